@@ -1,0 +1,92 @@
+"""Everything that can go wrong on purpose, and the exit code each of it means.
+
+```
+EvaluatorError            4  could not evaluate
+├── UsageError            2  the command was called wrongly
+│   ├── UnknownName       2  a release, metric, endpoint, format … that does not exist
+│   ├── PolicyError       2  evaluator.yaml says something impossible
+│   └── InputError        2  a file that cannot be taken as it is
+├── StoreError            4  the store cannot be opened, read or written
+│   └── StoreBusy         4  another process kept it for longer than we wait
+└── SourceError           4  a source could not be reached or run
+    └── LoadError         4  a load run did not happen, or not completely
+```
+
+A message is one sentence that names the cause; `hint` is one sentence that says what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "EvaluatorError",
+    "InputError",
+    "LoadError",
+    "PolicyError",
+    "SourceError",
+    "StoreBusy",
+    "StoreError",
+    "UnknownName",
+    "UsageError",
+]
+
+
+class EvaluatorError(Exception):
+    """Root of the tree: a message for the user, a hint, and an exit code."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(EvaluatorError):
+    """The command, or a call of the library, was made wrongly."""
+
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that does not exist, with the nearest names that do."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str | None = None) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        super().__init__(f"there is no {kind} '{name}'{_suggestion(name, self.known)}", hint=hint)
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    if near:
+        return "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    if not known:
+        return "; there are none yet"
+    shown = ", ".join(f"'{n}'" for n in known[:6])
+    return f"; known: {shown}" + (f" and {len(known) - 6} more" if len(known) > 6 else "")
+
+
+class PolicyError(UsageError):
+    """The policy file cannot be used; the message starts with file:line."""
+
+
+class InputError(UsageError):
+    """A file cannot be taken as it is; the message names file, line, column and value."""
+
+
+class StoreError(EvaluatorError):
+    """The store cannot be opened, read or written. It was left unchanged."""
+
+
+class StoreBusy(StoreError):
+    """Another process holds the store; the message names it."""
+
+
+class SourceError(EvaluatorError):
+    """Data could not be fetched or produced."""
+
+
+class LoadError(SourceError):
+    """A load run could not start, or is incomplete."""

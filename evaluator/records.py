@@ -1,0 +1,538 @@
+"""The nouns: frozen, slotted records that rooms hand to each other.
+
+Times are UTC. Durations carry their unit in the name (`_s`, `_ms`, `_us`). Columns of cells are numpy arrays of equal
+length; text is stored once in a tuple of names and referred to by integer codes, so that a release of any number of
+requests is a few small arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "BASELINE",
+    "BLOCK_BUCKETS",
+    "Arm",
+    "ArmSummary",
+    "ArmValue",
+    "Bins",
+    "Cells",
+    "Comparison",
+    "Direction",
+    "Drift",
+    "Effect",
+    "Evidence",
+    "FailureKinds",
+    "Finding",
+    "InstanceBins",
+    "InstancePrior",
+    "Level",
+    "Limit",
+    "LoadLevels",
+    "Margin",
+    "MetricStatus",
+    "Moments",
+    "Reason",
+    "Release",
+    "Role",
+    "Rule",
+    "Rulebook",
+    "Run",
+    "RunFacts",
+    "RunState",
+    "Scan",
+    "Service",
+    "Slice",
+    "Test",
+    "Verdict",
+    "VerdictWord",
+    "Window",
+    "bin_edges_us",
+]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+BASELINE = "baseline"
+"""The name of the arm that every other arm is compared with."""
+
+BLOCK_BUCKETS = 4
+"""Buckets in one block of the per-instance histogram."""
+
+BINS_PER_DECADE = 115
+"""Bins are logarithmic: bin k holds times t (µs) with k = floor(115·log10(t)); powers of ten are edges. Below 1 µs: bin 0."""
+
+
+def bin_edges_us(first: int, last: int) -> FloatArray:
+    """Edges (µs) of bins `first`…`last`: shape (last - first + 2,)."""
+    return np.power(10.0, np.arange(first, last + 2) / BINS_PER_DECADE)
+
+
+class Role(StrEnum):
+    """What a metric may do to the verdict."""
+
+    GATE = "gate"
+    HOLD = "hold"
+    WATCH = "watch"
+
+
+class Direction(StrEnum):
+    """Which way is better."""
+
+    LOWER = "lower_is_better"
+    HIGHER = "higher_is_better"
+
+
+class Level(StrEnum):
+    """State of a health finding."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+class MetricStatus(StrEnum):
+    """What is known of one metric."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+    NO_DATA = "no_data"
+
+
+class VerdictWord(StrEnum):
+    """The answer."""
+
+    GO = "go"
+    NO_GO = "no_go"
+    INCONCLUSIVE = "inconclusive"
+
+
+class RunState(StrEnum):
+    """Life of a run. RUNNING with a dead recorder becomes INCOMPLETE at the next look."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+
+
+# ------------------------------------------------------------------ what is judged
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service and the two versions that are compared."""
+
+    name: str
+    baseline: str = ""
+    canary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One candidate version of a service against its baseline."""
+
+    id: str
+    services: tuple[Service, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Where the load of one arm goes: one URL per instance, or one address in front of several."""
+
+    name: str
+    urls: tuple[str, ...] = ()
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a source knows of a run beside its rows. `None` and empty mean: not known, never: fine."""
+
+    workers_expected: int | None = None
+    workers_seen: int | None = None
+    counted: int | None = None
+    """Requests that the load generator itself counted."""
+    users: Mapping[str, int] = field(default_factory=dict)
+    """Users assigned to each arm at the plateau (what was assigned, not what happened)."""
+    cpu_percent: float | None = None
+    """Highest CPU share of a load generator process over any 5 s, 100 = one core saturated."""
+    loop_lag_ms: float | None = None
+    """Highest delay of the load generator's event loop (99th percentile over the run)."""
+    clock_offset_s: float | None = None
+    """Largest difference between a worker's clock and the store's."""
+    pacing: Literal["closed", "open"] | None = None
+    target_users: int | None = None
+    plateau_start: datetime | None = None
+    """From when on all users were running, where the source knows it."""
+    skipped_rows: int = 0
+    """Rows that could not be read and were skipped because the user asked for it."""
+    quarantined: tuple[str, ...] = ()
+    """Segments that could not be read, by name."""
+    orphaned: bool = False
+    stopped_by: str = ""
+    """Why the run ended before its time: a signal, a full disk, a lost worker; empty when it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a load test. Runs of one group are replicates of each other."""
+
+    id: str
+    release: str
+    group: str
+    """Id of the run group: one `load`, `import` or `collect`."""
+    source: str
+    """`locust`, `import`, …"""
+    replicate: int = 0
+    started: datetime | None = None
+    planned_end: datetime | None = None
+    ended: datetime | None = None
+    state: RunState = RunState.RUNNING
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    """What makes two runs comparable: locustfile hash, users, pace, targets, host, cores, git revision, arguments."""
+    facts: RunFacts = field(default_factory=RunFacts)
+    landed: int = 0
+    """Rows in the store."""
+
+
+# ------------------------------------------------------------------ cells
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """One row per run × arm × endpoint × instance × bucket. All columns have shape (rows,)."""
+
+    run: IntArray
+    arm: IntArray
+    endpoint: IntArray
+    instance: IntArray
+    bucket: IntArray
+    """Number of the bucket since the epoch: floor(ts / bucket_s)."""
+    n: IntArray
+    """All requests."""
+    failures: IntArray
+    sum_us: FloatArray
+    """Σ response time of successes, µs."""
+    sum_sq_us: FloatArray
+    min_us: FloatArray
+    max_us: FloatArray
+    bytes: FloatArray
+    """Σ response bytes of successes."""
+    bytes_sq: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Successes by run × arm × endpoint × bucket × bin (sparse)."""
+
+    run: IntArray
+    arm: IntArray
+    endpoint: IntArray
+    bucket: IntArray
+    bin: IntArray
+    n: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceBins:
+    """Successes by run × arm × endpoint × instance × block × bin (sparse); block = bucket // BLOCK_BUCKETS."""
+
+    run: IntArray
+    arm: IntArray
+    endpoint: IntArray
+    instance: IntArray
+    block: IntArray
+    bin: IntArray
+    n: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class LoadLevels:
+    """Highest user count seen in each run × arm × bucket; empty where a source does not record users."""
+
+    run: IntArray
+    arm: IntArray
+    bucket: IntArray
+    users: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class FailureKinds:
+    """Failures by run × arm × endpoint × status code × exception. `status` is -1 where there was none."""
+
+    run: IntArray
+    arm: IntArray
+    endpoint: IntArray
+    status: IntArray
+    exception: tuple[str, ...]
+    n: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Everything the judge reads of a release. Additive: cells of two parts of a run merge by addition.
+
+    `arms[0]` is the baseline. Codes in the columns index `runs`, `arms`, `endpoints`, `instances`.
+    An instance is identified by its name within its arm.
+    """
+
+    runs: tuple[str, ...]
+    arms: tuple[str, ...]
+    endpoints: tuple[str, ...]
+    instances: tuple[str, ...]
+    bucket_s: int
+    grid_us: int
+    """Largest step (µs) of which every recorded time is a multiple; 1 where there is none."""
+    moments: Moments
+    bins: Bins
+    instance_bins: InstanceBins
+    loads: LoadLevels
+    failure_kinds: FailureKinds
+
+
+# ------------------------------------------------------------------ what to compare
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """The largest harm tolerated: relative (0.1 = 10 %) or absolute in the metric's own unit."""
+
+    value: float
+    relative: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Absolute bounds on the candidate's own value, in the metric's unit."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The part of the traffic that a metric looks at; `None` means all of it."""
+
+    endpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One metric of the policy."""
+
+    name: str
+    type: str
+    role: Role = Role.GATE
+    margin: Margin | None = None
+    direction: Direction = Direction.LOWER
+    limit: Limit = field(default_factory=Limit)
+    quantile: float | None = None
+    slice: Slice = field(default_factory=Slice)
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The endpoint scan: a veto on endpoints that are clearly worse."""
+
+    enabled: bool = True
+    margin: float = 0.25
+    failure_margin: float = 0.01
+    alpha_share: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class InstancePrior:
+    """What instances differ by where a run cannot tell (method B.3a), and how many stand behind one label."""
+
+    sd_latency: float = 0.05
+    sd_failures: float = 0.0005
+    baseline: int | None = None
+    canary: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rulebook:
+    """The policy as the rooms below it see it. No YAML, no file names."""
+
+    rules: tuple[Rule, ...]
+    alpha: float = 0.05
+    scan: Scan = field(default_factory=Scan)
+    prior: InstancePrior = field(default_factory=InstancePrior)
+    warm_up_s: float | None = None
+    """Seconds cut from the start of each run; `None`: until the user count is level."""
+    coverage: float = 0.99
+    max_clock_offset_s: float = 2.0
+    sample_ratio: Mapping[str, float] = field(default_factory=dict)
+    """Share of users expected on each arm; empty: as the run was configured."""
+    monitoring: Literal["auto", "fixed", "group_sequential", "anytime"] = "auto"
+    mode: Literal["block", "shadow"] = "block"
+
+
+# ------------------------------------------------------------------ evidence and verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """An estimated change with its two-sided 1 - 2·alpha interval.
+
+    `relative`: candidate / baseline - 1. `absolute`: candidate - baseline in the metric's unit.
+    `upper` may be infinite (a quantile that became a failure).
+    """
+
+    kind: Literal["relative", "absolute"]
+    estimate: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One question put to a metric: is the candidate beyond `bound`?
+
+    `p_worse`: p-value against "not worse than the bound" (small: shown to be worse).
+    `p_within`: p-value against "at or beyond the bound" (small: shown to be within).
+    """
+
+    kind: Literal["margin", "limit"]
+    bound: float
+    p_worse: float
+    p_within: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How the change itself moved during the run (leaks). On the scale of the effect; positive is worse."""
+
+    last_third: float
+    """Point estimate over the last third of the run."""
+    p_worsening: float
+    """One-sided p-value of a worsening trend."""
+    at_end: float
+    """The trend's own estimate of the change at the end of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmValue:
+    """One arm's own value and the number of requests behind it."""
+
+    value: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One metric of one candidate arm against baseline."""
+
+    rule: Rule
+    arm: str
+    unit: str
+    baseline: ArmValue
+    candidate: ArmValue
+    method: str
+    instances: tuple[int, int] = (0, 0)
+    """Instances (or replicates) behind baseline and candidate."""
+    effect: Effect | None = None
+    tests: tuple[Test, ...] = ()
+    drift: Drift | None = None
+    detectable_effect: float | None = None
+    """Smallest harm that would be found with 80 % power, on the scale of the effect."""
+    limited_by: Literal["time", "instances", None] = None
+    """What would shrink the interval: more minutes, or more instances."""
+    no_data: str | None = None
+    """Why nothing can be said; `None` when something can."""
+    scan: bool = False
+    """True for a row of the endpoint scan (not a metric of the policy)."""
+    status: MetricStatus = MetricStatus.INCONCLUSIVE
+    p_value: float | None = None
+    p_value_adjusted: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a health check saw. `void`: the comparison itself means nothing, so NO-GO is forbidden as well as GO."""
+
+    check: str
+    level: Level
+    text: str
+    void: bool = False
+    remedy: str = ""
+    """What to do about it, a command where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One arm in numbers."""
+
+    name: str
+    role: Literal["baseline", "candidate"]
+    requests: int
+    instances: int
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The stretch of data that was judged (UTC), after warm-up; `seconds` is what was really covered."""
+
+    start: datetime | None
+    end: datetime | None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of a release before judging."""
+
+    comparisons: tuple[Comparison, ...]
+    findings: tuple[Finding, ...]
+    arms: tuple[ArmSummary, ...]
+    window: Window
+    unjudged_share: float = 0.0
+    """Share of traffic on endpoints that the scan could not judge."""
+    unjudged_endpoints: tuple[str, ...] = ()
+    incomplete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the verdict is what it is: a code for machines and a sentence with numbers for people."""
+
+    code: str
+    text: str
+    metric: str | None = None
+    arm: str | None = None
+    slice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer with its evidence, ready to be stored and rendered."""
+
+    release: Release
+    word: VerdictWord
+    reasons: tuple[Reason, ...]
+    next_action: str
+    evidence: Evidence
+    judge: str
+    monitoring: str
+    alpha: float
+    mode: Literal["block", "shadow"] = "block"
+    time_to_decision_s: float | None = None
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    queries: tuple[Mapping[str, Any], ...] = ()
+    policy_hash: str = ""
+    data_hash: str = ""
+    evaluator_version: str = ""
+    judged_at: datetime | None = None
+    override: Mapping[str, Any] | None = None
