@@ -1,0 +1,214 @@
+"""The command line: arguments → pipeline → reports → exit code.
+
+stdout carries the result, stderr the log and the progress. A command is a module of this package with a click command
+named `command`; its line in `COMMANDS` is all that makes it known, and it is imported only when it is called. A command
+returns its exit code (`None` is 0) and raises the errors of `evaluator.errors`; `evaluator.__main__` does the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from evaluator.errors import UnknownName
+
+if TYPE_CHECKING:
+    from evaluator.policy import Policy
+    from evaluator.store import Store
+
+__all__ = ["COMMANDS", "Session", "emit", "evaluator", "wants_color"]
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("evaluator.cli.demo", "Load two versions of the sample service and judge them."),
+    "init": ("evaluator.cli.init", "Write a commented evaluator.yaml and a locustfile to start from."),
+    "load": ("evaluator.cli.load", "Load all arms of a release at once with Locust and record every request."),
+    "import": ("evaluator.cli.import_files", "Land request files of Locust, JMeter, CSV or Parquet."),
+    "verdict": ("evaluator.cli.verdict", "Judge a release: GO, NO-GO or INCONCLUSIVE."),
+    "policy": ("evaluator.cli.policy", "Check the policy, print it, or print its JSON Schema."),
+    "releases": ("evaluator.cli.releases", "List the releases in the store with their latest verdict."),
+    "data": ("evaluator.cli.data", "Query, export or purge what is stored."),
+}
+"""Sub-command → (module, what it does), in the order of the help."""
+
+DEFAULT_STORE = Path("evaluator.duckdb")
+
+
+@dataclass(slots=True)
+class Session:
+    """What every command is given: where the store and the policy are, and how much to say."""
+
+    store_path: Path = DEFAULT_STORE
+    policy_path: Path | None = None
+    """`None`: the nearest `evaluator.yaml` upwards, or the built-in policy."""
+    verbosity: int = 0
+
+    def open_store(self, *, create: bool = False) -> Store:
+        """Open the store; with `create` make it where there is none. Raises StoreError."""
+        from evaluator.store import Store  # noqa: PLC0415
+
+        return Store.open(self.store_path, create=create)
+
+    def load_policy(self) -> Policy:
+        """Load the policy that applies here. Raises PolicyError."""
+        from evaluator.policy import find_policy, load_policy  # noqa: PLC0415
+
+        return load_policy(self.policy_path or find_policy(Path.cwd()))
+
+    def say(self, text: str) -> None:
+        """Show progress on stderr, unless `-q` was given."""
+        if self.verbosity >= 0:
+            click.echo(text, err=True)
+
+
+class LazyGroup(click.Group):
+    """A group that imports a sub-command only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the sub-commands in the order of the table."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a sub-command and give it the common options."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        _add_common_options(command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the sub-command, or say which one was probably meant."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise UnknownName("command", args[0], COMMANDS, hint="`evaluator --help` lists the commands")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the sub-commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _set_store(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Session).store_path = value
+
+
+def _set_policy(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        ctx.ensure_object(Session).policy_path = value
+
+
+def _louder(ctx: click.Context, _param: click.Parameter, value: int) -> None:
+    session = ctx.ensure_object(Session)
+    session.verbosity += value
+    logging.getLogger("evaluator").setLevel(logging.WARNING - 10 * session.verbosity)
+
+
+def _quieter(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: FBT001
+    _louder(ctx, param, -1 if value else 0)
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001
+    if value:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        emit(f"evaluator {version('release-evaluator')}")
+        ctx.exit()
+
+
+def _common_options(*, environment: bool) -> list[click.Option]:
+    """Make the options that are taken before and after the sub-command; only the former read the environment."""
+
+    def option(*names: str, envvar: str | None = None, **settings: Any) -> click.Option:
+        return click.Option(
+            names, expose_value=False, envvar=envvar if environment else None, show_envvar=environment, **settings
+        )
+
+    path = click.Path(path_type=Path)
+    return [
+        option(
+            "--store",
+            envvar="EVALUATOR_STORE",
+            type=path,
+            metavar="PATH",
+            callback=_set_store,
+            help="The store.  [default: evaluator.duckdb]",
+        ),
+        option(
+            "--policy",
+            envvar="EVALUATOR_POLICY",
+            type=path,
+            metavar="PATH",
+            callback=_set_policy,
+            help="The policy.  [default: the nearest evaluator.yaml upwards, else the built-in one]",
+        ),
+        option("-v", "--verbose", count=True, callback=_louder, help="Say more; -vv shows tracebacks."),
+        option("-q", "--quiet", is_flag=True, callback=_quieter, help="Say only the result."),
+    ]
+
+
+def _add_common_options(command: click.Command) -> None:
+    """Let `evaluator verdict X --store S` mean the same as `evaluator --store S verdict X`."""
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            _add_common_options(child)
+        return
+    taken = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    command.params += [o for o in _common_options(environment=False) if not taken & set(o.opts)]
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
+@click.pass_context
+def evaluator(ctx: click.Context) -> None:
+    """Is this release safe to promote?
+
+    Loads canary and baseline, compares them request by request, and answers GO, NO-GO or INCONCLUSIVE.
+
+    Exit codes: 0 GO or done, 1 NO-GO, 2 wrong usage or policy, 3 INCONCLUSIVE, 4 could not evaluate, 130 interrupted.
+    """
+    ctx.ensure_object(Session)
+
+
+evaluator.params[:0] = _common_options(environment=True)
+
+
+def wants_color(stream: IO[str]) -> bool:
+    """Tell whether to colour what goes to `stream`: NO_COLOR and FORCE_COLOR decide, then whether it is a terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def emit(text: str) -> None:
+    """Write a result to stdout. A reader that went away (`| head`) changes nothing of what the command says."""
+    _ignore_gone_reader(lambda: click.echo(text, color=True))
+
+
+def flush() -> None:
+    """Flush stdout; a reader that went away is not an error."""
+    _ignore_gone_reader(sys.stdout.flush)
+
+
+def _ignore_gone_reader(write: Callable[[], None]) -> None:
+    try:
+        write()
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; it must find somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
