@@ -1,0 +1,238 @@
+"""The one Parquet schema of requests: write it, read it, merge it. pyarrow only.
+
+A segment is an immutable Parquet file of request rows. It appears under its name only when it is whole (`.tmp` and an
+atomic rename), its number counts up per worker, and it holds about one second of one worker's requests. A process that
+is killed leaves every segment before its last second readable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evaluator.errors import SourceError
+
+__all__ = [
+    "MERGED_BYTES",
+    "REQUEST_SCHEMA",
+    "REQUIRED_COLUMNS",
+    "MergedSegment",
+    "SegmentWriter",
+    "compact",
+    "count_rows",
+    "read_segment",
+    "request_table",
+    "segment_name",
+    "segment_paths",
+]
+
+_NAME = pa.dictionary(pa.int32(), pa.string())
+
+REQUEST_SCHEMA = pa.schema(
+    [
+        pa.field("run", _NAME, nullable=False),
+        pa.field("arm", _NAME, nullable=False),
+        pa.field("service", _NAME, nullable=False),
+        pa.field("instance", _NAME, nullable=False),
+        pa.field("worker", _NAME, nullable=False),
+        pa.field("ts", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("endpoint", _NAME, nullable=False),
+        pa.field("response_time_ms", pa.float64(), nullable=False),
+        pa.field("response_bytes", pa.int64()),
+        pa.field("status_code", pa.int16()),
+        pa.field("failed", pa.bool_(), nullable=False),
+        pa.field("exception", _NAME),
+        pa.field("user_count", pa.int32()),
+        pa.field("context", pa.map_(pa.string(), pa.string())),
+    ]
+)
+"""Columns of a request row. `ts` is the start of the request; `user_count` is the users of the row's arm at that time."""
+
+REQUIRED_COLUMNS = ("ts", "endpoint", "response_time_ms", "failed")
+"""What a row means nothing without."""
+
+MERGED_BYTES = 64 * 1024 * 1024
+"""Compaction writes files of at least this size."""
+
+_MERGED_GROUP_ROWS = 500_000
+_PATTERN = re.compile(r"seg-(?P<worker>.+)-(?P<seq>\d{6,})\.parquet")
+
+
+def segment_name(worker: str, seq: int) -> str:
+    """File name of a worker's segment number `seq`."""
+    return f"seg-{worker}-{seq:06d}.parquet"
+
+
+def segment_paths(folder: Path) -> tuple[Path, ...]:
+    """Whole segments in `folder`, sorted by worker and number; unfinished ones (`.tmp`) are not among them."""
+    return tuple(sorted(path for path in folder.glob("seg-*.parquet") if _PATTERN.fullmatch(path.name)))
+
+
+def request_table(columns: Mapping[str, Sequence[Any] | pa.Array], rows: int) -> pa.Table:
+    """Build a table of REQUEST_SCHEMA; a text given once stands for all rows, a nullable column left out is null."""
+    return pa.Table.from_arrays(
+        [_column(field, columns.get(field.name), rows) for field in REQUEST_SCHEMA], schema=REQUEST_SCHEMA
+    )
+
+
+def _column(field: pa.Field, values: Any, rows: int) -> pa.Array:
+    if values is None or isinstance(values, str):
+        return _constant(field.type, values, rows)
+    if isinstance(values, pa.Array) and values.type == field.type:
+        return values
+    if pa.types.is_dictionary(field.type):
+        return pa.array(values, pa.string()).dictionary_encode()
+    return pa.array(values, field.type)
+
+
+def _constant(kind: pa.DataType, value: str | None, rows: int) -> pa.Array:
+    if value is None:
+        return pa.nulls(rows, kind)
+    return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), [value])
+
+
+class SegmentWriter:
+    """Numbered segments of one worker in one folder.
+
+    Raises OSError where the folder cannot be written (a full disk, a missing permission); the segments before it stay.
+    """
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self.folder, self.worker = folder, worker
+        self.rows = 0
+        self._unsynced: list[Path] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self._seq = _next_number(folder, worker)
+
+    def write(self, table: pa.Table) -> Path:
+        """Write one segment; it is whole when it appears."""
+        path = self.folder / segment_name(self.worker, self._seq)
+        _write_atomically(path, table)
+        self._seq += 1
+        self.rows += table.num_rows
+        self._unsynced.append(path)
+        return path
+
+    def warm_up(self, table: pa.Table) -> None:
+        """Write and remove a sample: the first Parquet write of a process blocks it for most of a second."""
+        with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
+            _write_atomically(Path(folder) / "warm-up.parquet", table)
+
+    def close(self) -> None:
+        """Force everything written to the disk."""
+        for path in [*self._unsynced, self.folder]:
+            _sync(path)
+        self._unsynced.clear()
+
+
+def _next_number(folder: Path, worker: str) -> int:
+    taken = [
+        int(m["seq"]) for p in segment_paths(folder) if (m := _PATTERN.fullmatch(p.name)) and m["worker"] == worker
+    ]
+    return max(taken, default=-1) + 1
+
+
+def _write_atomically(path: Path, table: pa.Table) -> None:
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        pq.write_table(table, unfinished, compression="lz4", write_statistics=False, store_schema=True)
+        os.replace(unfinished, path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_segment(path: Path) -> pa.Table:
+    """Read one segment. Raises SourceError where it is not one."""
+    try:
+        table = pq.ParquetFile(path).read()
+        return table.select(REQUEST_SCHEMA.names).cast(REQUEST_SCHEMA)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise _unreadable(path, error) from error
+
+
+def count_rows(path: Path) -> int:
+    """Rows of a segment, from its footer alone. Raises SourceError where it is not one."""
+    try:
+        footer = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+    missing = [name for name in REQUIRED_COLUMNS if name not in footer.schema_arrow.names]
+    if missing:
+        raise SourceError(f"segment {path} has no column '{missing[0]}'")
+    return int(footer.metadata.num_rows)
+
+
+def _unreadable(path: Path, error: Exception) -> SourceError:
+    return SourceError(f"segment {path} cannot be read: {' '.join(str(error).split())[:200]}")
+
+
+@dataclass(frozen=True, slots=True)
+class MergedSegment:
+    """One file that holds the rows of several segments, in their order."""
+
+    path: Path
+    sources: tuple[Path, ...]
+    rows: int
+
+
+def compact(
+    paths: Iterable[Path], folder: Path, *, worker: str, min_bytes: int = MERGED_BYTES
+) -> tuple[MergedSegment, ...]:
+    """Merge segments into files of at least `min_bytes` (the last may be smaller); the sources are left alone.
+
+    The merged files get numbers of `worker` that no file in `folder` has. Memory stays near one row group.
+    """
+    queue = list(paths)
+    merged: list[MergedSegment] = []
+    while queue:
+        path = folder / segment_name(worker, _next_number(folder, worker))
+        used, rows = _merge_into(path, queue, min_bytes)
+        merged.append(MergedSegment(path, tuple(queue[:used]), rows))
+        del queue[:used]
+    return tuple(merged)
+
+
+def _merge_into(path: Path, queue: list[Path], min_bytes: int) -> tuple[int, int]:
+    unfinished = path.with_name(path.name + ".tmp")
+    used = rows = 0
+    try:
+        with unfinished.open("wb") as sink, pq.ParquetWriter(sink, REQUEST_SCHEMA, compression="zstd") as writer:
+            for group in _row_groups(queue):
+                writer.write_table(pa.concat_tables(group), row_group_size=_MERGED_GROUP_ROWS)
+                used, rows = used + len(group), rows + sum(table.num_rows for table in group)
+                if sink.tell() >= min_bytes:
+                    break
+        _sync(unfinished)
+        os.replace(unfinished, path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return used, rows
+
+
+def _row_groups(queue: Sequence[Path]) -> Iterator[list[pa.Table]]:
+    group: list[pa.Table] = []
+    for path in queue:
+        group.append(read_segment(path))
+        if sum(table.num_rows for table in group) >= _MERGED_GROUP_ROWS:
+            yield group
+            group = []
+    if group:
+        yield group

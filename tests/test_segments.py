@@ -1,0 +1,109 @@
+"""Segments are whole or absent, numbered, and merge without changing a row."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from evaluator.errors import SourceError
+from evaluator.segments import (
+    REQUEST_SCHEMA,
+    SegmentWriter,
+    compact,
+    count_rows,
+    read_segment,
+    request_table,
+    segment_paths,
+)
+
+START = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def make_table(rows: int, first: int = 0) -> pa.Table:
+    numbers = range(first, first + rows)
+    return request_table(
+        {
+            "run": "run-1",
+            "arm": "baseline",
+            "service": "shop",
+            "instance": [f"i{k % 3}" for k in numbers],
+            "worker": "w0",
+            "ts": [START + timedelta(milliseconds=k) for k in numbers],
+            "endpoint": ["GET /products"] * rows,
+            "response_time_ms": [k + 0.5 for k in numbers],
+            "failed": [k % 7 == 0 for k in numbers],
+            "exception": ["boom" if k % 7 == 0 else None for k in numbers],
+            "context": [[("tenant", "a")] if k % 2 else None for k in numbers],
+        },
+        rows,
+    )
+
+
+def test_a_segment_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    table = make_table(100)
+    path = SegmentWriter(tmp_path, "w0").write(table)
+    assert path.name == "seg-w0-000000.parquet"
+    assert read_segment(path).to_pylist() == table.to_pylist()
+    assert read_segment(path).schema.equals(REQUEST_SCHEMA)
+    assert count_rows(path) == 100
+
+
+def test_numbers_go_on_where_an_earlier_writer_stopped(tmp_path: Path) -> None:
+    first = SegmentWriter(tmp_path, "w0")
+    first.write(make_table(1))
+    first.write(make_table(1))
+    first.close()
+    assert SegmentWriter(tmp_path, "w0").write(make_table(1)).name == "seg-w0-000002.parquet"
+    assert SegmentWriter(tmp_path, "w0-1").write(make_table(1)).name == "seg-w0-1-000000.parquet"
+
+
+def test_unfinished_segments_are_not_listed(tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path, "w0")
+    writer.write(make_table(1))
+    writer.warm_up(make_table(1))
+    (tmp_path / "seg-w0-000001.parquet.tmp").write_bytes(b"half")
+    assert [path.name for path in segment_paths(tmp_path)] == ["seg-w0-000000.parquet"]
+
+
+def test_an_unwritable_folder_is_an_os_error_and_leaves_nothing_half(tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path / "gone", "w0")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(OSError, match="gone"):
+        writer.write(make_table(1))
+    assert segment_paths(tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [pytest.param(b"", id="empty"), pytest.param(b"not parquet at all", id="text"), pytest.param(None, id="absent")],
+)
+def test_what_is_not_a_segment_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "seg-w0-000000.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SourceError, match="seg-w0-000000.parquet"):
+        read_segment(path)
+    with pytest.raises(SourceError, match="seg-w0-000000.parquet"):
+        count_rows(path)
+
+
+def test_merging_keeps_every_row_in_order(tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path, "w0")
+    paths = [writer.write(make_table(50, first=50 * k)) for k in range(6)]
+    (merged,) = compact(paths, tmp_path, worker="merged")
+    assert merged.sources == tuple(paths)
+    assert merged.rows == 300
+    assert read_segment(merged.path).to_pylist() == make_table(300).to_pylist()
+    assert len(segment_paths(tmp_path)) == 7
+
+
+def test_merging_starts_a_new_file_when_one_is_large_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluator.segments._MERGED_GROUP_ROWS", 100)
+    writer = SegmentWriter(tmp_path, "w0")
+    paths = [writer.write(make_table(50, first=50 * k)) for k in range(6)]
+    merged = compact(paths, tmp_path, worker="merged", min_bytes=1)
+    assert [len(one.sources) for one in merged] == [2, 2, 2]
+    assert sum(read_segment(one.path).num_rows for one in merged) == 300
