@@ -7,6 +7,7 @@ is killed leaves every segment before its last second readable.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -28,8 +29,10 @@ __all__ = [
     "SegmentWriter",
     "compact",
     "count_rows",
+    "data_folder",
     "read_segment",
     "request_table",
+    "run_folder",
     "segment_name",
     "segment_paths",
 ]
@@ -64,6 +67,19 @@ MERGED_BYTES = 64 * 1024 * 1024
 
 _MERGED_GROUP_ROWS = 500_000
 _PATTERN = re.compile(r"seg-(?P<worker>.+)-(?P<seq>\d{6,})\.parquet")
+
+
+def data_folder(store: Path) -> Path:
+    """Folder of the segments that belong to a store file: `x.duckdb` → `x.data`."""
+    return store.with_suffix(".data")
+
+
+def run_folder(data: Path, release: str, run: str) -> Path:
+    """Folder of one run's segments; a release name that is no plain file name is shortened and told apart by a hash."""
+    slug = re.sub(r"[^A-Za-z0-9@._+-]+", "-", release).strip(".-")[:80]
+    if slug != release:
+        slug = f"{slug or 'release'}-{hashlib.sha256(release.encode()).hexdigest()[:8]}"
+    return data / slug / run
 
 
 def segment_name(worker: str, seq: int) -> str:

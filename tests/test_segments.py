@@ -14,8 +14,10 @@ from evaluator.segments import (
     SegmentWriter,
     compact,
     count_rows,
+    data_folder,
     read_segment,
     request_table,
+    run_folder,
     segment_paths,
 )
 
@@ -107,3 +109,12 @@ def test_merging_starts_a_new_file_when_one_is_large_enough(tmp_path: Path, monk
     merged = compact(paths, tmp_path, worker="merged", min_bytes=1)
     assert [len(one.sources) for one in merged] == [2, 2, 2]
     assert sum(read_segment(one.path).num_rows for one in merged) == 300
+
+
+def test_releases_whose_names_look_alike_get_folders_of_their_own(tmp_path: Path) -> None:
+    data = data_folder(tmp_path / "evaluator.duckdb")
+    names = ["cart@1.5.0", "cart/1.5.0", "cart:1.5.0", "../cart", "..", "é" * 200]
+    folders = {run_folder(data, name, "r1") for name in names}
+    assert len(folders) == len(names)
+    assert all(folder.resolve().is_relative_to(data.resolve()) and folder.name == "r1" for folder in folders)
+    assert run_folder(data, "cart@1.5.0", "r1") == tmp_path / "evaluator.data" / "cart@1.5.0" / "r1"
