@@ -1,0 +1,21 @@
+"""Releases with a known truth, for tests, notebooks, calibration and docs."""
+
+from __future__ import annotations
+
+from evaluator.simulate.cells import choose_bucket_s, simulate_cells, to_cells
+from evaluator.simulate.design import Bursts, Change, Design, Wander
+from evaluator.simulate.requests import Requests, simulate
+from evaluator.simulate.scenarios import SCENARIOS
+
+__all__ = [
+    "SCENARIOS",
+    "Bursts",
+    "Change",
+    "Design",
+    "Requests",
+    "Wander",
+    "choose_bucket_s",
+    "simulate",
+    "simulate_cells",
+    "to_cells",
+]

@@ -1,0 +1,409 @@
+"""Seeded request rows of a `Design`: the processes behind them on a fine time grid, then one row per request."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.simulate.design import Bursts, Change, Design, Wander
+
+__all__ = ["EPOCH_US", "Requests", "Traffic", "Version", "lay_traffic", "lay_version", "merge_requests", "simulate"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+EPOCH_US = 1_767_571_200_000_000
+"""When the first simulated run starts: 2026-01-05 00:00 UTC, µs. Simulated time never reads a clock."""
+
+PAUSE_S = 300
+"""Least time between the runs of a group."""
+
+DAY_S = 86_400.0
+RESTART_S = 20.0
+FAILED = ("", "HTTP 500", "HTTP 503")
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Requests as columns of equal length; codes index the tuples of names. Rows are in no particular order."""
+
+    runs: tuple[str, ...]
+    arms: tuple[str, ...]
+    endpoints: tuple[str, ...]
+    instances: tuple[str, ...]
+    exceptions: tuple[str, ...]
+    """Texts of exceptions; the first is empty: none."""
+    run: IntArray
+    arm: IntArray
+    endpoint: IntArray
+    instance: IntArray
+    ts_us: IntArray
+    """Start of the request, µs since the epoch."""
+    response_us: IntArray
+    failed: BoolArray
+    response_bytes: IntArray
+    status: IntArray
+    """HTTP status; -1 where there was none."""
+    exception: IntArray
+    users: IntArray | None = None
+    """Users of the arm at that moment, where they were recorded."""
+
+    def __len__(self) -> int:
+        return len(self.ts_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What one arm's version does with a request, by endpoint (columns of shape (endpoints,))."""
+
+    shares: FloatArray
+    log_us: FloatArray
+    """Log of the median, µs."""
+    failure: FloatArray
+    """Steady probability of failure."""
+    bytes: FloatArray
+    tail_log: float
+    """Log of the factor on the tail."""
+    shed: float
+    """Probability that a request of the tail fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Expected requests a second and what load does to latency, on the time grid."""
+
+    at_s: FloatArray
+    """Middles of the steps, shape (steps,)."""
+    rate: FloatArray
+    """Shape (arms, steps)."""
+    log_load: FloatArray
+    """Shift of log latency by trend and swing, shape (steps,)."""
+    users: FloatArray
+    """Users of each arm, shape (arms, steps)."""
+
+
+def simulate(design: Design, seed: int) -> Requests:
+    """Draw one release: the same design and seed give the same requests on every machine.
+
+    >>> requests = simulate(Design(duration_s=60), seed=1)
+    >>> requests.arms
+    ('baseline', 'canary')
+    """
+    rng = np.random.default_rng(seed)
+    return merge_requests([_simulate_run(design, rng, run) for run in range(design.replicates)])
+
+
+def merge_requests(parts: list[Requests]) -> Requests:
+    """Put the rows of parts with the same names together; names of runs and instances are united."""
+    if len(parts) == 1:
+        return parts[0]
+    runs = tuple(dict.fromkeys(name for part in parts for name in part.runs))
+    instances = tuple(dict.fromkeys(name for part in parts for name in part.instances))
+    parts = [_recode(part, runs, instances) for part in parts]
+
+    def stack(column: Callable[[Requests], npt.NDArray[np.int64]]) -> IntArray:
+        return np.concatenate([column(part) for part in parts])
+
+    return replace(
+        parts[0],
+        run=stack(lambda p: p.run),
+        arm=stack(lambda p: p.arm),
+        endpoint=stack(lambda p: p.endpoint),
+        instance=stack(lambda p: p.instance),
+        ts_us=stack(lambda p: p.ts_us),
+        response_us=stack(lambda p: p.response_us),
+        failed=np.concatenate([part.failed for part in parts]),
+        response_bytes=stack(lambda p: p.response_bytes),
+        status=stack(lambda p: p.status),
+        exception=stack(lambda p: p.exception),
+        users=None
+        if any(p.users is None for p in parts)
+        else np.concatenate([p.users for p in parts if p.users is not None]),
+    )
+
+
+def _recode(part: Requests, runs: tuple[str, ...], instances: tuple[str, ...]) -> Requests:
+    run = np.array([runs.index(name) for name in part.runs], dtype=np.int64)
+    places = {name: place for place, name in enumerate(instances)}
+    instance = np.array([places[name] for name in part.instances], dtype=np.int64)
+    return replace(part, runs=runs, instances=instances, run=run[part.run], instance=instance[part.instance])
+
+
+# ------------------------------------------------------------------ what is expected
+
+
+def lay_version(design: Design, change: Change) -> Version:
+    """One arm's version under `change`."""
+    low, high = design.median_ms
+    medians = np.geomspace(low, high, design.endpoints) if design.endpoints > 1 else np.array([math.sqrt(low * high)])
+    shares = np.arange(1, design.endpoints + 1, dtype=np.float64) ** -design.zipf
+    shares /= shares.sum()
+    weights = np.sqrt(medians)
+    failure = design.failure_rate * weights / (shares @ weights)
+    log_us = np.log(medians * 1000.0) + math.log1p(change.latency)
+    log_us[change.endpoint_index] += math.log1p(change.endpoint)
+    tilted = shares * (medians / np.exp(np.mean(np.log(medians)))) ** change.mix
+    return Version(
+        shares=tilted / tilted.sum(),
+        log_us=log_us,
+        failure=np.clip(failure * change.failures + change.failures_added, 0.0, 1.0),
+        bytes=(500.0 + 40.0 * medians) * (1.0 + change.bytes),
+        tail_log=math.log(design.tail_factor * change.tail),
+        shed=change.shed / design.tail_share if design.tail_share else 0.0,
+    )
+
+
+def lay_versions(design: Design) -> tuple[Version, ...]:
+    """The versions of all arms, baseline first."""
+    return tuple(lay_version(design, change) for change in (Change(), *design.changes))
+
+
+def count_steps(design: Design) -> int:
+    """Steps of the time grid: about 1 s in short runs, 5 s in long ones."""
+    return max(1, math.ceil(design.duration_s / (1.0 if design.duration_s <= 900 else 5.0)))
+
+
+def lay_traffic(design: Design) -> Traffic:
+    """Expected open-loop traffic of each arm over one run."""
+    steps, candidates = count_steps(design), len(design.changes)
+    at_s = (np.arange(steps) + 0.5) * design.duration_s / steps
+    load = (1 + design.load_trend * at_s / design.duration_s) * (1 + design.swing * np.sin(2 * np.pi * at_s / DAY_S))
+    phase = np.minimum((at_s / design.duration_s * len(design.split)).astype(np.int64), len(design.split) - 1)
+    share = np.asarray(design.split)[phase]
+    weights = np.stack([1 - share] + [share] * candidates)
+    weights *= (1 + candidates) / weights.sum(axis=0)
+    present = np.ones((1 + candidates, steps))
+    present[1:] = at_s >= design.start_offset_s
+    if design.spawn_s > 0:
+        present *= np.minimum(1.0, at_s / design.spawn_s)
+    weights *= present
+    return Traffic(
+        at_s, design.rate_per_s * load * weights, design.load_latency * np.log(load), (design.users or 0) * weights
+    )
+
+
+# ------------------------------------------------------------------ what happens
+
+
+@dataclass(frozen=True, slots=True)
+class _Slots:
+    """Places for instances, all arms in a row. Matrices have shape (slots, steps)."""
+
+    arm: IntArray
+    label: IntArray
+    """Which instance sits in the slot."""
+    names: tuple[str, ...]
+    log_us: FloatArray
+    rate: FloatArray
+    burst: FloatArray
+    """Probability of failure on top of the steady one."""
+
+
+def wander(rng: np.random.Generator, process: Wander, series: int, steps: int, step_s: float) -> FloatArray:
+    """Independent stationary AR(1) series, shape (series, steps).
+
+    The recursion x_t = φ x_{t-1} + e_t is summed by doubling: (1 + φB)(1 + φ²B²)(1 + φ⁴B⁴) … e.
+    """
+    phi = math.exp(-step_s / process.time_constant_s)
+    x = rng.standard_normal((series, steps)) * process.sd
+    x[:, 1:] *= math.sqrt(1 - phi * phi)
+    lag = 1
+    while lag < steps and phi**lag > 1e-18:
+        x[:, lag:] += phi**lag * x[:, :-lag].copy()
+        lag *= 2
+    return x
+
+
+def burst(rng: np.random.Generator, bursts: Bursts, series: int, at_s: FloatArray) -> FloatArray:
+    """Sum of the spells under way, shape (series, steps); a spell shorter than a step fills its share of it."""
+    total = np.zeros((series, len(at_s)))
+    step_s = 2 * at_s[0]
+    edges = np.append(at_s - at_s[0], at_s[-1] + at_s[0])
+    for place in range(series):
+        for _ in range(rng.poisson(bursts.per_hour * edges[-1] / 3600.0)):
+            start, length = rng.uniform(0, edges[-1]), rng.exponential(bursts.mean_s)
+            height = rng.uniform(bursts.low, bursts.high)
+            covered = np.minimum(edges[1:], start + length) - np.maximum(edges[:-1], start)
+            total[place] += height * np.clip(covered, 0.0, step_s) / step_s
+    return total
+
+
+def _lay_slots(design: Design, rng: np.random.Generator, traffic: Traffic, versions: tuple[Version, ...]) -> _Slots:
+    arms, steps = len(versions), len(traffic.at_s)
+    step_s = design.duration_s / steps
+    sizes = [design.count_instances(arm) for arm in range(arms)]
+    arm = np.repeat(np.arange(arms), sizes)
+    label, names, arm_of_name = _lay_lives(design, rng, arm, traffic.at_s)
+    level = rng.standard_normal(len(arm_of_name)) * design.instance_sd
+    shared = wander(rng, design.common, 1, steps, step_s) + burst(rng, design.spikes, 1, traffic.at_s)
+    log_us = level[label] + shared + traffic.log_load
+    log_us += wander(rng, design.arm_wander, arms, steps, step_s)[arm]
+    log_us += wander(rng, design.instance_wander, len(arm), steps, step_s)
+    for number, change in enumerate(design.changes, start=1):
+        log_us[arm == number] += np.log1p(change.leak * traffic.at_s / design.duration_s)
+    pace = np.exp(wander(rng, design.traffic, 1, steps, step_s) - design.traffic.sd**2 / 2)
+    rate = traffic.rate[arm] * pace / np.asarray(sizes)[arm, None]
+    failing = burst(rng, design.shared_failures, 1, traffic.at_s)
+    failing = failing + burst(rng, design.instance_failures, len(arm), traffic.at_s)
+    _restart(design, rng, traffic.at_s, log_us, rate)
+    if design.wait_s is not None:
+        rate = _pace_by_latency(design, traffic, versions, arm=arm, log_us=log_us, sizes=np.asarray(sizes)) * (rate > 0)
+    _lose_minutes(design, rng, traffic.at_s, arm, rate)
+    return _Slots(arm, label, names, log_us, rate, failing)
+
+
+def _lay_lives(
+    design: Design, rng: np.random.Generator, arm: IntArray, at_s: FloatArray
+) -> tuple[IntArray, tuple[str, ...], list[int]]:
+    """Which instance sits in which slot when: its number per (slot, step), the names, and the arm of each."""
+    label = np.zeros((len(arm), len(at_s)), dtype=np.int64)
+    owners: list[int] = []
+    for slot, owner in enumerate(arm):
+        changes = _draw_changes(design, rng)
+        label[slot] = len(owners) + np.searchsorted(changes, at_s, side="right")
+        owners += [int(owner)] * (len(changes) + 1)
+    arms, born = design.arms, dict.fromkeys(range(len(design.arms)), 0)
+    names: list[str] = []
+    for owner in owners:
+        born[owner] += 1
+        names.append(f"{arms[owner]}-{born[owner]}")
+    return label, tuple(names), owners
+
+
+def _draw_changes(design: Design, rng: np.random.Generator) -> FloatArray:
+    """When instances of one slot are replaced, s."""
+    if design.lifetime_s is None:
+        return np.zeros(0)
+    low, high = design.lifetime_s
+    lives = rng.uniform(low, high, size=math.ceil(design.duration_s / low) + 1)
+    lives[0] *= rng.uniform()
+    changes = np.cumsum(lives)
+    return changes[changes < design.duration_s]
+
+
+def _restart(design: Design, rng: np.random.Generator, at_s: FloatArray, log_us: FloatArray, rate: FloatArray) -> None:
+    slots = rng.permutation(len(rate))[: design.restarts]
+    for slot, share in zip(slots, rng.uniform(0.2, 0.8, size=len(slots)), strict=True):
+        since = at_s - share * design.duration_s
+        rate[slot, (since >= 0) & (since < RESTART_S)] = 0.0
+        back = since >= RESTART_S
+        log_us[slot, back] += np.log1p(np.exp(-(since[back] - RESTART_S) / 20.0))
+
+
+def _pace_by_latency(
+    design: Design,
+    traffic: Traffic,
+    versions: tuple[Version, ...],
+    *,
+    arm: IntArray,
+    log_us: FloatArray,
+    sizes: IntArray,
+) -> FloatArray:
+    """Requests a second of each slot when its users wait for their answers (steps are longer than requests)."""
+    mean_s = np.array([_expect_response_s(design, version) for version in versions])
+    return traffic.users[arm] / sizes[arm, None] / ((design.wait_s or 0.0) + mean_s[arm, None] * np.exp(log_us))
+
+
+def _expect_response_s(design: Design, version: Version) -> float:
+    tail = design.tail_share * math.exp(version.tail_log) * design.tail_index / (design.tail_index - 1)
+    body = 1 - design.tail_share + tail
+    modes = 1 - design.cache_hit * (1 - design.cache_factor)
+    return float(version.shares @ np.exp(version.log_us)) * body * modes * math.exp(design.sigma**2 / 2) / 1e6
+
+
+def _lose_minutes(design: Design, rng: np.random.Generator, at_s: FloatArray, arm: IntArray, rate: FloatArray) -> None:
+    minutes = max(1, int(design.duration_s // 60))
+    lost = rng.permutation(minutes)[: design.missing_minutes]
+    for minute, owner in zip(lost, rng.integers(0, arm.max() + 1, size=len(lost)), strict=True):
+        rate[np.ix_(arm == owner, (at_s // 60).astype(np.int64) == minute)] = 0.0
+
+
+def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Requests:
+    versions, traffic = lay_versions(design), lay_traffic(design)
+    slots = _lay_slots(design, rng, traffic, versions)
+    steps = len(traffic.at_s)
+    counts = rng.poisson(slots.rate * (design.duration_s / steps))
+    per_slot, flat = counts.sum(axis=1), counts.ravel()
+    arm = np.repeat(slots.arm, per_slot)
+    base = np.repeat(slots.log_us.ravel(), flat)
+    burst_p = np.repeat(slots.burst.ravel(), flat)
+    within = rng.random(len(arm))
+    step_us = design.duration_s * 1e6 / steps
+    offset_us = (np.repeat(np.tile(np.arange(steps), len(slots.arm)), flat) + within) * step_us
+    start_us = EPOCH_US + run * math.ceil((design.duration_s + PAUSE_S) / PAUSE_S) * PAUSE_S * 1_000_000
+    skew_us = (arm > 0) * round(design.clock_skew_s * 1e6)
+    endpoint = _draw_endpoints(rng, versions, np.bincount(arm, minlength=len(versions)))
+    response_us, tail = _draw_responses(design, rng, versions, arm=arm, endpoint=endpoint, base=base)
+    failed, exception = _draw_failures(rng, versions, arm=arm, endpoint=endpoint, burst_p=burst_p, tail=tail)
+    sizes = np.stack([version.bytes for version in versions])[arm, endpoint]
+    return Requests(
+        runs=tuple(f"run-{number}" for number in range(design.replicates)),
+        arms=design.arms,
+        endpoints=tuple(f"GET /endpoint/{number:03d}" for number in range(design.endpoints)),
+        instances=slots.names if design.labelled else ("",),
+        exceptions=FAILED,
+        run=np.full(len(arm), run),
+        arm=arm,
+        endpoint=endpoint,
+        instance=np.repeat(slots.label.ravel(), flat) if design.labelled else np.zeros(len(arm), dtype=np.int64),
+        ts_us=start_us + offset_us.astype(np.int64) + skew_us,
+        response_us=response_us,
+        failed=failed,
+        response_bytes=np.rint(sizes * (0.8 + 0.4 * within)).astype(np.int64),
+        status=np.array([200, 500, 503])[exception],
+        exception=exception,
+        users=None
+        if design.users is None
+        else np.repeat(np.rint(traffic.users[slots.arm]).astype(np.int64).ravel(), flat),
+    )
+
+
+def _draw_endpoints(rng: np.random.Generator, versions: tuple[Version, ...], counts: IntArray) -> IntArray:
+    """Endpoints of requests that are in the order of arms."""
+    uniform = np.split(rng.random(int(counts.sum())), np.cumsum(counts)[:-1])
+    edges = [np.cumsum(version.shares)[:-1] for version in versions]
+    return np.concatenate([np.searchsorted(edge, u, side="right") for edge, u in zip(edges, uniform, strict=True)])
+
+
+def _draw_responses(
+    design: Design,
+    rng: np.random.Generator,
+    versions: tuple[Version, ...],
+    *,
+    arm: IntArray,
+    endpoint: IntArray,
+    base: FloatArray,
+) -> tuple[IntArray, IntArray]:
+    """Response times (µs), and the rows that belong to the tail."""
+    log_us = base + np.stack([version.log_us for version in versions])[arm, endpoint]
+    log_us += design.sigma * rng.standard_normal(len(arm))
+    tail = np.flatnonzero(rng.random(len(arm)) < design.tail_share)
+    factors = np.array([version.tail_log for version in versions])
+    log_us[tail] += factors[arm[tail]] + rng.exponential(1 / design.tail_index, size=len(tail))
+    if design.cache_hit > 0:
+        log_us[rng.random(len(arm)) < design.cache_hit] += math.log(design.cache_factor)
+    on_grid = np.rint(np.exp(log_us) / design.grid_us)
+    return on_grid.astype(np.int64) * design.grid_us, tail
+
+
+def _draw_failures(
+    rng: np.random.Generator,
+    versions: tuple[Version, ...],
+    *,
+    arm: IntArray,
+    endpoint: IntArray,
+    burst_p: FloatArray,
+    tail: IntArray,
+) -> tuple[BoolArray, IntArray]:
+    """Which requests fail, and how (index into `FAILED`)."""
+    uniform = rng.random(len(arm))
+    steady = np.stack([version.failure for version in versions])[arm, endpoint]
+    exception = np.where(uniform < steady, 1, np.where(uniform < steady + burst_p, 2, 0))
+    shed = np.array([version.shed for version in versions])[arm[tail]]
+    exception[tail[rng.random(len(tail)) < shed]] = 2
+    return exception > 0, exception
