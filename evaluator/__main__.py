@@ -50,7 +50,7 @@ def run(args: Sequence[str]) -> int:
 def main() -> None:
     """Console script."""
     if instruction := os.environ.get(COMPLETION):
-        from click.shell_completion import shell_complete  # noqa: PLC0415
+        from click.shell_completion import shell_complete
 
         sys.exit(shell_complete(evaluator, {}, "evaluator", COMPLETION, instruction))
     sys.exit(run(sys.argv[1:]))

@@ -52,13 +52,13 @@ class Session:
 
     def open_store(self, *, create: bool = False) -> Store:
         """Open the store; with `create` make it where there is none. Raises StoreError."""
-        from evaluator.store import Store  # noqa: PLC0415
+        from evaluator.store import Store
 
         return Store.open(self.store_path, create=create)
 
     def load_policy(self) -> Policy:
         """Load the policy that applies here. Raises PolicyError."""
-        from evaluator.policy import find_policy, load_policy  # noqa: PLC0415
+        from evaluator.policy import find_policy, load_policy
 
         return load_policy(self.policy_path or find_policy(Path.cwd()))
 
@@ -122,7 +122,7 @@ def _quieter(ctx: click.Context, param: click.Parameter, value: bool) -> None:  
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001
     if value:
-        from importlib.metadata import version  # noqa: PLC0415
+        from importlib.metadata import version
 
         emit(f"evaluator {version('release-evaluator')}")
         ctx.exit()

@@ -1,0 +1,52 @@
+"""`evaluator policy`: check it, show what applies, describe it to an editor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.policy import Policy, load_policy, policy_schema
+
+
+@click.group("policy")
+def command() -> None:
+    """Check the policy, print it, or print its JSON Schema."""
+
+
+@command.command("check")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.pass_obj
+def check(session: Session, file: Path | None) -> None:
+    """Say whether FILE (default: the policy that applies here) is a policy."""
+    policy = _load(session, file)
+    gates = ", ".join(rule.name for rule in policy.rulebook.rules if rule.role == "gate")
+    emit(f"{policy.origin}: ok; gates: {gates}")
+
+
+@command.command("show")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@click.pass_obj
+def show(session: Session, file: Path | None, form: str) -> None:
+    """Print what applies, every default included. The output is a policy itself."""
+    policy = _load(session, file)
+    if form == "json":
+        emit(json.dumps(policy.effective, indent=2, ensure_ascii=False))
+        return
+    import yaml
+
+    text = yaml.safe_dump(dict(policy.effective), sort_keys=False, allow_unicode=True, width=120)
+    emit(f"# from {policy.origin}\n# {policy.hash}\n{text.rstrip()}")
+
+
+@command.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of evaluator.yaml."""
+    emit(json.dumps(policy_schema(), indent=2, ensure_ascii=False))
+
+
+def _load(session: Session, file: Path | None) -> Policy:
+    return load_policy(file) if file else session.load_policy()

@@ -1,0 +1,227 @@
+"""evaluator.yaml → validated models → the records that the rooms below work with.
+
+No room below this one knows YAML. A policy may be empty: everything has a default, and the defaults together are the
+built-in policy. What was effective is plain JSON, part of every verdict, and its hash says whether two verdicts were
+judged by the same rules.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from evaluator.errors import PolicyError, UnknownName
+from evaluator.policy.document import Document, Place, read_document
+from evaluator.policy.models import LATER, METRIC_TYPES, Metric, PolicyFile
+from evaluator.policy.quantities import Quantity
+from evaluator.records import InstancePrior, Limit, Margin, Role, Rule, Rulebook, Scan, Slice
+
+__all__ = ["FILE_NAME", "Policy", "find_policy", "load_policy", "policy_schema"]
+
+FILE_NAME = "evaluator.yaml"
+
+LATER_VALUES: Mapping[str, tuple[object, ...]] = {
+    "monitoring.mode": ("group_sequential", "anytime"),
+    "monitoring.early_go": (True,),
+    "sensitive": (True,),
+}
+"""Values that are planned and not available in this version."""
+
+PLAIN_WORDS: Mapping[str, str] = {
+    "string_type": "be text (put it in quotes)",
+    "bool_type": "be true or false",
+    "list_type": "be a list",
+    "too_short": "have at least one entry",
+    "int_type": "be a whole number",
+    "float_type": "be a number",
+    "string_too_short": "have at least one character",
+    "model_type": "be a mapping of keys to values",
+    "model_attributes_type": "be a mapping of keys to values",
+}
+"""What is wrong, where pydantic's own words speak of its types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules of a verdict, where they come from, and their canonical form."""
+
+    rulebook: Rulebook
+    effective: Mapping[str, Any]
+    """The whole policy with every default spelled out, as plain JSON. Read as a policy it means the same."""
+    hash: str
+    """`sha256:…` over `effective`: equal when two policies mean the same."""
+    origin: str
+    """Path of the file, or `built-in`."""
+    instance_header: str
+    services: tuple[str, ...] = ()
+
+
+def find_policy(start: Path) -> Path | None:
+    """Find the nearest evaluator.yaml in `start` or above it."""
+    folder = start.absolute()
+    return next((path for place in (folder, *folder.parents) if (path := place / FILE_NAME).exists()), None)
+
+
+def load_policy(path: Path | None = None) -> Policy:
+    """Load a policy file; `None` is the built-in policy.
+
+    Raises PolicyError: one `file:line: message` per mistake.
+    """
+    document = Document("built-in", {}, {}) if path is None else read_document(path)
+    try:
+        file = PolicyFile.model_validate(document.values)
+    except ValidationError as error:
+        raise PolicyError(_describe(document, error), hint="`evaluator policy show` prints a whole policy") from None
+    return _to_policy(file, document.name)
+
+
+def policy_schema() -> dict[str, Any]:
+    """Build the JSON Schema of evaluator.yaml."""
+    schema = PolicyFile.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+# ------------------------------------------------------------------ models → records
+
+
+def _to_policy(file: PolicyFile, origin: str) -> Policy:
+    effective = _without_nulls(file.model_dump(mode="json"))
+    canonical = json.dumps(effective, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return Policy(
+        rulebook=_to_rulebook(file),
+        effective=effective,
+        hash="sha256:" + hashlib.sha256(canonical.encode()).hexdigest(),
+        origin=origin,
+        instance_header=file.instances.header,
+        services=tuple(s.name for s in file.services or ()) or ((file.service,) if file.service else ()),
+    )
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _to_rulebook(file: PolicyFile) -> Rulebook:
+    scan, instances, health = file.endpoint_scan, file.instances, file.health
+    return Rulebook(
+        rules=tuple(_to_rule(metric) for metric in file.metrics),
+        alpha=file.alpha,
+        scan=Scan(scan.enabled, scan.margin, scan.failure_margin, scan.alpha_share),
+        prior=InstancePrior(instances.sd_latency, instances.sd_failures, instances.baseline, instances.canary),
+        warm_up_s=file.warm_up,
+        coverage=health.coverage,
+        max_clock_offset_s=health.max_clock_offset,
+        sample_ratio=_to_shares(health.sample_ratio),
+        monitoring=file.monitoring.mode,
+        mode=file.mode,
+    )
+
+
+def _to_rule(metric: Metric) -> Rule:
+    kind = METRIC_TYPES[metric.type]
+    return Rule(
+        name=metric.name,
+        type=metric.type,
+        role=Role(metric.role),
+        margin=None if metric.margin is None else Margin(_in_unit(metric.margin), relative=metric.margin.unit == "%"),
+        direction=kind.direction,
+        limit=Limit(
+            min=None if metric.min is None else _in_unit(metric.min),
+            max=None if metric.max is None else _in_unit(metric.max),
+        ),
+        quantile=metric.quantile,
+        slice=Slice(endpoint=metric.endpoint),
+    )
+
+
+def _in_unit(amount: Quantity) -> float:
+    """Shares of 1 for percentages and percentage points, the metric's own unit for the rest."""
+    return float(amount.value / 100 if amount.unit in ("%", "pp") else amount.value)
+
+
+def _to_shares(ratio: str | Mapping[str, float]) -> Mapping[str, float]:
+    if isinstance(ratio, str):
+        return {}
+    total = sum(ratio.values())
+    return {arm: parts / total for arm, parts in ratio.items()}
+
+
+# ------------------------------------------------------------------ what is wrong, and where
+
+
+def _describe(document: Document, error: ValidationError) -> str:
+    found = []
+    for mistake in error.errors(include_url=False):
+        context = mistake.get("ctx", {})
+        place: Place = mistake["loc"] + ((context["index"],) if "index" in context else ())
+        # pydantic adds the member of a union that it tried; it is not a place in the file.
+        place = tuple(p for p in place if not (isinstance(p, str) and p.startswith(("literal[", "dict[", "function-"))))
+        found.append((document.line_of(place), _path(place), _sentence(place, dict(mistake), context)))
+    lines = [f"{document.name}:{line}: {f'{path}: ' if path else ''}{text}" for line, path, text in sorted(set(found))]
+    return "\n".join(lines)
+
+
+def _path(place: Place) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).lstrip(".")
+
+
+def _sentence(place: Place, mistake: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    kind, given = str(mistake["type"]), mistake["input"]
+    if kind == "extra_forbidden":
+        return _unknown_key(place)
+    if kind in ("literal_error", "enum"):
+        return _not_one_of(place, given, context["expected"])
+    if kind in PLAIN_WORDS:
+        return f"must {PLAIN_WORDS[kind]}, not {_kind_of(given)}"
+    if kind == "missing":
+        return "is missing"
+    return str(context.get("error", mistake["msg"]))
+
+
+def _unknown_key(place: Place) -> str:
+    key = str(place[-1])
+    if len(place) == 1 and key in LATER:
+        return "is not available in this version; remove it"
+    known = _keys_at(place[:-1])
+    return UnknownName("key", key, known).message
+
+
+def _keys_at(place: Place) -> list[str]:
+    model: type[BaseModel] = PolicyFile
+    for part in place:
+        if isinstance(part, str):
+            model = _models_in(model.model_fields[part].annotation)[0]
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def _not_one_of(place: Place, given: Any, expected: str) -> str:
+    if given in LATER_VALUES.get(_path(place), ()):
+        return f"{_kind_of(given)} is not available in this version; use {expected.lower()}"
+    options = [option.strip("' ") for option in expected.replace(" or ", ", ").split(",")]
+    near = difflib.get_close_matches(str(given), options, n=1)
+    return f"must be {expected}, not {_kind_of(given)}" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _kind_of(given: Any) -> str:
+    if given is None:
+        return "nothing"
+    if isinstance(given, dict):
+        return "a mapping"
+    if isinstance(given, list):
+        return "a list" if given else "an empty list"
+    return str(given).lower() if isinstance(given, bool) else f"'{given}'"

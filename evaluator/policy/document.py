@@ -1,0 +1,118 @@
+"""YAML with places: the values of a file, and on which line each of them stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evaluator.errors import PolicyError
+
+__all__ = ["Document", "Place", "read_document"]
+
+Place = tuple[str | int, ...]
+"""The way to a value: keys and positions in lists."""
+
+MAX_BYTES = 1_000_000
+MAX_VALUES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed file; `lines` has the line of every key and list item, counted from 1."""
+
+    name: str
+    values: Mapping[str, Any]
+    lines: Mapping[Place, int]
+
+    def line_of(self, place: Place) -> int:
+        """Line of a value, or of the nearest thing around it that is written in the file."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return self.lines.get(place, 1)
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML file whose top level is a mapping. Raises PolicyError with file:line."""
+    text = _read_text(path)
+    try:
+        return _parse(str(path), text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise PolicyError(f"{path}:{mark.line + 1 if mark else 1}: {error.problem or 'not YAML'}") from None
+    except yaml.reader.ReaderError as error:
+        before, character = text[: error.position], ord(text[error.position])
+        line = before.count("\n") + 1
+        raise PolicyError(f"{path}:{line}: the character U+{character:04X} is not allowed") from None
+    except RecursionError:
+        raise PolicyError(f"{path}:1: the values are nested too deeply") from None
+    except ValueError as error:
+        raise PolicyError(f"{path}:1: a value cannot be read: {error}", hint="put text in quotes") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise PolicyError(
+            f"{path}: the policy cannot be read: {(error.strerror or str(error)).lower()}",
+            hint="`evaluator init` writes a policy to start from",
+        ) from None
+    if len(raw) > MAX_BYTES:
+        raise PolicyError(f"{path}:1: larger than {MAX_BYTES:,} bytes, so not a policy")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise PolicyError(f"{path}:{line}: not UTF-8 text", hint="save the file as UTF-8") from None
+
+
+def _parse(name: str, text: str) -> Document:
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return Document(name, {}, {})
+        if not isinstance(node, yaml.MappingNode):
+            found = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+            raise PolicyError(f"{name}:{_line(node)}: a policy is a mapping of keys to values, not {found}")
+        lines: dict[Place, int] = {}
+        _walk(name, node, (), lines)
+        return Document(name, loader.construct_document(node), lines)
+    finally:
+        loader.dispose()
+
+
+def _walk(name: str, node: yaml.Node, place: Place, lines: dict[Place, int]) -> None:
+    """Note the line of everything below `node`. Aliases are walked where they are used, so the count is bounded."""
+    if len(lines) > MAX_VALUES:
+        raise PolicyError(f"{name}:{_line(node)}: more than {MAX_VALUES:,} values, so not a policy")
+    if isinstance(node, yaml.SequenceNode):
+        for position, item in enumerate(node.value):
+            lines[*place, position] = _line(item)
+            _walk(name, item, (*place, position), lines)
+    elif isinstance(node, yaml.MappingNode):
+        _walk_mapping(name, node, place, lines)
+
+
+def _walk_mapping(name: str, node: yaml.MappingNode, place: Place, lines: dict[Place, int]) -> None:
+    seen: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        line, key = _line(key_node), key_node.value
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        if key_node.tag != "tag:yaml.org,2002:str":
+            raise PolicyError(f"{name}:{line}: a key must be text, not {key!r}", hint="put it in quotes")
+        if key in seen:
+            raise PolicyError(f"{name}:{line}: the key '{key}' is given twice, first on line {seen[key]}")
+        seen[key] = line
+        lines[*place, key] = line
+        _walk(name, value_node, (*place, key), lines)
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1

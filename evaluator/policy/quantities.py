@@ -1,0 +1,87 @@
+"""Amounts as people write them: `0.1pp`, `5%`, `20ms`, `0.5s`, `100/s`, `1m30s`.
+
+A percent sign is relative where a margin is meant and a share where a share is meant; `pp` are percentage points.
+Values are decimals: `0.1pp` is exactly 0.001, and all spellings of one amount have one canonical text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+__all__ = ["Quantity", "format_duration", "parse_duration_s", "parse_quantity", "parse_share"]
+
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_QUANTITY = re.compile(rf"\s*([+-]?{_NUMBER}(?:[eE][+-]?\d{{1,2}})?)\s*(%|pp|us|µs|ms|s|m|min|h|/s|)\s*")
+_DURATION_PART = re.compile(rf"\s*({_NUMBER})\s*(ms|s|min|m|h|d)")
+_SECONDS = {
+    "ms": Decimal("0.001"),
+    "s": Decimal(1),
+    "m": Decimal(60),
+    "min": Decimal(60),
+    "h": Decimal(3600),
+    "d": Decimal(86400),
+}
+_MILLISECONDS = {"us": Decimal("0.001"), "µs": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)} | {
+    unit: 1000 * _SECONDS[unit] for unit in ("m", "min", "h")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number with its unit: `%`, `pp`, `ms`, `/s`, or none."""
+
+    value: Decimal
+    unit: str
+
+    def __str__(self) -> str:
+        """Canonical text: parses to an equal quantity."""
+        plain = format(self.value.normalize(), "f")
+        return f"{'0' if self.value == 0 else plain}{self.unit}"
+
+
+def parse_quantity(raw: Any) -> Quantity:
+    """Read an amount; times become milliseconds. Raises ValueError naming what was given."""
+    if isinstance(raw, Quantity):
+        return raw
+    written = isinstance(raw, int | float | str) and not isinstance(raw, bool)
+    match = _QUANTITY.fullmatch(str(raw)) if written else None
+    if match is None:
+        raise ValueError(f"must be an amount such as 5%, 0.1pp or 20ms, not {_shown(raw)}")
+    value, unit = Decimal(match[1]), match[2]
+    if unit in _MILLISECONDS:
+        return Quantity(value * _MILLISECONDS[unit], "ms")
+    return Quantity(value, unit)
+
+
+def parse_share(raw: Any) -> float:
+    """Read a share of 1: `5%`, `0.05pp` or a plain number. Raises ValueError."""
+    quantity = parse_quantity(raw)
+    if quantity.unit not in ("", "%", "pp"):
+        raise ValueError(f"must be a share such as 5% or 0.05, not {_shown(raw)}")
+    return float(quantity.value / (100 if quantity.unit else 1))
+
+
+def parse_duration_s(raw: Any) -> float:
+    """Read a duration such as `30s`, `5m`, `1m30s` or a plain number of seconds. Raises ValueError."""
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        quantity = parse_quantity(raw)
+        return float(quantity.value)
+    text = raw if isinstance(raw, str) else ""
+    parts = list(_DURATION_PART.finditer(text))
+    if not parts or "".join(part[0] for part in parts).strip() != text.strip():
+        raise ValueError(f"must be a duration such as 30s, 5m or 1m30s, not {_shown(raw)}")
+    return float(sum(Decimal(part[1]) * _SECONDS[part[2]] for part in parts))
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration so that it is read back unchanged: whole minutes as `5m`, the rest in seconds."""
+    if seconds and seconds % 60 == 0:
+        return f"{seconds / 60:.0f}m"
+    return str(Quantity(Decimal(str(seconds)), "s"))
+
+
+def _shown(raw: Any) -> str:
+    return "nothing" if raw is None else f"'{raw}'"

@@ -1,0 +1,271 @@
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluator.errors import PolicyError
+from evaluator.policy import find_policy, load_policy, policy_schema
+from evaluator.policy.models import METRIC_TYPES
+from evaluator.records import Direction, Margin, Role
+
+STARTER = Path(str(files("evaluator") / "starter" / "evaluator.yaml"))
+
+
+def write(folder, text):
+    path = folder / "evaluator.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def metric(folder, text):
+    return load_policy(write(folder, f"metrics:\n  - {{name: m, {text}}}\n")).rulebook.rules[0]
+
+
+def test_built_in_policy_is_the_documented_one():
+    policy = load_policy()
+    rules = {rule.name: rule for rule in policy.rulebook.rules}
+    assert list(rules) == [
+        "failure_rate",
+        "latency_p50",
+        "latency_p95",
+        "latency_p99",
+        "latency_mean",
+        "throughput",
+    ]
+    assert rules["failure_rate"].margin == Margin(0.001, relative=False)
+    assert rules["failure_rate"].limit.max == 0.01
+    assert [rules[f"latency_p{p}"].margin.value for p in (50, 95, 99)] == [0.05, 0.1, 0.15]
+    assert rules["throughput"].direction is Direction.HIGHER
+    assert rules["latency_mean"].role is Role.WATCH
+    assert (policy.rulebook.alpha, policy.rulebook.warm_up_s, policy.rulebook.mode) == (0.05, None, "block")
+    assert (policy.rulebook.scan.margin, policy.rulebook.scan.failure_margin) == (0.25, 0.01)
+    assert (policy.rulebook.prior.sd_latency, policy.rulebook.prior.sd_failures) == (0.05, 0.0005)
+    assert policy.instance_header == "X-Instance"
+    assert policy.origin == "built-in"
+
+
+@pytest.mark.parametrize(
+    "text", [pytest.param("", id="nothing"), pytest.param("# only a comment\n", id="comment"), "version: 1\n", "{}"]
+)
+def test_an_empty_policy_is_the_built_in_one(tmp_path, text):
+    assert load_policy(write(tmp_path, text)).hash == load_policy().hash
+
+
+def test_the_starter_spells_out_the_built_in_policy():
+    policy = load_policy(STARTER)
+    assert policy.effective == load_policy().effective
+    assert policy.hash == load_policy().hash
+    keys = set(yaml.safe_load(STARTER.read_text()))
+    assert keys == set(load_policy().effective) - {"sensitive"}
+
+
+def test_the_effective_policy_is_a_policy_that_means_the_same(tmp_path):
+    text = """
+service: cart
+warm_up: 90s
+metrics:
+  - {name: a, type: latency_quantile, quantile: 0.9, endpoint: GET /x, margin: 0.02s, max: 0.4s}
+  - {name: b, type: failure_rate, margin: 3%, max: 0.5}
+  - {name: c, type: throughput, role: hold, margin: 0.07, min: 20}
+health: {sample_ratio: {baseline: 9, canary: 1}}
+instances: {baseline: 3, canary: 2, sd_latency: 0.1}
+"""
+    first = load_policy(write(tmp_path, text))
+    again = load_policy(write(tmp_path, yaml.safe_dump(dict(first.effective))))
+    assert again.effective == first.effective
+    assert again.rulebook == first.rulebook
+    assert again.hash == first.hash != load_policy().hash
+    assert first.services == ("cart",)
+    assert first.rulebook.sample_ratio == {"baseline": 0.9, "canary": 0.1}
+    assert json.loads(json.dumps(first.effective)) == first.effective
+
+
+@pytest.mark.parametrize(
+    ("text", "margin"),
+    [
+        ("type: failure_rate, margin: 0.1pp", Margin(0.001, relative=False)),
+        ("type: failure_rate, margin: 5%", Margin(0.05, relative=True)),
+        ("type: latency_mean, margin: 5%", Margin(0.05, relative=True)),
+        ("type: latency_mean, margin: 0.05", Margin(0.05, relative=True)),
+        ("type: latency_mean, margin: 20ms", Margin(20.0, relative=False)),
+        ("type: latency_mean, margin: 0.5s", Margin(500.0, relative=False)),
+        ("type: latency_mean, margin: 250us", Margin(0.25, relative=False)),
+        ("type: throughput, margin: 10/s", Margin(10.0, relative=False)),
+        ("type: latency_mean, margin: 0", Margin(0.0, relative=True)),
+    ],
+)
+def test_margins(tmp_path, text, margin):
+    assert metric(tmp_path, text).margin == margin
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("type: failure_rate, max: 1%", 0.01),
+        ("type: failure_rate, max: 0.02", 0.02),
+        ("type: latency_mean, max: 400ms", 400.0),
+        ("type: latency_mean, max: 0.4s", 400.0),
+        ("type: latency_mean, max: 400", 400.0),
+        ("type: throughput, max: 50/s", 50.0),
+    ],
+)
+def test_limits(tmp_path, text, limit):
+    assert metric(tmp_path, text).limit.max == limit
+
+
+MISTAKES = [
+    ("alpa: 0.1", 1, "did you mean 'alpha'"),
+    ("\nalpha: 0.5", 2, "between 0 and 0.5"),
+    ("alpha: 0", 1, "between 0 and 0.5"),
+    ("alpha: .nan", 1, "nan"),
+    ("alpha: .inf", 1, "inf"),
+    ("alpha: yes", 1, "True"),
+    ("mode: block\nmode: shadow", 2, "given twice, first on line 1"),
+    ("- version", 1, "not a list"),
+    ("just text", 1, "a single value"),
+    ("version: 2", 1, "must be 1"),
+    ("mode: shado", 1, "did you mean 'shadow'"),
+    ("metrics: []", 1, "at least one entry"),
+    ("metrics:", 1, "nothing"),
+    ("metrics:\n  - {name: m, type: latency_quantil, margin: 5%}", 2, "did you mean 'latency_quantile'"),
+    ("metrics:\n  - name: m\n    type: latency_quantile\n    quantile: 95\n    margin: 5%", 4, "did you mean 0.95"),
+    ("metrics:\n  - {name: m, type: latency_quantile, margin: 5%}", 2, "quantile: is missing"),
+    ("metrics:\n  - {name: m, type: latency_mean, quantile: 0.5, margin: 5%}", 2, "not taken by latency_mean"),
+    ("metrics:\n  - {name: m, type: latency_mean, margin: -5%}", 2, "must not be negative"),
+    ("metrics:\n  - {name: m, type: latency_mean, margin: 5pp}", 2, "relative (5%) or absolute"),
+    ("metrics:\n  - {name: m, type: latency_mean, margin: 5}", 2, "such as 5ms"),
+    ("metrics:\n  - {name: m, type: failure_rate, margin: 20ms}", 2, "such as 5pp"),
+    ("metrics:\n  - {name: m, type: failure_rate, margin: 0.1}", 2, "such as 5pp"),
+    ("metrics:\n  - {name: m, type: latency_mean, margin: .nan}", 2, "nan"),
+    ("metrics:\n  - {name: m, type: throughput, margin: 100%}", 2, "below 100%"),
+    ("metrics:\n  - {name: m, type: failure_rate, max: 200%}", 2, "from 0% to 100%"),
+    ("metrics:\n  - {name: m, type: latency_mean, min: 9ms, max: 8ms}", 2, "must not be below min (9ms)"),
+    ("metrics:\n  - {name: m, type: latency_mean}", 2, "needs a margin"),
+    ("metrics:\n  - {name: m, type: latency_mean, role: watch}", 1, "no metric has the role gate"),
+    ("metrics:\n  - {name: m, type: latency_mean, role: gat, margin: 5%}", 2, "did you mean 'gate'"),
+    ("metrics:\n  - {name: m, type: latency_mean, margn: 5%}", 2, "did you mean 'margin'"),
+    ("metrics:\n  - {name: 95, type: latency_mean, margin: 5%}", 2, "put it in quotes"),
+    ("metrics:\n  - {type: latency_mean, margin: 5%}", 2, "name: is missing"),
+    (
+        "metrics:\n  - {name: m, type: latency_mean, margin: 5%, direction: higher_is_better}",
+        2,
+        "latency_mean is lower",
+    ),
+    (
+        "metrics:\n  - {name: m, type: latency_mean, margin: 5%}\n  - {name: m, type: latency_mean, margin: 9%}",
+        3,
+        "two metrics have the name 'm'",
+    ),
+    ("hooks: {promote: []}", 1, "not available in this version"),
+    ("sensitive: true", 1, "true is not available in this version"),
+    ("monitoring: {mode: anytime}", 1, "'anytime' is not available in this version"),
+    ("monitoring: auto", 1, "must be a mapping"),
+    ("warm_up: soon", 1, "must be a duration"),
+    ("warm_up: -3", 1, "from 0s"),
+    ("endpoint_scan: {failure_margin: 1%}", 1, "write 1pp"),
+    ("endpoint_scan: {enabled: maybe}", 1, "true or false"),
+    ("instances: {baseline: 0}", 1, "greater than or equal to 1"),
+    ("instances: {header: 'a b'}", 1, "pattern"),
+    ("health: {coverage: 110%}", 1, "from 0 to 1"),
+    ("health:\n  sample_ratio: {baseline: 1}", 2, "parts of every arm"),
+    ("health: {sample_ratio: {baseline: 0, canary: 1}}", 1, "above 0"),
+    ("service: a\nservices: [{name: b}]", 2, "beside service"),
+    ("a: [1,\nb: 2", 2, "expected"),
+    ("a: 1\n---\nb: 1", 2, "document"),
+    ("1: 2", 1, "a key must be text"),
+    ("a: 2020-99-99", 1, "cannot be read"),
+    ("a: 1\nb: \x07", 2, "U+0007"),
+    ("x: &a {b: *a}", 1, "nested too deeply"),
+    ("x: !!python/object:os.system {}", 1, "constructor"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "says"), [pytest.param(*m, id=f"{i}-{m[2]}") for i, m in enumerate(MISTAKES)])
+def test_mistakes_are_named_with_their_place(tmp_path, text, line, says):
+    path = write(tmp_path, text)
+    with pytest.raises(PolicyError) as caught:
+        load_policy(path)
+    message = caught.value.message
+    assert f"{path}:{line}: " in message
+    assert says in message
+    assert "pydantic" not in message
+
+
+def test_every_mistake_is_named_once(tmp_path):
+    with pytest.raises(PolicyError) as caught:
+        load_policy(write(tmp_path, "alpha: 7\nmode: x\nwarm_up: y\n"))
+    assert [line.split(":")[1] for line in caught.value.message.splitlines()] == ["1", "2", "3"]
+
+
+def test_a_bomb_of_aliases_is_refused(tmp_path):
+    text = "a0: &a0 [1,1,1,1,1,1,1,1,1]\n"
+    text += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
+    with pytest.raises(PolicyError, match="not a policy"):
+        load_policy(write(tmp_path, text))
+
+
+def test_anchors_and_merges_may_be_used(tmp_path):
+    text = "metrics:\n  - &one {name: a, type: latency_mean, margin: 5%}\n  - {<<: *one, name: b}\n"
+    assert [rule.name for rule in load_policy(write(tmp_path, text)).rulebook.rules] == ["a", "b"]
+
+
+@pytest.mark.parametrize("make", [lambda p: p.mkdir(), lambda p: None], ids=["folder", "missing"])
+def test_a_policy_that_cannot_be_read(tmp_path, make):
+    path = tmp_path / "evaluator.yaml"
+    make(path)
+    with pytest.raises(PolicyError, match="cannot be read") as caught:
+        load_policy(path)
+    assert caught.value.exit_code == 2
+
+
+def test_a_policy_in_another_encoding(tmp_path):
+    path = tmp_path / "evaluator.yaml"
+    path.write_bytes(b"mode: block\nservice: caf\xe9\n")
+    with pytest.raises(PolicyError, match=r"evaluator\.yaml:2: not UTF-8"):
+        load_policy(path)
+
+
+def test_the_nearest_policy_upwards_applies(tmp_path):
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    path = write(tmp_path, "")
+    assert find_policy(deep) == path
+    nearer = write(tmp_path / "a", "")
+    assert find_policy(deep) == nearer
+
+
+def test_published_schema_is_current_and_describes_the_policies():
+    published = json.loads((files("evaluator") / "schemas" / "policy.schema.json").read_text())
+    assert published == policy_schema(), "run: evaluator policy schema > evaluator/schemas/policy.schema.json"
+    jsonschema.validate(dict(load_policy().effective), published)
+    jsonschema.validate(yaml.safe_load(STARTER.read_text()), published)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"alpa": 1}, published)
+
+
+def test_every_metric_type_is_named_in_the_starter():
+    assert all(name in STARTER.read_text() for name in METRIC_TYPES)
+
+
+@given(st.floats(0.0001, 900), st.sampled_from(["%", "ms", "s", "us"]))
+def test_spellings_of_a_margin_survive_the_round_trip(tmp_path_factory, number, unit):
+    folder = tmp_path_factory.mktemp("policy")
+    path = write(folder, f"metrics:\n  - {{name: m, type: latency_mean, margin: {number}{unit}}}\n")
+    policy = load_policy(path)
+    again = load_policy(write(folder, yaml.safe_dump(dict(policy.effective))))
+    assert again.rulebook == policy.rulebook
+
+
+@given(st.text(max_size=40))
+def test_no_text_brings_anything_but_a_policy_or_a_policy_error(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("policy") / "evaluator.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    try:
+        load_policy(path)
+    except PolicyError as error:
+        assert error.message.startswith(f"{path}:")
