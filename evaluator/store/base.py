@@ -1,0 +1,188 @@
+"""The store: one DuckDB file and a folder of segments beside it. Nobody keeps it open."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from evaluator.errors import StoreError
+from evaluator.records import (
+    Cells,
+    Landed,
+    Release,
+    ReleaseSummary,
+    Run,
+    RunFacts,
+    RunState,
+    StoredVerdict,
+)
+from evaluator.store import catalogue
+from evaluator.store.engine import Engine, attach, open_engine, transaction
+from evaluator.store.landing import Target, land
+from evaluator.store.migrations import (
+    SCHEMA_VERSION,
+    bring_up_to_date,
+    data_dir_of,
+    prepare_data_dir,
+    read_version,
+)
+from evaluator.store.reading import read_cells
+
+__all__ = ["WAIT_S", "Store", "choose_bucket_s"]
+
+WAIT_S = 30.0
+"""How long other processes are waited for."""
+
+_BUCKETS = ((120, 1), (600, 5), (6 * 3600, 15))
+_LONGEST_BUCKET_S = 60
+_UNPLANNED_BUCKET_S = 15
+
+
+def choose_bucket_s(seconds: float | None) -> int:
+    """Choose the bucket of a run group from its planned (or recorded) duration; 15 s where that is not known."""
+    if seconds is None:
+        return _UNPLANNED_BUCKET_S
+    return next((bucket_s for longest, bucket_s in _BUCKETS if seconds <= longest), _LONGEST_BUCKET_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store that has been checked. Holds no connection: each call opens the file for as long as it needs.
+
+    Every method raises StoreBusy where another process keeps the file, StoreError where it cannot be used, and
+    UnknownName for a release or run that is not there.
+    """
+
+    path: Path
+    wait_s: float = WAIT_S
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False, wait_s: float = WAIT_S) -> Self:
+        """Check the store at `path` and bring its schema up to date; with `create` make it where there is none."""
+        path = Path(path).absolute()
+        if path.is_dir():
+            raise StoreError(f"the store {path} is a directory", hint="give the path of a file with --store")
+        exists = path.exists()
+        if not exists and not create:
+            raise StoreError(
+                f"there is no store at {path}",
+                hint="`evaluator load`, `import` and `demo` make one; or give another path with --store",
+            )
+        store = cls(path, wait_s)
+        version = store._read_version() if exists else 0
+        if version < SCHEMA_VERSION:
+            bring_up_to_date(path, version=version, wait_s=wait_s)
+        return store
+
+    @property
+    def data_dir(self) -> Path:
+        """Folder of the segments."""
+        return data_dir_of(self.path)
+
+    @contextmanager
+    def _attached(self, *, write: bool) -> Iterator[Engine]:
+        with open_engine(search=self.path.parent) as engine, attach(engine, self.path, write=write, wait_s=self.wait_s):
+            if not write:
+                yield engine
+                return
+            with transaction(engine):
+                yield engine
+
+    def _read_version(self) -> int:
+        with self._attached(write=False) as engine:
+            return read_version(engine, self.path)
+
+    # -------------------------------------------------------------- recording
+
+    def register_run(self, release: Release, run: Run) -> None:
+        """Note a run before its load starts; its release and group are added where they are new."""
+        planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
+        prepare_data_dir(self.path)
+        with self._attached(write=True) as engine:
+            catalogue.add_release(engine, release)
+            catalogue.add_group(engine, run, choose_bucket_s(planned_s))
+            catalogue.add_run(engine, run)
+
+    def finish_run(
+        self,
+        run_id: str,
+        *,
+        state: RunState,
+        ended: datetime | None,
+        facts: RunFacts,
+        planned_end: datetime | None = None,
+    ) -> None:
+        """Note how a run ended."""
+        with self._attached(write=True) as engine:
+            catalogue.finish_run(engine, run_id, state=state, ended=ended, facts=facts, planned_end=planned_end)
+
+    def segment_folder(self, run: Run) -> Path:
+        """Folder that the segments of a run are written to (made by the writer)."""
+        return self.data_dir / slug(run.release) / slug(run.id)
+
+    def land_segments(self, run_id: str) -> Landed:
+        """Roll up the segments of a run that have not landed. Doing it twice, or being killed, changes nothing."""
+        with self._attached(write=False) as engine:
+            run = catalogue.read_run(engine, run_id)
+            code, bucket_s = engine.execute(
+                """SELECT code, bucket_s FROM store.runs JOIN store.groups ON groups.id = runs."group"
+                WHERE runs.id = ?""",
+                [run_id],
+            ).fetchall()[0]
+            names = engine.execute("SELECT name FROM store.segments WHERE run = ?", [run_id]).fetchall()
+        target = Target(self.path, run_id, code, bucket_s, self.segment_folder(run), self.wait_s)
+        return land(target, [name for (name,) in names])
+
+    # -------------------------------------------------------------- reading
+
+    def releases(self) -> tuple[ReleaseSummary, ...]:
+        """List the releases, the newest first."""
+        with self._attached(write=False) as engine:
+            return catalogue.list_releases(engine)
+
+    def release(self, release_id: str) -> Release:
+        """Read a release."""
+        with self._attached(write=False) as engine:
+            return catalogue.read_release(engine, release_id)
+
+    def runs(self, release_id: str) -> tuple[Run, ...]:
+        """Read the runs of a release: groups in the order they were begun, replicates in theirs."""
+        with self._attached(write=False) as engine:
+            return catalogue.read_runs(engine, release_id)
+
+    def read_cells(self, run_ids: Sequence[str]) -> Cells:
+        """Copy the cells of runs into memory."""
+        with self._attached(write=False) as engine:
+            return read_cells(engine, run_ids)
+
+    def data_hash(self, run_ids: Sequence[str]) -> str:
+        """Hash what landed in runs ("sha256:…"): the same data give the same hash, wherever and however it landed."""
+        with self._attached(write=False) as engine:
+            return catalogue.hash_data(engine, run_ids)
+
+    # -------------------------------------------------------------- verdicts
+
+    def save_verdict(self, release_id: str, verdict_json: str, judged_at: datetime, word: str) -> None:
+        """Keep a verdict with its evidence."""
+        with self._attached(write=True) as engine:
+            catalogue.read_release(engine, release_id)
+            catalogue.add_verdict(engine, release_id, verdict_json, judged_at, word)
+
+    def verdicts(self, release_id: str) -> tuple[StoredVerdict, ...]:
+        """Read the verdicts of a release, the oldest first."""
+        with self._attached(write=False) as engine:
+            return catalogue.read_verdicts(engine, release_id)
+
+
+def slug(name: str) -> str:
+    """Make a folder name of any name: readable, and different names stay different."""
+    safe = re.sub(r"[^A-Za-z0-9._@-]+", "_", name).lstrip(".")[:80]
+    if safe == name:
+        return safe
+    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

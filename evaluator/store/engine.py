@@ -1,0 +1,136 @@
+"""DuckDB, held briefly: a private engine for heavy work, and the shared file for as long as one transaction."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from evaluator.errors import StoreBusy, StoreError
+
+__all__ = ["Engine", "attach", "open_engine", "quote", "transaction"]
+
+Engine = duckdb.DuckDBPyConnection
+
+MEMORY_LIMIT = "512MB"
+"""What a private engine may use before it spills; the whole process stays below 0.8 GB."""
+
+_STORAGE_VERSION = "v1.5.0"
+_HOLDER = re.compile(r"held in (?P<process>\S+) \(PID (?P<pid>\d+)\)")
+_BUSY = ("Could not set lock", "Unique file handle conflict")
+
+
+@contextmanager
+def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iterator[Engine]:
+    """Open an engine of one's own: in memory, or read-only on the file `read`; relative files are sought in `search`.
+
+    Whatever DuckDB raises inside becomes a StoreError.
+    """
+    with tempfile.TemporaryDirectory(prefix="evaluator-") as spill:
+        engine: Engine | None = None
+        try:
+            engine = duckdb.connect(str(read) if read else ":memory:", read_only=read is not None)
+            _configure(engine, spill, search)
+            yield engine
+        except duckdb.Error as error:
+            raise _translate(error) from error
+        finally:
+            if engine is not None:
+                engine.close()
+
+
+def _configure(engine: Engine, spill: str, search: Path | None) -> None:
+    engine.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+    engine.execute(f"SET temp_directory = {quote(spill)}")
+    engine.execute("SET preserve_insertion_order = false")
+    engine.execute("SET TimeZone = 'UTC'")
+    if search is not None:
+        engine.execute(f"SET file_search_path = {quote(str(search))}")
+
+
+@contextmanager
+def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterator[None]:
+    """Attach the file at `path` to `engine` as `store`, waiting for other processes up to `wait_s`; then let go.
+
+    Raises StoreBusy, naming the process that keeps the file, or StoreError.
+    """
+    option = f"STORAGE_VERSION '{_STORAGE_VERSION}'" if write else "READ_ONLY"
+    _attach_patiently(engine, f"ATTACH {quote(str(path))} AS store ({option})", path, wait_s)
+    try:
+        yield
+    finally:
+        engine.execute("DETACH store")
+
+
+def _attach_patiently(engine: Engine, statement: str, path: Path, wait_s: float) -> None:
+    retrying = Retrying(
+        retry=retry_if_exception(_is_busy),
+        stop=stop_after_delay(wait_s),
+        wait=wait_random_exponential(multiplier=0.005, max=0.1),
+    )
+    try:
+        retrying(engine.execute, statement)
+    except RetryError as error:
+        raise _busy(path, str(error.last_attempt.exception()), wait_s) from error
+    except duckdb.Error as error:
+        raise _not_attached(path, error) from error
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, duckdb.Error) and any(text in str(error) for text in _BUSY)
+
+
+def _busy(path: Path, text: str, wait_s: float) -> StoreBusy:
+    holder = _HOLDER.search(text)
+    who = f"process {holder['pid']} ({Path(holder['process']).name})" if holder else "another part of this process"
+    return StoreBusy(
+        f"the store {path} has been kept open by {who} for more than {wait_s:g} s",
+        hint="close what holds it (a DuckDB shell?) and try again",
+    )
+
+
+def _not_attached(path: Path, error: duckdb.Error) -> StoreError:
+    text = _first_line(error)
+    if "not a valid DuckDB database" in text:
+        return StoreError(f"{path} is not a store: it is not a DuckDB file", hint="give another path with --store")
+    if "version number" in text:
+        return StoreError(f"{path} was written by another version of DuckDB: {text}", hint="install a newer evaluator")
+    return StoreError(f"the store {path} cannot be opened: {text}", hint="check the path, its permissions and the disk")
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[None]:
+    """Commit what is done inside, or nothing of it."""
+    engine.execute("BEGIN TRANSACTION")
+    try:
+        yield
+        engine.execute("COMMIT")
+    except BaseException:
+        _roll_back(engine)
+        raise
+
+
+def _roll_back(engine: Engine) -> None:
+    try:
+        engine.execute("ROLLBACK")
+    except duckdb.TransactionException:
+        return  # a failed COMMIT has already ended the transaction
+
+
+def _translate(error: duckdb.Error) -> StoreError:
+    return StoreError(f"the data could not be processed: {_first_line(error)}")
+
+
+def _first_line(error: duckdb.Error) -> str:
+    return " ".join(str(error).split("\n\n", maxsplit=1)[0].split())[:300]
+
+
+def quote(text: str) -> str:
+    """Quote a text for the few places of SQL that take no parameter (ATTACH, SET, COPY … TO)."""
+    return "'" + os.fspath(text).replace("'", "''") + "'"

@@ -1,0 +1,222 @@
+"""Segments land: rolled up in a private engine, then written with their manifest rows in one short transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from evaluator.errors import SourceError, StoreError
+from evaluator.records import Landed
+from evaluator.segments import count_rows, segment_paths
+from evaluator.store.engine import Engine, attach, open_engine, transaction
+from evaluator.store.rollup import HIGHEST_MS, find_grid_us, roll_up
+
+__all__ = ["Segment", "Target", "land", "write_cells", "write_manifest"]
+
+_MAX_SEGMENTS = 2000
+"""Segments rolled up at a time: the cells of more would still be few, but their file handles would not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The run that segments land in."""
+
+    store: Path
+    run: str
+    code: int
+    bucket_s: int
+    folder: Path
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment before it lands; `problem` says why it cannot."""
+
+    path: Path
+    rows: int = 0
+    sha256: str = ""
+    problem: str = ""
+
+
+def land(target: Target, known: Sequence[str]) -> Landed:
+    """Land the segments in the target's folder that are not among the `known` names. Twice changes nothing."""
+    fresh = [path for path in segment_paths(target.folder) if path.name not in set(known)]
+    landed = Landed(already=len(known), runs=(target.run,))
+    for start in range(0, len(fresh), _MAX_SEGMENTS):
+        landed = _add(landed, _land_some(target, fresh[start : start + _MAX_SEGMENTS]))
+    return landed
+
+
+def _add(one: Landed, other: Landed) -> Landed:
+    return Landed(
+        rows=one.rows + other.rows,
+        segments=one.segments + other.segments,
+        quarantined=one.quarantined + other.quarantined,
+        already=one.already + other.already,
+        runs=one.runs,
+    )
+
+
+def _land_some(target: Target, paths: Sequence[Path]) -> Landed:
+    segments = [_look_at(path) for path in paths]
+    with open_engine() as engine:
+        while True:
+            segments = _roll_up_readable(engine, segments, target.bucket_s)
+            taken = _write(engine, target, segments)
+            if not taken:
+                return _report(segments)
+            segments = [segment for segment in segments if segment.path.name not in taken]
+
+
+def _report(segments: Sequence[Segment]) -> Landed:
+    good = [segment for segment in segments if not segment.problem]
+    bad = tuple(segment.path.name for segment in segments if segment.problem)
+    return Landed(rows=sum(segment.rows for segment in good), segments=len(good), quarantined=bad)
+
+
+def _look_at(path: Path) -> Segment:
+    """Read a segment's footer and hash its bytes."""
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"segment {path} cannot be read: {error.strerror}") from error
+    try:
+        return Segment(path, count_rows(path), sha256)
+    except SourceError as error:
+        return Segment(path, 0, sha256, error.message)
+
+
+def _roll_up_readable(engine: Engine, segments: Sequence[Segment], bucket_s: int) -> list[Segment]:
+    """Roll up what can be read; the segments come back with the problems found."""
+    good = [segment.path for segment in segments if not segment.problem]
+    try:
+        roll_up(engine, good, bucket_s)
+    except duckdb.Error:
+        problems = {path: _find_problem(engine, path) for path in good}
+        if not any(problems.values()):
+            raise
+        return _roll_up_readable(engine, _mark(segments, problems), bucket_s)
+    if _count_rolled_up(engine) == sum(segment.rows for segment in segments):
+        return list(segments)
+    problems = {path: _find_problem(engine, path) for path in good}
+    return _roll_up_readable(engine, _mark(segments, problems), bucket_s)
+
+
+def _mark(segments: Sequence[Segment], problems: dict[Path, str]) -> list[Segment]:
+    return [
+        Segment(segment.path, 0, segment.sha256, problems[segment.path]) if problems.get(segment.path) else segment
+        for segment in segments
+    ]
+
+
+def _count_rolled_up(engine: Engine) -> int:
+    return int(engine.execute("SELECT coalesce(sum(n), 0) FROM cells_moments").fetchall()[0][0])
+
+
+def _find_problem(engine: Engine, path: Path) -> str:
+    """Say why a segment cannot be rolled up; empty where it can."""
+    try:
+        roll_up(engine, [path], 1)
+        bad = engine.execute(
+            "SELECT response_time_ms FROM read_parquet(?) WHERE NOT (response_time_ms BETWEEN 0 AND ?) LIMIT 1",
+            [str(path), HIGHEST_MS],
+        ).fetchall()
+        missing = count_rows(path) - _count_rolled_up(engine)
+    except duckdb.Error as error:
+        return " ".join(str(error).split())[:200]
+    if bad:
+        return f"segment {path} has a response time of {bad[0][0]} ms"
+    return f"segment {path} has {missing} rows without a response time" if missing else ""
+
+
+def _write(engine: Engine, target: Target, segments: Sequence[Segment]) -> set[str]:
+    """Write cells and manifest, unless another process was faster: then write nothing and name what it landed."""
+    if not segments:
+        return set()
+    grid_us = find_grid_us(engine)
+    with attach(engine, target.store, write=True, wait_s=target.wait_s), transaction(engine):
+        taken = _landed_names(engine, target.run) & {segment.path.name for segment in segments}
+        if not taken:
+            write_cells(engine, target.code, grid_us)
+            write_manifest(engine, target, segments)
+    if not taken:
+        _set_aside([segment.path for segment in segments if segment.problem])
+    return taken
+
+
+def _landed_names(engine: Engine, run: str) -> set[str]:
+    return {row[0] for row in engine.execute("SELECT name FROM store.segments WHERE run = ?", [run]).fetchall()}
+
+
+def _set_aside(paths: Sequence[Path]) -> None:
+    """Rename unreadable segments, so that they stay for inspection but break no reader of the folder."""
+    for path in paths:
+        path.rename(path.with_name(path.name + ".unreadable"))
+
+
+def write_manifest(engine: Engine, target: Target, segments: Sequence[Segment]) -> None:
+    """Note in the attached store which segments its cells are made of, and which could not be read."""
+    now = datetime.now(UTC)
+    data_dir = target.folder.parent.parent
+    rows = [
+        (
+            target.run,
+            segment.path.name,
+            None if segment.problem else segment.path.relative_to(data_dir).as_posix(),
+            segment.sha256,
+            segment.rows,
+            "quarantined" if segment.problem else "landed",
+            segment.problem or None,
+            now,
+        )
+        for segment in segments
+    ]
+    engine.executemany("INSERT INTO store.segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+
+_NAMES = """
+INSERT INTO store.names
+SELECT (SELECT coalesce(max(id), -1) FROM store.names) + row_number() OVER (ORDER BY kind, name), kind, name
+FROM (
+    SELECT 'arm' AS kind, arm AS name FROM cells_moments
+    UNION SELECT 'endpoint', endpoint FROM cells_moments
+    UNION SELECT 'instance', instance FROM cells_moments
+    UNION SELECT 'exception', exception FROM cells_failure_kinds
+)
+ANTI JOIN store.names USING (kind, name)
+"""
+
+_KEYS = {
+    "moments": ("arm", "endpoint", "instance"),
+    "bins": ("arm", "endpoint"),
+    "instance_bins": ("arm", "endpoint", "instance"),
+    "loads": ("arm",),
+    "failure_kinds": ("arm", "endpoint", "exception"),
+}
+
+
+def write_cells(engine: Engine, run_code: int, grid_us: int) -> None:
+    """Add the cells just rolled up to the attached store. To be called inside a transaction."""
+    engine.execute(_NAMES)
+    for table, keys in _KEYS.items():
+        coded = ", ".join(f"{key}_name.id AS {key}" for key in keys)
+        joins = " ".join(
+            f"JOIN store.names AS {key}_name ON {key}_name.kind = '{key}' AND {key}_name.name = cells.{key}"
+            for key in keys
+        )
+        rest = f"cells.* EXCLUDE ({', '.join(keys)})"
+        engine.execute(
+            f"INSERT INTO store.{table} BY NAME SELECT ? AS run, {coded}, {rest} FROM cells_{table} AS cells {joins} "
+            "ORDER BY ALL",
+            [run_code],
+        )
+    engine.execute(
+        "UPDATE store.runs SET landings = landings + 1, grid_us = gcd(grid_us, ?) WHERE code = ?", [grid_us, run_code]
+    )

@@ -1,0 +1,129 @@
+"""The schema of the store as numbered steps; each is applied once, in one transaction, after a backup copy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from evaluator.errors import StoreError
+from evaluator.segments import REQUEST_SCHEMA
+from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
+
+__all__ = ["MIGRATIONS", "SCHEMA_VERSION", "bring_up_to_date", "data_dir_of", "read_version"]
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE store.meta (schema_version INTEGER NOT NULL)",
+        "INSERT INTO store.meta VALUES (0)",
+        """CREATE TABLE store.releases (
+            id VARCHAR PRIMARY KEY, services VARCHAR NOT NULL, labels VARCHAR NOT NULL, created_at TIMESTAMPTZ)""",
+        """CREATE TABLE store.groups (
+            id VARCHAR PRIMARY KEY, number INTEGER NOT NULL, release VARCHAR NOT NULL, source VARCHAR NOT NULL,
+            bucket_s INTEGER NOT NULL)""",
+        """CREATE TABLE store.runs (
+            id VARCHAR PRIMARY KEY, code INTEGER NOT NULL, release VARCHAR NOT NULL, "group" VARCHAR NOT NULL,
+            source VARCHAR NOT NULL, replicate INTEGER NOT NULL, started TIMESTAMPTZ, planned_end TIMESTAMPTZ,
+            ended TIMESTAMPTZ, state VARCHAR NOT NULL, fingerprint VARCHAR NOT NULL, facts VARCHAR NOT NULL,
+            landings INTEGER NOT NULL, grid_us BIGINT NOT NULL)""",
+        """CREATE TABLE store.segments (
+            run VARCHAR NOT NULL, name VARCHAR NOT NULL, file VARCHAR, sha256 VARCHAR NOT NULL, rows BIGINT NOT NULL,
+            state VARCHAR NOT NULL, reason VARCHAR, landed_at TIMESTAMPTZ NOT NULL, PRIMARY KEY (run, name))""",
+        """CREATE TABLE store.names (
+            id INTEGER PRIMARY KEY, kind VARCHAR NOT NULL, name VARCHAR NOT NULL)""",
+        """CREATE TABLE store.moments (
+            run INTEGER, arm INTEGER, endpoint INTEGER, instance INTEGER, bucket BIGINT, n BIGINT, failures BIGINT,
+            sum_us HUGEINT, sum_sq_us HUGEINT, min_us BIGINT, max_us BIGINT, bytes HUGEINT, bytes_sq HUGEINT)""",
+        """CREATE TABLE store.bins (
+            run INTEGER, arm INTEGER, endpoint INTEGER, bucket BIGINT, bin SMALLINT, n BIGINT)""",
+        """CREATE TABLE store.instance_bins (
+            run INTEGER, arm INTEGER, endpoint INTEGER, instance INTEGER, block BIGINT, bin SMALLINT, n BIGINT)""",
+        "CREATE TABLE store.loads (run INTEGER, arm INTEGER, bucket BIGINT, users INTEGER)",
+        """CREATE TABLE store.failure_kinds (
+            run INTEGER, arm INTEGER, endpoint INTEGER, status SMALLINT, exception INTEGER, n BIGINT)""",
+        """CREATE TABLE store.verdicts (
+            number INTEGER PRIMARY KEY, release VARCHAR NOT NULL, judged_at TIMESTAMPTZ NOT NULL,
+            word VARCHAR NOT NULL, verdict VARCHAR NOT NULL)""",
+    ),
+)
+"""Statements of each step. Steps are never edited once released: a change is a new step."""
+
+SCHEMA_VERSION = len(MIGRATIONS)
+
+_SCHEMA_FILE = "schema.parquet"
+"""An empty segment that keeps the view `requests` valid where nothing has been recorded yet."""
+
+
+def data_dir_of(path: Path) -> Path:
+    """Folder of the segments beside the store at `path`."""
+    return path.with_suffix(".data")
+
+
+def read_version(engine: Engine, path: Path) -> int:
+    """Read the schema version of the attached store; 0 where it is empty. Raises StoreError where it is not ours."""
+    tables = engine.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'store'").fetchall()
+    if not tables:
+        return 0
+    if ("meta",) not in tables:
+        raise StoreError(
+            f"{path} is a DuckDB database, but not a store of the evaluator", hint="give another path with --store"
+        )
+    version = int(engine.execute("SELECT schema_version FROM store.meta").fetchall()[0][0])
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"the store {path} was written by a newer evaluator (schema {version}, this one knows {SCHEMA_VERSION})",
+            hint="upgrade the evaluator; the store was left unchanged",
+        )
+    return version
+
+
+def bring_up_to_date(path: Path, *, version: int, wait_s: float) -> None:
+    """Apply the steps that the store at `path`, now at `version`, is missing."""
+    prepare_data_dir(path)
+    if version:
+        _back_up(path, version)
+    with open_engine(search=path.parent) as engine, attach(engine, path, write=True, wait_s=wait_s):
+        _apply_steps(engine, path)
+
+
+def _apply_steps(engine: Engine, path: Path) -> None:
+    with transaction(engine):
+        for step in MIGRATIONS[read_version(engine, path) :]:
+            for statement in step:
+                engine.execute(statement)
+        engine.execute("UPDATE store.meta SET schema_version = ?", [SCHEMA_VERSION])
+        engine.execute(_requests_view(data_dir_of(path).name))
+
+
+def _requests_view(folder: str) -> str:
+    """Rows that have landed: a file counts only where the manifest names it, so compaction never shows a row twice."""
+    return f"""
+        CREATE OR REPLACE VIEW store.requests AS
+        SELECT * EXCLUDE (filename)
+        FROM read_parquet({quote(folder + "/**/*.parquet")}, filename = true)
+        WHERE regexp_extract(filename, '[^/]+/[^/]+/(merged/)?[^/]+$') IN (SELECT file FROM store.segments)"""
+
+
+def prepare_data_dir(path: Path) -> None:
+    """Make the folder of segments. Raises StoreError where that is impossible."""
+    folder = data_dir_of(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / _SCHEMA_FILE).exists():
+            unfinished = folder / f"{_SCHEMA_FILE}.tmp"
+            pq.write_table(REQUEST_SCHEMA.empty_table(), unfinished)
+            unfinished.replace(folder / _SCHEMA_FILE)
+    except OSError as error:
+        raise StoreError(
+            f"the store {path} cannot be made: {error.strerror} ({error.filename})",
+            hint="give a path in a folder that can be written with --store",
+        ) from error
+
+
+def _back_up(path: Path, version: int) -> None:
+    copy = path.with_name(f"{path.name}.schema-{version}.backup")
+    try:
+        shutil.copy2(path, copy)
+    except OSError as error:
+        raise StoreError(f"the store {path} cannot be backed up before its upgrade: {error.strerror}") from error
