@@ -57,7 +57,7 @@ REQUEST_SCHEMA = pa.schema(
         pa.field("context", pa.map_(pa.string(), pa.string())),
     ]
 )
-"""Columns of a request row. `ts` is the start of the request; `user_count` is the users of the row's arm at that time."""
+"""Columns of a request row. `ts` is the start of the request; `user_count` is the users of the row's arm then."""
 
 REQUIRED_COLUMNS = ("ts", "endpoint", "response_time_ms", "failed")
 """What a row means nothing without."""
@@ -137,7 +137,8 @@ class SegmentWriter:
         self._unsynced.append(path)
         return path
 
-    def warm_up(self, table: pa.Table) -> None:
+    @staticmethod
+    def warm_up(table: pa.Table) -> None:
         """Write and remove a sample: the first Parquet write of a process blocks it for most of a second."""
         with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
             _write_atomically(Path(folder) / "warm-up.parquet", table)
@@ -160,7 +161,7 @@ def _write_atomically(path: Path, table: pa.Table) -> None:
     unfinished = path.with_name(path.name + ".tmp")
     try:
         pq.write_table(table, unfinished, compression="lz4", write_statistics=False, store_schema=True)
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
@@ -236,7 +237,7 @@ def _merge_into(path: Path, queue: list[Path], min_bytes: int) -> tuple[int, int
                 if sink.tell() >= min_bytes:
                     break
         _sync(unfinished)
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise

@@ -1,0 +1,335 @@
+"""Run Locust against all arms of a release at once, in processes of its own. Locust itself is never imported here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from evaluator.errors import InputError, LoadError, UsageError
+from evaluator.records import Arm, Run, RunFacts, RunState
+from evaluator.sources.fingerprint import describe_environment
+from evaluator.sources.recording import (
+    DEFAULT_HEADER,
+    RECORDING_VARIABLE,
+    STOP_MARK,
+    Recording,
+    WorkerFacts,
+    merge_facts,
+    read_worker_facts,
+    utc,
+)
+
+__all__ = ["LoadPlan", "RunOutcome", "check_plan", "check_targets", "fingerprint", "run_locust", "wait_for_targets"]
+
+CONNECT_TIMEOUT_S = 3.0
+STOP_TIMEOUT_S = 10.0
+"""Locust gets this long to end in order before it is killed."""
+
+OVERDUE_S = 60.0
+"""A run that is this much over its time hangs."""
+
+EARLY_S = 1.0
+"""A run may end this much before its time and still count as complete: its clock starts just before ours."""
+
+_OURS = ("-H", "--host", "-f", "--locustfile", "--master", "--worker", "--processes", "-u", "--users", "-r", "-t")
+_IMPORT_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """One load test against all arms. `users` and `spawn_rate` are of each arm; Locust runs their sum."""
+
+    arms: tuple[Arm, ...]
+    locustfile: Path
+    users: int
+    spawn_rate: float
+    run_time_s: float
+    processes: int = 1
+    header: str = DEFAULT_HEADER
+    service: str = ""
+    arguments: tuple[str, ...] = ()
+    """Further arguments for Locust."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All addresses, each once."""
+        return tuple(dict.fromkeys(url for arm in self.arms for url in arm.urls))
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """How a run went. Its rows are in its folder."""
+
+    state: RunState
+    started: datetime | None
+    planned_end: datetime | None
+    ended: datetime
+    facts: RunFacts
+    exit_code: int | None
+    interrupted: bool = False
+
+
+# ------------------------------------------------------------------ before the load
+
+
+def check_plan(plan: LoadPlan) -> None:
+    """Refuse what cannot work, before anything is stored. Raises UsageError, InputError or LoadError."""
+    _check_numbers(plan)
+    for url in plan.targets:
+        _address(url)
+    taken = [argument for argument in plan.arguments if argument.split("=")[0] in _OURS]
+    if taken:
+        raise UsageError(f"'{taken[0]}' is set by evaluator load itself", hint="use the options of evaluator load")
+    _check_locustfile(plan)
+    check_targets(plan.targets)
+
+
+def _check_numbers(plan: LoadPlan) -> None:
+    for name, value in (("users", plan.users), ("spawn rate", plan.spawn_rate), ("run time", plan.run_time_s)):
+        if not 0 < value < float("inf"):
+            raise UsageError(f"{name} must be more than 0, not {value:g}")
+    if plan.processes < 1:
+        raise UsageError(f"processes must be at least 1, not {plan.processes}")
+
+
+def _check_locustfile(plan: LoadPlan) -> None:
+    if not plan.locustfile.is_file():
+        raise InputError(
+            f"there is no locustfile '{plan.locustfile}'", hint="`evaluator init` writes one to start from"
+        )
+    command = [sys.executable, "-m", "locust", "-f", str(plan.locustfile), "--list", *plan.arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_IMPORT_TIMEOUT_S, check=False, env=_environment(None)
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(f"locustfile '{plan.locustfile}' was not imported within {_IMPORT_TIMEOUT_S:g} s") from None
+    if done.returncode != 0:
+        raise InputError(f"locustfile '{plan.locustfile}' does not import: {_last_line(done.stderr)}")
+    if len(done.stdout.strip().splitlines()) <= 1:
+        raise InputError(f"locustfile '{plan.locustfile}' has no user class", hint="Locust needs a class of users")
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no reason given"
+
+
+def check_targets(targets: Sequence[str]) -> None:
+    """Connect to each address once. Raises LoadError that names the one that refuses."""
+    for url in targets:
+        try:
+            socket.create_connection(_address(url), timeout=CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise LoadError(
+                f"target {url} does not accept connections: {reason}", hint="start it, or correct its address"
+            ) from error
+
+
+def wait_for_targets(targets: Sequence[str], timeout_s: float = 60.0) -> None:
+    """Wait until every address accepts connections. Raises LoadError that names the one that does not."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed  # noqa: PLC0415
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(LoadError),
+        stop=stop_after_delay(timeout_s),
+        wait=wait_fixed(0.2),
+        reraise=True,
+    )
+    retrying(check_targets, targets)
+
+
+def _address(url: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"'{url}' is not an address: {error}") from error
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise UsageError(f"'{url}' is not an address", hint="give it as http://HOST:PORT")
+    return parts.hostname, port or (443 if parts.scheme == "https" else 80)
+
+
+def fingerprint(plan: LoadPlan) -> dict[str, Any]:
+    """Describe what makes this load comparable with another."""
+    return {
+        **describe_environment([plan.locustfile]),
+        "users": plan.users,
+        "spawn_rate": plan.spawn_rate,
+        "run_time_s": plan.run_time_s,
+        "processes": plan.processes,
+        "targets": {arm.name: list(arm.urls) for arm in plan.arms},
+        "arguments": list(plan.arguments),
+        "locust": version("locust"),
+    }
+
+
+# ------------------------------------------------------------------ the load
+
+
+def run_locust(plan: LoadPlan, run: Run, folder: Path, on_line: Callable[[str], None] = lambda _: None) -> RunOutcome:
+    """Run one load test to its end and say how it went; an interrupt ends it early and is reported, not raised.
+
+    `on_line` is given each line of Locust's log as it comes. Raises LoadError where no process can be started.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sheet = folder / "recording.json"
+    Recording(run.id, run.release, folder, plan.service, plan.header, plan.arms, os.getpid()).write(sheet)
+    began = time.time()
+    try:
+        process = subprocess.Popen(
+            _command(plan),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=_environment(sheet),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise LoadError(f"Locust cannot be started: {error.strerror}") from error
+    lines: deque[str] = deque(maxlen=50)
+    reader = threading.Thread(target=_read_lines, args=(process, lines, on_line), daemon=True)
+    reader.start()
+    stopped_by = _wait(process, folder, began + plan.run_time_s + OVERDUE_S)
+    reader.join(timeout=STOP_TIMEOUT_S)
+    return _conclude(plan, folder, process.returncode, stopped_by or _reason(process.returncode, lines))
+
+
+def _command(plan: LoadPlan) -> list[str]:
+    arms = len(plan.arms)
+    command = [sys.executable, "-m", "evaluator.sources.locust", "-f", str(plan.locustfile)]
+    command += ["--headless", "--only-summary", "--exit-code-on-error", "0"]
+    command += ["-u", str(plan.users * arms), "-r", str(plan.spawn_rate * arms), "-t", f"{plan.run_time_s:g}"]
+    if plan.processes > 1:
+        port = str(_free_port())
+        command += ["--processes", str(plan.processes), "--master-port", port]
+        command += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port]
+    return [*command, *plan.arguments]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _environment(sheet: Path | None) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name != RECORDING_VARIABLE}
+    return environment | ({RECORDING_VARIABLE: str(sheet.resolve())} if sheet else {})
+
+
+def _read_lines(process: subprocess.Popen[str], lines: deque[str], on_line: Callable[[str], None]) -> None:
+    for line in process.stderr or ():
+        lines.append(line.rstrip())
+        on_line(line.rstrip())
+
+
+def _wait(process: subprocess.Popen[str], folder: Path, deadline: float) -> str:
+    """Wait for the end; return why the load was stopped, empty where it ended by itself."""
+    try:
+        while process.poll() is None:
+            time.sleep(0.1)
+            if time.time() > deadline and not any(one.shaped for one in read_worker_facts(folder)):
+                _end(process)
+                return "Locust did not end in time"
+    except KeyboardInterrupt:
+        _end(process)
+        return _INTERRUPTED
+    _kill_group(process)
+    return ""
+
+
+_INTERRUPTED = "interrupted"
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask Locust to end in order, then make it."""
+    try:
+        process.terminate()
+        process.wait(timeout=STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        pass
+    except KeyboardInterrupt:
+        pass  # asked twice: no more waiting
+    finally:
+        _kill_group(process)
+        process.wait()
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """Let no worker outlive its leader; a worker that is still writing gets the time an orphan gets."""
+    for _ in range(30):
+        if not _group_lives(process.pid):
+            return
+        time.sleep(0.1)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _reason(exit_code: int | None, lines: Sequence[str]) -> str:
+    marked = [line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)]
+    if marked:
+        return marked[0]
+    if exit_code == 0:
+        return ""
+    if exit_code is not None and exit_code < 0:
+        return f"Locust was killed by {signal.Signals(-exit_code).name}"
+    return f"Locust ended with code {exit_code}: {_last_line(chr(10).join(lines))}"
+
+
+# ------------------------------------------------------------------ after the load
+
+
+def _conclude(plan: LoadPlan, folder: Path, exit_code: int | None, stopped_by: str) -> RunOutcome:
+    sidecars = read_worker_facts(folder)
+    leader = next((one for one in sidecars if one.role != "worker"), None)
+    started = utc(leader.started) if leader and leader.started else None
+    shaped = leader is not None and leader.shaped
+    planned_end = started + timedelta(seconds=plan.run_time_s) if started and not shaped else None
+    ended = max((utc(one.ended) for one in sidecars if one.ended), default=utc(time.time()))
+    facts = merge_facts(sidecars, workers_expected=plan.processes)
+    facts = replace(facts, stopped_by=stopped_by or facts.stopped_by or _what_is_missing(sidecars, plan.processes))
+    early = planned_end is not None and ended < planned_end - timedelta(seconds=EARLY_S)
+    if early and not facts.stopped_by:
+        facts = replace(facts, stopped_by="Locust ended before its time")
+    return RunOutcome(
+        state=RunState.INCOMPLETE if facts.stopped_by or facts.orphaned else RunState.COMPLETE,
+        started=started,
+        planned_end=planned_end,
+        ended=ended,
+        facts=facts,
+        exit_code=exit_code,
+        interrupted=stopped_by == _INTERRUPTED,
+    )
+
+
+def _what_is_missing(sidecars: Sequence[WorkerFacts], expected: int) -> str:
+    closed = sum(one.closed for one in sidecars if one.role != "master")
+    if closed >= expected:
+        return ""
+    return f"{expected - closed} of {expected} load generator processes did not report at the end"

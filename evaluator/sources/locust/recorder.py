@@ -1,0 +1,430 @@
+"""The recorder: what each Locust process notes of its requests and of itself."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+import time
+import uuid
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gevent
+import locust
+import numpy as np
+import psutil
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.runners import MasterRunner, Runner, WorkerRunner
+from locust.user.users import User
+
+from evaluator.segments import SegmentWriter, data_folder, run_folder
+from evaluator.sources.fingerprint import describe_environment
+from evaluator.sources.locust.users import use_arms
+from evaluator.sources.recording import (
+    DEFAULT_HEADER,
+    RECORDING_VARIABLE,
+    STOP_MARK,
+    Recording,
+    RunSheet,
+    WorkerFacts,
+)
+from evaluator.sources.request_buffer import UNASSIGNED, RequestBuffer
+
+__all__ = ["Recorder"]
+
+FLUSH_S = 1.0
+"""A request stays in memory at most this long."""
+
+SAMPLE_S = 5.0
+"""CPU is averaged over this long; facts are written as often."""
+
+LAG_STEP_S = 0.1
+WRONG_CALL = 2
+COULD_NOT_RECORD = 4
+
+
+class Recorder:
+    """Record this Locust process. Options of the command line (`--evaluator-…`) go before the arguments given here.
+
+    A second recorder in the same process changes nothing: under `evaluator load`, a locustfile that has one of its
+    own is recorded once.
+    """
+
+    _active: ClassVar[Recorder | None] = None
+
+    def __init__(
+        self,
+        release: str = "",
+        *,
+        arm: str = "",
+        service: str = "",
+        store: str = "evaluator.duckdb",
+        header: str = DEFAULT_HEADER,
+    ) -> None:
+        self.settings: dict[str, str] = {
+            "release": release, "arm": arm, "service": service, "store": store, "header": header
+        }  # fmt: skip
+        self._pid = os.getpid()
+        self._process: _Process | None = None
+        if Recorder._active is not None:
+            if release:
+                Recorder._active.settings |= self.settings
+            return
+        Recorder._active = self
+        _hook(locust.events.init_command_line_parser, self._add_options)
+        _hook(locust.events.init, self._start)
+
+    def _add_options(self, parser: LocustArgumentParser) -> None:
+        if RECORDING_VARIABLE in os.environ:
+            return
+        for name, text in _OPTIONS.items():
+            parser.add_argument(
+                f"--evaluator-{name}",
+                env_var=f"EVALUATOR_{name.upper()}",
+                default=self.settings[name],
+                help=text,
+                include_in_web_ui=False,
+            )
+        parser.add_argument(
+            "--evaluator-run", default="", help="Id of the run.  [default: made up]", include_in_web_ui=False
+        )
+
+    def _start(self, environment: Environment, runner: Runner, **_: Any) -> None:
+        forked = os.getpid() != self._pid
+        if RECORDING_VARIABLE in os.environ:
+            recording = Recording.read(Path(os.environ[RECORDING_VARIABLE]))
+            parent = self._pid if forked else recording.parent_pid
+            use_arms(environment, recording)
+        else:
+            recording = None
+            parent = self._pid if forked else None
+            _check_options(environment)
+        self._process = _Process(environment, runner, recording, parent)
+        self._process.listen()
+
+
+_OPTIONS: Mapping[str, str] = {
+    "release": "The release that this run belongs to",
+    "arm": "Arm of the requests whose context names none",
+    "service": "Name of the service under load",
+    "store": "The store; segments go to the folder beside it",
+    "header": "Response header that names the instance",
+}
+
+
+def _check_options(environment: Environment) -> None:
+    options = _options(environment)
+    if not options.evaluator_release:
+        _refuse("the recorder does not know the release: give --evaluator-release NAME or Recorder(release=NAME)")
+    untagged = [cls.__name__ for cls in environment.user_classes if cls.context is User.context]
+    if not options.evaluator_arm and untagged:
+        _refuse(f"the recorder does not know the arm of {untagged[0]}: give --evaluator-arm, or 'arm' in its context()")
+
+
+def _refuse(sentence: str) -> None:
+    sys.stderr.write(f"evaluator: {sentence}\n")
+    sys.exit(WRONG_CALL)
+
+
+def _options(environment: Environment) -> Namespace:
+    return environment.parsed_options or Namespace()
+
+
+# ------------------------------------------------------------------ one process
+
+
+class _Process:
+    """What one Locust process records: requests where users run, counts and workers on a master."""
+
+    def __init__(
+        self, environment: Environment, runner: Runner, recording: Recording | None, parent: int | None
+    ) -> None:
+        self.environment, self.runner = environment, runner
+        self.given, self.recording = recording, recording
+        self.parent = parent
+        self.worker = f"{re.sub('[^A-Za-z0-9]+', '-', platform.node())[:40]}-{os.getpid()}"
+        self.role = _role(runner)
+        self.facts = self._new_facts()
+        options = _options(environment)
+        self.buffer = RequestBuffer(
+            header=recording.header if recording else options.evaluator_header,
+            arm=UNASSIGNED if recording else options.evaluator_arm or UNASSIGNED,
+        )
+        self.writer: SegmentWriter | None = None
+        self.arm_of = {cls.__name__: getattr(cls, "evaluator_arm", "") for cls in environment.user_classes}
+        self.users: Counter[str] = Counter()
+        self.clocks: dict[str, float] = {}
+        self.lags_ms: list[float] = []
+        self.cpu = psutil.Process()
+        self.running = False
+
+    def listen(self) -> None:
+        """Hook into Locust, and pay for the first Parquet write before the load starts."""
+        events = self.environment.events
+        _hook(events.test_start, self._on_test_start)
+        _hook(events.spawning_complete, self._on_plateau)
+        _hook(events.test_stop, self._on_test_stop)
+        _hook(events.quit, self._on_quit)
+        if self.role == "master":
+            _hook(events.worker_report, self._on_worker_report)
+            self.runner.register_message("evaluator-stop", self._on_worker_gave_up)
+            self.runner.register_message("evaluator-clock", self._on_clock)
+        else:
+            record = self.buffer.listen()
+            self._warm_up()
+            _hook(events.request, record)
+        if self.role == "worker":
+            _hook(events.report_to_master, self._on_report)
+            self.runner.register_message("evaluator-users", self._on_users)
+        gevent.spawn(self._keep_flushing)
+        gevent.spawn(self._measure_lag)
+
+    def _new_facts(self) -> WorkerFacts:
+        worker = self.worker if self.role != "master" else "master"
+        return WorkerFacts(worker=worker, role=self.role, pid=os.getpid(), host=platform.node())
+
+    def _warm_up(self) -> None:
+        sample = RequestBuffer(header="")
+        sample.listen()("GET", "/", 1.0, 1, exception=OSError("sample"), context={"arm": "a", "k": "v"})
+        table = sample.take({"run": "", "service": "", "worker": ""}, {})
+        SegmentWriter.warm_up(table)
+
+    # -------------------------------------------------------------- life of a run
+
+    def _on_test_start(self, **_: Any) -> None:
+        self.facts = self._new_facts()
+        self.recording = self.given or self._make_recording()
+        self.facts.started = time.time()
+        self.facts.pacing = _pacing(self.environment.user_classes)
+        self.facts.shaped = self.environment.shape_class is not None
+        self.cpu.cpu_percent()
+        self.lags_ms.clear()
+        try:
+            self.recording.folder.mkdir(parents=True, exist_ok=True)
+            if self.role != "master":
+                self.writer = SegmentWriter(self.recording.folder, self.worker)
+            if self.role != "worker" and not self.given:
+                self._describe_run(self.recording)
+            self.facts.write(self.recording.folder)
+        except OSError as error:
+            self._give_up(error)
+        self.running = True
+
+    def _make_recording(self) -> Recording:
+        options = _options(self.environment)
+        if self.role != "worker":
+            # Locust sends the options of the master to its workers before they start.
+            options.evaluator_run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+        run = options.evaluator_run
+        folder = run_folder(data_folder(Path(options.evaluator_store)), options.evaluator_release, run)
+        return Recording(run, options.evaluator_release, folder, options.evaluator_service, options.evaluator_header)
+
+    def _describe_run(self, recording: Recording) -> None:
+        options = _options(self.environment)
+        sheet = RunSheet(
+            run=recording.run,
+            release=recording.release,
+            service=recording.service,
+            started=time.time(),
+            run_time_s=float(options.run_time) if options.run_time else None,
+            fingerprint={
+                **describe_environment([Path(one) for one in self.environment.parsed_locustfiles or ()]),
+                "users": options.num_users,
+                "arguments": sys.argv[1:],
+                "locust": locust.__version__,
+            },
+        )
+        sheet.write(recording.folder)
+
+    def _on_plateau(self, user_count: int, **_: Any) -> None:
+        if self.role == "worker":
+            return
+        self._count_users()
+        target = max(user_count, self.facts.target_users or 0)
+        if target != self.facts.target_users:
+            self.facts.target_users, self.facts.plateau_start = target, time.time()
+            self.facts.users = {arm: count for arm, count in self.users.items() if arm}
+
+    def _on_test_stop(self, **_: Any) -> None:
+        if self.running:
+            self._close()
+            self.running = self.role == "master"
+
+    def _on_quit(self, **_: Any) -> None:
+        if self.running:
+            self._close()
+        self.running = False
+
+    def _close(self) -> None:
+        self._flush()
+        self.facts.ended = time.time()
+        self.facts.closed = not self.facts.stopped_by
+        try:
+            if self.writer:
+                self.writer.close()
+        except OSError as error:
+            self._give_up(error)
+        self._write_facts()
+
+    def _give_up(self, error: Exception) -> None:
+        """Stop the run: a load that is not recorded proves nothing. What was recorded stays."""
+        if self.facts.stopped_by:
+            return
+        where = self.recording.folder if self.recording else "the recording"
+        reason = f"cannot write to {where}: {getattr(error, 'strerror', None) or error}"
+        self.facts.closed = False
+        self.writer = None
+        if self.role == "worker":
+            self.facts.stopped_by = reason
+            self.runner.send_message("evaluator-stop", {"reason": reason})
+        else:
+            self._stop(reason)
+
+    def _stop(self, reason: str) -> None:
+        self.facts.stopped_by = reason
+        sys.stderr.write(f"{STOP_MARK}{reason}\n")
+        sys.stderr.flush()
+        self.environment.process_exit_code = COULD_NOT_RECORD
+        gevent.spawn(self.runner.quit if _options(self.environment).headless else self.runner.stop)
+
+    # -------------------------------------------------------------- every second
+
+    def _keep_flushing(self) -> None:
+        due = time.monotonic()
+        sampled = due
+        while True:
+            due = max(due + FLUSH_S, time.monotonic())
+            gevent.sleep(due - time.monotonic())
+            if self._is_orphan():
+                self._end_orphan()
+            if not self.running:
+                continue
+            self._count_users()
+            self._flush()
+            if time.monotonic() - sampled >= SAMPLE_S:
+                sampled = time.monotonic()
+                self._sample()
+
+    def _flush(self) -> None:
+        if not len(self.buffer):
+            return
+        recording = self.recording
+        if self.writer is None or recording is None:
+            self.buffer.clear()
+            return
+        names = {"run": recording.run, "service": recording.service, "worker": self.worker}
+        try:
+            self.writer.write(self.buffer.take(names, self.users))
+        except (OSError, ValueError, TypeError, OverflowError) as error:
+            self._give_up(error)
+            return
+        self.facts.rows = self.writer.rows
+        self.facts.skipped_rows = self.buffer.skipped
+
+    def _count_users(self) -> None:
+        if isinstance(self.runner, MasterRunner):
+            counts = self._by_arm(self.runner.reported_user_classes_count)
+            self.runner.send_message("evaluator-users", dict(counts))
+            self.users = counts
+        elif isinstance(self.runner, WorkerRunner):
+            # What the master told is a second old; a worker's own users are a lower bound that is not.
+            self.users |= self._by_arm(self.runner.user_classes_count)
+        else:
+            self.users = self._by_arm(self.runner.user_classes_count)
+
+    def _by_arm(self, counts: Mapping[str, int]) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for name, count in counts.items():
+            total[self.arm_of.get(name) or self.buffer.arm] += count
+        return total
+
+    def _sample(self) -> None:
+        self.facts.cpu_percent = max(self.cpu.cpu_percent(), self.facts.cpu_percent or 0.0)
+        if self.role == "worker":
+            self.runner.send_message("evaluator-clock", {"at": time.time()})
+        self._write_facts()
+
+    def _write_facts(self) -> None:
+        facts = self.facts
+        if self.lags_ms:
+            facts.loop_lag_ms = round(float(np.percentile(self.lags_ms, 99)), 3)
+        if self.role != "worker":
+            self._count_workers()
+        if self.recording is None:
+            return
+        try:
+            facts.write(self.recording.folder)
+        except OSError as error:
+            self._give_up(error)
+
+    def _count_workers(self) -> None:
+        facts = self.facts
+        if self.role == "local":
+            facts.counted = None if self.environment.reset_stats else self.environment.stats.total.num_requests
+            facts.workers_expected, facts.clock_offset_s = 1, 0.0
+            return
+        connected = self.runner.worker_index_max if isinstance(self.runner, MasterRunner) else 0
+        facts.workers_expected = max(_options(self.environment).expect_workers, connected)
+        facts.clock_offset_s = round(max(map(abs, self.clocks.values())), 4) if self.clocks else None
+
+    def _measure_lag(self) -> None:
+        while True:
+            before = time.perf_counter()
+            gevent.sleep(LAG_STEP_S)
+            if self.running:
+                self.lags_ms.append((time.perf_counter() - before - LAG_STEP_S) * 1000)
+
+    # -------------------------------------------------------------- other processes
+
+    def _is_orphan(self) -> bool:
+        return self.parent is not None and os.getppid() != self.parent
+
+    def _end_orphan(self) -> None:
+        self.facts.orphaned = True
+        self.facts.stopped_by = self.facts.stopped_by or "the process that started the load is gone"
+        if self.running:
+            self._flush()
+            self._write_facts()
+        # Nobody is left to say goodbye to; an orderly shutdown would wait for the dead parent.
+        os._exit(COULD_NOT_RECORD)
+
+    def _on_report(self, data: Mapping[str, Any], **_: Any) -> None:
+        self.facts.counted = (self.facts.counted or 0) + int(data["stats_total"]["num_requests"])
+        if self.facts.ended is not None:
+            self._write_facts()
+
+    def _on_worker_report(self, data: Mapping[str, Any], **_: Any) -> None:
+        self.facts.counted = (self.facts.counted or 0) + int(data["stats_total"]["num_requests"])
+
+    def _on_users(self, msg: Any, **_: Any) -> None:
+        self.users = Counter(msg.data)
+
+    def _on_clock(self, msg: Any, **_: Any) -> None:
+        offset = time.time() - float(msg.data["at"])
+        self.clocks[msg.node_id] = min(offset, self.clocks.get(msg.node_id, offset), key=abs)
+
+    def _on_worker_gave_up(self, msg: Any, **_: Any) -> None:
+        if not self.facts.stopped_by:
+            self._stop(str(msg.data["reason"]))
+
+
+def _hook(event: Any, listener: Callable[..., None]) -> None:
+    event.add_listener(listener)
+
+
+def _role(runner: Runner) -> Any:
+    if isinstance(runner, MasterRunner):
+        return "master"
+    return "worker" if isinstance(runner, WorkerRunner) else "local"
+
+
+def _pacing(user_classes: Sequence[type[User]]) -> Any:
+    names = [getattr(cls.wait_time, "__qualname__", "") for cls in user_classes]
+    paced = [name.startswith(("constant_throughput.", "constant_pacing.")) for name in names]
+    return "open" if paced and all(paced) else "closed"

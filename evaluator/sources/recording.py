@@ -1,0 +1,180 @@
+"""What a recorder and its reader agree on beside the segments: the recording it was asked for, and the facts it leaves.
+
+Every process that records leaves `facts-<worker>.json` in the run's folder, replaced atomically every few seconds and
+once more when it ends (`closed`). A sidecar that was never closed tells that its process was killed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from evaluator.errors import SourceError
+from evaluator.records import Arm, RunFacts
+
+__all__ = [
+    "DEFAULT_HEADER",
+    "RECORDING_VARIABLE",
+    "SHEET_NAME",
+    "STOP_MARK",
+    "Recording",
+    "RunSheet",
+    "WorkerFacts",
+    "merge_facts",
+    "read_worker_facts",
+    "utc",
+]
+
+RECORDING_VARIABLE = "EVALUATOR_RECORDING"
+"""Environment variable that names the JSON file of a Recording."""
+
+DEFAULT_HEADER = "X-Instance"
+
+SHEET_NAME = "run.json"
+"""File in the folder of a run that a recorder started by itself."""
+
+STOP_MARK = "evaluator: stopped: "
+"""Start of the line on stderr that says why a recorder ended the run; a full disk leaves no room elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Where a run's requests go and what they are called. With `arms`, users are made for every arm."""
+
+    run: str
+    release: str
+    folder: Path
+    service: str = ""
+    header: str = DEFAULT_HEADER
+    arms: tuple[Arm, ...] = ()
+    parent_pid: int | None = None
+    """The process without which the load makes no sense; when it is gone, the load stops."""
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON for the processes of the run."""
+        values = asdict(self) | {"folder": str(self.folder), "arms": [asdict(arm) for arm in self.arms]}
+        path.write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        arms = tuple(Arm(arm["name"], tuple(arm["urls"]), arm["version"]) for arm in values.pop("arms"))
+        return cls(**values | {"folder": Path(values["folder"]), "arms": arms})
+
+
+@dataclass(frozen=True, slots=True)
+class RunSheet:
+    """What a recorder that nobody registered says of its run, so that it can be registered later."""
+
+    run: str
+    release: str
+    service: str
+    started: float
+    run_time_s: float | None
+    fingerprint: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Leave it in the run's folder. Raises OSError."""
+        (folder / SHEET_NAME).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote. Raises SourceError."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise SourceError(f"{path} cannot be read: {error}") from error
+
+
+@dataclass(slots=True)
+class WorkerFacts:
+    """What one process of a run knows of itself (a master: of the run). Times are epoch seconds."""
+
+    worker: str
+    role: Literal["local", "worker", "master"]
+    pid: int = 0
+    host: str = ""
+    rows: int = 0
+    counted: int | None = None
+    skipped_rows: int = 0
+    started: float | None = None
+    ended: float | None = None
+    plateau_start: float | None = None
+    users: dict[str, int] = field(default_factory=dict)
+    target_users: int | None = None
+    cpu_percent: float | None = None
+    loop_lag_ms: float | None = None
+    clock_offset_s: float | None = None
+    pacing: Literal["closed", "open"] | None = None
+    shaped: bool = False
+    """A load shape decides on users and end; the run time given means nothing."""
+    workers_expected: int | None = None
+    workers_seen: int | None = None
+    orphaned: bool = False
+    stopped_by: str = ""
+    closed: bool = False
+    """The process ended in order: everything it recorded is in its segments."""
+
+    def write(self, folder: Path) -> None:
+        """Replace the sidecar. Raises OSError."""
+        path = folder / f"facts-{self.worker}.json"
+        unfinished = path.with_name(path.name + ".tmp")
+        unfinished.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        unfinished.replace(path)
+
+
+def read_worker_facts(folder: Path) -> tuple[WorkerFacts, ...]:
+    """Read all sidecars of a run. Raises SourceError for one that is damaged."""
+    return tuple(_read_sidecar(path) for path in sorted(folder.glob("facts-*.json")))
+
+
+def _read_sidecar(path: Path) -> WorkerFacts:
+    try:
+        values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return WorkerFacts(**values)
+    except (OSError, ValueError, TypeError) as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
+
+
+def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None = None) -> RunFacts:
+    """Sum up the processes of one run. What no process knew stays unknown."""
+    everyone = tuple(sidecars)
+    recorders = [one for one in everyone if one.role != "master"]
+    leader = next((one for one in everyone if one.role != "worker"), None)
+    plateau = leader.plateau_start if leader else None
+    return RunFacts(
+        workers_expected=workers_expected or (leader.workers_expected if leader else None),
+        workers_seen=sum(one.closed for one in recorders),
+        counted=_count_requests(leader, recorders),
+        users=leader.users if leader else {},
+        cpu_percent=_highest(one.cpu_percent for one in everyone),
+        loop_lag_ms=_highest(one.loop_lag_ms for one in recorders),
+        clock_offset_s=leader.clock_offset_s if leader else None,
+        pacing=next((one.pacing for one in recorders if one.pacing), None),
+        target_users=leader.target_users if leader else None,
+        plateau_start=None if plateau is None else utc(plateau),
+        skipped_rows=sum(one.skipped_rows for one in recorders),
+        orphaned=any(one.orphaned for one in everyone),
+        stopped_by=next((one.stopped_by for one in everyone if one.stopped_by), ""),
+    )
+
+
+def _count_requests(leader: WorkerFacts | None, recorders: Iterable[WorkerFacts]) -> int | None:
+    """Locust's own count. A master waits half a second for last reports; what its workers counted may be more."""
+    reported = leader.counted if leader else None
+    counted = [one.counted for one in recorders if one.counted is not None]
+    return max([*([reported] if reported is not None else []), *([sum(counted)] if counted else [])], default=None)
+
+
+def _highest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def utc(epoch_s: float) -> datetime:
+    """Epoch seconds as an aware UTC time."""
+    return datetime.fromtimestamp(epoch_s, tz=UTC)

@@ -1,0 +1,160 @@
+"""One second of requests in memory: plain lists, filled by the load generator's hot path, turned into a table once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from evaluator.segments import request_table
+
+__all__ = ["ARM_KEYS", "UNASSIGNED", "RequestBuffer"]
+
+ARM_KEYS = frozenset({"arm", "instance", "release"})
+"""Keys of a request's context that have columns of their own."""
+
+UNASSIGNED = "unassigned"
+"""Arm of a request that says nothing of its arm."""
+
+EXCEPTION_CHARS = 500
+"""Text of an exception is cut here."""
+
+_HIGHEST_STATUS = 32767
+
+
+class RequestBuffer:
+    """Columns of requests. `listen()` gives the function that Locust's `request` event calls; `take()` empties them.
+
+    `arm` is the arm of requests whose context names none. The instance is the context's, else the response's header
+    `header`, else the arm stands for its only instance.
+
+    The listener appends to lists of plain values and nothing else: no object per request is left behind for the
+    garbage collector, and nothing that belongs to the response is kept alive.
+    """
+
+    def __init__(self, *, header: str, arm: str = UNASSIGNED) -> None:
+        self.header, self.arm = header, arm
+        self.columns: tuple[list[Any], ...] = tuple([] for _ in range(10))
+        self.skipped = 0
+        self._endpoints: dict[tuple[str, str], int] = {}
+
+    def __len__(self) -> int:
+        """Requests that wait."""
+        return len(self.columns[0])
+
+    def listen(self) -> Callable[..., None]:
+        """Make the listener; everything it needs is bound to local names."""
+        methods, names, times, sizes, starts, statuses, exceptions, arms, instances, extras = (
+            column.append for column in self.columns
+        )
+        default_arm, header, now = self.arm, self.header, time.time
+
+        def record(
+            request_type: str,
+            name: str,
+            response_time: float,
+            response_length: int | None,
+            response: Any = None,
+            context: Mapping[str, Any] | None = None,
+            exception: Any = None,
+            start_time: float | None = None,
+            **_: Any,
+        ) -> None:
+            methods(request_type)
+            names(name)
+            times(response_time)
+            sizes(response_length)
+            starts(now() - (response_time or 0.0) / 1000 if start_time is None else start_time)
+            statuses(getattr(response, "status_code", None))
+            exceptions(_describe(exception) if exception else None)
+            if context:
+                arms(context.get("arm", default_arm))
+                instance = context.get("instance")
+                extras(_extra(context) if len(context) > len(ARM_KEYS) or not context.keys() <= ARM_KEYS else None)
+            else:
+                arms(default_arm)
+                instance = None
+                extras(None)
+            if instance is None:
+                headers = getattr(response, "headers", None)
+                instance = headers.get(header) if headers else None
+            instances(instance)
+
+        return record
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        for column in self.columns:
+            column.clear()
+
+    def take(self, constants: Mapping[str, str], users: Mapping[str, int]) -> pa.Table:
+        """Take everything out as a table; `constants` are run, service and worker, `users` the users of each arm."""
+        columns = [column[:] for column in self.columns]
+        self.clear()
+        methods, names, times, sizes, starts, statuses, exceptions, arms, instances, extras = columns
+        table = request_table(
+            {
+                **constants,
+                "arm": _texts(arms),
+                "instance": _texts([arm if one is None else one for one, arm in zip(instances, arms, strict=True)]),
+                "ts": _timestamps(starts),
+                "endpoint": self._endpoint_codes(methods, names),
+                "response_time_ms": pa.array(np.array(times, dtype=np.float64)),
+                "response_bytes": pa.array([_size(one) for one in sizes], pa.int64()),
+                "status_code": pa.array([_status(one) for one in statuses], pa.int16()),
+                "failed": pa.array([one is not None for one in exceptions], pa.bool_()),
+                "exception": _texts(exceptions),
+                "user_count": pa.array([users.get(arm) for arm in arms], pa.int32()),
+                "context": pa.array(extras, pa.map_(pa.string(), pa.string())) if any(extras) else None,
+            },
+            len(times),
+        )
+        return self._drop_unusable(table)
+
+    def _endpoint_codes(self, methods: list[str], names: list[str]) -> pa.Array:
+        known = self._endpoints
+        codes = [known.setdefault(pair, len(known)) for pair in zip(methods, names, strict=True)]
+        texts = [f"{method} {name}" for method, name in known]
+        return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), texts)
+
+    def _drop_unusable(self, table: pa.Table) -> pa.Table:
+        times = table.column("response_time_ms").to_numpy()
+        usable = np.isfinite(times) & (times >= 0)
+        if usable.all():
+            return table
+        self.skipped += int((~usable).sum())
+        return table.filter(pa.array(usable))
+
+
+def _describe(exception: Any) -> str:
+    text = f"{type(exception).__name__}: {exception}" if isinstance(exception, BaseException) else str(exception)
+    return text[:EXCEPTION_CHARS]
+
+
+def _extra(context: Mapping[str, Any]) -> list[tuple[str, str]] | None:
+    return [(str(key), str(value)) for key, value in context.items() if key not in ARM_KEYS and value is not None]
+
+
+def _texts(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values, pa.string()).dictionary_encode()
+    except (pa.ArrowException, TypeError, UnicodeError):
+        clean = [None if one is None else str(one).encode(errors="replace").decode() for one in values]
+        return pa.array(clean, pa.string()).dictionary_encode()
+
+
+def _status(status: Any) -> int | None:
+    return status if isinstance(status, int) and 0 < status <= _HIGHEST_STATUS else None
+
+
+def _size(size: Any) -> int | None:
+    return size if isinstance(size, int) and size >= 0 else None
+
+
+def _timestamps(starts: list[float]) -> pa.Array:
+    micros: npt.NDArray[np.int64] = np.rint(np.array(starts, dtype=np.float64) * 1e6).astype(np.int64)
+    return pa.array(micros).cast(pa.timestamp("us", tz="UTC"))
