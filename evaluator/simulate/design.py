@@ -53,7 +53,8 @@ class Change:
     latency: float = 0.0
     """Relative change of every response time: 0.1 = all 10 % slower, negative: faster."""
     tail: float = 1.0
-    """Factor on the slowest requests (those of the heavy tail, `Design.tail_share`)."""
+    """Factor on the slowest requests: those slower than `tail_quantile` of baseline's response times."""
+    tail_quantile: float = 0.985
     endpoint: float = 0.0
     """Relative change of the response times of one endpoint."""
     endpoint_index: int = -1
@@ -65,7 +66,7 @@ class Change:
     failures_added: float = 0.0
     """Added to the failure rate of every endpoint (0.001 = +0.1 percentage points)."""
     shed: float = 0.0
-    """Share of requests, all of them from the heavy tail, that fail instead of being slow; at most `tail_share`."""
+    """Share of baseline's requests that are slower than a time after which the new version gives up and fails."""
     bytes: float = 0.0
     """Relative change of response sizes."""
     mix: float = 0.0
@@ -178,7 +179,8 @@ def _find_contradiction(design: Design) -> str:
         (design.wait_s is not None and not design.users, "closed-loop pacing but no users"),
         (not 0 <= design.swing < 1 or design.load_trend <= -1, "negative traffic"),
         (design.tail_index <= 1, "a tail without a mean"),
-        (any(not 0 <= c.shed <= design.tail_share for c in design.changes), "more shed than there is tail"),
+        (any(not 0 <= c.shed < 1 for c in design.changes), "a share of requests shed outside 0 … 1"),
+        (any(not 0 < c.tail_quantile < 1 or c.tail < 1 for c in design.changes), "a tail that is pulled in"),
         (not 0 <= design.start_offset_s < design.duration_s, "a candidate that starts after the end"),
         (design.grid_us < 1, "a grid below 1 µs"),
     )

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.simulate.design import Bursts, Change, Design, Wander
+from evaluator.simulate.design import Bursts, Design, Wander
+from evaluator.simulate.layout import Traffic, Version, lay_traffic, lay_versions
+from evaluator.simulate.truth import find_threshold
 
-__all__ = ["EPOCH_US", "Requests", "Traffic", "Version", "lay_traffic", "lay_version", "merge_requests", "simulate"]
+__all__ = ["EPOCH_US", "Requests", "merge_requests", "simulate"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -23,7 +25,6 @@ EPOCH_US = 1_767_571_200_000_000
 PAUSE_S = 300
 """Least time between the runs of a group."""
 
-DAY_S = 86_400.0
 RESTART_S = 20.0
 FAILED = ("", "HTTP 500", "HTTP 503")
 
@@ -55,36 +56,6 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.ts_us)
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """What one arm's version does with a request, by endpoint (columns of shape (endpoints,))."""
-
-    shares: FloatArray
-    log_us: FloatArray
-    """Log of the median, µs."""
-    failure: FloatArray
-    """Steady probability of failure."""
-    bytes: FloatArray
-    tail_log: float
-    """Log of the factor on the tail."""
-    shed: float
-    """Probability that a request of the tail fails."""
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Expected requests a second and what load does to latency, on the time grid."""
-
-    at_s: FloatArray
-    """Middles of the steps, shape (steps,)."""
-    rate: FloatArray
-    """Shape (arms, steps)."""
-    log_load: FloatArray
-    """Shift of log latency by trend and swing, shape (steps,)."""
-    users: FloatArray
-    """Users of each arm, shape (arms, steps)."""
 
 
 def simulate(design: Design, seed: int) -> Requests:
@@ -132,59 +103,6 @@ def _recode(part: Requests, runs: tuple[str, ...], instances: tuple[str, ...]) -
     places = {name: place for place, name in enumerate(instances)}
     instance = np.array([places[name] for name in part.instances], dtype=np.int64)
     return replace(part, runs=runs, instances=instances, run=run[part.run], instance=instance[part.instance])
-
-
-# ------------------------------------------------------------------ what is expected
-
-
-def lay_version(design: Design, change: Change) -> Version:
-    """One arm's version under `change`."""
-    low, high = design.median_ms
-    medians = np.geomspace(low, high, design.endpoints) if design.endpoints > 1 else np.array([math.sqrt(low * high)])
-    shares = np.arange(1, design.endpoints + 1, dtype=np.float64) ** -design.zipf
-    shares /= shares.sum()
-    weights = np.sqrt(medians)
-    failure = design.failure_rate * weights / (shares @ weights)
-    log_us = np.log(medians * 1000.0) + math.log1p(change.latency)
-    log_us[change.endpoint_index] += math.log1p(change.endpoint)
-    tilted = shares * (medians / np.exp(np.mean(np.log(medians)))) ** change.mix
-    return Version(
-        shares=tilted / tilted.sum(),
-        log_us=log_us,
-        failure=np.clip(failure * change.failures + change.failures_added, 0.0, 1.0),
-        bytes=(500.0 + 40.0 * medians) * (1.0 + change.bytes),
-        tail_log=math.log(design.tail_factor * change.tail),
-        shed=change.shed / design.tail_share if design.tail_share else 0.0,
-    )
-
-
-def lay_versions(design: Design) -> tuple[Version, ...]:
-    """The versions of all arms, baseline first."""
-    return tuple(lay_version(design, change) for change in (Change(), *design.changes))
-
-
-def count_steps(design: Design) -> int:
-    """Steps of the time grid: about 1 s in short runs, 5 s in long ones."""
-    return max(1, math.ceil(design.duration_s / (1.0 if design.duration_s <= 900 else 5.0)))
-
-
-def lay_traffic(design: Design) -> Traffic:
-    """Expected open-loop traffic of each arm over one run."""
-    steps, candidates = count_steps(design), len(design.changes)
-    at_s = (np.arange(steps) + 0.5) * design.duration_s / steps
-    load = (1 + design.load_trend * at_s / design.duration_s) * (1 + design.swing * np.sin(2 * np.pi * at_s / DAY_S))
-    phase = np.minimum((at_s / design.duration_s * len(design.split)).astype(np.int64), len(design.split) - 1)
-    share = np.asarray(design.split)[phase]
-    weights = np.stack([1 - share] + [share] * candidates)
-    weights *= (1 + candidates) / weights.sum(axis=0)
-    present = np.ones((1 + candidates, steps))
-    present[1:] = at_s >= design.start_offset_s
-    if design.spawn_s > 0:
-        present *= np.minimum(1.0, at_s / design.spawn_s)
-    weights *= present
-    return Traffic(
-        at_s, design.rate_per_s * load * weights, design.load_latency * np.log(load), (design.users or 0) * weights
-    )
 
 
 # ------------------------------------------------------------------ what happens
@@ -310,7 +228,8 @@ def _pace_by_latency(
 
 
 def _expect_response_s(design: Design, version: Version) -> float:
-    tail = design.tail_share * math.exp(version.tail_log) * design.tail_index / (design.tail_index - 1)
+    """Mean response time at an ordinary moment; what a change does to the tail alone is too little to slow the pace."""
+    tail = design.tail_share * design.tail_factor * design.tail_index / (design.tail_index - 1)
     body = 1 - design.tail_share + tail
     modes = 1 - design.cache_hit * (1 - design.cache_factor)
     return float(version.shares @ np.exp(version.log_us)) * body * modes * math.exp(design.sigma**2 / 2) / 1e6
@@ -338,8 +257,13 @@ def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Request
     start_us = EPOCH_US + run * math.ceil((design.duration_s + PAUSE_S) / PAUSE_S) * PAUSE_S * 1_000_000
     skew_us = (arm > 0) * round(design.clock_skew_s * 1e6)
     endpoint = _draw_endpoints(rng, versions, np.bincount(arm, minlength=len(versions)))
-    response_us, tail = _draw_responses(design, rng, versions, arm=arm, endpoint=endpoint, base=base)
-    failed, exception = _draw_failures(rng, versions, arm=arm, endpoint=endpoint, burst_p=burst_p, tail=tail)
+    log_us = base + np.stack([version.log_us for version in versions])[arm, endpoint]
+    _draw_times(design, rng, log_us)
+    given_up = _stretch_tails(design, arm, log_us)
+    response_us = np.rint(np.exp(log_us) / design.grid_us).astype(np.int64) * design.grid_us
+    steady = np.stack([version.failure for version in versions])[arm, endpoint]
+    uniform = rng.random(len(arm))
+    exception = np.where(uniform < steady, 1, np.where((uniform < steady + burst_p) | given_up, 2, 0))
     sizes = np.stack([version.bytes for version in versions])[arm, endpoint]
     return Requests(
         runs=tuple(f"run-{number}" for number in range(design.replicates)),
@@ -353,7 +277,7 @@ def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Request
         instance=np.repeat(slots.label.ravel(), flat) if design.labelled else np.zeros(len(arm), dtype=np.int64),
         ts_us=start_us + offset_us.astype(np.int64) + skew_us,
         response_us=response_us,
-        failed=failed,
+        failed=exception > 0,
         response_bytes=np.rint(sizes * (0.8 + 0.4 * within)).astype(np.int64),
         status=np.array([200, 500, 503])[exception],
         exception=exception,
@@ -370,40 +294,21 @@ def _draw_endpoints(rng: np.random.Generator, versions: tuple[Version, ...], cou
     return np.concatenate([np.searchsorted(edge, u, side="right") for edge, u in zip(edges, uniform, strict=True)])
 
 
-def _draw_responses(
-    design: Design,
-    rng: np.random.Generator,
-    versions: tuple[Version, ...],
-    *,
-    arm: IntArray,
-    endpoint: IntArray,
-    base: FloatArray,
-) -> tuple[IntArray, IntArray]:
-    """Response times (µs), and the rows that belong to the tail."""
-    log_us = base + np.stack([version.log_us for version in versions])[arm, endpoint]
-    log_us += design.sigma * rng.standard_normal(len(arm))
-    tail = np.flatnonzero(rng.random(len(arm)) < design.tail_share)
-    factors = np.array([version.tail_log for version in versions])
-    log_us[tail] += factors[arm[tail]] + rng.exponential(1 / design.tail_index, size=len(tail))
+def _draw_times(design: Design, rng: np.random.Generator, log_us: FloatArray) -> None:
+    """Scatter log response times around their medians, in place."""
+    log_us += design.sigma * rng.standard_normal(len(log_us))
+    tail = np.flatnonzero(rng.random(len(log_us)) < design.tail_share)
+    log_us[tail] += math.log(design.tail_factor) + rng.exponential(1 / design.tail_index, size=len(tail))
     if design.cache_hit > 0:
-        log_us[rng.random(len(arm)) < design.cache_hit] += math.log(design.cache_factor)
-    on_grid = np.rint(np.exp(log_us) / design.grid_us)
-    return on_grid.astype(np.int64) * design.grid_us, tail
+        log_us[rng.random(len(log_us)) < design.cache_hit] += math.log(design.cache_factor)
 
 
-def _draw_failures(
-    rng: np.random.Generator,
-    versions: tuple[Version, ...],
-    *,
-    arm: IntArray,
-    endpoint: IntArray,
-    burst_p: FloatArray,
-    tail: IntArray,
-) -> tuple[BoolArray, IntArray]:
-    """Which requests fail, and how (index into `FAILED`)."""
-    uniform = rng.random(len(arm))
-    steady = np.stack([version.failure for version in versions])[arm, endpoint]
-    exception = np.where(uniform < steady, 1, np.where(uniform < steady + burst_p, 2, 0))
-    shed = np.array([version.shed for version in versions])[arm[tail]]
-    exception[tail[rng.random(len(tail)) < shed]] = 2
-    return exception > 0, exception
+def _stretch_tails(design: Design, arm: IntArray, log_us: FloatArray) -> BoolArray:
+    """Make the slowest requests of candidates slower, in place; which requests are given up."""
+    given_up = np.zeros(len(arm), dtype=np.bool_)
+    for number, change in enumerate(design.changes, start=1):
+        rows = np.flatnonzero(arm == number) if change.tail > 1 or change.shed > 0 else np.zeros(0, dtype=np.int64)
+        given_up[rows] = log_us[rows] > find_threshold(design, 1 - change.shed)
+        slow = rows[log_us[rows] > find_threshold(design, change.tail_quantile)] if change.tail > 1 else rows[:0]
+        log_us[slow] += math.log(change.tail)
+    return given_up

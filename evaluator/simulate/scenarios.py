@@ -88,6 +88,8 @@ SCENARIOS: Mapping[str, Design] = MappingProxyType(
         "single_75s_endpoint+100%": replace(SHORT, changes=(Change(endpoint=1.0, endpoint_index=2),)),
         # Worse by exactly the built-in margin of one gate.
         "margin_p50": replace(HOUR, changes=(Change(latency=0.05),)),
+        "margin_p95": replace(HOUR, changes=(Change(tail=1.10, tail_quantile=0.9),)),
+        "margin_p99": replace(HOUR, changes=(Change(tail=1.15),)),
         "margin_failures": replace(HOUR, changes=(Change(failures_added=0.001),)),
         "margin_rare_one_99": replace(HOUR, **RARE, split=(0.01,), changes=(Change(failures_added=0.001),)),
     }

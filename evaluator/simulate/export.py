@@ -1,0 +1,62 @@
+"""Write simulated requests as request segments, the way a recorder would have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from evaluator.segments import SegmentWriter, request_table
+from evaluator.simulate.requests import Requests
+
+__all__ = ["to_parquet"]
+
+IntArray = npt.NDArray[np.int64]
+
+
+def to_parquet(requests: Requests, folder: Path, *, service: str = "", rows: int = 1_000_000) -> tuple[Path, ...]:
+    """Write the segments of each run into `folder/<run>/`, in order of time, at most `rows` rows each.
+
+    Raises OSError where the folder cannot be written.
+    """
+    paths: list[Path] = []
+    for code, run in enumerate(requests.runs):
+        paths += _write_run(requests, code, folder / run, service, rows)
+    return tuple(paths)
+
+
+def _write_run(requests: Requests, code: int, folder: Path, service: str, rows: int) -> list[Path]:
+    chosen = np.flatnonzero(requests.run == code)
+    chosen = chosen[np.argsort(requests.ts_us[chosen], kind="stable")]
+    writer = SegmentWriter(folder, "simulate")
+    pieces = [chosen[start : start + rows] for start in range(0, len(chosen), rows)]
+    paths = [writer.write(_lay_table(requests, piece, service)) for piece in pieces]
+    writer.close()
+    return paths
+
+
+def _lay_table(requests: Requests, rows: IntArray, service: str) -> pa.Table:
+    exception, status = requests.exception[rows], requests.status[rows]
+    columns = {
+        "run": _name(requests.runs, requests.run[rows]),
+        "arm": _name(requests.arms, requests.arm[rows]),
+        "service": service,
+        "instance": _name(requests.instances, requests.instance[rows]),
+        "worker": "simulate",
+        "ts": pa.array(requests.ts_us[rows]).cast(pa.timestamp("us", tz="UTC")),
+        "endpoint": _name(requests.endpoints, requests.endpoint[rows]),
+        "response_time_ms": pa.array(requests.response_us[rows] / 1000.0),
+        "response_bytes": pa.array(requests.response_bytes[rows]),
+        "status_code": pa.array(status, pa.int16(), mask=status < 0),
+        "failed": pa.array(requests.failed[rows]),
+        "exception": _name(requests.exceptions, exception, missing=exception == 0),
+    }
+    if requests.users is not None:
+        columns["user_count"] = pa.array(requests.users[rows], pa.int32())
+    return request_table(columns, len(rows))
+
+
+def _name(names: tuple[str, ...], codes: IntArray, missing: npt.NDArray[np.bool_] | None = None) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32(), mask=missing), pa.array(names, pa.string()))

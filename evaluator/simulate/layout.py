@@ -1,0 +1,91 @@
+"""What is expected of a design: versions of the service, and traffic over one run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.simulate.design import Change, Design
+
+__all__ = ["Traffic", "Version", "lay_traffic", "lay_versions"]
+
+FloatArray = npt.NDArray[np.float64]
+
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What one arm's version does with a request, by endpoint (columns of shape (endpoints,))."""
+
+    shares: FloatArray
+    log_us: FloatArray
+    """Log of the median, µs."""
+    failure: FloatArray
+    """Steady probability of failure."""
+    bytes: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Expected requests a second and what load does to latency, on the time grid."""
+
+    at_s: FloatArray
+    """Middles of the steps, shape (steps,)."""
+    rate: FloatArray
+    """Shape (arms, steps)."""
+    log_load: FloatArray
+    """Shift of log latency by trend and swing, shape (steps,)."""
+    users: FloatArray
+    """Users of each arm, shape (arms, steps)."""
+
+
+def lay_version(design: Design, change: Change) -> Version:
+    """One arm's version under `change`."""
+    low, high = design.median_ms
+    medians = np.geomspace(low, high, design.endpoints) if design.endpoints > 1 else np.array([math.sqrt(low * high)])
+    shares = np.arange(1, design.endpoints + 1, dtype=np.float64) ** -design.zipf
+    shares /= shares.sum()
+    weights = np.sqrt(medians)
+    failure = design.failure_rate * weights / (shares @ weights)
+    log_us = np.log(medians * 1000.0) + math.log1p(change.latency)
+    log_us[change.endpoint_index] += math.log1p(change.endpoint)
+    tilted = shares * (medians / np.exp(np.mean(np.log(medians)))) ** change.mix
+    return Version(
+        shares=tilted / tilted.sum(),
+        log_us=log_us,
+        failure=np.clip(failure * change.failures + change.failures_added, 0.0, 1.0),
+        bytes=(500.0 + 40.0 * medians) * (1.0 + change.bytes),
+    )
+
+
+def lay_versions(design: Design) -> tuple[Version, ...]:
+    """The versions of all arms, baseline first."""
+    return tuple(lay_version(design, change) for change in (Change(), *design.changes))
+
+
+def count_steps(design: Design) -> int:
+    """Steps of the time grid: about 1 s in short runs, 5 s in long ones."""
+    return max(1, math.ceil(design.duration_s / (1.0 if design.duration_s <= 900 else 5.0)))
+
+
+def lay_traffic(design: Design) -> Traffic:
+    """Expected open-loop traffic of each arm over one run."""
+    steps, candidates = count_steps(design), len(design.changes)
+    at_s = (np.arange(steps) + 0.5) * design.duration_s / steps
+    load = (1 + design.load_trend * at_s / design.duration_s) * (1 + design.swing * np.sin(2 * np.pi * at_s / DAY_S))
+    phase = np.minimum((at_s / design.duration_s * len(design.split)).astype(np.int64), len(design.split) - 1)
+    share = np.asarray(design.split)[phase]
+    weights = np.stack([1 - share] + [share] * candidates)
+    weights *= (1 + candidates) / weights.sum(axis=0)
+    present = np.ones((1 + candidates, steps))
+    present[1:] = at_s >= design.start_offset_s
+    if design.spawn_s > 0:
+        present *= np.minimum(1.0, at_s / design.spawn_s)
+    weights *= present
+    return Traffic(
+        at_s, design.rate_per_s * load * weights, design.load_latency * np.log(load), (design.users or 0) * weights
+    )
