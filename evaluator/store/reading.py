@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from evaluator.store.engine import Engine
 
 __all__ = ["read_cells"]
 
-_Columns = dict[str, npt.NDArray[np.generic]]
+_Columns = dict[str, npt.NDArray[Any]]
 
 _KEYS = {
     "moments": ("run", "arm", "endpoint", "instance", "bucket"),
@@ -44,8 +45,7 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
     steps = {row[0]: bucket_s // row[3] for row in runs.values()}
     tables = {table: _read_table(engine, table, steps if parts else None, codes) for table in _KEYS}
     names = _Names(engine, tables)
-    for table in tables:
-        tables[table] = _sort(names.recode(tables[table], codes), _KEYS[table])
+    tables = {table: _sort(names.recode(columns, codes), _KEYS[table]) for table, columns in tables.items()}
     return Cells(
         runs=tuple(runs),
         arms=names.of("arm"),
@@ -157,17 +157,17 @@ def _sort(columns: _Columns, keys: Sequence[str]) -> _Columns:
     return {name: column[order] for name, column in columns.items()}
 
 
-def _typed(columns: _Columns, *, floats: frozenset[str] = frozenset()) -> dict[str, npt.NDArray[np.generic]]:
+def _typed(columns: _Columns, *, floats: frozenset[str] = frozenset()) -> dict[str, npt.NDArray[Any]]:
     return {
         name: _plain(column).astype(np.float64 if name in floats else np.int64, copy=False)
         for name, column in columns.items()
     }
 
 
-def _plain(column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def _plain(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Turn a masked column (extremes where nothing succeeded) into numbers with NaN."""
     if isinstance(column, np.ma.MaskedArray):
-        return column.astype(np.float64).filled(np.nan) if column.mask.any() else column.data
+        return np.where(column.mask, np.nan, column.data) if column.mask.any() else column.data
     return column
 
 
