@@ -35,6 +35,7 @@ __all__ = [
     "run_folder",
     "segment_name",
     "segment_paths",
+    "slug",
 ]
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -75,11 +76,14 @@ def data_folder(store: Path) -> Path:
 
 
 def run_folder(data: Path, release: str, run: str) -> Path:
-    """Folder of one run's segments; a release name that is no plain file name is shortened and told apart by a hash."""
-    slug = re.sub(r"[^A-Za-z0-9@._+-]+", "-", release).strip(".-")[:80]
-    if slug != release:
-        slug = f"{slug or 'release'}-{hashlib.sha256(release.encode()).hexdigest()[:8]}"
-    return data / slug / run
+    """Folder of one run's segments."""
+    return data / slug(release) / slug(run)
+
+
+def slug(name: str) -> str:
+    """Make a folder name of any name: readable, and different names stay different."""
+    safe = re.sub(r"[^A-Za-z0-9._@-]+", "_", name).lstrip(".")[:80]
+    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def segment_name(worker: str, seq: int) -> str:

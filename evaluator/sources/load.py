@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -33,11 +34,26 @@ from evaluator.sources.recording import (
     utc,
 )
 
-__all__ = ["LoadPlan", "RunOutcome", "check_plan", "check_targets", "fingerprint", "run_locust", "wait_for_targets"]
+__all__ = [
+    "LoadPlan",
+    "RunOutcome",
+    "check_plan",
+    "check_targets",
+    "fingerprint",
+    "is_recording",
+    "read_outcome",
+    "run_locust",
+    "wait_for_targets",
+]
 
 CONNECT_TIMEOUT_S = 3.0
 STOP_TIMEOUT_S = 10.0
 """Locust gets this long to end in order before it is killed."""
+
+QUIET_S = 30.0
+"""A run that wrote nothing for this long is over, whatever its processes look like."""
+
+RECORDING_NAME = "recording.json"
 
 OVERDUE_S = 60.0
 """A run that is this much over its time hangs."""
@@ -143,7 +159,7 @@ def check_targets(targets: Sequence[str]) -> None:
 
 def wait_for_targets(targets: Sequence[str], timeout_s: float = 60.0) -> None:
     """Wait until every address accepts connections. Raises LoadError that names the one that does not."""
-    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed  # noqa: PLC0415
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
     retrying = Retrying(
         retry=retry_if_exception_type(LoadError),
@@ -188,7 +204,7 @@ def run_locust(plan: LoadPlan, run: Run, folder: Path, on_line: Callable[[str], 
     `on_line` is given each line of Locust's log as it comes. Raises LoadError where no process can be started.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sheet = folder / "recording.json"
+    sheet = folder / RECORDING_NAME
     Recording(run.id, run.release, folder, plan.service, plan.header, plan.arms, os.getpid()).write(sheet)
     began = time.time()
     try:
@@ -306,25 +322,31 @@ def _reason(exit_code: int | None, lines: Sequence[str]) -> str:
 
 
 def _conclude(plan: LoadPlan, folder: Path, exit_code: int | None, stopped_by: str) -> RunOutcome:
+    outcome = read_outcome(folder, run_time_s=plan.run_time_s, workers_expected=plan.processes, stopped_by=stopped_by)
+    return replace(outcome, exit_code=exit_code, interrupted=stopped_by == _INTERRUPTED)
+
+
+def read_outcome(
+    folder: Path, *, run_time_s: float | None, workers_expected: int | None = None, stopped_by: str = ""
+) -> RunOutcome:
+    """Tell from what its processes left how a run went. Raises SourceError where that is damaged."""
     sidecars = read_worker_facts(folder)
+    facts = merge_facts(sidecars, workers_expected=workers_expected)
     leader = next((one for one in sidecars if one.role != "worker"), None)
     started = utc(leader.started) if leader and leader.started else None
     shaped = leader is not None and leader.shaped
-    planned_end = started + timedelta(seconds=plan.run_time_s) if started and not shaped else None
-    ended = max((utc(one.ended) for one in sidecars if one.ended), default=utc(time.time()))
-    facts = merge_facts(sidecars, workers_expected=plan.processes)
-    facts = replace(facts, stopped_by=stopped_by or facts.stopped_by or _what_is_missing(sidecars, plan.processes))
-    early = planned_end is not None and ended < planned_end - timedelta(seconds=EARLY_S)
-    if early and not facts.stopped_by:
-        facts = replace(facts, stopped_by="Locust ended before its time")
+    planned_end = started + timedelta(seconds=run_time_s) if started and run_time_s and not shaped else None
+    ended = max((utc(one.ended) for one in sidecars if one.ended), default=_last_touched(folder))
+    reason = stopped_by or facts.stopped_by or _what_is_missing(sidecars, facts.workers_expected or 1)
+    if not reason and planned_end and ended < planned_end - timedelta(seconds=EARLY_S):
+        reason = "Locust ended before its time"
     return RunOutcome(
-        state=RunState.INCOMPLETE if facts.stopped_by or facts.orphaned else RunState.COMPLETE,
+        state=RunState.INCOMPLETE if reason or facts.orphaned else RunState.COMPLETE,
         started=started,
         planned_end=planned_end,
         ended=ended,
-        facts=facts,
-        exit_code=exit_code,
-        interrupted=stopped_by == _INTERRUPTED,
+        facts=replace(facts, stopped_by=reason),
+        exit_code=None,
     )
 
 
@@ -333,3 +355,30 @@ def _what_is_missing(sidecars: Sequence[WorkerFacts], expected: int) -> str:
     if closed >= expected:
         return ""
     return f"{expected - closed} of {expected} load generator processes did not report at the end"
+
+
+def _last_touched(folder: Path) -> datetime:
+    return utc(max((path.stat().st_mtime for path in folder.glob("*")), default=time.time()))
+
+
+def is_recording(folder: Path) -> bool:
+    """Tell whether any process of a run still works: its process lives, or (on another machine) it wrote just now."""
+    if time.time() - _last_touched(folder).timestamp() > QUIET_S:
+        return False
+    sidecars = read_worker_facts(folder)
+    here = [one.pid for one in sidecars if one.host == platform.node() and not one.closed]
+    elsewhere = any(one.host != platform.node() and not one.closed for one in sidecars)
+    sheet = folder / RECORDING_NAME
+    if sheet.exists() and (parent := Recording.read(sheet).parent_pid):
+        here.append(parent)
+    return elsewhere or any(_lives(pid) for pid in here)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

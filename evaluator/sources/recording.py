@@ -7,6 +7,7 @@ once more when it ends (`closed`). A sidecar that was never closed tells that it
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ __all__ = [
     "RunSheet",
     "WorkerFacts",
     "merge_facts",
+    "new_run_id",
     "read_worker_facts",
     "utc",
 ]
@@ -173,6 +175,11 @@ def _count_requests(leader: WorkerFacts | None, recorders: Iterable[WorkerFacts]
 
 def _highest(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
+
+
+def new_run_id() -> str:
+    """Make an id that sorts by time and that nobody else makes."""
+    return f"{datetime.now(tz=UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
 
 
 def utc(epoch_s: float) -> datetime:

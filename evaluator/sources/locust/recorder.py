@@ -7,7 +7,6 @@ import platform
 import re
 import sys
 import time
-import uuid
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +32,7 @@ from evaluator.sources.recording import (
     Recording,
     RunSheet,
     WorkerFacts,
+    new_run_id,
 )
 from evaluator.sources.request_buffer import UNASSIGNED, RequestBuffer
 
@@ -220,7 +220,7 @@ class _Process:
         options = _options(self.environment)
         if self.role != "worker":
             # Locust sends the options of the master to its workers before they start.
-            options.evaluator_run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+            options.evaluator_run = new_run_id()
         run = options.evaluator_run
         folder = run_folder(data_folder(Path(options.evaluator_store)), options.evaluator_release, run)
         return Recording(run, options.evaluator_release, folder, options.evaluator_service, options.evaluator_header)

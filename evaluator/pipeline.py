@@ -1,0 +1,191 @@
+"""The corridor: load, land, judge. Short functions, no SQL, no arithmetic."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from evaluator.errors import LoadError, UnknownName, UsageError
+from evaluator.records import Landed, Release, Run, RunState, Service
+from evaluator.segments import run_folder
+from evaluator.sources.load import (
+    LoadPlan,
+    RunOutcome,
+    check_plan,
+    fingerprint,
+    is_recording,
+    read_outcome,
+    run_locust,
+    wait_for_targets,
+)
+from evaluator.sources.recording import SHEET_NAME, RunSheet, new_run_id, utc
+from evaluator.store import Store
+
+__all__ = ["land_release", "load_release"]
+
+Say = Callable[[str], None]
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+# ------------------------------------------------------------------ load
+
+
+def load_release(
+    store: Store,
+    release: Release,
+    plan: LoadPlan,
+    *,
+    replicates: int = 1,
+    restart_command: str | None = None,
+    say: Say = _say_nothing,
+    on_line: Say = _say_nothing,
+) -> tuple[Run, ...]:
+    """Run a load test against all arms, `replicates` times, and land it. Returns the runs as stored.
+
+    `say` is told what happens, `on_line` each line of Locust's log. Every run is registered before its load starts
+    and lands after it, whatever ended it. Raises LoadError where a run is incomplete, KeyboardInterrupt where the user
+    ended it; what was recorded stays.
+    """
+    _check_replicates(replicates, restart_command)
+    check_plan(plan)
+    group = new_run_id()
+    for replicate in range(replicates):
+        if replicate and restart_command:
+            say(f"restarting the targets: {restart_command}")
+            restart_targets(restart_command, plan)
+        run = _new_run(release, plan, group, replicate)
+        store.register_run(release, run)
+        say(f"run {replicate + 1} of {replicates}: {run.id}")
+        _load_once(store, run, plan, say, on_line)
+    return tuple(run for run in store.runs(release.id) if run.group == group)
+
+
+def _check_replicates(replicates: int, restart_command: str | None) -> None:
+    if replicates < 1:
+        raise UsageError(f"replicates must be at least 1, not {replicates}")
+    if restart_command is not None and not _split(restart_command):
+        raise UsageError("the restart command is empty")
+
+
+def _new_run(release: Release, plan: LoadPlan, group: str, replicate: int) -> Run:
+    now = datetime.now(UTC)
+    return Run(
+        id=group if replicate == 0 else f"{group}-{replicate + 1}",
+        release=release.id,
+        group=group,
+        source="locust",
+        replicate=replicate,
+        started=now,
+        planned_end=now + timedelta(seconds=plan.run_time_s),
+        fingerprint=fingerprint(plan),
+    )
+
+
+def _load_once(store: Store, run: Run, plan: LoadPlan, say: Say, on_line: Say) -> None:
+    outcome = run_locust(plan, run, store.segment_folder(run), on_line)
+    _finish(store, run, outcome)
+    landed = store.land_segments(run.id)
+    say(_describe_landing(landed))
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.state is not RunState.COMPLETE:
+        raise LoadError(
+            f"run {run.id} is incomplete: {outcome.facts.stopped_by}",
+            hint=f"the {landed.rows} requests recorded until then are in the store",
+        )
+
+
+def _finish(store: Store, run: Run, outcome: RunOutcome) -> None:
+    store.finish_run(
+        run.id,
+        state=outcome.state,
+        ended=outcome.ended,
+        facts=outcome.facts,
+        planned_end=outcome.planned_end,
+    )
+
+
+def _describe_landing(landed: Landed) -> str:
+    text = f"landed {landed.rows} requests in {landed.segments} segments"
+    return text + (f"; {len(landed.quarantined)} could not be read" if landed.quarantined else "")
+
+
+def restart_targets(command: str, plan: LoadPlan) -> None:
+    """Run the user's command and wait until every target accepts connections. Raises LoadError."""
+    try:
+        done = subprocess.run(_split(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise LoadError(f"the restart command '{command}' cannot be run: {error.strerror}") from error
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise LoadError(f"the restart command '{command}' ended with {done.returncode}: {(said or ['no output'])[-1]}")
+    wait_for_targets(plan.targets)
+
+
+def _split(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"the restart command '{command}' cannot be split into words: {error}") from error
+
+
+# ------------------------------------------------------------------ land what nobody landed
+
+
+def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
+    """Land what a release's recorders left behind, so that a load that was killed loses nothing.
+
+    Runs of recorders that were started by hand are registered; runs whose recorder died are marked incomplete.
+    Raises UnknownName for a release of which nothing is known.
+    """
+    _adopt_recordings(store, release_id)
+    return tuple(_settle(store, run) for run in store.runs(release_id) if run.source == "locust")
+
+
+def _settle(store: Store, run: Run) -> Landed:
+    folder = store.segment_folder(run)
+    if run.state is RunState.RUNNING and not is_recording(folder):
+        planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
+        outcome = read_outcome(folder, run_time_s=planned_s, stopped_by=_reason_of_death(run))
+        _finish(store, run, outcome)
+    return store.land_segments(run.id)
+
+
+def _reason_of_death(run: Run) -> str:
+    """A recorder started by hand ends its run itself; under `load`, an unfinished run means that `load` was killed."""
+    return "" if run.group == run.id and not run.fingerprint.get("targets") else "the load was killed"
+
+
+def _adopt_recordings(store: Store, release_id: str) -> None:
+    known = _known_runs(store, release_id)
+    for path in sorted(run_folder(store.data_dir, release_id, "_").parent.glob(f"*/{SHEET_NAME}")):
+        sheet = RunSheet.read(path)
+        if sheet.release == release_id and sheet.run not in known:
+            _adopt(store, sheet)
+
+
+def _known_runs(store: Store, release_id: str) -> set[str]:
+    try:
+        return {run.id for run in store.runs(release_id)}
+    except UnknownName:
+        return set()
+
+
+def _adopt(store: Store, sheet: RunSheet) -> None:
+    services = (Service(sheet.service),) if sheet.service else ()
+    started = utc(sheet.started)
+    run = Run(
+        id=sheet.run,
+        release=sheet.release,
+        group=sheet.run,
+        source="locust",
+        started=started,
+        planned_end=started + timedelta(seconds=sheet.run_time_s) if sheet.run_time_s else None,
+        fingerprint=sheet.fingerprint,
+    )
+    store.register_run(Release(sheet.release, services), run)
