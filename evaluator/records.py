@@ -501,7 +501,7 @@ class Test:
     `p_within`: p-value against "at or beyond the bound" (small: shown to be within).
     """
 
-    kind: Literal["margin", "limit"]
+    kind: Literal["margin", "limit", "zero"]
     bound: float
     p_worse: float
     p_within: float
@@ -544,6 +544,8 @@ class Comparison:
     drift: Drift | None = None
     detectable_effect: float | None = None
     """Smallest harm that would be found with 80 % power, on the scale of the effect."""
+    needed_time: float | None = None
+    """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
     limited_by: Literal["time", "instances", None] = None
     """What would shrink the interval: more minutes, or more instances."""
     no_data: str | None = None

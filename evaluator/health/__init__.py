@@ -1,0 +1,46 @@
+"""Whether the comparison is fair: one module a concern, and the table that names the checks.
+
+| check | failed means |
+| --- | --- |
+| sample_ratio | no GO |
+| overlap | no GO |
+| comparability | no GO |
+| complete | no GO |
+| coverage | no GO |
+| gaps | no GO |
+| single_instance | no GO |
+| load_generator | void: neither GO nor NO-GO |
+| clock | void: neither GO nor NO-GO |
+| warm_up, pacing, resolution | warn only |
+"""
+
+from __future__ import annotations
+
+from evaluator.health.base import Check, Scene
+from evaluator.health.clock import check_clock
+from evaluator.health.comparability import check_comparability
+from evaluator.health.completeness import check_completeness, check_coverage
+from evaluator.health.gaps import check_gaps
+from evaluator.health.load_generator import check_load_generator, check_pacing
+from evaluator.health.overlap import check_overlap
+from evaluator.health.replication import check_replication
+from evaluator.health.resolution import check_resolution
+from evaluator.health.sample_ratio import check_sample_ratio
+from evaluator.health.warm_up import check_warm_up
+
+__all__ = ["CHECKS", "Check", "Scene"]
+
+CHECKS: tuple[Check, ...] = (
+    check_clock,
+    check_load_generator,
+    check_completeness,
+    check_coverage,
+    check_overlap,
+    check_sample_ratio,
+    check_comparability,
+    check_gaps,
+    check_replication,
+    check_warm_up,
+    check_pacing,
+    check_resolution,
+)

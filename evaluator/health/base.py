@@ -1,0 +1,45 @@
+"""What a health check sees, and the one shape of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from evaluator.records import Cells, Finding, Level, Rulebook, Run
+from evaluator.stats.panel import Panel
+from evaluator.stats.uncertainty import Design
+from evaluator.stats.window import WarmUp
+
+__all__ = ["Check", "Scene", "known", "ok", "warn"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything around the comparison. `panels` and `designs` by candidate arm; an arm without a panel is missing."""
+
+    release: str
+    cells: Cells
+    runs: tuple[Run, ...]
+    rulebook: Rulebook
+    warm_up: WarmUp
+    panels: Mapping[str, Panel]
+    designs: Mapping[str, Design]
+
+
+Check = Callable[[Scene], Iterable[Finding]]
+"""A check yields what it saw; nothing when it does not apply."""
+
+
+def ok(check: str, text: str) -> Finding:
+    """Looked at and in order."""
+    return Finding(check, Level.OK, text)
+
+
+def warn(check: str, text: str, remedy: str = "") -> Finding:
+    """Worth knowing; does not forbid a verdict."""
+    return Finding(check, Level.WARN, text, remedy=remedy)
+
+
+def known(scene: Scene, name: str) -> list[float]:
+    """The values of one fact in the runs that know it."""
+    return [value for run in scene.runs if (value := getattr(run.facts, name)) is not None]

@@ -1,0 +1,61 @@
+"""Did every run end as planned, with all its workers and all its requests?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evaluator.health.base import Scene, known, ok, warn
+from evaluator.records import Finding, Level, Run, RunState
+from evaluator.wording import format_count
+
+__all__ = ["check_completeness", "check_coverage"]
+
+MORE_THAN_COUNTED = 1.01
+
+
+def check_completeness(scene: Scene) -> Iterable[Finding]:
+    """Runs that stopped early, lost workers or were left behind."""
+    troubles = [trouble for run in scene.runs for trouble in _troubles(run)]
+    again = f"load it again: `evaluator load {scene.release} …`"
+    if troubles:
+        yield Finding("complete", Level.FAIL, "; ".join(dict.fromkeys(troubles)), remedy=again)
+    else:
+        workers = [run.facts.workers_expected or 0 for run in scene.runs]
+        text = f"all {max(workers)} workers to the end" if any(workers) else "every run is complete"
+        yield ok("complete", text)
+
+
+def _troubles(run: Run) -> Iterable[str]:
+    facts = run.facts
+    if run.state is RunState.RUNNING:
+        yield "the run has not reached its planned end"
+    elif facts.stopped_by:
+        yield f"the run stopped early: {facts.stopped_by}"
+    elif run.state is RunState.INCOMPLETE:
+        yield "the run is incomplete"
+    if facts.workers_expected is not None and (facts.workers_seen or 0) < facts.workers_expected:
+        yield f"{facts.workers_seen or 0} of {facts.workers_expected} workers reported to the end"
+    if facts.orphaned:
+        yield "workers lost their parent process"
+
+
+def check_coverage(scene: Scene) -> Iterable[Finding]:
+    """Requests in the store against those that the load generator counted; rows and segments left out."""
+    skipped = sum(run.facts.skipped_rows for run in scene.runs)
+    lost = [name for run in scene.runs for name in run.facts.quarantined]
+    if lost:
+        yield Finding("coverage", Level.FAIL, f"{len(lost)} segments cannot be read: {', '.join(lost[:3])}")
+    if skipped:
+        yield warn("coverage", f"{format_count(skipped)} unreadable rows were skipped")
+    counted = int(sum(known(scene, "counted")))
+    if not counted:
+        if not lost and not skipped:
+            yield ok("coverage", "every row of the files is in")
+        return
+    landed = sum(run.landed for run in scene.runs if run.facts.counted is not None)
+    share = landed / counted
+    text = f"{format_count(landed)} of {format_count(counted)} requests that Locust counted"
+    if share < scene.rulebook.coverage or share > MORE_THAN_COUNTED / scene.rulebook.coverage:
+        yield Finding("coverage", Level.FAIL, text + " are recorded")
+    else:
+        yield ok("coverage", text)

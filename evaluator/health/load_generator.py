@@ -1,0 +1,46 @@
+"""Was the load generator itself fast enough, and does its pace hide stalls?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evaluator.health.base import Scene, known, ok, warn
+from evaluator.records import Finding, Level
+
+__all__ = ["check_load_generator", "check_pacing"]
+
+NAME = "load_generator"
+BUSY_PERCENT = 85
+SATURATED_PERCENT = 97
+SLOW_LAG_MS = 20
+SATURATED_LAG_MS = 100
+
+
+def check_load_generator(scene: Scene) -> Iterable[Finding]:
+    """A saturated generator measures itself: the comparison is void."""
+    cpu, lag = max(known(scene, "cpu_percent"), default=None), max(known(scene, "loop_lag_ms"), default=None)
+    if cpu is None and lag is None:
+        if any(run.source == "locust" for run in scene.runs):
+            yield warn(NAME, "not checked: no process reported its CPU or event-loop lag")
+        return
+    text = f"CPU at most {cpu or 0:.0f} % of a core, event loop late by {lag or 0:.3g} ms (99th percentile)"
+    remedy = "use more processes (--processes 2), fewer users, or a larger machine"
+    if (cpu or 0) >= SATURATED_PERCENT or (lag or 0) >= SATURATED_LAG_MS:
+        yield Finding(NAME, Level.FAIL, f"saturated: {text}", void=True, remedy=remedy)
+    elif (cpu or 0) >= BUSY_PERCENT or (lag or 0) >= SLOW_LAG_MS:
+        yield warn(NAME, f"busy: {text}", remedy)
+    else:
+        yield ok(NAME, text)
+
+
+def check_pacing(scene: Scene) -> Iterable[Finding]:
+    """Closed-loop users wait for a stalled service, so few of their requests meet the stall."""
+    pacing = {run.facts.pacing for run in scene.runs}
+    if "closed" in pacing:
+        yield warn(
+            "pacing",
+            "closed loop: users wait for slow answers, so short stalls touch few requests",
+            "pace users with `constant_throughput` or `constant_pacing`",
+        )
+    elif "open" in pacing:
+        yield ok("pacing", "users keep their pace whatever the answers take")

@@ -1,0 +1,35 @@
+"""Can a release be told from the machine it ran on?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evaluator.health.base import Scene, ok, warn
+from evaluator.records import Finding, Level
+
+__all__ = ["check_replication"]
+
+NAME = "single_instance"
+ENOUGH = 3
+
+
+def check_replication(scene: Scene) -> Iterable[Finding]:
+    """One instance or replicate a side forbids a GO; fewer than three make it unlikely."""
+    for arm, design in scene.designs.items():
+        units = "replicates" if design.kind == "replicates" else "instances"
+        fewest = min(design.behind)
+        if design.kind == "single" and fewest < ENOUGH:
+            yield Finding(
+                NAME,
+                Level.FAIL,
+                f"one instance a side ({arm} {design.instances[1]}, baseline {design.instances[0]}): "
+                "the release cannot be told from the machine it ran on",
+                remedy=f"repeat the run with restarts, `evaluator load {scene.release} --replicates 5 …`, "
+                "or load three instances an arm",
+            )
+        elif design.kind == "single":
+            yield warn(NAME, f"{fewest} instances a side are declared but not told apart: their spread is assumed")
+        elif fewest < ENOUGH:
+            yield warn(NAME, f"only {fewest} {units} a side: intervals are wide, three make a GO likely")
+        else:
+            yield ok(NAME, f"{design.behind[0]} + {design.behind[1]} {units}")

@@ -1,0 +1,160 @@
+"""The judge: evidence and policy become GO, NO-GO or INCONCLUSIVE (method B.5).
+
+NO-GO needs proof that something is worse than its margin, at a false-alarm rate of alpha over everything that was
+asked. GO needs proof that everything asked is within its margin. Neither follows from the absence of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from evaluator.judges import wording
+from evaluator.judges.multiplicity import holm
+from evaluator.records import (
+    Comparison,
+    Evidence,
+    Finding,
+    Level,
+    MetricStatus,
+    Reason,
+    Role,
+    Rulebook,
+    VerdictWord,
+)
+
+__all__ = ["Judgement", "judge_natively"]
+
+MAX_UNJUDGED = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The word, why, what next, and the comparisons with their status."""
+
+    word: VerdictWord
+    reasons: tuple[Reason, ...]
+    next_action: str
+    comparisons: tuple[Comparison, ...]
+
+
+def judge_natively(evidence: Evidence, rulebook: Rulebook, release: str) -> Judgement:
+    """Judge `evidence` under `rulebook`. Pure: the same input gives the same judgement."""
+    judged = _with_status(evidence.comparisons, rulebook)
+    void = [finding for finding in evidence.findings if finding.void and finding.level is Level.FAIL]
+    broken = [c for c in judged if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
+    if broken and not void:
+        reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in _worst_first(broken))
+        return Judgement(VerdictWord.NO_GO, reasons, wording.next_after_no_go(reasons, release), judged)
+    doubts = _doubts(judged, evidence, rulebook, void)
+    if doubts:
+        next_action = wording.next_after_inconclusive(doubts, judged, evidence, release)
+        return Judgement(VerdictWord.INCONCLUSIVE, tuple(doubts), next_action, judged)
+    reasons = (wording.explain_go(judged, evidence),)
+    return Judgement(VerdictWord.GO, reasons, wording.next_after_go(release), judged)
+
+
+# ------------------------------------------------------------------ status of each metric
+
+
+def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[Comparison, ...]:
+    share = rulebook.scan.alpha_share if rulebook.scan.enabled else 0.0
+    gates = [i for i, c in enumerate(comparisons) if c.rule.role is Role.GATE and not c.scan and c.tests]
+    scanned = [i for i, c in enumerate(comparisons) if c.scan and c.tests]
+    adjusted = {i: p / (1 - share) for i, p in _adjust(comparisons, gates).items()}
+    if share:
+        adjusted |= {i: p / share for i, p in _adjust(comparisons, scanned).items()}
+    gate_count = max(len(gates), 1)
+    judged = [
+        _judge_one(c, rulebook.alpha, gate_count, min(1.0, adjusted[i]) if i in adjusted else None)
+        for i, c in enumerate(comparisons)
+    ]
+    return tuple(_tie_mean_to_failures(c, judged) for c in judged)
+
+
+def _adjust(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, float]:
+    """Holm-adjusted p-value of each member; a metric with a margin and limits asks more than one question."""
+    asked = [(i, test.p_worse) for i in members for test in comparisons[i].tests if test.kind != "zero"]
+    adjusted = holm([p for _, p in asked])
+    out: dict[int, float] = {}
+    for (i, _), p in zip(asked, adjusted, strict=True):
+        out[i] = min(p, out.get(i, 1.0))
+    return out
+
+
+def _judge_one(comparison: Comparison, alpha: float, gates: int, adjusted: float | None) -> Comparison:
+    """Status, p-values and reason of one metric."""
+    if comparison.no_data or not comparison.tests:
+        why = comparison.no_data or "nothing was asked"
+        return replace(comparison, status=MetricStatus.NO_DATA, reason=wording.explain_no_data(comparison, why))
+    asked = [t for t in comparison.tests if t.kind != "zero"] or list(comparison.tests)
+    p_value = min(test.p_worse for test in asked)
+    decisive = p_value if adjusted is None else adjusted
+    if decisive < alpha:
+        status = MetricStatus.FAIL
+    elif all(test.p_within < alpha for test in asked):
+        status = MetricStatus.INCONCLUSIVE if _drifts(comparison, alpha / gates) else MetricStatus.PASS
+    else:
+        status = MetricStatus.INCONCLUSIVE
+    judged = replace(comparison, status=status, p_value=p_value, p_value_adjusted=adjusted)
+    return replace(judged, reason=wording.explain_status(judged, alpha, drifts=_drifts(judged, alpha / gates)))
+
+
+def _drifts(comparison: Comparison, level: float) -> bool:
+    """Is the end of the run beyond the margin although the whole is within?"""
+    drift = comparison.drift
+    if drift is None or comparison.rule.margin is None or comparison.rule.role is Role.WATCH:
+        return False
+    worsening = drift.p_worsening < level and drift.at_end > 0
+    return drift.last_third > 0 or worsening
+
+
+def _tie_mean_to_failures(comparison: Comparison, judged: Sequence[Comparison]) -> Comparison:
+    """A mean of successes says nothing good while failures are not excluded: slow requests may be among them."""
+    if comparison.rule.type != "latency_mean" or comparison.scan or comparison.status is not MetricStatus.PASS:
+        return comparison
+    failures = [c for c in judged if c.rule.type == "failure_rate" and not c.scan and c.arm == comparison.arm]
+    if all(c.status is MetricStatus.PASS for c in failures):
+        return comparison
+    reason = wording.explain_mean_without_failures(comparison)
+    return replace(comparison, status=MetricStatus.INCONCLUSIVE, reason=reason)
+
+
+def _worst_first(broken: Sequence[Comparison]) -> list[Comparison]:
+    """Policy's metrics before the scan's rows, each by how surely it is worse."""
+    return sorted(broken, key=lambda c: (c.scan, c.p_value_adjusted if c.p_value_adjusted is not None else 1.0))
+
+
+# ------------------------------------------------------------------ what stands against a GO
+
+
+def _doubts(
+    judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook, void: Sequence[Finding]
+) -> list[Reason]:
+    """Everything that forbids a GO, the most telling first; empty when nothing does."""
+    doubts = [wording.explain_health(finding) for finding in void]
+    holds = [c for c in judged if c.rule.role is Role.HOLD and c.status is MetricStatus.FAIL]
+    doubts += [wording.explain_hold(c, rulebook.alpha) for c in holds]
+    failed = [f for f in evidence.findings if f.level is Level.FAIL and not f.void]
+    asked = [c for c in judged if c.rule.role is not Role.WATCH and not c.scan]
+    doubts += [wording.explain_missing(c) for c in asked if c.status is MetricStatus.NO_DATA]
+    doubts += [wording.explain_health(finding) for finding in failed]
+    if evidence.incomplete and not any(finding.check == "complete" for finding in failed):
+        doubts.append(Reason("incomplete", "the run did not end as planned"))
+    doubts += [wording.explain_open(c) for c in asked if c.status is MetricStatus.INCONCLUSIVE]
+    doubts += _scan_doubts(judged, evidence, rulebook)
+    if not any(c.rule.role is Role.GATE for c in asked):
+        doubts.append(Reason("no_gate", "the policy has no gate metric, so nothing was shown to be within a margin"))
+    return doubts
+
+
+def _scan_doubts(judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook) -> list[Reason]:
+    rows = [c for c in judged if c.scan and c.tests]
+    if not rulebook.scan.enabled:
+        return []
+    level = rulebook.alpha * rulebook.scan.alpha_share / max(len(rows), 1)
+    worse = [c for c in rows if any(t.kind == "zero" and t.p_worse < level for t in c.tests)]
+    doubts = [wording.explain_scan_doubt(c) for c in worse]
+    if evidence.unjudged_share > MAX_UNJUDGED:
+        doubts.append(wording.explain_unjudged(evidence))
+    return doubts

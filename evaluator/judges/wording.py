@@ -1,0 +1,229 @@
+"""Reasons in sentences: what happened, by how much, against what is allowed, and what to do next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from evaluator.records import Comparison, Direction, Evidence, Finding, MetricStatus, Reason
+from evaluator.wording import (
+    format_change,
+    format_duration,
+    format_interval,
+    format_margin,
+    format_number,
+    format_value,
+    name_comparison,
+)
+
+__all__ = [
+    "explain_failure",
+    "explain_go",
+    "explain_health",
+    "explain_hold",
+    "explain_mean_without_failures",
+    "explain_missing",
+    "explain_no_data",
+    "explain_open",
+    "explain_scan_doubt",
+    "explain_status",
+    "explain_unjudged",
+    "next_after_go",
+    "next_after_inconclusive",
+    "next_after_no_go",
+]
+
+NAMED_ENDPOINTS = 3
+LONGEST_WAIT = 48 * 3600
+
+
+def _reason(code: str, text: str, comparison: Comparison) -> Reason:
+    return Reason(code, text, comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint)
+
+
+def _moved(comparison: Comparison, alpha: float) -> str:
+    """`p95 rose 24.1 % (90 % CI +18.1 … +30.2 %)`."""
+    effect = comparison.effect
+    name = name_comparison(comparison)
+    if effect is None:
+        return name
+    if math.isinf(effect.estimate):
+        return f"{name} became a failure: too many requests of {comparison.arm} fail to have one"
+    unit = format_change(effect, comparison.unit).rsplit(" ", 1)[1]
+    verb = "rose" if effect.estimate > 0 else "fell"
+    size = format_change(effect, comparison.unit).lstrip("+−")
+    level = format_number((1 - 2 * alpha) * 100)
+    return f"{name} {verb} {size} ({level} % CI {format_interval(effect, comparison.unit)} {unit})"
+
+
+def _limit_text(comparison: Comparison) -> str:
+    limit = comparison.rule.limit
+    parts = []
+    if limit.max is not None:
+        parts.append(f"at most {format_value(limit.max, comparison.unit)}")
+    if limit.min is not None:
+        parts.append(f"at least {format_value(limit.min, comparison.unit)}")
+    return " and ".join(parts)
+
+
+def _margin_text(comparison: Comparison) -> str:
+    margin = comparison.rule.margin
+    if margin is None:
+        return "which is worse than baseline"
+    verb = "more than" if comparison.rule.direction is Direction.LOWER else "further than"
+    return f"{verb} the {format_margin(margin, comparison.unit)} allowed"
+
+
+def _broke_limit(comparison: Comparison) -> bool:
+    """Is the limit the surer of the two offences?"""
+    by_kind = {kind: [t.p_worse for t in comparison.tests if t.kind == kind] for kind in ("margin", "limit")}
+    if not by_kind["limit"]:
+        return False
+    return min(by_kind["limit"]) < min(by_kind["margin"], default=1.0)
+
+
+def explain_failure(comparison: Comparison, alpha: float) -> Reason:
+    """A gate that is shown to be worse than it may be."""
+    if _broke_limit(comparison):
+        value = format_value(comparison.candidate.value, comparison.unit)
+        text = f"{name_comparison(comparison)} of {comparison.arm} is {value}, {_limit_text(comparison)} is allowed"
+        return _reason("limit", text, comparison)
+    code = "endpoint_regression" if comparison.scan else "regression"
+    return _reason(code, f"{_moved(comparison, alpha)}, {_margin_text(comparison)}", comparison)
+
+
+def explain_hold(comparison: Comparison, alpha: float) -> Reason:
+    """A hold that is shown to be worse than it may be: stops a GO, never causes a rollback."""
+    return _reason("hold_breached", f"{_moved(comparison, alpha)}, {_margin_text(comparison)}", comparison)
+
+
+def explain_no_data(comparison: Comparison, why: str) -> str:
+    """One metric's own sentence when it has no data."""
+    return f"{name_comparison(comparison)}: {why}"
+
+
+def explain_missing(comparison: Comparison) -> Reason:
+    """A gate or hold that could not be compared."""
+    return _reason("no_data", comparison.reason, comparison)
+
+
+def explain_health(finding: Finding) -> Reason:
+    """A failed health check."""
+    return Reason("health", f"{finding.check}: {finding.text}")
+
+
+def explain_status(comparison: Comparison, alpha: float, *, drifts: bool) -> str:
+    """One metric's own sentence: why it passed, failed or is open."""
+    moved = _moved(comparison, alpha)
+    margin = format_margin(comparison.rule.margin, comparison.unit)
+    if comparison.status is MetricStatus.FAIL:
+        return explain_failure(comparison, alpha).text
+    if comparison.rule.margin is None:
+        return f"{moved}; no margin is set"
+    if comparison.status is MetricStatus.PASS:
+        return f"{moved}, within the {margin} allowed"
+    if drifts:
+        return f"{moved}, within the {margin} allowed over the whole run, but getting worse: beyond it towards the end"
+    if any(test.kind == "limit" and test.p_within >= alpha for test in comparison.tests):
+        return f"{moved}; not shown to keep to its limit of {_limit_text(comparison)}"
+    return f"{moved}: neither within nor beyond the {margin} allowed"
+
+
+def explain_mean_without_failures(comparison: Comparison) -> str:
+    """Why a mean within its margin does not pass."""
+    return f"{name_comparison(comparison)} is of successes only and failures are not shown to be within their margin"
+
+
+def explain_open(comparison: Comparison) -> Reason:
+    """A gate or hold that is neither shown to be within nor beyond its margin."""
+    return _reason("not_shown", comparison.reason, comparison)
+
+
+def explain_scan_doubt(comparison: Comparison) -> Reason:
+    """An endpoint that is shown to be worse, though not by the scan's margin."""
+    effect = comparison.effect
+    size = format_change(effect, comparison.unit) if effect else "worse"
+    interval = f" ({format_interval(effect, comparison.unit)})" if effect else ""
+    text = f"{name_comparison(comparison)} is worse by {size}{interval}; the scan stops a GO, not the release"
+    return _reason("endpoint_worse", text, comparison)
+
+
+def explain_unjudged(evidence: Evidence) -> Reason:
+    """Too much traffic on endpoints with too few requests."""
+    names = list(evidence.unjudged_endpoints)
+    shown = ", ".join(names[:NAMED_ENDPOINTS]) + (
+        f" and {len(names) - NAMED_ENDPOINTS} more" if len(names) > NAMED_ENDPOINTS else ""
+    )
+    share = format_number(evidence.unjudged_share * 100)
+    return Reason("unjudged_endpoints", f"{share} % of the traffic is on endpoints with too few requests: {shown}")
+
+
+def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
+    """Why everything is well, with the metric that came closest to its margin."""
+    asked = [c for c in judged if c.status is MetricStatus.PASS and not c.scan and c.rule.margin and c.effect]
+    closest = max(asked, key=_closeness, default=None)
+    count = len(asked)
+    text = f"all {count} gates are shown to be within their margins" if count != 1 else "the gate is within its margin"
+    if closest is not None and closest.effect is not None:
+        change = f"{format_change(closest.effect, closest.unit)} ({format_interval(closest.effect, closest.unit)})"
+        margin = format_margin(closest.rule.margin, closest.unit)
+        text += f"; closest: {name_comparison(closest)} {change} of {margin} allowed"
+    return Reason("within_margins", text + f", on {format_duration(evidence.window.seconds)} of load")
+
+
+def _closeness(comparison: Comparison) -> float:
+    """Share of the margin that the harmful end of the interval uses."""
+    effect, margin = comparison.effect, comparison.rule.margin
+    if effect is None or margin is None or margin.value == 0:
+        return math.inf
+    harm = effect.upper if comparison.rule.direction is Direction.LOWER else -effect.lower
+    return harm / margin.value
+
+
+# ------------------------------------------------------------------ what next
+
+
+def next_after_go(release: str) -> str:
+    """GO."""
+    return f"promote {release}"
+
+
+def next_after_no_go(reasons: Sequence[Reason], release: str) -> str:
+    """NO-GO: where to look."""
+    first = reasons[0]
+    where = f"{first.slice} on {first.arm}" if first.slice else f"{first.arm}"
+    return f"do not promote {release}; look at {where}, then load the mended candidate and judge again"
+
+
+def next_after_inconclusive(
+    doubts: Sequence[Reason], judged: Sequence[Comparison], evidence: Evidence, release: str
+) -> str:
+    """INCONCLUSIVE: what is missing, with the command where there is one."""
+    remedies = [finding.remedy for finding in evidence.findings if finding.level.value == "fail" and finding.remedy]
+    if remedies:
+        return remedies[0]
+    if any(doubt.code == "no_data" for doubt in doubts):
+        return f"record what is missing ({doubts[0].text}), then `evaluator verdict {release}`"
+    if any(doubt.code == "hold_breached" for doubt in doubts):
+        return "decide whether the held metric's harm is acceptable; it blocks a GO, not the release"
+    return _more_data(doubts, judged, evidence)
+
+
+def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence: Evidence) -> str:
+    """How much longer, or how many more instances."""
+    open_names = {(doubt.metric, doubt.arm) for doubt in doubts if doubt.code == "not_shown"}
+    waiting = [c for c in judged if (c.rule.name, c.arm) in open_names and not c.scan and c.needed_time is not None]
+    if not waiting:
+        return "look at the doubts above, then load again"
+    longest = max(c.needed_time or 0.0 for c in waiting)
+    seconds = longest * evidence.window.seconds
+    if math.isfinite(seconds) and 0 < seconds <= LONGEST_WAIT:
+        return f"load for about {format_duration(seconds)} in all (--run-time), if the change stays as it is"
+    if any(_is_beyond(c) for c in waiting):
+        return "the change is as large as the margin: mend the candidate, or decide whether the margin is right"
+    return "more minutes will not decide it: load more instances an arm, or more replicates (--replicates 5)"
+
+
+def _is_beyond(comparison: Comparison) -> bool:
+    """Is the point estimate itself at or beyond the margin, or its end drifting there?"""
+    return comparison.drift is not None and comparison.drift.last_third >= 0

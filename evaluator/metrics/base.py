@@ -1,0 +1,144 @@
+"""What a metric is: a question put to two arms, and the one shape of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from evaluator.records import (
+    ArmValue,
+    Comparison,
+    Direction,
+    Drift,
+    Effect,
+    InstancePrior,
+    Rule,
+    Test,
+)
+from evaluator.stats.estimate import Asked, Estimate
+from evaluator.stats.longrun import MIN_BUCKETS
+from evaluator.stats.panel import Panel
+from evaluator.stats.uncertainty import Design
+
+__all__ = ["Compare", "Pair", "answer", "check_enough", "no_data"]
+
+MIN_REQUESTS = 30
+CONSTANT_BELOW = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Baseline and one candidate arm, prepared: what a metric reads."""
+
+    panel: Panel
+    design: Design
+    arm: str
+    alpha: float
+    prior: InstancePrior
+
+    def requests(self, arm: int) -> int:
+        """Requests of baseline (0) or candidate (1)."""
+        return int(self.panel.n[arm].sum())
+
+    def successes(self, arm: int) -> int:
+        """Successful requests of baseline (0) or candidate (1)."""
+        return int(self.panel.ok[arm].sum())
+
+    def name(self, arm: int) -> str:
+        """The arm's name."""
+        return self.arm if arm else "baseline"
+
+
+Compare = Callable[[Pair, Rule], Comparison]
+"""A metric: reads a pair, answers its rule. Never raises for want of data: see `no_data`."""
+
+
+def check_enough(pair: Pair, *, successes: bool, both: bool = True) -> str | None:
+    """Why a comparison cannot be made, or `None`. `both`: the candidate needs successes as well."""
+    if pair.panel.slots < MIN_BUCKETS:
+        seconds = pair.panel.slots * pair.panel.bucket_s
+        return f"only {seconds} s of usable data, at least {MIN_BUCKETS * pair.panel.bucket_s} s are needed"
+    for arm in (0, 1):
+        if pair.requests(arm) < MIN_REQUESTS:
+            return f"only {pair.requests(arm)} requests on {pair.name(arm)}, at least {MIN_REQUESTS} are needed"
+        if successes and (both or arm == 0) and pair.successes(arm) < MIN_REQUESTS:
+            return f"only {pair.successes(arm)} successes on {pair.name(arm)}, at least {MIN_REQUESTS} are needed"
+        if successes and pair.panel.constant[arm] and pair.successes(arm) < CONSTANT_BELOW:
+            return f"all {pair.successes(arm)} times on {pair.name(arm)} are equal"
+    return None
+
+
+def no_data(pair: Pair, rule: Rule, unit: str, why: str) -> Comparison:
+    """The answer that there is none, with the reason."""
+    return Comparison(
+        rule=rule,
+        arm=pair.arm,
+        unit=unit,
+        baseline=ArmValue(None, pair.requests(0)),
+        candidate=ArmValue(None, pair.requests(1)),
+        method="none",
+        instances=pair.design.behind,
+        no_data=why,
+    )
+
+
+def answer(
+    pair: Pair, rule: Rule, estimate: Estimate, *, unit: str, method: str, n: tuple[int, int], group: int = 0
+) -> Comparison:
+    """One group of an estimate as a comparison; without finite numbers, the answer that there is none."""
+    g = group
+    numbers = [estimate.baseline[g], estimate.against_margin.p_worse[g], estimate.against_margin.p_within[g]]
+    if not np.isfinite(numbers).all():
+        return no_data(pair, rule, unit, "the data give no finite estimate")
+    relative = rule.margin is None or rule.margin.relative
+    candidate = float(estimate.candidate[g])
+    tests = [_test("margin" if rule.margin else "zero", rule.margin.value if rule.margin else 0.0, estimate.against_margin, g)]
+    bounds = [bound for bound in (rule.limit.max, rule.limit.min) if bound is not None]
+    tests += [_test("limit", bound, asked, g) for bound, asked in zip(bounds, estimate.against_limit, strict=True)]
+    if rule.margin:
+        tests.append(_test("zero", 0.0, estimate.against_zero, g))
+    return Comparison(
+        rule=rule,
+        arm=pair.arm,
+        unit=unit,
+        baseline=ArmValue(float(estimate.baseline[g]), n[0]),
+        candidate=ArmValue(candidate if np.isfinite(candidate) else float("inf"), n[1]),
+        method=method,
+        instances=pair.design.behind,
+        effect=Effect(
+            "relative" if relative else "absolute",
+            float(estimate.effect[g]),
+            float(estimate.lower[g]),
+            float(estimate.upper[g]),
+        ),
+        tests=tuple(tests),
+        drift=Drift(
+            float(estimate.trend.last_third[g]),
+            float(estimate.trend.p_worsening[g]),
+            float(estimate.trend.at_end[g]),
+        ),
+        detectable_effect=_finite(estimate.detectable[g]),
+        needed_time=float(estimate.needed[g]),
+        limited_by="instances" if estimate.lasting[g] > 0.5 else "time",  # noqa: PLR2004 the larger half
+    )
+
+
+def _test(kind: Literal["margin", "limit", "zero"], bound: float, asked: Asked, group: int) -> Test:
+    return Test(kind, bound, float(asked.p_worse[group]), float(asked.p_within[group]))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def declared(prior: InstancePrior) -> tuple[int | None, int | None]:
+    """Instances that the policy declares behind one label, baseline and candidate."""
+    return prior.baseline, prior.canary
+
+
+def is_higher_better(rule: Rule) -> bool:
+    """Does this metric improve upwards?"""
+    return rule.direction is Direction.HIGHER

@@ -1,0 +1,119 @@
+"""The endpoint scan: every endpoint by itself, to find the one that an average hides (method B.5).
+
+It can only veto. Endpoints with too few requests are judged together as `other`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.metrics.base import Pair, answer
+from evaluator.records import Comparison, Direction, Margin, MetricStatus, Role, Rule, Scan, Slice
+from evaluator.stats.estimate import Estimate
+from evaluator.stats.failures import compare_failures
+from evaluator.stats.longrun import MIN_BUCKETS
+from evaluator.stats.means import compare_means
+
+__all__ = ["OTHER", "Scanned", "scan_endpoints"]
+
+FloatArray = npt.NDArray[np.float64]
+
+OTHER = "other endpoints"
+MIN_FOR_MEAN = 60
+MIN_FOR_FAILURES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """Rows of the scan, and what it could not judge."""
+
+    comparisons: tuple[Comparison, ...] = ()
+    unjudged_share: float = 0.0
+    unjudged: tuple[str, ...] = ()
+
+
+def scan_endpoints(pair: Pair, scan: Scan) -> Scanned:
+    """Mean of successes and failure rate of every endpoint, each against the scan's own margin."""
+    if not scan.enabled or pair.panel.slots < MIN_BUCKETS:
+        return Scanned()
+    n = pair.panel.n.sum(axis=2).min(axis=0)
+    ok = pair.panel.ok.sum(axis=2).min(axis=0)
+    latency = Rule(
+        "latency_mean", "latency_mean", Role.GATE, Margin(scan.margin), Direction.LOWER
+    )
+    failures = Rule(
+        "failure_rate", "failure_rate", Role.GATE, Margin(scan.failure_margin, relative=False), Direction.LOWER
+    )
+    rows = _compare(pair, latency, ok >= MIN_FOR_MEAN, ok, MIN_FOR_MEAN, _means)
+    rows += _compare(pair, failures, n >= MIN_FOR_FAILURES, n, MIN_FOR_FAILURES, _failures)
+    return _with_unjudged(pair, rows)
+
+
+Compute = Callable[[Pair, Rule, FloatArray], Estimate]
+
+
+def _means(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
+    return compare_means(
+        pair.panel, pair.design, alpha=pair.alpha, margin=rule.margin, sd_instance=pair.prior.sd_latency, groups=groups
+    )
+
+
+def _failures(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
+    return compare_failures(
+        pair.panel, pair.design, alpha=pair.alpha, margin=rule.margin, sd_instance=pair.prior.sd_failures, groups=groups
+    )
+
+
+def _compare(
+    pair: Pair, rule: Rule, enough: npt.NDArray[np.bool_], count: FloatArray, least: int, compute: Compute
+) -> tuple[Comparison, ...]:
+    """One comparison per endpoint with enough requests, and one of the rest together if they have enough."""
+    names = [name for name, yes in zip(pair.panel.endpoints, enough, strict=True) if yes]
+    groups = np.eye(enough.size)[enough]
+    if count[~enough].sum() >= least:
+        groups = np.vstack([groups, (~enough).astype(float)])
+        names.append(OTHER)
+    if not names:
+        return ()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        estimate = compute(pair, rule, groups)
+    per_arm = (pair.panel.ok if rule.type == "latency_mean" else pair.panel.n).sum(axis=2) @ groups.T
+    unit = "ms" if rule.type == "latency_mean" else "fraction"
+    return tuple(
+        _row(pair, rule, estimate, unit, name, (int(per_arm[0, g]), int(per_arm[1, g])), g)
+        for g, name in enumerate(names)
+    )
+
+
+def _row(
+    pair: Pair, rule: Rule, estimate: Estimate, unit: str, name: str, n: tuple[int, int], group: int
+) -> Comparison:
+    sliced = Rule(rule.name, rule.type, rule.role, rule.margin, rule.direction, rule.limit, None, Slice(name))
+    found = answer(pair, sliced, estimate, unit=unit, method=f"endpoint scan, {pair.design.kind}", n=n, group=group)
+    fields = {field: getattr(found, field) for field in found.__dataclass_fields__}
+    status = MetricStatus.NO_DATA if found.no_data else MetricStatus.INCONCLUSIVE
+    return Comparison(**{**fields, "scan": True, "status": status})
+
+
+def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Scanned:
+    """Keep what could be judged; name the endpoints whose response time could not, and their share of traffic."""
+    judged = {row.rule.slice.endpoint for row in rows if row.rule.type == "latency_mean" and not row.no_data}
+    failing = {row.rule.slice.endpoint for row in rows if row.rule.type == "failure_rate" and not row.no_data}
+    small = _pooled(pair)
+    totals = pair.panel.n.sum(axis=(0, 2))
+    unjudged = [
+        (name, total)
+        for name, total, pooled in zip(pair.panel.endpoints, totals, small, strict=True)
+        if (OTHER if pooled else name) not in judged and name not in failing
+    ]
+    share = sum(total for _, total in unjudged) / max(totals.sum(), 1)
+    return Scanned(tuple(row for row in rows if not row.no_data), float(share), tuple(name for name, _ in unjudged))
+
+
+def _pooled(pair: Pair) -> npt.NDArray[np.bool_]:
+    """Which endpoints have too few successes to be judged by themselves."""
+    return np.asarray(pair.panel.ok.sum(axis=2).min(axis=0) < MIN_FOR_MEAN)

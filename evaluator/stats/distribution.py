@@ -1,0 +1,98 @@
+"""Distribution functions of time to success, read from logarithmic bins.
+
+A failure never succeeds: it counts as infinitely slow, so the function tops out at the success rate. Data recorded on
+a grid (whole milliseconds, say) stands for the interval ±h/2 around each grid point and is spread evenly over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.records import bin_edges_us
+from evaluator.stats.panel import SortedBins
+
+__all__ = ["Distribution", "bin_limits_ms", "counts_below", "same_grid_value", "standardised_distribution"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+def bin_limits_ms(last: int, grid_ms: float) -> FloatArray:
+    """Where each bin begins and ends once its grid points are spread: shape (last + 2,), never falling.
+
+    A bin without a grid point has no width.
+    """
+    grid_us = grid_ms * 1000
+    edges = bin_edges_us(0, last)
+    edges[0] = 0.0
+    first_point = np.ceil(edges / grid_us * (1 - 1e-12))
+    limits = (first_point - 0.5) * grid_us
+    limits[0] = 0.0
+    return np.maximum.accumulate(limits) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Piecewise linear F over `limits` (ms): `cumulative[k]` is the share of requests done by `limits[k]`.
+
+    `cumulative` may carry leading axes (runs).
+    """
+
+    limits: FloatArray
+    cumulative: FloatArray
+
+    def at(self, time_ms: FloatArray | float) -> FloatArray:
+        """F at these times."""
+        return np.interp(time_ms, self.limits, self.cumulative)
+
+    def quantile(self, probability: float) -> float:
+        """Smallest time by which this share is done; infinite where failures are in the way."""
+        if not self.cumulative[-1] >= probability:
+            return float("inf")
+        k = int(np.searchsorted(self.cumulative, probability, side="left"))
+        if k == 0:
+            return float(self.limits[0])
+        low, high = self.cumulative[k - 1], self.cumulative[k]
+        return float(self.limits[k - 1] + (probability - low) / (high - low) * (self.limits[k] - self.limits[k - 1]))
+
+
+def standardised_distribution(
+    bins: SortedBins, weight: FloatArray, limits: FloatArray, row: IntArray | None = None, rows: int = 1
+) -> FloatArray:
+    """Cumulative share at each limit: (limits,), or (rows, limits) where `row` says which row a cell belongs to.
+
+    `weight` (cells,) is what one request of a cell contributes.
+    """
+    width = limits.size
+    key = bins.bin + 1 if row is None else row[bins.cell] * width + bins.bin + 1
+    mass = np.bincount(key, weights=bins.n * weight[bins.cell], minlength=rows * width).reshape(rows, width)
+    cumulative = np.cumsum(mass, axis=1)
+    return np.asarray(cumulative[0] if row is None else cumulative)
+
+
+def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cells: int) -> FloatArray:
+    """Requests done by each of `times_ms` (rising) in every cell: shape (times, cells). Each row is read once."""
+    out = np.zeros((times_ms.size, cells))
+    running = np.zeros(cells)
+    done = 0
+    for i, time in enumerate(times_ms):
+        inside = int(np.searchsorted(limits, time, side="right")) - 1
+        begin = int(np.searchsorted(bins.bin, inside, side="left"))
+        if begin > done:
+            running = running + np.bincount(bins.cell[done:begin], weights=bins.n[done:begin], minlength=cells)
+            done = begin
+        out[i] = running
+        width = limits[inside + 1] - limits[inside] if inside + 1 < limits.size else 0.0
+        if width > 0:
+            end = int(np.searchsorted(bins.bin, inside, side="right"))
+            part = np.bincount(bins.cell[begin:end], weights=bins.n[begin:end], minlength=cells)
+            out[i] += part * (time - limits[inside]) / width
+    return out
+
+
+def same_grid_value(first_ms: float, second_ms: float, grid_ms: float) -> bool:
+    """Do two times read as the same grid point?"""
+    return bool(np.floor(first_ms / grid_ms + 0.5) == np.floor(second_ms / grid_ms + 0.5))

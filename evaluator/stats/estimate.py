@@ -1,0 +1,109 @@
+"""What every comparison yields, and the steps that all of them share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.stats.longrun import BATCHES, cosine_count, cosines
+from evaluator.stats.student import t_below, t_quantile
+from evaluator.stats.uncertainty import Uncertainty
+
+__all__ = ["POWER", "Asked", "Estimate", "Trend", "ask", "detectable", "needed_time", "trend"]
+
+FloatArray = npt.NDArray[np.float64]
+
+POWER = 0.8
+TREND_BELOW = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Answers to "is the candidate beyond the bound?", each of shape (groups,)."""
+
+    beyond: FloatArray
+    """How far beyond the bound the estimate lies, on the scale of the test; negative is within."""
+    p_worse: FloatArray
+    p_within: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """How the distance beyond the bound moved within the runs; shapes (groups,). Positive is beyond, or worse."""
+
+    last_third: FloatArray
+    p_worsening: FloatArray
+    at_end: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One comparison (or one a group), all arrays of shape (groups,)."""
+
+    baseline: FloatArray
+    candidate: FloatArray
+    effect: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+    against_margin: Asked
+    against_zero: Asked
+    trend: Trend
+    detectable: FloatArray
+    """Harm found with 80 % power, on the scale of the effect; NaN where it cannot be said."""
+    needed: FloatArray
+    """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
+    lasting: FloatArray
+    """Share of the variance that only more instances or replicates shrink."""
+    against_limit: tuple[Asked, ...] = ()
+
+
+def ask(beyond: FloatArray, uncertainty: Uncertainty) -> Asked:
+    """p-values of `beyond` against 0. Without any variance the answer is its sign."""
+    se = uncertainty.se
+    sign = np.where(np.abs(beyond) < 1e-12, 0.0, np.sign(beyond) * np.inf)
+    t = np.where(se > 0, beyond / np.where(se > 0, se, 1.0), sign)
+    t = np.where(np.isnan(se), np.nan, t)
+    return Asked(beyond, t_below(-t, uncertainty.df), t_below(t, uncertainty.df))
+
+
+def detectable(se: FloatArray, df: FloatArray, alpha: float) -> FloatArray:
+    """Shift that a one-sided test at `alpha` finds with 80 % power."""
+    return np.asarray((t_quantile(1 - alpha, df) + t_quantile(POWER, np.inf)) * se)
+
+
+def needed_time(beyond: FloatArray, uncertainty: Uncertainty, alpha: float) -> FloatArray:
+    """How many times the present duration it takes to show `beyond` < 0 if it stays as it is; infinite where never."""
+    reach = np.maximum(-beyond, 0.0) / t_quantile(1 - alpha, uncertainty.df)
+    spare = reach**2 - uncertainty.lasting
+    shrinking = np.maximum(uncertainty.variance - uncertainty.lasting, 0.0)
+    return np.where(spare > 0, shrinking / np.where(spare > 0, spare, 1.0), np.inf)
+
+
+def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:
+    """Last third and linear trend of `beyond`, from its influence (groups, slots) and each slot's place in its run.
+
+    The trend's standard error comes from the residual's cosines but the first, which a line resembles.
+    """
+    slots = influence.shape[-1]
+    late = position > 2 / 3
+    last = beyond + (influence[:, late].mean(axis=-1) if late.any() else 0.0)
+    centred = position - position.mean()
+    squares = float((centred**2).sum())
+    if squares <= 0:
+        nothing = np.full(beyond.shape, np.nan)
+        return Trend(last, nothing, beyond)
+    slope = influence @ centred / squares
+    residual = influence - slope[:, None] * centred
+    if slots < TREND_BELOW:
+        df = BATCHES - 2
+        density = (residual**2).sum(axis=-1) / max(slots - 2, 1)
+    else:
+        count = cosine_count(slots)
+        loadings = residual @ cosines(slots, count)[1:].T
+        df = count - 1
+        density = np.maximum((loadings**2).mean(axis=-1), residual.var(axis=-1))
+    se = np.sqrt(density / squares)
+    t = np.divide(slope, se, out=np.zeros_like(slope), where=se > 0)
+    return Trend(last, t_below(-t, df), beyond + slope * (1 - position.mean()))

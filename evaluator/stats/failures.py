@@ -1,0 +1,163 @@
+"""Failure rates compared by score, on counts that are worth what they say (method B.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.records import Limit, Margin
+from evaluator.stats.estimate import Asked, Estimate, detectable, needed_time, trend
+from evaluator.stats.instances import instance_variance
+from evaluator.stats.longrun import time_variance
+from evaluator.stats.panel import Panel
+from evaluator.stats.score import difference_interval, difference_z, one_sample_z, ratio_interval, ratio_z
+from evaluator.stats.strata import Levels, Strata, build_strata, levels, run_levels
+from evaluator.stats.student import t_below, t_quantile
+from evaluator.stats.uncertainty import Design, Uncertainty, combine, replicate_uncertainty
+
+__all__ = ["compare_failures"]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Effective counts: mix-adjusted and divided by the design effect. Shapes (groups,)."""
+
+    x_c: FloatArray
+    n_c: FloatArray
+    x_b: FloatArray
+    n_b: FloatArray
+    df: FloatArray
+    uncertainty: Uncertainty
+
+
+def compare_failures(
+    panel: Panel,
+    design: Design,
+    *,
+    alpha: float,
+    margin: Margin | None,
+    sd_instance: float,
+    limit: Limit | None = None,
+    groups: FloatArray | None = None,
+) -> Estimate:
+    """Compare failure rates, standardised over endpoints and time.
+
+    An absolute margin is a difference of rates (0.001 = 0.1 pp), a relative one a ratio. `sd_instance`: least
+    standard deviation (as a rate) assumed for an arm with a single instance, else half the pooled rate.
+    """
+    strata = build_strata(panel, panel.n, groups)
+    baseline, candidate = (levels(strata, arm, panel.failures[arm]) for arm in (0, 1))
+    counts = _effective(panel, design, strata, baseline, candidate, sd_instance)
+    bound = 0.0 if margin is None else margin.value
+    relative = margin is not None and margin.relative
+    difference = candidate.level - baseline.level
+    beyond = candidate.level - (1 + bound) * baseline.level if relative else difference - bound
+    influence = candidate.influence - (1 + bound if relative else 1.0) * baseline.influence
+    effect, lower, upper = _interval(counts, baseline, candidate, alpha, relative=relative)
+    unit = np.where(baseline.level > 0, baseline.level, np.nan) if relative else 1.0
+    return Estimate(
+        baseline=baseline.level,
+        candidate=candidate.level,
+        effect=effect,
+        lower=lower,
+        upper=upper,
+        against_margin=_ask(counts, beyond, bound, relative=relative),
+        against_zero=_ask(counts, difference, 0.0, relative=False),
+        trend=trend(influence, panel.position, beyond),
+        detectable=detectable(counts.uncertainty.se, counts.df, alpha) / unit,
+        needed=needed_time(beyond, counts.uncertainty, alpha),
+        lasting=np.clip(counts.uncertainty.lasting / counts.uncertainty.variance, 0, 1),
+        against_limit=_limits(panel, design, strata, candidate, sd_instance, limit or Limit()),
+    )
+
+
+def _effective(
+    panel: Panel, design: Design, strata: Strata, baseline: Levels, candidate: Levels, sd_instance: float
+) -> _Counts:
+    n_b, n_c = strata.effective
+    x_b, x_c = baseline.level * n_b, candidate.level * n_c
+    binomial = _binomial(x_c, n_c) + _binomial(x_b, n_b)
+    time = time_variance(candidate.influence - baseline.influence)
+    if design.kind == "replicates":
+        by_run = run_levels(strata, 1, panel.failures[1]) - run_levels(strata, 0, panel.failures[0])
+        _, uncertainty = replicate_uncertainty(by_run, np.maximum(time.variance, binomial))
+    else:
+        rows = panel.rows
+        parts = instance_variance(
+            rows, rows.failures, rows.n, strata.groups, candidate.level - baseline.level, relative=False
+        )
+        uncertainty = combine(time, parts, _prior(design, baseline, candidate, sd_instance))
+        uncertainty = Uncertainty(
+            np.maximum(uncertainty.variance, binomial), uncertainty.df, uncertainty.lasting
+        )
+    deff = np.maximum(1.0, uncertainty.variance / binomial)
+    df = np.where(deff > 1, uncertainty.df, np.inf)
+    return _Counts(x_c / deff, n_c / deff, x_b / deff, n_b / deff, df, uncertainty)
+
+
+def _binomial(x: FloatArray, n: FloatArray) -> FloatArray:
+    """Variance of a rate, never 0: one half failure is added."""
+    rate = (x + 0.5) / (n + 1)
+    return np.asarray(rate * (1 - rate) / np.maximum(n, 1e-300))
+
+
+def _prior(design: Design, baseline: Levels, candidate: Levels, sd_instance: float) -> FloatArray:
+    pooled = (baseline.level + candidate.level) / 2
+    sd = np.maximum(pooled / 2, sd_instance)
+    return np.stack([sd**2 / (said or 1) for said in design.declared])
+
+
+def _ask(counts: _Counts, beyond: FloatArray, bound: float, *, relative: bool) -> Asked:
+    test, at = (ratio_z, 1 + bound) if relative else (difference_z, bound)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = test(counts.x_c, counts.n_c, counts.x_b, counts.n_b, at)
+    return Asked(beyond, t_below(-z, counts.df), t_below(z, counts.df))
+
+
+def _interval(
+    counts: _Counts, baseline: Levels, candidate: Levels, alpha: float, *, relative: bool
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    critical = t_quantile(1 - alpha, counts.df)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if relative:
+            low, high = ratio_interval(counts.x_c, counts.n_c, counts.x_b, counts.n_b, critical)
+            return candidate.level / baseline.level - 1, low - 1, high - 1
+        low, high = difference_interval(counts.x_c, counts.n_c, counts.x_b, counts.n_b, critical)
+    return candidate.level - baseline.level, low, high
+
+
+def _limits(
+    panel: Panel,
+    design: Design,
+    strata: Strata,
+    candidate: Levels,
+    sd_instance: float,
+    limit: Limit,
+) -> tuple[Asked, ...]:
+    """The candidate's own rate against `max` and `min`."""
+    bounds = [(1.0, limit.max), (-1.0, limit.min)]
+    if limit.max is None and limit.min is None:
+        return ()
+    n, x = strata.effective[1], candidate.level * strata.effective[1]
+    binomial = _binomial(x, n)
+    time = time_variance(candidate.influence)
+    if design.kind == "replicates":
+        _, uncertainty = replicate_uncertainty(
+            run_levels(strata, 1, panel.failures[1]), np.maximum(time.variance, binomial)
+        )
+    else:
+        rows = panel.rows
+        parts = instance_variance(rows, rows.failures, rows.n, strata.groups, np.zeros(x.size), relative=False)
+        uncertainty = combine(time, parts, _prior(design, candidate, candidate, sd_instance), arms=(1,))
+    deff = np.maximum(1.0, uncertainty.variance / binomial)
+    df = np.where(deff > 1, uncertainty.df, np.inf)
+    out = []
+    for sign, bound in bounds:
+        if bound is not None:
+            z = sign * one_sample_z(x / deff, n / deff, bound)
+            out.append(Asked(sign * (candidate.level - bound), t_below(-z, df), t_below(z, df)))
+    return tuple(out)

@@ -1,0 +1,159 @@
+"""The mean of successes (or any positive rate) compared as a ratio or a difference (method B.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.records import Direction, Limit, Margin
+from evaluator.stats.estimate import Asked, Estimate, ask, detectable, needed_time, trend
+from evaluator.stats.instances import InstanceVariance, instance_variance
+from evaluator.stats.longrun import time_variance
+from evaluator.stats.panel import Panel
+from evaluator.stats.strata import Levels, Strata, build_strata, levels, run_levels
+from evaluator.stats.student import t_quantile
+from evaluator.stats.uncertainty import Design, Uncertainty, combine, replicate_uncertainty
+
+__all__ = ["compare_means"]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    strata: Strata
+    baseline: Levels
+    candidate: Levels
+    instances: InstanceVariance
+    prior: FloatArray
+
+
+def compare_means(
+    panel: Panel,
+    design: Design,
+    *,
+    alpha: float,
+    margin: Margin | None,
+    sd_instance: float,
+    direction: Direction = Direction.LOWER,
+    limit: Limit | None = None,
+    groups: FloatArray | None = None,
+) -> Estimate:
+    """Compare mean response times of successes (ms), standardised over endpoints and time.
+
+    `sd_instance`: relative standard deviation assumed for an arm with a single instance. `groups` (groups, endpoints)
+    of 0 and 1 compares subsets of endpoints in one go. Limits are on the candidate's own mean.
+    """
+    strata = build_strata(panel, panel.ok, groups)
+    baseline, candidate = (levels(strata, arm, panel.sum_ms[arm]) for arm in (0, 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = candidate.level / baseline.level
+    rows = panel.rows
+    safe = np.where(np.isfinite(ratio) & (ratio > 0), ratio, 1.0)
+    instances = instance_variance(
+        rows, rows.sum_ms, rows.n - rows.failures, strata.groups, safe, relative=True
+    )
+    behind = np.array([said or 1 for said in design.declared])
+    prior = np.repeat((sd_instance**2 / behind)[:, None], ratio.size, axis=1)
+    parts = _Parts(strata, baseline, candidate, instances, prior)
+    relative = margin is None or margin.relative
+    sign = 1.0 if direction is Direction.LOWER else -1.0
+    estimate = _relative if relative else _absolute
+    return estimate(parts, design, alpha, margin, sign, limit or Limit())
+
+
+def _relative(
+    parts: _Parts, design: Design, alpha: float, margin: Margin | None, sign: float, limit: Limit
+) -> Estimate:
+    bound = 0.0 if margin is None else (np.log1p(margin.value) if sign > 0 else -np.log1p(-margin.value))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        theta = np.log(parts.candidate.level / parts.baseline.level)
+        influence = _scaled(parts.candidate) - _scaled(parts.baseline)
+        by_run = np.log(_by_run(parts, 1) / _by_run(parts, 0))
+    theta, uncertainty = _uncertain(parts, design, theta, influence, by_run)
+    half = t_quantile(1 - alpha, uncertainty.df) * uncertainty.se
+    return Estimate(
+        baseline=parts.baseline.level,
+        candidate=parts.candidate.level,
+        effect=np.expm1(theta),
+        lower=np.expm1(theta - half),
+        upper=np.expm1(theta + half),
+        against_margin=ask(sign * theta - bound, uncertainty),
+        against_zero=ask(sign * theta, uncertainty),
+        trend=trend(sign * influence, parts.strata.panel.position, sign * theta - bound),
+        detectable=np.expm1(detectable(uncertainty.se, uncertainty.df, alpha)),
+        needed=needed_time(sign * theta - bound, uncertainty, alpha),
+        lasting=_share(uncertainty),
+        against_limit=_limits(parts, design, limit),
+    )
+
+
+def _absolute(
+    parts: _Parts, design: Design, alpha: float, margin: Margin | None, sign: float, limit: Limit
+) -> Estimate:
+    bound = 0.0 if margin is None else margin.value
+    theta = parts.candidate.level - parts.baseline.level
+    influence = parts.candidate.influence - parts.baseline.influence
+    scale = np.stack([parts.baseline.level, parts.candidate.level])
+    instances = InstanceVariance(
+        parts.instances.variance * scale**2, parts.instances.within * scale**2, parts.instances.effective
+    )
+    scaled = _Parts(parts.strata, parts.baseline, parts.candidate, instances, parts.prior * scale**2)
+    theta, uncertainty = _uncertain(scaled, design, theta, influence, _by_run(parts, 1) - _by_run(parts, 0))
+    half = t_quantile(1 - alpha, uncertainty.df) * uncertainty.se
+    return Estimate(
+        baseline=parts.baseline.level,
+        candidate=parts.candidate.level,
+        effect=theta,
+        lower=theta - half,
+        upper=theta + half,
+        against_margin=ask(sign * theta - bound, uncertainty),
+        against_zero=ask(sign * theta, uncertainty),
+        trend=trend(sign * influence, parts.strata.panel.position, sign * theta - bound),
+        detectable=detectable(uncertainty.se, uncertainty.df, alpha),
+        needed=needed_time(sign * theta - bound, uncertainty, alpha),
+        lasting=_share(uncertainty),
+        against_limit=_limits(parts, design, limit),
+    )
+
+
+def _scaled(part: Levels) -> FloatArray:
+    """Influence on the logarithm of the level."""
+    return np.asarray(part.influence / part.level[:, None])
+
+
+def _by_run(parts: _Parts, arm: int) -> FloatArray:
+    return run_levels(parts.strata, arm, parts.strata.panel.sum_ms[arm])
+
+
+def _uncertain(
+    parts: _Parts, design: Design, theta: FloatArray, influence: FloatArray, by_run: FloatArray
+) -> tuple[FloatArray, Uncertainty]:
+    time = time_variance(influence)
+    if design.kind == "replicates":
+        return replicate_uncertainty(by_run, time.variance)
+    return theta, combine(time, parts.instances, parts.prior)
+
+
+def _limits(parts: _Parts, design: Design, limit: Limit) -> tuple[Asked, ...]:
+    """The candidate's own mean against `max` and `min`, on the log scale."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = np.log(parts.candidate.level)
+        influence = _scaled(parts.candidate)
+        by_run = np.log(_by_run(parts, 1))
+    time = time_variance(influence)
+    if design.kind == "replicates":
+        own, uncertainty = replicate_uncertainty(by_run, time.variance)
+    else:
+        uncertainty = combine(time, parts.instances, parts.prior, arms=(1,))
+    bounds = [(1.0, limit.max), (-1.0, limit.min)]
+    return tuple(
+        ask(sign * (own - np.log(max(bound, 1e-12))), uncertainty) for sign, bound in bounds if bound is not None
+    )
+
+
+def _share(uncertainty: Uncertainty) -> FloatArray:
+    variance = uncertainty.variance
+    return np.divide(uncertainty.lasting, variance, out=np.zeros_like(variance), where=variance > 0)

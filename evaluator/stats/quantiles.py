@@ -1,0 +1,292 @@
+"""Quantiles of time to success compared without a density (method B.2).
+
+The candidate's quantile is worse than the baseline's by more than δ exactly if fewer than a share p of its requests
+are done by q_b·(1 + δ). So the test is of D(δ) = p - F_c(q_b(1 + δ)), a difference of proportions, and the interval is
+the set of δ that the test does not reject. No density is estimated: that fails on integer milliseconds and on
+distributions with two humps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.records import Direction, Limit, Margin
+from evaluator.stats.distribution import (
+    Distribution,
+    bin_limits_ms,
+    counts_below,
+    same_grid_value,
+    standardised_distribution,
+)
+from evaluator.stats.estimate import POWER, Asked, Estimate, ask, needed_time, trend
+from evaluator.stats.instances import InstanceVariance, instance_variance
+from evaluator.stats.longrun import time_variance
+from evaluator.stats.panel import Panel
+from evaluator.stats.strata import Strata, build_strata, levels
+from evaluator.stats.student import t_quantile
+from evaluator.stats.uncertainty import Design, Uncertainty, combine, replicate_uncertainty
+
+__all__ = ["QuantileEstimate", "compare_quantile"]
+
+FloatArray = npt.NDArray[np.float64]
+PRIOR_STEP = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class QuantileEstimate:
+    """The estimate, and whether the recorded times can show the margin at all."""
+
+    estimate: Estimate
+    resolvable: bool
+
+
+def compare_quantile(
+    panel: Panel,
+    design: Design,
+    probability: float,
+    *,
+    alpha: float,
+    margin: Margin | None,
+    sd_instance: float,
+    direction: Direction = Direction.LOWER,
+    limit: Limit | None = None,
+) -> QuantileEstimate:
+    """Compare the `probability` quantile of time to success, standardised over endpoints and time."""
+    work = _Work(panel, design, probability, sd_instance, alpha)
+    sign = 1.0 if direction is Direction.LOWER else -1.0
+    bound = 0.0 if margin is None else margin.value
+    relative = margin is None or margin.relative
+    q_b = work.q_b
+    edge = q_b * (1 + sign * bound) if relative else q_b + sign * bound
+    nodes = work.nodes(np.array([edge, q_b]))
+    lower, upper = work.interval(nodes)
+    effect = np.array([lower, work.q_c, upper])
+    effect = effect / q_b - 1 if relative else effect - q_b
+    at_margin = Uncertainty(nodes.variance[:1], nodes.df[:1], nodes.lasting[:1])
+    at_zero = Uncertainty(nodes.variance[1:2], nodes.df[1:2], nodes.lasting[1:2])
+    beyond = sign * nodes.distance[:1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reach = t_quantile(1 - alpha, at_margin.df)
+        harm = effect[2] - effect[1] if sign > 0 else effect[1] - effect[0]
+        seen = harm * (reach + t_quantile(POWER, np.inf)) / reach
+    estimate = Estimate(
+        baseline=np.array([q_b]),
+        candidate=np.array([work.q_c]),
+        effect=effect[1:2],
+        lower=effect[0:1],
+        upper=effect[2:3],
+        against_margin=ask(beyond, at_margin),
+        against_zero=ask(sign * nodes.distance[1:2], at_zero),
+        trend=trend(sign * nodes.influence[:1], panel.position, beyond),
+        detectable=np.asarray(seen),
+        needed=needed_time(beyond, at_margin, alpha),
+        lasting=np.clip(at_margin.lasting / at_margin.variance, 0, 1),
+        against_limit=work.limits(limit or Limit()),
+    )
+    resolvable = bound == 0.0 or not same_grid_value(q_b, edge, panel.grid_ms)
+    return QuantileEstimate(estimate, resolvable)
+
+
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """The test at some thresholds: all arrays (thresholds,), but influence (thresholds, slots)."""
+
+    times_ms: FloatArray
+    distance: FloatArray
+    variance: FloatArray
+    df: FloatArray
+    lasting: FloatArray
+    influence: FloatArray
+
+    def merged(self, other: _Nodes) -> _Nodes:
+        """Both, in order of threshold."""
+        order = np.argsort(np.append(self.times_ms, other.times_ms), kind="stable")
+        return _Nodes(
+            *(
+                np.concatenate([getattr(self, name), getattr(other, name)])[order]
+                for name in self.__dataclass_fields__
+            )
+        )
+
+
+class _Work:
+    """Everything that the thresholds of one quantile share."""
+
+    def __init__(self, panel: Panel, design: Design, probability: float, sd_instance: float, alpha: float) -> None:
+        self.panel, self.design, self.p = panel, design, probability
+        self.sd_instance, self.alpha = sd_instance, alpha
+        self.strata: Strata = build_strata(panel, panel.n)
+        last = max(int(bins.bin[-1]) if bins.bin.size else 0 for bins in panel.bins)
+        self.limits_ms = bin_limits_ms(last, panel.grid_ms)
+        self.cells = panel.n.shape[1] * panel.slots
+        weights = [self._weights(arm, self.strata.volume[0]) for arm in (0, 1)]
+        self.baseline, self.candidate = (
+            Distribution(self.limits_ms, standardised_distribution(bins, weight, self.limits_ms))
+            for bins, weight in zip(panel.bins, weights, strict=True)
+        )
+        self.q_b = self.baseline.quantile(probability)
+        self.q_c = self.candidate.quantile(probability)
+        if design.kind == "replicates":
+            self._prepare_runs()
+
+    def _weights(self, arm: int, volume: FloatArray | float) -> FloatArray:
+        """What one request of each cell adds to the standardised distribution: v / (V n), flattened."""
+        total = self.strata.total[arm]
+        per = np.divide(self.strata.weight, total, out=np.zeros_like(total), where=total > 0)
+        return np.asarray(per.ravel() / volume)
+
+    def _prepare_runs(self) -> None:
+        """Distributions of every run by itself, and each run's baseline quantile."""
+        run = np.unique(self.panel.run, return_inverse=True)[1]
+        runs = int(run.max()) + 1
+        mass = (self.strata.weight * self.strata.share).sum(axis=0)
+        volume = np.bincount(run, weights=mass, minlength=runs)
+        row = np.tile(run, self.panel.n.shape[1])
+        safe = np.where(volume > 0, volume, np.nan)
+        by_run = [
+            standardised_distribution(self.panel.bins[arm], self._weights(arm, 1.0), self.limits_ms, row, runs)
+            / safe[:, None]
+            for arm in (0, 1)
+        ]
+        self.run_baseline, self.run_candidate = (
+            [Distribution(self.limits_ms, curve) for curve in curves] for curves in by_run
+        )
+        self.run_q_b = np.array([curve.quantile(self.p) for curve in self.run_baseline])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log([curve.quantile(self.p) for curve in self.run_candidate]) - np.log(self.run_q_b)
+        self.q_b = float(np.exp(np.nanmean(np.log(self.run_q_b))))
+        self.q_c = self.q_b * float(np.exp(np.nanmean(logs)))
+
+    def distance(self, times_ms: FloatArray) -> FloatArray:
+        """D at thresholds given as times: shape (thresholds,)."""
+        if self.design.kind == "replicates":
+            return np.asarray(np.nanmean(self._run_distances(times_ms), axis=0))
+        return np.asarray(self.p - self.candidate.at(times_ms))
+
+    def _run_distances(self, times_ms: FloatArray) -> FloatArray:
+        """D of each run at thresholds in proportion to its own baseline quantile: (runs, thresholds)."""
+        factor = times_ms / self.q_b
+        return np.stack(
+            [
+                self.p - curve.at(q * factor) if np.isfinite(q) else np.full(times_ms.size, np.nan)
+                for curve, q in zip(self.run_candidate, self.run_q_b, strict=True)
+            ]
+        )
+
+    def nodes(self, times_ms: FloatArray) -> _Nodes:
+        """The test at these thresholds, in the order given."""
+        order = np.argsort(times_ms, kind="stable")
+        back = np.argsort(order, kind="stable")
+        rising = times_ms[order]
+        shape = (-1, self.panel.n.shape[1], self.panel.slots)
+        below_c = counts_below(self.panel.bins[1], self.limits_ms, rising, self.cells)[back].reshape(shape)
+        below_b = counts_below(self.panel.bins[0], self.limits_ms, np.array([self.q_b]), self.cells).reshape(shape)
+        own, other = levels(self.strata, 1, below_c), levels(self.strata, 0, below_b)
+        influence = -(own.influence[:, 0] - other.influence[:, 0])
+        time = time_variance(influence)
+        n_b, n_c = self.strata.effective[:, 0]
+        binomial = _binomial(own.level[:, 0], n_c) + _binomial(other.level[:, 0], n_b)
+        if self.design.kind == "replicates":
+            _, uncertainty = replicate_uncertainty(
+                self._run_distances(times_ms).T, np.maximum(time.variance, binomial)
+            )
+        else:
+            parts = self._instances(rising, np.array([self.q_b]), own.level[:, 0] - other.level[:, 0], back)
+            found = combine(time, parts, self._prior(times_ms))
+            uncertainty = Uncertainty(np.maximum(found.variance, binomial), found.df, found.lasting)
+        return _Nodes(
+            times_ms, self.distance(times_ms), uncertainty.variance, uncertainty.df, uncertainty.lasting, influence
+        )
+
+    def _instances(
+        self, rising: FloatArray, baseline_ms: FloatArray, effect: FloatArray, back: npt.NDArray[np.int64]
+    ) -> InstanceVariance:
+        """Instance variance at each threshold: arrays (2, thresholds)."""
+        rows = self.panel.rows
+        count = rows.n.size
+        below_c = counts_below(self.panel.row_bins[1], self.limits_ms, rising, count)[back]
+        below_b = counts_below(self.panel.row_bins[0], self.limits_ms, baseline_ms, count)[0]
+        each = [
+            instance_variance(rows, below + below_b, rows.n, self.strata.groups, shift, relative=False)
+            for below, shift in zip(below_c, effect[:, None], strict=True)
+        ]
+        return InstanceVariance(
+            *(np.concatenate([getattr(part, name) for part in each], axis=1) for name in each[0].__dataclass_fields__)
+        )
+
+    def _prior(self, times_ms: FloatArray) -> FloatArray:
+        """Assumed variance of D from a speed difference between single instances, (2, thresholds)."""
+        step = np.exp(PRIOR_STEP)
+        slope = (self.baseline.at(self.q_b * step) - self.baseline.at(self.q_b / step)) / (2 * PRIOR_STEP)
+        sd = self.sd_instance * slope
+        return np.stack([np.full(times_ms.size, sd**2 / (said or 1)) for said in self.design.declared])
+
+    def interval(self, nodes: _Nodes) -> tuple[float, float]:
+        """Times (ms) between which the candidate's quantile lies: the thresholds that are not rejected at ±alpha."""
+        if np.isfinite(self.q_c):
+            nodes = nodes.merged(self.nodes(np.array([self.q_c])))
+        rough = self._solve(nodes)
+        ends = np.array([end for end in rough if np.isfinite(end) and end > 0])
+        return self._solve(nodes.merged(self.nodes(ends)) if ends.size else nodes)
+
+    def _solve(self, nodes: _Nodes) -> tuple[float, float]:
+        order = np.argsort(nodes.times_ms, kind="stable")
+        half_at = t_quantile(1 - self.alpha, nodes.df) * np.sqrt(nodes.variance)
+        grid = np.unique(np.concatenate([self.limits_ms[self.limits_ms > 0], nodes.times_ms]))
+        grid = grid[(grid > self.q_b / 100) & (grid < self.q_b * 100)]
+        half = np.interp(np.log(grid), np.log(nodes.times_ms[order]), half_at[order])
+        distance = self.distance(grid)
+        return _first_below(grid, distance - half, 0.0), _last_above(grid, distance + half, float("inf"))
+
+    def limits(self, limit: Limit) -> tuple[Asked, ...]:
+        """The candidate's own quantile against `max` and `min` (ms)."""
+        bounds = [(1.0, limit.max), (-1.0, limit.min)]
+        return tuple(self._limit(sign, bound) for sign, bound in bounds if bound is not None)
+
+    def _limit(self, sign: float, bound: float) -> Asked:
+        at = np.array([bound])
+        shape = (-1, self.panel.n.shape[1], self.panel.slots)
+        own = levels(self.strata, 1, counts_below(self.panel.bins[1], self.limits_ms, at, self.cells).reshape(shape))
+        time = time_variance(own.influence[:, 0])
+        floor = _binomial(own.level[:, 0], self.strata.effective[1, 0])
+        if self.design.kind == "replicates":
+            by_run = np.stack([self.p - curve.at(at) for curve in self.run_candidate], axis=-1)
+            distance, uncertainty = replicate_uncertainty(by_run, np.maximum(time.variance, floor))
+            return ask(sign * distance, uncertainty)
+        parts = self._instances(at, at, np.zeros(1), np.zeros(1, dtype=np.int64))
+        found = combine(time, parts, self._prior(at), arms=(1,))
+        uncertainty = Uncertainty(np.maximum(found.variance, floor), found.df, found.lasting)
+        return ask(sign * (self.p - own.level[:, 0]), uncertainty)
+
+
+def _binomial(level: FloatArray, effective: FloatArray | float) -> FloatArray:
+    """Variance of a share of `effective` requests, never 0."""
+    rate = (level * effective + 0.5) / (effective + 1)
+    return np.asarray(rate * (1 - rate) / np.maximum(effective, 1e-300))
+
+
+def _first_below(grid: FloatArray, values: FloatArray, default: float) -> float:
+    """First place where `values` is no longer above 0, by linear interpolation."""
+    below = np.flatnonzero(values <= 0)
+    if not below.size:
+        return float(grid[-1])
+    k = int(below[0])
+    return default if k == 0 else _cross(grid, values, k)
+
+
+def _last_above(grid: FloatArray, values: FloatArray, default: float) -> float:
+    """Last place where `values` is not yet below 0, by linear interpolation."""
+    above = np.flatnonzero(values >= 0)
+    if not above.size:
+        return float(grid[0])
+    k = int(above[-1]) + 1
+    return default if k == grid.size else _cross(grid, values, k)
+
+
+def _cross(grid: FloatArray, values: FloatArray, k: int) -> float:
+    low, high = values[k - 1], values[k]
+    share = low / (low - high) if low != high else 0.5
+    return float(grid[k - 1] + share * (grid[k] - grid[k - 1]))

@@ -1,0 +1,109 @@
+"""Levels standardised over endpoints and time, and each bucket's influence on them (method B.2).
+
+A stratum is an endpoint × time block. Both arms are weighted by the same Mantel-Haenszel weights
+v = n_c·n_b / (n_c + n_b), so neither another endpoint mix nor a traffic ramp moves the comparison.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.stats.panel import Panel
+
+__all__ = ["Levels", "Strata", "build_strata", "levels", "run_levels"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Strata:
+    """Weights of one denominator (all requests, or successes), on every slot of the panel.
+
+    `groups` sums endpoints: shape (groups, endpoints) of 0 and 1.
+    """
+
+    panel: Panel
+    n: FloatArray
+    """(2, endpoints, slots)"""
+    total: FloatArray
+    """n over the block, (2, endpoints, slots)"""
+    weight: FloatArray
+    """v, (endpoints, slots); 0 where an arm is empty"""
+    share: FloatArray
+    """the slot's share of its block's requests, (endpoints, slots)"""
+    groups: FloatArray
+    volume: FloatArray
+    """V = Σ v, (groups,)"""
+    effective: FloatArray
+    """n* = V² / Σ(v²/n): the binomial sample size that the weighted level is worth, (2, groups)"""
+
+    @property
+    def dropped(self) -> FloatArray:
+        """Share of each arm's requests in strata where the other arm is empty, shape (2,)."""
+        everything = self.n.sum(axis=(1, 2))
+        lost = (self.n * (self.weight == 0)).sum(axis=(1, 2))
+        return np.asarray(lost / np.maximum(everything, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """One arm's standardised level and the influence of every slot on it (mean 0 over slots).
+
+    `level` has shape (..., groups), `influence` (..., groups, slots), both in the unit of the numerator.
+    """
+
+    level: FloatArray
+    influence: FloatArray
+
+
+def build_strata(panel: Panel, n: FloatArray, groups: FloatArray | None = None) -> Strata:
+    """Strata of the denominator `n` (2, endpoints, slots); one group of all endpoints unless `groups` says otherwise."""
+    if groups is None:
+        groups = np.ones((1, n.shape[1]))
+    total = panel.block_sum(n)
+    both = total[0] + total[1]
+    weight = np.divide(total[0] * total[1], both, out=np.zeros_like(both), where=both > 0)
+    share = np.divide(n[0] + n[1], both, out=np.zeros_like(both), where=both > 0)
+    volume = groups @ (weight * share).sum(axis=1)
+    inverse = np.divide(weight**2 * share, total, out=np.zeros_like(total), where=total > 0)
+    spread = inverse.sum(axis=2) @ groups.T
+    effective = np.divide(volume**2, spread, out=np.zeros_like(spread), where=spread > 0)
+    return Strata(panel, n, total, weight, share, groups, volume, effective)
+
+
+def levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:
+    """Standardised level of `numerator` (..., endpoints, slots) per request of one arm."""
+    mean, total, weight = _block_means(strata, arm, numerator)
+    shared = weight * strata.share
+    volume = np.where(strata.volume > 0, strata.volume, np.nan)
+    level = np.einsum("...et,et,me->...m", mean, shared, strata.groups) / volume
+    within = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0) * (
+        numerator - mean * strata.n[arm]
+    )
+    slots = strata.panel.slots
+    between = np.einsum("me,...et->...mt", strata.groups, shared * mean + within)
+    mass = strata.groups @ shared
+    influence = (slots / volume)[:, None] * (between - level[..., None] * mass)
+    return Levels(level, influence)
+
+
+def run_levels(strata: Strata, arm: int, numerator: FloatArray) -> FloatArray:
+    """Standardised level of one arm in each run apart: shape (groups, runs)."""
+    mean, _, weight = _block_means(strata, arm, numerator)
+    shared = strata.groups @ (weight * strata.share)
+    weighted = strata.groups @ (mean * weight * strata.share)
+    starts = np.flatnonzero(np.diff(strata.panel.run, prepend=-1))
+    volume = np.add.reduceat(shared, starts, axis=-1)
+    sums = np.add.reduceat(weighted, starts, axis=-1)
+    return np.divide(sums, volume, out=np.full_like(sums, np.nan), where=volume > 0)
+
+
+def _block_means(strata: Strata, arm: int, numerator: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    total = strata.total[arm]
+    sums = strata.panel.block_sum(numerator)
+    mean = np.divide(sums, total, out=np.zeros_like(sums), where=total > 0)
+    return mean, total, strata.weight

@@ -1,0 +1,117 @@
+"""Time and instances put together: one variance and its degrees of freedom (method B.3, B.3a).
+
+The two overlap (an instance's own wandering is in both), so neither their sum nor the larger of them is right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.stats.instances import InstanceVariance
+from evaluator.stats.longrun import TimeVariance
+from evaluator.stats.panel import Panel
+
+__all__ = ["Design", "Replication", "Uncertainty", "choose_design", "combine", "replicate_uncertainty"]
+
+FloatArray = npt.NDArray[np.float64]
+
+PRIOR_DF = 3.0
+"""Degrees of freedom of an instance effect that the run cannot show (method B.3a)."""
+
+Replication = Literal["replicates", "instances", "single"]
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """Variance of an estimate (groups,), its degrees of freedom, and the part that more time does not shrink."""
+
+    variance: FloatArray
+    df: FloatArray
+    lasting: FloatArray
+
+    @property
+    def se(self) -> FloatArray:
+        """Standard error."""
+        return np.sqrt(self.variance)
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """What repeats in this comparison: whole runs, instances within runs, or nothing."""
+
+    kind: Replication
+    runs: int
+    instances: tuple[int, int]
+    """Instances of baseline and candidate."""
+    declared: tuple[int | None, int | None] = (None, None)
+    """Instances behind one label, where the policy says so."""
+
+    @property
+    def behind(self) -> tuple[int, int]:
+        """Units of replication to show beside a metric: replicates, or instances."""
+        if self.kind == "replicates":
+            return self.runs, self.runs
+        return tuple(max(seen, said or 0) for seen, said in zip(self.instances, self.declared, strict=True))  # type: ignore[return-value]
+
+
+def choose_design(panel: Panel, declared: tuple[int | None, int | None] = (None, None)) -> Design:
+    """Replicates where they say more than instances do (or instances cannot), instances otherwise."""
+    runs = int(panel.runs.size)
+    instances = tuple(int((panel.rows.instance_arm == arm).sum()) for arm in (0, 1))
+    fewest = min(instances)
+    if runs >= 2 and (fewest < 2 or runs - 1 >= sum(instances) - 2):
+        kind: Replication = "replicates"
+    else:
+        kind = "instances" if fewest >= 2 else "single"
+    return Design(kind, runs, (instances[0], instances[1]), declared)
+
+
+def combine(
+    time: TimeVariance, instance: InstanceVariance, prior: FloatArray, arms: tuple[int, ...] = (0, 1)
+) -> Uncertainty:
+    """One variance of both parts. `prior` (2, groups) stands in for arms with a single instance.
+
+    Satterthwaite's degrees of freedom; where only time counts, those of the time variance.
+    """
+    chosen = list(arms)
+    known = np.isfinite(instance.variance[chosen])
+    by_arm = np.where(known, instance.variance[chosen], prior[chosen])
+    inst = by_arm.sum(axis=0)
+    within = np.where(known, instance.within[chosen], 0.0).sum(axis=0)
+    df_inst = _instance_df(by_arm, known, instance.effective[chosen])
+    own = np.maximum(0.0, time.variance - within)
+    variance = np.maximum(inst + own, time.variance)
+    spread = inst**2 / df_inst + own**2 / time.df
+    df = np.divide(variance**2, spread, out=np.full_like(variance, time.df), where=spread > 0)
+    df = np.where(variance <= time.variance, time.df, df)
+    return Uncertainty(variance, df, np.maximum(0.0, inst - within))
+
+
+def _instance_df(by_arm: FloatArray, known: npt.NDArray[np.bool_], effective: FloatArray) -> FloatArray:
+    """Pooled over arms of like size; Welch's where they differ more than twofold or one of them is assumed."""
+    own = np.where(known, np.maximum(effective - 1, 0.05), PRIOR_DF)
+    if by_arm.shape[0] == 1:
+        return np.asarray(own[0])
+    total = by_arm.sum(axis=0)
+    spread = (by_arm**2 / own).sum(axis=0)
+    welch = np.divide(total**2, spread, out=own.min(axis=0), where=spread > 0)
+    like = known.all(axis=0) & (effective.max(axis=0) <= 2 * effective.min(axis=0))
+    pooled = np.where(like, own.sum(axis=0), welch)
+    return np.where(~known.any(axis=0), PRIOR_DF, pooled)
+
+
+def replicate_uncertainty(values: FloatArray, floor: FloatArray | float = 0.0) -> tuple[FloatArray, Uncertainty]:
+    """Mean over replicates (last axis) and its uncertainty: sd / √R with R - 1 degrees of freedom.
+
+    `floor`: a variance that the result is never below. Replicates without a value are left out.
+    """
+    count = np.isfinite(values).sum(axis=-1)
+    mean = np.nansum(values, axis=-1) / np.maximum(count, 1)
+    squares = np.nansum((values - mean[..., None]) ** 2, axis=-1)
+    variance = np.where(count >= 2, squares / np.maximum(count - 1, 1) / np.maximum(count, 1), np.nan)
+    variance = np.maximum(variance, floor)
+    return mean, Uncertainty(variance, np.maximum(count - 1, 1).astype(float), variance)

@@ -1,0 +1,123 @@
+"""Numbers and names as people read them: three significant digits, the unit after, the sign on every change.
+
+One place, so that a reason, a table and a report never print the same number in two ways.
+"""
+
+from __future__ import annotations
+
+import math
+
+from evaluator.records import Comparison, Effect, Margin, Rule
+
+__all__ = [
+    "format_change",
+    "format_count",
+    "format_duration",
+    "format_interval",
+    "format_margin",
+    "format_number",
+    "format_value",
+    "name_comparison",
+    "name_metric",
+]
+
+SIGNIFICANT = 3
+MINUTES_FROM_S = 100
+HOURS_FROM_S = 2 * 3600
+
+
+def format_number(value: float, *, sign: bool = False) -> str:
+    """Three significant digits, thousands grouped, never an exponent: `0.012`, `31.4`, `1,240`.
+
+    >>> format_number(0.01234), format_number(31.44), format_number(1239.6), format_number(5, sign=True)
+    ('0.0123', '31.4', '1,240', '+5')
+    """
+    if math.isnan(value):
+        return "?"
+    if math.isinf(value):
+        return ("+" if sign and value > 0 else "−" if value < 0 else "") + "∞"
+    digits = SIGNIFICANT - 1 - (math.floor(math.log10(abs(value))) if value else SIGNIFICANT - 1)
+    rounded = round(value, digits)
+    text = f"{abs(rounded):,.{min(max(digits, 0), 9)}f}"
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    if float(text.replace(",", "")) == 0:
+        return "0"
+    return ("−" if rounded < 0 else "+" if sign else "") + text
+
+
+def format_count(count: int) -> str:
+    """A whole number with grouped thousands."""
+    return f"{count:,}"
+
+
+def format_duration(seconds: float) -> str:
+    """`75 s`, `14 min`, `3.5 h`."""
+    if seconds < MINUTES_FROM_S:
+        return f"{format_number(seconds)} s"
+    if seconds < HOURS_FROM_S:
+        return f"{format_number(round(seconds / 60, 1))} min"
+    return f"{format_number(seconds / 3600)} h"
+
+
+def format_value(value: float | None, unit: str) -> str:
+    """A metric's own value; fractions as percent, an infinite time as what it is."""
+    if value is None:
+        return "–"
+    if unit == "fraction":
+        return f"{format_number(value * 100)} %"
+    if math.isinf(value):
+        return "failed"
+    return f"{format_number(value)} {unit}"
+
+
+def format_change(effect: Effect, unit: str) -> str:
+    """The estimated change with its sign: `+12.4 %`, `+0.021 pp`, `−3.1 ms`."""
+    return _signed(effect.estimate, effect, unit) + _suffix(effect, unit)
+
+
+def format_interval(effect: Effect, unit: str) -> str:
+    """The interval without unit: `+8.1 … +16.9`."""
+    return f"{_signed(effect.lower, effect, unit)} … {_signed(effect.upper, effect, unit)}"
+
+
+def format_margin(margin: Margin | None, unit: str) -> str:
+    """The harm that is allowed: `10 %`, `0.1 pp`, `20 ms`; a dash where none is set."""
+    if margin is None:
+        return "–"
+    if margin.relative:
+        return f"{format_number(margin.value * 100)} %"
+    if unit == "fraction":
+        return f"{format_number(margin.value * 100)} pp"
+    return f"{format_number(margin.value)} {unit}"
+
+
+def _signed(value: float, effect: Effect, unit: str) -> str:
+    percent = effect.kind == "relative" or unit == "fraction"
+    return format_number(value * 100 if percent else value, sign=True)
+
+
+def _suffix(effect: Effect, unit: str) -> str:
+    if effect.kind == "relative":
+        return " %"
+    return " pp" if unit == "fraction" else f" {unit}"
+
+
+def name_metric(rule: Rule) -> str:
+    """What people call the metric: `p95`, `mean`, `failures`; the policy's own name where it chose one.
+
+    >>> from evaluator.records import Rule
+    >>> name_metric(Rule("latency_p95", "latency_quantile", quantile=0.95)), name_metric(Rule("checkout", "throughput"))
+    ('p95', 'checkout')
+    """
+    if rule.type == "latency_quantile" and rule.quantile is not None:
+        short = f"p{format_number(rule.quantile * 100)}"
+        return short if rule.name in {f"latency_{short}", short} else rule.name
+    shorts = {"failure_rate": "failures", "latency_mean": "mean"}
+    return shorts.get(rule.type, rule.name) if rule.name == rule.type else rule.name
+
+
+def name_comparison(comparison: Comparison) -> str:
+    """Metric and slice: `p95 of POST /orders`."""
+    name, endpoint = name_metric(comparison.rule), comparison.rule.slice.endpoint
+    return f"{name} of {endpoint}" if endpoint else name
