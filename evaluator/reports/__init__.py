@@ -1,0 +1,30 @@
+"""A verdict, written out for whoever reads it. One module a format, and the table that names them.
+
+A new format is a function `Verdict, Page -> str` in a module of this room and one line in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evaluator.records import Verdict
+from evaluator.reports.base import Page, Render
+from evaluator.reports.human import to_human
+from evaluator.reports.verdict_json import to_json
+
+__all__ = ["FORMATS", "Page", "Render", "to_human", "to_json"]
+
+
+def _human(verdict: Verdict, page: Page) -> str:
+    return to_human(verdict, width=page.width, color=page.color, unicode=page.unicode)
+
+
+def _json(verdict: Verdict, page: Page) -> str:
+    del page
+    return to_json(verdict)
+
+
+FORMATS: Mapping[str, Render] = {
+    "human": _human,
+    "json": _json,
+}

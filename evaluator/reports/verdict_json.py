@@ -1,0 +1,122 @@
+"""The verdict as JSON: the contract with everything that acts on it (evaluator/schemas/verdict.schema.json).
+
+The same verdict gives the same bytes: the order of keys is fixed, floats have 9 significant digits, and the text is
+ASCII. What is not a finite number (an interval without an upper end) is null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from evaluator.records import Comparison, Effect, Reason, Service, Verdict
+
+__all__ = ["SCHEMA_VERSION", "to_json"]
+
+SCHEMA_VERSION = 1
+
+
+def to_json(verdict: Verdict) -> str:
+    """Write a verdict as JSON text, ending without a newline."""
+    return json.dumps(_to_plain(verdict), indent=2, allow_nan=False)
+
+
+def _to_plain(verdict: Verdict) -> dict[str, Any]:
+    evidence = verdict.evidence
+    plain = {
+        "schema_version": SCHEMA_VERSION,
+        "release": verdict.release.id,
+        "verdict": verdict.word.value,
+        "reasons": [_reason(reason) for reason in verdict.reasons],
+        "next_action": verdict.next_action,
+        "time_to_decision_s": verdict.time_to_decision_s,
+        "judge": verdict.judge,
+        "monitoring": verdict.monitoring,
+        "alpha": verdict.alpha,
+        "services": [_service(service) for service in verdict.release.services],
+        "arms": [
+            {"name": arm.name, "role": arm.role, "requests": arm.requests, "instances": arm.instances, "runs": arm.runs}
+            for arm in evidence.arms
+        ],
+        "window": {"start": evidence.window.start, "end": evidence.window.end},
+        "incomplete": evidence.incomplete,
+        "mode": verdict.mode,
+        "override": verdict.override,
+        "policy": verdict.policy,
+        "queries": list(verdict.queries),
+        "policy_hash": verdict.policy_hash,
+        "data_hash": verdict.data_hash,
+        "evaluator_version": verdict.evaluator_version,
+        "judged_at": verdict.judged_at,
+        "metrics": [_metric(comparison) for comparison in evidence.comparisons],
+        "health": [
+            {"check": finding.check, "status": finding.level.value, "text": finding.text}
+            for finding in evidence.findings
+        ],
+    }
+    return {key: _canonical(value) for key, value in plain.items()}
+
+
+def _reason(reason: Reason) -> dict[str, Any]:
+    return {
+        "code": reason.code,
+        "metric": reason.metric,
+        "arm": reason.arm,
+        "slice": _slice(reason.slice),
+        "text": reason.text,
+    }
+
+
+def _service(service: Service) -> dict[str, Any]:
+    return {"name": service.name, "baseline": service.baseline, "canary": service.canary}
+
+
+def _slice(endpoint: str | None) -> dict[str, str] | None:
+    return None if endpoint is None else {"endpoint": endpoint}
+
+
+def _metric(row: Comparison) -> dict[str, Any]:
+    rule = row.rule
+    return {
+        "name": rule.name,
+        "type": rule.type,
+        "role": rule.role.value,
+        "arm": row.arm,
+        "slice": _slice(rule.slice.endpoint),
+        "status": row.status.value,
+        "baseline": {"value": row.baseline.value, "n": row.baseline.n},
+        "canary": {"value": row.candidate.value, "n": row.candidate.n},
+        "unit": row.unit,
+        "effect": _effect(row.effect),
+        "margin": None if rule.margin is None else rule.margin.value,
+        "limit": {"min": rule.limit.min, "max": rule.limit.max},
+        "instances": list(row.instances),
+        "direction": rule.direction.value,
+        "method": row.method,
+        "p_value": row.p_value,
+        "p_value_adjusted": row.p_value_adjusted,
+        "detectable_effect": row.detectable_effect,
+        "reason": row.reason or row.no_data or "",
+    }
+
+
+def _effect(effect: Effect | None) -> dict[str, Any] | None:
+    if effect is None:
+        return None
+    return {"kind": effect.kind, "estimate": effect.estimate, "lower": effect.lower, "upper": effect.upper}
+
+
+def _canonical(value: Any) -> Any:
+    """Plain JSON: 9 significant digits, null for what is not finite, UTC times that end in Z."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}") + 0.0 if math.isfinite(value) else None
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=value.tzinfo or UTC).astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(inner) for inner in value]
+    return value
