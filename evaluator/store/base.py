@@ -15,6 +15,7 @@ from evaluator.errors import StoreError
 from evaluator.records import (
     Cells,
     Landed,
+    LandingPlan,
     Release,
     ReleaseSummary,
     Run,
@@ -24,6 +25,7 @@ from evaluator.records import (
 )
 from evaluator.store import catalogue
 from evaluator.store.engine import Engine, attach, open_engine, transaction
+from evaluator.store.importing import Place, choose_bucket_s, import_files
 from evaluator.store.landing import Target, land
 from evaluator.store.migrations import (
     SCHEMA_VERSION,
@@ -34,21 +36,10 @@ from evaluator.store.migrations import (
 )
 from evaluator.store.reading import read_cells
 
-__all__ = ["WAIT_S", "Store", "choose_bucket_s"]
+__all__ = ["WAIT_S", "Store"]
 
 WAIT_S = 30.0
 """How long other processes are waited for."""
-
-_BUCKETS = ((120, 1), (600, 5), (6 * 3600, 15))
-_LONGEST_BUCKET_S = 60
-_UNPLANNED_BUCKET_S = 15
-
-
-def choose_bucket_s(seconds: float | None) -> int:
-    """Choose the bucket of a run group from its planned (or recorded) duration; 15 s where that is not known."""
-    if seconds is None:
-        return _UNPLANNED_BUCKET_S
-    return next((bucket_s for longest, bucket_s in _BUCKETS if seconds <= longest), _LONGEST_BUCKET_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +129,14 @@ class Store:
             names = engine.execute("SELECT name FROM store.segments WHERE run = ?", [run_id]).fetchall()
         target = Target(self.path, run_id, code, bucket_s, self.segment_folder(run), self.wait_s)
         return land(target, [name for (name,) in names])
+
+    def land_files(self, release: Release, runs: Sequence[Run], plan: LandingPlan) -> Landed:
+        """Land the files of a plan as the runs of one group, replicate by replicate; all of them or nothing.
+
+        Raises InputError for a file with rows that cannot be used. The same files again change nothing.
+        """
+        place = Place(self.path, {run.id: self.segment_folder(run) for run in runs}, self.wait_s)
+        return import_files(place, release, runs, plan)
 
     # -------------------------------------------------------------- reading
 

@@ -185,10 +185,10 @@ _NAMES = """
 INSERT INTO store.names
 SELECT (SELECT coalesce(max(id), -1) FROM store.names) + row_number() OVER (ORDER BY kind, name), kind, name
 FROM (
-    SELECT 'arm' AS kind, arm AS name FROM cells_moments
-    UNION SELECT 'endpoint', endpoint FROM cells_moments
-    UNION SELECT 'instance', instance FROM cells_moments
-    UNION SELECT 'exception', exception FROM cells_failure_kinds
+    SELECT 'arm' AS kind, arm AS name FROM cells_moments{part}
+    UNION SELECT 'endpoint', endpoint FROM cells_moments{part}
+    UNION SELECT 'instance', instance FROM cells_moments{part}
+    UNION SELECT 'exception', exception FROM cells_failure_kinds{part}
 )
 ANTI JOIN store.names USING (kind, name)
 """
@@ -202,21 +202,22 @@ _KEYS = {
 }
 
 
-def write_cells(engine: Engine, run_code: int, grid_us: int) -> None:
-    """Add the cells just rolled up to the attached store. To be called inside a transaction."""
-    engine.execute(_NAMES)
+def write_cells(engine: Engine, run_code: int, grid_us: int, part: str = "") -> None:
+    """Add the cells just rolled up (into `part`) to the attached store. To be called inside a transaction."""
+    engine.execute(_NAMES.format(part=part))
     for table, keys in _KEYS.items():
-        coded = ", ".join(f"{key}_name.id AS {key}" for key in keys)
-        joins = " ".join(
-            f"JOIN store.names AS {key}_name ON {key}_name.kind = '{key}' AND {key}_name.name = cells.{key}"
-            for key in keys
-        )
-        rest = f"cells.* EXCLUDE ({', '.join(keys)})"
-        engine.execute(
-            f"INSERT INTO store.{table} BY NAME SELECT ? AS run, {coded}, {rest} FROM cells_{table} AS cells {joins} "
-            "ORDER BY ALL",
-            [run_code],
-        )
+        engine.execute(_insert_cells(table, keys, part), [run_code])
     engine.execute(
         "UPDATE store.runs SET landings = landings + 1, grid_us = gcd(grid_us, ?) WHERE code = ?", [grid_us, run_code]
     )
+
+
+def _insert_cells(table: str, keys: Sequence[str], part: str) -> str:
+    coded = ", ".join(f"{key}_name.id AS {key}" for key in keys)
+    joins = " ".join(
+        f"JOIN store.names AS {key}_name ON {key}_name.kind = '{key}' AND {key}_name.name = cells.{key}" for key in keys
+    )
+    return f"""
+        INSERT INTO store.{table} BY NAME
+        SELECT ? AS run, {coded}, cells.* EXCLUDE ({", ".join(keys)})
+        FROM cells_{table}{part} AS cells {joins} ORDER BY ALL"""

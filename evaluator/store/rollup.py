@@ -57,23 +57,23 @@ CELL_TABLES = {
 """Cells by name: keys as text, then what adds up (loads: what is the highest)."""
 
 
-def roll_up(engine: Engine, paths: Sequence[Path], bucket_s: int) -> None:
-    """Roll the rows of one run's segments up into the temporary tables named in CELL_TABLES.
+def roll_up(engine: Engine, paths: Sequence[Path], bucket_s: int, part: str = "") -> None:
+    """Roll the rows of one run's segments up into temporary tables `cells_<name><part>`, named in CELL_TABLES.
 
     Rows whose time is NaN, negative or infinite are left out: compare the count with that of the segments.
     """
     listed = "[" + ", ".join(quote(str(path)) for path in paths) + "]"
     engine.execute(_ROWS.format(bucket_s=bucket_s, paths=listed, highest_ms=HIGHEST_MS))
     for name, query in CELL_TABLES.items():
-        engine.execute(f"CREATE OR REPLACE TEMP TABLE cells_{name} AS {query}")
+        engine.execute(f"CREATE OR REPLACE TEMP TABLE cells_{name}{part} AS {query}")
 
 
-def find_grid_us(engine: Engine) -> int:
+def find_grid_us(engine: Engine, part: str = "") -> int:
     """Find the largest step (µs) of which all times just rolled up are multiples; 0 where there is no time.
 
     Extremes and sums bound it from above at no cost; only where they leave a step above 1 are the rows read again.
     """
-    rows = engine.execute("SELECT min_us, max_us, sum_us FROM cells_moments WHERE n > failures").fetchall()
+    rows = engine.execute(f"SELECT min_us, max_us, sum_us FROM cells_moments{part} WHERE n > failures").fetchall()
     bound = math.gcd(*(int(value) for row in rows for value in row))
     if bound <= 1:
         return bound

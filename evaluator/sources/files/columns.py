@@ -1,0 +1,102 @@
+"""Columns by option: `--column TARGET=SOURCE[:UNIT]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from evaluator.errors import InputError, UnknownName
+from evaluator.records import ColumnMap
+
+__all__ = ["INSTANT_UNITS", "REQUIRED", "TARGETS", "ColumnWish", "map_column", "parse_columns"]
+
+REQUIRED = ("ts", "endpoint", "response_time_ms", "failed")
+"""Columns of the request row that a file must have."""
+
+TARGETS = (*REQUIRED, "instance", "response_bytes", "status_code", "exception", "user_count")
+"""Columns of the request row that a file may have."""
+
+TIME_UNITS = ("s", "ms", "us", "ns")
+INSTANT_UNITS = (*TIME_UNITS, "iso")
+FAILED_UNITS = {"failure": "true", "success": "false", "status": "status", "text": "filled"}
+_SUCCESS_NAMES = ("success", "succeeded", "ok", "passed")
+
+Kind = Literal["text", "integer", "number", "instant", "true", "false", "status", "filled"]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnWish:
+    """One `--column`: the source is looked up when the file's header is known."""
+
+    target: str
+    source: str
+    unit: str = ""
+
+
+def parse_columns(texts: Sequence[str]) -> tuple[ColumnWish, ...]:
+    """Parse the values of `--column`. Raises InputError and UnknownName."""
+    wishes = tuple(_parse_column(text) for text in texts)
+    targets = [wish.target for wish in wishes]
+    twice = next((target for target in targets if targets.count(target) > 1), None)
+    if twice:
+        raise InputError(f"--column names '{twice}' twice")
+    return wishes
+
+
+def _parse_column(text: str) -> ColumnWish:
+    target, equals, rest = text.partition("=")
+    if not equals or not target or not rest:
+        raise InputError(
+            f"--column '{text}' is not of the form TARGET=SOURCE[:UNIT]",
+            hint="for example --column response_time_ms=elapsed:s",
+        )
+    if target not in TARGETS:
+        raise UnknownName("column of a request row", target, TARGETS)
+    source, colon, unit = rest.rpartition(":")
+    if colon and unit in _units_of(target):
+        return ColumnWish(target, source, unit)
+    return ColumnWish(target, rest)
+
+
+def _units_of(target: str) -> tuple[str, ...]:
+    return {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
+
+
+def map_column(wish: ColumnWish, header: Sequence[str], first: Mapping[str, object]) -> ColumnMap:
+    """Make the mapping of one column; `first` is the file's first row, by which the unit of `ts` is told.
+
+    Raises UnknownName where the file has no such column.
+    """
+    sources = (wish.source,) if wish.source in header else tuple(wish.source.split("+"))
+    for source in sources:
+        if source not in header:
+            raise UnknownName(
+                "column in the file", source, header, hint="columns are named with --column TARGET=SOURCE"
+            )
+    kind, unit = _kind_of(wish, first.get(sources[0]))
+    return ColumnMap(wish.target, sources, kind, unit)
+
+
+def _kind_of(wish: ColumnWish, first: object) -> tuple[Kind, str]:
+    if wish.target == "ts":
+        return "instant", wish.unit or tell_instant_unit(first)
+    if wish.target == "response_time_ms":
+        return "number", wish.unit or "ms"
+    if wish.target == "failed":
+        default = "success" if wish.source.lower() in _SUCCESS_NAMES else "failure"
+        return cast("Kind", FAILED_UNITS[wish.unit or default]), ""
+    return ("integer" if wish.target in {"response_bytes", "status_code", "user_count"} else "text"), ""
+
+
+_SINCE_EPOCH = ((1e11, "s"), (1e14, "ms"), (1e17, "us"))
+"""An instant below this number is in this unit: years 1973 to 5138 for seconds, and so on."""
+
+
+def tell_instant_unit(value: object) -> str:
+    """Tell the unit of an instant by its size; anything that is no number is taken for ISO 8601."""
+    try:
+        size = abs(float(str(value)))
+    except ValueError:
+        return "iso"
+    return next((unit for limit, unit in _SINCE_EPOCH if size < limit), "ns")

@@ -1,0 +1,75 @@
+"""From options to a landing plan: which files, which arm and replicate each is, and how it is read."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from evaluator.errors import InputError
+from evaluator.records import FilePlan, LandingPlan
+from evaluator.sources.files.columns import parse_columns
+from evaluator.sources.files.layouts import FORMATS, recognise
+
+__all__ = ["FORMATS", "expand_files", "plan_landing"]
+
+
+def plan_landing(
+    arms: Mapping[str, Sequence[str]],
+    *,
+    format: str = "auto",  # noqa: A002 - the option is called so
+    columns: Sequence[str] = (),
+    skip_bad_rows: bool = False,
+    service: str = "",
+) -> LandingPlan:
+    """Plan the landing of files, given by arm as paths, globs and comma lists; file k of an arm is replicate k.
+
+    `columns` are texts like `response_time_ms=elapsed:ms`. Raises InputError for a file that cannot be taken as it is
+    and UnknownName for a column or format that does not exist.
+    """
+    mapping = parse_columns(columns)
+    files = [
+        FilePlan(str(path), arm, replicate, recognise(path, format, mapping))
+        for arm, values in arms.items()
+        for replicate, path in enumerate(expand_files(values, arm))
+    ]
+    if not files:
+        raise InputError("no files were given", hint="give them with --baseline FILE and --canary FILE")
+    return LandingPlan(tuple(files), skip_bad_rows=skip_bad_rows, service=service)
+
+
+def expand_files(values: Sequence[str], arm: str) -> tuple[Path, ...]:
+    """Resolve paths, globs and comma lists of one arm to files, in the order given. Raises InputError."""
+    paths = [path for value in values for path in _expand(value)]
+    twice = next((path for k, path in enumerate(paths) if path in paths[:k]), None)
+    if twice is not None:
+        raise InputError(
+            f"{twice} is given twice for arm '{arm}'", hint="several files of one arm are replicates: give each once"
+        )
+    return tuple(_check(path) for path in paths)
+
+
+def _expand(value: str) -> list[Path]:
+    if Path(value).exists():
+        return [Path(value)]
+    if "," in value:
+        return [path for part in value.split(",") if part.strip() for path in _expand(part.strip())]
+    if not glob.has_magic(value):
+        raise InputError(f"there is no file {value}", hint="check the path")
+    found = sorted(Path(name) for name in glob.glob(value, recursive=True))  # noqa: PTH207 - a pattern, not a folder
+    if not found:
+        raise InputError(f"no file matches '{value}'", hint="check the pattern; quote it if the shell expands it")
+    return found
+
+
+def _check(path: Path) -> Path:
+    if path.is_dir():
+        raise InputError(f"{path} is a directory", hint=f"give its files, for example '{path}/*.csv'")
+    try:
+        with path.open("rb") as file:
+            first = file.read(1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if not first:
+        raise InputError(f"{path} is empty", hint="the tool that wrote it has probably recorded nothing")
+    return path

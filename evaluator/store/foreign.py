@@ -1,0 +1,266 @@
+"""Foreign files are read: one query per file gives request rows, with a mark on those that are none."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO, cast
+
+from evaluator.errors import InputError
+from evaluator.records import ColumnMap, FilePlan
+from evaluator.store.engine import Engine, quote
+from evaluator.store.rollup import HIGHEST_MS
+
+__all__ = ["BAD", "GOOD", "SUMMARY", "Rejected", "find_bad_row", "find_rejected", "select_rows"]
+
+GOOD, BAD, SUMMARY = "import", "bad row", "summary row"
+"""Marks, written to the column `worker`, which foreign files do not have."""
+
+_SCALES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "ns": 0.000001}
+_MICROS = {"s": 1_000_000.0, "ms": 1000.0, "us": 1.0, "ns": 0.001}
+
+
+def select_rows(file: FilePlan, latest: datetime) -> str:
+    """Write the query for all rows of a file; `run`, `arm` and `service` are its parameters."""
+    exprs = _expressions(file)
+    return f"""
+        SELECT
+            CAST($run AS VARCHAR) AS run, CAST($arm AS VARCHAR) AS arm, CAST($service AS VARCHAR) AS service,
+            coalesce(nullif({exprs.get("instance", "''")}, ''), $arm) AS instance,
+            {_mark(file, exprs, latest)} AS worker,
+            ts, endpoint, coalesce(ms, 0) AS response_time_ms,
+            {exprs.get("response_bytes", "CAST(NULL AS BIGINT)")} AS response_bytes,
+            nullif({exprs.get("status_code", "CAST(NULL AS SMALLINT)")}, 0) AS status_code,
+            failed,
+            CASE WHEN failed THEN nullif({exprs.get("exception", "CAST(NULL AS VARCHAR)")}, '') END AS exception,
+            {exprs.get("user_count", "CAST(NULL AS INTEGER)")} AS user_count,
+            CAST(NULL AS MAP(VARCHAR, VARCHAR)) AS context
+        FROM ({_select_required(file)})"""
+
+
+def _select_required(file: FilePlan) -> str:
+    """Write the query that adds the required columns under names of their own to those of the file."""
+    exprs = _expressions(file)
+    return f"""
+        SELECT
+            {exprs["ts"]} AS ts, {exprs["endpoint"]} AS endpoint, {exprs["response_time_ms"]} AS ms,
+            {exprs["failed"]} AS failed, raw.*
+        FROM ({_read(file)}) AS raw"""
+
+
+def _read(file: FilePlan) -> str:
+    """Write the query that reads a file; its columns come out as c0, c1, … so that no name clashes with ours."""
+    layout = file.layout
+    renamed = ", ".join(f"{_identifier(name)} AS c{k}" for k, name in enumerate(layout.header) if _is_read(file, name))
+    if layout.reader == "parquet":
+        return f"SELECT {renamed} FROM read_parquet({quote(file.path)})"
+    columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in layout.header)
+    return f"""
+        SELECT {renamed}
+        FROM read_csv(
+            {quote(file.path)}, auto_detect = false, header = true, delim = {quote(layout.delimiter)}, quote = '"',
+            escape = '"', columns = {{{columns}}}, store_rejects = true)"""
+
+
+def _is_read(file: FilePlan, name: str) -> bool:
+    used = {source for column in file.layout.columns for source in column.sources}
+    return name in used | {column for column, _ in file.layout.summary_rows}
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _column(file: FilePlan, source: str) -> str:
+    return f"c{file.layout.header.index(source)}"
+
+
+# ------------------------------------------------------------------ columns
+
+
+def _expressions(file: FilePlan) -> dict[str, str]:
+    return {column.target: _expression(file, column) for column in file.layout.columns}
+
+
+def _expression(file: FilePlan, column: ColumnMap) -> str:
+    names = [_column(file, source) for source in column.sources]
+    if column.kind == "instant":
+        return _instant(names[0], column.unit)
+    return _EXPRESSIONS[column.kind].format(
+        name=names[0],
+        texts=", ".join(f"CAST({name} AS VARCHAR)" for name in names),
+        integer=_INTEGERS.get(column.target),
+        scale=_SCALES.get(column.unit),
+    )
+
+
+_EXPRESSIONS = {
+    "text": "concat_ws(' ', {texts})",
+    "integer": "TRY_CAST({name} AS {integer})",
+    "number": "TRY_CAST({name} AS DOUBLE) * {scale}",
+    "true": "TRY_CAST({name} AS BOOLEAN)",
+    "false": "NOT TRY_CAST({name} AS BOOLEAN)",
+    "status": "coalesce(TRY_CAST({name} AS INTEGER) NOT BETWEEN 1 AND 399, true)",
+    "filled": "coalesce(CAST({name} AS VARCHAR), '') <> ''",
+}
+
+_INTEGERS = {"response_bytes": "BIGINT", "status_code": "SMALLINT", "user_count": "INTEGER"}
+
+_LAST_MICROS = 9e18
+
+
+def _instant(name: str, unit: str) -> str:
+    if unit == "iso":
+        return f"TRY_CAST({name} AS TIMESTAMPTZ)"
+    micros = f"TRY_CAST({name} AS DOUBLE) * {_MICROS[unit]}"
+    whole = f"CASE WHEN abs({micros}) < {_LAST_MICROS} THEN CAST(round({micros}) AS BIGINT) END"
+    return f"make_timestamp({whole}) AT TIME ZONE 'UTC'"
+
+
+# ------------------------------------------------------------------ marks
+
+
+def _problem(file: FilePlan, exprs: dict[str, str], latest: datetime) -> str:
+    """Write the expression for the target that makes a row bad; NULL where it is good."""
+    optional = " ".join(
+        f"WHEN {exprs[target]} IS NULL AND nullif(CAST({_source(file, target)} AS VARCHAR), '') IS NOT NULL"
+        f" THEN '{target}'"
+        for target in ("response_bytes", "user_count")
+        if target in exprs
+    )
+    return f"""
+        CASE
+            WHEN ts IS NULL OR ts > TIMESTAMPTZ '{latest.isoformat()}' THEN 'ts'
+            WHEN coalesce(endpoint, '') = '' THEN 'endpoint'
+            WHEN failed IS NULL THEN 'failed'
+            WHEN ms IS NULL AND NOT (failed AND {_is_empty(file, "response_time_ms")}) THEN 'response_time_ms'
+            WHEN NOT (ms BETWEEN 0 AND {HIGHEST_MS}) THEN 'response_time_ms'
+            {optional}
+        END"""
+
+
+def _source(file: FilePlan, target: str) -> str:
+    return _column(file, _sources(file, target)[0])
+
+
+def _sources(file: FilePlan, target: str) -> tuple[str, ...]:
+    return next(column.sources for column in file.layout.columns if column.target == target)
+
+
+def _is_empty(file: FilePlan, target: str) -> str:
+    return f"nullif(CAST({_source(file, target)} AS VARCHAR), '') IS NULL"
+
+
+def _summary(file: FilePlan) -> str:
+    conditions = [
+        f"starts_with(coalesce({_column(file, name)}, ''), {quote(text)})"
+        if text
+        else f"coalesce({_column(file, name)}, '') = ''"
+        for name, text in file.layout.summary_rows
+    ]
+    return " AND ".join(conditions) or "false"
+
+
+def _mark(file: FilePlan, exprs: dict[str, str], latest: datetime) -> str:
+    return f"""
+        CASE
+            WHEN {_summary(file)} THEN '{SUMMARY}'
+            WHEN ({_problem(file, exprs, latest)}) IS NOT NULL THEN '{BAD}'
+            ELSE '{GOOD}'
+        END"""
+
+
+# ------------------------------------------------------------------ what is wrong with a row
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Rows that the reader could not even split into columns."""
+
+    count: int = 0
+    record: int = 0
+    """Number of the first, counted from the header, which is 1."""
+    column: str = ""
+    reason: str = ""
+
+
+def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
+    """Tell which rows the last reading of a CSV file rejected, and forget them."""
+    if file.layout.reader != "csv":
+        return Rejected()
+    rows = engine.execute(
+        "SELECT line, coalesce(column_name, ''), error_message FROM reject_errors ORDER BY ALL"
+    ).fetchall()
+    engine.execute("DROP TABLE reject_errors")
+    engine.execute("DROP TABLE reject_scans")
+    if not rows:
+        return Rejected()
+    line, column, message = rows[0]
+    return Rejected(len({row[0] for row in rows}), int(line), column, " ".join(message.split())[:200])
+
+
+def find_bad_row(engine: Engine, file: FilePlan, latest: datetime, rejected: Rejected, count: int) -> InputError:
+    """Describe the first bad row of a file: file, line, column and value."""
+    if rejected.count:
+        where = f"{file.path}:{_line_of(file, rejected.record)}"
+        text = f"{where}: {rejected.reason}" + (f" (column '{rejected.column}')" if rejected.column else "")
+    else:
+        text = _describe_bad_value(engine, file, latest)
+    more = f"; {count} rows of this file cannot be used" if count > 1 else ""
+    return InputError(
+        f"{text}{more}; nothing was imported", hint="mend the file, or leave such rows out with --skip-bad-rows"
+    )
+
+
+def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime) -> str:
+    exprs = _expressions(file)
+    values = " ".join(
+        f"WHEN '{column.target}' THEN concat_ws(' ', {', '.join(_column(file, s) for s in column.sources)})"
+        for column in file.layout.columns
+    )
+    engine.execute("SET preserve_insertion_order = true")
+    rows = engine.execute(
+        f"""SELECT number, problem, CASE problem {values} END
+        FROM (
+            SELECT *, {_problem(file, exprs, latest)} AS problem FROM (
+                SELECT *, row_number() OVER () AS number FROM ({_select_required(file)})))
+        WHERE problem IS NOT NULL AND NOT ({_summary(file)}) ORDER BY number LIMIT 1"""
+    ).fetchall()
+    engine.execute("SET preserve_insertion_order = false")
+    number, target, value = rows[0]
+    source = " + ".join(_sources(file, target))
+    place = f"row {number}" if file.layout.reader == "parquet" else str(_line_of(file, number + 1))
+    return f"{file.path}:{place}: column '{source}' has {_say(value)}, {_REASONS[target]}"
+
+
+def _say(value: str | None) -> str:
+    return "no value" if value in (None, "") else f"the value '{str(value)[:80]}'"
+
+
+_REASONS = {
+    "ts": "not a time up to now",
+    "endpoint": "not the name of an endpoint",
+    "failed": "neither true nor false",
+    "response_time_ms": "not a time of 0 or more",
+    "response_bytes": "not a number of bytes",
+    "user_count": "not a number of users",
+}
+
+
+def _line_of(file: FilePlan, record: int) -> int:
+    """Find the line on which a record ends; a quoted value may span several."""
+    with _open_text(Path(file.path)) as opened:
+        reader = csv.reader(opened, delimiter=file.layout.delimiter)
+        for _ in itertools.islice(reader, record):
+            pass
+        return reader.line_num
+
+
+def _open_text(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline="", errors="replace"))
+    return path.open(encoding="utf-8-sig", newline="", errors="replace")

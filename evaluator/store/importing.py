@@ -1,0 +1,232 @@
+"""Files of other tools land: each becomes one segment, and all of them one run group in one transaction."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from evaluator.errors import InputError, StoreError
+from evaluator.records import FilePlan, Landed, LandingPlan, Release, Run, RunState
+from evaluator.segments import segment_name
+from evaluator.store import catalogue
+from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
+from evaluator.store.foreign import BAD, GOOD, SUMMARY, find_bad_row, find_rejected, select_rows
+from evaluator.store.landing import Segment, Target, write_cells, write_manifest
+from evaluator.store.migrations import prepare_data_dir
+from evaluator.store.rollup import find_grid_us, roll_up
+
+__all__ = ["Place", "choose_bucket_s", "import_files"]
+
+LATEST = timedelta(days=1)
+"""How far a clock may be ahead of ours."""
+
+_BUCKETS = ((120, 1), (600, 5), (6 * 3600, 15))
+_LONGEST_BUCKET_S = 60
+_UNPLANNED_BUCKET_S = 15
+
+
+def choose_bucket_s(seconds: float | None) -> int:
+    """Choose the bucket of a run group from its planned (or recorded) duration; 15 s where that is not known."""
+    if seconds is None:
+        return _UNPLANNED_BUCKET_S
+    return next((bucket_s for longest, bucket_s in _BUCKETS if seconds <= longest), _LONGEST_BUCKET_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the runs of an import go: the store, and the folder of each run."""
+
+    store: Path
+    folders: Mapping[str, Path]
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One file that has become a segment."""
+
+    run: Run
+    segment: Segment
+    first: datetime
+    last: datetime
+    skipped: int
+    summaries: int
+
+
+def import_files(place: Place, release: Release, runs: Sequence[Run], plan: LandingPlan) -> Landed:
+    """Land the files of a plan as `runs` (by replicate). Files that have landed before change nothing."""
+    hashes = {file: _hash(file) for file in plan.files}
+    if found := _find_landed(place, release.id, hashes):
+        return found
+    prepare_data_dir(place.store)
+    try:
+        with open_engine() as engine:
+            parts = [_convert(engine, place, _run_of(file, runs), file, hashes[file], plan) for file in plan.files]
+            landed = _write(engine, place, release, parts, hashes)
+    except BaseException:
+        _remove(place)
+        raise
+    if landed.already:
+        _remove(place)
+    return landed
+
+
+def _remove(place: Place) -> None:
+    for folder in place.folders.values():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_of(file: FilePlan, runs: Sequence[Run]) -> Run:
+    return next(run for run in runs if run.replicate == file.replicate)
+
+
+def _hash(file: FilePlan) -> str:
+    """Hash what a file says: its bytes, the arm it stands for, and how its columns are read."""
+    try:
+        with Path(file.path).open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{file.path} cannot be read: {error.strerror}") from error
+    columns = [dataclasses.asdict(column) for column in file.layout.columns]
+    text = json.dumps([content, file.arm, columns], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# ------------------------------------------------------------------ twice
+
+
+def _find_landed(place: Place, release_id: str, hashes: Mapping[FilePlan, str]) -> Landed | None:
+    with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
+        return _match_landed(engine, release_id, hashes)
+
+
+def _match_landed(engine: Engine, release_id: str, hashes: Mapping[FilePlan, str]) -> Landed | None:
+    """Tell whether these files have landed as one group; none of them: `None`. Raises InputError where some have."""
+    rows = engine.execute(
+        """SELECT runs."group", replicate, sha256, runs.id FROM store.segments
+        JOIN store.runs ON runs.id = segments.run WHERE release = ? ORDER BY ALL""",
+        [release_id],
+    ).fetchall()
+    wanted = {(file.replicate, sha256) for file, sha256 in hashes.items()}
+    for group in dict.fromkeys(row[0] for row in rows):
+        if wanted <= {(row[1], row[2]) for row in rows if row[0] == group}:
+            ids = tuple(dict.fromkeys(row[3] for row in rows if row[0] == group))
+            return Landed(already=len(wanted), runs=ids)
+    landed = {row[2]: row[3] for row in rows}
+    for file, sha256 in hashes.items():
+        if sha256 in landed:
+            raise InputError(
+                f"{file.path} has been imported into '{release_id}' already (run {landed[sha256]});"
+                " together with the other files it would count twice",
+                hint="give only the new files, or import all of them under another release id",
+            )
+    return None
+
+
+# ------------------------------------------------------------------ a file becomes a segment
+
+
+def _convert(engine: Engine, place: Place, run: Run, file: FilePlan, sha256: str, plan: LandingPlan) -> _Part:
+    folder = place.folders[run.id]
+    path = folder / segment_name(file.arm, file.replicate)
+    staged = path.with_name(path.name + ".tmp")
+    latest = datetime.now(UTC) + LATEST
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        engine.execute(
+            f"COPY ({select_rows(file, latest)}) TO {quote(str(staged))} (FORMAT parquet)",
+            {"run": run.id, "arm": file.arm, "service": plan.service},
+        )
+        counts = _count_marks(engine, staged)
+        rejected = find_rejected(engine, file)
+        skipped = counts.get(BAD, 0) + rejected.count
+        if skipped and not plan.skip_bad_rows:
+            raise find_bad_row(engine, file, latest, rejected, skipped)
+        _keep_good(engine, staged, path, counts)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+    if not counts.get(GOOD):
+        raise InputError(f"{file.path} has no row that can be used ({skipped} were skipped)")
+    first, last = engine.execute("SELECT min(ts), max(ts) FROM read_parquet(?)", [str(path)]).fetchall()[0]
+    segment = Segment(path, counts[GOOD], sha256)
+    return _Part(run, segment, first.astimezone(UTC), last.astimezone(UTC), skipped, counts.get(SUMMARY, 0))
+
+
+def _count_marks(engine: Engine, staged: Path) -> dict[str, int]:
+    rows = engine.execute("SELECT worker, count(*) FROM read_parquet(?) GROUP BY ALL", [str(staged)]).fetchall()
+    return {mark: int(count) for mark, count in rows}
+
+
+def _keep_good(engine: Engine, staged: Path, path: Path, counts: Mapping[str, int]) -> None:
+    """Give the segment its name; write it again without the marked rows only where there are any."""
+    if set(counts) <= {GOOD}:
+        staged.replace(path)
+        return
+    again = path.with_name(path.name + ".again.tmp")
+    engine.execute(
+        f"COPY (SELECT * FROM read_parquet({quote(str(staged))}) WHERE worker = '{GOOD}')"
+        f" TO {quote(str(again))} (FORMAT parquet)"
+    )
+    again.replace(path)
+    staged.unlink()
+
+
+# ------------------------------------------------------------------ segments become runs
+
+
+def _write(
+    engine: Engine, place: Place, release: Release, parts: Sequence[_Part], hashes: Mapping[FilePlan, str]
+) -> Landed:
+    runs = _close_runs(parts)
+    bucket_s = choose_bucket_s(max((part.last - part.first).total_seconds() for part in parts))
+    grids = [_roll_up_run(engine, parts, run, bucket_s, f"_{k}") for k, run in enumerate(runs)]
+    with attach(engine, place.store, write=True, wait_s=place.wait_s), transaction(engine):
+        if found := _match_landed(engine, release.id, hashes):
+            return found
+        catalogue.add_release(engine, release)
+        for k, (run, grid_us) in enumerate(zip(runs, grids, strict=True)):
+            catalogue.add_group(engine, run, bucket_s)
+            code = catalogue.add_run(engine, run)
+            write_cells(engine, code, grid_us, f"_{k}")
+            target = Target(place.store, run.id, code, bucket_s, place.folders[run.id], place.wait_s)
+            write_manifest(engine, target, [part.segment for part in parts if part.run.id == run.id])
+    return Landed(
+        rows=sum(part.segment.rows for part in parts),
+        segments=len(parts),
+        skipped_rows=sum(part.skipped for part in parts),
+        summary_rows=sum(part.summaries for part in parts),
+        runs=tuple(run.id for run in runs),
+    )
+
+
+def _close_runs(parts: Sequence[_Part]) -> list[Run]:
+    """Complete the runs by what their files say: when they began and ended, and what was skipped."""
+    return [_close_run(run, [part for part in parts if part.run == run]) for run in _distinct_runs(parts)]
+
+
+def _distinct_runs(parts: Sequence[_Part]) -> list[Run]:
+    return list({part.run.id: part.run for part in parts}.values())
+
+
+def _close_run(run: Run, parts: Sequence[_Part]) -> Run:
+    last = max(part.last for part in parts)
+    facts = dataclasses.replace(run.facts, skipped_rows=sum(part.skipped for part in parts))
+    return dataclasses.replace(
+        run,
+        started=min(part.first for part in parts),
+        planned_end=run.planned_end or last,
+        ended=last,
+        state=RunState.COMPLETE,
+        facts=facts,
+    )
+
+
+def _roll_up_run(engine: Engine, parts: Sequence[_Part], run: Run, bucket_s: int, name: str) -> int:
+    roll_up(engine, [part.segment.path for part in parts if part.run.id == run.id], bucket_s, name)
+    return find_grid_us(engine, name)
