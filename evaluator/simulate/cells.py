@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import (
+    BASELINE,
     BINS_PER_DECADE,
     BLOCK_BUCKETS,
     Bins,
@@ -43,25 +46,70 @@ def simulate_cells(design: Design, seed: int) -> Cells:
 
 
 def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
-    """Roll up. Sums are exact integers; `bucket_s=None` chooses by the longest run's span."""
+    """Roll up as the store does: the same request rows give equal cells there and here.
+
+    Sums are exact integers. Names that no request uses are left out, the others are numbered in alphabetical order
+    (baseline first); requests that name no instance count as one instance named as their arm. `bucket_s=None`: chosen
+    by the span of the longest run.
+    """
+    requests = _sort_names(_name_instances(requests))
     width = bucket_s or choose_bucket_s(_measure_span_s(requests))
     bucket = np.floor_divide(requests.ts_us, width * 1_000_000)
     ok = ~requests.failed
-    key = np.stack([requests.run, requests.arm, requests.endpoint])
-    fine = np.stack([*key[:, ok], requests.instance[ok], bucket[ok], _find_bins(requests.response_us[ok])])
+    passed_us = requests.response_us[ok]
+    columns = (requests.run, requests.arm, requests.endpoint, requests.instance, bucket)
+    fine = np.stack([*(column[ok] for column in columns), _find_bins(passed_us)])
     return Cells(
         runs=requests.runs,
         arms=requests.arms,
         endpoints=requests.endpoints,
         instances=requests.instances,
         bucket_s=width,
-        grid_us=_find_grid(requests.response_us),
+        grid_us=max(1, int(np.gcd.reduce(passed_us, initial=0))),
         moments=_sum_moments(requests, bucket),
         bins=Bins(*_count(fine[[0, 1, 2, 4, 5]])),
         instance_bins=InstanceBins(*_count(np.stack([*fine[:4], fine[4] // BLOCK_BUCKETS, fine[5]]))),
         loads=_find_loads(requests, bucket),
         failure_kinds=_count_failures(requests),
     )
+
+
+def _name_instances(requests: Requests) -> Requests:
+    """Give requests without an instance their arm's name as one."""
+    if "" not in requests.instances:
+        return requests
+    arms = len(requests.instances) + requests.arm
+    instance = np.where(requests.instance == requests.instances.index(""), arms, requests.instance)
+    return replace(requests, instances=requests.instances + requests.arms, instance=instance)
+
+
+def _sort_names(requests: Requests) -> Requests:
+    arms, arm = _sort_used(requests.arms, requests.arm)
+    endpoints, endpoint = _sort_used(requests.endpoints, requests.endpoint)
+    instances, instance = _sort_used(requests.instances, requests.instance)
+    exceptions, exception = _sort_used(requests.exceptions, requests.exception)
+    return replace(
+        requests,
+        arms=arms,
+        arm=arm,
+        endpoints=endpoints,
+        endpoint=endpoint,
+        instances=instances,
+        instance=instance,
+        exceptions=exceptions,
+        exception=exception,
+    )
+
+
+def _sort_used(names: tuple[str, ...], codes: IntArray) -> tuple[tuple[str, ...], IntArray]:
+    """Names that occur (and baseline's), baseline first, then by the alphabet; and the codes that point at them."""
+    counts = np.bincount(codes, minlength=len(names))
+    used = {name for name, count in zip(names, counts, strict=True) if count or name == BASELINE}
+    order = sorted(used, key=lambda name: (name != BASELINE, name))
+    if tuple(order) == names:
+        return names, codes
+    places = {name: place for place, name in enumerate(order)}
+    return tuple(order), np.array([places.get(name, -1) for name in names], dtype=np.int64)[codes]
 
 
 def _measure_span_s(requests: Requests) -> float:
@@ -72,10 +120,6 @@ def _measure_span_s(requests: Requests) -> float:
 def _find_bins(response_us: IntArray) -> IntArray:
     bins: IntArray = np.floor(BINS_PER_DECADE * np.log10(np.maximum(response_us, 1))).astype(np.int64)
     return bins
-
-
-def _find_grid(response_us: IntArray) -> int:
-    return max(1, int(np.gcd.reduce(response_us))) if len(response_us) else 1
 
 
 def _encode(columns: IntArray) -> tuple[IntArray, IntArray, IntArray]:
@@ -141,10 +185,10 @@ def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
     keys, place = _group(np.stack([requests.run, requests.arm, requests.endpoint, requests.instance, bucket]))
     groups, ok = keys.shape[1], ~requests.failed
     passed, response_us, size = place[ok], requests.response_us[ok], requests.response_bytes[ok]
-    # A group of failures only keeps ±inf, which minimum and maximum of later parts replace.
     low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
     np.minimum.at(low, passed, response_us)
     np.maximum.at(high, passed, response_us)
+    low[np.isinf(low)] = high[np.isinf(high)] = np.nan
     run, arm, endpoint, instance, number = keys
     return Moments(
         run,

@@ -1,0 +1,62 @@
+"""Two roll-ups of the same rows, numpy's and the store's, give the same cells."""
+
+from dataclasses import fields, is_dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from evaluator.records import Release, Run
+from evaluator.simulate import SCENARIOS, choose_bucket_s, simulate, to_cells, to_parquet
+from evaluator.simulate.requests import EPOCH_US
+from evaluator.store.base import Store
+from evaluator.store.base import choose_bucket_s as choose_in_store
+
+
+def assert_equal(one, other) -> None:
+    for field in fields(one):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if is_dataclass(mine):
+            assert_equal(mine, theirs)
+        elif isinstance(mine, np.ndarray):
+            np.testing.assert_array_equal(mine, theirs, err_msg=field.name)
+        else:
+            assert mine == theirs, field.name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AA",
+        "AA_replicates",
+        "AA_short_pods",
+        "AA_integer_ms",
+        "AA_unlabelled",
+        "AA_spawn",
+        "AA_three_arms",
+        "single_75s",
+        "errx3",
+    ],
+)
+def test_store_rolls_up_alike(name, tmp_path):
+    design = replace(SCENARIOS[name], duration_s=min(SCENARIOS[name].duration_s, 600.0))
+    requests = simulate(design, 5)
+    store = Store.open(tmp_path / "evaluator.duckdb", create=True)
+    started = datetime.fromtimestamp(EPOCH_US / 1e6, UTC)
+    ended = started + timedelta(seconds=design.duration_s)
+    runs = [
+        Run(run, "shop", "group", "import", replicate=k, started=started, planned_end=ended)
+        for k, run in enumerate(requests.runs)
+    ]
+    for run in runs:
+        store.register_run(Release("shop"), run)
+    to_parquet(requests, store.segment_folder(runs[0]).parent, rows=5000)
+    for run in runs:
+        store.land_segments(run.id)
+    expected = to_cells(requests, choose_bucket_s(design.duration_s))
+    assert_equal(expected, store.read_cells(requests.runs))
+
+
+@pytest.mark.parametrize("duration_s", [1, 119, 120, 121, 600, 601, 21_600, 21_601])
+def test_buckets_agree(duration_s):
+    assert choose_bucket_s(duration_s) == choose_in_store(duration_s)
