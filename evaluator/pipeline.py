@@ -5,10 +5,16 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 
+from evaluator.assess import assess
 from evaluator.errors import LoadError, UnknownName, UsageError
-from evaluator.records import Landed, Release, Run, RunState, Service
+from evaluator.judges import JUDGES
+from evaluator.policy import Policy
+from evaluator.records import Landed, LandingPlan, Release, Run, RunState, Service, Verdict, VerdictWord
+from evaluator.reports import to_json
 from evaluator.segments import run_folder
 from evaluator.sources.load import (
     LoadPlan,
@@ -23,9 +29,10 @@ from evaluator.sources.load import (
 from evaluator.sources.recording import SHEET_NAME, RunSheet, new_run_id, utc
 from evaluator.store import Store
 
-__all__ = ["land_release", "load_release"]
+__all__ = ["choose_runs", "import_release", "judge_release", "land_release", "load_release"]
 
 Say = Callable[[str], None]
+JUDGE = "native"
 
 
 def _say_nothing(_: str) -> None:
@@ -134,6 +141,29 @@ def _split(command: str) -> list[str]:
         raise UsageError(f"the restart command '{command}' cannot be split into words: {error}") from error
 
 
+# ------------------------------------------------------------------ import
+
+
+def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
+    """Land the files of a plan as a run group of their own; the same files again change nothing. Raises InputError."""
+    group = new_run_id()
+    replicates = sorted({file.replicate for file in plan.files})
+    runs = [_imported_run(release, plan, group, replicate) for replicate in replicates]
+    return store.land_files(release, runs, plan)
+
+
+def _imported_run(release: Release, plan: LandingPlan, group: str, replicate: int) -> Run:
+    files = [file for file in plan.files if file.replicate == replicate]
+    return Run(
+        id=group if replicate == 0 else f"{group}-{replicate + 1}",
+        release=release.id,
+        group=group,
+        source="import",
+        replicate=replicate,
+        fingerprint={"files": {file.arm: file.path for file in files}},
+    )
+
+
 # ------------------------------------------------------------------ land what nobody landed
 
 
@@ -189,3 +219,53 @@ def _adopt(store: Store, sheet: RunSheet) -> None:
         fingerprint=sheet.fingerprint,
     )
     store.register_run(Release(sheet.release, services), run)
+
+
+# ------------------------------------------------------------------ judge
+
+
+def judge_release(
+    store: Store, release_id: str, policy: Policy, *, runs: str = "latest", judged_at: datetime, save: bool = True
+) -> Verdict:
+    """Land what is waiting, assess the chosen runs and judge them; the verdict is kept unless `save` is off.
+
+    `runs`: `latest` (the newest run group), `all`, or the id of a run or group. Raises UnknownName for anything else.
+    """
+    land_release(store, release_id)
+    release = store.release(release_id)
+    chosen = choose_runs(store.runs(release_id), runs)
+    ids = [run.id for run in chosen]
+    evidence = assess(store.read_cells(ids), chosen, policy.rulebook, release_id)
+    judgement = JUDGES[JUDGE](evidence, policy.rulebook, release_id)
+    verdict = Verdict(
+        release=release,
+        word=judgement.word,
+        reasons=judgement.reasons,
+        next_action=judgement.next_action,
+        evidence=replace(evidence, comparisons=judgement.comparisons),
+        judge=JUDGE,
+        monitoring="fixed",
+        alpha=policy.rulebook.alpha,
+        mode=policy.rulebook.mode,
+        time_to_decision_s=None if judgement.word is VerdictWord.INCONCLUSIVE else evidence.window.seconds,
+        policy=policy.effective,
+        policy_hash=policy.hash,
+        data_hash=store.data_hash(ids),
+        evaluator_version=version("release-evaluator"),
+        judged_at=judged_at,
+    )
+    if save:
+        store.save_verdict(release_id, to_json(verdict), judged_at, verdict.word.value)
+    return verdict
+
+
+def choose_runs(runs: tuple[Run, ...], wanted: str) -> tuple[Run, ...]:
+    """Pick the runs to judge together: the newest group, all of them, or one run or group by its id."""
+    if wanted == "all" or not runs:
+        return runs
+    if wanted == "latest":
+        return tuple(run for run in runs if run.group == runs[-1].group)
+    chosen = tuple(run for run in runs if wanted in {run.id, run.group})
+    if not chosen:
+        raise UnknownName("run", wanted, ["all", "latest", *(run.id for run in runs)])
+    return chosen

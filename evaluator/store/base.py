@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from evaluator.records import (
     RunState,
     StoredVerdict,
 )
+from evaluator.segments import run_folder
 from evaluator.store import catalogue
 from evaluator.store.engine import Engine, attach, open_engine, transaction
 from evaluator.store.importing import Place, choose_bucket_s, import_files
@@ -115,7 +114,7 @@ class Store:
 
     def segment_folder(self, run: Run) -> Path:
         """Folder that the segments of a run are written to (made by the writer)."""
-        return self.data_dir / slug(run.release) / slug(run.id)
+        return run_folder(self.data_dir, run.release, run.id)
 
     def land_segments(self, run_id: str) -> Landed:
         """Roll up the segments of a run that have not landed. Doing it twice, or being killed, changes nothing."""
@@ -177,11 +176,3 @@ class Store:
         """Read the verdicts of a release, the oldest first."""
         with self._attached(write=False) as engine:
             return catalogue.read_verdicts(engine, release_id)
-
-
-def slug(name: str) -> str:
-    """Make a folder name of any name: readable, and different names stay different."""
-    safe = re.sub(r"[^A-Za-z0-9._@-]+", "_", name).lstrip(".")[:80]
-    if safe == name:
-        return safe
-    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -80,6 +81,8 @@ def import_files(place: Place, release: Release, runs: Sequence[Run], plan: Land
 def _remove(place: Place) -> None:
     for folder in place.folders.values():
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other runs of the release are in it
+            folder.parent.rmdir()
 
 
 def _run_of(file: FilePlan, runs: Sequence[Run]) -> Run:

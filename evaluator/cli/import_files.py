@@ -1,0 +1,109 @@
+"""`evaluator import`: request files of other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.cli.load import parse_labels
+from evaluator.errors import UsageError
+from evaluator.records import BASELINE, Landed, Release, Service
+
+__all__ = ["command"]
+
+
+@click.command("import")
+@click.argument("release", metavar="RELEASE")
+@click.option("--baseline", metavar="FILE[,FILE…]", multiple=True, help="Requests of the baseline; globs are allowed.")
+@click.option("--canary", metavar="FILE[,FILE…]", multiple=True, help="Requests of the candidate.")
+@click.option("--arm", "arms", metavar="NAME=FILE[,FILE…]", multiple=True, help="Requests of a further candidate.")
+@click.option(
+    "--format",
+    "format_name",
+    default="auto",
+    show_default=True,
+    metavar="FORMAT",
+    help="auto, locust (CsvRequestLogger), jtl (JMeter, CSV), csv or parquet.",
+)
+@click.option(
+    "--column",
+    "columns",
+    metavar="TARGET=SOURCE[:UNIT]",
+    multiple=True,
+    help="Where a column comes from, for example response_time_ms=elapsed:s; may be repeated.",
+)
+@click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
+@click.option("--service", default="", help="Name of the service.")
+@click.option("--baseline-version", default="", help="Version of the baseline.")
+@click.option("--canary-version", default="", help="Version of the candidate.")
+@click.option("--label", "labels", metavar="K=V", multiple=True, help="A label of the release; may be repeated.")
+@click.pass_obj
+def command(
+    session: Session,
+    release: str,
+    baseline: tuple[str, ...],
+    canary: tuple[str, ...],
+    arms: tuple[str, ...],
+    format_name: str,
+    columns: tuple[str, ...],
+    skip_bad_rows: bool,  # noqa: FBT001 - click passes options by name
+    service: str,
+    baseline_version: str,
+    canary_version: str,
+    labels: tuple[str, ...],
+) -> int:
+    """Land request files as runs of RELEASE; several files of one arm are replicates of it.
+
+    A request row needs ts, endpoint, response_time_ms and failed; instance, response_bytes, status_code, exception and
+    user_count are taken where they are. UNIT is s, ms, us or ns for times (ts: also iso), and for failed: failure
+    (true is a failure), success (true is a success), status (400 and above is a failure) or text (any text is one).
+    """
+    from evaluator.pipeline import import_release
+    from evaluator.sources.files import plan_landing
+
+    plan = plan_landing(
+        _collect_arms(baseline, canary, arms),
+        format=format_name,
+        columns=columns,
+        skip_bad_rows=skip_bad_rows,
+        service=service,
+    )
+    services = (Service(service, baseline_version, canary_version),)
+    subject = Release(
+        release, services if any((service, baseline_version, canary_version)) else (), parse_labels(labels)
+    )
+    landed = import_release(session.open_store(create=True), subject, plan)
+    emit(describe(release, landed))
+    session.say(f"next: evaluator verdict {release}")
+    return 0
+
+
+def _collect_arms(baseline: Iterable[str], canary: Iterable[str], others: Iterable[str]) -> dict[str, list[str]]:
+    arms: dict[str, list[str]] = {BASELINE: list(baseline), "canary": list(canary)}
+    for text in others:
+        name, equals, files = text.partition("=")
+        if not (name and equals and files):
+            raise UsageError(f"--arm {text} is not NAME=FILE[,FILE…]")
+        arms.setdefault(name, []).append(files)
+    return {name: files for name, files in arms.items() if files}
+
+
+def describe(release: str, landed: Landed) -> str:
+    """Say what an import did."""
+    if not landed.rows:
+        files = "this file has" if landed.already == 1 else f"these {landed.already} files have"
+        return f"{release}: {files} landed already (run {', '.join(landed.runs)}); nothing changed"
+    text = (
+        f"{release}: {landed.rows} requests from {_count(landed.segments, 'file')} in {_count(len(landed.runs), 'run')}"
+    )
+    if landed.skipped_rows:
+        text += f"; {_count(landed.skipped_rows, 'bad row')} skipped"
+    if landed.summary_rows:
+        text += f"; {_count(landed.summary_rows, 'row')} of transaction controllers not counted as requests"
+    return text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
