@@ -107,6 +107,8 @@ class Recorder:
             _check_options(environment)
         self._process = _Process(environment, runner, recording, parent)
         self._process.listen()
+        # The first write took its time; timers set now (the run time) must not count from before it.
+        gevent.get_hub().loop.update_now()
 
 
 _OPTIONS: Mapping[str, str] = {

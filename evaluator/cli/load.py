@@ -1,0 +1,160 @@
+"""`evaluator load`: Locust against all arms at once, recorded request by request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.errors import UsageError
+from evaluator.records import BASELINE, Arm, Release, Run, Service
+
+__all__ = ["command", "parse_arms", "parse_labels"]
+
+
+class Duration(click.ParamType[float]):
+    """`30s`, `5m`, `1m30s`, or seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Turn text into seconds."""
+        from evaluator.policy.quantities import parse_duration_s
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration_s(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command("load")
+@click.argument("release", metavar="RELEASE")
+@click.argument("locust_args", metavar="[-- LOCUST ARGS]", nargs=-1, type=click.UNPROCESSED)
+@click.option("--baseline", metavar="URL[,URL…]", required=True, help="Where the baseline runs, one URL per instance.")
+@click.option("--canary", metavar="URL[,URL…]", help="Where the candidate runs, one URL per instance.")
+@click.option("--arm", "arms", metavar="NAME=URL[,URL…]", multiple=True, help="A further candidate; may be repeated.")
+@click.option(
+    "--locustfile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("locustfile.py"),
+    show_default=True,
+    help="What the users do.",
+)
+@click.option("--users", type=int, default=10, show_default=True, help="Users of each arm.")
+@click.option("--spawn-rate", type=float, help="Users started per second in each arm.  [default: all within 10 s]")
+@click.option("--run-time", type=Duration(), default="5m", show_default=True, help="How long each run lasts.")
+@click.option("--processes", type=int, default=1, show_default=True, help="Load generator processes.")
+@click.option("--replicates", type=int, default=1, show_default=True, help="Runs; several tell release from instance.")
+@click.option("--restart-command", metavar="CMD", help="Restarts the targets between replicates; run without a shell.")
+@click.option("--service", help="Name of the service.  [default: the policy's]")
+@click.option("--baseline-version", default="", help="Version of the baseline.")
+@click.option("--canary-version", default="", help="Version of the candidate.")
+@click.option("--label", "labels", metavar="K=V", multiple=True, help="A label of the release; may be repeated.")
+@click.pass_obj
+def command(
+    session: Session,
+    release: str,
+    locust_args: tuple[str, ...],
+    baseline: str,
+    canary: str | None,
+    arms: tuple[str, ...],
+    locustfile: Path,
+    users: int,
+    spawn_rate: float | None,
+    run_time: float,
+    processes: int,
+    replicates: int,
+    restart_command: str | None,
+    service: str | None,
+    baseline_version: str,
+    canary_version: str,
+    labels: tuple[str, ...],
+) -> int:
+    """Load all arms of RELEASE at once with Locust and record every request.
+
+    The user classes of the locustfile are spawned in equal numbers for each arm. Exit code 0 when the load was complete
+    and recorded, 4 when not; failed requests never decide it: `evaluator verdict RELEASE` judges them.
+    """
+    from evaluator.pipeline import load_release
+    from evaluator.sources.load import LoadPlan
+
+    policy = session.load_policy()
+    name = service or (policy.services[0] if len(policy.services) == 1 else "")
+    plan = LoadPlan(
+        arms=parse_arms(baseline, canary, arms, baseline_version, canary_version),
+        locustfile=locustfile,
+        users=users,
+        spawn_rate=spawn_rate if spawn_rate is not None else max(1.0, users / 10),
+        run_time_s=run_time,
+        processes=processes,
+        header=policy.instance_header,
+        service=name,
+        arguments=locust_args,
+    )
+    subject = Release(release, _services(name, baseline_version, canary_version), parse_labels(labels))
+    store = session.open_store(create=True)
+    runs = load_release(
+        store,
+        subject,
+        plan,
+        replicates=replicates,
+        restart_command=restart_command,
+        say=session.say,
+        on_line=session.say if session.verbosity > 0 else lambda _: None,
+    )
+    emit(describe_runs(release, runs))
+    session.say(f"next: evaluator verdict {release}")
+    return 0
+
+
+def _services(name: str, baseline: str, canary: str) -> tuple[Service, ...]:
+    return (Service(name, baseline, canary),) if name or baseline or canary else ()
+
+
+def parse_arms(
+    baseline: str, canary: str | None, others: Iterable[str], baseline_version: str = "", canary_version: str = ""
+) -> tuple[Arm, ...]:
+    """Turn the options into arms, the baseline first. Raises UsageError."""
+    found = [Arm(BASELINE, _split("--baseline", baseline), baseline_version)]
+    if canary is not None:
+        found.append(Arm("canary", _split("--canary", canary), canary_version))
+    for text in others:
+        name, equals, urls = text.partition("=")
+        if not (name and equals):
+            raise UsageError(f"--arm {text} is not NAME=URL[,URL…]")
+        found.append(Arm(name, _split(f"--arm {name}", urls)))
+    repeated = [name for name, count in Counter(arm.name for arm in found).items() if count > 1]
+    if repeated:
+        raise UsageError(f"arm '{repeated[0]}' is given twice", hint="list its instances with commas")
+    if len(found) < 2:
+        raise UsageError("one arm alone cannot be compared", hint="give --canary URL, or --arm NAME=URL")
+    return tuple(found)
+
+
+def _split(option: str, urls: str) -> tuple[str, ...]:
+    parts = tuple(dict.fromkeys(part.strip().rstrip("/") for part in urls.split(",") if part.strip()))
+    if not parts:
+        raise UsageError(f"{option} names no URL")
+    return parts
+
+
+def parse_labels(labels: Iterable[str]) -> dict[str, str]:
+    """Turn `k=v` texts into a mapping. Raises UsageError."""
+    pairs = [label.partition("=") for label in labels]
+    for key, equals, value in pairs:
+        if not (key and equals):
+            raise UsageError(f"--label {key}{equals}{value} is not K=V")
+    return {key: value for key, _, value in pairs}
+
+
+def describe_runs(release: str, runs: Sequence[Run]) -> str:
+    """Sum up what was recorded, in one line."""
+    rows = sum(run.landed for run in runs)
+    times = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    return f"{release}: {rows} requests in {times}, complete"

@@ -1,0 +1,21 @@
+"""Load shapes. A locustfile that imports one uses it; under `evaluator load` its users count per arm."""
+
+from __future__ import annotations
+
+from locust import LoadTestShape
+
+
+class Ramp(LoadTestShape):
+    """Grows to `users` within `ramp_s`, stays for `hold_s`, then ends."""
+
+    users = 50
+    ramp_s = 20.0
+    hold_s = 60.0
+
+    def tick(self) -> tuple[int, float] | None:
+        """Tell the users wanted now."""
+        passed_s: float = self.get_run_time()  # type: ignore[no-untyped-call]
+        if passed_s > self.ramp_s + self.hold_s:
+            return None
+        share = min(1.0, passed_s / self.ramp_s) if self.ramp_s else 1.0
+        return max(1, round(self.users * share)), max(1.0, self.users / max(self.ramp_s, 1.0))

@@ -1,0 +1,173 @@
+"""The sample service "shop": a few endpoints with known latencies, and regressions that can be switched on.
+
+    python loadtests/target.py --port 8801 --instance canary-1 --version 1.5.0 --regression tail
+
+It answers after a sleep drawn from a log-normal distribution that is fixed per endpoint, so that the sleep and not the
+machine decides how long a request takes: two instances without a regression are alike but for chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+LATENCY_MS = {
+    "GET /products": 60.0,
+    "GET /products/{id}": 40.0,
+    "POST /cart": 80.0,
+    "POST /checkout": 150.0,
+    "GET /health": 0.0,
+}
+"""Endpoint → median."""
+
+SPREAD = 0.25
+"""Standard deviation of the logarithm of a latency: the 99th percentile is 1.8 medians."""
+
+TAIL_SHARE = 0.015
+LEAK_GROWTH = 0.4
+PARENT_CHECK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One answer before it is given: what the regressions work on. `z` is the latency's standard normal score."""
+
+    endpoint: str
+    z: float
+    age: float
+    """Share of the leak's time that has passed: 0 at the first request, 1 at the end."""
+
+
+REGRESSIONS: dict[str, Callable[[Draw], float]] = {
+    "none": lambda _: 1.0,
+    "latency": lambda _: 1.2,
+    "tail": lambda draw: 2.0 if draw.z > NormalDist().inv_cdf(1 - TAIL_SHARE) else 1.0,
+    "failures": lambda _: 1.0,
+    "endpoint": lambda draw: 1.5 if draw.endpoint == "POST /checkout" else 1.0,
+    "leak": lambda draw: 1.0 + LEAK_GROWTH * min(draw.age, 1.0),
+}
+"""Regression → factor on the latency."""
+
+FAILURE_SHARE = {"failures": 0.02}
+
+
+class Shop:
+    """What the service does; no sockets."""
+
+    def __init__(self, instance: str, version: str, regression: str, seed: int, leak_over_s: float) -> None:
+        self.instance, self.version, self.regression, self.leak_over_s = instance, version, regression, leak_over_s
+        self._random = random.Random(f"{seed}/{instance}")
+        self._slow = REGRESSIONS[regression]
+        self._failure_share = FAILURE_SHARE.get(regression, 0.0)
+        self._first: float | None = None
+
+    def answer(self, method: str, path: str) -> tuple[float, bytes]:
+        """Give the seconds to wait and the response to send."""
+        endpoint = _endpoint(method, path)
+        if endpoint not in LATENCY_MS:
+            return 0.0, self._response(404, {"error": "no such page"})
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        draw = Draw(endpoint, self._random.gauss(), (now - self._first) / self.leak_over_s)
+        seconds = LATENCY_MS[endpoint] / 1000 * math.exp(SPREAD * draw.z) * self._slow(draw)
+        if self._random.random() < self._failure_share:
+            return seconds, self._response(500, {"error": "out of luck"})
+        return seconds, self._response(200, {"endpoint": endpoint, "version": self.version})
+
+    def _response(self, status: int, body: dict[str, str]) -> bytes:
+        content = json.dumps(body).encode()
+        head = (
+            f"HTTP/1.1 {status} {'OK' if status == 200 else 'Error'}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(content)}\r\nX-Instance: {self.instance}\r\nX-Version: {self.version}\r\n\r\n"
+        )
+        return head.encode() + content
+
+
+def _endpoint(method: str, path: str) -> str:
+    return f"{method} {re.sub('^/products/[^/]+$', '/products/{id}', path.partition('?')[0])}"
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection: requests are answered one after another. Costs very little CPU."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self._waiting = b""
+        self._busy = False
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember whom to answer."""
+        if isinstance(transport, asyncio.Transport):
+            self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Collect until a request is whole."""
+        self._waiting += data
+        if not self._busy:
+            self._next()
+
+    def _next(self) -> None:
+        head, separator, rest = self._waiting.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        body = int(length[1]) if length else 0
+        if not separator or len(rest) < body:
+            return
+        self._waiting = rest[body:]
+        self._busy = True
+        method, path, *_ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        seconds, response = self._shop.answer(method, path)
+        asyncio.get_running_loop().call_later(seconds, self._send, response)
+
+    def _send(self, response: bytes) -> None:
+        self._busy = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(response)
+            self._next()
+
+
+async def serve(shop: Shop, port: int, parent: int | None) -> None:
+    """Serve on loopback until SIGTERM, or until the parent is gone."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(shop), "127.0.0.1", port, backlog=1024)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    while not stop.is_set() and (parent is None or os.getppid() == parent):
+        try:
+            await asyncio.wait_for(stop.wait(), PARENT_CHECK_S)
+        except TimeoutError:
+            continue
+    server.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and serve."""
+    parser = argparse.ArgumentParser(description="The sample service 'shop'.")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--instance", default="shop-1", help="sent back as X-Instance")
+    parser.add_argument("--version", default="1.0.0", help="sent back as X-Version")
+    parser.add_argument("--regression", choices=sorted(REGRESSIONS), default="none")
+    parser.add_argument(
+        "--leak-over", type=float, default=60.0, metavar="S", help="time in which the leak grows to 40 %%"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--parent", type=int, help="end when this process, which started us, is gone")
+    given = parser.parse_args(arguments)
+    shop = Shop(given.instance, given.version, given.regression, given.seed, given.leak_over)
+    asyncio.run(serve(shop, given.port, given.parent))
+
+
+if __name__ == "__main__":
+    main()
