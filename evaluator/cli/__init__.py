@@ -116,11 +116,11 @@ def _louder(ctx: click.Context, _param: click.Parameter, value: int) -> None:
     logging.getLogger("evaluator").setLevel(logging.WARNING - 10 * session.verbosity)
 
 
-def _quieter(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: FBT001
+def _quieter(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     _louder(ctx, param, -1 if value else 0)
 
 
-def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001
+def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
         from importlib.metadata import version
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evaluator.records import Verdict
-from evaluator.reports.base import Page, Render
+from evaluator.reports.base import VERDICT_WORDS, Page, Render, plain_text
 from evaluator.reports.human import to_human
 from evaluator.reports.verdict_json import to_json
 
-__all__ = ["FORMATS", "Page", "Render", "to_human", "to_json"]
+__all__ = ["FORMATS", "VERDICT_WORDS", "Page", "Render", "plain_text", "to_human", "to_json"]
 
 
 def _human(verdict: Verdict, page: Page) -> str:

@@ -16,14 +16,13 @@ from evaluator.reports.base import (
     HEALTH_MARKS,
     STATUS_MARKS,
     VERDICT_WORDS,
-    format_change,
-    format_duration,
-    format_margin,
-    format_values,
+    format_allowed,
+    format_both,
+    format_effect,
     is_watched,
-    name_metric,
     plain_text,
 )
+from evaluator.wording import format_duration, name_metric
 
 __all__ = ["to_human"]
 
@@ -173,14 +172,14 @@ def _table(arm: str, comparisons: Sequence[Comparison], sheet: _Sheet) -> list[s
 
 
 def _row(row: Comparison, sheet: _Sheet) -> _Row:
-    change, margin = format_change(row), format_margin(row.rule, row.unit)
+    change, margin = format_effect(row), format_allowed(row)
     status = "·" if is_watched(row) and not row.no_data else STATUS_MARKS[row.status]
     if sheet.width < WIDE:
         change, margin = change.replace(" … ", "…"), margin.split(", ")[0]
         status = status.replace("inconclusive", "unsure")
     role = "scan" if row.scan else row.rule.role.value
     n = f"{row.baseline.n:,} + {row.candidate.n:,}"
-    cells = (_label(row), role, *format_values(row), change, margin, status, n)
+    cells = (_label(row), role, *format_both(row), change, margin, status, n)
     return _Row(tuple(map(sheet.text, cells)), None if is_watched(row) else row.status, row.no_data or "")
 
 

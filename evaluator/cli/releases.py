@@ -1,0 +1,62 @@
+"""`evaluator releases`: what is in the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.records import ReleaseSummary, VerdictWord
+from evaluator.reports import VERDICT_WORDS, plain_text
+
+HEAD = ("release", "versions", "verdict", "runs", "requests", "last run (UTC)")
+
+
+@click.command("releases")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.pass_obj
+def command(session: Session, as_json: bool) -> None:
+    """List the releases in the store with their latest verdict, the newest first."""
+    releases = session.open_store().releases()
+    if as_json:
+        emit(json.dumps([_to_plain(summary) for summary in releases], indent=2))
+    elif releases:
+        emit("\n".join(_lay_out([HEAD, *(_row(summary) for summary in releases)])))
+    else:
+        session.say("no releases yet; `evaluator load` or `evaluator import` makes one")
+
+
+def _row(summary: ReleaseSummary) -> tuple[str, ...]:
+    release = summary.release
+    versions = [f"{s.name} {s.baseline or '?'} → {s.canary or '?'}" for s in release.services]
+    verdict = VERDICT_WORDS[VerdictWord(summary.verdict)] if summary.verdict else "–"
+    when = f"{summary.last_run.astimezone(UTC):%Y-%m-%d %H:%M}" if summary.last_run else "–"
+    return release.id, ", ".join(versions) or "–", verdict, str(summary.runs), f"{summary.rows:,}", when
+
+
+def _lay_out(rows: Sequence[Sequence[str]]) -> list[str]:
+    safe = [[plain_text(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in safe) for column in range(len(HEAD))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in safe]
+
+
+def _to_plain(summary: ReleaseSummary) -> dict[str, object]:
+    release = summary.release
+    return {
+        "release": release.id,
+        "services": [{"name": s.name, "baseline": s.baseline, "canary": s.canary} for s in release.services],
+        "labels": dict(release.labels),
+        "verdict": summary.verdict,
+        "judged_at": _time(summary.judged_at),
+        "groups": summary.groups,
+        "runs": summary.runs,
+        "requests": summary.rows,
+        "last_run": _time(summary.last_run),
+    }
+
+
+def _time(time: datetime | None) -> str | None:
+    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,199 @@
+"""The command from end to end: a real store with landed requests, judged, written, and said by exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.resources import files
+
+import jsonschema
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evaluator.__main__ import run
+
+START_S = 1_780_000_000
+
+
+def write_requests(path, *, slower=1.0, seed=0, rate=40, seconds=90):
+    random = np.random.default_rng(seed)
+    n = rate * seconds
+    times = {
+        "ts": pa.array(
+            START_S * 1_000_000 + np.sort(random.integers(0, seconds * 1_000_000, n)), pa.timestamp("us", "UTC")
+        ),
+        "endpoint": pa.array(np.where(random.random(n) < 0.7, "GET /a", "POST /b")),
+        "response_time_ms": pa.array(slower * random.lognormal(3.0, 0.3, n)),
+        "failed": pa.array(np.zeros(n, bool)),
+    }
+    pq.write_table(pa.table(times), path)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a store: `slow` is 60 % slower, `same` is not."""
+    folder = tmp_path_factory.mktemp("verdict")
+    store = ["--store", str(folder / "evaluator.duckdb"), "-q"]
+    for release, slower in (("slow", 1.6), ("same", 1.0)):
+        arms = []
+        for arm, factor in (("baseline", 1.0), ("canary", slower)):
+            for replicate in range(3):
+                path = folder / f"{release}-{arm}-{replicate}.parquet"
+                write_requests(path, slower=factor, seed=10 * replicate + (arm == "canary"))
+                arms += [f"--{arm}", str(path)]
+        code = run(
+            [*store, "import", release, *arms, "--service", "cart", "--baseline-version", "1", "--canary-version", "2"]
+        )
+        assert code == 0
+    return folder
+
+
+@pytest.fixture
+def judge(place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+
+    def call(*args):
+        code = run(["verdict", *args])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_a_slow_release_is_no_go(judge):
+    code, out, err = judge("slow")
+    assert (code, err) == (1, "")
+    assert out.startswith("NO-GO ✗  slow against 1")
+
+
+def test_the_verdict_as_json_follows_its_schema_and_repeats_itself(judge):
+    code, out, _ = judge("slow", "--format", "json")
+    verdict = json.loads(out)
+    schema = json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text())
+    jsonschema.validate(verdict, schema)
+    assert (code, verdict["verdict"]) == (1, "no_go")
+    again = json.loads(judge("slow", "--format", "json")[1])
+    assert verdict.pop("judged_at") != again.pop("judged_at")
+    assert json.dumps(verdict) == json.dumps(again)
+
+
+def test_several_formats_at_once(judge, place):
+    code, out, _ = judge("slow", "--format", "human", "--format", "json=verdict.json", "--format", "human=verdict.txt")
+    assert code == 1
+    assert out.startswith("NO-GO")
+    assert json.loads((place / "verdict.json").read_text())["release"] == "slow"
+    assert (place / "verdict.txt").read_text(encoding="utf-8").startswith("NO-GO ✗")
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        ((), 1),
+        (("--exit-zero",), 0),
+        (("--fail-on", "inconclusive"), 0),
+        (("--fail-on", "no_go"), 1),
+        (("--fail-on", ""), 0),
+    ],
+    ids=str,
+)
+def test_what_counts_as_failing_is_the_callers_choice(judge, args, code):
+    assert judge("slow", *args)[0] == code
+
+
+def test_shadow_mode_blocks_nothing(judge, tmp_path):
+    policy = tmp_path / "evaluator.yaml"
+    policy.write_text("mode: shadow\n")
+    code, out, _ = judge("slow", "--policy", str(policy))
+    assert code == 0
+    assert out.startswith("NO-GO")
+    assert "shadow mode" in out
+
+
+def test_a_dry_run_keeps_no_verdict(place, monkeypatch, capfd, tmp_path):
+    monkeypatch.chdir(place)
+
+    def judged_at():
+        run(["releases", "--json"])
+        return {r["release"]: r["judged_at"] for r in json.loads(capfd.readouterr().out)}["same"]
+
+    before = judged_at()
+    run(["verdict", "same", "--dry-run"])
+    capfd.readouterr()
+    assert judged_at() == before
+    run(["verdict", "same"])
+    capfd.readouterr()
+    assert judged_at() != before
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("slw",), "did you mean 'slow'"),
+        (("slow", "--format", "jsn"), "did you mean 'json'"),
+        (("slow", "--format", "json", "--format", "human"), "two formats cannot both go to stdout"),
+        (("slow", "--format", "json=nowhere/x.json"), "nowhere/x.json"),
+        (("slow", "--format", "json="), "is not a file"),
+        (("slow", "--fail-on", "nogo"), "did you mean 'no-go'"),
+        (("slow", "--run", "lates"), "did you mean 'latest'"),
+        (("slow", "--exit-zro"), "--exit-zero"),
+        ((), "RELEASE"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_2(judge, args, says):
+    code, out, err = judge(*args)
+    assert (code, out) == (2, "")
+    assert says in err
+
+
+def test_an_endpoint_that_does_not_exist_is_named(judge, tmp_path):
+    policy = tmp_path / "evaluator.yaml"
+    policy.write_text("metrics:\n  - {name: b, type: latency_mean, endpoint: POST /bb, margin: 5%}\n", encoding="utf-8")
+    code, _, err = judge("slow", "--policy", str(policy))
+    assert code == 2
+    assert "did you mean 'POST /b'" in err
+
+
+def test_a_store_that_is_not_there(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert run(["verdict", "slow"]) in (2, 4)
+    assert "Error: " in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_releases_are_listed(place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    run(["verdict", "slow"])
+    capfd.readouterr()
+    assert run(["releases"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["release", "versions", "verdict"]
+    row = next(line for line in lines if line.startswith("slow"))
+    assert "cart 1 → 2" in row
+    assert "NO-GO ✗" in row
+    assert "21,600" in row
+
+
+def test_releases_as_json(place, monkeypatch, capfd):
+    monkeypatch.chdir(place)
+    run(["releases", "--json"])
+    rows = {row["release"]: row for row in json.loads(capfd.readouterr().out)}
+    assert rows["slow"]["requests"] == 21_600
+    assert rows["slow"]["services"] == [{"name": "cart", "baseline": "1", "canary": "2"}]
+    assert datetime.fromisoformat(rows["slow"]["last_run"]).tzinfo == UTC
+
+
+@pytest.mark.parametrize(("encoding", "mark"), [("utf-8", "NO-GO ✗"), ("ascii", "NO-GO x")])
+def test_a_stdout_that_takes_no_unicode_gets_ascii(place, encoding, mark):
+    done = subprocess.run(
+        [sys.executable, "-m", "evaluator", "verdict", "slow", "--dry-run"],
+        cwd=place,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.decode(encoding).startswith(mark)
