@@ -1,4 +1,11 @@
-"""Releases with a known truth, for tests, notebooks, calibration and docs."""
+"""Releases with a known truth, for tests, notebooks, calibration and docs.
+
+>>> cells = simulate_cells(SCENARIOS["single_75s"], seed=1)  # what the judge reads
+>>> cells.arms
+('baseline', 'canary')
+>>> round(derive_truth(SCENARIOS["mean+3%"]).mean, 4)  # what it ought to find
+0.03
+"""
 
 from __future__ import annotations
 
