@@ -112,7 +112,8 @@ def _head(verdict: Verdict, sheet: _Sheet) -> list[str]:
     for reason in verdict.reasons[:MAX_REASONS]:
         lines += sheet.wrap(reason.text)
     if len(verdict.reasons) > MAX_REASONS:
-        lines += sheet.wrap(f"+{len(verdict.reasons) - MAX_REASONS} more reasons: --format json names them")
+        more = len(verdict.reasons) - MAX_REASONS
+        lines += sheet.wrap(f"+{more} more reason{'s' if more > 1 else ''}: --format json names them")
     return lines + [line for note in _notes(verdict) for line in sheet.wrap(note)]
 
 
@@ -262,10 +263,15 @@ def _columns(text: str) -> int:
 
 def _health(findings: Sequence[Finding], sheet: _Sheet) -> list[str]:
     """Checks that are fine by name, the others with what they saw and what to do."""
-    fine = [f"{HEALTH_MARKS[f.level]} {f.check.replace('_', ' ')}" for f in findings if f.level is Level.OK]
+    fine = [f"{HEALTH_MARKS[f.level]} {_spoken(f)}" for f in findings if f.level is Level.OK]
     lines = sheet.wrap("  ".join(name.replace(" ", NBSP) for name in fine), "  health  ", " " * 10) if fine else []
     for finding in sorted((f for f in findings if f.level is not Level.OK), key=lambda f: f.level is Level.WARN):
         first = " " * 10 if lines else "  health  "
-        lines += sheet.wrap(f"{HEALTH_MARKS[finding.level]} {finding.text}", first, " " * 12)
+        named = f"{HEALTH_MARKS[finding.level]} {_spoken(finding)} – {finding.text}"
+        lines += sheet.wrap(named, first, " " * 12)
         lines += sheet.wrap(finding.remedy, " " * 12, " " * 12) if finding.remedy else []
     return lines
+
+
+def _spoken(finding: Finding) -> str:
+    return finding.check.replace("_", " ")

@@ -1,0 +1,35 @@
+# `make demo` and `make test` need nothing but Python 3.11 (to 3.13) and this file: they set everything up in .venv.
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+# Compiled modules are what makes a command start in tenths of a second.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test check bench clean
+
+# Two candidates of the sample service under real load: a healthy one that earns its GO, and one that must not pass.
+demo: $(READY)
+	$(BIN)/evaluator demo
+	@echo
+	$(BIN)/evaluator demo --regression endpoint --seconds 30; test $$? -eq 1
+
+test: check
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	@set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml .ci/install
+	.ci/install
+	touch $@
