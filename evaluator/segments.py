@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,9 +142,8 @@ class SegmentWriter:
 
     @staticmethod
     def warm_up(table: pa.Table) -> None:
-        """Write and remove a sample: the first Parquet write of a process blocks it for most of a second."""
-        with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
-            _write_atomically(Path(folder) / "warm-up.parquet", table)
+        """Write a sample to nowhere: the first Parquet write of a process blocks it for most of a second."""
+        _write(table, pa.BufferOutputStream())
 
     def close(self) -> None:
         """Force everything written to the disk."""
@@ -164,11 +162,15 @@ def _next_number(folder: Path, worker: str) -> int:
 def _write_atomically(path: Path, table: pa.Table) -> None:
     unfinished = path.with_name(path.name + ".tmp")
     try:
-        pq.write_table(table, unfinished, compression="lz4", write_statistics=False, store_schema=True)
+        _write(table, unfinished)
         unfinished.replace(path)
     except OSError:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def _write(table: pa.Table, sink: Path | pa.NativeFile) -> None:
+    pq.write_table(table, sink, compression="lz4", write_statistics=False, store_schema=True)
 
 
 def _sync(path: Path) -> None:
@@ -182,7 +184,8 @@ def _sync(path: Path) -> None:
 def read_segment(path: Path) -> pa.Table:
     """Read one segment. Raises SourceError where it is not one."""
     try:
-        table = pq.ParquetFile(path).read()
+        with pq.ParquetFile(path) as file:
+            table = file.read()
         return table.select(REQUEST_SCHEMA.names).cast(REQUEST_SCHEMA)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise _unreadable(path, error) from error
@@ -191,13 +194,14 @@ def read_segment(path: Path) -> pa.Table:
 def count_rows(path: Path) -> int:
     """Rows of a segment, from its footer alone. Raises SourceError where it is not one."""
     try:
-        footer = pq.ParquetFile(path)
+        with pq.ParquetFile(path) as file:
+            names, rows = file.schema_arrow.names, int(file.metadata.num_rows)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
-    missing = [name for name in REQUIRED_COLUMNS if name not in footer.schema_arrow.names]
+    missing = [name for name in REQUIRED_COLUMNS if name not in names]
     if missing:
         raise SourceError(f"segment {path} has no column '{missing[0]}'")
-    return int(footer.metadata.num_rows)
+    return rows
 
 
 def _unreadable(path: Path, error: Exception) -> SourceError:

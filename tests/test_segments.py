@@ -34,7 +34,7 @@ def make_table(rows: int, first: int = 0) -> pa.Table:
             "instance": [f"i{k % 3}" for k in numbers],
             "worker": "w0",
             "ts": [START + timedelta(milliseconds=k) for k in numbers],
-            "endpoint": ["GET /products"] * rows,
+            "endpoint": [f"GET /{(k + 1) // 60}/{k % 2}" for k in numbers],
             "response_time_ms": [k + 0.5 for k in numbers],
             "failed": [k % 7 == 0 for k in numbers],
             "exception": ["boom" if k % 7 == 0 else None for k in numbers],

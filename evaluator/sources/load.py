@@ -252,9 +252,12 @@ def _environment(sheet: Path | None) -> dict[str, str]:
 
 
 def _read_lines(process: subprocess.Popen[str], lines: deque[str], on_line: Callable[[str], None]) -> None:
-    for line in process.stderr or ():
-        lines.append(line.rstrip())
-        on_line(line.rstrip())
+    if process.stderr is None:
+        return
+    with process.stderr as log:
+        for line in log:
+            lines.append(line.rstrip())
+            on_line(line.rstrip())
 
 
 def _wait(process: subprocess.Popen[str], folder: Path, deadline: float) -> str:

@@ -40,7 +40,6 @@ class RequestBuffer:
         self.header, self.arm = header, arm
         self.columns: tuple[list[Any], ...] = tuple([] for _ in range(10))
         self.skipped = 0
-        self._endpoints: dict[tuple[str, str], int] = {}
 
     def __len__(self) -> int:
         """Requests that wait."""
@@ -102,7 +101,7 @@ class RequestBuffer:
                 "arm": _texts(arms),
                 "instance": _texts([arm if one is None else one for one, arm in zip(instances, arms, strict=True)]),
                 "ts": _timestamps(starts),
-                "endpoint": self._endpoint_codes(methods, names),
+                "endpoint": _endpoints(methods, names),
                 "response_time_ms": pa.array(np.array(times, dtype=np.float64)),
                 "response_bytes": pa.array([_size(one) for one in sizes], pa.int64()),
                 "status_code": pa.array([_status(one) for one in statuses], pa.int16()),
@@ -114,12 +113,6 @@ class RequestBuffer:
             len(times),
         )
         return self._drop_unusable(table)
-
-    def _endpoint_codes(self, methods: list[str], names: list[str]) -> pa.Array:
-        known = self._endpoints
-        codes = [known.setdefault(pair, len(known)) for pair in zip(methods, names, strict=True)]
-        texts = [f"{method} {name}" for method, name in known]
-        return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), texts)
 
     def _drop_unusable(self, table: pa.Table) -> pa.Table:
         times = table.column("response_time_ms").to_numpy()
@@ -139,11 +132,22 @@ def _extra(context: Mapping[str, Any]) -> list[tuple[str, str]] | None:
     return [(str(key), str(value)) for key, value in context.items() if key not in ARM_KEYS and value is not None]
 
 
+def _endpoints(methods: list[str], names: list[str]) -> pa.Array:
+    known: dict[tuple[str, str], int] = {}
+    codes = [known.setdefault(pair, len(known)) for pair in zip(methods, names, strict=True)]
+    texts = [_encodable(f"{method} {name}") for method, name in known]
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(texts, pa.string()))
+
+
+def _encodable(text: Any) -> str:
+    return str(text).encode(errors="replace").decode()
+
+
 def _texts(values: list[Any]) -> pa.Array:
     try:
         return pa.array(values, pa.string()).dictionary_encode()
     except (pa.ArrowException, TypeError, UnicodeError):
-        clean = [None if one is None else str(one).encode(errors="replace").decode() for one in values]
+        clean = [None if one is None else _encodable(one) for one in values]
         return pa.array(clean, pa.string()).dictionary_encode()
 
 

@@ -279,7 +279,7 @@ class _Process:
         if self.facts.stopped_by:
             return
         where = self.recording.folder if self.recording else "the recording"
-        reason = f"cannot write to {where}: {getattr(error, 'strerror', None) or error}"
+        reason = f"cannot write to {where}: {_why(error)}"
         self.facts.closed = False
         self.writer = None
         if self.role == "worker":
@@ -414,6 +414,12 @@ class _Process:
     def _on_worker_gave_up(self, msg: Any, **_: Any) -> None:
         if not self.facts.stopped_by:
             self._stop(str(msg.data["reason"]))
+
+
+def _why(error: Exception) -> str:
+    """Say what the system said; Arrow puts its number into a sentence of its own."""
+    number = re.search(r"\[errno (\d+)\]", str(error))
+    return os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
 
 
 def _hook(event: Any, listener: Callable[..., None]) -> None:
