@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,11 +15,13 @@ from evaluator.records import Landed
 from evaluator.segments import count_rows, segment_paths
 from evaluator.store.engine import Engine, attach, open_engine, transaction
 from evaluator.store.rollup import HIGHEST_MS, find_grid_us, roll_up
+from evaluator.store.rollup import count_rows as count_rolled_up
 
 __all__ = ["Segment", "Target", "land", "write_cells", "write_manifest"]
 
-_MAX_SEGMENTS = 2000
-"""Segments rolled up at a time: the cells of more would still be few, but their file handles would not."""
+_BATCH_ROWS = 20_000_000
+_BATCH_SEGMENTS = 2000
+"""Most rows and segments rolled up at a time, so that memory does not grow with the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,21 @@ def land(target: Target, known: Sequence[str]) -> Landed:
     """Land the segments in the target's folder that are not among the `known` names. Twice changes nothing."""
     fresh = [path for path in segment_paths(target.folder) if path.name not in set(known)]
     landed = Landed(already=len(known), runs=(target.run,))
-    for start in range(0, len(fresh), _MAX_SEGMENTS):
-        landed = _add(landed, _land_some(target, fresh[start : start + _MAX_SEGMENTS]))
+    for batch in _batches([_look_at(path) for path in fresh]):
+        landed = _add(landed, _land_batch(target, batch))
     return landed
+
+
+def _batches(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    batch: list[Segment] = []
+    for segment in segments:
+        full = len(batch) == _BATCH_SEGMENTS or sum(s.rows for s in batch) + segment.rows > _BATCH_ROWS
+        if batch and full:
+            yield batch
+            batch = []
+        batch.append(segment)
+    if batch:
+        yield batch
 
 
 def _add(one: Landed, other: Landed) -> Landed:
@@ -63,8 +77,8 @@ def _add(one: Landed, other: Landed) -> Landed:
     )
 
 
-def _land_some(target: Target, paths: Sequence[Path]) -> Landed:
-    segments = [_look_at(path) for path in paths]
+def _land_batch(target: Target, batch: Sequence[Segment]) -> Landed:
+    segments = list(batch)
     with open_engine() as engine:
         while True:
             segments = _roll_up_readable(engine, segments, target.bucket_s)
@@ -103,7 +117,7 @@ def _roll_up_readable(engine: Engine, segments: Sequence[Segment], bucket_s: int
         if not any(problems.values()):
             raise
         return _roll_up_readable(engine, _mark(segments, problems), bucket_s)
-    if _count_rolled_up(engine) == sum(segment.rows for segment in segments):
+    if count_rolled_up(engine) == sum(segment.rows for segment in segments):
         return list(segments)
     problems = {path: _find_problem(engine, path) for path in good}
     return _roll_up_readable(engine, _mark(segments, problems), bucket_s)
@@ -116,10 +130,6 @@ def _mark(segments: Sequence[Segment], problems: dict[Path, str]) -> list[Segmen
     ]
 
 
-def _count_rolled_up(engine: Engine) -> int:
-    return int(engine.execute("SELECT coalesce(sum(n), 0) FROM cells_moments").fetchall()[0][0])
-
-
 def _find_problem(engine: Engine, path: Path) -> str:
     """Say why a segment cannot be rolled up; empty where it can."""
     try:
@@ -128,7 +138,7 @@ def _find_problem(engine: Engine, path: Path) -> str:
             "SELECT response_time_ms FROM read_parquet(?) WHERE NOT (response_time_ms BETWEEN 0 AND ?) LIMIT 1",
             [str(path), HIGHEST_MS],
         ).fetchall()
-        missing = count_rows(path) - _count_rolled_up(engine)
+        missing = count_rows(path) - count_rolled_up(engine)
     except duckdb.Error as error:
         return " ".join(str(error).split())[:200]
     if bad:
@@ -185,39 +195,53 @@ _NAMES = """
 INSERT INTO store.names
 SELECT (SELECT coalesce(max(id), -1) FROM store.names) + row_number() OVER (ORDER BY kind, name), kind, name
 FROM (
-    SELECT 'arm' AS kind, arm AS name FROM cells_moments{part}
-    UNION SELECT 'endpoint', endpoint FROM cells_moments{part}
-    UNION SELECT 'instance', instance FROM cells_moments{part}
+    SELECT 'arm' AS kind, arm AS name FROM series{part}
+    UNION SELECT 'endpoint', endpoint FROM series{part}
+    UNION SELECT 'instance', instance FROM series{part}
     UNION SELECT 'exception', exception FROM cells_failure_kinds{part}
 )
 ANTI JOIN store.names USING (kind, name)
 """
 
-_KEYS = {
-    "moments": ("arm", "endpoint", "instance"),
-    "bins": ("arm", "endpoint"),
-    "instance_bins": ("arm", "endpoint", "instance"),
-    "loads": ("arm",),
-    "failure_kinds": ("arm", "endpoint", "exception"),
+_CODES = """
+WITH codes AS (
+    SELECT DISTINCT
+        series.* EXCLUDE (label), arms.id AS arm_id, endpoints.id AS endpoint_id, instances.id AS instance_id
+    FROM series{part} AS series
+    JOIN store.names AS arms ON arms.kind = 'arm' AND arms.name = series.arm
+    JOIN store.names AS endpoints ON endpoints.kind = 'endpoint' AND endpoints.name = series.endpoint
+    JOIN store.names AS instances ON instances.kind = 'instance' AND instances.name = series.instance
+)
+"""
+
+_INSERTS = {
+    "moments": """
+        SELECT arm_id, endpoint_id, instance_id, cells.* EXCLUDE (series)
+        FROM cells_moments{part} AS cells JOIN codes USING (series)""",
+    "bins": """
+        SELECT arm_id, endpoint_id, cells.* EXCLUDE (pair)
+        FROM cells_bins{part} AS cells JOIN (SELECT DISTINCT pair, arm_id, endpoint_id FROM codes) USING (pair)""",
+    "instance_bins": """
+        SELECT arm_id, endpoint_id, instance_id, cells.* EXCLUDE (series)
+        FROM cells_instance_bins{part} AS cells JOIN codes USING (series)""",
+    "loads": """
+        SELECT arm_id, cells.* EXCLUDE (arm)
+        FROM cells_loads{part} AS cells JOIN (SELECT DISTINCT arm, arm_id FROM codes) USING (arm)""",
+    "failure_kinds": """
+        SELECT arm_id, endpoint_id, status, names.id AS exception, n
+        FROM cells_failure_kinds{part} AS cells
+        JOIN (SELECT DISTINCT arm, endpoint, arm_id, endpoint_id FROM codes) USING (arm, endpoint)
+        JOIN store.names ON names.kind = 'exception' AND names.name = cells.exception""",
 }
+"""Table of the store → its rows without the run, in the order of its columns."""
 
 
 def write_cells(engine: Engine, run_code: int, grid_us: int, part: str = "") -> None:
     """Add the cells just rolled up (into `part`) to the attached store. To be called inside a transaction."""
     engine.execute(_NAMES.format(part=part))
-    for table, keys in _KEYS.items():
-        engine.execute(_insert_cells(table, keys, part), [run_code])
+    for table, rows in _INSERTS.items():
+        query = f"{_CODES} SELECT ? AS run, * FROM ({rows}) ORDER BY ALL".format(part=part)
+        engine.execute(f"INSERT INTO store.{table} {query}", [run_code])
     engine.execute(
         "UPDATE store.runs SET landings = landings + 1, grid_us = gcd(grid_us, ?) WHERE code = ?", [grid_us, run_code]
     )
-
-
-def _insert_cells(table: str, keys: Sequence[str], part: str) -> str:
-    coded = ", ".join(f"{key}_name.id AS {key}" for key in keys)
-    joins = " ".join(
-        f"JOIN store.names AS {key}_name ON {key}_name.kind = '{key}' AND {key}_name.name = cells.{key}" for key in keys
-    )
-    return f"""
-        INSERT INTO store.{table} BY NAME
-        SELECT ? AS run, {coded}, cells.* EXCLUDE ({", ".join(keys)})
-        FROM cells_{table}{part} AS cells {joins} ORDER BY ALL"""

@@ -1,4 +1,9 @@
-"""The roll-up: request rows become cells. The one place where that is said, in portable SQL over Parquet."""
+"""The roll-up: request rows become cells. The one place where that is said, in portable SQL over Parquet.
+
+Rows are read twice: once for the moments of each series (arm, endpoint, instance) and bucket, which also tells the
+series there are, and once to code the successes (series, bucket, bin) as small integers, from which both histograms are
+counted. Text is compared only as often as there are series, not as often as there are rows.
+"""
 
 from __future__ import annotations
 
@@ -6,66 +11,134 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import duckdb
+
 from evaluator.records import BLOCK_BUCKETS
 from evaluator.store.engine import Engine, quote
 
-__all__ = ["CELL_TABLES", "HIGHEST_MS", "find_grid_us", "roll_up"]
+__all__ = ["HIGHEST_MS", "MOMENTS_STEPS", "STEPS", "count_rows", "find_grid_us", "roll_up"]
+
+HIGHEST_MS = 1e12
+"""Longest time that counts as one; NaN and infinity are above it."""
 
 _ROWS = """
 CREATE OR REPLACE TEMP VIEW request_rows AS
 SELECT
-    arm, endpoint, coalesce(nullif(instance, ''), arm) AS instance,
-    epoch_us(ts) // ({bucket_s} * 1000000) AS bucket,
+    arm, endpoint, instance, epoch_us(ts) // ({bucket_s} * 1000000) AS bucket,
     CAST(round(response_time_ms * 1000) AS BIGINT) AS us,
     response_bytes, status_code, failed, exception, user_count
 FROM read_parquet({paths})
 WHERE response_time_ms BETWEEN 0 AND {highest_ms}
 """
 
-HIGHEST_MS = 1e12
-"""Longest time that counts as one; NaN and infinity are above it."""
+_SUMS = """
+CREATE OR REPLACE TEMP TABLE sums{part} AS
+SELECT
+    arm, endpoint, instance, bucket, failed,
+    count(*) AS n, sum(us) AS sum_us, sum(CAST(us AS {wide}) * us) AS sum_sq_us, min(us) AS min_us, max(us) AS max_us,
+    coalesce(sum(response_bytes), 0) AS bytes,
+    coalesce(sum(CAST(response_bytes AS {wide}) * response_bytes), 0) AS bytes_sq,
+    max(user_count) AS users
+FROM request_rows GROUP BY ALL
+"""
 
-_BIN = "CAST(CASE WHEN us < 1 THEN 0 ELSE floor(115 * log10(us)) END AS SMALLINT)"
+_SERIES = """
+CREATE OR REPLACE TEMP TABLE series{part} AS
+SELECT
+    *, CAST(dense_rank() OVER (ORDER BY arm, endpoint) AS INTEGER) AS pair,
+    CAST(dense_rank() OVER (ORDER BY arm, endpoint, instance) AS INTEGER) AS series
+FROM (
+    SELECT DISTINCT
+        arm, endpoint, instance AS label, coalesce(nullif(instance, ''), arm) AS instance
+    FROM sums{part})
+"""
 
-CELL_TABLES = {
-    "moments": """
-        SELECT
-            arm, endpoint, instance, bucket,
-            count(*) AS n,
-            count(*) FILTER (failed) AS failures,
-            coalesce(sum(us) FILTER (NOT failed), 0) AS sum_us,
-            coalesce(sum(us * us) FILTER (NOT failed), 0) AS sum_sq_us,
-            min(us) FILTER (NOT failed) AS min_us,
-            max(us) FILTER (NOT failed) AS max_us,
-            coalesce(sum(response_bytes) FILTER (NOT failed), 0) AS bytes,
-            coalesce(sum(CAST(response_bytes AS HUGEINT) * response_bytes) FILTER (NOT failed), 0) AS bytes_sq
-        FROM request_rows GROUP BY ALL""",
-    "bins": f"""
-        SELECT arm, endpoint, bucket, {_BIN} AS bin, count(*) AS n
-        FROM request_rows WHERE NOT failed GROUP BY ALL""",
-    "instance_bins": f"""
-        SELECT arm, endpoint, instance, bucket // {BLOCK_BUCKETS} AS block, {_BIN} AS bin, count(*) AS n
-        FROM request_rows WHERE NOT failed GROUP BY ALL""",
-    "loads": """
-        SELECT arm, bucket, max(user_count) AS users
-        FROM request_rows WHERE user_count IS NOT NULL GROUP BY ALL""",
-    "failure_kinds": """
-        SELECT
-            arm, endpoint, coalesce(status_code, -1) AS status, coalesce(exception, '') AS exception, count(*) AS n
-        FROM request_rows WHERE failed GROUP BY ALL""",
-}
-"""Cells by name: keys as text, then what adds up (loads: what is the highest)."""
+_MOMENTS = """
+CREATE OR REPLACE TEMP TABLE cells_moments{part} AS
+SELECT
+    series, bucket,
+    CAST(sum(n) AS BIGINT) AS n,
+    CAST(coalesce(sum(n) FILTER (failed), 0) AS BIGINT) AS failures,
+    coalesce(sum(sum_us) FILTER (NOT failed), 0) AS sum_us,
+    coalesce(sum(sum_sq_us) FILTER (NOT failed), 0) AS sum_sq_us,
+    min(min_us) FILTER (NOT failed) AS min_us,
+    max(max_us) FILTER (NOT failed) AS max_us,
+    coalesce(sum(bytes) FILTER (NOT failed), 0) AS bytes,
+    coalesce(sum(bytes_sq) FILTER (NOT failed), 0) AS bytes_sq
+FROM sums{part} AS sums JOIN series{part} AS series
+    ON series.arm = sums.arm AND series.endpoint = sums.endpoint AND series.label IS NOT DISTINCT FROM sums.instance
+GROUP BY ALL
+"""
+
+_LOADS = """
+CREATE OR REPLACE TEMP TABLE cells_loads{part} AS
+SELECT arm, bucket, max(users) AS users FROM sums{part} WHERE users IS NOT NULL GROUP BY ALL
+"""
+
+_CODED = """
+CREATE OR REPLACE TEMP TABLE coded AS
+SELECT
+    series, pair, CAST(bucket AS INTEGER) AS bucket,
+    CAST(CASE WHEN us < 1 THEN 0 ELSE floor(115 * log10(us)) END AS SMALLINT) AS bin
+FROM request_rows AS rows JOIN series{part} AS series
+    ON series.arm = rows.arm AND series.endpoint = rows.endpoint AND series.label IS NOT DISTINCT FROM rows.instance
+WHERE NOT failed
+"""
+
+_BINS = """
+CREATE OR REPLACE TEMP TABLE cells_bins{part} AS
+SELECT pair, bucket, bin, count(*) AS n FROM coded GROUP BY ALL
+"""
+
+_INSTANCE_BINS = """
+CREATE OR REPLACE TEMP TABLE cells_instance_bins{part} AS
+SELECT series, bucket // {block_buckets} AS block, bin, count(*) AS n FROM coded GROUP BY ALL
+"""
+
+_FAILURE_KINDS = """
+CREATE OR REPLACE TEMP TABLE cells_failure_kinds{part} AS
+SELECT arm, endpoint, coalesce(status_code, -1) AS status, coalesce(exception, '') AS exception, count(*) AS n
+FROM request_rows WHERE failed GROUP BY ALL
+"""
+
+MOMENTS_STEPS = (_ROWS, _SUMS, _SERIES, _MOMENTS, _LOADS)
+"""What it takes to know the moments of each cell."""
+
+STEPS = (*MOMENTS_STEPS, _CODED, _BINS, _INSTANCE_BINS, "DROP TABLE coded", _FAILURE_KINDS)
+"""All of the roll-up, in its order."""
 
 
-def roll_up(engine: Engine, paths: Sequence[Path], bucket_s: int, part: str = "") -> None:
-    """Roll the rows of one run's segments up into temporary tables `cells_<name><part>`, named in CELL_TABLES.
+def roll_up(engine: Engine, paths: Sequence[Path], bucket_s: int, part: str = "", steps: Sequence[str] = STEPS) -> None:
+    """Roll the rows of one run's segments up into temporary tables: `series<part>` and `cells_<name><part>`.
 
-    Rows whose time is NaN, negative or infinite are left out: compare the count with that of the segments.
+    Rows whose time is NaN, negative or infinite are left out: compare `count_rows` with the count of the segments.
     """
+    try:
+        _run_steps(engine, paths, bucket_s, part, steps, wide="BIGINT")
+    except duckdb.OutOfRangeException:  # a square beyond 64 bits: a request of an hour, a response of gigabytes
+        _run_steps(engine, paths, bucket_s, part, steps, wide="HUGEINT")
+
+
+def _run_steps(
+    engine: Engine, paths: Sequence[Path], bucket_s: int, part: str, steps: Sequence[str], *, wide: str
+) -> None:
     listed = "[" + ", ".join(quote(str(path)) for path in paths) + "]"
-    engine.execute(_ROWS.format(bucket_s=bucket_s, paths=listed, highest_ms=HIGHEST_MS))
-    for name, query in CELL_TABLES.items():
-        engine.execute(f"CREATE OR REPLACE TEMP TABLE cells_{name}{part} AS {query}")
+    for step in steps:
+        engine.execute(
+            step.format(
+                bucket_s=bucket_s,
+                paths=listed,
+                highest_ms=HIGHEST_MS,
+                part=part,
+                wide=wide,
+                block_buckets=BLOCK_BUCKETS,
+            )
+        )
+
+
+def count_rows(engine: Engine, part: str = "") -> int:
+    """Count the rows that were rolled up."""
+    return int(engine.execute(f"SELECT coalesce(sum(n), 0) FROM cells_moments{part}").fetchall()[0][0])
 
 
 def find_grid_us(engine: Engine, part: str = "") -> int:
