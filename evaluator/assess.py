@@ -5,20 +5,24 @@ Pure: no store, no clock. The pipeline, the simulations and the calibration all 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 
 from evaluator.health import CHECKS, Scene
 from evaluator.metrics.measure import Measured, measure
-from evaluator.records import ArmSummary, Cells, Evidence, Rulebook, Run, RunState, Window
+from evaluator.records import BASELINE, ArmSummary, Cells, Evidence, Rulebook, Run, RunState, Window
 from evaluator.stats.window import WarmUp, find_warm_up
 
 __all__ = ["assess"]
 
+CANDIDATE = "canary"
+
 
 def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str = "release") -> Evidence:
     """All that can be said of `cells` under `rulebook`. `runs` supply what the load generator knew."""
+    cells = _with_both_arms(cells)
     warm_up = find_warm_up(cells, rulebook.warm_up_s)
     measured = measure(cells, rulebook, warm_up)
     scene = Scene(
@@ -39,6 +43,16 @@ def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str
         unjudged_endpoints=measured.unjudged,
         incomplete=any(run.state is not RunState.COMPLETE for run in runs),
     )
+
+
+def _with_both_arms(cells: Cells) -> Cells:
+    """Name the arms that have no data: a missing arm is judged as missing, not left out."""
+    arms = cells.arms
+    if not arms or arms[0] != BASELINE:
+        tables = ("moments", "bins", "instance_bins", "loads", "failure_kinds")
+        shifted = {name: replace(getattr(cells, name), arm=getattr(cells, name).arm + 1) for name in tables}
+        cells = replace(cells, arms=(BASELINE, *arms), **shifted)
+    return cells if len(cells.arms) > 1 else replace(cells, arms=(*cells.arms, CANDIDATE))
 
 
 def _summarise_arms(cells: Cells) -> tuple[ArmSummary, ...]:
@@ -68,5 +82,6 @@ def _find_window(cells: Cells, warm_up: WarmUp, measured: Measured) -> Window:
     seconds = max((pair.panel.slots * cells.bucket_s for pair in measured.pairs), default=0)
     if not used.size:
         return Window(None, None)
-    ends = [int(used.min()) * cells.bucket_s, (int(used.max()) + 1) * cells.bucket_s]
-    return Window(*(datetime.fromtimestamp(end, UTC) for end in ends), float(seconds))
+    start = datetime.fromtimestamp(int(used.min()) * cells.bucket_s, UTC)
+    end = datetime.fromtimestamp((int(used.max()) + 1) * cells.bucket_s, UTC)
+    return Window(start, end, float(seconds))

@@ -44,6 +44,7 @@ __all__ = [
     "Margin",
     "MetricStatus",
     "Moments",
+    "Question",
     "Reason",
     "Release",
     "ReleaseSummary",
@@ -57,7 +58,6 @@ __all__ = [
     "Service",
     "Slice",
     "StoredVerdict",
-    "Test",
     "Verdict",
     "VerdictWord",
     "Window",
@@ -74,7 +74,9 @@ BLOCK_BUCKETS = 4
 """Buckets in one block of the per-instance histogram."""
 
 BINS_PER_DECADE = 115
-"""Bins are logarithmic: bin k holds times t (µs) with k = floor(115·log10(t)); powers of ten are edges. Below 1 µs: bin 0."""
+"""Bins are logarithmic: bin k holds times t (µs) with k = floor(115·log10(t)); powers of ten are edges.
+
+Below 1 µs: bin 0."""
 
 
 def bin_edges_us(first: int, last: int) -> FloatArray:
@@ -108,7 +110,7 @@ class Level(StrEnum):
 class MetricStatus(StrEnum):
     """What is known of one metric."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 no password
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
     NO_DATA = "no_data"
@@ -494,7 +496,7 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Question:
     """One question put to a metric: is the candidate beyond `bound`?
 
     `p_worse`: p-value against "not worse than the bound" (small: shown to be worse).
@@ -540,13 +542,13 @@ class Comparison:
     instances: tuple[int, int] = (0, 0)
     """Instances (or replicates) behind baseline and candidate."""
     effect: Effect | None = None
-    tests: tuple[Test, ...] = ()
+    questions: tuple[Question, ...] = ()
     drift: Drift | None = None
     detectable_effect: float | None = None
     """Smallest harm that would be found with 80 % power, on the scale of the effect."""
     needed_time: float | None = None
     """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
-    limited_by: Literal["time", "instances", None] = None
+    limited_by: Literal["time", "instances"] | None = None
     """What would shrink the interval: more minutes, or more instances."""
     no_data: str | None = None
     """Why nothing can be said; `None` when something can."""

@@ -34,7 +34,7 @@ def _check_load(scene: Scene) -> Iterable[Finding]:
             for a in (0, code)
             if (loads.arm == a).any()
         ]
-        if len(means) < 2 or max(means) == 0:  # noqa: PLR2004 both arms
+        if len(means) < 2 or max(means) == 0:
             continue
         difference = abs(means[1] / max(means[0], 1e-9) - 1)
         if difference > MAX_LOAD_DIFFERENCE:

@@ -17,7 +17,11 @@ def check_completeness(scene: Scene) -> Iterable[Finding]:
     """Runs that stopped early, lost workers or were left behind."""
     troubles = [trouble for run in scene.runs for trouble in _troubles(run)]
     again = f"load it again: `evaluator load {scene.release} …`"
-    if troubles:
+    if any(run.state is RunState.RUNNING for run in scene.runs):
+        # A look before the planned end is not paid for: neither GO nor NO-GO.
+        text = "the run has not reached its planned end"
+        yield Finding("complete", Level.FAIL, text, void=True, remedy="judge again when the run has ended")
+    elif troubles:
         yield Finding("complete", Level.FAIL, "; ".join(dict.fromkeys(troubles)), remedy=again)
     else:
         workers = [run.facts.workers_expected or 0 for run in scene.runs]
@@ -27,9 +31,7 @@ def check_completeness(scene: Scene) -> Iterable[Finding]:
 
 def _troubles(run: Run) -> Iterable[str]:
     facts = run.facts
-    if run.state is RunState.RUNNING:
-        yield "the run has not reached its planned end"
-    elif facts.stopped_by:
+    if facts.stopped_by:
         yield f"the run stopped early: {facts.stopped_by}"
     elif run.state is RunState.INCOMPLETE:
         yield "the run is incomplete"

@@ -25,7 +25,9 @@ def check_overlap(scene: Scene) -> Iterable[Finding]:
         if not apart:
             yield from _dropped(scene, arm)
         elif len(panel.paired) >= ENOUGH_REPLICATES:
-            yield warn(NAME, f"{arm} and baseline ran at different times; {len(panel.paired)} replicates show by how much")
+            yield warn(
+                NAME, f"{arm} and baseline ran at different times; {len(panel.paired)} replicates show by how much"
+            )
         else:
             yield Finding(
                 NAME,

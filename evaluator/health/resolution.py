@@ -21,6 +21,8 @@ def check_resolution(scene: Scene) -> Iterable[Finding]:
         return
     mean_ms = float(scene.cells.moments.sum_us.sum()) / 1000 / int(successes)
     if step_ms > COARSE_SHARE * mean_ms:
-        yield warn(NAME, f"times are recorded in steps of {step_ms:g} ms, {step_ms / max(mean_ms, 1e-9):.0%} of their mean")
+        yield warn(
+            NAME, f"times are recorded in steps of {step_ms:g} ms, {step_ms / max(mean_ms, 1e-9):.0%} of their mean"
+        )
     else:
         yield ok(NAME, f"times are recorded in steps of {step_ms:g} ms")

@@ -59,8 +59,8 @@ def judge_natively(evidence: Evidence, rulebook: Rulebook, release: str) -> Judg
 
 def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[Comparison, ...]:
     share = rulebook.scan.alpha_share if rulebook.scan.enabled else 0.0
-    gates = [i for i, c in enumerate(comparisons) if c.rule.role is Role.GATE and not c.scan and c.tests]
-    scanned = [i for i, c in enumerate(comparisons) if c.scan and c.tests]
+    gates = [i for i, c in enumerate(comparisons) if c.rule.role is Role.GATE and not c.scan and c.questions]
+    scanned = [i for i, c in enumerate(comparisons) if _can_be_worse(c)]
     adjusted = {i: p / (1 - share) for i, p in _adjust(comparisons, gates).items()}
     if share:
         adjusted |= {i: p / share for i, p in _adjust(comparisons, scanned).items()}
@@ -72,9 +72,19 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
     return tuple(_tie_mean_to_failures(c, judged) for c in judged)
 
 
+def _can_be_worse(comparison: Comparison) -> bool:
+    """Is this row of the scan a test at all?
+
+    Without a single failure on either arm it can never reject, so it takes no share of alpha (Tarone 1990, Biometrics
+    46, 515-522: a discrete test that cannot reach the level is no member of the family).
+    """
+    nothing_failed = comparison.rule.type == "failure_rate" and not comparison.candidate.value
+    return comparison.scan and bool(comparison.questions) and not (nothing_failed and not comparison.baseline.value)
+
+
 def _adjust(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, float]:
     """Holm-adjusted p-value of each member; a metric with a margin and limits asks more than one question."""
-    asked = [(i, test.p_worse) for i in members for test in comparisons[i].tests if test.kind != "zero"]
+    asked = [(i, test.p_worse) for i in members for test in comparisons[i].questions if test.kind != "zero"]
     adjusted = holm([p for _, p in asked])
     out: dict[int, float] = {}
     for (i, _), p in zip(asked, adjusted, strict=True):
@@ -84,10 +94,10 @@ def _adjust(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, 
 
 def _judge_one(comparison: Comparison, alpha: float, gates: int, adjusted: float | None) -> Comparison:
     """Status, p-values and reason of one metric."""
-    if comparison.no_data or not comparison.tests:
+    if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
         return replace(comparison, status=MetricStatus.NO_DATA, reason=wording.explain_no_data(comparison, why))
-    asked = [t for t in comparison.tests if t.kind != "zero"] or list(comparison.tests)
+    asked = [t for t in comparison.questions if t.kind != "zero"] or list(comparison.questions)
     p_value = min(test.p_worse for test in asked)
     decisive = p_value if adjusted is None else adjusted
     if decisive < alpha:
@@ -149,11 +159,11 @@ def _doubts(
 
 
 def _scan_doubts(judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook) -> list[Reason]:
-    rows = [c for c in judged if c.scan and c.tests]
+    rows = [c for c in judged if _can_be_worse(c)]
     if not rulebook.scan.enabled:
         return []
     level = rulebook.alpha * rulebook.scan.alpha_share / max(len(rows), 1)
-    worse = [c for c in rows if any(t.kind == "zero" and t.p_worse < level for t in c.tests)]
+    worse = [c for c in rows if any(t.kind == "zero" and t.p_worse < level for t in c.questions)]
     doubts = [wording.explain_scan_doubt(c) for c in worse]
     if evidence.unjudged_share > MAX_UNJUDGED:
         doubts.append(wording.explain_unjudged(evidence))

@@ -76,7 +76,7 @@ def _margin_text(comparison: Comparison) -> str:
 
 def _broke_limit(comparison: Comparison) -> bool:
     """Is the limit the surer of the two offences?"""
-    by_kind = {kind: [t.p_worse for t in comparison.tests if t.kind == kind] for kind in ("margin", "limit")}
+    by_kind = {kind: [t.p_worse for t in comparison.questions if t.kind == kind] for kind in ("margin", "limit")}
     if not by_kind["limit"]:
         return False
     return min(by_kind["limit"]) < min(by_kind["margin"], default=1.0)
@@ -124,7 +124,7 @@ def explain_status(comparison: Comparison, alpha: float, *, drifts: bool) -> str
         return f"{moved}, within the {margin} allowed"
     if drifts:
         return f"{moved}, within the {margin} allowed over the whole run, but getting worse: beyond it towards the end"
-    if any(test.kind == "limit" and test.p_within >= alpha for test in comparison.tests):
+    if any(test.kind == "limit" and test.p_within >= alpha for test in comparison.questions):
         return f"{moved}; not shown to keep to its limit of {_limit_text(comparison)}"
     return f"{moved}: neither within nor beyond the {margin} allowed"
 

@@ -15,8 +15,8 @@ from evaluator.records import (
     Drift,
     Effect,
     InstancePrior,
+    Question,
     Rule,
-    Test,
 )
 from evaluator.stats.estimate import Asked, Estimate
 from evaluator.stats.longrun import MIN_BUCKETS
@@ -95,11 +95,13 @@ def answer(
         return no_data(pair, rule, unit, "the data give no finite estimate")
     relative = rule.margin is None or rule.margin.relative
     candidate = float(estimate.candidate[g])
-    tests = [_test("margin" if rule.margin else "zero", rule.margin.value if rule.margin else 0.0, estimate.against_margin, g)]
-    bounds = [bound for bound in (rule.limit.max, rule.limit.min) if bound is not None]
-    tests += [_test("limit", bound, asked, g) for bound, asked in zip(bounds, estimate.against_limit, strict=True)]
+    questions = [_question("zero", 0.0, estimate.against_zero, g)]
     if rule.margin:
-        tests.append(_test("zero", 0.0, estimate.against_zero, g))
+        questions.append(_question("margin", rule.margin.value, estimate.against_margin, g))
+    bounds = [bound for bound in (rule.limit.max, rule.limit.min) if bound is not None]
+    questions += [
+        _question("limit", bound, asked, g) for bound, asked in zip(bounds, estimate.against_limit, strict=True)
+    ]
     return Comparison(
         rule=rule,
         arm=pair.arm,
@@ -114,7 +116,7 @@ def answer(
             float(estimate.lower[g]),
             float(estimate.upper[g]),
         ),
-        tests=tuple(tests),
+        questions=tuple(questions),
         drift=Drift(
             float(estimate.trend.last_third[g]),
             float(estimate.trend.p_worsening[g]),
@@ -122,12 +124,12 @@ def answer(
         ),
         detectable_effect=_finite(estimate.detectable[g]),
         needed_time=float(estimate.needed[g]),
-        limited_by="instances" if estimate.lasting[g] > 0.5 else "time",  # noqa: PLR2004 the larger half
+        limited_by="instances" if estimate.lasting[g] > 0.5 else "time",
     )
 
 
-def _test(kind: Literal["margin", "limit", "zero"], bound: float, asked: Asked, group: int) -> Test:
-    return Test(kind, bound, float(asked.p_worse[group]), float(asked.p_within[group]))
+def _question(kind: Literal["margin", "limit", "zero"], bound: float, asked: Asked, group: int) -> Question:
+    return Question(kind, bound, float(asked.p_worse[group]), float(asked.p_within[group]))
 
 
 def _finite(value: float) -> float | None:

@@ -47,11 +47,10 @@ def compare_latency_quantile(pair: Pair, rule: Rule) -> Comparison:
         direction=rule.direction,
         limit=rule.limit,
     )
-    if not found.resolvable:
-        grid = f"{pair.panel.grid_ms:g} ms"
-        return no_data(pair, rule, "ms", f"times are recorded in steps of {grid}, too coarse to show this margin")
-    if found.estimate.baseline[0] == float("inf"):
-        return no_data(pair, rule, "ms", "on baseline so many requests fail that this quantile is a failure")
+    if found.estimate is None:
+        coarse = f"times are recorded in steps of {pair.panel.grid_ms:g} ms, too coarse to show this margin"
+        failing = "on baseline so many requests fail that this quantile is a failure"
+        return no_data(pair, rule, "ms", coarse if found.problem == "coarse" else failing)
     return answer(pair, rule, found.estimate, unit="ms", method=f"quantile test, {pair.design.kind}", n=counts)
 
 

@@ -42,9 +42,7 @@ def scan_endpoints(pair: Pair, scan: Scan) -> Scanned:
         return Scanned()
     n = pair.panel.n.sum(axis=2).min(axis=0)
     ok = pair.panel.ok.sum(axis=2).min(axis=0)
-    latency = Rule(
-        "latency_mean", "latency_mean", Role.GATE, Margin(scan.margin), Direction.LOWER
-    )
+    latency = Rule("latency_mean", "latency_mean", Role.GATE, Margin(scan.margin), Direction.LOWER)
     failures = Rule(
         "failure_rate", "failure_rate", Role.GATE, Margin(scan.failure_margin, relative=False), Direction.LOWER
     )

@@ -46,7 +46,7 @@ class Distribution:
 
     def at(self, time_ms: FloatArray | float) -> FloatArray:
         """F at these times."""
-        return np.interp(time_ms, self.limits, self.cumulative)
+        return np.asarray(np.interp(time_ms, self.limits, self.cumulative))
 
     def quantile(self, probability: float) -> float:
         """Smallest time by which this share is done; infinite where failures are in the way."""

@@ -62,7 +62,7 @@ class Estimate:
 def ask(beyond: FloatArray, uncertainty: Uncertainty) -> Asked:
     """p-values of `beyond` against 0. Without any variance the answer is its sign."""
     se = uncertainty.se
-    sign = np.where(np.abs(beyond) < 1e-12, 0.0, np.sign(beyond) * np.inf)
+    sign = np.where(np.abs(beyond) < 1e-12, 0.0, np.copysign(np.inf, beyond))
     t = np.where(se > 0, beyond / np.where(se > 0, se, 1.0), sign)
     t = np.where(np.isnan(se), np.nan, t)
     return Asked(beyond, t_below(-t, uncertainty.df), t_below(t, uncertainty.df))

@@ -91,9 +91,7 @@ def _effective(
             rows, rows.failures, rows.n, strata.groups, candidate.level - baseline.level, relative=False
         )
         uncertainty = combine(time, parts, _prior(design, baseline, candidate, sd_instance))
-        uncertainty = Uncertainty(
-            np.maximum(uncertainty.variance, binomial), uncertainty.df, uncertainty.lasting
-        )
+        uncertainty = Uncertainty(np.maximum(uncertainty.variance, binomial), uncertainty.df, uncertainty.lasting)
     deff = np.maximum(1.0, uncertainty.variance / binomial)
     df = np.where(deff > 1, uncertainty.df, np.inf)
     return _Counts(x_c / deff, n_c / deff, x_b / deff, n_b / deff, df, uncertainty)

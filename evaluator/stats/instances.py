@@ -6,6 +6,7 @@ are judged on the hours they lived.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,13 @@ class InstanceVariance:
 
 
 def instance_variance(
-    rows: InstanceRows, observed: FloatArray, exposure: FloatArray, groups: FloatArray, effect: FloatArray, *, relative: bool
+    rows: InstanceRows,
+    observed: FloatArray,
+    exposure: FloatArray,
+    groups: FloatArray,
+    effect: FloatArray,
+    *,
+    relative: bool,
 ) -> InstanceVariance:
     """Between-instance variance of a rate observed / exposure.
 
@@ -48,28 +55,30 @@ def instance_variance(
     adjusted = observed / shift if relative else observed - exposure * shift
     weights = np.where(member, exposure, 0.0)
     adjusted = np.where(member, adjusted, 0.0)
-    stratum_n = np.bincount(rows.stratum, weights=weights, minlength=rows.strata)
-    stratum_level = np.bincount(rows.stratum, weights=adjusted, minlength=rows.strata) / np.maximum(stratum_n, 1e-300)
+    stratum_n = _summed(rows.stratum, weights, (rows.strata,))
+    stratum_level = _summed(rows.stratum, adjusted, (rows.strata,)) / np.maximum(stratum_n, 1e-300)
     expected = weights * stratum_level[rows.stratum]
     count = rows.instance_arm.size
     key = group * count + rows.instance
     shape = (group_count, count)
 
     def per_instance(values: FloatArray) -> FloatArray:
-        return np.bincount(key, weights=values, minlength=group_count * count).reshape(shape)
+        return _summed(key, values, shape)
 
     n = per_instance(weights)
     deviation = _deviation(per_instance(adjusted), per_instance(expected), n, relative=relative)
     deviation *= _leverage(rows, weights, stratum_n, per_instance, n)
     base = per_instance(expected) if relative else n
-    residual = np.bincount(
-        key * rows.slots + rows.slot, weights=adjusted - expected, minlength=group_count * count * rows.slots
-    ).reshape(*shape, rows.slots)
-    exposure_at = np.bincount(
-        key * rows.slots + rows.slot, weights=weights, minlength=group_count * count * rows.slots
-    ).reshape(*shape, rows.slots)
+    at = key * rows.slots + rows.slot
+    residual = _summed(at, adjusted - expected, (*shape, rows.slots))
+    exposure_at = _summed(at, weights, (*shape, rows.slots))
     parts = [_arm(deviation, residual, exposure_at, n, base, rows.instance_arm == arm) for arm in (0, 1)]
     return InstanceVariance(*(np.stack(part) for part in zip(*parts, strict=True)))
+
+
+def _summed(key: IntArray, values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """Sum of the values of each key, laid out in `shape`."""
+    return np.asarray(np.bincount(key, weights=values, minlength=int(np.prod(shape))), float).reshape(shape)
 
 
 def _deviation(observed: FloatArray, expected: FloatArray, n: FloatArray, *, relative: bool) -> FloatArray:
@@ -81,13 +90,17 @@ def _deviation(observed: FloatArray, expected: FloatArray, n: FloatArray, *, rel
 
 
 def _leverage(
-    rows: InstanceRows, weights: FloatArray, stratum_n: FloatArray, per_instance: object, n: FloatArray
+    rows: InstanceRows,
+    weights: FloatArray,
+    stratum_n: FloatArray,
+    per_instance: Callable[[FloatArray], FloatArray],
+    n: FloatArray,
 ) -> FloatArray:
     """1/(1-h) where an instance was its arm's only one in a stratum: it pulled the level towards itself."""
     alone = np.bincount(rows.stratum * 2 + rows.arm, weights=weights > 0, minlength=rows.strata * 2)
     share = weights / np.maximum(stratum_n[rows.stratum], 1e-300)
     factor = np.where(alone[rows.stratum * 2 + rows.arm] < 2, 1 / np.maximum(1 - share, 0.05), 1.0)
-    summed = per_instance(weights * factor)  # type: ignore[operator]
+    summed = per_instance(weights * factor)
     return np.asarray(np.divide(summed, n, out=np.ones_like(n), where=n > 0))
 
 

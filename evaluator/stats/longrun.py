@@ -39,7 +39,7 @@ class TimeVariance:
 
 def cosine_count(buckets: int) -> int:
     """Number of cosines used for a series of `buckets` values."""
-    return max(4, round(0.3 * buckets ** (2 / 3)))
+    return max(4, round(0.3 * float(buckets ** (2 / 3))))
 
 
 @lru_cache(maxsize=64)

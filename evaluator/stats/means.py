@@ -52,9 +52,7 @@ def compare_means(
         ratio = candidate.level / baseline.level
     rows = panel.rows
     safe = np.where(np.isfinite(ratio) & (ratio > 0), ratio, 1.0)
-    instances = instance_variance(
-        rows, rows.sum_ms, rows.n - rows.failures, strata.groups, safe, relative=True
-    )
+    instances = instance_variance(rows, rows.sum_ms, rows.n - rows.failures, strata.groups, safe, relative=True)
     behind = np.array([said or 1 for said in design.declared])
     prior = np.repeat((sd_instance**2 / behind)[:, None], ratio.size, axis=1)
     parts = _Parts(strata, baseline, candidate, instances, prior)

@@ -101,7 +101,7 @@ class Panel:
         return self.n - self.failures
 
     def block_sum(self, values: FloatArray) -> FloatArray:
-        """Sum of `values` (..., endpoints, slots) over each endpoint's time blocks, repeated on every slot of the block."""
+        """Sum `values` (..., endpoints, slots) over each endpoint's blocks, repeated on every slot of the block."""
         out = np.empty_like(values)
         for width, starts in self.block_starts.items():
             chosen = self.widths == width
@@ -215,15 +215,13 @@ class _TimeAxis:
         table[self.endpoint_codes] = np.arange(self.endpoint_codes.size)
         return np.asarray(table[codes])
 
-    def panel(
-        self, cells: Cells, candidate: str, endpoint: str | None, first_bucket: dict[int, int] | None
-    ) -> Panel:
+    def panel(self, cells: Cells, candidate: str, endpoint: str | None, first_bucket: dict[int, int] | None) -> Panel:
         shape = (2, self.endpoint_codes.size, self.run.size)
         slot = self.lookup_slot(self.moments.run, self.moments.bucket)
         cell = (self.arm * shape[1] + self.lookup_endpoint(self.moments.endpoint)) * shape[2] + slot
 
         def dense(values: FloatArray | IntArray) -> FloatArray:
-            return np.bincount(cell, weights=values, minlength=int(np.prod(shape))).reshape(shape)
+            return np.asarray(np.bincount(cell, weights=values, minlength=int(np.prod(shape))), float).reshape(shape)
 
         n = dense(self.moments.n)
         widths = self._widths(n)
@@ -253,7 +251,8 @@ class _TimeAxis:
     def _constant(self) -> tuple[bool, bool]:
         def constant(arm: int) -> bool:
             mine = (self.arm == arm) & (self.moments.n > self.moments.failures)
-            return bool(mine.any() and self.moments.min_us[mine].min() == self.moments.max_us[mine].max())
+            # A bucket of failures only has no extremes: NaN, or not counted by `mine`.
+            return bool(mine.any() and np.nanmin(self.moments.min_us[mine]) == np.nanmax(self.moments.max_us[mine]))
 
         return constant(0), constant(1)
 
@@ -266,11 +265,13 @@ class _TimeAxis:
         while widest * 2 * self.bucket_s <= MAX_BLOCK_S:
             widest *= 2
         wanted = EXPECTED_IN_BLOCK / np.maximum(expected, 1e-9)
-        return np.clip(2 ** np.ceil(np.log2(np.maximum(wanted, 1.0))), 1, widest).astype(np.int64)
+        width: IntArray = np.clip(2 ** np.ceil(np.log2(np.maximum(wanted, 1.0))), 1, widest).astype(np.int64)
+        return width
 
     def _block_of(self, run: IntArray, bucket: IntArray, width: int) -> IntArray:
         """A number that is equal within a block and grows with time."""
-        return run * self.span * 2 + (bucket // width - self.base // width if width != WHOLE_RUN else 0)
+        within = bucket // width - self.base // width if width != WHOLE_RUN else np.zeros_like(bucket)
+        return np.asarray(run * self.span * 2 + within)
 
     def _starts(self, width: int) -> IntArray:
         blocks = self._block_of(self.run, self.bucket, width)
@@ -304,14 +305,16 @@ class _TimeAxis:
         block_base = self.base // BLOCK_BUCKETS
         block_span = self.span // BLOCK_BUCKETS + 2
         slot_keys, slot = np.unique(moments.run * block_span + block - block_base, return_inverse=True)
-        names, instance = np.unique(self.arm * (int(moments.instance.max()) + 1) + moments.instance, return_inverse=True)
+        names, instance = np.unique(
+            self.arm * (int(moments.instance.max()) + 1) + moments.instance, return_inverse=True
+        )
         size = (names.size, self.endpoint_codes.size, slot_keys.size)
         code = (instance * size[1] + endpoint) * size[2] + slot
         codes, row = np.unique(code, return_inverse=True)
         row_instance, row_endpoint, row_slot = np.unravel_index(codes, size)
 
         def summed(values: FloatArray | IntArray) -> FloatArray:
-            return np.bincount(row, weights=values, minlength=codes.size)
+            return np.asarray(np.bincount(row, weights=values, minlength=codes.size), float)
 
         instance_arm = names // (int(moments.instance.max()) + 1)
         slot_run, slot_block = slot_keys // block_span, slot_keys % block_span + block_base

@@ -9,6 +9,7 @@ distributions with two humps.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,14 +34,16 @@ __all__ = ["QuantileEstimate", "compare_quantile"]
 
 FloatArray = npt.NDArray[np.float64]
 PRIOR_STEP = 0.05
+LARGEST_POINT = 0.25
+"""Largest share of requests on one grid point for which spreading them evenly around it is trusted."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantileEstimate:
-    """The estimate, and whether the recorded times can show the margin at all."""
+    """The estimate, or why there is none: baseline's own quantile is a failure, or times are too coarse."""
 
-    estimate: Estimate
-    resolvable: bool
+    estimate: Estimate | None
+    problem: Literal["failing", "coarse"] | None = None
 
 
 def compare_quantile(
@@ -60,7 +63,11 @@ def compare_quantile(
     bound = 0.0 if margin is None else margin.value
     relative = margin is None or margin.relative
     q_b = work.q_b
+    if not 0 < q_b < np.inf:
+        return QuantileEstimate(None, "failing" if q_b > 0 else "coarse")
     edge = q_b * (1 + sign * bound) if relative else q_b + sign * bound
+    if bound != 0.0 and not work.resolves(edge):
+        return QuantileEstimate(None, "coarse")
     nodes = work.nodes(np.array([edge, q_b]))
     lower, upper = work.interval(nodes)
     effect = np.array([lower, work.q_c, upper])
@@ -86,8 +93,7 @@ def compare_quantile(
         lasting=np.clip(at_margin.lasting / at_margin.variance, 0, 1),
         against_limit=work.limits(limit or Limit()),
     )
-    resolvable = bound == 0.0 or not same_grid_value(q_b, edge, panel.grid_ms)
-    return QuantileEstimate(estimate, resolvable)
+    return QuantileEstimate(estimate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +111,7 @@ class _Nodes:
         """Both, in order of threshold."""
         order = np.argsort(np.append(self.times_ms, other.times_ms), kind="stable")
         return _Nodes(
-            *(
-                np.concatenate([getattr(self, name), getattr(other, name)])[order]
-                for name in self.__dataclass_fields__
-            )
+            *(np.concatenate([getattr(self, name), getattr(other, name)])[order] for name in self.__dataclass_fields__)
         )
 
 
@@ -190,9 +193,7 @@ class _Work:
         n_b, n_c = self.strata.effective[:, 0]
         binomial = _binomial(own.level[:, 0], n_c) + _binomial(other.level[:, 0], n_b)
         if self.design.kind == "replicates":
-            _, uncertainty = replicate_uncertainty(
-                self._run_distances(times_ms).T, np.maximum(time.variance, binomial)
-            )
+            _, uncertainty = replicate_uncertainty(self._run_distances(times_ms).T, np.maximum(time.variance, binomial))
         else:
             parts = self._instances(rising, np.array([self.q_b]), own.level[:, 0] - other.level[:, 0], back)
             found = combine(time, parts, self._prior(times_ms))
@@ -240,6 +241,19 @@ class _Work:
         half = np.interp(np.log(grid), np.log(nodes.times_ms[order]), half_at[order])
         distance = self.distance(grid)
         return _first_below(grid, distance - half, 0.0), _last_above(grid, distance + half, float("inf"))
+
+    def resolves(self, edge_ms: float) -> bool:
+        """Can the recorded times show a change from the baseline's quantile to `edge_ms`?
+
+        Where both read as one grid point, only the assumption that requests lie evenly around it tells them apart;
+        that holds for a wide distribution, of which this point is a small part.
+        """
+        grid = self.panel.grid_ms
+        if not same_grid_value(self.q_b, edge_ms, grid):
+            return True
+        point = np.floor(self.q_b / grid + 0.5) * grid
+        here = self.baseline.at(point + grid / 2) - self.baseline.at(point - grid / 2)
+        return bool(here <= LARGEST_POINT)
 
     def limits(self, limit: Limit) -> tuple[Asked, ...]:
         """The candidate's own quantile against `max` and `min` (ms)."""

@@ -72,8 +72,8 @@ def one_sample_z(x: Number, n: Number, bound: Number) -> FloatArray:
 
 
 def _standardised(difference: FloatArray, variance: FloatArray) -> FloatArray:
-    """difference / sqrt(variance); where the variance is 0: 0 at no difference, else infinite with its sign."""
-    exact = np.where(np.abs(difference) < 1e-15, 0.0, np.sign(difference) * np.inf)
+    """Difference / sqrt(variance); where the variance is 0: 0 at no difference, else infinite with its sign."""
+    exact = np.where(np.abs(difference) < 1e-15, 0.0, np.copysign(np.inf, difference))
     se = np.sqrt(np.maximum(variance, 0.0))
     return np.asarray(np.where(se > 0, difference / np.where(se > 0, se, 1.0), exact))
 

@@ -61,7 +61,7 @@ class Levels:
 
 
 def build_strata(panel: Panel, n: FloatArray, groups: FloatArray | None = None) -> Strata:
-    """Strata of the denominator `n` (2, endpoints, slots); one group of all endpoints unless `groups` says otherwise."""
+    """Weigh the denominator `n` (2, endpoints, slots); one group of all endpoints unless `groups` says otherwise."""
     if groups is None:
         groups = np.ones((1, n.shape[1]))
     total = panel.block_sum(n)
@@ -81,9 +81,7 @@ def levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:
     shared = weight * strata.share
     volume = np.where(strata.volume > 0, strata.volume, np.nan)
     level = np.einsum("...et,et,me->...m", mean, shared, strata.groups) / volume
-    within = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0) * (
-        numerator - mean * strata.n[arm]
-    )
+    within = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0) * (numerator - mean * strata.n[arm])
     slots = strata.panel.slots
     between = np.einsum("me,...et->...mt", strata.groups, shared * mean + within)
     mass = strata.groups @ shared

@@ -1,0 +1,194 @@
+"""Evidence → verdict, one line a case."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from evaluator.judges.multiplicity import holm
+from evaluator.judges.native import judge_natively
+from evaluator.records import (
+    ArmSummary,
+    ArmValue,
+    Comparison,
+    Drift,
+    Effect,
+    Evidence,
+    Finding,
+    Level,
+    Limit,
+    Margin,
+    MetricStatus,
+    Question,
+    Role,
+    Rule,
+    Rulebook,
+    Scan,
+    Slice,
+    VerdictWord,
+    Window,
+)
+
+GO, NO_GO, OPEN = VerdictWord.GO, VerdictWord.NO_GO, VerdictWord.INCONCLUSIVE
+WITHIN, WORSE, UNKNOWN = (0.999, 0.0001), (0.0001, 0.999), (0.5, 0.5)
+
+
+def metric(name="latency_p95", answer=WITHIN, role=Role.GATE, **changes):
+    rule = Rule(name, changes.pop("type", "latency_quantile"), role, Margin(0.1), quantile=0.95)
+    worse, within = answer
+    made = Comparison(
+        rule=rule,
+        arm="canary",
+        unit="ms",
+        baseline=ArmValue(100.0, 1000),
+        candidate=ArmValue(101.0, 1000),
+        method="test",
+        instances=(3, 3),
+        effect=Effect("relative", 0.01, -0.02, 0.04),
+        questions=(Question("margin", 0.1, worse, within), Question("zero", 0.0, 0.4, 0.6)),
+        drift=Drift(-0.05, 0.5, -0.05),
+        needed_time=0.5,
+    )
+    return replace(made, **changes)
+
+
+def scanned(endpoint="GET /a", answer=WITHIN, zero=0.4, **changes):
+    rule = Rule("latency_mean", "latency_mean", Role.GATE, Margin(0.25), slice=Slice(endpoint))
+    questions = (Question("margin", 0.25, *answer), Question("zero", 0.0, zero, 1 - zero))
+    return (
+        metric(rule=rule, scan=True, questions=questions, **changes)
+        if changes
+        else replace(metric(), rule=rule, scan=True, questions=questions)
+    )
+
+
+def evidence(*comparisons, findings=(), **changes):
+    arms = (ArmSummary("baseline", "baseline", 1000, 3, 1), ArmSummary("canary", "candidate", 1000, 3, 1))
+    return replace(Evidence(tuple(comparisons), tuple(findings), arms, Window(None, None, 300.0)), **changes)
+
+
+def judge(*comparisons, rulebook=Rulebook(()), **changes):
+    return judge_natively(evidence(*comparisons, **changes), rulebook, "cart@2")
+
+
+FAILED = Finding("gaps", Level.FAIL, "no requests for 30 % of the run")
+VOID = Finding("clock", Level.FAIL, "a clock is off by 9 s", void=True)
+WARNED = Finding("pacing", Level.WARN, "closed loop")
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "changes", "word", "code"),
+    [
+        pytest.param([metric()], {}, GO, "within_margins", id="all gates within"),
+        pytest.param([metric(), metric("b", UNKNOWN)], {}, OPEN, "not_shown", id="one gate open"),
+        pytest.param([metric(), metric("b", WORSE)], {}, NO_GO, "regression", id="one gate worse"),
+        pytest.param([metric(), metric("b", WORSE, Role.HOLD)], {}, OPEN, "hold_breached", id="hold worse"),
+        pytest.param([metric(), metric("b", UNKNOWN, Role.HOLD)], {}, OPEN, "not_shown", id="hold open"),
+        pytest.param([metric(), metric("b", WORSE, Role.WATCH)], {}, GO, "within_margins", id="watch worse"),
+        pytest.param(
+            [metric(), metric("b", questions=(), no_data="no requests")], {}, OPEN, "no_data", id="gate without data"
+        ),
+        pytest.param([metric(role=Role.WATCH)], {}, OPEN, "no_gate", id="nothing but watch metrics"),
+        pytest.param([], {}, OPEN, "no_gate", id="nothing at all"),
+        pytest.param([metric()], {"findings": [FAILED]}, OPEN, "health", id="failed check forbids GO"),
+        pytest.param([metric(answer=WORSE)], {"findings": [FAILED]}, NO_GO, "regression", id="and not NO-GO"),
+        pytest.param([metric(answer=WORSE)], {"findings": [VOID]}, OPEN, "health", id="void forbids both"),
+        pytest.param([metric()], {"findings": [WARNED]}, GO, "within_margins", id="a warning forbids nothing"),
+        pytest.param([metric()], {"incomplete": True}, OPEN, "incomplete", id="incomplete run"),
+        pytest.param([metric(), scanned(answer=WORSE)], {}, NO_GO, "endpoint_regression", id="endpoint worse"),
+        pytest.param([metric(), scanned(answer=UNKNOWN)], {}, GO, "within_margins", id="GO is not asked of endpoints"),
+        pytest.param(
+            [metric(), scanned(answer=UNKNOWN, zero=0.0001)], {}, OPEN, "endpoint_worse", id="but one worse than 0"
+        ),
+        pytest.param(
+            [metric()],
+            {"unjudged_share": 0.06, "unjudged_endpoints": ("GET /x",)},
+            OPEN,
+            "unjudged_endpoints",
+            id="much traffic unjudged",
+        ),
+        pytest.param([metric(drift=Drift(0.01, 0.5, -0.05))], {}, OPEN, "not_shown", id="last third beyond"),
+        pytest.param([metric(drift=Drift(-0.01, 0.001, 0.02))], {}, OPEN, "not_shown", id="worsening trend beyond"),
+        pytest.param(
+            [metric(drift=Drift(-0.01, 0.001, -0.001))], {}, GO, "within_margins", id="worsening, but within to the end"
+        ),
+    ],
+)
+def test_verdicts(comparisons, changes, word, code):
+    found = judge(*comparisons, **changes)
+    assert (found.word, found.reasons[0].code) == (word, code)
+    assert found.next_action
+    assert all(c.reason for c in found.comparisons)
+
+
+def test_several_gates_share_alpha():
+    """Five gates at p = 0.015 each: 5 · 0.015 / 0.8 > 0.05, so none is shown to be worse; one at 0.005 is."""
+    marginal = [metric(f"m{i}", (0.015, 0.9)) for i in range(5)]
+    assert judge(*marginal).word is OPEN
+    found = judge(*marginal[1:], metric("m0", (0.005, 0.9)))
+    assert found.word is NO_GO
+    assert found.reasons[0].metric == "m0"
+
+
+def test_without_a_scan_gates_have_all_of_alpha():
+    rulebook = Rulebook((), scan=Scan(enabled=False))
+    assert judge(metric(answer=(0.045, 0.9))).word is OPEN
+    assert judge(metric(answer=(0.045, 0.9)), rulebook=rulebook).word is NO_GO
+
+
+def test_endpoints_without_any_failure_take_no_share_of_alpha():
+    """One endpoint at p = 0.004 among nine that cannot fail: shown; among nine that could: not."""
+    rule = Rule("failure_rate", "failure_rate", Role.GATE, Margin(0.01, relative=False), slice=Slice("GET /x"))
+    silent = replace(scanned(), rule=rule, baseline=ArmValue(0.0, 99), candidate=ArmValue(0.0, 99))
+    loud = replace(silent, candidate=ArmValue(0.01, 99))
+    worse = scanned(answer=(0.004, 0.9))
+    assert judge(metric(), worse, *[silent] * 9).word is NO_GO
+    assert judge(metric(), worse, *[loud] * 9).word is not NO_GO
+
+
+def test_a_limit_is_a_question_of_its_own():
+    rule = Rule("latency_p95", "latency_quantile", margin=Margin(0.1), limit=Limit(max=90.0), quantile=0.95)
+    questions = (
+        Question("margin", 0.1, 0.9, 0.001),
+        Question("limit", 90.0, 0.0001, 0.9),
+        Question("zero", 0.0, 0.4, 0.6),
+    )
+    found = judge(metric(rule=rule, questions=questions))
+    assert (found.word, found.reasons[0].code) == (NO_GO, "limit")
+    assert "101 ms" in found.reasons[0].text
+    assert "90 ms" in found.reasons[0].text
+
+
+def test_a_mean_passes_only_with_failures():
+    mean = metric("latency_mean", type="latency_mean")
+    failures = metric("failure_rate", UNKNOWN, type="failure_rate")
+    statuses = {c.rule.name: c.status for c in judge(mean, failures).comparisons}
+    assert statuses["latency_mean"] is MetricStatus.INCONCLUSIVE
+    statuses = {c.rule.name: c.status for c in judge(mean, replace(failures, questions=metric().questions)).comparisons}
+    assert statuses["latency_mean"] is MetricStatus.PASS
+
+
+def test_reasons_carry_the_numbers():
+    worse = metric(answer=WORSE, effect=Effect("relative", 0.2412, 0.1812, 0.3022))
+    text = judge(worse).reasons[0].text
+    assert text == "p95 rose 24.1 % (90 % CI +18.1 … +30.2 %), more than the 10 % allowed"
+
+
+@pytest.mark.parametrize(
+    ("needed", "says"),
+    [
+        pytest.param(3.0, "15 min", id="time helps"),
+        pytest.param(float("inf"), "--replicates", id="only instances help"),
+    ],
+)
+def test_what_is_missing_is_said(needed, says):
+    found = judge(metric(answer=UNKNOWN, needed_time=needed, drift=None))
+    assert says in found.next_action
+
+
+def test_holm_agrees_with_the_worked_example():
+    """Holm (1979): p = .01, .02, .03, .04, .05 step down by 5, 4, 3, 2, 1."""
+    assert holm([0.05, 0.01, 0.04, 0.02, 0.03]) == pytest.approx([0.09, 0.05, 0.09, 0.08, 0.09])
+    assert holm([]) == []
+    assert holm([float("nan"), 0.01]) == [1.0, 0.02]

@@ -1,0 +1,198 @@
+"""Properties of the comparisons, on small simulated releases."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from judging import SMALL
+
+from evaluator.records import Cells, Margin
+from evaluator.simulate import Change, Design, simulate, simulate_cells, to_cells
+from evaluator.stats.failures import compare_failures
+from evaluator.stats.means import compare_means
+from evaluator.stats.panel import build_panel
+from evaluator.stats.quantiles import compare_quantile
+from evaluator.stats.uncertainty import choose_design
+
+ALPHA = 0.05
+
+
+def _panel(cells: Cells, arm: str = "canary"):
+    panel = build_panel(cells, arm)
+    assert panel is not None
+    return panel, choose_design(panel)
+
+
+def _mean(cells: Cells, margin: float = 0.1):
+    panel, design = _panel(cells)
+    return compare_means(panel, design, alpha=ALPHA, margin=Margin(margin), sd_instance=0.05)
+
+
+def _quantile(cells: Cells, p: float = 0.95, margin: float = 0.1):
+    panel, design = _panel(cells)
+    found = compare_quantile(panel, design, p, alpha=ALPHA, margin=Margin(margin), sd_instance=0.05).estimate
+    assert found is not None
+    return found
+
+
+def _failures(cells: Cells, margin: float = 0.001):
+    panel, design = _panel(cells)
+    return compare_failures(panel, design, alpha=ALPHA, margin=Margin(margin, relative=False), sd_instance=0.0005)
+
+
+def _swapped(cells: Cells) -> Cells:
+    tables = ("moments", "bins", "instance_bins", "loads", "failure_kinds")
+    return replace(cells, **{t: replace(getattr(cells, t), arm=1 - getattr(cells, t).arm) for t in tables})
+
+
+def _scaled(design: Design, seed: int, factor: int) -> Cells:
+    requests = simulate(design, seed)
+    return to_cells(replace(requests, response_us=requests.response_us * factor))
+
+
+def _identical(seed: int) -> Cells:
+    """Both arms hold the very same requests."""
+    requests = simulate(SMALL, seed)
+    base = requests.arm == 0
+    columns = {
+        f.name: np.concatenate([getattr(requests, f.name)[base]] * 2)
+        for f in fields(requests)
+        if isinstance(getattr(requests, f.name), np.ndarray)
+    }
+    columns["arm"] = np.repeat([0, 1], base.sum())
+    return to_cells(replace(requests, **columns))
+
+
+def test_identical_arms_differ_by_nothing():
+    cells = _identical(3)
+    for found in (_mean(cells), _quantile(cells), _failures(cells)):
+        assert float(found.effect[0]) == pytest.approx(0.0, abs=1e-9)
+        assert found.lower[0] <= 1e-12
+        assert found.upper[0] >= -1e-12
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_swapping_the_arms_flips_the_sign(seed):
+    cells = simulate_cells(replace(SMALL, changes=(Change(latency=0.05),)), seed)
+    there, back = _mean(cells), _mean(_swapped(cells))
+    assert np.log1p(there.effect[0]) == pytest.approx(-np.log1p(back.effect[0]), abs=1e-9)
+    assert np.log1p(there.upper[0]) == pytest.approx(-np.log1p(back.lower[0]), rel=1e-6)
+    there, back = _failures(cells), _failures(_swapped(cells))
+    assert float(there.effect[0]) == pytest.approx(-float(back.effect[0]), abs=1e-12)
+    assert float(there.upper[0]) == pytest.approx(-float(back.lower[0]), abs=1e-7)
+    there, back = _quantile(cells), _quantile(_swapped(cells))
+    assert np.log1p(there.effect[0]) == pytest.approx(-np.log1p(back.effect[0]), abs=1e-9)
+
+
+@pytest.mark.parametrize("factor", [10, 1000])
+def test_units_do_not_matter(factor):
+    """Powers of ten shift bins by whole numbers, so nothing at all may change."""
+    for compare in (_mean, _quantile):
+        one, other = compare(_scaled(SMALL, 5, 1)), compare(_scaled(SMALL, 5, factor))
+        assert other.baseline[0] == pytest.approx(one.baseline[0] * factor, rel=1e-4)
+        for name in ("effect", "lower", "upper"):
+            assert getattr(other, name)[0] == pytest.approx(getattr(one, name)[0], abs=2e-4)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("margin", [0.02, 0.05, 0.15])
+def test_a_quantile_is_within_exactly_if_its_interval_is(p, margin):
+    for seed in range(4):
+        found = _quantile(simulate_cells(SMALL, seed), p, margin)
+        assert bool(found.against_margin.p_within[0] < ALPHA) == bool(found.upper[0] < margin)
+        assert bool(found.against_margin.p_worse[0] < ALPHA) == bool(found.lower[0] > margin)
+
+
+@pytest.mark.parametrize("margin", [0.01, 0.03, 0.1])
+def test_a_mean_is_within_exactly_if_its_interval_is(margin):
+    for seed in range(4):
+        found = _mean(simulate_cells(SMALL, seed), margin)
+        assert bool(found.against_margin.p_within[0] < ALPHA) == bool(found.upper[0] < margin)
+        assert bool(found.against_margin.p_worse[0] < ALPHA) == bool(found.lower[0] > margin)
+
+
+def test_quantiles_are_those_of_the_requests():
+    """Within the width of a bin, on arms with equal mixes."""
+    requests = simulate(replace(SMALL, endpoints=1, failure_rate=0.0), 8)
+    found = _quantile(to_cells(requests), 0.9)
+    times = np.where(requests.failed, np.inf, requests.response_us / 1000)
+    exact = np.quantile(times[requests.arm == 0], 0.9)
+    assert found.baseline[0] == pytest.approx(exact, rel=0.02)
+
+
+def test_a_quantile_that_became_a_failure_is_infinitely_worse():
+    cells = simulate_cells(replace(SMALL, changes=(Change(failures_added=0.1),)), 2)
+    found = _quantile(cells, 0.95)
+    assert np.isinf(found.upper[0])
+    assert np.isinf(found.candidate[0])
+    assert found.against_margin.p_worse[0] < 1e-4
+
+
+def test_another_endpoint_mix_is_no_regression():
+    """Simpson: the canary gets more of the slow endpoints, and its plain mean is much higher."""
+    cells = simulate_cells(replace(SMALL, duration_s=1200.0, changes=(Change(mix=0.5),)), 4)
+    moments = cells.moments
+    plain = [
+        moments.sum_us[moments.arm == a].sum() / (moments.n - moments.failures)[moments.arm == a].sum() for a in (0, 1)
+    ]
+    assert plain[1] / plain[0] > 1.08
+    found = _mean(cells)
+    assert found.lower[0] < 0 < found.upper[0]
+
+
+def test_slow_instances_widen_the_interval_of_the_release():
+    """What instances of one version differ by is no evidence about the version."""
+    calm, wild = (_mean(simulate_cells(replace(SMALL, duration_s=900.0, instance_sd=sd), 6)) for sd in (0.0, 0.1))
+    assert wild.upper[0] - wild.lower[0] > 3 * (calm.upper[0] - calm.lower[0])
+    assert wild.lasting[0] > 0.8
+
+
+def test_one_instance_a_side_is_assumed_to_differ():
+    panel, design = _panel(simulate_cells(replace(SMALL, instances=(1,), instance_sd=0.0), 6))
+    assert design.kind == "single"
+    found = compare_means(panel, design, alpha=ALPHA, margin=Margin(0.1), sd_instance=0.05)
+    assert found.upper[0] - found.lower[0] > 2 * 1.9 * 0.05 * np.sqrt(2)
+
+
+def test_replicates_replace_instances():
+    cells = simulate_cells(replace(SMALL, duration_s=60.0, replicates=5, instances=(1,)), 3)
+    panel, design = _panel(cells)
+    assert (design.kind, design.behind) == ("replicates", (5, 5))
+    for found in (_mean(cells), _quantile(cells), _failures(cells)):
+        assert np.isfinite(found.against_margin.p_worse).all()
+        assert found.lower[0] <= found.effect[0] <= found.upper[0]
+
+
+def test_integer_milliseconds_cost_no_bias():
+    fine = simulate(replace(SMALL, median_ms=(4.0, 25.0)), 9)
+    coarse = to_cells(replace(fine, response_us=np.round(fine.response_us / 1000).astype(np.int64) * 1000))
+    assert coarse.grid_us == 1000
+    one, other = _quantile(to_cells(fine), 0.5), _quantile(coarse, 0.5)
+    assert other.baseline[0] == pytest.approx(one.baseline[0], rel=0.02)
+    assert other.effect[0] == pytest.approx(one.effect[0], abs=0.015)
+
+
+def test_a_grid_too_coarse_for_the_margin_is_refused():
+    cells = simulate_cells(replace(SMALL, median_ms=(2.0, 2.0), sigma=0.1, tail_share=0.0, grid_us=2000), 9)
+    panel, design = _panel(cells)
+    found = compare_quantile(panel, design, 0.5, alpha=ALPHA, margin=Margin(0.05), sd_instance=0.05)
+    assert found.problem == "coarse"
+
+
+@pytest.mark.parametrize(
+    ("change", "compare", "truth"),
+    [
+        pytest.param(Change(latency=0.10), _mean, 0.10, id="mean"),
+        pytest.param(Change(latency=0.10), _quantile, 0.10, id="p95"),
+        pytest.param(Change(failures_added=0.03), _failures, 0.03, id="failures"),
+    ],
+)
+def test_known_changes_are_covered(change, compare, truth):
+    """Nominal 90 %: of 30 releases at least 22 cover (probability below 1 % if coverage is right)."""
+    covered = 0
+    for seed in range(30):
+        found = compare(simulate_cells(replace(SMALL, changes=(change,)), 100 + seed))
+        covered += bool(found.lower[0] <= truth <= found.upper[0])
+    assert covered >= 22
