@@ -1,0 +1,64 @@
+"""`evaluator demo`: two versions of the sample service, real load, a real verdict."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from evaluator.cli import DEFAULT_STORE, Session
+from evaluator.records import Release, Service
+from evaluator.sources.sample import REGRESSIONS, find_loadtests, start_arms
+
+__all__ = ["command"]
+
+BASELINE_VERSION, CANARY_VERSION = "1.4.1", "1.5.0"
+INSTANCES = 3
+USERS = 90
+SPAWN_RATE = 45.0
+DEMO_STORE = Path("demo") / DEFAULT_STORE
+
+
+@click.command("demo")
+@click.option(
+    "--regression",
+    type=click.Choice(REGRESSIONS),
+    default="none",
+    show_default=True,
+    help="What is wrong with the candidate.",
+)
+@click.option("--seconds", type=click.IntRange(10, 3600), default=60, show_default=True, help="How long to load.")
+@click.pass_obj
+def command(session: Session, regression: str, seconds: int) -> int:
+    """Load two versions of the sample service and judge them.
+
+    Starts three instances of each version on loopback, sends both the same users with Locust, lands every request and
+    prints the verdict. Exits with the verdict's code. The store stays in ./demo (or --store) for the other commands.
+    """
+    from evaluator.cli.verdict import print_verdict
+    from evaluator.pipeline import judge_release, load_release
+    from evaluator.policy import load_policy
+    from evaluator.sources.load import LoadPlan, wait_for_targets
+    from evaluator.store import Store
+
+    path = DEMO_STORE if session.store_path == DEFAULT_STORE else session.store_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store = Store.open(path, create=True)
+    policy = load_policy(session.policy_path or find_loadtests() / "evaluator.yaml")
+    release = Release(_name(regression), (Service("shop", BASELINE_VERSION, CANARY_VERSION),))
+    versions = [("baseline", BASELINE_VERSION, "none"), ("canary", CANARY_VERSION, regression)]
+    session.say(f"starting {INSTANCES} + {INSTANCES} instances of the sample service (regression: {regression})")
+    with start_arms(versions, instances=INSTANCES, leak_over_s=seconds) as arms:
+        plan = LoadPlan(arms, find_loadtests() / "locustfile.py", USERS, SPAWN_RATE, seconds, service="shop")
+        wait_for_targets(plan.targets)
+        session.say(f"loading both for {seconds} s with {USERS} users each")
+        load_release(store, release, plan, say=session.say)
+    verdict = judge_release(store, release.id, policy, judged_at=datetime.now(UTC))
+    code = print_verdict(verdict)
+    session.say(f"look closer: evaluator --store {path} verdict {release.id} --format json")
+    return code
+
+
+def _name(regression: str) -> str:
+    return f"shop@{CANARY_VERSION}" + ("" if regression == "none" else f"-{regression}")
