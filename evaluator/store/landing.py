@@ -218,10 +218,10 @@ _INSERTS = {
     "moments": """
         SELECT arm_id, endpoint_id, instance_id, cells.* EXCLUDE (series)
         FROM cells_moments{part} AS cells JOIN codes USING (series)""",
-    "bins": """
+    "bin_lists": """
         SELECT arm_id, endpoint_id, cells.* EXCLUDE (pair)
         FROM cells_bins{part} AS cells JOIN (SELECT DISTINCT pair, arm_id, endpoint_id FROM codes) USING (pair)""",
-    "instance_bins": """
+    "instance_bin_lists": """
         SELECT arm_id, endpoint_id, instance_id, cells.* EXCLUDE (series)
         FROM cells_instance_bins{part} AS cells JOIN codes USING (series)""",
     "loads": """

@@ -35,10 +35,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE store.moments (
             run INTEGER, arm INTEGER, endpoint INTEGER, instance INTEGER, bucket BIGINT, n BIGINT, failures BIGINT,
             sum_us HUGEINT, sum_sq_us HUGEINT, min_us BIGINT, max_us BIGINT, bytes HUGEINT, bytes_sq HUGEINT)""",
-        """CREATE TABLE store.bins (
-            run INTEGER, arm INTEGER, endpoint INTEGER, bucket BIGINT, bin SMALLINT, n BIGINT)""",
-        """CREATE TABLE store.instance_bins (
-            run INTEGER, arm INTEGER, endpoint INTEGER, instance INTEGER, block BIGINT, bin SMALLINT, n BIGINT)""",
+        """CREATE TABLE store.bin_lists (
+            run INTEGER, arm INTEGER, endpoint INTEGER, bucket BIGINT, bins SMALLINT[], counts BIGINT[])""",
+        """CREATE TABLE store.instance_bin_lists (
+            run INTEGER, arm INTEGER, endpoint INTEGER, instance INTEGER, block BIGINT, bins SMALLINT[],
+            counts BIGINT[])""",
+        """CREATE VIEW store.bins AS
+            SELECT * EXCLUDE (bins, counts), unnest(bins) AS bin, unnest(counts) AS n FROM store.bin_lists""",
+        """CREATE VIEW store.instance_bins AS
+            SELECT * EXCLUDE (bins, counts), unnest(bins) AS bin, unnest(counts) AS n FROM store.instance_bin_lists""",
         "CREATE TABLE store.loads (run INTEGER, arm INTEGER, bucket BIGINT, users INTEGER)",
         """CREATE TABLE store.failure_kinds (
             run INTEGER, arm INTEGER, endpoint INTEGER, status SMALLINT, exception INTEGER, n BIGINT)""",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from evaluator.records import (
     BASELINE,
@@ -26,11 +27,13 @@ _Columns = dict[str, npt.NDArray[Any]]
 
 _KEYS = {
     "moments": ("run", "arm", "endpoint", "instance", "bucket"),
-    "bins": ("run", "arm", "endpoint", "bucket", "bin"),
-    "instance_bins": ("run", "arm", "endpoint", "instance", "block", "bin"),
     "loads": ("run", "arm", "bucket"),
     "failure_kinds": ("run", "arm", "endpoint", "status", "exception"),
+    "bin_lists": ("run", "arm", "endpoint", "bucket"),
+    "instance_bin_lists": ("run", "arm", "endpoint", "instance", "block"),
 }
+_SPREAD = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
+"""Histograms rest as one row of bins and counts per key; a view of this name spreads them."""
 _HIGHEST = {"max_us", "users"}
 _LOWEST = {"min_us"}
 _EXTREMES = {"min_us", "max_us"}
@@ -42,8 +45,8 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
     bucket_s = max((row[3] for row in runs.values()), default=1)
     codes = {row[0]: position for position, row in enumerate(runs.values())}
     parts = any(row[1] > 1 or row[3] != bucket_s for row in runs.values())
-    steps = {row[0]: bucket_s // row[3] for row in runs.values()}
-    tables = {table: _read_table(engine, table, steps if parts else None, codes) for table in _KEYS}
+    steps = {row[0]: bucket_s // row[3] for row in runs.values()} if parts else None
+    tables = {table: _read_table(engine, table, steps, codes) for table in _KEYS}
     names = _Names(engine, tables)
     tables = {table: _sort(names.recode(columns, codes), _KEYS[table]) for table, columns in tables.items()}
     return Cells(
@@ -54,8 +57,8 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
         bucket_s=bucket_s,
         grid_us=math.gcd(*(row[2] for row in runs.values())) or 1,
         moments=Moments(**_typed(tables["moments"], floats=_MOMENT_FLOATS)),
-        bins=Bins(**_typed(tables["bins"])),
-        instance_bins=InstanceBins(**_typed(tables["instance_bins"])),
+        bins=Bins(**_spread(tables["bin_lists"])),
+        instance_bins=InstanceBins(**_spread(tables["instance_bin_lists"])),
         loads=LoadLevels(**_typed(tables["loads"])),
         failure_kinds=_failure_kinds(tables["failure_kinds"], names.of("exception")),
     )
@@ -78,24 +81,68 @@ def _read_runs(engine: Engine, run_ids: Sequence[str]) -> Mapping[str, tuple[int
 def _read_table(engine: Engine, table: str, steps: Mapping[int, int] | None, codes: Mapping[int, int]) -> _Columns:
     where = f"run IN ({', '.join(map(str, codes)) or 'NULL'})"
     if steps is None:
-        return dict(engine.execute(f"SELECT * FROM store.{table} WHERE {where}").fetchnumpy())
-    return dict(engine.execute(_merging(engine, table, steps, where)).fetchnumpy())
+        query = f"SELECT * FROM store.{table} WHERE {where}"
+    else:
+        query = _merging(engine, _SPREAD.get(table, table), steps, where)
+    if table in _SPREAD:
+        return _read_lists(engine, query if steps is None else _listing(query))
+    return dict(engine.execute(query).fetchnumpy())
+
+
+def _listing(query: str) -> str:
+    return f"""
+        SELECT * EXCLUDE (bin, n), list(bin ORDER BY bin) AS bins, list(n ORDER BY bin) AS counts
+        FROM ({query}) GROUP BY ALL"""
+
+
+def _read_lists(engine: Engine, query: str) -> _Columns:
+    """Read rows of bins and counts: their keys, and of each row where its bins start and how many there are."""
+    whole = engine.sql(query).to_arrow_table().combine_chunks()
+    bins, counts = (_only_chunk(whole[name]) for name in ("bins", "counts"))
+    keys = [name for name in whole.column_names if name not in {"bins", "counts"}]
+    columns: _Columns = {key: whole[key].to_numpy() for key in keys}
+    ends = bins.offsets.to_numpy()
+    flat: _Columns = {_FLAT_BINS: bins.values.to_numpy(), _FLAT_COUNTS: counts.values.to_numpy()}
+    return columns | {"start": ends[:-1], "length": np.diff(ends)} | flat
+
+
+_FLAT_BINS, _FLAT_COUNTS = "bin", "n"
+_FLAT = frozenset({_FLAT_BINS, _FLAT_COUNTS})
+
+
+def _only_chunk(column: pa.ChunkedArray) -> pa.ListArray:
+    return cast("pa.ListArray", column.chunk(0) if column.num_chunks else pa.array([], column.type))
+
+
+def _spread(rows: _Columns) -> _Columns:
+    """Spread rows of bins and counts into columns with one row per bin."""
+    start, length = rows["start"].astype(np.int64), rows["length"]
+    keys = [name for name in rows if name not in {"start", "length", *_FLAT}]
+    columns: _Columns = {key: np.repeat(rows[key].astype(np.int64), length) for key in keys}
+    ends = np.cumsum(length)
+    if np.array_equal(start[1:], ends[:-1]) and (not len(start) or start[0] == 0):
+        return columns | {name: rows[name].astype(np.int64) for name in _FLAT}
+    at = np.repeat(start - (ends - length), length) + np.arange(ends[-1])
+    return columns | {name: rows[name][at].astype(np.int64) for name in _FLAT}
 
 
 def _merging(engine: Engine, table: str, steps: Mapping[int, int], where: str) -> str:
     """Write the query that adds parts of cells up and widens buckets to the widest of the runs."""
     columns = [row[0] for row in engine.execute(f"DESCRIBE store.{table}").fetchall()]
     step = "CASE run " + " ".join(f"WHEN {run} THEN {step}" for run, step in steps.items()) + " END"
-    chosen = [_merged_column(table, column, step) for column in columns]
+    chosen = [_merged_column(column, step) for column in columns]
     return f"SELECT {', '.join(chosen)} FROM store.{table} WHERE {where} GROUP BY ALL"
 
 
-def _merged_column(table: str, column: str, step: str) -> str:
+_PLAIN_KEYS = {"run", "arm", "endpoint", "instance", "bin", "status", "exception"}
+
+
+def _merged_column(column: str, step: str) -> str:
     if column == "bucket":
         return f"bucket // {step} AS bucket"
     if column == "block":
         return f"block // {step} AS block"
-    if column in _KEYS[table]:
+    if column in _PLAIN_KEYS:
         return column
     merge = "max" if column in _HIGHEST else "min" if column in _LOWEST else "sum"
     return f"{merge}({column}) AS {column}"
@@ -154,7 +201,8 @@ def _sort(columns: _Columns, keys: Sequence[str]) -> _Columns:
     if np.all(combined[1:] >= combined[:-1]):
         return columns
     order = np.argsort(combined, kind="stable")
-    return {name: column[order] for name, column in columns.items()}
+    flat = _FLAT if "start" in columns else frozenset[str]()
+    return {name: column if name in flat else column[order] for name, column in columns.items()}
 
 
 def _typed(columns: _Columns, *, floats: frozenset[str] = frozenset()) -> dict[str, npt.NDArray[Any]]:

@@ -87,12 +87,14 @@ WHERE NOT failed
 
 _BINS = """
 CREATE OR REPLACE TEMP TABLE cells_bins{part} AS
-SELECT pair, bucket, bin, count(*) AS n FROM coded GROUP BY ALL
+SELECT pair, bucket, list(bin ORDER BY bin) AS bins, list(n ORDER BY bin) AS counts
+FROM (SELECT pair, bucket, bin, count(*) AS n FROM coded GROUP BY ALL) GROUP BY ALL
 """
 
 _INSTANCE_BINS = """
 CREATE OR REPLACE TEMP TABLE cells_instance_bins{part} AS
-SELECT series, bucket // {block_buckets} AS block, bin, count(*) AS n FROM coded GROUP BY ALL
+SELECT series, block, list(bin ORDER BY bin) AS bins, list(n ORDER BY bin) AS counts
+FROM (SELECT series, bucket // {block_buckets} AS block, bin, count(*) AS n FROM coded GROUP BY ALL) GROUP BY ALL
 """
 
 _FAILURE_KINDS = """
