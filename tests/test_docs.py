@@ -1,0 +1,126 @@
+"""What the documents say is what the program does."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from evaluator import health
+from evaluator.cli import COMMANDS, Session, evaluator
+from evaluator.cli.reference import write_reference
+from evaluator.metrics import METRICS
+from evaluator.policy import load_policy
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+VERDICTS = (ROOT / "docs" / "verdicts.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def shell_lines(text):
+    """Commands as they are typed: indented by four, or in a fence."""
+    return [line.strip().split("  #")[0].strip() for line in text.splitlines() if line.startswith("    ") and line[4:5] > " "]
+
+
+def commands(text):
+    return [line for line in shell_lines(text) if line.startswith("evaluator ")]
+
+
+def parse(line):
+    """Let click read a command line, down to the leaf, without running it."""
+    words = shlex.split(line)[1:]
+    command, context = evaluator, evaluator.make_context("evaluator", words, obj=Session())
+    while isinstance(command, click.Group):
+        rest = [*context.protected_args, *context.args] if hasattr(context, "protected_args") else context.args
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, rest, parent=context)
+    return context
+
+
+@pytest.mark.parametrize("line", commands(README))
+def test_commands_of_the_readme_are_understood(line, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert parse(line).params
+
+
+def test_make_targets_of_the_readme_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {word for line in shell_lines(README) if line.startswith("make ") for word in line.split()[1:]}
+    assert named == {"demo", "test"}
+    assert named <= targets
+
+
+def test_the_readme_is_short_and_starts_with_a_verdict_and_the_two_commands():
+    assert len(README.splitlines()) < 200
+    assert README.index("NO-GO ✗") < README.index("make demo") < README.index("make test") < README.index("evaluator load")
+
+
+def test_extras_of_the_readme_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"'\.\[(\w+)\]'", README)) <= set(extras)
+
+
+def test_policies_of_the_readme_are_policies(tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        path = tmp_path / "evaluator.yaml"
+        path.write_text(block, encoding="utf-8")
+        assert load_policy(path).rulebook.rules
+        assert yaml.safe_load(block)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def leaves():
+    root = click.Context(evaluator, info_name="evaluator")
+    waiting = [(name, evaluator.get_command(root, name)) for name in COMMANDS]
+    while waiting:
+        name, command = waiting.pop()
+        if isinstance(command, click.Group):
+            waiting += [(f"{name} {child}", command.commands[child]) for child in command.commands]
+        yield name, command
+
+
+def squeezed(text):
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(("name", "command"), [pytest.param(*leaf, id=leaf[0]) for leaf in leaves()])
+def test_every_command_and_option_is_in_the_reference(name, command):
+    section = REFERENCE.split(f"## evaluator {name}\n")[1].split("\n## ")[0]
+    for param in command.params:
+        if isinstance(param, click.Option):
+            assert all(option in section for option in param.opts), param.opts
+            assert param.help, f"{name} {param.opts} has no help"
+            assert squeezed(param.help) in squeezed(section), "run: python -m evaluator.cli.reference > docs/reference.md"
+
+
+def test_the_reference_has_no_more_than_the_program():
+    assert re.findall(r"^## .*$", REFERENCE, re.MULTILINE) == re.findall(r"^## .*$", write_reference(), re.MULTILINE)
+
+
+def test_every_health_check_and_metric_is_explained():
+    checks = set(re.findall(r"^\| ([\w, ]+) \|", health.__doc__, re.MULTILINE)) - {"check"}
+    named = {name for row in checks for name in row.split(", ")}
+    assert "sample_ratio" in named
+    assert all(f"`{name}`" in VERDICTS for name in named)
+    assert all(f"`{name}`" in VERDICTS for name in METRICS)
+
+
+def test_options_of_the_recorder_are_explained():
+    source = (ROOT / "evaluator" / "sources" / "locust" / "recorder.py").read_text(encoding="utf-8")
+    options = re.search(r"_OPTIONS: .*?= \{(.*?)\n\}", source, re.DOTALL)
+    names = re.findall(r'^    "(\w+)":', options[1], re.MULTILINE)
+    text = (ROOT / "docs" / "recording.md").read_text(encoding="utf-8")
+    assert names
+    assert all(f"--evaluator-{name}" in text for name in [*names, "run"])
