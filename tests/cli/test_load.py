@@ -1,0 +1,189 @@
+"""`evaluator load` and `evaluator demo` from the outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from evaluator.__main__ import run
+from evaluator.cli.load import parse_arms, parse_labels
+from evaluator.errors import UsageError
+from evaluator.pipeline import land_release
+from evaluator.records import Arm, RunState
+from evaluator.sources.load import wait_for_targets
+from evaluator.sources.sample import find_loadtests, start_arms
+from evaluator.store import Store
+
+RELEASE = "shop@2"
+
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started us in the background made it ignored
+from evaluator.__main__ import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[tuple[Arm, ...]]:
+    with start_arms([("baseline", "1", "none"), ("canary", "2", "none")], instances=1, leak_over_s=60) as arms:
+        wait_for_targets([url for arm in arms for url in arm.urls])
+        yield arms
+
+
+def load_arguments(shop: Sequence[Arm], *more: str) -> list[str]:
+    return [
+        "load", RELEASE, "--baseline", shop[0].urls[0], "--canary", shop[1].urls[0], "--users", "10",
+        "--spawn-rate", "20", "--locustfile", str(find_loadtests() / "locustfile.py"), *more,
+    ]  # fmt: skip
+
+
+def start_load(folder: Path, shop: Sequence[Arm], *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, *load_arguments(shop, *more)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_segments(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 20
+    while len(list(folder.glob("evaluator.data/*/*/seg-*.parquet"))) < count:
+        assert time.monotonic() < deadline, "no segments came"
+        time.sleep(0.05)
+
+
+def test_replicates_restart_the_targets_between_runs(
+    shop: Sequence[Arm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    restart = f"{sys.executable} -c \"open('restarted', 'a').write('x')\""
+    code = run(
+        load_arguments(
+            shop, "--run-time", "2s", "--replicates", "2", "--restart-command", restart, "--service", "shop",
+            "--canary-version", "2", "--label", "team=cart",
+        )
+    )  # fmt: skip
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert said.out.startswith("shop@2: ")
+    assert "requests in 2 runs, complete" in said.out
+    assert Path("restarted").read_text() == "x"
+    store = Store.open(Path("evaluator.duckdb"))
+    runs = store.runs(RELEASE)
+    assert [(one.replicate, one.state) for one in runs] == [(0, RunState.COMPLETE), (1, RunState.COMPLETE)]
+    assert len({one.group for one in runs}) == 1
+    assert all(one.landed == one.facts.counted for one in runs)
+    assert runs[0].fingerprint == runs[1].fingerprint
+    release = store.release(RELEASE)
+    assert (release.services[0].canary, dict(release.labels)) == ("2", {"team": "cart"})
+
+
+def test_a_restart_that_fails_is_an_error_and_the_first_run_stays(
+    shop: Sequence[Arm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = run(load_arguments(shop, "--run-time", "1s", "--replicates", "2", "--restart-command", "false"))
+    assert code == 4
+    assert "the restart command 'false' ended with 1" in capsys.readouterr().err
+    assert [one.state for one in Store.open(Path("evaluator.duckdb")).runs(RELEASE)] == [RunState.COMPLETE]
+
+
+def test_ctrl_c_lands_what_was_recorded(shop: Sequence[Arm], tmp_path: Path) -> None:
+    load = start_load(tmp_path, shop, "--run-time", "60s")
+    wait_for_segments(tmp_path, 2)
+    load.send_signal(signal.SIGINT)
+    _, log = load.communicate(timeout=30)
+    assert load.returncode == 130, log
+    assert "Traceback" not in log
+    (one,) = Store.open(tmp_path / "evaluator.duckdb").runs(RELEASE)
+    assert (one.state, one.facts.stopped_by) == (RunState.INCOMPLETE, "interrupted")
+    assert one.landed == one.facts.counted > 0
+
+
+@pytest.mark.parametrize("after_s", [0.3, 1.0, 1.8])
+def test_ctrl_c_at_the_start_is_quiet_too(shop: Sequence[Arm], tmp_path: Path, after_s: float) -> None:
+    load = start_load(tmp_path, shop, "--run-time", "60s")
+    time.sleep(after_s)
+    load.send_signal(signal.SIGINT)
+    _, log = load.communicate(timeout=30)
+    assert load.returncode in (130, -signal.SIGINT), log
+    assert after_s < 1 or "Traceback" not in log
+
+
+def test_a_load_that_was_killed_lands_at_the_next_look(shop: Sequence[Arm], tmp_path: Path) -> None:
+    load = start_load(tmp_path, shop, "--run-time", "60s", "--processes", "2")
+    wait_for_segments(tmp_path, 4)
+    orphans = psutil.Process(load.pid).children(recursive=True)
+    load.kill()
+    load.communicate()
+    assert psutil.wait_procs(orphans, timeout=10)[1] == []
+    store = Store.open(tmp_path / "evaluator.duckdb")
+    (landed,) = land_release(store, RELEASE)
+    (one,) = store.runs(RELEASE)
+    assert landed.rows == one.landed > 0
+    assert (one.state, one.facts.orphaned, one.facts.stopped_by) == (RunState.INCOMPLETE, True, "the load was killed")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        pytest.param(["--canary", "http://127.0.0.1:9"], 4, "http://127.0.0.1:9 does not accept", id="refused"),
+        pytest.param([], 2, "one arm alone cannot be compared", id="one-arm"),
+        pytest.param(["--canary", "127.0.0.1:9"], 2, "is not an address", id="no-scheme"),
+        pytest.param(["--arm", "b"], 2, "--arm b is not NAME=URL", id="arm"),
+        pytest.param(["--canary", "http://x", "--run-time", "soon"], 2, "soon", id="run-time"),
+        pytest.param(["--canary", "http://x", "--label", "k"], 2, "is not K=V", id="label"),
+        pytest.param(["--canary", "http://x", "--replicates", "0"], 2, "replicates", id="replicates"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_stored(
+    shop: Sequence[Arm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], code: int, says: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    locustfile = str(find_loadtests() / "locustfile.py")
+    given = ["load", RELEASE, "--baseline", shop[0].urls[0], "--locustfile", locustfile, *arguments]
+    assert run(given) == code
+    assert says in capsys.readouterr().err
+    if Path("evaluator.duckdb").exists():
+        assert Store.open(Path("evaluator.duckdb")).releases() == ()
+
+
+def test_arms_and_labels_are_read_from_options() -> None:
+    arms = parse_arms("http://a/,http://b", "http://c", ["B=http://d,http://d"], "1", "2")
+    assert arms == (
+        Arm("baseline", ("http://a", "http://b"), "1"), Arm("canary", ("http://c",), "2"), Arm("B", ("http://d",))
+    )  # fmt: skip
+    assert parse_labels(["k=v=w"]) == {"k": "v=w"}
+    with pytest.raises(UsageError, match="'canary' is given twice"):
+        parse_arms("http://a", "http://c", ["canary=http://d"])
+    with pytest.raises(UsageError, match="--baseline names no URL"):
+        parse_arms(" , ", "http://c", [])
+
+
+def test_the_demo_ends_with_a_verdict_and_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert run(["demo", "--seconds", "12", "--regression", "failures"]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("NO-GO")
+    assert "shop@1.5.0-failures" in said.out
+    store = Store.open(Path("demo/evaluator.duckdb"))
+    (verdict,) = store.verdicts("shop@1.5.0-failures")
+    assert verdict.word == "no_go"
+    assert json.loads(verdict.json)["release"] == "shop@1.5.0-failures"
+    assert not [one for one in psutil.Process(os.getpid()).children() if "1.5.0" in one.cmdline()]
