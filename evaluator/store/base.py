@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+import pyarrow as pa
+
 from evaluator.errors import StoreError
 from evaluator.records import (
     Cells,
@@ -22,10 +24,11 @@ from evaluator.records import (
     StoredVerdict,
 )
 from evaluator.segments import run_folder
-from evaluator.store import catalogue
+from evaluator.store import catalogue, maintenance
 from evaluator.store.engine import Engine, attach, open_engine, transaction
 from evaluator.store.importing import Place, choose_bucket_s, import_files
 from evaluator.store.landing import Target, land
+from evaluator.store.maintenance import Files
 from evaluator.store.migrations import (
     SCHEMA_VERSION,
     bring_up_to_date,
@@ -117,7 +120,10 @@ class Store:
         return run_folder(self.data_dir, run.release, run.id)
 
     def land_segments(self, run_id: str) -> Landed:
-        """Roll up the segments of a run that have not landed. Doing it twice, or being killed, changes nothing."""
+        """Roll up the segments of a run that have not landed. Doing it twice, or being killed, changes nothing.
+
+        Segments that cannot be read are quarantined by name; those of a run that has ended are merged into large files.
+        """
         with self._attached(write=False) as engine:
             run = catalogue.read_run(engine, run_id)
             code, bucket_s = engine.execute(
@@ -127,7 +133,10 @@ class Store:
             ).fetchall()[0]
             names = engine.execute("SELECT name FROM store.segments WHERE run = ?", [run_id]).fetchall()
         target = Target(self.path, run_id, code, bucket_s, self.segment_folder(run), self.wait_s)
-        return land(target, [name for (name,) in names])
+        landed = land(target, [name for (name,) in names])
+        if landed.segments and run.state is not RunState.RUNNING:
+            self.compact(run_id)
+        return landed
 
     def land_files(self, release: Release, runs: Sequence[Run], plan: LandingPlan) -> Landed:
         """Land the files of a plan as the runs of one group, replicate by replicate; all of them or nothing.
@@ -176,3 +185,33 @@ class Store:
         """Read the verdicts of a release, the oldest first."""
         with self._attached(write=False) as engine:
             return catalogue.read_verdicts(engine, release_id)
+
+    # -------------------------------------------------------------- upkeep
+
+    @property
+    def _files(self) -> Files:
+        return Files(self.path, self.data_dir, self.wait_s)
+
+    def compact(self, run_id: str) -> int:
+        """Merge the landed segments of a run into files of 64 MB and more; returns how many were merged."""
+        with self._attached(write=False) as engine:
+            run = catalogue.read_run(engine, run_id)
+        return maintenance.compact_run(self._files, run_id, self.segment_folder(run))
+
+    def purge(self, release_id: str) -> int:
+        """Delete the request rows of a release and say how many; cells and verdicts stay, so it can be judged again."""
+        self.release(release_id)
+        return maintenance.purge_release(self._files, release_id)
+
+    def export(self, release_id: str, folder: Path) -> tuple[Path, ...]:
+        """Write requests, cells, runs and verdicts of a release as Parquet files into `folder`."""
+        self.release(release_id)
+        return maintenance.export_release(self._files, release_id, folder)
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
+        """Run a query over a snapshot: the store's tables and the view `requests`. Raises UsageError for bad SQL."""
+        return maintenance.run_query(self._files, sql, parameters)
+
+    def render(self, sql: str, rows: int = 40) -> str:
+        """Run a query over a snapshot and draw its first rows as a table."""
+        return maintenance.render(self._files, sql, rows)

@@ -41,9 +41,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             run INTEGER, arm INTEGER, endpoint INTEGER, instance INTEGER, block BIGINT, bins SMALLINT[],
             counts BIGINT[])""",
         """CREATE VIEW store.bins AS
-            SELECT * EXCLUDE (bins, counts), unnest(bins) AS bin, unnest(counts) AS n FROM store.bin_lists""",
+            SELECT * EXCLUDE (bins, counts), unnest(bins) AS bin, unnest(counts) AS n FROM bin_lists""",
         """CREATE VIEW store.instance_bins AS
-            SELECT * EXCLUDE (bins, counts), unnest(bins) AS bin, unnest(counts) AS n FROM store.instance_bin_lists""",
+            SELECT * EXCLUDE (bins, counts), unnest(bins) AS bin, unnest(counts) AS n FROM instance_bin_lists""",
         "CREATE TABLE store.loads (run INTEGER, arm INTEGER, bucket BIGINT, users INTEGER)",
         """CREATE TABLE store.failure_kinds (
             run INTEGER, arm INTEGER, endpoint INTEGER, status SMALLINT, exception INTEGER, n BIGINT)""",
@@ -93,12 +93,14 @@ def bring_up_to_date(path: Path, *, version: int, wait_s: float) -> None:
 
 
 def _apply_steps(engine: Engine, path: Path) -> None:
+    engine.execute("USE store")  # views must not name the catalogue: the file is opened under other names too
     with transaction(engine):
         for step in MIGRATIONS[read_version(engine, path) :]:
             for statement in step:
                 engine.execute(statement)
         engine.execute("UPDATE store.meta SET schema_version = ?", [SCHEMA_VERSION])
         engine.execute(_requests_view(data_dir_of(path).name))
+    engine.execute("USE memory")
 
 
 def _requests_view(folder: str) -> str:
@@ -107,7 +109,7 @@ def _requests_view(folder: str) -> str:
         CREATE OR REPLACE VIEW store.requests AS
         SELECT * EXCLUDE (filename)
         FROM read_parquet({quote(folder + "/**/*.parquet")}, filename = true)
-        WHERE regexp_extract(filename, '[^/]+/[^/]+/(merged/)?[^/]+$') IN (SELECT file FROM store.segments)"""
+        WHERE regexp_extract(filename, '[^/]+/[^/]+/(merged/)?[^/]+$') IN (SELECT file FROM segments)"""
 
 
 def prepare_data_dir(path: Path) -> None:

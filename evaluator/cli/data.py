@@ -1,0 +1,89 @@
+"""`evaluator data`: what is stored, queried, exported and purged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.errors import UsageError
+
+__all__ = ["command"]
+
+
+@click.group("data")
+def command() -> None:
+    """Query, export or purge what is stored."""
+
+
+@command.command("sql")
+@click.argument("query", metavar="[QUERY]", required=False)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How the result is written.",
+)
+@click.pass_obj
+def query_store(session: Session, query: str | None, format_name: str) -> int:
+    """Run a DuckDB query over a snapshot of the store; without QUERY it is read from stdin.
+
+    There are the tables of the store and the view `requests` with every request row.
+    """
+    text = query if query is not None else _read_stdin()
+    store = session.open_store()
+    if format_name == "table":
+        emit(store.render(text))
+        return 0
+    table = store.query(text)
+    if format_name == "json":
+        emit(json.dumps(table.to_pylist(), default=str, indent=1))
+        return 0
+    import pyarrow.csv
+
+    sink = BytesIO()
+    pyarrow.csv.write_csv(table, sink)
+    emit(sink.getvalue().decode().rstrip("\n"))
+    return 0
+
+
+def _read_stdin() -> str:
+    if sys.stdin.isatty():
+        click.echo("one query, ended by Ctrl-D:", err=True)
+    text = sys.stdin.read().strip()
+    if not text:
+        raise UsageError("there is no query", hint="for example: evaluator data sql 'SELECT count(*) FROM requests'")
+    return text
+
+
+@command.command("export")
+@click.argument("release", metavar="RELEASE")
+@click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where to.")
+@click.pass_obj
+def export_release(session: Session, release: str, folder: Path) -> int:
+    """Write requests, cells, runs and verdicts of RELEASE as Parquet files."""
+    for path in session.open_store().export(release, folder):
+        emit(str(path))
+    return 0
+
+
+@command.command("purge")
+@click.argument("release", metavar="RELEASE")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def purge_release(session: Session, release: str, yes: bool) -> int:
+    """Delete the request rows of RELEASE; its cells and verdicts stay, so it can still be judged."""
+    store = session.open_store()
+    store.release(release)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("purging cannot be undone", hint="say --yes")
+        click.confirm(f"Delete all request rows of {release}?", abort=True, err=True)
+    emit(f"{release}: {store.purge(release)} request rows deleted; cells and verdicts stay")
+    return 0
