@@ -9,11 +9,12 @@ import numpy.typing as npt
 
 from evaluator.records import Limit, Margin
 from evaluator.stats.estimate import Asked, Estimate, detectable, needed_time, trend
-from evaluator.stats.instances import instance_variance
+from evaluator.stats.frames import frame_all_requests, frame_requests
+from evaluator.stats.instances import InstanceFrame
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
 from evaluator.stats.score import difference_interval, difference_z, one_sample_z, ratio_interval, ratio_z
-from evaluator.stats.strata import Levels, Strata, build_strata, levels, run_levels
+from evaluator.stats.strata import Levels, Strata, levels, run_levels
 from evaluator.stats.student import t_below, t_quantile
 from evaluator.stats.uncertainty import Design, Uncertainty, combine, replicate_uncertainty
 
@@ -49,9 +50,9 @@ def compare_failures(
     An absolute margin is a difference of rates (0.001 = 0.1 pp), a relative one a ratio. `sd_instance`: least
     standard deviation (as a rate) assumed for an arm with a single instance, else half the pooled rate.
     """
-    strata = build_strata(panel, panel.n, groups)
+    strata, frame = frame_all_requests(panel) if groups is None else frame_requests(panel, groups)
     baseline, candidate = (levels(strata, arm, panel.failures[arm]) for arm in (0, 1))
-    counts = _effective(panel, design, strata, baseline, candidate, sd_instance)
+    counts = _effective(panel, design, strata, frame, baseline, candidate, sd_instance)
     bound = 0.0 if margin is None else margin.value
     relative = margin is not None and margin.relative
     difference = candidate.level - baseline.level
@@ -71,12 +72,18 @@ def compare_failures(
         detectable=detectable(counts.uncertainty.se, counts.df, alpha) / unit,
         needed=needed_time(beyond, counts.uncertainty, alpha),
         lasting=np.clip(counts.uncertainty.lasting / counts.uncertainty.variance, 0, 1),
-        against_limit=_limits(panel, design, strata, candidate, sd_instance, limit or Limit()),
+        against_limit=_limits(panel, design, strata, frame, candidate, sd_instance, limit or Limit()),
     )
 
 
 def _effective(
-    panel: Panel, design: Design, strata: Strata, baseline: Levels, candidate: Levels, sd_instance: float
+    panel: Panel,
+    design: Design,
+    strata: Strata,
+    frame: InstanceFrame,
+    baseline: Levels,
+    candidate: Levels,
+    sd_instance: float,
 ) -> _Counts:
     n_b, n_c = strata.effective
     x_b, x_c = baseline.level * n_b, candidate.level * n_c
@@ -87,9 +94,7 @@ def _effective(
         _, uncertainty = replicate_uncertainty(by_run, np.maximum(time.variance, binomial))
     else:
         rows = panel.rows
-        parts = instance_variance(
-            rows, rows.failures, rows.n, strata.groups, candidate.level - baseline.level, relative=False
-        )
+        parts = frame.variance(rows.failures, candidate.level - baseline.level, relative=False)
         uncertainty = combine(time, parts, _prior(design, baseline, candidate, sd_instance))
         uncertainty = Uncertainty(np.maximum(uncertainty.variance, binomial), uncertainty.df, uncertainty.lasting)
     deff = np.maximum(1.0, uncertainty.variance / binomial)
@@ -132,6 +137,7 @@ def _limits(
     panel: Panel,
     design: Design,
     strata: Strata,
+    frame: InstanceFrame,
     candidate: Levels,
     sd_instance: float,
     limit: Limit,
@@ -149,7 +155,7 @@ def _limits(
         )
     else:
         rows = panel.rows
-        parts = instance_variance(rows, rows.failures, rows.n, strata.groups, np.zeros(x.size), relative=False)
+        parts = frame.variance(rows.failures, np.zeros(x.size), relative=False)
         uncertainty = combine(time, parts, _prior(design, candidate, candidate, sd_instance), arms=(1,))
     deff = np.maximum(1.0, uncertainty.variance / binomial)
     df = np.where(deff > 1, uncertainty.df, np.inf)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
 from evaluator.stats.estimate import Asked, Estimate, ask, detectable, needed_time, trend
-from evaluator.stats.instances import InstanceVariance, instance_variance
+from evaluator.stats.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
 from evaluator.stats.strata import Levels, Strata, build_strata, levels, run_levels
@@ -52,7 +52,8 @@ def compare_means(
         ratio = candidate.level / baseline.level
     rows = panel.rows
     safe = np.where(np.isfinite(ratio) & (ratio > 0), ratio, 1.0)
-    instances = instance_variance(rows, rows.sum_ms, rows.n - rows.failures, strata.groups, safe, relative=True)
+    frame = InstanceFrame(rows, rows.n - rows.failures, strata.groups)
+    instances = frame.variance(rows.sum_ms, safe, relative=True)
     behind = np.array([said or 1 for said in design.declared])
     prior = np.repeat((sd_instance**2 / behind)[:, None], ratio.size, axis=1)
     parts = _Parts(strata, baseline, candidate, instances, prior)

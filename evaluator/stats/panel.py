@@ -8,23 +8,25 @@ block is the whole run, which leaves their time variance unpaired.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
+from evaluator.stats.index import Index
 
 __all__ = ["InstanceRows", "Panel", "SortedBins", "build_panel"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-Rows = TypeVar("Rows", Moments, Bins, InstanceBins)
+Rows = Moments | Bins | InstanceBins
 
 EXPECTED_IN_BLOCK = 5
 MAX_BLOCK_S = 300
 MIN_OVERLAP = 0.5
+ALIGNED = 256
+"""Each run's buckets are counted from a multiple of this: no block of any width straddles the origin."""
 WHOLE_RUN = 0
 """Width code of a block that is the whole run."""
 
@@ -59,7 +61,7 @@ class InstanceRows:
     strata: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Panel:
     """Dense arrays: axis 0 baseline and candidate, then endpoint, then slot. Times in milliseconds."""
 
@@ -120,141 +122,127 @@ def build_panel(
 
     `endpoint` restricts to one endpoint; `first_bucket` gives for each run code the first bucket to use (warm-up).
     """
-    keep = _chosen(cells, cells.moments, candidate, endpoint, first_bucket)
-    moments = _take(cells.moments, keep)
+    choice = _Choice(cells, cells.arms.index(candidate), endpoint, first_bucket)
+    keep = choice.of(cells.moments)
+    moments = Moments(**{name: getattr(cells.moments, name)[keep] for name in Moments.__dataclass_fields__})
     arm = (moments.arm != 0).astype(np.int64)
-    if not (arm == 0).any() or not (arm == 1).any():
-        return None
     paired = _overlaps(moments, arm)
-    axis = _TimeAxis(moments, arm, paired, cells.bucket_s, cells)
-    if axis.run.size == 0:
+    usable = np.isin(moments.run, list(paired)) & _shared(moments, arm, paired)
+    if not usable.any():
         return None
-    return axis.panel(cells, candidate, endpoint, first_bucket)
+    moments = Moments(**{name: getattr(moments, name)[usable] for name in Moments.__dataclass_fields__})
+    return _Layout(cells, choice, moments, arm[usable], paired).panel()
 
 
-def _chosen(
-    cells: Cells,
-    rows: Moments | Bins | InstanceBins,
-    candidate: str,
-    endpoint: str | None,
-    first_bucket: dict[int, int] | None,
-) -> BoolArray:
+@dataclass(frozen=True, slots=True)
+class _Choice:
     """Which rows belong to the two arms, the endpoint and the window."""
-    keep = (rows.arm == 0) | (rows.arm == cells.arms.index(candidate))
-    if endpoint is not None:
-        keep &= rows.endpoint == cells.endpoints.index(endpoint)
-    if first_bucket:
-        first = np.array([first_bucket.get(code, -(2**62)) for code in range(len(cells.runs))])
-        when = rows.block * BLOCK_BUCKETS if isinstance(rows, InstanceBins) else rows.bucket
-        keep &= when >= first[rows.run]
-    return np.asarray(keep)
 
+    cells: Cells
+    candidate: int
+    endpoint: str | None
+    first_bucket: dict[int, int] | None
 
-def _take(rows: Rows, keep: BoolArray) -> Rows:
-    return type(rows)(**{name: getattr(rows, name)[keep] for name in rows.__dataclass_fields__})
+    def of(self, rows: Rows) -> BoolArray:
+        keep = (rows.arm == 0) | (rows.arm == self.candidate)
+        if self.endpoint is not None:
+            keep &= rows.endpoint == self.cells.endpoints.index(self.endpoint)
+        if self.first_bucket:
+            first = np.array([self.first_bucket.get(code, -(2**62)) for code in range(len(self.cells.runs))])
+            when = rows.block * BLOCK_BUCKETS if isinstance(rows, InstanceBins) else rows.bucket
+            keep &= when >= first[rows.run]
+        return np.asarray(keep)
 
 
 def _overlaps(moments: Moments, arm: IntArray) -> dict[int, bool]:
     """For each run with both arms: do at least half of each arm's requests lie in buckets that both arms have?"""
     out: dict[int, bool] = {}
     for run in np.unique(moments.run):
-        here = moments.run == run
-        buckets = [moments.bucket[here & (arm == a)] for a in (0, 1)]
+        here = [(moments.run == run) & (arm == a) for a in (0, 1)]
+        buckets = [moments.bucket[mine] for mine in here]
         if not buckets[0].size or not buckets[1].size:
             continue
-        shares = [
-            moments.n[here & (arm == a)][np.isin(buckets[a], buckets[1 - a])].sum() / moments.n[here & (arm == a)].sum()
-            for a in (0, 1)
-        ]
+        together = [np.isin(buckets[a], buckets[1 - a]) for a in (0, 1)]
+        counts = [moments.n[mine] for mine in here]
+        shares = [n[both].sum() / n.sum() for n, both in zip(counts, together, strict=True)]
         out[int(run)] = min(shares) >= MIN_OVERLAP
     return out
 
 
-class _TimeAxis:
-    """Numbers slots, endpoints and blocks; builds the dense arrays."""
+def _shared(moments: Moments, arm: IntArray, paired: dict[int, bool]) -> BoolArray:
+    """Rows within the stretch of their run that both arms cover (runs that overlap); all rows of other runs."""
+    keep = np.ones(moments.run.size, dtype=bool)
+    for run, overlap in paired.items():
+        if not overlap:
+            continue
+        here = moments.run == run
+        buckets = [moments.bucket[here & (arm == a)] for a in (0, 1)]
+        first, last = max(b.min() for b in buckets), min(b.max() for b in buckets)
+        keep &= ~here | ((moments.bucket >= first) & (moments.bucket <= last))
+    return keep
 
-    def __init__(self, moments: Moments, arm: IntArray, paired: dict[int, bool], bucket_s: int, cells: Cells) -> None:
-        self.paired = paired
-        self.bucket_s = bucket_s
-        self.base = int(cells.moments.bucket.min())
-        self.span = int(cells.moments.bucket.max()) - self.base + 1
-        usable = np.isin(moments.run, [run for run, _ in paired.items()])
-        usable &= self._shared(moments, arm)
-        self.moments, self.arm = _take(moments, usable), arm[usable]
-        keys = self._key(self.moments.run, self.moments.bucket)
-        slots = np.unique(keys)
-        self.slot_keys = slots
-        self.run = slots // self.span
-        self.bucket = slots % self.span + self.base
-        self.endpoint_codes = np.unique(self.moments.endpoint)
 
-    def _key(self, run: IntArray, bucket: IntArray) -> IntArray:
-        return np.asarray(run * self.span + (bucket - self.base))
+class _Layout:
+    """Numbers slots, endpoints, instances and blocks; builds the arrays of a panel."""
 
-    def _shared(self, moments: Moments, arm: IntArray) -> BoolArray:
-        """Rows within the stretch of their run that both arms cover (runs that overlap); all rows of other runs."""
-        keep = np.ones(moments.run.size, dtype=bool)
-        for run, overlap in self.paired.items():
-            if not overlap:
-                continue
-            here = moments.run == run
-            ends = [(moments.bucket[here & (arm == a)].min(), moments.bucket[here & (arm == a)].max()) for a in (0, 1)]
-            inside = (moments.bucket >= max(e[0] for e in ends)) & (moments.bucket <= min(e[1] for e in ends))
-            keep &= ~here | inside
-        return keep
+    def __init__(self, cells: Cells, choice: _Choice, moments: Moments, arm: IntArray, paired: dict[int, bool]) -> None:
+        self.cells, self.choice, self.moments, self.arm, self.paired = cells, choice, moments, arm, paired
+        self.base = np.zeros(len(cells.runs), dtype=np.int64)
+        for run in paired:
+            self.base[run] = moments.bucket[moments.run == run].min() // ALIGNED * ALIGNED
+        self.span = -(-(int((moments.bucket - self.base[moments.run]).max()) + 1) // ALIGNED) * ALIGNED
+        self.blocks = self.span // BLOCK_BUCKETS
+        runs = len(cells.runs)
+        self.slots = Index(self._slot_key(moments), runs * self.span)
+        self.block_slots = Index(self._block_key(moments.run, moments.bucket // BLOCK_BUCKETS), runs * self.blocks)
+        self.endpoints = Index(moments.endpoint, len(cells.endpoints))
+        self.instances = Index(arm * len(cells.instances) + moments.instance, 2 * len(cells.instances))
+        self.run = self.slots.keys // self.span
+        self.place = self.slots.keys % self.span
+        self.shape = (2, self.endpoints.size, self.slots.size)
 
-    def lookup_slot(self, run: IntArray, bucket: IntArray) -> IntArray:
-        """Slot of each (run, bucket), -1 where it is not in use."""
-        keys = self._key(run, bucket)
-        at = np.minimum(np.searchsorted(self.slot_keys, keys), self.slot_keys.size - 1)
-        return np.where(self.slot_keys[at] == keys, at, -1)
+    def _slot_key(self, rows: Moments | Bins) -> IntArray:
+        place = rows.bucket - self.base[rows.run]
+        return np.where((place >= 0) & (place < self.span), rows.run * self.span + place, -1)
 
-    def lookup_endpoint(self, codes: IntArray) -> IntArray:
-        """Position of each endpoint code in the panel, -1 where it is not in use."""
-        table = np.full(int(max(codes.max(initial=0), self.endpoint_codes.max())) + 1, -1)
-        table[self.endpoint_codes] = np.arange(self.endpoint_codes.size)
-        return np.asarray(table[codes])
+    def _block_key(self, run: IntArray, block: IntArray) -> IntArray:
+        place = block - self.base[run] // BLOCK_BUCKETS
+        return np.where((place >= 0) & (place < self.blocks), run * self.blocks + place, -1)
 
-    def panel(self, cells: Cells, candidate: str, endpoint: str | None, first_bucket: dict[int, int] | None) -> Panel:
-        shape = (2, self.endpoint_codes.size, self.run.size)
-        slot = self.lookup_slot(self.moments.run, self.moments.bucket)
-        cell = (self.arm * shape[1] + self.lookup_endpoint(self.moments.endpoint)) * shape[2] + slot
+    def panel(self) -> Panel:
+        """Lay everything out."""
+        moments = self.moments
+        cell = self.arm * self.shape[1] + self.endpoints.find(moments.endpoint)
+        cell = cell * self.shape[2] + self.slots.find(self._slot_key(moments))
 
         def dense(values: FloatArray | IntArray) -> FloatArray:
-            return np.asarray(np.bincount(cell, weights=values, minlength=int(np.prod(shape))), float).reshape(shape)
+            summed = np.bincount(cell, weights=values, minlength=int(np.prod(self.shape)))
+            return np.asarray(summed, float).reshape(self.shape)
 
-        n = dense(self.moments.n)
+        n = dense(moments.n)
         widths = self._widths(n)
-        bins = _take(cells.bins, _chosen(cells, cells.bins, candidate, endpoint, first_bucket))
-        instance_bins = _take(
-            cells.instance_bins, _chosen(cells, cells.instance_bins, candidate, endpoint, first_bucket)
-        )
-        rows, row_bins = self._instances(widths, instance_bins)
+        rows, row_index = self._rows(widths)
         return Panel(
-            endpoints=tuple(cells.endpoints[code] for code in self.endpoint_codes),
-            bucket_s=self.bucket_s,
-            grid_ms=cells.grid_us / 1000,
+            endpoints=tuple(self.cells.endpoints[code] for code in self.endpoints.keys),
+            bucket_s=self.cells.bucket_s,
+            grid_ms=self.cells.grid_us / 1000,
             run=self.run,
             position=self._positions(),
             n=n,
-            failures=dense(self.moments.failures),
-            sum_ms=dense(self.moments.sum_us) / 1000,
+            failures=dense(moments.failures),
+            sum_ms=dense(moments.sum_us) / 1000,
             widths=widths,
-            block_starts={int(w): self._starts(int(w)) for w in np.unique(widths)},
+            block_starts={int(w): _starts(self.run, self.place, int(w)) for w in np.unique(widths)},
             paired=self.paired,
-            constant=self._constant(),
-            bins=self._sorted_bins(bins, shape),
+            constant=(self._is_constant(0), self._is_constant(1)),
+            bins=self._bins(),
             rows=rows,
-            row_bins=row_bins,
+            row_bins=self._row_bins(row_index),
         )
 
-    def _constant(self) -> tuple[bool, bool]:
-        def constant(arm: int) -> bool:
-            mine = (self.arm == arm) & (self.moments.n > self.moments.failures)
-            # A bucket of failures only has no extremes: NaN, or not counted by `mine`.
-            return bool(mine.any() and np.nanmin(self.moments.min_us[mine]) == np.nanmax(self.moments.max_us[mine]))
-
-        return constant(0), constant(1)
+    def _is_constant(self, arm: int) -> bool:
+        mine = (self.arm == arm) & (self.moments.n > self.moments.failures)
+        return bool(mine.any() and self.moments.min_us[mine].min() == self.moments.max_us[mine].max())
 
     def _widths(self, n: FloatArray) -> IntArray:
         """Block width of each endpoint: doubled until the smaller arm expects enough requests in a block."""
@@ -262,115 +250,94 @@ class _TimeAxis:
             return np.full(n.shape[1], WHOLE_RUN)
         expected = n.sum(axis=2).min(axis=0) / self.run.size
         widest = 1
-        while widest * 2 * self.bucket_s <= MAX_BLOCK_S:
+        while widest * 2 * self.cells.bucket_s <= MAX_BLOCK_S and widest < ALIGNED:
             widest *= 2
         wanted = EXPECTED_IN_BLOCK / np.maximum(expected, 1e-9)
         width: IntArray = np.clip(2 ** np.ceil(np.log2(np.maximum(wanted, 1.0))), 1, widest).astype(np.int64)
         return width
 
-    def _block_of(self, run: IntArray, bucket: IntArray, width: int) -> IntArray:
-        """A number that is equal within a block and grows with time."""
-        within = bucket // width - self.base // width if width != WHOLE_RUN else np.zeros_like(bucket)
-        return np.asarray(run * self.span * 2 + within)
-
-    def _starts(self, width: int) -> IntArray:
-        blocks = self._block_of(self.run, self.bucket, width)
-        return np.asarray(np.flatnonzero(np.diff(blocks, prepend=blocks[0] - 1)))
-
     def _positions(self) -> FloatArray:
         position = np.zeros(self.run.size)
         for run in np.unique(self.run):
             here = self.run == run
-            buckets = self.bucket[here] - self.bucket[here].min()
-            position[here] = (buckets + 0.5) / (buckets.max() + 1)
+            place = self.place[here] - self.place[here].min()
+            position[here] = (place + 0.5) / (place.max() + 1)
         return position
 
-    def _sorted_bins(self, bins: Bins, shape: tuple[int, int, int]) -> tuple[SortedBins, SortedBins]:
-        slot = self.lookup_slot(bins.run, bins.bucket)
-        endpoint = self.lookup_endpoint(bins.endpoint)
-        keep = (slot >= 0) & (endpoint >= 0)
-        cell = endpoint * shape[2] + slot
-        is_candidate = bins.arm != 0
-        return (
-            _sort_bins(cell, bins.bin, bins.n, keep & ~is_candidate),
-            _sort_bins(cell, bins.bin, bins.n, keep & is_candidate),
-        )
+    def _bins(self) -> tuple[SortedBins, SortedBins]:
+        rows = self.cells.bins
+        slot, endpoint = self.slots.find(self._slot_key(rows)), self.endpoints.find(rows.endpoint)
+        keep = self.choice.of(rows) & (slot >= 0) & (endpoint >= 0)
+        return _by_arm(rows, endpoint * self.shape[2] + slot, keep)
 
-    def _instances(
-        self, widths: IntArray, instance_bins: InstanceBins
-    ) -> tuple[InstanceRows, tuple[SortedBins, SortedBins]]:
+    def _rows(self, widths: IntArray) -> tuple[InstanceRows, Index]:
+        """Instance rows, and where to find the row of instance × endpoint × block slot."""
         moments = self.moments
-        endpoint = self.lookup_endpoint(moments.endpoint)
-        block = moments.bucket // BLOCK_BUCKETS
-        block_base = self.base // BLOCK_BUCKETS
-        block_span = self.span // BLOCK_BUCKETS + 2
-        slot_keys, slot = np.unique(moments.run * block_span + block - block_base, return_inverse=True)
-        names, instance = np.unique(
-            self.arm * (int(moments.instance.max()) + 1) + moments.instance, return_inverse=True
-        )
-        size = (names.size, self.endpoint_codes.size, slot_keys.size)
-        code = (instance * size[1] + endpoint) * size[2] + slot
-        codes, row = np.unique(code, return_inverse=True)
-        row_instance, row_endpoint, row_slot = np.unravel_index(codes, size)
+        instance = self.instances.find(self.arm * len(self.cells.instances) + moments.instance)
+        slot = self.block_slots.find(self._block_key(moments.run, moments.bucket // BLOCK_BUCKETS))
+        code = self._row_code(instance, self.endpoints.find(moments.endpoint), slot)
+        index = Index(code, self.instances.size * self.endpoints.size * self.block_slots.size)
+        row = index.find(code)
 
         def summed(values: FloatArray | IntArray) -> FloatArray:
-            return np.asarray(np.bincount(row, weights=values, minlength=codes.size), float)
+            return np.asarray(np.bincount(row, weights=values, minlength=index.size), float)
 
-        instance_arm = names // (int(moments.instance.max()) + 1)
-        slot_run, slot_block = slot_keys // block_span, slot_keys % block_span + block_base
-        strata = np.empty(codes.size, dtype=np.int64)
-        for width in np.unique(widths):
-            here = widths[row_endpoint] == width
-            wide = WHOLE_RUN if width == WHOLE_RUN else max(1, int(width) // BLOCK_BUCKETS)
-            when = self._block_of(slot_run[row_slot[here]], slot_block[row_slot[here]], wide)
-            strata[here] = when * self.endpoint_codes.size + row_endpoint[here]
-        stratum = np.unique(strata, return_inverse=True)[1]
+        row_slot = index.keys % self.block_slots.size
+        row_endpoint = index.keys // self.block_slots.size % self.endpoints.size
+        row_instance = index.keys // (self.block_slots.size * self.endpoints.size)
+        instance_arm = self.instances.keys // len(self.cells.instances)
+        strata = self._strata(widths, row_endpoint, row_slot)
         rows = InstanceRows(
             arm=instance_arm[row_instance],
-            instance=np.asarray(row_instance),
-            endpoint=np.asarray(row_endpoint),
-            slot=np.asarray(row_slot),
-            stratum=stratum,
+            instance=row_instance,
+            endpoint=row_endpoint,
+            slot=row_slot,
+            stratum=strata.find(strata.given),
             n=summed(moments.n),
             failures=summed(moments.failures),
             sum_ms=summed(moments.sum_us) / 1000,
             instance_arm=instance_arm,
-            slots=int(slot_keys.size),
-            strata=int(stratum.max()) + 1,
+            slots=self.block_slots.size,
+            strata=strata.size,
         )
-        return rows, self._row_bins(instance_bins, codes, names, slot_keys, block_span, block_base, size)
+        return rows, index
 
-    def _row_bins(
-        self,
-        bins: InstanceBins,
-        codes: IntArray,
-        names: IntArray,
-        slot_keys: IntArray,
-        block_span: int,
-        block_base: int,
-        size: tuple[int, int, int],
-    ) -> tuple[SortedBins, SortedBins]:
-        arm = (bins.arm != 0).astype(np.int64)
-        factor = int(self.moments.instance.max()) + 1
-        name = np.where(bins.instance < factor, arm * factor + bins.instance, -1)
-        instance = _find(names, name)
-        slot = _find(slot_keys, bins.run * block_span + bins.block - block_base)
-        endpoint = self.lookup_endpoint(bins.endpoint)
-        found = (instance >= 0) & (slot >= 0) & (endpoint >= 0)
-        row = _find(codes, np.where(found, (instance * size[1] + endpoint) * size[2] + slot, -1))
-        return (
-            _sort_bins(row, bins.bin, bins.n, (row >= 0) & (arm == 0)),
-            _sort_bins(row, bins.bin, bins.n, (row >= 0) & (arm == 1)),
-        )
+    def _row_code(self, instance: IntArray, endpoint: IntArray, slot: IntArray) -> IntArray:
+        code = (instance * self.endpoints.size + endpoint) * self.block_slots.size + slot
+        return np.where((instance >= 0) & (endpoint >= 0) & (slot >= 0), code, -1)
+
+    def _strata(self, widths: IntArray, endpoint: IntArray, slot: IntArray) -> Index:
+        """Endpoint × time block of each row; blocks here are whole blocks of the instance histogram."""
+        run, place = self.block_slots.keys // self.blocks, self.block_slots.keys % self.blocks
+        wide = np.where(widths == WHOLE_RUN, self.blocks, np.maximum(1, widths // BLOCK_BUCKETS))
+        when = run[slot] * self.blocks + place[slot] // wide[endpoint]
+        return Index(when * self.endpoints.size + endpoint, len(self.cells.runs) * self.blocks * self.endpoints.size)
+
+    def _row_bins(self, index: Index) -> tuple[SortedBins, SortedBins]:
+        rows = self.cells.instance_bins
+        instance = self.instances.find((rows.arm != 0) * len(self.cells.instances) + rows.instance)
+        slot = self.block_slots.find(self._block_key(rows.run, rows.block))
+        row = index.find(self._row_code(instance, self.endpoints.find(rows.endpoint), slot))
+        return _by_arm(rows, row, self.choice.of(rows) & (row >= 0))
 
 
-def _find(known: IntArray, wanted: IntArray) -> IntArray:
-    """Position of each value of `wanted` in the sorted `known`, -1 where it is not there."""
-    at = np.minimum(np.searchsorted(known, wanted), known.size - 1)
-    return np.where(known[at] == wanted, at, -1)
+def _starts(run: IntArray, place: IntArray, width: int) -> IntArray:
+    """First slot of every block of this width."""
+    block = np.zeros_like(place) if width == WHOLE_RUN else place // width
+    changed = (np.diff(run, prepend=-1) != 0) | (np.diff(block, prepend=-1) != 0)
+    return np.asarray(np.flatnonzero(changed))
+
+
+def _by_arm(rows: Bins | InstanceBins, cell: IntArray, keep: BoolArray) -> tuple[SortedBins, SortedBins]:
+    """Histogram rows of baseline and candidate, sorted by bin."""
+    is_candidate = rows.arm != 0
+    return (
+        _sort_bins(cell, rows.bin, rows.n, keep & ~is_candidate),
+        _sort_bins(cell, rows.bin, rows.n, keep & is_candidate),
+    )
 
 
 def _sort_bins(cell: IntArray, bins: IntArray, n: IntArray, keep: BoolArray) -> SortedBins:
-    chosen = bins[keep].astype(np.int16)
-    order = np.argsort(chosen, kind="stable")  # radix sort on 16 bits: linear in rows
-    return SortedBins(cell[keep][order], chosen[order].astype(np.int64), n[keep][order].astype(float))
+    chosen = np.flatnonzero(keep)
+    order = chosen[np.argsort(bins[chosen].astype(np.int16), kind="stable")]  # radix sort: linear in rows
+    return SortedBins(cell[order], bins[order], n[order].astype(float))

@@ -23,10 +23,11 @@ from evaluator.stats.distribution import (
     standardised_distribution,
 )
 from evaluator.stats.estimate import POWER, Asked, Estimate, ask, needed_time, trend
-from evaluator.stats.instances import InstanceVariance, instance_variance
+from evaluator.stats.frames import frame_all_requests
+from evaluator.stats.instances import InstanceVariance
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
-from evaluator.stats.strata import Strata, build_strata, levels
+from evaluator.stats.strata import levels
 from evaluator.stats.student import t_quantile
 from evaluator.stats.uncertainty import Design, Uncertainty, combine, replicate_uncertainty
 
@@ -68,7 +69,7 @@ def compare_quantile(
     edge = q_b * (1 + sign * bound) if relative else q_b + sign * bound
     if bound != 0.0 and not work.resolves(edge):
         return QuantileEstimate(None, "coarse")
-    nodes = work.nodes(np.array([edge, q_b]))
+    nodes = work.nodes(np.array([edge, q_b, work.q_c] if np.isfinite(work.q_c) else [edge, q_b]))
     lower, upper = work.interval(nodes)
     effect = np.array([lower, work.q_c, upper])
     effect = effect / q_b - 1 if relative else effect - q_b
@@ -121,7 +122,7 @@ class _Work:
     def __init__(self, panel: Panel, design: Design, probability: float, sd_instance: float, alpha: float) -> None:
         self.panel, self.design, self.p = panel, design, probability
         self.sd_instance, self.alpha = sd_instance, alpha
-        self.strata: Strata = build_strata(panel, panel.n)
+        self.strata, self.frame = frame_all_requests(panel)
         last = max(int(bins.bin[-1]) if bins.bin.size else 0 for bins in panel.bins)
         self.limits_ms = bin_limits_ms(last, panel.grid_ms)
         self.cells = panel.n.shape[1] * panel.slots
@@ -206,12 +207,11 @@ class _Work:
         self, rising: FloatArray, baseline_ms: FloatArray, effect: FloatArray, back: npt.NDArray[np.int64]
     ) -> InstanceVariance:
         """Instance variance at each threshold: arrays (2, thresholds)."""
-        rows = self.panel.rows
-        count = rows.n.size
+        count = self.panel.rows.n.size
         below_c = counts_below(self.panel.row_bins[1], self.limits_ms, rising, count)[back]
         below_b = counts_below(self.panel.row_bins[0], self.limits_ms, baseline_ms, count)[0]
         each = [
-            instance_variance(rows, below + below_b, rows.n, self.strata.groups, shift, relative=False)
+            self.frame.variance(below + below_b, shift, relative=False)
             for below, shift in zip(below_c, effect[:, None], strict=True)
         ]
         return InstanceVariance(
@@ -227,8 +227,6 @@ class _Work:
 
     def interval(self, nodes: _Nodes) -> tuple[float, float]:
         """Times (ms) between which the candidate's quantile lies: the thresholds that are not rejected at ±alpha."""
-        if np.isfinite(self.q_c):
-            nodes = nodes.merged(self.nodes(np.array([self.q_c])))
         rough = self._solve(nodes)
         ends = np.array([end for end in rough if np.isfinite(end) and end > 0])
         return self._solve(nodes.merged(self.nodes(ends)) if ends.size else nodes)

@@ -15,6 +15,9 @@ import numpy.typing as npt
 __all__ = ["difference_interval", "difference_z", "one_sample_z", "ratio_interval", "ratio_z"]
 
 FloatArray = npt.NDArray[np.float64]
+
+STEPS = 100
+PRECISION = 1e-11
 Number = FloatArray | float
 
 
@@ -89,13 +92,24 @@ def difference_interval(
     """
     shape = np.broadcast_shapes(*(np.shape(v) for v in (x_c, n_c, x_b, n_b, critical)))
     estimate = np.broadcast_to(np.asarray(x_c, float) / n_c - np.asarray(x_b, float) / n_b, shape)
+    reach = _reach(x_c, n_c, x_b, n_b, critical)
 
     def z(delta: FloatArray) -> FloatArray:
         return difference_z(x_c, n_c, x_b, n_b, delta)
 
-    lower = _invert(z, np.full(shape, -1.0), estimate, critical)
-    upper = _invert(z, estimate, np.full(shape, 1.0), -np.asarray(critical, float))
+    # Begin near the answer where that brackets it, at the end of the range where it does not.
+    near, far = np.maximum(estimate - reach, -1.0), np.minimum(estimate + reach, 1.0)
+    lower = _invert(z, np.where(z(near) > critical, near, -1.0), estimate, critical)
+    upper = _invert(z, estimate, np.where(z(far) < -np.asarray(critical), far, 1.0), -np.asarray(critical, float))
     return lower, upper
+
+
+def _reach(x_c: Number, n_c: Number, x_b: Number, n_b: Number, critical: Number) -> FloatArray:
+    """A distance from the estimate that the limits are likely to lie within."""
+    parts = [(np.asarray(x, float) + 1) / (np.asarray(n, float) + 2) for x, n in ((x_c, n_c), (x_b, n_b))]
+    variance = parts[0] * (1 - parts[0]) / n_c + parts[1] * (1 - parts[1]) / n_b
+    critical = np.asarray(critical, float)
+    return np.asarray(1.5 * critical * np.sqrt(variance) + critical**2 * (1 / np.asarray(n_c) + 1 / np.asarray(n_b)))
 
 
 def ratio_interval(
@@ -114,10 +128,29 @@ def ratio_interval(
 
 
 def _invert(z: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray, target: Number) -> FloatArray:
-    """Where z, falling, passes `target` between low and high; the end of the range where it does not."""
+    """Where z, falling, passes `target` between low and high; the end of the range where it does not.
+
+    False position that halves the value of an end that stays twice (Illinois), bisection where that is no number.
+    """
     low, high = low.astype(float), high.astype(float)
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = z(middle) > target
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return (low + high) / 2
+    at_low, at_high = z(low) - target, z(high) - target
+    before = np.zeros(low.shape)
+    middle = low
+    for _ in range(STEPS):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            middle = (low * at_high - high * at_low) / (at_high - at_low)
+        inside = (middle > low) & (middle < high)
+        middle = np.where(inside, middle, (low + high) / 2)
+        value = z(middle) - target
+        side = np.sign(value)
+        again = np.where(inside & (side == before), 0.5, 1.0)
+        low, at_low, at_high = (
+            np.where(side > 0, middle, low),
+            np.where(side > 0, value, np.where(side < 0, at_low * again, at_low)),
+            np.where(side > 0, at_high * again, value),
+        )
+        high = np.where(side > 0, high, middle)
+        before = side
+        if np.all((high - low < PRECISION) | (np.abs(value) < PRECISION)):
+            break
+    return middle
