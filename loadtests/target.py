@@ -51,7 +51,7 @@ class Draw:
 REGRESSIONS: dict[str, Callable[[Draw], float]] = {
     "none": lambda _: 1.0,
     "latency": lambda _: 1.2,
-    "tail": lambda draw: 3.0 if draw.z > NormalDist().inv_cdf(1 - TAIL_SHARE) else 1.0,
+    "tail": lambda draw: 4.0 if draw.z > NormalDist().inv_cdf(1 - TAIL_SHARE) else 1.0,
     "failures": lambda _: 1.0,
     "endpoint": lambda draw: 1.5 if draw.endpoint == "POST /checkout" else 1.0,
     "leak": lambda draw: 1.0 + LEAK_GROWTH * min(draw.age, 1.0),

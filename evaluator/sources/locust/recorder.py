@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import re
@@ -107,6 +108,9 @@ class Recorder:
             _check_options(environment)
         self._process = _Process(environment, runner, recording, parent)
         self._process.listen()
+        # What is imported stays: spare every full garbage collection the walk over it.
+        gc.collect()
+        gc.freeze()
         # The first write took its time; timers set now (the run time) must not count from before it.
         gevent.get_hub().loop.update_now()
 
