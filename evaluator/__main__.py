@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import os
+import signal
 import sys
-import traceback
-from collections.abc import Sequence
 
-import click
+try:
+    import logging
+    import os
+    import traceback
+    from collections.abc import Sequence
+    from types import FrameType
 
-from evaluator.cli import Session, evaluator, flush
-from evaluator.errors import EvaluatorError
+    import click
+
+    from evaluator.cli import Session, evaluator, flush
+    from evaluator.errors import EvaluatorError
+except KeyboardInterrupt:  # Ctrl-C may come before anything of ours runs
+    sys.exit(130)
 
 __all__ = ["main", "run"]
 
@@ -21,29 +27,33 @@ WRONG_USAGE = 2
 COMPLETION = "_EVALUATOR_COMPLETE"
 
 
-def run(args: Sequence[str]) -> int:
-    """Run a command line and return its exit code. Raises nothing."""
-    session = Session()
+class _Interrupts:
+    """Remembers Ctrl-C: an extension module that it hits may raise something else than KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        signal.default_int_handler(number, frame)
+
+
+def run(args: Sequence[str], *, listen: bool = False) -> int:
+    """Run a command line and return its exit code. Raises nothing. `listen` to Ctrl-C: only in the main thread."""
+    session, interrupts = Session(), _Interrupts()
     try:
+        if listen:
+            interrupts.listen()
         code = _invoke(args, session)
         flush()
-    except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted; what was recorded stays")
-        return INTERRUPTED
-    except EvaluatorError as error:
-        _complain(error.message, error.hint)
-        code = error.exit_code
     except click.exceptions.Exit as leaving:
         code = leaving.exit_code
-    except click.UsageError as error:
-        error.show()
-        code = WRONG_USAGE
-    except click.ClickException as error:
-        _complain(error.format_message())
-        code = WRONG_USAGE
-    except Exception as error:  # noqa: BLE001 - the last resort: whatever it was, never a traceback and never exit 1
-        _explain(error, session)
-        code = COULD_NOT_EVALUATE
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it was: no traceback, and never exit 1
+        interrupted = interrupts.seen or isinstance(error, KeyboardInterrupt | click.Abort)
+        code = _explain(KeyboardInterrupt() if interrupted else error, session)
     return code
 
 
@@ -53,7 +63,14 @@ def main() -> None:
         from click.shell_completion import shell_complete
 
         sys.exit(shell_complete(evaluator, {}, "evaluator", COMPLETION, instruction))
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:], listen=True)
+    # All is said: Ctrl-C while Python tears itself down must not change the code.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if code == INTERRUPTED:
+        # Where Ctrl-C came through code that was run from a string, Python would end by signal instead.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _invoke(args: Sequence[str], session: Session) -> int:
@@ -69,15 +86,30 @@ def _complain(message: str, hint: str | None = None) -> None:
         click.echo(f"Hint: {hint}", err=True)
 
 
-def _explain(error: Exception, session: Session) -> None:
+def _explain(error: BaseException, session: Session) -> int:
+    """Say what went wrong in one sentence, and return the exit code that it means."""
     if session.verbosity > 1:
         click.echo("".join(traceback.format_exception(error)), err=True)
-    if isinstance(error, OSError) and error.strerror:
-        where = f": {error.filename}" if error.filename else ""
-        _complain(f"{error.strerror}{where}")
-        return
-    text = " ".join(str(error).split()) or "no message"
-    _complain(f"unexpected {type(error).__name__}: {text}", "this is a fault of evaluator; -vv shows where it happened")
+    match error:
+        case KeyboardInterrupt():
+            _complain("interrupted; what was recorded stays")
+            return INTERRUPTED
+        case EvaluatorError():
+            _complain(error.message, error.hint)
+            return error.exit_code
+        case click.UsageError():
+            error.show()
+            return WRONG_USAGE
+        case click.ClickException():
+            _complain(error.format_message())
+            return WRONG_USAGE
+        case OSError(strerror=str(reason)):
+            _complain(f"{reason}: {error.filename}" if error.filename else reason)
+        case _:
+            text = " ".join(str(error).split()) or "no message"
+            hint = "this is a fault of evaluator; -vv shows where it happened"
+            _complain(f"unexpected {type(error).__name__}: {text}", hint)
+    return COULD_NOT_EVALUATE
 
 
 if __name__ == "__main__":

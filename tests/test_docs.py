@@ -24,7 +24,11 @@ DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 def shell_lines(text):
     """Commands as they are typed: indented by four, or in a fence."""
-    return [line.strip().split("  #")[0].strip() for line in text.splitlines() if line.startswith("    ") and line[4:5] > " "]
+    return [
+        line.strip().split("  #")[0].strip()
+        for line in text.splitlines()
+        if line.startswith("    ") and line[4:5] > " "
+    ]
 
 
 def commands(text):
@@ -33,13 +37,11 @@ def commands(text):
 
 def parse(line):
     """Let click read a command line, down to the leaf, without running it."""
-    words = shlex.split(line)[1:]
-    command, context = evaluator, evaluator.make_context("evaluator", words, obj=Session())
+    context, command, words = click.Context(evaluator, obj=Session()), evaluator, shlex.split(line)[1:]
     while isinstance(command, click.Group):
-        rest = [*context.protected_args, *context.args] if hasattr(context, "protected_args") else context.args
-        name, command, rest = command.resolve_command(context, rest)
-        context = command.make_context(name, rest, parent=context)
-    return context
+        name, *words = words
+        command = command.get_command(context, name)
+    return command.make_context(name, words, parent=context)
 
 
 @pytest.mark.parametrize("line", commands(README))
@@ -57,7 +59,9 @@ def test_make_targets_of_the_readme_exist():
 
 def test_the_readme_is_short_and_starts_with_a_verdict_and_the_two_commands():
     assert len(README.splitlines()) < 200
-    assert README.index("NO-GO ✗") < README.index("make demo") < README.index("make test") < README.index("evaluator load")
+    assert (
+        README.index("NO-GO ✗") < README.index("make demo") < README.index("make test") < README.index("evaluator load")
+    )
 
 
 def test_extras_of_the_readme_exist():
@@ -102,7 +106,9 @@ def test_every_command_and_option_is_in_the_reference(name, command):
         if isinstance(param, click.Option):
             assert all(option in section for option in param.opts), param.opts
             assert param.help, f"{name} {param.opts} has no help"
-            assert squeezed(param.help) in squeezed(section), "run: python -m evaluator.cli.reference > docs/reference.md"
+            assert squeezed(param.help) in squeezed(section), (
+                "run: python -m evaluator.cli.reference > docs/reference.md"
+            )
 
 
 def test_the_reference_has_no_more_than_the_program():

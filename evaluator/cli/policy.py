@@ -28,7 +28,9 @@ def check(session: Session, file: Path | None) -> None:
 
 @command.command("show")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True, help="How to write it."
+)
 @click.pass_obj
 def show(session: Session, file: Path | None, form: str) -> None:
     """Print what applies, every default included. The output is a policy itself."""

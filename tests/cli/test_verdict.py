@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from importlib.resources import files
 
@@ -197,3 +199,19 @@ def test_a_stdout_that_takes_no_unicode_gets_ascii(place, encoding, mark):
     )
     assert done.returncode == 1, done.stderr
     assert done.stdout.decode(encoding).startswith(mark)
+
+
+@pytest.mark.parametrize("after_s", [0.3, 0.5, 0.7, 0.9])
+def test_ctrl_c_is_130_at_every_stage(place, after_s):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "evaluator", "verdict", "slow"],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode in (130, 1), err
+    assert "Traceback" not in err
