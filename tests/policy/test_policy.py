@@ -267,5 +267,7 @@ def test_no_text_brings_anything_but_a_policy_or_a_policy_error(tmp_path_factory
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
         load_policy(path)
+        message = f"{path}:"
     except PolicyError as error:
-        assert error.message.startswith(f"{path}:")
+        message = error.message
+    assert message.startswith(f"{path}:")
