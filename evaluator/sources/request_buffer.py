@@ -25,6 +25,8 @@ EXCEPTION_CHARS = 500
 
 _HIGHEST_STATUS = 32767
 
+_NO_CONTEXT: Mapping[str, Any] = {}
+
 
 class RequestBuffer:
     """Columns of requests. `listen()` gives the function that Locust's `request` event calls; `take()` empties them.
@@ -38,7 +40,7 @@ class RequestBuffer:
 
     def __init__(self, *, header: str, arm: str = UNASSIGNED) -> None:
         self.header, self.arm = header, arm
-        self.columns: tuple[list[Any], ...] = tuple([] for _ in range(10))
+        self.columns: tuple[list[Any], ...] = tuple([] for _ in range(9))
         self.skipped = 0
 
     def __len__(self) -> int:
@@ -47,10 +49,10 @@ class RequestBuffer:
 
     def listen(self) -> Callable[..., None]:
         """Make the listener; everything it needs is bound to local names."""
-        methods, names, times, sizes, starts, statuses, exceptions, arms, instances, extras = (
+        methods, names, times, sizes, starts, statuses, exceptions, contexts, instances = (
             column.append for column in self.columns
         )
-        default_arm, header, now = self.arm, self.header, time.time
+        header, now = self.header, time.time
 
         def record(
             request_type: str,
@@ -70,18 +72,12 @@ class RequestBuffer:
             starts(now() - (response_time or 0.0) / 1000 if start_time is None else start_time)
             statuses(getattr(response, "status_code", None))
             exceptions(_describe(exception) if exception else None)
-            if context:
-                arms(context.get("arm", default_arm))
-                instance = context.get("instance")
-                extras(_extra(context) if len(context) > len(ARM_KEYS) or not context.keys() <= ARM_KEYS else None)
+            contexts(context or _NO_CONTEXT)
+            if context and "instance" in context:
+                instances(context["instance"])
             else:
-                arms(default_arm)
-                instance = None
-                extras(None)
-            if instance is None:
                 headers = getattr(response, "headers", None)
-                instance = headers.get(header) if headers else None
-            instances(instance)
+                instances(headers.get(header) if headers else None)
 
         return record
 
@@ -94,21 +90,24 @@ class RequestBuffer:
         """Take everything out as a table; `constants` are run, service and worker, `users` the users of each arm."""
         columns = [column[:] for column in self.columns]
         self.clear()
-        methods, names, times, sizes, starts, statuses, exceptions, arms, instances, extras = columns
+        methods, names, times, sizes, starts, statuses, exceptions, contexts, instances = columns
+        arms = _texts([context.get("arm", self.arm) for context in contexts])
         table = request_table(
             {
                 **constants,
-                "arm": _texts(arms),
-                "instance": _texts([arm if one is None else one for one, arm in zip(instances, arms, strict=True)]),
+                "arm": arms,
+                "instance": _instances(instances, arms),
                 "ts": _timestamps(starts),
                 "endpoint": _endpoints(methods, names),
                 "response_time_ms": pa.array(np.array(times, dtype=np.float64)),
-                "response_bytes": pa.array([_size(one) for one in sizes], pa.int64()),
-                "status_code": pa.array([_status(one) for one in statuses], pa.int16()),
+                "response_bytes": pa.array(_cleaned(sizes, _size), pa.int64()),
+                "status_code": pa.array(_cleaned(statuses, _status), pa.int16()),
                 "failed": pa.array([one is not None for one in exceptions], pa.bool_()),
                 "exception": _texts(exceptions),
-                "user_count": pa.array([users.get(arm) for arm in arms], pa.int32()),
-                "context": pa.array(extras, pa.map_(pa.string(), pa.string())) if any(extras) else None,
+                "user_count": pa.array([users.get(arm) for arm in arms.dictionary.to_pylist()], pa.int32()).take(
+                    arms.indices
+                ),
+                "context": _extras(contexts),
             },
             len(times),
         )
@@ -128,8 +127,33 @@ def _describe(exception: Any) -> str:
     return text[:EXCEPTION_CHARS]
 
 
+def _extras(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
+    """What a locustfile put into the contexts beside what has a column; `None` where it put nothing."""
+    if ARM_KEYS.issuperset(set().union(*contexts)):
+        return None
+    return pa.array([_extra(context) for context in contexts], pa.map_(pa.string(), pa.string()))
+
+
 def _extra(context: Mapping[str, Any]) -> list[tuple[str, str]] | None:
-    return [(str(key), str(value)) for key, value in context.items() if key not in ARM_KEYS and value is not None]
+    pairs = [(str(key), _encodable(value)) for key, value in context.items() if key not in ARM_KEYS]
+    return pairs or None
+
+
+def _instances(instances: list[Any], arms: pa.Array) -> pa.Array:
+    if None in instances:
+        instances = [arm if one is None else one for one, arm in zip(instances, arms.to_pylist(), strict=True)]
+    return _texts(instances)
+
+
+def _cleaned(values: list[Any], clean: Callable[[Any], int | None]) -> list[int | None]:
+    """Apply `clean` to each value; the values of one second are few, so each is looked at once."""
+    try:
+        cleaned = {value: clean(value) for value in set(values)}
+    except TypeError:
+        return [clean(value) for value in values]
+    if all(value is new for value, new in cleaned.items()):
+        return values
+    return [cleaned[value] for value in values]
 
 
 def _endpoints(methods: list[str], names: list[str]) -> pa.Array:
