@@ -60,12 +60,17 @@ def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterato
 
     Raises StoreBusy, naming the process that keeps the file, or StoreError.
     """
-    option = f"STORAGE_VERSION '{_STORAGE_VERSION}'" if write else "READ_ONLY"
-    _attach_patiently(engine, f"ATTACH {quote(str(path))} AS store ({option})", path, wait_s)
+    _attach_patiently(engine, f"ATTACH {quote(str(path))} AS store {_options(path, write=write)}", path, wait_s)
     try:
         yield
     finally:
         engine.execute("DETACH store")
+
+
+def _options(path: Path, *, write: bool) -> str:
+    if not write:
+        return "(READ_ONLY)"
+    return "" if path.exists() else f"(STORAGE_VERSION '{_STORAGE_VERSION}')"
 
 
 def _attach_patiently(engine: Engine, statement: str, path: Path, wait_s: float) -> None:

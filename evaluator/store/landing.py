@@ -14,6 +14,7 @@ from evaluator.errors import SourceError, StoreError
 from evaluator.records import Landed
 from evaluator.segments import count_rows, segment_paths
 from evaluator.store.engine import Engine, attach, open_engine, transaction
+from evaluator.store.migrations import data_dir_of, empty_segment
 from evaluator.store.rollup import HIGHEST_MS, find_grid_us, roll_up
 from evaluator.store.rollup import count_rows as count_rolled_up
 
@@ -50,7 +51,8 @@ def land(target: Target, known: Sequence[str]) -> Landed:
     """Land the segments in the target's folder that are not among the `known` names. Twice changes nothing."""
     fresh = [path for path in segment_paths(target.folder) if path.name not in set(known)]
     landed = Landed(already=len(known), runs=(target.run,))
-    for batch in _batches([_look_at(path) for path in fresh]):
+    looked_at = [segment for path in fresh if (segment := _look_at(path)) is not None]
+    for batch in _batches(looked_at):
         landed = _add(landed, _land_batch(target, batch))
     return landed
 
@@ -80,12 +82,13 @@ def _add(one: Landed, other: Landed) -> Landed:
 def _land_batch(target: Target, batch: Sequence[Segment]) -> Landed:
     segments = list(batch)
     with open_engine() as engine:
-        while True:
-            segments = _roll_up_readable(engine, segments, target.bucket_s)
+        while segments:
+            segments = _roll_up_readable(engine, segments, target)
             taken = _write(engine, target, segments)
             if not taken:
-                return _report(segments)
+                break
             segments = [segment for segment in segments if segment.path.name not in taken]
+        return _report(segments)
 
 
 def _report(segments: Sequence[Segment]) -> Landed:
@@ -94,11 +97,13 @@ def _report(segments: Sequence[Segment]) -> Landed:
     return Landed(rows=sum(segment.rows for segment in good), segments=len(good), quarantined=bad)
 
 
-def _look_at(path: Path) -> Segment:
-    """Read a segment's footer and hash its bytes."""
+def _look_at(path: Path) -> Segment | None:
+    """Read a segment's footer and hash its bytes; `None` where another process landed and merged it just now."""
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise StoreError(f"segment {path} cannot be read: {error.strerror}") from error
     try:
@@ -107,20 +112,20 @@ def _look_at(path: Path) -> Segment:
         return Segment(path, 0, sha256, error.message)
 
 
-def _roll_up_readable(engine: Engine, segments: Sequence[Segment], bucket_s: int) -> list[Segment]:
+def _roll_up_readable(engine: Engine, segments: Sequence[Segment], target: Target) -> list[Segment]:
     """Roll up what can be read; the segments come back with the problems found."""
     good = [segment.path for segment in segments if not segment.problem]
     try:
-        roll_up(engine, good, bucket_s)
+        roll_up(engine, good or [empty_segment(target.store)], target.bucket_s)
     except duckdb.Error:
         problems = {path: _find_problem(engine, path) for path in good}
         if not any(problems.values()):
             raise
-        return _roll_up_readable(engine, _mark(segments, problems), bucket_s)
+        return _roll_up_readable(engine, _mark(segments, problems), target)
     if count_rolled_up(engine) == sum(segment.rows for segment in segments):
         return list(segments)
     problems = {path: _find_problem(engine, path) for path in good}
-    return _roll_up_readable(engine, _mark(segments, problems), bucket_s)
+    return _roll_up_readable(engine, _mark(segments, problems), target)
 
 
 def _mark(segments: Sequence[Segment], problems: dict[Path, str]) -> list[Segment]:
@@ -148,8 +153,6 @@ def _find_problem(engine: Engine, path: Path) -> str:
 
 def _write(engine: Engine, target: Target, segments: Sequence[Segment]) -> set[str]:
     """Write cells and manifest, unless another process was faster: then write nothing and name what it landed."""
-    if not segments:
-        return set()
     grid_us = find_grid_us(engine)
     with attach(engine, target.store, write=True, wait_s=target.wait_s), transaction(engine):
         taken = _landed_names(engine, target.run) & {segment.path.name for segment in segments}
@@ -174,7 +177,7 @@ def _set_aside(paths: Sequence[Path]) -> None:
 def write_manifest(engine: Engine, target: Target, segments: Sequence[Segment]) -> None:
     """Note in the attached store which segments its cells are made of, and which could not be read."""
     now = datetime.now(UTC)
-    data_dir = target.folder.parent.parent
+    data_dir = data_dir_of(target.store)
     rows = [
         (
             target.run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,15 @@ from evaluator.errors import StoreError
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
 
-__all__ = ["MIGRATIONS", "SCHEMA_VERSION", "bring_up_to_date", "data_dir_of", "read_version"]
+__all__ = [
+    "MIGRATIONS",
+    "SCHEMA_VERSION",
+    "bring_up_to_date",
+    "data_dir_of",
+    "empty_segment",
+    "prepare_data_dir",
+    "read_version",
+]
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -63,6 +72,11 @@ _SCHEMA_FILE = "schema.parquet"
 def data_dir_of(path: Path) -> Path:
     """Folder of the segments beside the store at `path`."""
     return path.with_suffix(".data")
+
+
+def empty_segment(path: Path) -> Path:
+    """Path of the segment without rows that every store has."""
+    return data_dir_of(path) / _SCHEMA_FILE
 
 
 def read_version(engine: Engine, path: Path) -> int:
@@ -117,10 +131,11 @@ def prepare_data_dir(path: Path) -> None:
     folder = data_dir_of(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / _SCHEMA_FILE).exists():
-            unfinished = folder / f"{_SCHEMA_FILE}.tmp"
+        empty = empty_segment(path)
+        if not empty.exists():
+            unfinished = empty.with_name(f"{empty.name}.{os.getpid()}.tmp")
             pq.write_table(REQUEST_SCHEMA.empty_table(), unfinished)
-            unfinished.replace(folder / _SCHEMA_FILE)
+            unfinished.replace(empty)
     except OSError as error:
         raise StoreError(
             f"the store {path} cannot be made: {error.strerror} ({error.filename})",

@@ -36,7 +36,7 @@ _SPREAD = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
 """Histograms rest as one row of bins and counts per key; a view of this name spreads them."""
 _HIGHEST = {"max_us", "users"}
 _LOWEST = {"min_us"}
-_EXTREMES = {"min_us", "max_us"}
+_COUNTS = {"n", "failures"}
 
 
 def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
@@ -144,6 +144,8 @@ def _merged_column(column: str, step: str) -> str:
         return f"block // {step} AS block"
     if column in _PLAIN_KEYS:
         return column
+    if column in _COUNTS:
+        return f"CAST(sum({column}) AS BIGINT) AS {column}"
     merge = "max" if column in _HIGHEST else "min" if column in _LOWEST else "sum"
     return f"{merge}({column}) AS {column}"
 

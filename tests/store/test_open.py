@@ -1,0 +1,168 @@
+import os
+import subprocess
+import sys
+import textwrap
+
+import duckdb
+import pytest
+
+from evaluator.errors import StoreBusy, StoreError, UnknownName
+from evaluator.store import Store
+from evaluator.store.migrations import SCHEMA_VERSION
+
+
+def run_python(code: str, *arguments: str, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments], stdout=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_create_then_open(tmp_path):
+    path = tmp_path / "evaluator.duckdb"
+    assert Store.open(path, create=True).releases() == ()
+    assert Store.open(path).releases() == ()
+    assert Store.open(path, create=True).data_dir == tmp_path / "evaluator.data"
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(StoreError, match="there is no store at"):
+        Store.open(tmp_path / "evaluator.duckdb")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directory(tmp_path):
+    with pytest.raises(StoreError, match="is a directory"):
+        Store.open(tmp_path, create=True)
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_text_file(tmp_path, create):
+    path = tmp_path / "notes.txt"
+    path.write_text("hello " * 1000)
+    with pytest.raises(StoreError, match="is not a store: it is not a DuckDB file"):
+        Store.open(path, create=create)
+    assert path.read_text() == "hello " * 1000
+
+
+def test_other_database(tmp_path):
+    path = tmp_path / "other.duckdb"
+    with duckdb.connect(path) as other:
+        other.execute("CREATE TABLE mine AS SELECT 1 AS x")
+    with pytest.raises(StoreError, match="not a store of the evaluator"):
+        Store.open(path, create=True)
+
+
+def test_newer_store_is_left_alone(store):
+    with duckdb.connect(store.path) as newer:
+        newer.execute("UPDATE meta SET schema_version = 999")
+    before = store.path.read_bytes()
+    with pytest.raises(StoreError, match=r"newer evaluator .schema 999, this one knows") as caught:
+        Store.open(store.path)
+    assert "upgrade" in caught.value.hint
+    assert store.path.read_bytes() == before
+
+
+def test_creation_that_was_killed_is_finished(tmp_path):
+    path = tmp_path / "evaluator.duckdb"
+    duckdb.connect(path).close()
+    assert Store.open(path).releases() == ()
+
+
+def test_older_schema_is_backed_up_before_its_upgrade(store, monkeypatch):
+    from evaluator.store import migrations
+
+    steps = (*migrations.MIGRATIONS, ("CREATE TABLE store.later (x INTEGER)",))
+    monkeypatch.setattr(migrations, "MIGRATIONS", steps)
+    monkeypatch.setattr(migrations, "SCHEMA_VERSION", len(steps))
+    monkeypatch.setattr("evaluator.store.base.SCHEMA_VERSION", len(steps))
+    Store.open(store.path)
+    assert store.query("SELECT schema_version FROM meta").to_pylist() == [{"schema_version": SCHEMA_VERSION + 1}]
+    backup = store.path.with_name(f"evaluator.duckdb.schema-{SCHEMA_VERSION}.backup")
+    with duckdb.connect(backup, read_only=True) as old:
+        assert old.execute("SELECT schema_version FROM meta").fetchall() == [(SCHEMA_VERSION,)]
+
+
+def test_failed_upgrade_changes_nothing(store, monkeypatch):
+    from evaluator.store import migrations
+
+    steps = (*migrations.MIGRATIONS, ("CREATE TABLE store.later (x INTEGER)", "SELECT no_such_function()"))
+    monkeypatch.setattr(migrations, "MIGRATIONS", steps)
+    monkeypatch.setattr(migrations, "SCHEMA_VERSION", len(steps))
+    monkeypatch.setattr("evaluator.store.base.SCHEMA_VERSION", len(steps))
+    with pytest.raises(StoreError):
+        Store.open(store.path)
+    tables = store.query("SELECT table_name FROM duckdb_tables() WHERE table_name = 'later'")
+    assert tables.num_rows == 0
+
+
+def test_place_that_cannot_be_written():
+    with pytest.raises(StoreError, match="cannot be made"):
+        Store.open("/proc/evaluator.duckdb", create=True)
+
+
+def test_read_only_files_can_be_read_but_not_written(store):
+    code = """
+        import os, sys
+        from pathlib import Path
+        from evaluator.errors import StoreError
+        from evaluator.records import Release, Run
+        from evaluator.store import Store
+        if os.getuid() == 0:
+            os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        store = Store.open(Path(sys.argv[1]))
+        print(store.releases())
+        try:
+            store.register_run(Release("r"), Run("x", "r", "x", "locust"))
+        except StoreError as error:
+            print("refused:", error.message)
+    """
+    for path in (store.path.parent, *store.path.parent.parents):
+        if path.stat().st_uid == os.getuid() and path != store.path.parent:
+            path.chmod(path.stat().st_mode | 0o055)
+    store.path.parent.chmod(0o555)
+    store.path.chmod(0o444)
+    process = run_python(code, str(store.path))
+    out, _ = process.communicate(timeout=30)
+    store.path.parent.chmod(0o755)
+    assert process.returncode == 0
+    assert out.startswith("()\nrefused: ")
+    assert "Permission denied" in out or "permission" in out.lower()
+
+
+def test_busy_store_names_the_process(store):
+    holder = run_python(
+        "import duckdb, sys; held = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()",
+        str(store.path),
+        stdin=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(StoreBusy, match=rf"process {holder.pid} .*more than 0.3 s"):
+            Store.open(store.path, wait_s=0.3)
+    finally:
+        holder.communicate("")
+    assert Store.open(store.path).releases() == ()
+
+
+def test_busy_store_is_waited_for(store):
+    holder = run_python(
+        "import duckdb, sys, time; held = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(1)",
+        str(store.path),
+    )
+    assert holder.stdout.readline() == "held\n"
+    assert Store.open(store.path).releases() == ()
+    holder.communicate()
+
+
+def test_nothing_is_kept_open(store):
+    duckdb.connect(store.path).close()
+    store.releases()
+    duckdb.connect(store.path).close()
+
+
+def test_unknown_names_suggest(store, new_run):
+    new_run()
+    with pytest.raises(UnknownName, match="did you mean 'cart@2'"):
+        store.release("cart@3")
+    with pytest.raises(UnknownName, match="did you mean 'run-1'"):
+        store.land_segments("run-2")
