@@ -1,0 +1,86 @@
+"""How long a verdict takes: computed from cells, and as a whole process; and `--help`."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from evaluator.assess import assess
+from evaluator.judges import JUDGES
+from evaluator.policy import load_policy
+from evaluator.simulate import Design, simulate, to_cells, to_parquet
+
+DESIGN = Design(duration_s=3600.0, endpoints=20, instances=(4, 4), users=30)
+POLICY = """
+metrics:
+  - {name: failure_rate, type: failure_rate, margin: 0.1pp, max: 1%}
+  - {name: latency_p50, type: latency_quantile, quantile: 0.50, margin: 5%}
+  - {name: latency_p95, type: latency_quantile, quantile: 0.95, margin: 10%}
+  - {name: latency_p99, type: latency_quantile, quantile: 0.99, margin: 15%}
+  - {name: latency_mean, type: latency_mean, margin: 5%}
+"""
+
+
+def main() -> None:
+    """Print a table: what, how long (median and range), what is promised."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "evaluator.yaml").write_text(POLICY, encoding="utf-8")
+        requests = simulate(DESIGN, seed=1)
+        cells, policy = to_cells(requests), load_policy(folder / "evaluator.yaml")
+
+        def judge() -> None:
+            JUDGES["native"](assess(cells, (), policy.rulebook), policy.rulebook, "bench")
+
+        report("verdict from cells, computing", time_all(judge, 15), 0.020)
+        files = split_arms(to_parquet(requests, folder / "requests"), folder)
+        run(folder, "import", "bench", *files, "-q")
+        report("evaluator verdict, whole process", time_all(lambda: run(folder, "verdict", "bench"), 7), 1.0)
+        report("evaluator --help, whole process", time_all(lambda: run(folder, "--help"), 7), 0.3)
+
+
+def split_arms(paths: tuple[Path, ...], folder: Path) -> list[str]:
+    """Write one file per arm, as `import` takes them."""
+    table = pq.ParquetDataset([str(path) for path in paths]).read()
+    words = []
+    for arm in ("baseline", "canary"):
+        path = folder / f"{arm}.parquet"
+        pq.write_table(table.filter(pc.equal(table["arm"].cast("string"), arm)), path)
+        words += [f"--{arm}", str(path)]
+    return words
+
+
+def run(folder: Path, *words: str) -> None:
+    """Run a command in a process of its own; whatever its verdict, it must have one."""
+    done = subprocess.run([sys.executable, "-m", "evaluator", *words], cwd=folder, capture_output=True, check=False)
+    if done.returncode not in (0, 1, 3):
+        sys.exit(done.stderr.decode())
+
+
+def time_all(job: Callable[[], None], times: int) -> list[float]:
+    """Seconds of each of `times` executions, after one that warms up."""
+    job()
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        job()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def report(what: str, seconds: list[float], promised: float) -> None:
+    """Print one row."""
+    low, high = min(seconds), max(seconds)
+    print(f"{what:60} {statistics.median(seconds):6.3f} s ({low:.3f} … {high:.3f})  ≤ {promised}")
+
+
+if __name__ == "__main__":
+    main()
