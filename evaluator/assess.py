@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 import numpy as np
 
 from evaluator.health import CHECKS, Scene
+from evaluator.looks import judged_buckets, look_back
 from evaluator.metrics.measure import Measured, measure
 from evaluator.records import BASELINE, ArmSummary, Cells, Evidence, Rulebook, Run, RunState, Window
+from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.window import WarmUp, find_warm_up
 
 __all__ = ["assess"]
@@ -25,6 +27,8 @@ def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str
     cells = _with_both_arms(cells)
     warm_up = find_warm_up(cells, rulebook.warm_up_s)
     measured = measure(cells, rulebook, warm_up)
+    calendar = _plan(cells, runs, rulebook, warm_up)
+    comparisons = look_back(cells, rulebook, warm_up, calendar, measured.comparisons)
     scene = Scene(
         release=release,
         cells=cells,
@@ -35,14 +39,38 @@ def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str
         designs={pair.arm: pair.design for pair in measured.pairs},
     )
     return Evidence(
-        comparisons=measured.comparisons,
+        comparisons=comparisons,
         findings=tuple(finding for check in CHECKS for finding in check(scene)),
         arms=_summarise_arms(cells),
         window=_find_window(cells, warm_up, measured),
         unjudged_share=measured.unjudged_share,
         unjudged_endpoints=measured.unjudged,
-        incomplete=any(run.state is not RunState.COMPLETE for run in runs),
+        incomplete=any(run.state is RunState.INCOMPLETE for run in runs),
+        monitoring=calendar.kind,
+        final=calendar.final and all(run.state is not RunState.RUNNING for run in runs),
     )
+
+
+def _plan(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, warm_up: WarmUp) -> Calendar:
+    """The calendar of looks.
+
+    Several runs are judged when all are there, and so are imported files unless the policy says otherwise.
+    """
+    start, end = judged_buckets(cells, warm_up)
+    covered = (end - start) * cells.bucket_s
+    nobody_looked = rulebook.monitoring.mode == "auto" and all(run.planned_end is None for run in runs)
+    ended = all(run.state is not RunState.RUNNING for run in runs)
+    if len(runs) != 1 or not cells.moments.run.size or (nobody_looked and ended):
+        return Calendar("fixed", (), float(covered), final=True)
+    run = runs[0]
+    planned = float(covered)
+    if run.planned_end is not None:
+        planned = max(run.planned_end.timestamp() - start * cells.bucket_s, cells.bucket_s)
+    elif run.state is RunState.RUNNING:
+        return plan_looks(rulebook.monitoring, bucket_s=cells.bucket_s, covered_s=covered, planned_s=None)
+    calendar = plan_looks(rulebook.monitoring, bucket_s=cells.bucket_s, covered_s=covered, planned_s=planned)
+    # A run that has ended gives no more data, whatever was planned.
+    return calendar if run.state is RunState.RUNNING else replace(calendar, final=True)
 
 
 def _with_both_arms(cells: Cells) -> Cells:

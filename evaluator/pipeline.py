@@ -13,7 +13,7 @@ from evaluator.assess import assess
 from evaluator.errors import LoadError, UnknownName, UsageError
 from evaluator.judges import JUDGES
 from evaluator.policy import Policy
-from evaluator.records import Landed, LandingPlan, Release, Run, RunState, Service, Verdict, VerdictWord
+from evaluator.records import Landed, LandingPlan, Release, Run, RunState, Service, Verdict
 from evaluator.reports import to_json
 from evaluator.segments import run_folder
 from evaluator.sources.load import (
@@ -244,10 +244,10 @@ def judge_release(
         next_action=judgement.next_action,
         evidence=replace(evidence, comparisons=judgement.comparisons),
         judge=JUDGE,
-        monitoring="fixed",
+        monitoring=evidence.monitoring,
         alpha=policy.rulebook.alpha,
         mode=policy.rulebook.mode,
-        time_to_decision_s=None if judgement.word is VerdictWord.INCONCLUSIVE else evidence.window.seconds,
+        time_to_decision_s=judgement.decided_at_s,
         policy=policy.effective,
         policy_hash=policy.hash,
         data_hash=store.data_hash(ids),

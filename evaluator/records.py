@@ -41,9 +41,11 @@ __all__ = [
     "Level",
     "Limit",
     "LoadLevels",
+    "Look",
     "Margin",
     "MetricStatus",
     "Moments",
+    "Monitoring",
     "Question",
     "Reason",
     "Release",
@@ -461,6 +463,20 @@ class InstancePrior:
 
 
 @dataclass(frozen=True, slots=True)
+class Monitoring:
+    """When the judge looks (method B.4): a function of data time and policy, never of who asks."""
+
+    mode: Literal["auto", "fixed", "group_sequential", "anytime"] = "auto"
+    max_duration_s: float = 3600.0
+    """Where the source plans no end: the look at which everything is decided."""
+    burn_in_s: float | None = None
+    """No look before this; `None`: 10 minutes or 40 buckets, whichever is less."""
+    early_go: bool = False
+    tune_at_s: float = 1800.0
+    """Where an anytime interval is tightest."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rulebook:
     """The policy as the rooms below it see it. No YAML, no file names."""
 
@@ -474,7 +490,7 @@ class Rulebook:
     max_clock_offset_s: float = 2.0
     sample_ratio: Mapping[str, float] = field(default_factory=dict)
     """Share of users expected on each arm; empty: as the run was configured."""
-    monitoring: Literal["auto", "fixed", "group_sequential", "anytime"] = "auto"
+    monitoring: Monitoring = field(default_factory=Monitoring)
     mode: Literal["block", "shadow"] = "block"
 
 
@@ -507,6 +523,18 @@ class Question:
     bound: float
     p_worse: float
     p_within: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at the data so far said of a comparison's margin and limits, in the order of its questions."""
+
+    at_s: float
+    """Seconds of judged data."""
+    p_worse: tuple[float, ...]
+    """Sequential p-values: the least level at which this or an earlier look would have crossed."""
+    p_within: tuple[float, ...] = ()
+    """The level at which this look by itself shows the candidate to be within, paid for as an early GO."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -548,8 +576,12 @@ class Comparison:
     """Smallest harm that would be found with 80 % power, on the scale of the effect."""
     needed_time: float | None = None
     """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
-    limited_by: Literal["time", "instances"] | None = None
-    """What would shrink the interval: more minutes, or more instances."""
+    lasting_share: float = 0.0
+    """Share of the variance that only more instances or replicates shrink, not more minutes."""
+    looks: tuple[Look, ...] = ()
+    """Looks before the last, where monitoring has any."""
+    decided_at_s: float | None = None
+    """Seconds of judged data after which this was shown to be worse than it may be."""
     no_data: str | None = None
     """Why nothing can be said; `None` when something can."""
     scan: bool = False
@@ -604,6 +636,9 @@ class Evidence:
     """Share of traffic on endpoints that the scan could not judge."""
     unjudged_endpoints: tuple[str, ...] = ()
     incomplete: bool = False
+    monitoring: Literal["fixed", "group_sequential", "anytime"] = "fixed"
+    final: bool = True
+    """False before the last look of the calendar: a NO-GO can be shown, a GO cannot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from judging import RULEBOOK, RUN, SMALL, evidence, judge
 
 from evaluator.errors import UnknownName
-from evaluator.records import Level, Margin, MetricStatus, Rule, RunFacts, RunState, Slice, VerdictWord
+from evaluator.records import Level, Margin, MetricStatus, Monitoring, Rule, RunFacts, RunState, Slice, VerdictWord
 from evaluator.simulate import SCENARIOS, Change, Requests, simulate, simulate_cells, to_cells
 
 GO, NO_GO, OPEN = VerdictWord.GO, VerdictWord.NO_GO, VerdictWord.INCONCLUSIVE
@@ -22,6 +23,19 @@ def _select(requests: Requests, keep: np.ndarray) -> Requests:
         if isinstance(getattr(requests, f.name), np.ndarray)
     }
     return replace(requests, **chosen)
+
+
+def _before(cells, bucket):
+    """The cells as they were when no later bucket had landed."""
+    tables = {
+        name: type(rows)(**{f.name: getattr(rows, f.name)[keep] for f in fields(rows)})
+        for name, rows, keep in (
+            ("moments", cells.moments, cells.moments.bucket < bucket),
+            ("bins", cells.bins, cells.bins.bucket < bucket),
+            ("instance_bins", cells.instance_bins, cells.instance_bins.block * 4 < bucket),
+        )
+    }
+    return replace(cells, **tables)
 
 
 def test_identical_releases_are_rarely_stopped():
@@ -148,8 +162,35 @@ def test_arms_at_different_times_are_never_go():
 def test_a_run_that_still_runs_is_not_judged():
     """A fixed horizon must not be peeked at: not even a clear regression is called before the end."""
     cells = simulate_cells(SCENARIOS["mean+20%"], 1)
-    assert judge(cells, runs=(replace(RUN, state=RunState.RUNNING),)).word is OPEN
-    assert judge(cells, runs=(replace(RUN, state=RunState.INCOMPLETE),)).word is NO_GO
+    fixed = replace(RULEBOOK, monitoring=Monitoring("fixed"))
+    assert judge(cells, fixed, runs=(replace(RUN, state=RunState.RUNNING),)).word is OPEN
+    assert judge(cells, fixed, runs=(replace(RUN, state=RunState.INCOMPLETE),)).word is NO_GO
+
+
+def test_looks_before_the_end_can_stop_a_release_but_not_pass_it():
+    running = replace(RUN, state=RunState.RUNNING, planned_end=datetime(2026, 1, 5, 2, tzinfo=UTC))
+    worse = judge(simulate_cells(SCENARIOS["mean+20%"], 1), runs=(running,))
+    assert worse.word is NO_GO
+    assert worse.decided_at_s <= 1800
+    healthy = judge(simulate_cells(SCENARIOS["AA"], 1), runs=(running,))
+    assert healthy.word is OPEN
+    assert "not_final" in {reason.code for reason in healthy.reasons}
+
+
+def test_what_was_crossed_stays_crossed_and_nobody_looking_changes_nothing():
+    """The verdict of the first half, judged then, is part of the verdict of the whole."""
+    cells = simulate_cells(SCENARIOS["mean+20%"], 1)
+    ending = datetime.fromtimestamp(cells.moments.bucket.min() * cells.bucket_s + 3600, UTC)
+    run = replace(RUN, planned_end=ending)
+    whole = judge(cells, runs=(run,))
+    half = _before(cells, cells.moments.bucket.min() + 120)
+    early = judge(half, runs=(replace(run, state=RunState.RUNNING),))
+    assert early.word is whole.word is NO_GO
+    assert early.decided_at_s == whole.decided_at_s
+    looks = {c.rule.name: c.looks for c in early.comparisons if not c.scan}
+    for comparison in whole.comparisons:
+        if not comparison.scan:
+            assert comparison.looks[: len(looks[comparison.rule.name])] == looks[comparison.rule.name]
 
 
 def test_warm_up_is_cut_until_users_are_level():

@@ -36,6 +36,8 @@ class Judgement:
     reasons: tuple[Reason, ...]
     next_action: str
     comparisons: tuple[Comparison, ...]
+    decided_at_s: float | None = None
+    """Seconds of judged data that the decision took; `None` where there is none."""
 
 
 def judge_natively(evidence: Evidence, rulebook: Rulebook, release: str) -> Judgement:
@@ -45,13 +47,14 @@ def judge_natively(evidence: Evidence, rulebook: Rulebook, release: str) -> Judg
     broken = [c for c in judged if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
     if broken and not void:
         reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in _worst_first(broken))
-        return Judgement(VerdictWord.NO_GO, reasons, wording.next_after_no_go(reasons, release), judged)
+        decided = min(evidence.window.seconds if c.decided_at_s is None else c.decided_at_s for c in broken)
+        return Judgement(VerdictWord.NO_GO, reasons, wording.next_after_no_go(reasons, release), judged, decided)
     doubts = _doubts(judged, evidence, rulebook, void)
     if doubts:
         next_action = wording.next_after_inconclusive(doubts, judged, evidence, release)
         return Judgement(VerdictWord.INCONCLUSIVE, tuple(doubts), next_action, judged)
     reasons = (wording.explain_go(judged, evidence),)
-    return Judgement(VerdictWord.GO, reasons, wording.next_after_go(release), judged)
+    return Judgement(VerdictWord.GO, reasons, wording.next_after_go(release), judged, evidence.window.seconds)
 
 
 # ------------------------------------------------------------------ status of each metric
@@ -69,7 +72,26 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
         _judge_one(c, rulebook.alpha, gate_count, min(1.0, adjusted[i]) if i in adjusted else None)
         for i, c in enumerate(comparisons)
     ]
+    decided = _decision_times(comparisons, gates, scanned, rulebook.alpha, share)
+    judged = [replace(c, decided_at_s=decided.get(i)) for i, c in enumerate(judged)]
     return tuple(_tie_mean_to_failures(c, judged) for c in judged)
+
+
+def _decision_times(
+    comparisons: Sequence[Comparison], gates: list[int], scanned: list[int], alpha: float, share: float
+) -> dict[int, float]:
+    """When each comparison was first shown to be worse, among the looks before the last."""
+    out: dict[int, float] = {}
+    for members, level in ((gates, alpha * (1 - share)), (scanned, alpha * share)):
+        times = sorted({look.at_s for i in members for look in comparisons[i].looks})
+        for at_s in times:
+            asked = [
+                (i, p) for i in members for look in comparisons[i].looks if look.at_s == at_s for p in look.p_worse
+            ]
+            for (i, _), adjusted in zip(asked, holm([p for _, p in asked]), strict=True):
+                if adjusted < level:
+                    out.setdefault(i, at_s)
+    return out
 
 
 def _can_be_worse(comparison: Comparison) -> bool:
@@ -149,6 +171,8 @@ def _doubts(
     asked = [c for c in judged if c.rule.role is not Role.WATCH and not c.scan]
     doubts += [wording.explain_missing(c) for c in asked if c.status is MetricStatus.NO_DATA]
     doubts += [wording.explain_health(finding) for finding in failed]
+    if not (evidence.final or (rulebook.monitoring.early_go and _is_go_early(asked, rulebook.alpha))):
+        doubts.append(wording.explain_not_final(evidence))
     if evidence.incomplete and not any(finding.check == "complete" for finding in failed):
         doubts.append(Reason("incomplete", "the run did not end as planned"))
     doubts += [wording.explain_open(c) for c in asked if c.status is MetricStatus.INCONCLUSIVE]
@@ -156,6 +180,13 @@ def _doubts(
     if not any(c.rule.role is Role.GATE for c in asked):
         doubts.append(Reason("no_gate", "the policy has no gate metric, so nothing was shown to be within a margin"))
     return doubts
+
+
+def _is_go_early(asked: Sequence[Comparison], alpha: float) -> bool:
+    """Did one look before the last show every gate and hold to be within its margin?"""
+    paths = [{look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in asked]
+    shared = set.intersection(*(set(path) for path in paths)) if paths else set()
+    return any(all(path[at_s] < alpha for path in paths) for at_s in shared)
 
 
 def _scan_doubts(judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook) -> list[Reason]:

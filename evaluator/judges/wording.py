@@ -24,6 +24,7 @@ __all__ = [
     "explain_mean_without_failures",
     "explain_missing",
     "explain_no_data",
+    "explain_not_final",
     "explain_open",
     "explain_scan_doubt",
     "explain_status",
@@ -156,6 +157,12 @@ def explain_unjudged(evidence: Evidence) -> Reason:
     )
     share = format_number(evidence.unjudged_share * 100)
     return Reason("unjudged_endpoints", f"{share} % of the traffic is on endpoints with too few requests: {shown}")
+
+
+def explain_not_final(evidence: Evidence) -> Reason:
+    """A GO is given at the last look only."""
+    so_far = format_duration(evidence.window.seconds)
+    return Reason("not_final", f"nothing is shown to be worse after {so_far}; a GO is given at the planned end only")
 
 
 def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:

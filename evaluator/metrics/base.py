@@ -38,6 +38,8 @@ class Pair:
     arm: str
     alpha: float
     prior: InstancePrior
+    brief: bool = False
+    """True at a look before the last: only the p-values are needed, no intervals."""
 
     def requests(self, arm: int) -> int:
         """Requests of baseline (0) or candidate (1)."""
@@ -124,7 +126,7 @@ def answer(
         ),
         detectable_effect=_finite(estimate.detectable[g]),
         needed_time=float(estimate.needed[g]),
-        limited_by="instances" if estimate.lasting[g] > 0.5 else "time",
+        lasting_share=float(estimate.lasting[g]),
     )
 
 

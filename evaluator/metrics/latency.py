@@ -46,6 +46,7 @@ def compare_latency_quantile(pair: Pair, rule: Rule) -> Comparison:
         sd_instance=pair.prior.sd_latency,
         direction=rule.direction,
         limit=rule.limit,
+        interval=not pair.brief,
     )
     if found.estimate is None:
         coarse = f"times are recorded in steps of {pair.panel.grid_ms:g} ms, too coarse to show this margin"

@@ -9,7 +9,7 @@ from evaluator.metrics import METRICS
 from evaluator.metrics.base import Pair, declared
 from evaluator.metrics.scan import Scanned, scan_endpoints
 from evaluator.records import BASELINE, ArmValue, Cells, Comparison, MetricStatus, Rule, Rulebook
-from evaluator.stats.panel import Panel, build_panel
+from evaluator.stats.panel import build_panel
 from evaluator.stats.uncertainty import choose_design
 from evaluator.stats.window import WarmUp
 
@@ -23,6 +23,7 @@ class Measured:
     """Comparisons of all candidates, and what they were made from."""
 
     comparisons: tuple[Comparison, ...]
+    """In the order of arms, the policy's rules and the scan's rows."""
     pairs: tuple[Pair, ...]
     scanned: tuple[Scanned, ...]
 
@@ -37,40 +38,61 @@ class Measured:
         return tuple(sorted({name for scan in self.scanned for name in scan.unjudged}))
 
 
-def measure(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> Measured:
-    """Compare every candidate of `cells` with the baseline. Raises `UnknownName` for an endpoint that nobody called."""
+def measure(cells: Cells, rulebook: Rulebook, warm_up: WarmUp, *, before_bucket: int | None = None) -> Measured:
+    """Compare every candidate of `cells` with the baseline. Raises `UnknownName` for an endpoint that nobody called.
+
+    `before_bucket`: an earlier look, at the data before this bucket only; intervals are left out.
+    """
     _check_endpoints(cells, rulebook)
+    part = _Part(cells, rulebook, warm_up, before_bucket)
     comparisons: list[Comparison] = []
     pairs: list[Pair] = []
     scanned: list[Scanned] = []
     for arm in cells.arms[1:]:
-        panel = build_panel(cells, arm, first_bucket=warm_up.first_bucket)
-        if panel is None:
+        pair = part.pair(arm)
+        if pair is None:
             why = _missing(cells, arm)
             comparisons += [_nothing(rule, arm, why) for rule in rulebook.rules]
             continue
-        pair = _pair(panel, arm, rulebook)
         pairs.append(pair)
-        comparisons += [_compare(cells, pair, rule, rulebook, warm_up) for rule in rulebook.rules]
+        comparisons += [_compare(part, pair, rule) for rule in rulebook.rules]
         found = scan_endpoints(pair, rulebook.scan)
         scanned.append(found)
         comparisons += found.comparisons
     return Measured(tuple(comparisons), tuple(pairs), tuple(scanned))
 
 
-def _pair(panel: Panel, arm: str, rulebook: Rulebook) -> Pair:
-    design = choose_design(panel, declared(rulebook.prior))
-    return Pair(panel, design, arm, rulebook.alpha, rulebook.prior)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The part of the data that is compared."""
+
+    cells: Cells
+    rulebook: Rulebook
+    warm_up: WarmUp
+    before_bucket: int | None
+
+    def pair(self, arm: str, endpoint: str | None = None) -> Pair | None:
+        panel = build_panel(
+            self.cells,
+            arm,
+            endpoint=endpoint,
+            first_bucket=self.warm_up.first_bucket,
+            before_bucket=self.before_bucket,
+        )
+        if panel is None:
+            return None
+        design = choose_design(panel, declared(self.rulebook.prior))
+        return Pair(panel, design, arm, self.rulebook.alpha, self.rulebook.prior, self.before_bucket is not None)
 
 
-def _compare(cells: Cells, pair: Pair, rule: Rule, rulebook: Rulebook, warm_up: WarmUp) -> Comparison:
+def _compare(part: _Part, pair: Pair, rule: Rule) -> Comparison:
     endpoint = rule.slice.endpoint
     if endpoint is None:
         return METRICS[rule.type](pair, rule)
-    panel = build_panel(cells, pair.arm, endpoint=endpoint, first_bucket=warm_up.first_bucket)
-    if panel is None:
+    own = part.pair(pair.arm, endpoint)
+    if own is None:
         return _nothing(rule, pair.arm, f"{endpoint} was not called on both arms")
-    return METRICS[rule.type](_pair(panel, pair.arm, rulebook), rule)
+    return METRICS[rule.type](own, rule)
 
 
 def _check_endpoints(cells: Cells, rulebook: Rulebook) -> None:

@@ -62,7 +62,13 @@ def _means(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
 
 def _failures(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
     return compare_failures(
-        pair.panel, pair.design, alpha=pair.alpha, margin=rule.margin, sd_instance=pair.prior.sd_failures, groups=groups
+        pair.panel,
+        pair.design,
+        alpha=pair.alpha,
+        margin=rule.margin,
+        sd_instance=pair.prior.sd_failures,
+        groups=groups,
+        interval=not pair.brief,
     )
 
 

@@ -21,15 +21,13 @@ from evaluator.errors import PolicyError, UnknownName
 from evaluator.policy.document import Document, Place, read_document
 from evaluator.policy.models import LATER, METRIC_TYPES, Metric, PolicyFile
 from evaluator.policy.quantities import Quantity
-from evaluator.records import InstancePrior, Limit, Margin, Role, Rule, Rulebook, Scan, Slice
+from evaluator.records import InstancePrior, Limit, Margin, Monitoring, Role, Rule, Rulebook, Scan, Slice
 
 __all__ = ["FILE_NAME", "Policy", "find_policy", "load_policy", "policy_schema"]
 
 FILE_NAME = "evaluator.yaml"
 
 LATER_VALUES: Mapping[str, tuple[object, ...]] = {
-    "monitoring.mode": ("group_sequential", "anytime"),
-    "monitoring.early_go": (True,),
     "sensitive": (True,),
 }
 """Values that are planned and not available in this version."""
@@ -121,7 +119,12 @@ def _to_rulebook(file: PolicyFile) -> Rulebook:
         coverage=health.coverage,
         max_clock_offset_s=health.max_clock_offset,
         sample_ratio=_to_shares(health.sample_ratio),
-        monitoring=file.monitoring.mode,
+        monitoring=Monitoring(
+            mode=file.monitoring.mode,
+            max_duration_s=file.monitoring.max_duration,
+            burn_in_s=file.monitoring.burn_in,
+            early_go=file.monitoring.early_go,
+        ),
         mode=file.mode,
     )
 

@@ -278,10 +278,15 @@ class ServiceName(_Section):
 class Monitoring(_Section):
     """When the verdict is allowed to fall."""
 
-    mode: Literal["auto", "fixed"] = Field("auto", description="Judge once, at the planned end of a run.")
-    max_duration: Duration = Field(3600.0, description="Longest time that data is awaited.")
-    burn_in: AutoOrDuration = Field(None, description="No verdict before this.")
-    early_go: Literal[False] = Field(False, description="GO falls only at the end.")  # noqa: FBT003
+    mode: Literal["auto", "fixed", "group_sequential", "anytime"] = Field(
+        "auto",
+        description="fixed: once, at the planned end. group_sequential: each minute up to the planned end. "
+        "anytime: each minute without one. auto: group_sequential for load runs of 5 minutes and more, fixed for "
+        "shorter ones, replicates and imported files.",
+    )
+    max_duration: Duration = Field(3600.0, description="When all is decided, where no end is planned.")
+    burn_in: AutoOrDuration = Field(None, description="No verdict before this; auto: 10 minutes or 40 buckets.")
+    early_go: bool = Field(default=False, description="GO may fall before the planned end.")
 
 
 class EndpointScan(_Section):

@@ -44,11 +44,13 @@ def compare_failures(
     sd_instance: float,
     limit: Limit | None = None,
     groups: FloatArray | None = None,
+    interval: bool = True,
 ) -> Estimate:
     """Compare failure rates, standardised over endpoints and time.
 
     An absolute margin is a difference of rates (0.001 = 0.1 pp), a relative one a ratio. `sd_instance`: least
-    standard deviation (as a rate) assumed for an arm with a single instance, else half the pooled rate.
+    standard deviation (as a rate) assumed for an arm with a single instance, else half the pooled rate. Without
+    `interval` effect and limits are NaN: only the answers are wanted.
     """
     strata, frame = frame_all_requests(panel) if groups is None else frame_requests(panel, groups)
     baseline, candidate = (levels(strata, arm, panel.failures[arm]) for arm in (0, 1))
@@ -58,7 +60,10 @@ def compare_failures(
     difference = candidate.level - baseline.level
     beyond = candidate.level - (1 + bound) * baseline.level if relative else difference - bound
     influence = candidate.influence - (1 + bound if relative else 1.0) * baseline.influence
-    effect, lower, upper = _interval(counts, baseline, candidate, alpha, relative=relative)
+    if interval:
+        effect, lower, upper = _interval(counts, baseline, candidate, alpha, relative=relative)
+    else:
+        effect = lower = upper = np.full(difference.shape, np.nan)
     unit = np.where(baseline.level > 0, baseline.level, np.nan) if relative else 1.0
     return Estimate(
         baseline=baseline.level,

@@ -116,13 +116,19 @@ class Panel:
 
 
 def build_panel(
-    cells: Cells, candidate: str, *, endpoint: str | None = None, first_bucket: dict[int, int] | None = None
+    cells: Cells,
+    candidate: str,
+    *,
+    endpoint: str | None = None,
+    first_bucket: dict[int, int] | None = None,
+    before_bucket: int | None = None,
 ) -> Panel | None:
     """Panel of the baseline (`cells.arms[0]`) and `candidate`; `None` where they share no usable bucket.
 
-    `endpoint` restricts to one endpoint; `first_bucket` gives for each run code the first bucket to use (warm-up).
+    `endpoint` restricts to one endpoint; `first_bucket` gives for each run code the first bucket to use (warm-up);
+    `before_bucket`, at the start of a block, ends the data (an earlier look).
     """
-    choice = _Choice(cells, cells.arms.index(candidate), endpoint, first_bucket)
+    choice = _Choice(cells, cells.arms.index(candidate), endpoint, first_bucket, before_bucket)
     keep = choice.of(cells.moments)
     moments = Moments(**{name: getattr(cells.moments, name)[keep] for name in Moments.__dataclass_fields__})
     arm = (moments.arm != 0).astype(np.int64)
@@ -142,15 +148,19 @@ class _Choice:
     candidate: int
     endpoint: str | None
     first_bucket: dict[int, int] | None
+    before_bucket: int | None
 
     def of(self, rows: Rows) -> BoolArray:
         keep = (rows.arm == 0) | (rows.arm == self.candidate)
         if self.endpoint is not None:
             keep &= rows.endpoint == self.cells.endpoints.index(self.endpoint)
+        when = rows.block * BLOCK_BUCKETS if isinstance(rows, InstanceBins) else rows.bucket
         if self.first_bucket:
             first = np.array([self.first_bucket.get(code, -(2**62)) for code in range(len(self.cells.runs))])
-            when = rows.block * BLOCK_BUCKETS if isinstance(rows, InstanceBins) else rows.bucket
-            keep &= when >= first[rows.run]
+            # A block that the start of the data cuts is whole: there is nothing before it.
+            keep &= when >= (first // BLOCK_BUCKETS * BLOCK_BUCKETS)[rows.run]
+        if self.before_bucket is not None:
+            keep &= when < self.before_bucket
         return np.asarray(keep)
 
 

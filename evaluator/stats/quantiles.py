@@ -57,8 +57,12 @@ def compare_quantile(
     sd_instance: float,
     direction: Direction = Direction.LOWER,
     limit: Limit | None = None,
+    interval: bool = True,
 ) -> QuantileEstimate:
-    """Compare the `probability` quantile of time to success, standardised over endpoints and time."""
+    """Compare the `probability` quantile of time to success, standardised over endpoints and time.
+
+    Without `interval` its limits are NaN: only the answers are wanted.
+    """
     work = _Work(panel, design, probability, sd_instance, alpha)
     sign = 1.0 if direction is Direction.LOWER else -1.0
     bound = 0.0 if margin is None else margin.value
@@ -69,8 +73,9 @@ def compare_quantile(
     edge = q_b * (1 + sign * bound) if relative else q_b + sign * bound
     if bound != 0.0 and not work.resolves(edge):
         return QuantileEstimate(None, "coarse")
-    nodes = work.nodes(np.array([edge, q_b, work.q_c] if np.isfinite(work.q_c) else [edge, q_b]))
-    lower, upper = work.interval(nodes)
+    wanted = [edge, q_b, work.q_c] if interval and np.isfinite(work.q_c) else [edge, q_b]
+    nodes = work.nodes(np.array(wanted))
+    lower, upper = work.interval(nodes) if interval else (np.nan, np.nan)
     effect = np.array([lower, work.q_c, upper])
     effect = effect / q_b - 1 if relative else effect - q_b
     at_margin = Uncertainty(nodes.variance[:1], nodes.df[:1], nodes.lasting[:1])

@@ -1,0 +1,93 @@
+"""The looks before the last: what each metric's p-value was when less data was there, at one false-alarm rate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.metrics.measure import measure
+from evaluator.records import BLOCK_BUCKETS, Cells, Comparison, Look, Monitoring, Question, Rulebook
+from evaluator.stats.calendar import Calendar
+from evaluator.stats.sequential import anytime_p, sequential_p
+from evaluator.stats.window import WarmUp
+
+__all__ = ["judged_buckets", "look_back"]
+
+FloatArray = npt.NDArray[np.float64]
+Key = tuple[str, str, str | None, bool]
+
+
+def judged_buckets(cells: Cells, warm_up: WarmUp) -> tuple[int, int]:
+    """First bucket that is judged, at the start of its block, and the bucket after the last."""
+    moments = cells.moments
+    if not moments.bucket.size:
+        return 0, 0
+    first = min(warm_up.first_bucket.values())
+    return first // BLOCK_BUCKETS * BLOCK_BUCKETS, int(moments.bucket.max()) + 1
+
+
+def look_back(
+    cells: Cells, rulebook: Rulebook, warm_up: WarmUp, calendar: Calendar, last: tuple[Comparison, ...]
+) -> tuple[Comparison, ...]:
+    """Give each comparison its earlier looks, and turn its p-values into sequential ones."""
+    if calendar.kind == "fixed":
+        return last
+    start, end = judged_buckets(cells, warm_up)
+    paths: dict[Key, list[Look]] = {}
+    for at_s in calendar.interim:
+        bucket = start + at_s // cells.bucket_s
+        for comparison in measure(cells, rulebook, warm_up, before_bucket=bucket).comparisons:
+            path = paths.setdefault(_key(comparison), [])
+            path.append(_look(path, comparison, calendar, at_s, rulebook.monitoring.tune_at_s))
+    covered_s = (end - start) * cells.bucket_s
+    return tuple(_finish(c, paths.get(_key(c), []), calendar, covered_s, rulebook.monitoring) for c in last)
+
+
+def _key(comparison: Comparison) -> Key:
+    return comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint, comparison.scan
+
+
+def _bounds(comparison: Comparison) -> list[Question]:
+    """The questions that can stop a release."""
+    return [question for question in comparison.questions if question.kind != "zero"] or list(comparison.questions)
+
+
+def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, tune_at_s: float) -> Look:
+    """One look, with everything crossed before it: a level that was crossed stays crossed."""
+    bounds = _bounds(comparison)
+    lasting = np.full(len(bounds), comparison.lasting_share)
+    worse = _sequential(np.array([q.p_worse for q in bounds]), lasting, calendar, at_s, tune_at_s)
+    within = np.array([q.p_within for q in bounds])
+    fraction = min(at_s / max(calendar.planned_s, 1.0), 1.0)
+    early = sequential_p(within, fraction, lasting, "obrien_fleming")
+    before = path[-1] if path and len(path[-1].p_worse) == len(bounds) else None
+    return Look(
+        float(at_s),
+        tuple(float(p) for p in (np.minimum(worse, before.p_worse) if before else worse)),
+        tuple(float(p) for p in early),
+    )
+
+
+def _sequential(
+    p_values: FloatArray, lasting: FloatArray, calendar: Calendar, at_s: float, tune_at_s: float
+) -> FloatArray:
+    """What ordinary p-values at this moment are worth, given that there are other looks."""
+    if calendar.kind == "anytime":
+        return anytime_p(p_values, lasting, at_s, tune_at_s)
+    return sequential_p(p_values, min(at_s / max(calendar.planned_s, 1.0), 1.0), lasting)
+
+
+def _finish(
+    comparison: Comparison, path: list[Look], calendar: Calendar, covered_s: float, monitoring: Monitoring
+) -> Comparison:
+    """The last look's own p-values, made sequential."""
+    at_s = calendar.planned_s if calendar.final and calendar.kind != "anytime" else covered_s
+    now = _look(path, comparison, calendar, at_s, monitoring.tune_at_s)
+    bounded = _bounds(comparison)
+    final = iter(now.p_worse)
+    questions = tuple(
+        replace(question, p_worse=next(final)) if question in bounded else question for question in comparison.questions
+    )
+    return replace(comparison, questions=questions, looks=tuple(path))

@@ -1,0 +1,69 @@
+"""When the judge looks: a function of data time and policy, never of who asks (method B.4).
+
+Looks lie at fixed distances from the start of the judged data, so every judging of the same data sees the same looks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from evaluator.records import BLOCK_BUCKETS, Monitoring
+from evaluator.stats.sequential import GRID
+
+__all__ = ["Calendar", "plan_looks"]
+
+EVERY_S = 60
+BURN_IN_S = 600
+BURN_IN_BUCKETS = 40
+SHORTEST_S = 300
+"""Nobody can act on a look inside a shorter run: it is judged at its end only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """How a run is monitored.
+
+    `interim`: seconds of judged data at each look before the last. `planned_s`: when the last look is due.
+    """
+
+    kind: Literal["fixed", "group_sequential", "anytime"]
+    interim: tuple[int, ...]
+    planned_s: float
+    final: bool
+    """Has the last look come?"""
+
+
+def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, planned_s: float | None) -> Calendar:
+    """Looks at `covered_s` seconds of data, of a run that its source plans to last `planned_s` (after warm-up).
+
+    `auto`: group-sequential where the end is planned and far enough away to act before it, else a fixed horizon at
+    the end of what there is; anytime where a run without a planned end goes on.
+    """
+    kind = monitoring.mode
+    if kind == "auto":
+        if planned_s is None:
+            kind = "anytime"
+        else:
+            kind = "group_sequential" if planned_s >= SHORTEST_S else "fixed"
+    end = monitoring.max_duration_s if planned_s is None else planned_s
+    final = covered_s >= end - bucket_s
+    if kind == "fixed":
+        return Calendar(kind, (), end, final)
+    burn_in = monitoring.burn_in_s
+    if burn_in is None:
+        burn_in = min(BURN_IN_S, BURN_IN_BUCKETS * bucket_s)
+    step = _step(bucket_s, end if kind == "group_sequential" else EVERY_S * GRID)
+    looks = np.arange(step, min(covered_s, end - step / 2) + 1e-6, step)
+    interim = tuple(int(look) for look in looks[looks >= burn_in])
+    if kind == "group_sequential" and not interim and final:
+        return Calendar("fixed", (), end, final)
+    return Calendar(kind, interim, end, final)
+
+
+def _step(bucket_s: int, end_s: float) -> int:
+    """Seconds between looks: a minute, or more so that the calendar has no more looks than the table; whole blocks."""
+    block = bucket_s * BLOCK_BUCKETS
+    return int(-(-max(EVERY_S, end_s / GRID) // block) * block)
