@@ -14,7 +14,7 @@ try:
 
     import click
 
-    from evaluator.cli import Session, evaluator, flush
+    from evaluator.cli import Session, evaluator, flush, wants_color
     from evaluator.errors import EvaluatorError
 except KeyboardInterrupt:  # Ctrl-C may come before anything of ours runs
     sys.exit(130)
@@ -81,7 +81,7 @@ def _invoke(args: Sequence[str], session: Session) -> int:
 
 
 def _complain(message: str, hint: str | None = None) -> None:
-    click.echo(f"{click.style('Error:', fg='red')} {message}", err=True)
+    click.echo(f"{click.style('Error:', fg='red')} {message}", err=True, color=wants_color(sys.stderr))
     if hint:
         click.echo(f"Hint: {hint}", err=True)
 

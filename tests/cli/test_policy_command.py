@@ -1,0 +1,57 @@
+import json
+
+import pytest
+
+from evaluator.__main__ import run
+from evaluator.policy import load_policy
+
+
+@pytest.fixture
+def policy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "evaluator.yaml"
+    path.write_text("alpha: 0.1\n")
+    return path
+
+
+def test_check_names_the_file_and_its_gates(policy, capfd):
+    assert run(["policy", "check"]) == 0
+    assert capfd.readouterr().out == f"{policy}: ok; gates: failure_rate, latency_p50, latency_p95, latency_p99\n"
+
+
+def test_check_of_a_mistake(policy, capfd):
+    policy.write_text("alpha: 0.1\nalpa: 1\n")
+    assert run(["policy", "check"]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert f"{policy}:2: alpa: " in err
+
+
+def test_show_writes_a_policy_that_means_the_same(policy, capfd):
+    assert run(["policy", "show"]) == 0
+    shown = capfd.readouterr().out
+    assert shown.startswith(f"# from {policy}\n# sha256:")
+    original = load_policy(policy).hash
+    policy.write_text(shown)
+    assert load_policy(policy).hash == original
+
+
+def test_show_as_json(policy, capfd):
+    assert run(["policy", "show", "--format", "json"]) == 0
+    assert json.loads(capfd.readouterr().out) == load_policy(policy).effective
+
+
+def test_the_policy_of_the_option_wins_over_the_folder(policy, tmp_path, monkeypatch, capfd):
+    other = tmp_path / "other.yaml"
+    other.write_text("alpha: 0.2\n")
+    for args in (["policy", "show", "--policy", "other.yaml"], ["policy", "show", "other.yaml"]):
+        run(args)
+        assert "alpha: 0.2" in capfd.readouterr().out
+    monkeypatch.setenv("EVALUATOR_POLICY", "other.yaml")
+    run(["policy", "show"])
+    assert "alpha: 0.2" in capfd.readouterr().out
+
+
+def test_schema(capfd):
+    assert run(["policy", "schema"]) == 0
+    assert json.loads(capfd.readouterr().out)["title"] == "PolicyFile"
