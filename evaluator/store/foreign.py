@@ -138,7 +138,7 @@ def _problem(file: FilePlan, exprs: dict[str, str], latest: datetime) -> str:
             WHEN coalesce(endpoint, '') = '' THEN 'endpoint'
             WHEN failed IS NULL THEN 'failed'
             WHEN ms IS NULL AND NOT (failed AND {_is_empty(file, "response_time_ms")}) THEN 'response_time_ms'
-            WHEN NOT (ms BETWEEN 0 AND {HIGHEST_MS}) THEN 'response_time_ms'
+            WHEN NOT (isfinite(ms) AND ms BETWEEN 0 AND {HIGHEST_MS}) THEN 'response_time_ms'
             {optional}
         END"""
 

@@ -140,7 +140,8 @@ def _find_problem(engine: Engine, path: Path) -> str:
     try:
         roll_up(engine, [path], 1)
         bad = engine.execute(
-            "SELECT response_time_ms FROM read_parquet(?) WHERE NOT (response_time_ms BETWEEN 0 AND ?) LIMIT 1",
+            """SELECT response_time_ms FROM read_parquet(?)
+            WHERE NOT (isfinite(response_time_ms) AND response_time_ms BETWEEN 0 AND ?) LIMIT 1""",
             [str(path), HIGHEST_MS],
         ).fetchall()
         missing = count_rows(path) - count_rolled_up(engine)

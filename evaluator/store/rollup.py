@@ -19,7 +19,10 @@ from evaluator.store.engine import Engine, quote
 __all__ = ["HIGHEST_MS", "MOMENTS_STEPS", "STEPS", "count_rows", "find_grid_us", "roll_up"]
 
 HIGHEST_MS = 1e12
-"""Longest time that counts as one; NaN and infinity are above it."""
+"""Longest time that counts as one.
+
+NaN and infinity are asked for apart: a Parquet file's statistics leave NaN out, and a range alone is answered by them.
+"""
 
 _ROWS = """
 CREATE OR REPLACE TEMP VIEW request_rows AS
@@ -28,7 +31,7 @@ SELECT
     CAST(round(response_time_ms * 1000) AS BIGINT) AS us,
     response_bytes, status_code, failed, exception, user_count
 FROM read_parquet({paths})
-WHERE response_time_ms BETWEEN 0 AND {highest_ms}
+WHERE isfinite(response_time_ms) AND response_time_ms BETWEEN 0 AND {highest_ms}
 """
 
 _SUMS = """

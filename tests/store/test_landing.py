@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -236,3 +237,11 @@ def test_nothing_readable_at_all(store, new_run, rows, write):
     bad.write_bytes(b"no Parquet")
     assert store.land_segments(run.id).quarantined == (bad.name,)
     assert store.read_cells([run.id]).moments.n.sum() == 0
+
+
+def test_statistics_do_not_hide_nan(store, new_run, rows):
+    run = new_run()
+    folder = store.segment_folder(run)
+    folder.mkdir(parents=True)
+    pq.write_table(rows(100, response_time_ms=[1.0] * 99 + [float("nan")]), folder / "seg-w-000000.parquet")
+    assert store.land_segments(run.id).quarantined == ("seg-w-000000.parquet",)

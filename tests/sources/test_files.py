@@ -1,0 +1,118 @@
+import pytest
+
+from evaluator.errors import InputError, UnknownName, UsageError
+from evaluator.sources.files import plan_landing
+
+PLAIN = "ts,endpoint,response_time_ms,failed\n1790000000,GET /,3.5,false\n"
+
+
+def plan(path, **options):
+    return plan_landing({"canary": [str(path)]}, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("", "is empty", id="empty"),
+        pytest.param("ts,endpoint,response_time_ms,failed\n", "has a header but no rows", id="header-only"),
+        pytest.param("a,b\n1,2\n", "has no column 'ts'", id="other-columns"),
+        pytest.param("1790000000000,12,home,200\n", "has no header line", id="no-header"),
+        pytest.param("<?xml version='1.0'?>\n<testResults/>\n", "is XML", id="xml"),
+        pytest.param('{"type":"Point"}\n', "is JSON", id="json"),
+        pytest.param("ts,ts\n1,2\n", "column 'ts' appears twice", id="column-twice"),
+        pytest.param(
+            "Type,Name,Request Count,Failure Count,Median Response Time\nGET,/,1,0,2\n",
+            "_stats.csv: its percentiles are rounded to two digits and the arms are merged",
+            id="locust-stats",
+        ),
+        pytest.param(
+            "Timestamp,User Count,Type,Name,Requests/s,Total Request Count,Total Failure Count\n1,2,GET,/,1,1,0\n",
+            "_stats_history.csv",
+            id="locust-history",
+        ),
+    ],
+)
+def test_files_that_cannot_be_taken(tmp_path, text, problem):
+    path = tmp_path / "requests.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=problem):
+        plan(path)
+
+
+def test_binary_file(tmp_path):
+    path = tmp_path / "requests.csv"
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match="cannot be read as text"):
+        plan(path)
+
+
+def test_broken_parquet(tmp_path):
+    path = tmp_path / "requests.parquet"
+    path.write_bytes(b"PAR1" + b"\0" * 100)
+    with pytest.raises(InputError, match="is a broken Parquet file"):
+        plan(path)
+
+
+def test_paths_that_lead_nowhere(tmp_path):
+    with pytest.raises(InputError, match="is a directory"):
+        plan(tmp_path)
+    with pytest.raises(InputError, match="there is no file"):
+        plan(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="no file matches"):
+        plan(tmp_path / "*.csv")
+    with pytest.raises(InputError, match="no files were given"):
+        plan_landing({})
+
+
+def test_file_given_twice(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(PLAIN)
+    with pytest.raises(InputError, match="given twice for arm 'canary'"):
+        plan(f"{path},{path}")
+
+
+def test_lists_and_globs_are_replicates_in_order(tmp_path):
+    for name in ("a1.csv", "a2.csv", "b,1.csv"):
+        (tmp_path / name).write_text(PLAIN)
+    planned = plan_landing({"canary": [str(tmp_path / "a*.csv"), str(tmp_path / "b,1.csv")]})
+    assert [(file.path.rsplit("/", 1)[1], file.replicate) for file in planned.files] == [
+        ("a1.csv", 0),
+        ("a2.csv", 1),
+        ("b,1.csv", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "problem"),
+    [
+        pytest.param("latency=x", UnknownName, "no column of a request row 'latency'", id="target"),
+        pytest.param("ts=tss", UnknownName, "did you mean 'ts'", id="source"),
+        pytest.param("ts", InputError, "not of the form TARGET=SOURCE", id="form"),
+    ],
+)
+def test_columns_that_do_not_exist(tmp_path, column, error, problem):
+    path = tmp_path / "a.csv"
+    path.write_text(PLAIN)
+    with pytest.raises(error, match=problem):
+        plan(path, columns=[column])
+
+
+def test_unknown_format(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(PLAIN)
+    with pytest.raises(UnknownName, match="did you mean 'locust'"):
+        plan(path, format="locst")
+    with pytest.raises(UsageError, match="is not a request log of Locust"):
+        plan(path, format="locust")
+
+
+@pytest.mark.parametrize(
+    ("first", "unit"),
+    [("1790000000", "s"), ("1790000000.25", "s"), ("1790000000000", "ms"), ("1790000000000000", "us")]
+    + [("1790000000000000000", "ns"), ("2026-10-01T12:00:00Z", "iso")],
+)
+def test_unit_of_instants_is_told(tmp_path, first, unit):
+    path = tmp_path / "a.csv"
+    path.write_text(PLAIN.replace("1790000000", first))
+    [file] = plan(path).files
+    assert file.layout.columns[0].unit == unit
