@@ -1,0 +1,368 @@
+"""Outcomes of units (users, sessions, …) compared: proportions, means and ratios, adjusted for covariates.
+
+The unit is the cluster: everything is computed from one row a unit, reduced to sizes, means and cross products that add
+up, so no request or event is ever taken for an independent observation.
+
+Sources: Deng, Knoblich & Lu (2018), "Applying the delta method in metric analytics" (ratios); Deng, Xu, Kohavi & Walker
+(2013) and Lin (2013), "Agnostic notes on regression adjustments to experimental data" (covariates, one slope an arm);
+Fieller (1954) (relative margins and intervals); Welch (1947) (degrees of freedom).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.records import Direction, Limit, Margin, UnitMoments
+from evaluator.stats.estimate import POWER
+from evaluator.stats.score import difference_interval, difference_z, one_sample_z, ratio_interval, ratio_z
+from evaluator.stats.student import t_below, t_quantile
+
+__all__ = [
+    "Answers",
+    "ArmLevels",
+    "Linear",
+    "OutcomeEstimate",
+    "adjust_levels",
+    "compare_levels",
+    "compare_proportions",
+    "linear_mean",
+    "linear_ratio",
+    "merge_moments",
+    "moments_of",
+]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """p-values of one question: small `p_worse` shows the candidate beyond the bound, small `p_within` within it."""
+
+    p_worse: float
+    p_within: float
+
+    @property
+    def p_two_sided(self) -> float:
+        """p-value against "exactly at the bound"."""
+        return min(1.0, 2 * min(self.p_worse, self.p_within))
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeEstimate:
+    """One candidate against baseline; effect and interval are relative where the margin is, or where none is set."""
+
+    baseline: float
+    candidate: float
+    relative: bool
+    effect: float
+    lower: float
+    upper: float
+    zero: Answers
+    margin: Answers | None
+    limits: tuple[Answers, ...]
+    se: float
+    """Standard error of the difference candidate - baseline, in the outcome's unit."""
+    df: float
+    detectable: float
+    """Harm found with 80 % power, on the scale of the effect."""
+    needed: float
+    """Multiple of the present number of units after which an unchanged estimate would be shown to be within."""
+
+
+# ------------------------------------------------------------------ moments
+
+
+def moments_of(values: FloatArray) -> UnitMoments:
+    """Moments of one arm; `values` has shape (units, variables)."""
+    values = np.asarray(values, dtype=float)
+    if not values.shape[0]:
+        width = values.shape[1]
+        return UnitMoments(0, np.zeros(width), np.zeros((width, width)))
+    mean = values.mean(axis=0)
+    centred = values - mean
+    return UnitMoments(values.shape[0], mean, centred.T @ centred)
+
+
+def merge_moments(one: UnitMoments, other: UnitMoments) -> UnitMoments:
+    """Moments of two disjoint sets of units together (Chan, Golub & LeVeque 1983)."""
+    n = one.n + other.n
+    if not one.n or not other.n:
+        return one if one.n else other
+    shift = other.mean - one.mean
+    products = one.products + other.products + np.outer(shift, shift) * (one.n * other.n / n)
+    return UnitMoments(n, one.mean + shift * (other.n / n), products)
+
+
+# ------------------------------------------------------------------ levels
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """An arm's own value, and the combination of the variables whose mean it moves with to first order."""
+
+    value: float
+    weights: FloatArray
+    """Shape (variables,)."""
+
+
+def linear_mean(moments: UnitMoments, variable: int) -> Linear:
+    """Mean of one variable over units."""
+    weights = np.zeros(moments.mean.size)
+    weights[variable] = 1.0
+    return Linear(float(moments.mean[variable]), weights)
+
+
+def linear_ratio(moments: UnitMoments, numerator: int, denominator: int) -> Linear:
+    """Σ numerator / Σ denominator over units, by the delta method. NaN where the denominator is not positive."""
+    below = float(moments.mean[denominator])
+    weights = np.zeros(moments.mean.size)
+    if below <= 0:
+        return Linear(math.nan, weights)
+    ratio = float(moments.mean[numerator]) / below
+    weights[numerator] += 1.0 / below
+    weights[denominator] -= ratio / below
+    return Linear(ratio, weights)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmLevels:
+    """Values of all arms, shape (arms,), with their covariance; the baseline comes first."""
+
+    values: FloatArray
+    covariance: FloatArray
+    own: FloatArray
+    """Part of each variance that is the arm's own."""
+    df: FloatArray
+    explained: float
+    """Share of the variance that the covariates took away."""
+
+
+def adjust_levels(levels: Sequence[Linear], moments: Sequence[UnitMoments], covariates: Sequence[int]) -> ArmLevels:
+    """Level of each arm, at the covariate means of all arms together; without covariates as it is.
+
+    Each arm has slopes of its own. The covariate means are known only as well as all units together tell them; where
+    slopes differ, that is part of the covariance.
+    """
+    columns = list(covariates)
+    total = sum(part.n for part in moments)
+    centre = sum((part.n * part.mean[columns] for part in moments), np.zeros(len(columns))) / max(total, 1)
+    spread = sum((part.products[np.ix_(columns, columns)] for part in moments), np.zeros((len(columns), len(columns))))
+    fits = [_fit(level, part, columns, centre) for level, part in zip(levels, moments, strict=True)]
+    slopes = np.array([fit.slopes for fit in fits]).reshape(len(fits), len(columns))
+    own = np.array([fit.variance for fit in fits])
+    shared = slopes @ (spread / max(total - len(moments), 1)) @ slopes.T / max(total, 1)
+    raw = float(sum(fit.unadjusted for fit in fits))
+    return ArmLevels(
+        values=np.array([fit.value for fit in fits]),
+        covariance=np.diag(own) + shared,
+        own=own,
+        df=np.array([fit.df for fit in fits]),
+        explained=1 - float(own.sum()) / raw if raw > 0 else 0.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    value: float
+    variance: float
+    unadjusted: float
+    df: float
+    slopes: FloatArray
+
+
+def _fit(level: Linear, moments: UnitMoments, columns: list[int], centre: FloatArray) -> _Fit:
+    n = moments.n
+    squares = float(level.weights @ moments.products @ level.weights)
+    unadjusted = squares / max(n - 1, 1) / max(n, 1)
+    if not columns:
+        return _Fit(level.value, unadjusted, unadjusted, float(n - 1), np.zeros(0))
+    within = moments.products[np.ix_(columns, columns)]
+    across = moments.products[columns] @ level.weights
+    slopes, rank = _solve(within, across)
+    df = n - 1 - rank
+    left = max(squares - float(slopes @ across), 0.0)
+    value = level.value - float(slopes @ (moments.mean[columns] - centre))
+    return _Fit(value, left / max(df, 1) / max(n, 1), unadjusted, float(df), slopes)
+
+
+def _solve(within: FloatArray, across: FloatArray) -> tuple[FloatArray, int]:
+    """Least-squares slopes and rank; covariates that say nothing new get a slope of their share, or 0."""
+    scale = np.sqrt(np.diag(within))
+    scale = np.where(scale > 0, scale, 1.0)
+    solved, _, rank, _ = np.linalg.lstsq(within / np.outer(scale, scale), across / scale, rcond=1e-10)
+    return solved / scale, int(rank)
+
+
+# ------------------------------------------------------------------ comparison by t
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Baseline (0) and candidate (1) of some levels."""
+
+    values: FloatArray
+    covariance: FloatArray
+    df: float
+    df_candidate: float
+
+    def variance(self, weights: FloatArray) -> float:
+        return max(float(weights @ self.covariance @ weights), 0.0)
+
+
+def compare_levels(
+    levels: ArmLevels,
+    arm: int,
+    *,
+    alpha: float,
+    margin: Margin | None,
+    direction: Direction,
+    limit: Limit | None = None,
+) -> OutcomeEstimate:
+    """Compare arm `arm` of some levels with the baseline by Welch's t; relative margins without any linearisation.
+
+    "Candidate = (1 + margin) x baseline" is tested as a contrast of the two levels, and the relative interval is all
+    ratios that this test does not reject (Fieller).
+    """
+    pair = _pick(levels, arm)
+    relative = margin.relative if margin else pair.values[0] > 0
+    sign = 1.0 if direction is Direction.LOWER else -1.0
+    critical = float(t_quantile(1 - alpha, pair.df))
+    difference = np.array([-1.0, 1.0])
+    se = math.sqrt(pair.variance(difference))
+    limit = limit or Limit()
+    bound = margin.value if margin else 0.0
+    beyond, se_beyond = _beyond(pair, sign, bound, relative=relative)
+    base = float(pair.values[0])
+    effect, lower, upper = _interval(pair, critical, relative=relative)
+    return OutcomeEstimate(
+        baseline=base,
+        candidate=float(pair.values[1]),
+        relative=relative,
+        effect=effect,
+        lower=lower,
+        upper=upper,
+        zero=_answer(sign * float(difference @ pair.values), se, pair.df),
+        margin=_answer(beyond, se_beyond, pair.df) if margin else None,
+        limits=_ask_limits(pair, limit),
+        se=se,
+        df=pair.df,
+        detectable=(critical + float(t_quantile(POWER, np.inf))) * se / (base if relative else 1.0),
+        needed=(critical * se_beyond / -beyond) ** 2 if beyond < 0 else math.inf,
+    )
+
+
+def _pick(levels: ArmLevels, arm: int) -> _Pair:
+    chosen = [0, arm]
+    own, df = levels.own[chosen], levels.df[chosen]
+    scale = float((own**2 / np.maximum(df, 1)).sum())
+    together = float(own.sum()) ** 2 / scale if scale > 0 else float(df.sum())
+    return _Pair(levels.values[chosen], levels.covariance[np.ix_(chosen, chosen)], together, float(df[1]))
+
+
+def _beyond(pair: _Pair, sign: float, bound: float, *, relative: bool) -> tuple[float, float]:
+    """How far the candidate lies beyond the bound (positive is harm), and the standard error of that."""
+    weights = np.array([-(1 + sign * bound) if relative else -1.0, 1.0])
+    distance = sign * float(weights @ pair.values) - (0.0 if relative else bound)
+    return distance, math.sqrt(pair.variance(weights))
+
+
+def _answer(beyond: float, se: float, df: float) -> Answers:
+    if math.isnan(beyond) or math.isnan(se):
+        return Answers(math.nan, math.nan)
+    exact = 0.0 if abs(beyond) < 1e-12 else math.copysign(math.inf, beyond)
+    t = beyond / se if se > 0 else exact
+    return Answers(float(t_below(-t, df)), float(t_below(t, df)))
+
+
+def _ask_limits(pair: _Pair, limit: Limit) -> tuple[Answers, ...]:
+    se, value = math.sqrt(max(float(pair.covariance[1, 1]), 0.0)), float(pair.values[1])
+    asked = [value - limit.max] if limit.max is not None else []
+    asked += [limit.min - value] if limit.min is not None else []
+    return tuple(_answer(beyond, se, pair.df_candidate) for beyond in asked)
+
+
+def _interval(pair: _Pair, critical: float, *, relative: bool) -> tuple[float, float, float]:
+    base, candidate = (float(v) for v in pair.values)
+    if not relative:
+        reach = critical * math.sqrt(pair.variance(np.array([-1.0, 1.0])))
+        return candidate - base, candidate - base - reach, candidate - base + reach
+    lower, upper = _fieller(pair, critical)
+    return candidate / base - 1, lower - 1, upper - 1
+
+
+def _fieller(pair: _Pair, critical: float) -> tuple[float, float]:
+    """All ratios candidate / baseline that are not rejected; the whole line where the baseline may be 0."""
+    base, candidate = (float(v) for v in pair.values)
+    squared = critical**2
+    v = pair.covariance
+    a = base**2 - squared * float(v[0, 0])
+    b = base * candidate - squared * float(v[0, 1])
+    c = candidate**2 - squared * float(v[1, 1])
+    if a <= 0:
+        return -math.inf, math.inf
+    root = math.sqrt(max(b * b - a * c, 0.0))
+    return (b - root) / a, (b + root) / a
+
+
+# ------------------------------------------------------------------ comparison of proportions by score
+
+
+def compare_proportions(
+    successes: tuple[float, float],
+    units: tuple[int, int],
+    *,
+    alpha: float,
+    margin: Margin | None,
+    direction: Direction,
+    limit: Limit | None = None,
+) -> OutcomeEstimate:
+    """Compare two proportions (baseline, candidate) by score (Miettinen & Nurminen 1985): right also at 0 and at 1."""
+    (x_b, x_c), (n_b, n_c) = successes, units
+    p_b, p_c = x_b / n_b, x_c / n_c
+    relative = margin.relative if margin else p_b > 0
+    sign = 1.0 if direction is Direction.LOWER else -1.0
+    bound = margin.value if margin else 0.0
+
+    def ask_at(harm: float) -> float:
+        z = ratio_z(x_c, n_c, x_b, n_b, 1 + sign * harm) if relative else difference_z(x_c, n_c, x_b, n_b, sign * harm)
+        return sign * float(z)
+
+    critical = float(t_quantile(1 - alpha, np.inf))
+    low, high = (ratio_interval if relative else difference_interval)(x_c, n_c, x_b, n_b, critical)
+    se = math.sqrt(sum(p * (1 - p) / n for p, n in ((_shrunk(x_b, n_b), n_b), (_shrunk(x_c, n_c), n_c))))
+    at_bound = ask_at(bound)
+    asked = [float(one_sample_z(x_c, n_c, bound)) for bound in _bounds(limit, upper=True)]
+    asked += [-float(one_sample_z(x_c, n_c, bound)) for bound in _bounds(limit, upper=False)]
+    return OutcomeEstimate(
+        baseline=p_b,
+        candidate=p_c,
+        relative=relative,
+        effect=p_c / p_b - 1 if relative else p_c - p_b,
+        lower=float(low) - (1 if relative else 0),
+        upper=float(high) - (1 if relative else 0),
+        zero=_normal(sign * float(difference_z(x_c, n_c, x_b, n_b, 0.0))),
+        margin=_normal(at_bound) if margin else None,
+        limits=tuple(_normal(z) for z in asked),
+        se=se,
+        df=math.inf,
+        detectable=(critical + float(t_quantile(POWER, np.inf))) * se / (p_b if relative else 1.0),
+        needed=(critical / at_bound) ** 2 if at_bound < 0 else math.inf,
+    )
+
+
+def _shrunk(x: float, n: int) -> float:
+    return (x + 0.5) / (n + 1)
+
+
+def _normal(z: float) -> Answers:
+    return Answers(float(t_below(-z, np.inf)), float(t_below(z, np.inf)))
+
+
+def _bounds(limit: Limit | None, *, upper: bool) -> list[float]:
+    bound = None if limit is None else limit.max if upper else limit.min
+    return [] if bound is None else [bound]
