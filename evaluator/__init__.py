@@ -1,0 +1,20 @@
+"""Is this release safe to promote? Load runs become a GO, NO-GO or INCONCLUSIVE verdict.
+
+Names resolve when they are used: a Locust worker must not pay for what it does not need.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_LAZY = {"Recorder": "evaluator.sources.locust"}
+"""Name → the module that it comes from."""
+
+__all__ = ["Recorder"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

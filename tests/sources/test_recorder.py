@@ -18,7 +18,7 @@ from .conftest import read_rows
 
 OWN = """
 from locust import FastHttpUser, constant, task
-from evaluator.sources.locust import Recorder
+from evaluator import Recorder
 
 Recorder(release="shop@own", service="shop")
 
@@ -85,13 +85,14 @@ def test_master_and_workers_started_by_hand_record_one_run(own: Path, tmp_path: 
     )  # fmt: skip
     for process in (master, *workers):
         process.communicate(timeout=40)
+    (folder,) = (tmp_path / "evaluator.data" / "shop@own").glob("*")
+    assert len(set(read_rows(folder)["worker"].to_pylist())) == 2
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     (landed,) = land_release(store, "shop@own")
     (run,) = store.runs("shop@own")
     assert (run.state, run.facts.stopped_by) == (RunState.COMPLETE, "")
     assert (run.facts.workers_expected, run.facts.workers_seen) == (2, 2)
     assert run.facts.counted == landed.rows > 50
-    assert len(set(read_rows(store.segment_folder(run))["worker"].to_pylist())) == 2
 
 
 def test_the_plug_in_needs_no_line_at_all(shop: tuple[Arm, ...], tmp_path: Path) -> None:
