@@ -88,16 +88,29 @@ FROM request_rows AS rows JOIN series{part} AS series
 WHERE NOT failed
 """
 
+_PACK = 1 << 40
+"""A bin and its count travel as one number, which sorts by bin and costs half of sorting two lists."""
+
 _BINS = """
 CREATE OR REPLACE TEMP TABLE cells_bins{part} AS
-SELECT pair, bucket, list(bin ORDER BY bin) AS bins, list(n ORDER BY bin) AS counts
-FROM (SELECT pair, bucket, bin, count(*) AS n FROM coded GROUP BY ALL) GROUP BY ALL
+SELECT
+    pair, bucket,
+    list_transform(packed, lambda v: CAST(v // {pack} AS SMALLINT)) AS bins,
+    list_transform(packed, lambda v: v % {pack}) AS counts
+FROM (
+    SELECT pair, bucket, list_sort(list(bin * {pack} + n)) AS packed
+    FROM (SELECT pair, bucket, bin, count(*) AS n FROM coded GROUP BY ALL) GROUP BY ALL)
 """
 
 _INSTANCE_BINS = """
 CREATE OR REPLACE TEMP TABLE cells_instance_bins{part} AS
-SELECT series, block, list(bin ORDER BY bin) AS bins, list(n ORDER BY bin) AS counts
-FROM (SELECT series, bucket // {block_buckets} AS block, bin, count(*) AS n FROM coded GROUP BY ALL) GROUP BY ALL
+SELECT
+    series, block,
+    list_transform(packed, lambda v: CAST(v // {pack} AS SMALLINT)) AS bins,
+    list_transform(packed, lambda v: v % {pack}) AS counts
+FROM (
+    SELECT series, block, list_sort(list(bin * {pack} + n)) AS packed
+    FROM (SELECT series, bucket // {block_buckets} AS block, bin, count(*) AS n FROM coded GROUP BY ALL) GROUP BY ALL)
 """
 
 _FAILURE_KINDS = """
@@ -137,6 +150,7 @@ def _run_steps(
                 part=part,
                 wide=wide,
                 block_buckets=BLOCK_BUCKETS,
+                pack=_PACK,
             )
         )
 
