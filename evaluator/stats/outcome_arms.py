@@ -103,9 +103,9 @@ def _scales(df: float) -> tuple[FloatArray, FloatArray]:
 
     if not math.isfinite(df) or df > 1e6:
         return np.ones(1), np.ones(1)
-    nodes, masses = np.polynomial.legendre.leggauss(NODES)
-    upper_tail = (1 - nodes) / 2
-    return np.sqrt(chdtri(df, upper_tail) / df), masses / 2
+    # Normal scores of χ² make the integrand smooth at both ends.
+    scores, masses = np.polynomial.hermite_e.hermegauss(NODES)
+    return np.sqrt(chdtri(df, t_below(-scores, np.inf)) / df), masses / masses.sum()
 
 
 def probabilities_of_best(values: FloatArray, variances: FloatArray, *, highest: bool) -> FloatArray:
@@ -120,7 +120,7 @@ def probabilities_of_best(values: FloatArray, variances: FloatArray, *, highest:
         points = level[arm] + se[arm] * nodes
         below = t_below((points[:, None] - level[others]) / se[others], np.inf).prod(axis=1)
         out[arm] = below @ weights / weights.sum()
-    return out / out.sum()
+    return np.asarray(out / out.sum())
 
 
 # ------------------------------------------------------------------ the Bayesian view

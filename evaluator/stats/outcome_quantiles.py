@@ -168,4 +168,5 @@ def _variance(arm: Clustered, point: float, *, strict: bool) -> float:
     below = np.bincount(arm.unit[:count], minlength=arm.units)
     rows = np.bincount(arm.unit, minlength=arm.units)
     residual = below - share * rows
-    return max(float(residual @ residual) * arm.units / max(arm.units - 1, 1) / size**2, plain / max(rows.mean(), 1.0))
+    clustered = float(residual @ residual) * arm.units / max(arm.units - 1, 1) / size**2
+    return max(clustered, plain / max(float(rows.mean()), 1.0))
