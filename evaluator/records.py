@@ -457,6 +457,9 @@ class OutcomePlan:
     baseline: str = ""
     """Value of the arm column that stands for the baseline; empty: told by the values."""
     skip_bad_rows: bool = False
+    header: tuple[str, ...] = ()
+    """Columns of a CSV file, in their order."""
+    delimiter: str = ","
 
 
 @dataclass(frozen=True, slots=True)
