@@ -1,0 +1,39 @@
+import subprocess
+import sys
+
+PLAIN = "ts,endpoint,response_time_ms,failed\n1790000000,GET /,3.5,false\n1790000001,GET /,4.5,true\n"
+
+
+def run(folder, *arguments):
+    command = [sys.executable, "-m", "evaluator", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_import_query_export_purge(tmp_path):
+    (tmp_path / "b.csv").write_text(PLAIN)
+    (tmp_path / "c.csv").write_text(PLAIN.replace("4.5", "5.5"))
+    arms = ("--baseline", "b.csv", "--canary", "c.csv", "--service", "cart", "--label", "pr=7")
+    assert run(tmp_path, "import", "cart@2", *arms)[:2] == (0, "cart@2: 4 requests from 2 files in 1 run\n")
+    code, out, _ = run(tmp_path, "import", "cart@2", *arms)
+    assert code == 0
+    assert "these 2 files have landed already" in out
+    assert run(tmp_path, "data", "sql", "--format", "csv", "SELECT count(*) AS n FROM requests")[:2] == (0, '"n"\n4\n')
+    code, _, err = run(tmp_path, "data", "sql", "SELEC 1")
+    assert code == 2
+    assert "the query cannot be run" in err
+    assert run(tmp_path, "data", "export", "cart@2", "--to", "out")[0] == 0
+    assert (tmp_path / "out" / "requests.parquet").exists()
+    assert run(tmp_path, "data", "export", "cart@2", "--to", "out")[0] == 2
+    assert run(tmp_path, "data", "purge", "cart@2")[0] == 2
+    code, out, _ = run(tmp_path, "data", "purge", "--yes", "cart@2")
+    assert (code, out) == (0, "cart@2: 4 request rows deleted; cells and verdicts stay\n")
+    assert run(tmp_path, "data", "purge", "--yes", "cart@3")[0] == 2
+
+
+def test_bad_import_is_one_sentence(tmp_path):
+    (tmp_path / "b.csv").write_text(PLAIN.replace("4.5", "nan"))
+    code, out, err = run(tmp_path, "import", "cart@2", "--baseline", "b.csv")
+    assert (code, out) == (2, "")
+    assert "b.csv:3: column 'response_time_ms' has the value 'nan'" in err
