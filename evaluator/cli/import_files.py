@@ -48,7 +48,7 @@ def command(
     arms: tuple[str, ...],
     format_name: str,
     columns: tuple[str, ...],
-    skip_bad_rows: bool,  # noqa: FBT001 - click passes options by name
+    skip_bad_rows: bool,
     service: str,
     baseline_version: str,
     canary_version: str,
