@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,17 +16,22 @@ from evaluator.records import (
     Cells,
     Landed,
     LandingPlan,
+    OutcomeFacts,
+    OutcomePlan,
+    Outcomes,
     Release,
     ReleaseSummary,
     Run,
     RunFacts,
     RunState,
+    SourceColumn,
     StoredVerdict,
+    choose_bucket_s,
 )
 from evaluator.segments import run_folder
 from evaluator.store import catalogue, maintenance
 from evaluator.store.engine import Engine, attach, open_engine, transaction
-from evaluator.store.importing import Place, choose_bucket_s, import_files
+from evaluator.store.importing import Place, import_files
 from evaluator.store.landing import Target, land
 from evaluator.store.maintenance import Files
 from evaluator.store.migrations import (
@@ -36,6 +41,8 @@ from evaluator.store.migrations import (
     prepare_data_dir,
     read_version,
 )
+from evaluator.store.outcome_reading import read_outcomes
+from evaluator.store.outcomes import OutcomePlace, describe_outcomes, import_outcomes
 from evaluator.store.reading import read_cells
 
 __all__ = ["WAIT_S", "Store"]
@@ -146,6 +153,15 @@ class Store:
         place = Place(self.path, {run.id: self.segment_folder(run) for run in runs}, self.wait_s)
         return import_files(place, release, runs, plan)
 
+    @staticmethod
+    def describe_outcomes(plan: OutcomePlan) -> tuple[SourceColumn, ...]:
+        """List the columns of files of outcomes, or of a query over them (as table `outcomes`). Raises InputError."""
+        return describe_outcomes(plan)
+
+    def land_outcomes(self, release: Release, run: Run, plan: OutcomePlan) -> tuple[Landed, OutcomeFacts]:
+        """Land outcomes of units as `run`; the same files read the same way change nothing. Raises InputError."""
+        return import_outcomes(OutcomePlace(self.path, self.segment_folder(run), self.wait_s), release, run, plan)
+
     # -------------------------------------------------------------- reading
 
     def releases(self) -> tuple[ReleaseSummary, ...]:
@@ -167,6 +183,13 @@ class Store:
         """Copy the cells of runs into memory."""
         with self._attached(write=False) as engine:
             return read_cells(engine, run_ids)
+
+    def read_outcomes(
+        self, run: Run, *, values: Collection[str] = (), row_values: Collection[str] = ()
+    ) -> Outcomes | None:
+        """Read the outcomes of a run, with values of units and rows where they are asked for; `None`: it has none."""
+        with self._attached(write=False) as engine:
+            return read_outcomes(engine, run.id, self.segment_folder(run), values=values, row_values=row_values)
 
     def data_hash(self, run_ids: Sequence[str]) -> str:
         """Hash what landed in runs ("sha256:…"): the same data give the same hash, wherever and however it landed."""

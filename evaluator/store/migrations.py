@@ -60,6 +60,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             number INTEGER PRIMARY KEY, release VARCHAR NOT NULL, judged_at TIMESTAMPTZ NOT NULL,
             word VARCHAR NOT NULL, verdict VARCHAR NOT NULL)""",
     ),
+    (
+        """CREATE TABLE store.outcomes (
+            run VARCHAR PRIMARY KEY, columns VARCHAR NOT NULL, variables VARCHAR[] NOT NULL, facts VARCHAR NOT NULL)""",
+        """CREATE TABLE store.outcome_moments (
+            run VARCHAR NOT NULL, arm VARCHAR NOT NULL, position INTEGER NOT NULL, n BIGINT NOT NULL,
+            mean DOUBLE[] NOT NULL, products DOUBLE[] NOT NULL, skewness DOUBLE[] NOT NULL, PRIMARY KEY (run, arm))""",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

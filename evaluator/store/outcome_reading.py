@@ -1,0 +1,82 @@
+"""Outcomes are read: sums always, values of units and rows only where a metric asked for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from evaluator.errors import StoreError
+from evaluator.records import OutcomeColumn, OutcomeFacts, Outcomes, UnitMoments
+from evaluator.store.engine import Engine, quote
+from evaluator.store.outcomes import ROWS_FILE, UNITS_FILE
+
+__all__ = ["read_outcomes"]
+
+
+def read_outcomes(
+    engine: Engine, run: str, folder: Path, *, values: Collection[str] = (), row_values: Collection[str] = ()
+) -> Outcomes | None:
+    """Read the outcomes of a run; `None` where it has none.
+
+    `values` and `row_values` name the variables and outcomes whose values are wanted; what was purged, or is not there,
+    is left out.
+    """
+    found = engine.execute("SELECT columns, variables, facts FROM store.outcomes WHERE run = ?", [run]).fetchall()
+    if not found:
+        return None
+    rows = engine.execute(
+        "SELECT arm, n, mean, products, skewness FROM store.outcome_moments WHERE run = ? ORDER BY position", [run]
+    ).fetchall()
+    variables = tuple(found[0][1])
+    width = len(variables)
+    columns = tuple(OutcomeColumn(**column) for column in json.loads(found[0][0]))
+    wanted = [name for name in variables if name in values]
+    outcomes = [column.name for column in columns if column.name in row_values and column.role == "outcome"]
+    return Outcomes(
+        run=run,
+        arms=tuple(row[0] for row in rows),
+        columns=columns,
+        variables=variables,
+        moments=tuple(
+            UnitMoments(int(row[1]), np.array(row[2]), np.array(row[3]).reshape(width, width)) for row in rows
+        ),
+        skewness=tuple(np.array(row[4]) for row in rows),
+        facts=OutcomeFacts(**json.loads(found[0][2])),
+        values=_read_units(folder / UNITS_FILE, wanted, len(rows)),
+        row_values=_read_rows(engine, folder / ROWS_FILE, outcomes, folder / UNITS_FILE, len(rows)),
+    )
+
+
+def _read_units(path: Path, names: list[str], arms: int) -> dict[str, tuple[np.ndarray, ...]]:
+    if not names or not path.exists():
+        return {}
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(["arm_", *names])
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    codes = table["arm_"].to_numpy()
+    return {name: tuple(table[name].to_numpy()[codes == arm].astype(float) for arm in range(arms)) for name in names}
+
+
+def _read_rows(
+    engine: Engine, path: Path, names: list[str], units: Path, arms: int
+) -> dict[str, tuple[tuple[np.ndarray, np.ndarray], ...]]:
+    if not names or not path.exists() or not units.exists():
+        return {}
+    out = {}
+    for name in names:
+        column = '"' + name.replace('"', '""') + '"'
+        found = engine.execute(
+            f"""SELECT arm_, CAST(hash(unit_) >> 1 AS BIGINT) AS unit, {column} AS value
+            FROM read_parquet({quote(str(path))})
+            WHERE {column} IS NOT NULL AND unit_ IN (SELECT unit_ FROM read_parquet({quote(str(units))}))
+            ORDER BY ALL"""
+        ).fetchnumpy()
+        mine = [found["arm_"] == arm for arm in range(arms)]
+        out[name] = tuple((found["unit"][rows].astype(np.int64), found["value"][rows].astype(float)) for rows in mine)
+    return out

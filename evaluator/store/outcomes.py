@@ -1,0 +1,490 @@
+"""Outcomes of units land: rows as they are, one row a unit, and their sums, in one transaction.
+
+The rows rest as Parquet beside the segments of requests, under a suffix of their own: the view `requests` does not see
+them. What a verdict reads is a few sums an arm, whatever the number of rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evaluator.errors import InputError, StoreError, UnknownName
+from evaluator.records import (
+    BASELINE,
+    Landed,
+    OutcomeColumn,
+    OutcomeFacts,
+    OutcomePlan,
+    Release,
+    Run,
+    SourceColumn,
+    UnitMoments,
+)
+from evaluator.stats.outcomes import merge_moments, moments_of
+from evaluator.store import catalogue
+from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
+from evaluator.store.landing import Segment, Target, write_manifest
+from evaluator.store.migrations import prepare_data_dir
+
+__all__ = ["ROWS_FILE", "UNITS_FILE", "OutcomePlace", "describe_outcomes", "import_outcomes", "name_variables"]
+
+ROWS_FILE, UNITS_FILE = "outcomes.rows", "outcomes.units"
+"""Parquet files in the folder of the run."""
+
+_BASELINES = ("baseline", "control", "ctrl", "a", "0", "old", "off", "false")
+"""Names of an arm that stands for the baseline, where none is named."""
+
+_MOST_ARMS = 20
+_LOG_OF_EVENTS = 0.01
+"""From this share of units with several different rows on, equal rows may be events of their own."""
+
+_KEYS = ("unit", "arm", "hash")
+_BATCH_ROWS = 200_000
+_MISSING = "('', 'na', 'n/a', 'nan', 'null', 'none')"
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomePlace:
+    """Where the outcomes of a run go."""
+
+    store: Path
+    folder: Path
+    wait_s: float
+
+
+def name_variables(columns: Sequence[OutcomeColumn]) -> tuple[str, ...]:
+    """Name the variables of a unit, in the order of its moments."""
+    names = ["rows"]
+    for column in columns:
+        names += [column.name, f"{column.name}?"] if column.role == "outcome" and column.binary else [column.name]
+    return tuple(names)
+
+
+# ------------------------------------------------------------------ what a file has
+
+
+def describe_outcomes(plan: OutcomePlan) -> tuple[SourceColumn, ...]:
+    """List the columns of a plan's files, or of its query over them. Raises InputError."""
+    with open_engine() as engine:
+        return tuple(SourceColumn(name, _kind_of(kind)) for name, kind in _describe(engine, _typed_source(plan), plan))
+
+
+def _describe(engine: Engine, source: str, plan: OutcomePlan) -> list[tuple[str, str]]:
+    try:
+        rows = engine.execute(f"DESCRIBE {source}").fetchall()
+    except duckdb.Error as error:
+        raise _unreadable(plan, error) from error
+    return [(str(row[0]), str(row[1])) for row in rows]
+
+
+def _unreadable(plan: OutcomePlan, error: duckdb.Error) -> InputError:
+    text = " ".join(str(error).split())[:300]
+    if plan.query:
+        return InputError(f"the query over {plan.paths[0]} cannot be run: {text}", hint="its table is called outcomes")
+    return InputError(f"{plan.paths[0]} cannot be read: {text}", hint="outcomes are CSV or Parquet")
+
+
+def _kind_of(kind: str) -> Any:
+    if kind == "BOOLEAN":
+        return "truth"
+    if kind.startswith(("TIMESTAMP", "DATE", "TIME", "INTERVAL")):
+        return "time"
+    numbers = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "U", "FLOAT", "DOUBLE", "DECIMAL")
+    return "number" if kind.startswith(numbers) and not kind.startswith("UUID") else "text"
+
+
+def _list(paths: Sequence[str]) -> str:
+    return "[" + ", ".join(quote(path) for path in paths) + "]"
+
+
+def _typed_source(plan: OutcomePlan) -> str:
+    """Write the query whose columns have their natural types."""
+    if plan.reader == "parquet":
+        table = f"SELECT * FROM read_parquet({_list(plan.paths)})"
+    else:
+        # A row that cannot be split is told when it is read to land; a query has no such second reading.
+        lenient = "" if plan.query else ", ignore_errors = true"
+        table = f"""SELECT * FROM read_csv({_list(plan.paths)}, header = true, delim = {quote(plan.delimiter)},
+            quote = '"', escape = '"'{lenient})"""
+    return f"WITH outcomes AS ({table}) SELECT * FROM ({plan.query.strip().rstrip(';')})" if plan.query else table
+
+
+def _source(plan: OutcomePlan) -> str:
+    """Write the query that lands: columns of a CSV come as text, so that each value can be checked."""
+    if plan.reader == "parquet" or plan.query:
+        return _typed_source(plan)
+    columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in plan.header)
+    return f"""SELECT * FROM read_csv({_list(plan.paths)}, auto_detect = false, header = true,
+        delim = {quote(plan.delimiter)}, quote = '"', escape = '"', columns = {{{columns}}}, store_rejects = true)"""
+
+
+# ------------------------------------------------------------------ landing
+
+
+def import_outcomes(place: OutcomePlace, release: Release, run: Run, plan: OutcomePlan) -> tuple[Landed, OutcomeFacts]:
+    """Land outcomes as `run`; the same files read the same way change nothing. Raises InputError."""
+    sha256 = _hash(plan)
+    prepare_data_dir(place.store)
+    with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
+        if found := _find_landed(engine, release.id, sha256):
+            return found
+    try:
+        with open_engine() as engine:
+            return _land(engine, place, release, run, plan, sha256)
+    except BaseException:
+        shutil.rmtree(place.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other runs of the release are in it
+            place.folder.parent.rmdir()
+        raise
+
+
+def _hash(plan: OutcomePlan) -> str:
+    """Hash what is said: the bytes of the files, and how their columns are read."""
+    contents = []
+    for path in plan.paths:
+        try:
+            with Path(path).open("rb") as opened:
+                contents.append(hashlib.file_digest(opened, "sha256").hexdigest())
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    plain = dataclasses.asdict(dataclasses.replace(plan, paths=()))
+    return hashlib.sha256(json.dumps([contents, plain], sort_keys=True).encode()).hexdigest()
+
+
+def _find_landed(engine: Engine, release_id: str, sha256: str) -> tuple[Landed, OutcomeFacts] | None:
+    rows = engine.execute(
+        """SELECT runs.id, outcomes.facts FROM store.segments JOIN store.runs ON runs.id = segments.run
+        JOIN store.outcomes ON outcomes.run = runs.id WHERE release = ? AND sha256 = ?""",
+        [release_id, sha256],
+    ).fetchall()
+    return (Landed(already=1, runs=(rows[0][0],)), OutcomeFacts(**json.loads(rows[0][1]))) if rows else None
+
+
+def _land(
+    engine: Engine, place: OutcomePlace, release: Release, run: Run, plan: OutcomePlan, sha256: str
+) -> tuple[Landed, OutcomeFacts]:
+    skipped = _read_rows(engine, plan)
+    columns = _tell_binary(engine, plan)
+    arms = _order_arms(engine, plan)
+    facts = dataclasses.replace(_drop_duplicates(engine), skipped_rows=skipped)
+    facts = _sum_units(engine, columns, facts, arms[0])
+    segments = _write_files(engine, place.folder, columns, arms, sha256)
+    moments = _read_moments(place.folder / UNITS_FILE, columns, len(arms))
+    skewness = _read_skewness(engine, columns, arms)
+    with attach(engine, place.store, write=True, wait_s=place.wait_s), transaction(engine):
+        catalogue.add_release(engine, release)
+        catalogue.add_group(engine, run, 1)
+        code = catalogue.add_run(engine, run)
+        write_manifest(engine, Target(place.store, run.id, code, 1, place.folder, place.wait_s), segments)
+        _write_sums(engine, run.id, columns, arms, facts, moments, skewness)
+    return Landed(rows=facts.rows, segments=1, skipped_rows=skipped, runs=(run.id,)), facts
+
+
+def _name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
+
+
+def _text(column: str) -> str:
+    return f"nullif(trim(CAST({_name(column)} AS VARCHAR)), '')"
+
+
+def _number(column: str) -> str:
+    text = f"lower(trim(CAST({_name(column)} AS VARCHAR)))"
+    return f"""CASE WHEN {text} IN {_MISSING} THEN NULL WHEN {text} = 'true' THEN 1.0 WHEN {text} = 'false' THEN 0.0
+        ELSE TRY_CAST({_name(column)} AS DOUBLE) END"""
+
+
+def _is_bad(column: OutcomeColumn, k: int) -> str:
+    text = f"lower(trim(CAST({_name(column.name)} AS VARCHAR)))"
+    outside = f" OR (v{k} <> 0 AND v{k} <> 1)" if column.binary else ""
+    return f"""(v{k} IS NULL AND {text} NOT IN {_MISSING}) OR isinf(v{k}) OR isnan(v{k}){outside}"""
+
+
+def _marked(plan: OutcomePlan) -> str:
+    """Write the query for all rows with their values, and in `problem` the column that makes a row bad."""
+    values = ", ".join(f"{_number(column.name)} AS v{k}" for k, column in enumerate(plan.columns))
+    bad = " ".join(f"WHEN {_is_bad(column, k)} THEN {quote(column.name)}" for k, column in enumerate(plan.columns))
+    return f"""
+        SELECT *, CASE WHEN unit_ IS NULL THEN {quote(plan.unit)} WHEN arm_ IS NULL THEN {quote(plan.arm)} {bad} END
+            AS problem_
+        FROM (
+            SELECT *, {_text(plan.unit)} AS unit_, {_text(plan.arm)} AS arm_, hash(COLUMNS(*)) AS hash_, {values}
+            FROM ({_source(plan)}))"""
+
+
+def _read_rows(engine: Engine, plan: OutcomePlan) -> int:
+    """Read all rows into the table `outcome_rows`; returns how many were skipped. Raises InputError for a bad row."""
+    names = [name for name, _ in _describe(engine, _typed_source(plan), plan)]
+    every = ", ".join(f"CAST({_name(name)} AS VARCHAR)" for name in names)
+    values = ", ".join(f"v{k}" for k in range(len(plan.columns)))
+    query = _marked(plan).replace("hash(COLUMNS(*))", f"hash({every})")
+    try:
+        engine.execute(
+            f"""CREATE TEMP TABLE outcome_rows AS SELECT unit_ AS unit, arm_ AS arm, hash_ AS hash, problem_ AS problem,
+            {values} FROM ({query})"""
+        )
+    except duckdb.Error as error:
+        raise _unreadable(plan, error) from error
+    rejected = _find_rejected(engine, plan)
+    bad = int(engine.execute("SELECT count(*) FROM outcome_rows WHERE problem IS NOT NULL").fetchall()[0][0])
+    if (bad or rejected) and not plan.skip_bad_rows:
+        raise _describe_bad_row(engine, plan, query, rejected, bad + len(rejected))
+    engine.execute("DELETE FROM outcome_rows WHERE problem IS NOT NULL")
+    return bad + len(rejected)
+
+
+def _find_rejected(engine: Engine, plan: OutcomePlan) -> list[tuple[str, int, str]]:
+    """List the rows that the CSV reader could not split: file, line, why."""
+    if plan.reader == "parquet" or plan.query:
+        return []
+    rows = engine.execute(
+        """SELECT s.file_path, e.line, any_value(e.error_message) FROM reject_errors AS e
+        JOIN reject_scans AS s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"""
+    ).fetchall()
+    return [(str(path), int(line), " ".join(str(why).split())[:200]) for path, line, why in rows]
+
+
+def _describe_bad_row(
+    engine: Engine, plan: OutcomePlan, query: str, rejected: Sequence[tuple[str, int, str]], count: int
+) -> InputError:
+    if rejected:
+        path, record, why = rejected[0]
+        text = f"{path}:{_line_of(Path(path), plan.delimiter, record)}: {why}"
+    else:
+        text = _describe_bad_value(engine, plan, query)
+    more = f"; {count} rows cannot be used" if count > 1 else ""
+    return InputError(
+        f"{text}{more}; nothing was imported", hint="mend the file, or leave such rows out with --skip-bad-rows"
+    )
+
+
+def _describe_bad_value(engine: Engine, plan: OutcomePlan, query: str) -> str:
+    used = dict.fromkeys([plan.unit, plan.arm, *(column.name for column in plan.columns)])
+    value = " ".join(f"WHEN {quote(name)} THEN CAST({_name(name)} AS VARCHAR)" for name in used)
+    engine.execute("SET preserve_insertion_order = true")
+    for path in plan.paths:
+        one = query.replace(_list(plan.paths), _list([path]))
+        rows = engine.execute(
+            f"""SELECT number, problem_, CASE problem_ {value} END FROM (
+                SELECT *, row_number() OVER () AS number FROM ({one}))
+            WHERE problem_ IS NOT NULL ORDER BY number LIMIT 1"""
+        ).fetchall()
+        if rows:
+            number, column, given = rows[0]
+            said = f"the value '{str(given)[:80]}'" if given not in (None, "") else "no value"
+            wanted = "not a name" if column in (plan.unit, plan.arm) else _wanted(plan, column)
+            return f"{path}:{_place(plan, Path(path), number)}: column '{column}' has {said}, {wanted}"
+    return f"{plan.paths[0]} has rows that cannot be used"
+
+
+def _wanted(plan: OutcomePlan, name: str) -> str:
+    binary = next(column.binary for column in plan.columns if column.name == name)
+    return "neither 0 nor 1" if binary else "not a finite number"
+
+
+def _place(plan: OutcomePlan, path: Path, number: int) -> str:
+    if plan.query:
+        return f"row {number} of the query"
+    return f"row {number}" if plan.reader == "parquet" else str(_line_of(path, plan.delimiter, number + 1))
+
+
+def _line_of(path: Path, delimiter: str, record: int) -> int:
+    """Find the line on which a record ends; a quoted value may span several."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="", errors="replace") as opened:
+            reader = csv.reader(opened, delimiter=delimiter)
+            for _ in itertools.islice(reader, record):
+                pass
+            return reader.line_num
+    except (OSError, csv.Error):
+        return record
+
+
+# ------------------------------------------------------------------ rows become units
+
+
+def _tell_binary(engine: Engine, plan: OutcomePlan) -> tuple[OutcomeColumn, ...]:
+    """Settle which outcomes are binary: those that were said to be, and those with nothing but 0 and 1."""
+    checks = ", ".join(f"coalesce(bool_and(v{k} IN (0, 1)), false)" for k in range(len(plan.columns)))
+    only = engine.execute(f"SELECT {checks} FROM outcome_rows").fetchall()[0]
+    return tuple(
+        dataclasses.replace(column, binary=bool(only[k]) if column.binary is None else column.binary)
+        for k, column in enumerate(plan.columns)
+    )
+
+
+def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
+    """List the values of the arm column, the baseline first. Raises InputError and UnknownName."""
+    arms = [row[0] for row in engine.execute("SELECT DISTINCT arm FROM outcome_rows ORDER BY arm").fetchall()]
+    if not arms:
+        raise InputError(f"{plan.paths[0]} has no row that can be used")
+    if len(arms) > _MOST_ARMS:
+        raise InputError(
+            f"column '{plan.arm}' of {plan.paths[0]} has {len(arms)} different values, too many for arms",
+            hint="name the column of the arm with --arm-column",
+        )
+    baseline = plan.baseline or _find_baseline(plan, arms)
+    if baseline not in arms:
+        raise UnknownName("arm", baseline, arms, hint=f"the values of column '{plan.arm}' are the arms")
+    if baseline != BASELINE and BASELINE in arms:
+        raise InputError(f"arm '{baseline}' cannot be the baseline while another arm is called '{BASELINE}'")
+    return (baseline, *(arm for arm in arms if arm != baseline))
+
+
+def _find_baseline(plan: OutcomePlan, arms: Sequence[str]) -> str:
+    for name in _BASELINES:
+        found = [arm for arm in arms if arm.strip().lower() == name]
+        if len(found) == 1:
+            return found[0]
+    raise InputError(
+        f"none of the arms {', '.join(arms)} of {plan.paths[0]} is clearly the baseline",
+        hint="name it with --baseline-arm",
+    )
+
+
+def _drop_duplicates(engine: Engine) -> OutcomeFacts:
+    """Count rows that repeat another in every column; leave them out unless the rows are a log of events."""
+    rows, distinct, several = engine.execute(
+        """SELECT CAST(sum(n) AS BIGINT), CAST(sum(k) AS BIGINT), avg(CAST(k > 1 AS DOUBLE))
+        FROM (
+            SELECT count(*) AS n, count(DISTINCT hash) AS k FROM outcome_rows GROUP BY unit
+            HAVING min(arm) = max(arm))"""
+    ).fetchall()[0]
+    total = int(engine.execute("SELECT count(*) FROM outcome_rows").fetchall()[0][0])
+    duplicates = int(rows or 0) - int(distinct or 0)
+    drop = bool(duplicates) and several <= _LOG_OF_EVENTS
+    if drop:
+        names = [row[0] for row in engine.execute("DESCRIBE outcome_rows").fetchall() if row[0] not in _KEYS]
+        values = ", ".join(f"any_value({name}) AS {name}" for name in names)
+        engine.execute(
+            f"""CREATE OR REPLACE TEMP TABLE outcome_rows AS
+            SELECT {", ".join(_KEYS)}, {values} FROM outcome_rows GROUP BY {", ".join(_KEYS)}"""
+        )
+    return OutcomeFacts(rows=total, duplicates=duplicates, duplicates_dropped=drop)
+
+
+def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeFacts, baseline: str) -> OutcomeFacts:
+    """Make one row a unit in `outcome_units`; units of several arms are counted and left out."""
+    sums = ", ".join(_unit_value(column, k) for k, column in enumerate(columns))
+    engine.execute(
+        f"""CREATE TEMP TABLE outcome_units AS
+        SELECT unit, min(arm) AS arm, min(arm) <> max(arm) AS crossed, count(*) AS n, {sums}
+        FROM outcome_rows GROUP BY unit"""
+    )
+    crossed = int(engine.execute("SELECT count(*) FROM outcome_units WHERE crossed").fetchall()[0][0])
+    engine.execute("DELETE FROM outcome_units WHERE crossed")
+    counts = ", ".join(f"count(*) - count(s{k})" for k in range(len(columns)))
+    rows = engine.execute(f"SELECT arm, count(*), {counts} FROM outcome_units GROUP BY arm ORDER BY arm").fetchall()
+    missing = {
+        column.name: {BASELINE if row[0] == baseline else row[0]: int(row[k + 2]) for row in rows}
+        for k, column in enumerate(columns)
+        if any(row[k + 2] for row in rows)
+    }
+    return dataclasses.replace(facts, units=sum(int(row[1]) for row in rows), crossed=crossed, missing=missing)
+
+
+def _unit_value(column: OutcomeColumn, k: int) -> str:
+    if column.role == "covariate":
+        return f"avg(v{k}) AS s{k}"
+    return f"sum(v{k}) AS s{k}" + (f", max(v{k}) AS a{k}" if column.binary else "")
+
+
+def _variables_of(columns: Sequence[OutcomeColumn]) -> list[str]:
+    """Name the columns of `outcome_units` in the order of `name_variables`."""
+    out = ["n"]
+    for k, column in enumerate(columns):
+        out += [f"s{k}", f"a{k}"] if column.role == "outcome" and column.binary else [f"s{k}"]
+    return out
+
+
+def _write_files(
+    engine: Engine, folder: Path, columns: Sequence[OutcomeColumn], arms: Sequence[str], sha256: str
+) -> list[Segment]:
+    """Write rows and units as Parquet; covariates that a unit has no value of get the mean of all units."""
+    rows = ", ".join(f"v{k} AS {_name(column.name)}" for k, column in enumerate(columns))
+    means = {
+        f"s{k}": f"coalesce(s{k}, (SELECT avg(s{k}) FROM outcome_units), 0)"
+        for k, column in enumerate(columns)
+        if column.role == "covariate"
+    }
+    variables = zip(_variables_of(columns), name_variables(columns), strict=True)
+    units = ", ".join(f"CAST({means.get(name, name)} AS DOUBLE) AS {_name(shown)}" for name, shown in variables)
+    position = f"CAST(list_position([{', '.join(quote(arm) for arm in arms)}], arm) - 1 AS INTEGER)"
+    queries = {
+        ROWS_FILE: f"SELECT unit AS unit_, {position} AS arm_, {rows} FROM outcome_rows ORDER BY arm_, unit_",
+        UNITS_FILE: f"SELECT unit AS unit_, {position} AS arm_, {units} FROM outcome_units ORDER BY arm_, unit_",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, query in queries.items():
+            staged = folder / f"{name}.tmp"
+            engine.execute(f"COPY ({query}) TO {quote(str(staged))} (FORMAT parquet)")
+            staged.replace(folder / name)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
+    count = int(engine.execute("SELECT count(*) FROM outcome_rows").fetchall()[0][0])
+    return [Segment(folder / ROWS_FILE, count, sha256), Segment(folder / UNITS_FILE, 0, sha256)]
+
+
+# ------------------------------------------------------------------ units become sums
+
+
+def _batches(path: Path, columns: Sequence[OutcomeColumn]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    names = list(name_variables(columns))
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=["arm_", *names]):
+            table = pa.Table.from_batches([batch])
+            values = np.column_stack([table[name].to_numpy() for name in names])
+            yield table["arm_"].to_numpy(), np.nan_to_num(values)
+
+
+def _read_moments(path: Path, columns: Sequence[OutcomeColumn], arms: int) -> list[UnitMoments]:
+    out = [moments_of(np.zeros((0, len(name_variables(columns))))) for _ in range(arms)]
+    for codes, values in _batches(path, columns):
+        for code in np.unique(codes):
+            out[code] = merge_moments(out[code], moments_of(values[codes == code]))
+    return out
+
+
+def _read_skewness(engine: Engine, columns: Sequence[OutcomeColumn], arms: Sequence[str]) -> list[list[float]]:
+    asked = ", ".join(f"coalesce(skewness({name}), 0)" for name in _variables_of(columns))
+    rows = engine.execute(f"SELECT arm, {asked} FROM outcome_units GROUP BY arm").fetchall()
+    found = {row[0]: [float(np.nan_to_num(value)) for value in row[1:]] for row in rows}
+    return [found.get(arm, [0.0] * len(name_variables(columns))) for arm in arms]
+
+
+def _write_sums(
+    engine: Engine,
+    run: str,
+    columns: Sequence[OutcomeColumn],
+    arms: Sequence[str],
+    facts: OutcomeFacts,
+    moments: Sequence[UnitMoments],
+    skewness: Sequence[Sequence[float]],
+) -> None:
+    plain = json.dumps([dataclasses.asdict(column) for column in columns])
+    said: Mapping[str, Any] = dataclasses.asdict(facts)
+    engine.execute(
+        "INSERT INTO store.outcomes VALUES (?, ?, ?, ?)", [run, plain, list(name_variables(columns)), json.dumps(said)]
+    )
+    for position, (arm, part, skew) in enumerate(zip(arms, moments, skewness, strict=True)):
+        shown = BASELINE if position == 0 else arm
+        engine.execute(
+            "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [run, shown, position, part.n, part.mean.tolist(), part.products.ravel().tolist(), list(skew)],
+        )
