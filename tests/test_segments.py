@@ -86,9 +86,9 @@ def test_what_is_not_a_segment_is_named(tmp_path: Path, content: bytes | None) -
     path = tmp_path / "seg-w0-000000.parquet"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(SourceError, match="seg-w0-000000.parquet"):
+    with pytest.raises(SourceError, match=r"seg-w0-000000\.parquet"):
         read_segment(path)
-    with pytest.raises(SourceError, match="seg-w0-000000.parquet"):
+    with pytest.raises(SourceError, match=r"seg-w0-000000\.parquet"):
         count_rows(path)
 
 

@@ -9,7 +9,8 @@ from evaluator.records import Finding, Level
 
 __all__ = ["check_replication"]
 
-NAME = "single_instance"
+NAME = "replication"
+SINGLE = "single_instance"
 ENOUGH = 3
 
 
@@ -20,7 +21,7 @@ def check_replication(scene: Scene) -> Iterable[Finding]:
         fewest = min(design.behind)
         if design.kind == "single" and fewest < ENOUGH:
             yield Finding(
-                NAME,
+                SINGLE,
                 Level.FAIL,
                 f"one instance a side ({arm} {design.instances[1]}, baseline {design.instances[0]}): "
                 "the release cannot be told from the machine it ran on",

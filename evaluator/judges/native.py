@@ -129,7 +129,8 @@ def _judge_one(comparison: Comparison, alpha: float, gates: int, adjusted: float
     else:
         status = MetricStatus.INCONCLUSIVE
     judged = replace(comparison, status=status, p_value=p_value, p_value_adjusted=adjusted)
-    return replace(judged, reason=wording.explain_status(judged, alpha, drifts=_drifts(judged, alpha / gates)))
+    shown_within = all(question.p_within < alpha for question in asked)
+    return replace(judged, reason=wording.explain_status(judged, alpha, shown_within=shown_within))
 
 
 def _drifts(comparison: Comparison, level: float) -> bool:

@@ -113,8 +113,11 @@ def explain_health(finding: Finding) -> Reason:
     return Reason("health", f"{finding.check}: {finding.text}")
 
 
-def explain_status(comparison: Comparison, alpha: float, *, drifts: bool) -> str:
-    """One metric's own sentence: why it passed, failed or is open."""
+def explain_status(comparison: Comparison, alpha: float, *, shown_within: bool) -> str:
+    """One metric's own sentence: why it passed, failed or is open.
+
+    `shown_within`: over the whole run it is within its margin; if it is open all the same, its end is not.
+    """
     moved = _moved(comparison, alpha)
     margin = format_margin(comparison.rule.margin, comparison.unit)
     if comparison.status is MetricStatus.FAIL:
@@ -123,7 +126,7 @@ def explain_status(comparison: Comparison, alpha: float, *, drifts: bool) -> str
         return f"{moved}; no margin is set"
     if comparison.status is MetricStatus.PASS:
         return f"{moved}, within the {margin} allowed"
-    if drifts:
+    if shown_within:
         return f"{moved}, within the {margin} allowed over the whole run, but getting worse: beyond it towards the end"
     if any(test.kind == "limit" and test.p_within >= alpha for test in comparison.questions):
         return f"{moved}; not shown to keep to its limit of {_limit_text(comparison)}"

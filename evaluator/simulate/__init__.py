@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from evaluator.simulate.cells import choose_bucket_s, simulate_cells, to_cells
+from evaluator.simulate.cells import simulate_cells, to_cells
 from evaluator.simulate.design import Bursts, Change, Design, Wander
 from evaluator.simulate.export import to_parquet
 from evaluator.simulate.requests import Requests, simulate
@@ -24,7 +24,6 @@ __all__ = [
     "Requests",
     "Truth",
     "Wander",
-    "choose_bucket_s",
     "derive_truth",
     "simulate",
     "simulate_cells",

@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from evaluator.records import (
     BASELINE,
-    BINS_PER_DECADE,
     BLOCK_BUCKETS,
     Bins,
     Cells,
@@ -17,22 +16,16 @@ from evaluator.records import (
     InstanceBins,
     LoadLevels,
     Moments,
+    choose_bucket_s,
 )
+from evaluator.records.cells import BINS_PER_DECADE
 from evaluator.simulate.design import Design
 from evaluator.simulate.requests import Requests, simulate
 
-__all__ = ["choose_bucket_s", "simulate_cells", "to_cells"]
+__all__ = ["simulate_cells", "to_cells"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-BUCKETS = ((120, 1), (600, 5), (21_600, 15))
-"""Longest duration and bucket width, s; above the last: 60."""
-
-
-def choose_bucket_s(duration_s: float) -> int:
-    """Width of the buckets of a run that is to last `duration_s`."""
-    return next((width for longest, width in BUCKETS if duration_s <= longest), 60)
 
 
 def simulate_cells(design: Design, seed: int) -> Cells:

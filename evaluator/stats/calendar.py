@@ -42,12 +42,7 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     `auto`: group-sequential where the end is planned and far enough away to act before it, else a fixed horizon at
     the end of what there is; anytime where a run without a planned end goes on.
     """
-    kind = monitoring.mode
-    if kind == "auto":
-        if planned_s is None:
-            kind = "anytime"
-        else:
-            kind = "group_sequential" if planned_s >= SHORTEST_S else "fixed"
+    kind = _choose(planned_s) if monitoring.mode == "auto" else monitoring.mode
     end = monitoring.max_duration_s if planned_s is None else planned_s
     final = covered_s >= end - bucket_s
     if kind == "fixed":
@@ -61,6 +56,12 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     if kind == "group_sequential" and not interim and final:
         return Calendar("fixed", (), end, final)
     return Calendar(kind, interim, end, final)
+
+
+def _choose(planned_s: float | None) -> Literal["fixed", "group_sequential", "anytime"]:
+    if planned_s is None:
+        return "anytime"
+    return "group_sequential" if planned_s >= SHORTEST_S else "fixed"
 
 
 def _step(bucket_s: int, end_s: float) -> int:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from evaluator.errors import InputError, StoreError
-from evaluator.records import FilePlan, Landed, LandingPlan, Release, Run, RunState
+from evaluator.records import FilePlan, Landed, LandingPlan, Release, Run, RunState, choose_bucket_s
 from evaluator.segments import segment_name
 from evaluator.store import catalogue
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
@@ -22,21 +22,10 @@ from evaluator.store.landing import Segment, Target, write_cells, write_manifest
 from evaluator.store.migrations import prepare_data_dir
 from evaluator.store.rollup import find_grid_us, roll_up
 
-__all__ = ["Place", "choose_bucket_s", "import_files"]
+__all__ = ["Place", "import_files"]
 
 LATEST = timedelta(days=1)
 """How far a clock may be ahead of ours."""
-
-_BUCKETS = ((120, 1), (600, 5), (6 * 3600, 15))
-_LONGEST_BUCKET_S = 60
-_UNPLANNED_BUCKET_S = 15
-
-
-def choose_bucket_s(seconds: float | None) -> int:
-    """Choose the bucket of a run group from its planned (or recorded) duration; 15 s where that is not known."""
-    if seconds is None:
-        return _UNPLANNED_BUCKET_S
-    return next((bucket_s for longest, bucket_s in _BUCKETS if seconds <= longest), _LONGEST_BUCKET_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,10 @@ def evidence(*comparisons, findings=(), **changes):
     return replace(Evidence(tuple(comparisons), tuple(findings), arms, Window(None, None, 300.0)), **changes)
 
 
-def judge(*comparisons, rulebook=Rulebook(()), **changes):
+BUILT_IN = Rulebook(())
+
+
+def judge(*comparisons, rulebook=BUILT_IN, **changes):
     return judge_natively(evidence(*comparisons, **changes), rulebook, "cart@2")
 
 

@@ -6,11 +6,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from evaluator.records import Release, Run
-from evaluator.simulate import SCENARIOS, choose_bucket_s, simulate, to_cells, to_parquet
+from evaluator.records import Release, Run, choose_bucket_s
+from evaluator.simulate import SCENARIOS, simulate, to_cells, to_parquet
 from evaluator.simulate.requests import EPOCH_US
 from evaluator.store.base import Store
-from evaluator.store.base import choose_bucket_s as choose_in_store
 
 
 def assert_equal(one, other) -> None:
@@ -55,8 +54,3 @@ def test_store_rolls_up_alike(name, tmp_path):
         store.land_segments(run.id)
     expected = to_cells(requests, choose_bucket_s(design.duration_s))
     assert_equal(expected, store.read_cells(requests.runs))
-
-
-@pytest.mark.parametrize("duration_s", [1, 119, 120, 121, 600, 601, 21_600, 21_601])
-def test_buckets_agree(duration_s):
-    assert choose_bucket_s(duration_s) == choose_in_store(duration_s)

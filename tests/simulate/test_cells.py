@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluator.records import BLOCK_BUCKETS, Cells
-from evaluator.simulate import SCENARIOS, Design, Requests, choose_bucket_s, simulate, simulate_cells, to_cells
+from evaluator.records import BLOCK_BUCKETS, Cells, choose_bucket_s
+from evaluator.simulate import SCENARIOS, Design, Requests, simulate, simulate_cells, to_cells
 
 
 def build(rows, users=None) -> Requests:

@@ -41,7 +41,7 @@ def test_the_interval_holds_the_estimate_and_is_where_the_test_turns(c):
     x_c, n_c, x_b, n_b = c
     low, high = (float(v) for v in difference_interval(x_c, n_c, x_b, n_b, 1.645))
     assert low - 1e-9 <= x_c / n_c - x_b / n_b <= high + 1e-9
-    if -0.999 < low:
+    if low > -0.999:
         assert float(difference_z(x_c, n_c, x_b, n_b, low)) == pytest.approx(1.645, abs=1e-5)
     if high < 0.999:
         assert float(difference_z(x_c, n_c, x_b, n_b, high)) == pytest.approx(-1.645, abs=1e-5)

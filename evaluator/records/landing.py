@@ -1,0 +1,107 @@
+"""What lands: files, how to read them, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from evaluator.records.releases import Release
+
+__all__ = [
+    "ColumnMap",
+    "FileLayout",
+    "FilePlan",
+    "Landed",
+    "LandingPlan",
+    "ReleaseSummary",
+    "StoredVerdict",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMap:
+    """How one column of the request row is made from columns of a file.
+
+    `kind` says how: `text` (several sources are joined by a space), `integer`, `number` (a time, `unit` s, ms, us or
+    ns), `instant` (`unit` s, ms, us, ns since the epoch, or iso), and for `failed`: `true` (true is a failure), `false`
+    (true is a success), `status` (400 and above is a failure), `filled` (any text is a failure).
+    """
+
+    target: str
+    sources: tuple[str, ...]
+    kind: Literal["text", "integer", "number", "instant", "true", "false", "status", "filled"]
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileLayout:
+    """What a file of requests looks like and how its columns become those of a request row."""
+
+    format: str
+    """locust, jtl, csv or parquet."""
+    reader: Literal["csv", "parquet"]
+    columns: tuple[ColumnMap, ...]
+    delimiter: str = ","
+    header: tuple[str, ...] = ()
+    """All columns of the file, in its order."""
+    summary_rows: tuple[tuple[str, str], ...] = ()
+    """Rows that sum up others and are no requests: all of these columns start with these texts ('': are empty)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """One file of one arm; file k of each arm is replicate k."""
+
+    path: str
+    arm: str
+    replicate: int
+    layout: FileLayout
+
+
+@dataclass(frozen=True, slots=True)
+class LandingPlan:
+    """Files to take into the store, with all that is needed to read them."""
+
+    files: tuple[FilePlan, ...]
+    skip_bad_rows: bool = False
+    service: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What a landing did. `already`: segments or files that had landed before and were left alone."""
+
+    rows: int = 0
+    segments: int = 0
+    quarantined: tuple[str, ...] = ()
+    already: int = 0
+    skipped_rows: int = 0
+    """Unreadable rows left out because the user asked for it."""
+    summary_rows: int = 0
+    """Rows that sum up others (JMeter's transaction controllers) and were not counted as requests."""
+    runs: tuple[str, ...] = ()
+    """Ids of the runs that hold the data, also where they had landed before."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSummary:
+    """A release in one line of a list."""
+
+    release: Release
+    groups: int
+    runs: int
+    rows: int
+    last_run: datetime | None = None
+    verdict: str | None = None
+    judged_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVerdict:
+    """A verdict as it was saved."""
+
+    release: str
+    word: str
+    judged_at: datetime
+    json: str

@@ -1,0 +1,125 @@
+"""Outcomes of units (users, accounts, …) in an A/B test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "OutcomeColumn",
+    "OutcomeFacts",
+    "OutcomeOptions",
+    "OutcomePlan",
+    "Outcomes",
+    "SourceColumn",
+    "UnitMoments",
+]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceColumn:
+    """One column of a file of outcomes: its name and what it holds."""
+
+    name: str
+    kind: Literal["number", "truth", "text", "time"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeColumn:
+    """One column that is taken from a file of outcomes."""
+
+    name: str
+    role: Literal["outcome", "covariate"] = "outcome"
+    binary: bool | None = None
+    """Only 0 and 1; `None`: told by the values."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeOptions:
+    """What the user said of the columns; what is empty is told by their names."""
+
+    unit: str = ""
+    arm: str = ""
+    baseline: str = ""
+    outcomes: tuple[str, ...] = ()
+    """`name` or `name:binary`, `name:numeric`."""
+    covariates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomePlan:
+    """Files of outcomes (one table together, or what a query makes of it) and how their columns are read."""
+
+    paths: tuple[str, ...]
+    reader: Literal["csv", "parquet"]
+    unit: str
+    arm: str
+    columns: tuple[OutcomeColumn, ...]
+    query: str = ""
+    """SQL over the table `outcomes`; empty: all of it."""
+    baseline: str = ""
+    """Value of the arm column that stands for the baseline; empty: told by the values."""
+    skip_bad_rows: bool = False
+    header: tuple[str, ...] = ()
+    """Columns of a CSV file, in their order."""
+    delimiter: str = ","
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeFacts:
+    """What was seen when outcomes landed."""
+
+    rows: int = 0
+    """Rows of the file that could be read."""
+    units: int = 0
+    """Units in exactly one arm: those that are compared."""
+    duplicates: int = 0
+    """Rows that repeat another one in every column."""
+    duplicates_dropped: bool = False
+    """Left out, as each unit has one row otherwise; in a log of events they may be true and stay."""
+    crossed: int = 0
+    """Units that were seen in more than one arm; they are left out."""
+    skipped_rows: int = 0
+    missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Outcome or covariate → arm → units without any value of it; only where there are some."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitMoments:
+    """Units of one arm summed up: additive, and as many numbers however many units there are."""
+
+    n: int
+    mean: FloatArray
+    """Shape (variables,)."""
+    products: FloatArray
+    """Σ of products of deviations from the mean: shape (variables, variables)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """Outcomes of the units of all arms. `arms[0]` is the baseline.
+
+    Variables of a unit are `rows` (its number of rows), the sum of each outcome over them (`revenue`), whether a binary
+    outcome happened at all (`converted?`), and the mean of each covariate.
+    """
+
+    run: str
+    arms: tuple[str, ...]
+    columns: tuple[OutcomeColumn, ...]
+    variables: tuple[str, ...]
+    moments: tuple[UnitMoments, ...]
+    """By arm."""
+    skewness: tuple[FloatArray, ...]
+    """By arm, of each variable."""
+    facts: OutcomeFacts
+    values: Mapping[str, tuple[FloatArray, ...]] = field(default_factory=dict)
+    """Variable → one value a unit, by arm; only of those that a metric asked for. NaN: no value."""
+    row_values: Mapping[str, tuple[tuple[IntArray, FloatArray], ...]] = field(default_factory=dict)
+    """Outcome → unit and value of each row, by arm; only of those that a metric asked for."""

@@ -1,0 +1,97 @@
+"""What is judged: releases, services, arms and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from evaluator.records.words import RunState
+
+__all__ = [
+    "Arm",
+    "Release",
+    "Run",
+    "RunFacts",
+    "Service",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service and the two versions that are compared."""
+
+    name: str
+    baseline: str = ""
+    canary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One candidate version of a service against its baseline."""
+
+    id: str
+    services: tuple[Service, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Where the load of one arm goes: one URL per instance, or one address in front of several."""
+
+    name: str
+    urls: tuple[str, ...] = ()
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a source knows of a run beside its rows. `None` and empty mean: not known, never: fine."""
+
+    workers_expected: int | None = None
+    workers_seen: int | None = None
+    counted: int | None = None
+    """Requests that the load generator itself counted."""
+    users: Mapping[str, int] = field(default_factory=dict)
+    """Users assigned to each arm at the plateau (what was assigned, not what happened)."""
+    cpu_percent: float | None = None
+    """Highest CPU share of a load generator process over any 5 s, 100 = one core saturated."""
+    loop_lag_ms: float | None = None
+    """Highest delay of the load generator's event loop (99th percentile over the run)."""
+    clock_offset_s: float | None = None
+    """Largest difference between a worker's clock and the store's."""
+    pacing: Literal["closed", "open"] | None = None
+    target_users: int | None = None
+    plateau_start: datetime | None = None
+    """From when on all users were running, where the source knows it."""
+    skipped_rows: int = 0
+    """Rows that could not be read and were skipped because the user asked for it."""
+    quarantined: tuple[str, ...] = ()
+    """Segments that could not be read, by name."""
+    orphaned: bool = False
+    stopped_by: str = ""
+    """Why the run ended before its time: a signal, a full disk, a lost worker; empty when it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a load test. Runs of one group are replicates of each other."""
+
+    id: str
+    release: str
+    group: str
+    """Id of the run group: one `load`, `import` or `collect`."""
+    source: str
+    """`locust`, `import`, …"""
+    replicate: int = 0
+    started: datetime | None = None
+    planned_end: datetime | None = None
+    ended: datetime | None = None
+    state: RunState = RunState.RUNNING
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    """What makes two runs comparable: locustfile hash, users, pace, targets, host, cores, git revision, arguments."""
+    facts: RunFacts = field(default_factory=RunFacts)
+    landed: int = 0
+    """Rows in the store."""

@@ -1,0 +1,116 @@
+"""What to compare: the policy as the rooms below it see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evaluator.records.words import Direction, Role
+
+__all__ = [
+    "InstancePrior",
+    "Limit",
+    "Margin",
+    "Monitoring",
+    "Rule",
+    "Rulebook",
+    "Scan",
+    "Slice",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """The largest harm tolerated: relative (0.1 = 10 %) or absolute in the metric's own unit."""
+
+    value: float
+    relative: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Absolute bounds on the candidate's own value, in the metric's unit."""
+
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The part of the traffic that a metric looks at; `None` means all of it."""
+
+    endpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One metric of the policy."""
+
+    name: str
+    type: str
+    role: Role = Role.GATE
+    margin: Margin | None = None
+    direction: Direction = Direction.LOWER
+    limit: Limit = field(default_factory=Limit)
+    quantile: float | None = None
+    slice: Slice = field(default_factory=Slice)
+    outcome: str | None = None
+    """What is compared by the `outcome_…` types: a column of the outcomes that were imported."""
+    per: str | None = None
+    """What the outcome is divided by: another outcome, or `rows`; `None`: by units."""
+    covariates: tuple[str, ...] = ()
+    winsorise: float | None = None
+    """Quantile of all units above which values are cut to it; `None`: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The endpoint scan: a veto on endpoints that are clearly worse."""
+
+    enabled: bool = True
+    margin: float = 0.25
+    failure_margin: float = 0.01
+    alpha_share: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class InstancePrior:
+    """What instances differ by where a run cannot tell (method B.3a), and how many stand behind one label."""
+
+    sd_latency: float = 0.05
+    sd_failures: float = 0.0005
+    baseline: int | None = None
+    canary: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """When the judge looks (method B.4): a function of data time and policy, never of who asks."""
+
+    mode: Literal["auto", "fixed", "group_sequential", "anytime"] = "auto"
+    max_duration_s: float = 3600.0
+    """Where the source plans no end: the look at which everything is decided."""
+    burn_in_s: float | None = None
+    """No look before this; `None`: 10 minutes or 40 buckets, whichever is less."""
+    early_go: bool = False
+    tune_at_s: float = 1800.0
+    """Where an anytime interval is tightest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rulebook:
+    """The policy as the rooms below it see it. No YAML, no file names."""
+
+    rules: tuple[Rule, ...]
+    alpha: float = 0.05
+    scan: Scan = field(default_factory=Scan)
+    prior: InstancePrior = field(default_factory=InstancePrior)
+    warm_up_s: float | None = None
+    """Seconds cut from the start of each run; `None`: until the user count is level."""
+    coverage: float = 0.99
+    max_clock_offset_s: float = 2.0
+    sample_ratio: Mapping[str, float] = field(default_factory=dict)
+    """Share of users expected on each arm; empty: as the run was configured."""
+    monitoring: Monitoring = field(default_factory=Monitoring)
+    mode: Literal["block", "shadow"] = "block"

@@ -1,0 +1,224 @@
+"""Evidence and verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from evaluator.records.releases import Release
+from evaluator.records.rules import Rule
+from evaluator.records.words import Level, MetricStatus, VerdictWord
+
+__all__ = [
+    "ArmSummary",
+    "ArmValue",
+    "Comparison",
+    "Drift",
+    "Effect",
+    "Evidence",
+    "Finding",
+    "Look",
+    "Question",
+    "Reason",
+    "Verdict",
+    "View",
+    "Window",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """An estimated change with its two-sided 1 - 2·alpha interval.
+
+    `relative`: candidate / baseline - 1. `absolute`: candidate - baseline in the metric's unit.
+    `upper` may be infinite (a quantile that became a failure).
+    """
+
+    kind: Literal["relative", "absolute"]
+    estimate: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question put to a metric: is the candidate beyond `bound`?
+
+    `p_worse`: p-value against "not worse than the bound" (small: shown to be worse).
+    `p_within`: p-value against "at or beyond the bound" (small: shown to be within).
+    """
+
+    kind: Literal["margin", "limit", "zero"]
+    bound: float
+    p_worse: float
+    p_within: float
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at the data so far said of a comparison's margin and limits, in the order of its questions."""
+
+    at_s: float
+    """Seconds of judged data."""
+    p_worse: tuple[float, ...]
+    """Sequential p-values: the least level at which this or an earlier look would have crossed."""
+    p_within: tuple[float, ...] = ()
+    """The level at which this look by itself shows the candidate to be within, paid for as an early GO."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How the change itself moved during the run (leaks). On the scale of the effect; positive is worse."""
+
+    last_third: float
+    """Point estimate over the last third of the run."""
+    p_worsening: float
+    """One-sided p-value of a worsening trend."""
+    at_end: float
+    """The trend's own estimate of the change at the end of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmValue:
+    """One arm's own value and the number of requests behind it."""
+
+    value: float | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What else may be said of a comparison. Shown beside it; it decides nothing."""
+
+    p_beyond: float
+    """Probability that the harm is beyond the margin (0 where there is none), from a sceptical prior."""
+    p_better: float
+    expected_loss: float
+    """Mean harm of choosing the candidate, in the metric's unit."""
+    p_best: float | None = None
+    """Probability of being the best of all arms, where there are several candidates."""
+    p_dunnett: float | None = None
+    """p-value of "differs from baseline", adjusted for all candidates (Dunnett)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One metric of one candidate arm against baseline."""
+
+    rule: Rule
+    arm: str
+    unit: str
+    baseline: ArmValue
+    candidate: ArmValue
+    method: str
+    instances: tuple[int, int] = (0, 0)
+    """Instances (or replicates) behind baseline and candidate."""
+    effect: Effect | None = None
+    questions: tuple[Question, ...] = ()
+    drift: Drift | None = None
+    detectable_effect: float | None = None
+    """Smallest harm that would be found with 80 % power, on the scale of the effect."""
+    needed_time: float | None = None
+    """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
+    lasting_share: float = 0.0
+    """Share of the variance that only more instances or replicates shrink, not more minutes."""
+    looks: tuple[Look, ...] = ()
+    """Looks before the last, where monitoring has any."""
+    decided_at_s: float | None = None
+    """Seconds of judged data after which this was shown to be worse than it may be."""
+    no_data: str | None = None
+    """Why nothing can be said; `None` when something can."""
+    scan: bool = False
+    """True for a row of the endpoint scan (not a metric of the policy)."""
+    status: MetricStatus = MetricStatus.INCONCLUSIVE
+    p_value: float | None = None
+    p_value_adjusted: float | None = None
+    reason: str = ""
+    view: View | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a health check saw. `void`: the comparison itself means nothing, so NO-GO is forbidden as well as GO."""
+
+    check: str
+    level: Level
+    text: str
+    void: bool = False
+    remedy: str = ""
+    """What to do about it, a command where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One arm in numbers."""
+
+    name: str
+    role: Literal["baseline", "candidate"]
+    requests: int
+    instances: int
+    runs: int
+    units: int = 0
+    """Units whose outcomes were compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The stretch of data that was judged (UTC), after warm-up; `seconds` is what was really covered."""
+
+    start: datetime | None
+    end: datetime | None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of a release before judging."""
+
+    comparisons: tuple[Comparison, ...]
+    findings: tuple[Finding, ...]
+    arms: tuple[ArmSummary, ...]
+    window: Window
+    unjudged_share: float = 0.0
+    """Share of traffic on endpoints that the scan could not judge."""
+    unjudged_endpoints: tuple[str, ...] = ()
+    incomplete: bool = False
+    monitoring: Literal["fixed", "group_sequential", "anytime"] = "fixed"
+    final: bool = True
+    """False before the last look of the calendar: a NO-GO can be shown, a GO cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the verdict is what it is: a code for machines and a sentence with numbers for people."""
+
+    code: str
+    text: str
+    metric: str | None = None
+    arm: str | None = None
+    slice: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer with its evidence, ready to be stored and rendered."""
+
+    release: Release
+    word: VerdictWord
+    reasons: tuple[Reason, ...]
+    next_action: str
+    evidence: Evidence
+    judge: str
+    monitoring: str
+    alpha: float
+    mode: Literal["block", "shadow"] = "block"
+    time_to_decision_s: float | None = None
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    queries: tuple[Mapping[str, Any], ...] = ()
+    policy_hash: str = ""
+    data_hash: str = ""
+    evaluator_version: str = ""
+    judged_at: datetime | None = None
+    override: Mapping[str, Any] | None = None

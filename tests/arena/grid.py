@@ -1,0 +1,116 @@
+"""What is simulated how often, and which questions the judge is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from evaluator.policy import load_policy
+from evaluator.records import Margin, Monitoring, Role, Rule, Rulebook, Scan, Slice
+from evaluator.simulate import SCENARIOS, Design
+
+__all__ = [
+    "ALL_MODES",
+    "ALPHA",
+    "FULL",
+    "GATES_ALONE",
+    "METRICS",
+    "MODES",
+    "PEERED",
+    "QUICK",
+    "SCAN_ALONE",
+    "Mode",
+    "Trial",
+    "is_unchanged",
+    "own_rulebooks",
+    "plan_trials",
+]
+
+ALPHA = 0.05
+
+PEERED = (
+    "AA",
+    "AA_inst0",
+    "AA_inst3",
+    "AA_mix",
+    "mean+3%",
+    "mean+5%",
+    "mean+10%",
+    "mean+20%",
+    "p99x1.5",
+    "errx3",
+    "endpoint+30%",
+    "leak",
+    "improve-10%",
+)
+"""Designs on which the peers are asked as well, and on which anytime monitoring is."""
+
+QUICK = dict.fromkeys(PEERED, 100)
+"""Replications by design."""
+
+FULL = {name: 50 if design.duration_s > 21_600 else 200 for name, design in SCENARIOS.items()} | {"AA": 400}
+
+Mode = Literal["fixed", "auto", "anytime"]
+
+MODES: tuple[Mode, ...] = ("fixed", "auto")
+"""One look at the end; looks each minute with the end planned, as the built-in policy has it."""
+
+ALL_MODES: tuple[Mode, ...] = (*MODES, "anytime")
+"""And without a planned end: asked where the peers are, in the full grid."""
+
+METRICS: Mapping[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule("latency_mean", "latency_mean", margin=Margin(0.0)),
+        Rule("latency_p50", "latency_quantile", margin=Margin(0.0), quantile=0.50),
+        Rule("latency_p95", "latency_quantile", margin=Margin(0.0), quantile=0.95),
+        Rule("latency_p99", "latency_quantile", margin=Margin(0.0), quantile=0.99),
+        Rule("failure_rate", "failure_rate", margin=Margin(0.0, relative=False)),
+    )
+}
+"""The five gates at margin 0."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Trial:
+    """One release, and how it is monitored."""
+
+    design: str
+    seed: int
+    modes: tuple[Mode, ...] = MODES
+
+
+def plan_trials(replications: Mapping[str, int], *, anytime: bool) -> list[Trial]:
+    """All releases, the first seeds of all designs first: a table of half the work has all its rows."""
+    modes = {name: ALL_MODES if anytime and name in PEERED else MODES for name in replications}
+    return sorted(
+        (Trial(name, seed, modes[name]) for name, n in replications.items() for seed in range(n)), key=lambda t: t.seed
+    )
+
+
+def is_unchanged(name: str) -> bool:
+    """Are both versions identical in this design?"""
+    return name.startswith("AA") or name == "single_75s"
+
+
+def own_rulebooks(design: Design, mode: Mode) -> dict[str, Rulebook]:
+    """What the judge is asked: the built-in policy, and five gates and the scan at margin 0.
+
+    Where one endpoint is worse: that endpoint's mean at margin 0 as well.
+    """
+    changed = [change.endpoint_index % design.endpoints for change in design.changes if change.endpoint]
+    where = [Slice(f"GET /endpoint/{number:03d}") for number in changed]
+    own = tuple(
+        replace(METRICS["latency_mean"], name="endpoint_mean", role=Role.WATCH, slice=slice_) for slice_ in where
+    )
+    books = {
+        "policy": load_policy(None).rulebook,
+        "zero": Rulebook((*METRICS.values(), *own), scan=Scan(margin=0.0, failure_margin=0.0)),
+    }
+    monitoring = Monitoring(mode=mode, max_duration_s=design.duration_s)
+    return {name: replace(book, alpha=ALPHA, monitoring=monitoring) for name, book in books.items()}
+
+
+GATES_ALONE = Scan(enabled=False)
+SCAN_ALONE = Scan(margin=0.0, failure_margin=0.0, alpha_share=1.0)

@@ -1,0 +1,143 @@
+"""One simulated release: what the judge says of it, and what its peers say."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from arena.grid import ALPHA, GATES_ALONE, PEERED, SCAN_ALONE, Mode, Trial, own_rulebooks
+from arena.peers import ask_peers
+from evaluator.assess import assess
+from evaluator.judges import JUDGES
+from evaluator.records import (
+    Cells,
+    Comparison,
+    Evidence,
+    Rulebook,
+    Run,
+    RunFacts,
+    RunState,
+    VerdictWord,
+    choose_bucket_s,
+)
+from evaluator.simulate import SCENARIOS, Design, Requests, simulate, to_cells
+
+__all__ = ["run_trial"]
+
+Record = dict[str, Any]
+
+FIRST_SEED = 1000
+"""Seeds below belong to the tests."""
+
+
+def run_trial(trial: Trial) -> Record:
+    """Simulate and judge; an error becomes part of the record, since one crash in a night is a finding, not an end."""
+    started = time.process_time()
+    record: Record = {"design": trial.design, "seed": trial.seed}
+    try:
+        record |= _judge_release(trial)
+    except Exception:  # noqa: BLE001 counted and shown in the table
+        record["error"] = traceback.format_exc()
+    return record | {"cpu_s": round(time.process_time() - started, 3)}
+
+
+def _judge_release(trial: Trial) -> Record:
+    design = SCENARIOS[trial.design]
+    requests = simulate(design, FIRST_SEED + trial.seed)
+    peered = trial.design in PEERED
+    peers = {name: [flags.horizon, flags.first_minute] for name, flags in ask_peers(requests).items()} if peered else {}
+    cells = to_cells(requests, design.bucket_s or choose_bucket_s(design.duration_s))
+    return {"peers": peers, "ours": {mode: _ask(design, requests, cells, mode) for mode in trial.modes}}
+
+
+def describe_runs(design: Design, requests: Requests, *, planned: bool) -> tuple[Run, ...]:
+    """What the load generator would have known: every run complete, and when it was to end."""
+    users = dict.fromkeys(design.arms, design.users or 10)
+    facts = RunFacts(users=users, pacing="open" if design.wait_s is None else "closed")
+    out = []
+    for number, name in enumerate(requests.runs):
+        first_us = int(requests.ts_us[requests.run == number].min())
+        start = datetime.fromtimestamp(first_us // 1_000_000, UTC)
+        end = start + timedelta(seconds=design.duration_s)
+        out.append(
+            Run(
+                id=name,
+                release="arena",
+                group="arena",
+                source="locust",
+                replicate=number,
+                started=start,
+                planned_end=end if planned else None,
+                ended=end,
+                state=RunState.COMPLETE,
+                facts=facts,
+            )
+        )
+    return tuple(out)
+
+
+def _ask(design: Design, requests: Requests, cells: Cells, mode: Mode) -> Record:
+    runs = describe_runs(design, requests, planned=mode != "anytime")
+    books = own_rulebooks(design, mode)
+    policy = assess(cells, runs, books["policy"], "arena")
+    zero = assess(cells, runs, books["zero"], "arena")
+    gates = tuple(c for c in zero.comparisons if not c.scan and c.rule.slice.endpoint is None)
+    scan = tuple(c for c in zero.comparisons if c.scan)
+    return {
+        "policy": _judge(policy, books["policy"], runs),
+        "gates": _judge(replace(zero, comparisons=gates), replace(books["zero"], scan=GATES_ALONE), runs),
+        "scan": _judge(replace(zero, comparisons=scan), replace(books["zero"], rules=(), scan=SCAN_ALONE), runs),
+        "alone": _sum_up_alone(zero, cells.arms[1], runs),
+    }
+
+
+def _judge(evidence: Evidence, rulebook: Rulebook, runs: tuple[Run, ...]) -> Record:
+    """The word, when a NO-GO was shown (minutes into the run), why, and the status of each metric."""
+    judgement = JUDGES["native"](evidence, rulebook, "arena")
+    no_go = judgement.word is VerdictWord.NO_GO and judgement.decided_at_s is not None
+    return {
+        "word": str(judgement.word),
+        "minute": _to_minute(judgement.decided_at_s, evidence, runs) if no_go else None,
+        "why": judgement.reasons[0].code,
+        "metric": judgement.reasons[0].metric,
+        "status": {c.rule.name: str(c.status) for c in judgement.comparisons if not c.scan},
+    }
+
+
+def _sum_up_alone(evidence: Evidence, arm: str, runs: tuple[Run, ...]) -> Record:
+    """Each metric as if it were the only one: shown to be worse at the level alpha, when, and its interval."""
+    mine = [c for c in evidence.comparisons if c.arm == arm and not c.scan]
+    return {c.rule.name: _sum_up(c, evidence, runs) for c in mine}
+
+
+def _sum_up(comparison: Comparison, evidence: Evidence, runs: tuple[Run, ...]) -> Record:
+    if comparison.no_data or comparison.effect is None:
+        return {"no_data": comparison.no_data or "no effect"}
+    crossed = [look.at_s for look in comparison.looks if look.p_worse[0] < ALPHA]
+    last = next(test.p_worse for test in comparison.questions if test.kind == "margin")
+    times = [*crossed, *([evidence.window.seconds] if last < ALPHA else [])]
+    effect = comparison.effect
+    return {
+        "worse": bool(times),
+        "minute": _to_minute(min(times), evidence, runs) if times else None,
+        "low": _finite(effect.lower),
+        "high": _finite(effect.upper),
+        "estimate": _finite(effect.estimate),
+    }
+
+
+def _to_minute(judged_s: float, evidence: Evidence, runs: Iterable[Run]) -> float:
+    """Minutes into the run: what was cut as warm-up counts."""
+    starts = [run.started for run in runs if run.started is not None]
+    before = (evidence.window.start - min(starts)).total_seconds() if evidence.window.start else 0.0
+    return (max(before, 0.0) + judged_s) / 60.0
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity; a bound that is missing covers everything on its side."""
+    return float(value) if math.isfinite(value) else None
