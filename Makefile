@@ -6,7 +6,7 @@ READY := .venv/.ready
 # Compiled modules are what makes a command start in tenths of a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-arena clean
 
 # Two candidates of the sample service under real load: a healthy one that earns its GO, and one that must not pass.
 demo: $(READY)
@@ -25,6 +25,11 @@ check: $(READY)
 
 bench: $(READY)
 	@set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+# The judge and its peers on simulated releases; takes a night and can be interrupted. A quick one: ARGS=--quick
+bench-arena: $(READY)
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --group arena
+	PYTHONPATH=tests $(BIN)/python -m arena $(ARGS)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo

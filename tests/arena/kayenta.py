@@ -151,7 +151,8 @@ def _add_noise(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     if np.unique(x).size > 1 or np.unique(y).size > 1:
         return x, y
     rng = np.random.default_rng(0)
-    return tuple(v + rng.standard_normal(v.size) * 1e-5 * abs(v[0]) for v in (x, y))  # type: ignore[return-value]
+    noisy = [v + rng.standard_normal(v.size) * 1e-5 * abs(v[0]) for v in (x, y)]
+    return noisy[0], noisy[1]
 
 
 def score(x: FloatArray, sorted_y: FloatArray, mu: float, quantile: float) -> float:

@@ -39,7 +39,11 @@ class Tally:
         if not self.n:
             return "–"
         low, high = self.interval
-        return f"{100 * self.share:.0f} [{100 * low:.0f}–{100 * high:.0f}]"
+        return f"{_percent(self.share)} [{_percent(low)}–{_percent(high)}]"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0")
 
 
 def tally(answers: Iterable[bool | None]) -> Tally:

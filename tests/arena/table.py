@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from arena.grid import METRICS, PEERED, is_unchanged
 from arena.reading import Reading
@@ -12,6 +13,9 @@ from arena.targets import check_targets, list_coverage, list_false_worse
 from evaluator.simulate import SCENARIOS
 
 __all__ = ["write_table"]
+
+NOTES = Path(__file__).parent / "notes.md"
+"""What was tried where a figure is not reached; written by hand, added at the end."""
 
 HEAD = """# Accuracy
 
@@ -81,7 +85,7 @@ def write_table(results: Mapping[str, Sequence[Record]]) -> str:
         PEERS,
         *(part for name in PEERED if name in readings for part in _compare(readings[name])),
     ]
-    return "\n".join(parts)
+    return "\n".join([*parts, *([NOTES.read_text(encoding="utf-8")] if NOTES.exists() else [])])
 
 
 def _count(readings: Mapping[str, Reading]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import traceback
+import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -31,8 +32,10 @@ __all__ = ["run_trial"]
 
 Record = dict[str, Any]
 
-FIRST_SEED = 1000
-"""Seeds below belong to the tests."""
+
+def choose_seed(trial: Trial) -> int:
+    """Designs share no randomness, so that one unlucky draw is in one row only."""
+    return zlib.crc32(trial.design.encode()) << 16 | trial.seed
 
 
 def run_trial(trial: Trial) -> Record:
@@ -48,7 +51,7 @@ def run_trial(trial: Trial) -> Record:
 
 def _judge_release(trial: Trial) -> Record:
     design = SCENARIOS[trial.design]
-    requests = simulate(design, FIRST_SEED + trial.seed)
+    requests = simulate(design, choose_seed(trial))
     peered = trial.design in PEERED
     peers = {name: [flags.horizon, flags.first_minute] for name, flags in ask_peers(requests).items()} if peered else {}
     cells = to_cells(requests, design.bucket_s or choose_bucket_s(design.duration_s))
@@ -99,10 +102,10 @@ def _ask(design: Design, requests: Requests, cells: Cells, mode: Mode) -> Record
 def _judge(evidence: Evidence, rulebook: Rulebook, runs: tuple[Run, ...]) -> Record:
     """The word, when a NO-GO was shown (minutes into the run), why, and the status of each metric."""
     judgement = JUDGES["native"](evidence, rulebook, "arena")
-    no_go = judgement.word is VerdictWord.NO_GO and judgement.decided_at_s is not None
+    decided_s = judgement.decided_at_s if judgement.word is VerdictWord.NO_GO else None
     return {
         "word": str(judgement.word),
-        "minute": _to_minute(judgement.decided_at_s, evidence, runs) if no_go else None,
+        "minute": None if decided_s is None else _to_minute(decided_s, evidence, runs),
         "why": judgement.reasons[0].code,
         "metric": judgement.reasons[0].metric,
         "status": {c.rule.name: str(c.status) for c in judgement.comparisons if not c.scan},
