@@ -1,6 +1,7 @@
 """What is compared: one module a metric, and the table that names them.
 
-A new metric is a function `compare_…(pair, rule) -> Comparison` in a module of this room and one line in `METRICS`.
+A new metric is a function `compare_…(pair, rule) -> Comparison` in a module of this room and one line in a table here:
+`REQUEST_METRICS` for what is read from the cells of a load, `OUTCOME_METRICS` for what is read from outcomes of units.
 """
 
 from __future__ import annotations
@@ -10,13 +11,30 @@ from collections.abc import Mapping
 from evaluator.metrics.base import Compare, Pair
 from evaluator.metrics.failure_rate import compare_failure_rate
 from evaluator.metrics.latency import compare_latency_mean, compare_latency_quantile
+from evaluator.metrics.outcome_base import OutcomeMetric, OutcomePair
+from evaluator.metrics.outcome_mean import OUTCOME_MEAN
+from evaluator.metrics.outcome_proportion import OUTCOME_PROPORTION
+from evaluator.metrics.outcome_quantile import OUTCOME_QUANTILE
+from evaluator.metrics.outcome_ratio import OUTCOME_RATIO
 from evaluator.metrics.throughput import compare_throughput
 
-__all__ = ["METRICS", "Compare", "Pair"]
+__all__ = ["METRICS", "OUTCOME_METRICS", "REQUEST_METRICS", "Compare", "OutcomeMetric", "OutcomePair", "Pair"]
 
-METRICS: Mapping[str, Compare] = {
+REQUEST_METRICS: Mapping[str, Compare] = {
     "failure_rate": compare_failure_rate,
     "latency_mean": compare_latency_mean,
     "latency_quantile": compare_latency_quantile,
     "throughput": compare_throughput,
 }
+"""Read the cells of a load."""
+
+OUTCOME_METRICS: Mapping[str, OutcomeMetric] = {
+    "outcome_mean": OUTCOME_MEAN,
+    "outcome_proportion": OUTCOME_PROPORTION,
+    "outcome_quantile": OUTCOME_QUANTILE,
+    "outcome_ratio": OUTCOME_RATIO,
+}
+"""Read the outcomes of units; each says what it needs beside their sums."""
+
+METRICS: tuple[str, ...] = (*REQUEST_METRICS, *OUTCOME_METRICS)
+"""All types, in the order of the tables."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evaluator.errors import UnknownName
-from evaluator.metrics import METRICS
+from evaluator.metrics import REQUEST_METRICS
 from evaluator.metrics.base import Pair, declared
 from evaluator.metrics.scan import Scanned, scan_endpoints
 from evaluator.records import BASELINE, ArmValue, Cells, Comparison, MetricStatus, Rule, Rulebook
@@ -88,11 +88,11 @@ class _Part:
 def _compare(part: _Part, pair: Pair, rule: Rule) -> Comparison:
     endpoint = rule.slice.endpoint
     if endpoint is None:
-        return METRICS[rule.type](pair, rule)
+        return REQUEST_METRICS[rule.type](pair, rule)
     own = part.pair(pair.arm, endpoint)
     if own is None:
         return _nothing(rule, pair.arm, f"{endpoint} was not called on both arms")
-    return METRICS[rule.type](own, rule)
+    return REQUEST_METRICS[rule.type](own, rule)
 
 
 def _check_endpoints(cells: Cells, rulebook: Rulebook) -> None:

@@ -87,6 +87,8 @@ class OutcomeFacts:
     crossed: int = 0
     """Units that were seen in more than one arm; they are left out."""
     skipped_rows: int = 0
+    missing_rows: Mapping[str, int] = field(default_factory=dict)
+    """Outcome or covariate → rows without a value of it; only where there are some."""
     missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Outcome or covariate → arm → units without any value of it; only where there are some."""
 

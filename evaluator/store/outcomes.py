@@ -395,7 +395,15 @@ def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeF
         for k, column in enumerate(columns)
         if any(row[k + 2] for row in rows)
     }
-    return dataclasses.replace(facts, units=sum(int(row[1]) for row in rows), crossed=crossed, missing=missing)
+    nulls = ", ".join(f"count(*) - count(v{k})" for k in range(len(columns)))
+    lacking = engine.execute(f"SELECT {nulls} FROM outcome_rows").fetchall()[0]
+    return dataclasses.replace(
+        facts,
+        units=sum(int(row[1]) for row in rows),
+        crossed=crossed,
+        missing=missing,
+        missing_rows={column.name: int(lacking[k]) for k, column in enumerate(columns) if lacking[k]},
+    )
 
 
 def _unit_value(column: OutcomeColumn, k: int) -> str:

@@ -1,0 +1,139 @@
+"""Were units assigned as they should have been, and do their outcomes mean what they seem to?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluator.health.base import ok, warn
+from evaluator.records import Finding, Level, Outcomes, Rulebook
+from evaluator.stats.outcome_arms import compare_assignment
+from evaluator.wording import format_count, format_number
+
+__all__ = ["OUTCOME_CHECKS", "OutcomeScene"]
+
+ALPHA = 0.001
+MOST_CROSSED = 0.01
+SKEWED = 355.0
+"""Units an arm needs for a mean, per squared skewness (Kohavi, Deng, Longbotham & Xu 2014, rule 7)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeScene:
+    """Everything around a comparison of outcomes."""
+
+    outcomes: Outcomes
+    rulebook: Rulebook
+
+
+def check_units_ratio(scene: OutcomeScene) -> Iterable[Finding]:
+    """χ² of the units of each arm against the configured shares (equal unless the policy says otherwise)."""
+    arms, shares = scene.outcomes.arms, scene.rulebook.sample_ratio
+    unnamed = [arm for arm in arms if shares and arm not in shares]
+    if unnamed:
+        text = f"health.sample_ratio names no share of {', '.join(unnamed)}"
+        yield Finding("sample_ratio", Level.FAIL, text, remedy=_suggest_ratio(scene.outcomes))
+        return
+    counts = [part.n for part in scene.outcomes.moments]
+    wanted = np.array([shares.get(arm, 1.0) for arm in arms])
+    p_value = compare_assignment(counts, wanted.tolist())
+    text = "units: " + ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(arms, counts, strict=True))
+    if p_value >= ALPHA:
+        yield ok("sample_ratio", text)
+        return
+    expected = sum(counts) * wanted / wanted.sum()
+    text += "; expected: " + ", ".join(f"{arm} {n:,.0f}" for arm, n in zip(arms, expected, strict=True))
+    yield Finding("sample_ratio", Level.FAIL, f"{text} (p = {p_value:.1g})", remedy=_suggest_ratio(scene.outcomes))
+
+
+def _suggest_ratio(outcomes: Outcomes) -> str:
+    parts = ", ".join(f"{arm}: 1" for arm in outcomes.arms)
+    return f"look for what loses units of one arm; if the split was meant, write health: {{sample_ratio: {{{parts}}}}}"
+
+
+def check_assignment(scene: OutcomeScene) -> Iterable[Finding]:
+    """Units seen in more than one arm are left out; more than one in a hundred forbids a GO."""
+    facts = scene.outcomes.facts
+    if not facts.crossed:
+        yield ok("assignment", "every unit was in one arm only")
+        return
+    share = facts.crossed / (facts.crossed + facts.units)
+    text = f"{format_count(facts.crossed)} units ({format_number(share * 100)} %) were seen in several arms; left out"
+    if share > MOST_CROSSED:
+        yield Finding("assignment", Level.FAIL, text, remedy="mend the assignment, then import again")
+    else:
+        yield warn("assignment", text)
+
+
+def check_duplicates(scene: OutcomeScene) -> Iterable[Finding]:
+    """Rows that repeat another one in every column."""
+    facts = scene.outcomes.facts
+    if facts.duplicates:
+        done = "counted once" if facts.duplicates_dropped else "kept: the file is a log of events"
+        yield warn("duplicates", f"{format_count(facts.duplicates)} rows repeat another one in every column; {done}")
+    else:
+        yield ok("duplicates", "no row is there twice")
+    if facts.skipped_rows:
+        yield warn("coverage", f"{format_count(facts.skipped_rows)} unreadable rows of outcomes were skipped")
+
+
+def check_missing(scene: OutcomeScene) -> Iterable[Finding]:
+    """Units without a value are left out of that outcome; that is fair only where it happens to all arms alike."""
+    outcomes = scene.outcomes
+    used = {name for rule in scene.rulebook.rules for name in (rule.outcome, rule.per, *rule.covariates) if name}
+    for name, missing in outcomes.facts.missing.items():
+        if name not in used:
+            continue
+        lacking = [missing.get(arm, 0) for arm in outcomes.arms]
+        p_value = _compare_missing(lacking, [part.n for part in outcomes.moments])
+        each = ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(outcomes.arms, lacking, strict=True))
+        text = f"units without {name}: {each}"
+        if p_value < ALPHA:
+            why = f"{text}; not alike (p = {p_value:.1g})"
+            yield Finding("missing_outcomes", Level.FAIL, why, remedy=f"find out why {name} is missing more in one arm")
+        else:
+            yield warn("missing_outcomes", f"{text}; as often in every arm")
+
+
+def _compare_missing(missing: list[int], units: list[int]) -> float:
+    """χ² of missing and present by arm: how far missing is from the arms' sizes, on the scale of both."""
+    from scipy.special import chdtrc
+
+    table = np.array([missing, np.array(units) - np.array(missing)], float)
+    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+    statistic = float((((table - expected) ** 2)[expected > 0] / expected[expected > 0]).sum())
+    return float(chdtrc(len(units) - 1, statistic))
+
+
+def check_tails(scene: OutcomeScene) -> Iterable[Finding]:
+    """Is the mean of so skewed values of so few units still about normal?"""
+    outcomes = scene.outcomes
+    for rule in scene.rulebook.rules:
+        if (
+            rule.type not in ("outcome_mean", "outcome_ratio")
+            or rule.winsorise
+            or rule.outcome not in outcomes.variables
+        ):
+            continue
+        column = outcomes.variables.index(str(rule.outcome))
+        needed = max(SKEWED * float(skew[column]) ** 2 for skew in outcomes.skewness)
+        fewest = min(part.n for part in outcomes.moments)
+        if fewest < needed:
+            text = (
+                f"{rule.outcome} is so skewed that a mean needs about {format_count(round(needed))} units an arm, "
+                f"{format_count(fewest)} are there"
+            )
+            yield warn("heavy_tail", text, remedy=f"import more units, or set winsorise: 99.9% for {rule.name}")
+
+
+OutcomeCheck = Callable[[OutcomeScene], Iterable[Finding]]
+
+OUTCOME_CHECKS: tuple[OutcomeCheck, ...] = (
+    check_units_ratio,
+    check_assignment,
+    check_duplicates,
+    check_missing,
+    check_tails,
+)

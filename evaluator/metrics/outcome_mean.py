@@ -1,0 +1,42 @@
+"""Mean of an outcome per unit: revenue per user. A unit's own value is the sum over its rows."""
+
+from __future__ import annotations
+
+from evaluator.metrics.outcome_base import (
+    Needs,
+    OutcomeMetric,
+    OutcomePair,
+    answer_outcome,
+    describe_adjustment,
+    find_needed_values,
+    name_unit,
+    no_outcome_data,
+    prepare,
+)
+from evaluator.records import Comparison, Outcomes, Rule
+from evaluator.stats.outcomes import adjust_levels, compare_levels, linear_mean
+
+__all__ = ["OUTCOME_MEAN", "compare_outcome_mean"]
+
+
+def compare_outcome_mean(pair: OutcomePair, rule: Rule) -> Comparison:
+    """Mean over units, by Welch's t; with covariates by regression with slopes of each arm."""
+    unit = name_unit(rule)
+    prepared = prepare(pair.outcomes, rule, [str(rule.outcome)])
+    if prepared.problem:
+        return no_outcome_data(rule, pair.name, unit, prepared.problem)
+    moments = prepared.moments
+    levels = adjust_levels([linear_mean(part, 0) for part in moments], moments, prepared.covariates)
+    estimate = compare_levels(
+        levels, pair.arm, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
+    )
+    method = "mean of units, Welch" + describe_adjustment(rule, prepared, levels)
+    n = moments[0].n, moments[pair.arm].n
+    return answer_outcome(pair, rule, estimate, unit=unit, method=method, n=n, levels=levels)
+
+
+def _needs(outcomes: Outcomes, rule: Rule) -> Needs:
+    return find_needed_values(outcomes, rule, [str(rule.outcome)])
+
+
+OUTCOME_MEAN = OutcomeMetric(compare_outcome_mean, _needs)

@@ -1,0 +1,43 @@
+"""Ratio of two outcomes, with users as units: orders per session. Σ of the one over Σ of the other."""
+
+from __future__ import annotations
+
+from evaluator.metrics.outcome_base import (
+    Needs,
+    OutcomeMetric,
+    OutcomePair,
+    answer_outcome,
+    describe_adjustment,
+    find_needed_values,
+    name_unit,
+    no_outcome_data,
+    prepare,
+)
+from evaluator.records import Comparison, Outcomes, Rule
+from evaluator.stats.outcomes import adjust_levels, compare_levels, linear_ratio
+
+__all__ = ["OUTCOME_RATIO", "compare_outcome_ratio", "needs_of_ratio"]
+
+
+def compare_outcome_ratio(pair: OutcomePair, rule: Rule) -> Comparison:
+    """Ratio of sums by the delta method; with covariates by regression of its influence."""
+    unit = name_unit(rule, proportion=rule.type == "outcome_proportion")
+    prepared = prepare(pair.outcomes, rule, [str(rule.outcome), str(rule.per)])
+    if prepared.problem:
+        return no_outcome_data(rule, pair.name, unit, prepared.problem)
+    moments = prepared.moments
+    levels = adjust_levels([linear_ratio(part, 0, 1) for part in moments], moments, prepared.covariates)
+    estimate = compare_levels(
+        levels, pair.arm, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
+    )
+    method = "ratio of sums, delta method, clustered by unit" + describe_adjustment(rule, prepared, levels)
+    n = moments[0].n, moments[pair.arm].n
+    return answer_outcome(pair, rule, estimate, unit=unit, method=method, n=n, levels=levels)
+
+
+def needs_of_ratio(outcomes: Outcomes, rule: Rule) -> Needs:
+    """Sums of both outcomes, or the values of units."""
+    return find_needed_values(outcomes, rule, [str(rule.outcome), str(rule.per)])
+
+
+OUTCOME_RATIO = OutcomeMetric(compare_outcome_ratio, needs_of_ratio)
