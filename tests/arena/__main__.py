@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -42,7 +43,11 @@ def main() -> int:
     open_trials = find_open(plan_trials(replications, anytime=not options.quick), read_results(folder))
     click.echo(f"{len(open_trials)} releases to judge of {sum(replications.values())}; results in {folder}")
     started = time.monotonic()
-    _run(open_trials, folder, options.processes)
+    try:
+        _run(open_trials, folder, options.processes)
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on from here", err=True)
+        return 130
     minutes = (time.monotonic() - started) / 60
     text = write_table(read_results(folder))
     options.write.write_text(text, encoding="utf-8")
@@ -75,7 +80,10 @@ def _run(trials: list[Trial], folder: Path, processes: int) -> None:
 def _finish_each(trials: list[Trial], processes: int) -> Iterator[Record]:
     """Records as they are finished. Only a few trials are handed out at a time, so that Ctrl-C ends soon."""
     queue = iter(trials)
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    # Ctrl-C is for the parent: the workers finish what they are at.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=signal.signal, initargs=ignore) as pool:
         running: set[Future[Record]] = {pool.submit(run_trial, trial) for trial in islice(queue, 2 * processes)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)

@@ -97,10 +97,14 @@ def test_what_counts_as_reached(state, expect):
     assert state == expect
 
 
-def test_a_small_release_is_judged_by_all_and_an_error_is_kept(monkeypatch):
-    small = replace(SCENARIOS["AA"], duration_s=420.0, rate_per_s=8.0)
+@pytest.mark.parametrize("split", [pytest.param(0.5, id="even"), pytest.param(0.01, id="looks without data")])
+def test_a_small_release_is_judged(monkeypatch, split):
+    small = replace(SCENARIOS["AA"], duration_s=420.0, rate_per_s=8.0, split=(split,))
     monkeypatch.setattr(trial, "SCENARIOS", {"small": small})
-    found = trial.run_trial(Trial("small", 0))
-    assert set(found["ours"]) == set(MODES)
+    found = trial.run_trial(Trial("small", 0, grid.ALL_MODES))
+    assert set(found["ours"]) == set(grid.ALL_MODES)
     assert set(found["ours"]["auto"]["alone"]) == set(METRICS)
+
+
+def test_an_error_is_kept():
     assert "KeyError" in trial.run_trial(Trial("unknown", 0))["error"]

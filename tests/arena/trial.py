@@ -121,7 +121,8 @@ def _sum_up_alone(evidence: Evidence, arm: str, runs: tuple[Run, ...]) -> Record
 def _sum_up(comparison: Comparison, evidence: Evidence, runs: tuple[Run, ...]) -> Record:
     if comparison.no_data or comparison.effect is None:
         return {"no_data": comparison.no_data or "no effect"}
-    crossed = [look.at_s for look in comparison.looks if look.p_worse[0] < ALPHA]
+    # A look at which there was too little data asked nothing.
+    crossed = [look.at_s for look in comparison.looks if look.p_worse and look.p_worse[0] < ALPHA]
     last = next(test.p_worse for test in comparison.questions if test.kind == "margin")
     times = [*crossed, *([evidence.window.seconds] if last < ALPHA else [])]
     effect = comparison.effect
