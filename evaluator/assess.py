@@ -11,13 +11,17 @@ from datetime import UTC, datetime
 import numpy as np
 
 from evaluator.health import CHECKS, Scene
+from evaluator.health.base import warn
+from evaluator.health.outcomes import OUTCOME_CHECKS, OutcomeScene
 from evaluator.looks import judged_buckets, look_back
-from evaluator.metrics.measure import Measured, measure
-from evaluator.records import BASELINE, ArmSummary, Cells, Evidence, Rulebook, Run, RunState, Window
+from evaluator.metrics import OUTCOME_METRICS
+from evaluator.metrics.measure import Measured, measure, pair_up
+from evaluator.metrics.outcome_measure import has_outcome_rules, measure_outcomes
+from evaluator.records import BASELINE, ArmSummary, Cells, Evidence, Outcomes, Rulebook, Run, RunState, Window
 from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.window import WarmUp, find_warm_up
 
-__all__ = ["assess"]
+__all__ = ["assess", "assess_outcomes", "assess_release"]
 
 CANDIDATE = "canary"
 
@@ -26,9 +30,10 @@ def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str
     """All that can be said of `cells` under `rulebook`. `runs` supply what the load generator knew."""
     cells = _with_both_arms(cells)
     warm_up = find_warm_up(cells, rulebook.warm_up_s)
-    measured = measure(cells, rulebook, warm_up)
+    pairs = pair_up(cells, rulebook, warm_up)
+    measured = measure(pairs)
     calendar = _plan(cells, runs, rulebook, warm_up)
-    comparisons = look_back(cells, rulebook, warm_up, calendar, measured.comparisons)
+    comparisons = look_back(pairs, warm_up, calendar, measured.comparisons)
     scene = Scene(
         release=release,
         cells=cells,
@@ -48,6 +53,55 @@ def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str
         incomplete=any(run.state is RunState.INCOMPLETE for run in runs),
         monitoring=calendar.kind,
         final=calendar.final and all(run.state is not RunState.RUNNING for run in runs),
+    )
+
+
+def assess_release(
+    cells: Cells, runs: tuple[Run, ...], outcomes: Outcomes | None, rulebook: Rulebook, release: str = "release"
+) -> Evidence:
+    """All that can be said of a release: of its requests, and of its outcomes where the policy asks for them.
+
+    `outcomes` must hold the values that `find_needs` names. What the policy asks for and nobody has is no data.
+    """
+    of_requests = replace(rulebook, rules=tuple(rule for rule in rulebook.rules if rule.type not in OUTCOME_METRICS))
+    if not has_outcome_rules(rulebook):
+        evidence = assess(cells, runs, rulebook, release)
+        ignored = warn("outcomes", "outcomes were imported, and the policy has no metric of them")
+        return replace(evidence, findings=(*evidence.findings, ignored)) if outcomes else evidence
+    found = assess_outcomes(outcomes, rulebook)
+    if not of_requests.rules and not runs:
+        return found
+    return _join(assess(cells, runs, of_requests, release), found)
+
+
+def assess_outcomes(outcomes: Outcomes | None, rulebook: Rulebook) -> Evidence:
+    """All that can be said of outcomes of units; they are final when they are imported, and have no clock."""
+    scene = OutcomeScene(outcomes, rulebook) if outcomes else None
+    return Evidence(
+        comparisons=measure_outcomes(outcomes, rulebook),
+        findings=tuple(finding for check in OUTCOME_CHECKS for finding in check(scene)) if scene else (),
+        arms=_summarise_units(outcomes) if outcomes else (),
+        window=Window(None, None),
+    )
+
+
+def _summarise_units(outcomes: Outcomes) -> tuple[ArmSummary, ...]:
+    return tuple(
+        ArmSummary(arm, "candidate" if code else "baseline", requests=0, instances=0, runs=1, units=part.n)
+        for code, (arm, part) in enumerate(zip(outcomes.arms, outcomes.moments, strict=True))
+    )
+
+
+def _join(requests: Evidence, outcomes: Evidence) -> Evidence:
+    """Put both kinds of evidence side by side; arms of one name are one arm."""
+    units = {arm.name: arm.units for arm in outcomes.arms}
+    known = {arm.name for arm in requests.arms}
+    arms = [replace(arm, units=units.get(arm.name, 0)) for arm in requests.arms]
+    return replace(
+        requests,
+        comparisons=(*requests.comparisons, *outcomes.comparisons),
+        findings=(*requests.findings, *outcomes.findings),
+        arms=(*arms, *(arm for arm in outcomes.arms if arm.name not in known)),
     )
 
 

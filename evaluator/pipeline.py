@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 
-from evaluator.assess import assess
+from evaluator.assess import assess_release
 from evaluator.errors import LoadError, UnknownName, UsageError
 from evaluator.judges import JUDGES
+from evaluator.metrics.outcome_measure import find_needs
 from evaluator.policy import Policy
-from evaluator.records import Landed, LandingPlan, Release, Run, RunState, Service, Verdict
+from evaluator.records import (
+    Landed,
+    LandingPlan,
+    OutcomeFacts,
+    OutcomeOptions,
+    OutcomePlan,
+    Outcomes,
+    Release,
+    Rulebook,
+    Run,
+    RunState,
+    Service,
+    Verdict,
+)
 from evaluator.reports import to_json
 from evaluator.segments import run_folder
 from evaluator.sources.load import (
@@ -26,10 +40,11 @@ from evaluator.sources.load import (
     run_locust,
     wait_for_targets,
 )
+from evaluator.sources.outcomes import OUTCOME_SOURCE, plan_outcomes
 from evaluator.sources.recording import SHEET_NAME, RunSheet, new_run_id, utc
 from evaluator.store import Store
 
-__all__ = ["choose_runs", "import_release", "judge_release", "land_release", "load_release"]
+__all__ = ["choose_runs", "import_outcomes", "import_release", "judge_release", "land_release", "load_release"]
 
 Say = Callable[[str], None]
 JUDGE = "native"
@@ -164,6 +179,30 @@ def _imported_run(release: Release, plan: LandingPlan, group: str, replicate: in
     )
 
 
+def import_outcomes(
+    store: Store,
+    release: Release,
+    files: Sequence[str],
+    options: OutcomeOptions,
+    *,
+    query: str = "",
+    skip_bad_rows: bool = False,
+) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
+    """Land outcomes of units as a run group of their own; the same files again change nothing. Raises InputError."""
+    plan = plan_outcomes(files, options, store.describe_outcomes, query=query, skip_bad_rows=skip_bad_rows)
+    group = new_run_id()
+    run = Run(
+        id=group,
+        release=release.id,
+        group=group,
+        source=OUTCOME_SOURCE,
+        state=RunState.COMPLETE,
+        fingerprint={"files": list(plan.paths)},
+    )
+    landed, facts = store.land_outcomes(release, run, plan)
+    return landed, facts, plan
+
+
 # ------------------------------------------------------------------ land what nobody landed
 
 
@@ -235,7 +274,10 @@ def judge_release(
     release = store.release(release_id)
     chosen = choose_runs(store.runs(release_id), runs)
     ids = [run.id for run in chosen]
-    evidence = assess(store.read_cells(ids), chosen, policy.rulebook, release_id)
+    loads = tuple(run for run in chosen if run.source != OUTCOME_SOURCE)
+    outcomes = read_outcomes(store, chosen, policy.rulebook)
+    cells = store.read_cells([run.id for run in loads])
+    evidence = assess_release(cells, loads, outcomes, policy.rulebook, release_id)
     judgement = JUDGES[JUDGE](evidence, policy.rulebook, release_id)
     verdict = Verdict(
         release=release,
@@ -247,7 +289,7 @@ def judge_release(
         monitoring=evidence.monitoring,
         alpha=policy.rulebook.alpha,
         mode=policy.rulebook.mode,
-        time_to_decision_s=judgement.decided_at_s,
+        time_to_decision_s=judgement.decided_at_s or None,
         policy=policy.effective,
         policy_hash=policy.hash,
         data_hash=store.data_hash(ids),
@@ -259,12 +301,28 @@ def judge_release(
     return verdict
 
 
+def read_outcomes(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Outcomes | None:
+    """Read the newest outcomes among `runs`: their sums first, which tell what else the metrics need."""
+    run = next((run for run in reversed(runs) if run.source == OUTCOME_SOURCE), None)
+    sums = store.read_outcomes(run) if run else None
+    if run is None or sums is None:
+        return None
+    needs = find_needs(sums, rulebook)
+    if not needs.values and not needs.row_values:
+        return sums
+    return store.read_outcomes(run, values=needs.values, row_values=needs.row_values)
+
+
 def choose_runs(runs: tuple[Run, ...], wanted: str) -> tuple[Run, ...]:
-    """Pick the runs to judge together: the newest group, all of them, or one run or group by its id."""
+    """Pick the runs to judge together: the newest group, all of them, or one run or group by its id.
+
+    The newest group of outcomes stands beside the newest of requests: they answer other metrics.
+    """
     if wanted == "all" or not runs:
         return runs
     if wanted == "latest":
-        return tuple(run for run in runs if run.group == runs[-1].group)
+        newest = {run.source == OUTCOME_SOURCE: run.group for run in runs}
+        return tuple(run for run in runs if run.group in newest.values())
     chosen = tuple(run for run in runs if wanted in {run.id, run.group})
     if not chosen:
         raise UnknownName("run", wanted, ["all", "latest", *(run.id for run in runs)])

@@ -120,4 +120,6 @@ def name_metric(rule: Rule) -> str:
 def name_comparison(comparison: Comparison) -> str:
     """Metric and slice: `p95 of POST /orders`."""
     name, endpoint = name_metric(comparison.rule), comparison.rule.slice.endpoint
+    if comparison.rule.winsorise is not None:
+        name = f"{name} (winsorised at {format_number(comparison.rule.winsorise * 100)} %)"
     return f"{name} of {endpoint}" if endpoint else name

@@ -8,6 +8,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.load import parse_labels
+from evaluator.cli.outcomes import describe_outcomes, outcome_options, suggest_metric, to_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, Landed, Release, Service
 
@@ -34,6 +35,7 @@ __all__ = ["command"]
     multiple=True,
     help="Where a column comes from, for example response_time_ms=elapsed:s; may be repeated.",
 )
+@outcome_options
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
 @click.option("--service", default="", help="Name of the service.")
 @click.option("--baseline-version", default="", help="Version of the baseline.")
@@ -48,34 +50,51 @@ def command(
     arms: tuple[str, ...],
     format_name: str,
     columns: tuple[str, ...],
+    outcomes: tuple[str, ...],
+    outcomes_query: str,
+    unit: str,
+    arm_column: str,
+    baseline_arm: str,
+    outcome_names: tuple[str, ...],
+    covariates: tuple[str, ...],
     skip_bad_rows: bool,
     service: str,
     baseline_version: str,
     canary_version: str,
     labels: tuple[str, ...],
 ) -> int:
-    """Land request files as runs of RELEASE; several files of one arm are replicates of it.
+    """Land request files as runs of RELEASE, several files of one arm as replicates of it; or outcomes of units.
 
     A request row needs ts, endpoint, response_time_ms and failed; instance, response_bytes, status_code, exception and
     user_count are taken where they are. UNIT is s, ms, us or ns for times (ts: also iso), and for failed: failure
     (true is a failure), success (true is a success), status (400 and above is a failure) or text (any text is one).
+
+    Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
+    policy; the unit (a user, a session) is what is counted, however many rows it has.
     """
-    from evaluator.pipeline import import_release
+    from evaluator.pipeline import import_outcomes, import_release
     from evaluator.sources.files import plan_landing
 
-    plan = plan_landing(
-        _collect_arms(baseline, canary, arms),
-        format=format_name,
-        columns=columns,
-        skip_bad_rows=skip_bad_rows,
-        service=service,
-    )
+    options = to_options(unit, arm_column, baseline_arm, outcome_names, covariates)
+    if not outcomes and (outcomes_query or options != to_options("", "", "", (), ())):
+        raise UsageError("options about outcomes need --outcomes FILE")
+    files = _collect_arms(baseline, canary, arms)
+    plan = None
+    if files or not outcomes:
+        plan = plan_landing(files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=service)
     services = (Service(service, baseline_version, canary_version),)
     subject = Release(
         release, services if any((service, baseline_version, canary_version)) else (), parse_labels(labels)
     )
-    landed = import_release(session.open_store(create=True), subject, plan)
-    emit(describe(release, landed))
+    store = session.open_store(create=True)
+    if plan:
+        emit(describe(release, import_release(store, subject, plan)))
+    if outcomes:
+        landed, facts, chosen = import_outcomes(
+            store, subject, outcomes, options, query=outcomes_query, skip_bad_rows=skip_bad_rows
+        )
+        emit(describe_outcomes(release, landed, facts, chosen))
+        session.say(suggest_metric(chosen))
     session.say(f"next: evaluator verdict {release}")
     return 0
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from evaluator.records import Comparison, Direction, Evidence, Finding, MetricStatus, Reason
+from evaluator.records import Comparison, Direction, Evidence, Finding, MetricStatus, Reason, Role
 from evaluator.wording import (
     format_change,
+    format_count,
     format_duration,
     format_interval,
     format_margin,
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 NAMED_ENDPOINTS = 3
+MOST_TIMES = 100
 LONGEST_WAIT = 48 * 3600
 
 
@@ -170,7 +172,8 @@ def explain_not_final(evidence: Evidence) -> Reason:
 
 def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
     """Why everything is well, with the metric that came closest to its margin."""
-    asked = [c for c in judged if c.status is MetricStatus.PASS and not c.scan and c.rule.margin and c.effect]
+    passed = [c for c in judged if c.status is MetricStatus.PASS and not c.scan and c.rule.role is not Role.WATCH]
+    asked = [c for c in passed if c.rule.margin and c.effect]
     closest = max(asked, key=_closeness, default=None)
     count = len(asked)
     text = f"all {count} gates are shown to be within their margins" if count != 1 else "the gate is within its margin"
@@ -178,7 +181,13 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
         change = f"{format_change(closest.effect, closest.unit)} ({format_interval(closest.effect, closest.unit)})"
         margin = format_margin(closest.rule.margin, closest.unit)
         text += f"; closest: {name_comparison(closest)} {change} of {margin} allowed"
-    return Reason("within_margins", text + f", on {format_duration(evidence.window.seconds)} of load")
+    return Reason("within_margins", f"{text}, on {_judged_on(evidence)}")
+
+
+def _judged_on(evidence: Evidence) -> str:
+    units = sum(arm.units for arm in evidence.arms)
+    parts = [f"{format_duration(evidence.window.seconds)} of load"] if evidence.window.seconds or not units else []
+    return " and ".join([*parts, *([f"outcomes of {format_count(units)} units"] if units else [])])
 
 
 def _closeness(comparison: Comparison) -> float:
@@ -226,12 +235,22 @@ def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence:
     if not waiting:
         return "look at the doubts above, then load again"
     longest = max(c.needed_time or 0.0 for c in waiting)
+    if all(c.rule.outcome for c in waiting):
+        return _more_units(longest, waiting)
     seconds = longest * evidence.window.seconds
     if math.isfinite(seconds) and 0 < seconds <= LONGEST_WAIT:
         return f"load for about {format_duration(seconds)} in all (--run-time), if the change stays as it is"
     if any(_is_beyond(c) for c in waiting):
         return "the change is as large as the margin: mend the candidate, or decide whether the margin is right"
     return "more minutes will not decide it: load more instances an arm, or more replicates (--replicates 5)"
+
+
+def _more_units(multiple: float, waiting: Sequence[Comparison]) -> str:
+    """How many more units."""
+    units = multiple * max(c.baseline.n + c.candidate.n for c in waiting)
+    if math.isfinite(units) and 1 < multiple <= MOST_TIMES:
+        return f"import about {format_count(math.ceil(units))} units in all, if the change stays as it is"
+    return "the change is about as large as the margin: mend the candidate, or decide whether the margin is right"
 
 
 def _is_beyond(comparison: Comparison) -> bool:

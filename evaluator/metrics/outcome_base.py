@@ -155,12 +155,12 @@ def describe_adjustment(rule: Rule, prepared: Prepared, levels: ArmLevels | None
 
 
 def name_unit(rule: Rule, *, proportion: bool = False) -> str:
-    """Name the unit of a metric's values: `revenue per unit`, `revenue per orders`, `fraction`."""
+    """Name the unit of a metric's values: `revenue/unit`, `orders/sessions`, `fraction`."""
     if proportion:
         return "fraction"
     if rule.type == "outcome_quantile":
         return str(rule.outcome)
-    return f"{rule.outcome} per {rule.per or 'unit'}"
+    return f"{rule.outcome}/{rule.per or 'unit'}"
 
 
 def no_outcome_data(rule: Rule, arm: str, unit: str, why: str, n: tuple[int, int] = (0, 0)) -> Comparison:

@@ -136,13 +136,17 @@ def _to_rule(metric: Metric) -> Rule:
         type=metric.type,
         role=Role(metric.role),
         margin=None if metric.margin is None else Margin(_in_unit(metric.margin), relative=metric.margin.unit == "%"),
-        direction=kind.direction,
+        direction=metric.direction or kind.direction,
         limit=Limit(
             min=None if metric.min is None else _in_unit(metric.min),
             max=None if metric.max is None else _in_unit(metric.max),
         ),
         quantile=metric.quantile,
         slice=Slice(endpoint=metric.endpoint),
+        outcome=metric.outcome,
+        per=metric.per,
+        covariates=tuple(metric.covariates or ()),
+        winsorise=metric.winsorise,
     )
 
 

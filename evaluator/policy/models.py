@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -37,9 +37,11 @@ LATER = ("sources", "hooks", "approvals", "roles", "rollout", "stages", "strateg
 class MetricType:
     """What the policy must know of a type of metric to read its amounts."""
 
-    unit: Literal["share", "ms", "/s"]
+    unit: Literal["share", "ms", "/s", "abs"]
+    """`abs` is the unit of an outcome, whatever it is."""
     direction: Direction
     takes_quantile: bool = False
+    of_outcomes: bool = False
 
 
 METRIC_TYPES: Mapping[str, MetricType] = {
@@ -47,6 +49,10 @@ METRIC_TYPES: Mapping[str, MetricType] = {
     "latency_quantile": MetricType("ms", Direction.LOWER, takes_quantile=True),
     "latency_mean": MetricType("ms", Direction.LOWER),
     "throughput": MetricType("/s", Direction.HIGHER),
+    "outcome_proportion": MetricType("share", Direction.HIGHER, of_outcomes=True),
+    "outcome_mean": MetricType("abs", Direction.HIGHER, of_outcomes=True),
+    "outcome_ratio": MetricType("abs", Direction.HIGHER, of_outcomes=True),
+    "outcome_quantile": MetricType("abs", Direction.HIGHER, takes_quantile=True, of_outcomes=True),
 }
 
 BUILT_IN_METRICS: tuple[Mapping[str, Any], ...] = (
@@ -173,7 +179,25 @@ class Metric(_Section):
         None, description="For latency_quantile: between 0 and 1, such as 0.95.", validate_default=True
     )
     endpoint: Name | None = Field(None, description='Only this endpoint, such as "POST /checkout".')
-    direction: Direction | None = Field(None, description="Which way is better; each type knows its own.", strict=False)
+    direction: Direction | None = Field(
+        None,
+        description="Which way is better; each type knows its own, outcomes may say lower_is_better.",
+        strict=False,
+    )
+    outcome: Name | None = Field(
+        None, description="For outcome_…: the column of the imported outcomes.", validate_default=True
+    )
+    per: Name | None = Field(
+        None,
+        description="For outcome_ratio: the outcome to divide by. rows: compare rows, clustered by unit.",
+        validate_default=True,
+    )
+    covariates: list[Name] | None = Field(
+        None, description="For outcome_…: columns known before the test; they narrow the interval.", min_length=1
+    )
+    winsorise: Share | None = Field(
+        None, description="For outcome_mean and outcome_ratio: values above this quantile of all units are cut to it."
+    )
     margin: Amount | None = Field(
         None, description="Largest harm tolerated: 5% (relative), 0.1pp, 20ms.", validate_default=True
     )
@@ -206,10 +230,59 @@ class Metric(_Section):
 
     @field_validator("direction")
     @classmethod
-    def _own_direction(cls, value: Direction | None, info: ValidationInfo) -> None:
+    def _own_direction(cls, value: Direction | None, info: ValidationInfo) -> Direction | None:
         kind = METRIC_TYPES.get(info.data.get("type", ""))
-        if value and kind and value is not kind.direction:
+        if not value or not kind or value is kind.direction:
+            return None
+        if not kind.of_outcomes:
             raise ValueError(f"of {info.data['type']} is {kind.direction}")
+        return value
+
+    @field_validator("outcome")
+    @classmethod
+    def _named_outcome(cls, value: str | None, info: ValidationInfo) -> str | None:
+        kind = METRIC_TYPES.get(info.data.get("type", ""))
+        if kind is None:
+            return value
+        if value is None and kind.of_outcomes:
+            raise ValueError(f"is missing: {info.data['type']} needs one, such as revenue")
+        return _only_of_outcomes(value, info)
+
+    @field_validator("per")
+    @classmethod
+    def _proper_per(cls, value: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("type", "")
+        if value is None and kind == "outcome_ratio":
+            raise ValueError("is missing: outcome_ratio needs one, such as orders, or rows")
+        if value is not None and value != "rows" and kind in ("outcome_proportion", "outcome_quantile"):
+            raise ValueError(f"of {kind} can only be rows, not '{value}'")
+        if value is not None and kind == "outcome_mean":
+            raise ValueError("is not taken by outcome_mean; use outcome_ratio")
+        return _only_of_outcomes(value, info)
+
+    @field_validator("covariates")
+    @classmethod
+    def _proper_covariates(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if value and info.data.get("type") == "outcome_quantile":
+            raise ValueError("are not taken by outcome_quantile")
+        return _only_of_outcomes(value, info)
+
+    @field_validator("winsorise")
+    @classmethod
+    def _proper_winsorise(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("type") not in ("outcome_mean", "outcome_ratio"):
+            raise ValueError(f"is not taken by {info.data.get('type')}")
+        if value is not None and not 0.5 <= value < 1:
+            raise ValueError(f"must be from 50% to below 100%, such as 99.9%, not {value * 100:g}%")
+        return value
+
+    @field_validator("endpoint")
+    @classmethod
+    def _only_of_requests(cls, value: str | None, info: ValidationInfo) -> str | None:
+        kind = METRIC_TYPES.get(info.data.get("type", ""))
+        if value is not None and kind and kind.of_outcomes:
+            raise ValueError(f"is not taken by {info.data['type']}: outcomes have no endpoint")
+        return value
 
     @field_validator("margin")
     @classmethod
@@ -235,15 +308,25 @@ class Metric(_Section):
         return value
 
 
+_T = TypeVar("_T")
+
+
+def _only_of_outcomes(value: _T | None, info: ValidationInfo) -> _T | None:
+    kind = METRIC_TYPES.get(info.data.get("type", ""))
+    if value is not None and kind and not kind.of_outcomes:
+        raise ValueError(f"is not taken by {info.data['type']}")
+    return value
+
+
 def _read_margin(margin: Quantity, kind: MetricType) -> Quantity:
     """Bring a margin to the units of its metric, or say what it should have been."""
     value, unit = margin.value, margin.unit
-    absolute = {"share": "pp", "ms": "ms", "/s": "/s"}[kind.unit]
+    absolute = "pp" if kind.unit == "share" else kind.unit
     if value < 0:
         raise ValueError(f"must not be negative, got {margin}")
     if unit == "" and value == 0:
         unit = "%"
-    if unit == "" and kind.unit != "share" and value < 1:
+    if unit == "" and kind.unit not in ("share", "abs") and value < 1:
         value, unit = value * 100, "%"
     if unit not in ("%", absolute):
         raise ValueError(f"must be relative (5%) or absolute (such as 5{absolute}), not {margin}")
@@ -257,7 +340,7 @@ def _read_margin(margin: Quantity, kind: MetricType) -> Quantity:
 def _read_limit(limit: Quantity, kind: MetricType) -> Quantity:
     """Bring an absolute bound to the units of its metric."""
     value, unit = limit.value, limit.unit
-    if value < 0:
+    if value < 0 and kind.unit != "abs":
         raise ValueError(f"must not be negative, got {limit}")
     if kind.unit == "share":
         value = value if unit else value * 100

@@ -127,13 +127,17 @@ def _against(verdict: Verdict) -> str:
 def _judged_on(evidence: Evidence) -> str:
     if not evidence.arms:
         return ""
+    units = " + ".join(f"{arm.units:,}" for arm in evidence.arms) + " units"
+    if not any(arm.requests for arm in evidence.arms) and any(arm.units for arm in evidence.arms):
+        return f"judged on {units}"
     requests = " + ".join(f"{arm.requests:,}" for arm in evidence.arms)
     instances = " + ".join(str(arm.instances) for arm in evidence.arms)
     many = "" if all(arm.instances == 1 for arm in evidence.arms) else "s"
     runs = max(arm.runs for arm in evidence.arms)
     replicates = f" in {runs} runs" if runs > 1 else ""
     duration = format_duration(evidence.window.seconds)
-    return f"judged on {duration}, {requests} requests, {instances} instance{many}{replicates}"
+    text = f"judged on {duration}, {requests} requests, {instances} instance{many}{replicates}"
+    return f"{text}, {units}" if any(arm.units for arm in evidence.arms) else text
 
 
 def _notes(verdict: Verdict) -> Iterable[str]:

@@ -6,13 +6,14 @@ ASCII. What is not a finite number (an interval without an upper end) is null.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.records import Comparison, Effect, Reason, Service, Verdict
+from evaluator.records import ArmSummary, Comparison, Effect, Reason, Service, Verdict
 
 __all__ = ["SCHEMA_VERSION", "to_json"]
 
@@ -37,10 +38,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "monitoring": verdict.monitoring,
         "alpha": verdict.alpha,
         "services": [_service(service) for service in verdict.release.services],
-        "arms": [
-            {"name": arm.name, "role": arm.role, "requests": arm.requests, "instances": arm.instances, "runs": arm.runs}
-            for arm in evidence.arms
-        ],
+        "arms": [_arm(arm) for arm in evidence.arms],
         "window": {"start": evidence.window.start, "end": evidence.window.end},
         "incomplete": evidence.incomplete,
         "mode": verdict.mode,
@@ -58,6 +56,17 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         ],
     }
     return {key: _canonical(value) for key, value in plain.items()}
+
+
+def _arm(arm: ArmSummary) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "name": arm.name,
+        "role": arm.role,
+        "requests": arm.requests,
+        "instances": arm.instances,
+        "runs": arm.runs,
+    }
+    return plain | ({"units": arm.units} if arm.units else {})
 
 
 def _reason(reason: Reason) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def _slice(endpoint: str | None) -> dict[str, str] | None:
 
 def _metric(row: Comparison) -> dict[str, Any]:
     rule = row.rule
-    return {
+    plain: dict[str, Any] = {
         "name": rule.name,
         "type": rule.type,
         "role": rule.role.value,
@@ -101,6 +110,7 @@ def _metric(row: Comparison) -> dict[str, Any]:
         "detectable_effect": row.detectable_effect,
         "reason": row.reason or row.no_data or "",
     }
+    return plain | ({"view": dataclasses.asdict(row.view)} if row.view else {})
 
 
 def _effect(effect: Effect | None) -> dict[str, Any] | None:

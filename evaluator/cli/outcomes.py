@@ -1,0 +1,86 @@
+"""The part of `evaluator import` that is about outcomes of units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from evaluator.records import Landed, OutcomeFacts, OutcomeOptions, OutcomePlan
+
+__all__ = ["describe_outcomes", "outcome_options", "suggest_metric", "to_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--outcomes",
+        metavar="FILE[,FILE…]",
+        multiple=True,
+        help="Outcomes of an A/B test, a row a unit or event: CSV or Parquet with columns for unit, arm and outcomes.",
+    ),
+    click.option("--outcomes-query", metavar="SQL", default="", help="Takes what this query makes of table outcomes."),
+    click.option(
+        "--unit", metavar="COLUMN", default="", help="Who was assigned.  [default: unit, user_id, user, session_id …]"
+    ),
+    click.option(
+        "--arm-column", metavar="COLUMN", default="", help="To which arm.  [default: arm, variant, group, treatment …]"
+    ),
+    click.option(
+        "--baseline-arm",
+        metavar="VALUE",
+        default="",
+        help="Value of the arm column that is the baseline.  [default: baseline, control, A, 0 …]",
+    ),
+    click.option(
+        "--outcome",
+        "outcome_names",
+        metavar="COLUMN[:KIND]",
+        multiple=True,
+        help="An outcome; KIND is binary or numeric. May be repeated.  [default: every column of numbers]",
+    ),
+    click.option(
+        "--covariate",
+        "covariates",
+        metavar="COLUMN",
+        multiple=True,
+        help="Known before the test; may be repeated.  [default: columns called pre_…, …_pre, …_covariate]",
+    ),
+)
+
+
+def outcome_options(function: F) -> F:
+    """Give a command the options about outcomes."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def to_options(
+    unit: str, arm: str, baseline: str, outcomes: tuple[str, ...], covariates: tuple[str, ...]
+) -> OutcomeOptions:
+    """Gather what was said of the columns."""
+    return OutcomeOptions(unit, arm, baseline, outcomes, covariates)
+
+
+def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: OutcomePlan) -> str:
+    """Say what an import of outcomes did."""
+    if landed.already:
+        return f"{release}: these outcomes have landed already (run {', '.join(landed.runs)}); nothing changed"
+    names = ", ".join(column.name for column in plan.columns if column.role == "outcome")
+    covariates = ", ".join(column.name for column in plan.columns if column.role == "covariate")
+    text = f"{release}: outcomes of {facts.units} units ({plan.unit}) in {facts.rows} rows, arms by {plan.arm}: {names}"
+    text += f"; covariates {covariates}" if covariates else ""
+    text += f"; {facts.crossed} units in several arms left out" if facts.crossed else ""
+    done = "counted once" if facts.duplicates_dropped else "kept"
+    text += f"; {facts.duplicates} duplicated rows {done}" if facts.duplicates else ""
+    return text + (f"; {facts.skipped_rows} bad rows skipped" if facts.skipped_rows else "")
+
+
+def suggest_metric(plan: OutcomePlan) -> str:
+    """Write a metric for the policy that would judge the first outcome."""
+    name = plan.columns[0].name
+    return (
+        f"the policy judges them by metrics such as {{name: {name}, type: outcome_mean, outcome: {name}, margin: 2%}}"
+    )
