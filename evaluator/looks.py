@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.metrics.measure import measure
-from evaluator.records import BLOCK_BUCKETS, Cells, Comparison, Look, Monitoring, Question, Rulebook
+from evaluator.metrics.measure import Pairs, measure
+from evaluator.records import BLOCK_BUCKETS, Cells, Comparison, Look, Monitoring, Question
 from evaluator.stats.calendar import Calendar
 from evaluator.stats.sequential import anytime_p, sequential_p
 from evaluator.stats.window import WarmUp
@@ -29,20 +29,21 @@ def judged_buckets(cells: Cells, warm_up: WarmUp) -> tuple[int, int]:
 
 
 def look_back(
-    cells: Cells, rulebook: Rulebook, warm_up: WarmUp, calendar: Calendar, last: tuple[Comparison, ...]
+    pairs: Pairs, warm_up: WarmUp, calendar: Calendar, last: tuple[Comparison, ...]
 ) -> tuple[Comparison, ...]:
     """Give each comparison its earlier looks, and turn its p-values into sequential ones."""
     if calendar.kind == "fixed":
         return last
+    cells, monitoring = pairs.cells, pairs.rulebook.monitoring
     start, end = judged_buckets(cells, warm_up)
     paths: dict[Key, list[Look]] = {}
     for at_s in calendar.interim:
         bucket = start + at_s // cells.bucket_s
-        for comparison in measure(cells, rulebook, warm_up, before_bucket=bucket).comparisons:
+        for comparison in measure(pairs, before_bucket=bucket).comparisons:
             path = paths.setdefault(_key(comparison), [])
-            path.append(_look(path, comparison, calendar, at_s, rulebook.monitoring.tune_at_s))
+            path.append(_look(path, comparison, calendar, at_s, monitoring.tune_at_s))
     covered_s = (end - start) * cells.bucket_s
-    return tuple(_finish(c, paths.get(_key(c), []), calendar, covered_s, rulebook.monitoring) for c in last)
+    return tuple(_finish(c, paths.get(_key(c), []), calendar, covered_s, monitoring) for c in last)
 
 
 def _key(comparison: Comparison) -> Key:
@@ -62,10 +63,12 @@ def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: fl
     within = np.array([q.p_within for q in bounds])
     fraction = min(at_s / max(calendar.planned_s, 1.0), 1.0)
     early = sequential_p(within, fraction, lasting, "obrien_fleming")
-    before = path[-1] if path and len(path[-1].p_worse) == len(bounds) else None
+    before = path[-1].p_worse if path else ()
+    if not bounds:  # no data at this moment: what was crossed before stays so
+        return Look(float(at_s), before)
     return Look(
         float(at_s),
-        tuple(float(p) for p in (np.minimum(worse, before.p_worse) if before else worse)),
+        tuple(float(p) for p in (np.minimum(worse, before) if before else worse)),
         tuple(float(p) for p in early),
     )
 

@@ -185,7 +185,9 @@ def _doubts(
 
 def _is_go_early(asked: Sequence[Comparison], alpha: float) -> bool:
     """Did one look before the last show every gate and hold to be within its margin?"""
-    paths = [{look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in asked]
+    paths = [
+        {look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in asked if c.rule.role is not Role.WATCH
+    ]
     shared = set.intersection(*(set(path) for path in paths)) if paths else set()
     return any(all(path[at_s] < alpha for path in paths) for at_s in shared)
 

@@ -18,7 +18,7 @@ from evaluator.records import (
     Question,
     Rule,
 )
-from evaluator.stats.estimate import Asked, Estimate
+from evaluator.stats.estimate import Asked, Depth, Estimate
 from evaluator.stats.longrun import MIN_BUCKETS
 from evaluator.stats.panel import Panel
 from evaluator.stats.uncertainty import Design
@@ -38,8 +38,8 @@ class Pair:
     arm: str
     alpha: float
     prior: InstancePrior
-    brief: bool = False
-    """True at a look before the last: only the p-values are needed, no intervals."""
+    depth: Depth = "full"
+    """Less than full at a look before the last."""
 
     def requests(self, arm: int) -> int:
         """Requests of baseline (0) or candidate (1)."""

@@ -21,7 +21,7 @@ def compare_failure_rate(pair: Pair, rule: Rule) -> Comparison:
         margin=rule.margin,
         sd_instance=pair.prior.sd_failures,
         limit=rule.limit,
-        interval=not pair.brief,
+        depth=pair.depth,
     )
     counts = pair.requests(0), pair.requests(1)
     return answer(pair, rule, estimate, unit="fraction", method=f"score test, {pair.design.kind}", n=counts)

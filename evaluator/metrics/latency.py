@@ -25,6 +25,7 @@ def compare_latency_mean(pair: Pair, rule: Rule) -> Comparison:
         sd_instance=pair.prior.sd_latency,
         direction=rule.direction,
         limit=rule.limit,
+        depth=pair.depth,
     )
     counts = pair.successes(0), pair.successes(1)
     return answer(pair, rule, estimate, unit="ms", method=f"paired mean, {pair.design.kind}", n=counts)
@@ -46,7 +47,7 @@ def compare_latency_quantile(pair: Pair, rule: Rule) -> Comparison:
         sd_instance=pair.prior.sd_latency,
         direction=rule.direction,
         limit=rule.limit,
-        interval=not pair.brief,
+        depth=pair.depth,
     )
     if found.estimate is None:
         coarse = f"times are recorded in steps of {pair.panel.grid_ms:g} ms, too coarse to show this margin"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from evaluator.errors import UnknownName
 from evaluator.metrics import REQUEST_METRICS
 from evaluator.metrics.base import Pair, declared
 from evaluator.metrics.scan import Scanned, scan_endpoints
-from evaluator.records import BASELINE, ArmValue, Cells, Comparison, MetricStatus, Rule, Rulebook
-from evaluator.stats.panel import build_panel
+from evaluator.records import BASELINE, ArmValue, Cells, Comparison, MetricStatus, Role, Rule, Rulebook
+from evaluator.stats.estimate import Depth
+from evaluator.stats.panel import Panel, build_panel
 from evaluator.stats.uncertainty import choose_design
 from evaluator.stats.window import WarmUp
 
-__all__ = ["Measured", "measure"]
+__all__ = ["Measured", "Pairs", "measure", "pair_up"]
 
 UNITS = {"failure_rate": "fraction", "throughput": "/s"}
 
@@ -38,58 +40,74 @@ class Measured:
         return tuple(sorted({name for scan in self.scanned for name in scan.unjudged}))
 
 
-def measure(cells: Cells, rulebook: Rulebook, warm_up: WarmUp, *, before_bucket: int | None = None) -> Measured:
-    """Compare every candidate of `cells` with the baseline. Raises `UnknownName` for an endpoint that nobody called.
-
-    `before_bucket`: an earlier look, at the data before this bucket only; intervals are left out.
-    """
-    _check_endpoints(cells, rulebook)
-    part = _Part(cells, rulebook, warm_up, before_bucket)
-    comparisons: list[Comparison] = []
-    pairs: list[Pair] = []
-    scanned: list[Scanned] = []
-    for arm in cells.arms[1:]:
-        pair = part.pair(arm)
-        if pair is None:
-            why = _missing(cells, arm)
-            comparisons += [_nothing(rule, arm, why) for rule in rulebook.rules]
-            continue
-        pairs.append(pair)
-        comparisons += [_compare(part, pair, rule) for rule in rulebook.rules]
-        found = scan_endpoints(pair, rulebook.scan)
-        scanned.append(found)
-        comparisons += found.comparisons
-    return Measured(tuple(comparisons), tuple(pairs), tuple(scanned))
-
-
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """The part of the data that is compared."""
+class Pairs:
+    """The data of every candidate, whole and by the endpoints that rules ask for, laid out once for all looks."""
 
     cells: Cells
     rulebook: Rulebook
-    warm_up: WarmUp
-    before_bucket: int | None
+    of: Mapping[tuple[str, str | None], Pair | None]
 
-    def pair(self, arm: str, endpoint: str | None = None) -> Pair | None:
-        panel = build_panel(
-            self.cells,
-            arm,
-            endpoint=endpoint,
-            first_bucket=self.warm_up.first_bucket,
-            before_bucket=self.before_bucket,
-        )
+    def at(self, arm: str, endpoint: str | None, before_bucket: int | None) -> Pair | None:
+        """The pair as it was before this bucket (all of it: `None`)."""
+        pair = self.of[arm, endpoint]
+        if pair is None or before_bucket is None:
+            return pair
+        panel = pair.panel.before(before_bucket)
         if panel is None:
             return None
-        design = choose_design(panel, declared(self.rulebook.prior))
-        return Pair(panel, design, arm, self.rulebook.alpha, self.rulebook.prior, self.before_bucket is not None)
+        depth: Depth = "answers" if self.rulebook.monitoring.early_go else "suspects"
+        return replace(pair, panel=panel, design=choose_design(panel, declared(self.rulebook.prior)), depth=depth)
 
 
-def _compare(part: _Part, pair: Pair, rule: Rule) -> Comparison:
+def pair_up(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> Pairs:
+    """Lay out what `rulebook` asks for. Raises `UnknownName` for an endpoint that nobody called."""
+    _check_endpoints(cells, rulebook)
+    slices = {None: None, **{rule.slice.endpoint: None for rule in rulebook.rules}}
+    found: dict[tuple[str, str | None], Pair | None] = {}
+    for arm in cells.arms[1:]:
+        for endpoint in slices:
+            panel = build_panel(cells, arm, endpoint=endpoint, first_bucket=warm_up.first_bucket)
+            found[arm, endpoint] = None if panel is None else _pair(panel, arm, rulebook)
+    return Pairs(cells, rulebook, found)
+
+
+def _pair(panel: Panel, arm: str, rulebook: Rulebook) -> Pair:
+    return Pair(panel, choose_design(panel, declared(rulebook.prior)), arm, rulebook.alpha, rulebook.prior)
+
+
+def measure(pairs: Pairs, *, before_bucket: int | None = None) -> Measured:
+    """Compare every candidate with the baseline.
+
+    `before_bucket`: an earlier look, at the data before this bucket only. It asks what can decide the verdict before
+    its time: gates, and holds where a GO may fall early; intervals are left out.
+    """
+    rules = [rule for rule in pairs.rulebook.rules if before_bucket is None or _decides_early(rule, pairs.rulebook)]
+    comparisons: list[Comparison] = []
+    whole: list[Pair] = []
+    scanned: list[Scanned] = []
+    rulebook = pairs.rulebook
+    for arm in pairs.cells.arms[1:]:
+        pair = pairs.at(arm, None, before_bucket)
+        if pair is None:
+            why = _missing(pairs.cells, arm)
+            comparisons += [_nothing(rule, arm, why) for rule in rules]
+            continue
+        whole.append(pair)
+        comparisons += [_compare(pairs, pair, rule, before_bucket) for rule in rules]
+        found = scan_endpoints(pair, rulebook.scan)
+        scanned.append(found)
+        comparisons += found.comparisons
+    return Measured(tuple(comparisons), tuple(whole), tuple(scanned))
+
+
+def _decides_early(rule: Rule, rulebook: Rulebook) -> bool:
+    return rule.role is Role.GATE or (rule.role is Role.HOLD and rulebook.monitoring.early_go)
+
+
+def _compare(pairs: Pairs, pair: Pair, rule: Rule, before_bucket: int | None) -> Comparison:
     endpoint = rule.slice.endpoint
-    if endpoint is None:
-        return REQUEST_METRICS[rule.type](pair, rule)
-    own = part.pair(pair.arm, endpoint)
+    own = pair if endpoint is None else pairs.at(pair.arm, endpoint, before_bucket)
     if own is None:
         return _nothing(rule, pair.arm, f"{endpoint} was not called on both arms")
     return REQUEST_METRICS[rule.type](own, rule)

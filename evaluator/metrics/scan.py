@@ -56,7 +56,13 @@ Compute = Callable[[Pair, Rule, FloatArray], Estimate]
 
 def _means(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
     return compare_means(
-        pair.panel, pair.design, alpha=pair.alpha, margin=rule.margin, sd_instance=pair.prior.sd_latency, groups=groups
+        pair.panel,
+        pair.design,
+        alpha=pair.alpha,
+        margin=rule.margin,
+        sd_instance=pair.prior.sd_latency,
+        groups=groups,
+        depth=pair.depth,
     )
 
 
@@ -68,7 +74,7 @@ def _failures(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
         margin=rule.margin,
         sd_instance=pair.prior.sd_failures,
         groups=groups,
-        interval=not pair.brief,
+        depth=pair.depth,
     )
 
 

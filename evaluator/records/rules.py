@@ -35,6 +35,11 @@ class Limit:
     min: float | None = None
     max: float | None = None
 
+    @property
+    def count(self) -> int:
+        """How many bounds are set."""
+        return (self.min is not None) + (self.max is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Slice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,14 @@ from evaluator.stats.longrun import BATCHES, cosine_count, cosines
 from evaluator.stats.student import t_below, t_quantile
 from evaluator.stats.uncertainty import Uncertainty
 
-__all__ = ["POWER", "Asked", "Estimate", "Trend", "ask", "detectable", "needed_time", "trend"]
+__all__ = ["POWER", "Asked", "Depth", "Estimate", "Trend", "ask", "detectable", "needed_time", "not_worse", "trend"]
 
 FloatArray = npt.NDArray[np.float64]
 
 POWER = 0.8
+
+Depth = Literal["full", "answers", "suspects"]
+"""How much is computed: all; no intervals; only answers of what looks worse than its bound (see `not_worse`)."""
 TREND_BELOW = 30
 
 
@@ -57,6 +61,29 @@ class Estimate:
     lasting: FloatArray
     """Share of the variance that only more instances or replicates shrink."""
     against_limit: tuple[Asked, ...] = ()
+
+
+def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estimate:
+    """The answer of an early look that has nothing to say: every estimate lies within its bound, so no p is small.
+
+    How sure that is was not asked; the p-values are upper bounds.
+    """
+    nothing = np.full(baseline.shape, np.nan)
+    asked = Asked(nothing, np.ones(baseline.shape), np.ones(baseline.shape))
+    return Estimate(
+        baseline=baseline,
+        candidate=candidate,
+        effect=nothing,
+        lower=nothing,
+        upper=nothing,
+        against_margin=asked,
+        against_zero=asked,
+        trend=Trend(nothing, nothing, nothing),
+        detectable=nothing,
+        needed=nothing,
+        lasting=np.zeros(baseline.shape),
+        against_limit=(asked,) * limits,
+    )
 
 
 def ask(beyond: FloatArray, uncertainty: Uncertainty) -> Asked:

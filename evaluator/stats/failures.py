@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import Limit, Margin
-from evaluator.stats.estimate import Asked, Estimate, detectable, needed_time, trend
+from evaluator.stats.estimate import Asked, Depth, Estimate, detectable, needed_time, not_worse, trend
 from evaluator.stats.frames import frame_all_requests, frame_requests
 from evaluator.stats.instances import InstanceFrame
 from evaluator.stats.longrun import time_variance
@@ -44,23 +44,26 @@ def compare_failures(
     sd_instance: float,
     limit: Limit | None = None,
     groups: FloatArray | None = None,
-    interval: bool = True,
+    depth: Depth = "full",
 ) -> Estimate:
     """Compare failure rates, standardised over endpoints and time.
 
     An absolute margin is a difference of rates (0.001 = 0.1 pp), a relative one a ratio. `sd_instance`: least
-    standard deviation (as a rate) assumed for an arm with a single instance, else half the pooled rate. Without
-    `interval` effect and limits are NaN: only the answers are wanted.
+    standard deviation (as a rate) assumed for an arm with a single instance, else half the pooled rate. With less
+    than full `depth` effect and interval are NaN.
     """
     strata, frame = frame_all_requests(panel) if groups is None else frame_requests(panel, groups)
     baseline, candidate = (levels(strata, arm, panel.failures[arm]) for arm in (0, 1))
-    counts = _effective(panel, design, strata, frame, baseline, candidate, sd_instance)
     bound = 0.0 if margin is None else margin.value
     relative = margin is not None and margin.relative
     difference = candidate.level - baseline.level
     beyond = candidate.level - (1 + bound) * baseline.level if relative else difference - bound
+    limit = limit or Limit()
+    if depth == "suspects" and (beyond <= 0).all() and _keeps(candidate.level, limit):
+        return not_worse(baseline.level, candidate.level, limit.count)
+    counts = _effective(panel, design, strata, frame, baseline, candidate, sd_instance)
     influence = candidate.influence - (1 + bound if relative else 1.0) * baseline.influence
-    if interval:
+    if depth == "full":
         effect, lower, upper = _interval(counts, baseline, candidate, alpha, relative=relative)
     else:
         effect = lower = upper = np.full(difference.shape, np.nan)
@@ -77,8 +80,14 @@ def compare_failures(
         detectable=detectable(counts.uncertainty.se, counts.df, alpha) / unit,
         needed=needed_time(beyond, counts.uncertainty, alpha),
         lasting=np.clip(counts.uncertainty.lasting / counts.uncertainty.variance, 0, 1),
-        against_limit=_limits(panel, design, strata, frame, candidate, sd_instance, limit or Limit()),
+        against_limit=_limits(panel, design, strata, frame, candidate, sd_instance, limit),
     )
+
+
+def _keeps(level: FloatArray, limit: Limit) -> bool:
+    """Is no estimate beyond the limits?"""
+    below = limit.max is None or bool((level <= limit.max).all())
+    return below and (limit.min is None or bool((level >= limit.min).all()))
 
 
 def _effective(

@@ -22,7 +22,7 @@ def frame_requests(panel: Panel, groups: FloatArray) -> tuple[Strata, InstanceFr
     return strata, InstanceFrame(panel.rows, panel.rows.n, strata.groups)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def frame_all_requests(panel: Panel) -> tuple[Strata, InstanceFrame]:
     """The same with all endpoints in one group."""
     return frame_requests(panel, np.ones((1, len(panel.endpoints))))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
-from evaluator.stats.estimate import Asked, Estimate, ask, detectable, needed_time, trend
+from evaluator.stats.estimate import Asked, Depth, Estimate, ask, detectable, needed_time, not_worse, trend
 from evaluator.stats.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
@@ -40,6 +40,7 @@ def compare_means(
     direction: Direction = Direction.LOWER,
     limit: Limit | None = None,
     groups: FloatArray | None = None,
+    depth: Depth = "full",
 ) -> Estimate:
     """Compare mean response times of successes (ms), standardised over endpoints and time.
 
@@ -50,6 +51,11 @@ def compare_means(
     baseline, candidate = (levels(strata, arm, panel.sum_ms[arm]) for arm in (0, 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = candidate.level / baseline.level
+    relative = margin is None or margin.relative
+    sign = 1.0 if direction is Direction.LOWER else -1.0
+    limit = limit or Limit()
+    if depth == "suspects" and _all_well(baseline.level, candidate.level, margin, sign, limit):
+        return not_worse(baseline.level, candidate.level, limit.count)
     rows = panel.rows
     safe = np.where(np.isfinite(ratio) & (ratio > 0), ratio, 1.0)
     frame = InstanceFrame(rows, rows.n - rows.failures, strata.groups)
@@ -57,10 +63,20 @@ def compare_means(
     behind = np.array([said or 1 for said in design.declared])
     prior = np.repeat((sd_instance**2 / behind)[:, None], ratio.size, axis=1)
     parts = _Parts(strata, baseline, candidate, instances, prior)
-    relative = margin is None or margin.relative
-    sign = 1.0 if direction is Direction.LOWER else -1.0
     estimate = _relative if relative else _absolute
-    return estimate(parts, design, alpha, margin, sign, limit or Limit())
+    return estimate(parts, design, alpha, margin, sign, limit)
+
+
+def _all_well(baseline: FloatArray, candidate: FloatArray, margin: Margin | None, sign: float, limit: Limit) -> bool:
+    """Is no estimate beyond its margin or limits?"""
+    allowed = 0.0 if margin is None else margin.value
+    bound = baseline * (1 + sign * allowed) if margin is None or margin.relative else baseline + sign * allowed
+    well = sign * (candidate - bound) <= 0
+    if limit.max is not None:
+        well &= candidate <= limit.max
+    if limit.min is not None:
+        well &= candidate >= limit.min
+    return bool(well.all())
 
 
 def _relative(

@@ -7,7 +7,7 @@ block is the whole run, which leaves their time variance unpaired.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,8 +57,28 @@ class InstanceRows:
     sum_ms: FloatArray
     instance_arm: IntArray
     """Arm (0 baseline, 1 candidate) of each instance, shape (instances,)."""
+    place: IntArray
+    """Run and block of each block slot as one rising number, shape (slots,)."""
+    blocks: int
+    """Such numbers per run."""
     slots: int
     strata: int
+
+    def before(self, block_place: int, widths: IntArray) -> InstanceRows:
+        """The rows as they were before this block of the only run: later ones stay, with nothing in them."""
+        slots = int(np.searchsorted(self.place, block_place))
+        known = self.slot < slots
+        stratum = _stratify(widths, self.endpoint, self.slot, self.place, self.blocks)
+        return replace(
+            self,
+            slot=np.where(known, self.slot, 0),
+            stratum=stratum.find(stratum.given),
+            n=self.n * known,
+            failures=self.failures * known,
+            sum_ms=self.sum_ms * known,
+            slots=slots,
+            strata=stratum.size,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +90,12 @@ class Panel:
     grid_ms: float
     run: IntArray
     """Run of each slot, shape (slots,); slots are in time order and a run's slots adjoin."""
+    place: IntArray
+    """Bucket of each slot within its run, from an origin that all blocks respect."""
+    origin: int
+    """Bucket of that origin, for a panel of one run."""
+    stride: int
+    """Slots that a histogram cell counts for each endpoint: those of the panel, or more at an earlier look."""
     position: FloatArray
     """Place of each slot within its run, 0 to 1."""
     n: FloatArray
@@ -102,6 +128,32 @@ class Panel:
         """Successes, shape (2, endpoints, slots)."""
         return self.n - self.failures
 
+    def before(self, bucket: int) -> Panel | None:
+        """The panel of one run as it was before this bucket, at the start of a block; `None` where it was empty."""
+        slots = int(np.searchsorted(self.place, bucket - self.origin))
+        if not slots or not (self.n[:, :, :slots].sum(axis=(1, 2)) > 0).all():
+            return None
+        n = self.n[:, :, :slots]
+        widths = choose_widths(n, self.bucket_s) if all(self.paired.values()) else self.widths
+        run, place = self.run[:slots], self.place[:slots]
+        return replace(
+            self,
+            run=run,
+            place=place,
+            position=(place - place[0] + 0.5) / (place[-1] - place[0] + 1),
+            n=n,
+            failures=self.failures[:, :, :slots],
+            sum_ms=self.sum_ms[:, :, :slots],
+            widths=widths,
+            block_starts={int(w): _starts(run, place, int(w)) for w in np.unique(widths)},
+            rows=self.rows.before((bucket - self.origin) // BLOCK_BUCKETS, widths),
+        )
+
+    def by_cell(self, counts: FloatArray) -> FloatArray:
+        """Counts per histogram cell (..., endpoints · stride) laid out as (..., endpoints, slots)."""
+        shape = (*counts.shape[:-1], len(self.endpoints), self.stride)
+        return counts.reshape(shape)[..., : self.slots]
+
     def block_sum(self, values: FloatArray) -> FloatArray:
         """Sum `values` (..., endpoints, slots) over each endpoint's blocks, repeated on every slot of the block."""
         out = np.empty_like(values)
@@ -121,14 +173,12 @@ def build_panel(
     *,
     endpoint: str | None = None,
     first_bucket: dict[int, int] | None = None,
-    before_bucket: int | None = None,
 ) -> Panel | None:
     """Panel of the baseline (`cells.arms[0]`) and `candidate`; `None` where they share no usable bucket.
 
-    `endpoint` restricts to one endpoint; `first_bucket` gives for each run code the first bucket to use (warm-up);
-    `before_bucket`, at the start of a block, ends the data (an earlier look).
+    `endpoint` restricts to one endpoint; `first_bucket` gives for each run code the first bucket to use (warm-up).
     """
-    choice = _Choice(cells, cells.arms.index(candidate), endpoint, first_bucket, before_bucket)
+    choice = _Choice(cells, cells.arms.index(candidate), endpoint, first_bucket)
     keep = choice.of(cells.moments)
     moments = Moments(**{name: getattr(cells.moments, name)[keep] for name in Moments.__dataclass_fields__})
     arm = (moments.arm != 0).astype(np.int64)
@@ -148,7 +198,6 @@ class _Choice:
     candidate: int
     endpoint: str | None
     first_bucket: dict[int, int] | None
-    before_bucket: int | None
 
     def of(self, rows: Rows) -> BoolArray:
         keep = (rows.arm == 0) | (rows.arm == self.candidate)
@@ -159,8 +208,6 @@ class _Choice:
             first = np.array([self.first_bucket.get(code, -(2**62)) for code in range(len(self.cells.runs))])
             # A block that the start of the data cuts is whole: there is nothing before it.
             keep &= when >= (first // BLOCK_BUCKETS * BLOCK_BUCKETS)[rows.run]
-        if self.before_bucket is not None:
-            keep &= when < self.before_bucket
         return np.asarray(keep)
 
 
@@ -230,13 +277,17 @@ class _Layout:
             return np.asarray(summed, float).reshape(self.shape)
 
         n = dense(moments.n)
-        widths = self._widths(n)
+        together = all(self.paired.values())
+        widths = choose_widths(n, self.cells.bucket_s) if together else np.full(n.shape[1], WHOLE_RUN)
         rows, row_index = self._rows(widths)
         return Panel(
             endpoints=tuple(self.cells.endpoints[code] for code in self.endpoints.keys),
             bucket_s=self.cells.bucket_s,
             grid_ms=self.cells.grid_us / 1000,
             run=self.run,
+            place=self.place,
+            origin=int(self.base[self.run[0]]),
+            stride=self.slots.size,
             position=self._positions(),
             n=n,
             failures=dense(moments.failures),
@@ -253,18 +304,6 @@ class _Layout:
     def _is_constant(self, arm: int) -> bool:
         mine = (self.arm == arm) & (self.moments.n > self.moments.failures)
         return bool(mine.any() and self.moments.min_us[mine].min() == self.moments.max_us[mine].max())
-
-    def _widths(self, n: FloatArray) -> IntArray:
-        """Block width of each endpoint: doubled until the smaller arm expects enough requests in a block."""
-        if not all(self.paired.values()):
-            return np.full(n.shape[1], WHOLE_RUN)
-        expected = n.sum(axis=2).min(axis=0) / self.run.size
-        widest = 1
-        while widest * 2 * self.cells.bucket_s <= MAX_BLOCK_S and widest < ALIGNED:
-            widest *= 2
-        wanted = EXPECTED_IN_BLOCK / np.maximum(expected, 1e-9)
-        width: IntArray = np.clip(2 ** np.ceil(np.log2(np.maximum(wanted, 1.0))), 1, widest).astype(np.int64)
-        return width
 
     def _positions(self) -> FloatArray:
         position = np.zeros(self.run.size)
@@ -296,7 +335,7 @@ class _Layout:
         row_endpoint = index.keys // self.block_slots.size % self.endpoints.size
         row_instance = index.keys // (self.block_slots.size * self.endpoints.size)
         instance_arm = self.instances.keys // len(self.cells.instances)
-        strata = self._strata(widths, row_endpoint, row_slot)
+        strata = _stratify(widths, row_endpoint, row_slot, self.block_slots.keys, self.blocks)
         rows = InstanceRows(
             arm=instance_arm[row_instance],
             instance=row_instance,
@@ -307,6 +346,8 @@ class _Layout:
             failures=summed(moments.failures),
             sum_ms=summed(moments.sum_us) / 1000,
             instance_arm=instance_arm,
+            place=self.block_slots.keys,
+            blocks=self.blocks,
             slots=self.block_slots.size,
             strata=strata.size,
         )
@@ -316,19 +357,31 @@ class _Layout:
         code = (instance * self.endpoints.size + endpoint) * self.block_slots.size + slot
         return np.where((instance >= 0) & (endpoint >= 0) & (slot >= 0), code, -1)
 
-    def _strata(self, widths: IntArray, endpoint: IntArray, slot: IntArray) -> Index:
-        """Endpoint × time block of each row; blocks here are whole blocks of the instance histogram."""
-        run, place = self.block_slots.keys // self.blocks, self.block_slots.keys % self.blocks
-        wide = np.where(widths == WHOLE_RUN, self.blocks, np.maximum(1, widths // BLOCK_BUCKETS))
-        when = run[slot] * self.blocks + place[slot] // wide[endpoint]
-        return Index(when * self.endpoints.size + endpoint, len(self.cells.runs) * self.blocks * self.endpoints.size)
-
     def _row_bins(self, index: Index) -> tuple[SortedBins, SortedBins]:
         rows = self.cells.instance_bins
         instance = self.instances.find((rows.arm != 0) * len(self.cells.instances) + rows.instance)
         slot = self.block_slots.find(self._block_key(rows.run, rows.block))
         row = index.find(self._row_code(instance, self.endpoints.find(rows.endpoint), slot))
         return _by_arm(rows, row, self.choice.of(rows) & (row >= 0))
+
+
+def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
+    """Block width of each endpoint: doubled until the smaller arm expects enough requests in a block."""
+    expected = n.sum(axis=2).min(axis=0) / n.shape[2]
+    widest = 1
+    while widest * 2 * bucket_s <= MAX_BLOCK_S and widest < ALIGNED:
+        widest *= 2
+    wanted = EXPECTED_IN_BLOCK / np.maximum(expected, 1e-9)
+    width: IntArray = np.clip(2 ** np.ceil(np.log2(np.maximum(wanted, 1.0))), 1, widest).astype(np.int64)
+    return width
+
+
+def _stratify(widths: IntArray, endpoint: IntArray, slot: IntArray, slot_place: IntArray, blocks: int) -> Index:
+    """Endpoint × time block of each row; blocks here are whole blocks of the instance histogram."""
+    wide = np.where(widths == WHOLE_RUN, blocks, np.maximum(1, widths // BLOCK_BUCKETS))
+    run, place = slot_place[slot] // blocks, slot_place[slot] % blocks
+    when = run * blocks + place // wide[endpoint]
+    return Index(when * widths.size + endpoint, (int(slot_place.max()) + 1) * widths.size)
 
 
 def _starts(run: IntArray, place: IntArray, width: int) -> IntArray:

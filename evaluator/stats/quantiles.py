@@ -9,6 +9,7 @@ distributions with two humps.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -22,12 +23,12 @@ from evaluator.stats.distribution import (
     same_grid_value,
     standardised_distribution,
 )
-from evaluator.stats.estimate import POWER, Asked, Estimate, ask, needed_time, trend
+from evaluator.stats.estimate import POWER, Asked, Depth, Estimate, ask, needed_time, not_worse, trend
 from evaluator.stats.frames import frame_all_requests
 from evaluator.stats.instances import InstanceVariance
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
-from evaluator.stats.strata import levels
+from evaluator.stats.strata import Strata, levels
 from evaluator.stats.student import t_quantile
 from evaluator.stats.uncertainty import Design, Uncertainty, combine, replicate_uncertainty
 
@@ -57,11 +58,11 @@ def compare_quantile(
     sd_instance: float,
     direction: Direction = Direction.LOWER,
     limit: Limit | None = None,
-    interval: bool = True,
+    depth: Depth = "full",
 ) -> QuantileEstimate:
     """Compare the `probability` quantile of time to success, standardised over endpoints and time.
 
-    Without `interval` its limits are NaN: only the answers are wanted.
+    With less than full `depth` there is no interval.
     """
     work = _Work(panel, design, probability, sd_instance, alpha)
     sign = 1.0 if direction is Direction.LOWER else -1.0
@@ -73,6 +74,10 @@ def compare_quantile(
     edge = q_b * (1 + sign * bound) if relative else q_b + sign * bound
     if bound != 0.0 and not work.resolves(edge):
         return QuantileEstimate(None, "coarse")
+    limit = limit or Limit()
+    if depth == "suspects" and sign * float(work.distance(np.array([edge]))[0]) <= 0 and work.keeps(limit):
+        return QuantileEstimate(not_worse(np.array([q_b]), np.array([work.q_c]), limit.count))
+    interval = depth == "full"
     wanted = [edge, q_b, work.q_c] if interval and np.isfinite(work.q_c) else [edge, q_b]
     nodes = work.nodes(np.array(wanted))
     lower, upper = work.interval(nodes) if interval else (np.nan, np.nan)
@@ -97,7 +102,7 @@ def compare_quantile(
         detectable=np.asarray(seen),
         needed=needed_time(beyond, at_margin, alpha),
         lasting=np.clip(at_margin.lasting / at_margin.variance, 0, 1),
-        against_limit=work.limits(limit or Limit()),
+        against_limit=work.limits(limit),
     )
     return QuantileEstimate(estimate)
 
@@ -128,24 +133,13 @@ class _Work:
         self.panel, self.design, self.p = panel, design, probability
         self.sd_instance, self.alpha = sd_instance, alpha
         self.strata, self.frame = frame_all_requests(panel)
-        last = max(int(bins.bin[-1]) if bins.bin.size else 0 for bins in panel.bins)
-        self.limits_ms = bin_limits_ms(last, panel.grid_ms)
-        self.cells = panel.n.shape[1] * panel.slots
-        weights = [self._weights(arm, self.strata.volume[0]) for arm in (0, 1)]
-        self.baseline, self.candidate = (
-            Distribution(self.limits_ms, standardised_distribution(bins, weight, self.limits_ms))
-            for bins, weight in zip(panel.bins, weights, strict=True)
-        )
+        self.limits_ms = find_limits_ms(panel)
+        self.cells = panel.n.shape[1] * panel.stride
+        self.baseline, self.candidate = standardise_both(panel)
         self.q_b = self.baseline.quantile(probability)
         self.q_c = self.candidate.quantile(probability)
         if design.kind == "replicates":
             self._prepare_runs()
-
-    def _weights(self, arm: int, volume: FloatArray | float) -> FloatArray:
-        """What one request of each cell adds to the standardised distribution: v / (V n), flattened."""
-        total = self.strata.total[arm]
-        per = np.divide(self.strata.weight, total, out=np.zeros_like(total), where=total > 0)
-        return np.asarray(per.ravel() / volume)
 
     def _prepare_runs(self) -> None:
         """Distributions of every run by itself, and each run's baseline quantile."""
@@ -153,10 +147,12 @@ class _Work:
         runs = int(run.max()) + 1
         mass = (self.strata.weight * self.strata.share).sum(axis=0)
         volume = np.bincount(run, weights=mass, minlength=runs)
-        row = np.tile(run, self.panel.n.shape[1])
+        row = np.tile(np.append(run, np.zeros(self.panel.stride - run.size, run.dtype)), self.panel.n.shape[1])
         safe = np.where(volume > 0, volume, np.nan)
         by_run = [
-            standardised_distribution(self.panel.bins[arm], self._weights(arm, 1.0), self.limits_ms, row, runs)
+            standardised_distribution(
+                self.panel.bins[arm], _weights(self.panel, self.strata, arm, 1.0), self.limits_ms, row, runs
+            )
             / safe[:, None]
             for arm in (0, 1)
         ]
@@ -190,9 +186,8 @@ class _Work:
         order = np.argsort(times_ms, kind="stable")
         back = np.argsort(order, kind="stable")
         rising = times_ms[order]
-        shape = (-1, self.panel.n.shape[1], self.panel.slots)
-        below_c = counts_below(self.panel.bins[1], self.limits_ms, rising, self.cells)[back].reshape(shape)
-        below_b = counts_below(self.panel.bins[0], self.limits_ms, np.array([self.q_b]), self.cells).reshape(shape)
+        below_c = self.panel.by_cell(counts_below(self.panel.bins[1], self.limits_ms, rising, self.cells)[back])
+        below_b = self.panel.by_cell(counts_below(self.panel.bins[0], self.limits_ms, np.array([self.q_b]), self.cells))
         own, other = levels(self.strata, 1, below_c), levels(self.strata, 0, below_b)
         influence = -(own.influence[:, 0] - other.influence[:, 0])
         time = time_variance(influence)
@@ -213,8 +208,10 @@ class _Work:
     ) -> InstanceVariance:
         """Instance variance at each threshold: arrays (2, thresholds)."""
         count = self.panel.rows.n.size
-        below_c = counts_below(self.panel.row_bins[1], self.limits_ms, rising, count)[back]
-        below_b = counts_below(self.panel.row_bins[0], self.limits_ms, baseline_ms, count)[0]
+        # At an earlier look the histogram holds later blocks as well; their rows have no requests.
+        known = self.panel.rows.n > 0
+        below_c = counts_below(self.panel.row_bins[1], self.limits_ms, rising, count)[back] * known
+        below_b = counts_below(self.panel.row_bins[0], self.limits_ms, baseline_ms, count)[0] * known
         each = [
             self.frame.variance(below + below_b, shift, relative=False)
             for below, shift in zip(below_c, effect[:, None], strict=True)
@@ -258,6 +255,11 @@ class _Work:
         here = self.baseline.at(point + grid / 2) - self.baseline.at(point - grid / 2)
         return bool(here <= LARGEST_POINT)
 
+    def keeps(self, limit: Limit) -> bool:
+        """Is the candidate's own quantile within its limits?"""
+        below = limit.max is None or self.q_c <= limit.max
+        return below and (limit.min is None or self.q_c >= limit.min)
+
     def limits(self, limit: Limit) -> tuple[Asked, ...]:
         """The candidate's own quantile against `max` and `min` (ms)."""
         bounds = [(1.0, limit.max), (-1.0, limit.min)]
@@ -265,8 +267,8 @@ class _Work:
 
     def _limit(self, sign: float, bound: float) -> Asked:
         at = np.array([bound])
-        shape = (-1, self.panel.n.shape[1], self.panel.slots)
-        own = levels(self.strata, 1, counts_below(self.panel.bins[1], self.limits_ms, at, self.cells).reshape(shape))
+        below = self.panel.by_cell(counts_below(self.panel.bins[1], self.limits_ms, at, self.cells))
+        own = levels(self.strata, 1, below)
         time = time_variance(own.influence[:, 0])
         floor = _binomial(own.level[:, 0], self.strata.effective[1, 0])
         if self.design.kind == "replicates":
@@ -277,6 +279,36 @@ class _Work:
         found = combine(time, parts, self._prior(at), arms=(1,))
         uncertainty = Uncertainty(np.maximum(found.variance, floor), found.df, found.lasting)
         return ask(sign * (self.p - own.level[:, 0]), uncertainty)
+
+
+@lru_cache(maxsize=4)
+def find_limits_ms(panel: Panel) -> FloatArray:
+    """Limits of the bins in use."""
+    last = max(int(bins.bin[-1]) if bins.bin.size else 0 for bins in panel.bins)
+    return bin_limits_ms(last, panel.grid_ms)
+
+
+@lru_cache(maxsize=4)
+def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
+    """Standardised distribution of time to success of baseline and candidate, shared by all quantiles."""
+    strata = frame_all_requests(panel)[0]
+    limits = find_limits_ms(panel)
+    baseline, candidate = (
+        Distribution(
+            limits,
+            standardised_distribution(panel.bins[arm], _weights(panel, strata, arm, strata.volume[0]), limits),
+        )
+        for arm in (0, 1)
+    )
+    return baseline, candidate
+
+
+def _weights(panel: Panel, strata: Strata, arm: int, volume: FloatArray | float) -> FloatArray:
+    """What one request of each histogram cell adds to the standardised distribution: v / (V n); 0 after the look."""
+    total = strata.total[arm]
+    per = np.zeros((total.shape[0], panel.stride))
+    np.divide(strata.weight, total, out=per[:, : panel.slots], where=total > 0)
+    return np.asarray(per.ravel() / volume)
 
 
 def _binomial(level: FloatArray, effective: FloatArray | float) -> FloatArray:
