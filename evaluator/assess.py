@@ -19,6 +19,7 @@ from evaluator.metrics.measure import Measured, measure, pair_up
 from evaluator.metrics.outcome_measure import has_outcome_rules, measure_outcomes
 from evaluator.records import BASELINE, ArmSummary, Cells, Evidence, Outcomes, Rulebook, Run, RunState, Window
 from evaluator.stats.calendar import Calendar, plan_looks
+from evaluator.stats.index import distinct
 from evaluator.stats.window import WarmUp, find_warm_up
 
 __all__ = ["assess", "assess_outcomes", "assess_release"]
@@ -147,8 +148,8 @@ def _summarise_arms(cells: Cells) -> tuple[ArmSummary, ...]:
                 name=name,
                 role="candidate" if code else "baseline",
                 requests=int(moments.n[mine].sum()),
-                instances=int(np.unique(moments.instance[mine]).size),
-                runs=int(np.unique(moments.run[mine]).size),
+                instances=int(distinct(moments.instance[mine]).size),
+                runs=int(distinct(moments.run[mine]).size),
             )
         )
     return tuple(out)

@@ -8,6 +8,7 @@ import numpy as np
 
 from evaluator.health.base import Scene, ok, warn
 from evaluator.records import Finding, Level
+from evaluator.stats.index import distinct
 from evaluator.wording import format_duration
 
 __all__ = ["check_gaps"]
@@ -23,17 +24,16 @@ def check_gaps(scene: Scene) -> Iterable[Finding]:
     worst, where = 0.0, ""
     moments = scene.cells.moments
     for code, arm in enumerate(scene.cells.arms):
-        for run in np.unique(moments.run):
+        for run in distinct(moments.run):
             mine = (moments.arm == code) & (moments.run == run)
-            buckets = np.unique(moments.bucket[mine])
-            if buckets.size < 2:
+            if not mine.any():
                 continue
-            span = int(buckets[-1] - buckets[0]) + 1
-            if moments.n[mine].sum() / span < FEWEST_PER_BUCKET:
+            used = np.bincount(moments.bucket[mine] - moments.bucket[mine].min()) > 0
+            if moments.n[mine].sum() / used.size < FEWEST_PER_BUCKET:
                 continue
-            missing = 1 - buckets.size / span
+            missing = 1 - float(used.mean())
             if missing > worst:
-                worst, where = missing, f"{arm}: {format_duration((span - buckets.size) * scene.cells.bucket_s)}"
+                worst, where = missing, f"{arm}: {format_duration((~used).sum() * scene.cells.bucket_s)}"
     if worst > TOO_MUCH:
         yield Finding(NAME, Level.FAIL, f"no requests for {worst:.0%} of the run ({where})")
     elif worst > TOLERATED:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
-from evaluator.stats.index import Index
+from evaluator.stats.index import Index, distinct
 
 __all__ = ["InstanceRows", "Panel", "SortedBins", "build_panel"]
 
@@ -121,7 +121,7 @@ class Panel:
     @property
     def runs(self) -> IntArray:
         """Codes of the runs present."""
-        return np.unique(self.run)
+        return distinct(self.run)
 
     @property
     def ok(self) -> FloatArray:
@@ -145,7 +145,7 @@ class Panel:
             failures=self.failures[:, :, :slots],
             sum_ms=self.sum_ms[:, :, :slots],
             widths=widths,
-            block_starts={int(w): _starts(run, place, int(w)) for w in np.unique(widths)},
+            block_starts={int(w): _starts(run, place, int(w)) for w in distinct(widths)},
             rows=self.rows.before((bucket - self.origin) // BLOCK_BUCKETS, widths),
         )
 
@@ -214,7 +214,7 @@ class _Choice:
 def _overlaps(moments: Moments, arm: IntArray) -> dict[int, bool]:
     """For each run with both arms: do at least half of each arm's requests lie in buckets that both arms have?"""
     out: dict[int, bool] = {}
-    for run in np.unique(moments.run):
+    for run in distinct(moments.run):
         here = [(moments.run == run) & (arm == a) for a in (0, 1)]
         buckets = [moments.bucket[mine] for mine in here]
         if not buckets[0].size or not buckets[1].size:
@@ -293,7 +293,7 @@ class _Layout:
             failures=dense(moments.failures),
             sum_ms=dense(moments.sum_us) / 1000,
             widths=widths,
-            block_starts={int(w): _starts(self.run, self.place, int(w)) for w in np.unique(widths)},
+            block_starts={int(w): _starts(self.run, self.place, int(w)) for w in distinct(widths)},
             paired=self.paired,
             constant=(self._is_constant(0), self._is_constant(1)),
             bins=self._bins(),
@@ -307,7 +307,7 @@ class _Layout:
 
     def _positions(self) -> FloatArray:
         position = np.zeros(self.run.size)
-        for run in np.unique(self.run):
+        for run in distinct(self.run):
             here = self.run == run
             place = self.place[here] - self.place[here].min()
             position[here] = (place + 0.5) / (place.max() + 1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluator.records import BLOCK_BUCKETS, Cells
+from evaluator.stats.index import distinct
 
 __all__ = ["WarmUp", "find_warm_up"]
 
@@ -36,7 +37,7 @@ def find_warm_up(cells: Cells, fixed_s: float | None) -> WarmUp:
     first: dict[int, int] = {}
     cut: dict[int, int] = {}
     never, unknown = [], []
-    for run in (int(code) for code in np.unique(cells.moments.run)):
+    for run in (int(code) for code in distinct(cells.moments.run)):
         buckets = cells.moments.bucket[cells.moments.run == run]
         begin, end = int(buckets.min()), int(buckets.max())
         if fixed_s is not None:
