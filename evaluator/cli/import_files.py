@@ -26,7 +26,7 @@ __all__ = ["command"]
     default="auto",
     show_default=True,
     metavar="FORMAT",
-    help="auto, locust (CsvRequestLogger), jtl (JMeter, CSV), csv or parquet.",
+    help="auto, locust (CsvRequestLogger), jtl (JMeter, CSV or XML), k6 (--out json or csv), csv or parquet.",
 )
 @click.option(
     "--column",

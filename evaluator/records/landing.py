@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 from evaluator.records.releases import Release
@@ -25,12 +27,17 @@ class ColumnMap:
 
     `kind` says how: `text` (several sources are joined by a space), `integer`, `number` (a time, `unit` s, ms, us or
     ns), `instant` (`unit` s, ms, us, ns since the epoch, or iso), and for `failed`: `true` (true is a failure), `false`
-    (true is a success), `status` (400 and above is a failure), `filled` (any text is a failure).
+    (true is a success), `status` (400 and above is a failure), `filled` (any text is a failure), `unexpected` (false is
+    a failure; where it is empty, the status of the second source). `ended` is an instant less the milliseconds of the
+    second source; `route` is a method and the first of the other sources that is not empty, a URL without host and
+    query.
     """
 
     target: str
     sources: tuple[str, ...]
-    kind: Literal["text", "integer", "number", "instant", "true", "false", "status", "filled"]
+    kind: Literal[
+        "text", "integer", "number", "instant", "true", "false", "status", "filled", "unexpected", "ended", "route"
+    ]
     unit: str = ""
 
 
@@ -39,14 +46,21 @@ class FileLayout:
     """What a file of requests looks like and how its columns become those of a request row."""
 
     format: str
-    """locust, jtl, csv or parquet."""
-    reader: Literal["csv", "parquet"]
+    """locust, jtl, k6, csv or parquet."""
+    reader: Literal["csv", "parquet", "k6"]
+    """`k6`: lines of k6's JSON."""
     columns: tuple[ColumnMap, ...]
     delimiter: str = ","
     header: tuple[str, ...] = ()
     """All columns of the file, in its order."""
     summary_rows: tuple[tuple[str, str], ...] = ()
     """Rows that sum up others and are no requests: all of these columns start with these texts ('': are empty)."""
+    only: tuple[str, str] | None = None
+    """Column and the value that it has in rows of requests; other rows are of something else and passed over."""
+    rewrite: Callable[[Path, Path], None] | None = None
+    """Writes the file (first) as Parquet (second) where the store cannot read it itself."""
+    line_column: str = ""
+    """Column with the line that a row stands on, where the file was rewritten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,8 @@ class FilePlan:
     arm: str
     replicate: int
     layout: FileLayout
+    rewritten: str = ""
+    """Where the rewritten file is, while it lands."""
 
 
 @dataclass(frozen=True, slots=True)

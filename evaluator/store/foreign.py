@@ -42,14 +42,25 @@ def select_rows(file: FilePlan, latest: datetime) -> str:
         FROM ({_select_required(file)})"""
 
 
-def _select_required(file: FilePlan) -> str:
-    """Write the query that adds the required columns under names of their own to those of the file."""
+def _select_required(file: FilePlan, *, whole: bool = False) -> str:
+    """Write the query that adds the required columns under names of their own to those of the file.
+
+    `whole`: with the rows that are not of requests, as lines are counted.
+    """
     exprs = _expressions(file)
     return f"""
         SELECT
             {exprs["ts"]} AS ts, {exprs["endpoint"]} AS endpoint, {exprs["response_time_ms"]} AS ms,
             {exprs["failed"]} AS failed, raw.*
-        FROM ({_read(file)}) AS raw"""
+        FROM ({_read(file)}) AS raw {"" if whole else f"WHERE {_wanted(file)}"}"""
+
+
+def _wanted(file: FilePlan) -> str:
+    """Write the condition for rows of requests; a row that cannot be told is one, so that it is found to be bad."""
+    if file.layout.only is None:
+        return "true"
+    name, value = file.layout.only
+    return f"coalesce({_column(file, name)} = {quote(value)}, true)"
 
 
 def _read(file: FilePlan) -> str:
@@ -57,7 +68,9 @@ def _read(file: FilePlan) -> str:
     layout = file.layout
     renamed = ", ".join(f"{_identifier(name)} AS c{k}" for k, name in enumerate(layout.header) if _is_read(file, name))
     if layout.reader == "parquet":
-        return f"SELECT {renamed} FROM read_parquet({quote(file.path)})"
+        return f"SELECT {renamed} FROM read_parquet({quote(file.rewritten or file.path)})"
+    if layout.reader == "k6":
+        return f"SELECT {renamed} FROM ({_read_k6(file)})"
     columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in layout.header)
     return f"""
         SELECT {renamed}
@@ -66,9 +79,24 @@ def _read(file: FilePlan) -> str:
             escape = '"', columns = {{{columns}}}, store_rejects = true)"""
 
 
+def _read_k6(file: FilePlan) -> str:
+    """Write the query for lines of k6's JSON; one that is no JSON has NULL everywhere. Definitions are no points."""
+    tags = [name for name in file.layout.header if name not in ("metric", "time", "value")]
+    struct = ", ".join(f"{_identifier(name)} VARCHAR" for name in tags)
+    picked = ", ".join(f"data.tags.{_identifier(name)} AS {_identifier(name)}" for name in tags)
+    return f"""
+        SELECT CASE WHEN type = 'Metric' THEN '' ELSE metric END AS metric, data."time" AS "time", data.value AS value,
+            {picked}
+        FROM read_json(
+            {quote(file.path)}, format = 'newline_delimited', ignore_errors = true,
+            columns = {{type: 'VARCHAR', metric: 'VARCHAR',
+                data: 'STRUCT("time" VARCHAR, value VARCHAR, tags STRUCT({struct}))'}})"""
+
+
 def _is_read(file: FilePlan, name: str) -> bool:
     used = {source for column in file.layout.columns for source in column.sources}
-    return name in used | {column for column, _ in file.layout.summary_rows}
+    marks = {column for column, _ in (*file.layout.summary_rows, *([file.layout.only] if file.layout.only else []))}
+    return name in used | marks | {file.layout.line_column}
 
 
 def _identifier(name: str) -> str:
@@ -90,8 +118,14 @@ def _expression(file: FilePlan, column: ColumnMap) -> str:
     names = [_column(file, source) for source in column.sources]
     if column.kind == "instant":
         return _instant(names[0], column.unit)
+    if column.kind == "ended":
+        spent = f"to_microseconds(CAST(round(coalesce(TRY_CAST({names[1]} AS DOUBLE), 0) * 1000) AS BIGINT))"
+        return f"({_instant(names[0], column.unit)}) - {spent}"
+    if column.kind == "route":
+        return _route(names)
     return _EXPRESSIONS[column.kind].format(
         name=names[0],
+        second=names[-1],
         texts=", ".join(f"CAST({name} AS VARCHAR)" for name in names),
         integer=_INTEGERS.get(column.target),
         scale=_SCALES.get(column.unit),
@@ -105,10 +139,24 @@ _EXPRESSIONS = {
     "true": "TRY_CAST({name} AS BOOLEAN)",
     "false": "NOT TRY_CAST({name} AS BOOLEAN)",
     "status": "coalesce(TRY_CAST({name} AS INTEGER) NOT BETWEEN 1 AND 399, true)",
+    "unexpected": (
+        "coalesce(NOT TRY_CAST({name} AS BOOLEAN), TRY_CAST({second} AS INTEGER) NOT BETWEEN 1 AND 399, true)"
+    ),
     "filled": "coalesce(CAST({name} AS VARCHAR), '') <> ''",
 }
 
 _INTEGERS = {"response_bytes": "BIGINT", "status_code": "SMALLINT", "user_count": "INTEGER"}
+
+
+def _route(names: list[str]) -> str:
+    """Write the expression for a method and a path; a name that is no URL stays as it is."""
+    filled = [f"nullif({name}, '')" for name in names[1:]]
+    target = f"coalesce({', '.join(filled)})"
+    path = f"regexp_replace(regexp_replace({target}, '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*', ''), '[?#].*$', '')"
+    is_url = f"regexp_matches({target}, '^[A-Za-z][A-Za-z0-9+.-]*://')"
+    shown = f"CASE WHEN {is_url} THEN coalesce(nullif({path}, ''), '/') ELSE {target} END"
+    return f"CASE WHEN {target} IS NOT NULL THEN concat_ws(' ', nullif({names[0]}, ''), {shown}) END"
+
 
 _LAST_MICROS = 9e18
 
@@ -219,22 +267,37 @@ def find_bad_row(engine: Engine, file: FilePlan, latest: datetime, rejected: Rej
 def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime) -> str:
     exprs = _expressions(file)
     values = " ".join(
-        f"WHEN '{column.target}' THEN concat_ws(' ', {', '.join(_column(file, s) for s in column.sources)})"
+        f"WHEN '{column.target}' THEN concat_ws(' ', {', '.join(_column(file, s) for s in _shown(column))})"
         for column in file.layout.columns
     )
+    line = _column(file, file.layout.line_column) if file.layout.line_column else "number"
     engine.execute("SET preserve_insertion_order = true")
     rows = engine.execute(
-        f"""SELECT number, problem, CASE problem {values} END
+        f"""SELECT {line}, problem, CASE problem {values} END
         FROM (
             SELECT *, {_problem(file, exprs, latest)} AS problem FROM (
-                SELECT *, row_number() OVER () AS number FROM ({_select_required(file)})))
-        WHERE problem IS NOT NULL AND NOT ({_summary(file)}) ORDER BY number LIMIT 1"""
+                SELECT *, row_number() OVER () AS number FROM ({_select_required(file, whole=True)})))
+        WHERE problem IS NOT NULL AND {_wanted(file)} AND NOT ({_summary(file)}) ORDER BY number LIMIT 1"""
     ).fetchall()
     engine.execute("SET preserve_insertion_order = false")
     number, target, value = rows[0]
-    source = " + ".join(_sources(file, target))
-    place = f"row {number}" if file.layout.reader == "parquet" else str(_line_of(file, number + 1))
+    source = " + ".join(_shown(next(column for column in file.layout.columns if column.target == target)))
+    place = _place(file, int(number))
+    if file.layout.reader == "k6" and not value and target == "ts":
+        return f"{file.path}:{place}: the line is no point of k6"
     return f"{file.path}:{place}: column '{source}' has {_say(value)}, {_REASONS[target]}"
+
+
+def _shown(column: ColumnMap) -> tuple[str, ...]:
+    """Name the sources that a message is about."""
+    return column.sources[:1] if column.kind == "ended" else column.sources
+
+
+def _place(file: FilePlan, number: int) -> str:
+    """Say where a row stands: its line, or its number where there are no lines."""
+    if file.layout.line_column or file.layout.reader == "k6":
+        return str(number)
+    return f"row {number}" if file.layout.reader == "parquet" else str(_line_of(file, number + 1))
 
 
 def _say(value: str | None) -> str:

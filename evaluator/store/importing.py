@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -125,6 +126,19 @@ def _match_landed(engine: Engine, release_id: str, hashes: Mapping[FilePlan, str
 
 
 def _convert(engine: Engine, place: Place, run: Run, file: FilePlan, sha256: str, plan: LandingPlan) -> _Part:
+    """Land one file as a segment; what the engine cannot read is rewritten first, for as long as that takes."""
+    if file.layout.rewrite is None:
+        return _copy(engine, place, run, file, sha256, plan)
+    with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
+        target = Path(folder) / "rewritten.parquet"
+        try:
+            file.layout.rewrite(Path(file.path), target)
+        except OSError as error:
+            raise InputError(f"{file.path} cannot be rewritten as a table: {error.strerror or error}") from error
+        return _copy(engine, place, run, dataclasses.replace(file, rewritten=str(target)), sha256, plan)
+
+
+def _copy(engine: Engine, place: Place, run: Run, file: FilePlan, sha256: str, plan: LandingPlan) -> _Part:
     folder = place.folders[run.id]
     path = folder / segment_name(file.arm, file.replicate)
     staged = path.with_name(path.name + ".tmp")

@@ -17,7 +17,7 @@ def plan(path, **options):
         pytest.param("ts,endpoint,response_time_ms,failed\n", "has a header but no rows", id="header-only"),
         pytest.param("a,b\n1,2\n", "has no column 'ts'", id="other-columns"),
         pytest.param("1790000000000,12,home,200\n", "has no header line", id="no-header"),
-        pytest.param("<?xml version='1.0'?>\n<testResults/>\n", "is XML", id="xml"),
+        pytest.param("<?xml version='1.0'?>\n<report/>\n", "is XML, but not a result file of JMeter", id="xml"),
         pytest.param('{"type":"Point"}\n', "is JSON", id="json"),
         pytest.param("ts,ts\n1,2\n", "column 'ts' appears twice", id="column-twice"),
         pytest.param(

@@ -22,7 +22,9 @@ INSTANT_UNITS = (*TIME_UNITS, "iso")
 FAILED_UNITS = {"failure": "true", "success": "false", "status": "status", "text": "filled"}
 _SUCCESS_NAMES = ("success", "succeeded", "ok", "passed")
 
-Kind = Literal["text", "integer", "number", "instant", "true", "false", "status", "filled"]
+Kind = Literal[
+    "text", "integer", "number", "instant", "true", "false", "status", "filled", "unexpected", "ended", "route"
+]
 
 
 @dataclass(frozen=True, slots=True)

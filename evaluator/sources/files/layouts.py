@@ -1,4 +1,4 @@
-"""What a file is: Locust's request log, JMeter's JTL, any CSV or any Parquet. One function per format."""
+"""What a file is: Locust's request log, JMeter's JTL, k6's points, any CSV or any Parquet. One function per format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gzip
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from evaluator.errors import InputError, UnknownName
 from evaluator.records import ColumnMap, FileLayout
 from evaluator.sources.files.columns import REQUIRED, TARGETS, ColumnWish, map_column, tell_instant_unit
+from evaluator.sources.files.jtl_xml import JTL_XML_HEADER, LINE, SUMMARY, is_jtl_xml, rewrite_jtl_xml
 
 __all__ = ["FORMATS", "recognise"]
 
@@ -24,6 +25,9 @@ _LOCUST = ("timestamp", "request_type", "name", "response_time_ms", "response_le
 _LOCUST_STATS = {"Request Count", "Failure Count", "Median Response Time"}
 _LOCUST_HISTORY = {"User Count", "Total Request Count", "Total Failure Count"}
 _JTL = ("timeStamp", "elapsed", "label", "success")
+_K6 = ("metric_name", "timestamp", "metric_value", "method", "name", "status")
+_K6_TAGS = ("expected_response", "method", "name", "url", "status", "error")
+_K6_METRIC = "http_req_duration"
 _DELIMITERS = ",;\t|"
 
 
@@ -46,6 +50,11 @@ def recognise(path: Path, format: str, wishes: Sequence[ColumnWish]) -> FileLayo
         raise InputError(f"{path} is not a Parquet file", hint="leave --format out to have it recognised")
     if is_parquet:
         return _lay_out_parquet(_read_parquet_head(path), wishes)
+    top = _read_top(path)
+    if top.lstrip().startswith("<"):
+        return _lay_out_xml(path, top, format, wishes)
+    if top.lstrip().startswith(("{", "[")):
+        return _lay_out_json(path, top, format, wishes)
     head = _read_csv_head(path)
     _refuse_aggregates(head)
     return FORMATS[_tell(head) if format == "auto" else format](head, wishes)
@@ -54,6 +63,8 @@ def recognise(path: Path, format: str, wishes: Sequence[ColumnWish]) -> FileLayo
 def _tell(head: _Head) -> str:
     if set(_LOCUST) <= set(head.header):
         return "locust"
+    if set(_K6) <= set(head.header):
+        return "k6"
     return "jtl" if set(_JTL) <= set(head.header) else "csv"
 
 
@@ -83,16 +94,18 @@ def _read_csv_head(path: Path) -> _Head:
     return _Head(path, _check_header(path, rows), _first_row(path, rows), delimiter)
 
 
+def _read_top(path: Path) -> str:
+    """Read the first characters, enough to tell XML and JSON."""
+    try:
+        with _open_text(path) as file:
+            return file.read(4096)
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path} cannot be read as text: {error}", hint="request files are UTF-8") from error
+
+
 def _refuse_other_text(path: Path, top: str) -> None:
-    if top.lstrip().startswith("<"):
-        raise InputError(
-            f"{path} is XML, and only request files in CSV or Parquet are taken",
-            hint="set jmeter.save.saveservice.output_format=csv and record again",
-        )
-    if top.lstrip().startswith(("{", "[")):
-        raise InputError(f"{path} is JSON, and only request files in CSV or Parquet are taken")
     if "\0" in top:
-        raise InputError(f"{path} is not text", hint="request files are CSV or Parquet")
+        raise InputError(f"{path} is not text", hint="request files are text or Parquet")
 
 
 def _check_header(path: Path, rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -173,6 +186,50 @@ def _lay_out_jtl(head: _Head, wishes: Sequence[ColumnWish]) -> FileLayout:
     return _layout("jtl", head, columns, wishes, summary)
 
 
+def _lay_out_k6(head: _Head, wishes: Sequence[ColumnWish]) -> FileLayout:
+    _require(head, _K6, "what `k6 run --out csv` writes")
+    unit = tell_instant_unit(head.first.get("timestamp"))
+    layout = _layout("k6", head, _k6_columns("timestamp", "metric_value", unit, head.header), wishes)
+    return replace(layout, only=("metric_name", _K6_METRIC))
+
+
+def _k6_columns(time: str, value: str, unit: str, header: Sequence[str]) -> list[ColumnMap]:
+    """Map a point of http_req_duration, which is written when the request has ended."""
+    names = tuple(name for name in ("name", "url") if name in header)
+    judged = tuple(name for name in ("expected_response", "status") if name in header)
+    columns = [
+        ColumnMap("ts", (time, value), "ended", unit),
+        ColumnMap("endpoint", ("method", *names), "route"),
+        ColumnMap("response_time_ms", (value,), "number", "ms"),
+        ColumnMap("failed", judged, "unexpected" if len(judged) > 1 else "status"),
+        ColumnMap("status_code", ("status",), "integer"),
+    ]
+    return columns + ([ColumnMap("exception", ("error",), "text")] if "error" in header else [])
+
+
+def _lay_out_json(path: Path, top: str, format: str, wishes: Sequence[ColumnWish]) -> FileLayout:  # noqa: A002
+    if format not in ("auto", "k6") or not ('"metric"' in top and '"data"' in top):
+        raise InputError(
+            f"{path} is JSON, but not what `k6 run --out json` writes: it has no points",
+            hint="of k6 the file of --out json or --out csv is taken, not its summary",
+        )
+    header = ("metric", "time", "value", *_K6_TAGS)
+    layout = _layout("k6", _Head(path, header, {}), _k6_columns("time", "value", "iso", header), wishes)
+    return replace(layout, reader="k6", only=("metric", _K6_METRIC))
+
+
+def _lay_out_xml(path: Path, top: str, format: str, wishes: Sequence[ColumnWish]) -> FileLayout:  # noqa: A002
+    if format not in ("auto", "jtl") or not is_jtl_xml(top):
+        raise InputError(
+            f"{path} is XML, but not a result file of JMeter",
+            hint="request files are of Locust, JMeter or k6, CSV or Parquet",
+        )
+    layout = _lay_out_jtl(_Head(path, JTL_XML_HEADER, {"timeStamp": 1e12}), wishes)
+    return replace(
+        layout, reader="parquet", summary_rows=(("summary", SUMMARY),), rewrite=rewrite_jtl_xml, line_column=LINE
+    )
+
+
 def _lay_out_csv(head: _Head, wishes: Sequence[ColumnWish]) -> FileLayout:
     return _layout("csv", head, (), _with_own_names(head, wishes))
 
@@ -218,6 +275,7 @@ def _layout(
 FORMATS: Mapping[str, Callable[[_Head, Sequence[ColumnWish]], FileLayout]] = {
     "locust": _lay_out_locust,
     "jtl": _lay_out_jtl,
+    "k6": _lay_out_k6,
     "csv": _lay_out_csv,
     "parquet": _lay_out_parquet,
 }
