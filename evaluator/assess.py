@@ -113,7 +113,7 @@ def _plan(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, warm_up: Warm
     """
     start, end = judged_buckets(cells, warm_up)
     covered = (end - start) * cells.bucket_s
-    nobody_looked = rulebook.monitoring.mode == "auto" and all(run.planned_end is None for run in runs)
+    nobody_looked = rulebook.monitoring.mode == "auto" and all(run.source == "import" for run in runs)
     ended = all(run.state is not RunState.RUNNING for run in runs)
     if len(runs) != 1 or not cells.moments.run.size or (nobody_looked and ended):
         return Calendar("fixed", (), float(covered), final=True)
