@@ -239,6 +239,7 @@ def compare_levels(
     beyond, se_beyond = _beyond(pair, sign, bound, relative=relative)
     base = float(pair.values[0])
     effect, lower, upper = _interval(pair, critical, relative=relative)
+    spoiled = relative and not base > 0
     return OutcomeEstimate(
         baseline=base,
         candidate=float(pair.values[1]),
@@ -247,11 +248,11 @@ def compare_levels(
         lower=lower,
         upper=upper,
         zero=_answer(sign * float(difference @ pair.values), se, pair.df),
-        margin=_answer(beyond, se_beyond, pair.df) if margin else None,
+        margin=_answer(math.nan if spoiled else beyond, se_beyond, pair.df) if margin else None,
         limits=_ask_limits(pair, limit),
         se=se,
         df=pair.df,
-        detectable=(critical + float(t_quantile(POWER, np.inf))) * se / (base if relative else 1.0),
+        detectable=(critical + float(t_quantile(POWER, np.inf))) * se / _scale(base, relative=relative),
         needed=(critical * se_beyond / -beyond) ** 2 if beyond < 0 else math.inf,
     )
 
@@ -292,7 +293,12 @@ def _interval(pair: _Pair, critical: float, *, relative: bool) -> tuple[float, f
         reach = critical * math.sqrt(pair.variance(np.array([-1.0, 1.0])))
         return candidate - base, candidate - base - reach, candidate - base + reach
     lower, upper = _fieller(pair, critical)
-    return candidate / base - 1, lower - 1, upper - 1
+    return candidate / _scale(base, relative=True) - 1, lower - 1, upper - 1
+
+
+def _scale(base: float, *, relative: bool) -> float:
+    """What a relative change is relative to; no number where that is not above 0."""
+    return 1.0 if not relative else base if base > 0 else math.nan
 
 
 def _fieller(pair: _Pair, critical: float) -> tuple[float, float]:
@@ -342,15 +348,15 @@ def compare_proportions(
         baseline=p_b,
         candidate=p_c,
         relative=relative,
-        effect=p_c / p_b - 1 if relative else p_c - p_b,
+        effect=p_c / _scale(p_b, relative=True) - 1 if relative else p_c - p_b,
         lower=float(low) - (1 if relative else 0),
         upper=float(high) - (1 if relative else 0),
         zero=_normal(sign * float(difference_z(x_c, n_c, x_b, n_b, 0.0))),
-        margin=_normal(at_bound) if margin else None,
+        margin=_normal(math.nan if relative and not p_b else at_bound) if margin else None,
         limits=tuple(_normal(z) for z in asked),
         se=se,
         df=math.inf,
-        detectable=(critical + float(t_quantile(POWER, np.inf))) * se / (p_b if relative else 1.0),
+        detectable=(critical + float(t_quantile(POWER, np.inf))) * se / _scale(p_b, relative=relative),
         needed=(critical / at_bound) ** 2 if at_bound < 0 else math.inf,
     )
 
