@@ -55,6 +55,7 @@ _LOG_OF_EVENTS = 0.01
 
 _KEYS = ("unit", "arm", "hash")
 _BATCH_ROWS = 200_000
+_NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 _MISSING = "('', 'na', 'n/a', 'nan', 'null', 'none')"
 
 
@@ -120,7 +121,7 @@ def _typed_source(plan: OutcomePlan) -> str:
         # A row that cannot be split is told when it is read to land; a query has no such second reading.
         lenient = "" if plan.query else ", ignore_errors = true"
         table = f"""SELECT * FROM read_csv({_list(plan.paths)}, header = true, delim = {quote(plan.delimiter)},
-            quote = '"', escape = '"'{lenient})"""
+            quote = '"', escape = '"', nullstr = [{", ".join(quote(text) for text in _NULLS)}]{lenient})"""
     return f"WITH outcomes AS ({table}) SELECT * FROM ({plan.query.strip().rstrip(';')})" if plan.query else table
 
 

@@ -1,0 +1,203 @@
+"""A/B tests from the file to the verdict, through the command line."""
+
+import csv
+import json
+from importlib.resources import files
+
+import jsonschema
+import numpy as np
+import pytest
+
+from evaluator.__main__ import run
+
+POLICY = """
+metrics:
+  - {name: conversion, type: outcome_proportion, outcome: converted, margin: 6pp}
+  - {name: orders_per_session, type: outcome_ratio, outcome: orders, per: sessions, margin: 15%}
+  - {name: revenue, type: outcome_mean, outcome: revenue, margin: 8%, covariates: [revenue_pre], winsorise: 99.9%}
+  - {name: revenue_p90, type: outcome_quantile, quantile: 0.9, outcome: revenue, margin: 25%}
+  - {name: sessions, type: outcome_mean, outcome: sessions, direction: lower_is_better, role: watch}
+"""
+SCHEMA = json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text())
+
+
+def write_test(path, *, arms=("control", "treatment"), units=4000, change=1.0, per_arm=None, seed=1):
+    rng = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user_id", "variant", "converted", "sessions", "orders", "revenue", "revenue_pre"])
+        for k in range(units):
+            arm = rng.choice(arms, p=per_arm)
+            before = rng.lognormal(2, 0.5)
+            sessions = 1 + rng.poisson(2)
+            orders = rng.binomial(sessions, 0.4 * (change if arm != arms[0] else 1.0))
+            revenue = before + rng.gamma(2, 1) * (orders + 1) * (change if arm != arms[0] else 1.0)
+            writer.writerow([k, arm, int(orders > 0), sessions, orders, round(revenue, 4), round(before, 4)])
+    return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evaluator.yaml").write_text(POLICY)
+    return tmp_path
+
+
+def verdict(capfd, *options):
+    capfd.readouterr()
+    code = run(["verdict", "shop@2", "--format", "json", *options])
+    plain = json.loads(capfd.readouterr().out)
+    jsonschema.validate(plain, SCHEMA)
+    return code, plain
+
+
+def test_a_harmless_change_is_go(here, capfd):
+    assert run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv"))]) == 0
+    out, err = capfd.readouterr()
+    assert "shop@2: outcomes of 4000 units (user_id) in 4000 rows, arms by variant: converted, sessions" in out
+    assert "covariates revenue_pre" in out
+    assert "type: outcome_mean" in err
+    code, plain = verdict(capfd)
+    assert (code, plain["verdict"], plain["time_to_decision_s"]) == (0, "go", None)
+    assert [arm["units"] for arm in plain["arms"]] == [
+        row["n"] for row in (plain["metrics"][0][a] for a in ("baseline", "canary"))
+    ]
+    revenue = plain["metrics"][2]
+    assert "adjusted for revenue_pre (variance −" in revenue["method"]
+    assert "winsorised at 99.9 % (cut to " in revenue["method"]
+    assert "revenue (winsorised at 99.9 %) " in revenue["reason"]
+    assert revenue["unit"] == "revenue/unit"
+    assert 0 <= revenue["view"]["p_beyond"] < 0.01
+    assert revenue["view"]["p_best"] is None
+    assert {row["check"]: row["status"] for row in plain["health"]}["sample_ratio"] == "ok"
+    assert run(["verdict", "shop@2"]) == 0
+    assert "units" in capfd.readouterr().out
+
+
+def test_a_harmful_change_is_no_go(here, capfd):
+    run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv", change=0.7))])
+    code, plain = verdict(capfd)
+    assert (code, plain["verdict"]) == (1, "no_go")
+    assert plain["reasons"][0]["text"].startswith(("conversion fell", "orders_per_session fell", "revenue"))
+
+
+def test_the_same_data_give_the_same_bytes(here, capfd):
+    run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv", units=500))])
+    one, other = verdict(capfd)[1], verdict(capfd)[1]
+    assert {**one, "judged_at": ""} == {**other, "judged_at": ""}
+    assert one["data_hash"] != "sha256:"
+
+
+def test_several_candidates(here, capfd):
+    path = write_test(here / "o.csv", arms=("A", "B", "C"), units=3000)
+    run(["import", "shop@2", "--outcomes", str(path)])
+    _, plain = verdict(capfd)
+    assert [arm["name"] for arm in plain["arms"]] == ["baseline", "B", "C"]
+    rows = [row for row in plain["metrics"] if row["name"] == "revenue"]
+    assert [row["arm"] for row in rows] == ["B", "C"]
+    assert all(0 < row["view"]["p_best"] < 1 and row["view"]["p_dunnett"] > 0.01 for row in rows)
+
+
+def test_a_sample_ratio_that_is_off_forbids_go(here, capfd):
+    path = write_test(here / "o.csv", per_arm=(0.55, 0.45))
+    run(["import", "shop@2", "--outcomes", str(path)])
+    code, plain = verdict(capfd)
+    assert (code, plain["verdict"]) == (3, "inconclusive")
+    assert any("sample_ratio: units: baseline" in reason["text"] for reason in plain["reasons"])
+    policy = POLICY + "health: {sample_ratio: {baseline: 55, treatment: 45}}\n"
+    (here / "evaluator.yaml").write_text(policy)
+    assert verdict(capfd)[1]["verdict"] == "go"
+    (here / "evaluator.yaml").write_text(POLICY + "health: {sample_ratio: {baseline: 1, canary: 1}}\n")
+    assert "names no share of treatment" in json.dumps(verdict(capfd)[1]["reasons"])
+
+
+def test_units_in_two_arms_forbid_go_above_one_percent(here, capfd):
+    path = write_test(here / "o.csv", units=3000)
+    lines = path.read_text().splitlines()
+    for share, word in ((0.005, "warn"), (0.03, "fail")):
+        swapped = [line.replace(",control,", ",treatment,") for line in lines[1 : 1 + int(6000 * share)]]
+        path.write_text("\n".join([*lines, *swapped]))
+        run(["import", f"shop@{word}", "--outcomes", str(path)])
+        capfd.readouterr()
+        run(["verdict", f"shop@{word}", "--format", "json"])
+        plain = json.loads(capfd.readouterr().out)
+        found = {row["check"]: row for row in plain["health"]}["assignment"]
+        assert found["status"] == word
+        assert "were seen in several arms; left out" in found["text"]
+
+
+def test_values_that_are_missing_in_one_arm_forbid_go(here, capfd):
+    path = write_test(here / "o.csv")
+    lines = path.read_text().splitlines()
+    path.write_text(
+        "\n".join(
+            ",".join([*line.split(",")[:5], "", line.split(",")[6]]) if k % 20 == 1 and ",control," in line else line
+            for k, line in enumerate(lines)
+        )
+    )
+    run(["import", "shop@2", "--outcomes", str(path)])
+    code, plain = verdict(capfd)
+    found = {row["check"]: row for row in plain["health"]}["missing_outcomes"]
+    assert (code, found["status"]) == (3, "fail")
+    revenue = next(row for row in plain["metrics"] if row["name"] == "revenue")
+    assert revenue["baseline"]["n"] < plain["arms"][0]["units"]
+
+
+def test_outcomes_stand_beside_requests(here, capfd):
+    (here / "evaluator.yaml").write_text(
+        POLICY + "  - {name: p50, type: latency_quantile, quantile: 0.5, margin: 90%}\n"
+    )
+    rng = np.random.default_rng(3)
+    for name in ("b", "c"):
+        rows = [f"{1777968000 + k * 0.05},GET /,{rng.lognormal(3, 0.3)},false" for k in range(4000)]
+        (here / f"{name}.csv").write_text("ts,endpoint,response_time_ms,failed\n" + "\n".join(rows))
+    path = write_test(here / "o.csv")
+    both = ["--baseline", "b.csv", "--canary", "c.csv", "--outcomes", str(path)]
+    assert run(["import", "shop@2", *both]) == 0
+    _, plain = verdict(capfd)
+    assert {row["name"]: row["status"] for row in plain["metrics"]}["p50"] == "pass"
+    assert {row["name"]: row["status"] for row in plain["metrics"]}["revenue"] == "pass"
+    assert {arm["name"]: (arm["requests"] > 0, arm.get("units", 0) > 0) for arm in plain["arms"]} == {
+        "baseline": (True, True),
+        "canary": (True, False),
+        "treatment": (False, True),
+    }
+
+
+def test_no_outcomes_is_no_data(here, capfd):
+    rows = [f"{1777968000 + k},GET /,{k % 7 + 1},false" for k in range(200)]
+    for name in ("b", "c"):
+        (here / f"{name}.csv").write_text("ts,endpoint,response_time_ms,failed\n" + "\n".join(rows))
+    run(["import", "shop@2", "--baseline", "b.csv", "--canary", "c.csv"])
+    code, plain = verdict(capfd)
+    assert code == 3
+    assert all(row["status"] == "no_data" for row in plain["metrics"] if row["type"].startswith("outcome_"))
+    assert "no outcomes were imported" in json.dumps(plain["reasons"])
+
+
+def test_outcomes_that_the_policy_does_not_ask_for(here, capfd):
+    (here / "evaluator.yaml").write_text("version: 1\n")
+    run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv", units=100))])
+    code, plain = verdict(capfd)
+    assert code == 3
+    assert "the policy has no metric of them" in json.dumps(plain["health"])
+
+
+def test_a_column_that_was_not_imported(here, capfd):
+    run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv", units=100)), "--outcome", "revenue"])
+    assert run(["verdict", "shop@2"]) == 2
+    assert "there is no outcome 'converted'" in capfd.readouterr().err
+
+
+def test_purged_outcomes_are_no_data_only_where_values_are_needed(here, capfd):
+    run(["import", "shop@2", "--outcomes", str(write_test(here / "o.csv"))])
+    assert run(["data", "purge", "shop@2", "--yes"]) == 0
+    _, plain = verdict(capfd)
+    status = {row["name"]: row["status"] for row in plain["metrics"]}
+    assert (status["conversion"], status["orders_per_session"]) == ("pass", "pass")
+    assert (status["revenue"], status["revenue_p90"]) == ("no_data", "no_data")
+
+
+def test_options_about_outcomes_need_outcomes(here, capfd):
+    assert run(["import", "shop@2", "--unit", "user"]) == 2
+    assert "need --outcomes" in capfd.readouterr().err

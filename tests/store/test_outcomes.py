@@ -1,0 +1,180 @@
+"""Outcomes of units land, rest and are read."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evaluator.errors import InputError, UnknownName
+from evaluator.pipeline import import_outcomes
+from evaluator.records import OutcomeOptions, Release
+from evaluator.stats.outcomes import moments_of
+
+SMALL = """user_id,variant,ts,converted,revenue,revenue_pre
+u1,control,1,0,1.5,1
+u2,control,2,1,NA,2
+u3,treatment,3,1,4,
+u4,treatment,4,0,NaN,4
+u5,control,5,0,2,5
+u5,treatment,6,0,2,5
+u6,treatment,7,1,3,6
+u6,treatment,7,1,3,6
+"""
+
+
+@pytest.fixture
+def land(store, tmp_path):
+    def land_text(text, *, release="r", query="", skip=False, name="o.csv", **options):
+        path = tmp_path / name
+        path.write_text(text)
+        return import_outcomes(
+            store, Release(release), [str(path)], OutcomeOptions(**options), query=query, skip_bad_rows=skip
+        )
+
+    return land_text
+
+
+def read(store, release="r", **wanted):
+    return store.read_outcomes(store.runs(release)[-1], **wanted)
+
+
+def test_one_row_a_unit_with_all_that_was_odd(store, land):
+    landed, facts, plan = land(SMALL)
+    assert (plan.unit, plan.arm) == ("user_id", "variant")
+    assert [(c.name, c.role) for c in plan.columns] == [
+        ("converted", "outcome"),
+        ("revenue", "outcome"),
+        ("revenue_pre", "covariate"),
+    ]
+    assert (landed.rows, facts.rows, facts.units, facts.crossed) == (8, 8, 5, 1)
+    assert (facts.duplicates, facts.duplicates_dropped) == (1, True)
+    assert facts.missing == {
+        "revenue": {"baseline": 1, "treatment": 1},
+        "revenue_pre": {"baseline": 0, "treatment": 1},
+    }
+    outcomes = read(store, values=["revenue", "revenue_pre"], row_values=["revenue"])
+    assert outcomes.arms == ("baseline", "treatment")
+    assert outcomes.variables == ("rows", "converted", "converted?", "revenue", "revenue_pre")
+    assert [part.n for part in outcomes.moments] == [2, 3]
+    assert outcomes.moments[1].mean[:3].tolist() == pytest.approx([1, 2 / 3, 2 / 3])
+    assert [sorted(v) for v in outcomes.values["revenue_pre"]] == [[1, 2], pytest.approx([3.25, 4, 6])]
+    assert [np.isnan(v).sum() for v in outcomes.values["revenue"]] == [1, 1]
+    assert [sorted(v) for _, v in outcomes.row_values["revenue"]] == [[1.5], [3, 4]]
+
+
+def test_a_log_of_events_keeps_equal_rows(store, land):
+    rows = [f"s{k // 4},{'AB'[k // 4 % 2]},{int(k % 4 == 1)}" for k in range(200)]
+    _, facts, _ = land("session,group,hit\n" + "\n".join(rows))
+    assert (facts.rows, facts.units, facts.duplicates, facts.duplicates_dropped) == (200, 50, 100, False)
+    outcomes = read(store)
+    assert outcomes.moments[0].mean.tolist() == [4, 1, 1]
+
+
+def test_moments_are_those_of_the_units(store, land):
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, (500, 2))
+    text = "user,arm,x,x_pre\n" + "\n".join(f"u{k},{k % 2},{a},{b}" for k, (a, b) in enumerate(values))
+    land(text)
+    outcomes = read(store)
+    for arm, part in enumerate(outcomes.moments):
+        expected = moments_of(np.column_stack([np.ones(250), values[arm::2]]))
+        assert part.mean == pytest.approx(expected.mean)
+        assert part.products == pytest.approx(expected.products)
+
+
+def test_parquet_and_queries_say_the_same(store, tmp_path):
+    table = pa.table(
+        {"id": [1, 2, 3, 4], "arm": ["A", "B", "A", "B"], "ok": [True, False, True, True], "n": [1, 2, 3, 4]}
+    )
+    path = tmp_path / "o.parquet"
+    pq.write_table(table, path)
+    import_outcomes(store, Release("plain"), [str(path)], OutcomeOptions())
+    query = "SELECT id AS who, arm, ok::int AS ok, n FROM outcomes WHERE n > 0;"
+    import_outcomes(store, Release("asked"), [str(path)], OutcomeOptions(unit="who"), query=query)
+    one, other = read(store, "plain"), read(store, "asked")
+    assert one.variables == other.variables == ("rows", "ok", "ok?", "n")
+    assert (
+        [m.mean.tolist() for m in one.moments]
+        == [m.mean.tolist() for m in other.moments]
+        == [
+            [1, 1, 1, 2],
+            [1, 0.5, 0.5, 3],
+        ]
+    )
+
+
+def test_the_same_file_again_changes_nothing(store, land):
+    land(SMALL)
+    landed, facts, _ = land(SMALL)
+    assert (landed.already, landed.rows, facts.units) == (1, 0, 5)
+    assert len(store.runs("r")) == 1
+    assert land(SMALL, outcomes=("converted",))[0].rows == 8
+
+
+def test_outcomes_are_no_requests(store, land):
+    land(SMALL)
+    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 0}]
+    assert store.read_cells([store.runs("r")[0].id]).moments.run.size == 0
+
+
+def test_purged_outcomes_keep_their_sums(store, land):
+    land(SMALL)
+    store.purge("r")
+    outcomes = read(store, values=["revenue"], row_values=["revenue"])
+    assert (outcomes.values, outcomes.row_values) == ({}, {})
+    assert [part.n for part in outcomes.moments] == [2, 3]
+    assert not list(store.data_dir.rglob("outcomes.*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        pytest.param("user,arm,x\na,A,1\nb,B,much\n", {}, r"o.csv:3: column 'x' has the value 'much'", id="text"),
+        pytest.param("user,arm,x\na,A,1\nb,B,inf\n", {}, r"o.csv:3: column 'x' has the value 'inf'", id="infinite"),
+        pytest.param("user,arm,x\na,A,1\n,B,2\n", {}, r"o.csv:3: column 'user' has no value", id="no-unit"),
+        pytest.param("user,arm,x\na,A,1\nb,,2\n", {}, r"o.csv:3: column 'arm' has no value", id="no-arm"),
+        pytest.param("user,arm,x\na,A,1\nb,B,2,3\n", {}, r"o.csv:3: Expected Number of Columns: 3", id="too-many"),
+        pytest.param("user,arm,x\na,A,1\nb,B,2\n", {"outcomes": ("x:binary",)}, "neither 0 nor 1", id="binary"),
+    ],
+)
+def test_bad_rows_are_named_and_skipped_on_demand(store, land, text, options, says):
+    chosen = {"outcomes": ("x",)} | options
+    with pytest.raises(InputError, match=says):
+        land(text, **chosen)
+    assert store.releases() == ()
+    assert not [path for path in store.data_dir.rglob("*") if path.is_dir()]
+    landed, facts, _ = land(text, skip=True, **chosen)
+    assert (landed.rows, facts.skipped_rows) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        pytest.param("who,arm,x\na,A,1\n", {}, "no column is clearly the unit", id="no-unit"),
+        pytest.param("user,which,x\na,A,1\n", {}, "no column is clearly the arm", id="no-arm"),
+        pytest.param("user,arm,x\na,A,1\n", {"unit": "usr"}, "did you mean 'user'", id="misspelt"),
+        pytest.param("user,arm,x\na,A,1\n", {"outcomes": ("y",)}, "no column in the file 'y'", id="no-outcome"),
+        pytest.param("user,arm,x\na,A,1\n", {"outcomes": ("x:bin",)}, "did you mean 'binary'", id="kind"),
+        pytest.param("user,arm,x\na,A,1\n", {"covariates": ("x",)}, "no column holds an outcome", id="nothing-left"),
+        pytest.param("user,arm,rows\na,A,1\n", {}, "cannot be called 'rows'", id="reserved"),
+        pytest.param("user,arm,x\na,red,1\nb,blue,2\n", {}, "is clearly the baseline", id="no-baseline"),
+        pytest.param("user,arm,x\na,red,1\nb,blue,2\n", {"baseline": "rad"}, "did you mean 'red'", id="baseline"),
+        pytest.param("user,arm,x\na,baseline,1\nb,B,2\n", {"baseline": "B"}, "cannot be the baseline", id="two"),
+        pytest.param("", {}, "is empty", id="empty"),
+        pytest.param("user,arm,x\n", {"outcomes": ("x",)}, "has no row that can be used", id="header-only"),
+        pytest.param("user,arm,x,x\na,A,1,2\n", {}, "column 'x' appears twice", id="twice"),
+    ],
+)
+def test_files_that_cannot_be_taken(land, text, options, says):
+    with pytest.raises((InputError, UnknownName), match=says):
+        land(text, **options)
+
+
+def test_too_many_arms(land):
+    with pytest.raises(InputError, match="has 30 different values, too many for arms"):
+        land("user,arm,x\n" + "\n".join(f"u{k},{k},1" for k in range(30)))
+
+
+def test_a_bad_query_is_the_users_mistake(land):
+    with pytest.raises(InputError, match=r"the query over .*o\.csv cannot be run"):
+        land(SMALL, query="SELECT nothing FROM outcomes")
