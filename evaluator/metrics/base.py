@@ -127,6 +127,8 @@ def answer(
         detectable_effect=_finite(estimate.detectable[g]),
         needed_time=float(estimate.needed[g]),
         lasting_share=float(estimate.lasting[g]),
+        se=_finite(estimate.se[g]),
+        df=float(estimate.df[g]),
     )
 
 

@@ -124,6 +124,10 @@ class Comparison:
     """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
     lasting_share: float = 0.0
     """Share of the variance that only more instances or replicates shrink, not more minutes."""
+    se: float | None = None
+    """Standard error: of the log ratio where the effect is relative, else in the effect's own unit."""
+    df: float | None = None
+    """Its degrees of freedom."""
     looks: tuple[Look, ...] = ()
     """Looks before the last, where monitoring has any."""
     decided_at_s: float | None = None

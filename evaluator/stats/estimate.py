@@ -60,6 +60,10 @@ class Estimate:
     """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
     lasting: FloatArray
     """Share of the variance that only more instances or replicates shrink."""
+    se: FloatArray
+    """Standard error: of the log ratio where the effect is relative, else in the unit of the effect."""
+    df: FloatArray
+    """Its degrees of freedom."""
     against_limit: tuple[Asked, ...] = ()
 
 
@@ -82,6 +86,8 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
         detectable=nothing,
         needed=nothing,
         lasting=np.zeros(baseline.shape),
+        se=nothing,
+        df=nothing,
         against_limit=(asked,) * limits,
     )
 

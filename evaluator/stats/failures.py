@@ -80,6 +80,8 @@ def compare_failures(
         detectable=detectable(counts.uncertainty.se, counts.df, alpha) / unit,
         needed=needed_time(beyond, counts.uncertainty, alpha),
         lasting=np.clip(counts.uncertainty.lasting / counts.uncertainty.variance, 0, 1),
+        se=counts.uncertainty.se / unit,
+        df=counts.df,
         against_limit=_limits(panel, design, strata, frame, candidate, sd_instance, limit),
     )
 

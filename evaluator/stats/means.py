@@ -101,6 +101,8 @@ def _relative(
         detectable=np.expm1(detectable(uncertainty.se, uncertainty.df, alpha)),
         needed=needed_time(sign * theta - bound, uncertainty, alpha),
         lasting=_share(uncertainty),
+        se=uncertainty.se,
+        df=uncertainty.df,
         against_limit=_limits(parts, design, limit),
     )
 
@@ -130,6 +132,8 @@ def _absolute(
         detectable=detectable(uncertainty.se, uncertainty.df, alpha),
         needed=needed_time(sign * theta - bound, uncertainty, alpha),
         lasting=_share(uncertainty),
+        se=uncertainty.se,
+        df=uncertainty.df,
         against_limit=_limits(parts, design, limit),
     )
 

@@ -90,6 +90,8 @@ def compare_quantile(
         reach = t_quantile(1 - alpha, at_margin.df)
         harm = effect[2] - effect[1] if sign > 0 else effect[1] - effect[0]
         seen = harm * (reach + t_quantile(POWER, np.inf)) / reach
+        # The quantile's own scale has no density: its standard error is what the interval shows of it.
+        width = np.abs(np.log1p(sign * harm / (1 + effect[1]))) if relative else harm
     estimate = Estimate(
         baseline=np.array([q_b]),
         candidate=np.array([work.q_c]),
@@ -102,6 +104,8 @@ def compare_quantile(
         detectable=np.asarray(seen),
         needed=needed_time(beyond, at_margin, alpha),
         lasting=np.clip(at_margin.lasting / at_margin.variance, 0, 1),
+        se=np.asarray(width / reach),
+        df=at_margin.df,
         against_limit=work.limits(limit),
     )
     return QuantileEstimate(estimate)

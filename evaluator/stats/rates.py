@@ -49,6 +49,8 @@ def compare_rates(
         detectable=np.expm1(detectable(uncertainty.se, uncertainty.df, alpha)),
         needed=needed_time(sign * theta - bound, uncertainty, alpha),
         lasting=np.zeros(1),
+        se=uncertainty.se * (1.0 if relative else rates[0]),
+        df=uncertainty.df,
         against_limit=tuple(
             ask(s * np.log(rates[1:] / max(bound, 1e-12)), own) for s, bound in limits if bound is not None
         ),
