@@ -3,6 +3,8 @@
 | check | failed means |
 | --- | --- |
 | sample_ratio | no GO |
+| assignment | no GO |
+| missing_outcomes | no GO |
 | overlap | no GO |
 | comparability | no GO |
 | complete | no GO |
@@ -12,6 +14,7 @@
 | load_generator | void: neither GO nor NO-GO |
 | clock | void: neither GO nor NO-GO |
 | warm_up, pacing, resolution | warn only |
+| duplicates, heavy_tail, outcomes | warn only |
 """
 
 from __future__ import annotations

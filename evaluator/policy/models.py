@@ -288,7 +288,9 @@ class Metric(_Section):
     @classmethod
     def _proper_margin(cls, value: Quantity | None, info: ValidationInfo) -> Quantity | None:
         kind = METRIC_TYPES.get(info.data.get("type", ""))
-        return value if value is None or kind is None else _read_margin(value, kind)
+        if value is None or kind is None:
+            return value
+        return _read_margin(value, kind, info.data.get("direction") or kind.direction)
 
     @field_validator("min", "max")
     @classmethod
@@ -318,7 +320,7 @@ def _only_of_outcomes(value: _T | None, info: ValidationInfo) -> _T | None:
     return value
 
 
-def _read_margin(margin: Quantity, kind: MetricType) -> Quantity:
+def _read_margin(margin: Quantity, kind: MetricType, direction: Direction) -> Quantity:
     """Bring a margin to the units of its metric, or say what it should have been."""
     value, unit = margin.value, margin.unit
     absolute = "pp" if kind.unit == "share" else kind.unit
@@ -330,7 +332,7 @@ def _read_margin(margin: Quantity, kind: MetricType) -> Quantity:
         value, unit = value * 100, "%"
     if unit not in ("%", absolute):
         raise ValueError(f"must be relative (5%) or absolute (such as 5{absolute}), not {margin}")
-    if unit == "pp" and value > 100 or unit == "%" and value >= 100 and kind.direction is Direction.HIGHER:  # noqa: RUF021
+    if unit == "pp" and value > 100 or unit == "%" and value >= 100 and direction is Direction.HIGHER:  # noqa: RUF021
         raise ValueError(f"must be below 100{unit}, got {margin}")
     if unit == "%" and value > 1000:
         raise ValueError(f"must be at most 1000%, got {margin}")

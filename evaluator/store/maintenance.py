@@ -134,6 +134,9 @@ EXPORTED: Mapping[str, str] = {
     "runs": "SELECT * FROM runs WHERE release = {release}",
     "segments": """SELECT s.* FROM segments AS s JOIN runs ON runs.id = s.run WHERE release = {release}""",
     "verdicts": "SELECT * FROM verdicts WHERE release = {release}",
+    "outcome_moments": """
+        SELECT m.*, o.variables FROM outcome_moments AS m JOIN outcomes AS o ON o.run = m.run
+        JOIN runs ON runs.id = m.run WHERE release = {release}""",
     "moments": """
         SELECT r.id AS run, a.name AS arm, e.name AS endpoint, i.name AS instance,
             c.* EXCLUDE (run, arm, endpoint, instance)

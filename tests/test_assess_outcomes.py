@@ -1,0 +1,185 @@
+"""Outcomes become evidence, without a store."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evaluator.assess import assess_outcomes
+from evaluator.errors import UnknownName
+from evaluator.judges import JUDGES
+from evaluator.metrics.outcome_measure import find_needs
+from evaluator.records import (
+    Direction,
+    Level,
+    Limit,
+    Margin,
+    OutcomeColumn,
+    OutcomeFacts,
+    Outcomes,
+    Role,
+    Rule,
+    Rulebook,
+    VerdictWord,
+)
+from evaluator.stats.outcomes import moments_of
+
+NAMES = ("rows", "bought", "bought?", "spent", "before")
+
+
+def make(sizes=(900, 1000), *, change=1.0, seed=0, **facts):
+    rng = np.random.default_rng(seed)
+    arms = []
+    for arm, size in enumerate(sizes):
+        rows = 1.0 + rng.poisson(2, size)
+        before = rng.lognormal(1, 0.5, size)
+        bought = rng.binomial(rows.astype(int), 0.2 * (change if arm else 1)).astype(float)
+        spent = before + bought * rng.gamma(2, 2, size)
+        arms.append(np.column_stack([rows, bought, bought > 0, spent, before]))
+    columns = (OutcomeColumn("bought", binary=True), OutcomeColumn("spent", binary=False))
+    return Outcomes(
+        run="r",
+        arms=("baseline", *"BCD"[: len(sizes) - 1]),
+        columns=(*columns, OutcomeColumn("before", "covariate", binary=False)),
+        variables=NAMES,
+        moments=tuple(moments_of(arm) for arm in arms),
+        skewness=tuple(np.zeros(5) for _ in arms),
+        facts=OutcomeFacts(units=sum(sizes), **facts),
+        values={name: tuple(arm[:, k] for arm in arms) for k, name in enumerate(NAMES)},
+    )
+
+
+SHARES = Rule("bought", "outcome_proportion", outcome="bought", margin=Margin(0.08, relative=False))
+MEAN = Rule("spent", "outcome_mean", outcome="spent", margin=Margin(0.15), covariates=("before",))
+RATIO = Rule("per_row", "outcome_ratio", outcome="bought", per="rows", margin=Margin(0.25))
+P75 = Rule("p75", "outcome_quantile", outcome="spent", quantile=0.75, margin=Margin(0.3))
+RULES = tuple(replace(rule, direction=Direction.HIGHER) for rule in (SHARES, MEAN, RATIO, P75))
+RATIO_OF_SIZES = {"baseline": 0.9, "B": 1.0, "C": 1.0}
+
+
+def judge(outcomes, rules=RULES, shares=RATIO_OF_SIZES):
+    rulebook = Rulebook(rules, sample_ratio=shares)
+    return JUDGES["native"](assess_outcomes(outcomes, rulebook), rulebook, "r")
+
+
+def test_harmless_harmful_and_unclear():
+    assert judge(make()).word is VerdictWord.GO
+    assert judge(make(change=0.5)).word is VerdictWord.NO_GO
+    unclear = judge(make((90, 100)))
+    assert unclear.word is VerdictWord.INCONCLUSIVE
+    assert "units in all" in unclear.next_action or "as large as the margin" in unclear.next_action
+
+
+def test_identical_arms_are_rarely_no_go():
+    words = [judge(make((180, 200), seed=seed)).word for seed in range(150)]
+    assert words.count(VerdictWord.NO_GO) <= 3
+
+
+def test_a_wider_margin_never_turns_go_into_no_go():
+    order = [VerdictWord.NO_GO, VerdictWord.INCONCLUSIVE, VerdictWord.GO]
+    for seed in range(5):
+        outcomes = make(change=0.85, seed=seed)
+        words = [
+            judge(outcomes, tuple(replace(rule, margin=replace(rule.margin, value=value)) for rule in RULES)).word
+            for value in (0.0, 0.01, 0.05, 0.2, 0.6)
+        ]
+        assert [order.index(word) for word in words] == sorted(order.index(word) for word in words)
+
+
+def test_sums_are_enough_unless_values_are_needed():
+    rulebook = Rulebook(RULES[:3])
+    assert find_needs(make(), rulebook).values == frozenset()
+    assert find_needs(make(), Rulebook(RULES)).values == {"spent"}
+    cut = Rulebook((replace(RULES[1], winsorise=0.99),))
+    assert find_needs(make(), cut).values == {"spent", "before"}
+    missing = make(missing={"spent": {"baseline": 1, "B": 0}})
+    assert find_needs(missing, rulebook).values == {"spent", "before"}
+    by_rows = replace(RULES[3], per="rows")
+    assert find_needs(make(), Rulebook((by_rows,))).row_values == {"spent"}
+
+
+def test_sums_and_values_say_the_same():
+    outcomes = make()
+    told = replace(outcomes, facts=replace(outcomes.facts, missing={"spent": {}, "bought": {}}))
+    for rule in RULES[:3]:
+        one, other = (assess_outcomes(o, Rulebook((rule,))).comparisons[0] for o in (outcomes, told))
+        assert one.effect.lower == pytest.approx(other.effect.lower, abs=1e-9)
+        assert one.method == other.method
+
+
+def test_winsorising_cuts_and_says_so():
+    outcomes = make()
+    outcomes.values["spent"][1][:2] = 1e6
+    whole = replace(RULES[1], covariates=(), winsorise=None)
+    told = replace(outcomes, facts=replace(outcomes.facts, missing={"spent": {}}))
+    wild, tame = (
+        assess_outcomes(told, Rulebook((rule,))).comparisons[0] for rule in (whole, replace(whole, winsorise=0.99))
+    )
+    assert wild.candidate.value > 1000
+    assert tame.candidate.value < 20
+    assert "winsorised at 99 % (cut to " in tame.method
+    assert "winsorised" not in wild.method
+
+
+def test_without_outcomes_nothing_passes():
+    for outcomes in (None, make((900,))):
+        judged = judge(outcomes)
+        assert judged.word is VerdictWord.INCONCLUSIVE
+        assert all(row.no_data for row in judged.comparisons)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "rule", "why"),
+    [
+        pytest.param(make((20, 900)), RULES[0], "only 20 units in the smaller arm", id="few-units"),
+        pytest.param(make((60, 60)), replace(RULES[3], quantile=0.99), "500 are needed", id="far-quantile"),
+        pytest.param(make(), replace(RULES[0], outcome="spent"), "other than 0 and 1", id="not-binary"),
+        pytest.param(replace(make(), values={}), RULES[3], "those were purged", id="purged"),
+        pytest.param(make(missing_rows={"bought": 3}), RULES[2], "3 rows have no bought", id="rows-without"),
+    ],
+)
+def test_no_data_is_named(outcomes, rule, why):
+    comparison = assess_outcomes(outcomes, Rulebook((rule,))).comparisons[0]
+    assert why in comparison.no_data
+
+
+def test_limits_bind_the_candidate():
+    rule = replace(RULES[0], margin=None, limit=Limit(min=0.9))
+    judged = judge(make(), (rule,))
+    assert judged.word is VerdictWord.NO_GO
+    assert "at least 90 % is allowed" in judged.reasons[0].text
+
+
+def test_names_that_were_not_imported():
+    for rule in (replace(RULES[0], outcome="bougth"), replace(RULES[2], per="x"), replace(RULES[1], covariates=("b",))):
+        with pytest.raises(UnknownName):
+            find_needs(make(), Rulebook((rule,)))
+
+
+def test_views_never_gate():
+    watched = tuple(replace(rule, role=Role.WATCH) for rule in RULES)
+    judged = judge(make((900, 1000, 1000), change=0.4), watched)
+    assert judged.word is VerdictWord.INCONCLUSIVE
+    rows = [row for row in judged.comparisons if row.rule.name == "spent"]
+    assert all(row.view.p_beyond > 0.5 and row.view.p_dunnett < 0.05 and row.view.p_best < 0.2 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "check", "level"),
+    [
+        pytest.param(make((900, 1200)), "sample_ratio", Level.FAIL, id="ratio"),
+        pytest.param(make(crossed=5), "assignment", Level.WARN, id="few-crossed"),
+        pytest.param(make(crossed=50), "assignment", Level.FAIL, id="many-crossed"),
+        pytest.param(make(duplicates=5), "duplicates", Level.WARN, id="duplicates"),
+        pytest.param(make(skipped_rows=5), "coverage", Level.WARN, id="skipped"),
+        pytest.param(make(missing={"spent": {"baseline": 50, "B": 55}}), "missing_outcomes", Level.WARN, id="alike"),
+        pytest.param(make(missing={"spent": {"baseline": 5, "B": 90}}), "missing_outcomes", Level.FAIL, id="not-alike"),
+        pytest.param(
+            replace(make(), skewness=(np.full(5, 8.0), np.zeros(5))), "heavy_tail", Level.WARN, id="heavy-tail"
+        ),
+    ],
+)
+def test_health_of_outcomes(outcomes, check, level):
+    found = assess_outcomes(outcomes, Rulebook(RULES, sample_ratio=RATIO_OF_SIZES)).findings
+    assert {finding.level for finding in found if finding.check == check} == {level}
+    assert {f.level for f in found if f.check not in (check, "missing_outcomes")} <= {Level.OK}
