@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("evaluator.cli.demo", "Load two versions of the sample service and judge them."),
     "init": ("evaluator.cli.init", "Write a commented evaluator.yaml and a locustfile to start from."),
     "load": ("evaluator.cli.load", "Load all arms of a release at once with Locust and record every request."),
-    "import": ("evaluator.cli.import_files", "Land request files of Locust, JMeter, CSV or Parquet."),
+    "import": ("evaluator.cli.import_files", "Land request files of Locust, JMeter or k6, or outcomes of an A/B test."),
     "verdict": ("evaluator.cli.verdict", "Judge a release: GO, NO-GO or INCONCLUSIVE."),
     "policy": ("evaluator.cli.policy", "Check the policy, print it, or print its JSON Schema."),
     "releases": ("evaluator.cli.releases", "List the releases in the store with their latest verdict."),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 from evaluator.errors import InputError, UnknownName
 from evaluator.records import OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
@@ -63,10 +64,16 @@ def _is_parquet(path: Path) -> bool:
         return file.read(4) == b"PAR1"
 
 
+def _open_text(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
+    return path.open(encoding="utf-8-sig", newline="")
+
+
 def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
     """Read the first line of a CSV file: its columns and what is between them."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _open_text(path) as file:
             top = file.readline(1_000_000)
     except (UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path} cannot be read as text: {error}", hint="outcomes are UTF-8 CSV or Parquet") from error

@@ -15,7 +15,7 @@ from evaluator.records import ColumnMap, FilePlan
 from evaluator.store.engine import Engine, quote
 from evaluator.store.rollup import HIGHEST_MS
 
-__all__ = ["BAD", "GOOD", "SUMMARY", "Rejected", "find_bad_row", "find_rejected", "select_rows"]
+__all__ = ["BAD", "GOOD", "SUMMARY", "Rejected", "find_bad_row", "find_rejected", "open_text", "select_rows"]
 
 GOOD, BAD, SUMMARY = "import", "bad row", "summary row"
 """Marks, written to the column `worker`, which foreign files do not have."""
@@ -316,14 +316,15 @@ _REASONS = {
 
 def _line_of(file: FilePlan, record: int) -> int:
     """Find the line on which a record ends; a quoted value may span several."""
-    with _open_text(Path(file.path)) as opened:
+    with open_text(Path(file.path)) as opened:
         reader = csv.reader(opened, delimiter=file.layout.delimiter)
         for _ in itertools.islice(reader, record):
             pass
         return reader.line_num
 
 
-def _open_text(path: Path) -> TextIO:
+def open_text(path: Path) -> TextIO:
+    """Open a text file, compressed or not, however badly it is encoded."""
     if path.suffix == ".gz":
         return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline="", errors="replace"))
     return path.open(encoding="utf-8-sig", newline="", errors="replace")

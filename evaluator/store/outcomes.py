@@ -38,6 +38,7 @@ from evaluator.records import (
 from evaluator.stats.outcomes import merge_moments, moments_of
 from evaluator.store import catalogue
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
+from evaluator.store.foreign import open_text
 from evaluator.store.landing import Segment, Target, write_manifest
 from evaluator.store.migrations import prepare_data_dir
 
@@ -307,7 +308,7 @@ def _place(plan: OutcomePlan, path: Path, number: int) -> str:
 def _line_of(path: Path, delimiter: str, record: int) -> int:
     """Find the line on which a record ends; a quoted value may span several."""
     try:
-        with path.open(encoding="utf-8-sig", newline="", errors="replace") as opened:
+        with open_text(path) as opened:
             reader = csv.reader(opened, delimiter=delimiter)
             for _ in itertools.islice(reader, record):
                 pass

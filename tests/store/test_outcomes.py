@@ -1,5 +1,7 @@
 """Outcomes of units land, rest and are read."""
 
+import gzip
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -178,3 +180,21 @@ def test_too_many_arms(land):
 def test_a_bad_query_is_the_users_mistake(land):
     with pytest.raises(InputError, match=r"the query over .*o\.csv cannot be run"):
         land(SMALL, query="SELECT nothing FROM outcomes")
+
+
+def test_compressed_files_with_a_byte_order_mark(store, tmp_path):
+    path = tmp_path / "o.csv.gz"
+    path.write_bytes(gzip.compress(("\ufeff" + SMALL.replace(",", ";")).encode()))
+    _, facts, _ = import_outcomes(store, Release("r"), [str(path)], OutcomeOptions())
+    assert facts.units == 5
+
+
+def test_several_files_are_one_table(store, tmp_path):
+    lines = SMALL.splitlines()
+    for name, part in (("a", lines[1:4]), ("b", lines[4:])):
+        (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *part]))
+    _, facts, _ = import_outcomes(store, Release("r"), [str(tmp_path / "*.csv")], OutcomeOptions())
+    assert (facts.rows, facts.units, facts.crossed) == (8, 5, 1)
+    (tmp_path / "c.csv").write_text(lines[0] + "\nu9,control,1,0,x,1\n")
+    with pytest.raises(InputError, match=r"c\.csv:2: column 'revenue' has the value 'x'"):
+        import_outcomes(store, Release("r"), [str(tmp_path / "*.csv")], OutcomeOptions(outcomes=("revenue",)))
