@@ -22,7 +22,10 @@ _OPTIONS = (
     ),
     click.option("--outcomes-query", metavar="SQL", default="", help="Takes what this query makes of table outcomes."),
     click.option(
-        "--unit", metavar="COLUMN", default="", help="Who was assigned.  [default: unit, user_id, user, session_id …]"
+        "--unit",
+        metavar="COLUMN",
+        default="",
+        help="Who was assigned; rows: every row is one.  [default: unit, user_id, user, session_id …]",
     ),
     click.option(
         "--arm-column", metavar="COLUMN", default="", help="To which arm.  [default: arm, variant, group, treatment …]"

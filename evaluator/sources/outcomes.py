@@ -13,7 +13,7 @@ from evaluator.errors import InputError, UnknownName
 from evaluator.records import OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
 from evaluator.sources.files.planning import expand_files
 
-__all__ = ["OUTCOME_SOURCE", "plan_outcomes"]
+__all__ = ["OUTCOME_SOURCE", "ROWS", "plan_outcomes"]
 
 OUTCOME_SOURCE = "outcomes"
 """Source of the runs that hold outcomes."""
@@ -22,13 +22,25 @@ Describe = Callable[[OutcomePlan], Sequence[SourceColumn]]
 """Lists the columns of a plan's files, or of its query over them."""
 
 _UNITS = ("unit", "unit_id", "user_id", "user", "userid", "visitor_id", "visitor", "session_id", "session", "id")
-_ARMS = ("arm", "variant", "variation", "group", "treatment", "bucket", "experiment_group")
+_ARMS = (
+    "arm",
+    "variant",
+    "variation",
+    "group",
+    "test_group",
+    "experiment_group",
+    "treatment",
+    "version",
+    "condition",
+    "bucket",
+)
 _COVARIATE_MARKS = ("pre_", "pre.", "covariate_", "covariate.")
 _COVARIATE_ENDS = ("_pre", "_covariate", "_before")
 _TIMES = ("timestamp", "time", "ts", "date", "day", "hour")
 _KINDS = {"": None, "binary": True, "numeric": False}
 _DELIMITERS = ",;\t|"
-_RESERVED = ("rows",)
+ROWS = "rows"
+"""`--unit rows`: every row is a unit of its own."""
 
 
 def plan_outcomes(
@@ -45,7 +57,11 @@ def plan_outcomes(
     header, delimiter = _read_header(Path(paths[0])) if reader == "csv" else ((), ",")
     plan = OutcomePlan(paths, reader, "", "", (), query, options.baseline, skip_bad_rows, header, delimiter)
     columns = {column.name: column for column in describe(plan)}
-    unit = _choose(options.unit, _UNITS, columns, "--unit", "the unit (a user, a session)")
+    unit = (
+        ROWS
+        if options.unit == ROWS
+        else _choose(options.unit, _UNITS, columns, "--unit", "the unit (a user, a session)")
+    )
     arm = _choose(options.arm, _ARMS, columns, "--arm-column", "the arm")
     if unit == arm:
         raise InputError(f"column '{unit}' cannot be both the unit and the arm")
@@ -93,11 +109,12 @@ def _choose(said: str, usual: Sequence[str], columns: dict[str, SourceColumn], o
         if said not in columns:
             raise UnknownName("column in the file", said, columns)
         return said
-    lower = {name.lower(): name for name in columns}
+    lower = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in columns}
     found = next((lower[name] for name in usual if name in lower), None)
     if found is None:
         raise InputError(
-            f"no column is clearly {what}; there are {', '.join(columns)[:300]}", hint=f"name it with {option}"
+            f"no column is clearly {what}; there are {', '.join(columns)[:300]}",
+            hint=f"name it with {option}" + (", or --unit rows where every row is one" if option == "--unit" else ""),
         )
     return found
 
@@ -108,7 +125,7 @@ def _choose_columns(
     covariates = [name for name in options.covariates if _known(name, columns)]
     outcomes = [_parse_outcome(text, columns) for text in options.outcomes]
     free = [column for column in columns.values() if column.name not in taken | set(covariates)]
-    numbers = [column for column in free if column.kind in ("number", "truth") and not _is_time(column.name)]
+    numbers = [column for column in free if column.kind in ("number", "truth") and not _is_no_outcome(column.name)]
     if not options.outcomes:
         outcomes = [OutcomeColumn(column.name) for column in numbers if not _looks_before(column.name)]
     if not options.covariates:
@@ -125,7 +142,7 @@ def _check(outcomes: Sequence[OutcomeColumn], covariates: Sequence[str], taken: 
     twice = next((name for name in names if names.count(name) > 1 or name in taken), None)
     if twice is not None:
         raise InputError(f"column '{twice}' is asked for in two ways")
-    reserved = next((name for name in names if name in _RESERVED or name.endswith("?")), None)
+    reserved = next((name for name in names if name == ROWS or name.endswith("?")), None)
     if reserved is not None:
         raise InputError(
             f"an outcome cannot be called '{reserved}'", hint="rename the column, for example with --outcomes-query"
@@ -155,5 +172,6 @@ def _looks_before(name: str) -> bool:
     return lower.startswith(_COVARIATE_MARKS) or lower.endswith(_COVARIATE_ENDS)
 
 
-def _is_time(name: str) -> bool:
-    return name.lower() in _TIMES
+def _is_no_outcome(name: str) -> bool:
+    """Tell times, and the row numbers that pandas leaves in a file, by their names."""
+    return name.lower() in _TIMES or name.lower().startswith("unnamed")

@@ -50,6 +50,9 @@ ROWS_FILE, UNITS_FILE = "outcomes.rows", "outcomes.units"
 _BASELINES = ("baseline", "control", "ctrl", "a", "0", "old", "off", "false")
 """Names of an arm that stands for the baseline, where none is named."""
 
+_EACH_ROW = "rows"
+"""Unit of files in which every row is one."""
+
 _MOST_ARMS = 20
 _LOG_OF_EVENTS = 0.01
 """From this share of units with several different rows on, equal rows may be events of their own."""
@@ -205,6 +208,10 @@ def _text(column: str) -> str:
     return f"nullif(trim(CAST({_name(column)} AS VARCHAR)), '')"
 
 
+def _unit(plan: OutcomePlan) -> str:
+    return "CAST(row_number() OVER () AS VARCHAR)" if plan.unit == _EACH_ROW else _text(plan.unit)
+
+
 def _number(column: str) -> str:
     text = f"lower(trim(CAST({_name(column)} AS VARCHAR)))"
     return f"""CASE WHEN {text} IN {_MISSING} THEN NULL WHEN {text} = 'true' THEN 1.0 WHEN {text} = 'false' THEN 0.0
@@ -225,7 +232,7 @@ def _marked(plan: OutcomePlan) -> str:
         SELECT *, CASE WHEN unit_ IS NULL THEN {quote(plan.unit)} WHEN arm_ IS NULL THEN {quote(plan.arm)} {bad} END
             AS problem_
         FROM (
-            SELECT *, {_text(plan.unit)} AS unit_, {_text(plan.arm)} AS arm_, hash(COLUMNS(*)) AS hash_, {values}
+            SELECT *, {_unit(plan)} AS unit_, {_text(plan.arm)} AS arm_, hash(COLUMNS(*)) AS hash_, {values}
             FROM ({_source(plan)}))"""
 
 
@@ -276,7 +283,8 @@ def _describe_bad_row(
 
 
 def _describe_bad_value(engine: Engine, plan: OutcomePlan, query: str) -> str:
-    used = dict.fromkeys([plan.unit, plan.arm, *(column.name for column in plan.columns)])
+    unit = [plan.unit] if plan.unit != _EACH_ROW else []
+    used = dict.fromkeys([*unit, plan.arm, *(column.name for column in plan.columns)])
     value = " ".join(f"WHEN {quote(name)} THEN CAST({_name(name)} AS VARCHAR)" for name in used)
     engine.execute("SET preserve_insertion_order = true")
     for path in plan.paths:

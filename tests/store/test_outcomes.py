@@ -198,3 +198,12 @@ def test_several_files_are_one_table(store, tmp_path):
     (tmp_path / "c.csv").write_text(lines[0] + "\nu9,control,1,0,x,1\n")
     with pytest.raises(InputError, match=r"c\.csv:2: column 'revenue' has the value 'x'"):
         import_outcomes(store, Release("r"), [str(tmp_path / "*.csv")], OutcomeOptions(outcomes=("revenue",)))
+
+
+def test_every_row_may_be_a_unit(store, land):
+    text = "Unnamed: 0,test group,converted\n0,ad,1\n1,psa,0\n2,ad,1\n3,psa,0\n"
+    _, facts, plan = land(text, unit="rows", baseline="psa")
+    assert (plan.arm, [column.name for column in plan.columns]) == ("test group", ["converted"])
+    assert (facts.units, facts.duplicates, facts.crossed) == (4, 0, 0)
+    with pytest.raises(InputError, match=r"o\.csv:3: column 'converted' has the value 'x'"):
+        land("group,converted\nA,1\nB,x\n", unit="rows", outcomes=("converted",))
