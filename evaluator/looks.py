@@ -69,6 +69,7 @@ def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: fl
     return Look(
         float(at_s),
         tuple(float(p) for p in (np.minimum(worse, before) if before else worse)),
+        comparison.loadings,
         tuple(float(p) for p in early),
     )
 

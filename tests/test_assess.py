@@ -168,7 +168,7 @@ def test_a_run_that_still_runs_is_not_judged():
 
 
 def test_looks_before_the_end_can_stop_a_release_but_not_pass_it():
-    running = replace(RUN, state=RunState.RUNNING, planned_end=datetime(2026, 1, 5, 2, tzinfo=UTC))
+    running = replace(RUN, source="locust", state=RunState.RUNNING, planned_end=datetime(2026, 1, 5, 2, tzinfo=UTC))
     worse = judge(simulate_cells(SCENARIOS["mean+20%"], 1), runs=(running,))
     assert worse.word is NO_GO
     assert worse.decided_at_s <= 1800
@@ -181,7 +181,7 @@ def test_what_was_crossed_stays_crossed_and_nobody_looking_changes_nothing():
     """The verdict of the first half, judged then, is part of the verdict of the whole."""
     cells = simulate_cells(SCENARIOS["mean+20%"], 1)
     ending = datetime.fromtimestamp(cells.moments.bucket.min() * cells.bucket_s + 3600, UTC)
-    run = replace(RUN, planned_end=ending)
+    run = replace(RUN, source="locust", planned_end=ending)
     whole = judge(cells, runs=(run,))
     half = _before(cells, cells.moments.bucket.min() + 120)
     early = judge(half, runs=(replace(run, state=RunState.RUNNING),))

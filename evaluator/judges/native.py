@@ -6,16 +6,17 @@ asked. GO needs proof that everything asked is within its margin. Neither follow
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evaluator.judges import wording
-from evaluator.judges.multiplicity import holm
+from evaluator.judges.multiplicity import adjust
 from evaluator.records import (
     Comparison,
     Evidence,
     Finding,
     Level,
+    Look,
     MetricStatus,
     Reason,
     Role,
@@ -83,15 +84,21 @@ def _decision_times(
     """When each comparison was first shown to be worse, among the looks before the last."""
     out: dict[int, float] = {}
     for members, level in ((gates, alpha * (1 - share)), (scanned, alpha * share)):
-        times = sorted({look.at_s for i in members for look in comparisons[i].looks})
-        for at_s in times:
-            asked = [
-                (i, p) for i in members for look in comparisons[i].looks if look.at_s == at_s for p in look.p_worse
-            ]
-            for (i, _), adjusted in zip(asked, holm([p for _, p in asked]), strict=True):
-                if adjusted < level:
-                    out.setdefault(i, at_s)
+        for at_s in sorted({look.at_s for i in members for look in comparisons[i].looks}):
+            now = {i: look for i in members for look in comparisons[i].looks if look.at_s == at_s}
+            for i in _rejected(now, level):
+                out.setdefault(i, at_s)
     return out
+
+
+def _rejected(looks: Mapping[int, Look], level: float) -> list[int]:
+    """Whose p-values at one look are rejected, family-wise."""
+    asked = [(i, p) for i, look in looks.items() for p in look.p_worse]
+    p_values = [p for _, p in asked]
+    if not any(p < level for p in p_values):
+        return []
+    adjusted = adjust(p_values, [looks[i].loadings for i, _ in asked])
+    return sorted({i for (i, _), p in zip(asked, adjusted, strict=True) if p < level})
 
 
 def _can_be_worse(comparison: Comparison) -> bool:
@@ -105,9 +112,9 @@ def _can_be_worse(comparison: Comparison) -> bool:
 
 
 def _adjust(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, float]:
-    """Holm-adjusted p-value of each member; a metric with a margin and limits asks more than one question."""
+    """Adjusted p-value of each member; a metric with a margin and limits asks more than one question."""
     asked = [(i, test.p_worse) for i in members for test in comparisons[i].questions if test.kind != "zero"]
-    adjusted = holm([p for _, p in asked])
+    adjusted = adjust([p for _, p in asked], [comparisons[i].loadings for i, _ in asked])
     out: dict[int, float] = {}
     for (i, _), p in zip(asked, adjusted, strict=True):
         out[i] = min(p, out.get(i, 1.0))

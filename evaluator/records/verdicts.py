@@ -64,6 +64,7 @@ class Look:
     """Seconds of judged data."""
     p_worse: tuple[float, ...]
     """Sequential p-values: the least level at which this or an earlier look would have crossed."""
+    loadings: tuple[float, ...] = field(default=(), repr=False)
     p_within: tuple[float, ...] = ()
     """The level at which this look by itself shows the candidate to be within, paid for as an early GO."""
 
@@ -122,6 +123,8 @@ class Comparison:
     """Smallest harm that would be found with 80 % power, on the scale of the effect."""
     needed_time: float | None = None
     """Multiple of the present duration after which an unchanged estimate would be shown to be within the margin."""
+    loadings: tuple[float, ...] = field(default=(), repr=False)
+    """What the estimate's error is made of; products with another comparison's are their correlation."""
     lasting_share: float = 0.0
     """Share of the variance that only more instances or replicates shrink, not more minutes."""
     se: float | None = None

@@ -8,11 +8,23 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.stats.longrun import BATCHES, cosine_count, cosines
+from evaluator.stats.longrun import BATCHES, cosine_count, cosines, time_scores
 from evaluator.stats.student import t_below, t_quantile
 from evaluator.stats.uncertainty import Uncertainty
 
-__all__ = ["POWER", "Asked", "Depth", "Estimate", "Trend", "ask", "detectable", "needed_time", "not_worse", "trend"]
+__all__ = [
+    "POWER",
+    "Asked",
+    "Depth",
+    "Estimate",
+    "Trend",
+    "ask",
+    "detectable",
+    "load",
+    "needed_time",
+    "not_worse",
+    "trend",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -65,6 +77,8 @@ class Estimate:
     df: FloatArray
     """Its degrees of freedom."""
     against_limit: tuple[Asked, ...] = ()
+    loadings: FloatArray | None = None
+    """What the estimates' errors are made of, (groups, parts): products over parts are correlations (see `load`)."""
 
 
 def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estimate:
@@ -99,6 +113,21 @@ def ask(beyond: FloatArray, uncertainty: Uncertainty) -> Asked:
     t = np.where(se > 0, beyond / np.where(se > 0, se, 1.0), sign)
     t = np.where(np.isnan(se), np.nan, t)
     return Asked(beyond, t_below(-t, uncertainty.df), t_below(t, uncertainty.df))
+
+
+def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:
+    """Parts of each estimate's standardised error that it may share with others: (groups, parts).
+
+    Time parts come from the cosines of `influence` (groups, slots), instance parts from `scores` (units, groups). The
+    squares of a row sum up to at most 1; the rest is the estimate's own.
+    """
+    safe = np.where(variance > 0, variance, np.inf)[:, None]
+    time = time_scores(influence) / np.sqrt(safe)
+    if scores is None:
+        return time
+    left = np.clip(1 - (time**2).sum(axis=1, keepdims=True), 0.0, 1.0)
+    unit = scores.T / np.sqrt(np.maximum((scores**2).sum(axis=0), 1e-300))[:, None]
+    return np.concatenate([time, unit * np.sqrt(left)], axis=1)
 
 
 def detectable(se: FloatArray, df: FloatArray, alpha: float) -> FloatArray:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import Limit, Margin
-from evaluator.stats.estimate import Asked, Depth, Estimate, detectable, needed_time, not_worse, trend
+from evaluator.stats.estimate import Asked, Depth, Estimate, detectable, load, needed_time, not_worse, trend
 from evaluator.stats.frames import frame_all_requests, frame_requests
 from evaluator.stats.instances import InstanceFrame
 from evaluator.stats.longrun import time_variance
@@ -33,6 +33,7 @@ class _Counts:
     n_b: FloatArray
     df: FloatArray
     uncertainty: Uncertainty
+    scores: FloatArray | None
 
 
 def compare_failures(
@@ -83,6 +84,7 @@ def compare_failures(
         se=counts.uncertainty.se / unit,
         df=counts.df,
         against_limit=_limits(panel, design, strata, frame, candidate, sd_instance, limit),
+        loadings=load(influence, counts.scores, counts.uncertainty.variance),
     )
 
 
@@ -105,17 +107,20 @@ def _effective(
     x_b, x_c = baseline.level * n_b, candidate.level * n_c
     binomial = _binomial(x_c, n_c) + _binomial(x_b, n_b)
     time = time_variance(candidate.influence - baseline.influence)
+    scores: FloatArray | None
     if design.kind == "replicates":
         by_run = run_levels(strata, 1, panel.failures[1]) - run_levels(strata, 0, panel.failures[0])
+        scores = np.nan_to_num(by_run - np.nanmean(by_run, axis=-1, keepdims=True)).T
         _, uncertainty = replicate_uncertainty(by_run, np.maximum(time.variance, binomial))
     else:
         rows = panel.rows
         parts = frame.variance(rows.failures, candidate.level - baseline.level, relative=False)
+        scores = parts.scores if design.kind == "instances" else None
         uncertainty = combine(time, parts, _prior(design, baseline, candidate, sd_instance))
         uncertainty = Uncertainty(np.maximum(uncertainty.variance, binomial), uncertainty.df, uncertainty.lasting)
     deff = np.maximum(1.0, uncertainty.variance / binomial)
     df = np.where(deff > 1, uncertainty.df, np.inf)
-    return _Counts(x_c / deff, n_c / deff, x_b / deff, n_b / deff, df, uncertainty)
+    return _Counts(x_c / deff, n_c / deff, x_b / deff, n_b / deff, df, uncertainty, scores)
 
 
 def _binomial(x: FloatArray, n: FloatArray) -> FloatArray:

@@ -30,6 +30,8 @@ class InstanceVariance:
     """The part of it that is variation over time within instances, and so is in the time variance as well."""
     effective: FloatArray
     """m = 1 / Σω²: the number of equally busy instances that the arm is worth."""
+    scores: FloatArray
+    """What each instance adds: their squares sum up to the variance; shape (instances, groups), baseline's first."""
 
 
 class InstanceFrame:
@@ -90,13 +92,17 @@ class InstanceFrame:
         slots = rows.slots
         residual = _summed(self.key * slots + rows.slot, adjusted - expected, (*self.shape, slots))
         base = foreseen if relative else self.n
-        parts = [self._arm(arm, deviation, residual, base) for arm in (0, 1)]
-        return InstanceVariance(*(np.stack(part) for part in zip(*parts, strict=True)))
+        variance, within, effective, scores = zip(
+            *(self._arm(arm, deviation, residual, base) for arm in (0, 1)), strict=True
+        )
+        return InstanceVariance(
+            np.stack(variance), np.stack(within), np.stack(effective), np.concatenate(scores, axis=1).T
+        )
 
     def _arm(
         self, arm: int, deviation: FloatArray, residual: FloatArray, base: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Variance, within-instance part and effective number of instances of one arm, each (groups,)."""
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Variance, within-instance part and effective number of one arm, each (groups,); scores of its instances."""
         mine = self.arms[arm]
         n = self.n[:, mine]
         total = n.sum(axis=1)
@@ -104,9 +110,10 @@ class InstanceFrame:
         effective = 1 / np.maximum((omega**2).sum(axis=1), 1e-300)
         freedom = np.where((n > 0).sum(axis=1) < 2, np.nan, 1 - 1 / effective)
         centre = (omega * deviation[:, mine]).sum(axis=1, keepdims=True)
-        variance = (omega**2 * (deviation[:, mine] - centre) ** 2).sum(axis=1) / freedom
+        scores = omega * (deviation[:, mine] - centre) / np.sqrt(freedom)[:, None]
+        variance = (scores**2).sum(axis=1)
         within = _within(residual[:, mine], self.share[:, mine], base[:, mine])
-        return variance, within / freedom, np.where(total > 0, effective, 0.0)
+        return variance, within / freedom, np.where(total > 0, effective, 0.0), np.nan_to_num(scores)
 
 
 def _summed(key: IntArray, values: FloatArray, shape: tuple[int, ...]) -> FloatArray:

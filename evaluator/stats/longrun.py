@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MIN_BUCKETS", "TimeVariance", "cosine_count", "cosines", "time_variance"]
+__all__ = ["MIN_BUCKETS", "TimeVariance", "cosine_count", "cosines", "time_scores", "time_variance"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -72,11 +72,24 @@ def time_variance(influence: FloatArray) -> TimeVariance:
 
 
 def _batch_variance(influence: FloatArray) -> TimeVariance:
+    variance = (_batch_scores(influence) ** 2).sum(axis=-1)
+    floor = influence.var(axis=-1) / influence.shape[-1]
+    return TimeVariance(np.maximum(variance, floor), float(BATCHES - 1))
+
+
+def _batch_scores(influence: FloatArray) -> FloatArray:
     buckets = influence.shape[-1]
     starts = np.arange(BATCHES) * buckets // BATCHES
     sizes = np.diff(np.append(starts, buckets))
     means = np.add.reduceat(influence, starts, axis=-1) / sizes
-    weights = sizes / buckets
-    spread = (weights**2 * (means - influence.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
-    variance = spread * BATCHES / (BATCHES - 1)
-    return TimeVariance(np.maximum(variance, influence.var(axis=-1) / buckets), float(BATCHES - 1))
+    deviations = means - influence.mean(axis=-1, keepdims=True)
+    return np.asarray(sizes / buckets * deviations * np.sqrt(BATCHES / (BATCHES - 1)))
+
+
+def time_scores(influence: FloatArray) -> FloatArray:
+    """What each cosine (or batch) adds: the squares over the last axis sum up to the variance before its floor."""
+    buckets = influence.shape[-1]
+    if buckets < BATCH_BELOW:
+        return _batch_scores(influence)
+    count = cosine_count(buckets)
+    return np.asarray(influence @ cosines(buckets, count).T / np.sqrt(count * buckets))

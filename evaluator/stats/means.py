@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
-from evaluator.stats.estimate import Asked, Depth, Estimate, ask, detectable, needed_time, not_worse, trend
+from evaluator.stats.estimate import Asked, Depth, Estimate, ask, detectable, load, needed_time, not_worse, trend
 from evaluator.stats.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
@@ -104,6 +104,7 @@ def _relative(
         se=uncertainty.se,
         df=uncertainty.df,
         against_limit=_limits(parts, design, limit),
+        loadings=load(sign * influence, _scores(parts, design, by_run, sign), uncertainty.variance),
     )
 
 
@@ -114,11 +115,12 @@ def _absolute(
     theta = parts.candidate.level - parts.baseline.level
     influence = parts.candidate.influence - parts.baseline.influence
     scale = np.stack([parts.baseline.level, parts.candidate.level])
-    instances = InstanceVariance(
-        parts.instances.variance * scale**2, parts.instances.within * scale**2, parts.instances.effective
+    instances = replace(
+        parts.instances, variance=parts.instances.variance * scale**2, within=parts.instances.within * scale**2
     )
     scaled = _Parts(parts.strata, parts.baseline, parts.candidate, instances, parts.prior * scale**2)
-    theta, uncertainty = _uncertain(scaled, design, theta, influence, _by_run(parts, 1) - _by_run(parts, 0))
+    by_run = _by_run(parts, 1) - _by_run(parts, 0)
+    theta, uncertainty = _uncertain(scaled, design, theta, influence, by_run)
     half = t_quantile(1 - alpha, uncertainty.df) * uncertainty.se
     return Estimate(
         baseline=parts.baseline.level,
@@ -135,6 +137,7 @@ def _absolute(
         se=uncertainty.se,
         df=uncertainty.df,
         against_limit=_limits(parts, design, limit),
+        loadings=load(sign * influence, _scores(parts, design, by_run, sign), uncertainty.variance),
     )
 
 
@@ -171,6 +174,13 @@ def _limits(parts: _Parts, design: Design, limit: Limit) -> tuple[Asked, ...]:
     return tuple(
         ask(sign * (own - np.log(max(bound, 1e-12))), uncertainty) for sign, bound in bounds if bound is not None
     )
+
+
+def _scores(parts: _Parts, design: Design, by_run: FloatArray, sign: float) -> FloatArray | None:
+    """What replicates or instances add to the error, (units, groups); nothing known where there is one a side."""
+    if design.kind == "replicates":
+        return np.asarray(sign * np.nan_to_num(by_run - np.nanmean(by_run, axis=-1, keepdims=True)).T)
+    return sign * parts.instances.scores if design.kind == "instances" else None
 
 
 def _share(uncertainty: Uncertainty) -> FloatArray:

@@ -23,7 +23,7 @@ from evaluator.stats.distribution import (
     same_grid_value,
     standardised_distribution,
 )
-from evaluator.stats.estimate import POWER, Asked, Depth, Estimate, ask, needed_time, not_worse, trend
+from evaluator.stats.estimate import POWER, Asked, Depth, Estimate, ask, load, needed_time, not_worse, trend
 from evaluator.stats.frames import frame_all_requests
 from evaluator.stats.instances import InstanceVariance
 from evaluator.stats.longrun import time_variance
@@ -107,13 +107,14 @@ def compare_quantile(
         se=np.asarray(width / reach),
         df=at_margin.df,
         against_limit=work.limits(limit),
+        loadings=load(sign * nodes.influence[:1], nodes.scores[:1].T * sign, nodes.variance[:1]),
     )
     return QuantileEstimate(estimate)
 
 
 @dataclass(frozen=True, slots=True)
 class _Nodes:
-    """The test at some thresholds: all arrays (thresholds,), but influence (thresholds, slots)."""
+    """The test at some thresholds: all arrays (thresholds,), but for influence (thresholds, slots) and scores."""
 
     times_ms: FloatArray
     distance: FloatArray
@@ -121,6 +122,8 @@ class _Nodes:
     df: FloatArray
     lasting: FloatArray
     influence: FloatArray
+    scores: FloatArray
+    """What instances or replicates add to the error (thresholds, units); none where there is one a side."""
 
     def merged(self, other: _Nodes) -> _Nodes:
         """Both, in order of threshold."""
@@ -198,14 +201,17 @@ class _Work:
         n_b, n_c = self.strata.effective[:, 0]
         binomial = _binomial(own.level[:, 0], n_c) + _binomial(other.level[:, 0], n_b)
         if self.design.kind == "replicates":
-            _, uncertainty = replicate_uncertainty(self._run_distances(times_ms).T, np.maximum(time.variance, binomial))
+            by_run = self._run_distances(times_ms).T
+            _, uncertainty = replicate_uncertainty(by_run, np.maximum(time.variance, binomial))
+            scores = np.nan_to_num(by_run - np.nanmean(by_run, axis=1, keepdims=True))
         else:
             parts = self._instances(rising, np.array([self.q_b]), own.level[:, 0] - other.level[:, 0], back)
             found = combine(time, parts, self._prior(times_ms))
             uncertainty = Uncertainty(np.maximum(found.variance, binomial), found.df, found.lasting)
-        return _Nodes(
-            times_ms, self.distance(times_ms), uncertainty.variance, uncertainty.df, uncertainty.lasting, influence
-        )
+            # D falls where an instance is slower, so its sign is that of the influence.
+            scores = -parts.scores.T if self.design.kind == "instances" else np.zeros((times_ms.size, 0))
+        distance = self.distance(times_ms)
+        return _Nodes(times_ms, distance, uncertainty.variance, uncertainty.df, uncertainty.lasting, influence, scores)
 
     def _instances(
         self, rising: FloatArray, baseline_ms: FloatArray, effect: FloatArray, back: npt.NDArray[np.int64]
