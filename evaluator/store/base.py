@@ -41,8 +41,9 @@ from evaluator.store.migrations import (
     prepare_data_dir,
     read_version,
 )
+from evaluator.store.outcome_files import describe_outcomes
 from evaluator.store.outcome_reading import read_outcomes
-from evaluator.store.outcomes import OutcomePlace, describe_outcomes, import_outcomes
+from evaluator.store.outcomes import OutcomePlace, import_outcomes
 from evaluator.store.reading import read_cells
 
 __all__ = ["WAIT_S", "Store"]
