@@ -1,0 +1,233 @@
+"""Each gate of a policy before the test: how precise, what it finds, how long it needs, what instances would buy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from evaluator.planning.power import final_critical, find_power
+from evaluator.planning.precision import Forecast, History, Precision, forecast
+from evaluator.records import Role, Rulebook, choose_bucket_s
+from evaluator.stats.calendar import plan_looks
+from evaluator.stats.student import t_quantile
+
+__all__ = ["GatePlan", "Goal", "Grid", "find_level", "plan_gates", "tabulate"]
+
+LONGEST_S = 7 * 86400.0
+SHORTEST_S = 60.0
+MOST_INSTANCES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is planned: a test of `duration_s` with `instances` an arm, and the regression that it is to find."""
+
+    duration_s: float = 3600.0
+    instances: int = 4
+    rate_per_s: float | None = None
+    """Requests per second of one arm; `None`: as the history had."""
+    regression: float = 0.10
+    """Relative harm to latency and other relative gates."""
+    failures: float = 0.005
+    """Harm to absolute gates of failure rates, as a fraction."""
+    power: float = 0.8
+
+    def harm(self, precision: Precision) -> float:
+        """The regression in the terms of a gate; of an absolute gate in milliseconds, its share of the baseline."""
+        if precision.rule.type == "failure_rate":
+            relative = self.failures / max(precision.baseline, 1e-12)
+            return relative if precision.relative else self.failures
+        return self.regression if precision.relative else self.regression * precision.baseline
+
+
+@dataclass(frozen=True, slots=True)
+class GatePlan:
+    """One gate at the planned duration and instances. Harms are on the scale of the margin (0.1 = 10 %, or absolute).
+
+    Chances do not count the checks of the last third and of a worsening trend, nor gates' other limits.
+    """
+
+    precision: Precision
+    half_width: float
+    """One-sided: a release whose true change is 0 shows at most this, give or take."""
+    finds: float
+    """Smallest regression that is NO-GO with the goal's power; infinite where there is none."""
+    found_chance: float
+    """Chance that the goal's regression is NO-GO."""
+    go_chance: float
+    """Chance that an unchanged release is shown to be within the margin."""
+    lasting: float
+    """Share of the variance that only more instances shrink."""
+    go_after_s: float
+    """Time after which an unchanged release is shown to be within the margin with the goal's power; infinite: never."""
+    found_after_s: float
+    """The same for finding the goal's regression."""
+    go_instances: float
+    """Instances an arm with which the planned duration would do for a GO; infinite: no number does."""
+    requests: float
+    """Requests an arm at `go_after_s`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Half-widths of one gate over minutes (rows) and instances an arm (columns)."""
+
+    name: str
+    seconds: tuple[float, ...]
+    instances: tuple[int, ...]
+    half_widths: tuple[tuple[float, ...], ...]
+
+
+def find_level(history: History, rulebook: Rulebook) -> float:
+    """Level at which the first of all gates' questions is asked: the family's share, divided by their number."""
+    gates = [rule for rule in rulebook.rules if rule.role is Role.GATE]
+    questions = sum((rule.margin is not None) + rule.limit.count for rule in gates)
+    share = rulebook.scan.alpha_share if rulebook.scan.enabled else 0.0
+    return rulebook.alpha * (1 - share) / max(questions, len(history.precisions), 1)
+
+
+def plan_gates(history: History, rulebook: Rulebook, goal: Goal) -> tuple[GatePlan, ...]:
+    """Plan every gate of the history that has a margin."""
+    return tuple(_Planner(p, history, rulebook, goal).plan() for p in history.precisions if p.rule.margin)
+
+
+def noise_of_rate(history: History, goal: Goal) -> float:
+    """Factor on the moving part for another rate: less traffic costs in proportion, more is not taken to buy any.
+
+    How much of the moving part is requests and how much is wander is not known, so this errs on the safe side.
+    """
+    if not goal.rate_per_s or not history.rate_per_s:
+        return 1.0
+    return max(1.0, history.rate_per_s / goal.rate_per_s)
+
+
+class _Planner:
+    """The questions to one gate."""
+
+    def __init__(self, precision: Precision, history: History, rulebook: Rulebook, goal: Goal) -> None:
+        self.precision, self.rulebook, self.goal = precision, rulebook, goal
+        self.level = find_level(history, rulebook)
+        self.noise = noise_of_rate(history, goal)
+        self.rate_per_s = goal.rate_per_s or history.rate_per_s
+        self.shift = precision.to_scale(goal.harm(precision)) - precision.bound
+
+    def plan(self) -> GatePlan:
+        goal, p = self.goal, self.precision
+        here = self._at(goal.duration_s, goal.instances)
+        after = _first_time(lambda s: self.go_chance(s, goal.instances) >= goal.power)
+        return GatePlan(
+            precision=p,
+            half_width=p.from_scale(float(t_quantile(1 - self.rulebook.alpha, here.df)) * here.se),
+            finds=self._smallest(),
+            found_chance=self.found_chance(goal.duration_s, goal.instances),
+            go_chance=self.go_chance(goal.duration_s, goal.instances),
+            lasting=here.lasting,
+            go_after_s=after,
+            found_after_s=_first_time(lambda s: self.found_chance(s, goal.instances) >= goal.power),
+            go_instances=_first_count(lambda m: self.go_chance(goal.duration_s, m) >= goal.power),
+            requests=after * self.rate_per_s,
+        )
+
+    def _at(self, seconds: float, instances: int) -> Forecast:
+        return forecast(self.precision, seconds, (instances, instances), noise=self.noise)
+
+    def go_chance(self, seconds: float, instances: int) -> float:
+        """Chance that an unchanged release is shown to be within the margin; none with one instance a side."""
+        at = self._at(seconds, instances)
+        if instances < 2 or not math.isfinite(at.se):
+            return 0.0
+        critical = float(t_quantile(1 - self.rulebook.alpha, at.df))
+        return find_power(self.precision.bound, at.se, at.df, critical)
+
+    def found_chance(self, seconds: float, instances: int, shift: float | None = None) -> float:
+        """Chance that a regression this far beyond the margin is shown to be so by the last look."""
+        at = self._at(seconds, instances)
+        if not math.isfinite(at.se):
+            return 0.0
+        shift = self.shift if shift is None else shift
+        se = at.se * self._inflation(shift + self.precision.bound)
+        null_se = at.se * self._inflation(self.precision.bound)
+        return find_power(shift, se, at.df, self._critical(seconds, at), null_se=null_se)
+
+    def _critical(self, seconds: float, at: Forecast) -> float:
+        monitoring = self.rulebook.monitoring
+        calendar = plan_looks(
+            monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=_round_up(seconds)
+        )
+        return final_critical(calendar, self.level, at.df, at.lasting, monitoring.tune_at_s)
+
+    def _inflation(self, shift: float) -> float:
+        """A higher failure rate varies more: factor on the standard error seen without any change."""
+        p = self.precision
+        if p.rule.type != "failure_rate" or p.relative or not 0 < p.baseline < 1:
+            return 1.0
+        worse = min(max(p.baseline + shift, 0.0), 1.0)
+        own = p.baseline * (1 - p.baseline)
+        return math.sqrt(max(worse * (1 - worse) + own, 1e-300) / (2 * own))
+
+    def _smallest(self) -> float:
+        """Smallest harm that is found with the goal's power, by bisection."""
+        goal, p = self.goal, self.precision
+        low, high = 0.0, 8.0 if p.relative else max(1.0, 8 * p.baseline)
+
+        def found(shift: float) -> bool:
+            return self.found_chance(goal.duration_s, goal.instances, shift) >= goal.power
+
+        if not found(high):
+            return math.inf
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (low, middle) if found(middle) else (middle, high)
+        return p.from_scale(high + p.bound)
+
+
+def _round_up(seconds: float) -> float:
+    return float(math.ceil(seconds))
+
+
+def _first_time(enough: Callable[[float], bool]) -> float:
+    """Shortest time for which `enough` holds, to about 2 %; infinite where a week is not enough."""
+    steps = [SHORTEST_S * 1.25**k for k in range(math.ceil(math.log(LONGEST_S / SHORTEST_S, 1.25)) + 1)]
+    first = next((k for k, seconds in enumerate(steps) if enough(seconds)), None)
+    if first is None:
+        return math.inf
+    low, high = (steps[first - 1] if first else steps[0]), steps[first]
+    for _ in range(5):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _first_count(enough: Callable[[int], bool]) -> float:
+    """Smallest number of instances for which `enough` holds; infinite where there is none."""
+    if not enough(MOST_INSTANCES):
+        return math.inf
+    low, high = 1, MOST_INSTANCES
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return float(high)
+
+
+def tabulate(
+    history: History, rulebook: Rulebook, goal: Goal, seconds: Sequence[float], instances: Sequence[int]
+) -> tuple[Grid, ...]:
+    """Half-widths over minutes and instances: what either buys, for each gate."""
+    return tuple(
+        Grid(
+            name=p.rule.name,
+            seconds=tuple(seconds),
+            instances=tuple(instances),
+            half_widths=tuple(tuple(_half_width(p, history, rulebook, goal, s, m) for m in instances) for s in seconds),
+        )
+        for p in history.precisions
+        if p.rule.margin
+    )
+
+
+def _half_width(
+    precision: Precision, history: History, rulebook: Rulebook, goal: Goal, seconds: float, instances: int
+) -> float:
+    at = forecast(precision, seconds, (instances, instances), noise=noise_of_rate(history, goal))
+    return precision.from_scale(float(t_quantile(1 - rulebook.alpha, at.df)) * at.se)

@@ -1,0 +1,92 @@
+"""Power: how likely a test is to reject when the truth is somewhere else.
+
+Source: the statistic of a shift known with a standard error of `df` degrees of freedom is noncentral t (Johnson, Kotz &
+Balakrishnan 1995, Continuous Univariate Distributions 2, chapter 31).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from evaluator.stats.calendar import Calendar
+from evaluator.stats.sequential import GRID, LASTING, anytime_critical, boundaries, information, spent
+from evaluator.stats.student import t_quantile
+
+__all__ = ["critical_value", "final_critical", "find_power", "power_of_proportions", "power_of_t", "worst_z"]
+
+NORMAL_FROM = 1e4
+FARTHEST = 35.0
+
+
+def find_power(shift: float, se: float, df: float, critical: float, *, null_se: float | None = None) -> float:
+    """Probability that the estimate lies more than `critical` standard errors above the bound.
+
+    `shift` is how far the truth lies beyond the bound. `null_se`: standard error that the test uses where that is not
+    the one that the estimate has (a score test takes it at the bound).
+
+    >>> round(find_power(0.1, 0.04, 6, 1.9432), 3)
+    0.691
+    """
+    from scipy.special import nctdtr, ndtr
+
+    if not se > 0:
+        return float(shift > 0)
+    factor = 1.0 if null_se is None else null_se / se
+    if df >= NORMAL_FROM:
+        return float(ndtr(shift / se - critical * factor))
+    away = float(np.clip(shift / se, -FARTHEST, FARTHEST))
+    return float(np.clip(1 - nctdtr(df, away, critical * factor), 0.0, 1.0))
+
+
+def power_of_t(n: int, delta: float, sd: float, alpha: float = 0.05) -> float:
+    """Power of the two-sided two-sample t-test with `n` values in each group; the far tail is not counted.
+
+    >>> round(power_of_t(20, 1.0, 1.0), 7)  # R: power.t.test(n = 20, delta = 1, sd = 1)
+    0.8689528
+    """
+    df = 2.0 * (n - 1)
+    return find_power(delta, sd * math.sqrt(2 / n), df, float(t_quantile(1 - alpha / 2, df)))
+
+
+def power_of_proportions(n: int, first: float, second: float, alpha: float = 0.05) -> float:
+    """Power of the two-sided z-test of two proportions with `n` in each group: pooled variance under the null.
+
+    >>> round(power_of_proportions(50, 0.50, 0.75), 2)  # R: power.prop.test(n = 50, p1 = .50, p2 = .75)
+    0.74
+    """
+    pooled = (first + second) / 2
+    null_se = math.sqrt(2 * pooled * (1 - pooled) / n)
+    se = math.sqrt((first * (1 - first) + second * (1 - second)) / n)
+    return find_power(abs(second - first), se, math.inf, float(t_quantile(1 - alpha / 2, np.inf)), null_se=null_se)
+
+
+@lru_cache(maxsize=512)
+def worst_z(level: float, lasting: float) -> tuple[float, ...]:
+    """Boundaries on Z that show a release to be worse, at each `GRID`th of the duration, for a share of variance.
+
+    `lasting` is the share of the final variance that time does not shrink.
+    """
+    share = float(LASTING[np.argmin(np.abs(LASTING - lasting))])
+    fraction = np.arange(1, GRID + 1) / GRID
+    return tuple(boundaries(information(fraction, share), spent("power", level, fraction)))
+
+
+def critical_value(z: float, df: float) -> float:
+    """The boundary `z` for a statistic that is t with `df` degrees of freedom."""
+    from scipy.special import ndtr
+
+    return -float(t_quantile(float(ndtr(-z)), df))
+
+
+def final_critical(calendar: Calendar, level: float, df: float, lasting: float, tune_at_s: float) -> float:
+    """Standard errors that the last look needs to show a release to be worse at `level`."""
+    if calendar.kind == "group_sequential":
+        return critical_value(worst_z(level, lasting)[-1], df)
+    one = float(t_quantile(1 - level, df))
+    if calendar.kind == "fixed":
+        return one
+    moving = float(anytime_critical(level, calendar.planned_s, tune_at_s))
+    return math.sqrt(moving**2 * (1 - lasting) + one**2 * lasting)

@@ -1,0 +1,271 @@
+"""The parts of a comparison's variance, and what they would be after other minutes with other instances.
+
+The moving part (requests, wandering load) shrinks with time. The lasting part is what instances of one version differ
+by; only more instances shrink it. The moving part is not taken to shrink with instances: the load stays what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evaluator.assess import assess
+from evaluator.records import (
+    Cells,
+    Comparison,
+    Direction,
+    Monitoring,
+    Role,
+    Rule,
+    Rulebook,
+    Run,
+    RunState,
+    choose_bucket_s,
+)
+from evaluator.simulate import Design, simulate_cells
+from evaluator.stats.longrun import BATCH_BELOW, BATCHES, MIN_BUCKETS, cosine_count
+from evaluator.stats.uncertainty import PRIOR_DF
+
+__all__ = ["Forecast", "History", "Precision", "assume_history", "forecast", "learn_precisions"]
+
+SIMULATED = 5
+SIMULATED_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """What is known of one gate's variance; variances on the log scale where the margin is relative."""
+
+    rule: Rule
+    unit: str
+    baseline: float
+    """The metric's own value."""
+    moving: float
+    """Variance after `reference_s` seconds, of the part that time shrinks."""
+    reference_s: float
+    between: float
+    """Variance between instances (or replicates) of one arm."""
+    prior: float
+    """The same where an arm has only one instance: assumed."""
+    within: float
+    """Share of the moving part that lives within instances; it costs degrees of freedom."""
+
+    @property
+    def relative(self) -> bool:
+        """Is the margin relative?"""
+        return self.rule.margin is None or self.rule.margin.relative
+
+    @property
+    def bound(self) -> float:
+        """The margin on the scale of the test; positive is worse."""
+        margin = self.rule.margin.value if self.rule.margin else 0.0
+        return self.to_scale(margin)
+
+    def to_scale(self, harm: float) -> float:
+        """Harm (0.1 = 10 % or 0.1 in the unit) on the scale of the test."""
+        if not self.relative:
+            return harm
+        if self.rule.direction is Direction.HIGHER:
+            return -math.log1p(-min(harm, 1 - 1e-12))
+        return math.log1p(harm)
+
+    def from_scale(self, shift: float) -> float:
+        """Harm that a shift on the scale of the test is."""
+        if not self.relative:
+            return shift
+        return -math.expm1(-shift) if self.rule.direction is Direction.HIGHER else math.expm1(min(shift, 700.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Standard error of a planned comparison, its degrees of freedom, and the share of variance that lasts."""
+
+    se: float
+    df: float
+    lasting: float
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a plan rests on."""
+
+    precisions: tuple[Precision, ...]
+    """One per gate that there is data of."""
+    missing: tuple[str, ...]
+    """Gates without data."""
+    rate_per_s: float
+    """Requests per second of one arm."""
+    instances: int
+    """Of the smaller arm; replicates where those are what repeats."""
+    comparisons: int
+    unpaired: float = 1.0
+    """How much more the moving part varies where the arms do not run at the same time."""
+    assumed: bool = False
+    """Simulated: nothing of it was measured."""
+
+
+def forecast(precision: Precision, seconds: float, instances: tuple[int, int], *, noise: float = 1.0) -> Forecast:
+    """Precision after `seconds` with this many instances of baseline and candidate.
+
+    `noise` is a factor on the moving part: uneven traffic, or arms that do not run together. Too short a run knows
+    nothing: infinite standard error.
+    """
+    buckets = int(seconds // choose_bucket_s(seconds))
+    if buckets < MIN_BUCKETS:
+        return Forecast(math.inf, 1.0, 0.0)
+    moving = precision.moving * precision.reference_s / seconds * noise
+    known = [count >= 2 for count in instances]
+    between = sum(
+        precision.between / count if enough else max(precision.prior, precision.between)
+        for count, enough in zip(instances, known, strict=True)
+    )
+    inst, own = between + precision.within * moving, (1 - precision.within) * moving
+    df_inst = float(sum(instances) - 2) if all(known) else PRIOR_DF
+    variance = between + moving
+    spread = inst**2 / df_inst + own**2 / _time_df(buckets)
+    df = variance**2 / spread if spread > 0 else _time_df(buckets)
+    return Forecast(math.sqrt(variance), df, between / variance if variance > 0 else 0.0)
+
+
+def _time_df(buckets: int) -> float:
+    return float(BATCHES - 1 if buckets < BATCH_BELOW else cosine_count(buckets))
+
+
+def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: Rulebook) -> History:
+    """Take the parts apart in stored comparisons; each item is the cells of a run group and its runs.
+
+    Variances are averaged over comparisons after each was brought to one second and one instance.
+    """
+    fixed = replace(rulebook, monitoring=Monitoring(mode="fixed"), scan=replace(rulebook.scan, enabled=False))
+    seen = [_Seen.of(assess(cells, runs, fixed).comparisons, cells) for cells, runs in stored]
+    gates = [rule for rule in rulebook.rules if rule.role is Role.GATE]
+    found = {rule.name: [c for s in seen for c in s.of_rule(rule)] for rule in gates}
+    precisions = [_pool(rule, found[rule.name], rulebook) for rule in gates if found[rule.name]]
+    used = [s for s in seen if any(s.of_rule(rule) for rule in gates)]
+    return History(
+        precisions=tuple(precisions),
+        missing=tuple(rule.name for rule in gates if not found[rule.name]),
+        rate_per_s=float(np.mean([s.rate_per_s for s in used])) if used else 0.0,
+        instances=max((s.instances for s in used), default=0),
+        comparisons=len(used),
+        unpaired=float(np.mean([s.unpaired for s in used])) if used else 1.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    comparison: Comparison
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One group's comparisons."""
+
+    by_rule: Mapping[str, list[_Found]]
+    rate_per_s: float
+    instances: int
+    unpaired: float
+
+    @classmethod
+    def of(cls, comparisons: Sequence[Comparison], cells: Cells) -> _Seen:
+        seconds = _count_buckets(cells) * cells.bucket_s
+        by_rule: dict[str, list[_Found]] = {}
+        for c in comparisons:
+            if not c.no_data and c.se and c.df and math.isfinite(c.se):
+                by_rule.setdefault(c.rule.name, []).append(_Found(c, float(seconds)))
+        fewest = [min(f.comparison.instances) for found in by_rule.values() for f in found]
+        requests = min((int(cells.moments.n[cells.moments.arm == a].sum()) for a in range(len(cells.arms))), default=0)
+        return cls(by_rule, requests / max(seconds, 1), max(fewest, default=0), _compare_unpaired(cells))
+
+    def of_rule(self, rule: Rule) -> list[_Found]:
+        return self.by_rule.get(rule.name, [])
+
+
+def _count_buckets(cells: Cells) -> int:
+    """Buckets with requests, over all runs."""
+    moments = cells.moments
+    return int(np.unique(np.stack([moments.run, moments.bucket]), axis=1).shape[1]) if moments.run.size else 0
+
+
+def _compare_unpaired(cells: Cells) -> float:
+    """Variance of the difference of two arms that did not run together, by that of the two that did.
+
+    From the wander of the arms' mean response times over the run: what they share no longer cancels.
+    """
+    moments = cells.moments
+    if not moments.run.size or len(cells.arms) < 2:
+        return 1.0
+    _, slot = np.unique(np.stack([moments.run, moments.bucket]), axis=1, return_inverse=True)
+    sums = np.zeros((2, int(slot.max()) + 1))
+    counts = np.zeros_like(sums)
+    pair = moments.arm < 2
+    np.add.at(sums, (moments.arm[pair], slot[pair]), moments.sum_us[pair])
+    np.add.at(counts, (moments.arm[pair], slot[pair]), (moments.n - moments.failures)[pair])
+    both = (counts > 0).all(axis=0) & (sums > 0).all(axis=0)
+    if both.sum() < MIN_BUCKETS:
+        return 1.0
+    logs = np.log(sums[:, both] / counts[:, both])
+    together = float(np.var(logs[1] - logs[0]))
+    return max(1.0, float(logs.var(axis=1).sum()) / together) if together > 0 else 1.0
+
+
+def _pool(rule: Rule, found: Sequence[_Found], rulebook: Rulebook) -> Precision:
+    """One precision from all comparisons of a gate."""
+    parts = [_take_apart(f) for f in found]
+    seconds = float(np.mean([f.seconds for f in found]))
+    last = found[-1].comparison
+    baseline = float(np.mean([f.comparison.baseline.value or 0.0 for f in found]))
+    moving = float(np.mean([part[0] * f.seconds for part, f in zip(parts, found, strict=True)])) / seconds
+    return Precision(
+        rule=rule,
+        unit=last.unit,
+        baseline=baseline,
+        moving=moving,
+        reference_s=seconds,
+        between=float(np.mean([part[1] for part in parts])),
+        prior=_assume_prior(rule, baseline, rulebook),
+        within=float(np.mean([part[2] for part in parts])),
+    )
+
+
+def _take_apart(found: _Found) -> tuple[float, float, float]:
+    """Moving variance, variance of one instance, and the share of the moving part that lives within instances."""
+    c = found.comparison
+    variance = (c.se or 0.0) ** 2
+    lasting = min(c.lasting_share, 1.0) * variance
+    moving = variance - lasting
+    units = [max(count, 1) for count in c.instances]
+    between = lasting / (1 / units[0] + 1 / units[1])
+    df_inst = float(sum(units) - 2) if min(units) >= 2 else PRIOR_DF
+    df_time = _time_df(max(int(found.seconds // choose_bucket_s(found.seconds)), MIN_BUCKETS))
+    shares = np.linspace(0, 1, 101)
+    spread = (lasting + shares * moving) ** 2 / df_inst + ((1 - shares) * moving) ** 2 / df_time
+    implied = variance**2 / np.maximum(spread, 1e-300)
+    within = float(shares[np.argmin(np.abs(implied - min(c.df or df_time, 1e9)))])
+    return moving, between, within
+
+
+def _assume_prior(rule: Rule, baseline: float, rulebook: Rulebook) -> float:
+    """Variance assumed for a single instance (method: one instance a side), as the judge does."""
+    if rule.type != "failure_rate":
+        return rulebook.prior.sd_latency**2
+    sd = max(baseline / 2, rulebook.prior.sd_failures)
+    relative = rule.margin is not None and rule.margin.relative
+    return (sd / max(baseline, 1e-12)) ** 2 if relative else sd**2
+
+
+def assume_history(rulebook: Rulebook, *, rate_per_s: float, instances: int, seed: int = 1) -> History:
+    """A history of simulated releases, where there is none: `Design`'s service at this rate, instances ±1 %.
+
+    Rules for single endpoints are measured over all of them: an assumed service has other endpoints.
+    """
+    anywhere = tuple(replace(rule, slice=replace(rule.slice, endpoint=None)) for rule in rulebook.rules)
+    design = Design(duration_s=SIMULATED_S, rate_per_s=rate_per_s, instances=(max(instances, 2),))
+    run = (Run("assumed", "assumed", "assumed", "import", state=RunState.COMPLETE),)
+    stored = [(simulate_cells(design, seed * 1000 + k), run) for k in range(SIMULATED)]
+    history = learn_precisions(stored, replace(rulebook, rules=anywhere))
+    return replace(history, assumed=True, comparisons=0, rate_per_s=rate_per_s, instances=instances)

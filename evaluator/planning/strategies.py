@@ -1,0 +1,227 @@
+"""Ways to roll out, compared by what a regression would cost: simulated on the sequential test statistics.
+
+No requests are drawn. Each replication draws, for every judged stage, the path of each gate's estimate: the truth, plus
+a lasting error (instances), plus a Brownian one whose variance falls with time. Latency gates share both errors (one
+slow instance slows all quantiles), failures have their own; estimated variances scatter as chi-square. The looks and
+boundaries are the judge's.
+
+What is assumed of people and places:
+- a judged stage lasts the planned duration and ends early only by NO-GO, which returns all traffic at once;
+- a stage before the last that is undecided at its end is raised; the last judged stage needs GO, else it is held;
+- blue-green is judged on test traffic that shows what production would show;
+- after full rollout a watch of the planned duration compares with the time before, unpaired, and may still stop it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.planning.gates import Goal, find_level, noise_of_rate
+from evaluator.planning.power import critical_value, worst_z
+from evaluator.planning.precision import History, Precision, forecast
+from evaluator.records import Rulebook, choose_bucket_s
+from evaluator.stats.calendar import Calendar, plan_looks
+from evaluator.stats.sequential import GRID, anytime_critical
+from evaluator.stats.student import t_quantile
+
+__all__ = ["STRATEGIES", "Exposure", "Stage", "compare_strategies"]
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+REPLICATIONS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One judged stage: share of users on the candidate, share of the compared traffic, and what its end asks for."""
+
+    exposed: float
+    compared: float
+    needs_go: bool = False
+    paired: bool = True
+
+
+WATCH = Stage(1.0, 0.5, paired=False)
+"""After full rollout: the candidate now against the baseline before."""
+
+STRATEGIES: Mapping[str, tuple[Stage, ...]] = {
+    "big_bang": (),
+    "blue_green": (Stage(0.0, 0.5, needs_go=True),),
+    "canary": (Stage(0.01, 0.01), Stage(0.05, 0.05), Stage(0.25, 0.25), Stage(0.5, 0.5, needs_go=True)),
+    "ab_test": (Stage(0.5, 0.5, needs_go=True),),
+}
+"""Judged stages before full rollout; every strategy is watched after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """One strategy. Chances are shares of the replications."""
+
+    strategy: str
+    full_after_s: float
+    """Mean time to full rollout of an unchanged release that gets there; NaN where none does."""
+    completes: float
+    """Chance that an unchanged release gets there."""
+    false_stop: float
+    """Chance that an unchanged release is stopped (before or after full rollout)."""
+    stopped: float
+    """Chance that the regression is stopped before full rollout."""
+    caught_after: float
+    """Chance that it is stopped in the watch after it."""
+    held: float
+    """Chance that it is neither stopped nor rolled out: a person decides."""
+    exposed: float
+    """Mean number of requests that the regression serves until it is stopped or the watch ends."""
+
+
+def compare_strategies(
+    history: History, rulebook: Rulebook, goal: Goal, *, replications: int = REPLICATIONS, seed: int = 1
+) -> tuple[Exposure, ...]:
+    """Roll out an unchanged release and one with the goal's regression of latency by every strategy."""
+    return tuple(
+        _Rollout(history, rulebook, goal, replications).describe(name, stages, seed)
+        for name, stages in STRATEGIES.items()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A stage over all replications."""
+
+    stop_s: FloatArray
+    """When NO-GO fell; infinite where it did not."""
+    go: BoolArray
+
+
+@dataclass(slots=True)
+class _Story:
+    """All replications of one rollout."""
+
+    alive: BoolArray
+    full: BoolArray
+    stopped: BoolArray
+    caught: BoolArray
+    exposed: FloatArray
+    seconds: float
+
+
+class _Rollout:
+    def __init__(self, history: History, rulebook: Rulebook, goal: Goal, replications: int) -> None:
+        self.history, self.rulebook, self.goal, self.replications = history, rulebook, goal, replications
+        self.level = find_level(history, rulebook)
+        self.gates = [p for p in history.precisions if p.rule.margin]
+        self.total_per_s = 2 * (goal.rate_per_s or history.rate_per_s)
+        seconds, monitoring = goal.duration_s, rulebook.monitoring
+        self.calendar = plan_looks(
+            monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=float(math.ceil(seconds))
+        )
+        self.looks = np.array([*self.calendar.interim, seconds], dtype=float)
+
+    def describe(self, name: str, stages: tuple[Stage, ...], seed: int) -> Exposure:
+        same = self._tell(stages, 0.0, np.random.default_rng([seed, 0]))
+        worse = self._tell(stages, self.goal.regression, np.random.default_rng([seed, 1]))
+        return Exposure(
+            strategy=name,
+            full_after_s=same.seconds if same.full.any() else math.nan,
+            completes=float(same.full.mean()),
+            false_stop=float((same.stopped | same.caught).mean()),
+            stopped=float(worse.stopped.mean()),
+            caught_after=float(worse.caught.mean()),
+            held=float((~worse.full & ~worse.stopped).mean()),
+            exposed=float(worse.exposed.mean()),
+        )
+
+    def _tell(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Story:
+        none = np.zeros(self.replications, dtype=bool)
+        story = _Story(~none, none.copy(), none.copy(), none.copy(), np.zeros(self.replications), 0.0)
+        for stage in stages:
+            judged = self._judge(stage, regression, random)
+            ends = np.minimum(judged.stop_s, self.goal.duration_s)
+            story.exposed += story.alive * stage.exposed * self.total_per_s * ends
+            story.stopped |= story.alive & np.isfinite(judged.stop_s)
+            story.alive &= np.isinf(judged.stop_s) & (judged.go | (not stage.needs_go))
+            story.seconds += self.goal.duration_s
+        story.full = story.alive.copy()
+        judged = self._judge(WATCH, regression, random)
+        ends = np.minimum(judged.stop_s, self.goal.duration_s)
+        story.exposed += story.full * self.total_per_s * ends
+        story.caught = story.full & np.isfinite(judged.stop_s)
+        return story
+
+    def _judge(self, stage: Stage, regression: float, random: np.random.Generator) -> _Judged:
+        """Every look of one stage in every replication."""
+        instances = self._instances(stage)
+        noise = noise_of_rate(self.history, self.goal) / (4 * stage.compared * (1 - stage.compared))
+        noise *= 1.0 if stage.paired else self.history.unpaired
+        stop_s = np.full(self.replications, np.inf)
+        go = np.full(self.replications, min(instances) >= 2)
+        errors = {True: self._draw(random), False: self._draw(random)}
+        for gate in self.gates:
+            crossed, within = self._cross(gate, errors[_is_failures(gate)], instances, noise, regression)
+            stop_s = np.minimum(stop_s, np.where(crossed, self.looks, np.inf).min(axis=1))
+            go &= within
+        return _Judged(stop_s, go)
+
+    def _instances(self, stage: Stage) -> tuple[int, int]:
+        """Instances of baseline and candidate: a fleet of twice the goal's, split as the traffic is."""
+        fleet = 2 * self.goal.instances
+        candidate = max(1, round(fleet * stage.compared))
+        return max(1, fleet - candidate), candidate
+
+    def _draw(self, random: np.random.Generator) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Standard normal errors: lasting (replications,), moving (replications, looks), of the variance."""
+        steps = np.sqrt(np.diff(self.looks, prepend=0.0))
+        path = np.cumsum(random.normal(size=(self.replications, self.looks.size)) * steps, axis=1)
+        lasting, spread = random.normal(size=(2, self.replications))
+        return lasting, path / np.sqrt(self.looks), spread
+
+    def _cross(
+        self,
+        gate: Precision,
+        errors: tuple[FloatArray, FloatArray, FloatArray],
+        instances: tuple[int, int],
+        noise: float,
+        regression: float,
+    ) -> tuple[BoolArray, BoolArray]:
+        """At which looks one gate is shown to be worse, and whether the last shows it to be within its margin."""
+        at = [forecast(gate, float(s), instances, noise=noise) for s in self.looks]
+        se = np.array([a.se for a in at])
+        df = np.array([a.df for a in at])
+        if not np.isfinite(se).all():
+            nothing = np.zeros((self.replications, self.looks.size), dtype=bool)
+            return nothing, nothing[:, 0]
+        lasting, moving, spread = errors
+        last = at[-1].lasting
+        share = np.array([a.lasting for a in at])
+        error = np.sqrt(share) * se * lasting[:, None] + np.sqrt(1 - share) * se * moving
+        harm = 0.0 if _is_failures(gate) else regression
+        truth = gate.to_scale(harm if gate.relative else harm * gate.baseline)
+        # Wilson & Hilferty (1931): the cube root of chi-square over its degrees of freedom is all but normal.
+        scatter = np.maximum(1 - 2 / (9 * df) + np.sqrt(2 / (9 * df)) * spread[:, None], 0.02) ** 1.5
+        statistic = (truth - gate.bound + error) / (se * scatter)
+        critical = self._critical(df, share, last)
+        within = statistic[:, -1] < -float(t_quantile(1 - self.rulebook.alpha, df[-1]))
+        return statistic > critical, within
+
+    def _critical(self, df: FloatArray, share: FloatArray, last: float) -> FloatArray:
+        """Boundary of each look, in standard errors."""
+        calendar: Calendar = self.calendar
+        if calendar.kind == "group_sequential":
+            z = worst_z(self.level, last)
+            places = np.clip(np.floor(self.looks / self.goal.duration_s * GRID + 1e-9).astype(int), 1, GRID) - 1
+            return np.array([critical_value(z[k], d) for k, d in zip(places, df, strict=True)])
+        one = np.asarray(t_quantile(1 - self.level, df))
+        if calendar.kind == "fixed":
+            return one
+        reach = [float(anytime_critical(self.level, s, self.rulebook.monitoring.tune_at_s)) for s in self.looks]
+        return np.asarray(np.sqrt(np.array(reach) ** 2 * (1 - share) + one**2 * share))
+
+
+def _is_failures(gate: Precision) -> bool:
+    return gate.rule.type == "failure_rate"
