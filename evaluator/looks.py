@@ -41,7 +41,7 @@ def look_back(
         bucket = start + at_s // cells.bucket_s
         for comparison in measure(pairs, before_bucket=bucket).comparisons:
             path = paths.setdefault(_key(comparison), [])
-            path.append(_look(path, comparison, calendar, at_s, monitoring.tune_at_s))
+            path.append(_look(path, comparison, calendar, at_s, monitoring))
     covered_s = (end - start) * cells.bucket_s
     return tuple(_finish(c, paths.get(_key(c), []), calendar, covered_s, monitoring) for c in last)
 
@@ -55,14 +55,15 @@ def _bounds(comparison: Comparison) -> list[Question]:
     return [question for question in comparison.questions if question.kind != "zero"] or list(comparison.questions)
 
 
-def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, tune_at_s: float) -> Look:
+def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, monitoring: Monitoring) -> Look:
     """One look, with everything crossed before it: a level that was crossed stays crossed."""
     bounds = _bounds(comparison)
     lasting = np.full(len(bounds), comparison.lasting_share)
-    worse = _sequential(np.array([q.p_worse for q in bounds]), lasting, calendar, at_s, tune_at_s)
-    within = np.array([q.p_within for q in bounds])
-    fraction = min(at_s / max(calendar.planned_s, 1.0), 1.0)
-    early = sequential_p(within, fraction, lasting, "obrien_fleming")
+    worse = _sequential(np.array([q.p_worse for q in bounds]), lasting, calendar, at_s, monitoring.tune_at_s)
+    early: FloatArray | tuple[()] = ()
+    if monitoring.early_go:
+        within = np.array([q.p_within for q in bounds])
+        early = sequential_p(within, min(at_s / max(calendar.planned_s, 1.0), 1.0), lasting, "obrien_fleming")
     before = path[-1].p_worse if path else ()
     if not bounds:  # no data at this moment: what was crossed before stays so
         return Look(float(at_s), before)
@@ -88,7 +89,7 @@ def _finish(
 ) -> Comparison:
     """The last look's own p-values, made sequential."""
     at_s = calendar.planned_s if calendar.final and calendar.kind != "anytime" else covered_s
-    now = _look(path, comparison, calendar, at_s, monitoring.tune_at_s)
+    now = _look(path, comparison, calendar, at_s, monitoring)
     bounded = _bounds(comparison)
     final = iter(now.p_worse)
     questions = tuple(
