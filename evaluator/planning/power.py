@@ -71,7 +71,7 @@ def worst_z(level: float, lasting: float) -> tuple[float, ...]:
     """
     share = float(LASTING[np.argmin(np.abs(LASTING - lasting))])
     fraction = np.arange(1, GRID + 1) / GRID
-    return tuple(boundaries(information(fraction, share), spent("power", level, fraction)))
+    return tuple(boundaries(information(fraction, share), spent("linear", level, fraction)))
 
 
 def critical_value(z: float, df: float) -> float:

@@ -37,7 +37,7 @@ from evaluator.records.outcomes import (
     UnitMoments,
 )
 from evaluator.records.releases import Arm, Release, Run, RunFacts, Service
-from evaluator.records.rules import InstancePrior, Limit, Margin, Monitoring, Rule, Rulebook, Scan, Slice
+from evaluator.records.rules import InstancePrior, Learnt, Limit, Margin, Monitoring, Rule, Rulebook, Scan, Slice
 from evaluator.records.verdicts import (
     ArmSummary,
     ArmValue,
@@ -77,6 +77,7 @@ __all__ = [
     "InstancePrior",
     "Landed",
     "LandingPlan",
+    "Learnt",
     "Level",
     "Limit",
     "LoadLevels",

@@ -10,6 +10,7 @@ from evaluator.records.words import Direction, Role
 
 __all__ = [
     "InstancePrior",
+    "Learnt",
     "Limit",
     "Margin",
     "Monitoring",
@@ -87,6 +88,17 @@ class InstancePrior:
     sd_failures: float = 0.0005
     baseline: int | None = None
     canary: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What a service's own history says of how much its instances differ; `None`: nothing."""
+
+    sd_latency: float | None
+    sd_failures: float | None
+    comparisons: int
+    """Arms whose instances (or replicates) were compared with each other."""
+    runs: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["difference_interval", "difference_z", "one_sample_z", "ratio_interval", "ratio_z"]
+__all__ = ["difference_interval", "difference_z", "one_sample_z", "ratio_interval", "ratio_z", "wilson_interval"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -72,6 +72,19 @@ def one_sample_z(x: Number, n: Number, bound: Number) -> FloatArray:
     """Score statistic of one proportion against `bound` (Wilson); positive when the data lie above it."""
     x, n, bound = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (x, n, bound)))
     return _standardised(x / n - bound, bound * (1 - bound) / n)
+
+
+def wilson_interval(share: float, n: float, critical: float) -> tuple[float, float]:
+    """All proportions that the one-sample score test does not reject at ±`critical` (Wilson 1927).
+
+    >>> low, high = wilson_interval(15 / 148, 148, 1.959964)
+    >>> round(low, 4), round(high, 4)
+    (0.0624, 0.1605)
+    """
+    square = critical**2 / n
+    middle = (share + square / 2) / (1 + square)
+    half = critical / (1 + square) * float(np.sqrt(share * (1 - share) / n + square / (4 * n)))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def _standardised(difference: FloatArray, variance: FloatArray) -> FloatArray:

@@ -1,0 +1,134 @@
+"""A regression put into cells: what the same traffic would have been had the candidate been slower or failed more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.calibration.keys import find_groups, sum_counts
+from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
+from evaluator.records.cells import BINS_PER_DECADE
+from evaluator.stats.distribution import bin_limits_ms
+
+__all__ = ["fail_more", "slow_down"]
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+Table = TypeVar("Table", Bins, InstanceBins)
+
+
+def slow_down(cells: Cells, arm: str, change: float) -> Cells:
+    """Every response time of `arm` times 1 + `change`.
+
+    Sums are exact. A bin is shifted as if its requests lay evenly over it (on a grid: over its grid points), so
+    histograms are exact to the width of a bin, 2 %.
+    """
+    code, factor = cells.arms.index(arm), 1.0 + change
+    moments = cells.moments
+    mine = moments.arm == code
+    by = np.where(mine, factor, 1.0)
+    slower = replace(
+        moments,
+        sum_us=moments.sum_us * by,
+        sum_sq_us=moments.sum_sq_us * by**2,
+        min_us=moments.min_us * by,
+        max_us=moments.max_us * by,
+    )
+    shift = _Shift(cells, factor)
+    return replace(
+        cells,
+        moments=slower,
+        bins=shift.apply(cells.bins, cells.bins.arm == code),
+        instance_bins=shift.apply(cells.instance_bins, cells.instance_bins.arm == code),
+    )
+
+
+class _Shift:
+    """Where the requests of each bin go: at most a few neighbouring bins, with shares."""
+
+    def __init__(self, cells: Cells, factor: float) -> None:
+        used = int(max(cells.bins.bin.max(initial=0), cells.instance_bins.bin.max(initial=0)))
+        last = used + int(abs(np.log10(factor)) * BINS_PER_DECADE) + 3
+        limits = bin_limits_ms(last, cells.grid_us / 1000)
+        low, high = limits[: used + 1] * factor, limits[1 : used + 2] * factor
+        # Source k covers [low, high); target j begins at limits[j]. The share below each target's beginning is linear.
+        self.first: IntArray = np.asarray(np.searchsorted(limits, low, side="right") - 1, dtype=np.int64)
+        self.reach = int((np.searchsorted(limits, high, side="left") - self.first).max(initial=1)) + 1
+        width = np.maximum(high - low, 1e-300)
+        ends = limits[np.minimum(self.first[:, None] + np.arange(1, self.reach + 1), last + 1)]
+        done = np.clip((ends - low[:, None]) / width[:, None], 0.0, 1.0)
+        done[:, -1] = 1.0
+        self.done: FloatArray = done
+
+    def apply(self, rows: Table, mine: npt.NDArray[np.bool_]) -> Table:
+        """Move the rows that are `mine`; totals stay exactly what they were."""
+        columns = {name: getattr(rows, name) for name in rows.__dataclass_fields__}
+        moved = {name: values[mine] for name, values in columns.items()}
+        parts = _divide(moved["n"], self.done[moved["bin"]])
+        names: list[str] = [name for name in columns if name not in ("bin", "n")]
+        wide: list[IntArray] = [np.repeat(moved[name], self.reach) for name in names]
+        target = (self.first[moved["bin"]][:, None] + np.arange(self.reach)).ravel()
+        keep = parts.ravel() > 0
+        stacked = np.stack([*wide, target])[:, keep]
+        fresh = dict(zip([*names, "bin", "n"], sum_counts(stacked, parts.ravel()[keep]), strict=True))
+        merged = {name: np.concatenate([values[~mine], fresh[name]]) for name, values in columns.items()}
+        return type(rows)(**merged)
+
+
+def _divide(n: IntArray, done: FloatArray) -> IntArray:
+    """Whole numbers of requests in each target, (rows, targets): rounding is carried from row to row, not lost."""
+    before = np.cumsum(n) - n
+    within = before[:, None] + n[:, None] * np.column_stack([np.zeros(n.size), done])
+    # The last column of one row and the first of the next are the same whole number.
+    return np.asarray(np.diff(np.floor(within + 0.5), axis=1), dtype=np.int64)
+
+
+def fail_more(cells: Cells, arm: str, added: float, random: np.random.Generator) -> Cells:
+    """A share `added` of the successes of `arm` fail instead, drawn by chance; their times leave the sums."""
+    code = cells.arms.index(arm)
+    rows = cells.moments
+    passed = rows.n - rows.failures
+    lost = np.where(rows.arm == code, random.binomial(passed, added), 0)
+    kept = np.where(passed > 0, 1 - lost / np.maximum(passed, 1), 1.0)
+    fewer = replace(
+        rows,
+        failures=rows.failures + lost,
+        sum_us=rows.sum_us * kept,
+        sum_sq_us=rows.sum_sq_us * kept,
+        bytes=rows.bytes * kept,
+        bytes_sq=rows.bytes_sq * kept,
+    )
+    return replace(
+        cells,
+        moments=fewer,
+        bins=_thin(cells.bins, rows, lost, ("run", "arm", "endpoint"), random),
+        instance_bins=_thin(cells.instance_bins, rows, lost, ("run", "arm", "endpoint", "instance"), random),
+    )
+
+
+def _thin(rows: Table, moments: Moments, lost: IntArray, keys: tuple[str, ...], random: np.random.Generator) -> Table:
+    """Take the lost requests of every histogram out of its bins, by chance."""
+    when = "block" if "block" in rows.__dataclass_fields__ else "bucket"
+    time: IntArray = moments.bucket // BLOCK_BUCKETS if when == "block" else moments.bucket
+    own: IntArray = getattr(rows, when)
+    both = np.concatenate([_stack(moments, keys, time), _stack(rows, keys, own)], axis=1)
+    found, place = find_groups(both)
+    wanted = np.bincount(place[: lost.size], weights=lost, minlength=found.shape[1]).astype(np.int64)
+    histogram = place[lost.size :]
+    n = rows.n.copy()
+    order = np.argsort(histogram, kind="stable")
+    starts = np.searchsorted(histogram[order], np.arange(found.shape[1] + 1))
+    for k in np.flatnonzero(wanted):
+        mine = order[starts[k] : starts[k + 1]]
+        if mine.size:
+            n[mine] -= random.multivariate_hypergeometric(n[mine], min(int(wanted[k]), int(n[mine].sum())))
+    keep = n > 0
+    columns = {name: getattr(rows, name)[keep] for name in rows.__dataclass_fields__} | {"n": n[keep]}
+    return type(rows)(**columns)
+
+
+def _stack(rows: Bins | InstanceBins | Moments, names: tuple[str, ...], when: IntArray) -> IntArray:
+    return np.stack([*(getattr(rows, name) for name in names), when])
