@@ -1,6 +1,8 @@
 """CPU per request of one Locust process with and without the recorder, in interleaved pairs.
 
-python benchmarks/recorder.py [--pairs 10] [--seconds 5]
+The recorder's listener is switched on and off every half second inside one running process, in alternating order, and
+what it recorded is written at the end of each "on" phase: both phases of a pair see the same machine, which two
+processes minutes apart do not. `python benchmarks/recorder.py [--pairs 40]`
 """
 
 from __future__ import annotations
@@ -22,28 +24,65 @@ from scipy import stats
 TO_REACH = 1.05
 
 LOCUSTFILE = """
-import json, time
+import json, os, time
+from pathlib import Path
+
+import gevent
 from locust import FastHttpUser, constant, events, task
+
+from evaluator.segments import SegmentWriter
+from evaluator.sources.request_buffer import RequestBuffer
+
 
 class Web(FastHttpUser):
     wait_time = constant(0)
 
     def context(self):
-        return {"arm": "canary"}
+        return {"arm": "canary", "instance": "i1"}
 
     @task
     def products(self):
         self.client.get("/products")
 
+
+CONSTANTS = {"run": "r", "service": "", "worker": "w"}
+buffer, writer = RequestBuffer(header="X-Instance"), SegmentWriter(Path("segments"), "w0")
+listener = buffer.listen()
+
+
+def flush():
+    writer.write(buffer.take(CONSTANTS, {"canary": 10}))
+
+
+listener("GET", "/", 1.0, 1, context={"arm": "canary"}, start_time=1.0)
+flush()  # the first write of a process is slow; the recorder pays for it before the load starts
+
+
+def measure(environment, recorded):
+    begun, before = time.process_time(), environment.stats.total.num_requests
+    if recorded:
+        environment.events.request.add_listener(listener)
+    gevent.sleep(0.5)
+    if recorded:
+        environment.events.request.remove_listener(listener)
+        flush()
+    return (time.process_time() - begun) / (environment.stats.total.num_requests - before) * 1e6
+
+
+def take_turns(environment):
+    gevent.sleep(1.5)
+    pairs = []
+    for number in range(int(os.environ["PAIRS"])):
+        first = bool(number % 2)
+        costs = {state: measure(environment, state) for state in (first, not first)}
+        pairs.append([costs[True], costs[False]])
+    Path("pairs.json").write_text(json.dumps(pairs))
+    environment.runner.quit()
+
+
 @events.test_start.add_listener
 def begin(environment, **_):
-    environment.cpu_s = time.process_time()
-
-@events.test_stop.add_listener
-def end(environment, **_):
-    used_s = time.process_time() - environment.cpu_s
-    with open("used.json", "w") as file:
-        json.dump({"cpu_s": used_s, "requests": environment.stats.total.num_requests}, file)
+    gevent.spawn(take_turns, environment)
 """
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\nX-Instance: i1\r\n\r\n" + b"x" * 100
@@ -67,55 +106,40 @@ async def serve(port: int) -> None:
     await server.serve_forever()
 
 
-def measure(module: str, folder: Path, port: int, seconds: float) -> float:
-    """Run Locust once; return its CPU per request (µs)."""
-    command = [sys.executable, "-m", module, "-f", "locustfile.py", "--headless", "--only-summary"]
-    command += ["-u", "10", "-r", "10", "-t", f"{seconds:g}s", "--host", f"http://127.0.0.1:{port}"]
-    environment = os.environ | {"EVALUATOR_RELEASE": "bench", "EVALUATOR_ARM": "canary"}
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    used = json.loads((folder / "used.json").read_text())
-    return float(used["cpu_s"] / used["requests"] * 1e6)
+def measure_pairs(pairs: int, port: int) -> np.ndarray:
+    """CPU per request (µs) with and without the recorder: shape (pairs, 2)."""
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "locustfile.py").write_text(LOCUSTFILE, encoding="utf-8")
+        command = [sys.executable, "-m", "locust", "-f", "locustfile.py", "--headless", "--only-summary"]
+        command += ["-u", "10", "-r", "10", "--host", f"http://127.0.0.1:{port}"]
+        subprocess.run(command, cwd=name, env=os.environ | {"PAIRS": str(pairs)}, check=True, capture_output=True)
+        return np.array(json.loads((Path(name) / "pairs.json").read_text()))
 
 
 def main() -> None:
-    """Measure pairs, alternating which comes first, and print the ratio with its 95 % interval."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=5)
+    """Print the ratio of costs with its 95 % interval, and what is promised."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.serve:
-        asyncio.run(serve(given.serve))
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve(options.serve))
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+        port = probe.getsockname()[1]
     server = subprocess.Popen([sys.executable, __file__, "--serve", str(port)])
     try:
         time.sleep(1)
-        ratios, plain = run_pairs(port, given.pairs, given.seconds)
+        costs = measure_pairs(options.pairs, port)
     finally:
-        server.terminate()
+        server.kill()
         server.wait()
-    logs = np.log(ratios)
+    logs = np.log(costs[:, 0] / costs[:, 1])
     half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
-    low, middle, high = np.exp([logs.mean() - half, logs.mean(), logs.mean() + half])
-    print(f"{'CPU per request with recorder / without':60} {middle:6.3f} ({low:.3f} … {high:.3f})  ≤ {TO_REACH}")
-    print(f"{'  without: µs a request, pairs':60} {np.mean(plain):6.1f} ({len(ratios)})")
-
-
-def run_pairs(port: int, pairs: int, seconds: float) -> tuple[list[float], list[float]]:
-    """Measure both sides of each pair in one folder; return the ratios and the plain side's µs a request."""
-    ratios, plain = [], []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "locustfile.py").write_text(LOCUSTFILE)
-        for pair in range(pairs):
-            order = ["locust", "evaluator.sources.locust"]
-            used = {module: measure(module, folder, port, seconds) for module in (order if pair % 2 else order[::-1])}
-            ratios.append(used["evaluator.sources.locust"] / used["locust"])
-            plain.append(used["locust"])
-    return ratios, plain
+    middle, low, high = (float(np.exp(logs.mean() + part)) for part in (0.0, -half, half))
+    print(f"{'CPU per request with recorder / without':<60}  {middle:.3f} ({low:.3f} … {high:.3f})  ≤ {TO_REACH}")
+    print(f"  {'without: µs a request, pairs':<58}  {costs[:, 1].mean():.1f} ({len(logs)})")
 
 
 if __name__ == "__main__":
