@@ -42,39 +42,82 @@ class Judgement:
 
 
 def judge_natively(evidence: Evidence, rulebook: Rulebook, release: str) -> Judgement:
-    """Judge `evidence` under `rulebook`. Pure: the same input gives the same judgement."""
+    """Judge `evidence` under `rulebook`. Pure: the same input gives the same judgement.
+
+    Several candidates (A/B/n) share one false-alarm rate. The release is GO if every candidate is decided and one of
+    them is GO (the best is named), NO-GO if none is left.
+    """
     judged = _with_status(evidence.comparisons, rulebook)
     void = [finding for finding in evidence.findings if finding.void and finding.level is Level.FAIL]
-    broken = [c for c in judged if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
+    arms = list(dict.fromkeys(c.arm for c in judged))
+    if len(arms) < 2:
+        return _judge_candidate(judged, judged, evidence, rulebook, void, release)
+    each = {
+        arm: _judge_candidate([c for c in judged if c.arm == arm], judged, evidence, rulebook, void, release)
+        for arm in arms
+    }
+    return _choose(each, release)
+
+
+def _judge_candidate(
+    own: Sequence[Comparison],
+    judged: tuple[Comparison, ...],
+    evidence: Evidence,
+    rulebook: Rulebook,
+    void: Sequence[Finding],
+    release: str,
+) -> Judgement:
+    """The judgement of one candidate by its own comparisons."""
+    broken = [c for c in own if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
     if broken and not void:
         reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in _worst_first(broken))
         decided = min(evidence.window.seconds if c.decided_at_s is None else c.decided_at_s for c in broken)
         return Judgement(VerdictWord.NO_GO, reasons, wording.next_after_no_go(reasons, release), judged, decided)
-    doubts = _doubts(judged, evidence, rulebook, void)
+    doubts = _doubts(own, evidence, rulebook, void)
     if doubts:
-        next_action = wording.next_after_inconclusive(doubts, judged, evidence, release)
+        next_action = wording.next_after_inconclusive(doubts, own, evidence, release)
         return Judgement(VerdictWord.INCONCLUSIVE, tuple(doubts), next_action, judged)
-    reasons = (wording.explain_go(judged, evidence),)
+    reasons = (wording.explain_go(own, evidence),)
     return Judgement(VerdictWord.GO, reasons, wording.next_after_go(release), judged, evidence.window.seconds)
+
+
+def _choose(each: Mapping[str, Judgement], release: str) -> Judgement:
+    """One judgement of several candidates."""
+    going = [arm for arm, one in each.items() if one.word is VerdictWord.GO]
+    stopped = [arm for arm, one in each.items() if one.word is VerdictWord.NO_GO]
+    failures = tuple(wording.name_arm(reason) for arm in stopped for reason in each[arm].reasons)
+    any_one = next(iter(each.values()))
+    if len(stopped) == len(each):
+        decided = max(each[arm].decided_at_s or 0.0 for arm in stopped)
+        next_action = wording.next_after_no_go(failures, release)
+        return Judgement(VerdictWord.NO_GO, failures, next_action, any_one.comparisons, decided)
+    if len(going) + len(stopped) == len(each):
+        best = wording.find_best(any_one.comparisons, going)
+        reasons = (wording.explain_choice(best, going, each[best].reasons[0]), *failures)
+        next_action = wording.next_after_choice(release, best)
+        return Judgement(VerdictWord.GO, reasons, next_action, any_one.comparisons, each[best].decided_at_s)
+    waiting = [one for arm, one in each.items() if arm not in going and arm not in stopped]
+    doubts = tuple(dict.fromkeys(wording.name_arm(reason) for one in waiting for reason in one.reasons))
+    return Judgement(VerdictWord.INCONCLUSIVE, doubts + failures, waiting[0].next_action, any_one.comparisons)
 
 
 # ------------------------------------------------------------------ status of each metric
 
 
 def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[Comparison, ...]:
-    share = rulebook.scan.alpha_share if rulebook.scan.enabled else 0.0
     gates = [i for i, c in enumerate(comparisons) if c.rule.role is Role.GATE and not c.scan and c.questions]
     scanned = [i for i, c in enumerate(comparisons) if _can_be_worse(c)]
+    share = rulebook.scan.alpha_share if rulebook.scan.enabled and scanned else 0.0
+    decided = _decision_times(comparisons, gates, scanned, rulebook.alpha, share)
     adjusted = {i: p / (1 - share) for i, p in _adjust(comparisons, gates).items()}
     if share:
         adjusted |= {i: p / share for i, p in _adjust(comparisons, scanned).items()}
-    gate_count = max(len(gates), 1)
+    candidates = max(len({c.arm for c in comparisons}), 1)
+    levels = _Levels(rulebook.alpha, rulebook.alpha / candidates, rulebook.alpha * candidates / max(len(gates), 1))
     judged = [
-        _judge_one(c, rulebook.alpha, gate_count, min(1.0, adjusted[i]) if i in adjusted else None)
+        _judge_one(c, levels, min(1.0, adjusted[i]) if i in adjusted else None, decided.get(i))
         for i, c in enumerate(comparisons)
     ]
-    decided = _decision_times(comparisons, gates, scanned, rulebook.alpha, share)
-    judged = [replace(c, decided_at_s=decided.get(i)) for i, c in enumerate(judged)]
     return tuple(_tie_mean_to_failures(c, judged) for c in judged)
 
 
@@ -121,23 +164,35 @@ def _adjust(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, 
     return out
 
 
-def _judge_one(comparison: Comparison, alpha: float, gates: int, adjusted: float | None) -> Comparison:
-    """Status, p-values and reason of one metric."""
+@dataclass(frozen=True, slots=True)
+class _Levels:
+    """Error rates: of all that is called worse, of one candidate called within, of one gate's trend."""
+
+    worse: float
+    within: float
+    """The best of several candidates is chosen, so each must show more."""
+    trend: float
+
+
+def _judge_one(
+    comparison: Comparison, levels: _Levels, adjusted: float | None, decided_at_s: float | None
+) -> Comparison:
+    """Status, p-values and reason of one metric. What an earlier look showed to be worse stays so."""
     if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
         return replace(comparison, status=MetricStatus.NO_DATA, reason=wording.explain_no_data(comparison, why))
     asked = [t for t in comparison.questions if t.kind != "zero"] or list(comparison.questions)
     p_value = min(test.p_worse for test in asked)
     decisive = p_value if adjusted is None else adjusted
-    if decisive < alpha:
+    shown_within = all(question.p_within < levels.within for question in asked)
+    if decisive < levels.worse or decided_at_s is not None:
         status = MetricStatus.FAIL
-    elif all(test.p_within < alpha for test in asked):
-        status = MetricStatus.INCONCLUSIVE if _drifts(comparison, alpha / gates) else MetricStatus.PASS
+    elif shown_within and not _drifts(comparison, levels.trend):
+        status = MetricStatus.PASS
     else:
         status = MetricStatus.INCONCLUSIVE
-    judged = replace(comparison, status=status, p_value=p_value, p_value_adjusted=adjusted)
-    shown_within = all(question.p_within < alpha for question in asked)
-    return replace(judged, reason=wording.explain_status(judged, alpha, shown_within=shown_within))
+    judged = replace(comparison, status=status, p_value=p_value, p_value_adjusted=adjusted, decided_at_s=decided_at_s)
+    return replace(judged, reason=wording.explain_status(judged, levels.worse, shown_within=shown_within))
 
 
 def _drifts(comparison: Comparison, level: float) -> bool:

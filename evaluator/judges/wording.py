@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from evaluator.records import Comparison, Direction, Evidence, Finding, MetricStatus, Reason, Role
 from evaluator.wording import (
@@ -18,6 +19,7 @@ from evaluator.wording import (
 )
 
 __all__ = [
+    "explain_choice",
     "explain_failure",
     "explain_go",
     "explain_health",
@@ -30,6 +32,9 @@ __all__ = [
     "explain_scan_doubt",
     "explain_status",
     "explain_unjudged",
+    "find_best",
+    "name_arm",
+    "next_after_choice",
     "next_after_go",
     "next_after_inconclusive",
     "next_after_no_go",
@@ -38,6 +43,8 @@ __all__ = [
 NAMED_ENDPOINTS = 3
 MOST_TIMES = 100
 LONGEST_WAIT = 48 * 3600
+SHORTEST_REPEAT = 1.25
+"""Less than this times the present duration is no advice."""
 
 
 def _reason(code: str, text: str, comparison: Comparison) -> Reason:
@@ -190,6 +197,27 @@ def _judged_on(evidence: Evidence) -> str:
     return " and ".join([*parts, *([f"outcomes of {format_count(units)} units"] if units else [])])
 
 
+def find_best(judged: Sequence[Comparison], going: Sequence[str]) -> str:
+    """The candidate whose worst metric stays furthest from its margin."""
+
+    def worst(arm: str) -> float:
+        return max((_closeness(c) for c in judged if c.arm == arm and c.rule.margin and not c.scan), default=math.inf)
+
+    return min(going, key=worst)
+
+
+def explain_choice(best: str, going: Sequence[str], reason: Reason) -> Reason:
+    """Why this candidate of several."""
+    others = [arm for arm in going if arm != best]
+    also = f"; {', '.join(others)} as well, with less room" if others else ""
+    return Reason("best_arm", f"{best}: {reason.text}{also}", arm=best)
+
+
+def name_arm(reason: Reason) -> Reason:
+    """Say which of several candidates a reason is about."""
+    return replace(reason, text=f"{reason.arm}: {reason.text}") if reason.arm else reason
+
+
 def _closeness(comparison: Comparison) -> float:
     """Share of the margin that the harmful end of the interval uses."""
     effect, margin = comparison.effect, comparison.rule.margin
@@ -205,6 +233,11 @@ def _closeness(comparison: Comparison) -> float:
 def next_after_go(release: str) -> str:
     """GO."""
     return f"promote {release}"
+
+
+def next_after_choice(release: str, best: str) -> str:
+    """GO for one of several candidates."""
+    return f"promote {best} of {release}"
 
 
 def next_after_no_go(reasons: Sequence[Reason], release: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from evaluator.errors import UnknownName
 from evaluator.metrics import REQUEST_METRICS
@@ -98,7 +99,29 @@ def measure(pairs: Pairs, *, before_bucket: int | None = None) -> Measured:
         found = scan_endpoints(pair, rulebook.scan)
         scanned.append(found)
         comparisons += found.comparisons
-    return Measured(tuple(comparisons), tuple(whole), tuple(scanned))
+    return Measured(_tell_instances_apart(comparisons, whole), tuple(whole), tuple(scanned))
+
+
+def _tell_instances_apart(comparisons: list[Comparison], pairs: list[Pair]) -> tuple[Comparison, ...]:
+    """Give each candidate's instances places of their own among the loadings; the baseline's are shared by all.
+
+    That is what makes the comparisons of several candidates with one baseline correlated, as in Dunnett's test.
+    """
+    counts = {pair.arm: pair.design.instances[1] for pair in pairs if pair.design.kind == "instances"}
+    if len(counts) < 2:
+        return tuple(comparisons)
+    before = dict(zip(counts, accumulate(counts.values(), initial=0), strict=False))
+    total = sum(counts.values())
+
+    def widen(comparison: Comparison) -> Comparison:
+        own = counts.get(comparison.arm, 0)
+        if not comparison.loadings or not own:
+            return comparison
+        first, row = before[comparison.arm], comparison.loadings
+        last = (0.0,) * (total - first - own)
+        return replace(comparison, loadings=(*row[:-own], *(0.0,) * first, *row[-own:], *last))
+
+    return tuple(widen(comparison) for comparison in comparisons)
 
 
 def _decides_early(rule: Rule, rulebook: Rulebook) -> bool:

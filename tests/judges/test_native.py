@@ -18,6 +18,7 @@ from evaluator.records import (
     Finding,
     Level,
     Limit,
+    Look,
     Margin,
     MetricStatus,
     Question,
@@ -136,8 +137,49 @@ def test_several_gates_share_alpha():
 
 def test_without_a_scan_gates_have_all_of_alpha():
     rulebook = Rulebook((), scan=Scan(enabled=False))
-    assert judge(metric(answer=(0.045, 0.9))).word is OPEN
-    assert judge(metric(answer=(0.045, 0.9)), rulebook=rulebook).word is NO_GO
+    rows = metric(answer=(0.045, 0.9)), scanned()
+    assert judge(*rows).word is OPEN
+    assert judge(*rows, rulebook=rulebook).word is NO_GO
+    assert judge(*rows[:1]).word is NO_GO  # nothing was scanned
+
+
+def arm(name, answer=WITHIN, **changes):
+    return replace(metric(answer=answer, **changes), arm=name)
+
+
+@pytest.mark.parametrize(
+    ("answers", "word", "says"),
+    [
+        pytest.param((WITHIN, WITHIN), GO, "promote", id="both within"),
+        pytest.param((WORSE, WITHIN), GO, "promote c of cart@2", id="one worse, the other chosen"),
+        pytest.param((WORSE, WORSE), NO_GO, "do not promote", id="none left"),
+        pytest.param((WITHIN, UNKNOWN), OPEN, "", id="one undecided: the best is not known"),
+        pytest.param((WORSE, UNKNOWN), OPEN, "", id="one worse, one undecided"),
+    ],
+)
+def test_several_candidates(answers, word, says):
+    found = judge(arm("b", answers[0]), arm("c", answers[1]))
+    assert found.word is word
+    assert says in found.next_action
+
+
+def test_the_best_of_several_candidates_is_furthest_from_its_margin():
+    near = replace(arm("b"), effect=Effect("relative", 0.07, 0.05, 0.09))
+    assert judge(near, arm("c")).next_action == "promote c of cart@2"
+    assert judge(arm("b"), replace(near, arm="c")).next_action == "promote b of cart@2"
+
+
+def test_the_best_of_several_must_show_more():
+    """p = 0.04 of being within is enough for one candidate, not for the best of two."""
+    enough = (0.96, 0.04)
+    assert judge(arm("b", enough)).word is GO
+    assert judge(arm("b", enough), arm("c", enough)).word is OPEN
+
+
+def test_what_a_look_decided_stays_decided():
+    worse = metric(answer=(0.2, 0.8), looks=(Look(600.0, (0.001,)), Look(660.0, (0.001,))))
+    found = judge(worse)
+    assert (found.word, found.decided_at_s) == (NO_GO, 600.0)
 
 
 def test_endpoints_without_any_failure_take_no_share_of_alpha():
