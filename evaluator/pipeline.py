@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 
 from evaluator.assess import assess_release
+from evaluator.calibration import CalibrationReport, Stored, calibrate
 from evaluator.errors import LoadError, UnknownName, UsageError
+from evaluator.health.history import describe_learnt
 from evaluator.judges import JUDGES
 from evaluator.metrics.outcome_measure import find_needs
-from evaluator.policy import Policy
+from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
     Landed,
     LandingPlan,
@@ -27,6 +30,7 @@ from evaluator.records import (
     RunState,
     Service,
     Verdict,
+    VerdictWord,
 )
 from evaluator.reports import to_json
 from evaluator.segments import run_folder
@@ -44,10 +48,23 @@ from evaluator.sources.outcomes import OUTCOME_SOURCE, plan_outcomes
 from evaluator.sources.recording import SHEET_NAME, RunSheet, new_run_id, utc
 from evaluator.store import Store
 
-__all__ = ["choose_runs", "import_outcomes", "import_release", "judge_release", "land_release", "load_release"]
+__all__ = [
+    "Replayed",
+    "calibrate_releases",
+    "choose_runs",
+    "import_outcomes",
+    "import_release",
+    "judge_release",
+    "land_release",
+    "load_release",
+    "read_history",
+    "related_releases",
+    "replay_releases",
+]
 
 Say = Callable[[str], None]
 JUDGE = "native"
+TIME_OF_ID = 16
 
 
 def _say_nothing(_: str) -> None:
@@ -272,12 +289,16 @@ def judge_release(
     """
     land_release(store, release_id)
     release = store.release(release_id)
+    learnt = store.learnt(service_of(release))
+    own, policy = policy, with_learnt(policy, learnt)
     chosen = choose_runs(store.runs(release_id), runs)
     ids = [run.id for run in chosen]
     loads = tuple(run for run in chosen if run.source != OUTCOME_SOURCE)
     outcomes = read_outcomes(store, chosen, policy.rulebook)
     cells = store.read_cells([run.id for run in loads])
     evidence = assess_release(cells, loads, outcomes, policy.rulebook, release_id)
+    if learnt is not None and policy is not own:
+        evidence = replace(evidence, findings=(*evidence.findings, describe_learnt(learnt, policy.rulebook)))
     judgement = JUDGES[JUDGE](evidence, policy.rulebook, release_id)
     verdict = Verdict(
         release=release,
@@ -299,6 +320,11 @@ def judge_release(
     if save:
         store.save_verdict(release_id, to_json(verdict), judged_at, verdict.word.value)
     return verdict
+
+
+def service_of(release: Release) -> str:
+    """Name of a release's service; empty where it has none, or several."""
+    return release.services[0].name if len(release.services) == 1 else ""
 
 
 def read_outcomes(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Outcomes | None:
@@ -327,3 +353,105 @@ def choose_runs(runs: tuple[Run, ...], wanted: str) -> tuple[Run, ...]:
     if not chosen:
         raise UnknownName("run", wanted, ["all", "latest", *(run.id for run in runs)])
     return chosen
+
+
+# ------------------------------------------------------------------ hindsight: replay, calibrate, plan
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A stored release under another policy. `old` is `None` where it was never judged, `new` where it cannot be."""
+
+    release: str
+    old: VerdictWord | None
+    new: VerdictWord | None
+    why: str
+    """The first reason of the new verdict, or why there is none."""
+    old_why: str = ""
+    same_data: bool = True
+    """False where the data that the old verdict judged is not there as it was."""
+
+
+def replay_releases(
+    store: Store, release_ids: Sequence[str], policy: Policy, *, now: datetime, say: Say = _say_nothing
+) -> tuple[Replayed, ...]:
+    """Judge stored releases again under `policy`, on the runs that their latest verdict judged; nothing is kept.
+
+    No names: every release that was ever judged. Raises UnknownName for a release that is not there.
+    """
+    wanted = release_ids or [summary.release.id for summary in store.releases() if summary.verdict]
+    out = []
+    for release_id in wanted:
+        say(f"judging {release_id}")
+        out.append(_replay(store, release_id, policy, now))
+    return tuple(out)
+
+
+def _replay(store: Store, release_id: str, policy: Policy, now: datetime) -> Replayed:
+    verdicts = store.verdicts(release_id)
+    old = json.loads(verdicts[-1].json) if verdicts else None
+    word = VerdictWord(old["verdict"]) if old else None
+    old_why = old["reasons"][0]["text"] if old and old["reasons"] else ""
+    runs = _runs_behind(store, release_id, old["data_hash"]) if old else "latest"
+    try:
+        verdict = judge_release(store, release_id, policy, runs=runs or "latest", judged_at=now, save=False)
+    except UsageError as error:
+        return Replayed(release_id, word, None, error.message, old_why, runs is not None)
+    return Replayed(release_id, word, verdict.word, verdict.reasons[0].text, old_why, runs is not None)
+
+
+def _runs_behind(store: Store, release_id: str, data_hash: str) -> str | None:
+    """Find what a verdict judged by the hash of its data: `latest`, `all`, a group or a run; `None`: not there."""
+    runs = store.runs(release_id)
+    candidates = ["latest", "all", *dict.fromkeys(name for run in runs for name in (run.group, run.id))]
+    for name in candidates:
+        if store.data_hash([run.id for run in choose_runs(runs, name)]) == data_hash:
+            return name
+    return None
+
+
+def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20) -> tuple[Stored, ...]:
+    """Read the newest run groups of requests of these releases, the oldest first."""
+    groups: dict[str, tuple[str, list[Run]]] = {}
+    for release_id in release_ids:
+        land_release(store, release_id)
+        for run in store.runs(release_id):
+            if run.source != OUTCOME_SOURCE and run.landed:
+                groups.setdefault(run.group, (release_id, []))[1].append(run)
+    # Ids of groups begin with the second in which they were made.
+    newest = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-most:]
+    return tuple(
+        Stored(groups[group][0], store.read_cells([run.id for run in groups[group][1]]), tuple(groups[group][1]))
+        for group in newest
+    )
+
+
+def related_releases(store: Store, release_id: str) -> tuple[str, ...]:
+    """This release and all others of its service."""
+    service = service_of(store.release(release_id))
+    others = [s.release.id for s in store.releases() if service and service_of(s.release) == service]
+    return tuple(dict.fromkeys((*others, release_id)))
+
+
+def calibrate_releases(
+    store: Store,
+    release_ids: Sequence[str],
+    policy: Policy,
+    *,
+    splits: int,
+    save: bool = False,
+    say: Say = _say_nothing,
+) -> CalibrationReport:
+    """Calibrate `policy` on the baselines of stored releases (no names: all); with `save` keep what was learnt."""
+    wanted = tuple(release_ids) or tuple(summary.release.id for summary in store.releases())
+    services = {service_of(store.release(release_id)) for release_id in wanted}
+    if save and len(services) > 1:
+        named = ", ".join(sorted(service or "none" for service in services))
+        raise UsageError(
+            f"--save keeps what one service's instances do, and these releases are of several: {named}",
+            hint="name the releases of one service",
+        )
+    report = calibrate(read_history(store, wanted), policy.rulebook, splits=splits, step=say)
+    if save and services:
+        store.save_learnt(services.pop(), report.learnt)
+    return report

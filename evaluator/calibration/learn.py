@@ -52,7 +52,13 @@ def learn_instances(stored: Sequence[Cells]) -> Learnt:
         found = [item for panel in panels for item in _from_instances(panel)] or list(_from_replicates(panels))
         squares += found
         runs += len(panels) if found else 0
-    return Learnt(_pool(squares, "latency"), _pool(squares, "failures"), len(squares), runs)
+    return Learnt(
+        sd_latency=_pool(squares, "latency"),
+        sd_failures=_pool(squares, "failures"),
+        comparisons=len(squares),
+        runs=runs,
+        df=sum(item.df for item in squares),
+    )
 
 
 def _pool(squares: Sequence[_Squares], name: str) -> float | None:

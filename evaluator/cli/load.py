@@ -5,32 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from evaluator.cli import Session, emit
+from evaluator.cli.amounts import Duration
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, Arm, Release, Run, Service
 
 __all__ = ["command", "parse_arms", "parse_labels"]
-
-
-class Duration(click.ParamType[float]):
-    """`30s`, `5m`, `1m30s`, or seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Turn text into seconds."""
-        from evaluator.policy.quantities import parse_duration_s
-
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_duration_s(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.command("load")

@@ -13,7 +13,7 @@
 | single_instance | no GO |
 | load_generator | void: neither GO nor NO-GO |
 | clock | void: neither GO nor NO-GO |
-| warm_up, pacing, resolution | warn only |
+| history, warm_up, pacing, resolution | warn only |
 | duplicates, heavy_tail, outcomes | warn only |
 """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,17 @@ from evaluator.errors import PolicyError, UnknownName
 from evaluator.policy.document import Document, Place, read_document
 from evaluator.policy.models import LATER, METRIC_TYPES, Metric, PolicyFile
 from evaluator.policy.quantities import Quantity
-from evaluator.records import InstancePrior, Limit, Margin, Monitoring, Role, Rule, Rulebook, Scan, Slice
+from evaluator.records import InstancePrior, Learnt, Limit, Margin, Monitoring, Role, Rule, Rulebook, Scan, Slice
 
-__all__ = ["FILE_NAME", "Policy", "find_policy", "load_policy", "policy_schema"]
+__all__ = ["FILE_NAME", "LEAST_COMPARISONS", "Policy", "find_policy", "load_policy", "policy_schema", "with_learnt"]
 
 FILE_NAME = "evaluator.yaml"
+
+LEAST_COMPARISONS = 5
+"""Comparisons of instances below which history is not believed."""
+
+PRIOR_WEIGHT = 3.0
+"""Degrees of freedom that the policy's own assumption about instances counts for beside history (method B.3, B.3a)."""
 
 LATER_VALUES: Mapping[str, tuple[object, ...]] = {
     "sensitive": (True,),
@@ -84,6 +91,31 @@ def policy_schema() -> dict[str, Any]:
     """Build the JSON Schema of evaluator.yaml."""
     schema = PolicyFile.model_json_schema(mode="validation")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
+    """Let history say how much instances differ, where a run cannot tell; too short a history changes nothing.
+
+    The built-in assumption is pooled with history by degrees of freedom; one that the file states gives way only to a
+    larger one. Never below what was learnt. The effective policy and its hash are those that judged.
+    """
+    if learnt is None or learnt.comparisons < LEAST_COMPARISONS:
+        return policy
+    prior, built_in = policy.rulebook.prior, InstancePrior()
+    latency = _weigh(prior.sd_latency, built_in.sd_latency, learnt.sd_latency, learnt.df)
+    failures = _weigh(prior.sd_failures, built_in.sd_failures, learnt.sd_failures, learnt.df)
+    file = PolicyFile.model_validate(policy.effective)
+    instances = file.instances.model_copy(update={"sd_latency": latency, "sd_failures": failures})
+    return _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
+
+
+def _weigh(said: float, built_in: float, learnt: float | None, df: float) -> float:
+    if learnt is None:
+        return said
+    if said != built_in:
+        return max(said, learnt)
+    pooled = math.sqrt((PRIOR_WEIGHT * said**2 + df * learnt**2) / (PRIOR_WEIGHT + df))
+    return float(f"{max(pooled, learnt):.3g}")
 
 
 # ------------------------------------------------------------------ models → records

@@ -99,6 +99,8 @@ class Learnt:
     comparisons: int
     """Arms whose instances (or replicates) were compared with each other."""
     runs: int
+    df: float = 0.0
+    """Degrees of freedom of all comparisons together."""
 
 
 @dataclass(frozen=True, slots=True)

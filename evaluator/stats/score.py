@@ -84,7 +84,7 @@ def wilson_interval(share: float, n: float, critical: float) -> tuple[float, flo
     square = critical**2 / n
     middle = (share + square / 2) / (1 + square)
     half = critical / (1 + square) * float(np.sqrt(share * (1 - share) / n + square / (4 * n)))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    return (max(middle - half, 0.0) if share > 0 else 0.0), (min(middle + half, 1.0) if share < 1 else 1.0)
 
 
 def _standardised(difference: FloatArray, variance: FloatArray) -> FloatArray:

@@ -16,6 +16,7 @@ from evaluator.records import (
     Cells,
     Landed,
     LandingPlan,
+    Learnt,
     OutcomeFacts,
     OutcomePlan,
     Outcomes,
@@ -209,6 +210,18 @@ class Store:
         """Read the verdicts of a release, the oldest first."""
         with self._attached(write=False) as engine:
             return catalogue.read_verdicts(engine, release_id)
+
+    # -------------------------------------------------------------- calibration
+
+    def save_learnt(self, service: str, learnt: Learnt) -> None:
+        """Keep what calibration learnt of a service's instances; the judge uses it from now on."""
+        with self._attached(write=True) as engine:
+            catalogue.write_learnt(engine, service, learnt)
+
+    def learnt(self, service: str) -> Learnt | None:
+        """Read what calibration learnt of a service's instances; `None` where nothing was kept."""
+        with self._attached(write=False) as engine:
+            return catalogue.read_learnt(engine, service)
 
     # -------------------------------------------------------------- upkeep
 

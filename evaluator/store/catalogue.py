@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.errors import StoreError, UnknownName
-from evaluator.records import Release, ReleaseSummary, Run, RunFacts, RunState, Service, StoredVerdict
+from evaluator.records import Learnt, Release, ReleaseSummary, Run, RunFacts, RunState, Service, StoredVerdict
 from evaluator.store.engine import Engine
 
 __all__ = [
@@ -21,10 +21,12 @@ __all__ = [
     "finish_run",
     "hash_data",
     "list_releases",
+    "read_learnt",
     "read_release",
     "read_run",
     "read_runs",
     "read_verdicts",
+    "write_learnt",
 ]
 
 
@@ -240,6 +242,22 @@ def read_verdicts(engine: Engine, release_id: str) -> tuple[StoredVerdict, ...]:
         "SELECT release, word, judged_at, verdict FROM store.verdicts WHERE release = ? ORDER BY number", [release_id]
     ).fetchall()
     return tuple(StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3]) for row in rows)
+
+
+def write_learnt(engine: Engine, service: str, learnt: Learnt) -> None:
+    """Keep what was learnt of a service, in place of what was known before."""
+    engine.execute(
+        "INSERT OR REPLACE INTO store.learnt VALUES (?, ?, ?, ?, ?, ?)",
+        [service, learnt.sd_latency, learnt.sd_failures, learnt.comparisons, learnt.runs, learnt.df],
+    )
+
+
+def read_learnt(engine: Engine, service: str) -> Learnt | None:
+    """Read what was learnt of a service; `None` where nothing was kept."""
+    rows = engine.execute(
+        "SELECT sd_latency, sd_failures, comparisons, runs, df FROM store.learnt WHERE service = ?", [service]
+    ).fetchall()
+    return Learnt(*rows[0]) if rows else None
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -67,6 +67,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             run VARCHAR NOT NULL, arm VARCHAR NOT NULL, position INTEGER NOT NULL, n BIGINT NOT NULL,
             mean DOUBLE[] NOT NULL, products DOUBLE[] NOT NULL, skewness DOUBLE[] NOT NULL, PRIMARY KEY (run, arm))""",
     ),
+    (
+        """CREATE TABLE store.learnt (
+            service VARCHAR PRIMARY KEY, sd_latency DOUBLE, sd_failures DOUBLE, comparisons INTEGER NOT NULL,
+            runs INTEGER NOT NULL, df DOUBLE NOT NULL)""",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

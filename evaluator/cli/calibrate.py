@@ -1,0 +1,163 @@
+"""`evaluator calibrate`: does this policy cry wolf on our own runs, and what would it have found?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import click
+
+from evaluator.calibration import CalibrationReport, Change, Tally, needed_comparisons
+from evaluator.cli import Session, emit
+from evaluator.cli.terminal import make_page
+from evaluator.pipeline import calibrate_releases
+from evaluator.policy import LEAST_COMPARISONS
+from evaluator.records import Learnt
+from evaluator.reports import Page
+from evaluator.reports.table import lay_out, write_line
+from evaluator.wording import format_number
+
+HEAD = ("identical halves by", "with", "judged", "NO-GO", "GO", "undecided")
+KINDS = {
+    "instances": "instances",
+    "replicates": "replicates",
+    "time": "time (one instance)",
+    "between": "past runs, not together",
+}
+
+
+@click.command("calibrate")
+@click.argument("releases", metavar="[RELEASE…]", nargs=-1)
+@click.option(
+    "--splits",
+    metavar="N",
+    type=click.IntRange(2, 100),
+    default=6,
+    show_default=True,
+    help="Comparisons made of each run.",
+)
+@click.option("--save", is_flag=True, help="Keep what was learnt of instances; the judge uses it from now on.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.pass_obj
+def command(session: Session, releases: tuple[str, ...], splits: int, save: bool, as_json: bool) -> None:
+    """Try the policy on identical halves of stored baselines, without and with a regression put in.
+
+    Without RELEASE: all that are stored. Shows how often the policy would have stopped a release that changed nothing,
+    what it would have found, and how much instances of one version differ.
+    """
+    report = calibrate_releases(
+        session.open_store(), releases, session.load_policy(), splits=splits, save=save, say=session.say
+    )
+    page = make_page()
+    emit(json.dumps(_to_plain(report), indent=2) if as_json else "\n".join(_write(report, page, saved=save)))
+
+
+def _write(report: CalibrationReport, page: Page, *, saved: bool) -> Iterator[str]:
+    yield write_line(_conclude(report), page)
+    yield ""
+    tallies = [*report.tallies, *([report.between] if report.between else [])]
+    if tallies:
+        yield from lay_out([HEAD, *(_row(tally) for tally in tallies)], page)
+        yield ""
+    for note in (*_notes(report, saved=saved), *(f"left out: {text}" for text in report.left_out)):
+        yield write_line(f"  {note}", page)
+
+
+def _conclude(report: CalibrationReport) -> str:
+    overall = report.overall
+    if not overall.judged:
+        return "Too little history to know: no stored baseline can be compared with itself."
+    allowed = f"{format_number(100 * report.alpha)} %"
+    seen = f"{overall.no_go} of {overall.judged} identical releases were NO-GO ({_interval(overall, overall.no_go)})"
+    if report.conclusion == "cries_wolf":
+        return f"This policy cries wolf: {seen}, {allowed} are allowed."
+    if report.conclusion == "keeps":
+        return f"False alarms are in order: {seen}, {allowed} are allowed."
+    return (
+        f"Too little history to know whether {allowed} false alarms are kept: {seen}. "
+        f"These are worth {format_number(overall.effective)} independent comparisons; "
+        f"without any alarm it takes {needed_comparisons(report.alpha)}."
+    )
+
+
+def _row(tally: Tally) -> tuple[str, ...]:
+    rest = tally.judged - tally.no_go - tally.go
+    return (
+        KINDS[tally.kind],
+        _name(tally.change),
+        str(tally.judged),
+        _share(tally, tally.no_go),
+        _share(tally, tally.go),
+        f"{format_number(100 * rest / tally.judged)} %" if tally.judged else "–",
+    )
+
+
+def _name(change: Change) -> str:
+    if change.latency:
+        return f"latency +{format_number(100 * change.latency)} %"
+    return f"failures +{format_number(100 * change.failures)} pp" if change.failures else "nothing changed"
+
+
+def _share(tally: Tally, count: int) -> str:
+    return f"{format_number(100 * count / tally.judged)} % ({_interval(tally, count)})" if tally.judged else "–"
+
+
+def _interval(tally: Tally, count: int) -> str:
+    low, high = tally.interval(count)
+    return f"{format_number(round(100 * low, 1))} … {format_number(round(100 * high, 1))} %"
+
+
+def _notes(report: CalibrationReport, *, saved: bool) -> Iterator[str]:
+    kinds = {tally.kind for tally in report.tallies}
+    yield "intervals are 95 % (Wilson) at the number of independent comparisons"
+    if "instances" in kinds:
+        yield "halves have half of the instances and requests: a release judged whole is told better than this"
+    if "time" in kinds:
+        yield "one instance against itself: what instances differ by is assumed, not seen, and GO is not possible"
+    if report.between:
+        yield "past runs against each other also differ by what changed in between; that is no false alarm"
+    yield _describe(report.learnt)
+    if saved:
+        yield "kept: the judge uses it where a run cannot tell instances apart"
+    elif report.learnt.comparisons >= LEAST_COMPARISONS:
+        yield "--save lets the judge use it where a run cannot tell instances apart"
+
+
+def _describe(learnt: Learnt) -> str:
+    if learnt.sd_latency is None or learnt.sd_failures is None:
+        return "nothing was learnt of instances: no arm had two of them, and no load was repeated"
+    latency, failures = (format_number(100 * sd) for sd in (learnt.sd_latency, learnt.sd_failures))
+    text = (
+        f"instances of one version differ by {latency} % in latency and {failures} pp in failures (standard deviation; "
+        f"from {learnt.comparisons} comparisons in {learnt.runs} runs)"
+    )
+    few = learnt.comparisons < LEAST_COMPARISONS
+    return f"{text}; too few for the judge, which asks for {LEAST_COMPARISONS}" if few else text
+
+
+def _to_plain(report: CalibrationReport) -> dict[str, object]:
+    return {
+        "conclusion": report.conclusion,
+        "alpha": report.alpha,
+        "needed_comparisons": needed_comparisons(report.alpha),
+        "overall": _tally_to_plain(report.overall),
+        "tallies": [_tally_to_plain(tally) for tally in report.tallies],
+        "between": _tally_to_plain(report.between) if report.between else None,
+        "learnt": dataclasses.asdict(report.learnt),
+        "used": list(report.used),
+        "left_out": list(report.left_out),
+    }
+
+
+def _tally_to_plain(tally: Tally) -> dict[str, object]:
+    return {
+        "kind": tally.kind,
+        "change": dataclasses.asdict(tally.change),
+        "judged": tally.judged,
+        "effective": tally.effective,
+        "no_go": tally.no_go,
+        "go": tally.go,
+        "no_go_interval": list(tally.interval(tally.no_go)),
+        "go_interval": list(tally.interval(tally.go)),
+    }

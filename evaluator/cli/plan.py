@@ -1,0 +1,272 @@
+"""`evaluator plan`: what a test would find, how long it takes, what instances buy, and how to roll out."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.cli.amounts import Duration, Share
+from evaluator.cli.terminal import make_page
+from evaluator.errors import UsageError
+from evaluator.pipeline import read_history, related_releases
+from evaluator.planning import (
+    Exposure,
+    GatePlan,
+    Goal,
+    Grid,
+    History,
+    assume_history,
+    compare_strategies,
+    learn_precisions,
+    plan_gates,
+    tabulate,
+)
+from evaluator.policy import Policy
+from evaluator.records import Margin
+from evaluator.reports import Page
+from evaluator.reports.table import lay_out, write_line
+from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
+
+DEFAULT = Goal()
+FACTORS = (0.25, 0.5, 1, 2, 4)
+NAMES = {"big_bang": "big bang", "blue_green": "blue-green", "canary": "canary", "ab_test": "A/B test"}
+
+
+@click.command("plan")
+@click.argument("release", metavar="[RELEASE]", required=False)
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second of each arm.")
+@click.option("--duration", type=Duration(), default="60m", show_default=True, help="How long the test lasts.")
+@click.option(
+    "--instances",
+    type=click.IntRange(1, 1000),
+    help="Instances of each arm, or replicates.  [default: as stored, or 4]",
+)
+@click.option("--regression", type=Share(), default="10%", show_default=True, help="Rise of latency to be found.")
+@click.option("--failures", type=Share(), default="0.5pp", show_default=True, help="Rise of failures to be found.")
+@click.option("--power", type=Share(), default="80%", show_default=True, help="Chance that counts as found, or as GO.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.pass_obj
+def command(
+    session: Session,
+    release: str | None,
+    rate: float | None,
+    duration: float,
+    instances: int | None,
+    regression: float,
+    failures: float,
+    power: float,
+    as_json: bool,
+) -> None:
+    """Plan a test under the policy at hand, from what is stored of RELEASE and its service, or from --rate alone.
+
+    Shows for each gate what the test would find and how likely GO is, what more minutes and what only more instances
+    buy, and what a regression would cost under each way to roll out.
+    """
+    if not power < 1:
+        raise UsageError(f"--power must be below 100%, not {power:.0%}")
+    policy = session.load_policy()
+    history = _find_history(session, policy, release, rate, instances)
+    goal = Goal(
+        duration_s=duration,
+        instances=instances or history.instances,
+        rate_per_s=rate,
+        regression=regression,
+        failures=failures,
+        power=power,
+    )
+    plans = plan_gates(history, policy.rulebook, goal)
+    grids = tabulate(history, policy.rulebook, goal, [duration * f for f in FACTORS], _around(goal.instances))
+    strategies = compare_strategies(history, policy.rulebook, goal)
+    if as_json:
+        emit(json.dumps(_to_plain(history, goal, plans, grids, strategies), indent=2))
+        return
+    page = make_page()
+    lines = [*_head(release, history, goal), "", *_gates(plans, goal, page)]
+    lines += ["", *_grid(plans, grids, page), "", *_strategies(strategies, goal, page), "", *_notes(history)]
+    emit("\n".join(line if line.startswith("  ") else write_line(line, page) for line in lines))
+
+
+def _find_history(
+    session: Session, policy: Policy, release: str | None, rate: float | None, instances: int | None
+) -> History:
+    if release is None:
+        if rate is None:
+            raise UsageError(
+                "a plan needs a release with stored runs, or a rate",
+                hint="`evaluator plan RELEASE`, or `evaluator plan --rate 30` requests per second",
+            )
+        return assume_history(policy.rulebook, rate_per_s=rate, instances=instances or DEFAULT.instances)
+    store = session.open_store()
+    stored = [s for s in read_history(store, related_releases(store, release)) if len(s.cells.arms) > 1]
+    history = learn_precisions([(s.cells, s.runs) for s in stored], policy.rulebook)
+    if not history.precisions:
+        raise UsageError(
+            f"nothing stored of '{release}' or its service can be compared under this policy",
+            hint="load or import both arms first, or plan from a rate: `evaluator plan --rate 30`",
+        )
+    return history
+
+
+def _around(instances: int) -> list[int]:
+    return sorted({max(2, instances // 2), max(instances, 1), 2 * instances, 4 * instances})
+
+
+# ------------------------------------------------------------------ for people
+
+
+def _head(release: str | None, history: History, goal: Goal) -> Iterator[str]:
+    rate = goal.rate_per_s or history.rate_per_s
+    what = f"{format_duration(goal.duration_s)}, {goal.instances} + {goal.instances} instances"
+    yield f"plan{f' for {release}' if release else ''}: {what}, {format_number(rate)} requests/s an arm"
+    if history.assumed:
+        yield "  assumed, not measured: five endpoints of 40 to 250 ms, 0.1 % failures and bursts of them, load that"
+        yield "  wanders, instances that differ by 1 %; `evaluator plan RELEASE` measures your own service"
+    else:
+        many = "comparison" if history.comparisons == 1 else "comparisons"
+        yield f"  from {history.comparisons} stored {many}; the more there are, the surer"
+
+
+def _gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
+    head = (
+        "gate",
+        "margin",
+        "precision",
+        "finds",
+        "to be found",
+        "chance",
+        "GO if unchanged",
+        f"{format_number(goal.power * 100)} % GO after",
+        "variance of instances",
+    )
+    return lay_out([head, *(_gate_row(plan, goal) for plan in plans)], page)
+
+
+def _gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
+    return (
+        name_metric(plan.precision.rule),
+        _harm(plan, plan.precision.rule.margin.value if plan.precision.rule.margin else 0.0),
+        f"± {_harm(plan, plan.half_width)}",
+        f"+{_harm(plan, plan.finds)}" if math.isfinite(plan.finds) else "nothing",
+        f"+{_harm(plan, goal.harm(plan.precision))}",
+        _percent(plan.found_chance),
+        _percent(plan.go_chance),
+        _go_after(plan),
+        _percent(plan.lasting),
+    )
+
+
+def _go_after(plan: GatePlan) -> str:
+    if math.isfinite(plan.go_after_s):
+        return f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
+    if math.isfinite(plan.go_instances):
+        return f"never; {format_number(plan.go_instances)} instances would do"
+    return "never"
+
+
+def _harm(plan: GatePlan, value: float) -> str:
+    return format_margin(Margin(value, relative=plan.precision.relative), plan.precision.unit)
+
+
+def _percent(share: float) -> str:
+    return f"{format_number(round(share * 100))} %"
+
+
+def _grid(plans: Sequence[GatePlan], grids: Sequence[Grid], page: Page) -> list[str]:
+    """Precision of the gate that is hardest to pass, over minutes and instances."""
+    if not plans:
+        return []
+    at, plan = min(enumerate(plans), key=lambda item: item[1].go_chance)
+    grid = grids[at]
+    head = ("", *(f"{count} + {count} instances" for count in grid.instances))
+    rows = [
+        (format_duration(seconds), *(f"± {_harm(plan, width)}" if math.isfinite(width) else "–" for width in widths))
+        for seconds, widths in zip(grid.seconds, grid.half_widths, strict=True)
+    ]
+    title = f"what minutes and instances buy: precision of {name_metric(plan.precision.rule)}, the hardest gate"
+    return [title, *lay_out([head, *rows], page)]
+
+
+def _strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) -> list[str]:
+    head = ("rollout", "unchanged: full after", "gets there", "stopped", "worse: stopped before", "after it", "exposed")
+    rows = [_strategy_row(row) for row in strategies]
+    return [
+        f"ways to roll out, unchanged and with +{format_number(goal.regression * 100)} % latency",
+        *lay_out([head, *rows], page),
+    ]
+
+
+def _strategy_row(row: Exposure) -> tuple[str, ...]:
+    return (
+        NAMES[row.strategy],
+        "–" if math.isnan(row.full_after_s) else format_duration(row.full_after_s) if row.full_after_s else "at once",
+        _percent(row.completes),
+        f"{format_number(round(row.false_stop * 100, 1))} %",
+        _percent(row.stopped),
+        _percent(row.caught_after),
+        f"{format_count(round(row.exposed))} requests",
+    )
+
+
+def _notes(history: History) -> Iterator[str]:
+    yield "  precision: half of the interval. chance: that the rise is NO-GO. exposed: requests that the worse version"
+    yield "  serves until it is stopped, or until the watch after full rollout ends."
+    yield "  Chances are of the gate alone and leave out the check of the run's last third; docs/planning.md says more."
+    for name in history.missing:
+        yield f"  {name}: no stored data, not planned"
+
+
+# ------------------------------------------------------------------ for programs
+
+
+def _to_plain(
+    history: History,
+    goal: Goal,
+    plans: Sequence[GatePlan],
+    grids: Sequence[Grid],
+    strategies: Sequence[Exposure],
+) -> dict[str, Any]:
+    goal = replace(goal, rate_per_s=goal.rate_per_s or history.rate_per_s)
+    plain = {
+        "goal": asdict(goal),
+        "assumed": history.assumed,
+        "comparisons": history.comparisons,
+        "missing": list(history.missing),
+        "gates": [_gate_to_plain(plan, goal) for plan in plans],
+        "grids": [asdict(grid) for grid in grids],
+        "strategies": [asdict(row) for row in strategies],
+    }
+    return _finite(plain)  # type: ignore[no-any-return]
+
+
+def _gate_to_plain(plan: GatePlan, goal: Goal) -> dict[str, Any]:
+    precision = plan.precision
+    numbers = {name: getattr(plan, name) for name in plan.__dataclass_fields__ if name != "precision"}
+    return {
+        "name": precision.rule.name,
+        "margin": precision.rule.margin.value if precision.rule.margin else None,
+        "relative": precision.relative,
+        "baseline": precision.baseline,
+        "unit": precision.unit,
+        "regression": goal.harm(precision),
+        **numbers,
+        "variance": {
+            "moving": precision.moving,
+            "reference_s": precision.reference_s,
+            "between_instances": precision.between,
+        },
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Null for what is not finite: JSON has no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,73 @@
+"""`evaluator replay`: which stored verdicts would another policy have changed, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.cli.terminal import make_page
+from evaluator.pipeline import Replayed, replay_releases
+from evaluator.records import VerdictWord
+from evaluator.reports import VERDICT_WORDS, Page
+from evaluator.reports.table import lay_out, write_line
+
+HEAD = ("release", "was", "would be")
+
+
+@click.command("replay")
+@click.argument("releases", metavar="[RELEASE…]", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.pass_obj
+def command(session: Session, releases: tuple[str, ...], as_json: bool) -> None:
+    """Judge stored releases again under the policy at hand: which verdicts would change, and why.
+
+    Without RELEASE: all that were ever judged. Each is judged on the runs that its latest verdict judged, from what
+    is stored; nothing is kept. Name the other policy with --policy.
+    """
+    policy = session.load_policy()
+    replayed = replay_releases(session.open_store(), releases, policy, now=datetime.now(UTC), say=session.say)
+    if as_json:
+        emit(json.dumps([_to_plain(row) for row in replayed], indent=2))
+    elif replayed:
+        emit("\n".join(_write(replayed, policy.origin, make_page())))
+    else:
+        session.say("no release was judged yet; `evaluator verdict RELEASE` judges one")
+
+
+def _write(replayed: Sequence[Replayed], origin: str, page: Page) -> Iterator[str]:
+    changed = [row for row in replayed if _changed(row)]
+    yield write_line(f"{len(changed)} of {len(replayed)} verdicts would change under {origin}", page)
+    yield ""
+    yield from lay_out([HEAD, *((row.release, _word(row.old), _word(row.new)) for row in replayed)], page)
+    for row in changed:
+        yield ""
+        yield write_line(f"  {row.release}: {row.why}", page)
+        if row.old_why:
+            yield write_line(f"    before: {row.old_why}", page)
+    for row in replayed:
+        if not row.same_data:
+            yield write_line(f"  {row.release}: what was judged then is no longer there; its newest runs are", page)
+
+
+def _changed(row: Replayed) -> bool:
+    return row.old is not row.new
+
+
+def _word(word: VerdictWord | None) -> str:
+    return VERDICT_WORDS[word] if word else "–"
+
+
+def _to_plain(row: Replayed) -> dict[str, object]:
+    return {
+        "release": row.release,
+        "old": row.old,
+        "new": row.new,
+        "changed": _changed(row),
+        "why": row.why,
+        "old_why": row.old_why,
+        "same_data": row.same_data,
+    }

@@ -1,0 +1,21 @@
+"""What the judge took from earlier runs of the service instead of assuming it."""
+
+from __future__ import annotations
+
+from evaluator.health.base import ok
+from evaluator.records import Finding, Learnt, Rulebook
+from evaluator.wording import format_number
+
+__all__ = ["describe_learnt"]
+
+NAME = "history"
+
+
+def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:
+    """Say what is assumed of instances that a run cannot tell apart, and how many runs that rests on."""
+    latency, failures = (format_number(100 * sd) for sd in (rulebook.prior.sd_latency, rulebook.prior.sd_failures))
+    return ok(
+        NAME,
+        f"instances are taken to differ by {latency} % in latency and {failures} pp in failures: "
+        f"learnt from {learnt.comparisons} comparisons in {learnt.runs} runs",
+    )
