@@ -13,7 +13,7 @@
 | single_instance | no GO |
 | load_generator | void: neither GO nor NO-GO |
 | clock | void: neither GO nor NO-GO |
-| history, warm_up, pacing, resolution | warn only |
+| early_warning, history, warm_up, pacing, resolution | warn only |
 | duplicates, heavy_tail, outcomes | warn only |
 """
 
@@ -23,6 +23,7 @@ from evaluator.health.base import Check, Scene
 from evaluator.health.clock import check_clock
 from evaluator.health.comparability import check_comparability
 from evaluator.health.completeness import check_completeness, check_coverage
+from evaluator.health.early_warning import check_early_warning
 from evaluator.health.gaps import check_gaps
 from evaluator.health.load_generator import check_load_generator, check_pacing
 from evaluator.health.overlap import check_overlap
@@ -43,6 +44,7 @@ CHECKS: tuple[Check, ...] = (
     check_comparability,
     check_gaps,
     check_replication,
+    check_early_warning,
     check_warm_up,
     check_pacing,
     check_resolution,

@@ -270,7 +270,7 @@ def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence:
     longest = max(c.needed_time or 0.0 for c in waiting)
     if all(c.rule.outcome for c in waiting):
         return _more_units(longest, waiting)
-    seconds = longest * evidence.window.seconds
+    seconds = max(longest, SHORTEST_REPEAT) * evidence.window.seconds
     if math.isfinite(seconds) and 0 < seconds <= LONGEST_WAIT:
         return f"load for about {format_duration(seconds)} in all (--run-time), if the change stays as it is"
     if any(_is_beyond(c) for c in waiting):

@@ -16,6 +16,7 @@ from evaluator.metrics.outcome_mean import OUTCOME_MEAN
 from evaluator.metrics.outcome_proportion import OUTCOME_PROPORTION
 from evaluator.metrics.outcome_quantile import OUTCOME_QUANTILE
 from evaluator.metrics.outcome_ratio import OUTCOME_RATIO
+from evaluator.metrics.response_size import compare_response_size
 from evaluator.metrics.throughput import compare_throughput
 
 __all__ = ["METRICS", "OUTCOME_METRICS", "REQUEST_METRICS", "Compare", "OutcomeMetric", "OutcomePair", "Pair"]
@@ -24,6 +25,7 @@ REQUEST_METRICS: Mapping[str, Compare] = {
     "failure_rate": compare_failure_rate,
     "latency_mean": compare_latency_mean,
     "latency_quantile": compare_latency_quantile,
+    "response_size": compare_response_size,
     "throughput": compare_throughput,
 }
 """Read the cells of a load."""

@@ -38,6 +38,8 @@ class Pair:
     arm: str
     alpha: float
     prior: InstancePrior
+    users: tuple[float, float] | None = None
+    """Mean users of baseline and candidate, where they were recorded."""
     depth: Depth = "full"
     """Less than full at a look before the last."""
 

@@ -18,7 +18,7 @@ from evaluator.stats.window import WarmUp
 
 __all__ = ["Measured", "Pairs", "measure", "pair_up"]
 
-UNITS = {"failure_rate": "fraction", "throughput": "/s"}
+UNITS = {"failure_rate": "fraction", "response_size": "bytes", "throughput": "/s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,21 @@ def pair_up(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> Pairs:
     for arm in cells.arms[1:]:
         for endpoint in slices:
             panel = build_panel(cells, arm, endpoint=endpoint, first_bucket=warm_up.first_bucket)
-            found[arm, endpoint] = None if panel is None else _pair(panel, arm, rulebook)
+            found[arm, endpoint] = None if panel is None else _pair(panel, arm, rulebook, _mean_users(cells, arm))
     return Pairs(cells, rulebook, found)
 
 
-def _pair(panel: Panel, arm: str, rulebook: Rulebook) -> Pair:
-    return Pair(panel, choose_design(panel, declared(rulebook.prior)), arm, rulebook.alpha, rulebook.prior)
+def _pair(panel: Panel, arm: str, rulebook: Rulebook, users: tuple[float, float] | None) -> Pair:
+    return Pair(panel, choose_design(panel, declared(rulebook.prior)), arm, rulebook.alpha, rulebook.prior, users)
+
+
+def _mean_users(cells: Cells, arm: str) -> tuple[float, float] | None:
+    """Mean users of baseline and candidate over the buckets in which they were recorded."""
+    loads = cells.loads
+    counts = [loads.users[loads.arm == code] for code in (0, cells.arms.index(arm))]
+    if not all(users.size and users.any() for users in counts):
+        return None
+    return float(counts[0].mean()), float(counts[1].mean())
 
 
 def measure(pairs: Pairs, *, before_bucket: int | None = None) -> Measured:

@@ -1,4 +1,4 @@
-"""Requests per second that an arm answered, failed or not.
+"""Requests per second that an arm answered, failed or not; compared per user where users were recorded.
 
 Under closed-loop load this falls when responses get slower, so it says little by itself; it is watched.
 """
@@ -23,6 +23,7 @@ def compare_throughput(pair: Pair, rule: Rule) -> Comparison:
     estimate = compare_rates(
         panel.n.sum(axis=1),
         panel,
+        exposure=pair.users or (1.0, 1.0),
         alpha=pair.alpha,
         margin=rule.margin,
         limit=rule.limit,

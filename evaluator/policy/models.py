@@ -48,6 +48,7 @@ METRIC_TYPES: Mapping[str, MetricType] = {
     "failure_rate": MetricType("share", Direction.LOWER),
     "latency_quantile": MetricType("ms", Direction.LOWER, takes_quantile=True),
     "latency_mean": MetricType("ms", Direction.LOWER),
+    "response_size": MetricType("abs", Direction.LOWER),
     "throughput": MetricType("/s", Direction.HIGHER),
     "outcome_proportion": MetricType("share", Direction.HIGHER, of_outcomes=True),
     "outcome_mean": MetricType("abs", Direction.HIGHER, of_outcomes=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ FloatArray = npt.NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class _Parts:
     strata: Strata
+    sums: FloatArray
     baseline: Levels
     candidate: Levels
     instances: InstanceVariance
@@ -41,14 +43,16 @@ def compare_means(
     limit: Limit | None = None,
     groups: FloatArray | None = None,
     depth: Depth = "full",
+    of: Literal["sum_ms", "sum_bytes"] = "sum_ms",
 ) -> Estimate:
-    """Compare mean response times of successes (ms), standardised over endpoints and time.
+    """Compare mean response times (ms) or sizes (bytes) of successes, standardised over endpoints and time.
 
     `sd_instance`: relative standard deviation assumed for an arm with a single instance. `groups` (groups, endpoints)
     of 0 and 1 compares subsets of endpoints in one go. Limits are on the candidate's own mean.
     """
     strata = build_strata(panel, panel.ok, groups)
-    baseline, candidate = (levels(strata, arm, panel.sum_ms[arm]) for arm in (0, 1))
+    sums: FloatArray = getattr(panel, of)
+    baseline, candidate = (levels(strata, arm, sums[arm]) for arm in (0, 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = candidate.level / baseline.level
     relative = margin is None or margin.relative
@@ -59,10 +63,10 @@ def compare_means(
     rows = panel.rows
     safe = np.where(np.isfinite(ratio) & (ratio > 0), ratio, 1.0)
     frame = InstanceFrame(rows, rows.n - rows.failures, strata.groups)
-    instances = frame.variance(rows.sum_ms, safe, relative=True)
+    instances = frame.variance(getattr(rows, of), safe, relative=True)
     behind = np.array([said or 1 for said in design.declared])
     prior = np.repeat((sd_instance**2 / behind)[:, None], ratio.size, axis=1)
-    parts = _Parts(strata, baseline, candidate, instances, prior)
+    parts = _Parts(strata, sums, baseline, candidate, instances, prior)
     estimate = _relative if relative else _absolute
     return estimate(parts, design, alpha, margin, sign, limit)
 
@@ -118,7 +122,7 @@ def _absolute(
     instances = replace(
         parts.instances, variance=parts.instances.variance * scale**2, within=parts.instances.within * scale**2
     )
-    scaled = _Parts(parts.strata, parts.baseline, parts.candidate, instances, parts.prior * scale**2)
+    scaled = _Parts(parts.strata, parts.sums, parts.baseline, parts.candidate, instances, parts.prior * scale**2)
     by_run = _by_run(parts, 1) - _by_run(parts, 0)
     theta, uncertainty = _uncertain(scaled, design, theta, influence, by_run)
     half = t_quantile(1 - alpha, uncertainty.df) * uncertainty.se
@@ -147,7 +151,7 @@ def _scaled(part: Levels) -> FloatArray:
 
 
 def _by_run(parts: _Parts, arm: int) -> FloatArray:
-    return run_levels(parts.strata, arm, parts.strata.panel.sum_ms[arm])
+    return run_levels(parts.strata, arm, parts.sums[arm])
 
 
 def _uncertain(

@@ -55,6 +55,7 @@ class InstanceRows:
     n: FloatArray
     failures: FloatArray
     sum_ms: FloatArray
+    sum_bytes: FloatArray
     instance_arm: IntArray
     """Arm (0 baseline, 1 candidate) of each instance, shape (instances,)."""
     place: IntArray
@@ -76,6 +77,7 @@ class InstanceRows:
             n=self.n * known,
             failures=self.failures * known,
             sum_ms=self.sum_ms * known,
+            sum_bytes=self.sum_bytes * known,
             slots=slots,
             strata=stratum.size,
         )
@@ -101,6 +103,7 @@ class Panel:
     n: FloatArray
     failures: FloatArray
     sum_ms: FloatArray
+    sum_bytes: FloatArray
     widths: IntArray
     """Block width of each endpoint in buckets; a power of two."""
     block_starts: dict[int, IntArray]
@@ -144,6 +147,7 @@ class Panel:
             n=n,
             failures=self.failures[:, :, :slots],
             sum_ms=self.sum_ms[:, :, :slots],
+            sum_bytes=self.sum_bytes[:, :, :slots],
             widths=widths,
             block_starts={int(w): _starts(run, place, int(w)) for w in distinct(widths)},
             rows=self.rows.before((bucket - self.origin) // BLOCK_BUCKETS, widths),
@@ -292,6 +296,7 @@ class _Layout:
             n=n,
             failures=dense(moments.failures),
             sum_ms=dense(moments.sum_us) / 1000,
+            sum_bytes=dense(moments.bytes),
             widths=widths,
             block_starts={int(w): _starts(self.run, self.place, int(w)) for w in distinct(widths)},
             paired=self.paired,
@@ -345,6 +350,7 @@ class _Layout:
             n=summed(moments.n),
             failures=summed(moments.failures),
             sum_ms=summed(moments.sum_us) / 1000,
+            sum_bytes=summed(moments.bytes),
             instance_arm=instance_arm,
             place=self.block_slots.keys,
             blocks=self.blocks,

@@ -18,18 +18,25 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def compare_rates(
-    events: FloatArray, panel: Panel, *, alpha: float, margin: Margin | None, limit: Limit, sign: float
+    events: FloatArray,
+    panel: Panel,
+    *,
+    alpha: float,
+    margin: Margin | None,
+    limit: Limit,
+    sign: float,
+    exposure: tuple[float, float] = (1.0, 1.0),
 ) -> Estimate:
     """Compare `events` (2, slots) per second. `sign` is 1 where lower is better, -1 where higher is.
 
     A rate is a property of the arm, not of its instances: only its variation over time counts. An absolute margin
-    is taken relative to the baseline's rate.
+    is taken relative to the baseline's rate. `exposure`: what the rates are compared per (users of each arm).
     """
     seconds = panel.slots * panel.bucket_s
     totals = events.sum(axis=1)
     rates = totals / seconds
     influence = (panel.slots * (events[1] / totals[1] - events[0] / totals[0]))[None, :]
-    theta = np.array([np.log(rates[1] / rates[0])])
+    theta = np.array([np.log(rates[1] / exposure[1]) - np.log(rates[0] / exposure[0])])
     uncertainty = _uncertain(influence)
     bound = _log_bound(margin, float(rates[0]), sign)
     half = t_quantile(1 - alpha, uncertainty.df) * uncertainty.se

@@ -1,0 +1,31 @@
+"""Failures that pile up on a candidate before they are many enough to judge: a warning, never a verdict.
+
+It takes failures for independent, which they are not when they come in bursts; so it does not decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from evaluator.health.base import Scene, warn
+from evaluator.records import Finding
+from evaluator.stats.assignment import log_wealth_of_excess
+
+__all__ = ["check_early_warning"]
+
+NAME = "early_warning"
+MOST_FAILURES = 50
+"""From here on the failure rate itself says enough."""
+
+
+def check_early_warning(scene: Scene) -> Iterable[Finding]:
+    """Rare failures of which the candidate has more than its share of the requests explains."""
+    for arm, panel in scene.panels.items():
+        failures = [int(panel.failures[a].sum()) for a in (0, 1)]
+        if not 0 < sum(failures) <= MOST_FAILURES:
+            continue
+        requests = panel.n.sum(axis=(1, 2))
+        share = float(requests[1] / requests.sum())
+        if log_wealth_of_excess(failures[1], sum(failures), share) > -math.log(scene.rulebook.alpha):
+            yield warn(NAME, f"{arm} has {failures[1]} of {sum(failures)} failures with {share:.0%} of the requests")

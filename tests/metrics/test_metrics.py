@@ -1,0 +1,55 @@
+"""Metrics that stand on a sum of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from judging import RULEBOOK, SMALL, evidence, judge
+
+from evaluator.metrics import METRICS, OUTCOME_METRICS, REQUEST_METRICS
+from evaluator.policy.models import METRIC_TYPES
+from evaluator.records import Direction, Margin, MetricStatus, Role, Rule
+from evaluator.simulate import Change, simulate, simulate_cells, to_cells
+
+
+def _ask(cells, rule):
+    return next(c for c in judge(cells, replace(RULEBOOK, rules=(rule,))).comparisons if c.rule.name == rule.name)
+
+
+def test_the_policy_knows_the_same_types_as_the_tables():
+    assert set(METRIC_TYPES) == set(METRICS) == {*REQUEST_METRICS, *OUTCOME_METRICS}
+
+
+def test_response_size_is_found():
+    rule = Rule("size", "response_size", Role.GATE, Margin(0.05))
+    grown = _ask(simulate_cells(replace(SMALL, changes=(Change(bytes=0.3),)), 3), rule)
+    assert grown.status is MetricStatus.FAIL
+    assert grown.effect.estimate == pytest.approx(0.3, abs=0.05)
+    assert _ask(simulate_cells(SMALL, 3), rule).status is not MetricStatus.FAIL
+
+
+def test_response_size_without_sizes_is_no_data():
+    requests = simulate(SMALL, 3)
+    silent = to_cells(replace(requests, response_bytes=np.zeros_like(requests.response_bytes)))
+    assert "not recorded" in _ask(silent, Rule("size", "response_size", Role.GATE, Margin(0.05))).no_data
+
+
+def test_throughput_is_compared_per_user_where_users_are_known():
+    """The canary has a third of the users and a third of the requests: nothing is worse."""
+    rule = Rule("throughput", "throughput", Role.WATCH, Margin(0.05), Direction.HIGHER)
+    design = replace(SMALL, users=60, wait_s=2.0, split=(0.25,))
+    found = _ask(simulate_cells(design, 2), rule)
+    assert found.candidate.value < found.baseline.value / 2
+    assert found.effect.estimate == pytest.approx(0.0, abs=0.05)
+
+
+def test_the_scan_names_what_it_cannot_judge():
+    """Two hundred endpoints and few requests: the rest is judged together, and what is too rare is named."""
+    cells = simulate_cells(replace(SMALL, endpoints=200, duration_s=120.0, rate_per_s=20.0), 3)
+    found = evidence(cells)
+    names = [c.rule.slice.endpoint for c in found.comparisons if c.scan and c.rule.type == "latency_mean"]
+    assert "other endpoints" in names
+    assert 1 < len(names) < 50
+    assert found.unjudged_share < 0.05
