@@ -1,0 +1,166 @@
+"""Every check of a load: what it says of a healthy release, and of one that is not."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from judging import RULEBOOK, RUN, SMALL, evidence
+
+from evaluator.health import CHECKS
+from evaluator.records import InstancePrior, Level, RunFacts, RunState
+from evaluator.simulate import Change, simulate, simulate_cells, to_cells
+
+USERS = {"baseline": 30, "canary": 30}
+FACTS = RunFacts(
+    workers_expected=2,
+    workers_seen=2,
+    counted=23_900,
+    users=USERS,
+    cpu_percent=40.0,
+    loop_lag_ms=1.0,
+    clock_offset_s=0.01,
+    pacing="open",
+)
+LOADED = replace(RUN, source="locust", facts=FACTS, landed=23_900)
+DESIGN = replace(SMALL, users=30)
+CELLS = simulate_cells(DESIGN, 1)
+
+
+def find(check, cells=CELLS, run=LOADED, rulebook=RULEBOOK, runs=None):
+    """The gravest finding of a check; None where it says nothing."""
+    order = [Level.OK, Level.WARN, Level.FAIL]
+    found = [f for f in evidence(cells, rulebook, runs or (run,)).findings if f.check == check]
+    return max(found, key=lambda f: order.index(f.level), default=None)
+
+
+def facts(**changes):
+    return replace(LOADED, facts=replace(FACTS, **changes))
+
+
+def select(requests, keep):
+    chosen = {
+        f.name: getattr(requests, f.name)[keep]
+        for f in fields(requests)
+        if isinstance(getattr(requests, f.name), np.ndarray)
+    }
+    return replace(requests, **chosen)
+
+
+def test_a_healthy_release_has_nothing_but_good_findings():
+    levels = {f.check: f.level for f in evidence(CELLS, runs=(LOADED,)).findings}
+    assert {check: level for check, level in levels.items() if level is not Level.OK} == {}
+    assert len(levels) >= len(CHECKS) - 2  # history and early warning have nothing to say
+
+
+@pytest.mark.parametrize(
+    ("check", "run", "level", "void", "says"),
+    [
+        pytest.param("clock", facts(clock_offset_s=-3.0), Level.FAIL, True, "3 s", id="clock off"),
+        pytest.param("load_generator", facts(cpu_percent=99.0), Level.FAIL, True, "saturated", id="cpu saturated"),
+        pytest.param("load_generator", facts(loop_lag_ms=150.0), Level.FAIL, True, "saturated", id="loop late"),
+        pytest.param("load_generator", facts(cpu_percent=90.0), Level.WARN, False, "busy", id="cpu busy"),
+        pytest.param(
+            "load_generator", facts(cpu_percent=None, loop_lag_ms=None), Level.WARN, False, "not checked", id="silent"
+        ),
+        pytest.param("complete", facts(workers_seen=1), Level.FAIL, False, "1 of 2 workers", id="a worker missing"),
+        pytest.param("complete", facts(stopped_by="disk full"), Level.FAIL, False, "disk full", id="stopped"),
+        pytest.param("complete", facts(orphaned=True), Level.FAIL, False, "parent", id="orphans"),
+        pytest.param("complete", replace(LOADED, state=RunState.INCOMPLETE), Level.FAIL, False, "incomplete", id="cut"),
+        pytest.param("coverage", replace(LOADED, landed=20_000), Level.FAIL, False, "23,900", id="rows missing"),
+        pytest.param("coverage", facts(quarantined=("seg-1",)), Level.FAIL, False, "seg-1", id="segment unreadable"),
+        pytest.param("coverage", facts(skipped_rows=7), Level.WARN, False, "7 unreadable", id="rows skipped"),
+        pytest.param(
+            "sample_ratio", facts(users={"baseline": 900, "canary": 600}), Level.FAIL, False, "900", id="split"
+        ),
+        pytest.param("sample_ratio", facts(users={}), Level.WARN, False, "not checked", id="not recorded"),
+        pytest.param("pacing", facts(pacing="closed"), Level.WARN, False, "closed loop", id="closed loop"),
+    ],
+)
+def test_what_the_load_generator_says(check, run, level, void, says):
+    found = find(check, run=run)
+    assert (found.level, found.void) == (level, void)
+    assert says in found.text
+
+
+def test_configured_shares_are_what_is_expected():
+    uneven = facts(users={"baseline": 900, "canary": 100})
+    rulebook = replace(RULEBOOK, sample_ratio={"baseline": 0.9, "canary": 0.1})
+    assert find("sample_ratio", run=uneven).level is Level.FAIL
+    assert find("sample_ratio", run=uneven, rulebook=rulebook).level is Level.OK
+
+
+@pytest.mark.parametrize(("share", "level"), [(0.0, Level.OK), (0.1, Level.WARN), (0.4, Level.FAIL)])
+def test_gaps(share, level):
+    requests = simulate(DESIGN, 1)
+    begin = requests.ts_us.min() + 60_000_000
+    lost = (requests.arm == 1) & (requests.ts_us > begin) & (requests.ts_us < begin + share * 300_000_000)
+    found = find("gaps", to_cells(select(requests, ~lost), bucket_s=5))
+    assert found.level is level
+
+
+def test_another_mix_is_named_and_forbids_nothing():
+    found = find("comparability", simulate_cells(replace(DESIGN, changes=(Change(mix=0.6),)), 1))
+    assert found.level is Level.WARN
+    assert "GET /endpoint/" in found.text
+
+
+def test_unequal_load_forbids_a_go():
+    requests = simulate(DESIGN, 1)
+    users = np.where(requests.arm == 1, requests.users * 2, requests.users)
+    assert find("comparability", to_cells(replace(requests, users=users), bucket_s=5)).level is Level.FAIL
+
+
+def test_replicates_must_be_the_same_test():
+    cells = simulate_cells(replace(DESIGN, duration_s=60.0, replicates=3), 1)
+    runs = tuple(
+        replace(LOADED, id=name, replicate=k, fingerprint={"users": 30 + (k == 2)}) for k, name in enumerate(cells.runs)
+    )
+    assert "differ in users" in find("comparability", cells, runs=runs).text
+
+
+@pytest.mark.parametrize(
+    ("instances", "prior", "check", "level"),
+    [
+        pytest.param(1, InstancePrior(), "single_instance", Level.FAIL, id="one a side"),
+        pytest.param(1, InstancePrior(baseline=4, canary=4), "replication", Level.WARN, id="four behind one label"),
+        pytest.param(2, InstancePrior(), "replication", Level.WARN, id="two a side"),
+        pytest.param(3, InstancePrior(), "replication", Level.OK, id="three a side"),
+    ],
+)
+def test_replication(instances, prior, check, level):
+    cells = simulate_cells(replace(DESIGN, instances=(instances,)), 1)
+    assert find(check, cells, rulebook=replace(RULEBOOK, prior=prior)).level is level
+
+
+def test_coarse_times_are_named():
+    cells = simulate_cells(replace(DESIGN, median_ms=(10.0, 20.0), grid_us=10_000), 1)
+    assert find("resolution", cells).level is Level.WARN
+
+
+def test_users_that_are_never_level_are_named():
+    cells = simulate_cells(replace(DESIGN, wait_s=1.0, spawn_s=290.0), 1)
+    assert "not level" in find("warm_up", cells).text
+
+
+def test_arms_that_never_meet_are_named():
+    requests = simulate(DESIGN, 1)
+    assert find("overlap", to_cells(select(requests, requests.arm == 0))).level is Level.FAIL
+
+
+def test_a_few_failures_on_one_side_are_an_early_warning():
+    requests = simulate(replace(DESIGN, failure_rate=0.0), 1)
+    quiet = replace(requests, failed=np.zeros_like(requests.failed))
+    assert find("early_warning", to_cells(quiet)) is None
+    failing = np.flatnonzero(requests.arm == 1)[:9]
+    failed = np.zeros_like(requests.failed)
+    failed[failing] = True
+    assert "9 of 9 failures" in find("early_warning", to_cells(replace(quiet, failed=failed))).text
+
+
+def test_every_failed_check_says_what_to_do_or_what_it_saw():
+    broken = replace(facts(cpu_percent=99.0, clock_offset_s=9.0, stopped_by="signal"), state=RunState.INCOMPLETE)
+    for found in evidence(CELLS, runs=(broken,)).findings:
+        assert found.text
+        assert found.level is not Level.FAIL or found.remedy or found.check in {"coverage", "gaps", "comparability"}
