@@ -15,7 +15,15 @@ from evaluator.stats.calendar import Calendar
 from evaluator.stats.sequential import GRID, LASTING, anytime_critical, boundaries, information, spent
 from evaluator.stats.student import t_quantile
 
-__all__ = ["critical_value", "final_critical", "find_power", "power_of_proportions", "power_of_t", "worst_z"]
+__all__ = [
+    "anytime_z",
+    "critical_value",
+    "final_critical",
+    "find_power",
+    "power_of_proportions",
+    "power_of_t",
+    "worst_z",
+]
 
 NORMAL_FROM = 1e4
 FARTHEST = 35.0
@@ -85,8 +93,12 @@ def final_critical(calendar: Calendar, level: float, df: float, lasting: float, 
     """Standard errors that the last look needs to show a release to be worse at `level`."""
     if calendar.kind == "group_sequential":
         return critical_value(worst_z(level, lasting)[-1], df)
-    one = float(t_quantile(1 - level, df))
     if calendar.kind == "fixed":
-        return one
-    moving = float(anytime_critical(level, calendar.planned_s, tune_at_s))
-    return math.sqrt(moving**2 * (1 - lasting) + one**2 * lasting)
+        return float(t_quantile(1 - level, df))
+    return critical_value(anytime_z(level, calendar.planned_s, tune_at_s, lasting), df)
+
+
+def anytime_z(level: float, elapsed_s: float, tune_at_s: float, lasting: float) -> float:
+    """Boundary on Z of the confidence sequence; the lasting share meets the normal quantile, in quadrature."""
+    moving = float(anytime_critical(level, elapsed_s, tune_at_s))
+    return math.sqrt(moving**2 * (1 - lasting) + float(t_quantile(1 - level, np.inf)) ** 2 * lasting)

@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.planning.gates import Goal, find_level, noise_of_rate
-from evaluator.planning.power import critical_value, worst_z
+from evaluator.planning.power import anytime_z, critical_value, worst_z
 from evaluator.planning.precision import History, Precision, forecast
 from evaluator.records import Rulebook, choose_bucket_s
 from evaluator.stats.calendar import Calendar, plan_looks
-from evaluator.stats.sequential import GRID, anytime_critical
+from evaluator.stats.sequential import GRID
 from evaluator.stats.student import t_quantile
 
 __all__ = ["STRATEGIES", "Exposure", "Stage", "compare_strategies"]
@@ -216,11 +216,11 @@ class _Rollout:
             z = worst_z(self.level, last)
             places = np.clip(np.floor(self.looks / self.goal.duration_s * GRID + 1e-9).astype(int), 1, GRID) - 1
             return np.array([critical_value(z[k], d) for k, d in zip(places, df, strict=True)])
-        one = np.asarray(t_quantile(1 - self.level, df))
         if calendar.kind == "fixed":
-            return one
-        reach = [float(anytime_critical(self.level, s, self.rulebook.monitoring.tune_at_s)) for s in self.looks]
-        return np.asarray(np.sqrt(np.array(reach) ** 2 * (1 - share) + one**2 * share))
+            return np.asarray(t_quantile(1 - self.level, df))
+        tune_at_s = self.rulebook.monitoring.tune_at_s
+        reach = [anytime_z(self.level, float(s), tune_at_s, k) for s, k in zip(self.looks, share, strict=True)]
+        return np.array([critical_value(z, d) for z, d in zip(reach, df, strict=True)])
 
 
 def _is_failures(gate: Precision) -> bool:

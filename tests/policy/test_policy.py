@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluator.errors import PolicyError
-from evaluator.policy import find_policy, load_policy, policy_schema
+from evaluator.policy import find_policy, load_policy, policy_schema, with_learnt
 from evaluator.policy.models import METRIC_TYPES
-from evaluator.records import Direction, Margin, Role
+from evaluator.records import Direction, Learnt, Margin, Role
 
 STARTER = Path(str(files("evaluator") / "starter" / "evaluator.yaml"))
 
@@ -272,3 +273,27 @@ def test_no_text_brings_anything_but_a_policy_or_a_policy_error(tmp_path_factory
     except PolicyError as error:
         message = error.message
     assert message.startswith(f"{path}:")
+
+
+# ------------------------------------------------------------------ what history says of instances
+
+
+@pytest.mark.parametrize(
+    ("text", "learnt", "latency"),
+    [
+        pytest.param("", None, 0.05, id="nothing learnt"),
+        pytest.param("", Learnt(0.01, 0.0001, 4, 2, 12.0), 0.05, id="too few comparisons"),
+        pytest.param("", Learnt(0.01, 0.0001, 12, 6, 37.0), 0.0167, id="pooled with the built-in value"),
+        pytest.param("", Learnt(0.09, 0.0001, 12, 6, 37.0), 0.09, id="never below what was learnt"),
+        pytest.param("", Learnt(None, None, 12, 6, 37.0), 0.05, id="nothing known of latency"),
+        pytest.param("instances: {sd_latency: 8%}", Learnt(0.01, 0.0001, 12, 6, 37.0), 0.08, id="said, and larger"),
+        pytest.param("instances: {sd_latency: 2%}", Learnt(0.03, 0.0001, 12, 6, 37.0), 0.03, id="said, and smaller"),
+    ],
+)
+def test_history_says_how_much_instances_differ(tmp_path, text, learnt, latency):
+    policy = load_policy(write(tmp_path, text))
+    judged = with_learnt(policy, learnt)
+    assert judged.rulebook.prior.sd_latency == pytest.approx(latency, abs=6e-5)
+    assert replace(judged.rulebook, prior=policy.rulebook.prior) == policy.rulebook
+    unchanged = judged.rulebook.prior == policy.rulebook.prior
+    assert unchanged == (judged.hash == policy.hash) == (judged.effective == policy.effective)

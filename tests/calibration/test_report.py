@@ -1,0 +1,120 @@
+from dataclasses import replace
+
+import pytest
+from judging import RULEBOOK, RUN, SMALL
+
+from evaluator.calibration import CHANGES, Stored, Tally, calibrate, learn_instances, needed_comparisons
+from evaluator.records import RunState, Slice
+from evaluator.simulate import SCENARIOS, Design, simulate_cells
+from evaluator.stats.score import wilson_interval
+
+QUARTER = replace(Design(), duration_s=900.0, rate_per_s=40.0)
+
+
+def history(design, count, seed=0):
+    out = []
+    for k in range(count):
+        cells = simulate_cells(design, seed + k)
+        out.append(Stored(f"r{k}", cells, tuple(replace(RUN, id=run, release=f"r{k}") for run in cells.runs)))
+    return out
+
+
+@pytest.fixture(scope="module")
+def report():
+    return calibrate(history(QUARTER, 6), RULEBOOK)
+
+
+def test_identical_halves_are_rarely_no_go(report):
+    assert report.overall.judged == 36
+    assert report.overall.effective == 36
+    low, _ = report.overall.interval(report.overall.no_go)
+    assert low <= RULEBOOK.alpha
+    assert report.conclusion == "unknown"
+
+
+def test_larger_regressions_are_found_more_often(report):
+    found = {tally.change: tally.no_go for tally in report.tallies}
+    latency = [found[change] for change in CHANGES[:4]]
+    assert latency == sorted(latency)
+    assert latency[-1] > report.overall.judged / 2
+    assert all(tally.go == 0 for tally in report.tallies if tally.change.latency >= 0.1)
+
+
+def test_past_runs_are_shown_apart(report):
+    assert report.between.judged == 10
+    assert report.between.go == 0
+    assert "between" not in {tally.kind for tally in report.tallies}
+
+
+@pytest.mark.parametrize(
+    ("design", "kind"),
+    [
+        pytest.param(SMALL, "instances", id="three instances"),
+        pytest.param(replace(SMALL, instances=(1,)), "time", id="one instance"),
+        pytest.param(replace(SMALL, instances=(1,), duration_s=120.0, replicates=5), "replicates", id="replicates"),
+    ],
+)
+def test_what_is_split_is_what_there_is(design, kind):
+    found = calibrate(history(design, 1), RULEBOOK, splits=2)
+    assert {tally.kind for tally in found.tallies} == {kind}
+    assert found.overall.judged == 2
+    assert found.conclusion == "unknown"
+    if kind == "time":
+        assert found.overall.go == 0
+
+
+def test_the_same_history_gives_the_same_report():
+    stored = history(SMALL, 2)
+    assert calibrate(stored, RULEBOOK, splits=2) == calibrate(stored, RULEBOOK, splits=2)
+
+
+def test_what_cannot_be_used_is_named():
+    stored = history(SMALL, 2)
+    broken = replace(stored[0], runs=tuple(replace(run, state=RunState.INCOMPLETE) for run in stored[0].runs))
+    found = calibrate([broken, stored[1]], RULEBOOK, splits=2)
+    assert found.left_out == ("r0: a run is not complete",)
+    assert found.used == ("r1",)
+    nothing = calibrate([], RULEBOOK)
+    assert (nothing.conclusion, nothing.overall.judged, nothing.between) == ("unknown", 0, None)
+
+
+def test_an_endpoint_that_history_does_not_have_is_not_asked():
+    rules = (*RULEBOOK.rules, replace(RULEBOOK.rules[1], name="new", slice=Slice("GET /new")))
+    assert calibrate(history(SMALL, 1), replace(RULEBOOK, rules=rules), splits=2).overall.judged == 2
+
+
+def test_intervals_and_conclusions():
+    def told(no_go, effective):
+        tally = Tally("all", CHANGES[0], 100, effective, no_go, 0)
+        return replace(calibrate([], RULEBOOK), overall=tally).conclusion
+
+    assert needed_comparisons(0.05) == 73
+    assert wilson_interval(0, 73, 1.959964)[1] <= 0.05 < wilson_interval(0, 72, 1.959964)[1]
+    assert (told(0, 73), told(0, 72), told(30, 100), told(5, 100)) == ("keeps", "unknown", "cries_wolf", "unknown")
+
+
+# ------------------------------------------------------------------ learnt
+
+
+def test_the_spread_of_instances_is_learnt():
+    design = replace(SCENARIOS["AA_inst3"], instances=(6,))
+    learnt = learn_instances([simulate_cells(design, seed) for seed in range(6)])
+    assert learnt.sd_latency == pytest.approx(0.03, rel=0.25)
+    assert (learnt.comparisons, learnt.runs) == (12, 6)
+    assert learnt.df == pytest.approx(60, rel=0.05)
+
+
+def test_replicates_of_single_instances_teach_as_well():
+    learnt = learn_instances([simulate_cells(SCENARIOS["AA_replicates"], seed) for seed in range(8)])
+    assert learnt.sd_latency == pytest.approx(0.05, rel=0.35)
+    assert (learnt.comparisons, learnt.runs, learnt.df) == (8, 40, 32)
+
+
+def test_instances_that_do_not_differ_teach_that():
+    learnt = learn_instances([simulate_cells(SCENARIOS["AA_inst0"], seed) for seed in range(4)])
+    assert learnt.sd_latency < 0.01
+
+
+def test_one_run_of_one_instance_teaches_nothing():
+    learnt = learn_instances([simulate_cells(SCENARIOS["AA_1+1"], 1)])
+    assert (learnt.sd_latency, learnt.sd_failures, learnt.comparisons) == (None, None, 0)

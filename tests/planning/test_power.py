@@ -1,0 +1,65 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from evaluator.planning.power import (
+    critical_value,
+    final_critical,
+    find_power,
+    power_of_proportions,
+    power_of_t,
+    worst_z,
+)
+from evaluator.stats.calendar import Calendar
+
+PUBLISHED = {
+    entry["id"]: entry
+    for entry in json.loads((Path(__file__).parents[1] / "data" / "published.json").read_text(encoding="utf-8"))[
+        "entries"
+    ]
+    if entry["family"] == "power"
+}
+
+
+def test_every_published_power_is_covered():
+    assert set(PUBLISHED) == {"power.t", "power.prop"}
+
+
+def test_power_of_t_as_printed():
+    entry = PUBLISHED["power.t"]
+    assert round(power_of_t(**entry["inputs"]), 7) == entry["published"]["value"]
+
+
+def test_power_of_proportions_as_printed():
+    entry = PUBLISHED["power.prop"]
+    n, first, second = (entry["inputs"][name] for name in ("n", "p1", "p2"))
+    assert round(power_of_proportions(n, first, second), 2) == entry["published"]["value"]
+
+
+@pytest.mark.parametrize("df", [3.0, 7.5, 40.0, 1e3])
+@pytest.mark.parametrize("shift", [-0.05, 0.0, 0.02, 0.1, 0.4])
+def test_power_is_noncentral_t(df, shift):
+    critical = float(stats.t.ppf(0.99, df))
+    assert find_power(shift, 0.03, df, critical) == pytest.approx(stats.nct.sf(critical, df, shift / 0.03), abs=1e-6)
+
+
+def test_extremes_are_numbers():
+    assert find_power(1e9, 1e-9, 6.0, 2.0) == pytest.approx(1.0)
+    assert find_power(-1e9, 1e-9, 6.0, 2.0) == pytest.approx(0.0)
+    assert (find_power(1.0, 0.0, 6.0, 2.0), find_power(-1.0, 0.0, 6.0, 2.0)) == (1.0, 0.0)
+
+
+def test_without_shift_the_power_is_the_level():
+    assert find_power(0.0, 1.0, 9.0, critical_value(1.959964, 9.0)) == pytest.approx(0.025, abs=1e-6)
+
+
+def test_looking_early_costs_little_at_the_end():
+    fixed = final_critical(Calendar("fixed", (), 3600, final=True), 0.01, 8.0, 0.2, 1800)
+    looked = final_critical(Calendar("group_sequential", (600,), 3600, final=True), 0.01, 8.0, 0.2, 1800)
+    anytime = final_critical(Calendar("anytime", (600,), 3600, final=True), 0.01, 8.0, 0.2, 1800)
+    assert fixed < looked < anytime
+    assert math.isclose(fixed, stats.t.ppf(0.99, 8))
+    assert worst_z(0.01, 0.2)[0] > worst_z(0.01, 0.2)[-1]
