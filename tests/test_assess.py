@@ -230,6 +230,15 @@ def test_odd_data_never_crash_and_rarely_go(name):
             assert 0 <= test.p_within <= 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ODD)
+def test_odd_replicates_never_crash_and_are_never_go(name):
+    requests = ODD[name](simulate(replace(SMALL, duration_s=60.0, replicates=3, instances=(1,)), 4))
+    cells = to_cells(requests, bucket_s=1)
+    runs = tuple(replace(RUN, id=run, replicate=k) for k, run in enumerate(cells.runs))
+    assert judge(cells, runs=runs).word is not GO or name == "none fail"
+
+
 def test_all_failures_on_the_canary_is_no_go():
     found = judge(to_cells(ODD["canary fails"](simulate(SMALL, 4))))
     assert found.word is NO_GO

@@ -16,7 +16,7 @@ from evaluator.stats.panel import Panel
 from evaluator.stats.score import difference_interval, difference_z, one_sample_z, ratio_interval, ratio_z
 from evaluator.stats.strata import Levels, Strata, levels, run_levels
 from evaluator.stats.student import t_below, t_quantile
-from evaluator.stats.uncertainty import Design, Uncertainty, combine, replicate_uncertainty
+from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
 
 __all__ = ["compare_failures"]
 
@@ -110,7 +110,7 @@ def _effective(
     scores: FloatArray | None
     if design.kind == "replicates":
         by_run = run_levels(strata, 1, panel.failures[1]) - run_levels(strata, 0, panel.failures[0])
-        scores = np.nan_to_num(by_run - np.nanmean(by_run, axis=-1, keepdims=True)).T
+        scores = centre(by_run).T
         _, uncertainty = replicate_uncertainty(by_run, np.maximum(time.variance, binomial))
     else:
         rows = panel.rows

@@ -15,7 +15,7 @@ from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
 from evaluator.stats.strata import Levels, Strata, build_strata, levels, run_levels
 from evaluator.stats.student import t_quantile
-from evaluator.stats.uncertainty import Design, Uncertainty, combine, replicate_uncertainty
+from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
 
 __all__ = ["compare_means"]
 
@@ -183,7 +183,7 @@ def _limits(parts: _Parts, design: Design, limit: Limit) -> tuple[Asked, ...]:
 def _scores(parts: _Parts, design: Design, by_run: FloatArray, sign: float) -> FloatArray | None:
     """What replicates or instances add to the error, (units, groups); nothing known where there is one a side."""
     if design.kind == "replicates":
-        return np.asarray(sign * np.nan_to_num(by_run - np.nanmean(by_run, axis=-1, keepdims=True)).T)
+        return np.asarray(sign * centre(by_run).T)
     return sign * parts.instances.scores if design.kind == "instances" else None
 
 

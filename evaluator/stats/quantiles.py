@@ -30,7 +30,7 @@ from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
 from evaluator.stats.strata import Strata, levels
 from evaluator.stats.student import t_quantile
-from evaluator.stats.uncertainty import Design, Uncertainty, combine, replicate_uncertainty
+from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
 
 __all__ = ["QuantileEstimate", "compare_quantile"]
 
@@ -169,8 +169,10 @@ class _Work:
         self.run_q_b = np.array([curve.quantile(self.p) for curve in self.run_baseline])
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log([curve.quantile(self.p) for curve in self.run_candidate]) - np.log(self.run_q_b)
-        self.q_b = float(np.exp(np.nanmean(np.log(self.run_q_b))))
-        self.q_c = self.q_b * float(np.exp(np.nanmean(logs)))
+        # A replicate in which baseline's own quantile is a failure says nothing of this one.
+        known = np.isfinite(self.run_q_b) & (self.run_q_b > 0)
+        self.q_b = float(np.exp(np.log(self.run_q_b[known]).mean())) if known.any() else float(self.run_q_b.max())
+        self.q_c = self.q_b * float(np.exp(logs[known].mean())) if known.any() else float("nan")
 
     def distance(self, times_ms: FloatArray) -> FloatArray:
         """D at thresholds given as times: shape (thresholds,)."""
@@ -203,7 +205,7 @@ class _Work:
         if self.design.kind == "replicates":
             by_run = self._run_distances(times_ms).T
             _, uncertainty = replicate_uncertainty(by_run, np.maximum(time.variance, binomial))
-            scores = np.nan_to_num(by_run - np.nanmean(by_run, axis=1, keepdims=True))
+            scores = centre(by_run)
         else:
             parts = self._instances(rising, np.array([self.q_b]), own.level[:, 0] - other.level[:, 0], back)
             found = combine(time, parts, self._prior(times_ms))

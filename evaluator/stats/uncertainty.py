@@ -15,7 +15,7 @@ from evaluator.stats.instances import InstanceVariance
 from evaluator.stats.longrun import TimeVariance
 from evaluator.stats.panel import Panel
 
-__all__ = ["Design", "Replication", "Uncertainty", "choose_design", "combine", "replicate_uncertainty"]
+__all__ = ["Design", "Replication", "Uncertainty", "centre", "choose_design", "combine", "replicate_uncertainty"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -104,14 +104,23 @@ def _instance_df(by_arm: FloatArray, known: npt.NDArray[np.bool_], effective: Fl
     return np.where(~known.any(axis=0), PRIOR_DF, pooled)
 
 
+def centre(values: FloatArray) -> FloatArray:
+    """Values less their mean over the last axis; 0 where there is none."""
+    known = np.isfinite(values)
+    clean = np.where(known, values, 0.0)
+    mean = clean.sum(axis=-1, keepdims=True) / np.maximum(known.sum(axis=-1, keepdims=True), 1)
+    return np.where(known, clean - mean, 0.0)
+
+
 def replicate_uncertainty(values: FloatArray, floor: FloatArray | float = 0.0) -> tuple[FloatArray, Uncertainty]:
     """Mean over replicates (last axis) and its uncertainty: sd / √R with R - 1 degrees of freedom.
 
     `floor`: a variance that the result is never below. Replicates without a value are left out.
     """
-    count = np.isfinite(values).sum(axis=-1)
-    mean = np.nansum(values, axis=-1) / np.maximum(count, 1)
-    squares = np.nansum((values - mean[..., None]) ** 2, axis=-1)
+    known = np.isfinite(values)
+    count = known.sum(axis=-1)
+    mean = np.where(count > 0, np.where(known, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+    squares = (centre(values) ** 2).sum(axis=-1)
     variance = np.where(count >= 2, squares / np.maximum(count - 1, 1) / np.maximum(count, 1), np.nan)
     variance = np.maximum(variance, floor)
     return mean, Uncertainty(variance, np.maximum(count - 1, 1).astype(float), variance)
