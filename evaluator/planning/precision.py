@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evaluator.assess import assess
+from evaluator.metrics import OUTCOME_METRICS
 from evaluator.records import (
     Cells,
     Comparison,
@@ -139,8 +140,7 @@ def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: 
 
     Variances are averaged over comparisons after each was brought to one second and one instance.
     """
-    fixed = replace(rulebook, monitoring=Monitoring(mode="fixed"), scan=replace(rulebook.scan, enabled=False))
-    seen = [_Seen.of(assess(cells, runs, fixed).comparisons, cells) for cells, runs in stored]
+    seen = [_Seen.of(assess(cells, runs, _ask_of(rulebook, cells)).comparisons, cells) for cells, runs in stored]
     gates = [rule for rule in rulebook.rules if rule.role is Role.GATE]
     found = {rule.name: [c for s in seen for c in s.of_rule(rule)] for rule in gates}
     precisions = [_pool(rule, found[rule.name], rulebook) for rule in gates if found[rule.name]]
@@ -153,6 +153,17 @@ def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: 
         comparisons=len(used),
         unpaired=float(np.mean([s.unpaired for s in used])) if used else 1.0,
     )
+
+
+def _ask_of(rulebook: Rulebook, cells: Cells) -> Rulebook:
+    """What can be asked of these cells, once and at their end."""
+    rules = tuple(
+        rule
+        for rule in rulebook.rules
+        if rule.type not in OUTCOME_METRICS and (rule.slice.endpoint is None or rule.slice.endpoint in cells.endpoints)
+    )
+    scan = replace(rulebook.scan, enabled=False)
+    return replace(rulebook, rules=rules, monitoring=Monitoring(mode="fixed"), scan=scan)
 
 
 @dataclass(frozen=True, slots=True)

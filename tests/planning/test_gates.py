@@ -5,7 +5,7 @@ import pytest
 from judging import RULEBOOK, RUN, evidence
 
 from evaluator.planning import Goal, assume_history, forecast, learn_precisions, plan_gates, tabulate
-from evaluator.records import Margin, Monitoring, Rule, Rulebook, Scan
+from evaluator.records import Margin, Monitoring, Rule, Rulebook, Scan, Slice
 from evaluator.simulate import SCENARIOS, Change, Design, simulate_cells
 
 P50 = Rulebook(
@@ -95,6 +95,17 @@ def test_power_is_what_simulated_releases_show(latency, runs):
         within += next(q for q in same.comparisons[0].questions if q.kind == "margin").p_within < P50.alpha
     for chance, count in ((plan.found_chance, worse), (plan.go_chance, within)):
         assert count / runs == pytest.approx(chance, abs=3 * math.sqrt(chance * (1 - chance) / runs) + 0.05)
+
+
+def test_gates_that_history_cannot_answer_are_named():
+    rules = (
+        *P50.rules,
+        replace(P50.rules[0], name="elsewhere", slice=Slice("GET /nowhere")),
+        Rule("paid", "outcome_mean", margin=Margin(0.05), outcome="revenue"),
+    )
+    learnt = learn_precisions([(simulate_cells(HALF_HOUR, 1), (RUN,))], replace(P50, rules=rules))
+    assert [precision.rule.name for precision in learnt.precisions] == ["latency_p50"]
+    assert learnt.missing == ("elsewhere", "paid")
 
 
 def test_nothing_to_learn_from_is_said():
