@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import click
@@ -51,6 +52,9 @@ NAMES = {"big_bang": "big bang", "blue_green": "blue-green", "canary": "canary",
 @click.option("--failures", type=Share(), default="0.5pp", show_default=True, help="Rise of failures to be found.")
 @click.option("--power", type=Share(), default="80%", show_default=True, help="Chance that counts as found, or as GO.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it too: a file that ends in svg, png or html."
+)
 @click.pass_obj
 def command(
     session: Session,
@@ -62,6 +66,7 @@ def command(
     failures: float,
     power: float,
     as_json: bool,
+    plot: Path | None,
 ) -> None:
     """Plan a test under the policy at hand, from what is stored of RELEASE and its service, or from --rate alone.
 
@@ -83,6 +88,8 @@ def command(
     plans = plan_gates(history, policy.rulebook, goal)
     grids = tabulate(history, policy.rulebook, goal, [duration * f for f in FACTORS], _around(goal.instances))
     strategies = compare_strategies(history, policy.rulebook, goal)
+    if plot is not None:
+        _draw(plot, plans, grids, strategies)
     if as_json:
         emit(json.dumps(_to_plain(history, goal, plans, grids, strategies), indent=2))
         return
@@ -90,6 +97,17 @@ def command(
     lines = [*_head(release, history, goal), "", *_gates(plans, goal, page)]
     lines += ["", *_grid(plans, grids, page), "", *_strategies(strategies, goal, page), "", *_notes(history)]
     emit("\n".join(line if line.startswith("  ") else write_line(line, page) for line in lines))
+
+
+def _draw(path: Path, plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequence[Exposure]) -> None:
+    try:
+        from evaluator.figures import draw_plan, save_figure
+
+        save_figure(draw_plan(plans, grids, strategies), path)
+    except ImportError as error:
+        raise UsageError(
+            f"drawing needs the package '{error.name}'", hint="pip install 'release-evaluator[plots]'"
+        ) from error
 
 
 def _find_history(

@@ -1,0 +1,114 @@
+"""Figures, the only room that draws: the same for report, app and notebook."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluator.errors import EvaluatorError, UsageError
+from evaluator.planning import Exposure, GatePlan, Grid
+from evaluator.wording import format_margin, name_metric
+
+if TYPE_CHECKING:
+    import altair as alt
+
+__all__ = ["draw_plan", "save_figure"]
+
+FORMATS = (".svg", ".png", ".html")
+CANARY, INK, GOOD = "#d95f02", "#3b4a5a", "#5b7ba6"
+PANEL = {"width": 260, "height": 150}
+
+
+def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequence[Exposure]) -> alt.VConcatChart:
+    """Draw a plan: precision of every gate over minutes and instances, then what each way to roll out exposes."""
+    import altair as alt
+
+    panels = [_draw_gate(plan, grid) for plan, grid in zip(plans, grids, strict=True)]
+    rows = alt.concat(*panels, columns=2).resolve_scale(color="shared")
+    chart = alt.vconcat(rows, _draw_strategies(strategies), spacing=24)
+    return (
+        chart.configure_view(stroke=None)
+        .configure_axis(labelColor=INK, titleColor=INK, gridOpacity=0.4)
+        .configure_legend(orient="top")
+    )
+
+
+def _draw_gate(plan: GatePlan, grid: Grid) -> alt.LayerChart | alt.FacetChart:
+    """Half-width of the interval over time, a line for each number of instances; below the dashed margin is enough."""
+    import altair as alt
+
+    precision = plan.precision
+    scale, unit = _scale(precision.relative, precision.unit)
+    rows = [
+        {"minutes": seconds / 60, "half": width * scale, "instances": f"{count} + {count}"}
+        for seconds, widths in zip(grid.seconds, grid.half_widths, strict=True)
+        for count, width in zip(grid.instances, widths, strict=True)
+        if math.isfinite(width)
+    ]
+    margin = precision.rule.margin
+    allowed = format_margin(margin, precision.unit)
+    order = [f"{count} + {count}" for count in grid.instances]
+    lines = (
+        alt.Chart(_data(rows))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("minutes:Q", title="minutes", scale=alt.Scale(type="log", nice=False)),
+            y=alt.Y("half:Q", title=f"± {unit}", scale=alt.Scale(zero=True)),
+            color=alt.Color("instances:N", title="instances", sort=order, scale=alt.Scale(scheme="oranges")),
+            tooltip=["minutes:Q", "half:Q", "instances:N"],
+        )
+    )
+    limit = margin.value * scale if margin else 0.0
+    rule = alt.Chart(_data([{"half": limit}])).mark_rule(color=GOOD, strokeDash=[5, 3]).encode(y="half:Q")
+    chance = f"GO if unchanged in {plan.go_chance:.0%}"
+    title = alt.TitleParams(
+        name_metric(precision.rule), subtitle=f"{allowed} allowed (dashed); {chance}", anchor="start"
+    )
+    return alt.layer(lines, rule).properties(title=title, **PANEL)
+
+
+def _draw_strategies(strategies: Sequence[Exposure]) -> alt.LayerChart | alt.FacetChart:
+    """Requests that a worse version serves, by the way it is rolled out."""
+    import altair as alt
+
+    least = min(strategies, key=lambda row: row.exposed)
+    rows = [
+        {
+            "rollout": row.strategy.replace("_", " "),
+            "exposed": row.exposed,
+            "text": f"stopped before full in {row.stopped:.0%}; unchanged gets there in {row.completes:.0%}",
+        }
+        for row in strategies
+    ]
+    base = alt.Chart(_data(rows)).encode(
+        y=alt.Y("rollout:N", sort="x", title=None), x=alt.X("exposed:Q", title="requests served by the worse version")
+    )
+    title = f"{least.strategy.replace('_', ' ')} exposes the fewest requests to the regression"
+    labels = base.mark_text(align="left", dx=4, color=INK).encode(text="text:N")
+    bars = base.mark_bar(color=CANARY, tooltip=True)
+    return alt.layer(bars, labels).properties(title=alt.TitleParams(title, anchor="start"), width=560, height=120)
+
+
+def _data(rows: list[dict[str, Any]]) -> alt.InlineData:
+    import altair as alt
+
+    return alt.InlineData(values=rows)
+
+
+def _scale(relative: bool, unit: str) -> tuple[float, str]:  # noqa: FBT001 a record's own field
+    if relative:
+        return 100.0, "%"
+    return (100.0, "pp") if unit == "fraction" else (1.0, unit)
+
+
+def save_figure(chart: alt.VConcatChart, path: Path) -> None:
+    """Write a figure as SVG, PNG or one HTML file that needs no network. Raises UsageError, EvaluatorError."""
+    if path.suffix not in FORMATS:
+        raise UsageError(f"a figure cannot be written as '{path.name}'", hint=f"end the name in {', '.join(FORMATS)}")
+    options: Mapping[str, Any] = {"inline": True} if path.suffix == ".html" else {}
+    try:
+        chart.save(str(path), **options)
+    except OSError as error:
+        raise EvaluatorError(f"{path} cannot be written: {error.strerror}") from error
