@@ -59,6 +59,7 @@ def run(args: Sequence[str], *, listen: bool = False) -> int:
 
 def main() -> None:
     """Console script."""
+    _open_closed_streams()
     if instruction := os.environ.get(COMPLETION):
         from click.shell_completion import shell_complete
 
@@ -73,6 +74,21 @@ def main() -> None:
     sys.exit(code)
 
 
+def _open_closed_streams() -> None:
+    """Give stdin, stdout and stderr somewhere to go where they were closed (`>&-`).
+
+    Otherwise the next file that is opened, the store for one, would take their number and be written into.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            mode = "w" if descriptor else "r"
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
+
+
 def _invoke(args: Sequence[str], session: Session) -> int:
     logging.basicConfig(format="evaluator: %(message)s", stream=sys.stderr)
     with evaluator.make_context("evaluator", list(args), obj=session) as ctx:
@@ -81,9 +97,18 @@ def _invoke(args: Sequence[str], session: Session) -> int:
 
 
 def _complain(message: str, hint: str | None = None) -> None:
-    click.echo(f"{click.style('Error:', fg='red')} {message}", err=True, color=wants_color(sys.stderr))
+    click.echo(f"{click.style('Error:', fg='red')} {_tame(message)}", err=True, color=wants_color(sys.stderr))
     if hint:
-        click.echo(f"Hint: {hint}", err=True)
+        click.echo(f"Hint: {_tame(hint)}", err=True)
+
+
+def _tame(text: str) -> str:
+    """Keep names and values that a message quotes from steering the terminal."""
+    if text.replace("\n", "").isprintable():
+        return text
+    from evaluator.reports.base import plain_text
+
+    return "\n".join(plain_text(line) for line in text.split("\n"))
 
 
 def _explain(error: BaseException, session: Session) -> int:

@@ -31,6 +31,7 @@ from evaluator.records import (
     Service,
     Verdict,
     VerdictWord,
+    check_names,
 )
 from evaluator.reports import to_json
 from evaluator.segments import run_folder
@@ -90,6 +91,7 @@ def load_release(
     and lands after it, whatever ended it. Raises LoadError where a run is incomplete, KeyboardInterrupt where the user
     ended it; what was recorded stays.
     """
+    check_names(release, (arm.name for arm in plan.arms))
     _check_replicates(replicates, restart_command)
     check_plan(plan)
     group = new_run_id()
@@ -178,6 +180,7 @@ def _split(command: str) -> list[str]:
 
 def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
     """Land the files of a plan as a run group of their own; the same files again change nothing. Raises InputError."""
+    check_names(release, {file.arm: None for file in plan.files})
     group = new_run_id()
     replicates = sorted({file.replicate for file in plan.files})
     runs = [_imported_run(release, plan, group, replicate) for replicate in replicates]
@@ -206,6 +209,7 @@ def import_outcomes(
     skip_bad_rows: bool = False,
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
     """Land outcomes of units as a run group of their own; the same files again change nothing. Raises InputError."""
+    check_names(release)
     plan = plan_outcomes(files, options, store.describe_outcomes, query=query, skip_bad_rows=skip_bad_rows)
     group = new_run_id()
     run = Run(

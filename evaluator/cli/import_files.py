@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import click
 
@@ -10,7 +12,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.load import parse_labels
 from evaluator.cli.outcomes import describe_outcomes, outcome_options, suggest_metric, to_options
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, Landed, Release, Service
+from evaluator.records import BASELINE, Landed, LandingPlan, Release, Service
 
 __all__ = ["command"]
 
@@ -88,6 +90,8 @@ def command(
     )
     store = session.open_store(create=True)
     if plan:
+        for path in _find_shared(plan):
+            session.say(f"careful: {path} is given for several arms, and the same requests cannot show a difference")
         emit(describe(release, import_release(store, subject, plan)))
     if outcomes:
         landed, facts, chosen = import_outcomes(
@@ -107,6 +111,11 @@ def _collect_arms(baseline: Iterable[str], canary: Iterable[str], others: Iterab
             raise UsageError(f"--arm {text} is not NAME=FILE[,FILE…]")
         arms.setdefault(name, []).append(files)
     return {name: files for name, files in arms.items() if files}
+
+
+def _find_shared(plan: LandingPlan) -> list[str]:
+    counts = Counter(Path(path).resolve() for path, _ in {(file.path, file.arm) for file in plan.files})
+    return [str(path) for path, count in counts.items() if count > 1]
 
 
 def describe(release: str, landed: Landed) -> str:

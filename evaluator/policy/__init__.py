@@ -47,6 +47,8 @@ PLAIN_WORDS: Mapping[str, str] = {
     "int_type": "be a whole number",
     "float_type": "be a number",
     "string_too_short": "have at least one character",
+    "string_too_long": "be shorter",
+    "string_pattern_mismatch": "have only characters that are allowed and can be seen",
     "model_type": "be a mapping of keys to values",
     "model_attributes_type": "be a mapping of keys to values",
 }

@@ -98,6 +98,12 @@ def _check_duration(seconds: float | None) -> float | None:
     return seconds
 
 
+def _check_positive(seconds: float) -> float:
+    if seconds == 0:
+        raise ValueError("must be more than 0s")
+    return seconds
+
+
 def _parse_ratio(raw: Any) -> Any:
     if raw == "configured":
         return raw
@@ -133,6 +139,7 @@ Percent = Annotated[float, *_percent, _within(0, 10)]
 Share = Annotated[float, *_percent, _within(0, 1)]
 Points = Annotated[float, *_points, _within(0, 1)]
 Duration = Annotated[float, *_duration, AfterValidator(_check_duration)]
+PositiveDuration = Annotated[float, *_duration, AfterValidator(_check_duration), AfterValidator(_check_positive)]
 AutoOrDuration = Annotated[
     float | None,
     BeforeValidator(_parse_auto_or_duration),
@@ -159,7 +166,9 @@ Ratio = Annotated[
 Amount = Annotated[
     Quantity, BeforeValidator(parse_quantity), PlainSerializer(str), _amount_schema("5%", "0.1pp", "20ms")
 ]
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_SEEN = r"^[^\x00-\x1f\x7f]+$"
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_SEEN)]
+EndpointName = Annotated[str, Field(min_length=1, max_length=10_000, pattern=_SEEN)]
 
 
 class _Section(BaseModel):
@@ -179,7 +188,7 @@ class Metric(_Section):
     quantile: float | None = Field(
         None, description="For latency_quantile: between 0 and 1, such as 0.95.", validate_default=True
     )
-    endpoint: Name | None = Field(None, description='Only this endpoint, such as "POST /checkout".')
+    endpoint: EndpointName | None = Field(None, description='Only this endpoint, such as "POST /checkout".')
     direction: Direction | None = Field(
         None,
         description="Which way is better; each type knows its own, outcomes may say lower_is_better.",
@@ -370,7 +379,7 @@ class Monitoring(_Section):
         "anytime: each minute without one. auto: group_sequential for load runs of 5 minutes and more, fixed for "
         "shorter ones, replicates and imported files.",
     )
-    max_duration: Duration = Field(3600.0, description="When all is decided, where no end is planned.")
+    max_duration: PositiveDuration = Field(3600.0, description="When all is decided, where no end is planned.")
     burn_in: AutoOrDuration = Field(None, description="No verdict before this; auto: 10 minutes or 40 buckets.")
     early_go: bool = Field(default=False, description="GO may fall before the planned end.")
 

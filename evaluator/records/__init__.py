@@ -36,7 +36,7 @@ from evaluator.records.outcomes import (
     SourceColumn,
     UnitMoments,
 )
-from evaluator.records.releases import Arm, Release, Run, RunFacts, Service
+from evaluator.records.releases import Arm, Release, Run, RunFacts, Service, check_names
 from evaluator.records.rules import InstancePrior, Learnt, Limit, Margin, Monitoring, Rule, Rulebook, Scan, Slice
 from evaluator.records.verdicts import (
     ArmSummary,
@@ -112,5 +112,6 @@ __all__ = [
     "View",
     "Window",
     "bin_edges_us",
+    "check_names",
     "choose_bucket_s",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from evaluator.errors import UsageError
 from evaluator.records.words import RunState
 
 __all__ = [
@@ -15,7 +16,11 @@ __all__ = [
     "Run",
     "RunFacts",
     "Service",
+    "check_name",
+    "check_names",
 ]
+
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +100,28 @@ class Run:
     facts: RunFacts = field(default_factory=RunFacts)
     landed: int = 0
     """Rows in the store."""
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that could not be shown or typed again. Raises UsageError."""
+    if not name.strip():
+        raise UsageError(f"the {kind} needs a name", hint="for example cart@1.5.0")
+    if len(name) > LONGEST_NAME:
+        raise UsageError(f"the name of the {kind} has {len(name)} characters, more than the {LONGEST_NAME} allowed")
+    if not name.isprintable() or name != name.strip():
+        raise UsageError(
+            f"the name of the {kind} {name!a} has characters that cannot be seen",
+            hint="leave out control characters, and spaces around the name",
+        )
+
+
+def check_names(release: Release, arms: Iterable[str] = ()) -> None:
+    """Check all names that a user gives with a release. Raises UsageError."""
+    check_name("release", release.id)
+    for service in release.services:
+        given = (("service", service.name), ("baseline version", service.baseline), ("canary version", service.canary))
+        for kind, name in given:
+            if name:
+                check_name(kind, name)
+    for arm in arms:
+        check_name("arm", arm)

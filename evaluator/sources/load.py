@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import signal
 import socket
 import subprocess
@@ -135,9 +136,21 @@ def _check_locustfile(plan: LoadPlan) -> None:
     except subprocess.TimeoutExpired:
         raise InputError(f"locustfile '{plan.locustfile}' was not imported within {_IMPORT_TIMEOUT_S:g} s") from None
     if done.returncode != 0:
-        raise InputError(f"locustfile '{plan.locustfile}' does not import: {_last_line(done.stderr)}")
+        raise _why_not_listed(plan, done.stderr)
     if len(done.stdout.strip().splitlines()) <= 1:
         raise InputError(f"locustfile '{plan.locustfile}' has no user class", hint="Locust needs a class of users")
+
+
+def _why_not_listed(plan: LoadPlan, said: str) -> UsageError:
+    reason = _last_line(said)
+    _, refused, why = reason.partition(": error: ")
+    if refused:
+        return UsageError(
+            f"Locust refuses its arguments: {why}", hint="what stands after -- goes to Locust: `locust --help` lists it"
+        )
+    lines = re.findall(rf'File ".*{re.escape(plan.locustfile.name)}", line (\d+)', said)
+    where = f"{plan.locustfile}:{lines[-1]}: " if lines else ""
+    return InputError(f"{where}locustfile '{plan.locustfile}' does not import: {reason}")
 
 
 def _last_line(text: str) -> str:

@@ -92,7 +92,8 @@ def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
         with _open_text(path) as file:
             top = file.readline(1_000_000)
     except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path} cannot be read as text: {error}", hint="outcomes are UTF-8 CSV or Parquet") from error
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise InputError(f"{path} cannot be read as text: {why}", hint="outcomes are UTF-8 CSV or Parquet") from error
     delimiter = max(_DELIMITERS, key=top.count)
     header = tuple(name.strip() for name in next(csv.reader([top], delimiter=delimiter), []))
     if not top.strip() or "\0" in top:

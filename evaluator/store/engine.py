@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from evaluator.errors import StoreBusy, StoreError
+from evaluator.errors import EvaluatorError, InputError, StoreBusy, StoreError
 
 __all__ = ["Engine", "attach", "open_engine", "quote", "transaction"]
 
@@ -23,6 +23,7 @@ MEMORY_LIMIT = "512MB"
 
 _STORAGE_VERSION = "v1.5.0"
 _HOLDER = re.compile(r"held in (?P<process>\S+) \(PID (?P<pid>\d+)\)")
+_FILE = re.compile(r'file \\?"([^"\\]+)\\?"')
 _BUSY = ("Could not set lock", "Unique file handle conflict")
 
 
@@ -84,7 +85,7 @@ def _attach_patiently(engine: Engine, statement: str, path: Path, wait_s: float)
     except RetryError as error:
         raise _busy(path, str(error.last_attempt.exception()), wait_s) from error
     except duckdb.Error as error:
-        raise _not_attached(path, error) from error
+        raise _not_attached(path, error, write="READ_ONLY" not in statement) from error
 
 
 def _is_busy(error: BaseException) -> bool:
@@ -100,8 +101,11 @@ def _busy(path: Path, text: str, wait_s: float) -> StoreBusy:
     )
 
 
-def _not_attached(path: Path, error: duckdb.Error) -> StoreError:
+def _not_attached(path: Path, error: duckdb.Error, *, write: bool) -> StoreError:
     text = _first_line(error)
+    if "Permission denied" in text or "Read-only file system" in text:
+        hint = "`evaluator verdict --dry-run` and `evaluator releases` only read" if write else "check its permissions"
+        return StoreError(f"the store {path} may not be {'written' if write else 'read'}: permission denied", hint=hint)
     if "not a valid DuckDB database" in text:
         return StoreError(f"{path} is not a store: it is not a DuckDB file", hint="give another path with --store")
     if "version number" in text:
@@ -128,7 +132,16 @@ def _roll_back(engine: Engine) -> None:
         return  # a failed COMMIT has already ended the transaction
 
 
-def _translate(error: duckdb.Error) -> StoreError:
+def _translate(error: duckdb.Error) -> EvaluatorError:
+    text = " ".join(str(error).split())
+    file = _FILE.search(text)
+    where = f" {file[1]}" if file else ""
+    if "No space left on device" in text:
+        return StoreError(f"the disk is full:{where} could not be written", hint="free some space and try again")
+    if "Permission denied" in text or "Read-only file system" in text:
+        return StoreError(f"permission denied:{where} cannot be opened", hint="check the permissions of the folder")
+    if "GZIP stream" in text:
+        return InputError(f"a file is cut short or broken: {_first_line(error)}", hint="fetch it again")
     return StoreError(f"the data could not be processed: {_first_line(error)}")
 
 

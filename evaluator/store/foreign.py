@@ -159,6 +159,7 @@ def _route(names: list[str]) -> str:
 
 
 _LAST_MICROS = 9e18
+_EARLIEST = "TIMESTAMPTZ '1970-01-01 00:00:00+00'"
 
 
 def _instant(name: str, unit: str) -> str:
@@ -182,7 +183,7 @@ def _problem(file: FilePlan, exprs: dict[str, str], latest: datetime) -> str:
     )
     return f"""
         CASE
-            WHEN ts IS NULL OR ts > TIMESTAMPTZ '{latest.isoformat()}' THEN 'ts'
+            WHEN ts IS NULL OR ts NOT BETWEEN {_EARLIEST} AND TIMESTAMPTZ '{latest.isoformat()}' THEN 'ts'
             WHEN coalesce(endpoint, '') = '' THEN 'endpoint'
             WHEN failed IS NULL THEN 'failed'
             WHEN ms IS NULL AND NOT (failed AND {_is_empty(file, "response_time_ms")}) THEN 'response_time_ms'
@@ -305,7 +306,7 @@ def _say(value: str | None) -> str:
 
 
 _REASONS = {
-    "ts": "not a time up to now",
+    "ts": "not a time from 1970 up to now",
     "endpoint": "not the name of an endpoint",
     "failed": "neither true nor false",
     "response_time_ms": "not a time of 0 or more",

@@ -81,6 +81,29 @@ def test_interrupted(plug_in, capfd, error):
     assert "interrupted" in capfd.readouterr().err
 
 
+def test_what_a_message_quotes_cannot_steer_the_terminal(plug_in, capfd, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    plug_in(raising(UsageError("no \x1b[31mGET /\u202e\nsecond line", hint="try \x07")))
+    assert run(["probe"]) == 2
+    err = capfd.readouterr().err
+    assert "no \\x1b[31mGET /\\u202e\nsecond line\n" in err
+    assert "Hint: try \\x07" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "code"), [(["--version"], 0), (["verdict", "none"], 4), (["verdit"], 2)], ids=["done", "no-store", "usage"]
+)
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)], ids=str)
+def test_closed_streams_change_nothing(tmp_path, args, code, closed):
+    def close():
+        for descriptor in closed:
+            os.close(descriptor)
+
+    command = [sys.executable, "-m", "evaluator", *args]
+    done = subprocess.run(command, cwd=tmp_path, preexec_fn=close, check=False, timeout=60)
+    assert done.returncode == code
+
+
 @pytest.mark.parametrize("code", [0, 1, 3, None])
 def test_a_command_returns_its_exit_code(plug_in, code):
     plug_in(lambda session: code)

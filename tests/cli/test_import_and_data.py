@@ -39,3 +39,18 @@ def test_bad_import_is_one_sentence(tmp_path):
     code, out, err = run(tmp_path, "import", "cart@2", "--baseline", "b.csv")
     assert (code, out) == (2, "")
     assert "b.csv:3: column 'response_time_ms' has the value 'nan'" in err
+
+
+def test_one_file_for_both_arms_is_pointed_out(tmp_path):
+    (tmp_path / "b.csv").write_text(PLAIN)
+    code, _, err = run(tmp_path, "import", "cart@2", "--baseline", "b.csv", "--canary", "./b.csv")
+    assert code == 0
+    assert f"careful: {tmp_path / 'b.csv'} is given for several arms" in err
+
+
+def test_a_name_that_cannot_be_shown_leaves_nothing_behind(tmp_path):
+    (tmp_path / "b.csv").write_text(PLAIN)
+    code, out, err = run(tmp_path, "import", "cart\x1b[31m", "--baseline", "b.csv")
+    assert (code, out) == (2, "")
+    assert "the name of the release 'cart\\x1b[31m' has characters that cannot be seen" in err
+    assert run(tmp_path, "releases")[1] == ""

@@ -172,7 +172,7 @@ MISTAKES = [
     ("endpoint_scan: {failure_margin: 1%}", 1, "write 1pp"),
     ("endpoint_scan: {enabled: maybe}", 1, "true or false"),
     ("instances: {baseline: 0}", 1, "greater than or equal to 1"),
-    ("instances: {header: 'a b'}", 1, "pattern"),
+    ("instances: {header: 'a b'}", 1, "only characters that are allowed"),
     ("health: {coverage: 110%}", 1, "from 0 to 1"),
     ("health:\n  sample_ratio: {baseline: 1}", 2, "parts of every arm"),
     ("health: {sample_ratio: {baseline: 0, canary: 1}}", 1, "above 0"),

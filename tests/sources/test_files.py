@@ -42,7 +42,7 @@ def test_files_that_cannot_be_taken(tmp_path, text, problem):
 def test_binary_file(tmp_path):
     path = tmp_path / "requests.csv"
     path.write_bytes(bytes(range(256)))
-    with pytest.raises(InputError, match="cannot be read as text"):
+    with pytest.raises(InputError, match="cannot be read as text: it is not UTF-8"):
         plan(path)
 
 

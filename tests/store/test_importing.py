@@ -83,6 +83,7 @@ PLAIN = "ts,endpoint,response_time_ms,failed\n2026-10-01T12:00:00Z,GET /,3.5,fal
     [
         pytest.param("2026-10-01T12:00:01Z,GET /,3.5", r":3: .*Expected Number of Columns", id="ragged"),
         pytest.param("2076-10-01T12:00:01Z,GET /,3.5,false", r":3: column 'ts' has the value '2076", id="future"),
+        pytest.param("1969-12-31T23:59:59Z,GET /,3.5,false", r":3: column 'ts' has the value '1969", id="past"),
         pytest.param("yesterday,GET /,3.5,false", r":3: column 'ts' has the value 'yesterday'", id="no-time"),
         pytest.param("2026-10-01T12:00:01Z,,3.5,false", r":3: column 'endpoint' has no value", id="no-endpoint"),
         pytest.param("2026-10-01T12:00:01Z,GET /,3.5,perhaps", r":3: column 'failed' has the value", id="no-boolean"),

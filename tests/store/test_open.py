@@ -6,8 +6,9 @@ import textwrap
 import duckdb
 import pytest
 
-from evaluator.errors import StoreBusy, StoreError, UnknownName
+from evaluator.errors import EvaluatorError, StoreBusy, StoreError, UnknownName
 from evaluator.store import Store
+from evaluator.store.engine import open_engine
 from evaluator.store.migrations import SCHEMA_VERSION
 
 
@@ -166,3 +167,32 @@ def test_unknown_names_suggest(store, new_run):
         store.release("cart@3")
     with pytest.raises(UnknownName, match="did you mean 'run-1'"):
         store.land_segments("run-2")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        pytest.param(
+            duckdb.IOException(
+                'IO Error: Async write failed: {"exception_message":"Could not write file \\"/x/seg.parquet.tmp\\":'
+                ' No space left on device","errno":"28"}'
+            ),
+            r"the disk is full: /x/seg\.parquet\.tmp could not be written",
+            id="full-disk",
+        ),
+        pytest.param(
+            duckdb.TransactionException('Failed to commit: Cannot open file "/x/e.duckdb.wal": Permission denied'),
+            r"permission denied: /x/e\.duckdb\.wal cannot be opened",
+            id="locked-folder",
+        ),
+        pytest.param(
+            duckdb.IOException("IO Error: Unexpected end of GZIP stream: b.csv.gz"),
+            r"cut short or broken: .* b\.csv\.gz",
+            id="cut-gzip",
+        ),
+    ],
+)
+def test_what_duckdb_says_of_files_is_told_in_words(error, says):
+    with pytest.raises(EvaluatorError, match=says) as caught, open_engine():
+        raise error
+    assert caught.value.hint

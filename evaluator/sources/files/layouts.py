@@ -90,7 +90,9 @@ def _read_csv_head(path: Path) -> _Head:
             delimiter = max(_DELIMITERS, key=top.count)
             rows = list(itertools.islice(csv.reader(itertools.chain([top], file), delimiter=delimiter), 2))
     except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(f"{path} cannot be read as text: {error}", hint="request files are UTF-8") from error
+        raise InputError(
+            f"{path} cannot be read as text: {_why(error)}", hint="request files are UTF-8 text or Parquet"
+        ) from error
     return _Head(path, _check_header(path, rows), _first_row(path, rows), delimiter)
 
 
@@ -100,7 +102,13 @@ def _read_top(path: Path) -> str:
         with _open_text(path) as file:
             return file.read(4096)
     except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path} cannot be read as text: {error}", hint="request files are UTF-8") from error
+        raise InputError(
+            f"{path} cannot be read as text: {_why(error)}", hint="request files are UTF-8 text or Parquet"
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 def _refuse_other_text(path: Path, top: str) -> None:
