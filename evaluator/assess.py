@@ -43,6 +43,7 @@ def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str
         warm_up=warm_up,
         panels={pair.arm: pair.panel for pair in measured.pairs},
         designs={pair.arm: pair.design for pair in measured.pairs},
+        looks_paid=calendar.kind != "fixed",
     )
     return Evidence(
         comparisons=comparisons,

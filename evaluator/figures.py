@@ -28,11 +28,12 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
     panels = [_draw_gate(plan, grid) for plan, grid in zip(plans, grids, strict=True)]
     rows = alt.concat(*panels, columns=2).resolve_scale(color="shared")
     chart = alt.vconcat(rows, _draw_strategies(strategies), spacing=24)
-    return (
+    styled: alt.VConcatChart = (
         chart.configure_view(stroke=None)
         .configure_axis(labelColor=INK, titleColor=INK, gridOpacity=0.4)
         .configure_legend(orient="top")
     )
+    return styled
 
 
 def _draw_gate(plan: GatePlan, grid: Grid) -> alt.LayerChart | alt.FacetChart:

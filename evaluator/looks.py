@@ -87,12 +87,18 @@ def _sequential(
 def _finish(
     comparison: Comparison, path: list[Look], calendar: Calendar, covered_s: float, monitoring: Monitoring
 ) -> Comparison:
-    """The last look's own p-values, made sequential."""
-    at_s = calendar.planned_s if calendar.final and calendar.kind != "anytime" else covered_s
-    now = _look(path, comparison, calendar, at_s, monitoring)
+    """The last look's own p-values, made sequential; before it, those of the look that came last.
+
+    Data that arrived since that look count at the next one: else whoever asks in between would add a look of his own.
+    """
     bounded = _bounds(comparison)
-    final = iter(now.p_worse)
+    if calendar.final:
+        at_s = covered_s if calendar.kind == "anytime" else calendar.planned_s
+        p_values = _look(path, comparison, calendar, at_s, monitoring).p_worse
+    else:
+        p_values = path[-1].p_worse if path and path[-1].p_worse else (1.0,) * len(bounded)
+    last = iter(p_values)
     questions = tuple(
-        replace(question, p_worse=next(final)) if question in bounded else question for question in comparison.questions
+        replace(question, p_worse=next(last)) if question in bounded else question for question in comparison.questions
     )
     return replace(comparison, questions=questions, looks=tuple(path))

@@ -193,6 +193,17 @@ def test_what_was_crossed_stays_crossed_and_nobody_looking_changes_nothing():
             assert comparison.looks[: len(looks[comparison.rule.name])] == looks[comparison.rule.name]
 
 
+def test_asking_between_two_looks_adds_none():
+    """Judged at 10:00 and at 10:45 of data, a run that goes on has the same sequential p-values."""
+    cells = simulate_cells(SCENARIOS["mean+5%"], 3)
+    start = cells.moments.bucket.min()
+    run = replace(RUN, source="locust", state=RunState.RUNNING, planned_end=datetime(2026, 1, 5, 1, tzinfo=UTC))
+    found = [judge(_before(cells, start + buckets), runs=(run,)) for buckets in (80, 83)]
+    asked = [[[q.p_worse for q in c.questions if q.kind != "zero"] for c in j.comparisons if c.looks] for j in found]
+    assert asked[0] == asked[1]
+    assert any(p for p in asked[0])
+
+
 def test_warm_up_is_cut_until_users_are_level():
     cells = simulate_cells(replace(SMALL, users=30, wait_s=1.0, spawn_s=60.0), 1)
     found = evidence(cells)

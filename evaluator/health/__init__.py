@@ -13,7 +13,7 @@
 | single_instance | no GO |
 | load_generator | void: neither GO nor NO-GO |
 | clock | void: neither GO nor NO-GO |
-| early_warning, history, warm_up, pacing, resolution | warn only |
+| early_warning, history, replication, warm_up, pacing, resolution | warn only |
 | duplicates, heavy_tail, outcomes | warn only |
 """
 

@@ -24,6 +24,8 @@ class Scene:
     warm_up: WarmUp
     panels: Mapping[str, Panel]
     designs: Mapping[str, Design]
+    looks_paid: bool = False
+    """Are looks before the planned end paid for?"""
 
 
 Check = Callable[[Scene], Iterable[Finding]]

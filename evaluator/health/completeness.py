@@ -19,9 +19,10 @@ def check_completeness(scene: Scene) -> Iterable[Finding]:
     again = f"load it again: `evaluator load {scene.release} …`"
     if any(run.state is RunState.RUNNING for run in scene.runs):
         # A look before the planned end is paid for by monitoring only; else it is neither GO nor NO-GO.
-        fixed = scene.rulebook.monitoring.mode == "fixed"
         text = "the run has not reached its planned end"
-        yield Finding("complete", Level.FAIL, text, void=fixed, remedy="judge again when the run has ended")
+        yield Finding(
+            "complete", Level.FAIL, text, void=not scene.looks_paid, remedy="judge again when the run has ended"
+        )
     elif troubles:
         yield Finding("complete", Level.FAIL, "; ".join(dict.fromkeys(troubles)), remedy=again)
     else:

@@ -28,7 +28,10 @@ def check_sample_ratio(scene: Scene) -> Iterable[Finding]:
         yield warn(NAME, "not checked: nothing recorded how users were assigned to arms")
         return
     shares = scene.rulebook.sample_ratio or dict.fromkeys(scene.cells.arms, 1.0)
-    arms = [arm for arm in scene.cells.arms if arm in shares]
+    arms = list(scene.cells.arms)
+    if missing := [arm for arm in arms if arm not in shares]:
+        yield Finding(NAME, Level.FAIL, f"the policy's sample_ratio names no share for {', '.join(missing)}")
+        return
     wanted = [shares[arm] for arm in arms]
     phases = [[run.facts.users.get(arm, 0) for arm in arms] for run in scene.runs if run.facts.users]
     wealth = sum(log_wealth_of_ratio(counts, wanted) for counts in phases)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from judging import RULEBOOK, RUN, SMALL, evidence
+from judging import RULEBOOK, RUN, SMALL, evidence, judge
 
 from evaluator.health import CHECKS
-from evaluator.records import InstancePrior, Level, RunFacts, RunState
+from evaluator.records import InstancePrior, Level, RunFacts, RunState, VerdictWord
 from evaluator.simulate import Change, simulate, simulate_cells, to_cells
 
 USERS = {"baseline": 30, "canary": 30}
@@ -89,6 +90,26 @@ def test_configured_shares_are_what_is_expected():
     rulebook = replace(RULEBOOK, sample_ratio={"baseline": 0.9, "canary": 0.1})
     assert find("sample_ratio", run=uneven).level is Level.FAIL
     assert find("sample_ratio", run=uneven, rulebook=rulebook).level is Level.OK
+
+
+def test_an_arm_without_a_share_is_not_passed_over():
+    rulebook = replace(RULEBOOK, sample_ratio={"baseline": 0.5, "other": 0.5})
+    assert find("sample_ratio", rulebook=rulebook).level is Level.FAIL
+
+
+@pytest.mark.parametrize("replicates", [1, 3])
+def test_a_short_run_that_still_runs_is_not_peeked_at(replicates):
+    """No look of a run below five minutes, or of replicates, is paid for."""
+    worse = replace(DESIGN, duration_s=120.0, replicates=replicates, changes=(Change(latency=0.5),))
+    cells = simulate_cells(worse, 1)
+    ends = datetime.fromtimestamp(int(cells.moments.bucket.max() + 60) * cells.bucket_s, UTC)
+    runs = tuple(
+        replace(LOADED, id=name, replicate=k, planned_end=ends, state=RunState.COMPLETE)
+        for k, name in enumerate(cells.runs)
+    )
+    running = (*runs[:-1], replace(runs[-1], state=RunState.RUNNING))
+    assert judge(cells, runs=runs).word is VerdictWord.NO_GO
+    assert judge(cells, runs=running).word is VerdictWord.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(("share", "level"), [(0.0, Level.OK), (0.1, Level.WARN), (0.4, Level.FAIL)])
