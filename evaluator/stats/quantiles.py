@@ -77,30 +77,43 @@ def compare_quantile(
     limit = limit or Limit()
     if depth == "suspects" and sign * float(work.distance(np.array([edge]))[0]) <= 0 and work.keeps(limit):
         return QuantileEstimate(not_worse(np.array([q_b]), np.array([work.q_c]), limit.count))
-    interval = depth == "full"
-    wanted = [edge, q_b, work.q_c] if interval and np.isfinite(work.q_c) else [edge, q_b]
-    nodes = work.nodes(np.array(wanted))
-    lower, upper = work.interval(nodes) if interval else (np.nan, np.nan)
-    effect = np.array([lower, work.q_c, upper])
+    full = depth == "full"
+    nodes = work.nodes(np.array([edge, work.q_c] if full and np.isfinite(work.q_c) else [edge]))
+    ends = work.interval(nodes) if full else (np.nan, np.nan)
+    return QuantileEstimate(_estimate(work, nodes, edge, ends, limit, sign=sign, relative=relative))
+
+
+def _estimate(
+    work: _Work,
+    nodes: _Nodes,
+    edge: float,
+    ends: tuple[float, float],
+    limit: Limit,
+    *,
+    sign: float,
+    relative: bool,
+) -> Estimate:
+    """Everything on the scale of the effect; `edge` is the margin and `ends` are the interval, as times."""
+    q_b, alpha = work.q_b, work.alpha
+    effect = np.array([ends[0], work.q_c, ends[1]])
     effect = effect / q_b - 1 if relative else effect - q_b
-    at_margin = Uncertainty(nodes.variance[:1], nodes.df[:1], nodes.lasting[:1])
-    at_zero = Uncertainty(nodes.variance[1:2], nodes.df[1:2], nodes.lasting[1:2])
-    beyond = sign * nodes.distance[:1]
+    at_margin, at_zero = nodes.around(edge), nodes.around(q_b)
+    beyond = sign * work.distance(np.array([edge]))
     with np.errstate(divide="ignore", invalid="ignore"):
         reach = t_quantile(1 - alpha, at_margin.df)
         harm = effect[2] - effect[1] if sign > 0 else effect[1] - effect[0]
         seen = harm * (reach + t_quantile(POWER, np.inf)) / reach
         # The quantile's own scale has no density: its standard error is what the interval shows of it.
         width = np.abs(np.log1p(sign * harm / (1 + effect[1]))) if relative else harm
-    estimate = Estimate(
+    return Estimate(
         baseline=np.array([q_b]),
         candidate=np.array([work.q_c]),
         effect=effect[1:2],
         lower=effect[0:1],
         upper=effect[2:3],
         against_margin=ask(beyond, at_margin),
-        against_zero=ask(sign * nodes.distance[1:2], at_zero),
-        trend=trend(sign * nodes.influence[:1], panel.position, beyond),
+        against_zero=ask(sign * work.distance(np.array([q_b])), at_zero),
+        trend=trend(sign * nodes.influence[:1], work.panel.position, beyond),
         detectable=np.asarray(seen),
         needed=needed_time(beyond, at_margin, alpha),
         lasting=np.clip(at_margin.lasting / at_margin.variance, 0, 1),
@@ -109,7 +122,6 @@ def compare_quantile(
         against_limit=work.limits(limit),
         loadings=load(sign * nodes.influence[:1], nodes.scores[:1].T * sign, nodes.variance[:1]),
     )
-    return QuantileEstimate(estimate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +136,12 @@ class _Nodes:
     influence: FloatArray
     scores: FloatArray
     """What instances or replicates add to the error (thresholds, units); none where there is one a side."""
+
+    def around(self, time_ms: float) -> Uncertainty:
+        """Uncertainty at a threshold; between nodes by interpolation, beyond them that of the nearest."""
+        order = np.argsort(self.times_ms, kind="stable")
+        at, known = np.log([time_ms]), np.log(self.times_ms[order])
+        return Uncertainty(*(np.interp(at, known, values[order]) for values in (self.variance, self.df, self.lasting)))
 
     def merged(self, other: _Nodes) -> _Nodes:
         """Both, in order of threshold."""
