@@ -18,7 +18,7 @@ from evaluator.records import (
     Moments,
     choose_bucket_s,
 )
-from evaluator.records.cells import BINS_PER_DECADE
+from evaluator.records.cells import BINS_PER_DECADE, order_by_bin
 from evaluator.simulate.design import Design
 from evaluator.simulate.requests import Requests, simulate
 
@@ -60,11 +60,16 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
         bucket_s=width,
         grid_us=max(1, int(np.gcd.reduce(passed_us, initial=0))),
         moments=_sum_moments(requests, bucket),
-        bins=Bins(*_count(fine[[0, 1, 2, 4, 5]])),
-        instance_bins=InstanceBins(*_count(np.stack([*fine[:4], fine[4] // BLOCK_BUCKETS, fine[5]]))),
+        bins=Bins(*_by_bin(_count(fine[[0, 1, 2, 4, 5]]))),
+        instance_bins=InstanceBins(*_by_bin(_count(np.stack([*fine[:4], fine[4] // BLOCK_BUCKETS, fine[5]])))),
         loads=_find_loads(requests, bucket),
         failure_kinds=_count_failures(requests),
     )
+
+
+def _by_bin(columns: IntArray) -> IntArray:
+    """Columns of a histogram (the last two: bin, n) in the order of bins."""
+    return np.asarray(columns[:, order_by_bin(columns[-2])])
 
 
 def _name_instances(requests: Requests) -> Requests:

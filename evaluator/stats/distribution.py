@@ -74,23 +74,33 @@ def standardised_distribution(
 
 
 def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cells: int) -> FloatArray:
-    """Requests done by each of `times_ms` (rising) in every cell: shape (times, cells). Each row is read once."""
-    out = np.zeros((times_ms.size, cells))
-    running = np.zeros(cells)
-    done = 0
+    """Requests done by each of `times_ms` in every cell: shape (times, cells). Rows are not counted twice."""
+    out = np.empty((times_ms.size, cells))
     for i, time in enumerate(times_ms):
         inside = int(np.searchsorted(limits, time, side="right")) - 1
         begin = int(np.searchsorted(bins.bin, inside, side="left"))
-        if begin > done:
-            running = running + np.bincount(bins.cell[done:begin], weights=bins.n[done:begin], minlength=cells)
-            done = begin
-        out[i] = running
+        out[i] = _counts_before(bins, begin, cells)
         width = limits[inside + 1] - limits[inside] if inside + 1 < limits.size else 0.0
         if width > 0:
             end = int(np.searchsorted(bins.bin, inside, side="right"))
             part = np.bincount(bins.cell[begin:end], weights=bins.n[begin:end], minlength=cells)
             out[i] += part * (time - limits[inside]) / width
     return out
+
+
+MOST_KEPT = 8
+
+
+def _counts_before(bins: SortedBins, row: int, cells: int) -> FloatArray:
+    """Requests of every cell in the rows before this one, from the nearest place that was counted up to before."""
+    start = max((known for known in bins.passed if known <= row), default=0)
+    counts = bins.passed.get(start, np.zeros(cells))
+    if row > start:
+        counts = counts + np.bincount(bins.cell[start:row], weights=bins.n[start:row], minlength=cells)
+        while len(bins.passed) >= MOST_KEPT:
+            del bins.passed[next(iter(bins.passed))]
+        bins.passed[row] = counts
+    return counts
 
 
 def same_grid_value(first_ms: float, second_ms: float, grid_ms: float) -> bool:

@@ -48,11 +48,33 @@ class InstanceFrame:
         self.exposure: FloatArray = np.where(self.member, exposure, 0.0)
         self.shape = (groups.shape[0], rows.instance_arm.size)
         self.key: IntArray = np.asarray(group * self.shape[1] + rows.instance)
+        self.at = self.key * rows.slots + rows.slot
+        # With one group the rows of an instance adjoin, and so do those of an instance and block: sums are quicker.
+        self.adjoin = groups.shape[0] == 1
+        self.first_of_instance = np.flatnonzero(np.diff(self.key, prepend=-1))
+        self.first_at = np.flatnonzero(np.diff(self.at, prepend=-1))
         self.stratum_n = _summed(rows.stratum, self.exposure, (rows.strata,))
-        self.n = _summed(self.key, self.exposure, self.shape)
+        self.n = self._by_instance(self.exposure)
         self.leverage = self._find_leverage()
         self.arms = tuple(rows.instance_arm == arm for arm in (0, 1))
         self.share = self._find_share()
+
+    def _by_instance(self, values: FloatArray) -> FloatArray:
+        """Sums (groups, instances)."""
+        if not self.adjoin:
+            return _summed(self.key, values, self.shape)
+        out = np.zeros(self.shape)
+        out[0, self.key[self.first_of_instance]] = np.add.reduceat(values, self.first_of_instance)
+        return out
+
+    def _by_slot(self, values: FloatArray) -> FloatArray:
+        """Sums (groups, instances, slots)."""
+        shape = (*self.shape, self.rows.slots)
+        if not self.adjoin:
+            return _summed(self.at, values, shape)
+        out = np.zeros(int(np.prod(shape)))
+        out[self.at[self.first_at]] = np.add.reduceat(values, self.first_at)
+        return out.reshape(shape)
 
     def _find_leverage(self) -> FloatArray:
         """1/(1-h) where an instance was its arm's only one in a stratum: it pulled the level towards itself."""
@@ -63,13 +85,12 @@ class InstanceFrame:
             return np.ones(self.shape)
         share = self.exposure / np.maximum(self.stratum_n[rows.stratum], 1e-300)
         factor = np.where(alone, 1 / np.maximum(1 - share, 0.05), 1.0)
-        summed = _summed(self.key, self.exposure * factor, self.shape)
+        summed = self._by_instance(self.exposure * factor)
         return np.asarray(np.divide(summed, self.n, out=np.ones(self.shape), where=self.n > 0))
 
     def _find_share(self) -> FloatArray:
         """Each instance's share of its arm's requests in every block slot: (groups, instances, slots)."""
-        slots = self.rows.slots
-        at = _summed(self.key * slots + self.rows.slot, self.exposure, (*self.shape, slots))
+        at = self._by_slot(self.exposure)
         for mine in self.arms:
             together = at[:, mine].sum(axis=1, keepdims=True)
             at[:, mine] = np.divide(at[:, mine], together, out=np.zeros_like(at[:, mine]), where=together > 0)
@@ -87,10 +108,9 @@ class InstanceFrame:
         adjusted = np.where(self.member, observed / shift if relative else observed - exposure * shift, 0.0)
         level = _summed(rows.stratum, adjusted, (rows.strata,)) / np.maximum(self.stratum_n, 1e-300)
         expected = exposure * level[rows.stratum]
-        seen, foreseen = (_summed(self.key, values, self.shape) for values in (adjusted, expected))
+        seen, foreseen = (self._by_instance(values) for values in (adjusted, expected))
         deviation = _deviation(seen, foreseen, self.n, relative=relative) * self.leverage
-        slots = rows.slots
-        residual = _summed(self.key * slots + rows.slot, adjusted - expected, (*self.shape, slots))
+        residual = self._by_slot(adjusted - expected)
         base = foreseen if relative else self.n
         variance, within, effective, scores = zip(
             *(self._arm(arm, deviation, residual, base) for arm in (0, 1)), strict=True

@@ -7,12 +7,13 @@ block is the whole run, which leaves their time variance unpaired.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
+from evaluator.records.cells import order_by_bin
 from evaluator.stats.index import Index, distinct
 
 __all__ = ["InstanceRows", "Panel", "SortedBins", "build_panel"]
@@ -38,11 +39,13 @@ class SortedBins:
     cell: IntArray
     bin: IntArray
     n: FloatArray
+    passed: dict[int, FloatArray] = field(default_factory=dict)
+    """Counts per cell of all rows before some row, kept for the next question (`distribution.counts_below`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceRows:
-    """One row per instance × endpoint × block of `BLOCK_BUCKETS` buckets that has requests, both arms.
+    """One row per instance × block of `BLOCK_BUCKETS` buckets × endpoint that has requests, both arms, in this order.
 
     `stratum` numbers endpoint × time block; `series` numbers instance × block slot; `slots` block slots in all.
     """
@@ -58,6 +61,10 @@ class InstanceRows:
     sum_bytes: FloatArray
     instance_arm: IntArray
     """Arm (0 baseline, 1 candidate) of each instance, shape (instances,)."""
+    histogram: IntArray
+    """Which row of the instance histogram each row is."""
+    histogram_rows: int
+    """Rows of the histogram: more than here at an earlier look."""
     place: IntArray
     """Run and block of each block slot as one rising number, shape (slots,)."""
     blocks: int
@@ -66,21 +73,13 @@ class InstanceRows:
     strata: int
 
     def before(self, block_place: int, widths: IntArray) -> InstanceRows:
-        """The rows as they were before this block of the only run: later ones stay, with nothing in them."""
+        """The rows as they were before this block of the only run."""
         slots = int(np.searchsorted(self.place, block_place))
-        known = self.slot < slots
-        stratum = _stratify(widths, self.endpoint, self.slot, self.place, self.blocks)
-        return replace(
-            self,
-            slot=np.where(known, self.slot, 0),
-            stratum=stratum.find(stratum.given),
-            n=self.n * known,
-            failures=self.failures * known,
-            sum_ms=self.sum_ms * known,
-            sum_bytes=self.sum_bytes * known,
-            slots=slots,
-            strata=stratum.size,
-        )
+        known = np.flatnonzero(self.slot < slots)
+        columns = ("arm", "instance", "endpoint", "slot", "n", "failures", "sum_ms", "sum_bytes", "histogram")
+        kept = {name: getattr(self, name)[known] for name in columns}
+        stratum = _stratify(widths, kept["endpoint"], kept["slot"], self.place, self.blocks)
+        return replace(self, **kept, stratum=stratum.find(stratum.given), slots=slots, strata=stratum.size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,7 +135,11 @@ class Panel:
         slots = int(np.searchsorted(self.place, bucket - self.origin))
         if not slots or not (self.n[:, :, :slots].sum(axis=(1, 2)) > 0).all():
             return None
-        n = self.n[:, :, :slots]
+        # Copies, not views: sums over them are then the same to the last bit as when no more data had landed.
+        n, failures, sum_ms, sum_bytes = (
+            np.ascontiguousarray(values[:, :, :slots])
+            for values in (self.n, self.failures, self.sum_ms, self.sum_bytes)
+        )
         widths = choose_widths(n, self.bucket_s) if all(self.paired.values()) else self.widths
         run, place = self.run[:slots], self.place[:slots]
         return replace(
@@ -145,9 +148,9 @@ class Panel:
             place=place,
             position=(place - place[0] + 0.5) / (place[-1] - place[0] + 1),
             n=n,
-            failures=self.failures[:, :, :slots],
-            sum_ms=self.sum_ms[:, :, :slots],
-            sum_bytes=self.sum_bytes[:, :, :slots],
+            failures=failures,
+            sum_ms=sum_ms,
+            sum_bytes=sum_bytes,
             widths=widths,
             block_starts={int(w): _starts(run, place, int(w)) for w in distinct(widths)},
             rows=self.rows.before((bucket - self.origin) // BLOCK_BUCKETS, widths),
@@ -156,7 +159,7 @@ class Panel:
     def by_cell(self, counts: FloatArray) -> FloatArray:
         """Counts per histogram cell (..., endpoints · stride) laid out as (..., endpoints, slots)."""
         shape = (*counts.shape[:-1], len(self.endpoints), self.stride)
-        return counts.reshape(shape)[..., : self.slots]
+        return np.ascontiguousarray(counts.reshape(shape)[..., : self.slots])
 
     def block_sum(self, values: FloatArray) -> FloatArray:
         """Sum `values` (..., endpoints, slots) over each endpoint's blocks, repeated on every slot of the block."""
@@ -336,8 +339,8 @@ class _Layout:
         def summed(values: FloatArray | IntArray) -> FloatArray:
             return np.asarray(np.bincount(row, weights=values, minlength=index.size), float)
 
-        row_slot = index.keys % self.block_slots.size
-        row_endpoint = index.keys // self.block_slots.size % self.endpoints.size
+        row_endpoint = index.keys % self.endpoints.size
+        row_slot = index.keys // self.endpoints.size % self.block_slots.size
         row_instance = index.keys // (self.block_slots.size * self.endpoints.size)
         instance_arm = self.instances.keys // len(self.cells.instances)
         strata = _stratify(widths, row_endpoint, row_slot, self.block_slots.keys, self.blocks)
@@ -352,6 +355,8 @@ class _Layout:
             sum_ms=summed(moments.sum_us) / 1000,
             sum_bytes=summed(moments.bytes),
             instance_arm=instance_arm,
+            histogram=np.arange(index.size),
+            histogram_rows=index.size,
             place=self.block_slots.keys,
             blocks=self.blocks,
             slots=self.block_slots.size,
@@ -360,7 +365,7 @@ class _Layout:
         return rows, index
 
     def _row_code(self, instance: IntArray, endpoint: IntArray, slot: IntArray) -> IntArray:
-        code = (instance * self.endpoints.size + endpoint) * self.block_slots.size + slot
+        code = (instance * self.block_slots.size + slot) * self.endpoints.size + endpoint
         return np.where((instance >= 0) & (endpoint >= 0) & (slot >= 0), code, -1)
 
     def _row_bins(self, index: Index) -> tuple[SortedBins, SortedBins]:
@@ -407,6 +412,9 @@ def _by_arm(rows: Bins | InstanceBins, cell: IntArray, keep: BoolArray) -> tuple
 
 
 def _sort_bins(cell: IntArray, bins: IntArray, n: IntArray, keep: BoolArray) -> SortedBins:
-    chosen = np.flatnonzero(keep)
-    order = chosen[np.argsort(bins[chosen].astype(np.int16), kind="stable")]  # radix sort: linear in rows
-    return SortedBins(cell[order], bins[order], n[order].astype(float))
+    order = np.flatnonzero(keep)
+    own = bins[order]
+    if (own[1:] < own[:-1]).any():
+        order = order[order_by_bin(own)]
+        own = bins[order]
+    return SortedBins(cell[order], own, n[order].astype(float))

@@ -237,11 +237,12 @@ class _Work:
         self, rising: FloatArray, baseline_ms: FloatArray, effect: FloatArray, back: npt.NDArray[np.int64]
     ) -> InstanceVariance:
         """Instance variance at each threshold: arrays (2, thresholds)."""
-        count = self.panel.rows.n.size
-        # At an earlier look the histogram holds later blocks as well; their rows have no requests.
-        known = self.panel.rows.n > 0
-        below_c = counts_below(self.panel.row_bins[1], self.limits_ms, rising, count)[back] * known
-        below_b = counts_below(self.panel.row_bins[0], self.limits_ms, baseline_ms, count)[0] * known
+        rows = self.panel.rows
+        below_c, below_b = (
+            counts_below(self.panel.row_bins[arm], self.limits_ms, times_ms, rows.histogram_rows)[:, rows.histogram]
+            for arm, times_ms in ((1, rising), (0, baseline_ms))
+        )
+        below_c, below_b = below_c[back], below_b[0]
         each = [
             self.frame.variance(below + below_b, shift, relative=False)
             for below, shift in zip(below_c, effect[:, None], strict=True)

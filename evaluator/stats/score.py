@@ -17,7 +17,7 @@ __all__ = ["difference_interval", "difference_z", "one_sample_z", "ratio_interva
 FloatArray = npt.NDArray[np.float64]
 
 STEPS = 100
-PRECISION = 1e-11
+PRECISION = 1e-10
 Number = FloatArray | float
 
 

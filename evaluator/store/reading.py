@@ -19,6 +19,7 @@ from evaluator.records import (
     LoadLevels,
     Moments,
 )
+from evaluator.records.cells import order_by_bin
 from evaluator.store.engine import Engine
 
 __all__ = ["read_cells"]
@@ -57,8 +58,8 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
         bucket_s=bucket_s,
         grid_us=math.gcd(*(row[2] for row in runs.values())) or 1,
         moments=Moments(**_typed(tables["moments"], floats=_MOMENT_FLOATS)),
-        bins=Bins(**_spread(tables["bin_lists"])),
-        instance_bins=InstanceBins(**_spread(tables["instance_bin_lists"])),
+        bins=Bins(**_by_bin(_spread(tables["bin_lists"]))),
+        instance_bins=InstanceBins(**_by_bin(_spread(tables["instance_bin_lists"]))),
         loads=LoadLevels(**_typed(tables["loads"])),
         failure_kinds=_failure_kinds(tables["failure_kinds"], names.of("exception")),
     )
@@ -129,6 +130,11 @@ def _spread(rows: _Columns) -> _Columns:
         return columns | {name: rows[name].astype(np.int64) for name in _FLAT}
     at = np.repeat(start - (ends - length), length) + np.arange(ends[-1])
     return columns | {name: rows[name][at].astype(np.int64) for name in _FLAT}
+
+
+def _by_bin(columns: _Columns) -> _Columns:
+    order = order_by_bin(columns["bin"])
+    return {name: column[order] for name, column in columns.items()}
 
 
 def _merging(engine: Engine, table: str, steps: Mapping[int, int], where: str) -> str:
