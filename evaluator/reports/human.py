@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import textwrap
@@ -43,6 +44,8 @@ NBSP = "\N{NO-BREAK SPACE}"
 _TIED = re.compile(
     r"(?<=\d) (?=(?:%|pp|ms|s|min|h|µs|us|/s)(?:\W|$))|(?<=\d) (?=…|\.\.)|(?<=…) (?=[+−\-\d∞])|(?<=\.\.) (?=[+\-\di])"
 )
+_LONG_WORD = re.compile(r"(\S{300})\S+")
+"""A name of thousands of characters would hide the rest of the page; JSON has the whole of it."""
 ASCII = str.maketrans(
     {"✓": "+", "✗": "x", "∅": "0", "…": "..", "−": "-", "–": "-", "·": ".", "∞": "inf", "≤": "<=", "≥": ">=", "µ": "u"}
 )
@@ -78,7 +81,7 @@ class _Sheet:
     def wrap(self, text: str, first: str = "  ", rest: str = "    ") -> list[str]:
         """Break a sentence between words, never within a number and its unit."""
         broken = textwrap.wrap(
-            _glue(self.text(text)),
+            _glue(_LONG_WORD.sub(rf"\1{self.text('…')}", self.text(text))),
             max(self.width, 40),
             initial_indent=first,
             subsequent_indent=rest,
@@ -245,9 +248,9 @@ def _shorten(text: str, room: int, sheet: _Sheet) -> str:
     dots = sheet.text("…")
     if _columns(text) <= room:
         return text
-    while _columns(text + dots) > room:
-        text = text[:-1]
-    return text + dots
+    ends = itertools.accumulate(map(_columns, text))
+    kept = sum(1 for _ in itertools.takewhile(lambda end: end <= room - _columns(dots), ends))
+    return text[:kept] + dots
 
 
 def _pad(text: str, room: int) -> str:

@@ -1,12 +1,14 @@
 import re
+import time
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluator.records import ArmValue, Comparison, Limit, Margin, Rule
+from evaluator.records import ArmValue, Comparison, Limit, Margin, Rule, Slice
 from evaluator.reports import FORMATS, Page, to_human, to_json
 from evaluator.reports.base import format_allowed, plain_text
 
@@ -102,3 +104,17 @@ def test_the_table_of_formats_renders(verdicts):
     page = Page(width=100, color=False, unicode=True)
     assert FORMATS["human"](verdicts["go"], page) == to_human(verdicts["go"], width=100)
     assert FORMATS["json"](verdicts["go"], page) == to_json(verdicts["go"])
+
+
+@pytest.mark.parametrize("unicode", [True, False])
+def test_a_name_of_100_kb_neither_hides_the_page_nor_takes_long(verdicts, unicode):
+    verdict, endpoint = verdicts["no_go"], "GET /" + "x" * 100_000
+    row = verdict.evidence.comparisons[0]
+    named = replace(row, rule=replace(row.rule, slice=Slice(endpoint)))
+    reason = replace(verdict.reasons[0], text=f"mean of {endpoint} rose 50 %")
+    evidence = replace(verdict.evidence, comparisons=(named, *verdict.evidence.comparisons[1:]))
+    started = time.process_time()
+    text = to_human(replace(verdict, evidence=evidence, reasons=(reason,)), width=80, unicode=unicode)
+    assert time.process_time() - started < 2
+    assert max(map(len, text.splitlines())) <= 310
+    assert "rose 50 %" in text
