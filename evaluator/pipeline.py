@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -109,8 +110,13 @@ def load_release(
 def _check_replicates(replicates: int, restart_command: str | None) -> None:
     if replicates < 1:
         raise UsageError(f"replicates must be at least 1, not {replicates}")
-    if restart_command is not None and not _split(restart_command):
+    if restart_command is None:
+        return
+    words = _split(restart_command)
+    if not words:
         raise UsageError("the restart command is empty")
+    if shutil.which(words[0]) is None:
+        raise UsageError(f"the restart command '{words[0]}' cannot be found", hint="give the path of a program")
 
 
 def _new_run(release: Release, plan: LoadPlan, group: str, replicate: int) -> Run:

@@ -187,3 +187,11 @@ def test_the_demo_ends_with_a_verdict_and_a_store(
     assert verdict.word == "no_go"
     assert json.loads(verdict.json)["release"] == "shop@1.5.0-failures"
     assert not [one for one in psutil.Process(os.getpid()).children() if "1.5.0" in one.cmdline()]
+
+
+def test_a_restart_command_that_is_not_there_is_named_before_the_first_run(
+    shop: Sequence[Arm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(load_arguments(shop, "--replicates", "2", "--restart-command", "./no-such-program x")) == 2
+    assert "the restart command './no-such-program' cannot be found" in capsys.readouterr().err
