@@ -206,15 +206,18 @@ class _Choice:
     endpoint: str | None
     first_bucket: dict[int, int] | None
 
-    def of(self, rows: Rows) -> BoolArray:
+    def arms(self, rows: Rows) -> BoolArray | None:
+        """Rows of the two arms; `None` where there are no others."""
+        return None if len(self.cells.arms) == 2 else (rows.arm == 0) | (rows.arm == self.candidate)
+
+    def of(self, rows: Moments) -> BoolArray:
         keep = (rows.arm == 0) | (rows.arm == self.candidate)
         if self.endpoint is not None:
             keep &= rows.endpoint == self.cells.endpoints.index(self.endpoint)
-        when = rows.block * BLOCK_BUCKETS if isinstance(rows, InstanceBins) else rows.bucket
         if self.first_bucket:
             first = np.array([self.first_bucket.get(code, -(2**62)) for code in range(len(self.cells.runs))])
             # A block that the start of the data cuts is whole: there is nothing before it.
-            keep &= when >= (first // BLOCK_BUCKETS * BLOCK_BUCKETS)[rows.run]
+            keep &= rows.bucket >= (first // BLOCK_BUCKETS * BLOCK_BUCKETS)[rows.run]
         return np.asarray(keep)
 
 
@@ -257,21 +260,20 @@ class _Layout:
         self.span = -(-(int((moments.bucket - self.base[moments.run]).max()) + 1) // ALIGNED) * ALIGNED
         self.blocks = self.span // BLOCK_BUCKETS
         runs = len(cells.runs)
-        self.slots = Index(self._slot_key(moments), runs * self.span)
-        self.block_slots = Index(self._block_key(moments.run, moments.bucket // BLOCK_BUCKETS), runs * self.blocks)
+        self.slots = Index(self._slot_key(moments), runs * (self.span + 2))
+        blocks = self._block_key(moments.run, moments.bucket // BLOCK_BUCKETS)
+        self.block_slots = Index(blocks, runs * (self.blocks + 2))
         self.endpoints = Index(moments.endpoint, len(cells.endpoints))
         self.instances = Index(arm * len(cells.instances) + moments.instance, 2 * len(cells.instances))
-        self.run = self.slots.keys // self.span
-        self.place = self.slots.keys % self.span
+        self.run = self.slots.keys // (self.span + 2)
+        self.place = self.slots.keys % (self.span + 2) - 1
         self.shape = (2, self.endpoints.size, self.slots.size)
 
     def _slot_key(self, rows: Moments | Bins) -> IntArray:
-        place = rows.bucket - self.base[rows.run]
-        return np.where((place >= 0) & (place < self.span), rows.run * self.span + place, -1)
+        return _key(rows.run, rows.bucket, self.base, self.span)
 
     def _block_key(self, run: IntArray, block: IntArray) -> IntArray:
-        place = block - self.base[run] // BLOCK_BUCKETS
-        return np.where((place >= 0) & (place < self.blocks), run * self.blocks + place, -1)
+        return _key(run, block, self.base // BLOCK_BUCKETS, self.blocks)
 
     def panel(self) -> Panel:
         """Lay everything out."""
@@ -324,8 +326,9 @@ class _Layout:
     def _bins(self) -> tuple[SortedBins, SortedBins]:
         rows = self.cells.bins
         slot, endpoint = self.slots.find(self._slot_key(rows)), self.endpoints.find(rows.endpoint)
-        keep = self.choice.of(rows) & (slot >= 0) & (endpoint >= 0)
-        return _by_arm(rows, endpoint * self.shape[2] + slot, keep)
+        # Rows outside the window or of other endpoints have no place among those of the moments.
+        keep = (slot | endpoint) >= 0
+        return _by_arm(rows, endpoint * self.shape[2] + slot, keep, self.choice.arms(rows))
 
     def _rows(self, widths: IntArray) -> tuple[InstanceRows, Index]:
         """Instance rows, and where to find the row of instance × endpoint × block slot."""
@@ -343,7 +346,8 @@ class _Layout:
         row_slot = index.keys // self.endpoints.size % self.block_slots.size
         row_instance = index.keys // (self.block_slots.size * self.endpoints.size)
         instance_arm = self.instances.keys // len(self.cells.instances)
-        strata = _stratify(widths, row_endpoint, row_slot, self.block_slots.keys, self.blocks)
+        place = self._block_place()
+        strata = _stratify(widths, row_endpoint, row_slot, place, self.blocks)
         rows = InstanceRows(
             arm=instance_arm[row_instance],
             instance=row_instance,
@@ -357,23 +361,28 @@ class _Layout:
             instance_arm=instance_arm,
             histogram=np.arange(index.size),
             histogram_rows=index.size,
-            place=self.block_slots.keys,
+            place=place,
             blocks=self.blocks,
             slots=self.block_slots.size,
             strata=strata.size,
         )
         return rows, index
 
+    def _block_place(self) -> IntArray:
+        """Run and block of each block slot as one rising number."""
+        run, place = self.block_slots.keys // (self.blocks + 2), self.block_slots.keys % (self.blocks + 2) - 1
+        return np.asarray(run * self.blocks + place)
+
     def _row_code(self, instance: IntArray, endpoint: IntArray, slot: IntArray) -> IntArray:
         code = (instance * self.block_slots.size + slot) * self.endpoints.size + endpoint
-        return np.where((instance >= 0) & (endpoint >= 0) & (slot >= 0), code, -1)
+        return np.where((instance | endpoint | slot) >= 0, code, -1)
 
     def _row_bins(self, index: Index) -> tuple[SortedBins, SortedBins]:
         rows = self.cells.instance_bins
         instance = self.instances.find((rows.arm != 0) * len(self.cells.instances) + rows.instance)
         slot = self.block_slots.find(self._block_key(rows.run, rows.block))
         row = index.find(self._row_code(instance, self.endpoints.find(rows.endpoint), slot))
-        return _by_arm(rows, row, self.choice.of(rows) & (row >= 0))
+        return _by_arm(rows, row, row >= 0, self.choice.arms(rows))
 
 
 def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
@@ -402,8 +411,19 @@ def _starts(run: IntArray, place: IntArray, width: int) -> IntArray:
     return np.asarray(np.flatnonzero(changed))
 
 
-def _by_arm(rows: Bins | InstanceBins, cell: IntArray, keep: BoolArray) -> tuple[SortedBins, SortedBins]:
+def _key(run: IntArray, when: IntArray, base: IntArray, span: int) -> IntArray:
+    """A number for each place of each run, with one before the first and one after the last for all that is outside."""
+    if base.size == 1:
+        return np.asarray(np.clip(when - (base[0] - 1), 0, span + 1))
+    return np.asarray(run * (span + 2) + np.clip(when - base[run] + 1, 0, span + 1))
+
+
+def _by_arm(
+    rows: Bins | InstanceBins, cell: IntArray, keep: BoolArray, arms: BoolArray | None
+) -> tuple[SortedBins, SortedBins]:
     """Histogram rows of baseline and candidate, sorted by bin."""
+    if arms is not None:
+        keep = keep & arms
     is_candidate = rows.arm != 0
     return (
         _sort_bins(cell, rows.bin, rows.n, keep & ~is_candidate),
