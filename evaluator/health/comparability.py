@@ -20,8 +20,19 @@ SAME_IN_ALL_RUNS = ("locustfile_sha256", "users", "pace", "targets", "host", "co
 
 def check_comparability(scene: Scene) -> Iterable[Finding]:
     """Users per arm over time, endpoint mix, fingerprints of replicates."""
-    found = [*_check_load(scene), *_check_mix(scene), *_check_fingerprints(scene)]
+    found = [*_check_distinct(scene), *_check_load(scene), *_check_mix(scene), *_check_fingerprints(scene)]
     yield from found or [ok(NAME, "same load and endpoint mix on every arm")]
+
+
+def _check_distinct(scene: Scene) -> Iterable[Finding]:
+    """The same file given for both arms is no comparison: different requests never agree to the microsecond."""
+    for arm, panel in scene.panels.items():
+        alike = all(
+            np.array_equal(values[0].sum(axis=1), values[1].sum(axis=1))
+            for values in (panel.n, panel.failures, panel.sum_ms)
+        )
+        if alike and not all(panel.constant):
+            yield Finding(NAME, Level.FAIL, f"{arm} and baseline hold the very same requests: one was given twice")
 
 
 def _check_load(scene: Scene) -> Iterable[Finding]:
@@ -53,10 +64,11 @@ def _check_mix(scene: Scene) -> Iterable[Finding]:
         noise = MIX_NOISE * np.sqrt((shares * (1 - shares) / np.maximum(counts, 1)).sum(axis=0))
         worst = int(np.argmax(difference - noise))
         if difference[worst] > max(MAX_MIX_DIFFERENCE, noise[worst]):
+            own, other = (f"{share * 100:.1f} %" for share in shares[::-1, worst])
             yield warn(
                 NAME,
-                f"{panel.endpoints[worst]} is {shares[1, worst]:.1%} of {arm}'s requests and {shares[0, worst]:.1%} "
-                "of baseline's; the comparison weighs endpoints alike",
+                f"{panel.endpoints[worst]} is {own} of {arm}'s requests and {other} of baseline's; "
+                "the comparison weighs endpoints alike",
             )
 
 

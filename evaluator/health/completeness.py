@@ -50,7 +50,9 @@ def check_coverage(scene: Scene) -> Iterable[Finding]:
     if lost:
         yield Finding("coverage", Level.FAIL, f"{len(lost)} segments cannot be read: {', '.join(lost[:3])}")
     if skipped:
-        yield warn("coverage", f"{format_count(skipped)} unreadable rows were skipped")
+        yield warn(
+            "coverage", f"{format_count(skipped)} unreadable {'row was' if skipped == 1 else 'rows were'} skipped"
+        )
     counted = int(sum(known(scene, "counted")))
     if not counted:
         if not lost and not skipped:

@@ -28,4 +28,6 @@ def check_early_warning(scene: Scene) -> Iterable[Finding]:
         requests = panel.n.sum(axis=(1, 2))
         share = float(requests[1] / requests.sum())
         if log_wealth_of_excess(failures[1], sum(failures), share) > -math.log(scene.rulebook.alpha):
-            yield warn(NAME, f"{arm} has {failures[1]} of {sum(failures)} failures with {share:.0%} of the requests")
+            yield warn(
+                NAME, f"{arm} has {failures[1]} of {sum(failures)} failures with {share * 100:.0f} % of the requests"
+            )

@@ -35,8 +35,8 @@ def check_gaps(scene: Scene) -> Iterable[Finding]:
             if missing > worst:
                 worst, where = missing, f"{arm}: {format_duration((~used).sum() * scene.cells.bucket_s)}"
     if worst > TOO_MUCH:
-        yield Finding(NAME, Level.FAIL, f"no requests for {worst:.0%} of the run ({where})")
+        yield Finding(NAME, Level.FAIL, f"no requests for {worst * 100:.0f} % of the run ({where})")
     elif worst > TOLERATED:
-        yield warn(NAME, f"no requests for {worst:.0%} of the run ({where})")
+        yield warn(NAME, f"no requests for {worst * 100:.0f} % of the run ({where})")
     else:
         yield ok(NAME, "no gaps")

@@ -49,6 +49,6 @@ def _dropped(scene: Scene, arm: str) -> Iterable[Finding]:
     lost = [float((panel.n[a] * lonely).sum()) / max(float(panel.n[a].sum()), 1.0) for a in (0, 1)]
     worst = max(lost)
     if worst > MAX_DROPPED:
-        yield warn(NAME, f"{worst:.1%} of an arm's requests have no counterpart at the same time and endpoint")
+        yield warn(NAME, f"{worst * 100:.1f} % of an arm's requests have no counterpart at the same time and endpoint")
     else:
         yield ok(NAME, f"{arm} and baseline ran together, {all_requests[0]:,} + {all_requests[1]:,} requests")

@@ -232,7 +232,7 @@ def _doubts(
     doubts += [wording.explain_hold(c, rulebook.alpha) for c in holds]
     failed = [f for f in evidence.findings if f.level is Level.FAIL and not f.void]
     asked = [c for c in judged if c.rule.role is not Role.WATCH and not c.scan]
-    doubts += [wording.explain_missing(c) for c in asked if c.status is MetricStatus.NO_DATA]
+    doubts += wording.explain_missing([c for c in asked if c.status is MetricStatus.NO_DATA])
     doubts += [wording.explain_health(finding) for finding in failed]
     if not (evidence.final or (rulebook.monitoring.early_go and _is_go_early(asked, rulebook.alpha))):
         doubts.append(wording.explain_not_final(evidence))

@@ -60,10 +60,11 @@ def _moved(comparison: Comparison, alpha: float) -> str:
     if math.isinf(effect.estimate):
         return f"{name} became a failure: too many requests of {comparison.arm} fail to have one"
     unit = format_change(effect, comparison.unit).rsplit(" ", 1)[1]
-    verb = "rose" if effect.estimate > 0 else "fell"
     size = format_change(effect, comparison.unit).lstrip("+−")
+    verb = "rose" if effect.estimate > 0 else "fell"
+    moved = "did not change" if size.startswith("0 ") else f"{verb} {size}"
     level = format_number((1 - 2 * alpha) * 100)
-    return f"{name} {verb} {size} ({level} % CI {format_interval(effect, comparison.unit)} {unit})"
+    return f"{name} {moved} ({level} % CI {format_interval(effect, comparison.unit)} {unit})"
 
 
 def _limit_text(comparison: Comparison) -> str:
@@ -112,9 +113,19 @@ def explain_no_data(comparison: Comparison, why: str) -> str:
     return f"{name_comparison(comparison)}: {why}"
 
 
-def explain_missing(comparison: Comparison) -> Reason:
-    """A gate or hold that could not be compared."""
-    return _reason("no_data", comparison.reason, comparison)
+def explain_missing(missing: Sequence[Comparison]) -> list[Reason]:
+    """Gates and holds that could not be compared; those that want for the same thing in one reason."""
+    causes: dict[str, list[Comparison]] = {}
+    for comparison in missing:
+        causes.setdefault(comparison.no_data or comparison.reason, []).append(comparison)
+    out = []
+    for cause, alike in causes.items():
+        if len(alike) == 1:
+            out.append(_reason("no_data", alike[0].reason, alike[0]))
+        else:
+            names = ", ".join(name_comparison(comparison) for comparison in alike)
+            out.append(Reason("no_data", f"{cause}: no data for {names}", arm=alike[0].arm))
+    return out
 
 
 def explain_health(finding: Finding) -> Reason:

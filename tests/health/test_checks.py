@@ -127,6 +127,20 @@ def test_another_mix_is_named_and_forbids_nothing():
     assert "GET /endpoint/" in found.text
 
 
+def test_the_same_requests_on_both_arms_are_no_comparison():
+    requests = simulate(DESIGN, 1)
+    base = select(requests, requests.arm == 0)
+    twice = {
+        f.name: np.concatenate([getattr(base, f.name)] * 2)
+        for f in fields(base)
+        if isinstance(getattr(base, f.name), np.ndarray)
+    }
+    twice["arm"] = np.repeat([0, 1], len(base))
+    found = find("comparability", to_cells(replace(base, **twice), bucket_s=5))
+    assert found.level is Level.FAIL
+    assert "given twice" in found.text
+
+
 def test_unequal_load_forbids_a_go():
     requests = simulate(DESIGN, 1)
     users = np.where(requests.arm == 1, requests.users * 2, requests.users)

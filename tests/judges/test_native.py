@@ -214,6 +214,17 @@ def test_a_mean_passes_only_with_failures():
     assert statuses["latency_mean"] is MetricStatus.PASS
 
 
+def test_what_is_missing_for_all_is_said_once():
+    gone = [replace(metric(f"m{i}"), questions=(), no_data="canary has no requests") for i in range(4)]
+    found = judge(*gone)
+    assert [r.text for r in found.reasons] == ["canary has no requests: no data for m0, m1, m2, m3"]
+
+
+def test_no_change_is_said_plainly():
+    same = metric(effect=Effect("relative", 0.0, -0.01, 0.01))
+    assert judge(same).comparisons[0].reason.startswith("p95 did not change (90 % CI −1 … +1 %)")
+
+
 def test_reasons_carry_the_numbers():
     worse = metric(answer=WORSE, effect=Effect("relative", 0.2412, 0.1812, 0.3022))
     text = judge(worse).reasons[0].text
