@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from evaluator.assess import assess
 from evaluator.judges import JUDGES
 from evaluator.policy import load_policy
+from evaluator.records import Monitoring, Rulebook, Run, RunState
 from evaluator.simulate import Design, simulate, to_cells, to_parquet
 
 DESIGN = Design(duration_s=3600.0, endpoints=20, instances=(4, 4), users=30)
@@ -37,10 +39,18 @@ def main() -> None:
         requests = simulate(DESIGN, seed=1)
         cells, policy = to_cells(requests), load_policy(folder / "evaluator.yaml")
 
-        def judge() -> None:
-            JUDGES["native"](assess(cells, (), policy.rulebook), policy.rulebook, "bench")
+        watched = replace(policy.rulebook, monitoring=Monitoring("group_sequential"))
+        run_of_cells = Run("r", "bench", "g", "import", state=RunState.COMPLETE)
 
-        report("verdict from cells, computing", time_all(judge, 15), 0.020)
+        def judge(rulebook: Rulebook) -> int:
+            evidence = assess(cells, (run_of_cells,), rulebook)
+            JUDGES["native"](evidence, rulebook, "bench")
+            return 1 + max(len(comparison.looks) for comparison in evidence.comparisons)
+
+        looks = judge(watched)
+        every = [seconds / looks for seconds in time_all(lambda: judge(watched), 7)]
+        report(f"verdict from cells, computing, a look ({looks} looks)", every, 0.020)
+        report("  the last look alone, with every interval", time_all(lambda: judge(policy.rulebook), 15), None)
         files = split_arms(to_parquet(requests, folder / "requests"), folder)
         run(folder, "import", "bench", *files, "-q")
         report("evaluator verdict, whole process", time_all(lambda: run(folder, "verdict", "bench"), 7), 1.0)
@@ -65,7 +75,7 @@ def run(folder: Path, *words: str) -> None:
         sys.exit(done.stderr.decode())
 
 
-def time_all(job: Callable[[], None], times: int) -> list[float]:
+def time_all(job: Callable[[], object], times: int) -> list[float]:
     """Seconds of each of `times` executions, after one that warms up."""
     job()
     seconds = []
@@ -76,10 +86,11 @@ def time_all(job: Callable[[], None], times: int) -> list[float]:
     return seconds
 
 
-def report(what: str, seconds: list[float], promised: float) -> None:
+def report(what: str, seconds: list[float], promised: float | None) -> None:
     """Print one row."""
     low, high = min(seconds), max(seconds)
-    print(f"{what:60} {statistics.median(seconds):6.3f} s ({low:.3f} … {high:.3f})  ≤ {promised}")
+    bound = f"  ≤ {promised}" if promised else ""
+    print(f"{what:60} {statistics.median(seconds):6.3f} s ({low:.3f} … {high:.3f}){bound}")
 
 
 if __name__ == "__main__":
