@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+import numpy as np
+
 from evaluator.errors import UnknownName
 from evaluator.metrics import REQUEST_METRICS
 from evaluator.metrics.base import Pair, declared
@@ -69,7 +71,9 @@ def pair_up(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> Pairs:
     for arm in cells.arms[1:]:
         for endpoint in slices:
             panel = build_panel(cells, arm, endpoint=endpoint, first_bucket=warm_up.first_bucket)
-            found[arm, endpoint] = None if panel is None else _pair(panel, arm, rulebook, _mean_users(cells, arm))
+            found[arm, endpoint] = (
+                None if panel is None else _pair(panel, arm, rulebook, _mean_users(cells, arm, warm_up))
+            )
     return Pairs(cells, rulebook, found)
 
 
@@ -77,10 +81,12 @@ def _pair(panel: Panel, arm: str, rulebook: Rulebook, users: tuple[float, float]
     return Pair(panel, choose_design(panel, declared(rulebook.prior)), arm, rulebook.alpha, rulebook.prior, users)
 
 
-def _mean_users(cells: Cells, arm: str) -> tuple[float, float] | None:
-    """Mean users of baseline and candidate over the buckets in which they were recorded."""
+def _mean_users(cells: Cells, arm: str, warm_up: WarmUp) -> tuple[float, float] | None:
+    """Mean users of baseline and candidate over the judged buckets in which they were recorded."""
     loads = cells.loads
-    counts = [loads.users[loads.arm == code] for code in (0, cells.arms.index(arm))]
+    first = np.array([warm_up.first_bucket.get(code, 0) for code in range(len(cells.runs))])
+    judged = loads.bucket >= first[loads.run]
+    counts = [loads.users[judged & (loads.arm == code)] for code in (0, cells.arms.index(arm))]
     if not all(users.size and users.any() for users in counts):
         return None
     return float(counts[0].mean()), float(counts[1].mean())

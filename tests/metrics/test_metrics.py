@@ -45,6 +45,17 @@ def test_throughput_is_compared_per_user_where_users_are_known():
     assert found.effect.estimate == pytest.approx(0.0, abs=0.05)
 
 
+def test_users_of_the_warm_up_do_not_count_for_throughput():
+    """The arms reach their users at different moments of the first bucket: that is no difference afterwards."""
+    cells = simulate_cells(replace(SMALL, users=60, wait_s=2.0), 2)
+    rule = Rule("throughput", "throughput", Role.WATCH, Margin(0.05), Direction.HIGHER)
+    start = cells.loads.bucket == cells.loads.bucket.min()
+    users = np.where(start & (cells.loads.arm == 0), 1, cells.loads.users)
+    level = np.where(start & (cells.loads.arm == 1), 10, users)
+    skewed = replace(cells, loads=replace(cells.loads, users=level))
+    assert _ask(skewed, rule).effect.estimate == pytest.approx(_ask(cells, rule).effect.estimate, abs=0.01)
+
+
 def test_the_scan_names_what_it_cannot_judge():
     """Two hundred endpoints and few requests: the rest is judged together, and what is too rare is named."""
     cells = simulate_cells(replace(SMALL, endpoints=200, duration_s=120.0, rate_per_s=20.0), 3)
