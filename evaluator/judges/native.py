@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evaluator.judges import wording
-from evaluator.judges.multiplicity import adjust
+from evaluator.judges.multiplicity import adjust, adjust_plausible
 from evaluator.records import (
     Comparison,
     Evidence,
@@ -109,9 +109,10 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
     scanned = [i for i, c in enumerate(comparisons) if _can_be_worse(c)]
     share = rulebook.scan.alpha_share if rulebook.scan.enabled and scanned else 0.0
     decided = _decision_times(comparisons, gates, scanned, rulebook.alpha, share)
-    adjusted = {i: p / (1 - share) for i, p in _adjust(comparisons, gates).items()}
+    adjusted = {i: p / (1 - share) for i, p in _adjust_gates(comparisons, gates).items()}
     if share:
-        adjusted |= {i: p / share for i, p in _adjust(comparisons, scanned).items()}
+        found = adjust_plausible([_p_beyond_margin(comparisons[i]) for i in scanned])
+        adjusted |= {i: p / share for i, p in zip(scanned, found, strict=True)}
     candidates = max(len({c.arm for c in comparisons}), 1)
     levels = _Levels(rulebook.alpha, rulebook.alpha / candidates, rulebook.alpha * candidates / max(len(gates), 1))
     judged = [
@@ -129,18 +130,18 @@ def _decision_times(
     for members, level in ((gates, alpha * (1 - share)), (scanned, alpha * share)):
         for at_s in sorted({look.at_s for i in members for look in comparisons[i].looks}):
             now = {i: look for i in members for look in comparisons[i].looks if look.at_s == at_s}
-            for i in _rejected(now, level):
+            for i in _rejected(now, level, scan=members is scanned):
                 out.setdefault(i, at_s)
     return out
 
 
-def _rejected(looks: Mapping[int, Look], level: float) -> list[int]:
+def _rejected(looks: Mapping[int, Look], level: float, *, scan: bool) -> list[int]:
     """Whose p-values at one look are rejected, family-wise."""
     asked = [(i, p) for i, look in looks.items() for p in look.p_worse]
     p_values = [p for _, p in asked]
     if not any(p < level for p in p_values):
         return []
-    adjusted = adjust(p_values, [looks[i].loadings for i, _ in asked])
+    adjusted = adjust_plausible(p_values) if scan else adjust(p_values, [looks[i].loadings for i, _ in asked])
     return sorted({i for (i, _), p in zip(asked, adjusted, strict=True) if p < level})
 
 
@@ -154,8 +155,13 @@ def _can_be_worse(comparison: Comparison) -> bool:
     return comparison.scan and bool(comparison.questions) and not (nothing_failed and not comparison.baseline.value)
 
 
-def _adjust(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, float]:
-    """Adjusted p-value of each member; a metric with a margin and limits asks more than one question."""
+def _p_beyond_margin(row: Comparison) -> float:
+    """What a row of the scan asks."""
+    return next(question.p_worse for question in row.questions if question.kind == "margin")
+
+
+def _adjust_gates(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, float]:
+    """Adjusted p-value of each gate; a metric with a margin and limits asks more than one question."""
     asked = [(i, test.p_worse) for i in members for test in comparisons[i].questions if test.kind != "zero"]
     adjusted = adjust([p for _, p in asked], [comparisons[i].loadings for i, _ in asked])
     out: dict[int, float] = {}

@@ -20,6 +20,7 @@ __all__ = [
     "Trend",
     "ask",
     "detectable",
+    "lasting_share",
     "load",
     "needed_time",
     "not_worse",
@@ -107,12 +108,8 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
 
 
 def ask(beyond: FloatArray, uncertainty: Uncertainty) -> Asked:
-    """p-values of `beyond` against 0. Without any variance the answer is its sign."""
-    se = uncertainty.se
-    sign = np.where(np.abs(beyond) < 1e-12, 0.0, np.copysign(np.inf, beyond))
-    t = np.where(se > 0, beyond / np.where(se > 0, se, 1.0), sign)
-    t = np.where(np.isnan(se), np.nan, t)
-    return Asked(beyond, t_below(-t, uncertainty.df), t_below(t, uncertainty.df))
+    """p-values of `beyond` against 0."""
+    return Asked(beyond, uncertainty.p_below(beyond), uncertainty.p_below(-beyond))
 
 
 def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:
@@ -130,17 +127,26 @@ def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray)
     return np.concatenate([time, unit * np.sqrt(left)], axis=1)
 
 
-def detectable(se: FloatArray, df: FloatArray, alpha: float) -> FloatArray:
+def detectable(uncertainty: Uncertainty, alpha: float) -> FloatArray:
     """Shift that a one-sided test at `alpha` finds with 80 % power."""
-    return np.asarray((t_quantile(1 - alpha, df) + t_quantile(POWER, np.inf)) * se)
+    se = np.sqrt(uncertainty.binding(alpha)[0])
+    return np.asarray(uncertainty.reach(alpha) + t_quantile(POWER, np.inf) * se)
 
 
 def needed_time(beyond: FloatArray, uncertainty: Uncertainty, alpha: float) -> FloatArray:
     """How many times the present duration it takes to show `beyond` < 0 if it stays as it is; infinite where never."""
-    reach = np.maximum(-beyond, 0.0) / t_quantile(1 - alpha, uncertainty.df)
-    spare = reach**2 - uncertainty.lasting
-    shrinking = np.maximum(uncertainty.variance - uncertainty.lasting, 0.0)
-    return np.where(spare > 0, shrinking / np.where(spare > 0, spare, 1.0), np.inf)
+    variance, df = uncertainty.binding(alpha)
+    reach = np.maximum(-beyond, 0.0) / t_quantile(1 - alpha, df)
+    lasting = np.minimum(uncertainty.lasting, variance)
+    spare = reach**2 - lasting
+    return np.where(spare > 0, (variance - lasting) / np.where(spare > 0, spare, 1.0), np.inf)
+
+
+def lasting_share(uncertainty: Uncertainty, alpha: float) -> FloatArray:
+    """Share of the variance that only more instances or replicates shrink."""
+    variance = uncertainty.binding(alpha)[0]
+    share = np.divide(uncertainty.lasting, variance, out=np.zeros_like(variance), where=variance > 0)
+    return np.clip(share, 0.0, 1.0)
 
 
 def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:

@@ -8,7 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import Limit, Margin
-from evaluator.stats.estimate import Asked, Depth, Estimate, detectable, load, needed_time, not_worse, trend
+from evaluator.stats.estimate import (
+    Asked,
+    Depth,
+    Estimate,
+    detectable,
+    lasting_share,
+    load,
+    needed_time,
+    not_worse,
+    trend,
+)
 from evaluator.stats.frames import frame_all_requests, frame_requests
 from evaluator.stats.instances import InstanceFrame
 from evaluator.stats.longrun import time_variance
@@ -25,7 +35,7 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """Effective counts: mix-adjusted and divided by the design effect. Shapes (groups,)."""
+    """Effective counts: mix-adjusted and divided by the design effect, once for each bound: (bounds, groups)."""
 
     x_c: FloatArray
     n_c: FloatArray
@@ -69,6 +79,7 @@ def compare_failures(
     else:
         effect = lower = upper = np.full(difference.shape, np.nan)
     unit = np.where(baseline.level > 0, baseline.level, np.nan) if relative else 1.0
+    variance, df = counts.uncertainty.binding(alpha)
     return Estimate(
         baseline=baseline.level,
         candidate=candidate.level,
@@ -78,13 +89,13 @@ def compare_failures(
         against_margin=_ask(counts, beyond, bound, relative=relative),
         against_zero=_ask(counts, difference, 0.0, relative=False),
         trend=trend(influence, panel.position, beyond),
-        detectable=detectable(counts.uncertainty.se, counts.df, alpha) / unit,
+        detectable=detectable(counts.uncertainty, alpha) / unit,
         needed=needed_time(beyond, counts.uncertainty, alpha),
-        lasting=np.clip(counts.uncertainty.lasting / counts.uncertainty.variance, 0, 1),
-        se=counts.uncertainty.se / unit,
-        df=counts.df,
+        lasting=lasting_share(counts.uncertainty, alpha),
+        se=np.sqrt(variance) / unit,
+        df=df,
         against_limit=_limits(panel, design, strata, frame, candidate, sd_instance, limit),
-        loadings=load(influence, counts.scores, counts.uncertainty.variance),
+        loadings=load(influence, counts.scores, variance),
     )
 
 
@@ -111,16 +122,20 @@ def _effective(
     if design.kind == "replicates":
         by_run = run_levels(strata, 1, panel.failures[1]) - run_levels(strata, 0, panel.failures[0])
         scores = centre(by_run).T
-        _, uncertainty = replicate_uncertainty(by_run, np.maximum(time.variance, binomial))
+        _, uncertainty = replicate_uncertainty(by_run, time)
     else:
         rows = panel.rows
         parts = frame.variance(rows.failures, candidate.level - baseline.level, relative=False)
         scores = parts.scores if design.kind == "instances" else None
         uncertainty = combine(time, parts, _prior(design, baseline, candidate, sd_instance))
-        uncertainty = Uncertainty(np.maximum(uncertainty.variance, binomial), uncertainty.df, uncertainty.lasting)
+    deff, df = _design_effect(uncertainty, binomial)
+    return _Counts(x_c / deff, n_c / deff, x_b / deff, n_b / deff, df, uncertainty.also(binomial), scores)
+
+
+def _design_effect(uncertainty: Uncertainty, binomial: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """How many times the binomial variance each bound is, and its degrees of freedom; never below that variance."""
     deff = np.maximum(1.0, uncertainty.variance / binomial)
-    df = np.where(deff > 1, uncertainty.df, np.inf)
-    return _Counts(x_c / deff, n_c / deff, x_b / deff, n_b / deff, df, uncertainty, scores)
+    return deff, np.where(deff > 1, uncertainty.df, np.inf)
 
 
 def _binomial(x: FloatArray, n: FloatArray) -> FloatArray:
@@ -139,7 +154,12 @@ def _ask(counts: _Counts, beyond: FloatArray, bound: float, *, relative: bool) -
     test, at = (ratio_z, 1 + bound) if relative else (difference_z, bound)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = test(counts.x_c, counts.n_c, counts.x_b, counts.n_b, at)
-    return Asked(beyond, t_below(-z, counts.df), t_below(z, counts.df))
+    return _asked(beyond, z, counts.df)
+
+
+def _asked(beyond: FloatArray, z: FloatArray, df: FloatArray) -> Asked:
+    """What a claim is worth that must hold against every bound (first axis)."""
+    return Asked(beyond, t_below(-z, df).max(axis=0), t_below(z, df).max(axis=0))
 
 
 def _interval(
@@ -149,9 +169,9 @@ def _interval(
     with np.errstate(divide="ignore", invalid="ignore"):
         if relative:
             low, high = ratio_interval(counts.x_c, counts.n_c, counts.x_b, counts.n_b, critical)
-            return candidate.level / baseline.level - 1, low - 1, high - 1
+            return candidate.level / baseline.level - 1, low.min(axis=0) - 1, high.max(axis=0) - 1
         low, high = difference_interval(counts.x_c, counts.n_c, counts.x_b, counts.n_b, critical)
-    return candidate.level - baseline.level, low, high
+    return candidate.level - baseline.level, low.min(axis=0), high.max(axis=0)
 
 
 def _limits(
@@ -171,18 +191,15 @@ def _limits(
     binomial = _binomial(x, n)
     time = time_variance(candidate.influence)
     if design.kind == "replicates":
-        _, uncertainty = replicate_uncertainty(
-            run_levels(strata, 1, panel.failures[1]), np.maximum(time.variance, binomial)
-        )
+        _, uncertainty = replicate_uncertainty(run_levels(strata, 1, panel.failures[1]), time)
     else:
         rows = panel.rows
         parts = frame.variance(rows.failures, np.zeros(x.size), relative=False)
         uncertainty = combine(time, parts, _prior(design, candidate, candidate, sd_instance), arms=(1,))
-    deff = np.maximum(1.0, uncertainty.variance / binomial)
-    df = np.where(deff > 1, uncertainty.df, np.inf)
+    deff, df = _design_effect(uncertainty, binomial)
     out = []
     for sign, bound in bounds:
         if bound is not None:
             z = sign * one_sample_z(x / deff, n / deff, bound)
-            out.append(Asked(sign * (candidate.level - bound), t_below(-z, df), t_below(z, df)))
+            out.append(_asked(sign * (candidate.level - bound), z, df))
     return tuple(out)

@@ -16,6 +16,9 @@ from evaluator.stats.panel import InstanceRows
 
 __all__ = ["InstanceFrame", "InstanceVariance"]
 
+FEWEST_BLOCKS = 3
+"""Below this number of blocks all variation counts as variation between instances."""
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -152,8 +155,10 @@ def _deviation(observed: FloatArray, expected: FloatArray, n: FloatArray, *, rel
 def _within(residual: FloatArray, share: FloatArray, base: FloatArray) -> FloatArray:
     """Σ over instances of the variance of their own wandering, freed of what the arm's instances share."""
     slots = residual.shape[-1]
-    if slots < MIN_BUCKETS:
+    if slots < FEWEST_BLOCKS:
         return np.zeros(residual.shape[0])
     u = residual / np.maximum(base.sum(axis=1), 1e-300)[:, None, None]
     own = u - share * u.sum(axis=1, keepdims=True)
+    if slots < MIN_BUCKETS:  # too few to see dependence: what independent blocks would vary by is the least it can be
+        return np.asarray((own.var(axis=-1, ddof=1) * slots).sum(axis=1))
     return np.asarray((time_variance(own).variance * slots**2).sum(axis=1))

@@ -35,6 +35,14 @@ class TimeVariance:
 
     variance: FloatArray
     df: float
+    independent: FloatArray
+    """What it would be if the buckets were independent: a lower bound, known from all of them."""
+    buckets: int
+
+    @property
+    def least(self) -> FloatArray:
+        """The larger of both: the best single number."""
+        return np.maximum(self.variance, self.independent)
 
 
 def cosine_count(buckets: int) -> int:
@@ -52,29 +60,23 @@ def cosines(buckets: int, count: int) -> FloatArray:
 def time_variance(influence: FloatArray) -> TimeVariance:
     """Variance of the mean of `influence` over its last axis, allowing for dependence in time.
 
-    `influence` has shape (..., G) and mean zero up to rounding. Never below Var/G. With fewer than
-    `MIN_BUCKETS` values the variance is NaN.
+    `influence` has shape (..., G) and mean zero up to rounding. With fewer than `MIN_BUCKETS` values the variance is
+    NaN.
 
     >>> import numpy as np
     >>> white = np.random.default_rng(1).normal(size=(2000, 240))
-    >>> round(float(time_variance(white).variance.mean() * 240), 2)  # 1, plus what the floor adds
-    1.15
+    >>> round(float(time_variance(white).variance.mean() * 240), 2)
+    1.0
     """
     buckets = influence.shape[-1]
     if buckets < MIN_BUCKETS:
-        return TimeVariance(np.full(influence.shape[:-1], np.nan), 1.0)
-    if buckets < BATCH_BELOW:
-        return _batch_variance(influence)
-    count = cosine_count(buckets)
-    loadings = influence @ cosines(buckets, count).T
-    variance = (loadings**2).mean(axis=-1) / buckets
-    return TimeVariance(np.maximum(variance, influence.var(axis=-1) / buckets), float(count))
-
-
-def _batch_variance(influence: FloatArray) -> TimeVariance:
-    variance = (_batch_scores(influence) ** 2).sum(axis=-1)
-    floor = influence.var(axis=-1) / influence.shape[-1]
-    return TimeVariance(np.maximum(variance, floor), float(BATCHES - 1))
+        nothing = np.full(influence.shape[:-1], np.nan)
+        return TimeVariance(nothing, 1.0, nothing, buckets)
+    scores = time_scores(influence)
+    count = scores.shape[-1]
+    df = BATCHES - 1 if buckets < BATCH_BELOW else count
+    independent = influence.var(axis=-1, ddof=1) / buckets
+    return TimeVariance((scores**2).sum(axis=-1), float(df), independent, buckets)
 
 
 def _batch_scores(influence: FloatArray) -> FloatArray:

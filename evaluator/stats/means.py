@@ -9,12 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
-from evaluator.stats.estimate import Asked, Depth, Estimate, ask, detectable, load, needed_time, not_worse, trend
+from evaluator.stats.estimate import (
+    Asked,
+    Depth,
+    Estimate,
+    ask,
+    detectable,
+    lasting_share,
+    load,
+    needed_time,
+    not_worse,
+    trend,
+)
 from evaluator.stats.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
 from evaluator.stats.strata import Levels, Strata, build_strata, levels, run_levels
-from evaluator.stats.student import t_quantile
 from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
 
 __all__ = ["compare_means"]
@@ -92,7 +102,8 @@ def _relative(
         influence = _scaled(parts.candidate) - _scaled(parts.baseline)
         by_run = np.log(_by_run(parts, 1) / _by_run(parts, 0))
     theta, uncertainty = _uncertain(parts, design, theta, influence, by_run)
-    half = t_quantile(1 - alpha, uncertainty.df) * uncertainty.se
+    half = uncertainty.reach(alpha)
+    variance, df = uncertainty.binding(alpha)
     return Estimate(
         baseline=parts.baseline.level,
         candidate=parts.candidate.level,
@@ -102,13 +113,13 @@ def _relative(
         against_margin=ask(sign * theta - bound, uncertainty),
         against_zero=ask(sign * theta, uncertainty),
         trend=trend(sign * influence, parts.strata.panel.position, sign * theta - bound),
-        detectable=np.expm1(detectable(uncertainty.se, uncertainty.df, alpha)),
+        detectable=np.expm1(detectable(uncertainty, alpha)),
         needed=needed_time(sign * theta - bound, uncertainty, alpha),
-        lasting=_share(uncertainty),
-        se=uncertainty.se,
-        df=uncertainty.df,
+        lasting=lasting_share(uncertainty, alpha),
+        se=np.sqrt(variance),
+        df=df,
         against_limit=_limits(parts, design, limit),
-        loadings=load(sign * influence, _scores(parts, design, by_run, sign), uncertainty.variance),
+        loadings=load(sign * influence, _scores(parts, design, by_run, sign), variance),
     )
 
 
@@ -125,7 +136,8 @@ def _absolute(
     scaled = _Parts(parts.strata, parts.sums, parts.baseline, parts.candidate, instances, parts.prior * scale**2)
     by_run = _by_run(parts, 1) - _by_run(parts, 0)
     theta, uncertainty = _uncertain(scaled, design, theta, influence, by_run)
-    half = t_quantile(1 - alpha, uncertainty.df) * uncertainty.se
+    half = uncertainty.reach(alpha)
+    variance, df = uncertainty.binding(alpha)
     return Estimate(
         baseline=parts.baseline.level,
         candidate=parts.candidate.level,
@@ -135,13 +147,13 @@ def _absolute(
         against_margin=ask(sign * theta - bound, uncertainty),
         against_zero=ask(sign * theta, uncertainty),
         trend=trend(sign * influence, parts.strata.panel.position, sign * theta - bound),
-        detectable=detectable(uncertainty.se, uncertainty.df, alpha),
+        detectable=detectable(uncertainty, alpha),
         needed=needed_time(sign * theta - bound, uncertainty, alpha),
-        lasting=_share(uncertainty),
-        se=uncertainty.se,
-        df=uncertainty.df,
+        lasting=lasting_share(uncertainty, alpha),
+        se=np.sqrt(variance),
+        df=df,
         against_limit=_limits(parts, design, limit),
-        loadings=load(sign * influence, _scores(parts, design, by_run, sign), uncertainty.variance),
+        loadings=load(sign * influence, _scores(parts, design, by_run, sign), variance),
     )
 
 
@@ -159,7 +171,7 @@ def _uncertain(
 ) -> tuple[FloatArray, Uncertainty]:
     time = time_variance(influence)
     if design.kind == "replicates":
-        return replicate_uncertainty(by_run, time.variance)
+        return replicate_uncertainty(by_run, time)
     return theta, combine(time, parts.instances, parts.prior)
 
 
@@ -171,7 +183,7 @@ def _limits(parts: _Parts, design: Design, limit: Limit) -> tuple[Asked, ...]:
         by_run = np.log(_by_run(parts, 1))
     time = time_variance(influence)
     if design.kind == "replicates":
-        own, uncertainty = replicate_uncertainty(by_run, time.variance)
+        own, uncertainty = replicate_uncertainty(by_run, time)
     else:
         uncertainty = combine(time, parts.instances, parts.prior, arms=(1,))
     bounds = [(1.0, limit.max), (-1.0, limit.min)]
@@ -185,8 +197,3 @@ def _scores(parts: _Parts, design: Design, by_run: FloatArray, sign: float) -> F
     if design.kind == "replicates":
         return np.asarray(sign * centre(by_run).T)
     return sign * parts.instances.scores if design.kind == "instances" else None
-
-
-def _share(uncertainty: Uncertainty) -> FloatArray:
-    variance = uncertainty.variance
-    return np.divide(uncertainty.lasting, variance, out=np.zeros_like(variance), where=variance > 0)

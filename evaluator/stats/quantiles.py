@@ -23,7 +23,18 @@ from evaluator.stats.distribution import (
     same_grid_value,
     standardised_distribution,
 )
-from evaluator.stats.estimate import POWER, Asked, Depth, Estimate, ask, load, needed_time, not_worse, trend
+from evaluator.stats.estimate import (
+    POWER,
+    Asked,
+    Depth,
+    Estimate,
+    ask,
+    lasting_share,
+    load,
+    needed_time,
+    not_worse,
+    trend,
+)
 from evaluator.stats.frames import frame_all_requests
 from evaluator.stats.instances import InstanceVariance
 from evaluator.stats.longrun import time_variance
@@ -100,7 +111,8 @@ def _estimate(
     at_margin, at_zero = nodes.around(edge), nodes.around(q_b)
     beyond = sign * work.distance(np.array([edge]))
     with np.errstate(divide="ignore", invalid="ignore"):
-        reach = t_quantile(1 - alpha, at_margin.df)
+        variance, df = at_margin.binding(alpha)
+        reach = t_quantile(1 - alpha, df)
         harm = effect[2] - effect[1] if sign > 0 else effect[1] - effect[0]
         seen = harm * (reach + t_quantile(POWER, np.inf)) / reach
         # The quantile's own scale has no density: its standard error is what the interval shows of it.
@@ -116,23 +128,21 @@ def _estimate(
         trend=trend(sign * nodes.influence[:1], work.panel.position, beyond),
         detectable=np.asarray(seen),
         needed=needed_time(beyond, at_margin, alpha),
-        lasting=np.clip(at_margin.lasting / at_margin.variance, 0, 1),
+        lasting=lasting_share(at_margin, alpha),
         se=np.asarray(width / reach),
-        df=at_margin.df,
+        df=df,
         against_limit=work.limits(limit),
-        loadings=load(sign * nodes.influence[:1], nodes.scores[:1].T * sign, nodes.variance[:1]),
+        loadings=load(sign * nodes.influence[:1], nodes.scores[:1].T * sign, variance),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Nodes:
-    """The test at some thresholds: all arrays (thresholds,), but for influence (thresholds, slots) and scores."""
+    """The test at some thresholds: arrays (thresholds,), but for influence (thresholds, slots) and scores."""
 
     times_ms: FloatArray
     distance: FloatArray
-    variance: FloatArray
-    df: FloatArray
-    lasting: FloatArray
+    uncertainty: Uncertainty
     influence: FloatArray
     scores: FloatArray
     """What instances or replicates add to the error (thresholds, units); none where there is one a side."""
@@ -140,15 +150,27 @@ class _Nodes:
     def around(self, time_ms: float) -> Uncertainty:
         """Uncertainty at a threshold; between nodes by interpolation, beyond them that of the nearest."""
         order = np.argsort(self.times_ms, kind="stable")
-        at, known = np.log([time_ms]), np.log(self.times_ms[order])
-        return Uncertainty(*(np.interp(at, known, values[order]) for values in (self.variance, self.df, self.lasting)))
+        at, known, found = np.log([time_ms]), np.log(self.times_ms[order]), self.uncertainty
+        variance, df = (
+            np.array([np.interp(at, known, row[order]) for row in rows]) for rows in (found.variance, found.df)
+        )
+        return Uncertainty(variance, df, np.interp(at, known, found.lasting[order]))
 
     def merged(self, other: _Nodes) -> _Nodes:
         """Both, in order of threshold."""
         order = np.argsort(np.append(self.times_ms, other.times_ms), kind="stable")
-        return _Nodes(
-            *(np.concatenate([getattr(self, name), getattr(other, name)])[order] for name in self.__dataclass_fields__)
+        mine, others = self.uncertainty, other.uncertainty
+        together = Uncertainty(
+            *(
+                np.concatenate([getattr(mine, name), getattr(others, name)], axis=-1)[..., order]
+                for name in ("variance", "df", "lasting")
+            )
         )
+        times, distance, influence, scores = (
+            np.concatenate([getattr(self, name), getattr(other, name)])[order]
+            for name in ("times_ms", "distance", "influence", "scores")
+        )
+        return _Nodes(times, distance, together, influence, scores)
 
 
 class _Work:
@@ -222,16 +244,14 @@ class _Work:
         binomial = _binomial(own.level[:, 0], n_c) + _binomial(other.level[:, 0], n_b)
         if self.design.kind == "replicates":
             by_run = self._run_distances(times_ms).T
-            _, uncertainty = replicate_uncertainty(by_run, np.maximum(time.variance, binomial))
+            _, uncertainty = replicate_uncertainty(by_run, time)
             scores = centre(by_run)
         else:
             parts = self._instances(rising, np.array([self.q_b]), own.level[:, 0] - other.level[:, 0], back)
-            found = combine(time, parts, self._prior(times_ms))
-            uncertainty = Uncertainty(np.maximum(found.variance, binomial), found.df, found.lasting)
+            uncertainty = combine(time, parts, self._prior(times_ms))
             # D falls where an instance is slower, so its sign is that of the influence.
             scores = -parts.scores.T if self.design.kind == "instances" else np.zeros((times_ms.size, 0))
-        distance = self.distance(times_ms)
-        return _Nodes(times_ms, distance, uncertainty.variance, uncertainty.df, uncertainty.lasting, influence, scores)
+        return _Nodes(times_ms, self.distance(times_ms), uncertainty.also(binomial), influence, scores)
 
     def _instances(
         self, rising: FloatArray, baseline_ms: FloatArray, effect: FloatArray, back: npt.NDArray[np.int64]
@@ -266,7 +286,7 @@ class _Work:
 
     def _solve(self, nodes: _Nodes) -> tuple[float, float]:
         order = np.argsort(nodes.times_ms, kind="stable")
-        half_at = t_quantile(1 - self.alpha, nodes.df) * np.sqrt(nodes.variance)
+        half_at = nodes.uncertainty.reach(self.alpha)
         grid = np.unique(np.concatenate([self.limits_ms[self.limits_ms > 0], nodes.times_ms]))
         grid = grid[(grid > self.q_b / 100) & (grid < self.q_b * 100)]
         half = np.interp(np.log(grid), np.log(nodes.times_ms[order]), half_at[order])
@@ -304,11 +324,10 @@ class _Work:
         floor = _binomial(own.level[:, 0], self.strata.effective[1, 0])
         if self.design.kind == "replicates":
             by_run = np.stack([self.p - curve.at(at) for curve in self.run_candidate], axis=-1)
-            distance, uncertainty = replicate_uncertainty(by_run, np.maximum(time.variance, floor))
-            return ask(sign * distance, uncertainty)
+            distance, uncertainty = replicate_uncertainty(by_run, time)
+            return ask(sign * distance, uncertainty.also(floor))
         parts = self._instances(at, at, np.zeros(1), np.zeros(1, dtype=np.int64))
-        found = combine(time, parts, self._prior(at), arms=(1,))
-        uncertainty = Uncertainty(np.maximum(found.variance, floor), found.df, found.lasting)
+        uncertainty = combine(time, parts, self._prior(at), arms=(1,)).also(floor)
         return ask(sign * (self.p - own.level[:, 0]), uncertainty)
 
 

@@ -9,8 +9,7 @@ from evaluator.records import Limit, Margin
 from evaluator.stats.estimate import Estimate, ask, detectable, needed_time, trend
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
-from evaluator.stats.student import t_quantile
-from evaluator.stats.uncertainty import Uncertainty
+from evaluator.stats.uncertainty import Uncertainty, time_only
 
 __all__ = ["compare_rates"]
 
@@ -39,7 +38,8 @@ def compare_rates(
     theta = np.array([np.log(rates[1] / exposure[1]) - np.log(rates[0] / exposure[0])])
     uncertainty = _uncertain(influence)
     bound = _log_bound(margin, float(rates[0]), sign)
-    half = t_quantile(1 - alpha, uncertainty.df) * uncertainty.se
+    half = uncertainty.reach(alpha)
+    variance, df = uncertainty.binding(alpha)
     relative = margin is None or margin.relative
     effect = np.expm1(np.concatenate([theta, theta - half, theta + half])) * (1.0 if relative else rates[0])
     own = _uncertain((panel.slots * (events[1] / totals[1]) - 1)[None, :])
@@ -53,11 +53,11 @@ def compare_rates(
         against_margin=ask(sign * theta - bound, uncertainty),
         against_zero=ask(sign * theta, uncertainty),
         trend=trend(sign * influence, panel.position, sign * theta - bound),
-        detectable=np.expm1(detectable(uncertainty.se, uncertainty.df, alpha)),
+        detectable=np.expm1(detectable(uncertainty, alpha)),
         needed=needed_time(sign * theta - bound, uncertainty, alpha),
         lasting=np.zeros(1),
-        se=uncertainty.se * (1.0 if relative else rates[0]),
-        df=uncertainty.df,
+        se=np.sqrt(variance) * (1.0 if relative else rates[0]),
+        df=df,
         against_limit=tuple(
             ask(s * np.log(rates[1:] / max(bound, 1e-12)), own) for s, bound in limits if bound is not None
         ),
@@ -65,8 +65,7 @@ def compare_rates(
 
 
 def _uncertain(influence: FloatArray) -> Uncertainty:
-    time = time_variance(influence)
-    return Uncertainty(time.variance, np.full(1, time.df), np.zeros(1))
+    return time_only(time_variance(influence))
 
 
 def _log_bound(margin: Margin | None, rate: float, sign: float) -> float:
