@@ -40,19 +40,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def adjust_plausible(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjustment among the questions whose estimate lies beyond its bound (p ≤ ½), each p doubled.
+    """Holm's adjustment among the questions whose estimate lies beyond its bound (p < ½), each p doubled.
 
     Of many endpoints most are nowhere near the bound, and their p-values near 1: questions that could not have been
-    answered "worse" need not be paid for. Given that it is at most ½, the p-value of a question at its bound is uniform
-    below ½, and that of one within its bound larger still, so twice the p-value is a p-value.
+    answered "worse" need not be paid for. Given that it is below ½, the p-value of a question at its bound is uniform
+    there, and that of one within its bound larger still, so twice the p-value is a p-value.
 
     Source: Zhao, Small & Su (2019), "Multiple testing when many p-values are uniformly conservative", Journal of the
-    American Statistical Association 114(527), 1291-1304, conditional Bonferroni with τ = ½.
+    American Statistical Association 114(527), 1291-1304, conditional Bonferroni with τ = ½. Proven for independent
+    questions; with positive dependence it errs less, and with ten as negatively dependent as ten can be 1.2 instead of
+    1 % (simulated).
 
     >>> adjust_plausible([0.002, 0.97, 0.9, 0.99, 0.8])
     [0.004, 1.0, 1.0, 1.0, 1.0]
     """
-    plausible = [i for i, p in enumerate(p_values) if p <= PLAUSIBLE]
+    plausible = [i for i, p in enumerate(p_values) if p < PLAUSIBLE]
     out = [1.0] * len(p_values)
     for i, p in zip(plausible, holm([p_values[i] / PLAUSIBLE for i in plausible]), strict=True):
         out[i] = p

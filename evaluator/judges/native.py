@@ -106,12 +106,12 @@ def _choose(each: Mapping[str, Judgement], release: str) -> Judgement:
 
 def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple[Comparison, ...]:
     gates = [i for i, c in enumerate(comparisons) if c.rule.role is Role.GATE and not c.scan and c.questions]
-    scanned = [i for i, c in enumerate(comparisons) if _can_be_worse(c)]
+    scanned = [i for i, c in enumerate(comparisons) if c.scan and c.questions]
     share = rulebook.scan.alpha_share if rulebook.scan.enabled and scanned else 0.0
     decided = _decision_times(comparisons, gates, scanned, rulebook.alpha, share)
     adjusted = {i: p / (1 - share) for i, p in _adjust_gates(comparisons, gates).items()}
     if share:
-        found = adjust_plausible([_p_beyond_margin(comparisons[i]) for i in scanned])
+        found = adjust_plausible([_p_worse(comparisons[i], "margin") for i in scanned])
         adjusted |= {i: p / share for i, p in zip(scanned, found, strict=True)}
     candidates = max(len({c.arm for c in comparisons}), 1)
     levels = _Levels(rulebook.alpha, rulebook.alpha / candidates, rulebook.alpha * candidates / max(len(gates), 1))
@@ -145,19 +145,9 @@ def _rejected(looks: Mapping[int, Look], level: float, *, scan: bool) -> list[in
     return sorted({i for (i, _), p in zip(asked, adjusted, strict=True) if p < level})
 
 
-def _can_be_worse(comparison: Comparison) -> bool:
-    """Is this row of the scan a test at all?
-
-    Without a single failure on either arm it can never reject, so it takes no share of alpha (Tarone 1990, Biometrics
-    46, 515-522: a discrete test that cannot reach the level is no member of the family).
-    """
-    nothing_failed = comparison.rule.type == "failure_rate" and not comparison.candidate.value
-    return comparison.scan and bool(comparison.questions) and not (nothing_failed and not comparison.baseline.value)
-
-
-def _p_beyond_margin(row: Comparison) -> float:
-    """What a row of the scan asks."""
-    return next(question.p_worse for question in row.questions if question.kind == "margin")
+def _p_worse(row: Comparison, kind: str) -> float:
+    """What a row of the scan says of being beyond its margin, or worse at all."""
+    return next(question.p_worse for question in row.questions if question.kind == kind)
 
 
 def _adjust_gates(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, float]:
@@ -261,12 +251,12 @@ def _is_go_early(asked: Sequence[Comparison], alpha: float) -> bool:
 
 
 def _scan_doubts(judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook) -> list[Reason]:
-    rows = [c for c in judged if _can_be_worse(c)]
+    rows = [c for c in judged if c.scan and c.questions]
     if not rulebook.scan.enabled:
         return []
-    level = rulebook.alpha * rulebook.scan.alpha_share / max(len(rows), 1)
-    worse = [c for c in rows if any(t.kind == "zero" and t.p_worse < level for t in c.questions)]
-    doubts = [wording.explain_scan_doubt(c) for c in worse]
+    level = rulebook.alpha * rulebook.scan.alpha_share
+    adjusted = adjust_plausible([_p_worse(c, "zero") for c in rows])
+    doubts = [wording.explain_scan_doubt(c) for c, p in zip(rows, adjusted, strict=True) if p < level]
     if evidence.unjudged_share > MAX_UNJUDGED:
         doubts.append(wording.explain_unjudged(evidence))
     return doubts

@@ -178,14 +178,15 @@ def test_the_demo_ends_with_a_verdict_and_a_store(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert run(["demo", "--seconds", "12", "--regression", "failures"]) == 1
+    # 20 % slower is nine standard errors beyond what is allowed even in these few seconds.
+    assert run(["demo", "--seconds", "15", "--regression", "latency"]) == 1
     said = capsys.readouterr()
     assert said.out.startswith("NO-GO")
-    assert "shop@1.5.0-failures" in said.out
+    assert "shop@1.5.0-latency" in said.out
     store = Store.open(Path("demo/evaluator.duckdb"))
-    (verdict,) = store.verdicts("shop@1.5.0-failures")
+    (verdict,) = store.verdicts("shop@1.5.0-latency")
     assert verdict.word == "no_go"
-    assert json.loads(verdict.json)["release"] == "shop@1.5.0-failures"
+    assert json.loads(verdict.json)["release"] == "shop@1.5.0-latency"
     assert not [one for one in psutil.Process(os.getpid()).children() if "1.5.0" in one.cmdline()]
 
 

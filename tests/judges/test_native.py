@@ -182,14 +182,16 @@ def test_what_a_look_decided_stays_decided():
     assert (found.word, found.decided_at_s) == (NO_GO, 600.0)
 
 
-def test_endpoints_without_any_failure_take_no_share_of_alpha():
-    """One endpoint at p = 0.004 among nine that cannot fail: shown; among nine that could: not."""
-    rule = Rule("failure_rate", "failure_rate", Role.GATE, Margin(0.01, relative=False), slice=Slice("GET /x"))
-    silent = replace(scanned(), rule=rule, baseline=ArmValue(0.0, 99), candidate=ArmValue(0.0, 99))
-    loud = replace(silent, candidate=ArmValue(0.01, 99))
+def test_endpoints_that_are_not_worse_take_no_share_of_alpha():
+    """One endpoint at p = 0.004 among nine that are not beyond the margin: shown; among nine that may be: not."""
     worse = scanned(answer=(0.004, 0.9))
-    assert judge(metric(), worse, *[silent] * 9).word is NO_GO
-    assert judge(metric(), worse, *[loud] * 9).word is not NO_GO
+    assert judge(metric(), worse, *[scanned(answer=(0.5, 0.5))] * 9).word is NO_GO
+    assert judge(metric(), worse, *[scanned(answer=(0.4, 0.6))] * 9).word is not NO_GO
+
+
+def test_an_endpoint_that_is_shown_to_be_worse_at_all_stops_a_go():
+    assert judge(metric(), scanned(zero=0.004), *[scanned(zero=0.6)] * 9).word is OPEN
+    assert judge(metric(), scanned(zero=0.004), *[scanned(zero=0.4)] * 9).word is GO
 
 
 def test_a_limit_is_a_question_of_its_own():

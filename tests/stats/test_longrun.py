@@ -49,9 +49,10 @@ def test_too_few_buckets_say_nothing():
     assert np.isnan(time_variance(np.ones((3, 7))).variance).all()
 
 
-def test_the_variance_never_falls_below_that_of_independent_buckets():
-    series = np.tile([1.0, -1.0], 120)
-    assert float(time_variance(series).variance) >= 1.0 / 240
+def test_the_least_variance_is_that_of_independent_buckets():
+    found = time_variance(np.tile([1.0, -1.0], 120))
+    assert float(found.variance) == pytest.approx(0, abs=1e-4)
+    assert float(found.least) == float(found.independent) == pytest.approx(1 / 239)
 
 
 def test_more_cosines_with_more_buckets():

@@ -57,13 +57,14 @@ def without_instances(time, instance, prior, arms=(0, 1)) -> Uncertainty:
 
 
 def without_time(time, instance, prior, arms=(0, 1)) -> Uncertainty:
-    return combine(TimeVariance(0 * time.variance, time.df), instance, prior, arms)
+    constant = TimeVariance(0 * time.variance, time.df, 0 * time.independent, time.buckets)
+    return combine(constant, instance, prior, arms)
 
 
 def requests_as_units(time, instance, prior, arms=(0, 1)) -> Uncertainty:
     """No variance but the binomial one, which is the floor."""
     nothing = np.zeros_like(time.variance)
-    return Uncertainty(nothing, np.full_like(nothing, np.inf), nothing)
+    return Uncertainty(nothing[None, :], np.full((1, nothing.size), np.inf), nothing)
 
 
 def as_if_known(time, instance, prior, arms=(0, 1)) -> Uncertainty:

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluator.stats.longrun import time_variance
+from evaluator.stats.student import t_quantile
+from evaluator.stats.uncertainty import Uncertainty, replicate_uncertainty, time_only
+
+SERIES = 40_000
+
+
+def _autoregressive(phi: float, buckets: int, runs: int = 1) -> np.ndarray:
+    """Stationary series of variance 1: (SERIES, runs, buckets)."""
+    rng = np.random.default_rng(5)
+    out = rng.normal(size=(SERIES, runs, buckets))
+    for t in range(1, buckets):
+        out[..., t] = phi * out[..., t - 1] + np.sqrt(1 - phi**2) * out[..., t]
+    return out
+
+
+def _share_called_worse(estimate: np.ndarray, uncertainty: Uncertainty, alpha: float) -> float:
+    return float((uncertainty.p_below(estimate) < alpha).mean())
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01, 0.002])
+@pytest.mark.parametrize("phi", [0.0, 0.3])
+def test_a_claim_that_holds_against_all_bounds_is_not_made_too_often(phi, alpha):
+    """40 buckets, as at the first look of an hour; at most alpha, a tenth of it, and three Monte Carlo errors."""
+    series = _autoregressive(phi, 40)[:, 0]
+    estimate = series.mean(axis=1)
+    found = time_only(time_variance(series - estimate[:, None]))
+    assert _share_called_worse(estimate, found, alpha) <= alpha * 1.1 + 3 * np.sqrt(alpha / SERIES)
+
+
+def test_the_quantile_of_few_cosines_is_not_put_on_what_is_known_well():
+    """The larger variance with the smaller degrees of freedom would be safe too, and see much less."""
+    series = _autoregressive(0.0, 40)[:, 0]
+    estimate = series.mean(axis=1)
+    time = time_variance(series - estimate[:, None])
+    both = Uncertainty(time.least[None, :], np.full((1, SERIES), time.df), np.zeros(SERIES))
+    harm = 4 / np.sqrt(40)
+    seen, before = (_share_called_worse(estimate + harm, one, 0.01) for one in (time_only(time), both))
+    assert seen > before + 0.08
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.3], ids=["alike", "replicates that differ"])
+def test_replicates_are_not_called_worse_too_often(shared):
+    """Five replicates of ten buckets; the level of a replicate differs, which only the replicates can show."""
+    rng = np.random.default_rng(6)
+    series = _autoregressive(0.0, 10, runs=5) + shared * rng.normal(size=(SERIES, 5, 1))
+    levels = series.mean(axis=2)
+    flat = (series - levels[..., None]).reshape(SERIES, -1)
+    mean, found = replicate_uncertainty(levels, time_variance(flat))
+    assert _share_called_worse(mean, found, 0.01) <= 0.011 + 3 * np.sqrt(0.01 / SERIES)
+
+
+def test_the_interval_is_the_set_that_is_not_rejected():
+    found = Uncertainty(np.array([[1.0], [4.0]]), np.array([[4.0], [np.inf]]), np.zeros(1))
+    assert found.reach(0.05)[0] == pytest.approx(max(t_quantile(0.95, 4), 2 * t_quantile(0.95, np.inf)))
+    assert found.p_below(found.reach(0.05))[0] == pytest.approx(0.05)
+    assert [float(part[0]) for part in found.binding(0.05)] == [4.0, np.inf]
+    assert [float(part[0]) for part in found.binding(0.001)] == [1.0, 4.0]
+
+
+def test_one_more_bound_makes_no_claim_easier():
+    found = Uncertainty(np.array([[1.0, 2.0]]), np.array([[5.0, 5.0]]), np.zeros(2))
+    more = found.also(np.array([9.0, 0.1]))
+    assert (more.reach(0.05) >= found.reach(0.05)).all()
+    assert more.reach(0.05)[1] == found.reach(0.05)[1]
+
+
+def test_without_variance_the_sign_decides_and_an_unknown_one_says_nothing():
+    known = Uncertainty(np.zeros((1, 3)), np.full((1, 3), 4.0), np.zeros(3))
+    assert known.p_below(np.array([0.1, 0.0, -0.1])).tolist() == [0.0, 0.5, 1.0]
+    assert np.isnan(known.also(np.array([np.nan] * 3)).p_below(np.array([0.1, 0.0, -0.1]))).all()
