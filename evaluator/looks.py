@@ -8,9 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.metrics.measure import Pairs, measure
-from evaluator.records import BLOCK_BUCKETS, Cells, Comparison, Look, Monitoring, Question
+from evaluator.records import (
+    BLOCK_BUCKETS,
+    Cells,
+    Comparison,
+    Direction,
+    Effect,
+    Look,
+    Monitoring,
+    Question,
+    Rulebook,
+)
 from evaluator.stats.calendar import Calendar
-from evaluator.stats.sequential import anytime_p, sequential_p
+from evaluator.stats.sequential import anytime_p, anytime_z, boundary_z, sequential_p
+from evaluator.stats.student import critical_value, t_quantile
 from evaluator.stats.window import WarmUp
 
 __all__ = ["judged_buckets", "look_back"]
@@ -43,7 +54,8 @@ def look_back(
             path = paths.setdefault(_key(comparison), [])
             path.append(_look(path, comparison, calendar, at_s, monitoring))
     covered_s = (end - start) * cells.bucket_s
-    return tuple(_finish(c, paths.get(_key(c), []), calendar, covered_s, monitoring) for c in last)
+    finished = (_finish(c, paths.get(_key(c), []), calendar, covered_s, monitoring) for c in last)
+    return tuple(_repeat_interval(c, calendar, covered_s, pairs.rulebook) for c in finished)
 
 
 def _key(comparison: Comparison) -> Key:
@@ -102,3 +114,43 @@ def _finish(
         replace(question, p_worse=next(last)) if question in bounded else question for question in comparison.questions
     )
     return replace(comparison, questions=questions, looks=tuple(path))
+
+
+def _repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> Comparison:
+    """The interval as the dual of the decision: its end towards "worse" may be looked at as often as the calendar does.
+
+    The other end decides GO, which is asked once, unless the policy sets `early_go`.
+    """
+    effect, df = comparison.effect, comparison.df
+    if effect is None or not df or not comparison.looks:
+        return comparison
+    once = float(t_quantile(1 - rulebook.alpha, df))
+    worse = critical_value(_last_z(comparison, calendar, covered_s, rulebook), df) / once
+    within = 1.0
+    if rulebook.monitoring.early_go:
+        z = boundary_z(rulebook.alpha, 1.0, comparison.lasting_share, "obrien_fleming")
+        within = critical_value(z, df) / once
+    down, up = (worse, within) if comparison.rule.direction is Direction.LOWER else (within, worse)
+    return replace(
+        comparison,
+        effect=replace(effect, lower=_stretch(effect, effect.lower, down), upper=_stretch(effect, effect.upper, up)),
+    )
+
+
+def _last_z(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> float:
+    if calendar.kind == "anytime":
+        tune_at_s = rulebook.monitoring.tune_at_s
+        return float(anytime_z(rulebook.alpha, covered_s, tune_at_s, comparison.lasting_share))
+    fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)
+    return boundary_z(rulebook.alpha, fraction, comparison.lasting_share)
+
+
+def _stretch(effect: Effect, end: float, factor: float) -> float:
+    """An end of the interval, moved away from the estimate by this factor: of the logarithm where it is relative."""
+    if not np.isfinite([end, effect.estimate]).all():
+        return end
+    if effect.kind == "absolute":
+        return effect.estimate + (end - effect.estimate) * factor
+    if min(end, effect.estimate) <= -1:
+        return end
+    return float(np.expm1(np.log1p(effect.estimate) + (np.log1p(end) - np.log1p(effect.estimate)) * factor))

@@ -7,10 +7,21 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from judging import RULEBOOK, RUN, SMALL, evidence, judge
+from judging import RULEBOOK, RULES, RUN, SMALL, evidence, judge
 
 from evaluator.errors import UnknownName
-from evaluator.records import Level, Margin, MetricStatus, Monitoring, Rule, RunFacts, RunState, Slice, VerdictWord
+from evaluator.records import (
+    Level,
+    Limit,
+    Margin,
+    MetricStatus,
+    Monitoring,
+    Rule,
+    RunFacts,
+    RunState,
+    Slice,
+    VerdictWord,
+)
 from evaluator.simulate import SCENARIOS, Change, Requests, simulate, simulate_cells, to_cells
 
 GO, NO_GO, OPEN = VerdictWord.GO, VerdictWord.NO_GO, VerdictWord.INCONCLUSIVE
@@ -202,6 +213,34 @@ def test_asking_between_two_looks_adds_none():
     asked = [[[q.p_worse for q in c.questions if q.kind != "zero"] for c in j.comparisons if c.looks] for j in found]
     assert asked[0] == asked[1]
     assert any(p for p in asked[0])
+
+
+@pytest.mark.parametrize("early_go", [False, True])
+def test_the_interval_is_the_other_side_of_the_decision(early_go):
+    """Its end towards "worse" lies beyond the margin exactly if the last of all looks shows so."""
+    monitoring = Monitoring("group_sequential", early_go=early_go)
+    rules = tuple(replace(rule, limit=Limit()) for rule in RULES[1:4])
+    seen = set()
+    for seed in range(6):
+        cells = simulate_cells(replace(SMALL, duration_s=900.0, changes=(Change(latency=0.08),)), seed)
+        for found in evidence(cells, replace(RULEBOOK, rules=rules, monitoring=monitoring)).comparisons:
+            asked = next((q for q in found.questions if q.kind == "margin"), None)
+            if found.scan or asked is None or found.looks[-1].p_worse[0] < 0.2:
+                continue  # an earlier look decides, or nearly
+            assert (found.effect.lower > asked.bound) == (asked.p_worse < 0.05)
+            assert (found.effect.upper < asked.bound) == (asked.p_within < 0.05) or early_go
+            seen.add(asked.p_worse < 0.05)
+    assert False in seen
+
+
+def test_looks_widen_the_interval_towards_worse_only():
+    cells = simulate_cells(replace(SMALL, duration_s=900.0), 2)
+    once, often = (
+        evidence(cells, replace(RULEBOOK, monitoring=Monitoring(mode))).comparisons[2].effect
+        for mode in ("fixed", "group_sequential")
+    )
+    assert (often.estimate, often.upper) == (once.estimate, once.upper)
+    assert often.lower < once.lower
 
 
 def test_warm_up_is_cut_until_users_are_level():

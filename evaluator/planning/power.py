@@ -12,12 +12,10 @@ from functools import lru_cache
 import numpy as np
 
 from evaluator.stats.calendar import Calendar
-from evaluator.stats.sequential import GRID, LASTING, anytime_critical, boundaries, information, spent
-from evaluator.stats.student import t_quantile
+from evaluator.stats.sequential import GRID, LASTING, anytime_z, boundaries, information, spent
+from evaluator.stats.student import critical_value, t_quantile
 
 __all__ = [
-    "anytime_z",
-    "critical_value",
     "final_critical",
     "find_power",
     "power_of_proportions",
@@ -82,23 +80,10 @@ def worst_z(level: float, lasting: float) -> tuple[float, ...]:
     return tuple(boundaries(information(fraction, share), spent("linear", level, fraction)))
 
 
-def critical_value(z: float, df: float) -> float:
-    """The boundary `z` for a statistic that is t with `df` degrees of freedom."""
-    from scipy.special import ndtr
-
-    return -float(t_quantile(float(ndtr(-z)), df))
-
-
 def final_critical(calendar: Calendar, level: float, df: float, lasting: float, tune_at_s: float) -> float:
     """Standard errors that the last look needs to show a release to be worse at `level`."""
     if calendar.kind == "group_sequential":
         return critical_value(worst_z(level, lasting)[-1], df)
     if calendar.kind == "fixed":
         return float(t_quantile(1 - level, df))
-    return critical_value(anytime_z(level, calendar.planned_s, tune_at_s, lasting), df)
-
-
-def anytime_z(level: float, elapsed_s: float, tune_at_s: float, lasting: float) -> float:
-    """Boundary on Z of the confidence sequence; the lasting share meets the normal quantile, in quadrature."""
-    moving = float(anytime_critical(level, elapsed_s, tune_at_s))
-    return math.sqrt(moving**2 * (1 - lasting) + float(t_quantile(1 - level, np.inf)) ** 2 * lasting)
+    return critical_value(float(anytime_z(level, calendar.planned_s, tune_at_s, lasting)), df)

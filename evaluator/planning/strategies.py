@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.planning.gates import Goal, find_level, noise_of_rate
-from evaluator.planning.power import anytime_z, critical_value, worst_z
+from evaluator.planning.power import worst_z
 from evaluator.planning.precision import History, Precision, forecast
 from evaluator.records import Rulebook, choose_bucket_s
 from evaluator.stats.calendar import Calendar, plan_looks
-from evaluator.stats.sequential import GRID
-from evaluator.stats.student import t_quantile
+from evaluator.stats.sequential import GRID, anytime_z
+from evaluator.stats.student import critical_value, t_quantile
 
 __all__ = ["STRATEGIES", "Exposure", "Stage", "compare_strategies"]
 
@@ -219,7 +219,7 @@ class _Rollout:
         if calendar.kind == "fixed":
             return np.asarray(t_quantile(1 - self.level, df))
         tune_at_s = self.rulebook.monitoring.tune_at_s
-        reach = [anytime_z(self.level, float(s), tune_at_s, k) for s, k in zip(self.looks, share, strict=True)]
+        reach = [float(anytime_z(self.level, float(s), tune_at_s, k)) for s, k in zip(self.looks, share, strict=True)]
         return np.array([critical_value(z, d) for z, d in zip(reach, df, strict=True)])
 
 

@@ -23,7 +23,9 @@ __all__ = [
     "LASTING",
     "anytime_critical",
     "anytime_p",
+    "anytime_z",
     "boundaries",
+    "boundary_z",
     "information",
     "make_table",
     "sequential_p",
@@ -143,17 +145,31 @@ def sequential_p(p_value: FloatArray, fraction: float, lasting: FloatArray, kind
 
     # The ordinary p-value may come from few degrees of freedom: its normal equivalent meets the boundary.
     z = np.minimum(-ndtri(np.clip(p_value, 1e-300, 1.0)), NEVER - 1)
-    look = min(max(int(np.floor(fraction * GRID + 1e-9)), 1), GRID) - 1
-    share = np.clip(lasting / np.maximum(lasting + (1 - lasting) * fraction, 1e-12), 0.0, LASTING[-1])
-    table = _table()[kind][:, :, look]
     out = np.empty(z.shape)
     for i in np.ndindex(z.shape):
-        at = int(np.searchsorted(LASTING, float(share[i]), side="right")) - 1
-        upper = min(at + 1, LASTING.size - 1)
-        part = (share[i] - LASTING[at]) / max(LASTING[upper] - LASTING[at], 1e-12)
-        edges = (1 - part) * table[at] + part * table[upper]
+        edges = _edges(fraction, float(lasting[i]), kind)
         out[i] = np.exp(np.interp(-z[i], -edges, np.log(ALPHAS))) if z[i] > edges[-1] else 1.0
     return np.where(np.isnan(p_value), np.nan, out)
+
+
+def boundary_z(level: float, fraction: float, lasting: float, kind: Spending = "linear") -> float:
+    """Boundary on Z of a look at this fraction of the duration at a one-sided `level` over all looks.
+
+    >>> round(boundary_z(0.05, 1.0, 0.0), 2), round(boundary_z(0.05, 1.0, 0.0, "obrien_fleming"), 2)
+    (2.14, 1.89)
+    """
+    return float(np.interp(np.log(level), np.log(ALPHAS), _edges(fraction, lasting, kind)))
+
+
+def _edges(fraction: float, lasting: float, kind: Spending) -> FloatArray:
+    """Boundaries at each of `ALPHAS`; `lasting` is the share of the variance at this look."""
+    look = min(max(int(np.floor(fraction * GRID + 1e-9)), 1), GRID) - 1
+    share = min(lasting / max(lasting + (1 - lasting) * fraction, 1e-12), float(LASTING[-1]))
+    table = _table()[kind][:, :, look]
+    at = int(np.searchsorted(LASTING, share, side="right")) - 1
+    upper = min(at + 1, LASTING.size - 1)
+    part = (share - LASTING[at]) / max(LASTING[upper] - LASTING[at], 1e-12)
+    return np.asarray((1 - part) * table[at] + part * table[upper])
 
 
 def anytime_critical(alpha: FloatArray | float, elapsed_s: float, tune_at_s: float) -> FloatArray:
@@ -167,6 +183,14 @@ def anytime_critical(alpha: FloatArray | float, elapsed_s: float, tune_at_s: flo
     return np.asarray(np.sqrt(2 * (u + 1) / u * np.log1p(np.sqrt(u + 1) / (2 * alpha))))
 
 
+def anytime_z(level: FloatArray | float, elapsed_s: float, tune_at_s: float, lasting: float) -> FloatArray:
+    """Boundary on Z of the confidence sequence; the lasting share meets the normal quantile, in quadrature."""
+    from scipy.special import ndtri
+
+    moving = anytime_critical(level, elapsed_s, tune_at_s)
+    return np.asarray(np.sqrt(moving**2 * (1 - lasting) + ndtri(1 - np.asarray(level)) ** 2 * lasting))
+
+
 def anytime_p(p_value: FloatArray, lasting: FloatArray, elapsed_s: float, tune_at_s: float) -> FloatArray:
     """Level at which the confidence sequence excludes "not beyond the bound" at this moment.
 
@@ -177,9 +201,8 @@ def anytime_p(p_value: FloatArray, lasting: FloatArray, elapsed_s: float, tune_a
 
     z = np.minimum(-ndtri(np.clip(p_value, 1e-300, 1.0)), NEVER)
     levels = ALPHAS[ALPHAS < HALF]
-    moving = anytime_critical(levels, elapsed_s, tune_at_s) ** 2
     out = np.empty(z.shape)
     for i in np.ndindex(z.shape):
-        reach = np.sqrt(moving * (1 - lasting[i]) + ndtri(1 - levels) ** 2 * lasting[i])
+        reach = anytime_z(levels, elapsed_s, tune_at_s, float(lasting[i]))
         out[i] = np.exp(np.interp(-z[i], -reach, np.log(levels))) if z[i] > reach[-1] else 1.0
     return np.where(np.isnan(p_value), np.nan, out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["t_below", "t_quantile"]
+__all__ = ["critical_value", "t_below", "t_quantile"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,3 +30,10 @@ def t_quantile(probability: FloatArray | float, df: FloatArray | float) -> Float
     from scipy.special import stdtrit
 
     return np.asarray(stdtrit(np.minimum(np.asarray(df, float), 1e9), np.asarray(probability, float)))
+
+
+def critical_value(z: float, df: float) -> float:
+    """The boundary `z` of a normal statistic for one that is t with `df` degrees of freedom."""
+    from scipy.special import ndtr
+
+    return -float(t_quantile(float(ndtr(-z)), df))
