@@ -68,6 +68,8 @@ class Times:
     def interval(self) -> tuple[float, float]:
         """95 % interval of the median between two order statistics."""
         ordered, n = sorted(self.minutes), len(self.minutes)
+        if not n:
+            return math.inf, math.inf
         low, high = (int(binom.ppf(level, n, 0.5)) for level in (0.025, 0.975))
         return ordered[max(low - 1, 0)], ordered[min(high, n - 1)]
 
