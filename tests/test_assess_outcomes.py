@@ -213,6 +213,18 @@ def test_covariates_carry_over_to_correlations():
     assert adjusted > raw > 0  # what is left of spending is what was bought
 
 
+def test_quantiles_of_rows_hang_together_with_the_rest_by_unit():
+    """One row a unit: rows and units are the same, so is what they share with the mean."""
+    outcomes = make()
+    places = tuple(np.random.default_rng(1).permutation(part.n) for part in outcomes.moments)
+    rows = tuple((place, outcomes.values["spent"][arm][place]) for arm, place in enumerate(places))
+    by_rows = replace(RULES[3], per="rows")
+    told = replace(outcomes, row_values={"spent": rows})
+    units = correlate(assess_outcomes(told, Rulebook((RULES[1], RULES[3]))).comparisons)
+    assert units[0, 1] > 0.2
+    assert correlate(assess_outcomes(told, Rulebook((RULES[1], by_rows))).comparisons) == pytest.approx(units)
+
+
 def test_only_gates_are_traced():
     rules = (RULES[0], replace(RULES[1], role=Role.WATCH))
     found = assess_outcomes(make(), Rulebook(rules)).comparisons

@@ -72,12 +72,12 @@ def _read_rows(
     for name in names:
         column = '"' + name.replace('"', '""') + '"'
         found = engine.execute(
-            f"""SELECT r.arm_, place - first AS unit, {column} AS value
+            f"""SELECT r.arm_, u.place - u.first AS unit, r.{column} AS value
             FROM read_parquet({quote(str(path))}) AS r
             JOIN (
                 SELECT unit_, file_row_number AS place, min(file_row_number) OVER (PARTITION BY arm_) AS first
                 FROM read_parquet({quote(str(units))}, file_row_number = true)) AS u ON r.unit_ = u.unit_
-            WHERE {column} IS NOT NULL
+            WHERE r.{column} IS NOT NULL
             ORDER BY ALL"""
         ).fetchnumpy()
         mine = [found["arm_"] == arm for arm in range(arms)]
