@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -108,9 +108,7 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
     failures = _weigh(prior.sd_failures, built_in.sd_failures, learnt.sd_failures, learnt.df)
     file = PolicyFile.model_validate(policy.effective)
     instances = file.instances.model_copy(update={"sd_latency": latency, "sd_failures": failures})
-    effective = _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
-    rulebook = replace(effective.rulebook, prior=replace(effective.rulebook.prior, history=learnt))
-    return replace(effective, rulebook=rulebook)
+    return _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
 
 
 def _weigh(said: float, built_in: float, learnt: float | None, df: float) -> float:

@@ -88,8 +88,6 @@ class InstancePrior:
     sd_failures: float = 0.0005
     baseline: int | None = None
     canary: int | None = None
-    history: Learnt | None = None
-    """What was learnt of the service, where it was enough to be believed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluator.__main__ import run
-from evaluator.policy import load_policy, with_learnt
 from evaluator.records import Learnt
 from evaluator.simulate import Change, Design, simulate, to_parquet
 from evaluator.store import Store
@@ -182,9 +181,6 @@ def test_one_version_on_both_arms_is_told_by_its_versions(call, place):
     text = next(found["text"] for found in verdict["health"] if found["check"] == "history")
     assert "whole arms that wander more slowly than a run" in text
     assert text.endswith("from 5 comparisons in 5 runs")
-    rulebook = with_learnt(load_policy(), learnt).rulebook
-    assert rulebook.prior.history == learnt
-    assert with_learnt(load_policy(), replace(learnt, comparisons=4)).rulebook.prior.history is None
 
 
 # ------------------------------------------------------------------ plan
