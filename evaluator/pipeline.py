@@ -431,9 +431,14 @@ def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20) ->
     # Ids of groups begin with the second in which they were made.
     newest = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-most:]
     return tuple(
-        Stored(groups[group][0], store.read_cells([run.id for run in groups[group][1]]), tuple(groups[group][1]))
-        for group in newest
+        Stored(name, store.read_cells([run.id for run in runs]), tuple(runs), is_one_version(store.release(name)))
+        for name, runs in (groups[group] for group in newest)
     )
+
+
+def is_one_version(release: Release) -> bool:
+    """Did both arms of a release run the same versions?"""
+    return bool(release.services) and all(one.baseline and one.baseline == one.canary for one in release.services)
 
 
 def related_releases(store: Store, release_id: str) -> tuple[str, ...]:

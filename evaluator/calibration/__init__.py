@@ -13,7 +13,14 @@ from evaluator.calibration.report import (
     calibrate,
     needed_comparisons,
 )
-from evaluator.calibration.splits import balanced_halves, only_baseline, pair_runs, split_instances, split_time
+from evaluator.calibration.splits import (
+    balanced_halves,
+    both_ways,
+    only_baseline,
+    pair_runs,
+    split_instances,
+    split_time,
+)
 
 __all__ = [
     "CHANGES",
@@ -22,6 +29,7 @@ __all__ = [
     "Stored",
     "Tally",
     "balanced_halves",
+    "both_ways",
     "calibrate",
     "fail_more",
     "learn_instances",

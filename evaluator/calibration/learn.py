@@ -1,8 +1,13 @@
-"""How much instances of one version differ, learnt from stored runs.
+"""How much instances of one version differ, and how arms wander, learnt from stored runs.
 
-Two places show it: the instances of one arm of a run, and the replicates of a group with one instance a side (their
-comparisons differ by the instances that they drew). Both are freed of what time alone explains. Squares are pooled by
-their degrees of freedom (method B.3): s² = Σ ν s² / Σ ν.
+Two places show instances: those of one arm of a run, and the replicates of a group with one instance a side (their
+comparisons differ by the instances that they drew). Both are freed of what time alone explains.
+
+Wander of whole arms that is slower than a run is in no run's own uncertainty. It shows where the truth is known: both
+arms ran one version (no change at all), or the same release was run again (the same change). What such comparisons
+differ by beyond their own variances is it.
+
+Squares are pooled by their degrees of freedom (method B.3): s² = Σ ν s² / Σ ν.
 """
 
 from __future__ import annotations
@@ -16,10 +21,11 @@ import numpy.typing as npt
 
 from evaluator.calibration.splits import only_runs
 from evaluator.records import Cells, Learnt
-from evaluator.stats.instances import InstanceFrame
-from evaluator.stats.longrun import MIN_BUCKETS, time_variance
+from evaluator.stats.instances import InstanceFrame, InstanceVariance
+from evaluator.stats.longrun import MIN_BUCKETS, TimeVariance, time_variance
 from evaluator.stats.panel import Panel, build_panel
-from evaluator.stats.strata import build_strata, levels
+from evaluator.stats.strata import Levels, Strata, build_strata, levels
+from evaluator.stats.uncertainty import combine
 
 __all__ = ["learn_instances"]
 
@@ -37,27 +43,60 @@ class _Squares:
 
 @dataclass(frozen=True, slots=True)
 class _Shift:
-    """Candidate against baseline in one run, and how sure time lets us be of it."""
+    """Candidate against baseline in one run, and what that run says of its own uncertainty."""
 
     value: float
-    variance: float
+    time: TimeVariance
+    instances: InstanceVariance
+
+    @property
+    def variance(self) -> float:
+        """Variance by time and instances; NaN where an arm has one instance."""
+        if not np.isfinite(self.instances.variance).all():
+            return math.nan
+        return float(combine(self.time, self.instances, np.zeros((2, 1))).variance[0])
 
 
-def learn_instances(stored: Sequence[Cells]) -> Learnt:
-    """Learn from the cells of run groups. Arms with one instance teach nothing, but replicates of such runs do."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One run."""
+
+    latency: _Shift
+    failures: _Shift
+    instances: frozenset[int]
+
+    @property
+    def known(self) -> bool:
+        """Is there a value of both kinds?"""
+        return math.isfinite(self.latency.value) and math.isfinite(self.failures.value)
+
+
+def learn_instances(stored: Sequence[Cells], same_version: Sequence[bool] = ()) -> Learnt:
+    """Learn from the cells of run groups. Arms with one instance teach nothing, but replicates of such runs do.
+
+    `same_version`: of which groups both arms ran one version; none where it is left out.
+    """
     squares: list[_Squares] = []
-    runs = 0
-    for cells in stored:
-        panels = [panel for panel in _panels(cells) if panel.slots >= MIN_BUCKETS]
-        found = [item for panel in panels for item in _from_instances(panel)] or list(_from_replicates(panels))
+    wander: list[_Squares] = []
+    runs = wander_runs = 0
+    for k, cells in enumerate(stored):
+        seen = [one for one in _read_runs(cells) if one.known]
+        found = [item for one in seen for item in _from_instances(one)] or list(_from_replicates(seen))
         squares += found
-        runs += len(panels) if found else 0
+        runs += len(seen) if found else 0
+        moved = list(_from_arms(seen, same_version=k < len(same_version) and same_version[k]))
+        wander += moved
+        wander_runs += len(seen) if moved else 0
     return Learnt(
         sd_latency=_pool(squares, "latency"),
         sd_failures=_pool(squares, "failures"),
         comparisons=len(squares),
         runs=runs,
         df=sum(item.df for item in squares),
+        wander_latency=_pool(wander, "latency"),
+        wander_failures=_pool(wander, "failures"),
+        wander_comparisons=round(sum(item.df for item in wander)),
+        wander_runs=wander_runs,
     )
 
 
@@ -70,28 +109,50 @@ def _pool(squares: Sequence[_Squares], name: str) -> float | None:
     return math.sqrt(max(sum(value * df for value, df in known) / total, 0.0))
 
 
-def _panels(cells: Cells) -> Iterator[Panel]:
-    """One panel for each run that has both arms."""
+# ------------------------------------------------------------------ runs are read
+
+
+def _read_runs(cells: Cells) -> Iterator[_Seen]:
+    """Each run that has both arms and enough buckets."""
     for code in np.unique(cells.moments.run):
         alone = only_runs(cells, int(code))
         panel = build_panel(alone, cells.arms[1]) if len(cells.arms) > 1 else None
-        if panel is not None:
-            yield panel
+        if panel is not None and panel.slots >= MIN_BUCKETS:
+            yield _read_run(panel, frozenset(np.unique(alone.moments.instance).tolist()))
 
 
-def _from_instances(panel: Panel) -> Iterator[_Squares]:
+def _read_run(panel: Panel, instances: frozenset[int]) -> _Seen:
     rows = panel.rows
     ok, everything = build_strata(panel, panel.ok), build_strata(panel, panel.n)
-    means = [float(levels(ok, arm, panel.sum_ms[arm]).level[0]) for arm in (0, 1)]
-    rates = [float(levels(everything, arm, panel.failures[arm]).level[0]) for arm in (0, 1)]
-    if not all(np.isfinite([*means, *rates])) or min(means) <= 0:
-        return
-    slow = InstanceFrame(rows, rows.n - rows.failures, ok.groups).variance(
-        rows.sum_ms, np.array([means[1] / means[0]]), relative=True
+    return _Seen(
+        latency=_compare(ok, panel.sum_ms, rows.n - rows.failures, rows.sum_ms, relative=True),
+        failures=_compare(everything, panel.failures, rows.n, rows.failures, relative=False),
+        instances=instances,
     )
-    fail = InstanceFrame(rows, rows.n, everything.groups).variance(
-        rows.failures, np.array([rates[1] - rates[0]]), relative=False
-    )
+
+
+def _compare(strata: Strata, sums: FloatArray, exposure: FloatArray, observed: FloatArray, *, relative: bool) -> _Shift:
+    """Mean latency as a log ratio, or failures as a difference of rates."""
+    baseline, candidate = (levels(strata, arm, sums[arm]) for arm in (0, 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = candidate.level / baseline.level
+        value = np.log(ratio) if relative else candidate.level - baseline.level
+        influence = _scaled(candidate, relative=relative) - _scaled(baseline, relative=relative)
+    usable = np.isfinite(value).all()
+    effect = (ratio if relative else value) if usable else np.full(value.shape, 1.0 if relative else 0.0)
+    frame = InstanceFrame(strata.panel.rows, exposure, strata.groups)
+    return _Shift(float(value[0]), time_variance(influence), frame.variance(observed, effect, relative=relative))
+
+
+def _scaled(part: Levels, *, relative: bool) -> FloatArray:
+    return np.asarray(part.influence / part.level[:, None] if relative else part.influence)
+
+
+# ------------------------------------------------------------------ what runs teach
+
+
+def _from_instances(seen: _Seen) -> Iterator[_Squares]:
+    slow, fail = seen.latency.instances, seen.failures.instances
     for arm in (0, 1):
         effective = float(slow.effective[arm, 0])
         if effective > 1 and np.isfinite(slow.variance[arm, 0]):
@@ -99,33 +160,34 @@ def _from_instances(panel: Panel) -> Iterator[_Squares]:
             yield _Squares(own[0], own[1], effective - 1)
 
 
-def _from_replicates(panels: Sequence[Panel]) -> Iterator[_Squares]:
-    if len(panels) < 2:
+def _from_replicates(seen: Sequence[_Seen]) -> Iterator[_Squares]:
+    """Runs with one instance a side: what their comparisons differ by beyond time; each shift holds two instances."""
+    if len(seen) < 2:
         return
     parts = [
-        _spread([_log_shift(panel) for panel in panels]),
-        _spread([_rate_shift(panel) for panel in panels]),
+        _spread(shifts, [float(shift.time.variance[0]) for shift in shifts]) / 2
+        for shifts in ([one.latency for one in seen], [one.failures for one in seen])
     ]
-    yield _Squares(parts[0], parts[1], float(len(panels) - 1))
+    yield _Squares(parts[0], parts[1], float(len(seen) - 1))
 
 
-def _spread(shifts: Sequence[_Shift]) -> float:
-    """Variance of one instance: each shift holds that of two."""
-    values = np.array([shift.value for shift in shifts])
-    return float(values.var(ddof=1) - np.mean([shift.variance for shift in shifts])) / 2
+def _spread(shifts: Sequence[_Shift], own: Sequence[float]) -> float:
+    """Variance of the shifts beyond their own."""
+    return float(np.var([shift.value for shift in shifts], ddof=1) - np.mean(own))
 
 
-def _log_shift(panel: Panel) -> _Shift:
-    strata = build_strata(panel, panel.ok)
-    both = [levels(strata, arm, panel.sum_ms[arm]) for arm in (0, 1)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = np.log(both[1].level / both[0].level)
-        influence = both[1].influence / both[1].level[:, None] - both[0].influence / both[0].level[:, None]
-    return _Shift(float(value[0]), float(time_variance(influence).variance[0]))
-
-
-def _rate_shift(panel: Panel) -> _Shift:
-    strata = build_strata(panel, panel.n)
-    both = [levels(strata, arm, panel.failures[arm]) for arm in (0, 1)]
-    variance = time_variance(both[1].influence - both[0].influence).variance
-    return _Shift(float((both[1].level - both[0].level)[0]), float(variance[0]))
+def _from_arms(seen: Sequence[_Seen], *, same_version: bool) -> Iterator[_Squares]:
+    """Runs with several instances a side whose true change is nothing, or the same in all of them."""
+    able = [one for one in seen if math.isfinite(one.latency.variance) and math.isfinite(one.failures.variance)]
+    if same_version:
+        for one in able:
+            moved = [part.value**2 - part.variance for part in (one.latency, one.failures)]
+            yield _Squares(moved[0], moved[1], 1.0)
+    elif len(able) >= 2:
+        # The same instances in every run are the same luck in every run: only time tells such runs apart.
+        again = bool(frozenset.intersection(*(one.instances for one in able)))
+        parts = [
+            _spread(shifts, [float(s.time.variance[0]) if again else s.variance for s in shifts])
+            for shifts in ([one.latency for one in able], [one.failures for one in able])
+        ]
+        yield _Squares(parts[0], parts[1], float(len(able) - 1))

@@ -20,6 +20,7 @@ from evaluator.calibration.learn import learn_instances
 from evaluator.calibration.splits import (
     CANARY,
     balanced_halves,
+    both_ways,
     only_baseline,
     only_runs,
     pair_runs,
@@ -47,6 +48,8 @@ class Stored:
     name: str
     cells: Cells
     runs: tuple[Run, ...]
+    same_version: bool = False
+    """Both arms ran one version: identical by what they are, not by being halves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class Tally:
     """Verdicts of one kind of comparison under one change."""
 
     kind: str
-    """instances, replicates, time, or between (past runs)."""
+    """versions (one on both arms), instances, replicates, time, or between (past runs)."""
     change: Change
     judged: int
     effective: float
@@ -124,11 +127,11 @@ def calibrate(
     for item in used:
         if step:
             step(f"{item.name}: {len(item.runs)} runs")
-        kind, worth, cases = _split(item, splits, random)
-        judged = list(cases)
-        for change in CHANGES:
-            words = [_judge(_inject(cells, change, random), runs, rulebook) for cells, runs in judged]
-            _add(counted, (kind, change), words, worth)
+        for kind, worth, cases in _make_cases(item, splits, random):
+            judged = list(cases)
+            for change in CHANGES:
+                words = [_judge(_inject(cells, change, random), runs, rulebook) for cells, runs in judged]
+                _add(counted, (kind, change), words, worth)
     between: dict[tuple[str, Change], list[float]] = {}
     for cells, runs in _between(used):
         _add(between, ("between", CHANGES[0]), [_judge(cells, runs, rulebook)], 1.0)
@@ -138,7 +141,7 @@ def calibrate(
         tallies=tallies,
         overall=_sum_up([tally for tally in tallies if tally.change == CHANGES[0]]),
         between=next((_tally(*key, sums) for key, sums in between.items()), None),
-        learnt=learn_instances([item.cells for item in used]),
+        learnt=learn_instances([item.cells for item in used], [item.same_version for item in used]),
         used=tuple(item.name for item in used),
         left_out=left_out,
     )
@@ -161,6 +164,14 @@ def _unusable(item: Stored) -> str:
     if not (item.cells.moments.arm == 0).any() or item.cells.arms[0] != "baseline":
         return "no requests of the baseline"
     return ""
+
+
+def _make_cases(item: Stored, most: int, random: np.random.Generator) -> Iterator[tuple[str, float, Cases]]:
+    """Identical releases that this group gives: as it ran where both arms had one version, and its halves."""
+    if item.same_version and len(item.cells.arms) > 1:
+        neutral = _neutral(item.runs)
+        yield "versions", 2.0, ((cells, neutral) for cells in both_ways(item.cells))
+    yield _split(item, most, random)
 
 
 def _split(item: Stored, most: int, random: np.random.Generator) -> tuple[str, float, Cases]:

@@ -2,7 +2,8 @@
 
 - instances: half of the baseline's instances against the other half;
 - replicates: the baselines of odd runs against those of even ones, as if they had run together;
-- time: neighbouring buckets of one instance, one of each pair an arm.
+- time: neighbouring buckets of one instance, one of each pair an arm;
+- both ways: where both arms ran one version there is nothing to split.
 
 Histograms of single instances are kept by blocks only, so a split by instances has buckets as wide as a block.
 """
@@ -29,7 +30,16 @@ from evaluator.records import (
     Moments,
 )
 
-__all__ = ["CANARY", "balanced_halves", "only_baseline", "only_runs", "pair_runs", "split_instances", "split_time"]
+__all__ = [
+    "CANARY",
+    "balanced_halves",
+    "both_ways",
+    "only_baseline",
+    "only_runs",
+    "pair_runs",
+    "split_instances",
+    "split_time",
+]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -92,6 +102,14 @@ def split_instances(cells: Cells, candidates: Sequence[str]) -> Cells:
         failure_kinds=_no_kinds(),
     )
     return _finish(moved)
+
+
+def both_ways(cells: Cells) -> tuple[Cells, Cells]:
+    """Baseline and first candidate as they ran, and with their parts exchanged."""
+    pair = _choose(cells, lambda rows: rows.arm < 2, arms=ARMS)
+    tables = ("moments", "bins", "instance_bins", "loads")
+    turned = {table: replace(getattr(pair, table), arm=1 - getattr(pair, table).arm) for table in tables}
+    return pair, replace(pair, **turned)
 
 
 def split_time(cells: Cells, random: np.random.Generator) -> Cells:

@@ -20,6 +20,7 @@ from evaluator.wording import format_number
 
 HEAD = ("identical halves by", "with", "judged", "NO-GO", "GO", "undecided")
 KINDS = {
+    "versions": "nothing: one version",
     "instances": "instances",
     "replicates": "replicates",
     "time": "time (one instance)",
@@ -118,6 +119,7 @@ def _notes(report: CalibrationReport, *, saved: bool) -> Iterator[str]:
     if report.between:
         yield "past runs against each other also differ by what changed in between; that is no false alarm"
     yield _describe(report.learnt)
+    yield _describe_wander(report.learnt)
     if saved:
         yield "kept: the judge uses it where a run cannot tell instances apart"
     elif report.learnt.comparisons >= LEAST_COMPARISONS:
@@ -134,6 +136,22 @@ def _describe(learnt: Learnt) -> str:
     )
     few = learnt.comparisons < LEAST_COMPARISONS
     return f"{text}; too few for the judge, which asks for {LEAST_COMPARISONS}" if few else text
+
+
+def _describe_wander(learnt: Learnt) -> str:
+    if learnt.wander_latency is None or learnt.wander_failures is None:
+        return (
+            "whether whole arms wander more slowly than a run lasts was not seen: it takes runs of one version on both "
+            "arms, or repeated runs, with several instances an arm"
+        )
+    latency, failures = (
+        format_number(float(f"{100 * sd:.3g}")) for sd in (learnt.wander_latency, learnt.wander_failures)
+    )
+    text = (
+        f"identical releases differ by {latency} % in latency and {failures} pp in failures more than their runs show "
+        f"by themselves (standard deviation; from {learnt.wander_comparisons} comparisons in {learnt.wander_runs} runs)"
+    )
+    return f"{text}; too few for the judge" if learnt.wander_comparisons < LEAST_COMPARISONS else text
 
 
 def _to_plain(report: CalibrationReport) -> dict[str, object]:

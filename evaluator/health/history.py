@@ -17,5 +17,17 @@ def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:
     return ok(
         NAME,
         f"instances are taken to differ by {latency} % in latency and {failures} pp in failures: "
-        f"learnt from {learnt.comparisons} comparisons in {learnt.runs} runs",
+        f"learnt from {learnt.comparisons} comparisons in {learnt.runs} runs{_describe_wander(learnt)}",
+    )
+
+
+def _describe_wander(learnt: Learnt) -> str:
+    if learnt.wander_latency is None or learnt.wander_failures is None:
+        return ""
+    latency, failures = (
+        format_number(float(f"{100 * sd:.3g}")) for sd in (learnt.wander_latency, learnt.wander_failures)
+    )
+    return (
+        f"; on file of whole arms that wander more slowly than a run: {latency} % in latency and {failures} pp in "
+        f"failures, from {learnt.wander_comparisons} comparisons in {learnt.wander_runs} runs"
     )

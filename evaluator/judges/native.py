@@ -18,6 +18,7 @@ from evaluator.records import (
     Level,
     Look,
     MetricStatus,
+    Question,
     Reason,
     Role,
     Rulebook,
@@ -44,19 +45,28 @@ class Judgement:
 def judge_natively(evidence: Evidence, rulebook: Rulebook, release: str) -> Judgement:
     """Judge `evidence` under `rulebook`. Pure: the same input gives the same judgement.
 
-    Several candidates (A/B/n) share one false-alarm rate. The release is GO if every candidate is decided and one of
-    them is GO (the best is named), NO-GO if none is left.
+    Several candidates (A/B/n) share one false-alarm rate, and one rate of calling any of them within that is not. The
+    release is GO if one of them is GO (the best is named), NO-GO if none is left.
     """
     judged = _with_status(evidence.comparisons, rulebook)
     void = [finding for finding in evidence.findings if finding.void and finding.level is Level.FAIL]
-    arms = list(dict.fromkeys(c.arm for c in judged))
-    if len(arms) < 2:
+    by_arm = _by_arm(judged)
+    if len(by_arm) < 2:
         return _judge_candidate(judged, judged, evidence, rulebook, void, release)
+    # Which candidates are GO is settled together: what an early GO asks is paid for by all of them.
+    early = _find_early(by_arm) if rulebook.monitoring.early_go else {}
     each = {
-        arm: _judge_candidate([c for c in judged if c.arm == arm], judged, evidence, rulebook, void, release)
-        for arm in arms
+        arm: _judge_candidate(own, judged, evidence, rulebook, void, release, early.get(arm, 1.0))
+        for arm, own in by_arm.items()
     }
     return _choose(each, release)
+
+
+def _by_arm(judged: Sequence[Comparison]) -> dict[str, list[Comparison]]:
+    out: dict[str, list[Comparison]] = {}
+    for comparison in judged:
+        out.setdefault(comparison.arm, []).append(comparison)
+    return out
 
 
 def _judge_candidate(
@@ -66,14 +76,15 @@ def _judge_candidate(
     rulebook: Rulebook,
     void: Sequence[Finding],
     release: str,
+    early: float | None = None,
 ) -> Judgement:
-    """The judgement of one candidate by its own comparisons."""
+    """The judgement of one candidate by its own comparisons. `early`: p-value of an early GO (`None`: its own)."""
     broken = [c for c in own if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
     if broken and not void:
         reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in _worst_first(broken))
         decided = min(evidence.window.seconds if c.decided_at_s is None else c.decided_at_s for c in broken)
         return Judgement(VerdictWord.NO_GO, reasons, wording.next_after_no_go(reasons, release), judged, decided)
-    doubts = _doubts(own, evidence, rulebook, void)
+    doubts = _doubts(own, evidence, rulebook, void, _early_p(own) if early is None else early)
     if doubts:
         next_action = wording.next_after_inconclusive(doubts, own, evidence, release)
         return Judgement(VerdictWord.INCONCLUSIVE, tuple(doubts), next_action, judged)
@@ -91,14 +102,15 @@ def _choose(each: Mapping[str, Judgement], release: str) -> Judgement:
         decided = max(each[arm].decided_at_s or 0.0 for arm in stopped)
         next_action = wording.next_after_no_go(failures, release)
         return Judgement(VerdictWord.NO_GO, failures, next_action, any_one.comparisons, decided)
-    if len(going) + len(stopped) == len(each):
+    if going:
         best = wording.find_best(any_one.comparisons, going)
-        reasons = (wording.explain_choice(best, going, each[best].reasons[0]), *failures)
+        waiting = [arm for arm in each if arm not in going and arm not in stopped]
+        reasons = (wording.explain_choice(best, going, waiting, len(each), each[best].reasons[0]), *failures)
         next_action = wording.next_after_choice(release, best)
         return Judgement(VerdictWord.GO, reasons, next_action, any_one.comparisons, each[best].decided_at_s)
-    waiting = [one for arm, one in each.items() if arm not in going and arm not in stopped]
-    doubts = tuple(dict.fromkeys(wording.name_arm(reason) for one in waiting for reason in one.reasons))
-    return Judgement(VerdictWord.INCONCLUSIVE, doubts + failures, waiting[0].next_action, any_one.comparisons)
+    left = [one for arm, one in each.items() if arm not in stopped]
+    doubts = tuple(dict.fromkeys(wording.name_arm(reason) for one in left for reason in one.reasons))
+    return Judgement(VerdictWord.INCONCLUSIVE, doubts + failures, left[0].next_action, any_one.comparisons)
 
 
 # ------------------------------------------------------------------ status of each metric
@@ -114,12 +126,98 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
         found = adjust_plausible([_p_worse(comparisons[i], "margin") for i in scanned])
         adjusted |= {i: p / share for i, p in zip(scanned, found, strict=True)}
     candidates = max(len({c.arm for c in comparisons}), 1)
-    levels = _Levels(rulebook.alpha, rulebook.alpha / candidates, rulebook.alpha * candidates / max(len(gates), 1))
+    levels = _Levels(rulebook.alpha, rulebook.alpha * candidates / max(len(gates), 1))
+    within = _within_any(comparisons, rulebook.alpha)
     judged = [
-        _judge_one(c, levels, min(1.0, adjusted[i]) if i in adjusted else None, decided.get(i))
+        _judge_one(c, levels, min(1.0, adjusted[i]) if i in adjusted else None, within[i], decided.get(i))
         for i, c in enumerate(comparisons)
     ]
     return tuple(_tie_mean_to_failures(c, judged) for c in judged)
+
+
+# ------------------------------------------------------------------ within, for one of several candidates
+
+
+def _asked(comparison: Comparison) -> list[Question]:
+    """Margin and limits; where there are none, whether it changed at all."""
+    return [q for q in comparison.questions if q.kind != "zero"] or list(comparison.questions)
+
+
+def _p_within(comparison: Comparison) -> float:
+    """p-value against "beyond its margin or a limit"; 1 where nothing is known."""
+    known = not comparison.no_data and comparison.questions
+    return max(q.p_within for q in _asked(comparison)) if known else 1.0
+
+
+def _is_asked(comparison: Comparison) -> bool:
+    """Must this be within for a GO?"""
+    return comparison.rule.role is not Role.WATCH and not comparison.scan
+
+
+def _find_worst(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
+    """The gate or hold of each candidate that is furthest from being shown to be within: it decides for all of them."""
+    asked = [c for c in comparisons if _is_asked(c)]
+    return {arm: max(own, key=_p_within) for arm, own in _by_arm(asked).items()}
+
+
+def _within_any(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
+    """p-value of "within" of each comparison, paid for by all candidates: none of those not within may be called so.
+
+    A candidate is within if its worst metric is (intersection-union: no correction over metrics), and of several
+    candidates any may be called so by luck (step-down max-t over candidates). A metric that is not its candidate's
+    worst counts as if it were.
+    """
+    own = [_p_within(c) for c in comparisons]
+    candidates = len({c.arm for c in comparisons})
+    if candidates < 2:
+        return own
+    worst = _find_worst(comparisons)
+    out = []
+    for comparison, p in zip(comparisons, own, strict=True):
+        # Never below p and never above Bonferroni's: only between them is there something to compute.
+        open_yet = p < alpha <= p * candidates and not comparison.scan
+        out.append(_pay_for_all(comparison, p, worst) if open_yet else max(p, min(1.0, p * candidates)))
+    return out
+
+
+def _pay_for_all(comparison: Comparison, p: float, worst: Mapping[str, Comparison]) -> float:
+    arms = {**worst, comparison.arm: comparison}
+    p_values = [p if arm == comparison.arm else _p_within(c) for arm, c in arms.items()]
+    return adjust(p_values, _side_by_side(list(arms.values())))[list(arms).index(comparison.arm)]
+
+
+def _find_early(by_arm: Mapping[str, Sequence[Comparison]]) -> dict[str, float]:
+    """p-value of an early GO of each candidate, paid for by all of them."""
+    worst = _find_worst([c for own in by_arm.values() for c in own])
+    arms = [arm for arm in by_arm if arm in worst]
+    adjusted = adjust([_early_p(by_arm[arm]) for arm in arms], _side_by_side([worst[arm] for arm in arms]))
+    return dict(zip(arms, adjusted, strict=True))
+
+
+def _early_p(own: Sequence[Comparison]) -> float:
+    """The least level at which one look before the last shows every gate and hold to be within its margin."""
+    paths = [{look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in own if _is_asked(c)]
+    shared = set.intersection(*(set(path) for path in paths)) if paths else set()
+    return min((max(path[at_s] for path in paths) for at_s in shared), default=1.0)
+
+
+def _side_by_side(comparisons: Sequence[Comparison]) -> list[tuple[float, ...]]:
+    """Loadings of requests and of outcomes in places of their own: they share no unit."""
+    sizes = [
+        max((len(c.loadings) for c in comparisons if bool(c.rule.outcome) is of), default=0) for of in (False, True)
+    ]
+    if not all(sizes):
+        return [c.loadings for c in comparisons]
+    of_requests, of_outcomes = sizes
+    return [
+        ((0.0,) * of_requests + c.loadings if c.rule.outcome else c.loadings + (0.0,) * of_outcomes)
+        if len(c.loadings) == sizes[bool(c.rule.outcome)]
+        else ()
+        for c in comparisons
+    ]
+
+
+# ------------------------------------------------------------------ worse, over all that was asked
 
 
 def _decision_times(
@@ -152,8 +250,9 @@ def _p_worse(row: Comparison, kind: str) -> float:
 
 def _adjust_gates(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, float]:
     """Adjusted p-value of each gate; a metric with a margin and limits asks more than one question."""
+    loadings = dict(zip(members, _side_by_side([comparisons[i] for i in members]), strict=True))
     asked = [(i, test.p_worse) for i in members for test in comparisons[i].questions if test.kind != "zero"]
-    adjusted = adjust([p for _, p in asked], [comparisons[i].loadings for i, _ in asked])
+    adjusted = adjust([p for _, p in asked], [loadings[i] for i, _ in asked])
     out: dict[int, float] = {}
     for (i, _), p in zip(asked, adjusted, strict=True):
         out[i] = min(p, out.get(i, 1.0))
@@ -162,33 +261,30 @@ def _adjust_gates(comparisons: Sequence[Comparison], members: list[int]) -> dict
 
 @dataclass(frozen=True, slots=True)
 class _Levels:
-    """Error rates: of all that is called worse, of one candidate called within, of one gate's trend."""
+    """Error rates: of all that is called worse, of candidates called within, of one gate's trend."""
 
-    worse: float
-    within: float
-    """The best of several candidates is chosen, so each must show more."""
+    alpha: float
     trend: float
 
 
 def _judge_one(
-    comparison: Comparison, levels: _Levels, adjusted: float | None, decided_at_s: float | None
+    comparison: Comparison, levels: _Levels, adjusted: float | None, p_within: float, decided_at_s: float | None
 ) -> Comparison:
     """Status, p-values and reason of one metric. What an earlier look showed to be worse stays so."""
     if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
         return replace(comparison, status=MetricStatus.NO_DATA, reason=wording.explain_no_data(comparison, why))
-    asked = [t for t in comparison.questions if t.kind != "zero"] or list(comparison.questions)
-    p_value = min(test.p_worse for test in asked)
+    p_value = min(test.p_worse for test in _asked(comparison))
     decisive = p_value if adjusted is None else adjusted
-    shown_within = all(question.p_within < levels.within for question in asked)
-    if decisive < levels.worse or decided_at_s is not None:
+    shown_within = p_within < levels.alpha
+    if decisive < levels.alpha or decided_at_s is not None:
         status = MetricStatus.FAIL
     elif shown_within and not _drifts(comparison, levels.trend):
         status = MetricStatus.PASS
     else:
         status = MetricStatus.INCONCLUSIVE
     judged = replace(comparison, status=status, p_value=p_value, p_value_adjusted=adjusted, decided_at_s=decided_at_s)
-    return replace(judged, reason=wording.explain_status(judged, levels.worse, shown_within=shown_within))
+    return replace(judged, reason=wording.explain_status(judged, levels.alpha, shown_within=shown_within))
 
 
 def _drifts(comparison: Comparison, level: float) -> bool:
@@ -220,17 +316,17 @@ def _worst_first(broken: Sequence[Comparison]) -> list[Comparison]:
 
 
 def _doubts(
-    judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook, void: Sequence[Finding]
+    judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook, void: Sequence[Finding], early: float
 ) -> list[Reason]:
     """Everything that forbids a GO, the most telling first; empty when nothing does."""
     doubts = [wording.explain_health(finding) for finding in void]
     holds = [c for c in judged if c.rule.role is Role.HOLD and c.status is MetricStatus.FAIL]
     doubts += [wording.explain_hold(c, rulebook.alpha) for c in holds]
     failed = [f for f in evidence.findings if f.level is Level.FAIL and not f.void]
-    asked = [c for c in judged if c.rule.role is not Role.WATCH and not c.scan]
+    asked = [c for c in judged if _is_asked(c)]
     doubts += wording.explain_missing([c for c in asked if c.status is MetricStatus.NO_DATA])
     doubts += [wording.explain_health(finding) for finding in failed]
-    if not (evidence.final or (rulebook.monitoring.early_go and _is_go_early(asked, rulebook.alpha))):
+    if not (evidence.final or (rulebook.monitoring.early_go and early < rulebook.alpha)):
         doubts.append(wording.explain_not_final(evidence))
     if evidence.incomplete and not any(finding.check == "complete" for finding in failed):
         doubts.append(Reason("incomplete", "the run did not end as planned"))
@@ -239,15 +335,6 @@ def _doubts(
     if not any(c.rule.role is Role.GATE for c in asked):
         doubts.append(Reason("no_gate", "the policy has no gate metric, so nothing was shown to be within a margin"))
     return doubts
-
-
-def _is_go_early(asked: Sequence[Comparison], alpha: float) -> bool:
-    """Did one look before the last show every gate and hold to be within its margin?"""
-    paths = [
-        {look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in asked if c.rule.role is not Role.WATCH
-    ]
-    shared = set.intersection(*(set(path) for path in paths)) if paths else set()
-    return any(all(path[at_s] < alpha for path in paths) for at_s in shared)
 
 
 def _scan_doubts(judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook) -> list[Reason]:

@@ -209,19 +209,25 @@ def _judged_on(evidence: Evidence) -> str:
 
 
 def find_best(judged: Sequence[Comparison], going: Sequence[str]) -> str:
-    """The candidate whose worst metric stays furthest from its margin."""
+    """The candidate whose worst metric stays furthest from its margin; where that is none at all, the surest one."""
 
-    def worst(arm: str) -> float:
-        return max((_closeness(c) for c in judged if c.arm == arm and c.rule.margin and not c.scan), default=math.inf)
+    def worst(arm: str) -> tuple[float, float]:
+        own = [c for c in judged if c.arm == arm and c.rule.margin and c.rule.role is not Role.WATCH and not c.scan]
+        sure = max((q.p_within for c in own for q in c.questions if q.kind == "margin"), default=1.0)
+        return max((_closeness(c) for c in own), default=math.inf), sure
 
     return min(going, key=worst)
 
 
-def explain_choice(best: str, going: Sequence[str], reason: Reason) -> Reason:
-    """Why this candidate of several."""
+def explain_choice(best: str, going: Sequence[str], waiting: Sequence[str], candidates: int, reason: Reason) -> Reason:
+    """Why this candidate of several; `waiting`: those that are neither GO nor NO-GO."""
     others = [arm for arm in going if arm != best]
-    also = f"; {', '.join(others)} as well, with less room" if others else ""
-    return Reason("best_arm", f"{best}: {reason.text}{also}", arm=best)
+    text = f"of {candidates} candidates it alone is shown to be"
+    if others:
+        text = f"of {candidates} candidates it keeps furthest from its margins; with less room: {', '.join(others)}"
+    if waiting:
+        text += f"; not decided: {', '.join(waiting)}"
+    return Reason("best_arm", f"{best}: {reason.text}; {text}", arm=best)
 
 
 def name_arm(reason: Reason) -> Reason:

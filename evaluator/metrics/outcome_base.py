@@ -22,17 +22,20 @@ from evaluator.records import (
     OutcomeColumn,
     Outcomes,
     Question,
+    Role,
     Rule,
     UnitMoments,
     View,
 )
 from evaluator.stats.outcome_arms import dunnett_p, find_posterior, probabilities_of_best, share_of_baseline
+from evaluator.stats.outcome_joint import Errors, from_weights
 from evaluator.stats.outcome_quantiles import find_quantile
-from evaluator.stats.outcomes import Answers, ArmLevels, OutcomeEstimate, moments_of
+from evaluator.stats.outcomes import Answers, ArmLevels, OutcomeEstimate, moments_of, trace_harm
 from evaluator.wording import format_number
 
 __all__ = [
     "MIN_UNITS",
+    "Compared",
     "Needs",
     "OutcomeMetric",
     "OutcomePair",
@@ -42,10 +45,13 @@ __all__ = [
     "find_needed_values",
     "name_unit",
     "no_outcome_data",
+    "nothing",
     "prepare",
+    "trace_levels",
 ]
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 MIN_UNITS = 30
 PRIOR_SHARE = 0.2
@@ -83,10 +89,18 @@ class OutcomePair:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """One answer, and what its error is made of where there is one."""
+
+    comparison: Comparison
+    errors: Errors | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class OutcomeMetric:
     """A metric of outcomes: what it needs for a rule, and how it answers one. Never raises for want of data."""
 
-    compare: Callable[[OutcomePair, Rule], Comparison]
+    compare: Callable[[OutcomePair, Rule], Compared]
     needs: Callable[[Outcomes, Rule], Needs] = field(default=lambda _outcomes, _rule: Needs())
 
 
@@ -107,6 +121,12 @@ class Prepared:
     covariates: tuple[int, ...] = ()
     cut_at: float | None = None
     problem: str = ""
+    columns: tuple[int, ...] = ()
+    """Places of the chosen variables among all of them."""
+    units: tuple[FloatArray, ...] = ()
+    """Values of the units that were kept, by arm; empty where sums were enough."""
+    kept: tuple[BoolArray, ...] = ()
+    """Which of all units those are, by arm."""
 
 
 def prepare(outcomes: Outcomes, rule: Rule, variables: Sequence[str]) -> Prepared:
@@ -117,16 +137,18 @@ def prepare(outcomes: Outcomes, rule: Rule, variables: Sequence[str]) -> Prepare
     names = [*variables, *rule.covariates]
     covariates = tuple(range(len(variables), len(names)))
     needed = find_needed_values(outcomes, rule, variables).values
+    rows = [outcomes.variables.index(name) for name in names]
     if not needed:
-        rows = [outcomes.variables.index(name) for name in names]
         picked = (UnitMoments(m.n, m.mean[rows], m.products[np.ix_(rows, rows)]) for m in outcomes.moments)
-        return Prepared(tuple(picked), covariates)
+        return Prepared(tuple(picked), covariates, columns=tuple(rows))
     if not needed <= set(outcomes.values):
         return Prepared(problem="it needs the values of single units, and those were purged")
     arms = [np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))]
-    arms = [values[~np.isnan(values).any(axis=1)] for values in arms]
+    kept = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in arms)
+    arms = [values[mine] for values, mine in zip(arms, kept, strict=True)]
     cut_at = _cut(arms, rule.winsorise) if rule.winsorise is not None else None
-    return Prepared(tuple(moments_of(values) for values in arms), covariates, cut_at)
+    moments = tuple(moments_of(values) for values in arms)
+    return Prepared(moments, covariates, cut_at, columns=tuple(rows), units=tuple(arms), kept=kept)
 
 
 def _cut(arms: Sequence[FloatArray], probability: float) -> float | None:
@@ -138,6 +160,14 @@ def _cut(arms: Sequence[FloatArray], probability: float) -> float | None:
     for values in arms:
         np.minimum(values[:, 0], cut_at, out=values[:, 0])
     return cut_at
+
+
+def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmLevels) -> Errors:
+    """What the error of a comparison of levels is made of: by sums where sums were enough, else by units."""
+    weights = trace_harm(levels, pair.arm, margin=rule.margin, direction=rule.direction)
+    if prepared.units:
+        return from_weights(weights, prepared.units, prepared.kept)
+    return Errors(weights @ np.eye(len(pair.outcomes.variables))[list(prepared.columns)])
 
 
 def describe_adjustment(rule: Rule, prepared: Prepared, levels: ArmLevels | None) -> str:
@@ -177,6 +207,11 @@ def no_outcome_data(rule: Rule, arm: str, unit: str, why: str, n: tuple[int, int
     )
 
 
+def nothing(rule: Rule, arm: str, unit: str, why: str, n: tuple[int, int] = (0, 0)) -> Compared:
+    """No data, with the reason."""
+    return Compared(no_outcome_data(rule, arm, unit, why, n))
+
+
 def answer_outcome(
     pair: OutcomePair,
     rule: Rule,
@@ -185,19 +220,23 @@ def answer_outcome(
     unit: str,
     method: str,
     n: tuple[int, int],
+    trace: Callable[[], Errors],
     levels: ArmLevels | None = None,
-) -> Comparison:
-    """Turn an estimate into a comparison; without finite numbers into the answer that there is none."""
+) -> Compared:
+    """Turn an estimate into a comparison; without finite numbers into the answer that there is none.
+
+    `trace` tells what the error is made of; only gates are asked, as nothing else is a member of the family.
+    """
     why = _why_nothing(rule, estimate, n)
     if why:
-        return no_outcome_data(rule, pair.name, unit, why, n)
+        return nothing(rule, pair.name, unit, why, n)
     questions = [_question("zero", 0.0, estimate.zero)]
     if rule.margin and estimate.margin:
         questions.append(_question("margin", rule.margin.value, estimate.margin))
     bounds = [bound for bound in (rule.limit.max, rule.limit.min) if bound is not None]
     questions += [_question("limit", bound, asked) for bound, asked in zip(bounds, estimate.limits, strict=True)]
     kind = "relative" if estimate.relative else "absolute"
-    return Comparison(
+    made = Comparison(
         rule=rule,
         arm=pair.name,
         unit=unit,
@@ -212,6 +251,7 @@ def answer_outcome(
         needed_time=estimate.needed,
         view=_look(pair, rule, estimate, levels),
     )
+    return Compared(made, trace() if rule.role is Role.GATE else None)
 
 
 def _why_nothing(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]) -> str:
@@ -252,5 +292,5 @@ def _among_arms(arm: int, rule: Rule, levels: ArmLevels | None) -> tuple[float |
         return None, None
     best = probabilities_of_best(levels.values, levels.own, highest=rule.direction is Direction.HIGHER)
     loadings = share_of_baseline(float(levels.own[0]), levels.own[1:])
-    t = (levels.values[1:] - levels.values[0]) / np.sqrt(levels.own[1:] + levels.own[0])
-    return float(best[arm]), float(dunnett_p(t, loadings, float(levels.df.sum()))[arm - 1])
+    t = (levels.values[[arm]] - levels.values[0]) / np.sqrt(levels.own[arm] + levels.own[0])
+    return float(best[arm]), float(dunnett_p(t, loadings, float(levels.df.sum()))[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evaluator.metrics.outcome_base import (
+    Compared,
     Needs,
     OutcomeMetric,
     OutcomePair,
@@ -10,21 +11,22 @@ from evaluator.metrics.outcome_base import (
     describe_adjustment,
     find_needed_values,
     name_unit,
-    no_outcome_data,
+    nothing,
     prepare,
+    trace_levels,
 )
-from evaluator.records import Comparison, Outcomes, Rule
+from evaluator.records import Outcomes, Rule
 from evaluator.stats.outcomes import adjust_levels, compare_levels, linear_mean
 
 __all__ = ["OUTCOME_MEAN", "compare_outcome_mean"]
 
 
-def compare_outcome_mean(pair: OutcomePair, rule: Rule) -> Comparison:
+def compare_outcome_mean(pair: OutcomePair, rule: Rule) -> Compared:
     """Mean over units, by Welch's t; with covariates by regression with slopes of each arm."""
     unit = name_unit(rule)
     prepared = prepare(pair.outcomes, rule, [str(rule.outcome)])
     if prepared.problem:
-        return no_outcome_data(rule, pair.name, unit, prepared.problem)
+        return nothing(rule, pair.name, unit, prepared.problem)
     moments = prepared.moments
     levels = adjust_levels([linear_mean(part, 0) for part in moments], moments, prepared.covariates)
     estimate = compare_levels(
@@ -32,7 +34,16 @@ def compare_outcome_mean(pair: OutcomePair, rule: Rule) -> Comparison:
     )
     method = "mean of units, Welch" + describe_adjustment(rule, prepared, levels)
     n = moments[0].n, moments[pair.arm].n
-    return answer_outcome(pair, rule, estimate, unit=unit, method=method, n=n, levels=levels)
+    return answer_outcome(
+        pair,
+        rule,
+        estimate,
+        unit=unit,
+        method=method,
+        n=n,
+        trace=lambda: trace_levels(pair, rule, prepared, levels),
+        levels=levels,
+    )
 
 
 def _needs(outcomes: Outcomes, rule: Rule) -> Needs:

@@ -5,37 +5,39 @@ from __future__ import annotations
 import numpy as np
 
 from evaluator.metrics.outcome_base import (
+    Compared,
     Needs,
     OutcomeMetric,
     OutcomePair,
     answer_outcome,
     describe_adjustment,
     find_needed_values,
-    no_outcome_data,
+    nothing,
     prepare,
+    trace_levels,
 )
 from evaluator.metrics.outcome_ratio import compare_outcome_ratio, needs_of_ratio
-from evaluator.records import Comparison, Outcomes, Rule
+from evaluator.records import Outcomes, Rule
 from evaluator.stats.outcomes import ArmLevels, adjust_levels, compare_levels, compare_proportions, linear_mean
 
 __all__ = ["OUTCOME_PROPORTION", "compare_outcome_proportion"]
 
 
-def compare_outcome_proportion(pair: OutcomePair, rule: Rule) -> Comparison:
+def compare_outcome_proportion(pair: OutcomePair, rule: Rule) -> Compared:
     """Share of units, by score; with covariates by regression; of rows by the delta method."""
     name = str(rule.outcome)
     if not pair.column(name).binary:
-        return no_outcome_data(rule, pair.name, "fraction", f"'{name}' has values other than 0 and 1")
+        return nothing(rule, pair.name, "fraction", f"'{name}' has values other than 0 and 1")
     if rule.per:
         return compare_outcome_ratio(pair, rule)
     prepared = prepare(pair.outcomes, rule, [f"{name}?"])
     if prepared.problem:
-        return no_outcome_data(rule, pair.name, "fraction", prepared.problem)
+        return nothing(rule, pair.name, "fraction", prepared.problem)
     moments = prepared.moments
     levels = adjust_levels([linear_mean(part, 0) for part in moments], moments, prepared.covariates)
     n = moments[0].n, moments[pair.arm].n
     if min(n) == 0:
-        return no_outcome_data(rule, pair.name, "fraction", "an arm has no units", n)
+        return nothing(rule, pair.name, "fraction", "an arm has no units", n)
     if rule.covariates:
         estimate = compare_levels(
             levels, pair.arm, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
@@ -47,7 +49,16 @@ def compare_outcome_proportion(pair: OutcomePair, rule: Rule) -> Comparison:
             successes, n, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
         )
         method = "share of units, score"
-    return answer_outcome(pair, rule, estimate, unit="fraction", method=method, n=n, levels=levels)
+    return answer_outcome(
+        pair,
+        rule,
+        estimate,
+        unit="fraction",
+        method=method,
+        n=n,
+        trace=lambda: trace_levels(pair, rule, prepared, levels),
+        levels=levels,
+    )
 
 
 def _count(levels: ArmLevels, n: tuple[int, int], arm: int) -> tuple[float, float]:

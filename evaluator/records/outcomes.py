@@ -124,4 +124,4 @@ class Outcomes:
     values: Mapping[str, tuple[FloatArray, ...]] = field(default_factory=dict)
     """Variable → one value a unit, by arm; only of those that a metric asked for. NaN: no value."""
     row_values: Mapping[str, tuple[tuple[IntArray, FloatArray], ...]] = field(default_factory=dict)
-    """Outcome → unit and value of each row, by arm; only of those that a metric asked for."""
+    """Outcome → place of the unit among those of its arm, and value, of each row, by arm; only of those asked for."""

@@ -101,6 +101,13 @@ class Learnt:
     runs: int
     df: float = 0.0
     """Degrees of freedom of all comparisons together."""
+    wander_latency: float | None = None
+    """What candidate and baseline of identical releases differ by (log ratio, standard deviation) beyond what a run
+    shows of its own uncertainty: arms that wander more slowly than a run lasts."""
+    wander_failures: float | None = None
+    wander_comparisons: int = 0
+    """Independent comparisons of identical releases that this rests on."""
+    wander_runs: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -83,18 +84,26 @@ def dunnett_critical(loadings: FloatArray, df: float, alpha: float, *, two_sided
 
 def _exceeds(size: float, loadings: FloatArray, df: float, *, two_sided: bool) -> float:
     """P(the largest statistic > size): over the shared baseline (normal) and the shared standard error (chi)."""
+    from scipy.special import ndtr
+
     if not math.isfinite(size):
         return math.nan if math.isnan(size) else (0.0 if size > 0 else 1.0)
-    shared, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    shared, weights = _normal_nodes(NODES)
     scales, masses = _scales(df)
     spread = np.sqrt(np.maximum(1 - loadings**2, 1e-12))
     reach = size * scales[:, None, None]
     centre = loadings * shared[:, None]
-    inside = t_below((reach - centre) / spread, np.inf)
+    inside = ndtr((reach - centre) / spread)
     if two_sided:
-        inside = inside - t_below((-reach - centre) / spread, np.inf)
+        inside = inside - ndtr((-reach - centre) / spread)
     within = inside.prod(axis=-1) @ (weights / weights.sum())
     return float(np.clip(1 - within @ masses, 0.0, 1.0))
+
+
+@lru_cache(maxsize=4)
+def _normal_nodes(count: int) -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights of an integral over a normal variable; finding them is an eigenvalue problem of that size."""
+    return np.polynomial.hermite_e.hermegauss(count)
 
 
 def _scales(df: float) -> tuple[FloatArray, FloatArray]:
@@ -104,7 +113,7 @@ def _scales(df: float) -> tuple[FloatArray, FloatArray]:
     if not math.isfinite(df) or df > 1e6:
         return np.ones(1), np.ones(1)
     # Normal scores of χ² make the integrand smooth at both ends.
-    scores, masses = np.polynomial.hermite_e.hermegauss(NODES)
+    scores, masses = _normal_nodes(NODES)
     return np.sqrt(chdtri(df, t_below(-scores, np.inf)) / df), masses / masses.sum()
 
 
@@ -112,7 +121,7 @@ def probabilities_of_best(values: FloatArray, variances: FloatArray, *, highest:
     """Probability of each arm to be the best, from independent normal estimates: shape (arms,), sum 1."""
     sign = 1.0 if highest else -1.0
     se = np.sqrt(np.maximum(np.asarray(variances, float), 1e-300))
-    nodes, weights = np.polynomial.hermite_e.hermegauss(4 * NODES - 1)
+    nodes, weights = _normal_nodes(4 * NODES - 1)
     level = sign * np.asarray(values, float)
     out = np.empty(level.size)
     for arm in range(level.size):

@@ -34,6 +34,7 @@ __all__ = [
     "linear_ratio",
     "merge_moments",
     "moments_of",
+    "trace_harm",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -140,6 +141,8 @@ class ArmLevels:
     df: FloatArray
     explained: float
     """Share of the variance that the covariates took away."""
+    weights: FloatArray
+    """How the value of an arm moves with the means of the variables of every arm: (arms, arms, variables)."""
 
 
 def adjust_levels(levels: Sequence[Linear], moments: Sequence[UnitMoments], covariates: Sequence[int]) -> ArmLevels:
@@ -163,7 +166,19 @@ def adjust_levels(levels: Sequence[Linear], moments: Sequence[UnitMoments], cova
         own=own,
         df=np.array([fit.df for fit in fits]),
         explained=1 - float(own.sum()) / raw if raw > 0 else 0.0,
+        weights=_trace(levels, slopes, columns, np.array([part.n for part in moments]) / max(total, 1)),
     )
+
+
+def _trace(levels: Sequence[Linear], slopes: FloatArray, columns: list[int], shares: FloatArray) -> FloatArray:
+    """Weights of `ArmLevels`: each arm moves with its own means, adjusted ones also with the covariates of all arms."""
+    arms = len(levels)
+    out = np.zeros((arms, arms, levels[0].weights.size))
+    for arm, level in enumerate(levels):
+        out[arm, arm] = level.weights
+        out[arm, arm, columns] -= slopes[arm]
+        out[arm][:, columns] += np.outer(shares, slopes[arm])
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +270,14 @@ def compare_levels(
         detectable=(critical + float(t_quantile(POWER, np.inf))) * se / _scale(base, relative=relative),
         needed=(critical * se_beyond / -beyond) ** 2 if beyond < 0 else math.inf,
     )
+
+
+def trace_harm(levels: ArmLevels, arm: int, *, margin: Margin | None, direction: Direction) -> FloatArray:
+    """How the harm of arm `arm` beyond its margin moves with the means of the variables: (arms, variables)."""
+    relative = margin.relative if margin else levels.values[0] > 0
+    sign = 1.0 if direction is Direction.LOWER else -1.0
+    against = 1 + sign * margin.value if margin and relative else 1.0
+    return np.asarray(sign * (levels.weights[arm] - against * levels.weights[0]))
 
 
 def _pick(levels: ArmLevels, arm: int) -> _Pair:

@@ -244,19 +244,21 @@ def read_verdicts(engine: Engine, release_id: str) -> tuple[StoredVerdict, ...]:
     return tuple(StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3]) for row in rows)
 
 
+_LEARNT = tuple(field.name for field in dataclasses.fields(Learnt))
+
+
 def write_learnt(engine: Engine, service: str, learnt: Learnt) -> None:
     """Keep what was learnt of a service, in place of what was known before."""
+    values = [getattr(learnt, name) for name in _LEARNT]
+    places = ", ".join("?" * (len(values) + 1))
     engine.execute(
-        "INSERT OR REPLACE INTO store.learnt VALUES (?, ?, ?, ?, ?, ?)",
-        [service, learnt.sd_latency, learnt.sd_failures, learnt.comparisons, learnt.runs, learnt.df],
+        f"INSERT OR REPLACE INTO store.learnt (service, {', '.join(_LEARNT)}) VALUES ({places})", [service, *values]
     )
 
 
 def read_learnt(engine: Engine, service: str) -> Learnt | None:
     """Read what was learnt of a service; `None` where nothing was kept."""
-    rows = engine.execute(
-        "SELECT sd_latency, sd_failures, comparisons, runs, df FROM store.learnt WHERE service = ?", [service]
-    ).fetchall()
+    rows = engine.execute(f"SELECT {', '.join(_LEARNT)} FROM store.learnt WHERE service = ?", [service]).fetchall()
     return Learnt(*rows[0]) if rows else None
 
 

@@ -72,6 +72,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             service VARCHAR PRIMARY KEY, sd_latency DOUBLE, sd_failures DOUBLE, comparisons INTEGER NOT NULL,
             runs INTEGER NOT NULL, df DOUBLE NOT NULL)""",
     ),
+    (
+        "ALTER TABLE store.learnt ADD COLUMN wander_latency DOUBLE",
+        "ALTER TABLE store.learnt ADD COLUMN wander_failures DOUBLE",
+        "ALTER TABLE store.learnt ADD COLUMN wander_comparisons INTEGER DEFAULT 0",
+        "ALTER TABLE store.learnt ADD COLUMN wander_runs INTEGER DEFAULT 0",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

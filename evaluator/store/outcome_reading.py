@@ -72,9 +72,12 @@ def _read_rows(
     for name in names:
         column = '"' + name.replace('"', '""') + '"'
         found = engine.execute(
-            f"""SELECT arm_, CAST(hash(unit_) >> 1 AS BIGINT) AS unit, {column} AS value
-            FROM read_parquet({quote(str(path))})
-            WHERE {column} IS NOT NULL AND unit_ IN (SELECT unit_ FROM read_parquet({quote(str(units))}))
+            f"""SELECT r.arm_, u.place - u.first AS unit, r.{column} AS value
+            FROM read_parquet({quote(str(path))}) AS r
+            JOIN (
+                SELECT unit_, file_row_number AS place, min(file_row_number) OVER (PARTITION BY arm_) AS first
+                FROM read_parquet({quote(str(units))}, file_row_number = true)) AS u ON r.unit_ = u.unit_
+            WHERE r.{column} IS NOT NULL
             ORDER BY ALL"""
         ).fetchnumpy()
         mine = [found["arm_"] == arm for arm in range(arms)]

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judging import SMALL, evidence, judge
 
-from evaluator.calibration import balanced_halves, fail_more, pair_runs, slow_down, split_instances, split_time
+from evaluator.calibration import (
+    balanced_halves,
+    both_ways,
+    fail_more,
+    pair_runs,
+    slow_down,
+    split_instances,
+    split_time,
+)
 from evaluator.records import VerdictWord
 from evaluator.simulate import SCENARIOS, Change, simulate, simulate_cells, to_cells
 from evaluator.simulate.requests import Requests
@@ -158,3 +166,14 @@ def test_runs_with_other_endpoints_are_compared_by_name():
     joined = pair_runs([(one, three)], together=True)
     assert joined.endpoints[0] == one.endpoints[0]
     assert joined.moments.n.sum() == sum(int(c.moments.n[c.moments.arm == 0].sum()) for c in (one, three))
+
+
+def test_both_ways_exchange_the_arms_and_nothing_else():
+    cells = simulate_cells(replace(SMALL, changes=(Change(), Change())), 3)
+    pair, turned = both_ways(cells)
+    assert pair.arms == turned.arms == ("baseline", "canary")
+    for arm in (0, 1):
+        own, other = pair.moments, turned.moments
+        assert own.n[own.arm == arm].sum() == cells.moments.n[cells.moments.arm == arm].sum()
+        assert (other.sum_us[other.arm == 1 - arm] == own.sum_us[own.arm == arm]).all()
+    assert pair.bins.n.sum() == turned.bins.n.sum() < cells.bins.n.sum()

@@ -1,11 +1,12 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from judging import RULEBOOK, RUN, SMALL
 
 from evaluator.calibration import CHANGES, Stored, Tally, calibrate, learn_instances, needed_comparisons
 from evaluator.records import RunState, Slice
-from evaluator.simulate import SCENARIOS, Design, simulate_cells
+from evaluator.simulate import SCENARIOS, Change, Design, Wander, simulate_cells
 from evaluator.stats.score import wilson_interval
 
 QUARTER = replace(Design(), duration_s=900.0, rate_per_s=40.0)
@@ -113,6 +114,53 @@ def test_replicates_of_single_instances_teach_as_well():
 def test_instances_that_do_not_differ_teach_that():
     learnt = learn_instances([simulate_cells(SCENARIOS["AA_inst0"], seed) for seed in range(4)])
     assert learnt.sd_latency < 0.01
+
+
+STEADY = replace(SCENARIOS["AA"], duration_s=900.0, instance_sd=0.03, arm_wander=Wander(1e-6, 60.0))
+MOODY = replace(STEADY, arm_wander=Wander(0.04, 7200.0))
+"""Arms whose level hardly moves in a quarter of an hour, and is another one each time: √2 · 4 % of a comparison."""
+
+
+def test_wander_slower_than_a_run_is_learnt_from_one_version_on_both_arms():
+    moody = [simulate_cells(MOODY, seed) for seed in range(16)]
+    learnt = learn_instances(moody, [True] * 16)
+    assert learnt.wander_latency == pytest.approx(0.04 * np.sqrt(2), rel=0.4)
+    assert (learnt.wander_comparisons, learnt.wander_runs) == (16, 16)
+    assert learnt.sd_latency == pytest.approx(0.03, rel=0.25)  # of instances all the same
+    steady = learn_instances([simulate_cells(STEADY, seed) for seed in range(16)], [True] * 16)
+    assert steady.wander_latency < 0.02
+
+
+def test_wander_is_learnt_from_replicates_whatever_they_changed():
+    design = replace(MOODY, duration_s=300.0, replicates=4, changes=(Change(latency=0.2),))
+    learnt = learn_instances([simulate_cells(design, seed) for seed in range(5)])
+    assert learnt.wander_latency == pytest.approx(0.04 * np.sqrt(2), rel=0.5)
+    assert (learnt.wander_comparisons, learnt.wander_runs) == (15, 20)
+
+
+def test_runs_whose_change_is_not_known_teach_nothing_of_wander():
+    learnt = learn_instances([simulate_cells(MOODY, 1)])
+    assert (learnt.wander_latency, learnt.wander_failures, learnt.wander_comparisons) == (None, None, 0)
+
+
+def test_one_version_on_both_arms_is_judged_as_it_ran():
+    stored = [replace(item, same_version=True) for item in history(SMALL, 2)]
+    found = calibrate(stored, RULEBOOK, splits=2)
+    tallies = {tally.kind: tally for tally in found.tallies if tally.change == CHANGES[0]}
+    assert tallies["versions"].judged == tallies["versions"].effective == 4
+    assert found.overall.judged == 8
+    slower = {t.change: t.no_go for t in found.tallies if t.kind == "versions"}
+    assert slower[CHANGES[3]] >= slower[CHANGES[0]]
+
+
+def test_halves_do_not_see_what_whole_arms_do_and_one_version_on_both_does():
+    """Halves of one arm share its mood; only two arms of one version show that the policy cries wolf."""
+    stored = [replace(item, same_version=True) for item in history(replace(MOODY, arm_wander=Wander(0.1, 7200.0)), 6)]
+    tallies = {
+        tally.kind: tally for tally in calibrate(stored, RULEBOOK, splits=2).tallies if tally.change == CHANGES[0]
+    }
+    assert tallies["instances"].no_go == 0
+    assert tallies["versions"].no_go >= 3
 
 
 def test_one_run_of_one_instance_teaches_nothing():

@@ -21,7 +21,7 @@ endpoint_scan: {enabled: false}
 """
 
 
-def land(folder, release, design, seed, service="cart"):
+def land(folder, release, design, seed, service="cart", versions=()):
     to_parquet(simulate(design, seed), folder / release)
     table = pq.read_table(folder / release)
     arm = table["arm"].combine_chunks().cast("string")
@@ -30,7 +30,7 @@ def land(folder, release, design, seed, service="cart"):
         path = folder / f"{release}-{name}.parquet"
         pq.write_table(table.filter(pc.equal(arm, name)), path)
         files += [f"--{name}", str(path)]
-    assert run(["-q", "import", release, *files, "--service", service]) == 0
+    assert run(["-q", "import", release, *files, "--service", service, *versions]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +157,30 @@ def test_several_services_are_not_saved_as_one(call, place):
 
 def test_what_was_learnt_is_kept_by_service(tmp_path):
     store = Store.open(tmp_path / "s.duckdb", create=True)
-    learnt = Learnt(0.01, None, 7, 4, 21.0)
+    learnt = Learnt(0.01, None, 7, 4, 21.0, 0.02, 0.0001, 6, 3)
     store.save_learnt("cart", learnt)
     store.save_learnt("cart", replace(learnt, runs=5))
     assert store.learnt("cart") == replace(learnt, runs=5)
     assert store.learnt("shop") is None
+
+
+def test_one_version_on_both_arms_is_told_by_its_versions(call, place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        versions = ["--baseline-version", "1.4", "--canary-version", "1.4"]
+        for k in range(5):
+            land(place, f"self@{k}", replace(QUARTER, duration_s=300.0), 20 + k, "self", versions)
+    releases = [f"self@{k}" for k in range(5)]
+    code, out, _ = call("calibrate", *releases, "--splits", "2", "--save")
+    assert code == 0
+    assert "nothing: one version" in out
+    assert "more than their runs show by themselves (standard deviation; from 5 comparisons in 5 runs)" in out
+    learnt = Store.open(place / "evaluator.duckdb").learnt("self")
+    assert (learnt.wander_comparisons, learnt.wander_runs) == (5, 5)
+    verdict = json.loads(call("verdict", "self@0", "--exit-zero", "--dry-run", "--format", "json")[1])
+    text = next(found["text"] for found in verdict["health"] if found["check"] == "history")
+    assert "whole arms that wander more slowly than a run" in text
+    assert text.endswith("from 5 comparisons in 5 runs")
 
 
 # ------------------------------------------------------------------ plan

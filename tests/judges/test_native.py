@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from evaluator.judges.multiplicity import holm
 from evaluator.judges.native import judge_natively
@@ -21,6 +23,7 @@ from evaluator.records import (
     Look,
     Margin,
     MetricStatus,
+    Monitoring,
     Question,
     Role,
     Rule,
@@ -153,7 +156,7 @@ def arm(name, answer=WITHIN, **changes):
         pytest.param((WITHIN, WITHIN), GO, "promote", id="both within"),
         pytest.param((WORSE, WITHIN), GO, "promote c of cart@2", id="one worse, the other chosen"),
         pytest.param((WORSE, WORSE), NO_GO, "do not promote", id="none left"),
-        pytest.param((WITHIN, UNKNOWN), OPEN, "", id="one undecided: the best is not known"),
+        pytest.param((WITHIN, UNKNOWN), GO, "promote b of cart@2", id="one undecided, the other shown"),
         pytest.param((WORSE, UNKNOWN), OPEN, "", id="one worse, one undecided"),
     ],
 )
@@ -174,6 +177,98 @@ def test_the_best_of_several_must_show_more():
     enough = (0.96, 0.04)
     assert judge(arm("b", enough)).word is GO
     assert judge(arm("b", enough), arm("c", enough)).word is OPEN
+
+
+def test_who_is_undecided_is_said():
+    found = judge(arm("b"), arm("c", UNKNOWN), arm("d", WORSE))
+    assert found.reasons[0].text.endswith("of 3 candidates it alone is shown to be; not decided: c")
+    assert found.reasons[1].arm == "d"
+
+
+def test_a_margin_of_nothing_is_kept_best_by_the_surest():
+    def superior(name, p):
+        row = arm(name, (1 - p, p))
+        return replace(row, rule=replace(row.rule, margin=Margin(0.0)))
+
+    assert judge(superior("b", 0.004), superior("c", 0.001)).next_action == "promote c of cart@2"
+    assert judge(superior("b", 0.001), superior("c", 0.004)).next_action == "promote b of cart@2"
+
+
+def test_once_one_candidate_is_shown_the_next_needs_no_more_than_alone():
+    """Step-down: p = 0.04 is enough beside a candidate that is shown at any level, and not beside one that is not."""
+    enough = (0.96, 0.04)
+    found = judge(arm("b"), arm("c", enough))
+    assert {row.arm for row in found.comparisons if row.status is MetricStatus.PASS} == {"b", "c"}
+    found = judge(arm("b", UNKNOWN), arm("c", enough))
+    assert not [row for row in found.comparisons if row.status is MetricStatus.PASS]
+
+
+def test_a_candidate_counts_by_its_worst_gate():
+    """Three gates at p = 0.02 ask for no more than one does: all must be shown, so no luck is gained."""
+    sure = (0.98, 0.02)
+    rows = [replace(arm(name, sure), rule=replace(metric(f"m{k}").rule)) for name in "bc" for k in range(3)]
+    assert judge(*rows).word is GO
+
+
+SHARED = 0.5
+"""Correlation of two candidates' estimates that comes from their common baseline, and of two gates of one."""
+
+
+def draw_candidates(rng, harm):
+    """Candidates × gates whose estimates lie `harm` standard errors beyond their margins, with what they share."""
+    arms, gates = harm.shape
+    mix = np.linalg.cholesky(SHARED + (1 - SHARED) * np.eye(gates))
+    common, own = mix @ rng.normal(size=gates), rng.normal(size=(arms, gates)) @ mix.T
+    z = np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * own + harm
+    for k in range(arms):
+        for m in range(gates):
+            loadings = np.zeros((arms + 1, gates))
+            loadings[0], loadings[k + 1] = np.sqrt(SHARED) * mix[m], np.sqrt(1 - SHARED) * mix[m]
+            row = metric(f"m{m}", (float(ndtr(-z[k, m])), float(ndtr(z[k, m]))), drift=None)
+            effect = Effect("relative", *(0.1 + 0.01 * (z[k, m] + reach) for reach in (0.0, -1.645, 1.645)))
+            yield replace(row, arm=f"arm{k}", loadings=tuple(loadings.ravel()), effect=effect)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param([[0.0], [0.0], [0.0]], id="all at the margin"),
+        pytest.param([[0.0, -6.0, -6.0], [-6.0, 0.0, -6.0], [-6.0, -6.0, 0.0]], id="each in another gate"),
+        pytest.param([[0.0, -6.0], [0.0, -6.0], [-2.5, -6.0]], id="one is harmless"),
+    ],
+)
+def test_the_chosen_candidate_is_rarely_beyond_its_margin(harm):
+    """400 releases: at most 5 % plus two Monte Carlo errors are promoted that should not be."""
+    harm = np.array(harm)
+    rulebook = Rulebook((), scan=Scan(enabled=False))
+    bad = {f"arm{k}" for k in np.flatnonzero((harm >= 0).any(axis=1))}
+    rng = np.random.default_rng(11)
+    wrong = 0
+    for _ in range(400):
+        found = judge(*draw_candidates(rng, harm), rulebook=rulebook)
+        wrong += found.word is GO and found.reasons[0].arm in bad
+    assert wrong <= 400 * (0.05 + 2 * np.sqrt(0.05 * 0.95 / 400))
+
+
+def test_an_early_go_is_paid_for_by_all_candidates():
+    rulebook = replace(BUILT_IN, monitoring=Monitoring(early_go=True))
+
+    def at(name, p):
+        return arm(name, looks=(Look(600.0, (0.9,), p_within=(p,)),))
+
+    assert judge(at("b", 0.04), rulebook=rulebook, final=False).word is GO
+    assert judge(at("b", 0.04), at("c", 0.9), rulebook=rulebook, final=False).word is OPEN
+    assert judge(at("b", 0.02), at("c", 0.9), rulebook=rulebook, final=False).next_action == "promote b of cart@2"
+
+
+def test_requests_and_outcomes_stand_side_by_side():
+    """Five times the same question of requests and one of outcomes are two questions, not six."""
+    same = [metric(f"m{k}", (0.02, 0.98), loadings=(1.0, 0.0)) for k in range(5)]
+    users = metric("conversion", (0.5, 0.5), loadings=(1.0,))
+    users = replace(users, rule=replace(users.rule, outcome="bought"))
+    rulebook = Rulebook((), scan=Scan(enabled=False))
+    p = judge(*same, users, rulebook=rulebook).comparisons[0].p_value_adjusted
+    assert 0.03 < p < 0.08 < holm([0.02] * 5 + [0.5])[0]
 
 
 def test_what_a_look_decided_stays_decided():

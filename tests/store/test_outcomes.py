@@ -64,6 +64,19 @@ def test_one_row_a_unit_with_all_that_was_odd(store, land):
     assert [sorted(v) for _, v in outcomes.row_values["revenue"]] == [[1.5], [3, 4]]
 
 
+def test_rows_name_the_place_of_their_unit(store, land):
+    """Also where a column is called like one of the query's own."""
+    rng = np.random.default_rng(5)
+    rows = [f"u{rng.integers(40)},{rng.integers(9)}" for _ in range(300)]
+    land(
+        "user,arm,first\n" + "\n".join(f"{r.split(',')[0]},{'AB'[int(r[1:].split(',')[0]) % 2]},{r[-1]}" for r in rows)
+    )
+    outcomes = read(store, values=["first"], row_values=["first"])
+    for arm, part in enumerate(outcomes.moments):
+        unit, value = outcomes.row_values["first"][arm]
+        assert np.bincount(unit, weights=value, minlength=part.n) == pytest.approx(outcomes.values["first"][arm])
+
+
 def test_a_log_of_events_keeps_equal_rows(store, land):
     rows = [f"s{k // 4},{'AB'[k // 4 % 2]},{int(k % 4 == 1)}" for k in range(200)]
     _, facts, _ = land("session,group,hit\n" + "\n".join(rows))

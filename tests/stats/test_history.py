@@ -1,0 +1,159 @@
+"""History pooled with a run: what it must do whatever the numbers, and what it does for coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluator.stats.history import LEAST_COMPARISONS, MOST_WEIGHT, InstanceHistory, add_wander, pool_instances
+from evaluator.stats.instances import InstanceVariance
+from evaluator.stats.longrun import TimeVariance
+from evaluator.stats.student import t_quantile
+from evaluator.stats.uncertainty import Uncertainty, combine
+
+positive = st.floats(1e-8, 1e2)
+sizes = st.floats(1.5, 50)
+
+
+def history(instance=0.01, count=20, **changes):
+    return InstanceHistory(np.array([instance]), count, **changes)
+
+
+def arms(values):
+    return np.array(values, float)[:, None]
+
+
+@given(st.tuples(positive, positive), st.tuples(sizes, sizes), positive, st.integers(0, 100))
+def test_the_pooled_spread_lies_between_those_that_are_pooled(variance, effective, instance, count):
+    own = [v * m for v, m in zip(variance, effective, strict=True)]
+    found = pool_instances(arms(variance), arms((0, 0)), arms(effective), history(instance, count))
+    each = found.variance[:, 0] * np.array(effective)
+    assert each[0] == pytest.approx(each[1])
+    low, high = min([*own, instance]), max([*own, instance])
+    assert low * (1 - 1e-9) <= each[0] <= high * (1 + 1e-9)
+    weight = min(count, MOST_WEIGHT) if count >= LEAST_COMPARISONS else 0
+    assert found.df[0] == pytest.approx(sum(effective) - 2 + weight)
+
+
+@given(st.tuples(positive, positive), st.tuples(sizes, sizes), positive, st.floats(1e-3, 1e3))
+def test_units_of_measurement_do_not_matter(variance, effective, instance, scale):
+    plain = pool_instances(arms(variance), arms(variance) / 3, arms(effective), history(instance))
+    scaled = pool_instances(
+        arms(variance) * scale, arms(variance) * scale / 3, arms(effective), history(instance * scale)
+    )
+    assert scaled.variance == pytest.approx(plain.variance * scale)
+    assert scaled.df == pytest.approx(plain.df)
+
+
+def test_too_short_a_history_changes_nothing_for_like_arms():
+    variance, effective = arms((0.02, 0.02)), arms((4, 4))
+    found = pool_instances(variance, arms((0, 0)), effective, history(1.0, LEAST_COMPARISONS - 1))
+    assert found.variance == pytest.approx(variance)
+    assert found.df.tolist() == [6]
+
+
+def test_a_single_instance_borrows_from_the_other_arm_and_from_history():
+    lone = arms((np.nan, 0.02)), arms((np.nan, 0.0)), arms((1, 4))
+    found = pool_instances(*lone, history(0.01))
+    assert found.df.tolist() == [13]
+    assert found.variance.ravel().tolist() == pytest.approx(np.array([1, 1 / 4]) * (10 * 0.01 + 3 * 0.08) / 13)
+    nothing = pool_instances(arms((np.nan, np.nan)), arms((np.nan, np.nan)), arms((1, 1)), history(0.01, 2))
+    assert np.isnan(nothing.variance).all()
+    assert nothing.df.tolist() == [0]
+    alone = pool_instances(arms((np.nan, np.nan)), arms((np.nan, np.nan)), arms((1, 1)), history(0.01))
+    assert alone.variance.ravel().tolist() == pytest.approx([0.01, 0.01])
+
+
+def test_wandering_of_this_run_is_added_to_what_is_on_file():
+    """On file is what lasts; an instance that wanders in this run shows that on top."""
+    still = pool_instances(arms((0.02, 0.02)), arms((0, 0)), arms((4, 4)), history(0.0))
+    moving = pool_instances(arms((0.02, 0.02)), arms((0.02, 0.02)), arms((4, 4)), history(0.0))
+    assert still.variance[0, 0] == pytest.approx(0.02 * 6 / 16)
+    assert moving.variance[0, 0] == pytest.approx(0.02)
+
+
+@given(positive, st.floats(1, 100), positive, st.integers(LEAST_COMPARISONS, 50))
+def test_wander_only_widens(variance, df, wander, count):
+    on_file = history(wander=np.array([wander]), wander_count=count)
+    total, freedom, part = add_wander(np.array([variance]), np.array([df]), on_file)
+    assert total[0] == pytest.approx(variance + wander)
+    assert part[0] == wander
+    assert min(df, count) * (1 - 1e-9) <= freedom[0] <= (df + count) * (1 + 1e-9)
+    single, _, _ = add_wander(np.array([variance]), np.array([df]), on_file, arms=1)
+    assert single[0] == pytest.approx(variance + wander / 2)
+
+
+def test_wander_that_is_not_known_adds_nothing():
+    variance, df = np.array([0.1, 0.0]), np.array([6.0, 6.0])
+    for on_file in (history(), history(wander=np.array([1.0]), wander_count=LEAST_COMPARISONS - 1)):
+        found = add_wander(variance, df, on_file)
+        assert [part.tolist() for part in found] == [[0.1, 0.0], [6.0, 6.0], [0.0, 0.0]]
+    nothing = add_wander(variance, df, history(wander=np.zeros(1), wander_count=9))
+    assert nothing[1].tolist() == [6.0, 6.0]
+
+
+# ------------------------------------------------------------------ coverage
+
+RUNS = 20_000
+"""A share of 90 % is known to ± 0.4 percentage points (95 %)."""
+MINUTES_DF = 12.0
+
+
+def simulate(rng, *, instances, instance_sd, minutes_sd, wander_sd):
+    """Effects of `RUNS` identical releases, and what each run knows of its own uncertainty."""
+    levels = rng.normal(0, instance_sd, (2, instances, RUNS))
+    minutes = rng.normal(0, minutes_sd, RUNS)
+    effect = levels[1].mean(axis=0) - levels[0].mean(axis=0) + minutes + rng.normal(0, wander_sd, RUNS)
+    spread = levels.var(axis=1, ddof=1) / instances
+    time = TimeVariance(minutes_sd**2 * rng.chisquare(MINUTES_DF, RUNS) / MINUTES_DF, MINUTES_DF)
+    none = np.zeros((2, RUNS))
+    return effect, time, InstanceVariance(spread, none, none + instances, np.zeros((2 * instances, RUNS)))
+
+
+def with_history(time, seen, on_file):
+    pooled = pool_instances(seen.variance, seen.within, seen.effective, on_file)
+    inst, own = pooled.variance.sum(axis=0), np.maximum(time.variance - seen.within.sum(axis=0), 0.0)
+    variance = np.maximum(inst + own, time.variance)
+    df = variance**2 / (inst**2 / pooled.df + own**2 / time.df)
+    total, freedom, _ = add_wander(variance, df, on_file)
+    return Uncertainty(total, freedom, inst)
+
+
+def coverage(effect, uncertainty):
+    """Coverage of 90 % intervals, false "worse" at 5 %, and the median half-width."""
+    half = t_quantile(0.95, uncertainty.df) * uncertainty.se
+    return (np.abs(effect) <= half).mean(), (effect > half).mean(), float(np.median(half))
+
+
+def learn(rng, count, *, instance_sd, wander_sd):
+    """What `count` stored comparisons say: each saw three degrees of freedom of instances and one of wander."""
+    instance = instance_sd**2 * rng.chisquare(3 * count) / (3 * count)
+    wander = wander_sd**2 * rng.chisquare(count) / count
+    return InstanceHistory(np.array([instance]), count, np.array([wander]), count)
+
+
+@pytest.mark.parametrize("instances", [2, 4])
+def test_instances_on_file_narrow_the_interval_and_keep_its_coverage(instances):
+    rng = np.random.default_rng(1)
+    effect, time, seen = simulate(rng, instances=instances, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.0)
+    alone = coverage(effect, combine(time, seen, np.full((2, RUNS), 0.05**2)))
+    each = [coverage(effect, with_history(time, seen, learn(rng, 12, instance_sd=0.03, wander_sd=0.0))) for _ in "abcd"]
+    covered, worse, half = np.mean(each, axis=0)
+    assert 0.88 <= covered <= 0.92
+    assert worse <= 0.06
+    assert half < (0.8 if instances == 2 else 0.97) * alone[2]
+
+
+def test_wander_slower_than_the_run_is_covered_with_history_only():
+    rng = np.random.default_rng(2)
+    effect, time, seen = simulate(rng, instances=4, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.03)
+    alone = coverage(effect, combine(time, seen, np.full((2, RUNS), 0.05**2)))
+    each = [
+        coverage(effect, with_history(time, seen, learn(rng, 12, instance_sd=0.03, wander_sd=0.03))) for _ in "abcdefgh"
+    ]
+    covered, worse, _ = np.mean(each, axis=0)
+    assert alone[0] < 0.8
+    assert covered >= 0.88
+    assert worse <= 0.06
