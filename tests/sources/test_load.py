@@ -25,6 +25,7 @@ from evaluator.sources.load import (
     LoadPlan,
     check_plan,
     fingerprint,
+    is_alive,
     is_recording,
     read_outcome,
     run_locust,
@@ -294,3 +295,11 @@ def test_the_demo_knows_the_regressions_of_the_sample_service() -> None:
         [sys.executable, str(find_loadtests() / "target.py"), "--help"], capture_output=True, text=True, check=True
     )
     assert "{" + ",".join(sorted(REGRESSIONS)) + "}" in done.stdout
+
+
+def test_a_recorder_that_nobody_collected_is_dead() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+    assert not is_alive(process.pid)
+    process.wait()
+    assert is_alive(os.getpid())
