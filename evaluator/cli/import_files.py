@@ -133,7 +133,8 @@ def describe(release: str, landed: Landed) -> str:
     """Say what an import did."""
     if not landed.rows:
         files = "this file has" if landed.already == 1 else f"these {landed.already} files have"
-        return f"{release}: {files} landed already (run {', '.join(landed.runs)}); nothing changed"
+        more = f" and {len(landed.runs) - 1} more" if len(landed.runs) > 1 else ""
+        return f"{release}: {files} landed already (run {landed.runs[0]}{more}); nothing changed"
     text = (
         f"{release}: {_count(landed.rows, 'request')} from {_count(landed.segments, 'file')}"
         f" in {_count(len(landed.runs), 'run')}"

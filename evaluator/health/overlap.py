@@ -26,8 +26,8 @@ def check_overlap(scene: Scene) -> Iterable[Finding]:
         if panel is None:
             yield Finding(NAME, Level.FAIL, f"{arm} and baseline share no usable data")
             continue
-        yield from _alone(scene, arm)
-        yield from _apart(scene, arm) or _dropped(scene, arm)
+        found = [*_alone(scene, arm), *(_apart(scene, arm) or _dropped(scene, arm))]
+        yield from [finding for finding in found if finding.level is not Level.OK] or found
 
 
 def _alone(scene: Scene, arm: str) -> Iterable[Finding]:

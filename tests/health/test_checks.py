@@ -248,6 +248,7 @@ def test_replicates_of_one_arm_only_are_counted():
     cells = to_cells(select(requests, (requests.arm == 0) | (requests.run != 2)), bucket_s=5)
     found = find("overlap", cells, runs=import_runs(cells))
     assert (found.level, found.text) == (Level.WARN, "1 of 3 replicates are of one arm only, and not compared")
+    assert [f.level for f in evidence(cells, runs=import_runs(cells)).findings if f.check == "overlap"] == [Level.WARN]
 
 
 def test_times_since_the_start_of_a_test_are_pointed_out():
