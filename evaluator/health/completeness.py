@@ -48,7 +48,8 @@ def check_coverage(scene: Scene) -> Iterable[Finding]:
     skipped = sum(run.facts.skipped_rows for run in scene.runs)
     lost = [name for run in scene.runs for name in run.facts.quarantined]
     if lost:
-        yield Finding("coverage", Level.FAIL, f"{len(lost)} segments cannot be read: {', '.join(lost[:3])}")
+        many = "segments" if len(lost) > 1 else "segment"
+        yield Finding("coverage", Level.FAIL, f"{len(lost)} {many} cannot be read: {', '.join(lost[:3])}")
     if skipped:
         yield warn(
             "coverage", f"{format_count(skipped)} unreadable {'row was' if skipped == 1 else 'rows were'} skipped"

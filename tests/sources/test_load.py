@@ -303,3 +303,11 @@ def test_a_recorder_that_nobody_collected_is_dead() -> None:
     assert not is_alive(process.pid)
     process.wait()
     assert is_alive(os.getpid())
+
+
+@pytest.mark.parametrize("content", ["", '{"worker": "a", "ro', "[]", '{"worker": "a", "role": "local", "later": 1}'])
+def test_a_damaged_sidecar_makes_the_run_incomplete_and_no_more(tmp_path: Path, content: str) -> None:
+    (tmp_path / "facts-host-7.json").write_text(content)
+    outcome = read_outcome(tmp_path, run_time_s=3)
+    assert outcome.state is RunState.INCOMPLETE
+    assert outcome.facts.stopped_by == "what facts-host-7.json said is damaged"
