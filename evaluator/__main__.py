@@ -97,9 +97,12 @@ def _invoke(args: Sequence[str], session: Session) -> int:
 
 
 def _complain(message: str, hint: str | None = None) -> None:
-    click.echo(f"{click.style('Error:', fg='red')} {_tame(message)}", err=True, color=wants_color(sys.stderr))
-    if hint:
-        click.echo(f"Hint: {_tame(hint)}", err=True)
+    try:
+        click.echo(f"{click.style('Error:', fg='red')} {_tame(message)}", err=True, color=wants_color(sys.stderr))
+        if hint:
+            click.echo(f"Hint: {_tame(hint)}", err=True)
+    except OSError:  # a log on a full disk: the exit code still says it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _tame(text: str) -> str:

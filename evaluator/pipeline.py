@@ -145,6 +145,11 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, say: Say, on_line: Say) -
             f"run {run.id} is incomplete: {outcome.facts.stopped_by}",
             hint=f"the {landed.rows} requests recorded until then are in the store",
         )
+    if not landed.rows:
+        why = f": {outcome.trouble}" if outcome.trouble else ""
+        raise LoadError(
+            f"run {run.id} made no request{why}", hint="do the tasks of the locustfile send any? -v shows Locust's log"
+        )
 
 
 def _finish(store: Store, run: Run, outcome: RunOutcome) -> None:

@@ -86,7 +86,9 @@ def test_one_instance_a_side_is_never_go_but_can_be_no_go():
     found = evidence(simulate_cells(calm, 1))
     check = next(f for f in found.findings if f.check == "single_instance")
     assert check.level is Level.FAIL
-    assert "--replicates" in check.remedy
+    assert "evaluator import RELEASE --baseline" in check.remedy
+    loaded = evidence(simulate_cells(calm, 1), runs=(replace(RUN, source="locust"),))
+    assert "--replicates 5" in next(f for f in loaded.findings if f.check == "single_instance").remedy
     assert judge(simulate_cells(calm, 1)).word is OPEN
     bad = replace(calm, changes=(Change(latency=1.5),))
     assert judge(simulate_cells(bad, 1)).word is NO_GO

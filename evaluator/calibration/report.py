@@ -126,7 +126,7 @@ def calibrate(
     counted: dict[tuple[str, Change], list[float]] = {}
     for item in used:
         if step:
-            step(f"{item.name}: {len(item.runs)} runs")
+            step(f"{item.name}: {len(item.runs)} run{'s' if len(item.runs) != 1 else ''}")
         for kind, worth, cases in _make_cases(item, splits, random):
             judged = list(cases)
             for change in CHANGES:

@@ -13,6 +13,7 @@ from evaluator.cli.load import parse_labels
 from evaluator.cli.outcomes import describe_outcomes, outcome_options, suggest_metric, to_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, Landed, LandingPlan, Release, Service
+from evaluator.wording import format_count
 
 __all__ = ["command"]
 
@@ -90,8 +91,8 @@ def command(
     )
     store = session.open_store(create=True)
     if plan:
-        for path in _find_shared(plan):
-            session.say(f"careful: {path} is given for several arms, and the same requests cannot show a difference")
+        for doubt in _find_doubts(plan):
+            session.say(f"careful: {doubt}")
         emit(describe(release, import_release(store, subject, plan)))
     if outcomes:
         landed, facts, chosen = import_outcomes(
@@ -113,18 +114,30 @@ def _collect_arms(baseline: Iterable[str], canary: Iterable[str], others: Iterab
     return {name: files for name, files in arms.items() if files}
 
 
-def _find_shared(plan: LandingPlan) -> list[str]:
+def _find_doubts(plan: LandingPlan) -> Iterable[str]:
+    """Say what can be imported, but hardly judged."""
     counts = Counter(Path(path).resolve() for path, _ in {(file.path, file.arm) for file in plan.files})
-    return [str(path) for path, count in counts.items() if count > 1]
+    for path, count in counts.items():
+        if count > 1:
+            yield f"{path} is given for several arms, and the same requests cannot show a difference"
+    files = Counter(file.arm for file in plan.files)
+    if BASELINE not in files or len(files) < 2:
+        arm = "canary" if BASELINE in files else BASELINE
+        yield f"nothing to compare without {arm}; give all arms in one import, since each import is judged by itself"
+    elif len(set(files.values())) > 1:
+        numbers = ", ".join(f"{arm} {count}" for arm, count in files.items())
+        yield f"the arms have different numbers of files ({numbers}); file k is compared with file k"
 
 
 def describe(release: str, landed: Landed) -> str:
     """Say what an import did."""
     if not landed.rows:
         files = "this file has" if landed.already == 1 else f"these {landed.already} files have"
-        return f"{release}: {files} landed already (run {', '.join(landed.runs)}); nothing changed"
+        more = f" and {len(landed.runs) - 1} more" if len(landed.runs) > 1 else ""
+        return f"{release}: {files} landed already (run {landed.runs[0]}{more}); nothing changed"
     text = (
-        f"{release}: {landed.rows} requests from {_count(landed.segments, 'file')} in {_count(len(landed.runs), 'run')}"
+        f"{release}: {_count(landed.rows, 'request')} from {_count(landed.segments, 'file')}"
+        f" in {_count(len(landed.runs), 'run')}"
     )
     if landed.skipped_rows:
         text += f"; {_count(landed.skipped_rows, 'bad row')} skipped"
@@ -134,4 +147,4 @@ def describe(release: str, landed: Landed) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{format_count(number)} {noun}" if number == 1 else f"{format_count(number)} {noun}s"

@@ -12,6 +12,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, Arm, Release, Run, Service
+from evaluator.wording import format_count
 
 __all__ = ["command", "parse_arms", "parse_labels"]
 
@@ -140,4 +141,4 @@ def describe_runs(release: str, runs: Sequence[Run]) -> str:
     """Sum up what was recorded, in one line."""
     rows = sum(run.landed for run in runs)
     times = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    return f"{release}: {rows} requests in {times}, complete"
+    return f"{release}: {format_count(rows)} requests in {times}, complete"

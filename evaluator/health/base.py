@@ -10,7 +10,7 @@ from evaluator.stats.panel import Panel
 from evaluator.stats.uncertainty import Design
 from evaluator.stats.window import WarmUp
 
-__all__ = ["Check", "Scene", "known", "ok", "warn"]
+__all__ = ["Check", "Scene", "is_imported", "known", "ok", "warn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,11 @@ def ok(check: str, text: str) -> Finding:
 def warn(check: str, text: str, remedy: str = "") -> Finding:
     """Worth knowing; does not forbid a verdict."""
     return Finding(check, Level.WARN, text, remedy=remedy)
+
+
+def is_imported(scene: Scene) -> bool:
+    """Did another tool make the load? Then the cure is another import."""
+    return bool(scene.runs) and all(run.source == "import" for run in scene.runs)
 
 
 def known(scene: Scene, name: str) -> list[float]:

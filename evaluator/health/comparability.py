@@ -8,6 +8,7 @@ import numpy as np
 
 from evaluator.health.base import Scene, ok, warn
 from evaluator.records import Finding, Level
+from evaluator.wording import format_count
 
 __all__ = ["check_comparability"]
 
@@ -15,13 +16,17 @@ NAME = "comparability"
 MAX_LOAD_DIFFERENCE = 0.05
 MAX_MIX_DIFFERENCE = 0.02
 MIX_NOISE = 3.0
+SURE_TO_BE_SEEN = 20
+"""Where so many requests are expected, chance does not leave none."""
 SAME_IN_ALL_RUNS = ("locustfile_sha256", "users", "pace", "targets", "host", "cores")
 
 
 def check_comparability(scene: Scene) -> Iterable[Finding]:
     """Users per arm over time, endpoint mix, fingerprints of replicates."""
-    found = [*_check_distinct(scene), *_check_load(scene), *_check_mix(scene), *_check_fingerprints(scene)]
-    yield from found or [ok(NAME, "same load and endpoint mix on every arm")]
+    found = [finding for look in _LOOKS for finding in look(scene)]
+    if not found and scene.panels:
+        found = [ok(NAME, "same load and endpoint mix on every arm")]
+    yield from found
 
 
 def _check_distinct(scene: Scene) -> Iterable[Finding]:
@@ -32,7 +37,8 @@ def _check_distinct(scene: Scene) -> Iterable[Finding]:
             for values in (panel.n, panel.failures, panel.sum_ms)
         )
         if alike and not all(panel.constant):
-            yield Finding(NAME, Level.FAIL, f"{arm} and baseline hold the very same requests: one was given twice")
+            text = f"{arm} and baseline hold the very same requests: one was given twice"
+            yield Finding(NAME, Level.FAIL, text, remedy=f"import the requests of baseline and of {arm} once more")
 
 
 def _check_load(scene: Scene) -> Iterable[Finding]:
@@ -54,6 +60,20 @@ def _check_load(scene: Scene) -> Iterable[Finding]:
             )
 
 
+def _check_missing(scene: Scene) -> Iterable[Finding]:
+    """What the candidate was never asked, though baseline was often, cannot be judged, so it cannot be a GO."""
+    for arm, panel in scene.panels.items():
+        totals = panel.n.sum(axis=2)
+        expected = totals[0] * totals[1].sum() / max(totals[0].sum(), 1)
+        missing = np.flatnonzero((totals[1] == 0) & (expected >= SURE_TO_BE_SEEN))
+        if missing.size:
+            first = missing[np.argmax(totals[0][missing])]
+            more = f" (and {missing.size - 1} more)" if missing.size > 1 else ""
+            text = f"{panel.endpoints[first]}{more} has {format_count(int(totals[0][first]))} requests on baseline"
+            remedy = "send both arms the same requests; an endpoint that was renamed needs one name on both"
+            yield Finding(NAME, Level.FAIL, f"{text} and none on {arm}", remedy=remedy)
+
+
 def _check_mix(scene: Scene) -> Iterable[Finding]:
     """Another endpoint mix is weighed out of the comparison, but worth knowing."""
     for arm, panel in scene.panels.items():
@@ -62,6 +82,7 @@ def _check_mix(scene: Scene) -> Iterable[Finding]:
         shares = totals / np.maximum(counts, 1)
         difference = np.abs(shares[1] - shares[0])
         noise = MIX_NOISE * np.sqrt((shares * (1 - shares) / np.maximum(counts, 1)).sum(axis=0))
+        difference[totals[1] == 0] = 0.0  # named by itself
         worst = int(np.argmax(difference - noise))
         if difference[worst] > max(MAX_MIX_DIFFERENCE, noise[worst]):
             own, other = (f"{share * 100:.1f} %" for share in shares[::-1, worst])
@@ -78,3 +99,6 @@ def _check_fingerprints(scene: Scene) -> Iterable[Finding]:
         values = {repr(run.fingerprint[key]) for run in scene.runs if key in run.fingerprint}
         if len(values) > 1:
             yield Finding(NAME, Level.FAIL, f"the runs judged together differ in {key}")
+
+
+_LOOKS = (_check_distinct, _check_load, _check_missing, _check_mix, _check_fingerprints)

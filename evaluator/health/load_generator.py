@@ -23,7 +23,9 @@ def check_load_generator(scene: Scene) -> Iterable[Finding]:
         if any(run.source == "locust" for run in scene.runs):
             yield warn(NAME, "not checked: no process reported its CPU or event-loop lag")
         return
-    text = f"CPU at most {cpu or 0:.0f} % of a core, event loop late by {lag or 0:.3g} ms (99th percentile)"
+    parts = [] if cpu is None else [f"CPU at most {cpu:.0f} % of a core"]
+    parts += [] if lag is None else [f"event loop late by {lag:.3g} ms (99th percentile)"]
+    text = ", ".join(parts)
     remedy = "use more processes (--processes 2), fewer users, or a larger machine"
     if (cpu or 0) >= SATURATED_PERCENT or (lag or 0) >= SATURATED_LAG_MS:
         yield Finding(NAME, Level.FAIL, f"saturated: {text}", void=True, remedy=remedy)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, ok, warn
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.health.base import Scene, is_imported, ok, warn
 from evaluator.records import Finding, Level
 
 __all__ = ["check_overlap"]
@@ -12,6 +15,8 @@ __all__ = ["check_overlap"]
 NAME = "overlap"
 ENOUGH_REPLICATES = 3
 MAX_DROPPED = 0.05
+TEN_YEARS_S = 10 * 365 * 86400
+SAME_ORDER = "give the files of both arms in the same order: file k of one is compared with file k of the other"
 
 
 def check_overlap(scene: Scene) -> Iterable[Finding]:
@@ -21,20 +26,55 @@ def check_overlap(scene: Scene) -> Iterable[Finding]:
         if panel is None:
             yield Finding(NAME, Level.FAIL, f"{arm} and baseline share no usable data")
             continue
-        apart = [code for code, together in panel.paired.items() if not together]
-        if not apart:
-            yield from _dropped(scene, arm)
-        elif len(panel.paired) >= ENOUGH_REPLICATES:
-            yield warn(
-                NAME, f"{arm} and baseline ran at different times; {len(panel.paired)} replicates show by how much"
-            )
-        else:
-            yield Finding(
-                NAME,
-                Level.FAIL,
-                f"{arm} and baseline ran at different times: what changed in between cannot be told from the release",
-                remedy=f"run both arms at once: `evaluator load {scene.release} --baseline URL --canary URL`",
-            )
+        found = [*_alone(scene, arm), *(_apart(scene, arm) or _dropped(scene, arm))]
+        yield from [finding for finding in found if finding.level is not Level.OK] or found
+
+
+def _alone(scene: Scene, arm: str) -> Iterable[Finding]:
+    """Replicates of one arm only have nothing to be compared with."""
+    with_arm = [set(_spans(scene, code)) for code in (0, scene.cells.arms.index(arm))]
+    alone = with_arm[0] ^ with_arm[1]
+    if alone:
+        total = len(with_arm[0] | with_arm[1])
+        yield warn(NAME, f"{len(alone)} of {total} replicates are of one arm only, and not compared")
+
+
+def _apart(scene: Scene, arm: str) -> list[Finding]:
+    """Replicates whose arms did not run at the same time."""
+    paired = scene.panels[arm].paired
+    if all(paired.values()):
+        return []
+    text = f"{arm} and baseline ran at different times"
+    remedy = SAME_ORDER if _met_another(scene, arm) else ""
+    if len(paired) >= ENOUGH_REPLICATES:
+        return [warn(NAME, f"{text}; {len(paired)} replicates show by how much", remedy)]
+    cure = (
+        "import runs in which both were under load at once, or three replicates an arm and more"
+        if is_imported(scene)
+        else f"run both arms at once: `evaluator load {scene.release} --baseline URL --canary URL`"
+    )
+    text += ": what changed in between cannot be told from the release"
+    return [Finding(NAME, Level.FAIL, text, remedy=remedy or cure)]
+
+
+def _spans(scene: Scene, arm: int) -> dict[int, tuple[int, int]]:
+    """First and last bucket of an arm in each run that it is in."""
+    moments = scene.cells.moments
+    mine = moments.arm == arm
+    runs: npt.NDArray[np.int64] = np.unique(moments.run[mine])
+    buckets = [moments.bucket[mine & (moments.run == run)] for run in runs]
+    return {int(run): (int(own.min()), int(own.max())) for run, own in zip(runs, buckets, strict=True)}
+
+
+def _met_another(scene: Scene, arm: str) -> bool:
+    """Did the arms of *other* replicates run together? Then their files were given in another order."""
+    base, own = (_spans(scene, code) for code in (0, scene.cells.arms.index(arm)))
+    return any(
+        first[0] <= second[1] and second[0] <= first[1]
+        for run, first in base.items()
+        for other, second in own.items()
+        if run != other
+    )
 
 
 def _dropped(scene: Scene, arm: str) -> Iterable[Finding]:
@@ -48,7 +88,11 @@ def _dropped(scene: Scene, arm: str) -> Iterable[Finding]:
     # Warm-up is cut on purpose: only what the panel holds is counted.
     lost = [float((panel.n[a] * lonely).sum()) / max(float(panel.n[a].sum()), 1.0) for a in (0, 1)]
     worst = max(lost)
-    if worst > MAX_DROPPED:
+    if is_imported(scene) and moments.bucket.max() * scene.cells.bucket_s < TEN_YEARS_S:
+        yield warn(
+            NAME, "times count from the start of a test and not from 1970: the arms are taken to have run together"
+        )
+    elif worst > MAX_DROPPED:
         yield warn(NAME, f"{worst * 100:.1f} % of an arm's requests have no counterpart at the same time and endpoint")
     else:
         yield ok(NAME, f"{arm} and baseline ran together, {all_requests[0]:,} + {all_requests[1]:,} requests")

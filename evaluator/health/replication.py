@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, ok, warn
+from evaluator.health.base import Scene, is_imported, ok, warn
 from evaluator.records import Finding, Level
 
 __all__ = ["check_replication"]
@@ -25,8 +25,7 @@ def check_replication(scene: Scene) -> Iterable[Finding]:
                 Level.FAIL,
                 f"one instance a side ({arm} {design.instances[1]}, baseline {design.instances[0]}): "
                 "the release cannot be told from the machine it ran on",
-                remedy=f"repeat the run with restarts, `evaluator load {scene.release} --replicates 5 …`, "
-                "or load three instances an arm",
+                remedy=_cure(scene),
             )
         elif design.kind == "single":
             yield warn(NAME, f"{fewest} instances a side are declared but not told apart: their spread is assumed")
@@ -34,3 +33,15 @@ def check_replication(scene: Scene) -> Iterable[Finding]:
             yield warn(NAME, f"only {fewest} {units} a side: intervals are wide, three make a GO likely")
         else:
             yield ok(NAME, f"{design.behind[0]} + {design.behind[1]} {units}")
+
+
+def _cure(scene: Scene) -> str:
+    """The command that tells release from machine."""
+    if is_imported(scene):
+        return (
+            "repeat the test with restarts and import all its files together under a new id, "
+            "`evaluator import RELEASE --baseline OLD1,OLD2,OLD3 --canary NEW1,NEW2,NEW3`, "
+            "or name the instances, `--column instance=COLUMN`"
+        )
+    again = f"`evaluator load {scene.release} --replicates 5 …`"
+    return f"repeat the run with restarts, {again}, or load three instances an arm"

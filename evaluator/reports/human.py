@@ -8,7 +8,7 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -175,6 +175,9 @@ def _table(arm: str, comparisons: Sequence[Comparison], sheet: _Sheet) -> list[s
     head = _Row(tuple(sheet.text(arm if column == "canary" else column) for column in COLUMNS))
     rows = [head, *(_row(row, sheet) for row in (*(r for r in comparisons if not r.scan), *shown))]
     columns, widths = _fit(rows, sheet)
+    rows = [
+        replace(row, note="") if row.note == later.note else row for row, later in itertools.pairwise([*rows, _Row(())])
+    ]
     lines = [line for row in rows for line in _lay_out(row, columns, widths, sheet)]
     return lines + [line for text in hidden for line in sheet.wrap(text, "    ", "      ")]
 

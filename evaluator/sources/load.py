@@ -41,6 +41,7 @@ __all__ = [
     "check_plan",
     "check_targets",
     "fingerprint",
+    "is_alive",
     "is_recording",
     "read_outcome",
     "run_locust",
@@ -98,6 +99,8 @@ class RunOutcome:
     facts: RunFacts
     exit_code: int | None
     interrupted: bool = False
+    trouble: str = ""
+    """The last error that Locust logged."""
 
 
 # ------------------------------------------------------------------ before the load
@@ -135,6 +138,8 @@ def _check_locustfile(plan: LoadPlan) -> None:
         )
     except subprocess.TimeoutExpired:
         raise InputError(f"locustfile '{plan.locustfile}' was not imported within {_IMPORT_TIMEOUT_S:g} s") from None
+    if done.returncode < 0:
+        raise LoadError(f"Locust was killed by {signal.Signals(-done.returncode).name} while it read the locustfile")
     if done.returncode != 0:
         raise _why_not_listed(plan, done.stderr)
     if len(done.stdout.strip().splitlines()) <= 1:
@@ -238,7 +243,8 @@ def run_locust(plan: LoadPlan, run: Run, folder: Path, on_line: Callable[[str], 
     reader.start()
     stopped_by = _wait(process, folder, began + plan.run_time_s + OVERDUE_S)
     reader.join(timeout=STOP_TIMEOUT_S)
-    return _conclude(plan, folder, process.returncode, stopped_by or _reason(process.returncode, lines))
+    outcome = _conclude(plan, folder, process.returncode, stopped_by or _reason(process.returncode, lines))
+    return replace(outcome, trouble=next(filter(_TROUBLE.match, reversed(lines)), "")[:300])
 
 
 def _command(plan: LoadPlan) -> list[str]:
@@ -289,6 +295,7 @@ def _wait(process: subprocess.Popen[str], folder: Path, deadline: float) -> str:
 
 
 _INTERRUPTED = "interrupted"
+_TROUBLE = re.compile(r"[\w.]*(Error|Exception)\b|.*/ERROR/")
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -387,14 +394,24 @@ def is_recording(folder: Path) -> bool:
     sheet = folder / RECORDING_NAME
     if sheet.exists() and (parent := Recording.read(sheet).parent_pid):
         here.append(parent)
-    return elsewhere or any(_lives(pid) for pid in here)
+    return elsewhere or any(is_alive(pid) for pid in here)
 
 
-def _lives(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Tell whether a process on this machine still runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Tell whether a process has ended and was not collected yet: in a container without init that never happens."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[:1] == ["Z"]

@@ -131,7 +131,10 @@ class WorkerFacts:
 
 
 def read_worker_facts(folder: Path) -> tuple[WorkerFacts, ...]:
-    """Read all sidecars of a run. Raises SourceError for one that is damaged."""
+    """Read all sidecars of a run; one that is damaged, as a machine may leave it that loses power, knows nothing.
+
+    Raises SourceError for one that cannot be read at all.
+    """
     return tuple(_read_sidecar(path) for path in sorted(folder.glob("facts-*.json")))
 
 
@@ -139,8 +142,11 @@ def _read_sidecar(path: Path) -> WorkerFacts:
     try:
         values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return WorkerFacts(**values)
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
         raise SourceError(f"{path} cannot be read: {error}") from error
+    except (ValueError, TypeError):
+        worker = path.stem.removeprefix("facts-")
+        return WorkerFacts(worker=worker, role="worker", stopped_by=f"what {path.name} said is damaged")
 
 
 def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None = None) -> RunFacts:

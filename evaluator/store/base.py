@@ -70,6 +70,11 @@ class Store:
         path = Path(path).absolute()
         if path.is_dir():
             raise StoreError(f"the store {path} is a directory", hint="give the path of a file with --store")
+        if path == data_dir_of(path):
+            raise StoreError(
+                f"the store cannot be called {path.name}: its requests go into a folder of that name",
+                hint="give another path with --store, such as evaluator.duckdb",
+            )
         exists = path.exists()
         if not exists and not create:
             raise StoreError(

@@ -24,6 +24,7 @@ MEMORY_LIMIT = "512MB"
 _STORAGE_VERSION = "v1.5.0"
 _HOLDER = re.compile(r"held in (?P<process>\S+) \(PID (?P<pid>\d+)\)")
 _FILE = re.compile(r'file \\?"([^"\\]+)\\?"')
+_DISK_FULL = "No space left on device"
 _BUSY = ("Could not set lock", "Unique file handle conflict")
 
 
@@ -65,13 +66,27 @@ def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterato
     try:
         yield
     finally:
+        _detach(engine)
+
+
+def _detach(engine: Engine) -> None:
+    """Let go of the file.
+
+    What was committed is safe in its log. Where the disk is too full to fold that into the file, whoever opens it next
+    tries again: it is no failure of what was done.
+    """
+    try:
         engine.execute("DETACH store")
+    except duckdb.Error as error:
+        if _DISK_FULL not in str(error):
+            raise
 
 
 def _options(path: Path, *, write: bool) -> str:
+    # Without its type, DuckDB would take a file that is called .csv or .xlsx for something else.
     if not write:
-        return "(READ_ONLY)"
-    return "" if path.exists() else f"(STORAGE_VERSION '{_STORAGE_VERSION}')"
+        return "(TYPE duckdb, READ_ONLY)"
+    return "(TYPE duckdb)" if path.exists() else f"(TYPE duckdb, STORAGE_VERSION '{_STORAGE_VERSION}')"
 
 
 def _attach_patiently(engine: Engine, statement: str, path: Path, wait_s: float) -> None:
@@ -136,7 +151,7 @@ def _translate(error: duckdb.Error) -> EvaluatorError:
     text = " ".join(str(error).split())
     file = _FILE.search(text)
     where = f" {file[1]}" if file else ""
-    if "No space left on device" in text:
+    if _DISK_FULL in text:
         return StoreError(f"the disk is full:{where} could not be written", hint="free some space and try again")
     if "Permission denied" in text or "Read-only file system" in text:
         return StoreError(f"permission denied:{where} cannot be opened", hint="check the permissions of the folder")

@@ -306,10 +306,10 @@ def _say(value: str | None) -> str:
 
 
 _REASONS = {
-    "ts": "not a time from 1970 up to now",
+    "ts": "not a time from 1970 up to now, as a number or like 2026-11-24 16:00:00",
     "endpoint": "not the name of an endpoint",
     "failed": "neither true nor false",
-    "response_time_ms": "not a time of 0 or more",
+    "response_time_ms": "not a time of 0 to 31 years",
     "response_bytes": "not a number of bytes",
     "user_count": "not a number of users",
 }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from evaluator.errors import InputError, StoreError
+from evaluator.errors import EvaluatorError, InputError, StoreError
 from evaluator.records import FilePlan, Landed, LandingPlan, Release, Run, RunState, choose_bucket_s
 from evaluator.segments import segment_name
 from evaluator.store import catalogue
@@ -61,11 +61,25 @@ def import_files(place: Place, release: Release, runs: Sequence[Run], plan: Land
             parts = [_convert(engine, place, _run_of(file, runs), file, hashes[file], plan) for file in plan.files]
             landed = _write(engine, place, release, parts, hashes)
     except BaseException:
-        _remove(place)
+        if not _is_registered(place):
+            _remove(place)
         raise
     if landed.already:
         _remove(place)
     return landed
+
+
+def _is_registered(place: Place) -> bool:
+    """Tell whether the runs are in the store: Ctrl-C and a full disk may come after the commit.
+
+    Where that cannot be told, they are taken to be: files that nobody knows of harm nobody, missing ones do.
+    """
+    try:
+        with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
+            found = engine.execute("SELECT id FROM store.runs WHERE id IN (SELECT unnest(?))", [list(place.folders)])
+            return bool(found.fetchall())
+    except EvaluatorError:
+        return True
 
 
 def _remove(place: Place) -> None:

@@ -54,3 +54,14 @@ def test_a_name_that_cannot_be_shown_leaves_nothing_behind(tmp_path):
     assert (code, out) == (2, "")
     assert "the name of the release 'cart\\x1b[31m' has characters that cannot be seen" in err
     assert run(tmp_path, "releases")[1] == ""
+
+
+def test_what_can_hardly_be_judged_is_pointed_out(tmp_path):
+    for name, time in (("b", "3.5"), ("c", "6.5"), ("d", "7.5")):
+        (tmp_path / f"{name}.csv").write_text(PLAIN.replace("3.5", time))
+    _, _, err = run(tmp_path, "import", "cart@1", "--baseline", "b.csv")
+    assert "careful: nothing to compare without canary; give all arms in one import" in err
+    _, _, err = run(tmp_path, "import", "cart@2", "--canary", "b.csv")
+    assert "careful: nothing to compare without baseline" in err
+    _, _, err = run(tmp_path, "import", "cart@3", "--baseline", "b.csv,d.csv", "--canary", "c.csv")
+    assert "careful: the arms have different numbers of files (baseline 2, canary 1)" in err

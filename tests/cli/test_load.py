@@ -196,3 +196,16 @@ def test_a_restart_command_that_is_not_there_is_named_before_the_first_run(
     monkeypatch.chdir(tmp_path)
     assert run(load_arguments(shop, "--replicates", "2", "--restart-command", "./no-such-program x")) == 2
     assert "the restart command './no-such-program' cannot be found" in capsys.readouterr().err
+
+
+def test_users_that_ask_nothing_are_no_complete_load(
+    shop: Sequence[Arm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = "    @task\n    def buy(self):\n        raise ValueError('no cart')\n"
+    Path("idle.py").write_text(f"from locust import HttpUser, task\nclass Idle(HttpUser):\n{task}")
+    arguments = ["--baseline", shop[0].urls[0], "--canary", shop[1].urls[0], "--locustfile", "idle.py"]
+    assert run(["load", RELEASE, *arguments, "--run-time", "2s"]) == 4
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "made no request: ValueError: no cart" in said.err

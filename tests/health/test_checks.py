@@ -199,3 +199,69 @@ def test_every_failed_check_says_what_to_do_or_what_it_saw():
     for found in evidence(CELLS, runs=(broken,)).findings:
         assert found.text
         assert found.level is not Level.FAIL or found.remedy or found.check in {"coverage", "gaps", "comparability"}
+
+
+def test_an_endpoint_that_the_candidate_never_answered_forbids_a_go():
+    requests = simulate(DESIGN, 1)
+    rarest = int(np.bincount(requests.endpoint).argmin())
+    cells = to_cells(select(requests, (requests.arm == 0) | (requests.endpoint != rarest)), bucket_s=5)
+    found = find("comparability", cells)
+    assert found.level is Level.FAIL
+    assert "requests on baseline and none on canary" in found.text
+    assert judge(cells, runs=(LOADED,)).word is not VerdictWord.GO
+
+
+def test_one_arm_alone_is_not_comparable():
+    requests = simulate(DESIGN, 1)
+    assert find("comparability", to_cells(select(requests, requests.arm == 0))) is None
+
+
+def import_runs(cells):
+    return tuple(replace(RUN, id=name, replicate=k) for k, name in enumerate(cells.runs))
+
+
+def shift(requests, arm, by_s, runs=None):
+    """Move an arm in time; `runs`: to the place of another replicate."""
+    moved = np.where(requests.arm == arm, requests.ts_us + int(by_s * 1e6), requests.ts_us)
+    renamed = requests.run if runs is None else np.where(requests.arm == arm, np.take(runs, requests.run), requests.run)
+    return replace(requests, ts_us=moved, run=renamed)
+
+
+REPLICATES = replace(DESIGN, duration_s=60.0, replicates=3)
+
+
+def test_files_given_in_another_order_are_pointed_out():
+    cells = to_cells(shift(simulate(REPLICATES, 1), 1, 0, runs=[2, 1, 0]), bucket_s=5)
+    found = find("overlap", cells, runs=import_runs(cells))
+    assert found.level is Level.WARN
+    assert "same order" in found.remedy
+
+
+def test_arms_one_after_the_other_are_told_how_to_be_imported():
+    cells = to_cells(shift(simulate(DESIGN, 1), 1, 5000), bucket_s=5)
+    assert "import runs" in find("overlap", cells, run=RUN).remedy
+    assert "evaluator load" in find("overlap", cells).remedy
+
+
+def test_replicates_of_one_arm_only_are_counted():
+    requests = simulate(REPLICATES, 1)
+    cells = to_cells(select(requests, (requests.arm == 0) | (requests.run != 2)), bucket_s=5)
+    found = find("overlap", cells, runs=import_runs(cells))
+    assert (found.level, found.text) == (Level.WARN, "1 of 3 replicates are of one arm only, and not compared")
+    assert [f.level for f in evidence(cells, runs=import_runs(cells)).findings if f.check == "overlap"] == [Level.WARN]
+
+
+def test_times_since_the_start_of_a_test_are_pointed_out():
+    requests = simulate(DESIGN, 1)
+    cells = to_cells(replace(requests, ts_us=requests.ts_us - requests.ts_us.min()), bucket_s=5)
+    assert "from the start of a test" in find("overlap", cells, run=RUN).text
+
+
+def test_a_killed_process_has_not_told_its_last_count():
+    killed = replace(facts(counted=20_000), state=RunState.INCOMPLETE)
+    assert find("coverage", run=killed).level is Level.OK
+    assert find("coverage", run=facts(counted=20_000)).level is Level.FAIL
+
+
+def test_only_what_is_known_of_the_load_generator_is_told():
+    assert find("load_generator", run=facts(cpu_percent=None)).text == "event loop late by 1 ms (99th percentile)"

@@ -118,3 +118,12 @@ def test_a_name_of_100_kb_neither_hides_the_page_nor_takes_long(verdicts, unicod
     assert time.process_time() - started < 2
     assert max(map(len, text.splitlines())) <= 310
     assert "rose 50 %" in text
+
+
+def test_what_several_metrics_want_for_is_said_once(verdicts):
+    rows = verdicts["no_data"].evidence.comparisons
+    alike = tuple(replace(row, no_data="canary has no requests") for row in rows)
+    verdict = replace(
+        verdicts["no_data"], evidence=replace(verdicts["no_data"].evidence, comparisons=alike), reasons=()
+    )
+    assert to_human(verdict, width=80).count("canary has no requests") == 1

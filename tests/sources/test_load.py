@@ -25,6 +25,7 @@ from evaluator.sources.load import (
     LoadPlan,
     check_plan,
     fingerprint,
+    is_alive,
     is_recording,
     read_outcome,
     run_locust,
@@ -294,3 +295,19 @@ def test_the_demo_knows_the_regressions_of_the_sample_service() -> None:
         [sys.executable, str(find_loadtests() / "target.py"), "--help"], capture_output=True, text=True, check=True
     )
     assert "{" + ",".join(sorted(REGRESSIONS)) + "}" in done.stdout
+
+
+def test_a_recorder_that_nobody_collected_is_dead() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+    assert not is_alive(process.pid)
+    process.wait()
+    assert is_alive(os.getpid())
+
+
+@pytest.mark.parametrize("content", ["", '{"worker": "a", "ro', "[]", '{"worker": "a", "role": "local", "later": 1}'])
+def test_a_damaged_sidecar_makes_the_run_incomplete_and_no_more(tmp_path: Path, content: str) -> None:
+    (tmp_path / "facts-host-7.json").write_text(content)
+    outcome = read_outcome(tmp_path, run_time_s=3)
+    assert outcome.state is RunState.INCOMPLETE
+    assert outcome.facts.stopped_by == "what facts-host-7.json said is damaged"

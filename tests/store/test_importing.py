@@ -1,3 +1,4 @@
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,6 +10,7 @@ from evaluator.errors import InputError
 from evaluator.pipeline import import_release
 from evaluator.records import BASELINE, Release
 from evaluator.sources.files import plan_landing
+from evaluator.store.engine import transaction
 
 HEADER = "timestamp,request_type,name,response_time_ms,response_length,status_code,exception"
 T0 = 1_790_000_000
@@ -163,3 +165,26 @@ def test_parquet(store, tmp_path):
     pq.write_table(bad, tmp_path / "bad.parquet")
     with pytest.raises(InputError, match=r"row 5: column 'response_time_ms' has the value 'nan'.*6 rows"):
         land(store, {"baseline": [str(tmp_path / "bad.parquet")]}, release="other")
+
+
+def test_ctrl_c_after_the_commit_keeps_what_landed(store, tmp_path, monkeypatch):
+    arms = {"baseline": [write_locust(tmp_path / "b.csv")], "canary": [write_locust(tmp_path / "c.csv", seed=1)]}
+
+    @contextmanager
+    def interrupted(engine):
+        with transaction(engine):
+            yield
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evaluator.store.importing.transaction", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            land(store, arms)
+    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 400}]
+    assert land(store, arms).already == 2
+
+
+def test_a_file_that_starts_with_nothing(store, tmp_path):
+    (tmp_path / "b.csv").write_text("\n\n")
+    with pytest.raises(InputError, match="starts with an empty line"):
+        land(store, {"baseline": [str(tmp_path / "b.csv")]})

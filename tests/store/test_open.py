@@ -8,7 +8,7 @@ import pytest
 
 from evaluator.errors import EvaluatorError, StoreBusy, StoreError, UnknownName
 from evaluator.store import Store
-from evaluator.store.engine import open_engine
+from evaluator.store.engine import attach, open_engine
 from evaluator.store.migrations import SCHEMA_VERSION
 
 
@@ -36,9 +36,10 @@ def test_directory(tmp_path):
         Store.open(tmp_path, create=True)
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "requests.csv", "old.sqlite"])
 @pytest.mark.parametrize("create", [True, False])
-def test_text_file(tmp_path, create):
-    path = tmp_path / "notes.txt"
+def test_text_file(tmp_path, create, name):
+    path = tmp_path / name
     path.write_text("hello " * 1000)
     with pytest.raises(StoreError, match="is not a store: it is not a DuckDB file"):
         Store.open(path, create=create)
@@ -196,3 +197,24 @@ def test_what_duckdb_says_of_files_is_told_in_words(error, says):
     with pytest.raises(EvaluatorError, match=says) as caught, open_engine():
         raise error
     assert caught.value.hint
+
+
+def test_a_full_disk_after_the_commit_is_no_failure(store):
+    class FullDisk:
+        def __init__(self, engine):
+            self.engine = engine
+
+        def execute(self, statement, *rest):
+            if statement == "DETACH store":
+                raise duckdb.IOException("IO Error: Could not write file: No space left on device")
+            return self.engine.execute(statement, *rest)
+
+    with open_engine() as engine, attach(FullDisk(engine), store.path, write=True, wait_s=1):
+        engine.execute("CREATE TABLE store.kept AS SELECT 1 AS x")
+    assert store.query("SELECT x FROM kept").to_pylist() == [{"x": 1}]
+
+
+def test_a_name_that_the_folder_of_requests_has(tmp_path):
+    with pytest.raises(StoreError, match=r"cannot be called shop\.data"):
+        Store.open(tmp_path / "shop.data", create=True)
+    assert list(tmp_path.iterdir()) == []

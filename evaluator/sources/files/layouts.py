@@ -118,7 +118,9 @@ def _refuse_other_text(path: Path, top: str) -> None:
 
 def _check_header(path: Path, rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     header = tuple(name.strip() for name in rows[0]) if rows else ()
-    if header and re.fullmatch(r"\d+([.,]\d+)?", header[0]):
+    if not any(header):
+        raise InputError(f"{path} starts with an empty line", hint="a line of column names must come first")
+    if re.fullmatch(r"\d+([.,]\d+)?", header[0]):
         raise InputError(
             f"{path} has no header line: it starts with '{header[0]}'",
             hint="for JMeter set jmeter.save.saveservice.print_field_names=true; else add a line of column names",
