@@ -141,10 +141,10 @@ def _convert(rows: _Rows, kinds: Mapping[str, pa.DataType]) -> Generator[_Piece]
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _convert_piece(rows: _Rows, kinds: Mapping[str, pa.DataType], text: bytes, *, header: bool) -> _Piece:
+def _convert_piece(rows: _Rows, kinds: Mapping[str, pa.DataType], text: memoryview, *, header: bool) -> _Piece:
     layout = rows.file.layout
     table = pa.csv.read_csv(
-        pa.BufferReader(text),
+        pa.BufferReader(pa.py_buffer(text)),
         pa.csv.ReadOptions(
             use_threads=False,
             block_size=len(text) + 1,
@@ -164,7 +164,7 @@ def _convert_piece(rows: _Rows, kinds: Mapping[str, pa.DataType], text: bytes, *
     return rows.convert(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema))
 
 
-def _split(path: Path) -> Iterator[bytes]:
+def _split(path: Path) -> Iterator[memoryview]:
     """Cut a file after line ends that are outside of quotes. Raises _NotPlain where there is none for long."""
     rest = b""
     with path.open("rb") as opened:
@@ -173,15 +173,17 @@ def _split(path: Path) -> Iterator[bytes]:
             end = _find_end(text)
             _demand(end > 0 or len(text) < _MOST_PIECES * _PIECE_BYTES)
             if end:
-                yield text[:end]
+                yield memoryview(text)[:end]
             rest = text[end:]
     if rest:
-        yield rest
+        yield memoryview(rest)
 
 
 def _find_end(text: bytes) -> int:
     """Find where the last whole row ends: after it, as many quotes have been closed as opened. 0: nowhere."""
     end = text.rfind(b"\n") + 1
+    if b'"' not in text:
+        return end
     while end and text.count(b'"', 0, end) % 2:
         end = text.rfind(b"\n", 0, text.rfind(b'"', 0, end)) + 1
     return end
