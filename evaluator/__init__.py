@@ -5,8 +5,9 @@ Names resolve when they are used: a Locust worker must not pay for what it does 
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing takes as long as all the rest of a start before Ctrl-C is listened to
+    from typing import Any
 
 _LAZY = {"Recorder": "evaluator.sources.locust"}
 """Name → the module that it comes from."""
@@ -16,5 +17,7 @@ __all__ = ["Recorder"]
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
+        import importlib
+
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

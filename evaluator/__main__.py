@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 
-try:
-    import logging
-    import os
-    import traceback
-    from collections.abc import Sequence
-    from types import FrameType
+if __name__ == "__main__" or sys.argv[0].endswith("evaluator"):
+    # As the program, not as a module of another one: while the rest is imported, Ctrl-C has nothing to tidy up.
+    # `signal` is `_signal` with enumerations around it, whose import takes longer than all before this line.
+    import _signal  # type: ignore[import-not-found]  # the stubs leave it out
 
-    import click
+    _signal.signal(_signal.SIGINT, lambda _number, _frame: os._exit(130))
 
-    from evaluator.cli import Session, evaluator, flush, wants_color
-    from evaluator.errors import EvaluatorError
-except KeyboardInterrupt:  # Ctrl-C may come before anything of ours runs
-    sys.exit(130)
+import logging
+import signal
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from evaluator.cli import Session, evaluator, flush, wants_color
+from evaluator.errors import EvaluatorError
 
 __all__ = ["main", "run"]
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from threading import Event, Thread, get_native_id
 
 from evaluator.assess import assess_release
 from evaluator.calibration import CalibrationReport, Stored, calibrate
-from evaluator.errors import LoadError, UnknownName, UsageError
+from evaluator.errors import EvaluatorError, LoadError, UnknownName, UsageError
 from evaluator.health.history import describe_learnt
 from evaluator.judges import JUDGES
 from evaluator.metrics.outcome_measure import find_needs
@@ -67,6 +70,9 @@ __all__ = [
 Say = Callable[[str], None]
 JUDGE = "native"
 TIME_OF_ID = 16
+
+KEEP_UP_S = 3600.0
+"""How often a run that lasts is landed and compacted while it is recorded."""
 
 
 def _say_nothing(_: str) -> None:
@@ -134,7 +140,8 @@ def _new_run(release: Release, plan: LoadPlan, group: str, replicate: int) -> Ru
 
 
 def _load_once(store: Store, run: Run, plan: LoadPlan, say: Say, on_line: Say) -> None:
-    outcome = run_locust(plan, run, store.segment_folder(run), on_line)
+    with _kept_up(store, run, say):
+        outcome = run_locust(plan, run, store.segment_folder(run), on_line)
     _finish(store, run, outcome)
     landed = store.land_segments(run.id)
     say(_describe_landing(landed))
@@ -150,6 +157,31 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, say: Say, on_line: Say) -
         raise LoadError(
             f"run {run.id} made no request{why}", hint="do the tasks of the locustfile send any? -v shows Locust's log"
         )
+
+
+@contextmanager
+def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
+    """Land and compact what a run has recorded every hour while the block lasts, so that its folder stays small."""
+    over = Event()
+    keeper = Thread(target=_keep_up, args=(store, run, say, over), daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+
+
+def _keep_up(store: Store, run: Run, say: Say, over: Event) -> None:
+    # The load generator goes first; the threads of a roll-up inherit this.
+    os.setpriority(os.PRIO_PROCESS, get_native_id(), 10)
+    while not over.wait(KEEP_UP_S):
+        try:
+            landed = store.land_segments(run.id)
+            store.compact(run.id)
+            say(_describe_landing(landed))
+        except (EvaluatorError, OSError) as error:
+            say(f"not landed yet: {error}")
 
 
 def _finish(store: Store, run: Run, outcome: RunOutcome) -> None:

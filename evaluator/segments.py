@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from evaluator.errors import SourceError
 
 __all__ = [
     "MERGED_BYTES",
+    "MERGED_FOLDER",
     "REQUEST_SCHEMA",
     "REQUIRED_COLUMNS",
     "MergedSegment",
@@ -64,6 +66,9 @@ REQUIRED_COLUMNS = ("ts", "endpoint", "response_time_ms", "failed")
 
 MERGED_BYTES = 64 * 1024 * 1024
 """Compaction writes files of at least this size."""
+
+MERGED_FOLDER = "merged"
+"""Folder of merged files in the folder of a run."""
 
 _MERGED_GROUP_ROWS = 500_000
 _PATTERN = re.compile(r"seg-(?P<worker>.+)-(?P<seq>\d{6,})\.parquet")
@@ -156,7 +161,9 @@ def _next_number(folder: Path, worker: str) -> int:
     taken = [
         int(m["seq"]) for p in segment_paths(folder) if (m := _PATTERN.fullmatch(p.name)) and m["worker"] == worker
     ]
-    return max(taken, default=-1) + 1
+    # Merged segments are gone and their numbers with them; nobody writes more than one a second.
+    first = int(time.time()) if (folder / MERGED_FOLDER).exists() else 0
+    return max([*taken, first - 1]) + 1
 
 
 def _write_atomically(path: Path, table: pa.Table) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from evaluator.errors import SourceError
 from evaluator.segments import (
+    MERGED_FOLDER,
     REQUEST_SCHEMA,
     SegmentWriter,
     compact,
@@ -118,3 +119,11 @@ def test_releases_whose_names_look_alike_get_folders_of_their_own(tmp_path: Path
     assert len(folders) == len(names)
     assert all(folder.resolve().is_relative_to(data.resolve()) and folder.name == "r1" for folder in folders)
     assert run_folder(data, "cart@1.5.0", "r1") == tmp_path / "evaluator.data" / "cart@1.5.0" / "r1"
+
+
+def test_numbers_of_merged_segments_are_not_given_again(tmp_path: Path) -> None:
+    first = SegmentWriter(tmp_path, "w0").write(make_table(1))
+    (tmp_path / MERGED_FOLDER).mkdir()
+    compact([first], tmp_path / MERGED_FOLDER, worker="merged")
+    first.unlink()
+    assert SegmentWriter(tmp_path, "w0").write(make_table(1)).name != first.name

@@ -55,6 +55,11 @@ METRIC_TYPES: Mapping[str, MetricType] = {
     "outcome_ratio": MetricType("abs", Direction.HIGHER, of_outcomes=True),
     "outcome_quantile": MetricType("abs", Direction.HIGHER, takes_quantile=True, of_outcomes=True),
 }
+"""What may be asked for. A list beside the tables of `evaluator.metrics`, held equal to them by a test.
+
+Those say how a type is compared and know nothing of amounts as people write them. To take the names from there, each
+reading of a policy would import the statistics, which makes it a tenth slower (35 of 300 ms).
+"""
 
 BUILT_IN_METRICS: tuple[Mapping[str, Any], ...] = (
     {"name": "failure_rate", "type": "failure_rate", "role": "gate", "margin": "0.1pp", "max": "1%"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -34,7 +34,8 @@ from evaluator.store import catalogue, maintenance
 from evaluator.store.engine import Engine, attach, open_engine, transaction
 from evaluator.store.importing import Place, import_files
 from evaluator.store.landing import Target, land
-from evaluator.store.maintenance import Files
+from evaluator.store.locks import shared
+from evaluator.store.maintenance import Files, is_compaction_due
 from evaluator.store.migrations import (
     SCHEMA_VERSION,
     bring_up_to_date,
@@ -51,6 +52,9 @@ __all__ = ["WAIT_S", "Store"]
 
 WAIT_S = 30.0
 """How long other processes are waited for."""
+
+COMPACT_AFTER = timedelta(hours=1)
+"""Segments of a running run are merged when the first of them landed so long ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,8 @@ class Store:
     def land_segments(self, run_id: str) -> Landed:
         """Roll up the segments of a run that have not landed. Doing it twice, or being killed, changes nothing.
 
-        Segments that cannot be read are quarantined by name; those of a run that has ended are merged into large files.
+        Segments that cannot be read are quarantined by name. Those of a run that has ended are merged into large files,
+        and those of a running one when they landed an hour ago.
         """
         with self._attached(write=False) as engine:
             run = catalogue.read_run(engine, run_id)
@@ -145,10 +150,12 @@ class Store:
                 WHERE runs.id = ?""",
                 [run_id],
             ).fetchall()[0]
-            names = engine.execute("SELECT name FROM store.segments WHERE run = ?", [run_id]).fetchall()
+            known = catalogue.read_places(engine, run_id)
         target = Target(self.path, run_id, code, bucket_s, self.segment_folder(run), self.wait_s)
-        landed = land(target, [name for (name,) in names])
-        if landed.segments and run.state is not RunState.RUNNING:
+        with shared(self._files.gate):
+            landed = land(target, list(known))
+        since = datetime.now(UTC) - COMPACT_AFTER if run.state is RunState.RUNNING else None
+        if (landed.segments and since is None) or is_compaction_due(target.folder, known, since):
             self.compact(run_id)
         return landed
 

@@ -22,6 +22,7 @@ __all__ = [
     "hash_data",
     "list_releases",
     "read_learnt",
+    "read_places",
     "read_release",
     "read_run",
     "read_runs",
@@ -197,6 +198,12 @@ def _to_run(row: Sequence[Any]) -> Run:
         facts=dataclasses.replace(facts, quarantined=quarantined),
         landed=row[11],
     )
+
+
+def read_places(engine: Engine, run_id: str) -> dict[str, tuple[str | None, datetime]]:
+    """Read where the rows of each segment of a run are, if anywhere, and since when they are in the store."""
+    rows = engine.execute("SELECT name, file, landed_at FROM store.segments WHERE run = ?", [run_id]).fetchall()
+    return {name: (file, landed_at.astimezone(UTC)) for name, file, landed_at in rows}
 
 
 def _facts_to_json(facts: RunFacts) -> str:

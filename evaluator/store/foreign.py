@@ -15,13 +15,30 @@ from evaluator.records import ColumnMap, FilePlan
 from evaluator.store.engine import Engine, quote
 from evaluator.store.rollup import HIGHEST_MS
 
-__all__ = ["BAD", "GOOD", "SUMMARY", "Rejected", "find_bad_row", "find_rejected", "open_text", "select_rows"]
+__all__ = [
+    "BAD",
+    "GOOD",
+    "MICROS",
+    "SCALES",
+    "SUMMARY",
+    "Rejected",
+    "column_name",
+    "express",
+    "find_bad_row",
+    "find_rejected",
+    "is_summary",
+    "open_text",
+    "select_rows",
+]
 
 GOOD, BAD, SUMMARY = "import", "bad row", "summary row"
 """Marks, written to the column `worker`, which foreign files do not have."""
 
-_SCALES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "ns": 0.000001}
-_MICROS = {"s": 1_000_000.0, "ms": 1000.0, "us": 1.0, "ns": 0.001}
+SCALES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "ns": 0.000001}
+"""Unit of a time → milliseconds."""
+
+MICROS = {"s": 1_000_000.0, "ms": 1000.0, "us": 1.0, "ns": 0.001}
+"""Unit of an instant → microseconds."""
 
 
 def select_rows(file: FilePlan, latest: datetime) -> str:
@@ -60,7 +77,7 @@ def _wanted(file: FilePlan) -> str:
     if file.layout.only is None:
         return "true"
     name, value = file.layout.only
-    return f"coalesce({_column(file, name)} = {quote(value)}, true)"
+    return f"coalesce({column_name(file, name)} = {quote(value)}, true)"
 
 
 def _read(file: FilePlan) -> str:
@@ -103,7 +120,8 @@ def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _column(file: FilePlan, source: str) -> str:
+def column_name(file: FilePlan, source: str) -> str:
+    """Name a column of the file as queries do."""
     return f"c{file.layout.header.index(source)}"
 
 
@@ -111,11 +129,12 @@ def _column(file: FilePlan, source: str) -> str:
 
 
 def _expressions(file: FilePlan) -> dict[str, str]:
-    return {column.target: _expression(file, column) for column in file.layout.columns}
+    return {column.target: express(file, column) for column in file.layout.columns}
 
 
-def _expression(file: FilePlan, column: ColumnMap) -> str:
-    names = [_column(file, source) for source in column.sources]
+def express(file: FilePlan, column: ColumnMap) -> str:
+    """Write the expression that makes a column of the request row."""
+    names = [column_name(file, source) for source in column.sources]
     if column.kind == "instant":
         return _instant(names[0], column.unit)
     if column.kind == "ended":
@@ -128,7 +147,7 @@ def _expression(file: FilePlan, column: ColumnMap) -> str:
         second=names[-1],
         texts=", ".join(f"CAST({name} AS VARCHAR)" for name in names),
         integer=_INTEGERS.get(column.target),
-        scale=_SCALES.get(column.unit),
+        scale=SCALES.get(column.unit),
     )
 
 
@@ -165,7 +184,7 @@ _EARLIEST = "TIMESTAMPTZ '1970-01-01 00:00:00+00'"
 def _instant(name: str, unit: str) -> str:
     if unit == "iso":
         return f"TRY_CAST({name} AS TIMESTAMPTZ)"
-    micros = f"TRY_CAST({name} AS DOUBLE) * {_MICROS[unit]}"
+    micros = f"TRY_CAST({name} AS DOUBLE) * {MICROS[unit]}"
     whole = f"CASE WHEN abs({micros}) < {_LAST_MICROS} THEN CAST(round({micros}) AS BIGINT) END"
     return f"make_timestamp({whole}) AT TIME ZONE 'UTC'"
 
@@ -193,7 +212,7 @@ def _problem(file: FilePlan, exprs: dict[str, str], latest: datetime) -> str:
 
 
 def _source(file: FilePlan, target: str) -> str:
-    return _column(file, _sources(file, target)[0])
+    return column_name(file, _sources(file, target)[0])
 
 
 def _sources(file: FilePlan, target: str) -> tuple[str, ...]:
@@ -205,13 +224,13 @@ def _is_empty(file: FilePlan, target: str) -> str:
 
 
 def _summary(file: FilePlan) -> str:
-    conditions = [
-        f"starts_with(coalesce({_column(file, name)}, ''), {quote(text)})"
-        if text
-        else f"coalesce({_column(file, name)}, '') = ''"
-        for name, text in file.layout.summary_rows
-    ]
-    return " AND ".join(conditions) or "false"
+    return " AND ".join(is_summary(file, name, text) for name, text in file.layout.summary_rows) or "false"
+
+
+def is_summary(file: FilePlan, name: str, text: str) -> str:
+    """Write one condition of rows that sum up others: the column starts with the text; without one it is empty."""
+    column = column_name(file, name)
+    return f"starts_with(coalesce({column}, ''), {quote(text)})" if text else f"coalesce({column}, '') = ''"
 
 
 def _mark(file: FilePlan, exprs: dict[str, str], latest: datetime) -> str:
@@ -268,10 +287,10 @@ def find_bad_row(engine: Engine, file: FilePlan, latest: datetime, rejected: Rej
 def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime) -> str:
     exprs = _expressions(file)
     values = " ".join(
-        f"WHEN '{column.target}' THEN concat_ws(' ', {', '.join(_column(file, s) for s in _shown(column))})"
+        f"WHEN '{column.target}' THEN concat_ws(' ', {', '.join(column_name(file, s) for s in _shown(column))})"
         for column in file.layout.columns
     )
-    line = _column(file, file.layout.line_column) if file.layout.line_column else "number"
+    line = column_name(file, file.layout.line_column) if file.layout.line_column else "number"
     engine.execute("SET preserve_insertion_order = true")
     rows = engine.execute(
         f"""SELECT {line}, problem, CASE problem {values} END

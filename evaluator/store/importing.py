@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import json
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
-from evaluator.errors import EvaluatorError, InputError, StoreError
+from evaluator.errors import InputError, StoreError
 from evaluator.records import FilePlan, Landed, LandingPlan, Release, Run, RunState, choose_bucket_s
 from evaluator.segments import segment_name
 from evaluator.store import catalogue
+from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
 from evaluator.store.foreign import BAD, GOOD, SUMMARY, find_bad_row, find_rejected, select_rows
+from evaluator.store.inspection import Inspection
 from evaluator.store.landing import Segment, Target, write_cells, write_manifest
+from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_data_dir
 from evaluator.store.rollup import find_grid_us, roll_up
 
@@ -43,7 +44,9 @@ class _Part:
     """One file that has become a segment."""
 
     run: Run
-    segment: Segment
+    file: FilePlan
+    path: Path
+    rows: int
     first: datetime
     last: datetime
     skipped: int
@@ -52,60 +55,27 @@ class _Part:
 
 def import_files(place: Place, release: Release, runs: Sequence[Run], plan: LandingPlan) -> Landed:
     """Land the files of a plan as `runs` (by replicate). Files that have landed before change nothing."""
-    hashes = {file: _hash(file) for file in plan.files}
-    if found := _find_landed(place, release.id, hashes):
-        return found
     prepare_data_dir(place.store)
-    try:
-        with open_engine() as engine:
-            parts = [_convert(engine, place, _run_of(file, runs), file, hashes[file], plan) for file in plan.files]
-            landed = _write(engine, place, release, parts, hashes)
-    except BaseException:
-        if not _is_registered(place):
-            _remove(place)
-        raise
-    if landed.already:
-        _remove(place)
-    return landed
-
-
-def _is_registered(place: Place) -> bool:
-    """Tell whether the runs are in the store: Ctrl-C and a full disk may come after the commit.
-
-    Where that cannot be told, they are taken to be: files that nobody knows of harm nobody, missing ones do.
-    """
-    try:
-        with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
-            found = engine.execute("SELECT id FROM store.runs WHERE id IN (SELECT unnest(?))", [list(place.folders)])
-            return bool(found.fetchall())
-    except EvaluatorError:
-        return True
-
-
-def _remove(place: Place) -> None:
-    for folder in place.folders.values():
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # other runs of the release are in it
-            folder.parent.rmdir()
+    remove_killed(place.store, place.wait_s)
+    with Inspection(plan.files) as inspection:
+        if _has_landings(place, release.id) and (found := _find_landed(place, release.id, inspection.hashes())):
+            return found
+        with landing_in(place.store, place.folders.values()), open_engine() as engine:
+            convert = partial(_convert, engine, place, plan, inspection)
+            parts = [convert(_run_of(file, runs), file) for file in plan.files]
+            return _write(engine, place, release, parts, inspection.hashes())
 
 
 def _run_of(file: FilePlan, runs: Sequence[Run]) -> Run:
     return next(run for run in runs if run.replicate == file.replicate)
 
 
-def _hash(file: FilePlan) -> str:
-    """Hash what a file says: its bytes, the arm it stands for, and how its columns are read."""
-    try:
-        with Path(file.path).open("rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{file.path} cannot be read: {error.strerror}") from error
-    columns = [dataclasses.asdict(column) for column in file.layout.columns]
-    text = json.dumps([content, file.arm, columns], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 # ------------------------------------------------------------------ twice
+
+
+def _has_landings(place: Place, release_id: str) -> bool:
+    with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
+        return bool(engine.execute("SELECT 1 FROM store.runs WHERE release = ? LIMIT 1", [release_id]).fetchall())
 
 
 def _find_landed(place: Place, release_id: str, hashes: Mapping[FilePlan, str]) -> Landed | None:
@@ -139,43 +109,79 @@ def _match_landed(engine: Engine, release_id: str, hashes: Mapping[FilePlan, str
 # ------------------------------------------------------------------ a file becomes a segment
 
 
-def _convert(engine: Engine, place: Place, run: Run, file: FilePlan, sha256: str, plan: LandingPlan) -> _Part:
-    """Land one file as a segment; what the engine cannot read is rewritten first, for as long as that takes."""
+def _convert(
+    engine: Engine, place: Place, plan: LandingPlan, inspection: Inspection, run: Run, file: FilePlan
+) -> _Part:
+    """Make a segment of one file: in one pass where nothing is wrong with it, else by SQL, which tells what is."""
+    path = place.folders[run.id] / segment_name(file.arm, file.replicate)
+    latest = datetime.now(UTC) + LATEST
+    constants = {"run": run.id, "arm": file.arm, "service": plan.service}
+    try:
+        if part := _convert_clean(engine, path, run, file, constants, latest, inspection):
+            return part
+        with _rewritten(file) as readable:
+            part = _convert_any(engine, path, run, readable, constants, latest, skip=plan.skip_bad_rows)
+            return dataclasses.replace(part, file=file)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _convert_clean(
+    engine: Engine,
+    path: Path,
+    run: Run,
+    file: FilePlan,
+    constants: Mapping[str, str],
+    latest: datetime,
+    inspection: Inspection,
+) -> _Part | None:
+    staged = path.with_name(path.name + ".tmp")
+    done = write_clean_segment(engine, file, staged, constants, latest)
+    if done is None or not inspection.has_plain_quotes(file):
+        return None
+    staged.replace(path)
+    return _Part(run, file, path, done.rows, done.first, done.last, 0, done.summaries)
+
+
+@contextmanager
+def _rewritten(file: FilePlan) -> Iterator[FilePlan]:
+    """Rewrite what the engine cannot read, for as long as that takes."""
     if file.layout.rewrite is None:
-        return _copy(engine, place, run, file, sha256, plan)
+        yield file
+        return
     with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
         target = Path(folder) / "rewritten.parquet"
         try:
             file.layout.rewrite(Path(file.path), target)
         except OSError as error:
             raise InputError(f"{file.path} cannot be rewritten as a table: {error.strerror or error}") from error
-        return _copy(engine, place, run, dataclasses.replace(file, rewritten=str(target)), sha256, plan)
+        yield dataclasses.replace(file, rewritten=str(target))
 
 
-def _copy(engine: Engine, place: Place, run: Run, file: FilePlan, sha256: str, plan: LandingPlan) -> _Part:
-    folder = place.folders[run.id]
-    path = folder / segment_name(file.arm, file.replicate)
+def _convert_any(
+    engine: Engine,
+    path: Path,
+    run: Run,
+    file: FilePlan,
+    constants: Mapping[str, str],
+    latest: datetime,
+    *,
+    skip: bool,
+) -> _Part:
     staged = path.with_name(path.name + ".tmp")
-    latest = datetime.now(UTC) + LATEST
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        engine.execute(
-            f"COPY ({select_rows(file, latest)}) TO {quote(str(staged))} (FORMAT parquet)",
-            {"run": run.id, "arm": file.arm, "service": plan.service},
-        )
-        counts = _count_marks(engine, staged)
-        rejected = find_rejected(engine, file)
-        skipped = counts.get(BAD, 0) + rejected.count
-        if skipped and not plan.skip_bad_rows:
-            raise find_bad_row(engine, file, latest, rejected, skipped)
-        _keep_good(engine, staged, path, counts)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+    engine.execute(f"COPY ({select_rows(file, latest)}) TO {quote(str(staged))} (FORMAT parquet)", dict(constants))
+    counts = _count_marks(engine, staged)
+    rejected = find_rejected(engine, file)
+    skipped = counts.get(BAD, 0) + rejected.count
+    if skipped and not skip:
+        raise find_bad_row(engine, file, latest, rejected, skipped)
+    _keep_good(engine, staged, path, counts)
     if not counts.get(GOOD):
         raise InputError(f"{file.path} has no row that can be used ({skipped} were skipped)")
     first, last = engine.execute("SELECT min(ts), max(ts) FROM read_parquet(?)", [str(path)]).fetchall()[0]
-    segment = Segment(path, counts[GOOD], sha256)
-    return _Part(run, segment, first.astimezone(UTC), last.astimezone(UTC), skipped, counts.get(SUMMARY, 0))
+    return _Part(
+        run, file, path, counts[GOOD], first.astimezone(UTC), last.astimezone(UTC), skipped, counts.get(SUMMARY, 0)
+    )
 
 
 def _count_marks(engine: Engine, staged: Path) -> dict[str, int]:
@@ -215,9 +221,10 @@ def _write(
             code = catalogue.add_run(engine, run)
             write_cells(engine, code, grid_us, f"_{k}")
             target = Target(place.store, run.id, code, bucket_s, place.folders[run.id], place.wait_s)
-            write_manifest(engine, target, [part.segment for part in parts if part.run.id == run.id])
+            segments = [Segment(part.path, part.rows, hashes[part.file]) for part in parts if part.run.id == run.id]
+            write_manifest(engine, target, segments)
     return Landed(
-        rows=sum(part.segment.rows for part in parts),
+        rows=sum(part.rows for part in parts),
         segments=len(parts),
         skipped_rows=sum(part.skipped for part in parts),
         summary_rows=sum(part.summaries for part in parts),
@@ -248,5 +255,5 @@ def _close_run(run: Run, parts: Sequence[_Part]) -> Run:
 
 
 def _roll_up_run(engine: Engine, parts: Sequence[_Part], run: Run, bucket_s: int, name: str) -> int:
-    roll_up(engine, [part.segment.path for part in parts if part.run.id == run.id], bucket_s, name)
+    roll_up(engine, [part.path for part in parts if part.run.id == run.id], bucket_s, name)
     return find_grid_us(engine, name)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from evaluator.errors import StoreError, UsageError
-from evaluator.segments import compact
+from evaluator.errors import StoreBusy, StoreError, UsageError
+from evaluator.segments import MERGED_BYTES, MERGED_FOLDER, compact, run_folder, segment_paths
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
+from evaluator.store.locks import exclusive, shared
+from evaluator.store.migrations import empty_segment
 
 __all__ = [
     "EXPORTED",
     "Files",
     "compact_run",
     "export_release",
+    "is_compaction_due",
     "open_snapshot",
     "purge_release",
     "render",
@@ -35,6 +40,11 @@ class Files:
 
     def __init__(self, store: Path, data_dir: Path, wait_s: float) -> None:
         self.store, self.data_dir, self.wait_s = store, data_dir, wait_s
+
+    @property
+    def gate(self) -> Path:
+        """The file that readers of request rows lock together, and who deletes rows locks alone."""
+        return empty_segment(self.store)
 
     @contextmanager
     def opened(self, *, write: bool) -> Iterator[Engine]:
@@ -52,33 +62,65 @@ class Files:
 def compact_run(files: Files, run_id: str, folder: Path) -> int:
     """Merge the landed segments of a run into large files; the manifest keeps the original names and hashes.
 
-    The rows change place in one transaction. Killed before it, merged files are left over that nobody looks at; killed
-    after it, the small ones are, and they never land again, since the manifest knows their names. Returns how many
-    segments were merged.
+    The rows change place in one transaction. What was merged before and is still small is merged again. Killed before
+    the transaction, merged files are left over that nobody looks at; killed after it, the small ones are, and they
+    never land again, since the manifest knows their names: both go with the next compaction. Files that a reader may
+    still want stay as long. Returns how many files were merged; none where another process does the same just now.
     """
-    with files.opened(write=False) as engine:
-        small = _unmerged_files(engine, run_id)
-    if len(small) < _WORTH_MERGING:
-        return 0
-    moved = _merge(files.data_dir, small, folder / "merged")
-    with files.opened(write=True) as engine, transaction(engine):
-        if not set(small) <= set(_unmerged_files(engine, run_id)):
+    lock = folder / _LOCK
+    try:
+        lock.touch()
+    except OSError as error:
+        raise StoreError(f"the segments in {folder} cannot be merged: {error.strerror}") from error
+    with exclusive(lock) as alone:
+        if not alone:
             return 0
-        engine.executemany("UPDATE store.segments SET file = ? WHERE run = ? AND file = ?", _rows(moved, run_id))
-    _delete(files.data_dir, small)
-    return len(small)
+        with shared(files.gate):
+            count = _merge_small(files, run_id, folder / MERGED_FOLDER)
+        _remove_replaced(files, run_id, folder)
+    return count
 
 
+def is_compaction_due(folder: Path, places: Mapping[str, tuple[str | None, datetime]], since: datetime | None) -> bool:
+    """Tell whether segments in `folder` wait to be merged, or to be deleted because they were.
+
+    `places` are the file and the time of landing of each segment; with `since` those wait that landed before it.
+    """
+    elsewhere = {name for name, (file, _) in places.items() if file is not None and f"/{MERGED_FOLDER}/" in file}
+    waiting = [at for name, (file, at) in places.items() if file is not None and name not in elsewhere]
+    if len(waiting) >= _WORTH_MERGING and (since is None or min(waiting) < since):
+        return True
+    return any(path.name in elsewhere for path in segment_paths(folder))
+
+
+_LOCK = "compaction.lock"
 _WORTH_MERGING = 2
 
 
-def _unmerged_files(engine: Engine, run_id: str) -> list[str]:
-    rows = engine.execute(
-        """SELECT file FROM store.segments
-        WHERE run = ? AND state = 'landed' AND NOT contains(file, '/merged/') ORDER BY file""",
-        [run_id],
-    ).fetchall()
-    return [file for (file,) in rows]
+def _merge_small(files: Files, run_id: str, place: Path) -> int:
+    small = _small_files(files, run_id)
+    if len(small) < _WORTH_MERGING:
+        return 0
+    moved = _merge(files.data_dir, small, place)
+    with files.opened(write=True) as engine, transaction(engine):
+        engine.execute(
+            """UPDATE store.segments SET file = moved.new
+            FROM (SELECT unnest(?) AS old, unnest(?) AS new) AS moved
+            WHERE run = ? AND state = 'landed' AND file = moved.old""",
+            [list(moved), list(moved.values()), run_id],
+        )
+    return len(small)
+
+
+def _small_files(files: Files, run_id: str) -> list[str]:
+    with files.opened(write=False) as engine:
+        rows = engine.execute(
+            "SELECT DISTINCT file FROM store.segments WHERE run = ? AND state = 'landed' ORDER BY file", [run_id]
+        ).fetchall()
+    try:
+        return [file for (file,) in rows if (files.data_dir / file).stat().st_size < MERGED_BYTES]
+    except OSError as error:
+        raise StoreError(f"{error.filename} cannot be merged: {error.strerror}") from error
 
 
 def _merge(data_dir: Path, small: Sequence[str], place: Path) -> dict[str, str]:
@@ -95,8 +137,25 @@ def _merge(data_dir: Path, small: Sequence[str], place: Path) -> dict[str, str]:
     }
 
 
-def _rows(moved: Mapping[str, str], run_id: str) -> list[tuple[str, str, str]]:
-    return [(new, run_id, old) for old, new in moved.items()]
+def _remove_replaced(files: Files, run_id: str, folder: Path) -> None:
+    """Delete files of a run whose rows are elsewhere, unless somebody reads."""
+    with exclusive(files.gate) as alone:
+        if not alone:
+            return
+        with files.opened(write=False) as engine:
+            rows = engine.execute(
+                "SELECT name, sha256, file FROM store.segments WHERE run = ? AND state <> 'quarantined'", [run_id]
+            ).fetchall()
+        hashes, kept = {name: sha256 for name, sha256, _ in rows}, {file for *_, file in rows}
+        old = [path for path in segment_paths(folder) if hashes.get(path.name) == _hash(path)]
+        old += [*(folder / MERGED_FOLDER).glob("*.parquet"), *(folder / MERGED_FOLDER).glob("*.tmp")]
+        found = [path.relative_to(files.data_dir).as_posix() for path in old]
+        _delete(files.data_dir, [name for name in found if name not in kept])
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _delete(data_dir: Path, names: Sequence[str]) -> None:
@@ -111,10 +170,23 @@ def _delete(data_dir: Path, names: Sequence[str]) -> None:
 
 
 def purge_release(files: Files, release_id: str) -> int:
-    """Delete the request rows of a release that have landed; cells, hashes and verdicts stay. Returns the rows gone."""
+    """Delete the request rows of a release that have landed; cells, hashes and verdicts stay. Returns the rows gone.
+
+    Raises StoreBusy where somebody reads request rows for too long.
+    """
+    with exclusive(files.gate, files.wait_s) as alone:
+        if not alone:
+            raise StoreBusy(
+                f"request rows of the store {files.store} have been read for more than {files.wait_s:g} s",
+                hint="wait for the query to end and try again",
+            )
+        return _purge(files, release_id)
+
+
+def _purge(files: Files, release_id: str) -> int:
     with files.opened(write=True) as engine, transaction(engine):
         landed = engine.execute(
-            """SELECT file, s.rows FROM store.segments AS s JOIN store.runs ON runs.id = s.run
+            """SELECT runs.id, name, file, s.rows FROM store.segments AS s JOIN store.runs ON runs.id = s.run
             WHERE release = ? AND s.state = 'landed'""",
             [release_id],
         ).fetchall()
@@ -123,8 +195,10 @@ def purge_release(files: Files, release_id: str) -> int:
             WHERE state = 'landed' AND run IN (SELECT id FROM store.runs WHERE release = ?)""",
             [release_id],
         )
-    _delete(files.data_dir, sorted({file for file, _ in landed}))
-    return sum(rows for _, rows in landed)
+    folders = {run: run_folder(files.data_dir, release_id, run) for run, *_ in landed}
+    as_recorded = {(folders[run] / name).relative_to(files.data_dir).as_posix() for run, name, *_ in landed}
+    _delete(files.data_dir, sorted(as_recorded | {file for *_, file, _ in landed}))
+    return sum(rows for *_, rows in landed)
 
 
 # ------------------------------------------------------------------ export
@@ -174,7 +248,7 @@ def export_release(files: Files, release_id: str, folder: Path) -> tuple[Path, .
 @contextmanager
 def open_snapshot(files: Files) -> Iterator[Engine]:
     """Open a copy of the store, so that a long query keeps nobody from writing; `requests` reads the segments."""
-    with tempfile.TemporaryDirectory(prefix="evaluator-") as place:
+    with shared(files.gate), tempfile.TemporaryDirectory(prefix="evaluator-") as place:
         copy = Path(place) / files.store.name
         with files.opened(write=False):
             _copy(files.store, copy)

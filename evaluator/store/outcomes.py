@@ -6,11 +6,9 @@ them. What a verdict reads is a few sums an arm, whatever the number of rows.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +33,7 @@ from evaluator.stats.outcomes import merge_moments, moments_of
 from evaluator.store import catalogue
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
 from evaluator.store.landing import Segment, Target, write_manifest
+from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_data_dir
 from evaluator.store.outcome_files import quote_name, read_rows
 
@@ -78,17 +77,12 @@ def import_outcomes(place: OutcomePlace, release: Release, run: Run, plan: Outco
     """Land outcomes as `run`; the same files read the same way change nothing. Raises InputError."""
     sha256 = _hash(plan)
     prepare_data_dir(place.store)
+    remove_killed(place.store, place.wait_s)
     with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
         if found := _find_landed(engine, release.id, sha256):
             return found
-    try:
-        with open_engine() as engine:
-            return _land(engine, place, release, run, plan, sha256)
-    except BaseException:
-        shutil.rmtree(place.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # other runs of the release are in it
-            place.folder.parent.rmdir()
-        raise
+    with landing_in(place.store, [place.folder]), open_engine() as engine:
+        return _land(engine, place, release, run, plan, sha256)
 
 
 def _hash(plan: OutcomePlan) -> str:

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import click
 import pytest
@@ -9,6 +10,8 @@ import pytest
 import evaluator.cli as frame
 from evaluator.__main__ import run
 from evaluator.errors import EvaluatorError, LoadError, PolicyError, StoreBusy, UnknownName, UsageError
+
+EVALUATOR = str(Path(sys.executable).with_name("evaluator"))
 
 
 @pytest.fixture
@@ -79,6 +82,25 @@ def test_interrupted(plug_in, capfd, error):
     plug_in(raising(error))
     assert run(["probe"]) == 130
     assert "interrupted" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["logging", "traceback", "click", "yaml"])
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "evaluator"], [EVALUATOR]], ids=["module", "script"])
+def test_interrupted_while_modules_are_imported(tmp_path, command, module):
+    """A module of that name, found before the real one, presses Ctrl-C."""
+    (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "policy", "show"], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_who_imports_the_program_keeps_ctrl_c():
+    code = "import signal, evaluator.__main__; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n"
 
 
 def test_what_a_message_quotes_cannot_steer_the_terminal(plug_in, capfd, monkeypatch):
