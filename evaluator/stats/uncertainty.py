@@ -5,8 +5,8 @@ The two overlap (an instance's own wandering is in both), so neither their sum n
 Some variances are estimated from little (four replicates, a dozen cosines), others are known well but only as a lower
 bound (independent requests, independent buckets). Each gives a test of its own, and a claim has to pass all of them:
 that is never wrong more often than the one of them that is right. Giving the larger variance the smaller degrees of
-freedom, as if the bound were as badly known as the estimate, was tried before: on independent buckets with four
-degrees of freedom it rejected at 1 % in 0.01 % of cases, and found that much less.
+freedom, as if the bound were as badly known as the estimate, was tried before: on independent buckets with seven
+degrees of freedom it rejected at 1 % in 0.1 % of cases, and found that much less.
 """
 
 from __future__ import annotations
