@@ -451,6 +451,12 @@ class PolicyFile(_Section):
     def _one_spelling(cls, value: list[ServiceName] | None, info: ValidationInfo) -> list[ServiceName] | None:
         if value and info.data.get("service"):
             raise ValueError("cannot be given beside service")
+        names = [service.name for service in value or ()]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise PydanticCustomError(
+                    "same_name", "two services have the name '{name}'", {"name": name, "index": index}
+                )
         return value
 
     @field_validator("metrics")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import itertools
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,10 +26,12 @@ __all__ = [
     "column_name",
     "express",
     "find_bad_row",
+    "find_line",
     "find_rejected",
     "is_summary",
     "open_text",
     "select_rows",
+    "word_rejection",
 ]
 
 GOOD, BAD, SUMMARY = "import", "bad row", "summary row"
@@ -268,13 +271,24 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
     if not rows:
         return Rejected()
     line, column, message = rows[0]
-    return Rejected(len({row[0] for row in rows}), int(line), column, " ".join(message.split())[:200])
+    return Rejected(len({row[0] for row in rows}), int(line), column, word_rejection(message))
+
+
+def word_rejection(message: str) -> str:
+    """Say in our words what DuckDB's CSV reader says of a row that it cannot split."""
+    counts = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
+    if counts:
+        wanted, found = (int(number) for number in counts.groups())
+        return f"the row has {found} value{'s' if found != 1 else ''}, the header {wanted}"
+    if "unterminated quote" in message.lower():
+        return "a quote is opened and never closed, here or in a row before"
+    return " ".join(message.split())[:200]
 
 
 def find_bad_row(engine: Engine, file: FilePlan, latest: datetime, rejected: Rejected, count: int) -> InputError:
     """Describe the first bad row of a file: file, line, column and value."""
     if rejected.count:
-        where = f"{file.path}:{_line_of(file, rejected.record)}"
+        where = f"{file.path}:{find_line(Path(file.path), file.layout.delimiter, rejected.record)}"
         text = f"{where}: {rejected.reason}" + (f" (column '{rejected.column}')" if rejected.column else "")
     else:
         text = _describe_bad_value(engine, file, latest)
@@ -317,7 +331,11 @@ def _place(file: FilePlan, number: int) -> str:
     """Say where a row stands: its line, or its number where there are no lines."""
     if file.layout.line_column or file.layout.reader == "k6":
         return str(number)
-    return f"row {number}" if file.layout.reader == "parquet" else str(_line_of(file, number + 1))
+    return (
+        f"row {number}"
+        if file.layout.reader == "parquet"
+        else str(find_line(Path(file.path), file.layout.delimiter, number + 1))
+    )
 
 
 def _say(value: str | None) -> str:
@@ -334,13 +352,16 @@ _REASONS = {
 }
 
 
-def _line_of(file: FilePlan, record: int) -> int:
-    """Find the line on which a record ends; a quoted value may span several."""
-    with open_text(Path(file.path)) as opened:
-        reader = csv.reader(opened, delimiter=file.layout.delimiter)
-        for _ in itertools.islice(reader, record):
-            pass
-        return reader.line_num
+def find_line(path: Path, delimiter: str, record: int) -> int:
+    """Find the line on which a record begins; a quoted value may span several. The record where that cannot be told."""
+    try:
+        with open_text(path) as opened:
+            reader = csv.reader(opened, delimiter=delimiter)
+            for _ in itertools.islice(reader, record - 1):
+                pass
+            return reader.line_num + 1
+    except (OSError, csv.Error):
+        return record
 
 
 def open_text(path: Path) -> TextIO:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import duckdb
 from evaluator.errors import InputError
 from evaluator.records import OutcomeColumn, OutcomePlan, SourceColumn
 from evaluator.store.engine import Engine, open_engine, quote
-from evaluator.store.foreign import open_text
+from evaluator.store.foreign import find_line, word_rejection
 
 __all__ = ["describe_outcomes", "quote_name", "read_rows"]
 
@@ -148,7 +146,7 @@ def _find_rejected(engine: Engine, plan: OutcomePlan) -> list[tuple[str, int, st
         """SELECT s.file_path, e.line, any_value(e.error_message) FROM reject_errors AS e
         JOIN reject_scans AS s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"""
     ).fetchall()
-    return [(str(path), int(line), " ".join(str(why).split())[:200]) for path, line, why in rows]
+    return [(str(path), int(line), word_rejection(str(why))) for path, line, why in rows]
 
 
 def _describe_bad_row(
@@ -156,7 +154,7 @@ def _describe_bad_row(
 ) -> InputError:
     if rejected:
         path, record, why = rejected[0]
-        text = f"{path}:{_line_of(Path(path), plan.delimiter, record)}: {why}"
+        text = f"{path}:{find_line(Path(path), plan.delimiter, record)}: {why}"
     else:
         text = _describe_bad_value(engine, plan, query)
     more = f"; {count} rows cannot be used" if count > 1 else ""
@@ -193,16 +191,4 @@ def _wanted(plan: OutcomePlan, name: str) -> str:
 def _place(plan: OutcomePlan, path: Path, number: int) -> str:
     if plan.query:
         return f"row {number} of the query"
-    return f"row {number}" if plan.reader == "parquet" else str(_line_of(path, plan.delimiter, number + 1))
-
-
-def _line_of(path: Path, delimiter: str, record: int) -> int:
-    """Find the line on which a record ends; a quoted value may span several."""
-    try:
-        with open_text(path) as opened:
-            reader = csv.reader(opened, delimiter=delimiter)
-            for _ in itertools.islice(reader, record):
-                pass
-            return reader.line_num
-    except (OSError, csv.Error):
-        return record
+    return f"row {number}" if plan.reader == "parquet" else str(find_line(path, plan.delimiter, number + 1))

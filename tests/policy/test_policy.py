@@ -162,6 +162,7 @@ MISTAKES = [
         3,
         "two metrics have the name 'm'",
     ),
+    ("services:\n  - {name: a}\n  - {name: a}", 3, "two services have the name 'a'"),
     ("hooks: {promote: []}", 1, "not available in this version"),
     ("sensitive: true", 1, "true is not available in this version"),
     ("monitoring: {mode: anytim}", 1, "did you mean 'anytime'"),

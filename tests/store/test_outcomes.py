@@ -148,7 +148,7 @@ def test_purged_outcomes_keep_their_sums(store, land):
         pytest.param("user,arm,x\na,A,1\nb,B,inf\n", {}, r"o.csv:3: column 'x' has the value 'inf'", id="infinite"),
         pytest.param("user,arm,x\na,A,1\n,B,2\n", {}, r"o.csv:3: column 'user' has no value", id="no-unit"),
         pytest.param("user,arm,x\na,A,1\nb,,2\n", {}, r"o.csv:3: column 'arm' has no value", id="no-arm"),
-        pytest.param("user,arm,x\na,A,1\nb,B,2,3\n", {}, r"o.csv:3: Expected Number of Columns: 3", id="too-many"),
+        pytest.param("user,arm,x\na,A,1\nb,B,2,3\n", {}, r"o.csv:3: the row has 4 values, the header 3", id="too-many"),
         pytest.param("user,arm,x\na,A,1\nb,B,2\n", {"outcomes": ("x:binary",)}, "neither 0 nor 1", id="binary"),
     ],
 )

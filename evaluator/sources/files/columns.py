@@ -65,8 +65,8 @@ def _units_of(target: str) -> tuple[str, ...]:
     return {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
 
 
-def map_column(wish: ColumnWish, header: Sequence[str], first: Mapping[str, object]) -> ColumnMap:
-    """Make the mapping of one column; `first` is the file's first row, by which the unit of `ts` is told.
+def map_column(wish: ColumnWish, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
+    """Make the mapping of one column; `typical` is a row of the file, by which the unit of `ts` is told.
 
     Raises UnknownName where the file has no such column.
     """
@@ -76,13 +76,13 @@ def map_column(wish: ColumnWish, header: Sequence[str], first: Mapping[str, obje
             raise UnknownName(
                 "column in the file", source, header, hint="columns are named with --column TARGET=SOURCE"
             )
-    kind, unit = _kind_of(wish, first.get(sources[0]))
+    kind, unit = _kind_of(wish, typical.get(sources[0]))
     return ColumnMap(wish.target, sources, kind, unit)
 
 
-def _kind_of(wish: ColumnWish, first: object) -> tuple[Kind, str]:
+def _kind_of(wish: ColumnWish, typical: object) -> tuple[Kind, str]:
     if wish.target == "ts":
-        return "instant", wish.unit or tell_instant_unit(first)
+        return "instant", wish.unit or tell_instant_unit(typical)
     if wish.target == "response_time_ms":
         return "number", wish.unit or "ms"
     if wish.target == "failed":

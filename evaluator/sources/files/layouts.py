@@ -6,6 +6,7 @@ import csv
 import gzip
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,15 +30,16 @@ _K6 = ("metric_name", "timestamp", "metric_value", "method", "name", "status")
 _K6_TAGS = ("expected_response", "method", "name", "url", "status", "error")
 _K6_METRIC = "http_req_duration"
 _DELIMITERS = ",;\t|"
+ROWS_OF_HEAD = 100
 
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """The top of a file: its columns and first row."""
+    """The top of a file: its columns, and what stands in them."""
 
     path: Path
     header: tuple[str, ...]
-    first: Mapping[str, object]
+    typical: Mapping[str, object]
     delimiter: str = ","
 
 
@@ -88,12 +90,14 @@ def _read_csv_head(path: Path) -> _Head:
             top = file.readline(1_000_000)
             _refuse_other_text(path, top)
             delimiter = max(_DELIMITERS, key=top.count)
-            rows = list(itertools.islice(csv.reader(itertools.chain([top], file), delimiter=delimiter), 2))
+            rows = list(
+                itertools.islice(csv.reader(itertools.chain([top], file), delimiter=delimiter), 1 + ROWS_OF_HEAD)
+            )
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise InputError(
             f"{path} cannot be read as text: {_why(error)}", hint="request files are UTF-8 text or Parquet"
         ) from error
-    return _Head(path, _check_header(path, rows), _first_row(path, rows), delimiter)
+    return _Head(path, _check_header(path, rows), _typical_row(path, rows), delimiter)
 
 
 def _read_top(path: Path) -> str:
@@ -131,21 +135,29 @@ def _check_header(path: Path, rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return header
 
 
-def _first_row(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, object]:
+def _typical_row(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, object]:
     if len(rows) < 2:
         raise InputError(f"{path} has a header but no rows", hint="the tool that wrote it has recorded no request")
-    return dict(zip(rows[0], rows[1], strict=False))
+    columns = itertools.zip_longest(*rows[1:], fillvalue="")
+    return {name: _typical(values) for name, values in zip(rows[0], columns, strict=False)}
+
+
+def _typical(values: Sequence[object]) -> object:
+    """The first value written in the unit that most have: one bad row must not spoil the others."""
+    units = [tell_instant_unit(value) for value in values]
+    return values[units.index(Counter(units).most_common(1)[0][0])]
 
 
 def _read_parquet_head(path: Path) -> _Head:
     try:
         file = pq.ParquetFile(path)
-        rows = next(file.iter_batches(batch_size=1), None)
+        rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} is a broken Parquet file: {' '.join(str(error).split())[:200]}") from error
     if rows is None or not rows.num_rows:
         raise InputError(f"{path} has columns but no rows", hint="the tool that wrote it has recorded no request")
-    return _Head(path, tuple(file.schema_arrow.names), rows.to_pylist()[0])
+    columns = rows.to_pydict()
+    return _Head(path, tuple(columns), {name: _typical(values) for name, values in columns.items()})
 
 
 # ------------------------------------------------------------------ formats
@@ -178,7 +190,7 @@ def _lay_out_locust(head: _Head, wishes: Sequence[ColumnWish]) -> FileLayout:
 def _lay_out_jtl(head: _Head, wishes: Sequence[ColumnWish]) -> FileLayout:
     _require(head, _JTL, "a JMeter result file")
     columns = [
-        ColumnMap("ts", ("timeStamp",), "instant", tell_instant_unit(head.first.get("timeStamp"))),
+        ColumnMap("ts", ("timeStamp",), "instant", tell_instant_unit(head.typical.get("timeStamp"))),
         ColumnMap("endpoint", ("label",), "text"),
         ColumnMap("response_time_ms", ("elapsed",), "number", "ms"),
         ColumnMap("failed", ("success",), "false"),
@@ -198,7 +210,7 @@ def _lay_out_jtl(head: _Head, wishes: Sequence[ColumnWish]) -> FileLayout:
 
 def _lay_out_k6(head: _Head, wishes: Sequence[ColumnWish]) -> FileLayout:
     _require(head, _K6, "what `k6 run --out csv` writes")
-    unit = tell_instant_unit(head.first.get("timestamp"))
+    unit = tell_instant_unit(head.typical.get("timestamp"))
     layout = _layout("k6", head, _k6_columns("timestamp", "metric_value", unit, head.header), wishes)
     return replace(layout, only=("metric_name", _K6_METRIC))
 
@@ -273,7 +285,7 @@ def _layout(
     wishes: Sequence[ColumnWish],
     summary: tuple[tuple[str, str], ...] = (),
 ) -> FileLayout:
-    wished = {wish.target: map_column(wish, head.header, head.first) for wish in wishes}
+    wished = {wish.target: map_column(wish, head.header, head.typical) for wish in wishes}
     known = {column.target: column for column in columns} | wished
     missing = [target for target in REQUIRED if target not in known]
     if missing:
