@@ -20,6 +20,7 @@ from evaluator.metrics.outcome_measure import has_outcome_rules, measure_outcome
 from evaluator.records import BASELINE, ArmSummary, Cells, Evidence, Outcomes, Rulebook, Run, RunState, Window
 from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.index import distinct
+from evaluator.stats.rates import active_slots
 from evaluator.stats.window import WarmUp, find_warm_up
 
 __all__ = ["assess", "assess_outcomes", "assess_release"]
@@ -163,7 +164,9 @@ def _find_window(cells: Cells, warm_up: WarmUp, measured: Measured) -> Window:
         return Window(None, None)
     first = np.array([warm_up.first_bucket.get(code, 0) for code in range(len(cells.runs))])
     used = moments.bucket[moments.bucket >= first[moments.run]]
-    seconds = max((pair.panel.slots * cells.bucket_s for pair in measured.pairs), default=0)
+    seconds = max(
+        (int(active_slots(pair.panel).sum(axis=1).max()) * cells.bucket_s for pair in measured.pairs), default=0
+    )
     if not used.size:
         return Window(None, None)
     start = datetime.fromtimestamp(int(used.min()) * cells.bucket_s, UTC)

@@ -172,6 +172,22 @@ def test_arms_at_different_times_are_never_go():
     assert next(c for c in found.comparisons if c.rule.name == "latency_mean").effect is not None
 
 
+def test_arms_one_after_the_other_keep_their_own_time():
+    """Each arm's rate is per second that it ran, and so is what is said to be judged on."""
+    requests = simulate(replace(SMALL, duration_s=900.0), 4)
+    together = evidence(to_cells(requests, bucket_s=15))
+    later = np.where(requests.arm == 1, requests.ts_us + 900 * 1_000_000, requests.ts_us)
+    apart = evidence(to_cells(replace(requests, ts_us=later), bucket_s=15))
+    paired, unpaired = (
+        next(c for c in found.comparisons if c.rule.name == "throughput") for found in (together, apart)
+    )
+    assert unpaired.baseline.value == pytest.approx(paired.baseline.value, rel=0.02)
+    assert unpaired.candidate.value == pytest.approx(paired.candidate.value, rel=0.02)
+    assert unpaired.effect.lower < paired.effect.estimate < unpaired.effect.upper
+    assert 0 < unpaired.effect.upper - unpaired.effect.lower < 0.5
+    assert apart.window.seconds == pytest.approx(together.window.seconds, abs=60)
+
+
 def test_a_run_that_still_runs_is_not_judged():
     """A fixed horizon must not be peeked at: not even a clear regression is called before the end."""
     cells = simulate_cells(SCENARIOS["mean+20%"], 1)
