@@ -166,12 +166,17 @@ def _interval(
     counts: _Counts, baseline: Levels, candidate: Levels, alpha: float, *, relative: bool
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     critical = t_quantile(1 - alpha, counts.df)
+    # The bounds differ by their design effect alone, which leaves the restricted estimates as they are: the statistics
+    # differ by the root of their requests less one only, and the same bound is the widest on both sides.
+    total = counts.n_c + counts.n_b
+    widest = np.argmax(critical**2 / np.maximum(total - 1, 1e-12), axis=0), np.arange(total.shape[1])
+    x_c, n_c, x_b, n_b = (values[widest] for values in (counts.x_c, counts.n_c, counts.x_b, counts.n_b))
     with np.errstate(divide="ignore", invalid="ignore"):
         if relative:
-            low, high = ratio_interval(counts.x_c, counts.n_c, counts.x_b, counts.n_b, critical)
-            return candidate.level / baseline.level - 1, low.min(axis=0) - 1, high.max(axis=0) - 1
-        low, high = difference_interval(counts.x_c, counts.n_c, counts.x_b, counts.n_b, critical)
-    return candidate.level - baseline.level, low.min(axis=0), high.max(axis=0)
+            low, high = ratio_interval(x_c, n_c, x_b, n_b, critical[widest])
+            return candidate.level / baseline.level - 1, low - 1, high - 1
+        low, high = difference_interval(x_c, n_c, x_b, n_b, critical[widest])
+    return candidate.level - baseline.level, low, high
 
 
 def _limits(
