@@ -32,7 +32,7 @@ class Index:
     """
 
     def __init__(self, given: IntArray, possible: int) -> None:
-        self.given = given
+        self.given, self.possible = given, possible
         self._table: IntArray | None = None
         if possible <= LARGEST_TABLE:
             used = np.zeros(possible, dtype=bool)

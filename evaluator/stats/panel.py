@@ -186,15 +186,21 @@ def build_panel(
     `endpoint` restricts to one endpoint; `first_bucket` gives for each run code the first bucket to use (warm-up).
     """
     choice = _Choice(cells, cells.arms.index(candidate), endpoint, first_bucket)
-    keep = choice.of(cells.moments)
-    moments = Moments(**{name: getattr(cells.moments, name)[keep] for name in Moments.__dataclass_fields__})
-    arm = (moments.arm != 0).astype(np.int64)
-    paired = _overlaps(moments, arm)
-    usable = np.isin(moments.run, list(paired)) & _shared(moments, arm, paired)
+    moments = _select(cells.moments, choice.of(cells.moments))
+    stretches = _find_stretches(moments)
+    usable = _is_within(moments, stretches)
     if not usable.any():
         return None
-    moments = Moments(**{name: getattr(moments, name)[usable] for name in Moments.__dataclass_fields__})
-    return _Layout(cells, choice, moments, arm[usable], paired).panel()
+    paired = {run: stretch is not None for run, stretch in stretches.items()}
+    return _Layout(cells, choice, _select(moments, usable), paired).panel()
+
+
+def _select(moments: Moments, keep: BoolArray) -> Moments:
+    """Some of the rows; where that is all of them nothing is copied."""
+    if keep.all():
+        return moments
+    rows = np.flatnonzero(keep)
+    return Moments(**{name: getattr(moments, name)[rows] for name in Moments.__dataclass_fields__})
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,39 +227,50 @@ class _Choice:
         return np.asarray(keep)
 
 
-def _overlaps(moments: Moments, arm: IntArray) -> dict[int, bool]:
-    """For each run with both arms: do at least half of each arm's requests lie in buckets that both arms have?"""
-    out: dict[int, bool] = {}
+def _find_stretches(moments: Moments) -> dict[int, tuple[int, int] | None]:
+    """For each run with both arms: the first and last bucket that both cover, `None` where they did not overlap.
+
+    They overlap if at least half of each arm's requests lie in buckets that both arms have.
+    """
+    out: dict[int, tuple[int, int] | None] = {}
+    candidate = moments.arm != 0
     for run in distinct(moments.run):
-        here = [(moments.run == run) & (arm == a) for a in (0, 1)]
-        buckets = [moments.bucket[mine] for mine in here]
-        if not buckets[0].size or not buckets[1].size:
+        here = moments.run == run
+        first, last = int(moments.bucket[here].min()), int(moments.bucket[here].max())
+        counts = np.stack([_count(moments, here & mine, first, last) for mine in (~candidate, candidate)])
+        totals, together = counts.sum(axis=1), (counts > 0).all(axis=0)
+        if not totals.all():
             continue
-        together = [np.isin(buckets[a], buckets[1 - a]) for a in (0, 1)]
-        counts = [moments.n[mine] for mine in here]
-        shares = [n[both].sum() / n.sum() for n, both in zip(counts, together, strict=True)]
-        out[int(run)] = min(shares) >= MIN_OVERLAP
+        overlap = (counts[:, together].sum(axis=1) / totals).min() >= MIN_OVERLAP
+        covered = [np.flatnonzero(count) for count in counts]
+        ends = max(int(at[0]) for at in covered), min(int(at[-1]) for at in covered)
+        out[int(run)] = (first + ends[0], first + ends[1]) if overlap else None
     return out
 
 
-def _shared(moments: Moments, arm: IntArray, paired: dict[int, bool]) -> BoolArray:
+def _count(moments: Moments, rows: BoolArray, first: int, last: int) -> FloatArray:
+    """Requests of some rows in each bucket from `first` to `last`."""
+    counts = np.bincount(moments.bucket[rows] - first, weights=moments.n[rows], minlength=last - first + 1)
+    return np.asarray(counts, float)
+
+
+def _is_within(moments: Moments, stretches: dict[int, tuple[int, int] | None]) -> BoolArray:
     """Rows within the stretch of their run that both arms cover (runs that overlap); all rows of other runs."""
-    keep = np.ones(moments.run.size, dtype=bool)
-    for run, overlap in paired.items():
-        if not overlap:
-            continue
+    keep = np.zeros(moments.run.size, dtype=bool)
+    for run, stretch in stretches.items():
         here = moments.run == run
-        buckets = [moments.bucket[here & (arm == a)] for a in (0, 1)]
-        first, last = max(b.min() for b in buckets), min(b.max() for b in buckets)
-        keep &= ~here | ((moments.bucket >= first) & (moments.bucket <= last))
+        if stretch is not None:
+            here &= (moments.bucket >= stretch[0]) & (moments.bucket <= stretch[1])
+        keep |= here
     return keep
 
 
 class _Layout:
     """Numbers slots, endpoints, instances and blocks; builds the arrays of a panel."""
 
-    def __init__(self, cells: Cells, choice: _Choice, moments: Moments, arm: IntArray, paired: dict[int, bool]) -> None:
-        self.cells, self.choice, self.moments, self.arm, self.paired = cells, choice, moments, arm, paired
+    def __init__(self, cells: Cells, choice: _Choice, moments: Moments, paired: dict[int, bool]) -> None:
+        self.cells, self.choice, self.moments, self.paired = cells, choice, moments, paired
+        self.arm = (moments.arm != 0).astype(np.int64)
         self.base = np.zeros(len(cells.runs), dtype=np.int64)
         for run in paired:
             self.base[run] = moments.bucket[moments.run == run].min() // ALIGNED * ALIGNED
@@ -264,7 +281,7 @@ class _Layout:
         blocks = self._block_key(moments.run, moments.bucket // BLOCK_BUCKETS)
         self.block_slots = Index(blocks, runs * (self.blocks + 2))
         self.endpoints = Index(moments.endpoint, len(cells.endpoints))
-        self.instances = Index(arm * len(cells.instances) + moments.instance, 2 * len(cells.instances))
+        self.instances = Index(self._instance_code(moments), 2 * len(cells.instances))
         self.run = self.slots.keys // (self.span + 2)
         self.place = self.slots.keys % (self.span + 2) - 1
         self.shape = (2, self.endpoints.size, self.slots.size)
@@ -325,26 +342,35 @@ class _Layout:
 
     def _bins(self) -> tuple[SortedBins, SortedBins]:
         rows = self.cells.bins
-        slot, endpoint = self.slots.find(self._slot_key(rows)), self.endpoints.find(rows.endpoint)
+        slot = self.slots.find(np.arange(self.slots.possible))
+        endpoint = self.endpoints.find(np.arange(len(self.cells.endpoints)))[:, None]
         # Rows outside the window or of other endpoints have no place among those of the moments.
-        keep = (slot | endpoint) >= 0
-        return _by_arm(rows, endpoint * self.shape[2] + slot, keep, self.choice.arms(rows))
+        cells = np.where((endpoint | slot) >= 0, endpoint * self.shape[2] + slot, -1)
+        return _by_arm(rows, cells.ravel()[rows.endpoint * slot.size + self._slot_key(rows)], self.choice.arms(rows))
+
+    def _instance_code(self, rows: Moments | InstanceBins) -> IntArray:
+        """A number for each name of an instance within its arm."""
+        return np.asarray((rows.arm != 0) * len(self.cells.instances) + rows.instance)
+
+    def _row_code(self, rows: Moments | InstanceBins, block: IntArray) -> IntArray:
+        """A number for each instance × block × endpoint, in use or not."""
+        when = self._instance_code(rows) * self.block_slots.possible + self._block_key(rows.run, block)
+        return np.asarray(when * len(self.cells.endpoints) + rows.endpoint)
 
     def _rows(self, widths: IntArray) -> tuple[InstanceRows, Index]:
-        """Instance rows, and where to find the row of instance × endpoint × block slot."""
+        """Instance rows, and where to find the row of an instance × block × endpoint."""
         moments = self.moments
-        instance = self.instances.find(self.arm * len(self.cells.instances) + moments.instance)
-        slot = self.block_slots.find(self._block_key(moments.run, moments.bucket // BLOCK_BUCKETS))
-        code = self._row_code(instance, self.endpoints.find(moments.endpoint), slot)
-        index = Index(code, self.instances.size * self.endpoints.size * self.block_slots.size)
+        code = self._row_code(moments, moments.bucket // BLOCK_BUCKETS)
+        index = Index(code, self.instances.possible * self.block_slots.possible * len(self.cells.endpoints))
         row = index.find(code)
 
         def summed(values: FloatArray | IntArray) -> FloatArray:
             return np.asarray(np.bincount(row, weights=values, minlength=index.size), float)
 
-        row_endpoint = index.keys % self.endpoints.size
-        row_slot = index.keys // self.endpoints.size % self.block_slots.size
-        row_instance = index.keys // (self.block_slots.size * self.endpoints.size)
+        when, endpoint = np.divmod(index.keys, len(self.cells.endpoints))
+        instance, block = np.divmod(when, self.block_slots.possible)
+        row_instance, row_slot = self.instances.find(instance), self.block_slots.find(block)
+        row_endpoint = self.endpoints.find(endpoint)
         instance_arm = self.instances.keys // len(self.cells.instances)
         place = self._block_place()
         strata = _stratify(widths, row_endpoint, row_slot, place, self.blocks)
@@ -373,16 +399,9 @@ class _Layout:
         run, place = self.block_slots.keys // (self.blocks + 2), self.block_slots.keys % (self.blocks + 2) - 1
         return np.asarray(run * self.blocks + place)
 
-    def _row_code(self, instance: IntArray, endpoint: IntArray, slot: IntArray) -> IntArray:
-        code = (instance * self.block_slots.size + slot) * self.endpoints.size + endpoint
-        return np.where((instance | endpoint | slot) >= 0, code, -1)
-
     def _row_bins(self, index: Index) -> tuple[SortedBins, SortedBins]:
         rows = self.cells.instance_bins
-        instance = self.instances.find((rows.arm != 0) * len(self.cells.instances) + rows.instance)
-        slot = self.block_slots.find(self._block_key(rows.run, rows.block))
-        row = index.find(self._row_code(instance, self.endpoints.find(rows.endpoint), slot))
-        return _by_arm(rows, row, row >= 0, self.choice.arms(rows))
+        return _by_arm(rows, index.find(self._row_code(rows, rows.block)), self.choice.arms(rows))
 
 
 def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
@@ -419,22 +438,18 @@ def _key(run: IntArray, when: IntArray, base: IntArray, span: int) -> IntArray:
 
 
 def _by_arm(
-    rows: Bins | InstanceBins, cell: IntArray, keep: BoolArray, arms: BoolArray | None
+    rows: Bins | InstanceBins, cell: IntArray, arms: BoolArray | None
 ) -> tuple[SortedBins, SortedBins]:
-    """Histogram rows of baseline and candidate, sorted by bin."""
-    if arms is not None:
-        keep = keep & arms
+    """Histogram rows of baseline and candidate that have a cell (not -1), sorted by bin."""
+    keep = cell >= 0 if arms is None else (cell >= 0) & arms
     is_candidate = rows.arm != 0
-    return (
-        _sort_bins(cell, rows.bin, rows.n, keep & ~is_candidate),
-        _sort_bins(cell, rows.bin, rows.n, keep & is_candidate),
-    )
+    return _sort_bins(rows, cell, keep & ~is_candidate), _sort_bins(rows, cell, keep & is_candidate)
 
 
-def _sort_bins(cell: IntArray, bins: IntArray, n: IntArray, keep: BoolArray) -> SortedBins:
+def _sort_bins(rows: Bins | InstanceBins, cell: IntArray, keep: BoolArray) -> SortedBins:
     order = np.flatnonzero(keep)
-    own = bins[order]
+    own = rows.bin[order]
     if (own[1:] < own[:-1]).any():
         order = order[order_by_bin(own)]
-        own = bins[order]
-    return SortedBins(cell[order], own, n[order].astype(float))
+        own = rows.bin[order]
+    return SortedBins(cell[order], own, rows.n[order].astype(float))
