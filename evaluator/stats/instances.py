@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.stats.longrun import MIN_BUCKETS, time_variance
+from evaluator.stats.longrun import MIN_BUCKETS, time_scores
 from evaluator.stats.panel import InstanceRows
 
 __all__ = ["InstanceFrame", "InstanceVariance"]
@@ -21,11 +21,12 @@ FEWEST_BLOCKS = 3
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceVariance:
-    """Per arm and group, shape (2, groups). NaN variance: the arm has one instance only, nothing can be said."""
+    """Per arm and group, shape (2, ..., groups). NaN variance: the arm has one instance only, nothing can be said."""
 
     variance: FloatArray
     """Variance of the arm's level due to its instances."""
@@ -34,7 +35,11 @@ class InstanceVariance:
     effective: FloatArray
     """m = 1 / Σω²: the number of equally busy instances that the arm is worth."""
     scores: FloatArray
-    """What each instance adds: their squares sum up to the variance; shape (instances, groups), baseline's first."""
+    """What each instance adds: their squares sum up to the variance; shape (instances, ..., groups), baseline's first."""
+
+    def of_group(self, group: int) -> InstanceVariance:
+        """The same of one group: shape (2, ...)."""
+        return InstanceVariance(*(getattr(self, name)[..., group] for name in self.__dataclass_fields__))
 
 
 class InstanceFrame:
@@ -59,25 +64,35 @@ class InstanceFrame:
         self.stratum_n = _summed(rows.stratum, self.exposure, (rows.strata,))
         self.n = self._by_instance(self.exposure)
         self.leverage = self._find_leverage()
-        self.arms = tuple(rows.instance_arm == arm for arm in (0, 1))
+        self.candidate: FloatArray = np.where(rows.arm == 1, self.exposure, 0.0)
+        total = self._by_arm(self.n)
+        self.omega = self.n / np.maximum(total, 1e-300)[:, rows.instance_arm]
+        effective = 1 / np.maximum(self._by_arm(self.omega**2), 1e-300)
+        self.freedom = np.where(self._by_arm(self.n > 0) < 2, np.nan, 1 - 1 / effective)
+        self.effective = np.where(total > 0, effective, 0.0)
         self.share = self._find_share()
 
+    def _by_arm(self, values: FloatArray | BoolArray, axis: int = -1) -> FloatArray:
+        """Sums over the instances of either arm: an axis of 2 in place of that of the instances."""
+        starts = np.searchsorted(self.rows.instance_arm, (0, 1))
+        return np.add.reduceat(values, starts, axis=axis, dtype=float)
+
     def _by_instance(self, values: FloatArray) -> FloatArray:
-        """Sums (groups, instances)."""
+        """Sums (..., groups, instances)."""
         if not self.adjoin:
             return _summed(self.key, values, self.shape)
-        out = np.zeros(self.shape)
-        out[0, self.key[self.first_of_instance]] = np.add.reduceat(values, self.first_of_instance)
+        out = np.zeros((*values.shape[:-1], *self.shape))
+        out[..., 0, self.key[self.first_of_instance]] = np.add.reduceat(values, self.first_of_instance, axis=-1)
         return out
 
     def _by_slot(self, values: FloatArray) -> FloatArray:
-        """Sums (groups, instances, slots)."""
+        """Sums (..., groups, instances, slots)."""
         shape = (*self.shape, self.rows.slots)
         if not self.adjoin:
             return _summed(self.at, values, shape)
-        out = np.zeros(int(np.prod(shape)))
-        out[self.at[self.first_at]] = np.add.reduceat(values, self.first_at)
-        return out.reshape(shape)
+        out = np.zeros((*values.shape[:-1], int(np.prod(shape))))
+        out[..., self.at[self.first_at]] = np.add.reduceat(values, self.first_at, axis=-1)
+        return out.reshape(*values.shape[:-1], *shape)
 
     def _find_leverage(self) -> FloatArray:
         """1/(1-h) where an instance was its arm's only one in a stratum: it pulled the level towards itself."""
@@ -94,71 +109,67 @@ class InstanceFrame:
     def _find_share(self) -> FloatArray:
         """Each instance's share of its arm's requests in every block slot: (groups, instances, slots)."""
         at = self._by_slot(self.exposure)
-        for mine in self.arms:
-            together = at[:, mine].sum(axis=1, keepdims=True)
-            at[:, mine] = np.divide(at[:, mine], together, out=np.zeros_like(at[:, mine]), where=together > 0)
-        return at
+        together = self._by_arm(at, axis=1)[:, self.rows.instance_arm]
+        return np.divide(at, together, out=np.zeros_like(at), where=together > 0)
 
     def variance(self, observed: FloatArray, effect: FloatArray, *, relative: bool) -> InstanceVariance:
         """Between-instance variance of a rate observed / exposure.
 
-        `observed`: one value per row (sum of times, failures, requests below a threshold). `effect` (groups,):
+        `observed` (..., rows): sum of times, failures, requests below some thresholds. `effect` (..., groups):
         candidate against baseline, a factor if `relative`, else a difference; it is taken out before instances are
         compared.
         """
-        rows, exposure = self.rows, self.exposure
-        shift = np.where(rows.arm == 1, effect[self.group], 1.0 if relative else 0.0)
-        adjusted = np.where(self.member, observed / shift if relative else observed - exposure * shift, 0.0)
+        rows = self.rows
+        shift = np.take(effect, self.group, axis=-1)
+        if relative:
+            adjusted = observed / np.where(rows.arm == 1, shift, 1.0)
+        else:
+            adjusted = observed - self.candidate * shift
+        adjusted = np.where(self.member, adjusted, 0.0)
         level = _summed(rows.stratum, adjusted, (rows.strata,)) / np.maximum(self.stratum_n, 1e-300)
-        expected = exposure * level[rows.stratum]
-        seen, foreseen = (self._by_instance(values) for values in (adjusted, expected))
-        deviation = _deviation(seen, foreseen, self.n, relative=relative) * self.leverage
+        expected = self.exposure * np.take(level, rows.stratum, axis=-1)
         residual = self._by_slot(adjusted - expected)
-        base = foreseen if relative else self.n
-        variance, within, effective, scores = zip(
-            *(self._arm(arm, deviation, residual, base) for arm in (0, 1)), strict=True
-        )
-        return InstanceVariance(
-            np.stack(variance), np.stack(within), np.stack(effective), np.concatenate(scores, axis=1).T
-        )
+        if relative:
+            base = self._by_instance(expected)
+            deviation = _log_ratio(self._by_instance(adjusted), base)
+        else:
+            base = self.n
+            deviation = np.divide(residual.sum(axis=-1), base, out=np.zeros(residual.shape[:-1]), where=base > 0)
+        return self._between(deviation * self.leverage, self._within(residual, base))
 
-    def _arm(
-        self, arm: int, deviation: FloatArray, residual: FloatArray, base: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """Variance, within-instance part and effective number of one arm, each (groups,); scores of its instances."""
-        mine = self.arms[arm]
-        n = self.n[:, mine]
-        total = n.sum(axis=1)
-        omega = n / np.maximum(total, 1e-300)[:, None]
-        effective = 1 / np.maximum((omega**2).sum(axis=1), 1e-300)
-        freedom = np.where((n > 0).sum(axis=1) < 2, np.nan, 1 - 1 / effective)
-        centre = (omega * deviation[:, mine]).sum(axis=1, keepdims=True)
-        scores = omega * (deviation[:, mine] - centre) / np.sqrt(freedom)[:, None]
-        variance = (scores**2).sum(axis=1)
-        within = _within(residual[:, mine], self.share[:, mine], base[:, mine])
-        return variance, within / freedom, np.where(total > 0, effective, 0.0), np.nan_to_num(scores)
+    def _between(self, deviation: FloatArray, within: FloatArray) -> InstanceVariance:
+        """Variance and scores from what sets each instance apart (..., groups, instances)."""
+        arm = self.rows.instance_arm
+        centre = self._by_arm(self.omega * deviation)[..., arm]
+        scores = self.omega * (deviation - centre) / np.sqrt(self.freedom)[:, arm]
+        variance = self._by_arm(scores**2)
+        effective = np.broadcast_to(self.effective, variance.shape)
+        parts = (variance, within / self.freedom, effective, np.where(np.isnan(scores), 0.0, scores))
+        return InstanceVariance(*(np.moveaxis(part, -1, 0) for part in parts))
+
+    def _within(self, residual: FloatArray, base: FloatArray) -> FloatArray:
+        """Σ over instances of the variance of their own wandering, freed of what the arm's instances share.
+
+        Shape (..., groups, 2).
+        """
+        slots, arm = residual.shape[-1], self.rows.instance_arm
+        if slots < FEWEST_BLOCKS:
+            return np.zeros((*residual.shape[:-2], 2))
+        u = residual / np.maximum(self._by_arm(base), 1e-300)[..., arm, None]
+        own = u - self.share * self._by_arm(u, axis=-2)[..., arm, :]
+        if slots < MIN_BUCKETS:  # too few to see dependence: what independent blocks would vary by is the least it can be
+            return self._by_arm(own.var(axis=-1, ddof=1) * slots)
+        return self._by_arm((time_scores(own) ** 2).sum(axis=-1) * slots**2)
 
 
 def _summed(key: IntArray, values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """Sum of the values of each key, laid out in `shape`."""
-    return np.asarray(np.bincount(key, weights=values, minlength=int(np.prod(shape))), float).reshape(shape)
+    """Sum of the values (..., rows) of each key, laid out in (..., *shape)."""
+    size = int(np.prod(shape))
+    sums = [np.bincount(key, weights=row, minlength=size) for row in values.reshape(-1, key.size)]
+    return np.asarray(sums, float).reshape(*values.shape[:-1], *shape)
 
 
-def _deviation(observed: FloatArray, expected: FloatArray, n: FloatArray, *, relative: bool) -> FloatArray:
-    """θ_i of each instance: log ratio, or difference per request; 0 where the instance had no requests."""
-    if relative:
-        ok = (observed > 0) & (expected > 0)
-        return np.log(np.where(ok, observed, 1.0) / np.where(ok, expected, 1.0))
-    return np.divide(observed - expected, n, out=np.zeros_like(n), where=n > 0)
-
-
-def _within(residual: FloatArray, share: FloatArray, base: FloatArray) -> FloatArray:
-    """Σ over instances of the variance of their own wandering, freed of what the arm's instances share."""
-    slots = residual.shape[-1]
-    if slots < FEWEST_BLOCKS:
-        return np.zeros(residual.shape[0])
-    u = residual / np.maximum(base.sum(axis=1), 1e-300)[:, None, None]
-    own = u - share * u.sum(axis=1, keepdims=True)
-    if slots < MIN_BUCKETS:  # too few to see dependence: what independent blocks would vary by is the least it can be
-        return np.asarray((own.var(axis=-1, ddof=1) * slots).sum(axis=1))
-    return np.asarray((time_variance(own).variance * slots**2).sum(axis=1))
+def _log_ratio(observed: FloatArray, expected: FloatArray) -> FloatArray:
+    """θ of each instance; 0 where it had no requests."""
+    ok = (observed > 0) & (expected > 0)
+    return np.asarray(np.log(np.where(ok, observed, 1.0) / np.where(ok, expected, 1.0)))

@@ -163,6 +163,8 @@ class Panel:
 
     def block_sum(self, values: FloatArray) -> FloatArray:
         """Sum `values` (..., endpoints, slots) over each endpoint's blocks, repeated on every slot of the block."""
+        if all(starts.size == self.slots for starts in self.block_starts.values()):
+            return values
         out = np.empty_like(values)
         for width, starts in self.block_starts.items():
             chosen = self.widths == width

@@ -9,7 +9,7 @@ distributions with two humps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -36,10 +36,9 @@ from evaluator.stats.estimate import (
     trend,
 )
 from evaluator.stats.frames import frame_all_requests
-from evaluator.stats.instances import InstanceVariance
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
-from evaluator.stats.strata import Strata, levels
+from evaluator.stats.strata import Levels, Strata, levels
 from evaluator.stats.student import t_quantile
 from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
 
@@ -232,12 +231,7 @@ class _Work:
 
     def nodes(self, times_ms: FloatArray) -> _Nodes:
         """The test at these thresholds, in the order given."""
-        order = np.argsort(times_ms, kind="stable")
-        back = np.argsort(order, kind="stable")
-        rising = times_ms[order]
-        below_c = self.panel.by_cell(counts_below(self.panel.bins[1], self.limits_ms, rising, self.cells)[back])
-        below_b = self.panel.by_cell(counts_below(self.panel.bins[0], self.limits_ms, np.array([self.q_b]), self.cells))
-        own, other = levels(self.strata, 1, below_c), levels(self.strata, 0, below_b)
+        own, other = levels(self.strata, 1, self._below(1, times_ms)), self._baseline_levels
         influence = -(own.influence[:, 0] - other.influence[:, 0])
         time = time_variance(influence)
         n_b, n_c = self.strata.effective[:, 0]
@@ -247,29 +241,31 @@ class _Work:
             _, uncertainty = replicate_uncertainty(by_run, time)
             scores = centre(by_run)
         else:
-            parts = self._instances(rising, np.array([self.q_b]), own.level[:, 0] - other.level[:, 0], back)
+            below = self._rows_below(1, times_ms) + self._baseline_rows
+            parts = self.frame.variance(below, own.level - other.level, relative=False).of_group(0)
             uncertainty = combine(time, parts, self._prior(times_ms))
             # D falls where an instance is slower, so its sign is that of the influence.
             scores = -parts.scores.T if self.design.kind == "instances" else np.zeros((times_ms.size, 0))
         return _Nodes(times_ms, self.distance(times_ms), uncertainty.also(binomial), influence, scores)
 
-    def _instances(
-        self, rising: FloatArray, baseline_ms: FloatArray, effect: FloatArray, back: npt.NDArray[np.int64]
-    ) -> InstanceVariance:
-        """Instance variance at each threshold: arrays (2, thresholds)."""
+    def _below(self, arm: int, times_ms: FloatArray) -> FloatArray:
+        """Requests of one arm done by each threshold: (thresholds, endpoints, slots)."""
+        return self.panel.by_cell(counts_below(self.panel.bins[arm], self.limits_ms, times_ms, self.cells))
+
+    def _rows_below(self, arm: int, times_ms: FloatArray) -> FloatArray:
+        """The same in each instance row: (thresholds, rows)."""
         rows = self.panel.rows
-        below_c, below_b = (
-            counts_below(self.panel.row_bins[arm], self.limits_ms, times_ms, rows.histogram_rows)[:, rows.histogram]
-            for arm, times_ms in ((1, rising), (0, baseline_ms))
-        )
-        below_c, below_b = below_c[back], below_b[0]
-        each = [
-            self.frame.variance(below + below_b, shift, relative=False)
-            for below, shift in zip(below_c, effect[:, None], strict=True)
-        ]
-        return InstanceVariance(
-            *(np.concatenate([getattr(part, name) for part in each], axis=1) for name in each[0].__dataclass_fields__)
-        )
+        below = counts_below(self.panel.row_bins[arm], self.limits_ms, times_ms, rows.histogram_rows)
+        return np.take(below, rows.histogram, axis=1)
+
+    @cached_property
+    def _baseline_levels(self) -> Levels:
+        """Share of the baseline's requests that are done by its own quantile."""
+        return levels(self.strata, 0, self._below(0, np.array([self.q_b])))
+
+    @cached_property
+    def _baseline_rows(self) -> FloatArray:
+        return self._rows_below(0, np.array([self.q_b]))
 
     def _prior(self, times_ms: FloatArray) -> FloatArray:
         """Assumed variance of D from a speed difference between single instances, (2, thresholds)."""
@@ -318,15 +314,15 @@ class _Work:
 
     def _limit(self, sign: float, bound: float) -> Asked:
         at = np.array([bound])
-        below = self.panel.by_cell(counts_below(self.panel.bins[1], self.limits_ms, at, self.cells))
-        own = levels(self.strata, 1, below)
+        own = levels(self.strata, 1, self._below(1, at))
         time = time_variance(own.influence[:, 0])
         floor = _binomial(own.level[:, 0], self.strata.effective[1, 0])
         if self.design.kind == "replicates":
             by_run = np.stack([self.p - curve.at(at) for curve in self.run_candidate], axis=-1)
             distance, uncertainty = replicate_uncertainty(by_run, time)
             return ask(sign * distance, uncertainty.also(floor))
-        parts = self._instances(at, at, np.zeros(1), np.zeros(1, dtype=np.int64))
+        below = self._rows_below(1, at) + self._rows_below(0, at)
+        parts = self.frame.variance(below, np.zeros((1, 1)), relative=False).of_group(0)
         uncertainty = combine(time, parts, self._prior(at), arms=(1,)).also(floor)
         return ask(sign * (self.p - own.level[:, 0]), uncertainty)
 
@@ -355,10 +351,9 @@ def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
 
 def _weights(panel: Panel, strata: Strata, arm: int, volume: FloatArray | float) -> FloatArray:
     """What one request of each histogram cell adds to the standardised distribution: v / (V n); 0 after the look."""
-    total = strata.total[arm]
-    per = np.zeros((total.shape[0], panel.stride))
-    np.divide(strata.weight, total, out=per[:, : panel.slots], where=total > 0)
-    return np.asarray(per.ravel() / volume)
+    each = np.zeros((len(panel.endpoints), panel.stride))
+    each[:, : panel.slots] = strata.each[arm]
+    return np.asarray(each.ravel() / volume)
 
 
 def _binomial(level: FloatArray, effective: FloatArray | float) -> FloatArray:

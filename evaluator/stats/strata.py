@@ -35,7 +35,11 @@ class Strata:
     """v, (endpoints, slots); 0 where an arm is empty"""
     share: FloatArray
     """the slot's share of its block's requests, (endpoints, slots)"""
+    each: FloatArray
+    """v / n: what one request of the slot weighs, (2, endpoints, slots); 0 where the arm is empty"""
     groups: FloatArray
+    mass: FloatArray
+    """the slot's part of V, (groups, slots)"""
     volume: FloatArray
     """V = Σ v, (groups,)"""
     effective: FloatArray
@@ -68,40 +72,36 @@ def build_strata(panel: Panel, n: FloatArray, groups: FloatArray | None = None) 
     both = total[0] + total[1]
     weight = np.divide(total[0] * total[1], both, out=np.zeros_like(both), where=both > 0)
     share = np.divide(n[0] + n[1], both, out=np.zeros_like(both), where=both > 0)
-    volume = groups @ (weight * share).sum(axis=1)
-    inverse = np.divide(weight**2 * share, total, out=np.zeros_like(total), where=total > 0)
-    spread = inverse.sum(axis=2) @ groups.T
+    each = np.divide(weight, total, out=np.zeros_like(total), where=total > 0)
+    mass = groups @ (weight * share)
+    volume = mass.sum(axis=1)
+    spread = (each * (weight * share)).sum(axis=2) @ groups.T
     effective = np.divide(volume**2, spread, out=np.zeros_like(spread), where=spread > 0)
-    return Strata(panel, n, total, weight, share, groups, volume, effective)
+    return Strata(panel, n, total, weight, share, each, groups, mass, volume, effective)
 
 
 def levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:
     """Standardised level of `numerator` (..., endpoints, slots) per request of one arm."""
-    mean, total, weight = _block_means(strata, arm, numerator)
-    shared = weight * strata.share
+    each = strata.each[arm]
+    # What the slot weighs by both arms' requests, at its block's mean, and what its own arm adds to that.
+    lean = strata.weight * strata.share - each * strata.n[arm]
+    added = strata.groups @ (each * numerator + lean * _block_means(strata, arm, numerator))
     volume = np.where(strata.volume > 0, strata.volume, np.nan)
-    level = np.einsum("...et,et,me->...m", mean, shared, strata.groups) / volume
-    within = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0) * (numerator - mean * strata.n[arm])
-    slots = strata.panel.slots
-    between = np.einsum("me,...et->...mt", strata.groups, shared * mean + within)
-    mass = strata.groups @ shared
-    influence = (slots / volume)[:, None] * (between - level[..., None] * mass)
+    level = added.sum(axis=-1) / volume
+    influence = (strata.panel.slots / volume)[:, None] * (added - level[..., None] * strata.mass)
     return Levels(level, influence)
 
 
 def run_levels(strata: Strata, arm: int, numerator: FloatArray) -> FloatArray:
     """Standardised level of one arm in each run apart: shape (groups, runs)."""
-    mean, _, weight = _block_means(strata, arm, numerator)
-    shared = strata.groups @ (weight * strata.share)
-    weighted = strata.groups @ (mean * weight * strata.share)
+    weighted = strata.groups @ (_block_means(strata, arm, numerator) * strata.weight * strata.share)
     starts = np.flatnonzero(np.diff(strata.panel.run, prepend=-1))
-    volume = np.add.reduceat(shared, starts, axis=-1)
+    volume = np.add.reduceat(strata.mass, starts, axis=-1)
     sums = np.add.reduceat(weighted, starts, axis=-1)
     return np.divide(sums, volume, out=np.full_like(sums, np.nan), where=volume > 0)
 
 
-def _block_means(strata: Strata, arm: int, numerator: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _block_means(strata: Strata, arm: int, numerator: FloatArray) -> FloatArray:
     total = strata.total[arm]
     sums = strata.panel.block_sum(numerator)
-    mean = np.divide(sums, total, out=np.zeros_like(sums), where=total > 0)
-    return mean, total, strata.weight
+    return np.asarray(np.divide(sums, total, out=np.zeros_like(sums), where=total > 0))
