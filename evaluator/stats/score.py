@@ -17,7 +17,7 @@ __all__ = ["difference_interval", "difference_z", "one_sample_z", "ratio_interva
 FloatArray = npt.NDArray[np.float64]
 
 STEPS = 100
-PRECISION = 1e-10
+PRECISION = 1e-12
 Number = FloatArray | float
 
 
@@ -29,7 +29,7 @@ def difference_z(x_c: Number, n_c: Number, x_b: Number, n_b: Number, delta: Numb
     >>> float(difference_z(56, 70, 48, 80, 0.0528).round(2))  # lower 95 % limit of the published example
     1.96
     """
-    x_c, n_c, x_b, n_b, delta = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (x_c, n_c, x_b, n_b, delta)))
+    x_c, n_c, x_b, n_b, delta = (np.asarray(v, dtype=float) for v in (x_c, n_c, x_b, n_b, delta))
     p_b0, p_c0 = _restricted_difference(x_c, n_c, x_b, n_b, delta)
     total = n_c + n_b
     variance = (p_c0 * (1 - p_c0) / n_c + p_b0 * (1 - p_b0) / n_b) * total / np.maximum(total - 1, 1e-12)
@@ -47,9 +47,9 @@ def _restricted_difference(
     l0 = x_b * delta * (1 - delta)
     # In thirds of l2 / l3 the cubic keeps its precision at counts of 1e9.
     third = l2 / (3 * l3)
-    q = third**3 - third * l1 / (2 * l3) + l0 / (2 * l3)
+    q = third * third * third - third * l1 / (2 * l3) + l0 / (2 * l3)
     p = np.where(q < 0, -1.0, 1.0) * np.sqrt(np.maximum(third**2 - l1 / (3 * l3), 0.0))
-    ratio = np.divide(q, p**3, out=np.zeros_like(q), where=np.abs(p) > 1e-150)
+    ratio = np.divide(q, p * p * p, out=np.zeros_like(q), where=np.abs(p) > 1e-150)
     angle = (np.pi + np.arccos(np.clip(ratio, -1.0, 1.0))) / 3
     p_b = np.clip(2 * p * np.cos(angle) - third, np.maximum(0.0, -delta), np.minimum(1.0, 1.0 - delta))
     return p_b, np.clip(p_b + delta, 0.0, 1.0)
@@ -103,18 +103,24 @@ def difference_interval(
     >>> round(float(low), 4), round(float(high), 4)  # Miettinen-Nurminen, as published
     (0.0528, 0.3382)
     """
-    shape = np.broadcast_shapes(*(np.shape(v) for v in (x_c, n_c, x_b, n_b, critical)))
-    estimate = np.broadcast_to(np.asarray(x_c, float) / n_c - np.asarray(x_b, float) / n_b, shape)
-    reach = _reach(x_c, n_c, x_b, n_b, critical)
+    side = _both_ends(x_c, n_c, x_b, n_b, critical)
+    target = side * critical
+    estimate = np.asarray(x_c, float) / n_c - np.asarray(x_b, float) / n_b + np.zeros(side.shape)
 
     def z(delta: FloatArray) -> FloatArray:
         return difference_z(x_c, n_c, x_b, n_b, delta)
 
     # Begin near the answer where that brackets it, at the end of the range where it does not.
-    near, far = np.maximum(estimate - reach, -1.0), np.minimum(estimate + reach, 1.0)
-    lower = _invert(z, np.where(z(near) > critical, near, -1.0), estimate, critical)
-    upper = _invert(z, estimate, np.where(z(far) < -np.asarray(critical), far, 1.0), -np.asarray(critical, float))
+    near = np.clip(estimate - side * _reach(x_c, n_c, x_b, n_b, critical), -1.0, 1.0)
+    outer = np.where(side * (z(near) - target) > 0, near, -side)
+    lower, upper = _invert(z, np.minimum(estimate, outer), np.maximum(estimate, outer), target)
     return lower, upper
+
+
+def _both_ends(*values: Number) -> FloatArray:
+    """1 for the lower and -1 for the upper limit (first axis), where the test is positive and negative."""
+    shape = np.broadcast_shapes(*(np.shape(value) for value in values))
+    return np.stack([np.ones(shape), np.full(shape, -1.0)])
 
 
 def _reach(x_c: Number, n_c: Number, x_b: Number, n_b: Number, critical: Number) -> FloatArray:
@@ -129,31 +135,30 @@ def ratio_interval(
     x_c: Number, n_c: Number, x_b: Number, n_b: Number, critical: Number
 ) -> tuple[FloatArray, FloatArray]:
     """All ratios that the score test does not reject at ±`critical`: lower and upper, within [0, ∞]."""
-    shape = np.broadcast_shapes(*(np.shape(v) for v in (x_c, n_c, x_b, n_b, critical)))
+    target = _both_ends(x_c, n_c, x_b, n_b, critical) * critical
 
     def z(log_ratio: FloatArray) -> FloatArray:
         return ratio_z(x_c, n_c, x_b, n_b, np.exp(log_ratio))
 
-    wide = np.full(shape, 30.0)
-    lower = np.exp(_invert(z, -wide, wide, critical))
-    upper = np.exp(_invert(z, -wide, wide, -np.asarray(critical, float)))
+    wide = np.full(target.shape, 30.0)
+    lower, upper = np.exp(_invert(z, -wide, wide, target))
     return np.where(lower < 1e-12, 0.0, lower), np.where(upper > 1e12, np.inf, upper)
 
 
-def _invert(z: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray, target: Number) -> FloatArray:
+def _invert(z: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray, target: FloatArray) -> FloatArray:
     """Where z, falling, passes `target` between low and high; the end of the range where it does not.
 
     False position that halves the value of an end that stays twice (Illinois), bisection where that is no number.
+    What is found stays as it is while others are searched for.
     """
-    low, high = low.astype(float), high.astype(float)
-    at_low, at_high = z(low) - target, z(high) - target
+    at_low, at_high = z(np.stack([low, high])) - target
     before = np.zeros(low.shape)
-    middle = low
+    middle, wanted = low, np.ones(low.shape, dtype=bool)
     for _ in range(STEPS):
         with np.errstate(divide="ignore", invalid="ignore"):
-            middle = (low * at_high - high * at_low) / (at_high - at_low)
-        inside = (middle > low) & (middle < high)
-        middle = np.where(inside, middle, (low + high) / 2)
+            cut = (low * at_high - high * at_low) / (at_high - at_low)
+        inside = (cut > low) & (cut < high)
+        middle = np.where(wanted, np.where(inside, cut, (low + high) / 2), middle)
         value = z(middle) - target
         side = np.sign(value)
         again = np.where(inside & (side == before), 0.5, 1.0)
@@ -164,6 +169,7 @@ def _invert(z: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatA
         )
         high = np.where(side > 0, high, middle)
         before = side
-        if np.all((high - low < PRECISION) | (np.abs(value) < PRECISION)):
+        wanted = ~((high - low < PRECISION) | (np.abs(value) < PRECISION))
+        if not wanted.any():
             break
     return middle
