@@ -14,7 +14,7 @@ import numpy.typing as npt
 from evaluator.records import bin_edges_us
 from evaluator.stats.panel import SortedBins
 
-__all__ = ["Distribution", "bin_limits_ms", "counts_below", "same_grid_value", "standardised_distribution"]
+__all__ = ["Distribution", "bin_limits_ms", "counts_below", "distributions_by_row", "same_grid_value", "standardised_distribution"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -59,19 +59,26 @@ class Distribution:
         return float(self.limits[k - 1] + (probability - low) / (high - low) * (self.limits[k] - self.limits[k - 1]))
 
 
-def standardised_distribution(
-    bins: SortedBins, weight: FloatArray, limits: FloatArray, row: IntArray | None = None, rows: int = 1
-) -> FloatArray:
-    """Cumulative share at each limit: (limits,), or (rows, limits) where `row` says which row a cell belongs to.
+def standardised_distribution(bins: SortedBins, weight: FloatArray, limits: FloatArray) -> FloatArray:
+    """Cumulative share at each limit (limits,); `weight` (cells,) is what one request of a cell contributes."""
+    mass = bins.n * np.take(weight, bins.cell)
+    # Rows without weight are left out: they would change the order of summation, and so the last bit of the sums.
+    rows = np.flatnonzero(mass > 0)
+    starts = np.searchsorted(rows, bins.starts)
+    used = np.flatnonzero(np.diff(starts))
+    by_bin = np.zeros(limits.size - 1)
+    by_bin[used] = np.add.reduceat(np.take(mass, rows), starts[used])
+    return np.append(0.0, np.cumsum(by_bin))
 
-    `weight` (cells,) is what one request of a cell contributes.
-    """
+
+def distributions_by_row(
+    bins: SortedBins, weight: FloatArray, limits: FloatArray, row: IntArray, rows: int
+) -> FloatArray:
+    """The same apart for each row (rows, limits), where `row` says which row a cell belongs to."""
     width = limits.size - 1
-    key = bins.bin if row is None else row[bins.cell] * width + bins.bin
+    key = row[bins.cell] * width + np.repeat(np.arange(bins.starts.size - 1), np.diff(bins.starts))
     mass = np.bincount(key, weights=bins.n * weight[bins.cell], minlength=rows * width).reshape(rows, width)
-    cumulative = np.zeros((rows, limits.size))
-    np.cumsum(mass, axis=1, out=cumulative[:, 1:])
-    return cumulative[0] if row is None else cumulative
+    return np.pad(np.cumsum(mass, axis=1), ((0, 0), (1, 0)))
 
 
 def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cells: int) -> FloatArray:
@@ -80,11 +87,10 @@ def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cel
     for i in np.argsort(times_ms):  # rising, so that each goes on where the last ended
         time = times_ms[i]
         inside = int(np.searchsorted(limits, time, side="right")) - 1
-        begin = int(np.searchsorted(bins.bin, inside, side="left"))
+        begin, end = (int(bins.starts[min(k, bins.starts.size - 1)]) for k in (inside, inside + 1))
         out[i] = _counts_before(bins, begin, cells)
         width = limits[inside + 1] - limits[inside] if inside + 1 < limits.size else 0.0
         if width > 0:
-            end = int(np.searchsorted(bins.bin, inside, side="right"))
             part = np.bincount(bins.cell[begin:end], weights=bins.n[begin:end], minlength=cells)
             out[i] += part * (time - limits[inside]) / width
     return out

@@ -52,6 +52,6 @@ class Index:
     def find(self, wanted: IntArray) -> IntArray:
         """Place of each wanted key, -1 where it is not in use or is itself -1."""
         if self._table is not None:
-            return np.asarray(self._table[wanted])
+            return np.take(self._table, wanted)
         at = np.minimum(np.searchsorted(self.keys, wanted), self.keys.size - 1)
         return np.where(self.keys[at] == wanted, at, -1)

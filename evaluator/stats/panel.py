@@ -37,10 +37,16 @@ class SortedBins:
     """Histogram rows of one arm, sorted by bin; `cell` indexes the flattened cells of the histogram's layout."""
 
     cell: IntArray
-    bin: IntArray
     n: FloatArray
+    starts: IntArray
+    """First row of each bin, up to the last in use, and the number of rows."""
     passed: dict[int, FloatArray] = field(default_factory=dict)
     """Counts per cell of all rows before some row, kept for the next question (`distribution.counts_below`)."""
+
+    @property
+    def last(self) -> int:
+        """The last bin in use."""
+        return max(int(self.starts.size) - 2, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +354,8 @@ class _Layout:
         endpoint = self.endpoints.find(np.arange(len(self.cells.endpoints)))[:, None]
         # Rows outside the window or of other endpoints have no place among those of the moments.
         cells = np.where((endpoint | slot) >= 0, endpoint * self.shape[2] + slot, -1)
-        return _by_arm(rows, cells.ravel()[rows.endpoint * slot.size + self._slot_key(rows)], self.choice.arms(rows))
+        cell = np.take(cells, rows.endpoint * slot.size + self._slot_key(rows))
+        return _by_arm(rows, cell, self.choice.arms(rows))
 
     def _instance_code(self, rows: Moments | InstanceBins) -> IntArray:
         """A number for each name of an instance within its arm."""
@@ -439,19 +446,21 @@ def _key(run: IntArray, when: IntArray, base: IntArray, span: int) -> IntArray:
     return np.asarray(run * (span + 2) + np.clip(when - base[run] + 1, 0, span + 1))
 
 
-def _by_arm(
-    rows: Bins | InstanceBins, cell: IntArray, arms: BoolArray | None
-) -> tuple[SortedBins, SortedBins]:
+def _by_arm(rows: Bins | InstanceBins, cell: IntArray, arms: BoolArray | None) -> tuple[SortedBins, SortedBins]:
     """Histogram rows of baseline and candidate that have a cell (not -1), sorted by bin."""
     keep = cell >= 0 if arms is None else (cell >= 0) & arms
-    is_candidate = rows.arm != 0
-    return _sort_bins(rows, cell, keep & ~is_candidate), _sort_bins(rows, cell, keep & is_candidate)
+    bins, candidate, n = rows.bin, rows.arm != 0, rows.n
+    if (bins[1:] < bins[:-1]).any():
+        order = order_by_bin(bins)
+        bins, n, cell, keep, candidate = bins[order], n[order], cell[order], keep[order], candidate[order]
+    starts = np.searchsorted(bins, np.arange(bins.max(initial=0) + 2))
+    baseline, canary = (_take_bins(cell, n, starts, keep & mine) for mine in (~candidate, candidate))
+    return baseline, canary
 
 
-def _sort_bins(rows: Bins | InstanceBins, cell: IntArray, keep: BoolArray) -> SortedBins:
-    order = np.flatnonzero(keep)
-    own = rows.bin[order]
-    if (own[1:] < own[:-1]).any():
-        order = order[order_by_bin(own)]
-        own = rows.bin[order]
-    return SortedBins(cell[order], own, rows.n[order].astype(float))
+def _take_bins(cell: IntArray, n: IntArray, starts: IntArray, keep: BoolArray) -> SortedBins:
+    """Some of the sorted rows."""
+    rows = np.flatnonzero(keep)
+    starts = np.searchsorted(rows, starts)
+    in_use = int(np.searchsorted(starts, rows.size)) + 1
+    return SortedBins(np.take(cell, rows), np.take(n, rows).astype(float), starts[:in_use])

@@ -20,6 +20,7 @@ from evaluator.stats.distribution import (
     Distribution,
     bin_limits_ms,
     counts_below,
+    distributions_by_row,
     same_grid_value,
     standardised_distribution,
 )
@@ -196,7 +197,7 @@ class _Work:
         row = np.tile(np.append(run, np.zeros(self.panel.stride - run.size, run.dtype)), self.panel.n.shape[1])
         safe = np.where(volume > 0, volume, np.nan)
         by_run = [
-            standardised_distribution(
+            distributions_by_row(
                 self.panel.bins[arm], _weights(self.panel, self.strata, arm, 1.0), self.limits_ms, row, runs
             )
             / safe[:, None]
@@ -330,8 +331,7 @@ class _Work:
 @lru_cache(maxsize=4)
 def find_limits_ms(panel: Panel) -> FloatArray:
     """Limits of the bins in use."""
-    last = max(int(bins.bin[-1]) if bins.bin.size else 0 for bins in panel.bins)
-    return bin_limits_ms(last, panel.grid_ms)
+    return bin_limits_ms(max(bins.last for bins in panel.bins), panel.grid_ms)
 
 
 @lru_cache(maxsize=4)
