@@ -41,7 +41,7 @@ def format_number(value: float, *, sign: bool = False) -> str:
     text = f"{abs(rounded):,.{min(max(digits, 0), 9)}f}"
     if "." in text:
         text = text.rstrip("0").rstrip(".")
-    if float(text.replace(",", "")) == 0:
+    if not text.strip("0."):
         return "0"
     return ("−" if rounded < 0 else "+" if sign else "") + text
 

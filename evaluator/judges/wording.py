@@ -59,8 +59,8 @@ def _moved(comparison: Comparison, alpha: float) -> str:
         return name
     if math.isinf(effect.estimate):
         return f"{name} became a failure: too many requests of {comparison.arm} fail to have one"
-    unit = format_change(effect, comparison.unit).rsplit(" ", 1)[1]
     size = format_change(effect, comparison.unit).lstrip("+−")
+    unit = size.rsplit(" ", 1)[1]
     verb = "rose" if effect.estimate > 0 else "fell"
     moved = "did not change" if size.startswith("0 ") else f"{verb} {size}"
     level = format_number((1 - 2 * alpha) * 100)

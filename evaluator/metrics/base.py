@@ -90,7 +90,15 @@ def no_data(pair: Pair, rule: Rule, unit: str, why: str) -> Comparison:
 
 
 def answer(
-    pair: Pair, rule: Rule, estimate: Estimate, *, unit: str, method: str, n: tuple[int, int], group: int = 0
+    pair: Pair,
+    rule: Rule,
+    estimate: Estimate,
+    *,
+    unit: str,
+    method: str,
+    n: tuple[int, int],
+    group: int = 0,
+    scan: bool = False,
 ) -> Comparison:
     """One group of an estimate as a comparison; without finite numbers, the answer that there is none."""
     g = group
@@ -132,6 +140,7 @@ def answer(
         loadings=() if estimate.loadings is None else tuple(estimate.loadings[g].tolist()),
         se=_finite(estimate.se[g]),
         df=float(estimate.df[g]),
+        scan=scan,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.metrics.base import Pair, answer
-from evaluator.records import Comparison, Direction, Margin, MetricStatus, Role, Rule, Scan, Slice
+from evaluator.records import Comparison, Direction, Margin, Role, Rule, Scan, Slice
 from evaluator.stats.estimate import Estimate
 from evaluator.stats.failures import compare_failures
 from evaluator.stats.longrun import MIN_BUCKETS
@@ -103,10 +103,8 @@ def _row(
     pair: Pair, rule: Rule, estimate: Estimate, unit: str, name: str, n: tuple[int, int], group: int
 ) -> Comparison:
     sliced = Rule(rule.name, rule.type, rule.role, rule.margin, rule.direction, rule.limit, None, Slice(name))
-    found = answer(pair, sliced, estimate, unit=unit, method=f"endpoint scan, {pair.design.kind}", n=n, group=group)
-    fields = {field: getattr(found, field) for field in found.__dataclass_fields__}
-    status = MetricStatus.NO_DATA if found.no_data else MetricStatus.INCONCLUSIVE
-    return Comparison(**{**fields, "scan": True, "status": status})
+    method = f"endpoint scan, {pair.design.kind}"
+    return answer(pair, sliced, estimate, unit=unit, method=method, n=n, group=group, scan=True)
 
 
 def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Scanned:

@@ -166,12 +166,16 @@ def _interval(
     counts: _Counts, baseline: Levels, candidate: Levels, alpha: float, *, relative: bool
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     critical = t_quantile(1 - alpha, counts.df)
+    # The bounds differ by their design effect alone, which leaves the restricted estimates as they are: the score
+    # statistic of each is the same but for the root of its requests less one, and one bound is the widest on both sides.
+    widest = np.argmax(critical**2 / np.maximum(counts.n_c + counts.n_b - 1, 1e-12), axis=0), np.arange(critical.shape[1])
+    x_c, n_c, x_b, n_b = (values[widest] for values in (counts.x_c, counts.n_c, counts.x_b, counts.n_b))
     with np.errstate(divide="ignore", invalid="ignore"):
         if relative:
-            low, high = ratio_interval(counts.x_c, counts.n_c, counts.x_b, counts.n_b, critical)
-            return candidate.level / baseline.level - 1, low.min(axis=0) - 1, high.max(axis=0) - 1
-        low, high = difference_interval(counts.x_c, counts.n_c, counts.x_b, counts.n_b, critical)
-    return candidate.level - baseline.level, low.min(axis=0), high.max(axis=0)
+            low, high = ratio_interval(x_c, n_c, x_b, n_b, critical[widest])
+            return candidate.level / baseline.level - 1, low - 1, high - 1
+        low, high = difference_interval(x_c, n_c, x_b, n_b, critical[widest])
+    return candidate.level - baseline.level, low, high
 
 
 def _limits(

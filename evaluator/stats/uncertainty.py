@@ -66,9 +66,9 @@ class Uncertainty:
 
     def binding(self, alpha: float) -> tuple[FloatArray, FloatArray]:
         """Variance and degrees of freedom of the bound that decides at this level, (groups,) each."""
-        widest = np.argmax(t_quantile(1 - alpha, self.df) * np.sqrt(self.variance), axis=0)[None, :]
-        variance, df = (np.take_along_axis(values, widest, axis=0)[0] for values in (self.variance, self.df))
-        return variance, df
+        widest = np.argmax(t_quantile(1 - alpha, self.df) * np.sqrt(self.variance), axis=0)
+        group = np.arange(widest.size)
+        return self.variance[widest, group], self.df[widest, group]
 
     def also(self, variance: FloatArray, df: float = np.inf) -> Uncertainty:
         """The same with one more bound (groups,)."""
