@@ -148,8 +148,9 @@ def ratio_interval(
 def _invert(z: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray, target: FloatArray) -> FloatArray:
     """Where z, falling, passes `target` between low and high; the end of the range where it does not.
 
-    False position that halves the value of an end that stays twice (Illinois), bisection where that is no number.
-    What is found stays as it is while others are searched for.
+    False position that lowers the value of an end that stays twice by as much as the other end's fell (Pegasus: Dowell
+    & Jarratt 1972, BIT 12, 503-508), bisection where that is no number. What is found stays as it is while others are
+    searched for.
     """
     at_low, at_high = z(np.stack([low, high])) - target
     before = np.zeros(low.shape)
@@ -161,7 +162,9 @@ def _invert(z: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatA
         middle = np.where(wanted, np.where(inside, cut, (low + high) / 2), middle)
         value = z(middle) - target
         side = np.sign(value)
-        again = np.where(inside & (side == before), 0.5, 1.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            moved = np.where(side > 0, at_low, at_high)
+            again = np.where(inside & (side == before), moved / (moved + value), 1.0)
         low, at_low, at_high = (
             np.where(side > 0, middle, low),
             np.where(side > 0, value, np.where(side < 0, at_low * again, at_low)),
