@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 from evaluator.records import (
     ArmValue,
@@ -102,8 +101,8 @@ def answer(
 ) -> Comparison:
     """One group of an estimate as a comparison; without finite numbers, the answer that there is none."""
     g = group
-    numbers = [estimate.baseline[g], estimate.against_margin.p_worse[g], estimate.against_margin.p_within[g]]
-    if not np.isfinite(numbers).all():
+    numbers = (estimate.baseline[g], estimate.against_margin.p_worse[g], estimate.against_margin.p_within[g])
+    if not all(math.isfinite(number) for number in numbers):
         return no_data(pair, rule, unit, "the data give no finite estimate")
     relative = rule.margin is None or rule.margin.relative
     candidate = float(estimate.candidate[g])
@@ -119,7 +118,7 @@ def answer(
         arm=pair.arm,
         unit=unit,
         baseline=ArmValue(float(estimate.baseline[g]), n[0]),
-        candidate=ArmValue(candidate if np.isfinite(candidate) else float("inf"), n[1]),
+        candidate=ArmValue(candidate if math.isfinite(candidate) else float("inf"), n[1]),
         method=method,
         instances=pair.design.behind,
         effect=Effect(
@@ -149,7 +148,7 @@ def _question(kind: Literal["margin", "limit", "zero"], bound: float, asked: Ask
 
 
 def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return float(value) if math.isfinite(value) else None
 
 
 def declared(prior: InstancePrior) -> tuple[int | None, int | None]:

@@ -50,17 +50,17 @@ class InstanceFrame:
 
     def __init__(self, rows: InstanceRows, exposure: FloatArray, groups: FloatArray) -> None:
         self.rows = rows
-        group = np.argmax(groups, axis=0)[rows.endpoint]
-        self.group = group
-        self.member = groups.max(axis=0)[rows.endpoint] > 0
-        self.exposure: FloatArray = np.where(self.member, exposure, 0.0)
+        self.group = np.take(np.argmax(groups, axis=0), rows.endpoint)
+        member = groups.max(axis=0) > 0
+        self.outside = None if member.all() else ~member[rows.endpoint]
+        self.exposure: FloatArray = self._of_members(exposure)
         self.shape = (groups.shape[0], rows.instance_arm.size)
-        self.key: IntArray = np.asarray(group * self.shape[1] + rows.instance)
+        self.key: IntArray = np.asarray(self.group * self.shape[1] + rows.instance)
         self.at = self.key * rows.slots + rows.slot
         # With one group the rows of an instance adjoin, and so do those of an instance and block: sums are quicker.
         self.adjoin = groups.shape[0] == 1
-        self.first_of_instance = np.flatnonzero(np.diff(self.key, prepend=-1))
-        self.first_at = np.flatnonzero(np.diff(self.at, prepend=-1))
+        if self.adjoin:
+            self.first_of_instance, self.first_at = _find_firsts(self.key), _find_firsts(self.at)
         self.stratum_n = _summed(rows.stratum, self.exposure, (rows.strata,))
         self.n = self._by_instance(self.exposure)
         self.leverage = self._find_leverage()
@@ -71,6 +71,10 @@ class InstanceFrame:
         self.freedom = np.where(self._by_arm(self.n > 0) < 2, np.nan, 1 - 1 / effective)
         self.effective = np.where(total > 0, effective, 0.0)
         self.share = self._find_share()
+
+    def _of_members(self, values: FloatArray) -> FloatArray:
+        """The values (..., rows), 0 for endpoints of no group."""
+        return values if self.outside is None else np.where(self.outside, 0.0, values)
 
     def _by_arm(self, values: FloatArray | BoolArray, axis: int = -1) -> FloatArray:
         """Sums over the instances of either arm: an axis of 2 in place of that of the instances."""
@@ -120,12 +124,12 @@ class InstanceFrame:
         compared.
         """
         rows = self.rows
-        shift = np.take(effect, self.group, axis=-1)
+        shift = effect if self.adjoin else np.take(effect, self.group, axis=-1)
         if relative:
             adjusted = observed / np.where(rows.arm == 1, shift, 1.0)
         else:
             adjusted = observed - self.candidate * shift
-        adjusted = np.where(self.member, adjusted, 0.0)
+        adjusted = self._of_members(adjusted)
         level = _summed(rows.stratum, adjusted, (rows.strata,)) / np.maximum(self.stratum_n, 1e-300)
         expected = self.exposure * np.take(level, rows.stratum, axis=-1)
         residual = self._by_slot(adjusted - expected)
@@ -160,6 +164,11 @@ class InstanceFrame:
         if slots < MIN_BUCKETS:  # too few to see dependence: what independent blocks would vary by is the least it can be
             return self._by_arm(own.var(axis=-1, ddof=1) * slots)
         return self._by_arm((time_scores(own) ** 2).sum(axis=-1) * slots**2)
+
+
+def _find_firsts(key: IntArray) -> IntArray:
+    """The first of each stretch of rows with the same key."""
+    return np.append(0, np.flatnonzero(key[1:] != key[:-1]) + 1)
 
 
 def _summed(key: IntArray, values: FloatArray, shape: tuple[int, ...]) -> FloatArray:

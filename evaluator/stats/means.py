@@ -100,7 +100,7 @@ def _relative(
     with np.errstate(divide="ignore", invalid="ignore"):
         theta = np.log(parts.candidate.level / parts.baseline.level)
         influence = _scaled(parts.candidate) - _scaled(parts.baseline)
-        by_run = np.log(_by_run(parts, 1) / _by_run(parts, 0))
+        by_run = np.log(_by_run(parts, design, 1) / _by_run(parts, design, 0))
     theta, uncertainty = _uncertain(parts, design, theta, influence, by_run)
     half = uncertainty.reach(alpha)
     variance, df = uncertainty.binding(alpha)
@@ -134,7 +134,7 @@ def _absolute(
         parts.instances, variance=parts.instances.variance * scale**2, within=parts.instances.within * scale**2
     )
     scaled = _Parts(parts.strata, parts.sums, parts.baseline, parts.candidate, instances, parts.prior * scale**2)
-    by_run = _by_run(parts, 1) - _by_run(parts, 0)
+    by_run = _by_run(parts, design, 1) - _by_run(parts, design, 0)
     theta, uncertainty = _uncertain(scaled, design, theta, influence, by_run)
     half = uncertainty.reach(alpha)
     variance, df = uncertainty.binding(alpha)
@@ -162,7 +162,10 @@ def _scaled(part: Levels) -> FloatArray:
     return np.asarray(part.influence / part.level[:, None])
 
 
-def _by_run(parts: _Parts, arm: int) -> FloatArray:
+def _by_run(parts: _Parts, design: Design, arm: int) -> FloatArray:
+    """Level of one arm in each run (groups, runs); all together where runs are no replicates."""
+    if design.kind != "replicates":
+        return (parts.candidate if arm else parts.baseline).level[:, None]
     return run_levels(parts.strata, arm, parts.sums[arm])
 
 
@@ -180,7 +183,7 @@ def _limits(parts: _Parts, design: Design, limit: Limit) -> tuple[Asked, ...]:
     with np.errstate(divide="ignore", invalid="ignore"):
         own = np.log(parts.candidate.level)
         influence = _scaled(parts.candidate)
-        by_run = np.log(_by_run(parts, 1))
+        by_run = np.log(_by_run(parts, design, 1))
     time = time_variance(influence)
     if design.kind == "replicates":
         own, uncertainty = replicate_uncertainty(by_run, time)

@@ -427,9 +427,9 @@ def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
 def _stratify(widths: IntArray, endpoint: IntArray, slot: IntArray, slot_place: IntArray, blocks: int) -> Index:
     """Endpoint × time block of each row; blocks here are whole blocks of the instance histogram."""
     wide = np.where(widths == WHOLE_RUN, blocks, np.maximum(1, widths // BLOCK_BUCKETS))
-    run, place = slot_place[slot] // blocks, slot_place[slot] % blocks
-    when = run * blocks + place // wide[endpoint]
-    return Index(when * widths.size + endpoint, (int(slot_place.max()) + 1) * widths.size)
+    run, place = np.divmod(slot_place, blocks)
+    codes = (run * blocks + place // wide[:, None]) * widths.size + np.arange(widths.size)[:, None]
+    return Index(codes[endpoint, slot], (int(slot_place.max()) + 1) * widths.size)
 
 
 def _starts(run: IntArray, place: IntArray, width: int) -> IntArray:
@@ -453,7 +453,7 @@ def _by_arm(rows: Bins | InstanceBins, cell: IntArray, arms: BoolArray | None) -
     if (bins[1:] < bins[:-1]).any():
         order = order_by_bin(bins)
         bins, n, cell, keep, candidate = bins[order], n[order], cell[order], keep[order], candidate[order]
-    starts = np.searchsorted(bins, np.arange(bins.max(initial=0) + 2))
+    starts = np.searchsorted(bins, np.arange((bins[-1] if bins.size else 0) + 2))
     baseline, canary = (_take_bins(cell, n, starts, keep & mine) for mine in (~candidate, candidate))
     return baseline, canary
 

@@ -148,31 +148,27 @@ def ratio_interval(
 def _invert(z: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray, target: FloatArray) -> FloatArray:
     """Where z, falling, passes `target` between low and high; the end of the range where it does not.
 
-    False position that lowers the value of an end that stays twice by as much as the other end's fell (Pegasus: Dowell
-    & Jarratt 1972, BIT 12, 503-508), bisection where that is no number. What is found stays as it is while others are
+    False position that lowers the value of an end that stays by as much as the other end's fell (Pegasus: Dowell &
+    Jarratt 1972, BIT 12, 503-508), bisection where that is no number. What is found stays as it is while others are
     searched for.
     """
     at_low, at_high = z(np.stack([low, high])) - target
-    before = np.zeros(low.shape)
-    middle, wanted = low, np.ones(low.shape, dtype=bool)
+    above = at_high > 0
+    end, at_end = np.where(above, high, low), np.where(above, at_high, at_low)
+    last, at_last = np.where(above, low, high), np.where(above, at_low, at_high)
+    wanted = np.ones(last.shape, dtype=bool)
     for _ in range(STEPS):
         with np.errstate(divide="ignore", invalid="ignore"):
-            cut = (low * at_high - high * at_low) / (at_high - at_low)
-        inside = (cut > low) & (cut < high)
-        middle = np.where(wanted, np.where(inside, cut, (low + high) / 2), middle)
-        value = z(middle) - target
-        side = np.sign(value)
+            cut = (end * at_last - last * at_end) / (at_last - at_end)
+        inside = (cut - end) * (cut - last) < 0
+        new = np.where(wanted, np.where(inside, cut, (end + last) / 2), last)
+        value = z(new) - target
         with np.errstate(divide="ignore", invalid="ignore"):
-            moved = np.where(side > 0, at_low, at_high)
-            again = np.where(inside & (side == before), moved / (moved + value), 1.0)
-        low, at_low, at_high = (
-            np.where(side > 0, middle, low),
-            np.where(side > 0, value, np.where(side < 0, at_low * again, at_low)),
-            np.where(side > 0, at_high * again, value),
-        )
-        high = np.where(side > 0, high, middle)
-        before = side
-        wanted = ~((high - low < PRECISION) | (np.abs(value) < PRECISION))
+            lowered = np.where(inside, at_end * (at_last / (at_last + value)), at_end)
+        crossed = (value > 0) != (at_last > 0)
+        end, at_end = np.where(crossed, last, end), np.where(crossed, at_last, lowered)
+        last, at_last = new, value
+        wanted = ~((np.abs(end - last) < PRECISION) | (np.abs(value) < PRECISION))
         if not wanted.any():
             break
-    return middle
+    return last
