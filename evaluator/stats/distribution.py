@@ -62,12 +62,14 @@ class Distribution:
 def standardised_distribution(bins: SortedBins, weight: FloatArray, limits: FloatArray) -> FloatArray:
     """Cumulative share at each limit (limits,); `weight` (cells,) is what one request of a cell contributes."""
     mass = bins.n * np.take(weight, bins.cell)
+    counted, starts = mass > 0, bins.starts
     # Rows without weight are left out: they would change the order of summation, and so the last bit of the sums.
-    rows = np.flatnonzero(mass > 0)
-    starts = np.searchsorted(rows, bins.starts)
+    if not counted.all():
+        rows = np.flatnonzero(counted)
+        mass, starts = mass[rows], np.searchsorted(rows, starts)
     used = np.flatnonzero(np.diff(starts))
     by_bin = np.zeros(limits.size - 1)
-    by_bin[used] = np.add.reduceat(np.take(mass, rows), starts[used])
+    by_bin[used] = np.add.reduceat(mass, starts[used])
     return np.append(0.0, np.cumsum(by_bin))
 
 

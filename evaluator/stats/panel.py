@@ -241,25 +241,20 @@ def _find_stretches(moments: Moments) -> dict[int, tuple[int, int] | None]:
     They overlap if at least half of each arm's requests lie in buckets that both arms have.
     """
     out: dict[int, tuple[int, int] | None] = {}
-    candidate = moments.arm != 0
     for run in distinct(moments.run):
         here = moments.run == run
-        first, last = int(moments.bucket[here].min()), int(moments.bucket[here].max())
-        counts = np.stack([_count(moments, here & mine, first, last) for mine in (~candidate, candidate)])
-        totals, together = counts.sum(axis=1), (counts > 0).all(axis=0)
+        bucket, candidate, n = moments.bucket[here], moments.arm[here] != 0, moments.n[here]
+        first = int(bucket.min())
+        place = bucket - first
+        counts = np.bincount(2 * place + candidate, weights=n, minlength=2 * int(place.max()) + 2).reshape(-1, 2)
+        totals, together = counts.sum(axis=0), (counts > 0).all(axis=1)
         if not totals.all():
             continue
-        overlap = (counts[:, together].sum(axis=1) / totals).min() >= MIN_OVERLAP
-        covered = [np.flatnonzero(count) for count in counts]
+        overlap = (counts[together].sum(axis=0) / totals).min() >= MIN_OVERLAP
+        covered = [first + np.flatnonzero(count) for count in counts.T]
         ends = max(int(at[0]) for at in covered), min(int(at[-1]) for at in covered)
-        out[int(run)] = (first + ends[0], first + ends[1]) if overlap else None
+        out[int(run)] = ends if overlap else None
     return out
-
-
-def _count(moments: Moments, rows: BoolArray, first: int, last: int) -> FloatArray:
-    """Requests of some rows in each bucket from `first` to `last`."""
-    counts = np.bincount(moments.bucket[rows] - first, weights=moments.n[rows], minlength=last - first + 1)
-    return np.asarray(counts, float)
 
 
 def _is_within(moments: Moments, stretches: dict[int, tuple[int, int] | None]) -> BoolArray:
@@ -286,8 +281,8 @@ class _Layout:
         self.blocks = self.span // BLOCK_BUCKETS
         runs = len(cells.runs)
         self.slots = Index(self._slot_key(moments), runs * (self.span + 2))
-        blocks = self._block_key(moments.run, moments.bucket // BLOCK_BUCKETS)
-        self.block_slots = Index(blocks, runs * (self.blocks + 2))
+        self.block = moments.bucket // BLOCK_BUCKETS
+        self.block_slots = Index(self._block_key(moments.run, self.block), runs * (self.blocks + 2))
         self.endpoints = Index(moments.endpoint, len(cells.endpoints))
         self.instances = Index(self._instance_code(moments), 2 * len(cells.instances))
         self.run = self.slots.keys // (self.span + 2)
@@ -304,7 +299,7 @@ class _Layout:
         """Lay everything out."""
         moments = self.moments
         cell = self.arm * self.shape[1] + self.endpoints.find(moments.endpoint)
-        cell = cell * self.shape[2] + self.slots.find(self._slot_key(moments))
+        cell = cell * self.shape[2] + self.slots.find(self.slots.given)
 
         def dense(values: FloatArray | IntArray) -> FloatArray:
             summed = np.bincount(cell, weights=values, minlength=int(np.prod(self.shape)))
@@ -369,7 +364,7 @@ class _Layout:
     def _rows(self, widths: IntArray) -> tuple[InstanceRows, Index]:
         """Instance rows, and where to find the row of an instance × block × endpoint."""
         moments = self.moments
-        code = self._row_code(moments, moments.bucket // BLOCK_BUCKETS)
+        code = self._row_code(moments, self.block)
         index = Index(code, self.instances.possible * self.block_slots.possible * len(self.cells.endpoints))
         row = index.find(code)
 
