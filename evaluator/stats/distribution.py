@@ -14,7 +14,14 @@ import numpy.typing as npt
 from evaluator.records import bin_edges_us
 from evaluator.stats.panel import SortedBins
 
-__all__ = ["Distribution", "bin_limits_ms", "counts_below", "distributions_by_row", "same_grid_value", "standardised_distribution"]
+__all__ = [
+    "Distribution",
+    "bin_limits_ms",
+    "counts_below",
+    "distributions_by_row",
+    "same_grid_value",
+    "standardised_distribution",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

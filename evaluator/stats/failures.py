@@ -166,9 +166,10 @@ def _interval(
     counts: _Counts, baseline: Levels, candidate: Levels, alpha: float, *, relative: bool
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     critical = t_quantile(1 - alpha, counts.df)
-    # The bounds differ by their design effect alone, which leaves the restricted estimates as they are: the score
-    # statistic of each is the same but for the root of its requests less one, and one bound is the widest on both sides.
-    widest = np.argmax(critical**2 / np.maximum(counts.n_c + counts.n_b - 1, 1e-12), axis=0), np.arange(critical.shape[1])
+    # The bounds differ by their design effect alone, which leaves the restricted estimates as they are: the statistics
+    # differ by the root of their requests less one only, and the same bound is the widest on both sides.
+    total = counts.n_c + counts.n_b
+    widest = np.argmax(critical**2 / np.maximum(total - 1, 1e-12), axis=0), np.arange(total.shape[1])
     x_c, n_c, x_b, n_b = (values[widest] for values in (counts.x_c, counts.n_c, counts.x_b, counts.n_b))
     with np.errstate(divide="ignore", invalid="ignore"):
         if relative:

@@ -35,7 +35,7 @@ class InstanceVariance:
     effective: FloatArray
     """m = 1 / Σω²: the number of equally busy instances that the arm is worth."""
     scores: FloatArray
-    """What each instance adds: their squares sum up to the variance; shape (instances, ..., groups), baseline's first."""
+    """What each instance adds: their squares sum up to the variance; (instances, ..., groups), baseline's first."""
 
     def of_group(self, group: int) -> InstanceVariance:
         """The same of one group: shape (2, ...)."""
@@ -125,11 +125,8 @@ class InstanceFrame:
         """
         rows = self.rows
         shift = effect if self.adjoin else np.take(effect, self.group, axis=-1)
-        if relative:
-            adjusted = observed / np.where(rows.arm == 1, shift, 1.0)
-        else:
-            adjusted = observed - self.candidate * shift
-        adjusted = self._of_members(adjusted)
+        alike = observed / np.where(rows.arm == 1, shift, 1.0) if relative else observed - self.candidate * shift
+        adjusted = self._of_members(alike)
         level = _summed(rows.stratum, adjusted, (rows.strata,)) / np.maximum(self.stratum_n, 1e-300)
         expected = self.exposure * np.take(level, rows.stratum, axis=-1)
         residual = self._by_slot(adjusted - expected)
@@ -161,7 +158,8 @@ class InstanceFrame:
             return np.zeros((*residual.shape[:-2], 2))
         u = residual / np.maximum(self._by_arm(base), 1e-300)[..., arm, None]
         own = u - self.share * self._by_arm(u, axis=-2)[..., arm, :]
-        if slots < MIN_BUCKETS:  # too few to see dependence: what independent blocks would vary by is the least it can be
+        if slots < MIN_BUCKETS:
+            # Too few to see dependence: what independent blocks would vary by is the least it can be.
             return self._by_arm(own.var(axis=-1, ddof=1) * slots)
         return self._by_arm((time_scores(own) ** 2).sum(axis=-1) * slots**2)
 

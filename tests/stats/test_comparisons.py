@@ -196,3 +196,16 @@ def test_known_changes_are_covered(change, compare, truth):
         found = compare(simulate_cells(replace(SMALL, changes=(change,)), 100 + seed))
         covered += bool(found.lower[0] <= truth <= found.upper[0])
     assert covered >= 22
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    cells = simulate_cells(SMALL, seed=4)
+    rng = np.random.default_rng(1)
+    shuffled = {}
+    for table in ("moments", "bins", "instance_bins"):
+        rows = getattr(cells, table)
+        order = rng.permutation(rows.run.size)
+        shuffled[table] = replace(rows, **{f.name: getattr(rows, f.name)[order] for f in fields(rows)})
+    known, found = (_quantile(one) for one in (cells, replace(cells, **shuffled)))
+    for name in ("effect", "lower", "upper", "se"):
+        assert getattr(found, name) == pytest.approx(getattr(known, name), rel=1e-9), name

@@ -115,3 +115,30 @@ def test_one_sample_score_is_wilson():
     """Wilson's 95 % limits of 10/100 are 0.0552 and 0.1744 (Newcombe 1998, Statistics in Medicine 17, 857-872)."""
     assert float(one_sample_z(10, 100, 0.05523)) == pytest.approx(Z95, abs=1e-3)
     assert float(one_sample_z(10, 100, 0.17437)) == pytest.approx(-Z95, abs=1e-3)
+
+
+@pytest.mark.parametrize(("interval", "test"), [(difference_interval, difference_z), (ratio_interval, ratio_z)])
+def test_limits_found_together_are_those_found_alone(interval, test):
+    """Easy and hard cases in one search: what is found first stays where its test turns."""
+    x_c, n_c = np.array([3.0, 56, 0.2, 1e5]), np.array([2e4, 70, 900, 1e9])
+    x_b, n_b = np.array([1.0, 48, 0.7, 9e4]), np.array([3e3, 80, 1e4, 1e9])
+    low, high = interval(x_c, n_c, x_b, n_b, 1.645)
+    alone = [interval(*counts, 1.645) for counts in zip(x_c, n_c, x_b, n_b, strict=True)]
+    assert low == pytest.approx([float(one) for one, _ in alone], rel=1e-7)
+    assert high == pytest.approx([float(one) for _, one in alone], rel=1e-7)
+    assert test(x_c, n_c, x_b, n_b, low) == pytest.approx(1.645, abs=1e-6)
+    assert test(x_c, n_c, x_b, n_b, high) == pytest.approx(-1.645, abs=1e-6)
+
+
+@pytest.mark.parametrize("interval", [difference_interval, ratio_interval])
+def test_of_counts_divided_by_design_effects_one_is_the_widest_on_both_sides(interval):
+    """It is the one with the most critical² per request (less one): only that is inverted."""
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        n_c, n_b = rng.uniform(50, 5000, 2)
+        x_c, x_b = n_c * rng.uniform(0, 0.1), n_b * rng.uniform(0, 0.1)
+        deff, critical = 1 + rng.exponential(2, 4), rng.uniform(1.6, 3.2, 4)
+        low, high = interval(x_c / deff, n_c / deff, x_b / deff, n_b / deff, critical)
+        widest = int(np.argmax(critical**2 / ((n_c + n_b) / deff - 1)))
+        assert low[widest] == pytest.approx(low.min(), rel=1e-9)
+        assert high[widest] == pytest.approx(high.max(), rel=1e-9)

@@ -1,0 +1,49 @@
+"""Variation between instances: several rates at once, and subsets of endpoints."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from judging import SMALL
+
+from evaluator.simulate import simulate_cells
+from evaluator.stats.instances import InstanceFrame
+from evaluator.stats.panel import build_panel
+
+PARTS = ("variance", "within", "effective", "scores")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    panel = build_panel(simulate_cells(SMALL, seed=3), "canary")
+    assert panel is not None
+    return panel.rows
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_several_rates_at_once_are_each_by_itself(rows, relative):
+    frame = InstanceFrame(rows, rows.n, np.ones((1, int(rows.endpoint.max()) + 1)))
+    observed = np.stack([rows.n * 0.9 + rows.failures, rows.sum_ms])
+    effect = np.array([[1.01], [0.98]])
+    together = frame.variance(observed, effect, relative=relative)
+    for k in range(2):
+        alone = frame.variance(observed[k], effect[k], relative=relative)
+        for name in PARTS:
+            assert getattr(together, name)[:, k] == pytest.approx(getattr(alone, name), rel=1e-12), name
+
+
+def test_a_group_of_endpoints_is_judged_as_if_there_were_no_others(rows):
+    endpoints = int(rows.endpoint.max()) + 1
+    apart = InstanceFrame(rows, rows.n, np.eye(endpoints)).variance(rows.failures, np.zeros(endpoints), relative=False)
+    for endpoint in range(endpoints):
+        only = np.eye(endpoints)[endpoint : endpoint + 1]
+        alone = InstanceFrame(rows, rows.n, only).variance(rows.failures, np.zeros(1), relative=False)
+        for name in PARTS:
+            assert getattr(apart.of_group(endpoint), name) == pytest.approx(getattr(alone.of_group(0), name)), name
+
+
+def test_the_squares_of_the_scores_are_the_variance(rows):
+    frame = InstanceFrame(rows, rows.n, np.ones((1, int(rows.endpoint.max()) + 1)))
+    found = frame.variance(rows.failures, np.zeros(1), relative=False).of_group(0)
+    by_arm = [(found.scores[rows.instance_arm == arm] ** 2).sum() for arm in (0, 1)]
+    assert found.variance == pytest.approx(by_arm)
