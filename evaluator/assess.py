@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from evaluator.health import CHECKS, Scene
-from evaluator.health.base import warn
+from evaluator.health.base import is_imported, warn
 from evaluator.health.outcomes import OUTCOME_CHECKS, OutcomeScene
 from evaluator.looks import judged_buckets, look_back
 from evaluator.metrics import OUTCOME_METRICS
@@ -56,6 +56,7 @@ def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str
         incomplete=any(run.state is RunState.INCOMPLETE for run in runs),
         monitoring=calendar.kind,
         final=calendar.final and all(run.state is not RunState.RUNNING for run in runs),
+        imported=is_imported(runs),
     )
 
 
@@ -115,7 +116,7 @@ def _plan(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, warm_up: Warm
     """
     start, end = judged_buckets(cells, warm_up)
     covered = (end - start) * cells.bucket_s
-    nobody_looked = rulebook.monitoring.mode == "auto" and all(run.source == "import" for run in runs)
+    nobody_looked = rulebook.monitoring.mode == "auto" and is_imported(runs)
     ended = all(run.state is not RunState.RUNNING for run in runs)
     if len(runs) != 1 or not cells.moments.run.size or (nobody_looked and ended):
         return Calendar("fixed", (), float(covered), final=True)

@@ -54,7 +54,7 @@ class _Shift:
         """Variance by time and instances; NaN where an arm has one instance."""
         if not np.isfinite(self.instances.variance).all():
             return math.nan
-        return float(combine(self.time, self.instances, np.zeros((2, 1))).variance[0])
+        return float(combine(self.time, self.instances, np.zeros((2, 1))).variance.max())
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluator.records import Cells, Finding, Level, Rulebook, Run
@@ -42,9 +42,9 @@ def warn(check: str, text: str, remedy: str = "") -> Finding:
     return Finding(check, Level.WARN, text, remedy=remedy)
 
 
-def is_imported(scene: Scene) -> bool:
+def is_imported(runs: Sequence[Run]) -> bool:
     """Did another tool make the load? Then the cure is another import."""
-    return bool(scene.runs) and all(run.source == "import" for run in scene.runs)
+    return bool(runs) and all(run.source == "import" for run in runs)
 
 
 def known(scene: Scene, name: str) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evaluator.health.base import ok
 from evaluator.records import Finding, Learnt, Rulebook
+from evaluator.stats.history import LEAST_COMPARISONS
 from evaluator.wording import format_number
 
 __all__ = ["describe_learnt"]
@@ -24,10 +25,12 @@ def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:
 def _describe_wander(learnt: Learnt) -> str:
     if learnt.wander_latency is None or learnt.wander_failures is None:
         return ""
+    if learnt.wander_comparisons < LEAST_COMPARISONS:
+        return ""
     latency, failures = (
         format_number(float(f"{100 * sd:.3g}")) for sd in (learnt.wander_latency, learnt.wander_failures)
     )
     return (
-        f"; on file of whole arms that wander more slowly than a run: {latency} % in latency and {failures} pp in "
+        f"; whole arms are taken to wander more slowly than a run by {latency} % in latency and {failures} pp in "
         f"failures, from {learnt.wander_comparisons} comparisons in {learnt.wander_runs} runs"
     )

@@ -50,7 +50,7 @@ def _apart(scene: Scene, arm: str) -> list[Finding]:
         return [warn(NAME, f"{text}; {len(paired)} replicates show by how much", remedy)]
     cure = (
         "import runs in which both were under load at once, or three replicates an arm and more"
-        if is_imported(scene)
+        if is_imported(scene.runs)
         else f"run both arms at once: `evaluator load {scene.release} --baseline URL --canary URL`"
     )
     text += ": what changed in between cannot be told from the release"
@@ -88,7 +88,7 @@ def _dropped(scene: Scene, arm: str) -> Iterable[Finding]:
     # Warm-up is cut on purpose: only what the panel holds is counted.
     lost = [float((panel.n[a] * lonely).sum()) / max(float(panel.n[a].sum()), 1.0) for a in (0, 1)]
     worst = max(lost)
-    if is_imported(scene) and moments.bucket.max() * scene.cells.bucket_s < TEN_YEARS_S:
+    if is_imported(scene.runs) and moments.bucket.max() * scene.cells.bucket_s < TEN_YEARS_S:
         yield warn(
             NAME, "times count from the start of a test and not from 1970: the arms are taken to have run together"
         )

@@ -37,7 +37,7 @@ def check_replication(scene: Scene) -> Iterable[Finding]:
 
 def _cure(scene: Scene) -> str:
     """The command that tells release from machine."""
-    if is_imported(scene):
+    if is_imported(scene.runs):
         return (
             "repeat the test with restarts and import all its files together under a new id, "
             "`evaluator import RELEASE --baseline OLD1,OLD2,OLD3 --canary NEW1,NEW2,NEW3`, "

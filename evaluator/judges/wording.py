@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evaluator.records import Comparison, Direction, Evidence, Finding, MetricStatus, Reason, Role
+from evaluator.records import Comparison, Direction, Evidence, Finding, Level, MetricStatus, Reason, Role
 from evaluator.wording import (
     format_change,
     format_count,
@@ -58,7 +58,8 @@ def _moved(comparison: Comparison, alpha: float) -> str:
     if effect is None:
         return name
     if math.isinf(effect.estimate):
-        return f"{name} became a failure: too many requests of {comparison.arm} fail to have one"
+        share = format_number(100 * (1 - (comparison.rule.quantile or 0.5)))
+        return f"{name} became a failure: more than {share} % of the requests of {comparison.arm} fail"
     size = format_change(effect, comparison.unit).lstrip("+−")
     unit = size.rsplit(" ", 1)[1]
     verb = "rose" if effect.estimate > 0 else "fell"
@@ -97,10 +98,18 @@ def explain_failure(comparison: Comparison, alpha: float) -> Reason:
     """A gate that is shown to be worse than it may be."""
     if _broke_limit(comparison):
         value = format_value(comparison.candidate.value, comparison.unit)
-        text = f"{name_comparison(comparison)} of {comparison.arm} is {value}, {_limit_text(comparison)} is allowed"
+        name = name_comparison(comparison)
+        verb = "are" if name.startswith("failures") else "is"
+        text = f"{name} of {comparison.arm} {verb} {value}, {_limit_text(comparison)} is allowed"
         return _reason("limit", text, comparison)
     code = "endpoint_regression" if comparison.scan else "regression"
-    return _reason(code, f"{_moved(comparison, alpha)}, {_margin_text(comparison)}", comparison)
+    moved = _moved(comparison, alpha)
+    return _reason(code, moved if _became_failure(comparison) else f"{moved}, {_margin_text(comparison)}", comparison)
+
+
+def _became_failure(comparison: Comparison) -> bool:
+    """Is the candidate's quantile itself a failed request?"""
+    return comparison.effect is not None and math.isinf(comparison.effect.estimate)
 
 
 def explain_hold(comparison: Comparison, alpha: float) -> Reason:
@@ -146,8 +155,15 @@ def explain_status(comparison: Comparison, alpha: float, *, shown_within: bool) 
         return f"{moved}; no margin is set"
     if comparison.status is MetricStatus.PASS:
         return f"{moved}, within the {margin} allowed"
+    return _explain_undecided(comparison, alpha, moved, shown_within=shown_within)
+
+
+def _explain_undecided(comparison: Comparison, alpha: float, moved: str, *, shown_within: bool) -> str:
+    margin = format_margin(comparison.rule.margin, comparison.unit)
     if shown_within:
         return f"{moved}, within the {margin} allowed over the whole run, but getting worse: beyond it towards the end"
+    if _became_failure(comparison):
+        return f"{moved}, which may be chance"
     if any(test.kind == "limit" and test.p_within >= alpha for test in comparison.questions):
         return f"{moved}; not shown to keep to its limit of {_limit_text(comparison)}"
     return f"{moved}: neither within nor beyond the {margin} allowed"
@@ -179,7 +195,8 @@ def explain_unjudged(evidence: Evidence) -> Reason:
         f" and {len(names) - NAMED_ENDPOINTS} more" if len(names) > NAMED_ENDPOINTS else ""
     )
     share = format_number(evidence.unjudged_share * 100)
-    return Reason("unjudged_endpoints", f"{share} % of the traffic is on endpoints with too few requests: {shown}")
+    text = f"{share} % of the traffic is on endpoints that have too few requests, or none on one arm: {shown}"
+    return Reason("unjudged_endpoints", text)
 
 
 def explain_not_final(evidence: Evidence) -> Reason:
@@ -268,9 +285,10 @@ def next_after_inconclusive(
     doubts: Sequence[Reason], judged: Sequence[Comparison], evidence: Evidence, release: str
 ) -> str:
     """INCONCLUSIVE: what is missing, with the command where there is one."""
-    remedies = [finding.remedy for finding in evidence.findings if finding.level.value == "fail" and finding.remedy]
-    if remedies:
-        return remedies[0]
+    failed = [finding for finding in evidence.findings if finding.level is Level.FAIL and finding.remedy]
+    if failed:
+        # What ended before its time explains most other findings.
+        return min(failed, key=lambda finding: (finding.check != "complete", not finding.void)).remedy
     if any(doubt.code == "no_data" for doubt in doubts):
         return f"record what is missing ({doubts[0].text}), then `evaluator verdict {release}`"
     if any(doubt.code == "hold_breached" for doubt in doubts):
@@ -283,16 +301,34 @@ def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence:
     open_names = {(doubt.metric, doubt.arm) for doubt in doubts if doubt.code == "not_shown"}
     waiting = [c for c in judged if (c.rule.name, c.arm) in open_names and not c.scan and c.needed_time is not None]
     if not waiting:
-        return "look at the doubts above, then load again"
+        return _answer_doubt(doubts[0], evidence)
     longest = max(c.needed_time or 0.0 for c in waiting)
     if all(c.rule.outcome for c in waiting):
         return _more_units(longest, waiting)
     seconds = max(longest, SHORTEST_REPEAT) * evidence.window.seconds
     if math.isfinite(seconds) and 0 < seconds <= LONGEST_WAIT:
-        return f"load for about {format_duration(seconds)} in all (--run-time), if the change stays as it is"
+        how = "import" if evidence.imported else "load for"
+        option = " of load" if evidence.imported else " in all (--run-time)"
+        return f"{how} about {format_duration(seconds)}{option}, if the change stays as it is"
     if any(_is_beyond(c) for c in waiting):
         return "the change is as large as the margin: mend the candidate, or decide whether the margin is right"
+    if evidence.imported:
+        return "more minutes will not decide it: import more instances an arm, or more files of repeated runs"
     return "more minutes will not decide it: load more instances an arm, or more replicates (--replicates 5)"
+
+
+def _answer_doubt(doubt: Reason, evidence: Evidence) -> str:
+    """What to do about something that is no open metric."""
+    again = "import" if evidence.imported else "load"
+    if doubt.code == "endpoint_worse":
+        return f"look at {doubt.slice}; if its harm is acceptable, give it a metric with a margin of its own"
+    if doubt.code == "unjudged_endpoints":
+        return f"{again} more requests of these endpoints on both arms"
+    if doubt.code == "not_final":
+        return "judge again at the planned end"
+    if doubt.code == "no_gate":
+        return "give the policy a gate"
+    return f"{again} the release again"
 
 
 def _more_units(multiple: float, waiting: Sequence[Comparison]) -> str:

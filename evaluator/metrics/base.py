@@ -151,11 +151,6 @@ def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def declared(prior: InstancePrior) -> tuple[int | None, int | None]:
-    """Instances that the policy declares behind one label, baseline and candidate."""
-    return prior.baseline, prior.canary
-
-
 def is_higher_better(rule: Rule) -> bool:
     """Does this metric improve upwards?"""
     return rule.direction is Direction.HIGHER

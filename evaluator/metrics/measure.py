@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluator.errors import UnknownName
 from evaluator.metrics import REQUEST_METRICS
-from evaluator.metrics.base import Pair, declared
+from evaluator.metrics.base import Pair
 from evaluator.metrics.scan import Scanned, scan_endpoints
 from evaluator.records import BASELINE, ArmValue, Cells, Comparison, MetricStatus, Role, Rule, Rulebook
 from evaluator.stats.estimate import Depth
@@ -60,7 +60,7 @@ class Pairs:
         if panel is None:
             return None
         depth: Depth = "answers" if self.rulebook.monitoring.early_go else "suspects"
-        return replace(pair, panel=panel, design=choose_design(panel, declared(self.rulebook.prior)), depth=depth)
+        return replace(pair, panel=panel, design=choose_design(panel, self.rulebook.prior), depth=depth)
 
 
 def pair_up(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> Pairs:
@@ -78,7 +78,7 @@ def pair_up(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> Pairs:
 
 
 def _pair(panel: Panel, arm: str, rulebook: Rulebook, users: tuple[float, float] | None) -> Pair:
-    return Pair(panel, choose_design(panel, declared(rulebook.prior)), arm, rulebook.alpha, rulebook.prior, users)
+    return Pair(panel, choose_design(panel, rulebook.prior), arm, rulebook.alpha, rulebook.prior, users)
 
 
 def _mean_users(cells: Cells, arm: str, warm_up: WarmUp) -> tuple[float, float] | None:

@@ -20,16 +20,26 @@ from pydantic import BaseModel, ValidationError
 
 from evaluator.errors import PolicyError, UnknownName
 from evaluator.policy.document import Document, Place, read_document
-from evaluator.policy.models import LATER, METRIC_TYPES, Metric, PolicyFile
+from evaluator.policy.models import LATER, METRIC_TYPES, InstanceHistory, Instances, Metric, PolicyFile
 from evaluator.policy.quantities import Quantity
-from evaluator.records import InstancePrior, Learnt, Limit, Margin, Monitoring, Role, Rule, Rulebook, Scan, Slice
+from evaluator.records import (
+    History,
+    InstancePrior,
+    Learnt,
+    Limit,
+    Margin,
+    Monitoring,
+    Role,
+    Rule,
+    Rulebook,
+    Scan,
+    Slice,
+)
+from evaluator.stats.history import LEAST_COMPARISONS
 
 __all__ = ["FILE_NAME", "LEAST_COMPARISONS", "Policy", "find_policy", "load_policy", "policy_schema", "with_learnt"]
 
 FILE_NAME = "evaluator.yaml"
-
-LEAST_COMPARISONS = 5
-"""Comparisons of instances below which history is not believed."""
 
 PRIOR_WEIGHT = 3.0
 """Degrees of freedom that the policy's own assumption about instances counts for beside history (method B.3, B.3a)."""
@@ -107,8 +117,26 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
     latency = _weigh(prior.sd_latency, built_in.sd_latency, learnt.sd_latency, learnt.df)
     failures = _weigh(prior.sd_failures, built_in.sd_failures, learnt.sd_failures, learnt.df)
     file = PolicyFile.model_validate(policy.effective)
-    instances = file.instances.model_copy(update={"sd_latency": latency, "sd_failures": failures})
+    history = file.instances.history or _to_history(learnt)
+    update = {"sd_latency": latency, "sd_failures": failures, "history": history}
+    instances = file.instances.model_copy(update=update)
     return _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
+
+
+def _to_history(learnt: Learnt) -> InstanceHistory | None:
+    if learnt.sd_latency is None or learnt.sd_failures is None:
+        return None
+    return InstanceHistory(
+        comparisons=learnt.comparisons,
+        wander_latency=_round(learnt.wander_latency or 0.0),
+        wander_failures=_round(learnt.wander_failures or 0.0),
+        wander_comparisons=learnt.wander_comparisons,
+    )
+
+
+def _round(value: float) -> float:
+    """As it is written in the effective policy."""
+    return float(f"{value:.3g}")
 
 
 def _weigh(said: float, built_in: float, learnt: float | None, df: float) -> float:
@@ -117,7 +145,7 @@ def _weigh(said: float, built_in: float, learnt: float | None, df: float) -> flo
     if said != built_in:
         return max(said, learnt)
     pooled = math.sqrt((PRIOR_WEIGHT * said**2 + df * learnt**2) / (PRIOR_WEIGHT + df))
-    return float(f"{max(pooled, learnt):.3g}")
+    return _round(max(pooled, learnt))
 
 
 # ------------------------------------------------------------------ models → records
@@ -148,7 +176,7 @@ def _to_rulebook(file: PolicyFile) -> Rulebook:
         rules=tuple(_to_rule(metric) for metric in file.metrics),
         alpha=file.alpha,
         scan=Scan(scan.enabled, scan.margin, scan.failure_margin, scan.alpha_share),
-        prior=InstancePrior(instances.sd_latency, instances.sd_failures, instances.baseline, instances.canary),
+        prior=_to_prior(instances),
         warm_up_s=file.warm_up,
         coverage=health.coverage,
         max_clock_offset_s=health.max_clock_offset,
@@ -161,6 +189,15 @@ def _to_rulebook(file: PolicyFile) -> Rulebook:
         ),
         mode=file.mode,
     )
+
+
+def _to_prior(said: Instances) -> InstancePrior:
+    known = said.history
+    latency = failures = None
+    if known is not None:
+        latency = History(said.sd_latency, known.comparisons, known.wander_latency, known.wander_comparisons)
+        failures = History(said.sd_failures, known.comparisons, known.wander_failures, known.wander_comparisons)
+    return InstancePrior(said.sd_latency, said.sd_failures, said.baseline, said.canary, latency, failures)
 
 
 def _to_rule(metric: Metric) -> Rule:

@@ -400,6 +400,15 @@ class EndpointScan(_Section):
     )
 
 
+class InstanceHistory(_Section):
+    """What `evaluator calibrate` learnt from earlier runs; filled in from the store where the file says nothing."""
+
+    comparisons: Annotated[int, Field(ge=0)] = Field(0, description="Comparisons of instances it rests on.")
+    wander_latency: Percent = Field(0.0, description="Spread of identical releases that a run does not show itself.")
+    wander_failures: Points = Field(0.0, description="The same of the failure rate.")
+    wander_comparisons: Annotated[int, Field(ge=0)] = Field(0, description="Identical releases it rests on.")
+
+
 class Instances(_Section):
     """Who answered, and by how much instances differ where a run cannot tell."""
 
@@ -410,6 +419,7 @@ class Instances(_Section):
     sd_failures: Points = Field(0.0005, description="Spread of the failure rate between instances of one build.")
     baseline: Annotated[int, Field(ge=1)] | None = Field(None, description="Instances behind one baseline address.")
     canary: Annotated[int, Field(ge=1)] | None = Field(None, description="Instances behind one canary address.")
+    history: InstanceHistory | None = Field(None, description="What earlier runs say, where there are enough.")
 
 
 class Health(_Section):

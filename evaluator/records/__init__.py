@@ -37,7 +37,18 @@ from evaluator.records.outcomes import (
     UnitMoments,
 )
 from evaluator.records.releases import Arm, Release, Run, RunFacts, Service, check_names
-from evaluator.records.rules import InstancePrior, Learnt, Limit, Margin, Monitoring, Rule, Rulebook, Scan, Slice
+from evaluator.records.rules import (
+    History,
+    InstancePrior,
+    Learnt,
+    Limit,
+    Margin,
+    Monitoring,
+    Rule,
+    Rulebook,
+    Scan,
+    Slice,
+)
 from evaluator.records.verdicts import (
     ArmSummary,
     ArmValue,
@@ -73,6 +84,7 @@ __all__ = [
     "FileLayout",
     "FilePlan",
     "Finding",
+    "History",
     "InstanceBins",
     "InstancePrior",
     "Landed",

@@ -9,6 +9,7 @@ from typing import Literal
 from evaluator.records.words import Direction, Role
 
 __all__ = [
+    "History",
     "InstancePrior",
     "Learnt",
     "Limit",
@@ -81,6 +82,19 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """What earlier runs of the service say of one kind of metric: latency (log ratio) or failures (rate)."""
+
+    sd: float
+    """Standard deviation of the level of one instance."""
+    comparisons: int
+    """Comparisons of instances that it rests on."""
+    wander: float = 0.0
+    """Standard deviation of candidate against baseline in identical releases, beyond what a run shows by itself."""
+    wander_comparisons: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class InstancePrior:
     """What instances differ by where a run cannot tell (method B.3a), and how many stand behind one label."""
 
@@ -88,6 +102,8 @@ class InstancePrior:
     sd_failures: float = 0.0005
     baseline: int | None = None
     canary: int | None = None
+    latency: History | None = None
+    failures: History | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,8 @@ class Evidence:
     monitoring: Literal["fixed", "group_sequential", "anytime"] = "fixed"
     final: bool = True
     """False before the last look of the calendar: a NO-GO can be shown, a GO cannot."""
+    imported: bool = False
+    """The requests were recorded by another tool: more of them come by another import."""
 
 
 @dataclass(frozen=True, slots=True)

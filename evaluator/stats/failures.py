@@ -20,6 +20,7 @@ from evaluator.stats.estimate import (
     trend,
 )
 from evaluator.stats.frames import frame_all_requests, frame_requests
+from evaluator.stats.history import on_scale
 from evaluator.stats.instances import InstanceFrame
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
@@ -127,7 +128,8 @@ def _effective(
         rows = panel.rows
         parts = frame.variance(rows.failures, candidate.level - baseline.level, relative=False)
         scores = parts.scores if design.kind == "instances" else None
-        uncertainty = combine(time, parts, _prior(design, baseline, candidate, sd_instance))
+        history = on_scale(design.failures, np.ones(x_c.size))
+        uncertainty = combine(time, parts, _prior(design, baseline, candidate, sd_instance), history=history)
     deff, df = _design_effect(uncertainty, binomial)
     return _Counts(x_c / deff, n_c / deff, x_b / deff, n_b / deff, df, uncertainty.also(binomial), scores)
 
@@ -200,7 +202,8 @@ def _limits(
     else:
         rows = panel.rows
         parts = frame.variance(rows.failures, np.zeros(x.size), relative=False)
-        uncertainty = combine(time, parts, _prior(design, candidate, candidate, sd_instance), arms=(1,))
+        prior, history = _prior(design, candidate, candidate, sd_instance), on_scale(design.failures, np.ones(x.size))
+        uncertainty = combine(time, parts, prior, arms=(1,), history=history)
     deff, df = _design_effect(uncertainty, binomial)
     out = []
     for sign, bound in bounds:

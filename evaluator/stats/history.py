@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEAST_COMPARISONS", "MOST_WEIGHT", "InstanceHistory", "Pooled", "add_wander", "pool_instances"]
+from evaluator.records import History
+
+__all__ = ["LEAST_COMPARISONS", "MOST_WEIGHT", "InstanceHistory", "Pooled", "add_wander", "on_scale", "pool_instances"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -53,6 +55,18 @@ class Pooled:
 
     variance: FloatArray
     df: FloatArray
+
+
+def on_scale(history: History | None, scale: FloatArray) -> InstanceHistory | None:
+    """History on the scale of the estimates: `scale` (groups,) is their unit in that of the history."""
+    if history is None:
+        return None
+    return InstanceHistory(
+        instance=(history.sd * scale) ** 2,
+        count=history.comparisons,
+        wander=(history.wander * scale) ** 2,
+        wander_count=history.wander_comparisons,
+    )
 
 
 def pool_instances(variance: FloatArray, within: FloatArray, effective: FloatArray, history: InstanceHistory) -> Pooled:

@@ -21,6 +21,7 @@ from evaluator.stats.estimate import (
     not_worse,
     trend,
 )
+from evaluator.stats.history import InstanceHistory, on_scale
 from evaluator.stats.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
@@ -40,6 +41,7 @@ class _Parts:
     candidate: Levels
     instances: InstanceVariance
     prior: FloatArray
+    history: InstanceHistory | None
 
 
 def compare_means(
@@ -76,7 +78,8 @@ def compare_means(
     instances = frame.variance(getattr(rows, of), safe, relative=True)
     behind = np.array([said or 1 for said in design.declared])
     prior = np.repeat((sd_instance**2 / behind)[:, None], ratio.size, axis=1)
-    parts = _Parts(strata, sums, baseline, candidate, instances, prior)
+    history = on_scale(design.latency, np.ones(ratio.size)) if of == "sum_ms" else None
+    parts = _Parts(strata, sums, baseline, candidate, instances, prior, history)
     estimate = _relative if relative else _absolute
     return estimate(parts, design, alpha, margin, sign, limit)
 
@@ -133,7 +136,8 @@ def _absolute(
     instances = replace(
         parts.instances, variance=parts.instances.variance * scale**2, within=parts.instances.within * scale**2
     )
-    scaled = _Parts(parts.strata, parts.sums, parts.baseline, parts.candidate, instances, parts.prior * scale**2)
+    history = on_scale(design.latency, parts.baseline.level) if parts.history else None
+    scaled = replace(parts, instances=instances, prior=parts.prior * scale**2, history=history)
     by_run = _by_run(parts, design, 1) - _by_run(parts, design, 0)
     theta, uncertainty = _uncertain(scaled, design, theta, influence, by_run)
     half = uncertainty.reach(alpha)
@@ -175,7 +179,7 @@ def _uncertain(
     time = time_variance(influence)
     if design.kind == "replicates":
         return replicate_uncertainty(by_run, time)
-    return theta, combine(time, parts.instances, parts.prior)
+    return theta, combine(time, parts.instances, parts.prior, history=parts.history)
 
 
 def _limits(parts: _Parts, design: Design, limit: Limit) -> tuple[Asked, ...]:
@@ -188,7 +192,7 @@ def _limits(parts: _Parts, design: Design, limit: Limit) -> tuple[Asked, ...]:
     if design.kind == "replicates":
         own, uncertainty = replicate_uncertainty(by_run, time)
     else:
-        uncertainty = combine(time, parts.instances, parts.prior, arms=(1,))
+        uncertainty = combine(time, parts.instances, parts.prior, arms=(1,), history=parts.history)
     bounds = [(1.0, limit.max), (-1.0, limit.min)]
     return tuple(
         ask(sign * (own - np.log(max(bound, 1e-12))), uncertainty) for sign, bound in bounds if bound is not None

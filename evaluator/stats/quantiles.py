@@ -37,6 +37,7 @@ from evaluator.stats.estimate import (
     trend,
 )
 from evaluator.stats.frames import frame_all_requests
+from evaluator.stats.history import InstanceHistory, on_scale
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
 from evaluator.stats.strata import Levels, Strata, levels
@@ -244,7 +245,7 @@ class _Work:
         else:
             below = self._rows_below(1, times_ms) + self._baseline_rows
             parts = self.frame.variance(below, own.level - other.level, relative=False).of_group(0)
-            uncertainty = combine(time, parts, self._prior(times_ms))
+            uncertainty = combine(time, parts, self._prior(times_ms), history=self._history(times_ms))
             # D falls where an instance is slower, so its sign is that of the influence.
             scores = -parts.scores.T if self.design.kind == "instances" else np.zeros((times_ms.size, 0))
         return _Nodes(times_ms, self.distance(times_ms), uncertainty.also(binomial), influence, scores)
@@ -270,10 +271,18 @@ class _Work:
 
     def _prior(self, times_ms: FloatArray) -> FloatArray:
         """Assumed variance of D from a speed difference between single instances, (2, thresholds)."""
-        step = np.exp(PRIOR_STEP)
-        slope = (self.baseline.at(self.q_b * step) - self.baseline.at(self.q_b / step)) / (2 * PRIOR_STEP)
-        sd = self.sd_instance * slope
+        sd = self.sd_instance * self._slope
         return np.stack([np.full(times_ms.size, sd**2 / (said or 1)) for said in self.design.declared])
+
+    def _history(self, times_ms: FloatArray) -> InstanceHistory | None:
+        """What is on file of speed differences, as differences of D."""
+        return on_scale(self.design.latency, np.full(times_ms.size, self._slope))
+
+    @cached_property
+    def _slope(self) -> float:
+        """How much D changes with the logarithm of speed."""
+        step = np.exp(PRIOR_STEP)
+        return float(self.baseline.at(self.q_b * step) - self.baseline.at(self.q_b / step)) / (2 * PRIOR_STEP)
 
     def interval(self, nodes: _Nodes) -> tuple[float, float]:
         """Times (ms) between which the candidate's quantile lies: the thresholds that are not rejected at ±alpha."""
@@ -324,7 +333,7 @@ class _Work:
             return ask(sign * distance, uncertainty.also(floor))
         below = self._rows_below(1, at) + self._rows_below(0, at)
         parts = self.frame.variance(below, np.zeros((1, 1)), relative=False).of_group(0)
-        uncertainty = combine(time, parts, self._prior(at), arms=(1,)).also(floor)
+        uncertainty = combine(time, parts, self._prior(at), arms=(1,), history=self._history(at)).also(floor)
         return ask(sign * (self.p - own.level[:, 0]), uncertainty)
 
 

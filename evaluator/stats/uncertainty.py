@@ -17,6 +17,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from evaluator.records import History, InstancePrior
+from evaluator.stats.history import InstanceHistory, add_wander, pool_instances
 from evaluator.stats.instances import InstanceVariance
 from evaluator.stats.longrun import TimeVariance
 from evaluator.stats.panel import Panel
@@ -86,6 +88,9 @@ class Design:
     """Instances of baseline and candidate."""
     declared: tuple[int | None, int | None] = (None, None)
     """Instances behind one label, where the policy says so."""
+    latency: History | None = None
+    failures: History | None = None
+    """What earlier runs of the service say, where there are enough of them."""
 
     @property
     def behind(self) -> tuple[int, int]:
@@ -95,8 +100,9 @@ class Design:
         return tuple(max(seen, said or 0) for seen, said in zip(self.instances, self.declared, strict=True))  # type: ignore[return-value]
 
 
-def choose_design(panel: Panel, declared: tuple[int | None, int | None] = (None, None)) -> Design:
+def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     """Replicates where they say more than instances do (or instances cannot), instances otherwise."""
+    prior = prior or InstancePrior()
     runs = int(panel.runs.size)
     instances = tuple(int((panel.rows.instance_arm == arm).sum()) for arm in (0, 1))
     fewest = min(instances)
@@ -104,7 +110,8 @@ def choose_design(panel: Panel, declared: tuple[int | None, int | None] = (None,
         kind: Replication = "replicates"
     else:
         kind = "instances" if fewest >= 2 else "single"
-    return Design(kind, runs, (instances[0], instances[1]), declared)
+    declared = prior.baseline, prior.canary
+    return Design(kind, runs, (instances[0], instances[1]), declared, prior.latency, prior.failures)
 
 
 def time_only(time: TimeVariance) -> Uncertainty:
@@ -115,28 +122,54 @@ def time_only(time: TimeVariance) -> Uncertainty:
 
 
 def combine(
-    time: TimeVariance, instance: InstanceVariance, prior: FloatArray, arms: tuple[int, ...] = (0, 1)
+    time: TimeVariance,
+    instance: InstanceVariance,
+    prior: FloatArray,
+    arms: tuple[int, ...] = (0, 1),
+    history: InstanceHistory | None = None,
 ) -> Uncertainty:
     """Both parts together. `prior` (2, groups) stands in for arms with a single instance.
 
-    Satterthwaite's degrees of freedom; and never less than what variation over time alone says.
+    Satterthwaite's degrees of freedom; and never less than what variation over time alone says. `history`: what
+    earlier runs say of instances is pooled with what this one shows, and arms that wander more slowly than it are
+    allowed for.
     """
     chosen = list(arms)
     known = np.isfinite(instance.variance[chosen])
-    by_arm = np.where(known, instance.variance[chosen], prior[chosen])
+    by_arm, df_inst = _of_instances(instance, known, prior[chosen], chosen, history)
     inst = by_arm.sum(axis=0)
     within = np.where(known, instance.within[chosen], 0.0).sum(axis=0)
-    df_inst = _instance_df(by_arm, known, instance.effective[chosen])
     own = np.maximum(0.0, time.least - within)
     variance = inst + own
     spread = inst**2 / df_inst + own**2 / time.df
     df = np.divide(variance**2, spread, out=np.full_like(variance, time.df), where=spread > 0)
+    lasting = np.maximum(0.0, inst - within)
+    if history is not None:
+        variance, df, slow = add_wander(variance, df, history, arms=len(chosen))
+        lasting = lasting + slow
     alone = time_only(time)
-    return Uncertainty(
-        np.vstack([variance[None, :], alone.variance]),
-        np.vstack([df[None, :], alone.df]),
-        np.maximum(0.0, inst - within),
-    )
+    return Uncertainty(np.vstack([variance[None, :], alone.variance]), np.vstack([df[None, :], alone.df]), lasting)
+
+
+def _of_instances(
+    instance: InstanceVariance,
+    known: npt.NDArray[np.bool_],
+    prior: FloatArray,
+    chosen: list[int],
+    history: InstanceHistory | None,
+) -> tuple[FloatArray, FloatArray]:
+    """Variance of each arm's level due to its instances (arms, groups), and degrees of freedom (groups,).
+
+    An assumption about a single instance is not history: it keeps its few degrees of freedom.
+    """
+    variance, effective = instance.variance[chosen], instance.effective[chosen]
+    by_arm = np.where(known, variance, prior)
+    df = _instance_df(by_arm, known, effective)
+    if history is None or not history.weight:
+        return by_arm, df
+    pooled = pool_instances(variance, instance.within[chosen], effective, history)
+    all_known = known.all(axis=0)
+    return np.where(all_known, pooled.variance, by_arm), np.where(all_known, pooled.df, df)
 
 
 def _instance_df(by_arm: FloatArray, known: npt.NDArray[np.bool_], effective: FloatArray) -> FloatArray:

@@ -179,7 +179,7 @@ def test_one_version_on_both_arms_is_told_by_its_versions(call, place):
     assert (learnt.wander_comparisons, learnt.wander_runs) == (5, 5)
     verdict = json.loads(call("verdict", "self@0", "--exit-zero", "--dry-run", "--format", "json")[1])
     text = next(found["text"] for found in verdict["health"] if found["check"] == "history")
-    assert "whole arms that wander more slowly than a run" in text
+    assert "whole arms are taken to wander more slowly than a run" in text
     assert text.endswith("from 5 comparisons in 5 runs")
 
 

@@ -345,3 +345,33 @@ def test_holm_agrees_with_the_worked_example():
     assert holm([0.05, 0.01, 0.04, 0.02, 0.03]) == pytest.approx([0.09, 0.05, 0.09, 0.08, 0.09])
     assert holm([]) == []
     assert holm([float("nan"), 0.01]) == [1.0, 0.02]
+
+
+def test_a_quantile_that_became_a_failure_is_told_by_the_share_that_fails():
+    gone = {"effect": Effect("relative", float("inf"), 3.0, float("inf")), "candidate": ArmValue(float("inf"), 1000)}
+    worse = judge(replace(metric(answer=(0.0001, 0.99)), **gone))
+    assert worse.reasons[0].text == "p95 became a failure: more than 5 % of the requests of canary fail"
+    unsure = judge(replace(metric(answer=(0.2, 0.8)), **gone))
+    assert "fail, which may be chance" in unsure.reasons[0].text
+
+
+def test_what_next_is_said_of_what_stands_against_a_go():
+    worse = judge(metric(), scanned(zero=0.0004))
+    assert worse.next_action == "look at GET /a; if its harm is acceptable, give it a metric with a margin of its own"
+    few = {"unjudged_share": 0.2, "unjudged_endpoints": ("GET /b",)}
+    assert judge(metric(), **few).next_action == "load more requests of these endpoints on both arms"
+    assert judge(metric(), **few, imported=True).next_action.startswith("import more requests")
+
+
+def test_an_importer_is_told_to_import():
+    wide = metric(answer=(0.5, 0.5), needed_time=1e9)
+    assert "load more instances" in judge(wide).next_action
+    assert "import more instances" in judge(wide, imported=True).next_action
+
+
+def test_a_run_that_was_cut_short_is_the_first_thing_to_mend():
+    findings = (
+        Finding("load_generator", Level.FAIL, "CPU at 99 %", remedy="use more processes"),
+        Finding("complete", Level.FAIL, "the run stopped early", remedy="load it again"),
+    )
+    assert judge(metric(), findings=findings).next_action == "load it again"

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluator.records import History, InstancePrior, Limit, Margin
+from evaluator.simulate import Design, simulate_cells
+from evaluator.stats.failures import compare_failures
 from evaluator.stats.history import LEAST_COMPARISONS, MOST_WEIGHT, InstanceHistory, add_wander, pool_instances
 from evaluator.stats.instances import InstanceVariance
 from evaluator.stats.longrun import TimeVariance
-from evaluator.stats.student import t_quantile
-from evaluator.stats.uncertainty import Uncertainty, combine
+from evaluator.stats.means import compare_means
+from evaluator.stats.panel import build_panel
+from evaluator.stats.quantiles import compare_quantile
+from evaluator.stats.uncertainty import choose_design, combine
 
 positive = st.floats(1e-8, 1e2)
 sizes = st.floats(1.5, 50)
@@ -107,23 +114,19 @@ def simulate(rng, *, instances, instance_sd, minutes_sd, wander_sd):
     minutes = rng.normal(0, minutes_sd, RUNS)
     effect = levels[1].mean(axis=0) - levels[0].mean(axis=0) + minutes + rng.normal(0, wander_sd, RUNS)
     spread = levels.var(axis=1, ddof=1) / instances
-    time = TimeVariance(minutes_sd**2 * rng.chisquare(MINUTES_DF, RUNS) / MINUTES_DF, MINUTES_DF)
+    by_cosines = minutes_sd**2 * rng.chisquare(MINUTES_DF, RUNS) / MINUTES_DF
+    time = TimeVariance(by_cosines, MINUTES_DF, 0 * by_cosines, 240)
     none = np.zeros((2, RUNS))
     return effect, time, InstanceVariance(spread, none, none + instances, np.zeros((2 * instances, RUNS)))
 
 
 def with_history(time, seen, on_file):
-    pooled = pool_instances(seen.variance, seen.within, seen.effective, on_file)
-    inst, own = pooled.variance.sum(axis=0), np.maximum(time.variance - seen.within.sum(axis=0), 0.0)
-    variance = np.maximum(inst + own, time.variance)
-    df = variance**2 / (inst**2 / pooled.df + own**2 / time.df)
-    total, freedom, _ = add_wander(variance, df, on_file)
-    return Uncertainty(total, freedom, inst)
+    return combine(time, seen, np.full((2, RUNS), 0.05**2), history=on_file)
 
 
 def coverage(effect, uncertainty):
     """Coverage of 90 % intervals, false "worse" at 5 %, and the median half-width."""
-    half = t_quantile(0.95, uncertainty.df) * uncertainty.se
+    half = uncertainty.reach(0.05)
     return (np.abs(effect) <= half).mean(), (effect > half).mean(), float(np.median(half))
 
 
@@ -157,3 +160,43 @@ def test_wander_slower_than_the_run_is_covered_with_history_only():
     assert alone[0] < 0.8
     assert covered >= 0.88
     assert worse <= 0.06
+
+
+def test_an_arm_with_one_instance_keeps_the_assumption():
+    """History is not lent to it: what is assumed of one machine has few degrees of freedom."""
+    time = TimeVariance(np.array([1e-4]), 12.0, np.array([0.0]), 240)
+    single = InstanceVariance(
+        np.array([[np.nan], [0.01]]), np.zeros((2, 1)), np.array([[1.0], [4.0]]), np.zeros((5, 1))
+    )
+    prior = np.full((2, 1), 0.05**2)
+    alone, helped = (combine(time, single, prior, history=one) for one in (None, history()))
+    assert helped.variance.tolist() == alone.variance.tolist()
+    assert helped.df.tolist() == alone.df.tolist()
+
+
+@pytest.mark.parametrize("margin", [None, Margin(5.0, relative=False)], ids=["log scale", "milliseconds"])
+def test_history_reaches_every_metric(margin):
+    """With history on file of instances that differ more than these, every interval is wider, on any scale."""
+    panel = build_panel(simulate_cells(replace(Design(), duration_s=300.0, instances=(2,)), 1), "canary")
+    known = History(0.2, 50, 0.1, 50)
+    plain, informed = (choose_design(panel, InstancePrior(latency=one, failures=one)) for one in (None, known))
+
+    def widths(design):
+        asked = {"alpha": 0.05, "margin": margin, "limit": Limit(max=300.0)}
+        mean = compare_means(panel, design, sd_instance=0.05, **asked)
+        p95 = compare_quantile(panel, design, 0.95, sd_instance=0.05, **asked).estimate
+        rate = compare_failures(panel, design, alpha=0.05, margin=None, sd_instance=0.0005, limit=Limit(max=0.5))
+        limits = [one.against_limit[0].p_within[0] for one in (mean, p95, rate)]
+        return [*(one.upper[0] - one.lower[0] for one in (mean, p95, rate)), *limits]
+
+    assert all(wide > narrow for wide, narrow in zip(widths(informed), widths(plain), strict=True))
+
+
+def test_nothing_is_on_file_of_sizes():
+    panel = build_panel(simulate_cells(replace(Design(), duration_s=300.0, instances=(2,)), 1), "canary")
+    known = History(0.2, 50, 0.1, 50)
+    plain, informed = (
+        compare_means(panel, choose_design(panel, prior), alpha=0.05, margin=None, sd_instance=0.05, of="sum_bytes")
+        for prior in (InstancePrior(), InstancePrior(latency=known, failures=known))
+    )
+    assert plain.upper == informed.upper

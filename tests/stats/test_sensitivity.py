@@ -51,25 +51,25 @@ def failure_rate(panel, design) -> Estimate:
     return failures.compare_failures(panel, design, alpha=ALPHA, margin=None, sd_instance=0.0005, depth="answers")
 
 
-def without_instances(time, instance, prior, arms=(0, 1)) -> Uncertainty:
+def without_instances(time, instance, prior, arms=(0, 1), history=None) -> Uncertainty:
     alike = replace(instance, variance=0 * instance.variance, within=0 * instance.within)
-    return combine(time, alike, prior, arms)
+    return combine(time, alike, prior, arms, history)
 
 
-def without_time(time, instance, prior, arms=(0, 1)) -> Uncertainty:
+def without_time(time, instance, prior, arms=(0, 1), history=None) -> Uncertainty:
     constant = TimeVariance(0 * time.variance, time.df, 0 * time.independent, time.buckets)
-    return combine(constant, instance, prior, arms)
+    return combine(constant, instance, prior, arms, history)
 
 
-def requests_as_units(time, instance, prior, arms=(0, 1)) -> Uncertainty:
+def requests_as_units(time, instance, prior, arms=(0, 1), history=None) -> Uncertainty:
     """No variance but the binomial one, which is the floor."""
     nothing = np.zeros_like(time.variance)
     return Uncertainty(nothing[None, :], np.full((1, nothing.size), np.inf), nothing)
 
 
-def as_if_known(time, instance, prior, arms=(0, 1)) -> Uncertainty:
+def as_if_known(time, instance, prior, arms=(0, 1), history=None) -> Uncertainty:
     """The normal quantile instead of Student's."""
-    found = combine(time, instance, prior, arms)
+    found = combine(time, instance, prior, arms, history)
     return replace(found, df=np.full_like(found.df, np.inf))
 
 
