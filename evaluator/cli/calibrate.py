@@ -11,7 +11,7 @@ import click
 from evaluator.calibration import CalibrationReport, Change, Tally, needed_comparisons
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page
-from evaluator.pipeline import calibrate_releases
+from evaluator.pipeline.hindsight import calibrate_releases
 from evaluator.policy import LEAST_COMPARISONS
 from evaluator.records import Learnt
 from evaluator.reports import Page

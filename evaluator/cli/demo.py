@@ -37,7 +37,8 @@ def command(session: Session, regression: str, seconds: int) -> int:
     prints the verdict. Exits with the verdict's code. The store stays in ./demo (or --store) for the other commands.
     """
     from evaluator.cli.verdict import print_verdict
-    from evaluator.pipeline import judge_release, load_release
+    from evaluator.pipeline.judging import judge_release
+    from evaluator.pipeline.loading import load_release
     from evaluator.policy import load_policy
     from evaluator.sources.load import LoadPlan, wait_for_targets
     from evaluator.store import Store

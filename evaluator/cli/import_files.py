@@ -75,7 +75,7 @@ def command(
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy; the unit (a user, a session) is what is counted, however many rows it has.
     """
-    from evaluator.pipeline import import_outcomes, import_release
+    from evaluator.pipeline.importing import import_outcomes, import_release
     from evaluator.sources.files import plan_landing
 
     options = to_options(unit, arm_column, baseline_arm, outcome_names, covariates)

@@ -65,7 +65,7 @@ def command(
     The user classes of the locustfile are spawned in equal numbers for each arm. Exit code 0 when the load was complete
     and recorded, 4 when not; failed requests never decide it: `evaluator verdict RELEASE` judges them.
     """
-    from evaluator.pipeline import load_release
+    from evaluator.pipeline.loading import load_release
     from evaluator.sources.load import LoadPlan
 
     policy = session.load_policy()

@@ -15,7 +15,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration, Share
 from evaluator.cli.terminal import make_page
 from evaluator.errors import UsageError
-from evaluator.pipeline import read_history, related_releases
+from evaluator.pipeline.hindsight import read_history, related_releases
 from evaluator.planning import (
     Exposure,
     GatePlan,

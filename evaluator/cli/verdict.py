@@ -11,7 +11,7 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import FILE_PAGE, make_page
 from evaluator.errors import UnknownName, UsageError
-from evaluator.pipeline import judge_release
+from evaluator.pipeline.judging import judge_release
 from evaluator.records import Verdict, VerdictWord
 from evaluator.reports import FORMATS
 

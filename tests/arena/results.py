@@ -18,7 +18,7 @@ __all__ = ["Record", "append", "find_open", "fingerprint", "read_results"]
 Record = Mapping[str, Any]
 
 PEERS = ("grid.py", "kayenta.py", "peers.py", "trial.py")
-NOT_ASKED = ("__main__.py", "cli", "pipeline.py", "reports", "sources", "store")
+NOT_ASKED = ("__main__.py", "cli", "pipeline", "reports", "sources", "store")
 """Rooms that a judged simulation does not enter."""
 
 

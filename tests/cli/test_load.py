@@ -17,7 +17,7 @@ import pytest
 from evaluator.__main__ import run
 from evaluator.cli.load import parse_arms, parse_labels
 from evaluator.errors import UsageError
-from evaluator.pipeline import land_release
+from evaluator.pipeline.landing import land_release
 from evaluator.records import Arm, RunState
 from evaluator.sources.load import wait_for_targets
 from evaluator.sources.sample import find_loadtests, start_arms

@@ -68,6 +68,9 @@ def test_a_healthy_release_has_nothing_but_good_findings():
         pytest.param("complete", facts(workers_seen=1), Level.FAIL, False, "1 of 2 workers", id="a worker missing"),
         pytest.param("complete", facts(stopped_by="disk full"), Level.FAIL, False, "disk full", id="stopped"),
         pytest.param("complete", facts(orphaned=True), Level.FAIL, False, "parent", id="orphans"),
+        pytest.param(
+            "complete", replace(LOADED, fingerprint={"replicates": 5}), Level.WARN, False, "1 of 5", id="too few runs"
+        ),
         pytest.param("complete", replace(LOADED, state=RunState.INCOMPLETE), Level.FAIL, False, "incomplete", id="cut"),
         pytest.param("coverage", replace(LOADED, landed=20_000), Level.FAIL, False, "23,900", id="rows missing"),
         pytest.param("coverage", facts(quarantined=("seg-1",)), Level.FAIL, False, "seg-1", id="segment unreadable"),

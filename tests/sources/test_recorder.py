@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.pipeline import land_release
+from evaluator.pipeline.landing import land_release
 from evaluator.records import Arm, RunState
 from evaluator.segments import data_folder, run_folder
 from evaluator.store import Store

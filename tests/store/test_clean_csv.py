@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pyarrow.parquet as pq
 import pytest
 
-from evaluator.pipeline import import_release
+from evaluator.pipeline.importing import import_release
 from evaluator.records import Release
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.sources.files import plan_landing

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluator import pipeline
 from evaluator.errors import StoreBusy
-from evaluator.pipeline import judge_release
+from evaluator.pipeline import loading
+from evaluator.pipeline.judging import judge_release
 from evaluator.policy import load_policy
 from evaluator.records import RunFacts, RunState
 from evaluator.reports import to_json
@@ -216,10 +216,10 @@ def test_a_load_lands_and_compacts_while_it_runs(store, new_run, rows, monkeypat
         writer.write(rows(100, seed=4))
         return RunOutcome(RunState.COMPLETE, run.started, run.planned_end, run.planned_end, RunFacts(), 0)
 
-    monkeypatch.setattr(pipeline, "KEEP_UP_S", 0.3)
-    monkeypatch.setattr(pipeline, "run_locust", run_locust)
+    monkeypatch.setattr(loading, "KEEP_UP_S", 0.3)
+    monkeypatch.setattr(loading, "run_locust", run_locust)
     said = []
-    pipeline._load_once(store, run, None, said.append, None)
+    loading._load_once(store, run, None, said.append, None)
     assert seen == [((), 400)]
     assert "landed 400 requests in 4 segments" in said
     assert count(store) == 500
@@ -231,9 +231,9 @@ def test_a_store_that_is_busy_does_not_end_the_load(store, new_run, monkeypatch)
         raise StoreBusy("the store is kept open")
 
     said = []
-    monkeypatch.setattr(pipeline, "KEEP_UP_S", 0.01)
+    monkeypatch.setattr(loading, "KEEP_UP_S", 0.01)
     monkeypatch.setattr(Store, "land_segments", busy)
-    with pipeline._kept_up(store, new_run(), said.append):
+    with loading._kept_up(store, new_run(), said.append):
         while len(said) < 2:
             time.sleep(0.01)
     assert said[0] == "not landed yet: the store is kept open"

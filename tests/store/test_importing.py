@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluator.errors import InputError
-from evaluator.pipeline import import_release
+from evaluator.pipeline.importing import import_release
 from evaluator.records import BASELINE, Release
 from evaluator.sources.files import plan_landing
 from evaluator.store.engine import transaction

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from evaluator.pipeline import import_release
+from evaluator.pipeline.importing import import_release
 from evaluator.records import Release
 from evaluator.sources.files import plan_landing
 from evaluator.store import importing
@@ -20,7 +20,7 @@ HEADER = "ts,endpoint,response_time_ms,failed\n"
 STOP_AT = """
 import sys, time
 from pathlib import Path
-from evaluator.pipeline import import_release
+from evaluator.pipeline.importing import import_release
 from evaluator.records import Release
 from evaluator.sources.files import plan_landing
 from evaluator.store import Store, importing, outcomes

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluator.errors import InputError, UnknownName
-from evaluator.pipeline import import_outcomes
+from evaluator.pipeline.importing import import_outcomes
 from evaluator.records import OutcomeOptions, Release
 from evaluator.stats.outcomes import moments_of
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from evaluator.errors import InputError
-from evaluator.pipeline import import_release
+from evaluator.pipeline.importing import import_release
 from evaluator.records import Release
 from evaluator.sources.files import plan_landing
 

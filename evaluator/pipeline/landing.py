@@ -1,0 +1,89 @@
+"""Land what nobody landed: recordings made by hand, and those of loads that were killed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from evaluator.errors import UnknownName
+from evaluator.records import (
+    Landed,
+    Release,
+    Run,
+    RunState,
+    Service,
+)
+from evaluator.segments import run_folder
+from evaluator.sources.load import (
+    RunOutcome,
+    is_recording,
+    read_outcome,
+)
+from evaluator.sources.recording import SHEET_NAME, RunSheet, utc
+from evaluator.store import Store
+
+__all__ = ["finish_run", "land_release"]
+
+
+def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
+    """Land what a release's recorders left behind, so that a load that was killed loses nothing.
+
+    Runs of recorders that were started by hand are registered; runs whose recorder died are marked incomplete.
+    Raises UnknownName for a release of which nothing is known.
+    """
+    _adopt_recordings(store, release_id)
+    return tuple(_settle(store, run) for run in store.runs(release_id) if run.source == "locust")
+
+
+def _settle(store: Store, run: Run) -> Landed:
+    folder = store.segment_folder(run)
+    if run.state is RunState.RUNNING and not is_recording(folder):
+        planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
+        outcome = read_outcome(folder, run_time_s=planned_s, stopped_by=_reason_of_death(run))
+        finish_run(store, run, outcome)
+    return store.land_segments(run.id)
+
+
+def _reason_of_death(run: Run) -> str:
+    """A recorder started by hand ends its run itself; under `load`, an unfinished run means that `load` was killed."""
+    return "" if run.group == run.id and not run.fingerprint.get("targets") else "the load was killed"
+
+
+def _adopt_recordings(store: Store, release_id: str) -> None:
+    known = _known_runs(store, release_id)
+    for path in sorted(run_folder(store.data_dir, release_id, "_").parent.glob(f"*/{SHEET_NAME}")):
+        sheet = RunSheet.read(path)
+        if sheet.release == release_id and sheet.run not in known:
+            _adopt(store, sheet)
+
+
+def _known_runs(store: Store, release_id: str) -> set[str]:
+    try:
+        return {run.id for run in store.runs(release_id)}
+    except UnknownName:
+        return set()
+
+
+def _adopt(store: Store, sheet: RunSheet) -> None:
+    services = (Service(sheet.service),) if sheet.service else ()
+    started = utc(sheet.started)
+    run = Run(
+        id=sheet.run,
+        release=sheet.release,
+        group=sheet.run,
+        source="locust",
+        started=started,
+        planned_end=started + timedelta(seconds=sheet.run_time_s) if sheet.run_time_s else None,
+        fingerprint=sheet.fingerprint,
+    )
+    store.register_run(Release(sheet.release, services), run)
+
+
+def finish_run(store: Store, run: Run, outcome: RunOutcome) -> None:
+    """Write down how a run ended."""
+    store.finish_run(
+        run.id,
+        state=outcome.state,
+        ended=outcome.ended,
+        facts=outcome.facts,
+        planned_end=outcome.planned_end,
+    )

@@ -1,0 +1,163 @@
+"""Run a load test against all arms and land it; land what a killed one left behind."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from threading import Event, Thread, get_native_id
+
+from evaluator.errors import EvaluatorError, LoadError, UsageError
+from evaluator.pipeline.base import Say, say_nothing
+from evaluator.pipeline.landing import finish_run
+from evaluator.records import (
+    Landed,
+    Release,
+    Run,
+    RunState,
+    check_names,
+)
+from evaluator.sources.load import (
+    LoadPlan,
+    check_plan,
+    fingerprint,
+    run_locust,
+    wait_for_targets,
+)
+from evaluator.sources.recording import new_run_id
+from evaluator.store import Store
+
+__all__ = ["load_release", "restart_targets"]
+
+KEEP_UP_S = 3600.0
+"""How often a run that lasts is landed and compacted while it is recorded."""
+
+
+def load_release(
+    store: Store,
+    release: Release,
+    plan: LoadPlan,
+    *,
+    replicates: int = 1,
+    restart_command: str | None = None,
+    say: Say = say_nothing,
+    on_line: Say = say_nothing,
+) -> tuple[Run, ...]:
+    """Run a load test against all arms, `replicates` times, and land it. Returns the runs as stored.
+
+    `say` is told what happens, `on_line` each line of Locust's log. Every run is registered before its load starts
+    and lands after it, whatever ended it. Raises LoadError where a run is incomplete, KeyboardInterrupt where the user
+    ended it; what was recorded stays.
+    """
+    check_names(release, (arm.name for arm in plan.arms))
+    _check_replicates(replicates, restart_command)
+    check_plan(plan)
+    group = new_run_id()
+    for replicate in range(replicates):
+        if replicate and restart_command:
+            say(f"restarting the targets: {restart_command}")
+            restart_targets(restart_command, plan)
+        run = _new_run(release, plan, group, replicate, of=replicates)
+        store.register_run(release, run)
+        say(f"run {replicate + 1} of {replicates}: {run.id}")
+        _load_once(store, run, plan, say, on_line)
+    return tuple(run for run in store.runs(release.id) if run.group == group)
+
+
+def _check_replicates(replicates: int, restart_command: str | None) -> None:
+    if replicates < 1:
+        raise UsageError(f"replicates must be at least 1, not {replicates}")
+    if restart_command is None:
+        return
+    words = _split(restart_command)
+    if not words:
+        raise UsageError("the restart command is empty")
+    if shutil.which(words[0]) is None:
+        raise UsageError(f"the restart command '{words[0]}' cannot be found", hint="give the path of a program")
+
+
+def _new_run(release: Release, plan: LoadPlan, group: str, replicate: int, *, of: int) -> Run:
+    now = datetime.now(UTC)
+    return Run(
+        id=group if replicate == 0 else f"{group}-{replicate + 1}",
+        release=release.id,
+        group=group,
+        source="locust",
+        replicate=replicate,
+        started=now,
+        planned_end=now + timedelta(seconds=plan.run_time_s),
+        fingerprint={**fingerprint(plan), "replicates": of},
+    )
+
+
+def _load_once(store: Store, run: Run, plan: LoadPlan, say: Say, on_line: Say) -> None:
+    with _kept_up(store, run, say):
+        outcome = run_locust(plan, run, store.segment_folder(run), on_line)
+    finish_run(store, run, outcome)
+    landed = store.land_segments(run.id)
+    say(_describe_landing(landed))
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.state is not RunState.COMPLETE:
+        raise LoadError(
+            f"run {run.id} is incomplete: {outcome.facts.stopped_by}",
+            hint=f"the {landed.rows} requests recorded until then are in the store",
+        )
+    if not landed.rows:
+        why = f": {outcome.trouble}" if outcome.trouble else ""
+        raise LoadError(
+            f"run {run.id} made no request{why}", hint="do the tasks of the locustfile send any? -v shows Locust's log"
+        )
+
+
+@contextmanager
+def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
+    """Land and compact what a run has recorded every hour while the block lasts, so that its folder stays small."""
+    over = Event()
+    keeper = Thread(target=_keep_up, args=(store, run, say, over), daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+
+
+def _keep_up(store: Store, run: Run, say: Say, over: Event) -> None:
+    # The load generator goes first; the threads of a roll-up inherit this.
+    os.setpriority(os.PRIO_PROCESS, get_native_id(), 10)
+    while not over.wait(KEEP_UP_S):
+        try:
+            landed = store.land_segments(run.id)
+            store.compact(run.id)
+            say(_describe_landing(landed))
+        except (EvaluatorError, OSError) as error:
+            say(f"not landed yet: {error}")
+
+
+def _describe_landing(landed: Landed) -> str:
+    text = f"landed {landed.rows} requests in {landed.segments} segments"
+    return text + (f"; {len(landed.quarantined)} could not be read" if landed.quarantined else "")
+
+
+def restart_targets(command: str, plan: LoadPlan) -> None:
+    """Run the user's command and wait until every target accepts connections. Raises LoadError."""
+    try:
+        done = subprocess.run(_split(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise LoadError(f"the restart command '{command}' cannot be run: {error.strerror}") from error
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise LoadError(f"the restart command '{command}' ended with {done.returncode}: {(said or ['no output'])[-1]}")
+    wait_for_targets(plan.targets)
+
+
+def _split(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"the restart command '{command}' cannot be split into words: {error}") from error
