@@ -283,8 +283,14 @@ def _judge_one(
         status = MetricStatus.PASS
     else:
         status = MetricStatus.INCONCLUSIVE
-    judged = replace(comparison, status=status, p_value=p_value, p_value_adjusted=adjusted, decided_at_s=decided_at_s)
-    return replace(judged, reason=wording.explain_status(judged, levels.alpha, shown_within=shown_within))
+    return replace(
+        comparison,
+        status=status,
+        p_value=p_value,
+        p_value_adjusted=adjusted,
+        decided_at_s=decided_at_s,
+        reason=wording.explain_status(comparison, status, levels.alpha, shown_within=shown_within),
+    )
 
 
 def _drifts(comparison: Comparison, level: float) -> bool:

@@ -142,18 +142,18 @@ def explain_health(finding: Finding) -> Reason:
     return Reason("health", f"{finding.check}: {finding.text}")
 
 
-def explain_status(comparison: Comparison, alpha: float, *, shown_within: bool) -> str:
+def explain_status(comparison: Comparison, status: MetricStatus, alpha: float, *, shown_within: bool) -> str:
     """One metric's own sentence: why it passed, failed or is open.
 
     `shown_within`: over the whole run it is within its margin; if it is open all the same, its end is not.
     """
     moved = _moved(comparison, alpha)
     margin = format_margin(comparison.rule.margin, comparison.unit)
-    if comparison.status is MetricStatus.FAIL:
+    if status is MetricStatus.FAIL:
         return explain_failure(comparison, alpha).text
     if comparison.rule.margin is None:
         return f"{moved}; no margin is set"
-    if comparison.status is MetricStatus.PASS:
+    if status is MetricStatus.PASS:
         return f"{moved}, within the {margin} allowed"
     return _explain_undecided(comparison, alpha, moved, shown_within=shown_within)
 

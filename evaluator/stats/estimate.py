@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.stats.longrun import BATCHES, cosine_count, cosines, time_scores
-from evaluator.stats.student import t_below, t_quantile
-from evaluator.stats.uncertainty import Uncertainty
+from evaluator.stats.student import t_below
+from evaluator.stats.uncertainty import Binding, Uncertainty
 
 __all__ = [
-    "POWER",
+    "Z_OF_POWER",
     "Asked",
     "Depth",
     "Estimate",
@@ -29,7 +29,8 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float64]
 
-POWER = 0.8
+Z_OF_POWER = 0.8416212335729143
+"""Normal quantile of 80 %, the power at which a detectable effect is found."""
 
 Depth = Literal["full", "answers", "suspects"]
 """How much is computed: all; no intervals; only answers of what looks worse than its bound (see `not_worse`)."""
@@ -127,26 +128,22 @@ def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray)
     return np.concatenate([time, unit * np.sqrt(left)], axis=1)
 
 
-def detectable(uncertainty: Uncertainty, alpha: float) -> FloatArray:
-    """Shift that a one-sided test at `alpha` finds with 80 % power."""
-    se = np.sqrt(uncertainty.binding(alpha)[0])
-    return np.asarray(uncertainty.reach(alpha) + t_quantile(POWER, np.inf) * se)
+def detectable(bound: Binding) -> FloatArray:
+    """Shift that a one-sided test finds with 80 % power."""
+    return np.asarray(bound.reach + Z_OF_POWER * bound.se)
 
 
-def needed_time(beyond: FloatArray, uncertainty: Uncertainty, alpha: float) -> FloatArray:
+def needed_time(beyond: FloatArray, bound: Binding) -> FloatArray:
     """How many times the present duration it takes to show `beyond` < 0 if it stays as it is; infinite where never."""
-    variance, df = uncertainty.binding(alpha)
-    reach = np.maximum(-beyond, 0.0) / t_quantile(1 - alpha, df)
-    lasting = np.minimum(uncertainty.lasting, variance)
-    spare = reach**2 - lasting
-    return np.where(spare > 0, (variance - lasting) / np.where(spare > 0, spare, 1.0), np.inf)
+    spare = (np.maximum(-beyond, 0.0) / bound.critical) ** 2 - bound.lasting
+    shrinking = bound.variance - bound.lasting
+    return np.where(spare > 0, shrinking / np.where(spare > 0, spare, 1.0), np.inf)
 
 
-def lasting_share(uncertainty: Uncertainty, alpha: float) -> FloatArray:
+def lasting_share(bound: Binding) -> FloatArray:
     """Share of the variance that only more instances or replicates shrink."""
-    variance = uncertainty.binding(alpha)[0]
-    share = np.divide(uncertainty.lasting, variance, out=np.zeros_like(variance), where=variance > 0)
-    return np.clip(share, 0.0, 1.0)
+    variance = bound.variance
+    return np.divide(bound.lasting, variance, out=np.zeros_like(variance), where=variance > 0)
 
 
 def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:

@@ -80,7 +80,7 @@ def compare_failures(
     else:
         effect = lower = upper = np.full(difference.shape, np.nan)
     unit = np.where(baseline.level > 0, baseline.level, np.nan) if relative else 1.0
-    variance, df = counts.uncertainty.binding(alpha)
+    deciding = counts.uncertainty.binding(alpha)
     return Estimate(
         baseline=baseline.level,
         candidate=candidate.level,
@@ -90,13 +90,13 @@ def compare_failures(
         against_margin=_ask(counts, beyond, bound, relative=relative),
         against_zero=_ask(counts, difference, 0.0, relative=False),
         trend=trend(influence, panel.position, beyond),
-        detectable=detectable(counts.uncertainty, alpha) / unit,
-        needed=needed_time(beyond, counts.uncertainty, alpha),
-        lasting=lasting_share(counts.uncertainty, alpha),
-        se=np.sqrt(variance) / unit,
-        df=df,
+        detectable=detectable(deciding) / unit,
+        needed=needed_time(beyond, deciding),
+        lasting=lasting_share(deciding),
+        se=deciding.se / unit,
+        df=deciding.df,
         against_limit=_limits(panel, design, strata, frame, candidate, sd_instance, limit),
-        loadings=load(influence, counts.scores, variance),
+        loadings=load(influence, counts.scores, deciding.variance),
     )
 
 

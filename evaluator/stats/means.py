@@ -105,8 +105,8 @@ def _relative(
         influence = _scaled(parts.candidate) - _scaled(parts.baseline)
         by_run = np.log(_by_run(parts, design, 1) / _by_run(parts, design, 0))
     theta, uncertainty = _uncertain(parts, design, theta, influence, by_run)
-    half = uncertainty.reach(alpha)
-    variance, df = uncertainty.binding(alpha)
+    deciding = uncertainty.binding(alpha)
+    half = deciding.reach
     return Estimate(
         baseline=parts.baseline.level,
         candidate=parts.candidate.level,
@@ -116,13 +116,13 @@ def _relative(
         against_margin=ask(sign * theta - bound, uncertainty),
         against_zero=ask(sign * theta, uncertainty),
         trend=trend(sign * influence, parts.strata.panel.position, sign * theta - bound),
-        detectable=np.expm1(detectable(uncertainty, alpha)),
-        needed=needed_time(sign * theta - bound, uncertainty, alpha),
-        lasting=lasting_share(uncertainty, alpha),
-        se=np.sqrt(variance),
-        df=df,
+        detectable=np.expm1(detectable(deciding)),
+        needed=needed_time(sign * theta - bound, deciding),
+        lasting=lasting_share(deciding),
+        se=deciding.se,
+        df=deciding.df,
         against_limit=_limits(parts, design, limit),
-        loadings=load(sign * influence, _scores(parts, design, by_run, sign), variance),
+        loadings=load(sign * influence, _scores(parts, design, by_run, sign), deciding.variance),
     )
 
 
@@ -140,8 +140,8 @@ def _absolute(
     scaled = replace(parts, instances=instances, prior=parts.prior * scale**2, history=history)
     by_run = _by_run(parts, design, 1) - _by_run(parts, design, 0)
     theta, uncertainty = _uncertain(scaled, design, theta, influence, by_run)
-    half = uncertainty.reach(alpha)
-    variance, df = uncertainty.binding(alpha)
+    deciding = uncertainty.binding(alpha)
+    half = deciding.reach
     return Estimate(
         baseline=parts.baseline.level,
         candidate=parts.candidate.level,
@@ -151,13 +151,13 @@ def _absolute(
         against_margin=ask(sign * theta - bound, uncertainty),
         against_zero=ask(sign * theta, uncertainty),
         trend=trend(sign * influence, parts.strata.panel.position, sign * theta - bound),
-        detectable=detectable(uncertainty, alpha),
-        needed=needed_time(sign * theta - bound, uncertainty, alpha),
-        lasting=lasting_share(uncertainty, alpha),
-        se=np.sqrt(variance),
-        df=df,
+        detectable=detectable(deciding),
+        needed=needed_time(sign * theta - bound, deciding),
+        lasting=lasting_share(deciding),
+        se=deciding.se,
+        df=deciding.df,
         against_limit=_limits(parts, design, limit),
-        loadings=load(sign * influence, _scores(parts, design, by_run, sign), variance),
+        loadings=load(sign * influence, _scores(parts, design, by_run, sign), deciding.variance),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
-from evaluator.stats.estimate import POWER
+from evaluator.stats.estimate import Z_OF_POWER
 from evaluator.stats.outcomes import Answers, OutcomeEstimate
 from evaluator.stats.student import t_below, t_quantile
 
@@ -91,7 +91,7 @@ def compare_quantiles(
         ),
         se=se * (q_b if test.relative else 1.0),
         df=math.inf,
-        detectable=(critical + float(t_quantile(POWER, np.inf))) * se,
+        detectable=(critical + Z_OF_POWER) * se,
         needed=_needed(test, margin, sign, critical),
     )
 

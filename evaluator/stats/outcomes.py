@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin, UnitMoments
-from evaluator.stats.estimate import POWER
+from evaluator.stats.estimate import Z_OF_POWER
 from evaluator.stats.score import difference_interval, difference_z, one_sample_z, ratio_interval, ratio_z
 from evaluator.stats.student import t_below, t_quantile
 
@@ -267,7 +267,7 @@ def compare_levels(
         limits=_ask_limits(pair, limit),
         se=se,
         df=pair.df,
-        detectable=(critical + float(t_quantile(POWER, np.inf))) * se / _scale(base, relative=relative),
+        detectable=(critical + Z_OF_POWER) * se / _scale(base, relative=relative),
         needed=(critical * se_beyond / -beyond) ** 2 if beyond < 0 else math.inf,
     )
 
@@ -379,7 +379,7 @@ def compare_proportions(
         limits=tuple(_normal(z) for z in asked),
         se=se,
         df=math.inf,
-        detectable=(critical + float(t_quantile(POWER, np.inf))) * se / _scale(p_b, relative=relative),
+        detectable=(critical + Z_OF_POWER) * se / _scale(p_b, relative=relative),
         needed=(critical / at_bound) ** 2 if at_bound < 0 else math.inf,
     )
 

@@ -25,7 +25,7 @@ from evaluator.stats.distribution import (
     standardised_distribution,
 )
 from evaluator.stats.estimate import (
-    POWER,
+    Z_OF_POWER,
     Asked,
     Depth,
     Estimate,
@@ -41,7 +41,6 @@ from evaluator.stats.history import InstanceHistory, on_scale
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
 from evaluator.stats.strata import Levels, Strata, levels
-from evaluator.stats.student import t_quantile
 from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
 
 __all__ = ["QuantileEstimate", "compare_quantile"]
@@ -106,16 +105,16 @@ def _estimate(
     relative: bool,
 ) -> Estimate:
     """Everything on the scale of the effect; `edge` is the margin and `ends` are the interval, as times."""
-    q_b, alpha = work.q_b, work.alpha
+    q_b = work.q_b
     effect = np.array([ends[0], work.q_c, ends[1]])
     effect = effect / q_b - 1 if relative else effect - q_b
     at_margin, at_zero = nodes.around(edge), nodes.around(q_b)
     beyond = sign * work.distance(np.array([edge]))
     with np.errstate(divide="ignore", invalid="ignore"):
-        variance, df = at_margin.binding(alpha)
-        reach = t_quantile(1 - alpha, df)
+        deciding = at_margin.binding(work.alpha)
+        reach = deciding.critical
         harm = effect[2] - effect[1] if sign > 0 else effect[1] - effect[0]
-        seen = harm * (reach + t_quantile(POWER, np.inf)) / reach
+        seen = harm * (reach + Z_OF_POWER) / reach
         # The quantile's own scale has no density: its standard error is what the interval shows of it.
         width = np.abs(np.log1p(sign * harm / (1 + effect[1]))) if relative else harm
     return Estimate(
@@ -128,12 +127,12 @@ def _estimate(
         against_zero=ask(sign * work.distance(np.array([q_b])), at_zero),
         trend=trend(sign * nodes.influence[:1], work.panel.position, beyond),
         detectable=np.asarray(seen),
-        needed=needed_time(beyond, at_margin, alpha),
-        lasting=lasting_share(at_margin, alpha),
+        needed=needed_time(beyond, deciding),
+        lasting=lasting_share(deciding),
         se=np.asarray(width / reach),
-        df=df,
+        df=deciding.df,
         against_limit=work.limits(limit),
-        loadings=load(sign * nodes.influence[:1], nodes.scores[:1].T * sign, variance),
+        loadings=load(sign * nodes.influence[:1], nodes.scores[:1].T * sign, deciding.variance),
     )
 
 

@@ -41,8 +41,8 @@ def compare_rates(
     theta = np.array([np.log(rates[1] / exposure[1]) - np.log(rates[0] / exposure[0])])
     uncertainty = _uncertain(influence)
     bound = _log_bound(margin, float(rates[0]), sign)
-    half = uncertainty.reach(alpha)
-    variance, df = uncertainty.binding(alpha)
+    deciding = uncertainty.binding(alpha)
+    half = deciding.reach
     relative = margin is None or margin.relative
     effect = np.expm1(np.concatenate([theta, theta - half, theta + half])) * (1.0 if relative else rates[0])
     own = _uncertain(own_influence[1:])
@@ -56,11 +56,11 @@ def compare_rates(
         against_margin=ask(sign * theta - bound, uncertainty),
         against_zero=ask(sign * theta, uncertainty),
         trend=trend(sign * influence, panel.position, sign * theta - bound),
-        detectable=np.expm1(detectable(uncertainty, alpha)),
-        needed=needed_time(sign * theta - bound, uncertainty, alpha),
+        detectable=np.expm1(detectable(deciding)),
+        needed=needed_time(sign * theta - bound, deciding),
         lasting=np.zeros(1),
-        se=np.sqrt(variance) * (1.0 if relative else rates[0]),
-        df=df,
+        se=deciding.se * (1.0 if relative else rates[0]),
+        df=deciding.df,
         against_limit=tuple(
             ask(s * np.log(rates[1:] / max(bound, 1e-12)), own) for s, bound in limits if bound is not None
         ),

@@ -25,6 +25,7 @@ from evaluator.stats.panel import Panel
 from evaluator.stats.student import t_below, t_quantile
 
 __all__ = [
+    "Binding",
     "Design",
     "Replication",
     "Uncertainty",
@@ -66,16 +67,40 @@ class Uncertainty:
         """Half-width of the interval that leaves out `alpha` on each side (groups,)."""
         return np.asarray((t_quantile(1 - alpha, self.df) * np.sqrt(self.variance)).max(axis=0))
 
-    def binding(self, alpha: float) -> tuple[FloatArray, FloatArray]:
-        """Variance and degrees of freedom of the bound that decides at this level, (groups,) each."""
-        widest = np.argmax(t_quantile(1 - alpha, self.df) * np.sqrt(self.variance), axis=0)
-        group = np.arange(widest.size)
-        return self.variance[widest, group], self.df[widest, group]
+    def binding(self, alpha: float) -> Binding:
+        """The bound that decides at this level."""
+        critical = t_quantile(1 - alpha, self.df)
+        widest = np.argmax(critical * np.sqrt(self.variance), axis=0)
+        at = widest, np.arange(widest.size)
+        variance = self.variance[at]
+        return Binding(variance, self.df[at], critical[at], np.minimum(self.lasting, variance))
 
     def also(self, variance: FloatArray, df: float = np.inf) -> Uncertainty:
         """The same with one more bound (groups,)."""
         row = np.broadcast_to(variance, self.lasting.shape)[None, :]
         return Uncertainty(np.vstack([self.variance, row]), np.vstack([self.df, np.full_like(row, df)]), self.lasting)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The bound that decides at a level, of each group: shapes (groups,)."""
+
+    variance: FloatArray
+    df: FloatArray
+    critical: FloatArray
+    """How many standard errors the level asks for."""
+    lasting: FloatArray
+    """The part of the variance that more time does not shrink."""
+
+    @property
+    def se(self) -> FloatArray:
+        """Standard error."""
+        return np.sqrt(self.variance)
+
+    @property
+    def reach(self) -> FloatArray:
+        """Half-width of the interval at this level."""
+        return self.critical * self.se
 
 
 @dataclass(frozen=True, slots=True)

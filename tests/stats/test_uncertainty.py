@@ -59,8 +59,10 @@ def test_the_interval_is_the_set_that_is_not_rejected():
     found = Uncertainty(np.array([[1.0], [4.0]]), np.array([[4.0], [np.inf]]), np.zeros(1))
     assert found.reach(0.05)[0] == pytest.approx(max(t_quantile(0.95, 4), 2 * t_quantile(0.95, np.inf)))
     assert found.p_below(found.reach(0.05))[0] == pytest.approx(0.05)
-    assert [float(part[0]) for part in found.binding(0.05)] == [4.0, np.inf]
-    assert [float(part[0]) for part in found.binding(0.001)] == [1.0, 4.0]
+    wide, narrow = found.binding(0.05), found.binding(0.001)
+    assert (wide.variance[0], wide.df[0]) == (4.0, np.inf)
+    assert (narrow.variance[0], narrow.df[0]) == (1.0, 4.0)
+    assert wide.reach == found.reach(0.05)
 
 
 def test_one_more_bound_makes_no_claim_easier():
