@@ -43,6 +43,7 @@ __all__ = [
 NAMED_ENDPOINTS = 3
 MOST_TIMES = 100
 LONGEST_WAIT = 48 * 3600
+SURE = 0.05
 SHORTEST_REPEAT = 1.25
 """Less than this times the present duration is no advice."""
 
@@ -340,5 +341,10 @@ def _more_units(multiple: float, waiting: Sequence[Comparison]) -> str:
 
 
 def _is_beyond(comparison: Comparison) -> bool:
-    """Is the point estimate itself at or beyond the margin, or its end drifting there?"""
-    return comparison.drift is not None and comparison.drift.last_third >= 0
+    """Is the estimate itself at or beyond the margin, or does only its drift there stand against it?"""
+    effect, margin, drift = comparison.effect, comparison.rule.margin, comparison.drift
+    if effect is None or margin is None:
+        return False
+    harm = effect.estimate if comparison.rule.direction is Direction.LOWER else -effect.estimate
+    within = all(question.p_within < SURE for question in comparison.questions if question.kind != "zero")
+    return harm >= margin.value or (within and drift is not None and drift.last_third >= 0)
