@@ -12,7 +12,9 @@ if TYPE_CHECKING:  # importing typing takes as long as all the rest of a start b
 _LAZY = {"Recorder": "evaluator.sources.locust"}
 """Name → the module that it comes from."""
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "__version__"]
+
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

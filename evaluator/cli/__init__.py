@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from evaluator import __version__
 from evaluator.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -125,9 +126,7 @@ def _quieter(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        emit(f"evaluator {version('release-evaluator')}")
+        emit(f"evaluator {__version__}")
         ctx.exit()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from importlib.metadata import version
 
+from evaluator import __version__
 from evaluator.assess import assess_release
 from evaluator.errors import UnknownName
 from evaluator.health.history import describe_learnt
@@ -22,6 +22,7 @@ from evaluator.records import (
 )
 from evaluator.reports import to_json
 from evaluator.sources.outcomes import OUTCOME_SOURCE
+from evaluator.stats.student import load_early
 from evaluator.store import Store
 
 __all__ = ["choose_runs", "judge_release", "read_outcomes", "service_of"]
@@ -36,6 +37,7 @@ def judge_release(
 
     `runs`: `latest` (the newest run group), `all`, or the id of a run or group. Raises UnknownName for anything else.
     """
+    load_early()
     land_release(store, release_id)
     release = store.release(release_id)
     learnt = store.learnt(service_of(release))
@@ -63,7 +65,7 @@ def judge_release(
         policy=policy.effective,
         policy_hash=policy.hash,
         data_hash=store.data_hash(ids),
-        evaluator_version=version("release-evaluator"),
+        evaluator_version=__version__,
         judged_at=judged_at,
     )
     if save:

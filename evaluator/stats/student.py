@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from threading import Thread
+
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["critical_value", "t_below", "t_quantile"]
+__all__ = ["critical_value", "load_early", "t_below", "t_quantile"]
 
 FloatArray = npt.NDArray[np.float64]
+
+
+def load_early() -> None:
+    """Load what the quantiles come from, in a thread, while something else is waited for."""
+    Thread(target=import_module, args=("scipy.special",), daemon=True).start()
 
 
 def t_below(t: FloatArray | float, df: FloatArray | float) -> FloatArray:

@@ -32,7 +32,6 @@ from evaluator.records import (
 from evaluator.segments import run_folder
 from evaluator.store import catalogue, maintenance
 from evaluator.store.engine import Engine, attach, open_engine, transaction
-from evaluator.store.importing import Place, import_files
 from evaluator.store.landing import Target, land
 from evaluator.store.locks import shared
 from evaluator.store.maintenance import Files, is_compaction_due
@@ -43,9 +42,7 @@ from evaluator.store.migrations import (
     prepare_data_dir,
     read_version,
 )
-from evaluator.store.outcome_files import describe_outcomes
 from evaluator.store.outcome_reading import read_outcomes
-from evaluator.store.outcomes import OutcomePlace, import_outcomes
 from evaluator.store.reading import read_cells
 
 __all__ = ["WAIT_S", "Store"]
@@ -164,16 +161,22 @@ class Store:
 
         Raises InputError for a file with rows that cannot be used. The same files again change nothing.
         """
+        from evaluator.store.importing import Place, import_files  # a verdict must not wait for it
+
         place = Place(self.path, {run.id: self.segment_folder(run) for run in runs}, self.wait_s)
         return import_files(place, release, runs, plan)
 
     @staticmethod
     def describe_outcomes(plan: OutcomePlan) -> tuple[SourceColumn, ...]:
         """List the columns of files of outcomes, or of a query over them (as table `outcomes`). Raises InputError."""
+        from evaluator.store.outcome_files import describe_outcomes
+
         return describe_outcomes(plan)
 
     def land_outcomes(self, release: Release, run: Run, plan: OutcomePlan) -> tuple[Landed, OutcomeFacts]:
         """Land outcomes of units as `run`; the same files read the same way change nothing. Raises InputError."""
+        from evaluator.store.outcomes import OutcomePlace, import_outcomes
+
         return import_outcomes(OutcomePlace(self.path, self.segment_folder(run), self.wait_s), release, run, plan)
 
     # -------------------------------------------------------------- reading
