@@ -30,7 +30,7 @@ from evaluator.records import (
 from evaluator.stats.outcome_arms import dunnett_p, find_posterior, probabilities_of_best, share_of_baseline
 from evaluator.stats.outcome_joint import Errors, from_weights
 from evaluator.stats.outcome_quantiles import find_quantile
-from evaluator.stats.outcomes import Answers, ArmLevels, OutcomeEstimate, moments_of, trace_harm
+from evaluator.stats.outcomes import Answers, ArmLevels, OutcomeEstimate, compare_levels, moments_of, trace_harm
 from evaluator.wording import format_number
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "OutcomeMetric",
     "OutcomePair",
     "Prepared",
+    "answer_levels",
     "answer_outcome",
     "describe_adjustment",
     "find_needed_values",
@@ -210,6 +211,25 @@ def no_outcome_data(rule: Rule, arm: str, unit: str, why: str, n: tuple[int, int
 def nothing(rule: Rule, arm: str, unit: str, why: str, n: tuple[int, int] = (0, 0)) -> Compared:
     """No data, with the reason."""
     return Compared(no_outcome_data(rule, arm, unit, why, n))
+
+
+def answer_levels(
+    pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmLevels, *, unit: str, method: str
+) -> Compared:
+    """Compare the levels of two arms as means are compared."""
+    estimate = compare_levels(
+        levels, pair.arm, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
+    )
+    return answer_outcome(
+        pair,
+        rule,
+        estimate,
+        unit=unit,
+        method=method + describe_adjustment(rule, prepared, levels),
+        n=(prepared.moments[0].n, prepared.moments[pair.arm].n),
+        trace=lambda: trace_levels(pair, rule, prepared, levels),
+        levels=levels,
+    )
 
 
 def answer_outcome(

@@ -7,16 +7,14 @@ from evaluator.metrics.outcome_base import (
     Needs,
     OutcomeMetric,
     OutcomePair,
-    answer_outcome,
-    describe_adjustment,
+    answer_levels,
     find_needed_values,
     name_unit,
     nothing,
     prepare,
-    trace_levels,
 )
 from evaluator.records import Outcomes, Rule
-from evaluator.stats.outcomes import adjust_levels, compare_levels, linear_mean
+from evaluator.stats.outcomes import adjust_levels, linear_mean
 
 __all__ = ["OUTCOME_MEAN", "compare_outcome_mean"]
 
@@ -29,21 +27,7 @@ def compare_outcome_mean(pair: OutcomePair, rule: Rule) -> Compared:
         return nothing(rule, pair.name, unit, prepared.problem)
     moments = prepared.moments
     levels = adjust_levels([linear_mean(part, 0) for part in moments], moments, prepared.covariates)
-    estimate = compare_levels(
-        levels, pair.arm, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
-    )
-    method = "mean of units, Welch" + describe_adjustment(rule, prepared, levels)
-    n = moments[0].n, moments[pair.arm].n
-    return answer_outcome(
-        pair,
-        rule,
-        estimate,
-        unit=unit,
-        method=method,
-        n=n,
-        trace=lambda: trace_levels(pair, rule, prepared, levels),
-        levels=levels,
-    )
+    return answer_levels(pair, rule, prepared, levels, unit=unit, method="mean of units, Welch")
 
 
 def _needs(outcomes: Outcomes, rule: Rule) -> Needs:

@@ -9,8 +9,8 @@ from evaluator.metrics.outcome_base import (
     Needs,
     OutcomeMetric,
     OutcomePair,
+    answer_levels,
     answer_outcome,
-    describe_adjustment,
     find_needed_values,
     nothing,
     prepare,
@@ -18,7 +18,7 @@ from evaluator.metrics.outcome_base import (
 )
 from evaluator.metrics.outcome_ratio import compare_outcome_ratio, needs_of_ratio
 from evaluator.records import Outcomes, Rule
-from evaluator.stats.outcomes import ArmLevels, adjust_levels, compare_levels, compare_proportions, linear_mean
+from evaluator.stats.outcomes import ArmLevels, adjust_levels, compare_proportions, linear_mean
 
 __all__ = ["OUTCOME_PROPORTION", "compare_outcome_proportion"]
 
@@ -39,22 +39,16 @@ def compare_outcome_proportion(pair: OutcomePair, rule: Rule) -> Compared:
     if min(n) == 0:
         return nothing(rule, pair.name, "fraction", "an arm has no units", n)
     if rule.covariates:
-        estimate = compare_levels(
-            levels, pair.arm, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
-        )
-        method = "share of units, Welch" + describe_adjustment(rule, prepared, levels)
-    else:
-        successes = _count(levels, n, pair.arm)
-        estimate = compare_proportions(
-            successes, n, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
-        )
-        method = "share of units, score"
+        return answer_levels(pair, rule, prepared, levels, unit="fraction", method="share of units, Welch")
+    estimate = compare_proportions(
+        _count(levels, n, pair.arm), n, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
+    )
     return answer_outcome(
         pair,
         rule,
         estimate,
         unit="fraction",
-        method=method,
+        method="share of units, score",
         n=n,
         trace=lambda: trace_levels(pair, rule, prepared, levels),
         levels=levels,
