@@ -58,7 +58,7 @@ print(time.perf_counter() - started)
 IMPORT = """
 import sys, time
 from pathlib import Path
-from evaluator.pipeline import import_release
+from evaluator.pipeline.importing import import_release
 from evaluator.records import Release
 from evaluator.sources.files import plan_landing
 from evaluator.store import Store
