@@ -118,14 +118,19 @@ def test_read_only_files_can_be_read_but_not_written(store):
         except StoreError as error:
             print("refused:", error.message)
     """
-    for path in (store.path.parent, *store.path.parent.parents):
-        if path.stat().st_uid == os.getuid() and path != store.path.parent:
-            path.chmod(path.stat().st_mode | 0o055)
-    store.path.parent.chmod(0o555)
-    store.path.chmod(0o444)
-    process = run_python(code, str(store.path))
-    out, _ = process.communicate(timeout=30)
-    store.path.parent.chmod(0o755)
+    # Nobody must get there; afterwards the folders above are as closed as they were.
+    above = {path: path.stat().st_mode for path in store.path.parent.parents if path.stat().st_uid == os.getuid()}
+    try:
+        for path, mode in above.items():
+            path.chmod(mode | 0o055)
+        store.path.parent.chmod(0o555)
+        store.path.chmod(0o444)
+        process = run_python(code, str(store.path))
+        out, _ = process.communicate(timeout=30)
+    finally:
+        store.path.parent.chmod(0o755)
+        for path, mode in above.items():
+            path.chmod(mode & 0o7777)
     assert process.returncode == 0
     assert out.startswith("()\nrefused: ")
     assert "Permission denied" in out or "permission" in out.lower()
