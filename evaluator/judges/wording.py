@@ -240,7 +240,7 @@ def find_best(judged: Sequence[Comparison], going: Sequence[str]) -> str:
 def explain_choice(best: str, going: Sequence[str], waiting: Sequence[str], candidates: int, reason: Reason) -> Reason:
     """Why this candidate of several; `waiting`: those that are neither GO nor NO-GO."""
     others = [arm for arm in going if arm != best]
-    text = f"of {candidates} candidates it alone is shown to be"
+    text = f"only this one of {candidates} candidates is shown to be within its margins"
     if others:
         text = f"of {candidates} candidates it keeps furthest from its margins; with less room: {', '.join(others)}"
     if waiting:

@@ -181,7 +181,9 @@ def test_the_best_of_several_must_show_more():
 
 def test_who_is_undecided_is_said():
     found = judge(arm("b"), arm("c", UNKNOWN), arm("d", WORSE))
-    assert found.reasons[0].text.endswith("of 3 candidates it alone is shown to be; not decided: c")
+    assert found.reasons[0].text.endswith(
+        "only this one of 3 candidates is shown to be within its margins; not decided: c"
+    )
     assert found.reasons[1].arm == "d"
 
 
