@@ -17,6 +17,7 @@ SEED = 20180615
 CAUTION = 0.1
 """Part of every correlation that is not believed: it is estimated from a dozen cosines and a handful of instances."""
 PLAUSIBLE = 0.5
+"""Below this p-value the estimate lies beyond its bound."""
 NO_CLAIM = 0.2
 """Above this p-value no adjustment can matter; Holm's is given, which is larger."""
 

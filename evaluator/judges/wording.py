@@ -44,6 +44,7 @@ NAMED_ENDPOINTS = 3
 MOST_TIMES = 100
 LONGEST_WAIT = 48 * 3600
 SURE = 0.05
+"""Where advice alone depends on it: a metric whose p-value of "within" is below this is within."""
 SHORTEST_REPEAT = 1.25
 """Less than this times the present duration is no advice."""
 

@@ -45,13 +45,6 @@ class Strata:
     effective: FloatArray
     """n* = V² / Σ(v²/n): the binomial sample size that the weighted level is worth, (2, groups)"""
 
-    @property
-    def dropped(self) -> FloatArray:
-        """Share of each arm's requests in strata where the other arm is empty, shape (2,)."""
-        everything = self.n.sum(axis=(1, 2))
-        lost = (self.n * (self.weight == 0)).sum(axis=(1, 2))
-        return np.asarray(lost / np.maximum(everything, 1))
-
 
 @dataclass(frozen=True, slots=True)
 class Levels:

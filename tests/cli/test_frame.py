@@ -260,7 +260,6 @@ def test_shell_completion_offers_the_commands():
     assert done.stdout.strip() == "plain,verdict"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")  # noqa: PTH110
 def test_an_error_that_cannot_be_told_is_no_no_go(tmp_path):
     with open("/dev/full", "w") as full:  # noqa: PTH123
         command = [sys.executable, "-m", "evaluator", "verdict", "nothing"]

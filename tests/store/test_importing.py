@@ -195,6 +195,17 @@ def test_one_bad_time_does_not_spoil_the_others(store, tmp_path):
     assert land(store, {"baseline": [str(path)]}, skip_bad_rows=True).rows == 199
 
 
+def test_a_row_that_no_reader_can_read_is_reported_by_its_line_and_can_be_skipped(store, tmp_path):
+    path = tmp_path / "b.csv"
+    write_locust(path)
+    lines = path.read_text().splitlines()
+    lines.insert(30, f'{T0},GET,"/{"x" * 200_000}",5,1,200,')  # longer than Python's reader takes
+    path.write_text("\n".join([*lines, f"{T0},GET,/cart,fast,1,200,"]) + "\n")
+    with pytest.raises(InputError, match=r"b\.csv:\d+: .*'fast'"):
+        land(store, {"baseline": [str(path)]})
+    assert land(store, {"baseline": [str(path)]}, skip_bad_rows=True).rows == 201
+
+
 def test_a_file_that_starts_with_nothing(store, tmp_path):
     (tmp_path / "b.csv").write_text("\n\n")
     with pytest.raises(InputError, match="starts with an empty line"):

@@ -7,7 +7,7 @@ import gzip
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO, cast
@@ -90,14 +90,25 @@ def _read_csv_head(path: Path) -> _Head:
             top = file.readline(1_000_000)
             _refuse_other_text(path, top)
             delimiter = max(_DELIMITERS, key=top.count)
-            rows = list(
-                itertools.islice(csv.reader(itertools.chain([top], file), delimiter=delimiter), 1 + ROWS_OF_HEAD)
-            )
+            rows = _read_rows(csv.reader(itertools.chain([top], file), delimiter=delimiter))
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise InputError(
             f"{path} cannot be read as text: {_why(error)}", hint="request files are UTF-8 text or Parquet"
         ) from error
     return _Head(path, _check_header(path, rows), _typical_row(path, rows), delimiter)
+
+
+def _read_rows(reader: Iterator[list[str]]) -> list[list[str]]:
+    """Read the header and some rows. A broken row ends them: it is reported with its line when the file is landed."""
+    rows: list[list[str]] = []
+    try:
+        rows.extend(itertools.islice(reader, 2))
+        for row in itertools.islice(reader, ROWS_OF_HEAD - 1):
+            rows.append(row)  # noqa: PERF402 what was read before an error stays
+    except csv.Error:
+        if len(rows) < 2:
+            raise
+    return rows
 
 
 def _read_top(path: Path) -> str:
