@@ -25,10 +25,9 @@ def check_completeness(scene: Scene) -> Iterable[Finding]:
         )
     elif troubles:
         yield Finding("complete", Level.FAIL, "; ".join(dict.fromkeys(troubles)), remedy=again)
-    elif len(scene.runs) < (wanted := max((run.fingerprint.get("replicates", 1) for run in scene.runs), default=1)):
-        yield warn(
-            "complete", f"{len(scene.runs)} of {wanted} replicates: the others were not run, or not chosen", again
-        )
+    elif len(scene.runs) < (wanted := _replicates_wanted(scene)):
+        text = f"{len(scene.runs)} of {wanted} replicates: the others were not run, or not chosen"
+        yield warn("complete", text, again)
     else:
         workers = [run.facts.workers_expected or 0 for run in scene.runs]
         text = f"all {max(workers)} workers to the end" if any(workers) else "every run is complete"

@@ -86,6 +86,7 @@ def test_replicates_restart_the_targets_between_runs(
     assert len({one.group for one in runs}) == 1
     assert all(one.landed == one.facts.counted for one in runs)
     assert runs[0].fingerprint == runs[1].fingerprint
+    assert runs[0].fingerprint["replicates"] == 2
     release = store.release(RELEASE)
     assert (release.services[0].canary, dict(release.labels)) == ("2", {"team": "cart"})
 

@@ -209,3 +209,30 @@ def test_the_order_of_the_rows_does_not_matter():
     known, found = (_quantile(one) for one in (cells, replace(cells, **shuffled)))
     for name in ("effect", "lower", "upper", "se"):
         assert getattr(found, name) == pytest.approx(getattr(known, name), rel=1e-9), name
+
+
+def test_a_quantile_is_never_surer_than_that_many_independent_requests_would_be():
+    """The same ten times in every bucket of every instance: nothing varies over time, and still chance remains."""
+    requests = simulate(replace(SMALL, duration_s=200.0, endpoints=1), 1)
+    buckets, instances, each = 40, 2, 10
+    bucket, instance, time = (part.ravel() for part in np.indices((buckets, instances, each)))
+    start = int(requests.ts_us.min()) // 5_000_000 * 5_000_000
+    alike = {
+        "ts_us": np.tile(start + bucket * 5_000_000 + (instance * each + time) * 100_000, 2),
+        "arm": np.repeat([0, 1], bucket.size),
+        "instance": np.concatenate([instance, SMALL.instances[0] + instance]),
+        "response_us": np.concatenate([(time + 1) * 10_000, (time + 1) * 11_000]),
+        "failed": np.zeros(2 * bucket.size, dtype=bool),
+    }
+    columns = {
+        f.name: alike.get(f.name, getattr(requests, f.name)[: 2 * bucket.size])
+        for f in fields(requests)
+        if isinstance(getattr(requests, f.name), np.ndarray)
+    }
+    panel, design = _panel(to_cells(replace(requests, **columns), bucket_s=5))
+    assert (design.kind, design.instances) == ("instances", (instances, instances))
+    found = compare_quantile(panel, design, 0.5, alpha=ALPHA, margin=None, sd_instance=0.05).estimate
+    binomial = np.sqrt(2 * 0.25 / bucket.size)
+    step = 0.1  # of the share of requests, for a tenth of the time
+    assert 1e-12 < found.against_zero.p_worse[0] < 0.05
+    assert found.upper[0] - found.effect[0] > binomial * step / 2

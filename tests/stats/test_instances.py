@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from judging import SMALL
 
-from evaluator.simulate import simulate_cells
+from evaluator.simulate import Wander, simulate_cells
 from evaluator.stats.instances import InstanceFrame
 from evaluator.stats.panel import build_panel
 
@@ -47,3 +49,19 @@ def test_the_squares_of_the_scores_are_the_variance(rows):
     found = frame.variance(rows.failures, np.zeros(1), relative=False).of_group(0)
     by_arm = [(found.scores[rows.instance_arm == arm] ** 2).sum() for arm in (0, 1)]
     assert found.variance == pytest.approx(by_arm)
+
+
+def test_a_short_run_of_like_instances_shows_no_lasting_difference():
+    """Five blocks are too few for cosines; what varies from block to block is still not what sets instances apart."""
+    like = replace(SMALL, duration_s=100.0, bucket_s=5, instances=(4,), instance_sd=0.0)
+    like = replace(like, instance_wander=Wander(0.0, 100.0))
+    found = []
+    for seed in range(60):
+        panel = build_panel(simulate_cells(like, seed), "canary")
+        rows = panel.rows
+        assert rows.slots == 5
+        frame = InstanceFrame(rows, rows.n - rows.failures, np.ones((1, int(rows.endpoint.max()) + 1)))
+        parts = frame.variance(rows.sum_ms, np.ones(1), relative=True)
+        found.append([parts.variance.sum(), parts.within.sum()])
+    variance, within = np.mean(found, axis=0)
+    assert within == pytest.approx(variance, rel=0.25)
