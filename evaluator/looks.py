@@ -59,7 +59,9 @@ def look_back(
 
 
 def _key(comparison: Comparison) -> Key:
-    return comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint, comparison.scan
+    """Whose looks belong together. The scan may ask for an endpoint's mean at one look, its typical time at another."""
+    asked = comparison.unit if comparison.scan else comparison.rule.name
+    return asked, comparison.arm, comparison.rule.slice.endpoint, comparison.scan
 
 
 def _bounds(comparison: Comparison) -> list[Question]:

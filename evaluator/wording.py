@@ -113,7 +113,7 @@ def name_metric(rule: Rule) -> str:
     if rule.type == "latency_quantile" and rule.quantile is not None:
         short = f"p{format_number(rule.quantile * 100)}"
         return short if rule.name in {f"latency_{short}", short} else rule.name
-    shorts = {"failure_rate": "failures", "latency_mean": "mean"}
+    shorts = {"failure_rate": "failures", "latency_mean": "mean", "latency_typical": "typical time"}
     return shorts.get(rule.type, rule.name) if rule.name == rule.type else rule.name
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from evaluator.calibration.keys import find_groups, sum_counts
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
 from evaluator.records.cells import BINS_PER_DECADE
-from evaluator.stats.distribution import bin_limits_ms
+from evaluator.stats.bins import bin_limits_ms
 
 __all__ = ["fail_more", "slow_down"]
 

@@ -6,7 +6,7 @@ It can only veto. Endpoints with too few requests are judged together as `other`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,16 @@ from evaluator.stats.estimate import Estimate
 from evaluator.stats.failures import compare_failures
 from evaluator.stats.longrun import MIN_BUCKETS
 from evaluator.stats.means import compare_means
+from evaluator.stats.typical import compare_typical_times
 
 __all__ = ["OTHER", "Scanned", "scan_endpoints"]
 
 FloatArray = npt.NDArray[np.float64]
 
 OTHER = "other endpoints"
-MIN_FOR_MEAN = 60
+TYPICAL = "latency_typical"
+"""Type of the rows that compare geometric means of response times."""
+MIN_FOR_TIME = 60
 MIN_FOR_FAILURES = 20
 
 
@@ -37,21 +40,54 @@ class Scanned:
 
 
 def scan_endpoints(pair: Pair, scan: Scan) -> Scanned:
-    """Mean of successes and failure rate of every endpoint, each against the scan's own margin."""
+    """Response time and failure rate of every endpoint, each against the scan's own margin."""
     if not scan.enabled or pair.panel.slots < MIN_BUCKETS:
         return Scanned()
     n = pair.panel.n.sum(axis=2).min(axis=0)
     ok = pair.panel.ok.sum(axis=2).min(axis=0)
-    latency = Rule("latency_mean", "latency_mean", Role.GATE, Margin(scan.margin), Direction.LOWER)
+    typical, mean = (
+        Rule(name, name, Role.GATE, Margin(scan.margin), Direction.LOWER) for name in (TYPICAL, "latency_mean")
+    )
     failures = Rule(
         "failure_rate", "failure_rate", Role.GATE, Margin(scan.failure_margin, relative=False), Direction.LOWER
     )
-    rows = _compare(pair, latency, ok >= MIN_FOR_MEAN, ok, MIN_FOR_MEAN, _means)
+    times = (
+        _compare(pair, rule, ok >= MIN_FOR_TIME, ok, MIN_FOR_TIME, compute)
+        for rule, compute in ((typical, _typical_times), (mean, _means))
+    )
+    rows = tuple(_choose(*both) for both in zip(*times, strict=True))
     rows += _compare(pair, failures, n >= MIN_FOR_FAILURES, n, MIN_FOR_FAILURES, _failures)
     return _with_unjudged(pair, rows)
 
 
 Compute = Callable[[Pair, Rule, FloatArray], Estimate]
+
+
+def _typical_times(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
+    return compare_typical_times(
+        pair.panel,
+        pair.design,
+        alpha=pair.alpha,
+        margin=rule.margin,
+        sd_instance=pair.prior.sd_latency,
+        groups=groups,
+        depth=pair.depth,
+    )
+
+
+def _choose(typical: Comparison, mean: Comparison) -> Comparison:
+    """One answer on an endpoint's response time: by the typical time or by the mean, whichever shows more surely worse.
+
+    The typical time shows that all requests became slower, the mean that a few of them now hang. Two were asked, so
+    the p-value is doubled.
+    """
+    chosen = mean if _p_beyond(mean) < _p_beyond(typical) else typical
+    questions = (replace(asked, p_worse=min(2 * asked.p_worse, 1.0)) for asked in chosen.questions)
+    return replace(chosen, questions=tuple(questions))
+
+
+def _p_beyond(row: Comparison) -> float:
+    return next((asked.p_worse for asked in row.questions if asked.kind == "margin"), 1.0)
 
 
 def _means(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
@@ -91,8 +127,8 @@ def _compare(
         return ()
     with np.errstate(divide="ignore", invalid="ignore"):
         estimate = compute(pair, rule, groups)
-    per_arm = (pair.panel.ok if rule.type == "latency_mean" else pair.panel.n).sum(axis=2) @ groups.T
-    unit = "ms" if rule.type == "latency_mean" else "fraction"
+    per_arm = (pair.panel.n if rule.type == "failure_rate" else pair.panel.ok).sum(axis=2) @ groups.T
+    unit = "fraction" if rule.type == "failure_rate" else "ms"
     return tuple(
         _row(pair, rule, estimate, unit, name, (int(per_arm[0, g]), int(per_arm[1, g])), g)
         for g, name in enumerate(names)
@@ -109,7 +145,7 @@ def _row(
 
 def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Scanned:
     """Keep what could be judged; name the endpoints whose response time could not, and their share of traffic."""
-    judged = {row.rule.slice.endpoint for row in rows if row.rule.type == "latency_mean" and not row.no_data}
+    judged = {row.rule.slice.endpoint for row in rows if row.unit == "ms" and not row.no_data}
     failing = {row.rule.slice.endpoint for row in rows if row.rule.type == "failure_rate" and not row.no_data}
     small = _pooled(pair)
     totals = pair.panel.n.sum(axis=(0, 2))
@@ -124,4 +160,4 @@ def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Scanned:
 
 def _pooled(pair: Pair) -> npt.NDArray[np.bool_]:
     """Which endpoints have too few successes to be judged by themselves."""
-    return np.asarray(pair.panel.ok.sum(axis=2).min(axis=0) < MIN_FOR_MEAN)
+    return np.asarray(pair.panel.ok.sum(axis=2).min(axis=0) < MIN_FOR_TIME)

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.records import bin_edges_us
 from evaluator.stats.panel import SortedBins
 
 __all__ = [
     "Distribution",
-    "bin_limits_ms",
     "counts_below",
     "distributions_by_row",
     "same_grid_value",
@@ -25,20 +23,6 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-
-def bin_limits_ms(last: int, grid_ms: float) -> FloatArray:
-    """Where each bin begins and ends once its grid points are spread: shape (last + 2,), never falling.
-
-    A bin without a grid point has no width.
-    """
-    grid_us = grid_ms * 1000
-    edges = bin_edges_us(0, last)
-    edges[0] = 0.0
-    first_point = np.ceil(edges / grid_us * (1 - 1e-12))
-    limits = (first_point - 0.5) * grid_us
-    limits[0] = 0.0
-    return np.maximum.accumulate(limits) / 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from evaluator.stats.estimate import (
     Asked,
     Depth,
     Estimate,
+    Trend,
     ask,
     detectable,
     lasting_share,
@@ -26,9 +27,9 @@ from evaluator.stats.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
 from evaluator.stats.strata import Levels, Strata, build_strata, levels, run_levels
-from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
+from evaluator.stats.uncertainty import Binding, Design, Uncertainty, centre, combine, replicate_uncertainty
 
-__all__ = ["compare_means"]
+__all__ = ["compare_means", "estimate_ratio"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -106,23 +107,52 @@ def _relative(
         by_run = np.log(_by_run(parts, design, 1) / _by_run(parts, design, 0))
     theta, uncertainty = _uncertain(parts, design, theta, influence, by_run)
     deciding = uncertainty.binding(alpha)
+    return estimate_ratio(
+        (parts.baseline.level, parts.candidate.level),
+        theta,
+        uncertainty,
+        deciding,
+        bound=bound,
+        sign=sign,
+        drift=trend(sign * influence, parts.strata.panel.position, sign * theta - bound),
+        against_limit=_limits(parts, design, limit),
+        loadings=load(sign * influence, _scores(parts, design, by_run, sign), deciding.variance),
+    )
+
+
+def estimate_ratio(
+    levels_of: tuple[FloatArray, FloatArray],
+    theta: FloatArray,
+    uncertainty: Uncertainty,
+    deciding: Binding,
+    *,
+    bound: float,
+    sign: float,
+    drift: Trend,
+    against_limit: tuple[Asked, ...] = (),
+    loadings: FloatArray | None = None,
+) -> Estimate:
+    """The comparison of the levels of baseline and candidate whose logarithms differ by `theta` (groups,).
+
+    `bound` is the margin on that scale; `sign` is 1 where lower is better, -1 where higher is.
+    """
     half = deciding.reach
     return Estimate(
-        baseline=parts.baseline.level,
-        candidate=parts.candidate.level,
+        baseline=levels_of[0],
+        candidate=levels_of[1],
         effect=np.expm1(theta),
         lower=np.expm1(theta - half),
         upper=np.expm1(theta + half),
         against_margin=ask(sign * theta - bound, uncertainty),
         against_zero=ask(sign * theta, uncertainty),
-        trend=trend(sign * influence, parts.strata.panel.position, sign * theta - bound),
+        trend=drift,
         detectable=np.expm1(detectable(deciding)),
         needed=needed_time(sign * theta - bound, deciding),
         lasting=lasting_share(deciding),
         se=deciding.se,
         df=deciding.df,
-        against_limit=_limits(parts, design, limit),
-        loadings=load(sign * influence, _scores(parts, design, by_run, sign), deciding.variance),
+        against_limit=against_limit,
+        loadings=loadings,
     )
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
 from evaluator.records.cells import order_by_bin
+from evaluator.stats.bins import mean_logs
 from evaluator.stats.index import Index, distinct
 
 __all__ = ["InstanceRows", "Panel", "SortedBins", "build_panel"]
@@ -65,6 +66,8 @@ class InstanceRows:
     failures: FloatArray
     sum_ms: FloatArray
     sum_bytes: FloatArray
+    sum_log_ms: FloatArray
+    """Sum of the logarithms of the times (ms) of successes."""
     instance_arm: IntArray
     """Arm (0 baseline, 1 candidate) of each instance, shape (instances,)."""
     histogram: IntArray
@@ -82,7 +85,8 @@ class InstanceRows:
         """The rows as they were before this block of the only run."""
         slots = int(np.searchsorted(self.place, block_place))
         known = np.flatnonzero(self.slot < slots)
-        columns = ("arm", "instance", "endpoint", "slot", "n", "failures", "sum_ms", "sum_bytes", "histogram")
+        sums = ("n", "failures", "sum_ms", "sum_bytes", "sum_log_ms")
+        columns = ("arm", "instance", "endpoint", "slot", *sums, "histogram")
         kept = {name: getattr(self, name)[known] for name in columns}
         stratum = _stratify(widths, kept["endpoint"], kept["slot"], self.place, self.blocks)
         return replace(self, **kept, stratum=stratum.find(stratum.given), slots=slots, strata=stratum.size)
@@ -109,6 +113,8 @@ class Panel:
     failures: FloatArray
     sum_ms: FloatArray
     sum_bytes: FloatArray
+    sum_log_ms: FloatArray
+    """Sum of the logarithms of the times (ms) of successes, as exact as the bins."""
     widths: IntArray
     """Block width of each endpoint in buckets; a power of two."""
     block_starts: dict[int, IntArray]
@@ -142,9 +148,9 @@ class Panel:
         if not slots or not (self.n[:, :, :slots].sum(axis=(1, 2)) > 0).all():
             return None
         # Copies, not views: sums over them are then the same to the last bit as when no more data had landed.
-        n, failures, sum_ms, sum_bytes = (
+        n, failures, sum_ms, sum_bytes, sum_log_ms = (
             np.ascontiguousarray(values[:, :, :slots])
-            for values in (self.n, self.failures, self.sum_ms, self.sum_bytes)
+            for values in (self.n, self.failures, self.sum_ms, self.sum_bytes, self.sum_log_ms)
         )
         widths = choose_widths(n, self.bucket_s) if all(self.paired.values()) else self.widths
         run, place = self.run[:slots], self.place[:slots]
@@ -157,6 +163,7 @@ class Panel:
             failures=failures,
             sum_ms=sum_ms,
             sum_bytes=sum_bytes,
+            sum_log_ms=sum_log_ms,
             widths=widths,
             block_starts={int(w): _starts(run, place, int(w)) for w in distinct(widths)},
             rows=self.rows.before((bucket - self.origin) // BLOCK_BUCKETS, widths),
@@ -309,10 +316,15 @@ class _Layout:
         together = all(self.paired.values())
         widths = choose_widths(n, self.cells.bucket_s) if together else np.full(n.shape[1], WHOLE_RUN)
         rows, row_index = self._rows(widths)
+        bins, row_bins = self._bins(), self._row_bins(row_index)
+        grid_ms = self.cells.grid_us / 1000
+        logs = mean_logs(max(one.last for one in (*bins, *row_bins)), grid_ms)
+        by_cell = np.stack([_sum_by_cell(one, logs, self.shape[1] * self.shape[2]) for one in bins])
+        of_rows = np.sum([_sum_by_cell(one, logs, row_index.size) for one in row_bins], axis=0)
         return Panel(
             endpoints=tuple(self.cells.endpoints[code] for code in self.endpoints.keys),
             bucket_s=self.cells.bucket_s,
-            grid_ms=self.cells.grid_us / 1000,
+            grid_ms=grid_ms,
             run=self.run,
             place=self.place,
             origin=int(self.base[self.run[0]]),
@@ -322,13 +334,14 @@ class _Layout:
             failures=dense(moments.failures),
             sum_ms=dense(moments.sum_us) / 1000,
             sum_bytes=dense(moments.bytes),
+            sum_log_ms=by_cell.reshape(self.shape),
             widths=widths,
             block_starts={int(w): _starts(self.run, self.place, int(w)) for w in distinct(widths)},
             paired=self.paired,
             constant=(self._is_constant(0), self._is_constant(1)),
-            bins=self._bins(),
-            rows=rows,
-            row_bins=self._row_bins(row_index),
+            bins=bins,
+            rows=replace(rows, sum_log_ms=of_rows),
+            row_bins=row_bins,
         )
 
     def _is_constant(self, arm: int) -> bool:
@@ -388,6 +401,7 @@ class _Layout:
             failures=summed(moments.failures),
             sum_ms=summed(moments.sum_us) / 1000,
             sum_bytes=summed(moments.bytes),
+            sum_log_ms=np.zeros(index.size),
             instance_arm=instance_arm,
             histogram=np.arange(index.size),
             histogram_rows=index.size,
@@ -451,6 +465,13 @@ def _by_arm(rows: Bins | InstanceBins, cell: IntArray, arms: BoolArray | None) -
     starts = np.searchsorted(bins, np.arange((bins[-1] if bins.size else 0) + 2))
     baseline, canary = (_take_bins(cell, n, starts, keep & mine) for mine in (~candidate, candidate))
     return baseline, canary
+
+
+def _sum_by_cell(bins: SortedBins, values: FloatArray, cells: int) -> FloatArray:
+    """Sum over the requests of each cell of the value of their bin."""
+    sizes = np.diff(bins.starts)
+    weights = bins.n * np.repeat(values[: sizes.size], sizes)
+    return np.asarray(np.bincount(bins.cell, weights=weights, minlength=cells), float)
 
 
 def _take_bins(cell: IntArray, n: IntArray, starts: IntArray, keep: BoolArray) -> SortedBins:

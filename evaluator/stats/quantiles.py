@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
+from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.distribution import (
     Distribution,
-    bin_limits_ms,
     counts_below,
     distributions_by_row,
     same_grid_value,

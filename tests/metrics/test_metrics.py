@@ -60,7 +60,19 @@ def test_the_scan_names_what_it_cannot_judge():
     """Two hundred endpoints and few requests: the rest is judged together, and what is too rare is named."""
     cells = simulate_cells(replace(SMALL, endpoints=200, duration_s=120.0, rate_per_s=20.0), 3)
     found = evidence(cells)
-    names = [c.rule.slice.endpoint for c in found.comparisons if c.scan and c.rule.type == "latency_mean"]
+    names = [c.rule.slice.endpoint for c in found.comparisons if c.scan and c.unit == "ms"]
     assert "other endpoints" in names
     assert 1 < len(names) < 50
     assert found.unjudged_share < 0.05
+
+
+@pytest.mark.parametrize(("share", "times", "asked"), [(0.04, 60, "latency_mean"), (1.0, 2, "latency_typical")])
+def test_the_scan_finds_an_endpoint_that_sometimes_hangs_and_one_that_became_slow(share, times, asked):
+    """A few requests that hang hardly move the typical time; the mean of an endpoint where all became slower does."""
+    requests = simulate(replace(SMALL, rate_per_s=20.0), 7)
+    hit = (requests.arm == 1) & (requests.endpoint == 1) & (np.random.default_rng(1).random(len(requests)) < share)
+    slower = replace(requests, response_us=np.where(hit, requests.response_us * times, requests.response_us))
+    found = judge(to_cells(slower), replace(RULEBOOK, rules=RULEBOOK.rules[:1]))
+    rows = {c.rule.slice.endpoint: c for c in found.comparisons if c.scan and c.unit == "ms"}
+    assert {name for name, row in rows.items() if row.status is MetricStatus.FAIL} == {requests.endpoints[1]}
+    assert rows[requests.endpoints[1]].rule.type == asked

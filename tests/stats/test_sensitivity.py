@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from evaluator.simulate import Bursts, Design, Wander, simulate_cells
-from evaluator.stats import failures, means, quantiles
+from evaluator.stats import failures, means, quantiles, typical
 from evaluator.stats.estimate import Estimate
 from evaluator.stats.longrun import TimeVariance
 from evaluator.stats.panel import build_panel
@@ -39,6 +39,11 @@ FAILURES_IN_BURSTS = replace(
 
 def mean(panel, design) -> Estimate:
     return means.compare_means(panel, design, alpha=ALPHA, margin=None, sd_instance=0.05)
+
+
+def typical_time(panel, design) -> Estimate:
+    groups = np.ones((1, len(panel.endpoints)))
+    return typical.compare_typical_times(panel, design, alpha=ALPHA, margin=None, sd_instance=0.05, groups=groups)
 
 
 def p95(panel, design) -> Estimate:
@@ -83,6 +88,7 @@ class Case:
 CASES = [
     pytest.param(Case(UNLIKE_INSTANCES, mean, without_instances), id="mean-without-instances"),
     pytest.param(Case(WANDERING_ARMS, mean, without_time), id="mean-without-time"),
+    pytest.param(Case(UNLIKE_INSTANCES, typical_time, without_instances), id="typical-time-without-instances"),
     pytest.param(Case(UNLIKE_INSTANCES, p95, requests_as_units), id="p95-of-requests"),
     pytest.param(Case(FAILURES_IN_BURSTS, failure_rate, requests_as_units), id="failures-of-requests"),
     pytest.param(Case(TWO_INSTANCES, mean, as_if_known), id="mean-with-normal-quantile"),
@@ -104,7 +110,7 @@ def share_called_different(case: Case) -> float:
 @pytest.mark.parametrize("case", CASES)
 def test_a_broken_variance_cries_wolf_and_the_real_one_does_not(case, monkeypatch):
     real = share_called_different(case)
-    for room in (means, quantiles, failures):
+    for room in (means, quantiles, failures, typical):
         monkeypatch.setattr(room, "combine", case.broken)
     broken = share_called_different(case)
     assert real <= AS_PROMISED
