@@ -36,6 +36,7 @@ from evaluator.records.outcomes import (
     SourceColumn,
     UnitMoments,
 )
+from evaluator.records.readings import PARTS, Answer, Part, Query, QueryFacts, QueryKind, ReadingCells, Series
 from evaluator.records.releases import Arm, Release, Run, RunFacts, Service, check_names
 from evaluator.records.rules import (
     History,
@@ -69,6 +70,8 @@ from evaluator.records.words import BASELINE, Direction, Level, MetricStatus, Ro
 __all__ = [
     "BASELINE",
     "BLOCK_BUCKETS",
+    "PARTS",
+    "Answer",
     "Arm",
     "ArmSummary",
     "ArmValue",
@@ -103,7 +106,12 @@ __all__ = [
     "OutcomeOptions",
     "OutcomePlan",
     "Outcomes",
+    "Part",
+    "Query",
+    "QueryFacts",
+    "QueryKind",
     "Question",
+    "ReadingCells",
     "Reason",
     "Release",
     "ReleaseSummary",
@@ -114,6 +122,7 @@ __all__ = [
     "RunFacts",
     "RunState",
     "Scan",
+    "Series",
     "Service",
     "Slice",
     "SourceColumn",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from evaluator.records.readings import Query
 from evaluator.records.words import Direction, Role
 
 __all__ = [
@@ -69,6 +70,14 @@ class Rule:
     covariates: tuple[str, ...] = ()
     winsorise: float | None = None
     """Quantile of all units above which values are cut to it; `None`: never."""
+    queries: tuple[Query, ...] = ()
+    """What a metric of readings asks its source: failures before requests for a ratio, else one."""
+    scale: float = 1.0
+    """By what the numbers of a query are multiplied to be in `unit`: 1000 for seconds shown as ms."""
+    unit: str = ""
+    """Unit of a metric of readings as `Comparison.unit` has it; empty where nobody said."""
+    below: float | None = None
+    """For the share of observations within a bound: the bound, in `unit`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,3 +231,5 @@ class Verdict:
     evaluator_version: str = ""
     judged_at: datetime | None = None
     override: Mapping[str, Any] | None = None
+    figures: Mapping[str, Any] | None = None
+    """What the figures of a report need, where it was asked for."""

@@ -1,0 +1,140 @@
+"""Readings: what a metrics server said of each arm, and their additive summary.
+
+A policy's metric asks one or more queries. A source answers each query for each arm with series of samples; these are
+summed up into reading cells, from which metrics are computed just as from the cells of requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["PARTS", "Answer", "Part", "Query", "QueryFacts", "QueryKind", "ReadingCells", "Series"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class QueryKind(StrEnum):
+    """What the numbers of a query are."""
+
+    COUNTER = "counter"
+    """They only grow, and start again at a restart. What counts is by how much they grew."""
+    HISTOGRAM = "histogram"
+    """Counters of observations up to each bound, with their number and sum; classic or native."""
+    GAUGE = "gauge"
+    """Each number stands for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query of the policy, as written there: `$selector`, `$window` and `$step` are not filled in yet."""
+
+    text: str
+    """For a histogram without its suffix: `http_request_duration_seconds{$selector}`."""
+    kind: QueryKind
+
+
+Part = Literal["value", "bucket", "sum", "count"]
+PARTS: tuple[Part, ...] = ("value", "bucket", "sum", "count")
+"""What a series is of its query: the value of a counter or gauge, or one of the counters of a histogram."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Samples of one series in the order of time, at most one a moment. A missing scrape is a missing sample."""
+
+    labels: Mapping[str, str]
+    instance: str
+    endpoint: str
+    """Value of the label that the policy names as endpoint; empty where it names none."""
+    part: Part
+    le: float
+    """Upper bound of a histogram's bucket, +inf for the last, in the unit of the query; NaN for other parts."""
+    ts_ms: IntArray
+    """Time of each sample, ms since the epoch (UTC)."""
+    values: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a source said to one query for one arm over one stretch of time."""
+
+    query: Query
+    arm: str
+    sent: tuple[str, ...]
+    """The queries as sent, everything filled in."""
+    start: datetime
+    end: datetime
+    step_s: float
+    series: tuple[Series, ...]
+    warnings: tuple[str, ...] = ()
+    """What the server itself said of its answer, such as that it is partial."""
+    nan: int = 0
+    """Samples that were not a number. They are left out."""
+    duplicates: int = 0
+    """Series that said the same as another (same instance, endpoint, part and bound). They are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryFacts:
+    """What happened to one query of one arm, for findings and for the verdict's list of queries."""
+
+    query: Query
+    arm: str
+    sent: tuple[str, ...] = ()
+    series: int = 0
+    warnings: tuple[str, ...] = ()
+    nan: int = 0
+    duplicates: int = 0
+    resets: int = 0
+    """How often a counter started again."""
+    expected: int = 0
+    """Samples that a series without gaps would have, over all series from their first to their last sample."""
+    missing: int = 0
+    """How many of them were not there."""
+    started: int = 0
+    """Instances whose first sample came after the start (fresh pods)."""
+    ended: int = 0
+    """Instances whose last sample came before the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingCells:
+    """One row per query × arm × instance × endpoint × bucket × part × bound. All columns have shape (rows,).
+
+    `arms[0]` is the baseline. Codes in the columns index `queries`, `arms`, `instances`, `endpoints` and `PARTS`.
+    Cells add up: of two stretches of time, and of series of one instance.
+    """
+
+    queries: tuple[Query, ...]
+    arms: tuple[str, ...]
+    instances: tuple[str, ...]
+    endpoints: tuple[str, ...]
+    bucket_s: int
+    query: IntArray
+    arm: IntArray
+    instance: IntArray
+    endpoint: IntArray
+    bucket: IntArray
+    """Number of the bucket since the epoch: floor(ts / bucket_s). An increase belongs to the moment it was seen."""
+    part: IntArray
+    le: FloatArray
+    """Upper bound of a histogram's bucket; NaN for other parts."""
+    n: IntArray
+    """Samples of a gauge, or steps between two samples of a counter."""
+    seconds: FloatArray
+    """Time that those steps cover; 0 for gauges."""
+    total: FloatArray
+    """Sum of a gauge's samples, or by how much a counter grew."""
+    peak: FloatArray
+    """Largest sample of a gauge; NaN for counters."""
+    facts: tuple[QueryFacts, ...] = ()
+    sources: Mapping[str, Any] = field(default_factory=dict)
+    """Where the readings came from: url, step, and what else makes two collections comparable. No secrets."""
