@@ -1,4 +1,4 @@
-"""The one Parquet schema of requests: write it, read it, merge it. pyarrow only.
+"""The one Parquet schema of requests: write it, read it, merge it; and that of readings. pyarrow only.
 
 A segment is an immutable Parquet file of request rows. It appears under its name only when it is whole (`.tmp` and an
 atomic rename), its number counts up per worker, and it holds about one second of one worker's requests. A process that
@@ -24,6 +24,8 @@ from evaluator.errors import SourceError
 __all__ = [
     "MERGED_BYTES",
     "MERGED_FOLDER",
+    "READINGS_SUFFIX",
+    "READING_SCHEMA",
     "REQUEST_SCHEMA",
     "REQUIRED_COLUMNS",
     "MergedSegment",
@@ -60,6 +62,25 @@ REQUEST_SCHEMA = pa.schema(
     ]
 )
 """Columns of a request row. `ts` is the start of the request; `user_count` is the users of the row's arm then."""
+
+READING_SCHEMA = pa.schema(
+    [
+        pa.field("run", _NAME, nullable=False),
+        pa.field("query", _NAME, nullable=False),
+        pa.field("arm", _NAME, nullable=False),
+        pa.field("instance", _NAME, nullable=False),
+        pa.field("endpoint", _NAME, nullable=False),
+        pa.field("part", _NAME, nullable=False),
+        pa.field("le", pa.float64()),
+        pa.field("labels", _NAME, nullable=False),
+        pa.field("ts", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+"""Columns of a reading. `labels` is JSON; `le` is null but for the buckets of a histogram."""
+
+READINGS_SUFFIX = ".readings"
+"""Of Parquet files of readings, which readers of requests must not see."""
 
 REQUIRED_COLUMNS = ("ts", "endpoint", "response_time_ms", "failed")
 """What a row means nothing without."""

@@ -3,7 +3,8 @@
     python loadtests/target.py --port 8801 --instance canary-1 --version 1.5.0 --regression tail
 
 It answers after a sleep drawn from a log-normal distribution that is fixed per endpoint, so that the sleep and not the
-machine decides how long a request takes: two instances without a regression are alike but for chance.
+machine decides how long a request takes: two instances without a regression are alike but for chance. With `--metrics`
+it counts its requests for Prometheus under /metrics (needs prometheus-client).
 """
 
 from __future__ import annotations
@@ -61,11 +62,54 @@ REGRESSIONS: dict[str, Callable[[Draw], float]] = {
 FAILURE_SHARE = {"failures": 0.02}
 
 
+BOUNDS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.75, 1.0, 2.5)
+"""Bounds of the histogram of response times."""
+
+
+class Metrics:
+    """What Prometheus is told: requests by endpoint and status, and a histogram of their times."""
+
+    def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        labels = ("method", "handler", "code")
+        self._requests = Counter("http_requests", "Requests answered.", labels, registry=self._registry)
+        self._seconds = Histogram(
+            "http_request_duration_seconds",
+            "Time to answer.",
+            ("method", "handler"),
+            buckets=BOUNDS_S,
+            registry=self._registry,
+        )
+        self._write = generate_latest
+
+    def count(self, endpoint: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        method, handler = endpoint.split(" ", 1)
+        self._requests.labels(method, handler, str(status)).inc()
+        self._seconds.labels(method, handler).observe(seconds)
+
+    def page(self) -> bytes:
+        """Write the page that Prometheus reads."""
+        return bytes(self._write(self._registry))
+
+
 class Shop:
     """What the service does; no sockets."""
 
-    def __init__(self, instance: str, version: str, regression: str, seed: int, leak_over_s: float) -> None:
+    def __init__(
+        self,
+        instance: str,
+        version: str,
+        regression: str,
+        seed: int,
+        leak_over_s: float,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.instance, self.version, self.regression, self.leak_over_s = instance, version, regression, leak_over_s
+        self._metrics = metrics
         self._random = random.Random(f"{seed}/{instance}")
         self._slow = REGRESSIONS[regression]
         self._failure_share = FAILURE_SHARE.get(regression, 0.0)
@@ -74,6 +118,8 @@ class Shop:
     def answer(self, method: str, path: str) -> tuple[float, bytes]:
         """Give the seconds to wait and the response to send."""
         endpoint = _endpoint(method, path)
+        if self._metrics and endpoint == "GET /metrics":
+            return 0.0, self._send_page(200, "text/plain; version=0.0.4", self._metrics.page())
         if endpoint not in LATENCY_MS:
             return 0.0, self._response(404, {"error": "no such page"})
         now = time.monotonic()
@@ -81,14 +127,19 @@ class Shop:
             self._first = now
         draw = Draw(endpoint, self._random.gauss(), (now - self._first) / self.leak_over_s)
         seconds = LATENCY_MS[endpoint] / 1000 * math.exp(SPREAD * draw.z) * self._slow(draw)
-        if self._random.random() < self._failure_share:
+        failed = self._random.random() < self._failure_share
+        if self._metrics:
+            self._metrics.count(endpoint, 500 if failed else 200, seconds)
+        if failed:
             return seconds, self._response(500, {"error": "out of luck"})
         return seconds, self._response(200, {"endpoint": endpoint, "version": self.version})
 
     def _response(self, status: int, body: dict[str, str]) -> bytes:
-        content = json.dumps(body).encode()
+        return self._send_page(status, "application/json", json.dumps(body).encode())
+
+    def _send_page(self, status: int, kind: str, content: bytes) -> bytes:
         head = (
-            f"HTTP/1.1 {status} {'OK' if status == 200 else 'Error'}\r\nContent-Type: application/json\r\n"
+            f"HTTP/1.1 {status} {'OK' if status == 200 else 'Error'}\r\nContent-Type: {kind}\r\n"
             f"Content-Length: {len(content)}\r\nX-Instance: {self.instance}\r\nX-Version: {self.version}\r\n\r\n"
         )
         return head.encode() + content
@@ -163,9 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--leak-over", type=float, default=60.0, metavar="S", help="time in which the leak grows to 40 %%"
     )
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--metrics", action="store_true", help="count requests for Prometheus under /metrics")
     parser.add_argument("--parent", type=int, help="end when this process, which started us, is gone")
     given = parser.parse_args(arguments)
-    shop = Shop(given.instance, given.version, given.regression, given.seed, given.leak_over)
+    metrics = Metrics() if given.metrics else None
+    shop = Shop(given.instance, given.version, given.regression, given.seed, given.leak_over, metrics)
     asyncio.run(serve(shop, given.port, given.parent))
 
 

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "init": ("evaluator.cli.init", "Write a commented evaluator.yaml and a locustfile to start from."),
     "load": ("evaluator.cli.load", "Load all arms of a release at once with Locust and record every request."),
     "import": ("evaluator.cli.import_files", "Land request files of Locust, JMeter or k6, or outcomes of an A/B test."),
+    "collect": ("evaluator.cli.collect", "Collect the policy's metrics of a release from Prometheus."),
     "verdict": ("evaluator.cli.verdict", "Judge a release: GO, NO-GO or INCONCLUSIVE."),
     "plan": ("evaluator.cli.plan", "What a test would find, how long it takes, and how to roll out."),
     "calibrate": ("evaluator.cli.calibrate", "False alarms and power of the policy on your own stored runs."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,10 @@ from evaluator.cli.amounts import Duration
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, Arm, Release, Run, Service
 from evaluator.wording import format_count
+
+if TYPE_CHECKING:
+    from evaluator.policy import Policy
+    from evaluator.store import Store
 
 __all__ = ["command", "parse_arms", "parse_labels"]
 
@@ -36,6 +41,7 @@ __all__ = ["command", "parse_arms", "parse_labels"]
 @click.option("--processes", type=int, default=1, show_default=True, help="Load generator processes.")
 @click.option("--replicates", type=int, default=1, show_default=True, help="Runs; several tell release from instance.")
 @click.option("--restart-command", metavar="CMD", help="Restarts the targets between replicates; run without a shell.")
+@click.option("--collect", is_flag=True, help="Collect the policy's metrics from Prometheus as well.")
 @click.option("--service", help="Name of the service.  [default: the policy's]")
 @click.option("--baseline-version", default="", help="Version of the baseline.")
 @click.option("--canary-version", default="", help="Version of the candidate.")
@@ -55,6 +61,7 @@ def command(
     processes: int,
     replicates: int,
     restart_command: str | None,
+    collect: bool,
     service: str | None,
     baseline_version: str,
     canary_version: str,
@@ -83,6 +90,8 @@ def command(
     )
     subject = Release(release, _services(name, baseline_version, canary_version), parse_labels(labels))
     store = session.open_store(create=True)
+    if collect:
+        _check_source(policy)
     runs = load_release(
         store,
         subject,
@@ -93,8 +102,25 @@ def command(
         on_line=session.say if session.verbosity > 0 else lambda _: None,
     )
     emit(describe_runs(release, runs))
+    if collect:
+        _collect(session, store, subject, policy)
     session.say(f"next: evaluator verdict {release}")
     return 0
+
+
+def _check_source(policy: Policy) -> None:
+    """Fail before the load, not after it, where nothing could be collected."""
+    from evaluator.pipeline.collecting import check_source
+
+    check_source(policy)
+
+
+def _collect(session: Session, store: Store, release: Release, policy: Policy) -> None:
+    """Collect the window of the load that just ended, once the server has seen its last scrape."""
+    from evaluator.pipeline.collecting import collect_load
+
+    run, rows = collect_load(store, release, policy, say=session.say)
+    emit(f"{release.id}: {format_count(rows)} readings in run {run.id}")
 
 
 def _services(name: str, baseline: str, canary: str) -> tuple[Service, ...]:

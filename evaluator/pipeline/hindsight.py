@@ -9,7 +9,7 @@ from datetime import datetime
 
 from evaluator.calibration import CalibrationReport, Stored, calibrate
 from evaluator.errors import UsageError
-from evaluator.pipeline.base import Say, say_nothing
+from evaluator.pipeline.base import READING_SOURCE, Say, say_nothing
 from evaluator.pipeline.judging import choose_runs, judge_release, service_of
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy
@@ -84,7 +84,7 @@ def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20) ->
     for release_id in release_ids:
         land_release(store, release_id)
         for run in store.runs(release_id):
-            if run.source != OUTCOME_SOURCE and run.landed:
+            if run.source not in (OUTCOME_SOURCE, READING_SOURCE) and run.landed:
                 groups.setdefault(run.group, (release_id, []))[1].append(run)
     # Ids of groups begin with the second in which they were made.
     newest = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-most:]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from evaluator import __version__
 from evaluator.assess import assess_release
@@ -11,10 +13,12 @@ from evaluator.errors import UnknownName
 from evaluator.health.history import describe_learnt
 from evaluator.judges import JUDGES
 from evaluator.metrics.outcome_measure import find_needs
+from evaluator.pipeline.base import READING_SOURCE
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
     Outcomes,
+    ReadingCells,
     Release,
     Rulebook,
     Run,
@@ -25,7 +29,7 @@ from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.stats.student import load_early
 from evaluator.store import Store
 
-__all__ = ["choose_runs", "judge_release", "read_outcomes", "service_of"]
+__all__ = ["choose_runs", "judge_release", "read_outcomes", "read_readings", "service_of"]
 
 JUDGE = "native"
 
@@ -44,10 +48,11 @@ def judge_release(
     own, policy = policy, with_learnt(policy, learnt)
     chosen = choose_runs(store.runs(release_id), runs)
     ids = [run.id for run in chosen]
-    loads = tuple(run for run in chosen if run.source != OUTCOME_SOURCE)
+    loads = tuple(run for run in chosen if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
     outcomes = read_outcomes(store, chosen, policy.rulebook)
     cells = store.read_cells([run.id for run in loads])
-    evidence = assess_release(cells, loads, outcomes, policy.rulebook, release_id)
+    readings, collected = read_readings(store, chosen)
+    evidence = assess_release(cells, loads, outcomes, policy.rulebook, release_id, readings, collected)
     if learnt is not None and policy is not own:
         evidence = replace(evidence, findings=(*evidence.findings, describe_learnt(learnt, policy.rulebook)))
     judgement = JUDGES[JUDGE](evidence, policy.rulebook, release_id)
@@ -63,6 +68,7 @@ def judge_release(
         mode=policy.rulebook.mode,
         time_to_decision_s=judgement.decided_at_s or None,
         policy=policy.effective,
+        queries=_list_queries(readings),
         policy_hash=policy.hash,
         data_hash=store.data_hash(ids),
         evaluator_version=__version__,
@@ -90,17 +96,43 @@ def read_outcomes(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Ou
     return store.read_outcomes(run, values=needs.values, row_values=needs.row_values)
 
 
+def read_readings(store: Store, runs: tuple[Run, ...]) -> tuple[ReadingCells | None, tuple[Run, ...]]:
+    """Read the newest readings among `runs`, and name the run that they are of."""
+    run = next((run for run in reversed(runs) if run.source == READING_SOURCE), None)
+    return (store.read_readings(run), (run,)) if run else (None, ())
+
+
+def _list_queries(readings: ReadingCells | None) -> tuple[Mapping[str, Any], ...]:
+    """What was asked of a metrics server, as sent, with what it said of its answers."""
+    facts = readings.facts if readings else ()
+    return tuple(
+        {
+            "query": one.query.text,
+            "arm": one.arm,
+            "sent": list(one.sent),
+            "series": one.series,
+            "warnings": list(one.warnings),
+        }
+        for one in facts
+    )
+
+
 def choose_runs(runs: tuple[Run, ...], wanted: str) -> tuple[Run, ...]:
     """Pick the runs to judge together: the newest group, all of them, or one run or group by its id.
 
-    The newest group of outcomes stands beside the newest of requests: they answer other metrics.
+    The newest groups of outcomes and of readings stand beside the newest of requests: they answer other metrics.
     """
     if wanted == "all" or not runs:
         return runs
     if wanted == "latest":
-        newest = {run.source == OUTCOME_SOURCE: run.group for run in runs}
+        newest = {_kind(run): run.group for run in runs}
         return tuple(run for run in runs if run.group in newest.values())
     chosen = tuple(run for run in runs if wanted in {run.id, run.group})
     if not chosen:
         raise UnknownName("run", wanted, ["all", "latest", *(run.id for run in runs)])
     return chosen
+
+
+def _kind(run: Run) -> str:
+    """What a run tells of: outcomes, readings or requests."""
+    return run.source if run.source in (OUTCOME_SOURCE, READING_SOURCE) else "requests"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Sequence
 from datetime import timedelta
 
 from evaluator.errors import UnknownName
+from evaluator.pipeline.base import READING_SOURCE
 from evaluator.records import (
     Landed,
     Release,
     Run,
+    RunFacts,
     RunState,
     Service,
 )
 from evaluator.segments import run_folder
 from evaluator.sources.load import (
     RunOutcome,
+    is_alive,
     is_recording,
     read_outcome,
 )
@@ -31,7 +36,9 @@ def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
     Raises UnknownName for a release of which nothing is known.
     """
     _adopt_recordings(store, release_id)
-    return tuple(_settle(store, run) for run in store.runs(release_id) if run.source == "locust")
+    runs = store.runs(release_id)
+    _settle_collections(store, runs)
+    return tuple(_settle(store, run) for run in runs if run.source == "locust")
 
 
 def _settle(store: Store, run: Run) -> Landed:
@@ -41,6 +48,21 @@ def _settle(store: Store, run: Run) -> Landed:
         outcome = read_outcome(folder, run_time_s=planned_s, stopped_by=_reason_of_death(run))
         finish_run(store, run, outcome)
     return store.land_segments(run.id)
+
+
+def _settle_collections(store: Store, runs: Sequence[Run]) -> None:
+    """Land what a collection that was killed left behind, and mark it incomplete."""
+    for run in runs:
+        if run.source == READING_SOURCE and run.state is RunState.RUNNING and _is_abandoned(run):
+            store.land_readings(run)
+            facts = RunFacts(stopped_by="the collection was killed")
+            store.finish_run(run.id, state=RunState.INCOMPLETE, ended=store.collected_until(run), facts=facts)
+
+
+def _is_abandoned(run: Run) -> bool:
+    """Tell whether the process that collects is gone; one of another machine is believed to live."""
+    pid = run.fingerprint.get("pid")
+    return run.fingerprint.get("host") == platform.node() and pid is not None and not is_alive(int(pid))
 
 
 def _reason_of_death(run: Run) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 
 from evaluator.errors import StoreError
 from evaluator.records import (
+    Answer,
     Cells,
     Landed,
     LandingPlan,
@@ -20,6 +21,7 @@ from evaluator.records import (
     OutcomeFacts,
     OutcomePlan,
     Outcomes,
+    ReadingCells,
     Release,
     ReleaseSummary,
     Run,
@@ -108,13 +110,16 @@ class Store:
 
     # -------------------------------------------------------------- recording
 
-    def register_run(self, release: Release, run: Run) -> None:
-        """Note a run before its load starts; its release and group are added where they are new."""
+    def register_run(self, release: Release, run: Run, *, bucket_s: int | None = None) -> None:
+        """Note a run before its load starts; its release and group are added where they are new.
+
+        `bucket_s`: what is summed up together; chosen from the planned duration where it is not given.
+        """
         planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
         prepare_data_dir(self.path)
         with self._attached(write=True) as engine:
             catalogue.add_release(engine, release)
-            catalogue.add_group(engine, run, choose_bucket_s(planned_s))
+            catalogue.add_group(engine, run, bucket_s or choose_bucket_s(planned_s))
             catalogue.add_run(engine, run)
 
     def finish_run(
@@ -142,19 +147,45 @@ class Store:
         """
         with self._attached(write=False) as engine:
             run = catalogue.read_run(engine, run_id)
-            code, bucket_s = engine.execute(
-                """SELECT code, bucket_s FROM store.runs JOIN store.groups ON groups.id = runs."group"
-                WHERE runs.id = ?""",
-                [run_id],
-            ).fetchall()[0]
             known = catalogue.read_places(engine, run_id)
-        target = Target(self.path, run_id, code, bucket_s, self.segment_folder(run), self.wait_s)
+        target = self._target(run)
         with shared(self._files.gate):
             landed = land(target, list(known))
         since = datetime.now(UTC) - COMPACT_AFTER if run.state is RunState.RUNNING else None
         if (landed.segments and since is None) or is_compaction_due(target.folder, known, since):
             self.compact(run_id)
         return landed
+
+    def _target(self, run: Run) -> Target:
+        with self._attached(write=False) as engine:
+            code, bucket_s = engine.execute(
+                """SELECT code, bucket_s FROM store.runs JOIN store.groups ON groups.id = runs."group"
+                WHERE runs.id = ?""",
+                [run.id],
+            ).fetchall()[0]
+        return Target(self.path, run.id, code, bucket_s, self.segment_folder(run), self.wait_s)
+
+    def keep_answers(self, run: Run, answers: Sequence[Answer], sources: Mapping[str, Any]) -> Landed:
+        """Keep the answers of one poll of a metrics server as a file of the run, and land them.
+
+        Answers of later polls begin after the last sample of earlier ones.
+        """
+        from evaluator.store.readings import write_answers  # a verdict must not wait for it
+
+        write_answers(self.segment_folder(run), run.id, answers, sources)
+        return self.land_readings(run)
+
+    def land_readings(self, run: Run) -> Landed:
+        """Sum up the readings of a run that have not landed. Doing it twice, or being killed, changes nothing."""
+        from evaluator.store.readings import land_readings
+
+        return land_readings(self._target(run))
+
+    def collected_until(self, run: Run) -> datetime | None:
+        """Tell until when the readings of a run have been collected; `None` where there are none."""
+        from evaluator.store.readings import covered_until
+
+        return covered_until(self.segment_folder(run))
 
     def land_files(self, release: Release, runs: Sequence[Run], plan: LandingPlan) -> Landed:
         """Land the files of a plan as the runs of one group, replicate by replicate; all of them or nothing.
@@ -207,6 +238,13 @@ class Store:
         """Read the outcomes of a run, with values of units and rows where they are asked for; `None`: it has none."""
         with self._attached(write=False) as engine:
             return read_outcomes(engine, run.id, self.segment_folder(run), values=values, row_values=row_values)
+
+    def read_readings(self, run: Run) -> ReadingCells | None:
+        """Read the cells of a run's readings; `None`: it has none."""
+        from evaluator.store.readings import read_readings
+
+        with self._attached(write=False) as engine:
+            return read_readings(engine, run.id)
 
     def data_hash(self, run_ids: Sequence[str]) -> str:
         """Hash what landed in runs ("sha256:…"): the same data give the same hash, wherever and however it landed."""

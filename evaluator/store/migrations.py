@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from evaluator.errors import StoreError
-from evaluator.segments import REQUEST_SCHEMA
+from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, REQUEST_SCHEMA
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
 
 __all__ = [
@@ -78,10 +78,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE store.learnt ADD COLUMN wander_comparisons INTEGER DEFAULT 0",
         "ALTER TABLE store.learnt ADD COLUMN wander_runs INTEGER DEFAULT 0",
     ),
+    (
+        """CREATE TABLE store.readings_of (
+            run VARCHAR PRIMARY KEY, bucket_s INTEGER NOT NULL, queries VARCHAR NOT NULL, arms VARCHAR[] NOT NULL,
+            instances VARCHAR[] NOT NULL, endpoints VARCHAR[] NOT NULL, facts VARCHAR NOT NULL,
+            sources VARCHAR NOT NULL)""",
+        """CREATE TABLE store.reading_cells (
+            run VARCHAR, query INTEGER, arm INTEGER, instance INTEGER, endpoint INTEGER, bucket BIGINT, part INTEGER,
+            le DOUBLE, n BIGINT, seconds DOUBLE, total DOUBLE, peak DOUBLE)""",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
+
+VIEWS = {"requests": ".parquet", "readings": READINGS_SUFFIX}
+"""View → suffix of the files that it shows."""
 
 _SCHEMA_FILE = "schema.parquet"
 """An empty segment that keeps the view `requests` valid where nothing has been recorded yet."""
@@ -95,6 +107,10 @@ def data_dir_of(path: Path) -> Path:
 def empty_segment(path: Path) -> Path:
     """Path of the segment without rows that every store has."""
     return data_dir_of(path) / _SCHEMA_FILE
+
+
+def _empty_readings(path: Path) -> Path:
+    return data_dir_of(path) / f"schema{READINGS_SUFFIX}"
 
 
 def read_version(engine: Engine, path: Path) -> int:
@@ -131,16 +147,17 @@ def _apply_steps(engine: Engine, path: Path) -> None:
             for statement in step:
                 engine.execute(statement)
         engine.execute("UPDATE store.meta SET schema_version = ?", [SCHEMA_VERSION])
-        engine.execute(_requests_view(data_dir_of(path).name))
+        for view, suffix in VIEWS.items():
+            engine.execute(_view(view, suffix, data_dir_of(path).name))
     engine.execute("USE memory")
 
 
-def _requests_view(folder: str) -> str:
+def _view(name: str, suffix: str, folder: str) -> str:
     """Rows that have landed: a file counts only where the manifest names it, so compaction never shows a row twice."""
     return f"""
-        CREATE OR REPLACE VIEW store.requests AS
+        CREATE OR REPLACE VIEW store.{name} AS
         SELECT * EXCLUDE (filename)
-        FROM read_parquet({quote(folder + "/**/*.parquet")}, filename = true)
+        FROM read_parquet({quote(f"{folder}/**/*{suffix}")}, filename = true)
         WHERE regexp_extract(filename, '[^/]+/[^/]+/(merged/)?[^/]+$') IN (SELECT file FROM segments)"""
 
 
@@ -149,11 +166,11 @@ def prepare_data_dir(path: Path) -> None:
     folder = data_dir_of(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        empty = empty_segment(path)
-        if not empty.exists():
-            unfinished = empty.with_name(f"{empty.name}.{os.getpid()}.tmp")
-            pq.write_table(REQUEST_SCHEMA.empty_table(), unfinished)
-            unfinished.replace(empty)
+        for empty, schema in ((empty_segment(path), REQUEST_SCHEMA), (_empty_readings(path), READING_SCHEMA)):
+            if not empty.exists():
+                unfinished = empty.with_name(f"{empty.name}.{os.getpid()}.tmp")
+                pq.write_table(schema.empty_table(), unfinished)
+                unfinished.replace(empty)
     except OSError as error:
         raise StoreError(
             f"the store {path} cannot be made: {error.strerror} ({error.filename})",

@@ -1,0 +1,92 @@
+"""`evaluator collect`: readings of the policy's metrics from Prometheus, or what speaks its language."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.cli.amounts import Duration, Moment
+from evaluator.cli.load import parse_labels
+from evaluator.errors import UnknownName, UsageError
+from evaluator.records import Release, Service
+from evaluator.wording import format_count
+
+if TYPE_CHECKING:
+    from evaluator.pipeline.collecting import Stretch
+    from evaluator.store import Store
+
+__all__ = ["command"]
+
+
+@click.command("collect")
+@click.argument("release", metavar="RELEASE")
+@click.option("--from", "start", type=Moment(), metavar="T", help="Since when: 2026-11-25T10:00:00Z, or -1h.")
+@click.option("--to", "end", type=Moment(), metavar="T", help="Until when.  [default: now]")
+@click.option("--follow", is_flag=True, help="Go on collecting as readings come.")
+@click.option("--run-time", type=Duration(), help="How long to follow.  [default: the policy's max_duration]")
+@click.option("--service", help="Name of the service.  [default: the policy's]")
+@click.option("--baseline-version", default="", help="Version of the baseline.")
+@click.option("--canary-version", default="", help="Version of the candidate.")
+@click.option("--label", "labels", metavar="K=V", multiple=True, help="A label of the release; may be repeated.")
+@click.pass_obj
+def command(
+    session: Session,
+    release: str,
+    start: datetime | None,
+    end: datetime | None,
+    follow: bool,
+    run_time: float | None,
+    service: str | None,
+    baseline_version: str,
+    canary_version: str,
+    labels: tuple[str, ...],
+) -> int:
+    """Collect the readings of RELEASE that the policy's metrics ask for.
+
+    The server and how to tell the arms apart are in the policy, under sources: prometheus. Without --from the window is
+    that of the newest load of RELEASE, so that both are judged together. With --follow readings are collected as they
+    come, and `evaluator verdict RELEASE` judges what is there.
+    """
+    from evaluator.pipeline.collecting import collect_release, follow_release
+
+    if follow and end is not None:
+        raise UsageError("--follow has no end but its --run-time", hint="leave out --to")
+    if run_time is not None and not follow:
+        raise UsageError("--run-time is for --follow", hint="give the window with --from and --to")
+    policy = session.load_policy()
+    name = service or (policy.services[0] if len(policy.services) == 1 else "")
+    known = name or baseline_version or canary_version
+    services = (Service(name, baseline_version, canary_version),) if known else ()
+    subject = Release(release, services, parse_labels(labels))
+    store = session.open_store(create=True)
+    if follow:
+        run, rows = follow_release(store, subject, policy, start=start, seconds=run_time, say=session.say)
+    else:
+        run, rows = collect_release(store, subject, policy, _stretch(store, release, start, end), say=session.say)
+    emit(f"{release}: {format_count(rows)} readings in run {run.id}")
+    session.say(f"next: evaluator verdict {release}")
+    return 0
+
+
+def _stretch(store: Store, release: str, start: datetime | None, end: datetime | None) -> Stretch:
+    """The window to collect: the one given, or that of the newest load."""
+    from evaluator.pipeline.collecting import Stretch, find_stretch
+
+    if start is not None:
+        stretch = Stretch(start, end or datetime.now(UTC))
+        if stretch.seconds <= 0:
+            raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
+        return stretch
+    try:
+        found = find_stretch(store, release)
+    except UnknownName:
+        found = None
+    if found is None or end is not None:
+        raise UsageError(
+            "there is no window to collect" if found is None else "--to needs --from",
+            hint="give --from -1h, or --from and --to; or load RELEASE first, whose window is then taken",
+        )
+    return found

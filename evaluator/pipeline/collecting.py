@@ -1,0 +1,230 @@
+"""Collect readings of a metrics server: of a window that is over, or as they come."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from evaluator.errors import SourceError, UsageError
+from evaluator.pipeline.base import READING_SOURCE, Say, say_nothing
+from evaluator.policy import Policy
+from evaluator.records import Answer, Query, Release, Run, RunFacts, RunState, check_names
+from evaluator.sources.prometheus import Prometheus, connect
+from evaluator.sources.recording import new_run_id
+from evaluator.stats.readings import choose_reading_bucket_s
+from evaluator.store import Store
+
+__all__ = ["Stretch", "check_source", "collect_load", "collect_release", "find_stretch", "follow_release"]
+
+SETTLE_STEPS = 1
+"""So many steps are left out at the end of what is there: a scrape may take that long to be seen by queries."""
+
+MOST_UNANSWERED_S = 600.0
+"""A server that has been away for so long while it is followed ends the collection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """From when to when readings are collected (UTC)."""
+
+    start: datetime
+    end: datetime
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return (self.end - self.start).total_seconds()
+
+
+def find_stretch(store: Store, release_id: str) -> Stretch | None:
+    """Tell when the newest load of a release ran; `None` where there is none, or its rows say nothing of when."""
+    runs = [run for run in store.runs(release_id) if run.source == "locust"]
+    newest = [run for run in runs if run.group == runs[-1].group]
+    starts = [run.started for run in newest if run.started]
+    if not starts:
+        return None
+    ends = [run.ended or datetime.now(UTC) for run in newest]
+    return Stretch(min(starts), max(ends))
+
+
+def collect_release(
+    store: Store, release: Release, policy: Policy, stretch: Stretch, *, say: Say = say_nothing
+) -> tuple[Run, int]:
+    """Collect a window of readings as a run of its own; returns the run and how many readings landed.
+
+    Raises SourceError where the server does not answer all of it: then nothing lands.
+    """
+    check_names(release)
+    with _connect(policy) as source:
+        queries = _queries(policy)
+        step_s = source.options.step_s
+        if stretch.seconds < step_s:
+            raise UsageError(
+                f"a window of {stretch.seconds:g} s is shorter than the step of {step_s:g} s",
+                hint="give a longer one with --from and --to",
+            )
+        run = _new_run(release, source, stretch)
+        answers = _fetch(source, queries, stretch, say)
+        store.register_run(release, run, bucket_s=choose_reading_bucket_s(stretch.seconds, step_s))
+        landed = store.keep_answers(run, answers, _describe(source))
+    store.finish_run(run.id, state=RunState.COMPLETE, ended=stretch.end, facts=RunFacts())
+    return run, landed.rows
+
+
+def check_source(policy: Policy) -> None:
+    """Make sure that the policy's server answers, and that there is something to ask. Raises what collecting would."""
+    _queries(policy)
+    _connect(policy).close()
+
+
+def collect_load(store: Store, release: Release, policy: Policy, *, say: Say = say_nothing) -> tuple[Run, int]:
+    """Collect the window of the newest load of a release, which has just ended; waits for its last scrape."""
+    stretch = find_stretch(store, release.id)
+    if stretch is None or policy.prometheus is None:
+        raise UsageError(f"{release.id} has no load whose window could be collected")
+    step_s = policy.prometheus.step_s
+    end = stretch.end + timedelta(seconds=step_s)
+    wait_s = (end - datetime.now(UTC)).total_seconds() + SETTLE_STEPS * step_s
+    if wait_s > 0:
+        say(f"waiting {wait_s:.0f} s for the last scrapes")
+        time.sleep(wait_s)
+    return collect_release(store, release, policy, Stretch(stretch.start - timedelta(seconds=step_s), end), say=say)
+
+
+def follow_release(
+    store: Store,
+    release: Release,
+    policy: Policy,
+    *,
+    start: datetime | None = None,
+    seconds: float | None = None,
+    say: Say = say_nothing,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[Run, int]:
+    """Collect readings as they come for `seconds` (the policy's longest duration), or until `stop` says so.
+
+    Each poll begins where the last one ended, so a server that is away for a while leaves no hole and no double. What
+    was collected stays whatever ends it: KeyboardInterrupt, a server that stays away (SourceError), SIGKILL.
+    """
+    check_names(release)
+    with _connect(policy) as source:
+        step_s = source.options.step_s
+        begin = _floor(start or datetime.now(UTC), step_s)
+        lasts = seconds if seconds is not None else policy.rulebook.monitoring.max_duration_s
+        run = _new_run(release, source, Stretch(begin, begin + timedelta(seconds=lasts)))
+        store.register_run(release, run, bucket_s=choose_reading_bucket_s(lasts, step_s))
+        follower = _Follower(store, run, source, _queries(policy), say)
+        stopped_by = "the collection was interrupted"
+        try:
+            stopped_by = follower.follow(stop)
+        finally:
+            state = RunState.INCOMPLETE if stopped_by else RunState.COMPLETE
+            store.finish_run(run.id, state=state, ended=follower.until, facts=RunFacts(stopped_by=stopped_by))
+    if stopped_by:
+        raise SourceError(stopped_by, hint="what was collected until then is in the store")
+    return run, follower.rows
+
+
+class _Follower:
+    """Polls until the run's planned end."""
+
+    def __init__(self, store: Store, run: Run, source: Prometheus, queries: Sequence[Query], say: Say) -> None:
+        self.store, self.run, self.source, self.queries, self.say = store, run, source, queries, say
+        self.step_s = source.options.step_s
+        self.rows = 0
+        self.until = run.started or datetime.now(UTC)
+        self.first = True
+        self.failed_since: float | None = None
+
+    def follow(self, stop: Callable[[], bool]) -> str:
+        """Poll to the end. Returns why it ended early; empty when it did not."""
+        end = self.run.planned_end
+        while end and self.until < end and not stop():
+            if trouble := self._poll(min(end, self._settled())):
+                return trouble
+            time.sleep(min(self.step_s, 5.0))
+        return ""
+
+    def _settled(self) -> datetime:
+        """Until when the server can be asked: what it scraped just now may not be seen by queries yet."""
+        return _floor(datetime.now(UTC) - timedelta(seconds=SETTLE_STEPS * self.step_s), self.step_s)
+
+    def _poll(self, end: datetime) -> str:
+        start = self.until if self.first else self.until + timedelta(seconds=self.step_s)
+        if end < start or (self.first and end == start):
+            return ""
+        try:
+            answers = _fetch(self.source, self.queries, Stretch(start, end), say_nothing)
+        except SourceError as error:
+            return self._bear(error)
+        if self.failed_since is not None:
+            self.say("the server answers again; going on where the last answer ended")
+        self.failed_since = None
+        landed = self.store.keep_answers(self.run, answers, _describe(self.source))
+        self.rows += landed.rows
+        self.until, self.first = end, False
+        self.say(f"{landed.rows} readings until {end:%H:%M:%S} UTC")
+        return ""
+
+    def _bear(self, error: SourceError) -> str:
+        now = time.monotonic()
+        if self.failed_since is None:
+            self.failed_since = now
+            self.say(f"no answer, trying again: {error.message}")
+        if now - self.failed_since > MOST_UNANSWERED_S:
+            return f"no answer for {MOST_UNANSWERED_S:g} s: {error.message}"
+        return ""
+
+
+def _connect(policy: Policy) -> Prometheus:
+    if policy.prometheus is None:
+        raise UsageError(
+            "the policy names no metrics server",
+            hint="add `sources: {prometheus: {url: …, selectors: {baseline: …, canary: …}}}` to evaluator.yaml",
+        )
+    return connect(policy.prometheus)
+
+
+def _queries(policy: Policy) -> tuple[Query, ...]:
+    """What the policy's metrics ask, each once."""
+    queries = dict.fromkeys(query for rule in policy.rulebook.rules for query in rule.queries)
+    if not queries:
+        raise UsageError(
+            "the policy has no metric of readings",
+            hint="add one, or a ready-made set: sources: {prometheus: {queries: [red-http]}}",
+        )
+    return tuple(queries)
+
+
+def _fetch(source: Prometheus, queries: Iterable[Query], stretch: Stretch, say: Say) -> list[Answer]:
+    out = []
+    asked = [(query, arm) for query in queries for arm in source.options.selectors]
+    for number, (query, arm) in enumerate(asked, start=1):
+        say(f"{number} of {len(asked)}: {arm}: {query.text}")
+        out.append(source.fetch(query, arm, stretch.start, stretch.end, on_progress=say))
+    return out
+
+
+def _new_run(release: Release, source: Prometheus, stretch: Stretch) -> Run:
+    run_id = new_run_id()
+    return Run(
+        id=run_id,
+        release=release.id,
+        group=run_id,
+        source=READING_SOURCE,
+        started=stretch.start,
+        planned_end=stretch.end,
+        fingerprint={**_describe(source), "host": platform.node(), "pid": os.getpid()},
+    )
+
+
+def _describe(source: Prometheus) -> dict[str, object]:
+    return dict(source.describe())
+
+
+def _floor(moment: datetime, step_s: float) -> datetime:
+    return datetime.fromtimestamp(moment.timestamp() // step_s * step_s, UTC)

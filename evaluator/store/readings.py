@@ -1,0 +1,306 @@
+"""Readings of a metrics server rest as files beside the segments; their cells are summed up from all of them at once.
+
+A file holds the answers of one poll. It appears under its name only when it is whole, and counts once the manifest
+names it. Cells are made of every file of the run anew, in one transaction with the manifest: an increase is a
+difference of two samples that may lie in two files, and being killed in between changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from evaluator.errors import StoreError
+from evaluator.records import Answer, Landed, Query, QueryFacts, QueryKind, ReadingCells, Series
+from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX
+from evaluator.stats.readings import sum_up
+from evaluator.store.engine import Engine, attach, open_engine, transaction
+from evaluator.store.landing import Segment, Target, write_manifest
+
+__all__ = ["covered_until", "land_readings", "read_answers", "read_readings", "write_answers"]
+
+_ANSWERS, _SOURCES = b"evaluator.answers", b"evaluator.sources"
+_COLUMNS = ("query", "arm", "instance", "endpoint", "bucket", "part", "le", "n", "seconds", "total", "peak")
+
+
+# ------------------------------------------------------------------ files
+
+
+def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Mapping[str, Any]) -> Path:
+    """Write the answers of one poll as the next file of the run's folder. Raises StoreError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"poll-{len(_find(folder)):06d}{READINGS_SUFFIX}"
+        unfinished = path.with_name(path.name + ".tmp")
+        pq.write_table(_to_table(run, answers, sources), unfinished, compression="zstd")
+        unfinished.replace(path)
+    except OSError as error:
+        raise StoreError(f"readings cannot be written into {folder}: {error.strerror or error}") from error
+    return path
+
+
+def _find(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"poll-*{READINGS_SUFFIX}"))
+
+
+def _to_table(run: str, answers: Sequence[Answer], sources: Mapping[str, Any]) -> pa.Table:
+    tables = [_series_table(run, answer, series) for answer in answers for series in answer.series]
+    described = json.dumps([_describe(answer) for answer in answers]).encode()
+    schema = READING_SCHEMA.with_metadata({_ANSWERS: described, _SOURCES: json.dumps(dict(sources)).encode()})
+    whole = pa.concat_tables(tables) if tables else READING_SCHEMA.empty_table()
+    return whole.unify_dictionaries().cast(READING_SCHEMA).replace_schema_metadata(schema.metadata)
+
+
+def _series_table(run: str, answer: Answer, series: Series) -> pa.Table:
+    rows = series.ts_ms.size
+    texts = {
+        "run": run,
+        "query": answer.query.text,
+        "arm": answer.arm,
+        "instance": series.instance,
+        "endpoint": series.endpoint,
+        "part": series.part,
+        "labels": json.dumps(dict(series.labels), sort_keys=True),
+    }
+    columns: dict[str, pa.Array] = {
+        name: pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
+        for name, text in texts.items()
+    }
+    bounded = series.part == "bucket"
+    columns["le"] = pa.array(np.full(rows, series.le)) if bounded else pa.nulls(rows, pa.float64())
+    columns["ts"] = pa.array(series.ts_ms).cast(READING_SCHEMA.field("ts").type)
+    columns["value"] = pa.array(series.values)
+    return pa.Table.from_arrays([columns[name] for name in READING_SCHEMA.names], schema=READING_SCHEMA)
+
+
+def _describe(answer: Answer) -> dict[str, Any]:
+    """All of an answer but its series."""
+    return {
+        "query": answer.query.text,
+        "kind": answer.query.kind.value,
+        "arm": answer.arm,
+        "sent": list(answer.sent),
+        "start": answer.start.isoformat(),
+        "end": answer.end.isoformat(),
+        "step_s": answer.step_s,
+        "warnings": list(answer.warnings),
+        "nan": answer.nan,
+        "duplicates": answer.duplicates,
+    }
+
+
+def read_answers(paths: Sequence[Path]) -> tuple[tuple[Answer, ...], dict[str, Any]]:
+    """Read polls back as one answer per query and arm, and what was said of their source. Raises StoreError."""
+    tables = [_read(path) for path in paths]
+    described = [answer for table in tables for answer in json.loads(table.schema.metadata[_ANSWERS])]
+    sources: dict[str, Any] = json.loads(tables[-1].schema.metadata[_SOURCES]) if tables else {}
+    merged = _merge(described)
+    plain = [table.replace_schema_metadata(None) for table in tables]
+    series = _split(pa.concat_tables(plain)) if plain else {}
+    return tuple(replace(answer, series=tuple(series.get(key, ()))) for key, answer in merged.items()), sources
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"the readings {path} cannot be read: {error}", hint="collect them again under the same release"
+        ) from error
+
+
+Key = tuple[str, str]
+
+
+def _merge(described: Iterable[Mapping[str, Any]]) -> dict[Key, Answer]:
+    """One answer for each query and arm, over all polls."""
+    out: dict[Key, Answer] = {}
+    for one in described:
+        key = one["query"], one["arm"]
+        answer = Answer(
+            Query(one["query"], QueryKind(one["kind"])),
+            one["arm"],
+            tuple(one["sent"]),
+            datetime.fromisoformat(one["start"]),
+            datetime.fromisoformat(one["end"]),
+            one["step_s"],
+            (),
+            tuple(one["warnings"]),
+            one["nan"],
+            one["duplicates"],
+        )
+        out[key] = _join(out[key], answer) if key in out else answer
+    return out
+
+
+def _join(one: Answer, other: Answer) -> Answer:
+    return replace(
+        one,
+        sent=tuple(dict.fromkeys((*one.sent, *other.sent))),
+        start=min(one.start, other.start),
+        end=max(one.end, other.end),
+        warnings=tuple(dict.fromkeys((*one.warnings, *other.warnings))),
+        nan=one.nan + other.nan,
+        duplicates=max(one.duplicates, other.duplicates),
+    )
+
+
+_SERIES = ("query", "arm", "part", "le", "instance", "endpoint", "labels")
+
+
+def _split(table: pa.Table) -> dict[Key, list[Series]]:
+    """Split rows by series, each in the order of time."""
+    table = table.unify_dictionaries().combine_chunks()
+    codes = {name: _codes(table[name]) for name in _SERIES}
+    ts = table["ts"].cast(pa.int64()).to_numpy()
+    order = np.lexsort((ts, *(codes[name] for name in reversed(_SERIES))))
+    ts, values = ts[order], table["value"].to_numpy()[order]
+    changed = np.zeros(order.size, dtype=bool)
+    for column in codes.values():
+        changed[1:] |= np.diff(column[order]) != 0
+    starts = np.append(np.flatnonzero(changed), order.size) if order.size else np.array([0])
+    firsts = np.concatenate([[0], starts[:-1]]) if order.size else np.array([], dtype=np.int64)
+    labelled = table.select(_SERIES).take(pa.array(order[firsts])).to_pylist() if order.size else []
+    out: dict[Key, list[Series]] = {}
+    for row, first, end in zip(labelled, firsts, starts, strict=False):
+        le = float("nan") if row["le"] is None else row["le"]
+        out.setdefault((row["query"], row["arm"]), []).append(
+            Series(
+                json.loads(row["labels"]),
+                row["instance"],
+                row["endpoint"],
+                row["part"],
+                le,
+                ts[first:end],
+                values[first:end],
+            )
+        )
+    return out
+
+
+def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    whole = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if not pa.types.is_dictionary(whole.type):
+        whole = pc.dictionary_encode(whole, null_encoding="encode")
+    return np.asarray(whole.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+# ------------------------------------------------------------------ landing
+
+
+def land_readings(target: Target) -> Landed:
+    """Sum up all readings of the target's run, and note files that are not in the manifest yet. Twice changes nothing.
+
+    Raises StoreError for a file that cannot be read.
+    """
+    paths = _find(target.folder)
+    with open_engine() as engine, attach(engine, target.store, write=False, wait_s=target.wait_s):
+        rows = engine.execute("SELECT name, state FROM store.segments WHERE run = ?", [target.run]).fetchall()
+    known = dict(rows)
+    fresh = [path for path in paths if path.name not in known]
+    landed = Landed(already=len(known), runs=(target.run,))
+    if not fresh:
+        return landed
+    if "purged" in known.values():
+        raise StoreError(
+            f"readings of run {target.run} were purged, so that no more can be added to it",
+            hint="collect again: that is a run of its own",
+        )
+    answers, sources = read_answers(paths)
+    cells = replace(sum_up(answers, _order_arms(answers), target.bucket_s), sources=sources)
+    segments = [_look_at(path) for path in fresh]
+    with open_engine() as engine, attach(engine, target.store, write=True, wait_s=target.wait_s), transaction(engine):
+        _write(engine, target.run, cells)
+        write_manifest(engine, target, segments)
+    return replace(landed, rows=sum(segment.rows for segment in segments), segments=len(segments))
+
+
+def _order_arms(answers: Sequence[Answer]) -> tuple[str, ...]:
+    names = dict.fromkeys(answer.arm for answer in answers)
+    return tuple(sorted(names, key=lambda name: (name != "baseline", list(names).index(name))))
+
+
+def _look_at(path: Path) -> Segment:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Segment(path, pq.ParquetFile(path).metadata.num_rows, sha256)
+
+
+def _write(engine: Engine, run: str, cells: ReadingCells) -> None:
+    engine.execute("DELETE FROM store.reading_cells WHERE run = ?", [run])
+    engine.execute(
+        "INSERT OR REPLACE INTO store.readings_of VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            run,
+            cells.bucket_s,
+            json.dumps([[query.text, query.kind.value] for query in cells.queries]),
+            list(cells.arms),
+            list(cells.instances),
+            list(cells.endpoints),
+            json.dumps([_facts_to_plain(facts) for facts in cells.facts]),
+            json.dumps(dict(cells.sources)),
+        ],
+    )
+    rows = pa.table({name: getattr(cells, name) for name in _COLUMNS})
+    engine.register("fresh_cells", rows)
+    engine.execute(f"INSERT INTO store.reading_cells SELECT ? AS run, {', '.join(_COLUMNS)} FROM fresh_cells", [run])
+    engine.unregister("fresh_cells")
+
+
+def _facts_to_plain(facts: QueryFacts) -> dict[str, Any]:
+    return asdict(facts) | {"query": [facts.query.text, facts.query.kind.value]}
+
+
+def read_readings(engine: Engine, run: str) -> ReadingCells | None:
+    """Read the cells of a run's readings; `None` where it has none."""
+    found = engine.execute(
+        """SELECT bucket_s, queries, arms, instances, endpoints, facts, sources FROM store.readings_of
+        WHERE run = ?""",
+        [run],
+    ).fetchall()
+    if not found:
+        return None
+    bucket_s, queries, arms, instances, endpoints, facts, sources = found[0]
+    rows = engine.execute(
+        f"SELECT {', '.join(_COLUMNS)} FROM store.reading_cells WHERE run = ? ORDER BY ALL", [run]
+    ).fetchnumpy()
+    real = {"le", "seconds", "total", "peak"}
+    columns = {name: np.asarray(rows[name], dtype=float if name in real else np.int64) for name in _COLUMNS}
+    return ReadingCells(
+        queries=tuple(Query(text, QueryKind(kind)) for text, kind in json.loads(queries)),
+        arms=tuple(arms),
+        instances=tuple(instances),
+        endpoints=tuple(endpoints),
+        bucket_s=bucket_s,
+        **columns,
+        facts=tuple(_facts_from_plain(plain) for plain in json.loads(facts)),
+        sources=json.loads(sources),
+    )
+
+
+def _facts_from_plain(plain: dict[str, Any]) -> QueryFacts:
+    text, kind = plain.pop("query")
+    return QueryFacts(
+        Query(text, QueryKind(kind)),
+        **plain | {"sent": tuple(plain["sent"]), "warnings": tuple(plain["warnings"])},
+    )
+
+
+def covered_until(folder: Path) -> datetime | None:
+    """Tell until when the files in a folder have been collected; `None` where there are none. Raises StoreError."""
+    paths = _find(folder)
+    if not paths:
+        return None
+    described = json.loads(pq.read_schema(paths[-1]).metadata[_ANSWERS])
+    return max(datetime.fromisoformat(one["end"]) for one in described).astimezone(UTC)
