@@ -10,6 +10,7 @@ import math
 from evaluator.records import Comparison, Effect, Margin, Rule
 
 __all__ = [
+    "count_of",
     "format_change",
     "format_count",
     "format_duration",
@@ -49,6 +50,11 @@ def format_number(value: float, *, sign: bool = False) -> str:
 def format_count(count: int) -> str:
     """A whole number with grouped thousands."""
     return f"{count:,}"
+
+
+def count_of(count: int, noun: str) -> str:
+    """A number with its noun: `1 run`, `1,200 requests`."""
+    return f"{format_count(count)} {noun}" if count == 1 else f"{format_count(count)} {noun}s"
 
 
 def format_duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from evaluator.policy import LEAST_COMPARISONS
 from evaluator.records import Learnt
 from evaluator.reports import Page
 from evaluator.reports.table import lay_out, write_line
-from evaluator.wording import format_number
+from evaluator.wording import count_of, format_number
 
 HEAD = ("identical halves by", "with", "judged", "NO-GO", "GO", "undecided")
 KINDS = {
@@ -132,7 +132,7 @@ def _describe(learnt: Learnt) -> str:
     latency, failures = (format_number(100 * sd) for sd in (learnt.sd_latency, learnt.sd_failures))
     text = (
         f"instances of one version differ by {latency} % in latency and {failures} pp in failures (standard deviation; "
-        f"from {learnt.comparisons} comparisons in {learnt.runs} runs)"
+        f"from {count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')})"
     )
     few = learnt.comparisons < LEAST_COMPARISONS
     return f"{text}; too few for the judge, which asks for {LEAST_COMPARISONS}" if few else text
@@ -147,9 +147,10 @@ def _describe_wander(learnt: Learnt) -> str:
     latency, failures = (
         format_number(float(f"{100 * sd:.3g}")) for sd in (learnt.wander_latency, learnt.wander_failures)
     )
+    seen = f"{count_of(learnt.wander_comparisons, 'comparison')} in {count_of(learnt.wander_runs, 'run')}"
     text = (
         f"identical releases differ by {latency} % in latency and {failures} pp in failures more than their runs show "
-        f"by themselves (standard deviation; from {learnt.wander_comparisons} comparisons in {learnt.wander_runs} runs)"
+        f"by themselves (standard deviation; from {seen})"
     )
     return f"{text}; too few for the judge" if learnt.wander_comparisons < LEAST_COMPARISONS else text
 

@@ -12,7 +12,7 @@ from evaluator.cli.amounts import Duration, Moment
 from evaluator.cli.load import parse_labels
 from evaluator.errors import UnknownName, UsageError
 from evaluator.records import Release, Service
-from evaluator.wording import format_count
+from evaluator.wording import count_of
 
 if TYPE_CHECKING:
     from evaluator.pipeline.collecting import Stretch
@@ -66,7 +66,7 @@ def command(
         run, rows = follow_release(store, subject, policy, start=start, seconds=run_time, say=session.say)
     else:
         run, rows = collect_release(store, subject, policy, _stretch(store, release, start, end), say=session.say)
-    emit(f"{release}: {format_count(rows)} readings in run {run.id}")
+    emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
     session.say(f"next: evaluator verdict {release}")
     return 0
 

@@ -13,7 +13,7 @@ from evaluator.cli.load import parse_labels
 from evaluator.cli.outcomes import describe_outcomes, outcome_options, suggest_metric, to_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, Landed, LandingPlan, Release, Service
-from evaluator.wording import format_count
+from evaluator.wording import count_of
 
 __all__ = ["command"]
 
@@ -136,15 +136,11 @@ def describe(release: str, landed: Landed) -> str:
         more = f" and {len(landed.runs) - 1} more" if len(landed.runs) > 1 else ""
         return f"{release}: {files} landed already (run {landed.runs[0]}{more}); nothing changed"
     text = (
-        f"{release}: {_count(landed.rows, 'request')} from {_count(landed.segments, 'file')}"
-        f" in {_count(len(landed.runs), 'run')}"
+        f"{release}: {count_of(landed.rows, 'request')} from {count_of(landed.segments, 'file')}"
+        f" in {count_of(len(landed.runs), 'run')}"
     )
     if landed.skipped_rows:
-        text += f"; {_count(landed.skipped_rows, 'bad row')} skipped"
+        text += f"; {count_of(landed.skipped_rows, 'bad row')} skipped"
     if landed.summary_rows:
-        text += f"; {_count(landed.summary_rows, 'row')} of transaction controllers not counted as requests"
+        text += f"; {count_of(landed.summary_rows, 'row')} of transaction controllers not counted as requests"
     return text
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{format_count(number)} {noun}" if number == 1 else f"{format_count(number)} {noun}s"

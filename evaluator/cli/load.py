@@ -13,7 +13,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, Arm, Release, Run, Service
-from evaluator.wording import format_count
+from evaluator.wording import count_of
 
 if TYPE_CHECKING:
     from evaluator.policy import Policy
@@ -120,7 +120,7 @@ def _collect(session: Session, store: Store, release: Release, policy: Policy) -
     from evaluator.pipeline.collecting import collect_load
 
     run, rows = collect_load(store, release, policy, say=session.say)
-    emit(f"{release.id}: {format_count(rows)} readings in run {run.id}")
+    emit(f"{release.id}: {count_of(rows, 'reading')} in run {run.id}")
 
 
 def _services(name: str, baseline: str, canary: str) -> tuple[Service, ...]:
@@ -166,5 +166,4 @@ def parse_labels(labels: Iterable[str]) -> dict[str, str]:
 def describe_runs(release: str, runs: Sequence[Run]) -> str:
     """Sum up what was recorded, in one line."""
     rows = sum(run.landed for run in runs)
-    times = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    return f"{release}: {format_count(rows)} requests in {times}, complete"
+    return f"{release}: {count_of(rows, 'request')} in {count_of(len(runs), 'run')}, complete"

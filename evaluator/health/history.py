@@ -5,7 +5,7 @@ from __future__ import annotations
 from evaluator.health.base import ok
 from evaluator.records import Finding, Learnt, Rulebook
 from evaluator.stats.history import LEAST_COMPARISONS
-from evaluator.wording import format_number
+from evaluator.wording import count_of, format_number
 
 __all__ = ["describe_learnt"]
 
@@ -15,10 +15,11 @@ NAME = "history"
 def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:
     """Say what is assumed of instances that a run cannot tell apart, and how many runs that rests on."""
     latency, failures = (format_number(100 * sd) for sd in (rulebook.prior.sd_latency, rulebook.prior.sd_failures))
+    seen = f"{count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')}"
     return ok(
         NAME,
         f"instances are taken to differ by {latency} % in latency and {failures} pp in failures: "
-        f"learnt from {learnt.comparisons} comparisons in {learnt.runs} runs{_describe_wander(learnt)}",
+        f"learnt from {seen}{_describe_wander(learnt)}",
     )
 
 
@@ -32,5 +33,5 @@ def _describe_wander(learnt: Learnt) -> str:
     )
     return (
         f"; whole arms are taken to wander more slowly than a run by {latency} % in latency and {failures} pp in "
-        f"failures, from {learnt.wander_comparisons} comparisons in {learnt.wander_runs} runs"
+        f"failures, from {count_of(learnt.wander_comparisons, 'comparison')} in {count_of(learnt.wander_runs, 'run')}"
     )
