@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import click
 
 from evaluator.cli import DEFAULT_STORE, Session
 from evaluator.records import Release, Service
-from evaluator.sources.sample import REGRESSIONS, find_loadtests, start_arms
+from evaluator.sources.sample import REGRESSIONS, find_loadtests, start_arms, start_prometheus
 
 __all__ = ["command"]
 
@@ -28,9 +29,10 @@ DEMO_STORE = Path("demo") / DEFAULT_STORE
     show_default=True,
     help="What is wrong with the candidate.",
 )
+@click.option("--prometheus", is_flag=True, help="Start a Prometheus too, and judge by what it scraped as well.")
 @click.option("--seconds", type=click.IntRange(10, 3600), default=60, show_default=True, help="How long to load.")
 @click.pass_obj
-def command(session: Session, regression: str, seconds: int) -> int:
+def command(session: Session, regression: str, prometheus: bool, seconds: int) -> int:
     """Load two versions of the sample service and judge them.
 
     Starts three instances of each version on loopback, sends both the same users with Locust, lands every request and
@@ -46,19 +48,37 @@ def command(session: Session, regression: str, seconds: int) -> int:
     path = DEMO_STORE if session.store_path == DEFAULT_STORE else session.store_path
     path.parent.mkdir(parents=True, exist_ok=True)
     store = Store.open(path, create=True)
-    policy = load_policy(session.policy_path or find_loadtests() / "evaluator.yaml")
     release = Release(_name(regression), (Service("shop", BASELINE_VERSION, CANARY_VERSION),))
     versions = [("baseline", BASELINE_VERSION, "none"), ("canary", CANARY_VERSION, regression)]
     session.say(f"starting {INSTANCES} + {INSTANCES} instances of the sample service (regression: {regression})")
-    with start_arms(versions, instances=INSTANCES, leak_over_s=seconds) as arms:
+    with contextlib.ExitStack() as stack:
+        shop = start_arms(versions, instances=INSTANCES, leak_over_s=seconds, metrics=prometheus)
+        arms = stack.enter_context(shop)
+        policy_path = session.policy_path or find_loadtests() / "evaluator.yaml"
+        if prometheus:
+            url = stack.enter_context(start_prometheus(arms, path.parent / "prometheus"))
+            policy_path = _write_policy(path.parent / "evaluator.yaml", url)
+            session.say(f"started a Prometheus at {url}; its metrics are in the policy {policy_path}")
+        policy = load_policy(policy_path)
         plan = LoadPlan(arms, find_loadtests() / "locustfile.py", USERS, SPAWN_RATE, seconds, service="shop")
         wait_for_targets(plan.targets)
         session.say(f"loading both for {seconds} s with {USERS} users each")
         load_release(store, release, plan, say=session.say)
+        if prometheus:
+            from evaluator.pipeline.collecting import collect_load
+
+            collect_load(store, release, policy, say=session.say)
     verdict = judge_release(store, release.id, policy, judged_at=datetime.now(UTC))
     code = print_verdict(verdict)
     session.say(f"look closer: evaluator --store {path} verdict {release.id} --format json")
     return code
+
+
+def _write_policy(path: Path, url: str) -> Path:
+    """Write the demo's policy for readings with the address of the server that was started."""
+    text = (find_loadtests() / "evaluator-prometheus.yaml").read_text(encoding="utf-8")
+    path.write_text(text.replace("http://127.0.0.1:9090", url), encoding="utf-8")
+    return path
 
 
 def _name(regression: str) -> str:

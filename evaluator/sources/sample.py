@@ -1,23 +1,31 @@
-"""The sample service "shop": where its files are, and how its instances are started."""
+"""The sample service "shop": where its files are, and how its instances and a Prometheus that reads them are started."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from evaluator.errors import SourceError
 from evaluator.records import Arm
 
-__all__ = ["REGRESSIONS", "find_loadtests", "start_arms"]
+__all__ = ["REGRESSIONS", "find_loadtests", "start_arms", "start_prometheus"]
 
 REGRESSIONS = ("none", "latency", "tail", "failures", "endpoint", "leak")
 STOP_S = 5.0
+READY_S = 30.0
+SCRAPE_S = 1
 
 
 def find_loadtests() -> Path:
@@ -31,28 +39,38 @@ def find_loadtests() -> Path:
 
 @contextlib.contextmanager
 def start_arms(
-    versions: Sequence[tuple[str, str, str]], *, instances: int, leak_over_s: float
+    versions: Sequence[tuple[str, str, str]], *, instances: int, leak_over_s: float, metrics: bool = False
 ) -> Iterator[tuple[Arm, ...]]:
-    """Start `instances` of each (arm, version, regression) on loopback; they end with the block, or with us."""
+    """Start `instances` of each (arm, version, regression) on loopback; they end with the block, or with us.
+
+    With `metrics` they count their requests for Prometheus.
+    """
     with contextlib.ExitStack() as stack:
         arms = []
         for name, version, regression in versions:
-            ports = [stack.enter_context(_instance(f"{name}-{number + 1}", version, regression, leak_over_s))
-                     for number in range(instances)]  # fmt: skip
+            extra = ["--metrics"] if metrics else []
+            options = ["--version", version, "--regression", regression, "--leak-over", str(leak_over_s), *extra]
+            ports = [stack.enter_context(_instance(f"{name}-{number + 1}", options)) for number in range(instances)]
             arms.append(Arm(name, tuple(f"http://127.0.0.1:{port}" for port in ports), version))
         yield tuple(arms)
 
 
 @contextlib.contextmanager
-def _instance(instance: str, version: str, regression: str, leak_over_s: float) -> Iterator[int]:
+def _instance(instance: str, options: Sequence[str]) -> Iterator[int]:
     port = _free_port()
     command = [sys.executable, str(find_loadtests() / "target.py"), "--port", str(port), "--instance", instance]
-    command += ["--version", version, "--regression", regression, "--leak-over", str(leak_over_s)]
-    command += ["--parent", str(os.getpid())]
-    # A session of its own: Ctrl-C ends the load first and the service after it.
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
-    try:
+    with _started([*command, *options, "--parent", str(os.getpid())]):
         yield port
+
+
+@contextlib.contextmanager
+def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    # A session of its own: Ctrl-C ends the load first and the services after it.
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield process
     finally:
         process.terminate()
         try:
@@ -60,6 +78,43 @@ def _instance(instance: str, version: str, regression: str, leak_over_s: float) 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def start_prometheus(arms: Sequence[Arm], folder: Path) -> Iterator[str]:
+    """Start a Prometheus on loopback that scrapes the instances of `arms` each second; yields its URL.
+
+    Its series carry the label `arm`. It keeps its data in `folder` and ends with the block. Raises SourceError.
+    """
+    program = shutil.which("prometheus")
+    if program is None:
+        raise SourceError("prometheus is not installed", hint="on Debian, as root: apt-get install prometheus")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    config = folder / "prometheus.yml"
+    config.write_text(yaml.safe_dump(_scrape_config(arms)), encoding="utf-8")
+    address = f"127.0.0.1:{_free_port()}"
+    options = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
+    with _started([program, *options]) as process:
+        _wait_until_ready(f"http://{address}/-/ready", process)
+        yield f"http://{address}"
+
+
+def _scrape_config(arms: Sequence[Arm]) -> dict[str, Any]:
+    targets = [
+        {"targets": [url.removeprefix("http://") for url in arm.urls], "labels": {"arm": arm.name}} for arm in arms
+    ]
+    every = {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"}
+    return {"global": every, "scrape_configs": [{"job_name": "shop", "static_configs": targets}]}
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=1.0):
+            return
+        time.sleep(0.05)
+    raise SourceError(f"prometheus did not become ready within {READY_S:g} s", hint="start it by hand to see why")
 
 
 def _free_port() -> int:
