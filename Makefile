@@ -6,7 +6,7 @@ READY := .venv/.ready
 # Compiled modules are what makes a command start in tenths of a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench bench-arena clean
+.PHONY: demo test check servers bench bench-arena clean
 
 # Two candidates of the sample service under real load: a healthy one that earns its GO, and one that must not pass.
 demo: $(READY)
@@ -14,8 +14,11 @@ demo: $(READY)
 	@echo
 	$(BIN)/evaluator demo --regression endpoint --seconds 30; test $$? -eq 1
 
-test: check
+test: check servers
 	$(BIN)/pytest
+
+servers:
+	.ci/install-servers
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -1,4 +1,7 @@
-"""What `.ci/install` says on machines that lack something: folders of commands, where nothing is really installed."""
+"""What `.ci/install` and `.ci/install-servers` say on machines that lack something.
+
+The machines are folders of commands, where nothing is really installed.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,8 @@ class Machine:
         self.bin, self.tree = folder / "bin", folder / "tree"
         self.bin.mkdir()
         (self.tree / ".ci").mkdir(parents=True)
-        shutil.copy(ROOT / ".ci" / "install", self.tree / ".ci")
+        for name in ("install", "install-servers"):
+            shutil.copy(ROOT / ".ci" / name, self.tree / ".ci")
         self.add("dirname", f'#!/bin/sh\nexec {shutil.which("dirname")} "$@"\n')
 
     def add(self, name: str, text: str) -> None:
@@ -57,9 +61,13 @@ class Machine:
         self.add("id", f"#!/bin/sh\necho {user}\n")
         self.add("apt-get", f'#!/bin/sh\necho "$@" >> "{self.bin}/apt.log"\n{then}\n')
 
-    def install(self) -> str:
-        """Run it in vain, and give what it said."""
-        command = [shutil.which("bash") or "bash", self.tree / ".ci" / "install"]
+    def add_packages(self, wanted: str, *, installed: str) -> None:
+        (self.tree / ".ci" / "debian-packages").write_text(wanted)
+        self.add("dpkg-query", f'#!/bin/sh\n[ "$3" = "{installed}" ] && echo installed\n')
+
+    def install(self, script: str = "install", *, code: int = 1) -> str:
+        """Run a script, in vain unless `code` says otherwise, and give what it said."""
+        command = [shutil.which("bash") or "bash", self.tree / ".ci" / script]
         done = subprocess.run(
             command,
             env={"PATH": str(self.bin)},
@@ -69,7 +77,7 @@ class Machine:
             timeout=60,
             check=False,
         )
-        assert done.returncode == 1, done
+        assert done.returncode == code, done
         assert done.stdout == ""
         return done.stderr
 
@@ -141,3 +149,29 @@ def test_pip_tries_where_uv_fails(machine: Machine) -> None:
     assert said[2] == "pip: no dev"
     assert said[3].startswith("install: pip could not install --editable .[all] --group dev and says why above; ")
     assert len(said) == 4
+
+
+def test_servers_that_are_there_are_not_installed_again(machine: Machine) -> None:
+    machine.add_packages("# servers\n\nnginx\n", installed="nginx")
+    machine.add_apt(user=0, then="exit 0")
+    assert machine.install("install-servers", code=0) == ""
+    assert not (machine.bin / "apt.log").exists()
+
+
+def test_root_gets_the_servers_that_are_missing(machine: Machine) -> None:
+    machine.add_packages("nginx\nprometheus\n", installed="nginx")
+    machine.add_apt(user=0, then="echo chatter")
+    assert machine.install("install-servers", code=0) == "install-servers: installing prometheus\n"
+    assert (machine.bin / "apt.log").read_text().splitlines()[1].split()[-1] == "prometheus"
+
+
+def test_servers_without_root_or_apt(machine: Machine) -> None:
+    machine.add_packages("nginx\nprometheus\n", installed="nginx")
+    assert machine.install("install-servers") == (
+        "install-servers: tests need what Debian calls prometheus, and there is no apt-get to install it with\n"
+    )
+    machine.add_apt(user=1000, then="exit 0")
+    assert machine.install("install-servers") == (
+        "install-servers: tests need more packages; as root: "
+        "apt-get update && apt-get install --no-install-recommends prometheus\n"
+    )

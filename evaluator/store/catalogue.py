@@ -87,7 +87,8 @@ def list_releases(engine: Engine) -> tuple[ReleaseSummary, ...]:
             FROM store.runs GROUP BY release) AS runs ON runs.release = r.id
         LEFT JOIN (
             SELECT runs.release, CAST(sum(s.rows) AS BIGINT) AS rows
-            FROM store.segments AS s JOIN store.runs ON runs.id = s.run GROUP BY ALL) AS landed
+            FROM store.segments AS s JOIN store.runs ON runs.id = s.run
+            WHERE runs.source <> 'prometheus' GROUP BY ALL) AS landed
             ON landed.release = r.id
         LEFT JOIN (
             SELECT release, arg_max(word, number) AS word, arg_max(judged_at, number) AS judged_at
