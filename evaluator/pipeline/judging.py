@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -17,6 +17,7 @@ from evaluator.pipeline.base import READING_SOURCE
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
+    Cells,
     Outcomes,
     ReadingCells,
     Release,
@@ -29,7 +30,7 @@ from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.stats.student import load_early
 from evaluator.store import Store
 
-__all__ = ["choose_runs", "judge_release", "read_outcomes", "read_readings", "service_of"]
+__all__ = ["choose_runs", "judge_release", "judge_runs", "read_outcomes", "read_readings", "service_of"]
 
 JUDGE = "native"
 
@@ -43,20 +44,34 @@ def judge_release(
     """
     load_early()
     land_release(store, release_id)
-    release = store.release(release_id)
+    chosen = choose_runs(store.runs(release_id), runs)
+    verdict = judge_runs(store, store.release(release_id), chosen, policy, judged_at=judged_at)
+    if save:
+        store.save_verdict(release_id, to_json(verdict), judged_at, verdict.word.value)
+    return verdict
+
+
+def judge_runs(
+    store: Store,
+    release: Release,
+    runs: tuple[Run, ...],
+    policy: Policy,
+    *,
+    judged_at: datetime,
+    cut: Callable[[Cells], Cells] = lambda cells: cells,
+) -> Verdict:
+    """Assess runs as they have landed and judge them; nothing is written. `cut` narrows their requests."""
     learnt = store.learnt(service_of(release))
     own, policy = policy, with_learnt(policy, learnt)
-    chosen = choose_runs(store.runs(release_id), runs)
-    ids = [run.id for run in chosen]
-    loads = tuple(run for run in chosen if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
-    outcomes = read_outcomes(store, chosen, policy.rulebook)
-    cells = store.read_cells([run.id for run in loads])
-    readings, collected = read_readings(store, chosen)
-    evidence = assess_release(cells, loads, outcomes, policy.rulebook, release_id, readings, collected)
+    loads = tuple(run for run in runs if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
+    outcomes = read_outcomes(store, runs, policy.rulebook)
+    cells = cut(store.read_cells([run.id for run in loads]))
+    readings, collected = read_readings(store, runs)
+    evidence = assess_release(cells, loads, outcomes, policy.rulebook, release.id, readings, collected)
     if learnt is not None and policy is not own:
         evidence = replace(evidence, findings=(*evidence.findings, describe_learnt(learnt, policy.rulebook)))
-    judgement = JUDGES[JUDGE](evidence, policy.rulebook, release_id)
-    verdict = Verdict(
+    judgement = JUDGES[JUDGE](evidence, policy.rulebook, release.id)
+    return Verdict(
         release=release,
         word=judgement.word,
         reasons=judgement.reasons,
@@ -70,13 +85,10 @@ def judge_release(
         policy=policy.effective,
         queries=_list_queries(readings),
         policy_hash=policy.hash,
-        data_hash=store.data_hash(ids),
+        data_hash=store.data_hash([run.id for run in runs]),
         evaluator_version=__version__,
         judged_at=judged_at,
     )
-    if save:
-        store.save_verdict(release_id, to_json(verdict), judged_at, verdict.word.value)
-    return verdict
 
 
 def service_of(release: Release) -> str:
