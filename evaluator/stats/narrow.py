@@ -1,0 +1,99 @@
+"""Cells of a part of a release: a stretch of time, some endpoints, some instances."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.errors import UnknownName, UsageError
+from evaluator.records import BLOCK_BUCKETS, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments
+
+__all__ = ["narrow"]
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+Rows = TypeVar("Rows", Moments, Bins, InstanceBins, LoadLevels, FailureKinds)
+
+
+def narrow(
+    cells: Cells,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    endpoints: Collection[str] | None = None,
+    instances: Collection[str] | None = None,
+) -> Cells:
+    """Keep the requests of a stretch of time, of some endpoints, of some instances.
+
+    Time is cut at the blocks of four buckets that hold `start` and `end`. Cells of single instances have the histogram
+    of whole blocks only, so those become the buckets. Raises UnknownName for an endpoint or instance that is not there.
+    """
+    if endpoints is not None:
+        cells = _keep_names(cells, "endpoint", cells.endpoints, endpoints)
+    if start is not None or end is not None:
+        cells = _cut(cells, start, end)
+    if instances is not None:
+        cells = _coarsen(_keep_names(cells, "instance", cells.instances, instances))
+    return cells
+
+
+def _keep_names(cells: Cells, kind: str, known: tuple[str, ...], wanted: Collection[str]) -> Cells:
+    for name in wanted:
+        if name not in known:
+            raise UnknownName(kind, name, known)
+    codes = np.isin(np.arange(len(known)), [known.index(name) for name in wanted])
+    tables = ("moments", "bins", "instance_bins", "failure_kinds")
+    kept = {}
+    for name in tables:
+        rows = getattr(cells, name)
+        kept[name] = _take(rows, codes[getattr(rows, kind)]) if hasattr(rows, kind) else rows
+    return replace(cells, **kept)
+
+
+def _take(rows: Rows, keep: BoolArray) -> Rows:
+    chosen = np.flatnonzero(keep)
+    values = {}
+    for field in fields(rows):
+        column = getattr(rows, field.name)
+        values[field.name] = tuple(column[i] for i in chosen) if isinstance(column, tuple) else column[chosen]
+    return replace(rows, **values)
+
+
+def _cut(cells: Cells, start: datetime | None, end: datetime | None) -> Cells:
+    """Keep whole blocks. What failed how is known of whole runs only, so that table is emptied."""
+    block_s = cells.bucket_s * BLOCK_BUCKETS
+    first = -(2**62) if start is None else int(start.timestamp() // block_s)
+    last = 2**62 if end is None else int(-(-end.timestamp() // block_s)) - 1
+    if first > last:
+        raise UsageError("the stretch of time is empty", hint="its end must come after its start")
+
+    def within(block: IntArray) -> BoolArray:
+        return np.asarray((block >= first) & (block <= last))
+
+    return replace(
+        cells,
+        moments=_take(cells.moments, within(cells.moments.bucket // BLOCK_BUCKETS)),
+        bins=_take(cells.bins, within(cells.bins.bucket // BLOCK_BUCKETS)),
+        instance_bins=_take(cells.instance_bins, within(cells.instance_bins.block)),
+        loads=_take(cells.loads, within(cells.loads.bucket // BLOCK_BUCKETS)),
+        failure_kinds=_take(cells.failure_kinds, np.zeros(cells.failure_kinds.n.size, dtype=bool)),
+    )
+
+
+def _coarsen(cells: Cells) -> Cells:
+    """Cells with blocks for buckets: their histograms are known instance by instance."""
+    moments, rows, loads = cells.moments, cells.instance_bins, cells.loads
+    bins = Bins(run=rows.run, arm=rows.arm, endpoint=rows.endpoint, bucket=rows.block, bin=rows.bin, n=rows.n)
+    return replace(
+        cells,
+        bucket_s=cells.bucket_s * BLOCK_BUCKETS,
+        moments=replace(moments, bucket=moments.bucket // BLOCK_BUCKETS),
+        bins=bins,
+        instance_bins=replace(rows, block=rows.block // BLOCK_BUCKETS),
+        loads=replace(loads, bucket=loads.bucket // BLOCK_BUCKETS),
+    )
