@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import fields, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ def _keep_names(cells: Cells, kind: str, known: tuple[str, ...], wanted: Collect
 
 def _take(rows: Rows, keep: BoolArray) -> Rows:
     chosen = np.flatnonzero(keep)
-    values = {}
+    values: dict[str, Any] = {}
     for field in fields(rows):
         column = getattr(rows, field.name)
         values[field.name] = tuple(column[i] for i in chosen) if isinstance(column, tuple) else column[chosen]
