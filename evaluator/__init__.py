@@ -9,10 +9,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes as long as all the rest of a start before Ctrl-C is listened to
     from typing import Any
 
-_LAZY = {"Recorder": "evaluator.sources.locust"}
+_LAZY = {"Recorder": "evaluator.sources.locust", "open": "evaluator.api"}
 """Name → the module that it comes from."""
 
-__all__ = ["Recorder", "__version__"]
+__all__ = ["Recorder", "__version__", "open"]
 
 __version__ = "0.1.0"
 

@@ -37,7 +37,16 @@ from evaluator.records import (
 )
 from evaluator.stats.history import LEAST_COMPARISONS
 
-__all__ = ["FILE_NAME", "LEAST_COMPARISONS", "Policy", "find_policy", "load_policy", "policy_schema", "with_learnt"]
+__all__ = [
+    "FILE_NAME",
+    "LEAST_COMPARISONS",
+    "Policy",
+    "find_policy",
+    "load_policy",
+    "parse_policy",
+    "policy_schema",
+    "with_learnt",
+]
 
 FILE_NAME = "evaluator.yaml"
 
@@ -91,7 +100,15 @@ def load_policy(path: Path | None = None) -> Policy:
 
     Raises PolicyError: one `file:line: message` per mistake.
     """
-    document = Document("built-in", {}, {}) if path is None else read_document(path)
+    return _load(Document("built-in", {}, {}) if path is None else read_document(path))
+
+
+def parse_policy(values: Mapping[str, Any]) -> Policy:
+    """Make a policy of the content of a policy file. Raises PolicyError."""
+    return _load(Document("policy", values, {}))
+
+
+def _load(document: Document) -> Policy:
     try:
         file = PolicyFile.model_validate(document.values)
     except ValidationError as error:

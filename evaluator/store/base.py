@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
@@ -46,6 +46,9 @@ from evaluator.store.migrations import (
 )
 from evaluator.store.outcome_reading import read_outcomes
 from evaluator.store.reading import read_cells
+
+if TYPE_CHECKING:
+    import duckdb
 
 __all__ = ["WAIT_S", "Store"]
 
@@ -301,6 +304,12 @@ class Store:
     def query(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
         """Run a query over a snapshot: the store's tables and the view `requests`. Raises UsageError for bad SQL."""
         return maintenance.run_query(self._files, sql, parameters)
+
+    def relate(
+        self, sql: str, parameters: Sequence[object] = (), *, release: str | None = None
+    ) -> duckdb.DuckDBPyRelation:
+        """Run a query over a copy that lives as long as its relation; with `release` over rows of that one only."""
+        return maintenance.relate(self._files, sql, parameters, release)
 
     def render(self, sql: str, rows: int = 40) -> str:
         """Run a query over a snapshot and draw its first rows as a table."""

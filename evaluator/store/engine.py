@@ -14,7 +14,7 @@ from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay,
 
 from evaluator.errors import EvaluatorError, InputError, StoreBusy, StoreError
 
-__all__ = ["Engine", "attach", "open_engine", "quote", "transaction"]
+__all__ = ["Engine", "attach", "open_engine", "open_lasting", "quote", "transaction"]
 
 Engine = duckdb.DuckDBPyConnection
 
@@ -45,6 +45,16 @@ def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iter
         finally:
             if engine is not None:
                 engine.close()
+
+
+def open_lasting(path: Path, *, search: Path) -> Engine:
+    """Open an engine on `path`, read-only, that lives as long as anybody refers to it or to its relations."""
+    try:
+        engine: Engine = duckdb.connect(str(path), read_only=True)
+        _configure(engine, str(Path(tempfile.gettempdir()) / f"evaluator-spill-{os.getpid()}"), search)
+    except duckdb.Error as error:
+        raise _translate(error) from error
+    return engine
 
 
 def _configure(engine: Engine, spill: str, search: Path | None) -> None:

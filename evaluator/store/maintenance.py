@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from evaluator.errors import StoreBusy, StoreError, UsageError
 from evaluator.segments import MERGED_BYTES, MERGED_FOLDER, compact, run_folder, segment_paths
-from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
+from evaluator.store.engine import Engine, attach, open_engine, open_lasting, quote, transaction
 from evaluator.store.locks import exclusive, shared
-from evaluator.store.migrations import empty_segment
+from evaluator.store.migrations import VIEWS, empty_segment
 
 __all__ = [
     "EXPORTED",
@@ -28,6 +28,7 @@ __all__ = [
     "is_compaction_due",
     "open_snapshot",
     "purge_release",
+    "relate",
     "render",
     "run_query",
 ]
@@ -243,6 +244,31 @@ def export_release(files: Files, release_id: str, folder: Path) -> tuple[Path, .
 
 
 # ------------------------------------------------------------------ query
+
+
+def relate(files: Files, sql: str, parameters: Sequence[Any], release: str | None) -> duckdb.DuckDBPyRelation:
+    """Run a query over a copy of the store of its own. The copy lives as long as the relation, and keeps nobody out.
+
+    With `release` the views `requests` and `readings` show rows of that release only. Raises UsageError for bad SQL.
+    """
+    with tempfile.TemporaryDirectory(prefix="evaluator-") as place:
+        copy = Path(place) / files.store.name
+        with files.opened(write=False):
+            _copy(files.store, copy)
+        # The file goes with its folder, and stays readable for who has it open. Relations keep their connection.
+        engine = open_lasting(copy, search=files.store.parent)
+    if release is not None:
+        _show_only(engine, release)
+    return _run(engine, sql, parameters)
+
+
+def _show_only(engine: Engine, release: str) -> None:
+    name = str(engine.execute("SELECT current_database()").fetchall()[0][0]).replace('"', '""')
+    for view in VIEWS:
+        engine.execute(
+            f"""CREATE TEMP VIEW {view} AS SELECT * FROM "{name}".main.{view}
+            WHERE run IN (SELECT id FROM runs WHERE release = {quote(release)})"""
+        )
 
 
 @contextmanager

@@ -1,0 +1,157 @@
+"""What a notebook sees: objects that hold nothing, ask anything, and show themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from judging import SMALL
+
+import evaluator
+from evaluator.errors import PolicyError, StoreError, UnknownName, UsageError
+from evaluator.pipeline.importing import import_release
+from evaluator.pipeline.judging import judge_release
+from evaluator.policy import load_policy
+from evaluator.records import Learnt, Release, Service
+from evaluator.simulate import Change, simulate, to_parquet
+from evaluator.sources.files import plan_landing
+from evaluator.store import Store
+
+SLOWER = replace(SMALL, changes=(Change(latency=0.3),))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    """A store with a slower candidate that was judged, and a healthy one."""
+    folder = tmp_path_factory.mktemp("store")
+    store = Store.open(folder / "evaluator.duckdb", create=True)
+    for name, design in (("cart@2", SLOWER), ("cart@3", SMALL)):
+        files = to_parquet(simulate(design, 3), folder / name)
+        import_release(
+            store, Release(name, (Service("cart", "1", name[-1]),)), plan_landing(_by_arm(files, folder / name))
+        )
+    judge_release(store, "cart@2", load_policy(), judged_at=datetime(2026, 1, 5, tzinfo=UTC))
+    return store.path
+
+
+def _by_arm(files, folder) -> dict[str, list[str]]:
+    table = pq.ParquetDataset([str(file) for file in files]).read()
+    out = {}
+    for arm in ("baseline", "canary"):
+        target = folder / f"{arm}.parquet"
+        pq.write_table(table.filter(pc.equal(table["arm"].cast("string"), arm)), target)
+        out[arm] = [str(target)]
+    return out
+
+
+@pytest.fixture
+def store(path):
+    return evaluator.open(path)
+
+
+def test_the_newest_release_comes_first_and_each_is_found_by_name(store):
+    assert store.releases == ("cart@3", "cart@2")
+    release = store.release("cart@2")
+    assert release.services == (Service("cart", "1", "2"),)
+    assert [run.source for run in release.runs] == ["import"]
+    assert "cart@2: 1 run" in repr(release)
+    assert [one.name for one in store] == ["cart@3", "cart@2"]
+    with pytest.raises(UnknownName, match="did you mean 'cart@"):
+        store.release("cart@4")
+
+
+def test_a_store_that_is_not_there(tmp_path):
+    with pytest.raises(StoreError, match="there is no store at"):
+        evaluator.open(tmp_path / "none.duckdb")
+
+
+def test_a_judgement_shows_itself(store):
+    found = store.release("cart@2").compare()
+    assert found.word == "no_go"
+    assert repr(found).startswith("NO-GO ✗  cart@2 against 1")
+    page = found._repr_html_()
+    assert page.startswith("<p><b>NO-GO ✗</b> cart@2</p>")
+    assert "<td>✗ fail</td>" in page
+    assert found["latency_p95"].effect.estimate == pytest.approx(0.3, abs=0.1)
+    with pytest.raises(UnknownName, match="did you mean 'latency_p95'"):
+        found["latency_p96"]
+
+
+def test_a_judgement_as_rows(store):
+    found = store.release("cart@2").compare()
+    frame, table = found.to_pandas(), found.to_arrow()
+    assert list(frame.columns) == table.column_names
+    assert len(frame) == table.num_rows == len(found.comparisons)
+    row = frame[frame.metric == "latency_p95"].iloc[0]
+    assert row["effect"] == pytest.approx(found["latency_p95"].effect.estimate, rel=1e-6)
+    assert found.to_dict()["verdict"] == "no_go"
+
+
+def test_other_metrics_and_other_settings(store):
+    release = store.release("cart@2")
+    p90 = {"name": "p90", "type": "latency_quantile", "quantile": 0.9, "margin": "60%"}
+    found = release.compare(metrics=[p90], endpoint_scan={"enabled": False}, alpha=0.1)
+    assert [one.rule.name for one in found.comparisons] == ["p90"]
+    assert found.verdict.alpha == 0.1
+    assert found["p90"].status == "pass"
+    with pytest.raises(PolicyError, match="did you mean 'alpha'"):
+        release.compare(alpa=0.1)
+
+
+def test_a_policy_as_a_mapping(store):
+    mapping = {"metrics": [{"name": "m", "type": "latency_mean", "margin": "5%"}]}
+    found = store.release("cart@2").compare(policy=mapping)
+    assert [one.rule.name for one in found.comparisons if not one.scan] == ["m"]
+
+
+def test_a_part_of_the_requests(store):
+    release = store.release("cart@2")
+    whole = release.compare()
+    endpoint = whole.comparisons[-1].rule.slice.endpoint
+    part = release.compare(endpoints=[endpoint])
+    assert {one.rule.slice.endpoint for one in part.comparisons if one.scan} == {endpoint}
+    window = whole.verdict.evidence.window
+    late = release.compare(start=window.start + (window.end - window.start) / 2)
+    assert late["latency_p50"].baseline.n < 0.7 * whole["latency_p50"].baseline.n
+    with pytest.raises(UnknownName, match="no instance 'pod'"):
+        release.compare(instances=["pod"])
+
+
+def test_nothing_that_is_asked_is_kept(store, path):
+    store.release("cart@3").compare()
+    assert Store.open(path).verdicts("cart@3") == ()
+    assert len(store.release("cart@2").verdicts()) == 1
+
+
+def test_all_verdicts_as_one_frame(store):
+    frame = store.results()
+    assert set(frame.release) == {"cart@2"}
+    assert frame.loc[frame.metric == "latency_p95", "verdict"].item() == "no_go"
+
+
+def test_queries_over_one_release_or_all(store):
+    count = "SELECT count(*) AS n FROM requests"
+    mine = store.release("cart@2").sql(count).fetchall()[0][0]
+    assert 0 < mine < store.sql(count).fetchall()[0][0]
+    relation = store.release("cart@2").sql("SELECT arm, response_time_ms FROM requests")
+    assert relation.filter("arm = 'canary'").aggregate("count(*)").fetchall()[0][0] < mine
+    assert store.sql("SELECT ? + 1", [41]).fetchall() == [(42,)]
+    with pytest.raises(UsageError, match="cannot be run"):
+        store.sql("SELECT nothing FROM nowhere")
+
+
+def test_nobody_is_kept_out_by_a_relation(store, path):
+    relation = store.sql("SELECT id FROM releases ORDER BY id")
+    Store.open(path, wait_s=1).save_learnt("other", Learnt(0.05, 0.001, 9, 9))
+    assert relation.fetchall() == [("cart@2",), ("cart@3",)]
+
+
+def test_the_front_door_costs_nothing():
+    code = "import evaluator, sys; print(sorted({'duckdb', 'pandas', 'numpy', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
