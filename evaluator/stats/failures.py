@@ -33,6 +33,9 @@ __all__ = ["compare_failures"]
 
 FloatArray = npt.NDArray[np.float64]
 
+SD_SHARE = 0.5
+"""Standard deviation assumed for an arm with a single instance, as a share of the rate."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
@@ -54,6 +57,7 @@ def compare_failures(
     alpha: float,
     margin: Margin | None,
     sd_instance: float,
+    sd_share: float = SD_SHARE,
     limit: Limit | None = None,
     groups: FloatArray | None = None,
     depth: Depth = "full",
@@ -61,9 +65,10 @@ def compare_failures(
     """Compare failure rates, standardised over endpoints and time.
 
     An absolute margin is a difference of rates (0.001 = 0.1 pp), a relative one a ratio. `sd_instance`: least
-    standard deviation (as a rate) assumed for an arm with a single instance, else half the pooled rate. With less
-    than full `depth` effect and interval are NaN.
+    standard deviation (as a rate) assumed for an arm with a single instance, else the pooled rate times `sd_share`.
+    With less than full `depth` effect and interval are NaN.
     """
+    assumed = sd_instance, sd_share
     strata, frame = frame_all_requests(panel) if groups is None else frame_requests(panel, groups)
     baseline, candidate = (levels(strata, arm, panel.failures[arm]) for arm in (0, 1))
     bound = 0.0 if margin is None else margin.value
@@ -73,7 +78,7 @@ def compare_failures(
     limit = limit or Limit()
     if depth == "suspects" and (beyond <= 0).all() and _keeps(candidate.level, limit):
         return not_worse(baseline.level, candidate.level, limit.count)
-    counts = _effective(panel, design, strata, frame, baseline, candidate, sd_instance)
+    counts = _effective(panel, design, strata, frame, baseline, candidate, assumed)
     influence = candidate.influence - (1 + bound if relative else 1.0) * baseline.influence
     if depth == "full":
         effect, lower, upper = _interval(counts, baseline, candidate, alpha, relative=relative)
@@ -95,7 +100,7 @@ def compare_failures(
         lasting=lasting_share(deciding),
         se=deciding.se / unit,
         df=deciding.df,
-        against_limit=_limits(panel, design, strata, frame, candidate, sd_instance, limit),
+        against_limit=_limits(panel, design, strata, frame, candidate, assumed, limit),
         loadings=load(influence, counts.scores, deciding.variance),
     )
 
@@ -113,7 +118,7 @@ def _effective(
     frame: InstanceFrame,
     baseline: Levels,
     candidate: Levels,
-    sd_instance: float,
+    assumed: tuple[float, float],
 ) -> _Counts:
     n_b, n_c = strata.effective
     x_b, x_c = baseline.level * n_b, candidate.level * n_c
@@ -129,7 +134,7 @@ def _effective(
         parts = frame.variance(rows.failures, candidate.level - baseline.level, relative=False)
         scores = parts.scores if design.kind == "instances" else None
         history = on_scale(design.failures, np.ones(x_c.size))
-        uncertainty = combine(time, parts, _prior(design, baseline, candidate, sd_instance), history=history)
+        uncertainty = combine(time, parts, _prior(design, baseline, candidate, assumed), history=history)
     deff, df = _design_effect(uncertainty, binomial)
     return _Counts(x_c / deff, n_c / deff, x_b / deff, n_b / deff, df, uncertainty.also(binomial), scores)
 
@@ -146,9 +151,10 @@ def _binomial(x: FloatArray, n: FloatArray) -> FloatArray:
     return np.asarray(rate * (1 - rate) / np.maximum(n, 1e-300))
 
 
-def _prior(design: Design, baseline: Levels, candidate: Levels, sd_instance: float) -> FloatArray:
+def _prior(design: Design, baseline: Levels, candidate: Levels, assumed: tuple[float, float]) -> FloatArray:
+    least, share = assumed
     pooled = (baseline.level + candidate.level) / 2
-    sd = np.maximum(pooled / 2, sd_instance)
+    sd = np.maximum(pooled * share, least)
     return np.stack([sd**2 / (said or 1) for said in design.declared])
 
 
@@ -187,7 +193,7 @@ def _limits(
     strata: Strata,
     frame: InstanceFrame,
     candidate: Levels,
-    sd_instance: float,
+    assumed: tuple[float, float],
     limit: Limit,
 ) -> tuple[Asked, ...]:
     """The candidate's own rate against `max` and `min`."""
@@ -202,7 +208,7 @@ def _limits(
     else:
         rows = panel.rows
         parts = frame.variance(rows.failures, np.zeros(x.size), relative=False)
-        prior, history = _prior(design, candidate, candidate, sd_instance), on_scale(design.failures, np.ones(x.size))
+        prior, history = _prior(design, candidate, candidate, assumed), on_scale(design.failures, np.ones(x.size))
         uncertainty = combine(time, parts, prior, arms=(1,), history=history)
     deff, df = _design_effect(uncertainty, binomial)
     out = []

@@ -43,6 +43,7 @@ class _Parts:
     instances: InstanceVariance
     prior: FloatArray
     history: InstanceHistory | None
+    floor: FloatArray | None = None
 
 
 def compare_means(
@@ -57,11 +58,13 @@ def compare_means(
     groups: FloatArray | None = None,
     depth: Depth = "full",
     of: Literal["sum_ms", "sum_bytes"] = "sum_ms",
+    floor: FloatArray | None = None,
 ) -> Estimate:
     """Compare mean response times (ms) or sizes (bytes) of successes, standardised over endpoints and time.
 
     `sd_instance`: relative standard deviation assumed for an arm with a single instance. `groups` (groups, endpoints)
-    of 0 and 1 compares subsets of endpoints in one go. Limits are on the candidate's own mean.
+    of 0 and 1 compares subsets of endpoints in one go. Limits are on the candidate's own mean. `floor` (2, groups):
+    least variance of the logarithm of each arm's mean, where something is known of it.
     """
     strata = build_strata(panel, panel.ok, groups)
     sums: FloatArray = getattr(panel, of)
@@ -80,7 +83,7 @@ def compare_means(
     behind = np.array([said or 1 for said in design.declared])
     prior = np.repeat((sd_instance**2 / behind)[:, None], ratio.size, axis=1)
     history = on_scale(design.latency, np.ones(ratio.size)) if of == "sum_ms" else None
-    parts = _Parts(strata, sums, baseline, candidate, instances, prior, history)
+    parts = _Parts(strata, sums, baseline, candidate, instances, prior, history, floor)
     estimate = _relative if relative else _absolute
     return estimate(parts, design, alpha, margin, sign, limit)
 
@@ -167,7 +170,8 @@ def _absolute(
         parts.instances, variance=parts.instances.variance * scale**2, within=parts.instances.within * scale**2
     )
     history = on_scale(design.latency, parts.baseline.level) if parts.history else None
-    scaled = replace(parts, instances=instances, prior=parts.prior * scale**2, history=history)
+    floor = None if parts.floor is None else parts.floor * scale**2
+    scaled = replace(parts, instances=instances, prior=parts.prior * scale**2, history=history, floor=floor)
     by_run = _by_run(parts, design, 1) - _by_run(parts, design, 0)
     theta, uncertainty = _uncertain(scaled, design, theta, influence, by_run)
     deciding = uncertainty.binding(alpha)
@@ -208,8 +212,10 @@ def _uncertain(
 ) -> tuple[FloatArray, Uncertainty]:
     time = time_variance(influence)
     if design.kind == "replicates":
-        return replicate_uncertainty(by_run, time)
-    return theta, combine(time, parts.instances, parts.prior, history=parts.history)
+        theta, uncertainty = replicate_uncertainty(by_run, time)
+    else:
+        uncertainty = combine(time, parts.instances, parts.prior, history=parts.history)
+    return theta, uncertainty if parts.floor is None else uncertainty.also(parts.floor.sum(axis=0))
 
 
 def _limits(parts: _Parts, design: Design, limit: Limit) -> tuple[Asked, ...]:
@@ -223,6 +229,8 @@ def _limits(parts: _Parts, design: Design, limit: Limit) -> tuple[Asked, ...]:
         own, uncertainty = replicate_uncertainty(by_run, time)
     else:
         uncertainty = combine(time, parts.instances, parts.prior, arms=(1,), history=parts.history)
+    if parts.floor is not None:
+        uncertainty = uncertainty.also(parts.floor[1])
     bounds = [(1.0, limit.max), (-1.0, limit.min)]
     return tuple(
         ask(sign * (own - np.log(max(bound, 1e-12))), uncertainty) for sign, bound in bounds if bound is not None

@@ -1,0 +1,466 @@
+"""Answers of a metrics server summed up into reading cells (method B.1).
+
+What counts of a counter is by how much it grew between two scrapes that were made, never an extrapolation of it:
+
+- A drop is a restart: the counter began again at 0, so its new value is the increase. All counters of one histogram
+  restart together, also those that passed their old value before they were seen again; its sum alone may fall without
+  a restart where observations can be negative.
+- The increase belongs to the bucket of the later scrape.
+- The first sample of a series says nothing of what came before it. One exception: the instance answered the scrape
+  before and did not have this counter yet (many libraries create `code="500"` at the first failure). Then it started
+  at 0 in between, and its first value is its increase. An instance that was not scraped before may have run for hours.
+- A stretch counts what lies after its start, up to and including its end. So two stretches that share the sample at
+  their border add up to the whole, for gauges as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.records import PARTS, Answer, Query, QueryFacts, QueryKind, ReadingCells, Series, choose_bucket_s
+
+__all__ = ["choose_reading_bucket_s", "merge_readings", "sum_up"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+LONGEST_STEP = 1.5
+"""A step between two samples that is longer than so many scrape intervals had a scrape missing."""
+
+CODES = ("query", "arm", "instance", "endpoint", "bucket", "part")
+KEY = (*CODES, "le")
+SUMS = ("n", "seconds", "total")
+Names = Mapping[str, tuple[Any, ...]]
+
+
+def choose_reading_bucket_s(seconds: float | None, step_s: float, run_bucket_s: int | None = None) -> int:
+    """Choose the bucket: as for requests, no finer than the step, and a multiple of the bucket of the runs beside it.
+
+    Where it can it is a multiple of the step too, so that every bucket holds as many scrapes.
+
+    >>> choose_reading_bucket_s(3600, 1), choose_reading_bucket_s(3600, 10), choose_reading_bucket_s(60, 10, 1)
+    (15, 20, 10)
+    """
+    base = run_bucket_s or choose_bucket_s(seconds)
+    step = max(1, math.ceil(step_s))
+    if run_bucket_s is None:
+        return step * math.ceil(base / step)
+    common = math.lcm(base, step)
+    least = base * math.ceil(step / base)
+    return common if common <= 2 * least else least
+
+
+def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> ReadingCells:
+    """Sum up what a source answered. `arms[0]` is the baseline; answers of one query and arm may be many.
+
+    Answers that adjoin (or overlap) are read as one; across a hole between two of them nothing is counted. Raises
+    ValueError for an answer of an arm that is not among `arms`.
+    """
+    stretches = [stretch for alike in _by_query_and_arm(answers) for stretch in _stitch(alike)]
+    scrapes = _find_scrapes(stretches)
+    queries = tuple(dict.fromkeys(answer.query for answer in answers))
+    names: Names = {
+        "query": queries,
+        "arm": tuple(arms),
+        "instance": tuple(sorted({track.series.instance for one in stretches for track in one.tracks})),
+        "endpoint": tuple(sorted({track.series.endpoint for one in stretches for track in one.tracks})),
+    }
+    parts = [_sum_stretch(one, scrapes.get(one.arm, {}), names, bucket_s) for one in stretches]
+    facts = _join_facts([part[1] for part in parts])
+    return _assemble(names, bucket_s, [part[0] for part in parts], facts)
+
+
+def merge_readings(parts: Sequence[ReadingCells]) -> ReadingCells:
+    """Add up cells of one bucket width: of several stretches of time, queries or arms. Needs one at least."""
+    first = parts[0]
+    fields = {"query": "queries", "arm": "arms", "instance": "instances", "endpoint": "endpoints"}
+    names: dict[str, tuple[Any, ...]] = {}
+    for column, field in fields.items():
+        found = dict.fromkeys(name for part in parts for name in getattr(part, field))
+        names[column] = tuple(sorted(found)) if column in {"instance", "endpoint"} else tuple(found)
+    tables = []
+    for part in parts:
+        table: dict[str, Any] = {name: getattr(part, name) for name in (*KEY, *SUMS, "peak")}
+        for column, field in fields.items():
+            places = {name: place for place, name in enumerate(names[column])}
+            codes = np.array([places[name] for name in getattr(part, field)], dtype=np.int64)
+            table[column] = codes[table[column]]
+        tables.append(table)
+    facts = _join_facts([fact for part in parts for fact in part.facts])
+    merged = _assemble(names, first.bucket_s, tables, facts)
+    return replace(merged, sources={key: value for part in parts for key, value in part.sources.items()})
+
+
+# ------------------------------------------------------------------ answers become stretches
+
+
+@dataclass(frozen=True, slots=True)
+class _Track:
+    """All samples of one series over a stretch."""
+
+    series: Series
+    ts_ms: IntArray
+    values: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Adjoining answers of one query and arm."""
+
+    query: Query
+    arm: str
+    start_ms: int
+    end_ms: int
+    step_ms: float
+    tracks: tuple[_Track, ...]
+    facts: QueryFacts
+
+
+Table = Mapping[str, Any]
+Identity = tuple[frozenset[tuple[str, str]], str, str, str, str]
+
+
+def _by_query_and_arm(answers: Sequence[Answer]) -> list[list[Answer]]:
+    found: dict[tuple[Query, str], list[Answer]] = {}
+    for answer in answers:
+        found.setdefault((answer.query, answer.arm), []).append(answer)
+    return list(found.values())
+
+
+def _stitch(alike: Sequence[Answer]) -> list[_Stretch]:
+    """Answers of one query and arm, those that adjoin together."""
+    chains: list[list[Answer]] = []
+    for answer in sorted(alike, key=lambda one: (one.start, one.end)):
+        reach = LONGEST_STEP * answer.step_s
+        if chains and (answer.start - max(one.end for one in chains[-1])).total_seconds() <= reach:
+            chains[-1].append(answer)
+        else:
+            chains.append([answer])
+    return [_stretch(chain) for chain in chains]
+
+
+def _stretch(chain: Sequence[Answer]) -> _Stretch:
+    series: dict[Identity, list[Series]] = {}
+    repeated = 0
+    for answer in chain:
+        seen: set[Identity] = set()
+        for one in answer.series:
+            key = _identify(one)
+            repeated += key in seen
+            seen.add(key)
+            if one.ts_ms.size:
+                series.setdefault(key, []).append(one)
+    facts = QueryFacts(
+        chain[0].query,
+        chain[0].arm,
+        sent=tuple(dict.fromkeys(text for answer in chain for text in answer.sent)),
+        series=len(series),
+        warnings=tuple(dict.fromkeys(text for answer in chain for text in answer.warnings)),
+        nan=sum(answer.nan for answer in chain),
+        duplicates=sum(answer.duplicates for answer in chain) + repeated,
+    )
+    start, end = min(answer.start for answer in chain), max(answer.end for answer in chain)
+    tracks = tuple(_join_series(parts) for parts in series.values())
+    step_ms = max(answer.step_s for answer in chain) * 1000
+    return _Stretch(chain[0].query, chain[0].arm, _to_ms(start), _to_ms(end), step_ms, tracks, facts)
+
+
+def _to_ms(when: datetime) -> int:
+    return round(when.timestamp() * 1000)
+
+
+def _identify(series: Series) -> Identity:
+    return (*_identify_group(series), series.part, repr(float(series.le)))
+
+
+def _identify_group(series: Series) -> tuple[frozenset[tuple[str, str]], str, str]:
+    """What the counters of one histogram share."""
+    labels = frozenset((key, value) for key, value in series.labels.items() if key not in {"le", "__name__"})
+    return labels, series.instance, series.endpoint
+
+
+def _join_series(parts: Sequence[Series]) -> _Track:
+    """Samples of one series in the order of time, one a moment; of two for the same moment the later answer's."""
+    if len(parts) == 1:
+        return _Track(parts[0], np.asarray(parts[0].ts_ms), np.asarray(parts[0].values, float))
+    ts = np.concatenate([part.ts_ms for part in parts])
+    values = np.concatenate([part.values for part in parts])
+    order = np.argsort(ts, kind="stable")
+    ts, values = ts[order], values[order]
+    last = np.append(ts[1:] != ts[:-1], True)
+    return _Track(parts[0], ts[last], np.asarray(values[last], float))
+
+
+def _find_scrapes(stretches: Sequence[_Stretch]) -> dict[str, dict[str, list[IntArray]]]:
+    """When each instance of each arm answered a scrape, by whatever series."""
+    found: dict[str, dict[str, list[IntArray]]] = {}
+    for stretch in stretches:
+        mine = found.setdefault(stretch.arm, {})
+        for track in stretch.tracks:
+            known = mine.setdefault(track.series.instance, [])
+            if not any(times is track.ts_ms or np.array_equal(times, track.ts_ms) for times in known[:4]):
+                known.append(track.ts_ms)
+    return found
+
+
+# ------------------------------------------------------------------ a stretch becomes rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """Samples of all series of a stretch, one series after the other."""
+
+    ts: IntArray
+    values: FloatArray
+    firsts: IntArray
+    """Place of the first sample of each series."""
+    track: IntArray
+    """Series of each sample."""
+
+
+def _sum_stretch(
+    stretch: _Stretch, scrapes: Mapping[str, list[IntArray]], names: Names, bucket_s: int
+) -> tuple[Table, QueryFacts]:
+    tracks = stretch.tracks
+    if not tracks:
+        return _empty(), stretch.facts
+    sizes = np.array([track.ts_ms.size for track in tracks])
+    samples = _Samples(
+        ts=np.concatenate([track.ts_ms for track in tracks]),
+        values=np.concatenate([track.values for track in tracks]),
+        firsts=np.cumsum(sizes) - sizes,
+        track=np.repeat(np.arange(sizes.size), sizes),
+    )
+    resets = 0
+    if stretch.query.kind is QueryKind.GAUGE:
+        counted = samples.ts > stretch.start_ms
+        grown, step_ms = samples.values, np.zeros(samples.ts.size)
+    else:
+        grown, step_ms, counted, resets = _find_growth(stretch, samples, scrapes)
+    codes = _code(stretch, names)
+    table = _by_bucket(samples, codes, grown, step_ms, counted, bucket_s, gauge=stretch.query.kind is QueryKind.GAUGE)
+    return table, replace(_count(stretch, sizes), resets=resets)
+
+
+def _find_growth(
+    stretch: _Stretch, samples: _Samples, scrapes: Mapping[str, list[IntArray]]
+) -> tuple[FloatArray, FloatArray, BoolArray, int]:
+    """By how much each sample is above the one before, how long that took (ms), whether it counts; and restarts."""
+    grown = np.diff(samples.values, prepend=0.0)
+    step_ms = np.diff(samples.ts, prepend=0).astype(float)
+    counted = np.ones(samples.ts.size, dtype=bool)
+    counted[samples.firsts] = False
+    restarted = (grown < 0) & counted
+    if restarted.any():
+        restarted = _restart_together(stretch, samples, restarted)
+        grown = np.where(restarted, samples.values, grown)
+    _count_newborn(stretch, samples, scrapes, grown, step_ms, counted)
+    instances = [track.series.instance for track in stretch.tracks]
+    at = np.flatnonzero(restarted)
+    events = {(instances[track], when) for track, when in zip(samples.track[at], samples.ts[at].tolist(), strict=True)}
+    return np.where(counted, grown, 0.0), np.where(counted, step_ms, 0.0), counted, len(events)
+
+
+def _restart_together(stretch: _Stretch, samples: _Samples, restarted: BoolArray) -> BoolArray:
+    """All counters of a histogram restart when its number of observations, or one of its buckets, does."""
+    if stretch.query.kind is not QueryKind.HISTOGRAM:
+        return restarted
+    out = restarted.copy()
+    groups: dict[Any, list[int]] = {}
+    for place in {int(track) for track in samples.track[np.flatnonzero(restarted)]}:
+        groups.setdefault(_identify_group(stretch.tracks[place].series), [])
+    for place, track in enumerate(stretch.tracks):
+        key = _identify_group(track.series)
+        if key in groups:
+            groups[key].append(place)
+    ends = np.append(samples.firsts[1:], samples.ts.size)
+    for members in groups.values():
+        counts = [place for place in members if stretch.tracks[place].series.part != "sum"] or members
+        rows = np.concatenate([np.arange(samples.firsts[place], ends[place]) for place in counts])
+        times = np.unique(samples.ts[rows[restarted[rows]]])
+        for place in members:
+            own = slice(samples.firsts[place] + 1, ends[place])
+            out[own] = np.isin(samples.ts[own], times)
+    return out
+
+
+def _count_newborn(
+    stretch: _Stretch,
+    samples: _Samples,
+    scrapes: Mapping[str, list[IntArray]],
+    grown: FloatArray,
+    step_ms: FloatArray,
+    counted: BoolArray,
+) -> None:
+    """Count, in place, the first value of counters that were not there when their instance was scraped before."""
+    reach = LONGEST_STEP * stretch.step_ms
+    late = np.flatnonzero(samples.ts[samples.firsts] > stretch.start_ms)
+    for place in late.tolist():
+        at = int(samples.firsts[place])
+        first = int(samples.ts[at])
+        before = [_last_before(times, first) for times in scrapes.get(stretch.tracks[place].series.instance, ())]
+        latest = max(before, default=-1)
+        if latest >= max(first - reach, stretch.start_ms) and latest >= 0:
+            grown[at], step_ms[at], counted[at] = samples.values[at], float(first - latest), True
+
+
+def _last_before(times: IntArray, moment: int) -> int:
+    place = int(np.searchsorted(times, moment))
+    return int(times[place - 1]) if place else -1
+
+
+def _code(stretch: _Stretch, names: Names) -> dict[str, Any]:
+    """Key of each series but its bucket; codes index `names`."""
+    places = {column: {name: place for place, name in enumerate(names[column])} for column in ("instance", "endpoint")}
+    series = [track.series for track in stretch.tracks]
+    size = len(series)
+    return {
+        "query": np.full(size, names["query"].index(stretch.query)),
+        "arm": np.full(size, names["arm"].index(stretch.arm)),
+        "instance": np.array([places["instance"][one.instance] for one in series]),
+        "endpoint": np.array([places["endpoint"][one.endpoint] for one in series]),
+        "part": np.array([PARTS.index(one.part) for one in series]),
+        "le": np.array([one.le if one.part == "bucket" else np.nan for one in series], float),
+    }
+
+
+def _by_bucket(
+    samples: _Samples,
+    codes: Mapping[str, Any],
+    grown: FloatArray,
+    step_ms: FloatArray,
+    counted: BoolArray,
+    bucket_s: int,
+    *,
+    gauge: bool,
+) -> Table:
+    """One row per series and bucket in which something counts."""
+    bucket = samples.ts // (bucket_s * 1000)
+    starts = np.union1d(np.flatnonzero(bucket[1:] != bucket[:-1]) + 1, samples.firsts)
+    covering = counted if gauge else _cover_once(samples, codes, counted)
+    track = samples.track[starts]
+    table = {name: codes[name][track] for name in codes} | {
+        "bucket": bucket[starts],
+        "n": np.add.reduceat(covering, starts, dtype=np.int64),
+        "seconds": np.add.reduceat(np.where(covering, step_ms, 0.0), starts) / 1000,
+        "total": np.add.reduceat(np.where(counted, grown, 0.0), starts),
+        "peak": np.maximum.reduceat(np.where(counted, grown, -np.inf), starts)
+        if gauge
+        else np.full(starts.size, np.nan),
+    }
+    used = np.logical_or.reduceat(counted, starts)
+    return {name: column[used] for name, column in table.items()}
+
+
+def _cover_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolArray) -> BoolArray:
+    """Which samples stand for a step of time: of series that share a key each moment counts once.
+
+    Requests by code are several counters of one instance; it did not run for longer because of that.
+    """
+    columns = (codes["instance"].tolist(), codes["endpoint"].tolist(), codes["part"].tolist(), codes["le"].tolist())
+    key = [(instance, endpoint, part, repr(le)) for instance, endpoint, part, le in zip(*columns, strict=True)]
+    ends = np.append(samples.firsts[1:], samples.ts.size)
+    sizes = ends - samples.firsts
+    covering = counted.copy()
+    for _, group in groupby(sorted(range(len(key)), key=key.__getitem__), key=key.__getitem__):
+        longest, *others = sorted(group, key=lambda place: -sizes[place])
+        seen = _moments(samples, counted, longest, ends)
+        for place in others:
+            own = slice(samples.firsts[place], ends[place])
+            again = np.isin(samples.ts[own], seen)
+            covering[own] &= ~again
+            if not again[1:].all():
+                seen = np.union1d(seen, _moments(samples, counted, place, ends))
+    return covering
+
+
+def _moments(samples: _Samples, counted: BoolArray, place: int, ends: IntArray) -> IntArray:
+    own = slice(samples.firsts[place], ends[place])
+    return samples.ts[own][counted[own]]
+
+
+def _count(stretch: _Stretch, sizes: IntArray) -> QueryFacts:
+    """Samples that should have been there, and instances that came or went."""
+    spans = np.array([track.ts_ms[-1] - track.ts_ms[0] for track in stretch.tracks])
+    expected = np.maximum(np.rint(spans / stretch.step_ms).astype(np.int64) + 1, sizes)
+    lives: dict[str, tuple[int, int]] = {}
+    for track in stretch.tracks:
+        first, last = lives.get(track.series.instance, (int(track.ts_ms[0]), int(track.ts_ms[-1])))
+        lives[track.series.instance] = min(first, int(track.ts_ms[0])), max(last, int(track.ts_ms[-1]))
+    reach = LONGEST_STEP * stretch.step_ms
+    return replace(
+        stretch.facts,
+        expected=int(expected.sum()),
+        missing=int((expected - sizes).sum()),
+        started=sum(first > stretch.start_ms + reach for first, _ in lives.values()),
+        ended=sum(last < stretch.end_ms - reach for _, last in lives.values()),
+    )
+
+
+# ------------------------------------------------------------------ rows become cells
+
+
+def _empty() -> Table:
+    codes = {name: np.zeros(0, dtype=np.int64) for name in (*CODES, "n")}
+    return codes | {name: np.zeros(0) for name in ("le", "seconds", "total", "peak")}
+
+
+def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
+    """One entry per query and arm; what was counted adds up, series are those of the stretch that had most."""
+    found: dict[tuple[Query, str], QueryFacts] = {}
+    added = ("nan", "duplicates", "resets", "expected", "missing", "started", "ended")
+    for fact in facts:
+        known = found.get((fact.query, fact.arm))
+        found[fact.query, fact.arm] = (
+            fact
+            if known is None
+            else replace(
+                known,
+                sent=tuple(dict.fromkeys((*known.sent, *fact.sent))),
+                warnings=tuple(dict.fromkeys((*known.warnings, *fact.warnings))),
+                series=max(known.series, fact.series),
+                **{name: getattr(known, name) + getattr(fact, name) for name in added},
+            )
+        )
+    return tuple(found.values())
+
+
+def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple[QueryFacts, ...]) -> ReadingCells:
+    """Add up rows with the same key, in the order of keys."""
+    tables = tables or [_empty()]
+    columns = {name: np.concatenate([table[name] for table in tables]) for name in (*KEY, *SUMS, "peak")}
+    # Not-a-number is no order; no bucket's bound is minus infinity.
+    le = np.where(np.isnan(columns["le"]), -np.inf, columns["le"])
+    order = np.lexsort(
+        (columns["bucket"], le, *(columns[name] for name in ("part", "endpoint", "instance", "arm", "query")))
+    )
+    columns = {name: column[order] for name, column in columns.items()}
+    le = le[order]
+    new = np.ones(le.size, dtype=bool)
+    new[1:] = np.any([column[1:] != column[:-1] for column in (*(columns[name] for name in CODES), le)], axis=0)
+    starts = np.flatnonzero(new)
+    keys: dict[str, Any] = {name: columns[name][starts] for name in KEY}
+    sums: dict[str, Any] = {
+        name: np.add.reduceat(columns[name], starts) if starts.size else columns[name] for name in SUMS
+    }
+    peak = np.maximum.reduceat(columns["peak"], starts) if starts.size else columns["peak"]
+    return ReadingCells(
+        queries=names["query"],
+        arms=names["arm"],
+        instances=names["instance"],
+        endpoints=names["endpoint"],
+        bucket_s=bucket_s,
+        facts=facts,
+        peak=peak,
+        **keys,
+        **sums,
+    )
