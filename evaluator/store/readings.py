@@ -41,13 +41,18 @@ def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Ma
     """Write the answers of one poll as the next file of the run's folder. Raises StoreError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"poll-{len(_find(folder)):06d}{READINGS_SUFFIX}"
+        path = folder / f"poll-{_first_ms(answers):014d}{READINGS_SUFFIX}"
         unfinished = path.with_name(path.name + ".tmp")
         pq.write_table(_to_table(run, answers, sources), unfinished, compression="zstd")
         unfinished.replace(path)
     except OSError as error:
         raise StoreError(f"readings cannot be written into {folder}: {error.strerror or error}") from error
     return path
+
+
+def _first_ms(answers: Sequence[Answer]) -> int:
+    """When a poll begins: no two of a run begin together, so this names its file for ever."""
+    return int(min((answer.start.timestamp() for answer in answers), default=0.0) * 1000)
 
 
 def _find(folder: Path) -> list[Path]:

@@ -74,9 +74,18 @@ def totals(cells) -> dict[tuple[str, str, int], float]:
     return out
 
 
+COLUMNS = ("query", "arm", "instance", "endpoint", "part", "le", "bucket", "n", "seconds", "total", "peak")
+
+
+def in_order(cells):
+    """Columns of cells, whatever the order of their rows."""
+    order = np.lexsort([getattr(cells, name) for name in reversed(COLUMNS)])
+    return {name: getattr(cells, name)[order] for name in COLUMNS}
+
+
 def assert_equal_cells(one, other):
-    for name in ("query", "arm", "instance", "endpoint", "bucket", "part", "le", "n", "seconds", "total", "peak"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    for name, column in in_order(one).items():
+        np.testing.assert_array_equal(column, in_order(other)[name], err_msg=name)
     assert (one.queries, one.arms, one.instances, one.endpoints) == (
         other.queries,
         other.arms,
@@ -121,7 +130,7 @@ def test_two_polls_are_one_stretch(store, run, tmp_path):
     store.keep_answers(run, poll(15, 40), SOURCES)
     whole = replace(sum_up(poll(0, 40), ("baseline", "canary"), 15), sources=SOURCES)
     found = store.read_readings(run)
-    assert totals(found) == totals(whole)
+    assert totals(found) == pytest.approx(totals(whole))
     assert [(one.resets, one.missing, one.expected) for one in found.facts] == [
         (one.resets, one.missing, one.expected) for one in whole.facts
     ]
@@ -173,5 +182,5 @@ def test_a_run_without_readings(store, run):
 def test_a_damaged_file_is_named(store, run):
     path = write_answers(store.segment_folder(run), run.id, poll(0, 20), SOURCES)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(StoreError, match="poll-000000"):
+    with pytest.raises(StoreError, match="poll-"):
         store.land_readings(run)
