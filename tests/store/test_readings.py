@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from evaluator.stats.readings import sum_up
 
 from evaluator.errors import StoreError
 from evaluator.records import Answer, Query, QueryKind, Release, Run, Series
+from evaluator.stats.readings import sum_up
 from evaluator.store.readings import read_answers, write_answers
 
 START = datetime(2026, 10, 1, 12, tzinfo=UTC)
