@@ -7,18 +7,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import reduce
 
 import numpy as np
 
+from evaluator.assess_readings import JudgedLoad, assess_readings, plan_runs
 from evaluator.health import CHECKS, Scene
 from evaluator.health.base import is_imported, warn
 from evaluator.health.outcomes import OUTCOME_CHECKS, OutcomeScene
 from evaluator.looks import judged_buckets, look_back
-from evaluator.metrics import OUTCOME_METRICS
+from evaluator.metrics import OUTCOME_METRICS, READING_METRICS
 from evaluator.metrics.measure import Measured, measure, pair_up
 from evaluator.metrics.outcome_measure import has_outcome_rules, measure_outcomes
-from evaluator.records import BASELINE, ArmSummary, Cells, Evidence, Outcomes, Rulebook, Run, RunState, Window
-from evaluator.stats.calendar import Calendar, plan_looks
+from evaluator.metrics.reading_measure import has_reading_rules
+from evaluator.records import (
+    BASELINE,
+    ArmSummary,
+    Cells,
+    Evidence,
+    Outcomes,
+    ReadingCells,
+    Rulebook,
+    Run,
+    RunState,
+    Window,
+)
+from evaluator.stats.calendar import Calendar
 from evaluator.stats.index import distinct
 from evaluator.stats.rates import active_slots
 from evaluator.stats.window import WarmUp, find_warm_up
@@ -61,21 +75,35 @@ def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str
 
 
 def assess_release(
-    cells: Cells, runs: tuple[Run, ...], outcomes: Outcomes | None, rulebook: Rulebook, release: str = "release"
+    cells: Cells,
+    runs: tuple[Run, ...],
+    outcomes: Outcomes | None,
+    rulebook: Rulebook,
+    release: str = "release",
+    readings: ReadingCells | None = None,
+    reading_runs: tuple[Run, ...] = (),
 ) -> Evidence:
-    """All that can be said of a release: of its requests, and of its outcomes where the policy asks for them.
+    """All that can be said of a release: of its requests, and of outcomes and readings where the policy asks for them.
 
     `outcomes` must hold the values that `find_needs` names. What the policy asks for and nobody has is no data.
+    Readings beside load runs count in the judged time of those runs only; alone they are one run, whose state and end
+    `reading_runs` know.
     """
-    of_requests = replace(rulebook, rules=tuple(rule for rule in rulebook.rules if rule.type not in OUTCOME_METRICS))
-    if not has_outcome_rules(rulebook):
-        evidence = assess(cells, runs, rulebook, release)
+    others = OUTCOME_METRICS.keys() | READING_METRICS.keys()
+    of_requests = replace(rulebook, rules=tuple(rule for rule in rulebook.rules if rule.type not in others))
+    parts: list[Evidence] = []
+    if of_requests.rules or runs or not rulebook.rules or cells.moments.run.size:
+        parts.append(assess(cells, runs, of_requests, release))
+    if has_reading_rules(rulebook) or readings is not None:
+        load = JudgedLoad(cells, runs, parts[0]) if runs and parts else None
+        parts.append(assess_readings(readings, reading_runs, rulebook, release, load))
+    if has_outcome_rules(rulebook):
+        parts.append(assess_outcomes(outcomes, rulebook))
+    evidence = reduce(_join, parts)
+    if outcomes and not has_outcome_rules(rulebook):
         ignored = warn("outcomes", "outcomes were imported, and the policy has no metric of them")
-        return replace(evidence, findings=(*evidence.findings, ignored)) if outcomes else evidence
-    found = assess_outcomes(outcomes, rulebook)
-    if not of_requests.rules and not runs:
-        return found
-    return _join(assess(cells, runs, of_requests, release), found)
+        evidence = replace(evidence, findings=(*evidence.findings, ignored))
+    return evidence
 
 
 def assess_outcomes(outcomes: Outcomes | None, rulebook: Rulebook) -> Evidence:
@@ -96,39 +124,38 @@ def _summarise_units(outcomes: Outcomes) -> tuple[ArmSummary, ...]:
     )
 
 
-def _join(requests: Evidence, outcomes: Evidence) -> Evidence:
-    """Put both kinds of evidence side by side; arms of one name are one arm."""
-    units = {arm.name: arm.units for arm in outcomes.arms}
-    known = {arm.name for arm in requests.arms}
-    arms = [replace(arm, units=units.get(arm.name, 0)) for arm in requests.arms]
+def _join(one: Evidence, other: Evidence) -> Evidence:
+    """Put two kinds of evidence side by side; arms of one name are one arm. The first has the clock, if it has one."""
+    known = {arm.name: arm for arm in one.arms}
+    timed = one if one.window.seconds or not other.window.seconds else other
     return replace(
-        requests,
-        comparisons=(*requests.comparisons, *outcomes.comparisons),
-        findings=(*requests.findings, *outcomes.findings),
-        arms=(*arms, *(arm for arm in outcomes.arms if arm.name not in known)),
+        timed,
+        comparisons=(*one.comparisons, *other.comparisons),
+        findings=(*one.findings, *other.findings),
+        arms=(*(_join_arm(arm, other) for arm in one.arms), *(arm for arm in other.arms if arm.name not in known)),
+        incomplete=one.incomplete or other.incomplete,
+        final=one.final and other.final,
+        collected=one.collected or other.collected,
+    )
+
+
+def _join_arm(arm: ArmSummary, other: Evidence) -> ArmSummary:
+    """What the other kind of evidence knows of an arm fills in what this one does not."""
+    found = next((candidate for candidate in other.arms if candidate.name == arm.name), None)
+    if found is None:
+        return arm
+    return replace(
+        arm,
+        requests=arm.requests or found.requests,
+        instances=max(arm.instances, found.instances),
+        units=arm.units or found.units,
     )
 
 
 def _plan(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, warm_up: WarmUp) -> Calendar:
-    """The calendar of looks.
-
-    Several runs are judged when all are there, and so are imported files unless the policy says otherwise.
-    """
+    """The calendar of looks at requests."""
     start, end = judged_buckets(cells, warm_up)
-    covered = (end - start) * cells.bucket_s
-    nobody_looked = rulebook.monitoring.mode == "auto" and is_imported(runs)
-    ended = all(run.state is not RunState.RUNNING for run in runs)
-    if len(runs) != 1 or not cells.moments.run.size or (nobody_looked and ended):
-        return Calendar("fixed", (), float(covered), final=True)
-    run = runs[0]
-    planned = float(covered)
-    if run.planned_end is not None:
-        planned = max(run.planned_end.timestamp() - start * cells.bucket_s, cells.bucket_s)
-    elif run.state is RunState.RUNNING:
-        return plan_looks(rulebook.monitoring, bucket_s=cells.bucket_s, covered_s=covered, planned_s=None)
-    calendar = plan_looks(rulebook.monitoring, bucket_s=cells.bucket_s, covered_s=covered, planned_s=planned)
-    # A run that has ended gives no more data, whatever was planned.
-    return calendar if run.state is RunState.RUNNING else replace(calendar, final=True)
+    return plan_runs(runs, rulebook.monitoring, bucket_s=cells.bucket_s, start=start, end=end)
 
 
 def _with_both_arms(cells: Cells) -> Cells:

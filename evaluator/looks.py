@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +25,7 @@ from evaluator.stats.sequential import anytime_p, anytime_z, boundary_z, sequent
 from evaluator.stats.student import critical_value, t_quantile
 from evaluator.stats.window import WarmUp
 
-__all__ = ["judged_buckets", "look_back"]
+__all__ = ["judged_buckets", "look_back", "look_back_with"]
 
 FloatArray = npt.NDArray[np.float64]
 Key = tuple[str, str, str | None, bool]
@@ -43,19 +44,33 @@ def look_back(
     pairs: Pairs, warm_up: WarmUp, calendar: Calendar, last: tuple[Comparison, ...]
 ) -> tuple[Comparison, ...]:
     """Give each comparison its earlier looks, and turn its p-values into sequential ones."""
+    cells = pairs.cells
+    start, end = judged_buckets(cells, warm_up)
+
+    def measure_at(at_s: int) -> tuple[Comparison, ...]:
+        return measure(pairs, before_bucket=start + at_s // cells.bucket_s).comparisons
+
+    return look_back_with(measure_at, calendar, (end - start) * cells.bucket_s, pairs.rulebook, last)
+
+
+def look_back_with(
+    measure_at: Callable[[int], tuple[Comparison, ...]],
+    calendar: Calendar,
+    covered_s: float,
+    rulebook: Rulebook,
+    last: tuple[Comparison, ...],
+) -> tuple[Comparison, ...]:
+    """The same for whatever can be measured as it was after so many seconds of judged data."""
     if calendar.kind == "fixed":
         return last
-    cells, monitoring = pairs.cells, pairs.rulebook.monitoring
-    start, end = judged_buckets(cells, warm_up)
+    monitoring = rulebook.monitoring
     paths: dict[Key, list[Look]] = {}
     for at_s in calendar.interim:
-        bucket = start + at_s // cells.bucket_s
-        for comparison in measure(pairs, before_bucket=bucket).comparisons:
+        for comparison in measure_at(at_s):
             path = paths.setdefault(_key(comparison), [])
             path.append(_look(path, comparison, calendar, at_s, monitoring))
-    covered_s = (end - start) * cells.bucket_s
     finished = (_finish(c, paths.get(_key(c), []), calendar, covered_s, monitoring) for c in last)
-    return tuple(_repeat_interval(c, calendar, covered_s, pairs.rulebook) for c in finished)
+    return tuple(_repeat_interval(c, calendar, covered_s, rulebook) for c in finished)
 
 
 def _key(comparison: Comparison) -> Key:

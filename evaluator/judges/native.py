@@ -202,19 +202,25 @@ def _early_p(own: Sequence[Comparison]) -> float:
 
 
 def _side_by_side(comparisons: Sequence[Comparison]) -> list[tuple[float, ...]]:
-    """Loadings of requests and of outcomes in places of their own: they share no unit."""
+    """Loadings of requests, readings and outcomes in places of their own: they share no unit."""
+    kinds = [_kind(c) for c in comparisons]
     sizes = [
-        max((len(c.loadings) for c in comparisons if bool(c.rule.outcome) is of), default=0) for of in (False, True)
+        max((len(c.loadings) for c, of in zip(comparisons, kinds, strict=True) if of == kind), default=0)
+        for kind in range(3)
     ]
-    if not all(sizes):
+    if sum(size > 0 for size in sizes) < 2:
         return [c.loadings for c in comparisons]
-    of_requests, of_outcomes = sizes
     return [
-        ((0.0,) * of_requests + c.loadings if c.rule.outcome else c.loadings + (0.0,) * of_outcomes)
-        if len(c.loadings) == sizes[bool(c.rule.outcome)]
+        (0.0,) * sum(sizes[:kind]) + c.loadings + (0.0,) * sum(sizes[kind + 1 :])
+        if len(c.loadings) == sizes[kind]
         else ()
-        for c in comparisons
+        for c, kind in zip(comparisons, kinds, strict=True)
     ]
+
+
+def _kind(comparison: Comparison) -> int:
+    """Of requests (0), of readings (1) or of outcomes (2)."""
+    return 2 if comparison.rule.outcome else 1 if comparison.rule.queries else 0
 
 
 # ------------------------------------------------------------------ worse, over all that was asked

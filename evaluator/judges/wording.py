@@ -166,6 +166,8 @@ def _explain_undecided(comparison: Comparison, alpha: float, moved: str, *, show
         return f"{moved}, within the {margin} allowed over the whole run, but getting worse: beyond it towards the end"
     if _became_failure(comparison):
         return f"{moved}, which may be chance"
+    if comparison.unresolved:
+        return f"{moved}; {comparison.unresolved}"
     if any(test.kind == "limit" and test.p_within >= alpha for test in comparison.questions):
         return f"{moved}; not shown to keep to its limit of {_limit_text(comparison)}"
     return f"{moved}: neither within nor beyond the {margin} allowed"
@@ -223,7 +225,8 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
 
 def _judged_on(evidence: Evidence) -> str:
     units = sum(arm.units for arm in evidence.arms)
-    parts = [f"{format_duration(evidence.window.seconds)} of load"] if evidence.window.seconds or not units else []
+    what = "readings" if evidence.collected else "load"
+    parts = [f"{format_duration(evidence.window.seconds)} of {what}"] if evidence.window.seconds or not units else []
     return " and ".join([*parts, *([f"outcomes of {format_count(units)} units"] if units else [])])
 
 
@@ -307,21 +310,35 @@ def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence:
     longest = max(c.needed_time or 0.0 for c in waiting)
     if all(c.rule.outcome for c in waiting):
         return _more_units(longest, waiting)
+    if any(c.unresolved for c in waiting):
+        return "give the histogram the bounds that its metric asks for, or gate on a share within one of its bounds"
     seconds = max(longest, SHORTEST_REPEAT) * evidence.window.seconds
     if math.isfinite(seconds) and 0 < seconds <= LONGEST_WAIT:
-        how = "import" if evidence.imported else "load for"
-        option = " of load" if evidence.imported else " in all (--run-time)"
-        return f"{how} about {format_duration(seconds)}{option}, if the change stays as it is"
+        return _more_time(seconds, evidence)
     if any(_is_beyond(c) for c in waiting):
         return "the change is as large as the margin: mend the candidate, or decide whether the margin is right"
+    return f"more minutes will not decide it: {_more_instances(evidence)}"
+
+
+def _more_time(seconds: float, evidence: Evidence) -> str:
+    if evidence.collected:
+        return f"collect about {format_duration(seconds)} in all, if the change stays as it is"
+    how = "import" if evidence.imported else "load for"
+    option = " of load" if evidence.imported else " in all (--run-time)"
+    return f"{how} about {format_duration(seconds)}{option}, if the change stays as it is"
+
+
+def _more_instances(evidence: Evidence) -> str:
+    if evidence.collected:
+        return "run more instances of each arm"
     if evidence.imported:
-        return "more minutes will not decide it: import more instances an arm, or more files of repeated runs"
-    return "more minutes will not decide it: load more instances an arm, or more replicates (--replicates 5)"
+        return "import more instances an arm, or more files of repeated runs"
+    return "load more instances an arm, or more replicates (--replicates 5)"
 
 
 def _answer_doubt(doubt: Reason, evidence: Evidence) -> str:
     """What to do about something that is no open metric."""
-    again = "import" if evidence.imported else "load"
+    again = "collect" if evidence.collected else "import" if evidence.imported else "load"
     if doubt.code == "endpoint_worse":
         return f"look at {doubt.slice}; if its harm is acceptable, give it a metric with a margin of its own"
     if doubt.code == "unjudged_endpoints":

@@ -137,6 +137,8 @@ class Comparison:
     """Seconds of judged data after which this was shown to be worse than it may be."""
     no_data: str | None = None
     """Why nothing can be said; `None` when something can."""
+    unresolved: str = ""
+    """Why no amount of data could show it to be within its margin, and what would; empty where it could."""
     scan: bool = False
     """True for a row of the endpoint scan (not a metric of the policy)."""
     status: MetricStatus = MetricStatus.INCONCLUSIVE
@@ -165,6 +167,7 @@ class ArmSummary:
     name: str
     role: Literal["baseline", "candidate"]
     requests: int
+    """Requests of the load; where there are readings only, what the busiest counter or histogram of the policy saw."""
     instances: int
     runs: int
     units: int = 0
@@ -197,6 +200,8 @@ class Evidence:
     """False before the last look of the calendar: a NO-GO can be shown, a GO cannot."""
     imported: bool = False
     """The requests were recorded by another tool: more of them come by another import."""
+    collected: bool = False
+    """There are readings of a metrics server only: more of them come with time."""
 
 
 @dataclass(frozen=True, slots=True)

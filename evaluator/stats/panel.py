@@ -195,10 +195,12 @@ def build_panel(
     *,
     endpoint: str | None = None,
     first_bucket: dict[int, int] | None = None,
+    whole_runs: bool = False,
 ) -> Panel | None:
     """Panel of the baseline (`cells.arms[0]`) and `candidate`; `None` where they share no usable bucket.
 
     `endpoint` restricts to one endpoint; `first_bucket` gives for each run code the first bucket to use (warm-up).
+    `whole_runs`: levels are standardised over runs, not over time within them.
     """
     choice = _Choice(cells, cells.arms.index(candidate), endpoint, first_bucket)
     moments = _select(cells.moments, choice.of(cells.moments))
@@ -207,7 +209,7 @@ def build_panel(
     if not usable.any():
         return None
     paired = {run: stretch is not None for run, stretch in stretches.items()}
-    return _Layout(cells, choice, _select(moments, usable), paired).panel()
+    return _Layout(cells, choice, _select(moments, usable), paired).panel(whole_runs=whole_runs)
 
 
 def _select(moments: Moments, keep: BoolArray) -> Moments:
@@ -302,7 +304,7 @@ class _Layout:
     def _block_key(self, run: IntArray, block: IntArray) -> IntArray:
         return _key(run, block, self.base // BLOCK_BUCKETS, self.blocks)
 
-    def panel(self) -> Panel:
+    def panel(self, *, whole_runs: bool) -> Panel:
         """Lay everything out."""
         moments = self.moments
         cell = self.arm * self.shape[1] + self.endpoints.find(moments.endpoint)
@@ -313,7 +315,7 @@ class _Layout:
             return np.asarray(summed, float).reshape(self.shape)
 
         n = dense(moments.n)
-        together = all(self.paired.values())
+        together = all(self.paired.values()) and not whole_runs
         widths = choose_widths(n, self.cells.bucket_s) if together else np.full(n.shape[1], WHOLE_RUN)
         rows, row_index = self._rows(widths)
         bins, row_bins = self._bins(), self._row_bins(row_index)

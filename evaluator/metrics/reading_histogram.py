@@ -1,0 +1,192 @@
+"""Histograms: the mean of what was observed, the share within a bound, and quantiles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.metrics.base import answer, is_higher_better, no_data
+from evaluator.metrics.reading_base import (
+    NOTHING,
+    ReadingMetric,
+    ReadingPair,
+    check_length,
+    check_series,
+    no_readings,
+    show_unit,
+)
+from evaluator.records import Comparison, Limit, Margin, QueryKind, Rule
+from evaluator.stats.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
+from evaluator.stats.estimate import Asked, Estimate
+from evaluator.stats.failures import compare_failures
+from evaluator.stats.means import compare_means
+from evaluator.stats.panel import Panel, build_panel
+from evaluator.stats.reading_panels import find_bounds, lay_mean, lay_share
+
+__all__ = ["HISTOGRAM_MEAN", "HISTOGRAM_QUANTILE", "HISTOGRAM_SHARE"]
+
+FloatArray = npt.NDArray[np.float64]
+
+MIN_BEYOND = 5
+SAME = 1e-9
+NO_BOUNDS = "its series have no bucket bound in common"
+
+
+def compare_histogram_mean(pair: ReadingPair, rule: Rule) -> Comparison:
+    """Mean of the observations: the increase of their sum per observation."""
+    unit = show_unit(rule, HISTOGRAM_MEAN)
+    why = check_series(pair, rule, HISTOGRAM_MEAN)
+    key = ("mean", *rule.queries, rule.scale, rule.slice.endpoint)
+    panel = None if why else pair.lay(key, lambda: _lay_mean(pair, rule))
+    why = why or check_length(pair, panel, "observations")
+    if why or panel is None:
+        return no_readings(rule, pair.arm, unit, why or NOTHING)
+    both = pair.of(panel, history=True)
+    if not (panel.sum_ms.sum(axis=(1, 2)) > 0).all():
+        return no_data(both, rule, unit, "the sum of its observations did not grow, so there is no ratio")
+    estimate = compare_means(
+        panel,
+        both.design,
+        alpha=pair.alpha,
+        margin=rule.margin,
+        sd_instance=pair.prior.sd_latency,
+        direction=rule.direction,
+        limit=rule.limit,
+        depth=pair.depth,
+    )
+    n = both.requests(0), both.requests(1)
+    return answer(both, rule, estimate, unit=unit, method=f"paired mean, {both.design.kind}", n=n)
+
+
+def _lay_mean(pair: ReadingPair, rule: Rule) -> Panel | None:
+    return build_panel(lay_mean(pair.view, rule.queries[0], rule.scale), pair.arm, endpoint=rule.slice.endpoint)
+
+
+# ------------------------------------------------------------------ share within a bound
+
+
+def compare_histogram_share(pair: ReadingPair, rule: Rule) -> Comparison:
+    """Share of observations within a bound; more is better. A relative margin is one of the baseline's share."""
+    why = check_series(pair, rule, HISTOGRAM_SHARE)
+    edges = None if why else _lay_edges(pair, rule)
+    why = why or check_length(pair, edges.panel if edges else None, "observations") or _check_bound(edges, rule)
+    if why or edges is None or rule.below is None:
+        return no_readings(rule, pair.arm, "fraction", why or NOTHING)
+    place = int(np.argmin(np.abs(edges.bounds - rule.below)))
+    both = pair.of(edges.pair(place, place))
+    baseline = edges.shares()[0]
+    limit = rule.limit
+    estimate = compare_failures(
+        both.panel,
+        both.design,
+        alpha=pair.alpha,
+        margin=_as_difference(rule.margin, float(baseline[place])),
+        sd_instance=pair.prior.sd_latency * spread_of_share(edges.bounds, baseline, place),
+        sd_share=0.0,
+        limit=Limit(min=None if limit.max is None else 1 - limit.max, max=None if limit.min is None else 1 - limit.min),
+        depth=pair.depth,
+    )
+    n = both.requests(0), both.requests(1)
+    method = f"score test, {both.design.kind}"
+    return answer(both, rule, _count_within(estimate, rule, baseline[place]), unit="fraction", method=method, n=n)
+
+
+def _check_bound(edges: EdgePanel | None, rule: Rule) -> str | None:
+    """The bound must be one of the histogram's."""
+    if edges is None or not edges.bounds.size:
+        return NO_BOUNDS
+    if rule.below is None:
+        return "the policy names no bound"
+    if np.isclose(edges.bounds, rule.below, rtol=SAME, atol=0).any():
+        return None
+    lower, upper = edges.bounds[edges.bounds < rule.below][-1:], edges.bounds[edges.bounds > rule.below][:1]
+    nearest = " and ".join(f"{bound:g} {rule.unit}".strip() for bound in (*lower, *upper))
+    return f"{rule.below:g} {rule.unit} is no bound of the histogram; the nearest are {nearest}"
+
+
+def _as_difference(margin: Margin | None, share: float) -> Margin:
+    """What a margin means for the observations beyond the bound."""
+    if margin is None:
+        return Margin(0.0, relative=False)
+    return Margin(margin.value * share if margin.relative else margin.value, relative=False)
+
+
+def _count_within(estimate: Estimate, rule: Rule, share: float) -> Estimate:
+    """The estimate in shares within the bound instead of beyond it: values and effect turn, harm stays harm."""
+    unit = share if rule.margin is None or rule.margin.relative else 1.0
+    asked: tuple[Asked, ...] = estimate.against_limit
+    return replace(
+        estimate,
+        baseline=1 - estimate.baseline,
+        candidate=1 - estimate.candidate,
+        effect=-estimate.effect / unit,
+        lower=-estimate.upper / unit,
+        upper=-estimate.lower / unit,
+        detectable=estimate.detectable / unit,
+        se=estimate.se / unit,
+        against_limit=asked[::-1],
+    )
+
+
+# ------------------------------------------------------------------ quantiles
+
+
+def compare_histogram_quantile(pair: ReadingPair, rule: Rule) -> Comparison:
+    """A quantile, decided at the bounds of the histogram."""
+    unit = show_unit(rule, HISTOGRAM_QUANTILE)
+    probability = rule.quantile if rule.quantile is not None else 0.5
+    why = "a quantile of which more is better is not compared" if is_higher_better(rule) else None
+    why = why or check_series(pair, rule, HISTOGRAM_QUANTILE)
+    edges = None if why else _lay_edges(pair, rule)
+    why = why or check_length(pair, edges.panel if edges else None, "observations")
+    if why or edges is None:
+        return no_readings(rule, pair.arm, unit, why or NOTHING)
+    both = pair.of(edges.panel)
+    n = both.requests(0), both.requests(1)
+    why = _too_few_beyond(n, probability) or (None if edges.bounds.size else NO_BOUNDS)
+    if why:
+        return no_data(both, rule, unit, why)
+    found = compare_edges(
+        edges,
+        both.design,
+        probability,
+        alpha=pair.alpha,
+        margin=rule.margin,
+        sd_instance=pair.prior.sd_latency,
+        limit=rule.limit,
+        depth=pair.depth,
+    )
+    if found.estimate is None:
+        return no_data(both, rule, unit, found.problem)
+    method = f"shares at bucket bounds, value interpolated, {both.design.kind}"
+    comparison = answer(both, rule, found.estimate, unit=unit, method=method, n=n)
+    return replace(comparison, unresolved=found.unresolved)
+
+
+def _too_few_beyond(n: tuple[int, int], probability: float) -> str | None:
+    needed = round(MIN_BEYOND / min(1 - probability, probability))
+    if min(n) >= needed:
+        return None
+    return f"only {min(n)} observations in the smaller arm, at least {needed} are needed for this quantile"
+
+
+def _lay_edges(pair: ReadingPair, rule: Rule) -> EdgePanel | None:
+    """Laid out once for every look, quantile and bound of a histogram."""
+    query, endpoint = rule.queries[0], rule.slice.endpoint
+
+    def make() -> EdgePanel | None:
+        bounds = find_bounds(pair.view, query, pair.arms)
+        laid = [build_panel(lay_share(pair.view, query, le), pair.arm, endpoint=endpoint) for le in bounds]
+        usable = [(le * rule.scale, panel) for le, panel in zip(bounds, laid, strict=True) if panel is not None]
+        if not usable:
+            return None
+        return stack_panels(np.array([bound for bound, _ in usable]), [panel for _, panel in usable])
+
+    return pair.lay(("edges", query, rule.scale, endpoint), make)
+
+
+HISTOGRAM_MEAN = ReadingMetric((QueryKind.HISTOGRAM,), compare_histogram_mean)
+HISTOGRAM_SHARE = ReadingMetric((QueryKind.HISTOGRAM,), compare_histogram_share, unit="fraction")
+HISTOGRAM_QUANTILE = ReadingMetric((QueryKind.HISTOGRAM,), compare_histogram_quantile)

@@ -1,0 +1,331 @@
+"""Quantiles of a histogram whose buckets are wide: claims are made at its bounds only (method B.2).
+
+Nothing is known of where in a bucket its observations lie, so no claim rests on an interpolation. Let r be the factor
+by which the candidate is slower, F the share of observations up to a bound.
+
+- worse than δ: u is the first bound at or above the baseline's quantile, e the first bound at or above u(1 + δ). If
+  fewer of the candidate's observations are within e than of the baseline's within u, then r > e/u ≥ 1 + δ.
+- within δ: l is the last bound below the baseline's quantile, e the last bound up to l(1 + δ). If at least as many of
+  the candidate's observations are within e as of the baseline's within l, then r ≤ e/l ≤ 1 + δ.
+
+Both are differences of two shares, paired in time like any other: `compare_failures` with the observations above u (or
+l) as the baseline's failures and those above e as the candidate's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.records import Limit, Margin
+from evaluator.stats.estimate import Asked, Depth, Estimate
+from evaluator.stats.failures import compare_failures
+from evaluator.stats.frames import frame_all_requests
+from evaluator.stats.panel import Panel
+from evaluator.stats.strata import levels
+from evaluator.stats.uncertainty import Design
+
+__all__ = ["EdgePanel", "Found", "compare_edges", "spread_of_share", "stack_panels"]
+
+FloatArray = npt.NDArray[np.float64]
+
+SAME = 1e-9
+"""Bounds that differ by less, relatively, are one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EdgePanel:
+    """A panel of observations, and how many of them lie above each bound."""
+
+    panel: Panel
+    bounds: FloatArray
+    """Finite and rising, in the metric's unit."""
+    above: FloatArray
+    """(bounds, 2, endpoints, slots)"""
+    row_above: FloatArray
+    """(bounds, rows)"""
+
+    @property
+    def bucket_s(self) -> int:
+        """Width of a bucket of time."""
+        return self.panel.bucket_s
+
+    def before(self, bucket: int) -> EdgePanel | None:
+        """As it was before this bucket, at the start of a block."""
+        panel = self.panel.before(bucket)
+        if panel is None:
+            return None
+        known = self.panel.rows.slot < panel.rows.slots
+        above = np.ascontiguousarray(self.above[..., : panel.slots])
+        return EdgePanel(panel, self.bounds, above, self.row_above[:, known])
+
+    def pair(self, baseline: int, candidate: int) -> Panel:
+        """Observations above one bound as the baseline's failures, those above another as the candidate's."""
+        rows = self.panel.rows
+        failures = np.stack([self.above[baseline, 0], self.above[candidate, 1]])
+        row_failures = np.where(rows.arm == 1, self.row_above[candidate], self.row_above[baseline])
+        return replace(self.panel, failures=failures, rows=replace(rows, failures=row_failures))
+
+    def shares(self) -> FloatArray:
+        """Standardised share of observations within each bound, (2, bounds)."""
+        strata, _ = frame_all_requests(self.panel)
+        return np.stack([1 - levels(strata, arm, self.above[:, arm]).level[:, 0] for arm in (0, 1)])
+
+
+def stack_panels(bounds: FloatArray, panels: list[Panel]) -> EdgePanel:
+    """Panels of one layout, whose failures are the observations above each bound."""
+    return EdgePanel(
+        panels[0],
+        bounds,
+        np.stack([panel.failures for panel in panels]),
+        np.stack([panel.rows.failures for panel in panels]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An estimate, or why there is none; and what its buckets cannot show."""
+
+    estimate: Estimate | None
+    problem: str = ""
+    unresolved: str = ""
+    """Why no data could show it to be within the margin."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What all questions of one quantile share."""
+
+    edges: EdgePanel
+    design: Design
+    probability: float
+    margin: Margin | None
+    alpha: float
+    shares: FloatArray
+    quantiles: tuple[float, float]
+    """Interpolated; to show, not to decide."""
+    upper: int
+    """First bound at or above the baseline's quantile."""
+    sd_instance: float
+    depth: Depth
+
+    def ask(self, baseline: int, candidate: int, limit: Limit | None = None) -> Estimate:
+        """Compare the share above two bounds."""
+        return compare_failures(
+            self.edges.pair(baseline, candidate),
+            self.design,
+            alpha=self.alpha,
+            margin=None,
+            sd_instance=self.sd_instance,
+            sd_share=0.0,
+            limit=limit,
+            depth="answers" if self.depth == "full" else self.depth,
+        )
+
+    def reach(self, bound: float) -> float:
+        """This bound, as far off as the margin allows."""
+        if self.margin is None:
+            return bound
+        return bound * (1 + self.margin.value) if self.margin.relative else bound + self.margin.value
+
+
+def compare_edges(
+    edges: EdgePanel,
+    design: Design,
+    probability: float,
+    *,
+    alpha: float,
+    margin: Margin | None,
+    sd_instance: float,
+    limit: Limit,
+    depth: Depth,
+) -> Found:
+    """Compare a quantile where lower is better. `sd_instance`: relative spread assumed of a single instance."""
+    shares = edges.shares()
+    reached = np.flatnonzero(shares[0] >= probability)
+    if not reached.size:
+        largest = edges.bounds[-1] if edges.bounds.size else 0.0
+        return Found(None, problem=f"on baseline it lies above the largest bound of the histogram, {largest:g}")
+    upper = int(reached[0])
+    quantiles = tuple(_interpolate(edges.bounds, arm, probability) for arm in shares)
+    spread = sd_instance * spread_of_share(edges.bounds, shares[0], upper)
+    bench = _Bench(
+        edges, design, probability, margin, alpha, shares, (quantiles[0], quantiles[1]), upper, spread, depth
+    )
+    return _answer(bench, limit)
+
+
+def spread_of_share(bounds: FloatArray, shares: FloatArray, place: int) -> float:
+    """By how much the share within a bound moves per relative change of scale, from the bucket below it."""
+    if place == 0 or bounds[place - 1] <= 0:
+        return float(shares[place])
+    return float((shares[place] - shares[place - 1]) / np.log(bounds[place] / bounds[place - 1]))
+
+
+def _interpolate(bounds: FloatArray, shares: FloatArray, probability: float) -> float:
+    """As Prometheus interpolates: evenly within the bucket; infinite above the largest bound."""
+    place = int(np.searchsorted(shares, probability))
+    if place >= bounds.size:
+        return float("inf")
+    low, below = (float(bounds[place - 1]), float(shares[place - 1])) if place else (0.0, 0.0)
+    if bounds[place] <= 0 and not place:
+        return float(bounds[place])
+    inside = (probability - below) / max(float(shares[place]) - below, 1e-300)
+    return low + (float(bounds[place]) - low) * min(max(inside, 0.0), 1.0)
+
+
+def _answer(bench: _Bench, limit: Limit) -> Found:
+    beyond, inside = _find_beyond(bench), _find_inside(bench)
+    at_all = bench.ask(bench.upper, bench.upper)
+    worse = at_all if beyond == bench.upper else None if beyond is None else bench.ask(bench.upper, beyond)
+    within = None if inside is None else bench.ask(*inside)
+    shown = within or worse or at_all
+    against = Asked(
+        shown.against_zero.beyond,
+        _worse(bench, worse, beyond),
+        _within(bench, within, None if inside is None else inside[1]),
+    )
+    baseline, candidate = bench.quantiles
+    effect = candidate / baseline - 1 if _is_relative(bench) else candidate - baseline
+    lower, upper = _interval(bench, effect) if bench.depth == "full" else (np.nan, np.nan)
+    one = np.ones(1)
+    return Found(
+        replace(
+            shown,
+            baseline=baseline * one,
+            candidate=candidate * one,
+            effect=effect * one,
+            lower=lower * one,
+            upper=upper * one,
+            against_margin=against if bench.margin else at_all.against_zero,
+            against_zero=at_all.against_zero,
+            detectable=_detectable(bench, at_all) * one,
+            se=np.nan * one,
+            against_limit=_limits(bench, limit),
+            loadings=(worse or at_all).loadings,
+        ),
+        unresolved=_explain(bench) if bench.margin and inside is None else "",
+    )
+
+
+def _is_relative(bench: _Bench) -> bool:
+    return bench.margin is None or bench.margin.relative
+
+
+def _find_beyond(bench: _Bench) -> int | None:
+    """First bound that is the margin or more above the bound at the baseline's quantile."""
+    wanted = bench.reach(float(bench.edges.bounds[bench.upper]))
+    far = np.flatnonzero(bench.edges.bounds >= wanted - SAME * abs(wanted))
+    return int(far[0]) if far.size else None
+
+
+def _find_inside(bench: _Bench) -> tuple[int, int] | None:
+    """Last bound below the baseline's quantile, and the last bound that is at most the margin above it."""
+    low = bench.upper - 1
+    if low < 0:
+        return None
+    allowed = bench.reach(float(bench.edges.bounds[low]))
+    near = int(np.flatnonzero(bench.edges.bounds <= allowed + SAME * abs(allowed))[-1])
+    return (low, near) if near > low else None
+
+
+def _worse(bench: _Bench, asked: Estimate | None, bound: int | None) -> FloatArray:
+    """Not worse where no bound can show it, or where the candidate's own quantile lies within that bound."""
+    if asked is None or bound is None or bench.shares[1][bound] >= bench.probability:
+        return np.ones(1)
+    return asked.against_zero.p_worse
+
+
+def _within(bench: _Bench, asked: Estimate | None, bound: int | None) -> FloatArray:
+    if asked is None or bound is None or bench.shares[1][bound] < bench.probability:
+        return np.ones(1)
+    return asked.against_zero.p_within
+
+
+def _interval(bench: _Bench, effect: float) -> tuple[float, float]:
+    """All changes that the bounds do not exclude: the ends are ratios (or differences) of bounds."""
+    bounds, upper, alpha = bench.edges.bounds, bench.upper, bench.alpha
+    above = _last(lambda e: float(bench.ask(upper, e).against_zero.p_worse[0]) < alpha, 0, bounds.size - 1)
+    low = -1.0 if _is_relative(bench) else -float(bounds[upper])
+    lower = low if above is None else _change(bench, bounds[above], bounds[upper])
+    high = np.inf
+    if upper > 0:
+        under = upper - 1
+        count = bounds.size - 1
+        inside = _last(lambda k: float(bench.ask(under, count - k).against_zero.p_within[0]) < alpha, 0, count)
+        if inside is not None:
+            high = _change(bench, bounds[count - inside], bounds[under])
+    return min(lower, effect), max(high, effect)
+
+
+def _change(bench: _Bench, to: float, since: float) -> float:
+    if not _is_relative(bench):
+        return float(to - since)
+    return float(to / since - 1) if since > 0 else np.inf
+
+
+def _last(holds: Callable[[int], bool], first: int, last: int) -> int | None:
+    """The last place at which something holds that holds up to some place and not after it."""
+    if not holds(first):
+        return None
+    while first < last:
+        middle = (first + last + 1) // 2
+        first, last = (middle, last) if holds(middle) else (first, middle - 1)
+    return first
+
+
+def _detectable(bench: _Bench, at_all: Estimate) -> float:
+    """Slowdown that would be found at the bound, by the baseline's own (interpolated) distribution."""
+    found = float(at_all.detectable[0])
+    left = float(bench.shares[0][bench.upper]) - found
+    if not np.isfinite(found) or left <= 0:
+        return np.nan
+    bound = float(bench.edges.bounds[bench.upper])
+    before = _interpolate(bench.edges.bounds, bench.shares[0], left)
+    return _change(bench, bound, before) if before > 0 else np.nan
+
+
+def _limits(bench: _Bench, limit: Limit) -> tuple[Asked, ...]:
+    """Absolute limits at the bounds next to them: "beyond" at the one outside, "within" at the one inside."""
+    bounds, out = bench.edges.bounds, []
+    for sign, bound in ((1.0, limit.max), (-1.0, limit.min)):
+        if bound is None:
+            continue
+        at_most = np.flatnonzero(bounds <= bound * (1 + SAME))
+        at_least = np.flatnonzero(bounds >= bound * (1 - SAME))
+        inner, outer = (at_most[-1:], at_least[:1]) if sign > 0 else (at_least[:1], at_most[-1:])
+        out.append(Asked(np.zeros(1), _own(bench, outer, sign, "worse"), _own(bench, inner, sign, "within")))
+    return tuple(out)
+
+
+def _own(bench: _Bench, place: npt.NDArray[np.int64], sign: float, what: str) -> FloatArray:
+    """p-value of "the candidate's quantile is above (worse, sign 1) or below (within) this bound"."""
+    if not place.size:
+        return np.ones(1)
+    at = int(place[0])
+    share = 1 - bench.probability
+    asked = bench.ask(at, at, Limit(max=share)).against_limit[0]
+    above = (what == "worse") == (sign > 0)
+    return asked.p_worse if above else asked.p_within
+
+
+def _explain(bench: _Bench) -> str:
+    """Which bounds would show it."""
+    bounds, margin = bench.edges.bounds, bench.margin
+    high, quantile = float(bounds[bench.upper]), bench.quantiles[0]
+    low = float(bounds[bench.upper - 1]) if bench.upper else 0.0
+    allowed = margin.value if margin else 0.0
+    if _is_relative(bench):
+        start = max(low, quantile / (1 + allowed))
+        near = start * (1 + allowed)
+    else:
+        start = max(low, quantile - allowed)
+        near = start + allowed
+    wanted = f"{start:.3g} and {near:.3g}" if start > low else f"{near:.3g}"
+    return (
+        f"it lies between the bounds {low:g} and {high:g} of the histogram, further apart than the margin: "
+        f"add bounds such as {wanted}, or ask for the share of observations below {high:g} (histogram_share)"
+    )
