@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import SourceError, UsageError
@@ -137,7 +137,6 @@ class _Follower:
         self.step_s = source.options.step_s
         self.rows = 0
         self.until = run.started or datetime.now(UTC)
-        self.first = True
         self.failed_since: float | None = None
 
     def follow(self, stop: Callable[[], bool]) -> str:
@@ -151,22 +150,23 @@ class _Follower:
 
     def _settled(self) -> datetime:
         """Until when the server can be asked: what it scraped just now may not be seen by queries yet."""
-        return _floor(datetime.now(UTC) - timedelta(seconds=SETTLE_STEPS * self.step_s), self.step_s)
+        return _floor(self.source.now() - timedelta(seconds=SETTLE_STEPS * self.step_s), self.step_s)
 
     def _poll(self, end: datetime) -> str:
-        start = self.until if self.first else self.until + timedelta(seconds=self.step_s)
-        if end < start or (self.first and end == start):
+        if end <= self.until:
             return ""
         try:
-            answers = _fetch(self.source, self.queries, Stretch(start, end), say_nothing)
+            answers = _fetch(self.source, self.queries, Stretch(self.until, end), say_nothing)
         except SourceError as error:
             return self._bear(error)
         if self.failed_since is not None:
             self.say("the server answers again; going on where the last answer ended")
         self.failed_since = None
+        if self.rows:
+            answers = [_after(answer, self.until) for answer in answers]
         landed = self.store.keep_answers(self.run, answers, _describe(self.source))
         self.rows += landed.rows
-        self.until, self.first = end, False
+        self.until = end
         self.say(f"{landed.rows} readings until {end:%H:%M:%S} UTC")
         return ""
 
@@ -178,6 +178,16 @@ class _Follower:
         if now - self.failed_since > MOST_UNANSWERED_S:
             return f"no answer for {MOST_UNANSWERED_S:g} s: {error.message}"
         return ""
+
+
+def _after(answer: Answer, moment: datetime) -> Answer:
+    """Leave out what the poll before had already."""
+    moment_ms = round(moment.timestamp() * 1000)
+    kept = []
+    for series in answer.series:
+        fresh = series.ts_ms > moment_ms
+        kept.append(replace(series, ts_ms=series.ts_ms[fresh], values=series.values[fresh]))
+    return replace(answer, series=tuple(series for series in kept if series.ts_ms.size))
 
 
 def _connect(policy: Policy) -> Prometheus:

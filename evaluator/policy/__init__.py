@@ -20,8 +20,10 @@ from pydantic import BaseModel, ValidationError
 
 from evaluator.errors import PolicyError, UnknownName
 from evaluator.policy.document import Document, Place, read_document
-from evaluator.policy.models import LATER, METRIC_TYPES, InstanceHistory, Instances, Metric, PolicyFile
+from evaluator.policy.metrics import METRIC_TYPES, Metric, unit_of
+from evaluator.policy.models import LATER, InstanceHistory, Instances, PolicyFile
 from evaluator.policy.quantities import Quantity
+from evaluator.policy.sources import to_options
 from evaluator.records import (
     History,
     InstancePrior,
@@ -29,12 +31,14 @@ from evaluator.records import (
     Limit,
     Margin,
     Monitoring,
+    Query,
     Role,
     Rule,
     Rulebook,
     Scan,
     Slice,
 )
+from evaluator.sources.prometheus.options import PrometheusOptions
 from evaluator.stats.history import LEAST_COMPARISONS
 
 __all__ = [
@@ -87,6 +91,8 @@ class Policy:
     """Path of the file, or `built-in`."""
     instance_header: str
     services: tuple[str, ...] = ()
+    prometheus: PrometheusOptions | None = None
+    """Where metrics of readings are asked."""
 
 
 def find_policy(start: Path) -> Path | None:
@@ -178,6 +184,7 @@ def _to_policy(file: PolicyFile, origin: str) -> Policy:
         origin=origin,
         instance_header=file.instances.header,
         services=tuple(s.name for s in file.services or ()) or ((file.service,) if file.service else ()),
+        prometheus=to_options(file.sources.prometheus) if file.sources and file.sources.prometheus else None,
     )
 
 
@@ -235,7 +242,23 @@ def _to_rule(metric: Metric) -> Rule:
         per=metric.per,
         covariates=tuple(metric.covariates or ()),
         winsorise=metric.winsorise,
+        **_of_readings(metric),
     )
+
+
+def _of_readings(metric: Metric) -> dict[str, Any]:
+    """What a metric asks its source, and in which unit it is shown; nothing for metrics of requests and outcomes."""
+    kind = METRIC_TYPES[metric.type].asks
+    if kind is None:
+        return {}
+    unit, scale = unit_of(metric.type, metric.unit)
+    texts = [text for text in (metric.failures, metric.requests, metric.query) if text is not None]
+    return {
+        "queries": tuple(Query(text, kind) for text in texts),
+        "scale": scale,
+        "unit": unit,
+        "below": None if metric.below is None else float(metric.below.value),
+    }
 
 
 def _in_unit(amount: Quantity) -> float:

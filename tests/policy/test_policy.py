@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evaluator.errors import PolicyError
 from evaluator.policy import find_policy, load_policy, policy_schema, with_learnt
-from evaluator.policy.models import METRIC_TYPES
+from evaluator.policy.metrics import METRIC_TYPES
 from evaluator.records import Direction, History, Learnt, Margin, Role
 
 STARTER = Path(str(files("evaluator") / "starter" / "evaluator.yaml"))

@@ -1,0 +1,142 @@
+"""Values of the policy file: how each is written, read and described."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from evaluator.policy.quantities import Quantity, format_duration, parse_duration_s, parse_quantity, parse_share
+
+__all__ = [
+    "Amount",
+    "AutoOrDuration",
+    "Duration",
+    "EndpointName",
+    "Name",
+    "Percent",
+    "Points",
+    "PositiveDuration",
+    "Probability",
+    "QueryText",
+    "Ratio",
+    "Section",
+    "Share",
+    "within",
+]
+
+_YEAR_S = 365 * 86400.0
+
+
+def _amount_schema(*examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": ["string", "number"], "examples": list(examples)})
+
+
+def within(low: float, high: float, *, ends: bool = True) -> AfterValidator:
+    """Refuse numbers outside of `low` to `high`; with `ends` these two are allowed."""
+
+    def check(value: float) -> float:
+        if (low <= value <= high) if ends else (low < value < high):
+            return value
+        raise ValueError(
+            f"must be {'from' if ends else 'between'} {low:g} {'to' if ends else 'and'} {high:g}, not {value:g}"
+        )
+
+    return AfterValidator(check)
+
+
+def _parse_auto_or_duration(raw: Any) -> float | None:
+    return None if raw in ("auto", None) else parse_duration_s(raw)
+
+
+def _write_auto_or_duration(seconds: float | None) -> str:
+    return "auto" if seconds is None else format_duration(seconds)
+
+
+def _check_duration(seconds: float | None) -> float | None:
+    if seconds is not None and not 0 <= seconds <= _YEAR_S:
+        raise ValueError(f"must be from 0s to one year, not {seconds:g}s")
+    return seconds
+
+
+def _check_positive(seconds: float) -> float:
+    if seconds == 0:
+        raise ValueError("must be more than 0s")
+    return seconds
+
+
+def _parse_ratio(raw: Any) -> Any:
+    if raw == "configured":
+        return raw
+    if not isinstance(raw, dict) or len(raw) < 2:
+        raise ValueError("must be configured, or the parts of every arm such as {baseline: 1, canary: 1}")
+    parts = {arm: parse_quantity(value) for arm, value in raw.items()}
+    if any(part.value <= 0 or part.unit not in ("", "%") for part in parts.values()):
+        raise ValueError(f"needs a number above 0 for every arm, not {', '.join(map(str, parts.values()))}")
+    return {arm: float(part.value) for arm, part in parts.items()}
+
+
+def _parse_points(raw: Any) -> float:
+    quantity = parse_quantity(raw)
+    if quantity.unit == "%":
+        raise ValueError(f"is in percentage points: write {Quantity(quantity.value, 'pp')} instead of {quantity}")
+    return parse_share(quantity)
+
+
+def _write_percent(value: float) -> str:
+    return str(Quantity(Decimal(str(value)) * 100, "%"))
+
+
+def _write_points(value: float) -> str:
+    return str(Quantity(Decimal(str(value)) * 100, "pp"))
+
+
+_percent = [BeforeValidator(parse_share), PlainSerializer(_write_percent), _amount_schema("25%", "0.25")]
+_points = [BeforeValidator(_parse_points), PlainSerializer(_write_points), _amount_schema("1pp", "0.01")]
+_duration = [BeforeValidator(parse_duration_s), PlainSerializer(format_duration), _amount_schema("30s", "5m")]
+
+Probability = Annotated[float, BeforeValidator(parse_share), _amount_schema("0.05", "5%")]
+Percent = Annotated[float, *_percent, within(0, 10)]
+Share = Annotated[float, *_percent, within(0, 1)]
+Points = Annotated[float, *_points, within(0, 1)]
+Duration = Annotated[float, *_duration, AfterValidator(_check_duration)]
+PositiveDuration = Annotated[float, *_duration, AfterValidator(_check_duration), AfterValidator(_check_positive)]
+AutoOrDuration = Annotated[
+    float | None,
+    BeforeValidator(_parse_auto_or_duration),
+    PlainSerializer(_write_auto_or_duration),
+    AfterValidator(_check_duration),
+    _amount_schema("auto", "30s"),
+]
+Ratio = Annotated[
+    Literal["configured"] | dict[str, float],
+    BeforeValidator(_parse_ratio),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "configured"},
+                {
+                    "type": "object",
+                    "additionalProperties": {"type": "number", "exclusiveMinimum": 0},
+                    "minProperties": 2,
+                },
+            ]
+        }
+    ),
+]
+Amount = Annotated[
+    Quantity, BeforeValidator(parse_quantity), PlainSerializer(str), _amount_schema("5%", "0.1pp", "20ms")
+]
+_SEEN = r"^[^\x00-\x1f\x7f]+$"
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_SEEN)]
+QueryText = Annotated[str, Field(min_length=1, max_length=10_000, pattern=_SEEN)]
+EndpointName = Annotated[str, Field(min_length=1, max_length=10_000, pattern=_SEEN)]
+
+
+class Section(BaseModel):
+    """A mapping of the file whose keys are all known."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )

@@ -1,0 +1,160 @@
+"""The section `sources` of the policy file: where readings come from."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, field_validator
+
+from evaluator.errors import UnknownName
+from evaluator.policy.fields import Name, PositiveDuration, Section
+from evaluator.sources.prometheus.options import REPLICA_LABELS, SECRET, PrometheusOptions
+from evaluator.sources.prometheus.sets import QUERY_SETS
+
+__all__ = ["Sources", "to_options"]
+
+
+def _only_named(text: str) -> str:
+    """A secret stands in the environment; the policy says where."""
+    if not SECRET.fullmatch(text):
+        raise ValueError("must name an environment variable, such as ${PROMETHEUS_TOKEN}; secrets do not belong here")
+    return text
+
+
+Secret = Annotated[str, AfterValidator(_only_named)]
+LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
+_SECRET_HEADERS = re.compile(r"(?i)auth|token|key|secret|cookie")
+
+
+class Basic(Section):
+    """User and password."""
+
+    username: Annotated[str, Field(min_length=1)]
+    password: Secret = Field(description="Where the password is: ${VARIABLE}.")
+
+
+class Auth(Section):
+    """How to prove who asks."""
+
+    bearer: Secret | None = Field(None, description="Where the token is: ${VARIABLE}.")
+    basic: Basic | None = None
+
+
+class Tls(Section):
+    """Certificates."""
+
+    ca: str | None = Field(None, description="File of the certificates to trust.")
+    cert: str | None = Field(None, description="File of our own certificate (mTLS).")
+    key: str | None = Field(None, description="File of its key.")
+    verify: bool = Field(True, description="Off: any certificate is believed.")  # noqa: FBT003
+
+
+class PrometheusSource(Section):
+    """Prometheus, or what speaks its language: VictoriaMetrics, Thanos, Mimir, Cortex."""
+
+    url: str = Field(description="Address, with a path prefix if there is one.")
+    selectors: dict[Name, str] = Field(
+        description="How to tell the arms apart: {baseline: 'version=\"1.4\"', canary: 'version=\"1.5\"'}.",
+        min_length=2,
+    )
+    step: PositiveDuration = Field(15.0, description="Distance of scrapes, in whole seconds.")
+    queries: list[str] = Field(
+        default_factory=list,
+        description="Ready-made metrics to add.",
+        json_schema_extra={"items": {"enum": list(QUERY_SETS)}},
+    )
+    instance_label: LabelName = Field("instance", description="Label that names the instance.")
+    endpoint_label: LabelName | None = Field(None, description="Label that names the endpoint, such as handler.")
+    headers: dict[str, str] = Field(default_factory=dict, description="Sent with each query; secrets as ${VARIABLE}.")
+    tenant: str | None = Field(None, description="Sent as X-Scope-OrgID.")
+    auth: Auth = Field(default_factory=Auth)
+    tls: Tls = Field(default_factory=Tls)
+    timeout: PositiveDuration = Field(30.0, description="Longest wait for one answer.")
+    max_series: Annotated[int, Field(ge=1)] = Field(10_000, description="Most series that one query may have.")
+    replica_labels: list[LabelName] = Field(
+        list(REPLICA_LABELS), description="Labels of servers that run in pairs; what differs in them only counts once."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _whole_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"must be an address such as http://prometheus:9090, not '{value}'")
+        if parts.password:
+            raise ValueError("must not hold a password; use auth: {basic: {username: …, password: ${VARIABLE}}}")
+        return value
+
+    @field_validator("selectors")
+    @classmethod
+    def _with_baseline(cls, value: dict[str, str]) -> dict[str, str]:
+        if "baseline" not in value:
+            raise ValueError("must have the arm baseline")
+        for arm, selector in value.items():
+            if not re.search(r"[=!]", selector):
+                raise ValueError(f"of {arm} must be label matchers such as version=\"1.5\", not '{selector}'")
+        if len(set(value.values())) < len(value):
+            raise ValueError("must differ between the arms, or all arms are the same series")
+        return value
+
+    @field_validator("step")
+    @classmethod
+    def _whole_seconds(cls, value: float) -> float:
+        if value != int(value):
+            raise ValueError(f"must be whole seconds, not {value:g}s")
+        return value
+
+    @field_validator("queries")
+    @classmethod
+    def _known_sets(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if name not in QUERY_SETS:
+                raise ValueError(UnknownName("set of queries", name, QUERY_SETS).message)
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if _SECRET_HEADERS.search(name) and not SECRET.search(text):
+                raise ValueError(f"of {name} must name an environment variable, such as ${{TOKEN}}: no secrets here")
+        return value
+
+    @field_validator("auth")
+    @classmethod
+    def _one_way(cls, value: Auth) -> Auth:
+        if value.bearer and value.basic:
+            raise ValueError("takes bearer or basic, not both")
+        return value
+
+
+class Sources(Section):
+    """Where metrics of readings are asked."""
+
+    prometheus: PrometheusSource | None = None
+
+
+def to_options(source: PrometheusSource) -> PrometheusOptions:
+    """The options as the source takes them."""
+    basic = source.auth.basic
+    return PrometheusOptions(
+        url=source.url,
+        selectors=dict(source.selectors),
+        step_s=int(source.step),
+        instance_label=source.instance_label,
+        endpoint_label=source.endpoint_label,
+        headers=dict(source.headers),
+        tenant=source.tenant,
+        bearer=source.auth.bearer,
+        username=basic.username if basic else None,
+        password=basic.password if basic else None,
+        ca=source.tls.ca,
+        cert=source.tls.cert,
+        key=source.tls.key,
+        verify=source.tls.verify,
+        timeout_s=source.timeout,
+        max_series=source.max_series,
+        replica_labels=tuple(source.replica_labels),
+    )

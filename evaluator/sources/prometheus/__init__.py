@@ -1,0 +1,8 @@
+"""Prometheus, and what speaks its language (VictoriaMetrics, Thanos, Mimir, Cortex), as a source of readings."""
+
+from __future__ import annotations
+
+from evaluator.sources.prometheus.client import Prometheus, connect
+from evaluator.sources.prometheus.options import PrometheusOptions
+
+__all__ = ["Prometheus", "PrometheusOptions", "connect"]

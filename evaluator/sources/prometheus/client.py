@@ -1,0 +1,311 @@
+"""Ask a metrics server, window by window.
+
+A query that is a series' name with labels is asked for with a range selector: what comes is the samples as they were
+scraped, at their own times. A scrape that was missed is missing, and no value is repeated for the five minutes that a
+range query looks back. Anything else (a function of gauges) is evaluated at each step by a range query; servers limit
+those to 11,000 points a series, and windows are cut accordingly. Windows share no sample, and none falls between them.
+
+The size of a window follows from the number of series: what is held in memory stays the same for one and for ten
+thousand. Compression is declined, since servers take three to ten times as long with it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from evaluator.errors import SourceError, UsageError
+from evaluator.records import Answer, Part, Query, QueryKind, Series
+from evaluator.sources.prometheus.faults import check_answer, unreachable
+from evaluator.sources.prometheus.options import PrometheusOptions, reveal
+from evaluator.sources.prometheus.queries import fill, is_plain, metric_name, parts_of
+from evaluator.sources.prometheus.series import Collected
+
+if TYPE_CHECKING:
+    import requests
+    from prometheus_api_client import PrometheusConnect
+
+__all__ = ["Prometheus", "connect"]
+
+MOST_POINTS = 11_000
+"""Points a series that a range query may have."""
+
+POINTS_AT_A_TIME = 400_000
+"""Samples asked for at a time, over all series: about 100 MB while they are read."""
+
+FIRST_STEPS = 60
+"""Steps of the first window, which tells how many series there are."""
+
+Progress = Callable[[str], None]
+TENANT_HEADER = "X-Scope-OrgID"
+_PROGRESS_FROM_WINDOWS = 3
+
+
+def connect(options: PrometheusOptions) -> Prometheus:
+    """Reach the server and learn its clock. Raises SourceError, or UsageError for a secret that is not set."""
+    source = Prometheus(options)
+    try:
+        source.learn_clock()
+    except BaseException:
+        source.close()
+        raise
+    return source
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A stretch of time, both ends included, in ms since the epoch."""
+
+    start_ms: int
+    end_ms: int
+
+
+class Prometheus:
+    """A metrics server that is asked for readings."""
+
+    def __init__(self, options: PrometheusOptions) -> None:
+        self.options = options
+        self.clock_offset_s = 0.0
+        """How far the server's clock is ahead of ours."""
+        self._session = _make_session(options)
+        self._client = _make_client(options, self._session)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._session.close()
+
+    def now(self) -> datetime:
+        """The server's time."""
+        return datetime.now(UTC) + timedelta(seconds=self.clock_offset_s)
+
+    def learn_clock(self) -> None:
+        """Compare the server's clock with ours. Raises SourceError."""
+        before = datetime.now(UTC).timestamp()
+        answer = self._post("query", {"query": "time()"})
+        after = datetime.now(UTC).timestamp()
+        data = answer["data"]
+        told = data["result"]
+        seconds = float(told[1] if data.get("resultType") == "scalar" else told[0]["value"][1])
+        # Less than half a second is the whole second that some servers round to.
+        offset = seconds - (before + after) / 2
+        self.clock_offset_s = round(offset, 3) if abs(offset) > 1.0 else 0.0
+
+    def describe(self) -> Mapping[str, Any]:
+        """What makes two collections comparable, and where they came from. No secrets."""
+        options = self.options
+        return {
+            "url": _without_secrets(options.url),
+            "selectors": dict(options.selectors),
+            "step_s": options.step_s,
+            "instance_label": options.instance_label,
+            "endpoint_label": options.endpoint_label,
+            "clock_offset_s": round(self.clock_offset_s, 1),
+        }
+
+    def fetch(
+        self, query: Query, arm: str, start: datetime, end: datetime, *, on_progress: Progress = lambda _: None
+    ) -> Answer:
+        """Fetch all samples of a query for one arm from `start` to `end`, both included.
+
+        No sample is an answer too, without series. Raises SourceError where the server does not answer, and UsageError
+        for times without a zone.
+        """
+        window = self._window(start, end)
+        selector = self.options.selectors[arm]
+        step_s, seconds = float(self.options.step_s), (window.end_ms - window.start_ms) / 1000
+        answer = Answer(
+            query,
+            arm,
+            (),
+            datetime.fromtimestamp(window.start_ms / 1000, UTC),
+            datetime.fromtimestamp(window.end_ms / 1000, UTC),
+            step_s,
+            (),
+        )
+        for part, text in parts_of(query):
+            filled = fill(text, selector, step_s=step_s, window_s=seconds)
+            answer = self._add(answer, part, filled, window, on_progress)
+        if query.kind is QueryKind.HISTOGRAM and not answer.series:  # a native one has no series but its own
+            filled = fill(query.text, selector, step_s=step_s, window_s=seconds)
+            answer = self._add(answer, "value", filled, window, on_progress)
+        return replace(answer, step_s=_find_step(answer.series, step_s))
+
+    def _add(self, answer: Answer, part: Part, text: str, window: _Window, on_progress: Progress) -> Answer:
+        """Ask one more query of the same answer."""
+        collected = Collected(part, self.options)
+        warnings = [told for window in self._windows(text, window, collected, on_progress) for told in window]
+        series, doubles = collected.series()
+        return replace(
+            answer,
+            sent=(*answer.sent, text),
+            series=(*answer.series, *series),
+            warnings=tuple(dict.fromkeys((*answer.warnings, *warnings))),
+            nan=answer.nan + collected.nan,
+            duplicates=answer.duplicates + doubles,
+        )
+
+    def explain_nothing(self, query: Query, arm: str, start: datetime, end: datetime) -> SourceError:
+        """The error of a query that has no series for an arm: what was asked, and which labels do exist."""
+        window = self._window(start, end)
+        selector = self.options.selectors[arm]
+        _, text = parts_of(query)[0]
+        filled = fill(text, selector, step_s=self.options.step_s, window_s=0)
+        name = metric_name(filled)
+        message = f"{arm}: the server has no series for {filled}"
+        if not name:
+            return SourceError(message, hint=f"does {selector} select anything in that window?")
+        return SourceError(message, hint=self._known_labels(name, selector, window))
+
+    def _known_labels(self, name: str, selector: str, window: _Window) -> str:
+        bounds = {"match[]": name, "start": str(window.start_ms / 1000), "end": str(window.end_ms / 1000)}
+        series = self._post("series", bounds)["data"]
+        if not series:
+            return f"there is no metric {name} in that window: is it scraped, and does its name end like this?"
+        known: dict[str, set[str]] = {}
+        for one in series:
+            for label, value in one.items():
+                known.setdefault(label, set()).add(value)
+        asked = [label for label in known if label in selector and label != "__name__"] or sorted(known)
+        shown = "; ".join(f"{label} is {_list_some(sorted(known[label]))}" for label in asked if label != "__name__")
+        return f"{name} is there, but with other labels: {shown}"
+
+    # -------------------------------------------------------------- windows
+
+    def _window(self, start: datetime, end: datetime) -> _Window:
+        if start.tzinfo is None or end.tzinfo is None:
+            raise UsageError("a time without a zone is not a moment", hint="give times in UTC")
+        return _Window(round(start.timestamp()) * 1000, round(end.timestamp()) * 1000)
+
+    def _windows(
+        self, text: str, whole: _Window, collected: Collected, on_progress: Progress
+    ) -> Iterator[tuple[str, ...]]:
+        """Ask window by window; yields what the server warns of."""
+        ask = self._ask_samples if is_plain(text) else self._ask_steps
+        step_ms = self.options.step_s * 1000
+        start, steps, number = whole.start_ms, FIRST_STEPS, 0
+        if ask == self._ask_steps:
+            start = -(-start // step_ms) * step_ms
+        while start <= whole.end_ms:
+            end = min(start + (steps - 1) * step_ms, whole.end_ms)
+            data, warnings = ask(text, _Window(start, end))
+            series = collected.add(data)
+            self._check_number(series, text)
+            yield warnings
+            start, number = end + step_ms if ask == self._ask_steps else end + 1, number + 1
+            steps = max(1, min(POINTS_AT_A_TIME // max(series, 1), MOST_POINTS))
+            left = (whole.end_ms - start) // (steps * step_ms) + 1
+            if number >= 1 and start <= whole.end_ms and (number > 1 or left >= _PROGRESS_FROM_WINDOWS):
+                on_progress(f"{text}: {number} windows of {number + left}, {series} series")
+
+    def _check_number(self, series: int, text: str) -> None:
+        if series > self.options.max_series:
+            raise SourceError(
+                f"{text} has {series:,} series, more than the {self.options.max_series:,} allowed",
+                hint="narrow the selectors, or raise sources.prometheus.max_series",
+            )
+
+    def _ask_samples(self, text: str, window: _Window) -> tuple[list[Any], tuple[str, ...]]:
+        """Samples as they were scraped. One that lies on the seam comes twice from some servers, and counts once."""
+        # One ms more than the window: newer servers leave out the sample at the start of a range.
+        lasts = window.end_ms - window.start_ms + 1
+        return self._matrix("query", {"query": f"{text}[{lasts}ms]", "time": _seconds(window.end_ms)})
+
+    def _ask_steps(self, text: str, window: _Window) -> tuple[list[Any], tuple[str, ...]]:
+        """Values at each step."""
+        bounds = {"start": _seconds(window.start_ms), "end": _seconds(window.end_ms)}
+        return self._matrix("query_range", {"query": text, **bounds, "step": str(self.options.step_s)})
+
+    def _matrix(self, path: str, form: Mapping[str, str]) -> tuple[list[Any], tuple[str, ...]]:
+        answer = self._post(path, form)
+        data = answer["data"]
+        if data.get("resultType") != "matrix":
+            raise SourceError(
+                f"{form['query']} gives a {data.get('resultType')}, not series over time",
+                hint="a metric of readings asks for series",
+            )
+        said = (*answer.get("warnings", ()), *answer.get("infos", ()))
+        return data["result"], tuple(str(text) for text in said)
+
+    def _post(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:
+        import requests
+
+        client, url = self._client, _without_secrets(self.options.url)
+        try:
+            response = self._session.post(
+                f"{client.url}/api/v1/{path}",
+                data=dict(form),
+                headers=client.headers,
+                auth=client.auth,
+                timeout=self.options.timeout_s,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise unreachable(url, error, self.options.timeout_s) from None
+        return check_answer(url, response.status_code, response.headers, response.content, form.get("query", path))
+
+
+def _make_session(options: PrometheusOptions) -> requests.Session:
+    import requests
+
+    session = requests.Session()
+    session.verify = options.ca or options.verify
+    if options.cert:
+        session.cert = (options.cert, options.key) if options.key else options.cert
+    return session
+
+
+def _make_client(options: PrometheusOptions, session: requests.Session) -> PrometheusConnect:
+    """What knows the address, who asks, and when to try again."""
+    from prometheus_api_client import PrometheusConnect
+    from urllib3 import Retry
+
+    headers = {name: reveal(value) for name, value in options.headers.items()}
+    if options.tenant:
+        headers[TENANT_HEADER] = reveal(options.tenant)
+    if options.bearer:
+        headers["Authorization"] = f"Bearer {reveal(options.bearer)}"
+    auth = (reveal(options.username), reveal(options.password or "")) if options.username else None
+    return PrometheusConnect(
+        url=options.url.rstrip("/"),
+        headers={"Accept-Encoding": "identity", **headers},
+        auth=auth,
+        session=session,
+        retry=Retry(total=2, backoff_factor=0.2, allowed_methods=None, status_forcelist=(502, 503, 504), redirect=0),
+        timeout=int(options.timeout_s),
+        method="POST",
+    )
+
+
+def _find_step(found: Sequence[Series], step_s: float) -> float:
+    """Distance of samples as it is: that of most, where it is longer than the policy says."""
+    steps = [float(statistics.median(one.ts_ms[1:] - one.ts_ms[:-1])) / 1000 for one in found if one.ts_ms.size > 2]
+    usual = statistics.median(steps) if steps else step_s
+    return max(step_s, round(usual))
+
+
+def _seconds(ms: int) -> str:
+    return f"{ms / 1000:.3f}"
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path, "", ""))
+
+
+def _list_some(names: list[str]) -> str:
+    shown = ", ".join(names[:8])
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")

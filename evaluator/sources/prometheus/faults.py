@@ -1,0 +1,76 @@
+"""What a server said instead of an answer, as one sentence with a cause and a remedy."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from evaluator.errors import SourceError
+
+__all__ = ["check_answer", "unreachable"]
+
+_REDIRECTS = range(300, 400)
+_LONGEST = 300
+
+
+def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
+    """The error of a server that cannot be reached, or does not answer in time."""
+    text = str(error)
+    if "timed out" in text.lower():
+        return SourceError(
+            f"{url} did not answer within {timeout_s:g} s",
+            hint="ask for less at a time, or raise sources.prometheus.timeout",
+        )
+    if "refused" in text:
+        cause = "the connection was refused"
+    elif "resolve" in text or "Name or service" in text:
+        cause = "its name is not known"
+    elif "certificate" in text.lower() or "SSL" in text:
+        cause = f"its certificate is not trusted ({_last_words(text)})"
+    else:
+        cause = _last_words(text)
+    return SourceError(f"{url} cannot be reached: {cause}", hint="is sources.prometheus.url right, and the server up?")
+
+
+def _last_words(text: str) -> str:
+    return text.rsplit(":", maxsplit=1)[-1].strip(" ()'\"")[:_LONGEST]
+
+
+def check_answer(url: str, status: int, headers: Any, body: bytes, sent: str) -> dict[str, Any]:
+    """Read the JSON of an answer. Raises SourceError that says what came instead."""
+    if status in _REDIRECTS:
+        raise SourceError(
+            f"{url} redirects to {headers.get('Location', 'another page')}, such as a login page",
+            hint="give the address of the API itself in sources.prometheus.url, and its auth",
+        )
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise SourceError(
+            f"{url} refuses us ({status}): who asks is not known, or may not ask",
+            hint="set sources.prometheus.auth or tenant, with its secret as ${VARIABLE}",
+        )
+    if status == HTTPStatus.NOT_FOUND:
+        raise SourceError(
+            f"{url} has no query API (404)",
+            hint="does sources.prometheus.url miss a path prefix, or have one too many?",
+        )
+    answer = _read_json(url, body, status)
+    if answer.get("status") != "success" or "data" not in answer:
+        said = str(answer.get("error", f"status {status}"))[:_LONGEST]
+        raise SourceError(f"the server refused a query ({status}): {said}", hint=f"the query was: {sent[:_LONGEST]}")
+    return answer
+
+
+def _read_json(url: str, body: bytes, status: int) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict):
+        return answer
+    start = body[:200].lstrip()
+    what = "an HTML page" if start.startswith(b"<") else "something else"
+    raise SourceError(
+        f"{url} answered with {what} instead of JSON (status {status})",
+        hint="is it the address of Prometheus itself, and not of a login or a dashboard?",
+    )

@@ -1,0 +1,111 @@
+"""Answers of the API, window by window, become series without holes or doubles at the seams."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.records import Part, Series
+from evaluator.sources.prometheus.options import PrometheusOptions
+
+__all__ = ["Collected"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Key = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class _Samples:
+    """What has come of one series."""
+
+    ts_ms: list[IntArray] = field(default_factory=list)
+    values: list[FloatArray] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Collected:
+    """Samples of one query of one arm, as they come."""
+
+    part: Part
+    options: PrometheusOptions
+    samples: dict[tuple[Key, Part, float], _Samples] = field(default_factory=dict)
+    labels: dict[Key, Mapping[str, str]] = field(default_factory=dict)
+    nan: int = 0
+
+    def add(self, result: Iterable[Mapping[str, Any]]) -> int:
+        """Take over one window's result; returns how many series it had."""
+        count = 0
+        for one in result:
+            count += 1
+            labels = one["metric"]
+            if one.get("histograms"):
+                self._add_native(labels, one["histograms"])
+            if one.get("values"):
+                self._add(labels, self.part, _bound_of(labels, self.part), *_to_arrays(one["values"]))
+        return count
+
+    def _add(self, labels: Mapping[str, str], part: Part, le: float, ts_ms: IntArray, values: FloatArray) -> None:
+        real = ~np.isnan(values)
+        if not real.all():
+            self.nan += int((~real).sum())
+            ts_ms, values = ts_ms[real], values[real]
+        key = tuple(sorted((name, value) for name, value in labels.items() if name not in ("le", "__name__")))
+        self.labels.setdefault(key, labels)
+        samples = self.samples.setdefault((key, part, le), _Samples())
+        samples.ts_ms.append(ts_ms)
+        samples.values.append(values)
+
+    def _add_native(self, labels: Mapping[str, str], histograms: Iterable[Any]) -> None:
+        """A native histogram says count, sum and its own buckets at once."""
+        rows = list(histograms)
+        ts_ms = np.array([round(float(row[0]) * 1000) for row in rows], dtype=np.int64)
+        totals = {part: np.array([float(row[1][part]) for row in rows]) for part in ("count", "sum")}
+        self._add(labels, "count", math.nan, ts_ms, totals["count"])
+        self._add(labels, "sum", math.nan, ts_ms, totals["sum"])
+        bounds = sorted({float(bucket[2]) for row in rows for bucket in row[1].get("buckets", ())})
+        for le in bounds:
+            below = [sum(float(b[3]) for b in row[1].get("buckets", ()) if float(b[2]) <= le) for row in rows]
+            self._add(labels, "bucket", le, ts_ms, np.array(below))
+        self._add(labels, "bucket", math.inf, ts_ms, totals["count"])
+
+    def series(self) -> tuple[tuple[Series, ...], int]:
+        """All series, each in the order of time, and how many were told twice by servers that run in pairs."""
+        found: dict[tuple[Key, Part, float], Series] = {}
+        doubles = 0
+        for (key, part, le), samples in self.samples.items():
+            series = self._to_series(self.labels[key], part, le, samples)
+            own = tuple(item for item in key if item[0] not in self.options.replica_labels)
+            known = found.get((own, part, le))
+            if known is not None:
+                doubles += 1
+                # Of two that say the same the one that says more stays.
+                if known.ts_ms.size >= series.ts_ms.size:
+                    continue
+            found[own, part, le] = series
+        return tuple(found.values()), doubles
+
+    def _to_series(self, labels: Mapping[str, str], part: Part, le: float, samples: _Samples) -> Series:
+        ts_ms, first = np.unique(np.concatenate(samples.ts_ms), return_index=True)
+        values = np.concatenate(samples.values)[first]
+        shown = {name: value for name, value in labels.items() if name not in ("le", "__name__")}
+        options = self.options
+        endpoint = labels.get(options.endpoint_label, "") if options.endpoint_label else ""
+        return Series(shown, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
+
+
+def _bound_of(labels: Mapping[str, str], part: Part) -> float:
+    return float(labels.get("le", "nan").replace("+Inf", "inf")) if part == "bucket" else math.nan
+
+
+def _to_arrays(values: list[Any]) -> tuple[IntArray, FloatArray]:
+    """Pairs of a time (s) and a number in quotes."""
+    size = len(values)
+    ts = np.fromiter((pair[0] for pair in values), float, size)
+    numbers = np.fromiter((float(pair[1]) for pair in values), float, size)
+    return np.round(ts * 1000).astype(np.int64), numbers

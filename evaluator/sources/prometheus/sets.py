@@ -1,0 +1,89 @@
+"""Ready-made metrics for what is usually scraped, so that nobody has to write PromQL for it.
+
+Names are those that the exporters of Debian's packages give. Failures and times of requests are gates; what an instance
+uses up stops a GO where it is shown to be worse, but says nothing of users by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["QUERY_SETS"]
+
+Metrics = tuple[Mapping[str, Any], ...]
+
+
+def _held(name: str, kind: str, query: str, margin: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": kind, "query": query, "role": "hold", "margin": margin, **more}
+
+
+def _shown(name: str, kind: str, query: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": kind, "query": query, "role": "watch", **more}
+
+
+RED_HTTP: Metrics = (
+    {
+        "name": "http_failures",
+        "type": "counter_ratio",
+        "failures": 'http_requests_total{$selector,code=~"5.."}',
+        "requests": "http_requests_total{$selector}",
+        "role": "gate",
+        "margin": "0.1pp",
+    },
+    {
+        "name": "http_mean",
+        "type": "histogram_mean",
+        "query": "http_request_duration_seconds{$selector}",
+        "role": "gate",
+        "margin": "5%",
+    },
+    _shown("http_p95", "histogram_quantile", "http_request_duration_seconds{$selector}", quantile=0.95),
+    _shown("http_rate", "counter_rate", "http_requests_total{$selector}", direction="higher_is_better"),
+    _held("process_cpu", "counter_rate", "process_cpu_seconds_total{$selector}", "20%"),
+    _held("process_memory", "gauge_mean", "process_resident_memory_bytes{$selector}", "20%", unit="bytes"),
+)
+
+NODE: Metrics = (
+    _held("node_cpu_busy", "counter_rate", 'node_cpu_seconds_total{$selector,mode!="idle"}', "20%", unit="cores"),
+    _held(
+        "node_memory_free",
+        "gauge_mean",
+        "node_memory_MemAvailable_bytes{$selector} / node_memory_MemTotal_bytes{$selector}",
+        "20%",
+        unit="ratio",
+        direction="higher_is_better",
+    ),
+    _shown("node_load", "gauge_mean", "node_load1{$selector}"),
+    _shown("node_disk_busy", "counter_rate", "node_disk_io_time_seconds_total{$selector}"),
+    _shown("node_received", "counter_rate", "node_network_receive_bytes_total{$selector}", unit="bytes"),
+)
+
+NGINX: Metrics = (
+    _shown("nginx_requests", "counter_rate", "nginx_http_requests_total{$selector}", direction="higher_is_better"),
+    _held("nginx_connections", "gauge_mean", "nginx_connections_active{$selector}", "50%"),
+    _shown("nginx_waiting", "gauge_mean", "nginx_connections_waiting{$selector}"),
+)
+
+POSTGRES: Metrics = (
+    _held("pg_rollbacks", "counter_rate", "pg_stat_database_xact_rollback{$selector}", "50%"),
+    _held("pg_deadlocks", "counter_rate", "pg_stat_database_deadlocks{$selector}", "50%"),
+    _shown("pg_commits", "counter_rate", "pg_stat_database_xact_commit{$selector}", direction="higher_is_better"),
+    _held("pg_backends", "gauge_mean", "pg_stat_database_numbackends{$selector}", "50%"),
+)
+
+REDIS: Metrics = (
+    _shown("redis_commands", "counter_rate", "redis_commands_processed_total{$selector}", direction="higher_is_better"),
+    _held("redis_memory", "gauge_mean", "redis_memory_used_bytes{$selector}", "20%", unit="bytes"),
+    _held("redis_evictions", "counter_rate", "redis_evicted_keys_total{$selector}", "50%"),
+    _shown("redis_clients", "gauge_mean", "redis_connected_clients{$selector}"),
+)
+
+QUERY_SETS: Mapping[str, Metrics] = {
+    "red-http": RED_HTTP,
+    "node": NODE,
+    "nginx": NGINX,
+    "postgres": POSTGRES,
+    "redis": REDIS,
+}
+"""Name of a set → its metrics, as they would stand in a policy."""
