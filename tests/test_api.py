@@ -79,7 +79,7 @@ def test_a_judgement_shows_itself(store):
     assert page.startswith("<p><b>NO-GO ✗</b> cart@2</p>")
     assert "<td>✗ fail</td>" in page
     assert found["latency_p95"].effect.estimate == pytest.approx(0.3, abs=0.1)
-    with pytest.raises(UnknownName, match="did you mean 'latency_p95'"):
+    with pytest.raises(UnknownName, match="or 'latency_p95'"):
         found["latency_p96"]
 
 

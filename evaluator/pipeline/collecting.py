@@ -150,7 +150,7 @@ class _Follower:
 
     def _settled(self) -> datetime:
         """Until when the server can be asked: what it scraped just now may not be seen by queries yet."""
-        return _floor(self.source.now() - timedelta(seconds=SETTLE_STEPS * self.step_s), self.step_s)
+        return _floor(self.source.latest() - timedelta(seconds=SETTLE_STEPS * self.step_s), self.step_s)
 
     def _poll(self, end: datetime) -> str:
         if end <= self.until:

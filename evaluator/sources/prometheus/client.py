@@ -11,10 +11,12 @@ thousand. Compression is declined, since servers take three to ten times as long
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -40,6 +42,9 @@ POINTS_AT_A_TIME = 400_000
 
 FIRST_STEPS = 60
 """Steps of the first window, which tells how many series there are."""
+
+CLOCK_STEP_S = 1.0
+"""What two clocks may differ by and still be taken as the same: dates in answers have whole seconds."""
 
 Progress = Callable[[str], None]
 TENANT_HEADER = "X-Scope-OrgID"
@@ -72,6 +77,8 @@ class Prometheus:
         self.options = options
         self.clock_offset_s = 0.0
         """How far the server's clock is ahead of ours."""
+        self.hidden_s = 0.0
+        """For how long it hides new samples (VictoriaMetrics: half a minute)."""
         self._session = _make_session(options)
         self._client = _make_client(options, self._session)
 
@@ -87,21 +94,22 @@ class Prometheus:
         """Let go of the connection."""
         self._session.close()
 
-    def now(self) -> datetime:
-        """The server's time."""
-        return datetime.now(UTC) + timedelta(seconds=self.clock_offset_s)
+    def latest(self) -> datetime:
+        """Until when the server can be asked, by its own clock; some hide what is younger than half a minute."""
+        return datetime.now(UTC) + timedelta(seconds=self.clock_offset_s - self.hidden_s)
 
     def learn_clock(self) -> None:
-        """Compare the server's clock with ours. Raises SourceError."""
+        """Compare the server's clock with ours, and learn for how long it hides new samples. Raises SourceError."""
         before = datetime.now(UTC).timestamp()
-        answer = self._post("query", {"query": "time()"})
-        after = datetime.now(UTC).timestamp()
-        data = answer["data"]
-        told = data["result"]
-        seconds = float(told[1] if data.get("resultType") == "scalar" else told[0]["value"][1])
-        # Less than half a second is the whole second that some servers round to.
-        offset = seconds - (before + after) / 2
-        self.clock_offset_s = round(offset, 3) if abs(offset) > 1.0 else 0.0
+        data, told = self._send("query", {"query": "time()"})
+        middle = (before + datetime.now(UTC).timestamp()) / 2
+        result = data["data"]["result"]
+        evaluated = float(result[1] if data["data"].get("resultType") == "scalar" else result[0]["value"][1])
+        # The header has whole seconds: it was up to one second ago when it was written.
+        clock = parsedate_to_datetime(told).timestamp() + 0.5 if told else evaluated
+        offset = clock - middle
+        self.clock_offset_s = round(offset, 1) if abs(offset) > CLOCK_STEP_S else 0.0
+        self.hidden_s = round(max(clock - evaluated - CLOCK_STEP_S, 0.0), 1)
 
     def describe(self) -> Mapping[str, Any]:
         """What makes two collections comparable, and where they came from. No secrets."""
@@ -112,7 +120,7 @@ class Prometheus:
             "step_s": options.step_s,
             "instance_label": options.instance_label,
             "endpoint_label": options.endpoint_label,
-            "clock_offset_s": round(self.clock_offset_s, 1),
+            "clock_offset_s": self.clock_offset_s,
         }
 
     def fetch(
@@ -167,9 +175,9 @@ class Prometheus:
         message = f"{arm}: the server has no series for {filled}"
         if not name:
             return SourceError(message, hint=f"does {selector} select anything in that window?")
-        return SourceError(message, hint=self._known_labels(name, selector, window))
+        return SourceError(message, hint=self._known_labels(name, filled, window))
 
-    def _known_labels(self, name: str, selector: str, window: _Window) -> str:
+    def _known_labels(self, name: str, asked_for: str, window: _Window) -> str:
         bounds = {"match[]": name, "start": str(window.start_ms / 1000), "end": str(window.end_ms / 1000)}
         series = self._post("series", bounds)["data"]
         if not series:
@@ -178,8 +186,9 @@ class Prometheus:
         for one in series:
             for label, value in one.items():
                 known.setdefault(label, set()).add(value)
-        asked = [label for label in known if label in selector and label != "__name__"] or sorted(known)
-        shown = "; ".join(f"{label} is {_list_some(sorted(known[label]))}" for label in asked if label != "__name__")
+        known.pop("__name__", None)
+        asked = [label for label in sorted(known) if re.search(rf"\b{label}\s*[=!]", asked_for)] or sorted(known)
+        shown = "; ".join(f"{label} is {_list_some(sorted(known[label]))}" for label in asked)
         return f"{name} is there, but with other labels: {shown}"
 
     # -------------------------------------------------------------- windows
@@ -240,6 +249,11 @@ class Prometheus:
         return data["result"], tuple(str(text) for text in said)
 
     def _post(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:
+        answer, _ = self._send(path, form)
+        return answer
+
+    def _send(self, path: str, form: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+        """Ask; gives the answer and the server's date."""
         import requests
 
         client, url = self._client, _without_secrets(self.options.url)
@@ -254,7 +268,9 @@ class Prometheus:
             )
         except requests.RequestException as error:
             raise unreachable(url, error, self.options.timeout_s) from None
-        return check_answer(url, response.status_code, response.headers, response.content, form.get("query", path))
+        asked = form.get("query", path)
+        answer = check_answer(url, response.status_code, response.headers, response.content, asked)
+        return answer, response.headers.get("Date", "")
 
 
 def _make_session(options: PrometheusOptions) -> requests.Session:

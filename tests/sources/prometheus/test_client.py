@@ -1,0 +1,146 @@
+"""What real servers answer is what was scraped: every sample once, at its own time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+
+from evaluator.errors import SourceError, UsageError
+from evaluator.records import Query, QueryKind
+from evaluator.sources.prometheus import PrometheusOptions, connect
+from evaluator.sources.prometheus import client as client_module
+
+from .conftest import LONG_S, START, STEP_S, at
+
+COUNTER = Query("http_requests_total{$selector}", QueryKind.COUNTER)
+SECONDS = Query("seconds{$selector}", QueryKind.HISTOGRAM)
+MEMORY = Query("memory_bytes{$selector}", QueryKind.GAUGE)
+LONG = Query("long_gauge{$selector}", QueryKind.GAUGE)
+END = START + timedelta(seconds=120 * STEP_S)
+ARMS = {"baseline": 'version="baseline"', "canary": '{version="canary"}'}
+
+
+@pytest.fixture
+def options(url):
+    return PrometheusOptions(url, ARMS, STEP_S, endpoint_label="handler")
+
+
+@pytest.fixture
+def source(options):
+    with connect(options) as found:
+        yield found
+
+
+def test_a_counter_comes_as_it_was_scraped(source):
+    answer = source.fetch(COUNTER, "canary", START, END)
+    (series,) = answer.series
+    assert answer.sent == ('http_requests_total{version="canary"}',)
+    assert (series.instance, series.endpoint, series.part) == ("b:1", "/a", "value")
+    assert series.labels["code"] == "200"
+    np.testing.assert_array_equal(series.ts_ms, [round(at(n) * 1000) for n in range(121)])
+    np.testing.assert_array_equal(series.values, [12.0 * (n - 60 if n >= 60 else n) for n in range(121)])
+    assert (answer.start, answer.end, answer.step_s, answer.nan, answer.duplicates) == (START, END, STEP_S, 0, 0)
+
+
+def test_a_missed_scrape_is_missing_and_no_value_is_repeated(source):
+    answer = source.fetch(COUNTER, "baseline", START, END)
+    found = {one.instance: one for one in answer.series}
+    assert found["a:1"].ts_ms.size == 121
+    # Its samples lie 0.4 s after the steps, so the last one lies beyond the end.
+    np.testing.assert_array_equal(
+        found["a:2"].ts_ms, [round((at(n) + 0.4) * 1000) for n in range(120) if not 30 <= n < 40]
+    )
+
+
+def test_a_histogram_is_its_buckets_sum_and_count(source):
+    answer = source.fetch(SECONDS, "canary", START, END)
+    assert [text.partition("{")[0] for text in answer.sent] == ["seconds_bucket", "seconds_sum", "seconds_count"]
+    bounds = sorted(one.le for one in answer.series if one.part == "bucket")
+    assert bounds == [0.1, 0.25, float("inf")]
+    assert sorted(one.part for one in answer.series) == ["bucket", "bucket", "bucket", "count", "sum"]
+    assert all("le" not in one.labels for one in answer.series)
+
+
+def test_what_is_no_number_is_counted_and_left_out(source, url):
+    answer = source.fetch(MEMORY, "canary", START, END)
+    (series,) = answer.series
+    assert series.ts_ms.size == 120
+    assert np.isfinite(series.values).all()
+
+
+def test_servers_that_run_in_pairs_count_once(source):
+    answer = source.fetch(Query("pairs{$selector}", QueryKind.GAUGE), "canary", START, END)
+    (series,) = answer.series
+    assert (answer.duplicates, series.ts_ms.size) == (1, 20)
+
+
+def test_windows_are_stitched_without_hole_or_double(source, monkeypatch):
+    """More than 11,000 points a series, in windows of all sizes: the same samples as the server has."""
+    end = START + timedelta(seconds=LONG_S - 1)
+    for points in (client_module.POINTS_AT_A_TIME, 4_999, 701):
+        monkeypatch.setattr(client_module, "POINTS_AT_A_TIME", points)
+        (series,) = source.fetch(LONG, "canary", START, end).series
+        np.testing.assert_array_equal(series.ts_ms, [round(at(n, 1) * 1000) for n in range(LONG_S)])
+        np.testing.assert_array_equal(series.values, np.arange(LONG_S) % 97)
+
+
+def test_an_expression_is_evaluated_at_each_step(options):
+    """By a range query, whose windows must not be longer than 11,000 points either."""
+    query = Query("long_gauge{$selector} * 2", QueryKind.GAUGE)
+    said = []
+    with connect(replace(options, step_s=1)) as source:
+        answer = source.fetch(query, "canary", START, START + timedelta(seconds=LONG_S - 1), on_progress=said.append)
+    (series,) = answer.series
+    np.testing.assert_array_equal(series.ts_ms, [round(at(n, 1) * 1000) for n in range(LONG_S)])
+    np.testing.assert_array_equal(series.values, 2.0 * (np.arange(LONG_S) % 97))
+
+
+def test_step_and_window_are_filled_in(source):
+    query = Query("avg_over_time(memory_bytes{$selector}[$step])", QueryKind.GAUGE)
+    answer = source.fetch(query, "canary", START + timedelta(seconds=60), END)
+    assert answer.sent == ('avg_over_time(memory_bytes{version="canary"}[5s])',)
+    assert answer.series[0].ts_ms[0] == round(at(12) * 1000)
+
+
+def test_a_scrape_interval_longer_than_the_step_is_noticed(options):
+    with connect(replace(options, step_s=1)) as source:
+        assert source.fetch(COUNTER, "canary", START, END).step_s == STEP_S
+
+
+def test_nothing_is_an_answer_and_can_be_explained(source):
+    query = Query('http_requests_total{$selector,code="418"}', QueryKind.COUNTER)
+    assert source.fetch(query, "canary", START, END).series == ()
+    error = source.explain_nothing(query, "canary", START, END)
+    assert 'canary: the server has no series for http_requests_total{version="canary",code="418"}' in error.message
+    assert "code is 200" in error.hint
+    gone = source.explain_nothing(Query("nothing_total{$selector}", QueryKind.COUNTER), "canary", START, END)
+    assert "there is no metric nothing_total" in gone.hint
+
+
+def test_malformed_promql_brings_the_servers_own_words(source):
+    query = Query("memory_bytes{$selector} +", QueryKind.GAUGE)
+    with pytest.raises(SourceError, match=r"the server refused a query \(4\d\d\)") as raised:
+        source.fetch(query, "canary", START, END)
+    assert "memory_bytes" in raised.value.hint
+
+
+def test_too_many_series_are_refused(options):
+    with connect(replace(options, max_series=1)) as source, pytest.raises(SourceError, match="more than the 1 allowed"):
+        source.fetch(COUNTER, "baseline", START, END)
+
+
+def test_times_without_a_zone_are_refused(source):
+    with pytest.raises(UsageError, match="without a zone"):
+        source.fetch(COUNTER, "canary", datetime(2026, 10, 1), END)  # noqa: DTZ001
+
+
+def test_what_is_said_of_the_source_holds_no_secret(options, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cr3t-value")
+    secret = replace(options, bearer="${PROMETHEUS_TOKEN}", headers={"X-Key": "${PROMETHEUS_TOKEN}"})
+    with connect(secret) as source:
+        assert "s3cr3t" not in repr(source.describe())
+        assert abs(source.clock_offset_s) < 2
+    assert "s3cr3t" not in repr(secret)
