@@ -23,6 +23,9 @@ __all__ = ["Stretch", "check_source", "collect_load", "collect_release", "find_s
 SETTLE_STEPS = 1
 """So many steps are left out at the end of what is there: a scrape may take that long to be seen by queries."""
 
+LONGEST_WAIT_S = 300.0
+"""A window that ends later than that is not waited for."""
+
 MOST_UNANSWERED_S = 600.0
 """A server that has been away for so long while it is followed ends the collection."""
 
@@ -56,7 +59,8 @@ def collect_release(
 ) -> tuple[Run, int]:
     """Collect a window of readings as a run of its own; returns the run and how many readings landed.
 
-    Raises SourceError where the server does not answer all of it: then nothing lands.
+    Waits until the server shows its last scrape. Raises SourceError where the server does not answer all of it, or has
+    nothing of an arm: then nothing lands.
     """
     check_names(release)
     with _connect(policy) as source:
@@ -67,12 +71,31 @@ def collect_release(
                 f"a window of {stretch.seconds:g} s is shorter than the step of {step_s:g} s",
                 hint="give a longer one with --from and --to",
             )
+        _wait_for_last_scrape(source, stretch.end, say)
         run = _new_run(release, source, stretch)
         answers = _fetch(source, queries, stretch, say)
+        _check_arms(source, answers, stretch)
         store.register_run(release, run, bucket_s=choose_reading_bucket_s(stretch.seconds, step_s))
         landed = store.keep_answers(run, answers, _describe(source))
     store.finish_run(run.id, state=RunState.COMPLETE, ended=stretch.end, facts=RunFacts())
     return run, landed.rows
+
+
+def _wait_for_last_scrape(source: Prometheus, end: datetime, say: Say) -> None:
+    wait_s = (end - source.latest()).total_seconds() + SETTLE_STEPS * source.options.step_s
+    if wait_s > LONGEST_WAIT_S:
+        raise UsageError(f"the window ends {wait_s:.0f} s from now", hint="collect it as it comes with --follow")
+    if wait_s > 0:
+        say(f"waiting {wait_s:.0f} s for the last scrapes")
+        time.sleep(wait_s)
+
+
+def _check_arms(source: Prometheus, answers: Sequence[Answer], stretch: Stretch) -> None:
+    """An arm without any series is a wrong selector, and no reading of it."""
+    for arm in source.options.selectors:
+        mine = [answer for answer in answers if answer.arm == arm]
+        if not any(answer.series for answer in mine):
+            raise source.explain_nothing(mine[-1].query, arm, stretch.start, stretch.end)
 
 
 def check_source(policy: Policy) -> None:
@@ -82,17 +105,12 @@ def check_source(policy: Policy) -> None:
 
 
 def collect_load(store: Store, release: Release, policy: Policy, *, say: Say = say_nothing) -> tuple[Run, int]:
-    """Collect the window of the newest load of a release, which has just ended; waits for its last scrape."""
+    """Collect the window of the newest load of a release, with a scrape before and after it."""
     stretch = find_stretch(store, release.id)
     if stretch is None or policy.prometheus is None:
         raise UsageError(f"{release.id} has no load whose window could be collected")
-    step_s = policy.prometheus.step_s
-    end = stretch.end + timedelta(seconds=step_s)
-    wait_s = (end - datetime.now(UTC)).total_seconds() + SETTLE_STEPS * step_s
-    if wait_s > 0:
-        say(f"waiting {wait_s:.0f} s for the last scrapes")
-        time.sleep(wait_s)
-    return collect_release(store, release, policy, Stretch(stretch.start - timedelta(seconds=step_s), end), say=say)
+    step = timedelta(seconds=policy.prometheus.step_s)
+    return collect_release(store, release, policy, Stretch(stretch.start - step, stretch.end + step), say=say)
 
 
 def follow_release(

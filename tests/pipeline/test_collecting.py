@@ -1,0 +1,289 @@
+"""Readings of a real Prometheus that scrapes a small service: collected, followed, interrupted, killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import metrics_servers
+import numpy as np
+import pytest
+import requests
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from evaluator.errors import SourceError, UsageError
+from evaluator.pipeline.collecting import Stretch, collect_load, collect_release, find_stretch, follow_release
+from evaluator.pipeline.judging import judge_release
+from evaluator.pipeline.landing import land_release
+from evaluator.policy import Policy, load_policy
+from evaluator.records import Release, Run, RunState
+from evaluator.store import Store
+
+SCRAPE = "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+
+
+class Service:
+    """One instance an arm that counts by itself, ten requests a second."""
+
+    def __init__(self) -> None:
+        self.ports: dict[str, int] = {}
+        self.stop = threading.Event()
+        self.servers = []
+
+    def start(self) -> None:
+        for arm in ("baseline", "canary"):
+            registry, port = CollectorRegistry(), metrics_servers.free_port()
+            requests = Counter("http_requests", "Requests.", ("code",), registry=registry)
+            memory = Gauge("memory_bytes", "Memory.", registry=registry)
+            self.servers.append(start_http_server(port, "127.0.0.1", registry))
+            self.ports[arm] = port
+            threading.Thread(target=self._count, args=(requests, memory), daemon=True).start()
+
+    def _count(self, requests: Counter, memory: Gauge) -> None:
+        while not self.stop.wait(0.1):
+            requests.labels("200").inc()
+            memory.set(1e6)
+
+    def close(self) -> None:
+        self.stop.set()
+        for server, thread in self.servers:
+            server.shutdown()
+            server.server_close()
+            thread.join(5)
+
+    def config(self) -> str:
+        jobs = "".join(
+            f"  - {{targets: ['127.0.0.1:{port}'], labels: {{version: {arm}}}}}\n" for arm, port in self.ports.items()
+        )
+        return f"{SCRAPE}scrape_configs:\n- job_name: svc\n  static_configs:\n{jobs}"
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    found = Service()
+    found.start()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def server(service, tmp_path_factory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    with metrics_servers.prometheus(folder, folder / "data", service.config()) as url:
+        wait_for_scrapes(url)
+        time.sleep(6)
+        yield url
+
+
+def wait_for_scrapes(url: str) -> None:
+    """A Prometheus takes about five seconds until it knows its targets."""
+    deadline = time.monotonic() + 30
+    while not requests.get(f"{url}/api/v1/query", params={"query": "memory_bytes"}, timeout=5).json()["data"]["result"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def make_policy(folder: Path, url: str, **changes: str) -> Policy:
+    selectors = changes.get("selectors", "{baseline: 'version=\"baseline\"', canary: 'version=\"canary\"'}")
+    path = folder / "evaluator.yaml"
+    path.write_text(
+        f"""sources: {{prometheus: {{url: '{url}', step: 1s, selectors: {selectors}}}}}
+metrics:
+  - name: failures
+    type: counter_ratio
+    failures: http_requests_total{{$selector,code="500"}}
+    requests: http_requests_total{{$selector}}
+    margin: 1pp
+  - {{name: memory, type: gauge_mean, query: "memory_bytes{{$selector}}", margin: 5%}}
+"""
+    )
+    return load_policy(path)
+
+
+@pytest.fixture
+def policy(server, tmp_path) -> Policy:
+    return make_policy(tmp_path, server)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store.open(tmp_path / "evaluator.duckdb", create=True)
+
+
+def last(seconds: float) -> Stretch:
+    now = datetime.now(UTC)
+    return Stretch(now - timedelta(seconds=seconds), now)
+
+
+def samples(store: Store, run: Run, what: str = "memory%") -> list[datetime]:
+    """Times of one arm's samples of a query."""
+    table = store.query(
+        "SELECT ts FROM readings WHERE run = ? AND arm = 'canary' AND query LIKE ? ORDER BY ts", [run.id, what]
+    )
+    return [row["ts"] for row in table.to_pylist()]
+
+
+def assert_no_hole_no_double(times: list[datetime]) -> None:
+    steps = np.diff([moment.timestamp() for moment in times])
+    assert steps.size
+    assert steps.min() > 0.5, steps
+    assert steps.max() < 1.5, steps
+
+
+def test_a_window_is_collected_and_judged(store, policy):
+    time.sleep(6)
+    run, rows = collect_release(store, Release("cart@2"), policy, last(12))
+    assert rows >= 2 * 2 * 10
+    assert [(one.source, one.state) for one in store.runs("cart@2")] == [("prometheus", RunState.COMPLETE)]
+    assert_no_hole_no_double(samples(store, run))
+    verdict = judge_release(store, "cart@2", policy, judged_at=datetime.now(UTC))
+    found = {one.rule.name: one for one in verdict.evidence.comparisons}
+    assert set(found) == {"failures", "memory"}
+    assert found["memory"].baseline.value == pytest.approx(1e6)
+    assert verdict.word.value == "inconclusive"  # twelve seconds are not enough
+    assert {one["arm"] for one in verdict.queries} == {"baseline", "canary"}
+    assert 'http_requests_total{version="canary"}' in [text for one in verdict.queries for text in one["sent"]]
+
+
+def test_what_was_queried_is_what_the_server_has(store, policy, server):
+    run, _ = collect_release(store, Release("cart@2"), policy, last(5))
+    cells = store.read_readings(run)
+    arm = cells.arms.index("canary")
+    counters = [code for code, query in enumerate(cells.queries) if query.text == "http_requests_total{$selector}"]
+    grown = cells.total[(cells.arm == arm) & np.isin(cells.query, counters)].sum()
+    steps = cells.seconds[(cells.arm == arm) & np.isin(cells.query, counters)].sum()
+    assert grown == pytest.approx(10 * steps, abs=12)
+    assert cells.sources["url"] == server
+
+
+def test_a_selector_that_selects_nothing_lands_nothing(store, server, tmp_path):
+    wrong = make_policy(tmp_path, server, selectors="{baseline: 'version=\"baseline\"', canary: 'version=\"9\"'}")
+    with pytest.raises(SourceError, match="canary: the server has no series") as raised:
+        collect_release(store, Release("cart@2"), wrong, last(5))
+    assert "version is baseline, canary" in raised.value.hint
+    assert store.releases() == ()
+
+
+def test_a_window_that_is_too_short_or_too_late(store, policy):
+    with pytest.raises(UsageError, match="shorter than the step"):
+        collect_release(store, Release("cart@2"), policy, last(0.5))
+    now = datetime.now(UTC)
+    with pytest.raises(UsageError, match="from now"):
+        collect_release(store, Release("cart@2"), policy, Stretch(now, now + timedelta(hours=1)))
+
+
+def test_the_window_of_a_load_is_taken_with_a_scrape_around_it(store, policy):
+    started = datetime.now(UTC) - timedelta(seconds=4)
+    load = Run("l-1", "cart@2", "l-1", "locust", started=started, ended=started + timedelta(seconds=3))
+    store.register_run(Release("cart@2"), load)
+    assert find_stretch(store, "cart@2") == Stretch(started, started + timedelta(seconds=3))
+    run, _ = collect_load(store, Release("cart@2"), policy)
+    assert run.started <= started
+    times = samples(store, run)
+    assert times[0] <= started + timedelta(seconds=1)
+    assert times[-1] >= started + timedelta(seconds=2)
+
+
+def test_readings_are_followed_as_they_come(store, policy):
+    said: list[str] = []
+    run, rows = follow_release(store, Release("cart@2"), policy, seconds=6, say=said.append)
+    assert store.runs("cart@2")[0].state is RunState.COMPLETE
+    assert len([line for line in said if "readings until" in line]) >= 3
+    assert rows == store.query("SELECT count(*) AS n FROM readings").to_pylist()[0]["n"]
+    assert_no_hole_no_double(samples(store, run))
+    assert len(samples(store, run)) >= 5
+
+
+def test_a_server_that_goes_away_leaves_no_hole_and_no_double(store, service, tmp_path):
+    """It is stopped while it is followed and started again; what it scraped in between is what there is."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    port = metrics_servers.free_port()
+    config = folder / "prometheus.yml"
+    config.write_text(service.config())
+    command = [
+        metrics_servers.program("prometheus"),
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    said: list[str] = []
+    policy = make_policy(tmp_path, f"http://127.0.0.1:{port}")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(metrics_servers.running(command, port, "/-/ready"))
+        wait_for_scrapes(f"http://127.0.0.1:{port}")
+        begun = datetime.now(UTC)
+        follower = threading.Thread(
+            target=follow_release, args=(store, Release("cart@2"), policy), kwargs={"seconds": 14, "say": said.append}
+        )
+        follower.start()
+        time.sleep(4)
+        stack.close()
+        away = datetime.now(UTC)
+        time.sleep(2)
+        with metrics_servers.running(command, port, "/-/ready"):
+            follower.join(40)
+    assert not follower.is_alive()
+    assert any("trying again" in line for line in said)
+    assert any("answers again" in line for line in said)
+    (run,) = store.runs("cart@2")
+    times = samples(store, run)
+    steps = np.diff([moment.timestamp() for moment in times])
+    assert run.state is RunState.COMPLETE
+    assert times[0] < begun + timedelta(seconds=2)
+    assert steps.min() > 0.5
+    # The one hole is the time in which nobody scraped.
+    assert (steps > 1.5).sum() == 1
+    assert times[int(np.argmax(steps))] <= away
+
+
+FOLLOW = """
+import sys
+from pathlib import Path
+from evaluator.pipeline.collecting import follow_release
+from evaluator.policy import load_policy
+from evaluator.records import Release
+from evaluator.store import Store
+follow_release(Store.open(Path(sys.argv[1])), Release("cart@2"), load_policy(Path(sys.argv[2])), seconds=60,
+    say=lambda line: print(line, flush=True))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_what_was_collected_stays_when_the_collector_ends(store, policy, tmp_path, how):
+    command = [sys.executable, "-c", FOLLOW, str(store.path), policy.origin]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        lines = 0
+        for line in process.stdout:
+            lines += "readings until" in line
+            if lines == 2:
+                break
+        os.kill(process.pid, how)
+    land_release(store, "cart@2")
+    (run,) = store.runs("cart@2")
+    assert run.state is RunState.INCOMPLETE
+    assert run.facts.stopped_by == (
+        "the collection was killed" if how == signal.SIGKILL else "the collection was interrupted"
+    )
+    assert_no_hole_no_double(samples(store, run))
+    assert judge_release(store, "cart@2", policy, judged_at=datetime.now(UTC)).word.value == "inconclusive"
+
+
+def test_a_policy_without_a_server_or_without_readings(store, tmp_path):
+    with pytest.raises(UsageError, match="names no metrics server"):
+        collect_release(store, Release("cart@2"), load_policy(), last(5))
+
+
+def test_a_server_that_is_down(store, tmp_path):
+    policy = make_policy(tmp_path, f"http://127.0.0.1:{metrics_servers.free_port()}")
+    with pytest.raises(SourceError, match="cannot be reached: the connection was refused"):
+        collect_release(store, Release("cart@2"), policy, last(5))
+    assert store.releases() == ()
