@@ -153,7 +153,7 @@ def test_load_and_production_are_one_family(same):
 
 
 def test_the_servers_mean_is_that_of_the_requests():
-    """Without failures both are means of the same requests, by endpoint and bucket, to the millisecond of the scrape."""
+    """Without failures both are means of the same requests, by endpoint and bucket."""
     design = replace(DESIGN, failure_rate=0.0, shared_failures=replace(DESIGN.shared_failures, per_hour=0.0))
     design = replace(design, instance_failures=replace(design.instance_failures, per_hour=0.0))
     requests = simulate(design, 3)

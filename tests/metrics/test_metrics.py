@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from judging import RULEBOOK, SMALL, evidence, judge
 
-from evaluator.metrics import METRICS, OUTCOME_METRICS, REQUEST_METRICS
+from evaluator.metrics import METRICS, OUTCOME_METRICS, READING_METRICS, REQUEST_METRICS
 from evaluator.policy.models import METRIC_TYPES
 from evaluator.records import Direction, Margin, MetricStatus, Role, Rule
 from evaluator.simulate import Change, simulate, simulate_cells, to_cells
@@ -19,7 +19,7 @@ def _ask(cells, rule):
 
 
 def test_the_policy_knows_the_same_types_as_the_tables():
-    assert set(METRIC_TYPES) == set(METRICS) == {*REQUEST_METRICS, *OUTCOME_METRICS}
+    assert set(METRIC_TYPES) == set(METRICS) == {*REQUEST_METRICS, *OUTCOME_METRICS, *READING_METRICS}
 
 
 def test_response_size_is_found():
