@@ -253,6 +253,14 @@ def test_a_quantile_beyond_the_largest_bound_is_no_data(slower):
     assert "above the largest bound of the histogram, 2" in ask(coarse, MEDIAN).no_data
 
 
+def test_a_candidate_beyond_the_largest_bound_is_shown_at_it():
+    """As Prometheus does. That it is worse is shown at a bound below."""
+    stalled = replace(SCENARIOS["AA"], **SHORT, changes=(replace(SCENARIOS["mean+10%"].changes[0], latency=30.0),))
+    found = ask(simulate_readings(simulate(stalled, 3), Scrapes(bounds_s=(0.05, 0.1, 0.2))), MEDIAN)
+    assert found.candidate.value == 200.0
+    assert p(found)[0] < 0.01
+
+
 def test_bounds_that_one_arm_lacks_are_not_used(readings):
     bucket = 0.075
     mine = (readings.le == bucket) & (readings.arm == 1)
