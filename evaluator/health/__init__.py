@@ -15,6 +15,10 @@
 | clock | void: neither GO nor NO-GO |
 | early_warning, history, replication, warm_up, pacing, resolution | warn only |
 | duplicates, heavy_tail, outcomes | warn only |
+| selectors | void: neither GO nor NO-GO |
+| source_clock | void beside a load, else warn only |
+| series, partial_answer, scrapes, reading_overlap | no GO |
+| restarts, instances, not_a_number, duplicate_series, bucket_bounds, disagreement, readings | warn only |
 """
 
 from __future__ import annotations

@@ -1,15 +1,4 @@
-"""Can what a metrics server said be trusted, and does it agree with what the load saw?
-
-| check | failed means |
-| --- | --- |
-| selectors | void: neither GO nor NO-GO |
-| source_clock | void beside a load, warn only without one |
-| series | no GO |
-| partial_answer | no GO |
-| scrapes | no GO |
-| single_instance | no GO |
-| restarts, instances, not_a_number, duplicate_series, bucket_bounds, disagreement | warn only |
-"""
+"""Can what a metrics server said be trusted, and does it agree with what the load saw?"""
 
 from __future__ import annotations
 

@@ -26,6 +26,9 @@ from evaluator.stats.reading_panels import ReadingView, lay_gauge, lay_peaks, la
 
 __all__ = ["GAUGE_MAX", "GAUGE_MEAN", "GAUGE_SLOPE"]
 
+FITTED = 2
+"""What a trend takes from its own residuals: a level and a line."""
+
 Lay = Callable[[ReadingView, Query, float, str | None], Cells]
 
 
@@ -88,7 +91,7 @@ def _compare_relative(both: Pair, rule: Rule) -> Estimate:
     )
 
 
-def _compare_absolute(both: Pair, rule: Rule, sd_instance: float, margin: float) -> Estimate:
+def _compare_absolute(both: Pair, rule: Rule, sd_instance: float, margin: float, fitted: int = 0) -> Estimate:
     return compare_differences(
         both.panel,
         both.design,
@@ -97,6 +100,7 @@ def _compare_absolute(both: Pair, rule: Rule, sd_instance: float, margin: float)
         sd_instance=sd_instance,
         direction=rule.direction,
         limit=rule.limit,
+        fitted=fitted,
     )
 
 
@@ -115,7 +119,7 @@ def compare_gauge_slope(pair: ReadingPair, rule: Rule) -> Comparison:
         return no_data(both, rule, unit, f"a trend may be 0, so there is no ratio: give it a margin in {unit}")
     slopes = panel.sum_ms.sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2))
     margin = rule.margin.value if rule.margin else 0.0
-    estimate = _compare_absolute(both, rule, float(np.abs(slopes).max()), margin)
+    estimate = _compare_absolute(both, rule, float(np.abs(slopes).max()), margin, fitted=FITTED)
     # A trend of the trend is not asked for.
     beyond = estimate.against_margin.beyond
     estimate = replace(estimate, trend=Trend(beyond, np.full(1, np.nan), beyond))

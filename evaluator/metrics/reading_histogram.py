@@ -182,9 +182,16 @@ def _lay_edges(pair: ReadingPair, rule: Rule) -> EdgePanel | None:
         usable = [(le * rule.scale, panel) for le, panel in zip(bounds, laid, strict=True) if panel is not None]
         if not usable:
             return None
+        # A bound that was not scraped whenever the others were cannot stand beside them.
+        usual = usable[0][1]
+        usable = [(bound, panel) for bound, panel in usable if _is_alike(panel, usual)]
         return stack_panels(np.array([bound for bound, _ in usable]), [panel for _, panel in usable])
 
     return pair.lay(("edges", query, rule.scale, endpoint), make)
+
+
+def _is_alike(one: Panel, other: Panel) -> bool:
+    return one.n.shape == other.n.shape and one.rows.n.size == other.rows.n.size
 
 
 HISTOGRAM_MEAN = ReadingMetric((QueryKind.HISTOGRAM,), compare_histogram_mean)

@@ -5,7 +5,7 @@ As `compare_means`, but instances are told apart by differences too, where a log
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from evaluator.records import Direction, Limit
 from evaluator.stats.estimate import Asked, Estimate, ask, detectable, lasting_share, load, needed_time, trend
 from evaluator.stats.instances import InstanceFrame, InstanceVariance
-from evaluator.stats.longrun import time_variance
+from evaluator.stats.longrun import TimeVariance, time_variance
 from evaluator.stats.panel import Panel
 from evaluator.stats.strata import Levels, Strata, build_strata, levels, run_levels
 from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
@@ -32,6 +32,7 @@ class _Parts:
     instances: InstanceVariance
     prior: FloatArray
     floor: FloatArray
+    fitted: int
 
 
 def compare_differences(
@@ -44,11 +45,13 @@ def compare_differences(
     direction: Direction = Direction.LOWER,
     limit: Limit | None = None,
     floor: tuple[float, float] = (0.0, 0.0),
+    fitted: int = 0,
 ) -> Estimate:
     """Compare Σ `sum_ms` / Σ `n` of both arms; margin, limits and `sd_instance` are in its unit.
 
     `sd_instance`: standard deviation assumed for an arm with a single instance. `floor`: least variance of the level
-    of each arm. Where nothing varies at all the answer is exact.
+    of each arm. `fitted`: slow cosines that the level itself has taken out of its influences: a line takes two.
+    Where nothing varies at all the answer is exact.
     """
     strata = build_strata(panel, panel.n)
     arms = levels(strata, 0, panel.sum_ms[0]), levels(strata, 1, panel.sum_ms[1])
@@ -57,7 +60,7 @@ def compare_differences(
     instances = InstanceFrame(rows, rows.n, strata.groups).variance(rows.sum_ms, theta, relative=False)
     behind = np.array([said or 1 for said in design.declared])
     prior = (sd_instance**2 / behind)[:, None] + np.zeros(theta.size)
-    parts = _Parts(panel, design, strata, arms, instances, prior, np.array(floor)[:, None])
+    parts = _Parts(panel, design, strata, arms, instances, prior, np.array(floor)[:, None], fitted)
     influence = arms[1].influence - arms[0].influence
     by_run = _by_run(parts, 1) - _by_run(parts, 0)
     theta, uncertainty = _uncertain(parts, theta, influence, by_run, (0, 1))
@@ -92,12 +95,18 @@ def _by_run(parts: _Parts, arm: int) -> FloatArray:
 def _uncertain(
     parts: _Parts, theta: FloatArray, influence: FloatArray, by_run: FloatArray, arms: tuple[int, ...]
 ) -> tuple[FloatArray, Uncertainty]:
-    time = time_variance(influence)
+    time = _free(time_variance(influence), parts.fitted)
     if parts.design.kind == "replicates":
         theta, uncertainty = replicate_uncertainty(by_run, time)
     else:
         uncertainty = combine(time, parts.instances, parts.prior, arms=arms)
     return theta, uncertainty.also(parts.floor[list(arms)].sum(axis=0))
+
+
+def _free(time: TimeVariance, fitted: int) -> TimeVariance:
+    """The same with what is left of the cosines."""
+    left = max(time.df - fitted, 1.0)
+    return replace(time, variance=time.variance * (time.df / left), df=left)
 
 
 def _limits(parts: _Parts, limit: Limit) -> tuple[Asked, ...]:

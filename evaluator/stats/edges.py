@@ -150,6 +150,8 @@ def compare_edges(
         largest = edges.bounds[-1] if edges.bounds.size else 0.0
         return Found(None, problem=f"on baseline it lies above the largest bound of the histogram, {largest:g}")
     upper = int(reached[0])
+    if edges.bounds[upper] <= 0 and (margin is None or margin.relative):
+        return Found(None, problem="on baseline it is 0 or negative, so there is no ratio: give it an absolute margin")
     quantiles = tuple(_interpolate(edges.bounds, arm, probability) for arm in shares)
     spread = sd_instance * spread_of_share(edges.bounds, shares[0], upper)
     bench = _Bench(
@@ -166,10 +168,10 @@ def spread_of_share(bounds: FloatArray, shares: FloatArray, place: int) -> float
 
 
 def _interpolate(bounds: FloatArray, shares: FloatArray, probability: float) -> float:
-    """As Prometheus interpolates: evenly within the bucket; infinite above the largest bound."""
+    """As Prometheus interpolates: evenly within the bucket; the largest bound where it lies above that."""
     place = int(np.searchsorted(shares, probability))
     if place >= bounds.size:
-        return float("inf")
+        return float(bounds[-1])
     low, below = (float(bounds[place - 1]), float(shares[place - 1])) if place else (0.0, 0.0)
     if bounds[place] <= 0 and not place:
         return float(bounds[place])

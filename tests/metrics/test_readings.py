@@ -1,0 +1,348 @@
+"""Readings answer what the requests behind them would, and say so where they cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from evaluator.metrics import METRICS, OUTCOME_METRICS, READING_METRICS, REQUEST_METRICS
+from evaluator.metrics.reading_measure import ReadingPairs, measure_readings
+from evaluator.records import (
+    Answer,
+    Direction,
+    InstancePrior,
+    Limit,
+    Margin,
+    Query,
+    QueryKind,
+    Rule,
+    Rulebook,
+    Series,
+    Slice,
+)
+from evaluator.simulate import SCENARIOS, Scrapes, simulate, simulate_readings
+from evaluator.simulate.readings import BOUNDS_S, DURATION, FAILURES, REQUESTS
+from evaluator.stats.reading_panels import cut
+from evaluator.stats.readings import sum_up
+
+T0 = 1_767_571_200
+STEP = 15
+NAN = float("nan")
+GAUGE = Query("memory_bytes{$selector}", QueryKind.GAUGE)
+EVENTS = Query("oom_kills_total{$selector}", QueryKind.COUNTER)
+SHORT = {"duration_s": 900.0, "rate_per_s": 60.0}
+
+RATIO = Rule("failures", "counter_ratio", margin=Margin(0.01, relative=False), queries=(FAILURES, REQUESTS))
+MEAN = Rule("mean", "histogram_mean", margin=Margin(0.1), queries=(DURATION,), scale=1000, unit="ms")
+SHARE = Rule(
+    "share",
+    "histogram_share",
+    margin=Margin(0.02, relative=False),
+    direction=Direction.HIGHER,
+    queries=(DURATION,),
+    scale=1000,
+    unit="ms",
+    below=100.0,
+)
+MEDIAN = Rule("p50", "histogram_quantile", margin=Margin(0.5), quantile=0.5, queries=(DURATION,), scale=1000, unit="ms")
+
+
+def ask(readings, rule, prior=None):
+    found = measure_readings(ReadingPairs(cut(readings, None), Rulebook((rule,), prior=prior or InstancePrior())))
+    assert len(found) == len(readings.arms) - 1
+    return found[0]
+
+
+def p(comparison, kind="margin"):
+    question = next(q for q in comparison.questions if q.kind == kind)
+    return question.p_worse, question.p_within
+
+
+def gauge(values, query=GAUGE):
+    """`values` (arms, instances, samples)."""
+    answers = []
+    for arm, rows in zip(("baseline", "canary"), values, strict=True):
+        own = np.asarray(rows, float)
+        ts = (T0 + np.arange(own.shape[1]) * STEP) * 1000
+        found = tuple(Series({}, f"{arm}-{k}", "", "value", NAN, ts, row) for k, row in enumerate(own))
+        start, end = (datetime.fromtimestamp(int(t) / 1000, UTC) for t in (ts[0], ts[-1]))
+        answers.append(Answer(query, arm, (query.text,), start, end, STEP, found))
+    return sum_up(answers, ("baseline", "canary"), STEP)
+
+
+def wander(rng, pods=4, samples=121, *, phi=0.9, slope=0.0, level=100.0):
+    """A gauge of two arms with a mood that they share, each pod's own, and a trend of the canary (per hour)."""
+
+    def ar(n, sd):
+        out = rng.standard_normal((n, samples)) * sd * np.sqrt(1 - phi**2)
+        out[:, 0] /= np.sqrt(1 - phi**2)
+        for k in range(1, samples):
+            out[:, k] += phi * out[:, k - 1]
+        return out
+
+    shared, hours = ar(1, 3.0), np.arange(samples) * STEP / 3600
+    return [level + rng.standard_normal((pods, 1)) * 5 + shared + ar(pods, 2.0) + arm * slope * hours for arm in (0, 1)]
+
+
+def test_the_tables_name_every_type_once():
+    assert (*REQUEST_METRICS, *OUTCOME_METRICS, *READING_METRICS) == METRICS
+    assert len(set(METRICS)) == len(METRICS)
+    assert len(READING_METRICS["counter_ratio"].asks) == 2
+
+
+@pytest.fixture(scope="module")
+def slower():
+    return simulate(replace(SCENARIOS["mean+10%"], **SHORT), 1)
+
+
+@pytest.fixture(scope="module")
+def readings(slower):
+    return simulate_readings(slower)
+
+
+@pytest.mark.parametrize("rule", [RATIO, MEAN, SHARE, MEDIAN])
+def test_swapping_the_arms_turns_the_effect(readings, rule):
+    turned = replace(readings, arm=1 - readings.arm)
+    one, other = ask(readings, rule), ask(turned, rule)
+    if rule.margin.relative and rule.type == "histogram_mean":
+        assert np.log1p(one.effect.estimate) == pytest.approx(-np.log1p(other.effect.estimate))
+    assert (one.baseline.value, one.candidate.value) == pytest.approx((other.candidate.value, other.baseline.value))
+    assert np.sign(one.effect.estimate) == -np.sign(other.effect.estimate)
+
+
+@pytest.mark.parametrize("rule", [RATIO, MEAN, SHARE, MEDIAN])
+def test_restarts_change_nothing(slower, readings, rule):
+    restarted = simulate_readings(slower, Scrapes(restarts=3), seed=2)
+    assert sum(fact.resets for fact in restarted.facts) >= 3
+    one, other = ask(readings, rule), ask(restarted, rule)
+    assert other.effect.estimate == pytest.approx(one.effect.estimate, rel=1e-6)
+    assert p(other) == pytest.approx(p(one), abs=1e-6)
+
+
+@pytest.mark.parametrize("rule", [RATIO, MEAN, SHARE])
+def test_missing_scrapes_lose_nothing_but_time_resolution(slower, readings, rule):
+    gappy = simulate_readings(slower, Scrapes(missing=0.1), seed=2)
+    assert sum(fact.missing for fact in gappy.facts) > 0
+    assert ask(gappy, rule).effect.estimate == pytest.approx(ask(readings, rule).effect.estimate, abs=0.01)
+
+
+def test_the_share_of_failures_may_be_absent_where_the_same_counter_is_there(readings):
+    """Libraries create `code="500"` at the first failure: without one there is no series, and that means none."""
+    silent = cut(readings, None).before(2**60).readings
+    keep = readings.query != readings.queries.index(FAILURES)
+    columns = {name: getattr(silent, name)[keep] for name in _columns(silent)}
+    never = replace(readings, **columns)
+    found = ask(never, RATIO)
+    assert (found.baseline.value, found.candidate.value, found.no_data) == (0.0, 0.0, None)
+    other = Query("http_errors_total{$selector}", QueryKind.COUNTER)
+    renamed = replace(never, queries=tuple(other if q == FAILURES else q for q in never.queries))
+    assert "http_errors_total" in ask(renamed, replace(RATIO, queries=(other, REQUESTS))).no_data
+
+
+def _columns(cells):
+    return [name for name in cells.__dataclass_fields__ if isinstance(getattr(cells, name), np.ndarray)]
+
+
+def test_failures_that_are_no_part_of_the_requests_are_refused(readings):
+    assert "no part of them" in ask(readings, replace(RATIO, queries=(REQUESTS, FAILURES))).no_data
+
+
+def test_a_query_that_was_not_collected_is_no_data(readings):
+    assert (
+        "other_total was not collected"
+        in ask(readings, replace(RATIO, queries=(FAILURES, Query("other_total", QueryKind.COUNTER)))).no_data
+    )
+
+
+def test_one_endpoint_can_be_asked_for(slower, readings):
+    name = slower.endpoints[0]
+    found = ask(readings, replace(MEAN, slice=Slice(name)))
+    rows = (slower.endpoint == 0) & (slower.arm == 0)
+    assert found.baseline.n == rows.sum()
+    assert found.baseline.value == pytest.approx(slower.response_us[rows].mean() / 1000, rel=0.01)
+    assert "no series has the endpoint GET /none" in ask(readings, replace(MEAN, slice=Slice("GET /none"))).no_data
+
+
+def test_a_rate_is_per_second_of_an_instance(slower, readings):
+    rule = Rule("rate", "counter_rate", margin=Margin(0.2), queries=(REQUESTS,))
+    found = ask(readings, rule)
+    assert found.unit == "/s"
+    assert found.baseline.value == pytest.approx((slower.arm == 0).sum() / 900 / 4, rel=0.01)
+    assert p(found)[1] < 0.05
+
+
+def test_no_event_is_no_proof_that_there_will_be_none():
+    """Counters that never grew: a difference of one event an hour cannot be excluded by a quarter of an hour."""
+    never = gauge([np.zeros((3, 61)), np.zeros((3, 61))], EVENTS)
+    rule = Rule("kills", "counter_rate", margin=Margin(1 / 3600, relative=False), queries=(EVENTS,))
+    found = ask(never, rule)
+    assert (found.candidate.value, found.effect.estimate) == (0.0, 0.0)
+    assert p(found)[1] > 0.05
+    assert p(ask(never, replace(rule, margin=Margin(0.01, relative=False))))[1] < 0.05
+    assert "absolute margin" in ask(never, replace(rule, margin=Margin(0.1))).no_data
+
+
+# ------------------------------------------------------------------ shares and quantiles
+
+
+def test_a_share_is_of_a_bound_that_exists(slower, readings):
+    found = ask(readings, SHARE)
+    within = slower.response_us[slower.arm == 0] <= 100_000
+    assert found.baseline.value == pytest.approx(within.mean(), abs=0.002)
+    assert found.effect.lower < found.effect.estimate < found.effect.upper < 0
+    why = ask(readings, replace(SHARE, below=120.0)).no_data
+    assert why == "120 ms is no bound of the histogram; the nearest are 100 ms and 250 ms"
+
+
+def test_limits_of_a_share_keep_their_sides(readings):
+    found = ask(readings, replace(SHARE, limit=Limit(min=0.2, max=0.99)))
+    (most, least) = [q for q in found.questions if q.kind == "limit"]
+    assert (most.bound, least.bound) == (0.99, 0.2)
+    assert max(most.p_within, least.p_within) < 0.01
+    assert ask(readings, replace(SHARE, limit=Limit(min=0.99))).questions[-1].p_worse < 0.01
+
+
+def test_a_relative_margin_of_a_share_is_one_of_the_baselines_share(readings):
+    share = ask(readings, SHARE).baseline.value
+    relative = ask(readings, replace(SHARE, margin=Margin(0.05)))
+    absolute = ask(readings, replace(SHARE, margin=Margin(0.05 * share, relative=False)))
+    assert p(relative) == pytest.approx(p(absolute))
+    assert relative.effect.estimate == pytest.approx(absolute.effect.estimate / share)
+
+
+def test_a_margin_below_the_resolution_is_never_within():
+    same = simulate_readings(simulate(replace(SCENARIOS["AA"], **SHORT), 2))
+    found = ask(same, replace(MEDIAN, margin=Margin(0.05)))
+    assert p(found)[1] == 1.0
+    assert "add bounds such as" in found.unresolved
+    assert "histogram_share" in found.unresolved
+
+
+def test_bounds_around_the_quantile_resolve_the_margin(slower):
+    bounds = tuple(np.geomspace(0.02, 2.0, 60).round(5))
+    same = simulate_readings(simulate(replace(SCENARIOS["AA"], **SHORT), 2), Scrapes(bounds_s=bounds))
+    found = ask(same, replace(MEDIAN, margin=Margin(0.2)))
+    assert found.unresolved == ""
+    assert p(found)[1] < 0.05
+    assert found.effect.lower < 0 < found.effect.upper < 0.2
+
+
+def test_a_quantile_worse_by_more_than_its_buckets_is_found():
+    doubled = replace(SCENARIOS["AA"], **SHORT, changes=(replace(SCENARIOS["mean+10%"].changes[0], latency=1.5),))
+    readings = simulate_readings(simulate(doubled, 3))
+    found = ask(readings, replace(MEDIAN, margin=Margin(0.2)))
+    assert p(found)[0] < 0.01
+    assert found.effect.lower > 0.2
+
+
+def test_absolute_limits_are_decided_at_the_bounds_beside_them(readings):
+    median = ask(readings, MEDIAN).candidate.value
+    assert 50 < median < 100
+    below, beyond = (ask(readings, replace(MEDIAN, limit=Limit(max=bound))) for bound in (120.0, 30.0))
+    assert below.questions[-1].p_within < 0.01
+    assert beyond.questions[-1].p_worse < 0.01
+    inside = ask(readings, replace(MEDIAN, limit=Limit(max=70.0))).questions[-1]
+    assert min(inside.p_worse, inside.p_within) > 0.5  # between 50 and 75 nothing is known
+
+
+def test_a_quantile_beyond_the_largest_bound_is_no_data(slower):
+    coarse = simulate_readings(slower, Scrapes(bounds_s=(0.001, 0.002)))
+    assert "above the largest bound of the histogram, 2" in ask(coarse, MEDIAN).no_data
+
+
+def test_a_candidate_beyond_the_largest_bound_is_shown_at_it():
+    """As Prometheus does. That it is worse is shown at a bound below."""
+    stalled = replace(SCENARIOS["AA"], **SHORT, changes=(replace(SCENARIOS["mean+10%"].changes[0], latency=30.0),))
+    found = ask(simulate_readings(simulate(stalled, 3), Scrapes(bounds_s=(0.05, 0.1, 0.2))), MEDIAN)
+    assert found.candidate.value == 200.0
+    assert p(found)[0] < 0.01
+
+
+def test_bounds_that_one_arm_lacks_are_not_used(readings):
+    bucket = 0.075
+    mine = (readings.le == bucket) & (readings.arm == 1)
+    columns = {name: getattr(readings, name)[~mine] for name in _columns(readings)}
+    found = ask(replace(readings, **columns), replace(SHARE, below=75.0))
+    assert "no bound of the histogram" in found.no_data
+    assert bucket in BOUNDS_S
+
+
+# ------------------------------------------------------------------ gauges
+
+
+@pytest.mark.parametrize("kind", ["gauge_mean", "gauge_max"])
+def test_a_gauge_that_is_equal_everywhere_is_within(kind):
+    """A memory limit: at every scrape, on every instance, the same number."""
+    rule = Rule("limit", kind, margin=Margin(0.05), queries=(GAUGE,))
+    same = ask(gauge(np.full((2, 3, 61), 512.0)), rule)
+    assert p(same) == (1.0, 0.0)
+    raised = ask(gauge([np.full((3, 61), 512.0), np.full((3, 61), 1024.0)]), rule)
+    assert raised.effect.estimate == pytest.approx(1.0)
+    assert p(raised)[0] == 0.0
+
+
+def test_a_gauge_on_one_instance_a_side_is_not_within():
+    rule = Rule("limit", "gauge_mean", margin=Margin(0.05), queries=(GAUGE,))
+    assert p(ask(gauge(np.full((2, 1, 61), 512.0)), rule))[1] > 0.05
+
+
+def test_gauges_at_or_below_zero_need_an_absolute_margin():
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((2, 4, 121))
+    rule = Rule("temperature", "gauge_mean", margin=Margin(0.1), queries=(GAUGE,), unit="K")
+    assert "absolute margin" in ask(gauge(values), rule).no_data
+    found = ask(gauge(values), replace(rule, margin=Margin(1.0, relative=False)))
+    assert found.effect.kind == "absolute"
+    assert p(found)[1] < 0.05
+    assert ask(gauge(values), replace(rule, margin=None)).effect.kind == "absolute"
+
+
+def test_the_largest_sample_of_each_minute_is_compared():
+    values = np.full((2, 3, 120), 1.0)
+    values[1, :, 1::4] = 9.0  # one sample a minute
+    found = ask(gauge(values), Rule("peak", "gauge_max", margin=Margin(0.5), queries=(GAUGE,)))
+    assert (found.baseline.value, found.candidate.value) == (1.0, 9.0)
+    mean = ask(gauge(values), Rule("mean", "gauge_mean", margin=Margin(0.5), queries=(GAUGE,)))
+    assert mean.candidate.value == pytest.approx((30 * 9 + 89) / 119)
+
+
+def test_a_trend_is_recovered():
+    slope = Rule("leak", "gauge_slope", margin=Margin(10.0, relative=False), queries=(GAUGE,), unit="MiB")
+    found = ask(gauge(wander(np.random.default_rng(4), samples=241, slope=40.0)), slope)
+    assert found.unit == "MiB/h"
+    assert found.effect.estimate == pytest.approx(40.0, abs=8)
+    assert p(found)[0] < 0.01
+    assert (
+        "give it a margin in MiB/h"
+        in ask(gauge(wander(np.random.default_rng(4))), replace(slope, margin=Margin(0.1))).no_data
+    )
+
+
+def test_a_trend_is_of_each_instance_around_its_own_level():
+    """An instance on a higher level that comes late is no trend."""
+    values = [np.full((3, 121), 100.0), np.full((3, 121), 100.0)]
+    readings = gauge(values)
+    late = (readings.arm == 1) & (readings.instance == readings.instances.index("canary-2"))
+    columns = {name: getattr(readings, name) for name in _columns(readings)}
+    columns["total"] = np.where(late, 500.0, columns["total"])
+    keep = ~late | (readings.bucket > np.median(readings.bucket))
+    fresh = replace(readings, **{name: column[keep] for name, column in columns.items()})
+    rule = Rule("leak", "gauge_slope", margin=Margin(1.0, relative=False), queries=(GAUGE,))
+    assert ask(fresh, rule).effect.estimate == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["gauge_mean", "gauge_max", "gauge_slope"])
+def test_equal_gauges_are_rarely_called_different(kind):
+    """240 pairs of arms alike, half an hour each: 5 % are promised on each side (Monte Carlo error of both: 1 %)."""
+    rng = np.random.default_rng(7)
+    rule = Rule("g", kind, margin=Margin(1.0, relative=False), queries=(GAUGE,))
+    found = [p(ask(gauge(wander(rng)), rule), "zero") for _ in range(240)]
+    assert (np.array(found) < 0.05).mean() < 0.05 + 2 * 0.01
+
+
+def test_too_few_readings_are_no_data():
+    rule = Rule("g", "gauge_mean", margin=Margin(0.1), queries=(GAUGE,))
+    assert "only 75 s of usable readings" in ask(gauge(np.full((2, 3, 6), 1.0)), rule).no_data

@@ -1,0 +1,222 @@
+"""Answers of a metrics server become increases, once each and never more than was seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluator.records import PARTS, Answer, Query, QueryKind, Series
+from evaluator.stats.readings import choose_reading_bucket_s, merge_readings, sum_up
+
+T0 = 1_767_571_200
+STEP = 10
+COUNTER = Query("requests_total{$selector}", QueryKind.COUNTER)
+GAUGE = Query("memory_bytes{$selector}", QueryKind.GAUGE)
+HISTOGRAM = Query("duration_seconds{$selector}", QueryKind.HISTOGRAM)
+ARMS = ("baseline", "canary")
+NAN = float("nan")
+
+
+def at(second):
+    return datetime.fromtimestamp(T0 + second, UTC)
+
+
+def series(values, instance="a", part="value", le=NAN, first=0, **labels):
+    """One value a step; `None` is a missing scrape."""
+    seen = [k for k, value in enumerate(values) if value is not None]
+    ts = np.array([(T0 + first + k * STEP) * 1000 for k in seen], dtype=np.int64)
+    return Series(labels, instance, "", part, le, ts, np.array([values[k] for k in seen], float))
+
+
+def answer(*found, query=COUNTER, start=0, end=None, arm="baseline", **facts):
+    last = max((int(one.ts_ms[-1]) // 1000 - T0 for one in found), default=start)
+    return Answer(query, arm, (query.text,), at(start), at(last if end is None else end), STEP, found, **facts)
+
+
+def totals(cells, part="value"):
+    rows = cells.part == PARTS.index(part)
+    return dict(zip((cells.bucket[rows] * cells.bucket_s - T0).tolist(), cells.total[rows].tolist(), strict=True))
+
+
+def assert_same(one, other):
+    for name in ("query", "arm", "instance", "endpoint", "bucket", "part", "n"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    for name in ("le", "seconds", "total", "peak"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-12, err_msg=name)
+
+
+def test_an_increase_belongs_to_the_bucket_in_which_it_was_seen():
+    cells = sum_up([answer(series([100, 103, 103, 110]))], ARMS, 10)
+    assert totals(cells) == {10: 3.0, 20: 0.0, 30: 7.0}
+    assert cells.n.tolist() == [1, 1, 1]
+    assert cells.seconds.tolist() == [10.0] * 3
+    assert np.isnan(cells.peak).all()
+
+
+def test_a_drop_is_a_restart_and_the_new_value_is_the_increase():
+    cells = sum_up([answer(series([100, 105, 3, 4]))], ARMS, 10)
+    assert totals(cells) == {10: 5.0, 20: 3.0, 30: 1.0}
+    assert cells.facts[0].resets == 1
+
+
+def test_a_missing_scrape_is_bridged_and_named():
+    cells = sum_up([answer(series([0, 5, None, None, 20]))], ARMS, 10)
+    assert totals(cells) == {10: 5.0, 40: 15.0}
+    assert cells.seconds.tolist() == [10.0, 30.0]
+    assert (cells.facts[0].expected, cells.facts[0].missing) == (5, 2)
+
+
+def test_counters_need_not_be_whole():
+    assert totals(sum_up([answer(series([0.25, 0.75, 0.875]))], ARMS, 10)) == {10: 0.5, 20: 0.125}
+
+
+def test_the_first_value_of_a_fresh_instance_does_not_count():
+    """It may have run for hours before anybody scraped it."""
+    fresh = series([7000, 7004], "b", first=20)
+    cells = sum_up([answer(series([0, 1, 2, 3]), fresh)], ARMS, 10)
+    b = cells.instance == cells.instances.index("b")
+    assert cells.total[b].tolist() == [4.0]
+    assert cells.facts[0].started == 1
+
+
+def test_a_counter_that_appears_on_an_instance_already_scraped_began_at_zero():
+    """As `code="500"` does at the first failure, also if it is the only series of its query."""
+    failures = Query('requests_total{$selector,code="500"}', QueryKind.COUNTER)
+    both = [answer(series([10, 20, 30, 40])), answer(series([2, 3], first=20), query=failures, start=0)]
+    cells = sum_up(both, ARMS, 10)
+    assert cells.total[cells.query == cells.queries.index(failures)].tolist() == [2.0, 1.0]
+
+
+def test_a_counter_that_was_there_when_the_window_began_counts_from_there():
+    cells = sum_up([answer(series([10, 20]), series([500, 501], code="500"))], ARMS, 10)
+    assert totals(cells) == {10: 11.0}
+
+
+def test_time_counts_once_for_all_series_of_an_instance():
+    cells = sum_up([answer(series([0, 1, 2], code="200"), series([0, 1], first=10, code="500"))], ARMS, 10)
+    assert totals(cells) == {10: 1.0, 20: 2.0}
+    assert cells.seconds.tolist() == [10.0, 10.0]
+
+
+def test_all_counters_of_a_histogram_restart_together():
+    """A bucket that passed its old value before it was seen again would otherwise lose what came before."""
+    found = [
+        series([100, 110, 30, 31], part="count", le=NAN),
+        series([5, 6, 20, 20], part="bucket", le=0.1),
+        series([50.0, 55.0, 60.0, 61.0], part="sum"),
+    ]
+    cells = sum_up([answer(*found, query=HISTOGRAM)], ARMS, 10)
+    assert totals(cells, "count") == {10: 10.0, 20: 30.0, 30: 1.0}
+    assert totals(cells, "bucket") == {10: 1.0, 20: 20.0, 30: 0.0}
+    assert totals(cells, "sum") == {10: 5.0, 20: 60.0, 30: 1.0}
+    assert cells.facts[0].resets == 1
+
+
+def test_a_sum_of_negative_observations_falls_without_a_restart():
+    found = [series([1, 2, 3], part="count"), series([4.0, 3.0, 5.0], part="sum")]
+    cells = sum_up([answer(*found, query=HISTOGRAM)], ARMS, 10)
+    assert totals(cells, "sum") == {10: -1.0, 20: 2.0}
+
+
+def test_a_gauge_counts_after_the_start_of_its_stretch():
+    cells = sum_up([answer(series([9, 1, 5]), query=GAUGE)], ARMS, 100)
+    assert (cells.n.tolist(), cells.total.tolist(), cells.peak.tolist()) == ([2], [6.0], [5.0])
+    assert cells.seconds.tolist() == [0.0]
+
+
+def test_what_the_source_left_out_is_kept_as_fact():
+    twice = series([0, 1, 2])
+    cells = sum_up([answer(twice, twice, nan=3, duplicates=2, warnings=("partial",))], ARMS, 10)
+    fact = cells.facts[0]
+    assert (fact.nan, fact.duplicates, fact.warnings, fact.series) == (3, 3, ("partial",), 1)
+    assert totals(cells) == {10: 1.0, 20: 1.0}
+
+
+def test_instances_that_vanish_are_counted():
+    cells = sum_up([answer(series([0, 1, 2, 3, 4]), series([0, 1], "b"))], ARMS, 10)
+    assert cells.facts[0].ended == 1
+
+
+def test_nothing_is_counted_across_a_hole_between_answers():
+    cells = sum_up([answer(series([0, 1])), answer(series([900, 901], first=600), start=600)], ARMS, 10)
+    assert totals(cells) == {10: 1.0, 610: 1.0}
+
+
+def test_an_answer_of_an_unknown_arm_is_refused():
+    with pytest.raises(ValueError, match="index"):
+        sum_up([answer(series([0, 1]), arm="other")], ARMS, 10)
+
+
+def test_no_answers_are_no_cells():
+    assert sum_up([], ARMS, 10).n.size == 0
+    assert sum_up([answer(start=0, end=60)], ARMS, 10).facts[0].series == 0
+
+
+steps = st.lists(st.integers(0, 50), min_size=4, max_size=30)
+
+
+@settings(max_examples=40, deadline=None)
+@given(a=steps, b=steps, restart=st.integers(1, 20), where=st.integers(1, 28), kind=st.sampled_from([COUNTER, GAUGE]))
+def test_two_halves_that_share_a_sample_add_up_to_the_whole(a, b, restart, where, kind):
+    """However counters restart, and whether the halves are stitched or their cells added."""
+    size = min(len(a), len(b))
+    where = min(where, size - 2)
+    values = [np.cumsum(one[:size]).tolist() for one in (a, b)]
+    values[1] = values[1][:restart] + np.cumsum(b[:size])[: max(size - restart, 0)].tolist()
+    arms = list(zip(ARMS, values, strict=True))
+
+    def part(first, last):
+        return [
+            answer(
+                series(own[first : last + 1], first=first * STEP),
+                query=kind,
+                arm=arm,
+                start=first * STEP,
+                end=last * STEP,
+            )
+            for arm, own in arms
+        ]
+
+    whole = sum_up(part(0, size - 1), ARMS, 20)
+    halves = part(0, where), part(where, size - 1)
+    assert_same(whole, merge_readings([sum_up(half, ARMS, 20) for half in halves]))
+    assert_same(whole, sum_up([*halves[0], *halves[1]], ARMS, 20))
+    assert sum(fact.resets for fact in whole.facts) == sum(
+        fact.resets for half in halves for fact in sum_up(half, ARMS, 20).facts
+    )
+
+
+def test_merging_names_everything_once():
+    one = sum_up([answer(series([0, 1], "b"))], ARMS, 10)
+    other = sum_up([answer(series([5, 9], "a"), query=GAUGE, arm="canary")], ARMS, 10)
+    merged = merge_readings([replace(one, sources={"url": "x"}), other])
+    assert merged.instances == ("a", "b")
+    assert merged.queries == (COUNTER, GAUGE)
+    assert merged.total.tolist() == [1.0, 9.0]
+    assert [merged.instances[code] for code in merged.instance] == ["b", "a"]
+    assert merged.sources == {"url": "x"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step_s", "run_bucket_s", "bucket_s"),
+    [
+        (60, 1, None, 1),
+        (3600, 1, None, 15),
+        (3600, 15, None, 15),
+        (3600, 30, None, 30),
+        (86400, 15, None, 60),
+        (None, 0.5, None, 15),
+        (60, 15, 1, 15),
+        (600, 2, 5, 10),
+        (300, 1, 5, 5),
+        (3600, 10, 15, 30),
+        (3600, 7, 15, 15),
+    ],
+)
+def test_the_bucket_fits_the_step_and_the_runs(seconds, step_s, run_bucket_s, bucket_s):
+    assert choose_reading_bucket_s(seconds, step_s, run_bucket_s) == bucket_s

@@ -1,0 +1,243 @@
+"""Readings in the verdict: by themselves, beside a load, in one family with its gates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from evaluator.assess import assess_release
+from evaluator.judges import JUDGES
+from evaluator.records import (
+    Level,
+    Margin,
+    MetricStatus,
+    Monitoring,
+    Role,
+    Rule,
+    Rulebook,
+    Run,
+    RunState,
+    Scan,
+    VerdictWord,
+)
+from evaluator.simulate import SCENARIOS, Scrapes, simulate, simulate_readings, to_cells
+from evaluator.simulate.readings import DURATION, FAILURES, REQUESTS
+from evaluator.simulate.requests import EPOCH_US
+from evaluator.stats.reading_panels import cut
+
+GO, NO_GO, OPEN = VerdictWord.GO, VerdictWord.NO_GO, VerdictWord.INCONCLUSIVE
+START = datetime.fromtimestamp(EPOCH_US / 1e6, UTC)
+COLLECTED = Run("c1", "cart@2", "g2", "prometheus", started=START, state=RunState.COMPLETE)
+LOADED = Run("run-0", "cart@2", "g1", "locust", started=START, state=RunState.COMPLETE)
+
+SERVER = (
+    Rule("server_failures", "counter_ratio", margin=Margin(0.01, relative=False), queries=(FAILURES, REQUESTS)),
+    Rule("server_mean", "histogram_mean", margin=Margin(0.2), queries=(DURATION,), scale=1000, unit="ms"),
+)
+CLIENT = (
+    Rule("failure_rate", "failure_rate", margin=Margin(0.01, relative=False)),
+    Rule("latency_mean", "latency_mean", margin=Margin(0.2)),
+)
+ALONE = Rulebook(SERVER)
+DESIGN = replace(SCENARIOS["AA"], duration_s=900.0, rate_per_s=60.0)
+
+
+@pytest.fixture(scope="module")
+def same():
+    return simulate(DESIGN, 1)
+
+
+@pytest.fixture(scope="module")
+def slower():
+    return simulate(replace(DESIGN, changes=(replace(SCENARIOS["mean+20%"].changes[0], latency=0.6),)), 1)
+
+
+@pytest.fixture(scope="module")
+def nothing(same):
+    """Cells of no requests."""
+    cells = to_cells(same)
+    tables = {
+        name: replace(
+            getattr(cells, name),
+            **{
+                column: getattr(getattr(cells, name), column)[:0]
+                for column in getattr(cells, name).__dataclass_fields__
+            },
+        )
+        for name in ("moments", "bins", "instance_bins", "loads", "failure_kinds")
+    }
+    return replace(cells, runs=(), arms=("baseline", "canary"), **tables)
+
+
+def judge(evidence, rulebook):
+    return JUDGES["native"](evidence, rulebook, "cart@2")
+
+
+def statuses(judgement):
+    return {c.rule.name: c.status for c in judgement.comparisons if not c.scan}
+
+
+def test_readings_alone_are_enough_for_a_verdict(nothing, same, slower):
+    evidence = assess_release(nothing, (), None, ALONE, "cart@2", simulate_readings(same), (COLLECTED,))
+    assert judge(evidence, ALONE).word is GO
+    assert "of readings" in judge(evidence, ALONE).reasons[0].text
+    assert (evidence.collected, evidence.final, evidence.monitoring) == (True, True, "group_sequential")
+    assert evidence.window.seconds == 900.0
+    arms = [(arm.name, arm.requests, arm.instances, arm.runs) for arm in evidence.arms]
+    assert arms == [(name, int((same.arm == code).sum()), 4, 1) for code, name in enumerate(same.arms)]
+    worse = assess_release(nothing, (), None, ALONE, "cart@2", simulate_readings(slower), (COLLECTED,))
+    assert judge(worse, ALONE).word is NO_GO
+
+
+def test_readings_that_go_on_are_looked_at_on_the_way(nothing, same, slower):
+    going = replace(COLLECTED, state=RunState.RUNNING)
+    anytime = assess_release(nothing, (), None, ALONE, "cart@2", simulate_readings(slower), (going,))
+    assert (anytime.monitoring, anytime.final) == ("anytime", False)
+    planned = replace(going, planned_end=START + timedelta(seconds=1800))
+    early = assess_release(nothing, (), None, ALONE, "cart@2", simulate_readings(slower), (planned,))
+    assert (early.monitoring, early.final) == ("group_sequential", False)
+    assert judge(early, ALONE).word is NO_GO
+    assert judge(early, ALONE).decided_at_s < 900
+    fine = assess_release(nothing, (), None, ALONE, "cart@2", simulate_readings(same), (planned,))
+    assert judge(fine, ALONE).word is OPEN
+
+
+def test_a_look_sees_what_there_was_then(nothing, slower):
+    """The last look at a third of the data says what the whole's look at that time says."""
+    planned = replace(COLLECTED, state=RunState.RUNNING, planned_end=START + timedelta(seconds=900))
+    readings = simulate_readings(slower)
+    whole = assess_release(nothing, (), None, ALONE, "cart@2", readings, (replace(planned, state=RunState.COMPLETE),))
+    middle = int(readings.bucket.min()) + 660 // readings.bucket_s
+    part = cut(readings, None).before(middle).readings
+    early = assess_release(nothing, (), None, ALONE, "cart@2", part, (planned,))
+    for one, other in zip(whole.comparisons, early.comparisons, strict=True):
+        at = {look.at_s: look.p_worse for look in one.looks}
+        assert other.looks
+        for look in other.looks:
+            assert look.p_worse == pytest.approx(at[look.at_s], rel=1e-9)
+
+
+def test_a_policy_that_asks_for_readings_that_nobody_collected_is_no_pass(nothing):
+    evidence = assess_release(nothing, (), None, ALONE, "cart@2")
+    judgement = judge(evidence, ALONE)
+    assert judgement.word is OPEN
+    assert set(statuses(judgement).values()) == {MetricStatus.NO_DATA}
+    assert "`evaluator collect cart@2`" in judgement.reasons[0].text
+
+
+def test_readings_without_a_metric_are_named(same):
+    rulebook = Rulebook(CLIENT, scan=Scan(enabled=False))
+    evidence = assess_release(
+        to_cells(same), (LOADED,), None, rulebook, "cart@2", simulate_readings(same), (COLLECTED,)
+    )
+    assert any(finding.check == "readings" and finding.level is Level.WARN for finding in evidence.findings)
+
+
+def test_load_and_production_are_one_family(same):
+    """Gates of both share alpha; what the client and the server say of the same requests is nearly the same number."""
+    rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
+    evidence = assess_release(
+        to_cells(same), (LOADED,), None, rulebook, "cart@2", simulate_readings(same), (COLLECTED,)
+    )
+    judgement = judge(evidence, rulebook)
+    assert judgement.word is not NO_GO
+    found = {c.rule.name: c for c in judgement.comparisons}
+    assert set(found) == {"failure_rate", "latency_mean", "server_failures", "server_mean"}
+    assert all(c.p_value_adjusted >= c.p_value for c in found.values())
+    assert found["server_failures"].effect.estimate == pytest.approx(found["failure_rate"].effect.estimate, abs=2e-5)
+    assert evidence.arms[0].requests == int((same.arm == 0).sum())
+    assert not evidence.collected
+
+
+def test_the_servers_mean_is_that_of_the_requests():
+    """Without failures both are means of the same requests, by endpoint and bucket."""
+    design = replace(DESIGN, failure_rate=0.0, shared_failures=replace(DESIGN.shared_failures, per_hour=0.0))
+    design = replace(design, instance_failures=replace(design.instance_failures, per_hour=0.0))
+    requests = simulate(design, 3)
+    rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
+    cells, readings = to_cells(requests, 15), simulate_readings(requests)
+    evidence = assess_release(cells, (LOADED,), None, rulebook, "cart@2", readings, (COLLECTED,))
+    found = {c.rule.name: c for c in evidence.comparisons}
+    one, other = found["latency_mean"], found["server_mean"]
+    assert other.effect.estimate == pytest.approx(one.effect.estimate, abs=2e-4)
+    assert other.se == pytest.approx(one.se, rel=0.02)
+    assert other.baseline.value == pytest.approx(one.baseline.value, rel=1e-3)
+
+
+def test_readings_count_in_the_judged_time_of_the_load_only(same):
+    """What production did before and after the load is another story: here a server that stood still."""
+    rulebook = Rulebook((*CLIENT, *SERVER), warm_up_s=120.0, scan=Scan(enabled=False))
+    readings = simulate_readings(same)
+    evidence = assess_release(to_cells(same), (LOADED,), None, rulebook, "cart@2", readings, (COLLECTED,))
+    found = {c.rule.name: c for c in evidence.comparisons}
+    cut_off = (same.arm == 0) & (same.ts_us >= EPOCH_US + 120e6)
+    assert found["server_failures"].baseline.n == pytest.approx(cut_off.sum(), rel=0.001)
+
+
+def test_readings_of_another_time_say_nothing_of_the_load(same):
+    rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
+    late = simulate_readings(replace(same, ts_us=same.ts_us + 86_400_000_000))
+    evidence = assess_release(to_cells(same), (LOADED,), None, rulebook, "cart@2", late, (COLLECTED,))
+    finding = next(f for f in evidence.findings if f.check == "reading_overlap")
+    assert finding.level is Level.FAIL
+    assert "--collect" in finding.remedy
+    judgement = judge(evidence, rulebook)
+    assert judgement.word is OPEN
+    assert statuses(judgement)["server_mean"] is MetricStatus.NO_DATA
+
+
+def test_runs_of_a_group_are_replicates_for_readings_too():
+    design = replace(DESIGN, duration_s=300.0, replicates=4, instances=(1,))
+    requests = simulate(design, 2)
+    runs = tuple(replace(LOADED, id=name, replicate=k) for k, name in enumerate(requests.runs))
+    rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
+    readings = simulate_readings(requests, Scrapes(step_s=5))
+    evidence = assess_release(to_cells(requests, 5), runs, None, rulebook, "cart@2", readings, (COLLECTED,))
+    found = {c.rule.name: c for c in evidence.comparisons}
+    assert found["server_mean"].method == "paired mean, replicates"
+    assert found["server_mean"].instances == (4, 4)
+
+
+def test_one_arm_only_is_never_a_pass(nothing, same):
+    alone = simulate_readings(same, Scrapes(arms=("baseline",)))
+    evidence = assess_release(nothing, (), None, ALONE, "cart@2", alone, (COLLECTED,))
+    judgement = judge(evidence, ALONE)
+    assert judgement.word is OPEN
+    assert set(statuses(judgement).values()) == {MetricStatus.NO_DATA}
+
+
+def test_coarse_buckets_leave_a_gate_open_and_say_what_would_close_it(nothing, same):
+    gate = Rule(
+        "p95", "histogram_quantile", Role.GATE, Margin(0.1), quantile=0.95, queries=(DURATION,), scale=1000, unit="ms"
+    )
+    rulebook = Rulebook((gate,))
+    evidence = assess_release(nothing, (), None, rulebook, "cart@2", simulate_readings(same), (COLLECTED,))
+    judgement = judge(evidence, rulebook)
+    assert judgement.word is OPEN
+    assert "add bounds such as" in judgement.reasons[0].text
+    assert "histogram" in judgement.next_action
+
+
+def test_identical_arms_are_rarely_stopped(nothing):
+    """A policy on readings, looked at each minute: alpha is 5 %; of 60 releases with a Monte Carlo error of 2.8 %."""
+    rules = (
+        replace(SERVER[0], margin=Margin(0.0, relative=False)),
+        replace(SERVER[1], margin=Margin(0.0)),
+        Rule("p50", "histogram_quantile", margin=Margin(0.0), quantile=0.5, queries=(DURATION,), scale=1000, unit="ms"),
+    )
+    rulebook = Rulebook(rules, monitoring=Monitoring(mode="group_sequential"))
+    design = replace(DESIGN, rate_per_s=20.0)
+    words = [
+        judge(
+            assess_release(
+                nothing, (), None, rulebook, "cart@2", simulate_readings(simulate(design, seed)), (COLLECTED,)
+            ),
+            rulebook,
+        ).word
+        for seed in range(60)
+    ]
+    assert np.mean([word is NO_GO for word in words]) <= 0.05 + 2 * 0.028
+    assert GO not in words
