@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import re
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -45,6 +47,8 @@ FIRST_STEPS = 60
 
 CLOCK_STEP_S = 1.0
 """What two clocks may differ by and still be taken as the same: dates in answers have whole seconds."""
+
+CHUNK_BYTES = 1 << 20
 
 Progress = Callable[[str], None]
 TENANT_HEADER = "X-Scope-OrgID"
@@ -245,7 +249,8 @@ class Prometheus:
                 f"{form['query']} gives a {data.get('resultType')}, not series over time",
                 hint="a metric of readings asks for series",
             )
-        said = (*answer.get("warnings", ()), *answer.get("infos", ()))
+        said = [*answer.get("warnings", ()), *answer.get("infos", ())]
+        said += ["the answer is partial: a part of the storage did not answer"] if answer.get("isPartial") else []
         return data["result"], tuple(str(text) for text in said)
 
     def _post(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:
@@ -258,24 +263,44 @@ class Prometheus:
 
         client, url = self._client, _without_secrets(self.options.url)
         try:
-            response = self._session.post(
+            with self._session.post(
                 f"{client.url}/api/v1/{path}",
                 data=dict(form),
                 headers=client.headers,
                 auth=client.auth,
                 timeout=self.options.timeout_s,
                 allow_redirects=False,
-            )
+                stream=True,
+            ) as response:
+                content = self._read(response)
         except requests.RequestException as error:
             raise unreachable(url, error, self.options.timeout_s) from None
         asked = form.get("query", path)
-        answer = check_answer(url, response.status_code, response.headers, response.content, asked)
+        answer = check_answer(url, response.status_code, response.headers, content, asked)
         return answer, response.headers.get("Date", "")
+
+    def _read(self, response: requests.Response) -> bytes:
+        """Read an answer that may come drop by drop: in all it must not take longer than one may take."""
+        import requests
+
+        deadline, chunks = time.monotonic() + self.options.timeout_s, []
+        for chunk in response.iter_content(CHUNK_BYTES):
+            chunks.append(chunk)
+            if time.monotonic() > deadline:
+                raise requests.Timeout("timed out")
+        return b"".join(chunks)
 
 
 def _make_session(options: PrometheusOptions) -> requests.Session:
-    import requests
-
+    try:
+        import requests
+    except ModuleNotFoundError as error:
+        raise SourceError(
+            f"what asks Prometheus is not installed ({error.name})", hint="pip install 'release-evaluator[prometheus]'"
+        ) from None
+    for path in (options.ca, options.cert, options.key):
+        if path and not Path(path).exists():
+            raise SourceError(f"{path} of sources.prometheus.tls is not there", hint="check its path")
     session = requests.Session()
     session.verify = options.ca or options.verify
     if options.cert:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from evaluator.records import Part, Series
 from evaluator.sources.prometheus.options import PrometheusOptions
 
-__all__ = ["Collected"]
+__all__ = ["Collected", "unfold_native"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -63,16 +63,8 @@ class Collected:
 
     def _add_native(self, labels: Mapping[str, str], histograms: Iterable[Any]) -> None:
         """A native histogram says count, sum and its own buckets at once."""
-        rows = list(histograms)
-        ts_ms = np.array([round(float(row[0]) * 1000) for row in rows], dtype=np.int64)
-        totals = {part: np.array([float(row[1][part]) for row in rows]) for part in ("count", "sum")}
-        self._add(labels, "count", math.nan, ts_ms, totals["count"])
-        self._add(labels, "sum", math.nan, ts_ms, totals["sum"])
-        bounds = sorted({float(bucket[2]) for row in rows for bucket in row[1].get("buckets", ())})
-        for le in bounds:
-            below = [sum(float(b[3]) for b in row[1].get("buckets", ()) if float(b[2]) <= le) for row in rows]
-            self._add(labels, "bucket", le, ts_ms, np.array(below))
-        self._add(labels, "bucket", math.inf, ts_ms, totals["count"])
+        for part, le, ts_ms, values in unfold_native(list(histograms)):
+            self._add(labels, part, le, ts_ms, values)
 
     def series(self) -> tuple[tuple[Series, ...], int]:
         """All series, each in the order of time, and how many were told twice by servers that run in pairs."""
@@ -97,6 +89,42 @@ class Collected:
         options = self.options
         endpoint = labels.get(options.endpoint_label, "") if options.endpoint_label else ""
         return Series(shown, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
+
+
+def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, FloatArray]]:
+    """A native histogram as the series of a classic one: part, bound, times and values of each.
+
+    A server sends only buckets with observations, and may join neighbours at any time. So a bound is taken only where
+    at no moment a bucket lies across it; what was observed up to it is the sum of the buckets that end there or before.
+    """
+    ts_ms = np.array([round(float(moment) * 1000) for moment, _ in samples], dtype=np.int64)
+    said = [histogram for _, histogram in samples]
+    count, total = (np.array([float(one[key]) for one in said]) for key in ("count", "sum"))
+    buckets = [_native_buckets(one) for one in said]
+    found: list[tuple[Part, float, IntArray, FloatArray]] = [
+        ("count", math.nan, ts_ms, count),
+        ("sum", math.nan, ts_ms, total),
+        ("bucket", math.inf, ts_ms, count),
+    ]
+    for bound in _common_bounds(buckets):
+        below = np.array([rows[rows[:, 1] <= bound, 2].sum() for rows in buckets])
+        found.append(("bucket", bound, ts_ms, below))
+    return found
+
+
+def _native_buckets(histogram: Mapping[str, Any]) -> FloatArray:
+    """Lower bound, upper bound and count of each bucket: shape (buckets, 3)."""
+    rows = [[float(number) for number in bucket[1:4]] for bucket in histogram.get("buckets") or ()]
+    return np.array(rows, dtype=float).reshape(-1, 3)
+
+
+def _common_bounds(buckets: Sequence[FloatArray]) -> list[float]:
+    bounds = np.unique(np.concatenate([rows[:, :2].ravel() for rows in buckets]))
+    bounds = bounds[np.isfinite(bounds)]
+    crossed = np.zeros(bounds.size, dtype=bool)
+    for rows in buckets:
+        crossed |= ((rows[:, 0][:, None] < bounds) & (bounds < rows[:, 1][:, None])).any(axis=0)
+    return [float(bound) for bound in bounds[~crossed]]
 
 
 def _bound_of(labels: Mapping[str, str], part: Part) -> float:

@@ -1,6 +1,7 @@
 """Ready-made metrics for what is usually scraped, so that nobody has to write PromQL for it.
 
-Names are those that the exporters of Debian's packages give. Failures and times of requests are gates; what an instance
+Names are those that prometheus-client and the exporters of Debian's packages give. `red-http` finds the status of a
+response in the label `code`, `red-http-status` in `status`. Failures and times of requests are gates; what an instance
 uses up stops a GO where it is shown to be worse, but says nothing of users by itself.
 """
 
@@ -22,27 +23,27 @@ def _shown(name: str, kind: str, query: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "type": kind, "query": query, "role": "watch", **more}
 
 
-RED_HTTP: Metrics = (
-    {
-        "name": "http_failures",
-        "type": "counter_ratio",
-        "failures": 'http_requests_total{$selector,code=~"5.."}',
-        "requests": "http_requests_total{$selector}",
-        "role": "gate",
-        "margin": "0.1pp",
-    },
-    {
-        "name": "http_mean",
-        "type": "histogram_mean",
-        "query": "http_request_duration_seconds{$selector}",
-        "role": "gate",
-        "margin": "5%",
-    },
-    _shown("http_p95", "histogram_quantile", "http_request_duration_seconds{$selector}", quantile=0.95),
-    _shown("http_rate", "counter_rate", "http_requests_total{$selector}", direction="higher_is_better"),
-    _held("process_cpu", "counter_rate", "process_cpu_seconds_total{$selector}", "20%"),
-    _held("process_memory", "gauge_mean", "process_resident_memory_bytes{$selector}", "20%", unit="bytes"),
-)
+_SECONDS = "http_request_duration_seconds{$selector}"
+
+
+def _red(code: str) -> Metrics:
+    """Rate, errors and duration of requests, whose status is in the label `code`."""
+    return (
+        {
+            "name": "http_failures",
+            "type": "counter_ratio",
+            "failures": f'http_requests_total{{$selector,{code}=~"5..|5xx"}}',
+            "requests": "http_requests_total{$selector}",
+            "role": "gate",
+            "margin": "0.1pp",
+        },
+        {"name": "http_mean", "type": "histogram_mean", "query": _SECONDS, "role": "gate", "margin": "5%"},
+        _shown("http_p95", "histogram_quantile", _SECONDS, quantile=0.95),
+        _shown("http_rate", "counter_rate", "http_requests_total{$selector}", direction="higher_is_better"),
+        _held("process_cpu", "counter_rate", "process_cpu_seconds_total{$selector}", "20%", unit="cores"),
+        _held("process_memory", "gauge_mean", "process_resident_memory_bytes{$selector}", "20%", unit="bytes"),
+    )
+
 
 NODE: Metrics = (
     _held("node_cpu_busy", "counter_rate", 'node_cpu_seconds_total{$selector,mode!="idle"}', "20%", unit="cores"),
@@ -80,7 +81,8 @@ REDIS: Metrics = (
 )
 
 QUERY_SETS: Mapping[str, Metrics] = {
-    "red-http": RED_HTTP,
+    "red-http": _red("code"),
+    "red-http-status": _red("status"),
     "node": NODE,
     "nginx": NGINX,
     "postgres": POSTGRES,
