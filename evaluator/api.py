@@ -30,11 +30,10 @@ from evaluator.records import Cells, Comparison, Run, Service, Verdict
 from evaluator.reports import VERDICT_WORDS, to_human, to_json
 from evaluator.reports.base import STATUS_MARKS, format_allowed, format_both, format_effect
 from evaluator.stats.narrow import narrow
-from evaluator.store import Store
+from evaluator.store import Relation, Store
 from evaluator.wording import name_comparison
 
 if TYPE_CHECKING:
-    import duckdb
     import pandas as pd
     import pyarrow as pa
 
@@ -64,7 +63,7 @@ class Snapshot:
         """Look at one release. Raises UnknownName."""
         return Release(self.store, self.store.release(name).id)
 
-    def sql(self, query: str, parameters: Sequence[object] = ()) -> duckdb.DuckDBPyRelation:
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
         """Query a copy of the store as a DuckDB relation: its tables, the views `requests` and `readings`.
 
         Raises UsageError for bad SQL.
@@ -145,7 +144,7 @@ class Release:
         )
         return Judgement(verdict)
 
-    def sql(self, query: str, parameters: Sequence[object] = ()) -> duckdb.DuckDBPyRelation:
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
         """Query a copy of the store in which `requests` and `readings` are those of this release. Raises UsageError."""
         return self.store.relate(query, parameters, release=self.name)
 

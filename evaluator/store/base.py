@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -33,7 +33,7 @@ from evaluator.records import (
 )
 from evaluator.segments import run_folder
 from evaluator.store import catalogue, maintenance
-from evaluator.store.engine import Engine, attach, open_engine, transaction
+from evaluator.store.engine import Engine, Relation, attach, open_engine, transaction
 from evaluator.store.landing import Target, land
 from evaluator.store.locks import shared
 from evaluator.store.maintenance import Files, is_compaction_due
@@ -46,9 +46,6 @@ from evaluator.store.migrations import (
 )
 from evaluator.store.outcome_reading import read_outcomes
 from evaluator.store.reading import read_cells
-
-if TYPE_CHECKING:
-    import duckdb
 
 __all__ = ["WAIT_S", "Store"]
 
@@ -305,9 +302,7 @@ class Store:
         """Run a query over a snapshot: the store's tables and the view `requests`. Raises UsageError for bad SQL."""
         return maintenance.run_query(self._files, sql, parameters)
 
-    def relate(
-        self, sql: str, parameters: Sequence[object] = (), *, release: str | None = None
-    ) -> duckdb.DuckDBPyRelation:
+    def relate(self, sql: str, parameters: Sequence[object] = (), *, release: str | None = None) -> Relation:
         """Run a query over a copy that lives as long as its relation; with `release` over rows of that one only."""
         return maintenance.relate(self._files, sql, parameters, release)
 

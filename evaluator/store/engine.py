@@ -14,9 +14,10 @@ from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay,
 
 from evaluator.errors import EvaluatorError, InputError, StoreBusy, StoreError
 
-__all__ = ["Engine", "attach", "open_engine", "open_lasting", "quote", "transaction"]
+__all__ = ["Engine", "Relation", "attach", "open_engine", "open_lasting", "quote", "transaction"]
 
 Engine = duckdb.DuckDBPyConnection
+Relation = duckdb.DuckDBPyRelation
 
 MEMORY_LIMIT = "512MB"
 """What a private engine may use before it spills; the whole process stays below 0.8 GB."""
