@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,14 @@ def _answers(port: int, path: str) -> bool:
             return False
 
 
+def wait_for(true: Callable[[], bool], what: str) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + READY_S
+    while not true():
+        assert time.monotonic() < deadline, f"{what} took longer than {READY_S} s"
+        time.sleep(0.1)
+
+
 def program(name: str) -> str:
     found = shutil.which(name)
     assert found, f"{name} is not installed: .ci/install-servers"
@@ -84,10 +92,12 @@ def backfill(folder: Path, text: str) -> Path:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, data: Path, config: str = "global: {}\n", *options: str) -> Iterator[str]:
+def prometheus(
+    folder: Path, data: Path, config: str = "global: {}\n", *options: str, port: int | None = None
+) -> Iterator[str]:
     """A Prometheus over `data`; yields its URL."""
     (folder / "prometheus.yml").write_text(config)
-    port = free_port()
+    port = port or free_port()
     command = [
         program("prometheus"),
         f"--config.file={folder / 'prometheus.yml'}",
