@@ -23,10 +23,11 @@ from evaluator.records import (
     Scan,
     VerdictWord,
 )
-from evaluator.simulate import SCENARIOS, Scrapes, simulate, simulate_readings, to_cells
+from evaluator.simulate import SCENARIOS, Change, Scrapes, simulate, simulate_readings, to_cells
 from evaluator.simulate.readings import DURATION, FAILURES, REQUESTS
 from evaluator.simulate.requests import EPOCH_US
 from evaluator.stats.reading_panels import cut
+from evaluator.stats.readings import sum_up
 
 GO, NO_GO, OPEN = VerdictWord.GO, VerdictWord.NO_GO, VerdictWord.INCONCLUSIVE
 START = datetime.fromtimestamp(EPOCH_US / 1e6, UTC)
@@ -106,13 +107,19 @@ def test_readings_that_go_on_are_looked_at_on_the_way(nothing, same, slower):
 
 
 def test_a_look_sees_what_there_was_then(nothing, slower):
-    """The last look at a third of the data says what the whole's look at that time says."""
+    """A look at two thirds of the data says what the whole's look at that time says, whatever is asked."""
+    more = (
+        Rule("p50", "histogram_quantile", margin=Margin(0.5), quantile=0.5, queries=(DURATION,), scale=1000, unit="ms"),
+        Rule("rate", "counter_rate", margin=Margin(0.0), queries=(REQUESTS,)),
+    )
+    rulebook = Rulebook((*SERVER, *more))
     planned = replace(COLLECTED, state=RunState.RUNNING, planned_end=START + timedelta(seconds=900))
     readings = simulate_readings(slower)
-    whole = assess_release(nothing, (), None, ALONE, "cart@2", readings, (replace(planned, state=RunState.COMPLETE),))
+    ended = replace(planned, state=RunState.COMPLETE)
+    whole = assess_release(nothing, (), None, rulebook, "cart@2", readings, (ended,))
     middle = int(readings.bucket.min()) + 660 // readings.bucket_s
     part = cut(readings, None).before(middle).readings
-    early = assess_release(nothing, (), None, ALONE, "cart@2", part, (planned,))
+    early = assess_release(nothing, (), None, rulebook, "cart@2", part, (planned,))
     for one, other in zip(whole.comparisons, early.comparisons, strict=True):
         at = {look.at_s: look.p_worse for look in one.looks}
         assert other.looks
@@ -241,3 +248,36 @@ def test_identical_arms_are_rarely_stopped(nothing):
     ]
     assert np.mean([word is NO_GO for word in words]) <= 0.05 + 2 * 0.028
     assert GO not in words
+
+
+def test_a_server_that_said_nothing_is_no_pass(nothing):
+    evidence = assess_release(nothing, (), None, ALONE, "cart@2", sum_up([], ("baseline", "canary"), 15), (COLLECTED,))
+    judgement = judge(evidence, ALONE)
+    assert judgement.word is OPEN
+    assert set(statuses(judgement).values()) == {MetricStatus.NO_DATA}
+    assert [f.text for f in evidence.findings if f.level is Level.FAIL] == [
+        "no query has a series of baseline",
+        "no query has a series of canary",
+    ]
+
+
+def test_readings_before_the_first_request_landed_are_no_pass(nothing, same):
+    rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
+    going = replace(LOADED, state=RunState.RUNNING)
+    evidence = assess_release(nothing, (going,), None, rulebook, "cart@2", simulate_readings(same), (COLLECTED,))
+    judgement = judge(evidence, rulebook)
+    assert judgement.word is OPEN
+    assert set(statuses(judgement).values()) == {MetricStatus.NO_DATA}
+
+
+def test_several_candidates_are_each_compared_with_the_baseline(nothing, slower):
+    """Arms B and C: the one is as good as the baseline, the other 60 % slower."""
+    design = replace(DESIGN, changes=(Change(), Change(latency=0.6)))
+    requests = simulate(design, 2)
+    readings = simulate_readings(requests)
+    evidence = assess_release(nothing, (), None, ALONE, "cart@2", readings, (COLLECTED,))
+    judgement = judge(evidence, ALONE)
+    assert judgement.word is GO
+    assert judgement.reasons[0].arm == requests.arms[1]
+    failed = {c.arm for c in judgement.comparisons if c.status is MetricStatus.FAIL}
+    assert failed == {requests.arms[2]}

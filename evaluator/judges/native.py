@@ -28,6 +28,7 @@ from evaluator.records import (
 __all__ = ["Judgement", "judge_natively"]
 
 MAX_UNJUDGED = 0.05
+KINDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,18 +204,18 @@ def _early_p(own: Sequence[Comparison]) -> float:
 
 def _side_by_side(comparisons: Sequence[Comparison]) -> list[tuple[float, ...]]:
     """Loadings of requests, readings and outcomes in places of their own: they share no unit."""
-    kinds = [_kind(c) for c in comparisons]
-    sizes = [
-        max((len(c.loadings) for c, of in zip(comparisons, kinds, strict=True) if of == kind), default=0)
-        for kind in range(3)
-    ]
+    return _place([c.loadings for c in comparisons], [_kind(c) for c in comparisons])
+
+
+def _place(loadings: Sequence[tuple[float, ...]], kinds: Sequence[int]) -> list[tuple[float, ...]]:
+    sizes = [0] * KINDS
+    for row, kind in zip(loadings, kinds, strict=True):
+        sizes[kind] = max(sizes[kind], len(row))
     if sum(size > 0 for size in sizes) < 2:
-        return [c.loadings for c in comparisons]
+        return list(loadings)
     return [
-        (0.0,) * sum(sizes[:kind]) + c.loadings + (0.0,) * sum(sizes[kind + 1 :])
-        if len(c.loadings) == sizes[kind]
-        else ()
-        for c, kind in zip(comparisons, kinds, strict=True)
+        (0.0,) * sum(sizes[:kind]) + row + (0.0,) * sum(sizes[kind + 1 :]) if len(row) == sizes[kind] else ()
+        for row, kind in zip(loadings, kinds, strict=True)
     ]
 
 
@@ -234,18 +235,22 @@ def _decision_times(
     for members, level in ((gates, alpha * (1 - share)), (scanned, alpha * share)):
         for at_s in sorted({look.at_s for i in members for look in comparisons[i].looks}):
             now = {i: look for i in members for look in comparisons[i].looks if look.at_s == at_s}
-            for i in _rejected(now, level, scan=members is scanned):
+            for i in _rejected(comparisons, now, level, scan=members is scanned):
                 out.setdefault(i, at_s)
     return out
 
 
-def _rejected(looks: Mapping[int, Look], level: float, *, scan: bool) -> list[int]:
+def _rejected(comparisons: Sequence[Comparison], looks: Mapping[int, Look], level: float, *, scan: bool) -> list[int]:
     """Whose p-values at one look are rejected, family-wise."""
     asked = [(i, p) for i, look in looks.items() for p in look.p_worse]
     p_values = [p for _, p in asked]
     if not any(p < level for p in p_values):
         return []
-    adjusted = adjust_plausible(p_values) if scan else adjust(p_values, [looks[i].loadings for i, _ in asked])
+    if scan:
+        adjusted = adjust_plausible(p_values)
+    else:
+        loadings = _place([looks[i].loadings for i, _ in asked], [_kind(comparisons[i]) for i, _ in asked])
+        adjusted = adjust(p_values, loadings)
     return sorted({i for (i, _), p in zip(asked, adjusted, strict=True) if p < level})
 
 

@@ -66,15 +66,18 @@ class ReadingPair:
 
     def lay(self, key: tuple[Any, ...], make: Callable[[], Laid | None]) -> Laid | None:
         """A panel, made once, as it was at this look."""
-        place = (self.arm, *key)
+        place: tuple[Any, ...] = (self.arm, *key)
         if place not in self.laid:
             self.laid[place] = make()
         whole: Laid | None = self.laid[place]
         if whole is None or self.before_s is None:
             return whole
-        bucket_s = whole.bucket_s
         # Instances are known by whole blocks; what the last one has begun counts at the next look.
-        before: Laid | None = whole.before(int(self.before_s // (bucket_s * BLOCK_BUCKETS)) * BLOCK_BUCKETS)
+        bucket = int(self.before_s // (whole.bucket_s * BLOCK_BUCKETS)) * BLOCK_BUCKETS
+        last = self.laid.get(("last", *place))
+        if last is None or last[0] != bucket:
+            last = self.laid["last", *place] = (bucket, whole.before(bucket))
+        before: Laid | None = last[1]
         return before
 
     def seen(self) -> ReadingView:

@@ -123,6 +123,7 @@ class _Bench:
             sd_share=0.0,
             limit=limit,
             depth="answers" if self.depth == "full" else self.depth,
+            shared=frame_all_requests(self.edges.panel),
         )
 
     def reach(self, bound: float) -> float:

@@ -61,15 +61,16 @@ def compare_failures(
     limit: Limit | None = None,
     groups: FloatArray | None = None,
     depth: Depth = "full",
+    shared: tuple[Strata, InstanceFrame] | None = None,
 ) -> Estimate:
     """Compare failure rates, standardised over endpoints and time.
 
     An absolute margin is a difference of rates (0.001 = 0.1 pp), a relative one a ratio. `sd_instance`: least
     standard deviation (as a rate) assumed for an arm with a single instance, else the pooled rate times `sd_share`.
-    With less than full `depth` effect and interval are NaN.
+    With less than full `depth` effect and interval are NaN. `shared`: the frames of a panel of the same requests.
     """
     assumed = sd_instance, sd_share
-    strata, frame = frame_all_requests(panel) if groups is None else frame_requests(panel, groups)
+    strata, frame = shared or (frame_all_requests(panel) if groups is None else frame_requests(panel, groups))
     baseline, candidate = (levels(strata, arm, panel.failures[arm]) for arm in (0, 1))
     bound = 0.0 if margin is None else margin.value
     relative = margin is not None and margin.relative

@@ -200,15 +200,17 @@ def _join_series(parts: Sequence[Series]) -> _Track:
     return _Track(parts[0], ts[last], np.asarray(values[last], float))
 
 
-def _find_scrapes(stretches: Sequence[_Stretch]) -> dict[str, dict[str, list[IntArray]]]:
+def _find_scrapes(stretches: Sequence[_Stretch]) -> dict[str, dict[str, IntArray]]:
     """When each instance of each arm answered a scrape, by whatever series."""
-    found: dict[str, dict[str, list[IntArray]]] = {}
+    found: dict[str, dict[str, IntArray]] = {}
     for stretch in stretches:
         mine = found.setdefault(stretch.arm, {})
         for track in stretch.tracks:
-            known = mine.setdefault(track.series.instance, [])
-            if not any(times is track.ts_ms or np.array_equal(times, track.ts_ms) for times in known[:4]):
-                known.append(track.ts_ms)
+            known = mine.get(track.series.instance)
+            if known is None:
+                mine[track.series.instance] = track.ts_ms
+            elif not np.array_equal(known, track.ts_ms):
+                mine[track.series.instance] = np.union1d(known, track.ts_ms)
     return found
 
 
@@ -228,7 +230,7 @@ class _Samples:
 
 
 def _sum_stretch(
-    stretch: _Stretch, scrapes: Mapping[str, list[IntArray]], names: Names, bucket_s: int
+    stretch: _Stretch, scrapes: Mapping[str, IntArray], names: Names, bucket_s: int
 ) -> tuple[Table, QueryFacts]:
     tracks = stretch.tracks
     if not tracks:
@@ -252,7 +254,7 @@ def _sum_stretch(
 
 
 def _find_growth(
-    stretch: _Stretch, samples: _Samples, scrapes: Mapping[str, list[IntArray]]
+    stretch: _Stretch, samples: _Samples, scrapes: Mapping[str, IntArray]
 ) -> tuple[FloatArray, FloatArray, BoolArray, int]:
     """By how much each sample is above the one before, how long that took (ms), whether it counts; and restarts."""
     grown = np.diff(samples.values, prepend=0.0)
@@ -296,7 +298,7 @@ def _restart_together(stretch: _Stretch, samples: _Samples, restarted: BoolArray
 def _count_newborn(
     stretch: _Stretch,
     samples: _Samples,
-    scrapes: Mapping[str, list[IntArray]],
+    scrapes: Mapping[str, IntArray],
     grown: FloatArray,
     step_ms: FloatArray,
     counted: BoolArray,
@@ -307,15 +309,11 @@ def _count_newborn(
     for place in late.tolist():
         at = int(samples.firsts[place])
         first = int(samples.ts[at])
-        before = [_last_before(times, first) for times in scrapes.get(stretch.tracks[place].series.instance, ())]
-        latest = max(before, default=-1)
-        if latest >= max(first - reach, stretch.start_ms) and latest >= 0:
+        times = scrapes[stretch.tracks[place].series.instance]
+        before = int(np.searchsorted(times, first))
+        latest = int(times[before - 1]) if before else -1
+        if latest >= max(first - reach, stretch.start_ms):
             grown[at], step_ms[at], counted[at] = samples.values[at], float(first - latest), True
-
-
-def _last_before(times: IntArray, moment: int) -> int:
-    place = int(np.searchsorted(times, moment))
-    return int(times[place - 1]) if place else -1
 
 
 def _code(stretch: _Stretch, names: Names) -> dict[str, Any]:
@@ -376,6 +374,9 @@ def _cover_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolArray)
         seen = _moments(samples, counted, longest, ends)
         for place in others:
             own = slice(samples.firsts[place], ends[place])
+            if sizes[place] == seen.size + 1 and np.array_equal(samples.ts[own][1:], seen):
+                covering[own] = False
+                continue
             again = np.isin(samples.ts[own], seen)
             covering[own] &= ~again
             if not again[1:].all():

@@ -24,6 +24,8 @@ from evaluator.records import (
     Margin,
     MetricStatus,
     Monitoring,
+    Query,
+    QueryKind,
     Question,
     Role,
     Rule,
@@ -271,6 +273,19 @@ def test_requests_and_outcomes_stand_side_by_side():
     rulebook = Rulebook((), scan=Scan(enabled=False))
     p = judge(*same, users, rulebook=rulebook).comparisons[0].p_value_adjusted
     assert 0.03 < p < 0.08 < holm([0.02] * 5 + [0.5])[0]
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_requests_and_readings_share_no_error(looked):
+    """Loadings of one length are not of one thing: p = 0.03 of a request metric and of a reading are two questions."""
+    loadings = (0.8, 0.6)
+    looks = (Look(600.0, (0.03,), loadings),) if looked else ()
+    answer = (0.5, 0.5) if looked else (0.03, 0.97)
+    client, server = (metric(name, answer, loadings=loadings, looks=looks) for name in ("client", "server"))
+    asked = replace(server.rule, queries=(Query("x_seconds", QueryKind.HISTOGRAM),))
+    rulebook = Rulebook((), scan=Scan(enabled=False))
+    assert judge(client, server, rulebook=rulebook).word is NO_GO
+    assert judge(client, replace(server, rule=asked), rulebook=rulebook).word is not NO_GO
 
 
 def test_what_a_look_decided_stays_decided():

@@ -230,6 +230,18 @@ def test_bounds_around_the_quantile_resolve_the_margin(slower):
     assert found.effect.lower < 0 < found.effect.upper < 0.2
 
 
+def test_exactly_at_the_margin_a_quantile_is_hardly_ever_within():
+    """Nor beyond it: 40 releases that are 20 % slower, against a margin of 20 %, with bounds 8 % apart."""
+    bounds = tuple(np.geomspace(0.02, 2.0, 60).round(5))
+    change = replace(SCENARIOS["mean+10%"].changes[0], latency=0.2)
+    design = replace(SCENARIOS["AA"], duration_s=600.0, rate_per_s=15.0, changes=(change,))
+    rule = replace(MEDIAN, margin=Margin(0.2))
+    drawn = (simulate_readings(simulate(design, seed), Scrapes(bounds_s=bounds)) for seed in range(40))
+    worse, within = np.array([p(ask(readings, rule)) for readings in drawn]).T
+    assert (worse < 0.05).mean() <= 0.05 + 2 * 0.035
+    assert (within < 0.05).mean() <= 0.05 + 2 * 0.035
+
+
 def test_a_quantile_worse_by_more_than_its_buckets_is_found():
     doubled = replace(SCENARIOS["AA"], **SHORT, changes=(replace(SCENARIOS["mean+10%"].changes[0], latency=1.5),))
     readings = simulate_readings(simulate(doubled, 3))
