@@ -17,7 +17,18 @@ from evaluator.looks import judged_buckets, look_back
 from evaluator.metrics import OUTCOME_METRICS
 from evaluator.metrics.measure import Measured, measure, pair_up
 from evaluator.metrics.outcome_measure import has_outcome_rules, measure_outcomes
-from evaluator.records import BASELINE, ArmSummary, Cells, Evidence, Outcomes, Rulebook, Run, RunState, Window
+from evaluator.records import (
+    BASELINE,
+    ArmSummary,
+    Cells,
+    Evidence,
+    Outcomes,
+    Progress,
+    Rulebook,
+    Run,
+    RunState,
+    Window,
+)
 from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.index import distinct
 from evaluator.stats.rates import active_slots
@@ -57,6 +68,7 @@ def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str
         monitoring=calendar.kind,
         final=calendar.final and all(run.state is not RunState.RUNNING for run in runs),
         imported=is_imported(runs),
+        progress=_find_progress(cells, warm_up, calendar),
     )
 
 
@@ -129,6 +141,13 @@ def _plan(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, warm_up: Warm
     calendar = plan_looks(rulebook.monitoring, bucket_s=cells.bucket_s, covered_s=covered, planned_s=planned)
     # A run that has ended gives no more data, whatever was planned.
     return calendar if run.state is RunState.RUNNING else replace(calendar, final=True)
+
+
+def _find_progress(cells: Cells, warm_up: WarmUp, calendar: Calendar) -> Progress | None:
+    start, end = judged_buckets(cells, warm_up)
+    if end == start:
+        return None
+    return Progress(float((end - start) * cells.bucket_s), calendar.planned_s, calendar.next_s)
 
 
 def _with_both_arms(cells: Cells) -> Cells:

@@ -11,7 +11,7 @@ from evaluator.errors import UnknownName
 from evaluator.health.history import describe_learnt
 from evaluator.judges import JUDGES
 from evaluator.metrics.outcome_measure import find_needs
-from evaluator.pipeline.landing import land_release
+from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
     Outcomes,
@@ -42,7 +42,7 @@ def judge_release(
     release = store.release(release_id)
     learnt = store.learnt(service_of(release))
     own, policy = policy, with_learnt(policy, learnt)
-    chosen = choose_runs(store.runs(release_id), runs)
+    chosen = tuple(with_present_facts(store, run) for run in choose_runs(store.runs(release_id), runs))
     ids = [run.id for run in chosen]
     loads = tuple(run for run in chosen if run.source != OUTCOME_SOURCE)
     outcomes = read_outcomes(store, chosen, policy.rulebook)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from threading import Event, Thread, get_native_id
+from threading import Event, Thread
 
 from evaluator.errors import EvaluatorError, LoadError, UsageError
-from evaluator.pipeline.base import Say, say_nothing
+from evaluator.pipeline.base import Say, lower_priority, say_nothing
 from evaluator.pipeline.landing import finish_run
 from evaluator.records import (
     Landed,
@@ -128,8 +127,7 @@ def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
 
 
 def _keep_up(store: Store, run: Run, say: Say, over: Event) -> None:
-    # The load generator goes first; the threads of a roll-up inherit this.
-    os.setpriority(os.PRIO_PROCESS, get_native_id(), 10)
+    lower_priority()
     while not over.wait(KEEP_UP_S):
         try:
             landed = store.land_segments(run.id)

@@ -20,6 +20,7 @@ __all__ = [
     "Evidence",
     "Finding",
     "Look",
+    "Progress",
     "Question",
     "Reason",
     "Verdict",
@@ -181,6 +182,16 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the calendar of looks stands, in seconds of judged data."""
+
+    covered_s: float
+    planned_s: float
+    next_s: float
+    """When the next look is due; infinite where none is to come."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """All that is known of a release before judging."""
 
@@ -197,6 +208,8 @@ class Evidence:
     """False before the last look of the calendar: a NO-GO can be shown, a GO cannot."""
     imported: bool = False
     """The requests were recorded by another tool: more of them come by another import."""
+    progress: Progress | None = None
+    """How far the calendar of looks has come; `None` where there are no requests."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from evaluator.sources.recording import (
 )
 
 __all__ = [
+    "QUIET_S",
     "LoadPlan",
     "RunOutcome",
     "check_plan",
