@@ -32,7 +32,7 @@ def check_completeness(scene: Scene) -> Iterable[Finding]:
 
 
 def _unfinished(scene: Scene) -> Finding:
-    """What is to be thought of a run that goes on: an early GO is asked for by the policy, and paid for by its looks."""
+    """A run that goes on. Where the policy asks for an early GO, its looks pay for it."""
     text, remedy = "the run has not reached its planned end", "judge again when the run has ended"
     if scene.looks_paid and scene.rulebook.monitoring.early_go:
         return warn("complete", text, remedy)

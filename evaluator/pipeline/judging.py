@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from evaluator import __version__
 from evaluator.assess import assess_release
@@ -25,7 +25,7 @@ from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.stats.student import load_early
 from evaluator.store import Store
 
-__all__ = ["choose_runs", "judge_release", "read_outcomes", "service_of"]
+__all__ = ["JUDGE", "choose_runs", "judge_release", "keep_verdict", "read_outcomes", "service_of"]
 
 JUDGE = "native"
 
@@ -69,8 +69,14 @@ def judge_release(
         judged_at=judged_at,
     )
     if save:
-        store.save_verdict(release_id, to_json(verdict), judged_at, verdict.word.value)
+        keep_verdict(store, verdict)
     return verdict
+
+
+def keep_verdict(store: Store, verdict: Verdict) -> None:
+    """Keep a verdict in the history of its release."""
+    when = verdict.judged_at or datetime.now(UTC)
+    store.save_verdict(verdict.release.id, to_json(verdict), when, verdict.word.value)
 
 
 def service_of(release: Release) -> str:
