@@ -73,6 +73,9 @@ class _OneRun:
     def land(self) -> tuple[Run, ...]:
         return self.stored.land()
 
+    def peek(self) -> tuple[Run, ...]:
+        return self.stored.peek()
+
     def series_open(self, runs: Sequence[Run]) -> bool:
         del runs
         return False

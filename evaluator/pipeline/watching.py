@@ -7,6 +7,7 @@ asked when a look is due or a run has ended.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -70,6 +71,9 @@ class Subject(Protocol):
     def land(self) -> tuple[Run, ...]:
         """Land what is waiting and tell the runs to judge; none where there is no such release yet."""
 
+    def peek(self) -> tuple[Run, ...]:
+        """Tell the runs to judge, and land nothing."""
+
     def series_open(self, runs: Sequence[Run]) -> bool:
         """Are replicates of these runs still to come?"""
 
@@ -100,11 +104,19 @@ class StoredSubject:
 
     def land(self) -> tuple[Run, ...]:
         """Land what is waiting; no runs where the store, the release or the run asked for is not there yet."""
+        return self._read(land=True)
+
+    def peek(self) -> tuple[Run, ...]:
+        """Tell the runs to judge as they are in the store."""
+        return self._read(land=False)
+
+    def _read(self, *, land: bool) -> tuple[Run, ...]:
         store = self.open_store()
         if store is None:
             return ()
         try:
-            land_release(store, self.release)
+            if land:
+                land_release(store, self.release)
             return choose_runs(store.runs(self.release), self.runs)
         except UnknownName as error:
             if error.kind not in {"release", "run"}:
@@ -144,6 +156,7 @@ class StoredSubject:
             mode=self.policy.rulebook.mode,
             policy=self.policy.effective,
             policy_hash=self.policy.hash,
+            data_hash=f"sha256:{hashlib.sha256().hexdigest()}",
             evaluator_version=__version__,
             judged_at=datetime.now(UTC),
         )
@@ -190,7 +203,7 @@ class Watch:
     _files: Signature = ()
     """What the files looked like when they were last landed."""
     _key: tuple[object, ...] = ()
-    """Which runs were judged in which state."""
+    """Whether a series went on, and which runs were judged in which state."""
     _rows: int = 0
     _word: VerdictWord | None = None
     _judged_at: float = -math.inf
@@ -237,12 +250,16 @@ class Watch:
         return verdict
 
     def _is_stirring(self) -> bool:
-        """Did files change that matter now? Until a look is due only the store's own do: a run began or ended."""
+        """Did files change that matter now? Until a look is due, only a run that began or ended does."""
         if self.clock() >= self._landed_at + PULSE_S:
             return True
-        now = self.subject.signature()
-        waits_for_look = self._verdict is not None and self.clock() < self._due
-        return now[:STORE_FILES] != self._files[:STORE_FILES] if waits_for_look else now != self._files
+        files, before = self.subject.signature(), self._files
+        if self._verdict is None or self.clock() >= self._due:
+            return files != before
+        if files[:STORE_FILES] == before[:STORE_FILES]:
+            return False
+        self._files = files
+        return _key(self.subject.peek()) != self._key[1:]
 
     def _is_new(self, runs: Sequence[Run], *, series: bool) -> bool:
         """Is there anything that was not judged yet, or a look that is due?"""
@@ -250,13 +267,13 @@ class Watch:
         if not rows and (not runs or series or any(run.state is RunState.RUNNING for run in runs)):
             self.status = "waiting for the first requests" if runs else "waiting for the release"
             return False
-        return _key(runs, series=series) != self._key or (rows != self._rows and self.clock() >= self._due)
+        return (series, *_key(runs)) != self._key or (rows != self._rows and self.clock() >= self._due)
 
     def _judge(self, runs: Sequence[Run], *, series: bool) -> Verdict | None:
         verdict = self.subject.judge()
         self.judged += 1
         self._verdict, self._judged_at = verdict, self.clock()
-        self._key, self._rows = _key(runs, series=series), sum(run.landed for run in runs)
+        self._key, self._rows = (series, *_key(runs)), sum(run.landed for run in runs)
         self._due = self._judged_at + _pause(verdict)
         self.status = _describe(verdict, series=series)
         running = any(run.state is RunState.RUNNING for run in runs)
@@ -274,7 +291,7 @@ class Watch:
 
     def _is_same(self, runs: Sequence[Run]) -> bool:
         """Are the runs after judging those before it? One that began or ended meanwhile is to be judged too."""
-        same = _key(self.subject.land(), series=False) == _key(runs, series=False)
+        same = _key(self.subject.peek()) == _key(runs)
         if not same:
             self._key = ()
         return same
@@ -327,8 +344,8 @@ def _pause(verdict: Verdict) -> float:
     return min(max(progress.next_s - progress.covered_s + SETTLE_S, SOONEST_S), LATEST_S)
 
 
-def _key(runs: Sequence[Run], *, series: bool) -> tuple[object, ...]:
-    return series, *((run.id, run.state) for run in runs)
+def _key(runs: Sequence[Run]) -> tuple[object, ...]:
+    return tuple((run.id, run.state) for run in runs)
 
 
 def _describe(verdict: Verdict, *, series: bool) -> str:
