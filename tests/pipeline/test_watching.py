@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evaluator.errors import StoreBusy
-from evaluator.pipeline.landing import land_release
+from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.pipeline.stopping import StopRule
 from evaluator.pipeline.watching import (
     LATEST_S,
@@ -38,7 +38,7 @@ from evaluator.records import (
     VerdictWord,
     Window,
 )
-from evaluator.sources.recording import Recording
+from evaluator.sources.recording import Recording, WorkerFacts
 from evaluator.store import Store
 
 POLICY = load_policy(None)
@@ -319,3 +319,18 @@ def test_a_store_that_is_not_there_yet_has_no_runs(tmp_path):
     assert [run.id for run in there.land()] == ["r1"]
     assert there.is_known(store)
     assert replace(there, runs="another").land() == ()
+
+
+def test_what_a_running_load_knows_of_itself_is_judged(store):
+    run = register(store)
+    folder = store.segment_folder(run)
+    folder.mkdir(parents=True)
+    assert with_present_facts(store, run).facts == replace(run.facts, workers_seen=0)
+    start = datetime.now(UTC).timestamp()
+    WorkerFacts("w", "local", started=start, counted=50, cpu_percent=99.0, users={"baseline": 5}).write(folder)
+    now = with_present_facts(store, run)
+    assert (now.facts.cpu_percent, now.facts.users, now.facts.counted) == (99.0, {"baseline": 5}, None)
+    assert (now.facts.stopped_by, now.state) == ("", RunState.RUNNING)
+    assert now.planned_end == datetime.fromtimestamp(start, UTC) + timedelta(seconds=60)
+    ended = replace(run, state=RunState.COMPLETE)
+    assert with_present_facts(store, ended) is ended
