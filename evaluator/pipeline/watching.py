@@ -361,7 +361,11 @@ def describe_missing(verdict: Verdict) -> str:
     """Say what a verdict still waits for: the gate that needs longest and how much longer, or the first reason."""
     waiting = [c for c in verdict.evidence.comparisons if _is_open(c)]
     if not waiting:
-        return next((reason.text for reason in verdict.reasons), "nothing is shown yet")
+        # That the run goes on is plain: say what else there is.
+        texts = [reason.text for reason in verdict.reasons]
+        return next(
+            (text for text in texts if not text.startswith("complete: ")), *texts[:1] or ["nothing is shown yet"]
+        )
     slowest = max(waiting, key=lambda c: c.needed_time or math.inf)
     name = slowest.rule.name if len(waiting) == 1 else f"{slowest.rule.name} and {len(waiting) - 1} more"
     return f"open: {name}{_how_much_longer(slowest, verdict.evidence.window.seconds)}"
