@@ -26,6 +26,7 @@ from evaluator.records import (
     Cells,
     Evidence,
     Outcomes,
+    Progress,
     ReadingCells,
     Rulebook,
     Run,
@@ -71,6 +72,7 @@ def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str
         monitoring=calendar.kind,
         final=calendar.final and all(run.state is not RunState.RUNNING for run in runs),
         imported=is_imported(runs),
+        progress=_find_progress(cells, warm_up, calendar),
     )
 
 
@@ -156,6 +158,13 @@ def _plan(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, warm_up: Warm
     """The calendar of looks at requests."""
     start, end = judged_buckets(cells, warm_up)
     return plan_runs(runs, rulebook.monitoring, bucket_s=cells.bucket_s, start=start, end=end)
+
+
+def _find_progress(cells: Cells, warm_up: WarmUp, calendar: Calendar) -> Progress | None:
+    start, end = judged_buckets(cells, warm_up)
+    if end == start:
+        return None
+    return Progress(float((end - start) * cells.bucket_s), calendar.planned_s, calendar.next_s)
 
 
 def _with_both_arms(cells: Cells) -> Cells:

@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "import": ("evaluator.cli.import_files", "Land request files of Locust, JMeter or k6, or outcomes of an A/B test."),
     "collect": ("evaluator.cli.collect", "Collect the policy's metrics of a release from Prometheus."),
     "verdict": ("evaluator.cli.verdict", "Judge a release: GO, NO-GO or INCONCLUSIVE."),
+    "watch": ("evaluator.cli.watch", "Judge a release again as data land, until it is decided."),
     "plan": ("evaluator.cli.plan", "What a test would find, how long it takes, and how to roll out."),
     "calibrate": ("evaluator.cli.calibrate", "False alarms and power of the policy on your own stored runs."),
     "replay": ("evaluator.cli.replay", "Judge stored releases again under another policy."),

@@ -42,6 +42,9 @@ __all__ = ["command", "parse_arms", "parse_labels"]
 @click.option("--replicates", type=int, default=1, show_default=True, help="Runs; several tell release from instance.")
 @click.option("--restart-command", metavar="CMD", help="Restarts the targets between replicates; run without a shell.")
 @click.option("--collect", is_flag=True, help="Collect the policy's metrics from Prometheus as well.")
+@click.option(
+    "--stop-on", type=click.Choice(["no-go"]), help="Judge while it loads, and end it as soon as NO-GO is shown."
+)
 @click.option("--service", help="Name of the service.  [default: the policy's]")
 @click.option("--baseline-version", default="", help="Version of the baseline.")
 @click.option("--canary-version", default="", help="Version of the candidate.")
@@ -62,6 +65,7 @@ def command(
     replicates: int,
     restart_command: str | None,
     collect: bool,
+    stop_on: str | None,
     service: str | None,
     baseline_version: str,
     canary_version: str,
@@ -98,6 +102,7 @@ def command(
         plan,
         replicates=replicates,
         restart_command=restart_command,
+        stop_on_no_go=policy if stop_on else None,
         say=session.say,
         on_line=session.say if session.verbosity > 0 else lambda _: None,
     )
@@ -166,4 +171,5 @@ def parse_labels(labels: Iterable[str]) -> dict[str, str]:
 def describe_runs(release: str, runs: Sequence[Run]) -> str:
     """Sum up what was recorded, in one line."""
     rows = sum(run.landed for run in runs)
-    return f"{release}: {count_of(rows, 'request')} in {count_of(len(runs), 'run')}, complete"
+    ended = next((f"ended early: {run.facts.ended_early}" for run in runs if run.facts.ended_early), "complete")
+    return f"{release}: {count_of(rows, 'request')} in {count_of(len(runs), 'run')}, {ended}"

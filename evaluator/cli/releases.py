@@ -25,6 +25,8 @@ def command(session: Session, as_json: bool) -> None:
         emit(json.dumps([_to_plain(summary) for summary in releases], indent=2))
     elif releases:
         emit("\n".join(_lay_out([HEAD, *(_row(summary) for summary in releases)])))
+        if any(summary.shadow_verdicts for summary in releases):
+            session.say(_describe_shadow(releases))
     else:
         session.say("no releases yet; `evaluator load` or `evaluator import` makes one")
 
@@ -33,8 +35,17 @@ def _row(summary: ReleaseSummary) -> tuple[str, ...]:
     release = summary.release
     versions = [f"{s.name} {s.baseline or '?'} → {s.canary or '?'}" for s in release.services]
     verdict = VERDICT_WORDS[VerdictWord(summary.verdict)] if summary.verdict else "–"
+    verdict += " (shadow)" if summary.mode == "shadow" else ""
     when = f"{summary.last_run.astimezone(UTC):%Y-%m-%d %H:%M}" if summary.last_run else "–"
     return release.id, ", ".join(versions) or "–", verdict, str(summary.runs), f"{summary.rows:,}", when
+
+
+def _describe_shadow(releases: Sequence[ReleaseSummary]) -> str:
+    """Say what shadow mode let pass."""
+    judged, blocked = (
+        sum(getattr(one, name) for one in releases) for name in ("shadow_verdicts", "would_have_blocked")
+    )
+    return f"{judged} {'verdicts' if judged != 1 else 'verdict'} in shadow mode, of which {blocked} would have blocked"
 
 
 def _lay_out(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -51,6 +62,9 @@ def _to_plain(summary: ReleaseSummary) -> dict[str, object]:
         "labels": dict(release.labels),
         "verdict": summary.verdict,
         "judged_at": _time(summary.judged_at),
+        "mode": summary.mode,
+        "shadow_verdicts": summary.shadow_verdicts,
+        "would_have_blocked": summary.would_have_blocked,
         "groups": summary.groups,
         "runs": summary.runs,
         "requests": summary.rows,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 import click
 
 from evaluator.cli import Session, emit
+from evaluator.cli.amounts import Duration
 from evaluator.cli.terminal import FILE_PAGE, make_page
 from evaluator.errors import UnknownName, UsageError
 from evaluator.pipeline.judging import judge_release
 from evaluator.records import Verdict, VerdictWord
 from evaluator.reports import FORMATS
 
-__all__ = ["command", "exit_code", "print_verdict"]
+__all__ = ["Asked", "command", "exit_code", "judging_options", "print_verdict"]
 
 FAILING = {"no-go": VerdictWord.NO_GO, "inconclusive": VerdictWord.INCONCLUSIVE}
 """What `--fail-on` knows."""
@@ -36,19 +39,57 @@ def print_verdict(verdict: Verdict) -> int:
     return exit_code(verdict)
 
 
+JUDGING_OPTIONS = (
+    click.option(
+        "--run", "runs", default="latest", show_default=True, help="latest, all, or the id of a run or group."
+    ),
+    click.option(
+        "--format",
+        "formats",
+        multiple=True,
+        metavar="F[=PATH]",
+        help=f"{', '.join(FORMATS)}; to stdout, or to a file. May be repeated.  [default: human]",
+    ),
+    click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Which verdicts are not exit code 0."),
+    click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever the verdict."),
+    click.option("--dry-run", is_flag=True, help="Judge, but keep no verdict."),
+)
+"""Options of every command that ends with a verdict, in the order of its help."""
+
+
+def judging_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the options that all commands share which end with a verdict."""
+    for option in reversed(JUDGING_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options of a judging command ask for, checked before anything is judged."""
+
+    runs: str
+    outputs: tuple[tuple[str, Path | None], ...]
+    failing: tuple[VerdictWord, ...]
+    keep: bool
+
+    @classmethod
+    def parse(cls, runs: str, formats: tuple[str, ...], fail_on: str, *, exit_zero: bool, dry_run: bool) -> Self:
+        """Read the options. Raises UsageError."""
+        failing = _parse_fail_on(fail_on)
+        return cls(runs, tuple(_parse_formats(formats)), () if exit_zero else failing, not dry_run)
+
+    def answer(self, verdict: Verdict) -> int:
+        """Write a verdict in every format that was asked for and return its exit code."""
+        for name, path in self.outputs:
+            _write(verdict, name, path)
+        return exit_code(verdict, self.failing)
+
+
 @click.command("verdict")
 @click.argument("release", metavar="RELEASE")
-@click.option("--run", "runs", default="latest", show_default=True, help="latest, all, or the id of a run or group.")
-@click.option(
-    "--format",
-    "formats",
-    multiple=True,
-    metavar="F[=PATH]",
-    help=f"{', '.join(FORMATS)}; to stdout, or to a file. May be repeated.  [default: human]",
-)
-@click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Which verdicts are not exit code 0.")
-@click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever the verdict.")
-@click.option("--dry-run", is_flag=True, help="Judge, but keep no verdict.")
+@judging_options
+@click.option("--wait", "wait_s", type=Duration(), metavar="DURATION", help="Wait so long until it is decided.")
 @click.pass_obj
 def command(
     session: Session,
@@ -58,6 +99,7 @@ def command(
     fail_on: str,
     exit_zero: bool,
     dry_run: bool,
+    wait_s: float | None,
 ) -> int:
     """Judge RELEASE: is it safe to promote?
 
@@ -65,15 +107,14 @@ def command(
 
     Exit codes: 0 GO, 1 NO-GO, 3 INCONCLUSIVE; 2 and 4 when there is no verdict.
     """
-    outputs = _parse_formats(formats)
-    failing = () if exit_zero else _parse_fail_on(fail_on)
+    asked = Asked.parse(runs, formats, fail_on, exit_zero=exit_zero, dry_run=dry_run)
     policy = session.load_policy()
-    verdict = judge_release(
-        session.open_store(), release, policy, runs=runs, judged_at=datetime.now(UTC), save=not dry_run
-    )
-    for name, path in outputs:
-        _write(verdict, name, path)
-    return exit_code(verdict, failing)
+    if wait_s is not None:
+        from evaluator.cli.watch import await_verdict
+
+        return asked.answer(await_verdict(session, release, policy, asked, wait_s))
+    now = datetime.now(UTC)
+    return asked.answer(judge_release(session.open_store(), release, policy, runs=runs, judged_at=now, save=asked.keep))
 
 
 def _parse_formats(given: tuple[str, ...]) -> list[tuple[str, Path | None]]:

@@ -19,10 +19,7 @@ def check_completeness(scene: Scene) -> Iterable[Finding]:
     again = f"load it again: `evaluator load {scene.release} …`"
     if any(run.state is RunState.RUNNING for run in scene.runs):
         # A look before the planned end is paid for by monitoring only; else it is neither GO nor NO-GO.
-        text = "the run has not reached its planned end"
-        yield Finding(
-            "complete", Level.FAIL, text, void=not scene.looks_paid, remedy="judge again when the run has ended"
-        )
+        yield _unfinished(scene)
     elif troubles:
         yield Finding("complete", Level.FAIL, "; ".join(dict.fromkeys(troubles)), remedy=again)
     elif len(scene.runs) < (wanted := _replicates_wanted(scene)):
@@ -34,6 +31,14 @@ def check_completeness(scene: Scene) -> Iterable[Finding]:
         yield ok("complete", text)
 
 
+def _unfinished(scene: Scene) -> Finding:
+    """A run that goes on. Where the policy asks for an early GO, its looks pay for it."""
+    text, remedy = "the run has not reached its planned end", "judge again when the run has ended"
+    if scene.looks_paid and scene.rulebook.monitoring.early_go:
+        return warn("complete", text, remedy)
+    return Finding("complete", Level.FAIL, text, void=not scene.looks_paid, remedy=remedy)
+
+
 def _replicates_wanted(scene: Scene) -> int:
     return max((int(run.fingerprint.get("replicates", 1)) for run in scene.runs), default=1)
 
@@ -42,6 +47,8 @@ def _troubles(run: Run) -> Iterable[str]:
     facts = run.facts
     if facts.stopped_by:
         yield f"the run stopped early: {facts.stopped_by}"
+    elif facts.ended_early:
+        yield f"the run was ended early on purpose: {facts.ended_early}"
     elif run.state is RunState.INCOMPLETE:
         yield "the run is incomplete"
     if facts.workers_expected is not None and (facts.workers_seen or 0) < facts.workers_expected:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from threading import get_native_id
 
-__all__ = ["READING_SOURCE", "Say", "say_nothing"]
+__all__ = ["READING_SOURCE", "Say", "lower_priority", "say_nothing"]
 
 READING_SOURCE = "prometheus"
 """Source of runs that were collected from a metrics server."""
@@ -14,3 +16,8 @@ Say = Callable[[str], None]
 
 def say_nothing(_: str) -> None:
     """Tell nobody."""
+
+
+def lower_priority() -> None:
+    """Let the load generator go first: this thread, and those that it starts, get what is left."""
+    os.setpriority(os.PRIO_PROCESS, get_native_id(), 10)

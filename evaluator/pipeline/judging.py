@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from evaluator import __version__
@@ -14,7 +14,7 @@ from evaluator.health.history import describe_learnt
 from evaluator.judges import JUDGES
 from evaluator.metrics.outcome_measure import find_needs
 from evaluator.pipeline.base import READING_SOURCE
-from evaluator.pipeline.landing import land_release
+from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
     Cells,
@@ -30,7 +30,16 @@ from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.stats.student import load_early
 from evaluator.store import Store
 
-__all__ = ["choose_runs", "judge_release", "judge_runs", "read_outcomes", "read_readings", "service_of"]
+__all__ = [
+    "JUDGE",
+    "choose_runs",
+    "judge_release",
+    "judge_runs",
+    "keep_verdict",
+    "read_outcomes",
+    "read_readings",
+    "service_of",
+]
 
 JUDGE = "native"
 
@@ -44,10 +53,10 @@ def judge_release(
     """
     load_early()
     land_release(store, release_id)
-    chosen = choose_runs(store.runs(release_id), runs)
+    chosen = tuple(with_present_facts(store, run) for run in choose_runs(store.runs(release_id), runs))
     verdict = judge_runs(store, store.release(release_id), chosen, policy, judged_at=judged_at)
     if save:
-        store.save_verdict(release_id, to_json(verdict), judged_at, verdict.word.value)
+        keep_verdict(store, verdict)
     return verdict
 
 
@@ -89,6 +98,12 @@ def judge_runs(
         evaluator_version=__version__,
         judged_at=judged_at,
     )
+
+
+def keep_verdict(store: Store, verdict: Verdict) -> None:
+    """Keep a verdict in the history of its release."""
+    when = verdict.judged_at or datetime.now(UTC)
+    store.save_verdict(verdict.release.id, to_json(verdict), when, verdict.word.value)
 
 
 def service_of(release: Release) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from evaluator.errors import UnknownName
 from evaluator.pipeline.base import READING_SOURCE
@@ -18,6 +21,7 @@ from evaluator.records import (
 )
 from evaluator.segments import run_folder
 from evaluator.sources.load import (
+    QUIET_S,
     RunOutcome,
     is_alive,
     is_recording,
@@ -26,7 +30,7 @@ from evaluator.sources.load import (
 from evaluator.sources.recording import SHEET_NAME, RunSheet, utc
 from evaluator.store import Store
 
-__all__ = ["finish_run", "land_release"]
+__all__ = ["finish_run", "land_release", "with_present_facts"]
 
 
 def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
@@ -43,7 +47,7 @@ def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
 
 def _settle(store: Store, run: Run) -> Landed:
     folder = store.segment_folder(run)
-    if run.state is RunState.RUNNING and not is_recording(folder):
+    if run.state is RunState.RUNNING and not is_recording(folder) and not _begins(run, folder):
         planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
         outcome = read_outcome(folder, run_time_s=planned_s, stopped_by=_reason_of_death(run))
         finish_run(store, run, outcome)
@@ -63,6 +67,12 @@ def _is_abandoned(run: Run) -> bool:
     """Tell whether the process that collects is gone; one of another machine is believed to live."""
     pid = run.fingerprint.get("pid")
     return run.fingerprint.get("host") == platform.node() and pid is not None and not is_alive(int(pid))
+
+
+def _begins(run: Run, folder: Path) -> bool:
+    """Tell whether a run was registered just now, so that its recorder may not have left anything yet."""
+    age_s = (datetime.now(UTC) - run.started).total_seconds() if run.started else math.inf
+    return age_s < QUIET_S and not any(folder.glob("*"))
 
 
 def _reason_of_death(run: Run) -> str:
@@ -109,3 +119,17 @@ def finish_run(store: Store, run: Run, outcome: RunOutcome) -> None:
         facts=outcome.facts,
         planned_end=outcome.planned_end,
     )
+
+
+def with_present_facts(store: Store, run: Run) -> Run:
+    """Add to a run that goes on what its processes know by now: a saturated load generator, or a clock that is off.
+
+    Requests are not counted against those in the store: the newest are still to land.
+    """
+    folder = store.segment_folder(run)
+    if run.source != "locust" or run.state is not RunState.RUNNING or not run.started or not folder.is_dir():
+        return run
+    planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end else None
+    outcome = read_outcome(folder, run_time_s=planned_s)
+    facts = replace(outcome.facts, counted=None, stopped_by="", quarantined=run.facts.quarantined)
+    return replace(run, facts=facts, planned_end=outcome.planned_end or run.planned_end)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from threading import Event, Thread, get_native_id
+from threading import Event, Thread
 
 from evaluator.errors import EvaluatorError, LoadError, UsageError
-from evaluator.pipeline.base import Say, say_nothing
+from evaluator.pipeline.base import Say, lower_priority, say_nothing
 from evaluator.pipeline.landing import finish_run
+from evaluator.pipeline.stopping import StopRule, judging_meanwhile
+from evaluator.policy import Policy
 from evaluator.records import (
     Landed,
     Release,
@@ -23,6 +25,7 @@ from evaluator.records import (
 )
 from evaluator.sources.load import (
     LoadPlan,
+    RunOutcome,
     check_plan,
     fingerprint,
     run_locust,
@@ -44,18 +47,21 @@ def load_release(
     *,
     replicates: int = 1,
     restart_command: str | None = None,
+    stop_on_no_go: Policy | None = None,
     say: Say = say_nothing,
     on_line: Say = say_nothing,
 ) -> tuple[Run, ...]:
     """Run a load test against all arms, `replicates` times, and land it. Returns the runs as stored.
 
     `say` is told what happens, `on_line` each line of Locust's log. Every run is registered before its load starts
-    and lands after it, whatever ended it. Raises LoadError where a run is incomplete, KeyboardInterrupt where the user
-    ended it; what was recorded stays.
+    and lands after it, whatever ended it. With a policy to `stop_on_no_go` it is judged meanwhile, and ended,
+    further replicates included, when NO-GO is shown. Raises LoadError where a run is incomplete, KeyboardInterrupt
+    where the user ended it; what was recorded stays.
     """
     check_names(release, (arm.name for arm in plan.arms))
     _check_replicates(replicates, restart_command)
     check_plan(plan)
+    rule = StopRule(stop_on_no_go, replicates) if stop_on_no_go else None
     group = new_run_id()
     for replicate in range(replicates):
         if replicate and restart_command:
@@ -64,7 +70,8 @@ def load_release(
         run = _new_run(release, plan, group, replicate, of=replicates)
         store.register_run(release, run)
         say(f"run {replicate + 1} of {replicates}: {run.id}")
-        _load_once(store, run, plan, say, on_line)
+        if _load_once(store, run, plan, rule, say, on_line):
+            break
     return tuple(run for run in store.runs(release.id) if run.group == group)
 
 
@@ -94,24 +101,37 @@ def _new_run(release: Release, plan: LoadPlan, group: str, replicate: int, *, of
     )
 
 
-def _load_once(store: Store, run: Run, plan: LoadPlan, say: Say, on_line: Say) -> None:
-    with _kept_up(store, run, say):
-        outcome = run_locust(plan, run, store.segment_folder(run), on_line)
+def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, say: Say, on_line: Say) -> bool:
+    """Run and land one load; tells whether NO-GO was shown, so that no other is to follow."""
+    with _kept_up(store, run, say), judging_meanwhile(store, run, rule, say) as why_stop:
+        outcome = run_locust(plan, run, store.segment_folder(run), on_line, why_stop)
     finish_run(store, run, outcome)
-    landed = store.land_segments(run.id)
-    say(_describe_landing(landed))
+    say(_describe_landing(store.land_segments(run.id)))
+    # Whoever watched the run has landed some of it.
+    rows = next(one.landed for one in store.runs(run.release) if one.id == run.id)
     if outcome.interrupted:
         raise KeyboardInterrupt
     if outcome.state is not RunState.COMPLETE:
         raise LoadError(
             f"run {run.id} is incomplete: {outcome.facts.stopped_by}",
-            hint=f"the {landed.rows} requests recorded until then are in the store",
+            hint=f"the {rows} requests recorded until then are in the store",
         )
-    if not landed.rows:
+    if not rows:
         why = f": {outcome.trouble}" if outcome.trouble else ""
         raise LoadError(
             f"run {run.id} made no request{why}", hint="do the tasks of the locustfile send any? -v shows Locust's log"
         )
+    return bool(outcome.facts.ended_early) or (rule is not None and _ends_series(store, run, outcome, rule))
+
+
+def _ends_series(store: Store, run: Run, outcome: RunOutcome, rule: StopRule) -> bool:
+    """Is the first of several runs NO-GO by itself? Then it says so: nobody is to wait for the others."""
+    why = rule.judge_run(store, run)
+    if why:
+        others = f"{rule.replicates - 1} further run{'s' if rule.replicates > 2 else ''}"
+        facts = replace(outcome.facts, ended_early=f"{others} left out, {why}")
+        finish_run(store, run, replace(outcome, facts=facts))
+    return bool(why)
 
 
 @contextmanager
@@ -128,8 +148,7 @@ def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
 
 
 def _keep_up(store: Store, run: Run, say: Say, over: Event) -> None:
-    # The load generator goes first; the threads of a roll-up inherit this.
-    os.setpriority(os.PRIO_PROCESS, get_native_id(), 10)
+    lower_priority()
     while not over.wait(KEEP_UP_S):
         try:
             landed = store.land_segments(run.id)

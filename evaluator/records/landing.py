@@ -111,6 +111,11 @@ class ReleaseSummary:
     last_run: datetime | None = None
     verdict: str | None = None
     judged_at: datetime | None = None
+    mode: str | None = None
+    """Mode of the latest verdict: `block` or `shadow`."""
+    shadow_verdicts: int = 0
+    would_have_blocked: int = 0
+    """Shadow verdicts that were NO-GO or INCONCLUSIVE."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,8 @@ class RunFacts:
     orphaned: bool = False
     stopped_by: str = ""
     """Why the run ended before its time: a signal, a full disk, a lost worker; empty when it did not."""
+    ended_early: str = ""
+    """Why the run was ended before its time on purpose: nothing is missing of what was recorded until then."""
 
 
 @dataclass(frozen=True, slots=True)

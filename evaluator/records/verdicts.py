@@ -20,6 +20,7 @@ __all__ = [
     "Evidence",
     "Finding",
     "Look",
+    "Progress",
     "Question",
     "Reason",
     "Verdict",
@@ -184,6 +185,16 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the calendar of looks stands, in seconds of judged data."""
+
+    covered_s: float
+    planned_s: float
+    next_s: float
+    """When the next look is due; infinite where none is to come."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """All that is known of a release before judging."""
 
@@ -202,6 +213,8 @@ class Evidence:
     """The requests were recorded by another tool: more of them come by another import."""
     collected: bool = False
     """There are readings of a metrics server only: more of them come with time."""
+    progress: Progress | None = None
+    """How far the calendar of looks has come; `None` where there are no requests."""
 
 
 @dataclass(frozen=True, slots=True)

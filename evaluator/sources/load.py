@@ -36,12 +36,14 @@ from evaluator.sources.recording import (
 )
 
 __all__ = [
+    "QUIET_S",
     "LoadPlan",
     "RunOutcome",
     "check_plan",
     "check_targets",
     "fingerprint",
     "is_alive",
+    "is_parent_alive",
     "is_recording",
     "read_outcome",
     "run_locust",
@@ -216,14 +218,22 @@ def fingerprint(plan: LoadPlan) -> dict[str, Any]:
 # ------------------------------------------------------------------ the load
 
 
-def run_locust(plan: LoadPlan, run: Run, folder: Path, on_line: Callable[[str], None] = lambda _: None) -> RunOutcome:
+def run_locust(
+    plan: LoadPlan,
+    run: Run,
+    folder: Path,
+    on_line: Callable[[str], None] = lambda _: None,
+    why_stop: Callable[[], str] = lambda: "",
+) -> RunOutcome:
     """Run one load test to its end and say how it went; an interrupt ends it early and is reported, not raised.
 
-    `on_line` is given each line of Locust's log as it comes. Raises LoadError where no process can be started.
+    `on_line` is given each line of Locust's log as it comes. As soon as `why_stop` gives a reason, the load is ended in
+    order, and on purpose. Raises LoadError where no process can be started.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sheet = folder / RECORDING_NAME
-    Recording(run.id, run.release, folder, plan.service, plan.header, plan.arms, os.getpid()).write(sheet)
+    parent = os.getpid(), platform.node()
+    Recording(run.id, run.release, folder, plan.service, plan.header, plan.arms, *parent).write(sheet)
     began = time.time()
     try:
         process = subprocess.Popen(
@@ -241,9 +251,9 @@ def run_locust(plan: LoadPlan, run: Run, folder: Path, on_line: Callable[[str], 
     lines: deque[str] = deque(maxlen=50)
     reader = threading.Thread(target=_read_lines, args=(process, lines, on_line), daemon=True)
     reader.start()
-    stopped_by = _wait(process, folder, began + plan.run_time_s + OVERDUE_S)
+    end = _wait(process, folder, began + plan.run_time_s + OVERDUE_S, why_stop)
     reader.join(timeout=STOP_TIMEOUT_S)
-    outcome = _conclude(plan, folder, process.returncode, stopped_by or _reason(process.returncode, lines))
+    outcome = _conclude(plan, folder, process.returncode, _complete(end, process.returncode, lines))
     return replace(outcome, trouble=next(filter(_TROUBLE.match, reversed(lines)), "")[:300])
 
 
@@ -279,19 +289,36 @@ def _read_lines(process: subprocess.Popen[str], lines: deque[str], on_line: Call
             on_line(line.rstrip())
 
 
-def _wait(process: subprocess.Popen[str], folder: Path, deadline: float) -> str:
-    """Wait for the end; return why the load was stopped, empty where it ended by itself."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Why a load ended: stopped by something that went wrong, or ended early on purpose; neither: by itself."""
+
+    stopped_by: str = ""
+    early: str = ""
+
+
+def _wait(process: subprocess.Popen[str], folder: Path, deadline: float, why_stop: Callable[[], str]) -> _End:
+    """Wait for the end, and bring it about where it is due."""
     try:
         while process.poll() is None:
             time.sleep(0.1)
+            if why := why_stop():
+                _end(process)
+                return _End(early=why)
             if time.time() > deadline and not any(one.shaped for one in read_worker_facts(folder)):
                 _end(process)
-                return "Locust did not end in time"
+                return _End("Locust did not end in time")
     except KeyboardInterrupt:
         _end(process)
-        return _INTERRUPTED
+        return _End(_INTERRUPTED)
     _kill_group(process)
-    return ""
+    return _End()
+
+
+def _complete(end: _End, exit_code: int | None, lines: Sequence[str]) -> _End:
+    """Add what Locust itself said of its end; how it ends when it is told to says nothing."""
+    said = _marked(lines) if end.early else _reason(exit_code, lines)
+    return replace(end, stopped_by=end.stopped_by or said)
 
 
 _INTERRUPTED = "interrupted"
@@ -330,10 +357,14 @@ def _group_lives(group: int) -> bool:
     return True
 
 
+def _marked(lines: Sequence[str]) -> str:
+    """Why the recorder ended the load; empty where it did not."""
+    return next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
+
+
 def _reason(exit_code: int | None, lines: Sequence[str]) -> str:
-    marked = [line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)]
-    if marked:
-        return marked[0]
+    if marked := _marked(lines):
+        return marked
     if exit_code == 0:
         return ""
     if exit_code is not None and exit_code < 0:
@@ -344,13 +375,24 @@ def _reason(exit_code: int | None, lines: Sequence[str]) -> str:
 # ------------------------------------------------------------------ after the load
 
 
-def _conclude(plan: LoadPlan, folder: Path, exit_code: int | None, stopped_by: str) -> RunOutcome:
-    outcome = read_outcome(folder, run_time_s=plan.run_time_s, workers_expected=plan.processes, stopped_by=stopped_by)
-    return replace(outcome, exit_code=exit_code, interrupted=stopped_by == _INTERRUPTED)
+def _conclude(plan: LoadPlan, folder: Path, exit_code: int | None, end: _End) -> RunOutcome:
+    outcome = read_outcome(
+        folder,
+        run_time_s=plan.run_time_s,
+        workers_expected=plan.processes,
+        stopped_by=end.stopped_by,
+        ended_early=end.early,
+    )
+    return replace(outcome, exit_code=exit_code, interrupted=end.stopped_by == _INTERRUPTED)
 
 
 def read_outcome(
-    folder: Path, *, run_time_s: float | None, workers_expected: int | None = None, stopped_by: str = ""
+    folder: Path,
+    *,
+    run_time_s: float | None,
+    workers_expected: int | None = None,
+    stopped_by: str = "",
+    ended_early: str = "",
 ) -> RunOutcome:
     """Tell from what its processes left how a run went. Raises SourceError where that is damaged."""
     sidecars = read_worker_facts(folder)
@@ -361,14 +403,14 @@ def read_outcome(
     planned_end = started + timedelta(seconds=run_time_s) if started and run_time_s and not shaped else None
     ended = max((utc(one.ended) for one in sidecars if one.ended), default=_last_touched(folder))
     reason = stopped_by or facts.stopped_by or _what_is_missing(sidecars, facts.workers_expected or 1)
-    if not reason and planned_end and ended < planned_end - timedelta(seconds=EARLY_S):
+    if not (reason or ended_early) and planned_end and ended < planned_end - timedelta(seconds=EARLY_S):
         reason = "Locust ended before its time"
     return RunOutcome(
         state=RunState.INCOMPLETE if reason or facts.orphaned else RunState.COMPLETE,
         started=started,
         planned_end=planned_end,
         ended=ended,
-        facts=replace(facts, stopped_by=reason),
+        facts=replace(facts, stopped_by=reason, ended_early=ended_early),
         exit_code=None,
     )
 
@@ -395,6 +437,15 @@ def is_recording(folder: Path) -> bool:
     if sheet.exists() and (parent := Recording.read(sheet).parent_pid):
         here.append(parent)
     return elsewhere or any(is_alive(pid) for pid in here)
+
+
+def is_parent_alive(folder: Path) -> bool:
+    """Tell whether the process that made a run still works; of one on another machine it cannot be seen: it may."""
+    sheet = folder / RECORDING_NAME
+    recording = Recording.read(sheet) if sheet.exists() else None
+    if recording is None or recording.parent_pid is None:
+        return False
+    return recording.parent_host not in {"", platform.node()} or is_alive(recording.parent_pid)
 
 
 def is_alive(pid: int) -> bool:

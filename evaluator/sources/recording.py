@@ -55,6 +55,8 @@ class Recording:
     arms: tuple[Arm, ...] = ()
     parent_pid: int | None = None
     """The process without which the load makes no sense; when it is gone, the load stops."""
+    parent_host: str = ""
+    """The machine of that process."""
 
     def write(self, path: Path) -> None:
         """Write it as JSON for the processes of the run."""

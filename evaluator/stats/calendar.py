@@ -5,6 +5,7 @@ Looks lie at fixed distances from the start of the judged data, so every judging
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,8 @@ class Calendar:
     planned_s: float
     final: bool
     """Has the last look come?"""
+    next_s: float = math.inf
+    """Seconds of judged data at which the next look is due; infinite where none is to come."""
 
 
 def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, planned_s: float | None) -> Calendar:
@@ -46,7 +49,7 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     end = monitoring.max_duration_s if planned_s is None else planned_s
     final = covered_s >= end - bucket_s
     if kind == "fixed":
-        return Calendar(kind, (), end, final)
+        return Calendar(kind, (), end, final, math.inf if final else end)
     burn_in = monitoring.burn_in_s
     if burn_in is None:
         burn_in = min(BURN_IN_S, BURN_IN_BUCKETS * bucket_s)
@@ -55,7 +58,10 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     interim = tuple(int(look) for look in looks[looks >= burn_in])
     if kind == "group_sequential" and not interim and final:
         return Calendar("fixed", (), end, final)
-    return Calendar(kind, interim, end, final)
+    following = (max(covered_s // step + 1, -(-burn_in // step))) * step
+    if kind == "group_sequential" and following > end - step / 2:
+        following = math.inf if final else end
+    return Calendar(kind, interim, end, final, following)
 
 
 def _choose(planned_s: float | None) -> Literal["fixed", "group_sequential", "anytime"]:

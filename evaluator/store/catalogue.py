@@ -80,7 +80,8 @@ def list_releases(engine: Engine) -> tuple[ReleaseSummary, ...]:
     """List releases with what has landed and the latest verdict, the newest first."""
     rows = engine.execute(
         """SELECT r.id, r.services, r.labels, r.created_at,
-            coalesce(runs.groups, 0), coalesce(runs.runs, 0), coalesce(landed.rows, 0), runs.last, v.word, v.judged_at
+            coalesce(runs.groups, 0), coalesce(runs.runs, 0), coalesce(landed.rows, 0), runs.last, v.word, v.judged_at,
+            v.mode, coalesce(v.shadow, 0), coalesce(v.blocked, 0)
         FROM store.releases AS r
         LEFT JOIN (
             SELECT release, count(DISTINCT "group") AS groups, count(*) AS runs, max(coalesce(started, ended)) AS last
@@ -91,12 +92,16 @@ def list_releases(engine: Engine) -> tuple[ReleaseSummary, ...]:
             WHERE runs.source <> 'prometheus' GROUP BY ALL) AS landed
             ON landed.release = r.id
         LEFT JOIN (
-            SELECT release, arg_max(word, number) AS word, arg_max(judged_at, number) AS judged_at
-            FROM store.verdicts GROUP BY release) AS v ON v.release = r.id
+            SELECT release, arg_max(word, number) AS word, arg_max(judged_at, number) AS judged_at,
+                arg_max(mode, number) AS mode, count(*) FILTER (mode = 'shadow') AS shadow,
+                count(*) FILTER (mode = 'shadow' AND word != 'go') AS blocked
+            FROM (SELECT *, json_extract_string(verdict, '$.mode') AS mode FROM store.verdicts)
+            GROUP BY release) AS v ON v.release = r.id
         ORDER BY r.created_at DESC, r.id"""
     ).fetchall()
     return tuple(
-        ReleaseSummary(_to_release(row), row[4], row[5], row[6], _utc(row[7]), row[8], _utc(row[9])) for row in rows
+        ReleaseSummary(_to_release(row), row[4], row[5], row[6], _utc(row[7]), row[8], _utc(row[9]), *row[10:])
+        for row in rows
     )
 
 

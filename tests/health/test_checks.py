@@ -10,7 +10,7 @@ import pytest
 from judging import RULEBOOK, RUN, SMALL, evidence, judge
 
 from evaluator.health import CHECKS
-from evaluator.records import InstancePrior, Level, RunFacts, RunState, VerdictWord
+from evaluator.records import InstancePrior, Level, Monitoring, RunFacts, RunState, VerdictWord
 from evaluator.simulate import Change, simulate, simulate_cells, to_cells
 
 USERS = {"baseline": 30, "canary": 30}
@@ -67,6 +67,7 @@ def test_a_healthy_release_has_nothing_but_good_findings():
         ),
         pytest.param("complete", facts(workers_seen=1), Level.FAIL, False, "1 of 2 workers", id="a worker missing"),
         pytest.param("complete", facts(stopped_by="disk full"), Level.FAIL, False, "disk full", id="stopped"),
+        pytest.param("complete", facts(ended_early="NO-GO"), Level.FAIL, False, "on purpose: NO-GO", id="ended early"),
         pytest.param("complete", facts(orphaned=True), Level.FAIL, False, "parent", id="orphans"),
         pytest.param(
             "complete", replace(LOADED, fingerprint={"replicates": 5}), Level.WARN, False, "1 of 5", id="too few runs"
@@ -268,3 +269,29 @@ def test_a_killed_process_has_not_told_its_last_count():
 
 def test_only_what_is_known_of_the_load_generator_is_told():
     assert find("load_generator", run=facts(cpu_percent=None)).text == "event loop late by 1 ms (99th percentile)"
+
+
+def under_way(early_go):
+    """A healthy run that has 50 of 60 minutes behind it."""
+    cells = simulate_cells(replace(DESIGN, duration_s=3000.0, rate_per_s=60.0, instances=(6,), instance_sd=0.0), 1)
+    ends = datetime.fromtimestamp(int(cells.moments.bucket.max() + 1) * cells.bucket_s + 600, UTC)
+    run = replace(LOADED, planned_end=ends, state=RunState.RUNNING, landed=0, facts=replace(FACTS, counted=None))
+    return cells, replace(RULEBOOK, monitoring=Monitoring("group_sequential", early_go=early_go)), (run,)
+
+
+def test_a_run_under_way_may_be_go_only_where_the_policy_asks_for_an_early_go():
+    cells, rulebook, runs = under_way(early_go=False)
+    assert judge(cells, rulebook, runs).word is VerdictWord.INCONCLUSIVE
+    assert find("complete", cells, rulebook=rulebook, runs=runs).level is Level.FAIL
+    cells, rulebook, runs = under_way(early_go=True)
+    assert find("complete", cells, rulebook=rulebook, runs=runs).level is Level.WARN
+    assert judge(cells, rulebook, runs).word is VerdictWord.GO
+
+
+def test_where_the_calendar_stands_is_told():
+    cells, rulebook, runs = under_way(early_go=False)
+    progress = evidence(cells, rulebook, runs).progress
+    assert 2900 < progress.covered_s <= 3000
+    assert 3500 < progress.planned_s <= 3600
+    assert progress.covered_s < progress.next_s <= progress.covered_s + 60
+    assert evidence(cells).progress.next_s == np.inf

@@ -205,7 +205,7 @@ def test_a_load_lands_and_compacts_while_it_runs(store, new_run, rows, monkeypat
     seen = []
     run = new_run()
 
-    def run_locust(plan, run, folder, on_line):
+    def run_locust(plan, run, folder, on_line, why_stop):
         writer = SegmentWriter(folder, "w")
         for k in range(4):
             writer.write(rows(100, seed=k))
@@ -219,7 +219,7 @@ def test_a_load_lands_and_compacts_while_it_runs(store, new_run, rows, monkeypat
     monkeypatch.setattr(loading, "KEEP_UP_S", 0.3)
     monkeypatch.setattr(loading, "run_locust", run_locust)
     said = []
-    loading._load_once(store, run, None, said.append, None)
+    loading._load_once(store, run, None, None, said.append, None)
     assert seen == [((), 400)]
     assert "landed 400 requests in 4 segments" in said
     assert count(store) == 500
