@@ -23,18 +23,18 @@ from evaluator.stats.index import distinct
 from evaluator.stats.rates import active_slots
 from evaluator.stats.window import WarmUp, find_warm_up
 
-__all__ = ["assess", "assess_outcomes", "assess_release"]
+__all__ = ["assess", "assess_outcomes", "assess_release", "plan_calendar", "with_both_arms"]
 
 CANDIDATE = "canary"
 
 
 def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str = "release") -> Evidence:
     """All that can be said of `cells` under `rulebook`. `runs` supply what the load generator knew."""
-    cells = _with_both_arms(cells)
+    cells = with_both_arms(cells)
     warm_up = find_warm_up(cells, rulebook.warm_up_s)
     pairs = pair_up(cells, rulebook, warm_up)
     measured = measure(pairs)
-    calendar = _plan(cells, runs, rulebook, warm_up)
+    calendar = plan_calendar(cells, runs, rulebook, warm_up)
     comparisons = look_back(pairs, warm_up, calendar, measured.comparisons)
     scene = Scene(
         release=release,
@@ -109,7 +109,7 @@ def _join(requests: Evidence, outcomes: Evidence) -> Evidence:
     )
 
 
-def _plan(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, warm_up: WarmUp) -> Calendar:
+def plan_calendar(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, warm_up: WarmUp) -> Calendar:
     """The calendar of looks.
 
     Several runs are judged when all are there, and so are imported files unless the policy says otherwise.
@@ -131,7 +131,7 @@ def _plan(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, warm_up: Warm
     return calendar if run.state is RunState.RUNNING else replace(calendar, final=True)
 
 
-def _with_both_arms(cells: Cells) -> Cells:
+def with_both_arms(cells: Cells) -> Cells:
     """Name the arms that have no data: a missing arm is judged as missing, not left out."""
     arms = cells.arms
     if not arms or arms[0] != BASELINE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime
 
@@ -31,11 +32,19 @@ JUDGE = "native"
 
 
 def judge_release(
-    store: Store, release_id: str, policy: Policy, *, runs: str = "latest", judged_at: datetime, save: bool = True
+    store: Store,
+    release_id: str,
+    policy: Policy,
+    *,
+    runs: str = "latest",
+    judged_at: datetime,
+    save: bool = True,
+    figures: bool = False,
 ) -> Verdict:
     """Land what is waiting, assess the chosen runs and judge them; the verdict is kept unless `save` is off.
 
     `runs`: `latest` (the newest run group), `all`, or the id of a run or group. Raises UnknownName for anything else.
+    `figures`: also compute and keep what figures are drawn from, which takes longer than the verdict itself.
     """
     load_early()
     land_release(store, release_id)
@@ -68,8 +77,14 @@ def judge_release(
         evaluator_version=__version__,
         judged_at=judged_at,
     )
+    if figures:
+        from evaluator.pipeline.drawing import trace_figures  # most verdicts are given without
+
+        traced = trace_figures(store, release, loads, cells, policy.rulebook, judgement.comparisons)
+        verdict = replace(verdict, figures=traced)
     if save:
-        store.save_verdict(release_id, to_json(verdict), judged_at, verdict.word.value)
+        kept = None if verdict.figures is None else json.dumps(verdict.figures, separators=(",", ":"), allow_nan=False)
+        store.save_verdict(release_id, to_json(replace(verdict, figures=None)), judged_at, verdict.word.value, kept)
     return verdict
 
 

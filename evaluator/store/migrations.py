@@ -78,6 +78,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE store.learnt ADD COLUMN wander_comparisons INTEGER DEFAULT 0",
         "ALTER TABLE store.learnt ADD COLUMN wander_runs INTEGER DEFAULT 0",
     ),
+    ("ALTER TABLE store.verdicts ADD COLUMN figures VARCHAR",),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 
