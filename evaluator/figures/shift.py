@@ -12,7 +12,7 @@ from evaluator.wording import format_number, format_value
 __all__ = ["draw_shift"]
 
 HEIGHT = 210
-LABELS = {1.0: "p1", 50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99", 99.9: "p99.9"}
+LABELS = {1.0: "p1", 50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99", 99.5: "p99.5", 99.9: "p99.9"}
 ROOM = 2.5
 
 
@@ -90,7 +90,9 @@ def _layer(points: list[dict[str, Any]], domain: tuple[float, float], color: str
     y = alt.Y("change:Q", title="change, %", scale=alt.Scale(domain=list(domain), nice=False, zero=False))
     base = alt.Chart(inline(points)).encode(x=x)
     zero = alt.Chart(inline([{"change": 0}])).mark_rule(color=MUTED, strokeWidth=1).encode(y="change:Q")
-    area = base.mark_area(color=color, opacity=0.25, clip=True).encode(y=alt.Y("lower:Q", title=None), y2="upper:Q")
+    area = base.mark_area(color=color, opacity=0.25, clip=True).encode(
+        y=alt.Y("lower:Q", title="change, %"), y2="upper:Q"
+    )
     line = base.mark_line(color=color, strokeWidth=2, clip=True).encode(y=y)
     dots = base.mark_point(color=color, filled=True, size=26, opacity=1, clip=True).encode(y=y, description="tip:N")
     return alt.layer(zero, area, line, dots)
