@@ -14,6 +14,8 @@ __all__ = ["draw_shift"]
 HEIGHT = 210
 LABELS = {1.0: "p1", 50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99", 99.5: "p99.5", 99.9: "p99.9"}
 ROOM = 2.5
+ALIKE = 0.7
+"""The least change is at least this share of the largest, where all quantiles are said to have changed alike."""
 
 
 def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT) -> Figure:
@@ -64,6 +66,12 @@ def _say(curve: Mapping[str, Any]) -> str:
         return f"No quantile of {curve['arm']} is shown to have changed"
     most = max(moved, key=lambda one: abs(one[1]))
     middle = min(known, key=lambda one: abs(one[0] - 50))
+    sizes = [abs(one) for _, one in moved]
+    if len(moved) > len(known) / 2 and min(sizes) > ALIKE * max(sizes):
+        last = moved[-1]
+        return (
+            f"It changed alike everywhere: {_percent(middle[1])} at p{middle[0]:g}, {_percent(last[1])} at p{last[0]:g}"
+        )
     if most[0] == middle[0]:
         return f"It changed most in the middle: {_percent(most[1])} at p{most[0]:g}"
     return f"It changed most at p{most[0]:g}: {_percent(most[1])}, and {_percent(middle[1])} at p{middle[0]:g}"

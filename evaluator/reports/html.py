@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from evaluator.figures import (
     PALETTE,
@@ -65,6 +65,7 @@ def to_html(verdict: Verdict) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=False
     )
+    environment.filters["coded"] = _with_code
     folder = files("evaluator.reports") / "templates"
     template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
     css = (folder / "report.css").read_text(encoding="utf-8") + _dark_figures()
@@ -83,6 +84,14 @@ def cut_text(text: str, most: int = LONGEST) -> str:
     if len(text) > most and "\n" not in text:
         text = text[: most - 1] + "…"
     return "\n".join(plain_text(line) for line in text.split("\n"))
+
+
+def _with_code(text: str) -> Markup:
+    """A sentence in which what stands between backticks is code."""
+    parts = [escape(cut_text(part)) for part in text.split("`")]
+    if len(parts) % 2 == 0:
+        return escape(cut_text(text))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if k % 2 else part for k, part in enumerate(parts))
 
 
 def _dark_figures() -> str:
