@@ -41,7 +41,7 @@ def to_svg(figure: Figure, name: str) -> str:
     import vl_convert
 
     # What was just written by the converter itself, from text that it escaped.
-    root = ET.fromstring(vl_convert.vegalite_to_svg(figure.chart.to_dict()))  # noqa: S314
+    root = ET.fromstring(vl_convert.vegalite_to_svg(figure.chart.to_dict(validate=False)))  # noqa: S314
     _name_parts(root, name)
     for element in root.iter():
         _tell(element)
@@ -63,10 +63,15 @@ def _tell(element: ET.Element) -> None:
 
 
 def _name_parts(root: ET.Element, name: str) -> None:
-    """Give ids and references to them a name of their own: several figures stand on one page."""
+    """Give parts and references to them names of their own: several figures stand on one page.
+
+    They are numbered anew, since the converter goes on counting from figure to figure.
+    """
+    names: dict[str, str] = {}
     for element in root.iter():
         for key, value in list(element.attrib.items()):
             if key == "id":
-                element.set(key, f"{name}-{value}")
+                element.set(key, names.setdefault(value, f"{name}-{len(names)}"))
             elif "url(#" in value:
-                element.set(key, _REFERENCE.sub(rf"url(#{name}-\1)", value))
+                (part,) = _REFERENCE.findall(value)
+                element.set(key, f"url(#{names.setdefault(part, f'{name}-{len(names)}')})")
