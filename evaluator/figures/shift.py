@@ -14,7 +14,7 @@ __all__ = ["draw_shift"]
 HEIGHT = 210
 LABELS = {1.0: "p1", 50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99", 99.5: "p99.5", 99.9: "p99.9"}
 ROOM = 2.5
-ALIKE = 0.7
+ALIKE = 0.8
 """The least change is at least this share of the largest, where all quantiles are said to have changed alike."""
 
 

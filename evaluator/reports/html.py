@@ -18,6 +18,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from evaluator.errors import InputError
 from evaluator.figures import (
     PALETTE,
     Figure,
@@ -69,7 +70,23 @@ def to_html(verdict: Verdict) -> str:
     folder = files("evaluator.reports") / "templates"
     template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
     css = (folder / "report.css").read_text(encoding="utf-8") + _dark_figures()
-    return template.render(css=Markup(css), **_Page(verdict).context())  # noqa: S704 our own file and colours
+    return template.render(css=Markup(css), **_gather(verdict))  # noqa: S704 our own file and colours
+
+
+def _gather(verdict: Verdict) -> dict[str, Any]:
+    """What the template needs. Raises InputError where figures that were read from a file are not as they are written.
+
+    The verdict itself is checked where it is read; its figures are no part of the contract, and are not.
+    """
+    if verdict.figures is None:
+        return _Page(verdict).context()
+    try:
+        return _Page(verdict).context()
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the figures of the verdict on {verdict.release.id} cannot be drawn: {error!r}",
+            hint="make the JSON again with --figures, or leave its key `figures` out",
+        ) from error
 
 
 def _finalize(value: Any) -> Any:

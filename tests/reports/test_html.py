@@ -5,6 +5,7 @@ import builtins
 import csv
 import io
 import itertools
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,9 +13,9 @@ from html.parser import HTMLParser
 import pytest
 from reporting import HOSTILE, KINDS, find_verdict, write_page
 
-from evaluator.errors import UsageError
+from evaluator.errors import InputError, UsageError
 from evaluator.records import VerdictWord
-from evaluator.reports import FORMATS, Page
+from evaluator.reports import FORMATS, Page, to_json
 from evaluator.reports.html import to_html
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -197,3 +198,19 @@ def test_a_missing_package_is_named(verdicts, monkeypatch):
     with pytest.raises(UsageError, match="needs the package 'jinja2'") as error:
         FORMATS["html"](verdicts["bare"], Page())
     assert "plots" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [{"version": 1, "metrics": [{"name": "x"}]}, {"version": 1, "quantiles": [1]}, {"version": 1, "timeline": "now"}],
+)
+def test_figures_that_are_not_as_they_are_written_are_refused(verdicts, figures):
+    with pytest.raises(InputError, match="figures of the verdict on cart@2 cannot be drawn") as error:
+        to_html(replace(verdicts["bare"], figures=figures))
+    assert "--figures" in error.value.hint
+
+
+def test_a_page_of_a_json_with_figures_is_the_page_of_its_verdict(verdicts, pages):
+    """What goes through JSON comes out the same."""
+    plain = json.loads(to_json(verdicts["no_go"]))["figures"]
+    assert to_html(replace(verdicts["no_go"], figures=plain)) == pages["no_go"]

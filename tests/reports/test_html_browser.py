@@ -56,8 +56,10 @@ def show(browser, folder):
         context.close()
 
 
-@pytest.mark.parametrize("width", [1440, 390])
-@pytest.mark.parametrize("kind", SHOWN)
+@pytest.mark.parametrize(
+    ("kind", "width"),
+    [*((kind, width) for kind in SHOWN for width in (1440, 390)), ("three_arms", 1024), ("hostile", 861)],
+)
 def test_nothing_leaves_the_page_and_nothing_sticks_out(show, kind, width):
     page = show(kind, width=width, scripts=False)
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
@@ -111,6 +113,8 @@ def test_figures_change_with_the_width_and_all_can_be_reached_by_keyboard(show):
 def test_it_prints_on_a_few_pages_with_everything_that_is_open(show):
     page = show("no_go")
     page.emulate_media(media="print", color_scheme="dark")
+    page.set_viewport_size({"width": 688, "height": 1000})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 688
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(255, 255, 255)"
     assert page.pdf(format="A4", print_background=True).startswith(b"%PDF")
