@@ -154,7 +154,7 @@ def _layer(
     y = alt.Y(
         "value:Q",
         scale=alt.Scale(domain=[0, 1]) if not any(values) else alt.Scale(zero=min(values) >= 0),
-        title=strip.unit or None,
+        title=strip.unit or " ",  # without one the strip would begin elsewhere than the others
         axis=alt.Axis(minExtent=MARGIN_LEFT, maxExtent=MARGIN_LEFT, tickCount=4, titlePadding=2, format="~s"),
     )
     arms = list(colors)

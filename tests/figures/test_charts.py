@@ -19,6 +19,7 @@ from evaluator.figures import (
     rank_by_margin,
     to_svg,
 )
+from evaluator.figures.base import SHADE
 from evaluator.records import Direction, Effect, MetricStatus
 
 
@@ -134,3 +135,19 @@ def test_arms_keep_their_colours():
     two, three = color_arms(["baseline", "canary"]), color_arms(["baseline", "canary", "canary_b"])
     assert three.items() >= two.items()
     assert len(set(three.values())) == 3
+
+
+def test_strips_of_the_timeline_stand_below_each_other():
+    """Their plots begin and end at the same places, whatever their labels."""
+    timeline = find_verdict("hour").figures["timeline"]
+    places = []
+    for figure in draw_timeline(timeline, width=1000):
+        root = ET.fromstring(to_svg(figure, "x"))
+        shift = next(e.get("transform") for e in root.iter() if (e.get("transform") or "").startswith("translate("))
+        warm_up = next(e.get("d") for e in root.iter() if e.get("fill") == SHADE)
+        left = float(re.match(r"translate\(([\d.]+)", shift)[1]) + float(re.match(r"M([\d.]+)", warm_up)[1])
+        width = float(re.search(r"h([\d.]+)", warm_up)[1])
+        places.append((left, left + width))
+    assert len(places) == 4
+    for ends in zip(*places, strict=True):
+        assert max(ends) - min(ends) <= 1.5

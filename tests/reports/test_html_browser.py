@@ -67,11 +67,21 @@ def test_nothing_leaves_the_page_and_nothing_sticks_out(show, kind, width):
     assert page.complaints == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("kind", "width"), [("no_go", 1440), ("three_arms", 390), ("hostile", 1440), ("no_data", 390)])
+@pytest.mark.parametrize(
+    ("kind", "width", "scheme"),
+    [
+        ("no_go", 1440, "light"),
+        ("no_go", 1440, "dark"),
+        ("three_arms", 390, "light"),
+        ("hostile", 390, "dark"),
+        ("no_data", 390, "light"),
+        ("no_data", 1440, "dark"),
+    ],
+)
 def test_axe_finds_nothing_to_mend(show, kind, width, scheme):
     page = show(kind, width=width, scheme=scheme)
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    if kind == "no_go":  # what is folded is alike in all of them
+        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     assert [(one["id"], one["nodes"][0]["html"][:200], one["nodes"][0]["failureSummary"]) for one in found] == []
 
