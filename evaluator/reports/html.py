@@ -6,9 +6,6 @@ text goes through the template's escaping; what is drawn is written by an XML wr
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -32,9 +29,8 @@ from evaluator.figures import (
     to_svg,
 )
 from evaluator.figures.base import NARROW, WIDE
-from evaluator.records import Comparison, Finding, Level, MetricStatus, Verdict, VerdictWord
+from evaluator.records import Comparison, MetricStatus, Verdict
 from evaluator.reports.base import (
-    HEALTH_MARKS,
     STATUS_MARKS,
     VERDICT_WORDS,
     format_allowed,
@@ -42,6 +38,16 @@ from evaluator.reports.base import (
     format_effect,
     is_watched,
     plain_text,
+)
+from evaluator.reports.html_parts import (
+    draw_swatch,
+    put_worst_first,
+    show_candidate,
+    show_finding,
+    show_moment,
+    show_query,
+    show_run,
+    to_csv,
 )
 from evaluator.wording import format_count, format_duration, format_number, name_comparison
 
@@ -159,7 +165,7 @@ class _Page:
             "metrics": [self._row(row, anchored.get(_key(row), "")) for row in self.metrics],
             "endpoints": [self._row(row) for row in self._ranked_endpoints()[:MOST_ROWS]],
             "endpoint_summary": self._sum_up_endpoints(),
-            "health": [_finding(finding) for finding in _worst_first(self.evidence.findings)],
+            "health": [show_finding(finding) for finding in put_worst_first(self.evidence.findings)],
         }
 
     # -------------------------------------------------------------- the answer
@@ -201,7 +207,7 @@ class _Page:
         instances = " + ".join(str(arm.instances) for arm in evidence.arms if arm.instances)
         decided = verdict.time_to_decision_s
         return [
-            ("judged", _moment(verdict.judged_at)),
+            ("judged", show_moment(verdict.judged_at)),
             ("load", format_duration(evidence.window.seconds) if evidence.window.seconds else ""),
             ("requests", requests),
             ("instances", instances),
@@ -234,7 +240,7 @@ class _Page:
             "note": note,
             "head": figure.head,
             "rows": figure.rows,
-            "csv": Markup(_to_csv(figure)),  # noqa: S704 base64
+            "csv": Markup(to_csv(figure)),  # noqa: S704 base64
             "svg": Markup(to_svg(figure, name)),  # noqa: S704 written by an XML writer
             "narrow": Markup(to_svg(narrow, f"{name}n")) if narrow else "",  # noqa: S704 as above
         }
@@ -257,7 +263,7 @@ class _Page:
     def _legend(self) -> list[dict[str, Any]]:
         used = {arm.name for arm in self.evidence.arms} | {row.arm for row in self.rows}
         return [
-            {"name": arm, "swatch": _swatch(color, dashed=place == 0)}
+            {"name": arm, "swatch": draw_swatch(color, dashed=place == 0)}
             for place, (arm, color) in enumerate(self.colors.items())
             if arm in used
         ]
@@ -401,13 +407,13 @@ class _Page:
                 for arm in self.evidence.arms
             ],
             "units": any(arm.units for arm in self.evidence.arms),
-            "runs": [_run(run) for run in self.figures.get("runs", ())],
-            "candidates": [_candidate(one) for one in self.figures.get("candidates", ())],
+            "runs": [show_run(run) for run in self.figures.get("runs", ())],
+            "candidates": [show_candidate(one) for one in self.figures.get("candidates", ())],
         }
 
     def _method(self) -> dict[str, Any]:
         verdict, window = self.verdict, self.evidence.window
-        span = f"{_moment(window.start)} to {_moment(window.end)}" if window.start and window.end else "–"
+        span = f"{show_moment(window.start)} to {show_moment(window.end)}" if window.start and window.end else "–"
         level = f"{format_number(verdict.alpha * 100)} %"
         monitoring = {"fixed": "one look at the end", "group_sequential": "at the looks of a calendar"}
         policy = yaml.safe_dump(dict(verdict.policy), sort_keys=False, allow_unicode=True) if verdict.policy else "{}"
@@ -423,7 +429,7 @@ class _Page:
                 ("evaluator", verdict.evaluator_version or "–"),
             ],
             "command": self._command(),
-            "queries": [_query(query) for query in verdict.queries],
+            "queries": [show_query(query) for query in verdict.queries],
             "policy": policy,
             "version": verdict.evaluator_version,
         }
@@ -436,80 +442,3 @@ class _Page:
 
 def _key(row: Comparison) -> tuple[str, str, str | None]:
     return row.rule.name, row.arm, row.rule.slice.endpoint
-
-
-def _swatch(color: str, *, dashed: bool) -> Markup:
-    dash = ' stroke-dasharray="5 3"' if dashed else ""
-    mark = (
-        f'<rect x="13" y="2" width="8" height="8" fill="{color}"/>'
-        if dashed
-        else f'<circle cx="17" cy="6" r="4.5" fill="{color}"/>'
-    )
-    line = f'<line x1="0" x2="34" y1="6" y2="6" stroke="{color}" stroke-width="2"{dash}/>'
-    return Markup(f'<svg viewBox="0 0 34 12" aria-hidden="true">{line}{mark}</svg>')  # noqa: S704 our own colours
-
-
-def _worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    order = {Level.FAIL: 0, Level.WARN: 1, Level.OK: 2}
-    return sorted(findings, key=lambda finding: order[finding.level])
-
-
-def _finding(finding: Finding) -> dict[str, str]:
-    failed = finding.level is Level.FAIL
-    effect = "The comparison means nothing." if finding.void and failed else "It forbids GO." if failed else ""
-    return {
-        "status": finding.level.value,
-        "mark": f"{HEALTH_MARKS[finding.level]} {finding.level.value}",
-        "check": finding.check.replace("_", " "),
-        "text": finding.text,
-        "effect": effect,
-        "remedy": finding.remedy,
-    }
-
-
-def _run(run: Mapping[str, Any]) -> dict[str, str]:
-    users = ", ".join(f"{arm} {count}" for arm, count in run["users"].items())
-    state = f"{run['state']}: {run['stopped_by']}" if run["stopped_by"] else run["state"]
-    return {
-        "id": run["id"],
-        "source": run["source"],
-        "state": state,
-        "started": _moment(run["started"]),
-        "rows": format_count(run["rows"]),
-        "users": users or "–",
-    }
-
-
-def _candidate(one: Mapping[str, Any]) -> dict[str, str]:
-    word = VerdictWord(one["verdict"])
-    status = {VerdictWord.GO: "pass", VerdictWord.NO_GO: "fail"}.get(word, "inconclusive")
-    return {
-        "release": one["release"],
-        "word": VERDICT_WORDS[word],
-        "status": status,
-        "judged": _moment(one["judged_at"]),
-    }
-
-
-def _query(query: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(query), sort_keys=False, allow_unicode=True).strip()
-
-
-def _moment(moment: Any) -> str:
-    """`2026-11-25 23:50 UTC`; a dash where it is not known."""
-    if moment is None:
-        return "–"
-    text = moment if isinstance(moment, str) else moment.isoformat()
-    return f"{text[:10]} {text[11:16]} UTC"
-
-
-def _to_csv(figure: Figure) -> str:
-    """The numbers of a figure as a file; what a spreadsheet would take for a formula is text."""
-    out = io.StringIO()
-    csv.writer(out).writerows([[_harmless(cell) for cell in row] for row in (figure.head, *figure.rows)])
-    return base64.b64encode(out.getvalue().encode()).decode()
-
-
-def _harmless(cell: str) -> str:
-    formula = cell.startswith(("=", "@", "\t", "\r")) or (cell[:1] in "+-" and not cell[1:2].isdigit())
-    return f"'{cell}" if formula and cell else cell
