@@ -38,18 +38,18 @@ from evaluator.stats.index import distinct
 from evaluator.stats.rates import active_slots
 from evaluator.stats.window import WarmUp, find_warm_up
 
-__all__ = ["assess", "assess_outcomes", "assess_release"]
+__all__ = ["assess", "assess_outcomes", "assess_release", "plan_calendar", "with_both_arms"]
 
 CANDIDATE = "canary"
 
 
 def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str = "release") -> Evidence:
     """All that can be said of `cells` under `rulebook`. `runs` supply what the load generator knew."""
-    cells = _with_both_arms(cells)
+    cells = with_both_arms(cells)
     warm_up = find_warm_up(cells, rulebook.warm_up_s)
     pairs = pair_up(cells, rulebook, warm_up)
     measured = measure(pairs)
-    calendar = _plan(cells, runs, rulebook, warm_up)
+    calendar = plan_calendar(cells, runs, rulebook, warm_up)
     comparisons = look_back(pairs, warm_up, calendar, measured.comparisons)
     scene = Scene(
         release=release,
@@ -154,7 +154,7 @@ def _join_arm(arm: ArmSummary, other: Evidence) -> ArmSummary:
     )
 
 
-def _plan(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, warm_up: WarmUp) -> Calendar:
+def plan_calendar(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, warm_up: WarmUp) -> Calendar:
     """The calendar of looks at requests."""
     start, end = judged_buckets(cells, warm_up)
     return plan_runs(runs, rulebook.monitoring, bucket_s=cells.bucket_s, start=start, end=end)
@@ -167,7 +167,7 @@ def _find_progress(cells: Cells, warm_up: WarmUp, calendar: Calendar) -> Progres
     return Progress(float((end - start) * cells.bucket_s), calendar.planned_s, calendar.next_s)
 
 
-def _with_both_arms(cells: Cells) -> Cells:
+def with_both_arms(cells: Cells) -> Cells:
     """Name the arms that have no data: a missing arm is judged as missing, not left out."""
     arms = cells.arms
     if not arms or arms[0] != BASELINE:

@@ -25,7 +25,7 @@ from evaluator.stats.sequential import anytime_p, anytime_z, boundary_z, sequent
 from evaluator.stats.student import critical_value, t_quantile
 from evaluator.stats.window import WarmUp
 
-__all__ = ["judged_buckets", "look_back", "look_back_with"]
+__all__ = ["judged_buckets", "look_back", "look_back_with", "repeat_interval"]
 
 FloatArray = npt.NDArray[np.float64]
 Key = tuple[str, str, str | None, bool]
@@ -70,7 +70,7 @@ def look_back_with(
             path = paths.setdefault(_key(comparison), [])
             path.append(_look(path, comparison, calendar, at_s, monitoring))
     finished = (_finish(c, paths.get(_key(c), []), calendar, covered_s, monitoring) for c in last)
-    return tuple(_repeat_interval(c, calendar, covered_s, rulebook) for c in finished)
+    return tuple(repeat_interval(c, calendar, covered_s, rulebook) if c.looks else c for c in finished)
 
 
 def _key(comparison: Comparison) -> Key:
@@ -133,13 +133,13 @@ def _finish(
     return replace(comparison, questions=questions, looks=tuple(path))
 
 
-def _repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> Comparison:
+def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> Comparison:
     """The interval as the dual of the decision: its end towards "worse" may be looked at as often as the calendar does.
 
     The other end decides GO, which is asked once, unless the policy sets `early_go`.
     """
     effect, df = comparison.effect, comparison.df
-    if effect is None or not df or not comparison.looks:
+    if effect is None or not df:
         return comparison
     once = float(t_quantile(1 - rulebook.alpha, df))
     worse = critical_value(_last_z(comparison, calendar, covered_s, rulebook), df) / once

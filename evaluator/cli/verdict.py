@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -16,7 +16,7 @@ from evaluator.cli.terminal import FILE_PAGE, make_page
 from evaluator.errors import UnknownName, UsageError
 from evaluator.pipeline.judging import judge_release
 from evaluator.records import Verdict, VerdictWord
-from evaluator.reports import FORMATS
+from evaluator.reports import DRAWN, FORMATS
 
 __all__ = ["Asked", "command", "exit_code", "judging_options", "print_verdict"]
 
@@ -50,6 +50,7 @@ JUDGING_OPTIONS = (
         metavar="F[=PATH]",
         help=f"{', '.join(FORMATS)}; to stdout, or to a file. May be repeated.  [default: human]",
     ),
+    click.option("--figures", is_flag=True, help="Add to the JSON what figures are drawn from."),
     click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Which verdicts are not exit code 0."),
     click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever the verdict."),
     click.option("--dry-run", is_flag=True, help="Judge, but keep no verdict."),
@@ -72,17 +73,27 @@ class Asked:
     outputs: tuple[tuple[str, Path | None], ...]
     failing: tuple[VerdictWord, ...]
     keep: bool
+    figures: bool = False
+    """Add to the JSON what figures are drawn from."""
 
     @classmethod
-    def parse(cls, runs: str, formats: tuple[str, ...], fail_on: str, *, exit_zero: bool, dry_run: bool) -> Self:
+    def parse(
+        cls, runs: str, formats: tuple[str, ...], fail_on: str, *, figures: bool, exit_zero: bool, dry_run: bool
+    ) -> Self:
         """Read the options. Raises UsageError."""
         failing = _parse_fail_on(fail_on)
-        return cls(runs, tuple(_parse_formats(formats)), () if exit_zero else failing, not dry_run)
+        return cls(runs, tuple(_parse_formats(formats)), () if exit_zero else failing, not dry_run, figures)
+
+    @property
+    def draws(self) -> bool:
+        """Does anything that is asked for need figures?"""
+        return self.figures or any(name in DRAWN for name, _ in self.outputs)
 
     def answer(self, verdict: Verdict) -> int:
         """Write a verdict in every format that was asked for and return its exit code."""
+        bare = verdict if self.figures else replace(verdict, figures=None)
         for name, path in self.outputs:
-            _write(verdict, name, path)
+            _write(verdict if name in DRAWN else bare, name, path)
         return exit_code(verdict, self.failing)
 
 
@@ -96,6 +107,7 @@ def command(
     release: str,
     runs: str,
     formats: tuple[str, ...],
+    figures: bool,
     fail_on: str,
     exit_zero: bool,
     dry_run: bool,
@@ -107,14 +119,22 @@ def command(
 
     Exit codes: 0 GO, 1 NO-GO, 3 INCONCLUSIVE; 2 and 4 when there is no verdict.
     """
-    asked = Asked.parse(runs, formats, fail_on, exit_zero=exit_zero, dry_run=dry_run)
+    asked = Asked.parse(runs, formats, fail_on, figures=figures, exit_zero=exit_zero, dry_run=dry_run)
     policy = session.load_policy()
     if wait_s is not None:
         from evaluator.cli.watch import await_verdict
 
         return asked.answer(await_verdict(session, release, policy, asked, wait_s))
-    now = datetime.now(UTC)
-    return asked.answer(judge_release(session.open_store(), release, policy, runs=runs, judged_at=now, save=asked.keep))
+    verdict = judge_release(
+        session.open_store(),
+        release,
+        policy,
+        runs=runs,
+        judged_at=datetime.now(UTC),
+        save=asked.keep,
+        figures=asked.draws,
+    )
+    return asked.answer(verdict)
 
 
 def _parse_formats(given: tuple[str, ...]) -> list[tuple[str, Path | None]]:

@@ -42,6 +42,7 @@ def command(
     release: str,
     runs: str,
     formats: tuple[str, ...],
+    figures: bool,
     fail_on: str,
     exit_zero: bool,
     dry_run: bool,
@@ -55,7 +56,7 @@ def command(
 
     Exit codes: 0 GO, 1 NO-GO, 3 INCONCLUSIVE or too late, 130 interrupted; 2 and 4 when there is no verdict.
     """
-    asked = Asked.parse(runs, formats, fail_on, exit_zero=exit_zero, dry_run=dry_run)
+    asked = Asked.parse(runs, formats, fail_on, figures=figures, exit_zero=exit_zero, dry_run=dry_run)
     return asked.answer(await_verdict(session, release, session.load_policy(), asked, wait_s))
 
 
@@ -79,6 +80,10 @@ def await_verdict(session: Session, release: str, policy: Policy, asked: Asked, 
     if verdict is None:  # nobody asked it to stop
         raise KeyboardInterrupt
     store = open_store()
+    if asked.draws and store is not None and subject.is_known(store):
+        from evaluator.pipeline.drawing import add_figures
+
+        verdict = add_figures(store, verdict, policy, asked.runs)
     if asked.keep and store is not None and subject.is_known(store):
         keep_verdict(store, verdict)
     return verdict

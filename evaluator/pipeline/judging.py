@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -45,16 +46,25 @@ JUDGE = "native"
 
 
 def judge_release(
-    store: Store, release_id: str, policy: Policy, *, runs: str = "latest", judged_at: datetime, save: bool = True
+    store: Store,
+    release_id: str,
+    policy: Policy,
+    *,
+    runs: str = "latest",
+    judged_at: datetime,
+    save: bool = True,
+    figures: bool = False,
 ) -> Verdict:
     """Land what is waiting, assess the chosen runs and judge them; the verdict is kept unless `save` is off.
 
     `runs`: `latest` (the newest run group), `all`, or the id of a run or group. Raises UnknownName for anything else.
+    `figures`: also compute and keep what figures are drawn from, which takes longer than the verdict itself.
     """
     load_early()
     land_release(store, release_id)
     chosen = tuple(with_present_facts(store, run) for run in choose_runs(store.runs(release_id), runs))
-    verdict = judge_runs(store, store.release(release_id), chosen, policy, judged_at=judged_at)
+    release = store.release(release_id)
+    verdict = judge_runs(store, release, chosen, policy, judged_at=judged_at, figures=figures)
     if save:
         keep_verdict(store, verdict)
     return verdict
@@ -68,6 +78,7 @@ def judge_runs(
     *,
     judged_at: datetime,
     cut: Callable[[Cells], Cells] = lambda cells: cells,
+    figures: bool = False,
 ) -> Verdict:
     """Assess runs as they have landed and judge them; nothing is written. `cut` narrows their requests."""
     learnt = store.learnt(service_of(release))
@@ -80,7 +91,7 @@ def judge_runs(
     if learnt is not None and policy is not own:
         evidence = replace(evidence, findings=(*evidence.findings, describe_learnt(learnt, policy.rulebook)))
     judgement = JUDGES[JUDGE](evidence, policy.rulebook, release.id)
-    return Verdict(
+    verdict = Verdict(
         release=release,
         word=judgement.word,
         reasons=judgement.reasons,
@@ -98,12 +109,19 @@ def judge_runs(
         evaluator_version=__version__,
         judged_at=judged_at,
     )
+    if not figures:
+        return verdict
+    from evaluator.pipeline.drawing import trace_figures  # most verdicts are given without
+
+    traced = trace_figures(store, release, loads, cells, policy.rulebook, judgement.comparisons, readings)
+    return replace(verdict, figures=traced)
 
 
 def keep_verdict(store: Store, verdict: Verdict) -> None:
-    """Keep a verdict in the history of its release."""
+    """Keep a verdict in the history of its release, and its figures beside it."""
     when = verdict.judged_at or datetime.now(UTC)
-    store.save_verdict(verdict.release.id, to_json(verdict), when, verdict.word.value)
+    figures = None if verdict.figures is None else json.dumps(verdict.figures, separators=(",", ":"), allow_nan=False)
+    store.save_verdict(verdict.release.id, to_json(replace(verdict, figures=None)), when, verdict.word.value, figures)
 
 
 def service_of(release: Release) -> str:

@@ -55,6 +55,8 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
             for finding in evidence.findings
         ],
     }
+    if verdict.figures is not None:
+        plain["figures"] = verdict.figures
     return {key: _canonical(value) for key, value in plain.items()}
 
 

@@ -70,6 +70,8 @@ class InstanceRows:
     """Sum of the logarithms of the times (ms) of successes."""
     instance_arm: IntArray
     """Arm (0 baseline, 1 candidate) of each instance, shape (instances,)."""
+    names: tuple[str, ...]
+    """Name of each instance."""
     histogram: IntArray
     """Which row of the instance histogram each row is."""
     histogram_rows: int
@@ -405,6 +407,7 @@ class _Layout:
             sum_bytes=summed(moments.bytes),
             sum_log_ms=np.zeros(index.size),
             instance_arm=instance_arm,
+            names=tuple(self.cells.instances[code % len(self.cells.instances)] for code in self.instances.keys),
             histogram=np.arange(index.size),
             histogram_rows=index.size,
             place=place,

@@ -253,16 +253,23 @@ class Store:
 
     # -------------------------------------------------------------- verdicts
 
-    def save_verdict(self, release_id: str, verdict_json: str, judged_at: datetime, word: str) -> None:
-        """Keep a verdict with its evidence."""
+    def save_verdict(
+        self, release_id: str, verdict_json: str, judged_at: datetime, word: str, figures: str | None = None
+    ) -> None:
+        """Keep a verdict with its evidence, and the numbers behind its figures where they were asked for."""
         with self._attached(write=True) as engine:
             catalogue.read_release(engine, release_id)
-            catalogue.add_verdict(engine, release_id, verdict_json, judged_at, word)
+            catalogue.add_verdict(engine, release_id, verdict_json, judged_at, word, figures)
 
     def verdicts(self, release_id: str) -> tuple[StoredVerdict, ...]:
         """Read the verdicts of a release, the oldest first."""
         with self._attached(write=False) as engine:
             return catalogue.read_verdicts(engine, release_id)
+
+    def figures(self, release_id: str) -> str | None:
+        """Read the numbers (JSON) behind the figures of a release's newest verdict; `None` where nobody asked."""
+        with self._attached(write=False) as engine:
+            return catalogue.read_figures(engine, release_id)
 
     # -------------------------------------------------------------- calibration
 

@@ -21,6 +21,7 @@ __all__ = [
     "finish_run",
     "hash_data",
     "list_releases",
+    "read_figures",
     "read_learnt",
     "read_places",
     "read_release",
@@ -240,11 +241,14 @@ def hash_data(engine: Engine, run_ids: Sequence[str]) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def add_verdict(engine: Engine, release_id: str, verdict_json: str, judged_at: datetime, word: str) -> None:
-    """Keep a verdict; verdicts are never overwritten."""
+def add_verdict(
+    engine: Engine, release_id: str, verdict_json: str, judged_at: datetime, word: str, figures: str | None
+) -> None:
+    """Keep a verdict, and what its figures need where it was asked for; verdicts are never overwritten."""
     engine.execute(
-        "INSERT INTO store.verdicts SELECT coalesce(max(number), -1) + 1, ?, ?, ?, ? FROM store.verdicts",
-        [release_id, judged_at, word, verdict_json],
+        """INSERT INTO store.verdicts (number, release, judged_at, word, verdict, figures)
+        SELECT coalesce(max(number), -1) + 1, ?, ?, ?, ?, ? FROM store.verdicts""",
+        [release_id, judged_at, word, verdict_json, figures],
     )
 
 
@@ -255,6 +259,15 @@ def read_verdicts(engine: Engine, release_id: str) -> tuple[StoredVerdict, ...]:
         "SELECT release, word, judged_at, verdict FROM store.verdicts WHERE release = ? ORDER BY number", [release_id]
     ).fetchall()
     return tuple(StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3]) for row in rows)
+
+
+def read_figures(engine: Engine, release_id: str) -> str | None:
+    """Read what was kept for the figures of a release's newest verdict. Raises UnknownName."""
+    read_release(engine, release_id)
+    rows = engine.execute(
+        "SELECT figures FROM store.verdicts WHERE release = ? ORDER BY number DESC LIMIT 1", [release_id]
+    ).fetchall()
+    return rows[0][0] if rows else None
 
 
 _LEARNT = tuple(field.name for field in dataclasses.fields(Learnt))

@@ -87,6 +87,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             run VARCHAR, query INTEGER, arm INTEGER, instance INTEGER, endpoint INTEGER, bucket BIGINT, part INTEGER,
             le DOUBLE, n BIGINT, seconds DOUBLE, total DOUBLE, peak DOUBLE)""",
     ),
+    ("ALTER TABLE store.verdicts ADD COLUMN figures VARCHAR",),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

@@ -1,0 +1,70 @@
+"""Where in the distribution it moved: the change at every quantile, and how much is done by when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from evaluator.curves.base import Scope, plain, round_all
+from evaluator.metrics.base import Pair
+from evaluator.stats.estimate import Estimate
+from evaluator.stats.longrun import MIN_BUCKETS
+from evaluator.stats.quantiles import compare_quantile, standardise_both
+
+__all__ = ["trace_distribution", "trace_quantiles"]
+
+QUANTILES = (1, 2, 5, *range(10, 90, 5), 90, 92, 94, 95, 96, 97, 98, 99, 99.5, 99.9)
+"""In percent."""
+MIN_BEYOND = 5
+POINTS = 120
+TAIL = 0.9995
+
+
+def trace_quantiles(scope: Scope, arm: str) -> dict[str, Any] | None:
+    """Relative change at quantiles from 1 to 99.9 %, each with an interval by itself; those that have enough data."""
+    pair = scope.whole(arm, None)
+    if pair is None or pair.panel.slots < MIN_BUCKETS:
+        return None
+    fewest = min(pair.requests(0), pair.requests(1))
+    asked = [q for q in QUANTILES if fewest * min(q, 100 - q) / 100 >= MIN_BEYOND]
+    found = [(q, _compare(pair, q / 100)) for q in asked]
+    known = [(q, one) for q, one in found if one is not None and np.isfinite(one.effect[0])]
+    if not known:
+        return None
+    return {
+        "arm": arm,
+        "percent": [q for q, _ in known],
+        "baseline_ms": round_all(one.baseline[0] for _, one in known),
+        "candidate_ms": round_all(one.candidate[0] for _, one in known),
+        "estimate": round_all(one.effect[0] for _, one in known),
+        "lower": round_all(one.lower[0] for _, one in known),
+        "upper": round_all(one.upper[0] for _, one in known),
+    }
+
+
+def _compare(pair: Pair, probability: float) -> Estimate | None:
+    found = compare_quantile(
+        pair.panel, pair.design, probability, alpha=pair.alpha, margin=None, sd_instance=pair.prior.sd_latency
+    )
+    return found.estimate
+
+
+def trace_distribution(scope: Scope, arm: str) -> dict[str, Any] | None:
+    """Share of requests that both arms have done by each of some times, evenly spread over their logarithm."""
+    pair = scope.whole(arm, None)
+    if pair is None or not pair.successes(0) or not pair.successes(1):
+        return None
+    curves = standardise_both(pair.panel)
+    top = [float(curve.cumulative[-1]) for curve in curves]
+    first = min(curve.quantile(0.001 * most) for curve, most in zip(curves, top, strict=True))
+    last = max(curve.quantile(TAIL * most) for curve, most in zip(curves, top, strict=True))
+    times = np.geomspace(max(first, 1e-3), max(last, first * 1.01, 2e-3), POINTS)
+    medians = [plain(curve.quantile(0.5)) for curve in curves]
+    return {
+        "arm": arm,
+        "ms": round_all(times),
+        "baseline": round_all(curves[0].at(times)),
+        "candidate": round_all(curves[1].at(times)),
+        "medians_ms": medians,
+    }

@@ -1,0 +1,207 @@
+"""What happened when: latency, failures, load and readings of every arm on one axis of load time.
+
+Runs stand one after the other, whatever time lies between them; within a run time goes on where nothing was recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.curves.base import MOST_POINTS, Scope, plain, round_all
+from evaluator.records import Cells, Run
+from evaluator.stats.bins import bin_limits_ms
+from evaluator.stats.distribution import Distribution
+from evaluator.stats.index import distinct
+
+__all__ = ["Axis", "lay_axis", "offset_of_judged", "trace_timeline"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+POINTS = 120
+"""Points a line, where there are few runs: enough for a wide screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """Load time in slots of `slot_s` seconds: run by run, each from a slot of its own."""
+
+    bucket_s: int
+    merged: int
+    """Buckets in a slot."""
+    first_bucket: dict[int, int]
+    """By run code."""
+    first_slot: dict[int, int]
+    slots: int
+
+    @property
+    def slot_s(self) -> int:
+        """Seconds in a slot."""
+        return self.bucket_s * self.merged
+
+    def find(self, run: IntArray, bucket: IntArray) -> IntArray:
+        """Slot of each bucket of a run; -1 where it is in none."""
+        size = max(self.first_bucket, default=0) + 1
+        begin, offset = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        for code, first in self.first_bucket.items():
+            begin[code], offset[code] = first, self.first_slot[code]
+        return np.asarray(offset[run] + (bucket - begin[run]) // self.merged)
+
+    def at(self, run: int, epoch_s: float) -> float:
+        """Load time of a moment within a run."""
+        return self.first_slot[run] * self.slot_s + epoch_s - self.first_bucket[run] * self.bucket_s
+
+
+def lay_axis(cells: Cells) -> Axis:
+    """Lay the runs out one after the other, in at most `MOST_POINTS` slots where there are fewer runs than that."""
+    moments = cells.moments
+    spans = {
+        int(run): (int(here.min()), int(here.max()) + 1)
+        for run in distinct(moments.run)
+        for here in [moments.bucket[moments.run == run]]
+    }
+    total = sum(end - begin for begin, end in spans.values())
+    merged = max(1, -(-total // POINTS))
+    ordered = sorted(spans, key=lambda run: spans[run])
+    sizes = [-(-(spans[run][1] - spans[run][0]) // merged) for run in ordered]
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist()
+    return Axis(
+        cells.bucket_s,
+        merged,
+        {run: spans[run][0] for run in ordered},
+        dict(zip(ordered, starts, strict=False)),
+        starts[-1],
+    )
+
+
+def trace_timeline(scope: Scope, runs: tuple[Run, ...]) -> dict[str, Any] | None:
+    """Series of every arm, what is shaded and what happened; `None` where nothing landed."""
+    cells = scope.pairs.cells
+    if not cells.moments.run.size:
+        return None
+    axis = lay_axis(cells)
+    if axis.slots > MOST_POINTS:
+        return None
+    arms = [_trace_arm(cells, axis, code) for code in range(len(cells.arms))]
+    first = next(iter(axis.first_bucket.values()))
+    return {
+        "slot_s": axis.slot_s,
+        "start_epoch_s": first * cells.bucket_s,
+        "seconds": [slot * axis.slot_s for slot in range(axis.slots)],
+        "arms": arms,
+        "shaded": [*_find_warm_ups(scope, axis), *_find_gaps(cells, axis, arms)],
+        "events": _find_events(scope, axis, runs),
+    }
+
+
+def _trace_arm(cells: Cells, axis: Axis, arm: int) -> dict[str, Any]:
+    moments = cells.moments
+    mine = moments.arm == arm
+    slot = axis.find(moments.run[mine], moments.bucket[mine])
+    n, failures = (
+        np.asarray(np.bincount(slot, weights=values[mine], minlength=axis.slots), float)
+        for values in (moments.n, moments.failures)
+    )
+    p50, p95 = _quantiles(cells, axis, arm, n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = failures / n
+    seconds = axis.slot_s * _filled(cells, axis)
+    return {
+        "name": cells.arms[arm],
+        "p50_ms": round_all(p50),
+        "p95_ms": round_all(p95),
+        "failures": round_all(share),
+        "per_s": round_all(n / seconds),
+        "users": _trace_users(cells, axis, arm),
+    }
+
+
+def _filled(cells: Cells, axis: Axis) -> FloatArray:
+    """Which part of each slot lies within its run: the last of a run may not be full."""
+    out = np.ones(axis.slots)
+    ends = [*list(axis.first_slot.values())[1:], axis.slots]
+    for (run, first), end in zip(axis.first_bucket.items(), ends, strict=True):
+        buckets = int(cells.moments.bucket[cells.moments.run == run].max()) + 1 - first
+        out[end - 1] = ((buckets - 1) % axis.merged + 1) / axis.merged
+    return out
+
+
+def _quantiles(cells: Cells, axis: Axis, arm: int, n: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Median and p95 of time to success in each slot; failures are infinitely slow, and no number is shown then."""
+    bins = cells.bins
+    mine = bins.arm == arm
+    out = np.full((2, axis.slots), np.nan)
+    if not mine.any():
+        return out[0], out[1]
+    width = int(bins.bin[mine].max()) + 1
+    key = axis.find(bins.run[mine], bins.bucket[mine]) * width + bins.bin[mine]
+    counts = np.bincount(key, weights=bins.n[mine], minlength=axis.slots * width).reshape(axis.slots, width)
+    cumulative = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0)))
+    limits = bin_limits_ms(width - 1, cells.grid_us / 1000)
+    for slot in np.flatnonzero(n):
+        curve = Distribution(limits, cumulative[slot] / n[slot])
+        out[:, slot] = curve.quantile(0.5), curve.quantile(0.95)
+    return out[0], out[1]
+
+
+def _trace_users(cells: Cells, axis: Axis, arm: int) -> list[float | None] | None:
+    """Highest user count in each slot; `None` where users were not recorded."""
+    loads = cells.loads
+    mine = loads.arm == arm
+    if not mine.any():
+        return None
+    out = np.full(axis.slots, np.nan)
+    slot = axis.find(loads.run[mine], loads.bucket[mine])
+    inside = (slot >= 0) & (slot < axis.slots)
+    np.fmax.at(out, slot[inside], loads.users[mine][inside].astype(float))
+    return round_all(out)
+
+
+def _find_warm_ups(scope: Scope, axis: Axis) -> list[dict[str, Any]]:
+    """Stretches that were not judged, where the load was not level yet."""
+    starts = {run: first * axis.slot_s for run, first in axis.first_slot.items()}
+    cut = {run: seconds for run, seconds in scope.warm_up.cut_s.items() if seconds and run in starts}
+    return [{"start": starts[run], "end": starts[run] + seconds, "what": "warm-up"} for run, seconds in cut.items()]
+
+
+def _find_gaps(cells: Cells, axis: Axis, arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Stretches in which an arm that has requests has none."""
+    out = []
+    for code, arm in enumerate(arms):
+        moments = cells.moments
+        mine = moments.arm == code
+        silent = np.ones(axis.slots, dtype=bool)
+        silent[axis.find(moments.run[mine], moments.bucket[mine])] = False
+        if silent.all():
+            continue
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], silent.astype(np.int8), [0]])))
+        out += [
+            {"start": int(a) * axis.slot_s, "end": int(b) * axis.slot_s, "what": f"no requests on {arm['name']}"}
+            for a, b in edges.reshape(-1, 2)
+        ]
+    return out[:MOST_POINTS]
+
+
+def _find_events(scope: Scope, axis: Axis, runs: tuple[Run, ...]) -> list[dict[str, Any]]:
+    """Starts of runs where there are several, and ends before their time."""
+    by_id = {run.id: run for run in runs}
+    out: list[dict[str, Any]] = []
+    ordered = list(axis.first_slot.items())
+    for place, (code, slot) in enumerate(ordered):
+        run = by_id.get(scope.pairs.cells.runs[code])
+        if len(ordered) > 1:
+            out.append({"at": slot * axis.slot_s, "what": f"run {place + 1}"})
+        if run is not None and run.facts.stopped_by:
+            end = ordered[place + 1][1] if place + 1 < len(ordered) else axis.slots
+            out.append({"at": end * axis.slot_s, "what": f"stopped: {run.facts.stopped_by}"})
+    return out
+
+
+def offset_of_judged(axis: Axis, start_bucket: int) -> float | None:
+    """Load time at which the judged data begin, where there is one run."""
+    first = next(iter(axis.first_bucket.values()))
+    return plain((start_bucket - first) * axis.bucket_s) if len(axis.first_bucket) == 1 else None
