@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Self
 
 import click
 
-from evaluator.cli import Session, emit
+from evaluator.cli import Session
 from evaluator.cli.amounts import Duration
-from evaluator.cli.terminal import FILE_PAGE, make_page
-from evaluator.errors import UnknownName, UsageError
+from evaluator.cli.outputs import FORMAT_HELP, Output, parse_formats, write_outputs
+from evaluator.errors import UnknownName
 from evaluator.pipeline.judging import judge_release
 from evaluator.records import Verdict, VerdictWord
-from evaluator.reports import DRAWN, FORMATS
+from evaluator.reports import DRAWN
 
 __all__ = ["Asked", "command", "exit_code", "judging_options", "print_verdict"]
 
@@ -35,7 +34,7 @@ def exit_code(verdict: Verdict, fail_on: Collection[VerdictWord] = tuple(FAILING
 
 def print_verdict(verdict: Verdict) -> int:
     """Show a verdict on stdout and return its exit code."""
-    _write(verdict, "human", None)
+    write_outputs(verdict, [("human", None)])
     return exit_code(verdict)
 
 
@@ -48,7 +47,7 @@ JUDGING_OPTIONS = (
         "formats",
         multiple=True,
         metavar="F[=PATH]",
-        help=f"{', '.join(FORMATS)}; to stdout, or to a file. May be repeated.  [default: human]",
+        help=FORMAT_HELP,
     ),
     click.option("--figures", is_flag=True, help="Add to the JSON what figures are drawn from."),
     click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Which verdicts are not exit code 0."),
@@ -70,7 +69,7 @@ class Asked:
     """What the options of a judging command ask for, checked before anything is judged."""
 
     runs: str
-    outputs: tuple[tuple[str, Path | None], ...]
+    outputs: tuple[Output, ...]
     failing: tuple[VerdictWord, ...]
     keep: bool
     figures: bool = False
@@ -82,7 +81,7 @@ class Asked:
     ) -> Self:
         """Read the options. Raises UsageError."""
         failing = _parse_fail_on(fail_on)
-        return cls(runs, tuple(_parse_formats(formats)), () if exit_zero else failing, not dry_run, figures)
+        return cls(runs, tuple(parse_formats(formats)), () if exit_zero else failing, not dry_run, figures)
 
     @property
     def draws(self) -> bool:
@@ -91,9 +90,7 @@ class Asked:
 
     def answer(self, verdict: Verdict) -> int:
         """Write a verdict in every format that was asked for and return its exit code."""
-        bare = verdict if self.figures else replace(verdict, figures=None)
-        for name, path in self.outputs:
-            _write(verdict if name in DRAWN else bare, name, path)
+        write_outputs(verdict, self.outputs, figures=self.figures)
         return exit_code(verdict, self.failing)
 
 
@@ -137,36 +134,9 @@ def command(
     return asked.answer(verdict)
 
 
-def _parse_formats(given: tuple[str, ...]) -> list[tuple[str, Path | None]]:
-    """Split `F[=PATH]`, and refuse what could not be written before anything is judged."""
-    outputs = [_parse_format(text) for text in given or ("human",)]
-    if len([name for name, path in outputs if path is None]) > 1:
-        raise UsageError("two formats cannot both go to stdout", hint="give all but one a path: --format json=FILE")
-    return outputs
-
-
-def _parse_format(text: str) -> tuple[str, Path | None]:
-    name, separator, target = text.partition("=")
-    if name not in FORMATS:
-        raise UnknownName("format", name, FORMATS)
-    if not separator:
-        return name, None
-    path = Path(target)
-    if not target or path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"'{target}' is not a file that could be written", hint="the folder must exist")
-    return name, path
-
-
 def _parse_fail_on(text: str) -> tuple[VerdictWord, ...]:
     names = [name.strip().lower().replace("_", "-") for name in text.split(",") if name.strip()]
     for name in names:
         if name not in FAILING:
             raise UnknownName("verdict to fail on", name, FAILING)
     return tuple(FAILING[name] for name in names)
-
-
-def _write(verdict: Verdict, name: str, path: Path | None) -> None:
-    if path is None:
-        emit(FORMATS[name](verdict, make_page()))
-    else:
-        path.write_text(FORMATS[name](verdict, FILE_PAGE) + "\n", encoding="utf-8")
