@@ -17,13 +17,14 @@ def command() -> None:
 
 
 @command.command("check")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("files", metavar="[FILE…]", nargs=-1, type=click.Path(path_type=Path))
 @click.pass_obj
-def check(session: Session, file: Path | None) -> None:
-    """Say whether FILE (default: the policy that applies here) is a policy."""
-    policy = _load(session, file)
-    gates = ", ".join(rule.name for rule in policy.rulebook.rules if rule.role == "gate")
-    emit(f"{policy.origin}: ok; gates: {gates}")
+def check(session: Session, files: tuple[Path, ...]) -> None:
+    """Say whether each FILE (default: the policy that applies here) is a policy."""
+    for file in files or (None,):
+        policy = _load(session, file)
+        gates = ", ".join(rule.name for rule in policy.rulebook.rules if rule.role == "gate")
+        emit(f"{policy.origin}: ok; gates: {gates}")
 
 
 @command.command("show")

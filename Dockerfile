@@ -1,0 +1,24 @@
+# evaluator in a small image that runs as nobody in particular. What it works on is mounted at /work.
+#
+#     docker build -t evaluator .
+#     docker build -t evaluator --build-arg EXTRAS=load,prometheus .
+
+FROM python:3.13-slim AS build
+ARG EXTRAS=""
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY evaluator evaluator
+COPY loadtests loadtests
+RUN python3 -m venv /opt/evaluator
+RUN /opt/evaluator/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check ".${EXTRAS:+[$EXTRAS]}"
+
+FROM python:3.13-slim
+COPY --from=build /opt/evaluator /opt/evaluator
+RUN mkdir -m 1777 /work
+ENV PATH=/opt/evaluator/bin:$PATH \
+    HOME=/work \
+    PYTHONUNBUFFERED=1
+WORKDIR /work
+USER 10001:10001
+ENTRYPOINT ["/opt/evaluator/bin/evaluator"]
+CMD ["--help"]
