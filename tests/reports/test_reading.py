@@ -55,7 +55,7 @@ def test_a_margin_keeps_its_scale_without_an_effect(verdicts):
 def test_figures_are_kept_where_there_are_some(verdicts):
     plain = to_json(verdicts["go"])
     assert '"figures"' not in plain
-    figures = {"timeline": [{"at_s": 1.5, "p95": None}], "ecdf": {}}
+    figures = {"version": 1, "timeline": [{"at_s": 1.5, "p95": None}], "ecdf": {}}
     text = to_json(dataclasses.replace(verdicts["go"], figures=figures))
     jsonschema.validate(json.loads(text), SCHEMA)
     assert from_json(text).figures == figures
