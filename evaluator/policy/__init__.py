@@ -37,7 +37,7 @@ from evaluator.records import (
 )
 from evaluator.stats.history import LEAST_COMPARISONS
 
-__all__ = ["FILE_NAME", "LEAST_COMPARISONS", "Policy", "find_policy", "load_policy", "policy_schema", "with_learnt"]
+__all__ = ["FILE_NAME", "LEAST_COMPARISONS", "Policy", "find_policy", "load_policy", "policy_schema", "restore_policy", "with_learnt"]
 
 FILE_NAME = "evaluator.yaml"
 
@@ -97,6 +97,15 @@ def load_policy(path: Path | None = None) -> Policy:
     except ValidationError as error:
         raise PolicyError(_describe(document, error), hint="`evaluator policy show` prints a whole policy") from None
     return _to_policy(file, document.name)
+
+
+def restore_policy(effective: Mapping[str, Any]) -> Policy:
+    """Read an effective policy back, as a stored verdict has it. Raises PolicyError where this version cannot."""
+    try:
+        return _to_policy(PolicyFile.model_validate(dict(effective)), "stored")
+    except ValidationError as error:
+        what = _describe(Document("the stored policy", {}, {}), error)
+        raise PolicyError(what, hint="judge the release again under the present policy") from None
 
 
 def policy_schema() -> dict[str, Any]:
