@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from evaluator.cli.terminal import FILE_PAGE, make_page
 from evaluator.errors import UnknownName, UsageError
 from evaluator.pipeline.judging import judge_release
 from evaluator.records import Verdict, VerdictWord
-from evaluator.reports import FORMATS
+from evaluator.reports import DRAWN, FORMATS
 
 __all__ = ["command", "exit_code", "print_verdict"]
 
@@ -46,6 +47,7 @@ def print_verdict(verdict: Verdict) -> int:
     metavar="F[=PATH]",
     help=f"{', '.join(FORMATS)}; to stdout, or to a file. May be repeated.  [default: human]",
 )
+@click.option("--figures", is_flag=True, help="Add to the JSON what figures are drawn from.")
 @click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Which verdicts are not exit code 0.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever the verdict.")
 @click.option("--dry-run", is_flag=True, help="Judge, but keep no verdict.")
@@ -55,6 +57,7 @@ def command(
     release: str,
     runs: str,
     formats: tuple[str, ...],
+    figures: bool,
     fail_on: str,
     exit_zero: bool,
     dry_run: bool,
@@ -69,10 +72,17 @@ def command(
     failing = () if exit_zero else _parse_fail_on(fail_on)
     policy = session.load_policy()
     verdict = judge_release(
-        session.open_store(), release, policy, runs=runs, judged_at=datetime.now(UTC), save=not dry_run
+        session.open_store(),
+        release,
+        policy,
+        runs=runs,
+        judged_at=datetime.now(UTC),
+        save=not dry_run,
+        figures=figures or any(name in DRAWN for name, _ in outputs),
     )
+    bare = verdict if figures else replace(verdict, figures=None)
     for name, path in outputs:
-        _write(verdict, name, path)
+        _write(verdict if name in DRAWN else bare, name, path)
     return exit_code(verdict, failing)
 
 

@@ -1,23 +1,21 @@
-"""Figures, the only room that draws: the same for report, app and notebook."""
+"""A plan: what minutes and instances buy, and what each way to roll out exposes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from evaluator.errors import EvaluatorError, UsageError
+from evaluator.figures.base import CANDIDATES, INK, inline
 from evaluator.planning import Exposure, GatePlan, Grid
 from evaluator.wording import format_margin, name_metric
 
 if TYPE_CHECKING:
     import altair as alt
 
-__all__ = ["draw_plan", "save_figure"]
+__all__ = ["draw_plan"]
 
-FORMATS = (".svg", ".png", ".html")
-CANARY, INK, GOOD = "#d95f02", "#3b4a5a", "#5b7ba6"
+GOOD = "#5b7ba6"
 PANEL = {"width": 260, "height": 150}
 
 
@@ -52,7 +50,7 @@ def _draw_gate(plan: GatePlan, grid: Grid) -> alt.LayerChart | alt.FacetChart:
     allowed = format_margin(margin, precision.unit)
     order = [f"{count} + {count}" for count in grid.instances]
     lines = (
-        alt.Chart(_data(rows))
+        alt.Chart(inline(rows))
         .mark_line(point=True)
         .encode(
             x=alt.X("minutes:Q", title="minutes", scale=alt.Scale(type="log", nice=False)),
@@ -62,7 +60,7 @@ def _draw_gate(plan: GatePlan, grid: Grid) -> alt.LayerChart | alt.FacetChart:
         )
     )
     limit = margin.value * scale if margin else 0.0
-    rule = alt.Chart(_data([{"half": limit}])).mark_rule(color=GOOD, strokeDash=[5, 3]).encode(y="half:Q")
+    rule = alt.Chart(inline([{"half": limit}])).mark_rule(color=GOOD, strokeDash=[5, 3]).encode(y="half:Q")
     chance = f"GO if unchanged in {plan.go_chance:.0%}"
     title = alt.TitleParams(
         name_metric(precision.rule), subtitle=f"{allowed} allowed (dashed); {chance}", anchor="start"
@@ -83,33 +81,16 @@ def _draw_strategies(strategies: Sequence[Exposure]) -> alt.LayerChart | alt.Fac
         }
         for row in strategies
     ]
-    base = alt.Chart(_data(rows)).encode(
+    base = alt.Chart(inline(rows)).encode(
         y=alt.Y("rollout:N", sort="x", title=None), x=alt.X("exposed:Q", title="requests served by the worse version")
     )
     title = f"{least.strategy.replace('_', ' ')} exposes the fewest requests to the regression"
     labels = base.mark_text(align="left", dx=4, color=INK).encode(text="text:N")
-    bars = base.mark_bar(color=CANARY, tooltip=True)
+    bars = base.mark_bar(color=CANDIDATES[0], tooltip=True)
     return alt.layer(bars, labels).properties(title=alt.TitleParams(title, anchor="start"), width=560, height=120)
-
-
-def _data(rows: list[dict[str, Any]]) -> alt.InlineData:
-    import altair as alt
-
-    return alt.InlineData(values=rows)
 
 
 def _scale(relative: bool, unit: str) -> tuple[float, str]:  # noqa: FBT001 a record's own field
     if relative:
         return 100.0, "%"
     return (100.0, "pp") if unit == "fraction" else (1.0, unit)
-
-
-def save_figure(chart: alt.VConcatChart, path: Path) -> None:
-    """Write a figure as SVG, PNG or one HTML file that needs no network. Raises UsageError, EvaluatorError."""
-    if path.suffix not in FORMATS:
-        raise UsageError(f"a figure cannot be written as '{path.name}'", hint=f"end the name in {', '.join(FORMATS)}")
-    options: Mapping[str, Any] = {"inline": True} if path.suffix == ".html" else {}
-    try:
-        chart.save(str(path), **options)
-    except OSError as error:
-        raise EvaluatorError(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,33 @@
+"""Figures, the only room that draws: the same for report, app and notebook. One module a figure.
+
+What they are drawn from is a verdict's comparisons, and the plain JSON of `evaluator.curves`. Every figure comes with a
+title that states its finding, a text for those who do not see it, and a table of its numbers.
+"""
+
+from __future__ import annotations
+
+from evaluator.figures.base import PALETTE, Figure, color_arms
+from evaluator.figures.distribution import draw_distribution
+from evaluator.figures.export import save_figure, to_svg
+from evaluator.figures.forest import draw_forest, rank_by_margin
+from evaluator.figures.over_time import draw_over_time
+from evaluator.figures.plan import draw_plan
+from evaluator.figures.shift import draw_shift
+from evaluator.figures.timeline import draw_timeline
+from evaluator.figures.units import draw_units
+
+__all__ = [
+    "PALETTE",
+    "Figure",
+    "color_arms",
+    "draw_distribution",
+    "draw_forest",
+    "draw_over_time",
+    "draw_plan",
+    "draw_shift",
+    "draw_timeline",
+    "draw_units",
+    "rank_by_margin",
+    "save_figure",
+    "to_svg",
+]

@@ -1,0 +1,178 @@
+"""The one visual language: colours, sizes, axes, and what a figure consists of."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evaluator.records import BASELINE, Comparison, Direction
+from evaluator.wording import format_number
+
+if TYPE_CHECKING:
+    import altair as alt
+
+__all__ = [
+    "BAND",
+    "BASE",
+    "CANDIDATES",
+    "FAIL",
+    "GRID",
+    "INK",
+    "MUTED",
+    "NARROW",
+    "OPEN",
+    "PALETTE",
+    "PASS",
+    "SHADE",
+    "WIDE",
+    "Figure",
+    "Scaled",
+    "color_arms",
+    "finish",
+    "inline",
+    "join_words",
+    "label_time",
+    "readable",
+    "scale_of",
+    "shorten",
+]
+
+INK, MUTED, GRID, BAND, SHADE = "#26323f", "#5b6773", "#dde2e7", "#e6ebf0", "#f0efe9"
+BASE = "#4f6d8f"
+"""Grey-blue: the baseline, everywhere."""
+CANDIDATES = ("#c2570c", "#0f7b7e", "#8a4fa3", "#6f6518", "#a83a5b")
+"""Orange: the canary, everywhere; then further arms."""
+PASS, FAIL, OPEN = "#1a7f37", "#b42318", "#8a5a00"
+"""Of verdicts and statuses only, and only beside their mark."""
+
+PALETTE: Mapping[str, str] = {
+    INK: "#e6eaee",
+    MUTED: "#a9b4bf",
+    GRID: "#39434e",
+    BAND: "#2b353f",
+    SHADE: "#2f2d26",
+    BASE: "#9db7d6",
+    CANDIDATES[0]: "#ff9f57",
+    CANDIDATES[1]: "#4fc3c6",
+    CANDIDATES[2]: "#cf9ee3",
+    CANDIDATES[3]: "#cbbd62",
+    CANDIDATES[4]: "#ee8fac",
+    PASS: "#5fce80",
+    FAIL: "#ff8f85",
+    OPEN: "#e9b44c",
+}
+"""Every colour, and what it is on a dark page."""
+
+NARROW, WIDE = 346, 1060
+"""Widths (px) of a figure: on a phone and in a column, and across a page."""
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+LONGEST = 60
+MINUTES_FROM_S = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart with all that has to stand beside it."""
+
+    chart: alt.LayerChart | alt.FacetChart
+    title: str
+    """The finding, in words with numbers."""
+    alt: str
+    """What there is to see, for those who do not see it."""
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    """The numbers, as a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """How an effect is drawn: by what it is multiplied, and in what unit."""
+
+    factor: float
+    unit: str
+
+    def text(self, value: float | None) -> str:
+        """A change with its sign and unit."""
+        return "–" if value is None else f"{format_number(value * self.factor, sign=True)} {self.unit}"
+
+
+def scale_of(row: Comparison) -> Scaled:
+    """Percent for relative changes, percentage points for those of a fraction, else the metric's own unit."""
+    if row.effect is None or row.effect.kind == "relative":
+        return Scaled(100.0, "%")
+    return Scaled(100.0, "pp") if row.unit == "fraction" else Scaled(1.0, row.unit)
+
+
+def is_worse_upwards(row: Comparison) -> bool:
+    """Does this metric get worse when it rises?"""
+    return row.rule.direction is Direction.LOWER
+
+
+def color_arms(arms: Sequence[str]) -> dict[str, str]:
+    """A colour for each arm: grey-blue for the baseline, orange for the first candidate."""
+    candidates = [arm for arm in dict.fromkeys(arms) if arm != BASELINE]
+    return {BASELINE: BASE} | {arm: CANDIDATES[k % len(CANDIDATES)] for k, arm in enumerate(candidates)}
+
+
+def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
+    """Rows as data of a chart."""
+    import altair as alt
+
+    return alt.InlineData(values=[dict(row) for row in rows])
+
+
+def finish(chart: Any, *, width: int, height: int) -> Any:
+    """Give a chart its size and the common look."""
+    import altair as alt
+
+    sized = chart.properties(width=width, height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+    return (
+        sized.configure(background="transparent", font=FONT, padding={"left": 2, "right": 6, "top": 6, "bottom": 2})
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelColor=MUTED,
+            titleColor=MUTED,
+            gridColor=GRID,
+            domainColor=GRID,
+            tickColor=GRID,
+            labelFontSize=11,
+            titleFontSize=11,
+            titleFontWeight="normal",
+        )
+    )
+
+
+def label_time(seconds: float) -> tuple[float, str]:
+    """What times up to `seconds` are divided by, and the name of the axis."""
+    return (60.0, "minutes") if seconds > MINUTES_FROM_S else (1.0, "seconds")
+
+
+def readable(text: str) -> str:
+    """Text without characters that move the cursor or turn the line round."""
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Co") else c for c in text)
+
+
+def shorten(text: str, most: int = LONGEST) -> str:
+    """Text that fits; what is cut is marked."""
+    text = readable(text[: most + 1])
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def join_words(words: Sequence[str], most: int = 3) -> str:
+    """`p95, p99 and 2 more`.
+
+    >>> join_words(["p50"]), join_words(["a", "b"]), join_words(["a", "b", "c", "d", "e"])
+    ('p50', 'a and b', 'a, b, c and 2 more')
+    """
+    shown = [shorten(word) for word in words[:most]]
+    if len(words) > most:
+        return f"{', '.join(shown)} and {len(words) - most} more"
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else ""
+
+
+def finite(values: Sequence[float | None]) -> list[float]:
+    """Those that are numbers."""
+    return [value for value in values if value is not None and math.isfinite(value)]

@@ -1,0 +1,69 @@
+"""How much each arm has done by when: both distribution functions on a logarithmic axis of time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evaluator.figures.base import BASE, NARROW, Figure, finish, inline
+from evaluator.records import BASELINE
+from evaluator.wording import format_number, format_value
+
+__all__ = ["draw_distribution"]
+
+HEIGHT = 210
+TABLE_ROWS = 24
+
+
+def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT) -> Figure:
+    """Draw baseline (dashed) and one candidate; `curve` as `evaluator.curves` traced it."""
+    import altair as alt
+
+    points = [
+        {"ms": ms, "share": 100 * share, "arm": arm}
+        for arm, key in ((BASELINE, "baseline"), (curve["arm"], "candidate"))
+        for ms, share in zip(curve["ms"], curve[key], strict=True)
+    ]
+    arms = [BASELINE, curve["arm"]]
+    chart = (
+        alt.Chart(inline(points))
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=alt.X(
+                "ms:Q",
+                title="response time, ms",
+                scale=alt.Scale(type="log", nice=False, domain=[curve["ms"][0], curve["ms"][-1]]),
+                axis=alt.Axis(tickCount=5, format="~r", labelOverlap=True, grid=False),
+            ),
+            y=alt.Y("share:Q", title="done, % of requests", scale=alt.Scale(domain=[0, 100])),
+            color=alt.Color("arm:N", legend=None, scale=alt.Scale(domain=arms, range=[BASE, color])),
+            strokeDash=alt.StrokeDash("arm:N", legend=None, scale=alt.Scale(domain=arms, range=[[5, 3], [1, 0]])),
+        )
+    )
+    step = max(1, len(curve["ms"]) // TABLE_ROWS)
+    return Figure(
+        finish(alt.layer(chart), width=width, height=height),
+        title=_say(curve),
+        alt=f"Two rising lines: the share of requests done by each response time, of baseline and {curve['arm']}. "
+        f"{_say(curve)}.",
+        head=("done by", BASELINE, curve["arm"]),
+        rows=tuple(
+            (format_value(ms, "ms"), _percent(own), _percent(other))
+            for ms, own, other in list(zip(curve["ms"], curve["baseline"], curve["candidate"], strict=True))[::step]
+        ),
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{format_number(100 * share)} %"
+
+
+def _say(curve: Mapping[str, Any]) -> str:
+    baseline, candidate = curve["medians_ms"]
+    return (
+        f"Half of the requests are done within {_time(baseline)} on baseline and {_time(candidate)} on {curve['arm']}"
+    )
+
+
+def _time(value: float | None) -> str:
+    return "no time at all (they fail)" if value is None else format_value(value, "ms")

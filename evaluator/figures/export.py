@@ -1,0 +1,72 @@
+"""A figure as a file, or as an SVG that is part of a page.
+
+An SVG carries no script, needs no network and prints as it is seen; the page gives it light and dark colours.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluator.errors import EvaluatorError, UsageError
+from evaluator.figures.base import Figure
+
+if TYPE_CHECKING:
+    import altair as alt
+
+__all__ = ["save_figure", "to_svg"]
+
+FORMATS = (".svg", ".png", ".html")
+SVG = "http://www.w3.org/2000/svg"
+TIPPED = ("symbol", "point", "circle", "square", "tick", "bar")
+_REFERENCE = re.compile(r"url\(#([\w-]+)\)")
+
+
+def save_figure(chart: alt.VConcatChart, path: Path) -> None:
+    """Write a figure as SVG, PNG or one HTML file that needs no network. Raises UsageError, EvaluatorError."""
+    if path.suffix not in FORMATS:
+        raise UsageError(f"a figure cannot be written as '{path.name}'", hint=f"end the name in {', '.join(FORMATS)}")
+    options: Mapping[str, Any] = {"inline": True} if path.suffix == ".html" else {}
+    try:
+        chart.save(str(path), **options)
+    except OSError as error:
+        raise EvaluatorError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """Draw a figure as an SVG element of a page. `name`: what no other figure of the page is called."""
+    import vl_convert
+
+    # What was just written by the converter itself, from text that it escaped.
+    root = ET.fromstring(vl_convert.vegalite_to_svg(figure.chart.to_dict()))  # noqa: S314
+    _name_parts(root, name)
+    for element in root.iter():
+        _tell(element)
+    for attribute in ("width", "height", "class", "version"):
+        root.attrib.pop(attribute, None)
+    root.attrib.update({"role": "img", "aria-label": figure.alt})
+    ET.register_namespace("", SVG)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _tell(element: ET.Element) -> None:
+    """What a mark shows when it is pointed at; the roles and labels of parts are those of the whole."""
+    label, kind = element.attrib.pop("aria-label", ""), element.attrib.pop("aria-roledescription", "")
+    for attribute in ("role", "aria-hidden", "class", "pointer-events"):
+        element.attrib.pop(attribute, None)
+    if label and any(word in kind for word in TIPPED):
+        title = ET.SubElement(element, f"{{{SVG}}}title")
+        title.text = label
+
+
+def _name_parts(root: ET.Element, name: str) -> None:
+    """Give ids and references to them a name of their own: several figures stand on one page."""
+    for element in root.iter():
+        for key, value in list(element.attrib.items()):
+            if key == "id":
+                element.set(key, f"{name}-{value}")
+            elif "url(#" in value:
+                element.set(key, _REFERENCE.sub(rf"url(#{name}-\1)", value))

@@ -1,0 +1,96 @@
+"""Where in the distribution it moved: the change at every quantile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from evaluator.figures.base import MUTED, NARROW, Figure, finish, finite, inline
+from evaluator.wording import format_number, format_value
+
+__all__ = ["draw_shift"]
+
+HEIGHT = 210
+LABELS = {1.0: "p1", 50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99", 99.9: "p99.9"}
+ROOM = 2.5
+
+
+def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT) -> Figure:
+    """Draw one candidate; `curve` as `evaluator.curves` traced it. The axis gives each tenth of the rest equal room."""
+    domain = _domain(curve)
+    low, high = domain
+    points = [
+        {
+            "place": _place(percent),
+            "change": 100 * estimate,
+            "lower": low if lower is None else min(max(100 * lower, low), high),
+            "upper": high if upper is None else min(max(100 * upper, low), high),
+            "tip": f"p{percent:g}: {_percent(estimate)} ({_percent(lower)} … {_percent(upper)})",
+        }
+        for percent, estimate, lower, upper in zip(
+            curve["percent"], curve["estimate"], curve["lower"], curve["upper"], strict=True
+        )
+    ]
+    return Figure(
+        finish(_layer(points, domain, color), width=width, height=height),
+        title=_say(curve),
+        alt=f"Line of the relative change of response time of {curve['arm']} at each quantile, with its interval. "
+        f"{_say(curve)}.",
+        head=("quantile", "baseline", curve["arm"], "change", "from", "to"),
+        rows=tuple(_row(curve, k) for k in range(len(points))),
+    )
+
+
+def _row(curve: Mapping[str, Any], k: int) -> tuple[str, ...]:
+    values = (format_value(curve[key][k], "ms") for key in ("baseline_ms", "candidate_ms"))
+    changes = (_percent(curve[key][k]) for key in ("estimate", "lower", "upper"))
+    return (f"p{curve['percent'][k]:g}", *values, *changes)
+
+
+def _place(percent: float) -> float:
+    return -math.log10(1 - percent / 100)
+
+
+def _percent(value: float | None) -> str:
+    return "∞" if value is None else f"{format_number(100 * value, sign=True)} %"
+
+
+def _say(curve: Mapping[str, Any]) -> str:
+    """Where it moved most among what is known, and the middle."""
+    known = list(zip(curve["percent"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
+    moved = [(p, e) for p, e, lower, upper in known if (lower or 0) > 0 or (upper is not None and upper < 0)]
+    if not moved:
+        return f"No quantile of {curve['arm']} is shown to have changed"
+    most = max(moved, key=lambda one: abs(one[1]))
+    middle = min(known, key=lambda one: abs(one[0] - 50))
+    if most[0] == middle[0]:
+        return f"It changed most in the middle: {_percent(most[1])} at p{most[0]:g}"
+    return f"It changed most at p{most[0]:g}: {_percent(most[1])}, and {_percent(middle[1])} at p{middle[0]:g}"
+
+
+def _domain(curve: Mapping[str, Any]) -> tuple[float, float]:
+    estimates = [100 * value for value in finite(curve["estimate"])]
+    most = ROOM * max((abs(value) for value in estimates), default=1.0) + 5
+    ends = [100 * value for key in ("lower", "upper") for value in finite(curve[key])]
+    return max(min([*ends, *estimates, -2.0]), -most), min(max([*ends, *estimates, 2.0]), most)
+
+
+def _layer(points: list[dict[str, Any]], domain: tuple[float, float], color: str) -> Any:
+    import altair as alt
+
+    ticks = [_place(percent) for percent in LABELS if _place(percent) <= points[-1]["place"] + 1e-9]
+    names = " : ".join(f"datum.value < {_place(p) + 0.01:.3f} ? '{text}'" for p, text in LABELS.items()) + " : ''"
+    x = alt.X(
+        "place:Q",
+        title="quantile of response time",
+        axis=alt.Axis(values=ticks, labelExpr=names),
+        scale=alt.Scale(domain=[0, points[-1]["place"]], nice=False),
+    )
+    y = alt.Y("change:Q", title="change, %", scale=alt.Scale(domain=list(domain), nice=False, zero=False))
+    base = alt.Chart(inline(points)).encode(x=x)
+    zero = alt.Chart(inline([{"change": 0}])).mark_rule(color=MUTED, strokeWidth=1).encode(y="change:Q")
+    area = base.mark_area(color=color, opacity=0.25, clip=True).encode(y=alt.Y("lower:Q", title=None), y2="upper:Q")
+    line = base.mark_line(color=color, strokeWidth=2, clip=True).encode(y=y)
+    dots = base.mark_point(color=color, filled=True, size=26, opacity=1, clip=True).encode(y=y, description="tip:N")
+    return alt.layer(zero, area, line, dots)

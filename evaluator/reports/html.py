@@ -1,0 +1,480 @@
+"""The report: one HTML file that needs no network, runs no script, and can be read on a phone, printed and passed on.
+
+Figures are SVG, drawn beforehand: a page of a CI system that forbids scripts shows them as well, and they print. All
+text goes through the template's escaping; what is drawn is written by an XML writer.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from evaluator.figures import (
+    PALETTE,
+    Figure,
+    color_arms,
+    draw_distribution,
+    draw_forest,
+    draw_over_time,
+    draw_shift,
+    draw_timeline,
+    draw_units,
+    to_svg,
+)
+from evaluator.figures.base import WIDE
+from evaluator.records import Comparison, Finding, Level, MetricStatus, Verdict, VerdictWord
+from evaluator.reports.base import (
+    HEALTH_MARKS,
+    STATUS_MARKS,
+    VERDICT_WORDS,
+    format_allowed,
+    format_both,
+    format_effect,
+    is_watched,
+    plain_text,
+)
+from evaluator.wording import format_count, format_duration, format_number, name_comparison
+
+__all__ = ["to_html"]
+
+LONGEST = 300
+"""Characters of a name or text that are shown; the JSON has the whole of it."""
+MOST_ENDPOINTS = 12
+MOST_ROWS = 500
+NO_FIGURES = (
+    "This report was made without the numbers behind figures over time, by quantile and by instance; "
+    "`evaluator verdict --format html=PATH` makes one with them, and `--figures` adds them to the JSON."
+)
+
+
+def to_html(verdict: Verdict) -> str:
+    """Write the report. Without `verdict.figures` it has tables and the metrics' figure only, and says so."""
+    environment = Environment(
+        autoescape=True, trim_blocks=True, undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=False
+    )
+    folder = files("evaluator.reports") / "templates"
+    template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
+    css = (folder / "report.css").read_text(encoding="utf-8") + _dark_figures()
+    return template.render(css=Markup(css), **_Page(verdict).context())  # noqa: S704 our own file and colours
+
+
+def _finalize(value: Any) -> Any:
+    """Show what would move the cursor or turn the line round, and cut what nobody could read."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return cut_text(value)
+
+
+def cut_text(text: str, most: int = LONGEST) -> str:
+    """Text as it may be shown, by line; policies and queries keep their lines."""
+    if len(text) > most and "\n" not in text:
+        text = text[: most - 1] + "…"
+    return "\n".join(plain_text(line) for line in text.split("\n"))
+
+
+def _dark_figures() -> str:
+    """Colours of figures on a dark page."""
+    rules = "".join(
+        f'svg [{kind}="{light}"]{{{kind}:{dark}}}' for light, dark in PALETTE.items() for kind in ("fill", "stroke")
+    )
+    return f"@media screen and (prefers-color-scheme: dark) {{{rules}}}"
+
+
+class _Page:
+    """What the template needs, gathered from one verdict."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict, self.evidence = verdict, verdict.evidence
+        self.figures: Mapping[str, Any] = verdict.figures or {}
+        self.rows = list(verdict.evidence.comparisons)
+        self.metrics = [row for row in self.rows if not row.scan]
+        self.endpoints = [row for row in self.rows if row.scan]
+        arms = [arm.name for arm in verdict.evidence.arms] or [row.arm for row in self.rows]
+        self.colors = color_arms([*arms, *(row.arm for row in self.rows)])
+        self.several = len({row.arm for row in self.rows}) > 1
+        self.drawn = 0
+
+    def context(self) -> dict[str, Any]:
+        """All that the template fills in."""
+        strips = self._strips()
+        panels, shapes = self._panels(), self._shapes()
+        parts: dict[str, Any] = {
+            "forest": self._forest(self.metrics),
+            "panels": panels,
+            "shapes": shapes,
+            "strips": strips,
+            "endpoint_forest": self._forest(self.endpoints, most=MOST_ENDPOINTS),
+            "no_figures": "" if self.figures else NO_FIGURES,
+            "timeline_note": self._note_shaded() if strips else "",
+        }
+        anchored = {panel["key"]: panel["anchor"] for panel in panels}
+        return {
+            **self._banner(),
+            **parts,
+            **self._history(),
+            **self._method(),
+            "sections": self._sections(parts),
+            "several": self.several,
+            "legend": self._legend(),
+            "metrics": [self._row(row, anchored.get(_key(row), "")) for row in self.metrics],
+            "endpoints": [self._row(row) for row in self._ranked_endpoints()[:MOST_ROWS]],
+            "endpoint_summary": self._sum_up_endpoints(),
+            "health": [_finding(finding) for finding in _worst_first(self.evidence.findings)],
+        }
+
+    # -------------------------------------------------------------- the answer
+
+    def _banner(self) -> dict[str, Any]:
+        verdict = self.verdict
+        against = ", ".join(
+            f"{one.name} {one.baseline}" if len(verdict.release.services) > 1 else one.baseline
+            for one in verdict.release.services
+            if one.baseline
+        )
+        return {
+            "word": VERDICT_WORDS[verdict.word],
+            "kind": verdict.word.value,
+            "release": verdict.release.id,
+            "against": against,
+            "stamps": self._stamps(),
+            "reasons": [reason.text for reason in verdict.reasons],
+            "next_action": verdict.next_action,
+            "facts": [(name, value) for name, value in self._facts() if value],
+        }
+
+    def _stamps(self) -> list[dict[str, Any]]:
+        verdict = self.verdict
+        out: list[dict[str, Any]] = []
+        if verdict.override is not None:
+            said = ", ".join(f"{key} {value}" for key, value in verdict.override.items())
+            out.append({"loud": True, "text": f"Overridden: {said}"})
+        if verdict.mode == "shadow":
+            out.append({"loud": False, "text": "Shadow mode: this verdict is stored and blocks nothing"})
+        if verdict.evidence.incomplete:
+            out.append({"loud": False, "text": "Incomplete: a run ended before its time"})
+        return out
+
+    def _facts(self) -> list[tuple[str, str]]:
+        verdict, evidence = self.verdict, self.evidence
+        requests = " + ".join(format_count(arm.requests) for arm in evidence.arms if arm.requests)
+        units = " + ".join(format_count(arm.units) for arm in evidence.arms if arm.units)
+        instances = " + ".join(str(arm.instances) for arm in evidence.arms if arm.instances)
+        decided = verdict.time_to_decision_s
+        return [
+            ("judged", _moment(verdict.judged_at)),
+            ("load", format_duration(evidence.window.seconds) if evidence.window.seconds else ""),
+            ("requests", requests),
+            ("instances", instances),
+            ("units", units),
+            ("decided after", format_duration(decided) if decided else ""),
+        ]
+
+    def _sections(self, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
+        names = [
+            ("metrics", "Metrics", True),
+            ("distribution", "Distribution", parts["shapes"]),
+            ("panels", "Metric by metric", parts["panels"]),
+            ("timeline", "Timeline", parts["strips"]),
+            ("endpoints", "Endpoints", self.endpoints),
+            ("health", "Fairness", True),
+            ("history", "Runs", True),
+            ("method", "How it was judged", True),
+        ]
+        return [(anchor, name) for anchor, name, there in names if there]
+
+    # -------------------------------------------------------------- figures
+
+    def _show(self, figure: Figure, narrow: Figure | None = None, note: str = "") -> dict[str, Any]:
+        """A figure as the template shows it."""
+        self.drawn += 1
+        name = f"figure-{self.drawn}"
+        return {
+            "name": name,
+            "title": figure.title,
+            "note": note,
+            "head": figure.head,
+            "rows": figure.rows,
+            "csv": _to_csv(figure),
+            "svg": Markup(to_svg(figure, name)),  # noqa: S704 written by an XML writer
+            "narrow": Markup(to_svg(narrow, f"{name}n")) if narrow else "",  # noqa: S704 as above
+        }
+
+    def _forest(self, rows: Sequence[Comparison], most: int | None = None) -> dict[str, Any] | None:
+        chosen = [row for row in rows if not is_watched(row)]
+        if most is not None:
+            chosen = self._ranked_endpoints()[:most]
+        wide = draw_forest(chosen, colors=self.colors, width=WIDE, several=self.several)
+        narrow = draw_forest(chosen, colors=self.colors, several=self.several)
+        if wide is None:
+            return None
+        note = "The band is what is allowed; an interval that crosses its dashed edge is not known yet."
+        if most is not None and len(rows) > most:
+            note = f"The {most} furthest beyond what is allowed, of {len(rows)}. {note}"
+        return self._show(wide, narrow, note)
+
+    def _legend(self) -> list[dict[str, Any]]:
+        used = {arm.name for arm in self.evidence.arms} | {row.arm for row in self.rows}
+        return [
+            {"name": arm, "swatch": _swatch(color, dashed=place == 0)}
+            for place, (arm, color) in enumerate(self.colors.items())
+            if arm in used
+        ]
+
+    def _panels(self) -> list[dict[str, Any]]:
+        """What is known of each gate and hold by itself."""
+        rows = {_key(row): row for row in self.metrics}
+        out = []
+        for one in self.figures.get("metrics", ()):
+            row = rows.get((one["name"], one["arm"], one["endpoint"]))
+            if row is None or row.effect is None:
+                continue
+            figures = self._draw_metric(row, one)
+            if figures:
+                out.append(self._panel(row, figures, f"metric-{len(out) + 1}"))
+        return out
+
+    def _draw_metric(self, row: Comparison, traced: Mapping[str, Any]) -> list[dict[str, Any]]:
+        figures = []
+        if traced["over_time"]:
+            figure = draw_over_time(row, traced["over_time"], color=self.colors[row.arm])
+            figures.append(self._show(figure, note=_note_band(traced["over_time"]["kind"])))
+        if traced["units"]:
+            figures.append(self._show(draw_units(row, traced["units"], colors=self.colors), note=_note_units(traced)))
+        return figures
+
+    def _panel(self, row: Comparison, figures: list[dict[str, Any]], anchor: str) -> dict[str, Any]:
+        name = f"{name_comparison(row)}, {row.arm}" if self.several else name_comparison(row)
+        return {
+            "key": _key(row),
+            "anchor": anchor,
+            "name": name,
+            "mark": STATUS_MARKS[row.status],
+            "status": row.status.value,
+            "figures": figures,
+            "facts": [(what, value) for what, value in self._explain(row) if value],
+        }
+
+    def _explain(self, row: Comparison) -> list[tuple[str, str]]:
+        """Definition, n, method and what could have been seen."""
+        relative = row.effect is None or row.effect.kind == "relative"
+        found, factor = row.detectable_effect, 100.0 if relative or row.unit == "fraction" else 1.0
+        unit = "%" if relative else "pp" if row.unit == "fraction" else row.unit
+        adjusted = row.p_value_adjusted
+        return [
+            ("finding", row.reason),
+            ("type", row.rule.type),
+            ("endpoint", row.rule.slice.endpoint or "all"),
+            ("allowed", format_allowed(row)),
+            ("n", f"{format_count(row.baseline.n)} + {format_count(row.candidate.n)}"),
+            ("replication", f"{row.instances[0]} + {row.instances[1]} instances or runs"),
+            ("method", row.method),
+            ("p-value of “worse than allowed”", "" if row.p_value is None else format_number(row.p_value)),
+            ("… over all gates", "" if adjusted is None else format_number(min(adjusted, 1.0))),
+            ("would be found with 80 % power", "" if found is None else f"{format_number(found * factor)} {unit}"),
+        ]
+
+    def _shapes(self) -> list[dict[str, Any]]:
+        """Change by quantile and both distributions, of each candidate."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for curve in self.figures.get("quantiles", ()):
+            note = "Each interval by itself. All requests; failures count as infinitely slow."
+            figure = draw_shift(curve, color=self.colors[curve["arm"]])
+            found.setdefault(curve["arm"], []).append(self._show(figure, note=note))
+        for curve in self.figures.get("distributions", ()):
+            figure = draw_distribution(curve, color=self.colors[curve["arm"]])
+            found.setdefault(curve["arm"], []).append(self._show(figure))
+        return [{"arm": arm, "figures": figures} for arm, figures in found.items()]
+
+    def _strips(self) -> list[dict[str, Any]]:
+        timeline = self.figures.get("timeline")
+        if not timeline:
+            return []
+        readings = self.figures.get("readings", ())
+        wide, narrow = draw_timeline(timeline, readings, width=WIDE), draw_timeline(timeline, readings)
+        return [self._show(one, other) for one, other in zip(wide, narrow, strict=True)]
+
+    def _note_shaded(self) -> str:
+        shaded = self.figures["timeline"]["shaded"]
+        kinds = list(dict.fromkeys(one["what"] for one in shaded))
+        slot = format_duration(self.figures["timeline"]["slot_s"])
+        said = f" Shaded: {', '.join(kinds)}." if kinds else ""
+        return f"Each point is {slot} of load.{said}"
+
+    # -------------------------------------------------------------- tables
+
+    def _row(self, row: Comparison, anchor: str = "") -> dict[str, Any]:
+        watched = is_watched(row) and not row.no_data
+        baseline, candidate = format_both(row)
+        return {
+            "anchor": anchor,
+            "name": name_comparison(row),
+            "arm": row.arm,
+            "role": "scan" if row.scan else row.rule.role.value,
+            "status": "watch" if watched else row.status.value,
+            "mark": "· watched" if watched else STATUS_MARKS[row.status],
+            "baseline": baseline,
+            "candidate": candidate,
+            "change": format_effect(row),
+            "allowed": format_allowed(row),
+            "n": f"{format_count(row.baseline.n)} + {format_count(row.candidate.n)}",
+            "why": row.no_data or (row.reason if row.status is MetricStatus.NO_DATA else ""),
+        }
+
+    def _ranked_endpoints(self) -> list[Comparison]:
+        from evaluator.figures import rank_by_margin
+
+        ranked = rank_by_margin(self.endpoints)
+        return [*ranked, *(row for row in self.endpoints if row not in ranked)]
+
+    def _sum_up_endpoints(self) -> str:
+        names = {row.rule.slice.endpoint for row in self.endpoints}
+        return f"All {len(self.endpoints)} comparisons of {len(names)} endpoints, furthest beyond first"
+
+    # -------------------------------------------------------------- runs and method
+
+    def _history(self) -> dict[str, Any]:
+        return {
+            "arms": [
+                {
+                    "name": arm.name,
+                    "requests": format_count(arm.requests),
+                    "instances": arm.instances,
+                    "runs": arm.runs,
+                    "units": format_count(arm.units),
+                }
+                for arm in self.evidence.arms
+            ],
+            "units": any(arm.units for arm in self.evidence.arms),
+            "runs": [_run(run) for run in self.figures.get("runs", ())],
+            "candidates": [_candidate(one) for one in self.figures.get("candidates", ())],
+        }
+
+    def _method(self) -> dict[str, Any]:
+        verdict, window = self.verdict, self.evidence.window
+        span = f"{_moment(window.start)} to {_moment(window.end)}" if window.start and window.end else "–"
+        level = f"{format_number(verdict.alpha * 100)} %"
+        monitoring = {"fixed": "one look at the end", "group_sequential": "at the looks of a calendar"}
+        policy = yaml.safe_dump(dict(verdict.policy), sort_keys=False, allow_unicode=True) if verdict.policy else "{}"
+        return {
+            "method": [
+                ("window", span),
+                ("judge", verdict.judge),
+                ("false alarms", f"{level} over all gates together (alpha)"),
+                ("monitoring", f"{monitoring.get(verdict.monitoring, 'at any time')} ({verdict.monitoring})"),
+                ("intervals", f"{format_number((1 - 2 * verdict.alpha) * 100)} %"),
+                ("policy", verdict.policy_hash or "–"),
+                ("data", verdict.data_hash or "–"),
+                ("evaluator", verdict.evaluator_version or "–"),
+            ],
+            "command": self._command(),
+            "queries": [_query(query) for query in verdict.queries],
+            "policy": policy,
+            "version": verdict.evaluator_version,
+        }
+
+    def _command(self) -> str:
+        runs = self.figures.get("runs", ())
+        chosen = ["--run", runs[0]["id"]] if len(runs) == 1 else []
+        return shlex.join(["evaluator", "verdict", self.verdict.release.id, *chosen, "--policy", "policy.yaml"])
+
+
+def _key(row: Comparison) -> tuple[str, str, str | None]:
+    return row.rule.name, row.arm, row.rule.slice.endpoint
+
+
+def _note_band(kind: str) -> str:
+    if kind == "fixed":
+        return "Judged once, at the end: what is shown before decides nothing."
+    return "The end of the band towards “worse” may be looked at every time; the other end counts at the last look."
+
+
+def _note_units(traced: Mapping[str, Any]) -> str:
+    hidden = traced["units"]["hidden"]
+    more = f" {hidden} less busy ones are not shown." if hidden else ""
+    return f"Each {traced['units']['of']} as it was, whatever mix of endpoints it served.{more}"
+
+
+def _swatch(color: str, *, dashed: bool) -> Markup:
+    dash = ' stroke-dasharray="5 3"' if dashed else ""
+    mark = (
+        f'<rect x="13" y="2" width="8" height="8" fill="{color}"/>'
+        if dashed
+        else f'<circle cx="17" cy="6" r="4.5" fill="{color}"/>'
+    )
+    line = f'<line x1="0" x2="34" y1="6" y2="6" stroke="{color}" stroke-width="2"{dash}/>'
+    return Markup(f'<svg viewBox="0 0 34 12" aria-hidden="true">{line}{mark}</svg>')  # noqa: S704 our own colours
+
+
+def _worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    order = {Level.FAIL: 0, Level.WARN: 1, Level.OK: 2}
+    return sorted(findings, key=lambda finding: order[finding.level])
+
+
+def _finding(finding: Finding) -> dict[str, str]:
+    failed = finding.level is Level.FAIL
+    effect = "The comparison means nothing." if finding.void and failed else "It forbids GO." if failed else ""
+    return {
+        "status": finding.level.value,
+        "mark": f"{HEALTH_MARKS[finding.level]} {finding.level.value}",
+        "check": finding.check.replace("_", " "),
+        "text": finding.text,
+        "effect": effect,
+        "remedy": finding.remedy,
+    }
+
+
+def _run(run: Mapping[str, Any]) -> dict[str, str]:
+    users = ", ".join(f"{arm} {count}" for arm, count in run["users"].items())
+    state = f"{run['state']}: {run['stopped_by']}" if run["stopped_by"] else run["state"]
+    return {
+        "id": run["id"],
+        "source": run["source"],
+        "state": state,
+        "started": _moment(run["started"]),
+        "rows": format_count(run["rows"]),
+        "users": users or "–",
+    }
+
+
+def _candidate(one: Mapping[str, Any]) -> dict[str, str]:
+    word = VerdictWord(one["verdict"])
+    status = {VerdictWord.GO: "pass", VerdictWord.NO_GO: "fail"}.get(word, "inconclusive")
+    return {
+        "release": one["release"],
+        "word": VERDICT_WORDS[word],
+        "status": status,
+        "judged": _moment(one["judged_at"]),
+    }
+
+
+def _query(query: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(query), sort_keys=False, allow_unicode=True).strip()
+
+
+def _moment(moment: Any) -> str:
+    """`2026-11-25 23:50 UTC`; a dash where it is not known."""
+    if moment is None:
+        return "–"
+    text = moment if isinstance(moment, str) else moment.isoformat()
+    return f"{text[:10]} {text[11:16]} UTC"
+
+
+def _to_csv(figure: Figure) -> str:
+    """The numbers of a figure as a file; what a spreadsheet would take for a formula is text."""
+    out = io.StringIO()
+    csv.writer(out).writerows([[_harmless(cell) for cell in row] for row in (figure.head, *figure.rows)])
+    return base64.b64encode(out.getvalue().encode()).decode()
+
+
+def _harmless(cell: str) -> str:
+    formula = cell.startswith(("=", "@", "\t", "\r")) or (cell[:1] in "+-" and not cell[1:2].isdigit())
+    return f"'{cell}" if formula and cell else cell
