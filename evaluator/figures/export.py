@@ -17,7 +17,7 @@ from evaluator.figures.base import Figure
 if TYPE_CHECKING:
     import altair as alt
 
-__all__ = ["save_figure", "to_svg"]
+__all__ = ["save_figure", "to_image", "to_svg"]
 
 FORMATS = (".svg", ".png", ".html")
 SVG = "http://www.w3.org/2000/svg"
@@ -70,3 +70,13 @@ def _name_parts(root: ET.Element, name: str) -> None:
                 element.set(key, f"{name}-{value}")
             elif "url(#" in value:
                 element.set(key, _REFERENCE.sub(rf"url(#{name}-\1)", value))
+
+
+def to_image(figure: Figure, kind: str) -> bytes:
+    """A figure as a file of its own on white: `svg` or `png`."""
+    import vl_convert
+
+    spec = {**figure.chart.to_dict(), "background": "white"}
+    if kind == "svg":
+        return str(vl_convert.vegalite_to_svg(spec)).encode()
+    return bytes(vl_convert.vegalite_to_png(spec, scale=2))
