@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from evaluator.ui import PAGES, open_frame
+from evaluator.ui import ICON, PAGES, open_frame
 
-st.set_page_config(page_title="Release evaluator", page_icon=":material/rule:", layout="wide")
+st.set_page_config(page_title="Release evaluator", page_icon=ICON, layout="wide")
 page = st.navigation([st.Page(run, **said) for run, said in PAGES], position="top")
 open_frame(page.run)

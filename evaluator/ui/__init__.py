@@ -7,6 +7,7 @@ shows what its sender saw. What a page says of the store is a copy: nothing here
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from evaluator.ui.audit import show_audit
 from evaluator.ui.compare import show_compare
@@ -16,7 +17,9 @@ from evaluator.ui.promote import show_promote
 from evaluator.ui.release import show_release
 from evaluator.ui.releases import show_releases
 
-__all__ = ["PAGES", "open_frame"]
+__all__ = ["ICON", "PAGES", "open_frame"]
+
+ICON = Path(__file__).with_name("icon.svg")
 
 PAGES: tuple[tuple[Callable[[], None], Mapping[str, str | bool]], ...] = (
     (guarded(show_releases), {"title": "Releases", "icon": ":material/grid_on:", "url_path": "", "default": True}),

@@ -18,6 +18,15 @@ import streamlit as st
 
 from evaluator.calibration import CalibrationReport
 from evaluator.errors import UnknownName
+from evaluator.pipeline.comparing import (
+    Compared,
+    Difference,
+    Side,
+    compare_sides,
+    differences,
+    find_side,
+    refusals,
+)
 from evaluator.pipeline.hindsight import calibrate_releases, find_history
 from evaluator.pipeline.reviewing import Judged, read_judged, trace_judged
 from evaluator.planning import History
@@ -30,7 +39,10 @@ __all__ = [
     "PastVerdict",
     "Place",
     "ReleaseView",
+    "Confronted",
     "find_place",
+    "read_arms",
+    "read_comparison",
     "read_calibration",
     "read_figures",
     "read_judgement",
@@ -125,6 +137,16 @@ class PastVerdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Confronted:
+    """Two sides with their fingerprints, and what they come to; `None` where they must not be compared."""
+
+    first: Side
+    second: Side
+    differences: tuple[Difference, ...]
+    compared: Compared | None
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseView:
     """A release with its runs and all its verdicts, the oldest first."""
 
@@ -192,6 +214,40 @@ def read_figures(place: Place, verdict: Verdict, *, newest: bool) -> Mapping[str
     """Numbers behind the figures of a verdict: those kept with it, or computed from its cells."""
     key = f"{place.store} {verdict.release.id} {verdict.judged_at}"
     return _figures(place, verdict, key, verdict.data_hash, verdict.policy_hash, newest=newest)
+
+
+# ------------------------------------------------------------------ two of them
+
+
+@st.cache_data(max_entries=8, show_spinner="comparing …")
+def _comparison(
+    _place: Place, key: str, stamp: Stamp, policy: str, first: tuple[str, str, str], second: tuple[str, str, str]
+) -> Confronted:
+    del key, stamp, policy
+    store = open_store(_place)
+    sides = find_side(store, *first), find_side(store, *second)
+    rows = differences(*sides)
+    found = None if refusals(rows) else compare_sides(store, *sides, read_policy(_place))
+    return Confronted(sides[0], sides[1], rows, found)
+
+
+def read_comparison(
+    place: Place, policy: Policy, first: tuple[str, str, str], second: tuple[str, str, str]
+) -> Confronted:
+    """Two sides (release, run, arm) against each other, where their fingerprints allow it."""
+    return _comparison(place, str(place.store), place.stamp, policy.hash, first, second)
+
+
+@st.cache_data(max_entries=MOST, show_spinner=False)
+def _arms(_place: Place, key: str, stamp: Stamp, release_id: str) -> tuple[str, ...]:
+    del key, stamp
+    store = open_store(_place)
+    return store.read_cells([run.id for run in store.runs(release_id)]).arms
+
+
+def read_arms(place: Place, release_id: str) -> tuple[str, ...]:
+    """Name the arms of a release, the baseline first."""
+    return _arms(place, str(place.store), place.stamp, release_id)
 
 
 # ------------------------------------------------------------------ planning
