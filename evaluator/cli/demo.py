@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from evaluator.cli import DEFAULT_STORE, Session
-from evaluator.records import Release, Service
+from evaluator.errors import EvaluatorError, UsageError
+from evaluator.records import Release, Service, Verdict
 from evaluator.sources.sample import REGRESSIONS, find_loadtests, start_arms
 
 __all__ = ["command"]
@@ -34,7 +35,8 @@ def command(session: Session, regression: str, seconds: int) -> int:
     """Load two versions of the sample service and judge them.
 
     Starts three instances of each version on loopback, sends both the same users with Locust, lands every request and
-    prints the verdict. Exits with the verdict's code. The store stays in ./demo (or --store) for the other commands.
+    prints the verdict. Exits with the verdict's code. The store stays in ./demo (or --store) for the other commands,
+    and a report of the verdict is written beside it.
     """
     from evaluator.cli.verdict import print_verdict
     from evaluator.pipeline.judging import judge_release
@@ -55,10 +57,25 @@ def command(session: Session, regression: str, seconds: int) -> int:
         wait_for_targets(plan.targets)
         session.say(f"loading both for {seconds} s with {USERS} users each")
         load_release(store, release, plan, say=session.say)
-    verdict = judge_release(store, release.id, policy, judged_at=datetime.now(UTC))
+    verdict = judge_release(store, release.id, policy, judged_at=datetime.now(UTC), figures=True)
     code = print_verdict(verdict)
+    session.say(_write_report(verdict, path.parent))
     session.say(f"look closer: evaluator --store {path} verdict {release.id} --format json")
     return code
+
+
+def _write_report(verdict: Verdict, folder: Path) -> str:
+    """Write the HTML report beside the store, and say where; without the package that draws, say so."""
+    from evaluator.reports import FORMATS, Page
+
+    path = folder / f"{verdict.release.id}.html"
+    try:
+        path.write_text(FORMATS["html"](verdict, Page()) + "\n", encoding="utf-8")
+    except UsageError as error:
+        return f"no report was written: {error.message}; {error.hint}"
+    except OSError as error:
+        raise EvaluatorError(f"{path} cannot be written: {error.strerror}") from error
+    return f"the report with figures: {path}"
 
 
 def _name(regression: str) -> str:

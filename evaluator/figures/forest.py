@@ -27,10 +27,8 @@ from evaluator.wording import format_change, format_interval, format_margin, nam
 
 __all__ = ["draw_forest", "rank_by_margin"]
 
-ROW = 44
 AXIS = 46
-NAME_NARROW, NAME_WIDE = 19, 60
-FARTHEST = 4.0
+FARTHEST = 6.0
 """Margins that an interval may reach on the axis; what lies beyond is cut, and says so by an arrow."""
 MARKS = {
     MetricStatus.PASS: ("✓", PASS),
@@ -38,6 +36,31 @@ MARKS = {
     MetricStatus.INCONCLUSIVE: ("?", OPEN),
     MetricStatus.NO_DATA: ("∅", MUTED),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where things stand in a row."""
+
+    row: int
+    """Height, px."""
+    between: tuple[int, int]
+    """Where the axis begins and ends, px."""
+    right: int
+    """Right edge of the change, px."""
+    name: int
+    """Most characters of a name."""
+    text: float
+    """Height of the text, of the interval and of the top of the band, as shares of a row."""
+    interval: float
+    above: float
+
+
+def _lay_out(width: int) -> _Layout:
+    """Names and changes beside the intervals on a wide page, above them on a narrow one."""
+    if width < 2 * NARROW:
+        return _Layout(46, (4, width - 14), width - 14, 19, text=0.22, interval=0.7, above=0.46)
+    return _Layout(30, (310, width - 330), width - 14, 38, text=0.5, interval=0.5, above=0.04)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +100,14 @@ def draw_forest(
         return None
     used = [one for row in ranked if (one := _use(row)) is not None]
     low, high = _domain(used)
-    room = NAME_NARROW if width < NARROW * 1.5 else NAME_WIDE
+    lay = _lay_out(width)
     points = [
-        _point(place, row, one, (low, high), colors, room, several=several)
+        _point(place, row, one, (low, high), colors, lay, several=several)
         for place, (row, one) in enumerate(zip(ranked, used, strict=True))
     ]
-    height = ROW * len(ranked) + AXIS
+    height = lay.row * len(ranked) + AXIS
     return Figure(
-        finish(_layer(points, (low, high), width), width=width, height=height),
+        finish(_layer(points, (low, high), lay), width=width, height=height),
         title=_say(ranked),
         alt=f"One row a metric, furthest beyond its margin first: its change with interval, as a share of the harm "
         f"that is allowed. {_say(ranked)}.",
@@ -109,7 +132,9 @@ def _name(row: Comparison, *, several: bool) -> str:
 
 def _domain(used: Sequence[_Used]) -> tuple[float, float]:
     ends = [min(max(end, -FARTHEST), FARTHEST) for one in used for end in (one.estimate, one.least, one.most)]
-    return min([*ends, -1.35]), max([*ends, 1.35])
+    low, high = min([*ends, -1.3]), max([*ends, 1.3])
+    room = (high - low) * 0.03
+    return low - room, high + room
 
 
 def _point(
@@ -118,7 +143,7 @@ def _point(
     used: _Used,
     domain: tuple[float, float],
     colors: Mapping[str, str],
-    room: int,
+    lay: _Layout,
     *,
     several: bool,
 ) -> dict[str, Any]:
@@ -126,18 +151,18 @@ def _point(
     mark, color = MARKS[row.status] if row.rule.role is not Role.WATCH else ("·", MUTED)
     change = f"{format_change(row.effect, row.unit)} ({format_interval(row.effect, row.unit)})" if row.effect else ""
     return {
-        "place": place + 0.5,
-        "top": place + 0.1,
-        "estimate": min(max(used.estimate, low), high),
-        "least": max(used.least, low),
-        "most": min(used.most, high),
+        "place": place + lay.interval,
+        "text": place + lay.text,
+        "estimate": used.estimate if low <= used.estimate <= high else None,
+        "least": min(max(used.least, low), high),
+        "most": max(min(used.most, high), low),
         "more": high if used.most > high else None,
         "less": low if used.least < low else None,
         "mark": mark,
         "mark_color": color,
         "color": colors.get(row.arm, INK),
-        "name": shorten(_name(row, several=several), room),
-        "change": change.replace(" … ", "…") if room == NAME_NARROW else f"{change} of {_allowed(row)} allowed",
+        "name": shorten(_name(row, several=several), lay.name),
+        "change": change.replace(" … ", "…") if lay.text != lay.interval else f"{change} of {_allowed(row)}",
         "tip": f"{shorten(_name(row, several=several))}: {change}, {_allowed(row)} allowed",
     }
 
@@ -161,43 +186,54 @@ def _say(ranked: Sequence[Comparison]) -> str:
     return "; ".join(parts) or f"All {len(gates)} are within what is allowed"
 
 
-def _layer(points: list[dict[str, Any]], domain: tuple[float, float], width: int) -> Any:
+def _layer(points: list[dict[str, Any]], domain: tuple[float, float], lay: _Layout) -> Any:
     import altair as alt
 
     low, high = domain
-    count = len(points)
-    vertical = alt.Scale(domain=[0, count], reverse=True, nice=False)
+    vertical = alt.Scale(domain=[0, len(points)], reverse=True, nice=False)
     y = alt.Y("place:Q", axis=None, scale=vertical)
-    ticks = [tick for tick in (-4, -3, -2, -1, 0, 1, 2, 3, 4) if low <= tick <= high]
-    axis = alt.Axis(values=ticks, format="+.0%", labelOverlap=True)
-    title = "harm, % of what is allowed (right is worse)"
-    x = alt.X("estimate:Q", title=title, axis=axis, scale=alt.Scale(domain=[low, high], nice=False, zero=False))
+    horizontal = alt.Scale(domain=[low, high], nice=False, zero=False, range=list(lay.between))
+    ticks = [tick for tick in range(-6, 7) if low <= tick <= high]
+    names = "datum.value == 0 ? '0' : format(datum.value, '+.0%')"
+    axis = alt.Axis(values=ticks, labelExpr=names, labelOverlap=True, grid=False)
+    x = alt.X("estimate:Q", title="harm, % of what is allowed (right is worse)", axis=axis, scale=horizontal)
     base = alt.Chart(inline(points)).encode(y=y)
     color = alt.Color("color:N", scale=None, legend=None)
-    box = alt.Chart(inline([{"x": -1, "x2": 1, "y": 0, "y2": count}]))
-    band = box.mark_rect(color=BAND).encode(x="x:Q", x2="x2:Q", y=alt.Y("y:Q", axis=None, scale=vertical), y2="y2:Q")
-    edge = alt.Chart(inline([{"x": 1}])).mark_rule(color=INK, strokeDash=[5, 3]).encode(x="x:Q")
-    zero = alt.Chart(inline([{"x": 0}])).mark_rule(color=MUTED).encode(x="x:Q")
-    whisker = base.mark_rule(strokeWidth=2.5, yOffset=8).encode(x="least:Q", x2="most:Q", color=color)
-    dots = base.mark_point(filled=True, size=80, opacity=1, yOffset=8).encode(x=x, color=color, description="tip:N")
+    whisker = base.mark_rule(strokeWidth=2.5).encode(x="least:Q", x2="most:Q", color=color)
+    dots = base.mark_point(filled=True, size=80, opacity=1).encode(x=x, color=color, description="tip:N")
     arrows = [
         base.transform_filter(f"isValid(datum.{key})")
-        .mark_point(filled=True, size=70, opacity=1, shape=shape, yOffset=8)
+        .mark_point(filled=True, size=70, opacity=1, shape=shape)
         .encode(x=f"{key}:Q", color=color)
         for key, shape in (("more", "triangle-right"), ("less", "triangle-left"))
     ]
-    return alt.layer(band, zero, edge, whisker, dots, *arrows, *_label(points, vertical, width))
+    return alt.layer(*_draw_allowed(len(points), vertical, lay), whisker, dots, *arrows, *_label(points, vertical, lay))
 
 
-def _label(points: list[dict[str, Any]], vertical: Any, width: int) -> list[Any]:
-    """Mark and name at the left, the change at the right, above each interval."""
+def _draw_allowed(count: int, vertical: Any, lay: _Layout) -> list[Any]:
+    """The band of what is allowed in every row, its harmful edge, and no change."""
     import altair as alt
 
-    base = alt.Chart(inline(points)).encode(y=alt.Y("top:Q", axis=None, scale=vertical))
-    text: dict[str, Any] = {"baseline": "top", "fontSize": 12}
+    boxes = [
+        {"least": -1, "most": 1, "edge": 1, "zero": 0, "above": k + lay.above, "below": k + 0.96} for k in range(count)
+    ]
+    rows = alt.Chart(inline(boxes)).encode(y=alt.Y("above:Q", axis=None, scale=vertical), y2="below:Q")
+    return [
+        rows.mark_rect(color=BAND).encode(x="least:Q", x2="most:Q"),
+        rows.mark_rule(color=MUTED).encode(x="zero:Q"),
+        rows.mark_rule(color=INK, strokeDash=[5, 3]).encode(x="edge:Q"),
+    ]
+
+
+def _label(points: list[dict[str, Any]], vertical: Any, lay: _Layout) -> list[Any]:
+    """Mark and name at the left, the change at the right: beside the interval, or above it where there is no room."""
+    import altair as alt
+
+    base = alt.Chart(inline(points)).encode(y=alt.Y("text:Q", axis=None, scale=vertical))
+    text: dict[str, Any] = {"baseline": "middle", "fontSize": 12}
     marks = base.mark_text(align="left", fontWeight="bold", **text).encode(
         x=alt.value(4), text="mark:N", color=alt.Color("mark_color:N", scale=None, legend=None)
     )
     names = base.mark_text(align="left", fontWeight="bold", color=INK, **text).encode(x=alt.value(20), text="name:N")
-    changes = base.mark_text(align="right", color=INK, **text).encode(x=alt.value(width - 14), text="change:N")
+    changes = base.mark_text(align="right", color=INK, **text).encode(x=alt.value(lay.right), text="change:N")
     return [marks, names, changes]

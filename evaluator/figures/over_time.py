@@ -19,8 +19,8 @@ from evaluator.figures.base import (
     label_time,
     scale_of,
 )
-from evaluator.records import Comparison, MetricStatus
-from evaluator.wording import format_change, format_duration, format_interval, format_margin, name_comparison
+from evaluator.records import Comparison
+from evaluator.wording import format_change, format_duration, format_margin, name_comparison
 
 __all__ = ["draw_over_time"]
 
@@ -67,18 +67,10 @@ def _steps(curve: Mapping[str, Any]) -> list[tuple[float, float | None, float | 
 
 
 def _say(row: Comparison, curve: Mapping[str, Any]) -> str:
-    """The finding as a sentence."""
-    if row.effect is None:
-        return name_comparison(row)
-    change = f"{name_comparison(row)} {format_change(row.effect, row.unit)} ({format_interval(row.effect, row.unit)})"
-    allowed = format_margin(row.rule.margin, row.unit)
-    if row.status is MetricStatus.FAIL:
-        decided = curve.get("decided_at_s")
-        when = f" after {format_duration(decided)}" if decided else ""
-        return f"{change}: shown to be worse than allowed{when}"
-    if row.status is MetricStatus.PASS:
-        return f"{change}: within the {allowed} allowed"
-    return f"{change}: not known yet whether within {allowed}"
+    """The finding as a sentence, in the judge's own words where there are any."""
+    said = row.reason or f"{name_comparison(row)} {format_change(row.effect, row.unit) if row.effect else ''}"
+    decided = curve.get("decided_at_s")
+    return f"{said}; shown after {format_duration(decided)}" if decided else said
 
 
 def _margin(row: Comparison, scaled: Scaled) -> float | None:
@@ -122,7 +114,9 @@ def _layer(
     if margin:
         layers += _draw_margin(margin, format_margin(row.rule.margin, row.unit), points, domain)
     zero = alt.Chart(inline([{"change": 0}])).mark_rule(color=MUTED, strokeWidth=1).encode(y="change:Q")
-    area = base.mark_area(color=color, opacity=0.25, clip=True).encode(y=alt.Y("lower:Q", title=None), y2="upper:Q")
+    area = base.mark_area(color=color, opacity=0.25, clip=True).encode(
+        y=alt.Y("lower:Q", title=f"change, {scaled.unit}"), y2="upper:Q"
+    )
     line = base.mark_line(color=color, strokeWidth=2, clip=True).encode(y=y)
     dots = base.mark_point(color=color, filled=True, size=26, opacity=1, clip=True).encode(y=y, description="tip:N")
     layers += [zero, area, line, dots]

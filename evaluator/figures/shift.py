@@ -12,8 +12,10 @@ from evaluator.wording import format_number, format_value
 __all__ = ["draw_shift"]
 
 HEIGHT = 210
-LABELS = {1.0: "p1", 50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99", 99.9: "p99.9"}
+LABELS = {1.0: "p1", 50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99", 99.5: "p99.5", 99.9: "p99.9"}
 ROOM = 2.5
+ALIKE = 0.7
+"""The least change is at least this share of the largest, where all quantiles are said to have changed alike."""
 
 
 def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT) -> Figure:
@@ -64,6 +66,12 @@ def _say(curve: Mapping[str, Any]) -> str:
         return f"No quantile of {curve['arm']} is shown to have changed"
     most = max(moved, key=lambda one: abs(one[1]))
     middle = min(known, key=lambda one: abs(one[0] - 50))
+    sizes = [abs(one) for _, one in moved]
+    if len(moved) > len(known) / 2 and min(sizes) > ALIKE * max(sizes):
+        last = moved[-1]
+        return (
+            f"It changed alike everywhere: {_percent(middle[1])} at p{middle[0]:g}, {_percent(last[1])} at p{last[0]:g}"
+        )
     if most[0] == middle[0]:
         return f"It changed most in the middle: {_percent(most[1])} at p{most[0]:g}"
     return f"It changed most at p{most[0]:g}: {_percent(most[1])}, and {_percent(middle[1])} at p{middle[0]:g}"
@@ -90,7 +98,9 @@ def _layer(points: list[dict[str, Any]], domain: tuple[float, float], color: str
     y = alt.Y("change:Q", title="change, %", scale=alt.Scale(domain=list(domain), nice=False, zero=False))
     base = alt.Chart(inline(points)).encode(x=x)
     zero = alt.Chart(inline([{"change": 0}])).mark_rule(color=MUTED, strokeWidth=1).encode(y="change:Q")
-    area = base.mark_area(color=color, opacity=0.25, clip=True).encode(y=alt.Y("lower:Q", title=None), y2="upper:Q")
+    area = base.mark_area(color=color, opacity=0.25, clip=True).encode(
+        y=alt.Y("lower:Q", title="change, %"), y2="upper:Q"
+    )
     line = base.mark_line(color=color, strokeWidth=2, clip=True).encode(y=y)
     dots = base.mark_point(color=color, filled=True, size=26, opacity=1, clip=True).encode(y=y, description="tip:N")
     return alt.layer(zero, area, line, dots)

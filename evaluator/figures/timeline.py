@@ -64,18 +64,18 @@ def _strips(timeline: Mapping[str, Any]) -> list[_Strip]:
     def peak(key: str, factor: float, unit: str) -> str:
         """The highest value of each arm, in words."""
         found = [(arm["name"], finite(arm[key])) for arm in arms if arm[key]]
-        return ", ".join(f"{name} at most {format_number(max(v) * factor)} {unit}" for name, v in found if v)
+        return ", ".join(f"{name} at most {format_number(max(v) * factor)} {unit}".strip() for name, v in found if v)
 
     strips = [
         _Strip(
             "p95 (thin: median)",
             "ms",
-            f"p95: {peak('p95_ms', 1, 'ms')}",
+            f"p95 (thin line: median): {peak('p95_ms', 1, 'ms')}",
             (*series("p95_ms"), *series("p50_ms", thin=True)),
         ),
         _Strip("failures", "%", f"Failures: {peak('failures', 100, '%')}", tuple(series("failures", 100.0))),
         _Strip("requests", "/s", f"Requests: {peak('per_s', 1, '/s')}", tuple(series("per_s"))),
-        _Strip("users", "users", f"Users: {peak('users', 1, 'users')}", tuple(series("users"))),
+        _Strip("users", "", f"Users: {peak('users', 1, '')}", tuple(series("users"))),
     ]
     return [strip for strip in strips if any(finite(values) for _, _, _, values in strip.series)]
 
@@ -143,7 +143,7 @@ def _layer(
     )
     y = alt.Y(
         "value:Q",
-        title=f"{shorten(strip.name, 22)}, {strip.unit}".removesuffix(", "),
+        title=strip.unit or None,
         axis=alt.Axis(minExtent=MARGIN_LEFT, maxExtent=MARGIN_LEFT, tickCount=4, titlePadding=2, format="~s"),
     )
     arms = list(colors)

@@ -28,7 +28,12 @@ def draw_units(
         for one in known
     ]
     y = alt.Y("arm:N", title=None, sort=arms, axis=alt.Axis(labelLimit=80, ticks=False, domain=False))
-    x = alt.X("value:Q", title=f"{name_comparison_short(row)}, {unit}", scale=alt.Scale(zero=False, padding=8))
+    x = alt.X(
+        "value:Q",
+        title=f"{name_comparison_short(row)}, {unit}",
+        scale=alt.Scale(zero=False, padding=8),
+        axis=alt.Axis(tickCount=4, labelOverlap=True, labelFlush=False),
+    )
     color = alt.Color("arm:N", legend=None, scale=alt.Scale(domain=arms, range=[colors[BASELINE], colors[row.arm]]))
     shape = alt.Shape("arm:N", legend=None, scale=alt.Scale(domain=arms, range=["square", "circle"]))
     dots = (

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from evaluator.figures import (
     PALETTE,
@@ -30,7 +30,7 @@ from evaluator.figures import (
     draw_units,
     to_svg,
 )
-from evaluator.figures.base import WIDE
+from evaluator.figures.base import NARROW, WIDE
 from evaluator.records import Comparison, Finding, Level, MetricStatus, Verdict, VerdictWord
 from evaluator.reports.base import (
     HEALTH_MARKS,
@@ -46,9 +46,13 @@ from evaluator.wording import format_count, format_duration, format_number, name
 
 __all__ = ["to_html"]
 
+HALF = 516
+"""Width (px) of a figure in one of two columns."""
 LONGEST = 300
 """Characters of a name or text that are shown; the JSON has the whole of it."""
 MOST_ENDPOINTS = 12
+MOST_DECIDING = 6
+"""Endpoints shown among the metrics because they decide."""
 MOST_ROWS = 500
 NO_FIGURES = (
     "This report was made without the numbers behind figures over time, by quantile and by instance; "
@@ -61,6 +65,7 @@ def to_html(verdict: Verdict) -> str:
     environment = Environment(
         autoescape=True, trim_blocks=True, undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=False
     )
+    environment.filters["coded"] = _with_code
     folder = files("evaluator.reports") / "templates"
     template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
     css = (folder / "report.css").read_text(encoding="utf-8") + _dark_figures()
@@ -79,6 +84,14 @@ def cut_text(text: str, most: int = LONGEST) -> str:
     if len(text) > most and "\n" not in text:
         text = text[: most - 1] + "…"
     return "\n".join(plain_text(line) for line in text.split("\n"))
+
+
+def _with_code(text: str) -> Markup:
+    """A sentence in which what stands between backticks is code."""
+    parts = [escape(cut_text(part)) for part in text.split("`")]
+    if len(parts) % 2 == 0:
+        return escape(cut_text(text))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if k % 2 else part for k, part in enumerate(parts))
 
 
 def _dark_figures() -> str:
@@ -114,6 +127,7 @@ class _Page:
             "strips": strips,
             "endpoint_forest": self._forest(self.endpoints, most=MOST_ENDPOINTS),
             "no_figures": "" if self.figures else NO_FIGURES,
+            "panels_note": self._note_panels() if panels else "",
             "timeline_note": self._note_shaded() if strips else "",
         }
         anchored = {panel["key"]: panel["anchor"] for panel in panels}
@@ -209,8 +223,10 @@ class _Page:
         }
 
     def _forest(self, rows: Sequence[Comparison], most: int | None = None) -> dict[str, Any] | None:
-        chosen = [row for row in rows if not is_watched(row)]
-        if most is not None:
+        if most is None:
+            loud = [row for row in self._ranked_endpoints() if row.status is MetricStatus.FAIL][:MOST_DECIDING]
+            chosen = [*(row for row in rows if not is_watched(row)), *loud]
+        else:
             chosen = self._ranked_endpoints()[:most]
         wide = draw_forest(chosen, colors=self.colors, width=WIDE, several=self.several)
         narrow = draw_forest(chosen, colors=self.colors, several=self.several)
@@ -232,26 +248,28 @@ class _Page:
     def _panels(self) -> list[dict[str, Any]]:
         """What is known of each gate and hold by itself."""
         rows = {_key(row): row for row in self.metrics}
-        out = []
+        out: list[dict[str, Any]] = []
         for one in self.figures.get("metrics", ()):
             row = rows.get((one["name"], one["arm"], one["endpoint"]))
             if row is None or row.effect is None:
                 continue
             figures = self._draw_metric(row, one)
             if figures:
-                out.append(self._panel(row, figures, f"metric-{len(out) + 1}"))
+                drawn = one["over_time"] is not None
+                out.append(self._panel(row, figures, f"metric-{len(out) + 1}", drawn=drawn))
         return out
 
     def _draw_metric(self, row: Comparison, traced: Mapping[str, Any]) -> list[dict[str, Any]]:
         figures = []
         if traced["over_time"]:
-            figure = draw_over_time(row, traced["over_time"], color=self.colors[row.arm])
-            figures.append(self._show(figure, note=_note_band(traced["over_time"]["kind"])))
+            figures.append(self._show(draw_over_time(row, traced["over_time"], color=self.colors[row.arm])))
         if traced["units"]:
-            figures.append(self._show(draw_units(row, traced["units"], colors=self.colors), note=_note_units(traced)))
+            hidden = traced["units"]["hidden"]
+            note = f"{hidden} less busy ones are not shown." if hidden else ""
+            figures.append(self._show(draw_units(row, traced["units"], colors=self.colors), note=note))
         return figures
 
-    def _panel(self, row: Comparison, figures: list[dict[str, Any]], anchor: str) -> dict[str, Any]:
+    def _panel(self, row: Comparison, figures: list[dict[str, Any]], anchor: str, *, drawn: bool) -> dict[str, Any]:
         name = f"{name_comparison(row)}, {row.arm}" if self.several else name_comparison(row)
         return {
             "key": _key(row),
@@ -260,17 +278,17 @@ class _Page:
             "mark": STATUS_MARKS[row.status],
             "status": row.status.value,
             "figures": figures,
-            "facts": [(what, value) for what, value in self._explain(row) if value],
+            "facts": [(what, value) for what, value in self._explain(row, drawn=drawn) if value],
         }
 
-    def _explain(self, row: Comparison) -> list[tuple[str, str]]:
+    def _explain(self, row: Comparison, *, drawn: bool) -> list[tuple[str, str]]:
         """Definition, n, method and what could have been seen."""
         relative = row.effect is None or row.effect.kind == "relative"
         found, factor = row.detectable_effect, 100.0 if relative or row.unit == "fraction" else 1.0
         unit = "%" if relative else "pp" if row.unit == "fraction" else row.unit
         adjusted = row.p_value_adjusted
         return [
-            ("finding", row.reason),
+            ("finding", "" if drawn else row.reason),
             ("type", row.rule.type),
             ("endpoint", row.rule.slice.endpoint or "all"),
             ("allowed", format_allowed(row)),
@@ -287,11 +305,11 @@ class _Page:
         found: dict[str, list[dict[str, Any]]] = {}
         for curve in self.figures.get("quantiles", ()):
             note = "Each interval by itself. All requests; failures count as infinitely slow."
-            figure = draw_shift(curve, color=self.colors[curve["arm"]])
-            found.setdefault(curve["arm"], []).append(self._show(figure, note=note))
+            wide, narrow = (draw_shift(curve, color=self.colors[curve["arm"]], width=w) for w in (HALF, NARROW))
+            found.setdefault(curve["arm"], []).append(self._show(wide, narrow, note))
         for curve in self.figures.get("distributions", ()):
-            figure = draw_distribution(curve, color=self.colors[curve["arm"]])
-            found.setdefault(curve["arm"], []).append(self._show(figure))
+            wide, narrow = (draw_distribution(curve, color=self.colors[curve["arm"]], width=w) for w in (HALF, NARROW))
+            found.setdefault(curve["arm"], []).append(self._show(wide, narrow))
         return [{"arm": arm, "figures": figures} for arm, figures in found.items()]
 
     def _strips(self) -> list[dict[str, Any]]:
@@ -301,6 +319,18 @@ class _Page:
         readings = self.figures.get("readings", ())
         wide, narrow = draw_timeline(timeline, readings, width=WIDE), draw_timeline(timeline, readings)
         return [self._show(one, other) for one, other in zip(wide, narrow, strict=True)]
+
+    def _note_panels(self) -> str:
+        """How to read the bands and the dots."""
+        traced = self.figures["metrics"]
+        kinds = {one["over_time"]["kind"] for one in traced if one["over_time"]}
+        once = "The runs were judged once, at the end: what the band shows before decides nothing."
+        often = (
+            "The end of each band towards “worse” may be looked at every time; the other end counts at the last look."
+        )
+        band = f"{once if kinds == {'fixed'} else often} " if kinds else ""
+        unit = next((one["units"]["of"] for one in traced if one["units"]), "instance")
+        return f"{band}Each dot is one {unit} as it was, whatever mix of endpoints it served."
 
     def _note_shaded(self) -> str:
         shaded = self.figures["timeline"]["shaded"]
@@ -389,18 +419,6 @@ class _Page:
 
 def _key(row: Comparison) -> tuple[str, str, str | None]:
     return row.rule.name, row.arm, row.rule.slice.endpoint
-
-
-def _note_band(kind: str) -> str:
-    if kind == "fixed":
-        return "Judged once, at the end: what is shown before decides nothing."
-    return "The end of the band towards “worse” may be looked at every time; the other end counts at the last look."
-
-
-def _note_units(traced: Mapping[str, Any]) -> str:
-    hidden = traced["units"]["hidden"]
-    more = f" {hidden} less busy ones are not shown." if hidden else ""
-    return f"Each {traced['units']['of']} as it was, whatever mix of endpoints it served.{more}"
 
 
 def _swatch(color: str, *, dashed: bool) -> Markup:
