@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from evaluator.figures.base import NARROW, Figure, finish
-from evaluator.figures.plan import _draw_gate, _draw_strategies
+from evaluator.figures.base import CANDIDATES, NARROW, Figure, finish, inline
+from evaluator.figures.plan import _draw_gate
 from evaluator.planning import Exposure, GatePlan, Grid
 from evaluator.records import Margin
 from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
@@ -43,10 +43,25 @@ def _half(plan: GatePlan, half: float) -> str:
 
 def draw_exposure(strategies: Sequence[Exposure], *, width: int = NARROW, height: int = HEIGHT) -> Figure:
     """Requests that a worse version serves, by the way it is rolled out."""
+    import altair as alt
+
     least = min(strategies, key=lambda row: row.exposed)
+    rows = [
+        {"rollout": _name(row), "exposed": row.exposed, "tip": f"{_name(row)}: {format_count(round(row.exposed))}"}
+        for row in strategies
+    ]
+    bars = (
+        alt.Chart(inline(rows))
+        .mark_bar(color=CANDIDATES[0])
+        .encode(
+            y=alt.Y("rollout:N", sort="x", title=None),
+            x=alt.X("exposed:Q", title="requests served by the worse version", axis=alt.Axis(format="~s", tickCount=5)),
+            description="tip:N",
+        )
+    )
     title = f"{_name(least)} exposes the fewest requests to the regression: {format_count(round(least.exposed))}"
     return Figure(
-        finish(_draw_strategies(strategies).properties(title=""), width=width, height=height),
+        finish(bars, width=width, height=height),
         title=title,
         alt=f"A bar for each way to roll out: requests served by the worse version. {title}.",
         head=("rollout", "exposed", "stopped before full", "caught after", "unchanged: gets there", "unchanged: after"),

@@ -165,7 +165,10 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
     runs = (Run(cells.runs[0], second.release, "compare", "import", state=RunState.COMPLETE),)
     evidence = assess(cells, runs, rulebook, second.release)
     comparisons = JUDGES["native"](evidence, rulebook, second.release).comparisons
-    return Compared(comparisons, evidence.findings, trace_release(cells, runs, rulebook, comparisons))
+    figures = trace_release(cells, runs, rulebook, comparisons)
+    alone = all(len(side.runs) == 1 for side in (first, second))
+    over = trace_release(pair_runs([(sides[0], sides[1])], together=True), runs, rulebook, ()) if alone else {}
+    return Compared(comparisons, evidence.findings, {**figures, "timeline": over.get("timeline")})
 
 
 def _only(cells: Cells, side: Side) -> Cells:

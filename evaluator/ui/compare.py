@@ -139,8 +139,8 @@ def _show_comparison(
     if endpoints:
         st.subheader("Endpoints", anchor="endpoints")
         show(metrics_table(endpoints[:50], second[0], caption="endpoints"))
-    st.subheader("One after the other", anchor="timeline")
     if curves["timeline"]:
+        st.subheader("Laid over each other", anchor="timeline")
         for k, figure in enumerate(draw_timeline(curves["timeline"])):
             show_figure(figure, f"compare-timeline-{k}", snippet)
     st.subheader("Was it a fair comparison?", anchor="health")

@@ -9,12 +9,13 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.figures import draw_distribution, draw_over_time, draw_shift, draw_timeline, draw_units
-from evaluator.records import Comparison, Verdict
+from evaluator.pipeline.reviewing import rank_comparisons
+from evaluator.records import Comparison, Margin, Verdict
 from evaluator.reports.base import STATUS_MARKS, format_allowed
 from evaluator.ui.panels import show_figure
 from evaluator.ui.pieces import clean, definitions, empty, show
 from evaluator.ui.reads import Place
-from evaluator.wording import format_count, format_duration, name_comparison
+from evaluator.wording import format_count, format_duration, format_margin, format_number, name_comparison
 
 __all__ = ["show_distribution", "show_metric", "show_timeline", "snippet"]
 
@@ -43,7 +44,8 @@ def show_metric(place: Place, verdict: Verdict, found: Traced, colors: Mapping[s
     st.subheader("Metric by metric", anchor="metric")
     rows = {(row.rule.name, row.arm, row.rule.slice.endpoint): row for row in verdict.evidence.comparisons if not row.scan}
     traced = [(one, rows.get((one["name"], one["arm"], one["endpoint"]))) for one in found.get("metrics", ())]
-    known = [(one, row) for one, row in traced if row is not None and row.effect is not None]
+    seen = {id(row): (one, row) for one, row in traced if row is not None and row.effect is not None}
+    known = [seen[id(row)] for row in rank_comparisons([row for _, row in seen.values()])]
     if not known:
         show(empty("No metric has figures of its own.", "Gates and holds on requests have them where there is data."))
         return
@@ -88,8 +90,11 @@ def _explain(row: Comparison) -> list[tuple[str, object]]:
         ("instances or runs", f"{row.instances[0]} + {row.instances[1]}"),
         ("method", row.method),
     ]
-    pairs += [("p-value of “worse than allowed”", f"{row.p_value:.3g}")] if row.p_value is not None else []
-    return pairs + ([("found with 80 % power", f"{found:.3g}")] if found is not None else [])
+    pairs += [("p-value of “worse than allowed”", format_number(row.p_value))] if row.p_value is not None else []
+    if found is None:
+        return pairs
+    relative = row.effect is None or row.effect.kind == "relative"
+    return [*pairs, ("found with 80 % power", format_margin(Margin(found, relative=relative), row.unit))]
 
 
 def show_distribution(place: Place, verdict: Verdict, found: Traced, colors: Mapping[str, str]) -> None:

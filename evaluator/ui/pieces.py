@@ -5,23 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from urllib.parse import urlencode
 
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.records import Comparison, Finding, MetricStatus, Role, Verdict, VerdictWord
+from evaluator.figures.base import PALETTE, color_arms
+from evaluator.records import BASELINE, Comparison, Finding, MetricStatus, Role, Verdict, VerdictWord
 from evaluator.reports import VERDICT_WORDS, plain_text
 from evaluator.reports.base import HEALTH_MARKS, STATUS_MARKS, format_allowed, format_both, format_effect
 from evaluator.wording import format_change, format_duration, name_comparison, name_metric
 
 __all__ = [
+    "address",
     "banner",
+    "clean",
     "clock",
+    "css_color",
     "definitions",
     "empty",
     "health_list",
+    "heat_map",
+    "legend",
     "link",
     "metrics_table",
     "show",
@@ -47,28 +53,29 @@ def clean(text: object) -> str:
     return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"
 
 
-def link(page: str, text: str, **chosen: object) -> Markup:
-    """A link to a page of this app with what is chosen there."""
-    return Markup('<a href="{}" target="_self">{}</a>').format(address(page, **chosen), clean(text))
+def link(page: str, text: str, *, at: str = "", **chosen: object) -> Markup:
+    """A link to a page of this app with what is chosen there. `at`: the heading to go to."""
+    return Markup('<a href="{}" target="_self">{}</a>').format(address(page, at=at, **chosen), clean(text))
 
 
-def address(page: str, **chosen: object) -> str:
-    """The address of a page, from the root of the app."""
+def address(page: str, *, at: str = "", **chosen: object) -> str:
+    """The address of a page, beside that of any other."""
     query = urlencode({name: str(value) for name, value in chosen.items() if value is not None})
-    return f"./{page}?{query}" if query else f"./{page}"
+    return f"./{page}" + (f"?{query}" if query else "") + (f"#{at}" if at else "")
 
 
 def clock(moment: datetime | None) -> Markup:
     """A moment in UTC, in the reader's zone where the browser tells it."""
     if moment is None:
         return Markup("–")
-    shown = moment.astimezone(st.context.timezone and _zone() or UTC)
+    shown = moment.astimezone(_zone())
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         moment.astimezone(UTC).isoformat(), f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC", f"{shown:%Y-%m-%d %H:%M}"
     )
 
 
-def _zone() -> object:
+def _zone() -> tzinfo:
+    """The reader's own zone, where their browser names one that is known here."""
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
     try:
@@ -184,15 +191,24 @@ def metrics_table(
     rows: Sequence[Comparison], release_id: str, *, several: bool = False, caption: str = "metrics"
 ) -> Markup:
     """Metrics in the given order: both values, the change with its interval drawn against the margin, the status."""
-    head = ("metric", "role", "baseline", "candidate", "change", "against the margin", "allowed", "status")
-    return table(head, (_metric_row(row, release_id, several=several) for row in rows), caption=caption)
+    head = ("metric", "status", "role", "baseline", "candidate", "change", "against the margin", "allowed")
+    colors = color_arms([row.arm for row in rows])
+    laid = (_metric_row(row, release_id, css_color(colors[row.arm]), several=several) for row in rows)
+    return table(head, laid, caption=caption)
 
 
-def _metric_row(row: Comparison, release_id: str, *, several: bool) -> Sequence[object]:
+def css_color(color: str) -> str:
+    """A colour of the figures as the style sheet has it: light and dark."""
+    return f"light-dark({color}, {PALETTE[color]})"
+
+
+def _metric_row(row: Comparison, release_id: str, color: str, *, several: bool) -> Sequence[object]:
     name = f"{name_comparison(row)}, {row.arm}" if several else name_comparison(row)
-    chosen = {"metric": row.rule.name, "arm": row.arm} if not row.scan else {"endpoint": row.rule.slice.endpoint}
+    chosen: dict[str, object] = {"metric": row.rule.name, "arm": row.arm}
+    if row.scan:
+        chosen = {"endpoint": row.rule.slice.endpoint}
     title = Markup("{}{}").format(
-        link("release", name, release=release_id, **chosen),
+        link("release", name, at="closer" if row.scan else "metric", release=release_id, **chosen),
         Markup('<span class="reason">{}</span>').format(clean(row.reason or row.no_data or "")),
     )
     both = format_both(row)
@@ -201,7 +217,7 @@ def _metric_row(row: Comparison, release_id: str, *, several: bool) -> Sequence[
         "watch" if watched else row.status.value, "· shown only" if watched else STATUS_MARKS[row.status]
     )
     role = "scan" if row.scan else row.rule.role.value
-    return (title, role, *both, format_effect(row), draw_interval(row), format_allowed(row), status)
+    return (title, status, role, *both, format_effect(row), draw_interval(row, color), format_allowed(row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,12 +228,12 @@ class _Span:
     edge: float
     low: float
     high: float
-    dot: float
+    dot: float | None
     cut_low: bool
     cut_high: bool
 
 
-def draw_interval(row: Comparison) -> Markup:
+def draw_interval(row: Comparison, color: str = "") -> Markup:
     """An interval on an axis of margins: the shaded part is allowed, the dashed line is the margin."""
     span = _place(row)
     if span is None:
@@ -225,15 +241,16 @@ def draw_interval(row: Comparison) -> Markup:
     parts = [
         _bar("band", min(span.zero, span.edge), abs(span.edge - span.zero)),
         _bar("zero", span.zero),
-        _bar("edge", span.edge),
+        *([_bar("edge", span.edge)] if row.rule.margin else []),
         _bar("whisker", span.low, span.high - span.low),
-        _bar("dot", span.dot),
+        *([_bar("dot", span.dot)] if span.dot is not None else []),
     ]
     parts += [Markup('<i class="more"></i>')] if span.cut_high else []
     parts += [Markup('<i class="less"></i>')] if span.cut_low else []
     said = f"{name_metric(row.rule)} {format_effect(row)}, {format_allowed(row)} allowed"
-    return Markup('<div class="ev-interval" role="img" aria-label="{}">{}</div>').format(
-        clean(said), Markup("").join(parts)
+    painted = f"--canary:{color}" if color else ""
+    return Markup('<div class="ev-interval" role="img" aria-label="{}" style="{}">{}</div>').format(
+        clean(said), painted, Markup("").join(parts)
     )
 
 
@@ -260,7 +277,7 @@ def _place(row: Comparison) -> _Span | None:
         edge=at(edge) if margin else 50.0,
         low=at(effect.lower),
         high=at(effect.upper),
-        dot=at(effect.estimate),
+        dot=at(effect.estimate) if abs(effect.estimate) <= FARTHEST * unit else None,
         cut_low=effect.lower < -FARTHEST * unit,
         cut_high=effect.upper > FARTHEST * unit,
     )
@@ -295,7 +312,7 @@ def _heat_cell(cell: tuple[str, Comparison] | None) -> Markup:
     said = f"{release_id}, {name_metric(row.rule)}: {row.status.value.replace('_', ' ')}, {change}"
     return Markup('<td class="{}"><a href="{}" target="_self" aria-label="{}">{}<small>{}</small></a></td>').format(
         "watch" if watched else row.status.value,
-        address("release", release=release_id, metric=row.rule.name, arm=row.arm),
+        address("release", at="metric", release=release_id, metric=row.rule.name, arm=row.arm),
         clean(said),
         mark,
         change,
@@ -306,7 +323,7 @@ def legend(arms: Mapping[str, str]) -> Markup:
     """What the lines of the figures stand for."""
     keys = Markup("").join(
         Markup('<span><span class="ev-key" style="color:{}{}"></span>{}</span>').format(
-            color, ";border-top-style:dashed" if name == "baseline" else "", clean(name)
+            color, ";border-top-style:dashed" if name == BASELINE else "", clean(name)
         )
         for name, color in arms.items()
     )

@@ -10,6 +10,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.errors import UnknownName
+from evaluator.figures import color_arms
 from evaluator.pipeline.reviewing import is_live, is_stale, rank_comparisons
 from evaluator.records import Comparison, ReleaseSummary, Verdict
 from evaluator.reports.base import format_allowed, format_both, format_effect
@@ -18,7 +19,7 @@ from evaluator.ui.details import show_history, show_method, show_queries, show_r
 from evaluator.ui.frame import guarded
 from evaluator.ui.notes import show_notes
 from evaluator.ui.panels import hand_out
-from evaluator.ui.pieces import banner, clean, clock, empty, health_list, legend, link, metrics_table, show, since
+from evaluator.ui.pieces import banner, clean, clock, css_color, empty, health_list, legend, link, metrics_table, show, since
 from evaluator.ui.reads import (
     Place,
     ReleaseView,
@@ -195,18 +196,10 @@ def _show_figures(place: Place, view: ReleaseView, verdict: Verdict, *, newest: 
 
     guarded(read)()
     if found:
-        from evaluator.figures import color_arms
-
         names = [arm.name for arm in verdict.evidence.arms] or [row.arm for row in verdict.evidence.comparisons]
         colors = color_arms(names)
-        show(legend({name: _css(color) for name, color in colors.items() if name in names}))
+        show(legend({name: css_color(color) for name, color in colors.items() if name in names}))
         guarded(lambda: show_metric(place, verdict, found, colors))()
         guarded(lambda: show_distribution(place, verdict, found, colors))()
         guarded(lambda: show_timeline(place, verdict, found))()
     guarded(lambda: show_slices(place, view, verdict))()
-
-
-def _css(color: str) -> str:
-    from evaluator.figures import PALETTE
-
-    return f"light-dark({color}, {PALETTE[color]})"
