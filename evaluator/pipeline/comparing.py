@@ -87,7 +87,8 @@ def find_side(store: Store, release_id: str, wanted: str, arm: str) -> Side:
     label = release_id if wanted == "latest" else f"{release_id}, run {wanted}"
     if not loads:
         raise UsageError(
-            f"no requests have landed of {label}", hint=f"`evaluator load {release_id}` or `evaluator import` lands some"
+            f"no requests have landed of {label}",
+            hint=f"`evaluator load {release_id}` or `evaluator import` lands some",
         )
     return Side(label, release_id, frozenset(one.name for one in release.services), loads, arm)
 
@@ -124,7 +125,9 @@ def _services(first: Side, second: Side) -> Difference:
     if first.services and second.services and not first.services & second.services:
         return Difference("service", mine, theirs, "refuse", "another service does other work")
     same = mine == theirs
-    return Difference("service", mine, theirs, "same" if same else "warn", "" if same else "not known to be one service")
+    return Difference(
+        "service", mine, theirs, "same" if same else "warn", "" if same else "not known to be one service"
+    )
 
 
 def _differ(key: str, first: str | None, second: str | None) -> Difference:

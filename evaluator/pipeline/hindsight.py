@@ -22,7 +22,14 @@ from evaluator.records import (
 from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.store import Store
 
-__all__ = ["Replayed", "calibrate_releases", "find_history", "is_one_version", "read_history", "related_releases", "replay_releases",
+__all__ = [
+    "Replayed",
+    "calibrate_releases",
+    "find_history",
+    "is_one_version",
+    "read_history",
+    "related_releases",
+    "replay_releases",
     "runs_behind",
 ]
 
@@ -81,10 +88,8 @@ def runs_behind(store: Store, release_id: str, data_hash: str) -> str | None:
     return None
 
 
-def read_history(
-    store: Store, release_ids: Sequence[str], *, most: int = 20, land: bool = True
-) -> tuple[Stored, ...]:
-    """Read the newest run groups of requests of these releases, the oldest first; with `land` what waits lands first."""
+def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20, land: bool = True) -> tuple[Stored, ...]:
+    """Read the newest run groups of requests of these releases, the oldest first; `land` what waits before."""
     groups: dict[str, tuple[str, list[Run]]] = {}
     for release_id in release_ids:
         if land:

@@ -88,7 +88,9 @@ def lay_heat_map(verdicts: Sequence[Verdict]) -> HeatMap:
     """Lay the latest verdicts out by metric; endpoints of the scan are left to the release's own page."""
     by_release = [(verdict, _worst_by_metric(verdict.evidence.comparisons)) for verdict in verdicts]
     metrics = tuple(dict.fromkeys(name for _, found in by_release for name in found))
-    return HeatMap(metrics, tuple((verdict, tuple(found.get(name) for name in metrics)) for verdict, found in by_release))
+    return HeatMap(
+        metrics, tuple((verdict, tuple(found.get(name) for name in metrics)) for verdict, found in by_release)
+    )
 
 
 def _worst_by_metric(comparisons: Sequence[Comparison]) -> dict[str, HeatCell]:

@@ -37,7 +37,16 @@ from evaluator.records import (
 )
 from evaluator.stats.history import LEAST_COMPARISONS
 
-__all__ = ["FILE_NAME", "LEAST_COMPARISONS", "Policy", "find_policy", "load_policy", "policy_schema", "restore_policy", "with_learnt"]
+__all__ = [
+    "FILE_NAME",
+    "LEAST_COMPARISONS",
+    "Policy",
+    "find_policy",
+    "load_policy",
+    "policy_schema",
+    "restore_policy",
+    "with_learnt",
+]
 
 FILE_NAME = "evaluator.yaml"
 

@@ -13,7 +13,16 @@ from evaluator.pipeline.reviewing import rank_comparisons
 from evaluator.records import ReleaseSummary
 from evaluator.ui.panels import hand_out, show_figure
 from evaluator.ui.pieces import clean, empty, health_list, metrics_table, show, table
-from evaluator.ui.reads import Confronted, Place, find_place, read_arms, read_comparison, read_policy, read_release, read_summaries
+from evaluator.ui.reads import (
+    Confronted,
+    Place,
+    find_place,
+    read_arms,
+    read_comparison,
+    read_policy,
+    read_release,
+    read_summaries,
+)
 from evaluator.ui.release import describe
 
 __all__ = ["show_compare"]
@@ -60,17 +69,17 @@ def _choose_side(
 ) -> tuple[str, str, str]:
     """Let the reader choose a release, which of its runs, and which arm."""
     names = [one.release.id for one in summaries]
-    release_id = st.selectbox(
-        label, names, index=min(default, len(names) - 1), key=key, bind="query-params", format_func=clean
-    )
+    release_id = st.selectbox(label, names, index=min(default, len(names) - 1), key=key, bind="query-params")
     runs = [run.id for run in read_release(place, release_id).runs]
     left, right = st.columns(2)
-    run = left.selectbox(
-        "Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params", format_func=clean, disabled=not runs
-    )
+    run = left.selectbox("Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params", disabled=not runs)
     arms = read_arms(place, release_id)
     arm = right.selectbox(
-        "Arm", arms, index=min(1, len(arms) - 1) if arms else None, key=f"{key}_arm", bind="query-params", format_func=clean
+        "Arm",
+        arms,
+        index=min(1, len(arms) - 1) if arms else None,
+        key=f"{key}_arm",
+        bind="query-params",
     )
     return release_id, "latest" if run in (NEWEST, None) else run, arm or "canary"
 

@@ -15,7 +15,7 @@ from evaluator.reports.base import STATUS_MARKS, format_allowed
 from evaluator.ui.panels import show_figure
 from evaluator.ui.pieces import clean, definitions, empty, show
 from evaluator.ui.reads import Place
-from evaluator.wording import format_count, format_duration, format_margin, format_number, name_comparison
+from evaluator.wording import format_count, format_duration, format_margin, format_number
 
 __all__ = ["show_distribution", "show_metric", "show_timeline", "snippet"]
 
@@ -42,7 +42,9 @@ def snippet(place: Place, verdict: Verdict, function: str, draw: str) -> str:
 def show_metric(place: Place, verdict: Verdict, found: Traced, colors: Mapping[str, str]) -> None:
     """One metric: how its change became known, and each instance by itself."""
     st.subheader("Metric by metric", anchor="metric")
-    rows = {(row.rule.name, row.arm, row.rule.slice.endpoint): row for row in verdict.evidence.comparisons if not row.scan}
+    rows = {
+        (row.rule.name, row.arm, row.rule.slice.endpoint): row for row in verdict.evidence.comparisons if not row.scan
+    }
     traced = [(one, rows.get((one["name"], one["arm"], one["endpoint"]))) for one in found.get("metrics", ())]
     seen = {id(row): (one, row) for one, row in traced if row is not None and row.effect is not None}
     known = [seen[id(row)] for row in rank_comparisons([row for _, row in seen.values()])]
@@ -70,11 +72,9 @@ def _choose(known: list[tuple[Traced, Comparison]]) -> tuple[Traced, Comparison]
     """Let the reader choose arm and metric; the address says which."""
     arms = list(dict.fromkeys(row.arm for _, row in known))
     left, right = st.columns(2)
-    arm = arms[0] if len(arms) == 1 else right.selectbox("Arm", arms, key="arm", bind="query-params", format_func=clean)
+    arm = arms[0] if len(arms) == 1 else right.selectbox("Arm", arms, key="arm", bind="query-params")
     mine = {row.rule.name: (one, row) for one, row in known if row.arm == arm}
-    name = left.selectbox(
-        "Metric", list(mine), key="metric", bind="query-params", format_func=lambda n: clean(name_comparison(mine[n][1]))
-    )
+    name = left.selectbox("Metric", list(mine), key="metric", bind="query-params")
     return mine[name]
 
 
@@ -107,7 +107,9 @@ def show_distribution(place: Place, verdict: Verdict, found: Traced, colors: Map
         left, right = st.columns(2, gap="large")
         with left:
             draw = f'draw_shift(curves["quantiles"][{place_of}], color={colors[arm]!r}).chart'
-            show_figure(draw_shift(curve, color=colors[arm]), f"shift-{place_of}", snippet(place, verdict, "draw_shift", draw))
+            show_figure(
+                draw_shift(curve, color=colors[arm]), f"shift-{place_of}", snippet(place, verdict, "draw_shift", draw)
+            )
         both = next((one for one in found["distributions"] if one["arm"] == arm), None)
         if both is not None:
             with right:
@@ -127,7 +129,11 @@ def show_timeline(place: Place, verdict: Verdict, found: Traced) -> None:
     st.subheader("What happened when", anchor="timeline")
     kinds = list(dict.fromkeys(one["what"] for one in timeline["shaded"]))
     shaded = f" Shaded: {', '.join(kinds)}." if kinds else ""
-    show(Markup('<p class="muted">Each point is {} of load.{}</p>').format(format_duration(timeline["slot_s"]), clean(shaded)))
+    show(
+        Markup('<p class="muted">Each point is {} of load.{}</p>').format(
+            format_duration(timeline["slot_s"]), clean(shaded)
+        )
+    )
     for k, figure in enumerate(draw_timeline(timeline, found.get("readings", ()))):
         draw = f'draw_timeline(curves["timeline"], curves["readings"])[{k}].chart'
         show_figure(figure, f"timeline-{k}", snippet(place, verdict, "draw_timeline", draw))

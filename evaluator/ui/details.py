@@ -38,7 +38,13 @@ def show_runs(view: ReleaseView) -> None:
     """The runs of a release, the newest group last."""
     st.subheader("Runs", anchor="runs")
     if not view.runs:
-        show(empty("No run has landed.", "Load both versions:", f"evaluator load {view.release.id} --baseline URL --canary URL"))
+        show(
+            empty(
+                "No run has landed.",
+                "Load both versions:",
+                f"evaluator load {view.release.id} --baseline URL --canary URL",
+            )
+        )
         return
     show_table(
         ("run", "source", "replicate", "state", "started", "ended", "requests", "users"),
@@ -51,7 +57,16 @@ def _run(view: ReleaseView, run: Run) -> Sequence[object]:
     users = ", ".join(f"{arm} {count}" for arm, count in run.facts.users.items())
     why = f"{run.state.value}: {run.facts.stopped_by}" if run.facts.stopped_by else run.state.value
     name = link("compare", run.id, a=f"{view.release.id} · {run.id}")
-    return (name, run.source, f"{run.replicate + 1}", why, clock(run.started), clock(run.ended), f"{run.landed:,}", users or "–")
+    return (
+        name,
+        run.source,
+        f"{run.replicate + 1}",
+        why,
+        clock(run.started),
+        clock(run.ended),
+        f"{run.landed:,}",
+        users or "–",
+    )
 
 
 def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None:

@@ -12,7 +12,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.errors import EvaluatorError, StoreBusy
-from evaluator.ui.identity import is_login_configured, sign_in_if_asked, show_reader
+from evaluator.ui.identity import is_login_configured, show_reader, sign_in_if_asked
 from evaluator.ui.pieces import empty, show
 from evaluator.ui.reads import find_place
 

@@ -97,4 +97,6 @@ def show_reader(store: Path) -> None:
 
 def _plain(text: object) -> str:
     """Text that Markdown leaves alone."""
-    return "".join(f"\\{character}" if character in "\\`*_{}[]()<>#+-.!|~$:" else character for character in clean(text))
+    return "".join(
+        f"\\{character}" if character in "\\`*_{}[]()<>#+-.!|~$:" else character for character in clean(text)
+    )

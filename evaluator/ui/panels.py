@@ -26,9 +26,7 @@ def show_figure(figure: Figure, name: str, snippet: str) -> None:
     spec = _paint(figure.chart.to_dict())
     spec.pop("width", None)
     st.vega_lite_chart(spec=spec, theme=None, width="stretch", key=f"figure-{name}", alt=figure.alt)
-    hand_out(
-        name, figure.head, figure.rows, snippet, image=lambda kind: to_image(figure, kind), caption=figure.title
-    )
+    hand_out(name, figure.head, figure.rows, snippet, image=lambda kind: to_image(figure, kind), caption=figure.title)
 
 
 def hand_out(

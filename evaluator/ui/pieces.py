@@ -206,7 +206,7 @@ def _metric_row(row: Comparison, release_id: str, color: str, *, several: bool) 
     name = f"{name_comparison(row)}, {row.arm}" if several else name_comparison(row)
     chosen: dict[str, object] = {"metric": row.rule.name, "arm": row.arm}
     if row.scan:
-        chosen = {"endpoint": row.rule.slice.endpoint}
+        chosen = {"endpoint": clean(row.rule.slice.endpoint)}
     title = Markup("{}{}").format(
         link("release", name, at="closer" if row.scan else "metric", release=release_id, **chosen),
         Markup('<span class="reason">{}</span>').format(clean(row.reason or row.no_data or "")),
@@ -287,9 +287,13 @@ def _half(lower: float, upper: float) -> float:
     return max((abs(end) for end in (lower, upper) if math.isfinite(end)), default=0.0)
 
 
-def heat_map(columns: Sequence[str], rows: Iterable[tuple[Markup, Markup, Sequence[tuple[str, Comparison] | None]]]) -> Markup:
+def heat_map(
+    columns: Sequence[str], rows: Iterable[tuple[Markup, Markup, Sequence[tuple[str, Comparison] | None]]]
+) -> Markup:
     """Releases by metrics. Each row: its name, its verdict, and for each metric the release and comparison behind it."""
-    head = Markup("").join(Markup('<th scope="col">{}</th>').format(clean(name)) for name in ("release", "verdict", *columns))
+    head = Markup("").join(
+        Markup('<th scope="col">{}</th>').format(clean(name)) for name in ("release", "verdict", *columns)
+    )
     body = Markup("").join(
         Markup('<tr><th scope="row">{}</th><td>{}</td>{}</tr>').format(
             name, word, Markup("").join(_heat_cell(cell) for cell in cells)

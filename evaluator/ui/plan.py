@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import streamlit as st
 from markupsafe import Markup
@@ -18,7 +17,7 @@ from evaluator.policy import Policy
 from evaluator.records import Margin, Rulebook
 from evaluator.ui.frame import guarded
 from evaluator.ui.panels import hand_out, show_figure
-from evaluator.ui.pieces import clean, empty, link, metrics_table, show, table, words_of
+from evaluator.ui.pieces import empty, link, metrics_table, show, table, words_of
 from evaluator.ui.reads import (
     Place,
     find_place,
@@ -58,9 +57,7 @@ def show_plan() -> None:
     place = find_place()
     policy = read_policy(place)
     names = [one.release.id for one in read_summaries(place)] if place.store.exists() else []
-    release = st.selectbox(
-        "From what is stored of", [*names, NONE], key="release", bind="query-params", format_func=clean
-    )
+    release = st.selectbox("From what is stored of", [*names, NONE], key="release", bind="query-params")
     release_id = None if release in (NONE, None) else release
     goal = _choose_goal(assumed=release_id is None)
     guarded(lambda: _show_plan(place, policy, release_id, goal))()
@@ -75,12 +72,20 @@ def _choose_goal(*, assumed: bool) -> Goal:
     minutes = top[0].slider("Minutes of load", 5, 240, 60, step=5, key="minutes", bind="query-params")
     instances = top[1].slider("Instances an arm", 1, 32, 4, key="instances", bind="query-params")
     rate = top[2].slider(
-        "Requests a second of each arm", 1, 1000, 30, key="rate", bind="query-params", disabled=not assumed,
+        "Requests a second of each arm",
+        1,
+        1000,
+        30,
+        key="rate",
+        bind="query-params",
+        disabled=not assumed,
         help=None if assumed else "as the stored runs had",
     )
     low = st.columns(3, gap="large")
     latency = low[0].slider("Rise of latency to be found, %", 1, 50, 10, key="latency", bind="query-params")
-    failures = low[1].slider("Rise of failures to be found, pp", 0.1, 5.0, 0.5, step=0.1, key="failures", bind="query-params")
+    failures = low[1].slider(
+        "Rise of failures to be found, pp", 0.1, 5.0, 0.5, step=0.1, key="failures", bind="query-params"
+    )
     power = low[2].slider("Chance that counts as found, %", 50, 99, 80, key="power", bind="query-params")
     return Goal(
         duration_s=minutes * 60.0,
@@ -93,9 +98,7 @@ def _choose_goal(*, assumed: bool) -> Goal:
 
 
 def _show_plan(place: Place, policy: Policy, release_id: str | None, goal: Goal) -> None:
-    history = read_plan_history(
-        place, policy, release_id, rate_per_s=goal.rate_per_s or 30.0, instances=goal.instances
-    )
+    history = read_plan_history(place, policy, release_id, rate_per_s=goal.rate_per_s or 30.0, instances=goal.instances)
     _say_origin(history)
     plans = plan_gates(history, policy.rulebook, goal)
     if not plans:
@@ -123,7 +126,9 @@ def _show_plan(place: Place, policy: Policy, release_id: str | None, goal: Goal)
     show_figure(draw_exposure(_compare(history, policy.rulebook, goal)), "exposure", snippet)
 
 
-@st.cache_data(max_entries=32, show_spinner="rolling out 2,000 times …", hash_funcs={History: repr, Rulebook: repr, Goal: repr})
+@st.cache_data(
+    max_entries=32, show_spinner="rolling out 2,000 times …", hash_funcs={History: repr, Rulebook: repr, Goal: repr}
+)
 def _compare(history: History, rulebook: Rulebook, goal: Goal) -> Sequence[object]:
     return compare_strategies(history, rulebook, goal)
 
@@ -187,8 +192,10 @@ def _show_what_if(place: Place, release_id: str) -> None:
     margins = {rule.name: rule.margin.value * times for rule in known if rule.margin}
     tried = judge_under_margins(judged, margins, release_id)
     show(
-        Markup("<p>{} was judged {}; with margins × {} it would be {}. Nothing is kept: a margin is changed in the "
-               "policy, where others can see it.</p>").format(
+        Markup(
+            "<p>{} was judged {}; with margins × {} it would be {}. Nothing is kept: a margin is changed in the "
+            "policy, where others can see it.</p>"
+        ).format(
             link("release", release_id, release=release_id), words_of(verdict.word), f"{times:g}", words_of(tried.word)
         )
     )
@@ -204,7 +211,9 @@ def _show_calibration(place: Place, policy: Policy, *, known: bool) -> None:
     if not known:
         show(empty("There are no stored baselines to try it on.", "Load or import some releases first."))
         return
-    if not st.toggle("Judge identical halves of stored baselines (takes a while)", key="calibrate", bind="query-params"):
+    if not st.toggle(
+        "Judge identical halves of stored baselines (takes a while)", key="calibrate", bind="query-params"
+    ):
         show(empty("Not tried on this page yet.", "Turn it on above, or run", "evaluator calibrate"))
         return
     report = read_calibration(place, policy)

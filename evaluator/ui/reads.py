@@ -36,14 +36,14 @@ from evaluator.store import Store
 from evaluator.ui.stored import read_verdict
 
 __all__ = [
+    "Confronted",
     "PastVerdict",
     "Place",
     "ReleaseView",
-    "Confronted",
     "find_place",
     "read_arms",
-    "read_comparison",
     "read_calibration",
+    "read_comparison",
     "read_figures",
     "read_judgement",
     "read_latest",

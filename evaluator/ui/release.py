@@ -19,7 +19,19 @@ from evaluator.ui.details import show_history, show_method, show_queries, show_r
 from evaluator.ui.frame import guarded
 from evaluator.ui.notes import show_notes
 from evaluator.ui.panels import hand_out
-from evaluator.ui.pieces import banner, clean, clock, css_color, empty, health_list, legend, link, metrics_table, show, since
+from evaluator.ui.pieces import (
+    banner,
+    clean,
+    clock,
+    css_color,
+    empty,
+    health_list,
+    legend,
+    link,
+    metrics_table,
+    show,
+    since,
+)
 from evaluator.ui.reads import (
     Place,
     ReleaseView,
@@ -79,10 +91,14 @@ def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
     if asked is not None and asked not in names:
         show(
             Markup('<div role="alert">{}</div>').format(
-                empty(str(UnknownName("release", clean(asked), names)), "Choose one of these, or list them:", "evaluator releases")
+                empty(
+                    str(UnknownName("release", clean(asked), names)),
+                    "Choose one of these, or list them:",
+                    "evaluator releases",
+                )
             )
         )
-    return st.selectbox("Release", names, key="release", bind="query-params", format_func=clean)
+    return st.selectbox("Release", names, key="release", bind="query-params")
 
 
 def read_number(view: ReleaseView) -> int | None:

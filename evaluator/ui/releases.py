@@ -29,7 +29,13 @@ def show_releases() -> None:
     st.title("Releases")
     place = find_place()
     if not place.store.exists():
-        show(empty(f"There is no store at {place.store} yet.", "A load or an import makes one; try it with", "evaluator demo"))
+        show(
+            empty(
+                f"There is no store at {place.store} yet.",
+                "A load or an import makes one; try it with",
+                "evaluator demo",
+            )
+        )
         return
     summaries = read_summaries(place)
     if not summaries:
@@ -68,7 +74,13 @@ def _show_map(place: Place) -> None:
     )
     verdicts = [one for one in read_latest(place) if (wanted or "").lower() in one.release.id.lower()]
     if not verdicts:
-        show(empty("No judged release has that in its name.", "Empty the field to see all, or judge one:", "evaluator verdict RELEASE"))
+        show(
+            empty(
+                "No judged release has that in its name.",
+                "Empty the field to see all, or judge one:",
+                "evaluator verdict RELEASE",
+            )
+        )
         return
     laid = lay_heat_map(verdicts)
     show(

@@ -93,7 +93,5 @@ def _show_closer(place: Place, view: ReleaseView, verdict: Verdict) -> None:
         "closer",
         ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "status", "reason"),
         [describe(row) for row in ranked],
-        SNIPPET.format(
-            store=str(place.store), release=view.release.id, endpoint=chosen, from_s=low, to_s=high
-        ),
+        SNIPPET.format(store=str(place.store), release=view.release.id, endpoint=chosen, from_s=low, to_s=high),
     )

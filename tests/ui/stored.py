@@ -26,11 +26,24 @@ DESIGNS = {
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
-def land(store: Store, release_id: str, design: Design, *, seed: int = 5, service: str = "cart", live: bool = False) -> None:
+def land(
+    store: Store,
+    release_id: str,
+    design: Design,
+    *,
+    seed: int = 5,
+    service: str = "cart",
+    live: bool = False,
+    endpoint_prefix: str = "",
+) -> None:
     """Land a simulated release as one group of runs."""
     requests = simulate(design, seed)
     group = f"{release_id}-g"
-    requests = replace(requests, runs=tuple(f"{group}-{k}" for k in range(len(requests.runs))))
+    requests = replace(
+        requests,
+        runs=tuple(f"{group}-{k}" for k in range(len(requests.runs))),
+        endpoints=tuple(f"{endpoint_prefix}{name}" for name in requests.endpoints),
+    )
     started = datetime.fromtimestamp(EPOCH_US / 1e6, UTC)
     ended = started + timedelta(seconds=design.duration_s)
     version = release_id.rpartition("@")[2]
