@@ -33,6 +33,10 @@ verdict = from_json(store.verdicts({release!r})[-1].json)
 curves = trace_judged(store, verdict, read_judged(store, verdict))
 {draw}"""
 
+PICK = """one = curves["metrics"][{place}]
+row = next(c for c in verdict.evidence.comparisons if (c.rule.name, c.arm) == (one["name"], one["arm"]))
+{function}(row, one[{key!r}], {colors}).chart"""
+
 
 def snippet(place: Place, verdict: Verdict, function: str, draw: str) -> str:
     """Python that makes a figure again in a notebook."""
@@ -56,14 +60,21 @@ def show_metric(place: Place, verdict: Verdict, found: Traced, colors: Mapping[s
     with left:
         if one["over_time"]:
             figure = draw_over_time(row, one["over_time"], color=colors[row.arm])
-            draw = f'one = curves["metrics"][{found["metrics"].index(one)}]\nrow = next(c for c in verdict.evidence.comparisons if (c.rule.name, c.arm) == (one["name"], one["arm"]))\ndraw_over_time(row, one["over_time"], color={colors[row.arm]!r}).chart'
+            draw = PICK.format(
+                place=found["metrics"].index(one),
+                function="draw_over_time",
+                key="over_time",
+                colors=f"color={colors[row.arm]!r}",
+            )
             show_figure(figure, "over-time", snippet(place, verdict, "draw_over_time", draw))
         else:
             show(empty("No line over time.", "Several runs were judged together, each at its end."))
     with right:
         if one["units"]:
             figure = draw_units(row, one["units"], colors=colors)
-            draw = f'one = curves["metrics"][{found["metrics"].index(one)}]\nrow = next(c for c in verdict.evidence.comparisons if (c.rule.name, c.arm) == (one["name"], one["arm"]))\ndraw_units(row, one["units"], colors={dict(colors)!r}).chart'
+            draw = PICK.format(
+                place=found["metrics"].index(one), function="draw_units", key="units", colors=f"colors={dict(colors)!r}"
+            )
             show_figure(figure, "units", snippet(place, verdict, "draw_units", draw))
         show(definitions(_explain(row)))
 

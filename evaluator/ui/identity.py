@@ -14,10 +14,21 @@ import streamlit as st
 
 from evaluator.ui.pieces import clean, empty, show
 
-__all__ = ["FRESH_S", "Reader", "find_reader", "is_fresh", "is_login_configured", "show_reader", "sign_in_if_asked"]
+__all__ = [
+    "FRESH_S",
+    "Reader",
+    "find_reader",
+    "is_fresh",
+    "is_login_configured",
+    "read_claims",
+    "show_reader",
+    "sign_in_if_asked",
+]
 
 FRESH_S = 15 * 60
 """A login older than this is asked for again before anything is promoted."""
+CLOCK_S = 60
+"""How much the provider's clock may be ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +69,31 @@ def find_reader() -> Reader:
         name = _os_user()
         return Reader(name, (name,))
     claims: Mapping[str, Any] = st.user.to_dict()
-    return read_claims(claims)
+    asked = st.secrets["auth"].get("client_kwargs", {}).get("prompt")
+    return read_claims(claims, asks_each_time=asked == "login")
 
 
-def read_claims(claims: Mapping[str, Any]) -> Reader:
-    """What a provider says of a person. An address counts only where the provider has verified it."""
-    address = str(claims.get("email") or "") if claims.get("email_verified", True) else ""
+def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> Reader:
+    """What a provider says of a person.
+
+    An address counts only where the provider says that it verified it: anyone may claim one elsewhere. The time of a
+    token counts as that of the login only where the provider is told to ask each time (`prompt = "login"`).
+    """
+    address = str(claims.get("email") or "") if claims.get("email_verified") is True else ""
     subject = str(claims.get("sub") or "")
     groups = claims.get("groups") or ()
-    listed = [groups] if isinstance(groups, str) else list(groups)
+    listed = [groups] if isinstance(groups, str) else [str(group) for group in groups]
     names = [name for name in (address, subject) if name] + [f"group:{group}" for group in listed]
-    seen = claims.get("auth_time") or claims.get("iat")
-    return Reader(address or subject or "unknown", tuple(names), float(seen) if seen else 0.0)
+    seen = claims.get("auth_time") or (claims.get("iat") if asks_each_time else None)
+    return Reader(address or subject or "unknown", tuple(names), float(seen) if isinstance(seen, int | float) else 0.0)
 
 
 def is_fresh(reader: Reader, now: float | None = None) -> bool:
     """Has this person signed in lately enough to promote?"""
     if reader.signed_in_at is None:
         return True
-    return (time.time() if now is None else now) - reader.signed_in_at <= FRESH_S
+    age = (time.time() if now is None else now) - reader.signed_in_at
+    return -CLOCK_S <= age <= FRESH_S
 
 
 def _os_user() -> str:

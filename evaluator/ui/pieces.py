@@ -146,7 +146,7 @@ def show_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption
 # ------------------------------------------------------------------ a verdict
 
 
-def banner(verdict: Verdict, notes: Sequence[Markup], *, number: int | None = None) -> Markup:
+def banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
     """The answer, the reasons that decided it, and what to do next."""
     against = ", ".join(f"{one.name} {one.baseline}".strip() for one in verdict.release.services if one.baseline)
     reasons = Markup("").join(Markup("<li>{}</li>").format(clean(one.text)) for one in verdict.reasons[:4])
@@ -290,7 +290,7 @@ def _half(lower: float, upper: float) -> float:
 def heat_map(
     columns: Sequence[str], rows: Iterable[tuple[Markup, Markup, Sequence[tuple[str, Comparison] | None]]]
 ) -> Markup:
-    """Releases by metrics. Each row: its name, its verdict, and for each metric the release and comparison behind it."""
+    """Releases by metrics. Each row: its name, its verdict, and the release and comparison behind each metric."""
     head = Markup("").join(
         Markup('<th scope="col">{}</th>').format(clean(name)) for name in ("release", "verdict", *columns)
     )

@@ -12,7 +12,7 @@ from evaluator.calibration import CalibrationReport, Tally, needed_comparisons
 from evaluator.errors import UsageError
 from evaluator.figures import draw_exposure, draw_precision
 from evaluator.pipeline.reviewing import judge_under_margins, rank_comparisons
-from evaluator.planning import GatePlan, Goal, History, compare_strategies, plan_gates, tabulate
+from evaluator.planning import Exposure, GatePlan, Goal, History, compare_strategies, plan_gates, tabulate
 from evaluator.policy import Policy
 from evaluator.records import Margin, Rulebook
 from evaluator.ui.frame import guarded
@@ -129,15 +129,15 @@ def _show_plan(place: Place, policy: Policy, release_id: str | None, goal: Goal)
 @st.cache_data(
     max_entries=32, show_spinner="rolling out 2,000 times …", hash_funcs={History: repr, Rulebook: repr, Goal: repr}
 )
-def _compare(history: History, rulebook: Rulebook, goal: Goal) -> Sequence[object]:
+def _compare(history: History, rulebook: Rulebook, goal: Goal) -> tuple[Exposure, ...]:
     return compare_strategies(history, rulebook, goal)
 
 
 def _say_origin(history: History) -> None:
     if history.assumed:
         text = (
-            "Assumed, not measured: five endpoints of 40 to 250 ms, 0.1 % failures and bursts of them, load that wanders, "
-            "instances that differ by 1 %. Choose a stored release to plan from your own service."
+            "Assumed, not measured: five endpoints of 40 to 250 ms, 0.1 % failures and bursts of them, load that "
+            "wanders, instances that differ by 1 %. Choose a stored release to plan from your own service."
         )
     else:
         many = "comparison" if history.comparisons == 1 else "comparisons"
@@ -233,7 +233,11 @@ def _conclude(report: CalibrationReport) -> str:
     verdicts = {"cries_wolf": "It cries wolf", "keeps": "False alarms are in order"}
     if report.conclusion in verdicts:
         return f"{verdicts[report.conclusion]}: {seen}, {report.alpha:.1%} are allowed."
-    return f"Too little history to know whether {report.alpha:.1%} are kept: {seen}; without any alarm it takes {needed_comparisons(report.alpha)} independent comparisons."
+    needed = needed_comparisons(report.alpha)
+    return (
+        f"Too little history to know whether {report.alpha:.1%} are kept: {seen}; "
+        f"without any alarm it takes {needed} independent comparisons."
+    )
 
 
 def _tally(tally: Tally) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ def test_the_newest_two_are_compared_and_fingerprints_shown(page, made, text):
 def test_another_test_is_refused_with_both_fingerprints(page, own, text):
     with duckdb.connect(str(own)) as connection:
         connection.execute(
-            """UPDATE runs SET fingerprint = replace(fingerprint, 'sha256:1', 'sha256:2') WHERE release = 'cart@1.6.0'"""
+            "UPDATE runs SET fingerprint = replace(fingerprint, 'sha256:1', 'sha256:2') WHERE release = 'cart@1.6.0'"
         )
     shown = page("compare", own, a="cart@1.5.0", b="cart@1.6.0")
     said = text(shown)
@@ -31,7 +31,7 @@ def test_another_test_is_refused_with_both_fingerprints(page, own, text):
 def test_another_machine_is_a_warning(page, own, text):
     with duckdb.connect(str(own)) as connection:
         connection.execute(
-            """UPDATE runs SET fingerprint = replace(fingerprint, 'load-1', 'load-2') WHERE release = 'cart@1.6.0'"""
+            "UPDATE runs SET fingerprint = replace(fingerprint, 'load-1', 'load-2') WHERE release = 'cart@1.6.0'"
         )
     said = text(page("compare", own, a="cart@1.5.0", b="cart@1.6.0"))
     assert "! differs" in said
