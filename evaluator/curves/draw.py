@@ -11,7 +11,7 @@ from evaluator.curves.base import Scope, identify, is_drawn
 from evaluator.curves.over_time import trace_over_time
 from evaluator.curves.readings import trace_readings
 from evaluator.curves.shape import trace_distribution, trace_quantiles
-from evaluator.curves.timeline import lay_axis, offset_of_judged, trace_timeline
+from evaluator.curves.timeline import Axis, lay_axis, offset_of_judged, trace_timeline
 from evaluator.curves.units import trace_units
 from evaluator.looks import judged_buckets
 from evaluator.metrics import REQUEST_METRICS
@@ -34,6 +34,8 @@ def trace_release(
     readings: ReadingCells | None = None,
 ) -> dict[str, Any]:
     """Plain JSON that all figures of a release are drawn from. `comparisons`: as judged under `rulebook`."""
+    if not cells.moments.run.size:
+        return _nothing(readings, rulebook)
     scope = _look_again(cells, runs, rulebook)
     drawn = [row for row in comparisons if is_drawn(row)][:MOST_METRICS]
     arms = list(dict.fromkeys(row.arm for row in drawn))
@@ -46,7 +48,19 @@ def trace_release(
         "quantiles": [found for arm in arms if (found := trace_quantiles(scope, arm))],
         "distributions": [found for arm in arms if (found := trace_distribution(scope, arm))],
         "timeline": _with_decision(scope, trace_timeline(scope, runs), drawn),
-        "readings": _add_readings(scope.pairs.cells, rulebook, readings),
+        "readings": _add_readings(lay_axis(scope.pairs.cells), rulebook, readings),
+    }
+
+
+def _nothing(readings: ReadingCells | None, rulebook: Rulebook) -> dict[str, Any]:
+    """What there is of a release without requests."""
+    return {
+        "version": FIGURES_VERSION,
+        "metrics": [],
+        "quantiles": [],
+        "distributions": [],
+        "timeline": None,
+        "readings": _add_readings(None, rulebook, readings),
     }
 
 
@@ -71,8 +85,8 @@ def _with_decision(scope: Scope, timeline: dict[str, Any] | None, drawn: Sequenc
     return timeline
 
 
-def _add_readings(cells: Cells, rulebook: Rulebook, readings: ReadingCells | None) -> list[dict[str, Any]]:
+def _add_readings(axis: Axis | None, rulebook: Rulebook, readings: ReadingCells | None) -> list[dict[str, Any]]:
     if readings is None:
         return []
     names = {query.text: rule.name for rule in rulebook.rules for query in rule.queries}
-    return trace_readings(readings, lay_axis(cells) if cells.moments.run.size else None, names)
+    return trace_readings(readings, axis, names)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from evaluator.figures.base import PALETTE, Figure, color_arms
 from evaluator.figures.distribution import draw_distribution
-from evaluator.figures.export import save_figure, to_image, to_svg
+from evaluator.figures.export import save_figure, to_svg
 from evaluator.figures.forest import draw_forest, rank_by_margin
+from evaluator.figures.image import to_image
 from evaluator.figures.over_time import draw_over_time
 from evaluator.figures.plan import draw_plan
 from evaluator.figures.planned import draw_exposure, draw_precision

@@ -17,7 +17,7 @@ from evaluator.figures.base import Figure
 if TYPE_CHECKING:
     import altair as alt
 
-__all__ = ["save_figure", "to_image", "to_svg"]
+__all__ = ["save_figure", "to_svg"]
 
 FORMATS = (".svg", ".png", ".html")
 SVG = "http://www.w3.org/2000/svg"
@@ -41,7 +41,7 @@ def to_svg(figure: Figure, name: str) -> str:
     import vl_convert
 
     # What was just written by the converter itself, from text that it escaped.
-    root = ET.fromstring(vl_convert.vegalite_to_svg(figure.chart.to_dict()))  # noqa: S314
+    root = ET.fromstring(vl_convert.vegalite_to_svg(figure.chart.to_dict(validate=False)))  # noqa: S314
     _name_parts(root, name)
     for element in root.iter():
         _tell(element)
@@ -63,20 +63,15 @@ def _tell(element: ET.Element) -> None:
 
 
 def _name_parts(root: ET.Element, name: str) -> None:
-    """Give ids and references to them a name of their own: several figures stand on one page."""
+    """Give parts and references to them names of their own: several figures stand on one page.
+
+    They are numbered anew, since the converter goes on counting from figure to figure.
+    """
+    names: dict[str, str] = {}
     for element in root.iter():
         for key, value in list(element.attrib.items()):
             if key == "id":
-                element.set(key, f"{name}-{value}")
+                element.set(key, names.setdefault(value, f"{name}-{len(names)}"))
             elif "url(#" in value:
-                element.set(key, _REFERENCE.sub(rf"url(#{name}-\1)", value))
-
-
-def to_image(figure: Figure, kind: str) -> bytes:
-    """A figure as a file of its own on white: `svg` or `png`."""
-    import vl_convert
-
-    spec = {**figure.chart.to_dict(), "background": "white"}
-    if kind == "svg":
-        return str(vl_convert.vegalite_to_svg(spec)).encode()
-    return bytes(vl_convert.vegalite_to_png(spec, scale=2))
+                (part,) = _REFERENCE.findall(value)
+                element.set(key, f"url(#{names.setdefault(part, f'{name}-{len(names)}')})")

@@ -30,6 +30,8 @@ __all__ = ["draw_forest", "rank_by_margin"]
 AXIS = 46
 FARTHEST = 6.0
 """Margins that an interval may reach on the axis; what lies beyond is cut, and says so by an arrow."""
+CROWDED = 4.5
+"""Margins on a narrow axis from which only every other one is named."""
 MARKS = {
     MetricStatus.PASS: ("✓", PASS),
     MetricStatus.FAIL: ("✗", FAIL),
@@ -51,7 +53,8 @@ class _Layout:
     name: int
     """Most characters of a name."""
     text: float
-    """Height of the text, of the interval and of the top of the band, as shares of a row."""
+    """Height of the name, of the change, of the interval and of the top of the band, as shares of a row."""
+    change: float
     interval: float
     above: float
 
@@ -59,8 +62,8 @@ class _Layout:
 def _lay_out(width: int) -> _Layout:
     """Names and changes beside the intervals on a wide page, above them on a narrow one."""
     if width < 2 * NARROW:
-        return _Layout(46, (4, width - 14), width - 14, 19, text=0.22, interval=0.7, above=0.46)
-    return _Layout(30, (310, width - 330), width - 14, 38, text=0.5, interval=0.5, above=0.04)
+        return _Layout(60, (4, width - 14), width - 14, 44, text=0.16, change=0.42, interval=0.77, above=0.6)
+    return _Layout(30, (310, width - 330), width - 14, 38, text=0.5, change=0.5, interval=0.5, above=0.04)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,7 @@ def _point(
     return {
         "place": place + lay.interval,
         "text": place + lay.text,
+        "beside": place + lay.change,
         "estimate": used.estimate if low <= used.estimate <= high else None,
         "least": min(max(used.least, low), high),
         "most": max(min(used.most, high), low),
@@ -162,7 +166,7 @@ def _point(
         "mark_color": color,
         "color": colors.get(row.arm, INK),
         "name": shorten(_name(row, several=several), lay.name),
-        "change": change.replace(" … ", "…") if lay.text != lay.interval else f"{change} of {_allowed(row)}",
+        "change": f"{change} of {_allowed(row)}",
         "tip": f"{shorten(_name(row, several=several))}: {change}, {_allowed(row)} allowed",
     }
 
@@ -193,7 +197,8 @@ def _layer(points: list[dict[str, Any]], domain: tuple[float, float], lay: _Layo
     vertical = alt.Scale(domain=[0, len(points)], reverse=True, nice=False)
     y = alt.Y("place:Q", axis=None, scale=vertical)
     horizontal = alt.Scale(domain=[low, high], nice=False, zero=False, range=list(lay.between))
-    ticks = [tick for tick in range(-6, 7) if low <= tick <= high]
+    step = 2 if lay.change != lay.interval and high - low > CROWDED else 1
+    ticks = [tick for tick in range(-6, 7, step) if low <= tick <= high]
     names = "datum.value == 0 ? '0' : format(datum.value, '+.0%')"
     axis = alt.Axis(values=ticks, labelExpr=names, labelOverlap=True, grid=False)
     x = alt.X("estimate:Q", title="harm, % of what is allowed (right is worse)", axis=axis, scale=horizontal)
@@ -235,5 +240,9 @@ def _label(points: list[dict[str, Any]], vertical: Any, lay: _Layout) -> list[An
         x=alt.value(4), text="mark:N", color=alt.Color("mark_color:N", scale=None, legend=None)
     )
     names = base.mark_text(align="left", fontWeight="bold", color=INK, **text).encode(x=alt.value(20), text="name:N")
-    changes = base.mark_text(align="right", color=INK, **text).encode(x=alt.value(lay.right), text="change:N")
+    changes = (
+        alt.Chart(inline(points))
+        .mark_text(align="right", color=INK, **text)
+        .encode(y=alt.Y("beside:Q", axis=None, scale=vertical), x=alt.value(lay.right), text="change:N")
+    )
     return [marks, names, changes]

@@ -107,7 +107,12 @@ def _layer(
 
     scaled = scale_of(row)
     y = alt.Y("change:Q", title=f"change, {scaled.unit}", scale=alt.Scale(domain=list(domain), nice=False, zero=False))
-    x = alt.X("time:Q", title=f"{axis} of judged data", scale=alt.Scale(nice=False, zero=False))
+    x = alt.X(
+        "time:Q",
+        title=f"{axis} of judged data",
+        axis=alt.Axis(tickCount=6, labelFlush=False, labelOverlap=True),
+        scale=alt.Scale(nice=False, zero=False),
+    )
     base = alt.Chart(inline(points)).encode(x=x)
     layers: list[Any] = []
     margin = _margin(row, scaled)

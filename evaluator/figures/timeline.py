@@ -102,7 +102,7 @@ def _draw(
     first: bool,
 ) -> Figure:
     divisor, axis = label_time(end)
-    chart = _layer(strip, timeline, colors, end, last=last, first=first)
+    chart = _layer(strip, timeline, colors, end, width, last=last, first=first)
     return Figure(
         finish(chart, width=width, height=HEIGHT + (18 if last else 0)),
         title=strip.title,
@@ -124,7 +124,14 @@ def _tabulate(strip: _Strip, divisor: float) -> tuple[tuple[str, ...], ...]:
 
 
 def _layer(
-    strip: _Strip, timeline: Mapping[str, Any], colors: Mapping[str, str], end: float, *, last: bool, first: bool
+    strip: _Strip,
+    timeline: Mapping[str, Any],
+    colors: Mapping[str, str],
+    end: float,
+    width: int,
+    *,
+    last: bool,
+    first: bool,
 ) -> Any:
     import altair as alt
 
@@ -138,11 +145,15 @@ def _layer(
     x = alt.X(
         "time:Q",
         title=f"{axis} of load" if last else None,
-        axis=alt.Axis(labels=last, ticks=last, grid=True),
+        axis=alt.Axis(
+            labels=last, ticks=last, grid=True, labelOverlap=True, labelFlush=True, tickCount=max(width // 60, 4)
+        ),
         scale=alt.Scale(domain=[0, end / divisor], nice=False),
     )
+    values = finite([row["value"] for row in rows])
     y = alt.Y(
         "value:Q",
+        scale=alt.Scale(domain=[0, 1]) if not any(values) else alt.Scale(zero=min(values) >= 0),
         title=strip.unit or None,
         axis=alt.Axis(minExtent=MARGIN_LEFT, maxExtent=MARGIN_LEFT, tickCount=4, titlePadding=2, format="~s"),
     )

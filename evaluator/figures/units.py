@@ -68,14 +68,14 @@ def _say(row: Comparison, curve: Mapping[str, Any]) -> str:
         arm: [one["value"] for one in curve["units"] if one["arm"] == arm and one["value"] is not None]
         for arm in (BASELINE, row.arm)
     }
-    own, other = by_arm[row.arm], by_arm[BASELINE]
+    own, other, name = by_arm[row.arm], by_arm[BASELINE], name_comparison(row)
     if not own or not other:
-        return f"Only one arm has {curve['of']}s with a value"
+        return f"{name}: only one arm has {curve['of']}s with a value"
     many = f"{len(own)} {curve['of']}{'s' if len(own) > 1 else ''} of {row.arm}"
     if min(own) > max(other):
-        return f"All {many} lie above all of baseline: it is not one of them alone"
+        return f"{name}: all {many} lie above all of baseline: it is not one of them alone"
     if max(own) < min(other):
-        return f"All {many} lie below all of baseline: it is not one of them alone"
+        return f"{name}: all {many} lie below all of baseline: it is not one of them alone"
     ends = " to ".join(format_value(value, row.unit) for value in (min(own), max(own)))
     base = " to ".join(format_value(value, row.unit) for value in (min(other), max(other)))
-    return f"{many[0].upper()}{many[1:]}: {ends}; baseline: {base}"
+    return f"{name}: {many} from {ends}; baseline from {base}"

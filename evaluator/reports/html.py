@@ -217,7 +217,7 @@ class _Page:
             "note": note,
             "head": figure.head,
             "rows": figure.rows,
-            "csv": _to_csv(figure),
+            "csv": Markup(_to_csv(figure)),  # noqa: S704 base64
             "svg": Markup(to_svg(figure, name)),  # noqa: S704 written by an XML writer
             "narrow": Markup(to_svg(narrow, f"{name}n")) if narrow else "",  # noqa: S704 as above
         }

@@ -188,6 +188,11 @@ def test_the_demo_ends_with_a_verdict_and_a_store(
     (verdict,) = store.verdicts("shop@1.5.0-latency")
     assert verdict.word == "no_go"
     assert json.loads(verdict.json)["release"] == "shop@1.5.0-latency"
+    page = Path("demo/shop@1.5.0-latency.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "NO-GO ✗" in page
+    assert str(Path("demo/shop@1.5.0-latency.html")) in said.err
+    assert json.loads(store.figures("shop@1.5.0-latency") or "{}")["timeline"]
     assert not [one for one in psutil.Process(os.getpid()).children() if "1.5.0" in one.cmdline()]
 
 

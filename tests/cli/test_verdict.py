@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluator.__main__ import run
+from evaluator.errors import UnknownName
+from evaluator.store import Store
 
 START_S = 1_780_000_000
 
@@ -215,3 +217,36 @@ def test_ctrl_c_is_130_at_every_stage(place, after_s):
     _, err = process.communicate(timeout=30)
     assert process.returncode in (130, 1), err
     assert "Traceback" not in err
+
+
+def test_figures_are_computed_and_kept_only_where_they_are_asked_for(judge, place):
+    store = Store.open(place / "evaluator.duckdb")
+    bare = json.loads(judge("same", "--format", "json")[1])
+    assert "figures" not in bare
+    assert store.figures("same") is None
+    drawn = json.loads(judge("same", "--format", "json", "--figures")[1])
+    jsonschema.validate(drawn, json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text()))
+    assert {row["name"] for row in drawn["figures"]["metrics"]} >= {"failure_rate", "latency_p95"}
+    assert len(drawn["figures"]["runs"]) == 3
+    assert drawn["figures"]["candidates"][0]["release"] == "slow"
+    kept = store.figures("same")
+    assert kept is not None
+    assert len(kept) < 300_000
+    assert json.loads(kept)["timeline"]["seconds"] == drawn["figures"]["timeline"]["seconds"]
+    assert "figures" not in json.loads(store.verdicts("same")[-1].json)
+
+
+def test_the_report_has_figures_and_the_json_beside_it_does_not(judge, place):
+    code, out, _ = judge("slow", "--format", "html=report.html", "--format", "json")
+    assert code == 1
+    assert "figures" not in json.loads(out)
+    page = (place / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert 'id="timeline"' in page
+    assert "NO-GO ✗" in page
+
+
+def test_figures_of_a_release_that_is_not_there_are_not_there(place):
+    store = Store.open(place / "evaluator.duckdb")
+    with pytest.raises(UnknownName):
+        store.figures("nowhere")

@@ -1,0 +1,136 @@
+"""Figures say what they show, in words and in a table, and their colours are those that a dark page knows."""
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+from reporting import HOSTILE, find_verdict
+
+from evaluator.figures import (
+    PALETTE,
+    color_arms,
+    draw_distribution,
+    draw_forest,
+    draw_over_time,
+    draw_shift,
+    draw_timeline,
+    draw_units,
+    rank_by_margin,
+    to_svg,
+)
+from evaluator.records import Direction, Effect, MetricStatus
+
+
+@pytest.fixture(scope="module")
+def verdict():
+    return find_verdict("no_go")
+
+
+@pytest.fixture(scope="module")
+def figures(verdict):
+    """Every kind of figure of one release."""
+    return draw_all(verdict)
+
+
+def draw_all(verdict):
+    traced, colors = verdict.figures, color_arms(["baseline", "canary"])
+    rows = {row.rule.name: row for row in verdict.evidence.comparisons if not row.scan}
+    metric = next(one for one in traced["metrics"] if one["name"] == "latency_p95")
+    return {
+        "forest": draw_forest(verdict.evidence.comparisons, colors=colors),
+        "forest_wide": draw_forest(verdict.evidence.comparisons, colors=colors, width=1000),
+        "over_time": draw_over_time(rows["latency_p95"], metric["over_time"], color=colors["canary"]),
+        "units": draw_units(rows["latency_p95"], metric["units"], colors=colors),
+        "shift": draw_shift(traced["quantiles"][0], color=colors["canary"]),
+        "distribution": draw_distribution(traced["distributions"][0], color=colors["canary"]),
+        **{f"strip{k}": figure for k, figure in enumerate(draw_timeline(traced["timeline"]))},
+    }
+
+
+KIND_NAMES = ["forest", "forest_wide", "over_time", "units", "shift", "distribution", "strip0", "strip1", "strip2"]
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_every_figure_has_a_finding_a_text_and_a_table(figures, kind):
+    figure = figures[kind]
+    assert re.search(r"\d", figure.title), "a finding has numbers"
+    assert figure.title in figure.alt
+    assert figure.rows
+    assert all(len(row) == len(figure.head) for row in figure.rows)
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_every_colour_is_known_to_a_dark_page(figures, kind):
+    root = ET.fromstring(to_svg(figures[kind], "x"))
+    used = {element.get(key) for element in root.iter() for key in ("fill", "stroke")}
+    assert used - {None, "none", "transparent"} <= set(PALETTE)
+
+
+@pytest.mark.parametrize("kind", KIND_NAMES)
+def test_a_figure_on_a_page_has_one_label_and_names_of_its_own(figures, kind):
+    root = ET.fromstring(to_svg(figures[kind], "fig-7"))
+    assert root.get("role") == "img"
+    assert root.get("aria-label") == figures[kind].alt
+    assert not [e for e in root.iter() if e is not root and (e.get("role") or e.get("aria-label"))]
+    assert all(value.startswith("fig-7-") for e in root.iter() if (value := e.get("id")))
+    references = re.findall(r"url\(#([^)]+)\)", ET.tostring(root, encoding="unicode"))
+    assert all(name.startswith("fig-7-") for name in references)
+
+
+def test_the_decision_and_the_margin_are_labelled(figures):
+    text = " ".join(node.text or "" for node in ET.fromstring(to_svg(figures["over_time"], "x")).iter())
+    assert "10 % allowed" in text
+    assert "decided" in text
+    assert figures["over_time"].title.startswith("p95 rose")
+
+
+def test_dots_tell_their_numbers(figures):
+    svg = to_svg(figures["shift"], "x")
+    assert re.search(r"<title>p95: \+[\d.]+ % \(\+[\d.]+ % … \+[\d.]+ %\)</title>", svg)
+
+
+def test_the_forest_is_ordered_by_how_far_beyond(verdict):
+    ranked = rank_by_margin(verdict.evidence.comparisons)
+    statuses = [row.status is MetricStatus.FAIL for row in ranked]
+    assert statuses == sorted(statuses, reverse=True)
+    used = [row.effect.estimate / row.rule.margin.value for row in ranked if row.status is MetricStatus.FAIL]
+    assert used == sorted(used, reverse=True)
+    assert all(row.rule.margin for row in ranked)
+
+
+def test_where_higher_is_better_a_fall_is_the_harm(verdict):
+    row = next(row for row in verdict.evidence.comparisons if row.rule.name == "latency_p95")
+    fell = replace(row, rule=replace(row.rule, direction=Direction.HIGHER), effect=Effect("relative", -0.3, -0.4, -0.2))
+    rose = replace(row, effect=Effect("relative", 0.05, 0.01, 0.09), status=MetricStatus.FAIL)
+    assert rank_by_margin([rose, fell]) == [fell, rose]
+
+
+def test_an_interval_without_an_end_is_drawn_as_far_as_the_page_goes(verdict):
+    row = next(row for row in verdict.evidence.comparisons if row.rule.name == "latency_p95")
+    endless = replace(row, effect=Effect("relative", 0.2, -0.1, float("inf")))
+    figure = draw_forest([endless], colors=color_arms(["canary"]))
+    assert "+∞" in " ".join(figure.rows[0])
+    assert to_svg(figure, "x").startswith("<svg")
+
+
+def test_nothing_with_a_margin_is_no_forest(verdict):
+    watched = [row for row in verdict.evidence.comparisons if row.rule.margin is None]
+    assert draw_forest(watched, colors=color_arms(["canary"])) is None
+
+
+def test_names_cannot_break_out_of_a_figure():
+    verdict = find_verdict("hostile")
+    scanned = [row for row in verdict.evidence.comparisons if row.scan]
+    assert HOSTILE in {row.rule.slice.endpoint for row in scanned}
+    svg = to_svg(draw_forest(scanned, colors=color_arms(["canary"]), width=1000), "x")
+    assert "<script" not in svg
+    assert "<img" not in svg
+    assert "\u202e" not in svg
+    assert len(svg) < 100_000
+
+
+def test_arms_keep_their_colours():
+    two, three = color_arms(["baseline", "canary"]), color_arms(["baseline", "canary", "canary_b"])
+    assert three.items() >= two.items()
+    assert len(set(three.values())) == 3

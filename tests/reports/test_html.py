@@ -1,0 +1,199 @@
+"""The report as a file: what it holds, in what order, and that nothing from a request gets out of its place."""
+
+import base64
+import builtins
+import csv
+import io
+import itertools
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from reporting import HOSTILE, KINDS, find_verdict, write_page
+
+from evaluator.errors import UsageError
+from evaluator.records import VerdictWord
+from evaluator.reports import FORMATS, Page
+from evaluator.reports.html import to_html
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Reader(HTMLParser):
+    """Elements in order, with their attributes and whether they nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.wrong, self.text = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    return {name: find_verdict(name) for name in KINDS}
+
+
+@pytest.fixture(scope="module")
+def pages():
+    return {name: write_page(name) for name in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_is_well_formed_and_asks_for_nothing(pages, kind):
+    page = Reader(pages[kind])
+    assert not page.wrong
+    assert not page.open
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "img", "iframe", "object", "embed", "form", "base", "foreignobject", "image", "use"}
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")], tag
+        for name in ("href", "src", "xlink:href", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:")), (tag, value)
+    policy = next(a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert "script" not in policy
+    assert "@import" not in pages[kind]
+    assert "url(http" not in pages[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_unique_and_links_lead_somewhere(pages, kind):
+    elements = Reader(pages[kind]).elements
+    ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {a["href"][1:] for tag, a in elements if tag == "a" and a["href"].startswith("#")}
+    assert targets <= set(ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_headings_descend_one_by_one(pages, kind):
+    levels = [int(tag[1]) for tag, _ in Reader(pages[kind]).elements if re.fullmatch(r"h\d", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(levels))
+
+
+def test_the_answer_comes_first_and_everything_follows_in_order(pages, verdicts):
+    text = " ".join(Reader(pages["no_go"]).text)
+    verdict = verdicts["no_go"]
+    first = ("NO-GO ✗", verdict.reasons[0].text, verdict.next_action, "3 of 4 shown to be worse than allowed")
+    places = [text.index(part) for part in first]
+    assert places == sorted(places)
+    sections = re.findall(r'<h2 id="(\w+)"', pages["no_go"])
+    assert sections == ["metrics", "distribution", "panels", "timeline", "endpoints", "health", "history", "method"]
+    assert "evaluator verdict cart@2 --run run-0 --policy policy.yaml" in text
+    for part in (verdict.policy_hash, verdict.data_hash, "5 % over all gates", "up{version='1'}", "cart@1"):
+        assert part in text
+
+
+def test_an_hour_of_twenty_endpoints_is_a_small_file(pages):
+    assert len(pages["hour"].encode()) < 600_000
+
+
+def test_names_stay_where_they_belong(pages):
+    page = pages["hostile"]
+    assert "<script" not in page
+    assert "alert(2)>" not in page
+    assert "\u202e" not in page
+    assert "\x1b" not in page
+    assert "x" * 400 not in page
+    assert len(page) < 600_000
+    text = "".join(Reader(page).text)
+    assert HOSTILE[:40] in text
+    assert "\\u202egpj.exe" in text
+
+
+def test_what_a_spreadsheet_takes_for_a_formula_is_text(pages):
+    found = re.findall(r'href="data:text/csv;base64,([^"]+)"', pages["hostile"])
+    rows = [row for part in found for row in csv.reader(io.StringIO(base64.b64decode(part).decode()))]
+    assert rows
+    for cell in (cell for row in rows for cell in row):
+        assert not cell.startswith(("=", "@"))
+        assert not re.match(r"[+-]\D", cell)
+
+
+def test_every_figure_has_a_text_and_its_numbers(pages):
+    elements = Reader(pages["no_go"]).elements
+    pictures = [attributes for tag, attributes in elements if tag == "svg" and not attributes.get("aria-hidden")]
+    assert len(pictures) > 10
+    assert all(len(attributes["aria-label"]) > 40 for attributes in pictures)
+    figures = sum(tag == "figure" for tag, _ in elements)
+    assert figures == sum(tag == "figcaption" for tag, _ in elements)
+    assert figures == sum("download" in attributes for tag, attributes in elements if tag == "a")
+
+
+def test_without_figures_there_are_tables_and_a_word_about_it(pages):
+    text = " ".join(Reader(pages["bare"]).text)
+    assert "made without the numbers behind figures" in text
+    assert "Timeline" not in text
+    assert "p95 rose" in text
+    assert "made without" not in " ".join(Reader(pages["no_go"]).text)
+
+
+def test_no_data_says_why_and_what_next(pages, verdicts):
+    text = " ".join(Reader(pages["no_data"]).text)
+    assert "INCONCLUSIVE ?" in text
+    assert "∅ no data" in text
+    assert "baseline has no requests" in text
+
+
+def test_several_candidates_are_named_apart(pages):
+    text = " ".join(Reader(pages["three_arms"]).text)
+    assert "p95, canary_b" in text
+    assert "canary_b" in pages["three_arms"]
+
+
+def test_an_override_and_shadow_mode_are_stamped(verdicts):
+    verdict = replace(verdicts["bare"], mode="shadow", override={"by": "ann", "reason": "<b>hotfix</b>"})
+    page = to_html(verdict)
+    assert "Overridden: by ann, reason &lt;b&gt;hotfix&lt;/b&gt;" in page
+    assert "blocks nothing" in page
+
+
+def test_backticks_are_code_only_in_pairs(verdicts):
+    page = to_html(replace(verdicts["bare"], next_action="run `evaluator <x>` now"))
+    assert "run <code>evaluator &lt;x&gt;</code> now" in page
+    assert "an ` alone" in to_html(replace(verdicts["bare"], next_action="an ` alone"))
+
+
+@pytest.mark.parametrize("word", VerdictWord)
+def test_every_word_has_its_mark(verdicts, word):
+    page = to_html(replace(verdicts["bare"], word=word))
+    assert f'<body class="{word.value}">' in page
+
+
+def test_the_same_verdict_gives_the_same_page(verdicts, pages):
+    assert to_html(verdicts["no_go"]) == pages["no_go"]
+
+
+def test_a_missing_package_is_named(verdicts, monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name == "evaluator.reports.html":
+            raise ImportError("no jinja2", name="jinja2")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(UsageError, match="needs the package 'jinja2'") as error:
+        FORMATS["html"](verdicts["bare"], Page())
+    assert "plots" in error.value.hint
