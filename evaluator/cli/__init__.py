@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "load": ("evaluator.cli.load", "Load all arms of a release at once with Locust and record every request."),
     "import": ("evaluator.cli.import_files", "Land request files of Locust, JMeter or k6, or outcomes of an A/B test."),
     "verdict": ("evaluator.cli.verdict", "Judge a release: GO, NO-GO or INCONCLUSIVE."),
+    "render": ("evaluator.cli.render", "Write a verdict that was kept as JSON in other formats."),
     "app": ("evaluator.cli.app", "Review releases in a browser."),
     "plan": ("evaluator.cli.plan", "What a test would find, how long it takes, and how to roll out."),
     "calibrate": ("evaluator.cli.calibrate", "False alarms and power of the policy on your own stored runs."),

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
-from evaluator.cli import Session, emit
-from evaluator.cli.terminal import FILE_PAGE, make_page
-from evaluator.errors import UnknownName, UsageError
+from evaluator.cli import Session
+from evaluator.cli.outputs import FORMAT_HELP, parse_formats, write_outputs
+from evaluator.errors import UnknownName
 from evaluator.pipeline.judging import judge_release
 from evaluator.records import Verdict, VerdictWord
-from evaluator.reports import DRAWN, FORMATS
+from evaluator.reports import DRAWN
 
 __all__ = ["command", "exit_code", "print_verdict"]
 
@@ -33,20 +31,14 @@ def exit_code(verdict: Verdict, fail_on: Collection[VerdictWord] = tuple(FAILING
 
 def print_verdict(verdict: Verdict) -> int:
     """Show a verdict on stdout and return its exit code."""
-    _write(verdict, "human", None)
+    write_outputs(verdict, [("human", None)])
     return exit_code(verdict)
 
 
 @click.command("verdict")
 @click.argument("release", metavar="RELEASE")
 @click.option("--run", "runs", default="latest", show_default=True, help="latest, all, or the id of a run or group.")
-@click.option(
-    "--format",
-    "formats",
-    multiple=True,
-    metavar="F[=PATH]",
-    help=f"{', '.join(FORMATS)}; to stdout, or to a file. May be repeated.  [default: human]",
-)
+@click.option("--format", "formats", multiple=True, metavar="F[=PATH]", help=FORMAT_HELP)
 @click.option("--figures", is_flag=True, help="Add to the JSON what figures are drawn from.")
 @click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Which verdicts are not exit code 0.")
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever the verdict.")
@@ -68,7 +60,7 @@ def command(
 
     Exit codes: 0 GO, 1 NO-GO, 3 INCONCLUSIVE; 2 and 4 when there is no verdict.
     """
-    outputs = _parse_formats(formats)
+    outputs = parse_formats(formats)
     failing = () if exit_zero else _parse_fail_on(fail_on)
     policy = session.load_policy()
     verdict = judge_release(
@@ -80,30 +72,8 @@ def command(
         save=not dry_run,
         figures=figures or any(name in DRAWN for name, _ in outputs),
     )
-    bare = verdict if figures else replace(verdict, figures=None)
-    for name, path in outputs:
-        _write(verdict if name in DRAWN else bare, name, path)
+    write_outputs(verdict, outputs, figures=figures)
     return exit_code(verdict, failing)
-
-
-def _parse_formats(given: tuple[str, ...]) -> list[tuple[str, Path | None]]:
-    """Split `F[=PATH]`, and refuse what could not be written before anything is judged."""
-    outputs = [_parse_format(text) for text in given or ("human",)]
-    if len([name for name, path in outputs if path is None]) > 1:
-        raise UsageError("two formats cannot both go to stdout", hint="give all but one a path: --format json=FILE")
-    return outputs
-
-
-def _parse_format(text: str) -> tuple[str, Path | None]:
-    name, separator, target = text.partition("=")
-    if name not in FORMATS:
-        raise UnknownName("format", name, FORMATS)
-    if not separator:
-        return name, None
-    path = Path(target)
-    if not target or path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"'{target}' is not a file that could be written", hint="the folder must exist")
-    return name, path
 
 
 def _parse_fail_on(text: str) -> tuple[VerdictWord, ...]:
@@ -112,10 +82,3 @@ def _parse_fail_on(text: str) -> tuple[VerdictWord, ...]:
         if name not in FAILING:
             raise UnknownName("verdict to fail on", name, FAILING)
     return tuple(FAILING[name] for name in names)
-
-
-def _write(verdict: Verdict, name: str, path: Path | None) -> None:
-    if path is None:
-        emit(FORMATS[name](verdict, make_page()))
-    else:
-        path.write_text(FORMATS[name](verdict, FILE_PAGE) + "\n", encoding="utf-8")

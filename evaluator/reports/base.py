@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from evaluator.records import Comparison, Level, MetricStatus, Role, Verdict, VerdictWord
-from evaluator.wording import format_change, format_interval, format_margin, format_value
+from evaluator.records import Comparison, Evidence, Finding, Level, MetricStatus, Role, Verdict, VerdictWord
+from evaluator.wording import format_change, format_duration, format_interval, format_margin, format_value, name_metric
 
 __all__ = [
     "HEALTH_MARKS",
@@ -15,11 +16,19 @@ __all__ = [
     "VERDICT_WORDS",
     "Page",
     "Render",
+    "choose_endpoints",
+    "describe_data",
     "format_allowed",
     "format_both",
     "format_effect",
     "is_watched",
+    "label_row",
+    "list_notes",
+    "name_check",
+    "name_opponents",
     "plain_text",
+    "shorten",
+    "tame",
 ]
 
 
@@ -50,13 +59,30 @@ HEALTH_MARKS = {Level.OK: "✓", Level.WARN: "!", Level.FAIL: "✗"}
 
 def plain_text(text: str) -> str:
     """Show what would move the cursor, colour the terminal or turn the line round, instead of doing it."""
-    return "".join(_escape(character) for character in text)
+    return text if text.isprintable() else "".join(_escape(character) for character in text)
 
 
 def _escape(character: str) -> str:
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
         return character.encode("unicode_escape").decode("ascii")
     return character
+
+
+def shorten(text: str, most: int) -> str:
+    """Cut a text that is longer than `most` in the middle: the numbers of a sentence stand at its end.
+
+    >>> shorten("p95 of GET /a/very/long/path rose 41 %", 24)
+    'p95 of GET /a/…rose 41 %'
+    """
+    if len(text) <= most:
+        return text
+    tail = (most - 1) * 2 // 5
+    return f"{text[: most - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def tame(text: str, most: int) -> str:
+    """Make a text plain, and at most `most` characters long."""
+    return shorten(plain_text(shorten(text, most)), most)
 
 
 def format_both(row: Comparison) -> tuple[str, str]:
@@ -83,3 +109,80 @@ def format_allowed(row: Comparison) -> str:
 def is_watched(row: Comparison) -> bool:
     """Tell whether a row is only shown."""
     return row.rule.role is Role.WATCH
+
+
+MAX_ENDPOINTS = 8
+
+
+def name_opponents(verdict: Verdict) -> str:
+    """What the candidates were compared with: ` against 1.4.1`; nothing where no version is known."""
+    services = [s for s in verdict.release.services if s.baseline]
+    if len(verdict.release.services) == 1:
+        return "".join(f" against {s.baseline}" for s in services)
+    return f" against {', '.join(f'{s.name} {s.baseline}' for s in services)}" if services else ""
+
+
+def describe_data(evidence: Evidence) -> str:
+    """How much was looked at: `judged on 5 min, 84,112 + 84,590 requests, 3 + 3 instances`."""
+    if not evidence.arms:
+        return ""
+    units = " + ".join(f"{arm.units:,}" for arm in evidence.arms) + " units"
+    if not any(arm.requests for arm in evidence.arms) and any(arm.units for arm in evidence.arms):
+        return f"judged on {units}"
+    requests = " + ".join(f"{arm.requests:,}" for arm in evidence.arms)
+    instances = " + ".join(str(arm.instances) for arm in evidence.arms)
+    many = "" if all(arm.instances == 1 for arm in evidence.arms) else "s"
+    runs = max(arm.runs for arm in evidence.arms)
+    replicates = f" in {runs} runs" if runs > 1 else ""
+    seconds = evidence.window.seconds
+    duration = f"{format_duration(seconds)}, " if math.isfinite(seconds) else ""
+    text = f"judged on {duration}{requests} requests, {instances} instance{many}{replicates}"
+    return f"{text}, {units}" if any(arm.units for arm in evidence.arms) else text
+
+
+def list_notes(verdict: Verdict) -> Iterable[str]:
+    """What must be known beside the reasons: how the verdict is limited, and what to do next."""
+    if verdict.evidence.incomplete:
+        yield "incomplete: a run ended before its time"
+    if verdict.mode == "shadow":
+        yield "shadow mode: this verdict is stored and blocks nothing"
+    if verdict.override is not None:
+        yield "overridden: " + ", ".join(f"{key} {value}" for key, value in verdict.override.items())
+    if verdict.next_action:
+        yield f"next: {verdict.next_action}"
+
+
+def label_row(row: Comparison) -> str:
+    """Name a row of the table of metrics; rows of the endpoint scan are indented."""
+    endpoint = row.rule.slice.endpoint
+    if row.scan:
+        return f"  {endpoint} {name_metric(row.rule)}"
+    return name_metric(row.rule) + (f" {endpoint}" if endpoint and endpoint not in row.rule.name else "")
+
+
+def choose_endpoints(rows: list[Comparison]) -> tuple[list[Comparison], list[str]]:
+    """Pick the endpoints that decide or stand out, worst first, and say how many there are beside them."""
+    loud = sorted((row for row in rows if _stands_out(row)), key=_badness, reverse=True)[:MAX_ENDPOINTS]
+    names = {row.rule.slice.endpoint for row in rows} - {row.rule.slice.endpoint for row in loud}
+    quiet = [row for row in rows if row.rule.slice.endpoint in names]
+    if not names:
+        return loud, []
+    more = f"{'+' if loud else ''}{len(names)} {'more ' if loud else ''}endpoint{'s' if len(names) > 1 else ''}"
+    within = all(row.status is MetricStatus.PASS for row in quiet)
+    return loud, [f"{more} {'within margin' if within else 'not shown to be worse'}"]
+
+
+def _stands_out(row: Comparison) -> bool:
+    worse = row.effect is not None and row.effect.lower > 0
+    return row.status is MetricStatus.FAIL or (row.status is MetricStatus.INCONCLUSIVE and worse)
+
+
+def _badness(row: Comparison) -> tuple[bool, float]:
+    effect, margin = row.effect, row.rule.margin
+    size = effect.estimate / margin.value if effect and margin and margin.value else 0.0
+    return row.status is MetricStatus.FAIL, size if not math.isnan(size) else 0.0
+
+
+def name_check(finding: Finding) -> str:
+    """Name a health check as people say it."""
+    return finding.check.replace("_", " ")

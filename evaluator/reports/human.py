@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import click
 
-from evaluator.records import Comparison, Evidence, Finding, Level, MetricStatus, Verdict, VerdictWord
+from evaluator.records import Comparison, Finding, Level, MetricStatus, Verdict, VerdictWord
 from evaluator.reports.base import (
     HEALTH_MARKS,
     STATUS_MARKS,
     VERDICT_WORDS,
+    choose_endpoints,
+    describe_data,
     format_allowed,
     format_both,
     format_effect,
     is_watched,
-    plain_text,
+    label_row,
+    list_notes,
+    name_check,
+    name_opponents,
+    tame,
 )
-from evaluator.wording import format_duration, name_metric
 
 __all__ = ["to_human"]
 
@@ -31,8 +35,8 @@ WIDE = 110
 """Below this width amounts are written closer together, and absolute bounds are left to the reasons."""
 LEAST_NAME = 12
 MOST_NAME = 36
-MAX_ENDPOINTS = 8
 MAX_REASONS = 4
+MAX_TEXT = 5_000
 COLORS: Mapping[VerdictWord | MetricStatus, str] = {
     VerdictWord.GO: "green",
     VerdictWord.NO_GO: "red",
@@ -46,6 +50,8 @@ _TIED = re.compile(
 )
 _LONG_WORD = re.compile(r"(\S{300})\S+")
 """A name of thousands of characters would hide the rest of the page; JSON has the whole of it."""
+_COMMAND = re.compile(r"(^\s*)(:)(?=:)|(##\w*)(\[)")
+"""What GitHub, Azure and TeamCity take for a command in a log: `::error::`, `##[error]`, `##vso[…]`."""
 ASCII = str.maketrans(
     {"✓": "+", "✗": "x", "∅": "0", "…": "..", "−": "-", "–": "-", "·": ".", "∞": "inf", "≤": "<=", "≥": ">=", "µ": "u"}
 )
@@ -58,7 +64,13 @@ def to_human(verdict: Verdict, *, width: int = 80, color: bool = False, unicode:
     for arm in dict.fromkeys(row.arm for row in verdict.evidence.comparisons):
         lines += [*_table(arm, [row for row in verdict.evidence.comparisons if row.arm == arm], sheet), ""]
     lines += _health(verdict.evidence.findings, sheet)
-    return "\n".join(line.rstrip() for line in lines).rstrip()
+    return "\n".join(_COMMAND.sub(_disarm, line.rstrip()) for line in lines).rstrip()
+
+
+def _disarm(found: re.Match[str]) -> str:
+    """Show the sign that makes a line of a CI log a command, instead of giving the command."""
+    sign = found[2] or found[4]
+    return f"{found[1] or found[3] or ''}\\x{ord(sign):02x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +83,7 @@ class _Sheet:
 
     def text(self, text: str) -> str:
         """Make any text safe for this page."""
-        text = plain_text(text)
+        text = tame(text, MAX_TEXT)
         return text if self.unicode else NBSP.join(_to_ascii(part) for part in text.split(NBSP))
 
     def paint(self, text: str, kind: VerdictWord | MetricStatus, *, bold: bool = False) -> str:
@@ -105,8 +117,8 @@ def _glue(text: str) -> str:
 
 def _head(verdict: Verdict, sheet: _Sheet) -> list[str]:
     word = sheet.text(VERDICT_WORDS[verdict.word])
-    title = sheet.text(f"{verdict.release.id}{_against(verdict)}")
-    judged = sheet.text(_judged_on(verdict.evidence))
+    title = sheet.text(f"{verdict.release.id}{name_opponents(verdict)}")
+    judged = sheet.text(describe_data(verdict.evidence))
     gap = sheet.width - _columns(f"{word}  {title}") - _columns(judged)
     painted = f"{sheet.paint(word, verdict.word, bold=True)}  {title}"
     lines = (
@@ -117,41 +129,7 @@ def _head(verdict: Verdict, sheet: _Sheet) -> list[str]:
     if len(verdict.reasons) > MAX_REASONS:
         more = len(verdict.reasons) - MAX_REASONS
         lines += sheet.wrap(f"+{more} more reason{'s' if more > 1 else ''}: --format json names them")
-    return lines + [line for note in _notes(verdict) for line in sheet.wrap(note)]
-
-
-def _against(verdict: Verdict) -> str:
-    services = [s for s in verdict.release.services if s.baseline]
-    if len(verdict.release.services) == 1:
-        return "".join(f" against {s.baseline}" for s in services)
-    return f" against {', '.join(f'{s.name} {s.baseline}' for s in services)}" if services else ""
-
-
-def _judged_on(evidence: Evidence) -> str:
-    if not evidence.arms:
-        return ""
-    units = " + ".join(f"{arm.units:,}" for arm in evidence.arms) + " units"
-    if not any(arm.requests for arm in evidence.arms) and any(arm.units for arm in evidence.arms):
-        return f"judged on {units}"
-    requests = " + ".join(f"{arm.requests:,}" for arm in evidence.arms)
-    instances = " + ".join(str(arm.instances) for arm in evidence.arms)
-    many = "" if all(arm.instances == 1 for arm in evidence.arms) else "s"
-    runs = max(arm.runs for arm in evidence.arms)
-    replicates = f" in {runs} runs" if runs > 1 else ""
-    duration = format_duration(evidence.window.seconds)
-    text = f"judged on {duration}, {requests} requests, {instances} instance{many}{replicates}"
-    return f"{text}, {units}" if any(arm.units for arm in evidence.arms) else text
-
-
-def _notes(verdict: Verdict) -> Iterable[str]:
-    if verdict.evidence.incomplete:
-        yield "incomplete: a run ended before its time"
-    if verdict.mode == "shadow":
-        yield "shadow mode: this verdict is stored and blocks nothing"
-    if verdict.override is not None:
-        yield "overridden: " + ", ".join(f"{key} {value}" for key, value in verdict.override.items())
-    if verdict.next_action:
-        yield f"next: {verdict.next_action}"
+    return lines + [line for note in list_notes(verdict) for line in sheet.wrap(note)]
 
 
 # ------------------------------------------------------------------ the metrics
@@ -171,7 +149,7 @@ class _Row:
 
 
 def _table(arm: str, comparisons: Sequence[Comparison], sheet: _Sheet) -> list[str]:
-    shown, hidden = _choose_endpoints([row for row in comparisons if row.scan])
+    shown, hidden = choose_endpoints([row for row in comparisons if row.scan])
     head = _Row(tuple(sheet.text(arm if column == "canary" else column) for column in COLUMNS))
     rows = [head, *(_row(row, sheet) for row in (*(r for r in comparisons if not r.scan), *shown))]
     columns, widths = _fit(rows, sheet)
@@ -190,38 +168,8 @@ def _row(row: Comparison, sheet: _Sheet) -> _Row:
         status = status.replace("inconclusive", "unsure")
     role = "scan" if row.scan else row.rule.role.value
     n = f"{row.baseline.n:,} + {row.candidate.n:,}"
-    cells = (_label(row), role, *format_both(row), change, margin, status, n)
+    cells = (label_row(row), role, *format_both(row), change, margin, status, n)
     return _Row(tuple(map(sheet.text, cells)), None if is_watched(row) else row.status, row.no_data or "")
-
-
-def _label(row: Comparison) -> str:
-    endpoint = row.rule.slice.endpoint
-    if row.scan:
-        return f"  {endpoint} {name_metric(row.rule)}"
-    return name_metric(row.rule) + (f" {endpoint}" if endpoint and endpoint not in row.rule.name else "")
-
-
-def _choose_endpoints(rows: list[Comparison]) -> tuple[list[Comparison], list[str]]:
-    """Pick the endpoints that decide or stand out, worst first, and say how many there are beside them."""
-    loud = sorted((row for row in rows if _stands_out(row)), key=_badness, reverse=True)[:MAX_ENDPOINTS]
-    names = {row.rule.slice.endpoint for row in rows} - {row.rule.slice.endpoint for row in loud}
-    quiet = [row for row in rows if row.rule.slice.endpoint in names]
-    if not names:
-        return loud, []
-    more = f"{'+' if loud else ''}{len(names)} {'more ' if loud else ''}endpoint{'s' if len(names) > 1 else ''}"
-    within = all(row.status is MetricStatus.PASS for row in quiet)
-    return loud, [f"{more} {'within margin' if within else 'not shown to be worse'}"]
-
-
-def _stands_out(row: Comparison) -> bool:
-    worse = row.effect is not None and row.effect.lower > 0
-    return row.status is MetricStatus.FAIL or (row.status is MetricStatus.INCONCLUSIVE and worse)
-
-
-def _badness(row: Comparison) -> tuple[bool, float]:
-    effect, margin = row.effect, row.rule.margin
-    size = effect.estimate / margin.value if effect and margin and margin.value else 0.0
-    return row.status is MetricStatus.FAIL, size if not math.isnan(size) else 0.0
 
 
 def _fit(rows: Sequence[_Row], sheet: _Sheet) -> tuple[tuple[int, ...], list[int]]:
@@ -273,15 +221,11 @@ def _columns(text: str) -> int:
 
 def _health(findings: Sequence[Finding], sheet: _Sheet) -> list[str]:
     """Checks that are fine by name, the others with what they saw and what to do."""
-    fine = [f"{HEALTH_MARKS[f.level]} {_spoken(f)}" for f in findings if f.level is Level.OK]
+    fine = [f"{HEALTH_MARKS[f.level]} {name_check(f)}" for f in findings if f.level is Level.OK]
     lines = sheet.wrap("  ".join(name.replace(" ", NBSP) for name in fine), "  health  ", " " * 10) if fine else []
     for finding in sorted((f for f in findings if f.level is not Level.OK), key=lambda f: f.level is Level.WARN):
         first = " " * 10 if lines else "  health  "
-        named = f"{HEALTH_MARKS[finding.level]} {_spoken(finding)} – {finding.text}"
+        named = f"{HEALTH_MARKS[finding.level]} {name_check(finding)} – {finding.text}"
         lines += sheet.wrap(named, first, " " * 12)
         lines += sheet.wrap(finding.remedy, " " * 12, " " * 12) if finding.remedy else []
     return lines
-
-
-def _spoken(finding: Finding) -> str:
-    return finding.check.replace("_", " ")

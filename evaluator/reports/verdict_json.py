@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.records import ArmSummary, Comparison, Effect, Reason, Service, Verdict
+from evaluator.records import ArmSummary, Comparison, Effect, Finding, Reason, Service, Verdict, Window
 
-__all__ = ["SCHEMA_VERSION", "to_json"]
+__all__ = ["SCAN_METHOD", "SCHEMA_VERSION", "to_json"]
 
 SCHEMA_VERSION = 1
+SCAN_METHOD = "endpoint scan"
+"""How the method of a row of the endpoint scan starts."""
 
 
 def to_json(verdict: Verdict) -> str:
@@ -39,7 +41,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "alpha": verdict.alpha,
         "services": [_service(service) for service in verdict.release.services],
         "arms": [_arm(arm) for arm in evidence.arms],
-        "window": {"start": evidence.window.start, "end": evidence.window.end},
+        "window": _window(evidence.window),
         "incomplete": evidence.incomplete,
         "mode": verdict.mode,
         "override": verdict.override,
@@ -50,10 +52,7 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "evaluator_version": verdict.evaluator_version,
         "judged_at": verdict.judged_at,
         "metrics": [_metric(comparison) for comparison in evidence.comparisons],
-        "health": [
-            {"check": finding.check, "status": finding.level.value, "text": finding.text}
-            for finding in evidence.findings
-        ],
+        "health": [_finding(finding) for finding in evidence.findings],
     }
     if verdict.figures is not None:
         plain["figures"] = verdict.figures
@@ -85,6 +84,17 @@ def _service(service: Service) -> dict[str, Any]:
     return {"name": service.name, "baseline": service.baseline, "canary": service.canary}
 
 
+def _window(window: Window) -> dict[str, Any]:
+    plain: dict[str, Any] = {"start": window.start, "end": window.end}
+    return plain | ({"seconds": window.seconds} if math.isfinite(window.seconds) else {})
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    plain: dict[str, Any] = {"check": finding.check, "status": finding.level.value, "text": finding.text}
+    plain |= {"void": True} if finding.void else {}
+    return plain | ({"remedy": finding.remedy} if finding.remedy else {})
+
+
 def _slice(endpoint: str | None) -> dict[str, str] | None:
     return None if endpoint is None else {"endpoint": endpoint}
 
@@ -112,6 +122,9 @@ def _metric(row: Comparison) -> dict[str, Any]:
         "detectable_effect": row.detectable_effect,
         "reason": row.reason or row.no_data or "",
     }
+    plain |= {"quantile": rule.quantile} if rule.quantile is not None else {}
+    if rule.margin is not None and row.effect is None:
+        plain["margin_kind"] = "relative" if rule.margin.relative else "absolute"
     return plain | ({"view": dataclasses.asdict(row.view)} if row.view else {})
 
 

@@ -32,8 +32,8 @@ from evaluator.pipeline.reviewing import Judged, read_judged, trace_judged
 from evaluator.planning import History
 from evaluator.policy import Policy, find_policy, load_policy
 from evaluator.records import Release, ReleaseSummary, Run, Verdict
+from evaluator.reports import from_json
 from evaluator.store import Store
-from evaluator.ui.stored import read_verdict
 
 __all__ = [
     "Confronted",
@@ -115,7 +115,7 @@ def read_summaries(place: Place) -> tuple[ReleaseSummary, ...]:
 @st.cache_data(max_entries=8, show_spinner="reading the latest verdicts …")
 def _latest(_place: Place, key: str, stamp: Stamp) -> tuple[Verdict, ...]:
     del key, stamp
-    return tuple(read_verdict(one.json) for one in open_store(_place).latest_verdicts())
+    return tuple(from_json(one.json, f"the verdict of {one.release}") for one in open_store(_place).latest_verdicts())
 
 
 def read_latest(place: Place) -> tuple[Verdict, ...]:
@@ -183,7 +183,7 @@ def read_past_verdict(view: ReleaseView, number: int | None) -> Verdict | None:
 
 @st.cache_data(max_entries=MOST, show_spinner=False)
 def _parse(text: str) -> Verdict:
-    return read_verdict(text)
+    return from_json(text, "the stored verdict")
 
 
 # Cells are large and never changed: they are shared, not copied for every reader.

@@ -41,14 +41,25 @@ CHECKOUT = Rule(
 )
 
 
-def compare(rule, values, effect, status=MetricStatus.PASS, *, arm="canary", unit="ms", n=(84112, 84590), **more):
+def compare(
+    rule,
+    values,
+    effect,
+    status=MetricStatus.PASS,
+    *,
+    arm="canary",
+    unit="ms",
+    n=(84112, 84590),
+    method="quantile test, paired",
+    **more,
+):
     return Comparison(
         rule=rule,
         arm=arm,
         unit=unit,
         baseline=ArmValue(values[0], n[0]),
         candidate=ArmValue(values[1], n[1]),
-        method="quantile test, paired",
+        method=method,
         instances=(3, 3),
         effect=effect,
         status=status,
@@ -58,7 +69,7 @@ def compare(rule, values, effect, status=MetricStatus.PASS, *, arm="canary", uni
 
 def scan(endpoint, values, effect, status=MetricStatus.INCONCLUSIVE, **more):
     rule = Rule("latency_mean", "latency_mean", margin=Margin(0.25), slice=Slice(endpoint))
-    return compare(rule, values, effect, status, n=(4100, 4122), scan=True, **more)
+    return compare(rule, values, effect, status, n=(4100, 4122), scan=True, method="endpoint scan, paired", **more)
 
 
 def failures(status=MetricStatus.PASS, arm="canary"):

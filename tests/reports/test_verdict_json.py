@@ -107,4 +107,4 @@ def test_times_are_utc(verdicts):
     local = datetime(2026, 11, 2, 12, 0, tzinfo=timezone(timedelta(hours=2)))
     evidence = dataclasses.replace(verdicts["go"].evidence, window=Window(local, None))
     plain = json.loads(to_json(dataclasses.replace(verdicts["go"], evidence=evidence)))
-    assert plain["window"] == {"start": "2026-11-02T10:00:00Z", "end": None}
+    assert plain["window"] == {"start": "2026-11-02T10:00:00Z", "end": None, "seconds": 0.0}

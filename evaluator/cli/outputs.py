@@ -1,0 +1,112 @@
+"""`--format F[=PATH]`: what is asked for, checked before anything is done, and written in one go."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from evaluator.cli import emit
+from evaluator.cli.terminal import FILE_PAGE, make_page
+from evaluator.errors import UnknownName, UsageError
+from evaluator.records import Verdict
+from evaluator.reports import BESIDE, DRAWN, FORMATS
+
+__all__ = ["FORMAT_HELP", "Output", "parse_formats", "write_outputs"]
+
+FORMAT_HELP = f"{', '.join(FORMATS)}; to stdout, or to a file. May be repeated.  [default: human]"
+
+Output = tuple[str, Path | None]
+"""A format, and where it goes; `None` is stdout."""
+
+READABLE = ("html", "markdown", "human")
+"""What a person would open first, where there are several files."""
+
+
+def parse_formats(given: Sequence[str]) -> list[Output]:
+    """Split `F[=PATH]`, and refuse what could not be written before anything is judged. Raises UsageError."""
+    outputs = [_parse_format(text) for text in given or ("human",)]
+    if len([name for name, path in outputs if path is None]) > 1:
+        raise UsageError("two formats cannot both go to stdout", hint="give all but one a path: --format json=FILE")
+    paths = [path.resolve() for _, path in outputs if path is not None]
+    for path in paths:
+        if paths.count(path) > 1 and not _is_special(path):
+            raise UsageError(f"two formats cannot both go to '{path}'", hint="give each a file of its own")
+    return outputs
+
+
+def write_outputs(verdict: Verdict, outputs: Sequence[Output], *, figures: bool = True) -> None:
+    """Write a verdict in every format that was asked for, files first: what stdout says is then there.
+
+    `figures`: also formats that draw nothing are given what figures are drawn from.
+    """
+    bare = verdict if figures else replace(verdict, figures=None)
+    for name, path in sorted(outputs, key=lambda output: output[1] is None):
+        text = FORMATS[name](verdict if name in DRAWN else bare, make_page() if path is None else FILE_PAGE)
+        if path is None:
+            emit(text)
+        else:
+            _write(path, text + "\n")
+    for name in dict.fromkeys(name for name, _ in outputs if name in BESIDE):
+        BESIDE[name](verdict, os.environ, _report(outputs))
+
+
+def _parse_format(text: str) -> Output:
+    name, separator, target = text.partition("=")
+    if name not in FORMATS:
+        raise UnknownName("format", name, FORMATS)
+    if not separator:
+        return name, None
+    path = Path(target)
+    if not target or "\0" in target or path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"'{target}' is not a file that could be written", hint="the folder must exist")
+    if not os.access(path if _is_special(path) else path.resolve().parent, os.W_OK):
+        raise UsageError(f"'{target}' may not be written", hint="choose a folder that this user may write to")
+    return name, path
+
+
+def _report(outputs: Sequence[Output]) -> str:
+    files = [(name, path) for name, path in outputs if path is not None and name not in BESIDE]
+    files.sort(key=lambda output: READABLE.index(output[0]) if output[0] in READABLE else len(READABLE))
+    return str(files[0][1]) if files else ""
+
+
+def _write(path: Path, text: str) -> None:
+    if _is_special(path):
+        path.write_text(text, encoding="utf-8", newline="\n")
+        return
+    with _replacing(path.resolve()) as file:
+        file.write(text)
+
+
+def _is_special(path: Path) -> bool:
+    """Tell whether a path is a pipe, a terminal or a device: it cannot be replaced, only written to."""
+    return path.exists() and not path.is_file()
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """Write beside the file and replace it at the end: a reader finds all of the old text or all of the new."""
+    # It is kept when closed, and removed below unless it took its place.
+    file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+        "w", encoding="utf-8", newline="\n", prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent, delete=False
+    )
+    unfinished = Path(file.name)
+    try:
+        with file:
+            yield file
+        unfinished.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

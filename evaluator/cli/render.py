@@ -1,0 +1,38 @@
+"""`evaluator render`: a verdict that was written as JSON, in any other format. Needs no store and judges nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from evaluator.cli.outputs import FORMAT_HELP, parse_formats, write_outputs
+from evaluator.errors import InputError
+from evaluator.records import Verdict
+from evaluator.reports import from_json
+
+
+@click.command("render")
+@click.argument("file", metavar="VERDICT.json")
+@click.option("--format", "formats", multiple=True, metavar="F[=PATH]", help=FORMAT_HELP)
+def command(file: str, formats: tuple[str, ...]) -> None:
+    """Write a stored verdict in other formats; VERDICT.json is what `verdict --format json` wrote, - reads stdin.
+
+    Exit code 0 whatever the verdict: rendering is not judging. 2 where the file is not a verdict.
+    """
+    outputs = parse_formats(formats)
+    write_outputs(_read(file), outputs)
+
+
+def _read(file: str) -> Verdict:
+    origin = "stdin" if file == "-" else file
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{origin} cannot be read: {reason}", hint="give a file, or - for stdin") from None
+    try:
+        return from_json(content.decode("utf-8-sig"), origin)
+    except UnicodeDecodeError:
+        raise InputError(f"{origin} is not JSON: it is not UTF-8 text", hint="a shell may have recoded it") from None

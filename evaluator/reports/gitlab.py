@@ -1,0 +1,76 @@
+"""The verdict as GitLab's metrics report: OpenMetrics text, which the merge request compares with the target branch.
+
+GitLab compares values as texts and knows a metric by its name and labels. So labels name no release or version, values
+have three significant digits, the order is always the same, and only what the policy asks for is listed. GitLab reads
+each line as a shell would, after cutting it at the first `#`: no label contains one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+
+from evaluator.records import Comparison, MetricStatus, Verdict, VerdictWord
+from evaluator.reports.base import Page, tame
+
+__all__ = ["render", "write_number"]
+
+MAX_LABEL = 120
+
+FAMILIES: tuple[tuple[str, str, Callable[[Comparison], float | None]], ...] = (
+    ("evaluator_baseline_value", "value of the baseline", lambda row: row.baseline.value),
+    ("evaluator_candidate_value", "value of the candidate", lambda row: row.candidate.value),
+    ("evaluator_change", "candidate against baseline", lambda row: row.effect.estimate if row.effect else None),
+)
+
+
+def render(verdict: Verdict, page: Page) -> str:
+    """Write a verdict as OpenMetrics, ending in `# EOF`."""
+    del page
+    rows = [row for row in verdict.evidence.comparisons if not row.scan]
+    lines = [*_verdict(verdict), *_failing(verdict.evidence.comparisons)]
+    for family, text, read in FAMILIES:
+        lines += _family(family, text, {_labels(row): write_number(read(row)) for row in rows})
+    return "\n".join([*lines, "# EOF"])
+
+
+def write_number(value: float | None) -> str:
+    """Write three significant digits without an exponent; NaN for what is not known.
+
+    >>> write_number(1234.5), write_number(0.00012345), write_number(-0.0), write_number(None)
+    ('1230', '0.000123', '0', 'NaN')
+    """
+    if value is None or math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return f"{Decimal(f'{value + 0.0:.3g}'):f}"
+
+
+def _verdict(verdict: Verdict) -> Iterable[str]:
+    name = "evaluator_verdict"
+    yield from (f"# TYPE {name} stateset", f"# HELP {name} the answer")
+    for word in VerdictWord:
+        yield f'{name}{{{name}="{word.value}"}} {int(word is verdict.word)}'
+
+
+def _failing(rows: Sequence[Comparison]) -> Iterable[str]:
+    worse = {(row.arm, row.rule.slice.endpoint) for row in rows if row.scan and row.status is MetricStatus.FAIL}
+    name = "evaluator_failing_endpoints"
+    yield from (f"# TYPE {name} gauge", f"# HELP {name} endpoints shown to be worse", f"{name} {len(worse)}")
+
+
+def _family(name: str, text: str, samples: dict[str, str]) -> Iterable[str]:
+    yield from (f"# TYPE {name} gauge", f"# HELP {name} {text}")
+    yield from (f"{name}{{{labels}}} {value}" for labels, value in sorted(samples.items()))
+
+
+def _labels(row: Comparison) -> str:
+    labels = {"arm": row.arm, "endpoint": row.rule.slice.endpoint, "metric": row.rule.name, "unit": row.unit}
+    return ",".join(f'{name}="{_escape(text)}"' for name, text in labels.items() if text)
+
+
+def _escape(text: str) -> str:
+    text = tame(text, MAX_LABEL).replace("#", r"\x23")
+    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,155 @@
+"""The verdict as Markdown (CommonMark with GitHub's tables): job summaries, comments, chat, wikis.
+
+Names and exception texts come from outside. Whatever they contain is shown as text: no markup, link, mention or HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from evaluator.records import Comparison, Finding, Level, Verdict
+from evaluator.reports.base import (
+    HEALTH_MARKS,
+    STATUS_MARKS,
+    VERDICT_WORDS,
+    Page,
+    choose_endpoints,
+    describe_data,
+    format_allowed,
+    format_both,
+    format_effect,
+    is_watched,
+    label_row,
+    list_notes,
+    name_check,
+    name_opponents,
+    tame,
+)
+
+__all__ = ["MAX_BYTES", "escape", "render", "to_markdown"]
+
+MAX_BYTES = 900_000
+"""GitHub refuses a job summary of more than 1 MiB."""
+MAX_NAME = 120
+MAX_SENTENCE = 1_000
+MAX_REASONS = 20
+HEAD = ("metric", "role", "baseline", "", "change", "margin", "status", "n")
+_MARKUP = re.compile(r"[\\`*_\[\]#|~$&]")
+_LEADING = re.compile(r"^(\d{0,9})(?:([-+=])(?=[-+=\s]|$)|([.)])(?=\s|$))")
+_MENTION = re.compile(r"(?<!\w)@")
+_LINK = re.compile(r"(?i)(www)\.|:(?=//)")
+
+
+def render(verdict: Verdict, page: Page) -> str:
+    """Write a verdict as Markdown."""
+    del page
+    return to_markdown(verdict)
+
+
+def to_markdown(verdict: Verdict, most: int = MAX_BYTES) -> str:
+    """Write a verdict as Markdown of at most `most` bytes, ending without a newline; what did not fit is said."""
+    return _fit([*_head(verdict), *_metrics(verdict), *_health(verdict.evidence.findings), *_method(verdict)], most)
+
+
+def escape(text: str, most: int = MAX_SENTENCE) -> str:
+    """Make any text stand in Markdown, in a table as well, for what it is; cut in the middle where it is longer."""
+    text = _MARKUP.sub(r"\\\g<0>", tame(text, most).strip() or "–")
+    text = text.replace("<", "&lt;").replace(">", "&gt;")
+    text = _MENTION.sub("@&#8203;", text)
+    text = _LINK.sub(lambda found: f"{found[1]}\\." if found[1] else "\\:", text)
+    return _LEADING.sub(lambda found: f"{found[1]}\\{found[2] or found[3]}", text)
+
+
+def _fit(lines: Sequence[str], most: int) -> str:
+    """Keep the lines from the top, the most important ones, that fit."""
+    note = "\n*Cut here: the JSON has all of it.*"
+    room = most - len(note.encode())
+    kept: list[str] = []
+    for line in lines:
+        room -= len(line.encode()) + 1
+        if room < 0:
+            return "\n".join([*kept, note])
+        kept.append(line)
+    return "\n".join(kept).rstrip()
+
+
+# ------------------------------------------------------------------ sections
+
+
+def _head(verdict: Verdict) -> Iterable[str]:
+    title = escape(f"{verdict.release.id}{name_opponents(verdict)}", 3 * MAX_NAME)
+    yield from (f"## {VERDICT_WORDS[verdict.word]} {title}", "")
+    yield from (f"- {escape(reason.text)}" for reason in verdict.reasons[:MAX_REASONS])
+    if len(verdict.reasons) > MAX_REASONS:
+        yield f"- and {len(verdict.reasons) - MAX_REASONS} more: the JSON names them"
+    yield ""
+    for note in (*list_notes(verdict), describe_data(verdict.evidence)):
+        if note:
+            yield from (escape(note), "")
+
+
+def _metrics(verdict: Verdict) -> Iterable[str]:
+    for arm in dict.fromkeys(row.arm for row in verdict.evidence.comparisons):
+        yield from _table(arm, [row for row in verdict.evidence.comparisons if row.arm == arm])
+
+
+def _table(arm: str, rows: Sequence[Comparison]) -> Iterable[str]:
+    loud, quiet = choose_endpoints([row for row in rows if row.scan])
+    named = escape(arm, MAX_NAME)
+    yield from (f"### {named}", "")
+    yield _line(column or named for column in HEAD)
+    yield _line("---" for _ in HEAD)
+    yield from (_row(row) for row in (*(row for row in rows if not row.scan), *loud))
+    yield ""
+    for note in (*_silences(rows), *quiet):
+        yield from (escape(note), "")
+
+
+def _silences(rows: Sequence[Comparison]) -> Iterable[str]:
+    """Say why there are no data, once a cause."""
+    return dict.fromkeys(row.no_data for row in rows if row.no_data and not row.scan)
+
+
+def _row(row: Comparison) -> str:
+    status = "· watched" if is_watched(row) and not row.no_data else STATUS_MARKS[row.status]
+    role = "scan" if row.scan else row.rule.role.value
+    n = f"{row.baseline.n:,} + {row.candidate.n:,}"
+    return _line(
+        [
+            escape(label_row(row), MAX_NAME),
+            role,
+            *(escape(text, MAX_NAME) for text in (*format_both(row), format_effect(row), format_allowed(row))),
+            status,
+            n,
+        ]
+    )
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _health(findings: Sequence[Finding]) -> Iterable[str]:
+    if not findings:
+        return
+    yield from ("### Health", "")
+    fine = ", ".join(escape(name_check(finding), MAX_NAME) for finding in findings if finding.level is Level.OK)
+    for finding in sorted((f for f in findings if f.level is not Level.OK), key=lambda f: f.level is Level.WARN):
+        texts = [escape(text) for text in (finding.text, finding.remedy) if text]
+        yield f"- {HEALTH_MARKS[finding.level]} **{escape(name_check(finding), MAX_NAME)}** {' → '.join(texts)}"
+    if fine:
+        yield f"- {HEALTH_MARKS[Level.OK]} {fine}"
+    yield ""
+
+
+def _method(verdict: Verdict) -> Iterable[str]:
+    yield from ("### How it was judged", "")
+    facts = {
+        "judge": f"{verdict.judge}, {verdict.monitoring.replace('_', ' ')}, alpha {verdict.alpha:g}",
+        "policy": verdict.policy_hash,
+        "data": verdict.data_hash,
+        "evaluator": verdict.evaluator_version,
+        "judged at": verdict.judged_at.isoformat(" ", "seconds") if verdict.judged_at else "",
+    }
+    yield from (f"- {name}: {escape(fact, MAX_NAME)}" for name, fact in facts.items() if fact)

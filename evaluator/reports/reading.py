@@ -1,0 +1,224 @@
+"""A verdict read back from its JSON, so that it can be rendered where no store is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.resources import files
+from typing import Any, NoReturn
+
+from evaluator.errors import InputError
+from evaluator.records import (
+    ArmSummary,
+    ArmValue,
+    Comparison,
+    Direction,
+    Effect,
+    Evidence,
+    Finding,
+    Level,
+    Limit,
+    Margin,
+    MetricStatus,
+    Reason,
+    Release,
+    Role,
+    Rule,
+    Service,
+    Slice,
+    Verdict,
+    VerdictWord,
+    View,
+    Window,
+)
+from evaluator.reports.base import tame
+from evaluator.reports.verdict_json import SCAN_METHOD, SCHEMA_VERSION
+
+__all__ = ["from_json"]
+
+HINT = "give the file that `evaluator verdict RELEASE --format json=FILE` wrote"
+
+
+def from_json(text: str, origin: str = "the input") -> Verdict:
+    """Read what `to_json` wrote; written again it is the same text. Raises InputError, which names `origin`."""
+    plain = _parse(text, origin)
+    _check_version(plain, origin)
+    _check_schema(plain, origin)
+    try:
+        return _verdict(plain)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{origin} is not a verdict: {_short(str(error))}", hint=HINT) from None
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return json.loads(text.removeprefix("\N{BYTE ORDER MARK}"), parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        if not text.strip():
+            problem = "it is empty"
+        elif error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip()) - 1 > 0:
+            problem = f"it is cut off in line {error.lineno}"
+        else:
+            problem = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        raise InputError(f"{origin} is not JSON: {problem}", hint=HINT) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{origin} is not JSON: {_short(str(error))}", hint=HINT) from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check_version(plain: Any, origin: str) -> None:
+    version = plain.get("schema_version") if isinstance(plain, dict) else None
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise InputError(f"{origin} is JSON, but not a verdict: it has no schema_version", hint=HINT)
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise InputError(
+            f"{origin} has schema version {_short(str(version))}, and this evaluator reads up to {SCHEMA_VERSION}",
+            hint="render it with the evaluator that wrote it, or a newer one",
+        )
+
+
+def _check_schema(plain: Any, origin: str) -> None:
+    # Only who reads a verdict pays for the validator.
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    schema = json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text(encoding="utf-8"))
+    try:
+        error = best_match(Draft202012Validator(schema).iter_errors(plain))
+    except RecursionError:
+        raise InputError(f"{origin} is not a verdict: it is nested too deeply", hint=HINT) from None
+    if error is not None:
+        place = ".".join(str(part) for part in error.absolute_path) or "the top"
+        raise InputError(f"{origin} is not a verdict: at {_short(place)}, {_short(error.message)}", hint=HINT)
+
+
+def _short(text: str) -> str:
+    return tame(text, 160)
+
+
+# ------------------------------------------------------------------ JSON → records
+
+
+def _verdict(plain: Mapping[str, Any]) -> Verdict:
+    return Verdict(
+        release=Release(plain["release"], tuple(Service(**service) for service in plain["services"])),
+        word=VerdictWord(plain["verdict"]),
+        reasons=tuple(_reason(reason) for reason in plain["reasons"]),
+        evidence=_evidence(plain),
+        policy_hash=plain["policy_hash"],
+        queries=tuple(plain["queries"]),
+        judged_at=_time(plain["judged_at"]),
+        figures=plain.get("figures"),
+        **{key: plain[key] for key in COPIED},
+    )
+
+
+COPIED = (
+    "next_action",
+    "judge",
+    "monitoring",
+    "alpha",
+    "mode",
+    "time_to_decision_s",
+    "policy",
+    "data_hash",
+    "evaluator_version",
+    "override",
+)
+"""Keys that mean the same in both."""
+
+
+def _evidence(plain: Mapping[str, Any]) -> Evidence:
+    return Evidence(
+        comparisons=tuple(_comparison(row) for row in plain["metrics"]),
+        findings=tuple(_finding(finding) for finding in plain["health"]),
+        arms=tuple(ArmSummary(**arm) for arm in plain["arms"]),
+        window=_window(plain["window"]),
+        incomplete=plain["incomplete"],
+        monitoring=plain["monitoring"],
+    )
+
+
+def _window(plain: Mapping[str, Any]) -> Window:
+    return Window(_time(plain["start"]), _time(plain["end"]), plain.get("seconds", math.nan))
+
+
+def _finding(plain: Mapping[str, Any]) -> Finding:
+    more = {"void": plain.get("void", False), "remedy": plain.get("remedy", "")}
+    return Finding(plain["check"], Level(plain["status"]), plain["text"], **more)
+
+
+def _reason(plain: Mapping[str, Any]) -> Reason:
+    return Reason(plain["code"], plain["text"], plain["metric"], plain["arm"], _endpoint(plain["slice"]))
+
+
+def _comparison(plain: Mapping[str, Any]) -> Comparison:
+    status = MetricStatus(plain["status"])
+    silent = status is MetricStatus.NO_DATA
+    return Comparison(
+        rule=_rule(plain),
+        arm=plain["arm"],
+        unit=plain["unit"],
+        baseline=ArmValue(**plain["baseline"]),
+        candidate=ArmValue(**plain["canary"]),
+        method=plain["method"],
+        instances=(plain["instances"][0], plain["instances"][1]),
+        effect=_effect(plain["effect"]),
+        detectable_effect=plain["detectable_effect"],
+        no_data=(plain["reason"] or "no data") if silent and plain["effect"] is None else None,
+        scan=plain["method"].startswith(SCAN_METHOD),
+        status=status,
+        p_value=plain["p_value"],
+        p_value_adjusted=plain["p_value_adjusted"],
+        reason=plain["reason"],
+        view=View(**plain["view"]) if "view" in plain else None,
+    )
+
+
+def _rule(plain: Mapping[str, Any]) -> Rule:
+    return Rule(
+        plain["name"],
+        plain["type"],
+        Role(plain["role"]),
+        _margin(plain),
+        Direction(plain["direction"]),
+        Limit(**plain["limit"]),
+        quantile=plain.get("quantile"),
+        slice=Slice(_endpoint(plain["slice"])),
+    )
+
+
+def _margin(plain: Mapping[str, Any]) -> Margin | None:
+    if plain["margin"] is None:
+        return None
+    scale = plain["effect"]["kind"] if plain["effect"] else plain.get("margin_kind", "relative")
+    return Margin(plain["margin"], relative=scale == "relative")
+
+
+def _effect(plain: Mapping[str, Any] | None) -> Effect | None:
+    """An end that is null is infinite; an estimate that is null is not known, and is not made up."""
+    if plain is None:
+        return None
+    return Effect(
+        plain["kind"],
+        _number(plain["estimate"], math.nan),
+        _number(plain["lower"], -math.inf),
+        _number(plain["upper"], math.inf),
+    )
+
+
+def _number(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
+def _endpoint(plain: Mapping[str, str] | None) -> str | None:
+    return None if plain is None else plain["endpoint"]
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
