@@ -46,10 +46,12 @@ from evaluator.store import Store
 from evaluator.wording import name_metric
 
 __all__ = [
+    "Condition",
     "HeatCell",
     "HeatMap",
     "Judged",
     "Waiting",
+    "check_promotable",
     "find_waiting",
     "is_live",
     "is_stale",
@@ -219,6 +221,30 @@ def _use_of_margin(row: Comparison) -> float:
         return -1e6
     harm = effect.estimate if row.rule.direction.value == "lower_is_better" else -effect.estimate
     return harm / margin.value + (1e3 if row.status is MetricStatus.FAIL else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that has to be so before a release is promoted."""
+
+    text: str
+    met: bool
+    remedy: str = ""
+
+
+def check_promotable(runs: Sequence[Run], verdict: Verdict | None, policy_hash: str) -> tuple[Condition, ...]:
+    """Say what speaks for promoting a release now, and what against. `policy_hash`: of the policy that applies here."""
+    if verdict is None:
+        return (Condition("it was judged", met=False, remedy="evaluator verdict RELEASE"),)
+    again = f"evaluator verdict {verdict.release.id}"
+    words = {VerdictWord.GO: "GO", VerdictWord.NO_GO: "NO-GO", VerdictWord.INCONCLUSIVE: "INCONCLUSIVE"}
+    return (
+        Condition(f"the verdict is {words[verdict.word]}", met=verdict.word is VerdictWord.GO, remedy=again),
+        Condition("nothing landed after the verdict", met=not is_stale(runs, verdict.judged_at), remedy=again),
+        Condition("no run is recorded any more", met=not is_live(runs), remedy="wait for its end, then judge again"),
+        Condition("the policy is the one that judged", met=verdict.policy_hash == policy_hash, remedy=again),
+        Condition("every run was complete", met=not verdict.evidence.incomplete, remedy="load it again"),
+    )
 
 
 # ------------------------------------------------------------------ a part of a release

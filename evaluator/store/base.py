@@ -233,6 +233,11 @@ class Store:
         with self._attached(write=False) as engine:
             return catalogue.read_latest_verdicts(engine, most)
 
+    def verdict_log(self, *, most: int = 500) -> tuple[StoredVerdict, ...]:
+        """Read the newest verdicts of all releases, the newest first."""
+        with self._attached(write=False) as engine:
+            return catalogue.read_verdict_log(engine, most)
+
     def figures(self, release_id: str) -> str | None:
         """Read the numbers (JSON) behind the figures of a release's newest verdict; `None` where nobody asked."""
         with self._attached(write=False) as engine:

@@ -28,6 +28,7 @@ __all__ = [
     "read_release",
     "read_run",
     "read_runs",
+    "read_verdict_log",
     "read_verdicts",
     "write_learnt",
 ]
@@ -264,6 +265,14 @@ def read_latest_verdicts(engine: Engine, most: int) -> tuple[StoredVerdict, ...]
         WHERE v.number = (SELECT max(number) FROM store.verdicts AS other WHERE other.release = v.release)
         ORDER BY r.created_at DESC, r.id LIMIT ?""",
         [most],
+    ).fetchall()
+    return tuple(StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3]) for row in rows)
+
+
+def read_verdict_log(engine: Engine, most: int) -> tuple[StoredVerdict, ...]:
+    """Read the newest verdicts of all releases, the newest first."""
+    rows = engine.execute(
+        "SELECT release, word, judged_at, verdict FROM store.verdicts ORDER BY number DESC LIMIT ?", [most]
     ).fetchall()
     return tuple(StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3]) for row in rows)
 

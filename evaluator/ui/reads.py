@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,26 @@ from evaluator.pipeline.hindsight import calibrate_releases, find_history
 from evaluator.pipeline.reviewing import Judged, read_judged, trace_judged
 from evaluator.planning import History
 from evaluator.policy import Policy, find_policy, load_policy
-from evaluator.records import Release, ReleaseSummary, Run, Verdict
+from evaluator.records import Learnt, Release, ReleaseSummary, Run, StoredVerdict, Verdict
 from evaluator.reports import from_json
 from evaluator.store import Store
 
 __all__ = [
     "Confronted",
+    "Logged",
     "PastVerdict",
     "Place",
     "ReleaseView",
     "find_place",
+    "now",
     "read_arms",
     "read_calibration",
     "read_comparison",
     "read_figures",
     "read_judgement",
     "read_latest",
+    "read_learnt",
+    "read_log",
     "read_past_verdict",
     "read_plan_history",
     "read_policy",
@@ -93,6 +97,22 @@ def open_store(place: Place) -> Store:
     return Store.open(place.store, wait_s=WAIT_S)
 
 
+@st.cache_data(max_entries=8, show_spinner=False)
+def _learnt(_place: Place, key: str, stamp: Stamp, service: str) -> Learnt | None:
+    del key, stamp
+    return open_store(_place).learnt(service)
+
+
+def read_learnt(place: Place, service: str) -> Learnt | None:
+    """Read what calibration learnt of a service; the judge uses it beside the policy."""
+    return _learnt(place, str(place.store), place.stamp, service)
+
+
+def now() -> datetime:
+    """This moment, in UTC."""
+    return datetime.now(UTC)
+
+
 def read_policy(place: Place) -> Policy:
     """Read the policy that applies here. Raises PolicyError."""
     return load_policy(place.policy)
@@ -123,6 +143,32 @@ def read_latest(place: Place) -> tuple[Verdict, ...]:
     return _latest(place, str(place.store), place.stamp)
 
 
+@st.cache_data(max_entries=8, show_spinner="reading what was judged …")
+def _log(_place: Place, key: str, stamp: Stamp) -> tuple[Logged, ...]:
+    del key, stamp
+    return tuple(_sum_up(one) for one in open_store(_place).verdict_log())
+
+
+def _sum_up(one: StoredVerdict) -> Logged:
+    plain = json.loads(one.json)
+    reasons = plain.get("reasons") or [{}]
+    return Logged(
+        release=one.release,
+        word=one.word,
+        judged_at=one.judged_at,
+        why=str(reasons[0].get("text", "")),
+        policy_hash=str(plain.get("policy_hash") or ""),
+        data_hash=str(plain.get("data_hash") or ""),
+        mode=str(plain.get("mode") or ""),
+        override=plain.get("override"),
+    )
+
+
+def read_log(place: Place) -> tuple[Logged, ...]:
+    """Read the newest verdicts of all releases, the newest first."""
+    return _log(place, str(place.store), place.stamp)
+
+
 # ------------------------------------------------------------------ one release
 
 
@@ -134,6 +180,20 @@ class PastVerdict:
     word: str
     judged_at: datetime
     json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One verdict in the log of all releases."""
+
+    release: str
+    word: str
+    judged_at: datetime
+    why: str
+    policy_hash: str
+    data_hash: str
+    mode: str
+    override: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

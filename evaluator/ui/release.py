@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import streamlit as st
@@ -17,7 +16,6 @@ from evaluator.reports.base import format_allowed, format_both, format_effect
 from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
 from evaluator.ui.frame import guarded
-from evaluator.ui.notes import show_notes
 from evaluator.ui.panels import hand_out
 from evaluator.ui.pieces import (
     banner,
@@ -36,6 +34,7 @@ from evaluator.ui.reads import (
     Place,
     ReleaseView,
     find_place,
+    now,
     read_figures,
     read_past_verdict,
     read_release,
@@ -77,7 +76,6 @@ def show_release() -> None:
     show_queries(verdict)
     show_runs(view)
     show_history(view, read_summaries(place))
-    show_notes(place, release_id)
     show_method(place, view, verdict)
 
 
@@ -143,9 +141,9 @@ def _draw_answer(place: Place, release_id: str) -> None:
 
 
 def _notes(view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
-    now = datetime.now(UTC)
+    moment = now()
     requests = " + ".join(f"{arm.requests:,}" for arm in verdict.evidence.arms if arm.requests)
-    notes = [Markup("judged {} ({})").format(since(verdict.judged_at, now), clock(verdict.judged_at))]
+    notes = [Markup("judged {} ({})").format(since(verdict.judged_at, moment), clock(verdict.judged_at))]
     notes += [Markup("{} requests").format(requests)] if requests else []
     if is_live(view.runs):
         landed = sum(run.landed for run in view.runs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import streamlit as st
 from markupsafe import Markup
@@ -13,7 +12,7 @@ from evaluator.records import ReleaseSummary
 from evaluator.reports.base import format_effect
 from evaluator.ui.panels import hand_out
 from evaluator.ui.pieces import clock, empty, heat_map, link, show, show_table, since, words_of
-from evaluator.ui.reads import Place, find_place, read_latest, read_summaries
+from evaluator.ui.reads import Place, find_place, now, read_latest, read_summaries
 
 __all__ = ["show_releases"]
 
@@ -120,14 +119,14 @@ def _tabulate(laid: HeatMap) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
 
 def _show_list(summaries: Sequence[ReleaseSummary]) -> None:
     st.subheader("All releases")
-    now = datetime.now(UTC)
+    moment = now()
     show_table(
         ("release", "verdict", "judged", "versions", "runs", "requests", "last run"),
         (
             (
                 link("release", one.release.id, release=one.release.id),
                 words_of(one.verdict),
-                since(one.judged_at, now) if one.judged_at else "–",
+                since(one.judged_at, moment) if one.judged_at else "–",
                 ", ".join(f"{s.name} {s.baseline or '?'} → {s.canary or '?'}" for s in one.release.services) or "–",
                 f"{one.runs}",
                 f"{one.rows:,}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, Form, Request
@@ -56,7 +57,7 @@ def make_provider(issuer: str) -> FastAPI:
         return RedirectResponse(f"{request.query_params['redirect_uri']}?{back}")
 
     @app.post("/token")
-    def token(code: str = Form()) -> JSONResponse:
+    def token(code: Annotated[str, Form()]) -> JSONResponse:
         name, nonce = codes.pop(code)
         now = int(time.time())
         claims = {"iss": issuer, "aud": CLIENT, "iat": now, "exp": now + 600, "auth_time": now, **PEOPLE[name]}
