@@ -60,7 +60,6 @@ __all__ = [
     "look_closer",
     "rank_comparisons",
     "read_judged",
-    "span_of",
     "trace_judged",
 ]
 
@@ -235,11 +234,13 @@ class Condition:
 def check_promotable(runs: Sequence[Run], verdict: Verdict | None, policy_hash: str) -> tuple[Condition, ...]:
     """Say what speaks for promoting a release now, and what against. `policy_hash`: of the policy that applies here."""
     if verdict is None:
-        return (Condition("it was judged", met=False, remedy="evaluator verdict RELEASE"),)
-    again = f"evaluator verdict {verdict.release.id}"
+        return (Condition("it was judged", met=False, remedy="`evaluator verdict RELEASE`"),)
+    again = f"judge it again: `evaluator verdict {verdict.release.id}`"
     words = {VerdictWord.GO: "GO", VerdictWord.NO_GO: "NO-GO", VerdictWord.INCONCLUSIVE: "INCONCLUSIVE"}
     return (
-        Condition(f"the verdict is {words[verdict.word]}", met=verdict.word is VerdictWord.GO, remedy=again),
+        Condition(
+            f"the verdict is {words[verdict.word]}", met=verdict.word is VerdictWord.GO, remedy=verdict.next_action
+        ),
         Condition("nothing landed after the verdict", met=not is_stale(runs, verdict.judged_at), remedy=again),
         Condition("no run is recorded any more", met=not is_live(runs), remedy="wait for its end, then judge again"),
         Condition("the policy is the one that judged", met=verdict.policy_hash == policy_hash, remedy=again),
@@ -248,13 +249,6 @@ def check_promotable(runs: Sequence[Run], verdict: Verdict | None, policy_hash: 
 
 
 # ------------------------------------------------------------------ a part of a release
-
-
-def span_of(cells: Cells) -> float:
-    """Seconds from the first bucket to the end of the last one, the longest run counting."""
-    moments = cells.moments
-    spans = [np.ptp(moments.bucket[moments.run == run]) + 1 for run in np.unique(moments.run)]
-    return float(max(spans, default=0)) * cells.bucket_s
 
 
 def look_closer(

@@ -11,7 +11,7 @@ from evaluator.figures import color_arms, draw_distribution, draw_shift, draw_ti
 from evaluator.pipeline.comparing import Difference, refusals
 from evaluator.pipeline.reviewing import rank_comparisons
 from evaluator.records import ReleaseSummary
-from evaluator.ui.panels import hand_out, show_figure
+from evaluator.ui.panels import HEAD, describe, hand_out, show_figure
 from evaluator.ui.pieces import clean, empty, health_list, metrics_table, show, table
 from evaluator.ui.reads import (
     Confronted,
@@ -23,7 +23,6 @@ from evaluator.ui.reads import (
     read_release,
     read_summaries,
 )
-from evaluator.ui.release import describe
 
 __all__ = ["show_compare"]
 
@@ -135,8 +134,7 @@ def _show_comparison(
     show(metrics_table(rows, second[0]))
     policy = f"Path({str(place.policy)!r})" if place.policy else ""
     snippet = SNIPPET.format(store=str(place.store), first=first, second=second, policy=policy)
-    head = ("metric", "arm", "role", "first", "second", "change", "allowed", "status", "reason")
-    hand_out("compared", head, [describe(row) for row in rows], snippet)
+    hand_out("compared", HEAD, [describe(row) for row in rows], snippet)
     curves, colors = found.compared.figures, color_arms(["baseline", "canary"])
     left, right = st.columns(2, gap="large")
     for place_of, column, draw in ((0, left, draw_shift), (1, right, draw_distribution)):

@@ -12,10 +12,15 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.figures import PALETTE, Figure, to_image
+from evaluator.records import Comparison
+from evaluator.reports.base import format_allowed, format_both, format_effect
 from evaluator.ui.pieces import clean, show, table
+from evaluator.wording import name_comparison
 
-__all__ = ["hand_out", "is_dark", "show_figure", "to_csv"]
+__all__ = ["HEAD", "describe", "hand_out", "is_dark", "show_figure", "to_csv"]
 
+HEAD = ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "status", "reason")
+"""What `describe` says of a comparison."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for a formula at the start of a cell."""
 
@@ -53,6 +58,15 @@ def _offer(name: str, kind: str, mime: str, make: Callable[[], bytes]) -> None:
     st.download_button(
         kind.upper(), make, f"{name}.{kind}", mime, key=f"get-{name}-{kind}", on_click="ignore", type="secondary"
     )
+
+
+def describe(row: Comparison) -> tuple[str, ...]:
+    """A comparison as a row of text."""
+    role = "scan" if row.scan else row.rule.role.value
+    said = row.reason or row.no_data or ""
+    status = row.status.value.replace("_", " ")
+    both = format_both(row)
+    return (name_comparison(row), row.arm, role, *both, format_effect(row), format_allowed(row), status, said)
 
 
 def to_csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:

@@ -40,6 +40,8 @@ __all__ = [
 LONGEST = 300
 FARTHEST = 3.0
 """Multiples of the margin that an interval is drawn to; what lies beyond ends in an arrow."""
+STUB = 8.0
+"""Percent of the width at which the line before an arrow begins, where all of the interval lies beyond."""
 
 
 def show(*parts: Markup) -> None:
@@ -110,6 +112,13 @@ def empty(what: str, why: str, command: str = "") -> Markup:
     )
 
 
+def with_code(text: str) -> Markup:
+    """A sentence whose commands, between backticks, look like what they are."""
+    parts = clean(text).split("`")
+    marked = (Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts))
+    return Markup("").join(marked)
+
+
 def definitions(pairs: Iterable[tuple[str, object]]) -> Markup:
     """Names and what they are."""
     rows = (Markup("<dt>{}</dt><dd>{}</dd>").format(name, _safe(value)) for name, value in pairs)
@@ -163,7 +172,7 @@ def banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
         f"against {clean(against)}" if against else "",
         reasons,
         more if len(verdict.reasons) > 4 else "",
-        clean(verdict.next_action or "nothing"),
+        with_code(verdict.next_action or "nothing"),
         Markup(" · ").join(notes),
     )
 
@@ -275,8 +284,8 @@ def _place(row: Comparison) -> _Span | None:
     return _Span(
         zero=50.0,
         edge=at(edge) if margin else 50.0,
-        low=at(effect.lower),
-        high=at(effect.upper),
+        low=min(at(effect.lower), 100 - STUB),
+        high=max(at(effect.upper), STUB),
         dot=at(effect.estimate) if abs(effect.estimate) <= FARTHEST * unit else None,
         cut_low=effect.lower < -FARTHEST * unit,
         cut_high=effect.upper > FARTHEST * unit,

@@ -10,7 +10,7 @@ from evaluator.pipeline.reviewing import Condition, check_promotable
 from evaluator.policy import with_learnt
 from evaluator.records import Verdict
 from evaluator.ui.identity import Reader, find_reader, is_fresh
-from evaluator.ui.pieces import banner, clean, clock, definitions, empty, link, show, since
+from evaluator.ui.pieces import banner, clean, clock, definitions, empty, link, show, since, with_code
 from evaluator.ui.reads import (
     Place,
     ReleaseView,
@@ -77,7 +77,7 @@ def _list(conditions: tuple[Condition, ...]) -> Markup:
             "ok" if one.met else "fail",
             "✓ yes" if one.met else "✗ no",
             clean(one.text),
-            Markup(" <code>{}</code>").format(clean(one.remedy)) if one.remedy and not one.met else "",
+            Markup('<span class="reason">{}</span>').format(with_code(one.remedy)) if not one.met else "",
         )
         for one in conditions
     )

@@ -11,12 +11,11 @@ from markupsafe import Markup
 from evaluator.errors import UnknownName
 from evaluator.figures import color_arms
 from evaluator.pipeline.reviewing import is_live, is_stale, rank_comparisons
-from evaluator.records import Comparison, ReleaseSummary, Verdict
-from evaluator.reports.base import format_allowed, format_both, format_effect
+from evaluator.records import ReleaseSummary, Verdict
 from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
 from evaluator.ui.frame import guarded
-from evaluator.ui.panels import hand_out
+from evaluator.ui.panels import HEAD, describe, hand_out
 from evaluator.ui.pieces import (
     banner,
     clean,
@@ -41,7 +40,6 @@ from evaluator.ui.reads import (
     read_summaries,
 )
 from evaluator.ui.slices import show_slices
-from evaluator.wording import name_comparison
 
 __all__ = ["choose_release", "show_release"]
 
@@ -182,22 +180,12 @@ def _show_metrics(place: Place, view: ReleaseView, verdict: Verdict, number: int
         return
     several = len({row.arm for row in rows}) > 1
     show(metrics_table(rows, view.release.id, several=several))
-    head = ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "status", "reason")
     hand_out(
         "metrics",
-        head,
+        HEAD,
         [describe(row) for row in rows],
         TABLE_SNIPPET.format(store=str(place.store), release=view.release.id, number=-1 if number is None else number),
     )
-
-
-def describe(row: Comparison) -> tuple[str, ...]:
-    """A comparison as a row of text."""
-    role = "scan" if row.scan else row.rule.role.value
-    said = row.reason or row.no_data or ""
-    status = row.status.value.replace("_", " ")
-    both = format_both(row)
-    return (name_comparison(row), row.arm, role, *both, format_effect(row), format_allowed(row), status, said)
 
 
 def _show_figures(place: Place, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:
@@ -216,4 +204,8 @@ def _show_figures(place: Place, view: ReleaseView, verdict: Verdict, *, newest: 
         guarded(lambda: show_metric(place, verdict, found, colors))()
         guarded(lambda: show_distribution(place, verdict, found, colors))()
         guarded(lambda: show_timeline(place, verdict, found))()
-    guarded(lambda: show_slices(place, view, verdict))()
+    timeline = found.get("timeline") or {}
+    span_s = (
+        timeline["seconds"][-1] + timeline["slot_s"] if timeline.get("seconds") else verdict.evidence.window.seconds
+    )
+    guarded(lambda: show_slices(place, view, verdict, max(float(span_s), 60.0)))()
