@@ -11,6 +11,7 @@ from evaluator.figures import color_arms, draw_distribution, draw_shift, draw_ti
 from evaluator.pipeline.comparing import Difference, refusals
 from evaluator.pipeline.reviewing import rank_comparisons
 from evaluator.records import ReleaseSummary
+from evaluator.ui.controls import choose
 from evaluator.ui.panels import HEAD, describe, hand_out, show_figure
 from evaluator.ui.pieces import clean, empty, health_list, metrics_table, show, table
 from evaluator.ui.reads import (
@@ -68,19 +69,13 @@ def _choose_side(
 ) -> tuple[str, str, str]:
     """Let the reader choose a release, which of its runs, and which arm."""
     names = [one.release.id for one in summaries]
-    release_id = st.selectbox(label, names, index=min(default, len(names) - 1), key=key, bind="query-params")
+    release_id = choose(label, names, key, names[min(default, len(names) - 1)])
     runs = [run.id for run in read_release(place, release_id).runs]
     left, right = st.columns(2)
-    run = left.selectbox("Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params", disabled=not runs)
+    run = left.selectbox("Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params")
     arms = read_arms(place, release_id)
-    arm = right.selectbox(
-        "Arm",
-        arms,
-        index=min(1, len(arms) - 1) if arms else None,
-        key=f"{key}_arm",
-        bind="query-params",
-    )
-    return release_id, "latest" if run in (NEWEST, None) else run, arm or "canary"
+    arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], right) if arms else "canary"
+    return release_id, "latest" if run in (NEWEST, None) else run, arm
 
 
 def _show_fingerprints(found: Confronted) -> None:

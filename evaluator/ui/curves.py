@@ -12,6 +12,7 @@ from evaluator.figures import draw_distribution, draw_over_time, draw_shift, dra
 from evaluator.pipeline.reviewing import rank_comparisons
 from evaluator.records import Comparison, Margin, Verdict
 from evaluator.reports.base import STATUS_MARKS, format_allowed
+from evaluator.ui.controls import choose
 from evaluator.ui.panels import show_figure
 from evaluator.ui.pieces import clean, definitions, empty, show
 from evaluator.ui.reads import Place
@@ -83,9 +84,9 @@ def _choose(known: list[tuple[Traced, Comparison]]) -> tuple[Traced, Comparison]
     """Let the reader choose arm and metric; the address says which."""
     arms = list(dict.fromkeys(row.arm for _, row in known))
     left, right = st.columns(2)
-    arm = arms[0] if len(arms) == 1 else right.selectbox("Arm", arms, key="arm", bind="query-params")
+    arm = arms[0] if len(arms) == 1 else choose("Arm", arms, "arm", arms[0], right)
     mine = {row.rule.name: (one, row) for one, row in known if row.arm == arm}
-    name = left.selectbox("Metric", list(mine), key="metric", bind="query-params")
+    name = choose("Metric", list(mine), "metric", next(iter(mine)), left)
     return mine[name]
 
 

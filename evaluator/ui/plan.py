@@ -15,6 +15,7 @@ from evaluator.pipeline.reviewing import judge_under_margins, rank_comparisons
 from evaluator.planning import Exposure, GatePlan, Goal, History, compare_strategies, plan_gates, tabulate
 from evaluator.policy import Policy
 from evaluator.records import Margin, Rulebook
+from evaluator.ui.controls import choose
 from evaluator.ui.frame import guarded
 from evaluator.ui.panels import hand_out, show_figure
 from evaluator.ui.pieces import empty, link, metrics_table, show, table, words_of
@@ -57,8 +58,8 @@ def show_plan() -> None:
     place = find_place()
     policy = read_policy(place)
     names = [one.release.id for one in read_summaries(place)] if place.store.exists() else []
-    release = st.selectbox("From what is stored of", [*names, NONE], key="release", bind="query-params")
-    release_id = None if release in (NONE, None) else release
+    release = choose("From what is stored of", [*names, NONE], "release", (names or [NONE])[0])
+    release_id = None if release == NONE else release
     goal = _choose_goal(assumed=release_id is None)
     guarded(lambda: _show_plan(place, policy, release_id, goal))()
     if release_id:

@@ -12,6 +12,7 @@ from evaluator.errors import UnknownName
 from evaluator.figures import color_arms
 from evaluator.pipeline.reviewing import is_live, is_stale, rank_comparisons
 from evaluator.records import ReleaseSummary, Verdict
+from evaluator.ui.controls import choose
 from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
 from evaluator.ui.frame import guarded
@@ -94,7 +95,7 @@ def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
                 )
             )
         )
-    return st.selectbox("Release", names, key="release", bind="query-params")
+    return choose("Release", names, "release", names[0])
 
 
 def read_number(view: ReleaseView) -> int | None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import ARGUMENTS, CHROMIUM, Watched, free_port, provided, served
 from playwright.sync_api import expect, sync_playwright
+from stored import STEADY, judge, land
+
+from evaluator.store import Store
 
 ADDRESSES = (
     "/",
@@ -109,4 +114,28 @@ def test_nobody_sees_anything_before_they_sign_in(browser, made, tmp_path):
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("link", name="eve").click()
         expect(page.get_by_text("read by u-3")).to_be_visible()
+        watched.context.close()
+
+
+def test_a_live_release_refreshes_by_itself_and_leaves_the_reader_where_they_are(browser, own, tmp_path):
+    store = Store.open(own)
+    land(store, "cart@2.1.0", replace(STEADY, duration_s=120.0), seed=3, live=True)
+    judge(store, "cart@2.1.0")
+    with served(own, tmp_path) as address:
+        watched = Watched(browser)
+        page = watched.open(f"{address}/release?release=cart@2.1.0&metric=latency_p99")
+        expect(page.locator(".ev-badge").first).to_have_text("live")
+        page.locator("#method").scroll_into_view_if_needed()
+        scroll = "document.querySelector('[data-testid=stMain]').scrollTop"
+        before = page.evaluate(scroll)
+        assert before > 1000
+        judge(store, "cart@2.1.0")
+        newer = page.get_by_role("button", name="A newer verdict is there")
+        newer.wait_for(state="attached", timeout=20_000)
+        assert abs(page.evaluate(scroll) - before) < 200
+        newer.click()
+        expect(newer).to_have_count(0)
+        expect(page.get_by_role("link", name="verdict 2")).to_be_attached()
+        assert "metric=latency_p99" in page.url
+        assert watched.complaints == []
         watched.context.close()
