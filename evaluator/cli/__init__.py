@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "verdict": ("evaluator.cli.verdict", "Judge a release: GO, NO-GO or INCONCLUSIVE."),
     "watch": ("evaluator.cli.watch", "Judge a release again as data land, until it is decided."),
     "render": ("evaluator.cli.render", "Write a verdict that was kept as JSON in other formats."),
+    "app": ("evaluator.cli.app", "Review releases in a browser."),
     "plan": ("evaluator.cli.plan", "What a test would find, how long it takes, and how to roll out."),
     "calibrate": ("evaluator.cli.calibrate", "False alarms and power of the policy on your own stored runs."),
     "replay": ("evaluator.cli.replay", "Judge stored releases again under another policy."),

@@ -15,20 +15,17 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration, Share
 from evaluator.cli.terminal import make_page
 from evaluator.errors import UsageError
-from evaluator.pipeline.hindsight import read_history, related_releases
+from evaluator.pipeline.hindsight import find_history
 from evaluator.planning import (
     Exposure,
     GatePlan,
     Goal,
     Grid,
     History,
-    assume_history,
     compare_strategies,
-    learn_precisions,
     plan_gates,
     tabulate,
 )
-from evaluator.policy import Policy
 from evaluator.records import Margin
 from evaluator.reports import Page
 from evaluator.reports.table import lay_out, write_line
@@ -76,7 +73,13 @@ def command(
     if not power < 1:
         raise UsageError(f"--power must be below 100%, not {power:.0%}")
     policy = session.load_policy()
-    history = _find_history(session, policy, release, rate, instances)
+    if release is None and rate is None:
+        raise UsageError(
+            "a plan needs a release with stored runs, or a rate",
+            hint="`evaluator plan RELEASE`, or `evaluator plan --rate 30` requests per second",
+        )
+    store = session.open_store() if release else None
+    history = find_history(store, policy, release, rate_per_s=rate or 0.0, instances=instances or DEFAULT.instances)
     goal = Goal(
         duration_s=duration,
         instances=instances or history.instances,
@@ -108,27 +111,6 @@ def _draw(path: Path, plans: Sequence[GatePlan], grids: Sequence[Grid], strategi
         raise UsageError(
             f"drawing needs the package '{error.name}'", hint="pip install 'release-evaluator[plots]'"
         ) from error
-
-
-def _find_history(
-    session: Session, policy: Policy, release: str | None, rate: float | None, instances: int | None
-) -> History:
-    if release is None:
-        if rate is None:
-            raise UsageError(
-                "a plan needs a release with stored runs, or a rate",
-                hint="`evaluator plan RELEASE`, or `evaluator plan --rate 30` requests per second",
-            )
-        return assume_history(policy.rulebook, rate_per_s=rate, instances=instances or DEFAULT.instances)
-    store = session.open_store()
-    stored = [s for s in read_history(store, related_releases(store, release)) if len(s.cells.arms) > 1]
-    history = learn_precisions([(s.cells, s.runs) for s in stored], policy.rulebook)
-    if not history.precisions:
-        raise UsageError(
-            f"nothing stored of '{release}' or its service can be compared under this policy",
-            hint="load or import both arms first, or plan from a rate: `evaluator plan --rate 30`",
-        )
-    return history
 
 
 def _around(instances: int) -> list[int]:

@@ -10,8 +10,10 @@ from evaluator.figures.base import PALETTE, Figure, color_arms
 from evaluator.figures.distribution import draw_distribution
 from evaluator.figures.export import save_figure, to_svg
 from evaluator.figures.forest import draw_forest, rank_by_margin
+from evaluator.figures.image import to_image
 from evaluator.figures.over_time import draw_over_time
 from evaluator.figures.plan import draw_plan
+from evaluator.figures.planned import draw_exposure, draw_precision
 from evaluator.figures.shift import draw_shift
 from evaluator.figures.timeline import draw_timeline
 from evaluator.figures.units import draw_units
@@ -21,13 +23,16 @@ __all__ = [
     "Figure",
     "color_arms",
     "draw_distribution",
+    "draw_exposure",
     "draw_forest",
     "draw_over_time",
     "draw_plan",
+    "draw_precision",
     "draw_shift",
     "draw_timeline",
     "draw_units",
     "rank_by_margin",
     "save_figure",
+    "to_image",
     "to_svg",
 ]

@@ -12,6 +12,7 @@ from evaluator.errors import UsageError
 from evaluator.pipeline.base import READING_SOURCE, Say, say_nothing
 from evaluator.pipeline.judging import choose_runs, judge_release, service_of
 from evaluator.pipeline.landing import land_release
+from evaluator.planning import History, assume_history, learn_precisions
 from evaluator.policy import Policy
 from evaluator.records import (
     Release,
@@ -21,7 +22,16 @@ from evaluator.records import (
 from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.store import Store
 
-__all__ = ["Replayed", "calibrate_releases", "is_one_version", "read_history", "related_releases", "replay_releases"]
+__all__ = [
+    "Replayed",
+    "calibrate_releases",
+    "find_history",
+    "is_one_version",
+    "read_history",
+    "related_releases",
+    "replay_releases",
+    "runs_behind",
+]
 
 TIME_OF_ID = 16
 
@@ -60,7 +70,7 @@ def _replay(store: Store, release_id: str, policy: Policy, now: datetime) -> Rep
     old = json.loads(verdicts[-1].json) if verdicts else None
     word = VerdictWord(old["verdict"]) if old else None
     old_why = old["reasons"][0]["text"] if old and old["reasons"] else ""
-    runs = _runs_behind(store, release_id, old["data_hash"]) if old else "latest"
+    runs = runs_behind(store, release_id, old["data_hash"]) if old else "latest"
     try:
         verdict = judge_release(store, release_id, policy, runs=runs or "latest", judged_at=now, save=False)
     except UsageError as error:
@@ -68,7 +78,7 @@ def _replay(store: Store, release_id: str, policy: Policy, now: datetime) -> Rep
     return Replayed(release_id, word, verdict.word, verdict.reasons[0].text, old_why, runs is not None)
 
 
-def _runs_behind(store: Store, release_id: str, data_hash: str) -> str | None:
+def runs_behind(store: Store, release_id: str, data_hash: str) -> str | None:
     """Find what a verdict judged by the hash of its data: `latest`, `all`, a group or a run; `None`: not there."""
     runs = store.runs(release_id)
     candidates = ["latest", "all", *dict.fromkeys(name for run in runs for name in (run.group, run.id))]
@@ -78,11 +88,12 @@ def _runs_behind(store: Store, release_id: str, data_hash: str) -> str | None:
     return None
 
 
-def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20) -> tuple[Stored, ...]:
-    """Read the newest run groups of requests of these releases, the oldest first."""
+def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20, land: bool = True) -> tuple[Stored, ...]:
+    """Read the newest run groups of requests of these releases, the oldest first; `land` what waits before."""
     groups: dict[str, tuple[str, list[Run]]] = {}
     for release_id in release_ids:
-        land_release(store, release_id)
+        if land:
+            land_release(store, release_id)
         for run in store.runs(release_id):
             if run.source not in (OUTCOME_SOURCE, READING_SOURCE) and run.landed:
                 groups.setdefault(run.group, (release_id, []))[1].append(run)
@@ -92,6 +103,25 @@ def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20) ->
         Stored(name, store.read_cells([run.id for run in runs]), tuple(runs), is_one_version(store.release(name)))
         for name, runs in (groups[group] for group in newest)
     )
+
+
+def find_history(
+    store: Store | None, policy: Policy, release_id: str | None, *, rate_per_s: float, instances: int, land: bool = True
+) -> History:
+    """What a plan rests on: what is stored of a release and its service, or without one an assumed service.
+
+    Raises UsageError where nothing that is stored can be compared.
+    """
+    if store is None or release_id is None:
+        return assume_history(policy.rulebook, rate_per_s=rate_per_s, instances=instances)
+    stored = [s for s in read_history(store, related_releases(store, release_id), land=land) if len(s.cells.arms) > 1]
+    history = learn_precisions([(s.cells, s.runs) for s in stored], policy.rulebook)
+    if not history.precisions:
+        raise UsageError(
+            f"nothing stored of '{release_id}' or its service can be compared under this policy",
+            hint="load or import both arms first, or plan from a rate: `evaluator plan --rate 30`",
+        )
+    return history
 
 
 def is_one_version(release: Release) -> bool:
@@ -113,6 +143,7 @@ def calibrate_releases(
     *,
     splits: int,
     save: bool = False,
+    land: bool = True,
     say: Say = say_nothing,
 ) -> CalibrationReport:
     """Calibrate `policy` on the baselines of stored releases (no names: all); with `save` keep what was learnt."""
@@ -124,7 +155,7 @@ def calibrate_releases(
             f"--save keeps what one service's instances do, and these releases are of several: {named}",
             hint="name the releases of one service",
         )
-    report = calibrate(read_history(store, wanted), policy.rulebook, splits=splits, step=say)
+    report = calibrate(read_history(store, wanted, land=land), policy.rulebook, splits=splits, step=say)
     if save and services:
         store.save_learnt(services.pop(), report.learnt)
     return report

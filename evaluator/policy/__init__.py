@@ -109,9 +109,9 @@ def load_policy(path: Path | None = None) -> Policy:
     return _load(Document("built-in", {}, {}) if path is None else read_document(path))
 
 
-def parse_policy(values: Mapping[str, Any]) -> Policy:
-    """Make a policy of the content of a policy file. Raises PolicyError."""
-    return _load(Document("policy", values, {}))
+def parse_policy(values: Mapping[str, Any], *, origin: str = "policy") -> Policy:
+    """Make a policy of the content of a policy file, such as the effective one of a verdict. Raises PolicyError."""
+    return _load(Document(origin, dict(values), {}))
 
 
 def _load(document: Document) -> Policy:

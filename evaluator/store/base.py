@@ -266,6 +266,16 @@ class Store:
         with self._attached(write=False) as engine:
             return catalogue.read_verdicts(engine, release_id)
 
+    def latest_verdicts(self, *, most: int = 50) -> tuple[StoredVerdict, ...]:
+        """Read the latest verdict of each release, the newest release first."""
+        with self._attached(write=False) as engine:
+            return catalogue.read_latest_verdicts(engine, most)
+
+    def verdict_log(self, *, most: int = 500) -> tuple[StoredVerdict, ...]:
+        """Read the newest verdicts of all releases, the newest first."""
+        with self._attached(write=False) as engine:
+            return catalogue.read_verdict_log(engine, most)
+
     def figures(self, release_id: str) -> str | None:
         """Read the numbers (JSON) behind the figures of a release's newest verdict; `None` where nobody asked."""
         with self._attached(write=False) as engine:

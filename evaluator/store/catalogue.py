@@ -22,11 +22,13 @@ __all__ = [
     "hash_data",
     "list_releases",
     "read_figures",
+    "read_latest_verdicts",
     "read_learnt",
     "read_places",
     "read_release",
     "read_run",
     "read_runs",
+    "read_verdict_log",
     "read_verdicts",
     "write_learnt",
 ]
@@ -257,6 +259,26 @@ def read_verdicts(engine: Engine, release_id: str) -> tuple[StoredVerdict, ...]:
     read_release(engine, release_id)
     rows = engine.execute(
         "SELECT release, word, judged_at, verdict FROM store.verdicts WHERE release = ? ORDER BY number", [release_id]
+    ).fetchall()
+    return tuple(StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3]) for row in rows)
+
+
+def read_latest_verdicts(engine: Engine, most: int) -> tuple[StoredVerdict, ...]:
+    """Read the latest verdict of each of the newest releases."""
+    rows = engine.execute(
+        """SELECT v.release, v.word, v.judged_at, v.verdict FROM store.verdicts AS v
+        JOIN store.releases AS r ON r.id = v.release
+        WHERE v.number = (SELECT max(number) FROM store.verdicts AS other WHERE other.release = v.release)
+        ORDER BY r.created_at DESC, r.id LIMIT ?""",
+        [most],
+    ).fetchall()
+    return tuple(StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3]) for row in rows)
+
+
+def read_verdict_log(engine: Engine, most: int) -> tuple[StoredVerdict, ...]:
+    """Read the newest verdicts of all releases, the newest first."""
+    rows = engine.execute(
+        "SELECT release, word, judged_at, verdict FROM store.verdicts ORDER BY number DESC LIMIT ?", [most]
     ).fetchall()
     return tuple(StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3]) for row in rows)
 

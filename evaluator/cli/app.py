@@ -1,0 +1,90 @@
+"""`evaluator app`: the analysts' pages in a browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+import evaluator as package
+from evaluator.cli import Session
+from evaluator.errors import EvaluatorError, UsageError
+
+__all__ = ["OPTIONS", "command"]
+
+OPTIONS: Mapping[str, str] = {
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "browser.gatherUsageStats": "false",
+    "client.showErrorDetails": "none",
+    "client.toolbarMode": "minimal",
+    "theme.light.primaryColor": "#0b5cad",
+    "theme.light.linkColor": "#0b5cad",
+    "theme.dark.primaryColor": "#7db7f0",
+    "theme.dark.linkColor": "#7db7f0",
+}
+"""What Streamlit is told beside address and port; `.streamlit/config.toml` says the same to `streamlit run app.py`."""
+
+
+@click.command("app")
+@click.option("--address", default="127.0.0.1", show_default=True, help="Where to listen; loopback needs no login.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="Where to listen.")
+@click.pass_obj
+def command(session: Session, address: str, port: int) -> int:
+    """Review releases in a browser: verdicts, figures, comparisons, plans, and promotion.
+
+    Listens on this machine only. On another address it shows nothing to anyone who has not signed in: docs/app.md says
+    how to configure a login. Ends with Ctrl-C.
+    """
+    if importlib.util.find_spec("streamlit") is None:
+        raise UsageError("the app needs the package 'streamlit'", hint="pip install 'release-evaluator[app,plots]'")
+    session.say(f"http://{address}:{port} shows {session.store_path}; Ctrl-C ends it")
+    if not _is_loopback(address):
+        session.say("listening beyond this machine: only who signs in sees anything (docs/app.md)")
+    options = {**OPTIONS, "server.address": address, "server.port": str(port)}
+    words = [sys.executable, "-m", "streamlit", "run", str(find_app()), *(f"--{k}={v}" for k, v in options.items())]
+    return _run(words, _environment(session))
+
+
+def find_app() -> Path:
+    """Find app.py: beside the package in a checkout, within it where it was installed. Raises EvaluatorError."""
+    beside = Path(package.__file__).parent.parent / "app.py"
+    within = Path(str(files("evaluator") / "starter" / "app.py"))
+    found = next((path for path in (within, beside) if path.is_file()), None)
+    if found is None:
+        raise EvaluatorError("app.py is missing from this installation", hint="install release-evaluator again")
+    return found
+
+
+def _environment(session: Session) -> dict[str, str]:
+    told = {"EVALUATOR_STORE": str(session.store_path.absolute())}
+    if session.policy_path is not None:
+        told["EVALUATOR_POLICY"] = str(session.policy_path.absolute())
+    return {**os.environ, **told}
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return address == "localhost" or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _run(words: list[str], environment: Mapping[str, str]) -> int:
+    """Run the server until it ends, or Ctrl-C ends both."""
+    with subprocess.Popen(words, env=environment) as server:
+        try:
+            code = server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+            raise
+    if code:
+        raise EvaluatorError(f"the app ended with {code}; it says why above", hint="is the port taken? try --port")
+    return 0

@@ -1,0 +1,203 @@
+"""Any two runs or releases against each other: first whether they may be, then the same comparison as everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from evaluator.assess import assess
+from evaluator.calibration import pair_runs
+from evaluator.curves import trace_release
+from evaluator.errors import UnknownName, UsageError
+from evaluator.judges import JUDGES
+from evaluator.metrics import OUTCOME_METRICS
+from evaluator.pipeline.judging import choose_runs
+from evaluator.policy import Policy
+from evaluator.records import (
+    BASELINE,
+    Bins,
+    Cells,
+    Comparison,
+    Finding,
+    InstanceBins,
+    LoadLevels,
+    Moments,
+    Monitoring,
+    Run,
+    RunState,
+)
+from evaluator.sources.outcomes import OUTCOME_SOURCE
+from evaluator.store import Store
+
+__all__ = ["Compared", "Difference", "Side", "compare_sides", "differences", "find_side", "refusals"]
+
+_Rows = TypeVar("_Rows", Moments, Bins, InstanceBins, LoadLevels)
+
+CANDIDATE = "canary"
+MUST_MATCH = ("locustfile", "users", "pace", "pacing", "spawn_rate")
+"""Of a fingerprint: what makes it another test."""
+UNSAID = ("targets", "files", "replicates")
+"""What differs between any two releases, and says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a comparison: an arm of the runs of a release, or of one of its runs."""
+
+    label: str
+    release: str
+    services: frozenset[str]
+    runs: tuple[Run, ...]
+    arm: str
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Ids of its runs."""
+        return [run.id for run in self.runs]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that both fingerprints speak of: the same, or not, and what that means."""
+
+    what: str
+    first: str
+    second: str
+    level: Literal["same", "warn", "refuse"]
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The second side against the first."""
+
+    comparisons: tuple[Comparison, ...]
+    findings: tuple[Finding, ...]
+    figures: Mapping[str, Any]
+
+
+def find_side(store: Store, release_id: str, wanted: str, arm: str) -> Side:
+    """Find the runs of one side: `latest`, `all`, or the id of a run or group. Raises UnknownName, UsageError."""
+    release = store.release(release_id)
+    chosen = choose_runs(store.runs(release_id), wanted)
+    loads = tuple(run for run in chosen if run.source != OUTCOME_SOURCE and run.landed)
+    label = release_id if wanted == "latest" else f"{release_id}, run {wanted}"
+    if not loads:
+        raise UsageError(
+            f"no requests have landed of {label}",
+            hint=f"`evaluator load {release_id}` or `evaluator import` lands some",
+        )
+    return Side(label, release_id, frozenset(one.name for one in release.services), loads, arm)
+
+
+def differences(first: Side, second: Side) -> tuple[Difference, ...]:
+    """Lay the fingerprints of both sides beside each other, what forbids the comparison first."""
+    prints = [_gather(side.runs) for side in (first, second)]
+    keys = [key for key in dict.fromkeys([*prints[0], *prints[1]]) if key not in UNSAID]
+    rows = [_services(first, second), *(_differ(key, prints[0].get(key), prints[1].get(key)) for key in keys)]
+    order = {"refuse": 0, "warn": 1, "same": 2}
+    return tuple(sorted(rows, key=lambda row: order[row.level]))
+
+
+def refusals(rows: Sequence[Difference]) -> tuple[Difference, ...]:
+    """Those that forbid the comparison."""
+    return tuple(row for row in rows if row.level == "refuse")
+
+
+def _gather(runs: Sequence[Run]) -> dict[str, str]:
+    """What all runs of a side say of themselves; several values stand beside each other."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in run.fingerprint.items():
+            found.setdefault(key, {})[_say(value)] = None
+    return {key: " / ".join(values) for key, values in found.items()}
+
+
+def _say(value: object) -> str:
+    return "–" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _services(first: Side, second: Side) -> Difference:
+    mine, theirs = (", ".join(sorted(side.services)) or "not said" for side in (first, second))
+    if first.services and second.services and not first.services & second.services:
+        return Difference("service", mine, theirs, "refuse", "another service does other work")
+    same = mine == theirs
+    return Difference(
+        "service", mine, theirs, "same" if same else "warn", "" if same else "not known to be one service"
+    )
+
+
+def _differ(key: str, first: str | None, second: str | None) -> Difference:
+    mine, theirs = first or "not recorded", second or "not recorded"
+    if first == second:
+        return Difference(key, mine, theirs, "same")
+    if first is None or second is None:
+        return Difference(key, mine, theirs, "warn", "recorded on one side only")
+    if key in MUST_MATCH:
+        return Difference(key, mine, theirs, "refuse", "it was another test")
+    return Difference(key, mine, theirs, "warn", "may move the numbers by itself")
+
+
+def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Compared:
+    """Compare the second side with the first under a policy. They did not run together: nothing cancels.
+
+    Raises UsageError where the fingerprints forbid it, or an arm has no requests; UnknownName for an arm that is not
+    there.
+    """
+    forbidden = refusals(differences(first, second))
+    if forbidden:
+        said = "; ".join(f"{row.what}: {row.first} against {row.second}" for row in forbidden)
+        raise UsageError(f"these cannot be compared: {said}", hint="compare runs of one test of one service")
+    both = store.read_cells(list(dict.fromkeys([*first.run_ids, *second.run_ids])))
+    sides = [_only(both, side) for side in (first, second)]
+    if not set(_called(sides[0])) & set(_called(sides[1])):
+        raise UsageError("these cannot be compared: they have no endpoint in common", hint="compare runs of one test")
+    cells = pair_runs([(sides[0], sides[1])], together=False)
+    rulebook = replace(
+        policy.rulebook,
+        rules=tuple(
+            rule
+            for rule in policy.rulebook.rules
+            if rule.type not in OUTCOME_METRICS and not rule.queries and rule.slice.endpoint in (None, *cells.endpoints)
+        ),
+        monitoring=Monitoring(mode="fixed"),
+    )
+    runs = (Run(cells.runs[0], second.release, "compare", "import", state=RunState.COMPLETE),)
+    evidence = assess(cells, runs, rulebook, second.release)
+    comparisons = JUDGES["native"](evidence, rulebook, second.release).comparisons
+    figures = trace_release(cells, runs, rulebook, comparisons)
+    alone = all(len(side.runs) == 1 for side in (first, second))
+    over = trace_release(pair_runs([(sides[0], sides[1])], together=True), runs, rulebook, ()) if alone else {}
+    return Compared(comparisons, evidence.findings, {**figures, "timeline": over.get("timeline")})
+
+
+def _only(cells: Cells, side: Side) -> Cells:
+    """The cells of one arm of a side's runs, as the baseline of a comparison."""
+    if side.arm not in cells.arms:
+        raise UnknownName("arm", side.arm, cells.arms)
+    arm = cells.arms.index(side.arm)
+    mine = [code for code, run in enumerate(cells.runs) if run in set(side.run_ids)]
+
+    def pick(rows: _Rows) -> _Rows:
+        chosen = np.isin(rows.run, mine) & (rows.arm == arm)
+        columns = {name: getattr(rows, name)[chosen] for name in rows.__dataclass_fields__}
+        return type(rows)(**{**columns, "arm": np.zeros_like(columns["arm"])})
+
+    picked = replace(
+        cells,
+        arms=(BASELINE, CANDIDATE),
+        moments=pick(cells.moments),
+        bins=pick(cells.bins),
+        instance_bins=pick(cells.instance_bins),
+        loads=pick(cells.loads),
+    )
+    if not picked.moments.run.size:
+        raise UsageError(f"{side.label} has no requests on {side.arm}", hint="choose another arm")
+    return picked
+
+
+def _called(cells: Cells) -> list[str]:
+    return [cells.endpoints[code] for code in np.unique(cells.moments.endpoint)]

@@ -1,0 +1,319 @@
+"""What people who review a release are shown: states, heat map, what waits, and the same judgement looked at closer.
+
+Everything is read from cells and stored verdicts by brief copies; nothing here writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.assess import assess_release
+from evaluator.judges import JUDGES
+from evaluator.pipeline.drawing import trace_figures
+from evaluator.pipeline.hindsight import runs_behind
+from evaluator.pipeline.judging import choose_runs, read_outcomes
+from evaluator.policy import parse_policy
+from evaluator.records import (
+    Bins,
+    Cells,
+    Comparison,
+    Evidence,
+    FailureKinds,
+    InstanceBins,
+    LoadLevels,
+    Margin,
+    MetricStatus,
+    Moments,
+    Outcomes,
+    Reason,
+    ReleaseSummary,
+    Role,
+    Rulebook,
+    Run,
+    RunState,
+    Verdict,
+    VerdictWord,
+)
+from evaluator.records.cells import BLOCK_BUCKETS
+from evaluator.sources.outcomes import OUTCOME_SOURCE
+from evaluator.store import Store
+from evaluator.wording import name_metric
+
+__all__ = [
+    "Condition",
+    "HeatCell",
+    "HeatMap",
+    "Judged",
+    "Waiting",
+    "check_promotable",
+    "find_waiting",
+    "is_live",
+    "is_stale",
+    "judge_under_margins",
+    "lay_heat_map",
+    "look_closer",
+    "rank_comparisons",
+    "read_judged",
+    "trace_judged",
+]
+
+_BADNESS = (MetricStatus.FAIL, MetricStatus.NO_DATA, MetricStatus.INCONCLUSIVE, MetricStatus.PASS)
+
+
+# ------------------------------------------------------------------ all releases
+
+
+@dataclass(frozen=True, slots=True)
+class HeatCell:
+    """One metric of one release: the worst of its arms."""
+
+    comparison: Comparison
+    watched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """Releases (rows, the newest first) by metrics (columns); `None` where a release has no such metric."""
+
+    metrics: tuple[str, ...]
+    rows: tuple[tuple[Verdict, tuple[HeatCell | None, ...]], ...]
+
+
+def lay_heat_map(verdicts: Sequence[Verdict]) -> HeatMap:
+    """Lay the latest verdicts out by metric; endpoints of the scan are left to the release's own page."""
+    by_release = [(verdict, _worst_by_metric(verdict.evidence.comparisons)) for verdict in verdicts]
+    metrics = tuple(dict.fromkeys(name for _, found in by_release for name in found))
+    return HeatMap(
+        metrics, tuple((verdict, tuple(found.get(name) for name in metrics)) for verdict, found in by_release)
+    )
+
+
+def _worst_by_metric(comparisons: Sequence[Comparison]) -> dict[str, HeatCell]:
+    found: dict[str, HeatCell] = {}
+    for row in comparisons:
+        name = name_metric(row.rule)
+        if row.scan or (name in found and _rank(found[name].comparison) <= _rank(row)):
+            continue
+        found[name] = HeatCell(row, row.rule.role is Role.WATCH)
+    return found
+
+
+def _rank(row: Comparison) -> int:
+    return _BADNESS.index(row.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A release that asks for a person: what for, and the command that does it."""
+
+    release: str
+    why: str
+    command: str
+
+
+_ASKS: Mapping[str | None, tuple[str, str]] = {
+    None: ("has data and was not judged yet", "evaluator verdict {}"),
+    VerdictWord.INCONCLUSIVE: ("is not decided: look at what is missing", "evaluator verdict {}"),
+    VerdictWord.NO_GO: ("must not be promoted: look at what became worse", "evaluator rollback {}"),
+    VerdictWord.GO: ("is safe to promote", "evaluator promote {}"),
+}
+
+
+def find_waiting(summaries: Sequence[ReleaseSummary], settled: frozenset[str] = frozenset()) -> tuple[Waiting, ...]:
+    """Name the newest release of each service that nobody has acted on. `settled`: those that were acted on."""
+    newest: dict[object, ReleaseSummary] = {}
+    for summary in summaries:
+        service = frozenset(one.name for one in summary.release.services) or summary.release.id
+        newest.setdefault(service, summary)
+    return tuple(_ask(one) for one in newest.values() if one.release.id not in settled and (one.rows or one.verdict))
+
+
+def _ask(summary: ReleaseSummary) -> Waiting:
+    newer = summary.verdict and summary.last_run and summary.judged_at and summary.last_run > summary.judged_at
+    why, command = _ASKS[None if newer or not summary.verdict else VerdictWord(summary.verdict)]
+    return Waiting(
+        summary.release.id, "has newer data than its verdict" if newer else why, command.format(summary.release.id)
+    )
+
+
+# ------------------------------------------------------------------ one release
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a stored verdict judged, read again from its cells and judged again by its own policy."""
+
+    runs: tuple[Run, ...]
+    cells: Cells
+    outcomes: Outcomes | None
+    rulebook: Rulebook
+    evidence: Evidence
+    word: VerdictWord
+    reasons: tuple[Reason, ...]
+    same_data: bool
+    """False where what the verdict judged is not there as it was: the newest runs stand in for it."""
+
+
+def read_judged(store: Store, verdict: Verdict) -> Judged:
+    """Read what a verdict rests on. Raises UnknownName where the release is not there any more."""
+    release_id = verdict.release.id
+    behind = runs_behind(store, release_id, verdict.data_hash)
+    chosen = choose_runs(store.runs(release_id), behind or "latest")
+    rulebook = parse_policy(verdict.policy, origin="the stored policy").rulebook
+    loads = tuple(run for run in chosen if run.source != OUTCOME_SOURCE)
+    cells = store.read_cells([run.id for run in loads])
+    outcomes = read_outcomes(store, chosen, rulebook)
+    return _judge(loads, cells, outcomes, rulebook, release_id, same_data=behind is not None)
+
+
+def _judge(
+    runs: tuple[Run, ...],
+    cells: Cells,
+    outcomes: Outcomes | None,
+    rulebook: Rulebook,
+    release_id: str,
+    *,
+    same_data: bool,
+) -> Judged:
+    evidence = assess_release(cells, runs, outcomes, rulebook, release_id)
+    judgement = JUDGES["native"](evidence, rulebook, release_id)
+    evidence = replace(evidence, comparisons=judgement.comparisons)
+    return Judged(runs, cells, outcomes, rulebook, evidence, judgement.word, judgement.reasons, same_data)
+
+
+def trace_judged(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str, Any]:
+    """Numbers behind the figures of a verdict."""
+    return trace_figures(
+        store, verdict.release, judged.runs, judged.cells, judged.rulebook, judged.evidence.comparisons
+    )
+
+
+def judge_under_margins(judged: Judged, margins: Mapping[str, float], release_id: str) -> Judged:
+    """Say what the same data would have been under other margins (0.1 = 10 %, or absolute); nothing is kept."""
+    rules = tuple(
+        replace(rule, margin=Margin(margins[rule.name], relative=rule.margin.relative))
+        if rule.margin and rule.name in margins
+        else rule
+        for rule in judged.rulebook.rules
+    )
+    rulebook = replace(judged.rulebook, rules=rules)
+    return _judge(judged.runs, judged.cells, judged.outcomes, rulebook, release_id, same_data=judged.same_data)
+
+
+def rank_comparisons(rows: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Sort by how far beyond the margin, the worst first; what has no margin or no data comes last."""
+    return tuple(sorted(rows, key=lambda row: (-_use_of_margin(row), row.rule.role is Role.WATCH)))
+
+
+def _use_of_margin(row: Comparison) -> float:
+    """Share of the allowed harm that the estimate uses; what failed stands above all that did not."""
+    effect, margin = row.effect, row.rule.margin
+    if row.status is MetricStatus.NO_DATA and row.rule.role is not Role.WATCH:
+        return 1e6
+    if effect is None or margin is None or margin.value <= 0 or not np.isfinite(effect.estimate):
+        return -1e6
+    harm = effect.estimate if row.rule.direction.value == "lower_is_better" else -effect.estimate
+    return harm / margin.value + (1e3 if row.status is MetricStatus.FAIL else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that has to be so before a release is promoted."""
+
+    text: str
+    met: bool
+    remedy: str = ""
+
+
+def check_promotable(runs: Sequence[Run], verdict: Verdict | None, policy_hash: str) -> tuple[Condition, ...]:
+    """Say what speaks for promoting a release now, and what against. `policy_hash`: of the policy that applies here."""
+    if verdict is None:
+        return (Condition("it was judged", met=False, remedy="`evaluator verdict RELEASE`"),)
+    again = f"judge it again: `evaluator verdict {verdict.release.id}`"
+    words = {VerdictWord.GO: "GO", VerdictWord.NO_GO: "NO-GO", VerdictWord.INCONCLUSIVE: "INCONCLUSIVE"}
+    return (
+        Condition(
+            f"the verdict is {words[verdict.word]}", met=verdict.word is VerdictWord.GO, remedy=verdict.next_action
+        ),
+        Condition("nothing landed after the verdict", met=not is_stale(runs, verdict.judged_at), remedy=again),
+        Condition("no run is recorded any more", met=not is_live(runs), remedy="wait for its end, then judge again"),
+        Condition("the policy is the one that judged", met=verdict.policy_hash == policy_hash, remedy=again),
+        Condition("every run was complete", met=not verdict.evidence.incomplete, remedy="load it again"),
+    )
+
+
+# ------------------------------------------------------------------ a part of a release
+
+
+def look_closer(
+    judged: Judged, release_id: str, *, endpoint: str | None, from_s: float, to_s: float
+) -> tuple[Comparison, ...]:
+    """Compare one endpoint (`None`: all of them) within a stretch of each run. An exploration, never a verdict."""
+    cells = _narrow(judged.cells, endpoint, from_s, to_s)
+    rules = tuple(
+        replace(rule, slice=replace(rule.slice, endpoint=None))
+        for rule in judged.rulebook.rules
+        if rule.slice.endpoint in (None, endpoint) and not rule.outcome and not rule.queries
+    )
+    scan = replace(judged.rulebook.scan, enabled=False)
+    monitoring = replace(judged.rulebook.monitoring, mode="fixed")
+    rulebook = replace(judged.rulebook, rules=rules, scan=scan, warm_up_s=0.0, monitoring=monitoring)
+    runs = tuple(replace(run, state=RunState.COMPLETE) for run in judged.runs)
+    return _judge(runs, cells, None, rulebook, release_id, same_data=judged.same_data).evidence.comparisons
+
+
+_Mask = npt.NDArray[np.bool_]
+_Rows = TypeVar("_Rows", Moments, Bins, InstanceBins, LoadLevels)
+
+
+def _narrow(cells: Cells, endpoint: str | None, from_s: float, to_s: float) -> Cells:
+    """Cells of one endpoint and of the buckets from `from_s` to `to_s` after the start of each run.
+
+    Cut at whole blocks, so that the histograms of instances hold what those of arms do.
+    """
+    block_s = cells.bucket_s * BLOCK_BUCKETS
+    low, high = int(from_s // block_s), int(-(-to_s // block_s))
+    moments = cells.moments
+    starts = np.zeros(max(len(cells.runs), 1), dtype=np.int64)
+    for run in np.unique(moments.run):
+        starts[run] = moments.bucket[moments.run == run].min() // BLOCK_BUCKETS
+    wanted = cells.endpoints.index(endpoint) if endpoint in cells.endpoints else None
+
+    def within(run: npt.NDArray[np.int64], block: npt.NDArray[np.int64]) -> _Mask:
+        return (block - starts[run] >= low) & (block - starts[run] < high)
+
+    def keep(rows: Moments | Bins | InstanceBins) -> _Mask:
+        block = rows.block if isinstance(rows, InstanceBins) else rows.bucket // BLOCK_BUCKETS
+        chosen = within(rows.run, block)
+        return chosen if wanted is None else chosen & (rows.endpoint == wanted)
+
+    loads = cells.loads
+    kinds = cells.failure_kinds
+    return replace(
+        cells,
+        moments=_take(moments, keep(moments)),
+        bins=_take(cells.bins, keep(cells.bins)),
+        instance_bins=_take(cells.instance_bins, keep(cells.instance_bins)),
+        loads=_take(loads, within(loads.run, loads.bucket // BLOCK_BUCKETS)),
+        failure_kinds=FailureKinds(*(getattr(kinds, name)[:0] for name in kinds.__dataclass_fields__)),
+    )
+
+
+def _take(rows: _Rows, mask: _Mask) -> _Rows:
+    return type(rows)(*(getattr(rows, name)[mask] for name in rows.__dataclass_fields__))
+
+
+def is_live(runs: Sequence[Run]) -> bool:
+    """Is a run of it still recorded?"""
+    return any(run.state is RunState.RUNNING for run in runs)
+
+
+def is_stale(runs: Sequence[Run], judged_at: datetime | None) -> bool:
+    """Did data land after the verdict was given?"""
+    return judged_at is not None and any(run.ended is not None and run.ended > judged_at for run in runs)

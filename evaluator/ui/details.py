@@ -1,0 +1,131 @@
+"""What a verdict rests on, for those who check: queries, runs, earlier candidates, policy and hashes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import streamlit as st
+from markupsafe import Markup
+
+from evaluator.records import ReleaseSummary, Run, Verdict
+from evaluator.ui.pieces import clean, clock, definitions, empty, link, show, show_table, table, words_of
+from evaluator.ui.reads import Place, ReleaseView
+
+__all__ = ["show_history", "show_method", "show_queries", "show_runs"]
+
+
+def show_queries(verdict: Verdict) -> None:
+    """Every query as it was sent."""
+    if not verdict.queries:
+        return
+    st.subheader("Queries", anchor="queries")
+    show_table(
+        ("query", "of", "answered"),
+        (
+            (
+                Markup("<code>{}</code>").format(clean(one.get("text") or one.get("query") or "")),
+                clean(one.get("arm") or one.get("metric") or "–"),
+                clean(one.get("status") or one.get("series") or "–"),
+            )
+            for one in verdict.queries
+        ),
+        caption="queries",
+    )
+
+
+def show_runs(view: ReleaseView) -> None:
+    """The runs of a release, the newest group last."""
+    st.subheader("Runs", anchor="runs")
+    if not view.runs:
+        show(
+            empty(
+                "No run has landed.",
+                "Load both versions:",
+                f"evaluator load {view.release.id} --baseline URL --canary URL",
+            )
+        )
+        return
+    show_table(
+        ("run", "source", "replicate", "state", "started", "ended", "requests", "users"),
+        (_run(view, run) for run in view.runs),
+        caption="runs",
+    )
+
+
+def _run(view: ReleaseView, run: Run) -> Sequence[object]:
+    users = ", ".join(f"{arm} {count}" for arm, count in run.facts.users.items())
+    why = f"{run.state.value}: {run.facts.stopped_by}" if run.facts.stopped_by else run.state.value
+    name = link("compare", run.id, a=f"{view.release.id} · {run.id}")
+    return (
+        name,
+        run.source,
+        f"{run.replicate + 1}",
+        why,
+        clock(run.started),
+        clock(run.ended),
+        f"{run.landed:,}",
+        users or "–",
+    )
+
+
+def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None:
+    """Earlier verdicts of this release, and the other candidates of its service."""
+    st.subheader("History", anchor="history")
+    past = Markup("").join(
+        Markup("<li>{} {} {}</li>").format(
+            words_of(one.word),
+            clock(one.judged_at),
+            link("release", f"verdict {one.number + 1}", release=view.release.id, verdict=one.number),
+        )
+        for one in reversed(view.verdicts[-20:])
+    )
+    show(Markup('<ul class="ev-list">{}</ul>').format(past))
+    others = list(_candidates(view, summaries))
+    if others:
+        show(
+            table(
+                ("candidate", "verdict", "judged", "compare"),
+                (
+                    (
+                        link("release", one.release.id, release=one.release.id),
+                        words_of(one.verdict),
+                        clock(one.judged_at),
+                        link("compare", "with this one", a=one.release.id, b=view.release.id),
+                    )
+                    for one in others
+                ),
+                caption="candidates of this service",
+            )
+        )
+
+
+def _candidates(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> Iterable[ReleaseSummary]:
+    services = {one.name for one in view.release.services}
+    for one in summaries[:50]:
+        if one.release.id != view.release.id and services & {service.name for service in one.release.services}:
+            yield one
+
+
+def show_method(place: Place, view: ReleaseView, verdict: Verdict) -> None:
+    """Policy, window, hashes, and the command that gives the same verdict."""
+    st.subheader("How it was judged", anchor="method")
+    window = verdict.evidence.window
+    policy = f" --policy {place.policy}" if place.policy else ""
+    command = f"evaluator --store {place.store}{policy} verdict {view.release.id} --dry-run"
+    show(
+        definitions(
+            [
+                ("window", Markup("{} to {}").format(clock(window.start), clock(window.end))),
+                ("judge", f"{verdict.judge}, {verdict.monitoring} monitoring"),
+                ("false alarms", f"alpha {verdict.alpha:g} over all gates together"),
+                ("mode", verdict.mode),
+                ("evaluator", verdict.evaluator_version),
+                ("policy", Markup("<code>{}</code>").format(verdict.policy_hash)),
+                ("data", Markup("<code>{}</code>").format(verdict.data_hash)),
+                ("judge it again", Markup("<code>{}</code>").format(command)),
+            ]
+        )
+    )
+    with st.expander("The policy that judged, with every default", key="policy"):
+        st.code(json.dumps(dict(verdict.policy), indent=2, ensure_ascii=True), language="json", wrap_lines=True)

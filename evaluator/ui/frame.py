@@ -1,0 +1,84 @@
+"""The frame around every page: style, who is reading, and what is shown where a page cannot be."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlit as st
+from markupsafe import Markup
+
+from evaluator.errors import EvaluatorError, StoreBusy
+from evaluator.ui.identity import is_login_configured, show_reader, sign_in_if_asked
+from evaluator.ui.pieces import empty, show
+from evaluator.ui.reads import find_place
+
+__all__ = ["guarded", "open_frame", "show_problem"]
+
+STYLE = Path(__file__).with_name("style.css")
+_log = logging.getLogger(__name__)
+
+
+def open_frame(run: Callable[[], None]) -> None:
+    """Run a page inside the frame."""
+    st.html(STYLE)
+    if _is_open_to_everyone():
+        show(
+            empty(
+                "This app answers to the network, and nobody has to sign in.",
+                "It shows nothing until it listens on loopback only, or asks who is there: docs/app.md says what "
+                "exposing it needs.",
+                "evaluator app --address 127.0.0.1",
+            )
+        )
+        return
+    if not sign_in_if_asked():
+        return
+    run()
+    show_reader(find_place().store)
+
+
+def _is_open_to_everyone() -> bool:
+    """Does the server listen beyond loopback, without a login?"""
+    if is_login_configured():
+        return False
+    address = st.get_option("server.address")
+    if address == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(address or "0.0.0.0").is_loopback  # noqa: S104 where Streamlit listens by itself
+    except ValueError:
+        return True
+
+
+def guarded(body: Callable[[], None]) -> Callable[[], None]:
+    """Show what went wrong in a page, or a part of it, as a sentence with its remedy; a traceback goes to the log."""
+
+    @functools.wraps(body)
+    def run() -> None:
+        try:
+            body()
+        except EvaluatorError as error:
+            show_problem(error)
+        except Exception as error:  # noqa: BLE001 whatever it was: no traceback reaches a reader
+            _log.exception("a page failed")
+            show_problem(error)
+
+    return run
+
+
+def show_problem(error: Exception) -> None:
+    """Say what is wrong and what to do about it."""
+    if isinstance(error, EvaluatorError):
+        what, hint = error.message, error.hint or ""
+    else:
+        what = f"This part could not be shown: unexpected {type(error).__name__}."
+        hint = "It is a fault of evaluator; the log of `evaluator app` says where."
+    head = "The store is being written." if isinstance(error, StoreBusy) else what
+    body = f"{what} {hint}" if isinstance(error, StoreBusy) else hint
+    show(Markup('<div role="alert">{}</div>').format(empty(head, body or "Nothing was changed.")))
+    if isinstance(error, StoreBusy):
+        st.button("Try again", key=f"again-{abs(hash(what))}")

@@ -1,0 +1,119 @@
+"""Who is reading: the OS user of the one who started the app, or whoever signed in through OpenID Connect."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from evaluator.ui.pieces import clean, empty, show
+
+__all__ = [
+    "FRESH_S",
+    "Reader",
+    "find_reader",
+    "is_fresh",
+    "is_login_configured",
+    "read_claims",
+    "show_reader",
+    "sign_in_if_asked",
+]
+
+FRESH_S = 15 * 60
+"""A login older than this is asked for again before anything is promoted."""
+CLOCK_S = 60
+"""How much the provider's clock may be ahead of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who is reading, by the names that the policy's `roles` may list."""
+
+    name: str
+    names: tuple[str, ...]
+    """All that stand for this person: name, address, `group:…`."""
+    signed_in_at: float | None = None
+    """When the provider saw them (epoch seconds); `None`: the OS user, who has no login here."""
+
+
+def is_login_configured() -> bool:
+    """Is there an OpenID provider to sign in with?"""
+    try:
+        return "auth" in st.secrets
+    except FileNotFoundError:
+        return False
+
+
+def sign_in_if_asked() -> bool:
+    """Ask for a login where one is configured; false while there is none."""
+    if not is_login_configured() or _is_logged_in():
+        return True
+    show(empty("Sign in to review releases.", "Who you are decides what you may do: the policy's roles say so."))
+    st.button("Sign in", type="primary", on_click=st.login, key="sign-in")
+    return False
+
+
+def _is_logged_in() -> bool:
+    return bool(getattr(st.user, "is_logged_in", False))
+
+
+def find_reader() -> Reader:
+    """Tell who is reading."""
+    if not is_login_configured():
+        name = _os_user()
+        return Reader(name, (name,))
+    claims: Mapping[str, Any] = st.user.to_dict()
+    asked = st.secrets["auth"].get("client_kwargs", {}).get("prompt")
+    return read_claims(claims, asks_each_time=asked == "login")
+
+
+def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> Reader:
+    """What a provider says of a person.
+
+    An address counts only where the provider says that it verified it: anyone may claim one elsewhere. The time of a
+    token counts as that of the login only where the provider is told to ask each time (`prompt = "login"`).
+    """
+    address = str(claims.get("email") or "") if claims.get("email_verified") is True else ""
+    subject = str(claims.get("sub") or "")
+    groups = claims.get("groups") or ()
+    listed = [groups] if isinstance(groups, str) else [str(group) for group in groups]
+    names = [name for name in (address, subject) if name] + [f"group:{group}" for group in listed]
+    seen = claims.get("auth_time") or (claims.get("iat") if asks_each_time else None)
+    return Reader(address or subject or "unknown", tuple(names), float(seen) if isinstance(seen, int | float) else 0.0)
+
+
+def is_fresh(reader: Reader, now: float | None = None) -> bool:
+    """Has this person signed in lately enough to promote?"""
+    if reader.signed_in_at is None:
+        return True
+    age = (time.time() if now is None else now) - reader.signed_in_at
+    return -CLOCK_S <= age <= FRESH_S
+
+
+def _os_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
+
+
+def show_reader(store: Path) -> None:
+    """Say below the page who is reading what."""
+    reader = find_reader()
+    left, right = st.columns([4, 1], vertical_alignment="center")
+    left.caption(f"{_plain(store)} · read by {_plain(reader.name)}")
+    if reader.signed_in_at is not None:
+        right.button("Sign out", on_click=st.logout, key="sign-out", type="tertiary")
+
+
+def _plain(text: object) -> str:
+    """Text that Markdown leaves alone."""
+    return "".join(
+        f"\\{character}" if character in "\\`*_{}[]()<>#+-.!|~$:" else character for character in clean(text)
+    )

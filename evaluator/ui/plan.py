@@ -1,0 +1,260 @@
+"""Plan: what a test would find, how long it takes, how to roll out, and what other margins would have said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import streamlit as st
+from markupsafe import Markup
+
+from evaluator.calibration import CalibrationReport, Tally, needed_comparisons
+from evaluator.errors import UsageError
+from evaluator.figures import draw_exposure, draw_precision
+from evaluator.pipeline.reviewing import judge_under_margins, rank_comparisons
+from evaluator.planning import Exposure, GatePlan, Goal, History, compare_strategies, plan_gates, tabulate
+from evaluator.policy import Policy
+from evaluator.records import Margin, Rulebook
+from evaluator.ui.controls import choose
+from evaluator.ui.frame import guarded
+from evaluator.ui.panels import hand_out, show_figure
+from evaluator.ui.pieces import empty, link, metrics_table, show, table, words_of
+from evaluator.ui.reads import (
+    Place,
+    find_place,
+    read_calibration,
+    read_judgement,
+    read_past_verdict,
+    read_plan_history,
+    read_policy,
+    read_release,
+    read_summaries,
+)
+from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
+
+__all__ = ["show_plan"]
+
+NONE = "no history: assume a service"
+FACTORS = (0.25, 0.5, 1, 2, 4)
+TIMES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+SNIPPET = """from pathlib import Path
+from evaluator.pipeline.hindsight import find_history
+from evaluator.planning import Goal, compare_strategies, plan_gates
+from evaluator.policy import load_policy
+from evaluator.store import Store
+
+policy, store = load_policy({policy}), {store}
+history = find_history(store, policy, {release!r}, rate_per_s={rate}, instances={instances})
+goal = {goal!r}
+for gate in plan_gates(history, policy.rulebook, goal):
+    print(gate)
+for rollout in compare_strategies(history, policy.rulebook, goal):
+    print(rollout)"""
+
+
+def show_plan() -> None:
+    """The page."""
+    st.title("Plan")
+    place = find_place()
+    policy = read_policy(place)
+    names = [one.release.id for one in read_summaries(place)] if place.store.exists() else []
+    release = choose("From what is stored of", [*names, NONE], "release", (names or [NONE])[0])
+    release_id = None if release == NONE else release
+    goal = _choose_goal(assumed=release_id is None)
+    guarded(lambda: _show_plan(place, policy, release_id, goal))()
+    if release_id:
+        guarded(lambda: _show_what_if(place, release_id))()
+    guarded(lambda: _show_calibration(place, policy, known=bool(names)))()
+
+
+def _choose_goal(*, assumed: bool) -> Goal:
+    """Sliders for traffic, instances and minutes, and what is to be found."""
+    top = st.columns(3, gap="large")
+    minutes = top[0].slider("Minutes of load", 5, 240, 60, step=5, key="minutes", bind="query-params")
+    instances = top[1].slider("Instances an arm", 1, 32, 4, key="instances", bind="query-params")
+    rate = top[2].slider(
+        "Requests a second of each arm",
+        1,
+        1000,
+        30,
+        key="rate",
+        bind="query-params",
+        disabled=not assumed,
+        help=None if assumed else "as the stored runs had",
+    )
+    low = st.columns(3, gap="large")
+    latency = low[0].slider("Rise of latency to be found, %", 1, 50, 10, key="latency", bind="query-params")
+    failures = low[1].slider(
+        "Rise of failures to be found, pp", 0.1, 5.0, 0.5, step=0.1, key="failures", bind="query-params"
+    )
+    power = low[2].slider("Chance that counts as found, %", 50, 99, 80, key="power", bind="query-params")
+    return Goal(
+        duration_s=minutes * 60.0,
+        instances=instances,
+        rate_per_s=float(rate) if assumed else None,
+        regression=latency / 100,
+        failures=failures / 100,
+        power=power / 100,
+    )
+
+
+def _show_plan(place: Place, policy: Policy, release_id: str | None, goal: Goal) -> None:
+    history = read_plan_history(place, policy, release_id, rate_per_s=goal.rate_per_s or 30.0, instances=goal.instances)
+    _say_origin(history)
+    plans = plan_gates(history, policy.rulebook, goal)
+    if not plans:
+        raise UsageError("the policy has no gate with a margin to plan for", hint="`evaluator policy show` prints it")
+    st.subheader("What this test would find", anchor="gates")
+    snippet = SNIPPET.format(
+        policy=f"Path({str(place.policy)!r})" if place.policy else "",
+        store=f"Store.open(Path({str(place.store)!r}))" if release_id else None,
+        release=release_id,
+        rate=goal.rate_per_s or 0.0,
+        instances=goal.instances,
+        goal=goal,
+    )
+    head, rows = _tabulate(plans, goal)
+    show(table(head, rows, caption="gates"))
+    hand_out("plan", head, rows, snippet, caption="gates")
+    st.subheader("What minutes buy, and what only instances buy", anchor="precision")
+    around = sorted({max(2, goal.instances // 2), goal.instances, 2 * goal.instances, 4 * goal.instances})
+    grids = tabulate(history, policy.rulebook, goal, [goal.duration_s * factor for factor in FACTORS], around)
+    columns = st.columns(2, gap="large")
+    for k, (plan, grid) in enumerate(zip(plans, grids, strict=True)):
+        with columns[k % 2]:
+            show_figure(draw_precision(plan, grid), f"precision-{k}", snippet)
+    st.subheader("Ways to roll out, unchanged and with the regression", anchor="strategies")
+    show_figure(draw_exposure(_compare(history, policy.rulebook, goal)), "exposure", snippet)
+
+
+@st.cache_data(
+    max_entries=32, show_spinner="rolling out 2,000 times …", hash_funcs={History: repr, Rulebook: repr, Goal: repr}
+)
+def _compare(history: History, rulebook: Rulebook, goal: Goal) -> tuple[Exposure, ...]:
+    return compare_strategies(history, rulebook, goal)
+
+
+def _say_origin(history: History) -> None:
+    if history.assumed:
+        text = (
+            "Assumed, not measured: five endpoints of 40 to 250 ms, 0.1 % failures and bursts of them, load that "
+            "wanders, instances that differ by 1 %. Choose a stored release to plan from your own service."
+        )
+    else:
+        many = "comparison" if history.comparisons == 1 else "comparisons"
+        rate = format_number(history.rate_per_s)
+        text = f"From {history.comparisons} stored {many} at {rate} requests a second an arm; the more, the surer."
+    missing = [f"{name}: no stored data, not planned." for name in history.missing]
+    show(Markup('<p class="muted">{}</p>').format(" ".join([text, *missing])))
+
+
+def _tabulate(plans: Sequence[GatePlan], goal: Goal) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    head = ("gate", "allowed", "precision", "finds", "the rise is found", "GO if unchanged", "GO after", "of instances")
+    return head, [_row(plan, goal) for plan in plans]
+
+
+def _row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
+    return (
+        name_metric(plan.precision.rule),
+        format_margin(plan.precision.rule.margin, plan.precision.unit),
+        f"± {_harm(plan, plan.half_width)}",
+        f"+{_harm(plan, plan.finds)}" if math.isfinite(plan.finds) else "nothing",
+        f"{plan.found_chance:.0%} (+{_harm(plan, goal.harm(plan.precision))})",
+        f"{plan.go_chance:.0%}",
+        _after(plan),
+        f"{plan.lasting:.0%}",
+    )
+
+
+def _harm(plan: GatePlan, value: float) -> str:
+    return format_margin(Margin(value, relative=plan.precision.relative), plan.precision.unit)
+
+
+def _after(plan: GatePlan) -> str:
+    if math.isfinite(plan.go_after_s):
+        return f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
+    if math.isfinite(plan.go_instances):
+        return f"never; {format_number(plan.go_instances)} instances would do"
+    return "never"
+
+
+# ------------------------------------------------------------------ other margins
+
+
+def _show_what_if(place: Place, release_id: str) -> None:
+    st.subheader("What other margins would have said", anchor="margins")
+    verdict = read_past_verdict(read_release(place, release_id), None)
+    if verdict is None:
+        show(empty("It was not judged yet.", "Judge it first:", f"evaluator verdict {release_id}"))
+        return
+    judged = read_judgement(place, verdict)
+    times = st.select_slider("Every margin, times", TIMES, 1.0, key="margins", bind="query-params")
+    known = [rule for rule in judged.rulebook.rules if rule.margin]
+    margins = {rule.name: rule.margin.value * times for rule in known if rule.margin}
+    tried = judge_under_margins(judged, margins, release_id)
+    show(
+        Markup(
+            "<p>{} was judged {}; with margins × {} it would be {}. Nothing is kept: a margin is changed in the "
+            "policy, where others can see it.</p>"
+        ).format(
+            link("release", release_id, release=release_id), words_of(verdict.word), f"{times:g}", words_of(tried.word)
+        )
+    )
+    rows = rank_comparisons([row for row in tried.evidence.comparisons if not row.scan])
+    show(metrics_table(rows, release_id, several=len({row.arm for row in rows}) > 1, caption="under these margins"))
+
+
+# ------------------------------------------------------------------ false alarms
+
+
+def _show_calibration(place: Place, policy: Policy, *, known: bool) -> None:
+    st.subheader("Does this policy cry wolf?", anchor="calibration")
+    if not known:
+        show(empty("There are no stored baselines to try it on.", "Load or import some releases first."))
+        return
+    if not st.toggle(
+        "Judge identical halves of stored baselines (takes a while)", key="calibrate", bind="query-params"
+    ):
+        show(empty("Not tried on this page yet.", "Turn it on above, or run", "evaluator calibrate"))
+        return
+    report = read_calibration(place, policy)
+    show(Markup("<p><strong>{}</strong></p>").format(_conclude(report)))
+    head = ("identical halves by", "with", "judged", "NO-GO", "GO")
+    rows = [_tally(one) for one in report.tallies]
+    show(table(head, rows, caption="false alarms and power"))
+    hand_out("calibration", head, rows, "evaluator calibrate --json", caption="false alarms and power")
+
+
+def _conclude(report: CalibrationReport) -> str:
+    overall = report.overall
+    if not overall.judged:
+        return "Too little history to know: no stored baseline can be compared with itself."
+    low, high = overall.interval(overall.no_go)
+    seen = f"{overall.no_go} of {overall.judged} identical releases were NO-GO ({low:.1%} to {high:.1%})"
+    verdicts = {"cries_wolf": "It cries wolf", "keeps": "False alarms are in order"}
+    if report.conclusion in verdicts:
+        return f"{verdicts[report.conclusion]}: {seen}, {report.alpha:.1%} are allowed."
+    needed = needed_comparisons(report.alpha)
+    return (
+        f"Too little history to know whether {report.alpha:.1%} are kept: {seen}; "
+        f"without any alarm it takes {needed} independent comparisons."
+    )
+
+
+def _tally(tally: Tally) -> tuple[str, ...]:
+    change = tally.change
+    said = f"latency +{change.latency:.0%}" if change.latency else f"failures +{100 * change.failures:g} pp"
+    return (
+        tally.kind,
+        said if change.latency or change.failures else "nothing changed",
+        f"{tally.judged}",
+        _share(tally, tally.no_go),
+        _share(tally, tally.go),
+    )
+
+
+def _share(tally: Tally, count: int) -> str:
+    if not tally.judged:
+        return "–"
+    low, high = tally.interval(count)
+    return f"{count / tally.judged:.0%} ({low:.0%} to {high:.0%})"

@@ -1,0 +1,212 @@
+"""Release: the answer, then everything it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+from markupsafe import Markup
+
+from evaluator.errors import UnknownName
+from evaluator.figures import color_arms
+from evaluator.pipeline.reviewing import is_live, is_stale, rank_comparisons
+from evaluator.records import ReleaseSummary, Verdict
+from evaluator.ui.controls import choose
+from evaluator.ui.curves import show_distribution, show_metric, show_timeline
+from evaluator.ui.details import show_history, show_method, show_queries, show_runs
+from evaluator.ui.frame import guarded
+from evaluator.ui.panels import HEAD, describe, hand_out
+from evaluator.ui.pieces import (
+    banner,
+    clean,
+    clock,
+    css_color,
+    empty,
+    health_list,
+    legend,
+    link,
+    metrics_table,
+    show,
+    since,
+)
+from evaluator.ui.reads import (
+    Place,
+    ReleaseView,
+    find_place,
+    now,
+    read_figures,
+    read_past_verdict,
+    read_release,
+    read_summaries,
+)
+from evaluator.ui.slices import show_slices
+
+__all__ = ["choose_release", "show_release"]
+
+LIVE_EVERY_S = 5
+TABLE_SNIPPET = """import json
+from pathlib import Path
+from evaluator.store import Store
+
+verdict = json.loads(Store.open(Path({store!r})).verdicts({release!r})[{number}].json)
+for metric in verdict["metrics"]:
+    print(metric["name"], metric["slice"], metric["effect"], metric["status"])"""
+
+
+def show_release() -> None:
+    """The page."""
+    st.title("Release")
+    place = find_place()
+    release_id = choose_release(read_summaries(place))
+    if release_id is None:
+        return
+    _show_answer(place, release_id)
+    view = read_release(place, release_id)
+    number = read_number(view)
+    verdict = read_past_verdict(view, number)
+    if verdict is None:
+        return
+    newest = number in (None, len(view.verdicts) - 1)
+    _show_metrics(place, view, verdict, number)
+    _show_figures(place, view, verdict, newest=newest)
+    st.subheader("Was it a fair comparison?", anchor="health")
+    show(health_list(verdict.evidence.findings) if verdict.evidence.findings else empty("No check was made.", ""))
+    show_queries(verdict)
+    show_runs(view)
+    show_history(view, read_summaries(place))
+    show_method(place, view, verdict)
+
+
+def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
+    """Let the reader choose a release; the address says which. `None` while there is nothing to choose."""
+    names = [one.release.id for one in summaries]
+    if not names:
+        show(empty("No release has landed yet.", "A load or an import makes one; try it with", "evaluator demo"))
+        return None
+    asked = st.query_params.get("release")
+    if asked is not None and asked not in names:
+        show(
+            Markup('<div role="alert">{}</div>').format(
+                empty(
+                    str(UnknownName("release", clean(asked), names)),
+                    "Choose one of these, or list them:",
+                    "evaluator releases",
+                )
+            )
+        )
+    return choose("Release", names, "release", names[0])
+
+
+def read_number(view: ReleaseView) -> int | None:
+    """The verdict that the address names, by its place in the history; `None`: the latest. Raises UnknownName."""
+    asked = st.query_params.get("verdict")
+    if asked is None:
+        return None
+    if not asked.isdecimal() or int(asked[:6]) >= len(view.verdicts):
+        raise UnknownName("verdict", clean(asked), [str(one.number) for one in view.verdicts])
+    return int(asked)
+
+
+# ------------------------------------------------------------------ the answer
+
+
+def _show_answer(place: Place, release_id: str) -> None:
+    """The banner; while a run is recorded it looks again by itself, and leaves the rest of the page as it is."""
+    every = LIVE_EVERY_S if is_live(read_release(place, release_id).runs) else None
+
+    @st.fragment(run_every=every)
+    def answer() -> None:
+        guarded(lambda: _draw_answer(find_place(), release_id))()
+
+    answer()
+
+
+def _draw_answer(place: Place, release_id: str) -> None:
+    view = read_release(place, release_id)
+    verdict = read_past_verdict(view, read_number(view))
+    if verdict is None:
+        landed = sum(run.landed for run in view.runs)
+        show(
+            empty(
+                f"{clean(release_id)} was not judged yet; {landed:,} requests have landed.",
+                "Judge it:",
+                f"evaluator verdict {release_id}",
+            )
+        )
+        return
+    show(banner(verdict, [*_notes(view, verdict)]))
+    _seen_last(view, release_id)
+
+
+def _notes(view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
+    moment = now()
+    requests = " + ".join(f"{arm.requests:,}" for arm in verdict.evidence.arms if arm.requests)
+    notes = [Markup("judged {} ({})").format(since(verdict.judged_at, moment), clock(verdict.judged_at))]
+    notes += [Markup("{} requests").format(requests)] if requests else []
+    if is_live(view.runs):
+        landed = sum(run.landed for run in view.runs)
+        notes.insert(0, Markup('<span class="ev-badge ok">live</span>{} requests so far').format(f"{landed:,}"))
+    if is_stale(view.runs, verdict.judged_at):
+        command = Markup("<code>evaluator verdict {}</code>").format(view.release.id)
+        notes.append(Markup('<span class="ev-badge warn">stale</span>newer data has landed: {}').format(command))
+    if verdict.mode == "shadow":
+        notes.append(Markup('<span class="ev-badge">shadow mode</span>it blocks nothing'))
+    if verdict.evidence.incomplete:
+        notes.append(Markup('<span class="ev-badge warn">incomplete</span>a run ended before its time'))
+    if verdict.override:
+        notes.append(Markup('<span class="ev-badge no_go">overridden</span>{}').format(clean(dict(verdict.override))))
+    if st.query_params.get("verdict") is not None:
+        notes.append(link("release", "an earlier verdict; see the latest", release=view.release.id))
+    notes.append(link("promote", "promote, hold or roll back", release=view.release.id))
+    return notes
+
+
+def _seen_last(view: ReleaseView, release_id: str) -> None:
+    """Say that a newer verdict is there; the page below changes when the reader says so, not under their eyes."""
+    known = st.session_state.setdefault(f"seen-{release_id}", len(view.verdicts))
+    if len(view.verdicts) != known and st.button("A newer verdict is there: show all of it", key="newer"):
+        st.session_state[f"seen-{release_id}"] = len(view.verdicts)
+        st.rerun(scope="app")
+
+
+# ------------------------------------------------------------------ metrics and figures
+
+
+def _show_metrics(place: Place, view: ReleaseView, verdict: Verdict, number: int | None) -> None:
+    st.subheader("Metrics, the furthest beyond its margin first", anchor="metrics")
+    rows = rank_comparisons([row for row in verdict.evidence.comparisons if not row.scan])
+    if not rows:
+        show(empty("Nothing could be compared.", "The reasons above say what is missing."))
+        return
+    several = len({row.arm for row in rows}) > 1
+    show(metrics_table(rows, view.release.id, several=several))
+    hand_out(
+        "metrics",
+        HEAD,
+        [describe(row) for row in rows],
+        TABLE_SNIPPET.format(store=str(place.store), release=view.release.id, number=-1 if number is None else number),
+    )
+
+
+def _show_figures(place: Place, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:
+    """All figures; one that fails leaves the others."""
+    found: Mapping[str, Any] = {}
+
+    def read() -> None:
+        nonlocal found
+        found = read_figures(place, verdict, newest=newest)
+
+    guarded(read)()
+    if found:
+        names = [arm.name for arm in verdict.evidence.arms] or [row.arm for row in verdict.evidence.comparisons]
+        colors = color_arms(names)
+        show(legend({name: css_color(color) for name, color in colors.items() if name in names}))
+        guarded(lambda: show_metric(place, verdict, found, colors))()
+        guarded(lambda: show_distribution(place, verdict, found, colors))()
+        guarded(lambda: show_timeline(place, verdict, found))()
+    timeline = found.get("timeline") or {}
+    span_s = (
+        timeline["seconds"][-1] + timeline["slot_s"] if timeline.get("seconds") else verdict.evidence.window.seconds
+    )
+    guarded(lambda: show_slices(place, view, verdict, max(float(span_s), 60.0)))()

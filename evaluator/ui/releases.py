@@ -1,0 +1,138 @@
+"""Releases: what waits for me, and every release by every metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+from markupsafe import Markup
+
+from evaluator.pipeline.reviewing import HeatMap, find_waiting, lay_heat_map
+from evaluator.records import ReleaseSummary
+from evaluator.reports.base import format_effect
+from evaluator.ui.panels import hand_out
+from evaluator.ui.pieces import clock, empty, heat_map, link, show, show_table, since, words_of
+from evaluator.ui.reads import Place, find_place, now, read_latest, read_summaries
+
+__all__ = ["show_releases"]
+
+SNIPPET = """from pathlib import Path
+from evaluator.store import Store
+
+for verdict in Store.open(Path("{store}")).latest_verdicts():
+    print(verdict.release, verdict.word, verdict.judged_at)"""
+
+
+def show_releases() -> None:
+    """The page."""
+    st.title("Releases")
+    place = find_place()
+    if not place.store.exists():
+        show(
+            empty(
+                f"There is no store at {place.store} yet.",
+                "A load or an import makes one; try it with",
+                "evaluator demo",
+            )
+        )
+        return
+    summaries = read_summaries(place)
+    if not summaries:
+        show(
+            empty(
+                "No release has landed yet.",
+                "Load both versions, or import what another tool recorded:",
+                "evaluator load RELEASE --baseline URL --canary URL",
+            )
+        )
+        return
+    _show_waiting(summaries)
+    _show_map(place)
+    _show_list(summaries)
+
+
+def _show_waiting(summaries: Sequence[ReleaseSummary]) -> None:
+    st.subheader("What waits for me")
+    waiting = find_waiting(summaries)
+    if not waiting:
+        show(Markup("<p>Nothing: every newest release was acted on.</p>"))
+        return
+    items = Markup("").join(
+        Markup("<li><strong>{}</strong> {} <code>{}</code></li>").format(
+            link("release", one.release, release=one.release), one.why, one.command
+        )
+        for one in waiting
+    )
+    show(Markup('<ul class="ev-list">{}</ul>').format(items))
+
+
+def _show_map(place: Place) -> None:
+    st.subheader("Releases by metrics")
+    wanted = st.text_input(
+        "Releases that contain", key="q", bind="query-params", max_chars=200, placeholder="any, for example cart@"
+    )
+    verdicts = [one for one in read_latest(place) if (wanted or "").lower() in one.release.id.lower()]
+    if not verdicts:
+        show(
+            empty(
+                "No judged release has that in its name.",
+                "Empty the field to see all, or judge one:",
+                "evaluator verdict RELEASE",
+            )
+        )
+        return
+    laid = lay_heat_map(verdicts)
+    show(
+        heat_map(
+            laid.metrics,
+            (
+                (
+                    link("release", verdict.release.id, release=verdict.release.id),
+                    words_of(verdict.word),
+                    [None if cell is None else (verdict.release.id, cell.comparison) for cell in cells],
+                )
+                for verdict, cells in laid.rows
+            ),
+        )
+    )
+    show(
+        Markup(
+            '<p class="ev-legend"><span>✓ within what is allowed</span><span>✗ shown to be worse</span>'
+            "<span>? not known yet</span><span>∅ no data</span><span>· shown only</span></p>"
+        )
+    )
+    head, rows = _tabulate(laid)
+    hand_out("releases", head, rows, SNIPPET.format(store=place.store), caption="releases by metrics")
+
+
+def _tabulate(laid: HeatMap) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    rows = [
+        (
+            verdict.release.id,
+            verdict.word.value,
+            *("" if c is None else f"{c.comparison.status.value} {format_effect(c.comparison)}" for c in cells),
+        )
+        for verdict, cells in laid.rows
+    ]
+    return ("release", "verdict", *laid.metrics), rows
+
+
+def _show_list(summaries: Sequence[ReleaseSummary]) -> None:
+    st.subheader("All releases")
+    moment = now()
+    show_table(
+        ("release", "verdict", "judged", "versions", "runs", "requests", "last run"),
+        (
+            (
+                link("release", one.release.id, release=one.release.id),
+                words_of(one.verdict),
+                since(one.judged_at, moment) if one.judged_at else "–",
+                ", ".join(f"{s.name} {s.baseline or '?'} → {s.canary or '?'}" for s in one.release.services) or "–",
+                f"{one.runs}",
+                f"{one.rows:,}",
+                clock(one.last_run),
+            )
+            for one in summaries
+        ),
+        caption="all releases",
+    )

@@ -1,0 +1,113 @@
+"""Endpoints and slices: all of them ranked, and one looked at closer."""
+
+from __future__ import annotations
+
+import streamlit as st
+from markupsafe import Markup
+
+from evaluator.pipeline.reviewing import look_closer, rank_comparisons
+from evaluator.records import Comparison, Verdict
+from evaluator.ui.panels import HEAD, describe, hand_out
+from evaluator.ui.pieces import clean, empty, metrics_table, show
+from evaluator.ui.reads import Place, ReleaseView, read_judgement
+from evaluator.wording import format_duration
+
+__all__ = ["show_slices"]
+
+MOST = 100
+ALL = "all endpoints"
+STEPS = 40
+SNIPPET = """from pathlib import Path
+from evaluator.pipeline.reviewing import look_closer, read_judged
+from evaluator.reports import from_json
+from evaluator.store import Store
+
+store = Store.open(Path({store!r}))
+verdict = from_json(store.verdicts({release!r})[-1].json)
+judged = read_judged(store, verdict)
+for row in look_closer(judged, {release!r}, endpoint={endpoint!r}, from_s={from_s}, to_s={to_s}):
+    print(row.rule.name, row.arm, row.effect, row.status)"""
+
+RANKING = """from pathlib import Path
+from evaluator.pipeline.reviewing import rank_comparisons
+from evaluator.reports import from_json
+from evaluator.store import Store
+
+verdict = from_json(Store.open(Path({store!r})).verdicts({release!r})[-1].json)
+for row in rank_comparisons([row for row in verdict.evidence.comparisons if row.scan]):
+    print(row.rule.slice.endpoint, row.rule.type, row.arm, row.effect, row.status)"""
+
+
+def show_slices(place: Place, view: ReleaseView, verdict: Verdict, span_s: float) -> None:
+    """The ranking of the scan, then the drill-down. `span_s`: how long the load was."""
+    st.subheader("Endpoints", anchor="endpoints")
+    rows = [row for row in verdict.evidence.comparisons if row.scan]
+    if rows:
+        _show_ranking(place, view, rows)
+    else:
+        show(empty("The scan looked at no endpoint.", "The policy turned it off, or no endpoint had enough requests."))
+    if any(arm.requests for arm in verdict.evidence.arms):
+        _show_closer(place, view, verdict, span_s)
+
+
+def _show_ranking(place: Place, view: ReleaseView, rows: list[Comparison]) -> None:
+    wanted = st.text_input(
+        "Endpoints that contain", key="find", bind="query-params", max_chars=200, placeholder="any, for example POST"
+    )
+    chosen = [row for row in rows if (wanted or "").lower() in (row.rule.slice.endpoint or "").lower()]
+    ranked = rank_comparisons(chosen)
+    if not ranked:
+        show(empty("No endpoint has that in its name.", "Empty the field to see all of them."))
+        return
+    several = len({row.arm for row in rows}) > 1
+    show(metrics_table(ranked[:MOST], view.release.id, several=several, caption="endpoints"))
+    hand_out(
+        "endpoints",
+        HEAD,
+        [describe(row) for row in ranked],
+        RANKING.format(store=str(place.store), release=view.release.id),
+    )
+    if len(ranked) > MOST:
+        show(Markup('<p class="muted">the {} furthest beyond their margin, of {}</p>').format(MOST, len(ranked)))
+
+
+def _show_closer(place: Place, view: ReleaseView, verdict: Verdict, span_s: float) -> None:
+    """One endpoint or a stretch of the load; cells are read when the reader has chosen."""
+    st.subheader("Look closer", anchor="closer")
+    known = {row.rule.slice.endpoint for row in verdict.evidence.comparisons if row.rule.slice.endpoint}
+    left, right = st.columns(2)
+    endpoint = left.selectbox("Endpoint", [ALL, *sorted(known)], key="endpoint", bind="query-params", format_func=clean)
+    low, high = right.slider(
+        "Seconds of load",
+        0.0,
+        span_s,
+        (0.0, span_s),
+        step=max(15.0, span_s // STEPS),
+        key="window",
+        bind="query-params",
+    )
+    if endpoint == ALL and low <= 0 and high >= span_s:
+        show(
+            empty("This is all of it, as above.", "Choose an endpoint or a stretch of the load to compare that alone.")
+        )
+        return
+    judged = read_judgement(place, verdict)
+    chosen = None if endpoint == ALL else endpoint
+    rows = look_closer(judged, view.release.id, endpoint=chosen, from_s=low, to_s=high)
+    show(
+        Markup('<p class="muted">{} from {} to {} of load. An exploration: it decides nothing{}.</p>').format(
+            clean(endpoint),
+            format_duration(low),
+            format_duration(high),
+            "" if judged.same_data else ", and the data that was judged is not all there any more",
+        )
+    )
+    several = len({row.arm for row in rows}) > 1
+    ranked = rank_comparisons(rows)
+    show(metrics_table(ranked, view.release.id, several=several, caption="closer look"))
+    hand_out(
+        "closer",
+        HEAD,
+        [describe(row) for row in ranked],
+        SNIPPET.format(store=str(place.store), release=view.release.id, endpoint=chosen, from_s=low, to_s=high),
+    )

@@ -1,0 +1,140 @@
+"""The app as it is served, and a real browser that watches what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from playwright.sync_api import Browser, Page
+from provider import CLIENT, SECRET, make_provider
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PROBE = re.compile(r"/\w+/_stcore/(health|host-config)$")
+"""Streamlit looks for itself below the address of the page before it looks at the root."""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def served(store: Path, folder: Path, *, port: int | None = None, policy: Path | None = None) -> Iterator[str]:
+    """Serve the app over a store from a folder of its own; yields its address."""
+    port = port or free_port()
+    words = [sys.executable, "-m", "evaluator", "--store", str(store), "app", "--port", str(port)]
+    words += ["--policy", str(policy)] if policy else []
+    log = (folder / "app.log").open("w")
+    server = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        _wait(f"http://127.0.0.1:{port}/_stcore/health", server)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.send_signal(2)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        log.close()
+
+
+def _wait(address: str, server: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end and server.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=1):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the app did not start: {server.poll()}")
+
+
+@contextlib.contextmanager
+def provided(folder: Path, app_port: int) -> Iterator[str]:
+    """Serve the OpenID provider, and configure the app of `folder` to sign in with it."""
+    port = free_port()
+    issuer = f"http://127.0.0.1:{port}"
+    (folder / ".streamlit").mkdir()
+    (folder / ".streamlit" / "secrets.toml").write_text(
+        f"""[auth]
+redirect_uri = "http://127.0.0.1:{app_port}/oauth2callback"
+cookie_secret = "{"c" * 40}"
+client_id = "{CLIENT}"
+client_secret = "{SECRET}"
+server_metadata_url = "{issuer}/.well-known/openid-configuration"
+client_kwargs = {{ prompt = "login" }}
+"""
+    )
+    server = uvicorn.Server(uvicorn.Config(make_provider(issuer), host="127.0.0.1", port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield issuer
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+class Watched:
+    """A page whose complaints and requests are kept."""
+
+    def __init__(self, browser: Browser, width: int = 1440, scheme: str = "light") -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.away: list[str] = []
+        self.page.on("console", lambda m: self._note(m.text) if m.type in {"error", "warning"} else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda r: self._see(r.url))
+        self.page.on("response", lambda r: self._answered(r.status, r.url))
+
+    def _note(self, text: str) -> None:
+        # What failed to load is judged by its address, below.
+        if not text.startswith("Failed to load resource"):
+            self.complaints.append(text)
+
+    def _see(self, url: str) -> None:
+        if not url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")):
+            self.away.append(url)
+
+    def _answered(self, status: int, url: str) -> None:
+        if status >= 400 and not PROBE.search(url):
+            self.complaints.append(f"{status} {url}")
+
+    def open(self, address: str) -> Page:
+        """Go there and wait until nothing is computed any more."""
+        self.page.goto(address)
+        self.settle()
+        return self.page
+
+    def settle(self) -> None:
+        """Wait until the page is done."""
+        self.page.wait_for_selector(".ev", timeout=30_000)
+        self.page.wait_for_function(
+            "document.querySelector('[data-testid=stApp]')?.getAttribute('data-test-script-state') === 'notRunning'",
+            timeout=30_000,
+        )
+
+    def overflows(self) -> bool:
+        """Can the page be scrolled sideways?"""
+        main = "document.querySelector('[data-testid=stMain]')"
+        return bool(self.page.evaluate(f"{main}.scrollWidth > {main}.clientWidth + 1"))

@@ -1,0 +1,141 @@
+"""The app in a real browser: on wide and narrow pages, light and dark, by keyboard, and after a login."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browser import ARGUMENTS, CHROMIUM, Watched, free_port, provided, served
+from playwright.sync_api import expect, sync_playwright
+from stored import STEADY, judge, land
+
+from evaluator.store import Store
+
+ADDRESSES = (
+    "/",
+    "/release?release=cart@1.6.0",
+    "/release?release=cart@1.8.0",
+    "/compare?a=cart@1.5.0&b=cart@1.6.0",
+    "/plan?release=cart@1.9.0",
+    "/promote?release=cart@1.9.0",
+    "/audit",
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def app(made, tmp_path_factory):
+    with served(made, tmp_path_factory.mktemp("app")) as address:
+        yield address
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_every_page_is_quiet_fits_and_stays_on_this_machine(browser, app, width, scheme):
+    watched = Watched(browser, width, scheme)
+    for address in ADDRESSES:
+        page = watched.open(app + address)
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        assert not watched.overflows(), address
+        assert page.get_by_text("could not be shown").count() == 0, address
+    assert watched.complaints == []
+    assert watched.away == []
+    watched.context.close()
+
+
+def test_our_part_of_the_release_page_has_no_known_barrier(browser, app):
+    for scheme in ("light", "dark"):
+        watched = Watched(browser, 1440, scheme)
+        page = watched.open(f"{app}/release?release=cart@1.6.0")
+        found = Axe().run(page, ".ev", options={"runOnly": ["wcag2a", "wcag2aa"]})
+        assert found.violations_count == 0, found.generate_report()
+        watched.context.close()
+
+
+def test_choices_are_in_the_address_and_survive_a_reload(browser, app):
+    watched = Watched(browser)
+    page = watched.open(f"{app}/release?release=cart@1.6.0")
+    page.get_by_role("combobox", name="Metric").click()
+    page.get_by_role("option", name="latency_p99").click()
+    page.wait_for_url("**metric=latency_p99**")
+    expect(page.locator(".ev-figure").first).to_contain_text("p99")
+    page.reload()
+    watched.settle()
+    expect(page.get_by_role("combobox", name="Metric")).to_have_value("latency_p99")
+    expect(page.locator(".ev-figure").first).to_contain_text("p99")
+    watched.context.close()
+
+
+def test_the_heat_map_leads_to_the_metric_by_keyboard(browser, app):
+    watched = Watched(browser)
+    page = watched.open(app)
+    cell = page.get_by_role("link", name="cart@1.6.0, p95: fail")
+    cell.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/release?**metric=latency_p95**")
+    watched.settle()
+    expect(page.locator(".ev-banner .word")).to_have_text("NO-GO ✗")
+    expect(page.get_by_role("combobox", name="Metric")).to_have_value("latency_p95")
+    watched.context.close()
+
+
+def test_names_that_are_html_run_nothing(browser, hostile, tmp_path):
+    with served(hostile, tmp_path) as address:
+        watched = Watched(browser)
+        asked = []
+        watched.page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+        for path in ("/", "/release", "/compare", "/plan"):
+            page = watched.open(address + path)
+            assert page.locator("img[src=x]").count() == 0
+        assert asked == []
+        assert watched.complaints == []
+        watched.context.close()
+
+
+def test_nobody_sees_anything_before_they_sign_in(browser, made, tmp_path):
+    port = free_port()
+    with provided(tmp_path, port), served(made, tmp_path, port=port) as address:
+        watched = Watched(browser)
+        page = watched.open(f"{address}/release?release=cart@1.6.0")
+        expect(page.get_by_text("Sign in to review releases.")).to_be_visible()
+        assert page.get_by_text("cart@1.6.0").count() == 0
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("link", name="ann").click()
+        expect(page.get_by_text("read by ann@example.org")).to_be_visible()
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_text("Sign in to review releases.")).to_be_visible()
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("link", name="eve").click()
+        expect(page.get_by_text("read by u-3")).to_be_visible()
+        watched.context.close()
+
+
+def test_a_live_release_refreshes_by_itself_and_leaves_the_reader_where_they_are(browser, own, tmp_path):
+    store = Store.open(own)
+    land(store, "cart@2.1.0", replace(STEADY, duration_s=120.0), seed=3, live=True)
+    judge(store, "cart@2.1.0")
+    with served(own, tmp_path) as address:
+        watched = Watched(browser)
+        page = watched.open(f"{address}/release?release=cart@2.1.0&metric=latency_p99")
+        expect(page.locator(".ev-badge").first).to_have_text("live")
+        page.locator("#method").scroll_into_view_if_needed()
+        scroll = "document.querySelector('[data-testid=stMain]').scrollTop"
+        before = page.evaluate(scroll)
+        assert before > 1000
+        judge(store, "cart@2.1.0")
+        newer = page.get_by_role("button", name="A newer verdict is there")
+        newer.wait_for(state="attached", timeout=20_000)
+        assert abs(page.evaluate(scroll) - before) < 200
+        newer.click()
+        expect(newer).to_have_count(0)
+        expect(page.get_by_role("link", name="verdict 2")).to_be_attached()
+        assert "metric=latency_p99" in page.url
+        assert watched.complaints == []
+        watched.context.close()

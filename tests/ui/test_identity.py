@@ -1,0 +1,33 @@
+"""Who is reading, by what a provider says."""
+
+from evaluator.ui.identity import CLOCK_S, FRESH_S, Reader, is_fresh, read_claims
+
+CLAIMS = {"sub": "u-1", "email": "ann@example.org", "email_verified": True, "groups": ["sre"], "auth_time": 1000}
+
+
+def test_verified_address_subject_and_groups_stand_for_a_person():
+    assert read_claims(CLAIMS).names == ("ann@example.org", "u-1", "group:sre")
+
+
+def test_an_address_that_nobody_verified_counts_for_nothing():
+    for said in (False, "true", None):
+        assert "ann@example.org" not in read_claims({**CLAIMS, "email_verified": said}).names
+    assert read_claims({"sub": "u-3", "email": "ann@example.org"}).name == "u-3"
+
+
+def test_a_login_is_fresh_for_some_minutes():
+    reader = read_claims(CLAIMS)
+    assert is_fresh(reader, 1000 + FRESH_S)
+    assert not is_fresh(reader, 1000 + FRESH_S + 1)
+    assert not is_fresh(reader, 1000 - CLOCK_S - 1)
+
+
+def test_the_time_of_a_token_is_that_of_a_login_only_where_one_is_asked_for_each_time():
+    claims = {"sub": "u-1", "iat": 1000}
+    assert not is_fresh(read_claims(claims), 1001)
+    assert is_fresh(read_claims(claims, asks_each_time=True), 1001)
+    assert not is_fresh(read_claims({"sub": "u-1", "auth_time": "now"}), 1001)
+
+
+def test_the_account_of_this_machine_has_no_login():
+    assert is_fresh(Reader("root", ("root",)))

@@ -1,0 +1,146 @@
+"""One release in each state."""
+
+import shutil
+from datetime import UTC, datetime
+
+import pytest
+from stored import HOSTILE, STEADY, judge, land
+
+from evaluator.records import RunState
+from evaluator.store import Store
+
+WORDS = {
+    "cart@1.6.0": "NO-GO ✗",
+    "cart@1.7.0": "INCONCLUSIVE ?",
+    "cart@1.8.0": "INCONCLUSIVE ?",
+    "cart@1.9.0": "GO ✓",
+}
+
+
+@pytest.mark.parametrize(("release", "word"), WORDS.items())
+def test_the_answer_comes_first_and_then_what_it_rests_on(page, made, text, release, word):
+    shown = page("release", made, release=release)
+    said = text(shown)
+    assert not shown.exception
+    assert "could not be shown" not in said
+    assert said.index(word) < said.index("Next:") < said.index('aria-label="metrics"')
+    titles = [one.value for one in shown.subheader]
+    for title in ("Metric by metric", "Where in the distribution it moved", "What happened when", "Endpoints"):
+        assert title in titles
+    assert "data_hash" not in said
+    assert "sha256:" in said
+    assert len(shown.get("vega_lite_chart")) >= 6
+
+
+def test_metrics_are_sorted_by_distance_to_their_margin(page, made, text):
+    table = text(page("release", made, release="cart@1.6.0")).split('aria-label="metrics"')[1].split("</table>")[0]
+    assert table.index("p50") < table.index("p95") < table.index("p99") < table.index("failures")
+
+
+def test_every_figure_has_numbers_downloads_and_a_snippet(page, made):
+    shown = page("release", made, release="cart@1.6.0")
+    charts = len(shown.get("vega_lite_chart"))
+    kinds = [button.proto.label for button in shown.get("download_button")]
+    assert kinds.count("PNG") == kinds.count("SVG") == charts
+    assert kinds.count("CSV") == charts + 2
+    assert len([one for one in shown.code if "Store.open" in one.value]) >= charts
+
+
+def test_the_address_chooses_metric_arm_and_endpoint(page, made, text):
+    chosen = {"release": "cart@1.8.0", "metric": "latency_p99", "arm": "canary_b", "endpoint": "GET /endpoint/001"}
+    shown = page("release", made, **chosen)
+    for key in ("metric", "arm", "endpoint"):
+        assert shown.selectbox(key=key).value == chosen[key]
+    assert "GET /endpoint/001 from 0 s to" in text(shown)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"release": "nobody@1"},
+        {"release": "<script>alert(1)</script>"},
+        {"release": "cart@1.6.0", "verdict": "-1"},
+        {"release": "cart@1.6.0", "verdict": "99999999999999999999"},
+        {"release": "cart@1.6.0", "verdict": "nan"},
+        {"release": "cart@1.6.0", "metric": "'; DROP TABLE runs --", "arm": "../../etc/passwd", "endpoint": "\x00"},
+        {"release": "cart@1.6.0", "window": "nan", "find": "%' OR 1=1 --"},
+    ],
+)
+def test_forged_addresses_are_answered_in_words(page, made, text, forged):
+    shown = page("release", made, **forged)
+    said = text(shown)
+    assert not shown.exception
+    assert "unexpected" not in said
+    assert "<script" not in said
+    assert Store.open(made).runs("cart@1.6.0")
+
+
+def test_an_unknown_release_names_those_that_there_are(page, made, text):
+    said = text(page("release", made, release="cart@1.6.O"))
+    assert "there is no release" in said
+    assert "did you mean" in said
+
+
+def test_a_release_without_verdict_names_the_command(page, own, text):
+    land(Store.open(own), "cart@2.0.0", STEADY, seed=9)
+    shown = page("release", own, release="cart@2.0.0")
+    assert "was not judged yet" in text(shown)
+    assert "evaluator verdict cart@2.0.0" in text(shown)
+
+
+def test_newer_data_than_the_verdict_is_said(page, own, text):
+    store = Store.open(own)
+    run = store.runs("cart@1.6.0")[0]
+    store.finish_run(run.id, state=RunState.COMPLETE, ended=datetime.now(UTC), facts=run.facts)
+    said = text(page("release", own, release="cart@1.6.0"))
+    assert "newer data has landed" in said
+
+
+def test_a_run_that_still_records_is_live(page, own, text):
+    store = Store.open(own)
+    land(store, "cart@2.1.0", STEADY, seed=3, live=True)
+    judge(store, "cart@2.1.0")
+    shown = page("release", own, release="cart@2.1.0")
+    assert not shown.exception
+    assert ">live</span>" in text(shown)
+
+
+def test_an_earlier_verdict_has_an_address_of_its_own(page, own, text):
+    judge(Store.open(own), "cart@1.6.0")
+    shown = page("release", own, release="cart@1.6.0", verdict="0")
+    assert "an earlier verdict; see the latest" in text(shown)
+
+
+def test_figures_are_computed_from_cells_where_none_were_kept(page, own, text):
+    judge(Store.open(own), "cart@1.6.0", figures=False)
+    shown = page("release", own, release="cart@1.6.0")
+    assert "could not be shown" not in text(shown)
+    assert len(shown.get("vega_lite_chart")) >= 6
+
+
+def test_hostile_names_are_text(page, hostile, html):
+    shown = page("release", hostile)
+    said = html(shown)
+    assert not shown.exception
+    assert HOSTILE not in said
+    assert "&lt;img src=x" in said
+
+
+def test_a_policy_of_another_version_is_a_sentence(page, own, text):
+    import duckdb
+
+    with duckdb.connect(str(own)) as connection:
+        connection.execute(
+            """UPDATE verdicts SET verdict = replace(verdict, '"alpha": 0.05,', '"alpha": 0.05, "novelty": 1,')"""
+        )
+    shown = page("release", own, release="cart@1.6.0")
+    assert not shown.exception
+    assert "Traceback" not in text(shown)
+
+
+def test_reading_a_page_leaves_the_store_as_it_was(page, own):
+    before = own.read_bytes()
+    page("release", own, release="cart@1.6.0")
+    page("plan", own, release="cart@1.6.0")
+    assert own.read_bytes() == before
+    shutil.move(own, own.with_suffix(".away"))  # nobody holds it
