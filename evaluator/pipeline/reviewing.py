@@ -8,29 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.assess import assess_release
 from evaluator.judges import JUDGES
+from evaluator.pipeline.base import READING_SOURCE
 from evaluator.pipeline.drawing import trace_figures
 from evaluator.pipeline.hindsight import runs_behind
-from evaluator.pipeline.judging import choose_runs, read_outcomes
+from evaluator.pipeline.judging import choose_runs, read_outcomes, read_readings
 from evaluator.policy import parse_policy
 from evaluator.records import (
-    Bins,
     Cells,
     Comparison,
     Evidence,
-    FailureKinds,
-    InstanceBins,
-    LoadLevels,
     Margin,
     MetricStatus,
-    Moments,
     Outcomes,
+    ReadingCells,
     Reason,
     ReleaseSummary,
     Role,
@@ -40,13 +36,14 @@ from evaluator.records import (
     Verdict,
     VerdictWord,
 )
-from evaluator.records.cells import BLOCK_BUCKETS
 from evaluator.sources.outcomes import OUTCOME_SOURCE
+from evaluator.stats.narrow import cut_each_run, narrow
 from evaluator.store import Store
 from evaluator.wording import name_metric
 
 __all__ = [
     "Condition",
+    "Data",
     "HeatCell",
     "HeatMap",
     "Judged",
@@ -146,12 +143,21 @@ def _ask(summary: ReleaseSummary) -> Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What a stored verdict judged, read again from its cells and judged again by its own policy."""
+class Data:
+    """What a verdict rests on: runs of requests with their cells, outcomes, and readings with the run they are of."""
 
     runs: tuple[Run, ...]
     cells: Cells
-    outcomes: Outcomes | None
+    outcomes: Outcomes | None = None
+    readings: ReadingCells | None = None
+    collected: tuple[Run, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a stored verdict judged, read again from its cells and judged again by its own policy."""
+
+    data: Data
     rulebook: Rulebook
     evidence: Evidence
     word: VerdictWord
@@ -166,31 +172,35 @@ def read_judged(store: Store, verdict: Verdict) -> Judged:
     behind = runs_behind(store, release_id, verdict.data_hash)
     chosen = choose_runs(store.runs(release_id), behind or "latest")
     rulebook = parse_policy(verdict.policy, origin="the stored policy").rulebook
-    loads = tuple(run for run in chosen if run.source != OUTCOME_SOURCE)
-    cells = store.read_cells([run.id for run in loads])
-    outcomes = read_outcomes(store, chosen, rulebook)
-    return _judge(loads, cells, outcomes, rulebook, release_id, same_data=behind is not None)
+    loads = tuple(run for run in chosen if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
+    readings, collected = read_readings(store, chosen)
+    data = Data(
+        runs=loads,
+        cells=store.read_cells([run.id for run in loads]),
+        outcomes=read_outcomes(store, chosen, rulebook),
+        readings=readings,
+        collected=collected,
+    )
+    return _judge(data, rulebook, release_id, same_data=behind is not None)
 
 
-def _judge(
-    runs: tuple[Run, ...],
-    cells: Cells,
-    outcomes: Outcomes | None,
-    rulebook: Rulebook,
-    release_id: str,
-    *,
-    same_data: bool,
-) -> Judged:
-    evidence = assess_release(cells, runs, outcomes, rulebook, release_id)
+def _judge(data: Data, rulebook: Rulebook, release_id: str, *, same_data: bool) -> Judged:
+    evidence = assess_release(data.cells, data.runs, data.outcomes, rulebook, release_id, data.readings, data.collected)
     judgement = JUDGES["native"](evidence, rulebook, release_id)
     evidence = replace(evidence, comparisons=judgement.comparisons)
-    return Judged(runs, cells, outcomes, rulebook, evidence, judgement.word, judgement.reasons, same_data)
+    return Judged(data, rulebook, evidence, judgement.word, judgement.reasons, same_data)
 
 
 def trace_judged(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str, Any]:
     """Numbers behind the figures of a verdict."""
     return trace_figures(
-        store, verdict.release, judged.runs, judged.cells, judged.rulebook, judged.evidence.comparisons
+        store,
+        verdict.release,
+        judged.data.runs,
+        judged.data.cells,
+        judged.rulebook,
+        judged.evidence.comparisons,
+        judged.data.readings,
     )
 
 
@@ -203,7 +213,7 @@ def judge_under_margins(judged: Judged, margins: Mapping[str, float], release_id
         for rule in judged.rulebook.rules
     )
     rulebook = replace(judged.rulebook, rules=rules)
-    return _judge(judged.runs, judged.cells, judged.outcomes, rulebook, release_id, same_data=judged.same_data)
+    return _judge(judged.data, rulebook, release_id, same_data=judged.same_data)
 
 
 def rank_comparisons(rows: Sequence[Comparison]) -> tuple[Comparison, ...]:
@@ -255,7 +265,8 @@ def look_closer(
     judged: Judged, release_id: str, *, endpoint: str | None, from_s: float, to_s: float
 ) -> tuple[Comparison, ...]:
     """Compare one endpoint (`None`: all of them) within a stretch of each run. An exploration, never a verdict."""
-    cells = _narrow(judged.cells, endpoint, from_s, to_s)
+    cells = cut_each_run(judged.data.cells, from_s, to_s)
+    cells = narrow(cells, endpoints=[endpoint] if endpoint in cells.endpoints else None)
     rules = tuple(
         replace(rule, slice=replace(rule.slice, endpoint=None))
         for rule in judged.rulebook.rules
@@ -264,49 +275,8 @@ def look_closer(
     scan = replace(judged.rulebook.scan, enabled=False)
     monitoring = replace(judged.rulebook.monitoring, mode="fixed")
     rulebook = replace(judged.rulebook, rules=rules, scan=scan, warm_up_s=0.0, monitoring=monitoring)
-    runs = tuple(replace(run, state=RunState.COMPLETE) for run in judged.runs)
-    return _judge(runs, cells, None, rulebook, release_id, same_data=judged.same_data).evidence.comparisons
-
-
-_Mask = npt.NDArray[np.bool_]
-_Rows = TypeVar("_Rows", Moments, Bins, InstanceBins, LoadLevels)
-
-
-def _narrow(cells: Cells, endpoint: str | None, from_s: float, to_s: float) -> Cells:
-    """Cells of one endpoint and of the buckets from `from_s` to `to_s` after the start of each run.
-
-    Cut at whole blocks, so that the histograms of instances hold what those of arms do.
-    """
-    block_s = cells.bucket_s * BLOCK_BUCKETS
-    low, high = int(from_s // block_s), int(-(-to_s // block_s))
-    moments = cells.moments
-    starts = np.zeros(max(len(cells.runs), 1), dtype=np.int64)
-    for run in np.unique(moments.run):
-        starts[run] = moments.bucket[moments.run == run].min() // BLOCK_BUCKETS
-    wanted = cells.endpoints.index(endpoint) if endpoint in cells.endpoints else None
-
-    def within(run: npt.NDArray[np.int64], block: npt.NDArray[np.int64]) -> _Mask:
-        return (block - starts[run] >= low) & (block - starts[run] < high)
-
-    def keep(rows: Moments | Bins | InstanceBins) -> _Mask:
-        block = rows.block if isinstance(rows, InstanceBins) else rows.bucket // BLOCK_BUCKETS
-        chosen = within(rows.run, block)
-        return chosen if wanted is None else chosen & (rows.endpoint == wanted)
-
-    loads = cells.loads
-    kinds = cells.failure_kinds
-    return replace(
-        cells,
-        moments=_take(moments, keep(moments)),
-        bins=_take(cells.bins, keep(cells.bins)),
-        instance_bins=_take(cells.instance_bins, keep(cells.instance_bins)),
-        loads=_take(loads, within(loads.run, loads.bucket // BLOCK_BUCKETS)),
-        failure_kinds=FailureKinds(*(getattr(kinds, name)[:0] for name in kinds.__dataclass_fields__)),
-    )
-
-
-def _take(rows: _Rows, mask: _Mask) -> _Rows:
-    return type(rows)(*(getattr(rows, name)[mask] for name in rows.__dataclass_fields__))
+    runs = tuple(replace(run, state=RunState.COMPLETE) for run in judged.data.runs)
+    return _judge(Data(runs, cells), rulebook, release_id, same_data=judged.same_data).evidence.comparisons
 
 
 def is_live(runs: Sequence[Run]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from evaluator.errors import UnknownName, UsageError
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments
+from evaluator.stats.index import distinct
 
-__all__ = ["narrow"]
+__all__ = ["cut_each_run", "narrow"]
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -65,22 +66,33 @@ def _take(rows: Rows, keep: BoolArray) -> Rows:
 
 
 def _cut(cells: Cells, start: datetime | None, end: datetime | None) -> Cells:
-    """Keep whole blocks. What failed how is known of whole runs only, so that table is emptied."""
     block_s = cells.bucket_s * BLOCK_BUCKETS
     first = -(2**62) if start is None else int(start.timestamp() // block_s)
     last = 2**62 if end is None else int(-(-end.timestamp() // block_s)) - 1
     if first > last:
         raise UsageError("the stretch of time is empty", hint="its end must come after its start")
+    return _keep_blocks(cells, lambda _, block: (block >= first) & (block <= last))
 
-    def within(block: IntArray) -> BoolArray:
-        return np.asarray((block >= first) & (block <= last))
 
+def cut_each_run(cells: Cells, from_s: float, to_s: float) -> Cells:
+    """Keep what lies `from_s` to `to_s` after the start of each run, whole blocks of four buckets."""
+    block_s = cells.bucket_s * BLOCK_BUCKETS
+    first, end = int(from_s // block_s), int(-(-to_s // block_s))
+    starts = np.zeros(max(len(cells.runs), 1), dtype=np.int64)
+    for run in distinct(cells.moments.run):
+        starts[run] = cells.moments.bucket[cells.moments.run == run].min() // BLOCK_BUCKETS
+    return _keep_blocks(cells, lambda run, block: (block - starts[run] >= first) & (block - starts[run] < end))
+
+
+def _keep_blocks(cells: Cells, keep: Callable[[IntArray, IntArray], BoolArray]) -> Cells:
+    """Keep the blocks that `keep` says, of run and block. What failed how is known of whole runs only: it is left out."""
+    moments, bins, rows, loads = cells.moments, cells.bins, cells.instance_bins, cells.loads
     return replace(
         cells,
-        moments=_take(cells.moments, within(cells.moments.bucket // BLOCK_BUCKETS)),
-        bins=_take(cells.bins, within(cells.bins.bucket // BLOCK_BUCKETS)),
-        instance_bins=_take(cells.instance_bins, within(cells.instance_bins.block)),
-        loads=_take(cells.loads, within(cells.loads.bucket // BLOCK_BUCKETS)),
+        moments=_take(moments, keep(moments.run, moments.bucket // BLOCK_BUCKETS)),
+        bins=_take(bins, keep(bins.run, bins.bucket // BLOCK_BUCKETS)),
+        instance_bins=_take(rows, keep(rows.run, rows.block)),
+        loads=_take(loads, keep(loads.run, loads.bucket // BLOCK_BUCKETS)),
         failure_kinds=_take(cells.failure_kinds, np.zeros(cells.failure_kinds.n.size, dtype=bool)),
     )
 

@@ -12,7 +12,7 @@ from judging import SMALL
 from evaluator.errors import UnknownName, UsageError
 from evaluator.records import BLOCK_BUCKETS
 from evaluator.simulate import simulate, to_cells
-from evaluator.stats.narrow import narrow
+from evaluator.stats.narrow import cut_each_run, narrow
 from evaluator.stats.panel import build_panel
 
 REQUESTS = simulate(SMALL, 3)
@@ -76,3 +76,10 @@ def test_what_is_not_there_is_named():
 def test_an_empty_stretch_is_refused():
     with pytest.raises(UsageError, match="empty"):
         narrow(CELLS, start=datetime(2026, 1, 2, tzinfo=UTC), end=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_a_stretch_of_each_run():
+    block_us = CELLS.bucket_s * BLOCK_BUCKETS * 1_000_000
+    first = int(REQUESTS.ts_us.min() // block_us) * block_us
+    inside = (REQUESTS.ts_us >= first + block_us) & (REQUESTS.ts_us < first + 4 * block_us)
+    assert_same_panel(cut_each_run(CELLS, block_us / 1e6, 3.5 * block_us / 1e6), select(inside))
