@@ -85,7 +85,7 @@ def cut_each_run(cells: Cells, from_s: float, to_s: float) -> Cells:
 
 
 def _keep_blocks(cells: Cells, keep: Callable[[IntArray, IntArray], BoolArray]) -> Cells:
-    """Keep the blocks that `keep` says, of run and block. What failed how is known of whole runs only: it is left out."""
+    """Keep the blocks that `keep` says. What failed how is known of whole runs only: it is left out."""
     moments, bins, rows, loads = cells.moments, cells.bins, cells.instance_bins, cells.loads
     return replace(
         cells,
