@@ -43,21 +43,49 @@ def scan_endpoints(pair: Pair, scan: Scan) -> Scanned:
     """Response time and failure rate of every endpoint, each against the scan's own margin."""
     if not scan.enabled or pair.panel.slots < MIN_BUCKETS:
         return Scanned()
-    n = pair.panel.n.sum(axis=2).min(axis=0)
-    ok = pair.panel.ok.sum(axis=2).min(axis=0)
-    typical, mean = (
-        Rule(name, name, Role.GATE, Margin(scan.margin), Direction.LOWER) for name in (TYPICAL, "latency_mean")
-    )
     failures = Rule(
         "failure_rate", "failure_rate", Role.GATE, Margin(scan.failure_margin, relative=False), Direction.LOWER
     )
-    times = (
-        _compare(pair, rule, ok >= MIN_FOR_TIME, ok, MIN_FOR_TIME, compute)
-        for rule, compute in ((typical, _typical_times), (mean, _means))
+    of_failures = _group(pair, pair.panel.n, MIN_FOR_FAILURES)
+    return _with_unjudged(pair, (*_compare_times(pair, scan), *_compare(pair, failures, of_failures, _failures)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Endpoints with enough requests, each by itself, and the rest together if they have enough."""
+
+    names: tuple[str, ...]
+    members: FloatArray
+    """(groups, endpoints) of 0 and 1."""
+
+    def pick(self, chosen: npt.NDArray[np.bool_]) -> _Groups:
+        """Some of them."""
+        return _Groups(tuple(name for name, yes in zip(self.names, chosen, strict=True) if yes), self.members[chosen])
+
+
+def _group(pair: Pair, requests: FloatArray, least: int) -> _Groups:
+    count = requests.sum(axis=2).min(axis=0)
+    enough = count >= least
+    names = [name for name, yes in zip(pair.panel.endpoints, enough, strict=True) if yes]
+    members = np.eye(enough.size)[enough]
+    if count[~enough].sum() >= least:
+        members = np.vstack([members, (~enough).astype(float)])
+        names.append(OTHER)
+    return _Groups(tuple(names), members)
+
+
+def _compare_times(pair: Pair, scan: Scan) -> tuple[Comparison, ...]:
+    """By the typical time, or by the mean where that rose by more than half of the margin and is surer."""
+    typical, mean = (
+        Rule(name, name, Role.GATE, Margin(scan.margin), Direction.LOWER) for name in (TYPICAL, "latency_mean")
     )
-    rows = tuple(_choose(*both) for both in zip(*times, strict=True))
-    rows += _compare(pair, failures, n >= MIN_FOR_FAILURES, n, MIN_FOR_FAILURES, _failures)
-    return _with_unjudged(pair, rows)
+    groups = _group(pair, pair.panel.ok, MIN_FOR_TIME)
+    total = pair.panel.sum_ms.sum(axis=2) @ groups.members.T / (pair.panel.ok.sum(axis=2) @ groups.members.T)
+    rose = total[1] > (1 + scan.margin / 2) * total[0]
+    means = {row.rule.slice.endpoint: row for row in _compare(pair, mean, groups.pick(rose), _means)}
+    return tuple(
+        _choose(row, means.get(row.rule.slice.endpoint)) for row in _compare(pair, typical, groups, _typical_times)
+    )
 
 
 Compute = Callable[[Pair, Rule, FloatArray], Estimate]
@@ -75,13 +103,13 @@ def _typical_times(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
     )
 
 
-def _choose(typical: Comparison, mean: Comparison) -> Comparison:
+def _choose(typical: Comparison, mean: Comparison | None) -> Comparison:
     """One answer on an endpoint's response time: by the typical time or by the mean, whichever shows more surely worse.
 
     The typical time shows that all requests became slower, the mean that a few of them now hang. Two were asked, so
     the p-value is doubled.
     """
-    chosen = mean if _p_beyond(mean) < _p_beyond(typical) else typical
+    chosen = mean if mean and _p_beyond(mean) < _p_beyond(typical) else typical
     questions = (replace(asked, p_worse=min(2 * asked.p_worse, 1.0)) for asked in chosen.questions)
     return replace(chosen, questions=tuple(questions))
 
@@ -114,24 +142,17 @@ def _failures(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
     )
 
 
-def _compare(
-    pair: Pair, rule: Rule, enough: npt.NDArray[np.bool_], count: FloatArray, least: int, compute: Compute
-) -> tuple[Comparison, ...]:
-    """One comparison per endpoint with enough requests, and one of the rest together if they have enough."""
-    names = [name for name, yes in zip(pair.panel.endpoints, enough, strict=True) if yes]
-    groups = np.eye(enough.size)[enough]
-    if count[~enough].sum() >= least:
-        groups = np.vstack([groups, (~enough).astype(float)])
-        names.append(OTHER)
-    if not names:
+def _compare(pair: Pair, rule: Rule, groups: _Groups, compute: Compute) -> tuple[Comparison, ...]:
+    """One comparison for each group."""
+    if not groups.names:
         return ()
     with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = compute(pair, rule, groups)
-    per_arm = (pair.panel.n if rule.type == "failure_rate" else pair.panel.ok).sum(axis=2) @ groups.T
+        estimate = compute(pair, rule, groups.members)
+    per_arm = (pair.panel.n if rule.type == "failure_rate" else pair.panel.ok).sum(axis=2) @ groups.members.T
+    counts = per_arm.T.astype(int).tolist()
     unit = "fraction" if rule.type == "failure_rate" else "ms"
     return tuple(
-        _row(pair, rule, estimate, unit, name, (int(per_arm[0, g]), int(per_arm[1, g])), g)
-        for g, name in enumerate(names)
+        _row(pair, rule, estimate, unit, name, (counts[g][0], counts[g][1]), g) for g, name in enumerate(groups.names)
     )
 
 
