@@ -14,7 +14,9 @@ from __future__ import annotations
 import re
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -39,8 +41,8 @@ __all__ = ["Prometheus", "connect"]
 MOST_POINTS = 11_000
 """Points a series that a range query may have."""
 
-POINTS_AT_A_TIME = 400_000
-"""Samples asked for at a time, over all series: about 100 MB while they are read."""
+POINTS_AT_A_TIME = 150_000
+"""Samples asked for at a time, over all series: less than 100 MB while they are read."""
 
 FIRST_STEPS = 60
 """Steps of the first window, which tells how many series there are."""
@@ -206,22 +208,24 @@ class Prometheus:
         self, text: str, whole: _Window, collected: Collected, on_progress: Progress
     ) -> Iterator[tuple[str, ...]]:
         """Ask window by window; yields what the server warns of."""
-        ask = self._ask_samples if is_plain(text) else self._ask_steps
-        step_ms = self.options.step_s * 1000
-        start, steps, number = whole.start_ms, FIRST_STEPS, 0
-        if ask == self._ask_steps:
-            start = -(-start // step_ms) * step_ms
-        while start <= whole.end_ms:
-            end = min(start + (steps - 1) * step_ms, whole.end_ms)
-            data, warnings = ask(text, _Window(start, end))
-            series = collected.add(data)
+        raw, step_ms = is_plain(text), self.options.step_s * 1000
+        ask, gap = (self._ask_samples, 1) if raw else (self._ask_steps, step_ms)
+        start = whole.start_ms if raw else -(-whole.start_ms // step_ms) * step_ms
+        first = _cut(start, whole.end_ms, FIRST_STEPS * step_ms, step_ms, gap)[:1]
+        series = 1
+        for window in first:
+            data, warnings = ask(text, window)
+            series = max(collected.add(data), 1)
             self._check_number(series, text)
             yield warnings
-            start, number = end + step_ms if ask == self._ask_steps else end + 1, number + 1
-            steps = max(1, min(POINTS_AT_A_TIME // max(series, 1), MOST_POINTS))
-            left = (whole.end_ms - start) // (steps * step_ms) + 1
-            if number >= 1 and start <= whole.end_ms and (number > 1 or left >= _PROGRESS_FROM_WINDOWS):
-                on_progress(f"{text}: {number} windows of {number + left}, {series} series")
+            start = window.end_ms + gap
+        length = max(1, min(POINTS_AT_A_TIME // series, MOST_POINTS)) * step_ms
+        rest = _cut(start, whole.end_ms, length, step_ms, gap)
+        for number, (data, warnings) in enumerate(_one_ahead(ask, text, rest), start=1):
+            self._check_number(collected.add(data), text)
+            yield warnings
+            if len(rest) >= _PROGRESS_FROM_WINDOWS:
+                on_progress(f"{text}: {number} of {len(rest)} windows, {series:,} series")
 
     def _check_number(self, series: int, text: str) -> None:
         if series > self.options.max_series:
@@ -289,6 +293,31 @@ class Prometheus:
             if time.monotonic() > deadline:
                 raise requests.Timeout("timed out")
         return b"".join(chunks)
+
+
+def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) -> list[_Window]:
+    """Cut a stretch into windows; `gap_ms` lies between the end of one and the start of the next."""
+    out = []
+    while start_ms <= end_ms:
+        end = min(start_ms + length_ms - step_ms, end_ms)
+        out.append(_Window(start_ms, end))
+        start_ms = end + gap_ms
+    return out
+
+
+Told = tuple[list[Any], tuple[str, ...]]
+
+
+def _one_ahead(ask: Callable[[str, _Window], Told], text: str, windows: Sequence[_Window]) -> Iterator[Told]:
+    """Ask for the next window while the last one is read."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        asked: deque[Future[Told]] = deque()
+        for window in windows:
+            asked.append(pool.submit(ask, text, window))
+            if len(asked) > 1:
+                yield asked.popleft().result()
+        while asked:
+            yield asked.popleft().result()
 
 
 def _make_session(options: PrometheusOptions) -> requests.Session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,6 @@ def _bound_of(labels: Mapping[str, str], part: Part) -> float:
 def _to_arrays(values: list[Any]) -> tuple[IntArray, FloatArray]:
     """Pairs of a time (s) and a number in quotes."""
     size = len(values)
-    ts = np.fromiter((pair[0] for pair in values), float, size)
-    numbers = np.fromiter((float(pair[1]) for pair in values), float, size)
+    ts = np.fromiter(map(itemgetter(0), values), float, size)
+    numbers = np.fromiter(map(float, map(itemgetter(1), values)), float, size)
     return np.round(ts * 1000).astype(np.int64), numbers
