@@ -5,6 +5,7 @@ Everything is read from cells and stored verdicts by brief copies; nothing here 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -138,7 +139,9 @@ def _ask(summary: ReleaseSummary) -> Waiting:
     newer = summary.verdict and summary.last_run and summary.judged_at and summary.last_run > summary.judged_at
     why, command = _ASKS[None if newer or not summary.verdict else VerdictWord(summary.verdict)]
     return Waiting(
-        summary.release.id, "has newer data than its verdict" if newer else why, command.format(summary.release.id)
+        summary.release.id,
+        "has newer data than its verdict" if newer else why,
+        command.format(shlex.quote(summary.release.id)),
     )
 
 
@@ -235,7 +238,7 @@ def check_promotable(runs: Sequence[Run], verdict: Verdict | None, policy_hash: 
     """Say what speaks for promoting a release now, and what against. `policy_hash`: of the policy that applies here."""
     if verdict is None:
         return (Condition("it was judged", met=False, remedy="`evaluator verdict RELEASE`"),)
-    again = f"judge it again: `evaluator verdict {verdict.release.id}`"
+    again = f"judge it again: `evaluator verdict {shlex.quote(verdict.release.id)}`"
     words = {VerdictWord.GO: "GO", VerdictWord.NO_GO: "NO-GO", VerdictWord.INCONCLUSIVE: "INCONCLUSIVE"}
     return (
         Condition(

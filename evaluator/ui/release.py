@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -131,7 +132,7 @@ def _draw_answer(place: Place, release_id: str) -> None:
             empty(
                 f"{clean(release_id)} was not judged yet; {landed:,} requests have landed.",
                 "Judge it:",
-                f"evaluator verdict {release_id}",
+                f"evaluator verdict {shlex.quote(release_id)}",
             )
         )
         return
@@ -148,7 +149,7 @@ def _notes(view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
         landed = sum(run.landed for run in view.runs)
         notes.insert(0, Markup('<span class="ev-badge ok">live</span>{} requests so far').format(f"{landed:,}"))
     if is_stale(view.runs, verdict.judged_at):
-        command = Markup("<code>evaluator verdict {}</code>").format(view.release.id)
+        command = Markup("<code>evaluator verdict {}</code>").format(shlex.quote(view.release.id))
         notes.append(Markup('<span class="ev-badge warn">stale</span>newer data has landed: {}').format(command))
     if verdict.mode == "shadow":
         notes.append(Markup('<span class="ev-badge">shadow mode</span>it blocks nothing'))
