@@ -111,18 +111,19 @@ def _rank(row: Comparison) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A release that asks for a person: what for, and the command that does it."""
+    """A release that asks for a person: what for, and the command that helps, where one does."""
 
     release: str
     why: str
-    command: str
+    command: str = ""
+    promotable: bool = False
 
 
 _ASKS: Mapping[str | None, tuple[str, str]] = {
     None: ("has data and was not judged yet", "evaluator verdict {}"),
     VerdictWord.INCONCLUSIVE: ("is not decided: look at what is missing", "evaluator verdict {}"),
-    VerdictWord.NO_GO: ("must not be promoted: look at what became worse", "evaluator rollback {}"),
-    VerdictWord.GO: ("is safe to promote", "evaluator promote {}"),
+    VerdictWord.NO_GO: ("must not be promoted: look at what became worse", ""),
+    VerdictWord.GO: ("is safe to promote", ""),
 }
 
 
@@ -137,11 +138,13 @@ def find_waiting(summaries: Sequence[ReleaseSummary], settled: frozenset[str] = 
 
 def _ask(summary: ReleaseSummary) -> Waiting:
     newer = summary.verdict and summary.last_run and summary.judged_at and summary.last_run > summary.judged_at
-    why, command = _ASKS[None if newer or not summary.verdict else VerdictWord(summary.verdict)]
+    word = None if newer or not summary.verdict else VerdictWord(summary.verdict)
+    why, command = _ASKS[word]
     return Waiting(
-        summary.release.id,
-        "has newer data than its verdict" if newer else why,
-        command.format(shlex.quote(summary.release.id)),
+        release=summary.release.id,
+        why="has newer data than its verdict" if newer else why,
+        command=command.format(shlex.quote(summary.release.id)),
+        promotable=word is VerdictWord.GO,
     )
 
 
