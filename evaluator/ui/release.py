@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,8 @@ from evaluator.ui.slices import show_slices
 __all__ = ["choose_release", "show_release"]
 
 LIVE_EVERY_S = 5
+HEAD_START_S = 0.1
+"""What follows the answer waits so long: a browser that is given everything at once shows it all together, later."""
 TABLE_SNIPPET = """import json
 from pathlib import Path
 from evaluator.store import Store
@@ -63,6 +66,7 @@ def show_release() -> None:
     if release_id is None:
         return
     _show_answer(place, release_id)
+    time.sleep(HEAD_START_S)
     view = read_release(place, release_id)
     number = read_number(view)
     verdict = read_past_verdict(view, number)
