@@ -5,6 +5,7 @@ Everything is read from cells and stored verdicts by brief copies; nothing here 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -107,18 +108,19 @@ def _rank(row: Comparison) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A release that asks for a person: what for, and the command that does it."""
+    """A release that asks for a person: what for, and the command that helps, where one does."""
 
     release: str
     why: str
-    command: str
+    command: str = ""
+    promotable: bool = False
 
 
 _ASKS: Mapping[str | None, tuple[str, str]] = {
     None: ("has data and was not judged yet", "evaluator verdict {}"),
     VerdictWord.INCONCLUSIVE: ("is not decided: look at what is missing", "evaluator verdict {}"),
-    VerdictWord.NO_GO: ("must not be promoted: look at what became worse", "evaluator rollback {}"),
-    VerdictWord.GO: ("is safe to promote", "evaluator promote {}"),
+    VerdictWord.NO_GO: ("must not be promoted: look at what became worse", ""),
+    VerdictWord.GO: ("is safe to promote", ""),
 }
 
 
@@ -133,9 +135,13 @@ def find_waiting(summaries: Sequence[ReleaseSummary], settled: frozenset[str] = 
 
 def _ask(summary: ReleaseSummary) -> Waiting:
     newer = summary.verdict and summary.last_run and summary.judged_at and summary.last_run > summary.judged_at
-    why, command = _ASKS[None if newer or not summary.verdict else VerdictWord(summary.verdict)]
+    word = None if newer or not summary.verdict else VerdictWord(summary.verdict)
+    why, command = _ASKS[word]
     return Waiting(
-        summary.release.id, "has newer data than its verdict" if newer else why, command.format(summary.release.id)
+        release=summary.release.id,
+        why="has newer data than its verdict" if newer else why,
+        command=command.format(shlex.quote(summary.release.id)),
+        promotable=word is VerdictWord.GO,
     )
 
 
@@ -245,7 +251,7 @@ def check_promotable(runs: Sequence[Run], verdict: Verdict | None, policy_hash: 
     """Say what speaks for promoting a release now, and what against. `policy_hash`: of the policy that applies here."""
     if verdict is None:
         return (Condition("it was judged", met=False, remedy="`evaluator verdict RELEASE`"),)
-    again = f"judge it again: `evaluator verdict {verdict.release.id}`"
+    again = f"judge it again: `evaluator verdict {shlex.quote(verdict.release.id)}`"
     words = {VerdictWord.GO: "GO", VerdictWord.NO_GO: "NO-GO", VerdictWord.INCONCLUSIVE: "INCONCLUSIVE"}
     return (
         Condition(

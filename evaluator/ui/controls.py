@@ -13,10 +13,17 @@ __all__ = ["choose"]
 def choose(label: str, options: Sequence[str], key: str, default: str, at: Any = st) -> str:
     """Let the reader choose; the address always says what, also where it is the default of today.
 
-    Streamlit leaves out of the address what is a control's default, so these have none: a link must show the same
-    when a newer release has landed. `at`: the column that the control stands in.
+    Streamlit's own binding leaves out what is a control's default; a link must show the same when a newer release has
+    landed. What the address says wins when it has changed by itself (a link, back, forward), else the control does.
+    `at`: the column that the control stands in.
     """
-    if key not in st.session_state and st.query_params.get(key) not in options:
-        st.query_params[key] = default
-    chosen: str | None = at.selectbox(label, options, index=None, key=key, bind="query-params", required=True)
-    return default if chosen is None else chosen
+    asked, written = st.query_params.get(key), f"{key} in the address"
+    if asked in options and asked != st.session_state.get(written):
+        st.session_state[key] = asked
+    elif st.session_state.get(key) not in options:
+        st.session_state[key] = default
+    chosen: str = at.selectbox(label, options, key=key)
+    st.session_state[written] = chosen
+    if asked != chosen:
+        st.query_params[key] = chosen
+    return chosen

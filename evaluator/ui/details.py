@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 
 import streamlit as st
@@ -42,7 +43,7 @@ def show_runs(view: ReleaseView) -> None:
             empty(
                 "No run has landed.",
                 "Load both versions:",
-                f"evaluator load {view.release.id} --baseline URL --canary URL",
+                f"evaluator load {shlex.quote(view.release.id)} --baseline URL --canary URL",
             )
         )
         return
@@ -111,8 +112,8 @@ def show_method(place: Place, view: ReleaseView, verdict: Verdict) -> None:
     """Policy, window, hashes, and the command that gives the same verdict."""
     st.subheader("How it was judged", anchor="method")
     window = verdict.evidence.window
-    policy = f" --policy {place.policy}" if place.policy else ""
-    command = f"evaluator --store {place.store}{policy} verdict {view.release.id} --dry-run"
+    policy = ["--policy", str(place.policy)] if place.policy else []
+    command = shlex.join(["evaluator", "--store", str(place.store), *policy, "verdict", view.release.id, "--dry-run"])
     show(
         definitions(
             [

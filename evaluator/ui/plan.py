@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 
 import streamlit as st
@@ -185,7 +186,7 @@ def _show_what_if(place: Place, release_id: str) -> None:
     st.subheader("What other margins would have said", anchor="margins")
     verdict = read_past_verdict(read_release(place, release_id), None)
     if verdict is None:
-        show(empty("It was not judged yet.", "Judge it first:", f"evaluator verdict {release_id}"))
+        show(empty("It was not judged yet.", "Judge it first:", f"evaluator verdict {shlex.quote(release_id)}"))
         return
     judged = read_judgement(place, verdict)
     times = st.select_slider("Every margin, times", TIMES, 1.0, key="margins", bind="query-params")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import streamlit as st
 from markupsafe import Markup
 
@@ -41,7 +43,7 @@ def show_promote() -> None:
             empty(
                 f"{clean(release_id)} was not judged yet, so nothing can be promoted.",
                 "Judge it:",
-                f"evaluator verdict {release_id}",
+                f"evaluator verdict {shlex.quote(release_id)}",
             )
         )
         return

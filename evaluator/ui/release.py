@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,6 +47,8 @@ from evaluator.ui.slices import show_slices
 __all__ = ["choose_release", "show_release"]
 
 LIVE_EVERY_S = 5
+HEAD_START_S = 0.1
+"""What follows the answer waits so long: a browser that is given everything at once shows it all together, later."""
 TABLE_SNIPPET = """import json
 from pathlib import Path
 from evaluator.store import Store
@@ -62,6 +66,7 @@ def show_release() -> None:
     if release_id is None:
         return
     _show_answer(place, release_id)
+    time.sleep(HEAD_START_S)
     view = read_release(place, release_id)
     number = read_number(view)
     verdict = read_past_verdict(view, number)
@@ -131,7 +136,7 @@ def _draw_answer(place: Place, release_id: str) -> None:
             empty(
                 f"{clean(release_id)} was not judged yet; {landed:,} requests have landed.",
                 "Judge it:",
-                f"evaluator verdict {release_id}",
+                f"evaluator verdict {shlex.quote(release_id)}",
             )
         )
         return
@@ -148,7 +153,7 @@ def _notes(view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
         landed = sum(run.landed for run in view.runs)
         notes.insert(0, Markup('<span class="ev-badge ok">live</span>{} requests so far').format(f"{landed:,}"))
     if is_stale(view.runs, verdict.judged_at):
-        command = Markup("<code>evaluator verdict {}</code>").format(view.release.id)
+        command = Markup("<code>evaluator verdict {}</code>").format(shlex.quote(view.release.id))
         notes.append(Markup('<span class="ev-badge warn">stale</span>newer data has landed: {}').format(command))
     if verdict.mode == "shadow":
         notes.append(Markup('<span class="ev-badge">shadow mode</span>it blocks nothing'))

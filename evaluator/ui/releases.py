@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.pipeline.reviewing import HeatMap, find_waiting, lay_heat_map
+from evaluator.pipeline.reviewing import HeatMap, Waiting, find_waiting, lay_heat_map
 from evaluator.records import ReleaseSummary
 from evaluator.reports.base import format_effect
 from evaluator.ui.panels import hand_out
@@ -58,12 +58,19 @@ def _show_waiting(summaries: Sequence[ReleaseSummary]) -> None:
         show(Markup("<p>Nothing: every newest release was acted on.</p>"))
         return
     items = Markup("").join(
-        Markup("<li><strong>{}</strong> {} <code>{}</code></li>").format(
-            link("release", one.release, release=one.release), one.why, one.command
+        Markup("<li><strong>{}</strong> {} {}</li>").format(
+            link("release", one.release, release=one.release), one.why, _next_step(one)
         )
         for one in waiting
     )
     show(Markup('<ul class="ev-list">{}</ul>').format(items))
+
+
+def _next_step(one: Waiting) -> Markup:
+    """Where to go on, or the command that does."""
+    if one.promotable:
+        return link("promote", "what has to be so", release=one.release)
+    return Markup("<code>{}</code>").format(one.command) if one.command else Markup("")
 
 
 def _show_map(place: Place) -> None:

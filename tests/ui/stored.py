@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +39,7 @@ def land(
 ) -> None:
     """Land a simulated release as one group of runs."""
     requests = simulate(design, seed)
-    group = f"{release_id}-g"
+    group = f"g{zlib.crc32(release_id.encode())}"
     requests = replace(
         requests,
         runs=tuple(f"{group}-{k}" for k in range(len(requests.runs))),

@@ -62,7 +62,10 @@ def test_our_part_of_the_release_page_has_no_known_barrier(browser, app):
 def test_choices_are_in_the_address_and_survive_a_reload(browser, app):
     watched = Watched(browser)
     page = watched.open(f"{app}/release?release=cart@1.6.0")
-    page.get_by_role("combobox", name="Metric").click()
+    metric = page.get_by_role("combobox", name="Metric")
+    metric.scroll_into_view_if_needed()
+    page.wait_for_timeout(700)  # a list that was opened is closed by scrolling
+    metric.click()
     page.get_by_role("option", name="latency_p99").click()
     page.wait_for_url("**metric=latency_p99**")
     expect(page.locator(".ev-figure").first).to_contain_text("p99")

@@ -123,7 +123,9 @@ def test_hostile_names_are_text(page, hostile, html):
     said = html(shown)
     assert not shown.exception
     assert HOSTILE not in said
-    assert "&lt;img src=x" in said
+    assert "&lt;img src=x onerror=alert(1)&gt;GET /endpoint/000" in said
+    assert "<code>evaluator --store" in said
+    assert "verdict &#39;&lt;img src=x" in said
 
 
 def test_a_policy_of_another_version_is_a_sentence(page, own, text):

@@ -1,5 +1,8 @@
 """The list of releases."""
 
+import re
+
+from evaluator.cli import COMMANDS
 from evaluator.store import Store
 
 
@@ -8,7 +11,7 @@ def test_waiting_heat_map_and_list_are_there(page, made, text):
     said = text(shown)
     assert not shown.exception
     assert "What waits for me" in said
-    assert said.index("cart@1.9.0") < said.index("evaluator promote cart@1.9.0")
+    assert said.index("is safe to promote") < said.index("./promote?release=cart%401.9.0")
     for mark in ("✓", "✗", "?", "∅", "·"):
         assert f">{mark}<small>" in said, mark
     assert './release?release=cart%401.6.0&amp;metric=latency_p95&amp;arm=canary#metric"' in said
@@ -47,3 +50,11 @@ def test_a_store_that_is_none_is_a_sentence_and_no_traceback(page, tmp_path, tex
     assert not shown.exception
     assert 'role="alert"' in text(shown)
     assert "Traceback" not in text(shown)
+
+
+def test_commands_on_pages_exist(page, made, tmp_path, text):
+    pages = [page("releases", tmp_path / "none.duckdb"), page("releases", made)]
+    pages += [page("release", made, release=release) for release in ("cart@1.6.0", "cart@1.7.0", "cart@1.9.0")]
+    named = {name for one in pages for name in re.findall(r"<code>evaluator (\w+)", text(one))}
+    assert named
+    assert named <= set(COMMANDS)

@@ -1,0 +1,65 @@
+"""The pages as a whole."""
+
+import inspect
+from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
+
+from evaluator import ui
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = (ROOT / "docs" / "app.md").read_text(encoding="utf-8")
+
+
+def test_every_page_is_named_in_the_docs():
+    for _, said in ui.PAGES:
+        assert f"\n| {said['title']} | " in DOCS, said["title"]
+
+
+def test_app_py_is_short_and_runs(made, monkeypatch):
+    lines = [line for line in (ROOT / "app.py").read_text(encoding="utf-8").splitlines() if line.strip()]
+    assert len(lines) <= 10
+    monkeypatch.setenv("EVALUATOR_STORE", str(made))
+    monkeypatch.chdir(ROOT)
+    shown = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    assert not shown.exception
+    assert [one.value for one in shown.title] == ["Releases"]
+
+
+def test_a_fault_of_a_page_is_a_sentence_and_the_log_has_the_rest(html, caplog):
+    def script():
+        from evaluator.ui.frame import guarded
+
+        def broken():
+            raise RuntimeError("secret detail")
+
+        guarded(broken)()
+
+    shown = AppTest.from_function(script).run()
+    assert not shown.exception
+    assert "This part could not be shown: unexpected RuntimeError." in html(shown)
+    assert "secret detail" not in html(shown)
+    assert "secret detail" in caplog.text
+
+
+def test_a_store_that_is_being_written_names_who_and_offers_to_try_again(html):
+    def script():
+        from evaluator.errors import StoreBusy
+        from evaluator.ui.frame import guarded
+
+        def busy():
+            raise StoreBusy("the store is kept by process 4711", hint="try again when it has ended")
+
+        guarded(busy)()
+
+    shown = AppTest.from_function(script).run()
+    assert "process 4711" in html(shown)
+    assert shown.button[0].label == "Try again"
+
+
+def test_pages_read_the_store_in_one_place_only():
+    folder = Path(inspect.getfile(ui)).parent
+    users = {
+        path.name for path in folder.glob("*.py") if "evaluator.store import" in path.read_text().split("SNIPPET")[0]
+    }
+    assert users <= {"reads.py"}
