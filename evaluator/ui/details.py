@@ -57,7 +57,7 @@ def show_runs(view: ReleaseView) -> None:
 def _run(view: ReleaseView, run: Run) -> Sequence[object]:
     users = ", ".join(f"{arm} {count}" for arm, count in run.facts.users.items())
     why = f"{run.state.value}: {run.facts.stopped_by}" if run.facts.stopped_by else run.state.value
-    name = link("compare", run.id, a=f"{view.release.id} · {run.id}")
+    name = link("compare", run.id, a=view.release.id, a_run=run.id)
     return (
         name,
         run.source,

@@ -52,3 +52,11 @@ def test_an_empty_store_says_what_to_do(page, tmp_path, text):
 
     Store.open(tmp_path / "evaluator.duckdb", create=True)
     assert "There is nothing to compare yet." in text(page("compare", tmp_path / "evaluator.duckdb"))
+
+
+def test_a_run_of_a_release_leads_here(page, made, text):
+    said = text(page("release", made, release="cart@1.9.0"))
+    run = said.split("./compare?a=cart%401.9.0&amp;a_run=")[2].split('"')[0]
+    shown = page("compare", made, a="cart@1.9.0", a_run=run, b="cart@1.5.0")
+    assert shown.selectbox(key="a_run").value == run
+    assert f"cart@1.9.0, run {run} (canary)" in text(shown)
