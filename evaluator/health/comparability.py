@@ -18,7 +18,8 @@ MAX_MIX_DIFFERENCE = 0.02
 MIX_NOISE = 3.0
 SURE_TO_BE_SEEN = 20
 """Where so many requests are expected, chance does not leave none."""
-SAME_IN_ALL_RUNS = ("locustfile_sha256", "users", "pace", "targets", "host", "cores")
+SAME_IN_ALL_RUNS = ("locustfile", "users", "spawn_rate", "arguments", "targets", "host", "cores")
+"""Keys of the fingerprint that a load leaves."""
 
 
 def check_comparability(scene: Scene) -> Iterable[Finding]:

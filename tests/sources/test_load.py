@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pytest
 
 from evaluator.errors import EvaluatorError, InputError, LoadError, UsageError
+from evaluator.health.comparability import SAME_IN_ALL_RUNS
 from evaluator.records import Arm, Run, RunState
 from evaluator.segments import segment_paths
 from evaluator.sources.load import (
@@ -288,6 +289,7 @@ def test_the_fingerprint_follows_the_file_and_the_pace(plan: LoadPlan) -> None:
     plan.locustfile.write_text(plan.locustfile.read_text() + "\n")
     assert fingerprint(plan)["locustfile"] != before["locustfile"]
     assert fingerprint(replace(plan, users=9))["users"] == 9
+    assert set(SAME_IN_ALL_RUNS) <= set(before)
 
 
 def test_the_demo_knows_the_regressions_of_the_sample_service() -> None:
