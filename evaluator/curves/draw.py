@@ -88,5 +88,5 @@ def _with_decision(scope: Scope, timeline: dict[str, Any] | None, drawn: Sequenc
 def _add_readings(axis: Axis | None, rulebook: Rulebook, readings: ReadingCells | None) -> list[dict[str, Any]]:
     if readings is None:
         return []
-    names = {query.text: rule.name for rule in rulebook.rules for query in rule.queries}
-    return trace_readings(readings, axis, names)
+    rules = {query.text: rule for rule in reversed(rulebook.rules) for query in rule.queries}
+    return trace_readings(readings, axis, rules)

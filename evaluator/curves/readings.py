@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from evaluator.curves.base import MOST_POINTS, round_all
 from evaluator.curves.timeline import Axis
-from evaluator.records import PARTS, Query, QueryKind, ReadingCells
+from evaluator.records import PARTS, Query, QueryKind, ReadingCells, Rule
 
 __all__ = ["trace_readings"]
 
@@ -18,30 +19,38 @@ FloatArray = npt.NDArray[np.float64]
 MOST_QUERIES = 8
 
 
-def trace_readings(readings: ReadingCells, axis: Axis | None, names: dict[str, str]) -> list[dict[str, Any]]:
+def trace_readings(readings: ReadingCells, axis: Axis | None, rules: Mapping[str, Rule]) -> list[dict[str, Any]]:
     """One entry a query: gauges by their mean over instances, counters per second, histograms by their mean.
 
-    `axis` is that of the load; without one the readings have their own, from their first bucket. `names` gives the
-    metric that asks a query, by its text.
+    `axis` is that of the load; without one the readings have their own, from their first bucket. `rules` gives a metric
+    that asks a query, by its text; gauges and histograms are in its unit.
     """
     if not readings.bucket.size:
         return []
     out = []
     for code, query in enumerate(readings.queries[:MOST_QUERIES]):
-        arms = [_trace_arm(readings, axis, code, query, arm) for arm in range(len(readings.arms))]
+        rule = rules.get(query.text)
+        counted = query.kind is QueryKind.COUNTER
+        scale = rule.scale if rule and not counted else 1.0
+        arms = [_trace_arm(readings, axis, code, query, arm, scale) for arm in range(len(readings.arms))]
         out.append(
             {
-                "name": names.get(query.text, ""),
+                "name": query.text.partition("{")[0].strip() or query.text,
+                "metric": rule.name if rule else "",
                 "query": query.text,
-                "shows": "per_s" if query.kind is QueryKind.COUNTER else "mean",
+                "unit": rule.unit if rule and not counted and rule.unit != "fraction" else "",
+                "shows": "per_s" if counted else "mean",
                 "arms": [arm for arm in arms if arm["seconds"]],
             }
         )
     return [one for one in out if one["arms"]]
 
 
-def _trace_arm(readings: ReadingCells, axis: Axis | None, code: int, query: Query, arm: int) -> dict[str, Any]:
+def _trace_arm(
+    readings: ReadingCells, axis: Axis | None, code: int, query: Query, arm: int, scale: float
+) -> dict[str, Any]:
     seconds, values = _series(readings, code, query, arm)
+    values = values * scale
     load_s = np.array([_place(axis, moment, float(readings.bucket.min() * readings.bucket_s)) for moment in seconds])
     inside = np.isfinite(load_s)
     load_s, values = load_s[inside], values[inside]

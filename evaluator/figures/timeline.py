@@ -84,11 +84,16 @@ def _times(values: Sequence[float | None], factor: float) -> list[float | None]:
     return [None if value is None else value * factor for value in values]
 
 
+def _say_what(reading: Mapping[str, Any], name: str) -> str:
+    asks = f" (asked by {reading['metric']})" if reading.get("metric") else ""
+    return f"{name}: {'increase per second' if reading['shows'] == 'per_s' else 'mean'}{asks}"
+
+
 def _strip_of_reading(reading: Mapping[str, Any]) -> _Strip:
-    name = shorten(reading["name"] or reading["query"], 40)
-    unit = "per second" if reading["shows"] == "per_s" else ""
+    name = shorten(reading["name"] or reading["query"], 60)
+    unit = "per second" if reading["shows"] == "per_s" else reading.get("unit", "")
     series = tuple((arm["name"], False, arm["seconds"], arm["values"]) for arm in reading["arms"])
-    return _Strip(name, unit, f"Readings of {name}", series)
+    return _Strip(name, unit, _say_what(reading, name), series)
 
 
 def _draw(
