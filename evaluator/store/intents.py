@@ -109,7 +109,8 @@ class Promotions:
             engine.execute(
                 """INSERT INTO store.deliveries VALUES (?, ?, ?, ?, ?, ?, ?, ?)
                 ON CONFLICT (intent, position) DO UPDATE SET attempts = attempts + excluded.attempts,
-                    state = excluded.state, text = excluded.text, undo = excluded.undo, happened_at = excluded.happened_at""",
+                    state = excluded.state, text = excluded.text, undo = excluded.undo,
+                    happened_at = excluded.happened_at""",
                 [intent.id, position, hook, int(attempt), outcome.state, outcome.text, outcome.undo, datetime.now(UTC)],
             )
             add_row(engine, intent.claimed_by, f"hook {outcome.state}", intent.release, intent.id, hook)

@@ -1,0 +1,1 @@
+"""Who is told: targets outside, reached only where the policy allows it."""
