@@ -8,6 +8,7 @@ EvaluatorError            4  could not evaluate
 │   └── InputError        2  a file that cannot be taken as it is
 ├── StoreError            4  the store cannot be opened, read or written
 │   └── StoreBusy         4  another process kept it for longer than we wait
+├── HookError             4  a hook could not be told, or may not be
 └── SourceError           4  a source could not be reached or run
     └── LoadError         4  a load run did not happen, or not completely
 ```
@@ -22,6 +23,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "EvaluatorError",
+    "HookError",
     "InputError",
     "LoadError",
     "PolicyError",
@@ -82,6 +84,10 @@ class StoreError(EvaluatorError):
 
 class StoreBusy(StoreError):
     """Another process holds the store; the message names it."""
+
+
+class HookError(EvaluatorError):
+    """A hook could not be told, or its target is not allowed."""
 
 
 class SourceError(EvaluatorError):

@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "replay": ("evaluator.cli.replay", "Judge stored releases again under another policy."),
     "policy": ("evaluator.cli.policy", "Check the policy, print it, or print its JSON Schema."),
     "releases": ("evaluator.cli.releases", "List the releases in the store with their latest verdict."),
+    "audit": ("evaluator.cli.audit", "Who did what, whether it was changed since, and notes on a release."),
     "data": ("evaluator.cli.data", "Query, export or purge what is stored."),
 }
 """Sub-command → (module, what it does), in the order of the help."""

@@ -34,6 +34,7 @@ from evaluator.records import (
 from evaluator.segments import run_folder
 from evaluator.store import catalogue, maintenance
 from evaluator.store.engine import Engine, Relation, attach, open_engine, transaction
+from evaluator.store.intents import Promotions
 from evaluator.store.landing import Target, land
 from evaluator.store.locks import shared
 from evaluator.store.maintenance import Files, is_compaction_due
@@ -280,6 +281,11 @@ class Store:
         """Read the numbers (JSON) behind the figures of a release's newest verdict; `None` where nobody asked."""
         with self._attached(write=False) as engine:
             return catalogue.read_figures(engine, release_id)
+
+    @property
+    def promotions(self) -> Promotions:
+        """Intents, approvals, deliveries and the audit trail."""
+        return Promotions(self._attached)
 
     # -------------------------------------------------------------- calibration
 

@@ -88,6 +88,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             le DOUBLE, n BIGINT, seconds DOUBLE, total DOUBLE, peak DOUBLE)""",
     ),
     ("ALTER TABLE store.verdicts ADD COLUMN figures VARCHAR",),
+    (
+        """CREATE TABLE store.intents (
+            id VARCHAR NOT NULL, key VARCHAR NOT NULL, release VARCHAR NOT NULL, action VARCHAR NOT NULL,
+            requester VARCHAR NOT NULL, reason VARCHAR NOT NULL, verdict_hash VARCHAR NOT NULL,
+            data_hash VARCHAR NOT NULL, policy_hash VARCHAR NOT NULL, requested_at TIMESTAMPTZ NOT NULL,
+            expires_at TIMESTAMPTZ NOT NULL, approvals_needed INTEGER NOT NULL, distinct_people BOOLEAN NOT NULL,
+            state VARCHAR NOT NULL, claimed_by VARCHAR NOT NULL)""",
+        """CREATE TABLE store.approvals (
+            intent VARCHAR NOT NULL, person VARCHAR NOT NULL, happened_at TIMESTAMPTZ NOT NULL,
+            PRIMARY KEY (intent, person))""",
+        """CREATE TABLE store.deliveries (
+            intent VARCHAR NOT NULL, position INTEGER NOT NULL, hook VARCHAR NOT NULL, attempts INTEGER NOT NULL,
+            state VARCHAR NOT NULL, text VARCHAR NOT NULL, undo VARCHAR NOT NULL, happened_at TIMESTAMPTZ NOT NULL,
+            PRIMARY KEY (intent, position))""",
+        """CREATE TABLE store.audit (
+            number BIGINT PRIMARY KEY, happened_at TIMESTAMPTZ NOT NULL, actor VARCHAR NOT NULL, event VARCHAR NOT NULL,
+            release VARCHAR NOT NULL, intent VARCHAR NOT NULL, text VARCHAR NOT NULL, hash VARCHAR NOT NULL)""",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

@@ -1,0 +1,91 @@
+"""`evaluator audit`: who did what, whether that was changed since, and notes on a release."""
+
+from __future__ import annotations
+
+import csv
+import getpass
+import io
+import json
+from dataclasses import asdict
+from datetime import UTC
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.errors import UsageError
+from evaluator.records.intents import AuditRow
+from evaluator.reports import plain_text
+
+__all__ = ["command"]
+
+COLUMNS = ("number", "at", "actor", "event", "release", "intent", "text", "hash")
+
+
+@click.group("audit")
+def command() -> None:
+    """Who did what, whether that was changed since, and notes on a release."""
+
+
+@command.command("show")
+@click.argument("release", metavar="[RELEASE]", required=False)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How the rows are written.",
+)
+@click.pass_obj
+def show(session: Session, release: str | None, format_name: str) -> None:
+    """List requests, approvals, executions and notes, the oldest first; of RELEASE where it is named."""
+    store = session.open_store()
+    if release is not None:
+        store.release(release)
+    rows = [_to_plain(row) for row in store.promotions.audit(release)]
+    if format_name == "json":
+        emit(json.dumps(rows, indent=1))
+    elif format_name == "csv":
+        emit(_to_csv(rows))
+    else:
+        emit("\n".join(_to_line(row) for row in rows) or "nothing was done yet")
+
+
+def _to_plain(row: AuditRow) -> dict[str, object]:
+    return {**asdict(row), "at": row.at.astimezone(UTC).isoformat().replace("+00:00", "Z")}
+
+
+def _to_line(row: dict[str, object]) -> str:
+    return plain_text("  ".join(str(row[name]) for name in COLUMNS[:-1] if row[name] != ""))
+
+
+def _to_csv(rows: list[dict[str, object]]) -> str:
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return sink.getvalue().rstrip("\n")
+
+
+@command.command("verify")
+@click.pass_obj
+def verify(session: Session) -> None:
+    """Check that no row was changed and print the hash of the last; keep it elsewhere to compare with.
+
+    Any edit shows, short of rewriting all rows that follow it; against that helps the hash kept elsewhere.
+    """
+    emit(session.open_store().promotions.verify_audit())
+
+
+@command.command("note")
+@click.argument("release", metavar="RELEASE")
+@click.argument("text", metavar="TEXT")
+@click.pass_obj
+def note(session: Session, release: str, text: str) -> None:
+    """Add a note on RELEASE, with your name and the time."""
+    if not text.strip():
+        raise UsageError("the note is empty", hint='for example: evaluator audit note cart@1.5.0 "slow disk in pod 3"')
+    store = session.open_store()
+    store.release(release)
+    row = store.promotions.note(getpass.getuser(), "note", release, text.strip())
+    emit(f"note {row.number} on {plain_text(release)} by {plain_text(row.actor)}")

@@ -1,0 +1,108 @@
+"""Intents are executed once, approved by whom it takes, and every step is in a trail that shows any edit."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import pytest
+
+from evaluator.errors import StoreError, UnknownName, UsageError
+from evaluator.records.intents import Action, HookOutcome, Intent, IntentState
+from evaluator.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.open(tmp_path / "evaluator.duckdb", create=True)
+
+
+def draft(action=Action.PROMOTE, *, needed=2, distinct=True, hours=4, verdict="sha256:v"):
+    now = datetime.now(UTC)
+    return Intent(
+        "", "", "cart@2", action, "ann", "looks good", verdict, "sha256:d", "sha256:p", now,
+        now + timedelta(hours=hours), needed, distinct,
+    )  # fmt: skip
+
+
+def test_a_second_click_is_the_same_intent(store):
+    first = store.promotions.request(draft())
+    assert store.promotions.request(draft()) == first
+    assert store.promotions.intents("cart@2") == (first,)
+
+
+def test_another_verdict_is_another_intent_with_another_key(store):
+    first, second = store.promotions.request(draft()), store.promotions.request(draft(verdict="sha256:w"))
+    assert first.id != second.id
+    assert first.key != second.key
+
+
+def test_a_promotion_after_a_rollback_is_new(store):
+    first = store.promotions.request(draft(needed=0))
+    store.promotions.settle(first.id, IntentState.ACKNOWLEDGED, "w", "")
+    assert store.promotions.request(draft()).id == first.id
+    back = store.promotions.request(draft(Action.ROLLBACK))
+    store.promotions.settle(back.id, IntentState.ACKNOWLEDGED, "w", "")
+    again = store.promotions.request(draft())
+    assert again.id not in {first.id, back.id}
+    assert again.key != first.key
+
+
+def test_two_other_people_approve(store):
+    intent = store.promotions.request(draft())
+    with pytest.raises(UsageError, match="ann asked for i1 and cannot approve it too"):
+        store.promotions.approve(intent.id, "ann")
+    assert store.promotions.approve(intent.id, "bob").state is IntentState.REQUESTED
+    assert store.promotions.approve(intent.id, "bob").state is IntentState.REQUESTED
+    assert store.promotions.approve(intent.id, "cleo").state is IntentState.APPROVED
+    with pytest.raises(UsageError, match="nothing to approve"):
+        store.promotions.approve(intent.id, "dora")
+
+
+def test_an_expired_request_cannot_be_approved(store):
+    intent = store.promotions.request(draft(hours=0))
+    with pytest.raises(UsageError, match="has expired"):
+        store.promotions.approve(intent.id, "bob")
+
+
+def test_one_of_many_that_claim_wins(store):
+    intent = store.promotions.approve(store.promotions.request(draft(needed=1)).id, "bob")
+    won = []
+    threads = [
+        threading.Thread(target=lambda n=n: won.append(store.promotions.claim(intent, f"w{n}"))) for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False, False, False, True]
+
+
+def test_deliveries_count_attempts_and_keep_what_undoes_them(store):
+    intent = store.promotions.request(draft())
+    store.promotions.deliver(intent, 0, "lb", HookOutcome(IntentState.SENT, ""), attempt=True)
+    store.promotions.deliver(intent, 0, "lb", HookOutcome(IntentState.ACKNOWLEDGED, "ok", "90"), attempt=False)
+    (delivery,) = store.promotions.deliveries(intent.id)
+    assert (delivery.attempts, delivery.outcome.undo) == (1, "90")
+
+
+def test_an_unknown_intent_is_named(store):
+    with pytest.raises(UnknownName, match="there is no intent 'i9'"):
+        store.promotions.intent("i9")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE audit SET actor = 'eve' WHERE number = 1",
+        "DELETE FROM audit WHERE number = 0",
+        "UPDATE audit SET happened_at = now()",
+    ],
+)
+def test_any_edit_of_the_trail_shows(store, edit):
+    for text in ("one", "two", "three"):
+        head = store.promotions.note("ann", "note", "cart@2", text).hash
+    assert store.promotions.verify_audit() == head
+    with duckdb.connect(store.path) as engine:
+        engine.execute(edit)
+    with pytest.raises(StoreError, match="the audit trail was changed: row"):
+        store.promotions.verify_audit()

@@ -1,0 +1,67 @@
+"""Whatever changed between approval and execution refuses the intent, with the reason."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from evaluator.errors import UsageError
+from evaluator.intents import Situation, check_execution, hash_verdict
+from evaluator.records import StoredVerdict
+from evaluator.records.intents import Action, Intent, IntentState
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+GO = StoredVerdict("cart@2", "go", NOW - timedelta(minutes=5), "{}")
+INTENT = Intent(
+    "i1", "evt_1", "cart@2", Action.PROMOTE, "ann", "fine", hash_verdict(GO), "sha256:d", "sha256:p",
+    NOW - timedelta(minutes=4), NOW + timedelta(hours=4), 1, distinct=True, state=IntentState.APPROVED,
+)  # fmt: skip
+SITUATION = Situation(
+    NOW, GO, "sha256:d", "sha256:p", frozenset({"bob"}), {"ann", "bob"}, {"ann", "bob"}, timedelta(minutes=30)
+)
+
+
+def test_an_intent_whose_grounds_hold_is_executed():
+    check_execution(INTENT, SITUATION)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"now": NOW + timedelta(hours=4)}, "it has expired"),
+        ({"latest": None}, "not the latest"),
+        ({"latest": replace(GO, json="{ }")}, "not the latest"),
+        ({"max_age": timedelta(minutes=4)}, "too old"),
+        ({"data_hash": "sha256:x"}, "data have landed"),
+        ({"policy_hash": "sha256:x"}, "policy has changed"),
+        ({"approvers": frozenset()}, "0 of 1 approvals hold"),
+        ({"approvers": frozenset({"ann"})}, "0 of 1 approvals hold"),
+        ({"may_approve": {"ann"}}, "0 of 1 approvals hold"),
+        ({"may_request": {"bob"}}, "ann has no permission any more"),
+    ],
+)
+def test_what_changed_since_refuses_it(change, reason):
+    with pytest.raises(UsageError, match=reason):
+        check_execution(INTENT, replace(SITUATION, **change))
+
+
+@pytest.mark.parametrize("state", sorted(set(IntentState) - {IntentState.APPROVED, IntentState.SENT}))
+def test_only_what_is_approved_is_executed(state):
+    with pytest.raises(UsageError, match=f"it is {state}"):
+        check_execution(replace(INTENT, state=state), SITUATION)
+
+
+@pytest.mark.parametrize("word", ["no_go", "inconclusive"])
+def test_against_the_verdict_only_by_break_glass(word):
+    verdict = replace(GO, word=word)
+    with pytest.raises(UsageError, match="the verdict is not GO"):
+        check_execution(INTENT, replace(SITUATION, latest=verdict))
+    check_execution(replace(INTENT, action=Action.BREAK_GLASS), replace(SITUATION, latest=verdict))
+
+
+@pytest.mark.parametrize("action", [Action.HOLD, Action.ROLLBACK])
+def test_holding_and_rolling_back_need_no_verdict_but_permission(action):
+    intent = replace(INTENT, action=action, approvals_needed=0)
+    check_execution(intent, replace(SITUATION, latest=None))
+    with pytest.raises(UsageError, match="ann has no permission any more"):
+        check_execution(intent, replace(SITUATION, may_approve={"bob"}))
