@@ -15,6 +15,7 @@ from evaluator.cli import Session, emit
 from evaluator.errors import UsageError
 from evaluator.records.intents import AuditRow
 from evaluator.reports import plain_text
+from evaluator.reports.base import harmless_cell
 
 __all__ = ["command"]
 
@@ -63,7 +64,7 @@ def _to_csv(rows: list[dict[str, object]]) -> str:
     sink = io.StringIO()
     writer = csv.DictWriter(sink, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: harmless_cell(str(value)) for name, value in row.items()} for row in rows)
     return sink.getvalue().rstrip("\n")
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "format_allowed",
     "format_both",
     "format_effect",
+    "harmless_cell",
     "is_watched",
     "label_row",
     "list_notes",
@@ -83,6 +84,13 @@ def shorten(text: str, most: int) -> str:
 def tame(text: str, most: int) -> str:
     """Make a text plain, and at most `most` characters long."""
     return shorten(plain_text(shorten(text, most)), most)
+
+
+def harmless_cell(text: str) -> str:
+    """Make text of what a spreadsheet would take for a formula; changes with their sign stay as they are."""
+    change = text[1:2].isdigit() and not set(text) & set("|!=\"'")
+    formula = text.startswith(("=", "@", "\t", "\r")) or (text.startswith(("+", "-")) and not change)
+    return f"'{text}" if formula else text
 
 
 def format_both(row: Comparison) -> tuple[str, str]:

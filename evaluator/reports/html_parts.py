@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from evaluator.figures import Figure
 from evaluator.records import Finding, Level, VerdictWord
-from evaluator.reports.base import HEALTH_MARKS, VERDICT_WORDS
+from evaluator.reports.base import HEALTH_MARKS, VERDICT_WORDS, harmless_cell
 from evaluator.wording import format_count
 
 __all__ = [
@@ -102,10 +102,5 @@ def show_moment(moment: Any) -> str:
 def to_csv(figure: Figure) -> str:
     """The numbers of a figure as a file; what a spreadsheet would take for a formula is text."""
     out = io.StringIO()
-    csv.writer(out).writerows([[_harmless(cell) for cell in row] for row in (figure.head, *figure.rows)])
+    csv.writer(out).writerows([[harmless_cell(cell) for cell in row] for row in (figure.head, *figure.rows)])
     return base64.b64encode(out.getvalue().encode()).decode()
-
-
-def _harmless(cell: str) -> str:
-    formula = cell.startswith(("=", "@", "\t", "\r")) or (cell[:1] in "+-" and not cell[1:2].isdigit())
-    return f"'{cell}" if formula and cell else cell

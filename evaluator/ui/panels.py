@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from evaluator.figures import PALETTE, Figure, to_image
 from evaluator.records import Comparison
-from evaluator.reports.base import format_allowed, format_both, format_effect
+from evaluator.reports.base import format_allowed, format_both, format_effect, harmless_cell
 from evaluator.ui.pieces import clean, show, table
 from evaluator.wording import name_comparison
 
@@ -21,8 +21,6 @@ __all__ = ["HEAD", "describe", "hand_out", "is_dark", "show_figure", "to_csv"]
 
 HEAD = ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "status", "reason")
 """What `describe` says of a comparison."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for a formula at the start of a cell."""
 
 
 def show_figure(figure: Figure, name: str, snippet: str) -> None:
@@ -74,13 +72,8 @@ def to_csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(head)
-    writer.writerows([_tame(cell) for cell in row] for row in rows)
+    writer.writerows([harmless_cell(cell) for cell in row] for row in rows)
     return out.getvalue().encode("utf-8-sig")
-
-
-def _tame(cell: str) -> str:
-    looks_like_number = cell.lstrip("+-−").replace(",", "").replace(".", "", 1)[:1].isdigit()
-    return f"'{cell}" if cell.startswith(FORMULA) and not looks_like_number else cell
 
 
 def is_dark() -> bool:

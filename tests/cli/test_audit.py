@@ -51,3 +51,9 @@ def test_a_note_needs_a_text_and_a_release_that_exists(store, capsys):
     assert run(["audit", "note", "card@2", "x"]) == 2
     assert "did you mean 'cart@2'" in capsys.readouterr().err
     assert store.promotions.audit() == ()
+
+
+def test_a_note_that_looks_like_a_formula_is_text_in_a_spreadsheet(store, capsys):
+    assert run(["audit", "note", "cart@2", "=HYPERLINK(A1)"]) == 0
+    assert run(["audit", "show", "--format", "csv"]) == 0
+    assert "'=HYPERLINK(A1)" in capsys.readouterr().out
