@@ -1,16 +1,21 @@
 """Servers that scrape: targets that die, scrapes that fail, native histograms, exporters of the ready-made sets."""
 
+import getpass
 import http.server
 import json
 import math
+import os
+import shutil
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.parse
 import urllib.request
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import cramjam
 import numpy as np
@@ -194,10 +199,11 @@ def test_native_histograms_become_counters_up_to_their_own_bounds(tmp_path):
 
 
 @contextmanager
-def exporter(name, *arguments):
+def exporter(name, *arguments, environment=None):
     """An exporter of Debian's packages on a port of its own."""
     own = free_port()
-    with running([program(name), f"--web.listen-address=127.0.0.1:{own}", *arguments], own, "/metrics"):
+    command = [program(name), f"--web.listen-address=127.0.0.1:{own}", *arguments]
+    with running(command, own, "/metrics", environment=environment):
         yield own
 
 
@@ -234,12 +240,36 @@ def nginx(folder):
         yield own
 
 
+@contextmanager
+def postgres():
+    """A PostgreSQL, which must not be run by root."""
+    port, own = free_port(), "postgres" if os.geteuid() == 0 else getpass.getuser()
+    wrap = ["runuser", "-u", own, "--"] if os.geteuid() == 0 else []
+    tools = max(Path("/usr/lib/postgresql").glob("*/bin"))
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        shutil.chown(folder, own)
+        subprocess.run(
+            [*wrap, tools / "initdb", "-D", f"{folder}/data", "-A", "trust"], check=True, capture_output=True
+        )
+        settings = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-p", str(port)]
+        command = [*wrap, tools / "postgres", "-D", f"{folder}/data", *settings]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        address = f"postgresql://{own}@127.0.0.1:{port}/postgres?sslmode=disable"
+        try:
+            with exporter("prometheus-postgres-exporter", environment={"DATA_SOURCE_NAME": address}) as found:
+                wait_for(lambda: b"pg_up 1" in read(f"http://127.0.0.1:{found}/metrics"), "postgres")
+                yield found
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
 def read(url):
     with urllib.request.urlopen(url, timeout=5) as response:
         return response.read()
 
 
-SETS = ("redis", "node", "nginx")
+SETS = ("redis", "node", "nginx", "postgres")
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +281,7 @@ def exporters(tmp_path_factory):
             stack.enter_context(redis(folder)),
             stack.enter_context(exporter("prometheus-node-exporter")),
             stack.enter_context(nginx(folder)),
+            stack.enter_context(postgres()),
         ]
         url = stack.enter_context(prometheus(folder, folder / "data", scrape(zip(SETS, ports, strict=True))))
         wait_for_scrapes(url, len(ports))
