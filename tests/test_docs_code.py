@@ -3,9 +3,19 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from judging import SMALL
+
+from evaluator.pipeline.importing import import_release
+from evaluator.records import Release
+from evaluator.simulate import simulate, to_parquet
+from evaluator.sources.files import plan_landing
+from evaluator.store import Store
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```python\n(.*?)```(?:\n+```text\n(.*?)```)?", re.DOTALL)
@@ -15,12 +25,30 @@ CODED = [
 ]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the code runs: with a store that knows the release that documents speak of."""
+    place = tmp_path_factory.mktemp("documents")
+    requests = simulate(SMALL, 1)
+    requests = replace(requests, endpoints=("POST /checkout", *requests.endpoints[1:]))
+    table = pq.ParquetDataset([str(file) for file in to_parquet(requests, place / "requests")]).read()
+    files = {}
+    for arm in ("baseline", "canary"):
+        path = place / f"{arm}.parquet"
+        pq.write_table(table.filter(pc.equal(table["arm"].cast("string"), arm)), path)
+        files[arm] = [str(path)]
+    store = Store.open(place / "evaluator.duckdb", create=True)
+    import_release(store, Release("cart@1.5.0"), plan_landing(files))
+    return place
+
+
 @pytest.mark.parametrize("path", CODED, ids=lambda path: path.name)
-def test_code_of_the_documents_runs_and_prints_what_they_say(path):
+def test_code_of_the_documents_runs_and_prints_what_they_say(path, folder):
     """One process a document: locust patches the whole interpreter."""
     blocks = BLOCK.findall(path.read_text(encoding="utf-8"))
     code = "\n".join(code for code, _ in blocks)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "".join(printed for _, printed in blocks)
 
