@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
-
 from evaluator.health.base import Scene, is_imported, ok, warn
 from evaluator.records import Finding, Level
+from evaluator.stats.index import distinct
 
 __all__ = ["check_overlap"]
 
@@ -61,7 +59,7 @@ def _spans(scene: Scene, arm: int) -> dict[int, tuple[int, int]]:
     """First and last bucket of an arm in each run that it is in."""
     moments = scene.cells.moments
     mine = moments.arm == arm
-    runs: npt.NDArray[np.int64] = np.unique(moments.run[mine])
+    runs = distinct(moments.run[mine])
     buckets = [moments.bucket[mine & (moments.run == run)] for run in runs]
     return {int(run): (int(own.min()), int(own.max())) for run, own in zip(runs, buckets, strict=True)}
 
