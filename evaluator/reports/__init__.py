@@ -42,11 +42,12 @@ def _html(verdict: Verdict, page: Page) -> str:
     del page
     try:
         from evaluator.reports.html import to_html
+
+        return to_html(verdict)
     except ImportError as error:
         raise UsageError(
             f"the HTML report needs the package '{error.name}'", hint="pip install 'release-evaluator[plots]'"
         ) from error
-    return to_html(verdict)
 
 
 def _later(module: str) -> Render:
