@@ -10,13 +10,12 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration, Moment
 from evaluator.cli.load import parse_labels
-from evaluator.errors import UnknownName, UsageError
+from evaluator.errors import UsageError
 from evaluator.records import Release, Service
 from evaluator.wording import count_of
 
 if TYPE_CHECKING:
     from evaluator.pipeline.collecting import Stretch
-    from evaluator.store import Store
 
 __all__ = ["command"]
 
@@ -50,10 +49,12 @@ def command(
     that of the newest load of RELEASE, so that both are judged together. With --follow readings are collected as they
     come, and `evaluator verdict RELEASE` judges what is there.
     """
-    from evaluator.pipeline.collecting import collect_release, follow_release
+    from evaluator.pipeline.collecting import collect_load, collect_release, follow_release
 
     if follow and end is not None:
         raise UsageError("--follow has no end but its --run-time", hint="leave out --to")
+    if end is not None and start is None:
+        raise UsageError("--to needs --from", hint="give both, or neither to take the window of the newest load")
     if run_time is not None and not follow:
         raise UsageError("--run-time is for --follow", hint="give the window with --from and --to")
     policy = session.load_policy()
@@ -64,29 +65,19 @@ def command(
     store = session.open_store(create=True)
     if follow:
         run, rows = follow_release(store, subject, policy, start=start, seconds=run_time, say=session.say)
+    elif start is None:
+        run, rows = collect_load(store, subject, policy, say=session.say)
     else:
-        run, rows = collect_release(store, subject, policy, _stretch(store, release, start, end), say=session.say)
+        run, rows = collect_release(store, subject, policy, _stretch(start, end), say=session.say)
     emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
     session.say(f"next: evaluator verdict {release}")
     return 0
 
 
-def _stretch(store: Store, release: str, start: datetime | None, end: datetime | None) -> Stretch:
-    """The window to collect: the one given, or that of the newest load."""
-    from evaluator.pipeline.collecting import Stretch, find_stretch
+def _stretch(start: datetime, end: datetime | None) -> Stretch:
+    from evaluator.pipeline.collecting import Stretch
 
-    if start is not None:
-        stretch = Stretch(start, end or datetime.now(UTC))
-        if stretch.seconds <= 0:
-            raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
-        return stretch
-    try:
-        found = find_stretch(store, release)
-    except UnknownName:
-        found = None
-    if found is None or end is not None:
-        raise UsageError(
-            "there is no window to collect" if found is None else "--to needs --from",
-            hint="give --from -1h, or --from and --to; or load RELEASE first, whose window is then taken",
-        )
-    return found
+    stretch = Stretch(start, end or datetime.now(UTC))
+    if stretch.seconds <= 0:
+        raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
+    return stretch

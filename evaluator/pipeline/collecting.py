@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from evaluator.errors import SourceError, UsageError
+from evaluator.errors import SourceError, UnknownName, UsageError
 from evaluator.pipeline.base import READING_SOURCE, Say, say_nothing
 from evaluator.policy import Policy
 from evaluator.records import Answer, Query, Release, Run, RunFacts, RunState, check_names
@@ -44,8 +44,11 @@ class Stretch:
 
 
 def find_stretch(store: Store, release_id: str) -> Stretch | None:
-    """Tell when the newest load of a release ran; `None` where there is none, or its rows say nothing of when."""
-    runs = [run for run in store.runs(release_id) if run.source == "locust"]
+    """Tell when the newest load of a release ran; `None` where there is none."""
+    try:
+        runs = [run for run in store.runs(release_id) if run.source == "locust"]
+    except UnknownName:
+        return None
     newest = [run for run in runs if run.group == runs[-1].group]
     starts = [run.started for run in newest if run.started]
     if not starts:
@@ -106,9 +109,15 @@ def check_source(policy: Policy) -> None:
 
 def collect_load(store: Store, release: Release, policy: Policy, *, say: Say = say_nothing) -> tuple[Run, int]:
     """Collect the window of the newest load of a release, with a scrape before and after it."""
+    check_names(release)
     stretch = find_stretch(store, release.id)
-    if stretch is None or policy.prometheus is None:
-        raise UsageError(f"{release.id} has no load whose window could be collected")
+    if stretch is None:
+        raise UsageError(
+            f"there is no window to collect: {release.id} has no load",
+            hint="give --from -1h, or --from and --to; or load it first, and its window is taken",
+        )
+    if policy.prometheus is None:
+        raise _no_server()
     step = timedelta(seconds=policy.prometheus.step_s)
     return collect_release(store, release, policy, Stretch(stretch.start - step, stretch.end + step), say=say)
 
@@ -210,11 +219,15 @@ def _after(answer: Answer, moment: datetime) -> Answer:
 
 def _connect(policy: Policy) -> Prometheus:
     if policy.prometheus is None:
-        raise UsageError(
-            "the policy names no metrics server",
-            hint="add `sources: {prometheus: {url: …, selectors: {baseline: …, canary: …}}}` to evaluator.yaml",
-        )
+        raise _no_server()
     return connect(policy.prometheus)
+
+
+def _no_server() -> UsageError:
+    return UsageError(
+        "the policy names no metrics server",
+        hint="add `sources: {prometheus: {url: …, selectors: {baseline: …, canary: …}}}` to evaluator.yaml",
+    )
 
 
 def _queries(policy: Policy) -> tuple[Query, ...]:

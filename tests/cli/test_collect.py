@@ -27,7 +27,8 @@ def judged(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict]:
         (["collect", "cart@2", "--from", "yesterday"], "is not a moment"),
         (["collect", "cart@2", "--follow", "--to", "now"], "--follow has no end"),
         (["collect", "cart@2", "--run-time", "5m"], "--run-time is for --follow"),
-        (["collect", "cart@2", "--to", "now"], "there is no window to collect"),
+        (["collect", "cart@2", "--to", "now"], "--to needs --from"),
+        (["collect", "cart@2"], "there is no window to collect"),
         (["collect", "cart@2", "--from", "now", "--to", "-1h"], "is not before --to"),
         (["collect", "cart@2", "--from", "-1h"], "names no metrics server"),
     ],
@@ -53,7 +54,7 @@ def test_a_load_with_collect_is_judged_by_both(tmp_path, monkeypatch, capsys):
         assert run(["collect", "shop@2"]) == 0  # the window of the load again, as a run of its own
     metrics = judged(capsys, "shop@2")
     for name in ("latency_p95", "server_failures", "server_mean", "cpu", "memory"):
-        assert metrics[name]["status"] != "no_data", metrics[name]
+        assert metrics[name]["status"] != "no_data", metrics[name]["reason"]
     client, server = metrics["latency_p50"]["baseline"]["value"], metrics["server_mean"]["baseline"]["value"]
     assert 0.5 * client < server < 2 * client
     sources = [one.source for one in Store.open(Path("evaluator.duckdb")).runs("shop@2")]
@@ -66,7 +67,7 @@ def load(arms: tuple[Arm, ...]) -> list[str]:
     baseline, canary = (",".join(arm.urls) for arm in arms)
     locustfile = str(find_loadtests() / "locustfile.py")
     words = ["load", "shop@2", "--baseline", baseline, "--canary", canary, "--locustfile", locustfile]
-    return [*words, "--users", "20", "--spawn-rate", "20", "--run-time", "12s"]
+    return [*words, "--users", "20", "--spawn-rate", "20", "--run-time", "16s"]
 
 
 def test_collect_fails_before_the_load_where_nothing_could_be_collected(tmp_path, monkeypatch, capsys):
