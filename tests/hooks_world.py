@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -91,3 +92,22 @@ def receiving() -> Iterator[Receiver]:
         server.shutdown()
         server.server_close()
         thread.join(5)
+
+
+@contextlib.contextmanager
+def serving(name: str) -> Iterator[Receiver]:
+    """A version of a service: it answers with its name."""
+    with receiving() as receiver:
+        receiver.answers = [reply(200, name.encode(), Connection="close")]
+        yield receiver
+
+
+def split_of(port: int, n: int = 100) -> dict[str, int]:
+    """Who answers real requests, each on a connection of its own."""
+    counted: dict[str, int] = {}
+    for _ in range(n):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", "/")
+            name = connection.getresponse().read().decode()
+        counted[name] = counted.get(name, 0) + 1
+    return counted
