@@ -97,7 +97,7 @@ def test_what_is_said_but_not_so_is_not_believed():
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
 
         def lie():
-            for _ in range(6):
+            for _ in range(5):
                 connection, _ = server.accept()
                 with connection:
                     line = connection.recv(4096)
