@@ -155,7 +155,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
                 f"{self._where} does not wait at a pause", hint="promote it at a pause step, or use promote_full"
             )
         if waits:
-            found = self._patch(found, {"status": {"pauseConditions": None}}, "/status")
+            found = self._patch(found, {"status": _past_pause(found)}, "/status")
         if paused:
             self._resume(found, changed=bool(waits))
 
@@ -223,6 +223,15 @@ def _parse(text: str) -> Json:
     except ValueError:
         return {}
     return said if isinstance(said, dict) else {}
+
+
+def _past_pause(found: Json) -> Json:
+    """A status without its pause; after an analysis that decided nothing, the step that analysed is left as well."""
+    status = found.get("status") or {}
+    analysis = ((status.get("canary") or {}).get("currentStepAnalysisRunStatus") or {}).get("status")
+    if analysis != "Inconclusive" or status.get("currentStepIndex") is None:
+        return {"pauseConditions": None}
+    return {"pauseConditions": None, "controllerPause": False, "currentStepIndex": status["currentStepIndex"] + 1}
 
 
 def _rollout_state(found: Json) -> Json:
