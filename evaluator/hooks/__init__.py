@@ -15,6 +15,7 @@ from evaluator.hooks.base import (
     Outcome,
     Step,
     make_hook,
+    make_step,
     run_hooks,
 )
 
@@ -28,5 +29,6 @@ __all__ = [
     "Outcome",
     "Step",
     "make_hook",
+    "make_step",
     "run_hooks",
 ]

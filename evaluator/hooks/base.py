@@ -42,6 +42,7 @@ __all__ = [
     "State",
     "Step",
     "make_hook",
+    "make_step",
     "run_hooks",
 ]
 
@@ -286,15 +287,19 @@ def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, s
     if kind not in HOOKS:
         raise UnknownName("hook", kind, HOOKS)
     made = HOOKS[kind]
+    hook = made(_validate(kind, made.Options, options), environment)
+    if not isinstance(hook, Hook):
+        raise HookError(f"{made.__module__}.{made.__name__} is not a hook", hint="see docs/hooks.md for what one has")
+    return hook
+
+
+def _validate(kind: str, model: type[O], options: Mapping[str, Any]) -> O:
     try:
-        hook = made(made.Options.model_validate(dict(options)), environment)
+        return model.model_validate(dict(options))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in (kind, *first["loc"]))
         raise PolicyError(f"hook {where}: {first['msg'].removeprefix('Value error, ')}") from None
-    if not isinstance(hook, Hook):
-        raise HookError(f"{made.__module__}.{made.__name__} is not a hook", hint="see docs/hooks.md for what one has")
-    return hook
 
 
 # ------------------------------------------------------------------ executing
@@ -317,6 +322,12 @@ class Delivery:
     outcome: Outcome
     started_at: datetime
     ended_at: datetime
+
+
+def make_step(kind: str, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Step:
+    """A hook in its place, as its options say. Raises as `make_hook`."""
+    common = _validate(kind, HookOptions, {k: v for k, v in options.items() if k in HookOptions.model_fields})
+    return Step(make_hook(kind, options, environment), common.required, common.time_limit)
 
 
 def run_hooks(
