@@ -17,6 +17,7 @@ from evaluator.hooks.base import (
     make_hook,
     make_step,
     run_hooks,
+    undo_hook,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "make_hook",
     "make_step",
     "run_hooks",
+    "undo_hook",
 ]

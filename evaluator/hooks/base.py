@@ -44,6 +44,7 @@ __all__ = [
     "make_hook",
     "make_step",
     "run_hooks",
+    "undo_hook",
 ]
 
 GROUP = "evaluator.hooks"
@@ -144,6 +145,7 @@ class Hook(Protocol):
         """Whether it could be executed; touches nothing."""
 
 
+T = TypeVar("T")
 O = TypeVar("O", bound=HookOptions)  # noqa: E741 - the one type here
 
 
@@ -180,7 +182,7 @@ class BaseHook(Generic[O]):
     def read(self) -> Json:
         """The value that it changes. Raises EvaluatorError."""
         try:
-            return self._read()
+            return self._call(self._read)
         except EvaluatorError as error:
             raise HookError(self._clean(error.message), hint=self._clean(error.hint or "") or None) from None
         except MaybeSent as error:
@@ -189,7 +191,7 @@ class BaseHook(Generic[O]):
     def test(self) -> Outcome:
         """Whether it could be executed; touches nothing."""
         try:
-            return self._tidy(self._test())
+            return self._tidy(self._call(self._test))
         except EvaluatorError as error:
             return self._tidy(_failed(error))
         except MaybeSent as error:
@@ -213,13 +215,22 @@ class BaseHook(Generic[O]):
     def _secret(self, text: str) -> str:
         return secrecy.reveal(text, self.environment)
 
+    def _call(self, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        except ImportError as error:
+            raise HookError(
+                f"the hook {self.kind} needs {error.name}, which is not installed",
+                hint="pip install 'release-evaluator[hooks]'",
+            ) from None
+
     def _guard(self, act: Callable[[], Outcome], context: HookContext) -> Outcome:
         if context.left_s() <= 0:
             return Outcome(
                 "failed", f"{self.kind} was not executed: the intent expired at {context.expires_at:%H:%M:%S}"
             )
         try:
-            return self._tidy(act())
+            return self._tidy(self._call(act))
         except EvaluatorError as error:
             return self._tidy(_failed(error))
         except MaybeSent as error:
@@ -347,24 +358,36 @@ def run_hooks(
     return deliveries
 
 
-def _run_one(step: Step, context: HookContext, before: Callable[[Step, Json], None]) -> Outcome:
+def undo_hook(step: Step, context: HookContext, earlier: Json) -> Delivery:
+    """Restore what was so before a hook was executed, within the hook's time limit."""
+    started = datetime.now(UTC)
+    bounded = _bounded(step, context)
+    done = _within(step, bounded, lambda: step.hook.undo(bounded, earlier))
+    return Delivery(step.hook.kind, done if isinstance(done, Outcome) else done[0], started, datetime.now(UTC))
+
+
+def _bounded(step: Step, context: HookContext) -> HookContext:
     limit = datetime.now(UTC) + timedelta(seconds=step.time_limit_s)
-    bounded = replace(context, expires_at=min(context.expires_at, limit))
+    return replace(context, expires_at=min(context.expires_at, limit))
+
+
+def _run_one(step: Step, context: HookContext, before: Callable[[Step, Json], None]) -> Outcome:
+    bounded = _bounded(step, context)
     earlier = None
     if not context.dry_run:
-        read = _within(step, step.hook.read)
+        read = _within(step, bounded, step.hook.read)
         if isinstance(read, Outcome):
             return replace(read, state="failed")
         earlier = read[0]
         before(step, earlier)
-    done = _within(step, lambda: step.hook.execute(bounded))
+    done = _within(step, bounded, lambda: step.hook.execute(bounded))
     if isinstance(done, Outcome):
         return replace(done, earlier=earlier)
     outcome: Outcome = done[0]
     return outcome if outcome.earlier is not None else replace(outcome, earlier=earlier)
 
 
-def _within(step: Step, call: Callable[[], Any]) -> tuple[Any] | Outcome:
+def _within(step: Step, bounded: HookContext, call: Callable[[], Any]) -> tuple[Any] | Outcome:
     """What a call gives, in a tuple; or the outcome of one that raised or did not return in time."""
     result: list[tuple[Any] | Outcome] = []
 
@@ -379,7 +402,7 @@ def _within(step: Step, call: Callable[[], Any]) -> tuple[Any] | Outcome:
 
     worker = threading.Thread(target=work, daemon=True, name=f"hook {step.hook.kind}")
     worker.start()
-    worker.join(step.time_limit_s + GRACE_S)
+    worker.join(max(bounded.left_s(), 0.0) + GRACE_S)
     late = Outcome(
         "unknown", f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still do what it was asked"
     )

@@ -22,6 +22,7 @@ from evaluator.hooks.templates import WORDS, check_template, fill_json, fill_url
 __all__ = ["Http"]
 
 _SECRET_HEADERS = re.compile(r"(?i)auth|token|key|secret|cookie")
+_OURS = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
 _FORM = "application/x-www-form-urlencoded"
 _PRINTABLE = "".join(map(chr, range(32, 127)))
 _ANY = re.compile(r"\$\{([^}]*)\}")
@@ -66,6 +67,8 @@ class HttpRequest(BaseModel):
 
 
 def _check_header(name: str, text: str) -> None:
+    if name.lower() in _OURS:
+        raise ValueError(f"header {name} is written by the evaluator")
     if not re.fullmatch(r"[A-Za-z0-9-]+", name) or any(char not in _PRINTABLE for char in text):
         raise ValueError(f"header {name} has what headers cannot have")
     for word in _ANY.findall(text):

@@ -181,7 +181,12 @@ def _exchange(connection: HTTPConnection, request: Request, target: str, host_he
         request.method,
         target,
         body=request.body or None,
-        headers={"Host": host_header, "Accept-Encoding": "identity", **request.headers},
+        headers={
+            "Host": host_header,
+            "User-Agent": "release-evaluator",
+            "Accept-Encoding": "identity",
+            **request.headers,
+        },
         preload_content=False,
         decode_content=False,
     )

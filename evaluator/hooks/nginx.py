@@ -11,9 +11,9 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
@@ -44,18 +44,19 @@ class NginxOptions(HookOptions):
     )
     timeout: Seconds = Field(10.0, description="Longest that nginx may take to test or reload.")
 
+    @model_validator(mode="after")
+    def _same_names(self) -> Self:
+        unknown = set(self.weights) ^ set(self.servers)
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))} is in servers or in weights, but not in both")
+        return self
+
 
 class Nginx(BaseHook[NginxOptions]):
     """Weights of an upstream, by its file: tested before it is reloaded."""
 
     kind = "nginx"
     Options = NginxOptions
-
-    def __init__(self, options: NginxOptions, environment: Any = None) -> None:
-        super().__init__(options, environment)
-        unknown = set(options.weights) ^ set(options.servers)
-        if unknown:
-            raise HookError(f"nginx: {', '.join(sorted(unknown))} is in servers or in weights, but not in both")
 
     def _describe(self) -> str:
         shares = show_weights(self.options.weights)
@@ -66,7 +67,7 @@ class Nginx(BaseHook[NginxOptions]):
         folder = Path(self.options.file).parent
         if not os.access(folder, os.W_OK):
             raise HookError(f"{folder} cannot be written to")
-        self._call("-t")
+        self._run("-t")
         return Outcome("acknowledged", "nginx accepts its configuration as it is; nothing was written")
 
     def _read(self) -> str | None:
@@ -85,8 +86,8 @@ class Nginx(BaseHook[NginxOptions]):
         return self._install(self._block())
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
-        if not isinstance(earlier, str):
-            raise HookError("there was no file before, and without it nginx has no upstream", hint="write it by hand")
+        if not isinstance(earlier, str) or not earlier.startswith(MARK):
+            raise HookError("there was no file of ours before, and nothing to restore", hint="write it by hand")
         return self._install(earlier)
 
     def _block(self) -> str:
@@ -102,14 +103,14 @@ class Nginx(BaseHook[NginxOptions]):
         earlier = self._read()
         _replace(self.options.file, text)
         try:
-            self._call("-t")
-            said = self._call("-s", "reload")
+            self._run("-t")
+            said = self._run("-s", "reload")
         except HookError:
             _restore(self.options.file, earlier)
             raise
         return Outcome("acknowledged", f"nginx has reloaded {self.options.file}", earlier, said)
 
-    def _call(self, *arguments: str) -> str:
+    def _run(self, *arguments: str) -> str:
         command = [*self.options.nginx, *arguments]
         found = shutil.which(command[0], path=self.environment.get("PATH", os.defpath))
         if not found:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-__all__ = ["HookOptions", "Seconds", "Text", "Weight"]
+__all__ = ["HookOptions", "Seconds", "Text"]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -34,7 +34,6 @@ Seconds = Annotated[
     WithJsonSchema({"type": ["string", "number"], "examples": ["30s"]}),
 ]
 Text = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Weight = Annotated[int, Field(ge=0, le=256)]
 
 
 class HookOptions(BaseModel):
@@ -44,6 +43,3 @@ class HookOptions(BaseModel):
 
     time_limit: Seconds = Field(30.0, description="Longest that the hook may take, with everything.")
     required: bool = Field(False, description="On: when it fails, hooks after it are not executed.")  # noqa: FBT003
-
-    secrets_in: ClassVar[tuple[str, ...]] = ()
-    """Options whose text may name secrets beyond those that are nothing but a secret."""

@@ -104,7 +104,6 @@ class Webhook(BaseHook[WebhookOptions]):
         now = int(time.time())
         headers = {
             "Content-Type": "application/json",
-            "User-Agent": "release-evaluator",
             "webhook-id": identity,
             "webhook-timestamp": str(now),
             "webhook-signature": sign(secret, identity, now, body),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from evaluator.errors import HookError
 
@@ -24,6 +24,8 @@ Weights = Annotated[
     dict[ServerName, Annotated[int, Field(ge=0, le=256)]], Field(min_length=1), AfterValidator(_some_traffic)
 ]
 
+_WEIGHTS: TypeAdapter[dict[str, int]] = TypeAdapter(Weights)
+
 
 def show_weights(weights: Mapping[str, int]) -> str:
     """Weights for people: `baseline 1, canary 9`."""
@@ -32,6 +34,9 @@ def show_weights(weights: Mapping[str, int]) -> str:
 
 def check_earlier(earlier: Any) -> dict[str, int]:
     """Earlier weights as they were kept. Raises HookError for what cannot be restored."""
-    if not isinstance(earlier, dict) or not earlier or not all(isinstance(w, int) for w in earlier.values()):
-        raise HookError("there are no earlier weights to restore", hint="they are kept when the hook is executed")
-    return earlier
+    try:
+        return _WEIGHTS.validate_python(earlier, strict=True)
+    except ValidationError:
+        raise HookError(
+            "there are no earlier weights that could be restored", hint="they are kept when the hook is executed"
+        ) from None

@@ -1,3 +1,4 @@
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -8,7 +9,19 @@ import pytest
 from hooks_world import make_context
 
 from evaluator.errors import HookError, PolicyError, UnknownName
-from evaluator.hooks import HOOKS, BaseHook, Hook, HookOptions, Outcome, Step, base, make_hook, run_hooks
+from evaluator.hooks import (
+    HOOKS,
+    BaseHook,
+    Hook,
+    HookOptions,
+    Outcome,
+    Step,
+    base,
+    make_hook,
+    make_step,
+    run_hooks,
+    undo_hook,
+)
 
 
 @dataclass
@@ -164,3 +177,24 @@ def test_options_of_time_read_as_people_write_them():
     assert isinstance(Told(), Hook)
     with pytest.raises(ValueError, match="duration"):
         HookOptions(time_limit="soon")
+
+
+def test_a_step_is_what_its_options_say():
+    step = make_step("command", {"run": ["true"], "required": True, "time_limit": "2m"})
+    assert (step.hook.kind, step.required, step.time_limit_s) == ("command", True, 120)
+
+
+def test_undo_has_the_same_limit(monkeypatch):
+    monkeypatch.setattr(base, "GRACE_S", 0.1)
+    hook = Told()
+    assert undo_hook(Step(hook), make_context(), 7).outcome.did == "undone to 7"
+    monkeypatch.setattr(hook, "undo", lambda *_: time.sleep(2))
+    assert undo_hook(Step(hook, time_limit_s=0.2), make_context(), 7).outcome.state == "unknown"
+
+
+def test_what_is_not_installed_is_named(receiver, monkeypatch):
+    hook = make_hook("http", {"url": receiver.url, "allow_hosts": ["127.0.0.1"]})
+    monkeypatch.setitem(sys.modules, "urllib3.connection", None)
+    outcome = hook.execute(make_context())
+    assert outcome.state == "failed"
+    assert "release-evaluator[hooks]" in outcome.did

@@ -120,4 +120,6 @@ def test_what_cannot_be_meant_is_refused(wrong):
 
 
 def test_there_must_be_something_to_restore(proxy):
-    assert hook_for(proxy).undo(make_context(), None).state == "failed"
+    for earlier in (None, {}, {"canary": 10, "a;quit": 1}, {"canary": 0}):
+        assert hook_for(proxy).undo(make_context(), earlier).state == "failed"
+    assert hook_for(proxy).read() == {"baseline": 90, "canary": 10}

@@ -98,6 +98,7 @@ def test_test_and_dry_run_send_nothing(receiver):
         {"headers": {"Authorization": "Bearer written-here"}},
         {"headers": {"X-A": "${token}"}},
         {"headers": {"X A": "b"}},
+        {"headers": {"host": "other.example.org"}},
         {"headers": {"X-A": "b\r\nc: d"}},
         {"method": "TRACE"},
     ],

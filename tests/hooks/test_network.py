@@ -1,8 +1,10 @@
 import socket
+import subprocess
 import time
 
 import pytest
-from hooks_world import reply
+from hooks_world import receiving, reply
+from metrics_servers import program
 
 from evaluator.errors import HookError
 from evaluator.hooks import network
@@ -144,3 +146,37 @@ def test_nobody_there(receiver):
         free.bind(("127.0.0.1", 0))
         with pytest.raises(HookError, match="refused"):
             send(Request("GET", f"http://127.0.0.1:{free.getsockname()[1]}/", allow_hosts=["127.0.0.1"]))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Of hooks.example.org, signed by itself."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = [
+        program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+        "-days", "2", "-subj", "/CN=hooks.example.org", "-addext", "subjectAltName=DNS:hooks.example.org",
+        "-keyout", "key.pem", "-out", "cert.pem",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, cwd=folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "reached"),
+    [("hooks.example.org", True, True), ("other.example.org", True, False), ("hooks.example.org", False, False)],
+)
+def test_the_name_stays_in_tls(name, trusted, reached, certificate, monkeypatch):
+    with receiving(certificate) as receiver:
+        real = socket.getaddrinfo
+        monkeypatch.setattr(
+            socket, "getaddrinfo", lambda host, *a, **k: real("127.0.0.1" if host == name else host, *a, **k)
+        )
+        ca = str(certificate / "cert.pem") if trusted else None
+        request = Request("GET", f"https://{name}:{receiver.port}/", allow_hosts=[name, "127.0.0.1"], ca=ca)
+        if reached:
+            assert send(request).ok
+            assert receiver.seen[0].headers["host"] == f"{name}:{receiver.port}"
+        else:
+            with pytest.raises(HookError, match=r"certificate|mismatch"):
+                send(request)
+            assert not receiver.seen

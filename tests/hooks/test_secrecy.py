@@ -7,7 +7,7 @@ import pytest
 from hooks_world import make_context, reply
 
 from evaluator.errors import UsageError
-from evaluator.hooks import HOOKS, Step, make_hook, run_hooks
+from evaluator.hooks import HOOKS, Step, make_hook, run_hooks, undo_hook
 from evaluator.hooks.secrecy import redact, reveal
 
 KEY = base64.b64encode(b"k" * 32).decode()
@@ -47,8 +47,9 @@ def test_no_secret_in_anything_that_is_said(kind, status, receiver, caplog):
     hook = make_hook(kind, options_for(receiver)[kind], SECRETS)
     context = make_context(environment=SECRETS)
     with caplog.at_level(logging.DEBUG):
-        deliveries = run_hooks([Step(hook, time_limit_s=1)], context)
-        outcomes = [hook.test(), hook.execute(make_context(dry_run=True)), hook.undo(context, None)]
+        step = Step(hook, time_limit_s=1)
+        deliveries = [*run_hooks([step], context), undo_hook(step, context, None)]
+        outcomes = [hook.test(), hook.execute(make_context(dry_run=True))]
     said = f"{hook.describe()} {deliveries} {outcomes} {context!r} {caplog.text}"
     named = {"webhook": "HOOK_SECRET", "dns": "DNS_KEY"}.get(kind, "TOKEN")
     assert SECRETS[named] not in said
