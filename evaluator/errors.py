@@ -8,9 +8,9 @@ EvaluatorError            4  could not evaluate
 │   └── InputError        2  a file that cannot be taken as it is
 ├── StoreError            4  the store cannot be opened, read or written
 │   └── StoreBusy         4  another process kept it for longer than we wait
-├── HookError             4  a hook could not be told, or may not be
-└── SourceError           4  a source could not be reached or run
-    └── LoadError         4  a load run did not happen, or not completely
+├── SourceError           4  a source could not be reached or run
+│   └── LoadError         4  a load run did not happen, or not completely
+└── HookError             4  a hook could not be called, or what it was to reach refused
 ```
 
 A message is one sentence that names the cause; `hint` is one sentence that says what to do.
@@ -96,3 +96,7 @@ class SourceError(EvaluatorError):
 
 class LoadError(SourceError):
     """A load run could not start, or is incomplete."""
+
+
+class HookError(EvaluatorError):
+    """A hook could not do what it was asked, and changed nothing."""

@@ -1,0 +1,36 @@
+"""Who is told, and what is moved, once a release is decided: one hook per module.
+
+Our own hooks are found through the entry points `evaluator.hooks`, as those of other packages are.
+"""
+
+from __future__ import annotations
+
+from evaluator.hooks.base import (
+    HOOKS,
+    BaseHook,
+    Delivery,
+    Hook,
+    HookContext,
+    HookOptions,
+    Outcome,
+    Step,
+    make_hook,
+    make_step,
+    run_hooks,
+    undo_hook,
+)
+
+__all__ = [
+    "HOOKS",
+    "BaseHook",
+    "Delivery",
+    "Hook",
+    "HookContext",
+    "HookOptions",
+    "Outcome",
+    "Step",
+    "make_hook",
+    "make_step",
+    "run_hooks",
+    "undo_hook",
+]

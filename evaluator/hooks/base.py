@@ -1,0 +1,409 @@
+"""What a hook is: it says what it will do, does it, reads what is so, undoes it, and can be tried without touching.
+
+```
+describe()                 what will happen, for whoever confirms it
+test()                     is all there that it needs? changes nothing
+read()                     the value that it will change, as plain JSON; None where there is none to restore
+execute(context)           do it
+undo(context, earlier)     restore what `read` gave
+```
+
+An outcome is `acknowledged` (done, and said so), `failed` (not done) or `unknown` (may or may not be done: a person
+decides). A hook of ours raises HookError when nothing was changed; whatever else is raised makes the outcome unknown.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+from pydantic import ValidationError
+
+from evaluator.errors import EvaluatorError, HookError, PolicyError, UnknownName
+from evaluator.hooks import secrecy
+from evaluator.hooks.network import MaybeSent
+from evaluator.hooks.options import HookOptions
+
+__all__ = [
+    "HOOKS",
+    "Action",
+    "BaseHook",
+    "Delivery",
+    "Hook",
+    "HookContext",
+    "HookOptions",
+    "Outcome",
+    "State",
+    "Step",
+    "make_hook",
+    "make_step",
+    "run_hooks",
+    "undo_hook",
+]
+
+GROUP = "evaluator.hooks"
+"""Entry points under which hooks are found: ours and other people's."""
+
+LONGEST_RESPONSE = 2000
+"""Characters of an answer that are kept."""
+
+GRACE_S = 1.0
+"""What a hook is given beyond its limit to notice it by itself."""
+
+Action = Literal["promote", "hold", "rollback", "announce"]
+State = Literal["acknowledged", "failed", "unknown"]
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class HookContext:
+    """What a hook is told of the intent that it executes."""
+
+    release: str
+    action: Action
+    verdict: str
+    """go, no_go or inconclusive."""
+    verdict_hash: str
+    baseline: str
+    """Version."""
+    canary: str
+    requester: str
+    reason: str
+    idempotency_key: str
+    """The same in every attempt of one intent: receivers know by it what they have already done."""
+    expires_at: datetime
+    """Aware; nothing is attempted afterwards."""
+    dry_run: bool = False
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
+    """Where secrets are looked up by their names."""
+
+    def secret(self, text: str) -> str:
+        """The text with the values of its `${NAME}`. Raises UsageError for one that is not set."""
+        return secrecy.reveal(text, self.environment)
+
+    def words(self) -> dict[str, str]:
+        """What templates may say and receivers are sent: no secrets."""
+        return {
+            "release": self.release,
+            "action": self.action,
+            "verdict": self.verdict,
+            "verdict_hash": self.verdict_hash,
+            "baseline": self.baseline,
+            "canary": self.canary,
+            "requester": self.requester,
+            "reason": self.reason,
+            "idempotency_key": self.idempotency_key,
+        }
+
+    def left_s(self) -> float:
+        """Seconds until it expires; negative afterwards."""
+        return (self.expires_at - datetime.now(UTC)).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it."""
+
+    state: State
+    did: str
+    """One sentence."""
+    earlier: Json = None
+    """What was so before, as `undo` takes it; None where nothing can be restored."""
+    response: str = ""
+    """What was answered: shortened, without secrets."""
+    effective_at: datetime | None = None
+    """When everybody sees the change, where that is later than now."""
+
+
+@runtime_checkable
+class Hook(Protocol):
+    """What the evaluator calls."""
+
+    kind: str
+    idempotent: bool
+    """Whether it may be executed again when nobody knows whether it was."""
+
+    def describe(self) -> str:
+        """What will happen, in one sentence without secrets."""
+
+    def execute(self, context: HookContext) -> Outcome:
+        """Do it."""
+
+    def read(self) -> Json:
+        """The value that it changes, or None."""
+
+    def undo(self, context: HookContext, earlier: Json) -> Outcome:
+        """Restore an earlier value."""
+
+    def test(self) -> Outcome:
+        """Whether it could be executed; touches nothing."""
+
+
+T = TypeVar("T")
+O = TypeVar("O", bound=HookOptions)  # noqa: E741 - the one type here
+
+
+class BaseHook(Generic[O]):
+    """What hooks share: dry runs, expiry, errors as outcomes, secrets kept out.
+
+    A hook fills in `_describe`, `_test`, `_execute` and, where something can be restored, `_read` and `_undo`.
+    """
+
+    kind: ClassVar[str]
+    Options: ClassVar[type[HookOptions]]
+    idempotent: bool = True
+
+    def __init__(self, options: O, environment: Mapping[str, str] | None = None) -> None:
+        self.options = options
+        self.environment: Mapping[str, str] = os.environ if environment is None else environment
+
+    def describe(self) -> str:
+        """What will happen, in one sentence."""
+        return self._clean(self._describe())
+
+    def execute(self, context: HookContext) -> Outcome:
+        """Do it, unless it is a dry run or too late."""
+        if context.dry_run:
+            return Outcome("acknowledged", f"dry run, nothing was done: {self.describe()}")
+        return self._guard(lambda: self._execute(context), context)
+
+    def undo(self, context: HookContext, earlier: Json) -> Outcome:
+        """Restore what was so before."""
+        if context.dry_run:
+            return Outcome("acknowledged", f"dry run, nothing was undone: {self.describe()}")
+        return self._guard(lambda: self._undo(context, earlier), context)
+
+    def read(self) -> Json:
+        """The value that it changes. Raises EvaluatorError."""
+        try:
+            return self._call(self._read)
+        except EvaluatorError as error:
+            raise HookError(self._clean(error.message), hint=self._clean(error.hint or "") or None) from None
+        except MaybeSent as error:
+            raise HookError(self._clean(str(error))) from None
+
+    def test(self) -> Outcome:
+        """Whether it could be executed; touches nothing."""
+        try:
+            return self._tidy(self._call(self._test))
+        except EvaluatorError as error:
+            return self._tidy(_failed(error))
+        except MaybeSent as error:
+            return self._tidy(Outcome("failed", str(error)))
+
+    def _describe(self) -> str:
+        raise NotImplementedError
+
+    def _execute(self, context: HookContext) -> Outcome:
+        raise NotImplementedError
+
+    def _read(self) -> Json:
+        return None
+
+    def _undo(self, context: HookContext, earlier: Json) -> Outcome:  # noqa: ARG002 - as those that can
+        raise HookError(f"what {self.kind} did cannot be undone", hint="name another hook for rollback")
+
+    def _test(self) -> Outcome:
+        raise NotImplementedError
+
+    def _secret(self, text: str) -> str:
+        return secrecy.reveal(text, self.environment)
+
+    def _call(self, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        except ImportError as error:
+            raise HookError(
+                f"the hook {self.kind} needs {error.name}, which is not installed",
+                hint="pip install 'release-evaluator[hooks]'",
+            ) from None
+
+    def _guard(self, act: Callable[[], Outcome], context: HookContext) -> Outcome:
+        if context.left_s() <= 0:
+            return Outcome(
+                "failed", f"{self.kind} was not executed: the intent expired at {context.expires_at:%H:%M:%S}"
+            )
+        try:
+            return self._tidy(self._call(act))
+        except EvaluatorError as error:
+            return self._tidy(_failed(error))
+        except MaybeSent as error:
+            return self._tidy(Outcome("unknown", f"{error}; it may have been done"))
+
+    def _tidy(self, outcome: Outcome) -> Outcome:
+        response = self._clean(outcome.response)
+        return replace(outcome, did=self._clean(outcome.did), response=_shorten(response))
+
+    def _clean(self, text: str) -> str:
+        named = secrecy.names_in(self.options.model_dump_json())
+        return secrecy.redact(text, [value for name in named if (value := self.environment.get(name))])
+
+
+def _failed(error: EvaluatorError) -> Outcome:
+    return Outcome("failed", f"{error.message} ({error.hint})" if error.hint else error.message)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST_RESPONSE else f"{text[:LONGEST_RESPONSE]}… ({len(text)} characters)"
+
+
+# ------------------------------------------------------------------ what is installed
+
+
+@cache
+def _installed() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise HookError(
+                f"two packages have a hook {point.name}: {other.value} and {point.value}",
+                hint="uninstall one of them: which one is meant cannot be known",
+            )
+    return found
+
+
+class _Hooks(Mapping[str, Any]):
+    """Kind → class, loaded when it is asked for: most policies need one or two."""
+
+    def __getitem__(self, kind: str) -> Any:
+        point = _installed()[kind]
+        try:
+            return point.load()
+        except Exception as error:
+            raise HookError(
+                f"the hook {kind} ({point.value}) cannot be loaded: {error}",
+                hint="install it anew, or what it needs: pip install 'release-evaluator[hooks]'",
+            ) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(_installed()))
+
+    def __len__(self) -> int:
+        return len(_installed())
+
+
+HOOKS: Mapping[str, Any] = _Hooks()
+"""Kind of hook → its class, with the model of its options as `Options`."""
+
+
+def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Hook:
+    """A hook of a kind with its options as the policy has them. Raises UnknownName, PolicyError or HookError."""
+    if kind not in HOOKS:
+        raise UnknownName("hook", kind, HOOKS)
+    made = HOOKS[kind]
+    hook = made(_validate(kind, made.Options, options), environment)
+    if not isinstance(hook, Hook):
+        raise HookError(f"{made.__module__}.{made.__name__} is not a hook", hint="see docs/hooks.md for what one has")
+    return hook
+
+
+def _validate(kind: str, model: type[O], options: Mapping[str, Any]) -> O:
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in (kind, *first["loc"]))
+        raise PolicyError(f"hook {where}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+# ------------------------------------------------------------------ executing
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A hook in its place."""
+
+    hook: Hook
+    required: bool = False
+    time_limit_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One hook that was executed, and what came of it."""
+
+    kind: str
+    outcome: Outcome
+    started_at: datetime
+    ended_at: datetime
+
+
+def make_step(kind: str, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Step:
+    """A hook in its place, as its options say. Raises as `make_hook`."""
+    common = _validate(kind, HookOptions, {k: v for k, v in options.items() if k in HookOptions.model_fields})
+    return Step(make_hook(kind, options, environment), common.required, common.time_limit)
+
+
+def run_hooks(
+    steps: Sequence[Step], context: HookContext, *, before: Callable[[Step, Json], None] = lambda _step, _earlier: None
+) -> list[Delivery]:
+    """Execute hooks in their order; one that fails stops the others only where it is required.
+
+    `before` is told what each hook is about to change, so that it can be kept before it is changed.
+    """
+    deliveries: list[Delivery] = []
+    for step in steps:
+        started = datetime.now(UTC)
+        outcome = _run_one(step, context, before)
+        deliveries.append(Delivery(step.hook.kind, outcome, started, datetime.now(UTC)))
+        if step.required and outcome.state != "acknowledged":
+            break
+    return deliveries
+
+
+def undo_hook(step: Step, context: HookContext, earlier: Json) -> Delivery:
+    """Restore what was so before a hook was executed, within the hook's time limit."""
+    started = datetime.now(UTC)
+    bounded = _bounded(step, context)
+    done = _within(step, bounded, lambda: step.hook.undo(bounded, earlier))
+    return Delivery(step.hook.kind, done if isinstance(done, Outcome) else done[0], started, datetime.now(UTC))
+
+
+def _bounded(step: Step, context: HookContext) -> HookContext:
+    limit = datetime.now(UTC) + timedelta(seconds=step.time_limit_s)
+    return replace(context, expires_at=min(context.expires_at, limit))
+
+
+def _run_one(step: Step, context: HookContext, before: Callable[[Step, Json], None]) -> Outcome:
+    bounded = _bounded(step, context)
+    earlier = None
+    if not context.dry_run:
+        read = _within(step, bounded, step.hook.read)
+        if isinstance(read, Outcome):
+            return replace(read, state="failed")
+        earlier = read[0]
+        before(step, earlier)
+    done = _within(step, bounded, lambda: step.hook.execute(bounded))
+    if isinstance(done, Outcome):
+        return replace(done, earlier=earlier)
+    outcome: Outcome = done[0]
+    return outcome if outcome.earlier is not None else replace(outcome, earlier=earlier)
+
+
+def _within(step: Step, bounded: HookContext, call: Callable[[], Any]) -> tuple[Any] | Outcome:
+    """What a call gives, in a tuple; or the outcome of one that raised or did not return in time."""
+    result: list[tuple[Any] | Outcome] = []
+
+    def work() -> None:
+        try:
+            result.append((call(),))
+        except EvaluatorError as error:
+            result.append(_failed(error))
+        except Exception as error:  # noqa: BLE001 - whatever another package raises is an outcome
+            # Its text may hold anything, secrets included; its kind cannot.
+            result.append(Outcome("unknown", f"{step.hook.kind} broke with {type(error).__name__}"))
+
+    worker = threading.Thread(target=work, daemon=True, name=f"hook {step.hook.kind}")
+    worker.start()
+    worker.join(max(bounded.left_s(), 0.0) + GRACE_S)
+    late = Outcome(
+        "unknown", f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still do what it was asked"
+    )
+    return result[0] if result else late

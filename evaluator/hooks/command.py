@@ -1,0 +1,153 @@
+"""Run a program: an argument list and never a shell, an environment of what is listed, a time limit, output kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+from pydantic import Field, field_validator
+
+from evaluator.errors import HookError
+from evaluator.hooks.base import LONGEST_RESPONSE, BaseHook, HookContext, Outcome, State
+from evaluator.hooks.options import HookOptions, Seconds
+from evaluator.hooks.secrecy import redact
+from evaluator.hooks.templates import check_template, fill_words
+
+__all__ = ["Command"]
+
+_TO_END_S = 2.0
+Argument = Annotated[str, Field(max_length=100_000, pattern=r"^[^\x00]*$")]
+
+
+class CommandOptions(HookOptions):
+    """What is run, and with what."""
+
+    run: Annotated[list[Argument], Field(min_length=1)] = Field(
+        description="Program and arguments; ${release}, ${canary} and the like are filled in within an argument."
+    )
+    undo: list[Argument] = Field(default_factory=list, description="Program and arguments that take it back.")
+    environment: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]] = Field(
+        default_factory=list, description="Variables that it is given, beside PATH and EVALUATOR_*."
+    )
+    folder: str | None = Field(None, description="Where it is run.")
+    timeout: Seconds = Field(25.0, description="When it is ended, with what it started.")
+    idempotent: bool = Field(False, description="On: it may be run again when nobody knows whether it was.")  # noqa: FBT003
+
+    @field_validator("run", "undo")
+    @classmethod
+    def _known_words(cls, value: list[str]) -> list[str]:
+        for argument in value:
+            check_template(argument)
+        if value and (not value[0] or "${" in value[0]):
+            raise ValueError("must begin with a program that is written out")
+        return value
+
+
+class Command(BaseHook[CommandOptions]):
+    """Runs a program; 0 is success."""
+
+    kind = "command"
+    Options = CommandOptions
+
+    def __init__(self, options: CommandOptions, environment: Any = None) -> None:
+        super().__init__(options, environment)
+        self.idempotent = options.idempotent
+
+    def _describe(self) -> str:
+        return f"runs {' '.join(self.options.run)}"
+
+    def _test(self) -> Outcome:
+        programs = [self._find(argv[0]) for argv in (self.options.run, self.options.undo) if argv]
+        self._folder()
+        return Outcome("acknowledged", f"{' and '.join(programs)} can be run; nothing was")
+
+    def _execute(self, context: HookContext) -> Outcome:
+        return self._run(self.options.run, context)
+
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:
+        if not self.options.undo:
+            return super()._undo(context, earlier)
+        return self._run(self.options.undo, context)
+
+    def _find(self, program: str) -> str:
+        found = shutil.which(program, path=self.environment.get("PATH", os.defpath))
+        if not found:
+            raise HookError(f"there is no program {program} that can be run", hint="name it with its whole path")
+        return found
+
+    def _folder(self) -> str | None:
+        folder = self.options.folder
+        if folder and not Path(folder).is_dir():
+            raise HookError(f"there is no folder {folder} to run {self.options.run[0]} in")
+        return folder
+
+    def _variables(self, context: HookContext) -> dict[str, str]:
+        asked = ["PATH", *self.options.environment]
+        given = {name: self.environment[name] for name in asked if name in self.environment}
+        return given | {f"EVALUATOR_{word.upper()}": value for word, value in context.words().items()}
+
+    def _run(self, argv: list[str], context: HookContext) -> Outcome:
+        words = context.words()
+        command = [self._find(argv[0]), *(fill_words(argument, words) for argument in argv[1:])]
+        limit_s = min(self.options.timeout, context.left_s())
+        with tempfile.TemporaryFile() as output:
+            code = _run_for(command, limit_s, output, self._variables(context), self._folder())
+            said = _last_of(output)
+        if code is None or code < 0:
+            how = f"after {limit_s:.1f} s" if code is None else f"by signal {-code}"
+            state: State = "failed" if self.options.idempotent else "unknown"
+            return Outcome(state, f"{argv[0]} was ended {how}", response=said)
+        return Outcome("acknowledged" if code == 0 else "failed", f"{argv[0]} ended with {code}", response=said)
+
+    def _clean(self, text: str) -> str:
+        """Whatever it was given of the environment may be a secret."""
+        given = [self.environment.get(name, "") for name in self.options.environment]
+        return redact(super()._clean(text), given)
+
+
+def _run_for(
+    command: list[str], limit_s: float, output: IO[bytes], variables: dict[str, str], folder: str | None
+) -> int | None:
+    """The exit code, or None where it was cut off. Raises HookError where it could not be started."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            cwd=folder,
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:
+        raise HookError(
+            f"{command[0]} cannot be started: {getattr(error, 'strerror', None) or 'bad argument'}"
+        ) from None
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of its group, kindly first; a program that ended by itself may have left children."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_TO_END_S)
+
+
+def _last_of(output: IO[bytes]) -> str:
+    """The end of what it wrote: what went wrong is said last."""
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(size - 4 * LONGEST_RESPONSE, 0))
+    return output.read().decode("utf-8", "replace")[-LONGEST_RESPONSE:].strip()

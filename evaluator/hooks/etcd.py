@@ -1,0 +1,139 @@
+"""Set a key of etcd through its v3 JSON gateway: only if it is still what was read.
+
+https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway/: keys and values are base64, numbers are text, and what is absent
+is zero. One transaction compares the key's revision and writes; whoever wrote in between wins, and is named.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from evaluator.errors import HookError
+from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.network import MaybeSent, Request, TlsOptions, send
+from evaluator.hooks.options import Text
+from evaluator.hooks.secrecy import SecretName
+from evaluator.hooks.templates import check_template, fill_words
+
+__all__ = ["Etcd"]
+
+
+class EtcdOptions(TlsOptions):
+    """Where etcd is, and what is set."""
+
+    url: Text = Field(description="Address of its client port: http://etcd:2379.")
+    key: Text = Field(description="The key to set.")
+    value: Annotated[str, Field(max_length=1_000_000), AfterValidator(check_template)] = Field(
+        description="Its value; ${canary} and the like are filled in."
+    )
+    username: Text | None = Field(None, description="Who asks, where etcd asks for it.")
+    password: SecretName | None = Field(None, description="Where the password is: ${VARIABLE}.")
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("needs username and password, or neither")
+        return self
+
+
+class Etcd(BaseHook[EtcdOptions]):
+    """A key of the configuration centre, compared and set."""
+
+    kind = "etcd"
+    Options = EtcdOptions
+
+    def _describe(self) -> str:
+        return f"sets {self.options.key} of etcd at {self.options.url} to {self.options.value[:100]}"
+
+    def _test(self) -> Outcome:
+        found = self._read()
+        return Outcome(
+            "acknowledged", f"etcd answers; {self.options.key} is {'there' if found['revision'] else 'not there'}"
+        )
+
+    def _read(self) -> dict[str, Any]:
+        """`value` (None where there is no key) and `revision` (0 where there is none)."""
+        found = self._ask("kv/range", {"key": _encode(self.options.key)}).get("kvs") or []
+        if not found:
+            return {"value": None, "revision": 0}
+        # An empty value is left out of the answer.
+        return {"value": _decode(found[0].get("value", "")), "revision": int(found[0]["mod_revision"])}
+
+    def _execute(self, context: HookContext) -> Outcome:
+        earlier, wanted = self._read(), fill_words(self.options.value, context.words())
+        if earlier["value"] == wanted:
+            return Outcome("acknowledged", f"{self.options.key} is so already", earlier)
+        revision = self._swap(earlier["revision"], wanted)
+        return Outcome(
+            "acknowledged", f"{self.options.key} was set at revision {revision}", {**earlier, "ours": revision}
+        )
+
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - what was is the same for everybody
+        if not isinstance(earlier, dict) or "value" not in earlier:
+            raise HookError("there is no earlier value to restore", hint="it is kept when the hook is executed")
+        now = self._read()
+        if now["value"] == earlier["value"]:
+            return Outcome("acknowledged", f"{self.options.key} is as it was")
+        revision = self._swap(earlier.get("ours", now["revision"]), earlier["value"])
+        return Outcome("acknowledged", f"{self.options.key} was restored at revision {revision}", now)
+
+    def _swap(self, revision: int, value: str | None) -> int:
+        """Set, or delete, if the key is still at a revision. Gives the new revision."""
+        key = _encode(self.options.key)
+        act = {"request_delete_range": {"key": key}}
+        if value is not None:
+            act = {"request_put": {"key": key, "value": _encode(value)}}
+        compare = {"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}
+        answer = self._ask("kv/txn", {"compare": [compare], "success": [act], "failure": []}, changes=True)
+        if not answer.get("succeeded"):
+            raise HookError(
+                f"{self.options.key} was changed by somebody else; nothing was done", hint="look at it, and try again"
+            )
+        return int(answer["header"]["revision"])
+
+    def _ask(self, path: str, message: dict[str, Any], *, changes: bool = False) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        if self.options.username:
+            headers["Authorization"] = self._token()
+        return self._post(path, message, headers, changes=changes)
+
+    def _token(self) -> str:
+        login = {"name": self.options.username, "password": self._secret(self.options.password or "")}
+        return str(self._post("auth/authenticate", login, {"Content-Type": "application/json"})["token"])
+
+    def _post(
+        self, path: str, message: dict[str, Any], headers: dict[str, str], *, changes: bool = False
+    ) -> dict[str, Any]:
+        options = self.options
+        url = f"{options.url.rstrip('/')}/v3/{path}"
+        body = json.dumps(message).encode()
+        try:
+            answer = send(Request("POST", url, body, headers, options.allow_hosts, options.timeout, options.ca))
+        except MaybeSent as error:
+            if changes:
+                raise
+            raise HookError(str(error)) from None
+        try:
+            said = json.loads(answer.text)
+        except ValueError:
+            said = None
+        if answer.ok and isinstance(said, dict):
+            return said
+        if changes and (answer.ok or answer.status >= 500):
+            raise MaybeSent(f"etcd answered {answer.status}: {answer.text[:200]}")
+        raise HookError(f"etcd answered {answer.status}: {answer.text[:200]}")
+
+
+def _encode(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _decode(text: str) -> str:
+    try:
+        return base64.b64decode(text).decode()
+    except UnicodeDecodeError:
+        raise HookError("the key's value is no text, and could not be restored") from None

@@ -1,0 +1,137 @@
+"""Set weights of HAProxy's servers through its runtime API, and read them back.
+
+https://docs.haproxy.org/2.6/management.html#9.3: an empty answer is success, everything else is text for people. So
+what was set is read back, and only what is read counts.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from contextlib import closing
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from evaluator.errors import HookError
+from evaluator.hooks.base import BaseHook, HookContext, Outcome, State
+from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve
+from evaluator.hooks.options import Text
+from evaluator.hooks.weights import ServerName, Weights, check_earlier, show_weights
+
+__all__ = ["HaProxy"]
+
+_WEIGHT = re.compile(r"(\d+) \(initial \d+\)")
+_LONGEST_ANSWER = 1 << 16
+
+
+class HaProxyOptions(NetworkOptions):
+    """Where the runtime API is, and the weights to set."""
+
+    socket: Text | None = Field(None, description="Its unix socket: `stats socket PATH level admin`.")
+    address: Text | None = Field(None, description="Or HOST:PORT, where it listens to TCP.")
+    backend: ServerName = Field(description="The backend whose servers are set.")
+    weights: Weights = Field(description="Server to weight, 0 to 256: {baseline: 0, canary: 100}.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> HaProxyOptions:
+        if (self.socket is None) == (self.address is None):
+            raise ValueError("needs socket or address, one of them")
+        if self.address and not re.fullmatch(r".+:\d{1,5}", self.address):
+            raise ValueError(f"address must be HOST:PORT, not {self.address}")
+        return self
+
+
+class HaProxy(BaseHook[HaProxyOptions]):
+    """Weights of servers, at run time: nothing is reloaded, no connection is lost."""
+
+    kind = "haproxy"
+    Options = HaProxyOptions
+
+    def _describe(self) -> str:
+        options = self.options
+        return (
+            f"sets the weights of HAProxy's backend {options.backend} at {options.socket or options.address}"
+            f" to {show_weights(options.weights)}"
+        )
+
+    def _test(self) -> Outcome:
+        return Outcome("acknowledged", f"HAProxy answers; the weights are {show_weights(self._read())}")
+
+    def _read(self) -> dict[str, int]:
+        return {server: self._weight(server) for server in self.options.weights}
+
+    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody
+        earlier = self._read()
+        return self._set(self.options.weights, earlier)
+
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
+        return self._set(check_earlier(earlier), self._read())
+
+    def _set(self, weights: dict[str, int], earlier: dict[str, int]) -> Outcome:
+        # Whoever gets more gets it first, and all of it is one line: at no moment is everybody at 0.
+        most_first = sorted(weights.items(), key=lambda server: -server[1])
+        answer = self._say(";".join(f"set weight {self.options.backend}/{name} {w}" for name, w in most_first))
+        try:
+            now = {server: self._weight(server) for server in weights}
+        except HookError as error:
+            raise MaybeSent(f"the weights cannot be read back: {error.message}") from None
+        if now != weights:
+            state: State = "failed" if now == {s: earlier.get(s) for s in weights} else "unknown"
+            return Outcome(state, f"the weights are {show_weights(now)} after setting them", earlier, answer)
+        was = show_weights({server: earlier[server] for server in weights if server in earlier})
+        return Outcome("acknowledged", f"the weights are {show_weights(now)}; they were {was}", earlier, answer)
+
+    def _weight(self, server: str) -> int:
+        answer = self._say(f"get weight {self.options.backend}/{server}")
+        match = _WEIGHT.search(answer)
+        if not match:
+            raise HookError(
+                f"HAProxy does not tell the weight of {self.options.backend}/{server}: {answer or 'no answer'}",
+                hint="is the server named like this in its configuration?",
+            )
+        return int(match[1])
+
+    def _say(self, line: str) -> str:
+        deadline = time.monotonic() + self.options.timeout
+        with closing(self._connect()) as sock:
+            try:
+                sock.sendall(line.encode() + b"\n")
+                return _read_all(sock, deadline)
+            except OSError as error:
+                raise MaybeSent(f"HAProxy did not answer: {type(error).__name__}") from None
+
+    def _connect(self) -> socket.socket:
+        options = self.options
+        try:
+            if options.socket:
+                return _connect_unix(options.socket, options.timeout)
+            host, _, port = str(options.address).rpartition(":")
+            checked = resolve(host.strip("[]"), int(port), options.allow_hosts)
+            return socket.create_connection((checked[0], int(port)), options.timeout)
+        except OSError as error:
+            where = options.socket or options.address
+            raise HookError(f"HAProxy cannot be reached at {where}: {error.strerror or type(error).__name__}") from None
+
+
+def _connect_unix(path: str, timeout_s: float) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _read_all(sock: socket.socket, deadline: float) -> str:
+    parts: list[bytes] = []
+    while sum(map(len, parts)) < _LONGEST_ANSWER:
+        sock.settimeout(max(deadline - time.monotonic(), 0.001))
+        part = sock.recv(4096)
+        if not part:
+            break
+        parts.append(part)
+    return b"".join(parts).decode("utf-8", "replace").strip()

@@ -1,0 +1,165 @@
+"""Any request: method, address, headers and body from the options, with the words of the context filled in.
+
+Words are escaped for the place where they stand. Secrets may stand in headers only, as `${NAME}`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from evaluator.errors import HookError
+from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.network import Answer, Request, TlsOptions, resolve, send, split
+from evaluator.hooks.options import Text
+from evaluator.hooks.secrecy import NAMED
+from evaluator.hooks.templates import WORDS, check_template, fill_json, fill_url
+
+__all__ = ["Http"]
+
+_SECRET_HEADERS = re.compile(r"(?i)auth|token|key|secret|cookie")
+_OURS = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
+_FORM = "application/x-www-form-urlencoded"
+_PRINTABLE = "".join(map(chr, range(32, 127)))
+_ANY = re.compile(r"\$\{([^}]*)\}")
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def _check_url(text: str) -> str:
+    check_template(text)
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "${" in parts.netloc or "@" in parts.netloc:
+        raise ValueError("must begin with http:// or https:// and a host that is written out, without a password")
+    return text
+
+
+class HttpRequest(BaseModel):
+    """One request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    method: Method = Field("POST", description="GET, POST, PUT, PATCH or DELETE.")
+    url: Annotated[Text, AfterValidator(_check_url)] = Field(description="Where to; words are escaped.")
+    headers: dict[str, str] = Field(default_factory=dict, description="Sent with it; secrets as ${NAME}.")
+    body: Annotated[str, AfterValidator(check_template)] = Field(
+        "", description="What is sent; words are escaped as in JSON, or as in a form if Content-Type says so."
+    )
+
+    @property
+    def content_type(self) -> str:
+        """What the body is: JSON unless a header says otherwise."""
+        return next((v for k, v in self.headers.items() if k.lower() == "content-type"), "application/json")
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        for name, text in self.headers.items():
+            _check_header(name, text)
+        if self.body and "json" in self.content_type:
+            try:
+                json.loads(fill_json(self.body, dict.fromkeys(WORDS, "x")))
+            except ValueError:
+                raise ValueError('body is not JSON: words stand within quotes, such as "${canary}"') from None
+        return self
+
+
+def _check_header(name: str, text: str) -> None:
+    if name.lower() in _OURS:
+        raise ValueError(f"header {name} is written by the evaluator")
+    if not re.fullmatch(r"[A-Za-z0-9-]+", name) or any(char not in _PRINTABLE for char in text):
+        raise ValueError(f"header {name} has what headers cannot have")
+    for word in _ANY.findall(text):
+        if word not in WORDS and not NAMED.fullmatch(f"${{{word}}}"):
+            raise ValueError(f"header {name} names ${{{word}}}, which is neither a word nor a variable in capitals")
+    if _SECRET_HEADERS.search(name) and not _ANY.search(text):
+        raise ValueError(f"header {name} must name an environment variable, such as ${{TOKEN}}: no secrets here")
+
+
+class HttpOptions(HttpRequest, TlsOptions):
+    """The request, how to take it back, and which answers mean success."""
+
+    undo: HttpRequest | None = Field(None, description="The request that takes it back.")
+    accept: list[Annotated[int, Field(ge=200, le=599)]] = Field(
+        default_factory=list, description="Statuses that mean success; all from 200 to 299 unless given."
+    )
+    contains: str | None = Field(None, description="What the answer must contain, where its status says little.")
+    idempotent: bool | None = Field(
+        None, description="Whether it may be sent twice; POST and PATCH may not by default."
+    )
+
+
+class Http(BaseHook[HttpOptions]):
+    """Sends one request, once."""
+
+    kind = "http"
+    Options = HttpOptions
+
+    def __init__(self, options: HttpOptions, environment: Any = None) -> None:
+        super().__init__(options, environment)
+        told = options.idempotent
+        self.idempotent = options.method not in ("POST", "PATCH") if told is None else told
+
+    def _describe(self) -> str:
+        return f"sends {self.options.method} {self.options.url}"
+
+    def _test(self) -> Outcome:
+        for request in filter(None, (self.options, self.options.undo)):
+            for text in request.headers.values():
+                self._secret(text if NAMED.search(text) else "")
+            _scheme, host, port, _target = split(request.url.split("${")[0])
+            resolve(host, port, self.options.allow_hosts)
+        return Outcome("acknowledged", "the host may be reached, and the secrets are there; nothing was sent")
+
+    def _execute(self, context: HookContext) -> Outcome:
+        return self._send(self.options, context)
+
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:
+        if self.options.undo is None:
+            return super()._undo(context, earlier)
+        return self._send(self.options.undo, context)
+
+    def _send(self, request: HttpRequest, context: HookContext) -> Outcome:
+        words = context.words()
+        fill_body = fill_url if _FORM in request.content_type else fill_json
+        headers = {name: self._fill_header(text, words) for name, text in request.headers.items()}
+        if request.body and not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = request.content_type
+        answer = send(
+            Request(
+                request.method,
+                fill_url(request.url, words),
+                fill_body(request.body, words).encode(),
+                headers,
+                self.options.allow_hosts,
+                min(self.options.timeout, context.left_s()),
+                self.options.ca,
+            )
+        )
+        return self._judge(answer)
+
+    def _fill_header(self, text: str, words: dict[str, str]) -> str:
+        """In one pass: what a word brings in is not looked up as a secret."""
+
+        def value(match: re.Match[str]) -> str:
+            return quote(words[match[1]], safe=_PRINTABLE) if match[1] in words else self._secret(match[0])
+
+        filled = _ANY.sub(value, text)
+        if any(char not in _PRINTABLE for char in filled):
+            raise HookError("a secret has line breaks or other signs that a header cannot have")
+        return filled
+
+    def _judge(self, answer: Answer) -> Outcome:
+        accepted = answer.status in self.options.accept if self.options.accept else answer.ok
+        said = f"the answer was {answer.status}"
+        if not accepted:
+            # A server that breaks may have acted first.
+            state: Literal["failed", "unknown"] = (
+                "unknown" if answer.status >= 500 and answer.status != 503 else "failed"
+            )
+            return Outcome(state, said, response=answer.text)
+        if self.options.contains and self.options.contains not in answer.text:
+            return Outcome("failed", f"{said}, without '{self.options.contains}'", response=answer.text)
+        return Outcome("acknowledged", said, response=answer.text)

@@ -1,0 +1,284 @@
+"""Patch a Kubernetes API: promote, abort or retry an Argo Rollout, or set weights of a Gateway API HTTPRoute.
+
+What is patched is what `kubectl argo rollouts` patches (argoproj/argo-rollouts, pkg/kubectl-argo-rollouts/cmd), and the
+schema `gateway.networking.k8s.io/v1 HTTPRoute` (kubernetes-sigs/gateway-api, config/crd/standard). Each patch carries
+the version that was read: the API answers 409 when somebody else was quicker.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from evaluator.errors import HookError
+from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.network import MaybeSent, Request, TlsOptions, send
+from evaluator.hooks.options import Text
+from evaluator.hooks.secrecy import SecretName
+from evaluator.hooks.weights import show_weights
+
+__all__ = ["Kubernetes"]
+
+K8sName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+Share = Annotated[int, Field(ge=0, le=1_000_000)]
+Json = dict[str, Any]
+
+
+class RolloutPatch(BaseModel):
+    """What is done to an Argo Rollout."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: K8sName = Field(description="Its name.")
+    do: Literal["promote", "promote_full", "abort", "retry"] = Field(
+        description="promote (go on from a pause), promote_full (skip all that is left), abort, retry."
+    )
+
+
+class RoutePatch(BaseModel):
+    """Weights of an HTTPRoute's services."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: K8sName = Field(description="Its name.")
+    weights: dict[K8sName, Share] = Field(
+        description="Service to weight; set in each rule that has all of these services.", min_length=2
+    )
+
+    @model_validator(mode="after")
+    def _some_traffic(self) -> Self:
+        if not any(self.weights.values()):
+            raise ValueError("weights must leave a service with more than 0: nobody would be served")
+        return self
+
+
+class KubernetesOptions(TlsOptions):
+    """Where the API is, who asks, and what is patched."""
+
+    url: Text = Field(description="Address of the API server.")
+    token: SecretName = Field(description="Where the bearer token is: ${VARIABLE}.")
+    namespace: K8sName = Field("default", description="The namespace.")
+    rollout: RolloutPatch | None = Field(None, description="An Argo Rollout: {name, do}.")
+    route: RoutePatch | None = Field(None, description="A Gateway API HTTPRoute: {name, weights}.")
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Self:
+        if (self.rollout is None) == (self.route is None):
+            raise ValueError("needs rollout or route, one of them")
+        return self
+
+
+class Kubernetes(BaseHook[KubernetesOptions]):
+    """One patch of one object."""
+
+    kind = "kubernetes"
+    Options = KubernetesOptions
+
+    def __init__(self, options: KubernetesOptions, environment: Mapping[str, str] | None = None) -> None:
+        super().__init__(options, environment)
+        # Twice promoted is two steps further.
+        self.idempotent = options.rollout is None or options.rollout.do != "promote"
+
+    def _describe(self) -> str:
+        if self.options.rollout:
+            return f"{self.options.rollout.do} of the Argo Rollout {self._where}"
+        return f"sets the weights of the HTTPRoute {self._where} to {show_weights(self._weights)}"
+
+    def _test(self) -> Outcome:
+        found = self._get()
+        if self.options.route:
+            _with_weights(found, self._weights)
+        return Outcome("acknowledged", f"{self._where} is there, at version {found['metadata']['resourceVersion']}")
+
+    def _read(self) -> Any:
+        found = self._get()
+        return _rollout_state(found) if self.options.rollout else _weights_by_rule(found, self._weights)
+
+    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the patch is the same for everybody
+        found = self._get()
+        if self.options.rollout:
+            return self._act(found, self.options.rollout.do)
+        return self._set_weights(found, _with_weights(found, self._weights))
+
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:
+        if not isinstance(earlier, dict):
+            raise HookError("there is no earlier state to restore", hint="it is kept when the hook is executed")
+        found = self._get()
+        if self.options.route:
+            return self._set_weights(found, _with_rules(found, earlier))
+        if self.options.rollout and self.options.rollout.do in ("abort", "retry"):
+            return self._act(found, "abort" if earlier.get("aborted") else "retry")
+        return super()._undo(context, earlier)
+
+    @property
+    def _weights(self) -> dict[str, int]:
+        return dict(self.options.route.weights) if self.options.route else {}
+
+    @property
+    def _where(self) -> str:
+        named = self.options.rollout or self.options.route
+        return f"{self.options.namespace}/{named.name if named else ''}"
+
+    @property
+    def _path(self) -> str:
+        api, plural = ("argoproj.io/v1alpha1", "rollouts")
+        if self.options.route:
+            api, plural = "gateway.networking.k8s.io/v1", "httproutes"
+        return f"/apis/{api}/namespaces/{self.options.namespace}/{plural}/{self._where.partition('/')[2]}"
+
+    # -------------------------------------------------------------- Argo Rollouts
+
+    def _act(self, found: Json, do: str) -> Outcome:
+        earlier, status = _rollout_state(found), found.get("status") or {}
+        if do in ("abort", "retry"):
+            if earlier["aborted"] == (do == "abort"):
+                return Outcome(
+                    "acknowledged", f"{self._where} is {'' if do == 'abort' else 'not '}aborted already", earlier
+                )
+            self._patch(found, {"status": {"abort": do == "abort"}}, "/status")
+        elif status.get("currentPodHash") == status.get("stableRS"):
+            return Outcome("acknowledged", f"{self._where} is fully promoted already", earlier)
+        elif do == "promote_full":
+            self._patch(found, {"status": {"promoteFull": True}}, "/status")
+        else:
+            self._go_on(found)
+        return Outcome("acknowledged", f"the API accepted {do} of {self._where}", earlier)
+
+    def _go_on(self, found: Json) -> None:
+        paused, waits = (found.get("spec") or {}).get("paused"), (found.get("status") or {}).get("pauseConditions")
+        if not paused and not waits:
+            raise HookError(
+                f"{self._where} does not wait at a pause", hint="promote it at a pause step, or use promote_full"
+            )
+        if waits:
+            found = self._patch(found, {"status": _past_pause(found)}, "/status")
+        if paused:
+            self._resume(found, changed=bool(waits))
+
+    def _resume(self, found: Json, *, changed: bool) -> None:
+        try:
+            self._patch(found, {"spec": {"paused": False}})
+        except HookError as error:
+            if not changed:
+                raise
+            raise MaybeSent(f"its pause conditions were cleared, but it is still paused: {error.message}") from None
+
+    # -------------------------------------------------------------- HTTPRoute
+
+    def _set_weights(self, found: Json, wanted: Json) -> Outcome:
+        earlier = _weights_by_rule(found, self._weights)
+        if wanted["spec"]["rules"] != found["spec"]["rules"]:
+            now = self._patch(found, {"spec": {"rules": wanted["spec"]["rules"]}})
+            if _weights_by_rule(now, self._weights) != _weights_by_rule(wanted, self._weights):
+                raise MaybeSent("the API accepted the weights, and answered with others")
+        told = "; ".join(
+            f"rule {rule}: {show_weights(w)}" for rule, w in _weights_by_rule(wanted, self._weights).items()
+        )
+        return Outcome("acknowledged", f"the weights of {self._where} are set ({told})", earlier)
+
+    # -------------------------------------------------------------- the API
+
+    def _get(self) -> Json:
+        try:
+            return self._ask("GET", self._path, None)
+        except MaybeSent as error:
+            raise HookError(str(error)) from None
+
+    def _patch(self, found: Json, change: Json, subresource: str = "") -> Json:
+        version = {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}}
+        return self._ask("PATCH", self._path + subresource, version | change)
+
+    def _ask(self, method: str, path: str, body: Json | None) -> Json:
+        options = self.options
+        headers = {"Authorization": f"Bearer {self._secret(options.token)}", "Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/merge-patch+json"
+        sent = json.dumps(body).encode() if body is not None else b""
+        url = options.url.rstrip("/") + path
+        answer = send(Request(method, url, sent, headers, options.allow_hosts, options.timeout, options.ca))
+        said = _parse(answer.text)
+        if answer.ok and "metadata" in said:
+            return said
+        told = str(said.get("message") or answer.text)[:300]
+        if answer.ok or answer.status in (500, 502, 504):
+            raise MaybeSent(f"the API answered {answer.status}: {told}")
+        raise HookError(f"the API answered {answer.status}: {told}", hint=_hint(answer.status))
+
+
+def _hint(status: int) -> str | None:
+    return {
+        401: "is the token of this cluster, and not expired?",
+        403: "its account needs get and patch on it (and on rollouts/status)",
+        409: "somebody else changed it meanwhile; look at it, and try again",
+    }.get(status)
+
+
+def _parse(text: str) -> Json:
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _past_pause(found: Json) -> Json:
+    """A status without its pause; after an analysis that decided nothing, the step that analysed is left as well."""
+    status = found.get("status") or {}
+    analysis = ((status.get("canary") or {}).get("currentStepAnalysisRunStatus") or {}).get("status")
+    if analysis != "Inconclusive" or status.get("currentStepIndex") is None:
+        return {"pauseConditions": None}
+    return {"pauseConditions": None, "controllerPause": False, "currentStepIndex": status["currentStepIndex"] + 1}
+
+
+def _rollout_state(found: Json) -> Json:
+    status = found.get("status") or {}
+    waits = [condition.get("reason") for condition in status.get("pauseConditions") or []]
+    step = status.get("currentStepIndex")
+    return {"aborted": bool(status.get("abort")), "step": step, "waits": waits}
+
+
+def _rules_with(found: Json, services: Mapping[str, int]) -> dict[str, list[Json]]:
+    """Index of each rule that has all of the services → its references to them."""
+    rules: dict[str, list[Json]] = {}
+    for index, rule in enumerate((found.get("spec") or {}).get("rules") or []):
+        meant = [ref for ref in rule.get("backendRefs") or [] if ref.get("name") in services and _is_service(ref)]
+        if {ref["name"] for ref in meant} == set(services):
+            rules[str(index)] = meant
+    if not rules:
+        raise HookError(f"no rule of the HTTPRoute has all of {', '.join(services)}", hint="are they named like this?")
+    return rules
+
+
+def _is_service(ref: Json) -> bool:
+    return ref.get("kind", "Service") == "Service" and not ref.get("group")
+
+
+def _weights_by_rule(found: Json, services: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Where no weight is written, it is 1."""
+    rules = _rules_with(found, services)
+    return {index: {ref["name"]: ref.get("weight", 1) for ref in refs} for index, refs in rules.items()}
+
+
+def _with_weights(found: Json, weights: dict[str, int]) -> Json:
+    return _with_rules(found, dict.fromkeys(_rules_with(found, weights), weights))
+
+
+def _with_rules(found: Json, by_rule: Mapping[str, Mapping[str, int]]) -> Json:
+    """The object with weights set rule by rule. Raises HookError where a rule has changed its services."""
+    wanted = copy.deepcopy(found)
+    rules = wanted["spec"]["rules"]
+    for index, weights in by_rule.items():
+        refs = (
+            {ref["name"]: ref for ref in (rules[int(index)].get("backendRefs") or [])}
+            if int(index) < len(rules)
+            else {}
+        )
+        if not set(weights) <= set(refs):
+            raise HookError(f"rule {index} of the HTTPRoute is another than it was", hint="set its weights by hand")
+        for name, weight in weights.items():
+            refs[name]["weight"] = weight
+    return wanted

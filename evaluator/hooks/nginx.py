@@ -1,0 +1,153 @@
+"""Write an upstream file of nginx that belongs to the evaluator, test the configuration, and reload.
+
+Open-source nginx has no way to set weights but its files. The file holds one `upstream` block and nothing else; nginx
+includes it. What was in it before is kept for undo, and put back at once when nginx refuses what was written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from evaluator.errors import HookError
+from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.network import MaybeSent
+from evaluator.hooks.options import HookOptions, Seconds, Text
+from evaluator.hooks.weights import Weights, show_weights
+
+__all__ = ["Nginx"]
+
+MARK = "# Written by the release evaluator. Changes are lost."
+_SERVER = r"^(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?$"
+
+
+class NginxOptions(HookOptions):
+    """The file, its servers with their weights, and how nginx is called."""
+
+    file: Text = Field(description="The file to write; nginx includes it, and nobody else writes it.")
+    upstream: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(description="Name of the upstream in it.")
+    servers: dict[Text, Annotated[str, Field(pattern=_SERVER)]] = Field(
+        description="Server to address: {baseline: '10.0.0.1:8000', canary: '10.0.1.1:8000'}.", min_length=1
+    )
+    weights: Weights = Field(description="Server to weight; 0 takes it out: {baseline: 1, canary: 9}.")
+    settings: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .=:-]*$")]] = Field(
+        default_factory=list, description="More lines of the upstream block, without semicolon: [keepalive 16]."
+    )
+    nginx: list[Text] = Field(
+        default_factory=lambda: ["nginx"], description="How nginx is called, with -c and -p if need be.", min_length=1
+    )
+    timeout: Seconds = Field(10.0, description="Longest that nginx may take to test or reload.")
+
+    @model_validator(mode="after")
+    def _same_names(self) -> Self:
+        unknown = set(self.weights) ^ set(self.servers)
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))} is in servers or in weights, but not in both")
+        return self
+
+
+class Nginx(BaseHook[NginxOptions]):
+    """Weights of an upstream, by its file: tested before it is reloaded."""
+
+    kind = "nginx"
+    Options = NginxOptions
+
+    def _describe(self) -> str:
+        shares = show_weights(self.options.weights)
+        return f"writes {self.options.file} with the weights {shares}, tests nginx's configuration and reloads it"
+
+    def _test(self) -> Outcome:
+        self._read()
+        folder = Path(self.options.file).parent
+        if not os.access(folder, os.W_OK):
+            raise HookError(f"{folder} cannot be written to")
+        self._run("-t")
+        return Outcome("acknowledged", "nginx accepts its configuration as it is; nothing was written")
+
+    def _read(self) -> str | None:
+        path = Path(self.options.file)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError):
+            raise HookError(f"{path} cannot be read") from None
+        if text.strip() and not text.startswith(MARK):
+            raise HookError(f"{path} was not written by the evaluator", hint="name a file of its own, and include it")
+        return text
+
+    def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody
+        return self._install(self._block())
+
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
+        if not isinstance(earlier, str) or not earlier.startswith(MARK):
+            raise HookError("there was no file of ours before, and nothing to restore", hint="write it by hand")
+        return self._install(earlier)
+
+    def _block(self) -> str:
+        options = self.options
+        lines = [
+            f"    server {address} {f'weight={options.weights[name]}' if options.weights[name] else 'down'};  # {name}"
+            for name, address in options.servers.items()
+        ]
+        more = [f"    {line};" for line in options.settings]
+        return "\n".join([MARK, f"upstream {options.upstream} {{", *lines, *more, "}", ""])
+
+    def _install(self, text: str) -> Outcome:
+        earlier = self._read()
+        _replace(self.options.file, text)
+        try:
+            self._run("-t")
+            said = self._run("-s", "reload")
+        except HookError:
+            _restore(self.options.file, earlier)
+            raise
+        return Outcome("acknowledged", f"nginx has reloaded {self.options.file}", earlier, said)
+
+    def _run(self, *arguments: str) -> str:
+        command = [*self.options.nginx, *arguments]
+        found = shutil.which(command[0], path=self.environment.get("PATH", os.defpath))
+        if not found:
+            raise HookError(f"there is no program {command[0]}", hint="name it with its whole path in nginx: […]")
+        try:
+            done = subprocess.run(
+                [found, *command[1:]], check=False, capture_output=True, text=True, timeout=self.options.timeout
+            )
+        except subprocess.TimeoutExpired:
+            told = f"nginx {arguments[0]} did not end within {self.options.timeout:g} s"
+            if "-s" in arguments:  # it may have been told to reload
+                raise MaybeSent(told) from None
+            raise HookError(told) from None
+        if done.returncode != 0:
+            said = " ".join(done.stderr.split())[-500:]
+            raise HookError(f"nginx {' '.join(arguments)} ended with {done.returncode}: {said}")
+        return done.stderr
+
+
+def _replace(file: str, text: str) -> None:
+    """All of it or nothing: nginx may be reloaded by others at any moment."""
+    path = Path(file)
+    try:
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise HookError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _restore(file: str, earlier: str | None) -> None:
+    if earlier is None:
+        Path(file).unlink(missing_ok=True)
+    else:
+        _replace(file, earlier)

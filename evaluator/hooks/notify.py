@@ -1,0 +1,131 @@
+"""Tell people: chat, mail and a hundred services more, through Apprise.
+
+Apprise connects by itself. Hosts that an address names are checked before; redirects are off; but a name is resolved
+again when it is connected to. Where that matters, use the hook `webhook`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from evaluator.errors import HookError
+from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.network import NetworkOptions, resolve
+from evaluator.hooks.templates import check_template, fill_words
+
+if TYPE_CHECKING:
+    import apprise
+
+__all__ = ["Notify"]
+
+_SERVICE = re.compile(r"([a-z0-9_+-]+)://.+", re.DOTALL)
+_LOGGERS = ("apprise", "urllib3.connectionpool")
+"""Who writes addresses, with what is secret in them, when asked to be talkative."""
+
+
+def _check_address(text: str) -> str:
+    if not _SERVICE.fullmatch(text):
+        raise ValueError("must begin with the service, written out: slack://${SLACK_TOKEN}, mailto://mail.example.org")
+    return text
+
+
+class NotifyOptions(NetworkOptions):
+    """Who is told, and what."""
+
+    to: list[Annotated[str, AfterValidator(_check_address)]] = Field(
+        description="Apprise addresses; what is secret in them as ${NAME}, written as an address needs it.",
+        min_length=1,
+    )
+    title: Annotated[str, AfterValidator(check_template)] = Field(
+        "${release}: ${action}", description="First line or subject; ${release} and the like are filled in."
+    )
+    body: Annotated[str, AfterValidator(check_template)] = Field(
+        "${verdict}: ${baseline} to ${canary}. ${requester}: ${reason}", description="What is told.", min_length=1
+    )
+
+
+class Notify(BaseHook[NotifyOptions]):
+    """Sends a message to each address."""
+
+    kind = "notify"
+    Options = NotifyOptions
+
+    def _describe(self) -> str:
+        return f"tells {' and '.join(_service(address) for address in self.options.to)}: {self.options.title}"
+
+    def _test(self) -> Outcome:
+        self._recipients()
+        return Outcome("acknowledged", f"{len(self.options.to)} addresses can be used; nobody was told")
+
+    def _execute(self, context: HookContext) -> Outcome:
+        words = context.words()
+        title, body = (fill_words(text, words) for text in (self.options.title, self.options.body))
+        recipients = self._recipients()
+        missed: list[str] = []
+        with _kept_clean(self._clean) as said:
+            for address, recipient in zip(self.options.to, recipients, strict=True):
+                if not recipient.notify(body=body, title=title.replace("\n", " ").replace("\r", " ")):
+                    missed.append(_service(address))
+        told = len(recipients) - len(missed)
+        if missed:
+            return Outcome(
+                "failed", f"{told} of {len(recipients)} were told, not {', '.join(missed)}", response="\n".join(said)
+            )
+        return Outcome("acknowledged", f"told {', '.join(_service(address) for address in self.options.to)}")
+
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - what was told stays told
+        return Outcome("failed", "what was told cannot be taken back")
+
+    def _recipients(self) -> list[apprise.NotifyBase]:
+        with _kept_clean(self._clean):
+            return [self._recipient(address) for address in self.options.to]
+
+    def _recipient(self, address: str) -> apprise.NotifyBase:
+        import apprise
+
+        whole = self._secret(address)
+        asset = apprise.AppriseAsset(http_redirects=False, app_id="release-evaluator", app_desc="release evaluator")
+        recipient = apprise.Apprise.instantiate(whole, asset=asset, suppress_exceptions=True)
+        if not isinstance(recipient, apprise.NotifyBase):
+            raise HookError(
+                f"Apprise cannot use an address of {_service(address)}", hint="see its page on that service"
+            )
+        # An address cannot turn redirects on again.
+        recipient.redirects = False
+        host = getattr(recipient, "smtp_host", None) or recipient.host
+        if "host" in recipient.template_tokens and host:
+            resolve(host, recipient.port or 443, self.options.allow_hosts)
+        limit_s = self.options.timeout
+        recipient.socket_connect_timeout = recipient.socket_read_timeout = limit_s
+        return recipient
+
+
+def _service(address: str) -> str:
+    return address.split("://", maxsplit=1)[0]
+
+
+@contextlib.contextmanager
+def _kept_clean(clean: Callable[[str], str]) -> Iterator[list[str]]:
+    """What other packages log meanwhile, without secrets, whoever it is logged for."""
+    said: list[str] = []
+
+    def tidy(record: logging.LogRecord) -> bool:
+        record.msg, record.args = clean(record.getMessage()), ()
+        if record.levelno >= logging.WARNING:
+            said.append(record.msg)
+        return True
+
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addFilter(tidy)
+    try:
+        yield said
+    finally:
+        for logger in loggers:
+            logger.removeFilter(tidy)

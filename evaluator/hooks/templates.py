@@ -1,0 +1,50 @@
+"""Templates of arguments, addresses and messages: `${release}` and the other words of a context, nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from urllib.parse import quote
+
+__all__ = ["WORDS", "check_template", "fill_json", "fill_url", "fill_words"]
+
+WORDS = (
+    "action",
+    "baseline",
+    "canary",
+    "idempotency_key",
+    "reason",
+    "release",
+    "requester",
+    "verdict",
+    "verdict_hash",
+)
+_WORD = re.compile(r"\$\{([^}]*)\}")
+
+
+def check_template(text: str) -> str:
+    """The template, if it names nothing but words of the context. Raises ValueError."""
+    for word in _WORD.findall(text):
+        if word not in WORDS:
+            raise ValueError(f"knows no ${{{word}}}; there are {', '.join(WORDS)}")
+    return text
+
+
+def fill_words(text: str, words: Mapping[str, str]) -> str:
+    """The words as they are. What is filled in is not filled again."""
+    return _fill(text, words, str)
+
+
+def fill_json(text: str, words: Mapping[str, str]) -> str:
+    """The words escaped as within a JSON string."""
+    return _fill(text, words, lambda value: json.dumps(value)[1:-1])
+
+
+def fill_url(text: str, words: Mapping[str, str]) -> str:
+    """The words escaped as a part of a path or a query."""
+    return _fill(text, words, lambda value: quote(value, safe=""))
+
+
+def _fill(text: str, words: Mapping[str, str], escape: Callable[[str], str]) -> str:
+    return _WORD.sub(lambda match: escape(words[match[1]]), text)

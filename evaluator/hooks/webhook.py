@@ -1,0 +1,161 @@
+"""Tell a receiver what was decided, as Standard Webhooks has it: signed, with one id for all attempts.
+
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from pydantic import Field
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential, wait_random
+
+from evaluator.errors import HookError
+from evaluator.hooks.base import BaseHook, HookContext, Outcome
+from evaluator.hooks.network import Answer, MaybeSent, Request, TlsOptions, resolve, send, split
+from evaluator.hooks.options import Text
+from evaluator.hooks.secrecy import SecretName
+
+__all__ = ["Webhook", "sign"]
+
+GONE = 410
+"""The receiver wants no more of it."""
+_AGAIN = {408, 409, 425, 429}
+_backoff = wait_exponential(multiplier=0.5, max=60.0) + wait_random(0.0, 0.5)
+
+
+class WebhookOptions(TlsOptions):
+    """Where to, and the secret that signs it."""
+
+    url: Text = Field(description="Where it is posted to.")
+    secret: SecretName = Field(description="Where the signing secret is: ${VARIABLE}, whose value begins with whsec_.")
+
+
+class _Again(Exception):
+    """Not accepted yet."""
+
+    def __init__(self, told: str, *, wait_s: float | None = None, answer: str = "", sent: bool = True) -> None:
+        super().__init__(told)
+        self.told, self.wait_s, self.answer, self.sent = told, wait_s, answer, sent
+
+
+class Webhook(BaseHook[WebhookOptions]):
+    """Posts a signed JSON message until it is accepted or the intent expires."""
+
+    kind = "webhook"
+    Options = WebhookOptions
+
+    def _describe(self) -> str:
+        return f"posts what was decided to {self.options.url}, signed"
+
+    def _test(self) -> Outcome:
+        sign(self._secret(self.options.secret), "test", 0, b"")
+        _scheme, host, port, _target = split(self.options.url)
+        resolve(host, port, self.options.allow_hosts)
+        return Outcome("acknowledged", f"{host} may be reached, and the secret can sign; nothing was sent")
+
+    def _execute(self, context: HookContext) -> Outcome:
+        return self._post(context, "release." + context.action)
+
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - the receiver knows what was
+        return self._post(context, f"release.{context.action}.undone", "-undo")
+
+    def _post(self, context: HookContext, kind: str, suffix: str = "") -> Outcome:
+        identity = context.idempotency_key + suffix
+        body = json.dumps({"type": kind, "timestamp": datetime.now(UTC).isoformat(), "data": context.words()}).encode()
+        secret = self._secret(self.options.secret)
+        maybe = False
+
+        def attempt() -> Outcome:
+            nonlocal maybe
+            try:
+                return self._attempt(identity, body, secret, context)
+            except _Again as again:
+                maybe = maybe or again.sent
+                raise
+
+        try:
+            return self._retrying(context)(attempt)
+        except _Again as last:
+            return Outcome("unknown" if maybe else "failed", f"not accepted in time: {last.told}", response=last.answer)
+
+    def _retrying(self, context: HookContext) -> Retrying:
+        def wait_s(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.wait_s if isinstance(error, _Again) else None
+            return asked if asked is not None else _backoff(state)
+
+        def too_late(state: RetryCallState) -> bool:
+            return state.upcoming_sleep >= context.left_s()
+
+        return Retrying(
+            retry=retry_if_exception_type(_Again), wait=wait_s, stop=too_late, sleep=time.sleep, reraise=True
+        )
+
+    def _attempt(self, identity: str, body: bytes, secret: str, context: HookContext) -> Outcome:
+        now = int(time.time())
+        headers = {
+            "Content-Type": "application/json",
+            "webhook-id": identity,
+            "webhook-timestamp": str(now),
+            "webhook-signature": sign(secret, identity, now, body),
+        }
+        options = self.options
+        limit_s = max(min(options.timeout, context.left_s()), 0.01)
+        try:
+            answer = send(Request("POST", options.url, body, headers, options.allow_hosts, limit_s, options.ca))
+        except MaybeSent as error:
+            raise _Again(str(error)) from None
+        except HookError as error:
+            if "cannot be reached" not in error.message:
+                raise
+            raise _Again(error.message, sent=False) from None
+        return _judge(answer)
+
+
+def _judge(answer: Answer) -> Outcome:
+    said = f"answered {answer.status}"
+    if answer.ok:
+        return Outcome("acknowledged", f"the receiver {said}", response=answer.text)
+    if answer.status in _AGAIN or answer.status >= 500:
+        # A receiver that breaks after it acted has acted; one that asks to come again has not.
+        acted = answer.status >= 500 and answer.status != 503
+        raise _Again(f"the receiver {said}", wait_s=_retry_after_s(answer), answer=answer.text, sent=acted)
+    why = "redirects are not followed" if 300 <= answer.status < 400 else "it is not sent again"
+    if answer.status == GONE:
+        why = "the receiver wants no more of these"
+    return Outcome("failed", f"the receiver {said}; {why}", response=answer.text)
+
+
+def _retry_after_s(answer: Answer) -> float | None:
+    told = answer.headers.get("retry-after", "").strip()
+    if told.isdigit():
+        return float(told)
+    try:
+        at = parsedate_to_datetime(told)
+    except ValueError:
+        return None
+    return max((at.astimezone(UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def sign(secret: str, identity: str, timestamp: int, body: bytes) -> str:
+    """The header webhook-signature. Raises HookError for a secret that is none."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not secret.startswith("whsec_") or not 24 <= len(key) <= 64:
+        raise HookError(
+            "the signing secret is not one of Standard Webhooks",
+            hint='it is whsec_ and 24 to 64 random bytes in base64: echo "whsec_$(openssl rand -base64 32)"',
+        )
+    signed = f"{identity}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()

@@ -1,0 +1,42 @@
+"""What hooks share that set weights of servers: how weights are written, and what they come to as shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from evaluator.errors import HookError
+
+__all__ = ["ServerName", "Weights", "check_earlier", "show_weights"]
+
+ServerName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.:-]+$")]
+
+
+def _some_traffic(weights: dict[str, int]) -> dict[str, int]:
+    if not any(weights.values()):
+        raise ValueError("must leave a server with more than 0: nobody would be served")
+    return weights
+
+
+Weights = Annotated[
+    dict[ServerName, Annotated[int, Field(ge=0, le=256)]], Field(min_length=1), AfterValidator(_some_traffic)
+]
+
+_WEIGHTS: TypeAdapter[dict[str, int]] = TypeAdapter(Weights)
+
+
+def show_weights(weights: Mapping[str, int]) -> str:
+    """Weights for people: `baseline 1, canary 9`."""
+    return ", ".join(f"{name} {weight}" for name, weight in weights.items())
+
+
+def check_earlier(earlier: Any) -> dict[str, int]:
+    """Earlier weights as they were kept. Raises HookError for what cannot be restored."""
+    try:
+        return _WEIGHTS.validate_python(earlier, strict=True)
+    except ValidationError:
+        raise HookError(
+            "there are no earlier weights that could be restored", hint="they are kept when the hook is executed"
+        ) from None

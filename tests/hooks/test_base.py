@@ -1,0 +1,200 @@
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+from hooks_world import make_context
+
+from evaluator.errors import HookError, PolicyError, UnknownName
+from evaluator.hooks import (
+    HOOKS,
+    BaseHook,
+    Hook,
+    HookOptions,
+    Outcome,
+    Step,
+    base,
+    make_hook,
+    make_step,
+    run_hooks,
+    undo_hook,
+)
+
+
+@dataclass
+class Told:
+    """A hook of somebody else: the protocol, and nothing of ours."""
+
+    kind: str = "told"
+    does: Any = field(default_factory=lambda: lambda _context: Outcome("acknowledged", "told them"))
+    idempotent: bool = True
+    value: Any = None
+    calls: list = field(default_factory=list)
+
+    def describe(self):
+        return "tells them"
+
+    def execute(self, context):
+        self.calls.append(context)
+        return self.does(context)
+
+    def read(self):
+        return self.value() if callable(self.value) else self.value
+
+    def undo(self, context, earlier):
+        return Outcome("acknowledged", f"undone to {earlier}")
+
+    def test(self):
+        return Outcome("acknowledged", "fine")
+
+
+def fail(_context):
+    raise HookError("they refused", hint="ask them")
+
+
+def break_down(_context):
+    raise RuntimeError("password=hunter2")
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    def install(*points):
+        monkeypatch.setattr(base, "entry_points", lambda group: [EntryPoint(n, v, group) for n, v in points])
+        base._installed.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    base._installed.cache_clear()
+
+
+def test_in_their_order_and_one_failure_does_not_stop_the_others():
+    steps = [Step(Told("a")), Step(Told("b", fail)), Step(Told("c", break_down)), Step(Told("d"))]
+    told = [(d.kind, d.outcome.state) for d in run_hooks(steps, make_context())]
+    assert told == [("a", "acknowledged"), ("b", "failed"), ("c", "unknown"), ("d", "acknowledged")]
+
+
+@pytest.mark.parametrize("does", [fail, break_down, lambda _: time.sleep(3)])
+def test_a_required_one_stops_them(does, monkeypatch):
+    monkeypatch.setattr(base, "GRACE_S", 0.1)
+    last = Told()
+    deliveries = run_hooks([Step(Told(does=does), required=True, time_limit_s=0.2), Step(last)], make_context())
+    assert len(deliveries) == 1
+    assert not last.calls
+
+
+def test_one_that_hangs_is_left_and_nobody_knows(monkeypatch):
+    monkeypatch.setattr(base, "GRACE_S", 0.1)
+    ever = threading.Event()
+    began = time.monotonic()
+    first, second = run_hooks([Step(Told(does=lambda _: ever.wait(5)), time_limit_s=0.2), Step(Told())], make_context())
+    assert time.monotonic() - began < 2
+    ever.set()
+    assert first.outcome.state == "unknown"
+    assert second.outcome.state == "acknowledged"
+
+
+def test_what_another_package_raises_is_not_shown():
+    (delivery,) = run_hooks([Step(Told(does=break_down))], make_context())
+    assert delivery.outcome.did == "told broke with RuntimeError"
+
+
+def test_what_will_be_changed_is_told_before_it_is():
+    hook = Told(value={"canary": 10})
+    kept = []
+    (delivery,) = run_hooks(
+        [Step(hook)], make_context(), before=lambda _, earlier: kept.append((earlier, len(hook.calls)))
+    )
+    assert kept == [({"canary": 10}, 0)]
+    assert delivery.outcome.earlier == {"canary": 10}
+
+
+def test_nothing_is_changed_whose_earlier_value_cannot_be_read():
+    hook = Told(value=lambda: fail(None))
+    (delivery,) = run_hooks([Step(hook)], make_context())
+    assert delivery.outcome.state == "failed"
+    assert not hook.calls
+
+
+def test_its_limit_is_part_of_what_a_hook_is_told():
+    hook = Told()
+    run_hooks([Step(hook, time_limit_s=2)], make_context())
+    assert hook.calls[0].left_s() < 2.1
+
+
+def test_every_kind_of_ours_is_a_hook_with_options():
+    for made in HOOKS.values():
+        assert issubclass(made, BaseHook)
+        assert issubclass(made.Options, HookOptions)
+        assert all(field.description for field in made.Options.model_fields.values())
+        assert HOOKS[made.kind] is made
+
+
+def test_a_strangers_hook_is_found_as_ours_are(installed, tmp_path, monkeypatch):
+    (tmp_path / "stranger_hook.py").write_text(
+        "from evaluator.hooks import BaseHook, HookOptions, Outcome\n"
+        "class Options(HookOptions):\n    room: str\n"
+        "class Bell(BaseHook):\n    kind = 'bell'\n    Options = Options\n"
+        "    def _describe(self): return f'rings in {self.options.room}'\n"
+        "    def _test(self): return Outcome('acknowledged', 'there is a bell')\n"
+        "    def _execute(self, context): return Outcome('acknowledged', f'rang for {context.release}')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    installed(("bell", "stranger_hook:Bell"))
+    assert list(HOOKS) == ["bell"]
+    hook = make_hook("bell", {"room": "4"})
+    assert hook.describe() == "rings in 4"
+    assert hook.execute(make_context()).did == "rang for cart@1.5.0"
+    assert hook.undo(make_context(), None).state == "failed"
+
+
+def test_two_of_one_name_are_none(installed):
+    installed(("told", "a:A"), ("told", "b:B"))
+    with pytest.raises(HookError, match="two packages"):
+        list(HOOKS)
+
+
+def test_one_that_cannot_be_loaded_says_so(installed):
+    installed(("told", "no.such.module:A"))
+    with pytest.raises(HookError, match="cannot be loaded"):
+        make_hook("told", {})
+
+
+def test_unknown_kinds_and_options_are_errors():
+    with pytest.raises(UnknownName, match="webhook"):
+        make_hook("webhok", {})
+    with pytest.raises(PolicyError, match=r"webhook\.urll"):
+        make_hook("webhook", {"url": "http://a", "secret": "${A}", "urll": 1})
+    with pytest.raises(PolicyError, match="environment variable") as refused:
+        make_hook("webhook", {"url": "http://a", "secret": "whsec_written_here"})
+    assert "written_here" not in str(refused.value)
+
+
+def test_options_of_time_read_as_people_write_them():
+    assert HookOptions(time_limit="2m").time_limit == 120
+    assert isinstance(Told(), Hook)
+    with pytest.raises(ValueError, match="duration"):
+        HookOptions(time_limit="soon")
+
+
+def test_a_step_is_what_its_options_say():
+    step = make_step("command", {"run": ["true"], "required": True, "time_limit": "2m"})
+    assert (step.hook.kind, step.required, step.time_limit_s) == ("command", True, 120)
+
+
+def test_undo_has_the_same_limit(monkeypatch):
+    monkeypatch.setattr(base, "GRACE_S", 0.1)
+    hook = Told()
+    assert undo_hook(Step(hook), make_context(), 7).outcome.did == "undone to 7"
+    monkeypatch.setattr(hook, "undo", lambda *_: time.sleep(2))
+    assert undo_hook(Step(hook, time_limit_s=0.2), make_context(), 7).outcome.state == "unknown"
+
+
+def test_what_is_not_installed_is_named(receiver, monkeypatch):
+    hook = make_hook("http", {"url": receiver.url, "allow_hosts": ["127.0.0.1"]})
+    monkeypatch.setitem(sys.modules, "urllib3.connection", None)
+    outcome = hook.execute(make_context())
+    assert outcome.state == "failed"
+    assert "release-evaluator[hooks]" in outcome.did

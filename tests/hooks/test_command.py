@@ -1,0 +1,107 @@
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hooks_world import make_context
+
+from evaluator.errors import PolicyError
+from evaluator.hooks import make_hook
+
+PATH = os.environ["PATH"]
+
+
+def python(code, *arguments, **options):
+    return make_hook("command", {"run": [sys.executable, "-c", code, *arguments], **options}, {"PATH": PATH})
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, "acknowledged"), (3, "failed")])
+def test_its_exit_code_decides_and_its_output_is_kept(code, state):
+    outcome = python(f"import sys; print('out'); print('err', file=sys.stderr); sys.exit({code})").execute(
+        make_context()
+    )
+    assert outcome.state == state
+    assert {"out", "err"} == set(outcome.response.split())
+
+
+def test_no_shell_reads_the_arguments():
+    context = make_context(reason="$(touch /tmp/owned); `id` ${canary}")
+    outcome = python("import sys; print(sys.argv[1:])", "${release}", "why: ${reason}", "; ls").execute(context)
+    assert outcome.response == str(["cart@1.5.0", "why: $(touch /tmp/owned); `id` ${canary}", "; ls"])
+
+
+def test_it_is_given_what_is_listed_and_what_was_decided():
+    hook = make_hook(
+        "command",
+        {"run": [sys.executable, "-c", "import os; print(*sorted(os.environ))"], "environment": ["GIVEN"]},
+        {"PATH": PATH, "HIDDEN": "x", "GIVEN": "y"},
+    )
+    names = set(hook.execute(make_context()).response.split())
+    assert {"PATH", "GIVEN", "EVALUATOR_RELEASE", "EVALUATOR_IDEMPOTENCY_KEY"} <= names
+    assert "HIDDEN" not in names
+
+
+def test_what_it_says_of_what_it_was_given_is_not_kept():
+    hook = make_hook(
+        "command",
+        {"run": [sys.executable, "-c", "import os; print('got', os.environ['TOKEN'])"], "environment": ["TOKEN"]},
+        {"PATH": PATH, "TOKEN": "hunter2-token"},
+    )
+    assert hook.execute(make_context()).response == "got [secret]"
+
+
+@pytest.mark.parametrize(("idempotent", "state"), [(False, "unknown"), (True, "failed")])
+def test_one_that_was_cut_off_may_have_done_it(idempotent, state, tmp_path):
+    code = (
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"open({str(tmp_path / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        "print('half done', flush=True); time.sleep(60)"
+    )
+    began = time.monotonic()
+    hook = python(code, timeout="1s", idempotent=idempotent)
+    outcome = hook.execute(make_context())
+    assert (outcome.state, outcome.response) == (state, "half done")
+    assert hook.idempotent is idempotent
+    assert time.monotonic() - began < 6
+    assert not any(alive(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+
+
+def test_much_output_is_no_burden_and_the_end_of_it_is_kept():
+    outcome = python("for i in range(300_000): print('line', i)").execute(make_context())
+    assert outcome.response.endswith("line 299999")
+    assert len(outcome.response) <= 2000
+
+
+def test_undone_by_another_program():
+    hook = make_hook("command", {"run": ["true"], "undo": ["echo", "back to ${baseline}"]}, {"PATH": PATH})
+    assert hook.undo(make_context(), None).response == "back to 1.4.1"
+    assert make_hook("command", {"run": ["true"]}, {"PATH": PATH}).undo(make_context(), None).state == "failed"
+
+
+def test_a_test_runs_nothing(tmp_path):
+    hook = make_hook("command", {"run": ["touch", str(tmp_path / "ran")]}, {"PATH": PATH})
+    assert hook.test().state == "acknowledged"
+    assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_cannot_be_run_says_so(tmp_path):
+    assert "no program" in make_hook("command", {"run": ["no-such-thing"]}, {"PATH": PATH}).test().did
+    hook = make_hook("command", {"run": ["true"], "folder": str(tmp_path / "none")}, {"PATH": PATH})
+    assert "no folder" in hook.execute(make_context()).did
+
+
+@pytest.mark.parametrize("run", [[], ["${release}"], ["echo", "${TOKEN}"], ["echo", "${canery}"]])
+def test_what_cannot_be_meant_is_refused(run):
+    with pytest.raises(PolicyError):
+        make_hook("command", {"run": run})

@@ -1,0 +1,192 @@
+import base64
+import socket
+import subprocess
+import time
+from datetime import UTC, datetime, timedelta
+
+import dns.exception
+import dns.message
+import dns.query
+import pytest
+from hooks_world import make_context
+from metrics_servers import free_port, program
+
+from evaluator.errors import PolicyError
+from evaluator.hooks import make_hook
+
+SECRET = base64.b64encode(b"a secret of thirty-two bytes, so").decode()
+CONFIG = """
+server:
+    rundir: {folder}
+    listen: 127.0.0.1@{port}
+database:
+    storage: {folder}
+key:
+  - id: upd
+    algorithm: hmac-sha256
+    secret: {secret}
+acl:
+  - id: updates
+    address: 127.0.0.1
+    key: upd
+    action: update
+template:
+  - id: default
+    storage: {folder}
+zone:
+  - domain: shop.test
+    file: shop.zone
+    acl: updates
+"""
+ZONE = """$ORIGIN shop.test.
+@ 3600 SOA ns.shop.test. admin.shop.test. 1 3600 600 86400 60
+@ 3600 NS ns.shop.test.
+ns 3600 A 127.0.0.1
+cart 2 A 10.0.0.1
+cart 2 A 10.0.0.2
+alias 300 CNAME cart.shop.test.
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder, port = tmp_path_factory.mktemp("knot"), free_port()
+    (folder / "knot.conf").write_text(CONFIG.format(folder=folder, port=port, secret=SECRET))
+    (folder / "shop.zone").write_text(ZONE)
+    command = [program("knotd"), "-c", str(folder / "knot.conf")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while ask(port, "cart.shop.test", "A") is None:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def ask(port, name, kind):
+    try:
+        answer = dns.query.tcp(dns.message.make_query(name, kind), "127.0.0.1", 2, port)
+    except (OSError, EOFError, dns.exception.DNSException):
+        return None
+    if answer.rcode() not in (0, 3):
+        return None
+    return sorted(record.to_text() for rrset in answer.answer for record in rrset)
+
+
+def hook_for(port, secret=SECRET, **more):
+    options = {
+        "server": f"127.0.0.1:{port}",
+        "allow_hosts": ["127.0.0.1"],
+        "zone": "shop.test",
+        "name": "cart",
+        "values": ["10.0.1.1"],
+        "ttl": 2,
+        "key_name": "upd",
+        "key_secret": "${KEY}",
+    }
+    return make_hook("dns", options | more, {"KEY": secret})
+
+
+def test_changed_and_restored(server):
+    hook = hook_for(server)
+    outcome = hook.execute(make_context())
+    assert outcome.state == "acknowledged", outcome
+    assert outcome.earlier == {"values": ["10.0.0.1", "10.0.0.2"], "ttl": 2}
+    assert timedelta(0) < outcome.effective_at - datetime.now(UTC) <= timedelta(seconds=2)
+    assert ask(server, "cart.shop.test", "A") == ["10.0.1.1"]
+    assert "already" in hook.execute(make_context()).did
+    undone = hook.undo(make_context(), outcome.earlier)
+    assert undone.state == "acknowledged", undone
+    assert ask(server, "cart.shop.test", "A") == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_waits_until_the_earlier_ttl_has_run_out(server):
+    hook = hook_for(server, wait=True)
+    began = time.monotonic()
+    outcome = hook.execute(make_context())
+    assert time.monotonic() - began >= 2
+    assert "has run out" in outcome.did
+    soon = make_context(expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
+    undone = hook.undo(soon, outcome.earlier)
+    assert undone.state == "acknowledged"
+    assert "until" in undone.did
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "values", "before"),
+    [
+        ("new", "TXT", ['"v=1.5.0; x"'], []),
+        ("alias", "CNAME", ["other.shop.test."], ["cart.shop.test."]),
+        ("six", "AAAA", ["2001:db8::1"], []),
+    ],
+)
+def test_other_types_and_records_that_were_not_there(name, kind, values, before, server):
+    hook = hook_for(server, name=name, type=kind, values=values)
+    outcome = hook.execute(make_context())
+    assert outcome.state == "acknowledged", outcome
+    assert outcome.earlier["values"] == before
+    assert ask(server, f"{name}.shop.test", kind) == values
+    undone = hook.undo(make_context(), outcome.earlier)
+    assert undone.state == "acknowledged", undone
+    assert hook.read()["values"] == before
+
+
+def test_whoever_changed_it_in_between_wins(server, monkeypatch):
+    hook, other = hook_for(server, name="race"), hook_for(server, name="race", values=["10.9.9.9"])
+    read = hook._read
+
+    def read_and_lose():
+        found = read()
+        other.execute(make_context())
+        return found
+
+    monkeypatch.setattr(hook, "_read", read_and_lose)
+    outcome = hook.execute(make_context())
+    assert (outcome.state, "somebody else" in outcome.did) == ("failed", True)
+    assert ask(server, "race.shop.test", "A") == ["10.9.9.9"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"secret": base64.b64encode(b"another secret of 32 bytes, wrong").decode()},
+        {"key_name": "nobody"},
+        {"zone": "other.test"},
+        {"values": ["not-an-address"]},
+        {"name": "cart.other.test."},
+        {"secret": "%%%"},
+        {"allow_hosts": []},
+    ],
+)
+def test_what_is_refused_changes_nothing(wrong, server):
+    hook = hook_for(server, **wrong)
+    for outcome in (hook.test(), hook.execute(make_context())):
+        assert outcome.state == "failed"
+        assert wrong.get("secret", SECRET) not in repr(outcome)
+    assert ask(server, "cart.shop.test", "A") == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_a_server_that_hangs_or_is_not_there():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert hook_for(port, timeout="300ms").test().state == "failed"
+    assert "refused" in hook_for(port).execute(make_context()).did
+
+
+def test_test_and_dry_run_touch_nothing(server):
+    hook = hook_for(server)
+    assert "10.0.0.1, 10.0.0.2 (TTL 2 s)" in hook.test().did
+    assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
+    assert ask(server, "cart.shop.test", "A") == ["10.0.0.1", "10.0.0.2"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"server": "ns1"}, {"type": "CNAME", "values": ["a.", "b."]}, {"key_secret": SECRET}]
+)
+def test_what_cannot_be_meant_is_refused(wrong):
+    with pytest.raises(PolicyError):
+        hook_for(53, **wrong)

@@ -1,0 +1,100 @@
+import base64
+import json
+import urllib.request
+
+import pytest
+from hooks_world import make_context, reply
+from metrics_servers import free_port, program, running
+
+from evaluator.hooks import make_hook
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory):
+    client, peer = free_port(), free_port()
+    url, peers = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
+    command = [
+        program("etcd"), "--data-dir", str(tmp_path_factory.mktemp("etcd")), "--listen-client-urls", url,
+        "--advertise-client-urls", url, "--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers,
+        "--initial-cluster", f"default={peers}", "--log-level", "error",
+    ]  # fmt: skip
+    with running(command, client, "/health"):
+        yield url
+
+
+def post(url, path, **message):
+    encoded = {k: base64.b64encode(v.encode()).decode() if k in ("key", "value") else v for k, v in message.items()}
+    request = urllib.request.Request(f"{url}/v3/{path}", json.dumps(encoded).encode(), method="POST")
+    with urllib.request.urlopen(request, timeout=5) as response:
+        return json.load(response)
+
+
+def value_of(url, key):
+    found = post(url, "kv/range", key=key).get("kvs")
+    return base64.b64decode(found[0].get("value", "")).decode() if found else None
+
+
+def hook_for(url, key, **more):
+    options = {"url": url, "key": key, "value": '{"active": "${canary}"}', "allow_hosts": ["127.0.0.1"]}
+    return make_hook("etcd", options | more, {"PASSWORD": "etcd-passw0rd"})
+
+
+@pytest.mark.parametrize("before", [None, "1.4.1", "ünï\n", ""])
+def test_set_and_restored(before, etcd):
+    key = f"/shop/cart/{before!r}"
+    if before is not None:
+        post(etcd, "kv/put", key=key, value=before)
+    hook = hook_for(etcd, key)
+    outcome = hook.execute(make_context())
+    assert (outcome.state, outcome.earlier["value"]) == ("acknowledged", before)
+    assert value_of(etcd, key) == '{"active": "1.5.0"}'
+    assert "already" in hook.execute(make_context()).did
+    assert hook.undo(make_context(), json.loads(json.dumps(outcome.earlier))).state == "acknowledged"
+    assert value_of(etcd, key) == before
+
+
+def test_whoever_wrote_in_between_is_not_overwritten(etcd, monkeypatch):
+    hook = hook_for(etcd, "/race")
+    read = hook._read
+
+    def read_and_lose():
+        found = read()
+        post(etcd, "kv/put", key="/race", value="theirs")
+        return found
+
+    monkeypatch.setattr(hook, "_read", read_and_lose)
+    outcome = hook.execute(make_context())
+    assert outcome.state == "failed"
+    assert "somebody else" in outcome.did
+    assert value_of(etcd, "/race") == "theirs"
+
+
+def test_undo_does_not_overwrite_what_came_later(etcd):
+    hook = hook_for(etcd, "/later")
+    outcome = hook.execute(make_context())
+    post(etcd, "kv/put", key="/later", value="theirs")
+    assert hook.undo(make_context(), outcome.earlier).state == "failed"
+    assert value_of(etcd, "/later") == "theirs"
+
+
+def test_test_and_dry_run_touch_nothing(etcd):
+    hook = hook_for(etcd, "/untouched")
+    assert hook.test().state == "acknowledged"
+    assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
+    assert value_of(etcd, "/untouched") is None
+
+
+def test_an_answer_that_is_lost_may_have_been_done(receiver):
+    empty = b'{"header": {"revision": "3"}}'
+    receiver.answers = [reply(200, empty), reply(500, b"lost")]
+    assert hook_for(receiver.url, "/k").execute(make_context()).state == "unknown"
+
+
+def test_who_asks_is_proved_and_not_shown(receiver):
+    receiver.answers = [reply(200, b'{"token": "t0"}'), reply(200, b"{}"), reply(401, b"etcd-passw0rd is wrong")]
+    hook = hook_for(receiver.url, "/k", username="root", password="${PASSWORD}")
+    outcome = hook.execute(make_context())
+    assert json.loads(receiver.seen[0].body) == {"name": "root", "password": "etcd-passw0rd"}
+    assert receiver.seen[1].headers["authorization"] == "t0"
+    assert outcome.state == "failed"
+    assert "etcd-passw0rd" not in repr(outcome)

@@ -1,0 +1,142 @@
+import time
+
+import pytest
+from hooks_world import make_context, serving, split_of
+from metrics_servers import free_port, program, running
+
+from evaluator.errors import PolicyError
+from evaluator.hooks import make_hook
+from evaluator.hooks.nginx import MARK
+
+CONFIG = """
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+worker_processes 1;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  include {folder}/shop.conf;
+  server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://shop; }} }}
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory):
+    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+    with serving("baseline") as baseline, serving("canary") as canary:
+        config = folder / "nginx.conf"
+        config.write_text(CONFIG.format(folder=folder, port=port))
+        command = [program("nginx"), "-e", str(folder / "error.log"), "-c", str(config)]
+        options = {
+            "file": str(folder / "shop.conf"),
+            "upstream": "shop",
+            "servers": {"baseline": f"127.0.0.1:{baseline.port}", "canary": f"127.0.0.1:{canary.port}"},
+            "nginx": command,
+        }
+        first = make_hook("nginx", options | {"weights": {"baseline": 9, "canary": 1}})
+        (folder / "shop.conf").write_text(first._block())
+        with running(command, port, "/"):
+            yield port, options, folder / "shop.conf"
+
+
+def hook_for(options, **more):
+    return make_hook("nginx", options | {"weights": {"baseline": 0, "canary": 1}} | more)
+
+
+def split_becomes(port, wanted):
+    """Old workers answer for a moment after a reload."""
+    deadline = time.monotonic() + 5
+    while (split := split_of(port)) != wanted and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return split == wanted
+
+
+def test_traffic_moves_and_comes_back(proxy):
+    port, options, file = proxy
+    before = file.read_text()
+    assert split_becomes(port, {"baseline": 90, "canary": 10})
+    hook = hook_for(options)
+    outcome = hook.execute(make_context())
+    assert (outcome.state, outcome.earlier) == ("acknowledged", before)
+    assert split_becomes(port, {"canary": 100})
+    assert hook.undo(make_context(), outcome.earlier).state == "acknowledged"
+    assert file.read_text() == before
+    assert split_becomes(port, {"baseline": 90, "canary": 10})
+
+
+def test_what_nginx_refuses_is_taken_back(proxy):
+    port, options, file = proxy
+    before = file.read_text()
+    outcome = hook_for(options, settings=["no_such_setting 1"]).execute(make_context())
+    assert outcome.state == "failed"
+    assert "no_such_setting" in outcome.did
+    assert file.read_text() == before
+    assert set(split_of(port, 20)) == {"baseline", "canary"}
+
+
+def test_what_cannot_be_reloaded_is_taken_back(proxy, tmp_path):
+    _, options, file = proxy
+    before = file.read_text()
+    wrapper = tmp_path / "nginx"
+    wrapper.write_text('#!/bin/sh\ncase "$*" in *reload*) echo no master >&2; exit 1;; esac\n')
+    wrapper.chmod(0o755)
+    outcome = hook_for(options, nginx=[str(wrapper)]).execute(make_context())
+    assert outcome.state == "failed"
+    assert "no master" in outcome.did
+    assert file.read_text() == before
+
+
+def test_a_file_of_somebody_else_is_left_alone(proxy, tmp_path):
+    _, options, _ = proxy
+    other = tmp_path / "mine.conf"
+    other.write_text("upstream shop { server 10.0.0.1; }\n")
+    hook = hook_for(options, file=str(other))
+    assert hook.execute(make_context()).state == hook.test().state == "failed"
+    assert other.read_text().startswith("upstream")
+
+
+def test_test_and_dry_run_touch_nothing(proxy):
+    _, options, file = proxy
+    before = file.stat()
+    hook = hook_for(options)
+    assert hook.test().state == "acknowledged"
+    assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
+    assert file.stat() == before
+    assert hook.read().startswith(MARK)
+
+
+def test_no_file_before_is_none_after_a_failure(proxy, tmp_path):
+    _, options, _ = proxy
+    hook = hook_for(options, file=str(tmp_path / "new.conf"), nginx=["false"])
+    assert hook.read() is None
+    assert hook.execute(make_context()).state == "failed"
+    assert not list(tmp_path.iterdir())
+    assert hook.undo(make_context(), None).state == "failed"
+
+
+def test_a_program_that_hangs_is_ended(proxy, tmp_path):
+    _, options, file = proxy
+    before = file.read_text()
+    hook = hook_for(options, nginx=["sh", "-c", "sleep 30"], timeout="200ms")
+    assert "did not end within" in hook.execute(make_context()).did
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"servers": {"baseline": "10.0.0.1; }", "canary": "a"}},
+        {"settings": ["keepalive 1; } evil {"]},
+        {"upstream": "a b"},
+        {"weights": {"baseline": 1}},
+        {"servers": {"base\nline": "a", "canary": "b"}},
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong):
+    options = {"file": "f", "upstream": "u", "servers": {"baseline": "a", "canary": "b"}}
+    with pytest.raises(PolicyError):
+        hook_for(options | wrong) if "weights" not in wrong else make_hook("nginx", options | wrong)

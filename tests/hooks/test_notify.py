@@ -1,0 +1,113 @@
+import email
+import email.policy
+import json
+import logging
+
+import pytest
+from aiosmtpd.controller import Controller
+from hooks_world import make_context, reply
+from metrics_servers import free_port
+
+from evaluator.errors import PolicyError
+from evaluator.hooks import make_hook
+
+TOKEN = "pa55-t0ken"
+
+
+@pytest.fixture(scope="module")
+def mailbox():
+    class Box:
+        mails: list = []  # noqa: RUF012 - one box a module
+
+        async def handle_DATA(self, _server, _session, envelope):  # noqa: N802 - aiosmtpd calls it
+            self.mails.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
+            return "250 OK"
+
+    box = Box()
+    controller = Controller(box, hostname="127.0.0.1", port=free_port())
+    controller.start()
+    box.port = controller.port
+    yield box
+    controller.stop()
+
+
+def hook_for(*to, **more):
+    return make_hook("notify", {"to": list(to), "allow_hosts": ["127.0.0.1"]} | more, {"TOKEN": TOKEN})
+
+
+def address_of(receiver):
+    return f"json://127.0.0.1:{receiver.port}/in/${{TOKEN}}"
+
+
+def mail_to(mailbox):
+    return f"mailto://127.0.0.1:{mailbox.port}?from=evaluator@example.org&to=team@example.org"
+
+
+def test_mail_and_chat_are_told(mailbox, receiver):
+    outcome = hook_for(mail_to(mailbox), address_of(receiver)).execute(make_context())
+    assert outcome.state == "acknowledged", outcome
+    mail = mailbox.mails[-1]
+    assert mail["subject"] == "cart@1.5.0: promote"
+    assert mail["to"] == "team@example.org"
+    assert "1.4.1 to 1.5.0" in mail.get_body(("plain", "html")).get_content()
+    seen = receiver.seen[0]
+    assert seen.path == f"/in/{TOKEN}"
+    assert make_context().reason in json.loads(seen.body)["message"]
+
+
+def test_one_that_fails_does_not_keep_the_other_from_being_told(mailbox, receiver):
+    receiver.answers = [reply(500, b"no")]
+    before = len(mailbox.mails)
+    outcome = hook_for(address_of(receiver), mail_to(mailbox)).execute(make_context())
+    assert outcome.state == "failed"
+    assert "1 of 2 were told, not json" in outcome.did
+    assert len(mailbox.mails) == before + 1
+
+
+def test_a_line_break_is_no_header(mailbox):
+    title = "${release} ${reason}"
+    context = make_context(reason="x\r\nBcc: eve@example.org")
+    assert hook_for(mail_to(mailbox), title=title).execute(context).state == "acknowledged"
+    assert mailbox.mails[-1]["bcc"] is None
+
+
+@pytest.mark.parametrize("more", ["", "?redirect=yes"])
+def test_redirects_are_not_followed(more, receiver):
+    receiver.answers = [reply(307, b"", Location=f"http://127.0.0.1:{receiver.port}/other")]
+    assert hook_for(address_of(receiver) + more).execute(make_context()).state == "failed"
+    assert [seen.path for seen in receiver.seen] == [f"/in/{TOKEN}"]
+
+
+def test_hosts_that_are_not_listed_are_refused(receiver, mailbox):
+    for address in (address_of(receiver), mail_to(mailbox)):
+        hook = hook_for(address, allow_hosts=["example.org"])
+        assert "allow_hosts" in hook.execute(make_context()).did
+    assert not receiver.seen
+
+
+def test_secrets_are_neither_told_nor_logged(receiver, caplog):
+    receiver.answers = [reply(500, TOKEN.encode())]
+    hook = hook_for(address_of(receiver))
+    with caplog.at_level(logging.DEBUG):
+        outcome = hook.execute(make_context())
+    assert outcome.response
+    assert caplog.records
+    assert TOKEN not in caplog.text + repr(outcome) + hook.describe() + repr(hook.test())
+
+
+def test_test_and_dry_run_tell_nobody(receiver):
+    hook = hook_for(address_of(receiver))
+    assert hook.test().state == "acknowledged"
+    assert hook.execute(make_context(dry_run=True)).state == "acknowledged"
+    assert not receiver.seen
+    assert hook.undo(make_context(), None).state == "failed"
+
+
+@pytest.mark.parametrize("wrong", [{"to": ["${TOKEN}"]}, {"to": []}, {"body": "${TOKEN}"}, {"title": "${x}"}])
+def test_what_cannot_be_meant_is_refused(wrong):
+    with pytest.raises(PolicyError):
+        make_hook("notify", {"to": ["json://h"]} | wrong)
+
+
+def test_an_address_that_apprise_does_not_know():
+    assert "cannot use" in hook_for("nosuchservice://x").test().did

@@ -1,0 +1,68 @@
+"""Secrets of every kind of hook are looked for in all that it says, with a receiver that repeats what it was sent."""
+
+import base64
+import logging
+
+import pytest
+from hooks_world import make_context, reply
+
+from evaluator.errors import UsageError
+from evaluator.hooks import HOOKS, Step, make_hook, run_hooks, undo_hook
+from evaluator.hooks.secrecy import redact, reveal
+
+KEY = base64.b64encode(b"k" * 32).decode()
+SECRETS = {"HOOK_SECRET": f"whsec_{KEY}", "TOKEN": 'tok"en/+=%1', "DNS_KEY": KEY, "PATH": "/usr/bin:/bin"}
+
+
+def options_for(receiver):
+    http = {"url": f"{receiver.url}/x", "allow_hosts": ["127.0.0.1"], "timeout": "500ms"}
+    token = {"token": "${TOKEN}"}
+    return {
+        "webhook": http | {"secret": "${HOOK_SECRET}", "time_limit": "1s"},
+        "command": {"run": ["sh", "-c", 'echo "$TOKEN"; exit 1'], "environment": ["TOKEN"]},
+        "haproxy": {"address": f"127.0.0.1:{receiver.port}", "backend": "b", "weights": {"a": 1},
+                    "allow_hosts": ["127.0.0.1"]},
+        "nginx": {"file": "/nowhere/f", "upstream": "u", "servers": {"a": "h"}, "weights": {"a": 1}},
+        "http": http | {"headers": {"Authorization": "Bearer ${TOKEN}"}},
+        "etcd": http | {"key": "k", "value": "v", "username": "u", "password": "${TOKEN}"},
+        "dns": {"server": f"127.0.0.1:{receiver.port}", "zone": "z.test", "name": "n", "values": ["10.0.0.1"],
+                "key_name": "upd", "key_secret": "${DNS_KEY}", "allow_hosts": ["127.0.0.1"], "timeout": "500ms"},
+        "notify": {"to": [f"json://127.0.0.1:{receiver.port}/?+X-T=${{TOKEN}}"], "allow_hosts": ["127.0.0.1"]},
+        "kubernetes": http | token | {"rollout": {"name": "a", "do": "abort"}},
+    }  # fmt: skip
+
+
+def repeat(status):
+    def answer(handler, seen):
+        said = repr(seen) + repr(SECRETS)
+        reply(status, said.encode())(handler, seen)
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("kind", list(HOOKS))
+def test_no_secret_in_anything_that_is_said(kind, status, receiver, caplog):
+    receiver.answers = [repeat(status)]
+    hook = make_hook(kind, options_for(receiver)[kind], SECRETS)
+    context = make_context(environment=SECRETS)
+    with caplog.at_level(logging.DEBUG):
+        step = Step(hook, time_limit_s=1)
+        deliveries = [*run_hooks([step], context), undo_hook(step, context, None)]
+        outcomes = [hook.test(), hook.execute(make_context(dry_run=True))]
+    said = f"{hook.describe()} {deliveries} {outcomes} {context!r} {caplog.text}"
+    named = {"webhook": "HOOK_SECRET", "dns": "DNS_KEY"}.get(kind, "TOKEN")
+    assert SECRETS[named] not in said
+    assert SECRETS[named].removeprefix("whsec_") not in said
+
+
+def test_every_spelling_is_found():
+    secret = 'a"b c/é'
+    text = 'a"b c/é a%22b%20c%2F%C3%A9 a%22b+c%2F%C3%A9 a\\"b c/\\u00e9 ' + base64.b64encode(secret.encode()).decode()
+    assert redact(text, [secret]) == " ".join(["[secret]"] * 5)
+
+
+def test_one_that_is_not_set_is_named():
+    with pytest.raises(UsageError, match="NO_SUCH"):
+        reveal("x ${NO_SUCH}", {})
+    assert make_context(environment={"A": "1"}).secret("${A}${A}") == "11"

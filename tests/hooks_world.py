@@ -1,0 +1,122 @@
+"""What hooks meet: receivers on loopback, contexts, servers."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from evaluator.hooks import HookContext
+
+
+def make_context(**changed) -> HookContext:
+    given = {
+        "release": "cart@1.5.0",
+        "action": "promote",
+        "verdict": "go",
+        "verdict_hash": "sha256:5a",
+        "baseline": "1.4.1",
+        "canary": "1.5.0",
+        "requester": "ann@example.org",
+        "reason": 'it is "better"\nthan before',
+        "idempotency_key": "intent-7",
+        "expires_at": datetime.now(UTC) + timedelta(seconds=20),
+    }
+    return HookContext(**(given | changed))
+
+
+@dataclass
+class Seen:
+    """A request as it arrived."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+Answering = Callable[[BaseHTTPRequestHandler, Seen], None]
+
+
+def reply(status: int = 200, body: bytes = b"{}", **headers: str) -> Answering:
+    def answer(handler: BaseHTTPRequestHandler, _seen: Seen) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+@dataclass
+class Receiver:
+    """An HTTP receiver: what it saw, and what it will answer (the last answer is repeated)."""
+
+    url: str
+    port: int
+    answers: list[Answering] = field(default_factory=lambda: [reply()])
+    seen: list[Seen] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def receiving(certificate: Path | None = None) -> Iterator[Receiver]:
+    """A receiver, with TLS where a folder with cert.pem and key.pem is given."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            seen = Seen(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+            receiver.seen.append(seen)
+            answer = receiver.answers.pop(0) if len(receiver.answers) > 1 else receiver.answers[0]
+            with contextlib.suppress(OSError):
+                answer(self, seen)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    if certificate:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None
+    port = server.server_address[1]
+    receiver = Receiver(f"http://127.0.0.1:{port}", port)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+@contextlib.contextmanager
+def serving(name: str) -> Iterator[Receiver]:
+    """A version of a service: it answers with its name."""
+    with receiving() as receiver:
+        receiver.answers = [reply(200, name.encode(), Connection="close")]
+        yield receiver
+
+
+def split_of(port: int, n: int = 100) -> dict[str, int]:
+    """Who answers real requests, each on a connection of its own."""
+    counted: dict[str, int] = {}
+    for _ in range(n):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+            connection.request("GET", "/")
+            name = connection.getresponse().read().decode()
+        counted[name] = counted.get(name, 0) + 1
+    return counted
