@@ -86,10 +86,6 @@ class StoreBusy(StoreError):
     """Another process holds the store; the message names it."""
 
 
-class HookError(EvaluatorError):
-    """A hook could not be told, or its target is not allowed."""
-
-
 class SourceError(EvaluatorError):
     """Data could not be fetched or produced."""
 
