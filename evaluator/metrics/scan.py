@@ -28,6 +28,8 @@ TYPICAL = "latency_typical"
 """Type of the rows that compare geometric means of response times."""
 MIN_FOR_TIME = 60
 MIN_FOR_FAILURES = 20
+Compute = Callable[..., Estimate]
+"""`compare_means` and its like: they take the same questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def scan_endpoints(pair: Pair, scan: Scan) -> Scanned:
         "failure_rate", "failure_rate", Role.GATE, Margin(scan.failure_margin, relative=False), Direction.LOWER
     )
     of_failures = _group(pair, pair.panel.n, MIN_FOR_FAILURES)
-    return _with_unjudged(pair, (*_compare_times(pair, scan), *_compare(pair, failures, of_failures, _failures)))
+    return _with_unjudged(pair, (*_compare_times(pair, scan), *_compare(pair, failures, of_failures, compare_failures)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,24 +84,10 @@ def _compare_times(pair: Pair, scan: Scan) -> tuple[Comparison, ...]:
     groups = _group(pair, pair.panel.ok, MIN_FOR_TIME)
     total = pair.panel.sum_ms.sum(axis=2) @ groups.members.T / (pair.panel.ok.sum(axis=2) @ groups.members.T)
     rose = total[1] > (1 + scan.margin / 2) * total[0]
-    means = {row.rule.slice.endpoint: row for row in _compare(pair, mean, groups.pick(rose), _means)}
+    means = {row.rule.slice.endpoint: row for row in _compare(pair, mean, groups.pick(rose), compare_means)}
     return tuple(
-        _choose(row, means.get(row.rule.slice.endpoint)) for row in _compare(pair, typical, groups, _typical_times)
-    )
-
-
-Compute = Callable[[Pair, Rule, FloatArray], Estimate]
-
-
-def _typical_times(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
-    return compare_typical_times(
-        pair.panel,
-        pair.design,
-        alpha=pair.alpha,
-        margin=rule.margin,
-        sd_instance=pair.prior.sd_latency,
-        groups=groups,
-        depth=pair.depth,
+        _choose(row, means.get(row.rule.slice.endpoint))
+        for row in _compare(pair, typical, groups, compare_typical_times)
     )
 
 
@@ -118,39 +106,24 @@ def _p_beyond(row: Comparison) -> float:
     return next((asked.p_worse for asked in row.questions if asked.kind == "margin"), 1.0)
 
 
-def _means(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
-    return compare_means(
-        pair.panel,
-        pair.design,
-        alpha=pair.alpha,
-        margin=rule.margin,
-        sd_instance=pair.prior.sd_latency,
-        groups=groups,
-        depth=pair.depth,
-    )
-
-
-def _failures(pair: Pair, rule: Rule, groups: FloatArray) -> Estimate:
-    return compare_failures(
-        pair.panel,
-        pair.design,
-        alpha=pair.alpha,
-        margin=rule.margin,
-        sd_instance=pair.prior.sd_failures,
-        groups=groups,
-        depth=pair.depth,
-    )
-
-
 def _compare(pair: Pair, rule: Rule, groups: _Groups, compute: Compute) -> tuple[Comparison, ...]:
     """One comparison for each group."""
     if not groups.names:
         return ()
+    of_failures = rule.type == "failure_rate"
     with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = compute(pair, rule, groups.members)
-    per_arm = (pair.panel.n if rule.type == "failure_rate" else pair.panel.ok).sum(axis=2) @ groups.members.T
+        estimate = compute(
+            pair.panel,
+            pair.design,
+            alpha=pair.alpha,
+            margin=rule.margin,
+            sd_instance=pair.prior.sd_failures if of_failures else pair.prior.sd_latency,
+            groups=groups.members,
+            depth=pair.depth,
+        )
+    per_arm = (pair.panel.n if of_failures else pair.panel.ok).sum(axis=2) @ groups.members.T
     counts = per_arm.T.astype(int).tolist()
-    unit = "fraction" if rule.type == "failure_rate" else "ms"
+    unit = "fraction" if of_failures else "ms"
     return tuple(
         _row(pair, rule, estimate, unit, name, (counts[g][0], counts[g][1]), g) for g, name in enumerate(groups.names)
     )
