@@ -6,7 +6,7 @@
 FROM python:3.13-slim AS build
 ARG EXTRAS=""
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE app.py ./
 COPY evaluator evaluator
 COPY loadtests loadtests
 RUN python3 -m venv /opt/evaluator
