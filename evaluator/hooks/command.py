@@ -134,13 +134,12 @@ def _run_for(
     try:
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
-        return None
-    finally:
         _end(process)
+        return None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of its group, kindly first; a program that ended by itself may have left children."""
+    """End it with what it started, kindly first; what a program has left that ended by itself is meant to run."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
