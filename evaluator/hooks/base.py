@@ -342,17 +342,23 @@ def make_step(kind: str, options: Mapping[str, Any], environment: Mapping[str, s
 
 
 def run_hooks(
-    steps: Sequence[Step], context: HookContext, *, before: Callable[[Step, Json], None] = lambda _step, _earlier: None
+    steps: Sequence[Step],
+    context: HookContext,
+    *,
+    before: Callable[[Step, Json], None] = lambda _step, _earlier: None,
+    after: Callable[[Step, Delivery], None] = lambda _step, _delivery: None,
 ) -> list[Delivery]:
     """Execute hooks in their order; one that fails stops the others only where it is required.
 
-    `before` is told what each hook is about to change, so that it can be kept before it is changed.
+    `before` is told what each hook is about to change, so that it can be kept before it is changed; `after` what came
+    of it, before the next one is executed. What these two raise is raised, and nothing is executed any more.
     """
     deliveries: list[Delivery] = []
     for step in steps:
         started = datetime.now(UTC)
         outcome = _run_one(step, context, before)
         deliveries.append(Delivery(step.hook.kind, outcome, started, datetime.now(UTC)))
+        after(step, deliveries[-1])
         if step.required and outcome.state != "acknowledged":
             break
     return deliveries

@@ -22,6 +22,7 @@ from evaluator.hooks.templates import check_template, fill_words
 __all__ = ["Command"]
 
 _TO_END_S = 2.0
+_SHORTEST_SECRET = 4
 Argument = Annotated[str, Field(max_length=100_000, pattern=r"^[^\x00]*$")]
 
 
@@ -108,7 +109,8 @@ class Command(BaseHook[CommandOptions]):
     def _clean(self, text: str) -> str:
         """Whatever it was given of the environment may be a secret."""
         given = [self.environment.get(name, "") for name in self.options.environment]
-        return redact(super()._clean(text), given)
+        # A flag such as CI=1 is none, and its value is in every second line.
+        return redact(super()._clean(text), [value for value in given if len(value) >= _SHORTEST_SECRET])
 
 
 def _run_for(
@@ -132,13 +134,12 @@ def _run_for(
     try:
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
-        return None
-    finally:
         _end(process)
+        return None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of its group, kindly first; a program that ended by itself may have left children."""
+    """End it with what it started, kindly first; what a program has left that ended by itself is meant to run."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)

@@ -57,6 +57,8 @@ class DnsOptions(NetworkOptions):
     def _sound(self) -> Self:
         if self.type == "CNAME" and len(self.values) > 1:
             raise ValueError("a CNAME has one value")
+        if self.type == "CNAME" and not self.values[0].endswith("."):
+            raise ValueError(f"the value of a CNAME ends with a dot: {self.values[0]}.")
         return self
 
 

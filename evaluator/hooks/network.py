@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.options import HookOptions, Seconds
@@ -34,6 +35,7 @@ CHUNK_BYTES = 1 << 14
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _METADATA = {ipaddress.ip_address(a) for a in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16")}
+_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -45,6 +47,16 @@ class NetworkOptions(HookOptions):
         description="Where it may connect to: names, and addresses or networks where these are not public.",
     )
     timeout: Seconds = Field(10.0, description="Longest wait for one answer.")
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _names_or_networks(cls, value: list[str]) -> list[str]:
+        for entry in value:
+            if not _NAME.fullmatch(entry) and not _network(entry):
+                raise ValueError(
+                    f"takes names, addresses and networks, without scheme, port or wildcard, not {entry[:80]}"
+                )
+        return value
 
 
 class TlsOptions(NetworkOptions):
@@ -108,13 +120,14 @@ def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
 
 
 def _read_list(allow: Sequence[str]) -> tuple[set[str], list[Any]]:
-    names, networks = set(), []
-    for entry in allow:
-        try:
-            networks.append(ipaddress.ip_network(entry, strict=False))
-        except ValueError:
-            names.add(entry.rstrip(".").lower())
-    return names, networks
+    networks = [network for entry in allow if (network := _network(entry))]
+    return {entry.rstrip(".").lower() for entry in allow if not _network(entry)}, networks
+
+
+def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_network(entry, strict=False)
+    return None
 
 
 def _address(host: str) -> _Address | None:
@@ -161,11 +174,19 @@ def send(request: Request) -> Answer:
     """
     scheme, host, port, target = split(request.url)
     deadline = time.monotonic() + request.timeout_s
-    connection = _connect(scheme, host, port, request, deadline)
-    with contextlib.closing(connection), _cut_off(connection, deadline) as was_cut:
+    sock = _dial(host, port, request, deadline)
+    with (
+        _cut_off(sock, deadline) as was_cut,
+        contextlib.closing(_adopt(sock, scheme, host, port, request)) as connection,
+    ):
+        try:
+            connection.connect()
+        except Exception as error:  # noqa: BLE001 - urllib3, http.client and socket each have their own tree
+            why = "no time was left" if was_cut() else _why(error)
+            raise HookError(f"{host}:{port} cannot be reached: {why}") from None
         try:
             answer = _exchange(connection, request, target, _host_header(scheme, host, port))
-        except Exception as error:  # noqa: BLE001 - urllib3, http.client and socket each have their own tree
+        except Exception as error:  # noqa: BLE001 - as above
             told = type(error).__name__
         else:
             told = ""
@@ -214,35 +235,34 @@ def _host_header(scheme: str, host: str, port: int) -> str:
     return shown if port == {"http": 80, "https": 443}[scheme] else f"{shown}:{port}"
 
 
-def _connect(scheme: str, host: str, port: int, request: Request, deadline: float) -> HTTPConnection:
-    reason = ""
+def _dial(host: str, port: int, request: Request, deadline: float) -> socket.socket:
+    """A connection to an address that was checked."""
+    reason = "no time was left"
     for address in resolve(host, port, request.allow_hosts):
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             break
-        connection = _make_connection(scheme, host, address, port, left_s, request.ca)
         try:
-            connection.connect()
-        except Exception as error:  # noqa: BLE001 - as in send
-            connection.close()
+            return socket.create_connection((address, port), left_s)
+        except OSError as error:
             reason = _why(error)
-        else:
-            return connection
-    raise HookError(f"{host}:{port} cannot be reached: {reason or 'no time was left'}")
+    raise HookError(f"{host}:{port} cannot be reached: {reason}")
 
 
-def _make_connection(
-    scheme: str, host: str, address: str, port: int, timeout_s: float, ca: str | None
-) -> HTTPConnection:
+def _adopt(sock: socket.socket, scheme: str, host: str, port: int, request: Request) -> HTTPConnection:
+    """HTTP over a connection that is there; the name is what certificates are held against."""
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
-    if scheme == "http":
-        return HTTPConnection(address, port, timeout=timeout_s)
-    try:
-        trust = ssl.create_default_context(cafile=ca)
-    except (OSError, ssl.SSLError):
-        raise HookError(f"the certificates to trust cannot be read from {ca}") from None
-    return HTTPSConnection(address, port, timeout=timeout_s, ssl_context=trust, server_hostname=host)
+    connection = HTTPConnection(host, port, timeout=request.timeout_s)
+    if scheme == "https":
+        try:
+            trust = ssl.create_default_context(cafile=request.ca)
+        except OSError:
+            sock.close()
+            raise HookError(f"the certificates to trust cannot be read from {request.ca}") from None
+        connection = HTTPSConnection(host, port, timeout=request.timeout_s, ssl_context=trust)
+    connection._new_conn = lambda: sock  # type: ignore[method-assign]  # noqa: SLF001 - its place for other sockets
+    return connection
 
 
 def _why(error: BaseException) -> str:
@@ -252,15 +272,15 @@ def _why(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _cut_off(connection: HTTPConnection, deadline: float) -> Iterator[Callable[[], bool]]:
-    """End the connection at a time: a server that sends a byte now and then keeps every other limit from being met."""
+def _cut_off(sock: socket.socket, deadline: float) -> Iterator[Callable[[], bool]]:
+    """End a connection at a time: a server that sends a byte now and then keeps every other limit from being met."""
     cut = threading.Event()
-    sock = connection.sock
+    guard = sock.dup()  # TLS takes the other one over
 
     def end() -> None:
         cut.set()
-        with contextlib.suppress(OSError, AttributeError):
-            sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            guard.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(max(deadline - time.monotonic(), 0.0), end)
     timer.daemon = True
@@ -269,6 +289,8 @@ def _cut_off(connection: HTTPConnection, deadline: float) -> Iterator[Callable[[
         yield lambda: cut.is_set() or time.monotonic() >= deadline
     finally:
         timer.cancel()
+        guard.close()
+        sock.close()
 
 
 def _headers(response: BaseHTTPResponse) -> dict[str, str]:

@@ -10,7 +10,9 @@ import binascii
 import hashlib
 import hmac
 import json
+import re
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -28,6 +30,7 @@ __all__ = ["Webhook", "sign"]
 
 GONE = 410
 """The receiver wants no more of it."""
+SHORTEST_WAIT_S = 0.2
 _AGAIN = {408, 409, 425, 429}
 _backoff = wait_exponential(multiplier=0.5, max=60.0) + wait_random(0.0, 0.5)
 
@@ -83,9 +86,14 @@ class Webhook(BaseHook[WebhookOptions]):
                 raise
 
         try:
-            return self._retrying(context)(attempt)
+            outcome: Outcome = self._retrying(context)(attempt)
         except _Again as last:
-            return Outcome("unknown" if maybe else "failed", f"not accepted in time: {last.told}", response=last.answer)
+            outcome = Outcome("failed", f"not accepted in time: {last.told}", response=last.answer)
+        except HookError as error:
+            outcome = Outcome("failed", error.message)
+        if outcome.state == "failed" and maybe:  # an earlier attempt may have been taken
+            return replace(outcome, state="unknown")
+        return outcome
 
     def _retrying(self, context: HookContext) -> Retrying:
         def wait_s(state: RetryCallState) -> float:
@@ -137,13 +145,13 @@ def _judge(answer: Answer) -> Outcome:
 
 def _retry_after_s(answer: Answer) -> float | None:
     told = answer.headers.get("retry-after", "").strip()
-    if told.isdigit():
-        return float(told)
+    if re.fullmatch(r"[0-9]{1,9}", told):
+        return max(float(told), SHORTEST_WAIT_S)
     try:
-        at = parsedate_to_datetime(told)
-    except ValueError:
+        at = parsedate_to_datetime(told).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
         return None
-    return max((at.astimezone(UTC) - datetime.now(UTC)).total_seconds(), 0.0)
+    return max((at - datetime.now(UTC)).total_seconds(), SHORTEST_WAIT_S)
 
 
 def sign(secret: str, identity: str, timestamp: int, body: bytes) -> str:

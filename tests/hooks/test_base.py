@@ -198,3 +198,28 @@ def test_what_is_not_installed_is_named(receiver, monkeypatch):
     outcome = hook.execute(make_context())
     assert outcome.state == "failed"
     assert "release-evaluator[hooks]" in outcome.did
+
+
+def test_each_outcome_is_told_before_the_next_hook():
+    first, second = Told("a"), Told("b")
+    told = []
+    run_hooks(
+        [Step(first), Step(second)],
+        make_context(),
+        after=lambda step, delivery: told.append((step.hook.kind, delivery.outcome.state, len(second.calls))),
+    )
+    assert told == [("a", "acknowledged", 0), ("b", "acknowledged", 1)]
+
+
+def test_nothing_is_executed_that_cannot_be_kept():
+    def full(*_):
+        raise OSError("disk full")
+
+    first, second = Told("a"), Told("b")
+    with pytest.raises(OSError, match="disk full"):
+        run_hooks([Step(first)], make_context(), before=full)
+    assert not first.calls
+    with pytest.raises(OSError, match="disk full"):
+        run_hooks([Step(first), Step(second)], make_context(), after=full)
+    assert first.calls
+    assert not second.calls

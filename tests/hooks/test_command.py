@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -77,6 +78,15 @@ def test_one_that_was_cut_off_may_have_done_it(idempotent, state, tmp_path):
     while any(alive(pid) for pid in pids):  # killed, and not yet buried by the system
         assert time.monotonic() - began < 6
         time.sleep(0.05)
+
+
+def test_what_it_leaves_running_goes_on():
+    code = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid)"
+    outcome = python(code).execute(make_context())
+    left = int(outcome.response)
+    assert outcome.state == "acknowledged"
+    assert alive(left)
+    os.kill(left, signal.SIGKILL)
 
 
 def test_much_output_is_no_burden_and_the_end_of_it_is_kept():

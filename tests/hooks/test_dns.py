@@ -185,7 +185,13 @@ def test_test_and_dry_run_touch_nothing(server):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"server": "ns1"}, {"type": "CNAME", "values": ["a.", "b."]}, {"key_secret": SECRET}]
+    "wrong",
+    [
+        {"server": "ns1"},
+        {"type": "CNAME", "values": ["a.", "b."]},
+        {"key_secret": SECRET},
+        {"type": "CNAME", "values": ["a"]},
+    ],
 )
 def test_what_cannot_be_meant_is_refused(wrong):
     with pytest.raises(PolicyError):

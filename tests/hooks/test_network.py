@@ -1,5 +1,7 @@
+import contextlib
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -8,7 +10,7 @@ from metrics_servers import program
 
 from evaluator.errors import HookError
 from evaluator.hooks import network
-from evaluator.hooks.network import MaybeSent, Request, resolve, send
+from evaluator.hooks.network import MaybeSent, NetworkOptions, Request, resolve, send
 
 
 def resolver(monkeypatch, *answers):
@@ -180,3 +182,35 @@ def test_the_name_stays_in_tls(name, trusted, reached, certificate, monkeypatch)
             with pytest.raises(HookError, match=r"certificate|mismatch"):
                 send(request)
             assert not receiver.seen
+
+
+def test_a_handshake_that_never_ends_is_cut_off():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ended = threading.Event()
+
+        def drip_bytes():
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"\x16\x03\x03\x40\x00")
+                while not ended.wait(0.05):
+                    connection.sendall(b"\x00")
+
+        thread = threading.Thread(target=drip_bytes, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        url = f"https://127.0.0.1:{server.getsockname()[1]}/"
+        with pytest.raises(HookError, match="no time was left"):
+            send(Request("GET", url, allow_hosts=["127.0.0.1"], timeout_s=0.4))
+        assert time.monotonic() - began < 1.5
+        ended.set()
+        thread.join(5)
+
+
+@pytest.mark.parametrize("entry", ["*", "*.example.org", "https://a", "a:80", "a/b", "", "10.0.0.0/33/1", "a b"])
+def test_what_cannot_be_a_host_is_not_listed(entry):
+    with pytest.raises(ValueError, match="names, addresses and networks"):
+        NetworkOptions(allow_hosts=[entry])
+
+
+def test_hosts_as_people_list_them():
+    assert NetworkOptions(allow_hosts=["a", "a-b.example.org.", "10.0.0.1", "10.0.0.0/8", "::1", "fd00::/8", "_x.y"])

@@ -98,3 +98,14 @@ def test_what_the_receiver_repeats_is_shown_without_secrets(receiver):
     receiver.answers = [reply(200, f"{SECRET} {SECRET[6:]}".encode())]
     outcome = hook_for(receiver).execute(make_context())
     assert outcome.response == "[secret] [secret]"
+
+
+@pytest.mark.parametrize("told", ["²", "soon", "", "Wed, 99 Foo 2026", "-5", "9" * 400])
+def test_a_pause_that_cannot_be_read_is_ours(told, receiver):
+    receiver.answers = [reply(503, b"", Retry_After=told), reply()]
+    assert hook_for(receiver).execute(make_context()).state == "acknowledged"
+
+
+def test_a_refusal_after_an_attempt_that_may_have_been_taken_is_unknown(receiver):
+    receiver.answers = [lambda h, s: h.connection.close(), reply(400)]
+    assert hook_for(receiver).execute(make_context()).state == "unknown"
