@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 from evaluator.errors import SourceError
+from evaluator.sources.prometheus.samples import Lifted, lift_samples
 
 __all__ = ["check_answer", "unreachable"]
 
@@ -64,6 +65,17 @@ def check_answer(url: str, status: int, headers: Any, body: bytes, sent: str) ->
     return answer
 
 
+def _put_back(answer: Any, samples: list[Lifted]) -> Any:
+    """Samples in their places. Raises ValueError where something else than series had some."""
+    try:
+        for series in answer["data"]["result"]:
+            if "values" in series:
+                series["values"] = samples[series["values"]]
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError("the answer is no list of series") from error
+    return answer
+
+
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Let the garbage collector rest: it would go through all samples again and again, for most of the time."""
@@ -77,9 +89,10 @@ def _uncollected() -> Iterator[None]:
 
 
 def _read_json(url: str, body: bytes, status: int) -> dict[str, Any]:
+    rest, samples = lift_samples(body)
     try:
         with _uncollected():
-            answer = json.loads(body)
+            answer = _put_back(json.loads(rest), samples) if samples else json.loads(body)
     except ValueError:
         answer = None
     if isinstance(answer, dict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from evaluator.records import Part, Series
 from evaluator.sources.prometheus.options import PrometheusOptions
+from evaluator.sources.prometheus.samples import Lifted
 
 __all__ = ["Collected", "unfold_native"]
 
@@ -47,7 +47,7 @@ class Collected:
             labels = one["metric"]
             if one.get("histograms"):
                 self._add_native(labels, one["histograms"])
-            if one.get("values"):
+            if len(one.get("values", ())):
                 self._add(labels, self.part, _bound_of(labels, self.part), *_to_arrays(one["values"]))
         return count
 
@@ -132,9 +132,11 @@ def _bound_of(labels: Mapping[str, str], part: Part) -> float:
     return float(labels.get("le", "nan").replace("+Inf", "inf")) if part == "bucket" else math.nan
 
 
-def _to_arrays(values: list[Any]) -> tuple[IntArray, FloatArray]:
-    """Pairs of a time (s) and a number in quotes."""
-    size = len(values)
-    ts = np.fromiter(map(itemgetter(0), values), float, size)
-    numbers = np.fromiter(map(float, map(itemgetter(1), values)), float, size)
+def _to_arrays(values: list[Any] | Lifted) -> tuple[IntArray, FloatArray]:
+    """Times (ms) and numbers, from pairs of a time (s) and a number in quotes where they have not been read yet."""
+    if isinstance(values, tuple):
+        ts, numbers = values
+    else:
+        ts = np.array([float(pair[0]) for pair in values])
+        numbers = np.array([float(pair[1]) for pair in values])
     return np.round(ts * 1000).astype(np.int64), numbers

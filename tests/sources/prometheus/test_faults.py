@@ -110,6 +110,12 @@ FAULTS = [
     pytest.param((200, "text/html", b"<!doctype html><p>Sign in", {}), "an HTML page instead", "login", id="html"),
     pytest.param((500, "text/html", b"<h1>oops", {}), "an HTML page instead of JSON", "login", id="500"),
     pytest.param((200, "application/json", b'{"status": "succ', {}), "something else instead of JSON", "", id="half"),
+    pytest.param(
+        (200, "application/json", b'{"status":"success","odd":{"values":[[1,"2"]]}}', {}),
+        "something else instead of JSON",
+        "",
+        id="odd",
+    ),
     pytest.param((200, "application/json", b"[1, 2]", {}), "something else instead of JSON", "", id="list"),
     pytest.param(
         (200, "application/json", as_json(status="success"), {}), r"refused a query \(200\)", "", id="no-data"
