@@ -273,6 +273,8 @@ class Prometheus:
                 headers=client.headers,
                 auth=client.auth,
                 timeout=self.options.timeout_s,
+                # Said again: bundles that the environment names would take the place of the session's.
+                verify=self._session.verify if self.options.ca or not self.options.verify else None,
                 allow_redirects=False,
                 stream=True,
             ) as response:

@@ -30,8 +30,10 @@ def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
         cause = "the connection was refused"
     elif "resolve" in text or "Name or service" in text:
         cause = "its name is not known"
-    elif "certificate" in text.lower() or "SSL" in text:
-        cause = f"its certificate is not trusted ({_last_words(text)})"
+    elif "CERTIFICATE_VERIFY_FAILED" in text:
+        cause = "its certificate is not trusted; name its authority in sources.prometheus.tls.ca"
+    elif "alert" in text.lower():
+        cause = f"it refuses our certificate, or that we have none ({_last_words(text)})"
     else:
         cause = _last_words(text)
     return SourceError(f"{url} cannot be reached: {cause}", hint="is sources.prometheus.url right, and the server up?")
