@@ -32,8 +32,8 @@ def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
         cause = "its name is not known"
     elif "CERTIFICATE_VERIFY_FAILED" in text:
         cause = "its certificate is not trusted; name its authority in sources.prometheus.tls.ca"
-    elif "alert" in text.lower():
-        cause = f"it refuses our certificate, or that we have none ({_last_words(text)})"
+    elif "SSL" in text:
+        cause = "it ended the TLS handshake; does it ask for a certificate of ours (sources.prometheus.tls.cert)?"
     else:
         cause = _last_words(text)
     return SourceError(f"{url} cannot be reached: {cause}", hint="is sources.prometheus.url right, and the server up?")
