@@ -9,9 +9,8 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration, Moment
-from evaluator.cli.load import parse_labels
+from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
-from evaluator.records import Release, Service
 from evaluator.wording import count_of
 
 if TYPE_CHECKING:
@@ -27,9 +26,7 @@ __all__ = ["command"]
 @click.option("--follow", is_flag=True, help="Go on collecting as readings come.")
 @click.option("--run-time", type=Duration(), help="How long to follow.  [default: the policy's max_duration]")
 @click.option("--service", help="Name of the service.  [default: the policy's]")
-@click.option("--baseline-version", default="", help="Version of the baseline.")
-@click.option("--canary-version", default="", help="Version of the candidate.")
-@click.option("--label", "labels", metavar="K=V", multiple=True, help="A label of the release; may be repeated.")
+@subject_options
 @click.pass_obj
 def command(
     session: Session,
@@ -59,9 +56,7 @@ def command(
         raise UsageError("--run-time is for --follow", hint="give the window with --from and --to")
     policy = session.load_policy()
     name = service or (policy.services[0] if len(policy.services) == 1 else "")
-    known = name or baseline_version or canary_version
-    services = (Service(name, baseline_version, canary_version),) if known else ()
-    subject = Release(release, services, parse_labels(labels))
+    subject = to_release(release, name, baseline_version, canary_version, labels)
     store = session.open_store(create=True)
     if follow:
         run, rows = follow_release(store, subject, policy, start=start, seconds=run_time, say=session.say)

@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.load import parse_labels
 from evaluator.cli.outcomes import describe_outcomes, outcome_options, suggest_metric, to_options
+from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, Landed, LandingPlan, Release, Service
+from evaluator.records import BASELINE, Landed, LandingPlan
 from evaluator.wording import count_of
 
 __all__ = ["command"]
@@ -41,9 +41,7 @@ __all__ = ["command"]
 @outcome_options
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
 @click.option("--service", default="", help="Name of the service.")
-@click.option("--baseline-version", default="", help="Version of the baseline.")
-@click.option("--canary-version", default="", help="Version of the candidate.")
-@click.option("--label", "labels", metavar="K=V", multiple=True, help="A label of the release; may be repeated.")
+@subject_options
 @click.pass_obj
 def command(
     session: Session,
@@ -85,10 +83,7 @@ def command(
     plan = None
     if files or not outcomes:
         plan = plan_landing(files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=service)
-    services = (Service(service, baseline_version, canary_version),)
-    subject = Release(
-        release, services if any((service, baseline_version, canary_version)) else (), parse_labels(labels)
-    )
+    subject = to_release(release, service, baseline_version, canary_version, labels)
     store = session.open_store(create=True)
     if plan:
         for doubt in _find_doubts(plan):

@@ -11,15 +11,16 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration
+from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, Arm, Release, Run, Service
+from evaluator.records import BASELINE, Arm, Release, Run
 from evaluator.wording import count_of
 
 if TYPE_CHECKING:
     from evaluator.policy import Policy
     from evaluator.store import Store
 
-__all__ = ["command", "parse_arms", "parse_labels"]
+__all__ = ["command", "parse_arms"]
 
 
 @click.command("load")
@@ -46,9 +47,7 @@ __all__ = ["command", "parse_arms", "parse_labels"]
     "--stop-on", type=click.Choice(["no-go"]), help="Judge while it loads, and end it as soon as NO-GO is shown."
 )
 @click.option("--service", help="Name of the service.  [default: the policy's]")
-@click.option("--baseline-version", default="", help="Version of the baseline.")
-@click.option("--canary-version", default="", help="Version of the candidate.")
-@click.option("--label", "labels", metavar="K=V", multiple=True, help="A label of the release; may be repeated.")
+@subject_options
 @click.pass_obj
 def command(
     session: Session,
@@ -92,7 +91,7 @@ def command(
         service=name,
         arguments=locust_args,
     )
-    subject = Release(release, _services(name, baseline_version, canary_version), parse_labels(labels))
+    subject = to_release(release, name, baseline_version, canary_version, labels)
     store = session.open_store(create=True)
     if collect:
         _check_source(policy)
@@ -128,10 +127,6 @@ def _collect(session: Session, store: Store, release: Release, policy: Policy) -
     emit(f"{release.id}: {count_of(rows, 'reading')} in run {run.id}")
 
 
-def _services(name: str, baseline: str, canary: str) -> tuple[Service, ...]:
-    return (Service(name, baseline, canary),) if name or baseline or canary else ()
-
-
 def parse_arms(
     baseline: str, canary: str | None, others: Iterable[str], baseline_version: str = "", canary_version: str = ""
 ) -> tuple[Arm, ...]:
@@ -157,15 +152,6 @@ def _split(option: str, urls: str) -> tuple[str, ...]:
     if not parts:
         raise UsageError(f"{option} names no URL")
     return parts
-
-
-def parse_labels(labels: Iterable[str]) -> dict[str, str]:
-    """Turn `k=v` texts into a mapping. Raises UsageError."""
-    pairs = [label.partition("=") for label in labels]
-    for key, equals, value in pairs:
-        if not (key and equals):
-            raise UsageError(f"--label {key}{equals}{value} is not K=V")
-    return {key: value for key, _, value in pairs}
 
 
 def describe_runs(release: str, runs: Sequence[Run]) -> str:

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from evaluator.__main__ import run
-from evaluator.cli.load import parse_arms, parse_labels
+from evaluator.cli.load import parse_arms
+from evaluator.cli.subject import parse_labels
 from evaluator.errors import UsageError
 from evaluator.pipeline.landing import land_release
 from evaluator.records import Arm, RunState
