@@ -40,13 +40,13 @@ def _red(code: str) -> Metrics:
         {"name": "http_mean", "type": "histogram_mean", "query": _SECONDS, "role": "gate", "margin": "5%"},
         _shown("http_p95", "histogram_quantile", _SECONDS, quantile=0.95),
         _shown("http_rate", "counter_rate", "http_requests_total{$selector}", direction="higher_is_better"),
-        _held("process_cpu", "counter_rate", "process_cpu_seconds_total{$selector}", "20%", unit="cores"),
+        _held("process_cpu", "counter_rate", "process_cpu_seconds_total{$selector}", "20%", unit="s"),
         _held("process_memory", "gauge_mean", "process_resident_memory_bytes{$selector}", "20%", unit="bytes"),
     )
 
 
 NODE: Metrics = (
-    _held("node_cpu_busy", "counter_rate", 'node_cpu_seconds_total{$selector,mode!="idle"}', "20%", unit="cores"),
+    _held("node_cpu_busy", "counter_rate", 'node_cpu_seconds_total{$selector,mode!="idle"}', "20%", unit="s"),
     _held(
         "node_memory_free",
         "gauge_mean",
