@@ -201,9 +201,12 @@ def _join_series(parts: Sequence[Series]) -> _Track:
 
 
 def _find_scrapes(stretches: Sequence[_Stretch]) -> dict[str, dict[str, IntArray]]:
-    """When each instance of each arm answered a scrape, by whatever series."""
+    """When each instance of each arm answered a scrape, by whatever counter.
+
+    Gauges may be values at the steps of a query, at moments when nobody was scraped.
+    """
     found: dict[str, dict[str, IntArray]] = {}
-    for stretch in stretches:
+    for stretch in (one for one in stretches if one.query.kind is not QueryKind.GAUGE):
         mine = found.setdefault(stretch.arm, {})
         for track in stretch.tracks:
             known = mine.get(track.series.instance)

@@ -103,6 +103,7 @@ metrics:
     requests: http_requests_total{{$selector}}
     margin: 1pp
   - {{name: memory, type: gauge_mean, query: "memory_bytes{{$selector}}", margin: 5%}}
+  - {{name: twice, type: gauge_mean, query: "2 * memory_bytes{{$selector}}", role: watch}}
 """
     )
     return load_policy(path)
@@ -146,7 +147,7 @@ def test_a_window_is_collected_and_judged(store, policy):
     assert_no_hole_no_double(samples(store, run))
     verdict = judge_release(store, "cart@2", policy, judged_at=datetime.now(UTC))
     found = {one.rule.name: one for one in verdict.evidence.comparisons}
-    assert set(found) == {"failures", "memory"}
+    assert set(found) == {"failures", "memory", "twice"}
     assert found["memory"].baseline.value == pytest.approx(1e6)
     assert verdict.word.value == "inconclusive"  # twelve seconds are not enough
     assert {one["arm"] for one in verdict.queries} == {"baseline", "canary"}
@@ -200,6 +201,8 @@ def test_readings_are_followed_as_they_come(store, policy):
     assert rows == store.query("SELECT count(*) AS n FROM readings").to_pylist()[0]["n"]
     assert_no_hole_no_double(samples(store, run))
     assert len(samples(store, run)) >= 5
+    # Values at each step: one lies on the border of two polls.
+    assert_no_hole_no_double(samples(store, run, "2 *%"))
 
 
 def test_a_server_that_goes_away_leaves_no_hole_and_no_double(store, service, tmp_path):
