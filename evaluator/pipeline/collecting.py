@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from evaluator.errors import SourceError, UnknownName, UsageError
 from evaluator.pipeline.base import READING_SOURCE, Say, say_nothing
 from evaluator.policy import Policy
-from evaluator.records import Answer, Query, Release, Run, RunFacts, RunState, check_names
+from evaluator.records import Answer, Query, QueryKind, Release, Run, RunFacts, RunState, check_names
 from evaluator.sources.prometheus import Prometheus, connect
 from evaluator.sources.recording import new_run_id
 from evaluator.stats.readings import choose_reading_bucket_s
@@ -98,7 +98,9 @@ def _check_arms(source: Prometheus, answers: Sequence[Answer], stretch: Stretch)
     for arm in source.options.selectors:
         mine = [answer for answer in answers if answer.arm == arm]
         if not any(answer.series for answer in mine):
-            raise source.explain_nothing(mine[-1].query, arm, stretch.start, stretch.end)
+            # Of a series' name the server can say which labels there are; of an expression it cannot.
+            telling = sorted(mine, key=lambda answer: answer.query.kind is QueryKind.GAUGE)[0]
+            raise source.explain_nothing(telling.query, arm, stretch.start, stretch.end)
 
 
 def check_source(policy: Policy) -> None:
