@@ -99,7 +99,7 @@ def _check_arms(source: Prometheus, answers: Sequence[Answer], stretch: Stretch)
         mine = [answer for answer in answers if answer.arm == arm]
         if not any(answer.series for answer in mine):
             # Of a series' name the server can say which labels there are; of an expression it cannot.
-            telling = sorted(mine, key=lambda answer: answer.query.kind is QueryKind.GAUGE)[0]
+            telling = min(mine, key=lambda answer: answer.query.kind is QueryKind.GAUGE)
             raise source.explain_nothing(telling.query, arm, stretch.start, stretch.end)
 
 
