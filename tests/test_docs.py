@@ -85,6 +85,12 @@ def test_links_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_no_two_versions_of_a_page_were_left_in_it(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if line.startswith(("<<<<<<<", ">>>>>>>")) or line == "======="]
+
+
 def leaves():
     root = click.Context(evaluator, info_name="evaluator")
     waiting = [(name, evaluator.get_command(root, name)) for name in COMMANDS]
