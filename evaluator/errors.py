@@ -10,7 +10,8 @@ EvaluatorError            4  could not evaluate
 │   └── StoreBusy         4  another process kept it for longer than we wait
 ├── SourceError           4  a source could not be reached or run
 │   └── LoadError         4  a load run did not happen, or not completely
-└── HookError             4  a hook could not be called, or what it was to reach refused
+├── HookError             4  a hook could not be called, or what it was to reach refused
+└── Refused               3  what was asked for is not allowed as things stand (1 where the verdict is NO-GO)
 ```
 
 A message is one sentence that names the cause; `hint` is one sentence that says what to do.
@@ -27,6 +28,7 @@ __all__ = [
     "InputError",
     "LoadError",
     "PolicyError",
+    "Refused",
     "SourceError",
     "StoreBusy",
     "StoreError",
@@ -96,3 +98,14 @@ class LoadError(SourceError):
 
 class HookError(EvaluatorError):
     """A hook could not do what it was asked, and changed nothing."""
+
+
+class Refused(EvaluatorError):
+    """What was asked for is not allowed as things stand: verdict, data, policy, approvals or permission."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, hint: str | None = None, no_go: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        if no_go:
+            self.exit_code = 1

@@ -1,7 +1,8 @@
 """The command line: arguments → pipeline → reports → exit code.
 
 stdout carries the result, stderr the log and the progress. A command is a module of this package with a click command
-named `command`; its line in `COMMANDS` is all that makes it known, and it is imported only when it is called. A command
+named `command` (or as its line says);
+its line in `COMMANDS` is all that makes it known, and it is imported only when it is called. A command
 returns its exit code (`None` is 0) and raises the errors of `evaluator.errors`; `evaluator.__main__` does the rest.
 """
 
@@ -37,6 +38,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "watch": ("evaluator.cli.watch", "Judge a release again as data land, until it is decided."),
     "render": ("evaluator.cli.render", "Write a verdict that was kept as JSON in other formats."),
     "app": ("evaluator.cli.app", "Review releases in a browser."),
+    "promote": ("evaluator.cli.promote", "Bring a release to everybody: the policy's hooks, once it may be."),
+    "hold": ("evaluator.cli.promote:hold", "Stop a release where it is."),
+    "rollback": ("evaluator.cli.promote:rollback", "Take back what a promotion changed."),
+    "approve": ("evaluator.cli.approve", "Agree to what somebody asked for."),
+    "reject": ("evaluator.cli.approve:reject", "Turn down what somebody asked for, or take back your own request."),
+    "hooks": ("evaluator.cli.hooks", "Try the policy's hooks, and see what became of those that were executed."),
     "plan": ("evaluator.cli.plan", "What a test would find, how long it takes, and how to roll out."),
     "calibrate": ("evaluator.cli.calibrate", "False alarms and power of the policy on your own stored runs."),
     "replay": ("evaluator.cli.replay", "Judge stored releases again under another policy."),
@@ -90,7 +97,8 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name or "command")
         _add_common_options(command)
         return command
 

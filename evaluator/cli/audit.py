@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import getpass
 import io
 import json
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.errors import UsageError
+from evaluator.intents import system_person
 from evaluator.records.intents import AuditRow
 from evaluator.reports import plain_text
 from evaluator.reports.base import harmless_cell
@@ -88,5 +88,5 @@ def note(session: Session, release: str, text: str) -> None:
         raise UsageError("the note is empty", hint='for example: evaluator audit note cart@1.5.0 "slow disk in pod 3"')
     store = session.open_store()
     store.release(release)
-    row = store.promotions.note(getpass.getuser(), "note", release, text.strip())
+    row = store.promotions.note(system_person().name, "note", release, text.strip())
     emit(f"note {row.number} on {plain_text(release)} by {plain_text(row.actor)}")

@@ -36,12 +36,13 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
 def show(session: Session, file: Path | None, form: str) -> None:
     """Print what applies, every default included. The output is a policy itself."""
     policy = _load(session, file)
+    whole = {**policy.effective, **policy.afterwards}
     if form == "json":
-        emit(json.dumps(policy.effective, indent=2, ensure_ascii=False))
+        emit(json.dumps(whole, indent=2, ensure_ascii=False))
         return
     import yaml
 
-    text = yaml.safe_dump(dict(policy.effective), sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, width=120)
     emit(f"# from {policy.origin}\n# {policy.hash}\n{text.rstrip()}")
 
 

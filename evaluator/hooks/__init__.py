@@ -16,6 +16,7 @@ from evaluator.hooks.base import (
     Step,
     make_hook,
     make_step,
+    peek,
     run_hooks,
     undo_hook,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Step",
     "make_hook",
     "make_step",
+    "peek",
     "run_hooks",
     "undo_hook",
 ]

@@ -14,6 +14,7 @@ decides). A hook of ours raises HookError when nothing was changed; whatever els
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ __all__ = [
     "Step",
     "make_hook",
     "make_step",
+    "peek",
     "run_hooks",
     "undo_hook",
 ]
@@ -52,6 +54,9 @@ GROUP = "evaluator.hooks"
 
 LONGEST_RESPONSE = 2000
 """Characters of an answer that are kept."""
+
+LONGEST_TOLD = 200
+"""Characters of a value that people are shown."""
 
 GRACE_S = 1.0
 """What a hook is given beyond its limit to notice it by itself."""
@@ -79,6 +84,8 @@ class HookContext:
     """The same in every attempt of one intent: receivers know by it what they have already done."""
     expires_at: datetime
     """Aware; nothing is attempted afterwards."""
+    outcome: str = ""
+    """acknowledged, failed or unknown: what came of the action, for hooks that announce it."""
     dry_run: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
     """Where secrets are looked up by their names."""
@@ -99,6 +106,7 @@ class HookContext:
             "requester": self.requester,
             "reason": self.reason,
             "idempotency_key": self.idempotency_key,
+            "outcome": self.outcome,
         }
 
     def left_s(self) -> float:
@@ -144,6 +152,12 @@ class Hook(Protocol):
     def test(self) -> Outcome:
         """Whether it could be executed; touches nothing."""
 
+    def can_undo(self) -> bool:
+        """Whether `undo` takes back what it did."""
+
+    def tell(self, value: Json) -> str:
+        """What `read` gave, for people."""
+
 
 T = TypeVar("T")
 O = TypeVar("O", bound=HookOptions)  # noqa: E741 - the one type here
@@ -187,6 +201,17 @@ class BaseHook(Generic[O]):
             raise HookError(self._clean(error.message), hint=self._clean(error.hint or "") or None) from None
         except MaybeSent as error:
             raise HookError(self._clean(str(error))) from None
+
+    def can_undo(self) -> bool:
+        """Whether `undo` takes back what it did."""
+        return type(self)._undo is not BaseHook._undo  # noqa: SLF001 - its own
+
+    def tell(self, value: Json) -> str:
+        """What `read` gave, for people; nothing where there is none."""
+        return "" if value is None else _shorten(self._clean(self._tell(value)), LONGEST_TOLD)
+
+    def _tell(self, value: Json) -> str:
+        return json.dumps(value, ensure_ascii=False)
 
     def test(self) -> Outcome:
         """Whether it could be executed; touches nothing."""
@@ -249,8 +274,8 @@ def _failed(error: EvaluatorError) -> Outcome:
     return Outcome("failed", f"{error.message} ({error.hint})" if error.hint else error.message)
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= LONGEST_RESPONSE else f"{text[:LONGEST_RESPONSE]}… ({len(text)} characters)"
+def _shorten(text: str, longest: int = LONGEST_RESPONSE) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text)} characters)"
 
 
 # ------------------------------------------------------------------ what is installed
@@ -362,6 +387,12 @@ def run_hooks(
         if step.required and outcome.state != "acknowledged":
             break
     return deliveries
+
+
+def peek(step: Step, context: HookContext) -> str:
+    """What a hook would change, as it is now, for people; or why that cannot be read. Changes nothing."""
+    found = _within(step, _bounded(step, context), step.hook.read)
+    return f"cannot be read: {found.did}" if isinstance(found, Outcome) else step.hook.tell(found[0])
 
 
 def undo_hook(step: Step, context: HookContext, earlier: Json) -> Delivery:

@@ -71,6 +71,10 @@ class Command(BaseHook[CommandOptions]):
     def _execute(self, context: HookContext) -> Outcome:
         return self._run(self.options.run, context)
 
+    def can_undo(self) -> bool:
+        """Where a program is named for it."""
+        return bool(self.options.undo)
+
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
         if not self.options.undo:
             return super()._undo(context, earlier)

@@ -95,6 +95,9 @@ class Dns(BaseHook[DnsOptions]):
         found = answer.get_rrset(answer.answer, name, dns.rdataclass.IN, kind)
         return {"values": sorted(r.to_text() for r in found), "ttl": found.ttl} if found else {"values": [], "ttl": 0}
 
+    def _tell(self, value: Any) -> str:
+        return f"there {_show(value)}"
+
     def _execute(self, context: HookContext) -> Outcome:
         return self._change(self._read(), self._wanted(), context)
 

@@ -63,10 +63,16 @@ class Etcd(BaseHook[EtcdOptions]):
         # An empty value is left out of the answer.
         return {"value": _decode(found[0].get("value", "")), "revision": int(found[0]["mod_revision"])}
 
+    def _tell(self, value: Any) -> str:
+        return "no such key" if value["value"] is None else str(value["value"])
+
     def _execute(self, context: HookContext) -> Outcome:
         earlier, wanted = self._read(), fill_words(self.options.value, context.words())
         if earlier["value"] == wanted:
-            return Outcome("acknowledged", f"{self.options.key} is so already", earlier)
+            # Sent once more after a kill, it may be ours: what others write later is not overwritten by an undo.
+            return Outcome(
+                "acknowledged", f"{self.options.key} is so already", {**earlier, "ours": earlier["revision"]}
+            )
         revision = self._swap(earlier["revision"], wanted)
         return Outcome(
             "acknowledged", f"{self.options.key} was set at revision {revision}", {**earlier, "ours": revision}

@@ -62,6 +62,9 @@ class HaProxy(BaseHook[HaProxyOptions]):
     def _read(self) -> dict[str, int]:
         return {server: self._weight(server) for server in self.options.weights}
 
+    def _tell(self, value: Any) -> str:
+        return show_weights(value)
+
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody
         earlier = self._read()
         return self._set(self.options.weights, earlier)

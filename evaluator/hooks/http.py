@@ -116,6 +116,10 @@ class Http(BaseHook[HttpOptions]):
     def _execute(self, context: HookContext) -> Outcome:
         return self._send(self.options, context)
 
+    def can_undo(self) -> bool:
+        """Where a request is named for it."""
+        return self.options.undo is not None
+
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
         if self.options.undo is None:
             return super()._undo(context, earlier)

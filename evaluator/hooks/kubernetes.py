@@ -104,6 +104,10 @@ class Kubernetes(BaseHook[KubernetesOptions]):
             return self._act(found, self.options.rollout.do)
         return self._set_weights(found, _with_weights(found, self._weights))
 
+    def can_undo(self) -> bool:
+        """All but a promotion of an Argo Rollout, which is aborted instead."""
+        return self.options.rollout is None or self.options.rollout.do in ("abort", "retry")
+
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
         if not isinstance(earlier, dict):
             raise HookError("there is no earlier state to restore", hint="it is kept when the hook is executed")

@@ -7,6 +7,7 @@ includes it. What was in it before is kept for undo, and put back at once when n
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -25,6 +26,7 @@ __all__ = ["Nginx"]
 
 MARK = "# Written by the release evaluator. Changes are lost."
 _SERVER = r"^(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?$"
+_WRITTEN = re.compile(r"^ {4}server \S+ (?:weight=(\d+)|(down));  # (.+)$", re.MULTILINE)
 
 
 class NginxOptions(HookOptions):
@@ -81,6 +83,9 @@ class Nginx(BaseHook[NginxOptions]):
         if text.strip() and not text.startswith(MARK):
             raise HookError(f"{path} was not written by the evaluator", hint="name a file of its own, and include it")
         return text
+
+    def _tell(self, value: Any) -> str:
+        return show_weights({name: 0 if down else int(weight) for weight, down, name in _WRITTEN.findall(str(value))})
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody
         return self._install(self._block())

@@ -14,6 +14,7 @@ WORDS = (
     "baseline",
     "canary",
     "idempotency_key",
+    "outcome",
     "reason",
     "release",
     "requester",

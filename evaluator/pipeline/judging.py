@@ -65,6 +65,8 @@ def judge_release(
     chosen = tuple(with_present_facts(store, run) for run in choose_runs(store.runs(release_id), runs))
     release = store.release(release_id)
     verdict = judge_runs(store, release, chosen, policy, judged_at=judged_at, figures=figures)
+    # Who promoted on these data against a verdict has done so for every later look at them, too.
+    verdict = replace(verdict, override=store.promotions.override_of(release_id, verdict.data_hash))
     if save:
         keep_verdict(store, verdict)
     return verdict

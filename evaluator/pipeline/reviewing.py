@@ -240,28 +240,37 @@ def _use_of_margin(row: Comparison) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One thing that has to be so before a release is promoted."""
+    """One thing that has to be so before a release is promoted; what is so instead where it is not."""
 
     text: str
     met: bool
+    otherwise: str
     remedy: str = ""
+
+    @property
+    def says(self) -> str:
+        """What is so."""
+        return self.text if self.met else self.otherwise
 
 
 def check_promotable(runs: Sequence[Run], verdict: Verdict | None, policy_hash: str) -> tuple[Condition, ...]:
     """Say what speaks for promoting a release now, and what against. `policy_hash`: of the policy that applies here."""
     if verdict is None:
-        return (Condition("it was judged", met=False, remedy="`evaluator verdict RELEASE`"),)
+        missing = "it was not judged yet"
+        return (Condition("it was judged", met=False, otherwise=missing, remedy="`evaluator verdict RELEASE`"),)
     again = f"judge it again: `evaluator verdict {shlex.quote(verdict.release.id)}`"
-    words = {VerdictWord.GO: "GO", VerdictWord.NO_GO: "NO-GO", VerdictWord.INCONCLUSIVE: "INCONCLUSIVE"}
+    word, live, stale = verdict.word, is_live(runs), is_stale(runs, verdict.judged_at)
+    same, whole = verdict.policy_hash == policy_hash, not verdict.evidence.incomplete
     return (
-        Condition(
-            f"the verdict is {words[verdict.word]}", met=verdict.word is VerdictWord.GO, remedy=verdict.next_action
-        ),
-        Condition("nothing landed after the verdict", met=not is_stale(runs, verdict.judged_at), remedy=again),
-        Condition("no run is recorded any more", met=not is_live(runs), remedy="wait for its end, then judge again"),
-        Condition("the policy is the one that judged", met=verdict.policy_hash == policy_hash, remedy=again),
-        Condition("every run was complete", met=not verdict.evidence.incomplete, remedy="load it again"),
+        Condition("the verdict is GO", word is VerdictWord.GO, f"the verdict is {_WORDS[word]}", verdict.next_action),
+        Condition("nothing landed after the verdict", not stale, "data landed after the verdict", again),
+        Condition("no run is recorded any more", not live, "a run is still recorded", "wait, then judge again"),
+        Condition("the policy is the one that judged", same, "the policy is not the one that judged", again),
+        Condition("every run was complete", whole, "a run ended before its time", "load it again"),
     )
+
+
+_WORDS = {VerdictWord.GO: "GO", VerdictWord.NO_GO: "NO-GO", VerdictWord.INCONCLUSIVE: "INCONCLUSIVE"}
 
 
 # ------------------------------------------------------------------ a part of a release

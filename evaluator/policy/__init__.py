@@ -11,8 +11,8 @@ import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,8 @@ from pydantic import BaseModel, ValidationError
 from evaluator.errors import PolicyError, UnknownName
 from evaluator.policy.document import Document, Place, read_document
 from evaluator.policy.metrics import METRIC_TYPES, Metric, unit_of
-from evaluator.policy.models import LATER, InstanceHistory, Instances, PolicyFile
+from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistory, Instances, PolicyFile
+from evaluator.policy.promotion import add_hooks, options_at, to_rules
 from evaluator.policy.quantities import Quantity
 from evaluator.policy.sources import to_options
 from evaluator.records import (
@@ -38,6 +39,7 @@ from evaluator.records import (
     Scan,
     Slice,
 )
+from evaluator.records.intents import PromotionRules
 from evaluator.sources.prometheus.options import PrometheusOptions
 from evaluator.stats.history import LEAST_COMPARISONS
 
@@ -56,11 +58,6 @@ FILE_NAME = "evaluator.yaml"
 
 PRIOR_WEIGHT = 3.0
 """Degrees of freedom that the policy's own assumption about instances counts for beside history (method B.3, B.3a)."""
-
-LATER_VALUES: Mapping[str, tuple[object, ...]] = {
-    "sensitive": (True,),
-}
-"""Values that are planned and not available in this version."""
 
 PLAIN_WORDS: Mapping[str, str] = {
     "string_type": "be text (put it in quotes)",
@@ -84,7 +81,7 @@ class Policy:
 
     rulebook: Rulebook
     effective: Mapping[str, Any]
-    """The whole policy with every default spelled out, as plain JSON. Read as a policy it means the same."""
+    """The rules of the verdict with every default spelled out, as plain JSON. Read as a policy it judges the same."""
     hash: str
     """`sha256:…` over `effective`: equal when two policies mean the same."""
     origin: str
@@ -93,6 +90,10 @@ class Policy:
     services: tuple[str, ...] = ()
     prometheus: PrometheusOptions | None = None
     """Where metrics of readings are asked."""
+    promotion: PromotionRules = field(default_factory=PromotionRules)
+    """What happens after a verdict."""
+    afterwards: Mapping[str, Any] = field(default_factory=dict)
+    """The sections about promotion as plain JSON, every default spelled out."""
 
 
 def find_policy(start: Path) -> Path | None:
@@ -124,7 +125,7 @@ def _load(document: Document) -> Policy:
 
 def policy_schema() -> dict[str, Any]:
     """Build the JSON Schema of evaluator.yaml."""
-    schema = PolicyFile.model_json_schema(mode="validation")
+    schema = add_hooks(PolicyFile.model_json_schema(mode="validation"))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -143,7 +144,8 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
     history = file.instances.history or _to_history(learnt)
     update = {"sd_latency": latency, "sd_failures": failures, "history": history}
     instances = file.instances.model_copy(update=update)
-    return _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
+    judging = _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
+    return replace(judging, promotion=policy.promotion, afterwards=policy.afterwards)
 
 
 def _to_history(learnt: Learnt) -> InstanceHistory | None:
@@ -175,7 +177,8 @@ def _weigh(said: float, built_in: float, learnt: float | None, df: float) -> flo
 
 
 def _to_policy(file: PolicyFile, origin: str) -> Policy:
-    effective = _without_nulls(file.model_dump(mode="json"))
+    whole = _without_nulls(file.model_dump(mode="json"))
+    effective = {key: value for key, value in whole.items() if key not in OF_PROMOTION}
     canonical = json.dumps(effective, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return Policy(
         rulebook=_to_rulebook(file),
@@ -185,6 +188,8 @@ def _to_policy(file: PolicyFile, origin: str) -> Policy:
         instance_header=file.instances.header,
         services=tuple(s.name for s in file.services or ()) or ((file.service,) if file.service else ()),
         prometheus=to_options(file.sources.prometheus) if file.sources and file.sources.prometheus else None,
+        promotion=to_rules(file.hooks, file.approvals, file.roles, sensitive=file.sensitive),
+        afterwards={key: value for key, value in whole.items() if key in OF_PROMOTION},
     )
 
 
@@ -278,14 +283,24 @@ def _to_shares(ratio: str | Mapping[str, float]) -> Mapping[str, float]:
 
 def _describe(document: Document, error: ValidationError) -> str:
     found = []
-    for mistake in error.errors(include_url=False):
+    for mistake in _flatten(error.errors(include_url=False)):
         context = mistake.get("ctx", {})
         place: Place = mistake["loc"] + ((context["index"],) if "index" in context else ())
         # pydantic adds the member of a union that it tried; it is not a place in the file.
         place = tuple(p for p in place if not (isinstance(p, str) and p.startswith(("literal[", "dict[", "function-"))))
-        found.append((document.line_of(place), _path(place), _sentence(place, dict(mistake), context)))
+        found.append((document.line_of(place), _path(place), _sentence(place, mistake, context)))
     lines = [f"{document.name}:{line}: {f'{path}: ' if path else ''}{text}" for line, path, text in sorted(set(found))]
     return "\n".join(lines)
+
+
+def _flatten(mistakes: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    """All mistakes, those in the options of a hook at their place in the file."""
+    for mistake in mistakes:
+        if mistake["type"] != "hook_options":
+            yield mistake
+            continue
+        kind, within = mistake["ctx"]["kind"], mistake["ctx"]["mistakes"]
+        yield from ({**one, "loc": (*mistake["loc"], kind, *one["loc"]), "hook": kind} for one in within)
 
 
 def _path(place: Place) -> str:
@@ -295,26 +310,26 @@ def _path(place: Place) -> str:
 def _sentence(place: Place, mistake: Mapping[str, Any], context: Mapping[str, Any]) -> str:
     kind, given = str(mistake["type"]), mistake["input"]
     if kind == "extra_forbidden":
-        return _unknown_key(place)
+        return _unknown_key(place, mistake.get("hook"))
     if kind in ("literal_error", "enum"):
-        return _not_one_of(place, given, context["expected"])
+        return _not_one_of(given, context["expected"])
     if kind in PLAIN_WORDS:
         return f"must {PLAIN_WORDS[kind]}, not {_kind_of(given)}"
     if kind == "missing":
         return "is missing"
-    return str(context.get("error", mistake["msg"]))
+    return str(context.get("error", mistake["msg"])).removeprefix("Value error, ")
 
 
-def _unknown_key(place: Place) -> str:
+def _unknown_key(place: Place, hook: str | None = None) -> str:
     key = str(place[-1])
     if len(place) == 1 and key in LATER:
         return "is not available in this version; remove it"
-    known = _keys_at(place[:-1])
+    start = place.index(hook) + 1 if hook is not None else 0
+    known = _keys_at(PolicyFile if hook is None else options_at(hook), place[start:-1])
     return UnknownName("key", key, known).message
 
 
-def _keys_at(place: Place) -> list[str]:
-    model: type[BaseModel] = PolicyFile
+def _keys_at(model: type[BaseModel], place: Place) -> list[str]:
     for part in place:
         if isinstance(part, str):
             model = _models_in(model.model_fields[part].annotation)[0]
@@ -327,9 +342,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for inner in get_args(annotation) for model in _models_in(inner)]
 
 
-def _not_one_of(place: Place, given: Any, expected: str) -> str:
-    if given in LATER_VALUES.get(_path(place), ()):
-        return f"{_kind_of(given)} is not available in this version; use {expected.lower()}"
+def _not_one_of(given: Any, expected: str) -> str:
     options = [option.strip("' ") for option in expected.replace(" or ", ", ").split(",")]
     near = difflib.get_close_matches(str(given), options, n=1)
     return f"must be {expected}, not {_kind_of(given)}" + (f"; did you mean '{near[0]}'?" if near else "")

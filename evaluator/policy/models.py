@@ -24,13 +24,17 @@ from evaluator.policy.fields import (
     within,
 )
 from evaluator.policy.metrics import BUILT_IN_METRICS, METRIC_TYPES, Metric
+from evaluator.policy.promotion import ApprovalsSection, HooksSection, RolesSection
 from evaluator.policy.sources import Sources
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
-__all__ = ["LATER", "PolicyFile"]
+__all__ = ["LATER", "OF_PROMOTION", "PolicyFile"]
 
-LATER = ("hooks", "approvals", "roles", "rollout", "stages", "strategy")
+LATER = ("rollout", "stages", "strategy")
 """Sections that are planned and not available in this version."""
+
+OF_PROMOTION = ("hooks", "approvals", "roles")
+"""Sections that say what happens after a verdict: not part of what judged, nor of its hash."""
 
 
 class ServiceName(Section):
@@ -121,7 +125,15 @@ class PolicyFile(Section):
     endpoint_scan: EndpointScan = Field(default_factory=EndpointScan)
     instances: Instances = Field(default_factory=Instances)
     health: Health = Field(default_factory=Health)
-    sensitive: Literal[False] = Field(False, description="Two approvals; not available in this version.")  # noqa: FBT003
+    sensitive: bool = Field(
+        default=False,
+        description="Two people approve besides the one who asks; nothing of a request beyond its path is recorded.",
+    )
+    hooks: HooksSection = Field(default_factory=HooksSection)
+    approvals: ApprovalsSection = Field(default_factory=ApprovalsSection)
+    roles: RolesSection | None = Field(
+        None, description="Without it: everything for accounts of this machine, reading for who signs in."
+    )
 
     @field_validator("services")
     @classmethod

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-__all__ = ["FINAL_STATES", "Action", "Approval", "AuditRow", "Delivery", "HookOutcome", "Intent", "IntentState"]
+__all__ = [
+    "ANNOUNCE",
+    "FINAL_STATES",
+    "UNDO",
+    "Action",
+    "Approval",
+    "Approvals",
+    "AuditRow",
+    "Delivery",
+    "HookEntry",
+    "HookOutcome",
+    "Intent",
+    "IntentState",
+    "Person",
+    "PersonRole",
+    "PromotionRules",
+]
+
+UNDO = "undo"
+"""Stands among the hooks of an event for: take back what the last promotion changed."""
+
+ANNOUNCE = "announce"
+"""Event after each action: its hooks tell of it."""
 
 
 class Action(StrEnum):
@@ -17,6 +41,11 @@ class Action(StrEnum):
     ROLLBACK = "rollback"
     BREAK_GLASS = "break_glass"
     """Promote against the verdict."""
+
+    @property
+    def said(self) -> str:
+        """For people."""
+        return self.value.replace("_", " ")
 
 
 class IntentState(StrEnum):
@@ -36,6 +65,76 @@ class IntentState(StrEnum):
 FINAL_STATES = frozenset(
     {IntentState.ACKNOWLEDGED, IntentState.FAILED, IntentState.UNKNOWN, IntentState.EXPIRED, IntentState.CANCELLED}
 )
+
+
+class PersonRole(StrEnum):
+    """What a person may do; each may do what those before it may."""
+
+    VIEWER = "viewer"
+    """Read."""
+    ANALYST = "analyst"
+    """Write notes, ask for actions, hold a release."""
+    APPROVER = "approver"
+    """Approve, promote and roll back, try hooks again."""
+    ADMIN = "admin"
+    """Say how a hook ended that nobody knows of, and cancel what others asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who acts, and all names that the policy's roles may know them by: account, address, `group:…`."""
+
+    name: str
+    names: tuple[str, ...]
+    by_system: bool = False
+    """Known by their account on this machine, not by a login."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookEntry:
+    """One hook of an event as the policy has it; `undo` has no options."""
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Approvals:
+    """How many people have to agree, and for how long what they agreed to holds."""
+
+    promote: int = 1
+    hold: int = 0
+    rollback: int = 0
+    break_glass: int = 2
+    self_approval: bool = True
+    """The requester's own approval counts where one is asked for; never where two are."""
+    expires_s: float = 4 * 3600.0
+    max_age_s: float = 8 * 3600.0
+    """Oldest verdict that is acted on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionRules:
+    """What the policy says of promotion: hooks by event, approvals, roles."""
+
+    hooks: Mapping[str, tuple[HookEntry, ...]] = field(default_factory=dict)
+    approvals: Approvals = field(default_factory=Approvals)
+    roles: Mapping[str, tuple[str, ...]] | None = None
+    """Role → names; `None`: the policy says nothing of them."""
+    sensitive: bool = False
+    hash: str = ""
+    """`sha256:…` over hooks, approvals and sensitivity: what was approved is what is executed."""
+
+    def needed(self, action: Action) -> int:
+        """How many approvals an action takes."""
+        stated: int = getattr(self.approvals, action.value)
+        promotes = action in (Action.PROMOTE, Action.BREAK_GLASS)
+        return max(stated, 2) if self.sensitive and promotes else stated
+
+    def distinct(self, action: Action) -> bool:
+        """Whether the requester's own approval does not count."""
+        return self.needed(action) > 1 or not self.approvals.self_approval
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +157,12 @@ class Intent:
     """The requester's own approval does not count."""
     state: IntentState = IntentState.REQUESTED
     claimed_by: str = ""
+    requester_names: tuple[str, ...] = ()
+    """What the requester was known by: their permission is looked at again when it is executed."""
+    hooks_hash: str = ""
+    """Of the hooks and approvals that were shown to whoever agreed."""
+    undoes: tuple[str, ...] = ()
+    """The promotions whose changes a rollback takes back, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +172,7 @@ class Approval:
     intent: str
     person: str
     at: datetime
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +182,9 @@ class HookOutcome:
     state: IntentState
     text: str
     undo: str = ""
-    """The earlier value, as the hook wrote it; empty where there is nothing to undo."""
+    """The earlier value as JSON; empty where there is nothing to undo."""
+    response: str = ""
+    """What was answered: shortened, without secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +197,10 @@ class Delivery:
     attempts: int
     outcome: HookOutcome
     at: datetime
+    event: str = ""
+    """promote, hold, rollback, undo or announce."""
+    options: str = ""
+    """The hook's options as JSON, as they were: with them it is undone, whatever the policy says by then."""
 
 
 @dataclass(frozen=True, slots=True)

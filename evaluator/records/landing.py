@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -120,9 +120,11 @@ class ReleaseSummary:
 
 @dataclass(frozen=True, slots=True)
 class StoredVerdict:
-    """A verdict as it was saved."""
+    """A verdict as it was saved, and whether a release was promoted against it."""
 
     release: str
     word: str
     judged_at: datetime
     json: str
+    override: Mapping[str, str] | None = None
+    """By whom, when and why, where glass was broken."""

@@ -1,6 +1,6 @@
 """The store: the only room that knows DuckDB."""
 
-from evaluator.store.base import Store
+from evaluator.store.base import Stamp, Store, stamp_of
 from evaluator.store.engine import Relation
 
-__all__ = ["Relation", "Store"]
+__all__ = ["Relation", "Stamp", "Store", "stamp_of"]

@@ -48,13 +48,29 @@ from evaluator.store.migrations import (
 from evaluator.store.outcome_reading import read_outcomes
 from evaluator.store.reading import read_cells
 
-__all__ = ["WAIT_S", "Store"]
+__all__ = ["WAIT_S", "Stamp", "Store", "stamp_of"]
 
 WAIT_S = 30.0
 """How long other processes are waited for."""
 
 COMPACT_AFTER = timedelta(hours=1)
 """Segments of a running run are merged when the first of them landed so long ago."""
+
+
+Stamp = tuple[tuple[int, int], ...]
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Time (ns) and size of the files of the store at `path`, without opening it."""
+    return tuple(_stamp(one) for one in (path, path.with_name(path.name + ".wal")))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,10 @@ class Store:
     def data_dir(self) -> Path:
         """Folder of the segments."""
         return data_dir_of(self.path)
+
+    def stamp(self) -> Stamp:
+        """Time and size of the store's files: another stamp means that something was written."""
+        return stamp_of(self.path)
 
     @contextmanager
     def _attached(self, *, write: bool) -> Iterator[Engine]:
@@ -285,7 +305,7 @@ class Store:
     @property
     def promotions(self) -> Promotions:
         """Intents, approvals, deliveries and the audit trail."""
-        return Promotions(self._attached)
+        return Promotions(self._attached, self.data_dir / ".promotion")
 
     # -------------------------------------------------------------- calibration
 

@@ -12,6 +12,7 @@ from typing import Any
 from evaluator.errors import StoreError, UnknownName
 from evaluator.records import Learnt, Release, ReleaseSummary, Run, RunFacts, RunState, Service, StoredVerdict
 from evaluator.store.engine import Engine
+from evaluator.store.overrides import hash_text, read_overrides
 
 __all__ = [
     "add_group",
@@ -260,7 +261,16 @@ def read_verdicts(engine: Engine, release_id: str) -> tuple[StoredVerdict, ...]:
     rows = engine.execute(
         "SELECT release, word, judged_at, verdict FROM store.verdicts WHERE release = ? ORDER BY number", [release_id]
     ).fetchall()
-    return tuple(StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3]) for row in rows)
+    return _with_overrides(engine, rows)
+
+
+def _with_overrides(engine: Engine, rows: Sequence[Sequence[Any]]) -> tuple[StoredVerdict, ...]:
+    """Verdicts as they were saved, and who promoted against them."""
+    known = read_overrides(engine)
+    return tuple(
+        StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3], known.get(hash_text(row[3])) if known else None)
+        for row in rows
+    )
 
 
 def read_latest_verdicts(engine: Engine, most: int) -> tuple[StoredVerdict, ...]:
@@ -272,7 +282,7 @@ def read_latest_verdicts(engine: Engine, most: int) -> tuple[StoredVerdict, ...]
         ORDER BY r.created_at DESC, r.id LIMIT ?""",
         [most],
     ).fetchall()
-    return tuple(StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3]) for row in rows)
+    return _with_overrides(engine, rows)
 
 
 def read_verdict_log(engine: Engine, most: int) -> tuple[StoredVerdict, ...]:
@@ -280,7 +290,7 @@ def read_verdict_log(engine: Engine, most: int) -> tuple[StoredVerdict, ...]:
     rows = engine.execute(
         "SELECT release, word, judged_at, verdict FROM store.verdicts ORDER BY number DESC LIMIT ?", [most]
     ).fetchall()
-    return tuple(StoredVerdict(row[0], row[1], row[2].astimezone(UTC), row[3]) for row in rows)
+    return _with_overrides(engine, rows)
 
 
 def read_figures(engine: Engine, release_id: str) -> str | None:

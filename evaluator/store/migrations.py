@@ -106,6 +106,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             number BIGINT PRIMARY KEY, happened_at TIMESTAMPTZ NOT NULL, actor VARCHAR NOT NULL, event VARCHAR NOT NULL,
             release VARCHAR NOT NULL, intent VARCHAR NOT NULL, text VARCHAR NOT NULL, hash VARCHAR NOT NULL)""",
     ),
+    (
+        # DuckDB adds no column with NOT NULL; nothing was ever in these tables.
+        "ALTER TABLE store.intents ADD COLUMN requester_names VARCHAR[] DEFAULT []",
+        "ALTER TABLE store.intents ADD COLUMN hooks_hash VARCHAR DEFAULT ''",
+        "ALTER TABLE store.intents ADD COLUMN undoes VARCHAR[] DEFAULT []",
+        "ALTER TABLE store.approvals ADD COLUMN names VARCHAR[] DEFAULT []",
+        "ALTER TABLE store.deliveries ADD COLUMN response VARCHAR DEFAULT ''",
+        "ALTER TABLE store.deliveries ADD COLUMN event VARCHAR DEFAULT ''",
+        "ALTER TABLE store.deliveries ADD COLUMN options VARCHAR DEFAULT ''",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import Any
 
 import streamlit as st
 
+from evaluator.intents import SYSTEM, system_person
 from evaluator.ui.pieces import clean, empty, show
 
 __all__ = [
@@ -27,6 +26,7 @@ __all__ = [
 
 FRESH_S = 15 * 60
 """A login older than this is asked for again before anything is promoted."""
+GROUP = "group:"
 CLOCK_S = 60
 """How much the provider's clock may be ahead of ours."""
 
@@ -66,8 +66,8 @@ def _is_logged_in() -> bool:
 def find_reader() -> Reader:
     """Tell who is reading."""
     if not is_login_configured():
-        name = _os_user()
-        return Reader(name, (name,))
+        person = system_person()
+        return Reader(person.name, person.names)
     claims: Mapping[str, Any] = st.user.to_dict()
     asked = st.secrets["auth"].get("client_kwargs", {}).get("prompt")
     return read_claims(claims, asks_each_time=asked == "login")
@@ -83,9 +83,11 @@ def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> R
     subject = str(claims.get("sub") or "")
     groups = claims.get("groups") or ()
     listed = [groups] if isinstance(groups, str) else [str(group) for group in groups]
-    names = [name for name in (address, subject) if name] + [f"group:{group}" for group in listed]
+    # Nobody is taken for a group, or an account of this machine, by what they are called.
+    own = [name for name in (address, subject) if name and not name.startswith((GROUP, SYSTEM, "*"))]
+    names = [*own, *(f"{GROUP}{group}" for group in listed)]
     seen = claims.get("auth_time") or (claims.get("iat") if asks_each_time else None)
-    return Reader(address or subject or "unknown", tuple(names), float(seen) if isinstance(seen, int | float) else 0.0)
+    return Reader(next(iter(own), "unknown"), tuple(names), float(seen) if isinstance(seen, int | float) else 0.0)
 
 
 def is_fresh(reader: Reader, now: float | None = None) -> bool:
@@ -94,13 +96,6 @@ def is_fresh(reader: Reader, now: float | None = None) -> bool:
         return True
     age = (time.time() if now is None else now) - reader.signed_in_at
     return -CLOCK_S <= age <= FRESH_S
-
-
-def _os_user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid-{os.getuid()}"
 
 
 def show_reader(store: Path) -> None:

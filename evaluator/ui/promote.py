@@ -78,7 +78,7 @@ def _list(conditions: tuple[Condition, ...]) -> Markup:
         Markup('<li><span class="status {}">{}</span> {}{}</li>').format(
             "ok" if one.met else "fail",
             "✓ yes" if one.met else "✗ no",
-            clean(one.text),
+            clean(one.says),
             Markup('<span class="reason">{}</span>').format(with_code(one.remedy)) if not one.met else "",
         )
         for one in conditions

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from evaluator.planning import History
 from evaluator.policy import Policy, find_policy, load_policy
 from evaluator.records import Learnt, Release, ReleaseSummary, Run, StoredVerdict, Verdict
 from evaluator.reports import from_json
-from evaluator.store import Store
+from evaluator.store import Stamp, Store, stamp_of
 
 __all__ = [
     "Confronted",
@@ -58,7 +58,6 @@ __all__ = [
     "read_summaries",
 ]
 
-Stamp = tuple[tuple[int, int], ...]
 MOST = 64
 WAIT_S = 10.0
 """How long a page waits for a writer before it says who that is."""
@@ -74,15 +73,7 @@ class Place:
     @property
     def stamp(self) -> Stamp:
         """Time and size of the store's files: another stamp means that something was written."""
-        return tuple(_stamp(path) for path in (self.store, self.store.with_name(self.store.name + ".wal")))
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_size
+        return stamp_of(self.store)
 
 
 def find_place() -> Place:
@@ -135,7 +126,10 @@ def read_summaries(place: Place) -> tuple[ReleaseSummary, ...]:
 @st.cache_data(max_entries=8, show_spinner="reading the latest verdicts …")
 def _latest(_place: Place, key: str, stamp: Stamp) -> tuple[Verdict, ...]:
     del key, stamp
-    return tuple(from_json(one.json, f"the verdict of {one.release}") for one in open_store(_place).latest_verdicts())
+    return tuple(
+        replace(from_json(one.json, f"the verdict of {one.release}"), override=one.override)
+        for one in open_store(_place).latest_verdicts()
+    )
 
 
 def read_latest(place: Place) -> tuple[Verdict, ...]:
@@ -160,7 +154,7 @@ def _sum_up(one: StoredVerdict) -> Logged:
         policy_hash=str(plain.get("policy_hash") or ""),
         data_hash=str(plain.get("data_hash") or ""),
         mode=str(plain.get("mode") or ""),
-        override=plain.get("override"),
+        override=one.override or plain.get("override"),
     )
 
 
@@ -180,6 +174,7 @@ class PastVerdict:
     word: str
     judged_at: datetime
     json: str
+    override: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +218,7 @@ def _release(_place: Place, key: str, stamp: Stamp, release_id: str) -> ReleaseV
     return ReleaseView(
         store.release(release_id),
         store.runs(release_id),
-        tuple(PastVerdict(k, one.word, one.judged_at, one.json) for k, one in enumerate(past)),
+        tuple(PastVerdict(k, one.word, one.judged_at, one.json, one.override) for k, one in enumerate(past)),
     )
 
 
@@ -238,7 +233,9 @@ def read_past_verdict(view: ReleaseView, number: int | None) -> Verdict | None:
         return None
     if number is not None and not 0 <= number < len(view.verdicts):
         raise UnknownName("verdict", str(number), [str(one.number) for one in view.verdicts])
-    return _parse(view.verdicts[-1 if number is None else number].json)
+    past = view.verdicts[-1 if number is None else number]
+    verdict = _parse(past.json)
+    return replace(verdict, override=past.override) if past.override else verdict
 
 
 @st.cache_data(max_entries=MOST, show_spinner=False)

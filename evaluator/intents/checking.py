@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from evaluator.errors import UsageError
+from evaluator.errors import Refused
 from evaluator.records import StoredVerdict, VerdictWord
 from evaluator.records.intents import Action, Intent, IntentState
+from evaluator.store.overrides import hash_text
 
 __all__ = ["Situation", "check_execution", "hash_verdict"]
 
@@ -25,6 +25,7 @@ class Situation:
     latest: StoredVerdict | None
     data_hash: str
     policy_hash: str
+    hooks_hash: str
     approvers: frozenset[str]
     may_request: Collection[str]
     """Who may ask for this action now."""
@@ -35,22 +36,26 @@ class Situation:
 
 def hash_verdict(verdict: StoredVerdict) -> str:
     """Hash a verdict as it was stored ("sha256:…")."""
-    return "sha256:" + hashlib.sha256(verdict.json.encode()).hexdigest()
+    return hash_text(verdict.json)
 
 
 def check_execution(intent: Intent, situation: Situation) -> None:
-    """Refuse an intent whose grounds no longer hold, with the reason. Raises UsageError."""
+    """Refuse an intent whose grounds no longer hold, with the reason. Raises Refused."""
     reason = _why_not_now(intent, situation) or _why_not_by_them(intent, situation)
     if not reason and intent.action in _OF_A_VERDICT:
         reason = _why_not_on_this_verdict(intent, situation)
     if reason:
-        raise UsageError(f"{intent.id} ({intent.action} {intent.release}) is not executed: {reason}")
+        raise Refused(f"{intent.id} ({intent.action} {intent.release}) is not executed: {reason}")
 
 
 def _why_not_now(intent: Intent, situation: Situation) -> str:
     if intent.state not in (IntentState.APPROVED, IntentState.SENT):
         return f"it is {intent.state}"
-    return "it has expired" if situation.now >= intent.expires_at else ""
+    if situation.now >= intent.expires_at:
+        return "it has expired"
+    if situation.hooks_hash != intent.hooks_hash:
+        return "the policy's hooks or approvals have changed since it was asked for"
+    return ""
 
 
 def _why_not_by_them(intent: Intent, situation: Situation) -> str:

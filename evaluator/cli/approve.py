@@ -1,0 +1,53 @@
+"""`evaluator approve` and `reject`: what others asked for."""
+
+from __future__ import annotations
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.cli.promote import follow, tell
+from evaluator.records.intents import Intent, IntentState
+from evaluator.reports import plain_text
+from evaluator.store import Store
+
+__all__ = ["command", "reject"]
+
+
+@click.command("approve")
+@click.argument("intent", metavar="[INTENT]", required=False)
+@click.option("--queue", is_flag=True, help="Leave the execution to the app, or to `evaluator hooks worker`.")
+@click.pass_obj
+def command(session: Session, intent: str | None, queue: bool) -> int:
+    """Agree to INTENT, and execute it where yours was the last approval missing; without INTENT list what waits."""
+    from evaluator.intents import approve, system_person
+
+    store = session.open_store()
+    if intent is None:
+        waiting = [one for one in store.promotions.intents() if one.state is IntentState.REQUESTED]
+        emit(
+            "\n".join(f"{tell(store, one)}, asked for by {one.requester}: {one.reason}" for one in waiting)
+            or "nothing waits"
+        )
+        return 0
+    approved = approve(store, session.load_policy(), system_person(), intent)
+    if approved.state is IntentState.REQUESTED:
+        count = len(store.promotions.approvals(approved.id))
+        emit(f"{approved.id}: {count} of {approved.approvals_needed} approvals")
+        return 0
+    return follow(session, store, approved.id, wait_s=None, queue=queue)
+
+
+def _ask(store: Store, intent: Intent) -> str:
+    return plain_text(f"{tell(store, intent)}, asked for by {intent.requester}: {intent.reason}")
+
+
+@click.command("reject")
+@click.argument("intent", metavar="INTENT")
+@click.option("--reason", default="", help="Why, in a sentence; it stays in the audit trail.")
+@click.pass_obj
+def reject(session: Session, intent: str, reason: str) -> None:
+    """Turn INTENT down, or take back your own, while it was not executed."""
+    from evaluator.intents import cancel, system_person
+
+    store = session.open_store()
+    emit(tell(store, cancel(store, session.load_policy(), system_person(), intent, reason)))

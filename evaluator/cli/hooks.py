@@ -1,0 +1,146 @@
+"""`evaluator hooks`: try them, see what became of them, execute them again, and the worker that executes them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from datetime import UTC
+from types import FrameType
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.cli.promote import follow, tell
+from evaluator.errors import HookError, UsageError
+from evaluator.records.intents import Delivery
+
+__all__ = ["command"]
+
+
+@click.group("hooks")
+def command() -> None:
+    """Try the policy's hooks, and see what became of those that were executed."""
+
+
+@command.command("test")
+@click.argument("event", metavar="[EVENT]", required=False)
+@click.pass_obj
+def test(session: Session, event: str | None) -> int:
+    """Ask each hook (of EVENT: promote, hold, rollback, announce) whether it could be executed; nothing is changed."""
+    from evaluator.errors import UnknownName
+    from evaluator.hooks import make_step
+    from evaluator.records.intents import UNDO
+
+    hooks = session.load_policy().promotion.hooks
+    if event is not None and event not in hooks:
+        raise UnknownName("event", event, hooks)
+    found = [(name, entry) for name in hooks if event in (None, name) for entry in hooks[name] if entry.kind != UNDO]
+    if not found:
+        session.say("the policy names no hooks" + (f" for {event}" if event else ""))
+    failed = 0
+    for name, entry in found:
+        hook = make_step(entry.kind, entry.options).hook
+        outcome = hook.test()
+        failed += outcome.state != "acknowledged"
+        mark = "ok" if outcome.state == "acknowledged" else "FAILED"
+        emit(f"{mark:6}  {name}: {hook.describe()}\n        {outcome.did}")
+    if failed:
+        raise HookError(f"{failed} of {len(found)} hooks could not be executed", hint="what each of them says is above")
+    return 0
+
+
+@command.command("log")
+@click.argument("release", metavar="[RELEASE]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs; with what was answered.")
+@click.pass_obj
+def log(session: Session, release: str | None, as_json: bool) -> None:
+    """List intents and what became of their hooks, the oldest first; of RELEASE where it is named."""
+    store = session.open_store()
+    if release is not None:
+        store.release(release)
+    intents = store.promotions.intents(release)
+    if as_json:
+        known = {one.id for one in intents}
+        emit(json.dumps([_to_plain(one) for one in store.promotions.deliveries() if one.intent in known], indent=1))
+        return
+    emit("\n".join(tell(store, one) for one in intents) or "nothing was asked for yet")
+
+
+def _to_plain(one: Delivery) -> dict[str, object]:
+    return {
+        "intent": one.intent,
+        "hook": one.position + 1,
+        "event": one.event,
+        "kind": one.hook,
+        "attempts": one.attempts,
+        "state": one.outcome.state,
+        "text": one.outcome.text,
+        "response": one.outcome.response,
+        "at": one.at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+    }
+
+
+@command.command("retry")
+@click.argument("intent", metavar="INTENT")
+@click.option("--queue", is_flag=True, help="Leave the execution to the app, or to `evaluator hooks worker`.")
+@click.pass_obj
+def retry(session: Session, intent: str, queue: bool) -> int:
+    """Execute the hooks of INTENT again that failed, or of which nobody knows, with the same keys as before.
+
+    Look first at what became of those that are unknown: they may have been done. `resolve` says so instead.
+    """
+    from evaluator.intents import retry as take_up
+    from evaluator.intents import system_person
+
+    store = session.open_store()
+    taken = take_up(store, session.load_policy(), system_person(), intent)
+    return follow(session, store, taken.id, wait_s=None, queue=queue)
+
+
+@command.command("resolve")
+@click.argument("intent", metavar="INTENT")
+@click.argument("number", metavar="HOOK", type=int)
+@click.argument("known", metavar="done|not-done", type=click.Choice(["done", "not-done"]))
+@click.option("--reason", default="", help="How you know; it stays in the audit trail.")
+@click.pass_obj
+def resolve(session: Session, intent: str, number: int, known: str, reason: str) -> None:
+    """Say whether HOOK (its number in the log) of INTENT was done, where its outcome is unknown."""
+    from evaluator.intents import resolve as settle
+    from evaluator.intents import system_person
+
+    if not reason.strip():
+        raise UsageError("the reason is missing", hint="say how you know: --reason 'the load balancer shows it'")
+    store = session.open_store()
+    policy = session.load_policy()
+    emit(
+        tell(store, settle(store, policy, system_person(), intent, number, done=known == "done", reason=reason.strip()))
+    )
+
+
+@command.command("worker")
+@click.option("--once", is_flag=True, help="Execute what waits, and end.")
+@click.pass_obj
+def worker(session: Session, once: bool) -> int:
+    """Execute what is approved, as it comes, and go on with what killed workers left; Ctrl-C ends it.
+
+    It needs the policy, the store, and the secrets of the hooks in its environment. The app executes intents, too;
+    of several at the same release one does.
+    """
+    from evaluator.intents import execute_waiting, name_worker, run_worker
+
+    store = session.open_store()
+    session.load_policy()
+    if once:
+        done = execute_waiting(store, session.load_policy, name_worker())
+        emit("\n".join(tell(store, one) for one in done) or "nothing waits")
+        return 0
+    stop = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    session.say(f"{name_worker()} executes intents of {session.store_path}; Ctrl-C ends it")
+    run_worker(store, session.load_policy, stop, say=emit)
+    return 0

@@ -1,0 +1,187 @@
+"""`evaluator promote`, `hold`, `rollback`: what a person, or a program, wants done with a release."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from evaluator.cli import Session, emit
+from evaluator.cli.amounts import Duration
+from evaluator.errors import UsageError
+from evaluator.records.intents import Action, Intent, IntentState
+
+if TYPE_CHECKING:
+    from evaluator.store import Store
+
+__all__ = ["command", "follow", "hold", "rollback", "tell"]
+
+EXIT_CODES = {IntentState.ACKNOWLEDGED: 0, IntentState.FAILED: 4, IntentState.UNKNOWN: 4}
+"""Any other state is 3: it is not done, and may still be."""
+
+POLL_S = 1.0
+LOCK_WAIT_S = 60.0
+DONE = (IntentState.ACKNOWLEDGED, IntentState.FAILED, IntentState.UNKNOWN, IntentState.EXPIRED, IntentState.CANCELLED)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What the three commands take beside the release."""
+
+    reason: str
+    yes: bool
+    dry_run: bool
+    queue: bool
+    wait_s: float | None
+
+
+def _options(function: F) -> F:
+    for option in reversed(
+        (
+            click.argument("release", metavar="RELEASE"),
+            click.option("--reason", default="", help="Why, in a sentence; it stays in the audit trail."),
+            click.option("--yes", is_flag=True, help="Do not ask to type the release's name."),
+            click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing."),
+            click.option("--queue", is_flag=True, help="Leave it to the app, or to `evaluator hooks worker`."),
+            click.option(
+                "--wait",
+                "wait_s",
+                type=Duration(),
+                metavar="DURATION",
+                help="Wait so long until it is done.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@click.command("promote")
+@_options
+@click.option("--break-glass", is_flag=True, help="Against the verdict: two other people have to agree.")
+@click.pass_obj
+def command(session: Session, /, release: str, break_glass: bool, **given: Any) -> int:
+    """Bring RELEASE to everybody: execute the policy's hooks for promotion, once it may be.
+
+    The newest verdict has to be GO, on all data and under the policy that applies now. Where the policy asks for
+    approvals, the request waits for them: `evaluator approve`. Exit codes: 0 done, 1 the verdict is NO-GO, 3 not
+    allowed, or not yet done, 4 a hook failed or its outcome is unknown.
+    """
+    action = Action.BREAK_GLASS if break_glass else Action.PROMOTE
+    return _act(session, action, release, How(**given))
+
+
+@click.command("hold")
+@_options
+@click.pass_obj
+def hold(session: Session, /, release: str, **given: Any) -> int:
+    """Stop RELEASE where it is: promotions that wait are cancelled, and the policy's hooks for hold are executed."""
+    return _act(session, Action.HOLD, release, How(**given))
+
+
+@click.command("rollback")
+@_options
+@click.pass_obj
+def rollback(session: Session, /, release: str, **given: Any) -> int:
+    """Take back what the last promotion of RELEASE changed, and execute the policy's hooks for rollback."""
+    return _act(session, Action.ROLLBACK, release, How(**given))
+
+
+def _act(session: Session, action: Action, release: str, how: How) -> int:
+    from evaluator.intents import Wish, ask, system_person
+
+    store, policy, person = session.open_store(), session.load_policy(), system_person()
+    store.release(release)
+    if how.dry_run:
+        emit(_describe(session, store, action, release))
+        return 0
+    if not how.yes:
+        session.say(_describe(session, store, action, release))
+    wish = Wish(action, release, how.reason or ("the verdict is GO" if action is Action.PROMOTE else ""))
+    if not how.yes and wish.reason:
+        _confirm(action, release)
+    intent = ask(store, policy, person, wish)
+    if intent.state is IntentState.REQUESTED:
+        session.say(_waits(store, intent))
+    return follow(session, store, intent.id, wait_s=how.wait_s, queue=how.queue)
+
+
+def _describe(session: Session, store: Store, action: Action, release: str) -> str:
+    """What would happen, in order, with what is so now."""
+    from datetime import UTC, datetime, timedelta
+
+    from evaluator.intents import plan_action, preview_steps, system_person
+    from evaluator.intents.observing import find_latest
+    from evaluator.reports import plain_text
+
+    policy, verdict = session.load_policy(), find_latest(store, release)
+    planned, left = plan_action(store, policy, release, action)
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    shown = preview_steps(planned, store.release(release), verdict, system_person(), until)
+    said = verdict.word.replace("_", "-").upper() if verdict else "not judged"
+    lines = [f"{action.said} {plain_text(release)} (verdict: {said})"]
+    for number, one in enumerate(shown, 1):
+        now = f" (now: {plain_text(one.now)})" if one.now else ""
+        lines.append(f"  {number}. {one.event}: {plain_text(one.says)}{now}{', required' if one.required else ''}")
+    lines += [f"  not taken back: {plain_text(one)}" for one in left]
+    needed = policy.promotion.needed(action)
+    if not shown:
+        lines.append("  no hook is executed: the policy names none for it")
+    if needed:
+        other = ", not by whoever asks" if policy.promotion.distinct(action) else ""
+        lines.append(f"  takes {needed} approval{'s' if needed > 1 else ''}{other}")
+    return "\n".join(lines)
+
+
+def _confirm(action: Action, release: str) -> None:
+    """Let a person type the release's name. Raises UsageError where nobody can be asked, or another name is typed."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"nobody is there to confirm that {release} is meant", hint="--yes confirms it beforehand")
+    typed = click.prompt(f"Type {release} to {action.said} it", default="", show_default=False, err=True)
+    if typed.strip() != release:
+        raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {release}: nothing was done")
+
+
+def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | None, queue: bool = False) -> int:
+    """Execute an intent, or wait for who does, and say what became of it."""
+    from evaluator.intents import execute, name_worker
+
+    deadline = time.monotonic() + (wait_s or 0.0)
+    while True:
+        intent = store.promotions.intent(intent_id)
+        if intent.state in (IntentState.APPROVED, IntentState.SENT) and not queue:
+            intent = execute(store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S)
+        left_s = deadline - time.monotonic()
+        if intent.state in DONE or left_s <= 0:
+            break
+        time.sleep(min(POLL_S, left_s))
+    emit(tell(store, intent))
+    if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
+        session.say(f"look at what it reached; then `evaluator hooks retry {intent.id}`, or `evaluator rollback`")
+    return 0 if queue and wait_s is None else EXIT_CODES.get(intent.state, 3)
+
+
+def _waits(store: Store, intent: Intent) -> str:
+    agreed = len(store.promotions.approvals(intent.id))
+    missing = intent.approvals_needed - agreed
+    who = "people other than " + intent.requester if intent.distinct else "people who may approve"
+    until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
+    return f"waits for {missing} more of {intent.approvals_needed} {who}, until {until}: evaluator approve {intent.id}"
+
+
+def tell(store: Store, intent: Intent) -> str:
+    """What became of an intent and each of its hooks."""
+    from evaluator.reports import plain_text
+
+    why = next((row.text for row in reversed(store.promotions.audit(intent.release)) if row.intent == intent.id), "")
+    head = f"{intent.id} {intent.action.said} {plain_text(intent.release)}: {intent.state}"
+    lines = [f"{head}: {plain_text(why)}" if intent.state in DONE and why else head]
+    for one in sorted(store.promotions.deliveries(intent.id), key=lambda delivery: delivery.position):
+        said = f"  {one.position + 1}. {one.event}: {one.hook}  {one.outcome.state}"
+        lines.append(plain_text(f"{said}: {one.outcome.text}" if one.outcome.text else said))
+    return "\n".join(lines)

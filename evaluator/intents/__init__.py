@@ -1,0 +1,47 @@
+"""Requests to promote, hold and roll back: who may ask, who has to agree, and their execution once in effect."""
+
+from __future__ import annotations
+
+from evaluator.intents.asking import (
+    Wish,
+    approve,
+    ask,
+    cancel,
+    find_promoted,
+    list_conditions,
+    plan_action,
+    resolve,
+    retry,
+)
+from evaluator.intents.checking import Situation, check_execution, hash_verdict
+from evaluator.intents.executing import execute, execute_waiting, name_worker, run_worker
+from evaluator.intents.people import SYSTEM, may, may_act_alone, may_ask, role_of, system_person
+from evaluator.intents.steps import Planned, Preview, preview_steps
+
+__all__ = [
+    "SYSTEM",
+    "Planned",
+    "Preview",
+    "Situation",
+    "Wish",
+    "approve",
+    "ask",
+    "cancel",
+    "check_execution",
+    "execute",
+    "execute_waiting",
+    "find_promoted",
+    "hash_verdict",
+    "list_conditions",
+    "may",
+    "may_act_alone",
+    "may_ask",
+    "name_worker",
+    "plan_action",
+    "preview_steps",
+    "resolve",
+    "retry",
+    "role_of",
+    "run_worker",
+    "system_person",
+]

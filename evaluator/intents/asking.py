@@ -1,0 +1,295 @@
+"""Asking for an action, agreeing to it, taking it back, trying it again, and saying how it ended.
+
+Whatever is refused is refused with its reason, and the refusal is in the audit trail.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from evaluator.errors import Refused, UnknownName, UsageError
+from evaluator.intents.checking import hash_verdict
+from evaluator.intents.observing import find_latest, hash_data_now, hash_policy_now, read_undone
+from evaluator.intents.people import may, may_ask, why_not
+from evaluator.intents.steps import Planned, plan_steps
+from evaluator.pipeline.landing import land_release
+from evaluator.pipeline.reviewing import Condition, check_promotable
+from evaluator.policy import Policy
+from evaluator.records import StoredVerdict, Verdict, VerdictWord
+from evaluator.records.intents import (
+    ANNOUNCE,
+    FINAL_STATES,
+    Action,
+    HookOutcome,
+    Intent,
+    IntentState,
+    Person,
+    PersonRole,
+)
+from evaluator.reports import from_json
+from evaluator.store import Store
+from evaluator.wording import format_duration
+
+__all__ = ["Wish", "approve", "ask", "cancel", "find_promoted", "list_conditions", "plan_action", "resolve", "retry"]
+
+LONGEST_REASON = 1000
+_PROMOTING = (Action.PROMOTE, Action.BREAK_GLASS)
+_VERBS = {
+    Action.PROMOTE: "promoting",
+    Action.HOLD: "holding",
+    Action.ROLLBACK: "rolling back",
+    Action.BREAK_GLASS: "promoting against the verdict",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a person asks for."""
+
+    action: Action
+    release: str
+    reason: str
+
+
+def ask(store: Store, policy: Policy, person: Person, wish: Wish) -> Intent:
+    """Record an intent; it is approved already where nobody else has to agree. Raises Refused, UsageError.
+
+    What stands is returned where the same was asked for before: a double click, or two people, make one intent.
+    """
+    reason = " ".join(wish.reason.split())
+    if not reason or len(reason) > LONGEST_REASON:
+        raise UsageError(
+            "the reason is missing" if not reason else f"the reason has more than {LONGEST_REASON} characters",
+            hint="say in a sentence why; it stays in the audit trail",
+        )
+    land_release(store, wish.release)
+    with _refusals(store, person, wish.release, wish.action):
+        rules = policy.promotion
+        if not may_ask(rules, person.names, wish.action):
+            role = PersonRole.ANALYST if rules.needed(wish.action) else PersonRole.APPROVER
+            raise Refused(why_not(rules, person, role, _VERBS[wish.action]), hint="ask somebody who may")
+        latest = find_latest(store, wish.release)
+        _refuse_on_grounds(store, policy, wish, latest)
+        undoes = _find_undone(store, policy, wish)
+    intent = _draft(store, policy, person, replace(wish, reason=reason), latest, undoes)
+    return store.promotions.request(intent, consents=may(rules, person.names, PersonRole.APPROVER))
+
+
+@contextmanager
+def _refusals(store: Store, person: Person, release: str, what: str, intent: str = "") -> Iterator[None]:
+    """Keep what was refused, and why."""
+    try:
+        yield
+    except (Refused, UsageError) as error:
+        if not isinstance(error, UnknownName):
+            store.promotions.note(person.name, "refused", release, f"{what}: {error.message}", intent)
+        raise
+
+
+def _draft(
+    store: Store, policy: Policy, person: Person, wish: Wish, latest: StoredVerdict | None, undoes: tuple[str, ...]
+) -> Intent:
+    rules, now = policy.promotion, datetime.now(UTC)
+    return Intent(
+        id="",
+        key="",
+        release=wish.release,
+        action=wish.action,
+        requester=person.name,
+        reason=wish.reason,
+        verdict_hash=hash_verdict(latest) if latest else "",
+        data_hash=hash_data_now(store, latest) if latest else "",
+        policy_hash=hash_policy_now(store, policy, wish.release),
+        requested_at=now,
+        expires_at=now + timedelta(seconds=rules.approvals.expires_s),
+        approvals_needed=rules.needed(wish.action),
+        distinct=rules.distinct(wish.action),
+        requester_names=person.names,
+        hooks_hash=rules.hash,
+        undoes=undoes,
+    )
+
+
+# ------------------------------------------------------------------ on which grounds
+
+
+def list_conditions(
+    store: Store, policy: Policy, verdict: Verdict | None, stored: StoredVerdict | None
+) -> tuple[Condition, ...]:
+    """What has to be so before a release is promoted, and whether it is."""
+    if verdict is None or stored is None:
+        return check_promotable((), None, "")
+    release = verdict.release.id
+    again = f"judge it again: `evaluator verdict {shlex.quote(release)}`"
+    found = check_promotable(store.runs(release), verdict, hash_policy_now(store, policy, release))
+    age_s = (datetime.now(UTC) - stored.judged_at).total_seconds()
+    most_s = policy.promotion.approvals.max_age_s
+    same, young = bool(hash_data_now(store, stored)), age_s <= most_s
+    within = f"it was judged within the last {format_duration(most_s)}"
+    hooks = bool(policy.promotion.hooks.get(Action.PROMOTE))
+    return (
+        *found,
+        Condition("its data are as they were judged", same, "its data changed, or there are newer", again),
+        Condition(within, young, f"it was judged {format_duration(round(age_s))} ago", again),
+        Condition("the policy names hooks that promote", hooks, "the policy names no hooks that promote", _NO_HOOKS),
+    )
+
+
+_NO_HOOKS = "add hooks to evaluator.yaml, or promote it where it is deployed: docs/promotion.md"
+
+
+def _refuse_on_grounds(store: Store, policy: Policy, wish: Wish, latest: StoredVerdict | None) -> None:
+    if wish.action not in _PROMOTING:
+        return
+    if latest is None:
+        raise Refused(
+            f"{wish.release} was not judged yet", hint=f"judge it: evaluator verdict {shlex.quote(wish.release)}"
+        )
+    verdict = from_json(latest.json, f"the verdict of {wish.release}")
+    if wish.action is Action.BREAK_GLASS:
+        _refuse_needless_glass(policy, verdict)
+        return
+    unmet = [one for one in list_conditions(store, policy, verdict, latest) if not one.met]
+    if unmet:
+        raise Refused(
+            f"{wish.release} is not promoted: " + "; ".join(one.says for one in unmet),
+            hint=unmet[0].remedy.replace("`", "") or None,
+            no_go=verdict.word is VerdictWord.NO_GO,
+        )
+
+
+def _refuse_needless_glass(policy: Policy, verdict: Verdict) -> None:
+    if verdict.word is VerdictWord.GO:
+        raise Refused(f"{verdict.release.id} is GO: no glass has to be broken", hint="promote it")
+    if not policy.promotion.hooks.get(Action.PROMOTE):
+        raise Refused("the policy names no hooks that promote", hint=_NO_HOOKS)
+
+
+# ------------------------------------------------------------------ what it comes to
+
+
+def find_promoted(store: Store, release: str) -> tuple[Intent, ...]:
+    """Promotions of a release that may have changed something and were not rolled back since, the newest first."""
+    return tuple(one for one in _in_effect(store, store.promotions.intents(release)) if one.release == release)
+
+
+def _in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
+    back = [one for one in intents if one.action is Action.ROLLBACK and one.state is IntentState.ACKNOWLEDGED]
+    over = {name for one in back for name in one.undoes}
+    for one in reversed(intents):
+        if one.action in _PROMOTING and one.id not in over and store.promotions.deliveries(one.id):
+            yield one
+
+
+def plan_action(
+    store: Store, policy: Policy, release: str, action: Action, undoes: Sequence[str] | None = None
+) -> tuple[tuple[Planned, ...], tuple[str, ...]]:
+    """Hooks that an action would execute, and what it cannot take back. Raises PolicyError or HookError.
+
+    `undoes`: what a rollback takes back; by default what is in effect.
+    """
+    if undoes is None:
+        undoes = [one.id for one in find_promoted(store, release)] if action is Action.ROLLBACK else []
+    return plan_steps(policy.promotion, action, read_undone(store, undoes))
+
+
+def _find_undone(store: Store, policy: Policy, wish: Wish) -> tuple[str, ...]:
+    """The promotions that a rollback takes back. Raises Refused where it would do nothing, or undo a later one."""
+    if wish.action is not Action.ROLLBACK:
+        return ()
+    promoted = tuple(one.id for one in find_promoted(store, wish.release))
+    planned, left = plan_action(store, policy, wish.release, wish.action, promoted)
+    if all(one.event == ANNOUNCE for one in planned):
+        why = "; ".join(left) if left else "no promotion of it was executed, and the policy names no hooks for rollback"
+        raise Refused(f"there is nothing to roll back for {wish.release}: {why}", hint="name hooks for rollback")
+    _refuse_out_of_order(store, wish.release, promoted)
+    return promoted
+
+
+def _refuse_out_of_order(store: Store, release: str, promoted: Sequence[str]) -> None:
+    """What was promoted later of the same service stands on what this one changed: it goes back first."""
+    services = {one.name for one in store.release(release).services}
+    for later in _in_effect(store, store.promotions.intents()):
+        if later.id in promoted or not promoted:
+            return
+        if services & {one.name for one in store.release(later.release).services}:
+            raise Refused(
+                f"{later.release} was promoted after {release}",
+                hint=f"roll that back first, or instead: {later.release}",
+            )
+
+
+# ------------------------------------------------------------------ agreeing, and the rest
+
+
+def approve(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
+    """Agree to an intent. Raises Refused, UsageError."""
+    intent = store.promotions.intent(intent_id)
+    with _refusals(store, person, intent.release, f"approve {intent.action}", intent.id):
+        _demand(policy, person, PersonRole.APPROVER, "approving")
+        if intent.hooks_hash != policy.promotion.hash:
+            raise Refused(
+                f"the policy's hooks or approvals have changed since {intent.id} was asked for", hint="ask for it again"
+            )
+        return store.promotions.approve(intent.id, person)
+
+
+def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason: str) -> Intent:
+    """Take back, or turn down, an intent that was not executed yet. Raises Refused, UsageError."""
+    intent = store.promotions.intent(intent_id)
+    with _refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
+        if person.name != intent.requester:
+            _demand(policy, person, PersonRole.APPROVER, "turning down what others asked for")
+        return store.promotions.cancel(intent.id, person.name, " ".join(reason.split()) or "no reason given")
+
+
+def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
+    """Let hooks that failed, or of which nobody knows, be executed again, with the same keys. Raises Refused."""
+    intent = store.promotions.intent(intent_id)
+    with _refusals(store, person, intent.release, f"retry {intent.action}", intent.id):
+        _demand(policy, person, PersonRole.APPROVER, "trying hooks again")
+        if datetime.now(UTC) >= intent.expires_at:
+            raise Refused(f"{intent.id} has expired", hint="ask for it again")
+        return store.promotions.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
+
+
+def resolve(
+    store: Store, policy: Policy, person: Person, intent_id: str, number: int, *, done: bool, reason: str
+) -> Intent:
+    """Say of a hook (counted from 1) whether it was done, where nobody could tell. Raises Refused, UsageError."""
+    intent = store.promotions.intent(intent_id)
+    with _refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
+        _demand(policy, person, PersonRole.ADMIN, "saying what a hook did")
+        deliveries = {one.position + 1: one for one in store.promotions.deliveries(intent.id)}
+        if number not in deliveries:
+            raise UnknownName("hook", str(number), [str(one) for one in deliveries])
+        one = deliveries[number]
+        if one.outcome.state is not IntentState.UNKNOWN or intent.state not in FINAL_STATES:
+            raise UsageError(f"hook {number} of {intent.id} is {one.outcome.state}, so there is nothing to resolve")
+    state = IntentState.ACKNOWLEDGED if done else IntentState.FAILED
+    said = HookOutcome(state, f"{person.name} says: {reason}", one.outcome.undo if done else "", one.outcome.response)
+    store.promotions.deliver(replace(one, attempts=0, outcome=said, at=datetime.now(UTC)), intent.release, person.name)
+    return _settle_anew(store, policy, intent, person)
+
+
+def _settle_anew(store: Store, policy: Policy, intent: Intent, person: Person) -> Intent:
+    """What an intent has come to, now that one of its hooks is known."""
+    known = [one for one in store.promotions.deliveries(intent.id) if one.event != ANNOUNCE]
+    states = {one.outcome.state for one in known}
+    if IntentState.UNKNOWN in states:
+        return intent
+    planned, _left = plan_action(store, policy, intent.release, intent.action, intent.undoes)
+    whole = len(known) >= sum(one.event != ANNOUNCE for one in planned)
+    state = IntentState.ACKNOWLEDGED if states == {IntentState.ACKNOWLEDGED} and whole else IntentState.FAILED
+    text = "every hook is known now" if whole else "hooks after it were not executed: `evaluator hooks retry` does"
+    store.promotions.settle(intent.id, state, person.name, text)
+    return store.promotions.intent(intent.id)
+
+
+def _demand(policy: Policy, person: Person, role: PersonRole, what: str) -> None:
+    if not may(policy.promotion, person.names, role):
+        raise Refused(why_not(policy.promotion, person, role, what), hint="ask somebody who may")

@@ -1,0 +1,235 @@
+"""Executing intents: once in effect, whatever is killed in between.
+
+Each step is kept before it is acted on. A hook that was acknowledged is not executed again; one that may or may not
+have been executed is executed again with the same key where that does no harm, and is `unknown` otherwise: then a
+person decides. One process at a time executes intents of a release.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from evaluator.errors import EvaluatorError, StoreBusy
+from evaluator.hooks import Outcome, run_hooks, undo_hook
+from evaluator.intents.checking import check_execution
+from evaluator.intents.observing import find_latest, observe, read_undone
+from evaluator.intents.steps import Planned, make_context, plan_steps
+from evaluator.policy import Policy
+from evaluator.records.intents import (
+    ANNOUNCE,
+    FINAL_STATES,
+    UNDO,
+    Delivery,
+    HookOutcome,
+    Intent,
+    IntentState,
+)
+from evaluator.store import Store
+from evaluator.wording import count_of
+
+__all__ = ["execute", "execute_waiting", "name_worker", "run_worker"]
+
+_READY = (IntentState.APPROVED, IntentState.SENT)
+_MAYBE = (IntentState.SENT, IntentState.REQUESTED)
+"""States of a hook that may have been done: begun by a worker that was killed, or unknown and asked for once more."""
+POLL_S = 1.0
+SLOWEST_POLL_S = 15.0
+"""A store that nobody wrote to is looked at again after this: what expires does so without being written."""
+
+
+def name_worker() -> str:
+    """Name of this process in the audit trail."""
+    return f"worker {socket.gethostname()}:{os.getpid()}"
+
+
+def execute(store: Store, load: Callable[[], Policy], intent_id: str, worker: str, *, wait_s: float = 0.0) -> Intent:
+    """Execute an intent, or go on with one whose worker was killed; what is over, or not approved, stays as it is.
+
+    `load` reads the policy anew. Raises StoreBusy where another process executes an intent of the release for longer
+    than `wait_s`. A refusal is not raised: the intent ends with its reason.
+    """
+    intent = store.promotions.intent(intent_id)
+    with store.promotions.alone(intent.release, wait_s) as held:
+        if not held:
+            raise StoreBusy(
+                f"another process executes an intent of {intent.release} just now", hint="look at `evaluator hooks log`"
+            )
+        intent = store.promotions.intent(intent_id)
+        if intent.state in _READY:
+            _Execution(store, worker, intent).run(load)
+        return store.promotions.intent(intent_id)
+
+
+def execute_waiting(store: Store, load: Callable[[], Policy], worker: str) -> tuple[Intent, ...]:
+    """Execute all that is approved, and go on with what killed workers left. What others are at is left to them."""
+    store.promotions.expire(datetime.now(UTC))
+    done = []
+    for intent in store.promotions.waiting():
+        try:
+            done.append(execute(store, load, intent.id, worker))
+        except StoreBusy:
+            continue
+    return tuple(done)
+
+
+def run_worker(
+    store: Store,
+    load: Callable[[], Policy],
+    stop: threading.Event,
+    *,
+    say: Callable[[str], None],
+    poll_s: float = POLL_S,
+) -> None:
+    """Execute what is approved until `stop`. What goes wrong is said, and tried again: a worker does not end by it."""
+    worker, seen, looked = name_worker(), None, 0.0
+    while not stop.is_set():
+        stamp = store.stamp()
+        if stamp != seen or looked >= SLOWEST_POLL_S:
+            seen, looked = stamp, 0.0
+            try:
+                for intent in execute_waiting(store, load, worker):
+                    say(f"{intent.id} ({intent.action} {intent.release}) is {intent.state}")
+            except EvaluatorError as error:
+                say(f"{error.message}" + (f" ({error.hint})" if error.hint else ""))
+                seen = None
+        looked += poll_s
+        stop.wait(poll_s)
+
+
+@dataclass(slots=True)
+class _Execution:
+    """One intent under its release's lock."""
+
+    store: Store
+    worker: str
+    intent: Intent
+
+    def run(self, load: Callable[[], Policy]) -> None:
+        promotions = self.store.promotions
+        try:
+            policy = load()
+            check_execution(self.intent, observe(self.store, policy, self.intent, datetime.now(UTC)))
+            undone = read_undone(self.store, self.intent.undoes)
+            planned, left = plan_steps(policy.promotion, self.intent.action, undone)
+        except StoreBusy:
+            raise
+        except EvaluatorError as error:
+            self._end_refused(error)
+            return
+        if not promotions.claim(self.intent, self.worker):
+            return
+        self.intent = promotions.intent(self.intent.id)
+        self._run_all(planned, left)
+
+    def _end_refused(self, error: EvaluatorError) -> None:
+        """End what must not be executed; where it was begun, nobody knows all of what it did."""
+        begun = [one for one in self._known().values() if one.outcome.state is not IntentState.FAILED]
+        state = IntentState.UNKNOWN if begun else IntentState.FAILED
+        if not begun and datetime.now(UTC) >= self.intent.expires_at:
+            state = IntentState.EXPIRED
+        self.store.promotions.settle(self.intent.id, state, self.worker, error.message)
+
+    def _run_all(self, planned: Sequence[Planned], left: Sequence[str]) -> None:
+        states: list[tuple[Planned, IntentState]] = []
+        for one in planned:
+            if one.event == ANNOUNCE:
+                continue
+            states.append((one, self._run_one(one)))
+            if one.step.required and states[-1][1] is not IntentState.ACKNOWLEDGED:
+                break
+        state, text = _sum_up(states, len([one for one in planned if one.event != ANNOUNCE]), left)
+        for one in planned:
+            if one.event == ANNOUNCE:
+                self._run_one(one, outcome=state)
+        self.store.promotions.settle(self.intent.id, state, self.worker, text)
+
+    def _run_one(self, one: Planned, *, outcome: str = "") -> IntentState:
+        known = self._known().get(one.position)
+        state = known.outcome.state if known else IntentState.REQUESTED
+        if state in FINAL_STATES:
+            return state
+        if known and state is IntentState.SENT and not one.step.hook.idempotent:
+            text = "whoever executed it was ended before it answered; it may have been done"
+            return self._keep(one, replace(known.outcome, state=IntentState.UNKNOWN, text=text), attempts=0)
+        return self._execute(one, known, outcome)
+
+    def _execute(self, one: Planned, known: Delivery | None, outcome: str) -> IntentState:
+        """Execute a hook; what it is about to change is kept before."""
+        release, verdict = self.store.release(self.intent.release), find_latest(self.store, self.intent.release)
+        context = make_context(self.intent, release, verdict, one, outcome=outcome)
+        maybe = known is not None and known.outcome.state in _MAYBE
+        # Executed once more, a hook may read what it has changed itself: the first value is what is restored.
+        first = json.loads(known.outcome.undo) if known and maybe and known.outcome.undo else None
+
+        def before(earlier: Any) -> None:
+            kept = earlier if first is None else first
+            self._keep(one, HookOutcome(IntentState.SENT, "", _to_json(kept)), attempts=1)
+
+        if one.event == UNDO:
+            before(None)
+            did = undo_hook(one.step, context, one.earlier).outcome
+        else:
+            did = run_hooks([one.step], context, before=lambda _step, earlier: before(earlier))[0].outcome
+        # A hook whose value could not be read was not executed: `before` has not counted it.
+        attempts = 0 if one.position in self._known() else 1
+        return self._keep(one, _to_record(did, first, maybe=maybe), attempts=attempts)
+
+    def _keep(self, one: Planned, outcome: HookOutcome, *, attempts: int) -> IntentState:
+        delivery = Delivery(
+            self.intent.id,
+            one.position,
+            one.entry.kind,
+            attempts,
+            outcome,
+            datetime.now(UTC),
+            one.event,
+            json.dumps(dict(one.entry.options), sort_keys=True),
+        )
+        self.store.promotions.deliver(delivery, self.intent.release, self.worker)
+        return outcome.state
+
+    def _known(self) -> Mapping[int, Delivery]:
+        return {one.position: one for one in self.store.promotions.deliveries(self.intent.id)}
+
+
+def _to_record(outcome: Outcome, first: Any, *, maybe: bool) -> HookOutcome:
+    """An outcome as it is kept. `maybe`: an attempt before may have been done, and a failure now does not undo it."""
+    state, told = IntentState(outcome.state), outcome.did
+    if maybe and state is IntentState.FAILED:
+        state, told = IntentState.UNKNOWN, f"{told}; an attempt before may have been done"
+    kept = "" if state is IntentState.FAILED else _to_json(_merge(first, outcome.earlier))
+    return HookOutcome(state, told, kept, outcome.response)
+
+
+def _to_json(value: Any) -> str:
+    return "" if value is None else json.dumps(value, sort_keys=True)
+
+
+def _merge(first: Any, later: Any) -> Any:
+    """The value to restore: what was read at first, with what a hook knows only once it was executed."""
+    if first is None:
+        return later
+    return {**later, **first} if isinstance(first, dict) and isinstance(later, dict) else first
+
+
+def _sum_up(
+    states: Sequence[tuple[Planned, IntentState]], all_of_them: int, left: Sequence[str]
+) -> tuple[IntentState, str]:
+    """What an intent has come to by its hooks, in a sentence."""
+    wrong = [(one, state) for one, state in states if state is not IntentState.ACKNOWLEDGED]
+    if not states:
+        return IntentState.ACKNOWLEDGED, "; ".join(["the policy names no hooks for it", *left])
+    if not wrong:
+        return IntentState.ACKNOWLEDGED, "; ".join([f"{count_of(len(states), 'hook')} acknowledged", *left])
+    unknown = any(state is IntentState.UNKNOWN for _, state in wrong)
+    told = [f"hook {one.position + 1} ({one.entry.kind}) {state}" for one, state in wrong]
+    if len(states) < all_of_them:
+        told.append(f"{all_of_them - len(states)} after it not executed")
+    return IntentState.UNKNOWN if unknown else IntentState.FAILED, "; ".join([*told, *left])

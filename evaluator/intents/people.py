@@ -1,0 +1,66 @@
+"""Who acts, and what the policy's roles let them do."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Sequence
+
+from evaluator.records.intents import Action, Person, PersonRole, PromotionRules
+
+__all__ = ["SYSTEM", "may", "may_act_alone", "may_ask", "role_of", "system_person", "why_not"]
+
+SYSTEM = "account:"
+"""Before the name of an account of this machine, where it must not be taken for a name that a login tells."""
+
+_RANKS = tuple(PersonRole)
+_ALONE = {Action.HOLD: PersonRole.ANALYST}
+"""Role that may do it where no approval is asked for; approver for what is not listed."""
+
+
+def system_person() -> Person:
+    """Whoever runs this process, by the account that the system knows: the environment may say anything."""
+    number = os.getuid()
+    try:
+        name = pwd.getpwuid(number).pw_name
+    except KeyError:
+        name = f"uid-{number}"
+    return Person(name, (name, f"{SYSTEM}{name}"), by_system=True)
+
+
+def role_of(rules: PromotionRules, names: Sequence[str]) -> PersonRole:
+    """The highest role that a person has by any of their names.
+
+    Where the policy has no `roles`, accounts of this machine may do everything (the files are theirs anyway), and who
+    signed in may read.
+    """
+    if rules.roles is None:
+        return PersonRole.ADMIN if any(name.startswith(SYSTEM) for name in names) else PersonRole.VIEWER
+    held = [role for role in _RANKS if {*names, "*"} & set(rules.roles.get(role.value, ()))]
+    return held[-1] if held else PersonRole.VIEWER
+
+
+def may(rules: PromotionRules, names: Sequence[str], role: PersonRole) -> bool:
+    """Does a person have a role, or a higher one?"""
+    return _RANKS.index(role_of(rules, names)) >= _RANKS.index(role)
+
+
+def may_ask(rules: PromotionRules, names: Sequence[str], action: Action) -> bool:
+    """May a person ask for an action? Where it takes no approval, asking is doing."""
+    return may(rules, names, PersonRole.ANALYST) and (rules.needed(action) > 0 or may_act_alone(rules, names, action))
+
+
+def may_act_alone(rules: PromotionRules, names: Sequence[str], action: Action) -> bool:
+    """May a person do it without anybody else, where no approval is asked for?"""
+    return may(rules, names, _ALONE.get(action, PersonRole.APPROVER))
+
+
+def why_not(rules: PromotionRules, person: Person, role: PersonRole, what: str) -> str:
+    """What stands against it, and who can change that."""
+    has = role_of(rules, person.names)
+    where = "the policy has no roles" if rules.roles is None else "the policy's roles say so"
+    return f"{person.name} is {_with_article(has)}, and {what} takes {_with_article(role)} ({where})"
+
+
+def _with_article(role: PersonRole) -> str:
+    return f"{'a' if role is PersonRole.VIEWER else 'an'} {role}"

@@ -1,0 +1,150 @@
+"""What executing an intent comes to: hooks of its event in their order, and what is taken back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from evaluator.hooks import HookContext, Step, make_step, peek
+from evaluator.intents.checking import hash_verdict
+from evaluator.records import Release, StoredVerdict
+from evaluator.records.intents import (
+    ANNOUNCE,
+    UNDO,
+    Action,
+    Delivery,
+    HookEntry,
+    Intent,
+    IntentState,
+    Person,
+    PromotionRules,
+)
+
+__all__ = ["Planned", "Preview", "make_context", "plan_steps", "preview_steps"]
+
+_MAYBE_DONE = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One hook in its place. An undo restores `earlier`, as the hook of the last promotion found it."""
+
+    position: int
+    event: str
+    entry: HookEntry
+    step: Step
+    earlier: Any = None
+
+    @property
+    def says(self) -> str:
+        """What it will do, for whoever confirms it."""
+        said = self.step.hook.describe()
+        return f"takes back: {said}" if self.event == UNDO else said
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One hook as a person is shown it before they confirm."""
+
+    event: str
+    kind: str
+    says: str
+    now: str
+    """What it would change, as it is now; empty where there is nothing to read."""
+    required: bool
+
+
+def plan_steps(
+    rules: PromotionRules, action: Action, undone: Sequence[Delivery] = ()
+) -> tuple[tuple[Planned, ...], tuple[str, ...]]:
+    """The hooks that an action executes, and in words what of the last promotion cannot be taken back.
+
+    `undone`: deliveries that a rollback takes back, in the order in which it does. Raises PolicyError, UnknownName or HookError for a
+    hook that cannot be made any more.
+    """
+    event = Action.PROMOTE if action is Action.BREAK_GLASS else action
+    found: list[tuple[str, HookEntry, Any]] = []
+    left: list[str] = []
+    for entry in rules.hooks.get(event, ()):
+        if entry.kind == UNDO:
+            back, left = _take_back(undone)
+            found += back
+        else:
+            found.append((event, entry, None))
+    found += [(ANNOUNCE, entry, None) for entry in rules.hooks.get(ANNOUNCE, ())]
+    planned = (
+        Planned(position, name, entry, make_step(entry.kind, entry.options), earlier)
+        for position, (name, entry, earlier) in enumerate(found)
+    )
+    return tuple(planned), tuple(left)
+
+
+def _take_back(undone: Sequence[Delivery]) -> tuple[list[tuple[str, HookEntry, Any]], list[str]]:
+    back: list[tuple[str, HookEntry, Any]] = []
+    left: list[str] = []
+    for one in undone:
+        if one.event == ANNOUNCE or one.outcome.state not in _MAYBE_DONE:
+            continue
+        entry = HookEntry(one.hook, json.loads(one.options))
+        hook = make_step(entry.kind, entry.options).hook
+        if hook.can_undo():
+            back.append((UNDO, entry, json.loads(one.outcome.undo) if one.outcome.undo else None))
+        else:
+            left.append(f"{hook.kind} ({hook.describe()}) cannot be undone")
+    return back, left
+
+
+def make_context(
+    intent: Intent, release: Release, verdict: StoredVerdict | None, one: Planned, *, outcome: str = ""
+) -> HookContext:
+    """What one hook of an intent is told. Each has a key of its own: two may go to one receiver."""
+    action = Action.PROMOTE if one.event == UNDO or intent.action is Action.BREAK_GLASS else intent.action
+    return HookContext(
+        release=release.id,
+        action=_ACTIONS[action],
+        verdict=verdict.word if verdict else "",
+        verdict_hash=hash_verdict(verdict) if verdict else "",
+        baseline=_versions(release, "baseline"),
+        canary=_versions(release, "canary"),
+        requester=intent.requester,
+        reason=intent.reason,
+        idempotency_key="-".join([intent.key, str(one.position), *([outcome] if outcome else [])]),
+        expires_at=intent.expires_at,
+        outcome=outcome,
+    )
+
+
+_ACTIONS: Mapping[Action, Any] = {
+    Action.PROMOTE: "promote",
+    Action.BREAK_GLASS: "promote",
+    Action.HOLD: "hold",
+    Action.ROLLBACK: "rollback",
+}
+
+
+def _versions(release: Release, side: str) -> str:
+    """The version of the one service, or `name=version` of each."""
+    services = release.services
+    if len(services) == 1:
+        return str(getattr(services[0], side))
+    return ",".join(f"{service.name}={getattr(service, side)}" for service in services)
+
+
+def preview_steps(
+    planned: Sequence[Planned], release: Release, verdict: StoredVerdict | None, person: Person, until: datetime
+) -> tuple[Preview, ...]:
+    """What would happen, in order, and what is so now. Reads, and changes nothing."""
+    draft = Intent("", "preview", release.id, Action.PROMOTE, person.name, "", "", "", "", until, until)
+    return tuple(
+        Preview(
+            one.event,
+            one.entry.kind,
+            one.says,
+            peek(one.step, make_context(draft, release, verdict, one)),
+            one.step.required,
+        )
+        for one in planned
+    )

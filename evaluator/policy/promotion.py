@@ -1,0 +1,191 @@
+"""Sections of the policy about promotion: hooks by event, approvals, roles. Each hook validates its own options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, ValidationError, field_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from evaluator.errors import EvaluatorError, UnknownName
+from evaluator.policy.fields import PositiveDuration, Section, within
+from evaluator.records.intents import ANNOUNCE, UNDO, Action, Approvals, HookEntry, PersonRole, PromotionRules
+
+__all__ = ["ApprovalsSection", "HooksSection", "RolesSection", "add_hooks", "options_at", "to_rules"]
+
+_EVENTS = (Action.PROMOTE, Action.HOLD, Action.ROLLBACK)
+MOST_APPROVALS = 6
+Count = Annotated[int, within(0, MOST_APPROVALS), Field(json_schema_extra={"minimum": 0, "maximum": MOST_APPROVALS})]
+AtLeastTwo = Annotated[
+    int, within(2, MOST_APPROVALS), Field(json_schema_extra={"minimum": 2, "maximum": MOST_APPROVALS})
+]
+
+
+class _Entry:
+    """`{webhook: {url: …}}`, or `undo`: read into a HookEntry by the hook's own model."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            _read_entry, serialization=core_schema.plain_serializer_function_ser_schema(_write_entry)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": ["string", "object"]}  # `add_hooks` says more, once for all events
+
+
+Entry = Annotated[HookEntry, _Entry]
+Entries = Annotated[list[Entry], Field(max_length=20)]
+
+
+def _read_entry(raw: Any) -> HookEntry:
+    from evaluator.hooks import HOOKS  # a policy without hooks must not wait for them
+
+    if raw == UNDO:
+        return HookEntry(UNDO)
+    if not isinstance(raw, dict) or len(raw) != 1:
+        raise ValueError("must be one hook with its options, such as {webhook: {url: …}}, or the word undo")
+    ((kind, options),) = raw.items()
+    if kind not in HOOKS:
+        raise ValueError(UnknownName("hook", str(kind), HOOKS).message)
+    options = {} if options is None else options
+    try:
+        HOOKS[kind].Options.model_validate(options)
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False)
+        raise PydanticCustomError("hook_options", "options of {kind}", {"kind": kind, "mistakes": mistakes}) from None
+    except EvaluatorError as error:
+        raise ValueError(error.message) from None
+    return HookEntry(kind, options, required=options.get("required") is True)
+
+
+def _write_entry(entry: HookEntry) -> Any:
+    return UNDO if entry.kind == UNDO else {entry.kind: dict(entry.options)}
+
+
+def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
+    """The policy's schema with what an entry of `hooks` may be."""
+    defined = schema["$defs"]
+    defined["HookEntry"] = {"anyOf": [{"const": UNDO}, _describe_kinds()]}
+    for event in defined[HooksSection.__name__]["properties"].values():
+        event["items"] = {"$ref": "#/$defs/HookEntry"}
+    return schema
+
+
+def _describe_kinds() -> JsonSchemaValue:
+    """What the hooks of this package take; those of others are known only where they are installed."""
+    from evaluator.hooks import HOOKS
+
+    ours = {kind: HOOKS[kind] for kind in HOOKS}
+    ours = {kind: hook for kind, hook in ours.items() if hook.__module__.startswith("evaluator.")}
+    return {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "properties": {kind: _inline(hook.Options.model_json_schema()) for kind, hook in ours.items()},
+    }
+
+
+def _inline(schema: Any, known: Mapping[str, Any] | None = None) -> Any:
+    """A schema without references: it stands within another one, whose definitions are others."""
+    known = schema.pop("$defs", {}) if known is None else known
+    if isinstance(schema, list):
+        return [_inline(one, known) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inline(dict(known[schema["$ref"].rpartition("/")[2]]), known)
+    return {key: _inline(value, known) for key, value in schema.items()}
+
+
+def options_at(kind: str) -> Any:
+    """The model of a hook's options."""
+    from evaluator.hooks import HOOKS
+
+    return HOOKS[kind].Options
+
+
+class HooksSection(Section):
+    """What happens once an action was approved: hooks in their order."""
+
+    promote: Entries = Field(default_factory=list, description="Bring the candidate to everybody.")
+    hold: Entries = Field(default_factory=list, description="Stop a rollout where it is.")
+    rollback: Entries = Field(
+        default_factory=lambda: [HookEntry(UNDO)],
+        description="Go back; undo restores what the last promotion changed, the last hook first.",
+    )
+    announce: Entries = Field(default_factory=list, description="Tell what was done, after each action.")
+
+    @field_validator("promote", "hold", "announce")
+    @classmethod
+    def _nothing_to_undo(cls, value: list[HookEntry]) -> list[HookEntry]:
+        for index, entry in enumerate(value):
+            if entry.kind == UNDO:
+                raise PydanticCustomError("no_undo", "undo stands among the hooks of rollback only", {"index": index})
+        return value
+
+
+class ApprovalsSection(Section):
+    """How many people have to agree to an action before its hooks are executed."""
+
+    promote: Count = Field(1, description="Approvals that a promotion takes.")
+    hold: Count = Field(0, description="Approvals that a hold takes.")
+    rollback: Count = Field(0, description="Approvals that a rollback takes.")
+    break_glass: AtLeastTwo = Field(
+        2, description="Approvals that a promotion against the verdict takes; two at least."
+    )
+    self_approval: bool = Field(
+        default=True,
+        description="The requester's own approval counts where one is asked for; never where two or more are.",
+    )
+    expires: PositiveDuration = Field(4 * 3600.0, description="A request that was not executed by then is void.")
+    max_age: PositiveDuration = Field(8 * 3600.0, description="Oldest verdict that is acted on.")
+
+
+def _one_or_many(raw: Any) -> Any:
+    return [raw] if isinstance(raw, str) else raw
+
+
+People = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]],
+    BeforeValidator(_one_or_many),
+]
+
+
+class RolesSection(Section):
+    """Who may do what: accounts, addresses, `group:NAME` as the login tells, or `*`. Each may do all before it."""
+
+    viewer: People = Field(default_factory=list, description="Reads.")
+    analyst: People = Field(default_factory=list, description="Writes notes, asks for actions, holds a release.")
+    approver: People = Field(default_factory=list, description="Approves, promotes, rolls back, tries hooks again.")
+    admin: People = Field(default_factory=list, description="Settles what nobody knows, cancels what others asked for.")
+
+
+def to_rules(
+    hooks: HooksSection, approvals: ApprovalsSection, roles: RolesSection | None, *, sensitive: bool
+) -> PromotionRules:
+    """The sections as records, with the hash of what people agree to."""
+    by_event = {name: tuple(getattr(hooks, name)) for name in (*_EVENTS, ANNOUNCE)}
+    agreed = [hooks.model_dump(mode="json"), approvals.model_dump(mode="json"), sensitive]
+    canonical = json.dumps(agreed, sort_keys=True, separators=(",", ":"), default=str)
+    said = approvals
+    return PromotionRules(
+        hooks=by_event,
+        approvals=Approvals(
+            promote=said.promote,
+            hold=said.hold,
+            rollback=said.rollback,
+            break_glass=said.break_glass,
+            self_approval=said.self_approval,
+            expires_s=said.expires,
+            max_age_s=said.max_age,
+        ),
+        roles=None if roles is None else {role.value: tuple(getattr(roles, role.value)) for role in PersonRole},
+        sensitive=sensitive,
+        hash="sha256:" + hashlib.sha256(canonical.encode()).hexdigest(),
+    )
