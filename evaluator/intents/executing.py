@@ -56,7 +56,7 @@ def execute(store: Store, load: Callable[[], Policy], intent_id: str, worker: st
     than `wait_s`. A refusal is not raised: the intent ends with its reason.
     """
     intent = store.promotions.intent(intent_id)
-    with store.promotions.alone(intent.release, wait_s) as held:
+    with store.promotions.alone(_target_of(store, intent.release), wait_s) as held:
         if not held:
             raise StoreBusy(
                 f"another process executes an intent of {intent.release} just now", hint="look at `evaluator hooks log`"
@@ -65,6 +65,11 @@ def execute(store: Store, load: Callable[[], Policy], intent_id: str, worker: st
         if intent.state in _READY:
             _Execution(store, worker, intent).run(load)
         return store.promotions.intent(intent_id)
+
+
+def _target_of(store: Store, release: str) -> str:
+    """What intents of a release act on: its services, which other releases of them act on as well."""
+    return " ".join(sorted(one.name for one in store.release(release).services)) or release
 
 
 def execute_waiting(store: Store, load: Callable[[], Policy], worker: str) -> tuple[Intent, ...]:

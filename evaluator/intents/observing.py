@@ -59,8 +59,10 @@ def hash_data_now(store: Store, verdict: StoredVerdict) -> str:
     behind = runs_behind(store, verdict.release, judged)
     if behind is None or is_live(runs):
         return ""
-    seen = {run.id for run in choose_runs(runs, behind)}
-    return judged if {run.id for run in choose_runs(runs, "latest")} <= seen else ""
+    seen, newest = ([run.id for run in choose_runs(runs, name)] for name in (behind, "latest"))
+    # A newer load of which nothing landed would not change the hash of all, and yet nobody has judged it.
+    empty = store.data_hash(newest) == store.data_hash([])
+    return judged if set(newest) <= set(seen) and not empty else ""
 
 
 def hash_policy_now(store: Store, policy: Policy, release_id: str) -> str:

@@ -62,8 +62,8 @@ def plan_steps(
 ) -> tuple[tuple[Planned, ...], tuple[str, ...]]:
     """The hooks that an action executes, and in words what of the last promotion cannot be taken back.
 
-    `undone`: deliveries that a rollback takes back, in the order in which it does. Raises PolicyError, UnknownName or HookError for a
-    hook that cannot be made any more.
+    `undone`: deliveries that a rollback takes back, in the order in which it does. Raises PolicyError, UnknownName or
+    HookError for a hook that cannot be made any more.
     """
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
     found: list[tuple[str, HookEntry, Any]] = []

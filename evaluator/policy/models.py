@@ -33,7 +33,7 @@ __all__ = ["LATER", "OF_PROMOTION", "PolicyFile"]
 LATER = ("rollout", "stages", "strategy")
 """Sections that are planned and not available in this version."""
 
-OF_PROMOTION = ("hooks", "approvals", "roles")
+OF_PROMOTION = ("sensitive", "hooks", "approvals", "roles")
 """Sections that say what happens after a verdict: not part of what judged, nor of its hash."""
 
 

@@ -48,7 +48,7 @@ class Promotions:
 
     attached: _Attach
     folder: Path
-    """Where the locks are that say who executes intents of a release."""
+    """Where the locks are that say who executes intents."""
 
     def request(self, draft: Intent, *, consents: bool = False) -> Intent:
         """Keep an intent with its key; asked for once more while it stands, the one that is there is returned.
@@ -114,12 +114,12 @@ class Promotions:
                 _expire(engine, now)
 
     @contextmanager
-    def alone(self, release: str, wait_s: float = 0.0) -> Iterator[bool]:
-        """Be the only one that executes intents of a release; tells whether that could be had within `wait_s`.
+    def alone(self, target: str, wait_s: float = 0.0) -> Iterator[bool]:
+        """Be the only one that executes intents on a target; tells whether that could be had within `wait_s`.
 
         The system lets go of a process that was killed: what it had begun can be taken up at once. Raises StoreError.
         """
-        path = self.folder / f"{hashlib.sha256(release.encode()).hexdigest()[:24]}.lock"
+        path = self.folder / f"{hashlib.sha256(target.encode()).hexdigest()[:24]}.lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path.touch()

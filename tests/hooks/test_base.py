@@ -50,6 +50,12 @@ class Told:
     def test(self):
         return Outcome("acknowledged", "fine")
 
+    def can_undo(self):
+        return True
+
+    def tell(self, value):
+        return str(value)
+
 
 def fail(_context):
     raise HookError("they refused", hint="ask them")

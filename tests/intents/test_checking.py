@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from evaluator.errors import UsageError
+from evaluator.errors import Refused
 from evaluator.intents import Situation, check_execution, hash_verdict
 from evaluator.records import StoredVerdict
 from evaluator.records.intents import Action, Intent, IntentState
@@ -15,9 +15,19 @@ GO = StoredVerdict("cart@2", "go", NOW - timedelta(minutes=5), "{}")
 INTENT = Intent(
     "i1", "evt_1", "cart@2", Action.PROMOTE, "ann", "fine", hash_verdict(GO), "sha256:d", "sha256:p",
     NOW - timedelta(minutes=4), NOW + timedelta(hours=4), 1, distinct=True, state=IntentState.APPROVED,
+    hooks_hash="sha256:h",
 )  # fmt: skip
+BOTH = {"ann", "bob"}
 SITUATION = Situation(
-    NOW, GO, "sha256:d", "sha256:p", frozenset({"bob"}), {"ann", "bob"}, {"ann", "bob"}, timedelta(minutes=30)
+    NOW,
+    GO,
+    "sha256:d",
+    "sha256:p",
+    "sha256:h",
+    frozenset({"bob"}),
+    {"ann", "bob"},
+    {"ann", "bob"},
+    timedelta(minutes=30),
 )
 
 
@@ -34,6 +44,7 @@ def test_an_intent_whose_grounds_hold_is_executed():
         ({"max_age": timedelta(minutes=4)}, "too old"),
         ({"data_hash": "sha256:x"}, "data have landed"),
         ({"policy_hash": "sha256:x"}, "policy has changed"),
+        ({"hooks_hash": "sha256:x"}, "hooks or approvals have changed"),
         ({"approvers": frozenset()}, "0 of 1 approvals hold"),
         ({"approvers": frozenset({"ann"})}, "0 of 1 approvals hold"),
         ({"may_approve": {"ann"}}, "0 of 1 approvals hold"),
@@ -41,20 +52,20 @@ def test_an_intent_whose_grounds_hold_is_executed():
     ],
 )
 def test_what_changed_since_refuses_it(change, reason):
-    with pytest.raises(UsageError, match=reason):
+    with pytest.raises(Refused, match=reason):
         check_execution(INTENT, replace(SITUATION, **change))
 
 
 @pytest.mark.parametrize("state", sorted(set(IntentState) - {IntentState.APPROVED, IntentState.SENT}))
 def test_only_what_is_approved_is_executed(state):
-    with pytest.raises(UsageError, match=f"it is {state}"):
+    with pytest.raises(Refused, match=f"it is {state}"):
         check_execution(replace(INTENT, state=state), SITUATION)
 
 
 @pytest.mark.parametrize("word", ["no_go", "inconclusive"])
 def test_against_the_verdict_only_by_break_glass(word):
     verdict = replace(GO, word=word)
-    with pytest.raises(UsageError, match="the verdict is not GO"):
+    with pytest.raises(Refused, match="the verdict is not GO"):
         check_execution(INTENT, replace(SITUATION, latest=verdict))
     check_execution(replace(INTENT, action=Action.BREAK_GLASS), replace(SITUATION, latest=verdict))
 
@@ -63,5 +74,5 @@ def test_against_the_verdict_only_by_break_glass(word):
 def test_holding_and_rolling_back_need_no_verdict_but_permission(action):
     intent = replace(INTENT, action=action, approvals_needed=0)
     check_execution(intent, replace(SITUATION, latest=None))
-    with pytest.raises(UsageError, match="ann has no permission any more"):
+    with pytest.raises(Refused, match="ann has no permission any more"):
         check_execution(intent, replace(SITUATION, may_approve={"bob"}))

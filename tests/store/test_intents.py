@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from evaluator.errors import StoreError, UnknownName, UsageError
-from evaluator.records.intents import Action, HookOutcome, Intent, IntentState
+from evaluator.records.intents import Action, Delivery, HookOutcome, Intent, IntentState, Person
 from evaluator.store import Store
 
 
@@ -22,6 +22,10 @@ def draft(action=Action.PROMOTE, *, needed=2, distinct=True, hours=4, verdict="s
         "", "", "cart@2", action, "ann", "looks good", verdict, "sha256:d", "sha256:p", now,
         now + timedelta(hours=hours), needed, distinct,
     )  # fmt: skip
+
+
+def someone(name):
+    return Person(name, (name,))
 
 
 def test_a_second_click_is_the_same_intent(store):
@@ -50,22 +54,22 @@ def test_a_promotion_after_a_rollback_is_new(store):
 def test_two_other_people_approve(store):
     intent = store.promotions.request(draft())
     with pytest.raises(UsageError, match="ann asked for i1 and cannot approve it too"):
-        store.promotions.approve(intent.id, "ann")
-    assert store.promotions.approve(intent.id, "bob").state is IntentState.REQUESTED
-    assert store.promotions.approve(intent.id, "bob").state is IntentState.REQUESTED
-    assert store.promotions.approve(intent.id, "cleo").state is IntentState.APPROVED
+        store.promotions.approve(intent.id, someone("ann"))
+    assert store.promotions.approve(intent.id, someone("bob")).state is IntentState.REQUESTED
+    assert store.promotions.approve(intent.id, someone("bob")).state is IntentState.REQUESTED
+    assert store.promotions.approve(intent.id, someone("cleo")).state is IntentState.APPROVED
     with pytest.raises(UsageError, match="nothing to approve"):
-        store.promotions.approve(intent.id, "dora")
+        store.promotions.approve(intent.id, someone("dora"))
 
 
 def test_an_expired_request_cannot_be_approved(store):
     intent = store.promotions.request(draft(hours=0))
     with pytest.raises(UsageError, match="has expired"):
-        store.promotions.approve(intent.id, "bob")
+        store.promotions.approve(intent.id, someone("bob"))
 
 
 def test_one_of_many_that_claim_wins(store):
-    intent = store.promotions.approve(store.promotions.request(draft(needed=1)).id, "bob")
+    intent = store.promotions.approve(store.promotions.request(draft(needed=1)).id, someone("bob"))
     won = []
     threads = [
         threading.Thread(target=lambda n=n: won.append(store.promotions.claim(intent, f"w{n}"))) for n in range(4)
@@ -79,10 +83,14 @@ def test_one_of_many_that_claim_wins(store):
 
 def test_deliveries_count_attempts_and_keep_what_undoes_them(store):
     intent = store.promotions.request(draft())
-    store.promotions.deliver(intent, 0, "lb", HookOutcome(IntentState.SENT, ""), attempt=True)
-    store.promotions.deliver(intent, 0, "lb", HookOutcome(IntentState.ACKNOWLEDGED, "ok", "90"), attempt=False)
+    for attempts, outcome in (
+        (1, HookOutcome(IntentState.SENT, "")),
+        (0, HookOutcome(IntentState.ACKNOWLEDGED, "ok", "90", "200")),
+    ):
+        one = Delivery(intent.id, 0, "lb", attempts, outcome, datetime.now(UTC), "promote", "{}")
+        store.promotions.deliver(one, intent.release, "w")
     (delivery,) = store.promotions.deliveries(intent.id)
-    assert (delivery.attempts, delivery.outcome.undo) == (1, "90")
+    assert (delivery.attempts, delivery.outcome.undo, delivery.outcome.response) == (1, "90", "200")
 
 
 def test_an_unknown_intent_is_named(store):

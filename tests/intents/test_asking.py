@@ -1,0 +1,215 @@
+"""Who may ask for what, on which grounds, and who has to agree."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from evaluator.errors import Refused, UnknownName, UsageError
+from evaluator.intents import approve, ask, cancel, execute, find_promoted, role_of, system_person
+from evaluator.records import RunState
+from evaluator.records.intents import Action, IntentState, PersonRole
+
+ROLES = "roles: {analyst: [ana], approver: [bob, cleo, 'group:sre'], admin: ada}\n"
+
+
+def hooks(script, more=""):
+    return f"{ROLES}hooks:\n  promote:\n    - {script('promoted')}\n{more}"
+
+
+def test_without_roles_accounts_of_the_machine_may_do_everything_and_a_login_reads(policy, person):
+    rules = policy().promotion
+    assert role_of(rules, system_person().names) is PersonRole.ADMIN
+    assert role_of(rules, person("ann@example.org", "group:sre").names) is PersonRole.VIEWER
+
+
+def test_roles_are_held_by_any_name_and_the_highest_counts(policy, person):
+    rules = policy("roles: {analyst: '*', approver: ['group:sre'], admin: []}").promotion
+    assert role_of(rules, person("eve").names) is PersonRole.ANALYST
+    assert role_of(rules, person("eve", "group:sre").names) is PersonRole.APPROVER
+    assert role_of(rules, system_person().names) is PersonRole.ANALYST
+
+
+@pytest.mark.parametrize(
+    ("who", "action", "says"),
+    [
+        ("vic", "promote", "vic is a viewer, and promoting takes an analyst"),
+        ("vic", "hold", "holding takes an approver|vic is a viewer"),
+        ("ana", "rollback", "ana is an analyst, and rolling back takes an approver"),
+    ],
+)
+def test_who_may_not_ask_is_told_and_it_is_kept(store, policy, person, wish, script, who, action, says):
+    with pytest.raises(Refused, match=says):
+        ask(store, policy(hooks(script)), person(who), wish(action))
+    assert store.promotions.intents() == ()
+    (row,) = store.promotions.audit()
+    assert (row.actor, row.event) == (who, "refused")
+
+
+def test_an_approver_who_asks_has_agreed_where_one_is_needed(store, policy, person, wish, script):
+    assert ask(store, policy(hooks(script)), person("bob"), wish()).state is IntentState.APPROVED
+
+
+def test_an_analyst_waits_for_an_approver(store, policy, person, wish, script):
+    rules = policy(hooks(script))
+    intent = ask(store, rules, person("ana"), wish())
+    assert intent.state is IntentState.REQUESTED
+    with pytest.raises(Refused, match="ana is an analyst, and approving takes an approver"):
+        approve(store, rules, person("ana"), intent.id)
+    assert approve(store, rules, person("zoe", "group:sre"), intent.id).state is IntentState.APPROVED
+
+
+@pytest.mark.parametrize("text", ["sensitive: true\n", "approvals: {promote: 2}\n"])
+def test_two_other_people_where_it_is_sensitive_or_two_are_asked_for(store, policy, person, wish, script, text):
+    rules = policy(hooks(script, text))
+    intent = ask(store, rules, person("bob"), wish())
+    with pytest.raises(UsageError, match="bob asked for i1 and cannot approve it too"):
+        approve(store, rules, person("bob"), intent.id)
+    assert approve(store, rules, person("cleo"), intent.id).state is IntentState.REQUESTED
+    assert approve(store, rules, person("ada"), intent.id).state is IntentState.APPROVED
+
+
+def test_nobody_approves_their_own_request_where_the_policy_says_so(store, policy, person, wish, script):
+    rules = policy(hooks(script, "approvals: {self_approval: false}\n"))
+    intent = ask(store, rules, person("bob"), wish())
+    assert intent.state is IntentState.REQUESTED
+    with pytest.raises(UsageError, match="cannot approve it too"):
+        approve(store, rules, person("bob"), intent.id)
+    assert approve(store, rules, person("cleo"), intent.id).state is IntentState.APPROVED
+
+
+def test_a_no_go_is_promoted_by_breaking_glass_only(store, policy, person, wish, script):
+    rules = policy(hooks(script))
+    with pytest.raises(Refused, match=r"cart@1.6.0 is not promoted: the verdict is NO-GO") as caught:
+        ask(store, rules, person("bob"), wish(release="cart@1.6.0"))
+    assert caught.value.exit_code == 1
+    intent = ask(store, rules, person("bob"), wish("break_glass", "cart@1.6.0", "the old one is on fire"))
+    assert (intent.approvals_needed, intent.distinct, intent.state) == (2, True, IntentState.REQUESTED)
+
+
+def test_no_glass_is_broken_for_a_go(store, policy, person, wish, script):
+    with pytest.raises(Refused, match="no glass has to be broken"):
+        ask(store, policy(hooks(script)), person("bob"), wish("break_glass"))
+
+
+def test_every_promotion_against_a_verdict_is_on_that_verdict_for_ever(store, policy, person, wish, script):
+    from evaluator.pipeline.judging import judge_release
+
+    rules = policy(hooks(script))
+    intent = ask(store, rules, person("bob"), wish("break_glass", "cart@1.6.0", "the old one is on fire"))
+    assert store.verdicts("cart@1.6.0")[-1].override is None
+    approve(store, rules, person("cleo"), intent.id)
+    approve(store, rules, person("ada"), intent.id)
+    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+    override = store.verdicts("cart@1.6.0")[-1].override
+    assert (override["by"], override["approved by"]) == ("bob", "ada, cleo")
+    assert override["reason"] == "the old one is on fire"
+    assert store.verdicts("cart@1.9.0")[-1].override is None
+    again = judge_release(store, "cart@1.6.0", rules, judged_at=datetime.now(UTC))
+    assert again.override == override
+
+
+def test_grounds_that_do_not_hold_refuse_a_promotion(store, policy, person, wish, script):
+    with pytest.raises(Refused, match="the policy names no hooks that promote"):
+        ask(store, policy(ROLES), person("bob"), wish())
+    with pytest.raises(Refused, match="the policy is not the one that judged"):
+        ask(store, policy(hooks(script, "alpha: 0.01\n")), person("bob"), wish())
+    with pytest.raises(Refused, match=r"it was judged .* ago"):
+        ask(store, policy(hooks(script, "approvals: {max_age: 1ms}\n")), person("bob"), wish())
+    with pytest.raises(UnknownName, match="did you mean"):
+        ask(store, policy(hooks(script)), person("bob"), wish(release="cart@1.9.1"))
+
+
+@pytest.mark.parametrize("state", [RunState.RUNNING, RunState.COMPLETE])
+def test_newer_data_refuse_a_promotion(store, policy, person, wish, script, state):
+    run = store.runs("cart@1.9.0")[0]
+    newer = replace(run, id="later-0", group="later", state=RunState.RUNNING, landed=0)
+    store.register_run(store.release("cart@1.9.0"), newer)
+    if state is RunState.COMPLETE:
+        store.finish_run("later-0", state=state, ended=run.ended, facts=run.facts)
+    with pytest.raises(Refused, match=r"a run is still recorded|there are newer"):
+        ask(store, policy(hooks(script)), person("bob"), wish())
+
+
+@pytest.mark.parametrize("reason", ["", "  \n", "x" * 1001])
+def test_a_reason_is_asked_for(store, policy, person, wish, script, reason):
+    with pytest.raises(UsageError, match="the reason"):
+        ask(store, policy(hooks(script)), person("bob"), wish(reason=reason))
+
+
+def test_a_double_click_and_two_analysts_make_one_intent(store, policy, person, wish, script):
+    import threading
+
+    rules, made = policy(hooks(script)), []
+    threads = [
+        threading.Thread(target=lambda who=who: made.append(ask(store, rules, person(who), wish())))
+        for who in ("ana", "bob", "cleo", "ana")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({one.id for one in made}) == 1
+    assert len(store.promotions.intents()) == 1
+
+
+def test_a_hold_cancels_what_waits_and_a_promotion_afterwards_is_new(store, policy, person, wish, script):
+    rules = policy(hooks(script))
+    first = ask(store, rules, person("ana"), wish())
+    held = ask(store, rules, person("ana"), wish("hold", reason="support reports odd carts"))
+    assert held.state is IntentState.APPROVED
+    assert store.promotions.intent(first.id).state is IntentState.CANCELLED
+    assert execute(store, lambda: rules, held.id, "w").state is IntentState.ACKNOWLEDGED
+    assert ask(store, rules, person("ana"), wish()).id not in {first.id, held.id}
+
+
+def test_a_request_is_taken_back_by_who_made_it_and_turned_down_by_an_approver(store, policy, person, wish, script):
+    rules = policy(hooks(script))
+    intent = ask(store, rules, person("ana"), wish())
+    with pytest.raises(Refused, match="vic is a viewer, and turning down"):
+        cancel(store, rules, person("vic"), intent.id, "no")
+    assert cancel(store, rules, person("ana"), intent.id, "too early").state is IntentState.CANCELLED
+    with pytest.raises(UsageError, match="is cancelled, so there is nothing to cancel"):
+        cancel(store, rules, person("bob"), intent.id, "no")
+
+
+def test_what_was_changed_since_it_was_asked_for_is_not_approved(store, policy, person, wish, script):
+    intent = ask(store, policy(hooks(script)), person("ana"), wish())
+    changed = policy(f"{ROLES}hooks:\n  promote:\n    - {script('something-else')}\n")
+    with pytest.raises(Refused, match="hooks or approvals have changed since i1"):
+        approve(store, changed, person("bob"), intent.id)
+
+
+def test_a_rollback_of_nothing_is_refused(store, policy, person, wish, script):
+    with pytest.raises(Refused, match=r"there is nothing to roll back for cart@1.9.0: no promotion"):
+        ask(store, policy(hooks(script)), person("bob"), wish("rollback"))
+
+
+def test_what_was_promoted_later_goes_back_first(store, policy, person, wish, script):
+    rules = policy(f"{ROLES}hooks: {{promote: [{script('promoted', undo='back')}]}}\n")
+    first = ask(store, rules, person("bob"), wish())
+    execute(store, lambda: rules, first.id, "w")
+    glass = ask(store, rules, person("bob"), wish("break_glass", "cart@1.6.0"))
+    for who in ("cleo", "ada"):
+        approve(store, rules, person(who), glass.id)
+    execute(store, lambda: rules, glass.id, "w")
+    with pytest.raises(Refused, match=r"cart@1.6.0 was promoted after cart@1.9.0"):
+        ask(store, rules, person("bob"), wish("rollback"))
+    back = ask(store, rules, person("bob"), wish("rollback", "cart@1.6.0"))
+    execute(store, lambda: rules, back.id, "w")
+    assert find_promoted(store, "cart@1.6.0") == ()
+    assert ask(store, rules, person("bob"), wish("rollback")).undoes == (first.id,)
+
+
+def test_what_is_not_executed_in_time_expires(store, policy, person, wish, script):
+    rules = policy(hooks(script, "approvals: {expires: 1ms}\n"))
+    intent = ask(store, rules, person("ana"), wish())
+    with pytest.raises(UsageError, match="has expired"):
+        approve(store, rules, person("bob"), intent.id)
+    store.promotions.expire(datetime.now(UTC) + timedelta(seconds=1))
+    assert store.promotions.intent(intent.id).state is IntentState.EXPIRED
+    assert ask(store, rules, person("ana"), wish()).id != intent.id
+
+
+def test_actions_have_words_of_their_own():
+    assert {action.said for action in Action} == {"promote", "hold", "rollback", "break glass"}

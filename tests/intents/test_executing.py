@@ -1,0 +1,388 @@
+"""Executed once in effect: whatever is killed, races, hangs, fails or changes in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from evaluator.errors import Refused, StoreBusy, UsageError
+from evaluator.intents import approve, ask, execute, execute_waiting, resolve, retry, run_worker, system_person
+from evaluator.records.intents import HookOutcome, IntentState
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from hooks_world import receiving, reply
+
+
+@pytest.fixture
+def secret(monkeypatch):
+    import base64
+
+    value = "whsec_" + base64.b64encode(os.urandom(32)).decode()
+    monkeypatch.setenv("HOOK_SECRET", value)
+    return value
+
+
+@pytest.fixture
+def receiver():
+    with receiving() as found:
+        yield found
+
+
+def webhook(receiver, more=""):
+    return f"{{webhook: {{url: '{receiver.url}/hook', secret: '${{HOOK_SECRET}}', allow_hosts: [127.0.0.1]{more}}}}}"
+
+
+def promoted(store, rules, wish, person=None):
+    """Ask and execute."""
+    intent = ask(store, rules, person or system_person(), wish())
+    return execute(store, lambda: rules, intent.id, "w1")
+
+
+def outcome(store, intent, number=1):
+    return {one.position + 1: one for one in store.promotions.deliveries(intent.id)}[number].outcome
+
+
+# ------------------------------------------------------------------ in order
+
+
+def test_hooks_run_in_order_and_announcements_tell_what_came_of_it(store, policy, wish, script, lines):
+    rules = policy(
+        f"hooks:\n  promote: [{script('one', '${canary}')}, {script('two')}]\n"
+        f"  announce: [{script('${action}', '${outcome}')}]\n"
+    )
+    intent = promoted(store, rules, wish)
+    assert intent.state is IntentState.ACKNOWLEDGED
+    assert lines() == ["one-1.9.0", "two", "promote-acknowledged"]
+    assert [one.event for one in store.promotions.deliveries(intent.id)] == ["promote", "promote", "announce"]
+    assert store.promotions.verify_audit()
+
+
+@pytest.mark.parametrize(("more", "then"), [("", ["one", "two"]), (", required: true", ["one"])])
+def test_a_hook_that_fails_stops_the_others_where_it_is_required(store, policy, wish, script, lines, more, then):
+    rules = policy(f"hooks:\n  promote: [{script('one', code=3, more=more)}, {script('two')}]\n")
+    intent = promoted(store, rules, wish)
+    assert intent.state is IntentState.FAILED
+    assert lines() == then
+    said = store.promotions.audit()[-1].text
+    assert said.startswith("hook 1 (command) failed")
+    assert ("1 after it not executed" in said) == bool(more)
+
+
+def test_an_announcement_that_fails_leaves_the_promotion_done(store, policy, wish, script):
+    rules = policy(f"hooks:\n  promote: [{script('one')}]\n  announce: [{script('x', code=1)}]\n")
+    assert promoted(store, rules, wish).state is IntentState.ACKNOWLEDGED
+
+
+def test_a_rollback_takes_back_what_was_done_the_last_hook_first(store, policy, wish, script, lines):
+    rules = policy(
+        f"hooks:\n  promote: [{script('one', undo='not-one')}, {script('told')}, {script('two', undo='not-two')}]\n"
+        f"  rollback: [undo, {script('${action}', '${baseline}')}]\n"
+    )
+    promoted(store, rules, wish)
+    back = ask(store, rules, system_person(), wish("rollback", reason="carts are odd"))
+    assert execute(store, lambda: rules, back.id, "w2").state is IntentState.ACKNOWLEDGED
+    assert lines()[3:] == ["not-two", "not-one", "rollback-1.4.1"]
+    assert "cannot be undone" in store.promotions.audit()[-1].text
+    with pytest.raises(Refused, match="nothing to roll back") as caught:
+        ask(store, policy(f"hooks: {{promote: [{script('one')}]}}"), system_person(), wish("rollback", reason="again"))
+    assert "no promotion of it was executed" in caught.value.message
+
+
+def test_a_rollback_undoes_by_the_options_that_were_executed(store, policy, wish, script, lines):
+    rules = policy(f"hooks:\n  promote: [{script('one', undo='as-it-was')}]\n")
+    promoted(store, rules, wish)
+    changed = policy(f"hooks:\n  promote: [{script('other', undo='as-it-never-was')}]\n")
+    back = ask(store, changed, system_person(), wish("rollback"))
+    execute(store, lambda: changed, back.id, "w2")
+    assert lines() == ["one", "as-it-was"]
+
+
+# ------------------------------------------------------------------ checked again
+
+
+def test_a_stale_go_does_not_promote(store, policy, wish, script, lines):
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
+    intent = ask(store, rules, system_person(), wish())
+    run = store.runs("cart@1.9.0")[0]
+    store.register_run(store.release("cart@1.9.0"), replace(run, id="later-0", group="later", landed=0))
+    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.FAILED
+    assert "data have landed or changed" in store.promotions.audit()[-1].text
+    assert lines() == []
+
+
+def test_a_newer_verdict_another_policy_and_lost_permission_refuse_it(store, policy, wish, script, lines, person):
+    from evaluator.pipeline.judging import judge_release
+
+    hooks = f"hooks: {{promote: [{script('one')}]}}\n"
+    may = policy(f"{hooks}roles: {{approver: [bob]}}\n")
+    for text, says in (
+        (f"{hooks}roles: {{approver: [cleo]}}\n", "bob has no permission any more"),
+        (f"{hooks}roles: {{approver: [bob]}}\nalpha: 0.01\n", "the policy has changed"),
+        (f"hooks: {{promote: [{script('two')}]}}\nroles: {{approver: [bob]}}\n", "hooks or approvals have changed"),
+    ):
+        intent = ask(store, may, person("bob"), wish())
+        changed = policy(text)
+        assert execute(store, lambda changed=changed: changed, intent.id, "w").state is IntentState.FAILED
+        assert says in store.promotions.audit()[-1].text
+    intent = ask(store, may, person("bob"), wish())
+    judge_release(store, "cart@1.9.0", may, judged_at=datetime.now(UTC))
+    assert execute(store, lambda: may, intent.id, "w").state is IntentState.FAILED
+    assert "its verdict is not the latest" in store.promotions.audit()[-1].text
+    assert lines() == []
+
+
+def test_what_waits_for_approvals_is_not_executed(store, policy, wish, script, lines):
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\napprovals: {{promote: 2}}\n")
+    intent = ask(store, rules, system_person(), wish())
+    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.REQUESTED
+    assert execute_waiting(store, lambda: rules, "w") == ()
+    assert lines() == []
+
+
+def test_what_was_executed_is_not_executed_again(store, policy, wish, script, lines):
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
+    intent = promoted(store, rules, wish)
+    assert execute(store, lambda: rules, intent.id, "w2") == store.promotions.intent(intent.id)
+    assert ask(store, rules, system_person(), wish()).id == intent.id
+    assert lines() == ["one"]
+
+
+def test_a_forged_approval_of_nobody_who_may_counts_for_nothing(store, policy, wish, script, lines, person):
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\nroles: {{analyst: [ana], approver: [bob]}}\n")
+    intent = ask(store, rules, person("ana"), wish())
+    store.promotions.approve(intent.id, person("eve"))
+    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.FAILED
+    assert "0 of 1 approvals hold" in store.promotions.audit()[-1].text
+    assert lines() == []
+
+
+# ------------------------------------------------------------------ races
+
+
+def test_many_workers_execute_once(store, policy, wish, script, lines):
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
+    intent = ask(store, rules, system_person(), wish())
+
+    def work(name):
+        execute(store, lambda: rules, intent.id, name, wait_s=20)
+
+    threads = [threading.Thread(target=work, args=(f"w{k}",)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lines() == ["one"]
+
+
+def test_who_comes_while_another_executes_is_told(store, policy, wish, script):
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
+    intent = ask(store, rules, system_person(), wish())
+    with store.promotions.alone("cart") as held:
+        assert held
+        with pytest.raises(StoreBusy, match=r"another process executes an intent of cart@1.9.0"):
+            execute(store, lambda: rules, intent.id, "w")
+
+
+def test_a_worker_executes_what_is_approved_as_it_comes(store, policy, wish, script, lines):
+    rules, stop, said = policy(f"hooks: {{promote: [{script('one')}]}}\n"), threading.Event(), []
+    worker = threading.Thread(
+        target=run_worker, args=(store, lambda: rules, stop), kwargs={"say": said.append, "poll_s": 0.05}
+    )
+    worker.start()
+    try:
+        intent = ask(store, rules, system_person(), wish())
+        deadline = time.monotonic() + 20
+        while store.promotions.intent(intent.id).state is not IntentState.ACKNOWLEDGED:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        stop.set()
+        worker.join(10)
+    assert lines() == ["one"]
+    assert said == ["i1 (promote cart@1.9.0) is acknowledged"]
+
+
+def test_a_worker_outlives_a_broken_policy(store, policy, wish, script, lines):
+    good = policy(f"hooks: {{promote: [{script('one')}]}}\n")
+    ask(store, good, system_person(), wish())
+    answers = [UsageError("evaluator.yaml:1: broken")]
+
+    def load():
+        if answers:
+            raise answers.pop()
+        return good
+
+    assert execute_waiting(store, load, "w")[0].state is IntentState.FAILED
+    assert "evaluator.yaml:1: broken" in store.promotions.audit()[-1].text
+
+
+# ------------------------------------------------------------------ killed
+
+
+PROMOTE = [sys.executable, "-m", "evaluator", "promote", "cart@1.9.0", "--yes", "-q"]
+
+
+def kill_while_sending(place, began):
+    """Promote in a process of its own, and kill it between send and acknowledgement."""
+    process = subprocess.Popen(PROMOTE, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not began():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
+def test_killed_between_send_and_acknowledgement_a_webhook_is_sent_again_with_the_same_key(
+    store, place, policy, secret, receiver
+):
+    released = threading.Event()
+    receiver.answers = [lambda handler, seen: released.wait(30), reply()]
+    rules = policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
+    kill_while_sending(place, lambda: receiver.seen)
+    released.set()
+    (intent,) = store.promotions.intents()
+    assert intent.state is IntentState.SENT
+    assert execute_waiting(store, lambda: rules, "another")[0].state is IntentState.ACKNOWLEDGED
+    first, second = receiver.seen
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    (delivery,) = store.promotions.deliveries(intent.id)
+    assert delivery.attempts == 2
+    assert execute_waiting(store, lambda: rules, "another") == ()
+
+
+def test_killed_while_a_program_ran_a_person_decides(store, place, policy, wish):
+    rules = policy(
+        'hooks: {promote: [{command: {run: [sh, -c, "echo began >> HERE/out.txt; sleep 30"], required: true}},'
+        ' {command: {run: [sh, -c, "echo second >> HERE/out.txt"]}}]}\n'
+    )
+    kill_while_sending(place, (place / "out.txt").exists)
+    (intent,) = execute_waiting(store, lambda: rules, "another")
+    assert intent.state is IntentState.UNKNOWN
+    assert "it may have been done" in outcome(store, intent).text
+    assert (place / "out.txt").read_text().split() == ["began"]
+    assert ask(store, rules, system_person(), wish()).id == intent.id
+    settled = resolve(store, rules, system_person(), intent.id, 1, done=True, reason="it shows in production")
+    assert settled.state is IntentState.FAILED  # the second hook was not executed yet
+    with pytest.raises(UsageError, match="hook 1 of i1 is acknowledged"):
+        resolve(store, rules, system_person(), intent.id, 1, done=True, reason="again")
+    retry(store, rules, system_person(), intent.id)
+    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+    assert (place / "out.txt").read_text().split() == ["began", "second"]
+
+
+def test_the_first_earlier_value_survives_a_kill(store, policy, wish, script, monkeypatch):
+    """A hook that is executed once more may read what it changed itself."""
+    rules = policy(f"hooks: {{promote: [{script('one', undo='back', more=', idempotent: true')}]}}\n")
+    values = iter([{"weight": 90}, {"weight": 0}])
+    monkeypatch.setattr("evaluator.hooks.command.Command._read", lambda _self: next(values))
+    intent = ask(store, rules, system_person(), wish())
+    store.promotions.claim(intent, "killed")
+    (fresh,) = store.promotions.intents()
+    from evaluator.records.intents import Delivery
+
+    sent = Delivery(
+        intent.id,
+        0,
+        "command",
+        1,
+        HookOutcome(IntentState.SENT, "", '{"weight": 90}'),
+        datetime.now(UTC),
+        "promote",
+        "{}",
+    )
+    next(values)
+    store.promotions.deliver(sent, fresh.release, "killed")
+    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+    assert outcome(store, intent).undo == '{"weight": 90}'
+
+
+def test_what_was_begun_and_must_not_go_on_is_unknown(store, place, policy, wish, secret, receiver, script):
+    released = threading.Event()
+    receiver.answers = [lambda handler, seen: released.wait(30), reply()]
+    policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
+    kill_while_sending(place, lambda: receiver.seen)
+    released.set()
+    changed = policy(f"hooks: {{promote: [{script('another')}]}}\n")
+    assert execute_waiting(store, lambda: changed, "another")[0].state is IntentState.UNKNOWN
+    assert len(receiver.seen) == 1
+
+
+# ------------------------------------------------------------------ again
+
+
+def test_a_retry_executes_what_failed_and_what_was_not_reached(store, place, policy, wish, lines):
+    rules = policy(
+        'hooks: {promote: [{command: {run: [sh, -c, "echo one >> HERE/out.txt"]}},'
+        ' {command: {run: [sh, -c, "test -e HERE/ready"], required: true}},'
+        ' {command: {run: [sh, -c, "echo three >> HERE/out.txt"]}}],'
+        ' announce: [{command: {run: [sh, -c, "echo ${outcome} >> HERE/out.txt"]}}]}\n'
+    )
+    intent = promoted(store, rules, wish)
+    assert intent.state is IntentState.FAILED
+    assert ask(store, rules, system_person(), wish()).id == intent.id
+    (place / "ready").touch()
+    assert retry(store, rules, system_person(), intent.id).state is IntentState.APPROVED
+    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+    assert lines() == ["one", "failed", "three", "acknowledged"]
+    with pytest.raises(UsageError, match="is acknowledged, so there is nothing to try again"):
+        retry(store, rules, system_person(), intent.id)
+
+
+def test_a_receiver_that_hangs_and_then_refuses_stays_unknown(store, policy, wish, secret, receiver):
+    stop = threading.Event()
+    receiver.answers = [lambda handler, seen: stop.wait(5), reply(410)]
+    rules = policy(f"hooks: {{promote: [{webhook(receiver, ', timeout: 500ms, time_limit: 600ms')}]}}\n")
+    intent = promoted(store, rules, wish)
+    assert intent.state is IntentState.UNKNOWN
+    retry(store, rules, system_person(), intent.id)
+    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.UNKNOWN
+    assert "an attempt before may have been done" in outcome(store, intent).text
+    stop.set()
+
+
+def test_a_receiver_that_answers_twice_is_told_the_same_thing_once(store, policy, wish, secret, receiver):
+    rules = policy(f"hooks: {{promote: [{webhook(receiver)}, {webhook(receiver)}]}}\n")
+    intent = promoted(store, rules, wish)
+    ids = [seen.headers["webhook-id"] for seen in receiver.seen]
+    assert len(set(ids)) == 2
+    assert all(one.startswith(intent.key) for one in ids)
+
+
+def test_a_receiver_that_lies_with_a_redirect_is_not_followed(store, policy, wish, secret, receiver):
+    receiver.answers = [reply(302, b"", Location="http://169.254.169.254/")]
+    rules = policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
+    assert promoted(store, rules, wish).state is IntentState.FAILED
+    assert len(receiver.seen) == 1
+
+
+def test_secrets_are_nowhere(store, place, policy, wish, secret, receiver):
+    import json
+
+    bare = secret.removeprefix("whsec_")
+    receiver.answers = [reply(200, f"thanks for {secret} and {bare}".encode())]
+    rules = policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
+    intent = promoted(store, rules, wish)
+    assert intent.state is IntentState.ACKNOWLEDGED
+    assert "[secret]" in outcome(store, intent).response
+    shown = json.dumps([str(one) for one in (*store.promotions.audit(), *store.promotions.deliveries())])
+    for path in place.rglob("*"):
+        raw = path.read_bytes() if path.is_file() else b""
+        assert bare.encode() not in raw, path
+    assert bare not in shown
+
+
+def test_the_approver_may_be_asked_twice_and_counts_once(store, policy, wish, script, person):
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\napprovals: {{promote: 2}}\nroles: {{approver: '*'}}\n")
+    intent = ask(store, rules, person("ana"), wish())
+    approve(store, rules, person("bob"), intent.id)
+    assert approve(store, rules, person("bob"), intent.id).state is IntentState.REQUESTED
