@@ -36,8 +36,9 @@ OPTIONS: Mapping[str, str] = {
 @click.command("app")
 @click.option("--address", default="127.0.0.1", show_default=True, help="Where to listen; loopback needs no login.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8501, show_default=True, help="Where to listen.")
+@click.option("--no-worker", is_flag=True, help="Only record what is asked for: `evaluator hooks worker` executes it.")
 @click.pass_obj
-def command(session: Session, address: str, port: int) -> int:
+def command(session: Session, address: str, port: int, no_worker: bool) -> int:
     """Review releases in a browser: verdicts, figures, comparisons, plans, and promotion.
 
     Listens on this machine only. On another address it shows nothing to anyone who has not signed in: docs/app.md says
@@ -50,7 +51,7 @@ def command(session: Session, address: str, port: int) -> int:
         session.say("listening beyond this machine: only who signs in sees anything (docs/app.md)")
     options = {**OPTIONS, "server.address": address, "server.port": str(port)}
     words = [sys.executable, "-m", "streamlit", "run", str(find_app()), *(f"--{k}={v}" for k, v in options.items())]
-    return _run(words, _environment(session))
+    return _run(words, _environment(session) | ({"EVALUATOR_APP_WORKER": "off"} if no_worker else {}))
 
 
 def find_app() -> Path:

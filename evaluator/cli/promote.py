@@ -115,8 +115,7 @@ def _describe(session: Session, store: Store, action: Action, release: str) -> s
     """What would happen, in order, with what is so now."""
     from datetime import UTC, datetime, timedelta
 
-    from evaluator.intents import plan_action, preview_steps, system_person
-    from evaluator.intents.observing import find_latest
+    from evaluator.intents import find_latest, plan_action, preview_steps, system_person
     from evaluator.reports import plain_text
 
     policy, verdict = session.load_policy(), find_latest(store, release)

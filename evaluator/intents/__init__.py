@@ -15,7 +15,8 @@ from evaluator.intents.asking import (
 )
 from evaluator.intents.checking import Situation, check_execution, hash_verdict
 from evaluator.intents.executing import execute, execute_waiting, name_worker, run_worker
-from evaluator.intents.people import SYSTEM, may, may_act_alone, may_ask, role_of, system_person
+from evaluator.intents.observing import find_latest, find_settled
+from evaluator.intents.people import SYSTEM, may, may_act_alone, may_ask, role_of, system_person, why_not
 from evaluator.intents.steps import Planned, Preview, preview_steps
 
 __all__ = [
@@ -30,7 +31,9 @@ __all__ = [
     "check_execution",
     "execute",
     "execute_waiting",
+    "find_latest",
     "find_promoted",
+    "find_settled",
     "hash_verdict",
     "list_conditions",
     "may",
@@ -44,4 +47,5 @@ __all__ = [
     "role_of",
     "run_worker",
     "system_person",
+    "why_not",
 ]

@@ -13,11 +13,11 @@ from evaluator.pipeline.judging import choose_runs, service_of
 from evaluator.pipeline.landing import land_release
 from evaluator.pipeline.reviewing import is_live
 from evaluator.policy import Policy, with_learnt
-from evaluator.records import StoredVerdict
-from evaluator.records.intents import Approval, Delivery, Intent, PersonRole
+from evaluator.records import ReleaseSummary, StoredVerdict
+from evaluator.records.intents import Approval, Delivery, Intent, IntentState, PersonRole
 from evaluator.store import Store
 
-__all__ = ["find_latest", "hash_data_now", "hash_policy_now", "observe", "read_undone"]
+__all__ = ["find_latest", "find_settled", "hash_data_now", "hash_policy_now", "observe", "read_undone"]
 
 
 def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
@@ -47,6 +47,16 @@ def _people(approvals: Sequence[Approval]) -> frozenset[str]:
 def find_latest(store: Store, release_id: str) -> StoredVerdict | None:
     """Read the newest verdict of a release."""
     return next(reversed(store.verdicts(release_id)), None)
+
+
+def find_settled(intents: Sequence[Intent], summaries: Sequence[ReleaseSummary]) -> frozenset[str]:
+    """Releases that somebody has acted on since their latest verdict."""
+    judged = {one.release.id: one.judged_at for one in summaries if one.judged_at}
+    return frozenset(
+        one.release
+        for one in intents
+        if one.state is IntentState.ACKNOWLEDGED and one.release in judged and one.requested_at >= judged[one.release]
+    )
 
 
 def hash_data_now(store: Store, verdict: StoredVerdict) -> str:

@@ -1,13 +1,15 @@
-"""Audit: which verdicts were given, on what, and which of them were overridden."""
+"""Audit: who did what, whether that was changed since, and which verdicts were given on what."""
 
 from __future__ import annotations
 
 import streamlit as st
 from markupsafe import Markup
 
+from evaluator.records.intents import AuditRow
+from evaluator.ui.acting import read_trail, verify_trail
 from evaluator.ui.panels import hand_out
 from evaluator.ui.pieces import clean, clock, empty, link, show, show_table, words_of
-from evaluator.ui.reads import Logged, find_place, read_log
+from evaluator.ui.reads import Logged, Place, find_place, read_log
 
 __all__ = ["show_audit"]
 
@@ -19,17 +21,29 @@ from evaluator.store import Store
 for one in Store.open(Path({store!r})).verdict_log():
     print(one.judged_at, one.release, one.word, json.loads(one.json)["data_hash"])"""
 
+TRAIL = """from pathlib import Path
+from evaluator.store import Store
+
+promotions = Store.open(Path({store!r})).promotions
+print(promotions.verify_audit())
+for row in promotions.audit():
+    print(row.at, row.actor, row.event, row.release, row.intent, row.text)"""
+MOST = 500
+"""Rows that a page shows; `evaluator audit show` has all."""
+
 
 def show_audit() -> None:
     """The page."""
     st.title("Audit")
     place = find_place()
     log = read_log(place)
+    left, right = st.columns(2)
+    wanted = left.text_input("Releases that contain", key="q", bind="query-params", max_chars=200) or ""
+    _show_trail(place, wanted)
+    st.subheader("Verdicts", anchor="verdicts")
     if not log:
         show(empty("No verdict was given yet.", "Judge a release:", "evaluator verdict RELEASE"))
         return
-    left, right = st.columns(2)
-    wanted = left.text_input("Releases that contain", key="q", bind="query-params", max_chars=200) or ""
     word = right.selectbox("Verdict", list(WORDS), key="word", bind="query-params")
     shown = [one for one in log if wanted.lower() in one.release.lower() and WORDS[word] in (None, one.word)]
     if not shown:
@@ -47,6 +61,48 @@ def show_audit() -> None:
         SNIPPET.format(store=str(place.store)),
         caption="verdicts, the newest first",
     )
+
+
+def _show_trail(place: Place, wanted: str) -> None:
+    st.subheader("Who did what", anchor="trail")
+    trail = read_trail(place)
+    if not trail:
+        show(
+            empty(
+                "Nothing was done yet.", "Requests, approvals, executions, refusals and notes are listed here for ever."
+            )
+        )
+        return
+    head, wrong = verify_trail(place)
+    if wrong:
+        show(Markup('<p class="fail" role="alert"><strong>✗ {}</strong></p>').format(clean(wrong)))
+    else:
+        show(
+            Markup(
+                '<p><span class="ok">✓ unchanged</span> since it was written; its head is <code>{}</code></p>'
+            ).format(head)
+        )
+    rows = [one for one in reversed(trail) if wanted.lower() in one.release.lower()]
+    if not rows:
+        show(empty("Nothing was done to a release of that name.", "Empty the field to see all."))
+        return
+    caption, shown = "who did what", rows[:MOST]
+    show_table(
+        ("when", "who", "what", "release", "request", "in words"), (_trail_row(one) for one in shown), caption=caption
+    )
+    head_row = ("number", "at", "who", "what", "release", "request", "text", "hash")
+    plain = [(str(one.number), one.at.isoformat(), *_texts(one), one.hash) for one in shown]
+    hand_out("trail", head_row, plain, TRAIL.format(store=str(place.store)), caption=caption)
+
+
+def _trail_row(one: AuditRow) -> tuple[object, ...]:
+    release = link("release", one.release, release=one.release) if one.release else ""
+    request = link("promote", one.intent, at=one.intent, release=one.release) if one.intent else ""
+    return clock(one.at), one.actor, one.event, release, request, one.text
+
+
+def _texts(one: AuditRow) -> tuple[str, ...]:
+    return one.actor, one.event, one.release, one.intent, one.text
 
 
 def _row(one: Logged) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.errors import EvaluatorError, StoreBusy
+from evaluator.ui.acting import start_worker
 from evaluator.ui.identity import is_login_configured, show_reader, sign_in_if_asked
 from evaluator.ui.pieces import empty, show
 from evaluator.ui.reads import find_place
@@ -35,6 +36,7 @@ def open_frame(run: Callable[[], None]) -> None:
             )
         )
         return
+    start_worker()  # before anybody signs in: what was approved does not wait for a reader
     if not sign_in_if_asked():
         return
     run()

@@ -11,7 +11,8 @@ from typing import Any
 import streamlit as st
 
 from evaluator.intents import SYSTEM, system_person
-from evaluator.ui.pieces import clean, empty, show
+from evaluator.records.intents import Person
+from evaluator.ui.pieces import empty, plain, show
 
 __all__ = [
     "FRESH_S",
@@ -40,6 +41,11 @@ class Reader:
     """All that stand for this person: name, address, `group:…`."""
     signed_in_at: float | None = None
     """When the provider saw them (epoch seconds); `None`: the OS user, who has no login here."""
+
+    @property
+    def person(self) -> Person:
+        """Who acts, where they act."""
+        return Person(self.name, self.names, by_system=self.signed_in_at is None)
 
 
 def is_login_configured() -> bool:
@@ -102,13 +108,6 @@ def show_reader(store: Path) -> None:
     """Say below the page who is reading what."""
     reader = find_reader()
     left, right = st.columns([4, 1], vertical_alignment="center")
-    left.caption(f"{_plain(store)} · read by {_plain(reader.name)}")
+    left.caption(f"{plain(store)} · read by {plain(reader.name)}")
     if reader.signed_in_at is not None:
         right.button("Sign out", on_click=st.logout, key="sign-out", type="tertiary")
-
-
-def _plain(text: object) -> str:
-    """Text that Markdown leaves alone."""
-    return "".join(
-        f"\\{character}" if character in "\\`*_{}[]()<>#+-.!|~$:" else character for character in clean(text)
-    )

@@ -30,6 +30,7 @@ __all__ = [
     "legend",
     "link",
     "metrics_table",
+    "plain",
     "show",
     "show_table",
     "since",
@@ -53,6 +54,13 @@ def clean(text: object) -> str:
     """Text that neither moves what stands beside it nor fills the page."""
     plain = plain_text(str(text))
     return plain if len(plain) <= LONGEST else plain[: LONGEST - 1] + "…"
+
+
+def plain(text: object) -> str:
+    """Text that Markdown leaves alone, for labels and captions."""
+    return "".join(
+        f"\\{character}" if character in "\\`*_{}[]()<>#+-.!|~$:" else character for character in clean(text)
+    )
 
 
 def link(page: str, text: str, *, at: str = "", **chosen: object) -> Markup:

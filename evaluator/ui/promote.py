@@ -1,4 +1,4 @@
-"""Promote: whether a release may be promoted now, and what speaks against it."""
+"""Promote: what has to be so, what would happen, who has to agree, and what became of it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import shlex
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.pipeline.judging import service_of
-from evaluator.pipeline.reviewing import Condition, check_promotable
-from evaluator.policy import with_learnt
-from evaluator.records import Verdict
+from evaluator.errors import UsageError
+from evaluator.intents import Wish, ask, may_ask, role_of, why_not
+from evaluator.pipeline.reviewing import Condition
+from evaluator.records import Verdict, VerdictWord
+from evaluator.records.intents import Action, PersonRole, PromotionRules
+from evaluator.ui.acting import Forecast, read_conditions, read_forecast
+from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, find_reader, is_fresh
 from evaluator.ui.pieces import banner, clean, clock, definitions, empty, link, show, since, with_code
 from evaluator.ui.reads import (
@@ -18,15 +21,29 @@ from evaluator.ui.reads import (
     ReleaseView,
     find_place,
     now,
-    read_learnt,
+    open_store,
     read_past_verdict,
     read_policy,
     read_release,
     read_summaries,
 )
 from evaluator.ui.release import choose_release
+from evaluator.ui.requests import show_requests
 
 __all__ = ["show_promote"]
+
+ACTIONS = {
+    "Promote": Action.PROMOTE,
+    "Hold": Action.HOLD,
+    "Roll back": Action.ROLLBACK,
+    "Break glass": Action.BREAK_GLASS,
+}
+MEANS = {
+    Action.PROMOTE: "Bring the candidate to everybody.",
+    Action.HOLD: "Stop it where it is; promotions that wait are cancelled.",
+    Action.ROLLBACK: "Take back what its promotion changed, the last hook first.",
+    Action.BREAK_GLASS: "Promote against the verdict. Others have to agree, and it stays on the report for ever.",
+}
 
 
 def show_promote() -> None:
@@ -36,41 +53,67 @@ def show_promote() -> None:
     release_id = choose_release(read_summaries(place))
     if release_id is None:
         return
-    view = read_release(place, release_id)
+    view, reader = read_release(place, release_id), find_reader()
     verdict = read_past_verdict(view, None)
     if verdict is None:
-        show(
-            empty(
-                f"{clean(release_id)} was not judged yet, so nothing can be promoted.",
-                "Judge it:",
-                f"evaluator verdict {shlex.quote(release_id)}",
-            )
-        )
-        return
-    judged = Markup("judged {} ({})").format(since(verdict.judged_at, now()), clock(verdict.judged_at))
-    show(banner(verdict, [judged, link("release", "all of the evidence", release=release_id)]))
-    reader = find_reader()
-    conditions = (*_find_conditions(place, view, verdict), *_of_reader(reader))
+        judge = f"evaluator verdict {shlex.quote(release_id)}"
+        show(empty(f"{clean(release_id)} was not judged yet, so nothing can be promoted.", "Judge it:", judge))
+    else:
+        judged = Markup("judged {} ({})").format(since(verdict.judged_at, now()), clock(verdict.judged_at))
+        show(banner(verdict, [judged, link("release", "all of the evidence", release=release_id)]))
+    guarded(lambda: _show_asking(place, view, verdict, reader))()
+    guarded(lambda: show_requests(place, release_id, reader))()
+
+
+def _show_asking(place: Place, view: ReleaseView, verdict: Verdict | None, reader: Reader) -> None:
+    """What to do, whether it may be done, what it comes to, and the one button."""
+    rules, action = read_policy(place).promotion, _choose_action(verdict)
+    st.caption(MEANS[action])
+    grounds = read_conditions(place, verdict) if verdict and action is Action.PROMOTE else ()
+    conditions = (*grounds, *_of_reader(rules, reader, action))
     st.subheader("What has to be so", anchor="conditions")
     show(_list(conditions))
     if not is_fresh(reader):
         st.button("Sign in again", on_click=st.login, key="sign-in-again", type="primary")
-    _show_what_changes(view)
+    forecast = read_forecast(place, view.release.id, action)
+    _show_what_happens(view, rules, action, forecast)
+    _show_form(place, view, reader, action, ready=all(one.met for one in conditions) and not forecast.problem)
 
 
-def _find_conditions(place: Place, view: ReleaseView, verdict: Verdict) -> tuple[Condition, ...]:
-    """Those of data, verdict and policy, the policy with what was learnt of the service as the judge has it."""
-    policy = with_learnt(read_policy(place), read_learnt(place, service_of(view.release)))
-    return check_promotable(view.runs, verdict, policy.hash)
+def _choose_action(verdict: Verdict | None) -> Action:
+    """What the reader wants done; against the verdict only where there is one to go against."""
+    against = verdict is not None and verdict.word is not VerdictWord.GO
+    names = [name for name, action in ACTIONS.items() if action is not Action.BREAK_GLASS or against]
+    names = [name for name in names if verdict is not None or ACTIONS[name] is not Action.PROMOTE]
+    asked = st.query_params.get("action")
+    if "action" not in st.session_state:
+        st.session_state["action"] = asked if asked in names else names[0]
+    elif st.session_state["action"] not in names:
+        st.session_state["action"] = names[0]
+    chosen = st.segmented_control("What to do", names, key="action", required=True) or names[0]
+    if asked != chosen:
+        st.query_params["action"] = chosen
+    return ACTIONS[chosen]
 
 
-def _of_reader(reader: Reader) -> tuple[Condition, ...]:
-    """That we know who asks: by the account of this machine, or by a login of the last minutes."""
-    if reader.signed_in_at is None:
-        return (Condition(f"you are {reader.name}, by the account of this machine", met=True),)
-    return (
-        Condition(f"{reader.name} signed in within the last 15 minutes", met=is_fresh(reader), remedy="sign in again"),
+def _of_reader(rules: PromotionRules, reader: Reader, action: Action) -> tuple[Condition, ...]:
+    """That we know who asks, and that they may."""
+    role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
+    allowed = Condition(
+        f"you may ask for it: {reader.name} is {role_of(rules, reader.names)}",
+        met=may_ask(rules, reader.names, action),
+        otherwise=why_not(rules, reader.person, role, f"to {action.said}"),
+        remedy="ask somebody who may; `roles` in the policy says who that is",
     )
+    if reader.signed_in_at is None:
+        return (allowed,)
+    fresh = Condition(
+        f"{reader.name} signed in within the last 15 minutes",
+        met=is_fresh(reader),
+        otherwise=f"{reader.name} signed in more than 15 minutes ago",
+        remedy="sign in again",
+    )
+    return allowed, fresh
 
 
 def _list(conditions: tuple[Condition, ...]) -> Markup:
@@ -86,14 +129,59 @@ def _list(conditions: tuple[Condition, ...]) -> Markup:
     return Markup('<ul class="ev-list">{}</ul>').format(items)
 
 
-def _show_what_changes(view: ReleaseView) -> None:
-    """From what to what each service would go."""
-    st.subheader("What would change", anchor="changes")
+def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action, forecast: Forecast) -> None:
+    """From what to what each service goes, and the hooks in their order, with what is so now."""
+    st.subheader("What would happen", anchor="changes")
     services = [(one.name, f"{one.baseline or '?'} → {one.canary or '?'}") for one in view.release.services]
-    show(definitions(services) if services else empty("The release names no service.", "Its runs were landed without."))
-    show(
-        empty(
-            "Nothing is set to happen.",
-            "This policy has no hooks, so no traffic can be moved from here: promote the release where it is deployed.",
+    show(definitions([*services, ("agreement", _agreement(rules, action))]))
+    if forecast.problem:
+        show(empty("It cannot be done as things are.", forecast.problem))
+    elif not forecast.steps:
+        show(
+            empty(
+                "No hook is executed.",
+                "The policy names none for this: it is only written down. `hooks` in evaluator.yaml changes that.",
+            )
         )
+    items = Markup("").join(
+        Markup("<li><strong>{}</strong> {}{}{}</li>").format(
+            clean(one.event),
+            clean(one.says),
+            Markup(' <span class="ev-badge">required</span>') if one.required else "",
+            Markup('<span class="reason">now: {}</span>').format(clean(one.now)) if one.now else "",
+        )
+        for one in forecast.steps
     )
+    show(Markup("<ol>{}</ol>").format(items))
+    for one in forecast.left:
+        show(Markup('<p class="warn">Not taken back: {}</p>').format(clean(one)))
+
+
+def _agreement(rules: PromotionRules, action: Action) -> str:
+    needed = rules.needed(action)
+    if not needed:
+        return "nobody else has to agree"
+    who = " of others" if rules.distinct(action) else "; yours counts, if you may approve"
+    return f"{needed} approval{'s' if needed > 1 else ''}{who}"
+
+
+def _show_form(place: Place, view: ReleaseView, reader: Reader, action: Action, *, ready: bool) -> None:
+    release_id = view.release.id
+    with st.form("ask", border=True):
+        reason = st.text_input(
+            "Why", key="reason", max_chars=1000, placeholder="in a sentence; it stays in the audit trail"
+        )
+        typed = st.text_input(f"Type {clean(release_id)} to confirm", key="typed", max_chars=300)
+        pressed = st.form_submit_button(
+            f"{action.said.capitalize()}", type="primary", disabled=not ready, key="ask-button"
+        )
+    if not ready:
+        st.caption("The button works once everything above is so.")
+    if not pressed:
+        return
+    if typed.strip() != release_id:
+        raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {release_id}: nothing was done")
+    if not is_fresh(reader):
+        raise UsageError(f"{reader.name} signed in more than 15 minutes ago", hint="sign in again")
+    ask(open_store(place), read_policy(place), reader.person, Wish(action, release_id, reason))
+    st.rerun()

@@ -18,6 +18,7 @@ from evaluator.ui.controls import choose
 from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
 from evaluator.ui.frame import guarded
+from evaluator.ui.notes import show_notes
 from evaluator.ui.panels import HEAD, describe, hand_out
 from evaluator.ui.pieces import (
     banner,
@@ -77,6 +78,7 @@ def show_release() -> None:
     _show_figures(place, view, verdict, newest=newest)
     st.subheader("Was it a fair comparison?", anchor="health")
     show(health_list(verdict.evidence.findings) if verdict.evidence.findings else empty("No check was made.", ""))
+    guarded(lambda: show_notes(place, release_id))()
     show_queries(verdict)
     show_runs(view)
     show_history(view, read_summaries(place))

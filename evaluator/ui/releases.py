@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import streamlit as st
 from markupsafe import Markup
 
+from evaluator.intents import find_settled
 from evaluator.pipeline.reviewing import HeatMap, Waiting, find_waiting, lay_heat_map
 from evaluator.records import ReleaseSummary
+from evaluator.records.intents import Intent, IntentState
 from evaluator.reports.base import format_effect
+from evaluator.ui.acting import read_acts
 from evaluator.ui.panels import hand_out
-from evaluator.ui.pieces import clock, empty, heat_map, link, show, show_table, since, words_of
+from evaluator.ui.pieces import clean, clock, empty, heat_map, link, show, show_table, since, words_of
 from evaluator.ui.reads import Place, find_place, now, read_latest, read_summaries
 
 __all__ = ["show_releases"]
@@ -46,24 +49,41 @@ def show_releases() -> None:
             )
         )
         return
-    _show_waiting(summaries)
+    _show_waiting(summaries, [one.intent for one in read_acts(place)])
     _show_map(place)
     _show_list(summaries)
 
 
-def _show_waiting(summaries: Sequence[ReleaseSummary]) -> None:
+def _show_waiting(summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]) -> None:
     st.subheader("What waits for me")
-    waiting = find_waiting(summaries)
-    if not waiting:
+    waiting = find_waiting(summaries, find_settled(intents, summaries))
+    asked = [one for one in intents if one.state in _ASKS]
+    if not waiting and not asked:
         show(Markup("<p>Nothing: every newest release was acted on.</p>"))
         return
-    items = Markup("").join(
+    items = [
+        Markup("<li><strong>{}</strong> {} by {}: {} {}</li>").format(
+            link("release", one.release, release=one.release),
+            one.action.said,
+            clean(one.requester),
+            _ASKS[one.state],
+            link("promote", "look at it", at=one.id, release=one.release),
+        )
+        for one in asked
+    ]
+    items += [
         Markup("<li><strong>{}</strong> {} {}</li>").format(
             link("release", one.release, release=one.release), one.why, _next_step(one)
         )
         for one in waiting
-    )
-    show(Markup('<ul class="ev-list">{}</ul>').format(items))
+    ]
+    show(Markup('<ul class="ev-list">{}</ul>').format(Markup("").join(items)))
+
+
+_ASKS = {
+    IntentState.REQUESTED: "waits for approval",
+    IntentState.UNKNOWN: "nobody knows whether it was done",
+}
 
 
 def _next_step(one: Waiting) -> Markup:

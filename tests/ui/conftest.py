@@ -85,3 +85,34 @@ def text():
         return "\n".join(parts)
 
     return read
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory) -> Path:
+    """A GO (cart@1.9.0) and a NO-GO (cart@1.6.0), judged just now. Shared: nobody may write to it."""
+    from datetime import UTC, datetime
+
+    from stored import DESIGNS
+
+    from evaluator.pipeline.judging import judge_release
+    from evaluator.policy import load_policy
+
+    path = tmp_path_factory.mktemp("fresh") / "evaluator.duckdb"
+    store = Store.open(path, create=True)
+    for release, seed in (("cart@1.9.0", 5), ("cart@1.6.0", 2)):
+        land(store, release, DESIGNS[release], seed=seed)
+        judge_release(store, release, load_policy(), judged_at=datetime.now(UTC))
+    return path
+
+
+@pytest.fixture
+def shop(fresh, tmp_path, monkeypatch):
+    """The same in a folder of its own; called with a policy, it writes that and gives the path of the store."""
+
+    def make(policy: str = "") -> Path:
+        shutil.copytree(fresh.parent, tmp_path / "shop", dirs_exist_ok=True)
+        (tmp_path / "shop" / "evaluator.yaml").write_text(policy.replace("HERE", str(tmp_path / "shop")))
+        monkeypatch.setenv("EVALUATOR_POLICY", str(tmp_path / "shop" / "evaluator.yaml"))
+        return tmp_path / "shop" / fresh.name
+
+    return make

@@ -1,42 +1,76 @@
-"""Whether a release may be promoted now."""
+"""What may be done with a release, by whom, and what becomes of it."""
 
+import getpass
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
+from evaluator.intents import Wish, approve, ask, execute_waiting
+from evaluator.policy import load_policy
 from evaluator.records import RunState
+from evaluator.records.intents import Action, IntentState, Person
 from evaluator.store import Store
 
+HOOKS = """hooks:
+  promote:
+    - command: {run: [sh, -c, "echo promoted >> HERE/out.txt"], undo: [sh, -c, "echo back >> HERE/out.txt"]}
+"""
+ME = getpass.getuser()
 
-def conditions(said: str) -> list[str]:
-    return [one.split("</span>")[0].split(">")[-1] for one in said.split("<li>") if "status" in one[:30]]
+
+def load(store):
+    return lambda: load_policy(store.parent / "evaluator.yaml")
 
 
-def test_a_go_meets_every_condition(page, made, text):
-    shown = page("promote", made, release="cart@1.9.0")
+def press(shown, label):
+    """Press a button by what stands on it."""
+    next(one for one in shown.button if one.label == label).click()
+    return shown.run()
+
+
+def fill(shown, key, text):
+    next(one for one in shown.text_input if one.key == key).input(text)
+
+
+def button(shown, label):
+    return next(one for one in shown.button if one.label == label)
+
+
+def test_a_go_meets_every_condition_and_says_what_would_happen(page, shop, text):
+    shown = page("promote", shop(HOOKS), release="cart@1.9.0")
     said = text(shown)
     assert not shown.exception
-    assert said.count("✓ yes") == 6
+    assert said.count("✓ yes") == 9
     assert "✗ no" not in said
     assert "1.4.1 → 1.9.0" in said
-    assert "no hooks" in said
+    assert "runs sh -c echo promoted" in said
+    assert "1 approval; yours counts" in said
+    assert "Nothing was asked for yet." in said
+    assert not button(shown, "Promote").disabled
 
 
-def test_a_no_go_does_not(page, made, text):
-    said = text(page("promote", made, release="cart@1.6.0"))
-    assert "✗ no</span> the verdict is NO-GO" in said
+def test_a_no_go_does_not(page, shop, text):
+    shown = page("promote", shop(HOOKS), release="cart@1.6.0")
+    assert "✗ no</span> the verdict is NO-GO" in text(shown)
+    assert button(shown, "Promote").disabled
 
 
-def test_newer_data_and_another_policy_forbid_it(page, own, text, tmp_path, monkeypatch):
-    store = Store.open(own)
+def test_newer_data_and_another_policy_forbid_it(page, shop, text):
+    path = shop(f"{HOOKS}alpha: 0.1\n")
+    store = Store.open(path)
     run = store.runs("cart@1.9.0")[0]
     store.finish_run(run.id, state=RunState.COMPLETE, ended=datetime.now(UTC), facts=run.facts)
-    policy = tmp_path / "evaluator.yaml"
-    policy.write_text("alpha: 0.1\n")
-    monkeypatch.setenv("EVALUATOR_POLICY", str(policy))
-    said = text(page("promote", own, release="cart@1.9.0"))
-    assert "✗ no</span> nothing landed after the verdict" in said
-    assert "✗ no</span> the policy is the one that judged" in said
+    said = text(page("promote", path, release="cart@1.9.0"))
+    assert "✗ no</span> data landed after the verdict" in said
+    assert "✗ no</span> the policy is not the one that judged" in said
+
+
+def test_without_hooks_nothing_can_be_promoted_and_the_page_says_why(page, shop, text):
+    shown = page("promote", shop(), release="cart@1.9.0")
+    assert "✗ no</span> the policy names no hooks that promote" in text(shown)
+    assert "No hook is executed." in text(shown)
+    assert button(shown, "Promote").disabled
 
 
 @pytest.mark.parametrize("forged", ["nobody@1", "' OR 1=1 --", "<b>x</b>"])
@@ -47,8 +81,228 @@ def test_forged_releases_are_answered_in_words(page, made, html, forged):
     assert "<b>x</b>" not in html(shown)
 
 
-def test_an_unjudged_release_cannot_be_promoted(page, own, text):
+def test_a_forged_action_in_the_address_does_nothing(page, shop, text):
+    path = shop(HOOKS)
+    for action in ("Break glass", "delete", "<i>x</i>"):
+        shown = page("promote", path, release="cart@1.9.0", action=action)
+        assert not shown.exception
+        assert button(shown, "Promote")
+    assert Store.open(path).promotions.intents() == ()
+
+
+def test_an_unjudged_release_cannot_be_promoted(page, shop, text):
     from stored import STEADY, land
 
-    land(Store.open(own), "cart@2.0.0", STEADY, seed=9)
-    assert "was not judged yet" in text(page("promote", own, release="cart@2.0.0"))
+    path = shop(HOOKS)
+    land(Store.open(path), "cart@2.0.0", STEADY, seed=9)
+    shown = page("promote", path, release="cart@2.0.0")
+    assert "was not judged yet" in text(shown)
+    assert "Promote" not in [one.label for one in shown.button]
+
+
+# ------------------------------------------------------------------ asking
+
+
+def test_the_name_is_typed_and_a_reason_given_before_anything_is_asked_for(page, shop, html):
+    path = shop(HOOKS)
+    shown = page("promote", path, release="cart@1.9.0")
+    fill(shown, "reason", "all gates passed")
+    fill(shown, "typed", "cart@1.9.1")
+    assert "cart@1.9.1 was typed, not cart@1.9.0" in html(press(shown, "Promote"))
+    fill(shown, "reason", " ")
+    fill(shown, "typed", "cart@1.9.0")
+    assert "the reason is missing" in html(press(shown, "Promote"))
+    assert Store.open(path).promotions.intents() == ()
+
+
+def test_asked_executed_and_rolled_back(page, shop, text):
+    path = shop(HOOKS)
+    store = Store.open(path)
+    shown = page("promote", path, release="cart@1.9.0")
+    fill(shown, "reason", "all gates passed")
+    fill(shown, "typed", "cart@1.9.0")
+    shown = press(shown, "Promote")
+    assert "approved, about to be executed" in text(shown)
+    shown = press(shown, "Promote")  # once more, the fields as they were
+    (intent,) = store.promotions.intents()
+    assert (intent.requester, intent.reason) == (ME, "all gates passed")
+    execute_waiting(store, load(path), "w")
+    shown = page("promote", path, release="cart@1.9.0", action="Roll back")
+    assert "✓ acknowledged" in text(shown)
+    assert "takes back: runs sh -c echo promoted" in text(shown)
+    fill(shown, "reason", "carts are odd")
+    fill(shown, "typed", "cart@1.9.0")
+    press(shown, "Rollback")
+    execute_waiting(store, load(path), "w")
+    assert (path.parent / "out.txt").read_text().split() == ["promoted", "back"]
+
+
+def test_who_may_not_is_told_so_and_the_button_does_not_work(page, shop, text):
+    path = shop(f"{HOOKS}roles: {{approver: [somebody-else]}}\n")
+    shown = page("promote", path, release="cart@1.9.0")
+    assert f"{ME} is a viewer, and to promote takes an analyst" in text(shown)
+    assert button(shown, "Promote").disabled
+    intent = ask(
+        Store.open(path),
+        load(path)(),
+        Person("somebody-else", ("somebody-else",)),
+        Wish(Action.HOLD, "cart@1.9.0", "x"),
+    )
+    assert intent.state is IntentState.APPROVED
+
+
+def test_who_asked_cannot_agree_where_two_others_have_to(page, shop, text):
+    path = shop(f"{HOOKS}sensitive: true\n")
+    store = Store.open(path)
+    shown = page("promote", path, release="cart@1.9.0")
+    assert "2 approvals of others" in text(shown)
+    fill(shown, "reason", "all gates passed")
+    fill(shown, "typed", "cart@1.9.0")
+    shown = press(shown, "Promote")
+    assert "waits for 2 of 2 approvals, not by who asked" in text(shown)
+    assert button(shown, "Agree").disabled
+    assert not button(shown, "Take back").disabled
+    press(shown, "Take back")
+    assert store.promotions.intent("i1").state is IntentState.CANCELLED
+
+
+def test_another_agrees_by_typing_the_name(page, shop, text, html):
+    path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
+    store = Store.open(path)
+    ask(store, load(path)(), Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "<b>fine</b> ![x](y)"))
+    shown = page("promote", path, release="cart@1.9.0")
+    assert "waits for 1 of 1 approvals" in text(shown)
+    assert "<b>fine</b>" not in html(shown)
+    fill(shown, "typed-i1", "something")
+    assert "something was typed, not cart@1.9.0" in html(press(shown, "Agree"))
+    fill(shown, "typed-i1", "cart@1.9.0")
+    shown = press(shown, "Agree")
+    assert f"approved by {ME}" in text(shown)
+    assert store.promotions.intent("i1").state is IntentState.APPROVED
+
+
+def test_a_request_is_turned_down_with_its_reason(page, shop, text):
+    path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
+    store = Store.open(path)
+    ask(store, load(path)(), Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    shown = page("promote", path, release="cart@1.9.0")
+    fill(shown, "why-i1", "not on a Friday")
+    shown = press(shown, "Turn down")
+    assert "∅ cancelled" in text(shown)
+    assert "not on a Friday" in text(shown)
+
+
+def test_against_the_verdict_only_with_others(page, shop, text):
+    path = shop(HOOKS)
+    shown = page("promote", path, release="cart@1.6.0", action="Break glass")
+    fill(shown, "reason", "the old one is on fire")
+    fill(shown, "typed", "cart@1.6.0")
+    shown = press(shown, "Break glass")
+    assert "waits for 2 of 2 approvals, not by who asked" in text(shown)
+
+
+def test_what_was_promoted_against_its_verdict_says_so_in_red(page, shop, html):
+    path = shop(f"{HOOKS}roles: {{approver: [ann, bob, cleo]}}\n")
+    store, rules = Store.open(path), load(path)()
+    people = [Person(name, (name,)) for name in ("ann", "bob", "cleo")]
+    intent = ask(store, rules, people[0], Wish(Action.BREAK_GLASS, "cart@1.6.0", "the old one is on fire"))
+    for one in people[1:]:
+        approve(store, rules, one, intent.id)
+    execute_waiting(store, load(path), "w")
+    shown = html(page("release", path, release="cart@1.6.0"))
+    assert 'class="ev-badge no_go">overridden' in shown
+    assert "the old one is on fire" in shown
+    assert "overridden" in html(page("audit", path))
+
+
+def test_failed_and_unknown_hooks_are_tried_again_or_settled(page, shop, text):
+    path = shop('hooks: {promote: [{command: {run: [sh, -c, "test -e HERE/ready"]}}]}\n')
+    store = Store.open(path)
+    ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    execute_waiting(store, load(path), "w")
+    shown = page("promote", path, release="cart@1.9.0")
+    assert "✗ failed" in text(shown)
+    (path.parent / "ready").touch()
+    shown = press(shown, "Execute the others again")
+    execute_waiting(store, load(path), "w")
+    assert store.promotions.intent("i1").state is IntentState.ACKNOWLEDGED
+
+
+def test_what_nobody_knows_is_settled_by_an_admin_who_says_how(page, shop, text, html):
+    path = shop('hooks: {promote: [{command: {run: [sh, -c, "sleep 9"], timeout: 200ms}}]}\n')
+    store = Store.open(path)
+    ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    execute_waiting(store, load(path), "w")
+    assert "nobody knows whether it was done" in text(page("releases", path))
+    shown = page("promote", path, release="cart@1.9.0")
+    assert "? unknown" in text(shown)
+    assert "the reason is missing" in html(press(shown, "It was done"))
+    fill(shown, "how-i1-1", "production shows 1.9.0")
+    shown = press(shown, "It was done")
+    assert store.promotions.intent("i1").state is IntentState.ACKNOWLEDGED
+    assert "production shows 1.9.0" in text(shown)
+
+
+def test_a_login_of_an_hour_ago_promotes_nothing(page, shop, text, monkeypatch):
+    from evaluator.ui import identity
+
+    path = shop(f"{HOOKS}roles: {{approver: ['ann@example.org']}}\n")
+    old = identity.Reader("ann@example.org", ("ann@example.org",), signed_in_at=0.0)
+    monkeypatch.setattr("evaluator.ui.promote.find_reader", lambda: old)
+    shown = page("promote", path, release="cart@1.9.0")
+    assert "signed in more than 15 minutes ago" in text(shown)
+    assert button(shown, "Promote").disabled
+    assert button(shown, "Sign in again")
+
+
+# ------------------------------------------------------------------ notes, audit, what waits
+
+
+def test_notes_are_written_and_read(page, shop, text, html):
+    path = shop()
+    shown = page("release", path, release="cart@1.6.0")
+    next(one for one in shown.text_area if one.key == "note-text").input("slow disk in <b>pod 3</b>\nsecond line")
+    shown = press(shown, "Add the note")
+    assert "slow disk in &lt;b&gt;pod 3" in html(shown)
+    (row,) = Store.open(path).promotions.audit()
+    assert (row.actor, row.event, row.text) == (ME, "note", "slow disk in <b>pod 3</b>\nsecond line")
+    assert "slow disk" in html(page("audit", path))
+
+
+def test_a_viewer_writes_no_notes(page, shop):
+    shown = page("release", shop("roles: {analyst: [ana]}\n"), release="cart@1.6.0")
+    assert next(one for one in shown.text_area if one.key == "note-text").disabled
+    assert button(shown, "Add the note").disabled
+
+
+def test_what_waits_for_approval_is_on_the_first_page_and_what_was_acted_on_is_not(page, shop, text):
+    path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: [bob]}}\n")
+    store, rules = Store.open(path), load(path)()
+    ask(store, rules, Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    assert "promote by ana: waits for approval" in text(page("releases", path))
+    approve(store, rules, Person("bob", ("bob",)), "i1")
+    execute_waiting(store, load(path), "w")
+    said = text(page("releases", path))
+    assert "waits for approval" not in said
+    assert "cart@1.9.0</a></strong> is safe to promote" not in said
+
+
+def test_an_audit_trail_that_was_edited_is_shown_in_red(page, shop, text):
+    import duckdb
+
+    path = shop()
+    Store.open(path).promotions.note("ann", "note", "cart@1.9.0", "one")
+    assert "✓ unchanged" in text(page("audit", path))
+    with duckdb.connect(path) as engine:
+        engine.execute("UPDATE audit SET actor = 'eve'")
+    assert "the audit trail was changed" in text(page("audit", path))
+
+
+def test_a_reader_is_a_person_with_all_their_names():
+    from evaluator.ui.identity import find_reader, read_claims
+
+    assert find_reader().person.by_system
+    claimed = read_claims({"sub": "group:sre", "email": f"account:{ME}", "email_verified": True, "groups": ["dev"]})
+    assert claimed.names == ("group:dev",)
+    assert not claimed.person.by_system
+    assert replace(claimed, name="x").person.name == "x"

@@ -1,0 +1,148 @@
+"""What pages read of intents, hooks and the audit trail, and the thread that executes what was approved."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import streamlit as st
+
+from evaluator.errors import EvaluatorError, StoreError
+from evaluator.intents import Preview, find_latest, list_conditions, plan_action, preview_steps, run_worker
+from evaluator.pipeline.reviewing import Condition
+from evaluator.policy import load_policy
+from evaluator.records import Verdict
+from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent, Person
+from evaluator.ui.reads import Place, find_place, open_store, read_policy
+
+__all__ = [
+    "NO_WORKER",
+    "Act",
+    "Forecast",
+    "read_acts",
+    "read_conditions",
+    "read_forecast",
+    "read_trail",
+    "start_worker",
+    "verify_trail",
+]
+
+NO_WORKER = "EVALUATOR_APP_WORKER"
+"""`off` in the environment: the app records intents, and another process executes them."""
+PEEK_TTL_S = 5.0
+_log = logging.getLogger("evaluator")
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """An intent with who agreed to it, its hooks, and what was last said of it."""
+
+    intent: Intent
+    approvals: tuple[Approval, ...]
+    deliveries: tuple[Delivery, ...]
+    last: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What an action would do: hooks in their order, what it cannot take back, or why it cannot be told."""
+
+    steps: tuple[Preview, ...] = ()
+    left: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _acts(_place: Place, key: str, stamp: object, release: str | None) -> tuple[Act, ...]:
+    del key, stamp
+    promotions = open_store(_place).promotions
+    said = {row.intent: row.text for row in promotions.audit(release) if row.intent}
+    return tuple(
+        Act(one, promotions.approvals(one.id), promotions.deliveries(one.id), said.get(one.id, ""))
+        for one in promotions.intents(release)
+    )
+
+
+def read_acts(place: Place, release: str | None = None) -> tuple[Act, ...]:
+    """Read the intents of a release, or of all, the oldest first."""
+    return _acts(place, str(place.store), place.stamp, release)
+
+
+def read_conditions(place: Place, verdict: Verdict) -> tuple[Condition, ...]:
+    """What has to be so before a release is promoted, and whether it is."""
+    store = open_store(place)
+    return list_conditions(store, read_policy(place), verdict, find_latest(store, verdict.release.id))
+
+
+@st.cache_data(ttl=PEEK_TTL_S, max_entries=32, show_spinner="asking what is so now …")
+def _forecast(_place: Place, key: str, stamp: object, hooks: str, release: str, action: Action) -> Forecast:
+    del key, stamp, hooks
+    store, policy = open_store(_place), read_policy(_place)
+    until = datetime.now(UTC) + timedelta(seconds=PEEK_TTL_S)
+    try:
+        planned, left = plan_action(store, policy, release, action)
+        nobody = Person("", ())
+        shown = preview_steps(planned, store.release(release), find_latest(store, release), nobody, until)
+    except StoreError:
+        raise
+    except EvaluatorError as error:
+        return Forecast(problem=error.message)
+    return Forecast(shown, left)
+
+
+def read_forecast(place: Place, release: str, action: Action) -> Forecast:
+    """What an action would do, with what is so now; asked anew every few seconds at most."""
+    return _forecast(place, str(place.store), place.stamp, read_policy(place).promotion.hash, release, action)
+
+
+@st.cache_data(max_entries=8, show_spinner="reading the audit trail …")
+def _trail(_place: Place, key: str, stamp: object) -> tuple[AuditRow, ...]:
+    del key, stamp
+    return open_store(_place).promotions.audit()
+
+
+def read_trail(place: Place) -> tuple[AuditRow, ...]:
+    """Read who did what, the oldest first."""
+    return _trail(place, str(place.store), place.stamp)
+
+
+@st.cache_data(max_entries=8, show_spinner="checking the audit trail …")
+def _verify(_place: Place, key: str, stamp: object) -> tuple[str, str]:
+    del key, stamp
+    try:
+        return open_store(_place).promotions.verify_audit(), ""
+    except StoreError as error:
+        return "", f"{error.message}: {error.hint}"
+
+
+def verify_trail(place: Place) -> tuple[str, str]:
+    """The hash of the trail's head, or what is wrong with it."""
+    return _verify(place, str(place.store), place.stamp)
+
+
+# ------------------------------------------------------------------ the worker
+
+
+def start_worker() -> None:
+    """Let a thread of this server execute what is approved; one for each store, however many readers there are."""
+    place = find_place()
+    if os.environ.get(NO_WORKER) != "off" and place.store.exists():
+        _start(place, str(place.store), str(place.policy or ""))
+
+
+@st.cache_resource(show_spinner=False)
+def _start(_place: Place, store: str, policy: str) -> threading.Thread:
+    del store
+    worker = threading.Thread(
+        target=run_worker,
+        args=(open_store(_place), lambda: load_policy(Path(policy) if policy else None), threading.Event()),
+        kwargs={"say": _log.warning},
+        daemon=True,
+        name="worker",
+    )
+    worker.start()
+    return worker

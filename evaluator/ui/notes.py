@@ -1,0 +1,47 @@
+"""Notes of people on a release: part of its evidence for people, never of its verdict."""
+
+from __future__ import annotations
+
+import streamlit as st
+from markupsafe import Markup
+
+from evaluator.errors import UsageError
+from evaluator.intents import may
+from evaluator.records.intents import AuditRow, PersonRole
+from evaluator.ui.acting import read_trail
+from evaluator.ui.identity import find_reader
+from evaluator.ui.pieces import clean, clock, empty, show
+from evaluator.ui.reads import Place, open_store, read_policy
+
+__all__ = ["show_notes"]
+
+LONGEST = 2000
+
+
+def show_notes(place: Place, release: str) -> None:
+    """What people wrote, the newest first, and a place to write."""
+    st.subheader("Notes", anchor="notes")
+    notes = [row for row in read_trail(place) if row.event == "note" and row.release == release]
+    items = Markup("").join(_note(row) for row in reversed(notes))
+    if items:
+        show(Markup('<ul class="ev-list">{}</ul>').format(items))
+    else:
+        show(empty("No notes yet.", "What was found out stays here, with its author and time."))
+    reader = find_reader()
+    able = may(read_policy(place).promotion, reader.names, PersonRole.ANALYST)
+    with st.form("note", border=False, clear_on_submit=True):
+        text = st.text_area("Write a note", key="note-text", max_chars=LONGEST, disabled=not able)
+        pressed = st.form_submit_button("Add the note", disabled=not able, key="note-button")
+    if not able:
+        st.caption("Writing notes takes an analyst.")
+    if pressed:
+        if not text.strip():
+            raise UsageError("the note is empty")
+        open_store(place).promotions.note(reader.name, "note", release, text.strip())
+        st.rerun()
+
+
+def _note(row: AuditRow) -> Markup:
+    return Markup('<li>{}<span class="reason">{} {}</span></li>').format(
+        Markup("<br>").join(clean(line) for line in row.text.splitlines()), clean(row.actor), clock(row.at)
+    )

@@ -1,0 +1,177 @@
+"""What was asked for: each intent with its hooks, and what this reader may do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+from markupsafe import Markup
+
+from evaluator.errors import UsageError
+from evaluator.intents import approve, cancel, may, resolve, retry
+from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentState, PersonRole
+from evaluator.ui.acting import Act, read_acts
+from evaluator.ui.frame import guarded
+from evaluator.ui.identity import Reader, is_fresh
+from evaluator.ui.pieces import clean, clock, empty, show
+from evaluator.ui.reads import Place, find_place, open_store, read_policy
+
+__all__ = ["show_requests", "show_state"]
+
+EVERY_S = 2
+SHOWN = 10
+MARKS = {
+    IntentState.ACKNOWLEDGED: ("ok", "✓ acknowledged"),
+    IntentState.FAILED: ("fail", "✗ failed"),
+    IntentState.UNKNOWN: ("warn", "? unknown"),
+    IntentState.REQUESTED: ("warn", "… waits for approval"),
+    IntentState.APPROVED: ("warn", "… approved, about to be executed"),
+    IntentState.SENT: ("warn", "… being executed"),
+    IntentState.EXPIRED: ("muted", "∅ expired"),
+    IntentState.CANCELLED: ("muted", "∅ cancelled"),
+}
+HOOK_MARKS = {**MARKS, IntentState.SENT: ("warn", "… sent"), IntentState.REQUESTED: ("warn", "… to be sent again")}
+
+
+def show_requests(place: Place, release: str, reader: Reader) -> None:
+    """The intents of a release, the newest first, and what can be done about those that are not over."""
+    acts = read_acts(place, release)
+    st.subheader("What was asked for", anchor="requests")
+    if not acts:
+        show(empty("Nothing was asked for yet.", "Whoever promotes, holds or rolls back is listed here for ever."))
+        return
+    _watch(release, [one.intent for one in acts])
+    for act in reversed(acts[-SHOWN:]):
+        guarded(lambda act=act: _show_choices(place, act, reader))()  # type: ignore[misc]
+
+
+def _watch(release: str, intents: Sequence[Intent]) -> None:
+    """Show the state of all, and again by itself while something is under way."""
+    known = [(one.id, one.state) for one in intents]
+    under_way = any(state not in FINAL_STATES for _, state in known)
+
+    @st.fragment(run_every=EVERY_S if under_way else None)
+    def states() -> None:
+        acts = read_acts(find_place(), release)
+        show(
+            Markup('<ul class="ev-list">{}</ul>').format(
+                Markup("").join(show_state(one) for one in acts[: -SHOWN - 1 : -1])
+            )
+        )
+        if [(one.intent.id, one.intent.state) for one in acts] != known:
+            st.rerun(scope="app")
+
+    states()
+
+
+def show_state(act: Act) -> Markup:
+    """An intent in a line, and its hooks below."""
+    intent = act.intent
+    style, mark = MARKS[intent.state]
+    hooks = Markup("").join(_hook(one) for one in sorted(act.deliveries, key=lambda one: one.position))
+    return Markup(
+        '<li id="{}"><strong>{}</strong> <span class="status {}">{}</span>'
+        '<span class="reason">{} by {} {}: {}</span><span class="reason">{}</span>{}</li>'
+    ).format(
+        intent.id,
+        clean(intent.action.said),
+        style,
+        mark,
+        intent.id,
+        clean(intent.requester),
+        clock(intent.requested_at),
+        clean(intent.reason),
+        _agreed(act),
+        Markup("<ol>{}</ol>").format(hooks) if hooks else "",
+    )
+
+
+def _agreed(act: Act) -> str:
+    intent, people = act.intent, ", ".join(clean(one.person) for one in act.approvals)
+    if intent.state is IntentState.REQUESTED:
+        missing = intent.approvals_needed - len(act.approvals)
+        who = ", not by who asked" if intent.distinct else ""
+        agreed = f"; {people} agreed" if people else ""
+        until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
+        return f"waits for {missing} of {intent.approvals_needed} approvals{who}, until {until}{agreed}"
+    said = clean(act.last) if intent.state in FINAL_STATES else ""
+    return "; ".join(part for part in (f"approved by {people}" if people else "", said) if part)
+
+
+def _hook(one: Delivery) -> Markup:
+    style, mark = HOOK_MARKS[one.outcome.state]
+    tries = f", {one.attempts} attempts" if one.attempts > 1 else ""
+    return Markup('<li>{}: {} <span class="status {}">{}</span>{}<span class="reason">{}</span></li>').format(
+        clean(one.event), clean(one.hook), style, mark, tries, clean(one.outcome.text)
+    )
+
+
+# ------------------------------------------------------------------ what this reader may do
+
+
+def _show_choices(place: Place, act: Act, reader: Reader) -> None:
+    intent = act.intent
+    if intent.state is IntentState.REQUESTED:
+        _show_approval(place, act, reader)
+    elif intent.state in (IntentState.FAILED, IntentState.UNKNOWN) and act.deliveries:
+        _show_retry(place, act, reader)
+
+
+def _show_approval(place: Place, act: Act, reader: Reader) -> None:
+    intent, rules = act.intent, read_policy(place).promotion
+    may_approve = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
+    own = intent.requester == reader.name
+    with st.form(f"agree-{intent.id}", border=True):
+        st.markdown(f"**{intent.id}**: do you agree to {intent.action.said}?")
+        if own and intent.distinct:
+            st.caption("You asked for it: others have to agree.")
+        elif not may_approve:
+            st.caption("Agreeing takes an approver who signed in within the last 15 minutes.")
+        typed = st.text_input("Type the release's name to agree", key=f"typed-{intent.id}", max_chars=300)
+        reason = st.text_input("Or why not", key=f"why-{intent.id}", max_chars=300)
+        left, right = st.columns(2)
+        agreed = left.form_submit_button(
+            "Agree", type="primary", disabled=not may_approve or (own and intent.distinct), key=f"yes-{intent.id}"
+        )
+        refused = right.form_submit_button(
+            "Take back" if own else "Turn down", disabled=not (own or may_approve), key=f"no-{intent.id}"
+        )
+    store, policy = open_store(place), read_policy(place)
+    if agreed:
+        if typed.strip() != intent.release:
+            raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {intent.release}: nothing was done")
+        approve(store, policy, reader.person, intent.id)
+        st.rerun()
+    if refused:
+        cancel(store, policy, reader.person, intent.id, reason)
+        st.rerun()
+
+
+def _show_retry(place: Place, act: Act, reader: Reader) -> None:
+    intent, rules = act.intent, read_policy(place).promotion
+    able = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
+    unknown = [one for one in act.deliveries if one.outcome.state is IntentState.UNKNOWN]
+    with st.expander(f"{intent.id}: what now?", key=f"now-{intent.id}"):
+        st.caption("Look first at what its hooks have reached. Those that were acknowledged are not executed again.")
+        if st.button("Execute the others again", disabled=not able, key=f"retry-{intent.id}"):
+            retry(open_store(place), read_policy(place), reader.person, intent.id)
+            st.rerun()
+        for one in unknown:
+            _show_resolution(place, intent, one.position + 1, one.hook, reader)
+
+
+def _show_resolution(place: Place, intent: Intent, number: int, hook: str, reader: Reader) -> None:
+    able = may(read_policy(place).promotion, reader.names, PersonRole.ADMIN) and is_fresh(reader)
+    with st.form(f"resolve-{intent.id}-{number}", border=False):
+        reason = st.text_input(
+            f"Hook {number} ({hook}): how do you know?", key=f"how-{intent.id}-{number}", max_chars=300
+        )
+        left, right = st.columns(2)
+        done = left.form_submit_button("It was done", disabled=not able, key=f"done-{intent.id}-{number}")
+        undone = right.form_submit_button("It was not done", disabled=not able, key=f"undone-{intent.id}-{number}")
+    if done or undone:
+        if not reason.strip():
+            raise UsageError("the reason is missing", hint="say how you know; it stays in the audit trail")
+        store, policy = open_store(place), read_policy(place)
+        resolve(store, policy, reader.person, intent.id, number, done=done, reason=reason.strip())
+        st.rerun()
