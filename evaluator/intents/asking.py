@@ -254,6 +254,9 @@ def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Inten
         _demand(policy, person, PersonRole.APPROVER, "trying hooks again")
         if datetime.now(UTC) >= intent.expires_at:
             raise Refused(f"{intent.id} has expired", hint="ask for it again")
+        later = store.promotions.intents(intent.release)[-1]
+        if later.id != intent.id:
+            raise Refused(f"{later.id} ({later.action.said}) came after {intent.id}", hint="ask for it again")
         return store.promotions.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
 
 

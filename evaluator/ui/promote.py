@@ -168,13 +168,10 @@ def _agreement(rules: PromotionRules, action: Action) -> str:
 def _show_form(place: Place, view: ReleaseView, reader: Reader, action: Action, *, ready: bool) -> None:
     release_id = view.release.id
     with st.form("ask", border=True):
-        reason = st.text_input(
-            "Why", key="reason", max_chars=1000, placeholder="in a sentence; it stays in the audit trail"
-        )
-        typed = st.text_input(f"Type {clean(release_id)} to confirm", key="typed", max_chars=300)
-        pressed = st.form_submit_button(
-            f"{action.said.capitalize()}", type="primary", disabled=not ready, key="ask-button"
-        )
+        reason = st.text_input("Why, in a sentence", key="reason", max_chars=1000)
+        typed = st.text_input("Type the release's name to confirm", key="typed", max_chars=300)
+        button = action.said.capitalize()
+        pressed = st.form_submit_button(button, type="primary", disabled=not ready, key="ask-button")
     if not ready:
         st.caption("The button works once everything above is so.")
     if not pressed:

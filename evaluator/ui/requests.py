@@ -19,6 +19,8 @@ from evaluator.ui.reads import Place, find_place, open_store, read_policy
 __all__ = ["show_requests", "show_state"]
 
 EVERY_S = 2
+QUIET_S = 10
+"""Others may ask while this reader only looks."""
 SHOWN = 10
 MARKS = {
     IntentState.ACKNOWLEDGED: ("ok", "✓ acknowledged"),
@@ -37,12 +39,9 @@ def show_requests(place: Place, release: str, reader: Reader) -> None:
     """The intents of a release, the newest first, and what can be done about those that are not over."""
     acts = read_acts(place, release)
     st.subheader("What was asked for", anchor="requests")
-    if not acts:
-        show(empty("Nothing was asked for yet.", "Whoever promotes, holds or rolls back is listed here for ever."))
-        return
     _watch(release, [one.intent for one in acts])
-    for act in reversed(acts[-SHOWN:]):
-        guarded(lambda act=act: _show_choices(place, act, reader))()  # type: ignore[misc]
+    if acts:
+        guarded(lambda: _show_choices(place, acts[-1], reader))()
 
 
 def _watch(release: str, intents: Sequence[Intent]) -> None:
@@ -50,14 +49,14 @@ def _watch(release: str, intents: Sequence[Intent]) -> None:
     known = [(one.id, one.state) for one in intents]
     under_way = any(state not in FINAL_STATES for _, state in known)
 
-    @st.fragment(run_every=EVERY_S if under_way else None)
+    @st.fragment(run_every=EVERY_S if under_way else QUIET_S)
     def states() -> None:
         acts = read_acts(find_place(), release)
-        show(
-            Markup('<ul class="ev-list">{}</ul>').format(
-                Markup("").join(show_state(one) for one in acts[: -SHOWN - 1 : -1])
-            )
-        )
+        if acts:
+            newest = Markup("").join(show_state(one) for one in acts[: -SHOWN - 1 : -1])
+            show(Markup('<ul class="ev-list">{}</ul>').format(newest))
+        else:
+            show(empty("Nothing was asked for yet.", "Whoever promotes, holds or rolls back is listed here for ever."))
         if [(one.intent.id, one.intent.state) for one in acts] != known:
             st.rerun(scope="app")
 
@@ -106,7 +105,7 @@ def _hook(one: Delivery) -> Markup:
     )
 
 
-# ------------------------------------------------------------------ what this reader may do
+# ------------------------------------------------------------------ what this reader may do about the latest
 
 
 def _show_choices(place: Place, act: Act, reader: Reader) -> None:

@@ -386,3 +386,12 @@ def test_the_approver_may_be_asked_twice_and_counts_once(store, policy, wish, sc
     intent = ask(store, rules, person("ana"), wish())
     approve(store, rules, person("bob"), intent.id)
     assert approve(store, rules, person("bob"), intent.id).state is IntentState.REQUESTED
+
+
+def test_what_was_rolled_back_is_not_tried_again(store, policy, wish, script):
+    rules = policy(f"hooks: {{promote: [{script('one', undo='back')}, {script('two', code=1)}]}}\n")
+    intent = promoted(store, rules, wish)
+    back = ask(store, rules, system_person(), wish("rollback", reason="half of it failed"))
+    assert execute(store, lambda: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
+    with pytest.raises(Refused, match=r"i2 .rollback. came after i1"):
+        retry(store, rules, system_person(), intent.id)

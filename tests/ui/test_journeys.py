@@ -1,0 +1,203 @@
+"""A release is reviewed, promoted by two people, and rolled back, in a real browser with a real load balancer."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from browser import ARGUMENTS, CHROMIUM, Watched, free_port, provided, served
+from playwright.sync_api import Page, expect, sync_playwright
+
+from evaluator.store import Store
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from hooks_world import receiving, serving, split_of
+from metrics_servers import program, running
+
+HAPROXY = """
+global
+  stats socket {folder}/s mode 600 level admin
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 5s
+  timeout server 5s
+frontend f
+  bind 127.0.0.1:{port}
+  default_backend shop
+backend shop
+  balance roundrobin
+  server baseline 127.0.0.1:{baseline} weight 90
+  server canary 127.0.0.1:{canary} weight 10
+"""
+POLICY = """
+approvals: {{self_approval: false}}
+roles: {{viewer: "*", analyst: ["group:dev"], approver: ["group:sre"]}}
+hooks:
+  promote:
+    - haproxy: {{socket: {folder}/s, backend: shop, weights: {{baseline: 0, canary: 100}}, required: true}}
+  announce:
+    - http: {{url: "{receiver}/told/${{action}}/${{outcome}}", allow_hosts: [127.0.0.1]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def balanced(tmp_path):
+    """HAProxy in front of both versions: 90 of 100 requests go to the baseline."""
+    port = free_port()
+    with serving("baseline") as baseline, serving("canary") as canary:
+        path = tmp_path / "haproxy.cfg"
+        path.write_text(HAPROXY.format(folder=tmp_path, port=port, baseline=baseline.port, canary=canary.port))
+        with running([program("haproxy"), "-db", "-f", str(path)], port, "/"):
+            yield port
+
+
+def sign_in(watched: Watched, address: str, name: str) -> Page:
+    page = watched.open(address)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name=name).click()
+    page.get_by_text("read by").wait_for()
+    return page
+
+
+def ask_for(page: Page, button: str, reason: str, release: str = "cart@1.9.0") -> None:
+    page.get_by_label("Why, in a sentence").fill(reason)
+    page.get_by_label("to confirm").fill(release)
+    page.get_by_test_id("stFormSubmitButton").get_by_role("button", name=button, exact=True).click()
+
+
+def wait_until(what, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_reviewed_promoted_by_two_people_and_rolled_back(browser, balanced, shop, tmp_path):
+    port = free_port()
+    with receiving() as receiver:
+        store = shop(POLICY.format(folder=tmp_path, receiver=receiver.url))
+        folder = tmp_path / "app"
+        folder.mkdir()
+        with (
+            provided(folder, port),
+            served(store, folder, port=port, policy=store.parent / "evaluator.yaml") as address,
+        ):
+            bob, ann = Watched(browser), Watched(browser, 390, "dark")
+            page = sign_in(bob, address, "bob")
+            bob.open(f"{address}/release?release=cart@1.9.0")
+            expect(page.locator(".ev-banner .word")).to_have_text("GO ✓")
+            page.get_by_role("link", name="promote, hold or roll back").click()
+            expect(page.get_by_text("now: baseline 90, canary 10")).to_be_visible()
+            ask_for(page, "Promote", "all gates passed")
+            expect(page.get_by_text("waits for 1 of 1 approvals, not by who asked")).to_be_visible()
+            assert split_of(balanced) == {"baseline": 90, "canary": 10}
+
+            other = sign_in(ann, f"{address}/", "ann")
+            other.get_by_role("link", name="look at it").click()
+            other.get_by_label("Type the release's name to agree").fill("cart@1.9.0")
+            other.get_by_role("button", name="Agree").click()
+            expect(other.get_by_text("1 hook acknowledged")).to_be_visible(timeout=30_000)
+            assert split_of(balanced) == {"canary": 100}
+            # bob's page, left as it was, has noticed by itself
+            expect(page.get_by_text("1 hook acknowledged")).to_be_visible(timeout=30_000)
+
+            other.get_by_text("Roll back", exact=True).click()
+            expect(other.get_by_text("takes back: sets the weights")).to_be_visible()
+            expect(other.get_by_text("now: baseline 0, canary 100")).to_be_visible(timeout=10_000)
+            ask_for(other, "Rollback", "carts are odd")
+            wait_until(lambda: split_of(balanced) == {"baseline": 90, "canary": 10})
+            wait_until(lambda: len(receiver.seen) == 2)
+            told = [seen.path for seen in receiver.seen]
+            assert told == ["/told/promote/acknowledged", "/told/rollback/acknowledged"]
+            for watched in (bob, ann):
+                assert watched.complaints == []
+                assert watched.away == []
+                assert not watched.overflows()
+                watched.context.close()
+    trail = Store.open(store).promotions.audit()
+    assert [row.actor for row in trail if row.event in {"requested", "approved"}] == [
+        "bob@example.org",
+        "ann@example.org",
+        "ann@example.org",
+    ]
+    assert Store.open(store).promotions.verify_audit() == trail[-1].hash
+
+
+def test_double_clicks_two_tabs_and_reloads_promote_once(browser, shop, tmp_path):
+    with receiving() as receiver:
+        hook = f"{{http: {{url: '{receiver.url}/${{action}}', allow_hosts: [127.0.0.1]}}}}"
+        store = shop(f"hooks: {{promote: [{hook}]}}\n")
+        folder = tmp_path / "app"
+        folder.mkdir()
+        with served(store, folder, policy=store.parent / "evaluator.yaml") as address:
+            tabs = [Watched(browser), Watched(browser)]
+            pages = [one.open(f"{address}/promote?release=cart@1.9.0") for one in tabs]
+            for page in pages:
+                page.get_by_label("Why, in a sentence").fill("all gates passed")
+                page.get_by_label("to confirm").fill("cart@1.9.0")
+            for page in pages:
+                page.get_by_test_id("stFormSubmitButton").get_by_role("button", name="Promote", exact=True).dblclick()
+            pages[0].reload()
+            tabs[0].settle()
+            for page in pages:
+                expect(page.get_by_text("1 hook acknowledged")).to_be_visible(timeout=30_000)
+            ask_for(pages[1], "Promote", "once more")
+            pages[1].wait_for_timeout(2000)
+            assert len(receiver.seen) == 1
+            for one in tabs:
+                assert one.complaints == []
+                one.context.close()
+    assert len(Store.open(store).promotions.intents()) == 1
+
+
+def kill_server(address: str) -> None:
+    """End the server at an address without a word, and nothing else."""
+    port = address.rpartition(":")[2]
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+            if "streamlit" in words and port in " ".join(words):
+                os.kill(int(folder.name), signal.SIGKILL)
+
+
+def test_an_app_that_was_killed_goes_on_where_it_was(browser, shop, tmp_path, monkeypatch):
+    """The worker of the app dies between send and acknowledgement; the next one sends again with the same key."""
+    monkeypatch.setenv("HOOK_SECRET", "whsec_" + base64.b64encode(os.urandom(32)).decode())
+    released = threading.Event()
+    folder = tmp_path / "app"
+    folder.mkdir()
+    with receiving() as receiver:
+        receiver.answers = [lambda _handler, _seen: released.wait(30), *receiver.answers]
+        hook = f"{{webhook: {{url: '{receiver.url}', secret: '${{HOOK_SECRET}}', allow_hosts: [127.0.0.1]}}}}"
+        store = shop(f"hooks: {{promote: [{hook}]}}\n")
+        with served(store, folder, policy=store.parent / "evaluator.yaml") as address:
+            watched = Watched(browser)
+            page = watched.open(f"{address}/promote?release=cart@1.9.0")
+            ask_for(page, "Promote", "all gates passed")
+            wait_until(lambda: receiver.seen)
+            kill_server(address)
+            watched.context.close()
+        released.set()
+        with served(store, folder, policy=store.parent / "evaluator.yaml") as address:
+            watched = Watched(browser)
+            page = watched.open(f"{address}/promote?release=cart@1.9.0")
+            expect(page.get_by_text("1 hook acknowledged")).to_be_visible(timeout=30_000)
+            watched.context.close()
+        first, second = receiver.seen
+        assert first.headers["webhook-id"] == second.headers["webhook-id"]
