@@ -135,4 +135,4 @@ def test_options_of_the_recorder_are_explained():
     names = re.findall(r'^    "(\w+)":', options[1], re.MULTILINE)
     text = (ROOT / "docs" / "recording.md").read_text(encoding="utf-8")
     assert names
-    assert all(f"--evaluator-{name}" in text for name in [*names, "run"])
+    assert all(f"--evaluator-{name}" in text for name in [*names, "run", "sensitive"])

@@ -82,7 +82,15 @@ def command(
     files = _collect_arms(baseline, canary, arms)
     plan = None
     if files or not outcomes:
-        plan = plan_landing(files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=service)
+        sensitive = session.load_policy().promotion.sensitive
+        plan = plan_landing(
+            files,
+            format=format_name,
+            columns=columns,
+            skip_bad_rows=skip_bad_rows,
+            service=service,
+            sensitive=sensitive,
+        )
     subject = to_release(release, service, baseline_version, canary_version, labels)
     store = session.open_store(create=True)
     if plan:

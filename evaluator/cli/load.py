@@ -89,6 +89,7 @@ def command(
         processes=processes,
         header=policy.instance_header,
         service=name,
+        sensitive=policy.promotion.sensitive,
         arguments=locust_args,
     )
     subject = to_release(release, name, baseline_version, canary_version, labels)

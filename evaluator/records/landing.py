@@ -73,6 +73,8 @@ class FilePlan:
     layout: FileLayout
     rewritten: str = ""
     """Where the rewritten file is, while it lands."""
+    sensitive: bool = False
+    """Nothing of a request is kept beyond its path."""
 
 
 @dataclass(frozen=True, slots=True)

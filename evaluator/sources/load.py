@@ -81,6 +81,8 @@ class LoadPlan:
     processes: int = 1
     header: str = DEFAULT_HEADER
     service: str = ""
+    sensitive: bool = False
+    """Nothing of a request is kept beyond its path."""
     arguments: tuple[str, ...] = ()
     """Further arguments for Locust."""
 
@@ -233,7 +235,8 @@ def run_locust(
     folder.mkdir(parents=True, exist_ok=True)
     sheet = folder / RECORDING_NAME
     parent = os.getpid(), platform.node()
-    Recording(run.id, run.release, folder, plan.service, plan.header, plan.arms, *parent).write(sheet)
+    named = run.id, run.release, folder, plan.service, plan.header, plan.arms
+    Recording(*named, *parent, sensitive=plan.sensitive).write(sheet)
     began = time.time()
     try:
         process = subprocess.Popen(

@@ -57,6 +57,8 @@ class Recording:
     """The process without which the load makes no sense; when it is gone, the load stops."""
     parent_host: str = ""
     """The machine of that process."""
+    sensitive: bool = False
+    """Nothing of a request is kept beyond its path."""
 
     def write(self, path: Path) -> None:
         """Write it as JSON for the processes of the run."""

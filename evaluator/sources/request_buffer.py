@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,6 +32,7 @@ _NO_CONTEXT: Mapping[str, Any] = {}
 class RequestBuffer:
     """Columns of requests. `listen()` gives the function that Locust's `request` event calls; `take()` empties them.
 
+    `sensitive`: nothing is kept of a request but its path without what follows `?`, and of an exception its kind.
     `arm` is the arm of requests whose context names none. The instance is the context's, else the response's header
     `header`, else the arm stands for its only instance.
 
@@ -38,8 +40,8 @@ class RequestBuffer:
     garbage collector, and nothing that belongs to the response is kept alive.
     """
 
-    def __init__(self, *, header: str, arm: str = UNASSIGNED) -> None:
-        self.header, self.arm = header, arm
+    def __init__(self, *, header: str, arm: str = UNASSIGNED, sensitive: bool = False) -> None:
+        self.header, self.arm, self.sensitive = header, arm, sensitive
         self.columns: tuple[list[Any], ...] = tuple([] for _ in range(9))
         self.skipped = 0
 
@@ -52,7 +54,7 @@ class RequestBuffer:
         methods, names, times, sizes, starts, statuses, exceptions, contexts, instances = (
             column.append for column in self.columns
         )
-        header, now = self.header, time.time
+        header, now, describe = self.header, time.time, _name if self.sensitive else _describe
 
         def record(
             request_type: str,
@@ -71,7 +73,7 @@ class RequestBuffer:
             sizes(response_length)
             starts(now() - (response_time or 0.0) / 1000 if start_time is None else start_time)
             statuses(getattr(response, "status_code", None))
-            exceptions(_describe(exception) if exception else None)
+            exceptions(describe(exception) if exception else None)
             contexts(context or _NO_CONTEXT)
             if context and "instance" in context:
                 instances(context["instance"])
@@ -91,6 +93,8 @@ class RequestBuffer:
         columns = [column[:] for column in self.columns]
         self.clear()
         methods, names, times, sizes, starts, statuses, exceptions, contexts, instances = columns
+        if self.sensitive:
+            names, contexts = _paths(names), [{"arm": context.get("arm", self.arm)} for context in contexts]
         arms = _texts([context.get("arm", self.arm) for context in contexts])
         table = request_table(
             {
@@ -125,6 +129,16 @@ class RequestBuffer:
 def _describe(exception: Any) -> str:
     text = f"{type(exception).__name__}: {exception}" if isinstance(exception, BaseException) else str(exception)
     return text[:EXCEPTION_CHARS]
+
+
+def _name(exception: Any) -> str:
+    """The kind of an exception: its text may quote what was sent or answered."""
+    return type(exception).__name__ if isinstance(exception, BaseException) else "failure"
+
+
+def _paths(names: list[str]) -> list[str]:
+    known = {name: re.split("[?#;]", name, maxsplit=1)[0] for name in set(names)}
+    return [known[name] for name in names]
 
 
 def _extras(contexts: list[Mapping[str, Any]]) -> pa.Array | None:

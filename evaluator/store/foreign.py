@@ -6,6 +6,7 @@ import csv
 import gzip
 import itertools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -52,14 +53,23 @@ def select_rows(file: FilePlan, latest: datetime) -> str:
             CAST($run AS VARCHAR) AS run, CAST($arm AS VARCHAR) AS arm, CAST($service AS VARCHAR) AS service,
             coalesce(nullif({exprs.get("instance", "''")}, ''), $arm) AS instance,
             {_mark(file, exprs, latest)} AS worker,
-            ts, endpoint, coalesce(ms, 0) AS response_time_ms,
+            ts, {_PATH if file.sensitive else "endpoint"} AS endpoint, coalesce(ms, 0) AS response_time_ms,
             {exprs.get("response_bytes", "CAST(NULL AS BIGINT)")} AS response_bytes,
             nullif({exprs.get("status_code", "CAST(NULL AS SMALLINT)")}, 0) AS status_code,
             failed,
-            CASE WHEN failed THEN nullif({exprs.get("exception", "CAST(NULL AS VARCHAR)")}, '') END AS exception,
+            CASE WHEN failed THEN {_express_exception(file, exprs)} END AS exception,
             {exprs.get("user_count", "CAST(NULL AS INTEGER)")} AS user_count,
             CAST(NULL AS MAP(VARCHAR, VARCHAR)) AS context
         FROM ({_select_required(file)})"""
+
+
+_PATH = "regexp_replace(endpoint, '[?#;].*$', '', 's')"
+"""An endpoint without what follows its path."""
+
+
+def _express_exception(file: FilePlan, exprs: Mapping[str, str]) -> str:
+    """What is kept of an exception: nothing where it may quote what was sent or answered."""
+    return "'failure'" if file.sensitive else f"nullif({exprs.get('exception', 'CAST(NULL AS VARCHAR)')}, '')"
 
 
 def _select_required(file: FilePlan, *, whole: bool = False) -> str:

@@ -117,7 +117,7 @@ def _convert(
     latest = datetime.now(UTC) + LATEST
     constants = {"run": run.id, "arm": file.arm, "service": plan.service}
     try:
-        if part := _convert_clean(engine, path, run, file, constants, latest, inspection):
+        if not file.sensitive and (part := _convert_clean(engine, path, run, file, constants, latest, inspection)):
             return part
         with _rewritten(file) as readable:
             part = _convert_any(engine, path, run, readable, constants, latest, skip=plan.skip_bad_rows)

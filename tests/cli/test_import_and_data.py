@@ -65,3 +65,16 @@ def test_what_can_hardly_be_judged_is_pointed_out(tmp_path):
     assert "careful: nothing to compare without baseline" in err
     _, _, err = run(tmp_path, "import", "cart@3", "--baseline", "b.csv,d.csv", "--canary", "c.csv")
     assert "careful: the arms have different numbers of files (baseline 2, canary 1)" in err
+
+
+def test_a_sensitive_import_keeps_paths_only(tmp_path):
+    (tmp_path / "evaluator.yaml").write_text("sensitive: true\n")
+    rows = "ts,endpoint,response_time_ms,failed,exception\n1790000000,GET /a?user=quetzal#x,3.5,true,no user quetzal\n"
+    for name in ("b", "c"):
+        (tmp_path / f"{name}.csv").write_text(rows)
+    assert run(tmp_path, "import", "cart@2", "--baseline", "b.csv", "--canary", "c.csv")[0] == 0
+    query = "SELECT DISTINCT endpoint, exception FROM requests"
+    assert run(tmp_path, "data", "sql", "--format", "csv", query)[1] == '"endpoint","exception"\n"GET /a","failure"\n'
+    kept = [path for path in tmp_path.rglob("*") if path.suffix not in {".csv", ".yaml"} and path.is_file()]
+    stored = b"".join(path.read_bytes() for path in kept)
+    assert b"quetzal" not in stored

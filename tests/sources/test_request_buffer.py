@@ -97,3 +97,18 @@ def test_taking_empties_the_buffer() -> None:
     record(buffer)
     assert len(buffer) == 0
     assert buffer.take(NAMES, {}).num_rows == 0
+
+
+def test_a_sensitive_buffer_keeps_the_path_the_arm_and_the_kind_of_an_exception() -> None:
+    kept = record(
+        RequestBuffer(header="X-Instance", sensitive=True),
+        name="/login?user=ann&token=t0p;x#there",
+        context={"arm": "canary", "customer": "ann"},
+        exception=OSError("body was {'password': 'secret'}"),
+    )
+    shown = [kept[name] for name in ("endpoint", "arm", "instance", "exception")]
+    assert shown == ["GET /login", "canary", "pod-1", "OSError"]
+    assert kept["failed"]
+    assert not kept["context"]
+    told = record(RequestBuffer(header="", sensitive=True), exception="answered 'ann'", context=None)
+    assert (told["exception"], told["arm"]) == ("failure", UNASSIGNED)

@@ -21,6 +21,7 @@ def plan_landing(
     columns: Sequence[str] = (),
     skip_bad_rows: bool = False,
     service: str = "",
+    sensitive: bool = False,
 ) -> LandingPlan:
     """Plan the landing of files, given by arm as paths, globs and comma lists; file k of an arm is replicate k.
 
@@ -29,7 +30,7 @@ def plan_landing(
     """
     mapping = parse_columns(columns)
     files = [
-        FilePlan(str(path), arm, replicate, recognise(path, format, mapping))
+        FilePlan(str(path), arm, replicate, recognise(path, format, mapping), sensitive=sensitive)
         for arm, values in arms.items()
         for replicate, path in enumerate(expand_files(values, arm))
     ]

@@ -67,7 +67,9 @@ class Recorder:
         service: str = "",
         store: str = "evaluator.duckdb",
         header: str = DEFAULT_HEADER,
+        sensitive: bool = False,
     ) -> None:
+        self.sensitive = sensitive
         self.settings: dict[str, str] = {
             "release": release, "arm": arm, "service": service, "store": store, "header": header
         }  # fmt: skip
@@ -76,6 +78,7 @@ class Recorder:
         if Recorder._active is not None:
             if release:
                 Recorder._active.settings |= self.settings
+                Recorder._active.sensitive |= sensitive
             return
         Recorder._active = self
         _hook(locust.events.init_command_line_parser, self._add_options)
@@ -94,6 +97,14 @@ class Recorder:
             )
         parser.add_argument(
             "--evaluator-run", default="", help="Id of the run.  [default: made up]", include_in_web_ui=False
+        )
+        parser.add_argument(
+            "--evaluator-sensitive",
+            action="store_true",
+            env_var="EVALUATOR_SENSITIVE",
+            default=self.sensitive,
+            help="Keep nothing of a request beyond its path",
+            include_in_web_ui=False,
         )
 
     def _start(self, environment: Environment, runner: Runner, **_: Any) -> None:
@@ -161,6 +172,7 @@ class _Process:
         self.buffer = RequestBuffer(
             header=recording.header if recording else options.evaluator_header,
             arm=UNASSIGNED if recording else options.evaluator_arm or UNASSIGNED,
+            sensitive=recording.sensitive if recording else options.evaluator_sensitive,
         )
         self.writer: SegmentWriter | None = None
         self.arm_of = {cls.__name__: getattr(cls, "evaluator_arm", "") for cls in environment.user_classes}

@@ -1,0 +1,229 @@
+"""Promoting, holding and rolling back from the command line: same intents, same checks."""
+
+import importlib.util
+import json
+import os
+import pty
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from evaluator.pipeline.judging import judge_release
+from evaluator.policy import load_policy
+from evaluator.store import Store
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+HOOKS = """hooks:
+  promote:
+    - command:
+        run: [sh, -c, "echo promoted-${canary} >> out.txt"]
+        undo: [sh, -c, "echo back >> out.txt"]
+        folder: HERE
+"""
+_STORED = Path(__file__).parent.parent / "ui" / "stored.py"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    spec = importlib.util.spec_from_file_location("stored_for_promotion", _STORED)
+    stored = importlib.util.module_from_spec(spec)
+    sys.modules["stored_for_promotion"] = stored
+    spec.loader.exec_module(stored)
+    store = Store.open(tmp_path_factory.mktemp("made") / "evaluator.duckdb", create=True)
+    for release, seed in (("cart@1.9.0", 5), ("cart@1.6.0", 2)):
+        stored.land(store, release, stored.DESIGNS[release], seed=seed)
+        judge_release(store, release, load_policy(), judged_at=datetime.now(UTC))
+    return store.path.parent
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    folder = tmp_path / "place"
+    shutil.copytree(made, folder)
+
+    def call(*arguments, policy=None, **environment):
+        if policy is not None:
+            (folder / "evaluator.yaml").write_text(policy.replace("HERE", str(folder)))
+        done = subprocess.run(
+            [sys.executable, "-m", "evaluator", *arguments],
+            cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False,
+            env=os.environ | environment,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    call.folder = folder
+    return call
+
+
+def lines(run):
+    out = run.folder / "out.txt"
+    return out.read_text().split() if out.exists() else []
+
+
+def test_tested_promoted_and_rolled_back(run):
+    code, out, _ = run("hooks", "test", policy=HOOKS)
+    assert (code, out.splitlines()[0]) == (0, "ok      promote: runs sh -c echo promoted-${canary} >> out.txt")
+    assert run("hooks", "log")[1] == "nothing was asked for yet\n"
+    code, out, _ = run("promote", "cart@1.9.0", "--dry-run")
+    assert code == 0
+    assert "1. promote: runs sh -c echo promoted-${canary}" in out
+    assert "takes 1 approval" in out
+    assert lines(run) == []
+    code, out, _ = run("promote", "cart@1.9.0", "--yes")
+    assert (code, out.splitlines()[0]) == (0, "i1 promote cart@1.9.0: acknowledged: 1 hook acknowledged")
+    assert lines(run) == ["promoted-1.9.0"]
+    assert run("promote", "cart@1.9.0", "--yes")[0] == 0
+    assert lines(run) == ["promoted-1.9.0"]
+    code, _, err = run("rollback", "cart@1.9.0", "--yes")
+    assert (code, "the reason is missing" in err) == (2, True)
+    code, out, _ = run("rollback", "cart@1.9.0", "--yes", "--reason", "carts are odd")
+    assert code == 0
+    assert lines(run) == ["promoted-1.9.0", "back"]
+    code, out, _ = run("hooks", "log", "cart@1.9.0", "--json")
+    assert [(one["event"], one["state"], one["attempts"]) for one in json.loads(out)] == [
+        ("promote", "acknowledged", 1),
+        ("undo", "acknowledged", 1),
+    ]
+    assert run("audit", "verify")[1].startswith("sha256:")
+
+
+def test_a_no_go_exits_as_one_and_grounds_that_do_not_hold_as_three(run):
+    code, _, err = run("promote", "cart@1.6.0", "--yes", policy=HOOKS)
+    assert (code, "cart@1.6.0 is not promoted: the verdict is NO-GO" in err) == (1, True)
+    code, _, err = run("promote", "cart@1.9.0", "--yes", policy="")
+    assert (code, "the policy names no hooks that promote" in err) == (3, True)
+    code, _, err = run("promote", "cart@1.9.1", "--yes")
+    assert (code, "did you mean" in err) == (2, True)
+    code, _, err = run("rollback", "cart@1.9.0", "--yes", "--reason", "x")
+    assert (code, "nothing to roll back" in err) == (3, True)
+
+
+def test_nobody_is_there_to_confirm(run):
+    code, _, err = run("promote", "cart@1.9.0", policy=HOOKS)
+    assert (code, "nobody is there to confirm that cart@1.9.0 is meant" in err) == (2, True)
+    assert lines(run) == []
+
+
+@pytest.mark.parametrize(("typed", "code"), [("cart@1.9.0", 0), ("cart@1.6.0", 2), ("", 2)])
+def test_a_person_types_the_name(run, typed, code):
+    run("policy", "check", policy=HOOKS)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "evaluator", "promote", "cart@1.9.0"],
+        cwd=run.folder, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        os.write(ours, f"{typed}\n".encode())
+        _, err = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == code
+    assert b"Type cart@1.9.0 to promote it" in err
+    assert len(lines(run)) == (code == 0)
+
+
+def test_who_somebody_is_does_not_come_from_the_environment(run):
+    policy = f"{HOOKS}roles: {{approver: [bob]}}\n"
+    code, _, err = run("promote", "cart@1.9.0", "--yes", policy=policy, LOGNAME="bob", USER="bob", USERNAME="bob")
+    assert (code, f"{ME} is a viewer" in err) == (3, True)
+    assert run("audit", "show")[1].count(f"{ME}  refused") == 1
+
+
+def test_what_takes_others_waits_for_them(run):
+    code, out, err = run("promote", "cart@1.9.0", "--yes", policy=f"{HOOKS}sensitive: true\n")
+    assert (code, "waits for 2 more of 2 people other than" in err) == (3, True)
+    assert out == "i1 promote cart@1.9.0: requested\n"
+    assert f"asked for by {ME}: the verdict is GO" in run("approve")[1]
+    code, _, err = run("approve", "i1")
+    assert (code, f"{ME} asked for i1 and cannot approve it too" in err) == (2, True)
+    code, out, _ = run("reject", "i1", "--reason", "not today")
+    assert (code, out) == (0, "i1 promote cart@1.9.0: cancelled: not today\n")
+    assert run("approve")[1] == "nothing waits\n"
+    assert lines(run) == []
+
+
+def test_an_approver_executes_what_an_analyst_asked_for(run):
+    from evaluator.intents import Wish, ask
+    from evaluator.records.intents import Action, Person
+
+    run("policy", "check", policy=f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
+    store, policy = Store.open(run.folder / "evaluator.duckdb"), load_policy(run.folder / "evaluator.yaml")
+    ask(store, policy, Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    code, out, _ = run("approve", "i1")
+    assert (code, "acknowledged" in out) == (0, True)
+    assert lines(run) == ["promoted-1.9.0"]
+
+
+def test_a_hook_that_fails_is_four_and_tried_again(run):
+    policy = 'hooks: {promote: [{command: {run: [sh, -c, "test -e HERE/ready"]}}]}\n'
+    code, out, err = run("promote", "cart@1.9.0", "--yes", policy=policy)
+    assert (code, "failed: hook 1 (command) failed" in out, "hooks retry i1" in err) == (4, True, True)
+    (run.folder / "ready").touch()
+    code, out, _ = run("hooks", "retry", "i1")
+    assert (code, "acknowledged" in out) == (0, True)
+    code, _, err = run("hooks", "retry", "i9")
+    assert (code, "there is no intent 'i9'" in err) == (2, True)
+
+
+def test_what_nobody_knows_is_settled_by_who_says_how(run):
+    policy = 'hooks: {promote: [{command: {run: [sh, -c, "sleep 9"], timeout: 200ms}}]}\n'
+    code, out, _ = run("promote", "cart@1.9.0", "--yes", policy=policy)
+    assert (code, "unknown" in out) == (4, True)
+    assert run("hooks", "resolve", "i1", "1", "done")[0] == 2
+    assert run("hooks", "resolve", "i1", "7", "done", "--reason", "x")[0] == 2
+    code, out, _ = run("hooks", "resolve", "i1", "1", "done", "--reason", "it runs in production")
+    assert (code, "it runs in production" in out, "acknowledged" in out) == (0, True, True)
+
+
+def test_a_hook_that_could_not_be_executed_fails_its_test(run):
+    code, out, err = run("hooks", "test", policy="hooks: {hold: [{command: {run: [no-such-program]}}]}\n")
+    assert (code, out.startswith("FAILED  hold"), "1 of 1 hooks could not" in err) == (4, True, True)
+    code, _, err = run("hooks", "test", "promot")
+    assert (code, "did you mean 'promote'?" in err) == (2, True)
+
+
+def test_a_worker_executes_what_is_queued_and_ends_when_told(run):
+    code, out, _ = run("promote", "cart@1.9.0", "--yes", "--queue", policy=HOOKS)
+    assert (code, out) == (0, "i1 promote cart@1.9.0: approved\n")
+    assert lines(run) == []
+    code, out, _ = run("hooks", "worker", "--once")
+    assert (code, "i1 promote cart@1.9.0: acknowledged" in out) == (0, True)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "evaluator", "hooks", "worker"],
+        cwd=run.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        code, out, _ = run("rollback", "cart@1.9.0", "--yes", "--queue", "--wait", "30s", "--reason", "odd")
+        assert (code, "acknowledged" in out) == (0, True)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(10) == 0
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert lines(run) == ["promoted-1.9.0", "back"]
+
+
+def test_a_hold_is_recorded_even_where_no_hook_is_named(run):
+    code, out, _ = run("hold", "cart@1.9.0", "--yes", "--reason", "support reports odd carts", policy=HOOKS)
+    assert (code, "the policy names no hooks for it" in out) == (0, True)
+
+
+def test_against_the_verdict(run):
+    code, _, err = run("promote", "cart@1.6.0", "--break-glass", "--yes", policy=HOOKS)
+    assert (code, "the reason is missing" in err) == (2, True)
+    code, out, _ = run("promote", "cart@1.6.0", "--break-glass", "--yes", "--reason", "the old one is on fire")
+    assert (code, out) == (3, "i1 break glass cart@1.6.0: requested\n")
+
+
+def test_waiting_ends_with_its_time(run):
+    began = time.monotonic()
+    code, out, _ = run("promote", "cart@1.9.0", "--yes", "--wait", "2s", policy=f"{HOOKS}sensitive: true\n")
+    assert (code, out) == (3, "i1 promote cart@1.9.0: requested\n")
+    assert time.monotonic() - began >= 2
