@@ -85,5 +85,9 @@ def purge_release(session: Session, release: str, yes: bool) -> int:
         if not sys.stdin.isatty():
             raise UsageError("purging cannot be undone", hint="say --yes")
         click.confirm(f"Delete all request rows of {release}?", abort=True, err=True)
-    emit(f"{release}: {store.purge(release)} request rows deleted; cells and verdicts stay")
+    from evaluator.intents import system_person
+
+    deleted = store.purge(release)
+    store.promotions.note(system_person().name, "purged", release, f"{deleted} request rows deleted")
+    emit(f"{release}: {deleted} request rows deleted; cells and verdicts stay")
     return 0

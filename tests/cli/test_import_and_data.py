@@ -32,6 +32,8 @@ def test_import_query_export_purge(tmp_path):
     code, out, _ = run(tmp_path, "data", "purge", "--yes", "cart@2")
     assert (code, out) == (0, "cart@2: 4 request rows deleted; cells and verdicts stay\n")
     assert run(tmp_path, "data", "purge", "--yes", "cart@3")[0] == 2
+    trail = run(tmp_path, "audit", "show")[1].splitlines()
+    assert [line.split("  ")[3] for line in trail] == ["purged"]
 
 
 def test_bad_import_is_one_sentence(tmp_path):
