@@ -1,26 +1,33 @@
-"""Every command and option as Markdown, from `--help`: `python -m evaluator.cli.reference > docs/reference.md`."""
+"""What is generated of the documentation: `python -m evaluator.cli.reference commands > docs/reference.md`.
+
+`commands` from `--help`, `policy` (docs/policy.md) and `verdict` (docs/verdict-json.md) from their JSON Schemas.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
+from typing import Any
 
 import click
 
 from evaluator.cli import COMMANDS, emit, evaluator
+from evaluator.policy import load_policy, policy_schema
 
-__all__ = ["write_reference"]
+__all__ = ["PAGES", "write_commands", "write_policy", "write_verdict"]
 
-HEAD = """\
-# Commands
-
-Taken from `--help` by `python -m evaluator.cli.reference > docs/reference.md`; do not edit.
-"""
+GENERATED = "Written by `python -m evaluator.cli.reference {}`; do not edit.\n"
 
 
-def write_reference() -> str:
+# ------------------------------------------------------------------ commands
+
+
+def write_commands() -> str:
     """Write the reference of the whole command line."""
     with click.Context(evaluator, info_name="evaluator", terminal_width=100, max_content_width=100) as context:
-        parts = [HEAD, *_describe(evaluator, context)]
+        parts = ["# Commands\n", GENERATED.format("commands"), *_describe(evaluator, context)]
         for name in COMMANDS:
             parts += _describe_below(name, evaluator.get_command(context, name), context)
     return "\n".join(parts).rstrip()
@@ -42,5 +49,110 @@ def _describe(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f"## {context.command_path}\n\n```\n{formatter.getvalue().rstrip()}\n```\n"
 
 
+# ------------------------------------------------------------------ schemas
+
+
+POLICY_HEAD = """\
+# The policy: every key of evaluator.yaml
+
+An empty file means the defaults. An unknown key is an error, with its line and what was probably meant.
+`evaluator policy check` says so, `evaluator policy show` prints what applies, and `evaluator policy schema` prints the
+JSON Schema that editors complete and check by. Options of hooks are in [hooks](hooks.md), what metrics compare in
+[verdicts](verdicts.md).
+"""
+
+VERDICT_HEAD = """\
+# The verdict as JSON
+
+`evaluator verdict RELEASE --format json`. The keys are a contract; numbers are shares of 1 where they are relative,
+else in the unit that stands beside them. The same data under the same policy give the same bytes, apart from
+`judged_at`. [The JSON Schema](../evaluator/schemas/verdict.schema.json) says all of this to programs.
+"""
+
+NOT_SHOWN = ("HookEntry", "Direction")
+"""Definitions that have no keys of their own, or a page of their own."""
+
+
+def write_policy() -> str:
+    """Write the reference of the policy, with the defaults of the built-in one."""
+    schema = policy_schema()
+    whole = {**load_policy().effective, **load_policy().afterwards}
+    parts = [POLICY_HEAD, GENERATED.format("policy"), *_tabulate("evaluator.yaml", schema, schema["$defs"], whole)]
+    sections = {str(value.get("$ref", "")).rpartition("/")[2]: key for key, value in schema["properties"].items()}
+    for name, definition in schema["$defs"].items():
+        if name not in NOT_SHOWN:
+            defaults = whole.get(sections.get(name, ""), {})
+            parts += _tabulate(f"`{name}`", definition, schema["$defs"], defaults)
+    return "\n".join(parts).rstrip()
+
+
+def write_verdict() -> str:
+    """Write the reference of the verdict's JSON."""
+    schema = json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text(encoding="utf-8"))
+    parts = [VERDICT_HEAD, GENERATED.format("verdict"), *_tabulate("The verdict", schema, {}, {})]
+    for name, below in schema["properties"].items():
+        inner = below.get("items", below)
+        if "properties" in inner:
+            parts += _tabulate(f"`{name}`" + ("[]" if "items" in below else ""), inner, {}, {})
+    return "\n".join(parts).rstrip()
+
+
+def _tabulate(
+    title: str, schema: Mapping[str, Any], defined: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Iterator[str]:
+    known = bool(defined)
+    yield f"## {title}\n"
+    if schema.get("description"):
+        yield f"{schema['description']}\n"
+    yield "| key | is | " + ("default | |\n| --- | --- | --- | --- |" if known else "|\n| --- | --- | --- |")
+    for key, value in schema["properties"].items():
+        said = value.get("description") or _resolve(value, defined).get("description", "")
+        default = f" {_default(value, defaults.get(key))} |" if known else ""
+        yield f"| `{key}` | {_kind(value)} |{default} {_cell(said)} |"
+    yield ""
+
+
+def _resolve(value: Mapping[str, Any], defined: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = str(value.get("$ref", "")).rpartition("/")[2]
+    found: Mapping[str, Any] = defined.get(name, {})
+    return found
+
+
+def _kind(value: Mapping[str, Any]) -> str:
+    """What a value is, in a few words."""
+    if "$ref" in value:
+        return f"`{value['$ref'].rpartition('/')[2]}`"
+    if "enum" in value or "const" in value:
+        return ", ".join(f"`{_plain(one)}`" for one in value.get("enum", [value.get("const")]))
+    if "anyOf" in value:
+        return " or ".join(dict.fromkeys(_kind(one) for one in value["anyOf"] if one.get("type") != "null"))
+    kinds = value.get("type", "")
+    words = [kinds] if isinstance(kinds, str) else [one for one in kinds if one != "null"]
+    if words == ["array"]:
+        return f"list of {_kind(value.get('items', {}))}"
+    examples = ", ".join(f"`{_plain(one)}`" for one in value.get("examples", []))
+    return examples or " or ".join(words) or "any"
+
+
+def _default(value: Mapping[str, Any], effective: Any) -> str:
+    found = value.get("default") if effective is None else effective
+    short = isinstance(found, str | int | float | bool) or (isinstance(found, list) and len(str(found)) < 40)
+    return f"`{_plain(found)}`" if short else ""
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "commands": write_commands,
+    "policy": write_policy,
+    "verdict": write_verdict,
+}
+
 if __name__ == "__main__":
-    emit(write_reference())
+    emit(PAGES[sys.argv[1]]())

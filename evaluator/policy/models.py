@@ -40,7 +40,7 @@ OF_PROMOTION = ("sensitive", "hooks", "approvals", "roles")
 class ServiceName(Section):
     """A service that is released."""
 
-    name: Name
+    name: Name = Field(description="As in the verdict.")
 
 
 class Monitoring(Section):
@@ -60,7 +60,7 @@ class Monitoring(Section):
 class EndpointScan(Section):
     """A veto on single endpoints that are clearly worse."""
 
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="Off: single endpoints never decide.")
     margin: Percent = Field(0.25, description="Largest rise of an endpoint's response time, typical or mean.")
     failure_margin: Points = Field(0.01, description="Largest rise of an endpoint's failure rate.")
     alpha_share: Annotated[Probability, within(0, 1, ends=False)] = Field(
@@ -94,7 +94,7 @@ class Health(Section):
     """What a fair comparison needs."""
 
     coverage: Share = Field(0.99, description="Least share of the load generator's own count that must have landed.")
-    max_clock_offset: Duration = 2.0
+    max_clock_offset: Duration = Field(2.0, description="Largest difference of clocks between load generators.")
     sample_ratio: Ratio = Field(
         "configured", description="Expected users per arm: as the run was configured, or {baseline: 9, canary: 1}."
     )
@@ -103,9 +103,11 @@ class Health(Section):
 class PolicyFile(Section):
     """evaluator.yaml, version 1."""
 
-    version: Literal[1] = 1
-    service: Name | None = None
-    services: list[ServiceName] | None = Field(None, min_length=1)
+    version: Literal[1] = Field(1, description="Of this shape of file.")
+    service: Name | None = Field(None, description="Name of the service; where the file says none, commands may.")
+    services: list[ServiceName] | None = Field(
+        None, min_length=1, description="In place of service, where several are released together."
+    )
     mode: Literal["block", "shadow"] = Field(
         "block", description="shadow: store the verdict, exit 0 where it would be 1 or 3."
     )
@@ -116,7 +118,7 @@ class PolicyFile(Section):
     warm_up: AutoOrDuration = Field(
         None, description="Cut from the start: auto (until the user count is level) or a duration."
     )
-    sources: Sources | None = None
+    sources: Sources | None = Field(None, description="Where metrics beside those of requests come from.")
     metrics: list[Metric] = Field(
         default_factory=lambda: [Metric.model_validate(metric) for metric in BUILT_IN_METRICS],
         description="What is compared; the metrics of sources: {prometheus: {queries: […]}} are added.",

@@ -31,7 +31,7 @@ _SECRET_HEADERS = re.compile(r"(?i)auth|token|key|secret|cookie")
 class Basic(Section):
     """User and password."""
 
-    username: Annotated[str, Field(min_length=1)]
+    username: Annotated[str, Field(min_length=1, description="Who asks.")]
     password: Secret = Field(description="Where the password is: ${VARIABLE}.")
 
 
@@ -39,7 +39,7 @@ class Auth(Section):
     """How to prove who asks."""
 
     bearer: Secret | None = Field(None, description="Where the token is: ${VARIABLE}.")
-    basic: Basic | None = None
+    basic: Basic | None = Field(None, description="In place of a token.")
 
 
 class Tls(Section):
@@ -133,7 +133,7 @@ class PrometheusSource(Section):
 class Sources(Section):
     """Where metrics of readings are asked."""
 
-    prometheus: PrometheusSource | None = None
+    prometheus: PrometheusSource | None = Field(None, description="A server that speaks its HTTP API.")
 
 
 def to_options(source: PrometheusSource) -> PrometheusOptions:
