@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.outcomes import describe_outcomes, outcome_options, suggest_metric, to_options
+from evaluator.cli.outcomes import describe_outcomes, outcome_options, tell_metrics, to_options
 from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, Landed, LandingPlan
@@ -73,7 +73,7 @@ def command(
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy; the unit (a user, a session) is what is counted, however many rows it has.
     """
-    from evaluator.pipeline.importing import import_outcomes, import_release
+    from evaluator.pipeline.importing import find_outcomes, import_outcomes, import_release, suggest_metrics
     from evaluator.sources.files import plan_landing
 
     options = to_options(unit, arm_column, baseline_arm, outcome_names, covariates)
@@ -102,7 +102,9 @@ def command(
             store, subject, outcomes, options, query=outcomes_query, skip_bad_rows=skip_bad_rows
         )
         emit(describe_outcomes(release, landed, facts, chosen))
-        session.say(suggest_metric(chosen))
+        found = find_outcomes(store)
+        if hint := tell_metrics(session.load_policy(), suggest_metrics(found) if found else ()):
+            session.say(hint)
     session.say(f"next: evaluator verdict {release}")
     return 0
 

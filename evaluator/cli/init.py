@@ -1,7 +1,9 @@
-"""`evaluator init`: something to start from."""
+"""`evaluator init`: something to start from, made of what is there."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,26 +11,64 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.errors import InputError
+from evaluator.policy import FILE_NAME
+from evaluator.records import Outcomes
 
-STARTERS = {"evaluator.yaml": "evaluator.yaml", "locustfile.py": "locustfile.py.template"}
-"""File that is written → file in the package."""
+LOCUSTFILE = "locustfile.py"
 
 
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), default=Path())
 @click.pass_obj
 def command(session: Session, folder: Path) -> None:
-    """Write a commented evaluator.yaml and a locustfile to DIR (default: here).
+    """Write a commented evaluator.yaml, and a locustfile where there is none, to DIR (default: here).
 
-    Files that exist are never overwritten.
+    Where the store has outcomes of an A/B test, the policy judges those. Files that exist are never overwritten.
     """
-    taken = [name for name in STARTERS if (folder / name).exists()]
-    if taken:
-        raise InputError(f"{folder / taken[0]} exists already; nothing was written", hint="choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    starter = files("evaluator") / "starter"
-    for name, source in STARTERS.items():
-        with (folder / name).open("x", encoding="utf-8") as file:
-            file.write((starter / source).read_text(encoding="utf-8"))
-        emit(str(folder / name))
+    policy, locustfile = folder / FILE_NAME, folder / LOCUSTFILE
+    if policy.exists():
+        raise InputError(f"{policy} exists already; nothing was written", hint="choose another folder")
+    outcomes = _find_outcomes(session)
+    written = {policy: _write_policy(outcomes)}
+    if outcomes is None and not locustfile.exists():
+        written[locustfile] = _read("locustfile.py.template")
+    _write(folder, written)
+    if outcomes is not None:
+        session.say("next: look at the margins, then evaluator verdict RELEASE")
+        return
+    if locustfile not in written:
+        session.say(f"{locustfile} is there already and stays as it is")
     session.say("next: evaluator load RELEASE --baseline URL --canary URL --locustfile locustfile.py")
+
+
+def _write(folder: Path, texts: Mapping[Path, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+        emit(str(path))
+
+
+def _read(name: str) -> str:
+    return (files("evaluator") / "starter" / name).read_text(encoding="utf-8")
+
+
+def _find_outcomes(session: Session) -> Outcomes | None:
+    if not session.store_path.exists():
+        return None
+    from evaluator.pipeline.importing import find_outcomes  # most begin without a store
+
+    return find_outcomes(session.open_store())
+
+
+def _write_policy(outcomes: Outcomes | None) -> str:
+    """The built-in policy, commented; with metrics of these outcomes in place of those of requests."""
+    text = _read(FILE_NAME)
+    if outcomes is None:
+        return text
+    from evaluator.pipeline.importing import suggest_metrics
+
+    lines = "".join(f"  - {one}\n" for one in suggest_metrics(outcomes))
+    text = re.sub(r"(?<=^metrics:\n)(  - .*\n)+", lambda _: lines, text, flags=re.MULTILINE)
+    shares = ", ".join(f"{arm}: 1" for arm in outcomes.arms)
+    return text.replace("sample_ratio: configured}", f"sample_ratio: {{{shares}}}}}")

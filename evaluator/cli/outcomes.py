@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
+from evaluator.policy import Policy
 from evaluator.records import Landed, OutcomeFacts, OutcomeOptions, OutcomePlan
 
-__all__ = ["describe_outcomes", "outcome_options", "suggest_metric", "to_options"]
+__all__ = ["describe_outcomes", "outcome_options", "tell_metrics", "to_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,9 +82,9 @@ def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: O
     return text + (f"; {facts.skipped_rows} bad rows skipped" if facts.skipped_rows else "")
 
 
-def suggest_metric(plan: OutcomePlan) -> str:
-    """Write a metric for the policy that would judge the first outcome."""
-    name = plan.columns[0].name
-    return (
-        f"the policy judges them by metrics such as {{name: {name}, type: outcome_mean, outcome: {name}, margin: 2%}}"
-    )
+def tell_metrics(policy: Policy, suggested: Sequence[str]) -> str:
+    """Say which metrics would judge outcomes, where the policy has none of them; nothing where it has."""
+    if any(rule.outcome for rule in policy.rulebook.rules):
+        return ""
+    lines = "".join(f"\n  - {one}" for one in suggested)
+    return f"the policy has no metric of outcomes; `evaluator init` writes one with these (think about margins):{lines}"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 
 from evaluator.records import (
     Landed,
     LandingPlan,
+    OutcomeColumn,
     OutcomeFacts,
     OutcomeOptions,
     OutcomePlan,
+    Outcomes,
     Release,
     Run,
     RunState,
@@ -19,7 +23,7 @@ from evaluator.sources.outcomes import OUTCOME_SOURCE, plan_outcomes
 from evaluator.sources.recording import new_run_id
 from evaluator.store import Store
 
-__all__ = ["import_outcomes", "import_release"]
+__all__ = ["find_outcomes", "import_outcomes", "import_release", "suggest_metrics"]
 
 
 def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
@@ -66,3 +70,33 @@ def import_outcomes(
     )
     landed, facts = store.land_outcomes(release, run, plan)
     return landed, facts, plan
+
+
+def find_outcomes(store: Store) -> Outcomes | None:
+    """Read the outcomes of the newest release; `None` where it has none."""
+    newest = next(iter(store.releases()), None)
+    runs = store.runs(newest.release.id) if newest else ()
+    run = next((run for run in reversed(runs) if run.source == OUTCOME_SOURCE), None)
+    return store.read_outcomes(run) if run else None
+
+
+def suggest_metrics(outcomes: Outcomes) -> tuple[str, ...]:
+    """Write a metric of the policy for each outcome. Its margin is a guess: people know how much harm they bear."""
+    known = [column.name for column in outcomes.columns if column.role == "covariate"]
+    return tuple(_suggest(column, known) for column in outcomes.columns if column.role == "outcome")
+
+
+def _suggest(column: OutcomeColumn, covariates: Sequence[str]) -> str:
+    name = _yaml(column.name)
+    own = [_yaml(one) for one in covariates if column.name in one]
+    more = f", covariates: [{', '.join(own)}]" if own else ""
+    kind, margin = ("outcome_proportion", "1pp") if column.binary else ("outcome_mean", "2%")
+    return f"{{name: {name}, type: {kind}, outcome: {name}, margin: {margin}{more}}}"
+
+
+def _yaml(name: str) -> str:
+    """A name as YAML takes it; quoted where it might be taken for something else."""
+    return name if re.fullmatch("[a-z][a-z0-9_]*", name) and name not in _TAKEN else json.dumps(name)
+
+
+_TAKEN = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")

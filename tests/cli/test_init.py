@@ -3,8 +3,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from evaluator.__main__ import run
 from evaluator.policy import load_policy
 
@@ -32,13 +30,41 @@ def test_the_locustfile_is_one_that_locust_takes(tmp_path):
     assert "Visitor" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["evaluator.yaml", "locustfile.py"])
-def test_nothing_is_overwritten(tmp_path, capfd, name):
-    (tmp_path / name).write_text("mine")
+def test_nothing_is_overwritten(tmp_path, capfd):
+    (tmp_path / "evaluator.yaml").write_text("mine")
     assert run(["init", str(tmp_path)]) == 2
-    assert f"{name} exists already" in capfd.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert (tmp_path / name).read_text() == "mine"
+    assert "evaluator.yaml exists already" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluator.yaml"]
+    assert (tmp_path / "evaluator.yaml").read_text() == "mine"
+
+
+def test_a_locustfile_that_is_there_is_used(tmp_path, capfd):
+    (tmp_path / "locustfile.py").write_text("mine")
+    assert run(["init", str(tmp_path)]) == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines() == [str(tmp_path / "evaluator.yaml")]
+    assert "locustfile.py is there already and stays as it is" in err
+    assert (tmp_path / "locustfile.py").read_text() == "mine"
+
+
+def test_where_outcomes_have_landed_the_policy_judges_them(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"u{k},{'control' if k % 2 else 'new'},{k % 7 == 0:d},{k % 5}.5,{k % 3}\n" for k in range(2000))
+    (tmp_path / "users.csv").write_text(f"user_id,variant,bought,amount,amount_pre\n{rows}")
+    assert run(["import", "shop@2", "--outcomes", "users.csv"]) == 0
+    assert "{name: bought, type: outcome_proportion, outcome: bought, margin: 1pp}" in capfd.readouterr().err
+    assert run(["init"]) == 0
+    assert capfd.readouterr().out == "evaluator.yaml\n"
+    policy = load_policy(tmp_path / "evaluator.yaml")
+    assert [(rule.name, rule.type, rule.covariates) for rule in policy.rulebook.rules] == [
+        ("bought", "outcome_proportion", ()),
+        ("amount", "outcome_mean", ("amount_pre",)),
+    ]
+    assert policy.rulebook.sample_ratio == {"baseline": 0.5, "new": 0.5}
+    assert run(["verdict", "shop@2"]) in {0, 1, 3}
+    assert "bought" in capfd.readouterr().out
+    assert run(["import", "shop@2", "--outcomes", "users.csv"]) == 0
+    assert "no metric of outcomes" not in capfd.readouterr().err
 
 
 def test_a_folder_that_is_a_file(tmp_path, capfd):
