@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -10,8 +11,8 @@ from pathlib import Path
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.errors import InputError
-from evaluator.policy import FILE_NAME
+from evaluator.errors import InputError, SourceError
+from evaluator.policy import FILE_NAME, parse_policy
 from evaluator.records import Outcomes
 
 LOCUSTFILE = "locustfile.py"
@@ -19,15 +20,21 @@ LOCUSTFILE = "locustfile.py"
 
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), default=Path())
+@click.option("--prometheus", "url", metavar="URL", default="", help="Judge by what this server scraped of both.")
 @click.pass_obj
-def command(session: Session, folder: Path) -> None:
+def command(session: Session, folder: Path, url: str) -> None:
     """Write a commented evaluator.yaml, and a locustfile where there is none, to DIR (default: here).
 
-    Where the store has outcomes of an A/B test, the policy judges those. Files that exist are never overwritten.
+    Where the store has outcomes of an A/B test, the policy judges those. With --prometheus it judges ready-made metrics
+    that the server has, of the two versions that its labels tell apart. Files that exist are never overwritten.
     """
     policy, locustfile = folder / FILE_NAME, folder / LOCUSTFILE
     if policy.exists():
         raise InputError(f"{policy} exists already; nothing was written", hint="choose another folder")
+    if url:
+        _write(folder, {policy: _of_prometheus(session, url)})
+        session.say("next: look at selectors and margins, then evaluator collect RELEASE --from -1h")
+        return
     outcomes = _find_outcomes(session)
     written = {policy: _write_policy(outcomes)}
     if outcomes is None and not locustfile.exists():
@@ -51,6 +58,35 @@ def _write(folder: Path, texts: Mapping[Path, str]) -> None:
 
 def _read(name: str) -> str:
     return (files("evaluator") / "starter" / name).read_text(encoding="utf-8")
+
+
+def _of_prometheus(session: Session, url: str) -> str:
+    """The built-in policy with what a metrics server has, in place of metrics of requests. Raises SourceError."""
+    from evaluator.sources.prometheus import PrometheusOptions, connect, look_around
+
+    whatever = {"baseline": 'version="1.4"', "canary": 'version="1.5"'}
+    # What could not stand in a policy, such as a password in the address, is not connected to.
+    parse_policy({"sources": {"prometheus": {"url": url, "selectors": whatever}}}, origin="--prometheus")
+    with connect(PrometheusOptions(url, whatever)) as server:
+        found = look_around(server)
+    if not found.sets:
+        raise SourceError(
+            f"{url} has nothing of the last hour that a ready-made set knows, of two versions",
+            hint="docs/prometheus.md says how metrics of your own are written",
+        )
+    session.say(f"found {', '.join(found.sets)} at {url}")
+    if found.selectors:
+        session.say("the versions are " + " and ".join(f"{arm} {said}" for arm, said in found.selectors.items()))
+    else:
+        session.say("no label tells two versions apart: write the selectors yourself")
+    chosen = found.selectors or whatever
+    selectors = "".join(f"      {arm}: {json.dumps(said)}\n" for arm, said in chosen.items())
+    source = (
+        f"sources:\n  prometheus:\n    url: {json.dumps(url)}\n    step: 15s   # the scrape interval\n"
+        f"    selectors:\n{selectors}    queries: [{', '.join(found.sets)}]\n"
+    )
+    text = re.sub(r"^# sources:\n(#   .*\n)+", lambda _: source, _read(FILE_NAME), flags=re.MULTILINE)
+    return re.sub(r"^metrics:\n(  - .*\n)+", "metrics: []   # those of the queries below\n", text, flags=re.MULTILINE)
 
 
 def _find_outcomes(session: Session) -> Outcomes | None:

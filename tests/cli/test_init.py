@@ -1,10 +1,18 @@
 import ast
+import contextlib
+import json
 import os
 import subprocess
 import sys
+import time
+import urllib.parse
+import urllib.request
+
+import pytest
 
 from evaluator.__main__ import run
 from evaluator.policy import load_policy
+from evaluator.sources.sample import start_arms, start_prometheus
 
 
 def test_what_it_writes_changes_nothing(tmp_path, capfd):
@@ -84,3 +92,56 @@ def test_a_full_disk_is_said(tmp_path):
         )
     assert done.returncode == 4
     assert done.stderr.decode() == "Error: No space left on device\n"
+
+
+def test_what_a_metrics_server_has_becomes_a_policy(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    versions = [("baseline", "1.9", "none"), ("canary", "1.10", "none")]
+    with (
+        start_arms(versions, instances=2, leak_over_s=60, metrics=True) as arms,
+        start_prometheus(arms, tmp_path / "prometheus") as server,
+    ):
+        assert seen_by(server, arms)
+        assert run(["init", "--prometheus", server]) == 0
+        out, err = capfd.readouterr()
+        assert out == "evaluator.yaml\n"
+        assert "found red-http at" in err
+        policy = load_policy(tmp_path / "evaluator.yaml")
+        assert policy.prometheus.selectors == {"baseline": 'version="1.9"', "canary": 'version="1.10"'}
+        assert {rule.name for rule in policy.rulebook.rules} >= {"http_failures", "http_mean"}
+        assert run(["collect", "shop@2", "--from", "-20s"]) == 0
+    assert run(["verdict", "shop@2"]) in {1, 3}
+    assert "http" in capfd.readouterr().out
+
+
+def seen_by(server, arms):
+    """Send requests until the server has scraped both versions."""
+    query = urllib.parse.urlencode({"query": "count(count by (version) (http_requests_total))"})
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for url in (url for arm in arms for url in arm.urls):
+            urllib.request.urlopen(f"{url}/products", timeout=5).read()
+        with contextlib.suppress(OSError):  # it is still starting
+            with urllib.request.urlopen(f"{server}/api/v1/query?{query}", timeout=5) as answer:
+                found = json.load(answer)["data"]["result"]
+            if found and found[0]["value"][1] == "2":
+                return True
+        time.sleep(0.3)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("url", "says", "code"),
+    [
+        ("http://127.0.0.1:9", "127.0.0.1:9", 4),
+        ("ftp://x", "must be an address such as", 2),
+        ("http://ann:hunter2@127.0.0.1:9", "must not hold a password", 2),
+    ],
+)
+def test_a_metrics_server_that_cannot_be_asked(tmp_path, capfd, monkeypatch, url, says, code):
+    monkeypatch.chdir(tmp_path)
+    assert run(["init", "--prometheus", url]) == code
+    err = capfd.readouterr().err
+    assert says in err
+    assert "hunter2" not in err
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evaluator.sources.prometheus.client import Prometheus, connect
+from evaluator.sources.prometheus.looking import Surroundings, look_around
 from evaluator.sources.prometheus.options import PrometheusOptions
 
-__all__ = ["Prometheus", "PrometheusOptions", "connect"]
+__all__ = ["Prometheus", "PrometheusOptions", "Surroundings", "connect", "look_around"]

@@ -183,9 +183,17 @@ class Prometheus:
             return SourceError(message, hint=f"does {selector} select anything in that window?")
         return SourceError(message, hint=self._known_labels(name, filled, window))
 
-    def _known_labels(self, name: str, asked_for: str, window: _Window) -> str:
+    def labels_of(self, name: str, start: datetime, end: datetime) -> list[Mapping[str, str]]:
+        """The labels of each series that a metric had in a window; none where there is no such metric."""
+        return self._labels_of(name, self._window(start, end))
+
+    def _labels_of(self, name: str, window: _Window) -> list[Mapping[str, str]]:
         bounds = {"match[]": name, "start": str(window.start_ms / 1000), "end": str(window.end_ms / 1000)}
-        series = self._post("series", bounds)["data"]
+        found: list[Mapping[str, str]] = self._post("series", bounds)["data"]
+        return found
+
+    def _known_labels(self, name: str, asked_for: str, window: _Window) -> str:
+        series = self._labels_of(name, window)
         if not series:
             return f"there is no metric {name} in that window: is it scraped, and does its name end like this?"
         known: dict[str, set[str]] = {}

@@ -1,0 +1,74 @@
+"""What a metrics server has of a service, as far as it can be told without asking anybody."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from evaluator.sources.prometheus.client import Prometheus
+from evaluator.sources.prometheus.queries import metric_name
+from evaluator.sources.prometheus.sets import QUERY_SETS
+
+__all__ = ["Surroundings", "look_around"]
+
+LABELS = ("version", "app_version", "release", "revision", "track", "arm", "color", "deployment", "pod_template_hash")
+"""Labels that usually tell versions apart, the likeliest first."""
+
+OLD = ("baseline", "stable", "primary", "blue", "control", "old")
+NEW = ("canary", "candidate", "preview", "green", "new")
+WINDOW = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Ready-made sets that the server has series for, and selectors of two versions; empty where none can be told."""
+
+    sets: tuple[str, ...]
+    selectors: Mapping[str, str]
+
+
+def look_around(server: Prometheus) -> Surroundings:
+    """Look which sets of the last hour's series there are, and by which label two versions differ. Raises SourceError.
+
+    A set whose series do not tell the versions apart is left out: it could not be compared.
+    """
+    found = {name: series for name in QUERY_SETS if (series := _series_of(server, name))}
+    label, old, new = next((told for series in found.values() if (told := _tell_apart(series))), ("", "", ""))
+    if not label:
+        return Surroundings(tuple(found), {})
+    both = {old, new}
+    able = [name for name, series in found.items() if both <= {one.get(label, "") for one in series}]
+    return Surroundings(tuple(able), {"baseline": f'{label}="{old}"', "canary": f'{label}="{new}"'})
+
+
+def _series_of(server: Prometheus, name: str) -> Sequence[Mapping[str, str]]:
+    """Series of the set's first metric, as far as they have the labels that its queries ask for."""
+    metric = QUERY_SETS[name][0]
+    text = str(metric.get("failures") or metric["query"])
+    asked = re.findall(r"([a-z_]+)\s*[=!]~?", text.partition("{")[2])
+    series = server.labels_of(metric_name(text.replace("$selector,", "").replace("$selector", "")), *_last(server))
+    return [one for one in series if all(label in one for label in asked)]
+
+
+def _last(server: Prometheus) -> tuple[datetime, datetime]:
+    end = server.latest()
+    return end - WINDOW, end
+
+
+def _tell_apart(series: Sequence[Mapping[str, str]]) -> tuple[str, str, str] | None:
+    """The label by which versions differ, the old value and the new one."""
+    for label in LABELS:
+        values = sorted({one[label] for one in series if one.get(label)}, key=_age)
+        if len(values) > 1:
+            old = next((one for one in values if one.lower() in OLD), values[-2])
+            new = next((one for one in reversed(values) if one.lower() in NEW and one != old), values[-1])
+            if old != new:
+                return label, old, new
+    return None
+
+
+def _age(value: str) -> list[tuple[int, int, str]]:
+    """Sort 1.9 before 1.10."""
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", value) if part]
