@@ -107,7 +107,7 @@ def test_what_a_metrics_server_has_becomes_a_policy(tmp_path, capfd, monkeypatch
         assert out == "evaluator.yaml\n"
         assert "found red-http at" in err
         policy = load_policy(tmp_path / "evaluator.yaml")
-        assert policy.prometheus.selectors == {"baseline": 'version="1.9"', "canary": 'version="1.10"'}
+        assert policy.prometheus.selectors == {"baseline": 'arm="baseline"', "canary": 'arm="canary"'}
         assert {rule.name for rule in policy.rulebook.rules} >= {"http_failures", "http_mean"}
         assert run(["collect", "shop@2", "--from", "-20s"]) == 0
     assert run(["verdict", "shop@2"]) in {1, 3}
@@ -116,12 +116,12 @@ def test_what_a_metrics_server_has_becomes_a_policy(tmp_path, capfd, monkeypatch
 
 def seen_by(server, arms):
     """Send requests until the server has scraped both versions."""
-    query = urllib.parse.urlencode({"query": "count(count by (version) (http_requests_total))"})
+    query = urllib.parse.urlencode({"query": "count(count by (arm) (http_requests_total))"})
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        for url in (url for arm in arms for url in arm.urls):
-            urllib.request.urlopen(f"{url}/products", timeout=5).read()
-        with contextlib.suppress(OSError):  # it is still starting
+        with contextlib.suppress(OSError):  # they are still starting
+            for url in (url for arm in arms for url in arm.urls):
+                urllib.request.urlopen(f"{url}/products", timeout=5).read()
             with urllib.request.urlopen(f"{server}/api/v1/query?{query}", timeout=5) as answer:
                 found = json.load(answer)["data"]["result"]
             if found and found[0]["value"][1] == "2":
