@@ -23,7 +23,7 @@ from evaluator.stats.distribution import (
     counts_below,
     distributions_by_row,
     same_grid_value,
-    standardised_distribution,
+    standardised_distributions,
 )
 from evaluator.stats.estimate import (
     Z_OF_POWER,
@@ -143,27 +143,23 @@ class _Work:
         volume = np.bincount(run, weights=mass, minlength=runs)
         row = np.tile(np.append(run, np.zeros(self.panel.stride - run.size, run.dtype)), self.panel.n.shape[1])
         safe = np.where(volume > 0, volume, np.nan)
-        baseline, candidate = (
-            distributions_by_row(
-                self.panel.bins[arm], _weights(self.panel, self.strata, arm, 1.0), self.limits_ms, row, runs
-            )
-            / safe[:, None]
-            for arm in (0, 1)
-        )
-        return (
-            [Distribution(self.limits_ms, curve) for curve in baseline],
-            [Distribution(self.limits_ms, curve) for curve in candidate],
-        )
+        weights = _weights(self.panel, self.strata, 1.0)
+        owner = np.concatenate([row, row + runs])
+        curves = distributions_by_row(self.panel.bins, weights, self.limits_ms, owner, 2 * runs)
+        curves /= np.tile(safe, 2)[:, None]
+        found = [Distribution(self.limits_ms, curve) for curve in curves]
+        return found[:runs], found[runs:]
 
-    def below(self, arm: int, times_ms: FloatArray) -> FloatArray:
+    def below(self, times_ms: FloatArray, arm: int) -> FloatArray:
         """Requests of one arm done by each threshold: (thresholds, endpoints, slots)."""
-        return self.panel.by_cell(counts_below(self.panel.bins[arm], self.limits_ms, times_ms, self.cells))
+        below = counts_below(self.panel.bins, self.limits_ms, times_ms, 2 * self.cells)
+        return np.ascontiguousarray(self.panel.by_cell(below)[:, arm])
 
-    def rows_below(self, arm: int, times_ms: FloatArray) -> FloatArray:
-        """The same in each instance row: (thresholds, rows)."""
+    def rows_below(self, times_ms: FloatArray) -> FloatArray:
+        """The same in each instance row, of both arms: (thresholds, rows)."""
         rows = self.panel.rows
-        below = counts_below(self.panel.row_bins[arm], self.limits_ms, times_ms, rows.histogram_rows)
-        return np.take(below, rows.histogram, axis=1)
+        below = counts_below(self.panel.row_bins, self.limits_ms, times_ms, rows.histogram_rows)
+        return below if rows.n.size == rows.histogram_rows else np.take(below, rows.histogram, axis=1)
 
     def prior(self, slope: FloatArray) -> FloatArray:
         """Assumed variance of D from a speed difference between single instances, (2, thresholds)."""
@@ -307,12 +303,12 @@ class _Tests:
         self.work, self.asked = work, asked
         self.q_b = np.array([one.q_b for one in asked])
         self.slope = np.array([one.slope for one in asked])
-        self.levels = levels(work.strata, 0, work.below(0, self.q_b))
+        self.levels = levels(work.strata, 0, work.below(self.q_b, 0))
         """Share of the baseline's requests that are done by its own quantiles."""
 
     @cached_property
     def _baseline_rows(self) -> FloatArray:
-        return self.work.rows_below(0, self.q_b)
+        return self.work.rows_below(self.q_b)
 
     def estimate(self, *, full: bool) -> list[QuantileEstimate]:
         """Estimates of all of them, with intervals if `full`."""
@@ -330,7 +326,7 @@ class _Tests:
         """The test at these thresholds of each quantile."""
         work, strata = self.work, self.work.strata
         of, at = np.repeat(np.arange(len(times)), [one.size for one in times]), np.concatenate(times)
-        own, other = levels(strata, 1, work.below(1, at)), self.levels
+        own, other = levels(strata, 1, work.below(at, 1)), self.levels
         level = other.level[of]
         influence = -(own.influence[:, 0] - other.influence[of, 0])
         time = time_variance(influence)
@@ -341,7 +337,7 @@ class _Tests:
             _, uncertainty = replicate_uncertainty(by_run, time)
             scores = centre(by_run)
         else:
-            below = work.rows_below(1, at) + self._baseline_rows[of]
+            below = np.where(work.panel.rows.arm == 1, work.rows_below(at), self._baseline_rows[of])
             parts = work.frame.variance(below, own.level - level, relative=False).of_group(0)
             slope = self.slope[of]
             uncertainty = combine(time, parts, work.prior(slope), history=work.history(slope))
@@ -408,15 +404,14 @@ class _Tests:
 
     def _limit(self, k: int, sign: float, bound: float) -> Asked:
         at, one, work = np.array([bound]), self.asked[k], self.work
-        own = levels(work.strata, 1, work.below(1, at))
+        own = levels(work.strata, 1, work.below(at, 1))
         time = time_variance(own.influence[:, 0])
         floor = _binomial(own.level[:, 0], work.strata.effective[1, 0])
         if work.by_run:
             by_run = np.stack([one.p - curve.at(at) for curve in work.by_run[1]], axis=-1)
             distance, uncertainty = replicate_uncertainty(by_run, time)
             return ask(sign * distance, uncertainty.also(floor))
-        below = work.rows_below(1, at) + work.rows_below(0, at)
-        parts = work.frame.variance(below, np.zeros((1, 1)), relative=False).of_group(0)
+        parts = work.frame.variance(work.rows_below(at), np.zeros((1, 1)), relative=False).of_group(0)
         slope = self.slope[[k]]
         uncertainty = combine(time, parts, work.prior(slope), arms=(1,), history=work.history(slope)).also(floor)
         return ask(sign * (one.p - own.level[:, 0]), uncertainty)
@@ -425,7 +420,7 @@ class _Tests:
 @lru_cache(maxsize=4)
 def find_limits_ms(panel: Panel) -> FloatArray:
     """Limits of the bins in use."""
-    return bin_limits_ms(max(bins.last for bins in panel.bins), panel.grid_ms)
+    return bin_limits_ms(panel.bins.last, panel.grid_ms)
 
 
 @lru_cache(maxsize=4)
@@ -433,20 +428,14 @@ def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
     """Standardised distribution of time to success of baseline and candidate, shared by all quantiles."""
     strata = frame_all_requests(panel)[0]
     limits = find_limits_ms(panel)
-    baseline, candidate = (
-        Distribution(
-            limits,
-            standardised_distribution(panel.bins[arm], _weights(panel, strata, arm, strata.volume[0]), limits),
-        )
-        for arm in (0, 1)
-    )
-    return baseline, candidate
+    curves = standardised_distributions(panel.bins, _weights(panel, strata, strata.volume[0]), limits)
+    return Distribution(limits, curves[0]), Distribution(limits, curves[1])
 
 
-def _weights(panel: Panel, strata: Strata, arm: int, volume: FloatArray | float) -> FloatArray:
+def _weights(panel: Panel, strata: Strata, volume: FloatArray | float) -> FloatArray:
     """What one request of each histogram cell adds to the standardised distribution: v / (V n); 0 after the look."""
-    each = np.zeros((len(panel.endpoints), panel.stride))
-    each[:, : panel.slots] = strata.each[arm]
+    each = np.zeros((2, len(panel.endpoints), panel.stride))
+    each[..., : panel.slots] = strata.each
     return np.asarray(each.ravel() / volume)
 
 
