@@ -87,8 +87,7 @@ def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cel
         out[i] = _counts_before(bins, begin, cells)
         width = limits[inside + 1] - limits[inside] if inside + 1 < limits.size else 0.0
         if width > 0:
-            part = np.bincount(bins.cell[begin:end], weights=bins.n[begin:end], minlength=cells)
-            out[i] += part * (time - limits[inside]) / width
+            np.add.at(out[i], bins.cell[begin:end], bins.n[begin:end] * (time - limits[inside]) / width)
     return out
 
 

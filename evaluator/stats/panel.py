@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
-from evaluator.records.cells import order_by_bin
 from evaluator.stats.bins import mean_logs
 from evaluator.stats.index import Index, distinct
 
@@ -294,7 +293,7 @@ class _Layout:
 
     def __init__(self, cells: Cells, choice: _Choice, moments: Moments, paired: dict[int, bool]) -> None:
         self.cells, self.choice, self.moments, self.paired = cells, choice, moments, paired
-        self.arm = _is_candidate(moments)
+        self.arm = self._candidate(moments)
         self.base = np.zeros(len(cells.runs), dtype=np.int64)
         for run in paired:
             self.base[run] = moments.bucket[moments.run == run].min() // ALIGNED * ALIGNED
@@ -309,6 +308,10 @@ class _Layout:
         self.run = self.slots.keys // (self.span + 2)
         self.place = self.slots.keys % (self.span + 2) - 1
         self.shape = (2, self.endpoints.size, self.slots.size)
+
+    def _candidate(self, rows: Rows) -> IntArray:
+        """1 for rows of a candidate, 0 for those of the baseline."""
+        return rows.arm if len(self.cells.arms) == 2 else np.minimum(rows.arm, 1)
 
     def _slot_key(self, rows: Moments | Bins) -> IntArray:
         return _key(rows.run, rows.bucket, self.base, self.span)
@@ -376,7 +379,7 @@ class _Layout:
         cells = np.where((endpoint | slot) >= 0, endpoint * self.shape[2] + slot, -1)
         of_baseline = self.shape[1] * self.shape[2]
         table = np.stack([cells, np.where(cells >= 0, cells + of_baseline, -1)])
-        code = _is_candidate(rows) * len(self.cells.endpoints)
+        code = self._candidate(rows) * len(self.cells.endpoints)
         code += rows.endpoint
         code *= slot.size
         code += self._slot_key(rows)
@@ -384,7 +387,7 @@ class _Layout:
 
     def _instance_code(self, rows: Moments | InstanceBins) -> IntArray:
         """A number for each name of an instance within its arm, the baseline's first."""
-        code = _is_candidate(rows) * len(self.cells.instances)
+        code = self._candidate(rows) * len(self.cells.instances)
         code += rows.instance
         return code
 
@@ -481,22 +484,19 @@ def _key(run: IntArray, when: IntArray, base: IntArray, span: int) -> IntArray:
     return key
 
 
-def _is_candidate(rows: Rows) -> IntArray:
-    """1 for rows of a candidate, 0 for those of the baseline."""
-    return np.minimum(rows.arm, 1)
-
-
 def _sort_bins(rows: Bins | InstanceBins, cell: IntArray, of_baseline: int, arms: BoolArray | None) -> SortedBins:
     """Histogram rows of both arms that have a cell (not -1), sorted by bin; cells before `of_baseline` are its own."""
     bins, n = rows.bin, rows.n
     keep = cell >= 0 if arms is None else (cell >= 0) & arms
     if not keep.all():
         bins, n, cell = bins[keep], n[keep], cell[keep]
-    place = 2 * bins + (cell >= of_baseline)
+    place = bins.astype(np.int16)
+    place *= 2
+    place += cell >= of_baseline
     if (place[1:] < place[:-1]).any():
-        order = order_by_bin(place)
+        order = np.argsort(place, kind="stable")
         place, n, cell = place[order], n[order], cell[order]
-    ends = np.arange(2 * (place[-1] // 2 + 1) + 1 if place.size else 1)
+    ends = np.arange(place[-1] // 2 * 2 + 3 if place.size else 1, dtype=np.int16)
     return SortedBins(cell, n.astype(float), np.searchsorted(place, ends))
 
 
