@@ -153,6 +153,11 @@ class Panel:
         """Successes, shape (2, endpoints, slots)."""
         return self.n - self.failures
 
+    @property
+    def has_fine_blocks(self) -> bool:
+        """Is every slot a block of its own?"""
+        return all(starts.size == self.slots for starts in self.block_starts.values())
+
     def before(self, bucket: int) -> Panel | None:
         """The panel of one run as it was before this bucket, at the start of a block; `None` where it was empty."""
         slots = int(np.searchsorted(self.place, bucket - self.origin))
@@ -187,7 +192,7 @@ class Panel:
 
     def block_sum(self, values: FloatArray) -> FloatArray:
         """Sum `values` (..., endpoints, slots) over each endpoint's blocks, repeated on every slot of the block."""
-        if all(starts.size == self.slots for starts in self.block_starts.values()):
+        if self.has_fine_blocks:
             return values
         out = np.empty_like(values)
         for width, starts in self.block_starts.items():
