@@ -51,10 +51,13 @@ class Distribution:
 
 
 def standardised_distributions(bins: SortedBins, weight: FloatArray, limits: FloatArray) -> FloatArray:
-    """Cumulative share of either arm at each limit (2, limits); `weight` (cells,) is what one request contributes."""
-    mass = bins.n * np.take(weight, bins.cell)
-    counted, starts = mass > 0, bins.starts
-    # Rows without weight are left out: they would change the order of summation, and so the last bit of the sums.
+    """Cumulative share of either arm at each limit (2, limits).
+
+    `weight` (cells,) is what one request of a cell contributes; NaN where the cell is not part of this look.
+    """
+    mass, starts = bins.n * np.take(weight, bins.cell), bins.starts
+    counted = mass >= 0
+    # Rows that came after the look are left out: they would change the order of summation, and so the last bit of sums.
     if not counted.all():
         rows = np.flatnonzero(counted)
         mass, starts = mass[rows], np.searchsorted(rows, starts)
@@ -79,15 +82,17 @@ def distributions_by_row(
 def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cells: int) -> FloatArray:
     """Requests done by each of `times_ms` in every cell: shape (times, cells). Rows are not counted twice."""
     out = np.empty((times_ms.size, cells))
+    inside = np.searchsorted(limits, times_ms, side="right") - 1
+    last = np.minimum(inside + 1, limits.size - 1)
+    width = limits[last] - limits[inside]
+    share = np.divide(times_ms - limits[inside], width, out=np.zeros(times_ms.size), where=width > 0)
     starts = bins.starts[::2]
-    for i in np.argsort(times_ms):  # rising, so that each goes on where the last ended
-        time = times_ms[i]
-        inside = int(np.searchsorted(limits, time, side="right")) - 1
-        begin, end = (int(starts[min(k, starts.size - 1)]) for k in (inside, inside + 1))
-        out[i] = _counts_before(bins, begin, cells)
-        width = limits[inside + 1] - limits[inside] if inside + 1 < limits.size else 0.0
-        if width > 0:
-            np.add.at(out[i], bins.cell[begin:end], bins.n[begin:end] * (time - limits[inside]) / width)
+    begin, end = (np.minimum(k, starts.size - 1) for k in (inside, inside + 1))
+    rows = list(zip(starts[begin].tolist(), starts[end].tolist(), strict=True))
+    for i in np.argsort(times_ms).tolist():  # rising, so that each goes on where the last ended
+        first, behind = rows[i]
+        out[i] = _counts_before(bins, first, cells)
+        np.add.at(out[i], bins.cell[first:behind], bins.n[first:behind] * share[i])
     return out
 
 

@@ -113,8 +113,8 @@ class InstanceFrame:
     def _find_share(self) -> FloatArray:
         """Each instance's share of its arm's requests in every block slot: (groups, instances, slots)."""
         at = self._by_slot(self.exposure)
-        together = self._by_arm(at, axis=1)[:, self.rows.instance_arm]
-        return np.divide(at, together, out=np.zeros_like(at), where=together > 0)
+        together = np.maximum(self._by_arm(at, axis=1), 1e-300)
+        return np.asarray(at / together[:, self.rows.instance_arm])
 
     def variance(self, observed: FloatArray, effect: FloatArray, *, relative: bool) -> InstanceVariance:
         """Between-instance variance of a rate observed / exposure.
@@ -144,9 +144,11 @@ class InstanceFrame:
         centre = self._by_arm(self.omega * deviation)[..., arm]
         scores = self.omega * (deviation - centre) / np.sqrt(self.freedom)[:, arm]
         variance = self._by_arm(scores**2)
-        effective = np.broadcast_to(self.effective, variance.shape)
+        effective = np.empty_like(variance)
+        effective[...] = self.effective
         parts = (variance, within / self.freedom, effective, np.where(np.isnan(scores), 0.0, scores))
-        return InstanceVariance(*(np.moveaxis(part, -1, 0) for part in parts))
+        last = variance.ndim - 1
+        return InstanceVariance(*(part.transpose(last, *range(last)) for part in parts))
 
     def _within(self, residual: FloatArray, base: FloatArray) -> FloatArray:
         """Σ over instances of the variance of their own wandering, freed of what the arm's instances share.

@@ -143,7 +143,7 @@ class _Work:
         volume = np.bincount(run, weights=mass, minlength=runs)
         row = np.tile(np.append(run, np.zeros(self.panel.stride - run.size, run.dtype)), self.panel.n.shape[1])
         safe = np.where(volume > 0, volume, np.nan)
-        weights = _weights(self.panel, self.strata, 1.0)
+        weights = _weights(self.panel, self.strata, 1.0, 0.0)
         owner = np.concatenate([row, row + runs])
         curves = distributions_by_row(self.panel.bins, weights, self.limits_ms, owner, 2 * runs)
         curves /= np.tile(safe, 2)[:, None]
@@ -428,13 +428,13 @@ def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
     """Standardised distribution of time to success of baseline and candidate, shared by all quantiles."""
     strata = frame_all_requests(panel)[0]
     limits = find_limits_ms(panel)
-    curves = standardised_distributions(panel.bins, _weights(panel, strata, strata.volume[0]), limits)
+    curves = standardised_distributions(panel.bins, _weights(panel, strata, strata.volume[0], np.nan), limits)
     return Distribution(limits, curves[0]), Distribution(limits, curves[1])
 
 
-def _weights(panel: Panel, strata: Strata, volume: FloatArray | float) -> FloatArray:
-    """What one request of each histogram cell adds to the standardised distribution: v / (V n); 0 after the look."""
-    each = np.zeros((2, len(panel.endpoints), panel.stride))
+def _weights(panel: Panel, strata: Strata, volume: FloatArray | float, after: float) -> FloatArray:
+    """What one request of each histogram cell adds to the standardised distribution: v / (V n); `after` the look."""
+    each = np.full((2, len(panel.endpoints), panel.stride), after)
     each[..., : panel.slots] = strata.each
     return np.asarray(each.ravel() / volume)
 

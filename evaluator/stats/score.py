@@ -121,9 +121,15 @@ def difference_interval(
     test = _DifferenceTest(x_c, n_c, x_b, n_b)
     estimate = test.estimate + np.zeros(side.shape)
     # Begin near the answer where that brackets it, at the end of the range where it does not.
-    near = np.clip(estimate - side * _reach(x_c, n_c, x_b, n_b, critical), -1.0, 1.0)
-    outer = np.where(side * (test.z(near) - target) > 0, near, -side)
-    lower, upper = _invert(test.z, np.minimum(estimate, outer), np.maximum(estimate, outer), target)
+    outer = np.clip(estimate - side * _reach(x_c, n_c, x_b, n_b, critical), -1.0, 1.0)
+    at_outer = test.z(outer) - target
+    if not (side * at_outer > 0).all():
+        outer = np.where(side * at_outer > 0, outer, -side)
+        at_outer = test.z(outer) - target
+    # At the estimate the statistic is 0. It is the upper end of what is searched for the lower limit, and vice versa.
+    ends, at_ends = (outer, estimate), (at_outer, -target)
+    (low, high), (at_low, at_high) = (np.where(side > 0, pair, pair[::-1]) for pair in (ends, at_ends))
+    lower, upper = _invert(test.z, low, at_low, high, at_high, target)
     return lower, upper
 
 
@@ -151,18 +157,27 @@ def ratio_interval(
         return ratio_z(x_c, n_c, x_b, n_b, np.exp(log_ratio))
 
     wide = np.full(target.shape, 30.0)
-    lower, upper = np.exp(_invert(z, -wide, wide, target))
+    at_low, at_high = z(np.stack([-wide, wide])) - target
+    lower, upper = np.exp(_invert(z, -wide, at_low, wide, at_high, target))
     return np.where(lower < 1e-12, 0.0, lower), np.where(upper > 1e12, np.inf, upper)
 
 
-def _invert(z: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray, target: FloatArray) -> FloatArray:
+def _invert(
+    z: Callable[[FloatArray], FloatArray],
+    low: FloatArray,
+    at_low: FloatArray,
+    high: FloatArray,
+    at_high: FloatArray,
+    target: FloatArray,
+) -> FloatArray:
     """Where z, falling, passes `target` between low and high; the end of the range where it does not.
+
+    `at_low` and `at_high` are z less the target at these ends.
 
     False position that lowers the value of an end that stays by as much as the other end's fell (Pegasus: Dowell &
     Jarratt 1972, BIT 12, 503-508), bisection where that is no number. What is found stays as it is while others are
     searched for.
     """
-    at_low, at_high = z(np.stack([low, high])) - target
     above = at_high > 0
     end, at_end = np.where(above, high, low), np.where(above, at_high, at_low)
     last, at_last = np.where(above, low, high), np.where(above, at_low, at_high)

@@ -65,10 +65,11 @@ def build_strata(panel: Panel, n: FloatArray, groups: FloatArray | None = None) 
     if groups is None:
         groups = np.ones((1, n.shape[1]))
     total = panel.block_sum(n)
-    both = total[0] + total[1]
-    weight = np.divide(total[0] * total[1], both, out=np.zeros_like(both), where=both > 0)
-    share = np.divide(n[0] + n[1], both, out=np.zeros_like(both), where=both > 0)
-    each = np.divide(weight, total, out=np.zeros_like(total), where=total > 0)
+    # What is divided by is a count; where it is 0, so is what is divided.
+    both = np.maximum(total[0] + total[1], 1e-300)
+    weight = total[0] * total[1] / both
+    share = (n[0] + n[1]) / both
+    each = weight / np.maximum(total, 1e-300)
     part = weight * share
     mass = groups @ part
     volume = mass.sum(axis=1)

@@ -198,7 +198,7 @@ def test_quantiles_asked_together_are_answered_as_if_asked_alone(design, depth):
 
 
 def _assert_same(found, known) -> None:
-    """Each number but for its last bits: sums of matrices depend on how many there are."""
+    """Each number but for its last bits, or their root: sums of matrices depend on how many there are."""
     for field in fields(known):
         one, other = getattr(found, field.name), getattr(known, field.name)
         if is_dataclass(other):
@@ -210,7 +210,7 @@ def _assert_same(found, known) -> None:
         elif other is None:
             assert one is None
         else:
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12, err_msg=field.name)
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-7, err_msg=field.name)
 
 
 def test_integer_milliseconds_cost_no_bias():
