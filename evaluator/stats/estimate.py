@@ -128,7 +128,7 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
 
 def ask(beyond: FloatArray, uncertainty: Uncertainty) -> Asked:
     """p-values of `beyond` against 0."""
-    return Asked(beyond, uncertainty.p_below(beyond), uncertainty.p_below(-beyond))
+    return Asked(beyond, *uncertainty.p_values(beyond))
 
 
 def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:

@@ -266,20 +266,26 @@ def _find_stretches(moments: Moments) -> dict[int, tuple[int, int] | None]:
     They overlap if at least half of each arm's requests lie in buckets that both arms have.
     """
     out: dict[int, tuple[int, int] | None] = {}
-    for run in distinct(moments.run):
-        here = moments.run == run
+    for run, here in _each_run(moments):
         bucket, candidate, n = moments.bucket[here], moments.arm[here] != 0, moments.n[here]
-        first = int(bucket.min())
-        place = bucket - first
-        counts = np.bincount(2 * place + candidate, weights=n, minlength=2 * int(place.max()) + 2).reshape(-1, 2)
+        first, last = int(bucket.min()), int(bucket.max())
+        place = 2 * (bucket - first)
+        place += candidate
+        counts = np.bincount(place, weights=n, minlength=2 * (last - first + 1)).reshape(-1, 2)
         totals, together = counts.sum(axis=0), (counts > 0).all(axis=1)
         if not totals.all():
             continue
         overlap = (counts[together].sum(axis=0) / totals).min() >= MIN_OVERLAP
         covered = [first + np.flatnonzero(count) for count in counts.T]
         ends = max(int(at[0]) for at in covered), min(int(at[-1]) for at in covered)
-        out[int(run)] = ends if overlap else None
+        out[run] = ends if overlap else None
     return out
+
+
+def _each_run(moments: Moments) -> list[tuple[int, BoolArray | slice]]:
+    """Each run and its rows: all of them, uncopied, where there is no other."""
+    runs = distinct(moments.run).tolist()
+    return [(runs[0], slice(None))] if len(runs) == 1 else [(run, moments.run == run) for run in runs]
 
 
 def _is_within(moments: Moments, stretches: dict[int, tuple[int, int] | None]) -> BoolArray:
@@ -300,9 +306,12 @@ class _Layout:
         self.cells, self.choice, self.moments, self.paired = cells, choice, moments, paired
         self.arm = self._candidate(moments)
         self.base = np.zeros(len(cells.runs), dtype=np.int64)
-        for run in paired:
-            self.base[run] = moments.bucket[moments.run == run].min() // ALIGNED * ALIGNED
-        self.span = -(-(int((moments.bucket - self.base[moments.run]).max()) + 1) // ALIGNED) * ALIGNED
+        buckets = 0
+        for run, here in _each_run(moments):
+            bucket = moments.bucket[here]
+            self.base[run] = bucket.min() // ALIGNED * ALIGNED
+            buckets = max(buckets, int(bucket.max() - self.base[run]) + 1)
+        self.span = -(-buckets // ALIGNED) * ALIGNED
         self.blocks = self.span // BLOCK_BUCKETS
         runs = len(cells.runs)
         self.slots = Index(self._slot_key(moments), runs * (self.span + 2))

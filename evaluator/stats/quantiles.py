@@ -153,7 +153,7 @@ class _Work:
     def below(self, times_ms: FloatArray, arm: int) -> FloatArray:
         """Requests of one arm done by each threshold: (thresholds, endpoints, slots)."""
         below = counts_below(self.panel.bins, self.limits_ms, times_ms, 2 * self.cells)
-        return np.ascontiguousarray(self.panel.by_cell(below)[:, arm])
+        return self.panel.by_cell(below)[:, arm]
 
     def rows_below(self, times_ms: FloatArray) -> FloatArray:
         """The same in each instance row, of both arms: (thresholds, rows)."""
@@ -235,7 +235,7 @@ class _Quantile:
         """Times (ms) that are not rejected, where `reach` is known at some thresholds and interpolated between them."""
         order = np.argsort(times_ms, kind="stable")
         limits = self.work.limits_ms
-        grid = np.unique(np.concatenate([limits[limits > 0], times_ms]))
+        grid = np.sort(np.concatenate([limits[limits > 0], times_ms]))
         grid = grid[(grid > self.q_b / 100) & (grid < self.q_b * 100)]
         half = np.interp(np.log(grid), np.log(times_ms[order]), reach[order])
         distance = self.distance(grid)
@@ -337,7 +337,8 @@ class _Tests:
             _, uncertainty = replicate_uncertainty(by_run, time)
             scores = centre(by_run)
         else:
-            below = np.where(work.panel.rows.arm == 1, work.rows_below(at), self._baseline_rows[of])
+            below, of_baseline = work.rows_below(at), int(np.searchsorted(work.panel.rows.arm, 1))
+            below[:, :of_baseline] = self._baseline_rows[of, :of_baseline]
             parts = work.frame.variance(below, own.level - level, relative=False).of_group(0)
             slope = self.slope[of]
             uncertainty = combine(time, parts, work.prior(slope), history=work.history(slope))

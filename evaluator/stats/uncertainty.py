@@ -54,15 +54,16 @@ class Uncertainty:
     lasting: FloatArray
     """The part that more time does not shrink (groups,)."""
 
-    def p_below(self, distance: FloatArray) -> FloatArray:
-        """P-value of "the estimate that lies `distance` (groups,) above a bound is not above it".
+    def p_values(self, distance: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """P-values of "the estimate that lies `distance` (groups,) above a bound is not above it", and "not below it".
 
         Without any variance the answer is the sign of the distance; an unknown variance gives NaN.
         """
         variance, df = self.variance, self.df
         exact = np.where(np.abs(distance) < 1e-12, 0.0, np.copysign(np.inf, distance))
         t = np.where(variance > 0, distance / np.sqrt(np.where(variance > 0, variance, 1.0)), exact)
-        return np.asarray(t_below(-np.where(np.isnan(variance), np.nan, t), df).max(axis=0))
+        t = np.where(np.isnan(variance), np.nan, t)
+        return t_below(-t, df).max(axis=0), t_below(t, df).max(axis=0)
 
     def reach(self, alpha: float) -> FloatArray:
         """Half-width of the interval that leaves out `alpha` on each side (groups,)."""
