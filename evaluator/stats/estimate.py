@@ -172,7 +172,8 @@ def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Tr
     slots = influence.shape[-1]
     late = position > 2 / 3
     last = beyond + (influence[:, late].mean(axis=-1) if late.any() else 0.0)
-    centred = position - position.mean()
+    middle = position.mean()
+    centred = position - middle
     squares = float((centred**2).sum())
     if squares <= 0:
         nothing = np.full(beyond.shape, np.nan)
@@ -189,4 +190,4 @@ def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Tr
         density = np.maximum((loadings**2).mean(axis=-1), residual.var(axis=-1))
     se = np.sqrt(density / squares)
     t = np.divide(slope, se, out=np.zeros_like(slope), where=se > 0)
-    return Trend(last, t_below(-t, df), beyond + slope * (1 - position.mean()))
+    return Trend(last, t_below(-t, df), beyond + slope * (1 - middle))

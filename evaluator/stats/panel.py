@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
 from evaluator.stats.bins import mean_logs
-from evaluator.stats.index import Index, distinct
+from evaluator.stats.index import Index, distinct, rows_of_each
 
 __all__ = ["InstanceRows", "Panel", "SortedBins", "build_panel"]
 
@@ -266,7 +266,7 @@ def _find_stretches(moments: Moments) -> dict[int, tuple[int, int] | None]:
     They overlap if at least half of each arm's requests lie in buckets that both arms have.
     """
     out: dict[int, tuple[int, int] | None] = {}
-    for run, here in _each_run(moments):
+    for run, here in rows_of_each(moments.run):
         bucket, candidate, n = moments.bucket[here], moments.arm[here] != 0, moments.n[here]
         first, last = int(bucket.min()), int(bucket.max())
         place = 2 * (bucket - first)
@@ -280,12 +280,6 @@ def _find_stretches(moments: Moments) -> dict[int, tuple[int, int] | None]:
         ends = max(int(at[0]) for at in covered), min(int(at[-1]) for at in covered)
         out[run] = ends if overlap else None
     return out
-
-
-def _each_run(moments: Moments) -> list[tuple[int, BoolArray | slice]]:
-    """Each run and its rows: all of them, uncopied, where there is no other."""
-    runs = distinct(moments.run).tolist()
-    return [(runs[0], slice(None))] if len(runs) == 1 else [(run, moments.run == run) for run in runs]
 
 
 def _is_within(moments: Moments, stretches: dict[int, tuple[int, int] | None]) -> BoolArray:
@@ -307,7 +301,7 @@ class _Layout:
         self.arm = self._candidate(moments)
         self.base = np.zeros(len(cells.runs), dtype=np.int64)
         buckets = 0
-        for run, here in _each_run(moments):
+        for run, here in rows_of_each(moments.run):
             bucket = moments.bucket[here]
             self.base[run] = bucket.min() // ALIGNED * ALIGNED
             buckets = max(buckets, int(bucket.max() - self.base[run]) + 1)
@@ -374,8 +368,11 @@ class _Layout:
         )
 
     def _is_constant(self, arm: int) -> bool:
-        mine = (self.arm == arm) & (self.moments.n > self.moments.failures)
-        return bool(mine.any() and self.moments.min_us[mine].min() == self.moments.max_us[mine].max())
+        mine = np.flatnonzero((self.arm == arm) & (self.moments.n > self.moments.failures))
+        low, high = self.moments.min_us, self.moments.max_us
+        if not mine.size or low[mine[0]] != high[mine[-1]]:
+            return False
+        return bool(low[mine].min() == high[mine].max())
 
     def _positions(self) -> FloatArray:
         position = np.zeros(self.run.size)

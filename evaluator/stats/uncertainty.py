@@ -123,7 +123,8 @@ class Design:
         """Units of replication to show beside a metric: replicates, or instances."""
         if self.kind == "replicates":
             return self.runs, self.runs
-        return tuple(max(seen, said or 0) for seen, said in zip(self.instances, self.declared, strict=True))  # type: ignore[return-value]
+        (baseline, candidate), (said, also_said) = self.instances, self.declared
+        return max(baseline, said or 0), max(candidate, also_said or 0)
 
 
 def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
