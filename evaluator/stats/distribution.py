@@ -55,7 +55,8 @@ def standardised_distributions(bins: SortedBins, weight: FloatArray, limits: Flo
 
     `weight` (cells,) is what one request of a cell contributes; NaN where the cell is not part of this look.
     """
-    mass, starts = bins.n * np.take(weight, bins.cell), bins.starts
+    mass, starts = np.take(weight, bins.cell), bins.starts
+    mass *= bins.n
     counted = mass >= 0
     # Rows that came after the look are left out: they would change the order of summation, and so the last bit of sums.
     if not counted.all():

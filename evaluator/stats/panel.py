@@ -514,5 +514,6 @@ def _sort_bins(rows: Bins | InstanceBins, cell: IntArray, of_baseline: int, arms
 def _sum_by_cell(bins: SortedBins, values: FloatArray, cells: int) -> FloatArray:
     """Sum over the requests of each cell of the value of their bin."""
     sizes = bins.sizes
-    weights = bins.n * np.repeat(values[: sizes.size], sizes)
+    weights = np.repeat(values[: sizes.size], sizes)
+    weights *= bins.n
     return np.asarray(np.bincount(bins.cell, weights=weights, minlength=cells), float)
