@@ -44,13 +44,16 @@ from evaluator.stats.panel import Panel
 from evaluator.stats.strata import Strata, levels
 from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
 
-__all__ = ["QuantileEstimate", "QuantileQuestion", "compare_quantile", "compare_quantiles"]
+__all__ = ["MOST_TOGETHER", "QuantileEstimate", "QuantileQuestion", "compare_quantile", "compare_quantiles"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 PRIOR_STEP = 0.05
 LARGEST_POINT = 0.25
 """Largest share of requests on one grid point for which spreading them evenly around it is trusted."""
+
+MOST_TOGETHER = 8
+"""Quantiles tested in one go, each with two thresholds: their counts take memory, more of them save little time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def compare_quantiles(
     sd_instance: float,
     depth: Depth = "full",
 ) -> tuple[QuantileEstimate, ...]:
-    """Compare quantiles of time to success, standardised over endpoints and time, all in one go.
+    """Compare quantiles of time to success, standardised over endpoints and time, a few at a time.
 
     With less than full `depth` there is no interval.
     """
@@ -119,7 +122,8 @@ def compare_quantiles(
     asked = [_Quantile(work, question) for question in questions]
     settled = [one.settle(depth) for one in asked]
     unsettled = [one for one, known in zip(asked, settled, strict=True) if known is None]
-    found = iter(_Tests(work, unsettled).estimate(full=depth == "full") if unsettled else ())
+    parts = (unsettled[first : first + MOST_TOGETHER] for first in range(0, len(unsettled), MOST_TOGETHER))
+    found = (answer for part in parts for answer in _Tests(work, part).estimate(full=depth == "full"))
     return tuple(known or next(found) for known in settled)
 
 

@@ -13,7 +13,7 @@ from evaluator.simulate import Change, Design, simulate, simulate_cells, to_cell
 from evaluator.stats.failures import compare_failures
 from evaluator.stats.means import compare_means
 from evaluator.stats.panel import build_panel
-from evaluator.stats.quantiles import QuantileQuestion, compare_quantile, compare_quantiles
+from evaluator.stats.quantiles import MOST_TOGETHER, QuantileQuestion, compare_quantile, compare_quantiles
 from evaluator.stats.uncertainty import choose_design
 
 ALPHA = 0.05
@@ -184,8 +184,9 @@ def test_quantiles_asked_together_are_answered_as_if_asked_alone(design, depth):
         QuantileQuestion(0.95, Margin(5.0, relative=False), limit=Limit(max=200.0, min=1.0)),
         QuantileQuestion(0.99, Margin(0.10), limit=Limit(max=100.0)),
         QuantileQuestion(0.999, Margin(0.10)),
-        QuantileQuestion(0.75),
+        *(QuantileQuestion(share) for share in np.arange(0.1, 0.9, 0.1)),
     )
+    assert len(questions) > MOST_TOGETHER
     asked = {"alpha": ALPHA, "sd_instance": 0.05, "depth": depth}
     together = compare_quantiles(*_panel(simulate_cells(slower, 5)), questions, **asked)
     panel, design = _panel(simulate_cells(slower, 5))
@@ -194,7 +195,7 @@ def test_quantiles_asked_together_are_answered_as_if_asked_alone(design, depth):
         assert found.problem == alone.problem
         if alone.estimate:
             _assert_same(found.estimate, alone.estimate)
-    assert [found.problem for found in together] == [None, None, None, "failing", None]
+    assert [found.problem for found in together] == [None, None, None, "failing"] + [None] * 8
 
 
 def _assert_same(found, known) -> None:
