@@ -12,7 +12,8 @@ from evaluator.curves.base import MOST_UNITS, Scope, plain
 from evaluator.metrics.base import Pair
 from evaluator.records import Comparison
 from evaluator.stats.distribution import Distribution, distributions_by_row
-from evaluator.stats.panel import Panel, SortedBins
+from evaluator.stats.histogram import SortedBins
+from evaluator.stats.panel import Panel
 from evaluator.stats.quantiles import find_limits_ms
 
 __all__ = ["trace_units"]

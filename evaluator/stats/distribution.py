@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.stats.panel import SortedBins
+from evaluator.stats.histogram import SortedBins
 
 __all__ = [
     "Distribution",

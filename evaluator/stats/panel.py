@@ -7,16 +7,17 @@ block is the whole run, which leaves their time variance unpaired.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
 from evaluator.stats.bins import mean_logs
+from evaluator.stats.histogram import SortedBins, sort_bins, sum_by_cell
 from evaluator.stats.index import Index, distinct, rows_of_each
 
-__all__ = ["InstanceRows", "Panel", "SortedBins", "build_panel"]
+__all__ = ["InstanceRows", "Panel", "build_panel"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -30,31 +31,6 @@ ALIGNED = 256
 """Each run's buckets are counted from a multiple of this: no block of any width straddles the origin."""
 WHOLE_RUN = 0
 """Width code of a block that is the whole run."""
-
-
-@dataclass(frozen=True, slots=True)
-class SortedBins:
-    """Histogram rows of both arms, sorted by bin, the baseline's first in each.
-
-    `cell` indexes the flattened cells of the histogram's layout, in which those of the baseline come first.
-    """
-
-    cell: IntArray
-    n: FloatArray
-    starts: IntArray
-    """First row of either arm in each bin, up to the last in use, and the number of rows: (2 · bins + 1,)."""
-    passed: dict[int, FloatArray] = field(default_factory=dict)
-    """Counts per cell of all rows before some row, kept for the next question (`distribution.counts_below`)."""
-
-    @property
-    def last(self) -> int:
-        """The last bin in use."""
-        return max(self.starts.size // 2 - 1, 0)
-
-    @property
-    def sizes(self) -> IntArray:
-        """Rows in each bin, (bins,)."""
-        return np.diff(self.starts[::2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,13 +333,13 @@ class _Layout:
             failures=dense(moments.failures),
             sum_ms=dense(moments.sum_us) / 1000,
             sum_bytes=dense(moments.bytes),
-            sum_log_ms=_sum_by_cell(bins, logs, n.size).reshape(self.shape),
+            sum_log_ms=sum_by_cell(bins, logs, n.size).reshape(self.shape),
             widths=widths,
             block_starts={int(w): _starts(self.run, self.place, int(w)) for w in distinct(widths)},
             paired=self.paired,
             constant=(self._is_constant(0), self._is_constant(1)),
             bins=bins,
-            rows=replace(rows, sum_log_ms=_sum_by_cell(row_bins, logs, row_index.size)),
+            rows=replace(rows, sum_log_ms=sum_by_cell(row_bins, logs, row_index.size)),
             row_bins=row_bins,
         )
 
@@ -394,7 +370,7 @@ class _Layout:
         code += rows.endpoint
         code *= slot.size
         code += self._slot_key(rows)
-        return _sort_bins(rows, np.take(table, code), of_baseline, self.choice.arms(rows))
+        return sort_bins(rows, np.take(table, code), of_baseline, self.choice.arms(rows))
 
     def _instance_code(self, rows: Moments | InstanceBins) -> IntArray:
         """A number for each name of an instance within its arm, the baseline's first."""
@@ -457,7 +433,7 @@ class _Layout:
 
     def _row_bins(self, index: Index, of_baseline: int) -> SortedBins:
         rows = self.cells.instance_bins
-        return _sort_bins(rows, index.find(self._row_code(rows, rows.block)), of_baseline, self.choice.arms(rows))
+        return sort_bins(rows, index.find(self._row_code(rows, rows.block)), of_baseline, self.choice.arms(rows))
 
 
 def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
@@ -493,27 +469,3 @@ def _key(run: IntArray, when: IntArray, base: IntArray, span: int) -> IntArray:
     if base.size > 1:
         key += run * (span + 2)
     return key
-
-
-def _sort_bins(rows: Bins | InstanceBins, cell: IntArray, of_baseline: int, arms: BoolArray | None) -> SortedBins:
-    """Histogram rows of both arms that have a cell (not -1), sorted by bin; cells before `of_baseline` are its own."""
-    bins, n = rows.bin, rows.n
-    keep = cell >= 0 if arms is None else (cell >= 0) & arms
-    if not keep.all():
-        bins, n, cell = bins[keep], n[keep], cell[keep]
-    place = bins.astype(np.int16)
-    place *= 2
-    place += cell >= of_baseline
-    if (place[1:] < place[:-1]).any():
-        order = np.argsort(place, kind="stable")
-        place, n, cell = place[order], n[order], cell[order]
-    ends = np.arange(place[-1] // 2 * 2 + 3 if place.size else 1, dtype=np.int16)
-    return SortedBins(cell, n.astype(float), np.searchsorted(place, ends))
-
-
-def _sum_by_cell(bins: SortedBins, values: FloatArray, cells: int) -> FloatArray:
-    """Sum over the requests of each cell of the value of their bin."""
-    sizes = bins.sizes
-    weights = np.repeat(values[: sizes.size], sizes)
-    weights *= bins.n
-    return np.asarray(np.bincount(bins.cell, weights=weights, minlength=cells), float)
