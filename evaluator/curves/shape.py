@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from evaluator.curves.base import Scope, plain, round_all
-from evaluator.metrics.base import Pair
-from evaluator.stats.estimate import Estimate
 from evaluator.stats.longrun import MIN_BUCKETS
-from evaluator.stats.quantiles import compare_quantile, standardise_both
+from evaluator.stats.quantiles import QuantileQuestion, compare_quantiles, standardise_both
 
 __all__ = ["trace_distribution", "trace_quantiles"]
 
@@ -28,8 +26,15 @@ def trace_quantiles(scope: Scope, arm: str) -> dict[str, Any] | None:
         return None
     fewest = min(pair.requests(0), pair.requests(1))
     asked = [q for q in QUANTILES if fewest * min(q, 100 - q) / 100 >= MIN_BEYOND]
-    found = [(q, _compare(pair, q / 100)) for q in asked]
-    known = [(q, one) for q, one in found if one is not None and np.isfinite(one.effect[0])]
+    found = compare_quantiles(
+        pair.panel,
+        pair.design,
+        [QuantileQuestion(q / 100) for q in asked],
+        alpha=pair.alpha,
+        sd_instance=pair.prior.sd_latency,
+    )
+    estimates = [(q, one.estimate) for q, one in zip(asked, found, strict=True)]
+    known = [(q, one) for q, one in estimates if one is not None and np.isfinite(one.effect[0])]
     if not known:
         return None
     return {
@@ -41,13 +46,6 @@ def trace_quantiles(scope: Scope, arm: str) -> dict[str, Any] | None:
         "lower": round_all(one.lower[0] for _, one in known),
         "upper": round_all(one.upper[0] for _, one in known),
     }
-
-
-def _compare(pair: Pair, probability: float) -> Estimate | None:
-    found = compare_quantile(
-        pair.panel, pair.design, probability, alpha=pair.alpha, margin=None, sd_instance=pair.prior.sd_latency
-    )
-    return found.estimate
 
 
 def trace_distribution(scope: Scope, arm: str) -> dict[str, Any] | None:

@@ -12,7 +12,8 @@ from evaluator.curves.base import MOST_UNITS, Scope, plain
 from evaluator.metrics.base import Pair
 from evaluator.records import Comparison
 from evaluator.stats.distribution import Distribution, distributions_by_row
-from evaluator.stats.panel import Panel, SortedBins
+from evaluator.stats.histogram import SortedBins
+from evaluator.stats.panel import Panel
 from evaluator.stats.quantiles import find_limits_ms
 
 __all__ = ["trace_units"]
@@ -31,9 +32,9 @@ class _Units:
     failures: FloatArray
     sum_ms: FloatArray
     sum_bytes: FloatArray
-    rows: tuple[IntArray, IntArray]
-    """Of each arm: which unit each cell of its histogram belongs to."""
-    bins: tuple[SortedBins, SortedBins]
+    rows: IntArray
+    """Which unit each cell of the histogram belongs to."""
+    bins: SortedBins
 
 
 def trace_units(scope: Scope, row: Comparison) -> dict[str, Any] | None:
@@ -83,7 +84,7 @@ def _of_instances(panel: Panel) -> _Units:
         by_instance(rows.failures),
         by_instance(rows.sum_ms),
         by_instance(rows.sum_bytes),
-        (owner, owner),
+        owner,
         panel.row_bins,
     )
 
@@ -109,7 +110,7 @@ def _of_runs(scope: Scope, pair: Pair) -> _Units:
         by_run(panel.failures),
         by_run(panel.sum_ms),
         by_run(panel.sum_bytes),
-        (owner, owner + runs.size),
+        np.concatenate([owner, owner + runs.size]),
         panel.bins,
     )
 
@@ -131,8 +132,7 @@ def _values(panel: Panel, units: _Units, row: Comparison) -> FloatArray | None:
 def _quantiles(panel: Panel, units: _Units, probability: float) -> FloatArray:
     limits = find_limits_ms(panel)
     out = np.full(units.n.size, np.nan)
-    for bins, owner in zip(units.bins, units.rows, strict=True):
-        curves = distributions_by_row(bins, np.ones(owner.size), limits, owner, units.n.size)
-        for unit in np.flatnonzero((curves[:, -1] > 0) & (units.n > 0)):
-            out[unit] = Distribution(limits, curves[unit] / units.n[unit]).quantile(probability)
+    curves = distributions_by_row(units.bins, np.ones(units.rows.size), limits, units.rows, units.n.size)
+    for unit in np.flatnonzero((curves[:, -1] > 0) & (units.n > 0)):
+        out[unit] = Distribution(limits, curves[unit] / units.n[unit]).quantile(probability)
     return out

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evaluator.metrics.base import Compare, Pair
+from evaluator.metrics.base import Compare, CompareTogether, Pair
 from evaluator.metrics.failure_rate import compare_failure_rate
-from evaluator.metrics.latency import compare_latency_mean, compare_latency_quantile
+from evaluator.metrics.latency import compare_latency_mean, compare_latency_quantile, compare_latency_quantiles
 from evaluator.metrics.outcome_base import OutcomeMetric, OutcomePair
 from evaluator.metrics.outcome_mean import OUTCOME_MEAN
 from evaluator.metrics.outcome_proportion import OUTCOME_PROPORTION
@@ -25,11 +25,13 @@ from evaluator.metrics.response_size import compare_response_size
 from evaluator.metrics.throughput import compare_throughput
 
 __all__ = [
+    "ASKED_TOGETHER",
     "METRICS",
     "OUTCOME_METRICS",
     "READING_METRICS",
     "REQUEST_METRICS",
     "Compare",
+    "CompareTogether",
     "OutcomeMetric",
     "OutcomePair",
     "Pair",
@@ -45,6 +47,9 @@ REQUEST_METRICS: Mapping[str, Compare] = {
     "throughput": compare_throughput,
 }
 """Read the cells of a load."""
+
+ASKED_TOGETHER: Mapping[str, CompareTogether] = {"latency_quantile": compare_latency_quantiles}
+"""Those of them that answer several rules in one go, as they would answer each."""
 
 OUTCOME_METRICS: Mapping[str, OutcomeMetric] = {
     "outcome_mean": OUTCOME_MEAN,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,7 @@ from evaluator.stats.longrun import MIN_BUCKETS
 from evaluator.stats.panel import Panel
 from evaluator.stats.uncertainty import Design
 
-__all__ = ["Compare", "Pair", "answer", "check_enough", "no_data"]
+__all__ = ["Compare", "CompareTogether", "Pair", "answer", "check_enough", "no_data"]
 
 MIN_REQUESTS = 30
 CONSTANT_BELOW = 200
@@ -57,6 +57,9 @@ class Pair:
 
 Compare = Callable[[Pair, Rule], Comparison]
 """A metric: reads a pair, answers its rule. Never raises for want of data: see `no_data`."""
+
+CompareTogether = Callable[[Pair, Sequence[Rule]], tuple[Comparison, ...]]
+"""The same for several rules of one type, which share most of their work."""
 
 
 def check_enough(pair: Pair, *, successes: bool, both: bool = True) -> str | None:

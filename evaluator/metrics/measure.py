@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
 
 from evaluator.errors import UnknownName
-from evaluator.metrics import REQUEST_METRICS
+from evaluator.metrics import ASKED_TOGETHER, REQUEST_METRICS
 from evaluator.metrics.base import Pair
 from evaluator.metrics.scan import Scanned, scan_endpoints
 from evaluator.records import BASELINE, ArmValue, Cells, Comparison, MetricStatus, Role, Rule, Rulebook
@@ -110,7 +110,7 @@ def measure(pairs: Pairs, *, before_bucket: int | None = None) -> Measured:
             comparisons += [_nothing(rule, arm, why) for rule in rules]
             continue
         whole.append(pair)
-        comparisons += [_compare(pairs, pair, rule, before_bucket) for rule in rules]
+        comparisons += _compare_all(pairs, pair, rules, before_bucket)
         found = scan_endpoints(pair, rulebook.scan)
         scanned.append(found)
         comparisons += found.comparisons
@@ -143,12 +143,28 @@ def _decides_early(rule: Rule, rulebook: Rulebook) -> bool:
     return rule.role is Role.GATE or (rule.role is Role.HOLD and rulebook.monitoring.early_go)
 
 
-def _compare(pairs: Pairs, pair: Pair, rule: Rule, before_bucket: int | None) -> Comparison:
-    endpoint = rule.slice.endpoint
-    own = pair if endpoint is None else pairs.at(pair.arm, endpoint, before_bucket)
-    if own is None:
-        return _nothing(rule, pair.arm, f"{endpoint} was not called on both arms")
-    return REQUEST_METRICS[rule.type](own, rule)
+def _compare_all(pairs: Pairs, whole: Pair, rules: Sequence[Rule], before_bucket: int | None) -> list[Comparison]:
+    """Compare by every rule, in the order of the rules; those of one type and slice together where that type can."""
+    found: dict[int, Comparison] = {}
+    for (kind, endpoint), places in _sort_out(rules).items():
+        chosen = [rules[place] for place in places]
+        pair = whole if endpoint is None else pairs.at(whole.arm, endpoint, before_bucket)
+        if pair is None:
+            answers = [_nothing(rule, whole.arm, f"{endpoint} was not called on both arms") for rule in chosen]
+        elif kind in ASKED_TOGETHER:
+            answers = [*ASKED_TOGETHER[kind](pair, chosen)]
+        else:
+            answers = [REQUEST_METRICS[kind](pair, rule) for rule in chosen]
+        found |= zip(places, answers, strict=True)
+    return [found[place] for place in range(len(rules))]
+
+
+def _sort_out(rules: Sequence[Rule]) -> dict[tuple[str, str | None], list[int]]:
+    """Places of the rules of each type and endpoint."""
+    places: dict[tuple[str, str | None], list[int]] = {}
+    for place, rule in enumerate(rules):
+        places.setdefault((rule.type, rule.slice.endpoint), []).append(place)
+    return places
 
 
 def _check_endpoints(cells: Cells, rulebook: Rulebook) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from evaluator.metrics.base import Pair, answer
 from evaluator.records import Comparison, Direction, Margin, Role, Rule, Scan, Slice
-from evaluator.stats.estimate import Estimate
+from evaluator.stats.estimate import Asked, Estimate
 from evaluator.stats.failures import compare_failures
 from evaluator.stats.longrun import MIN_BUCKETS
 from evaluator.stats.means import compare_means
@@ -84,35 +84,42 @@ def _compare_times(pair: Pair, scan: Scan) -> tuple[Comparison, ...]:
     groups = _group(pair, pair.panel.ok, MIN_FOR_TIME)
     total = pair.panel.sum_ms.sum(axis=2) @ groups.members.T / (pair.panel.ok.sum(axis=2) @ groups.members.T)
     rose = total[1] > (1 + scan.margin / 2) * total[0]
-    means = {row.rule.slice.endpoint: row for row in _compare(pair, mean, groups.pick(rose), compare_means)}
-    return tuple(
-        _choose(row, means.get(row.rule.slice.endpoint))
-        for row in _compare(pair, typical, groups, compare_typical_times)
-    )
+    rows, surely = _ask_twice(pair, typical, groups, compare_typical_times)
+    means, mean_surely = _ask_twice(pair, mean, groups.pick(rose), compare_means)
+    for row, p_mean, place in zip(means, mean_surely, np.flatnonzero(rose), strict=True):
+        if p_mean < surely[place]:
+            rows[place] = row
+    return tuple(rows)
 
 
-def _choose(typical: Comparison, mean: Comparison | None) -> Comparison:
-    """One answer on an endpoint's response time: by the typical time or by the mean, whichever shows more surely worse.
+def _ask_twice(pair: Pair, rule: Rule, groups: _Groups, compute: Compute) -> tuple[list[Comparison], FloatArray]:
+    """One of two answers on each group's response time, and its p-value: the surer of "worse" is the one to take.
 
-    The typical time shows that all requests became slower, the mean that a few of them now hang. Two were asked, so
-    the p-value is doubled.
+    The typical time shows that all requests became slower, the mean that a few of them now hang. Two are asked, so
+    the p-values of the answers are doubled.
     """
-    chosen = mean if mean and _p_beyond(mean) < _p_beyond(typical) else typical
-    questions = (replace(asked, p_worse=min(2 * asked.p_worse, 1.0)) for asked in chosen.questions)
-    return replace(chosen, questions=tuple(questions))
+    if not groups.names:
+        return [], np.ones(0)
+    estimate = _estimate(pair, rule, groups, compute)
+    margin, zero = estimate.against_margin, estimate.against_zero
+    known = np.isfinite(estimate.baseline + margin.p_worse + margin.p_within)
+    doubled = replace(estimate, against_margin=_double(margin), against_zero=_double(zero))
+    return [*_rows(pair, rule, groups, doubled)], np.where(known, margin.p_worse, 1.0)
 
 
-def _p_beyond(row: Comparison) -> float:
-    return next((asked.p_worse for asked in row.questions if asked.kind == "margin"), 1.0)
+def _double(asked: Asked) -> Asked:
+    return replace(asked, p_worse=np.minimum(2 * asked.p_worse, 1.0))
 
 
 def _compare(pair: Pair, rule: Rule, groups: _Groups, compute: Compute) -> tuple[Comparison, ...]:
     """One comparison for each group."""
-    if not groups.names:
-        return ()
+    return _rows(pair, rule, groups, _estimate(pair, rule, groups, compute)) if groups.names else ()
+
+
+def _estimate(pair: Pair, rule: Rule, groups: _Groups, compute: Compute) -> Estimate:
     of_failures = rule.type == "failure_rate"
     with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = compute(
+        return compute(
             pair.panel,
             pair.design,
             alpha=pair.alpha,
@@ -121,6 +128,10 @@ def _compare(pair: Pair, rule: Rule, groups: _Groups, compute: Compute) -> tuple
             groups=groups.members,
             depth=pair.depth,
         )
+
+
+def _rows(pair: Pair, rule: Rule, groups: _Groups, estimate: Estimate) -> tuple[Comparison, ...]:
+    of_failures = rule.type == "failure_rate"
     per_arm = (pair.panel.n if of_failures else pair.panel.ok).sum(axis=2) @ groups.members.T
     counts = per_arm.T.astype(int).tolist()
     unit = "fraction" if of_failures else "ms"

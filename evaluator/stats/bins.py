@@ -36,9 +36,7 @@ def mean_logs(last: int, grid_ms: float) -> FloatArray:
     np.float64(0.01)
     """
     limits = bin_limits_ms(last, grid_ms)
-    low, high = limits[:-1], limits[1:]
-    width = high - low
-    area = _x_log_x(high) - _x_log_x(low)
+    width, area = np.diff(limits), np.diff(_x_log_x(limits))
     return np.divide(area, width, out=np.ones_like(width), where=width > 0) - 1
 
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.stats.panel import SortedBins
+from evaluator.stats.histogram import SortedBins
 
 __all__ = [
     "Distribution",
     "counts_below",
     "distributions_by_row",
     "same_grid_value",
-    "standardised_distribution",
+    "standardised_distributions",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,18 +50,24 @@ class Distribution:
         return float(self.limits[k - 1] + (probability - low) / (high - low) * (self.limits[k] - self.limits[k - 1]))
 
 
-def standardised_distribution(bins: SortedBins, weight: FloatArray, limits: FloatArray) -> FloatArray:
-    """Cumulative share at each limit (limits,); `weight` (cells,) is what one request of a cell contributes."""
-    mass = bins.n * np.take(weight, bins.cell)
-    counted, starts = mass > 0, bins.starts
-    # Rows without weight are left out: they would change the order of summation, and so the last bit of the sums.
+def standardised_distributions(bins: SortedBins, weight: FloatArray, limits: FloatArray) -> FloatArray:
+    """Cumulative share of either arm at each limit (2, limits).
+
+    `weight` (cells,) is what one request of a cell contributes; NaN where the cell is not part of this look.
+    """
+    mass, starts = np.take(weight, bins.cell), bins.starts
+    mass *= bins.n
+    counted = mass >= 0
+    # Rows that came after the look are left out: they would change the order of summation, and so the last bit of sums.
     if not counted.all():
         rows = np.flatnonzero(counted)
         mass, starts = mass[rows], np.searchsorted(rows, starts)
     used = np.flatnonzero(np.diff(starts))
-    by_bin = np.zeros(limits.size - 1)
+    by_bin = np.zeros(2 * (limits.size - 1))
     by_bin[used] = np.add.reduceat(mass, starts[used])
-    return np.append(0.0, np.cumsum(by_bin))
+    shares = np.zeros((2, limits.size))
+    np.cumsum(by_bin.reshape(-1, 2).T, axis=1, out=shares[:, 1:])
+    return shares
 
 
 def distributions_by_row(
@@ -69,7 +75,7 @@ def distributions_by_row(
 ) -> FloatArray:
     """The same apart for each row (rows, limits), where `row` says which row a cell belongs to."""
     width = limits.size - 1
-    key = row[bins.cell] * width + np.repeat(np.arange(bins.starts.size - 1), np.diff(bins.starts))
+    key = row[bins.cell] * width + np.repeat(np.arange(bins.sizes.size), bins.sizes)
     mass = np.bincount(key, weights=bins.n * weight[bins.cell], minlength=rows * width).reshape(rows, width)
     return np.pad(np.cumsum(mass, axis=1), ((0, 0), (1, 0)))
 
@@ -77,15 +83,17 @@ def distributions_by_row(
 def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cells: int) -> FloatArray:
     """Requests done by each of `times_ms` in every cell: shape (times, cells). Rows are not counted twice."""
     out = np.empty((times_ms.size, cells))
-    for i in np.argsort(times_ms):  # rising, so that each goes on where the last ended
-        time = times_ms[i]
-        inside = int(np.searchsorted(limits, time, side="right")) - 1
-        begin, end = (int(bins.starts[min(k, bins.starts.size - 1)]) for k in (inside, inside + 1))
-        out[i] = _counts_before(bins, begin, cells)
-        width = limits[inside + 1] - limits[inside] if inside + 1 < limits.size else 0.0
-        if width > 0:
-            part = np.bincount(bins.cell[begin:end], weights=bins.n[begin:end], minlength=cells)
-            out[i] += part * (time - limits[inside]) / width
+    inside = np.searchsorted(limits, times_ms, side="right") - 1
+    last = np.minimum(inside + 1, limits.size - 1)
+    width = limits[last] - limits[inside]
+    share = np.divide(times_ms - limits[inside], width, out=np.zeros(times_ms.size), where=width > 0)
+    starts = bins.starts[::2]
+    begin, end = (np.minimum(k, starts.size - 1) for k in (inside, inside + 1))
+    rows = list(zip(starts[begin].tolist(), starts[end].tolist(), strict=True))
+    for i in np.argsort(times_ms).tolist():  # rising, so that each goes on where the last ended
+        first, behind = rows[i]
+        out[i] = _counts_before(bins, first, cells)
+        np.add.at(out[i], bins.cell[first:behind], bins.n[first:behind] * share[i])
     return out
 
 
@@ -94,13 +102,17 @@ MOST_KEPT = 8
 
 def _counts_before(bins: SortedBins, row: int, cells: int) -> FloatArray:
     """Requests of every cell in the rows before this one, from the nearest place that was counted up to before."""
-    start = max((known for known in bins.passed if known <= row), default=0)
-    counts = bins.passed.get(start, np.zeros(cells))
-    if row > start:
-        counts = counts + np.bincount(bins.cell[start:row], weights=bins.n[start:row], minlength=cells)
-        while len(bins.passed) >= MOST_KEPT:
-            del bins.passed[next(iter(bins.passed))]
-        bins.passed[row] = counts
+    known = min((0, *bins.passed), key=lambda place: abs(place - row))
+    counts = bins.passed[known] if known else np.zeros(cells)
+    if row == known:
+        return counts
+    between = slice(min(row, known), max(row, known))
+    step = np.bincount(bins.cell[between], weights=bins.n[between], minlength=cells)
+    # Counts are whole numbers: taking rows off gives the same as not having counted them.
+    counts = counts + step if row > known else counts - step
+    while len(bins.passed) >= MOST_KEPT:
+        del bins.passed[next(iter(bins.passed))]
+    bins.passed[row] = counts
     return counts
 
 

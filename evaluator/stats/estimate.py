@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,10 @@ class Asked:
     p_worse: FloatArray
     p_within: FloatArray
 
+    def of_group(self, group: int) -> Asked:
+        """The answers about one group."""
+        return Asked(*(getattr(self, name)[group : group + 1] for name in self.__dataclass_fields__))
+
 
 @dataclass(frozen=True, slots=True)
 class Trend:
@@ -54,6 +58,10 @@ class Trend:
     last_third: FloatArray
     p_worsening: FloatArray
     at_end: FloatArray
+
+    def of_group(self, group: int) -> Trend:
+        """That of one group."""
+        return Trend(*(getattr(self, name)[group : group + 1] for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,16 @@ class Estimate:
     against_limit: tuple[Asked, ...] = ()
     loadings: FloatArray | None = None
     """What the estimates' errors are made of, (groups, parts): products over parts are correlations (see `load`)."""
+
+    def of_group(self, group: int) -> Estimate:
+        """That of one group."""
+        return Estimate(*(_of_group(getattr(self, name), group) for name in self.__dataclass_fields__))
+
+
+def _of_group(part: Any, group: int) -> Any:
+    if part is None or isinstance(part, tuple):
+        return part and tuple(one.of_group(group) for one in part)
+    return part[group : group + 1] if isinstance(part, np.ndarray) else part.of_group(group)
 
 
 def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estimate:
@@ -110,7 +128,7 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
 
 def ask(beyond: FloatArray, uncertainty: Uncertainty) -> Asked:
     """p-values of `beyond` against 0."""
-    return Asked(beyond, uncertainty.p_below(beyond), uncertainty.p_below(-beyond))
+    return Asked(beyond, *uncertainty.p_values(beyond))
 
 
 def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:
@@ -154,7 +172,8 @@ def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Tr
     slots = influence.shape[-1]
     late = position > 2 / 3
     last = beyond + (influence[:, late].mean(axis=-1) if late.any() else 0.0)
-    centred = position - position.mean()
+    middle = position.mean()
+    centred = position - middle
     squares = float((centred**2).sum())
     if squares <= 0:
         nothing = np.full(beyond.shape, np.nan)
@@ -171,4 +190,4 @@ def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Tr
         density = np.maximum((loadings**2).mean(axis=-1), residual.var(axis=-1))
     se = np.sqrt(density / squares)
     t = np.divide(slope, se, out=np.zeros_like(slope), where=se > 0)
-    return Trend(last, t_below(-t, df), beyond + slope * (1 - position.mean()))
+    return Trend(last, t_below(-t, df), beyond + slope * (1 - middle))

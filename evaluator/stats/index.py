@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Index", "distinct"]
+__all__ = ["Index", "distinct", "rows_of_each"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -20,6 +20,16 @@ def distinct(codes: IntArray) -> IntArray:
     [1, 4]
     """
     return np.asarray(np.flatnonzero(np.bincount(codes)))
+
+
+def rows_of_each(codes: IntArray) -> list[tuple[int, npt.NDArray[np.bool_] | slice]]:
+    """Each distinct code and its rows: all of them, which copies nothing, where there is no other.
+
+    >>> rows_of_each(np.array([2, 2]))
+    [(2, slice(None, None, None))]
+    """
+    found = distinct(codes).tolist()
+    return [(found[0], slice(None))] if len(found) == 1 else [(code, codes == code) for code in found]
 
 
 class Index:

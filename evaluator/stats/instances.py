@@ -61,12 +61,13 @@ class InstanceFrame:
         self.adjoin = groups.shape[0] == 1
         if self.adjoin:
             self.first_of_instance, self.first_at = _find_firsts(self.key), _find_firsts(self.at)
+        self.arm_starts = np.searchsorted(rows.instance_arm, (0, 1))
         self.stratum_n = _summed(rows.stratum, self.exposure, (rows.strata,))
         self.n = self._by_instance(self.exposure)
         self.leverage = self._find_leverage()
         self.candidate: FloatArray = np.where(rows.arm == 1, self.exposure, 0.0)
         total = self._by_arm(self.n)
-        self.omega = self.n / np.maximum(total, 1e-300)[:, rows.instance_arm]
+        self.omega = self.n / self._of_own_arm(np.maximum(total, 1e-300))
         effective = 1 / np.maximum(self._by_arm(self.omega**2), 1e-300)
         self.freedom = np.where(self._by_arm(self.n > 0) < 2, np.nan, 1 - 1 / effective)
         self.effective = np.where(total > 0, effective, 0.0)
@@ -78,8 +79,11 @@ class InstanceFrame:
 
     def _by_arm(self, values: FloatArray | BoolArray, axis: int = -1) -> FloatArray:
         """Sums over the instances of either arm: an axis of 2 in place of that of the instances."""
-        starts = np.searchsorted(self.rows.instance_arm, (0, 1))
-        return np.add.reduceat(values, starts, axis=axis, dtype=float)
+        return np.add.reduceat(values, self.arm_starts, axis=axis, dtype=float)
+
+    def _of_own_arm(self, values: FloatArray, axis: int = -1) -> FloatArray:
+        """The value of each instance's arm: an axis of the instances in place of that of 2."""
+        return np.take(values, self.rows.instance_arm, axis=axis)
 
     def _by_instance(self, values: FloatArray) -> FloatArray:
         """Sums (..., groups, instances)."""
@@ -102,9 +106,10 @@ class InstanceFrame:
         """1/(1-h) where an instance was its arm's only one in a stratum: it pulled the level towards itself."""
         rows = self.rows
         place = rows.stratum * 2 + rows.arm
-        alone = np.bincount(place, weights=self.exposure > 0, minlength=rows.strata * 2)[place] < 2
-        if not alone.any():
+        present = np.bincount(place, weights=self.exposure > 0, minlength=rows.strata * 2)
+        if not (present == 1).any():
             return np.ones(self.shape)
+        alone = present[place] == 1
         share = self.exposure / np.maximum(self.stratum_n[rows.stratum], 1e-300)
         factor = np.where(alone, 1 / np.maximum(1 - share, 0.05), 1.0)
         summed = self._by_instance(self.exposure * factor)
@@ -113,8 +118,8 @@ class InstanceFrame:
     def _find_share(self) -> FloatArray:
         """Each instance's share of its arm's requests in every block slot: (groups, instances, slots)."""
         at = self._by_slot(self.exposure)
-        together = self._by_arm(at, axis=1)[:, self.rows.instance_arm]
-        return np.divide(at, together, out=np.zeros_like(at), where=together > 0)
+        together = np.maximum(self._by_arm(at, axis=1), 1e-300)
+        return np.asarray(at / self._of_own_arm(together, axis=1))
 
     def variance(self, observed: FloatArray, effect: FloatArray, *, relative: bool) -> InstanceVariance:
         """Between-instance variance of a rate observed / exposure.
@@ -128,7 +133,8 @@ class InstanceFrame:
         alike = observed / np.where(rows.arm == 1, shift, 1.0) if relative else observed - self.candidate * shift
         adjusted = self._of_members(alike)
         level = _summed(rows.stratum, adjusted, (rows.strata,)) / np.maximum(self.stratum_n, 1e-300)
-        expected = self.exposure * np.take(level, rows.stratum, axis=-1)
+        expected = np.take(level, rows.stratum, axis=-1)
+        expected *= self.exposure
         residual = self._by_slot(adjusted - expected)
         if relative:
             base = self._by_instance(expected)
@@ -140,24 +146,25 @@ class InstanceFrame:
 
     def _between(self, deviation: FloatArray, within: FloatArray) -> InstanceVariance:
         """Variance and scores from what sets each instance apart (..., groups, instances)."""
-        arm = self.rows.instance_arm
-        centre = self._by_arm(self.omega * deviation)[..., arm]
-        scores = self.omega * (deviation - centre) / np.sqrt(self.freedom)[:, arm]
+        centre = self._of_own_arm(self._by_arm(self.omega * deviation))
+        scores = self.omega * (deviation - centre) / self._of_own_arm(np.sqrt(self.freedom))
         variance = self._by_arm(scores**2)
-        effective = np.broadcast_to(self.effective, variance.shape)
+        effective = np.empty_like(variance)
+        effective[...] = self.effective
         parts = (variance, within / self.freedom, effective, np.where(np.isnan(scores), 0.0, scores))
-        return InstanceVariance(*(np.moveaxis(part, -1, 0) for part in parts))
+        last = variance.ndim - 1
+        return InstanceVariance(*(part.transpose(last, *range(last)) for part in parts))
 
     def _within(self, residual: FloatArray, base: FloatArray) -> FloatArray:
         """Σ over instances of the variance of their own wandering, freed of what the arm's instances share.
 
         Shape (..., groups, 2).
         """
-        slots, arm = residual.shape[-1], self.rows.instance_arm
+        slots = residual.shape[-1]
         if slots < FEWEST_BLOCKS:
             return np.zeros((*residual.shape[:-2], 2))
-        u = residual / np.maximum(self._by_arm(base), 1e-300)[..., arm, None]
-        own = u - self.share * self._by_arm(u, axis=-2)[..., arm, :]
+        u = residual / self._of_own_arm(np.maximum(self._by_arm(base), 1e-300))[..., None]
+        own = u - self.share * self._of_own_arm(self._by_arm(u, axis=-2), axis=-2)
         if slots < MIN_BUCKETS:
             # Too few to see dependence: what independent blocks would vary by is the least it can be.
             return self._by_arm(own.var(axis=-1, ddof=1) * slots)

@@ -7,17 +7,17 @@ block is the whole run, which leaves their time variance unpaired.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
-from evaluator.records.cells import order_by_bin
 from evaluator.stats.bins import mean_logs
-from evaluator.stats.index import Index, distinct
+from evaluator.stats.histogram import SortedBins, sort_bins, sum_by_cell
+from evaluator.stats.index import Index, distinct, rows_of_each
 
-__all__ = ["InstanceRows", "Panel", "SortedBins", "build_panel"]
+__all__ = ["InstanceRows", "Panel", "build_panel"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -31,23 +31,6 @@ ALIGNED = 256
 """Each run's buckets are counted from a multiple of this: no block of any width straddles the origin."""
 WHOLE_RUN = 0
 """Width code of a block that is the whole run."""
-
-
-@dataclass(frozen=True, slots=True)
-class SortedBins:
-    """Histogram rows of one arm, sorted by bin; `cell` indexes the flattened cells of the histogram's layout."""
-
-    cell: IntArray
-    n: FloatArray
-    starts: IntArray
-    """First row of each bin, up to the last in use, and the number of rows."""
-    passed: dict[int, FloatArray] = field(default_factory=dict)
-    """Counts per cell of all rows before some row, kept for the next question (`distribution.counts_below`)."""
-
-    @property
-    def last(self) -> int:
-        """The last bin in use."""
-        return max(int(self.starts.size) - 2, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +108,11 @@ class Panel:
     """For each run: did the arms overlap in time?"""
     constant: tuple[bool, bool]
     """Per arm: are all times equal?"""
-    bins: tuple[SortedBins, SortedBins]
+    bins: SortedBins
+    """Its cells are (2, endpoints, stride)."""
     rows: InstanceRows
-    row_bins: tuple[SortedBins, SortedBins]
+    row_bins: SortedBins
+    """Its cells are the rows of the instance histogram."""
 
     @property
     def slots(self) -> int:
@@ -143,6 +128,11 @@ class Panel:
     def ok(self) -> FloatArray:
         """Successes, shape (2, endpoints, slots)."""
         return self.n - self.failures
+
+    @property
+    def has_fine_blocks(self) -> bool:
+        """Is every slot a block of its own?"""
+        return all(starts.size == self.slots for starts in self.block_starts.values())
 
     def before(self, bucket: int) -> Panel | None:
         """The panel of one run as it was before this bucket, at the start of a block; `None` where it was empty."""
@@ -172,13 +162,13 @@ class Panel:
         )
 
     def by_cell(self, counts: FloatArray) -> FloatArray:
-        """Counts per histogram cell (..., endpoints · stride) laid out as (..., endpoints, slots)."""
-        shape = (*counts.shape[:-1], len(self.endpoints), self.stride)
-        return np.ascontiguousarray(counts.reshape(shape)[..., : self.slots])
+        """Counts per histogram cell (..., 2 · endpoints · stride) laid out as (..., 2, endpoints, slots)."""
+        shape = (*counts.shape[:-1], 2, len(self.endpoints), self.stride)
+        return counts.reshape(shape)[..., : self.slots]
 
     def block_sum(self, values: FloatArray) -> FloatArray:
         """Sum `values` (..., endpoints, slots) over each endpoint's blocks, repeated on every slot of the block."""
-        if all(starts.size == self.slots for starts in self.block_starts.values()):
+        if self.has_fine_blocks:
             return values
         out = np.empty_like(values)
         for width, starts in self.block_starts.items():
@@ -252,19 +242,19 @@ def _find_stretches(moments: Moments) -> dict[int, tuple[int, int] | None]:
     They overlap if at least half of each arm's requests lie in buckets that both arms have.
     """
     out: dict[int, tuple[int, int] | None] = {}
-    for run in distinct(moments.run):
-        here = moments.run == run
+    for run, here in rows_of_each(moments.run):
         bucket, candidate, n = moments.bucket[here], moments.arm[here] != 0, moments.n[here]
-        first = int(bucket.min())
-        place = bucket - first
-        counts = np.bincount(2 * place + candidate, weights=n, minlength=2 * int(place.max()) + 2).reshape(-1, 2)
+        first, last = int(bucket.min()), int(bucket.max())
+        place = 2 * (bucket - first)
+        place += candidate
+        counts = np.bincount(place, weights=n, minlength=2 * (last - first + 1)).reshape(-1, 2)
         totals, together = counts.sum(axis=0), (counts > 0).all(axis=1)
         if not totals.all():
             continue
         overlap = (counts[together].sum(axis=0) / totals).min() >= MIN_OVERLAP
         covered = [first + np.flatnonzero(count) for count in counts.T]
         ends = max(int(at[0]) for at in covered), min(int(at[-1]) for at in covered)
-        out[int(run)] = ends if overlap else None
+        out[run] = ends if overlap else None
     return out
 
 
@@ -284,11 +274,14 @@ class _Layout:
 
     def __init__(self, cells: Cells, choice: _Choice, moments: Moments, paired: dict[int, bool]) -> None:
         self.cells, self.choice, self.moments, self.paired = cells, choice, moments, paired
-        self.arm = (moments.arm != 0).astype(np.int64)
+        self.arm = self._candidate(moments)
         self.base = np.zeros(len(cells.runs), dtype=np.int64)
-        for run in paired:
-            self.base[run] = moments.bucket[moments.run == run].min() // ALIGNED * ALIGNED
-        self.span = -(-(int((moments.bucket - self.base[moments.run]).max()) + 1) // ALIGNED) * ALIGNED
+        buckets = 0
+        for run, here in rows_of_each(moments.run):
+            bucket = moments.bucket[here]
+            self.base[run] = bucket.min() // ALIGNED * ALIGNED
+            buckets = max(buckets, int(bucket.max() - self.base[run]) + 1)
+        self.span = -(-buckets // ALIGNED) * ALIGNED
         self.blocks = self.span // BLOCK_BUCKETS
         runs = len(cells.runs)
         self.slots = Index(self._slot_key(moments), runs * (self.span + 2))
@@ -299,6 +292,10 @@ class _Layout:
         self.run = self.slots.keys // (self.span + 2)
         self.place = self.slots.keys % (self.span + 2) - 1
         self.shape = (2, self.endpoints.size, self.slots.size)
+
+    def _candidate(self, rows: Rows) -> IntArray:
+        """1 for rows of a candidate, 0 for those of the baseline."""
+        return rows.arm if len(self.cells.arms) == 2 else np.minimum(rows.arm, 1)
 
     def _slot_key(self, rows: Moments | Bins) -> IntArray:
         return _key(rows.run, rows.bucket, self.base, self.span)
@@ -320,11 +317,9 @@ class _Layout:
         together = all(self.paired.values()) and not whole_runs
         widths = choose_widths(n, self.cells.bucket_s) if together else np.full(n.shape[1], WHOLE_RUN)
         rows, row_index = self._rows(widths)
-        bins, row_bins = self._bins(), self._row_bins(row_index)
+        bins, row_bins = self._bins(), self._row_bins(row_index, int(np.searchsorted(rows.arm, 1)))
         grid_ms = self.cells.grid_us / 1000
-        logs = mean_logs(max(one.last for one in (*bins, *row_bins)), grid_ms)
-        by_cell = np.stack([_sum_by_cell(one, logs, self.shape[1] * self.shape[2]) for one in bins])
-        of_rows = np.sum([_sum_by_cell(one, logs, row_index.size) for one in row_bins], axis=0)
+        logs = mean_logs(max(bins.last, row_bins.last), grid_ms)
         return Panel(
             endpoints=tuple(self.cells.endpoints[code] for code in self.endpoints.keys),
             bucket_s=self.cells.bucket_s,
@@ -338,19 +333,22 @@ class _Layout:
             failures=dense(moments.failures),
             sum_ms=dense(moments.sum_us) / 1000,
             sum_bytes=dense(moments.bytes),
-            sum_log_ms=by_cell.reshape(self.shape),
+            sum_log_ms=sum_by_cell(bins, logs, n.size).reshape(self.shape),
             widths=widths,
             block_starts={int(w): _starts(self.run, self.place, int(w)) for w in distinct(widths)},
             paired=self.paired,
             constant=(self._is_constant(0), self._is_constant(1)),
             bins=bins,
-            rows=replace(rows, sum_log_ms=of_rows),
+            rows=replace(rows, sum_log_ms=sum_by_cell(row_bins, logs, row_index.size)),
             row_bins=row_bins,
         )
 
     def _is_constant(self, arm: int) -> bool:
-        mine = (self.arm == arm) & (self.moments.n > self.moments.failures)
-        return bool(mine.any() and self.moments.min_us[mine].min() == self.moments.max_us[mine].max())
+        mine = np.flatnonzero((self.arm == arm) & (self.moments.n > self.moments.failures))
+        low, high = self.moments.min_us, self.moments.max_us
+        if not mine.size or low[mine[0]] != high[mine[-1]]:
+            return False
+        return bool(low[mine].min() == high[mine].max())
 
     def _positions(self) -> FloatArray:
         position = np.zeros(self.run.size)
@@ -360,23 +358,34 @@ class _Layout:
             position[here] = (place + 0.5) / (place.max() + 1)
         return position
 
-    def _bins(self) -> tuple[SortedBins, SortedBins]:
+    def _bins(self) -> SortedBins:
         rows = self.cells.bins
         slot = self.slots.find(np.arange(self.slots.possible))
         endpoint = self.endpoints.find(np.arange(len(self.cells.endpoints)))[:, None]
         # Rows outside the window or of other endpoints have no place among those of the moments.
         cells = np.where((endpoint | slot) >= 0, endpoint * self.shape[2] + slot, -1)
-        cell = np.take(cells, rows.endpoint * slot.size + self._slot_key(rows))
-        return _by_arm(rows, cell, self.choice.arms(rows))
+        of_baseline = self.shape[1] * self.shape[2]
+        table = np.stack([cells, np.where(cells >= 0, cells + of_baseline, -1)])
+        code = self._candidate(rows) * len(self.cells.endpoints)
+        code += rows.endpoint
+        code *= slot.size
+        code += self._slot_key(rows)
+        return sort_bins(rows, np.take(table, code), of_baseline, self.choice.arms(rows))
 
     def _instance_code(self, rows: Moments | InstanceBins) -> IntArray:
-        """A number for each name of an instance within its arm."""
-        return np.asarray((rows.arm != 0) * len(self.cells.instances) + rows.instance)
+        """A number for each name of an instance within its arm, the baseline's first."""
+        code = self._candidate(rows) * len(self.cells.instances)
+        code += rows.instance
+        return code
 
     def _row_code(self, rows: Moments | InstanceBins, block: IntArray) -> IntArray:
         """A number for each instance × block × endpoint, in use or not."""
-        when = self._instance_code(rows) * self.block_slots.possible + self._block_key(rows.run, block)
-        return np.asarray(when * len(self.cells.endpoints) + rows.endpoint)
+        code = self._instance_code(rows)
+        code *= self.block_slots.possible
+        code += self._block_key(rows.run, block)
+        code *= len(self.cells.endpoints)
+        code += rows.endpoint
+        return code
 
     def _rows(self, widths: IntArray) -> tuple[InstanceRows, Index]:
         """Instance rows, and where to find the row of an instance × block × endpoint."""
@@ -422,9 +431,9 @@ class _Layout:
         run, place = self.block_slots.keys // (self.blocks + 2), self.block_slots.keys % (self.blocks + 2) - 1
         return np.asarray(run * self.blocks + place)
 
-    def _row_bins(self, index: Index) -> tuple[SortedBins, SortedBins]:
+    def _row_bins(self, index: Index, of_baseline: int) -> SortedBins:
         rows = self.cells.instance_bins
-        return _by_arm(rows, index.find(self._row_code(rows, rows.block)), self.choice.arms(rows))
+        return sort_bins(rows, index.find(self._row_code(rows, rows.block)), of_baseline, self.choice.arms(rows))
 
 
 def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
@@ -455,33 +464,8 @@ def _starts(run: IntArray, place: IntArray, width: int) -> IntArray:
 
 def _key(run: IntArray, when: IntArray, base: IntArray, span: int) -> IntArray:
     """A number for each place of each run, with one before the first and one after the last for all that is outside."""
-    if base.size == 1:
-        return np.asarray(np.clip(when - (base[0] - 1), 0, span + 1))
-    return np.asarray(run * (span + 2) + np.clip(when - base[run] + 1, 0, span + 1))
-
-
-def _by_arm(rows: Bins | InstanceBins, cell: IntArray, arms: BoolArray | None) -> tuple[SortedBins, SortedBins]:
-    """Histogram rows of baseline and candidate that have a cell (not -1), sorted by bin."""
-    keep = cell >= 0 if arms is None else (cell >= 0) & arms
-    bins, candidate, n = rows.bin, rows.arm != 0, rows.n
-    if (bins[1:] < bins[:-1]).any():
-        order = order_by_bin(bins)
-        bins, n, cell, keep, candidate = bins[order], n[order], cell[order], keep[order], candidate[order]
-    starts = np.searchsorted(bins, np.arange((bins[-1] if bins.size else 0) + 2))
-    baseline, canary = (_take_bins(cell, n, starts, keep & mine) for mine in (~candidate, candidate))
-    return baseline, canary
-
-
-def _sum_by_cell(bins: SortedBins, values: FloatArray, cells: int) -> FloatArray:
-    """Sum over the requests of each cell of the value of their bin."""
-    sizes = np.diff(bins.starts)
-    weights = bins.n * np.repeat(values[: sizes.size], sizes)
-    return np.asarray(np.bincount(bins.cell, weights=weights, minlength=cells), float)
-
-
-def _take_bins(cell: IntArray, n: IntArray, starts: IntArray, keep: BoolArray) -> SortedBins:
-    """Some of the sorted rows."""
-    rows = np.flatnonzero(keep)
-    starts = np.searchsorted(rows, starts)
-    in_use = int(np.searchsorted(starts, rows.size)) + 1
-    return SortedBins(np.take(cell, rows), np.take(n, rows).astype(float), starts[:in_use])
+    key = when - (base[0] - 1 if base.size == 1 else base[run] - 1)
+    np.clip(key, 0, span + 1, out=key)
+    if base.size > 1:
+        key += run * (span + 2)
+    return key

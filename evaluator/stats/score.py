@@ -29,30 +29,41 @@ def difference_z(x_c: Number, n_c: Number, x_b: Number, n_b: Number, delta: Numb
     >>> float(difference_z(56, 70, 48, 80, 0.0528).round(2))  # lower 95 % limit of the published example
     1.96
     """
-    x_c, n_c, x_b, n_b, delta = (np.asarray(v, dtype=float) for v in (x_c, n_c, x_b, n_b, delta))
-    p_b0, p_c0 = _restricted_difference(x_c, n_c, x_b, n_b, delta)
-    total = n_c + n_b
-    variance = (p_c0 * (1 - p_c0) / n_c + p_b0 * (1 - p_b0) / n_b) * total / np.maximum(total - 1, 1e-12)
-    return _standardised(x_c / n_c - x_b / n_b - delta, variance)
+    return _DifferenceTest(x_c, n_c, x_b, n_b).z(np.asarray(delta, float))
 
 
-def _restricted_difference(
-    x_c: FloatArray, n_c: FloatArray, x_b: FloatArray, n_b: FloatArray, delta: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Both proportions at their maximum likelihood under p_c - p_b = delta."""
-    total, failures = n_c + n_b, x_c + x_b
-    l3 = total
-    l2 = (n_c + 2 * n_b) * delta - total - failures
-    l1 = (n_b * delta - total - 2 * x_b) * delta + failures
-    l0 = x_b * delta * (1 - delta)
-    # In thirds of l2 / l3 the cubic keeps its precision at counts of 1e9.
-    third = l2 / (3 * l3)
-    q = third * third * third - third * l1 / (2 * l3) + l0 / (2 * l3)
-    p = np.where(q < 0, -1.0, 1.0) * np.sqrt(np.maximum(third**2 - l1 / (3 * l3), 0.0))
-    ratio = np.divide(q, p * p * p, out=np.zeros_like(q), where=np.abs(p) > 1e-150)
-    angle = (np.pi + np.arccos(np.clip(ratio, -1.0, 1.0))) / 3
-    p_b = np.clip(2 * p * np.cos(angle) - third, np.maximum(0.0, -delta), np.minimum(1.0, 1.0 - delta))
-    return p_b, np.clip(p_b + delta, 0.0, 1.0)
+class _DifferenceTest:
+    """The score test of p_c - p_b at any difference: what does not depend on it is computed once."""
+
+    def __init__(self, x_c: Number, n_c: Number, x_b: Number, n_b: Number) -> None:
+        self.x_c, self.n_c, self.x_b, self.n_b = (np.asarray(v, dtype=float) for v in (x_c, n_c, x_b, n_b))
+        self.total, self.failures = self.n_c + self.n_b, self.x_c + self.x_b
+        self.estimate = self.x_c / self.n_c - self.x_b / self.n_b
+        self.inflation = self.total / np.maximum(self.total - 1, 1e-12)
+        self._triple, self._twice = 3 * self.total, 2 * self.total
+        self._by_delta, self._x_b_twice = self.n_c + 2 * self.n_b, 2 * self.x_b
+
+    def z(self, delta: FloatArray) -> FloatArray:
+        """Its statistic."""
+        p_b0, p_c0 = self.restricted(delta)
+        variance = (p_c0 * (1 - p_c0) / self.n_c + p_b0 * (1 - p_b0) / self.n_b) * self.inflation
+        return _standardised(self.estimate - delta, variance)
+
+    def restricted(self, delta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Both proportions at their maximum likelihood under p_c - p_b = delta."""
+        l2 = self._by_delta * delta - self.total - self.failures
+        l1 = (self.n_b * delta - self.total - self._x_b_twice) * delta + self.failures
+        l0 = self.x_b * delta * (1 - delta)
+        # In thirds of l2 / l3 the cubic keeps its precision at counts of 1e9.
+        third = l2 / self._triple
+        q = third * third * third - third * l1 / self._twice + l0 / self._twice
+        p = np.copysign(np.sqrt(np.maximum(third * third - l1 / self._triple, 0.0)), q)
+        cube = p * p * p
+        ratio = np.divide(q, cube, out=np.zeros_like(q), where=np.abs(p) > 1e-150)
+        angle = (np.pi + np.arccos(np.minimum(np.maximum(ratio, -1.0), 1.0))) / 3
+        p_b = 2 * p * np.cos(angle) - third
+        p_b = np.minimum(np.maximum(p_b, np.maximum(0.0, -delta)), np.minimum(1.0, 1.0 - delta))
+        return p_b, np.minimum(np.maximum(p_b + delta, 0.0), 1.0)
 
 
 def ratio_z(x_c: Number, n_c: Number, x_b: Number, n_b: Number, ratio: Number) -> FloatArray:
@@ -89,8 +100,10 @@ def wilson_interval(share: float, n: float, critical: float) -> tuple[float, flo
 
 def _standardised(difference: FloatArray, variance: FloatArray) -> FloatArray:
     """Difference / sqrt(variance); where the variance is 0: 0 at no difference, else infinite with its sign."""
-    exact = np.where(np.abs(difference) < 1e-15, 0.0, np.copysign(np.inf, difference))
     se = np.sqrt(np.maximum(variance, 0.0))
+    if (se > 0).all():
+        return np.asarray(difference / se)
+    exact = np.where(np.abs(difference) < 1e-15, 0.0, np.copysign(np.inf, difference))
     return np.asarray(np.where(se > 0, difference / np.where(se > 0, se, 1.0), exact))
 
 
@@ -105,15 +118,18 @@ def difference_interval(
     """
     side = _both_ends(x_c, n_c, x_b, n_b, critical)
     target = side * critical
-    estimate = np.asarray(x_c, float) / n_c - np.asarray(x_b, float) / n_b + np.zeros(side.shape)
-
-    def z(delta: FloatArray) -> FloatArray:
-        return difference_z(x_c, n_c, x_b, n_b, delta)
-
+    test = _DifferenceTest(x_c, n_c, x_b, n_b)
+    estimate = test.estimate + np.zeros(side.shape)
     # Begin near the answer where that brackets it, at the end of the range where it does not.
-    near = np.clip(estimate - side * _reach(x_c, n_c, x_b, n_b, critical), -1.0, 1.0)
-    outer = np.where(side * (z(near) - target) > 0, near, -side)
-    lower, upper = _invert(z, np.minimum(estimate, outer), np.maximum(estimate, outer), target)
+    outer = np.clip(estimate - side * _reach(x_c, n_c, x_b, n_b, critical), -1.0, 1.0)
+    at_outer = test.z(outer) - target
+    if not (side * at_outer > 0).all():
+        outer = np.where(side * at_outer > 0, outer, -side)
+        at_outer = test.z(outer) - target
+    # At the estimate the statistic is 0. It is the upper end of what is searched for the lower limit, and vice versa.
+    ends, at_ends = (outer, estimate), (at_outer, -target)
+    (low, high), (at_low, at_high) = (np.where(side > 0, pair, pair[::-1]) for pair in (ends, at_ends))
+    lower, upper = _invert(test.z, low, at_low, high, at_high, target)
     return lower, upper
 
 
@@ -141,34 +157,42 @@ def ratio_interval(
         return ratio_z(x_c, n_c, x_b, n_b, np.exp(log_ratio))
 
     wide = np.full(target.shape, 30.0)
-    lower, upper = np.exp(_invert(z, -wide, wide, target))
+    at_low, at_high = z(np.stack([-wide, wide])) - target
+    lower, upper = np.exp(_invert(z, -wide, at_low, wide, at_high, target))
     return np.where(lower < 1e-12, 0.0, lower), np.where(upper > 1e12, np.inf, upper)
 
 
-def _invert(z: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray, target: FloatArray) -> FloatArray:
+def _invert(
+    z: Callable[[FloatArray], FloatArray],
+    low: FloatArray,
+    at_low: FloatArray,
+    high: FloatArray,
+    at_high: FloatArray,
+    target: FloatArray,
+) -> FloatArray:
     """Where z, falling, passes `target` between low and high; the end of the range where it does not.
+
+    `at_low` and `at_high` are z less the target at these ends.
 
     False position that lowers the value of an end that stays by as much as the other end's fell (Pegasus: Dowell &
     Jarratt 1972, BIT 12, 503-508), bisection where that is no number. What is found stays as it is while others are
     searched for.
     """
-    at_low, at_high = z(np.stack([low, high])) - target
     above = at_high > 0
     end, at_end = np.where(above, high, low), np.where(above, at_high, at_low)
     last, at_last = np.where(above, low, high), np.where(above, at_low, at_high)
     wanted = np.ones(last.shape, dtype=bool)
-    for _ in range(STEPS):
-        with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for _ in range(STEPS):
             cut = (end * at_last - last * at_end) / (at_last - at_end)
-        inside = (cut - end) * (cut - last) < 0
-        new = np.where(wanted, np.where(inside, cut, (end + last) / 2), last)
-        value = z(new) - target
-        with np.errstate(divide="ignore", invalid="ignore"):
+            inside = (cut - end) * (cut - last) < 0
+            new = np.where(wanted, np.where(inside, cut, (end + last) / 2), last)
+            value = z(new) - target
             lowered = np.where(inside, at_end * (at_last / (at_last + value)), at_end)
-        crossed = (value > 0) != (at_last > 0)
-        end, at_end = np.where(crossed, last, end), np.where(crossed, at_last, lowered)
-        last, at_last = new, value
-        wanted = ~((np.abs(end - last) < PRECISION) | (np.abs(value) < PRECISION))
-        if not wanted.any():
-            break
+            crossed = (value > 0) != (at_last > 0)
+            end, at_end = np.where(crossed, last, end), np.where(crossed, at_last, lowered)
+            last, at_last = new, value
+            wanted = ~((np.abs(end - last) < PRECISION) | (np.abs(value) < PRECISION))
+            if not wanted.any():
+                break
     return last

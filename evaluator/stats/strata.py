@@ -37,6 +37,9 @@ class Strata:
     """the slot's share of its block's requests, (endpoints, slots)"""
     each: FloatArray
     """v / n: what one request of the slot weighs, (2, endpoints, slots); 0 where the arm is empty"""
+    lean: FloatArray | None
+    """What the slot weighs by both arms' requests beyond what it weighs by its own arm's, (2, endpoints, slots); `None`
+    where every slot is a block of its own: nothing."""
     groups: FloatArray
     mass: FloatArray
     """the slot's part of V, (groups, slots)"""
@@ -62,23 +65,26 @@ def build_strata(panel: Panel, n: FloatArray, groups: FloatArray | None = None) 
     if groups is None:
         groups = np.ones((1, n.shape[1]))
     total = panel.block_sum(n)
-    both = total[0] + total[1]
-    weight = np.divide(total[0] * total[1], both, out=np.zeros_like(both), where=both > 0)
-    share = np.divide(n[0] + n[1], both, out=np.zeros_like(both), where=both > 0)
-    each = np.divide(weight, total, out=np.zeros_like(total), where=total > 0)
-    mass = groups @ (weight * share)
+    # What is divided by is a count; where it is 0, so is what is divided.
+    both = np.maximum(total[0] + total[1], 1e-300)
+    weight = total[0] * total[1] / both
+    share = (n[0] + n[1]) / both
+    each = weight / np.maximum(total, 1e-300)
+    part = weight * share
+    mass = groups @ part
     volume = mass.sum(axis=1)
-    spread = (each * (weight * share)).sum(axis=2) @ groups.T
+    spread = (each * part).sum(axis=2) @ groups.T
     effective = np.divide(volume**2, spread, out=np.zeros_like(spread), where=spread > 0)
-    return Strata(panel, n, total, weight, share, each, groups, mass, volume, effective)
+    lean = None if panel.has_fine_blocks else part - each * n
+    return Strata(panel, n, total, weight, share, each, lean, groups, mass, volume, effective)
 
 
 def levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:
     """Standardised level of `numerator` (..., endpoints, slots) per request of one arm."""
-    each = strata.each[arm]
-    # What the slot weighs by both arms' requests, at its block's mean, and what its own arm adds to that.
-    lean = strata.weight * strata.share - each * strata.n[arm]
-    added = strata.groups @ (each * numerator + lean * _block_means(strata, arm, numerator))
+    parts = strata.each[arm] * numerator
+    if strata.lean is not None:
+        parts += strata.lean[arm] * _block_means(strata, arm, numerator)
+    added = strata.groups @ parts
     volume = np.where(strata.volume > 0, strata.volume, np.nan)
     level = added.sum(axis=-1) / volume
     influence = (strata.panel.slots / volume)[:, None] * (added - level[..., None] * strata.mass)

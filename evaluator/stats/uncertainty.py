@@ -11,6 +11,7 @@ degrees of freedom it rejected at 1 % in 0.1 % of cases, and found that much les
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,15 +54,16 @@ class Uncertainty:
     lasting: FloatArray
     """The part that more time does not shrink (groups,)."""
 
-    def p_below(self, distance: FloatArray) -> FloatArray:
-        """P-value of "the estimate that lies `distance` (groups,) above a bound is not above it".
+    def p_values(self, distance: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """P-values of "the estimate that lies `distance` (groups,) above a bound is not above it", and "not below it".
 
         Without any variance the answer is the sign of the distance; an unknown variance gives NaN.
         """
         variance, df = self.variance, self.df
         exact = np.where(np.abs(distance) < 1e-12, 0.0, np.copysign(np.inf, distance))
         t = np.where(variance > 0, distance / np.sqrt(np.where(variance > 0, variance, 1.0)), exact)
-        return np.asarray(t_below(-np.where(np.isnan(variance), np.nan, t), df).max(axis=0))
+        t = np.where(np.isnan(variance), np.nan, t)
+        return t_below(-t, df).max(axis=0), t_below(t, df).max(axis=0)
 
     def reach(self, alpha: float) -> FloatArray:
         """Half-width of the interval that leaves out `alpha` on each side (groups,)."""
@@ -77,8 +79,7 @@ class Uncertainty:
 
     def also(self, variance: FloatArray, df: float = np.inf) -> Uncertainty:
         """The same with one more bound (groups,)."""
-        row = np.broadcast_to(variance, self.lasting.shape)[None, :]
-        return Uncertainty(np.vstack([self.variance, row]), np.vstack([self.df, np.full_like(row, df)]), self.lasting)
+        return stack_bounds([*zip(self.variance, self.df, strict=True), (variance, df)], self.lasting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ class Design:
         """Units of replication to show beside a metric: replicates, or instances."""
         if self.kind == "replicates":
             return self.runs, self.runs
-        return tuple(max(seen, said or 0) for seen, said in zip(self.instances, self.declared, strict=True))  # type: ignore[return-value]
+        (baseline, candidate), (said, also_said) = self.instances, self.declared
+        return max(baseline, said or 0), max(candidate, also_said or 0)
 
 
 def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
@@ -139,11 +141,22 @@ def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     return Design(kind, runs, (instances[0], instances[1]), declared, prior.latency, prior.failures)
 
 
+def stack_bounds(bounds: Sequence[tuple[FloatArray, FloatArray | float]], lasting: FloatArray) -> Uncertainty:
+    """Variances and their degrees of freedom, each (groups,) or one for all, put together."""
+    variance, df = (np.empty((len(bounds), lasting.size)) for _ in range(2))
+    for row, bound in enumerate(bounds):
+        variance[row], df[row] = bound
+    return Uncertainty(variance, df, lasting)
+
+
+def _of_time(time: TimeVariance) -> list[tuple[FloatArray, FloatArray | float]]:
+    """What variation over time says by itself, as two bounds."""
+    return [(time.variance, time.df), (time.independent, time.buckets - 1.0)]
+
+
 def time_only(time: TimeVariance) -> Uncertainty:
     """Variation over time is all there is."""
-    variance = np.stack([time.variance, time.independent])
-    df = np.stack([np.full_like(time.variance, time.df), np.full_like(time.variance, time.buckets - 1.0)])
-    return Uncertainty(variance, df, np.zeros_like(time.variance))
+    return stack_bounds(_of_time(time), np.zeros_like(time.variance))
 
 
 def combine(
@@ -159,7 +172,7 @@ def combine(
     earlier runs say of instances is pooled with what this one shows, and arms that wander more slowly than it are
     allowed for.
     """
-    chosen = list(arms)
+    chosen = slice(arms[0], arms[-1] + 1)
     known = np.isfinite(instance.variance[chosen])
     by_arm, df_inst = _of_instances(instance, known, prior[chosen], chosen, history)
     inst = by_arm.sum(axis=0)
@@ -170,17 +183,16 @@ def combine(
     df = np.divide(variance**2, spread, out=np.full_like(variance, time.df), where=spread > 0)
     lasting = np.maximum(0.0, inst - within)
     if history is not None:
-        variance, df, slow = add_wander(variance, df, history, arms=len(chosen))
+        variance, df, slow = add_wander(variance, df, history, arms=len(arms))
         lasting = lasting + slow
-    alone = time_only(time)
-    return Uncertainty(np.vstack([variance[None, :], alone.variance]), np.vstack([df[None, :], alone.df]), lasting)
+    return stack_bounds([(variance, df), *_of_time(time)], lasting)
 
 
 def _of_instances(
     instance: InstanceVariance,
     known: npt.NDArray[np.bool_],
     prior: FloatArray,
-    chosen: list[int],
+    chosen: slice,
     history: InstanceHistory | None,
 ) -> tuple[FloatArray, FloatArray]:
     """Variance of each arm's level due to its instances (arms, groups), and degrees of freedom (groups,).
@@ -229,7 +241,4 @@ def replicate_uncertainty(values: FloatArray, time: TimeVariance) -> tuple[Float
     squares = (centre(values) ** 2).sum(axis=-1)
     variance = np.where(count >= 2, squares / np.maximum(count - 1, 1) / np.maximum(count, 1), np.nan)
     df = np.maximum(count - 1, 1).astype(float)
-    alone = time_only(time)
-    return mean, Uncertainty(
-        np.vstack([variance[None, :], alone.variance]), np.vstack([df[None, :], alone.df]), variance
-    )
+    return mean, stack_bounds([(variance, df), *_of_time(time)], variance)

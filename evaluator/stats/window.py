@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluator.records import BLOCK_BUCKETS, Cells
-from evaluator.stats.index import distinct
+from evaluator.stats.index import rows_of_each
 
 __all__ = ["WarmUp", "find_warm_up"]
 
@@ -37,8 +37,8 @@ def find_warm_up(cells: Cells, fixed_s: float | None) -> WarmUp:
     first: dict[int, int] = {}
     cut: dict[int, int] = {}
     never, unknown = [], []
-    for run in (int(code) for code in distinct(cells.moments.run)):
-        buckets = cells.moments.bucket[cells.moments.run == run]
+    for run, here in rows_of_each(cells.moments.run):
+        buckets = cells.moments.bucket[here]
         begin, end = int(buckets.min()), int(buckets.max())
         if fixed_s is not None:
             level: int | None = begin + int(np.ceil(fixed_s / cells.bucket_s))

@@ -10,7 +10,7 @@ from judging import RULEBOOK, SMALL, evidence, judge
 
 from evaluator.metrics import METRICS, OUTCOME_METRICS, READING_METRICS, REQUEST_METRICS
 from evaluator.policy.metrics import METRIC_TYPES
-from evaluator.records import Direction, Margin, MetricStatus, Role, Rule
+from evaluator.records import Direction, Margin, MetricStatus, Role, Rule, Slice
 from evaluator.simulate import Change, simulate, simulate_cells, to_cells
 
 
@@ -20,6 +20,20 @@ def _ask(cells, rule):
 
 def test_the_policy_knows_the_same_types_as_the_tables():
     assert set(METRIC_TYPES) == set(METRICS) == {*REQUEST_METRICS, *OUTCOME_METRICS, *READING_METRICS}
+
+
+def test_comparisons_come_in_the_order_of_the_rules():
+    cells = simulate_cells(SMALL, 3)
+    asked = (
+        Rule("p99", "latency_quantile", quantile=0.99),
+        Rule("mean", "latency_mean"),
+        Rule("p50 of one", "latency_quantile", quantile=0.5, slice=Slice(cells.endpoints[1])),
+        Rule("p50", "latency_quantile", quantile=0.5),
+    )
+    found = [c for c in judge(cells, replace(RULEBOOK, rules=asked)).comparisons if not c.scan]
+    assert [c.rule for c in found] == [*asked]
+    alone = [_ask(cells, rule) for rule in asked]
+    assert [c.effect.estimate for c in found] == pytest.approx([c.effect.estimate for c in alone])
 
 
 def test_response_size_is_found():

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import pytest
 from judging import SMALL
 
-from evaluator.records import Cells, Margin
+from evaluator.records import Cells, Limit, Margin
 from evaluator.simulate import Change, Design, simulate, simulate_cells, to_cells
 from evaluator.stats.failures import compare_failures
 from evaluator.stats.means import compare_means
 from evaluator.stats.panel import build_panel
-from evaluator.stats.quantiles import compare_quantile
+from evaluator.stats.quantiles import MOST_TOGETHER, QuantileQuestion, compare_quantile, compare_quantiles
 from evaluator.stats.uncertainty import choose_design
 
 ALPHA = 0.05
@@ -163,6 +163,55 @@ def test_replicates_replace_instances():
     for found in (_mean(cells), _quantile(cells), _failures(cells)):
         assert np.isfinite(found.against_margin.p_worse).all()
         assert found.lower[0] <= found.effect[0] <= found.upper[0]
+
+
+ONE_A_SIDE = replace(SMALL, instances=(1,))
+
+
+@pytest.mark.parametrize("depth", ["full", "answers", "suspects"])
+@pytest.mark.parametrize(
+    "design",
+    [
+        pytest.param(SMALL, id="instances"),
+        pytest.param(ONE_A_SIDE, id="single"),
+        pytest.param(replace(ONE_A_SIDE, duration_s=60.0, replicates=5), id="replicates"),
+    ],
+)
+def test_quantiles_asked_together_are_answered_as_if_asked_alone(design, depth):
+    slower = replace(design, failure_rate=0.004, changes=(Change(tail=3, tail_quantile=0.9),))
+    questions = (
+        QuantileQuestion(0.5, Margin(0.05)),
+        QuantileQuestion(0.95, Margin(5.0, relative=False), limit=Limit(max=200.0, min=1.0)),
+        QuantileQuestion(0.99, Margin(0.10), limit=Limit(max=100.0)),
+        QuantileQuestion(0.999, Margin(0.10)),
+        *(QuantileQuestion(share) for share in np.arange(0.1, 0.9, 0.1)),
+    )
+    assert len(questions) > MOST_TOGETHER
+    asked = {"alpha": ALPHA, "sd_instance": 0.05, "depth": depth}
+    together = compare_quantiles(*_panel(simulate_cells(slower, 5)), questions, **asked)
+    panel, design = _panel(simulate_cells(slower, 5))
+    for question, found in zip(questions, together, strict=True):
+        alone = compare_quantiles(panel, design, (question,), **asked)[0]
+        assert found.problem == alone.problem
+        if alone.estimate:
+            _assert_same(found.estimate, alone.estimate)
+    assert [found.problem for found in together] == [None, None, None, "failing"] + [None] * 8
+
+
+def _assert_same(found, known) -> None:
+    """Each number but for its last bits, or their root: sums of matrices depend on how many there are."""
+    for field in fields(known):
+        one, other = getattr(found, field.name), getattr(known, field.name)
+        if is_dataclass(other):
+            _assert_same(one, other)
+        elif isinstance(other, tuple):
+            assert len(one) == len(other)
+            for answer, expected in zip(one, other, strict=True):
+                _assert_same(answer, expected)
+        elif other is None:
+            assert one is None
+        else:
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-7, err_msg=field.name)
 
 
 def test_integer_milliseconds_cost_no_bias():

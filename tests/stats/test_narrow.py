@@ -61,9 +61,7 @@ def test_some_instances_have_blocks_for_buckets():
     assert found.bins.n.sum() == successes == found.instance_bins.n.sum()
     panel = build_panel(found, "canary")
     assert panel.n.sum() <= found.moments.n.sum()
-    np.testing.assert_allclose(
-        panel.by_cell(np.bincount(panel.bins[0].cell, panel.bins[0].n, panel.n[0].size)), panel.ok[0]
-    )
+    np.testing.assert_allclose(panel.by_cell(np.bincount(panel.bins.cell, panel.bins.n, panel.n.size)), panel.ok)
 
 
 def test_what_is_not_there_is_named():

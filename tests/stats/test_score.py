@@ -49,11 +49,11 @@ def test_the_interval_holds_the_estimate_and_is_where_the_test_turns(c):
 
 @given(counts)
 def test_the_restricted_estimate_is_where_the_likelihood_is_highest(c):
-    from evaluator.stats.score import _restricted_difference
+    from evaluator.stats.score import _DifferenceTest
 
     x_c, n_c, x_b, n_b = (np.array([float(v)]) for v in c)
     delta = np.array([0.03])
-    p_b, p_c = _restricted_difference(x_c, n_c, x_b, n_b, delta)
+    p_b, p_c = _DifferenceTest(x_c, n_c, x_b, n_b).restricted(delta)
 
     def log_likelihood(p):
         with np.errstate(divide="ignore", invalid="ignore"):

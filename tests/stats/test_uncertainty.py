@@ -20,7 +20,7 @@ def _autoregressive(phi: float, buckets: int, runs: int = 1) -> np.ndarray:
 
 
 def _share_called_worse(estimate: np.ndarray, uncertainty: Uncertainty, alpha: float) -> float:
-    return float((uncertainty.p_below(estimate) < alpha).mean())
+    return float((uncertainty.p_values(estimate)[0] < alpha).mean())
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.01, 0.002])
@@ -58,7 +58,7 @@ def test_replicates_are_not_called_worse_too_often(shared):
 def test_the_interval_is_the_set_that_is_not_rejected():
     found = Uncertainty(np.array([[1.0], [4.0]]), np.array([[4.0], [np.inf]]), np.zeros(1))
     assert found.reach(0.05)[0] == pytest.approx(max(t_quantile(0.95, 4), 2 * t_quantile(0.95, np.inf)))
-    assert found.p_below(found.reach(0.05))[0] == pytest.approx(0.05)
+    assert found.p_values(found.reach(0.05))[0][0] == pytest.approx(0.05)
     wide, narrow = found.binding(0.05), found.binding(0.001)
     assert (wide.variance[0], wide.df[0]) == (4.0, np.inf)
     assert (narrow.variance[0], narrow.df[0]) == (1.0, 4.0)
@@ -74,5 +74,5 @@ def test_one_more_bound_makes_no_claim_easier():
 
 def test_without_variance_the_sign_decides_and_an_unknown_one_says_nothing():
     known = Uncertainty(np.zeros((1, 3)), np.full((1, 3), 4.0), np.zeros(3))
-    assert known.p_below(np.array([0.1, 0.0, -0.1])).tolist() == [0.0, 0.5, 1.0]
-    assert np.isnan(known.also(np.array([np.nan] * 3)).p_below(np.array([0.1, 0.0, -0.1]))).all()
+    assert [p.tolist() for p in known.p_values(np.array([0.1, 0.0, -0.1]))] == [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]]
+    assert np.isnan(known.also(np.array([np.nan] * 3)).p_values(np.array([0.1, 0.0, -0.1]))).all()

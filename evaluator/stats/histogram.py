@@ -1,0 +1,65 @@
+"""Histograms of response times as they are counted: the rows of both arms in the order of their bins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.records import Bins, InstanceBins
+
+__all__ = ["SortedBins", "sort_bins", "sum_by_cell"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class SortedBins:
+    """Histogram rows of both arms, sorted by bin, the baseline's first in each.
+
+    `cell` indexes the flattened cells of the histogram's layout, in which those of the baseline come first.
+    """
+
+    cell: IntArray
+    n: FloatArray
+    starts: IntArray
+    """First row of either arm in each bin, up to the last in use, and the number of rows: (2 · bins + 1,)."""
+    passed: dict[int, FloatArray] = field(default_factory=dict)
+    """Counts per cell of all rows before some row, kept for the next question (`distribution.counts_below`)."""
+
+    @property
+    def last(self) -> int:
+        """The last bin in use."""
+        return max(self.starts.size // 2 - 1, 0)
+
+    @property
+    def sizes(self) -> IntArray:
+        """Rows in each bin, (bins,)."""
+        return np.diff(self.starts[::2])
+
+
+def sort_bins(rows: Bins | InstanceBins, cell: IntArray, of_baseline: int, arms: BoolArray | None) -> SortedBins:
+    """Histogram rows of both arms that have a cell (not -1), sorted by bin; cells before `of_baseline` are its own."""
+    bins, n = rows.bin, rows.n
+    keep = cell >= 0 if arms is None else (cell >= 0) & arms
+    if not keep.all():
+        bins, n, cell = bins[keep], n[keep], cell[keep]
+    place = bins.astype(np.int16)
+    place *= 2
+    place += cell >= of_baseline
+    if (place[1:] < place[:-1]).any():
+        order = np.argsort(place, kind="stable")
+        place, n, cell = place[order], n[order], cell[order]
+    ends = np.arange(place[-1] // 2 * 2 + 3 if place.size else 1, dtype=np.int16)
+    return SortedBins(cell, n.astype(float), np.searchsorted(place, ends))
+
+
+def sum_by_cell(bins: SortedBins, values: FloatArray, cells: int) -> FloatArray:
+    """Sum over the requests of each cell of the value of their bin."""
+    sizes = bins.sizes
+    weights = np.repeat(values[: sizes.size], sizes)
+    weights *= bins.n
+    return np.asarray(np.bincount(bins.cell, weights=weights, minlength=cells), float)
