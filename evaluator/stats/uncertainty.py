@@ -79,7 +79,7 @@ class Uncertainty:
 
     def also(self, variance: FloatArray, df: float = np.inf) -> Uncertainty:
         """The same with one more bound (groups,)."""
-        return stack_bounds([*zip(self.variance, self.df, strict=True), (variance, df)], self.lasting)
+        return _stack_bounds([*zip(self.variance, self.df, strict=True), (variance, df)], self.lasting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     return Design(kind, runs, (instances[0], instances[1]), declared, prior.latency, prior.failures)
 
 
-def stack_bounds(bounds: Sequence[tuple[FloatArray, FloatArray | float]], lasting: FloatArray) -> Uncertainty:
+def _stack_bounds(bounds: Sequence[tuple[FloatArray, FloatArray | float]], lasting: FloatArray) -> Uncertainty:
     """Variances and their degrees of freedom, each (groups,) or one for all, put together."""
     variance, df = (np.empty((len(bounds), lasting.size)) for _ in range(2))
     for row, bound in enumerate(bounds):
@@ -156,7 +156,7 @@ def _of_time(time: TimeVariance) -> list[tuple[FloatArray, FloatArray | float]]:
 
 def time_only(time: TimeVariance) -> Uncertainty:
     """Variation over time is all there is."""
-    return stack_bounds(_of_time(time), np.zeros_like(time.variance))
+    return _stack_bounds(_of_time(time), np.zeros_like(time.variance))
 
 
 def combine(
@@ -185,7 +185,7 @@ def combine(
     if history is not None:
         variance, df, slow = add_wander(variance, df, history, arms=len(arms))
         lasting = lasting + slow
-    return stack_bounds([(variance, df), *_of_time(time)], lasting)
+    return _stack_bounds([(variance, df), *_of_time(time)], lasting)
 
 
 def _of_instances(
@@ -241,4 +241,4 @@ def replicate_uncertainty(values: FloatArray, time: TimeVariance) -> tuple[Float
     squares = (centre(values) ** 2).sum(axis=-1)
     variance = np.where(count >= 2, squares / np.maximum(count - 1, 1) / np.maximum(count, 1), np.nan)
     df = np.maximum(count - 1, 1).astype(float)
-    return mean, stack_bounds([(variance, df), *_of_time(time)], variance)
+    return mean, _stack_bounds([(variance, df), *_of_time(time)], variance)
