@@ -142,12 +142,14 @@ def test_root_gets_the_package_and_pip_is_left_to_say_why_it_fails(machine: Mach
 
 
 def test_pip_tries_where_uv_fails(machine: Machine) -> None:
-    machine.add_python((3, 12, 1), known=("uv", "pip>=25.1"))
+    machine.add_python((3, 12, 1), known=("uv",))
     said = machine.install().splitlines()
     assert said[0] == "uv: no certificate"
     assert said[1].startswith("install: uv could not install the packages and says why above; trying with pip")
-    assert said[2] == "pip: no dev"
-    assert said[3].startswith("install: pip could not install --editable .[all] --group dev and says why above; ")
+    assert said[2] == "pip: no requirements-dev.lock"
+    assert said[3].startswith(
+        "install: pip could not install --require-hashes --requirement requirements-dev.lock and says why above; "
+    )
     assert len(said) == 4
 
 

@@ -1,6 +1,7 @@
 """A checkout counts as the build does, and says which commit it is at, whenever it was installed."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,21 @@ def test_a_copied_folder_is_built_without_git(tmp_path):
 
 def test_the_package_says_it():
     assert evaluator.__version__ == version.find_version()
+
+
+@pytest.mark.parametrize(
+    ("tag", "later", "expected"), [("v1.4.0", False, "1.4.0"), ("v1.4.0", True, "1.4.1.dev1+"), (None, False, "0.0")]
+)
+def test_an_exported_archive_knows_its_version(repository, tmp_path_factory, tag, later, expected):
+    for name in (".gitattributes", ".git_archival.txt"):
+        shutil.copy(ROOT / name, repository)
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "archive")
+    if tag:
+        git(repository, "tag", tag)
+    if later:
+        commit(repository, "two")
+    exported = tmp_path_factory.mktemp("exported")
+    git(repository, "archive", "--output", exported / "archive.tar", "HEAD")
+    shutil.unpack_archive(exported / "archive.tar", exported)
+    assert built(exported).startswith(expected)
