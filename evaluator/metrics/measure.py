@@ -9,7 +9,7 @@ from itertools import accumulate
 import numpy as np
 
 from evaluator.errors import UnknownName
-from evaluator.metrics import REQUEST_METRICS
+from evaluator.metrics import METRICS, REQUEST_METRICS
 from evaluator.metrics.base import Pair
 from evaluator.metrics.scan import Scanned, scan_endpoints
 from evaluator.records import BASELINE, ArmValue, Cells, Comparison, MetricStatus, Role, Rule, Rulebook
@@ -19,8 +19,6 @@ from evaluator.stats.uncertainty import choose_design
 from evaluator.stats.window import WarmUp
 
 __all__ = ["Measured", "Pairs", "measure", "pair_up"]
-
-UNITS = {"failure_rate": "fraction", "response_size": "bytes", "throughput": "/s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +171,7 @@ def _nothing(rule: Rule, arm: str, why: str) -> Comparison:
     return Comparison(
         rule=rule,
         arm=arm,
-        unit=UNITS.get(rule.type, "ms"),
+        unit=METRICS[rule.type].shown or METRICS[rule.type].unit,
         baseline=ArmValue(None, 0),
         candidate=ArmValue(None, 0),
         method="none",
