@@ -6,7 +6,7 @@ READY := .venv/.ready
 # Compiled modules are what makes a command start in tenths of a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check servers bench bench-arena clean
+.PHONY: demo test check servers bench bench-arena lock audit clean
 
 # Two candidates of the sample service under real load: a healthy one that earns its GO, and one that must not pass.
 demo: $(READY)
@@ -34,10 +34,20 @@ bench-arena: $(READY)
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --group arena
 	PYTHONPATH=tests $(BIN)/python -m arena $(ARGS)
 
+# The versions that development installs, after a change in pyproject.toml; the newest of all of them: ARGS=--upgrade
+lock: $(READY)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+		--no-emit-find-links --custom-compile-command 'make lock' --all-extras --group dev $(ARGS) \
+		--output-file requirements-dev.lock pyproject.toml
+
+# Known vulnerabilities of what the lock names; asks the advisory database on the network.
+audit: $(READY)
+	$(BIN)/uvx --quiet pip-audit --strict --require-hashes --disable-pip --requirement requirements-dev.lock
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml .ci/install
+$(READY): pyproject.toml requirements-dev.lock .ci/install
 	.ci/install
 	touch $@

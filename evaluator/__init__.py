@@ -9,12 +9,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # importing typing takes as long as all the rest of a start before Ctrl-C is listened to
     from typing import Any
 
+    from evaluator.api import open  # noqa: A004 - `evaluator.open` is how it is meant to read
+    from evaluator.sources.locust import Recorder
+
+    __version__: str
+
 _LAZY = {"Recorder": "evaluator.sources.locust", "open": "evaluator.api"}
 """Name → the module that it comes from."""
 
 __all__ = ["Recorder", "__version__", "open"]
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +25,8 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name == "__version__":
+        from evaluator.version import find_version
+
+        return find_version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

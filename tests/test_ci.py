@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -262,8 +263,10 @@ def read_dockerfile() -> list[tuple[str, str]]:
 class Image:
     """What the Dockerfile would make, in a folder: each stage is executed there, with its paths moved below it."""
 
+    arguments: ClassVar = {"VERSION": "1.4.0"}
+
     def __init__(self, folder: Path) -> None:
-        self.folder, self.env = folder, {"EXTRAS": ""}
+        self.folder, self.env = folder, {}
         self.cwd, self.user, self.entrypoint, self.command = "/", "root", [], []
         for directory in ("opt", "src", "tmp"):
             (folder / directory).mkdir(parents=True)
@@ -281,7 +284,7 @@ class Image:
 
     def do_arg(self, rest: str) -> None:
         name, _, value = rest.partition("=")
-        self.env[name] = value.strip('"')
+        self.env[name] = self.arguments.get(name, value.strip('"'))
 
     def do_workdir(self, rest: str) -> None:
         self.cwd = rest
@@ -344,6 +347,7 @@ def test_the_image_says_what_it_can_do(image):
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: evaluator")
     assert image.env["HOME"] == str(image.folder / "work")
+    assert image.start(image.folder / "work", "--version").stdout == "evaluator 1.4.0\n"
 
 
 def test_the_image_is_small_and_runs_as_nobody(image):

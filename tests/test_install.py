@@ -5,12 +5,17 @@ The machines are folders of commands, where nothing is really installed.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 
@@ -142,13 +147,48 @@ def test_root_gets_the_package_and_pip_is_left_to_say_why_it_fails(machine: Mach
 
 
 def test_pip_tries_where_uv_fails(machine: Machine) -> None:
-    machine.add_python((3, 12, 1), known=("uv", "pip>=25.1"))
+    machine.add_python((3, 12, 1), known=("uv",))
     said = machine.install().splitlines()
     assert said[0] == "uv: no certificate"
     assert said[1].startswith("install: uv could not install the packages and says why above; trying with pip")
-    assert said[2] == "pip: no dev"
-    assert said[3].startswith("install: pip could not install --editable .[all] --group dev and says why above; ")
+    assert said[2] == "pip: no requirements-dev.lock"
+    assert said[3].startswith(
+        "install: pip could not install --require-hashes --requirement requirements-dev.lock and says why above; "
+    )
     assert len(said) == 4
+
+
+def requirements() -> list[Requirement]:
+    """All that development needs: what the project declares, its extras, and the group `dev`."""
+    said = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = said["project"]["optional-dependencies"].values()
+    texts = [*said["project"]["dependencies"], *said["dependency-groups"]["dev"], *said["build-system"]["requires"]]
+    found = [Requirement(text) for text in [*texts, *(text for extra in extras for text in extra)]]
+    return [one for one in found if one.name != said["project"]["name"]]
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_lock_has_what_is_asked_for(python: str) -> None:
+    lock = (ROOT / "requirements-dev.lock").read_text()
+    asked = {**default_environment(), "python_version": python, "python_full_version": f"{python}.0"}
+    locked: dict[str, list[str]] = {}
+    for line in re.findall(r"^[\w.-]+==[^\\\n]+", lock, re.MULTILINE):
+        pin = Requirement(line.strip())
+        if pin.marker is None or pin.marker.evaluate(asked):
+            locked.setdefault(canonicalize_name(pin.name), []).append(str(pin.specifier).removeprefix("=="))
+    assert all(len(versions) == 1 for versions in locked.values())
+    for wanted in requirements():
+        (version,) = locked[canonicalize_name(wanted.name)]
+        assert wanted.specifier.contains(version), f"{wanted}: {version} is locked; run: make lock"
+
+
+def test_the_lock_is_of_no_index_and_each_file_has_its_hash() -> None:
+    lock = (ROOT / "requirements-dev.lock").read_text()
+    assert "://" not in lock
+    assert "index-url" not in lock
+    pins = [part for part in re.split(r"\n(?=\S)", lock) if "==" in part]
+    assert len(pins) > 100
+    assert all("--hash=sha256:" in pin for pin in pins)
 
 
 def test_servers_that_are_there_are_not_installed_again(machine: Machine) -> None:

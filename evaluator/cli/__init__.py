@@ -19,7 +19,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from evaluator import __version__
 from evaluator.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -139,7 +138,9 @@ def _quieter(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
-        emit(f"evaluator {__version__}")
+        from evaluator.version import find_version
+
+        emit(f"evaluator {find_version()}")
         ctx.exit()
 
 

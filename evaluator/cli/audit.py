@@ -11,6 +11,7 @@ from datetime import UTC
 import click
 
 from evaluator.cli import Session, emit
+from evaluator.cli.terminal import rows_option
 from evaluator.errors import UsageError
 from evaluator.intents import system_person
 from evaluator.records.intents import AuditRow
@@ -29,14 +30,7 @@ def command() -> None:
 
 @command.command("show")
 @click.argument("release", metavar="[RELEASE]", required=False)
-@click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(["table", "csv", "json"]),
-    default="table",
-    show_default=True,
-    help="How the rows are written.",
-)
+@rows_option("rows are")
 @click.pass_obj
 def show(session: Session, release: str | None, format_name: str) -> None:
     """List requests, approvals, executions and notes, the oldest first; of RELEASE where it is named."""

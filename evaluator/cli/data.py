@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from evaluator.cli import Session, emit
+from evaluator.cli.terminal import rows_option
 from evaluator.errors import UsageError
 
 __all__ = ["command"]
@@ -22,14 +23,7 @@ def command() -> None:
 
 @command.command("sql")
 @click.argument("query", metavar="[QUERY]", required=False)
-@click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(["table", "csv", "json"]),
-    default="table",
-    show_default=True,
-    help="How the result is written.",
-)
+@rows_option("result is")
 @click.pass_obj
 def query_store(session: Session, query: str | None, format_name: str) -> int:
     """Run a DuckDB query over a snapshot of the store; without QUERY it is read from stdin.

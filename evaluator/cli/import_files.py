@@ -29,7 +29,8 @@ __all__ = ["command"]
     default="auto",
     show_default=True,
     metavar="FORMAT",
-    help="auto, locust (CsvRequestLogger), jtl (JMeter, CSV or XML), k6 (--out json or csv), csv or parquet.",
+    help="auto, locust (CsvRequestLogger), jtl (JMeter, CSV or XML), k6 (--out json or csv), csv, parquet, or what "
+    "another package adds.",
 )
 @click.option(
     "--column",

@@ -94,8 +94,7 @@ def command(
     )
     subject = to_release(release, name, baseline_version, canary_version, labels)
     store = session.open_store(create=True)
-    if collect:
-        _check_source(policy)
+    _check_source(policy if collect else None)
     runs = load_release(
         store,
         subject,
@@ -107,25 +106,26 @@ def command(
         on_line=session.say if session.verbosity > 0 else lambda _: None,
     )
     emit(describe_runs(release, runs))
-    if collect:
-        _collect(session, store, subject, policy)
+    _collect(session, store, subject, policy if collect else None)
     session.say(f"next: evaluator verdict {release}")
     return 0
 
 
-def _check_source(policy: Policy) -> None:
-    """Fail before the load, not after it, where nothing could be collected."""
+def _check_source(policy: Policy | None) -> None:
+    """Fail before the load, not after it, where nothing could be collected. `None`: nothing is to be."""
     from evaluator.pipeline.collecting import check_source
 
-    check_source(policy)
+    if policy is not None:
+        check_source(policy)
 
 
-def _collect(session: Session, store: Store, release: Release, policy: Policy) -> None:
+def _collect(session: Session, store: Store, release: Release, policy: Policy | None) -> None:
     """Collect the window of the load that just ended, once the server has seen its last scrape."""
     from evaluator.pipeline.collecting import collect_load
 
-    run, rows = collect_load(store, release, policy, say=session.say)
-    emit(f"{release.id}: {count_of(rows, 'reading')} in run {run.id}")
+    if policy is not None:
+        run, rows = collect_load(store, release, policy, say=session.say)
+        emit(f"{release.id}: {count_of(rows, 'reading')} in run {run.id}")
 
 
 def parse_arms(

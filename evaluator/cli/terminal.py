@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import shutil
 import sys
-from typing import TextIO
+from collections.abc import Callable
+from typing import TextIO, TypeVar
+
+import click
 
 from evaluator.cli import wants_color
 from evaluator.reports import Page
 
-__all__ = ["FILE_PAGE", "make_page"]
+__all__ = ["FILE_PAGE", "make_page", "rows_option"]
 
 FILE_PAGE = Page(width=120, color=False, unicode=True)
 """A file is wide, plain and UTF-8."""
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def rows_option(what: str) -> Callable[[Command], Command]:
+    """`--format` of commands that list rows."""
+    return click.option(
+        "--format",
+        "format_name",
+        type=click.Choice(["table", "csv", "json"]),
+        default="table",
+        show_default=True,
+        help=f"How the {what} written.",
+    )
 
 
 def make_page(stream: TextIO | None = None) -> Page:

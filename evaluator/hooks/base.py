@@ -17,16 +17,15 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ValidationError
 
 from evaluator.errors import EvaluatorError, HookError, PolicyError, UnknownName
+from evaluator.extensions import Extensions
 from evaluator.hooks import secrecy
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions
@@ -281,41 +280,8 @@ def _shorten(text: str, longest: int = LONGEST_RESPONSE) -> str:
 # ------------------------------------------------------------------ what is installed
 
 
-@cache
-def _installed() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        other = found.setdefault(point.name, point)
-        if other.value != point.value:
-            raise HookError(
-                f"two packages have a hook {point.name}: {other.value} and {point.value}",
-                hint="uninstall one of them: which one is meant cannot be known",
-            )
-    return found
-
-
-class _Hooks(Mapping[str, Any]):
-    """Kind → class, loaded when it is asked for: most policies need one or two."""
-
-    def __getitem__(self, kind: str) -> Any:
-        point = _installed()[kind]
-        try:
-            return point.load()
-        except Exception as error:
-            raise HookError(
-                f"the hook {kind} ({point.value}) cannot be loaded: {error}",
-                hint="install it anew, or what it needs: pip install 'release-evaluator[hooks]'",
-            ) from error
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(_installed()))
-
-    def __len__(self) -> int:
-        return len(_installed())
-
-
-HOOKS: Mapping[str, Any] = _Hooks()
-"""Kind of hook → its class, with the model of its options as `Options`."""
+HOOKS: Mapping[str, Any] = Extensions(GROUP, "hook", HookError, extra="hooks")
+"""Kind of hook → its class, with the model of its options as `Options`. Most policies need one or two."""
 
 
 def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Hook:

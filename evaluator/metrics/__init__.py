@@ -1,75 +1,74 @@
 """What is compared: one module a metric, and the table that names them.
 
-A new metric is a function `compare_…(pair, rule) -> Comparison` in a module of this room and one line in a table here:
-`REQUEST_METRICS` for what is read from the cells of a load, `OUTCOME_METRICS` for what is read from outcomes of units,
-`READING_METRICS` for what a metrics server is asked.
+A new metric is a module of this room and its line in `METRICS`, which says what it reads, where it is, and what the
+policy must know of it. What compares is
+
+- of `requests` (the cells of a load) a function `(Pair, Rule) -> Comparison`,
+- of `outcomes` (of units) an `OutcomeMetric`, which says what it needs beside their sums as well,
+- of `readings` (of a metrics server) a `ReadingMetric`, which says what kinds of queries it asks as well.
+
+Each is imported when it is used: the policy reads this table too, and must not import the statistics for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from evaluator.metrics.base import Compare, CompareTogether, Pair
-from evaluator.metrics.failure_rate import compare_failure_rate
-from evaluator.metrics.latency import compare_latency_mean, compare_latency_quantile, compare_latency_quantiles
-from evaluator.metrics.outcome_base import OutcomeMetric, OutcomePair
-from evaluator.metrics.outcome_mean import OUTCOME_MEAN
-from evaluator.metrics.outcome_proportion import OUTCOME_PROPORTION
-from evaluator.metrics.outcome_quantile import OUTCOME_QUANTILE
-from evaluator.metrics.outcome_ratio import OUTCOME_RATIO
-from evaluator.metrics.reading_base import ReadingMetric, ReadingPair
-from evaluator.metrics.reading_counter import COUNTER_RATE, COUNTER_RATIO
-from evaluator.metrics.reading_gauge import GAUGE_MAX, GAUGE_MEAN, GAUGE_SLOPE
-from evaluator.metrics.reading_histogram import HISTOGRAM_MEAN, HISTOGRAM_QUANTILE, HISTOGRAM_SHARE
-from evaluator.metrics.response_size import compare_response_size
-from evaluator.metrics.throughput import compare_throughput
+from evaluator.metrics.types import Loaded, MetricType
+from evaluator.records import Direction, QueryKind
 
-__all__ = [
-    "ASKED_TOGETHER",
-    "METRICS",
-    "OUTCOME_METRICS",
-    "READING_METRICS",
-    "REQUEST_METRICS",
-    "Compare",
-    "CompareTogether",
-    "OutcomeMetric",
-    "OutcomePair",
-    "Pair",
-    "ReadingMetric",
-    "ReadingPair",
-]
+if TYPE_CHECKING:
+    from evaluator.metrics.base import Compare
+    from evaluator.metrics.outcome_base import OutcomeMetric
+    from evaluator.metrics.reading_base import ReadingMetric
 
-REQUEST_METRICS: Mapping[str, Compare] = {
-    "failure_rate": compare_failure_rate,
-    "latency_mean": compare_latency_mean,
-    "latency_quantile": compare_latency_quantile,
-    "response_size": compare_response_size,
-    "throughput": compare_throughput,
+__all__ = ["METRICS", "OUTCOME_METRICS", "READING_METRICS", "REQUEST_METRICS", "MetricType"]
+
+LOWER, HIGHER = Direction.LOWER, Direction.HIGHER
+COUNTER, GAUGE, HISTOGRAM = QueryKind.COUNTER, QueryKind.GAUGE, QueryKind.HISTOGRAM
+
+METRICS: Mapping[str, MetricType] = {
+    "failure_rate": MetricType("requests", "failure_rate:compare_failure_rate", "share", LOWER, shown="fraction"),
+    "latency_quantile": MetricType(
+        "requests",
+        "latency:compare_latency_quantile",
+        "ms",
+        LOWER,
+        takes_quantile=True,
+        together="latency:compare_latency_quantiles",
+    ),
+    "latency_mean": MetricType("requests", "latency:compare_latency_mean", "ms", LOWER),
+    "response_size": MetricType("requests", "response_size:compare_response_size", "abs", LOWER, shown="bytes"),
+    "throughput": MetricType("requests", "throughput:compare_throughput", "/s", HIGHER),
+    "outcome_proportion": MetricType(
+        "outcomes", "outcome_proportion:OUTCOME_PROPORTION", "share", HIGHER, any_direction=True
+    ),
+    "outcome_mean": MetricType("outcomes", "outcome_mean:OUTCOME_MEAN", "abs", HIGHER, any_direction=True),
+    "outcome_ratio": MetricType("outcomes", "outcome_ratio:OUTCOME_RATIO", "abs", HIGHER, any_direction=True),
+    "outcome_quantile": MetricType(
+        "outcomes", "outcome_quantile:OUTCOME_QUANTILE", "abs", HIGHER, any_direction=True, takes_quantile=True
+    ),
+    "counter_ratio": MetricType("readings", "reading_counter:COUNTER_RATIO", "share", LOWER, asks=COUNTER),
+    "counter_rate": MetricType(
+        "readings", "reading_counter:COUNTER_RATE", "abs", LOWER, asks=COUNTER, any_direction=True
+    ),
+    "histogram_quantile": MetricType(
+        "readings", "reading_histogram:HISTOGRAM_QUANTILE", "abs", LOWER, asks=HISTOGRAM, takes_quantile=True
+    ),
+    "histogram_mean": MetricType("readings", "reading_histogram:HISTOGRAM_MEAN", "abs", LOWER, asks=HISTOGRAM),
+    "histogram_share": MetricType("readings", "reading_histogram:HISTOGRAM_SHARE", "share", HIGHER, asks=HISTOGRAM),
+    "gauge_mean": MetricType("readings", "reading_gauge:GAUGE_MEAN", "abs", LOWER, asks=GAUGE, any_direction=True),
+    "gauge_max": MetricType("readings", "reading_gauge:GAUGE_MAX", "abs", LOWER, asks=GAUGE, any_direction=True),
+    "gauge_slope": MetricType("readings", "reading_gauge:GAUGE_SLOPE", "abs", LOWER, asks=GAUGE, any_direction=True),
 }
+"""Type, as the policy names it → what is known of it."""
+
+REQUEST_METRICS: Mapping[str, Compare] = Loaded(METRICS, "requests")
 """Read the cells of a load."""
 
-ASKED_TOGETHER: Mapping[str, CompareTogether] = {"latency_quantile": compare_latency_quantiles}
-"""Those of them that answer several rules in one go, as they would answer each."""
+OUTCOME_METRICS: Mapping[str, OutcomeMetric] = Loaded(METRICS, "outcomes")
+"""Read the outcomes of units."""
 
-OUTCOME_METRICS: Mapping[str, OutcomeMetric] = {
-    "outcome_mean": OUTCOME_MEAN,
-    "outcome_proportion": OUTCOME_PROPORTION,
-    "outcome_quantile": OUTCOME_QUANTILE,
-    "outcome_ratio": OUTCOME_RATIO,
-}
-"""Read the outcomes of units; each says what it needs beside their sums."""
-
-READING_METRICS: Mapping[str, ReadingMetric] = {
-    "counter_ratio": COUNTER_RATIO,
-    "counter_rate": COUNTER_RATE,
-    "histogram_quantile": HISTOGRAM_QUANTILE,
-    "histogram_mean": HISTOGRAM_MEAN,
-    "histogram_share": HISTOGRAM_SHARE,
-    "gauge_mean": GAUGE_MEAN,
-    "gauge_max": GAUGE_MAX,
-    "gauge_slope": GAUGE_SLOPE,
-}
-"""Read what a metrics server said; each says what kinds of queries it asks."""
-
-METRICS: tuple[str, ...] = (*REQUEST_METRICS, *OUTCOME_METRICS, *READING_METRICS)
-"""All types, in the order of the tables."""
+READING_METRICS: Mapping[str, ReadingMetric] = Loaded(METRICS, "readings")
+"""Read what a metrics server said."""

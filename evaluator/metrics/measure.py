@@ -9,7 +9,7 @@ from itertools import accumulate
 import numpy as np
 
 from evaluator.errors import UnknownName
-from evaluator.metrics import ASKED_TOGETHER, REQUEST_METRICS
+from evaluator.metrics import METRICS, REQUEST_METRICS
 from evaluator.metrics.base import Pair
 from evaluator.metrics.scan import Scanned, scan_endpoints
 from evaluator.records import BASELINE, ArmValue, Cells, Comparison, MetricStatus, Role, Rule, Rulebook
@@ -19,8 +19,6 @@ from evaluator.stats.uncertainty import choose_design
 from evaluator.stats.window import WarmUp
 
 __all__ = ["Measured", "Pairs", "measure", "pair_up"]
-
-UNITS = {"failure_rate": "fraction", "response_size": "bytes", "throughput": "/s"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +149,8 @@ def _compare_all(pairs: Pairs, whole: Pair, rules: Sequence[Rule], before_bucket
         pair = whole if endpoint is None else pairs.at(whole.arm, endpoint, before_bucket)
         if pair is None:
             answers = [_nothing(rule, whole.arm, f"{endpoint} was not called on both arms") for rule in chosen]
-        elif kind in ASKED_TOGETHER:
-            answers = [*ASKED_TOGETHER[kind](pair, chosen)]
+        elif METRICS[kind].together:
+            answers = [*METRICS[kind].load_together()(pair, chosen)]
         else:
             answers = [REQUEST_METRICS[kind](pair, rule) for rule in chosen]
         found |= zip(places, answers, strict=True)
@@ -189,7 +187,7 @@ def _nothing(rule: Rule, arm: str, why: str) -> Comparison:
     return Comparison(
         rule=rule,
         arm=arm,
-        unit=UNITS.get(rule.type, "ms"),
+        unit=METRICS[rule.type].shown or METRICS[rule.type].unit,
         baseline=ArmValue(None, 0),
         candidate=ArmValue(None, 0),
         method="none",

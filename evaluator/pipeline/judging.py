@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator import __version__
 from evaluator.assess import assess_release
 from evaluator.errors import UnknownName
 from evaluator.health.history import describe_learnt
@@ -30,6 +29,7 @@ from evaluator.reports import to_json
 from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.stats.student import load_early
 from evaluator.store import Store
+from evaluator.version import find_version
 
 __all__ = [
     "JUDGE",
@@ -108,7 +108,7 @@ def judge_runs(
         queries=_list_queries(readings),
         policy_hash=policy.hash,
         data_hash=store.data_hash([run.id for run in runs]),
-        evaluator_version=__version__,
+        evaluator_version=find_version(),
         judged_at=judged_at,
     )
     if not figures:

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from evaluator import __version__
 from evaluator.errors import StoreBusy, UnknownName
 from evaluator.metrics.outcome_measure import has_outcome_rules
 from evaluator.pipeline.base import Say, say_nothing
@@ -40,6 +39,7 @@ from evaluator.segments import data_folder, run_folder
 from evaluator.sources.load import is_parent_alive
 from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.store import Store
+from evaluator.version import find_version
 from evaluator.wording import format_duration
 
 __all__ = ["StoredSubject", "Subject", "Watch", "is_series_open"]
@@ -157,7 +157,7 @@ class StoredSubject:
             policy=self.policy.effective,
             policy_hash=self.policy.hash,
             data_hash=f"sha256:{hashlib.sha256().hexdigest()}",
-            evaluator_version=__version__,
+            evaluator_version=find_version(),
             judged_at=datetime.now(UTC),
         )
 

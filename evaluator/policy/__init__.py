@@ -19,8 +19,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from evaluator.errors import PolicyError, UnknownName
+from evaluator.metrics import METRICS
 from evaluator.policy.document import Document, Place, read_document
-from evaluator.policy.metrics import METRIC_TYPES, Metric, unit_of
+from evaluator.policy.metrics import Metric, unit_of
 from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistory, Instances, PolicyFile
 from evaluator.policy.promotion import add_hooks, options_at, to_rules
 from evaluator.policy.quantities import Quantity
@@ -230,7 +231,7 @@ def _to_prior(said: Instances) -> InstancePrior:
 
 
 def _to_rule(metric: Metric) -> Rule:
-    kind = METRIC_TYPES[metric.type]
+    kind = METRICS[metric.type]
     return Rule(
         name=metric.name,
         type=metric.type,
@@ -253,7 +254,7 @@ def _to_rule(metric: Metric) -> Rule:
 
 def _of_readings(metric: Metric) -> dict[str, Any]:
     """What a metric asks its source, and in which unit it is shown; nothing for metrics of requests and outcomes."""
-    kind = METRIC_TYPES[metric.type].asks
+    kind = METRICS[metric.type].asks
     if kind is None:
         return {}
     unit, scale = unit_of(metric.type, metric.unit)

@@ -4,59 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from evaluator.errors import UnknownName
+from evaluator.metrics import METRICS, MetricType
 from evaluator.policy.fields import Amount, EndpointName, Name, QueryText, Section, Share
 from evaluator.policy.quantities import Quantity
 from evaluator.records import Direction, QueryKind
 from evaluator.sources.prometheus.queries import is_plain, metric_name
 
-__all__ = ["BUILT_IN_METRICS", "METRIC_TYPES", "Metric", "MetricType", "unit_of"]
+__all__ = ["BUILT_IN_METRICS", "Metric", "unit_of"]
 
-
-@dataclass(frozen=True, slots=True)
-class MetricType:
-    """What the policy must know of a type of metric to read its amounts."""
-
-    unit: Literal["share", "ms", "/s", "abs"]
-    """`abs` is the unit of an outcome or a reading, whatever it is."""
-    direction: Direction
-    takes_quantile: bool = False
-    of_outcomes: bool = False
-    asks: QueryKind | None = None
-    """What a metric of readings asks its source for; `None` for metrics of requests and outcomes."""
-    any_direction: bool = False
-    """`direction` is a default that the policy may turn round."""
-
-
-METRIC_TYPES: Mapping[str, MetricType] = {
-    "failure_rate": MetricType("share", Direction.LOWER),
-    "latency_quantile": MetricType("ms", Direction.LOWER, takes_quantile=True),
-    "latency_mean": MetricType("ms", Direction.LOWER),
-    "response_size": MetricType("abs", Direction.LOWER),
-    "throughput": MetricType("/s", Direction.HIGHER),
-    "outcome_proportion": MetricType("share", Direction.HIGHER, of_outcomes=True, any_direction=True),
-    "outcome_mean": MetricType("abs", Direction.HIGHER, of_outcomes=True, any_direction=True),
-    "outcome_ratio": MetricType("abs", Direction.HIGHER, of_outcomes=True, any_direction=True),
-    "outcome_quantile": MetricType("abs", Direction.HIGHER, takes_quantile=True, of_outcomes=True, any_direction=True),
-    "counter_ratio": MetricType("share", Direction.LOWER, asks=QueryKind.COUNTER),
-    "counter_rate": MetricType("abs", Direction.LOWER, asks=QueryKind.COUNTER, any_direction=True),
-    "histogram_quantile": MetricType("abs", Direction.LOWER, takes_quantile=True, asks=QueryKind.HISTOGRAM),
-    "histogram_mean": MetricType("abs", Direction.LOWER, asks=QueryKind.HISTOGRAM),
-    "histogram_share": MetricType("share", Direction.HIGHER, asks=QueryKind.HISTOGRAM),
-    "gauge_mean": MetricType("abs", Direction.LOWER, asks=QueryKind.GAUGE, any_direction=True),
-    "gauge_max": MetricType("abs", Direction.LOWER, asks=QueryKind.GAUGE, any_direction=True),
-    "gauge_slope": MetricType("abs", Direction.LOWER, asks=QueryKind.GAUGE, any_direction=True),
-}
-"""What may be asked for. A list beside the tables of `evaluator.metrics`, held equal to them by a test.
-
-Those say how a type is compared and know nothing of amounts as people write them. To take the names from there, each
-reading of a policy would import the statistics, which makes it a tenth slower (35 of 300 ms).
-"""
 
 BUILT_IN_METRICS: tuple[Mapping[str, Any], ...] = (
     {"name": "failure_rate", "type": "failure_rate", "role": "gate", "margin": "0.1pp", "max": "1%"},
@@ -72,7 +33,7 @@ class Metric(Section):
     """One thing that is compared."""
 
     name: Name = Field(description="Unique name, shown in the verdict.")
-    type: str = Field(description="What is compared.", json_schema_extra={"enum": list(METRIC_TYPES)})
+    type: str = Field(description="What is compared.", json_schema_extra={"enum": list(METRICS)})
     role: Literal["gate", "hold", "watch"] = Field(
         "gate", description="gate: can block. hold: can stop a GO, never causes NO-GO. watch: shown only."
     )
@@ -131,14 +92,14 @@ class Metric(Section):
     @field_validator("type")
     @classmethod
     def _known_type(cls, value: str) -> str:
-        if value not in METRIC_TYPES:
-            raise ValueError(UnknownName("metric type", value, METRIC_TYPES).message)
+        if value not in METRICS:
+            raise ValueError(UnknownName("metric type", value, METRICS).message)
         return value
 
     @field_validator("quantile")
     @classmethod
     def _proper_quantile(cls, value: float | None, info: ValidationInfo) -> float | None:
-        kind = METRIC_TYPES.get(info.data.get("type", ""))
+        kind = METRICS.get(info.data.get("type", ""))
         if kind is None or (value is None and not kind.takes_quantile):
             return value
         if value is None:
@@ -153,7 +114,7 @@ class Metric(Section):
     @field_validator("direction")
     @classmethod
     def _own_direction(cls, value: Direction | None, info: ValidationInfo) -> Direction | None:
-        kind = METRIC_TYPES.get(info.data.get("type", ""))
+        kind = METRICS.get(info.data.get("type", ""))
         if not value or not kind or value is kind.direction:
             return None
         if not kind.any_direction:
@@ -163,7 +124,7 @@ class Metric(Section):
     @field_validator("outcome")
     @classmethod
     def _named_outcome(cls, value: str | None, info: ValidationInfo) -> str | None:
-        kind = METRIC_TYPES.get(info.data.get("type", ""))
+        kind = METRICS.get(info.data.get("type", ""))
         if kind is None:
             return value
         if value is None and kind.of_outcomes:
@@ -201,7 +162,7 @@ class Metric(Section):
     @field_validator("query", "failures", "requests")
     @classmethod
     def _proper_query(cls, value: str | None, info: ValidationInfo) -> str | None:
-        name, kind = info.data.get("type", ""), METRIC_TYPES.get(info.data.get("type", ""))
+        name, kind = info.data.get("type", ""), METRICS.get(info.data.get("type", ""))
         if kind is None:
             return value
         wanted = () if kind.asks is None else ("failures", "requests") if name == "counter_ratio" else ("query",)
@@ -210,13 +171,15 @@ class Metric(Section):
                 raise ValueError(f"is not taken by {name}" + (f"; give {' and '.join(wanted)}" if wanted else ""))
             return None
         if value is None:
-            raise ValueError(f"is missing: {name} needs one, such as {_EXAMPLES[name, str(info.field_name)]}")
+            raise ValueError(
+                f"is missing: {name} needs one, such as {_EXAMPLES.get(info.field_name, _EXAMPLES[kind.asks])}"
+            )
         return _read_query(value, name, kind)
 
     @field_validator("unit")
     @classmethod
     def _unit_of_readings(cls, value: str | None, info: ValidationInfo) -> str | None:
-        kind = METRIC_TYPES.get(info.data.get("type", ""))
+        kind = METRICS.get(info.data.get("type", ""))
         if value is not None and kind and (kind.asks is None or info.data["type"] == "counter_ratio"):
             raise ValueError(f"is not taken by {info.data['type']}")
         return value
@@ -227,7 +190,7 @@ class Metric(Section):
         name = info.data.get("type", "")
         if name == "histogram_share" and value is None:
             raise ValueError("is missing: histogram_share needs one, such as 250ms")
-        if name != "histogram_share" and value is not None and name in METRIC_TYPES:
+        if name != "histogram_share" and value is not None and name in METRICS:
             raise ValueError(f"is not taken by {name}")
         if value is not None and value.unit not in ("", "ms"):
             raise ValueError(f"must be an amount such as 250ms, not {value}")
@@ -236,7 +199,7 @@ class Metric(Section):
     @field_validator("endpoint")
     @classmethod
     def _only_of_requests(cls, value: str | None, info: ValidationInfo) -> str | None:
-        kind = METRIC_TYPES.get(info.data.get("type", ""))
+        kind = METRICS.get(info.data.get("type", ""))
         if value is not None and kind and kind.of_outcomes:
             raise ValueError(f"is not taken by {info.data['type']}: outcomes have no endpoint")
         return value
@@ -267,17 +230,14 @@ class Metric(Section):
         return value
 
 
-_EXAMPLES = {
-    ("counter_ratio", "failures"): 'http_requests_total{$selector,code=~"5.."}',
-    ("counter_ratio", "requests"): "http_requests_total{$selector}",
-    ("counter_rate", "query"): "process_cpu_seconds_total{$selector}",
-    ("histogram_quantile", "query"): "http_request_duration_seconds{$selector}",
-    ("histogram_mean", "query"): "http_request_duration_seconds{$selector}",
-    ("histogram_share", "query"): "http_request_duration_seconds{$selector}",
-    ("gauge_mean", "query"): "process_resident_memory_bytes{$selector}",
-    ("gauge_max", "query"): "process_resident_memory_bytes{$selector}",
-    ("gauge_slope", "query"): "process_resident_memory_bytes{$selector}",
+_EXAMPLES: Mapping[object, str] = {
+    "failures": 'http_requests_total{$selector,code=~"5.."}',
+    "requests": "http_requests_total{$selector}",
+    QueryKind.COUNTER: "process_cpu_seconds_total{$selector}",
+    QueryKind.HISTOGRAM: "http_request_duration_seconds{$selector}",
+    QueryKind.GAUGE: "process_resident_memory_bytes{$selector}",
 }
+"""What might be asked, by the key of the policy, else by what the metric asks for."""
 
 TIMES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "µs": 0.001}
 """Unit of time → how many ms it is."""
@@ -285,7 +245,7 @@ TIMES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "µs": 0.001}
 
 def unit_of(metric: str, unit: str | None) -> tuple[str, float]:
     """Unit in which a metric of readings is shown, and by what the query's numbers are multiplied for that."""
-    kind = METRIC_TYPES[metric]
+    kind = METRICS[metric]
     if unit is None and kind.asks is QueryKind.HISTOGRAM:
         unit = "s"
     if unit in TIMES and (kind.unit != "share" or metric == "histogram_share"):
@@ -298,7 +258,7 @@ def unit_of(metric: str, unit: str | None) -> tuple[str, float]:
 def _kind_of(info: ValidationInfo) -> MetricType | None:
     """The type of a metric, with the unit that its readings have."""
     name = info.data.get("type", "")
-    kind = METRIC_TYPES.get(name)
+    kind = METRICS.get(name)
     if kind is None or kind.asks is None or kind.unit == "share":
         return kind
     unit, _ = unit_of(name, info.data.get("unit"))
@@ -329,7 +289,7 @@ _T = TypeVar("_T")
 
 
 def _only_of_outcomes(value: _T | None, info: ValidationInfo) -> _T | None:
-    kind = METRIC_TYPES.get(info.data.get("type", ""))
+    kind = METRICS.get(info.data.get("type", ""))
     if value is not None and kind and not kind.of_outcomes:
         raise ValueError(f"is not taken by {info.data['type']}")
     return value

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from evaluator.metrics import METRICS
 from evaluator.policy.fields import (
     AutoOrDuration,
     Duration,
@@ -23,7 +24,7 @@ from evaluator.policy.fields import (
     Share,
     within,
 )
-from evaluator.policy.metrics import BUILT_IN_METRICS, METRIC_TYPES, Metric
+from evaluator.policy.metrics import BUILT_IN_METRICS, Metric
 from evaluator.policy.promotion import ApprovalsSection, HooksSection, RolesSection
 from evaluator.policy.sources import Sources
 from evaluator.sources.prometheus.sets import QUERY_SETS
@@ -155,7 +156,7 @@ class PolicyFile(Section):
     def _distinct_and_deciding(cls, value: list[Metric], info: ValidationInfo) -> list[Metric]:
         sources: Sources | None = info.data.get("sources")
         for index, metric in enumerate(value):
-            if METRIC_TYPES[metric.type].asks and not (sources and sources.prometheus):
+            if METRICS[metric.type].asks and not (sources and sources.prometheus):
                 raise PydanticCustomError(
                     "no_source", "{type} needs sources: {{prometheus: …}}", {"type": metric.type, "index": index}
                 )

@@ -46,7 +46,7 @@ class FileLayout:
     """What a file of requests looks like and how its columns become those of a request row."""
 
     format: str
-    """locust, jtl, k6, csv or parquet."""
+    """Its name in the table of sources: locust, jtl, …"""
     reader: Literal["csv", "parquet", "k6"]
     """`k6`: lines of k6's JSON."""
     columns: tuple[ColumnMap, ...]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hooks_world import make_context
 
+from evaluator import extensions
 from evaluator.errors import HookError, PolicyError, UnknownName
 from evaluator.hooks import (
     HOOKS,
@@ -68,12 +69,12 @@ def break_down(_context):
 @pytest.fixture
 def installed(monkeypatch):
     def install(*points):
-        monkeypatch.setattr(base, "entry_points", lambda group: [EntryPoint(n, v, group) for n, v in points])
-        base._installed.cache_clear()
+        monkeypatch.setattr(extensions, "entry_points", lambda group: [EntryPoint(n, v, group) for n, v in points])
+        vars(base.HOOKS).pop("points", None)
 
     yield install
     monkeypatch.undo()
-    base._installed.cache_clear()
+    vars(base.HOOKS).pop("points", None)
 
 
 def test_in_their_order_and_one_failure_does_not_stop_the_others():

@@ -1,7 +1,10 @@
+from importlib.metadata import EntryPoint
+
 import pytest
 
-from evaluator.errors import InputError, UnknownName, UsageError
-from evaluator.sources.files import plan_landing
+from evaluator import extensions
+from evaluator.errors import InputError, SourceError, UnknownName, UsageError
+from evaluator.sources.files import SOURCES, plan_landing
 
 PLAIN = "ts,endpoint,response_time_ms,failed\n1790000000,GET /,3.5,false\n"
 
@@ -122,3 +125,52 @@ def test_unit_of_instants_is_told(tmp_path, first, unit):
     path.write_text(PLAIN.replace("1790000000", first))
     [file] = plan(path).files
     assert file.layout.columns[0].unit == unit
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "problem"),
+    [
+        ("<results/>", "jtl", "is XML, but not a result file of JMeter"),
+        ("<results/>", "k6", "is XML, but not a result file of JMeter"),
+        ('{"root_group": 1}', "k6", "is JSON, but not what `k6 run --out json` writes"),
+        ('{"root_group": 1}', "locust", "is JSON, but not what `k6 run --out json` writes"),
+        (PLAIN, "parquet", "is not a Parquet file"),
+        (PLAIN, "jtl", "is not a JMeter result file: it has no column 'timeStamp'"),
+    ],
+)
+def test_a_file_of_another_kind_than_it_was_named(tmp_path, text, named, problem):
+    path = tmp_path / "requests"
+    path.write_text(text)
+    with pytest.raises(InputError, match=problem):
+        plan(path, format=named)
+
+
+@pytest.fixture
+def another_package(monkeypatch):
+    """Install an entry point of another package, for as long as a test runs."""
+
+    def install(name, value):
+        points = [EntryPoint(name, value, "evaluator.sources")]
+        monkeypatch.setattr(extensions, "entry_points", lambda group: points)
+        vars(SOURCES).pop("points", None)
+
+    yield install
+    monkeypatch.undo()
+    vars(SOURCES).pop("points", None)
+
+
+def test_a_format_of_another_package_that_cannot_be_loaded_is_named(tmp_path, another_package):
+    another_package("gatling", "no_such_package:GATLING")
+    path = tmp_path / "requests.csv"
+    path.write_text(PLAIN)
+    with pytest.raises(SourceError, match=r"the source gatling \(no_such_package:GATLING\) cannot be loaded"):
+        plan(path)
+    assert plan(path, format="csv").files[0].layout.format == "csv"  # nobody else is asked
+
+
+def test_a_format_of_another_package_does_not_take_the_name_of_ours(tmp_path, another_package):
+    another_package("jtl", "another_package:JTL")
+    path = tmp_path / "requests.csv"
+    path.write_text(PLAIN)
+    with pytest.raises(SourceError, match="two packages have a source jtl"):
+        plan(path)

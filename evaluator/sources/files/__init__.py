@@ -1,5 +1,23 @@
-"""Request files of other tools: recognised, checked as far as their first lines go, and planned for landing."""
+"""Request files of other tools: recognised, checked as far as their first lines go, and planned for landing.
 
-from evaluator.sources.files.planning import FORMATS, plan_landing
+A format is a module of this room with a `FileFormat`, and its line in `SOURCES`; other packages add theirs through the
+entry points `evaluator.sources`. `evaluator import` reads all of them.
+"""
 
-__all__ = ["FORMATS", "plan_landing"]
+from evaluator.sources.files.base import FileFormat, Head, Table, lay_out, read_head, read_table, require
+from evaluator.sources.files.columns import ColumnWish
+from evaluator.sources.files.planning import plan_landing
+from evaluator.sources.files.recognising import SOURCES
+
+__all__ = [
+    "SOURCES",
+    "ColumnWish",
+    "FileFormat",
+    "Head",
+    "Table",
+    "lay_out",
+    "plan_landing",
+    "read_head",
+    "read_table",
+    "require",
+]

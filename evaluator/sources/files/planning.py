@@ -9,9 +9,9 @@ from pathlib import Path
 from evaluator.errors import InputError
 from evaluator.records import FilePlan, LandingPlan
 from evaluator.sources.files.columns import parse_columns
-from evaluator.sources.files.layouts import FORMATS, recognise
+from evaluator.sources.files.recognising import recognise
 
-__all__ = ["FORMATS", "expand_files", "plan_landing"]
+__all__ = ["expand_files", "plan_landing"]
 
 
 def plan_landing(

@@ -1,0 +1,230 @@
+"""What a format of request files is, and what is read of a file before it lands: its top, its columns, some rows."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TextIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evaluator.errors import InputError
+from evaluator.records import ColumnMap, FileLayout
+from evaluator.sources.files.columns import REQUIRED, TARGETS, ColumnWish, map_column, tell_instant_unit
+
+__all__ = ["FileFormat", "Head", "Table", "Written", "lay_out", "read_head", "read_table", "require"]
+
+Written = Literal["csv", "json", "parquet", "xml"]
+"""How a file is written. `csv` is any text that is neither JSON nor XML."""
+
+_DELIMITERS = ",;\t|"
+_TOP = 4096
+_LONGEST_LINE = 1_000_000
+ROWS_OF_HEAD = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The top of a file, as far as is needed to tell what it is."""
+
+    path: Path
+    written: Written
+    top: str = ""
+    """The first line and some thousand characters; nothing of Parquet."""
+    columns: tuple[str, ...] = ()
+    """Names in the first line, or of Parquet's columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The columns of a file, and what stands in them."""
+
+    path: Path
+    header: tuple[str, ...]
+    typical: Mapping[str, object]
+    delimiter: str = ","
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """One format of request files: how it is recognised, and how its columns become those of a request row."""
+
+    lay_out: Callable[[Head, Sequence[ColumnWish]], FileLayout]
+    """Takes the values of `--column` too, which go before what it knows itself. Raises InputError."""
+    written: frozenset[Written] = frozenset({"csv"})
+    claims: Callable[[Head], bool] = lambda _head: False
+    """Is it this format, where none was named? Asked only of files that are written so."""
+
+
+# ------------------------------------------------------------------ heads
+
+
+def read_head(path: Path) -> Head:
+    """Read what is needed to tell a format. Raises InputError for what is neither text nor Parquet."""
+    if _starts_with(path, b"PAR1"):
+        return Head(path, "parquet", columns=_parquet_names(path))
+    try:
+        with _open_text(path) as file:
+            line = file.readline(_LONGEST_LINE)
+            top = line + file.read(max(_TOP - len(line), 0))
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as text: {_why(error)}", hint="request files are UTF-8 text or Parquet"
+        ) from error
+    first = top.lstrip()[:1]
+    if first in ("<", "{", "["):
+        return Head(path, "xml" if first == "<" else "json", top)
+    return Head(path, "csv", top, _split(line))
+
+
+def read_table(head: Head) -> Table:
+    """Read the columns of a file and the first of its rows. Raises InputError."""
+    return _read_parquet(head.path) if head.written == "parquet" else _read_csv(head.path)
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def _split(line: str) -> tuple[str, ...]:
+    try:
+        names = next(csv.reader([line], delimiter=_delimiter(line)), [])
+    except csv.Error:
+        return ()
+    return tuple(name.strip() for name in names)
+
+
+def _delimiter(line: str) -> str:
+    return max(_DELIMITERS, key=line.count)
+
+
+def _open_text(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _read_csv(path: Path) -> Table:
+    try:
+        with _open_text(path) as file:
+            top = file.readline(_LONGEST_LINE)
+            _refuse_other_text(path, top)
+            rows = _read_rows(csv.reader(itertools.chain([top], file), delimiter=_delimiter(top)))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as text: {_why(error)}", hint="request files are UTF-8 text or Parquet"
+        ) from error
+    return Table(path, _check_header(path, rows), _typical_row(path, rows), _delimiter(top))
+
+
+def _read_rows(reader: Iterator[list[str]]) -> list[list[str]]:
+    """Read the header and some rows. A broken row ends them: it is reported with its line when the file is landed."""
+    rows: list[list[str]] = []
+    try:
+        rows.extend(itertools.islice(reader, 2))
+        for row in itertools.islice(reader, ROWS_OF_HEAD - 1):
+            rows.append(row)  # noqa: PERF402 what was read before an error stays
+    except csv.Error:
+        if len(rows) < 2:
+            raise
+    return rows
+
+
+def _why(error: Exception) -> str:
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+
+
+def _refuse_other_text(path: Path, top: str) -> None:
+    if "\0" in top:
+        raise InputError(f"{path} is not text", hint="request files are text or Parquet")
+
+
+def _check_header(path: Path, rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    header = tuple(name.strip() for name in rows[0]) if rows else ()
+    if not any(header):
+        raise InputError(f"{path} starts with an empty line", hint="a line of column names must come first")
+    if re.fullmatch(r"\d+([.,]\d+)?", header[0]):
+        raise InputError(
+            f"{path} has no header line: it starts with '{header[0]}'",
+            hint="for JMeter set jmeter.save.saveservice.print_field_names=true; else add a line of column names",
+        )
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path}:1: column '{twice}' appears twice")
+    return header
+
+
+def _typical_row(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, object]:
+    if len(rows) < 2:
+        raise InputError(f"{path} has a header but no rows", hint="the tool that wrote it has recorded no request")
+    columns = itertools.zip_longest(*rows[1:], fillvalue="")
+    return {name: _typical(values) for name, values in zip(rows[0], columns, strict=False)}
+
+
+def _typical(values: Sequence[object]) -> object:
+    """The first value written in the unit that most have: one bad row must not spoil the others."""
+    units = [tell_instant_unit(value) for value in values]
+    return values[units.index(Counter(units).most_common(1)[0][0])]
+
+
+def _parquet_names(path: Path) -> tuple[str, ...]:
+    with _parquet(path) as file:
+        return tuple(file.schema_arrow.names)
+
+
+def _read_parquet(path: Path) -> Table:
+    with _parquet(path) as file:
+        rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
+    if rows is None or not rows.num_rows:
+        raise InputError(f"{path} has columns but no rows", hint="the tool that wrote it has recorded no request")
+    columns = rows.to_pydict()
+    return Table(path, tuple(columns), {name: _typical(values) for name, values in columns.items()})
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} is a broken Parquet file: {' '.join(str(error).split())[:200]}") from error
+
+
+# ------------------------------------------------------------------ laying out
+
+
+def require(table: Table, names: Sequence[str], what: str) -> None:
+    """Refuse a file that was named as one of a format and has not all of its columns. Raises InputError."""
+    missing = [name for name in names if name not in table.header]
+    if missing:
+        raise InputError(f"{table.path} is not {what}: it has no column '{missing[0]}'", hint=_known_columns(table))
+
+
+def lay_out(
+    name: str,
+    table: Table,
+    columns: Sequence[ColumnMap],
+    wishes: Sequence[ColumnWish],
+    summary: tuple[tuple[str, str], ...] = (),
+) -> FileLayout:
+    """Lay out a table of text by what its format knows of its columns and what was wished. Raises InputError."""
+    wished = {wish.target: map_column(wish, table.header, table.typical) for wish in wishes}
+    known = {column.target: column for column in columns} | wished
+    missing = [target for target in REQUIRED if target not in known]
+    if missing:
+        raise InputError(f"{table.path} has no column '{missing[0]}'", hint=_known_columns(table))
+    ordered = tuple(known[target] for target in TARGETS if target in known)
+    return FileLayout(name, "csv", ordered, table.delimiter, table.header, summary)
+
+
+def _known_columns(table: Table) -> str:
+    return f"its columns are {', '.join(table.header)[:300]}; name others with --column TARGET=SOURCE"

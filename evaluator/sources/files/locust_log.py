@@ -1,0 +1,45 @@
+"""What Locust's CsvRequestLogger writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluator.errors import InputError
+from evaluator.records import ColumnMap, FileLayout
+from evaluator.sources.files.base import FileFormat, Head, lay_out, read_table, require
+from evaluator.sources.files.columns import ColumnWish
+
+__all__ = ["LOCUST", "refuse_aggregates"]
+
+_COLUMNS = ("timestamp", "request_type", "name", "response_time_ms", "response_length", "status_code", "exception")
+_STATS = {"Request Count", "Failure Count", "Median Response Time"}
+_HISTORY = {"User Count", "Total Request Count", "Total Failure Count"}
+
+
+def refuse_aggregates(head: Head) -> None:
+    """Say why Locust's statistics cannot be taken. Raises InputError."""
+    for columns, name in ((_STATS, "_stats.csv"), (_HISTORY, "_stats_history.csv")):
+        if columns <= set(head.columns):
+            raise InputError(
+                f"{head.path} is Locust's {name}: its percentiles are rounded to two digits and the arms are merged,"
+                " so it cannot be compared",
+                hint="record with `evaluator load`, or import the file of Locust's CsvRequestLogger",
+            )
+
+
+def _lay_out(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
+    table = read_table(head)
+    require(table, _COLUMNS, "a request log of Locust")
+    columns = (
+        ColumnMap("ts", ("timestamp",), "instant", "s"),
+        ColumnMap("endpoint", ("request_type", "name"), "text"),
+        ColumnMap("response_time_ms", ("response_time_ms",), "number", "ms"),
+        ColumnMap("failed", ("exception",), "filled"),
+        ColumnMap("response_bytes", ("response_length",), "integer"),
+        ColumnMap("status_code", ("status_code",), "integer"),
+        ColumnMap("exception", ("exception",), "text"),
+    )
+    return lay_out("locust", table, columns, wishes)
+
+
+LOCUST = FileFormat(_lay_out, claims=lambda head: set(_COLUMNS) <= set(head.columns))

@@ -1,0 +1,67 @@
+"""Which format a file has: the one that was named, else the first that claims it, else any CSV or any Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from evaluator.errors import InputError, SourceError, UnknownName
+from evaluator.extensions import Extensions
+from evaluator.records import FileLayout
+from evaluator.sources.files.base import FileFormat, Head, read_head
+from evaluator.sources.files.columns import ColumnWish
+from evaluator.sources.files.jtl import refuse_xml
+from evaluator.sources.files.k6 import refuse_json
+from evaluator.sources.files.locust_log import refuse_aggregates
+
+__all__ = ["SOURCES", "recognise"]
+
+_ROOM = "evaluator.sources.files"
+
+SOURCES: Mapping[str, FileFormat] = Extensions(
+    "evaluator.sources",
+    "source",
+    SourceError,
+    own={
+        "locust": f"{_ROOM}.locust_log:LOCUST",
+        "jtl": f"{_ROOM}.jtl:JTL",
+        "k6": f"{_ROOM}.k6:K6",
+        "csv": f"{_ROOM}.tables:CSV",
+        "parquet": f"{_ROOM}.tables:PARQUET",
+    },
+)
+"""Format of request files → how one is recognised and laid out: ours, then those of other packages."""
+
+
+def recognise(path: Path, format: str, wishes: Sequence[ColumnWish]) -> FileLayout:  # noqa: A002
+    """Find out what a file is and how it is read. Raises InputError, UnknownName and SourceError."""
+    if format != "auto" and format not in SOURCES:
+        raise UnknownName("format", format, ["auto", *SOURCES])
+    head = read_head(path)
+    if head.written == "csv":
+        refuse_aggregates(head)
+    name = _claimed(head) if format == "auto" else format
+    if name is None or head.written not in SOURCES[name].written:
+        name = _by_writing(head, name)
+    return SOURCES[name].lay_out(head, wishes)
+
+
+def _claimed(head: Head) -> str | None:
+    asked = ((name, source) for name, source in SOURCES.items() if head.written in source.written)
+    return next((name for name, source in asked if source.claims(head)), None)
+
+
+def _by_writing(head: Head, named: str | None) -> str:
+    """Take what nobody claims, or what is written otherwise than it was named, for what it is. Raises InputError."""
+    path = head.path
+    if head.written == "parquet":
+        return "parquet"
+    if named == "parquet":
+        raise InputError(f"{path} is not a Parquet file", hint="leave --format out to have it recognised")
+    if head.written == "xml":
+        refuse_xml(head)
+    if head.written == "json":
+        refuse_json(head)
+    if named is not None:
+        raise InputError(f"{path} is not written as {named}", hint="leave --format out to have it recognised")
+    return "csv"

@@ -1,0 +1,214 @@
+"""What a contributor might add: for each kind one file, and its line in one table with the import that it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ADDITIONS", "Addition", "source"]
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A new file, and what is changed of one that is there: text → what takes its place."""
+
+    path: str
+    content: str
+    table: str
+    changes: dict[str, str]
+
+    def make(self, tree: Path) -> None:
+        """Add it to a copy of the project."""
+        new, table = tree / self.path, tree / self.table
+        assert not new.exists()
+        new.write_text(self.content, encoding="utf-8")
+        text = table.read_text(encoding="utf-8")
+        for before, after in self.changes.items():
+            assert text.count(before) == 1, f"{self.table}: {before}"
+            text = text.replace(before, after)
+        table.write_text(text, encoding="utf-8")
+
+
+METRIC = Addition(
+    "evaluator/metrics/goodput.py",
+    '''"""Successful requests per second."""
+
+from evaluator.metrics.base import Pair, answer, check_enough, no_data
+from evaluator.records import Comparison, Rule
+from evaluator.stats.rates import compare_rates
+
+
+def compare_goodput(pair: Pair, rule: Rule) -> Comparison:
+    """Successes per second, compared as a ratio."""
+    why = check_enough(pair, successes=True)
+    if why:
+        return no_data(pair, rule, "ok/s", why)
+    estimate = compare_rates(
+        pair.panel.ok.sum(axis=1),
+        pair.panel,
+        exposure=(1.0, 1.0),
+        alpha=pair.alpha,
+        margin=rule.margin,
+        limit=rule.limit,
+        sign=-1.0,
+    )
+    counts = pair.successes(0), pair.successes(1)
+    return answer(pair, rule, estimate, unit="ok/s", method="paired rate", n=counts)
+''',
+    "evaluator/metrics/__init__.py",
+    {
+        '    "throughput": ': '    "goodput": MetricType("requests", "goodput:compare_goodput", "/s", HIGHER),\n'
+        '    "throughput": ',
+    },
+)
+
+METHOD = Addition(
+    "evaluator/stats/capped.py",
+    '''"""Means of buckets that are cut at their 90th percentile (winsorised, Tukey 1962)."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from evaluator.stats.estimate import Estimate
+from evaluator.stats.means import compare_means
+from evaluator.stats.panel import Panel
+from evaluator.stats.uncertainty import Design
+
+
+def compare_capped(panel: Panel, design: Design, **asked: object) -> Estimate:
+    """Compare mean response times (ms) of which no bucket counts with more than the 90th percentile of all."""
+    means = panel.sum_ms / np.maximum(panel.ok, 1)
+    capped = np.minimum(means, np.quantile(means[panel.ok > 0], 0.9)) * panel.ok
+    return compare_means(replace(panel, sum_ms=capped), design, **asked)
+''',
+    "evaluator/metrics/latency.py",
+    {
+        "from evaluator.stats.means import compare_means": "from evaluator.stats.capped import compare_capped",
+        "    estimate = compare_means(": "    estimate = compare_capped(",
+    },
+)
+
+CHECK = Addition(
+    "evaluator/health/weekend.py",
+    '''"""Whether a release was judged on days on which few people are there."""
+
+from collections.abc import Iterable
+
+from evaluator.health.base import Scene, ok, warn
+from evaluator.records import Finding
+
+
+def check_weekend(scene: Scene) -> Iterable[Finding]:
+    """Warns where a run began on a weekend."""
+    days = {run.started.weekday() for run in scene.runs if run.started}
+    yield warn("weekend", "judged on a weekend") if days & {5, 6} else ok("weekend", "judged on working days")
+''',
+    "evaluator/health/__init__.py",
+    {
+        "from evaluator.health.warm_up import": "from evaluator.health.weekend import check_weekend\n"
+        "from evaluator.health.warm_up import",
+        "    check_resolution,\n)": "    check_resolution,\n    check_weekend,\n)",
+    },
+)
+
+REPORT = Addition(
+    "evaluator/reports/lines.py",
+    '''"""One line for each metric, for programs that read lines."""
+
+from evaluator.records import Verdict
+from evaluator.reports.base import Page
+
+
+def render(verdict: Verdict, page: Page) -> str:
+    """Name and status, with a tab between them."""
+    del page
+    return "\\n".join(f"{row.rule.name}\\t{row.status.value}" for row in verdict.evidence.comparisons)
+''',
+    "evaluator/reports/__init__.py",
+    {'    "markdown": _later("markdown"),': '    "markdown": _later("markdown"),\n    "lines": _later("lines"),'},
+)
+
+HOOK = Addition(
+    "evaluator/hooks/bell.py",
+    '''"""Rings a bell."""
+
+from evaluator.hooks.base import BaseHook, HookContext, HookOptions, Outcome
+
+
+class BellOptions(HookOptions):
+    """Where the bell is."""
+
+    room: str
+
+
+class Bell(BaseHook[BellOptions]):
+    """Rings it."""
+
+    kind = "bell"
+    Options = BellOptions
+
+    def _describe(self) -> str:
+        return f"rings the bell in {self.options.room}"
+
+    def _execute(self, context: HookContext) -> Outcome:
+        return Outcome("acknowledged", f"rang for {context.release}")
+''',
+    "pyproject.toml",
+    {
+        '[project.entry-points."evaluator.hooks"]\n': '[project.entry-points."evaluator.hooks"]\n'
+        'bell = "evaluator.hooks.bell:Bell"\n'
+    },
+)
+
+PAGE = Addition(
+    "evaluator/ui/hello.py",
+    '''"""Hello: that the app is there."""
+
+import streamlit as st
+
+
+def show_hello() -> None:
+    """The page."""
+    st.title("Hello")
+''',
+    "evaluator/ui/__init__.py",
+    {
+        "from evaluator.ui.plan import": "from evaluator.ui.hello import show_hello\nfrom evaluator.ui.plan import",
+        '    (guarded(show_plan), {"title"': '    (guarded(show_hello), {"title": "Hello", "url_path": "hello"}),\n'
+        '    (guarded(show_plan), {"title"',
+    },
+)
+
+COMMAND = Addition(
+    "evaluator/cli/hello.py",
+    '''"""`evaluator hello`."""
+
+import click
+
+from evaluator.cli import Session, emit
+
+
+@click.command("hello")
+@click.pass_obj
+def command(session: Session) -> int:
+    """Say which store is meant."""
+    emit(f"hello {session.store_path}")
+    return 0
+''',
+    "evaluator/cli/__init__.py",
+    {'    "init": (': '    "hello": ("evaluator.cli.hello", "Say which store is meant."),\n    "init": ('},
+)
+
+
+def source(content: str) -> Addition:
+    """The source that CONTRIBUTING.md shows, as one of ours."""
+    return Addition(
+        "evaluator/sources/files/gatling.py",
+        content,
+        "evaluator/sources/files/recognising.py",
+        {'        "k6": ': '        "gatling": f"{_ROOM}.gatling:GATLING",\n        "k6": '},
+    )
+
+
+ADDITIONS = (METRIC, METHOD, CHECK, REPORT, HOOK, PAGE, COMMAND)

@@ -1,0 +1,259 @@
+"""What CONTRIBUTING.md says is so: one file and one line add each kind of thing, and the house keeps its rules."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from additions import ADDITIONS, source
+from request_files import START_S, write_requests
+
+from evaluator.cli import COMMANDS
+from evaluator.health import CHECKS
+from evaluator.hooks import HOOKS
+from evaluator.metrics import METRICS
+from evaluator.reports import FORMATS
+from evaluator.sources.files import SOURCES
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+GATLING = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL)[1]
+BELL = re.search(
+    r"## Your own.*?```python\n(.*?)```", (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8"), re.DOTALL
+)[1]
+ENTRY_POINTS = tomllib.loads(re.search(r"```toml\n(.*?)```", TEXT, re.DOTALL)[1])["project"]["entry-points"]
+POLICY = """
+metrics:
+  - {name: latency_mean, type: latency_mean, margin: 10%}
+  - {name: goodput, type: goodput, role: watch}
+"""
+HOOK_SAYS = "from evaluator.hooks import make_hook; print(make_hook('bell', {'room': 'room 4'}).describe())"
+
+
+class Place:
+    """A folder to work in, and where the packages are that Python finds before those of this environment."""
+
+    def __init__(self, folder: Path, site: Path) -> None:
+        self.folder, self.env = folder, {**os.environ, "PYTHONPATH": str(site)}
+
+    def python(self, *words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    def evaluator(self, *words: str, code: int = 0) -> str:
+        return self.python("-m", "evaluator", *words, code=code)
+
+    def write_gatling(self) -> None:
+        """Write two files as the source in CONTRIBUTING.md reads them."""
+        for name in ("old", "new"):
+            rows = [f"{START_S * 1000 + 25 * k},home,{20 + k % 9},{k % 50 > 0}".lower() for k in range(3600)]
+            (self.folder / f"{name}.log").write_text("\n".join(["started,request,took_ms,outcome", *rows]) + "\n")
+
+    def import_gatling(self) -> None:
+        """Import them without saying what they are, and look what has landed."""
+        self.write_gatling()
+        store = ("--store", "gatling.duckdb")
+        self.evaluator("import", "shop@2", "--baseline", "old.log", "--canary", "new.log", *store)
+        query = "SELECT count(*) AS n, count_if(failed) AS bad, max(response_time_ms) AS worst FROM requests"
+        said = self.evaluator("data", "sql", query, "--format", "csv", *store)
+        assert said.splitlines()[1:] == ["7200,144,28"]
+
+
+# ------------------------------------------------------------------ as a stranger, through entry points
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A machine where another package is installed beside the evaluator."""
+    site = tmp_path_factory.mktemp("site")
+    package, info = site / "our_evaluator", site / "our_evaluator-1.0.dist-info"
+    package.mkdir()
+    info.mkdir()
+    (package / "__init__.py").touch()
+    (package / "bell.py").write_text(BELL)
+    (package / "gatling.py").write_text(GATLING)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: our-evaluator\nVersion: 1.0\n")
+    groups = [
+        f"[{group}]\n" + "\n".join(f"{k} = {v}" for k, v in points.items()) for group, points in ENTRY_POINTS.items()
+    ]
+    (info / "entry_points.txt").write_text("\n\n".join(groups) + "\n")
+    return Place(tmp_path_factory.mktemp("stranger"), site)
+
+
+def test_a_hook_of_another_package_is_one_of_the_hooks(stranger):
+    assert stranger.python("-c", HOOK_SAYS) == "rings the bell in room 4\n"
+    kinds = stranger.python("-c", "from evaluator.hooks import HOOKS; print(*HOOKS)").split()
+    assert set(kinds) == {*HOOKS, "bell"}
+
+
+def test_a_source_of_another_package_is_recognised_and_landed(stranger):
+    stranger.import_gatling()
+    done = stranger.evaluator("import", "shop@3", "--baseline", "old.log", "--canary", "new.log", "--format", "gatling")
+    assert "shop@3" in done
+
+
+# ------------------------------------------------------------------ in the tree: one file, one line
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A copy of the project with an addition of each kind, installed."""
+    tree, site = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("installed")
+    for name in ("evaluator", "loadtests"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "app.py"):
+        shutil.copy(ROOT / name, tree)
+    for addition in (*ADDITIONS, source(GATLING)):
+        addition.make(tree)
+    uv = (Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--python", sys.executable)
+    subprocess.run([*uv, "--no-deps", "--no-build-isolation", "--target", site, tree], check=True, timeout=120)
+    place = Place(tmp_path_factory.mktemp("changed"), site)
+    (place.folder / "evaluator.yaml").write_text(POLICY)
+    return place
+
+
+@pytest.fixture(scope="module")
+def judged(changed: Place) -> dict[str, object]:
+    """A verdict of the changed project, as JSON."""
+    changed.evaluator("import", "shop@1", *write_arms(changed.folder))
+    return json.loads(changed.evaluator("verdict", "shop@1", "--exit-zero", "--format", "json"))
+
+
+def write_arms(folder: Path) -> list[str]:
+    words = []
+    for k, arm in enumerate(["baseline", "canary"] * 3):
+        path = folder / f"{arm}-{k}.parquet"
+        write_requests(path, seed=k)
+        words += [f"--{arm}", str(path)]
+    return words
+
+
+def find(rows, key, name):
+    return next(row for row in rows if row[key] == name)
+
+
+def test_a_metric(judged, changed):
+    row = find(judged["metrics"], "name", "goodput")
+    assert row["type"] == "goodput"
+    assert row["direction"] == "higher_is_better"
+    assert "goodput" in changed.evaluator("policy", "schema")
+
+
+def test_a_method(judged, changed, tmp_path):
+    """The verdict of the project as it is, on the same requests, has another mean."""
+    as_it_is = Place(changed.folder, ROOT)
+    policy = tmp_path / "evaluator.yaml"
+    policy.write_text(POLICY.replace("  - {name: goodput, type: goodput, role: watch}\n", ""))
+    words = ("--policy", str(policy), "verdict", "shop@1", "--dry-run", "--exit-zero", "--format", "json")
+    before = find(json.loads(as_it_is.evaluator(*words))["metrics"], "name", "latency_mean")
+    after = find(judged["metrics"], "name", "latency_mean")
+    assert 0.9 * before["baseline"]["value"] < after["baseline"]["value"] < before["baseline"]["value"]
+
+
+def test_a_health_check(judged):
+    assert find(judged["health"], "check", "weekend")["text"].startswith("judged on ")
+
+
+def test_a_report(judged, changed):
+    lines = changed.evaluator("verdict", "shop@1", "--exit-zero", "--format", "lines").splitlines()
+    assert [line.split("\t")[0] for line in lines] == [row["name"] for row in judged["metrics"]]
+
+
+def test_a_source(changed):
+    changed.import_gatling()
+
+
+def test_a_hook(changed):
+    assert changed.python("-c", HOOK_SAYS) == "rings the bell in room 4\n"
+
+
+def test_a_page(changed):
+    code = (
+        "from streamlit.testing.v1 import AppTest\n"
+        "import evaluator.ui, pathlib\n"
+        "(place,) = [place for place, (_, said) in enumerate(evaluator.ui.PAGES) if said['title'] == 'Hello']\n"
+        "page = f'from evaluator.ui import PAGES\\nPAGES[{place}][0]()'\n"
+        "page = AppTest.from_string(page, default_timeout=60).run()\n"
+        "print([one.value for one in page.title])\n"
+        "app = pathlib.Path(evaluator.ui.__file__).parent.parent / 'starter' / 'app.py'\n"
+        "print(len(AppTest.from_file(app, default_timeout=60).run().exception))\n"
+    )
+    assert changed.python("-W", "ignore", "-c", code).splitlines() == ["['Hello']", "0"]
+
+
+def test_a_command(changed):
+    assert "hello" in changed.evaluator("--help")
+    assert changed.evaluator("hello", "--store", "mine.duckdb") == "hello mine.duckdb\n"
+
+
+# ------------------------------------------------------------------ the document, and the house
+
+
+def test_every_place_that_is_named_is_there():
+    for path in re.findall(r"`((?:evaluator|tests|docs|\.ci)/[\w./]+)`", TEXT):
+        assert (ROOT / path).exists(), path
+    for path, table in re.findall(r"\| in `(\w+)` of `([\w/.]+)`", TEXT):
+        assert re.search(rf"^{path}: ", (ROOT / table).read_text(encoding="utf-8"), re.MULTILINE), table
+    assert all((METRICS, CHECKS, FORMATS, SOURCES, HOOKS, COMMANDS))
+
+
+def test_every_room_is_named():
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    rooms = {room for layer in layers for room in layer.split(" | ")} - {"__main__", "assess", "assess_readings"}
+    table = TEXT.split("## The house")[1].split("## Add one thing")[0]
+    assert rooms <= set(re.findall(r"`(\w+)`", table))
+
+
+def test_make_targets_that_are_named_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|    )make ([a-z-]+)", TEXT)) <= targets
+
+
+MODULES = sorted((ROOT / "evaluator").rglob("*.py"))
+
+
+def functions():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node.end_lineno - node.lineno + 1
+
+
+def test_modules_and_functions_are_short():
+    long_modules = {path.name: n for path in MODULES if (n := len(path.read_text(encoding="utf-8").splitlines())) > 500}
+    lengths = dict(functions())
+    assert not long_modules
+    assert not {name: n for name, n in lengths.items() if n > 60}
+    assert statistics.median(lengths.values()) <= 8
+    assert statistics.quantiles(lengths.values(), n=10)[-1] <= 30
+
+
+def test_names_say_what_is_in_them():
+    assert not {path.stem for path in MODULES} & {
+        "utils",
+        "util",
+        "helpers",
+        "helper",
+        "manager",
+        "handler",
+        "misc",
+        "common",
+    }
