@@ -44,7 +44,8 @@ def land_simulated(
         store.land_segments(run.id)
         facts = RunFacts(users=_count_users(named, place))
         store.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=facts)
-    return (*runs, *([_land_answers(store, release, answers)] if answers else []))
+    landed = {*ids, *([_land_answers(store, release, answers)] if answers else [])}
+    return tuple(run for run in store.runs(release.id) if run.id in landed)
 
 
 def _register(store: Store, release: Release, requests: Requests, place: int) -> Run:
@@ -71,7 +72,7 @@ def _count_users(requests: Requests, place: int) -> Mapping[str, int]:
     return {name: int(requests.users[mine & (requests.arm == arm)].max()) for arm, name in enumerate(requests.arms)}
 
 
-def _land_answers(store: Store, release: Release, answers: Sequence[Answer]) -> Run:
+def _land_answers(store: Store, release: Release, answers: Sequence[Answer]) -> str:
     start, end = min(one.start for one in answers), max(one.end for one in answers)
     run_id = new_run_id()
     run = Run(run_id, release.id, run_id, READING_SOURCE, started=start, planned_end=end)
@@ -79,4 +80,4 @@ def _land_answers(store: Store, release: Release, answers: Sequence[Answer]) -> 
     store.register_run(release, run, bucket_s=choose_reading_bucket_s((end - start).total_seconds(), step_s))
     store.keep_answers(run, answers, {"simulated": True})
     store.finish_run(run.id, state=RunState.COMPLETE, ended=end, facts=RunFacts())
-    return run
+    return run.id
