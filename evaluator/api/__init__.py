@@ -12,6 +12,15 @@
     release.sql("SELECT instance, count(*) FROM requests GROUP BY ALL")
 
 Every call reads what it needs and lets go of the file: a notebook left open over night keeps nobody from writing.
+`store` and `release` in the examples of this room are of a simulated release whose canary is 30 % slower.
+
+>>> store.releases
+('cart@1.5.0',)
+>>> release
+<release cart@1.5.0: 1 run>
+>>> found = release.compare()
+>>> found.word, found["latency_p95"].status.value
+('no_go', 'fail')
 """
 
 from __future__ import annotations

@@ -53,23 +53,41 @@ class Judgement:
         return self.verdict.evidence.comparisons
 
     def __getitem__(self, name: str) -> Comparison:
-        """A metric of the policy by its name. Raises UnknownName."""
+        """A metric of the policy by its name. Raises UnknownName.
+
+        >>> effect = release.compare()["latency_p50"].effect
+        >>> 0.1 < effect.lower < effect.estimate < effect.upper
+        True
+        """
         found = {one.rule.name: one for one in reversed(self.comparisons) if not one.scan}
         if name not in found:
             raise UnknownName("metric", name, found)
         return found[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """The verdict as its JSON has it."""
+        """The verdict as its JSON has it.
+
+        >>> release.compare().to_dict()["verdict"]
+        'no_go'
+        """
         plain: dict[str, Any] = json.loads(to_json(self.verdict))
         return plain
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each comparison."""
+        """A row for each comparison.
+
+        >>> frame = release.compare().to_pandas()
+        >>> frame.loc[frame["status"] == "fail", "metric"].tolist()[:2]
+        ['latency_p50', 'latency_p95']
+        """
         return to_frame(list(flatten(self.to_dict())))
 
     def to_arrow(self) -> pa.Table:
-        """A row for each comparison."""
+        """A row for each comparison.
+
+        >>> release.compare().to_arrow().column_names[:3]
+        ['release', 'metric', 'type']
+        """
         import pyarrow as pa
 
         return pa.Table.from_pylist(list(flatten(self.to_dict())))

@@ -41,6 +41,13 @@ class Plots:
 
     The forest is drawn from the comparisons. All else needs curves, which the first of them computes from the cells
     that were judged. Everything raises EvaluatorError where altair is not installed.
+
+    >>> found = release.compare()
+    >>> found.plot.forest().title.text
+    ['2 of 4 shown to be worse than allowed: p50 and p95; 2 of 4 not known yet: p99 and failures']
+    >>> found.plot.units("latency_p50").title.text
+    ['p50: all 3 instances of canary lie above all of baseline: it is not one of them alone']
+    >>> found.plot.timeline().save("timeline.html")  # or .svg, .png
     """
 
     verdict: Verdict = field(repr=False)

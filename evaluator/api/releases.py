@@ -19,6 +19,7 @@ from evaluator.records import Cells, Run, Service, Verdict
 from evaluator.reports import from_json
 from evaluator.stats.narrow import narrow
 from evaluator.store import Relation, Store
+from evaluator.wording import count_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,11 +46,19 @@ class Snapshot:
         """Query a copy of the store as a DuckDB relation: its tables, the views `requests` and `readings`.
 
         Raises UsageError for bad SQL.
+
+        >>> store.sql("SELECT release, word FROM verdicts").fetchall()
+        [('cart@1.5.0', 'no_go')]
         """
         return self.store.relate(query, parameters)
 
     def results(self) -> pd.DataFrame:
-        """All metrics of all stored verdicts, a row each, as a data frame for analyses over releases."""
+        """All metrics of all stored verdicts, a row each, as a data frame for analyses over releases.
+
+        >>> frame = store.results()
+        >>> frame.loc[frame["metric"] == "latency_p95", ["release", "verdict", "status"]].values.tolist()
+        [['cart@1.5.0', 'no_go', 'fail']]
+        """
         rows = [
             {"judged_at": stored.judged_at, "verdict": stored.word, **row}
             for name in self.releases
@@ -62,7 +71,7 @@ class Snapshot:
         return (self.release(name) for name in self.releases)
 
     def __repr__(self) -> str:
-        return f"<store {self.store.path} of {len(self.releases)} releases>"
+        return f"<store {self.store.path} of {count_of(len(self.releases), 'release')}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +92,20 @@ class Release:
         return self.store.runs(self.name)
 
     def cells(self, runs: str = "latest") -> Cells:
-        """The additive summary of its requests that everything is computed from."""
+        """The additive summary of its requests that everything is computed from.
+
+        >>> cells = release.cells()
+        >>> cells.arms, len(cells.instances)
+        (('baseline', 'canary'), 6)
+        """
         return self.store.read_cells([run.id for run in choose_runs(self.runs, runs)])
 
     def verdicts(self) -> pd.DataFrame:
-        """All verdicts that were kept, a row each, the oldest first."""
+        """All verdicts that were kept, a row each, the oldest first.
+
+        >>> release.verdicts()["verdict"].tolist()
+        ['no_go']
+        """
         kept = self.store.verdicts(self.name)
         return to_frame([{"judged_at": one.judged_at, "verdict": one.word, "json": one.json} for one in kept])
 
@@ -95,6 +113,9 @@ class Release:
         """Look at a verdict that was kept, as it was given: by its place in `verdicts`, the newest by default.
 
         Raises UsageError where there is none.
+
+        >>> release.judgement().verdict.reasons[0].code
+        'regression'
         """
         kept = self.store.verdicts(self.name)
         if not -len(kept) <= number < len(kept):
@@ -124,6 +145,13 @@ class Release:
         any other key of the policy (`alpha=0.01`, `monitoring={"mode": "fixed"}`) take the place of what it says.
         `start`, `end` (whole blocks of four buckets), `endpoints` and `instances` narrow the requests that count.
         Raises PolicyError, and UnknownName for a run, endpoint or instance that is not there.
+
+        >>> tolerant = release.compare([{"name": "p90", "type": "latency_quantile", "quantile": 0.9, "margin": "60%"}])
+        >>> tolerant["p90"].status.value
+        'pass'
+        >>> part = release.compare(endpoints=["GET /endpoint/000"], alpha=0.01)
+        >>> {row.rule.slice.endpoint for row in part.comparisons if row.scan}
+        {'GET /endpoint/000'}
         """
         chosen = _policy(policy, {**settings, **({"metrics": [dict(one) for one in metrics]} if metrics else {})})
         cut = functools.partial(narrow, start=start, end=end, endpoints=endpoints, instances=instances)
@@ -138,11 +166,15 @@ class Release:
         return Judgement(verdict, functools.cache(trace))
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
-        """Query a copy of the store in which `requests` and `readings` are those of this release. Raises UsageError."""
+        """Query a copy of the store in which `requests` and `readings` are those of this release. Raises UsageError.
+
+        >>> release.sql("SELECT instance FROM requests WHERE arm = ? GROUP BY ALL ORDER BY ALL", ["canary"]).fetchall()
+        [('canary-1',), ('canary-2',), ('canary-3',)]
+        """
         return self.store.relate(query, parameters, release=self.name)
 
     def __repr__(self) -> str:
-        return f"<release {self.name}: {len(self.runs)} runs>"
+        return f"<release {self.name}: {count_of(len(self.runs), 'run')}>"
 
 
 def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[str, Any]:
