@@ -6,7 +6,7 @@ READY := .venv/.ready
 # Compiled modules are what makes a command start in tenths of a second.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check servers bench bench-arena lock audit clean
+.PHONY: demo test check servers notebooks bench bench-arena lock audit clean
 
 # Two candidates of the sample service under real load: a healthy one that earns its GO, and one that must not pass.
 demo: $(READY)
@@ -25,6 +25,10 @@ check: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Each notebook and the script of its name: the newer one brings the other up to date.
+notebooks: $(READY)
+	$(BIN)/jupytext --sync notebooks/*.py
 
 bench: $(READY)
 	@set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 from judging import SMALL
 
 import evaluator
 from evaluator.errors import PolicyError, StoreError, UnknownName, UsageError
-from evaluator.pipeline.importing import import_release
-from evaluator.pipeline.judging import judge_release
+from evaluator.pipeline.judging import judge_release, keep_verdict
+from evaluator.pipeline.simulating import land_simulated
 from evaluator.policy import load_policy
 from evaluator.records import Learnt, Release, Service
-from evaluator.simulate import Change, simulate, to_parquet
-from evaluator.sources.files import plan_landing
+from evaluator.simulate import Change, simulate
 from evaluator.store import Store
 
 SLOWER = replace(SMALL, changes=(Change(latency=0.3),))
@@ -32,22 +30,9 @@ def path(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     store = Store.open(folder / "evaluator.duckdb", create=True)
     for name, design in (("cart@2", SLOWER), ("cart@3", SMALL)):
-        files = to_parquet(simulate(design, 3), folder / name)
-        import_release(
-            store, Release(name, (Service("cart", "1", name[-1]),)), plan_landing(_by_arm(files, folder / name))
-        )
+        land_simulated(store, Release(name, (Service("cart", "1", name[-1]),)), simulate(design, 3))
     judge_release(store, "cart@2", load_policy(), judged_at=datetime(2026, 1, 5, tzinfo=UTC))
     return store.path
-
-
-def _by_arm(files, folder) -> dict[str, list[str]]:
-    table = pq.ParquetDataset([str(file) for file in files]).read()
-    out = {}
-    for arm in ("baseline", "canary"):
-        target = folder / f"{arm}.parquet"
-        pq.write_table(table.filter(pc.equal(table["arm"].cast("string"), arm)), target)
-        out[arm] = [str(target)]
-    return out
 
 
 @pytest.fixture
@@ -150,6 +135,40 @@ def test_nobody_is_kept_out_by_a_relation(store, path):
     relation = store.sql("SELECT id FROM releases ORDER BY id")
     Store.open(path, wait_s=1).save_learnt("other", Learnt(0.05, 0.001, 9, 9))
     assert relation.fetchall() == [("cart@2",), ("cart@3",)]
+
+
+def test_a_kept_verdict_is_looked_at_as_it_was_given(store):
+    release = store.release("cart@2")
+    kept, again = release.judgement(), release.compare()
+    assert kept.word == "no_go"
+    assert kept.verdict.judged_at == datetime(2026, 1, 5, tzinfo=UTC)
+    assert kept.verdict.data_hash == again.verdict.data_hash
+    assert release.judgement(0).verdict == kept.verdict
+    for draw in ("band", "units", "shift", "distribution", "timeline"):
+        assert getattr(kept.plot, draw)().to_dict() == getattr(again.plot, draw)().to_dict()
+    with pytest.raises(UsageError, match="no verdict 1 of cart@2; 1 were kept"):
+        release.judgement(1)
+    with pytest.raises(UsageError, match="no verdict of cart@3 yet"):
+        store.release("cart@3").judgement()
+
+
+def test_figures_kept_with_a_verdict_are_drawn_as_they_are(tmp_path):
+    store = Store.open(tmp_path / "evaluator.duckdb", create=True)
+    land_simulated(store, Release("cart@2"), simulate(SLOWER, 3))
+    verdict = judge_release(store, "cart@2", load_policy(), judged_at=datetime(2026, 1, 5, tzinfo=UTC), figures=True)
+    kept = evaluator.open(store.path).release("cart@2").judgement()
+    assert kept.trace() == json.loads(json.dumps(verdict.figures))
+    judge_release(store, "cart@2", load_policy(), judged_at=datetime(2026, 1, 6, tzinfo=UTC))
+    assert evaluator.open(store.path).release("cart@2").judgement(0).trace().keys() == kept.trace().keys()
+
+
+def test_a_verdict_on_data_that_changed_since_is_not_drawn_from_others(tmp_path):
+    store = Store.open(tmp_path / "evaluator.duckdb", create=True)
+    land_simulated(store, Release("cart@2"), simulate(SLOWER, 3))
+    verdict = judge_release(store, "cart@2", load_policy(), judged_at=datetime(2026, 1, 5, tzinfo=UTC), save=False)
+    keep_verdict(store, replace(verdict, data_hash="sha256:other"))
+    with pytest.raises(UsageError, match="is not there as it was"):
+        evaluator.open(store.path).release("cart@2").judgement().plot.shift()
 
 
 def test_the_front_door_costs_nothing():

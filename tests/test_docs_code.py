@@ -6,15 +6,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 from judging import SMALL
 
-from evaluator.pipeline.importing import import_release
+from evaluator.pipeline.simulating import land_simulated
 from evaluator.records import Release
-from evaluator.simulate import simulate, to_parquet
-from evaluator.sources.files import plan_landing
+from evaluator.simulate import simulate
 from evaluator.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -31,14 +28,8 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("documents")
     requests = simulate(SMALL, 1)
     requests = replace(requests, endpoints=("POST /checkout", *requests.endpoints[1:]))
-    table = pq.ParquetDataset([str(file) for file in to_parquet(requests, place / "requests")]).read()
-    files = {}
-    for arm in ("baseline", "canary"):
-        path = place / f"{arm}.parquet"
-        pq.write_table(table.filter(pc.equal(table["arm"].cast("string"), arm)), path)
-        files[arm] = [str(path)]
     store = Store.open(place / "evaluator.duckdb", create=True)
-    import_release(store, Release("cart@1.5.0"), plan_landing(files))
+    land_simulated(store, Release("cart@1.5.0"), requests)
     return place
 
 

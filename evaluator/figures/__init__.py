@@ -7,9 +7,10 @@ title that states its finding, a text for those who do not see it, and a table o
 from __future__ import annotations
 
 from evaluator.figures.base import PALETTE, Figure, color_arms
+from evaluator.figures.compose import put_below_each_other, with_finding
 from evaluator.figures.distribution import draw_distribution
 from evaluator.figures.export import save_figure, to_svg
-from evaluator.figures.forest import draw_forest, rank_by_margin
+from evaluator.figures.forest import draw_forest, pick_decisive, rank_by_margin
 from evaluator.figures.image import to_image
 from evaluator.figures.over_time import draw_over_time
 from evaluator.figures.plan import draw_plan
@@ -31,8 +32,11 @@ __all__ = [
     "draw_shift",
     "draw_timeline",
     "draw_units",
+    "pick_decisive",
+    "put_below_each_other",
     "rank_by_margin",
     "save_figure",
     "to_image",
     "to_svg",
+    "with_finding",
 ]

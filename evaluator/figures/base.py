@@ -40,6 +40,7 @@ __all__ = [
     "readable",
     "scale_of",
     "shorten",
+    "style",
 ]
 
 INK, MUTED, GRID, BAND, SHADE = "#26323f", "#5b6773", "#dde2e7", "#e6ebf0", "#f0efe9"
@@ -131,8 +132,13 @@ def finish(chart: Any, *, width: int, height: int) -> Any:
     import altair as alt
 
     sized = chart.properties(width=width, height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
+    return style(sized)
+
+
+def style(chart: Any) -> Any:
+    """Give a chart the common look."""
     return (
-        sized.configure(background="transparent", font=FONT, padding={"left": 2, "right": 6, "top": 6, "bottom": 2})
+        chart.configure(background="transparent", font=FONT, padding={"left": 2, "right": 6, "top": 6, "bottom": 2})
         .configure_view(stroke=None)
         .configure_axis(
             labelColor=MUTED,

@@ -25,13 +25,15 @@ from evaluator.figures.base import (
 from evaluator.records import Comparison, MetricStatus, Role
 from evaluator.wording import format_change, format_interval, format_margin, name_comparison
 
-__all__ = ["draw_forest", "rank_by_margin"]
+__all__ = ["draw_forest", "pick_decisive", "rank_by_margin"]
 
 AXIS = 46
 FARTHEST = 6.0
 """Margins that an interval may reach on the axis; what lies beyond is cut, and says so by an arrow."""
 CROWDED = 4.5
 """Margins on a narrow axis from which only every other one is named."""
+MOST_DECIDING = 6
+"""Endpoints shown among the metrics because they decide."""
 MARKS = {
     MetricStatus.PASS: ("✓", PASS),
     MetricStatus.FAIL: ("✗", FAIL),
@@ -80,6 +82,13 @@ def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
     known = [(used, row) for row in rows if (used := _use(row)) is not None]
     order = sorted(known, key=lambda one: (one[1].status is not MetricStatus.FAIL, -one[0].estimate, -one[0].most))
     return [row for _, row in order]
+
+
+def pick_decisive(rows: Sequence[Comparison]) -> list[Comparison]:
+    """What a verdict is made of: gates and holds, and the endpoints that are shown to be worse, the worst of them."""
+    asked = [row for row in rows if not row.scan and row.rule.role is not Role.WATCH]
+    loud = [row for row in rank_by_margin([row for row in rows if row.scan]) if row.status is MetricStatus.FAIL]
+    return [*asked, *loud[:MOST_DECIDING]]
 
 
 def _use(row: Comparison) -> _Used | None:

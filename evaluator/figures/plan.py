@@ -48,12 +48,13 @@ def _draw_gate(plan: GatePlan, grid: Grid) -> alt.LayerChart | alt.FacetChart:
     ]
     margin = precision.rule.margin
     allowed = format_margin(margin, precision.unit)
+    axis = alt.Axis(values=[seconds / 60 for seconds in grid.seconds], format="~r", labelOverlap=True)
     order = [f"{count} + {count}" for count in grid.instances]
     lines = (
         alt.Chart(inline(rows))
         .mark_line(point=True)
         .encode(
-            x=alt.X("minutes:Q", title="minutes", scale=alt.Scale(type="log", nice=False)),
+            x=alt.X("minutes:Q", title="minutes", scale=alt.Scale(type="log", nice=False), axis=axis),
             y=alt.Y("half:Q", title=f"± {unit}", scale=alt.Scale(zero=True)),
             color=alt.Color("instances:N", title="instances", sort=order, scale=alt.Scale(scheme="oranges")),
             tooltip=["minutes:Q", "half:Q", "instances:N"],

@@ -33,9 +33,11 @@ from evaluator.version import find_version
 
 __all__ = [
     "JUDGE",
+    "Trace",
     "choose_runs",
     "judge_release",
     "judge_runs",
+    "judge_traceably",
     "keep_verdict",
     "read_outcomes",
     "read_readings",
@@ -43,6 +45,9 @@ __all__ = [
 ]
 
 JUDGE = "native"
+
+Trace = Callable[[], Mapping[str, Any]]
+"""Computes the plain JSON behind the figures of a verdict."""
 
 
 def judge_release(
@@ -83,6 +88,20 @@ def judge_runs(
     figures: bool = False,
 ) -> Verdict:
     """Assess runs as they have landed and judge them; nothing is written. `cut` narrows their requests."""
+    verdict, trace = judge_traceably(store, release, runs, policy, judged_at=judged_at, cut=cut)
+    return replace(verdict, figures=trace()) if figures else verdict
+
+
+def judge_traceably(
+    store: Store,
+    release: Release,
+    runs: tuple[Run, ...],
+    policy: Policy,
+    *,
+    judged_at: datetime,
+    cut: Callable[[Cells], Cells] = lambda cells: cells,
+) -> tuple[Verdict, Trace]:
+    """Judge runs as `judge_runs` does; beside the verdict comes what computes its figures, should they be wanted."""
     learnt = store.learnt(service_of(release))
     own, policy = policy, with_learnt(policy, learnt)
     loads = tuple(run for run in runs if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
@@ -111,12 +130,13 @@ def judge_runs(
         evaluator_version=find_version(),
         judged_at=judged_at,
     )
-    if not figures:
-        return verdict
-    from evaluator.pipeline.drawing import trace_figures  # most verdicts are given without
 
-    traced = trace_figures(store, release, loads, cells, policy.rulebook, judgement.comparisons, readings)
-    return replace(verdict, figures=traced)
+    def trace() -> Mapping[str, Any]:
+        from evaluator.pipeline.drawing import trace_figures  # most verdicts are given without
+
+        return trace_figures(store, release, loads, cells, policy.rulebook, judgement.comparisons, readings)
+
+    return verdict, trace
 
 
 def keep_verdict(store: Store, verdict: Verdict) -> None:

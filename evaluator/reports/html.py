@@ -26,6 +26,7 @@ from evaluator.figures import (
     draw_shift,
     draw_timeline,
     draw_units,
+    pick_decisive,
     to_svg,
 )
 from evaluator.figures.base import NARROW, WIDE
@@ -58,8 +59,6 @@ HALF = 516
 LONGEST = 300
 """Characters of a name or text that are shown; the JSON has the whole of it."""
 MOST_ENDPOINTS = 12
-MOST_DECIDING = 6
-"""Endpoints shown among the metrics because they decide."""
 MOST_ROWS = 500
 NO_FIGURES = (
     "This report was made without the numbers behind figures over time, by quantile and by instance; "
@@ -246,11 +245,7 @@ class _Page:
         }
 
     def _forest(self, rows: Sequence[Comparison], most: int | None = None) -> dict[str, Any] | None:
-        if most is None:
-            loud = [row for row in self._ranked_endpoints() if row.status is MetricStatus.FAIL][:MOST_DECIDING]
-            chosen = [*(row for row in rows if not is_watched(row)), *loud]
-        else:
-            chosen = self._ranked_endpoints()[:most]
+        chosen = pick_decisive(self.rows) if most is None else self._ranked_endpoints()[:most]
         wide = draw_forest(chosen, colors=self.colors, width=WIDE, several=self.several)
         narrow = draw_forest(chosen, colors=self.colors, several=self.several)
         if wide is None:

@@ -22,26 +22,15 @@ __all__ = ["show_distribution", "show_metric", "show_timeline", "snippet"]
 
 Traced = Mapping[str, Any]
 
-SNIPPET = """import json
-from pathlib import Path
-from evaluator.figures import {function}
-from evaluator.pipeline.reviewing import read_judged, trace_judged
-from evaluator.reports import from_json
-from evaluator.store import Store
+SNIPPET = """import evaluator
 
-store = Store.open(Path({store!r}))
-verdict = from_json(store.verdicts({release!r})[-1].json)
-curves = trace_judged(store, verdict, read_judged(store, verdict))
-{draw}"""
-
-PICK = """one = curves["metrics"][{place}]
-row = next(c for c in verdict.evidence.comparisons if (c.rule.name, c.arm) == (one["name"], one["arm"]))
-{function}(row, one[{key!r}], {colors}).chart"""
+release = evaluator.open({store!r}).release({release!r})
+release.judgement().plot.{draw}"""
 
 
-def snippet(place: Place, verdict: Verdict, function: str, draw: str) -> str:
+def snippet(place: Place, verdict: Verdict, draw: str) -> str:
     """Python that makes a figure again in a notebook."""
-    return SNIPPET.format(function=function, store=str(place.store), release=verdict.release.id, draw=draw)
+    return SNIPPET.format(store=str(place.store), release=verdict.release.id, draw=draw)
 
 
 def show_metric(place: Place, verdict: Verdict, found: Traced, colors: Mapping[str, str]) -> None:
@@ -61,22 +50,15 @@ def show_metric(place: Place, verdict: Verdict, found: Traced, colors: Mapping[s
     with left:
         if one["over_time"]:
             figure = draw_over_time(row, one["over_time"], color=colors[row.arm])
-            draw = PICK.format(
-                place=found["metrics"].index(one),
-                function="draw_over_time",
-                key="over_time",
-                colors=f"color={colors[row.arm]!r}",
-            )
-            show_figure(figure, "over-time", snippet(place, verdict, "draw_over_time", draw))
+            draw = f"band({row.rule.name!r}, arm={row.arm!r})"
+            show_figure(figure, "over-time", snippet(place, verdict, draw))
         else:
             show(empty("No line over time.", "Several runs were judged together, each at its end."))
     with right:
         if one["units"]:
             figure = draw_units(row, one["units"], colors=colors)
-            draw = PICK.format(
-                place=found["metrics"].index(one), function="draw_units", key="units", colors=f"colors={dict(colors)!r}"
-            )
-            show_figure(figure, "units", snippet(place, verdict, "draw_units", draw))
+            draw = f"units({row.rule.name!r}, arm={row.arm!r})"
+            show_figure(figure, "units", snippet(place, verdict, draw))
         show(definitions(_explain(row)))
 
 
@@ -118,19 +100,13 @@ def show_distribution(place: Place, verdict: Verdict, found: Traced, colors: Map
         arm = curve["arm"]
         left, right = st.columns(2, gap="large")
         with left:
-            draw = f'draw_shift(curves["quantiles"][{place_of}], color={colors[arm]!r}).chart'
-            show_figure(
-                draw_shift(curve, color=colors[arm]), f"shift-{place_of}", snippet(place, verdict, "draw_shift", draw)
-            )
+            figure = draw_shift(curve, color=colors[arm])
+            show_figure(figure, f"shift-{place_of}", snippet(place, verdict, f"shift({arm!r})"))
         both = next((one for one in found["distributions"] if one["arm"] == arm), None)
         if both is not None:
             with right:
-                draw = f'draw_distribution(curves["distributions"][{place_of}], color={colors[arm]!r}).chart'
-                show_figure(
-                    draw_distribution(both, color=colors[arm]),
-                    f"distribution-{place_of}",
-                    snippet(place, verdict, "draw_distribution", draw),
-                )
+                figure = draw_distribution(both, color=colors[arm])
+                show_figure(figure, f"distribution-{place_of}", snippet(place, verdict, f"distribution({arm!r})"))
 
 
 def show_timeline(place: Place, verdict: Verdict, found: Traced) -> None:
@@ -147,5 +123,4 @@ def show_timeline(place: Place, verdict: Verdict, found: Traced) -> None:
         )
     )
     for k, figure in enumerate(draw_timeline(timeline, found.get("readings", ()))):
-        draw = f'draw_timeline(curves["timeline"], curves["readings"])[{k}].chart'
-        show_figure(figure, f"timeline-{k}", snippet(place, verdict, "draw_timeline", draw))
+        show_figure(figure, f"timeline-{k}", snippet(place, verdict, "timeline()"))

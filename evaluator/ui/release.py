@@ -50,13 +50,10 @@ __all__ = ["choose_release", "show_release"]
 LIVE_EVERY_S = 5
 HEAD_START_S = 0.1
 """What follows the answer waits so long: a browser that is given everything at once shows it all together, later."""
-TABLE_SNIPPET = """import json
-from pathlib import Path
-from evaluator.store import Store
+TABLE_SNIPPET = """import evaluator
 
-verdict = json.loads(Store.open(Path({store!r})).verdicts({release!r})[{number}].json)
-for metric in verdict["metrics"]:
-    print(metric["name"], metric["slice"], metric["effect"], metric["status"])"""
+release = evaluator.open({store!r}).release({release!r})
+release.judgement({number}).to_pandas()"""
 
 
 def show_release() -> None:

@@ -43,7 +43,7 @@ def test_every_figure_has_numbers_downloads_and_a_snippet(page, made):
     kinds = [button.proto.label for button in shown.get("download_button")]
     assert kinds.count("PNG") == kinds.count("SVG") == charts
     assert kinds.count("CSV") == charts + 2
-    assert len([one for one in shown.code if "Store.open" in one.value]) >= charts
+    assert len([one for one in shown.code if ".plot." in one.value]) >= charts
 
 
 def test_the_address_chooses_metric_arm_and_endpoint(page, made, text):

@@ -1,6 +1,8 @@
 """What a page gives to a notebook makes the same again."""
 
+import html
 import re
+from typing import Any
 
 import pytest
 
@@ -27,3 +29,20 @@ def test_snippets_run(page, made, capsys, name, query):
     for code in found.values():
         exec(compile(code, "snippet", "exec"), {})
     assert capsys.readouterr().out or name == "release"
+
+
+def test_a_figure_is_made_again_as_it_is_shown(page, made):
+    shown = page("release", made, release="cart@1.8.0", metric="latency_p95", arm="canary_b")
+    titles = re.findall(r'ev-figure">([^<]*)<', "".join(one.proto.body for one in shown.get("html")))
+    drawn = [one.value.replace("release.judgement", "chart = release.judgement") for one in shown.code]
+    drawn = [code for code in drawn if ".plot." in code]
+    assert len(drawn) == len(titles) > 5
+    for code, title in zip(drawn, titles, strict=True):
+        found: dict[str, Any] = {}
+        exec(compile(code, "snippet", "exec"), found)
+        assert title in written(found["chart"].to_dict())
+
+
+def written(spec: dict) -> set[str]:
+    """The findings above a chart's parts."""
+    return {html.unescape(" ".join(part["title"]["text"])) for part in spec.get("vconcat", [spec]) if "title" in part}

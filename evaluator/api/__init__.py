@@ -1,0 +1,39 @@
+"""The notebook's objects: a store that holds nothing, its releases, and judgements that show themselves.
+
+    import evaluator
+
+    store = evaluator.open("evaluator.duckdb")
+    release = store.release("cart@1.5.0")
+    release.judgement()                                      # the newest verdict that was kept
+    release.compare()                                        # the policy's metrics, on the newest load
+    release.compare(metrics=[{"name": "p90", "type": "latency_quantile", "quantile": 0.9, "margin": "5%"}])
+    release.compare(endpoints=["POST /orders"], start=noon)  # a part of it
+    release.compare().plot.timeline()                        # an Altair chart, as in report and app
+    release.sql("SELECT instance, count(*) FROM requests GROUP BY ALL")
+
+Every call reads what it needs and lets go of the file: a notebook left open over night keeps nobody from writing.
+`store` and `release` in the examples of this room are of a simulated release whose canary is 30 % slower.
+
+>>> store.releases
+('cart@1.5.0',)
+>>> release
+<release cart@1.5.0: 1 run>
+>>> found = release.compare()
+>>> found.word, found["latency_p95"].status.value
+('no_go', 'fail')
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evaluator.api.judgements import Judgement
+from evaluator.api.releases import Release, Snapshot
+from evaluator.store import Store
+
+__all__ = ["Judgement", "Release", "Snapshot", "open"]
+
+
+def open(path: str | Path = "evaluator.duckdb") -> Snapshot:  # noqa: A001 - `evaluator.open` is how it is meant to read
+    """Open the store at `path` for reading. Raises StoreError where there is none."""
+    return Snapshot(Store.open(Path(path)))

@@ -1,0 +1,110 @@
+"""A verdict with its comparisons, which shows itself, converts and plots."""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from evaluator.api.rows import flatten, to_frame
+from evaluator.errors import UnknownName
+from evaluator.pipeline.judging import Trace
+from evaluator.records import Comparison, Verdict
+from evaluator.reports import VERDICT_WORDS, to_human, to_json
+from evaluator.reports.base import STATUS_MARKS, format_allowed, format_both, format_effect
+from evaluator.wording import name_comparison
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from evaluator.api.plots import Plots
+
+__all__ = ["Judgement"]
+
+WIDTH = 110
+"""Columns of a judgement that is printed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict with its comparisons. It prints itself, here and in a notebook."""
+
+    verdict: Verdict = field(repr=False)
+    trace: Trace = field(repr=False, compare=False)
+    """Computes what `plot` draws, once, when it is asked to."""
+
+    @property
+    def plot(self) -> Plots:
+        """Its figures as Altair charts. Raises EvaluatorError where altair is not installed."""
+        from evaluator.api.plots import Plots  # most judgements are only read
+
+        return Plots(self.verdict, self.trace)
+
+    @property
+    def word(self) -> str:
+        """`go`, `no_go` or `inconclusive`."""
+        return self.verdict.word.value
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """All comparisons: the policy's metrics of every candidate, then the endpoint scan."""
+        return self.verdict.evidence.comparisons
+
+    def __getitem__(self, name: str) -> Comparison:
+        """A metric of the policy by its name. Raises UnknownName.
+
+        >>> effect = release.compare()["latency_p50"].effect
+        >>> 0.1 < effect.lower < effect.estimate < effect.upper
+        True
+        """
+        found = {one.rule.name: one for one in reversed(self.comparisons) if not one.scan}
+        if name not in found:
+            raise UnknownName("metric", name, found)
+        return found[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as its JSON has it.
+
+        >>> release.compare().to_dict()["verdict"]
+        'no_go'
+        """
+        plain: dict[str, Any] = json.loads(to_json(self.verdict))
+        return plain
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each comparison.
+
+        >>> frame = release.compare().to_pandas()
+        >>> frame.loc[frame["status"] == "fail", "metric"].tolist()[:2]
+        ['latency_p50', 'latency_p95']
+        """
+        return to_frame(list(flatten(self.to_dict())))
+
+    def to_arrow(self) -> pa.Table:
+        """A row for each comparison.
+
+        >>> release.compare().to_arrow().column_names[:3]
+        ['release', 'metric', 'type']
+        """
+        import pyarrow as pa
+
+        return pa.Table.from_pylist(list(flatten(self.to_dict())))
+
+    def __repr__(self) -> str:
+        return to_human(self.verdict, width=WIDTH)
+
+    def _repr_html_(self) -> str:
+        head = f"<b>{VERDICT_WORDS[self.verdict.word]}</b> {html.escape(self.verdict.release.id)}"
+        reasons = "".join(f"<li>{html.escape(reason.text)}</li>" for reason in self.verdict.reasons[:4])
+        titles = ("metric", "arm", "baseline", "canary", "change", "margin", "status")
+        top = "".join(f"<th>{title}</th>" for title in titles)
+        rows = "".join(_html_row(one) for one in self.comparisons)
+        return f"<p>{head}</p><ul>{reasons}</ul><table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _html_row(row: Comparison) -> str:
+    status = STATUS_MARKS[row.status]
+    cells = (name_comparison(row), row.arm, *format_both(row), format_effect(row), format_allowed(row), status)
+    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"

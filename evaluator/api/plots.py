@@ -1,0 +1,166 @@
+"""The figures of a judgement as Altair charts, drawn as in report and app."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from evaluator.errors import EvaluatorError, UnknownName, UsageError
+from evaluator.figures import (
+    Figure,
+    color_arms,
+    draw_distribution,
+    draw_forest,
+    draw_over_time,
+    draw_shift,
+    draw_timeline,
+    draw_units,
+    pick_decisive,
+    put_below_each_other,
+    rank_by_margin,
+    with_finding,
+)
+from evaluator.pipeline.judging import Trace
+from evaluator.records import BASELINE, Comparison, Verdict
+
+if TYPE_CHECKING:
+    from evaluator.figures.compose import Chart
+
+__all__ = ["Plots"]
+
+PAGE, COLUMN = 1000, 640
+"""Widths (px) of a figure across the page, and of one that reads better narrow."""
+MOST_ENDPOINTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plots:
+    """What a judgement can be looked at through. Each call returns an Altair chart, titled with what it shows.
+
+    The forest is drawn from the comparisons. All else needs curves, which the first of them computes from the cells
+    that were judged. Everything raises EvaluatorError where altair is not installed.
+
+    >>> found = release.compare()
+    >>> found.plot.forest().title.text
+    ['2 of 4 shown to be worse than allowed: p50 and p95; 2 of 4 not known yet: p99 and failures']
+    >>> found.plot.units("latency_p50").title.text
+    ['p50: all 3 instances of canary lie above all of baseline: it is not one of them alone']
+    >>> found.plot.timeline().save("timeline.html")  # or .svg, .png
+    """
+
+    verdict: Verdict = field(repr=False)
+    trace: Trace = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if importlib.util.find_spec("altair") is None:
+            raise EvaluatorError("plots need the package 'altair'", hint="pip install 'release-evaluator[plots]'")
+
+    def forest(self, *, endpoints: bool = False, width: int = PAGE) -> Chart:
+        """Every change against its margin, the worst first: of the policy's metrics, or those of the endpoint scan.
+
+        Raises UsageError where none has a margin and a change.
+        """
+        scanned = [row for row in self._rows if row.scan]
+        rows = rank_by_margin(scanned)[:MOST_ENDPOINTS] if endpoints else pick_decisive(self._rows)
+        several = len(self._candidates) > 1
+        figure = draw_forest(rows, colors=self._colors, width=width, several=several)
+        if figure is None:
+            raise UsageError(f"no {'endpoint' if endpoints else 'metric'} has a change and a margin to draw it against")
+        return put_below_each_other([figure], self._colors) if several else with_finding(figure)
+
+    def band(self, metric: str | None = None, *, arm: str | None = None, width: int = COLUMN) -> Chart:
+        """How the change of a metric became known: after each look with its interval, the margin, and the decision.
+
+        Without a name the metric that is furthest beyond its margin. Raises UnknownName, and UsageError for a metric
+        that has no such line: one that is watched, or of readings or outcomes, or of several runs judged together.
+        """
+        row, curve = self._find("over_time", "line over time", metric, arm)
+        return with_finding(draw_over_time(row, curve, color=self._colors[row.arm], width=width))
+
+    def units(self, metric: str | None = None, *, arm: str | None = None, width: int = COLUMN) -> Chart:
+        """Show a metric of each instance (of each run where there is one instance): is it one pod?
+
+        Without a name the metric that is furthest beyond its margin. Raises as `band` does.
+        """
+        row, curve = self._find("units", "value by instance", metric, arm)
+        return with_finding(draw_units(row, curve, colors=self._colors, width=width))
+
+    def shift(self, arm: str | None = None, *, width: int = COLUMN) -> Chart:
+        """Where in the distribution it moved: the change of the response time at every quantile, of each candidate.
+
+        Raises UnknownName, and UsageError where no requests were judged.
+        """
+        return self._draw_each("quantiles", draw_shift, arm, width)
+
+    def distribution(self, arm: str | None = None, *, width: int = COLUMN) -> Chart:
+        """How much is done by when: both distribution functions of response times, of each candidate.
+
+        Raises as `shift` does.
+        """
+        return self._draw_each("distributions", draw_distribution, arm, width)
+
+    def timeline(self, *, width: int = PAGE) -> Chart:
+        """What happened when: latency, failures, load and readings of every arm on one axis.
+
+        Raises UsageError where no requests were judged.
+        """
+        curves = self.trace()
+        if not curves["timeline"]:
+            raise self._nothing("timeline")
+        figures = draw_timeline(curves["timeline"], curves["readings"], width=width)
+        return put_below_each_other(figures, color_arms([one["name"] for one in curves["timeline"]["arms"]]))
+
+    # -------------------------------------------------------------- what is drawn
+
+    @property
+    def _rows(self) -> Sequence[Comparison]:
+        return self.verdict.evidence.comparisons
+
+    @property
+    def _candidates(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.arm for row in self._rows))
+
+    @property
+    def _colors(self) -> Mapping[str, str]:
+        return color_arms([*(arm.name for arm in self.verdict.evidence.arms), *self._candidates])
+
+    def _draw_each(self, key: str, draw: Callable[..., Figure], arm: str | None, width: int) -> Chart:
+        """One figure a candidate, below each other."""
+        self._check_arm(arm)
+        curves = [one for one in self.trace()[key] if arm in (None, one["arm"])]
+        if not curves:
+            raise self._nothing("distribution")
+        figures = [draw(one, color=self._colors[one["arm"]], width=width) for one in curves]
+        shown = (BASELINE, *(one["arm"] for one in curves))
+        return put_below_each_other(figures, {name: self._colors[name] for name in shown})
+
+    def _find(self, key: str, what: str, metric: str | None, arm: str | None) -> tuple[Comparison, Mapping[str, Any]]:
+        """The comparison of that name that has a curve of this kind, the worst where several have."""
+        self._check_arm(arm)
+        own = [row for row in self._rows if not row.scan and arm in (None, row.arm)]
+        names = {row.rule.name for row in own}
+        if metric is not None and metric not in names:
+            raise UnknownName("metric", metric, names)
+        traced = {(one["name"], one["arm"], one["endpoint"]): one[key] for one in self.trace()["metrics"]}
+        known = [row for row in own if metric in (None, row.rule.name) and traced.get(_key(row))]
+        if not known:
+            raise UsageError(f"there is no {what} of {metric or 'any metric'}", hint=self._name_known(own, traced))
+        row = (rank_by_margin(known) or known)[0]
+        return row, traced[_key(row)]
+
+    def _name_known(self, rows: Sequence[Comparison], traced: Mapping[tuple[Any, ...], Any]) -> str | None:
+        known = dict.fromkeys(row.rule.name for row in rows if traced.get(_key(row)))
+        return f"there is one of {', '.join(known)}" if known else None
+
+    def _check_arm(self, arm: str | None) -> None:
+        if arm is not None and arm not in self._candidates:
+            raise UnknownName("candidate", arm, self._candidates)
+
+    def _nothing(self, what: str) -> UsageError:
+        return UsageError(f"there is no {what} of {self.verdict.release.id}: none of its requests were judged")
+
+
+def _key(row: Comparison) -> tuple[str, str, str | None]:
+    return row.rule.name, row.arm, row.rule.slice.endpoint

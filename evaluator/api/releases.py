@@ -1,0 +1,200 @@
+"""A store that holds nothing, and the releases in it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluator.api.judgements import Judgement
+from evaluator.api.rows import flatten, to_frame
+from evaluator.errors import UsageError
+from evaluator.pipeline.judging import choose_runs, judge_traceably
+from evaluator.policy import Policy, find_policy, load_policy, parse_policy
+from evaluator.records import Cells, Run, Service, Verdict
+from evaluator.reports import from_json
+from evaluator.stats.narrow import narrow
+from evaluator.store import Relation, Store
+from evaluator.wording import count_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Release", "Snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A store to read. Nothing is held: each call opens the file for as long as it needs."""
+
+    store: Store = field(repr=False)
+
+    @property
+    def releases(self) -> tuple[str, ...]:
+        """Names of the releases, the newest first."""
+        return tuple(summary.release.id for summary in self.store.releases())
+
+    def release(self, name: str) -> Release:
+        """Look at one release. Raises UnknownName."""
+        return Release(self.store, self.store.release(name).id)
+
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
+        """Query a copy of the store as a DuckDB relation: its tables, the views `requests` and `readings`.
+
+        Raises UsageError for bad SQL.
+
+        >>> store.sql("SELECT release, word FROM verdicts").fetchall()
+        [('cart@1.5.0', 'no_go')]
+        """
+        return self.store.relate(query, parameters)
+
+    def results(self) -> pd.DataFrame:
+        """All metrics of all stored verdicts, a row each, as a data frame for analyses over releases.
+
+        >>> frame = store.results()
+        >>> frame.loc[frame["metric"] == "latency_p95", ["release", "verdict", "status"]].values.tolist()
+        [['cart@1.5.0', 'no_go', 'fail']]
+        """
+        rows = [
+            {"judged_at": stored.judged_at, "verdict": stored.word, **row}
+            for name in self.releases
+            for stored in self.store.verdicts(name)
+            for row in flatten(json.loads(stored.json))
+        ]
+        return to_frame(rows)
+
+    def __iter__(self) -> Iterator[Release]:
+        return (self.release(name) for name in self.releases)
+
+    def __repr__(self) -> str:
+        return f"<store {self.store.path} of {count_of(len(self.releases), 'release')}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One release: its runs, its verdicts, and whatever else is asked of it."""
+
+    store: Store = field(repr=False)
+    name: str
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """Its services with their versions."""
+        return self.store.release(self.name).services
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Its runs in the order in which they were begun."""
+        return self.store.runs(self.name)
+
+    def cells(self, runs: str = "latest") -> Cells:
+        """The additive summary of its requests that everything is computed from.
+
+        >>> cells = release.cells()
+        >>> cells.arms, len(cells.instances)
+        (('baseline', 'canary'), 6)
+        """
+        return self.store.read_cells([run.id for run in choose_runs(self.runs, runs)])
+
+    def verdicts(self) -> pd.DataFrame:
+        """All verdicts that were kept, a row each, the oldest first.
+
+        >>> release.verdicts()["verdict"].tolist()
+        ['no_go']
+        """
+        kept = self.store.verdicts(self.name)
+        return to_frame([{"judged_at": one.judged_at, "verdict": one.word, "json": one.json} for one in kept])
+
+    def judgement(self, number: int = -1) -> Judgement:
+        """Look at a verdict that was kept, as it was given: by its place in `verdicts`, the newest by default.
+
+        Raises UsageError where there is none.
+
+        >>> release.judgement().verdict.reasons[0].code
+        'regression'
+        """
+        kept = self.store.verdicts(self.name)
+        if not -len(kept) <= number < len(kept):
+            said = f"verdict {number} of {self.name}; {len(kept)} were kept" if kept else f"verdict of {self.name} yet"
+            raise UsageError(
+                f"there is no {said}", hint=f"judge it: evaluator verdict {self.name}, or `compare()` here"
+            )
+        drawn = self.store.figures(self.name) if number in (-1, len(kept) - 1) else None
+        verdict = from_json(kept[number].json, f"the verdict of {self.name}")
+        return Judgement(verdict, functools.cache(functools.partial(_trace_again, self.store, verdict, drawn)))
+
+    def compare(
+        self,
+        metrics: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        policy: str | Path | Mapping[str, Any] | None = None,
+        runs: str = "latest",
+        start: datetime | None = None,
+        end: datetime | None = None,
+        endpoints: Collection[str] | None = None,
+        instances: Collection[str] | None = None,
+        **settings: Any,
+    ) -> Judgement:
+        """Judge the release under a policy, or its requests in part; nothing is kept.
+
+        `policy`: a path, or its content; by default the nearest evaluator.yaml, else the built-in one. `metrics` and
+        any other key of the policy (`alpha=0.01`, `monitoring={"mode": "fixed"}`) take the place of what it says.
+        `start`, `end` (whole blocks of four buckets), `endpoints` and `instances` narrow the requests that count.
+        Raises PolicyError, and UnknownName for a run, endpoint or instance that is not there.
+
+        >>> tolerant = release.compare([{"name": "p90", "type": "latency_quantile", "quantile": 0.9, "margin": "60%"}])
+        >>> tolerant["p90"].status.value
+        'pass'
+        >>> part = release.compare(endpoints=["GET /endpoint/000"], alpha=0.01)
+        >>> {row.rule.slice.endpoint for row in part.comparisons if row.scan}
+        {'GET /endpoint/000'}
+        """
+        chosen = _policy(policy, {**settings, **({"metrics": [dict(one) for one in metrics]} if metrics else {})})
+        cut = functools.partial(narrow, start=start, end=end, endpoints=endpoints, instances=instances)
+        verdict, trace = judge_traceably(
+            self.store,
+            self.store.release(self.name),
+            choose_runs(self.runs, runs),
+            chosen,
+            judged_at=datetime.now(UTC),
+            cut=cut,
+        )
+        return Judgement(verdict, functools.cache(trace))
+
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
+        """Query a copy of the store in which `requests` and `readings` are those of this release. Raises UsageError.
+
+        >>> release.sql("SELECT instance FROM requests WHERE arm = ? GROUP BY ALL ORDER BY ALL", ["canary"]).fetchall()
+        [('canary-1',), ('canary-2',), ('canary-3',)]
+        """
+        return self.store.relate(query, parameters, release=self.name)
+
+    def __repr__(self) -> str:
+        return f"<release {self.name}: {count_of(len(self.runs), 'run')}>"
+
+
+def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[str, Any]:
+    """What the figures of a stored verdict need: kept beside it (`drawn`, JSON), or computed from what it judged."""
+    from evaluator.pipeline.reviewing import read_judged, trace_judged  # only for those who look back
+
+    if drawn is not None:
+        kept: Mapping[str, Any] = json.loads(drawn)
+        return kept
+    judged = read_judged(store, verdict)
+    if not judged.same_data:
+        raise UsageError(
+            f"what the verdict of {verdict.release.id} judged is not there as it was, so it cannot be drawn",
+            hint="judge what is there now with `compare()`",
+        )
+    return trace_judged(store, verdict, judged)
+
+
+def _policy(given: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Policy:
+    if isinstance(given, Mapping):
+        return parse_policy({**given, **settings})
+    policy = load_policy(Path(given) if given is not None else find_policy(Path.cwd()))
+    return parse_policy({**policy.effective, **settings}) if settings else policy

@@ -1,0 +1,48 @@
+"""Verdicts as rows: what becomes a data frame or an Arrow table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["flatten", "to_frame"]
+
+
+def flatten(verdict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The metrics of a verdict's JSON as flat rows."""
+    for metric in verdict["metrics"]:
+        effect = metric["effect"] or {}
+        yield {
+            "release": verdict["release"],
+            "metric": metric["name"],
+            "type": metric["type"],
+            "role": metric["role"],
+            "arm": metric["arm"],
+            "endpoint": (metric["slice"] or {}).get("endpoint"),
+            "status": metric["status"],
+            "baseline": metric["baseline"]["value"],
+            "canary": metric["canary"]["value"],
+            "unit": metric["unit"],
+            "effect": effect.get("estimate"),
+            "lower": effect.get("lower"),
+            "upper": effect.get("upper"),
+            "effect_kind": effect.get("kind"),
+            "margin": metric["margin"],
+            "p_value": metric["p_value"],
+            "p_value_adjusted": metric["p_value_adjusted"],
+            "detectable_effect": metric["detectable_effect"],
+            "n_baseline": metric["baseline"]["n"],
+            "n_canary": metric["canary"]["n"],
+            "method": metric["method"],
+            "reason": metric["reason"],
+        }
+
+
+def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a data frame. Raises EvaluatorError where pandas is not installed."""
+    import pandas as pd
+
+    return pd.DataFrame(list(rows))

@@ -1,0 +1,82 @@
+"""Land simulated releases as if they had been loaded and scraped: for notebooks, docs and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from evaluator.pipeline.base import READING_SOURCE
+from evaluator.records import Answer, Release, Run, RunFacts, RunState, check_names
+from evaluator.simulate import Requests, to_parquet
+from evaluator.sources.recording import new_run_id
+from evaluator.stats.readings import choose_reading_bucket_s
+from evaluator.store import Store
+
+__all__ = ["land_simulated"]
+
+ROWS = 200_000
+"""Requests a segment."""
+
+
+def land_simulated(
+    store: Store, release: Release, requests: Requests, answers: Sequence[Answer] = ()
+) -> tuple[Run, ...]:
+    """Land simulated requests as a run group, and what was scraped of them as a run of readings; returns the runs.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from evaluator.simulate import Design, simulate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = Store.open(Path(folder, "evaluator.duckdb"), create=True)
+    ...     runs = land_simulated(store, Release("cart@1.5.0"), simulate(Design(duration_s=60, replicates=2), seed=1))
+    ...     store.read_cells([run.id for run in runs]).arms
+    ('baseline', 'canary')
+    """
+    check_names(release, dict.fromkeys(requests.arms[1:]))
+    group = new_run_id()
+    ids = [group if place == 0 else f"{group}-{place + 1}" for place in range(len(requests.runs))]
+    named = replace(requests, runs=tuple(ids))
+    runs = [_register(store, release, named, place) for place in range(len(ids))]
+    to_parquet(named, store.segment_folder(runs[0]).parent, rows=ROWS)
+    for place, run in enumerate(runs):
+        store.land_segments(run.id)
+        facts = RunFacts(users=_count_users(named, place))
+        store.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=facts)
+    landed = {*ids, *([_land_answers(store, release, answers)] if answers else [])}
+    return tuple(run for run in store.runs(release.id) if run.id in landed)
+
+
+def _register(store: Store, release: Release, requests: Requests, place: int) -> Run:
+    at_us = requests.ts_us[requests.run == place]
+    started, ended = (datetime.fromtimestamp(int(at) / 1e6, UTC) for at in (at_us.min(), at_us.max()))
+    run = Run(
+        id=requests.runs[place],
+        release=release.id,
+        group=requests.runs[0],
+        source="import",
+        replicate=place,
+        started=started,
+        planned_end=ended,
+        fingerprint={"simulated": True, "replicates": len(requests.runs)},
+    )
+    store.register_run(release, run)
+    return run
+
+
+def _count_users(requests: Requests, place: int) -> Mapping[str, int]:
+    if requests.users is None:
+        return {}
+    mine = requests.run == place
+    return {name: int(requests.users[mine & (requests.arm == arm)].max()) for arm, name in enumerate(requests.arms)}
+
+
+def _land_answers(store: Store, release: Release, answers: Sequence[Answer]) -> str:
+    start, end = min(one.start for one in answers), max(one.end for one in answers)
+    run_id = new_run_id()
+    run = Run(run_id, release.id, run_id, READING_SOURCE, started=start, planned_end=end)
+    step_s = max(one.step_s for one in answers)
+    store.register_run(release, run, bucket_s=choose_reading_bucket_s((end - start).total_seconds(), step_s))
+    store.keep_answers(run, answers, {"simulated": True})
+    store.finish_run(run.id, state=RunState.COMPLETE, ended=end, facts=RunFacts())
+    return run.id

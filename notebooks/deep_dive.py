@@ -1,0 +1,118 @@
+# %% [markdown]
+# # From NO-GO to the guilty endpoint, pod and minute
+#
+# `cart@1.5.0` was loaded beside 1.4.1, and the verdict is NO-GO. Which requests became slow, on which pods, since
+# when?
+#
+# The release is simulated, so that what there is to be found is known: the cache of `POST /checkout` is full after
+# six minutes, and on one pod, which serves the largest carts, after four. From then on a checkout takes three times
+# as long.
+
+# %%
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import altair as alt
+import numpy as np
+
+import evaluator
+from evaluator.pipeline.simulating import land_simulated
+from evaluator.records import Release, Service
+from evaluator.simulate import Design, simulate
+from evaluator.store import Store
+
+alt.renderers.enable("svg")  # drawn here, without network
+
+ENDPOINTS = ("GET /", "GET /products", "GET /cart", "POST /checkout", "GET /orders")
+requests = simulate(Design(duration_s=1200, rate_per_s=60, users=30, instance_sd=0.005), seed=3)
+requests = replace(requests, endpoints=ENDPOINTS)
+
+minute = (requests.ts_us - requests.ts_us.min()) / 60e6
+full_after = np.where(np.array(requests.instances)[requests.instance] == "canary-3", 4, 6)
+full = (requests.arm == 1) & (requests.endpoint == ENDPOINTS.index("POST /checkout")) & (minute > full_after)
+requests = replace(requests, response_us=requests.response_us * np.where(full, 3, 1))
+
+folder = TemporaryDirectory()
+path = Path(folder.name, "evaluator.duckdb")
+cart = Release("cart@1.5.0", (Service("cart", baseline="1.4.1", canary="1.5.0"),))
+(run,) = land_simulated(Store.open(path, create=True), cart, requests)
+
+# %% [markdown]
+# ## What does the judge say?
+#
+# `evaluator.open` holds nothing: each call reads what it needs and lets go of the file. `compare()` judges and keeps
+# nothing; the verdict of a release that `evaluator verdict` judged is `release.judgement()`.
+
+# %%
+release = evaluator.open(path).release("cart@1.5.0")
+found = release.compare()
+print(found)
+found.plot.forest()
+
+# %% [markdown]
+# The median is within its margin, the slow end is not: something that few requests do became slow. The change at
+# every quantile says so at a glance.
+
+# %%
+found.plot.shift()
+
+# %% [markdown]
+# ## Which endpoint?
+#
+# The endpoint scan compares each by itself. One stands out.
+
+# %%
+found.plot.forest(endpoints=True)
+
+# %% [markdown]
+# ## Since when?
+#
+# Only its requests, over time. For some minutes both arms run together; then the slow end of the canary leaves, and
+# after that the median.
+
+# %%
+checkout = release.compare(endpoints=["POST /checkout"], endpoint_scan={"enabled": False})
+checkout.plot.timeline()
+
+# %% [markdown]
+# ## Which pod, to the minute?
+#
+# Own SQL over the raw requests: the median of each pod in each minute, by the baseline's of the same minute.
+
+# %%
+pods = release.sql("""
+    WITH asked AS (
+        SELECT arm, instance, date_diff('minute', min(ts) OVER (), ts) AS minute, response_time_ms AS ms
+        FROM requests WHERE endpoint = 'POST /checkout' AND NOT failed),
+    base AS (SELECT minute, median(ms) AS ms FROM asked WHERE arm = 'baseline' GROUP BY minute)
+    SELECT instance, minute, median(asked.ms) / any_value(base.ms) AS ratio
+    FROM asked JOIN base USING (minute) GROUP BY instance, minute ORDER BY ALL
+""").df()
+slow = pods[pods["ratio"] > 1.5].groupby("instance")["minute"].min()
+slow.rename("slow since minute")
+
+# %%
+scale = alt.Scale(scheme="oranges", domain=[1, 3], clamp=True)
+title = alt.Title(f"Checkout is slow on {slow.idxmin()} from minute {slow.min()} on, everywhere from {slow.max()}")
+alt.Chart(pods, title=title, width=640).mark_rect(stroke="white").encode(
+    x=alt.X("minute:O", axis=alt.Axis(labelAngle=0)),
+    y=alt.Y("instance:N", title=None),
+    color=alt.Color("ratio:Q", title="× baseline", scale=scale),
+)
+
+# %% [markdown]
+# ## Would a short test have found it?
+
+# %%
+start = found.verdict.evidence.window.start
+[(minutes, release.compare(end=start + timedelta(minutes=minutes)).word) for minutes in (4, 8, 20)]
+
+# %% [markdown]
+# ## What to conclude
+#
+# - The release does not start slow, it *becomes* slow: after four minutes it would have been promoted. A test has to
+#   outlast what fills up.
+# - It is `POST /checkout` alone, on every pod of 1.5.0 and on none of 1.4.1: the code, not a machine.
+# - `canary-3` was first, so what fills up fills with what that pod serves. That is where to put the profiler.
