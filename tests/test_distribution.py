@@ -220,7 +220,7 @@ def test_it_type_checks_from_outside(clean, tmp_path):
     (tmp_path / "wrong.py").write_text(WRONG)
     check = (BIN / "mypy", "--strict", "--no-incremental", "--python-executable", clean / "python")
     said = execute(*check, "outside.py", "wrong.py", cwd=tmp_path, code=1)
-    assert 'Revealed type is "def (path: str | pathlib.Path =) -> evaluator.api.Snapshot"' in said, said
+    assert 'Revealed type is "def (path: str | pathlib.Path =) -> evaluator.api.releases.Snapshot"' in said, said
     assert "evaluator.sources.locust.recorder.Recorder" in said
     assert said.count("error:") == 1, said
     assert 'wrong.py:4: error: Argument 1 to "release" of "Snapshot" has incompatible type "int"' in said

@@ -13,6 +13,7 @@ from evaluator.cli.outcomes import describe_outcomes, outcome_options, tell_metr
 from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, Landed, LandingPlan
+from evaluator.store import Store
 from evaluator.wording import count_of
 
 __all__ = ["command"]
@@ -74,7 +75,7 @@ def command(
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy; the unit (a user, a session) is what is counted, however many rows it has.
     """
-    from evaluator.pipeline.importing import find_outcomes, import_outcomes, import_release, suggest_metrics
+    from evaluator.pipeline.importing import import_outcomes, import_release
     from evaluator.sources.files import plan_landing
 
     options = to_options(unit, arm_column, baseline_arm, outcome_names, covariates)
@@ -83,15 +84,10 @@ def command(
     files = _collect_arms(baseline, canary, arms)
     plan = None
     if files or not outcomes:
-        sensitive = session.load_policy().promotion.sensitive
         plan = plan_landing(
-            files,
-            format=format_name,
-            columns=columns,
-            skip_bad_rows=skip_bad_rows,
-            service=service,
-            sensitive=sensitive,
-        )
+            files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=service,
+            sensitive=session.load_policy().promotion.sensitive,
+        )  # fmt: skip
     subject = to_release(release, service, baseline_version, canary_version, labels)
     store = session.open_store(create=True)
     if plan:
@@ -103,11 +99,18 @@ def command(
             store, subject, outcomes, options, query=outcomes_query, skip_bad_rows=skip_bad_rows
         )
         emit(describe_outcomes(release, landed, facts, chosen))
-        found = find_outcomes(store)
-        if hint := tell_metrics(session.load_policy(), suggest_metrics(found) if found else ()):
-            session.say(hint)
+        _tell_metrics(session, store)
     session.say(f"next: evaluator verdict {release}")
     return 0
+
+
+def _tell_metrics(session: Session, store: Store) -> None:
+    """Say which metrics would judge the outcomes, where the policy has none."""
+    from evaluator.pipeline.importing import find_outcomes, suggest_metrics
+
+    found = find_outcomes(store)
+    if hint := tell_metrics(session.load_policy(), suggest_metrics(found) if found else ()):
+        session.say(hint)
 
 
 def _collect_arms(baseline: Iterable[str], canary: Iterable[str], others: Iterable[str]) -> dict[str, list[str]]:

@@ -158,7 +158,9 @@ class PolicyFile(Section):
         for index, metric in enumerate(value):
             if METRICS[metric.type].asks and not (sources and sources.prometheus):
                 raise PydanticCustomError(
-                    "no_source", "{type} needs sources: {{prometheus: …}}", {"type": metric.type, "index": index}
+                    "no_source",
+                    "{type} needs {source}",
+                    {"type": metric.type, "index": index, "source": "sources: {prometheus: …}"},
                 )
         names = [metric.name for metric in value]
         for index, name in enumerate(names):
