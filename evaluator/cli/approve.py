@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.promote import follow, tell
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports import plain_text
-from evaluator.store import Store
+
+if TYPE_CHECKING:
+    from evaluator.store import Store
 
 __all__ = ["command", "reject"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,8 +14,10 @@ from evaluator.cli.outcomes import describe_outcomes, outcome_options, tell_metr
 from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, Landed, LandingPlan
-from evaluator.store import Store
 from evaluator.wording import count_of
+
+if TYPE_CHECKING:
+    from evaluator.store import Store
 
 __all__ = ["command"]
 

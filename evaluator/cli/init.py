@@ -7,15 +7,17 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from evaluator.cli import Session, emit
 from evaluator.errors import InputError, SourceError
-from evaluator.policy import FILE_NAME, parse_policy
-from evaluator.records import Outcomes
 
-LOCUSTFILE = "locustfile.py"
+if TYPE_CHECKING:
+    from evaluator.records import Outcomes
+
+FILE_NAME, LOCUSTFILE = "evaluator.yaml", "locustfile.py"
 
 
 @click.command("init")
@@ -62,6 +64,7 @@ def _read(name: str) -> str:
 
 def _of_prometheus(session: Session, url: str) -> str:
     """The built-in policy with what a metrics server has, in place of metrics of requests. Raises SourceError."""
+    from evaluator.policy import parse_policy
     from evaluator.sources.prometheus import PrometheusOptions, connect, look_around
 
     whatever = {"baseline": 'version="1.4"', "canary": 'version="1.5"'}

@@ -1,5 +1,6 @@
 """The store: the only room that knows DuckDB."""
 
+import evaluator.store.library  # noqa: F401 - before whatever else imports DuckDB
 from evaluator.store.base import Stamp, Store, stamp_of
 from evaluator.store.engine import Relation
 
