@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from evaluator.policy import Policy
 from evaluator.records import Landed, OutcomeFacts, OutcomeOptions, OutcomePlan
+
+if TYPE_CHECKING:
+    from evaluator.policy import Policy
 
 __all__ = ["describe_outcomes", "outcome_options", "tell_metrics", "to_options"]
 
