@@ -130,7 +130,7 @@ def test_every_command_and_option_is_in_the_reference(name, command):
             assert all(option in section for option in param.opts), param.opts
             assert param.help, f"{name} {param.opts} has no help"
             assert squeezed(param.help) in squeezed(section), (
-                "run: python -m evaluator.cli.reference > docs/reference.md"
+                "run: python -m evaluator.cli.reference commands > docs/reference.md"
             )
 
 
