@@ -67,11 +67,10 @@ def judge_release(
     """
     load_early()
     land_release(store, release_id)
-    chosen = tuple(with_present_facts(store, run) for run in choose_runs(store.runs(release_id), runs))
-    release = store.release(release_id)
+    with store.reading():
+        known, release = store.runs(release_id), store.release(release_id)
+    chosen = tuple(with_present_facts(store, run) for run in choose_runs(known, runs))
     verdict = judge_runs(store, release, chosen, policy, judged_at=judged_at, figures=figures)
-    # Who promoted on these data against a verdict has done so for every later look at them, too.
-    verdict = replace(verdict, override=store.promotions.override_of(release_id, verdict.data_hash))
     if save:
         keep_verdict(store, verdict)
     return verdict
@@ -102,12 +101,16 @@ def judge_traceably(
     cut: Callable[[Cells], Cells] = lambda cells: cells,
 ) -> tuple[Verdict, Trace]:
     """Judge runs as `judge_runs` does; beside the verdict comes what computes its figures, should they be wanted."""
-    learnt = store.learnt(service_of(release))
-    own, policy = policy, with_learnt(policy, learnt)
     loads = tuple(run for run in runs if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
-    outcomes = read_outcomes(store, runs, policy.rulebook)
-    cells = cut(store.read_cells([run.id for run in loads]))
-    readings, collected = read_readings(store, runs)
+    with store.reading():
+        learnt = store.learnt(service_of(release))
+        outcomes = read_outcomes(store, runs, policy.rulebook)
+        cells = store.read_cells([run.id for run in loads])
+        readings, collected = read_readings(store, runs)
+        data_hash = store.data_hash([run.id for run in runs])
+        # Who promoted on these data against a verdict has done so for every later look at them, too.
+        override = store.promotions.override_of(release.id, data_hash)
+    own, policy, cells = policy, with_learnt(policy, learnt), cut(cells)
     evidence = assess_release(cells, loads, outcomes, policy.rulebook, release.id, readings, collected)
     if learnt is not None and policy is not own:
         evidence = replace(evidence, findings=(*evidence.findings, describe_learnt(learnt, policy.rulebook)))
@@ -126,7 +129,8 @@ def judge_traceably(
         policy=policy.effective,
         queries=_list_queries(readings),
         policy_hash=policy.hash,
-        data_hash=store.data_hash([run.id for run in runs]),
+        data_hash=data_hash,
+        override=override,
         evaluator_version=find_version(),
         judged_at=judged_at,
     )

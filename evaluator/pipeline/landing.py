@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,8 +39,9 @@ def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
     Runs of recorders that were started by hand are registered; runs whose recorder died are marked incomplete.
     Raises UnknownName for a release of which nothing is known.
     """
-    _adopt_recordings(store, release_id)
-    runs = store.runs(release_id)
+    runs = _known_runs(store, release_id)
+    if _adopt_recordings(store, release_id, {run.id for run in runs}) or not runs:
+        runs = store.runs(release_id)
     _settle_collections(store, runs)
     return tuple(_settle(store, run) for run in runs if run.source == "locust")
 
@@ -80,19 +81,22 @@ def _reason_of_death(run: Run) -> str:
     return "" if run.group == run.id and not run.fingerprint.get("targets") else "the load was killed"
 
 
-def _adopt_recordings(store: Store, release_id: str) -> None:
-    known = _known_runs(store, release_id)
+def _adopt_recordings(store: Store, release_id: str, known: Collection[str]) -> bool:
+    """Register the runs of recorders that were started by hand; tells whether there were any."""
+    adopted = False
     for path in sorted(run_folder(store.data_dir, release_id, "_").parent.glob(f"*/{SHEET_NAME}")):
         sheet = RunSheet.read(path)
         if sheet.release == release_id and sheet.run not in known:
             _adopt(store, sheet)
+            adopted = True
+    return adopted
 
 
-def _known_runs(store: Store, release_id: str) -> set[str]:
+def _known_runs(store: Store, release_id: str) -> tuple[Run, ...]:
     try:
-        return {run.id for run in store.runs(release_id)}
+        return store.runs(release_id)
     except UnknownName:
-        return set()
+        return ()
 
 
 def _adopt(store: Store, sheet: RunSheet) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import pyarrow as pa
@@ -56,6 +58,9 @@ WAIT_S = 30.0
 COMPACT_AFTER = timedelta(hours=1)
 """Segments of a running run are merged when the first of them landed so long ago."""
 
+
+_READ: ContextVar[Mapping[Path, Engine]] = ContextVar("_READ", default=MappingProxyType({}))
+"""Store → the engine that it is attached to for reading, within `Store.reading`."""
 
 Stamp = tuple[tuple[int, int], ...]
 
@@ -117,7 +122,28 @@ class Store:
         return stamp_of(self.path)
 
     @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read several times with one opening of the file, which takes longer than most reads.
+
+        Whoever writes waits meanwhile: nothing is computed inside, and nothing can be written.
+        """
+        if self.path in _READ.get():
+            yield
+            return
+        with self._attached(write=False) as engine:
+            token = _READ.set({**_READ.get(), self.path: engine})
+            try:
+                yield
+            finally:
+                _READ.reset(token)
+
+    @contextmanager
     def _attached(self, *, write: bool) -> Iterator[Engine]:
+        if (read := _READ.get().get(self.path)) is not None:
+            if write:
+                raise StoreError(f"the store {self.path} cannot be written while it is read")
+            yield read
+            return
         with open_engine(search=self.path.parent) as engine, attach(engine, self.path, write=write, wait_s=self.wait_s):
             if not write:
                 yield engine
@@ -166,10 +192,10 @@ class Store:
         Segments that cannot be read are quarantined by name. Those of a run that has ended are merged into large files,
         and those of a running one when they landed an hour ago.
         """
-        with self._attached(write=False) as engine:
+        with self.reading(), self._attached(write=False) as engine:
             run = catalogue.read_run(engine, run_id)
             known = catalogue.read_places(engine, run_id)
-        target = self._target(run)
+            target = self._target(run)
         with shared(self._files.gate):
             landed = land(target, list(known))
         since = datetime.now(UTC) - COMPACT_AFTER if run.state is RunState.RUNNING else None

@@ -223,3 +223,20 @@ def test_a_name_that_the_folder_of_requests_has(tmp_path):
     with pytest.raises(StoreError, match=r"cannot be called shop\.data"):
         Store.open(tmp_path / "shop.data", create=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_reads_share_one_opening_and_nothing_is_written_meanwhile(tmp_path, monkeypatch):
+    from evaluator.store import base
+
+    store = Store.open(tmp_path / "evaluator.duckdb", create=True)
+    opened = []
+    attach = base.attach
+    monkeypatch.setattr(base, "attach", lambda *given, **how: (opened.append(1), attach(*given, **how))[1])
+    with store.reading(), store.reading():
+        assert store.releases() == ()
+        assert store.promotions.intents() == ()
+        with pytest.raises(StoreError, match="cannot be written while it is read"):
+            store.promotions.note("ann", "note", "cart@1", "x")
+    assert len(opened) == 1
+    store.promotions.note("ann", "note", "cart@1", "x")
+    assert len(store.promotions.audit()) == 1
