@@ -13,7 +13,14 @@ from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import Refused, UnknownName, UsageError
 from evaluator.intents.checking import hash_verdict
-from evaluator.intents.observing import find_latest, hash_data_now, hash_policy_now, read_undone
+from evaluator.intents.observing import (
+    find_in_effect,
+    find_latest,
+    hash_data_now,
+    hash_policy_now,
+    read_undone,
+    services_of,
+)
 from evaluator.intents.people import may, may_ask, why_not
 from evaluator.intents.steps import Planned, plan_steps
 from evaluator.pipeline.landing import land_release
@@ -23,6 +30,7 @@ from evaluator.records import StoredVerdict, Verdict, VerdictWord
 from evaluator.records.intents import (
     ANNOUNCE,
     FINAL_STATES,
+    PROMOTING,
     Action,
     HookOutcome,
     Intent,
@@ -37,7 +45,6 @@ from evaluator.wording import format_duration
 __all__ = ["Wish", "approve", "ask", "cancel", "find_promoted", "list_conditions", "plan_action", "resolve", "retry"]
 
 LONGEST_REASON = 1000
-_PROMOTING = (Action.PROMOTE, Action.BREAK_GLASS)
 _VERBS = {
     Action.PROMOTE: "promoting",
     Action.HOLD: "holding",
@@ -143,7 +150,7 @@ _NO_HOOKS = "add hooks to evaluator.yaml, or promote it where it is deployed: do
 
 
 def _refuse_on_grounds(store: Store, policy: Policy, wish: Wish, latest: StoredVerdict | None) -> None:
-    if wish.action not in _PROMOTING:
+    if wish.action not in PROMOTING:
         return
     if latest is None:
         raise Refused(
@@ -174,15 +181,7 @@ def _refuse_needless_glass(policy: Policy, verdict: Verdict) -> None:
 
 def find_promoted(store: Store, release: str) -> tuple[Intent, ...]:
     """Promotions of a release that may have changed something and were not rolled back since, the newest first."""
-    return tuple(one for one in _in_effect(store, store.promotions.intents(release)) if one.release == release)
-
-
-def _in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
-    back = [one for one in intents if one.action is Action.ROLLBACK and one.state is IntentState.ACKNOWLEDGED]
-    over = {name for one in back for name in one.undoes}
-    for one in reversed(intents):
-        if one.action in _PROMOTING and one.id not in over and store.promotions.deliveries(one.id):
-            yield one
+    return tuple(find_in_effect(store, store.promotions.intents(release)))
 
 
 def plan_action(
@@ -201,9 +200,11 @@ def _find_undone(store: Store, policy: Policy, wish: Wish) -> tuple[str, ...]:
     """The promotions that a rollback takes back. Raises Refused where it would do nothing, or undo a later one."""
     if wish.action is not Action.ROLLBACK:
         return ()
-    promoted = tuple(one.id for one in find_promoted(store, wish.release))
+    found = find_promoted(store, wish.release)
+    promoted, begun = tuple(one.id for one in found), any(one.state is IntentState.SENT for one in found)
     planned, left = plan_action(store, policy, wish.release, wish.action, promoted)
-    if all(one.event == ANNOUNCE for one in planned):
+    # What a worker is at just now may have no hook to take back yet; it has when the rollback is executed.
+    if not begun and all(one.event == ANNOUNCE for one in planned):
         why = "; ".join(left) if left else "no promotion of it was executed, and the policy names no hooks for rollback"
         raise Refused(f"there is nothing to roll back for {wish.release}: {why}", hint="name hooks for rollback")
     _refuse_out_of_order(store, wish.release, promoted)
@@ -212,11 +213,11 @@ def _find_undone(store: Store, policy: Policy, wish: Wish) -> tuple[str, ...]:
 
 def _refuse_out_of_order(store: Store, release: str, promoted: Sequence[str]) -> None:
     """What was promoted later of the same service stands on what this one changed: it goes back first."""
-    services = {one.name for one in store.release(release).services}
-    for later in _in_effect(store, store.promotions.intents()):
+    services = set(services_of(store, release))
+    for later in find_in_effect(store, store.promotions.intents()):
         if later.id in promoted or not promoted:
             return
-        if services & {one.name for one in store.release(later.release).services}:
+        if services & set(services_of(store, later.release)):
             raise Refused(
                 f"{later.release} was promoted after {release}",
                 hint=f"roll that back first, or instead: {later.release}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from evaluator.intents.checking import Situation
@@ -14,10 +14,31 @@ from evaluator.pipeline.landing import land_release
 from evaluator.pipeline.reviewing import is_live
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import ReleaseSummary, StoredVerdict
-from evaluator.records.intents import Approval, Delivery, Intent, IntentState, PersonRole
+from evaluator.records.intents import (
+    ANNOUNCE,
+    PROMOTING,
+    Action,
+    Approval,
+    Delivery,
+    Intent,
+    IntentState,
+    PersonRole,
+)
 from evaluator.store import Store
 
-__all__ = ["find_latest", "find_settled", "hash_data_now", "hash_policy_now", "observe", "read_undone"]
+__all__ = [
+    "find_in_effect",
+    "find_latest",
+    "find_settled",
+    "hash_data_now",
+    "hash_policy_now",
+    "observe",
+    "read_undone",
+    "services_of",
+]
+
+_NOTHING_DONE = (IntentState.FAILED, IntentState.APPROVED)
+"""States of a hook that changed nothing; those that failed are approved anew when they are tried again."""
 
 
 def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
@@ -37,11 +58,59 @@ def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situ
         may_request={intent.requester} if may_ask(rules, intent.requester_names, intent.action) else set(),
         may_approve=able | ({intent.requester} if alone else set()),
         max_age=timedelta(seconds=rules.approvals.max_age_s),
+        overtaken_by=_find_overtaking(store, intent),
     )
 
 
 def _people(approvals: Sequence[Approval]) -> frozenset[str]:
     return frozenset(one.person for one in approvals)
+
+
+def services_of(store: Store, release: str) -> tuple[str, ...]:
+    """What intents of a release act on: its services, which other releases may have as well."""
+    return tuple(sorted({one.name for one in store.release(release).services})) or (release,)
+
+
+def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
+    """Promotions that may have changed something, or are about to, and were not rolled back, the newest first."""
+    back = [one for one in intents if one.action is Action.ROLLBACK and one.state is IntentState.ACKNOWLEDGED]
+    over = {name for one in back for name in one.undoes}
+    for one in reversed(intents):
+        if one.action in PROMOTING and one.id not in over and _has_begun(store, one):
+            yield one
+
+
+def _has_begun(store: Store, intent: Intent) -> bool:
+    """Has it changed something, or does a worker say that it is about to?"""
+    if intent.state is IntentState.SENT:
+        return True
+    return any(
+        one.event != ANNOUNCE and one.outcome.state not in _NOTHING_DONE
+        for one in store.promotions.deliveries(intent.id)
+    )
+
+
+def _find_overtaking(store: Store, intent: Intent) -> str:
+    """What came after an intent and must not be overturned by it; empty where nothing did.
+
+    A promotion does not go on after its release was held or rolled back, and nothing that was asked for before
+    another release of the service was promoted changes what that one stands on.
+    """
+    intents = store.promotions.intents()
+    later = intents[[one.id for one in intents].index(intent.id) + 1 :]
+    if intent.action in PROMOTING:
+        for one in later:
+            if one.release == intent.release and one.stops:
+                return f"{one.id} ({one.action.said}) was asked for after it"
+    if intent.action is Action.HOLD:
+        return ""
+    services = set(services_of(store, intent.release))
+    for one in find_in_effect(store, intents):
+        if one not in later:
+            return ""
+        if one.release != intent.release and services & set(services_of(store, one.release)):
+            return f"{one.release} was promoted after it was asked for ({one.id})"
+    return ""
 
 
 def find_latest(store: Store, release_id: str) -> StoredVerdict | None:

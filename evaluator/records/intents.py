@@ -11,6 +11,7 @@ from typing import Any
 __all__ = [
     "ANNOUNCE",
     "FINAL_STATES",
+    "PROMOTING",
     "UNDO",
     "Action",
     "Approval",
@@ -46,6 +47,10 @@ class Action(StrEnum):
     def said(self) -> str:
         """For people."""
         return self.value.replace("_", " ")
+
+
+PROMOTING = (Action.PROMOTE, Action.BREAK_GLASS)
+"""What brings a candidate to everybody: it acts on a verdict, and a rollback takes it back."""
 
 
 class IntentState(StrEnum):
@@ -129,7 +134,7 @@ class PromotionRules:
     def needed(self, action: Action) -> int:
         """How many approvals an action takes."""
         stated: int = getattr(self.approvals, action.value)
-        promotes = action in (Action.PROMOTE, Action.BREAK_GLASS)
+        promotes = action in PROMOTING
         return max(stated, 2) if self.sensitive and promotes else stated
 
     def distinct(self, action: Action) -> bool:
@@ -163,6 +168,12 @@ class Intent:
     """Of the hooks and approvals that were shown to whoever agreed."""
     undoes: tuple[str, ...] = ()
     """The promotions whose changes a rollback takes back, the newest first."""
+
+    @property
+    def stops(self) -> bool:
+        """Is it a hold or a rollback that was not taken back? Promotions before it are not executed any more."""
+        void = (IntentState.EXPIRED, IntentState.CANCELLED)
+        return self.action not in PROMOTING and self.state not in void
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from evaluator.errors import StoreError, UnknownName, UsageError
 from evaluator.records.intents import (
     ANNOUNCE,
     FINAL_STATES,
+    PROMOTING,
     Action,
     Approval,
     AuditRow,
@@ -65,7 +67,7 @@ class Promotions:
                 return standing
             if draft.action in (Action.HOLD, Action.ROLLBACK):
                 _cancel_promotions(engine, known, draft)
-            return _add(engine, draft, len(known), consents=consents)
+            return _add(engine, _undo_begun_too(draft, known), len(known), consents=consents)
 
     def intent(self, intent_id: str) -> Intent:
         """Read an intent. Raises UnknownName."""
@@ -109,16 +111,27 @@ class Promotions:
 
     def expire(self, now: datetime) -> None:
         """Mark what was not executed in time."""
-        if any(_is_over(intent, now) for intent in self.intents()):
+        with self.attached(write=False) as engine:
+            over = _select_over(engine, now)
+        if over:
             with self.attached(write=True) as engine:
                 _expire(engine, now)
 
     @contextmanager
-    def alone(self, target: str, wait_s: float = 0.0) -> Iterator[bool]:
-        """Be the only one that executes intents on a target; tells whether that could be had within `wait_s`.
+    def alone(self, targets: Sequence[str], wait_s: float = 0.0) -> Iterator[bool]:
+        """Be the only one that executes intents on any of the targets; tells whether that could be had within `wait_s`.
 
         The system lets go of a process that was killed: what it had begun can be taken up at once. Raises StoreError.
         """
+        deadline = time.monotonic() + wait_s
+        with ExitStack() as locks:
+            # In one order for all: two that want each other's would wait for ever.
+            yield all(
+                locks.enter_context(exclusive(self._lock_of(target), max(deadline - time.monotonic(), 0.0)))
+                for target in sorted(targets)
+            )
+
+    def _lock_of(self, target: str) -> Path:
         path = self.folder / f"{hashlib.sha256(target.encode()).hexdigest()[:24]}.lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -128,8 +141,7 @@ class Promotions:
                 f"{path} cannot be written: {error.strerror}",
                 hint="intents are executed by whoever may write the store",
             ) from error
-        with exclusive(path, wait_s) as held:
-            yield held
+        return path
 
     def claim(self, intent: Intent, worker: str) -> bool:
         """Take an intent for execution as it was seen; one of several that try wins."""
@@ -249,16 +261,24 @@ def _consent(engine: Engine, intent: Intent, person: str, names: Sequence[str]) 
 
 def _cancel_promotions(engine: Engine, known: Sequence[Intent], because: Intent) -> None:
     for intent in known:
-        if intent.state in _OPEN and intent.action in (Action.PROMOTE, Action.BREAK_GLASS):
+        if intent.state in _OPEN and intent.action in PROMOTING:
             _end(engine, intent, IntentState.CANCELLED, because.requester, f"{because.action}: {because.reason}")
 
 
-def _is_over(intent: Intent, now: datetime) -> bool:
-    return intent.state in _OPEN and now >= intent.expires_at
+def _undo_begun_too(draft: Intent, known: Sequence[Intent]) -> Intent:
+    """A rollback takes back what a worker has begun since it was looked up as well."""
+    if draft.action is not Action.ROLLBACK:
+        return draft
+    begun = [one.id for one in reversed(known) if one.state is IntentState.SENT and one.action in PROMOTING]
+    return replace(draft, undoes=(*(one for one in begun if one not in draft.undoes), *draft.undoes))
+
+
+def _select_over(engine: Engine, now: datetime) -> tuple[Intent, ...]:
+    return _select(engine, "WHERE state IN (?, ?) AND expires_at <= ?", [*_OPEN, now])
 
 
 def _expire(engine: Engine, now: datetime) -> None:
-    for intent in _select(engine, "WHERE state IN (?, ?) AND expires_at <= ?", [*_OPEN, now]):
+    for intent in _select_over(engine, now):
         _end(
             engine, intent, IntentState.EXPIRED, "evaluator", f"not executed by {intent.expires_at:%Y-%m-%d %H:%M} UTC"
         )
@@ -321,7 +341,7 @@ def _read(engine: Engine, intent_id: str) -> Intent:
 
 def _select(engine: Engine, where: str, values: Sequence[Any]) -> tuple[Intent, ...]:
     rows = engine.execute(
-        f"SELECT {_COLUMNS} FROM store.intents {where} ORDER BY requested_at, length(id), id", list(values)
+        f"SELECT {_COLUMNS} FROM store.intents {where} ORDER BY length(id), id", list(values)
     ).fetchall()
     return tuple(_to_intent(row) for row in rows)
 
