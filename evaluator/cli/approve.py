@@ -24,10 +24,7 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
     store = session.open_store()
     if intent is None:
         waiting = [one for one in store.promotions.intents() if one.state is IntentState.REQUESTED]
-        emit(
-            "\n".join(f"{tell(store, one)}, asked for by {one.requester}: {one.reason}" for one in waiting)
-            or "nothing waits"
-        )
+        emit("\n".join(_ask(store, one) for one in waiting) or "nothing waits")
         return 0
     approved = approve(store, session.load_policy(), system_person(), intent)
     if approved.state is IntentState.REQUESTED:

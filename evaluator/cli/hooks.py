@@ -12,8 +12,9 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.promote import follow, tell
-from evaluator.errors import HookError, UsageError
+from evaluator.errors import HookError
 from evaluator.records.intents import Delivery
+from evaluator.reports import plain_text
 
 __all__ = ["command"]
 
@@ -109,13 +110,10 @@ def resolve(session: Session, intent: str, number: int, known: str, reason: str)
     from evaluator.intents import resolve as settle
     from evaluator.intents import system_person
 
-    if not reason.strip():
-        raise UsageError("the reason is missing", hint="say how you know: --reason 'the load balancer shows it'")
     store = session.open_store()
     policy = session.load_policy()
-    emit(
-        tell(store, settle(store, policy, system_person(), intent, number, done=known == "done", reason=reason.strip()))
-    )
+    settled = settle(store, policy, system_person(), intent, number, done=known == "done", reason=reason)
+    emit(tell(store, settled))
 
 
 @command.command("worker")
@@ -142,5 +140,5 @@ def worker(session: Session, once: bool) -> int:
 
     signal.signal(signal.SIGTERM, end)
     session.say(f"{name_worker()} executes intents of {session.store_path}; Ctrl-C ends it")
-    run_worker(store, session.load_policy, stop, say=emit)
+    run_worker(store, session.load_policy, stop, say=lambda text: emit(plain_text(text)))
     return 0

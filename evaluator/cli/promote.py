@@ -161,8 +161,12 @@ def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | No
         time.sleep(min(POLL_S, left_s))
     emit(tell(store, intent))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
+        if not store.promotions.deliveries(intent.id):
+            session.say("nothing was executed: mend what it says, then ask for it again")
+            return 3
         session.say(f"look at what it reached; then `evaluator hooks retry {intent.id}`, or `evaluator rollback`")
-    return 0 if queue and wait_s is None else EXIT_CODES.get(intent.state, 3)
+    left_to_others = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
+    return 0 if left_to_others else EXIT_CODES.get(intent.state, 3)
 
 
 def _waits(store: Store, intent: Intent) -> str:

@@ -11,7 +11,10 @@ from evaluator.records import StoredVerdict, VerdictWord
 from evaluator.records.intents import PROMOTING, Action, Intent, IntentState
 from evaluator.store.overrides import hash_text
 
-__all__ = ["Situation", "check_execution", "hash_verdict"]
+__all__ = ["CLOCK", "Situation", "check_execution", "hash_verdict"]
+
+CLOCK = timedelta(minutes=1)
+"""How much the clock of who judged may be ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,11 @@ def _why_not_on_this_verdict(intent: Intent, situation: Situation) -> str:
     latest = situation.latest
     if latest is None or hash_verdict(latest) != intent.verdict_hash:
         return "its verdict is not the latest"
-    if situation.now - latest.judged_at > situation.max_age:
+    age = situation.now - latest.judged_at
+    if age > situation.max_age:
         return "its verdict is too old"
+    if age < -CLOCK:
+        return "its verdict is of the future: the clock was set back"
     if intent.action is Action.PROMOTE and latest.word != VerdictWord.GO:
         return "the verdict is not GO"
     if situation.data_hash != intent.data_hash:

@@ -23,6 +23,7 @@ from evaluator.records.intents import (
     Intent,
     IntentState,
     PersonRole,
+    are_one,
 )
 from evaluator.store import Store
 
@@ -47,14 +48,14 @@ def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situ
     latest, rules = find_latest(store, intent.release), policy.promotion
     alone = intent.approvals_needed == 0 and may_act_alone(rules, intent.requester_names, intent.action)
     approvals = store.promotions.approvals(intent.id)
-    able = {one.person for one in approvals if may(rules, one.names, PersonRole.APPROVER)}
+    able = _people(intent, [one for one in approvals if may(rules, one.names, PersonRole.APPROVER)])
     return Situation(
         now=now,
         latest=latest,
         data_hash=hash_data_now(store, latest) if latest else "",
         policy_hash=hash_policy_now(store, policy, intent.release),
         hooks_hash=rules.hash,
-        approvers=_people(approvals),
+        approvers=_people(intent, approvals),
         may_request={intent.requester} if may_ask(rules, intent.requester_names, intent.action) else set(),
         may_approve=able | ({intent.requester} if alone else set()),
         max_age=timedelta(seconds=rules.approvals.max_age_s),
@@ -62,8 +63,10 @@ def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situ
     )
 
 
-def _people(approvals: Sequence[Approval]) -> frozenset[str]:
-    return frozenset(one.person for one in approvals)
+def _people(intent: Intent, approvals: Sequence[Approval]) -> frozenset[str]:
+    """Who approved; the requester by the name that they asked under, whatever they approved as."""
+    asked = (*intent.requester_names, intent.requester)
+    return frozenset(intent.requester if are_one((*one.names, one.person), asked) else one.person for one in approvals)
 
 
 def services_of(store: Store, release: str) -> tuple[str, ...]:

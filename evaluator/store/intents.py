@@ -25,6 +25,7 @@ from evaluator.records.intents import (
     Intent,
     IntentState,
     Person,
+    are_one,
 )
 from evaluator.store.audit import add_row, read_rows, verify_rows
 from evaluator.store.engine import Engine
@@ -88,15 +89,20 @@ class Promotions:
         """Add a person's approval; the intent is approved with the last that it needs. Raises UsageError."""
         with self.attached(write=True) as engine:
             intent = _read(engine, intent_id)
-            _refuse_approval(intent, person.name)
+            _refuse_approval(intent, person)
+            if any(
+                are_one((*person.names, person.name), (*one.names, one.person)) for one in _approvals(engine, intent.id)
+            ):
+                add_row(engine, person.name, "repeated", intent.release, intent.id, f"approve {intent.action}")
+                return intent
             _consent(engine, intent, person.name, person.names)
             if len(_approvals(engine, intent.id)) < intent.approvals_needed:
                 return intent
             _move(engine, intent, IntentState.APPROVED, "")
             return replace(intent, state=IntentState.APPROVED)
 
-    def approvals(self, intent_id: str) -> tuple[Approval, ...]:
-        """Read who approved an intent."""
+    def approvals(self, intent_id: str | None = None) -> tuple[Approval, ...]:
+        """Read who approved an intent, or all of them."""
         with self.attached(write=False) as engine:
             return _approvals(engine, intent_id)
 
@@ -312,14 +318,14 @@ def _key(draft: Intent, number: int) -> str:
     return "evt_" + hashlib.sha256(plain.encode()).hexdigest()[:32]
 
 
-def _refuse_approval(intent: Intent, person: str) -> None:
+def _refuse_approval(intent: Intent, person: Person) -> None:
     if intent.state is not IntentState.REQUESTED:
         raise UsageError(f"{intent.id} is {intent.state}, so there is nothing to approve")
     if datetime.now(UTC) >= intent.expires_at:
         raise UsageError(f"{intent.id} has expired", hint="ask for it again")
-    if intent.distinct and person == intent.requester:
+    if intent.distinct and are_one((*person.names, person.name), (*intent.requester_names, intent.requester)):
         raise UsageError(
-            f"{person} asked for {intent.id} and cannot approve it too", hint="another person has to approve it"
+            f"{person.name} asked for {intent.id} and cannot approve it too", hint="another person has to approve it"
         )
 
 
@@ -359,10 +365,11 @@ def _to_row(intent: Intent) -> list[Any]:
     return [list(value) if isinstance(value, tuple) else value for value in values]
 
 
-def _approvals(engine: Engine, intent_id: str) -> tuple[Approval, ...]:
+def _approvals(engine: Engine, intent_id: str | None) -> tuple[Approval, ...]:
     rows = engine.execute(
-        "SELECT intent, person, happened_at, names FROM store.approvals WHERE intent = ? ORDER BY happened_at",
-        [intent_id],
+        """SELECT intent, person, happened_at, names FROM store.approvals
+        WHERE ? IS NULL OR intent = ? ORDER BY happened_at, person""",
+        [intent_id, intent_id],
     ).fetchall()
     return tuple(Approval(row[0], row[1], _utc(row[2]), tuple(row[3])) for row in rows)
 

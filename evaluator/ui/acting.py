@@ -61,8 +61,15 @@ def _acts(_place: Place, key: str, stamp: object, release: str | None) -> tuple[
     del key, stamp
     promotions = open_store(_place).promotions
     said = {row.intent: row.text for row in promotions.audit(release) if row.intent}
+    # All at once: a read for each intent would take longer with each that was ever asked for.
+    approvals, deliveries = promotions.approvals(), promotions.deliveries()
     return tuple(
-        Act(one, promotions.approvals(one.id), promotions.deliveries(one.id), said.get(one.id, ""))
+        Act(
+            one,
+            tuple(approval for approval in approvals if approval.intent == one.id),
+            tuple(delivery for delivery in deliveries if delivery.intent == one.id),
+            said.get(one.id, ""),
+        )
         for one in promotions.intents(release)
     )
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from evaluator.errors import StoreBusy
-from evaluator.intents import approve, ask, execute, execute_waiting, resolve, run_worker, system_person
+from evaluator.errors import Refused, StoreBusy
+from evaluator.intents import approve, ask, cancel, execute, execute_waiting, resolve, retry, run_worker, system_person
 from evaluator.records.intents import Delivery, HookOutcome, IntentState
 
 
@@ -123,6 +123,62 @@ def test_what_must_not_go_on_can_be_resolved(store, policy, wish, script, lines)
     settled = resolve(store, changed, system_person(), intent.id, 1, done=False, reason="nothing is there")
     assert settled.state is IntentState.FAILED
     assert ask(store, changed, system_person(), wish()).id != intent.id
+
+
+def test_what_came_to_nothing_does_not_stand_in_the_way_of_a_retry(store, policy, wish, script, person):
+    rules = policy(
+        f"{ALL}hooks: {{promote: [{script('one', code=1)}]}}\napprovals: {{hold: 1, self_approval: false}}\n"
+    )
+    intent = ask(store, rules, person("bob"), wish())
+    approve(store, rules, person("cleo"), intent.id)
+    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.FAILED
+    held = ask(store, rules, person("bob"), wish("hold"))
+    with pytest.raises(Refused, match=r"i2 .hold. came after i1"):
+        retry(store, rules, person("bob"), intent.id)
+    cancel(store, rules, person("bob"), held.id, "a mistake")
+    assert retry(store, rules, person("bob"), intent.id).state is IntentState.APPROVED
+
+
+def test_what_is_unknown_and_expired_says_what_to_do(store, policy, wish, script):
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
+    intent = ask(store, rules, system_person(), wish())
+    begin(store, intent, "unknown")
+    store.promotions.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
+    with store.promotions.attached(write=True) as engine:
+        engine.execute("UPDATE store.intents SET expires_at = now()")
+    with pytest.raises(Refused, match="i1 has expired") as caught:
+        retry(store, rules, system_person(), intent.id)
+    assert "hooks resolve i1" in caught.value.hint
+    resolve(store, rules, system_person(), intent.id, 1, done=False, reason="nothing is there")
+    assert ask(store, rules, system_person(), wish()).id == "i2"
+
+
+def test_what_a_rollback_takes_back_is_not_resolved_under_it(store, policy, wish, script):
+    """Its hooks are counted by what it takes back: one less, and another would count as done."""
+    rules = policy(f"hooks: {{promote: [{script('one', undo='back')}]}}\n")
+    intent = ask(store, rules, system_person(), wish())
+    begin(store, intent, "acknowledged", "unknown")
+    store.promotions.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
+    ask(store, rules, system_person(), wish("rollback"))
+    with pytest.raises(Refused, match="i2 takes back i1, done or not"):
+        resolve(store, rules, system_person(), intent.id, 2, done=False, reason="nothing is there")
+
+
+def test_a_rollback_that_failed_half_way_is_tried_again_where_it_failed(store, place, policy, wish, lines):
+    undo = "test -e HERE/ready && echo back-one >> HERE/out.txt"
+    rules = policy(
+        f'hooks: {{promote: [{{command: {{run: [sh, -c, "true"], undo: [sh, -c, "{undo}"]}}}},'
+        ' {command: {run: [sh, -c, "true"], undo: [sh, -c, "echo back-two >> HERE/out.txt"]}}]}\n'
+    )
+    intent = ask(store, rules, system_person(), wish())
+    execute(store, lambda: rules, intent.id, "w")
+    back = ask(store, rules, system_person(), wish("rollback"))
+    assert execute(store, lambda: rules, back.id, "w").state is IntentState.FAILED
+    assert ask(store, rules, system_person(), wish("rollback")).id == back.id
+    (place / "ready").touch()
+    retry(store, rules, system_person(), back.id)
+    assert execute(store, lambda: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
+    assert lines() == ["back-two", "back-one"]
 
 
 # ------------------------------------------------------------------ locks, and a store that is busy

@@ -29,6 +29,12 @@ def press(shown, label):
     return shown.run()
 
 
+def force(shown, label):
+    """Press a button that is shown as disabled: a browser does not, a program may."""
+    button(shown, label).proto.disabled = False
+    return press(shown, label)
+
+
 def fill(shown, key, text):
     next(one for one in shown.text_input if one.key == key).input(text)
 
@@ -255,6 +261,33 @@ def test_a_login_of_an_hour_ago_promotes_nothing(page, shop, text, monkeypatch):
     assert button(shown, "Sign in again")
 
 
+def test_a_button_that_is_shown_as_disabled_does_nothing_when_a_program_presses_it(page, shop, html, monkeypatch):
+    from evaluator.ui import identity
+
+    path = shop(f"{HOOKS}roles: {{analyst: [ana], admin: ['ann@example.org']}}\n")
+    store = Store.open(path)
+    ask(store, load(path)(), Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    old = identity.Reader("ann@example.org", ("ann@example.org",), signed_in_at=0.0)
+    monkeypatch.setattr("evaluator.ui.promote.find_reader", lambda: old)
+    shown = page("promote", path, release="cart@1.9.0")
+    fill(shown, "typed-i1", "cart@1.9.0")
+    for label in ("Agree", "Turn down"):
+        assert button(shown, label).disabled
+        assert "signed in more than 15 minutes ago" in html(force(shown, label))
+    assert store.promotions.intent("i1").state is IntentState.REQUESTED
+    assert store.promotions.approvals("i1") == ()
+
+
+def test_a_viewer_who_presses_what_is_disabled_writes_no_note(page, shop, html):
+    path = shop("roles: {analyst: [ana]}\n")
+    shown = page("release", path, release="cart@1.6.0")
+    area = next(one for one in shown.text_area if one.key == "note-text")
+    area.proto.disabled = False
+    area.input("forged")
+    assert f"{ME} is a viewer, and writing notes takes an analyst" in html(force(shown, "Add the note"))
+    assert [row.event for row in Store.open(path).promotions.audit()] == ["refused"]
+
+
 # ------------------------------------------------------------------ notes, audit, what waits
 
 
@@ -303,6 +336,6 @@ def test_a_reader_is_a_person_with_all_their_names():
 
     assert find_reader().person.by_system
     claimed = read_claims({"sub": "group:sre", "email": f"account:{ME}", "email_verified": True, "groups": ["dev"]})
-    assert claimed.names == ("group:dev",)
+    assert claimed.names == ()
     assert not claimed.person.by_system
     assert replace(claimed, name="x").person.name == "x"
