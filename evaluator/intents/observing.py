@@ -78,19 +78,15 @@ def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
     """Promotions that may have changed something, or are about to, and were not rolled back, the newest first."""
     back = [one for one in intents if one.action is Action.ROLLBACK and one.state is IntentState.ACKNOWLEDGED]
     over = {name for one in back for name in one.undoes}
+    # Changed something; or a worker says that it is about to.
+    begun = {
+        one.intent
+        for one in store.promotions.deliveries()
+        if one.event != ANNOUNCE and one.outcome.state not in _NOTHING_DONE
+    } | {one.id for one in intents if one.state is IntentState.SENT}
     for one in reversed(intents):
-        if one.action in PROMOTING and one.id not in over and _has_begun(store, one):
+        if one.action in PROMOTING and one.id not in over and one.id in begun:
             yield one
-
-
-def _has_begun(store: Store, intent: Intent) -> bool:
-    """Has it changed something, or does a worker say that it is about to?"""
-    if intent.state is IntentState.SENT:
-        return True
-    return any(
-        one.event != ANNOUNCE and one.outcome.state not in _NOTHING_DONE
-        for one in store.promotions.deliveries(intent.id)
-    )
 
 
 def _find_overtaking(store: Store, intent: Intent) -> str:
