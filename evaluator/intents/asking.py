@@ -237,9 +237,17 @@ def _find_undone(store: Store, policy: Policy, wish: Wish) -> tuple[str, ...]:
     # What a worker is at just now may have no hook to take back yet; it has when the rollback is executed.
     if not begun and all(one.event == ANNOUNCE for one in planned):
         why = "; ".join(left) if left else "no promotion of it was executed, and the policy names no hooks for rollback"
-        raise Refused(f"there is nothing to roll back for {wish.release}: {why}", hint="name hooks for rollback")
+        raise Refused(f"there is nothing to roll back for {wish.release}: {why}", hint=_how_else(store, wish.release))
     _refuse_out_of_order(store, wish.release, promoted)
     return promoted
+
+
+def _how_else(store: Store, release: str) -> str:
+    """What stops a release that cannot be rolled back."""
+    waits = [one for one in store.promotions.intents(release) if one.state not in FINAL_STATES]
+    if any(one.action in PROMOTING for one in waits):
+        return f"a promotion of it waits, which this cancels: evaluator hold {shlex.quote(release)}"
+    return "name hooks for rollback"
 
 
 def _refuse_out_of_order(store: Store, release: str, promoted: Sequence[str]) -> None:

@@ -120,7 +120,7 @@ def run_worker(
             try:
                 for intent in execute_waiting(store, load, worker, failed=keep):
                     say(f"{intent.id} ({intent.action} {intent.release}) is {intent.state}")
-            except EvaluatorError as error:
+            except Exception as error:  # noqa: BLE001 - a worker that ends leaves everything waiting
                 failures.append(_tell(error))
             for failure in failures:
                 say(failure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import streamlit as st
 from markupsafe import Markup
@@ -40,8 +41,11 @@ def show_requests(place: Place, release: str, reader: Reader) -> None:
     acts = read_acts(place, release)
     st.subheader("What was asked for", anchor="requests")
     _watch(release, [one.intent for one in acts])
-    if acts:
-        guarded(lambda: _show_choices(place, acts[-1], reader))()
+    live = [one for one in acts if one.intent.state not in (IntentState.EXPIRED, IntentState.CANCELLED)]
+    for act in live[: -SHOWN - 1 : -1]:
+        # Of what is over only the latest can be gone on with; who waits for an answer waits still.
+        if act is live[-1] or act.intent.state in (IntentState.REQUESTED, IntentState.UNKNOWN):
+            guarded(partial(_show_choices, place, act, reader))()
 
 
 def _watch(release: str, intents: Sequence[Intent]) -> None:

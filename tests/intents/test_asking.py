@@ -195,6 +195,14 @@ def test_a_rollback_of_nothing_is_refused(store, policy, person, wish, script):
         ask(store, policy(hooks(script)), person("bob"), wish("rollback"))
 
 
+def test_a_rollback_of_what_only_waits_says_how_to_stop_it(store, policy, person, wish, script):
+    rules = policy(hooks(script))
+    ask(store, rules, person("ana"), wish())
+    with pytest.raises(Refused, match="there is nothing to roll back") as caught:
+        ask(store, rules, person("bob"), wish("rollback"))
+    assert caught.value.hint == "a promotion of it waits, which this cancels: evaluator hold cart@1.9.0"
+
+
 def test_what_was_promoted_later_goes_back_first(store, policy, person, wish, script):
     rules = policy(f"{ROLES}hooks: {{promote: [{script('promoted', undo='back')}]}}\n")
     first = ask(store, rules, person("bob"), wish())

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from evaluator.intents import Wish, approve, ask, execute_waiting
+from evaluator.intents import Wish, approve, ask, cancel, execute_waiting
 from evaluator.policy import load_policy
 from evaluator.records import RunState
 from evaluator.records.intents import Action, IntentState, Person
@@ -184,6 +184,18 @@ def test_another_agrees_by_typing_the_name(page, shop, text, html):
     fill(shown, "typed-i1", "cart@1.9.0")
     shown = press(shown, "Agree")
     assert f"approved by {ME}" in text(shown)
+    assert store.promotions.intent("i1").state is IntentState.APPROVED
+
+
+def test_what_waits_can_be_agreed_to_whatever_was_asked_for_since(page, shop, text):
+    path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\napprovals: {{hold: 1}}\n")
+    store, policy, ana = Store.open(path), load(path)(), Person("ana", ("ana",))
+    ask(store, policy, ana, Wish(Action.HOLD, "cart@1.9.0", "odd carts"))
+    ask(store, policy, ana, Wish(Action.PROMOTE, "cart@1.9.0", "fine after all"))
+    cancel(store, policy, ana, "i2", "not fine")
+    shown = page("promote", path, release="cart@1.9.0")
+    fill(shown, "typed-i1", "cart@1.9.0")
+    press(shown, "Agree")
     assert store.promotions.intent("i1").state is IntentState.APPROVED
 
 
