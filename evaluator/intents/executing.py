@@ -238,8 +238,12 @@ class _Execution:
         return outcome.state
 
     def _deliver(self, delivery: Delivery) -> None:
-        """Keep where a hook stands, however long the store is busy: what came of it is known nowhere else."""
-        deadline = time.monotonic() + KEEP_FOR_S
+        """Keep where a hook stands, even if the store is busy for long: what came of it is known nowhere else.
+
+        What is only about to be executed waits no longer than others: the next worker can begin as well.
+        """
+        about_to_be = delivery.outcome.state is IntentState.SENT
+        deadline = time.monotonic() + (0.0 if about_to_be else KEEP_FOR_S)
         while True:
             try:
                 self.store.promotions.deliver(delivery, self.intent.release, self.worker)

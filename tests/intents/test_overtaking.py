@@ -208,6 +208,26 @@ def test_an_outcome_is_kept_however_long_the_store_is_busy(store, policy, wish, 
     assert lines() == ["one"]
 
 
+def test_a_hook_that_cannot_be_noted_is_not_executed_and_the_next_worker_begins(
+    store, policy, wish, script, lines, monkeypatch
+):
+    from evaluator.store.intents import Promotions
+
+    rules, deliver = policy(f"hooks: {{promote: [{script('one')}]}}\n"), Promotions.deliver
+    intent = ask(store, rules, system_person(), wish())
+
+    def refuse(*_):
+        raise StoreBusy("held by a notebook")
+
+    monkeypatch.setattr(Promotions, "deliver", refuse)
+    with pytest.raises(StoreBusy):
+        execute(store, lambda: rules, intent.id, "w")
+    assert lines() == []
+    monkeypatch.setattr(Promotions, "deliver", deliver)
+    assert execute_waiting(store, lambda: rules, "w2")[0].state is IntentState.ACKNOWLEDGED
+    assert lines() == ["one"]
+
+
 def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, policy, wish, script, person):
     rules, said, stop = policy(f"{ALL}hooks: {{hold: [{script('one')}]}}\n"), [], threading.Event()
     ask(store, rules, person("bob"), wish("hold"))
