@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import follow, tell
+from evaluator.cli.promote import follow, tell, tell_all
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports import plain_text
-
-if TYPE_CHECKING:
-    from evaluator.store import Store
 
 __all__ = ["command", "reject"]
 
@@ -28,10 +23,7 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
     store = session.open_store()
     if intent is None:
         waiting = [one for one in store.promotions.intents() if one.state is IntentState.REQUESTED]
-        emit(
-            "\n".join(f"{tell(store, one)}, asked for by {one.requester}: {one.reason}" for one in waiting)
-            or "nothing waits"
-        )
+        emit("\n".join(map(_ask, waiting, tell_all(store, waiting))) or "nothing waits")
         return 0
     approved = approve(store, session.load_policy(), system_person(), intent)
     if approved.state is IntentState.REQUESTED:
@@ -41,8 +33,8 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
     return follow(session, store, approved.id, wait_s=None, queue=queue)
 
 
-def _ask(store: Store, intent: Intent) -> str:
-    return plain_text(f"{tell(store, intent)}, asked for by {intent.requester}: {intent.reason}")
+def _ask(intent: Intent, told: str) -> str:
+    return f"{told}, asked for by {plain_text(intent.requester)}: {plain_text(intent.reason)}"
 
 
 @click.command("reject")

@@ -12,8 +12,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import rows_option
-from evaluator.errors import UsageError
-from evaluator.intents import system_person
+from evaluator.intents import system_person, write_note
 from evaluator.records.intents import AuditRow
 from evaluator.reports import plain_text
 from evaluator.reports.base import harmless_cell
@@ -78,9 +77,6 @@ def verify(session: Session) -> None:
 @click.pass_obj
 def note(session: Session, release: str, text: str) -> None:
     """Add a note on RELEASE, with your name and the time."""
-    if not text.strip():
-        raise UsageError("the note is empty", hint='for example: evaluator audit note cart@1.5.0 "slow disk in pod 3"')
     store = session.open_store()
-    store.release(release)
-    row = store.promotions.note(system_person().name, "note", release, text.strip())
+    row = write_note(store, session.load_policy(), system_person(), release, text)
     emit(f"note {row.number} on {plain_text(release)} by {plain_text(row.actor)}")

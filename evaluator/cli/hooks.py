@@ -11,9 +11,10 @@ from types import FrameType
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import follow, tell
-from evaluator.errors import HookError, UsageError
+from evaluator.cli.promote import follow, tell, tell_all
+from evaluator.errors import HookError
 from evaluator.records.intents import Delivery
+from evaluator.reports import plain_text
 
 __all__ = ["command"]
 
@@ -64,7 +65,7 @@ def log(session: Session, release: str | None, as_json: bool) -> None:
         known = {one.id for one in intents}
         emit(json.dumps([_to_plain(one) for one in store.promotions.deliveries() if one.intent in known], indent=1))
         return
-    emit("\n".join(tell(store, one) for one in intents) or "nothing was asked for yet")
+    emit("\n".join(tell_all(store, intents)) or "nothing was asked for yet")
 
 
 def _to_plain(one: Delivery) -> dict[str, object]:
@@ -109,13 +110,10 @@ def resolve(session: Session, intent: str, number: int, known: str, reason: str)
     from evaluator.intents import resolve as settle
     from evaluator.intents import system_person
 
-    if not reason.strip():
-        raise UsageError("the reason is missing", hint="say how you know: --reason 'the load balancer shows it'")
     store = session.open_store()
     policy = session.load_policy()
-    emit(
-        tell(store, settle(store, policy, system_person(), intent, number, done=known == "done", reason=reason.strip()))
-    )
+    settled = settle(store, policy, system_person(), intent, number, done=known == "done", reason=reason)
+    emit(tell(store, settled))
 
 
 @command.command("worker")
@@ -142,5 +140,5 @@ def worker(session: Session, once: bool) -> int:
 
     signal.signal(signal.SIGTERM, end)
     session.say(f"{name_worker()} executes intents of {session.store_path}; Ctrl-C ends it")
-    run_worker(store, session.load_policy, stop, say=emit)
+    run_worker(store, session.load_policy, stop, say=lambda text: emit(plain_text(text)))
     return 0

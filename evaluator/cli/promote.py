@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,12 +13,12 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration
 from evaluator.errors import UsageError
-from evaluator.records.intents import Action, Intent, IntentState
+from evaluator.records.intents import Action, AuditRow, Delivery, Intent, IntentState
 
 if TYPE_CHECKING:
     from evaluator.store import Store
 
-__all__ = ["command", "follow", "hold", "rollback", "tell"]
+__all__ = ["command", "follow", "hold", "rollback", "tell", "tell_all"]
 
 EXIT_CODES = {IntentState.ACKNOWLEDGED: 0, IntentState.FAILED: 4, IntentState.UNKNOWN: 4}
 """Any other state is 3: it is not done, and may still be."""
@@ -161,8 +161,12 @@ def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | No
         time.sleep(min(POLL_S, left_s))
     emit(tell(store, intent))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
+        if not store.promotions.deliveries(intent.id):
+            session.say("nothing was executed: mend what it says, then ask for it again")
+            return 3
         session.say(f"look at what it reached; then `evaluator hooks retry {intent.id}`, or `evaluator rollback`")
-    return 0 if queue and wait_s is None else EXIT_CODES.get(intent.state, 3)
+    left_to_others = queue and wait_s is None and intent.state in (IntentState.APPROVED, IntentState.SENT)
+    return 0 if left_to_others else EXIT_CODES.get(intent.state, 3)
 
 
 def _waits(store: Store, intent: Intent) -> str:
@@ -175,12 +179,29 @@ def _waits(store: Store, intent: Intent) -> str:
 
 def tell(store: Store, intent: Intent) -> str:
     """What became of an intent and each of its hooks."""
+    return _tell(intent, store.promotions.deliveries(intent.id), store.promotions.audit(intent.release))
+
+
+def tell_all(store: Store, intents: Sequence[Intent]) -> list[str]:
+    """The same of several, which are read at once: there are more of them every day."""
+    deliveries, rows = store.promotions.deliveries(), store.promotions.audit()
+    of_intent: dict[str, tuple[list[Delivery], list[AuditRow]]] = {one.id: ([], []) for one in intents}
+    for delivery in deliveries:
+        if delivery.intent in of_intent:
+            of_intent[delivery.intent][0].append(delivery)
+    for row in rows:
+        if row.intent in of_intent:
+            of_intent[row.intent][1].append(row)
+    return [_tell(one, *of_intent[one.id]) for one in intents]
+
+
+def _tell(intent: Intent, deliveries: Sequence[Delivery], rows: Sequence[AuditRow]) -> str:
     from evaluator.reports import plain_text
 
-    why = next((row.text for row in reversed(store.promotions.audit(intent.release)) if row.intent == intent.id), "")
+    why = next((row.text for row in reversed(rows) if row.intent == intent.id), "")
     head = f"{intent.id} {intent.action.said} {plain_text(intent.release)}: {intent.state}"
     lines = [f"{head}: {plain_text(why)}" if intent.state in DONE and why else head]
-    for one in sorted(store.promotions.deliveries(intent.id), key=lambda delivery: delivery.position):
+    for one in sorted(deliveries, key=lambda delivery: delivery.position):
         said = f"  {one.position + 1}. {one.event}: {one.hook}  {one.outcome.state}"
         lines.append(plain_text(f"{said}: {one.outcome.text}" if one.outcome.text else said))
     return "\n".join(lines)

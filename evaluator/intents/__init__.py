@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evaluator.intents.asking import (
+    LONGEST_NOTE,
     Wish,
     approve,
     ask,
@@ -12,6 +13,7 @@ from evaluator.intents.asking import (
     plan_action,
     resolve,
     retry,
+    write_note,
 )
 from evaluator.intents.checking import Situation, check_execution, hash_verdict
 from evaluator.intents.executing import execute, execute_waiting, name_worker, run_worker
@@ -20,6 +22,7 @@ from evaluator.intents.people import SYSTEM, may, may_act_alone, may_ask, role_o
 from evaluator.intents.steps import Planned, Preview, preview_steps
 
 __all__ = [
+    "LONGEST_NOTE",
     "SYSTEM",
     "Planned",
     "Preview",
@@ -48,4 +51,5 @@ __all__ = [
     "run_worker",
     "system_person",
     "why_not",
+    "write_note",
 ]

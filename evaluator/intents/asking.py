@@ -10,10 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from unicodedata import category
 
 from evaluator.errors import Refused, UnknownName, UsageError
-from evaluator.intents.checking import hash_verdict
-from evaluator.intents.observing import find_latest, hash_data_now, hash_policy_now, read_undone
+from evaluator.intents.checking import CLOCK, hash_verdict
+from evaluator.intents.observing import (
+    find_in_effect,
+    find_latest,
+    hash_data_now,
+    hash_policy_now,
+    read_undone,
+    services_of,
+)
 from evaluator.intents.people import may, may_ask, why_not
 from evaluator.intents.steps import Planned, plan_steps
 from evaluator.pipeline.landing import land_release
@@ -23,21 +31,39 @@ from evaluator.records import StoredVerdict, Verdict, VerdictWord
 from evaluator.records.intents import (
     ANNOUNCE,
     FINAL_STATES,
+    PROMOTING,
     Action,
+    AuditRow,
+    Delivery,
     HookOutcome,
     Intent,
     IntentState,
     Person,
     PersonRole,
+    are_one,
 )
 from evaluator.reports import from_json
 from evaluator.store import Store
 from evaluator.wording import format_duration
 
-__all__ = ["Wish", "approve", "ask", "cancel", "find_promoted", "list_conditions", "plan_action", "resolve", "retry"]
+__all__ = [
+    "Wish",
+    "approve",
+    "ask",
+    "cancel",
+    "find_promoted",
+    "list_conditions",
+    "plan_action",
+    "resolve",
+    "retry",
+    "write_note",
+]
 
 LONGEST_REASON = 1000
-_PROMOTING = (Action.PROMOTE, Action.BREAK_GLASS)
+LONGEST_NOTE = 2000
+_UNSAID = ("Cc", "Cs")
+"""Categories of characters that no reason needs: controls, and halves of others."""
+_VOID = (IntentState.EXPIRED, IntentState.CANCELLED)
 _VERBS = {
     Action.PROMOTE: "promoting",
     Action.HOLD: "holding",
@@ -60,12 +86,7 @@ def ask(store: Store, policy: Policy, person: Person, wish: Wish) -> Intent:
 
     What stands is returned where the same was asked for before: a double click, or two people, make one intent.
     """
-    reason = " ".join(wish.reason.split())
-    if not reason or len(reason) > LONGEST_REASON:
-        raise UsageError(
-            "the reason is missing" if not reason else f"the reason has more than {LONGEST_REASON} characters",
-            hint="say in a sentence why; it stays in the audit trail",
-        )
+    reason = _read_reason(wish.reason)
     land_release(store, wish.release)
     with _refusals(store, person, wish.release, wish.action):
         rules = policy.promotion
@@ -77,6 +98,17 @@ def ask(store: Store, policy: Policy, person: Person, wish: Wish) -> Intent:
         undoes = _find_undone(store, policy, wish)
     intent = _draft(store, policy, person, replace(wish, reason=reason), latest, undoes)
     return store.promotions.request(intent, consents=may(rules, person.names, PersonRole.APPROVER))
+
+
+def _read_reason(text: str, *, needed: bool = True) -> str:
+    """What a person says, in one line without control characters. Raises UsageError."""
+    reason = " ".join("".join(" " if category(one) in _UNSAID else one for one in text).split())
+    if len(reason) > LONGEST_REASON or (needed and not reason):
+        raise UsageError(
+            f"the reason has more than {LONGEST_REASON} characters" if reason else "the reason is missing",
+            hint="say in a sentence why, or how you know; it stays in the audit trail",
+        )
+    return reason
 
 
 @contextmanager
@@ -128,22 +160,28 @@ def list_conditions(
     found = check_promotable(store.runs(release), verdict, hash_policy_now(store, policy, release))
     age_s = (datetime.now(UTC) - stored.judged_at).total_seconds()
     most_s = policy.promotion.approvals.max_age_s
-    same, young = bool(hash_data_now(store, stored)), age_s <= most_s
+    same, young = bool(hash_data_now(store, stored)), -CLOCK.total_seconds() <= age_s <= most_s
     within = f"it was judged within the last {format_duration(most_s)}"
     hooks = bool(policy.promotion.hooks.get(Action.PROMOTE))
     return (
         *found,
         Condition("its data are as they were judged", same, "its data changed, or there are newer", again),
-        Condition(within, young, f"it was judged {format_duration(round(age_s))} ago", again),
+        Condition(within, young, _tell_age(age_s), again),
         Condition("the policy names hooks that promote", hooks, "the policy names no hooks that promote", _NO_HOOKS),
     )
+
+
+def _tell_age(age_s: float) -> str:
+    if age_s < 0:
+        return f"it was judged {format_duration(round(-age_s))} from now: the clock was set back"
+    return f"it was judged {format_duration(round(age_s))} ago"
 
 
 _NO_HOOKS = "add hooks to evaluator.yaml, or promote it where it is deployed: docs/promotion.md"
 
 
 def _refuse_on_grounds(store: Store, policy: Policy, wish: Wish, latest: StoredVerdict | None) -> None:
-    if wish.action not in _PROMOTING:
+    if wish.action not in PROMOTING:
         return
     if latest is None:
         raise Refused(
@@ -174,15 +212,7 @@ def _refuse_needless_glass(policy: Policy, verdict: Verdict) -> None:
 
 def find_promoted(store: Store, release: str) -> tuple[Intent, ...]:
     """Promotions of a release that may have changed something and were not rolled back since, the newest first."""
-    return tuple(one for one in _in_effect(store, store.promotions.intents(release)) if one.release == release)
-
-
-def _in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
-    back = [one for one in intents if one.action is Action.ROLLBACK and one.state is IntentState.ACKNOWLEDGED]
-    over = {name for one in back for name in one.undoes}
-    for one in reversed(intents):
-        if one.action in _PROMOTING and one.id not in over and store.promotions.deliveries(one.id):
-            yield one
+    return tuple(find_in_effect(store, store.promotions.intents(release)))
 
 
 def plan_action(
@@ -201,22 +231,32 @@ def _find_undone(store: Store, policy: Policy, wish: Wish) -> tuple[str, ...]:
     """The promotions that a rollback takes back. Raises Refused where it would do nothing, or undo a later one."""
     if wish.action is not Action.ROLLBACK:
         return ()
-    promoted = tuple(one.id for one in find_promoted(store, wish.release))
+    found = find_promoted(store, wish.release)
+    promoted, begun = tuple(one.id for one in found), any(one.state is IntentState.SENT for one in found)
     planned, left = plan_action(store, policy, wish.release, wish.action, promoted)
-    if all(one.event == ANNOUNCE for one in planned):
+    # What a worker is at just now may have no hook to take back yet; it has when the rollback is executed.
+    if not begun and all(one.event == ANNOUNCE for one in planned):
         why = "; ".join(left) if left else "no promotion of it was executed, and the policy names no hooks for rollback"
-        raise Refused(f"there is nothing to roll back for {wish.release}: {why}", hint="name hooks for rollback")
+        raise Refused(f"there is nothing to roll back for {wish.release}: {why}", hint=_how_else(store, wish.release))
     _refuse_out_of_order(store, wish.release, promoted)
     return promoted
 
 
+def _how_else(store: Store, release: str) -> str:
+    """What stops a release that cannot be rolled back."""
+    waits = [one for one in store.promotions.intents(release) if one.state not in FINAL_STATES]
+    if any(one.action in PROMOTING for one in waits):
+        return f"a promotion of it waits, which this cancels: evaluator hold {shlex.quote(release)}"
+    return "name hooks for rollback"
+
+
 def _refuse_out_of_order(store: Store, release: str, promoted: Sequence[str]) -> None:
     """What was promoted later of the same service stands on what this one changed: it goes back first."""
-    services = {one.name for one in store.release(release).services}
-    for later in _in_effect(store, store.promotions.intents()):
+    services = set(services_of(store, release))
+    for later in find_in_effect(store, store.promotions.intents()):
         if later.id in promoted or not promoted:
             return
-        if services & {one.name for one in store.release(later.release).services}:
+        if services & set(services_of(store, later.release)):
             raise Refused(
                 f"{later.release} was promoted after {release}",
                 hint=f"roll that back first, or instead: {later.release}",
@@ -240,11 +280,11 @@ def approve(store: Store, policy: Policy, person: Person, intent_id: str) -> Int
 
 def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason: str) -> Intent:
     """Take back, or turn down, an intent that was not executed yet. Raises Refused, UsageError."""
-    intent = store.promotions.intent(intent_id)
+    intent, said = store.promotions.intent(intent_id), _read_reason(reason, needed=False)
     with _refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
-        if person.name != intent.requester:
+        if not are_one((*person.names, person.name), (*intent.requester_names, intent.requester)):
             _demand(policy, person, PersonRole.APPROVER, "turning down what others asked for")
-        return store.promotions.cancel(intent.id, person.name, " ".join(reason.split()) or "no reason given")
+        return store.promotions.cancel(intent.id, person.name, said or "no reason given")
 
 
 def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
@@ -253,44 +293,95 @@ def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Inten
     with _refusals(store, person, intent.release, f"retry {intent.action}", intent.id):
         _demand(policy, person, PersonRole.APPROVER, "trying hooks again")
         if datetime.now(UTC) >= intent.expires_at:
-            raise Refused(f"{intent.id} has expired", hint="ask for it again")
-        later = store.promotions.intents(intent.release)[-1]
-        if later.id != intent.id:
-            raise Refused(f"{later.id} ({later.action.said}) came after {intent.id}", hint="ask for it again")
+            raise Refused(f"{intent.id} has expired", hint=_what_instead(intent))
+        later = [one for one in _list_later(store, intent) if one.state not in _VOID]
+        if later:
+            raise Refused(
+                f"{later[-1].id} ({later[-1].action.said}) came after {intent.id}", hint=_what_instead(intent)
+            )
         return store.promotions.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
+
+
+def _list_later(store: Store, intent: Intent) -> tuple[Intent, ...]:
+    """What was asked for of the same release after an intent."""
+    intents = store.promotions.intents(intent.release)
+    return intents[[one.id for one in intents].index(intent.id) + 1 :]
+
+
+def _what_instead(intent: Intent) -> str:
+    if intent.state is not IntentState.UNKNOWN:
+        return "ask for it again"
+    return f"say what became of its hooks, `evaluator hooks resolve {intent.id}`; then ask for it again"
 
 
 def resolve(
     store: Store, policy: Policy, person: Person, intent_id: str, number: int, *, done: bool, reason: str
 ) -> Intent:
     """Say of a hook (counted from 1) whether it was done, where nobody could tell. Raises Refused, UsageError."""
-    intent = store.promotions.intent(intent_id)
+    intent, reason = store.promotions.intent(intent_id), _read_reason(reason)
     with _refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
         _demand(policy, person, PersonRole.ADMIN, "saying what a hook did")
-        deliveries = {one.position + 1: one for one in store.promotions.deliveries(intent.id)}
-        if number not in deliveries:
-            raise UnknownName("hook", str(number), [str(one) for one in deliveries])
-        one = deliveries[number]
-        if one.outcome.state is not IntentState.UNKNOWN or intent.state not in FINAL_STATES:
-            raise UsageError(f"hook {number} of {intent.id} is {one.outcome.state}, so there is nothing to resolve")
+        one = _find_unknown(store, intent, number)
+    rest = _count_missing(store, policy, intent)
     state = IntentState.ACKNOWLEDGED if done else IntentState.FAILED
     said = HookOutcome(state, f"{person.name} says: {reason}", one.outcome.undo if done else "", one.outcome.response)
     store.promotions.deliver(replace(one, attempts=0, outcome=said, at=datetime.now(UTC)), intent.release, person.name)
-    return _settle_anew(store, policy, intent, person)
+    return _settle_anew(store, intent, person, rest)
 
 
-def _settle_anew(store: Store, policy: Policy, intent: Intent, person: Person) -> Intent:
+def _find_unknown(store: Store, intent: Intent, number: int) -> Delivery:
+    """The hook that nobody knows of. Raises UnknownName, UsageError, Refused."""
+    deliveries = {one.position + 1: one for one in store.promotions.deliveries(intent.id)}
+    if number not in deliveries:
+        raise UnknownName("hook", str(number), [str(one) for one in deliveries])
+    one = deliveries[number]
+    if one.outcome.state is not IntentState.UNKNOWN or intent.state not in FINAL_STATES:
+        raise UsageError(f"hook {number} of {intent.id} is {one.outcome.state}, so there is nothing to resolve")
+    for later in _list_later(store, intent):
+        # The hooks of a rollback are counted by what it takes back, which must not change under it.
+        if intent.id in later.undoes and later.state not in _VOID:
+            raise Refused(f"{later.id} takes back {intent.id}, done or not", hint=f"look at {later.id} instead")
+    return one
+
+
+def _count_missing(store: Store, policy: Policy, intent: Intent) -> int | None:
+    """How many hooks of an intent were not reached; `None` where the policy is no longer that of the request."""
+    if intent.hooks_hash != policy.promotion.hash:
+        return None
+    planned, _left = plan_action(store, policy, intent.release, intent.action, intent.undoes)
+    known = [one for one in store.promotions.deliveries(intent.id) if one.event != ANNOUNCE]
+    return sum(one.event != ANNOUNCE for one in planned) - len(known)
+
+
+def _settle_anew(store: Store, intent: Intent, person: Person, missing: int | None) -> Intent:
     """What an intent has come to, now that one of its hooks is known."""
     known = [one for one in store.promotions.deliveries(intent.id) if one.event != ANNOUNCE]
     states = {one.outcome.state for one in known}
     if IntentState.UNKNOWN in states:
         return intent
-    planned, _left = plan_action(store, policy, intent.release, intent.action, intent.undoes)
-    whole = len(known) >= sum(one.event != ANNOUNCE for one in planned)
-    state = IntentState.ACKNOWLEDGED if states == {IntentState.ACKNOWLEDGED} and whole else IntentState.FAILED
-    text = "every hook is known now" if whole else "hooks after it were not executed: `evaluator hooks retry` does"
-    store.promotions.settle(intent.id, state, person.name, text)
+    state = IntentState.ACKNOWLEDGED if states == {IntentState.ACKNOWLEDGED} and missing == 0 else IntentState.FAILED
+    store.promotions.settle(intent.id, state, person.name, _tell_missing(missing))
     return store.promotions.intent(intent.id)
+
+
+def _tell_missing(missing: int | None) -> str:
+    if missing is None:
+        return "the policy's hooks have changed since: whether any came after it is not known"
+    return "hooks after it were not executed: `evaluator hooks retry` does" if missing else "every hook is known now"
+
+
+def write_note(store: Store, policy: Policy, person: Person, release: str, text: str) -> AuditRow:
+    """Add a note to a release. Raises UsageError, Refused, UnknownName."""
+    lines = "".join(one if one == "\n" or category(one) not in _UNSAID else " " for one in text).strip()
+    if not lines or len(lines) > LONGEST_NOTE:
+        raise UsageError(
+            f"the note has more than {LONGEST_NOTE} characters" if lines else "the note is empty",
+            hint='for example: evaluator audit note cart@1.5.0 "slow disk in pod 3"',
+        )
+    store.release(release)
+    with _refusals(store, person, release, "note"):
+        _demand(policy, person, PersonRole.ANALYST, "writing notes")
+    return store.promotions.note(person.name, "note", release, lines)
 
 
 def _demand(policy: Policy, person: Person, role: PersonRole, what: str) -> None:

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 
 from evaluator.errors import Refused
 from evaluator.records import StoredVerdict, VerdictWord
-from evaluator.records.intents import Action, Intent, IntentState
+from evaluator.records.intents import PROMOTING, Action, Intent, IntentState
 from evaluator.store.overrides import hash_text
 
-__all__ = ["Situation", "check_execution", "hash_verdict"]
+__all__ = ["CLOCK", "Situation", "check_execution", "hash_verdict"]
 
-_OF_A_VERDICT = (Action.PROMOTE, Action.BREAK_GLASS)
-"""What acts on a verdict: a stale one must not. Holding and rolling back are always safe to ask for."""
+CLOCK = timedelta(minutes=1)
+"""How much the clock of who judged may be ahead of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class Situation:
     may_approve: Collection[str]
     """Who may approve it now, and ask for it where it needs no approval."""
     max_age: timedelta
+    overtaken_by: str = ""
+    """What came after the intent and must not be overturned by it."""
 
 
 def hash_verdict(verdict: StoredVerdict) -> str:
@@ -42,7 +44,7 @@ def hash_verdict(verdict: StoredVerdict) -> str:
 def check_execution(intent: Intent, situation: Situation) -> None:
     """Refuse an intent whose grounds no longer hold, with the reason. Raises Refused."""
     reason = _why_not_now(intent, situation) or _why_not_by_them(intent, situation)
-    if not reason and intent.action in _OF_A_VERDICT:
+    if not reason and intent.action in PROMOTING:
         reason = _why_not_on_this_verdict(intent, situation)
     if reason:
         raise Refused(f"{intent.id} ({intent.action} {intent.release}) is not executed: {reason}")
@@ -55,7 +57,7 @@ def _why_not_now(intent: Intent, situation: Situation) -> str:
         return "it has expired"
     if situation.hooks_hash != intent.hooks_hash:
         return "the policy's hooks or approvals have changed since it was asked for"
-    return ""
+    return situation.overtaken_by
 
 
 def _why_not_by_them(intent: Intent, situation: Situation) -> str:
@@ -75,8 +77,11 @@ def _why_not_on_this_verdict(intent: Intent, situation: Situation) -> str:
     latest = situation.latest
     if latest is None or hash_verdict(latest) != intent.verdict_hash:
         return "its verdict is not the latest"
-    if situation.now - latest.judged_at > situation.max_age:
+    age = situation.now - latest.judged_at
+    if age > situation.max_age:
         return "its verdict is too old"
+    if age < -CLOCK:
+        return "its verdict is of the future: the clock was set back"
     if intent.action is Action.PROMOTE and latest.word != VerdictWord.GO:
         return "the verdict is not GO"
     if situation.data_hash != intent.data_hash:

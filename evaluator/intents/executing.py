@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from typing import Any
 from evaluator.errors import EvaluatorError, StoreBusy
 from evaluator.hooks import Outcome, run_hooks, undo_hook
 from evaluator.intents.checking import check_execution
-from evaluator.intents.observing import find_latest, observe, read_undone
+from evaluator.intents.observing import find_latest, observe, read_undone, services_of
 from evaluator.intents.steps import Planned, make_context, plan_steps
 from evaluator.policy import Policy
 from evaluator.records.intents import (
@@ -39,6 +40,9 @@ __all__ = ["execute", "execute_waiting", "name_worker", "run_worker"]
 _READY = (IntentState.APPROVED, IntentState.SENT)
 _MAYBE = (IntentState.SENT, IntentState.REQUESTED)
 """States of a hook that may have been done: begun by a worker that was killed, or unknown and asked for once more."""
+_MAY_BE_DONE = "whoever executed it was ended before it could say what came of it; it may have been done"
+KEEP_FOR_S = 600.0
+"""How long the outcome of a hook is tried to be kept while another process holds the store."""
 POLL_S = 1.0
 SLOWEST_POLL_S = 15.0
 """A store that nobody wrote to is looked at again after this: what expires does so without being written."""
@@ -56,7 +60,7 @@ def execute(store: Store, load: Callable[[], Policy], intent_id: str, worker: st
     than `wait_s`. A refusal is not raised: the intent ends with its reason.
     """
     intent = store.promotions.intent(intent_id)
-    with store.promotions.alone(_target_of(store, intent.release), wait_s) as held:
+    with store.promotions.alone(services_of(store, intent.release), wait_s) as held:
         if not held:
             raise StoreBusy(
                 f"another process executes an intent of {intent.release} just now", hint="look at `evaluator hooks log`"
@@ -67,13 +71,21 @@ def execute(store: Store, load: Callable[[], Policy], intent_id: str, worker: st
         return store.promotions.intent(intent_id)
 
 
-def _target_of(store: Store, release: str) -> str:
-    """What intents of a release act on: its services, which other releases of them act on as well."""
-    return " ".join(sorted(one.name for one in store.release(release).services)) or release
+def _raise(_intent: Intent, error: Exception) -> None:
+    raise error
 
 
-def execute_waiting(store: Store, load: Callable[[], Policy], worker: str) -> tuple[Intent, ...]:
-    """Execute all that is approved, and go on with what killed workers left. What others are at is left to them."""
+def execute_waiting(
+    store: Store,
+    load: Callable[[], Policy],
+    worker: str,
+    *,
+    failed: Callable[[Intent, Exception], None] = _raise,
+) -> tuple[Intent, ...]:
+    """Execute all that is approved, and go on with what killed workers left. What others are at is left to them.
+
+    `failed` is told of each that could not be executed, so that one of them does not keep the others waiting.
+    """
     store.promotions.expire(datetime.now(UTC))
     done = []
     for intent in store.promotions.waiting():
@@ -81,6 +93,8 @@ def execute_waiting(store: Store, load: Callable[[], Policy], worker: str) -> tu
             done.append(execute(store, load, intent.id, worker))
         except StoreBusy:
             continue
+        except Exception as error:  # noqa: BLE001 - hooks of other packages raise anything
+            failed(intent, error)
     return tuple(done)
 
 
@@ -94,18 +108,33 @@ def run_worker(
 ) -> None:
     """Execute what is approved until `stop`. What goes wrong is said, and tried again: a worker does not end by it."""
     worker, seen, looked = name_worker(), None, 0.0
+    failures: list[str] = []
+
+    def keep(intent: Intent, error: Exception) -> None:
+        failures.append(f"{intent.id} ({intent.action} {intent.release}) could not be executed: {_tell(error)}")
+
     while not stop.is_set():
         stamp = store.stamp()
         if stamp != seen or looked >= SLOWEST_POLL_S:
             seen, looked = stamp, 0.0
             try:
-                for intent in execute_waiting(store, load, worker):
+                for intent in execute_waiting(store, load, worker, failed=keep):
                     say(f"{intent.id} ({intent.action} {intent.release}) is {intent.state}")
-            except EvaluatorError as error:
-                say(f"{error.message}" + (f" ({error.hint})" if error.hint else ""))
-                seen = None
+            except Exception as error:  # noqa: BLE001 - a worker that ends leaves everything waiting
+                failures.append(_tell(error))
+            for failure in failures:
+                say(failure)
+            seen = None if failures else seen
+            failures.clear()
         looked += poll_s
         stop.wait(poll_s)
+
+
+def _tell(error: Exception) -> str:
+    """What went wrong, without the text of errors that are not ours: it may hold anything, secrets included."""
+    if not isinstance(error, EvaluatorError):
+        return f"it broke with {type(error).__name__}"
+    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 @dataclass(slots=True)
@@ -134,12 +163,21 @@ class _Execution:
         self._run_all(planned, left)
 
     def _end_refused(self, error: EvaluatorError) -> None:
-        """End what must not be executed; where it was begun, nobody knows all of what it did."""
-        begun = [one for one in self._known().values() if one.outcome.state is not IntentState.FAILED]
-        state = IntentState.UNKNOWN if begun else IntentState.FAILED
-        if not begun and datetime.now(UTC) >= self.intent.expires_at:
+        """End what must not be executed, or not go on; whatever may have been done is left to a person."""
+        for one in self._known().values():
+            if one.outcome.state in _MAYBE:
+                said = replace(one.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE)
+                self._deliver(replace(one, attempts=0, outcome=said))
+            elif one.outcome.state is IntentState.APPROVED:
+                said = replace(one.outcome, state=IntentState.FAILED, text="it was not executed again")
+                self._deliver(replace(one, attempts=0, outcome=said))
+        states = [one.outcome.state for one in self._known().values()]
+        state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
+        if not states and datetime.now(UTC) >= self.intent.expires_at:
             state = IntentState.EXPIRED
-        self.store.promotions.settle(self.intent.id, state, self.worker, error.message)
+        done = states.count(IntentState.ACKNOWLEDGED)
+        text = f"{error.message}; {count_of(done, 'hook')} acknowledged before" if done else error.message
+        self.store.promotions.settle(self.intent.id, state, self.worker, text)
 
     def _run_all(self, planned: Sequence[Planned], left: Sequence[str]) -> None:
         states: list[tuple[Planned, IntentState]] = []
@@ -161,8 +199,7 @@ class _Execution:
         if state in FINAL_STATES:
             return state
         if known and state is IntentState.SENT and not one.step.hook.idempotent:
-            text = "whoever executed it was ended before it answered; it may have been done"
-            return self._keep(one, replace(known.outcome, state=IntentState.UNKNOWN, text=text), attempts=0)
+            return self._keep(one, replace(known.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE), attempts=0)
         return self._execute(one, known, outcome)
 
     def _execute(self, one: Planned, known: Delivery | None, outcome: str) -> IntentState:
@@ -197,8 +234,24 @@ class _Execution:
             one.event,
             json.dumps(dict(one.entry.options), sort_keys=True),
         )
-        self.store.promotions.deliver(delivery, self.intent.release, self.worker)
+        self._deliver(delivery)
         return outcome.state
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Keep where a hook stands, even if the store is busy for long: what came of it is known nowhere else.
+
+        What is only about to be executed waits no longer than others: the next worker can begin as well.
+        """
+        about_to_be = delivery.outcome.state is IntentState.SENT
+        deadline = time.monotonic() + (0.0 if about_to_be else KEEP_FOR_S)
+        while True:
+            try:
+                self.store.promotions.deliver(delivery, self.intent.release, self.worker)
+            except StoreBusy:
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                return
 
     def _known(self) -> Mapping[int, Delivery]:
         return {one.position: one for one in self.store.promotions.deliveries(self.intent.id)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from evaluator.intents.checking import Situation
@@ -14,10 +14,32 @@ from evaluator.pipeline.landing import land_release
 from evaluator.pipeline.reviewing import is_live
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import ReleaseSummary, StoredVerdict
-from evaluator.records.intents import Approval, Delivery, Intent, IntentState, PersonRole
+from evaluator.records.intents import (
+    ANNOUNCE,
+    PROMOTING,
+    Action,
+    Approval,
+    Delivery,
+    Intent,
+    IntentState,
+    PersonRole,
+    are_one,
+)
 from evaluator.store import Store
 
-__all__ = ["find_latest", "find_settled", "hash_data_now", "hash_policy_now", "observe", "read_undone"]
+__all__ = [
+    "find_in_effect",
+    "find_latest",
+    "find_settled",
+    "hash_data_now",
+    "hash_policy_now",
+    "observe",
+    "read_undone",
+    "services_of",
+]
+
+_NOTHING_DONE = (IntentState.FAILED, IntentState.APPROVED)
+"""States of a hook that changed nothing; those that failed are approved anew when they are tried again."""
 
 
 def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situation:
@@ -26,22 +48,68 @@ def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situ
     latest, rules = find_latest(store, intent.release), policy.promotion
     alone = intent.approvals_needed == 0 and may_act_alone(rules, intent.requester_names, intent.action)
     approvals = store.promotions.approvals(intent.id)
-    able = {one.person for one in approvals if may(rules, one.names, PersonRole.APPROVER)}
+    able = _people(intent, [one for one in approvals if may(rules, one.names, PersonRole.APPROVER)])
     return Situation(
         now=now,
         latest=latest,
         data_hash=hash_data_now(store, latest) if latest else "",
         policy_hash=hash_policy_now(store, policy, intent.release),
         hooks_hash=rules.hash,
-        approvers=_people(approvals),
+        approvers=_people(intent, approvals),
         may_request={intent.requester} if may_ask(rules, intent.requester_names, intent.action) else set(),
         may_approve=able | ({intent.requester} if alone else set()),
         max_age=timedelta(seconds=rules.approvals.max_age_s),
+        overtaken_by=_find_overtaking(store, intent),
     )
 
 
-def _people(approvals: Sequence[Approval]) -> frozenset[str]:
-    return frozenset(one.person for one in approvals)
+def _people(intent: Intent, approvals: Sequence[Approval]) -> frozenset[str]:
+    """Who approved; the requester by the name that they asked under, whatever they approved as."""
+    asked = (*intent.requester_names, intent.requester)
+    return frozenset(intent.requester if are_one((*one.names, one.person), asked) else one.person for one in approvals)
+
+
+def services_of(store: Store, release: str) -> tuple[str, ...]:
+    """What intents of a release act on: its services, which other releases may have as well."""
+    return tuple(sorted({one.name for one in store.release(release).services})) or (release,)
+
+
+def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
+    """Promotions that may have changed something, or are about to, and were not rolled back, the newest first."""
+    back = [one for one in intents if one.action is Action.ROLLBACK and one.state is IntentState.ACKNOWLEDGED]
+    over = {name for one in back for name in one.undoes}
+    # Changed something; or a worker says that it is about to.
+    begun = {
+        one.intent
+        for one in store.promotions.deliveries()
+        if one.event != ANNOUNCE and one.outcome.state not in _NOTHING_DONE
+    } | {one.id for one in intents if one.state is IntentState.SENT}
+    for one in reversed(intents):
+        if one.action in PROMOTING and one.id not in over and one.id in begun:
+            yield one
+
+
+def _find_overtaking(store: Store, intent: Intent) -> str:
+    """What came after an intent and must not be overturned by it; empty where nothing did.
+
+    A promotion does not go on after its release was held or rolled back, and nothing that was asked for before
+    another release of the service was promoted changes what that one stands on.
+    """
+    intents = store.promotions.intents()
+    later = intents[[one.id for one in intents].index(intent.id) + 1 :]
+    if intent.action in PROMOTING:
+        for one in later:
+            if one.release == intent.release and one.stops:
+                return f"{one.id} ({one.action.said}) was asked for after it"
+    if intent.action is Action.HOLD:
+        return ""
+    services = set(services_of(store, intent.release))
+    for one in find_in_effect(store, intents):
+        if one not in later:
+            return ""
+        if one.release != intent.release and services & set(services_of(store, one.release)):
+            return f"{one.release} was promoted after it was asked for ({one.id})"
+    return ""
 
 
 def find_latest(store: Store, release_id: str) -> StoredVerdict | None:

@@ -162,8 +162,10 @@ class RolesSection(Section):
 
     viewer: People = Field(default_factory=list, description="Reads.")
     analyst: People = Field(default_factory=list, description="Writes notes, asks for actions, holds a release.")
-    approver: People = Field(default_factory=list, description="Approves, promotes, rolls back, tries hooks again.")
-    admin: People = Field(default_factory=list, description="Settles what nobody knows, cancels what others asked for.")
+    approver: People = Field(
+        default_factory=list, description="Approves or turns down, promotes, rolls back, tries hooks again."
+    )
+    admin: People = Field(default_factory=list, description="Says how a hook ended that nobody knows of.")
 
 
 def to_rules(

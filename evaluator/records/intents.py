@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -11,6 +11,8 @@ from typing import Any
 __all__ = [
     "ANNOUNCE",
     "FINAL_STATES",
+    "GROUP",
+    "PROMOTING",
     "UNDO",
     "Action",
     "Approval",
@@ -24,10 +26,14 @@ __all__ = [
     "Person",
     "PersonRole",
     "PromotionRules",
+    "are_one",
 ]
 
 UNDO = "undo"
 """Stands among the hooks of an event for: take back what the last promotion changed."""
+
+GROUP = "group:"
+"""Before the name of a group, among the names of a person."""
 
 ANNOUNCE = "announce"
 """Event after each action: its hooks tell of it."""
@@ -46,6 +52,10 @@ class Action(StrEnum):
     def said(self) -> str:
         """For people."""
         return self.value.replace("_", " ")
+
+
+PROMOTING = (Action.PROMOTE, Action.BREAK_GLASS)
+"""What brings a candidate to everybody: it acts on a verdict, and a rollback takes it back."""
 
 
 class IntentState(StrEnum):
@@ -75,9 +85,9 @@ class PersonRole(StrEnum):
     ANALYST = "analyst"
     """Write notes, ask for actions, hold a release."""
     APPROVER = "approver"
-    """Approve, promote and roll back, try hooks again."""
+    """Approve or turn down, promote and roll back, try hooks again."""
     ADMIN = "admin"
-    """Say how a hook ended that nobody knows of, and cancel what others asked for."""
+    """Say how a hook ended that nobody knows of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,11 @@ class Person:
     names: tuple[str, ...]
     by_system: bool = False
     """Known by their account on this machine, not by a login."""
+
+
+def are_one(names: Iterable[str], others: Iterable[str]) -> bool:
+    """Are these names of one person? Somebody may be called by their address here and by another name there."""
+    return bool({name for name in names if not name.startswith(GROUP)} & set(others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +144,7 @@ class PromotionRules:
     def needed(self, action: Action) -> int:
         """How many approvals an action takes."""
         stated: int = getattr(self.approvals, action.value)
-        promotes = action in (Action.PROMOTE, Action.BREAK_GLASS)
+        promotes = action in PROMOTING
         return max(stated, 2) if self.sensitive and promotes else stated
 
     def distinct(self, action: Action) -> bool:
@@ -163,6 +178,12 @@ class Intent:
     """Of the hooks and approvals that were shown to whoever agreed."""
     undoes: tuple[str, ...] = ()
     """The promotions whose changes a rollback takes back, the newest first."""
+
+    @property
+    def stops(self) -> bool:
+        """Is it a hold or a rollback that was not taken back? Promotions before it are not executed any more."""
+        void = (IntentState.EXPIRED, IntentState.CANCELLED)
+        return self.action not in PROMOTING and self.state not in void
 
 
 @dataclass(frozen=True, slots=True)

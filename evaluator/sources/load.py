@@ -252,7 +252,8 @@ def run_locust(
     except OSError as error:
         raise LoadError(f"Locust cannot be started: {error.strerror}") from error
     lines: deque[str] = deque(maxlen=50)
-    reader = threading.Thread(target=_read_lines, args=(process, lines, on_line), daemon=True)
+    tell = _kind_of if plan.sensitive else str.rstrip
+    reader = threading.Thread(target=_read_lines, args=(process, lines, on_line, tell), daemon=True)
     reader.start()
     end = _wait(process, folder, began + plan.run_time_s + OVERDUE_S, why_stop)
     reader.join(timeout=STOP_TIMEOUT_S)
@@ -283,13 +284,24 @@ def _environment(sheet: Path | None) -> dict[str, str]:
     return environment | ({RECORDING_VARIABLE: str(sheet.resolve())} if sheet else {})
 
 
-def _read_lines(process: subprocess.Popen[str], lines: deque[str], on_line: Callable[[str], None]) -> None:
+def _read_lines(
+    process: subprocess.Popen[str], lines: deque[str], on_line: Callable[[str], None], tell: Callable[[str], str]
+) -> None:
     if process.stderr is None:
         return
     with process.stderr as log:
         for line in log:
-            lines.append(line.rstrip())
-            on_line(line.rstrip())
+            if said := tell(line):
+                lines.append(said)
+                on_line(said)
+
+
+def _kind_of(line: str) -> str:
+    """What a line of Locust's log says of a sensitive release: all else may quote what was sent or answered."""
+    if line.startswith(STOP_MARK):
+        return line.rstrip()
+    kind = _EXCEPTION.match(line)
+    return kind[0] if kind else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +337,8 @@ def _complete(end: _End, exit_code: int | None, lines: Sequence[str]) -> _End:
 
 
 _INTERRUPTED = "interrupted"
-_TROUBLE = re.compile(r"[\w.]*(Error|Exception)\b|.*/ERROR/")
+_EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b")
+_TROUBLE = re.compile(rf"{_EXCEPTION.pattern}|.*/ERROR/")
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from evaluator.errors import StoreError, UnknownName, UsageError
 from evaluator.records.intents import (
     ANNOUNCE,
     FINAL_STATES,
+    PROMOTING,
     Action,
     Approval,
     AuditRow,
@@ -23,6 +25,7 @@ from evaluator.records.intents import (
     Intent,
     IntentState,
     Person,
+    are_one,
 )
 from evaluator.store.audit import add_row, read_rows, verify_rows
 from evaluator.store.engine import Engine
@@ -65,7 +68,7 @@ class Promotions:
                 return standing
             if draft.action in (Action.HOLD, Action.ROLLBACK):
                 _cancel_promotions(engine, known, draft)
-            return _add(engine, draft, len(known), consents=consents)
+            return _add(engine, _undo_begun_too(draft, known), len(known), consents=consents)
 
     def intent(self, intent_id: str) -> Intent:
         """Read an intent. Raises UnknownName."""
@@ -86,15 +89,20 @@ class Promotions:
         """Add a person's approval; the intent is approved with the last that it needs. Raises UsageError."""
         with self.attached(write=True) as engine:
             intent = _read(engine, intent_id)
-            _refuse_approval(intent, person.name)
+            _refuse_approval(intent, person)
+            if any(
+                are_one((*person.names, person.name), (*one.names, one.person)) for one in _approvals(engine, intent.id)
+            ):
+                add_row(engine, person.name, "repeated", intent.release, intent.id, f"approve {intent.action}")
+                return intent
             _consent(engine, intent, person.name, person.names)
             if len(_approvals(engine, intent.id)) < intent.approvals_needed:
                 return intent
             _move(engine, intent, IntentState.APPROVED, "")
             return replace(intent, state=IntentState.APPROVED)
 
-    def approvals(self, intent_id: str) -> tuple[Approval, ...]:
-        """Read who approved an intent."""
+    def approvals(self, intent_id: str | None = None) -> tuple[Approval, ...]:
+        """Read who approved an intent, or all of them."""
         with self.attached(write=False) as engine:
             return _approvals(engine, intent_id)
 
@@ -109,16 +117,27 @@ class Promotions:
 
     def expire(self, now: datetime) -> None:
         """Mark what was not executed in time."""
-        if any(_is_over(intent, now) for intent in self.intents()):
+        with self.attached(write=False) as engine:
+            over = _select_over(engine, now)
+        if over:
             with self.attached(write=True) as engine:
                 _expire(engine, now)
 
     @contextmanager
-    def alone(self, target: str, wait_s: float = 0.0) -> Iterator[bool]:
-        """Be the only one that executes intents on a target; tells whether that could be had within `wait_s`.
+    def alone(self, targets: Sequence[str], wait_s: float = 0.0) -> Iterator[bool]:
+        """Be the only one that executes intents on any of the targets; tells whether that could be had within `wait_s`.
 
         The system lets go of a process that was killed: what it had begun can be taken up at once. Raises StoreError.
         """
+        deadline = time.monotonic() + wait_s
+        with ExitStack() as locks:
+            # In one order for all: two that want each other's would wait for ever.
+            yield all(
+                locks.enter_context(exclusive(self._lock_of(target), max(deadline - time.monotonic(), 0.0)))
+                for target in sorted(targets)
+            )
+
+    def _lock_of(self, target: str) -> Path:
         path = self.folder / f"{hashlib.sha256(target.encode()).hexdigest()[:24]}.lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -128,8 +147,7 @@ class Promotions:
                 f"{path} cannot be written: {error.strerror}",
                 hint="intents are executed by whoever may write the store",
             ) from error
-        with exclusive(path, wait_s) as held:
-            yield held
+        return path
 
     def claim(self, intent: Intent, worker: str) -> bool:
         """Take an intent for execution as it was seen; one of several that try wins."""
@@ -249,16 +267,24 @@ def _consent(engine: Engine, intent: Intent, person: str, names: Sequence[str]) 
 
 def _cancel_promotions(engine: Engine, known: Sequence[Intent], because: Intent) -> None:
     for intent in known:
-        if intent.state in _OPEN and intent.action in (Action.PROMOTE, Action.BREAK_GLASS):
+        if intent.state in _OPEN and intent.action in PROMOTING:
             _end(engine, intent, IntentState.CANCELLED, because.requester, f"{because.action}: {because.reason}")
 
 
-def _is_over(intent: Intent, now: datetime) -> bool:
-    return intent.state in _OPEN and now >= intent.expires_at
+def _undo_begun_too(draft: Intent, known: Sequence[Intent]) -> Intent:
+    """A rollback takes back what a worker has begun since it was looked up as well."""
+    if draft.action is not Action.ROLLBACK:
+        return draft
+    begun = [one.id for one in reversed(known) if one.state is IntentState.SENT and one.action in PROMOTING]
+    return replace(draft, undoes=(*(one for one in begun if one not in draft.undoes), *draft.undoes))
+
+
+def _select_over(engine: Engine, now: datetime) -> tuple[Intent, ...]:
+    return _select(engine, "WHERE state IN (?, ?) AND expires_at <= ?", [*_OPEN, now])
 
 
 def _expire(engine: Engine, now: datetime) -> None:
-    for intent in _select(engine, "WHERE state IN (?, ?) AND expires_at <= ?", [*_OPEN, now]):
+    for intent in _select_over(engine, now):
         _end(
             engine, intent, IntentState.EXPIRED, "evaluator", f"not executed by {intent.expires_at:%Y-%m-%d %H:%M} UTC"
         )
@@ -292,14 +318,14 @@ def _key(draft: Intent, number: int) -> str:
     return "evt_" + hashlib.sha256(plain.encode()).hexdigest()[:32]
 
 
-def _refuse_approval(intent: Intent, person: str) -> None:
+def _refuse_approval(intent: Intent, person: Person) -> None:
     if intent.state is not IntentState.REQUESTED:
         raise UsageError(f"{intent.id} is {intent.state}, so there is nothing to approve")
     if datetime.now(UTC) >= intent.expires_at:
         raise UsageError(f"{intent.id} has expired", hint="ask for it again")
-    if intent.distinct and person == intent.requester:
+    if intent.distinct and are_one((*person.names, person.name), (*intent.requester_names, intent.requester)):
         raise UsageError(
-            f"{person} asked for {intent.id} and cannot approve it too", hint="another person has to approve it"
+            f"{person.name} asked for {intent.id} and cannot approve it too", hint="another person has to approve it"
         )
 
 
@@ -321,7 +347,7 @@ def _read(engine: Engine, intent_id: str) -> Intent:
 
 def _select(engine: Engine, where: str, values: Sequence[Any]) -> tuple[Intent, ...]:
     rows = engine.execute(
-        f"SELECT {_COLUMNS} FROM store.intents {where} ORDER BY requested_at, length(id), id", list(values)
+        f"SELECT {_COLUMNS} FROM store.intents {where} ORDER BY length(id), id", list(values)
     ).fetchall()
     return tuple(_to_intent(row) for row in rows)
 
@@ -339,10 +365,11 @@ def _to_row(intent: Intent) -> list[Any]:
     return [list(value) if isinstance(value, tuple) else value for value in values]
 
 
-def _approvals(engine: Engine, intent_id: str) -> tuple[Approval, ...]:
+def _approvals(engine: Engine, intent_id: str | None) -> tuple[Approval, ...]:
     rows = engine.execute(
-        "SELECT intent, person, happened_at, names FROM store.approvals WHERE intent = ? ORDER BY happened_at",
-        [intent_id],
+        """SELECT intent, person, happened_at, names FROM store.approvals
+        WHERE ? IS NULL OR intent = ? ORDER BY happened_at, person""",
+        [intent_id, intent_id],
     ).fetchall()
     return tuple(Approval(row[0], row[1], _utc(row[2]), tuple(row[3])) for row in rows)
 

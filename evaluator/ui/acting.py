@@ -61,8 +61,15 @@ def _acts(_place: Place, key: str, stamp: object, release: str | None) -> tuple[
     del key, stamp
     promotions = open_store(_place).promotions
     said = {row.intent: row.text for row in promotions.audit(release) if row.intent}
+    # All at once: a read for each intent would take longer with each that was ever asked for.
+    approvals: dict[str, list[Approval]] = {}
+    deliveries: dict[str, list[Delivery]] = {}
+    for approval in promotions.approvals():
+        approvals.setdefault(approval.intent, []).append(approval)
+    for delivery in promotions.deliveries():
+        deliveries.setdefault(delivery.intent, []).append(delivery)
     return tuple(
-        Act(one, promotions.approvals(one.id), promotions.deliveries(one.id), said.get(one.id, ""))
+        Act(one, tuple(approvals.get(one.id, ())), tuple(deliveries.get(one.id, ())), said.get(one.id, ""))
         for one in promotions.intents(release)
     )
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import streamlit as st
 
+from evaluator.errors import UsageError
 from evaluator.intents import SYSTEM, system_person
-from evaluator.records.intents import Person
+from evaluator.records.intents import GROUP, Person
 from evaluator.ui.pieces import empty, plain, show
 
 __all__ = [
     "FRESH_S",
     "Reader",
+    "demand_fresh",
     "find_reader",
     "is_fresh",
     "is_login_configured",
@@ -27,7 +29,6 @@ __all__ = [
 
 FRESH_S = 15 * 60
 """A login older than this is asked for again before anything is promoted."""
-GROUP = "group:"
 CLOCK_S = 60
 """How much the provider's clock may be ahead of ours."""
 
@@ -87,11 +88,14 @@ def read_claims(claims: Mapping[str, Any], *, asks_each_time: bool = False) -> R
     """
     address = str(claims.get("email") or "") if claims.get("email_verified") is True else ""
     subject = str(claims.get("sub") or "")
-    groups = claims.get("groups") or ()
-    listed = [groups] if isinstance(groups, str) else [str(group) for group in groups]
+    groups = claims.get("groups")
+    listed = [groups] if isinstance(groups, str) else groups if isinstance(groups, list | tuple) else []
+    # A subject that is written as an address is one that nobody has verified.
+    stated = (address, subject if "@" not in subject or subject == address else "")
     # Nobody is taken for a group, or an account of this machine, by what they are called.
-    own = [name for name in (address, subject) if name and not name.startswith((GROUP, SYSTEM, "*"))]
-    names = [*own, *(f"{GROUP}{group}" for group in listed)]
+    own = [name for name in stated if name and not name.startswith((GROUP, SYSTEM, "*"))]
+    # Who has no name cannot be told from others: their groups let them do nothing.
+    names = [*own, *(f"{GROUP}{group}" for group in listed if isinstance(group, str))] if own else []
     seen = claims.get("auth_time") or (claims.get("iat") if asks_each_time else None)
     return Reader(next(iter(own), "unknown"), tuple(names), float(seen) if isinstance(seen, int | float) else 0.0)
 
@@ -102,6 +106,15 @@ def is_fresh(reader: Reader, now: float | None = None) -> bool:
         return True
     age = (time.time() if now is None else now) - reader.signed_in_at
     return -CLOCK_S <= age <= FRESH_S
+
+
+def demand_fresh(reader: Reader) -> None:
+    """Ask for a login anew before anything is done: a program may press a button that is shown as disabled.
+
+    Raises UsageError.
+    """
+    if not is_fresh(reader):
+        raise UsageError(f"{reader.name} signed in more than 15 minutes ago", hint="sign in again")
 
 
 def show_reader(store: Path) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.errors import UsageError
-from evaluator.intents import may
+from evaluator.intents import LONGEST_NOTE, may, write_note
 from evaluator.records.intents import AuditRow, PersonRole
 from evaluator.ui.acting import read_trail
 from evaluator.ui.identity import find_reader
@@ -14,8 +13,6 @@ from evaluator.ui.pieces import clean, clock, empty, show
 from evaluator.ui.reads import Place, open_store, read_policy
 
 __all__ = ["show_notes"]
-
-LONGEST = 2000
 
 
 def show_notes(place: Place, release: str) -> None:
@@ -30,14 +27,12 @@ def show_notes(place: Place, release: str) -> None:
     reader = find_reader()
     able = may(read_policy(place).promotion, reader.names, PersonRole.ANALYST)
     with st.form("note", border=False, clear_on_submit=True):
-        text = st.text_area("Write a note", key="note-text", max_chars=LONGEST, disabled=not able)
+        text = st.text_area("Write a note", key="note-text", max_chars=LONGEST_NOTE, disabled=not able)
         pressed = st.form_submit_button("Add the note", disabled=not able, key="note-button")
     if not able:
         st.caption("Writing notes takes an analyst.")
     if pressed:
-        if not text.strip():
-            raise UsageError("the note is empty")
-        open_store(place).promotions.note(reader.name, "note", release, text.strip())
+        write_note(open_store(place), read_policy(place), reader.person, release, text)
         st.rerun()
 
 

@@ -14,7 +14,7 @@ from evaluator.records import Verdict, VerdictWord
 from evaluator.records.intents import Action, PersonRole, PromotionRules
 from evaluator.ui.acting import Forecast, read_conditions, read_forecast
 from evaluator.ui.frame import guarded
-from evaluator.ui.identity import Reader, find_reader, is_fresh
+from evaluator.ui.identity import Reader, demand_fresh, find_reader, is_fresh
 from evaluator.ui.pieces import banner, clean, clock, definitions, empty, link, show, since, with_code
 from evaluator.ui.reads import (
     Place,
@@ -178,7 +178,6 @@ def _show_form(place: Place, view: ReleaseView, reader: Reader, action: Action, 
         return
     if typed.strip() != release_id:
         raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {release_id}: nothing was done")
-    if not is_fresh(reader):
-        raise UsageError(f"{reader.name} signed in more than 15 minutes ago", hint="sign in again")
+    demand_fresh(reader)
     ask(open_store(place), read_policy(place), reader.person, Wish(action, release_id, reason))
     st.rerun()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import streamlit as st
 from markupsafe import Markup
 
 from evaluator.errors import UsageError
 from evaluator.intents import approve, cancel, may, resolve, retry
-from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentState, PersonRole
+from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentState, PersonRole, are_one
 from evaluator.ui.acting import Act, read_acts
 from evaluator.ui.frame import guarded
-from evaluator.ui.identity import Reader, is_fresh
+from evaluator.ui.identity import Reader, demand_fresh, is_fresh
 from evaluator.ui.pieces import clean, clock, empty, show
 from evaluator.ui.reads import Place, find_place, open_store, read_policy
 
@@ -40,8 +41,11 @@ def show_requests(place: Place, release: str, reader: Reader) -> None:
     acts = read_acts(place, release)
     st.subheader("What was asked for", anchor="requests")
     _watch(release, [one.intent for one in acts])
-    if acts:
-        guarded(lambda: _show_choices(place, acts[-1], reader))()
+    live = [one for one in acts if one.intent.state not in (IntentState.EXPIRED, IntentState.CANCELLED)]
+    for act in live[: -SHOWN - 1 : -1]:
+        # Of what is over only the latest can be gone on with; who waits for an answer waits still.
+        if act is live[-1] or act.intent.state in (IntentState.REQUESTED, IntentState.UNKNOWN):
+            guarded(partial(_show_choices, place, act, reader))()
 
 
 def _watch(release: str, intents: Sequence[Intent]) -> None:
@@ -119,7 +123,7 @@ def _show_choices(place: Place, act: Act, reader: Reader) -> None:
 def _show_approval(place: Place, act: Act, reader: Reader) -> None:
     intent, rules = act.intent, read_policy(place).promotion
     may_approve = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
-    own = intent.requester == reader.name
+    own = are_one(reader.names, (*intent.requester_names, intent.requester))
     with st.form(f"agree-{intent.id}", border=True):
         st.markdown(f"**{intent.id}**: do you agree to {intent.action.said}?")
         if own and intent.distinct:
@@ -139,9 +143,12 @@ def _show_approval(place: Place, act: Act, reader: Reader) -> None:
     if agreed:
         if typed.strip() != intent.release:
             raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {intent.release}: nothing was done")
+        demand_fresh(reader)
         approve(store, policy, reader.person, intent.id)
         st.rerun()
     if refused:
+        if not own:
+            demand_fresh(reader)
         cancel(store, policy, reader.person, intent.id, reason)
         st.rerun()
 
@@ -153,6 +160,7 @@ def _show_retry(place: Place, act: Act, reader: Reader) -> None:
     with st.expander(f"{intent.id}: what now?", key=f"now-{intent.id}"):
         st.caption("Look first at what its hooks have reached. Those that were acknowledged are not executed again.")
         if st.button("Execute the others again", disabled=not able, key=f"retry-{intent.id}"):
+            demand_fresh(reader)
             retry(open_store(place), read_policy(place), reader.person, intent.id)
             st.rerun()
         for one in unknown:
@@ -169,8 +177,6 @@ def _show_resolution(place: Place, intent: Intent, number: int, hook: str, reade
         done = left.form_submit_button("It was done", disabled=not able, key=f"done-{intent.id}-{number}")
         undone = right.form_submit_button("It was not done", disabled=not able, key=f"undone-{intent.id}-{number}")
     if done or undone:
-        if not reason.strip():
-            raise UsageError("the reason is missing", hint="say how you know; it stays in the audit trail")
-        store, policy = open_store(place), read_policy(place)
-        resolve(store, policy, reader.person, intent.id, number, done=done, reason=reason.strip())
+        demand_fresh(reader)
+        resolve(open_store(place), read_policy(place), reader.person, intent.id, number, done=done, reason=reason)
         st.rerun()

@@ -216,3 +216,23 @@ def test_users_that_ask_nothing_are_no_complete_load(
     said = capsys.readouterr()
     assert said.out == ""
     assert "made no request: ValueError: no cart" in said.err
+
+
+def test_locusts_log_of_a_sensitive_release_quotes_nothing(
+    shop: Sequence[Arm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("evaluator.yaml").write_text("sensitive: true\n")
+    buy = "        self.client.get('/nowhere?card=4111')\n        raise ValueError('card 4111 is empty')\n"
+    users = "    wait_time = constant(0.1)\n    @task\n    def buy(self):\n"
+    Path("users.py").write_text(f"from locust import HttpUser, constant, task\nclass Buyer(HttpUser):\n{users}{buy}")
+    arguments = ["--baseline", shop[0].urls[0], "--canary", shop[1].urls[0], "--locustfile", "users.py"]
+    assert run(["-v", "load", RELEASE, *arguments, "--run-time", "2s"]) == 0
+    said = capsys.readouterr().err
+    assert "ValueError" in said
+    assert "4111" not in said
+    assert not [path for path in tmp_path.rglob("*") if path.name != "users.py" and _holds(path, b"4111")]
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    return path.is_file() and text in path.read_bytes()

@@ -227,3 +227,31 @@ def test_waiting_ends_with_its_time(run):
     code, out, _ = run("promote", "cart@1.9.0", "--yes", "--wait", "2s", policy=f"{HOOKS}sensitive: true\n")
     assert (code, out) == (3, "i1 promote cart@1.9.0: requested\n")
     assert time.monotonic() - began >= 2
+
+
+def test_what_is_refused_when_it_is_executed_is_three(run):
+    code, _, _ = run("promote", "cart@1.9.0", "--yes", "--queue", policy=HOOKS)
+    (run.folder / "evaluator.yaml").write_text(HOOKS.replace("back", "forth").replace("HERE", str(run.folder)))
+    code, out, err = run("promote", "cart@1.9.0", "--yes", "--wait", "1s")
+    assert (code, "hooks or approvals have changed" in out) == (3, True)
+    assert "nothing was executed" in err
+    assert "hooks retry" not in err
+
+
+def test_what_waits_for_others_is_three_in_the_queue_too(run):
+    code, _, _ = run("promote", "cart@1.9.0", "--yes", "--queue", policy=f"{HOOKS}sensitive: true\n")
+    assert code == 3
+
+
+def test_what_people_write_does_not_reach_the_terminal_as_it_is(run):
+    turned = "fine \u202eenif"
+    run("promote", "cart@1.9.0", "--yes", "--reason", turned, policy=f"{HOOKS}sensitive: true\n")
+    for asked in (["approve"], ["hooks", "log"], ["audit", "show"]):
+        out = run(*asked)[1]
+        assert "\u202e" not in out
+    assert "\\u202e" in run("approve")[1]
+
+
+def test_notes_take_an_analyst(run):
+    code, _, err = run("audit", "note", "cart@1.9.0", "fine", policy="roles: {analyst: [bob]}\n")
+    assert (code, "writing notes takes an analyst" in err) == (3, True)

@@ -118,3 +118,13 @@ def test_what_cannot_be_run_says_so(tmp_path):
 def test_what_cannot_be_meant_is_refused(run):
     with pytest.raises(PolicyError):
         make_hook("command", {"run": run})
+
+
+def test_half_of_a_secret_at_the_edge_of_what_is_kept_is_none():
+    secret = "s3cret-" + "x" * 60
+    hook = make_hook(
+        "command",
+        {"run": [sys.executable, "-c", "import os; print(os.environ['TOKEN'] + 'y' * 1970)"], "environment": ["TOKEN"]},
+        {"PATH": PATH, "TOKEN": secret},
+    )
+    assert "x" not in hook.execute(make_context()).response

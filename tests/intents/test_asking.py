@@ -6,7 +6,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from evaluator.errors import Refused, UnknownName, UsageError
-from evaluator.intents import approve, ask, cancel, execute, find_promoted, role_of, system_person
+from evaluator.intents import (
+    approve,
+    ask,
+    cancel,
+    execute,
+    find_promoted,
+    list_conditions,
+    role_of,
+    system_person,
+    write_note,
+)
 from evaluator.records import RunState
 from evaluator.records.intents import Action, IntentState, PersonRole
 
@@ -185,6 +195,14 @@ def test_a_rollback_of_nothing_is_refused(store, policy, person, wish, script):
         ask(store, policy(hooks(script)), person("bob"), wish("rollback"))
 
 
+def test_a_rollback_of_what_only_waits_says_how_to_stop_it(store, policy, person, wish, script):
+    rules = policy(hooks(script))
+    ask(store, rules, person("ana"), wish())
+    with pytest.raises(Refused, match="there is nothing to roll back") as caught:
+        ask(store, rules, person("bob"), wish("rollback"))
+    assert caught.value.hint == "a promotion of it waits, which this cancels: evaluator hold cart@1.9.0"
+
+
 def test_what_was_promoted_later_goes_back_first(store, policy, person, wish, script):
     rules = policy(f"{ROLES}hooks: {{promote: [{script('promoted', undo='back')}]}}\n")
     first = ask(store, rules, person("bob"), wish())
@@ -213,3 +231,78 @@ def test_what_is_not_executed_in_time_expires(store, policy, person, wish, scrip
 
 def test_actions_have_words_of_their_own():
     assert {action.said for action in Action} == {"promote", "hold", "rollback", "break glass"}
+
+
+# ------------------------------------------------------------------ one person, several names
+
+
+def test_one_person_under_two_names_is_one_person(store, policy, person, wish, script):
+    rules = policy(hooks(script, "approvals: {promote: 2}\n").replace("cleo,", "u-7, 'bob@example.org', cleo,"))
+    intent = ask(store, rules, person("bob@example.org", "u-7"), wish())
+    with pytest.raises(UsageError, match="u-7 asked for i1 and cannot approve it too"):
+        approve(store, rules, person("u-7"), intent.id)
+    assert approve(store, rules, person("cleo", "u-8"), intent.id).state is IntentState.REQUESTED
+    assert approve(store, rules, person("u-8", "group:sre"), intent.id).state is IntentState.REQUESTED
+    assert [one.person for one in store.promotions.approvals(intent.id)] == ["cleo"]
+    assert store.promotions.audit()[-1].event == "repeated"
+    # Members of one group are not one person.
+    assert approve(store, rules, person("u-9", "group:sre"), intent.id).state is IntentState.APPROVED
+
+
+def test_who_asked_under_another_name_has_not_agreed_when_it_is_executed(store, policy, person, wish, script, lines):
+    rules = policy(hooks(script, "approvals: {self_approval: false}\n"))
+    intent = ask(store, rules, person("bob", "u-7"), wish())
+    with store.promotions.attached(write=True) as engine:
+        engine.execute("INSERT INTO store.approvals VALUES ('i1', 'cleo', now(), ['cleo', 'u-7'])")
+        engine.execute("UPDATE store.intents SET state = 'approved'")
+    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.FAILED
+    assert "0 of 1 approvals hold" in store.promotions.audit()[-1].text
+    assert lines() == []
+
+
+# ------------------------------------------------------------------ what people write
+
+
+def test_controls_and_halves_of_characters_are_not_kept(store, policy, person, wish, script):
+    rules = policy(hooks(script))
+    intent = ask(store, rules, person("ana"), wish(reason="all\x00 is \x1b[31m\n well \udcff"))
+    assert intent.reason == "all is [31m well"
+    assert cancel(store, rules, person("ana"), intent.id, "\x07no\udcff").state is IntentState.CANCELLED
+    row = write_note(
+        store, rules, person("ana"), intent.release, "slow\x00 disk\udcff\nsecond \U0001f9d1\u200d\U0001f52c"
+    )
+    assert row.text == "slow  disk \nsecond \U0001f9d1\u200d\U0001f52c"
+    assert store.promotions.verify_audit() == row.hash
+
+
+def test_long_reasons_are_refused_wherever_one_is_given(store, policy, person, wish, script):
+    rules = policy(hooks(script))
+    intent = ask(store, rules, person("ana"), wish())
+    with pytest.raises(UsageError, match="more than 1000 characters"):
+        cancel(store, rules, person("ana"), intent.id, "x" * 1001)
+    with pytest.raises(UsageError, match="more than 2000 characters"):
+        write_note(store, rules, person("ana"), intent.release, "x" * 2001)
+
+
+def test_a_viewer_writes_no_notes_and_nobody_an_empty_one(store, policy, person, script):
+    rules = policy(hooks(script))
+    with pytest.raises(Refused, match="vic is a viewer, and writing notes takes an analyst"):
+        write_note(store, rules, person("vic"), "cart@1.9.0", "fine")
+    with pytest.raises(UsageError, match="the note is empty"):
+        write_note(store, rules, person("ana"), "cart@1.9.0", " \n")
+    with pytest.raises(UnknownName):
+        write_note(store, rules, person("ana"), "cart@9", "fine")
+
+
+# ------------------------------------------------------------------ clocks
+
+
+def test_a_verdict_of_the_future_promotes_nothing(store, policy, script):
+    from evaluator.intents import find_latest
+    from evaluator.reports import from_json
+
+    rules, latest = policy(hooks(script)), find_latest(store, "cart@1.9.0")
+    later = replace(latest, judged_at=datetime.now(UTC) + timedelta(hours=2))
+    unmet = [one.says for one in list_conditions(store, rules, from_json(latest.json, "it"), later) if not one.met]
+    assert len(unmet) == 1
+    assert unmet[0].startswith("it was judged 2 h from now: the clock was set back") or "from now" in unmet[0]

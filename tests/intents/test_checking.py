@@ -42,6 +42,8 @@ def test_an_intent_whose_grounds_hold_is_executed():
         ({"latest": None}, "not the latest"),
         ({"latest": replace(GO, json="{ }")}, "not the latest"),
         ({"max_age": timedelta(minutes=4)}, "too old"),
+        ({"now": NOW - timedelta(minutes=7)}, "the clock was set back"),
+        ({"overtaken_by": "i2 (rollback) was asked for after it"}, "i2 .rollback. was asked for after it"),
         ({"data_hash": "sha256:x"}, "data have landed"),
         ({"policy_hash": "sha256:x"}, "policy has changed"),
         ({"hooks_hash": "sha256:x"}, "hooks or approvals have changed"),

@@ -184,7 +184,7 @@ def test_many_workers_execute_once(store, policy, wish, script, lines):
 def test_who_comes_while_another_executes_is_told(store, policy, wish, script):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
     intent = ask(store, rules, system_person(), wish())
-    with store.promotions.alone("cart") as held:
+    with store.promotions.alone(["cart"]) as held:
         assert held
         with pytest.raises(StoreBusy, match=r"another process executes an intent of cart@1.9.0"):
             execute(store, lambda: rules, intent.id, "w")

@@ -1,5 +1,7 @@
 """Who is reading, by what a provider says."""
 
+import pytest
+
 from evaluator.ui.identity import CLOCK_S, FRESH_S, Reader, is_fresh, read_claims
 
 CLAIMS = {"sub": "u-1", "email": "ann@example.org", "email_verified": True, "groups": ["sre"], "auth_time": 1000}
@@ -13,6 +15,25 @@ def test_an_address_that_nobody_verified_counts_for_nothing():
     for said in (False, "true", None):
         assert "ann@example.org" not in read_claims({**CLAIMS, "email_verified": said}).names
     assert read_claims({"sub": "u-3", "email": "ann@example.org"}).name == "u-3"
+
+
+def test_a_subject_that_is_written_as_an_address_is_one_that_nobody_verified():
+    assert "ann@example.org" not in read_claims({"sub": "ann@example.org", "groups": ["sre"]}).names
+    assert read_claims({**CLAIMS, "sub": "ann@example.org"}).name == "ann@example.org"
+
+
+@pytest.mark.parametrize("groups", [None, 7, True, {"sre": 1}, [7, None, ["sre"]]])
+def test_groups_that_are_none_are_none(groups):
+    assert read_claims({**CLAIMS, "groups": groups}).names == ("ann@example.org", "u-1")
+
+
+def test_who_has_no_name_has_no_groups_either():
+    assert read_claims({"groups": ["sre"]}).names == ()
+
+
+@pytest.mark.parametrize("seen", [True, float("nan"), float("inf"), -1, "1000", [1000]])
+def test_a_time_that_is_none_is_no_login(seen):
+    assert not is_fresh(read_claims({**CLAIMS, "auth_time": seen}), 1001)
 
 
 def test_a_login_is_fresh_for_some_minutes():

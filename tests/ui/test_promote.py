@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from evaluator.intents import Wish, approve, ask, execute_waiting
+from evaluator.intents import Wish, approve, ask, cancel, execute_waiting
 from evaluator.policy import load_policy
 from evaluator.records import RunState
 from evaluator.records.intents import Action, IntentState, Person
@@ -27,6 +27,12 @@ def press(shown, label):
     """Press a button by what stands on it."""
     next(one for one in shown.button if one.label == label).click()
     return shown.run()
+
+
+def force(shown, label):
+    """Press a button that is shown as disabled: a browser does not, a program may."""
+    button(shown, label).proto.disabled = False
+    return press(shown, label)
 
 
 def fill(shown, key, text):
@@ -181,6 +187,18 @@ def test_another_agrees_by_typing_the_name(page, shop, text, html):
     assert store.promotions.intent("i1").state is IntentState.APPROVED
 
 
+def test_what_waits_can_be_agreed_to_whatever_was_asked_for_since(page, shop, text):
+    path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\napprovals: {{hold: 1}}\n")
+    store, policy, ana = Store.open(path), load(path)(), Person("ana", ("ana",))
+    ask(store, policy, ana, Wish(Action.HOLD, "cart@1.9.0", "odd carts"))
+    ask(store, policy, ana, Wish(Action.PROMOTE, "cart@1.9.0", "fine after all"))
+    cancel(store, policy, ana, "i2", "not fine")
+    shown = page("promote", path, release="cart@1.9.0")
+    fill(shown, "typed-i1", "cart@1.9.0")
+    press(shown, "Agree")
+    assert store.promotions.intent("i1").state is IntentState.APPROVED
+
+
 def test_a_request_is_turned_down_with_its_reason(page, shop, text):
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
     store = Store.open(path)
@@ -255,6 +273,32 @@ def test_a_login_of_an_hour_ago_promotes_nothing(page, shop, text, monkeypatch):
     assert button(shown, "Sign in again")
 
 
+def test_a_button_that_is_shown_as_disabled_does_nothing_when_a_program_presses_it(page, shop, html, monkeypatch):
+    from evaluator.ui import identity
+
+    path = shop(f"{HOOKS}roles: {{analyst: [ana], admin: ['ann@example.org']}}\n")
+    store = Store.open(path)
+    ask(store, load(path)(), Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    old = identity.Reader("ann@example.org", ("ann@example.org",), signed_in_at=0.0)
+    monkeypatch.setattr("evaluator.ui.promote.find_reader", lambda: old)
+    shown = page("promote", path, release="cart@1.9.0")
+    fill(shown, "typed-i1", "cart@1.9.0")
+    for label in ("Agree", "Turn down"):
+        assert button(shown, label).disabled
+        assert "signed in more than 15 minutes ago" in html(force(shown, label))
+    assert store.promotions.intent("i1").state is IntentState.REQUESTED
+    assert store.promotions.approvals("i1") == ()
+
+
+def test_a_note_is_written_by_who_may_whatever_the_page_has_shown(page, shop, html, monkeypatch):
+    path = shop("roles: {analyst: [ana]}\n")
+    monkeypatch.setattr("evaluator.ui.notes.may", lambda *_: True)
+    shown = page("release", path, release="cart@1.6.0")
+    next(one for one in shown.text_area if one.key == "note-text").input("forged")
+    assert f"{ME} is a viewer, and writing notes takes an analyst" in html(press(shown, "Add the note"))
+    assert [row.event for row in Store.open(path).promotions.audit()] == ["refused"]
+
+
 # ------------------------------------------------------------------ notes, audit, what waits
 
 
@@ -303,6 +347,6 @@ def test_a_reader_is_a_person_with_all_their_names():
 
     assert find_reader().person.by_system
     claimed = read_claims({"sub": "group:sre", "email": f"account:{ME}", "email_verified": True, "groups": ["dev"]})
-    assert claimed.names == ("group:dev",)
+    assert claimed.names == ()
     assert not claimed.person.by_system
     assert replace(claimed, name="x").person.name == "x"
