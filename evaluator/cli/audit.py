@@ -12,7 +12,6 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import rows_option
-from evaluator.intents import system_person, write_note
 from evaluator.records.intents import AuditRow
 from evaluator.reports import plain_text
 from evaluator.reports.base import harmless_cell
@@ -78,5 +77,7 @@ def verify(session: Session) -> None:
 def note(session: Session, release: str, text: str) -> None:
     """Add a note on RELEASE, with your name and the time."""
     store = session.open_store()
+    from evaluator.intents import system_person, write_note  # all that judges comes with it
+
     row = write_note(store, session.load_policy(), system_person(), release, text)
     emit(f"note {row.number} on {plain_text(release)} by {plain_text(row.actor)}")

@@ -17,7 +17,7 @@ from evaluator.store import Store
 def store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "evaluator.cli.audit.system_person", lambda: Person("ann", ("ann", "account:ann"), by_system=True)
+        "evaluator.intents.system_person", lambda: Person("ann", ("ann", "account:ann"), by_system=True)
     )
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     store.register_run(Release("cart@2"), Run("r1", "cart@2", "g1", "import"))
