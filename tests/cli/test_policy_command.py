@@ -38,7 +38,8 @@ def test_show_writes_a_policy_that_means_the_same(policy, capfd):
 
 def test_show_as_json(policy, capfd):
     assert run(["policy", "show", "--format", "json"]) == 0
-    assert json.loads(capfd.readouterr().out) == load_policy(policy).effective
+    loaded = load_policy(policy)
+    assert json.loads(capfd.readouterr().out) == {**loaded.effective, **loaded.afterwards}
 
 
 def test_the_policy_of_the_option_wins_over_the_folder(policy, tmp_path, monkeypatch, capfd):
