@@ -1,4 +1,4 @@
-# evaluator in a small image that runs as nobody in particular. What it works on is mounted at /work.
+# evaluator in a small image that runs as nobody in particular. What it works on is mounted at /judged.
 #
 #     docker build -t evaluator .
 #     docker build -t evaluator --build-arg EXTRAS=load,prometheus --build-arg VERSION=1.4.0 .
@@ -16,11 +16,11 @@ RUN SETUPTOOLS_SCM_PRETEND_VERSION=$VERSION /opt/evaluator/bin/python -m pip ins
 
 FROM python:3.13-slim
 COPY --from=build /opt/evaluator /opt/evaluator
-RUN mkdir -m 1777 /work
+RUN mkdir -m 1777 /judged
 ENV PATH=/opt/evaluator/bin:$PATH \
-    HOME=/work \
+    HOME=/judged \
     PYTHONUNBUFFERED=1
-WORKDIR /work
+WORKDIR /judged
 USER 10001:10001
 ENTRYPOINT ["/opt/evaluator/bin/evaluator"]
 CMD ["--help"]

@@ -272,7 +272,7 @@ class Image:
             (folder / directory).mkdir(parents=True)
 
     def move(self, text: str) -> str:
-        return re.sub(r"(?<![\w/])/(?=(?:opt|src|work)\b)", f"{self.folder}/", text)
+        return re.sub(r"(?<![\w/])/(?=(?:opt|src|judged)\b)", f"{self.folder}/", text)
 
     def build(self) -> None:
         for instruction, rest in read_dockerfile():
@@ -343,16 +343,16 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 
 def test_the_image_says_what_it_can_do(image):
-    done = image.start(image.folder / "work")
+    done = image.start(image.folder / "judged")
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: evaluator")
-    assert image.env["HOME"] == str(image.folder / "work")
-    assert image.start(image.folder / "work", "--version").stdout == "evaluator 1.4.0\n"
+    assert image.env["HOME"] == str(image.folder / "judged")
+    assert image.start(image.folder / "judged", "--version").stdout == "evaluator 1.4.0\n"
 
 
 def test_the_image_is_small_and_runs_as_nobody(image):
     assert image.user == "10001:10001"
-    assert (image.folder / "work").stat().st_mode & 0o7777 == 0o1777
+    assert (image.folder / "judged").stat().st_mode & 0o7777 == 0o1777
     installed = {path.name.split("-")[0].lower() for path in image.folder.glob("opt/**/*.dist-info")}
     assert {"release_evaluator", "duckdb"} <= installed
     assert not {"locust", "streamlit", "pandas", "pytest", "altair"} & installed
@@ -375,7 +375,7 @@ def test_the_job_of_argo_is_successful_only_on_go(image, workspace, release, cod
     if release == "broken":
         break_store(workspace)
     args = [word.replace("{{args.release}}", release) for word in container["args"]]
-    env = {entry["name"]: entry["value"].replace("/work", str(workspace)) for entry in container["env"]}
+    env = {entry["name"]: entry["value"].replace("/judged", str(workspace)) for entry in container["env"]}
     done = image.start(workspace, *args, **env)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
