@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from metrics_servers import free_port, program, running
+
 from evaluator.hooks import HookContext
 
 
@@ -120,3 +122,34 @@ def split_of(port: int, n: int = 100) -> dict[str, int]:
             name = connection.getresponse().read().decode()
         counted[name] = counted.get(name, 0) + 1
     return counted
+
+
+HAPROXY = """
+global
+  stats socket {socket} mode 600 level admin
+  stats socket ipv4@127.0.0.1:{api} level admin
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 5s
+  timeout server 5s
+frontend f
+  bind 127.0.0.1:{port}
+  default_backend shop
+backend shop
+  balance roundrobin
+  server baseline 127.0.0.1:{baseline} weight 90
+  server canary 127.0.0.1:{canary} weight 10
+"""
+
+
+@contextlib.contextmanager
+def balancing(folder: Path) -> Iterator[dict[str, object]]:
+    """HAProxy in front of two versions, 90 of 100 requests to the baseline; yields its socket and its ports."""
+    port, api = free_port(), free_port()
+    with serving("baseline") as baseline, serving("canary") as canary:
+        path = folder / "haproxy.cfg"
+        names = {"socket": folder / "s", "api": api, "port": port, "baseline": baseline.port, "canary": canary.port}
+        path.write_text(HAPROXY.format(**names))
+        with running([program("haproxy"), "-db", "-f", str(path)], port, "/"):
+            yield names

@@ -3,41 +3,16 @@ import threading
 from contextlib import closing
 
 import pytest
-from hooks_world import make_context, serving, split_of
-from metrics_servers import free_port, program, running
+from hooks_world import balancing, make_context, split_of
 
 from evaluator.errors import PolicyError
 from evaluator.hooks import make_hook
 
-CONFIG = """
-global
-  stats socket {socket} mode 600 level admin
-  stats socket ipv4@127.0.0.1:{api} level admin
-defaults
-  mode http
-  timeout connect 5s
-  timeout client 5s
-  timeout server 5s
-frontend f
-  bind 127.0.0.1:{port}
-  default_backend shop
-backend shop
-  balance roundrobin
-  server baseline 127.0.0.1:{baseline} weight 90
-  server canary 127.0.0.1:{canary} weight 10
-"""
-
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("haproxy")
-    port, api = free_port(), free_port()
-    with serving("baseline") as baseline, serving("canary") as canary:
-        path = folder / "haproxy.cfg"
-        names = {"socket": folder / "s", "api": api, "port": port, "baseline": baseline.port, "canary": canary.port}
-        path.write_text(CONFIG.format(**names))
-        with running([program("haproxy"), "-db", "-f", str(path)], port, "/"):
-            yield names
+    with balancing(tmp_path_factory.mktemp("haproxy")) as names:
+        yield names
 
 
 def hook_for(proxy, *, tcp=False, **more):

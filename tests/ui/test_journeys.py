@@ -18,25 +18,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from evaluator.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from hooks_world import receiving, serving, split_of
-from metrics_servers import program, running
+from hooks_world import balancing, receiving, split_of
 
-HAPROXY = """
-global
-  stats socket {folder}/s mode 600 level admin
-defaults
-  mode http
-  timeout connect 5s
-  timeout client 5s
-  timeout server 5s
-frontend f
-  bind 127.0.0.1:{port}
-  default_backend shop
-backend shop
-  balance roundrobin
-  server baseline 127.0.0.1:{baseline} weight 90
-  server canary 127.0.0.1:{canary} weight 10
-"""
 POLICY = """
 approvals: {{self_approval: false}}
 roles: {{viewer: "*", analyst: ["group:dev"], approver: ["group:sre"]}}
@@ -58,13 +41,9 @@ def browser():
 
 @pytest.fixture
 def balanced(tmp_path):
-    """HAProxy in front of both versions: 90 of 100 requests go to the baseline."""
-    port = free_port()
-    with serving("baseline") as baseline, serving("canary") as canary:
-        path = tmp_path / "haproxy.cfg"
-        path.write_text(HAPROXY.format(folder=tmp_path, port=port, baseline=baseline.port, canary=canary.port))
-        with running([program("haproxy"), "-db", "-f", str(path)], port, "/"):
-            yield port
+    """The port of a load balancer in front of both versions."""
+    with balancing(tmp_path) as names:
+        yield names["port"]
 
 
 def sign_in(watched: Watched, address: str, name: str) -> Page:
