@@ -13,7 +13,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.outcomes import describe_outcomes, outcome_options, tell_metrics, to_options
 from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, Landed, LandingPlan
+from evaluator.records import BASELINE, Landed, LandingPlan, LeftOutKind
 from evaluator.wording import count_of
 
 if TYPE_CHECKING:
@@ -151,8 +151,8 @@ def describe(release: str, landed: Landed) -> str:
         f"{release}: {count_of(landed.rows, 'request')} from {count_of(landed.segments, 'file')}"
         f" in {count_of(len(landed.runs), 'run')}"
     )
-    if landed.skipped_rows:
-        text += f"; {count_of(landed.skipped_rows, 'bad row')} skipped"
-    if landed.summary_rows:
-        text += f"; {count_of(landed.summary_rows, 'row')} of transaction controllers not counted as requests"
+    if skipped := landed.count(LeftOutKind.BAD_ROW):
+        text += f"; {count_of(skipped, 'bad row')} skipped"
+    if summaries := landed.count(LeftOutKind.SUMMARY):
+        text += f"; {count_of(summaries, 'row')} of transaction controllers not counted as requests"
     return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from evaluator.health.base import Scene, known, ok, warn
-from evaluator.records import Finding, Level, Run, RunState
+from evaluator.records import Finding, LeftOutKind, Level, Run, RunState
 from evaluator.wording import format_count
 
 __all__ = ["check_completeness", "check_coverage"]
@@ -59,7 +59,7 @@ def _troubles(run: Run) -> Iterable[str]:
 
 def check_coverage(scene: Scene) -> Iterable[Finding]:
     """Requests in the store against those that the load generator counted; rows and segments left out."""
-    skipped = sum(run.facts.skipped_rows for run in scene.runs)
+    skipped = sum(part.rows for run in scene.runs for part in run.facts.left_out if part.kind is LeftOutKind.BAD_ROW)
     lost = [name for run in scene.runs for name in run.facts.quarantined]
     if lost:
         many = "segments" if len(lost) > 1 else "segment"

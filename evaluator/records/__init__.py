@@ -38,6 +38,7 @@ from evaluator.records.outcomes import (
 )
 from evaluator.records.readings import PARTS, Answer, Part, Query, QueryFacts, QueryKind, ReadingCells, Series
 from evaluator.records.releases import Arm, Release, Run, RunFacts, Service, check_names
+from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind
 from evaluator.records.rules import (
     History,
     InstancePrior,
@@ -74,6 +75,7 @@ __all__ = [
     "PARTS",
     "Answer",
     "Arm",
+    "ArmRows",
     "ArmSummary",
     "ArmValue",
     "Bins",
@@ -89,11 +91,14 @@ __all__ = [
     "FilePlan",
     "Finding",
     "History",
+    "InFlight",
     "InstanceBins",
     "InstancePrior",
     "Landed",
     "LandingPlan",
     "Learnt",
+    "LeftOut",
+    "LeftOutKind",
     "Level",
     "Limit",
     "LoadLevels",

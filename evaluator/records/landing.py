@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from evaluator.records.releases import Release
+from evaluator.records.rows import LeftOut, LeftOutKind
 
 __all__ = [
     "ColumnMap",
@@ -94,12 +95,14 @@ class Landed:
     segments: int = 0
     quarantined: tuple[str, ...] = ()
     already: int = 0
-    skipped_rows: int = 0
-    """Unreadable rows left out because the user asked for it."""
-    summary_rows: int = 0
-    """Rows that sum up others (JMeter's transaction controllers) and were not counted as requests."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows that were read and did not land, by arm and kind."""
     runs: tuple[str, ...] = ()
     """Ids of the runs that hold the data, also where they had landed before."""
+
+    def count(self, kind: LeftOutKind) -> int:
+        """Rows of one kind that did not land, over all arms."""
+        return sum(part.rows for part in self.left_out if part.kind is kind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from evaluator.errors import UsageError
+from evaluator.records.rows import InFlight, LeftOut
 from evaluator.records.words import RunState
 
 __all__ = [
@@ -71,8 +72,12 @@ class RunFacts:
     target_users: int | None = None
     plateau_start: datetime | None = None
     """From when on all users were running, where the source knows it."""
-    skipped_rows: int = 0
-    """Rows that could not be read and were skipped because the user asked for it."""
+    read: Mapping[str, int] = field(default_factory=dict)
+    """Rows of each arm that the source read: what has landed and what it left out; empty: it did not count."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows that the source read and that did not land."""
+    in_flight: tuple[InFlight, ...] = ()
+    """Requests that had no answer when the load ended."""
     quarantined: tuple[str, ...] = ()
     """Segments that could not be read, by name."""
     orphaned: bool = False

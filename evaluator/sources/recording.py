@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from evaluator.errors import SourceError
-from evaluator.records import Arm, RunFacts
+from evaluator.records import Arm, LeftOut, LeftOutKind, RunFacts
 
 __all__ = [
     "DEFAULT_HEADER",
@@ -170,10 +170,15 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
         pacing=next((one.pacing for one in recorders if one.pacing), None),
         target_users=leader.target_users if leader else None,
         plateau_start=None if plateau is None else utc(plateau),
-        skipped_rows=sum(one.skipped_rows for one in recorders),
+        left_out=_sum_skipped(recorders),
         orphaned=any(one.orphaned for one in everyone),
         stopped_by=next((one.stopped_by for one in everyone if one.stopped_by), ""),
     )
+
+
+def _sum_skipped(recorders: Iterable[WorkerFacts]) -> tuple[LeftOut, ...]:
+    skipped = sum(one.skipped_rows for one in recorders)
+    return (LeftOut("", LeftOutKind.BAD_ROW, skipped),) if skipped else ()
 
 
 def _count_requests(leader: WorkerFacts | None, recorders: Iterable[WorkerFacts]) -> int | None:

@@ -10,7 +10,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.errors import StoreError, UnknownName
-from evaluator.records import Learnt, Release, ReleaseSummary, Run, RunFacts, RunState, Service, StoredVerdict
+from evaluator.records import (
+    InFlight,
+    Learnt,
+    LeftOut,
+    LeftOutKind,
+    Release,
+    ReleaseSummary,
+    Run,
+    RunFacts,
+    RunState,
+    Service,
+    StoredVerdict,
+)
 from evaluator.store.engine import Engine
 from evaluator.store.overrides import hash_text, read_overrides
 
@@ -219,7 +231,7 @@ def read_places(engine: Engine, run_id: str) -> dict[str, tuple[str | None, date
 def _facts_to_json(facts: RunFacts) -> str:
     plain = dataclasses.asdict(facts)
     plain["plateau_start"] = facts.plateau_start.isoformat() if facts.plateau_start else None
-    plain["users"] = dict(facts.users)
+    plain["users"], plain["read"] = dict(facts.users), dict(facts.read)
     return json.dumps(plain, sort_keys=True)
 
 
@@ -230,6 +242,10 @@ def _facts_from_json(text: str) -> RunFacts:
     if values.get("plateau_start"):
         values["plateau_start"] = datetime.fromisoformat(values["plateau_start"])
     values["quarantined"] = tuple(values.get("quarantined", ()))
+    values["left_out"] = tuple(
+        LeftOut(**{**part, "kind": LeftOutKind(part["kind"])}) for part in values.get("left_out", ())
+    )
+    values["in_flight"] = tuple(InFlight(**request) for request in values.get("in_flight", ()))
     return RunFacts(**values)
 
 

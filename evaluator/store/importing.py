@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,17 @@ from functools import partial
 from pathlib import Path
 
 from evaluator.errors import InputError, StoreError
-from evaluator.records import FilePlan, Landed, LandingPlan, Release, Run, RunState, choose_bucket_s
+from evaluator.records import (
+    FilePlan,
+    Landed,
+    LandingPlan,
+    LeftOut,
+    LeftOutKind,
+    Release,
+    Run,
+    RunState,
+    choose_bucket_s,
+)
 from evaluator.segments import segment_name
 from evaluator.store import catalogue
 from evaluator.store.clean_csv import write_clean_segment
@@ -49,8 +60,7 @@ class _Part:
     rows: int
     first: datetime
     last: datetime
-    skipped: int
-    summaries: int
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def import_files(place: Place, release: Release, runs: Sequence[Run], plan: LandingPlan) -> Landed:
@@ -140,7 +150,7 @@ def _convert_clean(
     if done is None or not inspection.has_plain_quotes(file):
         return None
     staged.replace(path)
-    return _Part(run, file, path, done.rows, done.first, done.last, 0, done.summaries)
+    return _Part(run, file, path, done.rows, done.first, done.last, _left_out(file, summaries=done.summaries))
 
 
 @contextmanager
@@ -179,9 +189,13 @@ def _convert_any(
     if not counts.get(GOOD):
         raise InputError(f"{file.path} has no row that can be used ({skipped} were skipped)")
     first, last = engine.execute("SELECT min(ts), max(ts) FROM read_parquet(?)", [str(path)]).fetchall()[0]
-    return _Part(
-        run, file, path, counts[GOOD], first.astimezone(UTC), last.astimezone(UTC), skipped, counts.get(SUMMARY, 0)
-    )
+    left_out = _left_out(file, skipped=skipped, summaries=counts.get(SUMMARY, 0))
+    return _Part(run, file, path, counts[GOOD], first.astimezone(UTC), last.astimezone(UTC), left_out)
+
+
+def _left_out(file: FilePlan, *, skipped: int = 0, summaries: int = 0) -> tuple[LeftOut, ...]:
+    kinds = ((LeftOutKind.BAD_ROW, skipped), (LeftOutKind.SUMMARY, summaries))
+    return tuple(LeftOut(file.arm, kind, rows) for kind, rows in kinds if rows)
 
 
 def _count_marks(engine: Engine, staged: Path) -> dict[str, int]:
@@ -226,8 +240,7 @@ def _write(
     return Landed(
         rows=sum(part.rows for part in parts),
         segments=len(parts),
-        skipped_rows=sum(part.skipped for part in parts),
-        summary_rows=sum(part.summaries for part in parts),
+        left_out=_sum_left_out(parts),
         runs=tuple(run.id for run in runs),
     )
 
@@ -243,7 +256,7 @@ def _distinct_runs(parts: Sequence[_Part]) -> list[Run]:
 
 def _close_run(run: Run, parts: Sequence[_Part]) -> Run:
     last = max(part.last for part in parts)
-    facts = dataclasses.replace(run.facts, skipped_rows=sum(part.skipped for part in parts))
+    facts = dataclasses.replace(run.facts, read=_count_read(parts), left_out=_sum_left_out(parts))
     return dataclasses.replace(
         run,
         started=min(part.first for part in parts),
@@ -252,6 +265,25 @@ def _close_run(run: Run, parts: Sequence[_Part]) -> Run:
         state=RunState.COMPLETE,
         facts=facts,
     )
+
+
+def _count_read(parts: Sequence[_Part]) -> dict[str, int]:
+    """Count the rows of each arm that were read."""
+    read: Counter[str] = Counter()
+    for part in parts:
+        read[part.file.arm] += part.rows + sum(left_out.rows for left_out in part.left_out)
+    return dict(read)
+
+
+def _sum_left_out(parts: Sequence[_Part]) -> tuple[LeftOut, ...]:
+    """Sum up what the files left out, by arm and kind."""
+    rows: Counter[tuple[str, LeftOutKind, str]] = Counter()
+    failures: Counter[tuple[str, LeftOutKind, str]] = Counter()
+    for left_out in (left_out for part in parts for left_out in part.left_out):
+        key = left_out.arm, left_out.kind, left_out.detail
+        rows[key] += left_out.rows
+        failures[key] += left_out.failures
+    return tuple(LeftOut(arm, kind, n, failures[arm, kind, detail], detail) for (arm, kind, detail), n in rows.items())
 
 
 def _roll_up_run(engine: Engine, parts: Sequence[_Part], run: Run, bucket_s: int, name: str) -> int:

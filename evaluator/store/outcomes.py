@@ -124,7 +124,7 @@ def _land(
         code = catalogue.add_run(engine, run)
         write_manifest(engine, Target(place.store, run.id, code, 1, place.folder, place.wait_s), segments)
         _write_sums(engine, run.id, columns, arms, facts, moments, skewness)
-    return Landed(rows=facts.rows, segments=1, skipped_rows=skipped, runs=(run.id,)), facts
+    return Landed(rows=facts.rows, segments=1, runs=(run.id,)), facts
 
 
 # ------------------------------------------------------------------ rows become units

@@ -10,7 +10,7 @@ import pytest
 from judging import RULEBOOK, RUN, SMALL, evidence, judge
 
 from evaluator.health import CHECKS
-from evaluator.records import InstancePrior, Level, Monitoring, RunFacts, RunState, VerdictWord
+from evaluator.records import InstancePrior, LeftOut, LeftOutKind, Level, Monitoring, RunFacts, RunState, VerdictWord
 from evaluator.simulate import Change, simulate, simulate_cells, to_cells
 
 USERS = {"baseline": 30, "canary": 30}
@@ -75,7 +75,14 @@ def test_a_healthy_release_has_nothing_but_good_findings():
         pytest.param("complete", replace(LOADED, state=RunState.INCOMPLETE), Level.FAIL, False, "incomplete", id="cut"),
         pytest.param("coverage", replace(LOADED, landed=20_000), Level.FAIL, False, "23,900", id="rows missing"),
         pytest.param("coverage", facts(quarantined=("seg-1",)), Level.FAIL, False, "seg-1", id="segment unreadable"),
-        pytest.param("coverage", facts(skipped_rows=7), Level.WARN, False, "7 unreadable", id="rows skipped"),
+        pytest.param(
+            "coverage",
+            facts(left_out=(LeftOut("canary", LeftOutKind.BAD_ROW, 7),)),
+            Level.WARN,
+            False,
+            "7 unreadable",
+            id="rows skipped",
+        ),
         pytest.param(
             "sample_ratio", facts(users={"baseline": 900, "canary": 600}), Level.FAIL, False, "900", id="split"
         ),

@@ -8,7 +8,7 @@ import pytest
 
 from evaluator.errors import InputError
 from evaluator.pipeline.importing import import_release
-from evaluator.records import BASELINE, Release
+from evaluator.records import BASELINE, LeftOutKind, Release
 from evaluator.sources.files import plan_landing
 from evaluator.store.engine import transaction
 
@@ -73,8 +73,8 @@ def test_bad_time_is_named_and_nothing_lands(store, tmp_path, value):
     assert store.releases() == ()
     assert [path.name for path in store.data_dir.rglob("*.parquet")] == ["schema.parquet"]
     landed = land(store, {"canary": [path]}, skip_bad_rows=True)
-    assert (landed.rows, landed.skipped_rows) == (199, 1)
-    assert store.runs("cart@2")[0].facts.skipped_rows == 1
+    assert (landed.rows, landed.count(LeftOutKind.BAD_ROW)) == (199, 1)
+    assert [part.rows for part in store.runs("cart@2")[0].facts.left_out] == [1]
 
 
 PLAIN = "ts,endpoint,response_time_ms,failed\n2026-10-01T12:00:00Z,GET /,3.5,false\n"
@@ -97,7 +97,7 @@ def test_bad_rows_of_a_plain_csv(store, tmp_path, line, problem):
     with pytest.raises(InputError, match=problem):
         land(store, {"canary": [str(path)]})
     landed = land(store, {"canary": [str(path)]}, skip_bad_rows=True)
-    assert (landed.rows, landed.skipped_rows) == (1, 1)
+    assert (landed.rows, landed.count(LeftOutKind.BAD_ROW)) == (1, 1)
 
 
 def test_jtl(store, tmp_path):
@@ -109,7 +109,7 @@ def test_jtl(store, tmp_path):
         f'{T0}000,26,both,200,"Number of samples in transaction : 2, number of failing samples : 1",t,,false,,100,4\n'
     )
     landed = land(store, {"canary": [str(path)]})
-    assert (landed.rows, landed.summary_rows) == (2, 1)
+    assert (landed.rows, landed.count(LeftOutKind.SUMMARY)) == (2, 1)
     cells = store.read_cells(landed.runs)
     assert (cells.endpoints, cells.grid_us) == (("home",), 12_000)
     assert cells.failure_kinds.exception == ("refused",)

@@ -7,7 +7,7 @@ import pytest
 
 from evaluator.errors import InputError
 from evaluator.pipeline.importing import import_release
-from evaluator.records import Release
+from evaluator.records import LeftOutKind, Release
 from evaluator.sources.files import plan_landing
 
 XML = """<?xml version="1.0" encoding="UTF-8"?>
@@ -75,7 +75,7 @@ def test_jmeter_xml(land, name):
         ("POST /pay", 20, True, 200, "expected <paid>", 8, 5, 1777968001010000),
         ("tcp", 4, True, None, "Read timed out", None, 5, 1777968002000000),
     ]
-    assert (landed.rows, landed.summary_rows) == (4, 1)
+    assert (landed.rows, landed.count(LeftOutKind.SUMMARY)) == (4, 1)
 
 
 def test_k6_json(land):
@@ -117,7 +117,7 @@ def test_bad_rows_are_named_and_skipped_on_demand(land, name, text, says):
     with pytest.raises(InputError, match=says):
         land(text, name)
     if "broken" not in says:
-        assert land(text, name, skip_bad_rows=True)[0].skipped_rows == 1
+        assert land(text, name, skip_bad_rows=True)[0].count(LeftOutKind.BAD_ROW) == 1
 
 
 def test_entities_are_never_expanded(land):

@@ -1,0 +1,75 @@
+"""The account of rows: what was read of each arm, and what became of the rows that are not judged.
+
+Rows read = rows judged + rows named as left out, at every step: import, recording, collection and verdict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["ArmRows", "InFlight", "LeftOut", "LeftOutKind"]
+
+
+class LeftOutKind(StrEnum):
+    """Why rows that were read are not judged."""
+
+    BAD_ROW = "bad_row"
+    """Could not be read as a request, and the user asked to skip such rows."""
+    SUMMARY = "summary"
+    """Sums up other rows: a transaction of JMeter, an aggregate."""
+    PART = "part"
+    """Part of a request that has a row of its own: a redirect, an embedded resource."""
+    OTHER_KIND = "other_kind"
+    """Something else than a request, such as a failed check or a dropped iteration; `detail` says what."""
+    OUTSIDE_PERIOD = "outside_period"
+    """Before `--from` or after `--to`."""
+    WARM_UP = "warm_up"
+    """Before the load was level."""
+    NO_COUNTERPART = "no_counterpart"
+    """Of a time in which only one of the arms ran."""
+    LONE_REPLICATE = "lone_replicate"
+    """Of a replicate that only one of the arms has."""
+    CUT_OFF = "cut_off"
+    """Still without an answer when the load ended, and not for longer than answers take."""
+
+    @property
+    def is_planned(self) -> bool:
+        """Is this a cut of time that the method or the user makes, in both arms alike?"""
+        return self in {LeftOutKind.OUTSIDE_PERIOD, LeftOutKind.WARM_UP, LeftOutKind.NO_COUNTERPART}
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Rows of one arm that were read and are not judged, of one kind."""
+
+    arm: str
+    kind: LeftOutKind
+    rows: int
+    failures: int = 0
+    """Those among them that are known to have failed."""
+    detail: str = ""
+    """What the rows are, where the kind alone does not say it: `grpc_req_duration`, `JDBC Request`."""
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A request that had no answer when the load ended."""
+
+    arm: str
+    instance: str
+    endpoint: str
+    started_s: float
+    """Epoch seconds."""
+    age_s: float
+    """How long it had been waiting when the load ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRows:
+    """The account of one arm: `read` = `judged` + the rows of `left_out`."""
+
+    arm: str
+    read: int
+    judged: int
+    left_out: tuple[LeftOut, ...] = ()
