@@ -1,8 +1,8 @@
 """CPU per request of one Locust process with and without the recorder, in interleaved pairs.
 
-The recorder's listener is switched on and off every half second inside one running process, in alternating order, and
-what it recorded is written at the end of each "on" phase: both phases of a pair see the same machine, which two
-processes minutes apart do not. `python benchmarks/recorder.py [--pairs 40]`
+The recorder's listener and its watch over the client are switched on and off every half second inside one running
+process, in alternating order, and what it recorded is written at the end of each "on" phase: both phases of a pair see
+the same machine, which two processes minutes apart do not. `python benchmarks/recorder.py [--pairs 40]`
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from pathlib import Path
 
 import gevent
 from locust import FastHttpUser, constant, events, task
+from locust.contrib.fasthttp import FastHttpSession, ResponseContextManager
 
 from evaluator.segments import SegmentWriter
+from evaluator.sources.locust.open_requests import OpenRequests
 from evaluator.sources.request_buffer import RequestBuffer
 
 
@@ -48,6 +50,9 @@ class Web(FastHttpUser):
 CONSTANTS = {"run": "r", "service": "", "worker": "w"}
 buffer, writer = RequestBuffer(header="X-Instance"), SegmentWriter(Path("segments"), "w0")
 listener = buffer.listen()
+plain = FastHttpSession.request
+OpenRequests(buffer).watch(FastHttpSession, ResponseContextManager)
+watched = FastHttpSession.request
 
 
 def flush():
@@ -59,6 +64,7 @@ flush()  # the first write of a process is slow; the recorder pays for it before
 
 
 def measure(environment, recorded):
+    FastHttpSession.request = watched if recorded else plain
     begun, before = time.process_time(), environment.stats.total.num_requests
     if recorded:
         environment.events.request.add_listener(listener)

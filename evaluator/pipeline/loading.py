@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -117,11 +118,29 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, sa
             hint=f"the {rows} requests recorded until then are in the store",
         )
     if not rows:
-        why = f": {outcome.trouble}" if outcome.trouble else ""
-        raise LoadError(
-            f"run {run.id} made no request{why}", hint="do the tasks of the locustfile send any? -v shows Locust's log"
-        )
+        raise _describe_nothing(run, outcome)
     return bool(outcome.facts.ended_early) or (rule is not None and _ends_series(store, run, outcome, rule))
+
+
+def _describe_nothing(run: Run, outcome: RunOutcome) -> LoadError:
+    """Say why a load that ran to its end has recorded no request of any arm."""
+    waiting = Counter(request.arm for request in outcome.facts.in_flight)
+    if waiting:
+        arms = ", ".join(f"{count} of {arm}" for arm, count in sorted(waiting.items()))
+        return LoadError(
+            f"no request of run {run.id} was answered: those of its users were still waiting when it ended ({arms})",
+            hint="are the targets the service, and does it answer? try one request by hand",
+        )
+    if unsaid := sum(part.rows for part in outcome.facts.left_out):
+        kinds = ", ".join(sorted({part.detail for part in outcome.facts.left_out}))
+        return LoadError(
+            f"run {run.id} has no request that can be judged: {unsaid} {kinds}",
+            hint="do the tasks of the locustfile work? -v shows Locust's log",
+        )
+    why = f": {outcome.trouble}" if outcome.trouble else ""
+    return LoadError(
+        f"run {run.id} made no request{why}", hint="do the tasks of the locustfile send any? -v shows Locust's log"
+    )
 
 
 def _ends_series(store: Store, run: Run, outcome: RunOutcome, rule: StopRule) -> bool:

@@ -72,6 +72,8 @@ class RunFacts:
     target_users: int | None = None
     plateau_start: datetime | None = None
     """From when on all users were running, where the source knows it."""
+    users_stopped: datetime | None = None
+    """When the users were told to stop, where the source knows it."""
     read: Mapping[str, int] = field(default_factory=dict)
     """Rows of each arm that the source read: what has landed and what it left out; empty: it did not count."""
     left_out: tuple[LeftOut, ...] = ()

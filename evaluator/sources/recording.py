@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from evaluator.errors import SourceError
-from evaluator.records import Arm, LeftOut, LeftOutKind, RunFacts
+from evaluator.records import Arm, InFlight, LeftOut, LeftOutKind, RunFacts
 
 __all__ = [
     "DEFAULT_HEADER",
@@ -107,8 +108,14 @@ class WorkerFacts:
     host: str = ""
     rows: int = 0
     counted: int | None = None
-    skipped_rows: int = 0
+    read: dict[str, int] = field(default_factory=dict)
+    """Requests of each arm that Locust told of, and of those it did not, the ones left out."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Those among them that are no rows."""
+    in_flight: tuple[InFlight, ...] = ()
     started: float | None = None
+    users_stopped: float | None = None
+    """When the users were told to stop."""
     ended: float | None = None
     plateau_start: float | None = None
     users: dict[str, int] = field(default_factory=dict)
@@ -144,24 +151,33 @@ def read_worker_facts(folder: Path) -> tuple[WorkerFacts, ...]:
 
 def _read_sidecar(path: Path) -> WorkerFacts:
     try:
-        values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return WorkerFacts(**values)
+        values = json.loads(path.read_text(encoding="utf-8"))
+        left_out = [LeftOut(**part | {"kind": LeftOutKind(part["kind"])}) for part in values.pop("left_out", ())]
+        in_flight = [InFlight(**request) for request in values.pop("in_flight", ())]
+        return WorkerFacts(**values, left_out=tuple(left_out), in_flight=tuple(in_flight))
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error}") from error
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         worker = path.stem.removeprefix("facts-")
         return WorkerFacts(worker=worker, role="worker", stopped_by=f"what {path.name} said is damaged")
 
 
 def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None = None) -> RunFacts:
-    """Sum up the processes of one run. What no process knew stays unknown."""
+    """Sum up the processes of one run. What no process knew stays unknown.
+
+    `read` is told only where every process has ended in order: one that was killed has written requests that it did
+    not count any more. The users were told to stop when the last process told them.
+    """
     everyone = tuple(sidecars)
     recorders = [one for one in everyone if one.role != "master"]
     leader = next((one for one in everyone if one.role != "worker"), None)
     plateau = leader.plateau_start if leader else None
+    expected = workers_expected or (leader.workers_expected if leader else None)
+    seen = sum(one.closed for one in recorders)
+    stopped = _highest(one.users_stopped for one in recorders) or (leader.users_stopped if leader else None)
     return RunFacts(
-        workers_expected=workers_expected or (leader.workers_expected if leader else None),
-        workers_seen=sum(one.closed for one in recorders),
+        workers_expected=expected,
+        workers_seen=seen,
         counted=_count_requests(leader, recorders),
         users=leader.users if leader else {},
         cpu_percent=_highest(one.cpu_percent for one in everyone),
@@ -170,15 +186,31 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
         pacing=next((one.pacing for one in recorders if one.pacing), None),
         target_users=leader.target_users if leader else None,
         plateau_start=None if plateau is None else utc(plateau),
-        left_out=_sum_skipped(recorders),
+        users_stopped=None if stopped is None else utc(stopped),
+        read=_sum_read(recorders) if seen == len(recorders) >= (expected or 1) else {},
+        left_out=_sum_left_out(recorders),
+        in_flight=tuple(request for one in recorders for request in one.in_flight),
         orphaned=any(one.orphaned for one in everyone),
         stopped_by=next((one.stopped_by for one in everyone if one.stopped_by), ""),
     )
 
 
-def _sum_skipped(recorders: Iterable[WorkerFacts]) -> tuple[LeftOut, ...]:
-    skipped = sum(one.skipped_rows for one in recorders)
-    return (LeftOut("", LeftOutKind.BAD_ROW, skipped),) if skipped else ()
+def _sum_read(recorders: Iterable[WorkerFacts]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for one in recorders:
+        total.update(one.read)
+    return dict(total)
+
+
+def _sum_left_out(recorders: Iterable[WorkerFacts]) -> tuple[LeftOut, ...]:
+    parts: dict[tuple[str, LeftOutKind, str], list[LeftOut]] = {}
+    for one in recorders:
+        for part in one.left_out:
+            parts.setdefault((part.arm, part.kind, part.detail), []).append(part)
+    return tuple(
+        LeftOut(arm, kind, sum(part.rows for part in same), sum(part.failures for part in same), detail)
+        for (arm, kind, detail), same in sorted(parts.items())
+    )
 
 
 def _count_requests(leader: WorkerFacts | None, recorders: Iterable[WorkerFacts]) -> int | None:

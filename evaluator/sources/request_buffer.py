@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from evaluator.records import LeftOut, LeftOutKind
 from evaluator.segments import request_table
 
 __all__ = ["ARM_KEYS", "UNASSIGNED", "RequestBuffer"]
@@ -24,9 +26,17 @@ UNASSIGNED = "unassigned"
 EXCEPTION_CHARS = 500
 """Text of an exception is cut here."""
 
+NO_TIME = "no usable response time"
+
+EARLIEST_S, LATEST_S = 3600.0, 60.0
+"""A start this much before (after) the time at which its request ended is no start: the end less the time is."""
+
+_LONGEST_S = 1e9
 _HIGHEST_STATUS = 32767
+_HIGHEST_SIZE = 2**63 - 1
 
 _NO_CONTEXT: Mapping[str, Any] = {}
+_NUMBERS = {float, int}
 
 
 class RequestBuffer:
@@ -37,49 +47,84 @@ class RequestBuffer:
     `header`, else the arm stands for its only instance.
 
     The listener appends to lists of plain values and nothing else: no object per request is left behind for the
-    garbage collector, and nothing that belongs to the response is kept alive.
+    garbage collector, and nothing that belongs to the response is kept alive. It takes whatever a client sends: what is
+    of an odd type is cleaned in `take`, and a request that cannot be a row is counted in `left_out`.
     """
 
-    def __init__(self, *, header: str, arm: str = UNASSIGNED, sensitive: bool = False) -> None:
-        self.header, self.arm, self.sensitive = header, arm, sensitive
+    def __init__(
+        self, *, header: str, arm: str = UNASSIGNED, sensitive: bool = False, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.header, self.arm, self.sensitive, self.clock = header, arm, sensitive, clock
         self.columns: tuple[list[Any], ...] = tuple([] for _ in range(9))
-        self.skipped = 0
+        self.read: Counter[str] = Counter()
+        """Requests of each arm that were taken out or left out."""
+        self._left_out: Counter[tuple[str, LeftOutKind, str, bool]] = Counter()
 
     def __len__(self) -> int:
         """Requests that wait."""
         return len(self.columns[0])
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Requests that are in no table, by arm and kind."""
+        known = self._left_out
+        return tuple(
+            LeftOut(arm, kind, known[arm, kind, detail, False] + failures, failures, detail)
+            for arm, kind, detail in sorted({key[:3] for key in known})
+            for failures in [known[arm, kind, detail, True]]
+        )
+
+    def begin(self) -> None:
+        """Count from 0: a run begins."""
+        self.read.clear()
+        self._left_out.clear()
+
+    def leave_out(self, arm: str, kind: LeftOutKind, detail: str, *, failed: bool, rows: int = 1) -> None:
+        """Count requests that no table will hold."""
+        self.read[arm] += rows
+        self._left_out[arm, kind, detail, failed] += rows
 
     def listen(self) -> Callable[..., None]:
         """Make the listener; everything it needs is bound to local names."""
         methods, names, times, sizes, starts, statuses, exceptions, contexts, instances = (
             column.append for column in self.columns
         )
-        header, now, describe = self.header, time.time, _name if self.sensitive else _describe
+        header, now, describe = self.header, self.clock, _name if self.sensitive else _describe
 
         def record(
-            request_type: str,
-            name: str,
-            response_time: float,
-            response_length: int | None,
+            request_type: Any = None,
+            name: Any = None,
+            response_time: Any = None,
+            response_length: Any = None,
             response: Any = None,
-            context: Mapping[str, Any] | None = None,
+            context: Any = None,
             exception: Any = None,
-            start_time: float | None = None,
+            start_time: Any = None,
             **_: Any,
         ) -> None:
+            status, instance, start = None, None, start_time
+            try:
+                if start_time is None:
+                    start = now() - (response_time or 0.0) / 1000
+                status = getattr(response, "status_code", None)
+                if context and "instance" in context:
+                    instance = context["instance"]
+                else:
+                    headers = getattr(response, "headers", None)
+                    instance = headers.get(header) if headers else None
+            except Exception:  # noqa: BLE001 - a client's objects may do anything; the request counts all the same
+                instance = None
+            # What says that a request failed is what is there beside None, be it an empty text.
+            failure = None if exception is None or exception is False else describe(exception)
             methods(request_type)
             names(name)
             times(response_time)
             sizes(response_length)
-            starts(now() - (response_time or 0.0) / 1000 if start_time is None else start_time)
-            statuses(getattr(response, "status_code", None))
-            exceptions(describe(exception) if exception else None)
-            contexts(context or _NO_CONTEXT)
-            if context and "instance" in context:
-                instances(context["instance"])
-            else:
-                headers = getattr(response, "headers", None)
-                instances(headers.get(header) if headers else None)
+            starts(start)
+            statuses(status)
+            exceptions(failure)
+            contexts(context)
+            instances(instance)
 
         return record
 
@@ -89,24 +134,32 @@ class RequestBuffer:
             column.clear()
 
     def take(self, constants: Mapping[str, str], users: Mapping[str, int]) -> pa.Table:
-        """Take everything out as a table; `constants` are run, service and worker, `users` the users of each arm."""
+        """Take everything out as a table; `constants` are run, service and worker, `users` the users of each arm.
+
+        A failed request without a usable time is a row with the time 0; another one without is left out.
+        """
         columns = [column[:] for column in self.columns]
         self.clear()
-        methods, names, times, sizes, starts, statuses, exceptions, contexts, instances = columns
+        methods, names, given_times, sizes, starts, statuses, exceptions, contexts, instances = columns
+        contexts = [_mapping(context) for context in contexts]
+        arms = _texts([self._arm(context) for context in contexts])
         if self.sensitive:
-            names, contexts = _paths(names), [{"arm": context.get("arm", self.arm)} for context in contexts]
-        arms = _texts([context.get("arm", self.arm) for context in contexts])
+            names, contexts = _paths(names), [_NO_CONTEXT] * len(contexts)
+        failed = np.array([one is not None for one in exceptions], dtype=bool)
+        times = _numbers(given_times)
+        usable = np.isfinite(times) & (times >= 0)
+        times[~usable] = 0.0
         table = request_table(
             {
                 **constants,
                 "arm": arms,
                 "instance": _instances(instances, arms),
-                "ts": _timestamps(starts),
+                "ts": _timestamps(_numbers(starts), times, self.clock()),
                 "endpoint": _endpoints(methods, names),
-                "response_time_ms": pa.array(np.array(times, dtype=np.float64)),
+                "response_time_ms": pa.array(times),
                 "response_bytes": pa.array(_cleaned(sizes, _size), pa.int64()),
                 "status_code": pa.array(_cleaned(statuses, _status), pa.int16()),
-                "failed": pa.array([one is not None for one in exceptions], pa.bool_()),
+                "failed": pa.array(failed),
                 "exception": _texts(exceptions),
                 "user_count": pa.array([users.get(arm) for arm in arms.dictionary.to_pylist()], pa.int32()).take(
                     arms.indices
@@ -115,20 +168,47 @@ class RequestBuffer:
             },
             len(times),
         )
-        return self._drop_unusable(table)
+        kept = usable | failed
+        for arm, rows in _count(arms, ~kept).items():
+            self.leave_out(arm, LeftOutKind.BAD_ROW, NO_TIME, failed=False, rows=rows)
+        self.read.update(_count(arms, kept))
+        return table if kept.all() else table.filter(pa.array(kept))
 
-    def _drop_unusable(self, table: pa.Table) -> pa.Table:
-        times = table.column("response_time_ms").to_numpy()
-        usable = np.isfinite(times) & (times >= 0)
-        if usable.all():
-            return table
-        self.skipped += int((~usable).sum())
-        return table.filter(pa.array(usable))
+    def place(self, method: Any, name: Any, context: Any) -> tuple[str, str, str]:
+        """Arm, instance and endpoint of a request without a response, as its row would have them."""
+        known = _mapping(context)
+        arm = self._arm(known)
+        names = _paths([name]) if self.sensitive else [name]
+        instance = _instances([known.get("instance")], _texts([arm]))
+        return arm, instance[0].as_py(), _endpoints([method], names)[0].as_py()
+
+    def _arm(self, context: Mapping[str, Any]) -> str:
+        arm = context.get("arm")
+        if type(arm) is str:
+            return (arm if arm.isascii() else _encodable(arm)) or self.arm
+        return self.arm if arm is None else _encodable(arm) or self.arm
+
+
+def _mapping(context: Any) -> Mapping[str, Any]:
+    """The context of a request; what is none says nothing."""
+    if type(context) is dict:
+        return context
+    try:
+        return _NO_CONTEXT if context is None else dict(context)
+    except Exception:  # noqa: BLE001 - a client's object may do anything when asked for its keys
+        return _NO_CONTEXT
+
+
+def _count(arms: pa.Array, chosen: npt.NDArray[np.bool_]) -> dict[str, int]:
+    """Rows of each arm among the chosen ones, of arms that have any."""
+    counts = np.bincount(arms.indices.to_numpy()[chosen], minlength=len(arms.dictionary))
+    return {arm: int(rows) for arm, rows in zip(arms.dictionary.to_pylist(), counts, strict=True) if rows}
 
 
 def _describe(exception: Any) -> str:
-    text = f"{type(exception).__name__}: {exception}" if isinstance(exception, BaseException) else str(exception)
-    return text[:EXCEPTION_CHARS]
+    if isinstance(exception, BaseException):
+        return _encodable(f"{type(exception).__name__}: {_encodable(exception, '')}")[:EXCEPTION_CHARS]
+    return _encodable(exception)[:EXCEPTION_CHARS]
 
 
 def _name(exception: Any) -> str:
@@ -136,9 +216,10 @@ def _name(exception: Any) -> str:
     return type(exception).__name__ if isinstance(exception, BaseException) else "failure"
 
 
-def _paths(names: list[str]) -> list[str]:
-    known = {name: re.split("[?#;]", name, maxsplit=1)[0] for name in set(names)}
-    return [known[name] for name in names]
+def _paths(names: list[Any]) -> list[str]:
+    texts = [_encodable(name) for name in names]
+    known = {name: re.split("[?#;]", name, maxsplit=1)[0] for name in set(texts)}
+    return [known[name] for name in texts]
 
 
 def _extras(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
@@ -149,36 +230,43 @@ def _extras(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
 
 
 def _extra(context: Mapping[str, Any]) -> list[tuple[str, str]] | None:
-    pairs = [(str(key), _encodable(value)) for key, value in context.items() if key not in ARM_KEYS]
+    pairs = [(_encodable(key), _encodable(value)) for key, value in context.items() if key not in ARM_KEYS]
     return pairs or None
 
 
 def _instances(instances: list[Any], arms: pa.Array) -> pa.Array:
-    if None in instances:
-        instances = [arm if one is None else one for one, arm in zip(instances, arms.to_pylist(), strict=True)]
-    return _texts(instances)
+    if set(map(type, instances)) == {str} and all(instances):
+        return _texts(instances)
+    texts = ["" if one is None else _encodable(one) for one in instances]
+    return _texts([text or arm for text, arm in zip(texts, arms.to_pylist(), strict=True)])
 
 
 def _cleaned(values: list[Any], clean: Callable[[Any], int | None]) -> list[int | None]:
     """Apply `clean` to each value; the values of one second are few, so each is looked at once."""
-    try:
-        cleaned = {value: clean(value) for value in set(values)}
-    except TypeError:
+    if not set(map(type, values)) <= {int, type(None)}:
         return [clean(value) for value in values]
+    cleaned = {value: clean(value) for value in set(values)}
     if all(value is new for value, new in cleaned.items()):
         return values
     return [cleaned[value] for value in values]
 
 
-def _endpoints(methods: list[str], names: list[str]) -> pa.Array:
+def _endpoints(methods: list[Any], names: list[Any]) -> pa.Array:
     known: dict[tuple[str, str], int] = {}
-    codes = [known.setdefault(pair, len(known)) for pair in zip(methods, names, strict=True)]
-    texts = [_encodable(f"{method} {name}") for method, name in known]
+    try:
+        codes = [known.setdefault(pair, len(known)) for pair in zip(methods, names, strict=True)]
+    except TypeError:
+        return _endpoints([_encodable(method) for method in methods], [_encodable(name) for name in names])
+    texts = [f"{_encodable(method)} {_encodable(name)}" for method, name in known]
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(texts, pa.string()))
 
 
-def _encodable(text: Any) -> str:
-    return str(text).encode(errors="replace").decode()
+def _encodable(value: Any, otherwise: str | None = None) -> str:
+    """A value as text that can be stored; its kind where it has no text."""
+    try:
+        return str(value).encode(errors="replace").decode()
+    except Exception:  # noqa: BLE001 - a client's object may do anything when asked for its text
+        return type(value).__name__ if otherwise is None else otherwise
 
 
 def _texts(values: list[Any]) -> pa.Array:
@@ -190,13 +278,39 @@ def _texts(values: list[Any]) -> pa.Array:
 
 
 def _status(status: Any) -> int | None:
-    return status if isinstance(status, int) and 0 < status <= _HIGHEST_STATUS else None
+    return int(status) if _is_whole(status) and 0 < status <= _HIGHEST_STATUS else None
 
 
 def _size(size: Any) -> int | None:
-    return size if isinstance(size, int) and size >= 0 else None
+    return int(size) if _is_whole(size) and 0 <= size <= _HIGHEST_SIZE else None
 
 
-def _timestamps(starts: list[float]) -> pa.Array:
-    micros: npt.NDArray[np.int64] = np.rint(np.array(starts, dtype=np.float64) * 1e6).astype(np.int64)
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _numbers(values: list[Any]) -> npt.NDArray[np.float64]:
+    """Numbers as they are, and NaN for what is none."""
+    if set(map(type, values)) <= _NUMBERS:
+        try:
+            return np.array(values, dtype=np.float64)
+        except OverflowError:
+            pass  # a whole number beyond all floats: looked at one by one
+    return np.array([_number(value) for value in values], dtype=np.float64)
+
+
+def _number(value: Any) -> float:
+    if value is None or isinstance(value, bool | str | bytes):
+        return np.nan
+    try:
+        return float(value)
+    except Exception:  # noqa: BLE001 - a client's object may do anything when asked for its number
+        return np.nan
+
+
+def _timestamps(starts: npt.NDArray[np.float64], times_ms: npt.NDArray[np.float64], now: float) -> pa.Array:
+    """When requests began. One whose start cannot be has ended within the last second: its start follows from that."""
+    likely = now - np.minimum(times_ms / 1000, _LONGEST_S)
+    believable = (starts > likely - EARLIEST_S) & (starts < now + LATEST_S)
+    micros: npt.NDArray[np.int64] = np.rint(np.where(believable, starts, likely) * 1e6).astype(np.int64)
     return pa.array(micros).cast(pa.timestamp("us", tz="UTC"))

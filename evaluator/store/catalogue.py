@@ -230,7 +230,8 @@ def read_places(engine: Engine, run_id: str) -> dict[str, tuple[str | None, date
 
 def _facts_to_json(facts: RunFacts) -> str:
     plain = dataclasses.asdict(facts)
-    plain["plateau_start"] = facts.plateau_start.isoformat() if facts.plateau_start else None
+    for name in ("plateau_start", "users_stopped"):
+        plain[name] = plain[name].isoformat() if plain[name] else None
     plain["users"], plain["read"] = dict(facts.users), dict(facts.read)
     return json.dumps(plain, sort_keys=True)
 
@@ -239,8 +240,9 @@ def _facts_from_json(text: str) -> RunFacts:
     plain: Mapping[str, Any] = json.loads(text)
     known = {field.name for field in dataclasses.fields(RunFacts)}
     values = {name: value for name, value in plain.items() if name in known}
-    if values.get("plateau_start"):
-        values["plateau_start"] = datetime.fromisoformat(values["plateau_start"])
+    for name in ("plateau_start", "users_stopped"):
+        if values.get(name):
+            values[name] = datetime.fromisoformat(values[name])
     values["quarantined"] = tuple(values.get("quarantined", ()))
     values["left_out"] = tuple(
         LeftOut(**{**part, "kind": LeftOutKind(part["kind"])}) for part in values.get("left_out", ())

@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 
 import gevent
 import locust
+import locust.clients
+import locust.contrib.fasthttp
 import numpy as np
 import psutil
 from locust.argument_parser import LocustArgumentParser
@@ -25,6 +27,7 @@ from locust.user.users import User
 
 from evaluator.segments import SegmentWriter, data_folder, run_folder
 from evaluator.sources.fingerprint import describe_environment
+from evaluator.sources.locust.open_requests import OpenRequests
 from evaluator.sources.locust.users import use_arms
 from evaluator.sources.recording import (
     DEFAULT_HEADER,
@@ -174,6 +177,7 @@ class _Process:
             arm=UNASSIGNED if recording else options.evaluator_arm or UNASSIGNED,
             sensitive=recording.sensitive if recording else options.evaluator_sensitive,
         )
+        self.open = OpenRequests(self.buffer)
         self.writer: SegmentWriter | None = None
         self.arm_of = {cls.__name__: getattr(cls, "evaluator_arm", "") for cls in environment.user_classes}
         self.users: Counter[str] = Counter()
@@ -187,6 +191,7 @@ class _Process:
         events = self.environment.events
         _hook(events.test_start, self._on_test_start)
         _hook(events.spawning_complete, self._on_plateau)
+        _hook(events.test_stopping, self._on_test_stopping)
         _hook(events.test_stop, self._on_test_stop)
         _hook(events.quit, self._on_quit)
         if self.role == "master":
@@ -197,6 +202,9 @@ class _Process:
             record = self.buffer.listen()
             self._warm_up()
             _hook(events.request, record)
+            self.open.watch(locust.clients.HttpSession, locust.clients.ResponseContextManager)
+            fast = locust.contrib.fasthttp
+            self.open.watch(fast.FastHttpSession, fast.ResponseContextManager)
         if self.role == "worker":
             _hook(events.report_to_master, self._on_report)
             self.runner.register_message("evaluator-users", self._on_users)
@@ -218,6 +226,8 @@ class _Process:
     def _on_test_start(self, **_: Any) -> None:
         self.facts = self._new_facts()
         self.recording = self.given or self._make_recording()
+        self.buffer.begin()
+        self.open.begin()
         self.facts.started = time.time()
         self.facts.pacing = _pacing(self.environment.user_classes)
         self.facts.shaped = self.environment.shape_class is not None
@@ -268,6 +278,12 @@ class _Process:
         if target != self.facts.target_users:
             self.facts.target_users, self.facts.plateau_start = target, time.time()
             self.facts.users = {arm: count for arm, count in self.users.items() if arm}
+
+    def _on_test_stopping(self, **_: Any) -> None:
+        """The users are about to be told to stop; asked again meanwhile, Locust says it again."""
+        if self.running and self.facts.users_stopped is None:
+            self.facts.users_stopped = time.time()
+            self.open.stop()
 
     def _on_test_stop(self, **_: Any) -> None:
         if self.running:
@@ -328,6 +344,9 @@ class _Process:
             if time.monotonic() - sampled >= SAMPLE_S:
                 sampled = time.monotonic()
                 self._sample()
+            elif self.facts.users_stopped is not None:
+                # Users who take their time: what is known by now, in case that nobody waits for them.
+                self._write_facts()
 
     def _flush(self) -> None:
         if not len(self.buffer):
@@ -343,7 +362,6 @@ class _Process:
             self._give_up(error)
             return
         self.facts.rows = self.writer.rows
-        self.facts.skipped_rows = self.buffer.skipped
 
     def _count_users(self) -> None:
         if isinstance(self.runner, MasterRunner):
@@ -370,6 +388,7 @@ class _Process:
 
     def _write_facts(self) -> None:
         facts = self.facts
+        facts.read, facts.left_out, facts.in_flight = dict(self.buffer.read), self.buffer.left_out, self.open.list()
         if self.lags_ms:
             facts.loop_lag_ms = round(float(np.percentile(self.lags_ms, 99)), 3)
         if self.role != "worker":
@@ -404,10 +423,16 @@ class _Process:
         return self.parent is not None and os.getppid() != self.parent
 
     def _end_orphan(self) -> None:
+        if self.running and self.facts.users_stopped is not None:
+            # Locust's leader waits for nobody who takes his time (--stop-timeout); the load was over by then.
+            self.facts.counted = (self.facts.counted or 0) + self.environment.stats.total.num_requests
+            self._close()
+            os._exit(0)
         self.facts.orphaned = True
         self.facts.stopped_by = self.facts.stopped_by or "the process that started the load is gone"
         if self.running:
             self._flush()
+            self.open.stop()
             self._write_facts()
         # Nobody is left to say goodbye to; an orderly shutdown would wait for the dead parent.
         os._exit(COULD_NOT_RECORD)

@@ -1,0 +1,183 @@
+"""Requests without an answer. Locust tells of a request when it has ended, and of some it never does.
+
+Its HTTP clients are watched: what `HttpUser` and `FastHttpUser` send is known from the moment they send it. A request
+that the end of the load (or of its user) cuts off is in flight. A request whose end Locust tells nobody is left out of
+what is judged, and counted: its `with` block was left with an exception, or the client raised one of a kind that Locust
+does not take for a failure.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import signature
+from typing import Any, NamedTuple
+
+import requests
+from gevent import GreenletExit
+from locust.clients import HttpSession, absolute_http_url_regexp
+from locust.exception import InterruptTaskSet, RescheduleTask, RescheduleTaskImmediately, StopTest, StopUser
+from requests.sessions import merge_setting
+
+from evaluator.records import InFlight, LeftOutKind
+from evaluator.sources.request_buffer import RequestBuffer
+
+__all__ = ["OpenRequests"]
+
+NO_EVENT = "ended without a request event"
+
+_STOPPED = (GreenletExit, KeyboardInterrupt, SystemExit)
+"""A user who is stopped."""
+
+_TURNED = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
+"""How a task goes elsewhere: says nothing of the request."""
+
+_KEY = "evaluator_open"
+
+
+class _Call(NamedTuple):
+    """One call of a client's `request`."""
+
+    begun: float
+    session: Any
+    group: str | None
+    """The name that `rename_request` gave."""
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+    bind: Callable[..., Any]
+
+
+class OpenRequests:
+    """The requests of one process that have no answer yet; `buffer` names them and counts those left out."""
+
+    def __init__(self, buffer: RequestBuffer) -> None:
+        self._buffer = buffer
+        self._calls: dict[int, tuple[Any, ...]] = {}
+        self._cut_off: list[InFlight] = []
+        self._stopped: float | None = None
+
+    def begin(self) -> None:
+        """Forget those of the run before."""
+        self._calls.clear()
+        self._cut_off.clear()
+        self._stopped = None
+
+    def stop(self) -> None:
+        """The users are told to stop: what is open from now on does not grow older."""
+        if self._stopped is None:
+            self._stopped = time.perf_counter()
+
+    def list(self) -> tuple[InFlight, ...]:
+        """Requests that their user's end cut off, and once the users were told to stop, those that are still open."""
+        still_open = (
+            () if self._stopped is None else tuple(self._describe(_Call(*call)) for call in list(self._calls.values()))
+        )
+        return (*self._cut_off, *still_open)
+
+    def watch(self, session: type[Any], response: type[Any]) -> None:
+        """Watch a class of clients and the class of its responses. It is for good: a process records once."""
+        session.request = self._watch_request(session.request)
+        response.__exit__ = self._watch_exit(response.__exit__)
+
+    def _watch_request(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        calls, now, bind = self._calls, time.perf_counter, signature(original).bind
+
+        @wraps(original)
+        def request(session: Any, *arguments: Any, **options: Any) -> Any:
+            call = (now(), session, session.request_name, arguments, options, bind)  # a _Call, at a third of its cost
+            key = id(call)
+            calls[key] = call
+            try:
+                response = original(session, *arguments, **options)
+            except BaseException as error:
+                if calls.pop(key, None):
+                    self._end_broken(_Call(*call), error)
+                raise
+            if "stream" in options and options["stream"] and options.get("catch_response"):
+                # The body is read in the `with` block, which ends the request.
+                setattr(response, _KEY, key)
+            else:
+                calls.pop(key, None)
+            return response
+
+        return request
+
+    def _watch_exit(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def leave(response: Any, kind: Any, error: Any, trace: Any) -> Any:
+            call = self._calls.pop(vars(response).get(_KEY, 0), None)
+            handled = original(response, kind, error, trace)
+            # Locust tells of a request whose block raised nothing, or said before what the outcome is.
+            if kind is not None and not handled and getattr(response, "_manual_result", None) is None:
+                if call and isinstance(error, _STOPPED):
+                    self._cut_off.append(self._describe(_Call(*call)))
+                else:
+                    self._leave_out(response, error)
+            return handled
+
+        return leave
+
+    def _end_broken(self, call: _Call, error: BaseException) -> None:
+        """A call that raised what Locust does not take for a failure, so that no event tells of it."""
+        if isinstance(error, _STOPPED):
+            self._cut_off.append(self._describe(call))
+        elif not isinstance(error, _TURNED):  # those come from a listener of the event
+            arm, _, _ = self._name(call)
+            self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _detail(error), failed=True)
+
+    def _leave_out(self, response: Any, error: BaseException) -> None:
+        """A request that was answered, and whose block was left with an exception: Locust counts it nowhere."""
+        meta = response.request_meta
+        arm, _, _ = self._buffer.place(meta.get("request_type"), meta.get("name"), meta.get("context"))
+        failed = _is_failure(response) if isinstance(error, (*_STOPPED, *_TURNED)) else True
+        self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _detail(error), failed=failed)
+
+    def _describe(self, call: _Call) -> InFlight:
+        now = time.perf_counter()
+        end = now if self._stopped is None else self._stopped
+        started_s = time.time() - (now - call.begun)
+        return InFlight(*self._name(call), round(started_s, 6), round(max(end - call.begun, 0.0), 6))
+
+    def _name(self, call: _Call) -> tuple[str, str, str]:
+        """Arm, instance and endpoint, by the rules of Locust's clients."""
+        try:
+            given = call.bind(call.session, *call.arguments, **call.options).arguments
+        except TypeError:
+            given = call.options  # a call that the client itself refuses
+        name = given.get("name") or call.group or _find_name(call.session, given)
+        return self._buffer.place(given.get("method"), name, _find_context(call.session, given))
+
+
+def _find_name(session: Any, given: Mapping[str, Any]) -> Any:
+    url: Any = given.get("url")
+    if not isinstance(session, HttpSession):
+        return url
+    # It takes the path of what it really sends, its query included.
+    prepared = requests.PreparedRequest()
+    try:
+        whole = url if absolute_http_url_regexp.match(url) else f"{session.base_url}{url}"
+        prepared.prepare_url(whole, merge_setting(given.get("kwargs", {}).get("params"), session.params))
+    except (requests.RequestException, TypeError, ValueError):
+        return url
+    return prepared.path_url
+
+
+def _find_context(session: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    own = given.get("context") or {}
+    try:
+        return {**session.user.context(), **own} if session.user else own
+    except Exception:  # noqa: BLE001 - a locustfile's own code; its name is all that is lost
+        return own
+
+
+def _is_failure(response: Any) -> bool:
+    try:
+        response.raise_for_status()
+    except Exception:  # noqa: BLE001 - each client and locustfile says it with its own
+        return True
+    return False
+
+
+def _detail(error: BaseException) -> str:
+    return f"{NO_EVENT}: {type(error).__name__}"

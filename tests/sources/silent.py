@@ -1,0 +1,48 @@
+"""A service that accepts every connection and, from some moment on, answers nothing any more.
+
+    python silent.py PORT SILENT_AFTER_S [half]
+
+The moment counts from the first request. With `half` it sends the head of an answer then, and never the body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nX-Instance: quiet-1\r\n\r\n"
+
+
+class Quiet(asyncio.Protocol):
+    """Answers at once, until it does not."""
+
+    first: float | None = None
+    silent_after_s = 0.0
+    half = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember whom to answer."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Answer, or keep silent."""
+        now = time.monotonic()
+        if Quiet.first is None:
+            Quiet.first = now
+        if now - Quiet.first < self.silent_after_s:
+            self.transport.write((HEAD + b"ok") * data.count(b"\r\n\r\n"))
+        elif self.half:
+            self.transport.write(HEAD)
+
+
+async def serve(port: int) -> None:
+    """Serve until killed."""
+    server = await asyncio.get_running_loop().create_server(Quiet, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    Quiet.silent_after_s, Quiet.half = float(sys.argv[2]), sys.argv[3:] == ["half"]
+    asyncio.run(serve(int(sys.argv[1])))
