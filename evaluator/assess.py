@@ -22,9 +22,11 @@ from evaluator.metrics.outcome_measure import has_outcome_rules, measure_outcome
 from evaluator.metrics.reading_measure import has_reading_rules
 from evaluator.records import (
     BASELINE,
+    ArmRows,
     ArmSummary,
     Cells,
     Evidence,
+    LeftOut,
     Outcomes,
     Progress,
     ReadingCells,
@@ -33,8 +35,12 @@ from evaluator.records import (
     RunState,
     Window,
 )
+from evaluator.stats.account import account_for_rows
 from evaluator.stats.calendar import Calendar
+from evaluator.stats.in_flight import settle_in_flight
 from evaluator.stats.index import distinct
+from evaluator.stats.narrow import merge_unreplicated
+from evaluator.stats.panel import Panel
 from evaluator.stats.rates import active_slots
 from evaluator.stats.window import WarmUp, find_warm_up
 
@@ -43,28 +49,44 @@ __all__ = ["assess", "assess_outcomes", "assess_release", "plan_calendar", "with
 CANDIDATE = "canary"
 
 
-def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, release: str = "release") -> Evidence:
-    """All that can be said of `cells` under `rulebook`. `runs` supply what the load generator knew."""
-    cells = with_both_arms(cells)
+def assess(
+    cells: Cells,
+    runs: tuple[Run, ...],
+    rulebook: Rulebook,
+    release: str = "release",
+    left_out: tuple[LeftOut, ...] = (),
+) -> Evidence:
+    """All that can be said of `cells` under `rulebook`. `runs` supply what the load generator knew.
+
+    `left_out`: rows that are not in the cells, beside those that the runs' own sources name.
+    """
+    settled = settle_in_flight(with_both_arms(cells), runs)
+    cells, names_per_arm = merge_unreplicated(settled.cells)
     warm_up = find_warm_up(cells, rulebook.warm_up_s)
     pairs = pair_up(cells, rulebook, warm_up)
     measured = measure(pairs)
     calendar = plan_calendar(cells, runs, rulebook, warm_up)
     comparisons = look_back(pairs, warm_up, calendar, measured.comparisons)
+    panels = {pair.arm: pair.panel for pair in measured.pairs}
+    rows = account_for_rows(cells, runs, warm_up, panels, (*left_out, *settled.cut_off))
     scene = Scene(
         release=release,
         cells=cells,
         runs=runs,
         rulebook=rulebook,
         warm_up=warm_up,
-        panels={pair.arm: pair.panel for pair in measured.pairs},
+        panels=panels,
         designs={pair.arm: pair.design for pair in measured.pairs},
+        rows=rows,
+        judged_failures={arm: _count_failures(panel) for arm, panel in panels.items()},
+        settled=settled,
+        names_per_arm=names_per_arm,
         looks_paid=calendar.kind != "fixed",
     )
     return Evidence(
         comparisons=comparisons,
         findings=tuple(finding for check in CHECKS for finding in check(scene)),
-        arms=_summarise_arms(cells),
+        arms=_summarise_arms(cells, rows),
         window=_find_window(cells, warm_up, measured),
         unjudged_share=measured.unjudged_share,
         unjudged_endpoints=measured.unjudged,
@@ -84,6 +106,7 @@ def assess_release(
     release: str = "release",
     readings: ReadingCells | None = None,
     reading_runs: tuple[Run, ...] = (),
+    left_out: tuple[LeftOut, ...] = (),
 ) -> Evidence:
     """All that can be said of a release: of its requests, and of outcomes and readings where the policy asks for them.
 
@@ -95,7 +118,7 @@ def assess_release(
     of_requests = replace(rulebook, rules=tuple(rule for rule in rulebook.rules if rule.type not in others))
     parts: list[Evidence] = []
     if of_requests.rules or runs or not rulebook.rules or cells.moments.run.size:
-        parts.append(assess(cells, runs, of_requests, release))
+        parts.append(assess(cells, runs, of_requests, release, left_out))
     if has_reading_rules(rulebook) or readings is not None:
         load = JudgedLoad(cells, runs, parts[0]) if runs and parts else None
         parts.append(assess_readings(readings, reading_runs, rulebook, release, load))
@@ -150,6 +173,8 @@ def _join_arm(arm: ArmSummary, other: Evidence) -> ArmSummary:
         arm,
         requests=arm.requests or found.requests,
         instances=max(arm.instances, found.instances),
+        read=arm.read or found.read,
+        left_out=arm.left_out or found.left_out,
         units=arm.units or found.units,
     )
 
@@ -177,21 +202,30 @@ def with_both_arms(cells: Cells) -> Cells:
     return cells if len(cells.arms) > 1 else replace(cells, arms=(*cells.arms, CANDIDATE))
 
 
-def _summarise_arms(cells: Cells) -> tuple[ArmSummary, ...]:
+def _summarise_arms(cells: Cells, rows: tuple[ArmRows, ...]) -> tuple[ArmSummary, ...]:
+    """Say of each arm what is judged of it, and what it has beside."""
     moments = cells.moments
     out = []
-    for code, name in enumerate(cells.arms):
+    for code, account in enumerate(rows):
         mine = moments.arm == code
+        requests = np.bincount(moments.instance[mine], weights=moments.n[mine])
         out.append(
             ArmSummary(
-                name=name,
+                name=account.arm,
                 role="candidate" if code else "baseline",
-                requests=int(moments.n[mine].sum()),
-                instances=int(distinct(moments.instance[mine]).size),
+                requests=account.judged,
+                instances=int(np.count_nonzero(requests)),
                 runs=int(distinct(moments.run[mine]).size),
+                read=account.read,
+                left_out=account.left_out,
             )
         )
     return tuple(out)
+
+
+def _count_failures(panel: Panel) -> tuple[int, int]:
+    """Requests of the baseline in a comparison, and how many of them failed."""
+    return int(panel.n[0].sum()), int(panel.failures[0].sum())
 
 
 def _find_window(cells: Cells, warm_up: WarmUp, measured: Measured) -> Window:

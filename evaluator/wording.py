@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 
-from evaluator.records import Comparison, Effect, Margin, Rule
+from evaluator.records import Comparison, Effect, LeftOut, LeftOutKind, Margin, Rule
 
 __all__ = [
     "count_of",
+    "describe_left_out",
     "format_change",
     "format_count",
     "format_duration",
@@ -19,6 +20,7 @@ __all__ = [
     "format_number",
     "format_value",
     "name_comparison",
+    "name_left_out",
     "name_metric",
 ]
 
@@ -129,3 +131,30 @@ def name_comparison(comparison: Comparison) -> str:
     if comparison.rule.winsorise is not None:
         name = f"{name} (winsorised at {format_number(comparison.rule.winsorise * 100)} %)"
     return f"{name} of {endpoint}" if endpoint else name
+
+
+_LEFT_OUT = {
+    LeftOutKind.BAD_ROW: "could not be read",
+    LeftOutKind.SUMMARY: "sum up other rows",
+    LeftOutKind.PART: "are parts of other requests",
+    LeftOutKind.OTHER_KIND: "are no requests",
+    LeftOutKind.OUTSIDE_PERIOD: "are outside of the part to judge",
+    LeftOutKind.WARM_UP: "are of the warm-up",
+    LeftOutKind.NO_COUNTERPART: "are of a time in which only one arm ran",
+    LeftOutKind.LONE_REPLICATE: "are of replicates that only one arm has",
+    LeftOutKind.CUT_OFF: "were in flight at the end",
+    LeftOutKind.LOST: "were read and are neither in the store nor named",
+}
+
+
+def name_left_out(kind: LeftOutKind, detail: str = "") -> str:
+    """Why rows are not judged, as a verb that follows their number: `are of the warm-up`."""
+    if kind is LeftOutKind.NO_COUNTERPART and detail:
+        return f"are without a partner: {detail}"
+    return f"{_LEFT_OUT[kind]} ({detail})" if detail else _LEFT_OUT[kind]
+
+
+def describe_left_out(part: LeftOut) -> str:
+    """How many rows of an arm are not judged, and why: `24 are of the warm-up, 2 of them failed`."""
+    failed = f", {format_count(part.failures)} of them failed" if part.failures else ""
+    return f"{format_count(part.rows)} {name_left_out(part.kind, part.detail)}{failed}"

@@ -10,11 +10,11 @@ from typing import Self
 import click
 
 from evaluator.cli import Session
-from evaluator.cli.amounts import Duration
+from evaluator.cli.amounts import Duration, Moment
 from evaluator.cli.outputs import FORMAT_HELP, Output, parse_formats, write_outputs
-from evaluator.errors import UnknownName
+from evaluator.errors import UnknownName, UsageError
 from evaluator.pipeline.judging import judge_release
-from evaluator.records import Verdict, VerdictWord
+from evaluator.records import Period, Verdict, VerdictWord
 from evaluator.reports import DRAWN
 
 __all__ = ["Asked", "command", "exit_code", "judging_options", "print_verdict"]
@@ -97,6 +97,8 @@ class Asked:
 @click.command("verdict")
 @click.argument("release", metavar="RELEASE")
 @judging_options
+@click.option("--from", "start", type=Moment(), metavar="T", help="Judge only from this time on.")
+@click.option("--to", "end", type=Moment(), metavar="T", help="Judge only until this time: 2026-11-25T10:00:00Z.")
 @click.option("--wait", "wait_s", type=Duration(), metavar="DURATION", help="Wait so long until it is decided.")
 @click.pass_obj
 def command(
@@ -108,15 +110,24 @@ def command(
     fail_on: str,
     exit_zero: bool,
     dry_run: bool,
+    start: datetime | None,
+    end: datetime | None,
     wait_s: float | None,
 ) -> int:
     """Judge RELEASE: is it safe to promote?
 
-    Judges the newest load or import of RELEASE unless --run says otherwise.
+    Judges the newest load or import of RELEASE unless --run says otherwise, and all of its time unless --from and --to
+    name a part. They are rounded to whole blocks of four buckets; what lies outside is named in the verdict.
 
     Exit codes: 0 GO, 1 NO-GO, 3 INCONCLUSIVE; 2 and 4 when there is no verdict.
     """
     asked = Asked.parse(runs, formats, fail_on, figures=figures, exit_zero=exit_zero, dry_run=dry_run)
+    if start is not None and end is not None and start >= end:
+        raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
+    if wait_s is not None and (start or end):
+        raise UsageError(
+            "--wait judges data as they come, not a part of them", hint="leave out --from and --to, or --wait"
+        )
     policy = session.load_policy()
     if wait_s is not None:
         from evaluator.cli.watch import await_verdict
@@ -130,6 +141,7 @@ def command(
         judged_at=datetime.now(UTC),
         save=asked.keep,
         figures=asked.draws,
+        period=Period(start, end),
     )
     return asked.answer(verdict)
 

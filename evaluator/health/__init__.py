@@ -9,11 +9,14 @@
 | comparability | no GO |
 | complete | no GO |
 | coverage | no GO |
-| gaps | no GO |
+| silence | no GO |
+| turnover | no GO |
+| left_out | no GO |
+| in_flight | no GO |
 | single_instance | no GO |
 | load_generator | void: neither GO nor NO-GO |
 | clock | void: neither GO nor NO-GO |
-| early_warning, history, replication, warm_up, pacing, resolution | warn only |
+| early_warning, history, instance_age, replication, warm_up, pacing, resolution | warn only |
 | duplicates, heavy_tail, outcomes | warn only |
 | selectors | void: neither GO nor NO-GO |
 | source_clock | void beside a load, else warn only |
@@ -28,12 +31,14 @@ from evaluator.health.clock import check_clock
 from evaluator.health.comparability import check_comparability
 from evaluator.health.completeness import check_completeness, check_coverage
 from evaluator.health.early_warning import check_early_warning
-from evaluator.health.gaps import check_gaps
+from evaluator.health.left_out import check_cut_off, check_left_out, check_skipped_rows
 from evaluator.health.load_generator import check_load_generator, check_pacing
 from evaluator.health.overlap import check_overlap
 from evaluator.health.replication import check_replication
 from evaluator.health.resolution import check_resolution
 from evaluator.health.sample_ratio import check_sample_ratio
+from evaluator.health.silence import check_silence
+from evaluator.health.turnover import check_instance_age, check_turnover
 from evaluator.health.warm_up import check_warm_up
 
 __all__ = ["CHECKS", "Check", "Scene"]
@@ -43,10 +48,15 @@ CHECKS: tuple[Check, ...] = (
     check_load_generator,
     check_completeness,
     check_coverage,
+    check_skipped_rows,
+    check_left_out,
+    check_cut_off,
     check_overlap,
     check_sample_ratio,
     check_comparability,
-    check_gaps,
+    check_silence,
+    check_turnover,
+    check_instance_age,
     check_replication,
     check_early_warning,
     check_warm_up,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluator.records import Cells, Finding, Level, Rulebook, Run
+from evaluator.records import ArmRows, Cells, Finding, Level, Rulebook, Run
+from evaluator.stats.in_flight import Settled
 from evaluator.stats.panel import Panel
 from evaluator.stats.uncertainty import Design
 from evaluator.stats.window import WarmUp
@@ -24,6 +25,14 @@ class Scene:
     warm_up: WarmUp
     panels: Mapping[str, Panel]
     designs: Mapping[str, Design]
+    rows: tuple[ArmRows, ...]
+    """The account of every arm, in the order of the arms."""
+    judged_failures: Mapping[str, tuple[int, int]]
+    """By candidate: judged requests of the baseline beside it, and how many of them failed."""
+    settled: Settled
+    """What became of requests in flight."""
+    names_per_arm: Mapping[str, int]
+    """Names of instances that were given for arms whose requests they do not tell apart into instances."""
     looks_paid: bool = False
     """Are looks before the planned end paid for?"""
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from evaluator.health.base import Scene, ok, warn
 from evaluator.records import Finding, Level
+from evaluator.stats.silence import find_absent
 from evaluator.wording import format_count
 
 __all__ = ["check_comparability"]
@@ -16,8 +17,6 @@ NAME = "comparability"
 MAX_LOAD_DIFFERENCE = 0.05
 MAX_MIX_DIFFERENCE = 0.02
 MIX_NOISE = 3.0
-SURE_TO_BE_SEEN = 20
-"""Where so many requests are expected, chance does not leave none."""
 SAME_IN_ALL_RUNS = ("locustfile", "users", "spawn_rate", "arguments", "targets", "host", "cores")
 """Keys of the fingerprint that a load leaves."""
 
@@ -65,8 +64,9 @@ def _check_missing(scene: Scene) -> Iterable[Finding]:
     """What the candidate was never asked, though baseline was often, cannot be judged, so it cannot be a GO."""
     for arm, panel in scene.panels.items():
         totals = panel.n.sum(axis=2)
-        expected = totals[0] * totals[1].sum() / max(totals[0].sum(), 1)
-        missing = np.flatnonzero((totals[1] == 0) & (expected >= SURE_TO_BE_SEEN))
+        unasked = np.flatnonzero(totals[1] == 0)
+        share = float(totals[1].sum() / max(totals[0].sum(), 1))
+        missing = unasked[find_absent(panel.n[0][unasked], share)]
         if missing.size:
             first = missing[np.argmax(totals[0][missing])]
             more = f" (and {missing.size - 1} more)" if missing.size > 1 else ""

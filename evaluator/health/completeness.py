@@ -58,20 +58,15 @@ def _troubles(run: Run) -> Iterable[str]:
 
 
 def check_coverage(scene: Scene) -> Iterable[Finding]:
-    """Requests in the store against those that the load generator counted; rows and segments left out."""
-    skipped = sum(part.rows for run in scene.runs for part in run.facts.left_out if part.kind is LeftOutKind.BAD_ROW)
+    """Requests in the store against those that the load generator counted, and segments that cannot be read."""
     lost = [name for run in scene.runs for name in run.facts.quarantined]
     if lost:
         many = "segments" if len(lost) > 1 else "segment"
         yield Finding("coverage", Level.FAIL, f"{len(lost)} {many} cannot be read: {', '.join(lost[:3])}")
-    if skipped:
-        yield warn(
-            "coverage", f"{format_count(skipped)} unreadable {'row was' if skipped == 1 else 'rows were'} skipped"
-        )
     counted = int(sum(known(scene, "counted")))
     if not counted:
-        if not lost and not skipped:
-            yield ok("coverage", "every row of the files is in")
+        if not lost and not any(part.kind is LeftOutKind.BAD_ROW for rows in scene.rows for part in rows.left_out):
+            yield ok("coverage", "every row of the files could be read")
         return
     landed = sum(run.landed for run in scene.runs if run.facts.counted is not None)
     share = landed / counted

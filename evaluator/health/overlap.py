@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from evaluator.health.base import Scene, is_imported, ok, warn
-from evaluator.records import Finding, Level
+from evaluator.records import BASELINE, Finding, Level
 from evaluator.stats.index import distinct
+from evaluator.wording import format_duration
 
 __all__ = ["check_overlap"]
 
 NAME = "overlap"
 ENOUGH_REPLICATES = 3
 MAX_DROPPED = 0.05
+TOLERATED = 0.02
 TEN_YEARS_S = 10 * 365 * 86400
 SAME_ORDER = "give the files of both arms in the same order: file k of one is compared with file k of the other"
 
@@ -24,7 +27,7 @@ def check_overlap(scene: Scene) -> Iterable[Finding]:
         if panel is None:
             yield Finding(NAME, Level.FAIL, f"{arm} and baseline share no usable data")
             continue
-        found = [*_alone(scene, arm), *(_apart(scene, arm) or _dropped(scene, arm))]
+        found = [*_alone(scene, arm), *(_apart(scene, arm) or (*_cut_at_the_start(scene, arm), *_dropped(scene, arm)))]
         yield from [finding for finding in found if finding.level is not Level.OK] or found
 
 
@@ -73,6 +76,24 @@ def _met_another(scene: Scene, arm: str) -> bool:
         for other, second in own.items()
         if run != other
     )
+
+
+def _cut_at_the_start(scene: Scene, arm: str) -> Iterable[Finding]:
+    """Time before the first request of the arm that began later: it is not judged, unless users of a load ran in it."""
+    spans = [_spans(scene, code) for code in (0, scene.cells.arms.index(arm))]
+    by_id = {run.id: run for run in scene.runs}
+    for code in spans[0].keys() & spans[1].keys():
+        run = by_id.get(scene.cells.runs[code])
+        first = [max(span[code][0], scene.warm_up.first_bucket.get(code, 0)) for span in spans]
+        last = max(span[code][1] for span in spans)
+        cut = abs(first[0] - first[1])
+        if (run is not None and run.source == "locust") or cut <= TOLERATED * (last - min(first) + 1):
+            continue
+        early, late = (BASELINE, arm) if first[0] < first[1] else (arm, BASELINE)
+        began = datetime.fromtimestamp(max(first) * scene.cells.bucket_s, UTC)
+        length = format_duration(cut * scene.cells.bucket_s)
+        when = f"{late}'s first request ({began:%Y-%m-%d %H:%M:%S} UTC)"
+        yield warn(NAME, f"the {length} that {early} ran before {when} are not judged")
 
 
 def _dropped(scene: Scene, arm: str) -> Iterable[Finding]:

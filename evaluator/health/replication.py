@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from evaluator.health.base import Scene, is_imported, ok, warn
 from evaluator.records import Finding, Level
+from evaluator.wording import format_count
 
 __all__ = ["check_replication"]
 
@@ -16,6 +17,12 @@ ENOUGH = 3
 
 def check_replication(scene: Scene) -> Iterable[Finding]:
     """One instance or replicate a side forbids a GO; fewer than three make it unlikely."""
+    for arm, count in scene.names_per_arm.items():
+        yield warn(
+            NAME,
+            f"{format_count(count)} names of instances of {arm} have too few requests each: taken as one instance",
+            "let each instance send a name of its own, not one of each request or connection",
+        )
     for arm, design in scene.designs.items():
         units = "replicates" if design.kind == "replicates" else "instances"
         fewest = min(design.behind)

@@ -17,8 +17,10 @@ from evaluator.pipeline.base import READING_SOURCE
 from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
+    WHOLE,
     Cells,
     Outcomes,
+    Period,
     ReadingCells,
     Release,
     Rulebook,
@@ -27,6 +29,8 @@ from evaluator.records import (
 )
 from evaluator.reports import to_json
 from evaluator.sources.outcomes import OUTCOME_SOURCE
+from evaluator.stats.account import find_cut_rows, find_lost_rows
+from evaluator.stats.narrow import cut_readings, narrow
 from evaluator.stats.student import load_early
 from evaluator.store import Store
 from evaluator.version import find_version
@@ -59,18 +63,20 @@ def judge_release(
     judged_at: datetime,
     save: bool = True,
     figures: bool = False,
+    period: Period = WHOLE,
 ) -> Verdict:
     """Land what is waiting, assess the chosen runs and judge them; the verdict is kept unless `save` is off.
 
     `runs`: `latest` (the newest run group), `all`, or the id of a run or group. Raises UnknownName for anything else.
     `figures`: also compute and keep what figures are drawn from, which takes longer than the verdict itself.
+    `period`: judge the part of the data in this time only. Raises UsageError where that is empty.
     """
     load_early()
     land_release(store, release_id)
     with store.reading():
         known, release = store.runs(release_id), store.release(release_id)
     chosen = tuple(with_present_facts(store, run) for run in choose_runs(known, runs))
-    verdict = judge_runs(store, release, chosen, policy, judged_at=judged_at, figures=figures)
+    verdict = judge_runs(store, release, chosen, policy, judged_at=judged_at, figures=figures, period=period)
     if save:
         keep_verdict(store, verdict)
     return verdict
@@ -85,9 +91,10 @@ def judge_runs(
     judged_at: datetime,
     cut: Callable[[Cells], Cells] = lambda cells: cells,
     figures: bool = False,
+    period: Period = WHOLE,
 ) -> Verdict:
     """Assess runs as they have landed and judge them; nothing is written. `cut` narrows their requests."""
-    verdict, trace = judge_traceably(store, release, runs, policy, judged_at=judged_at, cut=cut)
+    verdict, trace = judge_traceably(store, release, runs, policy, judged_at=judged_at, cut=cut, period=period)
     return replace(verdict, figures=trace()) if figures else verdict
 
 
@@ -99,6 +106,7 @@ def judge_traceably(
     *,
     judged_at: datetime,
     cut: Callable[[Cells], Cells] = lambda cells: cells,
+    period: Period = WHOLE,
 ) -> tuple[Verdict, Trace]:
     """Judge runs as `judge_runs` does; beside the verdict comes what computes its figures, should they be wanted."""
     loads = tuple(run for run in runs if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
@@ -110,8 +118,15 @@ def judge_traceably(
         data_hash = store.data_hash([run.id for run in runs])
         # Who promoted on these data against a verdict has done so for every later look at them, too.
         override = store.promotions.override_of(release.id, data_hash)
-    own, policy, cells = policy, with_learnt(policy, learnt), cut(cells)
-    evidence = assess_release(cells, loads, outcomes, policy.rulebook, release.id, readings, collected)
+    own, policy = policy, with_learnt(policy, learnt)
+    lost = find_lost_rows(cells, loads)
+    part = cut(narrow(cells, start=period.start, end=period.end))
+    left_out = (*lost, *find_cut_rows(cells, part))
+    if period != WHOLE:
+        loads = tuple(_within(run, period) for run in loads)
+        readings = readings and cut_readings(readings, period.start, period.end)
+    cells = part
+    evidence = assess_release(cells, loads, outcomes, policy.rulebook, release.id, readings, collected, left_out)
     if learnt is not None and policy is not own:
         evidence = replace(evidence, findings=(*evidence.findings, describe_learnt(learnt, policy.rulebook)))
     judgement = JUDGES[JUDGE](evidence, policy.rulebook, release.id)
@@ -131,6 +146,7 @@ def judge_traceably(
         policy_hash=policy.hash,
         data_hash=data_hash,
         override=override,
+        period=period,
         evaluator_version=find_version(),
         judged_at=judged_at,
     )
@@ -141,6 +157,14 @@ def judge_traceably(
         return trace_figures(store, release, loads, cells, policy.rulebook, judgement.comparisons, readings)
 
     return verdict, trace
+
+
+def _within(run: Run, period: Period) -> Run:
+    """The run as far as it lies in the period: where that ends before the run did, nothing of its end is judged."""
+    stopped = run.facts.users_stopped
+    if period.end is None or stopped is None or stopped <= period.end:
+        return run
+    return replace(run, facts=replace(run.facts, users_stopped=period.end, in_flight=()))
 
 
 def keep_verdict(store: Store, verdict: Verdict) -> None:

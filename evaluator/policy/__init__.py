@@ -209,6 +209,7 @@ def _to_rulebook(file: PolicyFile) -> Rulebook:
         prior=_to_prior(instances),
         warm_up_s=file.warm_up,
         coverage=health.coverage,
+        silence=health.silence,
         max_clock_offset_s=health.max_clock_offset,
         sample_ratio=_to_shares(health.sample_ratio),
         monitoring=Monitoring(
@@ -227,7 +228,15 @@ def _to_prior(said: Instances) -> InstancePrior:
     if known is not None:
         latency = History(said.sd_latency, known.comparisons, known.wander_latency, known.wander_comparisons)
         failures = History(said.sd_failures, known.comparisons, known.wander_failures, known.wander_comparisons)
-    return InstancePrior(said.sd_latency, said.sd_failures, said.baseline, said.canary, latency, failures)
+    return InstancePrior(
+        sd_latency=said.sd_latency,
+        sd_failures=said.sd_failures,
+        baseline=said.baseline,
+        canary=said.canary,
+        latency=latency,
+        failures=failures,
+        turnover_expected=said.turnover == "expected",
+    )
 
 
 def _to_rule(metric: Metric) -> Rule:

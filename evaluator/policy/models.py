@@ -86,6 +86,9 @@ class Instances(Section):
     )
     sd_latency: Percent = Field(0.05, description="Spread of latency between instances of one build.")
     sd_failures: Points = Field(0.0005, description="Spread of the failure rate between instances of one build.")
+    turnover: Literal["expected"] | None = Field(
+        None, description="expected: instances of the candidate come and go by design; that is no reason against a GO."
+    )
     baseline: Annotated[int, Field(ge=1)] | None = Field(None, description="Instances behind one baseline address.")
     canary: Annotated[int, Field(ge=1)] | None = Field(None, description="Instances behind one canary address.")
     history: InstanceHistory | None = Field(None, description="What earlier runs say, where there are enough.")
@@ -95,6 +98,7 @@ class Health(Section):
     """What a fair comparison needs."""
 
     coverage: Share = Field(0.99, description="Least share of the load generator's own count that must have landed.")
+    silence: Share = Field(0.2, description="Largest share of a run in which an arm or endpoint may fall silent.")
     max_clock_offset: Duration = Field(2.0, description="Largest difference of clocks between load generators.")
     sample_ratio: Ratio = Field(
         "configured", description="Expected users per arm: as the run was configured, or {baseline: 9, canary: 1}."

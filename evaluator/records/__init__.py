@@ -52,6 +52,7 @@ from evaluator.records.rules import (
     Slice,
 )
 from evaluator.records.verdicts import (
+    WHOLE,
     ArmSummary,
     ArmValue,
     Comparison,
@@ -60,6 +61,7 @@ from evaluator.records.verdicts import (
     Evidence,
     Finding,
     Look,
+    Period,
     Progress,
     Question,
     Reason,
@@ -73,6 +75,7 @@ __all__ = [
     "BASELINE",
     "BLOCK_BUCKETS",
     "PARTS",
+    "WHOLE",
     "Answer",
     "Arm",
     "ArmRows",
@@ -113,6 +116,7 @@ __all__ = [
     "OutcomePlan",
     "Outcomes",
     "Part",
+    "Period",
     "Progress",
     "Query",
     "QueryFacts",

@@ -23,7 +23,7 @@ class LeftOutKind(StrEnum):
     OTHER_KIND = "other_kind"
     """Something else than a request, such as a failed check or a dropped iteration; `detail` says what."""
     OUTSIDE_PERIOD = "outside_period"
-    """Before `--from` or after `--to`."""
+    """Outside of the part that was asked for: before `--from` or after `--to`."""
     WARM_UP = "warm_up"
     """Before the load was level."""
     NO_COUNTERPART = "no_counterpart"
@@ -32,6 +32,8 @@ class LeftOutKind(StrEnum):
     """Of a replicate that only one of the arms has."""
     CUT_OFF = "cut_off"
     """Still without an answer when the load ended, and not for longer than answers take."""
+    LOST = "lost"
+    """Read by the source, and neither in the store nor named: a fault."""
 
     @property
     def is_planned(self) -> bool:

@@ -8,10 +8,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 from evaluator.records.releases import Release
+from evaluator.records.rows import LeftOut
 from evaluator.records.rules import Rule
 from evaluator.records.words import Level, MetricStatus, VerdictWord
 
 __all__ = [
+    "WHOLE",
     "ArmSummary",
     "ArmValue",
     "Comparison",
@@ -20,6 +22,7 @@ __all__ = [
     "Evidence",
     "Finding",
     "Look",
+    "Period",
     "Progress",
     "Question",
     "Reason",
@@ -168,11 +171,27 @@ class ArmSummary:
     name: str
     role: Literal["baseline", "candidate"]
     requests: int
-    """Requests of the load; where there are readings only, what the busiest counter or histogram of the policy saw."""
+    """Requests that are judged; of readings alone, what the busiest counter or histogram of the policy saw."""
     instances: int
     runs: int
     units: int = 0
     """Units whose outcomes were compared."""
+    read: int = 0
+    """Rows of requests that were read: `requests` and those of `left_out`."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows that were read and are not judged, by kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The time that the user asked to judge, from `start` on and before `end`; `None`: no limit on that side."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+WHOLE = Period()
+"""All that has landed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +266,8 @@ class Verdict:
     policy_hash: str = ""
     data_hash: str = ""
     evaluator_version: str = ""
+    period: Period = WHOLE
+    """The part of the data that was asked for."""
     judged_at: datetime | None = None
     override: Mapping[str, Any] | None = None
     figures: Mapping[str, Any] | None = None

@@ -7,8 +7,27 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from evaluator.records import Comparison, Evidence, Finding, Level, MetricStatus, Role, Verdict, VerdictWord
-from evaluator.wording import format_change, format_duration, format_interval, format_margin, format_value, name_metric
+from evaluator.records import (
+    WHOLE,
+    Comparison,
+    Evidence,
+    Finding,
+    Level,
+    MetricStatus,
+    Period,
+    Role,
+    Verdict,
+    VerdictWord,
+)
+from evaluator.wording import (
+    format_change,
+    format_duration,
+    format_interval,
+    format_margin,
+    format_value,
+    name_left_out,
+    name_metric,
+)
 
 __all__ = [
     "HEALTH_MARKS",
@@ -18,6 +37,7 @@ __all__ = [
     "Render",
     "choose_endpoints",
     "describe_data",
+    "describe_left_out_rows",
     "format_allowed",
     "format_both",
     "format_effect",
@@ -148,8 +168,36 @@ def describe_data(evidence: Evidence) -> str:
     return f"{text}, {units}" if any(arm.units for arm in evidence.arms) else text
 
 
+def describe_left_out_rows(evidence: Evidence) -> str:
+    """What was read and is not judged: `of 3,600 + 3,588 rows read, 288 + 0 are of the warm-up`; empty where all is."""
+    arms = [arm for arm in evidence.arms if arm.read]
+    kinds = dict.fromkeys((part.kind, part.detail) for arm in arms for part in arm.left_out)
+    parts = []
+    for kind, detail in kinds:
+        alike = [[part for part in arm.left_out if (part.kind, part.detail) == (kind, detail)] for arm in arms]
+        rows, failures = (
+            [sum(getattr(part, name) for part in parts) for parts in alike] for name in ("rows", "failures")
+        )
+        text = f"{_join_counts(rows)} {name_left_out(kind, detail)}"
+        parts.append(f"{text} ({_join_counts(failures)} failed)" if any(failures) else text)
+    return f"of {_join_counts([arm.read for arm in arms])} rows read, {', '.join(parts)}" if parts else ""
+
+
+def _join_counts(counts: list[int]) -> str:
+    return " + ".join(f"{count:,}" for count in counts)
+
+
+def _describe_period(period: Period) -> str:
+    start = f"from {period.start:%Y-%m-%d %H:%M:%S} UTC" if period.start else "from the start"
+    return f"{start} to {period.end:%Y-%m-%d %H:%M:%S} UTC" if period.end else f"{start} to the end"
+
+
 def list_notes(verdict: Verdict) -> Iterable[str]:
     """What must be known beside the reasons: how the verdict is limited, and what to do next."""
+    if verdict.period != WHOLE:
+        yield f"only a part is judged: {_describe_period(verdict.period)}"
+    if left_out := describe_left_out_rows(verdict.evidence):
+        yield left_out
     if verdict.evidence.incomplete:
         yield "incomplete: a run ended before its time"
     if verdict.mode == "shadow":

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from evaluator.errors import InputError
 from evaluator.records import (
+    WHOLE,
     ArmSummary,
     ArmValue,
     Comparison,
@@ -18,10 +19,13 @@ from evaluator.records import (
     Effect,
     Evidence,
     Finding,
+    LeftOut,
+    LeftOutKind,
     Level,
     Limit,
     Margin,
     MetricStatus,
+    Period,
     Reason,
     Release,
     Role,
@@ -114,6 +118,7 @@ def _verdict(plain: Mapping[str, Any]) -> Verdict:
         queries=tuple(plain["queries"]),
         judged_at=_time(plain["judged_at"]),
         figures=plain.get("figures"),
+        period=_period(plain.get("period")),
         **{key: plain[key] for key in COPIED},
     )
 
@@ -137,11 +142,23 @@ def _evidence(plain: Mapping[str, Any]) -> Evidence:
     return Evidence(
         comparisons=tuple(_comparison(row) for row in plain["metrics"]),
         findings=tuple(_finding(finding) for finding in plain["health"]),
-        arms=tuple(ArmSummary(**arm) for arm in plain["arms"]),
+        arms=tuple(_arm(arm) for arm in plain["arms"]),
         window=_window(plain["window"]),
         incomplete=plain["incomplete"],
         monitoring=plain["monitoring"],
     )
+
+
+def _arm(plain: Mapping[str, Any]) -> ArmSummary:
+    parts = tuple(
+        LeftOut(plain["name"], LeftOutKind(part["kind"]), part["rows"], part["failures"], part.get("detail", ""))
+        for part in plain.get("left_out", ())
+    )
+    return ArmSummary(**{**plain, "left_out": parts})
+
+
+def _period(plain: Mapping[str, Any] | None) -> Period:
+    return WHOLE if plain is None else Period(_time(plain["from"]), _time(plain["to"]))
 
 
 def _window(plain: Mapping[str, Any]) -> Window:

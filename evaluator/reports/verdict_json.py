@@ -13,7 +13,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.records import ArmSummary, Comparison, Effect, Finding, Reason, Service, Verdict, Window
+from evaluator.records import (
+    WHOLE,
+    ArmSummary,
+    Comparison,
+    Effect,
+    Finding,
+    LeftOut,
+    Reason,
+    Service,
+    Verdict,
+    Window,
+)
 
 __all__ = ["SCAN_METHOD", "SCHEMA_VERSION", "to_json"]
 
@@ -54,6 +65,8 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "metrics": [_metric(comparison) for comparison in evidence.comparisons],
         "health": [_finding(finding) for finding in evidence.findings],
     }
+    if verdict.period != WHOLE:
+        plain["period"] = {"from": verdict.period.start, "to": verdict.period.end}
     if verdict.figures is not None:
         plain["figures"] = verdict.figures
     return {key: _canonical(value) for key, value in plain.items()}
@@ -67,7 +80,15 @@ def _arm(arm: ArmSummary) -> dict[str, Any]:
         "instances": arm.instances,
         "runs": arm.runs,
     }
-    return plain | ({"units": arm.units} if arm.units else {})
+    plain |= {"units": arm.units} if arm.units else {}
+    if arm.read:
+        plain |= {"read": arm.read, "left_out": [_left_out(part) for part in arm.left_out]}
+    return plain
+
+
+def _left_out(part: LeftOut) -> dict[str, Any]:
+    plain: dict[str, Any] = {"kind": part.kind.value, "rows": part.rows, "failures": part.failures}
+    return plain | ({"detail": part.detail} if part.detail else {})
 
 
 def _reason(reason: Reason) -> dict[str, Any]:

@@ -14,7 +14,11 @@ import numpy.typing as npt
 from evaluator.stats.longrun import MIN_BUCKETS, time_scores
 from evaluator.stats.panel import InstanceRows
 
-__all__ = ["InstanceFrame", "InstanceVariance"]
+__all__ = ["InstanceFrame", "InstanceVariance", "find_replicating"]
+
+FEWEST_REQUESTS = 30
+LEAST_SHARE = 0.05
+"""Of an equal share: what answers less says nothing of how instances differ."""
 
 FEWEST_BLOCKS = 3
 """Below this number of blocks all variation counts as variation between instances."""
@@ -22,6 +26,19 @@ FEWEST_BLOCKS = 3
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+
+
+def find_replicating(requests: FloatArray) -> BoolArray:
+    """Tell which instances of one arm replicate it: those with at least 30 requests and 5 % of an equal share.
+
+    A name that differs with each request is no instance.
+
+    >>> find_replicating(np.array([5000.0, 4000.0, 100.0, 12.0])).tolist()
+    [True, True, False, False]
+    """
+    used = np.count_nonzero(requests)
+    equal = requests.sum() / max(used, 1)
+    return np.asarray((requests >= FEWEST_REQUESTS) & (requests >= LEAST_SHARE * equal))
 
 
 @dataclass(frozen=True, slots=True)

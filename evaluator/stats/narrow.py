@@ -11,10 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.errors import UnknownName, UsageError
-from evaluator.records import BLOCK_BUCKETS, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments
+from evaluator.records import (
+    BLOCK_BUCKETS,
+    Bins,
+    Cells,
+    FailureKinds,
+    InstanceBins,
+    LoadLevels,
+    Moments,
+    ReadingCells,
+)
 from evaluator.stats.index import distinct
+from evaluator.stats.instances import find_replicating
 
-__all__ = ["cut_each_run", "narrow"]
+__all__ = ["cut_each_run", "cut_readings", "merge_unreplicated", "narrow"]
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -74,6 +84,22 @@ def _cut(cells: Cells, start: datetime | None, end: datetime | None) -> Cells:
     return _keep_blocks(cells, lambda _, block: (block >= first) & (block <= last))
 
 
+def cut_readings(readings: ReadingCells, start: datetime | None, end: datetime | None) -> ReadingCells:
+    """Keep the readings of whole buckets in a time. Samples by query are known of all the time only."""
+    keep = np.ones(readings.bucket.size, dtype=bool)
+    if start is not None:
+        keep &= readings.bucket >= -(-start.timestamp() // readings.bucket_s)
+    if end is not None:
+        keep &= readings.bucket < end.timestamp() // readings.bucket_s
+    chosen = np.flatnonzero(keep)
+    columns: dict[str, Any] = {
+        field.name: column[chosen]
+        for field in fields(readings)
+        if isinstance(column := getattr(readings, field.name), np.ndarray)
+    }
+    return replace(readings, **columns)
+
+
 def cut_each_run(cells: Cells, from_s: float, to_s: float) -> Cells:
     """Keep what lies `from_s` to `to_s` after the start of each run, whole blocks of four buckets."""
     block_s = cells.bucket_s * BLOCK_BUCKETS
@@ -95,6 +121,60 @@ def _keep_blocks(cells: Cells, keep: Callable[[IntArray, IntArray], BoolArray]) 
         loads=_take(loads, keep(loads.run, loads.bucket // BLOCK_BUCKETS)),
         failure_kinds=_take(cells.failure_kinds, np.zeros(cells.failure_kinds.n.size, dtype=bool)),
     )
+
+
+def merge_unreplicated(cells: Cells) -> tuple[Cells, dict[str, int]]:
+    """Take all of an arm as one instance where its names tell none apart: names of requests, users or connections.
+
+    Returns the number of names of each arm for which that was done. An arm with two instances or more that replicate
+    it stays as it is.
+    """
+    moments = cells.moments
+    merged: dict[str, int] = {}
+    instance_of: dict[int, int] = {}
+    names = cells.instances
+    for code, arm in enumerate(cells.arms):
+        mine = moments.arm == code
+        requests = np.bincount(moments.instance[mine], weights=moments.n[mine])
+        used = int(np.count_nonzero(requests))
+        if used > 1 and find_replicating(np.asarray(requests, float)).sum() < 2:
+            names = names if arm in names else (*names, arm)
+            merged[arm], instance_of[code] = used, names.index(arm)
+    if not merged:
+        return cells, merged
+    rows = cells.instance_bins
+    return replace(
+        cells,
+        instances=names,
+        moments=_add_up(_rename(moments, instance_of), ("run", "arm", "endpoint", "instance", "bucket")),
+        instance_bins=_add_up(_rename(rows, instance_of), ("run", "arm", "endpoint", "instance", "block", "bin")),
+    ), merged
+
+
+Named = TypeVar("Named", Moments, InstanceBins)
+
+
+def _rename(rows: Named, instance_of: dict[int, int]) -> Named:
+    instance = rows.instance.copy()
+    for arm, code in instance_of.items():
+        instance[rows.arm == arm] = code
+    return replace(rows, instance=instance)
+
+
+def _add_up(rows: Named, keys: tuple[str, ...]) -> Named:
+    """Add up rows that have the same keys."""
+    columns: IntArray = np.stack([getattr(rows, key) for key in keys])
+    order = np.lexsort((*columns[::-1],)) if "bin" not in keys else np.lexsort((*columns[:-1][::-1], columns[-1]))
+    columns = columns[:, order]
+    starts = np.flatnonzero(np.append(True, (np.diff(columns, axis=1) != 0).any(axis=0))) if order.size else order
+    values: dict[str, Any] = dict(zip(keys, columns[:, starts], strict=True))
+    merge = {"min_us": np.fmin, "max_us": np.fmax}
+    for field in fields(rows):
+        if field.name not in keys:
+            column = getattr(rows, field.name)[order]
+            ufunc = merge.get(field.name, np.add)
+            values[field.name] = ufunc.reduceat(column, starts) if order.size else column
+    return type(rows)(**values)
 
 
 def _coarsen(cells: Cells) -> Cells:

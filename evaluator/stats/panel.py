@@ -27,6 +27,7 @@ Rows = Moments | Bins | InstanceBins
 EXPECTED_IN_BLOCK = 5
 MAX_BLOCK_S = 300
 MIN_OVERLAP = 0.5
+RARELY_EMPTY = 3.0
 ALIGNED = 256
 """Each run's buckets are counted from a multiple of this: no block of any width straddles the origin."""
 WHOLE_RUN = 0
@@ -239,7 +240,8 @@ class _Choice:
 def _find_stretches(moments: Moments) -> dict[int, tuple[int, int] | None]:
     """For each run with both arms: the first and last bucket that both cover, `None` where they did not overlap.
 
-    They overlap if at least half of each arm's requests lie in buckets that both arms have.
+    They overlap if both cover at least half of the time that the shorter one covers: a canary of an hour overlaps with
+    a baseline of a day. What an arm covers is told by its own rate (`_cover`).
     """
     out: dict[int, tuple[int, int] | None] = {}
     for run, here in rows_of_each(moments.run):
@@ -248,14 +250,29 @@ def _find_stretches(moments: Moments) -> dict[int, tuple[int, int] | None]:
         place = 2 * (bucket - first)
         place += candidate
         counts = np.bincount(place, weights=n, minlength=2 * (last - first + 1)).reshape(-1, 2)
-        totals, together = counts.sum(axis=0), (counts > 0).all(axis=1)
-        if not totals.all():
+        if not counts.sum(axis=0).all():
             continue
-        overlap = (counts[together].sum(axis=0) / totals).min() >= MIN_OVERLAP
-        covered = [first + np.flatnonzero(count) for count in counts.T]
-        ends = max(int(at[0]) for at in covered), min(int(at[-1]) for at in covered)
+        covered = np.stack([_cover(np.asarray(count, float)) for count in counts.T])
+        together = int(covered.all(axis=0).sum())
+        used = [first + np.flatnonzero(count) for count in counts.T]
+        ends = max(int(at[0]) for at in used), min(int(at[-1]) for at in used)
+        overlap = together >= MIN_OVERLAP * int(covered.sum(axis=1).min()) and ends[0] <= ends[1]
         out[run] = ends if overlap else None
     return out
+
+
+def _cover(counts: FloatArray) -> BoolArray:
+    """Tell in which buckets an arm was there: in those with requests, and as far around as it is rarely without one.
+
+    Independent requests leave a time that holds three on average empty in one of twenty cases; clusters more often.
+    """
+    used = np.flatnonzero(counts)
+    mean = counts.sum() / (used[-1] - used[0] + 1)
+    reach = max(int(np.ceil(RARELY_EMPTY / mean)), 1)
+    edges = np.zeros(counts.size + 1)
+    np.add.at(edges, np.maximum(used - reach, used[0]), 1)
+    np.add.at(edges, np.minimum(used + reach, used[-1]) + 1, -1)
+    return np.asarray(np.cumsum(edges[:-1]) > 0)
 
 
 def _is_within(moments: Moments, stretches: dict[int, tuple[int, int] | None]) -> BoolArray:

@@ -4,8 +4,8 @@ A series (an arm, an endpoint or an instance of it) is compared with a reference
 endpoint of the other arm, the other instances of the arm, or time itself while users run. If the series went on as the
 reference did, the chance that none of its requests fell into a gap is hypergeometric (Fisher's exact test of the table
 series/reference by outside/inside): minus its logarithm is the evidence of the gap. Requests come in clusters, so
-counts are divided by the size of a cluster. What users' pacing explains is no silence: a gap has to be longer than twice the
-usual gap of the series and of its reference.
+counts are divided by the size of a cluster. What users' pacing explains is no silence: a gap has to be longer than
+twice the usual gap of the series and of its reference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Gap", "Silence", "find_silence"]
+__all__ = ["Gap", "Silence", "find_absent", "find_silence"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -25,6 +25,8 @@ SURE = -math.log(1e-5)
 """Evidence at which a gap is no chance. Every gap of a series is looked at, so it has to be far from chance."""
 USUAL = 0.9
 """Quantile of the gaps that follow a bucket with requests: longer ones are not usual."""
+LEAST_INSIDE = 3.0
+"""Fewer of the reference's requests in a gap are no evidence; the many small gaps of rare series cost nothing."""
 MOSTLY = 0.5
 FEWEST_WINDOWS = 7
 LONGEST_PACE = 24
@@ -117,6 +119,20 @@ def _find(own: FloatArray, reference: FloatArray, first: int, *, paced_alike: bo
     return [Silence(first + code, tuple(gaps)) for code, gaps in sorted(out.items())]
 
 
+def find_absent(reference: FloatArray, share: float) -> npt.NDArray[np.bool_]:
+    """Tell of which series it is no chance that there is not a single request.
+
+    Args:
+        reference: Requests of the same series in the reference, shape (series, buckets).
+        share: Requests of the whole arm per request of the whole reference.
+
+    >>> find_absent(np.array([[5.0] * 4, [2.0] * 4]), share=1.0).tolist()
+    [True, False]
+    """
+    clusters, _ = _cluster_size(reference)
+    return np.asarray(reference.sum(axis=1) * np.log1p(share) / clusters >= SURE)
+
+
 def _evidence_of_none(inside: FloatArray, own: FloatArray, reference: FloatArray, clusters: FloatArray) -> FloatArray:
     """Minus the logarithm of the chance that none of the series' requests fell where `inside` of the reference's did.
 
@@ -124,12 +140,11 @@ def _evidence_of_none(inside: FloatArray, own: FloatArray, reference: FloatArray
     """
     own, inside, reference = own / clusters, inside / clusters, reference / clusters
     left = np.maximum(reference - inside, 0.0)
-    return np.array(
-        [
-            math.lgamma(n + m + 1) + math.lgamma(rest + 1) - math.lgamma(n + 1) - math.lgamma(m + rest + 1)
-            for n, m, rest in zip(reference, own, left, strict=True)
-        ]
-    )
+    evidence = np.zeros(inside.size)
+    for k in np.flatnonzero(inside >= LEAST_INSIDE):
+        n, m, rest = float(reference[k]), float(own[k]), float(left[k])
+        evidence[k] = math.lgamma(n + m + 1) + math.lgamma(rest + 1) - math.lgamma(n + 1) - math.lgamma(m + rest + 1)
+    return evidence
 
 
 def _gaps(occupied: npt.NDArray[np.bool_]) -> tuple[IntArray, IntArray, IntArray]:
@@ -143,7 +158,7 @@ def _gaps(occupied: npt.NDArray[np.bool_]) -> tuple[IntArray, IntArray, IntArray
     is_gap = after - before > 1
     series, start = np.divmod(before[is_gap], buckets + 2)
     end = after[is_gap] % (buckets + 2) - 1
-    active = occupied.any(axis=1)[series]
+    active = np.take(np.asarray(occupied.any(axis=1)), series)
     return series[active], start[active], end[active]
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from evaluator.records import History, InstancePrior
 from evaluator.stats.history import InstanceHistory, add_wander, pool_instances
-from evaluator.stats.instances import InstanceVariance
+from evaluator.stats.instances import InstanceVariance, find_replicating
 from evaluator.stats.longrun import TimeVariance
 from evaluator.stats.panel import Panel
 from evaluator.stats.student import t_below, t_quantile
@@ -131,7 +131,8 @@ def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
     """Replicates where they say more than instances do (or instances cannot), instances otherwise."""
     prior = prior or InstancePrior()
     runs = int(panel.runs.size)
-    instances = tuple(int((panel.rows.instance_arm == arm).sum()) for arm in (0, 1))
+    requests = np.bincount(panel.rows.instance, weights=panel.rows.n, minlength=panel.rows.instance_arm.size)
+    instances = [max(int(find_replicating(requests[panel.rows.instance_arm == arm]).sum()), 1) for arm in (0, 1)]
     fewest = min(instances)
     if runs >= 2 and (fewest < 2 or runs - 1 >= sum(instances) - 2):
         kind: Replication = "replicates"

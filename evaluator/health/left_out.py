@@ -1,0 +1,149 @@
+"""Rows that were read and are not judged: named, and not worse than what is judged lets one expect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from evaluator.health.base import Scene, ok, warn
+from evaluator.records import ArmRows, Finding, LeftOut, LeftOutKind, Level
+from evaluator.stats.score import difference_z
+from evaluator.wording import count_of, describe_left_out, format_count, format_number
+
+__all__ = ["check_cut_off", "check_left_out", "check_skipped_rows"]
+
+NAME = "left_out"
+SURE = 0.001
+NOTABLE = 0.05
+
+
+def check_left_out(scene: Scene) -> Iterable[Finding]:
+    """Failures among what is left out of the candidate must be explained by the baseline's rate."""
+    found = [*_find_lost_rows(scene)]
+    baseline = scene.rows[0] if scene.rows else None
+    for rows in scene.rows[1:]:
+        if baseline is not None:
+            found += _judge_failures(scene, baseline, rows)
+    for rows in scene.rows:
+        apart = sum(part.rows for part in rows.left_out if part.kind is LeftOutKind.NO_COUNTERPART)
+        if rows.judged and apart > NOTABLE * rows.read:
+            share = format_number(apart / rows.read * 100)
+            found.append(warn(NAME, f"{share} % of {rows.arm}'s requests are not judged: {_list(rows.left_out)}"))
+    yield from found
+    if not found and scene.rows:
+        judged, read = (
+            " + ".join(format_count(getattr(rows, key)) for rows in scene.rows) for key in ("judged", "read")
+        )
+        yield ok(NAME, f"{judged} of {read} rows are judged, the others are named")
+
+
+def _list(parts: Sequence[LeftOut]) -> str:
+    return "; ".join(describe_left_out(part) for part in parts)
+
+
+def _find_lost_rows(scene: Scene) -> Iterable[Finding]:
+    """Rows that a source read, and that are neither in the store nor named."""
+    for part in (part for rows in scene.rows for part in rows.left_out if part.kind is LeftOutKind.LOST):
+        text = f"{describe_left_out(part)}: {count_of(part.rows, 'row')} of {part.arm}"
+        yield Finding(NAME, Level.FAIL, text, remedy="record or import the release again under another id")
+
+
+def _judge_failures(scene: Scene, baseline: ArmRows, candidate: ArmRows) -> Iterable[Finding]:
+    judged, failures = scene.judged_failures.get(candidate.arm, (0, 0))
+    alpha = scene.rulebook.alpha
+    for part in candidate.left_out:
+        if not part.failures or _p_more_failures(part.rows, part.failures, judged, failures) >= alpha:
+            continue
+        # What hits both arms in the same cut, such as cold caches in the warm-up, is not the candidate's.
+        alike = [one for one in baseline.left_out if (one.kind, one.detail) == (part.kind, part.detail)]
+        if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE} and any(
+            _p_more_failures(part.rows, part.failures, one.rows, one.failures) >= alpha for one in alike
+        ):
+            continue
+        rate = format_number(failures / judged * 100) if judged else "?"
+        text = (
+            f"{describe_left_out(part)}, of {candidate.arm}: more than the {rate} % of baseline's judged requests that "
+            "failed explain"
+        )
+        yield Finding(NAME, Level.FAIL, text, remedy=_remedy(part))
+
+
+def _remedy(part: LeftOut) -> str:
+    if part.kind is LeftOutKind.WARM_UP:
+        return (
+            f"look at the failures of {part.arm} in the first minutes; to judge them, write `warm_up: 0s` in the policy"
+        )
+    if part.kind is LeftOutKind.BAD_ROW:
+        return "correct these rows in the file and import it again under another release id"
+    return (
+        f"look at these failures of {part.arm}; they count only if they are of a time and endpoint that both arms have"
+    )
+
+
+def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: int) -> float:
+    """One-sided p-value of the score test that the first rows fail no more often than the others."""
+    if not rows or not other_rows:
+        return 0.0 if failures else 1.0
+    z = float(difference_z(failures, rows, other_failures, other_rows, 0.0))
+    return 0.5 * math.erfc(z / math.sqrt(2))
+
+
+def check_skipped_rows(scene: Scene) -> Iterable[Finding]:
+    """Rows that could not be read and were skipped on demand: few, and of all arms alike."""
+    bad = {
+        rows.arm: sum(part.rows for part in rows.left_out if part.kind is LeftOutKind.BAD_ROW) for rows in scene.rows
+    }
+    if not any(bad.values()):
+        return
+    read = {rows.arm: rows.read for rows in scene.rows}
+    each = ", ".join(f"{arm} {format_count(n)} of {format_count(read[arm])}" for arm, n in bad.items())
+    text = f"rows that could not be read were skipped: {each}"
+    remedy = "correct the files and import them again under another release id"
+    baseline, *candidates = bad
+    worst = max(n / max(read[arm], 1) for arm, n in bad.items())
+    lopsided = [
+        arm
+        for arm in candidates
+        if min(
+            _p_more_failures(read[arm], bad[arm], read[baseline], bad[baseline]),
+            _p_more_failures(read[baseline], bad[baseline], read[arm], bad[arm]),
+        )
+        < SURE
+    ]
+    if worst > 1 - scene.rulebook.coverage:
+        allowed = format_number((1 - scene.rulebook.coverage) * 100)
+        yield Finding("coverage", Level.FAIL, f"{text}; more than {allowed} % (health.coverage)", remedy=remedy)
+    elif lopsided:
+        why = f"{text}; that is not alike, so what is left is not a fair sample of {lopsided[0]} and {baseline}"
+        yield Finding("coverage", Level.FAIL, why, remedy=remedy)
+    else:
+        yield warn("coverage", text, remedy)
+
+
+def check_cut_off(scene: Scene) -> Iterable[Finding]:
+    """Requests without an answer at the end of a load: the old ones have failed, the young ones should be alike."""
+    failed = {arm: sum(one.arm == arm for one in scene.settled.failed) for arm in scene.cells.arms}
+    if any(failed.values()):
+        each = ", ".join(f"{arm} {format_count(n)}" for arm, n in failed.items())
+        patience = format_number(scene.settled.patience_s)
+        text = f"requests that had waited more than {patience} s when the load ended count as failed: {each}"
+        yield warn("in_flight", text)
+    young = {arm: sum(part.rows for part in scene.settled.cut_off if part.arm == arm) for arm in scene.cells.arms}
+    users = {arm: sum(run.facts.users.get(arm, 0) for run in scene.runs) for arm in scene.cells.arms}
+    baseline, *candidates = scene.cells.arms
+    for arm in candidates:
+        if not young[arm] and not young[baseline]:
+            continue
+        trials = [max(users[name], young[name]) for name in (arm, baseline)]
+        more, fewer = (
+            _p_more_failures(trials[0], young[arm], trials[1], young[baseline]),
+            _p_more_failures(trials[1], young[baseline], trials[0], young[arm]),
+        )
+        text = f"requests in flight when the load ended: {baseline} {young[baseline]}, {arm} {young[arm]}"
+        if more < SURE:
+            remedy = f"look whether {arm} had stopped answering at the end, then load again"
+            yield Finding("in_flight", Level.FAIL, f"{text}, of {trials[1]} and {trials[0]} users", remedy=remedy)
+        elif fewer < SURE:
+            yield warn("in_flight", f"{text}, of {trials[1]} and {trials[0]} users")
+        else:
+            yield ok("in_flight", text)

@@ -1,0 +1,228 @@
+"""Times in which an arm, or an endpoint of the candidate, should have had requests and had none.
+
+Seen over the whole run, its edges included. The run of a load lasts until its users were stopped; that of other data
+from the moment both arms have had a request to the last request of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.health.base import Scene, ok, warn
+from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Level, Run, RunState
+from evaluator.stats.index import distinct
+from evaluator.stats.silence import Gap, Silence, find_silence
+from evaluator.wording import format_count, format_duration, format_number
+
+__all__ = ["RunTime", "check_silence", "describe_gap", "find_run_times", "period_options"]
+
+FloatArray = npt.NDArray[np.float64]
+
+NAME = "silence"
+TOLERATED = 0.02
+TIME = 1e9
+"""Weight of a bucket where time itself is the reference: large against any count of requests."""
+REAL_TIMES_FROM = 10 * 365 * 86400
+ENDPOINTS_AT_A_TIME = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunTime:
+    """The time of a run in which baseline and one candidate should have requests: buckets `first` to before `end`."""
+
+    run: Run | None
+    code: int
+    """Number of the run among those of the cells."""
+    arm: str
+    first: int
+    end: int
+    counts: FloatArray
+    """Requests of baseline and candidate in each bucket, shape (2, buckets)."""
+
+    @property
+    def is_load(self) -> bool:
+        """Did users of ours run until the end?"""
+        return self.run is not None and self.run.source == "locust"
+
+    @property
+    def is_over(self) -> bool:
+        """Has the run ended?"""
+        return self.run is None or self.run.state is not RunState.RUNNING
+
+    @property
+    def buckets(self) -> int:
+        """Its length."""
+        return self.end - self.first
+
+
+def find_run_times(scene: Scene, arm: str) -> list[RunTime]:
+    """The time of each run in which the baseline and `arm` both have requests, or should have."""
+    moments, bucket_s = scene.cells.moments, scene.cells.bucket_s
+    code = scene.cells.arms.index(arm)
+    by_id = {run.id: run for run in scene.runs}
+    out = []
+    for number in distinct(moments.run).tolist():
+        run = by_id.get(scene.cells.runs[number])
+        here = (moments.run == number) & ((moments.arm == 0) | (moments.arm == code))
+        here &= moments.bucket >= scene.warm_up.first_bucket.get(number, 0)
+        own = [moments.bucket[here & (moments.arm == a)] for a in (0, code)]
+        if not own[0].size or not own[1].size:
+            continue
+        is_load = run is not None and run.source == "locust"
+        starts, last = [int(buckets.min()) for buckets in own], max(int(buckets.max()) for buckets in own)
+        first, end = min(starts) if is_load else max(starts), last + 1
+        if run is not None and is_load and run.facts.users_stopped and run.state is not RunState.RUNNING:
+            # The bucket in which users were stopped is not whole.
+            end = max(int(run.facts.users_stopped.timestamp() // bucket_s), first + 1)
+        inside = here & (moments.bucket >= first) & (moments.bucket < end)
+        place = (moments.arm[inside] != 0) * (end - first) + moments.bucket[inside] - first
+        counts = np.bincount(place, weights=moments.n[inside], minlength=2 * (end - first))
+        out.append(RunTime(run, number, arm, first, end, np.asarray(counts.reshape(2, -1), float)))
+    return out
+
+
+def check_silence(scene: Scene) -> Iterable[Finding]:
+    """Arms against each other and against the time of their users; then the candidates' endpoints."""
+    found: list[Finding] = []
+    for arm in scene.cells.arms[1:]:
+        for time in find_run_times(scene, arm):
+            silences = _find_silent_arms(time)
+            found += _judge_arms(scene, time, silences)
+            if time.is_over:
+                found += _judge_endpoints(scene, time, silences[1])
+    yield from dict.fromkeys(found)
+    if not found:
+        yield ok(NAME, "every arm and endpoint was heard to the end")
+
+
+def _find_silent_arms(time: RunTime) -> tuple[Silence, Silence]:
+    """The silences of baseline and candidate in one run."""
+    reference = time.counts[::-1]
+    while_other_ran = {one.series: one for one in find_silence(time.counts, reference)}
+    alone = {one.series: one for one in find_silence(time.counts, np.full_like(time.counts, TIME), paced_alike=False)}
+    out = []
+    for arm in (0, 1):
+        gaps = [*(while_other_ran[arm].gaps if arm in while_other_ran else ())]
+        if time.is_load and arm in alone:
+            # Users of this arm ran as well: that the other arm was silent, too, is no excuse.
+            known = {(gap.start, gap.end) for gap in gaps}
+            gaps += [gap for gap in alone[arm].gaps if (gap.start, gap.end) not in known]
+        out.append(Silence(arm, tuple(sorted(gaps, key=lambda gap: gap.start))))
+    return out[0], out[1]
+
+
+def _judge_arms(scene: Scene, time: RunTime, silences: tuple[Silence, Silence]) -> Iterable[Finding]:
+    for silence in silences:
+        if not silence.gaps:
+            continue
+        name = (BASELINE, time.arm)[silence.series]
+        share = silence.buckets / time.buckets
+        at_end = silence.end if time.is_load and time.is_over else None
+        if share <= TOLERATED and not at_end:
+            continue
+        text = describe_gap(scene, time, at_end or silence.longest, name)
+        if len(silence.gaps) > 1:
+            text += f"; {len(silence.gaps)} such gaps are {format_number(share * 100)} % of the run"
+        if at_end or share > scene.rulebook.silence:
+            yield Finding(NAME, Level.FAIL, text, remedy=_remedy(scene, time, silence, name))
+        else:
+            yield warn(NAME, text, _remedy(scene, time, silence, name))
+
+
+def describe_gap(scene: Scene, time: RunTime, gap: Gap, name: str) -> str:
+    """Say when it was silent, for how long, and how many requests were to be expected."""
+    begin, end = (_moment(scene, time, at) for at in (gap.start, gap.end))
+    until = "the end" if gap.at_end else end
+    length = format_duration(gap.buckets * scene.cells.bucket_s)
+    share = format_number(gap.buckets / time.buckets * 100)
+    expected = format_count(max(round(gap.expected), 1)) if gap.expected < TIME else ""
+    where = f", where about {expected} were to be expected" if expected else ""
+    return f"{name} had no request from {begin} to {until}: {length}, {share} % of the run{where}"
+
+
+def _moment(scene: Scene, time: RunTime, place: int) -> str:
+    """The minute of the run, and the time of day where times are real ones."""
+    start = int(scene.cells.moments.bucket[scene.cells.moments.run == time.code].min())
+    minute = (time.first + place - start) * scene.cells.bucket_s / 60
+    text = f"minute {format_number(round(minute, 1))}"
+    at_s = (time.first + place) * scene.cells.bucket_s
+    return f"{text} ({datetime.fromtimestamp(at_s, UTC):%H:%M:%S} UTC)" if at_s > REAL_TIMES_FROM else text
+
+
+def _remedy(scene: Scene, time: RunTime, silence: Silence, name: str) -> str:
+    if time.is_load:
+        return f"find out why {name} got no requests, then load it again: `evaluator load {scene.release} …`"
+    why = f"find out why {name} got no requests"
+    options = period_options(scene, time, silence)
+    if not options:
+        return f"{why}, then import the requests of a run to the end"
+    return f"{why}; if only the time before was meant: `evaluator verdict {scene.release} {options}`"
+
+
+def period_options(scene: Scene, time: RunTime, silence: Silence) -> str:
+    """The options that judge the longest time without these gaps; empty where times are not real ones."""
+    edges = [0, *(edge for gap in silence.gaps for edge in (gap.start, gap.end)), time.buckets]
+    pieces = list(zip(edges[::2], edges[1::2], strict=True))
+    start, end = max(pieces, key=lambda piece: piece[1] - piece[0])
+    # Cells are cut at whole blocks: only whole ones are offered.
+    first = -(-(time.first + start) // BLOCK_BUCKETS) * BLOCK_BUCKETS * scene.cells.bucket_s
+    last = (time.first + end) // BLOCK_BUCKETS * BLOCK_BUCKETS * scene.cells.bucket_s
+    if first >= last or first < REAL_TIMES_FROM:
+        return ""
+    stamps = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (first, last))
+    return "--from {} --to {}".format(*stamps)
+
+
+# ------------------------------------------------------------------ endpoints
+
+
+def _judge_endpoints(scene: Scene, time: RunTime, arm: Silence) -> Iterable[Finding]:
+    """Endpoints that the baseline went on answering and the candidate did not."""
+    silent: list[tuple[float, str, Gap]] = []
+    for names, own, reference in _endpoint_counts(scene, time):
+        for silence in find_silence(own, reference):
+            gaps = [gap for gap in silence.gaps if not any(_lies_in(gap, whole) for whole in arm.gaps)]
+            buckets = sum(gap.buckets for gap in gaps)
+            if buckets > TOLERATED * time.buckets:
+                longest = max(gaps, key=lambda gap: (gap.at_end, gap.buckets))
+                silent.append((buckets / time.buckets, names[silence.series], longest))
+    if not silent:
+        return
+    share, endpoint, gap = max(silent, key=lambda found: (found[0], found[1]))
+    more = f" (and {len(silent) - 1} more endpoints)" if len(silent) > 1 else ""
+    text = describe_gap(scene, time, gap, f"{endpoint}{more} of {time.arm}") + "; baseline went on answering it"
+    remedy = f"find out why {time.arm} was not asked for {endpoint}, or did not answer it"
+    if share > scene.rulebook.silence:
+        yield Finding(NAME, Level.FAIL, text, remedy=remedy)
+    else:
+        yield warn(NAME, text, remedy)
+
+
+def _lies_in(gap: Gap, whole: Gap) -> bool:
+    return whole.start <= gap.start and gap.end <= whole.end
+
+
+def _endpoint_counts(scene: Scene, time: RunTime) -> Iterable[tuple[list[str], FloatArray, FloatArray]]:
+    """Names, requests of the candidate and of the baseline per endpoint and bucket, some endpoints at a time."""
+    moments = scene.cells.moments
+    code = scene.cells.arms.index(time.arm)
+    inside = (moments.run == time.code) & (moments.bucket >= time.first) & (moments.bucket < time.end)
+    rows = np.flatnonzero(inside & ((moments.arm == 0) | (moments.arm == code)))
+    endpoint, candidate, n = moments.endpoint[rows], moments.arm[rows] != 0, moments.n[rows]
+    place = moments.bucket[rows] - time.first
+    totals = [np.bincount(endpoint, weights=n * (candidate == a), minlength=len(scene.cells.endpoints)) for a in (0, 1)]
+    chosen = np.flatnonzero((totals[0] > 0) & (totals[1] > 0))
+    for start in range(0, chosen.size, ENDPOINTS_AT_A_TIME):
+        part = chosen[start : start + ENDPOINTS_AT_A_TIME]
+        at = np.full(len(scene.cells.endpoints), -1)
+        at[part] = np.arange(part.size)
+        used = at[endpoint] >= 0
+        key = ((candidate[used] * part.size) + at[endpoint[used]]) * time.buckets + place[used]
+        counts = np.bincount(key, weights=n[used], minlength=2 * part.size * time.buckets)
+        reference, own = np.asarray(counts, float).reshape(2, part.size, time.buckets)
+        yield [scene.cells.endpoints[k] for k in part], own, reference

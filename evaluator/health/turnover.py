@@ -1,0 +1,177 @@
+"""Instances that end before their run does, and instances that are much younger than those of the other arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.health.base import Scene, ok, warn
+from evaluator.health.silence import TOLERATED, RunTime, describe_gap, find_run_times
+from evaluator.records import BASELINE, Finding, Level
+from evaluator.stats.instances import find_replicating
+from evaluator.stats.score import one_sample_z
+from evaluator.stats.silence import Gap, find_silence
+from evaluator.wording import count_of, format_duration
+
+__all__ = ["check_instance_age", "check_turnover"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+NAME = "turnover"
+TOO_MANY = 0.25
+FAILING_Z = 3.3
+MUCH_YOUNGER = 0.5
+LEAST_DIFFERENCE_S = 120.0
+GROWN_UP_S = 1800.0
+NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """An instance that fell silent before the end of its run."""
+
+    name: str
+    gap: Gap
+    died: str
+    """Why it is taken to have died rather than been replaced; empty where it was replaced."""
+
+
+def check_turnover(scene: Scene) -> Iterable[Finding]:
+    """An instance that ends while its arm keeps its rate is turnover; one whose requests nobody takes is silence."""
+    found: list[Finding] = []
+    for arm in scene.cells.arms[1:]:
+        for time in find_run_times(scene, arm):
+            if not time.is_over:
+                continue
+            baseline, candidate = (_find_ended(scene, time, side) for side in (0, 1))
+            for side, (_, ended) in enumerate((baseline, candidate)):
+                name = (BASELINE, arm)[side]
+                found += _judge_dead(scene, time, name, [one for one in ended if one.died])
+            found += _judge_turnover(scene, arm, baseline, candidate)
+    yield from dict.fromkeys(found)
+    if not found and any(len(design.instances) for design in scene.designs.values()):
+        yield ok(NAME, "every instance answered to the end of its run")
+
+
+def _judge_dead(scene: Scene, time: RunTime, name: str, dead: list[_Ended]) -> Iterable[Finding]:
+    if not dead:
+        return
+    worst = max(dead, key=lambda one: one.gap.buckets)
+    share = worst.gap.buckets / time.buckets
+    if share <= TOLERATED and not time.is_load:
+        return
+    more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
+    text = f"{describe_gap(scene, time, worst.gap, f'instance {worst.name}{more} of {name}')}; {worst.died}"
+    remedy = f"look at the logs of {worst.name}: it seems to have stopped answering"
+    if name != BASELINE and (time.is_load or share > scene.rulebook.silence):
+        yield Finding("silence", Level.FAIL, text, remedy=remedy)
+    else:
+        yield warn("silence", text, remedy)
+
+
+def _judge_turnover(
+    scene: Scene, arm: str, baseline: tuple[int, list[_Ended]], candidate: tuple[int, list[_Ended]]
+) -> Iterable[Finding]:
+    """Turnover of both arms is how the platform works; of the candidate only, it may be that it crashes."""
+    replaced = [[one.name for one in ended if not one.died] for _, ended in (baseline, candidate)]
+    for name, names, (instances, _) in zip((BASELINE, arm), replaced, (baseline, candidate), strict=True):
+        if not names:
+            continue
+        listed = ", ".join(sorted(names)[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        text = f"{len(names)} of {count_of(instances, 'instance')} of {name} ended and others took over: {listed}"
+        alone = name == arm and not replaced[0] and len(names) >= TOO_MANY * instances
+        if alone and not scene.rulebook.prior.turnover_expected:
+            remedy = (
+                f"look whether instances of {arm} crash; if they are replaced by design (autoscaling, a roll-out), "
+                "write `instances: {turnover: expected}` in the policy"
+            )
+            yield Finding(NAME, Level.FAIL, f"{text}; none of baseline did", remedy=remedy)
+        else:
+            yield ok(NAME, text)
+
+
+def _find_ended(scene: Scene, time: RunTime, side: int) -> tuple[int, list[_Ended]]:
+    """How many instances one arm has in a run, and which of them ended early. Single instances are the arm itself."""
+    code = 0 if side == 0 else scene.cells.arms.index(time.arm)
+    moments = scene.cells.moments
+    inside = (moments.run == time.code) & (moments.arm == code)
+    inside &= (moments.bucket >= time.first) & (moments.bucket < time.end)
+    rows = np.flatnonzero(inside)
+    totals = np.asarray(np.bincount(moments.instance[rows], weights=moments.n[rows]), float)
+    chosen = np.flatnonzero(find_replicating(totals))
+    if chosen.size < 2:
+        return int(chosen.size), []
+    at = np.full(totals.size, -1)
+    at[chosen] = np.arange(chosen.size)
+    used = rows[at[moments.instance[rows]] >= 0]
+    key = at[moments.instance[used]] * time.buckets + moments.bucket[used] - time.first
+    shape = chosen.size, time.buckets
+    own, failures = (
+        np.asarray(np.bincount(key, weights=weights[used], minlength=shape[0] * shape[1]), float).reshape(shape)
+        for weights in (moments.n, moments.failures)
+    )
+    others = time.counts[side] - own
+    ended = []
+    for silence in find_silence(own, others, paced_alike=False):
+        if (gap := silence.end) is not None:
+            name = scene.cells.instances[chosen[silence.series]]
+            why = _why_dead(scene, time, side, name, own[silence.series], failures[silence.series], gap)
+            ended.append(_Ended(name, gap, why))
+    return int(chosen.size), ended
+
+
+def _why_dead(
+    scene: Scene, time: RunTime, side: int, name: str, own: FloatArray, failures: FloatArray, gap: Gap
+) -> str:
+    """Why an instance that ended is not just replaced: its last requests, or the requests that its arm lost with it."""
+    if any(one.instance == name for one in scene.settled.failed):
+        return "its last requests were never answered"
+    last = np.flatnonzero(own[: gap.start])[-2:]
+    rest = np.delete(np.arange(gap.start), last)
+    usual = failures[rest].sum() / max(own[rest].sum(), 1.0)
+    if one_sample_z(failures[last].sum(), own[last].sum(), max(usual, 0.001)) > FAILING_Z:
+        return "its last requests failed"
+    before, after = slice(0, gap.start), slice(gap.start, gap.end)
+    ours, theirs = time.counts[side], time.counts[1 - side]
+    if not theirs[before].sum() or not theirs[after].sum():
+        return ""
+    kept = (ours[after].sum() / theirs[after].sum()) / (ours[before].sum() / theirs[before].sum())
+    share = own[before].sum() / ours[before].sum()
+    return "" if kept > 1 - share / 2 else "no other instance took over its requests"
+
+
+# ------------------------------------------------------------------ age
+
+
+def check_instance_age(scene: Scene) -> Iterable[Finding]:
+    """Young instances have cold caches: where one arm's are much younger, that may be all the difference."""
+    for arm in scene.cells.arms[1:]:
+        for time in find_run_times(scene, arm):
+            if not time.counts.sum(axis=1).all():
+                continue
+            baseline, candidate = (_mean_age_s(scene, time, code) for code in (0, scene.cells.arms.index(arm)))
+            young, old = sorted((baseline, candidate))
+            if young < MUCH_YOUNGER * old and old - young > LEAST_DIFFERENCE_S and young < GROWN_UP_S:
+                which, other = (arm, BASELINE) if candidate < baseline else (BASELINE, arm)
+                yield warn(
+                    "instance_age",
+                    f"instances of {which} have been answering for {format_duration(young)} on average, those of "
+                    f"{other} for {format_duration(old)}: young ones may be slower, whatever their version",
+                    "let the instances of both arms answer for as long before you compare them",
+                )
+                break
+
+
+def _mean_age_s(scene: Scene, time: RunTime, code: int) -> float:
+    """How long ago an instance's first request was, on average over the arm's requests in the time of the run."""
+    moments = scene.cells.moments
+    mine = (moments.run == time.code) & (moments.arm == code)
+    first = np.full(len(scene.cells.instances), np.iinfo(np.int64).max)
+    np.minimum.at(first, moments.instance[mine], moments.bucket[mine])
+    mine &= (moments.bucket >= time.first) & (moments.bucket < time.end)
+    ages = moments.bucket[mine] - first[moments.instance[mine]]
+    return float(np.average(ages, weights=moments.n[mine])) * scene.cells.bucket_s

@@ -1,0 +1,141 @@
+"""Requests that had no answer when a load ended: failures where they had been waiting too long, else cut off."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.records import (
+    Cells,
+    FailureKinds,
+    InFlight,
+    LeftOut,
+    LeftOutKind,
+    Moments,
+    Run,
+    bin_edges_us,
+)
+
+__all__ = ["NO_ANSWER", "Settled", "settle_in_flight"]
+
+IntArray = npt.NDArray[np.int64]
+
+LEAST_AGE_S = 10.0
+TIMES_SLOWEST = 3.0
+SLOWEST = 0.999
+NO_ANSWER = "no answer when the load ended"
+"""What such a failure is called among the kinds of failures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Cells with the requests that count as failed, and what became of the requests in flight."""
+
+    cells: Cells
+    patience_s: float
+    """A request that waited longer counts as failed."""
+    failed: tuple[InFlight, ...] = ()
+    cut_off: tuple[LeftOut, ...] = ()
+    """Younger requests, by arm: they are not judged."""
+
+
+def settle_in_flight(cells: Cells, runs: Sequence[Run]) -> Settled:
+    """Count requests without an answer as failed if they waited longer than max(10 s, 3 × the baseline's p99.9).
+
+    Each failure counts in the bucket in which its request began.
+    """
+    waiting = [(run.id, request) for run in runs for request in run.facts.in_flight]
+    patience_s = max(LEAST_AGE_S, TIMES_SLOWEST * _slowest_s(cells))
+    old = [(run, request) for run, request in waiting if request.age_s > patience_s]
+    young = Counter(request.arm for _, request in waiting if request.age_s <= patience_s)
+    return Settled(
+        cells=_add_failures(cells, old),
+        patience_s=patience_s,
+        failed=tuple(request for _, request in old),
+        cut_off=tuple(LeftOut(arm, LeftOutKind.CUT_OFF, count) for arm, count in sorted(young.items())),
+    )
+
+
+def _slowest_s(cells: Cells) -> float:
+    """The baseline's p99.9 of successes in seconds: the upper edge of its bin; 0 without any."""
+    mine = cells.bins.arm == 0
+    bins, counts = cells.bins.bin[mine], cells.bins.n[mine]
+    if not bins.size:
+        return 0.0
+    order = np.argsort(bins, kind="stable")
+    reached = np.cumsum(counts[order])
+    slowest = int(bins[order][np.searchsorted(reached, SLOWEST * reached[-1])])
+    return float(bin_edges_us(slowest, slowest)[1]) / 1e6
+
+
+def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
+    """Add a failed request for each; names that no other request has come after the known ones."""
+    known = [(run, request) for run, request in old if run in cells.runs]
+    if not known:
+        return cells
+    arms, endpoints, instances = (
+        _with_names(names, [getattr(request, kind) for _, request in known])
+        for names, kind in ((cells.arms, "arm"), (cells.endpoints, "endpoint"), (cells.instances, "instance"))
+    )
+    keys = Counter(
+        (
+            cells.runs.index(run),
+            arms.index(request.arm),
+            endpoints.index(request.endpoint),
+            instances.index(request.instance),
+            int(request.started_s // cells.bucket_s),
+        )
+        for run, request in known
+    )
+    columns = np.array(list(keys), dtype=np.int64).T
+    n = np.array(list(keys.values()), dtype=np.int64)
+    kinds = cells.failure_kinds
+    return replace(
+        cells,
+        arms=arms,
+        endpoints=endpoints,
+        instances=instances,
+        moments=_append(cells.moments, _failed(columns, n)),
+        failure_kinds=FailureKinds(
+            run=np.append(kinds.run, columns[0]),
+            arm=np.append(kinds.arm, columns[1]),
+            endpoint=np.append(kinds.endpoint, columns[2]),
+            status=np.append(kinds.status, np.full(n.size, -1)),
+            exception=kinds.exception + (NO_ANSWER,) * n.size,
+            n=np.append(kinds.n, n),
+        ),
+    )
+
+
+def _failed(keys: IntArray, n: IntArray) -> Moments:
+    """Rows of failures only, by run, arm, endpoint, instance and bucket."""
+    run, arm, endpoint, instance, bucket = keys
+    nothing, unknown = np.zeros(n.size), np.full(n.size, np.nan)
+    return Moments(
+        run=run,
+        arm=arm,
+        endpoint=endpoint,
+        instance=instance,
+        bucket=bucket,
+        n=n,
+        failures=n,
+        sum_us=nothing,
+        sum_sq_us=nothing,
+        min_us=unknown,
+        max_us=unknown,
+        bytes=nothing,
+        bytes_sq=nothing,
+    )
+
+
+def _append(moments: Moments, added: Moments) -> Moments:
+    names = Moments.__dataclass_fields__
+    return Moments(**{name: np.append(getattr(moments, name), getattr(added, name)) for name in names})
+
+
+def _with_names(names: tuple[str, ...], wanted: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*names, *wanted)))
