@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluator.assess_readings import JudgedLoad, assess_readings, plan_runs
 from evaluator.health import CHECKS, Scene
-from evaluator.health.base import is_imported, warn
+from evaluator.health.base import JudgedFailures, is_imported, warn
 from evaluator.health.outcomes import OUTCOME_CHECKS, OutcomeScene
 from evaluator.looks import judged_buckets, look_back
 from evaluator.metrics import OUTCOME_METRICS, READING_METRICS
@@ -42,6 +42,7 @@ from evaluator.stats.index import distinct
 from evaluator.stats.narrow import merge_unreplicated
 from evaluator.stats.panel import Panel
 from evaluator.stats.rates import active_slots
+from evaluator.stats.silence import measure_clusters
 from evaluator.stats.window import WarmUp, find_warm_up
 
 __all__ = ["assess", "assess_outcomes", "assess_release", "plan_calendar", "with_both_arms"]
@@ -223,9 +224,11 @@ def _summarise_arms(cells: Cells, rows: tuple[ArmRows, ...]) -> tuple[ArmSummary
     return tuple(out)
 
 
-def _count_failures(panel: Panel) -> tuple[int, int]:
+def _count_failures(panel: Panel) -> JudgedFailures:
     """Requests of the baseline in a comparison, and how many of them failed."""
-    return int(panel.n[0].sum()), int(panel.failures[0].sum())
+    over_time = panel.failures[0].sum(axis=0)
+    together, _ = measure_clusters(over_time[None, :])
+    return JudgedFailures(int(panel.n[0].sum()), int(over_time.sum()), float(together[0]))
 
 
 def _find_window(cells: Cells, warm_up: WarmUp, measured: Measured) -> Window:

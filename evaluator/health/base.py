@@ -11,7 +11,17 @@ from evaluator.stats.panel import Panel
 from evaluator.stats.uncertainty import Design
 from evaluator.stats.window import WarmUp
 
-__all__ = ["Check", "Scene", "is_imported", "known", "ok", "warn"]
+__all__ = ["Check", "JudgedFailures", "Scene", "is_imported", "known", "ok", "warn"]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedFailures:
+    """How often the judged requests of an arm failed."""
+
+    requests: int
+    failures: int
+    together: float
+    """How many failures come together: in bursts, as many say as much as one that comes alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +37,8 @@ class Scene:
     designs: Mapping[str, Design]
     rows: tuple[ArmRows, ...]
     """The account of every arm, in the order of the arms."""
-    judged_failures: Mapping[str, tuple[int, int]]
-    """By candidate: judged requests of the baseline beside it, and how many of them failed."""
+    judged_failures: Mapping[str, JudgedFailures]
+    """By candidate: how often the judged requests of the baseline failed."""
     settled: Settled
     """What became of requests in flight."""
     names_per_arm: Mapping[str, int]

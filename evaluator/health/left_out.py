@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from evaluator.health.base import Scene, ok, warn
+from evaluator.health.base import JudgedFailures, Scene, ok, warn
 from evaluator.records import ArmRows, Finding, LeftOut, LeftOutKind, Level
 from evaluator.stats.score import difference_z
 from evaluator.wording import count_of, describe_left_out, format_count, format_number
@@ -49,23 +49,19 @@ def _find_lost_rows(scene: Scene) -> Iterable[Finding]:
 
 
 def _judge_failures(scene: Scene, baseline: ArmRows, candidate: ArmRows) -> Iterable[Finding]:
-    judged, failures = scene.judged_failures.get(candidate.arm, (0, 0))
+    judged = scene.judged_failures.get(candidate.arm, JudgedFailures(0, 0, 1.0))
     alpha = scene.rulebook.alpha
     for part in candidate.left_out:
-        if not part.failures or _p_more_failures(part.rows, part.failures, judged, failures) >= alpha:
-            continue
-        # What hits both arms in the same cut, such as cold caches in the warm-up, is not the candidate's.
-        alike = [one for one in baseline.left_out if (one.kind, one.detail) == (part.kind, part.detail)]
-        if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE} and any(
-            _p_more_failures(part.rows, part.failures, one.rows, one.failures) >= alpha for one in alike
-        ):
-            continue
-        rate = format_number(failures / judged * 100) if judged else "?"
-        text = (
-            f"{describe_left_out(part)}, of {candidate.arm}: more than the {rate} % of baseline's judged requests that "
-            "failed explain"
-        )
-        yield Finding(NAME, Level.FAIL, text, remedy=_remedy(part))
+        compared = [(judged.requests, judged.failures)]
+        if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE}:
+            # What hits both arms in the same cut, such as cold caches in the warm-up, is not the candidate's.
+            alike = [one for one in baseline.left_out if (one.kind, one.detail) == (part.kind, part.detail)]
+            compared += [(one.rows, one.failures) for one in alike]
+        worst = max(_p_more_failures(part.rows, part.failures, *other, judged.together) for other in compared)
+        if part.failures and worst < alpha:
+            rate = f"{format_number(judged.failures / judged.requests * 100)} %" if judged.requests else "none"
+            text = f"{describe_left_out(part)}, of {candidate.arm}: more than the {rate} of baseline's judged requests"
+            yield Finding(NAME, Level.FAIL, f"{text} that failed explain", remedy=_remedy(part))
 
 
 def _remedy(part: LeftOut) -> str:
@@ -80,11 +76,15 @@ def _remedy(part: LeftOut) -> str:
     )
 
 
-def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: int) -> float:
-    """One-sided p-value of the score test that the first rows fail no more often than the others."""
+def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: int, together: float = 1.0) -> float:
+    """One-sided p-value of the score test that the first rows fail no more often than the others.
+
+    Counts are worth what they say: they are divided by how many failures come together.
+    """
     if not rows or not other_rows:
         return 0.0 if failures else 1.0
-    z = float(difference_z(failures, rows, other_failures, other_rows, 0.0))
+    x, n, x_other, n_other = (count / together for count in (failures, rows, other_failures, other_rows))
+    z = float(difference_z(x, n, x_other, n_other, 0.0))
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 

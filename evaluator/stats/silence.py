@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Gap", "Silence", "find_absent", "find_silence"]
+__all__ = ["Gap", "Silence", "find_absent", "find_silence", "measure_clusters"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -104,7 +104,7 @@ def _find(own: FloatArray, reference: FloatArray, first: int, *, paced_alike: bo
     inside = passed[series, end] - passed[series, start]
     everything = passed[:, -1]
     total = own.sum(axis=1)
-    clusters, pace = _cluster_size(reference if paced_alike else own)
+    clusters, pace = measure_clusters(reference if paced_alike else own)
     evidence = _evidence_of_none(inside, total[series], everything[series], clusters[series])
     usual = _usual_gap(own > 0)
     if paced_alike:
@@ -129,7 +129,7 @@ def find_absent(reference: FloatArray, share: float) -> npt.NDArray[np.bool_]:
     >>> find_absent(np.array([[5.0] * 4, [2.0] * 4]), share=1.0).tolist()
     [True, False]
     """
-    clusters, _ = _cluster_size(reference)
+    clusters, _ = measure_clusters(reference)
     return np.asarray(reference.sum(axis=1) * np.log1p(share) / clusters >= SURE)
 
 
@@ -162,8 +162,8 @@ def _gaps(occupied: npt.NDArray[np.bool_]) -> tuple[IntArray, IntArray, IntArray
     return series[active], start[active], end[active]
 
 
-def _cluster_size(counts: FloatArray) -> tuple[FloatArray, IntArray]:
-    """How many requests come together, at least 1, and the pace that users keep, in buckets; 0 where they keep none.
+def measure_clusters(counts: FloatArray) -> tuple[FloatArray, IntArray]:
+    """How many events of each series come together, at least 1, and the pace that users keep, in buckets (0: none).
 
     That many requests say as much as one that comes alone. It is the variance of the counts against that of independent
     requests, from differences of adjacent windows (von Neumann 1941), so that a trend or an end counts for next to
