@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -34,11 +33,12 @@ from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
 from evaluator.store.foreign import BAD, GOOD, SUMMARY, find_bad_row, find_rejected, select_rows
 from evaluator.store.inspection import Inspection
+from evaluator.store.landed_files import find_landed, find_same, hash_files, match_landed
 from evaluator.store.landing import Segment, Target, write_cells, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import data_dir_of, prepare_data_dir
 from evaluator.store.rollup import find_grid_us, roll_up
-from evaluator.store.run_segments import Period, SegmentRows, count_inside, find_pause_s, give_run
+from evaluator.store.run_segments import SegmentRows, TimeLimits, count_inside, find_pause_s, give_run
 
 __all__ = ["Place", "import_files"]
 
@@ -76,95 +76,19 @@ def import_files(place: Place, release: Release, group: str, plan: LandingPlan, 
     prepare_data_dir(place.store)
     remove_killed(place.store, place.wait_s)
     with Inspection(plan.files) as inspection:
-        if _has_landings(place, release.id) and (found := _find_landed(place, release.id, plan, inspection)):
+        if found := find_landed(place.store, place.wait_s, release.id, plan, inspection):
             return found
         staged = Run(group, release.id, group, "import")
         with landing_in(place.store, [place.folder(staged)]), open_engine() as engine:
             parts = [_convert(engine, place, plan, inspection, staged, file) for file in plan.files]
-            same = _find_same(inspection.contents())
+            same = find_same(inspection.contents())
             arranged = arrange(plan, [_time_file(engine, part, plan) for part in parts])
             counted = _count_period(engine, plan, parts)
             runs = _make_runs(staged, arranged, {file for file, rows in counted.items() if rows.inside})
             with landing_in(place.store, {place.folder(run) for run in runs.values() if run.id != group}):
                 parts = [_move(engine, place, plan, part, runs[part.file], counted[part.file]) for part in parts]
-                landed = _write(engine, place, release, parts, _hash_files(plan, inspection))
+                landed = _write(engine, place, release, parts, hash_files(plan, inspection))
             return dataclasses.replace(landed, why=arranged.why, doubts=(*same, *arranged.doubts))
-
-
-def _hash_files(plan: LandingPlan, inspection: Inspection) -> dict[FilePlan, str]:
-    """Hash what is taken of each file: what it says, and of which period."""
-    hashes = inspection.hashes()
-    if plan.start is None and plan.end is None:
-        return hashes
-    period = f"{plan.start} {plan.end}"
-    return {file: hashlib.sha256(f"{sha256} {period}".encode()).hexdigest() for file, sha256 in hashes.items()}
-
-
-def _find_same(contents: Mapping[FilePlan, str]) -> list[str]:
-    """Point out files of several arms that say the same. Raises InputError for two such files of one arm."""
-    doubts = []
-    known: dict[str, FilePlan] = {}
-    for file, content in contents.items():
-        other = known.setdefault(content, file)
-        if other is not file and other.arm == file.arm:
-            raise InputError(
-                f"{other.path} and {file.path} have the same content: their requests would count twice",
-                hint="give one of them",
-            )
-        if other is not file and other.path != file.path:
-            doubts.append(f"{other.path} and {file.path} have the same content, which cannot show a difference")
-    return doubts
-
-
-# ------------------------------------------------------------------ twice
-
-
-def _has_landings(place: Place, release_id: str) -> bool:
-    with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
-        return bool(engine.execute("SELECT 1 FROM store.runs WHERE release = ? LIMIT 1", [release_id]).fetchall())
-
-
-def _find_landed(place: Place, release_id: str, plan: LandingPlan, inspection: Inspection) -> Landed | None:
-    hashes = _hash_files(plan, inspection)
-    with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
-        landed = _match_landed(engine, release_id, hashes)
-    if landed is None:
-        return None
-    as_said = {"parts": len(landed.runs) == 1, "replicates": landed.parts == (1,)}
-    if plan.files_are is None or as_said[plan.files_are]:
-        return landed
-    doubt = (
-        f"the files have landed otherwise than as {plan.files_are}; import them under another release id to judge so"
-    )
-    return dataclasses.replace(landed, doubts=(doubt,))
-
-
-def _match_landed(engine: Engine, release_id: str, hashes: Mapping[FilePlan, str]) -> Landed | None:
-    """Tell whether these files have landed as one group, in whatever order and as whatever of runs.
-
-    None of them: `None`. Raises InputError where some have.
-    """
-    rows = engine.execute(
-        """SELECT runs."group", runs.id, sha256 FROM store.segments
-        JOIN store.runs ON runs.id = segments.run WHERE release = ? ORDER BY runs."group", replicate, sha256""",
-        [release_id],
-    ).fetchall()
-    arms = {sha256: file.arm for file, sha256 in hashes.items()}
-    for group in dict.fromkeys(row[0] for row in rows):
-        own = [(run, sha256) for of, run, sha256 in rows if of == group]
-        if arms.keys() <= {sha256 for _, sha256 in own}:
-            counts = Counter((run, arms[sha256]) for run, sha256 in own if sha256 in arms)
-            runs = tuple(dict.fromkeys(run for run, _ in own))
-            return Landed(already=len(hashes), runs=runs, parts=tuple(sorted(set(counts.values()))))
-    landed = {sha256: run for _, run, sha256 in rows}
-    for file, sha256 in hashes.items():
-        if sha256 in landed:
-            raise InputError(
-                f"{file.path} has been imported into '{release_id}' already (run {landed[sha256]});"
-                " together with the other files it would count twice",
-                hint="give only the new files, or import all of them under another release id",
-            )
-    return None
 
 
 # ------------------------------------------------------------------ a file becomes a segment
@@ -286,11 +210,11 @@ def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
 
 def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> dict[FilePlan, SegmentRows]:
     """Count the rows of each file in the period that was asked for. Raises InputError where an arm has none."""
-    period = Period(plan.start, plan.end)
+    limits = TimeLimits(plan.start, plan.end)
     counted = {
         part.file: SegmentRows(part.rows, 0, 0, part.first, part.last)
-        if period.holds(part.first, part.last)
-        else count_inside(engine, part.path, period)
+        if limits.hold(part.first, part.last)
+        else count_inside(engine, part.path, limits)
         for part in parts
     }
     for arm in dict.fromkeys(part.file.arm for part in parts):
@@ -328,7 +252,7 @@ def _move(engine: Engine, place: Place, plan: LandingPlan, part: _Part, run: Run
     path = place.folder(run) / part.path.name
     if path == part.path and not rows.outside:
         return dataclasses.replace(part, run=run)
-    give_run(engine, part.path, path, run.id, Period(plan.start, plan.end))
+    give_run(engine, part.path, path, run.id, TimeLimits(plan.start, plan.end))
     outside = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, rows.outside, rows.failures_outside)
     return dataclasses.replace(
         part,
@@ -348,7 +272,7 @@ def _write(
     bucket_s = choose_bucket_s(max(_spans_s(parts)))
     grids = [_roll_up_run(engine, parts, run, bucket_s, f"_{k}") for k, run in enumerate(runs)]
     with attach(engine, place.store, write=True, wait_s=place.wait_s), transaction(engine):
-        if found := _match_landed(engine, release.id, hashes):
+        if found := match_landed(engine, release.id, hashes):
             return found
         catalogue.add_release(engine, release)
         for k, (run, grid_us) in enumerate(zip(runs, grids, strict=True)):

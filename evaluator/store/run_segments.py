@@ -8,13 +8,13 @@ from pathlib import Path
 
 from evaluator.store.engine import Engine, quote
 
-__all__ = ["Period", "SegmentRows", "count_inside", "find_pause_s", "give_run"]
+__all__ = ["SegmentRows", "TimeLimits", "count_inside", "find_pause_s", "give_run"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Period:
+class TimeLimits:
     """The time from `start` on and before `end`; `None`: without a limit on that side."""
 
     start: datetime | None = None
@@ -25,13 +25,9 @@ class Period:
         limits = [f"epoch_us(ts) {sign} {_micros(at)}" for sign, at in ((">=", self.start), ("<", self.end)) if at]
         return " AND ".join(limits) or "true"
 
-    def holds(self, first: datetime, last: datetime) -> bool:
-        """Tell whether all of a time lies in the period."""
+    def hold(self, first: datetime, last: datetime) -> bool:
+        """Tell whether all of a time lies within them."""
         return (self.start is None or self.start <= first) and (self.end is None or last < self.end)
-
-    def misses(self, first: datetime, last: datetime) -> bool:
-        """Tell whether nothing of a time lies in the period."""
-        return (self.start is not None and last < self.start) or (self.end is not None and first >= self.end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +45,9 @@ def _micros(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
-def count_inside(engine: Engine, path: Path, period: Period) -> SegmentRows:
-    """Count the rows of a segment in a period."""
-    inside = period.express()
+def count_inside(engine: Engine, path: Path, limits: TimeLimits) -> SegmentRows:
+    """Count the rows of a segment within and beyond limits."""
+    inside = limits.express()
     row = engine.execute(
         f"""SELECT
             count(*) FILTER ({inside}), count(*) FILTER (NOT ({inside})), count(*) FILTER (NOT ({inside}) AND failed),
@@ -74,11 +70,11 @@ def find_pause_s(engine: Engine, path: Path) -> float:
     return float(rows[0][0])
 
 
-def give_run(engine: Engine, path: Path, target: Path, run: str, period: Period) -> None:
+def give_run(engine: Engine, path: Path, target: Path, run: str, limits: TimeLimits) -> None:
     """Write the rows of a segment in a period as a segment of a run, which takes the place of the first."""
     staged = target.with_name(target.name + ".again.tmp")
     engine.execute(
-        f"COPY (SELECT * REPLACE ({quote(run)} AS run) FROM read_parquet({quote(str(path))}) WHERE {period.express()})"
+        f"COPY (SELECT * REPLACE ({quote(run)} AS run) FROM read_parquet({quote(str(path))}) WHERE {limits.express()})"
         f" TO {quote(str(staged))} (FORMAT parquet)"
     )
     path.unlink()
