@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evaluator.errors import InputError
 from evaluator.records import FileLayout, FilePlan, FileTimes, LandingPlan
@@ -216,3 +218,31 @@ def test_one_file_an_arm_is_one_run_whenever_it_was():
     arranged = arrange(times("baseline", (0, 60)), times("canary", (90_000, 90_100)), files_are="replicates")
     assert names(arranged) == [["baseline0", "canary0"]]
     assert arranged.why == ""
+
+
+SPANS = st.lists(
+    st.tuples(st.integers(0, 400), st.integers(0, 120)).map(lambda span: (span[0], sum(span))), min_size=1, max_size=7
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(SPANS, SPANS, st.randoms(use_true_random=False))
+def test_no_two_files_of_one_time_are_of_two_runs_and_none_is_lost(baseline, canary, random):
+    """Whatever is not asked for: each file is in one run, overlapping ones in the same, and their order is nothing."""
+    arms = [times("baseline", *baseline), times("canary", *canary)]
+    shuffled = [random.sample(arm, len(arm)) for arm in arms]
+    try:
+        arranged = arrange(*arms)
+    except InputError:
+        with pytest.raises(InputError, match="it is not clear"):
+            arrange(*shuffled)
+        return
+    run_of = {file: k for k, files in enumerate(arranged.runs) for file in files}
+    files = [one for arm in arms for one in arm]
+    assert sum(map(len, arranged.runs)) == len(files) == len(run_of)
+    for one in files:
+        for other in files:
+            if one.file.arm == other.file.arm and one.first <= other.last and other.first <= one.last:
+                assert run_of[one.file] == run_of[other.file]
+    again = arrange(*shuffled)
+    assert {frozenset(files) for files in again.runs} == {frozenset(files) for files in arranged.runs}

@@ -82,5 +82,8 @@ def _check(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if not first:
-        raise InputError(f"{path} is empty", hint="the tool that wrote it has probably recorded nothing")
+        raise InputError(
+            f"{path} is empty",
+            hint="the tool that wrote it has probably recorded nothing; leave it out if there was nothing to record",
+        )
     return path
