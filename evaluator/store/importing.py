@@ -282,7 +282,7 @@ def _write(
             target = Target(place.store, run.id, code, bucket_s, place.folder(run), place.wait_s)
             segments = [Segment(part.path, part.rows, hashes[part.file]) for part in parts if part.run.id == run.id]
             write_manifest(engine, target, segments)
-    counts = Counter((part.run.id, part.file.arm) for part in parts)
+    counts = Counter((part.run.id, part.file.arm) for part in parts if part.rows)
     return Landed(
         rows=sum(part.rows for part in parts),
         segments=len(parts),

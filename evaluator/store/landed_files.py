@@ -73,18 +73,18 @@ def match_landed(engine: Engine, release_id: str, hashes: Mapping[FilePlan, str]
     None of them: `None`. Raises InputError where some have.
     """
     rows = engine.execute(
-        """SELECT runs."group", runs.id, sha256 FROM store.segments
+        """SELECT runs."group", runs.id, sha256, rows FROM store.segments
         JOIN store.runs ON runs.id = segments.run WHERE release = ? ORDER BY runs."group", replicate, sha256""",
         [release_id],
     ).fetchall()
     arms = {sha256: file.arm for file, sha256 in hashes.items()}
     for group in dict.fromkeys(row[0] for row in rows):
-        own = [(run, sha256) for of, run, sha256 in rows if of == group]
-        if arms.keys() <= {sha256 for _, sha256 in own}:
-            counts = Counter((run, arms[sha256]) for run, sha256 in own if sha256 in arms)
-            runs = tuple(dict.fromkeys(run for run, _ in own))
+        own = [(run, sha256, count) for of, run, sha256, count in rows if of == group]
+        if arms.keys() <= {sha256 for _, sha256, _ in own}:
+            counts = Counter((run, arms[sha256]) for run, sha256, count in own if sha256 in arms and count)
+            runs = tuple(dict.fromkeys(run for run, *_ in own))
             return Landed(already=len(hashes), runs=runs, parts=tuple(sorted(set(counts.values()))))
-    landed = {sha256: run for _, run, sha256 in rows}
+    landed = {sha256: run for _, run, sha256, _ in rows}
     for file, sha256 in hashes.items():
         if sha256 in landed:
             raise InputError(
