@@ -43,9 +43,11 @@ def block(name: str) -> str:
     return re.search(rf"```\w+\n(?:#|//) {name}\n(.*?)```", CI, re.DOTALL)[1]
 
 
-def write_requests(path: Path, *, slower: float, seed: int, n: int, seconds: int = 120) -> None:
+def write_requests(path: Path, *, slower: float, seed: int, n: int, repeat: int, seconds: int = 120) -> None:
+    """Write the requests of one of several runs, between which lie five minutes."""
     random = np.random.default_rng(seed)
-    times = START_US + np.sort(random.integers(0, seconds * 1_000_000, n))
+    start_us = START_US + repeat * (seconds + 300) * 1_000_000
+    times = start_us + np.sort(random.integers(0, seconds * 1_000_000, n))
     columns = {
         "ts": pa.array(times, pa.timestamp("us", "UTC")),
         "endpoint": pa.array(np.where(random.random(n) < 0.7, "GET /a", "POST /b")),
@@ -66,7 +68,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for arm, factor in (("baseline", 1.0), ("canary", slower)):
             for replicate in range(4):
                 path = requests / f"{release}-{arm}-{replicate}.parquet"
-                write_requests(path, slower=factor, seed=100 * number + 10 * replicate + (arm == "canary"), n=n)
+                seed = 100 * number + 10 * replicate + (arm == "canary")
+                write_requests(path, slower=factor, seed=seed, n=n, repeat=replicate)
                 files += [f"--{arm}", str(path)]
         store = ["--store", str(folder / "evaluator.duckdb"), "-q"]
         assert run([*store, "import", release, *files, "--baseline-version", "1", "--canary-version", "2"]) == 0

@@ -141,7 +141,7 @@ def write_arms(folder: Path) -> list[str]:
     words = []
     for k, arm in enumerate(["baseline", "canary"] * 3):
         path = folder / f"{arm}-{k}.parquet"
-        write_requests(path, seed=k)
+        write_requests(path, seed=k, repeat=k // 2)
         words += [f"--{arm}", str(path)]
     return words
 

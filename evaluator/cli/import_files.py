@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from evaluator.cli import Session, emit
+from evaluator.cli.amounts import Moment
 from evaluator.cli.outcomes import describe_outcomes, outcome_options, tell_metrics, to_options
 from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, Landed, LandingPlan, LeftOutKind
+from evaluator.records import BASELINE, FilesAre, Landed, LandingPlan, LeftOutKind, Release
 from evaluator.wording import count_of
 
 if TYPE_CHECKING:
@@ -43,6 +45,15 @@ __all__ = ["command"]
     multiple=True,
     help="Where a column comes from, for example response_time_ms=elapsed:s; may be repeated.",
 )
+@click.option(
+    "--files-are",
+    type=click.Choice(["parts", "replicates"]),
+    help="What several files of one arm are: parts of one run, or a run each.  [default: told from their times]",
+)
+@click.option(
+    "--from", "start", type=Moment(), metavar="T", help="Only requests since then: 2026-11-25T10:00:00Z, or -1h."
+)
+@click.option("--to", "end", type=Moment(), metavar="T", help="Only requests before then.")
 @outcome_options
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
 @click.option("--service", default="", help="Name of the service.")
@@ -56,6 +67,9 @@ def command(
     arms: tuple[str, ...],
     format_name: str,
     columns: tuple[str, ...],
+    files_are: FilesAre | None,
+    start: datetime | None,
+    end: datetime | None,
     outcomes: tuple[str, ...],
     outcomes_query: str,
     unit: str,
@@ -69,7 +83,10 @@ def command(
     canary_version: str,
     labels: tuple[str, ...],
 ) -> int:
-    """Land request files as runs of RELEASE, several files of one arm as replicates of it; or outcomes of units.
+    """Land request files as runs of RELEASE, or outcomes of units.
+
+    Several files of one arm that overlap in time, or of which one goes on where the other stops, are parts of one run.
+    A gap with a restart (5 seconds and more), or times that count from the start of a test, make them a run each.
 
     A request row needs ts, endpoint, response_time_ms and failed; instance, response_bytes, status_code, exception and
     user_count are taken where they are. UNIT is s, ms, us or ns for times (ts: also iso), and for failed: failure
@@ -78,33 +95,41 @@ def command(
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy; the unit (a user, a session) is what is counted, however many rows it has.
     """
-    from evaluator.pipeline.importing import import_outcomes, import_release
+    from evaluator.pipeline.importing import import_outcomes
     from evaluator.sources.files import plan_landing
 
     options = to_options(unit, arm_column, baseline_arm, outcome_names, covariates)
     if not outcomes and (outcomes_query or options != to_options("", "", "", (), ())):
         raise UsageError("options about outcomes need --outcomes FILE")
     files = _collect_arms(baseline, canary, arms)
-    plan = None
-    if files or not outcomes:
-        plan = plan_landing(
-            files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=service,
-            sensitive=session.load_policy().promotion.sensitive,
-        )  # fmt: skip
+    if not files and (files_are or start or end):
+        raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
+    plan = None if outcomes and not files else plan_landing(
+        files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=service,
+        sensitive=session.load_policy().promotion.sensitive, files_are=files_are, start=start, end=end,
+    )  # fmt: skip
     subject = to_release(release, service, baseline_version, canary_version, labels)
     store = session.open_store(create=True)
     if plan:
-        for doubt in _find_doubts(plan):
-            session.say(f"careful: {doubt}")
-        emit(describe(release, import_release(store, subject, plan)))
+        _import_requests(session, store, subject, plan)
     if outcomes:
-        landed, facts, chosen = import_outcomes(
-            store, subject, outcomes, options, query=outcomes_query, skip_bad_rows=skip_bad_rows
-        )
-        emit(describe_outcomes(release, landed, facts, chosen))
+        done = import_outcomes(store, subject, outcomes, options, query=outcomes_query, skip_bad_rows=skip_bad_rows)
+        emit(describe_outcomes(release, *done))
         _tell_metrics(session, store)
     session.say(f"next: evaluator verdict {release}")
     return 0
+
+
+def _import_requests(session: Session, store: Store, release: Release, plan: LandingPlan) -> None:
+    """Land request files, and say what was made of them and what is doubtful."""
+    from evaluator.pipeline.importing import import_release
+
+    for doubt in _find_doubts(plan):
+        session.say(f"careful: {doubt}")
+    landed = import_release(store, release, plan)
+    for doubt in landed.doubts:
+        session.say(f"careful: {doubt}")
+    emit(describe(release.id, landed))
 
 
 def _tell_metrics(session: Session, store: Store) -> None:
@@ -136,9 +161,6 @@ def _find_doubts(plan: LandingPlan) -> Iterable[str]:
     if BASELINE not in files or len(files) < 2:
         arm = "canary" if BASELINE in files else BASELINE
         yield f"nothing to compare without {arm}; give all arms in one import, since each import is judged by itself"
-    elif len(set(files.values())) > 1:
-        numbers = ", ".join(f"{arm} {count}" for arm, count in files.items())
-        yield f"the arms have different numbers of files ({numbers}); file k is compared with file k"
 
 
 def describe(release: str, landed: Landed) -> str:
@@ -149,10 +171,21 @@ def describe(release: str, landed: Landed) -> str:
         return f"{release}: {files} landed already (run {landed.runs[0]}{more}); nothing changed"
     text = (
         f"{release}: {count_of(landed.rows, 'request')} from {count_of(landed.segments, 'file')}"
-        f" in {count_of(len(landed.runs), 'run')}"
+        f" in {count_of(len(landed.runs), 'run')}{_say_parts(landed.parts)}"
     )
+    if landed.why:
+        text += f" ({landed.why})"
+    if outside := landed.count(LeftOutKind.OUTSIDE_PERIOD):
+        text += f"; {count_of(outside, 'request')} outside of --from and --to left out"
     if skipped := landed.count(LeftOutKind.BAD_ROW):
         text += f"; {count_of(skipped, 'bad row')} skipped"
     if summaries := landed.count(LeftOutKind.SUMMARY):
         text += f"; {count_of(summaries, 'row')} of transaction controllers not counted as requests"
     return text
+
+
+def _say_parts(parts: tuple[int, ...]) -> str:
+    """Say how many files an arm has in a run, where that is not one."""
+    if set(parts) <= {1}:
+        return ""
+    return f" of {count_of(parts[0], 'file') if len(parts) == 1 else f'{parts[0]} to {parts[-1]} files'} an arm"

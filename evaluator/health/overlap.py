@@ -17,7 +17,7 @@ ENOUGH_REPLICATES = 3
 MAX_DROPPED = 0.05
 TOLERATED = 0.02
 TEN_YEARS_S = 10 * 365 * 86400
-SAME_ORDER = "give the files of both arms in the same order: file k of one is compared with file k of the other"
+OTHER_MATCH = "import the files again under another release id: the runs of both arms are matched by their times now"
 
 
 def check_overlap(scene: Scene) -> Iterable[Finding]:
@@ -46,7 +46,7 @@ def _apart(scene: Scene, arm: str) -> list[Finding]:
     if all(paired.values()):
         return []
     text = f"{arm} and baseline ran at different times"
-    remedy = SAME_ORDER if _met_another(scene, arm) else ""
+    remedy = OTHER_MATCH if _met_another(scene, arm) else ""
     if len(paired) >= ENOUGH_REPLICATES:
         return [warn(NAME, f"{text}; {len(paired)} replicates show by how much", remedy)]
     cure = (
@@ -68,7 +68,7 @@ def _spans(scene: Scene, arm: int) -> dict[int, tuple[int, int]]:
 
 
 def _met_another(scene: Scene, arm: str) -> bool:
-    """Did the arms of *other* replicates run together? Then their files were given in another order."""
+    """Did the arms of *other* replicates run together? Then their files were not matched by their times."""
     base, own = (_spans(scene, code) for code in (0, scene.cells.arms.index(arm)))
     return any(
         first[0] <= second[1] and second[0] <= first[1]

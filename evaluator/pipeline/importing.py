@@ -19,6 +19,7 @@ from evaluator.records import (
     RunState,
     check_names,
 )
+from evaluator.sources.files import arrange_files
 from evaluator.sources.outcomes import OUTCOME_SOURCE, plan_outcomes
 from evaluator.sources.recording import new_run_id
 from evaluator.store import Store
@@ -29,22 +30,7 @@ __all__ = ["find_outcomes", "import_outcomes", "import_release", "suggest_metric
 def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
     """Land the files of a plan as a run group of their own; the same files again change nothing. Raises InputError."""
     check_names(release, {file.arm: None for file in plan.files})
-    group = new_run_id()
-    replicates = sorted({file.replicate for file in plan.files})
-    runs = [_imported_run(release, plan, group, replicate) for replicate in replicates]
-    return store.land_files(release, runs, plan)
-
-
-def _imported_run(release: Release, plan: LandingPlan, group: str, replicate: int) -> Run:
-    files = [file for file in plan.files if file.replicate == replicate]
-    return Run(
-        id=group if replicate == 0 else f"{group}-{replicate + 1}",
-        release=release.id,
-        group=group,
-        source="import",
-        replicate=replicate,
-        fingerprint={"files": {file.arm: file.path for file in files}},
-    )
+    return store.land_files(release, new_run_id(), plan, arrange_files)
 
 
 def import_outcomes(

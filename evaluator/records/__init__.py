@@ -19,13 +19,18 @@ from evaluator.records.cells import (
     choose_bucket_s,
 )
 from evaluator.records.landing import (
+    ArrangeFiles,
     ColumnMap,
     FileLayout,
     FilePlan,
+    FileRuns,
+    FilesAre,
+    FileTimes,
     Landed,
     LandingPlan,
     ReleaseSummary,
     StoredVerdict,
+    counts_from_start,
 )
 from evaluator.records.outcomes import (
     OutcomeColumn,
@@ -81,6 +86,7 @@ __all__ = [
     "ArmRows",
     "ArmSummary",
     "ArmValue",
+    "ArrangeFiles",
     "Bins",
     "Cells",
     "ColumnMap",
@@ -92,6 +98,9 @@ __all__ = [
     "FailureKinds",
     "FileLayout",
     "FilePlan",
+    "FileRuns",
+    "FileTimes",
+    "FilesAre",
     "Finding",
     "History",
     "InFlight",
@@ -146,4 +155,5 @@ __all__ = [
     "bin_edges_us",
     "check_names",
     "choose_bucket_s",
+    "counts_from_start",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +12,24 @@ from evaluator.records.releases import Release
 from evaluator.records.rows import LeftOut, LeftOutKind
 
 __all__ = [
+    "ArrangeFiles",
     "ColumnMap",
     "FileLayout",
     "FilePlan",
+    "FileRuns",
+    "FileTimes",
+    "FilesAre",
     "Landed",
     "LandingPlan",
     "ReleaseSummary",
     "StoredVerdict",
+    "counts_from_start",
 ]
+
+FilesAre = Literal["parts", "replicates"]
+"""What several files of one arm are: parts of one run, or a run each."""
+
+_REAL_TIMES_SINCE = datetime(1980, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +72,18 @@ class FileLayout:
     """Writes the file (first) as Parquet (second) where the store cannot read it itself."""
     line_column: str = ""
     """Column with the line that a row stands on, where the file was rewritten."""
+    always_parts: bool = False
+    """Several files of it are parts of one run, whatever their times: a service goes on while its log is rotated."""
 
 
 @dataclass(frozen=True, slots=True)
 class FilePlan:
-    """One file of one arm; file k of each arm is replicate k."""
+    """One file of one arm. What it is of a run is decided once its times are known."""
 
     path: str
     arm: str
-    replicate: int
+    number: int
+    """Its place among the files of its arm, as they were given."""
     layout: FileLayout
     rewritten: str = ""
     """Where the rewritten file is, while it lands."""
@@ -85,6 +98,48 @@ class LandingPlan:
     files: tuple[FilePlan, ...]
     skip_bad_rows: bool = False
     service: str = ""
+    files_are: FilesAre | None = None
+    """What several files of one arm are, where the user said so; else their times tell."""
+    start: datetime | None = None
+    """Requests that began before it do not land."""
+    end: datetime | None = None
+    """Requests that began then or later do not land."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileTimes:
+    """When the requests of one file were made."""
+
+    file: FilePlan
+    first: datetime
+    last: datetime
+    pause_s: float = 0.0
+    """Longest time between two requests of the file, to the second."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the file lasts."""
+        return (self.last - self.first).total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
+class FileRuns:
+    """What the files of an import are of runs."""
+
+    runs: tuple[tuple[FilePlan, ...], ...]
+    """The files of each run, of all arms; run k is replicate k."""
+    why: str = ""
+    """How that was told; empty where no arm has several files."""
+    said: FilesAre | None = None
+    """What the user, or the format, says that several files of one arm are."""
+    overlapping: bool = False
+    """Do files of one arm that were declared to be runs of their own overlap in time, as parts of one run do?"""
+    doubts: tuple[str, ...] = ()
+    """Sentences about what may not be as it should."""
+
+
+ArrangeFiles = Callable[[LandingPlan, Sequence[FileTimes]], FileRuns]
+"""Tells from the times of files which of them are of one run. Raises InputError where that is not clear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +154,21 @@ class Landed:
     """Rows that were read and did not land, by arm and kind."""
     runs: tuple[str, ...] = ()
     """Ids of the runs that hold the data, also where they had landed before."""
+    parts: tuple[int, ...] = ()
+    """How many files an arm has in a run: each number that occurs, the smallest first."""
+    why: str = ""
+    """How it was told what the files are of runs."""
+    doubts: tuple[str, ...] = ()
+    """Sentences about what may not be as it should."""
 
     def count(self, kind: LeftOutKind) -> int:
         """Rows of one kind that did not land, over all arms."""
         return sum(part.rows for part in self.left_out if part.kind is kind)
+
+
+def counts_from_start(moment: datetime) -> bool:
+    """Tell a time that counts from the start of a test from one that counts from 1970."""
+    return moment < _REAL_TIMES_SINCE
 
 
 @dataclass(frozen=True, slots=True)

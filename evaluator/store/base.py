@@ -16,6 +16,7 @@ import pyarrow as pa
 from evaluator.errors import StoreError
 from evaluator.records import (
     Answer,
+    ArrangeFiles,
     Cells,
     Landed,
     LandingPlan,
@@ -234,15 +235,15 @@ class Store:
 
         return covered_until(self.segment_folder(run))
 
-    def land_files(self, release: Release, runs: Sequence[Run], plan: LandingPlan) -> Landed:
-        """Land the files of a plan as the runs of one group, replicate by replicate; all of them or nothing.
+    def land_files(self, release: Release, group: str, plan: LandingPlan, arrange: ArrangeFiles) -> Landed:
+        """Land the files of a plan as the runs of one group; all of them or nothing.
 
-        Raises InputError for a file with rows that cannot be used. The same files again change nothing.
+        `arrange` tells from the times of the files which of them are of one run. Raises InputError for a file with rows
+        that cannot be used. The same files again change nothing.
         """
         from evaluator.store.importing import Place, import_files  # a verdict must not wait for it
 
-        place = Place(self.path, {run.id: self.segment_folder(run) for run in runs}, self.wait_s)
-        return import_files(place, release, runs, plan)
+        return import_files(Place(self.path, self.wait_s), release, group, plan, arrange)
 
     @staticmethod
     def describe_outcomes(plan: OutcomePlan) -> tuple[SourceColumn, ...]:

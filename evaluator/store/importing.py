@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 from evaluator.errors import InputError, StoreError
 from evaluator.records import (
+    ArrangeFiles,
     FilePlan,
+    FileRuns,
+    FileTimes,
     Landed,
     LandingPlan,
     LeftOut,
@@ -23,17 +25,20 @@ from evaluator.records import (
     Run,
     RunState,
     choose_bucket_s,
+    counts_from_start,
 )
-from evaluator.segments import segment_name
+from evaluator.segments import run_folder, segment_name
 from evaluator.store import catalogue
 from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
 from evaluator.store.foreign import BAD, GOOD, SUMMARY, find_bad_row, find_rejected, select_rows
 from evaluator.store.inspection import Inspection
+from evaluator.store.landed_files import find_landed, find_same, hash_files, match_landed
 from evaluator.store.landing import Segment, Target, write_cells, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
-from evaluator.store.migrations import prepare_data_dir
+from evaluator.store.migrations import data_dir_of, prepare_data_dir
 from evaluator.store.rollup import find_grid_us, roll_up
+from evaluator.store.run_segments import SegmentRows, TimeLimits, count_inside, find_pause_s, give_run
 
 __all__ = ["Place", "import_files"]
 
@@ -43,11 +48,14 @@ LATEST = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the runs of an import go: the store, and the folder of each run."""
+    """Where the runs of an import go."""
 
     store: Path
-    folders: Mapping[str, Path]
     wait_s: float
+
+    def folder(self, run: Run) -> Path:
+        """Folder of the segments of a run."""
+        return run_folder(data_dir_of(self.store), run.release, run.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,57 +71,24 @@ class _Part:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def import_files(place: Place, release: Release, runs: Sequence[Run], plan: LandingPlan) -> Landed:
-    """Land the files of a plan as `runs` (by replicate). Files that have landed before change nothing."""
+def import_files(place: Place, release: Release, group: str, plan: LandingPlan, arrange: ArrangeFiles) -> Landed:
+    """Land the files of a plan as the runs of `group`. Files that have landed before change nothing."""
     prepare_data_dir(place.store)
     remove_killed(place.store, place.wait_s)
     with Inspection(plan.files) as inspection:
-        if _has_landings(place, release.id) and (found := _find_landed(place, release.id, inspection.hashes())):
+        if found := find_landed(place.store, place.wait_s, release.id, plan, inspection):
             return found
-        with landing_in(place.store, place.folders.values()), open_engine() as engine:
-            convert = partial(_convert, engine, place, plan, inspection)
-            parts = [convert(_run_of(file, runs), file) for file in plan.files]
-            return _write(engine, place, release, parts, inspection.hashes())
-
-
-def _run_of(file: FilePlan, runs: Sequence[Run]) -> Run:
-    return next(run for run in runs if run.replicate == file.replicate)
-
-
-# ------------------------------------------------------------------ twice
-
-
-def _has_landings(place: Place, release_id: str) -> bool:
-    with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
-        return bool(engine.execute("SELECT 1 FROM store.runs WHERE release = ? LIMIT 1", [release_id]).fetchall())
-
-
-def _find_landed(place: Place, release_id: str, hashes: Mapping[FilePlan, str]) -> Landed | None:
-    with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
-        return _match_landed(engine, release_id, hashes)
-
-
-def _match_landed(engine: Engine, release_id: str, hashes: Mapping[FilePlan, str]) -> Landed | None:
-    """Tell whether these files have landed as one group; none of them: `None`. Raises InputError where some have."""
-    rows = engine.execute(
-        """SELECT runs."group", replicate, sha256, runs.id FROM store.segments
-        JOIN store.runs ON runs.id = segments.run WHERE release = ? ORDER BY ALL""",
-        [release_id],
-    ).fetchall()
-    wanted = {(file.replicate, sha256) for file, sha256 in hashes.items()}
-    for group in dict.fromkeys(row[0] for row in rows):
-        if wanted <= {(row[1], row[2]) for row in rows if row[0] == group}:
-            ids = tuple(dict.fromkeys(row[3] for row in rows if row[0] == group))
-            return Landed(already=len(wanted), runs=ids)
-    landed = {row[2]: row[3] for row in rows}
-    for file, sha256 in hashes.items():
-        if sha256 in landed:
-            raise InputError(
-                f"{file.path} has been imported into '{release_id}' already (run {landed[sha256]});"
-                " together with the other files it would count twice",
-                hint="give only the new files, or import all of them under another release id",
-            )
-    return None
+        staged = Run(group, release.id, group, "import")
+        with landing_in(place.store, [place.folder(staged)]), open_engine() as engine:
+            parts = [_convert(engine, place, plan, inspection, staged, file) for file in plan.files]
+            same = find_same(inspection.contents())
+            arranged = arrange(plan, [_time_file(engine, part, plan) for part in parts])
+            counted = _count_period(engine, plan, parts)
+            runs = _make_runs(staged, arranged, {file for file, rows in counted.items() if rows.inside})
+            with landing_in(place.store, {place.folder(run) for run in runs.values() if run.id != group}):
+                parts = [_move(engine, place, plan, part, runs[part.file], counted[part.file]) for part in parts]
+                landed = _write(engine, place, release, parts, hash_files(plan, inspection))
+            return dataclasses.replace(landed, why=arranged.why, doubts=(*same, *arranged.doubts))
 
 
 # ------------------------------------------------------------------ a file becomes a segment
@@ -123,7 +98,7 @@ def _convert(
     engine: Engine, place: Place, plan: LandingPlan, inspection: Inspection, run: Run, file: FilePlan
 ) -> _Part:
     """Make a segment of one file: in one pass where nothing is wrong with it, else by SQL, which tells what is."""
-    path = place.folders[run.id] / segment_name(file.arm, file.replicate)
+    path = place.folder(run) / segment_name(file.arm, file.number)
     latest = datetime.now(UTC) + LATEST
     constants = {"run": run.id, "arm": file.arm, "service": plan.service}
     try:
@@ -220,46 +195,126 @@ def _keep_good(engine: Engine, staged: Path, path: Path, counts: Mapping[str, in
 # ------------------------------------------------------------------ segments become runs
 
 
+def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
+    """Tell when the requests of a file were made; its pauses only where they matter."""
+    if counts_from_start(part.last) and (plan.start or plan.end):
+        raise InputError(
+            f"the times of {part.file.path} count from the start of a test and not from 1970: "
+            "--from and --to cannot choose among them",
+            hint="leave --from and --to out, or cut the file",
+        )
+    alone = sum(file.arm == part.file.arm for file in plan.files) == 1
+    pause_s = 0.0 if alone or counts_from_start(part.last) else find_pause_s(engine, part.path)
+    return FileTimes(part.file, part.first, part.last, pause_s)
+
+
+def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> dict[FilePlan, SegmentRows]:
+    """Count the rows of each file in the period that was asked for. Raises InputError where an arm has none."""
+    limits = TimeLimits(plan.start, plan.end)
+    counted = {
+        part.file: SegmentRows(part.rows, 0, 0, part.first, part.last)
+        if limits.hold(part.first, part.last)
+        else count_inside(engine, part.path, limits)
+        for part in parts
+    }
+    for arm in dict.fromkeys(part.file.arm for part in parts):
+        own = [part for part in parts if part.file.arm == arm]
+        if not any(counted[part.file].inside for part in own):
+            first, last = min(part.first for part in own), max(part.last for part in own)
+            raise InputError(
+                f"no request of {arm} is in the period of --from and --to: the requests of its files were made from "
+                f"{first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}",
+                hint="give a period in which all arms were under load",
+            )
+    return counted
+
+
+def _make_runs(staged: Run, arranged: FileRuns, filled: Collection[FilePlan]) -> dict[FilePlan, Run]:
+    """Say of which run each file is. A run without a request in the period is none: its files go to the first run."""
+    found = [files for files in arranged.runs if any(file in filled for file in files)]
+    left = [file for files in arranged.runs if files not in found for file in files]
+    runs: dict[FilePlan, Run] = {}
+    for k, files in enumerate([(*found[0], *left), *found[1:]]):
+        paths = {arm: [file.path for file in files if file.arm == arm] for arm in dict.fromkeys(f.arm for f in files)}
+        fingerprint: dict[str, object] = {"files": paths}
+        if arranged.said:
+            fingerprint["files_are"] = arranged.said
+        if arranged.overlapping:
+            fingerprint["replicates_overlap"] = True
+        name = f"{staged.id}-{k + 1}" if k else staged.id
+        run = dataclasses.replace(staged, id=name, replicate=k, fingerprint=fingerprint)
+        runs |= dict.fromkeys(files, run)
+    return runs
+
+
+def _move(engine: Engine, place: Place, plan: LandingPlan, part: _Part, run: Run, rows: SegmentRows) -> _Part:
+    """Give a segment the run that it is of, and cut it to the period that was asked for."""
+    path = place.folder(run) / part.path.name
+    if path == part.path and not rows.outside:
+        return dataclasses.replace(part, run=run)
+    give_run(engine, part.path, path, run.id, TimeLimits(plan.start, plan.end))
+    outside = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, rows.outside, rows.failures_outside)
+    return dataclasses.replace(
+        part,
+        run=run,
+        path=path,
+        rows=rows.inside,
+        first=rows.first or part.first,
+        last=rows.last or part.last,
+        left_out=(*part.left_out, outside) if rows.outside else part.left_out,
+    )
+
+
 def _write(
     engine: Engine, place: Place, release: Release, parts: Sequence[_Part], hashes: Mapping[FilePlan, str]
 ) -> Landed:
     runs = _close_runs(parts)
-    bucket_s = choose_bucket_s(max((part.last - part.first).total_seconds() for part in parts))
+    bucket_s = choose_bucket_s(max(_spans_s(parts)))
     grids = [_roll_up_run(engine, parts, run, bucket_s, f"_{k}") for k, run in enumerate(runs)]
     with attach(engine, place.store, write=True, wait_s=place.wait_s), transaction(engine):
-        if found := _match_landed(engine, release.id, hashes):
+        if found := match_landed(engine, release.id, hashes):
             return found
         catalogue.add_release(engine, release)
         for k, (run, grid_us) in enumerate(zip(runs, grids, strict=True)):
             catalogue.add_group(engine, run, bucket_s)
             code = catalogue.add_run(engine, run)
             write_cells(engine, code, grid_us, f"_{k}")
-            target = Target(place.store, run.id, code, bucket_s, place.folders[run.id], place.wait_s)
+            target = Target(place.store, run.id, code, bucket_s, place.folder(run), place.wait_s)
             segments = [Segment(part.path, part.rows, hashes[part.file]) for part in parts if part.run.id == run.id]
             write_manifest(engine, target, segments)
+    counts = Counter((part.run.id, part.file.arm) for part in parts if part.rows)
     return Landed(
         rows=sum(part.rows for part in parts),
         segments=len(parts),
         left_out=_sum_left_out(parts),
         runs=tuple(run.id for run in runs),
+        parts=tuple(sorted(set(counts.values()))),
     )
+
+
+def _spans_s(parts: Sequence[_Part]) -> list[float]:
+    """How long each arm was under load in each run."""
+    times: dict[tuple[str, str], list[datetime]] = {}
+    for part in parts:
+        if part.rows:
+            times.setdefault((part.run.id, part.file.arm), []).extend((part.first, part.last))
+    return [(max(own) - min(own)).total_seconds() for own in times.values()]
 
 
 def _close_runs(parts: Sequence[_Part]) -> list[Run]:
     """Complete the runs by what their files say: when they began and ended, and what was skipped."""
-    return [_close_run(run, [part for part in parts if part.run == run]) for run in _distinct_runs(parts)]
-
-
-def _distinct_runs(parts: Sequence[_Part]) -> list[Run]:
-    return list({part.run.id: part.run for part in parts}.values())
+    runs = {part.run.id: part.run for part in parts}
+    ordered = sorted(runs.values(), key=lambda run: run.replicate)
+    return [_close_run(run, [part for part in parts if part.run.id == run.id]) for run in ordered]
 
 
 def _close_run(run: Run, parts: Sequence[_Part]) -> Run:
-    last = max(part.last for part in parts)
+    filled = [part for part in parts if part.rows]
+    last = max(part.last for part in filled)
     facts = dataclasses.replace(run.facts, read=_count_read(parts), left_out=_sum_left_out(parts))
     return dataclasses.replace(
         run,
-        started=min(part.first for part in parts),
+        started=min(part.first for part in filled),
         planned_end=run.planned_end or last,
         ended=last,
         state=RunState.COMPLETE,

@@ -40,19 +40,23 @@ class Inspection:
         """Hash what each file says: its bytes, its arm, and how its columns are read. Raises InputError."""
         return {file: _result(file, look)[0] for file, look in self._looks.items()}
 
+    def contents(self) -> dict[FilePlan, str]:
+        """Hash the bytes of each file. Raises InputError."""
+        return {file: _result(file, look)[2] for file, look in self._looks.items()}
+
     def has_plain_quotes(self, file: FilePlan) -> bool:
         """Tell whether all readers of CSV read the file alike. Raises InputError."""
         return _result(file, self._looks[file])[1]
 
 
-def _result(file: FilePlan, look: Future[tuple[str, bool]]) -> tuple[str, bool]:
+def _result(file: FilePlan, look: Future[tuple[str, bool, str]]) -> tuple[str, bool, str]:
     try:
         return look.result()
     except OSError as error:
         raise InputError(f"{file.path} cannot be read: {error.strerror}") from error
 
 
-def _look(file: FilePlan, stop: threading.Event) -> tuple[str, bool]:
+def _look(file: FilePlan, stop: threading.Event) -> tuple[str, bool, str]:
     content, plain = hashlib.sha256(), True
     before, chunk = b"\n", b""
     with Path(file.path).open("rb") as opened:
@@ -65,7 +69,7 @@ def _look(file: FilePlan, stop: threading.Event) -> tuple[str, bool]:
             before, chunk = chunk[-1:] or before, after
     columns = [dataclasses.asdict(column) for column in file.layout.columns]
     text = json.dumps([content.hexdigest(), file.arm, columns], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest(), plain
+    return hashlib.sha256(text.encode()).hexdigest(), plain, content.hexdigest()
 
 
 def are_quotes_plain(text: bytes, delimiter: str) -> bool:

@@ -65,8 +65,9 @@ def test_what_can_hardly_be_judged_is_pointed_out(tmp_path):
     assert "careful: nothing to compare without canary; give all arms in one import" in err
     _, _, err = run(tmp_path, "import", "cart@2", "--canary", "b.csv")
     assert "careful: nothing to compare without baseline" in err
+    (tmp_path / "d.csv").write_text(PLAIN.replace("17900000", "17900001"))
     _, _, err = run(tmp_path, "import", "cart@3", "--baseline", "b.csv,d.csv", "--canary", "c.csv")
-    assert "careful: the arms have different numbers of files (baseline 2, canary 1)" in err
+    assert "careful: the arms have different numbers of runs (baseline 2, canary 1)" in err
 
 
 def test_a_sensitive_import_keeps_paths_only(tmp_path):

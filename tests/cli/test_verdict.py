@@ -28,7 +28,7 @@ def place(tmp_path_factory):
         for arm, factor in (("baseline", 1.0), ("canary", slower)):
             for replicate in range(3):
                 path = folder / f"{release}-{arm}-{replicate}.parquet"
-                write_requests(path, slower=factor, seed=10 * replicate + (arm == "canary"))
+                write_requests(path, slower=factor, seed=10 * replicate + (arm == "canary"), repeat=replicate)
                 arms += [f"--{arm}", str(path)]
         code = run(
             [*store, "import", release, *arms, "--service", "cart", "--baseline-version", "1", "--canary-version", "2"]

@@ -112,7 +112,7 @@ def files(tmp_path: Path) -> list[str]:
     for arm, slower in (("baseline", 1.0), ("canary", 1.6)):
         for replicate in range(3):
             path = tmp_path / f"{arm}-{replicate}.parquet"
-            write_requests(path, slower=slower, seed=10 * replicate + (arm == "canary"))
+            write_requests(path, slower=slower, seed=10 * replicate + (arm == "canary"), repeat=replicate)
             options += [f"--{arm}", str(path)]
     return options
 

@@ -243,11 +243,11 @@ def shift(requests, arm, by_s, runs=None):
 REPLICATES = replace(DESIGN, duration_s=60.0, replicates=3)
 
 
-def test_files_given_in_another_order_are_pointed_out():
+def test_runs_that_were_matched_otherwise_than_they_ran_are_pointed_out():
     cells = to_cells(shift(simulate(REPLICATES, 1), 1, 0, runs=[2, 1, 0]), bucket_s=5)
     found = find("overlap", cells, runs=import_runs(cells))
     assert found.level is Level.WARN
-    assert "same order" in found.remedy
+    assert "import the files again" in found.remedy
 
 
 def test_arms_one_after_the_other_are_told_how_to_be_imported():

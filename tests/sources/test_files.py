@@ -74,11 +74,11 @@ def test_file_given_twice(tmp_path):
         plan(f"{path},{path}")
 
 
-def test_lists_and_globs_are_replicates_in_order(tmp_path):
+def test_lists_and_globs_are_taken_in_order(tmp_path):
     for name in ("a1.csv", "a2.csv", "b,1.csv"):
         (tmp_path / name).write_text(PLAIN)
     planned = plan_landing({"canary": [str(tmp_path / "a*.csv"), str(tmp_path / "b,1.csv")]})
-    assert [(file.path.rsplit("/", 1)[1], file.replicate) for file in planned.files] == [
+    assert [(file.path.rsplit("/", 1)[1], file.number) for file in planned.files] == [
         ("a1.csv", 0),
         ("a2.csv", 1),
         ("b,1.csv", 2),

@@ -16,14 +16,15 @@ HEADER = "timestamp,request_type,name,response_time_ms,response_length,status_co
 T0 = 1_790_000_000
 
 
-def write_locust(path, count=200, seed=0, *, spoiled=None):
+def write_locust(path, count=200, seed=0, *, spoiled=None, start=T0):
+    """Write ten requests a second, of which each twentieth fails."""
     rng = np.random.default_rng(seed)
     lines = [HEADER]
     for k, time_ms in enumerate(np.round(rng.lognormal(3, 1, count), 2)):
         bad = k % 20 == 0
         value = spoiled if spoiled is not None and k == 7 else time_ms
         error = '"broken\npipe"' if bad else ""
-        lines.append(f"{T0 + k / 10},GET,/cart,{value},{k},{0 if bad else 200},{error}")
+        lines.append(f"{start + k / 10},GET,/cart,{value},{k},{0 if bad else 200},{error}")
     path.write_text("\n".join(lines) + "\n")
     return str(path)
 
@@ -32,10 +33,10 @@ def land(store, arms, release="cart@2", **options):
     return import_release(store, Release(release), plan_landing(arms, **options))
 
 
-def test_locust_files_become_replicates(store, tmp_path):
+def test_files_of_repeated_runs_become_replicates(store, tmp_path):
     for k in range(2):
-        write_locust(tmp_path / f"b{k}.csv", seed=k)
-        write_locust(tmp_path / f"c{k}.csv", seed=k + 10)
+        write_locust(tmp_path / f"b{k}.csv", seed=k, start=T0 + 30 * k)
+        write_locust(tmp_path / f"c{k}.csv", seed=k + 10, start=T0 + 30 * k)
     landed = land(store, {"baseline": [str(tmp_path / "b*.csv")], "canary": [f"{tmp_path}/c0.csv,{tmp_path}/c1.csv"]})
     assert (landed.rows, landed.segments, len(landed.runs)) == (800, 4, 2)
     cells = store.read_cells(landed.runs)
@@ -45,8 +46,11 @@ def test_locust_files_become_replicates(store, tmp_path):
     assert cells.moments.failures.sum() == 40
     assert set(cells.failure_kinds.exception) == {"broken\npipe"}
     assert set(cells.failure_kinds.status.tolist()) == {-1}
-    run = store.runs("cart@2")[0]
-    assert (run.started, run.replicate, run.landed) == (datetime.fromtimestamp(T0, UTC), 0, 400)
+    runs = store.runs("cart@2")
+    assert [(run.started.timestamp(), run.replicate, run.landed) for run in runs] == [(T0, 0, 400), (T0 + 30, 1, 400)]
+    assert runs[1].fingerprint["files"] == {"baseline": [f"{tmp_path}/b1.csv"], "canary": [f"{tmp_path}/c1.csv"]}
+    rows = store.query("SELECT run, count(*) AS n FROM requests GROUP BY run ORDER BY min(ts)").to_pylist()
+    assert rows == [{"run": run.id, "n": 400} for run in runs]
 
 
 def test_same_files_again_change_nothing(store, tmp_path):
@@ -210,3 +214,164 @@ def test_a_file_that_starts_with_nothing(store, tmp_path):
     (tmp_path / "b.csv").write_text("\n\n")
     with pytest.raises(InputError, match="starts with an empty line"):
         land(store, {"baseline": [str(tmp_path / "b.csv")]})
+
+
+# ------------------------------------------------------------------ what files are of runs
+
+
+def write_workers(folder, arm, *, workers=3, runs=1, seconds=20):
+    """Write what several load generators leave of each run; the requests take turns between them."""
+    paths = []
+    for run in range(runs):
+        for worker in range(workers):
+            path = folder / f"{arm}-{run}-{worker}.csv"
+            start = T0 + run * (seconds + 10) + worker / 40
+            paths.append(
+                write_locust(path, seconds * 10, seed=100 * (arm == "canary") + 10 * run + worker, start=start)
+            )
+    return paths
+
+
+def test_workers_of_repeated_runs_land_as_parts_of_replicates(store, tmp_path):
+    arms = {arm: write_workers(tmp_path, arm, runs=2) for arm in ("baseline", "canary")}
+    landed = land(store, {**arms, "canary": arms["canary"][::-1]})
+    assert (landed.rows, landed.segments, len(landed.runs), landed.parts) == (2400, 12, 2, (3,))
+    runs = store.runs("cart@2")
+    assert [(run.replicate, run.landed, run.facts.read) for run in runs] == [
+        (k, 1200, {"baseline": 600, "canary": 600}) for k in range(2)
+    ]
+    assert [sorted(run.fingerprint["files"]["canary"]) for run in runs] == [arms["canary"][:3], arms["canary"][3:]]
+    stored = store.query("SELECT run, arm, count(*) AS n, min(ts) AS first FROM requests GROUP BY ALL ORDER BY ALL")
+    assert [row["n"] for row in stored.to_pylist()] == [600] * 4
+    assert store.read_cells(landed.runs).moments.n.sum() == 2400
+
+
+def test_the_same_files_in_another_order_or_said_otherwise_change_nothing(store, tmp_path):
+    arms = {arm: write_workers(tmp_path, arm) for arm in ("baseline", "canary")}
+    first = land(store, arms)
+    assert len(first.runs) == 1
+    turned = {"canary": arms["canary"][::-1], "baseline": arms["baseline"][1:] + arms["baseline"][:1]}
+    again = land(store, turned)
+    assert (again.rows, again.already, again.runs, again.doubts) == (0, 6, first.runs, ())
+    said = land(store, turned, files_are="replicates")
+    assert (said.rows, said.already, said.runs) == (0, 6, first.runs)
+    assert "import them under another release id" in said.doubts[0]
+    assert land(store, arms, files_are="parts").doubts == ()
+    assert len(store.runs("cart@2")) == 1
+    other = land(store, turned, release="cart@3", files_are="replicates")
+    assert len(other.runs) == 3
+    assert all(run.fingerprint["replicates_overlap"] for run in store.runs("cart@3"))
+    assert land(store, arms, release="cart@3").already == 6
+
+
+def test_what_is_not_clear_leaves_nothing_behind(store, tmp_path):
+    paths = [write_locust(tmp_path / "a.csv"), write_locust(tmp_path / "b.csv", seed=1, start=T0 + 23)]
+    with pytest.raises(InputError, match=r"b\.csv begins 3\.1 s after .*a\.csv ends"):
+        land(store, {"canary": paths})
+    assert store.releases() == ()
+    assert [path.name for path in store.data_dir.rglob("*.parquet")] == ["schema.parquet"]
+    assert len(land(store, {"canary": paths}, files_are="replicates").runs) == 2
+
+
+def test_a_long_pause_within_files_is_no_restart_between_them(store, tmp_path):
+    """Ten seconds between files mean nothing where requests are eight seconds apart."""
+    for k in range(3):
+        rows = [f"{T0 + 66 * k + 8 * i},GET /,{3 + i + k},false" for i in range(8)]
+        (tmp_path / f"{k}.csv").write_text("\n".join(["ts,endpoint,response_time_ms,failed", *rows]) + "\n")
+    with pytest.raises(InputError, match=r"begins 10 s after .* and pauses of 8 s are within them"):
+        land(store, {"canary": [str(tmp_path / "*.csv")]})
+
+
+def test_the_same_content_twice(store, tmp_path):
+    path = write_locust(tmp_path / "a.csv")
+    (tmp_path / "copy.csv").write_bytes((tmp_path / "a.csv").read_bytes())
+    with pytest.raises(
+        InputError, match=r"a\.csv and .*copy\.csv have the same content: their requests would count twice"
+    ):
+        land(store, {"canary": [path, str(tmp_path / "copy.csv")]})
+    assert store.releases() == ()
+    landed = land(store, {"baseline": [path], "canary": [str(tmp_path / "copy.csv")]})
+    assert "have the same content, which cannot show a difference" in landed.doubts[0]
+
+
+def test_the_bucket_is_that_of_the_whole_run(store, tmp_path):
+    """Twenty rotated files of 20 s are a run of 400 s, which is summed up by 5 s."""
+    paths = [write_locust(tmp_path / f"{k:02}.csv", seed=k, start=T0 + 20 * k) for k in range(20)]
+    landed = land(store, {"canary": paths})
+    run = store.runs("cart@2")[0]
+    assert (run.ended - run.started).total_seconds() == pytest.approx(399.9)
+    assert store.read_cells(landed.runs).bucket_s == 5
+
+
+# ------------------------------------------------------------------ a period
+
+
+def moment(second):
+    return datetime.fromtimestamp(T0 + second, UTC)
+
+
+@pytest.mark.parametrize("way", ["one pass", "SQL"])
+def test_rows_outside_the_period_are_named_with_their_failures(store, tmp_path, way):
+    """Half open: the request at the start lands, that at the end does not; both ways of reading count alike."""
+    bad = {"spoiled": "nan"} if way == "SQL" else {}
+    arms = {
+        "baseline": [write_locust(tmp_path / "b.csv", **bad)],
+        "canary": [write_locust(tmp_path / "c.csv", seed=1, **bad)],
+    }
+    landed = land(store, arms, start=moment(2), end=moment(11), skip_bad_rows=way == "SQL")
+    assert landed.rows == 180
+    run = store.runs("cart@2")[0]
+    outside = [part for part in run.facts.left_out if part.kind is LeftOutKind.OUTSIDE_PERIOD]
+    skipped = int(way == "SQL")  # the eighth row, which lies before the period
+    assert [(part.arm, part.rows, part.failures) for part in outside] == [
+        (arm, 110 - skipped, 5) for arm in ("baseline", "canary")
+    ]
+    assert run.facts.read == {"baseline": 200, "canary": 200}
+    assert run.landed + sum(part.rows for part in run.facts.left_out) == 400
+    assert (run.started, run.ended) == (moment(2), moment(10.9))
+    times = store.query("SELECT min(ts) AS first, max(ts) AS last, count(*) AS n FROM requests").to_pylist()
+    assert times == [{"first": moment(2), "last": moment(10.9), "n": 180}]
+    assert store.read_cells(landed.runs).moments.failures.sum() == 2 * 5
+
+
+def test_another_period_of_the_same_files_is_other_data(store, tmp_path):
+    arms = {"baseline": [write_locust(tmp_path / "b.csv")], "canary": [write_locust(tmp_path / "c.csv", seed=1)]}
+    whole, part = land(store, arms), land(store, arms, start=moment(5))
+    assert (whole.rows, part.rows) == (400, 300)
+    assert land(store, arms, start=moment(5)).already == 2
+    assert len(store.runs("cart@2")) == 2
+    assert store.data_hash(whole.runs) != store.data_hash(part.runs)
+
+
+def test_files_and_runs_without_a_request_in_the_period(store, tmp_path):
+    """They make no run; their rows are counted with those of the first."""
+    arms = {arm: write_workers(tmp_path, arm, workers=2, runs=3) for arm in ("baseline", "canary")}
+    landed = land(store, arms, start=moment(30), end=moment(55))
+    assert (landed.rows, len(landed.runs)) == (800, 1)
+    run = store.runs("cart@2")[0]
+    assert (run.id, run.replicate, run.landed) == (run.group, 0, 800)
+    assert run.facts.read == {"baseline": 1200, "canary": 1200}
+    assert landed.count(LeftOutKind.OUTSIDE_PERIOD) == 1600
+    assert land(store, arms, start=moment(30), end=moment(55)).already == 12
+    assert store.query("SELECT DISTINCT run FROM requests").to_pylist() == [{"run": run.id}]
+    store.compact(run.id)
+    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 800}]
+
+
+def test_a_period_that_leaves_an_arm_empty_is_refused(store, tmp_path):
+    arms = {
+        "baseline": [write_locust(tmp_path / "b.csv")],
+        "canary": [write_locust(tmp_path / "c.csv", seed=1, start=T0 + 10)],
+    }
+    with pytest.raises(InputError, match=r"no request of canary .* from 2026-09-21T14:13:30Z to 2026-09-21T14:13:49Z"):
+        land(store, arms, end=moment(10))
+    assert store.releases() == ()
+    assert land(store, arms, end=moment(10.1)).rows == 102
+
+
+def test_times_from_the_start_of_a_test_have_no_period(store, tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_text("ts,endpoint,response_time_ms,failed\n" + "".join(f"{k},GET /,{k},false\n" for k in range(1, 60)))
+    with pytest.raises(InputError, match="count from the start of a test and not from 1970: --from and --to cannot"):
+        land(store, {"canary": [str(path)]}, start=moment(0))
+    assert land(store, {"canary": [str(path)]}).rows == 59

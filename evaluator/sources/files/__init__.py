@@ -8,6 +8,7 @@ from evaluator.sources.files.base import FileFormat, Head, Table, lay_out, read_
 from evaluator.sources.files.columns import ColumnWish
 from evaluator.sources.files.planning import plan_landing
 from evaluator.sources.files.recognising import SOURCES
+from evaluator.sources.files.runs import arrange_files
 
 __all__ = [
     "SOURCES",
@@ -15,6 +16,7 @@ __all__ = [
     "FileFormat",
     "Head",
     "Table",
+    "arrange_files",
     "lay_out",
     "plan_landing",
     "read_head",

@@ -1,13 +1,14 @@
-"""From options to a landing plan: which files, which arm and replicate each is, and how it is read."""
+"""From options to a landing plan: which files, of which arm each is, and how it is read."""
 
 from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
-from evaluator.errors import InputError
-from evaluator.records import FilePlan, LandingPlan
+from evaluator.errors import InputError, UsageError
+from evaluator.records import FilePlan, FilesAre, LandingPlan
 from evaluator.sources.files.columns import parse_columns
 from evaluator.sources.files.recognising import recognise
 
@@ -22,21 +23,30 @@ def plan_landing(
     skip_bad_rows: bool = False,
     service: str = "",
     sensitive: bool = False,
+    files_are: FilesAre | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
 ) -> LandingPlan:
-    """Plan the landing of files, given by arm as paths, globs and comma lists; file k of an arm is replicate k.
+    """Plan the landing of files, given by arm as paths, globs and comma lists.
 
-    `columns` are texts like `response_time_ms=elapsed:ms`. Raises InputError for a file that cannot be taken as it is
-    and UnknownName for a column or format that does not exist.
+    What several files of one arm are of runs is told from their times when they land (`arrange_files`), unless
+    `files_are` says it. Only requests from `start` on and before `end` land. `columns` are texts like
+    `response_time_ms=elapsed:ms`. Raises InputError for a file that cannot be taken as it is, UnknownName for a column
+    or format that does not exist, and UsageError for a period that is none.
     """
+    if start is not None and end is not None and start >= end:
+        raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
     mapping = parse_columns(columns)
     files = [
-        FilePlan(str(path), arm, replicate, recognise(path, format, mapping), sensitive=sensitive)
+        FilePlan(str(path), arm, number, recognise(path, format, mapping), sensitive=sensitive)
         for arm, values in arms.items()
-        for replicate, path in enumerate(expand_files(values, arm))
+        for number, path in enumerate(expand_files(values, arm))
     ]
     if not files:
         raise InputError("no files were given", hint="give them with --baseline FILE and --canary FILE")
-    return LandingPlan(tuple(files), skip_bad_rows=skip_bad_rows, service=service)
+    return LandingPlan(
+        tuple(files), skip_bad_rows=skip_bad_rows, service=service, files_are=files_are, start=start, end=end
+    )
 
 
 def expand_files(values: Sequence[str], arm: str) -> tuple[Path, ...]:
@@ -45,7 +55,7 @@ def expand_files(values: Sequence[str], arm: str) -> tuple[Path, ...]:
     twice = next((path for k, path in enumerate(paths) if path in paths[:k]), None)
     if twice is not None:
         raise InputError(
-            f"{twice} is given twice for arm '{arm}'", hint="several files of one arm are replicates: give each once"
+            f"{twice} is given twice for arm '{arm}'", hint="its requests would count twice: give each file once"
         )
     return tuple(_check(path) for path in paths)
 
@@ -72,5 +82,8 @@ def _check(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if not first:
-        raise InputError(f"{path} is empty", hint="the tool that wrote it has probably recorded nothing")
+        raise InputError(
+            f"{path} is empty",
+            hint="the tool that wrote it has probably recorded nothing; leave it out if there was nothing to record",
+        )
     return path

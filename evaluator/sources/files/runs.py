@@ -1,0 +1,308 @@
+"""What the files of an import are of runs, told from their times: parts of one run, repeated runs, or parts of those.
+
+The load generators of one run write their files at the same time, so files of one arm that overlap are parts of a run.
+So are files of which one goes on where the other stops: a log that was rotated. Between repeated runs lies a restart,
+and times that count from the start of a test begin again with every test. Counting parts as runs would take the spread
+between load generators for the spread between runs, and a verdict would be far too sure; so what is not clear is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import combinations, pairwise
+
+from evaluator.errors import InputError
+from evaluator.records import BASELINE, FilePlan, FileRuns, FilesAre, FileTimes, LandingPlan, counts_from_start
+from evaluator.wording import count_of, format_duration
+
+__all__ = ["RESTART_S", "arrange_files"]
+
+RESTART_S = 5.0
+"""A restart takes at least so long."""
+PAUSES = 2.0
+"""So many times the longest pause within the files a gap between them must be, or it may be just another pause."""
+TOUCH_S = 1.0
+"""What lies no more than this apart, or overlaps by no more, goes on without a break: some times are whole seconds."""
+TOGETHER = 0.5
+"""Share of the shorter of two that must overlap for them to have run together."""
+MOST_UNEQUAL = 3.0
+"""Repeated runs whose lengths differ by more than this factor are pointed out."""
+HALF_HOUR_S = 1800.0
+FARTHEST_ZONES = 52
+"""Half hours between the time zones that are farthest apart."""
+SAME_START_S = 60.0
+MOST_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Files of one arm that are one run."""
+
+    files: tuple[FileTimes, ...]
+
+    @property
+    def first(self) -> datetime:
+        return min(one.first for one in self.files)
+
+    @property
+    def last(self) -> datetime:
+        return max(one.last for one in self.files)
+
+    @property
+    def seconds(self) -> float:
+        return (self.last - self.first).total_seconds()
+
+    @property
+    def pause_s(self) -> float:
+        """Longest pause of the busiest of the files, which the others can only shorten."""
+        return min(one.pause_s for one in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arm:
+    """The files of one arm as runs."""
+
+    name: str
+    groups: tuple[_Group, ...]
+    in_time: bool
+    """Are the groups in the order of real times? Else they are in the order in which their files were given."""
+    doubt: str = ""
+    """What is not clear about them."""
+
+    @property
+    def files(self) -> tuple[FileTimes, ...]:
+        return tuple(one for group in self.groups for one in group.files)
+
+
+def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
+    """Tell from the times of files which of them are of one run, and which runs of the arms belong together.
+
+    Runs of the arms are matched by time: those that ran together, else the first with the first and so on; where times
+    do not tell, in the order in which their files were given. Raises InputError where it is not clear and nobody said.
+    """
+    names = dict.fromkeys(one.file.arm for one in times)
+    arms = [_look_at(name, [one for one in times if one.file.arm == name]) for name in names]
+    several = [arm for arm in arms if len(arm.files) > 1]
+    if not several:
+        return FileRuns((tuple(one.file for one in times),), doubts=tuple(_find_shifts(arms)))
+    doubt = next((arm.doubt for arm in several if arm.doubt), "") or next(_find_contradictions(arms), "")
+    said, by = plan.files_are, "as --files-are says"
+    if said is None and all(one.file.layout.always_parts for arm in several for one in arm.files):
+        said, by = "parts", f"as files of {several[0].files[0].file.layout.format} always are"
+    if doubt and said is None:
+        raise InputError(
+            f"it is not clear whether the files of one arm are parts of one run or a run each: {doubt}. Their times: "
+            + "; ".join(f"{arm.name} {_show_files(arm.files)}" for arm in several),
+            hint="say it with --files-are parts (load generators of one run, or a log that was rotated) or --files-are "
+            "replicates (the test was repeated with restarts)",
+        )
+    doubts = list(_find_shifts(arms))
+    if said is not None:
+        doubts += _find_overridden(several, said)
+        arms = [_declare(arm, said) for arm in arms]
+    overlap = next((arm.name for arm in arms if _has_overlap(arm)), None)
+    if overlap:
+        doubts.append(
+            f"the files of {overlap} overlap in time as those of parts of one run do, and were declared to be runs:"
+            " if they are parts, a verdict is far too sure of itself"
+        )
+    runs, unmatched = _match(arms)
+    doubts += [*unmatched, *(text for arm in arms for text in _find_unequal(arm))]
+    return FileRuns(runs, by if said else _say_why(several), said, overlap is not None, tuple(doubts))
+
+
+# ------------------------------------------------------------------ one arm
+
+
+def _look_at(name: str, files: Sequence[FileTimes]) -> _Arm:
+    """Group the files of one arm by their times. Raises InputError where their times cannot be compared."""
+    relative = [one for one in files if counts_from_start(one.last)]
+    if relative and len(relative) < len(files):
+        path, other = relative[0].file.path, next(one for one in files if one not in relative).file.path
+        raise InputError(
+            f"the times of {path} count from the start of a test, those of {other} from 1970",
+            hint=f"give files of one kind for arm '{name}', or say what their times are with --column ts=COLUMN:UNIT",
+        )
+    if relative:
+        return _Arm(name, tuple(_Group((one,)) for one in files), in_time=False)
+    ordered = sorted(files, key=lambda one: (one.first, one.last))
+    groups, touching, doubts = [_Group((ordered[0],))], False, []
+    for one in ordered[1:]:
+        gap_s = (one.first - groups[-1].last).total_seconds()
+        if gap_s > TOUCH_S:
+            groups.append(_Group((one,)))
+            continue
+        if not _ran_together(groups[-1], one):
+            touching = True
+            if gap_s < -TOUCH_S:
+                doubts.append(f"{one.file.path} begins {_say_gap(groups[-1], one)}")
+        groups[-1] = _Group((*groups[-1].files, one))
+    for group, later in pairwise(groups):
+        gap_s, pause_s = (later.first - group.last).total_seconds(), max(group.pause_s, later.pause_s)
+        if gap_s < max(RESTART_S, PAUSES * pause_s):
+            pauses = f", and pauses of {format_duration(pause_s)} are within them" if pause_s > TOUCH_S else ""
+            doubts.append(f"{later.files[0].file.path} begins {_say_gap(group, later.files[0])}{pauses}")
+    if touching and len(groups) > 1:
+        doubts.append(f"some files of {name} go on where others stop, and some lie apart")
+    return _Arm(name, tuple(groups), in_time=True, doubt=doubts[0] if doubts else "")
+
+
+def _overlap_s(one: _Group | FileTimes, other: _Group | FileTimes) -> float:
+    """For how long two ran at the same time; negative where a gap lies between them."""
+    return (min(one.last, other.last) - max(one.first, other.first)).total_seconds()
+
+
+def _ran_together(one: _Group | FileTimes, other: _Group | FileTimes) -> bool:
+    overlap_s = _overlap_s(one, other)
+    return overlap_s >= 0 and overlap_s >= TOGETHER * min(one.seconds, other.seconds)
+
+
+def _say_gap(group: _Group, one: FileTimes) -> str:
+    before = max(group.files, key=lambda other: other.last)
+    gap_s = (one.first - before.last).total_seconds()
+    return f"{format_duration(abs(gap_s))} {'after' if gap_s > 0 else 'before'} {before.file.path} ends"
+
+
+def _show_files(files: Sequence[FileTimes]) -> str:
+    shown = [f"{one.file.path} {_show(one.first)} to {_show(one.last)}" for one in files[:MOST_SHOWN]]
+    more = len(files) - MOST_SHOWN
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def _show(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
+
+
+def _say_why(several: Sequence[_Arm]) -> str:
+    """Say how it was told what the files are of runs."""
+    if all(len(arm.groups) == 1 for arm in several):
+        return "their times overlap or touch"
+    if any(len(group.files) > 1 for arm in several for group in arm.groups):
+        return "their times overlap within a run, and lie apart between runs"
+    if any(arm.in_time for arm in several):
+        return "their times lie apart"
+    return "their times count from the start of a test"
+
+
+def _declare(arm: _Arm, said: FilesAre) -> _Arm:
+    """Make of the files of an arm what they are said to be."""
+    if said == "parts":
+        return replace(arm, groups=(_Group(arm.files),))
+    ordered = sorted(arm.files, key=lambda one: one.first)
+    apart = arm.in_time and all(one.last < other.first for one, other in pairwise(ordered))
+    given = sorted(arm.files, key=lambda one: one.file.number)
+    return _Arm(arm.name, tuple(_Group((one,)) for one in (ordered if apart else given)), in_time=apart)
+
+
+def _find_overridden(several: Sequence[_Arm], said: FilesAre) -> Iterator[str]:
+    """Say where files that were declared to be parts of one run look like runs."""
+    for arm in several if said == "parts" else ():
+        if len(arm.groups) > 1 and not arm.doubt:
+            how = "lie apart in time" if arm.in_time else "each count their times from the start of a test"
+            yield f"the files of {arm.name} {how}, as repeated runs do, and are taken as parts of one run"
+
+
+def _has_overlap(arm: _Arm) -> bool:
+    """Did runs of one arm run at the same time?"""
+    if any(counts_from_start(one.last) for one in arm.files):
+        return False
+    return any(_ran_together(one, other) for one, other in combinations(arm.groups, 2))
+
+
+def _find_unequal(arm: _Arm) -> Iterator[str]:
+    """Say where the runs of an arm are not alike."""
+    sizes, lengths = [len(group.files) for group in arm.groups], [group.seconds for group in arm.groups]
+    if max(sizes) > min(sizes):
+        yield f"some runs of {arm.name} have {count_of(max(sizes), 'file')}, and one has {min(sizes)}: is one missing?"
+    if max(lengths) > MOST_UNEQUAL * min(lengths):
+        yield f"runs of {arm.name} last from {format_duration(min(lengths))} to {format_duration(max(lengths))}"
+
+
+# ------------------------------------------------------------------ arms against each other
+
+
+def _find_contradictions(arms: Sequence[_Arm]) -> Iterator[str]:
+    """Say where the files of one arm tell something else than those of another."""
+    one = next((arm for arm in arms if len(arm.files) > 1 and len(arm.groups) == 1), None)
+    many = next((arm for arm in arms if len(arm.groups) > 1), None)
+    if one and many:
+        yield f"the files of {one.name} overlap or touch, and those of {many.name} do not"
+    for arm, other in ((arm, other) for arm in arms for other in arms if arm is not other):
+        for group in arm.groups if arm.in_time and other.in_time else ():
+            met = [_ran_together(group, theirs) for theirs in other.groups]
+            if sum(met) > 1:
+                yield f"one run of {arm.name} lasts as long as {sum(met)} of {other.name}"
+
+
+def _match(arms: Sequence[_Arm]) -> tuple[tuple[tuple[FilePlan, ...], ...], list[str]]:
+    """Match the runs of the arms: the files of each run, and what is to be said of those without a counterpart."""
+    base = _find_base(arms)
+    runs = [list(group.files) for group in base.groups]
+    doubts: list[str] = []
+    for arm in arms:
+        if arm is base:
+            continue
+        pairs = _pair(base, arm)
+        for k, group in enumerate(arm.groups):
+            if k in pairs:
+                runs[pairs[k]] += group.files
+            else:
+                runs.append(list(group.files))
+        doubts += _find_lone(base, arm, pairs)
+    return tuple(tuple(one.file for one in files) for files in runs), doubts
+
+
+def _pair(base: _Arm, arm: _Arm) -> dict[int, int]:
+    """Number of a run of an arm → number of the run of baseline that it is compared with."""
+    by_order = {k: k for k in range(min(len(base.groups), len(arm.groups)))}
+    if not (base.in_time and arm.in_time):
+        return by_order
+    together = [
+        (k, j)
+        for k, group in enumerate(arm.groups)
+        for j, other in enumerate(base.groups)
+        if _ran_together(group, other)
+    ]
+    if not together or (len(base.groups) == len(arm.groups) and all(k == j for k, j in together)):
+        return by_order
+    pairs: dict[int, int] = {}
+    for k, j in together:
+        if j not in pairs.values():
+            pairs.setdefault(k, j)
+    return pairs
+
+
+def _find_lone(base: _Arm, arm: _Arm, pairs: Mapping[int, int]) -> Iterator[str]:
+    numbers = len(base.groups), len(arm.groups)
+    if numbers[0] != numbers[1]:
+        yield (
+            f"the arms have different numbers of runs ({base.name} {numbers[0]}, {arm.name} {numbers[1]});"
+            " a run without a counterpart is not compared"
+        )
+    elif len(pairs) < numbers[0]:
+        yield (
+            f"{count_of(numbers[0] - len(pairs), 'run')} of {numbers[0]} of {arm.name} ran with none of {base.name}, "
+            "though the others did, and cannot be compared: is the clock or the time zone of its files another?"
+        )
+
+
+def _find_shifts(arms: Sequence[_Arm]) -> Iterator[str]:
+    """Say where an arm began whole half hours after or before baseline: its times may be of another zone."""
+    base = _find_base(arms)
+    for arm in arms:
+        at_start_s = (min(one.first for one in arm.files) - min(one.first for one in base.files)).total_seconds()
+        at_end_s = (max(one.last for one in arm.files) - max(one.last for one in base.files)).total_seconds()
+        halves = round(at_start_s / HALF_HOUR_S)
+        far = max(abs(shift_s - halves * HALF_HOUR_S) for shift_s in (at_start_s, at_end_s))
+        if 0 < abs(halves) <= FARTHEST_ZONES and far <= SAME_START_S:
+            way = "after" if halves > 0 else "before"
+            yield (
+                f"{arm.name} began and ended {format_duration(abs(halves) * HALF_HOUR_S)} {way} {base.name}:"
+                " are the times of its files of another time zone?"
+            )
+
+
+def _find_base(arms: Sequence[_Arm]) -> _Arm:
+    return next((arm for arm in arms if arm.name == BASELINE), arms[0])
