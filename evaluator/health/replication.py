@@ -17,6 +17,13 @@ ENOUGH = 3
 
 def check_replication(scene: Scene) -> Iterable[Finding]:
     """One instance or replicate a side forbids a GO; fewer than three make it unlikely."""
+    if any(run.fingerprint.get("replicates_overlap") for run in scene.runs):
+        yield warn(
+            NAME,
+            "files that ran at the same time are taken as replicates, as --files-are says: if they are parts of one run, "
+            "the differences between runs are taken for smaller than they are",
+            "import them again under another release id with `--files-are parts`, if one run left them",
+        )
     for arm, count in scene.names_per_arm.items():
         yield warn(
             NAME,
