@@ -31,7 +31,9 @@ NO_TIME = "no usable response time"
 EARLIEST_S, LATEST_S = 3600.0, 60.0
 """A start this much before (after) the time at which its request ended is no start: the end less the time is."""
 
-_LONGEST_S = 1e9
+_LONGEST_MS = 1e12
+"""31 years: the store takes no response time beyond it."""
+
 _HIGHEST_STATUS = 32767
 _HIGHEST_SIZE = 2**63 - 1
 
@@ -147,7 +149,7 @@ class RequestBuffer:
             names, contexts = _paths(names), [_NO_CONTEXT] * len(contexts)
         failed = np.array([one is not None for one in exceptions], dtype=bool)
         times = _numbers(given_times)
-        usable = np.isfinite(times) & (times >= 0)
+        usable = (times >= 0) & (times <= _LONGEST_MS)  # NaN is neither
         times[~usable] = 0.0
         table = request_table(
             {
@@ -310,7 +312,7 @@ def _number(value: Any) -> float:
 
 def _timestamps(starts: npt.NDArray[np.float64], times_ms: npt.NDArray[np.float64], now: float) -> pa.Array:
     """When requests began. One whose start cannot be has ended within the last second: its start follows from that."""
-    likely = now - np.minimum(times_ms / 1000, _LONGEST_S)
+    likely = now - times_ms / 1000
     believable = (starts > likely - EARLIEST_S) & (starts < now + LATEST_S)
     micros: npt.NDArray[np.int64] = np.rint(np.where(believable, starts, likely) * 1e6).astype(np.int64)
     return pa.array(micros).cast(pa.timestamp("us", tz="UTC"))

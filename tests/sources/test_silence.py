@@ -114,7 +114,10 @@ def test_several_processes_tell_what_waits_and_leave_in_order(watched: LoadPlan,
     assert (outcome.state, outcome.facts.stopped_by) == (RunState.COMPLETE, "")
     check_account(outcome.facts, tmp_path / "run")
     assert len(in_flight_of(outcome, "canary")) == 6
-    assert all(2 < one.age_s < 5 for one in in_flight_of(outcome, "canary"))
+    assert outcome.facts.users_stopped
+    for one in in_flight_of(outcome, "canary"):
+        assert one.age_s > 0.7
+        assert one.started_s + one.age_s < outcome.facts.users_stopped.timestamp() + 0.05
     assert all(one.age_s < 0.7 for one in in_flight_of(outcome, "baseline"))
 
 
