@@ -143,8 +143,9 @@ class RequestBuffer:
         columns = [column[:] for column in self.columns]
         self.clear()
         methods, names, given_times, sizes, starts, statuses, exceptions, contexts, instances = columns
-        contexts = [_mapping(context) for context in contexts]
-        arms = _texts([self._arm(context) for context in contexts])
+        if set(map(type, contexts)) != {dict}:
+            contexts = [_mapping(context) for context in contexts]
+        arms = self._arms(contexts)
         if self.sensitive:
             names, contexts = _paths(names), [_NO_CONTEXT] * len(contexts)
         failed = np.array([one is not None for one in exceptions], dtype=bool)
@@ -179,16 +180,16 @@ class RequestBuffer:
     def place(self, method: Any, name: Any, context: Any) -> tuple[str, str, str]:
         """Arm, instance and endpoint of a request without a response, as its row would have them."""
         known = _mapping(context)
-        arm = self._arm(known)
-        names = _paths([name]) if self.sensitive else [name]
-        instance = _instances([known.get("instance")], _texts([arm]))
-        return arm, instance[0].as_py(), _endpoints([method], names)[0].as_py()
+        arms = self._arms([known])
+        instances = _instances([known.get("instance")], arms)
+        endpoints = _endpoints([method], _paths([name]) if self.sensitive else [name])
+        return arms[0].as_py(), instances[0].as_py(), endpoints[0].as_py()
 
-    def _arm(self, context: Mapping[str, Any]) -> str:
-        arm = context.get("arm")
-        if type(arm) is str:
-            return (arm if arm.isascii() else _encodable(arm)) or self.arm
-        return self.arm if arm is None else _encodable(arm) or self.arm
+    def _arms(self, contexts: list[Mapping[str, Any]]) -> pa.Array:
+        arms = [context.get("arm") for context in contexts]
+        if set(map(type, arms)) != {str} or not all(arms):
+            arms = [self.arm if arm is None else _encodable(arm) or self.arm for arm in arms]
+        return _texts(arms)
 
 
 def _mapping(context: Any) -> Mapping[str, Any]:

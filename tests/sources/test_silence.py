@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evaluator.records import InFlight, LeftOut, LeftOutKind, Run, RunFacts, RunState
+from evaluator.segments import segment_paths
 from evaluator.sources.load import LoadPlan, RunOutcome, run_locust
 
 from .conftest import read_rows, start_silent
@@ -67,30 +67,28 @@ def in_flight_of(outcome: RunOutcome, arm: str) -> list[InFlight]:
     [
         pytest.param(0.0, False, True, id="never-answers-and-is-stopped"),
         pytest.param(2.5, False, False, id="half-the-time"),
-        pytest.param(4.0, True, False, id="heads-without-bodies-near-the-end"),
+        pytest.param(3.5, True, False, id="heads-without-bodies-near-the-end"),
     ],
 )
 def test_what_waits_when_a_load_ends_is_kept_with_its_age(
     watched: LoadPlan, run: Run, tmp_path: Path, after_s: float, half: bool, stopped: bool
 ) -> None:
-    until = time.time() + 5
-
     def why_stop() -> str:
-        return "enough" if stopped and time.time() > until else ""
+        return "enough" if stopped and len(segment_paths(tmp_path / "run")) > 2 else ""
 
     with start_silent("canary", after_s, half=half) as canary:
         plan = replace(watched, arms=(*watched.arms, canary))
         outcome = run_locust(plan, run, tmp_path / "run", why_stop=why_stop)
-    rows = check_account(outcome.facts, tmp_path / "run")
+    rows, recorded = check_account(outcome.facts, tmp_path / "run"), read_rows(tmp_path / "run").to_pylist()
     assert outcome.state is RunState.COMPLETE
-    assert rows["baseline"] > 100
+    assert rows["baseline"] > 20
     assert (rows["canary"] > 0) is (after_s > 0)
     assert outcome.facts.users_stopped
     assert outcome.started
     assert outcome.started < outcome.facts.users_stopped <= outcome.ended
     stopped_s = outcome.facts.users_stopped.timestamp()
     waiting = in_flight_of(outcome, "canary")
-    # Every user waits for one answer since the target fell silent, which counts from the first of all requests.
+    # Every user waits for one answer since the target fell silent.
     assert len(waiting) == 6
     assert {one.instance for one in waiting} == {"canary"}
     assert {one.endpoint for one in waiting} <= ENDPOINTS
@@ -98,16 +96,14 @@ def test_what_waits_when_a_load_ends_is_kept_with_its_age(
     assert "GET /products?page=1" in {one.endpoint for one in waiting}
     for one in waiting:
         assert one.started_s + one.age_s == pytest.approx(stopped_s, abs=0.05)
-    if after_s:
-        silent_s = min(one.started_s for one in waiting) + 0.2
-        assert stopped_s - silent_s == pytest.approx(5 - after_s, abs=1.2)
-        assert max(one.age_s for one in waiting) - min(one.age_s for one in waiting) < 0.5
+    last_s = max((row["ts"].timestamp() for row in recorded if row["arm"] == "canary"), default=0.0)
+    assert min(one.started_s for one in waiting) > last_s - 0.5
     # A healthy arm has only what it was asked just before.
-    assert all(one.age_s < 0.7 for one in in_flight_of(outcome, "baseline"))
+    assert all(one.age_s < 1 for one in in_flight_of(outcome, "baseline"))
 
 
 def test_several_processes_tell_what_waits_and_leave_in_order(watched: LoadPlan, run: Run, tmp_path: Path) -> None:
-    with start_silent("canary", 2) as canary:
+    with start_silent("canary", 0) as canary:
         # Locust's leader does not wait for users who have more time than half a second to end.
         plan = replace(watched, arms=(*watched.arms, canary), processes=2, arguments=("--stop-timeout", "2"))
         outcome = run_locust(plan, run, tmp_path / "run")
@@ -116,9 +112,9 @@ def test_several_processes_tell_what_waits_and_leave_in_order(watched: LoadPlan,
     assert len(in_flight_of(outcome, "canary")) == 6
     assert outcome.facts.users_stopped
     for one in in_flight_of(outcome, "canary"):
-        assert one.age_s > 0.7
+        assert one.age_s > 1
         assert one.started_s + one.age_s < outcome.facts.users_stopped.timestamp() + 0.05
-    assert all(one.age_s < 0.7 for one in in_flight_of(outcome, "baseline"))
+    assert all(one.age_s < 1 for one in in_flight_of(outcome, "baseline"))
 
 
 LATE = """
