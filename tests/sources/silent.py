@@ -3,7 +3,7 @@
     python silent.py PORT SILENT_AFTER_S [half]
 
 The moment counts from the first request. With `half` it sends the head of an answer then, and never the body. What asks
-for /late is answered a second later.
+for /late is answered a second later, and what asks for /never is not.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Quiet(asyncio.Protocol):
         now = time.monotonic()
         if Quiet.first is None:
             Quiet.first = now
+        if data.startswith(b"GET /never"):
+            return
         if now - Quiet.first < self.silent_after_s:
             delay_s = LATE_S if data.startswith(b"GET /late") else 0.0
             asyncio.get_running_loop().call_later(delay_s, self.transport.write, HEAD + b"ok")
