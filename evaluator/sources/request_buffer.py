@@ -31,7 +31,9 @@ NO_TIME = "no usable response time"
 EARLIEST_S, LATEST_S = 3600.0, 60.0
 """A start this much before (after) the time at which its request ended is no start: the end less the time is."""
 
-_LONGEST_S = 1e9
+_LONGEST_MS = 1e12
+"""31 years: the store takes no response time beyond it."""
+
 _HIGHEST_STATUS = 32767
 _HIGHEST_SIZE = 2**63 - 1
 
@@ -141,13 +143,14 @@ class RequestBuffer:
         columns = [column[:] for column in self.columns]
         self.clear()
         methods, names, given_times, sizes, starts, statuses, exceptions, contexts, instances = columns
-        contexts = [_mapping(context) for context in contexts]
-        arms = _texts([self._arm(context) for context in contexts])
+        if set(map(type, contexts)) != {dict}:
+            contexts = [_mapping(context) for context in contexts]
+        arms = self._arms(contexts)
         if self.sensitive:
             names, contexts = _paths(names), [_NO_CONTEXT] * len(contexts)
         failed = np.array([one is not None for one in exceptions], dtype=bool)
         times = _numbers(given_times)
-        usable = np.isfinite(times) & (times >= 0)
+        usable = (times >= 0) & (times <= _LONGEST_MS)  # NaN is neither
         times[~usable] = 0.0
         table = request_table(
             {
@@ -177,16 +180,16 @@ class RequestBuffer:
     def place(self, method: Any, name: Any, context: Any) -> tuple[str, str, str]:
         """Arm, instance and endpoint of a request without a response, as its row would have them."""
         known = _mapping(context)
-        arm = self._arm(known)
-        names = _paths([name]) if self.sensitive else [name]
-        instance = _instances([known.get("instance")], _texts([arm]))
-        return arm, instance[0].as_py(), _endpoints([method], names)[0].as_py()
+        arms = self._arms([known])
+        instances = _instances([known.get("instance")], arms)
+        endpoints = _endpoints([method], _paths([name]) if self.sensitive else [name])
+        return arms[0].as_py(), instances[0].as_py(), endpoints[0].as_py()
 
-    def _arm(self, context: Mapping[str, Any]) -> str:
-        arm = context.get("arm")
-        if type(arm) is str:
-            return (arm if arm.isascii() else _encodable(arm)) or self.arm
-        return self.arm if arm is None else _encodable(arm) or self.arm
+    def _arms(self, contexts: list[Mapping[str, Any]]) -> pa.Array:
+        arms = [context.get("arm") for context in contexts]
+        if set(map(type, arms)) != {str} or not all(arms):
+            arms = [self.arm if arm is None else _encodable(arm) or self.arm for arm in arms]
+        return _texts(arms)
 
 
 def _mapping(context: Any) -> Mapping[str, Any]:
@@ -310,7 +313,7 @@ def _number(value: Any) -> float:
 
 def _timestamps(starts: npt.NDArray[np.float64], times_ms: npt.NDArray[np.float64], now: float) -> pa.Array:
     """When requests began. One whose start cannot be has ended within the last second: its start follows from that."""
-    likely = now - np.minimum(times_ms / 1000, _LONGEST_S)
+    likely = now - times_ms / 1000
     believable = (starts > likely - EARLIEST_S) & (starts < now + LATEST_S)
     micros: npt.NDArray[np.int64] = np.rint(np.where(believable, starts, likely) * 1e6).astype(np.int64)
     return pa.array(micros).cast(pa.timestamp("us", tz="UTC"))

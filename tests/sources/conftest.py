@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +14,7 @@ import pytest
 
 from evaluator.records import Arm, Run
 from evaluator.segments import read_segment, segment_paths
-from evaluator.sources.load import LoadPlan
+from evaluator.sources.load import LoadPlan, wait_for_targets
 from evaluator.sources.sample import start_arms
 
 LOCUSTFILE = """
@@ -46,8 +50,6 @@ class Guard(FastHttpUser):
 def shop() -> Iterator[tuple[Arm, ...]]:
     """Two instances of two arms."""
     with start_arms([("baseline", "1", "none"), ("canary", "2", "none")], instances=2, leak_over_s=60) as arms:
-        from evaluator.sources.load import wait_for_targets
-
         wait_for_targets([url for arm in arms for url in arm.urls])
         yield arms
 
@@ -72,3 +74,20 @@ def run() -> Run:
 
 def read_rows(folder: Path) -> pa.Table:
     return pa.concat_tables([read_segment(path) for path in segment_paths(folder)]).unify_dictionaries()
+
+
+@contextmanager
+def start_silent(name: str, after_s: float, *, half: bool = False) -> Iterator[Arm]:
+    """An arm whose only instance falls silent `after_s` seconds after its first request."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    script = Path(__file__).with_name("silent.py")
+    process = subprocess.Popen([sys.executable, str(script), port, str(after_s), *(["half"] if half else [])])
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_for_targets([url])
+        yield Arm(name, (url,))
+    finally:
+        process.kill()
+        process.wait()

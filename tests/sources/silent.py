@@ -2,7 +2,8 @@
 
     python silent.py PORT SILENT_AFTER_S [half]
 
-The moment counts from the first request. With `half` it sends the head of an answer then, and never the body.
+The moment counts from the first request. With `half` it sends the head of an answer then, and never the body. What asks
+for /late is answered a second later, and what asks for /never is not.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 import time
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nX-Instance: quiet-1\r\n\r\n"
+
+LATE_S = 1.0
 
 
 class Quiet(asyncio.Protocol):
@@ -31,8 +34,11 @@ class Quiet(asyncio.Protocol):
         now = time.monotonic()
         if Quiet.first is None:
             Quiet.first = now
+        if data.startswith(b"GET /never"):
+            return
         if now - Quiet.first < self.silent_after_s:
-            self.transport.write((HEAD + b"ok") * data.count(b"\r\n\r\n"))
+            delay_s = LATE_S if data.startswith(b"GET /late") else 0.0
+            asyncio.get_running_loop().call_later(delay_s, self.transport.write, HEAD + b"ok")
         elif self.half:
             self.transport.write(HEAD)
 

@@ -59,6 +59,8 @@ def test_a_clean_run_loses_nothing_and_gives_every_arm_the_same(plan: LoadPlan, 
     rows = read_rows(tmp_path / "run")
     assert (outcome.state, outcome.facts.stopped_by) == (RunState.COMPLETE, "")
     assert outcome.facts.counted == rows.num_rows > 200
+    assert outcome.facts.read == Counter(rows["arm"].to_pylist())
+    assert outcome.facts.left_out == ()
     assert outcome.facts.users == {"baseline": 6, "canary": 6}
     assert (outcome.facts.workers_expected, outcome.facts.workers_seen) == (1, 1)
     assert (outcome.facts.pacing, outcome.facts.target_users) == ("closed", 12)
@@ -131,6 +133,8 @@ def test_a_killed_worker_loses_a_second_and_makes_the_run_incomplete(plan: LoadP
     assert (outcome.facts.workers_expected, outcome.facts.workers_seen) == (2, 1)
     assert "1 of 2 load generator processes" in outcome.facts.stopped_by
     assert not list(folder.glob("*.tmp"))
+    # The one that was killed has counted less than it wrote.
+    assert outcome.facts.read == {}
 
 
 RUN_ALONE = """

@@ -14,7 +14,7 @@ from evaluator.records import Arm, RunState
 from evaluator.segments import data_folder, run_folder
 from evaluator.store import Store
 
-from .conftest import read_rows
+from .conftest import read_rows, start_silent
 
 OWN = """
 from locust import FastHttpUser, constant, task
@@ -92,7 +92,33 @@ def test_master_and_workers_started_by_hand_record_one_run(own: Path, tmp_path: 
     (run,) = store.runs("shop@own")
     assert (run.state, run.facts.stopped_by) == (RunState.COMPLETE, "")
     assert (run.facts.workers_expected, run.facts.workers_seen) == (2, 2)
-    assert run.facts.counted == landed.rows > 50
+    assert run.facts.counted == landed.rows == sum(run.facts.read.values()) > 50
+    assert set(run.facts.read) == {"baseline", "canary"}
+    assert run.facts.users_stopped
+    assert all(one.age_s < 1 for one in run.facts.in_flight)
+
+
+def test_what_waits_at_the_end_is_in_the_store_and_a_sensitive_release_tells_its_path(
+    shop: tuple[Arm, ...], tmp_path: Path
+) -> None:
+    with start_silent("canary", 0) as canary:
+        text = OWN.format(baseline=shop[0].urls[0], canary=canary.urls[0]).replace(
+            '"/products"', '"/products?ann=4111"'
+        )
+        (tmp_path / "locustfile.py").write_text(text.replace('{"arm": "canary"}', '{"arm": 7, "instance": "i1"}'))
+        locust = start(tmp_path, "--headless", "-u", "6", "-r", "20", "-t", "3s", "--evaluator-sensitive")
+        locust.communicate(timeout=30)
+    store = Store.open(tmp_path / "evaluator.duckdb", create=True)
+    (landed,) = land_release(store, "shop@own")
+    (run,) = store.runs("shop@own")
+    assert run.state is RunState.COMPLETE
+    assert run.facts.read == {"baseline": landed.rows}
+    assert run.facts.users_stopped
+    waiting = [one for one in run.facts.in_flight if one.arm == "7"]
+    assert {(one.instance, one.endpoint) for one in waiting} == {("i1", "GET /products")}
+    assert len(waiting) == 3
+    assert all(1 < one.age_s < 4 for one in waiting)
+    assert not [path for path in (tmp_path / "evaluator.data").rglob("*.json") if "4111" in path.read_text()]
 
 
 def test_the_plug_in_needs_no_line_at_all(shop: tuple[Arm, ...], tmp_path: Path) -> None:

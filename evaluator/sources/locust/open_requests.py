@@ -11,8 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import wraps
-from inspect import signature
-from typing import Any, NamedTuple
+from inspect import Signature, signature
+from typing import Any
 
 import requests
 from gevent import GreenletExit
@@ -36,16 +36,8 @@ _TURNED = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, Interr
 _KEY = "evaluator_open"
 
 
-class _Call(NamedTuple):
-    """One call of a client's `request`."""
-
-    begun: float
-    session: Any
-    group: str | None
-    """The name that `rename_request` gave."""
-    arguments: tuple[Any, ...]
-    options: Mapping[str, Any]
-    bind: Callable[..., Any]
+_Call = tuple[float, Any, tuple[Any, ...], Mapping[str, Any]]
+"""One call of a client's `request`: when it began, the client, and what it was given."""
 
 
 class OpenRequests:
@@ -53,9 +45,10 @@ class OpenRequests:
 
     def __init__(self, buffer: RequestBuffer) -> None:
         self._buffer = buffer
-        self._calls: dict[int, tuple[Any, ...]] = {}
+        self._calls: dict[int, _Call] = {}
         self._cut_off: list[InFlight] = []
         self._stopped: float | None = None
+        self._signatures: dict[type[Any], Signature] = {}
 
     def begin(self) -> None:
         """Forget those of the run before."""
@@ -70,29 +63,27 @@ class OpenRequests:
 
     def list(self) -> tuple[InFlight, ...]:
         """Requests that their user's end cut off, and once the users were told to stop, those that are still open."""
-        still_open = (
-            () if self._stopped is None else tuple(self._describe(_Call(*call)) for call in list(self._calls.values()))
-        )
+        still_open = () if self._stopped is None else tuple(map(self._describe, list(self._calls.values())))
         return (*self._cut_off, *still_open)
 
     def watch(self, session: type[Any], response: type[Any]) -> None:
         """Watch a class of clients and the class of its responses. It is for good: a process records once."""
+        self._signatures[session] = signature(session.request)
         session.request = self._watch_request(session.request)
         response.__exit__ = self._watch_exit(response.__exit__)
 
     def _watch_request(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        calls, now, bind = self._calls, time.perf_counter, signature(original).bind
+        calls, now = self._calls, time.perf_counter
 
         @wraps(original)
         def request(session: Any, *arguments: Any, **options: Any) -> Any:
-            call = (now(), session, session.request_name, arguments, options, bind)  # a _Call, at a third of its cost
-            key = id(call)
-            calls[key] = call
+            key = id(options)  # a dict that nobody else has, as long as the call lasts
+            calls[key] = now(), session, arguments, options
             try:
                 response = original(session, *arguments, **options)
             except BaseException as error:
-                if calls.pop(key, None):
-                    self._end_broken(_Call(*call), error)
+                if call := calls.pop(key, None):
+                    self._end_broken(call, error)
                 raise
             if "stream" in options and options["stream"] and options.get("catch_response"):
                 # The body is read in the `with` block, which ends the request.
@@ -111,7 +102,7 @@ class OpenRequests:
             # Locust tells of a request whose block raised nothing, or said before what the outcome is.
             if kind is not None and not handled and getattr(response, "_manual_result", None) is None:
                 if call and isinstance(error, _STOPPED):
-                    self._cut_off.append(self._describe(_Call(*call)))
+                    self._cut_off.append(self._describe(call))
                 else:
                     self._leave_out(response, error)
             return handled
@@ -134,19 +125,21 @@ class OpenRequests:
         self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _detail(error), failed=failed)
 
     def _describe(self, call: _Call) -> InFlight:
-        now = time.perf_counter()
+        begun, now = call[0], time.perf_counter()
         end = now if self._stopped is None else self._stopped
-        started_s = time.time() - (now - call.begun)
-        return InFlight(*self._name(call), round(started_s, 6), round(max(end - call.begun, 0.0), 6))
+        started_s = time.time() - (now - begun)
+        return InFlight(*self._name(call), round(started_s, 6), round(max(end - begun, 0.0), 6))
 
     def _name(self, call: _Call) -> tuple[str, str, str]:
         """Arm, instance and endpoint, by the rules of Locust's clients."""
+        _, session, arguments, options = call
         try:
-            given = call.bind(call.session, *call.arguments, **call.options).arguments
+            of_class = next(found for cls, found in self._signatures.items() if isinstance(session, cls))
+            given = of_class.bind(session, *arguments, **options).arguments
         except TypeError:
-            given = call.options  # a call that the client itself refuses
-        name = given.get("name") or call.group or _find_name(call.session, given)
-        return self._buffer.place(given.get("method"), name, _find_context(call.session, given))
+            given = dict(options)  # a call that the client itself refuses
+        name = given.get("name") or session.request_name or _find_name(session, given)
+        return self._buffer.place(given.get("method"), name, _find_context(session, given))
 
 
 def _find_name(session: Any, given: Mapping[str, Any]) -> Any:

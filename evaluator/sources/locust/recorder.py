@@ -424,7 +424,7 @@ class _Process:
 
     def _end_orphan(self) -> None:
         if self.running and self.facts.users_stopped is not None:
-            # Locust's leader waits for nobody who takes his time (--stop-timeout); the load was over by then.
+            # Locust's leader does not wait for users who take their time (--stop-timeout); the load was over by then.
             self.facts.counted = (self.facts.counted or 0) + self.environment.stats.total.num_requests
             self._close()
             os._exit(0)
