@@ -20,7 +20,7 @@ def check_replication(scene: Scene) -> Iterable[Finding]:
     if any(run.fingerprint.get("replicates_overlap") for run in scene.runs):
         yield warn(
             NAME,
-            "files that ran at the same time are taken as replicates, as --files-are says: if they are parts of one run, "
+            "files that ran at the same time are taken as replicates, as --files-are says: if one run left them, "
             "the differences between runs are taken for smaller than they are",
             "import them again under another release id with `--files-are parts`, if one run left them",
         )
