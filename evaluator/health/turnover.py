@@ -77,6 +77,7 @@ def _judge_turnover(
     scene: Scene, arm: str, baseline: tuple[int, list[_Ended]], candidate: tuple[int, list[_Ended]]
 ) -> Iterable[Finding]:
     """Turnover of both arms is how the platform works; of the candidate only, it may be that it crashes."""
+    named: list[str] = []
     replaced = [[one.name for one in ended if not one.died] for _, ended in (baseline, candidate)]
     for name, names, (instances, _) in zip((BASELINE, arm), replaced, (baseline, candidate), strict=True):
         if not names:
@@ -91,7 +92,9 @@ def _judge_turnover(
             )
             yield Finding(NAME, Level.FAIL, f"{text}; none of baseline did", remedy=remedy)
         else:
-            yield ok(NAME, text)
+            named.append(text)
+    if named:
+        yield ok(NAME, "; ".join(named))
 
 
 def _find_ended(scene: Scene, time: RunTime, side: int) -> tuple[int, list[_Ended]]:

@@ -168,8 +168,14 @@ def describe_data(evidence: Evidence) -> str:
     return f"{text}, {units}" if any(arm.units for arm in evidence.arms) else text
 
 
+NOTABLE = 0.001
+
+
 def describe_left_out_rows(evidence: Evidence) -> str:
-    """What was read and is not judged: `of 3,600 + 3,588 rows read, 288 + 0 are of the warm-up`; empty where all is."""
+    """What was read and is not judged: `of 3,600 + 3,588 rows read, 288 + 0 are of the warm-up`; empty where all is.
+
+    A few rows of which none failed are left to the JSON.
+    """
     arms = [arm for arm in evidence.arms if arm.read]
     kinds = dict.fromkeys((part.kind, part.detail) for arm in arms for part in arm.left_out)
     parts = []
@@ -178,6 +184,8 @@ def describe_left_out_rows(evidence: Evidence) -> str:
         rows, failures = (
             [sum(getattr(part, name) for part in parts) for parts in alike] for name in ("rows", "failures")
         )
+        if not any(failures) and all(n < NOTABLE * arm.read for n, arm in zip(rows, arms, strict=True)):
+            continue
         text = f"{_join_counts(rows)} {name_left_out(kind, detail)}"
         parts.append(f"{text} ({_join_counts(failures)} failed)" if any(failures) else text)
     return f"of {_join_counts([arm.read for arm in arms])} rows read, {', '.join(parts)}" if parts else ""

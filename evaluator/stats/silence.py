@@ -169,7 +169,7 @@ def measure_clusters(counts: FloatArray) -> tuple[FloatArray, IntArray]:
     requests, from differences of adjacent windows (von Neumann 1941), so that a trend or an end counts for next to
     nothing. Windows are buckets, unless at another width next to nothing of that variance is left: then users keep a
     pace of that width, requests that come together are no chance, and what is left counts. Of a series that is mostly
-    empty it is at least the mean size of a group of adjacent buckets with requests.
+    empty between its first and its last request it is at least the mean size of a group of adjacent buckets.
     """
     rows, buckets = counts.shape
     total = np.maximum(counts.sum(axis=1), 1e-9)
@@ -182,7 +182,8 @@ def measure_clusters(counts: FloatArray) -> tuple[FloatArray, IntArray]:
     occupied = counts > 0
     series, start, end = _gaps(occupied)
     groups = 1 + np.bincount(series[(start > 0) & (end < buckets)], minlength=rows)
-    grouped = np.where(occupied.mean(axis=1) < MOSTLY, np.maximum(size, total / groups), size)
+    span = buckets - occupied.argmax(axis=1) - occupied[:, ::-1].argmax(axis=1)
+    grouped = np.where(occupied.sum(axis=1) < MOSTLY * span, np.maximum(size, total / groups), size)
     keep_pace = (size > 1) & (paced < PACED * size)
     return np.maximum(np.where(keep_pace, paced, grouped), 1.0), np.where(keep_pace, pace, 0)
 
