@@ -35,6 +35,7 @@ from evaluator.records import (
 )
 from evaluator.stats.calendar import Calendar
 from evaluator.stats.index import distinct
+from evaluator.stats.outcome_looks import find_dearest
 from evaluator.stats.rates import active_slots
 from evaluator.stats.window import WarmUp, find_warm_up
 
@@ -111,11 +112,15 @@ def assess_release(
 def assess_outcomes(outcomes: Outcomes | None, rulebook: Rulebook) -> Evidence:
     """All that can be said of outcomes of units; they are final when they are imported, and have no clock."""
     scene = OutcomeScene(outcomes, rulebook) if outcomes else None
+    price = find_dearest(outcomes, rulebook.monitoring) if outcomes else None
     return Evidence(
         comparisons=measure_outcomes(outcomes, rulebook),
         findings=tuple(finding for check in OUTCOME_CHECKS for finding in check(scene)) if scene else (),
         arms=_summarise_units(outcomes) if outcomes else (),
         window=Window(None, None),
+        monitoring=price.kind if price else "fixed",
+        outcomes_run=outcomes.run if outcomes else "",
+        outcomes_paid=price.paid if price else "",
     )
 
 
@@ -138,6 +143,8 @@ def _join(one: Evidence, other: Evidence) -> Evidence:
         incomplete=one.incomplete or other.incomplete,
         final=one.final and other.final,
         collected=one.collected or other.collected,
+        outcomes_run=one.outcomes_run or other.outcomes_run,
+        outcomes_paid=one.outcomes_paid or other.outcomes_paid,
     )
 
 

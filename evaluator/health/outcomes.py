@@ -10,12 +10,17 @@ import numpy as np
 from evaluator.health.base import ok, warn
 from evaluator.records import Finding, Level, Outcomes, Rulebook
 from evaluator.stats.outcome_arms import compare_assignment
-from evaluator.wording import format_count, format_number
+from evaluator.stats.outcome_looks import find_dearest
+from evaluator.wording import count_of, format_count, format_number
 
 __all__ = ["OUTCOME_CHECKS", "OutcomeScene"]
 
 ALPHA = 0.001
 MOST_CROSSED = 0.01
+MOST_NAMED = 5
+ANYTIME = "monitoring: {mode: anytime}"
+MAX_UNITS = "monitoring.max_units"
+HOW = {"fixed": "one look", "anytime": "intervals that hold at any time", "group_sequential": "group-sequential bounds"}
 SKEWED = 355.0
 """Units an arm needs for a mean, per squared skewness (Kohavi, Deng, Longbotham & Xu 2014, rule 7)."""
 
@@ -51,6 +56,40 @@ def check_units_ratio(scene: OutcomeScene) -> Iterable[Finding]:
 def _suggest_ratio(outcomes: Outcomes) -> str:
     parts = ", ".join(f"{arm}: 1" for arm in outcomes.arms)
     return f"look for what loses units of one arm; if the split was meant, write health: {{sample_ratio: {{{parts}}}}}"
+
+
+def check_looks(scene: OutcomeScene) -> Iterable[Finding]:
+    """Earlier verdicts on other outcomes of this release, and how looking again is paid for."""
+    price = find_dearest(scene.outcomes, scene.rulebook.monitoring)
+    so_far = format_count(price.units)
+    if not price.earlier:
+        planned = f" of {format_count(price.max_units)} planned" if price.max_units else ""
+        later = "it takes all of alpha" if price.kind == "fixed" else "later looks are paid for"
+        yield ok("outcome_looks", f"first look at outcomes of this release, at {so_far}{planned} units; {later}")
+        return
+    many = count_of(len(price.earlier), "time")
+    before = ", ".join(format_count(look.units) for look in price.earlier[:MOST_NAMED])
+    before += ", …" if len(price.earlier) > MOST_NAMED else ""
+    text = f"other outcomes of this release were judged {many} before (at {before} units; now {so_far})"
+    suggested = f"monitoring: {{max_units: {max(price.units, *(look.units for look in price.earlier)) * 2}}}"
+    plan = f"before the first look at the next test write {suggested}, with the units that you plan, or {ANYTIME}"
+    if price.refused and price.kind == "fixed":
+        remedy = f"write {ANYTIME}: what is left of alpha then pays for it; {plan}"
+        yield Finding(
+            "outcome_looks", Level.FAIL, f"{text}; monitoring: {{mode: fixed}} allows one look", remedy=remedy
+        )
+    elif price.refused:
+        remedy = f"judge when there are more units; where {MAX_UNITS} is reached, the earlier verdict was the last"
+        yield Finding("outcome_looks", Level.FAIL, f"{text}; {price.refused}", remedy=remedy)
+    elif price.share < 1:
+        left = format_number(scene.rulebook.alpha * price.share * 100)
+        yield warn(
+            "outcome_looks",
+            f"{text}; not as it is planned now, so {left} % of error are left for {HOW[price.kind]}",
+            plan,
+        )
+    else:
+        yield ok("outcome_looks", f"{text}; paid for by {HOW[price.kind]}")
 
 
 def check_assignment(scene: OutcomeScene) -> Iterable[Finding]:
@@ -132,6 +171,7 @@ OutcomeCheck = Callable[[OutcomeScene], Iterable[Finding]]
 
 OUTCOME_CHECKS: tuple[OutcomeCheck, ...] = (
     check_units_ratio,
+    check_looks,
     check_assignment,
     check_duplicates,
     check_missing,

@@ -30,6 +30,7 @@ from evaluator.records.landing import (
 from evaluator.records.outcomes import (
     OutcomeColumn,
     OutcomeFacts,
+    OutcomeLook,
     OutcomeOptions,
     OutcomePlan,
     Outcomes,
@@ -109,6 +110,7 @@ __all__ = [
     "Monitoring",
     "OutcomeColumn",
     "OutcomeFacts",
+    "OutcomeLook",
     "OutcomeOptions",
     "OutcomePlan",
     "Outcomes",

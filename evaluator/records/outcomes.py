@@ -12,6 +12,7 @@ import numpy.typing as npt
 __all__ = [
     "OutcomeColumn",
     "OutcomeFacts",
+    "OutcomeLook",
     "OutcomeOptions",
     "OutcomePlan",
     "Outcomes",
@@ -105,6 +106,19 @@ class UnitMoments:
 
 
 @dataclass(frozen=True, slots=True)
+class OutcomeLook:
+    """An earlier verdict on outcomes of the same release."""
+
+    run: str
+    units: int
+    """Units of all arms that were judged."""
+    sums: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
+    """Arm → variable → number of units, mean, and sum of squared deviations: what tells whether data are the same."""
+    paid: str = "fixed"
+    """How the look was paid for: `fixed` took all of alpha; `anytime`; `group_sequential:` and the planned units."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcomes:
     """Outcomes of the units of all arms. `arms[0]` is the baseline.
 
@@ -125,3 +139,5 @@ class Outcomes:
     """Variable → one value a unit, by arm; only of those that a metric asked for. NaN: no value."""
     row_values: Mapping[str, tuple[tuple[IntArray, FloatArray], ...]] = field(default_factory=dict)
     """Outcome → place of the unit among those of its arm, and value, of each row, by arm; only of those asked for."""
+    looks: tuple[OutcomeLook, ...] = ()
+    """Verdicts on outcomes of this release before these were first judged, the oldest first."""

@@ -215,6 +215,10 @@ class Evidence:
     """There are readings of a metrics server only: more of them come with time."""
     progress: Progress | None = None
     """How far the calendar of looks has come; `None` where there are no requests."""
+    outcomes_run: str = ""
+    """Run whose outcomes were judged; empty: none."""
+    outcomes_paid: str = ""
+    """How the look at them was paid for, as `OutcomeLook.paid`."""
 
 
 @dataclass(frozen=True, slots=True)
