@@ -72,16 +72,20 @@ def to_options(
 
 def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: OutcomePlan) -> str:
     """Say what an import of outcomes did."""
+    from evaluator.health.outcomes import describe_left_out  # numpy is not needed before something has landed
+
     if landed.already:
         return f"{release}: these outcomes have landed already (run {', '.join(landed.runs)}); nothing changed"
     names = ", ".join(column.name for column in plan.columns if column.role == "outcome")
     covariates = ", ".join(column.name for column in plan.columns if column.role == "covariate")
-    text = f"{release}: outcomes of {facts.units} units ({plan.unit}) in {facts.rows} rows, arms by {plan.arm}: {names}"
+    judged = sum(arm.judged for arm in facts.account())
+    text = f"{release}: outcomes of {facts.units} units ({plan.unit}) in {judged} rows, arms by {plan.arm}: {names}"
     text += f"; covariates {covariates}" if covariates else ""
     text += f"; {facts.crossed} units in several arms left out" if facts.crossed else ""
-    done = "counted once" if facts.duplicates_dropped else "kept"
-    text += f"; {facts.duplicates} duplicated rows {done}" if facts.duplicates else ""
-    return text + (f"; {facts.skipped_rows} bad rows skipped" if facts.skipped_rows else "")
+    text += f"; {facts.duplicates} duplicated rows kept" if facts.duplicates and not facts.duplicates_dropped else ""
+    if facts.left_out:
+        text += f"; {sum(facts.read.values())} rows read, of them not judged: {describe_left_out(facts)}"
+    return text
 
 
 def tell_metrics(policy: Policy, suggested: Sequence[str]) -> str:

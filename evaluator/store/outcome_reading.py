@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from evaluator.errors import StoreError
-from evaluator.records import OutcomeColumn, OutcomeFacts, OutcomeLook, Outcomes, UnitMoments
+from evaluator.records import OutcomeColumn, OutcomeLook, Outcomes, UnitMoments
 from evaluator.store.engine import Engine, quote
-from evaluator.store.outcomes import ROWS_FILE, UNITS_FILE
+from evaluator.store.outcomes import ROWS_FILE, UNITS_FILE, facts_from_json
 
 __all__ = ["read_outcomes"]
 
@@ -46,7 +46,7 @@ def read_outcomes(
             UnitMoments(int(row[1]), np.array(row[2]), np.array(row[3]).reshape(width, width)) for row in rows
         ),
         skewness=tuple(np.array(row[4]) for row in rows),
-        facts=OutcomeFacts(**json.loads(found[0][2])),
+        facts=facts_from_json(found[0][2]),
         values=_read_units(folder / UNITS_FILE, wanted, len(rows)),
         row_values=_read_rows(engine, folder / ROWS_FILE, outcomes, folder / UNITS_FILE, len(rows)),
         looks=_read_looks(engine, run),
