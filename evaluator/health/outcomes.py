@@ -164,6 +164,8 @@ def check_rows(scene: OutcomeScene) -> Iterable[Finding]:
     """Rows read against rows judged; rows that cannot be used must be few, and as many in every arm."""
     facts = scene.outcomes.facts
     read = sum(facts.read.values())
+    if not read:
+        return
     if not facts.left_out:
         yield ok("coverage", f"all {format_count(read)} rows of outcomes are judged")
         return
