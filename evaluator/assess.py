@@ -113,14 +113,16 @@ def assess_outcomes(outcomes: Outcomes | None, rulebook: Rulebook) -> Evidence:
     """All that can be said of outcomes of units; they are final when they are imported, and have no clock."""
     scene = OutcomeScene(outcomes, rulebook) if outcomes else None
     price = find_dearest(outcomes, rulebook.monitoring) if outcomes else None
+    comparisons = measure_outcomes(outcomes, rulebook)
+    answered = any(comparison.questions for comparison in comparisons)  # too few units to say anything: no look
     return Evidence(
-        comparisons=measure_outcomes(outcomes, rulebook),
+        comparisons=comparisons,
         findings=tuple(finding for check in OUTCOME_CHECKS for finding in check(scene)) if scene else (),
         arms=_summarise_units(outcomes) if outcomes else (),
         window=Window(None, None),
         monitoring=price.kind if price else "fixed",
-        outcomes_run=outcomes.run if outcomes else "",
-        outcomes_paid=price.paid if price else "",
+        outcomes_run=outcomes.run if outcomes and answered else "",
+        outcomes_paid=price.paid if price and answered else "",
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.outcomes import describe_outcomes, outcome_options, tell_metrics, to_options
+from evaluator.cli.outcomes import describe_outcomes, outcome_options, tell_looks, tell_metrics, to_options
 from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, Landed, LandingPlan, LeftOutKind
@@ -103,6 +103,8 @@ def command(
         )
         emit(describe_outcomes(release, landed, facts, chosen))
         _tell_metrics(session, store)
+        if (hint := tell_looks(session.load_policy())) and not landed.already:
+            session.say(hint)
     session.say(f"next: evaluator verdict {release}")
     return 0
 

@@ -12,7 +12,7 @@ from evaluator.records import Landed, OutcomeFacts, OutcomeOptions, OutcomePlan
 if TYPE_CHECKING:
     from evaluator.policy import Policy
 
-__all__ = ["describe_outcomes", "outcome_options", "tell_metrics", "to_options"]
+__all__ = ["describe_outcomes", "outcome_options", "tell_looks", "tell_metrics", "to_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,3 +94,14 @@ def tell_metrics(policy: Policy, suggested: Sequence[str]) -> str:
         return ""
     lines = "".join(f"\n  - {one}" for one in suggested)
     return f"the policy has no metric of outcomes; `evaluator init` writes one with these (think about margins):{lines}"
+
+
+def tell_looks(policy: Policy) -> str:
+    """Say before the first verdict what it costs, where the policy plans no others; nothing where it does."""
+    monitoring, judged = policy.rulebook.monitoring, any(rule.outcome for rule in policy.rulebook.rules)
+    if not judged or monitoring.mode != "auto" or monitoring.max_units is not None:
+        return ""
+    return (
+        "the first verdict on outcomes of a release takes all of alpha, later ones on other data share a tenth; "
+        "if more units will come, plan the looks before it: monitoring: {max_units: …}, or {mode: anytime}"
+    )

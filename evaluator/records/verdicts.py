@@ -216,7 +216,7 @@ class Evidence:
     progress: Progress | None = None
     """How far the calendar of looks has come; `None` where there are no requests."""
     outcomes_run: str = ""
-    """Run whose outcomes were judged; empty: none."""
+    """Run whose outcomes were looked at; empty where none were, or nothing could be said of them."""
     outcomes_paid: str = ""
     """How the look at them was paid for, as `OutcomeLook.paid`."""
 

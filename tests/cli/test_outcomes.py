@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from evaluator.__main__ import run
+from evaluator.store import Store
 
 POLICY = """
 metrics:
@@ -58,6 +59,7 @@ def test_a_harmless_change_is_go(here, capfd):
     assert "shop@2: outcomes of 4000 units (user_id) in 4000 rows, arms by variant: converted, sessions" in out
     assert "covariates revenue_pre" in out
     assert "no metric of outcomes" not in err
+    assert "if more units will come, plan the looks before it: monitoring: {max_units: …}" in err
     code, plain = verdict(capfd)
     assert (code, plain["verdict"], plain["time_to_decision_s"]) == (0, "go", None)
     assert [arm["units"] for arm in plain["arms"]] == [
@@ -238,8 +240,11 @@ def test_outcomes_that_were_judged_before_are_counted_and_paid_for(here, capfd):
     text = find_check(verdict(capfd)[1], "outcome_looks")["text"]
     assert "were judged 2 times before (at 2,000, 3,000 units; now 4,000)" in text
     # The outcomes of the second look are what they were, whatever came after them.
-    known = run(["verdict", "shop@2", "--runs", "all"])
-    assert known in (0, 3)
+    runs = [
+        row["id"] for row in Store(here / "evaluator.duckdb").query("SELECT id FROM runs ORDER BY code").to_pylist()
+    ]
+    once_more = verdict(capfd, "--run", runs[2])[1]
+    assert {**once_more, "judged_at": ""} == {**second, "judged_at": ""}
 
 
 def test_looking_without_recording_is_no_look(here, capfd):
@@ -247,6 +252,18 @@ def test_looking_without_recording_is_no_look(here, capfd):
     verdict(capfd, "--dry-run")
     import_part(here, 3000)
     assert "first look" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
+
+
+def test_what_said_nothing_was_no_look(here, capfd):
+    """Too few units to be judged, or a look that was refused."""
+    import_part(here, 40)
+    assert {row["status"] for row in verdict(capfd)[1]["metrics"]} == {"no_data"}
+    import_part(here, 3000)
+    assert "first look" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
+    (here / "evaluator.yaml").write_text(POLICY + "monitoring: {mode: fixed}\n")
+    for units in (3500, 4000):
+        import_part(here, units)
+        assert "judged 1 time before (at 3,000 units" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
 
 
 def test_large_harm_is_still_found_at_a_later_look(here, capfd):

@@ -198,13 +198,12 @@ def judge_growing(seed, monitoring, *, record=True, looks=10, each=150, rules=RU
     return words
 
 
-def share_stopped(monitoring, *, record=True, count=100):
+def share_stopped(monitoring, *, record=True, count=60):
     return np.mean(["no_go" in judge_growing(seed, monitoring, record=record) for seed in range(count)])
 
 
 def test_growing_outcomes_keep_alpha_at_every_checkpoint():
     """A small version of the numbers in docs/outcomes.md: 5 % is promised, and unpaid looks take three times that."""
-    unpaid = share_stopped(AUTO, record=False)
-    assert unpaid > 0.11
-    assert share_stopped(AUTO) < min(0.1, unpaid)
-    assert share_stopped(Monitoring(max_units=3000)) < min(0.1, unpaid)
+    assert share_stopped(AUTO, record=False) > 0.12
+    assert share_stopped(AUTO) < 0.08
+    assert share_stopped(Monitoring(max_units=3000)) < 0.08

@@ -13,6 +13,7 @@ from evaluator.errors import InputError, UnknownName
 from evaluator.pipeline.importing import import_outcomes
 from evaluator.records import LeftOut, LeftOutKind, OutcomeOptions, Release
 from evaluator.stats.outcomes import moments_of
+from evaluator.store.outcomes import facts_from_json
 
 SMALL = """user_id,variant,ts,converted,revenue,revenue_pre
 u1,control,1,0,1.5,1
@@ -290,3 +291,10 @@ def test_a_damaged_compressed_file_is_named(store, tmp_path, damage):
 def test_a_header_that_no_csv_can_have(land):
     with pytest.raises(InputError, match=r"o\.csv:1: the header line cannot be read"):
         land("user,arm," + "x" * 200_000 + "\na,A,1\n")
+
+
+def test_facts_of_an_older_store_are_understood():
+    old = '{"rows": 8, "units": 5, "duplicates": 1, "duplicates_dropped": true, "crossed": 1, "skipped_rows": 2}'
+    facts = facts_from_json(old)
+    assert (facts.rows, facts.skipped_rows, facts.units) == (8, 2, 5)
+    assert [(arm.arm, arm.read, arm.judged) for arm in facts.account()] == [("", 10, 8)]
