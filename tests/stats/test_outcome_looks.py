@@ -185,6 +185,23 @@ def test_the_interval_is_the_dual_of_the_decision(monitoring, rule):
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize("rule", RULES, ids=[rule.name for rule in RULES])
+def test_each_end_of_the_interval_has_the_level_of_what_it_decides(rule):
+    planned, data = Monitoring(max_units=2000), draw(700, seed=4)
+    looks = [look_at(cut(data, 300), paid="group_sequential:2000")]
+    paid = assess_outcomes(make(data, looks), Rulebook((rule,), monitoring=planned)).comparisons[0].effect
+    cost = price(data, looks, planned)
+    worse, within = (
+        assess_outcomes(make(data), Rulebook((rule,), alpha=cost.level(ALPHA, side))).comparisons[0].effect
+        for side in ("worse", "within")
+    )
+    assert (paid.lower, paid.upper) == (within.lower, worse.upper)
+    assert within.lower < worse.lower
+    lower_is_better = replace(rule, direction=Direction.LOWER)
+    turned = assess_outcomes(make(data, looks), Rulebook((lower_is_better,), monitoring=planned)).comparisons[0].effect
+    assert (turned.lower, turned.upper) == (worse.lower, within.upper)
+
+
 def judge_growing(seed, monitoring, *, record=True, looks=10, each=150, rules=RULES[:1]):
     """Words of a test of identical arms that is judged at every checkpoint."""
     data, before, words = draw(looks * each, seed=seed), [], []
