@@ -129,7 +129,7 @@ def check_looks(scene: OutcomeScene) -> Iterable[Finding]:
         left = format_number(scene.rulebook.alpha * price.share * 100)
         yield warn(
             "outcome_looks",
-            f"{text}; not as it is planned now, so {left} % of error are left for {HOW[price.kind]}",
+            f"{text}; they took alpha and left {left} % for this look and all later ones, paid by {HOW[price.kind]}",
             plan,
         )
     else:
