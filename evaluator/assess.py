@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import reduce
+from typing import Literal
 
 import numpy as np
 
@@ -40,6 +41,7 @@ from evaluator.stats.calendar import Calendar
 from evaluator.stats.in_flight import settle_in_flight
 from evaluator.stats.index import distinct
 from evaluator.stats.narrow import merge_unreplicated
+from evaluator.stats.outcome_looks import find_dearest
 from evaluator.stats.panel import Panel
 from evaluator.stats.rates import active_slots
 from evaluator.stats.silence import measure_clusters
@@ -135,19 +137,28 @@ def assess_release(
 def assess_outcomes(outcomes: Outcomes | None, rulebook: Rulebook) -> Evidence:
     """All that can be said of outcomes of units; they are final when they are imported, and have no clock."""
     scene = OutcomeScene(outcomes, rulebook) if outcomes else None
+    price = find_dearest(outcomes, rulebook.monitoring) if outcomes else None
+    comparisons = measure_outcomes(outcomes, rulebook)
+    answered = any(comparison.questions for comparison in comparisons)  # too few units to say anything: no look
     return Evidence(
-        comparisons=measure_outcomes(outcomes, rulebook),
+        comparisons=comparisons,
         findings=tuple(finding for check in OUTCOME_CHECKS for finding in check(scene)) if scene else (),
         arms=_summarise_units(outcomes) if outcomes else (),
         window=Window(None, None),
+        monitoring=price.kind if price else "fixed",
+        outcomes_run=outcomes.run if outcomes and answered else "",
+        outcomes_paid=price.paid if price and answered else "",
     )
 
 
 def _summarise_units(outcomes: Outcomes) -> tuple[ArmSummary, ...]:
-    return tuple(
-        ArmSummary(arm, "candidate" if code else "baseline", requests=0, instances=0, runs=1, units=part.n)
-        for code, (arm, part) in enumerate(zip(outcomes.arms, outcomes.moments, strict=True))
-    )
+    accounts = {rows.arm: rows for rows in outcomes.facts.account()}
+    out = []
+    for code, (arm, part) in enumerate(zip(outcomes.arms, outcomes.moments, strict=True)):
+        rows = accounts.get(arm, ArmRows(arm, 0, 0))
+        role: Literal["baseline", "candidate"] = "candidate" if code else "baseline"
+        out.append(ArmSummary(arm, role, 0, 0, runs=1, units=part.n, read=rows.read, left_out=rows.left_out))
+    return tuple(out)
 
 
 def _join(one: Evidence, other: Evidence) -> Evidence:
@@ -162,6 +173,8 @@ def _join(one: Evidence, other: Evidence) -> Evidence:
         incomplete=one.incomplete or other.incomplete,
         final=one.final and other.final,
         collected=one.collected or other.collected,
+        outcomes_run=one.outcomes_run or other.outcomes_run,
+        outcomes_paid=one.outcomes_paid or other.outcomes_paid,
     )
 
 

@@ -142,6 +142,8 @@ _LEFT_OUT = {
     LeftOutKind.WARM_UP: "are of the warm-up",
     LeftOutKind.NO_COUNTERPART: "are of a time in which only one arm ran",
     LeftOutKind.LONE_REPLICATE: "are of replicates that only one arm has",
+    LeftOutKind.DUPLICATE: "repeat another row",
+    LeftOutKind.SEVERAL_ARMS: "are of units that were seen in several arms",
     LeftOutKind.CUT_OFF: "were in flight at the end",
     LeftOutKind.LOST: "were read and are neither in the store nor named",
 }

@@ -13,6 +13,8 @@ from evaluator.judges.multiplicity import adjust, holm
 from evaluator.metrics.outcome_measure import find_needs
 from evaluator.records import (
     Direction,
+    LeftOut,
+    LeftOutKind,
     Level,
     Limit,
     Margin,
@@ -49,6 +51,15 @@ def make(sizes=(900, 1000), *, change=1.0, seed=0, **facts):
         facts=OutcomeFacts(units=sum(sizes), **facts),
         values={name: tuple(arm[:, k] for arm in arms) for k, name in enumerate(NAMES)},
     )
+
+
+def with_bad_rows(*counts):
+    """Outcomes of whose rows some could not be used: so many of each arm."""
+    outcomes = make()
+    arms = list(zip(outcomes.arms, counts, strict=True))
+    read = {arm: part.n + bad for part, (arm, bad) in zip(outcomes.moments, arms, strict=True)}
+    left_out = tuple(LeftOut(arm, LeftOutKind.BAD_ROW, bad) for arm, bad in arms if bad)
+    return replace(outcomes, facts=replace(outcomes.facts, read=read, left_out=left_out))
 
 
 SHARES = Rule("bought", "outcome_proportion", outcome="bought", margin=Margin(0.08, relative=False))
@@ -252,7 +263,9 @@ def test_views_never_gate():
         pytest.param(make(crossed=5), "assignment", Level.WARN, id="few-crossed"),
         pytest.param(make(crossed=50), "assignment", Level.FAIL, id="many-crossed"),
         pytest.param(make(duplicates=5), "duplicates", Level.WARN, id="duplicates"),
-        pytest.param(make(skipped_rows=5), "coverage", Level.WARN, id="skipped"),
+        pytest.param(with_bad_rows(5, 5), "coverage", Level.WARN, id="skipped"),
+        pytest.param(with_bad_rows(12, 12), "coverage", Level.FAIL, id="too-many-skipped"),
+        pytest.param(with_bad_rows(0, 15), "coverage", Level.FAIL, id="skipped-in-one-arm"),
         pytest.param(make(missing={"spent": {"baseline": 50, "B": 55}}), "missing_outcomes", Level.WARN, id="alike"),
         pytest.param(make(missing={"spent": {"baseline": 5, "B": 90}}), "missing_outcomes", Level.FAIL, id="not-alike"),
         pytest.param(
@@ -264,3 +277,26 @@ def test_health_of_outcomes(outcomes, check, level):
     found = assess_outcomes(outcomes, Rulebook(RULES, sample_ratio=RATIO_OF_SIZES)).findings
     assert {finding.level for finding in found if finding.check == check} == {level}
     assert {f.level for f in found if f.check not in (check, "missing_outcomes")} <= {Level.OK}
+
+
+def ratio_remedy(sizes, shares=None, **facts):
+    found = assess_outcomes(make(sizes, **facts), Rulebook(RULES[:1], sample_ratio=shares or {})).findings
+    finding = next(finding for finding in found if finding.check == "sample_ratio")
+    assert finding.level is Level.FAIL
+    return finding.remedy
+
+
+def test_the_remedy_of_a_sample_ratio_names_the_shares_that_were_found():
+    for shares in ({}, {"baseline": 1, "B": 1}, {"baseline": 1, "X": 1}):
+        assert "write health: {sample_ratio: {baseline: 900, B: 1300}}" in ratio_remedy((900, 1300), shares)
+        assert "--outcomes-query" not in ratio_remedy((900, 1300), shares)
+
+
+def test_the_remedy_of_a_stray_arm_leaves_it_out():
+    remedy = ratio_remedy((900, 900, 2), arm_column="variant")
+    assert "`--outcomes-query \"SELECT * FROM outcomes WHERE variant NOT IN ('C')\"`" in remedy
+    asked = ratio_remedy((900, 900, 2), arm_column="test group", query="SELECT * FROM outcomes LIMIT 9;")
+    assert """'SELECT * FROM (SELECT * FROM outcomes LIMIT 9) WHERE "test group" NOT IN""" in asked
+    # The baseline is no stray arm, and one arm alone is no test.
+    assert "--outcomes-query" not in ratio_remedy((2, 900, 900))
+    assert "--outcomes-query" not in ratio_remedy((900, 2))

@@ -12,7 +12,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Moment
-from evaluator.cli.outcomes import describe_outcomes, outcome_options, tell_metrics, to_options
+from evaluator.cli.outcomes import describe_outcomes, outcome_options, tell_looks, tell_metrics, to_options
 from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, FilesAre, Landed, LandingPlan, LeftOutKind, Release
@@ -116,6 +116,8 @@ def command(
         done = import_outcomes(store, subject, outcomes, options, query=outcomes_query, skip_bad_rows=skip_bad_rows)
         emit(describe_outcomes(release, *done))
         _tell_metrics(session, store)
+        if (hint := tell_looks(session.load_policy())) and not done[0].already:
+            session.say(hint)
     session.say(f"next: evaluator verdict {release}")
     return 0
 

@@ -12,7 +12,7 @@ from evaluator.records import Landed, OutcomeFacts, OutcomeOptions, OutcomePlan
 if TYPE_CHECKING:
     from evaluator.policy import Policy
 
-__all__ = ["describe_outcomes", "outcome_options", "tell_metrics", "to_options"]
+__all__ = ["describe_outcomes", "outcome_options", "tell_looks", "tell_metrics", "to_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,16 +72,20 @@ def to_options(
 
 def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: OutcomePlan) -> str:
     """Say what an import of outcomes did."""
+    from evaluator.health.outcomes import describe_left_out  # numpy is not needed before something has landed
+
     if landed.already:
         return f"{release}: these outcomes have landed already (run {', '.join(landed.runs)}); nothing changed"
     names = ", ".join(column.name for column in plan.columns if column.role == "outcome")
     covariates = ", ".join(column.name for column in plan.columns if column.role == "covariate")
-    text = f"{release}: outcomes of {facts.units} units ({plan.unit}) in {facts.rows} rows, arms by {plan.arm}: {names}"
+    judged = sum(arm.judged for arm in facts.account())
+    text = f"{release}: outcomes of {facts.units} units ({plan.unit}) in {judged} rows, arms by {plan.arm}: {names}"
     text += f"; covariates {covariates}" if covariates else ""
     text += f"; {facts.crossed} units in several arms left out" if facts.crossed else ""
-    done = "counted once" if facts.duplicates_dropped else "kept"
-    text += f"; {facts.duplicates} duplicated rows {done}" if facts.duplicates else ""
-    return text + (f"; {facts.skipped_rows} bad rows skipped" if facts.skipped_rows else "")
+    text += f"; {facts.duplicates} duplicated rows kept" if facts.duplicates and not facts.duplicates_dropped else ""
+    if facts.left_out:
+        text += f"; {sum(facts.read.values())} rows read, of them not judged: {describe_left_out(facts)}"
+    return text
 
 
 def tell_metrics(policy: Policy, suggested: Sequence[str]) -> str:
@@ -90,3 +94,14 @@ def tell_metrics(policy: Policy, suggested: Sequence[str]) -> str:
         return ""
     lines = "".join(f"\n  - {one}" for one in suggested)
     return f"the policy has no metric of outcomes; `evaluator init` writes one with these (think about margins):{lines}"
+
+
+def tell_looks(policy: Policy) -> str:
+    """Say before the first verdict what it costs, where the policy plans no others; nothing where it does."""
+    monitoring, judged = policy.rulebook.monitoring, any(rule.outcome for rule in policy.rulebook.rules)
+    if not judged or monitoring.mode != "auto" or monitoring.max_units is not None:
+        return ""
+    return (
+        "the first verdict on outcomes of a release takes all of alpha, later ones on other data share a tenth; "
+        "if more units will come, plan the looks before it: monitoring: {max_units: …}, or {mode: anytime}"
+    )

@@ -5,6 +5,7 @@
 | sample_ratio | no GO |
 | assignment | no GO |
 | missing_outcomes | no GO |
+| outcome_looks | no GO |
 | overlap | no GO |
 | comparability | no GO |
 | complete | no GO |

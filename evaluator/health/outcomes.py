@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from evaluator.health.base import ok, warn
-from evaluator.records import Finding, Level, Outcomes, Rulebook
+from evaluator.records import Finding, LeftOutKind, Level, OutcomeFacts, Outcomes, Rulebook
 from evaluator.stats.outcome_arms import compare_assignment
-from evaluator.wording import format_count, format_number
+from evaluator.stats.outcome_looks import find_dearest
+from evaluator.wording import count_of, format_count, format_number
 
-__all__ = ["OUTCOME_CHECKS", "OutcomeScene"]
+__all__ = ["OUTCOME_CHECKS", "OutcomeScene", "describe_left_out"]
 
 ALPHA = 0.001
 MOST_CROSSED = 0.01
+MOST_STRAY = 0.05
+"""An arm with less than this part of the units that were to be expected is probably no arm of the test."""
+MOST_NAMED = 5
+LEFT_OUT = {
+    LeftOutKind.BAD_ROW: "bad row",
+    LeftOutKind.DUPLICATE: "duplicate",
+    LeftOutKind.SEVERAL_ARMS: "row of a unit in several arms",
+}
+TAKEN_BY_YAML = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
+ANYTIME = "monitoring: {mode: anytime}"
+MAX_UNITS = "monitoring.max_units"
+HOW = {"fixed": "one look", "anytime": "intervals that hold at any time", "group_sequential": "group-sequential bounds"}
 SKEWED = 355.0
 """Units an arm needs for a mean, per squared skewness (Kohavi, Deng, Longbotham & Xu 2014, rule 7)."""
 
@@ -34,7 +50,7 @@ def check_units_ratio(scene: OutcomeScene) -> Iterable[Finding]:
     unnamed = [arm for arm in arms if shares and arm not in shares]
     if unnamed:
         text = f"health.sample_ratio names no share of {', '.join(unnamed)}"
-        yield Finding("sample_ratio", Level.FAIL, text, remedy=_suggest_ratio(scene.outcomes))
+        yield Finding("sample_ratio", Level.FAIL, text, remedy=_suggest_ratio(scene))
         return
     counts = [part.n for part in scene.outcomes.moments]
     wanted = np.array([shares.get(arm, 1.0) for arm in arms])
@@ -45,12 +61,79 @@ def check_units_ratio(scene: OutcomeScene) -> Iterable[Finding]:
         return
     expected = sum(counts) * wanted / wanted.sum()
     text += "; expected: " + ", ".join(f"{arm} {n:,.0f}" for arm, n in zip(arms, expected, strict=True))
-    yield Finding("sample_ratio", Level.FAIL, f"{text} (p = {p_value:.1g})", remedy=_suggest_ratio(scene.outcomes))
+    yield Finding("sample_ratio", Level.FAIL, f"{text} (p = {p_value:.1g})", remedy=_suggest_ratio(scene))
 
 
-def _suggest_ratio(outcomes: Outcomes) -> str:
-    parts = ", ".join(f"{arm}: 1" for arm in outcomes.arms)
-    return f"look for what loses units of one arm; if the split was meant, write health: {{sample_ratio: {{{parts}}}}}"
+def _suggest_ratio(scene: OutcomeScene) -> str:
+    """What to do about another split: look for lost units, leave stray arms out, or say the shares that were found."""
+    arms, sizes = scene.outcomes.arms, [part.n for part in scene.outcomes.moments]
+    shares = scene.rulebook.sample_ratio
+    expected = [sum(sizes) * shares.get(arm, 1.0) / sum(shares.get(one, 1.0) for one in arms) for arm in arms]
+    stray = [arm for arm, n, wanted in zip(arms, sizes, expected, strict=True) if n < MOST_STRAY * wanted]
+    found = ", ".join(f"{_quote_yaml(arm)}: {max(n, 1)}" for arm, n in zip(arms, sizes, strict=True))
+    remedies = ["look for what loses units of one arm"]
+    if stray and arms[0] not in stray and len(arms) - len(stray) > 1:
+        query = _quote_shell(_leave_out(scene.outcomes, stray))
+        names = " and ".join(stray)
+        remedies.append(
+            f"if {names} should not be there, leave it out: `--outcomes-query {query}` with the same import"
+        )
+    remedies.append(f"if units were assigned in these shares on purpose, write health: {{sample_ratio: {{{found}}}}}")
+    return "; ".join(remedies)
+
+
+def _leave_out(outcomes: Outcomes, arms: list[str]) -> str:
+    """SQL for `--outcomes-query` that leaves arms out, around the query that was there already."""
+    facts = outcomes.facts
+    column = facts.arm_column or "variant"
+    name = column if re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", column) else '"' + column.replace('"', '""') + '"'
+    listed = ", ".join("'" + arm.replace("'", "''") + "'" for arm in arms)
+    source = f"({facts.query.strip().rstrip(';')})" if facts.query else "outcomes"
+    return f"SELECT * FROM {source} WHERE {name} NOT IN ({listed})"  # noqa: S608 shown, never run
+
+
+def _quote_shell(text: str) -> str:
+    """Quote for a shell, in double quotes where those are enough: the text has single ones."""
+    return f'"{text}"' if not set(text) & set('"$`\\!') else shlex.quote(text)
+
+
+def _quote_yaml(name: str) -> str:
+    plain = re.fullmatch("[A-Za-z_][A-Za-z0-9_-]*", name) and name.lower() not in TAKEN_BY_YAML
+    return name if plain else json.dumps(name, ensure_ascii=False)
+
+
+def check_looks(scene: OutcomeScene) -> Iterable[Finding]:
+    """Earlier verdicts on other outcomes of this release, and how looking again is paid for."""
+    price = find_dearest(scene.outcomes, scene.rulebook.monitoring)
+    so_far = format_count(price.units)
+    if not price.earlier:
+        planned = f" of {format_count(price.max_units)} planned" if price.max_units else ""
+        later = "it takes all of alpha" if price.kind == "fixed" else "later looks are paid for"
+        yield ok("outcome_looks", f"first look at outcomes of this release, at {so_far}{planned} units; {later}")
+        return
+    many = count_of(len(price.earlier), "time")
+    before = ", ".join(format_count(look.units) for look in price.earlier[:MOST_NAMED])
+    before += ", …" if len(price.earlier) > MOST_NAMED else ""
+    text = f"other outcomes of this release were judged {many} before (at {before} units; now {so_far})"
+    suggested = f"monitoring: {{max_units: {max(price.units, *(look.units for look in price.earlier)) * 2}}}"
+    plan = f"before the first look at the next test write {suggested}, with the units that you plan, or {ANYTIME}"
+    if price.refused and price.kind == "fixed":
+        remedy = f"write {ANYTIME}: what is left of alpha then pays for it; {plan}"
+        yield Finding(
+            "outcome_looks", Level.FAIL, f"{text}; monitoring: {{mode: fixed}} allows one look", remedy=remedy
+        )
+    elif price.refused:
+        remedy = f"judge when there are more units; where {MAX_UNITS} is reached, the earlier verdict was the last"
+        yield Finding("outcome_looks", Level.FAIL, f"{text}; {price.refused}", remedy=remedy)
+    elif price.share < 1:
+        left = format_number(scene.rulebook.alpha * price.share * 100)
+        yield warn(
+            "outcome_looks",
+            f"{text}; they took alpha and left {left} % for this look and all later ones, paid by {HOW[price.kind]}",
+            plan,
+        )
+    else:
+        yield ok("outcome_looks", f"{text}; paid for by {HOW[price.kind]}")
 
 
 def check_assignment(scene: OutcomeScene) -> Iterable[Finding]:
@@ -75,8 +158,47 @@ def check_duplicates(scene: OutcomeScene) -> Iterable[Finding]:
         yield warn("duplicates", f"{format_count(facts.duplicates)} rows repeat another one in every column; {done}")
     else:
         yield ok("duplicates", "no row is there twice")
-    if facts.skipped_rows:
-        yield warn("coverage", f"{format_count(facts.skipped_rows)} unreadable rows of outcomes were skipped")
+
+
+def check_rows(scene: OutcomeScene) -> Iterable[Finding]:
+    """Rows read against rows judged; rows that cannot be used must be few, and as many in every arm."""
+    facts = scene.outcomes.facts
+    read = sum(facts.read.values())
+    if not read:
+        return
+    if not facts.left_out:
+        yield ok("coverage", f"all {format_count(read)} rows of outcomes are judged")
+        return
+    judged = sum(arm.judged for arm in facts.account())
+    text = (
+        f"{format_count(judged)} of {format_count(read)} rows of outcomes are judged; not: {describe_left_out(facts)}"
+    )
+    remedy = "import without --skip-bad-rows: it names file, line and column of the first; correct them"
+    arms = [arm for arm in facts.read if arm]
+    skipped = [facts.count(LeftOutKind.BAD_ROW, arm) for arm in arms]
+    uneven = _compare_missing(skipped, [facts.read[arm] for arm in arms]) if sum(skipped) and len(arms) > 1 else 1.0
+    if facts.skipped_rows > (1 - scene.rulebook.coverage) * read:
+        least = f"{format_number(scene.rulebook.coverage * 100)} %"
+        why = f"{text}; more bad rows than health.coverage ({least}) allows"
+        yield Finding("coverage", Level.FAIL, why, remedy=remedy)
+    elif uneven < ALPHA:
+        why = f"{text}; bad rows are not as frequent in every arm (p = {uneven:.1g})"
+        yield Finding("coverage", Level.FAIL, why, remedy=remedy)
+    else:
+        yield warn("coverage", text)
+
+
+def describe_left_out(facts: OutcomeFacts) -> str:
+    """Name the rows that were read and are not judged: `3 bad rows (baseline 1, treatment 2), 4 duplicates (…)`."""
+    parts = []
+    for kind, noun in LEFT_OUT.items():
+        counts = {part.arm: part.rows for part in facts.left_out if part.kind is kind}
+        if counts:
+            each = ", ".join(f"{arm or 'no arm known'} {format_count(n)}" for arm, n in counts.items())
+            total = sum(counts.values())
+            named = noun if total == 1 else noun.replace("row", "rows", 1).replace("duplicate", "duplicates")
+            parts.append(f"{format_count(total)} {named} ({each})")
+    return ", ".join(parts)
 
 
 def check_missing(scene: OutcomeScene) -> Iterable[Finding]:
@@ -132,8 +254,10 @@ OutcomeCheck = Callable[[OutcomeScene], Iterable[Finding]]
 
 OUTCOME_CHECKS: tuple[OutcomeCheck, ...] = (
     check_units_ratio,
+    check_looks,
     check_assignment,
     check_duplicates,
+    check_rows,
     check_missing,
     check_tails,
 )

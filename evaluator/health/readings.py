@@ -52,7 +52,7 @@ def check_selectors(scene: ReadingScene) -> Iterable[Finding]:
         names = sorted(readings.instances[one] for one in both if readings.instances[one])
         if names:
             text = f"the selectors of baseline and {arm} both find {_name_some(names)}: they do not tell the arms apart"
-            remedy = "mend sources.prometheus.selector, then collect again"
+            remedy = "correct sources.prometheus.selectors, then collect again"
             yield Finding("selectors", Level.FAIL, text, void=True, remedy=remedy)
 
 

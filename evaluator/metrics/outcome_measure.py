@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from evaluator.errors import UnknownName
 from evaluator.metrics import OUTCOME_METRICS
-from evaluator.metrics.outcome_base import Needs, OutcomePair, name_unit, no_outcome_data
-from evaluator.records import Comparison, Outcomes, Role, Rule, Rulebook
+from evaluator.metrics.outcome_base import Compared, Needs, OutcomePair, name_unit, no_outcome_data
+from evaluator.records import Comparison, Direction, Effect, Outcomes, Role, Rule, Rulebook
 from evaluator.stats.outcome_joint import find_loadings
+from evaluator.stats.outcome_looks import LookPrice, find_price
 
 __all__ = ["find_needs", "has_outcome_rules", "measure_outcomes"]
 
@@ -70,11 +72,46 @@ def measure_outcomes(outcomes: Outcomes | None, rulebook: Rulebook) -> tuple[Com
     if outcomes is None or len(outcomes.arms) < 2:
         why = "no outcomes were imported" if outcomes is None else f"only {outcomes.arms[0]} has outcomes"
         return tuple(_nothing(rule, why) for rule in rules)
-    pairs = [OutcomePair(outcomes, arm, rulebook.alpha) for arm in range(1, len(outcomes.arms))]
-    compared = [OUTCOME_METRICS[rule.type].compare(pair, rule) for pair in pairs for rule in rules]
+    compared = []
+    for arm in range(1, len(outcomes.arms)):
+        price = find_price(outcomes, arm, rulebook.monitoring)
+        compared += [_compare(outcomes, arm, rule, price, rulebook.alpha) for rule in rules]
     places = {outcomes.variables.index(name): arms for name, arms in outcomes.values.items()}
     loadings = find_loadings([one.errors for one in compared], outcomes.moments, places)
     return tuple(replace(one.comparison, loadings=row) for one, row in zip(compared, loadings, strict=True))
+
+
+def _compare(outcomes: Outcomes, arm: int, rule: Rule, price: LookPrice, alpha: float) -> Compared:
+    """Answer one rule at what the look may cost: p-values over all looks, and the interval that is their dual."""
+
+    def ask(level: float) -> Compared:
+        return OUTCOME_METRICS[rule.type].compare(OutcomePair(outcomes, arm, level or alpha), rule)
+
+    worse, within = price.level(alpha, "worse"), price.level(alpha, "within")
+    found = ask(worse)
+    made = found.comparison
+    if made.effect is None or (price.kind == "fixed" and not price.refused):
+        return found
+    if price.refused:
+        return Compared(replace(made, no_data=price.refused, questions=(), effect=None, detectable_effect=None))
+    other = found.comparison if within == worse else ask(within).comparison
+    paid = replace(
+        made,
+        questions=tuple(
+            replace(q, p_worse=price.pay(q.p_worse, "worse"), p_within=price.pay(q.p_within, "within"))
+            for q in made.questions
+        ),
+        effect=_join_ends(made.effect, other.effect or made.effect, rule.direction, (worse, within)),
+        needed_time=other.needed_time,
+    )
+    return replace(found, comparison=paid)
+
+
+def _join_ends(worse: Effect, within: Effect, direction: Direction, levels: tuple[float, float]) -> Effect:
+    """One interval of two: its end on the side of harm decides "within", the other one "worse"; level 0 has no end."""
+    lower, upper = (worse, within) if direction is Direction.LOWER else (within, worse)
+    low, high = levels if direction is Direction.LOWER else levels[::-1]
+    return replace(worse, lower=lower.lower if low else -math.inf, upper=upper.upper if high else math.inf)
 
 
 def _nothing(rule: Rule, why: str) -> Comparison:

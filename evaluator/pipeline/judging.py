@@ -171,7 +171,9 @@ def keep_verdict(store: Store, verdict: Verdict) -> None:
     """Keep a verdict in the history of its release, and its figures beside it."""
     when = verdict.judged_at or datetime.now(UTC)
     figures = None if verdict.figures is None else json.dumps(verdict.figures, separators=(",", ":"), allow_nan=False)
-    store.save_verdict(verdict.release.id, to_json(replace(verdict, figures=None)), when, verdict.word.value, figures)
+    text = to_json(replace(verdict, figures=None))
+    outcomes = verdict.evidence.outcomes_run, verdict.evidence.outcomes_paid
+    store.save_verdict(verdict.release.id, text, when, verdict.word.value, figures, outcomes=outcomes)
 
 
 def service_of(release: Release) -> str:

@@ -217,6 +217,7 @@ def _to_rulebook(file: PolicyFile) -> Rulebook:
             max_duration_s=file.monitoring.max_duration,
             burn_in_s=file.monitoring.burn_in,
             early_go=file.monitoring.early_go,
+            max_units=file.monitoring.max_units,
         ),
         mode=file.mode,
     )

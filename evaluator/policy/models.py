@@ -51,11 +51,16 @@ class Monitoring(Section):
         "auto",
         description="fixed: once, at the planned end. group_sequential: each minute up to the planned end. "
         "anytime: each minute without one. auto: group_sequential for load runs of 5 minutes and more, fixed for "
-        "shorter ones, replicates and imported files.",
+        "shorter ones, replicates and imported files. Of outcomes each verdict on other data is a look; auto: "
+        "group_sequential where max_units is set, else fixed for the first and anytime for those after it.",
     )
     max_duration: PositiveDuration = Field(3600.0, description="When all is decided, where no end is planned.")
     burn_in: AutoOrDuration = Field(None, description="No verdict before this; auto: 10 minutes or 40 buckets.")
     early_go: bool = Field(default=False, description="GO may fall before the planned end.")
+    max_units: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Units of all arms with which a test of outcomes ends; looks before it are then group-sequential.",
+    )
 
 
 class EndpointScan(Section):

@@ -35,6 +35,7 @@ from evaluator.records.landing import (
 from evaluator.records.outcomes import (
     OutcomeColumn,
     OutcomeFacts,
+    OutcomeLook,
     OutcomeOptions,
     OutcomePlan,
     Outcomes,
@@ -121,6 +122,7 @@ __all__ = [
     "Monitoring",
     "OutcomeColumn",
     "OutcomeFacts",
+    "OutcomeLook",
     "OutcomeOptions",
     "OutcomePlan",
     "Outcomes",

@@ -9,9 +9,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from evaluator.records.rows import ArmRows, LeftOut, LeftOutKind
+
 __all__ = [
     "OutcomeColumn",
     "OutcomeFacts",
+    "OutcomeLook",
     "OutcomeOptions",
     "OutcomePlan",
     "Outcomes",
@@ -74,10 +77,12 @@ class OutcomePlan:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeFacts:
-    """What was seen when outcomes landed."""
+    """What was seen when outcomes landed. Rows read = rows judged + the rows of `left_out`, in every arm."""
 
-    rows: int = 0
-    """Rows of the file that could be read."""
+    read: Mapping[str, int] = field(default_factory=dict)
+    """Rows of each arm that were read, under the name that the arm is judged by; `""`: rows whose arm is not known."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows that are not judged: bad ones, duplicates, those of units in several arms."""
     units: int = 0
     """Units in exactly one arm: those that are compared."""
     duplicates: int = 0
@@ -86,11 +91,35 @@ class OutcomeFacts:
     """Left out, as each unit has one row otherwise; in a log of events they may be true and stay."""
     crossed: int = 0
     """Units that were seen in more than one arm; they are left out."""
-    skipped_rows: int = 0
     missing_rows: Mapping[str, int] = field(default_factory=dict)
     """Outcome or covariate → rows without a value of it; only where there are some."""
     missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Outcome or covariate → arm → units without any value of it; only where there are some."""
+    arm_column: str = ""
+    query: str = ""
+    """SQL that made the rows of the files; empty: all of them."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that could be used: all that were read but bad ones."""
+        return sum(self.read.values()) - self.skipped_rows
+
+    @property
+    def skipped_rows(self) -> int:
+        """Rows that could not be used."""
+        return self.count(LeftOutKind.BAD_ROW)
+
+    def count(self, kind: LeftOutKind, arm: str | None = None) -> int:
+        """Rows left out of one kind; `arm`: of one arm only."""
+        return sum(part.rows for part in self.left_out if part.kind is kind and arm in (None, part.arm))
+
+    def account(self) -> tuple[ArmRows, ...]:
+        """Account for the rows of every arm."""
+        out = []
+        for arm, read in self.read.items():
+            left_out = tuple(part for part in self.left_out if part.arm == arm)
+            out.append(ArmRows(arm, read, read - sum(part.rows for part in left_out), left_out))
+        return tuple(out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +131,19 @@ class UnitMoments:
     """Shape (variables,)."""
     products: FloatArray
     """Σ of products of deviations from the mean: shape (variables, variables)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeLook:
+    """An earlier verdict on outcomes of the same release."""
+
+    run: str
+    units: int
+    """Units of all arms that were judged."""
+    sums: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
+    """Arm → variable → number of units, mean, and sum of squared deviations: what tells whether data are the same."""
+    paid: str = "fixed"
+    """How the look was paid for: `fixed` took all of alpha; `anytime`; `group_sequential:` and the planned units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +167,5 @@ class Outcomes:
     """Variable → one value a unit, by arm; only of those that a metric asked for. NaN: no value."""
     row_values: Mapping[str, tuple[tuple[IntArray, FloatArray], ...]] = field(default_factory=dict)
     """Outcome → place of the unit among those of its arm, and value, of each row, by arm; only of those asked for."""
+    looks: tuple[OutcomeLook, ...] = ()
+    """Verdicts on outcomes of this release before these were first judged, the oldest first."""

@@ -30,15 +30,14 @@ class LeftOutKind(StrEnum):
     """Of a time in which only one of the arms ran."""
     LONE_REPLICATE = "lone_replicate"
     """Of a replicate that only one of the arms has."""
+    DUPLICATE = "duplicate"
+    """Repeats another row of outcomes in every column."""
+    SEVERAL_ARMS = "several_arms"
+    """Of a unit of outcomes that was seen in more than one arm."""
     CUT_OFF = "cut_off"
     """Still without an answer when the load ended, and not for longer than answers take."""
     LOST = "lost"
     """Read by the source, and neither in the store nor named: a fault."""
-
-    @property
-    def is_planned(self) -> bool:
-        """Is this a cut of time that the method or the user makes, in both arms alike?"""
-        return self in {LeftOutKind.OUTSIDE_PERIOD, LeftOutKind.WARM_UP, LeftOutKind.NO_COUNTERPART}
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,8 @@ class Monitoring:
     early_go: bool = False
     tune_at_s: float = 1800.0
     """Where an anytime interval is tightest."""
+    max_units: int | None = None
+    """Units of all arms with which a test of outcomes ends; `None`: nobody planned an end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,7 @@ class ArmSummary:
     units: int = 0
     """Units whose outcomes were compared."""
     read: int = 0
-    """Rows of requests that were read: `requests` and those of `left_out`."""
+    """Rows of requests, or else of outcomes, that were read: those judged and those of `left_out`."""
     left_out: tuple[LeftOut, ...] = ()
     """Rows that were read and are not judged, by kind."""
 
@@ -234,6 +234,10 @@ class Evidence:
     """There are readings of a metrics server only: more of them come with time."""
     progress: Progress | None = None
     """How far the calendar of looks has come; `None` where there are no requests."""
+    outcomes_run: str = ""
+    """Run whose outcomes were looked at; empty where none were, or nothing could be said of them."""
+    outcomes_paid: str = ""
+    """How the look at them was paid for, as `OutcomeLook.paid`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ _COVARIATE_MARKS = ("pre_", "pre.", "covariate_", "covariate.")
 _COVARIATE_ENDS = ("_pre", "_covariate", "_before")
 _TIMES = ("timestamp", "time", "ts", "date", "day", "hour")
 _KINDS = {"": None, "binary": True, "numeric": False}
+_CHUNK = 1 << 20
 _DELIMITERS = ",;\t|"
 ROWS = "rows"
 """`--unit rows`: every row is a unit of its own."""
@@ -53,6 +55,8 @@ def plan_outcomes(
 ) -> OutcomePlan:
     """Plan the landing of outcome files, given as paths, globs and comma lists. Raises InputError and UnknownName."""
     paths = tuple(str(path) for path in expand_files(files, "outcomes"))
+    for path in paths:
+        _check_compressed(Path(path))
     reader = _tell_reader(paths)
     header, delimiter = _read_header(Path(paths[0])) if reader == "csv" else ((), ",")
     plan = OutcomePlan(paths, reader, "", "", (), query, options.baseline, skip_bad_rows, header, delimiter)
@@ -80,6 +84,18 @@ def _is_parquet(path: Path) -> bool:
         return file.read(4) == b"PAR1"
 
 
+def _check_compressed(path: Path) -> None:
+    """Read a compressed file to its end, checksum included: what is cut off or damaged would else be read in part."""
+    if path.suffix != ".gz":
+        return
+    try:
+        with gzip.open(path) as file:
+            while file.read(_CHUNK):
+                pass
+    except (EOFError, zlib.error, OSError) as error:
+        raise InputError(f"{path} is damaged or no gzip file: {error}", hint="copy or export the file again") from error
+
+
 def _open_text(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
@@ -95,7 +111,12 @@ def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
         raise InputError(f"{path} cannot be read as text: {why}", hint="outcomes are UTF-8 CSV or Parquet") from error
     delimiter = max(_DELIMITERS, key=top.count)
-    header = tuple(name.strip() for name in next(csv.reader([top], delimiter=delimiter), []))
+    try:
+        header = tuple(name.strip() for name in next(csv.reader([top], delimiter=delimiter), []))
+    except csv.Error as error:
+        raise InputError(
+            f"{path}:1: the header line cannot be read: {error}", hint="outcomes are CSV with column names, or Parquet"
+        ) from error
     if not top.strip() or "\0" in top:
         raise InputError(f"{path} has no header line", hint="outcomes are CSV with column names, or Parquet")
     twice = next((name for name in header if header.count(name) > 1), None)

@@ -302,12 +302,22 @@ class Store:
     # -------------------------------------------------------------- verdicts
 
     def save_verdict(
-        self, release_id: str, verdict_json: str, judged_at: datetime, word: str, figures: str | None = None
+        self,
+        release_id: str,
+        verdict_json: str,
+        judged_at: datetime,
+        word: str,
+        figures: str | None = None,
+        *,
+        outcomes: tuple[str, str] = ("", ""),
     ) -> None:
-        """Keep a verdict with its evidence, and the numbers behind its figures where they were asked for."""
+        """Keep a verdict with its evidence, and the numbers behind its figures where they were asked for.
+
+        `outcomes`: the run whose outcomes it looked at, and how that look was paid for.
+        """
         with self._attached(write=True) as engine:
             catalogue.read_release(engine, release_id)
-            catalogue.add_verdict(engine, release_id, verdict_json, judged_at, word, figures)
+            catalogue.add_verdict(engine, release_id, verdict_json, judged_at, word, figures, outcomes)
 
     def verdicts(self, release_id: str) -> tuple[StoredVerdict, ...]:
         """Read the verdicts of a release, the oldest first."""

@@ -263,13 +263,23 @@ def hash_data(engine: Engine, run_ids: Sequence[str]) -> str:
 
 
 def add_verdict(
-    engine: Engine, release_id: str, verdict_json: str, judged_at: datetime, word: str, figures: str | None
+    engine: Engine,
+    release_id: str,
+    verdict_json: str,
+    judged_at: datetime,
+    word: str,
+    figures: str | None,
+    outcomes: tuple[str, str] = ("", ""),
 ) -> None:
-    """Keep a verdict, and what its figures need where it was asked for; verdicts are never overwritten."""
+    """Keep a verdict, and what its figures need where it was asked for; verdicts are never overwritten.
+
+    `outcomes`: the run whose outcomes it looked at, and how that look was paid for; empty where it saw none.
+    """
     engine.execute(
-        """INSERT INTO store.verdicts (number, release, judged_at, word, verdict, figures)
-        SELECT coalesce(max(number), -1) + 1, ?, ?, ?, ?, ? FROM store.verdicts""",
-        [release_id, judged_at, word, verdict_json, figures],
+        """INSERT INTO store.verdicts
+            (number, release, judged_at, word, verdict, figures, outcomes_run, outcomes_paid)
+        SELECT coalesce(max(number), -1) + 1, ?, ?, ?, ?, ?, ?, ? FROM store.verdicts""",
+        [release_id, judged_at, word, verdict_json, figures, *outcomes],
     )
 
 

@@ -116,6 +116,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE store.deliveries ADD COLUMN event VARCHAR DEFAULT ''",
         "ALTER TABLE store.deliveries ADD COLUMN options VARCHAR DEFAULT ''",
     ),
+    (
+        # Which outcomes a verdict looked at, and how that look was paid for.
+        "ALTER TABLE store.verdicts ADD COLUMN outcomes_run VARCHAR DEFAULT ''",
+        "ALTER TABLE store.verdicts ADD COLUMN outcomes_paid VARCHAR DEFAULT ''",
+    ),
 )
 """Statements of each step. Steps are never edited once released: a change is a new step."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,11 @@ def _marked(plan: OutcomePlan) -> str:
             FROM ({_source(plan)}))"""
 
 
-def read_rows(engine: Engine, plan: OutcomePlan) -> int:
-    """Read all rows into the table `outcome_rows`; returns how many were skipped. Raises InputError for a bad row."""
+def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:
+    """Read all rows into the table `outcome_rows`; returns the rows that were skipped, by arm (`""`: not known).
+
+    Raises InputError for a bad row, unless such rows are to be skipped.
+    """
     names = [name for name, _ in _describe(engine, _typed_source(plan), plan)]
     every = ", ".join(f"CAST({quote_name(name)} AS VARCHAR)" for name in names)
     values = ", ".join(f"v{k}" for k in range(len(plan.columns)))
@@ -131,11 +134,16 @@ def read_rows(engine: Engine, plan: OutcomePlan) -> int:
     except duckdb.Error as error:
         raise _unreadable(plan, error) from error
     rejected = _find_rejected(engine, plan)
-    bad = int(engine.execute("SELECT count(*) FROM outcome_rows WHERE problem IS NOT NULL").fetchall()[0][0])
-    if (bad or rejected) and not plan.skip_bad_rows:
-        raise _describe_bad_row(engine, plan, query, rejected, bad + len(rejected))
+    rows = engine.execute(
+        "SELECT coalesce(arm, ''), count(*) FROM outcome_rows WHERE problem IS NOT NULL GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    bad = {str(arm): int(count) for arm, count in rows}
+    if rejected:
+        bad[""] = bad.get("", 0) + len(rejected)
+    if bad and not plan.skip_bad_rows:
+        raise _describe_bad_row(engine, plan, query, rejected, sum(bad.values()))
     engine.execute("DELETE FROM outcome_rows WHERE problem IS NOT NULL")
-    return bad + len(rejected)
+    return bad
 
 
 def _find_rejected(engine: Engine, plan: OutcomePlan) -> list[tuple[str, int, str]]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from evaluator.errors import StoreError
-from evaluator.records import OutcomeColumn, OutcomeFacts, Outcomes, UnitMoments
+from evaluator.records import OutcomeColumn, OutcomeLook, Outcomes, UnitMoments
 from evaluator.store.engine import Engine, quote
-from evaluator.store.outcomes import ROWS_FILE, UNITS_FILE
+from evaluator.store.outcomes import ROWS_FILE, UNITS_FILE, facts_from_json
 
 __all__ = ["read_outcomes"]
 
@@ -45,10 +46,34 @@ def read_outcomes(
             UnitMoments(int(row[1]), np.array(row[2]), np.array(row[3]).reshape(width, width)) for row in rows
         ),
         skewness=tuple(np.array(row[4]) for row in rows),
-        facts=OutcomeFacts(**json.loads(found[0][2])),
+        facts=facts_from_json(found[0][2]),
         values=_read_units(folder / UNITS_FILE, wanted, len(rows)),
         row_values=_read_rows(engine, folder / ROWS_FILE, outcomes, folder / UNITS_FILE, len(rows)),
+        looks=_read_looks(engine, run),
     )
+
+
+def _read_looks(engine: Engine, run: str) -> tuple[OutcomeLook, ...]:
+    """Read the verdicts on outcomes of the same release, by the run they looked at, before `run` was first judged."""
+    rows = engine.execute(
+        """WITH looks AS (
+            SELECT outcomes_run AS run, min(number) AS first, arg_min(outcomes_paid, number) AS paid
+            FROM store.verdicts
+            WHERE outcomes_run <> '' AND release = (SELECT release FROM store.runs WHERE id = ?)
+            GROUP BY outcomes_run)
+        SELECT l.run, l.paid, o.variables, m.arm, m.n, m.mean, m.products
+        FROM looks AS l JOIN store.outcomes AS o ON o.run = l.run JOIN store.outcome_moments AS m ON m.run = l.run
+        WHERE l.run <> ? AND l.first < coalesce((SELECT first FROM looks WHERE run = ?), l.first + 1)
+        ORDER BY l.first, m.position""",
+        [run, run, run],
+    ).fetchall()
+    looks: dict[str, OutcomeLook] = {}
+    for name, paid, variables, arm, n, mean, products in rows:
+        square = np.array(products).reshape(len(variables), len(variables)).diagonal()
+        sums = {v: (float(n), float(mean[k]), float(square[k])) for k, v in enumerate(variables)}
+        known = looks.get(name, OutcomeLook(name, 0, {}, paid))
+        looks[name] = replace(known, units=known.units + int(n), sums={**known.sums, arm: sums})
+    return tuple(looks.values())
 
 
 def _read_units(path: Path, names: list[str], arms: int) -> dict[str, tuple[np.ndarray, ...]]:

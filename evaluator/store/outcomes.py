@@ -22,6 +22,8 @@ from evaluator.errors import InputError, StoreError, UnknownName
 from evaluator.records import (
     BASELINE,
     Landed,
+    LeftOut,
+    LeftOutKind,
     OutcomeColumn,
     OutcomeFacts,
     OutcomePlan,
@@ -37,7 +39,7 @@ from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_data_dir
 from evaluator.store.outcome_files import quote_name, read_rows
 
-__all__ = ["ROWS_FILE", "UNITS_FILE", "OutcomePlace", "import_outcomes", "name_variables"]
+__all__ = ["ROWS_FILE", "UNITS_FILE", "OutcomePlace", "facts_from_json", "import_outcomes", "name_variables"]
 
 ROWS_FILE, UNITS_FILE = "outcomes.rows", "outcomes.units"
 """Parquet files in the folder of the run."""
@@ -104,16 +106,17 @@ def _find_landed(engine: Engine, release_id: str, sha256: str) -> tuple[Landed, 
         JOIN store.outcomes ON outcomes.run = runs.id WHERE release = ? AND sha256 = ?""",
         [release_id, sha256],
     ).fetchall()
-    return (Landed(already=1, runs=(rows[0][0],)), OutcomeFacts(**json.loads(rows[0][1]))) if rows else None
+    return (Landed(already=1, runs=(rows[0][0],)), facts_from_json(rows[0][1])) if rows else None
 
 
 def _land(
     engine: Engine, place: OutcomePlace, release: Release, run: Run, plan: OutcomePlan, sha256: str
 ) -> tuple[Landed, OutcomeFacts]:
-    skipped = read_rows(engine, plan)
+    bad = read_rows(engine, plan)
     columns = _tell_binary(engine, plan)
     arms = _order_arms(engine, plan)
-    facts = dataclasses.replace(_drop_duplicates(engine), skipped_rows=skipped)
+    facts = _count_rows(engine, plan, bad, arms[0])
+    facts = _drop_duplicates(engine, facts, arms[0])
     facts = _sum_units(engine, columns, facts, arms[0])
     segments = _write_files(engine, place.folder, columns, arms, sha256)
     moments = _read_moments(place.folder / UNITS_FILE, columns, len(arms))
@@ -169,17 +172,35 @@ def _find_baseline(plan: OutcomePlan, arms: Sequence[str]) -> str:
     )
 
 
-def _drop_duplicates(engine: Engine) -> OutcomeFacts:
+def _count_by_arm(engine: Engine, baseline: str, count: str, table: str) -> dict[str, int]:
+    """Count something in each arm of a table, under the name that the arm is judged by."""
+    rows = engine.execute(f"SELECT arm, {count} FROM {table} GROUP BY arm ORDER BY arm").fetchall()
+    return {BASELINE if arm == baseline else str(arm): int(number) for arm, number in rows}
+
+
+def _left_out(counts: Mapping[str, int], kind: LeftOutKind) -> tuple[LeftOut, ...]:
+    return tuple(LeftOut(arm, kind, count) for arm, count in counts.items() if count)
+
+
+def _count_rows(engine: Engine, plan: OutcomePlan, bad: Mapping[str, int], baseline: str) -> OutcomeFacts:
+    """Count the rows of each arm as they were read, those that are skipped among them."""
+    skipped = {BASELINE if arm == baseline else arm: count for arm, count in bad.items()}
+    read = _count_by_arm(engine, baseline, "count(*)", "outcome_rows")
+    for arm, count in skipped.items():
+        read[arm] = read.get(arm, 0) + count
+    left_out = _left_out(skipped, LeftOutKind.BAD_ROW)
+    return OutcomeFacts(read, left_out, arm_column=plan.arm, query=plan.query)
+
+
+def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline: str) -> OutcomeFacts:
     """Count rows that repeat another in every column; leave them out unless the rows are a log of events."""
-    rows, distinct, several = engine.execute(
-        """SELECT CAST(sum(n) AS BIGINT), CAST(sum(k) AS BIGINT), avg(CAST(k > 1 AS DOUBLE))
-        FROM (
-            SELECT count(*) AS n, count(DISTINCT hash) AS k FROM outcome_rows GROUP BY unit
-            HAVING min(arm) = max(arm))"""
-    ).fetchall()[0]
-    total = int(engine.execute("SELECT count(*) FROM outcome_rows").fetchall()[0][0])
-    duplicates = int(rows or 0) - int(distinct or 0)
-    drop = bool(duplicates) and several <= _LOG_OF_EVENTS
+    several = engine.execute(
+        """SELECT avg(CAST(k > 1 AS DOUBLE)) FROM (
+            SELECT count(DISTINCT hash) AS k FROM outcome_rows GROUP BY unit HAVING min(arm) = max(arm))"""
+    ).fetchall()[0][0]
+    counts = _count_by_arm(engine, baseline, "count(*) - count(DISTINCT (unit, hash))", "outcome_rows")
+    duplicates = sum(counts.values())
+    drop = bool(duplicates) and (several or 0.0) <= _LOG_OF_EVENTS
     if drop:
         names = [row[0] for row in engine.execute("DESCRIBE outcome_rows").fetchall() if row[0] not in _KEYS]
         values = ", ".join(f"any_value({name}) AS {name}" for name in names)
@@ -187,7 +208,8 @@ def _drop_duplicates(engine: Engine) -> OutcomeFacts:
             f"""CREATE OR REPLACE TEMP TABLE outcome_rows AS
             SELECT {", ".join(_KEYS)}, {values} FROM outcome_rows GROUP BY {", ".join(_KEYS)}"""
         )
-    return OutcomeFacts(rows=total, duplicates=duplicates, duplicates_dropped=drop)
+        facts = dataclasses.replace(facts, left_out=(*facts.left_out, *_left_out(counts, LeftOutKind.DUPLICATE)))
+    return dataclasses.replace(facts, duplicates=duplicates, duplicates_dropped=drop)
 
 
 def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeFacts, baseline: str) -> OutcomeFacts:
@@ -199,6 +221,9 @@ def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeF
         FROM outcome_rows GROUP BY unit"""
     )
     crossed = int(engine.execute("SELECT count(*) FROM outcome_units WHERE crossed").fetchall()[0][0])
+    several = _count_by_arm(
+        engine, baseline, "count(*)", "outcome_rows JOIN (SELECT unit FROM outcome_units WHERE crossed) USING (unit)"
+    )
     engine.execute("DELETE FROM outcome_units WHERE crossed")
     counts = ", ".join(f"count(*) - count(s{k})" for k in range(len(columns)))
     rows = engine.execute(f"SELECT arm, count(*), {counts} FROM outcome_units GROUP BY arm ORDER BY arm").fetchall()
@@ -211,6 +236,7 @@ def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeF
     lacking = engine.execute(f"SELECT {nulls} FROM outcome_rows").fetchall()[0]
     return dataclasses.replace(
         facts,
+        left_out=(*facts.left_out, *_left_out(several, LeftOutKind.SEVERAL_ARMS)),
         units=sum(int(row[1]) for row in rows),
         crossed=crossed,
         missing=missing,
@@ -286,6 +312,17 @@ def _read_skewness(engine: Engine, columns: Sequence[OutcomeColumn], arms: Seque
     rows = engine.execute(f"SELECT arm, {asked} FROM outcome_units GROUP BY arm").fetchall()
     found = {row[0]: [float(np.nan_to_num(value)) for value in row[1:]] for row in rows}
     return [found.get(arm, [0.0] * len(name_variables(columns))) for arm in arms]
+
+
+def facts_from_json(text: str) -> OutcomeFacts:
+    """Read facts as they were kept. What older stores knew of rows is taken for rows of an arm that is not known."""
+    plain: dict[str, Any] = json.loads(text)
+    skipped, rows = plain.pop("skipped_rows", 0), plain.pop("rows", 0)
+    plain.setdefault("read", {"": rows + skipped})
+    left_out = [LeftOut(**{**part, "kind": LeftOutKind(part["kind"])}) for part in plain.get("left_out", ())]
+    if skipped:
+        left_out.append(LeftOut("", LeftOutKind.BAD_ROW, skipped))
+    return OutcomeFacts(**{**plain, "left_out": tuple(left_out)})
 
 
 def _write_sums(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from importlib.resources import files
 
 import jsonschema
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from evaluator.__main__ import run
+from evaluator.store import Store
 
 POLICY = """
 metrics:
@@ -57,6 +59,7 @@ def test_a_harmless_change_is_go(here, capfd):
     assert "shop@2: outcomes of 4000 units (user_id) in 4000 rows, arms by variant: converted, sessions" in out
     assert "covariates revenue_pre" in out
     assert "no metric of outcomes" not in err
+    assert "if more units will come, plan the looks before it: monitoring: {max_units: …}" in err
     code, plain = verdict(capfd)
     assert (code, plain["verdict"], plain["time_to_decision_s"]) == (0, "go", None)
     assert [arm["units"] for arm in plain["arms"]] == [
@@ -201,3 +204,137 @@ def test_purged_outcomes_are_no_data_only_where_values_are_needed(here, capfd):
 def test_options_about_outcomes_need_outcomes(here, capfd):
     assert run(["import", "shop@2", "--unit", "user"]) == 2
     assert "need --outcomes" in capfd.readouterr().err
+
+
+def grow(path, units, **how):
+    """The first units of one test, as they are there at a checkpoint."""
+    lines = write_test(path, **how).read_text().splitlines()
+    path.write_text("\n".join(lines[: units + 1]))
+    return path
+
+
+def find_check(plain, name):
+    return next(row for row in plain["health"] if row["check"] == name)
+
+
+def import_part(here, units, **how):
+    assert run(["import", "shop@2", "--outcomes", str(grow(here / f"{units}.csv", units, **how))]) == 0
+
+
+def test_outcomes_that_were_judged_before_are_counted_and_paid_for(here, capfd):
+    import_part(here, 2000)
+    first = verdict(capfd)[1]
+    assert "first look at outcomes of this release, at 2,000 units" in find_check(first, "outcome_looks")["text"]
+    # The same data judged again, and data that nobody judged, are no looks.
+    assert {**verdict(capfd)[1], "judged_at": ""} == {**first, "judged_at": ""}
+    import_part(here, 2500)
+    import_part(here, 3000)
+    second = verdict(capfd)[1]
+    found = find_check(second, "outcome_looks")
+    assert found["status"] == "warn"
+    assert "were judged 1 time before (at 2,000 units; now 3,000)" in found["text"]
+    assert "max_units: 6000" in found["remedy"]
+    assert second["monitoring"] == "anytime"
+    assert {**verdict(capfd)[1], "judged_at": ""} == {**second, "judged_at": ""}
+    import_part(here, 4000)
+    text = find_check(verdict(capfd)[1], "outcome_looks")["text"]
+    assert "were judged 2 times before (at 2,000, 3,000 units; now 4,000)" in text
+    # The outcomes of the second look are what they were, whatever came after them.
+    runs = [
+        row["id"] for row in Store(here / "evaluator.duckdb").query("SELECT id FROM runs ORDER BY code").to_pylist()
+    ]
+    once_more = verdict(capfd, "--run", runs[2])[1]
+    assert {**once_more, "judged_at": ""} == {**second, "judged_at": ""}
+
+
+def test_looking_without_recording_is_no_look(here, capfd):
+    import_part(here, 2000)
+    verdict(capfd, "--dry-run")
+    import_part(here, 3000)
+    assert "first look" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
+
+
+def test_what_said_nothing_was_no_look(here, capfd):
+    """Too few units to be judged, or a look that was refused."""
+    import_part(here, 40)
+    assert {row["status"] for row in verdict(capfd)[1]["metrics"]} == {"no_data"}
+    import_part(here, 3000)
+    assert "first look" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
+    (here / "evaluator.yaml").write_text(POLICY + "monitoring: {mode: fixed}\n")
+    for units in (3500, 4000):
+        import_part(here, units)
+        assert "judged 1 time before (at 3,000 units" in find_check(verdict(capfd)[1], "outcome_looks")["text"]
+
+
+def test_large_harm_is_still_found_at_a_later_look(here, capfd):
+    import_part(here, 300, change=0.95)
+    assert verdict(capfd)[1]["verdict"] == "inconclusive"
+    import_part(here, 4000, change=0.6, seed=2)
+    code, plain = verdict(capfd)
+    assert (code, plain["verdict"], plain["monitoring"]) == (1, "no_go", "anytime")
+
+
+def test_planned_looks_are_group_sequential(here, capfd):
+    (here / "evaluator.yaml").write_text(POLICY + "monitoring: {max_units: 4000}\n")
+    import_part(here, 1000)
+    first = verdict(capfd)[1]
+    assert first["monitoring"] == "group_sequential"
+    assert "at 1,000 of 4,000 planned units" in find_check(first, "outcome_looks")["text"]
+    import_part(here, 4000)
+    last = verdict(capfd)[1]
+    assert last["verdict"] == "go"
+    assert find_check(last, "outcome_looks")["status"] == "ok"
+
+
+def test_a_second_look_breaks_the_promise_of_one(here, capfd):
+    (here / "evaluator.yaml").write_text(POLICY + "monitoring: {mode: fixed}\n")
+    import_part(here, 2000)
+    assert verdict(capfd)[1]["verdict"] == "go"
+    import_part(here, 4000)
+    code, plain = verdict(capfd)
+    assert (code, plain["verdict"]) == (3, "inconclusive")
+    assert find_check(plain, "outcome_looks")["status"] == "fail"
+    assert {row["status"] for row in plain["metrics"]} == {"no_data"}
+
+
+def test_the_import_says_what_became_of_the_rows(here, capfd):
+    path = write_test(here / "o.csv", units=1000)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[5], "9999,treatment,maybe,1,1,1,1", "", "9998,,1,1,1,1,1"]))
+    assert run(["import", "shop@2", "--outcomes", str(path), "--skip-bad-rows", "--outcome", "converted:binary",
+                "--outcome", "sessions", "--outcome", "orders", "--outcome", "revenue"]) == 0  # fmt: skip
+    out = capfd.readouterr().out
+    assert "in 1000 rows" in out
+    assert "1003 rows read, of them not judged: 2 bad rows (no arm known 1, treatment 1), 1 duplicate (" in out
+    text = find_check(verdict(capfd)[1], "coverage")["text"]
+    assert text.startswith("1,000 of 1,003 rows of outcomes are judged; not: 2 bad rows (")
+
+
+def test_bad_rows_of_one_arm_forbid_go(here, capfd):
+    path = write_test(here / "o.csv")
+    lines = path.read_text().splitlines()
+    for k in range(1, 60):
+        if ",treatment," in lines[k]:
+            lines[k] = lines[k].replace(",treatment,1,", ",treatment,x,").replace(",treatment,0,", ",treatment,x,")
+    path.write_text("\n".join(lines))
+    options = [
+        "--skip-bad-rows",
+        *(word for name in ("converted:binary", "sessions", "orders", "revenue") for word in ("--outcome", name)),
+    ]
+    run(["import", "shop@2", "--outcomes", str(path), *options, "--covariate", "revenue_pre"])
+    code, plain = verdict(capfd)
+    assert (code, find_check(plain, "coverage")["status"]) == (3, "fail")
+    assert "not as frequent in every arm" in find_check(plain, "coverage")["text"]
+
+
+def test_a_stray_arm_is_left_out_by_the_command_that_is_shown(here, capfd):
+    path = write_test(here / "o.csv")
+    path.write_text(path.read_text() + "7777,undefined,1,1,1,9,9\n")
+    run(["import", "shop@2", "--outcomes", str(path)])
+    remedy = find_check(verdict(capfd)[1], "sample_ratio")["remedy"]
+    option = remedy.split("`")[1]
+    assert run(["import", "shop@2", "--outcomes", str(path), *shlex.split(option)]) == 0
+    code, plain = verdict(capfd)
+    assert [arm["name"] for arm in plain["arms"]] == ["baseline", "treatment"]
+    # The two arms are the same data as before, so this is the same look at them.
+    assert (code, plain["verdict"], plain["monitoring"]) == (0, "go", "fixed")

@@ -2,15 +2,18 @@
 
 import gzip
 
+import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from evaluator.errors import InputError, UnknownName
 from evaluator.pipeline.importing import import_outcomes
-from evaluator.records import OutcomeOptions, Release
+from evaluator.records import LeftOut, LeftOutKind, OutcomeOptions, Release
 from evaluator.stats.outcomes import moments_of
+from evaluator.store.outcomes import facts_from_json
 
 SMALL = """user_id,variant,ts,converted,revenue,revenue_pre
 u1,control,1,0,1.5,1
@@ -220,3 +223,78 @@ def test_every_row_may_be_a_unit(store, land):
     assert (facts.units, facts.duplicates, facts.crossed) == (4, 0, 0)
     with pytest.raises(InputError, match=r"o\.csv:3: column 'converted' has the value 'x'"):
         land("group,converted\nA,1\nB,x\n", unit="rows", outcomes=("converted",))
+
+
+def test_every_row_is_judged_or_named_by_its_arm(store, land):
+    odd = "u7,control,8,maybe,1,1\nu8,,9,1,1,1\nu9,treatment,9,1,1,1,1\nu9,other,9,x,1,1\n"
+    _, facts, _ = land(SMALL + odd, skip=True, outcomes=("converted", "revenue"))
+    assert facts.read == {"baseline": 4, "treatment": 5, "": 2, "other": 1}
+    assert sorted(facts.left_out, key=str) == sorted(
+        [
+            LeftOut("baseline", LeftOutKind.BAD_ROW, 1),
+            LeftOut("other", LeftOutKind.BAD_ROW, 1),
+            LeftOut("", LeftOutKind.BAD_ROW, 2),
+            LeftOut("treatment", LeftOutKind.DUPLICATE, 1),
+            LeftOut("baseline", LeftOutKind.SEVERAL_ARMS, 1),
+            LeftOut("treatment", LeftOutKind.SEVERAL_ARMS, 1),
+        ],
+        key=str,
+    )
+    assert read(store).facts == facts
+    assert {arm.arm: arm.judged for arm in facts.account()} == {"baseline": 2, "treatment": 3, "": 0, "other": 0}
+
+
+UNITS = st.sampled_from([*(f"u{k}" for k in range(12)), "", "NA", "ü"])
+ARMS = st.sampled_from(["A", "B", "A", "B", "C", "", " "])
+VALUES = st.sampled_from(["0", "1", "2.5", "", "NA", "nan", "inf", "1e400", "much", "true", '"a', "0x1", "-3"])
+ROW = st.one_of(
+    st.tuples(UNITS, ARMS, VALUES, VALUES).map(",".join),
+    st.tuples(UNITS, ARMS, VALUES).map(",".join),
+    st.tuples(UNITS, ARMS, VALUES, VALUES, VALUES).map(",".join),
+    st.sampled_from(["u1,A,1,1", "u2,B,0,1", "u1,A,1,1"]),
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(ROW.filter(lambda row: '"' not in row), min_size=1, max_size=40))
+def test_rows_read_are_rows_judged_and_rows_named(store, tmp_path, rows):
+    rows = ["first,A,1,1", "second,B,1,1", *rows]
+    path = tmp_path / "odd.csv"
+    path.write_text("user,arm,x,y\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    release = Release(f"r{abs(hash(tuple(rows)))}")
+    options = OutcomeOptions(outcomes=("x", "y"))
+    _, facts, _ = import_outcomes(store, release, [str(path)], options, skip_bad_rows=True)
+    assert sum(facts.read.values()) == len(rows)
+    outcomes = read(store, release.id)
+    judged = {arm: part.n * part.mean[0] for arm, part in zip(outcomes.arms, outcomes.moments, strict=True)}
+    for arm in facts.account():
+        assert arm.judged == pytest.approx(judged.get(arm.arm, 0))
+        assert arm.read == arm.judged + sum(part.rows for part in arm.left_out)
+
+
+@pytest.mark.parametrize("damage", ["cut", "turned", "checksum"])
+def test_a_damaged_compressed_file_is_named(store, tmp_path, damage):
+    whole = gzip.compress(("user,arm,x\n" + "\n".join(f"u{k},{'AB'[k % 2]},{k % 7}" for k in range(9000))).encode())
+    place = {"cut": len(whole), "turned": len(whole) // 2, "checksum": len(whole) - 6}[damage]
+    spoilt = (
+        whole[: len(whole) // 2]
+        if damage == "cut"
+        else whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+    )
+    (tmp_path / "a.csv.gz").write_bytes(whole)
+    (tmp_path / "b.csv.gz").write_bytes(spoilt)
+    with pytest.raises(InputError, match=r"b\.csv\.gz is damaged or no gzip file"):
+        import_outcomes(store, Release("r"), [str(tmp_path / "*.csv.gz")], OutcomeOptions())
+    assert store.releases() == ()
+
+
+def test_a_header_that_no_csv_can_have(land):
+    with pytest.raises(InputError, match=r"o\.csv:1: the header line cannot be read"):
+        land("user,arm," + "x" * 200_000 + "\na,A,1\n")
+
+
+def test_facts_of_an_older_store_are_understood():
+    old = '{"rows": 8, "units": 5, "duplicates": 1, "duplicates_dropped": true, "crossed": 1, "skipped_rows": 2}'
+    facts = facts_from_json(old)
+    assert (facts.rows, facts.skipped_rows, facts.units) == (8, 2, 5)
+    assert [(arm.arm, arm.read, arm.judged) for arm in facts.account()] == [("", 10, 8)]
