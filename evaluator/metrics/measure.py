@@ -109,7 +109,7 @@ def measure(pairs: Pairs, *, before_bucket: int | None = None) -> Measured:
             continue
         whole.append(pair)
         comparisons += _compare_all(pairs, pair, rules, before_bucket)
-        found = scan_endpoints(pair, rulebook.scan)
+        found = scan_endpoints(pair, rulebook.scan, rulebook.rules)
         scanned.append(found)
         comparisons += found.comparisons
     return Measured(_tell_instances_apart(comparisons, whole), tuple(whole), tuple(scanned))

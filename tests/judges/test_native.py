@@ -59,9 +59,11 @@ def metric(name="latency_p95", answer=WITHIN, role=Role.GATE, **changes):
     return replace(made, **changes)
 
 
-def scanned(endpoint="GET /a", answer=WITHIN, zero=0.4, **changes):
+def scanned(endpoint="GET /a", answer=WITHIN, beyond=0.4, zero=0.0001, **changes):
+    """A row of the scan: `beyond` is its p-value of "more than the 15 % tolerated", `zero` that of "worse at all"."""
     rule = Rule("latency_mean", "latency_mean", Role.GATE, Margin(0.25), slice=Slice(endpoint))
-    questions = (Question("margin", 0.25, *answer), Question("zero", 0.0, zero, 1 - zero))
+    tolerance = Question("tolerance", 0.15, beyond, 1 - beyond)
+    questions = (Question("margin", 0.25, *answer), Question("zero", 0.0, zero, 1 - zero), tolerance)
     return (
         metric(rule=rule, scan=True, questions=questions, **changes)
         if changes
@@ -108,7 +110,11 @@ WARNED = Finding("pacing", Level.WARN, "closed loop")
         pytest.param([metric(), scanned(answer=WORSE)], {}, NO_GO, "endpoint_regression", id="endpoint worse"),
         pytest.param([metric(), scanned(answer=UNKNOWN)], {}, GO, "within_margins", id="GO is not asked of endpoints"),
         pytest.param(
-            [metric(), scanned(answer=UNKNOWN, zero=0.0001)], {}, OPEN, "endpoint_worse", id="but one worse than 0"
+            [metric(), scanned(answer=UNKNOWN, beyond=0.0001)],
+            {},
+            OPEN,
+            "endpoint_worse",
+            id="but one beyond tolerance",
         ),
         pytest.param(
             [metric()],
@@ -302,8 +308,8 @@ def test_endpoints_that_are_not_worse_take_no_share_of_alpha():
 
 
 def test_an_endpoint_that_is_shown_to_be_worse_at_all_stops_a_go():
-    assert judge(metric(), scanned(zero=0.004), *[scanned(zero=0.6)] * 9).word is OPEN
-    assert judge(metric(), scanned(zero=0.004), *[scanned(zero=0.4)] * 9).word is GO
+    assert judge(metric(), scanned(beyond=0.004), *[scanned(beyond=0.6)] * 9).word is OPEN
+    assert judge(metric(), scanned(beyond=0.004), *[scanned(beyond=0.4)] * 9).word is GO
 
 
 def test_a_limit_is_a_question_of_its_own():
@@ -373,7 +379,7 @@ def test_a_quantile_that_became_a_failure_is_told_by_the_share_that_fails():
 
 
 def test_what_next_is_said_of_what_stands_against_a_go():
-    worse = judge(metric(), scanned(zero=0.0004))
+    worse = judge(metric(), scanned(beyond=0.0004))
     assert worse.next_action == "look at GET /a; if its harm is acceptable, give it a metric with a margin of its own"
     few = {"unjudged_share": 0.2, "unjudged_endpoints": ("GET /b",)}
     assert judge(metric(), **few).next_action == "load more requests of these endpoints on both arms"
