@@ -158,5 +158,5 @@ def explain_coarse(steps_ms: Sequence[float], arms: Sequence[str], level_ms: flo
     share = format_number(100 * step / level_ms)
     return (
         f"{describe_steps(steps_ms, arms)}, {share} % of the baseline's value: too coarse for a margin of "
-        f"{format_margin(margin, 'ms')}, so nothing is decided by it; {cure}, or allow more than one step"
+        f"{format_margin(margin, 'ms')}, so nothing is decided by it; {cure}, or allow more than {share} %"
     )

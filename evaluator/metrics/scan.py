@@ -19,14 +19,14 @@ from evaluator.stats.failures import compare_failures
 from evaluator.stats.groups import Groups, group_by
 from evaluator.stats.longrun import MIN_BUCKETS
 from evaluator.stats.means import compare_means
+from evaluator.stats.rare import OTHER
 from evaluator.stats.typical import compare_typical_times
 
-__all__ = ["OTHER", "Scanned", "scan_endpoints"]
+__all__ = ["MIN_FOR_TIME", "OTHER", "Scanned", "scan_endpoints"]
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-OTHER = "other endpoints"
 TYPICAL = "latency_typical"
 """Type of the rows that compare geometric means of response times."""
 MIN_FOR_TIME = 60
@@ -83,8 +83,9 @@ def _group(pair: Pair, requests: FloatArray, least: int) -> _Groups:
     names = [name for name, yes in zip(pair.panel.endpoints, enough, strict=True) if yes]
     of = np.where(enough, np.cumsum(enough) - 1, -1)
     if count[~enough].sum() >= least:
-        of[~enough] = len(names)
-        names.append(OTHER)
+        if OTHER not in names:
+            names.append(OTHER)
+        of[~enough] = names.index(OTHER)
     return _Groups(tuple(names), group_by(of))
 
 

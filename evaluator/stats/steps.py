@@ -16,14 +16,18 @@ FEWEST_OTHERS = 7
 k divides by chance once in k times: of what is recorded in steps of 1, seven are multiples of 2 once in 128 times, and
 of a step that would matter never."""
 
+FEWEST_EXTREMES, PER_TICK = 40, 4
+"""Extremes in all, and for each distinct time, from which a clock that ticks is told from times that spread."""
+
 
 def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid_us: int) -> IntArray:
     """The step (µs) of the times of each arm and endpoint, of `shape` (2, endpoints).
 
     `cell` (rows,) is the place of each row in the flattened shape. Extremes and sums of a row are multiples of its
     step; so is their greatest common divisor, which is therefore never too small a step, and too large a one only by
-    the chance above. Cells without enough rows have the step of their arm, arms without enough rows `grid_us`, the step
-    of all times. Sums that are no whole numbers are not recorded times, and say nothing.
+    the chance above. Where a clock ticks more slowly than its times are written (15.6 ms in whole milliseconds) the
+    tick of the arm is the step. Cells without enough rows have the step of their arm, arms without enough rows
+    `grid_us`, the step of all times. Sums that are no whole numbers are not recorded times, and say nothing.
 
     >>> ten = np.arange(10)
     >>> rows = Moments(*(ten for _ in range(5)), n=ten * 0 + 1, failures=ten * 0, sum_us=ten * 3000.0,
@@ -39,8 +43,27 @@ def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid
     numbers, cell = numbers[:, order], cell[order]
     whole = (numbers == np.rint(numbers)).all(axis=0) & (np.abs(numbers).max(axis=0, initial=0) < 2**53)
     divisor = np.gcd.reduce(np.where(whole, numbers, grid_us).astype(np.int64), axis=0)
-    by_arm = np.repeat(_divide(divisor, numbers, cell // shape[1], np.full(2, grid_us), grid_us), shape[1])
-    return _divide(divisor, numbers, cell, by_arm, grid_us).reshape(shape)
+    arm = cell // shape[1]
+    of_arms = _divide(divisor, numbers, arm, np.full(2, grid_us), grid_us)
+    steps = _divide(divisor, numbers, cell, np.repeat(of_arms, shape[1]), grid_us).reshape(shape)
+    ticks = [_find_tick_us(numbers[:2, arm == code].ravel(), int(of_arms[code])) for code in (0, 1)]
+    return np.asarray(np.maximum(steps, np.array(ticks, dtype=np.int64)[:, None]))
+
+
+def _find_tick_us(extremes: npt.NDArray[np.float64], step_us: int) -> int:
+    """The tick of which few distinct times are multiples but for their rounding to `step_us`; 0 where there is none."""
+    values = np.unique(extremes)
+    if values.size < 2 or extremes.size < max(FEWEST_EXTREMES, PER_TICK * values.size):
+        return 0
+    rough = float(np.diff(values).min())
+    if rough < 2 * step_us:
+        return 0
+    # Each value in turn says how long a tick is more exactly: it is more of them.
+    tick = rough
+    for value in values[values > 0]:
+        tick = value / max(round(value / tick), 1)
+    near = np.abs(values - np.rint(values / tick) * tick) <= step_us
+    return round(tick) if near.all() else 0
 
 
 def _divide(
