@@ -197,7 +197,9 @@ def _explain_limit_alone(comparison: Comparison, status: MetricStatus) -> str:
 def _explain_limit_open(comparison: Comparison) -> str:
     """A limit that the candidate is neither shown to keep nor to break; first of all, whether the baseline keeps it."""
     if _breaks_limit(comparison, comparison.baseline.value):
-        return f"{_baseline_too(comparison)}; {comparison.arm} is not shown to keep to it"
+        value = format_value(comparison.baseline.value, comparison.unit)
+        limit = _limit_text(comparison)
+        return f"baseline itself is beyond the limit of {limit} ({value}), and {comparison.arm} not shown to keep to it"
     return f"not shown to keep to its limit of {_limit_text(comparison)}"
 
 

@@ -227,7 +227,8 @@ def test_a_grid_too_coarse_for_the_margin_is_refused():
     cells = simulate_cells(replace(SMALL, median_ms=(2.0, 2.0), sigma=0.1, tail_share=0.0, grid_us=2000), 9)
     panel, design = _panel(cells)
     found = compare_quantile(panel, design, 0.5, alpha=ALPHA, margin=Margin(0.05), sd_instance=0.05)
-    assert found.problem == "coarse"
+    assert found.estimate.coarse.tolist() == [True]
+    assert (found.estimate.against_margin.p_worse, found.estimate.against_margin.p_within) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
