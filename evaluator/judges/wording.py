@@ -268,7 +268,8 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
         change = f"{format_change(closest.effect, closest.unit)} ({format_interval(closest.effect, closest.unit)})"
         margin = format_margin(closest.rule.margin, closest.unit)
         text += f"; closest: {name_comparison(closest)} {change} of {margin} allowed"
-    return Reason("within_margins", f"{text}, on {_judged_on(evidence)}")
+    alone = "" if asked else "; no gate has a margin, so a change from baseline was not asked about"
+    return Reason("within_margins", f"{text}, on {_judged_on(evidence)}{alone}")
 
 
 def _count_kept(within: Sequence[Comparison], limited: Sequence[Comparison]) -> str:
@@ -285,8 +286,6 @@ def _count_kept(within: Sequence[Comparison], limited: Sequence[Comparison]) -> 
         )
         verb = "limit is kept" if len(limited) == 1 else "limits are kept"
         parts.append(f"{len(limited)} {verb}: {kept}")
-    if not within:
-        parts.append("no gate has a margin, so a change from baseline is not judged")
     return "; ".join(parts)
 
 

@@ -123,7 +123,8 @@ def answer(
     numbers = (estimate.baseline[g], estimate.against_margin.p_worse[g], estimate.against_margin.p_within[g])
     if not all(math.isfinite(number) for number in numbers):
         return no_data(pair, rule, unit, "the data give no finite estimate")
-    relative = rule.margin is None or rule.margin.relative
+    # Without a margin shares are compared as a difference, everything else as a ratio.
+    relative = unit != "fraction" if rule.margin is None else rule.margin.relative
     candidate = float(estimate.candidate[g])
     questions = [_question("zero", 0.0, estimate.against_zero, g)]
     if rule.margin:
@@ -132,7 +133,7 @@ def answer(
     questions += [
         _question("limit", bound, asked, g) for bound, asked in zip(bounds, estimate.against_limit, strict=True)
     ]
-    if estimate.against_tolerance is not None and estimate.tolerance is not None:
+    if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
         questions.append(_question("tolerance", float(estimate.tolerance[g]), estimate.against_tolerance, g))
     too_coarse = estimate.coarse is not None and bool(estimate.coarse[g])
     return Comparison(

@@ -390,7 +390,7 @@ LIMIT_ONLY = replace(LIMIT, margin=None)
             [failing(0.004, 0.0042, limit=WITHIN, rule=LIMIT_ONLY)],
             [
                 "1 limit is kept: failures at most 1 % (0.42 %)",
-                "no gate has a margin, so a change from baseline is not judged",
+                "no gate has a margin, so a change from baseline was not asked about",
             ],
             id="only a limit",
         ),
@@ -485,8 +485,8 @@ def test_a_quantile_that_became_a_failure_is_told_by_the_share_that_fails():
 def test_what_next_is_said_of_what_stands_against_a_go():
     worse = judge(metric(), scanned(beyond=0.0004))
     assert worse.next_action == (
-        "look at GET /a; if its harm is acceptable, widen `endpoint_scan: {tolerance: …}`, or give this endpoint a gate "
-        "with a margin of its own"
+        "look at GET /a; if its harm is acceptable, widen `endpoint_scan: {tolerance: …}`, or give this endpoint "
+        "a gate with a margin of its own"
     )
     assert "more than the 15 % tolerated of one endpoint" in worse.reasons[0].text
     few = {"unjudged_share": 0.2, "unjudged_endpoints": ("GET /b",)}

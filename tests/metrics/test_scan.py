@@ -163,6 +163,19 @@ def test_an_endpoint_that_is_clearly_worse_still_stops_a_go_and_one_beyond_the_m
     assert (judged.word, judged.reasons[0].code) == (VerdictWord.NO_GO, "endpoint_regression")
 
 
+def test_a_limit_alone_is_judged_and_a_change_of_a_share_is_in_points():
+    """Both arms fail at 40 %, and at most 60 % may."""
+    policy = {"metrics": [{"name": "failure_rate", "type": "failure_rate", "max": "60%"}]}
+    judged = judge(to_cells(simulate(replace(SMALL, failure_rate=0.4), 1)), parse_policy(policy).rulebook)
+    assert judged.word is VerdictWord.GO
+    assert judged.reasons[0].text.startswith("1 limit is kept: failures at most 60 % (39")
+    assert " pp (90 % CI" in judged.comparisons[0].reason
+    policy["metrics"][0]["max"] = "1%"
+    judged = judge(to_cells(simulate(replace(SMALL, failure_rate=0.4), 1)), parse_policy(policy).rulebook)
+    assert judged.word is VerdictWord.NO_GO
+    assert judged.reasons[0].text.startswith("baseline breaks the limit of at most 1 % too (39")
+
+
 def test_a_relative_tolerance_of_failures_is_as_unsure_as_the_baseline_s_rate():
     """Twice as many failures are tolerated and there are twice as many: a bound taken from the baseline's own few
     failures as if it were known would be passed by luck far too often."""

@@ -271,7 +271,7 @@ def test_a_quantile_is_never_surer_than_that_many_independent_requests_would_be(
         "ts_us": np.tile(start + bucket * 5_000_000 + (instance * each + time) * 100_000, 2),
         "arm": np.repeat([0, 1], bucket.size),
         "instance": np.concatenate([instance, SMALL.instances[0] + instance]),
-        "response_us": np.concatenate([(time + 1) * 10_000, (time + 1) * 11_000]),
+        "response_us": np.concatenate([(time + 1) * 10_010 + 37 * time**2, (time + 1) * 11_011 + 41 * time**2]),
         "failed": np.zeros(2 * bucket.size, dtype=bool),
     }
     columns = {
