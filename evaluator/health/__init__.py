@@ -53,6 +53,6 @@ CHECKS: tuple[Check, ...] = (
     check_early_warning,
     check_warm_up,
     check_pacing,
-    check_resolution,
     check_endpoints,
+    check_resolution,
 )

@@ -182,7 +182,7 @@ def test_a_relative_tolerance_of_failures_is_as_unsure_as_the_baseline_s_rate():
     design = replace(TEN, failure_rate=0.004, endpoints=1, rate_per_s=30.0, changes=(Change(failures=2.0),))
     policy = metrics({**FAILURES, "margin": "100%"})
     p_values = []
-    for seed in range(120):
+    for seed in range(80):
         row = next(row for row in scan(simulate(design, seed), policy) if row.unit == "fraction")
         p_values.append(next(q.p_worse for q in row.questions if q.kind == "tolerance"))
     assert np.mean(np.array(p_values) < 0.05) < 0.1
