@@ -81,7 +81,7 @@ def _key(comparison: Comparison) -> Key:
 
 def _bounds(comparison: Comparison) -> list[Question]:
     """The questions that can stop a release."""
-    return [question for question in comparison.questions if question.kind != "zero"] or list(comparison.questions)
+    return [question for question in comparison.questions if question.decides] or list(comparison.questions)
 
 
 def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, monitoring: Monitoring) -> Look:
@@ -121,6 +121,8 @@ def _finish(
     Data that arrived since that look count at the next one: else whoever asks in between would add a look of his own.
     """
     bounded = _bounds(comparison)
+    if comparison.too_coarse:
+        path = [_forget_margin(look, bounded) for look in path]
     if calendar.final:
         at_s = covered_s if calendar.kind == "anytime" else calendar.planned_s
         p_values = _look(path, comparison, calendar, at_s, monitoring).p_worse
@@ -131,6 +133,12 @@ def _finish(
         replace(question, p_worse=next(last)) if question in bounded else question for question in comparison.questions
     )
     return replace(comparison, questions=questions, looks=tuple(path))
+
+
+def _forget_margin(look: Look, bounded: list[Question]) -> Look:
+    """The look without what it said of a margin for which the recorded times turned out to be too coarse."""
+    known = zip(bounded, look.p_worse, strict=False)
+    return replace(look, p_worse=tuple(1.0 if question.kind == "margin" else p for question, p in known))
 
 
 def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> Comparison:

@@ -6,12 +6,16 @@ One place, so that a reason, a table and a report never print the same number in
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from evaluator.records import Comparison, Effect, LeftOut, LeftOutKind, Margin, Rule
 
 __all__ = [
+    "STORE_STEP_MS",
     "count_of",
     "describe_left_out",
+    "describe_steps",
+    "explain_coarse",
     "format_change",
     "format_count",
     "format_duration",
@@ -27,6 +31,8 @@ __all__ = [
 SIGNIFICANT = 3
 MINUTES_FROM_S = 100
 HOURS_FROM_S = 2 * 3600
+STORE_STEP_MS = 0.001
+"""The store keeps whole microseconds."""
 
 
 def format_number(value: float, *, sign: bool = False) -> str:
@@ -160,3 +166,28 @@ def describe_left_out(part: LeftOut) -> str:
     """How many rows of an arm are not judged, and why: `24 are of the warm-up, 2 of them failed`."""
     failed = f", {format_count(part.failures)} of them failed" if part.failures else ""
     return f"{format_count(part.rows)} {name_left_out(part.kind, part.detail)}{failed}"
+
+
+def describe_steps(steps_ms: Sequence[float], arms: Sequence[str]) -> str:
+    """In which steps the times of two arms were recorded, and by whom.
+
+    >>> describe_steps((0.001, 1.0), ("baseline", "canary"))
+    'the load tool or its file recorded the times of canary in steps of 1 ms'
+    """
+    widest = max(steps_ms)
+    if widest <= STORE_STEP_MS:
+        return f"this store keeps times in steps of {format_number(STORE_STEP_MS)} ms"
+    whose = "" if min(steps_ms) == widest else f"the times of {arms[list(steps_ms).index(widest)]} "
+    return f"the load tool or its file recorded {whose or 'times '}in steps of {format_number(widest)} ms"
+
+
+def explain_coarse(steps_ms: Sequence[float], arms: Sequence[str], level_ms: float, margin: Margin) -> str:
+    """Why nothing is decided against a margin for which the recorded times are too coarse, and what to do."""
+    step = max(steps_ms)
+    ours = step <= STORE_STEP_MS
+    cure = "time several calls together, so that one time is longer" if ours else "record times in finer steps"
+    share = format_number(100 * step / level_ms)
+    return (
+        f"{describe_steps(steps_ms, arms)}, {share} % of the baseline's value: too coarse for a margin of "
+        f"{format_margin(margin, 'ms')}, so nothing is decided by it; {cure}, or allow more than {share} %"
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from evaluator.assess import assess
 from evaluator.judges import JUDGES
 from evaluator.judges.native import Judgement
@@ -20,7 +22,7 @@ from evaluator.records import (
     RunFacts,
     RunState,
 )
-from evaluator.simulate import Design
+from evaluator.simulate import Bursts, Design, Requests, simulate
 
 RULES = (
     Rule("failure_rate", "failure_rate", margin=Margin(0.001, relative=False), limit=Limit(max=0.05)),
@@ -42,3 +44,15 @@ def judge(cells: Cells, rulebook: Rulebook = RULEBOOK, runs: tuple[Run, ...] = (
 
 def evidence(cells: Cells, rulebook: Rulebook = RULEBOOK, runs: tuple[Run, ...] = (RUN,)) -> Evidence:
     return assess(cells, runs, rulebook)
+
+
+def timed_requests(baseline, canary, *, seed: int = 1, **changes) -> Requests:
+    """Requests without failures whose times (µs) are drawn by two functions of a generator and a count."""
+    still = Bursts(0.0, 30.0, 0.0, 0.0)
+    plain = {"failure_rate": 0.0, "shared_failures": still, "instance_failures": still, "endpoints": 1}
+    requests = simulate(replace(SMALL, **{**plain, **changes}), seed)
+    random, times = np.random.default_rng(seed), np.empty(requests.response_us.size)
+    for code, draw in enumerate((baseline, canary)):
+        here = requests.arm == code
+        times[here] = draw(random, int(here.sum()))
+    return replace(requests, response_us=np.rint(times).astype(np.int64))

@@ -228,7 +228,7 @@ def test_asking_between_two_looks_adds_none():
     start = cells.moments.bucket.min()
     run = replace(RUN, source="locust", state=RunState.RUNNING, planned_end=datetime(2026, 1, 5, 1, tzinfo=UTC))
     found = [judge(_before(cells, start + buckets), runs=(run,)) for buckets in (80, 83)]
-    asked = [[[q.p_worse for q in c.questions if q.kind != "zero"] for c in j.comparisons if c.looks] for j in found]
+    asked = [[[q.p_worse for q in c.questions if q.decides] for c in j.comparisons if c.looks] for j in found]
     assert asked[0] == asked[1]
     assert any(p for p in asked[0])
 

@@ -17,6 +17,7 @@
 | single_instance | no GO |
 | load_generator | void: neither GO nor NO-GO |
 | clock | void: neither GO nor NO-GO |
+| endpoints | warn only |
 | early_warning, history, instance_age, replication, warm_up, pacing, resolution | warn only |
 | duplicates, heavy_tail, outcomes | warn only |
 | selectors | void: neither GO nor NO-GO |
@@ -32,6 +33,7 @@ from evaluator.health.clock import check_clock
 from evaluator.health.comparability import check_comparability
 from evaluator.health.completeness import check_completeness, check_coverage
 from evaluator.health.early_warning import check_early_warning
+from evaluator.health.endpoints import check_endpoints
 from evaluator.health.left_out import check_cut_off, check_left_out, check_skipped_rows
 from evaluator.health.load_generator import check_load_generator, check_pacing
 from evaluator.health.overlap import check_overlap
@@ -62,5 +64,6 @@ CHECKS: tuple[Check, ...] = (
     check_early_warning,
     check_warm_up,
     check_pacing,
+    check_endpoints,
     check_resolution,
 )

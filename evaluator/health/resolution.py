@@ -1,4 +1,4 @@
-"""How finely times were recorded."""
+"""How finely times were recorded, and by whom."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ from collections.abc import Iterable
 
 from evaluator.health.base import Scene, ok, warn
 from evaluator.records import Finding
+from evaluator.stats.resolution import steps_of
+from evaluator.wording import describe_steps, format_number
 
 __all__ = ["check_resolution"]
 
 NAME = "resolution"
 COARSE_SHARE = 0.05
+REMEDY = "no latency margin narrower than a step is decided: record times in finer steps, or allow more than one step"
 
 
 def check_resolution(scene: Scene) -> Iterable[Finding]:
-    """Warns where one step of the recorded times is a notable share of the mean time."""
-    step_ms = scene.cells.grid_us / 1000
-    successes = scene.cells.moments.n.sum() - scene.cells.moments.failures.sum()
-    if not successes:
-        return
-    mean_ms = float(scene.cells.moments.sum_us.sum()) / 1000 / int(successes)
-    if step_ms > COARSE_SHARE * mean_ms:
-        yield warn(
-            NAME, f"times are recorded in steps of {step_ms:g} ms, {step_ms / max(mean_ms, 1e-9):.0%} of their mean"
-        )
-    else:
-        yield ok(NAME, f"times are recorded in steps of {step_ms:g} ms")
+    """Warns where one step of the recorded times of an arm is a notable share of the baseline's mean time."""
+    found: dict[str, Finding] = {}
+    for arm, panel in scene.panels.items():
+        successes = float(panel.ok[0].sum())
+        mean_ms = float(panel.sum_ms[0].sum()) / successes if successes else 0.0
+        if mean_ms <= 0:
+            continue
+        steps = steps_of(panel)
+        said, share = describe_steps(steps, ("baseline", arm)), max(steps) / mean_ms
+        finding = ok(NAME, said)
+        if share > COARSE_SHARE:
+            text = f"{said}, {format_number(100 * share)} % of the baseline's mean time"
+            finding = warn(NAME, text, REMEDY)
+        found[finding.text] = finding
+    yield from found.values()

@@ -60,7 +60,7 @@ def judge_natively(evidence: Evidence, rulebook: Rulebook, release: str) -> Judg
         arm: _judge_candidate(own, judged, evidence, rulebook, void, release, early.get(arm, 1.0))
         for arm, own in by_arm.items()
     }
-    return _choose(each, release)
+    return _choose(each, release, rulebook.alpha)
 
 
 def _by_arm(judged: Sequence[Comparison]) -> dict[str, list[Comparison]]:
@@ -82,9 +82,10 @@ def _judge_candidate(
     """The judgement of one candidate by its own comparisons. `early`: p-value of an early GO (`None`: its own)."""
     broken = [c for c in own if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
     if broken and not void:
-        reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in _worst_first(broken))
+        reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in _worst_first(broken, rulebook.alpha))
         decided = min(evidence.window.seconds if c.decided_at_s is None else c.decided_at_s for c in broken)
-        return Judgement(VerdictWord.NO_GO, reasons, wording.next_after_no_go(reasons, release), judged, decided)
+        next_action = wording.next_after_no_go(reasons, release, judged, rulebook.alpha)
+        return Judgement(VerdictWord.NO_GO, reasons, next_action, judged, decided)
     doubts = _doubts(own, evidence, rulebook, void, _early_p(own) if early is None else early)
     if doubts:
         next_action = wording.next_after_inconclusive(doubts, own, evidence, release)
@@ -93,7 +94,7 @@ def _judge_candidate(
     return Judgement(VerdictWord.GO, reasons, wording.next_after_go(release), judged, evidence.window.seconds)
 
 
-def _choose(each: Mapping[str, Judgement], release: str) -> Judgement:
+def _choose(each: Mapping[str, Judgement], release: str, alpha: float) -> Judgement:
     """One judgement of several candidates."""
     going = [arm for arm, one in each.items() if one.word is VerdictWord.GO]
     stopped = [arm for arm, one in each.items() if one.word is VerdictWord.NO_GO]
@@ -101,7 +102,7 @@ def _choose(each: Mapping[str, Judgement], release: str) -> Judgement:
     any_one = next(iter(each.values()))
     if len(stopped) == len(each):
         decided = max(each[arm].decided_at_s or 0.0 for arm in stopped)
-        next_action = wording.next_after_no_go(failures, release)
+        next_action = wording.next_after_no_go(failures, release, any_one.comparisons, alpha)
         return Judgement(VerdictWord.NO_GO, failures, next_action, any_one.comparisons, decided)
     if going:
         best = wording.find_best(any_one.comparisons, going)
@@ -141,7 +142,7 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
 
 def _asked(comparison: Comparison) -> list[Question]:
     """Margin and limits; where there are none, whether it changed at all."""
-    return [q for q in comparison.questions if q.kind != "zero"] or list(comparison.questions)
+    return [q for q in comparison.questions if q.decides] or list(comparison.questions)
 
 
 def _p_within(comparison: Comparison) -> float:
@@ -255,14 +256,14 @@ def _rejected(comparisons: Sequence[Comparison], looks: Mapping[int, Look], leve
 
 
 def _p_worse(row: Comparison, kind: str) -> float:
-    """What a row of the scan says of being beyond its margin, or worse at all."""
+    """What a row of the scan says of being beyond its margin, or beyond what is tolerated in a GO."""
     return next(question.p_worse for question in row.questions if question.kind == kind)
 
 
 def _adjust_gates(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, float]:
     """Adjusted p-value of each gate; a metric with a margin and limits asks more than one question."""
     loadings = dict(zip(members, _side_by_side([comparisons[i] for i in members]), strict=True))
-    asked = [(i, test.p_worse) for i in members for test in comparisons[i].questions if test.kind != "zero"]
+    asked = [(i, test.p_worse) for i in members for test in comparisons[i].questions if test.decides]
     adjusted = adjust([p for _, p in asked], [loadings[i] for i, _ in asked])
     out: dict[int, float] = {}
     for (i, _), p in zip(asked, adjusted, strict=True):
@@ -324,9 +325,14 @@ def _tie_mean_to_failures(comparison: Comparison, judged: Sequence[Comparison]) 
     return replace(comparison, status=MetricStatus.INCONCLUSIVE, reason=reason)
 
 
-def _worst_first(broken: Sequence[Comparison]) -> list[Comparison]:
-    """Policy's metrics before the scan's rows, each by how surely it is worse."""
-    return sorted(broken, key=lambda c: (c.scan, c.p_value_adjusted if c.p_value_adjusted is not None else 1.0))
+def _worst_first(broken: Sequence[Comparison], alpha: float) -> list[Comparison]:
+    """By how surely each is worse, the policy's metrics before the scan's rows; limits that both arms break last."""
+
+    def place(comparison: Comparison) -> tuple[bool, bool, float]:
+        p_value = 1.0 if comparison.p_value_adjusted is None else comparison.p_value_adjusted
+        return wording.broke_limit_as_baseline(comparison, alpha), comparison.scan, p_value
+
+    return sorted(broken, key=place)
 
 
 # ------------------------------------------------------------------ what stands against a GO
@@ -359,7 +365,7 @@ def _scan_doubts(judged: Sequence[Comparison], evidence: Evidence, rulebook: Rul
     if not rulebook.scan.enabled:
         return []
     level = rulebook.alpha * rulebook.scan.alpha_share
-    adjusted = adjust_plausible([_p_worse(c, "zero") for c in rows])
+    adjusted = adjust_plausible([_p_worse(c, "tolerance") for c in rows])
     doubts = [wording.explain_scan_doubt(c) for c, p in zip(rows, adjusted, strict=True) if p < level]
     if evidence.unjudged_share > MAX_UNJUDGED:
         doubts.append(wording.explain_unjudged(evidence))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evaluator.records import Comparison, Direction, Evidence, Finding, Level, MetricStatus, Reason, Role
+from evaluator.records import Comparison, Direction, Evidence, Finding, Level, Margin, MetricStatus, Reason, Role
 from evaluator.wording import (
     format_change,
     format_count,
@@ -19,6 +19,7 @@ from evaluator.wording import (
 )
 
 __all__ = [
+    "broke_limit_as_baseline",
     "explain_choice",
     "explain_failure",
     "explain_go",
@@ -88,21 +89,46 @@ def _margin_text(comparison: Comparison) -> str:
     return f"{verb} the {format_margin(margin, comparison.unit)} allowed"
 
 
-def _broke_limit(comparison: Comparison) -> bool:
-    """Is the limit the surer of the two offences?"""
+def broke_limit_as_baseline(comparison: Comparison, alpha: float) -> bool:
+    """Is a limit all that this gate broke, and is the baseline beyond it as well?"""
+    return _broke_limit(comparison, alpha) and _breaks_limit(comparison, comparison.baseline.value)
+
+
+def _breaks_limit(comparison: Comparison, value: float | None) -> bool:
+    """Is this value of an arm beyond the limits?"""
+    limit = comparison.rule.limit
+    if value is None:
+        return False
+    return (limit.max is not None and value > limit.max) or (limit.min is not None and value < limit.min)
+
+
+def _broke_limit(comparison: Comparison, alpha: float) -> bool:
+    """Is the limit the offence to name? Where the baseline breaks it too the margin is, if it is broken as well."""
     by_kind = {kind: [t.p_worse for t in comparison.questions if t.kind == kind] for kind in ("margin", "limit")}
     if not by_kind["limit"]:
         return False
-    return min(by_kind["limit"]) < min(by_kind["margin"], default=1.0)
+    margin = min(by_kind["margin"], default=1.0)
+    if _breaks_limit(comparison, comparison.baseline.value):
+        return min(by_kind["limit"]) < margin and margin >= alpha
+    return min(by_kind["limit"]) < margin
+
+
+def _baseline_too(comparison: Comparison) -> str:
+    """`baseline breaks the limit of at most 1 % too (40.1 %)`."""
+    value = format_value(comparison.baseline.value, comparison.unit)
+    return f"baseline breaks the limit of {_limit_text(comparison)} too ({value})"
 
 
 def explain_failure(comparison: Comparison, alpha: float) -> Reason:
     """A gate that is shown to be worse than it may be."""
-    if _broke_limit(comparison):
+    if _broke_limit(comparison, alpha):
         value = format_value(comparison.candidate.value, comparison.unit)
         name = name_comparison(comparison)
         verb = "are" if name.startswith("failures") else "is"
         text = f"{name} of {comparison.arm} {verb} {value}, {_limit_text(comparison)} is allowed"
+        if broke_limit_as_baseline(comparison, alpha):
+            cause = "so the release is not shown to be the cause"
+            text = f"{_baseline_too(comparison)}, {cause}: {name} of {comparison.arm} {verb} {value}"
         return _reason("limit", text, comparison)
     code = "endpoint_regression" if comparison.scan else "regression"
     moved = _moved(comparison, alpha)
@@ -154,10 +180,27 @@ def explain_status(comparison: Comparison, status: MetricStatus, alpha: float, *
     if status is MetricStatus.FAIL:
         return explain_failure(comparison, alpha).text
     if comparison.rule.margin is None:
-        return f"{moved}; no margin is set"
+        return f"{moved}; {_explain_limit_alone(comparison, status)}"
     if status is MetricStatus.PASS:
         return f"{moved}, within the {margin} allowed"
     return _explain_undecided(comparison, alpha, moved, shown_within=shown_within)
+
+
+def _explain_limit_alone(comparison: Comparison, status: MetricStatus) -> str:
+    if not comparison.rule.limit.count:
+        return "no margin is set"
+    if status is MetricStatus.PASS:
+        return f"keeps to its limit of {_limit_text(comparison)}"
+    return _explain_limit_open(comparison)
+
+
+def _explain_limit_open(comparison: Comparison) -> str:
+    """A limit that the candidate is neither shown to keep nor to break; first of all, whether the baseline keeps it."""
+    if _breaks_limit(comparison, comparison.baseline.value):
+        value = format_value(comparison.baseline.value, comparison.unit)
+        limit = _limit_text(comparison)
+        return f"baseline itself is beyond the limit of {limit} ({value}), and {comparison.arm} not shown to keep to it"
+    return f"not shown to keep to its limit of {_limit_text(comparison)}"
 
 
 def _explain_undecided(comparison: Comparison, alpha: float, moved: str, *, shown_within: bool) -> str:
@@ -169,7 +212,7 @@ def _explain_undecided(comparison: Comparison, alpha: float, moved: str, *, show
     if comparison.unresolved:
         return f"{moved}; {comparison.unresolved}"
     if any(test.kind == "limit" and test.p_within >= alpha for test in comparison.questions):
-        return f"{moved}; not shown to keep to its limit of {_limit_text(comparison)}"
+        return f"{moved}; {_explain_limit_open(comparison)}"
     return f"{moved}: neither within nor beyond the {margin} allowed"
 
 
@@ -184,11 +227,17 @@ def explain_open(comparison: Comparison) -> Reason:
 
 
 def explain_scan_doubt(comparison: Comparison) -> Reason:
-    """An endpoint that is shown to be worse, though not by the scan's margin."""
+    """An endpoint that is shown to be worse than is tolerated in a GO, though not by the scan's margin."""
     effect = comparison.effect
     size = format_change(effect, comparison.unit) if effect else "worse"
     interval = f" ({format_interval(effect, comparison.unit)})" if effect else ""
-    text = f"{name_comparison(comparison)} is worse by {size}{interval}; the scan stops a GO, not the release"
+    bound = next((q.bound for q in comparison.questions if q.kind == "tolerance"), 0.0)
+    relative = comparison.rule.margin is None or comparison.rule.margin.relative
+    tolerated = format_margin(Margin(bound, relative), comparison.unit)
+    text = (
+        f"{name_comparison(comparison)} is worse by {size}{interval}, more than the {tolerated} tolerated of one "
+        "endpoint; the scan stops a GO, not the release"
+    )
     return _reason("endpoint_worse", text, comparison)
 
 
@@ -214,13 +263,30 @@ def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
     passed = [c for c in judged if c.status is MetricStatus.PASS and not c.scan and c.rule.role is not Role.WATCH]
     asked = [c for c in passed if c.rule.margin and c.effect]
     closest = max(asked, key=_closeness, default=None)
-    count = len(asked)
-    text = f"all {count} gates are shown to be within their margins" if count != 1 else "the gate is within its margin"
+    text = _count_kept(asked, [c for c in passed if c.rule.limit.count])
     if closest is not None and closest.effect is not None:
         change = f"{format_change(closest.effect, closest.unit)} ({format_interval(closest.effect, closest.unit)})"
         margin = format_margin(closest.rule.margin, closest.unit)
         text += f"; closest: {name_comparison(closest)} {change} of {margin} allowed"
-    return Reason("within_margins", f"{text}, on {_judged_on(evidence)}")
+    alone = "" if asked else "; no gate has a margin, so a change from baseline was not asked about"
+    return Reason("within_margins", f"{text}, on {_judged_on(evidence)}{alone}")
+
+
+def _count_kept(within: Sequence[Comparison], limited: Sequence[Comparison]) -> str:
+    """How many margins and limits were kept, and by what."""
+    parts = []
+    if within:
+        noun = "gate and hold" if any(c.rule.role is Role.HOLD for c in within) else "gate"
+        one = f"the {within[0].rule.role.value} is within its margin"
+        many = f"all {len(within)} {noun.replace(' and ', 's and ')}s are shown to be within their margins"
+        parts.append(one if len(within) == 1 else many)
+    if limited:
+        kept = ", ".join(
+            f"{name_comparison(c)} {_limit_text(c)} ({format_value(c.candidate.value, c.unit)})" for c in limited
+        )
+        verb = "limit is kept" if len(limited) == 1 else "limits are kept"
+        parts.append(f"{len(limited)} {verb}: {kept}")
+    return "; ".join(parts)
 
 
 def _judged_on(evidence: Evidence) -> str:
@@ -279,9 +345,16 @@ def next_after_choice(release: str, best: str) -> str:
     return f"promote {best} of {release}"
 
 
-def next_after_no_go(reasons: Sequence[Reason], release: str) -> str:
+def next_after_no_go(reasons: Sequence[Reason], release: str, judged: Sequence[Comparison], alpha: float) -> str:
     """NO-GO: where to look."""
     first = reasons[0]
+    places = {(c.rule.name, c.arm, c.rule.slice.endpoint): c for c in judged if not c.scan}
+    offence = places.get((first.metric or "", first.arm or "", first.slice)) if first.code == "limit" else None
+    if offence is not None and broke_limit_as_baseline(offence, alpha):
+        return (
+            f"{_baseline_too(offence)}, so going back to it cures nothing: look at what both arms share, or set the "
+            f"limit of {first.metric} to what the service keeps, then judge {release} again"
+        )
     where = f"{first.slice} on {first.arm}" if first.slice else f"{first.arm}"
     return f"do not promote {release}; look at {where}, then load the mended candidate and judge again"
 
@@ -301,6 +374,13 @@ def next_after_inconclusive(
     return _more_data(doubts, judged, evidence)
 
 
+_FINER_TIMES = (
+    "more requests do not help: record times in finer steps (of times of a few microseconds: time several calls "
+    "together), or allow a margin of more than one step"
+)
+_OTHER_BOUNDS = "give the histogram the bounds that its metric asks for, or gate on a share within one of its bounds"
+
+
 def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence: Evidence) -> str:
     """How much longer, or how many more instances."""
     open_names = {(doubt.metric, doubt.arm) for doubt in doubts if doubt.code == "not_shown"}
@@ -310,8 +390,9 @@ def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence:
     longest = max(c.needed_time or 0.0 for c in waiting)
     if all(c.rule.outcome for c in waiting):
         return _more_units(longest, waiting)
-    if any(c.unresolved for c in waiting):
-        return "give the histogram the bounds that its metric asks for, or gate on a share within one of its bounds"
+    unresolved = next((c for c in waiting if c.unresolved), None)
+    if unresolved is not None:
+        return _FINER_TIMES if unresolved.too_coarse else _OTHER_BOUNDS
     seconds = max(longest, SHORTEST_REPEAT) * evidence.window.seconds
     if math.isfinite(seconds) and 0 < seconds <= LONGEST_WAIT:
         return _more_time(seconds, evidence)
@@ -340,7 +421,11 @@ def _answer_doubt(doubt: Reason, evidence: Evidence) -> str:
     """What to do about something that is no open metric."""
     again = "collect" if evidence.collected else "import" if evidence.imported else "load"
     if doubt.code == "endpoint_worse":
-        return f"look at {doubt.slice}; if its harm is acceptable, give it a metric with a margin of its own"
+        key = "failure_tolerance" if doubt.metric == "failure_rate" else "tolerance"
+        return (
+            f"look at {doubt.slice}; if its harm is acceptable, widen `endpoint_scan: {{{key}: …}}`, or give this "
+            "endpoint a gate with a margin of its own"
+        )
     if doubt.code == "unjudged_endpoints":
         return f"{again} more requests of these endpoints on both arms"
     if doubt.code == "not_final":
@@ -364,5 +449,5 @@ def _is_beyond(comparison: Comparison) -> bool:
     if effect is None or margin is None:
         return False
     harm = effect.estimate if comparison.rule.direction is Direction.LOWER else -effect.estimate
-    within = all(question.p_within < SURE for question in comparison.questions if question.kind != "zero")
+    within = all(question.p_within < SURE for question in comparison.questions if question.decides)
     return harm >= margin.value or (within and drift is not None and drift.last_third >= 0)

@@ -20,12 +20,16 @@ from evaluator.records import (
 from evaluator.stats.estimate import Asked, Depth, Estimate
 from evaluator.stats.longrun import MIN_BUCKETS
 from evaluator.stats.panel import Panel
+from evaluator.stats.resolution import steps_of
 from evaluator.stats.uncertainty import Design
+from evaluator.wording import STORE_STEP_MS, explain_coarse, format_number
 
 __all__ = ["Compare", "CompareTogether", "Pair", "answer", "check_enough", "no_data"]
 
 MIN_REQUESTS = 30
 CONSTANT_BELOW = 200
+ALIKE_STEP = 0.02
+"""Times that are stored as one number are said to be equal only if the store's step is at most this part of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,20 @@ def check_enough(pair: Pair, *, successes: bool, both: bool = True) -> str | Non
         if successes and (both or arm == 0) and pair.successes(arm) < MIN_REQUESTS:
             return f"only {pair.successes(arm)} successes on {pair.name(arm)}, at least {MIN_REQUESTS} are needed"
         if successes and pair.panel.constant[arm] and pair.successes(arm) < CONSTANT_BELOW:
-            return f"all {pair.successes(arm)} times on {pair.name(arm)} are equal"
+            return _explain_equal(pair, arm)
     return None
+
+
+def _explain_equal(pair: Pair, arm: int) -> str:
+    """What to say of an arm whose times are all stored as the same number."""
+    count = pair.successes(arm)
+    level_ms = float(pair.panel.sum_ms[arm].sum()) / count
+    if level_ms * ALIKE_STEP >= STORE_STEP_MS:
+        return f"all {count} times on {pair.name(arm)} are equal"
+    return (
+        f"all {count} times on {pair.name(arm)} are stored as {format_number(level_ms)} ms: this store keeps times in "
+        f"steps of {format_number(STORE_STEP_MS)} ms, too coarse to tell them apart; time several calls together"
+    )
 
 
 def no_data(pair: Pair, rule: Rule, unit: str, why: str) -> Comparison:
@@ -107,7 +123,8 @@ def answer(
     numbers = (estimate.baseline[g], estimate.against_margin.p_worse[g], estimate.against_margin.p_within[g])
     if not all(math.isfinite(number) for number in numbers):
         return no_data(pair, rule, unit, "the data give no finite estimate")
-    relative = rule.margin is None or rule.margin.relative
+    # Without a margin shares are compared as a difference, everything else as a ratio.
+    relative = unit != "fraction" if rule.margin is None else rule.margin.relative
     candidate = float(estimate.candidate[g])
     questions = [_question("zero", 0.0, estimate.against_zero, g)]
     if rule.margin:
@@ -116,6 +133,9 @@ def answer(
     questions += [
         _question("limit", bound, asked, g) for bound, asked in zip(bounds, estimate.against_limit, strict=True)
     ]
+    if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
+        questions.append(_question("tolerance", float(estimate.tolerance[g]), estimate.against_tolerance, g))
+    too_coarse = estimate.coarse is not None and bool(estimate.coarse[g])
     return Comparison(
         rule=rule,
         arm=pair.arm,
@@ -142,11 +162,20 @@ def answer(
         loadings=() if estimate.loadings is None else tuple(estimate.loadings[g].tolist()),
         se=_finite(estimate.se[g]),
         df=float(estimate.df[g]),
+        unresolved=_explain_step(pair, rule, float(estimate.baseline[g])) if too_coarse else "",
+        too_coarse=too_coarse,
         scan=scan,
     )
 
 
-def _question(kind: Literal["margin", "limit", "zero"], bound: float, asked: Asked, group: int) -> Question:
+def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
+    steps = steps_of(pair.panel, rule.slice.endpoint)
+    return explain_coarse(steps, (pair.name(0), pair.name(1)), level_ms, rule.margin) if rule.margin else ""
+
+
+def _question(
+    kind: Literal["margin", "limit", "zero", "tolerance"], bound: float, asked: Asked, group: int
+) -> Question:
     return Question(kind, bound, float(asked.p_worse[group]), float(asked.p_within[group]))
 
 

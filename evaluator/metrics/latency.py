@@ -62,9 +62,9 @@ def _compare_quantiles(pair: Pair, rules: Sequence[Rule]) -> tuple[QuantileEstim
 
 def _answer(pair: Pair, rule: Rule, found: QuantileEstimate, counts: tuple[int, int]) -> Comparison:
     if found.estimate is None:
-        coarse = f"times are recorded in steps of {pair.panel.grid_ms:g} ms, too coarse to show this margin"
+        zero = "on baseline this quantile is 0 ms, so there is no ratio and no step that would tell it from more"
         failing = "on baseline so many requests fail that this quantile is a failure"
-        return no_data(pair, rule, "ms", coarse if found.problem == "coarse" else failing)
+        return no_data(pair, rule, "ms", zero if found.problem == "zero" else failing)
     return answer(pair, rule, found.estimate, unit="ms", method=f"quantile test, {pair.design.kind}", n=counts)
 
 

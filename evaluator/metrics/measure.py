@@ -11,10 +11,11 @@ import numpy as np
 from evaluator.errors import UnknownName
 from evaluator.metrics import METRICS, REQUEST_METRICS
 from evaluator.metrics.base import Pair
-from evaluator.metrics.scan import Scanned, scan_endpoints
+from evaluator.metrics.scan import MIN_FOR_TIME, Scanned, scan_endpoints
 from evaluator.records import BASELINE, ArmValue, Cells, Comparison, MetricStatus, Role, Rule, Rulebook
 from evaluator.stats.estimate import Depth
 from evaluator.stats.panel import Panel, build_panel
+from evaluator.stats.rare import pool_rare_endpoints
 from evaluator.stats.uncertainty import choose_design
 from evaluator.stats.window import WarmUp
 
@@ -66,13 +67,15 @@ def pair_up(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> Pairs:
     _check_endpoints(cells, rulebook)
     slices = {None: None, **{rule.slice.endpoint: None for rule in rulebook.rules}}
     found: dict[tuple[str, str | None], Pair | None] = {}
+    whole = cells
+    cells = pool_rare_endpoints(cells, MIN_FOR_TIME, keep={name for name in slices if name})
     for arm in cells.arms[1:]:
         for endpoint in slices:
             panel = build_panel(cells, arm, endpoint=endpoint, first_bucket=warm_up.first_bucket)
             found[arm, endpoint] = (
                 None if panel is None else _pair(panel, arm, rulebook, _mean_users(cells, arm, warm_up))
             )
-    return Pairs(cells, rulebook, found)
+    return Pairs(whole, rulebook, found)
 
 
 def _pair(panel: Panel, arm: str, rulebook: Rulebook, users: tuple[float, float] | None) -> Pair:
@@ -109,7 +112,7 @@ def measure(pairs: Pairs, *, before_bucket: int | None = None) -> Measured:
             continue
         whole.append(pair)
         comparisons += _compare_all(pairs, pair, rules, before_bucket)
-        found = scan_endpoints(pair, rulebook.scan)
+        found = scan_endpoints(pair, rulebook.scan, rulebook.rules)
         scanned.append(found)
         comparisons += found.comparisons
     return Measured(_tell_instances_apart(comparisons, whole), tuple(whole), tuple(scanned))

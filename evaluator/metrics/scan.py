@@ -1,11 +1,12 @@
 """The endpoint scan: every endpoint by itself, to find the one that an average hides (method B.5).
 
-It can only veto. Endpoints with too few requests are judged together as `other`.
+It can only veto: NO-GO beyond the scan's margins, no GO beyond what is tolerated of a single endpoint. Endpoints with
+too few requests are judged together as `other endpoints`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,21 +14,27 @@ import numpy.typing as npt
 
 from evaluator.metrics.base import Pair, answer
 from evaluator.records import Comparison, Direction, Margin, Role, Rule, Scan, Slice
-from evaluator.stats.estimate import Asked, Estimate
+from evaluator.stats.estimate import Asked, Estimate, Tolerance
 from evaluator.stats.failures import compare_failures
+from evaluator.stats.groups import Groups, group_by
 from evaluator.stats.longrun import MIN_BUCKETS
 from evaluator.stats.means import compare_means
+from evaluator.stats.rare import OTHER
 from evaluator.stats.typical import compare_typical_times
 
-__all__ = ["OTHER", "Scanned", "scan_endpoints"]
+__all__ = ["MIN_FOR_TIME", "OTHER", "Scanned", "scan_endpoints"]
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
-OTHER = "other endpoints"
 TYPICAL = "latency_typical"
 """Type of the rows that compare geometric means of response times."""
 MIN_FOR_TIME = 60
 MIN_FOR_FAILURES = 20
+LATENCY = ("latency_quantile", "latency_mean")
+FAILURES = ("failure_rate",)
+PLAUSIBLE = 0.5
+"""Below this p-value the estimate lies beyond its bound."""
 Compute = Callable[..., Estimate]
 """`compare_means` and its like: they take the same questions."""
 
@@ -41,15 +48,20 @@ class Scanned:
     unjudged: tuple[str, ...] = ()
 
 
-def scan_endpoints(pair: Pair, scan: Scan) -> Scanned:
-    """Response time and failure rate of every endpoint, each against the scan's own margin."""
+def scan_endpoints(pair: Pair, scan: Scan, rules: Sequence[Rule] = ()) -> Scanned:
+    """Response time and failure rate of every endpoint, each against the scan's own margin.
+
+    `rules` are those of the policy: their gates say what is tolerated of an endpoint, where the scan itself does not.
+    """
     if not scan.enabled or pair.panel.slots < MIN_BUCKETS:
         return Scanned()
     failures = Rule(
         "failure_rate", "failure_rate", Role.GATE, Margin(scan.failure_margin, relative=False), Direction.LOWER
     )
     of_failures = _group(pair, pair.panel.n, MIN_FOR_FAILURES)
-    return _with_unjudged(pair, (*_compare_times(pair, scan), *_compare(pair, failures, of_failures, compare_failures)))
+    tolerated = _find_tolerance(of_failures.names, scan.failure_tolerance, scan.failure_margin, FAILURES, rules)
+    rows = _compare(pair, failures, of_failures, compare_failures, tolerated)
+    return _with_unjudged(pair, (*_compare_times(pair, scan, rules), *rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,66 +69,114 @@ class _Groups:
     """Endpoints with enough requests, each by itself, and the rest together if they have enough."""
 
     names: tuple[str, ...]
-    members: FloatArray
-    """(groups, endpoints) of 0 and 1."""
+    members: Groups
 
-    def pick(self, chosen: npt.NDArray[np.bool_]) -> _Groups:
+    def pick(self, chosen: BoolArray) -> _Groups:
         """Some of them."""
-        return _Groups(tuple(name for name, yes in zip(self.names, chosen, strict=True) if yes), self.members[chosen])
+        names = tuple(name for name, yes in zip(self.names, chosen, strict=True) if yes)
+        return _Groups(names, self.members.pick(chosen))
 
 
 def _group(pair: Pair, requests: FloatArray, least: int) -> _Groups:
     count = requests.sum(axis=2).min(axis=0)
     enough = count >= least
     names = [name for name, yes in zip(pair.panel.endpoints, enough, strict=True) if yes]
-    members = np.eye(enough.size)[enough]
+    of = np.where(enough, np.cumsum(enough) - 1, -1)
     if count[~enough].sum() >= least:
-        members = np.vstack([members, (~enough).astype(float)])
-        names.append(OTHER)
-    return _Groups(tuple(names), members)
+        if OTHER not in names:
+            names.append(OTHER)
+        of[~enough] = names.index(OTHER)
+    return _Groups(tuple(names), group_by(of))
 
 
-def _compare_times(pair: Pair, scan: Scan) -> tuple[Comparison, ...]:
+def _find_tolerance(
+    names: Sequence[str], said: float | None, most: float, types: tuple[str, ...], rules: Sequence[Rule]
+) -> Tolerance:
+    """What is tolerated of each endpoint: what the scan says, else the widest margin of the gates on such metrics.
+
+    Gates of an endpoint are for it alone, those of all traffic for the others. Where no gate has a margin holds are
+    asked; where none of them has one either nothing narrower than the scan's own margin was ever stated.
+    """
+    if said is not None:
+        absolute = types == FAILURES
+        one = np.full(len(names), said)
+        return Tolerance(np.zeros_like(one) if absolute else one, one if absolute else np.zeros_like(one), most)
+    margins: dict[str | None, list[Margin]] = {}
+    for role in (Role.GATE, Role.HOLD):
+        stated: dict[str | None, list[Margin]] = {}
+        for rule in rules:
+            if rule.role is role and rule.type in types and rule.margin is not None:
+                stated.setdefault(rule.slice.endpoint, []).append(rule.margin)
+        margins = {**stated, **margins}
+    of_all = margins.get(None)
+    widest = [_widest(margins.get(name, of_all), most, absolute=types == FAILURES) for name in names]
+    relative, absolute_of = np.array(widest, float).reshape(-1, 2).T
+    return Tolerance(relative, absolute_of, most)
+
+
+def _widest(margins: Iterable[Margin] | None, most: float, *, absolute: bool) -> tuple[float, float]:
+    """The widest relative and the widest absolute margin; the scan's own where there is none."""
+    if margins is None:
+        return (0.0, most) if absolute else (most, 0.0)
+    found = [*margins]
+    relative, in_unit = (max((m.value for m in found if m.relative is kind), default=0.0) for kind in (True, False))
+    return relative, in_unit
+
+
+def _compare_times(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Comparison, ...]:
     """By the typical time, or by the mean where that rose by more than half of the margin and is surer."""
     typical, mean = (
         Rule(name, name, Role.GATE, Margin(scan.margin), Direction.LOWER) for name in (TYPICAL, "latency_mean")
     )
     groups = _group(pair, pair.panel.ok, MIN_FOR_TIME)
-    total = pair.panel.sum_ms.sum(axis=2) @ groups.members.T / (pair.panel.ok.sum(axis=2) @ groups.members.T)
-    rose = total[1] > (1 + scan.margin / 2) * total[0]
-    rows, surely = _ask_twice(pair, typical, groups, compare_typical_times)
-    means, mean_surely = _ask_twice(pair, mean, groups.pick(rose), compare_means)
+    if not groups.names:
+        return ()
+    sums, counts = (groups.members.sum_totals(part.sum(axis=2)) for part in (pair.panel.sum_ms, pair.panel.ok))
+    rose = sums[1] / counts[1] > (1 + scan.margin / 2) * sums[0] / counts[0]
+    tolerated = _find_tolerance(groups.names, scan.tolerance, scan.margin, LATENCY, rules)
+    rows, surely = _ask_twice(pair, typical, groups, compare_typical_times, tolerated)
+    of_means = Tolerance(tolerated.relative[rose], tolerated.absolute[rose], tolerated.most)
+    means, mean_surely = _ask_twice(pair, mean, groups.pick(rose), compare_means, of_means)
     for row, p_mean, place in zip(means, mean_surely, np.flatnonzero(rose), strict=True):
         if p_mean < surely[place]:
             rows[place] = row
     return tuple(rows)
 
 
-def _ask_twice(pair: Pair, rule: Rule, groups: _Groups, compute: Compute) -> tuple[list[Comparison], FloatArray]:
-    """One of two answers on each group's response time, and its p-value: the surer of "worse" is the one to take.
+def _ask_twice(
+    pair: Pair, rule: Rule, groups: _Groups, compute: Compute, tolerated: Tolerance
+) -> tuple[list[Comparison], FloatArray]:
+    """One of two answers on each group's response time, and how sure it is of harm: the one with less is to take.
 
     The typical time shows that all requests became slower, the mean that a few of them now hang. Two are asked, so
-    the p-values of the answers are doubled.
+    the p-values of the answers are doubled. An answer that lies beyond the margin goes before one that does not; of
+    two that do not, the surer one of more than is tolerated.
     """
     if not groups.names:
         return [], np.ones(0)
-    estimate = _estimate(pair, rule, groups, compute)
-    margin, zero = estimate.against_margin, estimate.against_zero
-    known = np.isfinite(estimate.baseline + margin.p_worse + margin.p_within)
-    doubled = replace(estimate, against_margin=_double(margin), against_zero=_double(zero))
-    return [*_rows(pair, rule, groups, doubled)], np.where(known, margin.p_worse, 1.0)
+    estimate = _estimate(pair, rule, groups, compute, tolerated)
+    margin, tolerance = estimate.against_margin, estimate.against_tolerance or estimate.against_zero
+    known = np.isfinite(estimate.baseline + margin.p_worse + margin.p_within + tolerance.p_worse)
+    doubled = replace(
+        estimate,
+        against_margin=_double(margin),
+        against_zero=_double(estimate.against_zero),
+        against_tolerance=_double(tolerance),
+    )
+    surely = np.where(margin.p_worse < PLAUSIBLE, margin.p_worse, PLAUSIBLE + tolerance.p_worse)
+    return [*_rows(pair, rule, groups, doubled)], np.where(known, surely, 1 + PLAUSIBLE)
 
 
 def _double(asked: Asked) -> Asked:
     return replace(asked, p_worse=np.minimum(2 * asked.p_worse, 1.0))
 
 
-def _compare(pair: Pair, rule: Rule, groups: _Groups, compute: Compute) -> tuple[Comparison, ...]:
+def _compare(pair: Pair, rule: Rule, groups: _Groups, compute: Compute, tolerated: Tolerance) -> tuple[Comparison, ...]:
     """One comparison for each group."""
-    return _rows(pair, rule, groups, _estimate(pair, rule, groups, compute)) if groups.names else ()
+    return _rows(pair, rule, groups, _estimate(pair, rule, groups, compute, tolerated)) if groups.names else ()
 
 
-def _estimate(pair: Pair, rule: Rule, groups: _Groups, compute: Compute) -> Estimate:
+def _estimate(pair: Pair, rule: Rule, groups: _Groups, compute: Compute, tolerated: Tolerance) -> Estimate:
     of_failures = rule.type == "failure_rate"
     with np.errstate(divide="ignore", invalid="ignore"):
         return compute(
@@ -127,12 +187,13 @@ def _estimate(pair: Pair, rule: Rule, groups: _Groups, compute: Compute) -> Esti
             sd_instance=pair.prior.sd_failures if of_failures else pair.prior.sd_latency,
             groups=groups.members,
             depth=pair.depth,
+            tolerance=tolerated,
         )
 
 
 def _rows(pair: Pair, rule: Rule, groups: _Groups, estimate: Estimate) -> tuple[Comparison, ...]:
     of_failures = rule.type == "failure_rate"
-    per_arm = (pair.panel.n if of_failures else pair.panel.ok).sum(axis=2) @ groups.members.T
+    per_arm = groups.members.sum_totals((pair.panel.n if of_failures else pair.panel.ok).sum(axis=2))
     counts = per_arm.T.astype(int).tolist()
     unit = "fraction" if of_failures else "ms"
     return tuple(
@@ -163,6 +224,6 @@ def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Scanned:
     return Scanned(tuple(row for row in rows if not row.no_data), float(share), tuple(name for name, _ in unjudged))
 
 
-def _pooled(pair: Pair) -> npt.NDArray[np.bool_]:
+def _pooled(pair: Pair) -> BoolArray:
     """Which endpoints have too few successes to be judged by themselves."""
     return np.asarray(pair.panel.ok.sum(axis=2).min(axis=0) < MIN_FOR_TIME)

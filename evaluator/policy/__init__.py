@@ -205,7 +205,14 @@ def _to_rulebook(file: PolicyFile) -> Rulebook:
     return Rulebook(
         rules=tuple(_to_rule(metric) for metric in file.metrics),
         alpha=file.alpha,
-        scan=Scan(scan.enabled, scan.margin, scan.failure_margin, scan.alpha_share),
+        scan=Scan(
+            scan.enabled,
+            scan.margin,
+            scan.failure_margin,
+            scan.tolerance,
+            scan.failure_tolerance,
+            scan.alpha_share,
+        ),
         prior=_to_prior(instances),
         warm_up_s=file.warm_up,
         coverage=health.coverage,

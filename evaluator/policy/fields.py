@@ -12,6 +12,8 @@ from evaluator.policy.quantities import Quantity, format_duration, parse_duratio
 __all__ = [
     "Amount",
     "AutoOrDuration",
+    "AutoOrPercent",
+    "AutoOrPoints",
     "Duration",
     "EndpointName",
     "Name",
@@ -52,6 +54,27 @@ def _parse_auto_or_duration(raw: Any) -> float | None:
 
 def _write_auto_or_duration(seconds: float | None) -> str:
     return "auto" if seconds is None else format_duration(seconds)
+
+
+def _parse_auto_or_percent(raw: Any) -> float | None:
+    if raw in ("auto", None):
+        return None
+    quantity = parse_quantity(raw)
+    if quantity.unit not in ("", "%"):
+        raise ValueError(f"must be auto or relative to baseline, such as 10%, not {quantity}")
+    return parse_share(quantity)
+
+
+def _write_auto_or_percent(value: float | None) -> str:
+    return "auto" if value is None else _write_percent(value)
+
+
+def _parse_auto_or_points(raw: Any) -> float | None:
+    return None if raw in ("auto", None) else _parse_points(raw)
+
+
+def _write_auto_or_points(value: float | None) -> str:
+    return "auto" if value is None else _write_points(value)
 
 
 def _check_duration(seconds: float | None) -> float | None:
@@ -108,6 +131,18 @@ AutoOrDuration = Annotated[
     PlainSerializer(_write_auto_or_duration),
     AfterValidator(_check_duration),
     _amount_schema("auto", "30s"),
+]
+AutoOrPercent = Annotated[
+    float | None,
+    BeforeValidator(_parse_auto_or_percent),
+    PlainSerializer(_write_auto_or_percent),
+    _amount_schema("auto", "10%"),
+]
+AutoOrPoints = Annotated[
+    float | None,
+    BeforeValidator(_parse_auto_or_points),
+    PlainSerializer(_write_auto_or_points),
+    _amount_schema("auto", "0.2pp"),
 ]
 Ratio = Annotated[
     Literal["configured"] | dict[str, float],

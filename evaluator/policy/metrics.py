@@ -20,7 +20,7 @@ __all__ = ["BUILT_IN_METRICS", "Metric", "unit_of"]
 
 
 BUILT_IN_METRICS: tuple[Mapping[str, Any], ...] = (
-    {"name": "failure_rate", "type": "failure_rate", "role": "gate", "margin": "0.1pp", "max": "1%"},
+    {"name": "failure_rate", "type": "failure_rate", "role": "gate", "margin": "0.1pp"},
     {"name": "latency_p50", "type": "latency_quantile", "quantile": 0.50, "role": "gate", "margin": "5%"},
     {"name": "latency_p95", "type": "latency_quantile", "quantile": 0.95, "role": "gate", "margin": "10%"},
     {"name": "latency_p99", "type": "latency_quantile", "quantile": 0.99, "role": "gate", "margin": "15%"},

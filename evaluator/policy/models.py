@@ -13,6 +13,8 @@ from pydantic_core import PydanticCustomError
 from evaluator.metrics import METRICS
 from evaluator.policy.fields import (
     AutoOrDuration,
+    AutoOrPercent,
+    AutoOrPoints,
     Duration,
     Name,
     Percent,
@@ -69,9 +71,34 @@ class EndpointScan(Section):
     enabled: bool = Field(default=True, description="Off: single endpoints never decide.")
     margin: Percent = Field(0.25, description="Largest rise of an endpoint's response time, typical or mean.")
     failure_margin: Points = Field(0.01, description="Largest rise of an endpoint's failure rate.")
+    tolerance: AutoOrPercent = Field(
+        None,
+        description="An endpoint that is shown to be slower by more stops a GO, at most margin. auto: the widest "
+        "margin of the latency gates (of the endpoint's own, where it has any); margin where no gate has one.",
+        validate_default=True,
+    )
+    failure_tolerance: AutoOrPoints = Field(
+        None,
+        description="The same of its failure rate, at most failure_margin. "
+        "auto: the widest margin of the failure gates.",
+        validate_default=True,
+    )
     alpha_share: Annotated[Probability, within(0, 1, ends=False)] = Field(
         0.2, description="Part of alpha for the scan."
     )
+
+    @field_validator("tolerance", "failure_tolerance")
+    @classmethod
+    def _at_most_the_margin(cls, value: float | None, info: ValidationInfo) -> float | None:
+        key, unit = ("margin", "%") if info.field_name == "tolerance" else ("failure_margin", "pp")
+        most = info.data.get(key)
+        if value is not None and value < 0:
+            raise ValueError(f"must not be negative, got {value * 100:g}{unit}")
+        if value is not None and most is not None and value > most:
+            raise ValueError(
+                f"must be at most {key} ({most * 100:g}{unit}), got {value * 100:g}{unit}: beyond {key} it is NO-GO"
+            )
+        return value
 
 
 class InstanceHistory(Section):

@@ -87,6 +87,10 @@ class Scan:
     enabled: bool = True
     margin: float = 0.25
     failure_margin: float = 0.01
+    tolerance: float | None = None
+    """Harm to one endpoint's response time that does not stop a GO; `None`: the widest margin of a latency gate."""
+    failure_tolerance: float | None = None
+    """The same of its failure rate (difference); `None`: the widest margin of a failure gate."""
     alpha_share: float = 0.2
 
 

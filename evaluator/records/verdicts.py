@@ -52,12 +52,18 @@ class Question:
 
     `p_worse`: p-value against "not worse than the bound" (small: shown to be worse).
     `p_within`: p-value against "at or beyond the bound" (small: shown to be within).
+    `tolerance` is asked of rows of the endpoint scan only: harm beyond it stops a GO.
     """
 
-    kind: Literal["margin", "limit", "zero"]
+    kind: Literal["margin", "limit", "zero", "tolerance"]
     bound: float
     p_worse: float
     p_within: float
+
+    @property
+    def decides(self) -> bool:
+        """Is this a bound that a metric must keep?"""
+        return self.kind in ("margin", "limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,9 @@ class Comparison:
     """Why nothing can be said; `None` when something can."""
     unresolved: str = ""
     """Why no amount of data could show it to be within its margin, and what would; empty where it could."""
+    too_coarse: bool = False
+    """Is the recorded step of the times too coarse for the margin? Then neither "worse" nor "within" is shown of it,
+    also at earlier looks; limits still decide."""
     scan: bool = False
     """True for a row of the endpoint scan (not a metric of the policy)."""
     status: MetricStatus = MetricStatus.INCONCLUSIVE

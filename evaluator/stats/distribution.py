@@ -17,7 +17,6 @@ __all__ = [
     "Distribution",
     "counts_below",
     "distributions_by_row",
-    "same_grid_value",
     "standardised_distributions",
 ]
 
@@ -114,8 +113,3 @@ def _counts_before(bins: SortedBins, row: int, cells: int) -> FloatArray:
         del bins.passed[next(iter(bins.passed))]
     bins.passed[row] = counts
     return counts
-
-
-def same_grid_value(first_ms: float, second_ms: float, grid_ms: float) -> bool:
-    """Do two times read as the same grid point?"""
-    return bool(np.floor(first_ms / grid_ms + 0.5) == np.floor(second_ms / grid_ms + 0.5))

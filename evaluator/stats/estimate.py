@@ -17,8 +17,11 @@ __all__ = [
     "Asked",
     "Depth",
     "Estimate",
+    "Tolerance",
     "Trend",
     "ask",
+    "ask_allowing",
+    "decide_nothing",
     "detectable",
     "lasting_share",
     "load",
@@ -49,6 +52,26 @@ class Asked:
     def of_group(self, group: int) -> Asked:
         """The answers about one group."""
         return Asked(*(getattr(self, name)[group : group + 1] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """The harm to each group that is tolerated: the wider of both, and at most `most`; shapes (groups,)."""
+
+    relative: FloatArray
+    """To the baseline's level; 0 where none is stated."""
+    absolute: FloatArray
+    """In the metric's own unit; 0 where none is stated."""
+    most: float
+
+    def as_ratio(self, baseline: FloatArray) -> FloatArray:
+        """Relative to the levels `baseline` (groups,)."""
+        own = np.divide(self.absolute, baseline, out=np.zeros_like(self.absolute), where=baseline > 0)
+        return np.minimum(np.maximum(self.relative, own), self.most)
+
+    def as_difference(self, baseline: FloatArray) -> FloatArray:
+        """As a difference to the levels `baseline` (groups,)."""
+        return np.minimum(np.maximum(self.relative * baseline, self.absolute), self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +110,11 @@ class Estimate:
     df: FloatArray
     """Its degrees of freedom."""
     against_limit: tuple[Asked, ...] = ()
+    against_tolerance: Asked | None = None
+    tolerance: FloatArray | None = None
+    """Harm that is tolerated in a GO, on the scale of the effect, where it was asked for (see `Tolerance`)."""
+    coarse: npt.NDArray[np.bool_] | None = None
+    """Is the recorded step of the times too coarse for the margin? Then nothing is decided by it."""
     loadings: FloatArray | None = None
     """What the estimates' errors are made of, (groups, parts): products over parts are correlations (see `load`)."""
 
@@ -123,12 +151,26 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
         se=nothing,
         df=nothing,
         against_limit=(asked,) * limits,
+        against_tolerance=asked,
+        tolerance=nothing,
     )
 
 
 def ask(beyond: FloatArray, uncertainty: Uncertainty) -> Asked:
     """p-values of `beyond` against 0."""
     return Asked(beyond, *uncertainty.p_values(beyond))
+
+
+def ask_allowing(beyond: FloatArray, doubt: FloatArray, uncertainty: Uncertainty) -> Asked:
+    """The same where the estimate may be wrong by `doubt` (groups,) in either direction for the step of its times."""
+    if not doubt.any():
+        return ask(beyond, uncertainty)
+    return Asked(beyond, uncertainty.p_values(beyond - doubt)[0], uncertainty.p_values(beyond + doubt)[1])
+
+
+def decide_nothing(asked: Asked, where: npt.NDArray[np.bool_]) -> Asked:
+    """The same answers, but for the groups `where` nothing is shown."""
+    return Asked(asked.beyond, np.where(where, 1.0, asked.p_worse), np.where(where, 1.0, asked.p_within))
 
 
 def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:

@@ -12,6 +12,7 @@ from evaluator.stats.estimate import (
     Asked,
     Depth,
     Estimate,
+    Tolerance,
     detectable,
     lasting_share,
     load,
@@ -20,6 +21,7 @@ from evaluator.stats.estimate import (
     trend,
 )
 from evaluator.stats.frames import frame_all_requests, frame_requests
+from evaluator.stats.groups import Groups
 from evaluator.stats.history import on_scale
 from evaluator.stats.instances import InstanceFrame
 from evaluator.stats.longrun import time_variance
@@ -59,15 +61,17 @@ def compare_failures(
     sd_instance: float,
     sd_share: float = SD_SHARE,
     limit: Limit | None = None,
-    groups: FloatArray | None = None,
+    groups: Groups | None = None,
     depth: Depth = "full",
     shared: tuple[Strata, InstanceFrame] | None = None,
+    tolerance: Tolerance | None = None,
 ) -> Estimate:
     """Compare failure rates, standardised over endpoints and time.
 
     An absolute margin is a difference of rates (0.001 = 0.1 pp), a relative one a ratio. `sd_instance`: least
     standard deviation (as a rate) assumed for an arm with a single instance, else the pooled rate times `sd_share`.
     With less than full `depth` effect and interval are NaN. `shared`: the frames of a panel of the same requests.
+    `tolerance`: one more bound to ask for.
     """
     assumed = sd_instance, sd_share
     strata, frame = shared or (frame_all_requests(panel) if groups is None else frame_requests(panel, groups))
@@ -102,6 +106,8 @@ def compare_failures(
         se=deciding.se / unit,
         df=deciding.df,
         against_limit=_limits(panel, design, strata, frame, candidate, assumed, limit),
+        against_tolerance=None if tolerance is None else _ask_tolerance(counts, difference, tolerance),
+        tolerance=None if tolerance is None else tolerance.as_difference(baseline.level),
         loadings=load(influence, counts.scores, deciding.variance),
     )
 
@@ -159,7 +165,21 @@ def _prior(design: Design, baseline: Levels, candidate: Levels, assumed: tuple[f
     return np.stack([sd**2 / (said or 1) for said in design.declared])
 
 
-def _ask(counts: _Counts, beyond: FloatArray, bound: float, *, relative: bool) -> Asked:
+def _ask_tolerance(counts: _Counts, difference: FloatArray, tolerance: Tolerance) -> Asked:
+    """Worse than the wider of two bounds is worse than both: the less sure of two answers.
+
+    A ratio is asked as one: its bound as a difference would be as unsure as the baseline's rate.
+    """
+    absolute = np.minimum(tolerance.absolute, tolerance.most)
+    answers = _ask(counts, difference - absolute, absolute, relative=False)
+    if not tolerance.relative.any():
+        return answers
+    as_ratio = _ask(counts, difference, tolerance.relative, relative=True)
+    worse = np.maximum(answers.p_worse, as_ratio.p_worse)
+    return Asked(answers.beyond, worse, np.minimum(answers.p_within, as_ratio.p_within))
+
+
+def _ask(counts: _Counts, beyond: FloatArray, bound: FloatArray | float, *, relative: bool) -> Asked:
     test, at = (ratio_z, 1 + bound) if relative else (difference_z, bound)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = test(counts.x_c, counts.n_c, counts.x_b, counts.n_b, at)

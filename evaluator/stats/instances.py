@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from evaluator.stats.groups import Groups
 from evaluator.stats.longrun import MIN_BUCKETS, time_scores
 from evaluator.stats.panel import InstanceRows
 
@@ -62,20 +63,20 @@ class InstanceVariance:
 class InstanceFrame:
     """What every comparison over the same requests shares: who answered how many of them, where and when.
 
-    `exposure`: one value per row (requests, or successes). `groups` (groups, endpoints) of 0 and 1.
+    `exposure`: one value per row (requests, or successes). `groups`: which endpoints are compared together.
     """
 
-    def __init__(self, rows: InstanceRows, exposure: FloatArray, groups: FloatArray) -> None:
+    def __init__(self, rows: InstanceRows, exposure: FloatArray, groups: Groups) -> None:
         self.rows = rows
-        self.group = np.take(np.argmax(groups, axis=0), rows.endpoint)
-        member = groups.max(axis=0) > 0
-        self.outside = None if member.all() else ~member[rows.endpoint]
+        group = np.take(groups.of, rows.endpoint)
+        self.group = np.maximum(group, 0)
+        self.outside = None if (groups.of >= 0).all() else group < 0
         self.exposure: FloatArray = self._of_members(exposure)
-        self.shape = (groups.shape[0], rows.instance_arm.size)
+        self.shape = (groups.count, rows.instance_arm.size)
         self.key: IntArray = np.asarray(self.group * self.shape[1] + rows.instance)
         self.at = self.key * rows.slots + rows.slot
         # With one group the rows of an instance adjoin, and so do those of an instance and block: sums are quicker.
-        self.adjoin = groups.shape[0] == 1
+        self.adjoin = groups.count == 1
         if self.adjoin:
             self.first_of_instance, self.first_at = _find_firsts(self.key), _find_firsts(self.at)
         self.arm_starts = np.searchsorted(rows.instance_arm, (0, 1))

@@ -13,8 +13,11 @@ from evaluator.stats.estimate import (
     Asked,
     Depth,
     Estimate,
+    Tolerance,
     Trend,
     ask,
+    ask_allowing,
+    decide_nothing,
     detectable,
     lasting_share,
     load,
@@ -22,14 +25,16 @@ from evaluator.stats.estimate import (
     not_worse,
     trend,
 )
+from evaluator.stats.groups import Groups
 from evaluator.stats.history import InstanceHistory, on_scale
 from evaluator.stats.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
+from evaluator.stats.resolution import find_doubt_ms
 from evaluator.stats.strata import Levels, Strata, build_strata, levels, run_levels
 from evaluator.stats.uncertainty import Binding, Design, Uncertainty, centre, combine, replicate_uncertainty
 
-__all__ = ["compare_means", "estimate_ratio"]
+__all__ = ["compare_means", "estimate_ratio", "log_doubt"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -43,7 +48,10 @@ class _Parts:
     instances: InstanceVariance
     prior: FloatArray
     history: InstanceHistory | None
+    doubt: FloatArray
+    """How far rounding may have moved the difference of the levels, in their unit (groups,)."""
     floor: FloatArray | None = None
+    tolerance: Tolerance | None = None
 
 
 def compare_means(
@@ -55,16 +63,18 @@ def compare_means(
     sd_instance: float,
     direction: Direction = Direction.LOWER,
     limit: Limit | None = None,
-    groups: FloatArray | None = None,
+    groups: Groups | None = None,
     depth: Depth = "full",
     of: Literal["sum_ms", "sum_bytes"] = "sum_ms",
     floor: FloatArray | None = None,
+    tolerance: Tolerance | None = None,
 ) -> Estimate:
     """Compare mean response times (ms) or sizes (bytes) of successes, standardised over endpoints and time.
 
-    `sd_instance`: relative standard deviation assumed for an arm with a single instance. `groups` (groups, endpoints)
-    of 0 and 1 compares subsets of endpoints in one go. Limits are on the candidate's own mean. `floor` (2, groups):
-    least variance of the logarithm of each arm's mean, where something is known of it.
+    `sd_instance`: relative standard deviation assumed for an arm with a single instance. `groups`: subsets of the
+    endpoints, compared in one go. Limits are on the candidate's own mean. `floor` (2, groups):
+    least variance of the logarithm of each arm's mean, where something is known of it. What rounding may hide of times
+    is allowed for in either direction (see `resolution.find_doubt_ms`). `tolerance`: one more bound to ask for.
     """
     strata = build_strata(panel, panel.ok, groups)
     sums: FloatArray = getattr(panel, of)
@@ -83,7 +93,8 @@ def compare_means(
     behind = np.array([said or 1 for said in design.declared])
     prior = np.repeat((sd_instance**2 / behind)[:, None], ratio.size, axis=1)
     history = on_scale(design.latency, np.ones(ratio.size)) if of == "sum_ms" else None
-    parts = _Parts(strata, sums, baseline, candidate, instances, prior, history, floor)
+    doubt = find_doubt_ms(panel, strata.groups) if of == "sum_ms" else np.zeros(ratio.size)
+    parts = _Parts(strata, sums, baseline, candidate, instances, prior, history, doubt, floor, tolerance)
     estimate = _relative if relative else _absolute
     return estimate(parts, design, alpha, margin, sign, limit)
 
@@ -120,7 +131,14 @@ def _relative(
         drift=trend(sign * influence, parts.strata.panel.position, sign * theta - bound),
         against_limit=_limits(parts, design, limit),
         loadings=load(sign * influence, _scores(parts, design, by_run, sign), deciding.variance),
+        doubt=log_doubt(parts.doubt, parts.baseline.level),
+        tolerance=None if parts.tolerance is None else parts.tolerance.as_ratio(parts.baseline.level),
     )
+
+
+def log_doubt(doubt: FloatArray, level: FloatArray) -> FloatArray:
+    """What rounding may hide (in the unit of the level) as a difference of logarithms, (groups,)."""
+    return np.asarray(np.log1p(np.divide(doubt, level, out=np.zeros_like(doubt), where=level > 0)))
 
 
 def estimate_ratio(
@@ -134,27 +152,35 @@ def estimate_ratio(
     drift: Trend,
     against_limit: tuple[Asked, ...] = (),
     loadings: FloatArray | None = None,
+    doubt: FloatArray,
+    tolerance: FloatArray | None = None,
 ) -> Estimate:
     """The comparison of the levels of baseline and candidate whose logarithms differ by `theta` (groups,).
 
-    `bound` is the margin on that scale; `sign` is 1 where lower is better, -1 where higher is.
+    `bound` is the margin on that scale, and so is `doubt`, by which rounding may have moved it; `sign` is 1 where
+    lower is better, -1 where higher is. `tolerance` (groups,) is one more bound to ask for, as a relative harm.
     """
-    half = deciding.reach
+    half = deciding.reach + doubt
+    coarse = (doubt >= bound) & (doubt > 0) & (bound > 0)
+    tolerated = None if tolerance is None else ask_allowing(theta - np.log1p(tolerance), doubt, uncertainty)
     return Estimate(
         baseline=levels_of[0],
         candidate=levels_of[1],
         effect=np.expm1(theta),
         lower=np.expm1(theta - half),
         upper=np.expm1(theta + half),
-        against_margin=ask(sign * theta - bound, uncertainty),
-        against_zero=ask(sign * theta, uncertainty),
+        against_margin=decide_nothing(ask_allowing(sign * theta - bound, doubt, uncertainty), coarse),
+        against_zero=ask_allowing(sign * theta, doubt, uncertainty),
         trend=drift,
-        detectable=np.expm1(detectable(deciding)),
-        needed=needed_time(sign * theta - bound, deciding),
+        detectable=np.expm1(detectable(deciding) + doubt),
+        needed=needed_time(sign * theta - bound + doubt, deciding),
         lasting=lasting_share(deciding),
         se=deciding.se,
         df=deciding.df,
         against_limit=against_limit,
+        against_tolerance=tolerated,
+        tolerance=tolerance,
+        coarse=coarse,
         loadings=loadings,
     )
 
@@ -174,23 +200,25 @@ def _absolute(
     scaled = replace(parts, instances=instances, prior=parts.prior * scale**2, history=history, floor=floor)
     by_run = _by_run(parts, design, 1) - _by_run(parts, design, 0)
     theta, uncertainty = _uncertain(scaled, design, theta, influence, by_run)
-    deciding = uncertainty.binding(alpha)
-    half = deciding.reach
+    deciding, doubt = uncertainty.binding(alpha), parts.doubt
+    half = deciding.reach + doubt
+    coarse = (doubt >= bound) & (doubt > 0) & (bound > 0)
     return Estimate(
         baseline=parts.baseline.level,
         candidate=parts.candidate.level,
         effect=theta,
         lower=theta - half,
         upper=theta + half,
-        against_margin=ask(sign * theta - bound, uncertainty),
-        against_zero=ask(sign * theta, uncertainty),
+        against_margin=decide_nothing(ask_allowing(sign * theta - bound, doubt, uncertainty), coarse),
+        against_zero=ask_allowing(sign * theta, doubt, uncertainty),
         trend=trend(sign * influence, parts.strata.panel.position, sign * theta - bound),
-        detectable=detectable(deciding),
-        needed=needed_time(sign * theta - bound, deciding),
+        detectable=detectable(deciding) + doubt,
+        needed=needed_time(sign * theta - bound + doubt, deciding),
         lasting=lasting_share(deciding),
         se=deciding.se,
         df=deciding.df,
         against_limit=_limits(parts, design, limit),
+        coarse=coarse,
         loadings=load(sign * influence, _scores(parts, design, by_run, sign), deciding.variance),
     )
 

@@ -16,6 +16,7 @@ from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
 from evaluator.stats.bins import mean_logs
 from evaluator.stats.histogram import SortedBins, sort_bins, sum_by_cell
 from evaluator.stats.index import Index, distinct, rows_of_each
+from evaluator.stats.steps import find_steps_us
 
 __all__ = ["InstanceRows", "Panel", "build_panel"]
 
@@ -85,6 +86,9 @@ class Panel:
     endpoints: tuple[str, ...]
     bucket_s: int
     grid_ms: float
+    """Step of which all times of the run are multiples."""
+    steps_us: IntArray
+    """Step of the times of each arm and endpoint (µs), (2, endpoints): a multiple of the grid."""
     run: IntArray
     """Run of each slot, shape (slots,); slots are in time order and a run's slots adjoin."""
     place: IntArray
@@ -341,6 +345,7 @@ class _Layout:
             endpoints=tuple(self.cells.endpoints[code] for code in self.endpoints.keys),
             bucket_s=self.cells.bucket_s,
             grid_ms=grid_ms,
+            steps_us=find_steps_us(moments, cell // self.shape[2], self.shape[:2], self.cells.grid_us),
             run=self.run,
             place=self.place,
             origin=int(self.base[self.run[0]]),

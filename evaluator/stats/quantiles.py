@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
 from evaluator.stats.bins import bin_limits_ms
+from evaluator.stats.crossings import first_below, last_above
 from evaluator.stats.distribution import (
     Distribution,
     counts_below,
     distributions_by_row,
-    same_grid_value,
     standardised_distributions,
 )
 from evaluator.stats.estimate import (
@@ -31,6 +31,7 @@ from evaluator.stats.estimate import (
     Depth,
     Estimate,
     ask,
+    decide_nothing,
     lasting_share,
     load,
     needed_time,
@@ -41,6 +42,7 @@ from evaluator.stats.frames import frame_all_requests
 from evaluator.stats.history import InstanceHistory, on_scale
 from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
+from evaluator.stats.resolution import find_quantile_doubt_ms, step_of_arms_ms
 from evaluator.stats.strata import Strata, levels
 from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
 
@@ -49,8 +51,10 @@ __all__ = ["MOST_TOGETHER", "QuantileEstimate", "QuantileQuestion", "compare_qua
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 PRIOR_STEP = 0.05
-LARGEST_POINT = 0.25
-"""Largest share of requests on one grid point for which spreading them evenly around it is trusted."""
+NEGLIGIBLE = 1e-4
+"""Part of a quantile below which it does not matter what rounding may hide."""
+SLACK = 1e-9
+"""A step that is wider than the margin by less than this, relatively, is as wide."""
 
 MOST_TOGETHER = 8
 """Quantiles tested in one go, each with two thresholds: their counts take memory, more of them save little time."""
@@ -83,10 +87,10 @@ class QuantileQuestion:
 
 @dataclass(frozen=True, slots=True)
 class QuantileEstimate:
-    """The estimate, or why there is none: baseline's own quantile is a failure, or times are too coarse."""
+    """The estimate, or why there is none: baseline's own quantile is a failure, or a time of 0."""
 
     estimate: Estimate | None
-    problem: Literal["failing", "coarse"] | None = None
+    problem: Literal["failing", "zero"] | None = None
 
 
 def compare_quantile(
@@ -116,7 +120,8 @@ def compare_quantiles(
 ) -> tuple[QuantileEstimate, ...]:
     """Compare quantiles of time to success, standardised over endpoints and time, a few at a time.
 
-    With less than full `depth` there is no interval.
+    With less than full `depth` there is no interval. Where a step of the recorded times is wider than what the margin
+    allows, the estimate is `coarse`: margin and zero decide nothing, limits do.
     """
     work = _Work(panel, design, sd_instance, alpha)
     asked = [_Quantile(work, question) for question in questions]
@@ -138,6 +143,7 @@ class _Work:
         self.cells = panel.n.shape[1] * panel.stride
         self.baseline, self.candidate = standardise_both(panel)
         self.by_run = self._distribute_runs() if design.kind == "replicates" else None
+        self.steps_ms = step_of_arms_ms(panel)
 
     def _distribute_runs(self) -> tuple[list[Distribution], list[Distribution]]:
         """Distributions of every run by itself, of baseline and candidate."""
@@ -185,6 +191,17 @@ class _Quantile:
         if work.by_run:
             self._pool_runs(*work.by_run)
         self.edge = question.edge(self.q_b)
+        room, step = abs(self.edge - self.q_b), float(work.steps_ms.max())
+        self.coarse = 0 < room * (1 + SLACK) < step
+        self.doubt = step if self.coarse else self._find_doubt()
+
+    def _find_doubt(self) -> float:
+        """By how much (ms) what sits on single steps, or in single bins, may have moved the difference."""
+        work, (of_baseline, of_candidate) = self.work, self.work.steps_ms.tolist()
+        own = find_quantile_doubt_ms(work.baseline, self.q_b, of_baseline)
+        other = find_quantile_doubt_ms(work.candidate, self.q_c, of_candidate)
+        doubt = own + other + (max(of_baseline, of_candidate) / 2 if of_baseline != of_candidate else 0.0)
+        return doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
 
     def _pool_runs(self, baseline: list[Distribution], candidate: list[Distribution]) -> None:
         """Each run's own baseline quantile; their geometric mean, and the mean ratio over the runs."""
@@ -200,14 +217,9 @@ class _Quantile:
         """Why there is no estimate, or that there is nothing to suspect; `None` where it takes a test."""
         question = self.question
         if not 0 < self.q_b < np.inf:
-            return QuantileEstimate(None, "failing" if self.q_b > 0 else "coarse")
-        if self.edge != self.q_b and not self._resolves(self.edge):
-            return QuantileEstimate(None, "coarse")
-        if (
-            depth == "suspects"
-            and question.sign * float(self.distance(np.array([self.edge]))[0]) <= 0
-            and self._keeps()
-        ):
+            return QuantileEstimate(None, "failing" if self.q_b > 0 else "zero")
+        harmless = self.coarse or question.sign * float(self.distance(np.array([self.edge]))[0]) <= 0
+        if depth == "suspects" and harmless and self._keeps():
             return QuantileEstimate(not_worse(np.array([self.q_b]), np.array([self.q_c]), question.limit.count))
         return None
 
@@ -243,20 +255,17 @@ class _Quantile:
         grid = grid[(grid > self.q_b / 100) & (grid < self.q_b * 100)]
         half = np.interp(np.log(grid), np.log(times_ms[order]), reach[order])
         distance = self.distance(grid)
-        return _first_below(grid, distance - half, 0.0), _last_above(grid, distance + half, float("inf"))
+        return first_below(grid, distance - half, 0.0), last_above(grid, distance + half, float("inf"))
 
-    def _resolves(self, edge_ms: float) -> bool:
-        """Can the recorded times show a change from the baseline's quantile to `edge_ms`?
+    def around(self, time_ms: float) -> tuple[float, float]:
+        """The thresholds at which "worse" and "within" are asked of a bound, for what rounding may hide."""
+        hidden = self.question.sign * self.doubt
+        return max(time_ms + hidden, time_ms / 100), max(time_ms - hidden, time_ms / 100)
 
-        Where both read as one grid point, only the assumption that requests lie evenly around it tells them apart;
-        that holds for a wide distribution, of which this point is a small part.
-        """
-        grid = self.work.panel.grid_ms
-        if not same_grid_value(self.q_b, edge_ms, grid):
-            return True
-        point = np.floor(self.q_b / grid + 0.5) * grid
-        here = self.work.baseline.at(point + grid / 2) - self.work.baseline.at(point - grid / 2)
-        return bool(here <= LARGEST_POINT)
+    def nodes(self, *, full: bool) -> FloatArray:
+        """Thresholds to test: that of the margin first."""
+        asked = [self.edge] if not self.doubt else [self.edge, *self.around(self.edge), *self.around(self.q_b)]
+        return np.array([*asked, self.q_c] if full and np.isfinite(self.q_c) else asked)
 
     def _keeps(self) -> bool:
         """Is the candidate's own quantile within its limits?"""
@@ -316,9 +325,7 @@ class _Tests:
 
     def estimate(self, *, full: bool) -> list[QuantileEstimate]:
         """Estimates of all of them, with intervals if `full`."""
-        nodes = self._test(
-            [np.array([one.edge, one.q_c] if full and np.isfinite(one.q_c) else [one.edge]) for one in self.asked]
-        )
+        nodes = self._test([one.nodes(full=full) for one in self.asked])
         ends = self._intervals(nodes) if full else np.full((2, len(self.asked)), np.nan)
         together = self._put_together(nodes, ends)
         return [
@@ -356,10 +363,16 @@ class _Tests:
         sign = np.array([one.question.sign for one in asked])
         relative = np.array([one.question.relative for one in asked])
         q_c = np.array([one.q_c for one in asked])
-        times = np.stack([ends[0], q_c, ends[1]])
+        doubt = np.array([one.doubt for one in asked])
+        times = np.stack([np.maximum(ends[0] - doubt, 0.0), q_c, ends[1] + doubt])
         effect = np.where(relative, times / q_b - 1, times - q_b)
-        at_margin, at_zero = nodes.at_first(), nodes.around(q_b)
-        beyond, from_zero = sign * np.array([one.distance(np.array([one.edge, one.q_b])) for one in asked]).T
+        at_margin = nodes.at_first()
+        beyond = self._distances([one.edge for one in asked])
+        coarse = np.array([one.coarse for one in asked])
+        if doubt.any():
+            against_margin, against_zero = (self._ask_around(nodes, at) for at in ([one.edge for one in asked], q_b))
+        else:
+            against_margin, against_zero = ask(beyond, at_margin), ask(self._distances(q_b), nodes.around(q_b))
         influence = sign[:, None] * nodes.influence[nodes.first]
         scores = sign * nodes.scores[nodes.first].T
         deciding = at_margin.binding(alpha)
@@ -375,16 +388,32 @@ class _Tests:
             effect=effect[1],
             lower=effect[0],
             upper=effect[2],
-            against_margin=ask(beyond, at_margin),
-            against_zero=ask(from_zero, at_zero),
+            against_margin=decide_nothing(against_margin, coarse),
+            against_zero=decide_nothing(against_zero, coarse),
             trend=trend(influence, self.work.panel.position, beyond),
             detectable=seen,
-            needed=needed_time(beyond, deciding),
+            needed=np.where(coarse, np.inf, needed_time(beyond, deciding)),
             lasting=lasting_share(deciding),
             se=width / reach,
             df=deciding.df,
+            coarse=coarse,
             loadings=load(influence, scores, deciding.variance),
         )
+
+    def _distances(self, times_ms: Sequence[float] | FloatArray) -> FloatArray:
+        """Distance beyond one threshold of each quantile; positive is worse."""
+        return np.array(
+            [
+                one.question.sign * float(one.distance(np.array([time]))[0])
+                for one, time in zip(self.asked, times_ms, strict=True)
+            ]
+        )
+
+    def _ask_around(self, nodes: _Nodes, times_ms: Sequence[float] | FloatArray) -> Asked:
+        """Is each quantile beyond its threshold? With allowance for what rounding may hide, in either direction."""
+        shifted = [one.around(float(time)) for one, time in zip(self.asked, times_ms, strict=True)]
+        (worse, within) = (ask(self._distances(at), nodes.around(np.array(at))) for at in zip(*shifted, strict=True))
+        return Asked(self._distances(times_ms), worse.p_worse, within.p_within)
 
     def _intervals(self, nodes: _Nodes) -> FloatArray:
         """Times (ms) between which each of the candidate's quantiles lies: the thresholds not rejected at ±alpha.
@@ -448,27 +477,3 @@ def _binomial(level: FloatArray, effective: FloatArray | float) -> FloatArray:
     """Variance of a share of `effective` requests, never 0."""
     rate = (level * effective + 0.5) / (effective + 1)
     return np.asarray(rate * (1 - rate) / np.maximum(effective, 1e-300))
-
-
-def _first_below(grid: FloatArray, values: FloatArray, default: float) -> float:
-    """First place where `values` is no longer above 0, by linear interpolation."""
-    below = np.flatnonzero(values <= 0)
-    if not below.size:
-        return float(grid[-1])
-    k = int(below[0])
-    return default if k == 0 else _cross(grid, values, k)
-
-
-def _last_above(grid: FloatArray, values: FloatArray, default: float) -> float:
-    """Last place where `values` is not yet below 0, by linear interpolation."""
-    above = np.flatnonzero(values >= 0)
-    if not above.size:
-        return float(grid[0])
-    k = int(above[-1]) + 1
-    return default if k == grid.size else _cross(grid, values, k)
-
-
-def _cross(grid: FloatArray, values: FloatArray, k: int) -> float:
-    low, high = values[k - 1], values[k]
-    share = low / (low - high) if low != high else 0.5
-    return float(grid[k - 1] + share * (grid[k] - grid[k - 1]))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from evaluator.stats.groups import Groups, all_together
 from evaluator.stats.panel import Panel
 
 __all__ = ["Levels", "Strata", "build_strata", "levels", "run_levels"]
@@ -21,10 +22,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Strata:
-    """Weights of one denominator (all requests, or successes), on every slot of the panel.
-
-    `groups` sums endpoints: shape (groups, endpoints) of 0 and 1.
-    """
+    """Weights of one denominator (all requests, or successes), on every slot of the panel."""
 
     panel: Panel
     n: FloatArray
@@ -40,7 +38,8 @@ class Strata:
     lean: FloatArray | None
     """What the slot weighs by both arms' requests beyond what it weighs by its own arm's, (2, endpoints, slots); `None`
     where every slot is a block of its own: nothing."""
-    groups: FloatArray
+    groups: Groups
+    """Which endpoints are compared together."""
     mass: FloatArray
     """the slot's part of V, (groups, slots)"""
     volume: FloatArray
@@ -60,10 +59,10 @@ class Levels:
     influence: FloatArray
 
 
-def build_strata(panel: Panel, n: FloatArray, groups: FloatArray | None = None) -> Strata:
+def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> Strata:
     """Weigh the denominator `n` (2, endpoints, slots); one group of all endpoints unless `groups` says otherwise."""
     if groups is None:
-        groups = np.ones((1, n.shape[1]))
+        groups = all_together(n.shape[1])
     total = panel.block_sum(n)
     # What is divided by is a count; where it is 0, so is what is divided.
     both = np.maximum(total[0] + total[1], 1e-300)
@@ -71,9 +70,9 @@ def build_strata(panel: Panel, n: FloatArray, groups: FloatArray | None = None) 
     share = (n[0] + n[1]) / both
     each = weight / np.maximum(total, 1e-300)
     part = weight * share
-    mass = groups @ part
+    mass = groups.sum(part)
     volume = mass.sum(axis=1)
-    spread = (each * part).sum(axis=2) @ groups.T
+    spread = groups.sum_totals((each * part).sum(axis=2))
     effective = np.divide(volume**2, spread, out=np.zeros_like(spread), where=spread > 0)
     lean = None if panel.has_fine_blocks else part - each * n
     return Strata(panel, n, total, weight, share, each, lean, groups, mass, volume, effective)
@@ -84,7 +83,7 @@ def levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:
     parts = strata.each[arm] * numerator
     if strata.lean is not None:
         parts += strata.lean[arm] * _block_means(strata, arm, numerator)
-    added = strata.groups @ parts
+    added = strata.groups.sum(parts)
     volume = np.where(strata.volume > 0, strata.volume, np.nan)
     level = added.sum(axis=-1) / volume
     influence = (strata.panel.slots / volume)[:, None] * (added - level[..., None] * strata.mass)
@@ -93,7 +92,7 @@ def levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:
 
 def run_levels(strata: Strata, arm: int, numerator: FloatArray) -> FloatArray:
     """Standardised level of one arm in each run apart: shape (groups, runs)."""
-    weighted = strata.groups @ (_block_means(strata, arm, numerator) * strata.weight * strata.share)
+    weighted = strata.groups.sum(_block_means(strata, arm, numerator) * strata.weight * strata.share)
     starts = np.flatnonzero(np.diff(strata.panel.run, prepend=-1))
     volume = np.add.reduceat(strata.mass, starts, axis=-1)
     sums = np.add.reduceat(weighted, starts, axis=-1)

@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import Margin
-from evaluator.stats.estimate import Depth, Estimate, not_worse, trend
+from evaluator.stats.estimate import Depth, Estimate, Tolerance, not_worse, trend
+from evaluator.stats.groups import Groups
 from evaluator.stats.history import on_scale
 from evaluator.stats.instances import InstanceFrame
 from evaluator.stats.longrun import time_variance
-from evaluator.stats.means import estimate_ratio
+from evaluator.stats.means import estimate_ratio, log_doubt
 from evaluator.stats.panel import Panel
+from evaluator.stats.resolution import find_doubt_ms
 from evaluator.stats.strata import build_strata, levels, run_levels
-from evaluator.stats.uncertainty import Design, Uncertainty, combine, replicate_uncertainty
+from evaluator.stats.uncertainty import Design, combine, replicate_uncertainty
 
 __all__ = ["compare_typical_times"]
 
@@ -32,13 +34,15 @@ def compare_typical_times(
     alpha: float,
     margin: Margin | None,
     sd_instance: float,
-    groups: FloatArray,
+    groups: Groups,
     depth: Depth = "full",
+    tolerance: Tolerance | None = None,
 ) -> Estimate:
     """Compare geometric means of response times (ms) of successes, standardised over endpoints and time.
 
-    `groups` (groups, endpoints) of 0 and 1 are compared in one go; `margin` is relative. `sd_instance`: relative
-    standard deviation assumed for an arm with a single instance.
+    `groups` (subsets of the endpoints) are compared in one go; `margin` is relative. `sd_instance`: relative
+    standard deviation assumed for an arm with a single instance. What rounding may hide of the times is allowed for in
+    either direction. `tolerance`: one more bound to ask for.
     """
     strata = build_strata(panel, panel.ok, groups)
     baseline, candidate = (levels(strata, arm, panel.sum_log_ms[arm]) for arm in (0, 1))
@@ -57,19 +61,14 @@ def compare_typical_times(
         parts = frame.variance(rows.sum_log_ms, theta, relative=False)
         prior = np.stack([np.full(theta.size, sd_instance**2 / (said or 1)) for said in design.declared])
         uncertainty = combine(time, parts, prior, history=on_scale(design.latency, np.ones(theta.size)))
-    return _estimate(panel, typical, theta, influence, uncertainty, alpha=alpha, bound=bound)
-
-
-def _estimate(
-    panel: Panel,
-    typical: tuple[FloatArray, FloatArray],
-    theta: FloatArray,
-    influence: FloatArray,
-    uncertainty: Uncertainty,
-    *,
-    alpha: float,
-    bound: float,
-) -> Estimate:
-    drift = trend(influence, panel.position, theta - bound)
-    deciding = uncertainty.binding(alpha)
-    return estimate_ratio(typical, theta, uncertainty, deciding, bound=bound, sign=1.0, drift=drift)
+    return estimate_ratio(
+        typical,
+        theta,
+        uncertainty,
+        uncertainty.binding(alpha),
+        bound=bound,
+        sign=1.0,
+        drift=trend(influence, panel.position, theta - bound),
+        doubt=log_doubt(find_doubt_ms(panel, groups), typical[0]),
+        tolerance=None if tolerance is None else tolerance.as_ratio(typical[0]),
+    )

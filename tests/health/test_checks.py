@@ -52,9 +52,8 @@ def select(requests, keep):
 def test_a_healthy_release_has_nothing_but_good_findings():
     levels = {f.check: f.level for f in evidence(CELLS, runs=(LOADED,)).findings}
     assert {check: level for check, level in levels.items() if level is not Level.OK} == {}
-    assert (
-        len(levels) >= len(CHECKS) - 4
-    )  # those of skipped, cut off and rare requests have nothing to say, nor of young instances
+    # Those of skipped, cut off and rare requests have nothing to say, nor of endpoints, history and young instances.
+    assert len(levels) >= len(CHECKS) - 5
 
 
 @pytest.mark.parametrize(
@@ -185,6 +184,79 @@ def test_replication(instances, prior, check, level):
 def test_coarse_times_are_named():
     cells = simulate_cells(replace(DESIGN, median_ms=(10.0, 20.0), grid_us=10_000), 1)
     assert find("resolution", cells).level is Level.WARN
+
+
+@pytest.mark.parametrize(
+    ("grid_us", "median_ms", "level", "says"),
+    [
+        pytest.param(10_000, 15.0, Level.WARN, "the load tool or its file recorded times in steps of 10 ms", id="file"),
+        pytest.param(1, 0.006, Level.WARN, "this store keeps times in steps of 0.001 ms", id="store"),
+        pytest.param(1, 15.0, Level.OK, "this store keeps times in steps of 0.001 ms", id="fine"),
+    ],
+)
+def test_it_is_said_whose_step_it_is(grid_us, median_ms, level, says):
+    found = find("resolution", simulate_cells(replace(DESIGN, median_ms=(median_ms, median_ms), grid_us=grid_us), 1))
+    assert found.level is level
+    assert found.text.startswith(says)
+    assert ("file" in found.text) is (grid_us > 1)
+
+
+def test_the_coarser_of_two_arms_is_named():
+    requests = simulate(replace(DESIGN, median_ms=(10.0, 10.0)), 1)
+    whole = np.where(requests.arm == 1, np.rint(requests.response_us / 1000) * 1000, requests.response_us)
+    found = find("resolution", to_cells(replace(requests, response_us=whole.astype(np.int64))))
+    assert found.level is Level.WARN
+    assert "recorded the times of canary in steps of 1 ms" in found.text
+
+
+def names_of(cells):
+    return {finding.check for finding in evidence(cells, runs=(LOADED,)).findings}
+
+
+def rename(cells, *names):
+    return replace(cells, endpoints=(*names, *(f"GET /rest/{k}" for k in range(len(cells.endpoints) - len(names)))))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("GET /health", "GET /healthz"),
+        ("GET /ready", "HEAD /livez"),
+        ("/actuator/health", "/actuator/health/readiness"),
+        ("GET /api/v1/health", "GET http://shop.example.org/ping"),
+        ("GET /-/healthy", "GET /status/"),
+        ("GET /HealthCheck?deep=1", "GET /_health"),
+    ],
+)
+def test_health_checks_alone_are_named(names):
+    cells = rename(simulate_cells(replace(DESIGN, endpoints=2), 1), *names)
+    found = find("endpoints", cells)
+    assert found.level is Level.WARN
+    assert f"only health checks were called on both arms ({names[0]}, {names[1]})" in found.text
+    assert "nothing else of the service was judged" in found.text
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["GET /orders/status", "GET /healthcare", "POST /cart", "GET /scores/live", "GET /shop/up", "GET /wealth", "GET /"],
+)
+def test_other_endpoints_are_no_health_checks(other):
+    cells = rename(simulate_cells(replace(DESIGN, endpoints=2), 1), "GET /health", other)
+    assert "endpoints" not in names_of(cells)
+
+
+def test_ids_in_the_names_of_endpoints_are_named():
+    cells = simulate_cells(replace(DESIGN, endpoints=1500, zipf=0.0, rate_per_s=60.0), 1)
+    assert len(cells.endpoints) > 1000
+    named = replace(cells, endpoints=tuple(f"GET /cart/{1000 + k}/items" for k in range(len(cells.endpoints))))
+    found = find("endpoints", named)
+    assert found.level is Level.WARN
+    assert "ids seem to stand in names; 100 % are GET /cart/{id}/items, such as GET /cart/1000/items" in found.text
+    assert "name='/cart/{id}'" in found.remedy
+    words = tuple("GET /" + "abcdefghij"[k % 10] * (1 + k // 10) for k in range(len(cells.endpoints)))
+    assert "more than a service has" in find("endpoints", replace(cells, endpoints=words)).text
+    few = simulate_cells(replace(DESIGN, endpoints=5), 1)
+    assert "endpoints" not in names_of(few)
 
 
 def test_users_that_are_never_level_are_named():

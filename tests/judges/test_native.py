@@ -59,9 +59,11 @@ def metric(name="latency_p95", answer=WITHIN, role=Role.GATE, **changes):
     return replace(made, **changes)
 
 
-def scanned(endpoint="GET /a", answer=WITHIN, zero=0.4, **changes):
+def scanned(endpoint="GET /a", answer=WITHIN, beyond=0.4, zero=0.0001, **changes):
+    """A row of the scan: `beyond` is its p-value of "more than the 15 % tolerated", `zero` that of "worse at all"."""
     rule = Rule("latency_mean", "latency_mean", Role.GATE, Margin(0.25), slice=Slice(endpoint))
-    questions = (Question("margin", 0.25, *answer), Question("zero", 0.0, zero, 1 - zero))
+    tolerance = Question("tolerance", 0.15, beyond, 1 - beyond)
+    questions = (Question("margin", 0.25, *answer), Question("zero", 0.0, zero, 1 - zero), tolerance)
     return (
         metric(rule=rule, scan=True, questions=questions, **changes)
         if changes
@@ -108,7 +110,11 @@ WARNED = Finding("pacing", Level.WARN, "closed loop")
         pytest.param([metric(), scanned(answer=WORSE)], {}, NO_GO, "endpoint_regression", id="endpoint worse"),
         pytest.param([metric(), scanned(answer=UNKNOWN)], {}, GO, "within_margins", id="GO is not asked of endpoints"),
         pytest.param(
-            [metric(), scanned(answer=UNKNOWN, zero=0.0001)], {}, OPEN, "endpoint_worse", id="but one worse than 0"
+            [metric(), scanned(answer=UNKNOWN, beyond=0.0001)],
+            {},
+            OPEN,
+            "endpoint_worse",
+            id="but one beyond tolerance",
         ),
         pytest.param(
             [metric()],
@@ -301,9 +307,9 @@ def test_endpoints_that_are_not_worse_take_no_share_of_alpha():
     assert judge(metric(), worse, *[scanned(answer=(0.4, 0.6))] * 9).word is not NO_GO
 
 
-def test_an_endpoint_that_is_shown_to_be_worse_at_all_stops_a_go():
-    assert judge(metric(), scanned(zero=0.004), *[scanned(zero=0.6)] * 9).word is OPEN
-    assert judge(metric(), scanned(zero=0.004), *[scanned(zero=0.4)] * 9).word is GO
+def test_an_endpoint_that_is_shown_to_be_worse_than_is_tolerated_stops_a_go():
+    assert judge(metric(), scanned(beyond=0.004), *[scanned(beyond=0.6)] * 9).word is OPEN
+    assert judge(metric(), scanned(beyond=0.004), *[scanned(beyond=0.4)] * 9).word is GO
 
 
 def test_a_limit_is_a_question_of_its_own():
@@ -317,6 +323,110 @@ def test_a_limit_is_a_question_of_its_own():
     assert (found.word, found.reasons[0].code) == (NO_GO, "limit")
     assert "101 ms" in found.reasons[0].text
     assert "90 ms" in found.reasons[0].text
+
+
+LIMIT = Rule("failure_rate", "failure_rate", margin=Margin(0.001, relative=False), limit=Limit(max=0.01))
+
+
+def failing(baseline, candidate, *, margin=(0.5, 0.5), limit=(0.0001, 0.9999), rule=LIMIT):
+    """Failures of both arms, and the answers of margin and limit."""
+    change = candidate - baseline
+    return metric(
+        rule=rule,
+        unit="fraction",
+        baseline=ArmValue(baseline, 1000),
+        candidate=ArmValue(candidate, 1000),
+        effect=Effect("absolute", change, change - 0.02, change + 0.02),
+        questions=(
+            *([Question("margin", 0.001, *margin)] if rule.margin else []),
+            *([Question("limit", 0.01, *limit)] if rule.limit.count else []),
+        ),
+        drift=None,
+    )
+
+
+def test_a_limit_that_the_baseline_breaks_too_is_said_first():
+    """It is a stated requirement, and broken: NO-GO. But not because of the release, so going back cures nothing."""
+    found = judge(failing(0.401, 0.398))
+    text = "baseline breaks the limit of at most 1 % too (40.1 %)"
+    assert (found.word, found.reasons[0].code) == (NO_GO, "limit")
+    for sentence in (found.reasons[0].text, found.comparisons[0].reason, found.next_action):
+        assert sentence.startswith(text), sentence
+    assert "the release is not shown to be the cause: failures of canary are 39.8 %" in found.reasons[0].text
+    assert "going back to it cures nothing" in found.next_action
+    alone = judge(failing(0.005, 0.398))
+    assert alone.reasons[0].text == "failures of canary are 39.8 %, at most 1 % is allowed"
+    assert "baseline" not in alone.next_action
+
+
+def test_a_harm_beyond_the_margin_is_named_before_a_limit_that_both_arms_break():
+    worse = judge(failing(0.02, 0.10, margin=(0.001, 0.999)))
+    assert worse.reasons[0].code == "regression"
+    assert worse.reasons[0].text.startswith("failures rose 8 pp")
+    both = judge(failing(0.401, 0.398), metric(answer=WORSE))
+    assert [reason.code for reason in both.reasons] == ["regression", "limit"]
+    assert "look at canary" in both.next_action
+    endpoint = judge(failing(0.401, 0.398), scanned(answer=WORSE))
+    assert [reason.code for reason in endpoint.reasons] == ["endpoint_regression", "limit"]
+
+
+def test_a_limit_that_is_open_says_that_the_baseline_breaks_it():
+    found = judge(failing(0.012, 0.0101, margin=WITHIN, limit=(0.3, 0.7)))
+    assert found.word is OPEN
+    assert "baseline itself is beyond the limit of at most 1 % (1.2 %)" in found.reasons[0].text
+
+
+LIMIT_ONLY = replace(LIMIT, margin=None)
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "says"),
+    [
+        pytest.param(
+            [metric(), metric("b")], ["all 2 gates are shown to be within their margins; closest"], id="gates"
+        ),
+        pytest.param([metric()], ["the gate is within its margin; closest"], id="one gate"),
+        pytest.param(
+            [failing(0.004, 0.0042, limit=WITHIN, rule=LIMIT_ONLY)],
+            [
+                "1 limit is kept: failures at most 1 % (0.42 %)",
+                "no gate has a margin, so a change from baseline was not asked about",
+            ],
+            id="only a limit",
+        ),
+        pytest.param(
+            [metric(), failing(0.004, 0.0042, margin=WITHIN, limit=WITHIN)],
+            ["all 2 gates are shown to be within their margins; 1 limit is kept: failures at most 1 % (0.42 %)"],
+            id="a margin and a limit",
+        ),
+        pytest.param(
+            [metric(), metric("b", role=Role.HOLD)], ["all 2 gates and holds are shown to be within"], id="a hold"
+        ),
+    ],
+)
+def test_a_go_counts_the_margins_and_limits_that_were_kept(comparisons, says):
+    found = judge(*comparisons)
+    assert found.word is GO
+    assert "all 0 gates" not in found.reasons[0].text
+    for part in says:
+        assert part in found.reasons[0].text
+
+
+def test_a_metric_with_a_limit_alone_says_whether_it_is_kept():
+    kept, broken, unsure = (
+        judge(failing(0.004, value, limit=answer, rule=LIMIT_ONLY)).comparisons[0]
+        for value, answer in ((0.0042, WITHIN), (0.02, WORSE), (0.011, UNKNOWN))
+    )
+    assert "keeps to its limit of at most 1 %" in kept.reason
+    assert broken.reason == "failures of canary are 2 %, at most 1 % is allowed"
+    assert "not shown to keep to its limit of at most 1 %" in unsure.reason
+
+
+def test_times_too_coarse_for_a_margin_are_not_waited_for():
+    coarse = metric(answer=(1.0, 1.0), too_coarse=True, unresolved="steps of 1 ms", needed_time=float("inf"))
+    assert judge(coarse).next_action.startswith("more requests do not help: record times in finer steps")
+    bounds = replace(coarse, too_coarse=False)
+    assert judge(bounds).next_action.startswith("give the histogram the bounds")
 
 
 def test_a_mean_passes_only_with_failures():
@@ -373,8 +483,12 @@ def test_a_quantile_that_became_a_failure_is_told_by_the_share_that_fails():
 
 
 def test_what_next_is_said_of_what_stands_against_a_go():
-    worse = judge(metric(), scanned(zero=0.0004))
-    assert worse.next_action == "look at GET /a; if its harm is acceptable, give it a metric with a margin of its own"
+    worse = judge(metric(), scanned(beyond=0.0004))
+    assert worse.next_action == (
+        "look at GET /a; if its harm is acceptable, widen `endpoint_scan: {tolerance: …}`, or give this endpoint "
+        "a gate with a margin of its own"
+    )
+    assert "more than the 15 % tolerated of one endpoint" in worse.reasons[0].text
     few = {"unjudged_share": 0.2, "unjudged_endpoints": ("GET /b",)}
     assert judge(metric(), **few).next_action == "load more requests of these endpoints on both arms"
     assert judge(metric(), **few, imported=True).next_action.startswith("import more requests")

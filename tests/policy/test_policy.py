@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from evaluator.errors import PolicyError
 from evaluator.metrics import METRICS
-from evaluator.policy import find_policy, load_policy, policy_schema, with_learnt
-from evaluator.records import Direction, History, Learnt, Margin, Role
+from evaluator.policy import find_policy, load_policy, parse_policy, policy_schema, with_learnt
+from evaluator.records import Direction, History, Learnt, Limit, Margin, Role
 
 STARTER = Path(str(files("evaluator") / "starter" / "evaluator.yaml"))
 
@@ -39,7 +39,7 @@ def test_built_in_policy_is_the_documented_one():
         "throughput",
     ]
     assert rules["failure_rate"].margin == Margin(0.001, relative=False)
-    assert rules["failure_rate"].limit.max == 0.01
+    assert all(rule.limit == Limit() for rule in rules.values())
     assert [rules[f"latency_p{p}"].margin.value for p in (50, 95, 99)] == [0.05, 0.1, 0.15]
     assert rules["throughput"].direction is Direction.HIGHER
     assert rules["latency_mean"].role is Role.WATCH
@@ -119,7 +119,34 @@ def test_limits(tmp_path, text, limit):
     assert metric(tmp_path, text).limit.max == limit
 
 
+@pytest.mark.parametrize(
+    ("text", "tolerance", "failure_tolerance"),
+    [
+        ("{}", None, None),
+        ("{tolerance: auto, failure_tolerance: auto}", None, None),
+        ("{tolerance: 10%, failure_tolerance: 0.2pp}", 0.10, 0.002),
+        ("{tolerance: 0.1, failure_tolerance: 0.002}", 0.10, 0.002),
+        ("{tolerance: 0%, failure_tolerance: 0pp}", 0.0, 0.0),
+        ("{margin: 50%, tolerance: 40%}", 0.40, None),
+    ],
+)
+def test_what_the_scan_tolerates(tmp_path, text, tolerance, failure_tolerance):
+    policy = load_policy(write(tmp_path, f"endpoint_scan: {text}"))
+    assert (policy.rulebook.scan.tolerance, policy.rulebook.scan.failure_tolerance) == (tolerance, failure_tolerance)
+    again = parse_policy(policy.effective)
+    assert (again.rulebook.scan, again.hash) == (policy.rulebook.scan, policy.hash)
+    assert ("auto" in policy.effective["endpoint_scan"].values()) is (tolerance is None or failure_tolerance is None)
+
+
 MISTAKES = [
+    ("endpoint_scan: {tolerance: 30%}", 1, "must be at most margin (25%), got 30%: beyond margin it is NO-GO"),
+    ("endpoint_scan: {margin: 5%, tolerance: 10%}", 1, "must be at most margin (5%)"),
+    ("endpoint_scan: {failure_tolerance: 2pp}", 1, "must be at most failure_margin (1pp), got 2pp"),
+    ("endpoint_scan: {tolerance: -5%}", 1, "must not be negative"),
+    ("endpoint_scan: {tolerance: 20ms}", 1, "must be auto or relative to baseline, such as 10%, not 20ms"),
+    ("endpoint_scan: {failure_tolerance: 5%}", 1, "is in percentage points: write 5pp instead of 5%"),
+    ("endpoint_scan: {tolerance: .nan}", 1, "nan"),
+    ("endpoint_scan: {tolerence: 5%}", 1, "did you mean 'tolerance'"),
     ("alpa: 0.1", 1, "did you mean 'alpha'"),
     ("\nalpha: 0.5", 2, "between 0 and 0.5"),
     ("alpha: 0", 1, "between 0 and 0.5"),

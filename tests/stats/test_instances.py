@@ -9,6 +9,7 @@ import pytest
 from judging import SMALL
 
 from evaluator.simulate import Wander, simulate_cells
+from evaluator.stats.groups import all_together, group_by
 from evaluator.stats.instances import InstanceFrame
 from evaluator.stats.panel import build_panel
 
@@ -24,7 +25,7 @@ def rows():
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_several_rates_at_once_are_each_by_itself(rows, relative):
-    frame = InstanceFrame(rows, rows.n, np.ones((1, int(rows.endpoint.max()) + 1)))
+    frame = InstanceFrame(rows, rows.n, all_together(int(rows.endpoint.max()) + 1))
     observed = np.stack([rows.n * 0.9 + rows.failures, rows.sum_ms])
     effect = np.array([[1.01], [0.98]])
     together = frame.variance(observed, effect, relative=relative)
@@ -36,16 +37,18 @@ def test_several_rates_at_once_are_each_by_itself(rows, relative):
 
 def test_a_group_of_endpoints_is_judged_as_if_there_were_no_others(rows):
     endpoints = int(rows.endpoint.max()) + 1
-    apart = InstanceFrame(rows, rows.n, np.eye(endpoints)).variance(rows.failures, np.zeros(endpoints), relative=False)
+    apart = InstanceFrame(rows, rows.n, group_by(np.arange(endpoints))).variance(
+        rows.failures, np.zeros(endpoints), relative=False
+    )
     for endpoint in range(endpoints):
-        only = np.eye(endpoints)[endpoint : endpoint + 1]
+        only = group_by(np.where(np.arange(endpoints) == endpoint, 0, -1))
         alone = InstanceFrame(rows, rows.n, only).variance(rows.failures, np.zeros(1), relative=False)
         for name in PARTS:
             assert getattr(apart.of_group(endpoint), name) == pytest.approx(getattr(alone.of_group(0), name)), name
 
 
 def test_the_squares_of_the_scores_are_the_variance(rows):
-    frame = InstanceFrame(rows, rows.n, np.ones((1, int(rows.endpoint.max()) + 1)))
+    frame = InstanceFrame(rows, rows.n, all_together(int(rows.endpoint.max()) + 1))
     found = frame.variance(rows.failures, np.zeros(1), relative=False).of_group(0)
     by_arm = [(found.scores[rows.instance_arm == arm] ** 2).sum() for arm in (0, 1)]
     assert found.variance == pytest.approx(by_arm)
@@ -60,7 +63,7 @@ def test_a_short_run_of_like_instances_shows_no_lasting_difference():
         panel = build_panel(simulate_cells(like, seed), "canary")
         rows = panel.rows
         assert rows.slots == 5
-        frame = InstanceFrame(rows, rows.n - rows.failures, np.ones((1, int(rows.endpoint.max()) + 1)))
+        frame = InstanceFrame(rows, rows.n - rows.failures, all_together(int(rows.endpoint.max()) + 1))
         parts = frame.variance(rows.sum_ms, np.ones(1), relative=True)
         found.append([parts.variance.sum(), parts.within.sum()])
     variance, within = np.mean(found, axis=0)

@@ -11,6 +11,7 @@ from judging import SMALL
 from evaluator.records import Margin
 from evaluator.simulate import Change, simulate, simulate_cells, to_cells
 from evaluator.stats.bins import bin_limits_ms, mean_logs
+from evaluator.stats.groups import group_by
 from evaluator.stats.means import compare_means
 from evaluator.stats.panel import build_panel
 from evaluator.stats.typical import compare_typical_times
@@ -22,7 +23,7 @@ ASKED = {"alpha": 0.05, "margin": Margin(0.25), "sd_instance": 0.05}
 
 def compare(cells, **changes):
     panel = build_panel(cells, "canary")
-    groups = np.eye(len(panel.endpoints))
+    groups = group_by(np.arange(len(panel.endpoints)))
     return compare_typical_times(panel, choose_design(panel), **{**ASKED, "groups": groups, **changes})
 
 

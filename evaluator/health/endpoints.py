@@ -1,0 +1,79 @@
+"""What was asked for: whether the endpoints that were called can say anything of the service."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from evaluator.health.base import Scene, warn
+from evaluator.records import Finding
+from evaluator.stats.panel import Panel
+from evaluator.wording import count_of, format_number
+
+__all__ = ["check_endpoints"]
+
+NAME = "endpoints"
+MANY = 1000
+"""More endpoints than a service has routes."""
+ALIKE = 0.5
+"""Part of them that differ in an id only from which the ids are named."""
+SHOWN = 3
+
+_SURELY = r"health|healthz|healthy|health[-_]?checks?|readyz|readiness|livez|liveness|startupz|heartbeat"
+_PERHAPS = r"ready|live|alive|ping|status|up"
+_METHOD = r"(?:[A-Z]+ )?(?:https?://[^/]+)?/?"
+_HEALTH = re.compile(
+    rf"{_METHOD}(?:(?:[^/?]+/)*[-_]?(?:{_SURELY})(?:/(?:{_PERHAPS}|{_SURELY}))?|(?:(?:api|-|_|actuator|v\d+)/)*(?:{_PERHAPS}))"
+    r"/?(?:\?.*)?",
+    re.IGNORECASE,
+)
+"""`GET /healthz`, `/actuator/health/readiness`, `/ping`; of words that may mean something else (`/orders/status`) only
+where nothing stands before them."""
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<![A-Za-z])[0-9a-f]*\d[0-9a-f]{7,}(?![A-Za-z])|\d+", re.IGNORECASE)
+
+
+def check_endpoints(scene: Scene) -> Iterable[Finding]:
+    """Warns where nothing but health checks was asked for, and where names seem to hold ids."""
+    for panel in scene.panels.values():
+        yield from _find_health_checks_alone(panel)
+        break
+    if len(scene.cells.endpoints) > MANY:
+        yield _describe_ids(scene.cells.endpoints)
+
+
+def _find_health_checks_alone(panel: Panel) -> Iterable[Finding]:
+    called = np.flatnonzero((panel.n.sum(axis=2) > 0).all(axis=0))
+    names = [panel.endpoints[place] for place in called]
+    if names and all(_HEALTH.fullmatch(name) for name in names):
+        yield warn(
+            NAME,
+            f"only health checks were called on both arms ({_list(names)}): nothing else of the service was judged",
+            "put load on the endpoints that users call",
+        )
+
+
+def _describe_ids(names: Sequence[str]) -> Finding:
+    patterns = Counter(_ID.sub("{id}", name) for name in names)
+    pattern, alike = patterns.most_common(1)[0]
+    text = f"{count_of(len(names), 'endpoint')}: more than a service has, so names seem to hold what differs by request"
+    if alike >= ALIKE * len(names):
+        examples = [name for name in names if _ID.sub("{id}", name) == pattern]
+        share = format_number(100 * alike / len(names))
+        text = (
+            f"{count_of(len(names), 'endpoint')}: ids seem to stand in names; {share} % are {pattern}, such as "
+            f"{_list(examples)}"
+        )
+    return warn(
+        NAME,
+        f"{text}. Endpoints with few requests are judged together",
+        "name requests by their route, such as name='/cart/{id}' in Locust; in a file, before it is imported",
+    )
+
+
+def _list(names: Sequence[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")

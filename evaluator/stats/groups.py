@@ -1,0 +1,61 @@
+"""Endpoints put together for a comparison: each by itself, some of them, or all. Costs grow with their number only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Groups", "all_together", "group_by"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Groups:
+    """Which endpoints are compared together. No endpoint is in two groups, and no group is empty."""
+
+    of: IntArray
+    """Group of each endpoint, shape (endpoints,); -1 for an endpoint of none."""
+    count: int
+    order: IntArray
+    """The endpoints that are in a group, group by group."""
+    starts: IntArray
+    """Where each group begins in `order`, shape (groups,)."""
+
+    def sum(self, values: FloatArray) -> FloatArray:
+        """Sum `values` (..., endpoints, n) over the endpoints of each group: (..., groups, n)."""
+        if self.count == 1 and self.order.size == self.of.size:
+            return np.asarray(np.ones((1, self.of.size)) @ values)
+        if not self.count:
+            return np.zeros((*values.shape[:-2], 0, values.shape[-1]))
+        return np.add.reduceat(np.take(values, self.order, axis=-2), self.starts, axis=-2)
+
+    def sum_totals(self, values: FloatArray) -> FloatArray:
+        """Sum `values` (..., endpoints) over the endpoints of each group: (..., groups)."""
+        return self.sum(values[..., None])[..., 0]
+
+    def pick(self, chosen: npt.NDArray[np.bool_]) -> Groups:
+        """The groups for which `chosen` (groups,) holds, renumbered."""
+        number = np.append(np.where(chosen, np.cumsum(chosen) - 1, -1), -1)
+        return group_by(number[self.of])
+
+
+def group_by(of: IntArray) -> Groups:
+    """Groups from the group of each endpoint, numbered from 0 without a gap; -1 for none.
+
+    >>> groups = group_by(np.array([1, 0, -1, 1]))
+    >>> groups.sum_totals(np.array([1.0, 10.0, 100.0, 1000.0])).tolist()
+    [10.0, 1001.0]
+    """
+    order = np.argsort(of, kind="stable")
+    order = order[np.searchsorted(of[order], 0) :]
+    starts = np.flatnonzero(np.diff(of[order], prepend=-1))
+    return Groups(of, int(starts.size), order, starts)
+
+
+def all_together(endpoints: int) -> Groups:
+    """All endpoints in one group."""
+    return group_by(np.zeros(endpoints, dtype=np.int64))

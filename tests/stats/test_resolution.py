@@ -1,0 +1,197 @@
+"""The step in which times were recorded: what it hides decides nothing, in either direction."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from judging import RUN, judge, timed_requests
+
+from evaluator.policy import parse_policy
+from evaluator.records import Limit, Margin, MetricStatus, Monitoring, Rule, Rulebook, VerdictWord
+from evaluator.simulate import SCENARIOS, simulate_cells, to_cells
+from evaluator.stats.groups import all_together
+from evaluator.stats.panel import build_panel
+from evaluator.stats.resolution import find_doubt_ms, step_of_arms_ms
+
+OPEN, PASS, FAIL = MetricStatus.INCONCLUSIVE, MetricStatus.PASS, MetricStatus.FAIL
+
+
+def normal(mean, sd, step=1, snap=np.rint):
+    return lambda random, n: snap(random.normal(mean, sd, n) / step) * step
+
+
+def lognormal(median, sigma, step=1, snap=np.rint):
+    return lambda random, n: snap(median * np.exp(sigma * random.normal(size=n)) / step) * step
+
+
+def in_ticks(mean, sd, tick=15_625):
+    """Times of a clock that ticks every 15.625 ms, written in whole milliseconds."""
+    return lambda random, n: np.rint(np.rint(random.normal(mean, sd, n) / tick) * tick / 1000) * 1000
+
+
+def compare(baseline, canary, margin, *, limit=None, seed=1, runs=None, **changes):
+    """p50 and mean of a release with these times, under one margin."""
+    limits = Limit() if limit is None else Limit(max=limit)
+    rules = (
+        Rule("latency_p50", "latency_quantile", margin=Margin(margin), quantile=0.5, limit=limits),
+        Rule("latency_mean", "latency_mean", margin=Margin(margin)),
+        Rule("failure_rate", "failure_rate", margin=Margin(0.01, relative=False)),
+    )
+    cells = to_cells(timed_requests(baseline, canary, seed=seed, **changes))
+    judged = judge(cells, Rulebook(rules), tuple(replace(RUN, id=run) for run in cells.runs))
+    rows = {c.rule.name: c for c in judged.comparisons if not c.scan}
+    return judged, rows["latency_p50"], rows["latency_mean"]
+
+
+REPLICATES = {"replicates": 5, "instances": (1,), "duration_s": 60.0, "rate_per_s": 10.0}
+
+
+@pytest.mark.parametrize("shift", [1.0, 1.4], ids=["+0.5 %", "+43 %"])
+def test_whole_microseconds_of_the_store_decide_nothing_and_are_not_blamed_on_the_file(shift):
+    baseline, canary = (15.486, 15.562) if shift == 1.0 else (3.70, 5.28)
+    judged, p50, mean = compare(normal(baseline, 0.06), normal(canary, 0.06), 0.02, **REPLICATES)
+    assert judged.word is VerdictWord.INCONCLUSIVE
+    for row in (p50, mean):
+        assert (row.status, row.too_coarse) == (OPEN, True)
+        assert "this store keeps times in steps of 0.001 ms" in row.reason
+        assert "the file" not in row.reason
+        assert "time several calls together" in row.reason
+    assert "more requests do not help" in judged.next_action
+
+
+def test_few_times_stored_as_one_number_are_not_said_to_be_equal():
+    _, p50, _ = compare(normal(3.70, 0.02), normal(5.28, 0.02), 0.02, rate_per_s=0.3, instances=(1,))
+    assert p50.status is MetricStatus.NO_DATA
+    assert "stored as 0.004 ms" in p50.reason
+    assert "are equal" not in p50.reason
+    _, p50, _ = compare(normal(40_000, 0.0), normal(40_000, 0.0), 0.02, rate_per_s=0.3, instances=(1,))
+    assert "are equal" in p50.reason
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("slower", [0.98, 1.0, 1.02, 1.1])
+def test_whole_milliseconds_around_15_decide_no_margin_of_2_percent(slower, seed):
+    times = lognormal(15_000, 0.45, 1000), lognormal(15_000 * slower, 0.45, 1000)
+    _, p50, _ = compare(*times, 0.02, seed=seed)
+    assert (p50.status, p50.too_coarse) == (OPEN, True)
+    assert "the load tool or its file recorded times in steps of 1 ms" in p50.reason
+    assert all(q.p_worse == q.p_within == 1 for q in p50.questions)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mean_of_times_on_one_or_two_steps_is_not_decided_and_one_of_times_on_many_is(seed):
+    """True means 15.40 and 15.43 ms, all within 0.1 ms: read as 15 and 15, or as 15 and 16."""
+    _, _, narrow = compare(normal(15_400, 60, 1000), normal(15_430, 60, 1000), 0.02, seed=seed)
+    assert (narrow.status, narrow.too_coarse) == (OPEN, True)
+    _, _, apart = compare(normal(15_400, 60, 1000), normal(15_620, 60, 1000), 0.02, seed=seed)
+    assert (apart.status, apart.too_coarse) == (OPEN, True)
+    _, _, wide = compare(normal(15_400, 3000, 1000), normal(15_400, 3000, 1000), 0.05, seed=seed, rate_per_s=80.0)
+    assert wide.status is PASS
+
+
+def test_whole_milliseconds_around_100_decide_a_margin_of_5_percent():
+    alike = lognormal(100_000, 0.3, 1000)
+    for slower, expected in ((1.0, PASS), (1.1, FAIL)):
+        _, p50, mean = compare(alike, lognormal(100_000 * slower, 0.3, 1000), 0.05)
+        assert (p50.status, mean.status) == (expected, expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_harm_that_is_smaller_than_its_margin_by_less_than_what_rounding_hides_is_not_called_worse(seed):
+    """All of the baseline reads as 20 ms, all of the candidate as 22; the truth is 20.4 and 21.6: +5.9 %, not +10 %."""
+    times = normal(20_400, 10, 1000), normal(21_600, 10, 1000)
+    _, p50, mean = compare(*times, 0.08, seed=seed)
+    assert (p50.status, mean.status) == (OPEN, OPEN)
+    assert p50.effect.lower < 0.059 < p50.effect.upper
+    assert mean.effect.lower < 0.059 < mean.effect.upper
+
+
+@pytest.mark.parametrize(
+    ("baseline", "canary"),
+    [
+        pytest.param(normal(100_000, 3000, 10_000), normal(103_000, 3000, 10_000), id="multiples of 10 ms"),
+        pytest.param(normal(100_000, 3000, 15_625), normal(103_000, 3000, 15_625), id="multiples of 15.625 ms"),
+        pytest.param(in_ticks(100_000, 3000), in_ticks(103_000, 3000), id="the same in whole milliseconds"),
+    ],
+)
+def test_the_ticks_of_a_slow_clock_are_steps(baseline, canary):
+    _, p50, mean = compare(baseline, canary, 0.08)
+    assert p50.too_coarse
+    assert {p50.status, mean.status} == {OPEN}
+
+
+def test_the_coarser_of_two_arms_rules():
+    """The baseline in microseconds, the candidate cut off to milliseconds: half a step faster than it is."""
+    times = lognormal(15_000, 0.45), lognormal(15_000, 0.45, 1000, np.floor)
+    _, p50, mean = compare(*times, 0.05)
+    assert p50.too_coarse
+    assert "the times of canary in steps of 1 ms" in p50.reason
+    # Cut off by half a millisecond, 3.3 %: that alone is not called faster, nor a rise by 6 % within 5 %.
+    assert mean.effect.upper > 0
+    _, _, slower = compare(times[0], lognormal(15_900, 0.45, 1000, np.floor), 0.05)
+    assert slower.status is OPEN
+    assert slower.effect.lower < 0.06 < slower.effect.upper
+
+
+def test_a_limit_is_decided_whatever_the_step():
+    times = lognormal(15_000, 0.45, 1000), lognormal(15_000, 0.45, 1000)
+    _, p50, _ = compare(*times, 0.02, limit=400.0)
+    assert p50.status is OPEN
+    assert next(q for q in p50.questions if q.kind == "limit").p_within < 0.001
+    judged, p50, _ = compare(*times, 0.02, limit=10.0)
+    assert (p50.status, judged.word) == (FAIL, VerdictWord.NO_GO)
+
+
+def test_an_earlier_look_decides_nothing_either():
+    """The baseline is 30 ms at first, 15 ms later: at the first looks a step of 1 ms is finer than the margin."""
+    requests = timed_requests(lognormal(15_000, 0.2), lognormal(15_000, 0.2), duration_s=3600.0, rate_per_s=8.0)
+    early = requests.ts_us < requests.ts_us.min() + 1200 * 1_000_000
+    times = requests.response_us * np.where(early, np.where(requests.arm == 1, 2.6, 2.0), 1.0)
+    requests = replace(requests, response_us=(np.rint(times / 1000) * 1000).astype(np.int64))
+    rules = (Rule("latency_p50", "latency_quantile", margin=Margin(0.055), quantile=0.5),)
+    watched = Rulebook(rules, monitoring=Monitoring(mode="group_sequential", max_duration_s=3600.0))
+    judged = judge(to_cells(requests), watched)
+    p50 = next(c for c in judged.comparisons if not c.scan)
+    assert min(p for look in p50.looks for p in look.p_worse) == 1.0
+    assert (p50.too_coarse, p50.status, p50.decided_at_s) == (True, OPEN, None)
+
+
+def test_narrow_times_of_a_benchmark_are_still_decided():
+    """A standard deviation of 0.5 %: all times lie in one bin of the histogram, 2 % wide."""
+    for slower, expected in ((1.0, PASS), (1.05, FAIL)):
+        _, p50, _ = compare(normal(819_000, 4000), normal(819_000 * slower, 4000), 0.02, **REPLICATES)
+        assert p50.status is expected
+
+
+def test_what_lies_within_one_bin_is_not_called_within_a_narrower_margin():
+    """+1.8 % within one bin: without allowance it reads as no change at all."""
+    _, p50, _ = compare(normal(15_210, 5), normal(15_478, 5), 0.01)
+    assert p50.status is OPEN
+    assert p50.effect.upper > 0.017
+
+
+def test_steps_are_found_by_arm_and_endpoint():
+    requests = timed_requests(lognormal(50_000, 0.3), lognormal(50_000, 0.3), endpoints=2)
+    coarse = (requests.arm == 1) & (requests.endpoint == 1)
+    times = np.where(coarse, np.rint(requests.response_us / 1000) * 1000, requests.response_us)
+    panel = build_panel(to_cells(replace(requests, response_us=times.astype(np.int64))), "canary")
+    assert panel.steps_us.tolist() == [[1, 1], [1, 1000]]
+    assert panel.grid_ms == 0.001
+    # A third of the candidate's requests go there: more than a quarter.
+    assert step_of_arms_ms(panel).tolist() == [0.001, 1.0]
+
+
+@pytest.mark.parametrize("name", ["AA", "AA_cache", "single_75s"])
+def test_times_in_microseconds_leave_no_doubt(name):
+    design = replace(SCENARIOS[name], duration_s=min(SCENARIOS[name].duration_s, 300.0))
+    panel = build_panel(simulate_cells(design, 2), "canary")
+    assert find_doubt_ms(panel, all_together(len(panel.endpoints))).tolist() == [0.0]
+
+
+def test_a_policy_that_allows_more_than_a_step_is_decided():
+    times = lognormal(15_000, 0.45, 1000), lognormal(15_000, 0.45, 1000)
+    _, p50, _ = compare(*times, 0.10, rate_per_s=80.0)
+    assert (p50.status, p50.too_coarse) == (PASS, False)
+    assert parse_policy({}).rulebook.rules[1].margin == Margin(0.05)
