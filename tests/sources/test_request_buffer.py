@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evaluator.records import LeftOut, LeftOutKind
 from evaluator.sources.request_buffer import EXCEPTION_CHARS, NO_TIME, UNASSIGNED, RequestBuffer
@@ -246,3 +249,33 @@ def test_a_request_without_a_row_is_placed_as_its_row_would_be() -> None:
     assert make().place("GET", "/a?b=1", context) == (row["arm"], row["instance"], row["endpoint"])
     assert make(arm="own").place("GET", "/a?b=1", None) == ("own", "own", "GET /a?b=1")
     assert make(sensitive=True).place("GET", "/a?b=1", context) == ("b", "i9", "GET /a")
+
+
+ODD_VALUES = (
+    None, True, False, 0, -1, 2**70, float("nan"), float("-inf"), "", "a", "\udce9", "12", b"", b"\xff", [1], {"k": 1},
+    {}, (), Decimal("NaN"), HTTPStatus.OK, Trap(), MuteError(), OSError("no"),
+)  # fmt: skip
+ODD = st.sampled_from(ODD_VALUES) | st.integers() | st.floats()
+CONTEXTS = ODD | st.fixed_dictionaries({"arm": ODD | st.sampled_from(["a", "b"])}, optional={"instance": ODD, "k": ODD})
+EVENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "request_type": ODD, "name": ODD, "response_time": ODD | st.floats(0, 1e5), "response_length": ODD,
+        "response": st.builds(SimpleNamespace, status_code=ODD, headers=ODD) | ODD, "context": CONTEXTS,
+        "exception": ODD, "start_time": ODD | st.just(START), "url": ODD,
+    },
+)  # fmt: skip
+
+
+@given(st.lists(EVENTS, max_size=8), st.booleans())
+def test_whatever_a_client_sends_is_a_row_or_named(events: list[dict[str, Any]], sensitive: bool) -> None:
+    buffer = make(sensitive=sensitive)
+    listen = buffer.listen()
+    for event in events:
+        listen(**event)
+    rows = buffer.take(NAMES, {})
+    rows.validate(full=True)
+    assert rows.num_rows + sum(part.rows for part in buffer.left_out) == buffer.read.total() == len(events)
+    failed = [not any(event.get("exception") is one for one in (None, False)) for event in events]
+    assert sum(rows["failed"].to_pylist()) == sum(failed)
+    assert all(0 <= time_ms <= 1e12 for time_ms in rows["response_time_ms"].to_pylist())
