@@ -20,12 +20,15 @@ from evaluator.records.cells import (
 )
 from evaluator.records.landing import (
     ColumnMap,
+    Condition,
     FileLayout,
     FilePlan,
     Landed,
     LandingPlan,
+    OtherRows,
     ReleaseSummary,
     StoredVerdict,
+    SubResults,
 )
 from evaluator.records.outcomes import (
     OutcomeColumn,
@@ -82,6 +85,7 @@ __all__ = [
     "Cells",
     "ColumnMap",
     "Comparison",
+    "Condition",
     "Direction",
     "Drift",
     "Effect",
@@ -107,6 +111,7 @@ __all__ = [
     "MetricStatus",
     "Moments",
     "Monitoring",
+    "OtherRows",
     "OutcomeColumn",
     "OutcomeFacts",
     "OutcomeOptions",
@@ -134,6 +139,7 @@ __all__ = [
     "Slice",
     "SourceColumn",
     "StoredVerdict",
+    "SubResults",
     "UnitMoments",
     "Verdict",
     "VerdictWord",

@@ -64,7 +64,9 @@ def _look(file: FilePlan, stop: threading.Event) -> tuple[str, bool]:
                 break
             before, chunk = chunk[-1:] or before, after
     columns = [dataclasses.asdict(column) for column in file.layout.columns]
-    text = json.dumps([content.hexdigest(), file.arm, columns], sort_keys=True)
+    others = [dataclasses.asdict(rows) for rows in file.layout.others]
+    told = [content.hexdigest(), file.arm, columns, *([others] if others else [])]
+    text = json.dumps(told, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest(), plain
 
 
