@@ -6,8 +6,10 @@ One place, so that a reason, a table and a report never print the same number in
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 
-from evaluator.records import Comparison, Effect, Margin, Rule
+from evaluator.records import Comparison, Effect, LeftOut, LeftOutKind, Margin, Rule
 
 __all__ = [
     "count_of",
@@ -18,6 +20,7 @@ __all__ = [
     "format_margin",
     "format_number",
     "format_value",
+    "list_left_out",
     "name_comparison",
     "name_metric",
 ]
@@ -55,6 +58,28 @@ def format_count(count: int) -> str:
 def count_of(count: int, noun: str) -> str:
     """A number with its noun: `1 run`, `1,200 requests`."""
     return f"{format_count(count)} {noun}" if count == 1 else f"{format_count(count)} {noun}s"
+
+
+_LEFT_OUT = {
+    LeftOutKind.BAD_ROW: ("bad row", "bad rows"),
+    LeftOutKind.SUMMARY: ("sum of other rows", "sums of other rows"),
+    LeftOutKind.PART: ("part of another request", "parts of other requests"),
+}
+
+
+def list_left_out(parts: Iterable[LeftOut]) -> str:
+    """What of a file or run is left out, over all arms: `4 bad rows (2 failed), 7 of kind grpc_req_duration`."""
+    rows: Counter[tuple[LeftOutKind, str]] = Counter()
+    failures: Counter[tuple[LeftOutKind, str]] = Counter()
+    for part in parts:
+        rows[part.kind, part.detail] += part.rows
+        failures[part.kind, part.detail] += part.failures
+    texts = []
+    for (kind, detail), count in rows.items():
+        one, many = _LEFT_OUT.get(kind, (f"of kind {detail or kind.value}",) * 2)
+        failed = f" ({format_count(failures[kind, detail])} failed)" if failures[kind, detail] else ""
+        texts.append(f"{format_count(count)} {one if count == 1 else many}{failed}")
+    return ", ".join(texts)
 
 
 def format_duration(seconds: float) -> str:

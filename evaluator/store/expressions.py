@@ -46,7 +46,8 @@ def express(file: FilePlan, column: ColumnMap) -> str:
 _EXPRESSIONS = {
     "text": "concat_ws(' ', {texts})",
     "integer": "TRY_CAST({name} AS {integer})",
-    "number": "nullif(TRY_CAST({name} AS DOUBLE), 'nan') * {scale}",
+    # Not by nullif: DuckDB trusts the extremes that Parquet states, which leave NaN out.
+    "number": "CASE WHEN NOT isnan(TRY_CAST({name} AS DOUBLE)) THEN TRY_CAST({name} AS DOUBLE) * {scale} END",
     "true": "{true}",
     "false": "NOT {true}",
     "status": "{status_fails}",

@@ -348,7 +348,10 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, period
     where = f"{file.path}:{_place(file, int(found))}"
     if file.layout.reader == "k6" and not value and problem == "ts":
         return f"{where}: the line is no point of k6"
-    return f"{where}: column '{' + '.join(shown[problem])}' has {_say(value)}, {_give_reason(problem, value, period)}"
+    reason = _give_reason(problem, value, period)
+    if file.layout.reader == "k6" and problem == "failed":
+        reason += " (k6 writes expected_response and status unless --system-tags leaves them out)"
+    return f"{where}: column '{' + '.join(shown[problem])}' has {_say(value)}, {reason}"
 
 
 def _shown(column: ColumnMap) -> tuple[str, ...]:

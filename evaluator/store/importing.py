@@ -47,6 +47,7 @@ from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_data_dir
 from evaluator.store.rollup import find_grid_us, roll_up
 from evaluator.store.sub_results import forget_sub_results
+from evaluator.wording import list_left_out
 
 __all__ = ["Place", "import_files"]
 
@@ -268,16 +269,7 @@ def _say_no_request(file: FilePlan, left_out: Sequence[LeftOut]) -> str:
         return f"{file.path} has no row of a request"
     if {part.kind for part in left_out} == {LeftOutKind.SUMMARY}:
         return f"{file.path}: all {rows:,} rows sum up transactions: it has no row of a single request"
-    found = ", ".join(f"{part.rows:,} {part.detail or _WORDS[part.kind]}" for part in left_out)
-    return f"{file.path} has no request that can be used; its {rows:,} rows are {found}"
-
-
-_WORDS = {
-    LeftOutKind.BAD_ROW: "bad rows",
-    LeftOutKind.SUMMARY: "sums of transactions",
-    LeftOutKind.PART: "parts of other requests",
-    LeftOutKind.OTHER_KIND: "of other kinds",
-}
+    return f"{file.path} has no request that can be used; its {rows:,} rows are {list_left_out(left_out)}"
 
 
 def _keep_good(engine: Engine, staged: Path, path: Path, mark: str, *, all_good: bool) -> None:
