@@ -290,7 +290,7 @@ class _Rows:
             "response_bytes": self._whole_numbers(batch, "response_bytes"),
             "user_count": self._whole_numbers(batch, "user_count"),
         }
-        _demand(all(text is None or text.strip() for text in columns["endpoint"].dictionary.to_pylist()))
+        _demand(all(text is None or _is_name(text) for text in columns["endpoint"].dictionary.to_pylist()))
         filled = [pa.nulls(rows, f.type) if columns.get(f.name) is None else columns[f.name] for f in REQUEST_SCHEMA]
         whole = pa.RecordBatch.from_arrays(filled, schema=REQUEST_SCHEMA)
         limits = (int(micros.min()), int(micros.max())) if rows else ()
@@ -438,6 +438,10 @@ class _Rows:
 def _demand(plain: bool) -> None:  # noqa: FBT001 - what is demanded is what is said
     if not plain:
         raise _NotPlain
+
+
+def _is_name(text: str) -> bool:
+    return bool(text.strip()) and "\n" not in text
 
 
 def _repeat(text: str, rows: int) -> pa.DictionaryArray:

@@ -175,7 +175,7 @@ def _mark_others(file: FilePlan) -> str:
     cases = []
     for rows in file.layout.others:
         if rows.kind is not None:
-            detail = f"coalesce({column_name(file, rows.detail_column)}, '')" if rows.detail_column else "''"
+            detail = f"coalesce(left({column_name(file, rows.detail_column)}, 60), '')" if rows.detail_column else "''"
             cases.append(f"WHEN {meet(file, rows.conditions)} THEN {quote(rows.kind + _SEPARATOR)} || {detail}")
     if file.layout.sub_results is not None:
         cases.append(f"WHEN is_sub_result THEN {quote(LeftOutKind.PART + _SEPARATOR)}")
@@ -204,6 +204,7 @@ def _problem(file: FilePlan, exprs: dict[str, str], latest: datetime, period: Pe
             WHEN ts > {_instant(latest)} THEN 'future'
             {f"WHEN {period.excludes('ts')} THEN 'stray'" if period else ""}
             WHEN coalesce(trim(endpoint), '') = '' OR {unnamed or "false"} THEN 'endpoint'
+            WHEN contains(endpoint, chr(10)) THEN 'lines'
             WHEN failed IS NULL THEN 'failed'
             WHEN ms IS NULL AND NOT (failed AND {is_nothing(_source(file, "response_time_ms"))}) THEN 'response_time_ms'
             WHEN NOT (isfinite(ms) AND ms BETWEEN 0 AND {HIGHEST_MS}) THEN 'response_time_ms'
@@ -278,18 +279,37 @@ class Rejected:
 
 
 def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
-    """Tell which rows the last reading of a CSV file rejected, and forget them."""
+    """Tell which rows the last reading of a CSV file rejected, and forget them.
+
+    A quote that is never closed takes the rows after it along, and they count. Raises InputError where they are too
+    many to be seen.
+    """
     if file.layout.reader != "csv":
         return Rejected()
     rows = engine.execute(
-        "SELECT line, coalesce(column_name, ''), error_message FROM reject_errors ORDER BY ALL"
+        "SELECT line, coalesce(column_name, ''), error_message, error_type, coalesce(csv_line, '')"
+        " FROM reject_errors ORDER BY ALL"
     ).fetchall()
     engine.execute("DROP TABLE reject_errors")
     engine.execute("DROP TABLE reject_scans")
     if not rows:
         return Rejected()
-    line, column, message = rows[0]
-    return Rejected(len({row[0] for row in rows}), int(line), column, word_rejection(message))
+    counts = {}
+    for line, _, message, kind, text in rows:
+        swallows = kind == "UNQUOTED VALUE"
+        if swallows and len(text) >= _SHOWN_OF_LINE:
+            place = find_line(Path(file.path), file.layout.delimiter, int(line))
+            raise InputError(
+                f"{file.path}:{place}: {word_rejection(message)}; nothing tells where its row ends",
+                hint="mend the file: with --skip-bad-rows, too, the rows after it could not be read",
+            )
+        counts[line] = sum(1 for one in text.splitlines() if one.strip()) if swallows else 1
+    line, column, message, _, _ = rows[0]
+    return Rejected(sum(counts.values()), int(line), column, word_rejection(message))
+
+
+_SHOWN_OF_LINE = 10_000
+"""Characters of a rejected row that DuckDB shows."""
 
 
 def word_rejection(message: str) -> str:
@@ -300,7 +320,8 @@ def word_rejection(message: str) -> str:
         return f"the row has {found} value{'s' if found != 1 else ''}, the header {wanted}"
     if "unterminated quote" in message.lower():
         return "a quote is opened and never closed, here or in a row before"
-    return " ".join(message.split())[:200]
+    first = message.split("Possible fixes", maxsplit=1)[0].split("\n\n", maxsplit=1)[0]
+    return " ".join(re.sub(r"^(\w+ )+Error: ", "", first).split())[:200]
 
 
 def find_bad_row(
@@ -324,6 +345,7 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, period
     shown |= {
         "stray": shown["ts"],
         "future": shown["ts"],
+        "lines": shown["endpoint"],
         "count": (file.layout.count_column,),
         "kind": (file.layout.told_by,),
     }
@@ -356,7 +378,7 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, period
 
 def _shown(column: ColumnMap) -> tuple[str, ...]:
     """Name the sources that a message is about."""
-    return column.sources[:1] if column.kind == "ended" else column.sources
+    return column.sources[: {"ended": 1, "filled": 2}.get(column.kind)]
 
 
 def _place(file: FilePlan, number: int) -> str:
@@ -371,7 +393,11 @@ def _place(file: FilePlan, number: int) -> str:
 
 
 def _say(value: str | None) -> str:
-    return "no value" if value is None or not value.strip() else f"the value '{str(value)[:80]}'"
+    return "no value" if value is None or not value.strip() else f"the value '{_in_one_line(value)[:80]}'"
+
+
+def _in_one_line(text: str) -> str:
+    return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def _give_reason(problem: str, value: str | None, period: Period | None) -> str:
@@ -394,6 +420,7 @@ _REASONS = {
     "future": "a time in the future",
     "kind": "and so nothing tells what the row is",
     "count": "so the row sums up several requests; let JMeter send each sample (sample sender mode Standard)",
+    "lines": "which goes over several lines: a quote before it is not closed",
     "endpoint": "not the name of an endpoint",
     "failed": "which does not tell whether the request failed (true and false, 1 and 0, yes and no, or a status do)",
     "response_time_ms": "not a time of 0 to 31 years",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import tempfile
 import zlib
 from collections import Counter
@@ -149,6 +150,9 @@ def _convert(
         with _rewritten(file) as readable:
             part = _convert_any(engine, path, run, readable, constants, latest, skip=plan.skip_bad_rows)
             return dataclasses.replace(part, file=file)
+    except InputError:
+        inspection.verify(file)
+        raise
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -187,7 +191,7 @@ def _rewritten(file: FilePlan) -> Iterator[FilePlan]:
         target = Path(folder) / "rewritten.parquet"
         try:
             file.layout.rewrite(Path(file.path), target)
-        except (EOFError, zlib.error) as error:
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(f"{file.path} is cut short or damaged: {error}", hint="fetch it again") from error
         except OSError as error:
             raise InputError(f"{file.path} cannot be rewritten as a table: {error.strerror or error}") from error
@@ -220,7 +224,8 @@ def _convert_any(
         raise find_bad_row(engine, file, latest, period, rejected, bad)
     left_out = (*marked, LeftOut(file.arm, LeftOutKind.BAD_ROW, rejected.count)) if rejected.count else marked
     if not good:
-        raise InputError(_say_no_request(file, left_out), hint=file.layout.advice or None)
+        hint = file.layout.advice if left_out else "the tool that wrote it has recorded no request"
+        raise InputError(_say_no_request(file, left_out), hint=hint or None)
     _keep_good(engine, staged, path, mark, all_good=not marked)
     first, last = engine.execute("SELECT min(ts), max(ts) FROM read_parquet(?)", [str(path)]).fetchall()[0]
     return _Part(run, file, path, good, first.astimezone(UTC), last.astimezone(UTC), left_out)

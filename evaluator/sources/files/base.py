@@ -72,7 +72,8 @@ def read_head(path: Path) -> Head:
     """Read what is needed to tell a format. Raises InputError for what is neither text nor Parquet."""
     if _starts_with(path, b"PAR1"):
         return Head(path, "parquet", columns=_parquet_names(path))
-    with _opened(path) as file:
+    # XML says itself how it is encoded.
+    with _opened(path, errors="replace" if _starts_with_xml(path) else "strict") as file:
         line = file.readline(_LONGEST_LINE)
         top = line + file.read(max(_TOP - len(line), 0))
     first = top.lstrip()[:1]
@@ -91,6 +92,11 @@ def _starts_with(path: Path, magic: bytes) -> bool:
         return file.read(len(magic)) == magic
 
 
+def _starts_with_xml(path: Path) -> bool:
+    with _opened(path, errors="replace") as file:
+        return file.read(200).lstrip().startswith("<")
+
+
 def _split(line: str) -> tuple[str, ...]:
     try:
         names = next(csv.reader([line], delimiter=_delimiter(line)), [])
@@ -104,24 +110,32 @@ def _delimiter(line: str) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
+def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     """Open a text, compressed or not; whatever is wrong with it becomes an InputError."""
     try:
-        with _open_text(path) as file:
+        with _open_text(path, errors) as file:
             yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except gzip.BadGzipFile as error:
+        if not _starts_with(path, b"\x1f\x8b"):
+            raise InputError(
+                f"{path} is not compressed, though its name ends in .gz", hint="give it another name"
+            ) from error
+        raise InputError(f"{path} is cut short or damaged: {error}", hint="fetch it again") from error
+    except (EOFError, zlib.error) as error:
         raise InputError(f"{path} is cut short or damaged: {error}", hint="fetch it again") from error
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        if "field limit" in why:
+            why = f"a value is longer than {csv.field_size_limit():,} characters"
         raise InputError(
             f"{path} cannot be read as text: {why}", hint="request files are UTF-8 text or Parquet"
         ) from error
 
 
-def _open_text(path: Path) -> TextIO:
+def _open_text(path: Path, errors: str) -> TextIO:
     if path.suffix == ".gz":
-        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
-    return path.open(encoding="utf-8-sig", newline="")
+        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline=""))
+    return path.open(encoding="utf-8-sig", errors=errors, newline="")
 
 
 def _read_csv(path: Path) -> Table:

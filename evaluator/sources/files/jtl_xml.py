@@ -81,7 +81,7 @@ _OF_SAMPLE = frozenset(
 """Elements of a sample that say more of it."""
 
 _CHUNK_BYTES = 1 << 20
-_LONGEST_TOKEN = 64 << 20
+_LONGEST_TOKEN = 8 << 20
 _LONGEST_TEXT = 10_000
 _BATCH_ROWS = 50_000
 _SCHEMA = pa.schema([(name, pa.string()) for name in JTL_XML_HEADER])
@@ -142,8 +142,6 @@ def _read_characters(path: Path, opened: IO[bytes]) -> Iterator[str]:
 
 
 def _tell_encoding(top: bytes) -> str:
-    if top.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
     declared = _DECLARED.match(top)
     named = declared[1].decode("ascii") if declared else "utf-8"
     return "utf-8-sig" if named.lower() in ("utf-8", "utf8") else named

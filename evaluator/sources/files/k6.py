@@ -49,7 +49,7 @@ def _lay_out(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
         layout = lay_out("k6", Table(head.path, header, {}), _to_columns("time", "value", "iso", header), wishes)
         return _tell_others(replace(layout, reader="k6"), "metric", "value")
     table = read_table(head)
-    require(table, _COLUMNS, "what `k6 run --out csv` writes")
+    require(table, (*_COLUMNS, "method", "name"), "what `k6 run --out csv` writes")
     if not {"status", "expected_response"} & set(table.header):
         raise InputError(
             f"{head.path}: nothing tells whether a request failed: it has no column 'status' or 'expected_response'",
@@ -81,11 +81,11 @@ def _tell_others(layout: FileLayout, metric: str, value: str) -> FileLayout:
 
 def _to_columns(time: str, value: str, unit: str, header: Sequence[str]) -> list[ColumnMap]:
     """Map a point of http_req_duration, which is written when the request has ended."""
-    route = tuple(name for name in ("method", "name", "url") if name in header)
+    names = tuple(name for name in ("name", "url") if name in header)
     judged = tuple(name for name in ("expected_response", "status") if name in header)
     columns = [
         ColumnMap("ts", (time, value), "ended", unit),
-        ColumnMap("endpoint", route, "route" if len(route) > 1 and route[0] == "method" else "text"),
+        ColumnMap("endpoint", ("method", *names), "route"),
         ColumnMap("response_time_ms", (value,), "number", "ms"),
         ColumnMap("failed", judged, "unexpected" if len(judged) > 1 else "status" if "status" in judged else "false"),
     ]
