@@ -33,9 +33,8 @@ __all__ = ["command"]
     default="auto",
     show_default=True,
     metavar="FORMAT",
-    help="auto, locust (CsvRequestLogger), jtl (JMeter, CSV or XML), "
-    "jtl-transactions (its transactions as requests), k6 (--out json or csv), csv, parquet, or what "
-    "another package adds.",
+    help="auto, locust (CsvRequestLogger), jtl (JMeter, CSV or XML), k6 (--out json or csv), csv, parquet, "
+    "jtl-transactions (JMeter's transactions as requests), or what another package adds.",
 )
 @click.option(
     "--column",
