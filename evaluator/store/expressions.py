@@ -46,8 +46,7 @@ def express(file: FilePlan, column: ColumnMap) -> str:
 _EXPRESSIONS = {
     "text": "concat_ws(' ', {texts})",
     "integer": "TRY_CAST({name} AS {integer})",
-    # Not by nullif: DuckDB trusts the extremes that Parquet states, which leave NaN out.
-    "number": "CASE WHEN NOT isnan(TRY_CAST({name} AS DOUBLE)) THEN TRY_CAST({name} AS DOUBLE) * {scale} END",
+    "number": "TRY_CAST({name} AS DOUBLE) * {scale}",
     "true": "{true}",
     "false": "NOT {true}",
     "status": "{status_fails}",
@@ -115,7 +114,7 @@ def _instant(name: str, unit: str) -> str:
 
 def is_nothing(name: str) -> str:
     """Write the condition that a number is not there, in one of the words that tools write for that."""
-    return f"coalesce(lower(trim(CAST({name} AS VARCHAR))), '') IN ('', 'nan', 'null', 'none', 'na', 'n/a', '-')"
+    return f"coalesce(lower(trim(CAST({name} AS VARCHAR))), '') IN ('', 'null', 'none', 'na', 'n/a', '-')"
 
 
 def meet(file: FilePlan, conditions: tuple[Condition, ...]) -> str:

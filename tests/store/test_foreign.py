@@ -215,7 +215,7 @@ def test_many_names_are_not_all_listed(land):
 
 
 def test_a_point_without_a_metric_is_a_bad_row(land):
-    text = "metric_name,timestamp,metric_value,status,name\n,1790000000,3,200,a\nhttp_req_duration,1790000000,3,200,a\n"
+    text = "metric_name,timestamp,metric_value,status,method,name\n,1790000000,3,200,GET,a\n"
     with pytest.raises(
         InputError, match=r":2: column 'metric_name' has no value, and so nothing tells what the row is"
     ):

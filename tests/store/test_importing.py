@@ -163,7 +163,7 @@ def test_parquet(store, tmp_path):
     assert cells.moments.sum_us.sum() == 36_000
     bad = table.set_column(2, "response_time_ms", pa.array([1.0] * 4 + [float("nan")] * 6))
     pq.write_table(bad, tmp_path / "bad.parquet")
-    with pytest.raises(InputError, match=r"row 5: column 'response_time_ms' has the value 'nan'.*5 rows"):
+    with pytest.raises(InputError, match=r"row 5: column 'response_time_ms' has the value 'nan'.*6 rows"):
         land(store, {"baseline": [str(tmp_path / "bad.parquet")]}, release="other")
 
 
