@@ -6,7 +6,8 @@ One place, so that a reason, a table and a report never print the same number in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from evaluator.records import Comparison, Effect, LeftOut, LeftOutKind, Margin, Rule
 
@@ -23,6 +24,7 @@ __all__ = [
     "format_margin",
     "format_number",
     "format_value",
+    "list_left_out",
     "name_comparison",
     "name_left_out",
     "name_metric",
@@ -140,32 +142,56 @@ def name_comparison(comparison: Comparison) -> str:
 
 
 _LEFT_OUT = {
-    LeftOutKind.BAD_ROW: "could not be read",
-    LeftOutKind.SUMMARY: "sum up other rows",
-    LeftOutKind.PART: "are parts of other requests",
-    LeftOutKind.OTHER_KIND: "are no requests",
-    LeftOutKind.OUTSIDE_PERIOD: "are outside of the part to judge",
-    LeftOutKind.WARM_UP: "are of the warm-up",
-    LeftOutKind.NO_COUNTERPART: "are of a time in which only one arm ran",
-    LeftOutKind.LONE_REPLICATE: "are of replicates that only one arm has",
-    LeftOutKind.DUPLICATE: "repeat another row",
-    LeftOutKind.SEVERAL_ARMS: "are of units that were seen in several arms",
-    LeftOutKind.CUT_OFF: "were in flight at the end",
-    LeftOutKind.LOST: "were read and are neither in the store nor named",
+    LeftOutKind.BAD_ROW: ("bad row", "bad rows"),
+    LeftOutKind.SUMMARY: ("sum of other rows", "sums of other rows"),
+    LeftOutKind.PART: ("part of another request", "parts of other requests"),
+    LeftOutKind.OTHER_KIND: ("row of another kind", "rows of another kind"),
+    LeftOutKind.OUTSIDE_PERIOD: ("request outside of the part asked for", "requests outside of the part asked for"),
+    LeftOutKind.WARM_UP: ("request of the warm-up", "requests of the warm-up"),
+    LeftOutKind.NO_COUNTERPART: (
+        "request of a time in which only one arm ran",
+        "requests of a time in which only one arm ran",
+    ),
+    LeftOutKind.LONE_REPLICATE: (
+        "request of a replicate that only one arm has",
+        "requests of replicates that only one arm has",
+    ),
+    LeftOutKind.DUPLICATE: ("repeated row", "repeated rows"),
+    LeftOutKind.SEVERAL_ARMS: ("row of a unit seen in several arms", "rows of units seen in several arms"),
+    LeftOutKind.CUT_OFF: ("request in flight at the end", "requests in flight at the end"),
+    LeftOutKind.LOST: (
+        "row that was read and is neither in the store nor named",
+        "rows that were read and are neither in the store nor named",
+    ),
 }
 
 
-def name_left_out(kind: LeftOutKind, detail: str = "") -> str:
-    """Why rows are not judged, as a verb that follows their number: `are of the warm-up`."""
+def name_left_out(kind: LeftOutKind, detail: str = "", *, count: int = 2) -> str:
+    """What rows that are not judged are: `requests of the warm-up`, `rows of kind grpc_req_duration`."""
+    one, many = _LEFT_OUT[kind]
     if kind is LeftOutKind.NO_COUNTERPART and detail:
-        return f"are without a partner: {detail}"
-    return f"{_LEFT_OUT[kind]} ({detail})" if detail else _LEFT_OUT[kind]
+        return f"{'request' if count == 1 else 'requests'} without a partner ({detail})"
+    if kind is LeftOutKind.OTHER_KIND and detail:
+        return f"of kind {detail}"
+    name = one if count == 1 else many
+    return f"{name} ({detail})" if detail else name
 
 
 def describe_left_out(part: LeftOut) -> str:
-    """How many rows of an arm are not judged, and why: `24 are of the warm-up, 2 of them failed`."""
-    failed = f", {format_count(part.failures)} of them failed" if part.failures else ""
-    return f"{format_count(part.rows)} {name_left_out(part.kind, part.detail)}{failed}"
+    """How many rows are not judged, and what they are: `24 requests of the warm-up (2 failed)`."""
+    failed = f" ({format_count(part.failures)} failed)" if part.failures else ""
+    return f"{format_count(part.rows)} {name_left_out(part.kind, part.detail, count=part.rows)}{failed}"
+
+
+def list_left_out(parts: Iterable[LeftOut]) -> str:
+    """What is left out over all arms: `4 bad rows (2 failed), 7 of kind grpc_req_duration`."""
+    rows: Counter[tuple[LeftOutKind, str]] = Counter()
+    failures: Counter[tuple[LeftOutKind, str]] = Counter()
+    for part in parts:
+        rows[part.kind, part.detail] += part.rows
+        failures[part.kind, part.detail] += part.failures
+    alike = (LeftOut("", kind, count, failures[kind, detail], detail) for (kind, detail), count in rows.items())
+    return ", ".join(describe_left_out(part) for part in alike)
 
 
 def describe_steps(steps_ms: Sequence[float], arms: Sequence[str]) -> str:

@@ -15,8 +15,8 @@ from evaluator.cli.amounts import Moment
 from evaluator.cli.outcomes import describe_outcomes, outcome_options, tell_looks, tell_metrics, to_options
 from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, FilesAre, Landed, LandingPlan, LeftOutKind, Release
-from evaluator.wording import count_of
+from evaluator.records import BASELINE, FilesAre, Landed, LandingPlan, Release
+from evaluator.wording import count_of, list_left_out
 
 if TYPE_CHECKING:
     from evaluator.store import Store
@@ -35,8 +35,8 @@ __all__ = ["command"]
     default="auto",
     show_default=True,
     metavar="FORMAT",
-    help="auto, locust (CsvRequestLogger), jtl (JMeter, CSV or XML), k6 (--out json or csv), csv, parquet, or what "
-    "another package adds.",
+    help="auto, locust (CsvRequestLogger), jtl (JMeter, CSV or XML), k6 (--out json or csv), csv, parquet, "
+    "jtl-transactions (JMeter's transactions as requests), or what another package adds.",
 )
 @click.option(
     "--column",
@@ -90,7 +90,8 @@ def command(
 
     A request row needs ts, endpoint, response_time_ms and failed; instance, response_bytes, status_code, exception and
     user_count are taken where they are. UNIT is s, ms, us or ns for times (ts: also iso), and for failed: failure
-    (true is a failure), success (true is a success), status (400 and above is a failure) or text (any text is one).
+    (true is a failure), success (true is a success), status (0 and from 400 on is a failure) or text (any text is one).
+    docs/formats.md says of each format what is read, and what is left out and named.
 
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy; the unit (a user, a session) is what is counted, however many rows it has.
@@ -177,12 +178,8 @@ def describe(release: str, landed: Landed) -> str:
     )
     if landed.why:
         text += f" ({landed.why})"
-    if outside := landed.count(LeftOutKind.OUTSIDE_PERIOD):
-        text += f"; {count_of(outside, 'request')} outside of --from and --to left out"
-    if skipped := landed.count(LeftOutKind.BAD_ROW):
-        text += f"; {count_of(skipped, 'bad row')} skipped"
-    if summaries := landed.count(LeftOutKind.SUMMARY):
-        text += f"; {count_of(summaries, 'row')} of transaction controllers not counted as requests"
+    if landed.left_out:
+        text += f"; left out: {list_left_out(landed.left_out)}"
     return text
 
 

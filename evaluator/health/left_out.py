@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from evaluator.health.base import JudgedFailures, Scene, ok, warn
 from evaluator.records import ArmRows, Finding, LeftOut, LeftOutKind, Level
 from evaluator.stats.score import difference_z
-from evaluator.wording import count_of, describe_left_out, format_count, format_number
+from evaluator.wording import describe_left_out, format_count, format_number, list_left_out
 
 __all__ = ["check_cut_off", "check_left_out", "check_skipped_rows"]
 
@@ -28,7 +28,9 @@ def check_left_out(scene: Scene) -> Iterable[Finding]:
         apart = sum(part.rows for part in rows.left_out if part.kind is LeftOutKind.NO_COUNTERPART)
         if rows.judged and apart > NOTABLE * rows.read:
             share = format_number(apart / rows.read * 100)
-            found.append(warn(NAME, f"{share} % of {rows.arm}'s requests are not judged: {_list(rows.left_out)}"))
+            found.append(
+                warn(NAME, f"{share} % of {rows.arm}'s requests are not judged: {list_left_out(rows.left_out)}")
+            )
     yield from found
     if not found and scene.rows:
         judged, read = (
@@ -37,15 +39,15 @@ def check_left_out(scene: Scene) -> Iterable[Finding]:
         yield ok(NAME, f"{judged} of {read} rows are judged, the others are named")
 
 
-def _list(parts: Sequence[LeftOut]) -> str:
-    return "; ".join(describe_left_out(part) for part in parts)
-
-
 def _find_lost_rows(scene: Scene) -> Iterable[Finding]:
     """Rows that a source read, and that are neither in the store nor named."""
     for part in (part for rows in scene.rows for part in rows.left_out if part.kind is LeftOutKind.LOST):
-        text = f"{describe_left_out(part)}: {count_of(part.rows, 'row')} of {part.arm}"
-        yield Finding(NAME, Level.FAIL, text, remedy="record or import the release again under another id")
+        yield Finding(
+            NAME,
+            Level.FAIL,
+            f"{part.arm} has {describe_left_out(part)}",
+            remedy="record or import the release again under another id",
+        )
 
 
 def _judge_failures(scene: Scene, baseline: ArmRows, candidate: ArmRows) -> Iterable[Finding]:

@@ -21,6 +21,7 @@ from evaluator.records.cells import (
 from evaluator.records.landing import (
     ArrangeFiles,
     ColumnMap,
+    Condition,
     FileLayout,
     FilePlan,
     FileRuns,
@@ -28,8 +29,10 @@ from evaluator.records.landing import (
     FileTimes,
     Landed,
     LandingPlan,
+    OtherRows,
     ReleaseSummary,
     StoredVerdict,
+    SubResults,
     counts_from_start,
 )
 from evaluator.records.outcomes import (
@@ -92,6 +95,7 @@ __all__ = [
     "Cells",
     "ColumnMap",
     "Comparison",
+    "Condition",
     "Direction",
     "Drift",
     "Effect",
@@ -120,6 +124,7 @@ __all__ = [
     "MetricStatus",
     "Moments",
     "Monitoring",
+    "OtherRows",
     "OutcomeColumn",
     "OutcomeFacts",
     "OutcomeLook",
@@ -149,6 +154,7 @@ __all__ = [
     "Slice",
     "SourceColumn",
     "StoredVerdict",
+    "SubResults",
     "UnitMoments",
     "Verdict",
     "VerdictWord",

@@ -14,6 +14,7 @@ from evaluator.records.rows import LeftOut, LeftOutKind
 __all__ = [
     "ArrangeFiles",
     "ColumnMap",
+    "Condition",
     "FileLayout",
     "FilePlan",
     "FileRuns",
@@ -21,8 +22,10 @@ __all__ = [
     "FilesAre",
     "Landed",
     "LandingPlan",
+    "OtherRows",
     "ReleaseSummary",
     "StoredVerdict",
+    "SubResults",
     "counts_from_start",
 ]
 
@@ -37,19 +40,60 @@ class ColumnMap:
     """How one column of the request row is made from columns of a file.
 
     `kind` says how: `text` (several sources are joined by a space), `integer`, `number` (a time, `unit` s, ms, us or
-    ns), `instant` (`unit` s, ms, us, ns since the epoch, or iso), and for `failed`: `true` (true is a failure), `false`
-    (true is a success), `status` (400 and above is a failure), `filled` (any text is a failure), `unexpected` (false is
-    a failure; where it is empty, the status of the second source). `ended` is an instant less the milliseconds of the
-    second source; `route` is a method and the first of the other sources that is not empty, a URL without host and
-    query.
+    ns), `instant` (`unit` s, ms, us, ns since the epoch, or iso), and for `failed`, which is unknown where the file
+    does not tell it: `true` (true is a failure), `false` (true is a success), `status` (a HTTP status: 0 and 400 and
+    above are failures), `filled` (any text is a failure, and a status of 400 and above where the second source has one;
+    where the third is a method of HTTP, a request without text needs a status), `unexpected` (false is a failure; where
+    it is empty, the status of the second source), `zero` and `nonzero` (this number is a failure). `ended` is an
+    instant less the milliseconds of the second source; `route` is a method and the first of the other sources that is
+    not empty, a URL without host and query.
     """
 
     target: str
     sources: tuple[str, ...]
     kind: Literal[
-        "text", "integer", "number", "instant", "true", "false", "status", "filled", "unexpected", "ended", "route"
-    ]
+        "text", "integer", "number", "instant", "true", "false", "status", "filled", "unexpected", "zero", "nonzero",
+        "ended", "route",
+    ]  # fmt: skip
     unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What one column holds: it starts with a text, starts with none, is one of them, is none of them, or is not 0.
+
+    A column without a value is of no known text: it meets `starts_not` only.
+    """
+
+    column: str
+    test: Literal["starts", "starts_not", "is", "is_not", "nonzero"]
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OtherRows:
+    """Rows of a file that are no requests: how they are known (all conditions), and what they are called."""
+
+    kind: LeftOutKind | None
+    """`None`: they describe what has a row of its own, and do not count as rows that were read."""
+    conditions: tuple[Condition, ...]
+    detail_column: str = ""
+    """Column that says what a row is, where the kind alone does not."""
+    failed: ColumnMap | None = None
+    """How failures among them are known, where not as among requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubResults:
+    """Columns by which a row is known as part of the request before it, as JMeter writes redirects and embedded files.
+
+    Such a row follows its parent among the rows of a thread, its time lies within the time of the parent, and its label
+    ends in `-0`, `-1`, …; the label of the first is that of the parent with such an ending.
+    """
+
+    label: str
+    thread: str = ""
+    """Empty: the file does not tell threads apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +108,20 @@ class FileLayout:
     delimiter: str = ","
     header: tuple[str, ...] = ()
     """All columns of the file, in its order."""
-    summary_rows: tuple[tuple[str, str], ...] = ()
-    """Rows that sum up others and are no requests: all of these columns start with these texts ('': are empty)."""
-    only: tuple[str, str] | None = None
-    """Column and the value that it has in rows of requests; other rows are of something else and passed over."""
+    others: tuple[OtherRows, ...] = ()
+    """Rows that are no requests; the first that matches decides. What matches none of them is a request."""
+    told_by: str = ""
+    """Column that tells requests from other rows, and must have a value."""
+    sub_results: SubResults | None = None
+    """How rows are known that are part of the request before them."""
+    count_column: str = ""
+    """Column with the number of requests that a row stands for: more than one is no request, but a statistic."""
     rewrite: Callable[[Path, Path], None] | None = None
     """Writes the file (first) as Parquet (second) where the store cannot read it itself."""
     line_column: str = ""
     """Column with the line that a row stands on, where the file was rewritten."""
+    advice: str = ""
+    """What to do where no row of the file is a request."""
     always_parts: bool = False
     """Several files of it are parts of one run, whatever their times: a service goes on while its log is rotated."""
 

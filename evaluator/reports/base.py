@@ -172,7 +172,7 @@ NOTABLE = 0.001
 
 
 def describe_left_out_rows(evidence: Evidence) -> str:
-    """What was read and is not judged: `of 3,600 + 3,588 rows read, 288 + 0 are of the warm-up`; empty where all is.
+    """What is left out: `not judged of 3,600 + 3,588 rows read: 288 + 0 requests of the warm-up`; empty where all is.
 
     A few rows of which none failed are left to the JSON.
     """
@@ -188,7 +188,7 @@ def describe_left_out_rows(evidence: Evidence) -> str:
             continue
         text = f"{_join_counts(rows)} {name_left_out(kind, detail)}"
         parts.append(f"{text} ({_join_counts(failures)} failed)" if any(failures) else text)
-    return f"of {_join_counts([arm.read for arm in arms])} rows read, {', '.join(parts)}" if parts else ""
+    return f"not judged of {_join_counts([arm.read for arm in arms])} rows read: {', '.join(parts)}" if parts else ""
 
 
 def _join_counts(counts: list[int]) -> str:

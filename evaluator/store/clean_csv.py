@@ -8,6 +8,7 @@ both ways: texts are put through the SQL of `foreign`, each different one once.
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,11 +27,13 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from evaluator.records import ColumnMap, FilePlan
+from evaluator.records import ColumnMap, FilePlan, LeftOutKind, OtherRows
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.store.engine import Engine
-from evaluator.store.foreign import GOOD, MICROS, SCALES, column_name, express, is_summary
+from evaluator.store.expressions import MICROS, SCALES, column_name, express, meet
+from evaluator.store.foreign import GOOD, LONGEST
 from evaluator.store.rollup import HIGHEST_MS
+from evaluator.store.sub_results import NUMBERED
 
 __all__ = ["CleanSegment", "write_clean_segment"]
 
@@ -59,6 +62,7 @@ class CleanSegment:
 
     rows: int
     summaries: int
+    failed_summaries: int
     first: datetime
     last: datetime
 
@@ -101,14 +105,23 @@ _HOW_WRITTEN: Mapping[str, Any] = {
 def _find_kinds(file: FilePlan) -> dict[str, pa.DataType] | None:
     """Say as what each column of the file is read; `None` where it cannot be read this way."""
     layout = file.layout
-    if layout.reader != "csv" or layout.only is not None or layout.rewrite is not None or file.path.endswith(".gz"):
+    if layout.reader != "csv" or layout.rewrite is not None or file.path.endswith(".gz"):
+        return None
+    if not all(_is_summary(rows) for rows in layout.others):
         return None
     asked = [(name, kind) for column in layout.columns for name, kind in _kinds_of(column)]
-    asked += [(name, _TEXT) for name, _ in layout.summary_rows]
+    asked += [(condition.column, _TEXT) for rows in layout.others for condition in rows.conditions]
+    asked += [(layout.sub_results.label, _TEXT)] if layout.sub_results else []
+    asked += [(layout.count_column, pa.float64())] if layout.count_column else []
     kinds = dict(asked)
     if None in kinds.values() or any(kinds[name] != kind for name, kind in asked):
         return None
     return kinds
+
+
+def _is_summary(rows: OtherRows) -> bool:
+    """Tell rows that are known by the text of one column and need no name."""
+    return rows.kind is LeftOutKind.SUMMARY and len(rows.conditions) == 1 and not (rows.failed or rows.detail_column)
 
 
 def _kinds_of(column: ColumnMap) -> Iterator[tuple[str, pa.DataType | None]]:
@@ -198,16 +211,24 @@ class _Piece:
 
     rows: pa.RecordBatch
     summaries: int
+    failed_summaries: int
+    labels: frozenset[str | None] = frozenset()
+    """By which parts of other requests would be known."""
     first_us: int | None = None
     last_us: int | None = None
 
 
 def _write(writer: pq.ParquetWriter, pieces: Iterator[_Piece]) -> CleanSegment:
-    count = summaries = 0
+    count = summaries = failed_summaries = 0
     firsts, lasts = [], []
     waiting: list[pa.RecordBatch] = []
+    labels: set[str | None] = set()
     for piece in pieces:
         count, summaries = count + piece.rows.num_rows, summaries + piece.summaries
+        failed_summaries += piece.failed_summaries
+        if not piece.labels <= labels:
+            labels |= piece.labels
+            _demand(not any(_name_parent(label) in labels for label in labels))
         if piece.first_us is not None and piece.last_us is not None:
             waiting.append(piece.rows)
             firsts.append(piece.first_us)
@@ -216,7 +237,15 @@ def _write(writer: pq.ParquetWriter, pieces: Iterator[_Piece]) -> CleanSegment:
             _flush(writer, waiting)
     _flush(writer, waiting)
     _demand(count > 0)
-    return CleanSegment(count, summaries, _to_time(min(firsts)), _to_time(max(lasts)))
+    first, last = _to_time(min(firsts)), _to_time(max(lasts))
+    _demand(last - first <= LONGEST)
+    return CleanSegment(count, summaries, failed_summaries, first, last)
+
+
+def _name_parent(label: str | None) -> str | bool:
+    """Name the request that a row with this label may be part of; `False` where it is none."""
+    found = re.match(NUMBERED, label) if label else None
+    return found[1] if found else False
 
 
 def _to_time(micros: int) -> datetime:
@@ -243,10 +272,11 @@ class _Rows:
     def convert(self, batch: pa.RecordBatch) -> _Piece:
         """Make request rows, without the rows that sum up others. Raises _NotPlain for a row that would be bad."""
         given = batch.num_rows
-        batch = self._leave_summaries_out(batch) if self.file.layout.summary_rows else batch
+        labels = self._labels(batch)
+        batch, failed_summaries = self._leave_summaries_out(batch) if self.file.layout.others else (batch, 0)
         rows, summaries = batch.num_rows, given - batch.num_rows
         failed = self._settle(batch, "failed", pa.bool_())
-        _demand(failed is not None and failed.null_count == 0)
+        _demand(failed is not None and failed.null_count == 0 and self._are_single(batch))
         micros = self._instants(batch)
         columns = {
             **{name: _repeat(value, rows) for name, value in self._constants.items()},
@@ -260,9 +290,15 @@ class _Rows:
             "response_bytes": self._whole_numbers(batch, "response_bytes"),
             "user_count": self._whole_numbers(batch, "user_count"),
         }
+        _demand(all(text is None or _is_name(text) for text in columns["endpoint"].dictionary.to_pylist()))
         filled = [pa.nulls(rows, f.type) if columns.get(f.name) is None else columns[f.name] for f in REQUEST_SCHEMA]
         whole = pa.RecordBatch.from_arrays(filled, schema=REQUEST_SCHEMA)
-        return _Piece(whole, summaries, int(micros.min()), int(micros.max())) if rows else _Piece(whole, summaries)
+        limits = (int(micros.min()), int(micros.max())) if rows else ()
+        return _Piece(whole, summaries, failed_summaries, labels, *limits)
+
+    def _labels(self, batch: pa.RecordBatch) -> frozenset[str | None]:
+        columns = self.file.layout.sub_results
+        return frozenset(batch[columns.label].dictionary.to_pylist()) if columns else frozenset()
 
     # -------------------------------------------------------------- numbers
 
@@ -278,6 +314,11 @@ class _Rows:
         _demand(bool(((micros >= 0) & (micros <= self._latest_us)).all()))
         whole: npt.NDArray[np.int64] = micros.astype(np.int64, copy=False)
         return whole
+
+    def _are_single(self, batch: pa.RecordBatch) -> bool:
+        """Tell whether no row stands for several requests."""
+        name = self.file.layout.count_column
+        return not name or not pc.any(pc.greater(batch[name], 1.0)).as_py()
 
     def _whole_numbers(self, batch: pa.RecordBatch, target: str) -> pa.Array | None:
         column = self._columns.get(target)
@@ -331,6 +372,8 @@ class _Rows:
         expression = express(self.file, column)
         if target == "status_code":
             expression = f"nullif({expression}, 0)"
+        if len(column.sources) > 1:
+            return self._look_up_together(batch, column, expression, kind)
         return self._look_up(batch[column.sources[0]], column.sources[0], expression, kind)
 
     def _look_up(self, given: pa.DictionaryArray, source: str, expression: str, kind: pa.DataType) -> pa.Array:
@@ -345,18 +388,60 @@ class _Rows:
         codes = given.indices.fill_null(len(texts) - 1) if given.null_count else given.indices
         return values.take(codes)
 
-    def _leave_summaries_out(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        marked = [
-            self._look_up(batch[name], name, is_summary(self.file, name, text), pa.bool_())
-            for name, text in self.file.layout.summary_rows
-        ]
-        found = reduce(pc.and_, marked)
-        return batch.filter(pc.invert(found)) if pc.any(found).as_py() else batch
+    def _look_up_together(
+        self, batch: pa.RecordBatch, column: ColumnMap, expression: str, kind: pa.DataType
+    ) -> pa.Array:
+        """Look up what follows from several columns, each combination once."""
+        rows = batch.num_rows
+        codes = np.zeros(rows, np.int64)
+        texts: list[list[str | None]] = []
+        size = 1
+        for number, name in enumerate(column.sources):
+            given = batch[name]
+            if number == 0 and column.kind == "filled":
+                # Only whether there is a text counts, and no two need be alike.
+                texts.append(["text", None])
+                indices = pc.is_null(given).cast(pa.int64()).to_numpy(zero_copy_only=False)
+            else:
+                texts.append([*given.dictionary.to_pylist(), None])
+                indices = given.indices.fill_null(len(given.dictionary)).to_numpy(zero_copy_only=False)
+            size *= len(texts[-1])
+            _demand(size <= _MOST_PAIRS)
+            codes = codes * len(texts[-1]) + indices
+        met = np.flatnonzero(np.bincount(codes, minlength=size))
+        places = np.unravel_index(met, [len(known) for known in texts])
+        combined = [[known[k] for k in place] for known, place in zip(texts, places, strict=True)]
+        names = [column_name(self.file, source) for source in column.sources]
+        lists = ", ".join(f"unnest(CAST(? AS VARCHAR[])) AS {name}" for name in names)
+        with self._lock:
+            found = self._engine.execute(f"SELECT {expression} FROM (SELECT {lists})", combined).fetchall()
+        values = np.zeros(size, np.int64)
+        values[met] = np.arange(len(met))
+        return pa.array([value for (value,) in found], kind).take(pa.array(values[codes]))
+
+    def _leave_summaries_out(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
+        """Leave out rows that sum up others, and count the failures among them."""
+        found = reduce(
+            pc.or_,
+            (
+                self._look_up(batch[name], name, meet(self.file, rows.conditions), pa.bool_())
+                for rows in self.file.layout.others
+                for name in (rows.conditions[0].column,)
+            ),
+        )
+        if not pc.any(found).as_py():
+            return batch, 0
+        failed = self._settle(batch.filter(found), "failed", pa.bool_())
+        return batch.filter(pc.invert(found)), int(pc.sum(failed).as_py() or 0)
 
 
 def _demand(plain: bool) -> None:  # noqa: FBT001 - what is demanded is what is said
     if not plain:
         raise _NotPlain
+
+
+def _is_name(text: str) -> bool:
+    return bool(text.strip()) and "\n" not in text
 
 
 def _repeat(text: str, rows: int) -> pa.DictionaryArray:

@@ -6,43 +6,46 @@ import csv
 import gzip
 import itertools
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TextIO, cast
 
 from evaluator.errors import InputError
-from evaluator.records import ColumnMap, FilePlan
+from evaluator.records import ColumnMap, FilePlan, LeftOutKind
 from evaluator.store.engine import Engine, quote
+from evaluator.store.expressions import column_name, express, is_nothing, meet
 from evaluator.store.rollup import HIGHEST_MS
+from evaluator.store.sub_results import find_sub_results
 
 __all__ = [
-    "BAD",
     "GOOD",
-    "MICROS",
-    "SCALES",
-    "SUMMARY",
+    "Period",
     "Rejected",
-    "column_name",
-    "express",
     "find_bad_row",
     "find_line",
+    "find_period",
     "find_rejected",
-    "is_summary",
+    "mark_strays",
     "open_text",
     "select_rows",
+    "split_mark",
     "word_rejection",
 ]
 
-GOOD, BAD, SUMMARY = "import", "bad row", "summary row"
-"""Marks, written to the column `worker`, which foreign files do not have."""
+GOOD = "import"
+"""Mark of a request. Marks stand in the column `worker`, which foreign files do not have."""
 
-SCALES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "ns": 0.000001}
-"""Unit of a time → milliseconds."""
+_SEPARATOR = "\x1f"
+_BAD = f"{LeftOutKind.BAD_ROW}{_SEPARATOR}"
 
-MICROS = {"s": 1_000_000.0, "ms": 1000.0, "us": 1.0, "ns": 0.001}
-"""Unit of an instant → microseconds."""
+
+def split_mark(mark: str) -> tuple[LeftOutKind, str]:
+    """Take a mark of what is no request apart: its kind, and what the row is called."""
+    kind, _, detail = mark.partition(_SEPARATOR)
+    return LeftOutKind(kind), detail
 
 
 def select_rows(file: FilePlan, latest: datetime) -> str:
@@ -75,22 +78,29 @@ def _express_exception(file: FilePlan, exprs: Mapping[str, str]) -> str:
 def _select_required(file: FilePlan, *, whole: bool = False) -> str:
     """Write the query that adds the required columns under names of their own to those of the file.
 
-    `whole`: with the rows that are not of requests, as lines are counted.
+    `whole`: with the rows that do not count as rows, as lines are counted.
     """
     exprs = _expressions(file)
     return f"""
         SELECT
             {exprs["ts"]} AS ts, {exprs["endpoint"]} AS endpoint, {exprs["response_time_ms"]} AS ms,
-            {exprs["failed"]} AS failed, raw.*
-        FROM ({_read(file)}) AS raw {"" if whole else f"WHERE {_wanted(file)}"}"""
+            {_express_failed(file, exprs["failed"])} AS failed, raw.*
+        FROM ({_read(file)}) AS raw {"" if whole else f"WHERE {_counts(file)}"}"""
 
 
-def _wanted(file: FilePlan) -> str:
-    """Write the condition for rows of requests; a row that cannot be told is one, so that it is found to be bad."""
-    if file.layout.only is None:
-        return "true"
-    name, value = file.layout.only
-    return f"coalesce({column_name(file, name)} = {quote(value)}, true)"
+def _express_failed(file: FilePlan, of_requests: str) -> str:
+    cases = [
+        f"WHEN {meet(file, rows.conditions)} THEN {express(file, rows.failed)}"
+        for rows in file.layout.others
+        if rows.failed is not None
+    ]
+    return f"CASE {' '.join(cases)} ELSE {of_requests} END" if cases else of_requests
+
+
+def _counts(file: FilePlan) -> str:
+    """Write the condition for rows that count: all but those that describe what has a row of its own."""
+    told = [f"NOT ({meet(file, rows.conditions)})" for rows in file.layout.others if rows.kind is None]
+    return " AND ".join(told) or "true"
 
 
 def _read(file: FilePlan) -> str:
@@ -102,11 +112,16 @@ def _read(file: FilePlan) -> str:
     if layout.reader == "k6":
         return f"SELECT {renamed} FROM ({_read_k6(file)})"
     columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in layout.header)
-    return f"""
+    table = f"""
         SELECT {renamed}
         FROM read_csv(
             {quote(file.path)}, auto_detect = false, header = true, delim = {quote(layout.delimiter)}, quote = '"',
             escape = '"', columns = {{{columns}}}, store_rejects = true)"""
+    if layout.sub_results is None:
+        return table
+    exprs = _expressions(file)
+    transactions = [meet(file, rows.conditions) for rows in layout.others if rows.kind is LeftOutKind.SUMMARY]
+    return find_sub_results(file, table, exprs["ts"], exprs["response_time_ms"], " OR ".join(transactions) or "false")
 
 
 def _read_k6(file: FilePlan) -> str:
@@ -124,135 +139,129 @@ def _read_k6(file: FilePlan) -> str:
 
 
 def _is_read(file: FilePlan, name: str) -> bool:
-    used = {source for column in file.layout.columns for source in column.sources}
-    marks = {column for column, _ in (*file.layout.summary_rows, *([file.layout.only] if file.layout.only else []))}
-    return name in used | marks | {file.layout.line_column}
+    layout = file.layout
+    used = {source for column in layout.columns for source in column.sources}
+    used |= {condition.column for rows in layout.others for condition in rows.conditions}
+    used |= {source for rows in layout.others if rows.failed for source in rows.failed.sources}
+    used |= {rows.detail_column for rows in layout.others} | {layout.line_column, layout.count_column, layout.told_by}
+    if layout.sub_results:
+        used |= {layout.sub_results.label, layout.sub_results.thread}
+    return name in used
 
 
 def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def column_name(file: FilePlan, source: str) -> str:
-    """Name a column of the file as queries do."""
-    return f"c{file.layout.header.index(source)}"
-
-
-# ------------------------------------------------------------------ columns
-
-
 def _expressions(file: FilePlan) -> dict[str, str]:
     return {column.target: express(file, column) for column in file.layout.columns}
 
 
-def express(file: FilePlan, column: ColumnMap) -> str:
-    """Write the expression that makes a column of the request row."""
-    names = [column_name(file, source) for source in column.sources]
-    if column.kind == "instant":
-        return _instant(names[0], column.unit)
-    if column.kind == "ended":
-        spent = f"to_microseconds(CAST(round(coalesce(TRY_CAST({names[1]} AS DOUBLE), 0) * 1000) AS BIGINT))"
-        return f"({_instant(names[0], column.unit)}) - {spent}"
-    if column.kind == "route":
-        return _route(names)
-    return _EXPRESSIONS[column.kind].format(
-        name=names[0],
-        second=names[-1],
-        texts=", ".join(f"CAST({name} AS VARCHAR)" for name in names),
-        integer=_INTEGERS.get(column.target),
-        scale=SCALES.get(column.unit),
-    )
+# ------------------------------------------------------------------ marks
 
-
-_EXPRESSIONS = {
-    "text": "concat_ws(' ', {texts})",
-    "integer": "TRY_CAST({name} AS {integer})",
-    "number": "TRY_CAST({name} AS DOUBLE) * {scale}",
-    "true": "TRY_CAST({name} AS BOOLEAN)",
-    "false": "NOT TRY_CAST({name} AS BOOLEAN)",
-    "status": "coalesce(TRY_CAST({name} AS INTEGER) NOT BETWEEN 1 AND 399, true)",
-    "unexpected": (
-        "coalesce(NOT TRY_CAST({name} AS BOOLEAN), TRY_CAST({second} AS INTEGER) NOT BETWEEN 1 AND 399, true)"
-    ),
-    "filled": "coalesce(CAST({name} AS VARCHAR), '') <> ''",
-}
-
-_INTEGERS = {"response_bytes": "BIGINT", "status_code": "SMALLINT", "user_count": "INTEGER"}
-
-
-def _route(names: list[str]) -> str:
-    """Write the expression for a method and a path; a name that is no URL stays as it is."""
-    filled = [f"nullif({name}, '')" for name in names[1:]]
-    target = f"coalesce({', '.join(filled)})"
-    path = f"regexp_replace(regexp_replace({target}, '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*', ''), '[?#].*$', '')"
-    is_url = f"regexp_matches({target}, '^[A-Za-z][A-Za-z0-9+.-]*://')"
-    shown = f"CASE WHEN {is_url} THEN coalesce(nullif({path}, ''), '/') ELSE {target} END"
-    return f"CASE WHEN {target} IS NOT NULL THEN concat_ws(' ', nullif({names[0]}, ''), {shown}) END"
-
-
-_LAST_MICROS = 9e18
 _EARLIEST = "TIMESTAMPTZ '1970-01-01 00:00:00+00'"
 
 
-def _instant(name: str, unit: str) -> str:
-    if unit == "iso":
-        return f"TRY_CAST({name} AS TIMESTAMPTZ)"
-    micros = f"TRY_CAST({name} AS DOUBLE) * {MICROS[unit]}"
-    whole = f"CASE WHEN abs({micros}) < {_LAST_MICROS} THEN CAST(round({micros}) AS BIGINT) END"
-    return f"make_timestamp({whole}) AT TIME ZONE 'UTC'"
+def _mark(file: FilePlan, exprs: dict[str, str], latest: datetime) -> str:
+    return f"""
+        CASE
+            {_mark_others(file)}
+            WHEN ({_problem(file, exprs, latest)}) IS NOT NULL THEN {quote(_BAD)}
+            ELSE '{GOOD}'
+        END"""
 
 
-# ------------------------------------------------------------------ marks
+def _mark_others(file: FilePlan) -> str:
+    cases = []
+    for rows in file.layout.others:
+        if rows.kind is not None:
+            detail = f"coalesce(left({column_name(file, rows.detail_column)}, 60), '')" if rows.detail_column else "''"
+            cases.append(f"WHEN {meet(file, rows.conditions)} THEN {quote(rows.kind + _SEPARATOR)} || {detail}")
+    if file.layout.sub_results is not None:
+        cases.append(f"WHEN is_sub_result THEN {quote(LeftOutKind.PART + _SEPARATOR)}")
+    return " ".join(cases)
 
 
-def _problem(file: FilePlan, exprs: dict[str, str], latest: datetime) -> str:
-    """Write the expression for the target that makes a row bad; NULL where it is good."""
+def _problem(file: FilePlan, exprs: dict[str, str], latest: datetime, period: Period | None = None) -> str:
+    """Write the expression for what makes a row bad, mostly the name of a target; NULL where it is good."""
     optional = " ".join(
         f"WHEN {exprs[target]} IS NULL AND nullif(CAST({_source(file, target)} AS VARCHAR), '') IS NOT NULL"
         f" THEN '{target}'"
         for target in ("response_bytes", "user_count")
         if target in exprs
     )
+    names = _column(file, "endpoint")
+    unnamed = " OR ".join(
+        f"coalesce(trim(CAST({column_name(file, source)} AS VARCHAR)), '') = ''"
+        for source in (names.sources if names.kind == "text" else ())
+    )
+    count, told_by = file.layout.count_column, file.layout.told_by
     return f"""
         CASE
-            WHEN ts IS NULL OR ts NOT BETWEEN {_EARLIEST} AND TIMESTAMPTZ '{latest.isoformat()}' THEN 'ts'
-            WHEN coalesce(endpoint, '') = '' THEN 'endpoint'
+            {f"WHEN TRY_CAST({column_name(file, count)} AS DOUBLE) > 1 THEN 'count'" if count else ""}
+            {f"WHEN ts IS NOT NULL AND coalesce({column_name(file, told_by)}, '') = '' THEN 'kind'" if told_by else ""}
+            WHEN ts IS NULL OR ts < {_EARLIEST} THEN 'ts'
+            WHEN ts > {_instant(latest)} THEN 'future'
+            {f"WHEN {period.excludes('ts')} THEN 'stray'" if period else ""}
+            WHEN coalesce(trim(endpoint), '') = '' OR {unnamed or "false"} THEN 'endpoint'
+            WHEN contains(endpoint, chr(10)) THEN 'lines'
             WHEN failed IS NULL THEN 'failed'
-            WHEN ms IS NULL AND NOT (failed AND {_is_empty(file, "response_time_ms")}) THEN 'response_time_ms'
+            WHEN ms IS NULL AND NOT (failed AND {is_nothing(_source(file, "response_time_ms"))}) THEN 'response_time_ms'
             WHEN NOT (isfinite(ms) AND ms BETWEEN 0 AND {HIGHEST_MS}) THEN 'response_time_ms'
             {optional}
         END"""
 
 
 def _source(file: FilePlan, target: str) -> str:
-    return column_name(file, _sources(file, target)[0])
+    return column_name(file, _column(file, target).sources[0])
 
 
-def _sources(file: FilePlan, target: str) -> tuple[str, ...]:
-    return next(column.sources for column in file.layout.columns if column.target == target)
+def _column(file: FilePlan, target: str) -> ColumnMap:
+    return next(column for column in file.layout.columns if column.target == target)
 
 
-def _is_empty(file: FilePlan, target: str) -> str:
-    return f"nullif(CAST({_source(file, target)} AS VARCHAR), '') IS NULL"
+def _instant(time: datetime) -> str:
+    return f"TIMESTAMPTZ '{time.isoformat()}'"
 
 
-def _summary(file: FilePlan) -> str:
-    return " AND ".join(is_summary(file, name, text) for name, text in file.layout.summary_rows) or "false"
+# ------------------------------------------------------------------ times far from all others
+
+LONGEST = timedelta(days=366)
+"""A request further than this from the middle of a file has a time that a broken clock or none gave."""
+
+_FIRST_REAL = "TIMESTAMPTZ '2000-01-01 00:00:00+00'"
 
 
-def is_summary(file: FilePlan, name: str, text: str) -> str:
-    """Write one condition of rows that sum up others: the column starts with the text; without one it is empty."""
-    column = column_name(file, name)
-    return f"starts_with(coalesce({column}, ''), {quote(text)})" if text else f"coalesce({column}, '') = ''"
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The time around which the requests of a file lie, where some lie far from it."""
+
+    middle: datetime
+
+    def excludes(self, name: str) -> str:
+        """Write the condition that an instant lies too far away."""
+        return f"{name} NOT BETWEEN {_instant(self.middle - LONGEST)} AND {_instant(self.middle + LONGEST)}"
 
 
-def _mark(file: FilePlan, exprs: dict[str, str], latest: datetime) -> str:
-    return f"""
-        CASE
-            WHEN {_summary(file)} THEN '{SUMMARY}'
-            WHEN ({_problem(file, exprs, latest)}) IS NOT NULL THEN '{BAD}'
-            ELSE '{GOOD}'
-        END"""
+def find_period(engine: Engine, staged: Path) -> Period | None:
+    """Tell around which time the requests of a file lie; `None` where all lie within a year.
+
+    Times that count from the start of a test are of 1970: where there are real ones too, those are right.
+    """
+    chosen = "FROM read_parquet(?) WHERE worker = ?"
+    first, last = engine.execute(f"SELECT min(ts), max(ts) {chosen}", [str(staged), GOOD]).fetchall()[0]
+    if first is None or last - first <= LONGEST:
+        return None
+    query = f"SELECT quantile_disc(ts, 0.5) FILTER (ts >= {_FIRST_REAL}), quantile_disc(ts, 0.5) {chosen}"
+    real, any_time = engine.execute(query, [str(staged), GOOD]).fetchall()[0]
+    return Period(real or any_time)
+
+
+def mark_strays(period: Period | None) -> str:
+    """Write the expression for the mark of a staged row, with those that lie too far from the others."""
+    if period is None:
+        return "worker"
+    return f"CASE WHEN worker = '{GOOD}' AND {period.excludes('ts')} THEN {quote(_BAD)} ELSE worker END"
 
 
 # ------------------------------------------------------------------ what is wrong with a row
@@ -270,18 +279,37 @@ class Rejected:
 
 
 def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
-    """Tell which rows the last reading of a CSV file rejected, and forget them."""
+    """Tell which rows the last reading of a CSV file rejected, and forget them.
+
+    A quote that is never closed takes the rows after it along, and they count. Raises InputError where they are too
+    many to be seen.
+    """
     if file.layout.reader != "csv":
         return Rejected()
     rows = engine.execute(
-        "SELECT line, coalesce(column_name, ''), error_message FROM reject_errors ORDER BY ALL"
+        "SELECT line, coalesce(column_name, ''), error_message, error_type, coalesce(csv_line, '')"
+        " FROM reject_errors ORDER BY ALL"
     ).fetchall()
     engine.execute("DROP TABLE reject_errors")
     engine.execute("DROP TABLE reject_scans")
     if not rows:
         return Rejected()
-    line, column, message = rows[0]
-    return Rejected(len({row[0] for row in rows}), int(line), column, word_rejection(message))
+    counts = {}
+    for line, _, message, kind, text in rows:
+        swallows = kind == "UNQUOTED VALUE"
+        if swallows and len(text) >= _SHOWN_OF_LINE:
+            place = find_line(Path(file.path), file.layout.delimiter, int(line))
+            raise InputError(
+                f"{file.path}:{place}: {word_rejection(message)}; nothing tells where its row ends",
+                hint="mend the file: with --skip-bad-rows, too, the rows after it could not be read",
+            )
+        counts[line] = sum(1 for one in text.splitlines() if one.strip()) if swallows else 1
+    line, column, message, _, _ = rows[0]
+    return Rejected(sum(counts.values()), int(line), column, word_rejection(message))
+
+
+_SHOWN_OF_LINE = 10_000
+"""Characters of a rejected row that DuckDB shows."""
 
 
 def word_rejection(message: str) -> str:
@@ -292,49 +320,65 @@ def word_rejection(message: str) -> str:
         return f"the row has {found} value{'s' if found != 1 else ''}, the header {wanted}"
     if "unterminated quote" in message.lower():
         return "a quote is opened and never closed, here or in a row before"
-    return " ".join(message.split())[:200]
+    first = message.split("Possible fixes", maxsplit=1)[0].split("\n\n", maxsplit=1)[0]
+    return " ".join(re.sub(r"^(\w+ )+Error: ", "", first).split())[:200]
 
 
-def find_bad_row(engine: Engine, file: FilePlan, latest: datetime, rejected: Rejected, count: int) -> InputError:
+def find_bad_row(
+    engine: Engine, file: FilePlan, latest: datetime, period: Period | None, rejected: Rejected, count: int
+) -> InputError:
     """Describe the first bad row of a file: file, line, column and value."""
     if rejected.count:
         where = f"{file.path}:{find_line(Path(file.path), file.layout.delimiter, rejected.record)}"
         text = f"{where}: {rejected.reason}" + (f" (column '{rejected.column}')" if rejected.column else "")
     else:
-        text = _describe_bad_value(engine, file, latest)
+        text = _describe_bad_value(engine, file, latest, period)
     more = f"; {count} rows of this file cannot be used" if count > 1 else ""
     return InputError(
         f"{text}{more}; nothing was imported", hint="mend the file, or leave such rows out with --skip-bad-rows"
     )
 
 
-def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime) -> str:
+def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, period: Period | None) -> str:
     exprs = _expressions(file)
+    shown = {column.target: _shown(column) for column in file.layout.columns}
+    shown |= {
+        "stray": shown["ts"],
+        "future": shown["ts"],
+        "lines": shown["endpoint"],
+        "count": (file.layout.count_column,),
+        "kind": (file.layout.told_by,),
+    }
     values = " ".join(
-        f"WHEN '{column.target}' THEN concat_ws(' ', {', '.join(column_name(file, s) for s in _shown(column))})"
-        for column in file.layout.columns
+        f"WHEN '{problem}' THEN concat_ws(' ', {', '.join(column_name(file, source) for source in sources)})"
+        for problem, sources in shown.items()
+        if all(sources)
     )
     line = column_name(file, file.layout.line_column) if file.layout.line_column else "number"
+    number = "record" if file.layout.sub_results and file.layout.reader == "csv" else "row_number() OVER ()"
     engine.execute("SET preserve_insertion_order = true")
     rows = engine.execute(
         f"""SELECT {line}, problem, CASE problem {values} END
         FROM (
-            SELECT *, {_problem(file, exprs, latest)} AS problem FROM (
-                SELECT *, row_number() OVER () AS number FROM ({_select_required(file, whole=True)})))
-        WHERE problem IS NOT NULL AND {_wanted(file)} AND NOT ({_summary(file)}) ORDER BY number LIMIT 1"""
+            SELECT *, {_problem(file, exprs, latest, period)} AS problem FROM (
+                SELECT *, {number} AS number FROM ({_select_required(file, whole=True)}))
+            WHERE {_counts(file)} AND CASE {_mark_others(file)} WHEN true THEN '' END = '')
+        WHERE problem IS NOT NULL ORDER BY number LIMIT 1"""
     ).fetchall()
     engine.execute("SET preserve_insertion_order = false")
-    number, target, value = rows[0]
-    source = " + ".join(_shown(next(column for column in file.layout.columns if column.target == target)))
-    place = _place(file, int(number))
-    if file.layout.reader == "k6" and not value and target == "ts":
-        return f"{file.path}:{place}: the line is no point of k6"
-    return f"{file.path}:{place}: column '{source}' has {_say(value)}, {_REASONS[target]}"
+    found, problem, value = rows[0]
+    where = f"{file.path}:{_place(file, int(found))}"
+    if file.layout.reader == "k6" and not value and problem == "ts":
+        return f"{where}: the line is no point of k6"
+    reason = _give_reason(problem, value, period)
+    if file.layout.reader == "k6" and problem == "failed":
+        reason += " (k6 writes expected_response and status unless --system-tags leaves them out)"
+    return f"{where}: column '{' + '.join(shown[problem])}' has {_say(value)}, {reason}"
 
 
 def _shown(column: ColumnMap) -> tuple[str, ...]:
     """Name the sources that a message is about."""
-    return column.sources[:1] if column.kind == "ended" else column.sources
+    return column.sources[: {"ended": 1, "filled": 2}.get(column.kind)]
 
 
 def _place(file: FilePlan, number: int) -> str:
@@ -349,13 +393,36 @@ def _place(file: FilePlan, number: int) -> str:
 
 
 def _say(value: str | None) -> str:
-    return "no value" if value in (None, "") else f"the value '{str(value)[:80]}'"
+    return "no value" if value is None or not value.strip() else f"the value '{_in_one_line(value)[:80]}'"
+
+
+def _in_one_line(text: str) -> str:
+    return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _give_reason(problem: str, value: str | None, period: Period | None) -> str:
+    if problem == "stray" and period is not None:
+        return f"a year or more from the times around it, which are of {period.middle:%Y-%m-%d}"
+    if problem == "failed" and (value is None or not value.strip()):
+        return "and so nothing tells whether the request failed"
+    reason = _REASONS[problem]
+    if (
+        value is not None
+        and re.fullmatch(r"\s*\d[\d.,' \u00a0]*\s*", value)
+        and re.search(r"[,' \u00a0]", value.strip())
+    ):
+        return f"{reason}: numbers are written with a decimal point and nothing between thousands"
+    return reason
 
 
 _REASONS = {
     "ts": "not a time from 1970 up to now, as a number or like 2026-11-24 16:00:00",
+    "future": "a time in the future",
+    "kind": "and so nothing tells what the row is",
+    "count": "so the row sums up several requests; let JMeter send each sample (sample sender mode Standard)",
+    "lines": "which goes over several lines: a quote before it is not closed",
     "endpoint": "not the name of an endpoint",
-    "failed": "neither true nor false",
+    "failed": "which does not tell whether the request failed (true and false, 1 and 0, yes and no, or a status do)",
     "response_time_ms": "not a time of 0 to 31 years",
     "response_bytes": "not a number of bytes",
     "user_count": "not a number of users",
@@ -370,7 +437,7 @@ def find_line(path: Path, delimiter: str, record: int) -> int:
             for _ in itertools.islice(reader, record - 1):
                 pass
             return reader.line_num + 1
-    except (OSError, csv.Error):
+    except (OSError, EOFError, zlib.error, csv.Error):
         return record
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import duckdb
 
 from evaluator.errors import InputError, StoreError
 from evaluator.records import (
@@ -31,7 +35,16 @@ from evaluator.segments import run_folder, segment_name
 from evaluator.store import catalogue
 from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
-from evaluator.store.foreign import BAD, GOOD, SUMMARY, find_bad_row, find_rejected, select_rows
+from evaluator.store.foreign import (
+    GOOD,
+    find_bad_row,
+    find_period,
+    find_rejected,
+    mark_strays,
+    select_rows,
+    split_mark,
+    word_rejection,
+)
 from evaluator.store.inspection import Inspection
 from evaluator.store.landed_files import find_landed, find_same, hash_files, match_landed
 from evaluator.store.landing import Segment, Target, write_cells, write_manifest
@@ -39,11 +52,16 @@ from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import data_dir_of, prepare_data_dir
 from evaluator.store.rollup import find_grid_us, roll_up
 from evaluator.store.run_segments import SegmentRows, TimeLimits, count_inside, find_pause_s, give_run
+from evaluator.store.sub_results import forget_sub_results
+from evaluator.wording import list_left_out
 
 __all__ = ["Place", "import_files"]
 
-LATEST = timedelta(days=1)
-"""How far a clock may be ahead of ours."""
+AHEAD = timedelta(hours=1)
+"""How far the clock of who wrote a file may be ahead of ours."""
+
+AHEAD_LOCAL = timedelta(hours=15)
+"""As much for a time of day, which may be local: fourteen hours ahead of UTC at the most, and a clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +117,7 @@ def _convert(
 ) -> _Part:
     """Make a segment of one file: in one pass where nothing is wrong with it, else by SQL, which tells what is."""
     path = place.folder(run) / segment_name(file.arm, file.number)
-    latest = datetime.now(UTC) + LATEST
+    latest = _find_latest(file)
     constants = {"run": run.id, "arm": file.arm, "service": plan.service}
     try:
         if not file.sensitive and (part := _convert_clean(engine, path, run, file, constants, latest, inspection)):
@@ -107,8 +125,17 @@ def _convert(
         with _rewritten(file) as readable:
             part = _convert_any(engine, path, run, readable, constants, latest, skip=plan.skip_bad_rows)
             return dataclasses.replace(part, file=file)
+    except InputError:
+        inspection.verify(file)
+        raise
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _find_latest(file: FilePlan) -> datetime:
+    """Tell the latest time that a request of a file may have."""
+    unit = next(column.unit for column in file.layout.columns if column.target == "ts")
+    return datetime.now(UTC) + (AHEAD_LOCAL if unit == "iso" else AHEAD)
 
 
 def _convert_clean(
@@ -125,7 +152,8 @@ def _convert_clean(
     if done is None or not inspection.has_plain_quotes(file):
         return None
     staged.replace(path)
-    return _Part(run, file, path, done.rows, done.first, done.last, _left_out(file, summaries=done.summaries))
+    summaries = LeftOut(file.arm, LeftOutKind.SUMMARY, done.summaries, done.failed_summaries)
+    return _Part(run, file, path, done.rows, done.first, done.last, (summaries,) if summaries.rows else ())
 
 
 @contextmanager
@@ -138,6 +166,8 @@ def _rewritten(file: FilePlan) -> Iterator[FilePlan]:
         target = Path(folder) / "rewritten.parquet"
         try:
             file.layout.rewrite(Path(file.path), target)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise InputError(f"{file.path} is cut short or damaged: {error}", hint="fetch it again") from error
         except OSError as error:
             raise InputError(f"{file.path} cannot be rewritten as a table: {error.strerror or error}") from error
         yield dataclasses.replace(file, rewritten=str(target))
@@ -154,38 +184,82 @@ def _convert_any(
     skip: bool,
 ) -> _Part:
     staged = path.with_name(path.name + ".tmp")
-    engine.execute(f"COPY ({select_rows(file, latest)}) TO {quote(str(staged))} (FORMAT parquet)", dict(constants))
-    counts = _count_marks(engine, staged)
+    with _reading(file, staged):
+        file = forget_sub_results(engine, file) if file.layout.reader == "csv" else file
+        # What belongs to a request is told by the order of the rows.
+        engine.execute(f"SET preserve_insertion_order = {'true' if file.layout.sub_results else 'false'}")
+        engine.execute(f"COPY ({select_rows(file, latest)}) TO {quote(str(staged))} (FORMAT parquet)", dict(constants))
+        engine.execute("SET preserve_insertion_order = false")
+    period = find_period(engine, staged)
+    mark = mark_strays(period)
+    good, marked = _count_marks(engine, staged, mark, file.arm)
     rejected = find_rejected(engine, file)
-    skipped = counts.get(BAD, 0) + rejected.count
-    if skipped and not skip:
-        raise find_bad_row(engine, file, latest, rejected, skipped)
-    _keep_good(engine, staged, path, counts)
-    if not counts.get(GOOD):
-        raise InputError(f"{file.path} has no row that can be used ({skipped} were skipped)")
+    bad = sum(part.rows for part in marked if part.kind is LeftOutKind.BAD_ROW) + rejected.count
+    if bad and not skip:
+        raise find_bad_row(engine, file, latest, period, rejected, bad)
+    left_out = (*marked, LeftOut(file.arm, LeftOutKind.BAD_ROW, rejected.count)) if rejected.count else marked
+    if not good:
+        hint = file.layout.advice if left_out else "the tool that wrote it has recorded no request"
+        raise InputError(_say_no_request(file, left_out), hint=hint or None)
+    _keep_good(engine, staged, path, mark, all_good=not marked)
     first, last = engine.execute("SELECT min(ts), max(ts) FROM read_parquet(?)", [str(path)]).fetchall()[0]
-    left_out = _left_out(file, skipped=skipped, summaries=counts.get(SUMMARY, 0))
-    return _Part(run, file, path, counts[GOOD], first.astimezone(UTC), last.astimezone(UTC), left_out)
+    return _Part(run, file, path, good, first.astimezone(UTC), last.astimezone(UTC), left_out)
 
 
-def _left_out(file: FilePlan, *, skipped: int = 0, summaries: int = 0) -> tuple[LeftOut, ...]:
-    kinds = ((LeftOutKind.BAD_ROW, skipped), (LeftOutKind.SUMMARY, summaries))
-    return tuple(LeftOut(file.arm, kind, rows) for kind, rows in kinds if rows)
+@contextmanager
+def _reading(file: FilePlan, target: Path) -> Iterator[None]:
+    """Turn what DuckDB says of a file that it cannot read into an InputError; what it says of `target` is not that."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if isinstance(error, duckdb.IOException) and "GZIP" not in str(error) and file.path not in str(error):
+            raise
+        if isinstance(error, duckdb.OutOfMemoryException) or str(target) in str(error):
+            raise
+        hint = "fetch it again" if file.path.endswith(".gz") else "write it anew with the tool that it is from"
+        raise InputError(f"{file.path} cannot be read: {word_rejection(str(error))}", hint=hint) from error
 
 
-def _count_marks(engine: Engine, staged: Path) -> dict[str, int]:
-    rows = engine.execute("SELECT worker, count(*) FROM read_parquet(?) GROUP BY ALL", [str(staged)]).fetchall()
-    return {mark: int(count) for mark, count in rows}
+def _count_marks(engine: Engine, staged: Path, mark: str, arm: str) -> tuple[int, tuple[LeftOut, ...]]:
+    """Count requests, and what is left out by kind; beyond some twenty names of one kind, the rest has none."""
+    rows = engine.execute(
+        f"SELECT {mark} AS mark, count(*) AS n, count(*) FILTER (failed) FROM read_parquet(?)"
+        " GROUP BY ALL ORDER BY n DESC, mark",
+        [str(staged)],
+    ).fetchall()
+    good = sum(count for found, count, _ in rows if found == GOOD)
+    counts: Counter[tuple[LeftOutKind, str]] = Counter()
+    failures: Counter[tuple[LeftOutKind, str]] = Counter()
+    for found, count, failed in rows:
+        if found != GOOD:
+            kind, detail = split_mark(found)
+            key = (kind, detail if len(counts) < _MOST_NAMES else "")
+            counts[key] += count
+            failures[key] += failed
+    return good, tuple(LeftOut(arm, kind, n, failures[kind, detail], detail) for (kind, detail), n in counts.items())
 
 
-def _keep_good(engine: Engine, staged: Path, path: Path, counts: Mapping[str, int]) -> None:
+_MOST_NAMES = 20
+
+
+def _say_no_request(file: FilePlan, left_out: Sequence[LeftOut]) -> str:
+    """Say what the rows of a file are, none of which is a request."""
+    rows = sum(part.rows for part in left_out)
+    if not rows:
+        return f"{file.path} has no row of a request"
+    if {part.kind for part in left_out} == {LeftOutKind.SUMMARY}:
+        return f"{file.path}: all {rows:,} rows sum up transactions: it has no row of a single request"
+    return f"{file.path} has no request that can be used; its {rows:,} rows are {list_left_out(left_out)}"
+
+
+def _keep_good(engine: Engine, staged: Path, path: Path, mark: str, *, all_good: bool) -> None:
     """Give the segment its name; write it again without the marked rows only where there are any."""
-    if set(counts) <= {GOOD}:
+    if all_good:
         staged.replace(path)
         return
     again = path.with_name(path.name + ".again.tmp")
     engine.execute(
-        f"COPY (SELECT * FROM read_parquet({quote(str(staged))}) WHERE worker = '{GOOD}')"
+        f"COPY (SELECT * FROM read_parquet({quote(str(staged))}) WHERE {mark} = '{GOOD}')"
         f" TO {quote(str(again))} (FORMAT parquet)"
     )
     again.replace(path)

@@ -1,11 +1,17 @@
-"""The bytes of files, looked at beside their conversion: their hash, and whether their quotes are plain."""
+"""The bytes of files, looked at beside their conversion: their hash, and whether they are sound.
+
+Sound are quotes that all readers of CSV read alike, and what gzip compressed if it is whole: DuckDB does not compare
+its checksum. It also passes over lines that are longer than its buffer, so these are refused here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import json
 import threading
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +25,8 @@ from evaluator.records import FilePlan
 __all__ = ["Inspection", "are_quotes_plain"]
 
 _CHUNK_BYTES = 1 << 20
+_LONGEST_LINE = 16
+"""Chunks without the end of a line, after which a text is given up."""
 
 
 class Inspection:
@@ -44,6 +52,10 @@ class Inspection:
         """Hash the bytes of each file. Raises InputError."""
         return {file: _result(file, look)[2] for file, look in self._looks.items()}
 
+    def verify(self, file: FilePlan) -> None:
+        """Wait until the file has been read to its end. Raises InputError where it is cut short or damaged."""
+        _result(file, self._looks[file])
+
     def has_plain_quotes(self, file: FilePlan) -> bool:
         """Tell whether all readers of CSV read the file alike. Raises InputError."""
         return _result(file, self._looks[file])[1]
@@ -52,32 +64,67 @@ class Inspection:
 def _result(file: FilePlan, look: Future[tuple[str, bool, str]]) -> tuple[str, bool, str]:
     try:
         return look.result()
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{file.path} is cut short or damaged: {error}", hint="fetch it again") from error
     except OSError as error:
         raise InputError(f"{file.path} cannot be read: {error.strerror}") from error
 
 
 def _look(file: FilePlan, stop: threading.Event) -> tuple[str, bool, str]:
     content, plain = hashlib.sha256(), True
-    before, chunk = b"\n", b""
+    before, chunk, quotes = b"\n", b"", 0
+    packed, is_text = file.path.endswith(".gz"), file.layout.reader in ("csv", "k6")
+    lines = _Lines(file.path)
     with Path(file.path).open("rb") as opened:
         while not stop.is_set():
             after = opened.read(_CHUNK_BYTES)
             content.update(after)
-            plain = plain and are_quotes_plain(before + chunk + (after[:1] or b"\n"), file.layout.delimiter)
+            text = before + chunk + (after[:1] or b"\n")
+            plain = plain and are_quotes_plain(text, file.layout.delimiter, opened=quotes % 2 == 1)
+            quotes += chunk.count(b'"')
+            if is_text and not packed:
+                lines.check(after)
             if not after:
                 break
             before, chunk = chunk[-1:] or before, after
+    if packed:
+        with gzip.open(file.path) as unpacked:
+            while not stop.is_set() and (text := unpacked.read(_CHUNK_BYTES)):
+                if is_text:
+                    lines.check(text)
     columns = [dataclasses.asdict(column) for column in file.layout.columns]
-    text = json.dumps([content.hexdigest(), file.arm, columns], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest(), plain, content.hexdigest()
+    others = [dataclasses.asdict(rows) for rows in file.layout.others]
+    told = [content.hexdigest(), file.arm, columns, *([others] if others else [])]
+    described = json.dumps(told, sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest(), plain, content.hexdigest()
 
 
-def are_quotes_plain(text: bytes, delimiter: str) -> bool:
-    """Tell whether each quote opens or closes a value, or is one of a pair; the first and last byte are neighbours."""
+class _Lines:
+    """Sees that lines end."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._endless = 0
+
+    def check(self, chunk: bytes) -> None:
+        self._endless = 0 if b"\n" in chunk or b"\r" in chunk else self._endless + 1
+        if self._endless > _LONGEST_LINE:
+            raise InputError(
+                f"{self._path} has a line that is longer than {_LONGEST_LINE * _CHUNK_BYTES >> 20} MB",
+                hint="request files have a line for each request",
+            )
+
+
+def are_quotes_plain(text: bytes, delimiter: str, *, opened: bool = False) -> bool:
+    """Tell whether each quote opens a value at its start, closes it at its end, or is one of a pair.
+
+    The first and last byte are neighbours; `opened`: a value was opened before and is not closed yet.
+    """
     if b'"' not in text[1:-1]:
         return True
     codes = np.frombuffer(text, np.uint8)
     at = np.flatnonzero(codes[1:-1] == ord('"')) + 1
     edges = np.zeros(256, dtype=bool)
     edges[[ord(one) for one in (delimiter, "\n", "\r", '"')]] = True
-    return bool((edges[codes[at - 1]] | edges[codes[at + 1]]).all())
+    opens = (np.arange(len(at)) + int(opened)) % 2 == 0
+    return bool(np.where(opens, edges[codes[at - 1]], edges[codes[at + 1]]).all())

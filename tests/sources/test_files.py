@@ -20,6 +20,17 @@ def plan(path, **options):
         pytest.param("ts,endpoint,response_time_ms,failed\n", "has a header but no rows", id="header-only"),
         pytest.param("a,b\n1,2\n", "has no column 'ts'", id="other-columns"),
         pytest.param("1790000000000,12,home,200\n", "has no header line", id="no-header"),
+        pytest.param("2026/05/28 20:26:40.056,19,Home,200,OK,true,,1,1\n", "has no header line", id="no-header-dates"),
+        pytest.param("home-0,200,,t 1-1,text,true,1,1,1,0\n", "has no header line", id="no-header-labels"),
+        pytest.param("12:30:01,GET /,ok\n", "has no header line", id="no-header-times"),
+        pytest.param("RUN\tShop\t\tshop\t1780000000000\t \t2.0\t\n", "is a simulation.log of Gatling", id="gatling"),
+        pytest.param("REQUEST\tShop\t1\t\tGET /\t1780000000056\t1780000000076\tOK\t \n", "Gatling", id="gatling-2"),
+        pytest.param('127.0.0.1 - - [28/May/2026:20:26:40 +0000] "GET / HTTP/1.1" 200 5\n', "an access log", id="log"),
+        pytest.param("Label,# Samples,Average,Min,Max\nhome,5,1,1,1\n", "aggregate report, which is not", id="jmeter"),
+        pytest.param("starttime\tseconds\tctime\tdtime\tttime\twait\nx\t1\t1\t1\t1\t1\n", "ApacheBench", id="ab"),
+        pytest.param("response-time,DNS+dialup,DNS,status-code,offset\n0.1,0,0,200,0\n", "a CSV of hey", id="hey"),
+        pytest.param('{"attack":"","seq":0,"code":200,"latency":5}\n', "JSON of Vegeta", id="vegeta"),
+        pytest.param('{"aggregate":{},"intermediate":[]}\n', "a report of Artillery", id="artillery"),
         pytest.param("<?xml version='1.0'?>\n<report/>\n", "is XML, but not a result file of JMeter", id="xml"),
         pytest.param('{"type":"Point"}\n', "is JSON", id="json"),
         pytest.param("ts,ts\n1,2\n", "column 'ts' appears twice", id="column-twice"),
@@ -40,6 +51,19 @@ def test_files_that_cannot_be_taken(tmp_path, text, problem):
     path.write_text(text)
     with pytest.raises(InputError, match=problem):
         plan(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("p50,ts,endpoint,response_time_ms,failed", "7,1790000000,GET /,3,false"),
+        ("ts,endpoint,response_time_ms,failed,99", "1790000000,GET /,3,false,5"),
+    ],
+)
+def test_a_column_may_have_a_number_in_its_name(tmp_path, header, row):
+    path = tmp_path / "requests.csv"
+    path.write_text(f"{header}\n{row}\n")
+    assert plan(path).files[0].layout.format == "csv"
 
 
 def test_binary_file(tmp_path):

@@ -6,13 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluator.pipeline.importing import import_release
-from evaluator.records import LeftOutKind, Release
+from evaluator.records import Release
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.sources.files import plan_landing
-from evaluator.store import Store, clean_csv, importing
+from evaluator.store import Store, clean_csv, importing, inspection
 from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.engine import open_engine
-from evaluator.store.inspection import are_quotes_plain
+from evaluator.store.inspection import Inspection, are_quotes_plain
 
 T0 = 1_790_000_000
 JTL = (
@@ -27,6 +27,7 @@ LOCUST = (
     f"{T0}.1234567,GET,/cart,12.25,100,200,\n"
     f'{T0}.5,POST,/cart,1e3,0,0,"broken\n""pipe"", twice"\n'
     f"\n{T0}.25,GET,/,0.001,5,404,HTTPError('404')\n"
+    f"{T0}.75,GET,/,5,5,500,\n{T0}.8,POST,/cart,5,5,0,\n{T0}.85,WSS,/,5,5,0,\n"
 )
 PLAIN = (
     "ts,endpoint,response_time_ms,failed,instance,user_count\n"
@@ -63,7 +64,7 @@ def land(tmp_path, monkeypatch):
             assert (pq.read_schema(segment).field("arm").type == REQUEST_SCHEMA.field("arm").type) is clean
             return rows, (
                 landed.rows,
-                landed.count(LeftOutKind.SUMMARY),
+                landed.left_out,
                 store.runs("r")[0].started,
                 store.runs("r")[0].ended,
             )
@@ -102,6 +103,13 @@ def _write(tmp_path, text, name="requests.csv"):
         pytest.param(PLAIN + "2026-10-01T12:00:01Z,GET /,nan,true,,\n", id="nan"),
         pytest.param(PLAIN + "2026-10-01T12:00:01Z,GET /,-1,true,,\n", id="negative"),
         pytest.param(PLAIN + "2026-10-01T12:00:01Z,GET /,1,true,,many\n", id="no-number"),
+        pytest.param(PLAIN + "2026-10-01T12:00:01Z,   ,1,true,,1\n", id="blank-endpoint"),
+        pytest.param(PLAIN + '2026-10-01T12:00:01Z,"a\nb",1,true,,1\n', id="endpoint-of-two-lines"),
+        pytest.param(PLAIN + "1970-01-01T00:00:00Z,GET /,1,true,,1\n", id="of-1970"),
+        pytest.param(PLAIN + "2025-01-01T00:00:00Z,GET /,1,true,,1\n", id="another-year"),
+        pytest.param(LOCUST + f"{T0},GET,/,1,1,,\n", id="nothing-tells"),
+        pytest.param(JTL + f"{T0}000,9,home-0,200,OK,t 1-1,text,true,,9,3\n", id="part-of-a-request"),
+        pytest.param(f"timeStamp,elapsed,label,success,SampleCount\n{T0}000,9,home,true,2\n", id="statistic"),
         pytest.param(PLAIN.encode() + b"2026-10-01T12:00:01Z,GET /,1,true,,1\n" * 999 + b"\xff,", id="no-utf-8"),
         pytest.param(PLAIN + '2026-10-01T12:00:01Z,"GET /,1,true,,1\n', id="open-quote"),
         pytest.param(JTL[: JTL.index("\n") + 1] + JTL.splitlines()[-1] + "\n", id="only-summaries"),
@@ -114,7 +122,7 @@ def test_what_is_not_plain_is_left_to_the_long_way(tmp_path, text):
 
 def test_a_plain_file_is_taken(tmp_path):
     done = _write(tmp_path, JTL)
-    assert (done.rows, done.summaries) == (3, 1)
+    assert (done.rows, done.summaries, done.failed_summaries) == (3, 1, 1)
     assert done.first == datetime.fromtimestamp(T0, UTC)
 
 
@@ -128,10 +136,28 @@ def test_a_plain_file_is_taken(tmp_path):
         ('\na,b"c,d\n', False),
         ("\na,b,c\n", True),
         ('"ab"', True),
+        ('\na,"b\n1,"c",2\n', False),
     ],
 )
 def test_stray_quotes_are_seen(text, plain):
     assert are_quotes_plain(text.encode(), ",") is plain
+
+
+def test_a_quote_that_was_opened_before_is_closed_at_the_end_of_a_value():
+    assert are_quotes_plain(b'\nb",c\n', ",", opened=True)
+    assert not are_quotes_plain(b'\nb,"c\n', ",", opened=True)
+
+
+@pytest.mark.parametrize("chunk_bytes", [7, 1 << 20])
+def test_quotes_are_counted_over_chunks(tmp_path, monkeypatch, chunk_bytes):
+    """A quote that is never closed takes the rows up to the next one along, and that one stands where one may open."""
+    monkeypatch.setattr(inspection, "_CHUNK_BYTES", chunk_bytes)
+    stray = '2026-10-01T12:00:01Z,"GET /,1,true,,1\n'
+    for text, plain in [(PLAIN, True), (PLAIN + stray + PLAIN[PLAIN.index("\n") + 1 :] + stray, False)]:
+        (tmp_path / "a.csv").write_text(text)
+        [file] = plan_landing({"canary": [str(tmp_path / "a.csv")]}).files
+        with Inspection([file]) as look:
+            assert look.has_plain_quotes(file) is plain
 
 
 def test_a_stray_quote_is_named_as_ever(land):

@@ -6,10 +6,11 @@ import csv
 import gzip
 import itertools
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TextIO, cast
 
@@ -71,14 +72,10 @@ def read_head(path: Path) -> Head:
     """Read what is needed to tell a format. Raises InputError for what is neither text nor Parquet."""
     if _starts_with(path, b"PAR1"):
         return Head(path, "parquet", columns=_parquet_names(path))
-    try:
-        with _open_text(path) as file:
-            line = file.readline(_LONGEST_LINE)
-            top = line + file.read(max(_TOP - len(line), 0))
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as text: {_why(error)}", hint="request files are UTF-8 text or Parquet"
-        ) from error
+    # XML says itself how it is encoded.
+    with _opened(path, errors="replace" if _starts_with_xml(path) else "strict") as file:
+        line = file.readline(_LONGEST_LINE)
+        top = line + file.read(max(_TOP - len(line), 0))
     first = top.lstrip()[:1]
     if first in ("<", "{", "["):
         return Head(path, "xml" if first == "<" else "json", top)
@@ -95,6 +92,11 @@ def _starts_with(path: Path, magic: bytes) -> bool:
         return file.read(len(magic)) == magic
 
 
+def _starts_with_xml(path: Path) -> bool:
+    with _opened(path, errors="replace") as file:
+        return file.read(200).lstrip().startswith("<")
+
+
 def _split(line: str) -> tuple[str, ...]:
     try:
         names = next(csv.reader([line], delimiter=_delimiter(line)), [])
@@ -107,22 +109,41 @@ def _delimiter(line: str) -> str:
     return max(_DELIMITERS, key=line.count)
 
 
-def _open_text(path: Path) -> TextIO:
+@contextmanager
+def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+    """Open a text, compressed or not; whatever is wrong with it becomes an InputError."""
+    try:
+        with _open_text(path, errors) as file:
+            yield file
+    except gzip.BadGzipFile as error:
+        if not _starts_with(path, b"\x1f\x8b"):
+            raise InputError(
+                f"{path} is not compressed, though its name ends in .gz", hint="give it another name"
+            ) from error
+        raise InputError(f"{path} is cut short or damaged: {error}", hint="fetch it again") from error
+    except (EOFError, zlib.error) as error:
+        raise InputError(f"{path} is cut short or damaged: {error}", hint="fetch it again") from error
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        if "field limit" in why:
+            why = f"a value is longer than {csv.field_size_limit():,} characters"
+        raise InputError(
+            f"{path} cannot be read as text: {why}", hint="request files are UTF-8 text or Parquet"
+        ) from error
+
+
+def _open_text(path: Path, errors: str) -> TextIO:
     if path.suffix == ".gz":
-        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
-    return path.open(encoding="utf-8-sig", newline="")
+        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline=""))
+    return path.open(encoding="utf-8-sig", errors=errors, newline="")
 
 
 def _read_csv(path: Path) -> Table:
-    try:
-        with _open_text(path) as file:
-            top = file.readline(_LONGEST_LINE)
-            _refuse_other_text(path, top)
-            rows = _read_rows(csv.reader(itertools.chain([top], file), delimiter=_delimiter(top)))
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as text: {_why(error)}", hint="request files are UTF-8 text or Parquet"
-        ) from error
+    with _opened(path) as file:
+        top = file.readline(_LONGEST_LINE)
+        _refuse_other_text(path, top)
+        lines = itertools.chain([top], iter(lambda: file.readline(_LONGEST_LINE), ""))
+        rows = _read_rows(csv.reader(lines, delimiter=_delimiter(top)))
     return Table(path, _check_header(path, rows), _typical_row(path, rows), _delimiter(top))
 
 
@@ -139,22 +160,23 @@ def _read_rows(reader: Iterator[list[str]]) -> list[list[str]]:
     return rows
 
 
-def _why(error: Exception) -> str:
-    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
-
-
 def _refuse_other_text(path: Path, top: str) -> None:
     if "\0" in top:
         raise InputError(f"{path} is not text", hint="request files are text or Parquet")
+
+
+_VALUE = re.compile(r"[+-]?\d[\d\s.,:/TZ+-]*|true|false|null", re.IGNORECASE)
+"""A number, a time or a boolean, where the name of a column should be."""
 
 
 def _check_header(path: Path, rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     header = tuple(name.strip() for name in rows[0]) if rows else ()
     if not any(header):
         raise InputError(f"{path} starts with an empty line", hint="a line of column names must come first")
-    if re.fullmatch(r"\d+([.,]\d+)?", header[0]):
+    values = [name for name in header if _VALUE.fullmatch(name)]
+    if values and (header[0] in values or len(values) > 1):
         raise InputError(
-            f"{path} has no header line: it starts with '{header[0]}'",
+            f"{path} has no header line: it starts with '{header[0][:80]}'",
             hint="for JMeter set jmeter.save.saveservice.print_field_names=true; else add a line of column names",
         )
     twice = next((name for name in header if header.count(name) > 1), None)
@@ -214,7 +236,6 @@ def lay_out(
     table: Table,
     columns: Sequence[ColumnMap],
     wishes: Sequence[ColumnWish],
-    summary: tuple[tuple[str, str], ...] = (),
 ) -> FileLayout:
     """Lay out a table of text by what its format knows of its columns and what was wished. Raises InputError."""
     wished = {wish.target: map_column(wish, table.header, table.typical) for wish in wishes}
@@ -222,8 +243,12 @@ def lay_out(
     missing = [target for target in REQUIRED if target not in known]
     if missing:
         raise InputError(f"{table.path} has no column '{missing[0]}'", hint=_known_columns(table))
+    if known["failed"].kind == "filled" and len(known["failed"].sources) == 1 and "status_code" in known:
+        # A request that was answered with an error did not succeed because nobody wrote a word about it.
+        sources = (*known["failed"].sources, *known["status_code"].sources)
+        known["failed"] = replace(known["failed"], sources=sources)
     ordered = tuple(known[target] for target in TARGETS if target in known)
-    return FileLayout(name, "csv", ordered, table.delimiter, table.header, summary)
+    return FileLayout(name, "csv", ordered, table.delimiter, table.header)
 
 
 def _known_columns(table: Table) -> str:

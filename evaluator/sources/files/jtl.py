@@ -1,18 +1,19 @@
-"""JMeter's results, as CSV or XML."""
+"""JMeter's results, as CSV or XML: its samples, or its transactions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NoReturn
 
 from evaluator.errors import InputError
-from evaluator.records import ColumnMap, FileLayout
+from evaluator.records import ColumnMap, Condition, FileLayout, LeftOutKind, OtherRows, SubResults
 from evaluator.sources.files.base import FileFormat, Head, Table, lay_out, read_table, require
 from evaluator.sources.files.columns import ColumnWish, tell_instant_unit
-from evaluator.sources.files.jtl_xml import JTL_XML_HEADER, LINE, SUMMARY, is_jtl_xml, rewrite_jtl_xml
+from evaluator.sources.files.jtl_xml import DETAIL, JTL_XML_HEADER, KIND, LINE, TRANSACTION, is_jtl_xml, rewrite_jtl_xml
 
-__all__ = ["JTL", "refuse_xml"]
+__all__ = ["JTL", "TRANSACTIONS", "refuse_xml"]
 
 _COLUMNS = ("timeStamp", "elapsed", "label", "success")
 
@@ -29,15 +30,50 @@ def _claims(head: Head) -> bool:
     return is_jtl_xml(head.top) if head.written == "xml" else set(_COLUMNS) <= set(head.columns)
 
 
-def _lay_out(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
+def _lay_out(head: Head, wishes: Sequence[ColumnWish], *, transactions: bool) -> FileLayout:
     if head.written == "csv":
-        return _lay_out_table(read_table(head), wishes)
-    if not _claims(head):
-        refuse_xml(head)
-    layout = _lay_out_table(Table(head.path, JTL_XML_HEADER, {"timeStamp": 1e12}), wishes)
-    return replace(
-        layout, reader="parquet", summary_rows=(("summary", SUMMARY),), rewrite=rewrite_jtl_xml, line_column=LINE
-    )
+        table = read_table(head)
+        layout = _lay_out_table(table, wishes)
+        count = "SampleCount" if "SampleCount" in table.header else ""
+        layout = replace(layout, count_column=count, sub_results=None if transactions else _find_sub_results(table))
+        others = _tell_by_message(head, table, transactions=transactions)
+    else:
+        if not _claims(head):
+            refuse_xml(head)
+        layout = _lay_out_table(Table(head.path, JTL_XML_HEADER, {"timeStamp": 1e12}), wishes)
+        layout = replace(
+            layout, reader="parquet", rewrite=rewrite_jtl_xml, line_column=LINE, count_column="SampleCount"
+        )
+        others = _tell_by_kind(transactions=transactions)
+    if transactions:
+        return replace(layout, format="jtl-transactions", others=others)
+    return replace(layout, others=others, advice="to judge the transactions themselves, say --format jtl-transactions")
+
+
+def _find_sub_results(table: Table) -> SubResults:
+    return SubResults("label", "threadName" if "threadName" in table.header else "")
+
+
+def _tell_by_message(head: Head, table: Table, *, transactions: bool) -> tuple[OtherRows, ...]:
+    """Tell transactions from samples by what JMeter says of them, whichever other columns it was to save."""
+    if "responseMessage" in table.header:
+        test = Condition("responseMessage", "starts_not" if transactions else "starts", (TRANSACTION,))
+        return (OtherRows(LeftOutKind.PART if transactions else LeftOutKind.SUMMARY, (test,)),)
+    if transactions:
+        raise InputError(
+            f"{head.path} has no column 'responseMessage', by which transactions are known",
+            hint="let JMeter save it: jmeter.save.saveservice.response_message=true",
+        )
+    return ()
+
+
+def _tell_by_kind(*, transactions: bool) -> tuple[OtherRows, ...]:
+    """Tell what the rows of a rewritten file are."""
+    kinds = (LeftOutKind.SUMMARY, LeftOutKind.PART, LeftOutKind.OTHER_KIND)
+    others = tuple(OtherRows(kind, (Condition(KIND, "is", (kind.value,)),), DETAIL) for kind in kinds)
+    if not transactions:
+        return others
+    return (*others[1:], OtherRows(LeftOutKind.PART, (Condition(KIND, "is", ("",)),)))
 
 
 def _lay_out_table(table: Table, wishes: Sequence[ColumnWish]) -> FileLayout:
@@ -55,10 +91,10 @@ def _lay_out_table(table: Table, wishes: Sequence[ColumnWish]) -> FileLayout:
         ColumnMap("user_count", ("allThreads",), "integer"),
     )
     columns += [column for column in optional if column.sources[0] in table.header]
-    summary: tuple[tuple[str, str], ...] = ()
-    if {"dataType", "responseMessage"} <= set(table.header):
-        summary = (("dataType", ""), ("responseMessage", "Number of samples in transaction"))
-    return lay_out("jtl", table, columns, wishes, summary)
+    return lay_out("jtl", table, columns, wishes)
 
 
-JTL = FileFormat(_lay_out, frozenset({"csv", "xml"}), _claims)
+JTL = FileFormat(partial(_lay_out, transactions=False), frozenset({"csv", "xml"}), _claims)
+
+TRANSACTIONS = FileFormat(partial(_lay_out, transactions=True), frozenset({"csv", "xml"}))
+"""Transactions as requests, and their samples as parts of them; only where this was asked for."""

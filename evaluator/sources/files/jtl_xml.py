@@ -1,24 +1,36 @@
 """JMeter's XML results, read as a stream and written as a table that the store can land.
 
-Expat alone is fed; a document type, without which there are no entities to expand, is refused.
+Expat alone is fed; a document type, without which there are no entities to expand, is refused. Characters that XML does
+not allow, which JMeter copies from binary answers, are replaced: they mostly stand in parts that are not read.
 """
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Literal, cast
 from xml.parsers import expat
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evaluator.errors import InputError
+from evaluator.records import LeftOutKind
 
-__all__ = ["JTL_XML_HEADER", "LINE", "SUMMARY", "is_jtl_xml", "rewrite_jtl_xml"]
+__all__ = ["DETAIL", "JTL_XML_HEADER", "KIND", "LINE", "TRANSACTION", "is_jtl_xml", "rewrite_jtl_xml"]
 
 LINE = "line"
 """Column with the line that a row stands on."""
+
+KIND = "kind"
+"""Column with what a row is left out as; empty for a request."""
+
+DETAIL = "detail"
+"""Column with the name of an element that is no sample."""
 
 JTL_XML_HEADER = (
     "timeStamp",
@@ -29,11 +41,15 @@ JTL_XML_HEADER = (
     "responseCode",
     "failureMessage",
     "allThreads",
-    "summary",
+    "SampleCount",
+    KIND,
+    DETAIL,
     LINE,
 )
 
-SUMMARY = "transaction"
+TRANSACTION = "Number of samples in transaction"
+"""How JMeter's message of a transaction starts."""
+
 _SAMPLES = frozenset({"sample", "httpSample"})
 _ATTRIBUTES = {
     "ts": "timeStamp",
@@ -43,9 +59,30 @@ _ATTRIBUTES = {
     "by": "bytes",
     "rc": "responseCode",
     "na": "allThreads",
+    "sc": "SampleCount",
 }
-_TRANSACTION = "Number of samples in transaction"
+_TELLING = frozenset({"ts", "t", "lb", "s"})
+"""An element that has two of these attributes is a sample, whatever its name."""
+
+_CHILDREN = {
+    "timeStamp": "timeStamp",
+    "elapsedTime": "elapsed",
+    "label": "label",
+    "success": "success",
+    "responseCode": "responseCode",
+    "responseMessage": "failureMessage",
+}
+"""What a sampler's own class writes as elements of its own, where JMeter writes attributes."""
+
+_OF_SAMPLE = frozenset(
+    ("assertionResult", "responseHeader", "requestHeader", "responseData", "responseFile", "samplerData", "cookies",
+     "method", "queryString", "redirectLocation", "java.net.URL")
+)  # fmt: skip
+"""Elements of a sample that say more of it."""
+
 _CHUNK_BYTES = 1 << 20
+_LONGEST_TOKEN = 8 << 20
+_LONGEST_TEXT = 10_000
 _BATCH_ROWS = 50_000
 _SCHEMA = pa.schema([(name, pa.string()) for name in JTL_XML_HEADER])
 
@@ -60,21 +97,75 @@ def is_jtl_xml(top: str) -> bool:
 def rewrite_jtl_xml(source: Path, target: Path) -> None:
     """Write the samples of `source` as Parquet into `target`, all as text. Raises InputError with file:line.
 
-    A sample inside a transaction counts; one inside another sample (a redirect, an embedded resource) is part of it, as
-    in JMeter's CSV.
+    A sample inside a transaction is a request; one inside another sample (a redirect, an embedded resource) is part of
+    it. What stands where a sample should and is none is a row, too.
     """
     with pq.ParquetWriter(target, _SCHEMA) as writer, _open(source) as opened:
         reader = _Reader(source)
-        for chunk in iter(lambda: opened.read(_CHUNK_BYTES), b""):
-            reader.feed(chunk)
+        for text in _read_characters(source, opened):
+            reader.feed(text)
             if len(reader.rows) >= _BATCH_ROWS:
                 writer.write_table(reader.take())
-        reader.feed(b"", final=True)
+        reader.feed("", final=True)
         writer.write_table(reader.take())
 
 
 def _open(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+# ------------------------------------------------------------------ characters
+
+_DECLARED = re.compile(rb"""^<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+_ILLEGAL = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+_REFERENCE = re.compile("&#(x[0-9a-fA-F]+|[0-9]+);")
+_OPEN_REFERENCE = re.compile("&[#0-9a-zA-Z]{0,30}$")
+_REPLACEMENT = "\ufffd"
+
+
+def _read_characters(path: Path, opened: IO[bytes]) -> Iterator[str]:
+    """Read a file as characters that XML allows. Raises InputError for an encoding that does not exist."""
+    chunk = opened.read(_CHUNK_BYTES)
+    name = _tell_encoding(chunk)
+    try:
+        decoder = codecs.getincrementaldecoder(name)(errors="replace")
+    except LookupError as error:
+        raise InputError(f"{path}:1: there is no encoding '{name}'", hint="JMeter writes UTF-8") from error
+    rest = ""
+    while chunk:
+        text = rest + decoder.decode(chunk)
+        chunk = opened.read(_CHUNK_BYTES)
+        cut = _OPEN_REFERENCE.search(text) if chunk else None
+        end = cut.start() if cut else len(text)
+        yield _REFERENCE.sub(_check_reference, _ILLEGAL.sub(_REPLACEMENT, text[:end]))
+        rest = text[end:]
+
+
+def _tell_encoding(top: bytes) -> str:
+    declared = _DECLARED.match(top)
+    named = declared[1].decode("ascii") if declared else "utf-8"
+    return "utf-8-sig" if named.lower() in ("utf-8", "utf8") else named
+
+
+def _check_reference(found: re.Match[str]) -> str:
+    digits = found[1]
+    code = int(digits[1:], 16) if digits[0] == "x" else int(digits)
+    legal = code <= 0x10FFFF and not _ILLEGAL.match(chr(code))
+    return found[0] if legal else _REPLACEMENT
+
+
+# ------------------------------------------------------------------ elements
+
+
+@dataclass(slots=True)
+class _Element:
+    """An element that is open, as far as it matters what stands in it."""
+
+    role: Literal["root", "transaction", "sample", "unknown", "other"]
+    """`unknown`: it stands where a sample should; its children tell whether it is one."""
+    row: _Row = field(default_factory=dict)
+    text: list[str] | None = None
+    """What it says, where that is read; no more than some thousand characters."""
 
 
 class _Reader:
@@ -83,23 +174,29 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[_Row] = []
-        self._open: list[_Row] = []
-        self._text: list[str] | None = None
-        self._parser = expat.ParserCreate()
+        self._open: list[_Element] = []
+        self._fed = 0
+        # The characters are decoded already, whatever the file says of itself.
+        self._parser = expat.ParserCreate("utf-8")
         self._parser.buffer_text = True
         self._parser.StartDoctypeDeclHandler = self._refuse
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._add_text
 
-    def feed(self, chunk: bytes, *, final: bool = False) -> None:
+    def feed(self, text: str, *, final: bool = False) -> None:
+        encoded = text.encode()
+        self._fed += len(encoded)
         try:
-            self._parser.Parse(chunk, final)
+            self._parser.Parse(encoded, final)
         except expat.ExpatError as error:
+            problem = expat.ErrorString(error.code)
             raise InputError(
-                f"{self.path}:{error.lineno}: the XML is broken: {expat.ErrorString(error.code)}",
-                hint="a test that was killed leaves its last lines unwritten: close them with </testResults>",
+                f"{self.path}:{error.lineno}: the XML is broken: {problem}", hint=_HINTS.get(problem, _NO_HINT)
             ) from error
+        if self._fed - self._parser.CurrentByteIndex > _LONGEST_TOKEN:
+            line = self._parser.CurrentLineNumber
+            raise InputError(f"{self.path}:{line}: one element is longer than {_LONGEST_TOKEN >> 20} MB")
 
     def take(self) -> pa.Table:
         rows, self.rows = self.rows, []
@@ -110,25 +207,66 @@ class _Reader:
         raise InputError(f"{self.path}:{line}: a document type is not taken; JMeter writes none")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
-        if name in _SAMPLES:
-            row: _Row = {column: attributes.get(key) for key, column in _ATTRIBUTES.items()}
-            message = attributes.get("rm", "")
-            row["summary"] = SUMMARY if message.startswith(_TRANSACTION) else ""
-            row["failureMessage"] = message
-            row[LINE] = str(self._parser.CurrentLineNumber)
-            self._open.append(row)
-        elif name == "failureMessage" and self._open:
-            self._text = []
+        parent = self._open[-1] if self._open else None
+        if parent is None:
+            self._open.append(_Element("root"))
+        elif name in _SAMPLES or (parent.role != "other" and len(_TELLING & attributes.keys()) > 1):
+            self._open.append(self._begin_sample(attributes))
+        elif parent.role == "root" or (parent.role == "transaction" and name not in _OF_SAMPLE):
+            row: _Row = {KIND: LeftOutKind.OTHER_KIND, DETAIL: name, LINE: self._line()}
+            self._open.append(_Element("unknown", row))
+        else:
+            is_read = name in _CHILDREN if parent.role == "unknown" else name == "failureMessage"
+            self._open.append(_Element("other", text=[] if is_read else None))
+
+    def _begin_sample(self, attributes: dict[str, str]) -> _Element:
+        row: _Row = {column: attributes.get(key) for key, column in _ATTRIBUTES.items()}
+        message = attributes.get("rm", "")
+        is_transaction = message.startswith(TRANSACTION)
+        is_part = any(element.role in ("sample", "unknown") for element in self._open)
+        kind = LeftOutKind.PART if is_part else LeftOutKind.SUMMARY if is_transaction else ""
+        row |= {"failureMessage": message, KIND: kind, DETAIL: "", LINE: self._line()}
+        return _Element("transaction" if is_transaction else "sample", row)
+
+    def _line(self) -> str:
+        return str(self._parser.CurrentLineNumber)
 
     def _add_text(self, text: str) -> None:
-        if self._text is not None:
-            self._text.append(text)
+        element = self._open[-1]
+        if element.text is not None and sum(map(len, element.text)) < _LONGEST_TEXT:
+            element.text.append(text[:_LONGEST_TEXT])
 
     def _end(self, name: str) -> None:
-        if name == "failureMessage" and self._text is not None:
-            self._open[-1]["failureMessage"] = "".join(self._text).strip() or self._open[-1]["failureMessage"]
-            self._text = None
-        elif name in _SAMPLES:
-            row = self._open.pop()
-            if not self._open or self._open[-1]["summary"]:
-                self.rows.append(row)
+        element = self._open.pop()
+        if element.text is not None:
+            self._keep_text(name, "".join(element.text).strip())
+        elif element.role in ("transaction", "sample"):
+            self.rows.append(element.row)
+        elif element.role == "unknown":
+            if all(element.row.get(column) is not None for column in ("timeStamp", "elapsed", "label", "success")):
+                element.row |= {KIND: "", DETAIL: ""}
+            self.rows.append(element.row)
+
+    def _keep_text(self, name: str, text: str) -> None:
+        """Keep what a child says of the sample that it stands in."""
+        owner = next(element for element in reversed(self._open) if element.role != "other")
+        if owner.role == "unknown":
+            owner.row[_CHILDREN[name]] = text
+        elif owner.role != "root" and text:
+            owner.row["failureMessage"] = text
+
+
+_CUT_SHORT = "a test that was killed leaves its last lines unwritten: close them with </testResults>"
+_SEVERAL = "several runs were written into one file: divide it before each <?xml, and import each file"
+_NO_HINT = "JMeter escapes what it writes: was the file edited, or filtered by another tool?"
+_HINTS = {
+    expat.errors.XML_ERROR_NO_ELEMENTS: _CUT_SHORT,
+    expat.errors.XML_ERROR_UNCLOSED_TOKEN: _CUT_SHORT,
+    expat.errors.XML_ERROR_UNCLOSED_CDATA_SECTION: _CUT_SHORT,
+    expat.errors.XML_ERROR_PARTIAL_CHAR: _CUT_SHORT,
+    expat.errors.XML_ERROR_JUNK_AFTER_DOC_ELEMENT: _SEVERAL,
+    expat.errors.XML_ERROR_MISPLACED_XML_PI: _SEVERAL,
+    expat.errors.XML_ERROR_TAG_MISMATCH: "lines are missing, or two tests wrote into one file: record it again",
+    expat.errors.XML_ERROR_UNDEFINED_ENTITY: "JMeter writes &amp; &lt; &gt; &quot; only: write others as characters",
+}
+"""What expat says → what to do."""

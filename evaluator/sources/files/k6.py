@@ -7,15 +7,24 @@ from dataclasses import replace
 from typing import NoReturn
 
 from evaluator.errors import InputError
-from evaluator.records import ColumnMap, FileLayout
+from evaluator.records import ColumnMap, Condition, FileLayout, LeftOutKind, OtherRows
 from evaluator.sources.files.base import FileFormat, Head, Table, lay_out, read_table, require
 from evaluator.sources.files.columns import ColumnWish, tell_instant_unit
 
 __all__ = ["K6", "refuse_json"]
 
-_COLUMNS = ("metric_name", "timestamp", "metric_value", "method", "name", "status")
+_COLUMNS = ("metric_name", "timestamp", "metric_value")
 _TAGS = ("expected_response", "method", "name", "url", "status", "error")
 _METRIC = "http_req_duration"
+_GRPC = "grpc_req_duration"
+
+_DESCRIBING = (
+    "", "http_reqs", "http_req_blocked", "http_req_connecting", "http_req_tls_handshaking", "http_req_sending",
+    "http_req_waiting", "http_req_receiving", "http_req_failed", "data_sent", "data_received", "vus", "vus_max",
+    "iterations", "iteration_duration", "group_duration",
+)  # fmt: skip
+"""Metrics whose points say more of a request that has a point of its own, or of the test as a whole; k6 writes some
+fifteen of them a request. Definitions of metrics have no name."""
 
 
 def refuse_json(head: Head) -> NoReturn:
@@ -38,12 +47,36 @@ def _lay_out(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
     if head.written == "json":
         header = ("metric", "time", "value", *_TAGS)
         layout = lay_out("k6", Table(head.path, header, {}), _to_columns("time", "value", "iso", header), wishes)
-        return replace(layout, reader="k6", only=("metric", _METRIC))
+        return _tell_others(replace(layout, reader="k6"), "metric", "value")
     table = read_table(head)
-    require(table, _COLUMNS, "what `k6 run --out csv` writes")
+    require(table, (*_COLUMNS, "method", "name"), "what `k6 run --out csv` writes")
+    if not {"status", "expected_response"} & set(table.header):
+        raise InputError(
+            f"{head.path}: nothing tells whether a request failed: it has no column 'status' or 'expected_response'",
+            hint="let k6 write these tags: --system-tags names them",
+        )
     unit = tell_instant_unit(table.typical.get("timestamp"))
     layout = lay_out("k6", table, _to_columns("timestamp", "metric_value", unit, table.header), wishes)
-    return replace(layout, only=("metric_name", _METRIC))
+    return _tell_others(layout, "metric_name", "metric_value")
+
+
+def _tell_others(layout: FileLayout, metric: str, value: str) -> FileLayout:
+    """Tell the points that are no requests over HTTP: gRPC, browser, websockets, failed checks, metrics of a script."""
+
+    def is_one_of(*names: str) -> Condition:
+        return Condition(metric, "is", names)
+
+    by_status = ColumnMap("failed", ("status",), "nonzero") if "status" in layout.header else None
+    others = (
+        OtherRows(None, (is_one_of(*_DESCRIBING),)),
+        OtherRows(None, (is_one_of("checks"), Condition(value, "nonzero"))),
+        OtherRows(LeftOutKind.OTHER_KIND, (is_one_of("checks"),), metric, ColumnMap("failed", (value,), "zero")),
+        OtherRows(LeftOutKind.OTHER_KIND, (is_one_of(_GRPC),), metric, by_status),
+        OtherRows(LeftOutKind.OTHER_KIND, (Condition(metric, "is_not", (_METRIC,)),), metric),
+    )
+    return replace(
+        layout, others=others, told_by=metric, advice=f"of k6 the points of {_METRIC} are read: requests over HTTP"
+    )
 
 
 def _to_columns(time: str, value: str, unit: str, header: Sequence[str]) -> list[ColumnMap]:
@@ -54,10 +87,10 @@ def _to_columns(time: str, value: str, unit: str, header: Sequence[str]) -> list
         ColumnMap("ts", (time, value), "ended", unit),
         ColumnMap("endpoint", ("method", *names), "route"),
         ColumnMap("response_time_ms", (value,), "number", "ms"),
-        ColumnMap("failed", judged, "unexpected" if len(judged) > 1 else "status"),
-        ColumnMap("status_code", ("status",), "integer"),
+        ColumnMap("failed", judged, "unexpected" if len(judged) > 1 else "status" if "status" in judged else "false"),
     ]
-    return columns + ([ColumnMap("exception", ("error",), "text")] if "error" in header else [])
+    optional = (ColumnMap("status_code", ("status",), "integer"), ColumnMap("exception", ("error",), "text"))
+    return columns + [column for column in optional if column.sources[0] in header]
 
 
 K6 = FileFormat(_lay_out, frozenset({"csv", "json"}), _claims)

@@ -34,7 +34,7 @@ def _lay_out(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
         ColumnMap("ts", ("timestamp",), "instant", "s"),
         ColumnMap("endpoint", ("request_type", "name"), "text"),
         ColumnMap("response_time_ms", ("response_time_ms",), "number", "ms"),
-        ColumnMap("failed", ("exception",), "filled"),
+        ColumnMap("failed", ("exception", "status_code", "request_type"), "filled"),
         ColumnMap("response_bytes", ("response_length",), "integer"),
         ColumnMap("status_code", ("status_code",), "integer"),
         ColumnMap("exception", ("exception",), "text"),

@@ -13,6 +13,7 @@ from evaluator.sources.files.columns import ColumnWish
 from evaluator.sources.files.jtl import refuse_xml
 from evaluator.sources.files.k6 import refuse_json
 from evaluator.sources.files.locust_log import refuse_aggregates
+from evaluator.sources.files.other_tools import refuse_other_tools
 
 __all__ = ["SOURCES", "recognise"]
 
@@ -25,6 +26,7 @@ SOURCES: Mapping[str, FileFormat] = Extensions(
     own={
         "locust": f"{_ROOM}.locust_log:LOCUST",
         "jtl": f"{_ROOM}.jtl:JTL",
+        "jtl-transactions": f"{_ROOM}.jtl:TRANSACTIONS",
         "k6": f"{_ROOM}.k6:K6",
         "csv": f"{_ROOM}.tables:CSV",
         "parquet": f"{_ROOM}.tables:PARQUET",
@@ -40,6 +42,8 @@ def recognise(path: Path, format: str, wishes: Sequence[ColumnWish]) -> FileLayo
     head = read_head(path)
     if head.written == "csv":
         refuse_aggregates(head)
+    if head.written in ("csv", "json"):
+        refuse_other_tools(head)
     name = _claimed(head) if format == "auto" else format
     if name is None or head.written not in SOURCES[name].written:
         name = _by_writing(head, name)

@@ -1,0 +1,51 @@
+"""Files of tools that are not read, known by how they start, so that they are called what they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from evaluator.errors import InputError
+from evaluator.sources.files.base import Head
+
+__all__ = ["refuse_other_tools"]
+
+_ACCESS_LOG = re.compile(r'^\S+ \S+ \S+ \[[^\]]+\] "[A-Z]+ ')
+_GENERAL = "write its requests as CSV with the columns ts, endpoint, response_time_ms and failed, and import that"
+
+
+def refuse_other_tools(head: Head) -> None:
+    """Refuse what is known to be of a tool whose files are not read. Raises InputError, which names the tool."""
+    found = next((name for name, is_of in _TOOLS.items() if is_of(head)), None)
+    if found is not None:
+        raise InputError(f"{head.path} is {found}, which is not read", hint=_HINTS.get(found, _GENERAL))
+
+
+def _has(*names: str) -> Callable[[Head], bool]:
+    return lambda head: head.written == "csv" and set(names) <= set(head.columns)
+
+
+def _has_keys(*names: str) -> Callable[[Head], bool]:
+    return lambda head: head.written == "json" and all(f'"{name}"' in head.top for name in names)
+
+
+def _starts(*texts: str) -> Callable[[Head], bool]:
+    return lambda head: head.top.startswith(texts)
+
+
+_SUMMARY_OF_JMETER = "JMeter's summary or aggregate report"
+_TOOLS = {
+    "a simulation.log of Gatling": _starts("RUN\t", "REQUEST\t", "ASSERTION\t", "USER\t", "GROUP\t"),
+    "an access log": lambda head: _ACCESS_LOG.match(head.top) is not None,
+    _SUMMARY_OF_JMETER: _has("Label", "# Samples"),
+    "a plot file of ApacheBench (ab -g)": _has("starttime", "seconds", "ttime"),
+    "a CSV of hey": _has("response-time", "DNS+dialup", "status-code"),
+    "JSON of Vegeta": _has_keys("attack", "seq", "latency"),
+    "a report of Artillery": _has_keys("aggregate", "intermediate"),
+    "a HAR file of a browser": _has_keys("log", "creator", "version"),
+}
+"""What a file is → how that is known."""
+
+_HINTS = {
+    _SUMMARY_OF_JMETER: "import the file that JMeter wrote sample by sample (jmeter -l FILE)",
+}

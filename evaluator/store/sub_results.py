@@ -1,0 +1,77 @@
+"""Rows of JMeter's CSV that are part of the request before them: redirects and embedded files (since JMeter 5).
+
+JMeter writes a sample and then what belongs to it, in this order, while rows of other threads may come between. What
+belongs to `Home` is called `Home-0`, `Home-1`, …, unless it had a name before (`logo.png-0`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from evaluator.records import FilePlan
+from evaluator.store.engine import Engine, quote
+from evaluator.store.expressions import column_name
+from evaluator.store.rollup import HIGHEST_MS
+
+__all__ = ["NUMBERED", "find_sub_results", "forget_sub_results"]
+
+NUMBERED = r"^(.*)-\d+$"
+"""A label that may be of a part; the group is the label of its parent."""
+
+_CLOCKS_MS = 5
+"""Two clocks in JMeter may differ by this much: a part may end so much after its parent."""
+
+
+def forget_sub_results(engine: Engine, file: FilePlan) -> FilePlan:
+    """Spare the search for parts where no label is that of another row with a number added."""
+    layout = file.layout
+    if layout.sub_results is None:
+        return file
+    columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in layout.header)
+    label = '"' + layout.sub_results.label.replace('"', '""') + '"'
+    [(found,)] = engine.execute(
+        f"""WITH labels AS (SELECT DISTINCT {label} AS label FROM read_csv(
+            {quote(file.path)}, auto_detect = false, header = true, delim = {quote(layout.delimiter)}, quote = '"',
+            escape = '"', columns = {{{columns}}}, ignore_errors = true))
+        SELECT count(*) FROM labels WHERE regexp_extract(label, {quote(NUMBERED)}, 1) IN (SELECT label FROM labels)"""
+    ).fetchall()
+    return file if found else dataclasses.replace(file, layout=dataclasses.replace(layout, sub_results=None))
+
+
+def find_sub_results(file: FilePlan, table: str, ts: str, ms: str, is_transaction: str) -> str:
+    """Write the query that adds `is_sub_result` to the rows of a file, and `record`, their number.
+
+    A sample of a thread ends before the next one begins, so a row within the time of one before it is part of it or of
+    a transaction, whose rows are not looked at.
+    """
+    columns = file.layout.sub_results
+    if columns is None:
+        raise ValueError("the layout has no columns for parts")
+    label = column_name(file, columns.label)
+    thread = column_name(file, columns.thread) if columns.thread else "''"
+    order = "OVER (PARTITION BY {} ORDER BY record ROWS BETWEEN UNBOUNDED PRECEDING AND {})".format
+    before, so_far = order("thread", "1 PRECEDING"), order("thread", "CURRENT ROW")
+    following = "OVER (PARTITION BY thread ORDER BY record)"
+    numbered = quote(NUMBERED)
+    spent = f"least(greatest(coalesce({ms}, 0), 0), {HIGHEST_MS})"
+    return f"""
+        SELECT * EXCLUDE (thread, starts, ends, covered, inside, next, parent),
+            coalesce(
+                inside AND regexp_matches({label}, {numbered})
+                AND regexp_extract(parent.next, {numbered}, 1) = parent.label, false) AS is_sub_result
+        FROM (
+            SELECT *, last_value(
+                CASE WHEN starts IS NOT NULL AND NOT inside THEN {{'label': {label}, 'next': next}} END IGNORE NULLS
+                ) {so_far} AS parent
+            FROM (
+                SELECT *, coalesce(
+                    (starts < covered OR ends <= covered) AND ends <= covered + {_CLOCKS_MS * 1000}, false) AS inside
+                FROM (
+                    SELECT *, max(ends) {before} AS covered, lead({label}) {following} AS next
+                    FROM (
+                        SELECT *, starts + CAST({spent} * 1000 AS BIGINT) AS ends
+                        FROM (
+                            SELECT *, {thread} AS thread,
+                                CASE WHEN NOT ({is_transaction}) AND {ts} < now() + INTERVAL 1 DAY
+                                    THEN epoch_us({ts}) END AS starts
+                            FROM (SELECT *, row_number() OVER () AS record FROM ({table})))))))"""

@@ -1,0 +1,324 @@
+"""Rows read = rows landed + rows named, whatever stands in a file, in every format."""
+
+import csv
+import gzip
+import io
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+import hypothesis
+import hypothesis.strategies as st
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from evaluator.pipeline.importing import import_release
+from evaluator.records import LeftOutKind, Release
+from evaluator.sources.files import plan_landing
+from evaluator.store import Store
+
+T0 = 1_790_000_000_000
+STEP = 1000
+
+BAD, SUMMARY, PART, OTHER = LeftOutKind.BAD_ROW, LeftOutKind.SUMMARY, LeftOutKind.PART, LeftOutKind.OTHER_KIND
+LANDS = "lands"
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Some rows of a file and what must become of them: for each, its fate and whether it is known to have failed."""
+
+    name: str
+    rows: tuple
+    fates: tuple
+
+
+def one(name, row, fate, *, failed=False):
+    return Odd(name, (row,), ((fate, failed),))
+
+
+# Values may be functions of the time of the row, in milliseconds since the epoch.
+def seconds(ts):
+    return ts / 1000
+
+
+# ------------------------------------------------------------------ a table with the columns of the request row
+
+TABLE = ("ts", "endpoint", "response_time_ms", "failed", "status_code")
+OF_TABLE = [
+    one("failure", (seconds, "GET /", "3.5", "TRUE", "500"), LANDS, failed=True),
+    one("spelt success", (seconds, "GET /", "3.5", "no", "200 OK"), LANDS),
+    one("failure without time", (seconds, "GET /", "", "t", ""), LANDS, failed=True),
+    one("failure with a word for no time", (seconds, "GET /", "null", "yes", ""), LANDS, failed=True),
+    one("failure whose time is no number", (seconds, "GET /", "nan", "yes", ""), BAD, failed=True),
+    one("success without time", (seconds, "GET /", "", "f", "200"), BAD),
+    one("without endpoint", (seconds, "", "3.5", "1", "500"), BAD, failed=True),
+    one("blank endpoint", (seconds, "  ", "3.5", "1", "500"), BAD, failed=True),
+    one("unknown outcome", (seconds, "GET /", "3.5", "ERROR", "500"), BAD),
+    one("no outcome", (seconds, "GET /", "3.5", "", "500"), BAD),
+    one("negative time", (seconds, "GET /", "-1", "true", "500"), BAD, failed=True),
+    one("infinite time", (seconds, "GET /", "inf", "false", "200"), BAD),
+    one("decimal comma", (seconds, "GET /", "12,5", "true", "500"), BAD, failed=True),
+    one("of 1970", (0, "GET /", "3.5", "true", "500"), BAD, failed=True),
+    one("uptime", (86_400.5, "GET /", "3.5", "true", "500"), BAD, failed=True),
+    one("years before", (lambda ts: ts / 1000 - 3e8, "GET /", "3.5", "true", ""), BAD, failed=True),
+    one("milliseconds among seconds", (lambda ts: ts, "GET /", "3.5", "true", ""), BAD, failed=True),
+    one("no instant", ("yesterday", "GET /", "3.5", "true", ""), BAD, failed=True),
+]
+RAGGED = one("ragged", (seconds, "GET /", "3.5"), BAD)
+GOOD_TABLE = one("good", (seconds, "GET /", "3.5", "false", "200"), LANDS)
+
+# ------------------------------------------------------------------ Locust
+
+LOCUST = ("timestamp", "request_type", "name", "response_time_ms", "response_length", "status_code", "exception")
+OF_LOCUST = [
+    one("exception", (seconds, "GET", "/", "3.5", "1", "0", "boom"), LANDS, failed=True),
+    one("empty exception", (seconds, "GET", "/", "3.5", "1", "500", ""), LANDS, failed=True),
+    one("no answer", (seconds, "POST", "/", "3.5", "1", "0", ""), LANDS, failed=True),
+    one("failure without time", (seconds, "POST", "/", "", "1", "0", "boom"), LANDS, failed=True),
+    one("status with words", (seconds, "GET", "/", "3.5", "1", "200 OK", ""), LANDS),
+    one("other protocol", (seconds, "WSS", "/", "3.5", "1", "0", ""), LANDS),
+    one("nothing tells", (seconds, "GET", "/", "3.5", "1", "", ""), BAD),
+    one("no name", (seconds, "GET", "", "3.5", "1", "0", "boom"), BAD, failed=True),
+    one("of 1970", (0, "GET", "/", "3.5", "1", "0", "boom"), BAD, failed=True),
+]
+GOOD_LOCUST = one("good", (seconds, "GET", "/", "3.5", "1", "200", ""), LANDS)
+
+# ------------------------------------------------------------------ JMeter
+
+JTL = ("timeStamp", "elapsed", "label", "responseCode", "responseMessage", "threadName", "success", "SampleCount")
+MESSAGE = "Number of samples in transaction : 2, number of failing samples : 1"
+
+
+def same(ts):
+    return ts
+
+
+def later(ms):
+    return lambda ts: ts + ms
+
+
+OF_JTL = [
+    one("failure", (same, "40", "home", "500", "no", "t 1-1", "false", "1"), LANDS, failed=True),
+    one("failure without time", (same, "", "home", "", "no", "t 1-1", "false", "1"), LANDS, failed=True),
+    one("failed transaction", (same, "40", "buy", "500", MESSAGE, "t 1-1", "false", "1"), SUMMARY, failed=True),
+    one("statistic", (same, "40", "home", "200", "OK", "t 1-1", "true", "7"), BAD),
+    one("no label", (same, "40", "", "500", "no", "t 1-1", "false", "1"), BAD, failed=True),
+    one("of 1970", (0, "40", "home", "500", "no", "t 1-1", "false", "1"), BAD, failed=True),
+    one("unknown outcome", (same, "40", "home", "500", "no", "t 1-1", "", "1"), BAD),
+    Odd(
+        "redirect, with a row of another thread between",
+        (
+            (same, "400", "home", "200", "OK", "t 1-1", "true", "1"),
+            (later(10), "9", "home", "200", "OK", "t 1-2", "true", "1"),
+            (same, "100", "home-0", "302", "Found", "t 1-1", "true", "1"),
+            (later(100), "300", "home-1", "500", "no", "t 1-1", "false", "1"),
+            (later(150), "20", "logo.png-0", "200", "OK", "t 1-1", "true", "1"),
+        ),
+        ((LANDS, False), (LANDS, False), (PART, False), (PART, True), (PART, False)),
+    ),
+    Odd(
+        "labels that end in a number",
+        (
+            (same, "100", "page", "200", "OK", "t 1-1", "true", "1"),
+            (later(100), "100", "page-0", "500", "no", "t 1-1", "false", "1"),
+            (later(200), "1", "page-1", "200", "OK", "t 1-1", "true", "1"),
+        ),
+        ((LANDS, False), (LANDS, True), (LANDS, False)),
+    ),
+]
+GOOD_JTL = one("good", (same, "40", "home", "200", "OK", "t 1-1", "true", "1"), LANDS)
+
+
+def sample(ts="{ts}", t=40, s="true", lb="home", name="httpSample", more="", inside=""):
+    return f'<{name} ts="{ts}" t="{t}" s="{s}" lb="{lb}" {more}>{inside}</{name}>'
+
+
+def spelt(*, success, label="<label>pay</label>"):
+    fields = f"<timeStamp>{{ts}}</timeStamp>{label}<elapsedTime>9</elapsedTime><success>{success}</success>"
+    return f"<com.example.Sampled>{fields}</com.example.Sampled>"
+
+
+OF_XML = [
+    one("failure", sample(s="false"), LANDS, failed=True),
+    one("another element", sample(name="jdbcSample", s="false"), LANDS, failed=True),
+    one("a class", spelt(success="false"), LANDS, failed=True),
+    one("no label", sample(lb="", s="false"), BAD, failed=True),
+    one("no time", '<sample ts="{ts}" s="true" lb="home"/>', BAD),
+    one("of 1970", sample(ts=0, s="false"), BAD, failed=True),
+    one("statistic", sample(more='sc="5"', s="false"), BAD, failed=True),
+    one("no sample", spelt(success="false", label=""), OTHER, failed=True),
+    one("something else", "<note><label>x</label></note>", OTHER),
+    one(
+        "answer that is no text",
+        sample(s="false", inside="<responseData>a&#x0;b\x01\x1f</responseData>"),
+        LANDS,
+        failed=True,
+    ),
+    Odd(
+        "parts and transactions",
+        (
+            sample(
+                name="sample",
+                lb="buy",
+                s="false",
+                more=f'rm="{MESSAGE}"',
+                inside=sample(s="false", inside=sample(lb="home-0", s="false"))
+                + spelt(success="true")
+                + sample(lb="home-1"),
+            ),
+        ),
+        ((SUMMARY, True), (LANDS, True), (PART, True), (LANDS, False), (LANDS, False)),
+    ),
+]
+GOOD_XML = one("good", sample(), LANDS)
+
+# ------------------------------------------------------------------ k6
+
+K6 = ("metric_name", "timestamp", "metric_value", "expected_response", "method", "name", "status")
+NOTHING = ()
+OF_K6 = [
+    one("failure", ("http_req_duration", seconds, "3.5", "false", "GET", "/", "500"), LANDS, failed=True),
+    one("status only", ("http_req_duration", seconds, "3.5", "", "GET", "/", "503"), LANDS, failed=True),
+    one("no answer", ("http_req_duration", seconds, "0", "", "GET", "/", "0"), LANDS, failed=True),
+    one("expected", ("http_req_duration", seconds, "3.5", "true", "GET", "/", "404"), LANDS),
+    one("nothing tells", ("http_req_duration", seconds, "3.5", "", "GET", "/", ""), BAD),
+    one("no name", ("http_req_duration", seconds, "3.5", "false", "GET", "", "500"), BAD, failed=True),
+    one("of 1970", ("http_req_duration", 7, "3.5", "false", "GET", "/", "500"), BAD, failed=True),
+    one("failed call", ("grpc_req_duration", seconds, "3.5", "", "/a.B/C", "x", "14"), OTHER, failed=True),
+    one("call", ("grpc_req_duration", seconds, "3.5", "", "/a.B/C", "x", "0"), OTHER),
+    one("failed check", ("checks", seconds, "0", "", "", "", ""), OTHER, failed=True),
+    one("dropped", ("dropped_iterations", seconds, "1", "", "", "", ""), OTHER),
+    one("socket", ("ws_connecting", seconds, "1", "", "GET", "x", "101"), OTHER),
+    one("page", ("browser_http_req_duration", seconds, "1", "", "GET", "x", "500"), OTHER, failed=True),
+    Odd("describing", (("http_req_waiting", seconds, "1", "false", "GET", "/", "500"),), NOTHING),
+    Odd("passed check", (("checks", seconds, "1", "", "", "", ""),), NOTHING),
+    Odd("virtual users", (("vus", seconds, "5", "", "", "", ""),), NOTHING),
+]
+BROKEN_LINE = one("broken", '{"metric":"http_req_dur', BAD)
+GOOD_K6 = one("good", ("http_req_duration", seconds, "3.5", "true", "GET", "/", "200"), LANDS)
+
+
+# ------------------------------------------------------------------ files
+
+
+def fill(row, ts):
+    return [value(ts) if callable(value) else value for value in row]
+
+
+def write_csv(header, rows, path):
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    data = text.getvalue().encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def write_parquet(header, rows, path):
+    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+    numbers = {"ts", "response_time_ms"}
+    table = {
+        name: [_to_number(value) if name in numbers else value or None for value in values]
+        for name, values in columns.items()
+    }
+    pq.write_table(pa.table(table), path)
+
+
+def _to_number(value):
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def write_xml(_, rows, path):
+    path.write_text('<?xml version="1.0"?>\n<testResults version="1.2">\n' + "\n".join(rows) + "\n</testResults>\n")
+
+
+def write_json(_, rows, path):
+    path.write_text("\n".join(row if isinstance(row, str) else _point(row) for row in rows) + "\n")
+
+
+def _point(row):
+    metric, time, value, *tags = row
+    filled = {name: tag for name, tag in zip(K6[3:], tags, strict=True) if tag}
+    data = {"time": f"{_to_iso(time)}", "value": float(value), "tags": filled}
+    return json.dumps({"metric": metric, "type": "Point", "data": data})
+
+
+def _to_iso(epoch_s):
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat()
+
+
+# A table of Parquet has numbers where a text could be anything.
+OF_PARQUET = [odd for odd in OF_TABLE if odd.name != "decimal comma"]
+FORMATS = {
+    "csv": ("a.csv", TABLE, write_csv, [*OF_TABLE, RAGGED], GOOD_TABLE),
+    "csv-gz": ("b.csv.gz", TABLE, write_csv, [*OF_TABLE, RAGGED], GOOD_TABLE),
+    "parquet": ("c.parquet", TABLE, write_parquet, OF_PARQUET, GOOD_TABLE),
+    "locust": ("d.csv", LOCUST, write_csv, OF_LOCUST, GOOD_LOCUST),
+    "locust-gz": ("e.csv.gz", LOCUST, write_csv, OF_LOCUST, GOOD_LOCUST),
+    "jtl": ("f.jtl", JTL, write_csv, OF_JTL, GOOD_JTL),
+    "jtl-gz": ("g.jtl.gz", JTL, write_csv, OF_JTL, GOOD_JTL),
+    "jtl-xml": ("h.xml", (), write_xml, OF_XML, GOOD_XML),
+    "k6-csv": ("i.csv", K6, write_csv, OF_K6, GOOD_K6),
+    "k6-json": ("j.json", K6, write_json, [*OF_K6, BROKEN_LINE], GOOD_K6),
+}
+
+
+def build(odds, good, folder, name, header, write):
+    """Write a file of odd rows among as many good ones; return what must become of its rows."""
+    mixed = [one_of for odd in odds for one_of in (odd, good)] + [good]
+    rows = []
+    for number, odd in enumerate(mixed):
+        ts = T0 + number * STEP
+        rows += [row.replace("{ts}", str(ts)) if isinstance(row, str) else fill(row, ts) for row in odd.rows]
+    folder.mkdir(exist_ok=True)
+    write(header, [row for row in rows if row], folder / name)
+    return Counter(fate for odd in mixed for fate in odd.fates)
+
+
+def check(store, files, expected):
+    landed = import_release(store, Release("r"), plan_landing(files, skip_bad_rows=True))
+    [run] = store.runs("r")
+    found = {arm: Counter() for arm in files}
+    for arm, failed, count in (
+        tuple(row.values())
+        for row in store.query("SELECT arm, failed, count(*) FROM requests GROUP BY ALL").to_pylist()
+    ):
+        found[arm][LANDS, failed] += count
+    for part in landed.left_out:
+        found[part.arm][part.kind, True] += part.failures
+        found[part.arm][part.kind, False] += part.rows - part.failures
+    for arm, fates in expected.items():
+        assert +found[arm] == +fates, arm
+        assert run.facts.read[arm] == fates.total(), arm
+    assert run.facts.left_out == landed.left_out
+
+
+@pytest.mark.parametrize("arm", FORMATS)
+def test_each_odd_row_alone(tmp_path, arm):
+    """One by one, so that a failure names the row: each file is an arm of one run."""
+    name, header, write, odds, good = FORMATS[arm]
+    arms = {f"arm-{number}": odd for number, odd in enumerate(odds)}
+    expected = {key: build([odd], good, tmp_path / key, name, header, write) for key, odd in arms.items()}
+    files = {key: [str(tmp_path / key / name)] for key in arms}
+    check(Store.open(tmp_path / "store" / "evaluator.duckdb", create=True), files, expected)
+
+
+@st.composite
+def mixtures(draw):
+    return {arm: draw(st.lists(st.sampled_from(FORMATS[arm][3]), max_size=12)) for arm in FORMATS}
+
+
+@hypothesis.settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@hypothesis.given(mixtures())
+def test_mixtures_of_odd_rows(tmp_path_factory, mixture):
+    folder = tmp_path_factory.mktemp("mixture")
+    expected, files = {}, {}
+    for arm, (name, header, write, _, good) in FORMATS.items():
+        expected[arm] = build(mixture[arm], good, folder / arm, name, header, write)
+        files[arm] = [str(folder / arm / name)]
+    check(Store.open(folder / "store" / "evaluator.duckdb", create=True), files, expected)
