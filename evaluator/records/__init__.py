@@ -36,7 +36,7 @@ from evaluator.records.outcomes import (
     SourceColumn,
     UnitMoments,
 )
-from evaluator.records.readings import PARTS, Answer, Part, Query, QueryFacts, QueryKind, ReadingCells, Series
+from evaluator.records.readings import PARTS, Answer, Part, Query, QueryFacts, QueryKind, ReadingCells, Series, Spans
 from evaluator.records.releases import Arm, Release, Run, RunFacts, Service, check_names
 from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind
 from evaluator.records.rules import (
@@ -133,6 +133,7 @@ __all__ = [
     "Service",
     "Slice",
     "SourceColumn",
+    "Spans",
     "StoredVerdict",
     "UnitMoments",
     "Verdict",

@@ -113,6 +113,8 @@ class InstancePrior:
     canary: int | None = None
     latency: History | None = None
     failures: History | None = None
+    turnover_expected: bool = False
+    """Do the candidate's instances come and go by design?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,8 @@ class Rulebook:
     warm_up_s: float | None = None
     """Seconds cut from the start of each run; `None`: until the user count is level."""
     coverage: float = 0.99
+    silence: float = 0.2
+    """Share of the time for which an arm may be silent while it was to be heard; beyond it there is no GO."""
     max_clock_offset_s: float = 2.0
     sample_ratio: Mapping[str, float] = field(default_factory=dict)
     """Share of users expected on each arm; empty: as the run was configured."""

@@ -1,0 +1,429 @@
+"""Was each arm heard for as long as it was to be heard? One that says nothing has no failures either."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.health.base import ok, warn
+from evaluator.health.reading_base import ReadingScene, name_some
+from evaluator.records import PARTS, Direction, Finding, Level, Query, QueryFacts, QueryKind, Role, Spans
+from evaluator.stats.reading_panels import name_of
+from evaluator.wording import format_duration, format_number
+
+__all__ = ["SILENCE_CHECKS"]
+
+TOLERATED = 0.02
+"""Share of the time for which an arm may be silent without a word."""
+
+END_STEPS = 2.5
+"""Scrape intervals after the last sample that the scraping itself explains: one that is late, and one that failed."""
+
+HOLE_STEPS = 1.5
+
+TURNED_OVER = 0.25
+"""Share of an arm's instances that ended before the others."""
+
+EXPECTED = 20.0
+"""Requests that must have been expected where none came: without cause that happens once in 10⁸ times."""
+
+STILL = 0.05
+"""Share of the expected requests below which a service is as good as silent: checks of its health still count."""
+
+KNOWN_BUCKETS = 8
+REMEMBERED = 40
+LONGER_THAN_BEFORE = 2.0
+
+FloatArray = npt.NDArray[np.float64]
+VALUE, COUNT = PARTS.index("value"), PARTS.index("count")
+
+
+def check_silence(scene: ReadingScene) -> Iterable[Finding]:
+    """Arms that end before their time, or are not heard in between, over all of the time that was collected."""
+    periods, found = _find_periods(scene), False
+    for finding in _name_late_starts(scene):
+        found = True
+        yield finding
+    for code, arm in enumerate(scene.readings.arms):
+        facts = [fact for fact in scene.readings.facts if fact.arm == arm and fact.spans]
+        worst = max((_find_silence(scene, one, code, periods) for one in _listen(scene, facts)), default=None)
+        if worst is None or worst.rank == 0:
+            continue
+        found = True
+        level = Level.FAIL if worst.at_end or worst.share > scene.rulebook.silence else Level.WARN
+        yield Finding("silence", level, worst.say(arm), remedy=_say_how_to_collect(scene, worst))
+    heard = {fact.arm for fact in scene.readings.facts if fact.spans}
+    if not found and heard >= set(scene.readings.arms):
+        yield ok("silence", "every arm was heard until the end")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Silence:
+    """How long something was not heard of the time in which it was to be heard."""
+
+    rank: int
+    """0: not worth a word, 1: holes, 2: silent at the end."""
+    share: float
+    seconds: float
+    period_s: float
+    what: str
+    """A query; empty: the whole arm."""
+    since_ms: float
+    """Start of the longest silence."""
+    until_ms: float
+    first_ms: float
+    last_ms: float
+
+    @property
+    def at_end(self) -> bool:
+        return self.rank == 2
+
+    def say(self, arm: str) -> str:
+        who = f"{self.what} of {arm}" if self.what else arm
+        long = format_duration(self.seconds)
+        whole = format_duration(self.period_s)
+        if self.at_end:
+            last = format_duration((self.until_ms - self.since_ms) / 1000)
+            return f"{who} falls silent at {_clock(self.since_ms)}: no readings in the last {last} of {whole}"
+        where = f"the longest from {_clock(self.since_ms)} to {_clock(self.until_ms)}"
+        return f"{who} is silent for {long} of {whole} ({format_number(self.share * 100)} %), {where}"
+
+
+def _find_periods(scene: ReadingScene) -> tuple[tuple[float, float], ...]:
+    """Stretches of time (ms) in which arms were to be heard: those of the load, or all that was collected."""
+    if scene.stretches:
+        return tuple((one.start_s * 1000, one.end_s * 1000) for one in scene.stretches)
+    facts = [fact for fact in scene.readings.facts if fact.end_ms]
+    if not facts:
+        return ()
+    return ((min(fact.start_ms for fact in facts), max(fact.end_ms for fact in facts)),)
+
+
+def _listen(scene: ReadingScene, facts: Sequence[QueryFacts]) -> Iterator[tuple[str, Spans, float]]:
+    """What is listened to: the arm by all of its scrapes, and each query that may stop a GO."""
+    heard = _scraped(scene, facts)
+    if not heard:
+        return
+    yield "", tuple(sorted(span for fact in heard for span in fact.spans)), max(fact.step_ms for fact in heard)
+    deciding = {q for rule in scene.rulebook.rules if rule.role in (Role.GATE, Role.HOLD) for q in rule.queries}
+    rare = _failure_queries(scene)
+    for fact in facts:
+        if fact.query in deciding and fact.query not in rare and not fact.nan + fact.infinite:
+            yield name_of(fact.query), fact.spans, fact.step_ms
+
+
+def _scraped(scene: ReadingScene, facts: Sequence[QueryFacts]) -> list[QueryFacts]:
+    """Facts whose samples are scrapes: a value of an expression may be repeated after the last one."""
+    rare = _failure_queries(scene)
+    counters = [fact for fact in facts if fact.query.kind is not QueryKind.GAUGE and fact.query not in rare]
+    return counters or [fact for fact in facts if fact.query not in rare] or list(facts)
+
+
+def _failure_queries(scene: ReadingScene) -> set[Query]:
+    """Failures may happen late, or never."""
+    rules = [rule for rule in scene.rulebook.rules if rule.type == "counter_ratio"]
+    return {rule.queries[0] for rule in rules} - {rule.queries[-1] for rule in rules}
+
+
+def _first_heard(scene: ReadingScene, arm: str) -> tuple[float, float] | None:
+    """First sample of an arm and its scrape interval (ms)."""
+    facts = _scraped(scene, [fact for fact in scene.readings.facts if fact.arm == arm and fact.spans])
+    if not facts:
+        return None
+    return float(min(fact.spans[0][0] for fact in facts)), max(fact.step_ms for fact in facts)
+
+
+def _find_silence(
+    scene: ReadingScene, heard: tuple[str, Spans, float], arm: int, periods: Sequence[tuple[float, float]]
+) -> _Silence:
+    what, spans, step_ms = heard
+    holes: list[tuple[float, float]] = []
+    whole, silent, at_end = 0.0, 0.0, False
+    for begun, end in periods:
+        start = max(begun, _start_of_comparison(scene, arm, begun))
+        whole += max(end - start, 0.0)
+        reach, tail = HOLE_STEPS * step_ms, END_STEPS * step_ms
+        inside = [(max(one, start), min(other, end)) for one, other in spans if one <= end and other >= start]
+        edges = [start, *(moment for span in _join(inside) for moment in span), end]
+        for before, after in zip(edges[::2], edges[1::2], strict=True):
+            allowed = tail if before == start or after == end else reach
+            if after - before > allowed:
+                holes.append((before, after))
+                silent += after - before - step_ms  # until the next scrape nothing was to be heard
+                at_end |= after == end
+    share = silent / whole if whole else 0.0
+    since, until = max(holes, key=lambda hole: (hole[1] == periods[-1][1], hole[1] - hole[0]), default=(0.0, 0.0))
+    rank = 2 if at_end else int(share > TOLERATED)
+    first, last = (float(spans[0][0]), float(spans[-1][1])) if spans else (0.0, 0.0)
+    return _Silence(rank, share, silent / 1000, whole / 1000, what, since, until, first, last)
+
+
+def _join(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans that touch or overlap as one."""
+    out: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if out and start <= out[-1][1]:
+            out[-1] = out[-1][0], max(out[-1][1], end)
+        else:
+            out.append((start, end))
+    return out
+
+
+def _start_of_comparison(scene: ReadingScene, arm: int, start: float) -> float:
+    """When an arm was to be heard first: without a load that is when the (first) candidate was."""
+    if scene.stretches:
+        return start
+    candidates = [scene.readings.arms[arm]] if arm else list(scene.readings.arms[1:])
+    known = [first for name in candidates if (first := _first_heard(scene, name))]
+    return min((first - step for first, step in known), default=start)
+
+
+def _name_late_starts(scene: ReadingScene) -> Iterator[Finding]:
+    """Time before a candidate's first sample, which nobody can judge."""
+    periods = _find_periods(scene)
+    if scene.stretches or not periods:
+        return
+    start, end = periods[0]
+    for arm in scene.readings.arms[1:]:
+        known = _first_heard(scene, arm)
+        if known and known[0] - start > max(END_STEPS * known[1], TOLERATED * (end - start)):
+            first = known[0]
+            before, whole = format_duration((first - start) / 1000), format_duration((end - start) / 1000)
+            text = (
+                f"{arm} is first heard at {_clock(first)}: the {before} of {whole} before that are not judged; "
+                "if it was to run by then, it did not answer"
+            )
+            remedy = f"to judge its own time only: `{_command(scene, first, end)}`"
+            yield warn("late_start", text, remedy)
+
+
+def _say_how_to_collect(scene: ReadingScene, silence: _Silence) -> str:
+    if not silence.at_end:
+        return "find out why it was not scraped; see the target's page at the metrics server"
+    if scene.stretches:
+        return "find out why it ended before the load did, then load again"
+    periods = _find_periods(scene)
+    start = max(periods[0][0], silence.first_ms)
+    command = _command(scene, start, silence.last_ms)
+    return f"find out why it ended; only if it was meant to end then, judge the time before: `{command}`"
+
+
+def _command(scene: ReadingScene, start_ms: float, end_ms: float) -> str:
+    times = (f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}" for ms in (start_ms, end_ms))
+    return "evaluator collect {} --from {} --to {}".format(scene.release, *times)
+
+
+def _clock(ms: float) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+# ------------------------------------------------------------------ instances
+
+
+def check_instances(scene: ReadingScene) -> Iterable[Finding]:
+    """Instances that came or went while their arm went on."""
+    periods = _find_periods(scene)
+    if not periods:
+        return
+    turned = [_find_turnover(scene, arm, periods) for arm in scene.readings.arms]
+    for arm, one in zip(scene.readings.arms, turned, strict=True):
+        parts = [f"{len(one.came)} came after the start ({name_some(one.came)})"] if one.came else []
+        parts += [f"{len(one.ended)} ended before the others ({name_some(one.ended)})"] if one.ended else []
+        if parts:
+            text = f"instances of {arm}, of {one.instances}: {', '.join(parts)}; each counts while it was there"
+            yield warn("instances", text)
+    for arm, one in list(zip(scene.readings.arms, turned, strict=True))[1:]:
+        if one.share >= TURNED_OVER and one.share > 2 * turned[0].share and not scene.rulebook.prior.turnover_expected:
+            text = (
+                f"{len(one.ended)} of {one.instances} instances of {arm} ended while the others went on "
+                f"({name_some(one.ended)}), and {len(turned[0].ended)} of {turned[0].instances} of baseline"
+            )
+            remedy = (
+                "find out why they ended; where instances come and go by design, set "
+                "`instances: {turnover: expected}` in the policy"
+            )
+            yield Finding("turnover", Level.FAIL, text, remedy=remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turnover:
+    """Instances of one arm, and those that came or ended while others were there, with the time of it."""
+
+    instances: int
+    came: list[str]
+    ended: list[str]
+
+    @property
+    def share(self) -> float:
+        return len(self.ended) / self.instances if self.instances else 0.0
+
+
+def _find_turnover(scene: ReadingScene, arm: str, periods: Sequence[tuple[float, float]]) -> _Turnover:
+    facts = _scraped(scene, [fact for fact in scene.readings.facts if fact.arm == arm and fact.lives])
+    lives: dict[str, tuple[int, int]] = {}
+    for fact in facts:
+        for name, (first, last) in fact.lives.items():
+            known = lives.get(name, (first, last))
+            lives[name] = min(known[0], first), max(known[1], last)
+    start, end = periods[0][0], periods[-1][1]
+    seen = {name: life for name, life in lives.items() if life[0] <= end and life[1] >= start}
+    if not seen:
+        return _Turnover(0, [], [])
+    reach = END_STEPS * max(fact.step_ms for fact in facts)
+    begun = max(min(first for first, _ in seen.values()), start)
+    over = min(max(last for _, last in seen.values()), end)
+    came = [f"{name} at {_clock(first)}" for name, (first, _) in sorted(seen.items()) if first > begun + reach]
+    ended = [f"{name} at {_clock(last)}" for name, (_, last) in sorted(seen.items()) if last < over - reach]
+    return _Turnover(len(seen), came, ended)
+
+
+# ------------------------------------------------------------------ scraped, and serving nobody
+
+
+def check_traffic(scene: ReadingScene) -> Iterable[Finding]:
+    """An arm whose instances answer scrapes, and whose requests stop while the other arm's go on.
+
+    Where readings know endpoints, that is looked at for each of them as well.
+    """
+    queries, endpoints = _request_counters(scene), scene.readings.endpoints
+    for arm in range(1, len(scene.readings.arms)):
+        for one, other in ((arm, 0), (0, arm)):
+            pauses = [_find_pause(scene, query, None, one, other) for query in queries]
+            worst = max((pause for pause in pauses if pause), default=None, key=_badness)
+            if worst is not None:
+                yield from _name_pause(scene, "traffic", worst, one, other)
+            elif len(endpoints) > 1:
+                of_each = [_find_pause(scene, query, name, one, other) for query in queries for name in endpoints]
+                worst = max((pause for pause in of_each if pause), default=None, key=_badness)
+                if worst is not None:
+                    yield from _name_pause(scene, "endpoint_silent", worst, one, other)
+
+
+def _badness(pause: _Pause) -> tuple[bool, float]:
+    return pause.at_end, pause.seconds
+
+
+def _name_pause(scene: ReadingScene, check: str, pause: _Pause, one: int, other: int) -> Iterator[Finding]:
+    share = pause.seconds / scene.seconds if scene.seconds else 1.0
+    if pause.at_end or share > TOLERATED:
+        level = Level.FAIL if pause.at_end or share > scene.rulebook.silence else Level.WARN
+        text = pause.say(scene.readings.arms[one], scene.readings.arms[other])
+        yield Finding(check, level, text, remedy=_say_what_to_do(scene, pause))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """A stretch of time in which an arm is scraped and counts nothing, and the other arm goes on as before."""
+
+    query: Query
+    endpoint: str
+    """Empty: all of them."""
+    start_s: float
+    end_s: float
+    expected: float
+    grown: float
+    at_end: bool
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
+
+    def say(self, arm: str, other: str) -> str:
+        since = f"from {_clock(self.start_s * 1000)} on" if self.at_end else f"at {_clock(self.start_s * 1000)}"
+        what = f"{self.endpoint} of {arm}" if self.endpoint else arm
+        return (
+            f"{what} answers scrapes and serves nothing {since}: {name_of(self.query)} grew by "
+            f"{format_number(self.grown)} in {format_duration(self.seconds)}, where {format_number(self.expected)} "
+            f"were to be expected from what {other} went on counting"
+        )
+
+
+def _say_what_to_do(scene: ReadingScene, pause: _Pause) -> str:
+    start = scene.view.span[0] * scene.readings.bucket_s * 1000
+    if not pause.at_end or scene.stretches:
+        return "find out why no request reached it, or why it answered none"
+    command = _command(scene, start, pause.start_s * 1000)
+    return f"find out why; only if its traffic was taken away on purpose, judge the time before: `{command}`"
+
+
+def _request_counters(scene: ReadingScene) -> list[Query]:
+    """Counters that grow with requests: denominators, histograms, and rates of which more is better."""
+    found: dict[Query, None] = {}
+    for rule in scene.rulebook.rules:
+        if rule.type == "counter_ratio":
+            found[rule.queries[-1]] = None
+        elif rule.type.startswith("histogram") or (rule.type == "counter_rate" and rule.direction is Direction.HIGHER):
+            found[rule.queries[0]] = None
+    return list(found)
+
+
+def _find_pause(scene: ReadingScene, query: Query, endpoint: str | None, arm: int, other: int) -> _Pause | None:
+    """The worst pause of one arm against the other; `endpoint` `None`: over all of them."""
+    grown = _grow_by_bucket(scene, query, endpoint, (arm, other))
+    if grown is None:
+        return None
+    first, own, theirs = grown
+    bucket_s = scene.readings.bucket_s
+    shortest_s = END_STEPS * max((fact.step_ms for fact in scene.readings.facts), default=0.0) / 1000
+    pauses: list[_Pause] = []
+    before: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
+    run: list[int] = []
+    longest_known = 0
+
+    def ratio() -> float:
+        total = sum(pair[1] for pair in before)
+        return sum(pair[0] for pair in before) / total if total and len(before) >= KNOWN_BUCKETS else 0.0
+
+    def close(end: int) -> None:
+        nonlocal longest_known
+        expected = ratio() * float(theirs[run].sum())
+        at_end = end == own.size
+        enough = len(run) > LONGER_THAN_BEFORE * longest_known and len(run) * bucket_s > shortest_s
+        if enough and expected - float(own[run].sum()) >= EXPECTED:
+            start, over = float((first + run[0]) * bucket_s), float((first + end) * bucket_s)
+            pauses.append(_Pause(query, endpoint or "", start, over, expected, float(own[run].sum()), at_end))
+        else:
+            longest_known = max(longest_known, len(run))
+            before.extend((float(own[at]), float(theirs[at])) for at in run)
+        run.clear()
+
+    for at in range(own.size):
+        if own[at] <= STILL * ratio() * theirs[at] and len(before) >= KNOWN_BUCKETS:
+            run.append(at)
+            continue
+        if run:
+            close(at)
+        before.append((float(own[at]), float(theirs[at])))
+    if run:
+        close(own.size)
+    return max(pauses, default=None, key=_badness)
+
+
+def _grow_by_bucket(
+    scene: ReadingScene, query: Query, endpoint: str | None, arms: tuple[int, int]
+) -> tuple[int, FloatArray, FloatArray] | None:
+    """First bucket, and by how much both arms grew in each from there to the last that both were read in."""
+    view = scene.view
+    rows = view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE, endpoint)
+    readings = view.readings
+    mine = [rows[readings.arm[rows] == arm] for arm in arms]
+    if not all(one.size for one in mine):
+        return None
+    first = max(int(readings.bucket[one].min()) for one in mine)
+    last = min(int(readings.bucket[one].max()) for one in mine)
+    if last < first:
+        return None
+    grown = []
+    for one in mine:
+        inside = one[(readings.bucket[one] >= first) & (readings.bucket[one] <= last)]
+        weights = readings.total[inside]
+        grown.append(np.bincount(readings.bucket[inside] - first, weights=weights, minlength=last - first + 1))
+    return first, np.asarray(grown[0], float), np.asarray(grown[1], float)
+
+
+SILENCE_CHECKS = (check_silence, check_instances, check_traffic)
