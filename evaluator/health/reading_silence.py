@@ -371,37 +371,49 @@ def _find_pause(scene: ReadingScene, query: Query, endpoint: str | None, arm: in
     bucket_s = scene.readings.bucket_s
     shortest_s = END_STEPS * max((fact.step_ms for fact in scene.readings.facts), default=0.0) / 1000
     pauses: list[_Pause] = []
-    before: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
-    run: list[int] = []
-    longest_known = 0
-
-    def ratio() -> float:
-        total = sum(pair[1] for pair in before)
-        return sum(pair[0] for pair in before) / total if total and len(before) >= KNOWN_BUCKETS else 0.0
-
-    def close(end: int) -> None:
-        nonlocal longest_known
-        expected = ratio() * float(theirs[run].sum())
-        at_end = end == own.size
-        enough = len(run) > LONGER_THAN_BEFORE * longest_known and len(run) * bucket_s > shortest_s
-        if enough and expected - float(own[run].sum()) >= EXPECTED:
-            start, over = float((first + run[0]) * bucket_s), float((first + end) * bucket_s)
-            pauses.append(_Pause(query, endpoint or "", start, over, expected, float(own[run].sum()), at_end))
-        else:
-            longest_known = max(longest_known, len(run))
-            before.extend((float(own[at]), float(theirs[at])) for at in run)
-        run.clear()
-
-    for at in range(own.size):
-        if own[at] <= STILL * ratio() * theirs[at] and len(before) >= KNOWN_BUCKETS:
+    history, run, longest = _History(), list[int](), 0
+    for at in range(own.size + 1):
+        if at < own.size and history.is_known and own[at] <= STILL * history.ratio * theirs[at]:
             run.append(at)
             continue
         if run:
-            close(at)
-        before.append((float(own[at]), float(theirs[at])))
-    if run:
-        close(own.size)
+            expected, grew = history.ratio * float(theirs[run].sum()), float(own[run].sum())
+            enough = len(run) > LONGER_THAN_BEFORE * longest and len(run) * bucket_s > shortest_s
+            if enough and expected - grew >= EXPECTED:
+                start, over = float((first + run[0]) * bucket_s), float((first + at) * bucket_s)
+                pauses.append(_Pause(query, endpoint or "", start, over, expected, grew, at_end=at == own.size))
+            else:
+                longest = max(longest, len(run))
+                history.add(own[run], theirs[run])
+            run.clear()
+        if at < own.size:
+            history.add(own[at : at + 1], theirs[at : at + 1])
     return max(pauses, default=None, key=_badness)
+
+
+class _History:
+    """By how much an arm grew for each request of the other, before a pause."""
+
+    def __init__(self) -> None:
+        self.latest: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
+        self.own = self.theirs = 0.0
+
+    def add(self, own: FloatArray, theirs: FloatArray) -> None:
+        """Remember what both arms grew by in some buckets."""
+        self.latest.extend(zip(own.tolist(), theirs.tolist(), strict=True))
+        self.own += float(own.sum())
+        self.theirs += float(theirs.sum())
+
+    @property
+    def is_known(self) -> bool:
+        """Is there enough to expect anything?"""
+        return len(self.latest) >= KNOWN_BUCKETS
+
+    @property
+    def ratio(self) -> float:
+        """The smaller of the latest ratio and that of all time: a pause of the other arm makes one of them large."""
+        own, theirs = (sum(pair[place] for pair in self.latest) for place in (0, 1))
+        return min(own / theirs, self.own / self.theirs) if theirs and self.theirs else 0.0
 
 
 def _grow_by_bucket(

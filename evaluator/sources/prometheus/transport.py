@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -70,13 +70,13 @@ class _Watch:
         self.timer.start()
 
     def take(self, sock: Any) -> None:
-        """Watch this socket from now on. Raises TooLateError when the time is over."""
+        """Watch this socket from now on."""
         with self.lock:
-            if self.is_over():
-                raise TooLateError
             if self.guard is not None:
                 self.guard.close()
             self.guard = socket.socket(fileno=os.dup(sock.fileno()))  # TLS takes the other one over
+        if self.is_over():
+            self._end()
 
     def is_over(self) -> bool:
         """Is there no time left?"""
@@ -99,32 +99,47 @@ class _Watch:
 _OF_THREAD = threading.local()
 
 
-def _watch(sock: Any) -> None:
+@contextlib.contextmanager
+def _watched() -> Iterator[Callable[[Any], None]]:
+    """What takes the socket that is used within. Raises TooLateError for whatever fails once the time is over."""
     watch: _Watch | None = getattr(_OF_THREAD, "watch", None)
-    if watch is not None and sock is not None:
-        watch.take(sock)
+    if watch is None:
+        yield lambda _: None
+        return
+    if watch.is_over():
+        raise TooLateError
+    try:
+        yield watch.take
+    except Exception:
+        if watch.is_over():
+            raise TooLateError from None
+        raise
 
 
 class _Connection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
-        sock = super()._new_conn()
-        _watch(sock)
+        with _watched() as take:
+            sock = super()._new_conn()
+            take(sock)
         return sock
 
     def getresponse(self) -> Any:
-        _watch(self.sock)
-        return super().getresponse()
+        with _watched() as take:
+            take(self.sock)
+            return super().getresponse()
 
 
 class _SecureConnection(HTTPSConnection):
     def _new_conn(self) -> socket.socket:
-        sock = super()._new_conn()
-        _watch(sock)
+        with _watched() as take:
+            sock = super()._new_conn()
+            take(sock)
         return sock
 
     def getresponse(self) -> Any:
-        _watch(self.sock)
-        return super().getresponse()
+        with _watched() as take:
+            take(self.sock)
+            return super().getresponse()
 
 
 class _Pool(HTTPConnectionPool):
