@@ -17,6 +17,7 @@ from evaluator.metrics import READING_METRICS
 from evaluator.metrics.reading_measure import ReadingPairs, has_reading_rules, measure_readings, without_readings
 from evaluator.records import (
     BASELINE,
+    UP,
     ArmSummary,
     Cells,
     Evidence,
@@ -32,7 +33,7 @@ from evaluator.records import (
 )
 from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.index import distinct
-from evaluator.stats.reading_panels import ReadingView, Stretch, cut
+from evaluator.stats.reading_panels import ReadingView, Stretch, cut, keep_rows
 from evaluator.stats.window import WarmUp, find_warm_up
 
 __all__ = ["JudgedLoad", "assess_readings", "count_samples", "plan_runs"]
@@ -81,7 +82,7 @@ def assess_readings(
     if readings is None:
         arms = load.cells.arms[1:] if load else ()
         return Evidence(without_readings(rulebook, release, arms), (), (), Window(None, None))
-    readings = _with_both_arms(readings)
+    readings, targets = _take_out_targets(_with_both_arms(readings), rulebook)
     if not has_reading_rules(rulebook):
         ignored = warn("readings", "readings were collected, and the policy has no metric of them")
         return Evidence((), (ignored,), (), Window(None, None))
@@ -110,6 +111,7 @@ def assess_readings(
         client=load.evidence.comparisons if load else (),
         shared_instances=shared,
         stretches=stretches or (),
+        targets=targets,
     )
     return Evidence(
         comparisons=comparisons,
@@ -139,6 +141,25 @@ def _with_both_arms(readings: ReadingCells) -> ReadingCells:
     if not arms or arms[0] != BASELINE:
         readings = replace(readings, arms=(BASELINE, *arms), arm=readings.arm + 1)
     return readings if len(readings.arms) > 1 else replace(readings, arms=(*readings.arms, CANDIDATE))
+
+
+def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[ReadingCells, ReadingCells | None]:
+    """Set apart what the server says of its scrapes: its targets may be more than the service.
+
+    Where the policy has a metric of it, it stays among the readings as well.
+    """
+    if UP not in readings.queries:
+        return readings, None
+    own = readings.query == readings.queries.index(UP)
+    if any(UP in rule.queries for rule in rulebook.rules):
+        return readings, replace(keep_rows(readings, own), facts=tuple(f for f in readings.facts if f.query == UP))
+    facts = {True: [fact for fact in readings.facts if fact.query == UP]}
+    facts[False] = [fact for fact in readings.facts if fact.query != UP]
+    # Queries are known by their place, which none may lose.
+    rest = replace(keep_rows(readings, ~own), queries=tuple(q for q in readings.queries if q != UP))
+    shift = rest.query > readings.queries.index(UP)
+    rest = replace(rest, query=rest.query - shift, facts=tuple(facts[False]))
+    return rest, replace(keep_rows(readings, own), facts=tuple(facts[True]))
 
 
 def _without_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tuple[str, ...]]:

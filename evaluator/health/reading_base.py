@@ -28,6 +28,8 @@ class ReadingScene:
     comparisons: tuple[Comparison, ...]
     client: tuple[Comparison, ...] = ()
     """What the load beside it saw."""
+    targets: ReadingCells | None = None
+    """Whether each target of the arms answered its scrapes (`up`); `None`: nobody asked."""
     shared_instances: tuple[str, ...] = ()
     """Instances that counted both arms, though in series of their own: proxies."""
     stretches: tuple[Stretch, ...] = ()

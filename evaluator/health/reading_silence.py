@@ -222,6 +222,35 @@ def _clock(ms: float) -> str:
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def check_targets(scene: ReadingScene) -> Iterable[Finding]:
+    """Targets that were to be scraped and did not answer, also those that never did and left no series."""
+    targets, periods = scene.targets, _find_periods(scene)
+    if targets is None or not periods:
+        return
+    at_ms = (targets.bucket + 0.5) * targets.bucket_s * 1000
+    inside = np.any([(at_ms >= start) & (at_ms <= end) for start, end in periods], axis=0)
+    down = np.where(inside, targets.n - targets.total, 0.0)
+    shares = []
+    for code in range(len(targets.arms)):
+        mine = inside & (targets.arm == code)
+        scrapes = float(targets.n[mine].sum())
+        shares.append(float(down[mine].sum()) / scrapes if scrapes else 0.0)
+    for code, arm in enumerate(targets.arms):
+        others = max(shares[1:], default=0.0) if code == 0 else shares[0]
+        if shares[code] <= TOLERATED:
+            continue
+        failing = (targets.arm == code) & (down > 0)
+        names = name_some([targets.instances[one] for one in np.unique(targets.instance[failing]).tolist()])
+        first = _clock(float(targets.bucket[failing].min()) * targets.bucket_s * 1000)
+        text = (
+            f"targets of {arm} did not answer {format_number(shares[code] * 100)} % of their scrapes "
+            f"({format_number(others * 100)} % of the other arm's): {names}, first at {first}"
+        )
+        lopsided = shares[code] > scene.rulebook.silence and shares[code] > 2 * others
+        remedy = "find out why they were down; the metrics server's page of targets says how a scrape failed"
+        yield Finding("targets", Level.FAIL if lopsided else Level.WARN, text, remedy=remedy)
+
+
 # ------------------------------------------------------------------ instances
 
 
@@ -438,4 +467,4 @@ def _grow_by_bucket(
     return first, np.asarray(grown[0], float), np.asarray(grown[1], float)
 
 
-SILENCE_CHECKS = (check_silence, check_instances, check_traffic)
+SILENCE_CHECKS = (check_silence, check_targets, check_instances, check_traffic)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from evaluator.errors import SourceError, UnknownName, UsageError
 from evaluator.pipeline.base import READING_SOURCE, Say, say_nothing
 from evaluator.policy import Policy
-from evaluator.records import Answer, Query, QueryKind, Release, Run, RunFacts, RunState, check_names
+from evaluator.records import UP, Answer, Query, QueryKind, Release, Run, RunFacts, RunState, check_names
 from evaluator.sources.prometheus import Prometheus, connect
 from evaluator.sources.recording import new_run_id
 from evaluator.stats.readings import choose_reading_bucket_s
@@ -96,7 +96,7 @@ def _explain_silent_arms(source: Prometheus, answers: Sequence[Answer], stretch:
     """An arm without any series never answered, or its selector is wrong: what the server has instead is kept."""
     out = list(answers)
     for arm in source.options.selectors:
-        mine = [place for place, answer in enumerate(out) if answer.arm == arm]
+        mine = [place for place, answer in enumerate(out) if answer.arm == arm and answer.query != UP]
         if any(out[place].series for place in mine):
             continue
         # Of a series' name the server can say which labels there are; of an expression it cannot.
@@ -239,14 +239,14 @@ def _no_server() -> UsageError:
 
 
 def _queries(policy: Policy) -> tuple[Query, ...]:
-    """What the policy's metrics ask, each once."""
+    """What the policy's metrics ask, each once, and which targets answered their scrapes."""
     queries = dict.fromkeys(query for rule in policy.rulebook.rules for query in rule.queries)
     if not queries:
         raise UsageError(
             "the policy has no metric of readings",
             hint="add one, or a ready-made set: sources: {prometheus: {queries: [red-http]}}",
         )
-    return tuple(queries)
+    return tuple(dict.fromkeys((*queries, UP)))
 
 
 def _fetch(source: Prometheus, queries: Iterable[Query], stretch: Stretch, say: Say) -> list[Answer]:

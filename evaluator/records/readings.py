@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PARTS", "Answer", "Part", "Query", "QueryFacts", "QueryKind", "ReadingCells", "Series", "Spans"]
+__all__ = ["PARTS", "UP", "Answer", "Part", "Query", "QueryFacts", "QueryKind", "ReadingCells", "Series", "Spans"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -43,6 +43,9 @@ class Query:
 
 Spans = tuple[tuple[int, int], ...]
 """Starts and ends, in order."""
+
+UP = Query("up{$selector}", QueryKind.GAUGE)
+"""What a server itself writes of each target that it scrapes: 1 where it answered, 0 where it did not."""
 
 Part = Literal["value", "bucket", "sum", "count"]
 PARTS: tuple[Part, ...] = ("value", "bucket", "sum", "count")

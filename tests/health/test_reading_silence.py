@@ -11,6 +11,7 @@ import pytest
 from evaluator.assess_readings import assess_readings
 from evaluator.judges import JUDGES
 from evaluator.records import (
+    UP,
     Answer,
     InstancePrior,
     Level,
@@ -53,7 +54,7 @@ def scraped(arm, pod, *, alive=(0.0, 1.0), holes=(), rate=(20.0,), endpoint="/a"
     return good, Series({"version": arm, "code": "500"}, name, endpoint, "value", np.nan, ts, bad[seen].astype(float))
 
 
-def readings(*pods, start=0.0, end=1.0):
+def readings(*pods, start=0.0, end=1.0, more=()):
     """`pods`: what `scraped` gave."""
     start, end = (datetime.fromtimestamp(T0 + share * HOUR, UTC) for share in (start, end))
     answers = []
@@ -63,7 +64,26 @@ def readings(*pods, start=0.0, end=1.0):
         bad = tuple(pod[1] for pod in mine if pod[1].ts_ms.size)
         answers.append(Answer(REQUESTS, arm, (REQUESTS.text,), start, end, STEP, every))
         answers.append(Answer(FAILURES, arm, (FAILURES.text,), start, end, STEP, bad))
-    return sum_up(answers, ARMS, STEP)
+    return sum_up((*answers, *more), ARMS, STEP)
+
+
+def answered(arm, *shares):
+    """Whether the targets of an arm answered: each from some share of the hour on."""
+    at = np.arange(SCRAPES + 1)
+    series = tuple(
+        Series(
+            {"version": arm},
+            f"{arm}-{pod}",
+            "",
+            "value",
+            np.nan,
+            (T0 + at * STEP) * 1000,
+            (at >= share * SCRAPES) * 1.0,
+        )
+        for pod, share in enumerate(shares)
+    )
+    start, end = (datetime.fromtimestamp(T0 + share * HOUR, UTC) for share in (0.0, 1.0))
+    return Answer(UP, arm, (UP.text,), start, end, STEP, series)
 
 
 def pods(arm, count=3, **shape):
@@ -160,6 +180,27 @@ def test_an_instance_that_ends_is_turnover():
     assert "turnover" not in found
     assert "ended before the others" in found["instances"].text
     assert word is VerdictWord.GO
+
+
+@pytest.mark.parametrize(
+    ("baseline", "canary", "level"),
+    [
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), None),
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.2), Level.WARN),
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 2.0), Level.FAIL),  # one that never answered leaves no series
+        ((0.0, 0.0, 0.0), (0.4, 0.4, 0.4), Level.FAIL),
+        ((0.0, 0.0, 2.0), (0.0, 0.0, 2.0), Level.WARN),  # an exporter beside it that answers in neither arm
+    ],
+)
+def test_targets_that_did_not_answer_were_to_be_heard(baseline, canary, level):
+    """The server says so of each target it knows, also before its first sample: that start is no late one."""
+    born = [scraped("canary", pod, alive=(share, 1.0)) for pod, share in enumerate(canary) if share < 1]
+    up = (answered("baseline", *baseline), answered("canary", *canary))
+    word, found = judge(readings(*pods("baseline"), *born, more=up))
+    assert (found["targets"].level if "targets" in found else None) is level
+    assert word is (VerdictWord.INCONCLUSIVE if level is Level.FAIL else VerdictWord.GO)
+    if level is Level.FAIL:
+        assert "targets of canary did not answer" in found["targets"].text
 
 
 def test_instances_that_come_and_go_in_both_arms_are_named_only():

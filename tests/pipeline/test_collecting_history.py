@@ -30,8 +30,9 @@ VERSIONS = {
     "dead70": {"alive": 0.7},
     "switched": {"drop": 900.0},
     "renamed": {"code": "status"},
+    "crashing": {"born": 0.4},
 }
-"""How each version behaves: the share of the time that it lives, by how much its counters drop once, its label."""
+"""How each version behaves: how long it lives, by how much its counters drop once, its label, when it came up."""
 
 
 def history() -> str:
@@ -45,11 +46,15 @@ def history() -> str:
             code = shape.get("code", "code")
             for n in range(int(SCRAPES * shape.get("alive", 1.0)) + 1):
                 at = START.timestamp() + n * STEP_S
+                is_up = n >= SCRAPES * shape.get("born", 0.0)
+                lines.append(Line("up", own, float(is_up), at))
+                if not is_up:
+                    continue
                 lines.append(Line("http_requests_total", {**own, code: "200"}, float(good[n]), at))
                 lines.append(Line("work_seconds_sum", own, float(good[n]) * 0.1, at))
                 lines.append(Line("work_seconds_count", own, float(good[n]), at))
                 lines.append(Line("work_seconds", {**own, "quantile": "0.9"}, 0.2, at))
-    kinds = {"http_requests": "counter", "work_seconds": "summary"}
+    kinds = {"http_requests": "counter", "work_seconds": "summary", "up": "gauge"}
     lines.sort(key=lambda line: (line.name, sorted(line.labels.items()), line.ts))
     return metrics_servers.openmetrics(lines, kinds)
 
@@ -115,6 +120,16 @@ def test_a_canary_that_dies_is_no_pass_and_the_command_for_its_time_is_given(tmp
     assert command == f"evaluator collect cart@2 --from 2026-10-01T12:00:00Z --to 2026-10-01T{minute}Z"
     lived = datetime.fromisoformat(f"2026-10-01T{minute}+00:00")
     assert judge(tmp_path, url, version, end=lived).word.value == "go"
+
+
+def test_a_canary_that_was_down_at_first_was_to_be_heard_by_then(tmp_path, url):
+    """The server scraped it in vain: that is no canary that was deployed later."""
+    verdict = judge(tmp_path, url, "crashing")
+    assert verdict.word.value == "inconclusive"
+    targets = finding(verdict, "targets")
+    assert targets.level.value == "fail"
+    assert "targets of canary did not answer 39" in targets.text
+    assert "crashing-0:80, crashing-1:80, crashing-2:80, first at 2026-10-01 12:00:15 UTC" in targets.text
 
 
 def test_a_label_that_is_called_otherwise_is_no_zero(tmp_path, url):

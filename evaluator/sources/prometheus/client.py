@@ -29,7 +29,7 @@ from evaluator.records import Answer, Part, Query, QueryKind, Series
 from evaluator.sources.prometheus.absence import Labels, explain_labels, find_form, find_impossible
 from evaluator.sources.prometheus.faults import check_answer, odd_answer, read_notes, unreachable
 from evaluator.sources.prometheus.options import PrometheusOptions, reveal
-from evaluator.sources.prometheus.queries import fill, is_plain, metric_name, parts_of
+from evaluator.sources.prometheus.queries import fill, is_plain, matchers_of, metric_name, parts_of
 from evaluator.sources.prometheus.series import Collected
 
 if TYPE_CHECKING:
@@ -183,9 +183,10 @@ class Prometheus:
         plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
         if query.kind is QueryKind.HISTOGRAM:
             return replace(answer, form=find_form(answer, lambda: self._labels_of(plain, window)))
-        if answer.series or not is_plain(query.text):
-            found = find_impossible(query.text, arm, [one.labels for one in answer.series]) if answer.series else ""
-            return replace(answer, impossible=found)
+        if not is_plain(query.text) or not matchers_of(query.text):
+            return answer
+        if answer.series:
+            return replace(answer, impossible=find_impossible(query.text, arm, [one.labels for one in answer.series]))
         key = (query.text, arm)
         if key not in self._seen:  # once a collection: it looks far back
             before = round(LOOK_BACK.total_seconds() * 1000)
