@@ -88,7 +88,7 @@ def assess_readings(
         return Evidence((), (ignored,), (), Window(None, None))
     readings, shared = _without_shared_instances(readings)
     stretches = _judged_stretches(load, rulebook) if load else None
-    view = cut(readings, stretches)
+    view = cut(readings, stretches or _since_the_candidate(readings))
     if load and not view.run.size:
         return _without_overlap(readings, rulebook, release)
     start_s, end_s = _span(view, load, rulebook)
@@ -141,6 +141,14 @@ def _with_both_arms(readings: ReadingCells) -> ReadingCells:
     if not arms or arms[0] != BASELINE:
         readings = replace(readings, arms=(BASELINE, *arms), arm=readings.arm + 1)
     return readings if len(readings.arms) > 1 else replace(readings, arms=(*readings.arms, CANDIDATE))
+
+
+def _since_the_candidate(readings: ReadingCells) -> tuple[Stretch, ...] | None:
+    """The time from the first reading of a candidate on: before, there is nothing to compare the baseline with."""
+    theirs, own = readings.bucket[readings.arm > 0], readings.bucket[readings.arm == 0]
+    if not theirs.size or not own.size or theirs.min() <= own.min():
+        return None
+    return (Stretch("readings", float(theirs.min()) * readings.bucket_s, math.inf),)
 
 
 def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[ReadingCells, ReadingCells | None]:

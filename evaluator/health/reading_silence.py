@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.health.base import ok, warn
-from evaluator.health.reading_base import ReadingScene, name_some
-from evaluator.records import PARTS, Direction, Finding, Level, Query, QueryFacts, QueryKind, Role, Spans
+from evaluator.health.reading_base import END_STEPS, TOLERATED, ReadingScene, name_some, show_clock, show_command
+from evaluator.records import Finding, Level, Query, QueryFacts, QueryKind, Role, Spans
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
 __all__ = ["SILENCE_CHECKS"]
 
-TOLERATED = 0.02
-"""Share of the time for which an arm may be silent without a word."""
-
-END_STEPS = 2.5
-"""Scrape intervals after the last sample that the scraping itself explains: one that is late, and one that failed."""
-
 HOLE_STEPS = 1.5
 
 TURNED_OVER = 0.25
 """Share of an arm's instances that ended before the others."""
-
-EXPECTED = 20.0
-"""Requests that must have been expected where none came: without cause that happens once in 10⁸ times."""
-
-STILL = 0.05
-"""Share of the expected requests below which a service is as good as silent: checks of its health still count."""
-
-KNOWN_BUCKETS = 8
-REMEMBERED = 40
-LONGER_THAN_BEFORE = 2.0
-
-FloatArray = npt.NDArray[np.float64]
-VALUE, COUNT = PARTS.index("value"), PARTS.index("count")
 
 
 def check_silence(scene: ReadingScene) -> Iterable[Finding]:
@@ -89,15 +67,18 @@ class _Silence:
         whole = format_duration(self.period_s)
         if self.at_end:
             last = format_duration((self.until_ms - self.since_ms) / 1000)
-            return f"{who} falls silent at {_clock(self.since_ms)}: no readings in the last {last} of {whole}"
-        where = f"the longest from {_clock(self.since_ms)} to {_clock(self.until_ms)}"
+            return f"{who} falls silent at {show_clock(self.since_ms)}: no readings in the last {last} of {whole}"
+        where = f"the longest from {show_clock(self.since_ms)} to {show_clock(self.until_ms)}"
         return f"{who} is silent for {long} of {whole} ({format_number(self.share * 100)} %), {where}"
 
 
 def _find_periods(scene: ReadingScene) -> tuple[tuple[float, float], ...]:
     """Stretches of time (ms) in which arms were to be heard: those of the load, or all that was collected."""
     if scene.stretches:
-        return tuple((one.start_s * 1000, one.end_s * 1000) for one in scene.stretches)
+        # A load is known by whole buckets, and began and ended somewhere within the first and the last of them.
+        edge = scene.readings.bucket_s
+        inner = ((one.start_s + edge, one.end_s - edge) for one in scene.stretches)
+        return tuple((start * 1000, end * 1000) for start, end in inner if start < end)
     facts = [fact for fact in scene.readings.facts if fact.end_ms]
     if not facts:
         return ()
@@ -195,10 +176,10 @@ def _name_late_starts(scene: ReadingScene) -> Iterator[Finding]:
             first = known[0]
             before, whole = format_duration((first - start) / 1000), format_duration((end - start) / 1000)
             text = (
-                f"{arm} is first heard at {_clock(first)}: the {before} of {whole} before that are not judged; "
+                f"{arm} is first heard at {show_clock(first)}: the {before} of {whole} before that are not judged; "
                 "if it was to run by then, it did not answer"
             )
-            remedy = f"to judge its own time only: `{_command(scene, first, end)}`"
+            remedy = f"to judge its own time only: `{show_command(scene, first, end)}`"
             yield warn("late_start", text, remedy)
 
 
@@ -209,17 +190,8 @@ def _say_how_to_collect(scene: ReadingScene, silence: _Silence) -> str:
         return "find out why it ended before the load did, then load again"
     periods = _find_periods(scene)
     start = max(periods[0][0], silence.first_ms)
-    command = _command(scene, start, silence.last_ms)
+    command = show_command(scene, start, silence.last_ms)
     return f"find out why it ended; only if it was meant to end then, judge the time before: `{command}`"
-
-
-def _command(scene: ReadingScene, start_ms: float, end_ms: float) -> str:
-    times = (f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}" for ms in (start_ms, end_ms))
-    return "evaluator collect {} --from {} --to {}".format(scene.release, *times)
-
-
-def _clock(ms: float) -> str:
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def check_targets(scene: ReadingScene) -> Iterable[Finding]:
@@ -241,7 +213,7 @@ def check_targets(scene: ReadingScene) -> Iterable[Finding]:
             continue
         failing = (targets.arm == code) & (down > 0)
         names = name_some([targets.instances[one] for one in np.unique(targets.instance[failing]).tolist()])
-        first = _clock(float(targets.bucket[failing].min()) * targets.bucket_s * 1000)
+        first = show_clock(float(targets.bucket[failing].min()) * targets.bucket_s * 1000)
         text = (
             f"targets of {arm} did not answer {format_number(shares[code] * 100)} % of their scrapes "
             f"({format_number(others * 100)} % of the other arm's): {names}, first at {first}"
@@ -306,165 +278,9 @@ def _find_turnover(scene: ReadingScene, arm: str, periods: Sequence[tuple[float,
     reach = END_STEPS * max(fact.step_ms for fact in facts)
     begun = max(min(first for first, _ in seen.values()), start)
     over = min(max(last for _, last in seen.values()), end)
-    came = [f"{name} at {_clock(first)}" for name, (first, _) in sorted(seen.items()) if first > begun + reach]
-    ended = [f"{name} at {_clock(last)}" for name, (_, last) in sorted(seen.items()) if last < over - reach]
+    came = [f"{name} at {show_clock(first)}" for name, (first, _) in sorted(seen.items()) if first > begun + reach]
+    ended = [f"{name} at {show_clock(last)}" for name, (_, last) in sorted(seen.items()) if last < over - reach]
     return _Turnover(len(seen), came, ended)
 
 
-# ------------------------------------------------------------------ scraped, and serving nobody
-
-
-def check_traffic(scene: ReadingScene) -> Iterable[Finding]:
-    """An arm whose instances answer scrapes, and whose requests stop while the other arm's go on.
-
-    Where readings know endpoints, that is looked at for each of them as well.
-    """
-    queries, endpoints = _request_counters(scene), scene.readings.endpoints
-    for arm in range(1, len(scene.readings.arms)):
-        for one, other in ((arm, 0), (0, arm)):
-            pauses = [_find_pause(scene, query, None, one, other) for query in queries]
-            worst = max((pause for pause in pauses if pause), default=None, key=_badness)
-            if worst is not None:
-                yield from _name_pause(scene, "traffic", worst, one, other)
-            elif len(endpoints) > 1:
-                of_each = [_find_pause(scene, query, name, one, other) for query in queries for name in endpoints]
-                worst = max((pause for pause in of_each if pause), default=None, key=_badness)
-                if worst is not None:
-                    yield from _name_pause(scene, "endpoint_silent", worst, one, other)
-
-
-def _badness(pause: _Pause) -> tuple[bool, float]:
-    return pause.at_end, pause.seconds
-
-
-def _name_pause(scene: ReadingScene, check: str, pause: _Pause, one: int, other: int) -> Iterator[Finding]:
-    share = pause.seconds / scene.seconds if scene.seconds else 1.0
-    if pause.at_end or share > TOLERATED:
-        level = Level.FAIL if pause.at_end or share > scene.rulebook.silence else Level.WARN
-        text = pause.say(scene.readings.arms[one], scene.readings.arms[other])
-        yield Finding(check, level, text, remedy=_say_what_to_do(scene, pause))
-
-
-@dataclass(frozen=True, slots=True)
-class _Pause:
-    """A stretch of time in which an arm is scraped and counts nothing, and the other arm goes on as before."""
-
-    query: Query
-    endpoint: str
-    """Empty: all of them."""
-    start_s: float
-    end_s: float
-    expected: float
-    grown: float
-    at_end: bool
-
-    @property
-    def seconds(self) -> float:
-        return self.end_s - self.start_s
-
-    def say(self, arm: str, other: str) -> str:
-        since = f"from {_clock(self.start_s * 1000)} on" if self.at_end else f"at {_clock(self.start_s * 1000)}"
-        what = f"{self.endpoint} of {arm}" if self.endpoint else arm
-        return (
-            f"{what} answers scrapes and serves nothing {since}: {name_of(self.query)} grew by "
-            f"{format_number(self.grown)} in {format_duration(self.seconds)}, where {format_number(self.expected)} "
-            f"were to be expected from what {other} went on counting"
-        )
-
-
-def _say_what_to_do(scene: ReadingScene, pause: _Pause) -> str:
-    start = scene.view.span[0] * scene.readings.bucket_s * 1000
-    if not pause.at_end or scene.stretches:
-        return "find out why no request reached it, or why it answered none"
-    command = _command(scene, start, pause.start_s * 1000)
-    return f"find out why; only if its traffic was taken away on purpose, judge the time before: `{command}`"
-
-
-def _request_counters(scene: ReadingScene) -> list[Query]:
-    """Counters that grow with requests: denominators, histograms, and rates of which more is better."""
-    found: dict[Query, None] = {}
-    for rule in scene.rulebook.rules:
-        if rule.type == "counter_ratio":
-            found[rule.queries[-1]] = None
-        elif rule.type.startswith("histogram") or (rule.type == "counter_rate" and rule.direction is Direction.HIGHER):
-            found[rule.queries[0]] = None
-    return list(found)
-
-
-def _find_pause(scene: ReadingScene, query: Query, endpoint: str | None, arm: int, other: int) -> _Pause | None:
-    """The worst pause of one arm against the other; `endpoint` `None`: over all of them."""
-    grown = _grow_by_bucket(scene, query, endpoint, (arm, other))
-    if grown is None:
-        return None
-    first, own, theirs = grown
-    bucket_s = scene.readings.bucket_s
-    shortest_s = END_STEPS * max((fact.step_ms for fact in scene.readings.facts), default=0.0) / 1000
-    pauses: list[_Pause] = []
-    history, run, longest = _History(), list[int](), 0
-    for at in range(own.size + 1):
-        if at < own.size and history.is_known and own[at] <= STILL * history.ratio * theirs[at]:
-            run.append(at)
-            continue
-        if run:
-            expected, grew = history.ratio * float(theirs[run].sum()), float(own[run].sum())
-            enough = len(run) > LONGER_THAN_BEFORE * longest and len(run) * bucket_s > shortest_s
-            if enough and expected - grew >= EXPECTED:
-                start, over = float((first + run[0]) * bucket_s), float((first + at) * bucket_s)
-                pauses.append(_Pause(query, endpoint or "", start, over, expected, grew, at_end=at == own.size))
-            else:
-                longest = max(longest, len(run))
-                history.add(own[run], theirs[run])
-            run.clear()
-        if at < own.size:
-            history.add(own[at : at + 1], theirs[at : at + 1])
-    return max(pauses, default=None, key=_badness)
-
-
-class _History:
-    """By how much an arm grew for each request of the other, before a pause."""
-
-    def __init__(self) -> None:
-        self.latest: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
-        self.own = self.theirs = 0.0
-
-    def add(self, own: FloatArray, theirs: FloatArray) -> None:
-        """Remember what both arms grew by in some buckets."""
-        self.latest.extend(zip(own.tolist(), theirs.tolist(), strict=True))
-        self.own += float(own.sum())
-        self.theirs += float(theirs.sum())
-
-    @property
-    def is_known(self) -> bool:
-        """Is there enough to expect anything?"""
-        return len(self.latest) >= KNOWN_BUCKETS
-
-    @property
-    def ratio(self) -> float:
-        """The smaller of the latest ratio and that of all time: a pause of the other arm makes one of them large."""
-        own, theirs = (sum(pair[place] for pair in self.latest) for place in (0, 1))
-        return min(own / theirs, self.own / self.theirs) if theirs and self.theirs else 0.0
-
-
-def _grow_by_bucket(
-    scene: ReadingScene, query: Query, endpoint: str | None, arms: tuple[int, int]
-) -> tuple[int, FloatArray, FloatArray] | None:
-    """First bucket, and by how much both arms grew in each from there to the last that both were read in."""
-    view = scene.view
-    rows = view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE, endpoint)
-    readings = view.readings
-    mine = [rows[readings.arm[rows] == arm] for arm in arms]
-    if not all(one.size for one in mine):
-        return None
-    first = max(int(readings.bucket[one].min()) for one in mine)
-    last = min(int(readings.bucket[one].max()) for one in mine)
-    if last < first:
-        return None
-    grown = []
-    for one in mine:
-        inside = one[(readings.bucket[one] >= first) & (readings.bucket[one] <= last)]
-        weights = readings.total[inside]
-        grown.append(np.bincount(readings.bucket[inside] - first, weights=weights, minlength=last - first + 1))
-    return first, np.asarray(grown[0], float), np.asarray(grown[1], float)
-
-
-SILENCE_CHECKS = (check_silence, check_targets, check_instances, check_traffic)
+SILENCE_CHECKS = (check_silence, check_targets, check_instances)

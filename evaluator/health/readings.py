@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from evaluator.health.base import ok, warn
 from evaluator.health.reading_base import ReadingCheck, ReadingScene, name_some
 from evaluator.health.reading_silence import SILENCE_CHECKS
+from evaluator.health.reading_traffic import check_traffic
 from evaluator.records import BASELINE, Comparison, Finding, Level, Query, QueryFacts, ReadingCells
 from evaluator.stats.reading_panels import measures_the_same, name_of
 from evaluator.wording import format_change, format_count, format_number, name_comparison
@@ -260,6 +261,7 @@ READING_CHECKS: tuple[ReadingCheck, ...] = (
     check_form,
     check_partial,
     *SILENCE_CHECKS,
+    check_traffic,
     check_scrapes,
     check_single_instance,
     check_restarts,

@@ -155,6 +155,10 @@ def test_how_much_silence_is_too_much_is_for_the_policy():
 def test_the_canarys_hour_lies_inside_the_baselines_day():
     word, found = judge(readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))))
     assert word is VerdictWord.GO
+    evidence = assess_readings(
+        readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))), (COLLECTED,), RULEBOOK, "c"
+    )
+    assert evidence.window.seconds == HOUR / 2
     assert found["late_start"].level is Level.WARN
     assert "canary is first heard at 2026-01-05 00:30:00 UTC" in found["late_start"].text
     assert (
@@ -261,3 +265,13 @@ def test_an_endpoint_that_only_the_baseline_goes_on_answering():
     assert "/pay of canary answers scrapes and serves nothing" in found["endpoint_silent"].text
     assert word is not VerdictWord.GO
     assert "endpoint_silent" not in judge(readings(*both, *pods("canary", endpoint="/pay", rate=(5.0,))))[1]
+
+
+@pytest.mark.parametrize(("rate", "found"), [(5.0, True), (0.001, False)])
+def test_an_endpoint_that_the_candidate_never_answered(rate, found):
+    both = [*pods("baseline"), *pods("canary"), *pods("baseline", endpoint="/pay", rate=(rate,))]
+    word, findings = judge(readings(*both))
+    assert ("endpoint_silent" in findings) == found
+    assert (word is VerdictWord.GO) != found
+    if found:
+        assert "canary never answered /pay" in findings["endpoint_silent"].text
