@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from evaluator.health.base import ok, warn
 from evaluator.health.reading_base import END_STEPS, TOLERATED, ReadingScene, name_some, show_clock, show_command
-from evaluator.records import Finding, Level, Query, QueryFacts, QueryKind, Role, Spans
+from evaluator.records import Finding, Level, Query, QueryFacts, QueryKind, ReadingCells, Role, Spans
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
@@ -209,7 +210,8 @@ def check_targets(scene: ReadingScene) -> Iterable[Finding]:
         shares.append(float(down[mine].sum()) / scrapes if scrapes else 0.0)
     for code, arm in enumerate(targets.arms):
         others = max(shares[1:], default=0.0) if code == 0 else shares[0]
-        if shares[code] <= TOLERATED:
+        at_end = _is_down_at_end(targets, code, periods[-1][1])
+        if shares[code] <= TOLERATED and not at_end:
             continue
         failing = (targets.arm == code) & (down > 0)
         names = name_some([targets.instances[one] for one in np.unique(targets.instance[failing]).tolist()])
@@ -220,7 +222,19 @@ def check_targets(scene: ReadingScene) -> Iterable[Finding]:
         )
         lopsided = shares[code] > scene.rulebook.silence and shares[code] > 2 * others
         remedy = "find out why they were down; the metrics server's page of targets says how a scrape failed"
-        yield Finding("targets", Level.FAIL if lopsided else Level.WARN, text, remedy=remedy)
+        text += "; at the end none answers" if at_end else ""
+        yield Finding("targets", Level.FAIL if lopsided or at_end else Level.WARN, text, remedy=remedy)
+
+
+def _is_down_at_end(targets: ReadingCells, arm: int, end_ms: float) -> bool:
+    """Did no target of an arm answer any more, though they were scraped?"""
+    mine = (targets.arm == arm) & (targets.bucket * targets.bucket_s * 1000 < end_ms)
+    if not mine.any():
+        return False
+    up = targets.bucket[mine & (targets.total > 0)]
+    step_ms = max((fact.step_ms for fact in targets.facts), default=0.0)
+    last_up = float(up.max()) if up.size else -math.inf
+    return (float(targets.bucket[mine].max()) - last_up) * targets.bucket_s * 1000 > END_STEPS * step_ms
 
 
 # ------------------------------------------------------------------ instances

@@ -174,6 +174,11 @@ def check_samples(scene: ReadingScene) -> Iterable[Finding]:
     outside = sum(fact.outside for fact in facts)
     if outside > sum(fact.series for fact in facts):  # one of each series may lie on the very start
         yield warn("other_times", f"{format_count(outside)} samples were of another time than was asked for; left out")
+    if any(fact.series and not fact.read for fact in facts):
+        text = "these readings were collected by an earlier version, which did not keep when each arm was heard"
+        remedy = f"`evaluator collect {scene.release}` again"
+        yield Finding("samples", Level.FAIL, text, remedy=remedy)
+        return
     lost = sum(abs(fact.read - sum(n for _, n in fact.used) - count_named(fact)) for fact in facts)
     if lost:
         yield Finding("samples", Level.FAIL, f"{format_count(lost)} samples were read, and neither used nor named")

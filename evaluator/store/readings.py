@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -315,7 +315,9 @@ def read_readings(engine: Engine, run: str) -> ReadingCells | None:
 
 
 def _facts_from_plain(plain: dict[str, Any]) -> QueryFacts:
-    text, kind = plain.pop("query")
+    text, kind = plain["query"]
+    known = {field.name for field in fields(QueryFacts)} - {"query"}  # earlier versions kept others
+    plain = {name: value for name, value in plain.items() if name in known}
     texts = {name: tuple(plain.get(name, ())) for name in ("sent", "warnings", "notes")}
     used = tuple((bucket, samples) for bucket, samples in plain.get("used", ()))
     spans = tuple((start, end) for start, end in plain.get("spans", ()))

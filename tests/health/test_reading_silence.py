@@ -207,6 +207,18 @@ def test_targets_that_did_not_answer_were_to_be_heard(baseline, canary, level):
         assert "targets of canary did not answer" in found["targets"].text
 
 
+def test_targets_that_are_down_at_the_end_are_no_pass():
+    """A gauge that is an expression may be repeated for minutes after the last scrape; `up` is not."""
+    up = answered("canary", 0.0, 0.0, 0.0)
+    dying = tuple(replace(one, values=one.values * (np.arange(SCRAPES + 1) < SCRAPES - 6)) for one in up.series)
+    more = (answered("baseline", 0.0, 0.0, 0.0), replace(up, series=dying))
+    word, found = judge(readings(*pods("baseline"), *pods("canary"), more=more))
+    assert word is VerdictWord.INCONCLUSIVE
+    assert "at the end none answers" in found["targets"].text
+    one_down = replace(up, series=(*up.series[:2], dying[2]))
+    assert judge(readings(*pods("baseline"), *pods("canary"), more=(more[0], one_down)))[0] is VerdictWord.GO
+
+
 def test_instances_that_come_and_go_in_both_arms_are_named_only():
     churn = [(0.0, 1.0), (0.0, 1.0), (0.0, 0.5), (0.5, 1.0)]
     both = [scraped(arm, pod, alive=alive) for arm in ARMS for pod, alive in enumerate(churn)]

@@ -157,6 +157,14 @@ def test_samples_that_nobody_accounts_for_forbid_a_go(readings):
     assert "7 samples were read, and neither used nor named" in finding.text
 
 
+def test_readings_of_an_earlier_version_cannot_show_silence(readings):
+    """They know neither what was read nor when."""
+    old = tuple(replace(fact, read=0, used=(), spans=(), lives={}) for fact in readings.facts)
+    finding = look(replace(readings, facts=old))["samples"]
+    assert finding.level is Level.FAIL
+    assert "`evaluator collect cart@2` again" in finding.remedy
+
+
 def test_hints_of_the_server_are_shown_and_forbid_nothing(readings):
     finding = look(with_fact(readings, notes=("PromQL info: metric might not be a counter",)))["server_notes"]
     assert finding.level is Level.OK

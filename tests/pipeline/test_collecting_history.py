@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import metrics_servers
 import numpy as np
 import pytest
@@ -184,6 +186,24 @@ def test_vmrange_buckets_are_named_for_what_they_are(tmp_path, url):
     )
     verdict = judge(tmp_path, url, "new", metrics=metrics)
     assert "odd_seconds is VictoriaMetrics' buckets (vmrange) on baseline" in verdict.evidence.comparisons[0].no_data
+
+
+def test_readings_kept_by_an_earlier_version_are_no_pass(tmp_path, url):
+    """Their facts have other names, and no account."""
+    judge(tmp_path, url, "new")
+    with duckdb.connect(str(tmp_path / "evaluator.duckdb")) as store:
+        facts = json.loads(store.execute("SELECT facts FROM readings_of").fetchall()[0][0])
+        old = [
+            {key: one[key] for key in ("query", "arm", "sent", "series", "warnings", "nan")}
+            | {"started": 0, "ended": 0}
+            for one in facts
+        ]
+        store.execute("UPDATE readings_of SET facts = ?", [json.dumps(old)])
+    policy = load_policy(tmp_path / "evaluator.yaml")
+    store = Store.open(tmp_path / "evaluator.duckdb")
+    verdict = judge_release(store, "cart@2", policy, judged_at=datetime.now(UTC))
+    assert verdict.word.value == "inconclusive"
+    assert "collected by an earlier version" in finding(verdict, "samples").text
 
 
 def test_the_commands_of_a_canary_that_never_answered(tmp_path, url, monkeypatch, capsys):

@@ -189,14 +189,21 @@ class Prometheus:
             return replace(answer, impossible=find_impossible(query.text, arm, [one.labels for one in answer.series]))
         key = (query.text, arm)
         if key not in self._seen:  # once a collection: it looks far back
-            before = round(LOOK_BACK.total_seconds() * 1000)
-            longer = _Window(window.start_ms - before, window.end_ms)
-            own = fill(f"{metric_name(plain)}{{$selector}}", selector, step_s=0, window_s=0)
-            anywhere = fill(query.text, "", step_s=0, window_s=0)
-            self._seen[key] = find_impossible(
+            self._seen[key] = self._look_back(query, arm, window)
+        return replace(answer, impossible=self._seen[key])
+
+    def _look_back(self, query: Query, arm: str, window: _Window) -> str:
+        """Why a query could match nothing on an arm; a server that does not tell has not shown that it could."""
+        selector = self.options.selectors[arm]
+        own = fill(f"{metric_name(query.text)}{{$selector}}", selector, step_s=0, window_s=0)
+        anywhere = fill(query.text, "", step_s=0, window_s=0)
+        longer = _Window(window.start_ms - round(LOOK_BACK.total_seconds() * 1000), window.end_ms)
+        try:
+            return find_impossible(
                 query.text, arm, self._labels_of(own, window), lambda: self._labels_of(anywhere, longer)
             )
-        return replace(answer, impossible=self._seen[key])
+        except SourceError as error:
+            return f"whether it could find anything on {arm} is not known: {error.message}"
 
     def _add(self, answer: Answer, part: Part, text: str, window: _Window, on_progress: Progress) -> Answer:
         """Ask one more query of the same answer."""

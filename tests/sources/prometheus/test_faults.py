@@ -320,6 +320,24 @@ def test_a_date_that_cannot_be_read_is_no_fault(options, date):
         assert source.clock_offset_s == 0.0
 
 
+def test_a_server_that_does_not_tell_its_labels_has_not_shown_that_nothing_failed(options):
+    """Large installations refuse to list series; the samples are collected all the same."""
+    failures = Query('http_requests_total{$selector,code="500"}', QueryKind.COUNTER)
+
+    def refuse_labels(handler):
+        empty = as_json(status="success", data={"resultType": "matrix", "result": []})
+        if handler.path.endswith("/series"):
+            handler._send(422, "application/json", as_json(status="error", error="too many series"), {})
+        else:
+            handler._send(200, "application/json", empty, {})
+
+    Faulty.drip = refuse_labels
+    with connect(options) as source:
+        answer = source.fetch(failures, "canary", START, START + timedelta(seconds=60))
+    assert "whether it could find anything on canary is not known" in answer.impossible
+    assert "too many series" in answer.impossible
+
+
 def test_hints_are_notes_and_no_warnings(options):
     note = "PromQL info: metric might not be a counter"
     Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX, infos=[note], warnings=None), {})
