@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ EXPECTED = 20.0
 STILL = 0.05
 """Share of the expected requests below which a service is as good as silent: checks of its health still count."""
 
+FALLEN = 0.25
+"""Share of its own usual level below which an arm may be taken for still."""
+
+SIGMAS = 3.0
 KNOWN_BUCKETS = 8
 REMEMBERED = 40
 LONGER_THAN_BEFORE = 2.0
@@ -146,7 +151,7 @@ def _find_pause(scene: ReadingScene, query: Query, endpoint: str | None, arm: in
     pauses: list[_Pause] = []
     history, run, longest = _History(), list[int](), 0
     for at in range(own.size + 1):
-        if at < own.size and history.is_known and own[at] <= STILL * history.ratio * theirs[at]:
+        if at < own.size and history.is_still(float(own[at]), float(theirs[at])):
             run.append(at)
             continue
         if run:
@@ -177,16 +182,28 @@ class _History:
         self.own += float(own.sum())
         self.theirs += float(theirs.sum())
 
-    @property
-    def is_known(self) -> bool:
-        """Is there enough to expect anything?"""
-        return len(self.latest) >= KNOWN_BUCKETS
+    def is_still(self, own: float, theirs: float) -> bool:
+        """Did the arm nearly stop, beside what it did itself lately and beside what the other arm goes on doing?"""
+        if len(self.latest) < KNOWN_BUCKETS:
+            return False
+        usual = sum(pair[0] for pair in self.latest) / len(self.latest)
+        return own <= FALLEN * usual and own <= STILL * self.ratio * theirs
 
     @property
     def ratio(self) -> float:
-        """The smaller of the latest ratio and that of all time: a pause of the other arm makes one of them large."""
+        """How much is the least to be expected of the arm for each request of the other.
+
+        The smaller of the latest ratio and that of all time (a pause of the other arm makes one of them large), each
+        at the lower end of what few requests leave open (three standard deviations of both counts).
+        """
         own, theirs = (sum(pair[place] for pair in self.latest) for place in (0, 1))
-        return min(own / theirs, self.own / self.theirs) if theirs and self.theirs else 0.0
+        return min(_least_ratio(own, theirs), _least_ratio(self.own, self.theirs))
+
+
+def _least_ratio(own: float, theirs: float) -> float:
+    if theirs < EXPECTED:
+        return 0.0
+    return max(own - SIGMAS * math.sqrt(own), 0.0) / (theirs + SIGMAS * math.sqrt(theirs) + 1)
 
 
 def _grow_by_bucket(

@@ -264,6 +264,12 @@ def test_bursts_are_no_silence():
     assert "traffic" not in found
 
 
+def test_a_candidate_that_was_only_asked_for_its_health_at_first_does_not_make_the_baseline_silent():
+    """Its ten probes a minute say nothing of how many requests were to be expected of the baseline."""
+    found = judge(readings(*pods("baseline"), *pods("canary", rate=(0.05, 20.0, 20.0))))[1]
+    assert "traffic" not in found
+
+
 def test_a_share_that_grows_is_no_silence():
     ramp = tuple(np.geomspace(0.2, 20.0, 60))
     assert "traffic" not in judge(readings(*pods("baseline"), *pods("canary", rate=ramp)))[1]
