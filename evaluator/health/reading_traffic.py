@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ STILL = 0.05
 FALLEN = 0.25
 """Share of its own usual level below which an arm may be taken for still."""
 
-SIGMAS = 3.0
 KNOWN_BUCKETS = 8
 REMEMBERED = 40
 LONGER_THAN_BEFORE = 2.0
@@ -193,17 +191,15 @@ class _History:
     def ratio(self) -> float:
         """How much is the least to be expected of the arm for each request of the other.
 
-        The smaller of the latest ratio and that of all time (a pause of the other arm makes one of them large), each
-        at the lower end of what few requests leave open (three standard deviations of both counts).
+        The smaller of the latest ratio and that of all time: a pause of the other arm makes one of them large.
         """
         own, theirs = (sum(pair[place] for pair in self.latest) for place in (0, 1))
-        return min(_least_ratio(own, theirs), _least_ratio(self.own, self.theirs))
+        return min(_ratio(own, theirs), _ratio(self.own, self.theirs))
 
 
-def _least_ratio(own: float, theirs: float) -> float:
-    if theirs < EXPECTED:
-        return 0.0
-    return max(own - SIGMAS * math.sqrt(own), 0.0) / (theirs + SIGMAS * math.sqrt(theirs) + 1)
+def _ratio(own: float, theirs: float) -> float:
+    """Requests of the arm for each of the other; 0 where those are too few to say."""
+    return own / theirs if theirs >= EXPECTED else 0.0
 
 
 def _grow_by_bucket(

@@ -285,6 +285,13 @@ def test_an_endpoint_that_only_the_baseline_goes_on_answering():
     assert "endpoint_silent" not in judge(readings(*both, *pods("canary", endpoint="/pay", rate=(5.0,))))[1]
 
 
+def test_endpoints_that_are_rarely_asked_are_no_silence():
+    """A few requests a minute, of which some minutes have none: the first ones say little of what was to come."""
+    names = [f"/rare{'x' * number}" for number in range(30)]
+    rare = [scraped(arm, 0, endpoint=name, rate=(0.03,)) for arm in ARMS for name in names]
+    assert "endpoint_silent" not in judge(readings(*pods("baseline"), *pods("canary"), *rare))[1]
+
+
 @pytest.mark.parametrize(("rate", "found"), [(5.0, True), (0.001, False)])
 def test_an_endpoint_that_the_candidate_never_answered(rate, found):
     both = [*pods("baseline"), *pods("canary"), *pods("baseline", endpoint="/pay", rate=(rate,))]
