@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
 
 from evaluator.health.base import is_imported, warn
-from evaluator.health.readings import READING_CHECKS, ReadingScene
+from evaluator.health.reading_base import ReadingScene
+from evaluator.health.readings import READING_CHECKS
 from evaluator.looks import judged_buckets, look_back_with
 from evaluator.metrics import READING_METRICS
 from evaluator.metrics.reading_measure import ReadingPairs, has_reading_rules, measure_readings, without_readings
 from evaluator.records import (
     BASELINE,
+    UP,
     ArmSummary,
     Cells,
     Evidence,
     Finding,
     Level,
     Monitoring,
+    QueryFacts,
     ReadingCells,
     Rulebook,
     Run,
@@ -28,10 +33,10 @@ from evaluator.records import (
 )
 from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.index import distinct
-from evaluator.stats.reading_panels import ReadingView, Stretch, cut
+from evaluator.stats.reading_panels import ReadingView, Stretch, cut, keep_rows
 from evaluator.stats.window import WarmUp, find_warm_up
 
-__all__ = ["JudgedLoad", "assess_readings", "plan_runs"]
+__all__ = ["JudgedLoad", "assess_readings", "count_samples", "plan_runs"]
 
 CANDIDATE = "canary"
 
@@ -77,12 +82,13 @@ def assess_readings(
     if readings is None:
         arms = load.cells.arms[1:] if load else ()
         return Evidence(without_readings(rulebook, release, arms), (), (), Window(None, None))
-    readings = _with_both_arms(readings)
+    readings, targets = _take_out_targets(_with_both_arms(readings), rulebook)
     if not has_reading_rules(rulebook):
         ignored = warn("readings", "readings were collected, and the policy has no metric of them")
         return Evidence((), (ignored,), (), Window(None, None))
+    readings, shared = _without_shared_instances(readings)
     stretches = _judged_stretches(load, rulebook) if load else None
-    view = cut(readings, stretches)
+    view = cut(readings, stretches or _since_the_candidate(readings))
     if load and not view.run.size:
         return _without_overlap(readings, rulebook, release)
     start_s, end_s = _span(view, load, rulebook)
@@ -103,6 +109,9 @@ def assess_readings(
         seconds=sum(one.end_s - one.start_s for one in stretches) if stretches else end_s - start_s,
         comparisons=comparisons,
         client=load.evidence.comparisons if load else (),
+        shared_instances=shared,
+        stretches=stretches or (),
+        targets=targets,
     )
     return Evidence(
         comparisons=comparisons,
@@ -132,6 +141,50 @@ def _with_both_arms(readings: ReadingCells) -> ReadingCells:
     if not arms or arms[0] != BASELINE:
         readings = replace(readings, arms=(BASELINE, *arms), arm=readings.arm + 1)
     return readings if len(readings.arms) > 1 else replace(readings, arms=(*readings.arms, CANDIDATE))
+
+
+def _since_the_candidate(readings: ReadingCells) -> tuple[Stretch, ...] | None:
+    """The time from the first reading of a candidate on: before, there is nothing to compare the baseline with."""
+    theirs, own = readings.bucket[readings.arm > 0], readings.bucket[readings.arm == 0]
+    if not theirs.size or not own.size or theirs.min() <= own.min():
+        return None
+    return (Stretch("readings", float(theirs.min()) * readings.bucket_s, math.inf),)
+
+
+def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[ReadingCells, ReadingCells | None]:
+    """Set apart what the server says of its scrapes: its targets may be more than the service.
+
+    Where the policy has a metric of it, it stays among the readings as well.
+    """
+    if UP not in readings.queries:
+        return readings, None
+    own = readings.query == readings.queries.index(UP)
+    if any(UP in rule.queries for rule in rulebook.rules):
+        return readings, replace(keep_rows(readings, own), facts=tuple(f for f in readings.facts if f.query == UP))
+    facts = {True: [fact for fact in readings.facts if fact.query == UP]}
+    facts[False] = [fact for fact in readings.facts if fact.query != UP]
+    # Queries are known by their place, which none may lose.
+    rest = replace(keep_rows(readings, ~own), queries=tuple(q for q in readings.queries if q != UP))
+    shift = rest.query > readings.queries.index(UP)
+    rest = replace(rest, query=rest.query - shift, facts=tuple(facts[False]))
+    return rest, replace(keep_rows(readings, own), facts=tuple(facts[True]))
+
+
+def _without_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tuple[str, ...]]:
+    """Take the name of an instance from readings in which it counted both arms; gives these names too.
+
+    It is a proxy before both. Its series tell the arms apart, and it does not tell the arm's own instances apart.
+    """
+    if any(fact.shared for fact in readings.facts):  # then the selectors are wrong
+        return readings, ()
+    baseline = distinct(readings.instance[readings.arm == 0])
+    others = distinct(readings.instance[readings.arm > 0])
+    both = [code for code in np.intersect1d(baseline, others).tolist() if readings.instances[code]]
+    if not both:
+        return readings, ()
+    names = (*readings.instances, "")
+    instance = np.where(np.isin(readings.instance, both), len(readings.instances), readings.instance)
+    return replace(readings, instances=names, instance=instance), tuple(readings.instances[code] for code in both)
 
 
 def _judged_stretches(load: JudgedLoad, rulebook: Rulebook) -> tuple[Stretch, ...]:
@@ -204,6 +257,36 @@ def _count_requests(view: ReadingView, rulebook: Rulebook, arm: int) -> int:
             continue
         counted.append(float(view.readings.total[rows][view.readings.arm[rows] == arm].sum()))
     return round(max(counted))
+
+
+def count_samples(readings: ReadingCells, fact: QueryFacts, window: Window) -> Mapping[str, int]:
+    """The account of one query's samples of one arm: `read` is the sum of all the others.
+
+    `not_judged`: of a time that is not judged, or in which the other arm was not read yet, or not any more.
+    """
+    used = dict(fact.used)
+    first, last = _counterpart_span(readings, fact)
+    if window.start and window.end:
+        first = max(first, math.ceil(window.start.timestamp() / readings.bucket_s))
+        last = min(last, math.ceil(window.end.timestamp() / readings.bucket_s) - 1)
+    judged = sum(samples for bucket, samples in used.items() if first <= bucket <= last)
+    return {
+        "read": fact.read,
+        "judged": judged,
+        "not_judged": sum(used.values()) - judged,
+        "not_a_number": fact.nan,
+        "infinite": fact.infinite,
+        "repeated": fact.repeated,
+        "other_time": fact.outside,
+        "dropped": fact.falls,
+    }
+
+
+def _counterpart_span(readings: ReadingCells, fact: QueryFacts) -> tuple[int, int]:
+    """First and last bucket in which the arm that this one is compared with was read; none: `(0, -1)`."""
+    code = {name: code for code, name in enumerate(readings.arms)}.get(fact.arm, 0)
+    others = readings.bucket[(readings.arm > 0) if fact.arm == BASELINE else (readings.arm == 0) & (code > 0)]
+    return (int(others.min()), int(others.max())) if others.size else (0, -1)
 
 
 def _find_window(view: ReadingView) -> Window:

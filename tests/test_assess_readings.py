@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from evaluator.assess import assess_release
+from evaluator.assess_readings import count_samples
 from evaluator.judges import JUDGES
 from evaluator.records import (
+    UP,
+    InstancePrior,
     Level,
     Margin,
     MetricStatus,
@@ -23,7 +26,7 @@ from evaluator.records import (
     Scan,
     VerdictWord,
 )
-from evaluator.simulate import SCENARIOS, Change, Scrapes, simulate, simulate_readings, to_cells
+from evaluator.simulate import SCENARIOS, Change, Scrapes, scrape, simulate, simulate_readings, to_cells
 from evaluator.simulate.readings import DURATION, FAILURES, REQUESTS
 from evaluator.simulate.requests import EPOCH_US
 from evaluator.stats.reading_panels import cut
@@ -268,6 +271,66 @@ def test_readings_before_the_first_request_landed_are_no_pass(nothing, same):
     judgement = judge(evidence, rulebook)
     assert judgement.word is OPEN
     assert set(statuses(judgement).values()) == {MetricStatus.NO_DATA}
+
+
+def behind_proxies(requests):
+    """Both arms counted by the same instances, in series of their own."""
+    answers = []
+    for one in scrape(requests):
+        own = [
+            replace(
+                series, instance=series.instance.replace(one.arm, "proxy"), labels={**series.labels, "arm": one.arm}
+            )
+            for series in one.series
+        ]
+        own = [replace(series, labels={**series.labels, "instance": series.instance}) for series in own]
+        answers.append(replace(one, series=tuple(own)))
+    return sum_up(answers, requests.arms, 15)
+
+
+def test_proxies_before_both_arms_are_no_instances_of_the_service(nothing, same):
+    """They do not make the selectors wrong; how many instances stand behind them is for the policy to say."""
+    evidence = assess_release(nothing, (), None, ALONE, "cart@2", behind_proxies(same), (COLLECTED,))
+    found = {finding.check: finding for finding in evidence.findings}
+    assert "selectors" not in found
+    assert found["shared_instances"].level is Level.WARN
+    assert "proxy-1" in found["shared_instances"].text
+    assert found["single_instance"].level is Level.FAIL
+    assert not any(finding.void for finding in evidence.findings)
+    assert judge(evidence, ALONE).word is OPEN
+    told = replace(ALONE, prior=InstancePrior(baseline=4, canary=4))
+    evidence = assess_release(nothing, (), None, told, "cart@2", behind_proxies(same), (COLLECTED,))
+    assert not [finding for finding in evidence.findings if finding.level is Level.FAIL]
+    assert judge(evidence, told).word is GO
+
+
+def test_every_sample_is_judged_or_named(same):
+    """Also those of a time that the load was not judged in."""
+    rulebook = Rulebook((*CLIENT, *SERVER), warm_up_s=120.0, scan=Scan(enabled=False))
+    readings = simulate_readings(same)
+    evidence = assess_release(to_cells(same), (LOADED,), None, rulebook, "cart@2", readings, (COLLECTED,))
+    for fact in readings.facts:
+        account = dict(count_samples(readings, fact, evidence.window))
+        assert account.pop("read") == sum(account.values())
+        assert account["judged"] > 0
+        assert account["not_judged"] >= 8 * fact.series  # the warm-up
+
+
+def test_a_metric_of_the_targets_themselves_is_a_metric(nothing, same):
+    """`up` is collected for health as well, and is not taken away from a policy that compares it."""
+    rule = Rule("up", "gauge_mean", margin=Margin(0.1), queries=(UP,))
+    answers = []
+    for one in scrape(same):
+        if one.query == REQUESTS:
+            series = tuple(replace(s, values=np.ones(s.values.size)) for s in one.series)
+            answers.append(replace(one, query=UP, series=series))
+    readings = sum_up([*scrape(same), *answers], same.arms, 15)
+    rulebook = Rulebook((*SERVER, rule))
+    evidence = assess_release(nothing, (), None, rulebook, "cart@2", readings, (COLLECTED,))
+    assert {c.rule.name: c.no_data for c in evidence.comparisons}["up"] is None
+    without = assess_release(nothing, (), None, ALONE, "cart@2", readings, (COLLECTED,))
+    assert [c.no_data for c in without.comparisons] == [None, None]
+    assert [arm.instances for arm in without.arms] == [4, 4]
 
 
 def test_several_candidates_are_each_compared_with_the_baseline(nothing, slower):

@@ -45,6 +45,9 @@ def command(
     The server and how to tell the arms apart are in the policy, under sources: prometheus. Without --from the window is
     that of the newest load of RELEASE, so that both are judged together. With --follow readings are collected as they
     come, and `evaluator verdict RELEASE` judges what is there.
+
+    Exit code 0 wherever the server answered: an arm of which it has nothing is kept as silent, and the verdict is
+    INCONCLUSIVE. Exit code 4 where it cannot be reached, or answers with something else; then nothing is kept.
     """
     from evaluator.pipeline.collecting import collect_load, collect_release, follow_release
 

@@ -22,8 +22,10 @@
 | duplicates, heavy_tail, outcomes | warn only |
 | selectors | void: neither GO nor NO-GO |
 | source_clock | void beside a load, else warn only |
-| series, partial_answer, scrapes, reading_overlap | no GO |
-| restarts, instances, not_a_number, duplicate_series, bucket_bounds, disagreement, readings | warn only |
+| series, partial_answer, scrapes, reading_overlap, silence, targets, turnover, traffic, endpoint_silent | no GO |
+| counter_drops, not_a_number, infinite, samples | no GO |
+| restarts, instances, late_start, shared_instances, histogram_form, other_times | warn only |
+| duplicate_series, bucket_bounds, disagreement, readings | warn only |
 """
 
 from __future__ import annotations

@@ -2,63 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Iterable
 
 from evaluator.health.base import ok, warn
-from evaluator.records import Comparison, Finding, Level, Query, QueryFacts, ReadingCells, Rulebook
-from evaluator.stats.index import distinct
-from evaluator.stats.reading_panels import ReadingView, measures_the_same, name_of
-from evaluator.wording import format_change, format_count, format_duration, format_number, name_comparison
+from evaluator.health.reading_base import ReadingCheck, ReadingScene, name_some
+from evaluator.health.reading_silence import SILENCE_CHECKS
+from evaluator.health.reading_traffic import check_traffic
+from evaluator.records import BASELINE, Comparison, Finding, Level, Query, QueryFacts, ReadingCells
+from evaluator.stats.reading_panels import measures_the_same, name_of
+from evaluator.wording import format_change, format_count, format_number, name_comparison
 
 __all__ = ["READING_CHECKS", "ReadingScene"]
 
 TOLERATED = 0.02
-TOO_MUCH = 0.5
 ENOUGH = 3
-NAMED = 3
 CLIENT_TIMES = ("latency_quantile", "latency_mean")
 SERVER_TIMES = ("histogram_quantile", "histogram_mean")
 
 
-@dataclass(frozen=True, slots=True)
-class ReadingScene:
-    """Everything around a comparison of readings."""
-
-    release: str
-    readings: ReadingCells
-    """All that was collected."""
-    view: ReadingView
-    """The part in the time that is judged."""
-    rulebook: Rulebook
-    seconds: float
-    """Length of that time."""
-    comparisons: tuple[Comparison, ...]
-    client: tuple[Comparison, ...] = ()
-    """What the load beside it saw."""
-
-
-ReadingCheck = Callable[[ReadingScene], Iterable[Finding]]
-
-
 def check_selectors(scene: ReadingScene) -> Iterable[Finding]:
-    """An instance cannot be baseline and candidate at once: then the selectors do not tell the arms apart."""
+    """A series cannot be baseline and candidate at once: then the selectors do not tell the arms apart."""
     readings = scene.readings
-    baseline = set(distinct(readings.instance[readings.arm == 0]).tolist())
-    for code, arm in enumerate(readings.arms[1:], start=1):
-        both = baseline & set(distinct(readings.instance[readings.arm == code]).tolist())
-        names = sorted(readings.instances[one] for one in both if readings.instances[one])
-        if names:
-            text = f"the selectors of baseline and {arm} both find {_name_some(names)}: they do not tell the arms apart"
-            remedy = "correct sources.prometheus.selectors, then collect again"
+    for arm in readings.arms[1:]:
+        shared = [fact for fact in readings.facts if fact.arm == arm and fact.shared]
+        if shared:
+            worst = max(shared, key=lambda fact: fact.shared)
+            lives = {fact.arm: fact.lives for fact in readings.facts if fact.query == worst.query}
+            both = name_some(sorted(name for name in lives.get(arm, {}) if name in lives.get(BASELINE, {}) and name))
+            text = (
+                f"the selectors of baseline and {arm} find the same {format_count(worst.shared)} series of "
+                f"{name_of(worst.query)}{f' ({both})' if both else ''}: they do not tell the arms apart"
+            )
+            remedy = f"make sources.prometheus.selectors tell {arm} from baseline, then collect again"
             yield Finding("selectors", Level.FAIL, text, void=True, remedy=remedy)
 
 
-def _name_some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def check_shared_instances(scene: ReadingScene) -> Iterable[Finding]:
+    """Both arms counted by the same instances, which are proxies before them (or the load balancer)."""
+    names = scene.shared_instances
+    if names:
+        text = (
+            f"baseline and candidate are both counted by {name_some(list(names))}: these are proxies, so they do not "
+            "tell how instances of the service differ, and are not counted as its instances"
+        )
+        remedy = (
+            "set sources.prometheus.instance_label to a label that names the service's own instances, or "
+            "`instances: {baseline: N, canary: N}` in the policy to the number that runs behind them"
+        )
+        yield warn("shared_instances", text, remedy)
 
 
 def check_series(scene: ReadingScene) -> Iterable[Finding]:
@@ -66,8 +57,12 @@ def check_series(scene: ReadingScene) -> Iterable[Finding]:
     readings = scene.readings
     silent = [arm for code, arm in enumerate(readings.arms) if not (readings.arm == code).any()]
     for arm in silent:
-        remedy = f"check the selector of {arm}, then `evaluator collect {scene.release}` again"
-        yield Finding("series", Level.FAIL, f"no query has a series of {arm}", remedy=remedy)
+        why = next((f": {fact.impossible}" for fact in readings.facts if fact.arm == arm and fact.impossible), "")
+        remedy = (
+            f"if {arm} was to run in that time, it never answered a scrape; else check {arm} of "
+            f"sources.prometheus.selectors, then `evaluator collect {scene.release}` again"
+        )
+        yield Finding("series", Level.FAIL, f"no query has a series of {arm}{why}", remedy=remedy)
     lacking = 0
     for place, query in enumerate(readings.queries):
         here = readings.query == place
@@ -85,14 +80,29 @@ def check_series(scene: ReadingScene) -> Iterable[Finding]:
 
 def _explain_absent(query: Query, absent: list[str], readings: ReadingCells) -> Finding:
     others = [other for other in readings.queries if other != query]
+    facts = [fact for fact in readings.facts if fact.query == query and fact.arm in absent and fact.impossible]
+    if facts:
+        return warn("series", f"{query.text.strip()}: {facts[0].impossible}", "check the query's labels")
     if any(measures_the_same(query, other) for other in others):
         # Libraries create such a counter at its first event.
         return warn("series", f"{query.text.strip()} never happened on {' and '.join(absent)}: taken as 0")
     return warn("series", f"{query.text.strip()} has no series of {' and '.join(absent)}", "check the query's labels")
 
 
+def check_form(scene: ReadingScene) -> Iterable[Finding]:
+    """Histograms that are none, or that are recorded in another way on the other arm."""
+    for query in scene.readings.queries:
+        forms = {fact.arm: fact.form for fact in scene.readings.facts if fact.query == query and fact.form}
+        if len(set(forms.values())) > 1 or set(forms.values()) - {"classic", "native"}:
+            said = ", ".join(f"{form} on {arm}" for arm, form in forms.items())
+            yield warn("histogram_form", f"{name_of(query)} is {said}")
+
+
 def check_partial(scene: ReadingScene) -> Iterable[Finding]:
-    """What the server itself said of its answers: part of the data may be missing."""
+    """What the server itself said of its answers: part of the data may be missing. Its hints are only shown."""
+    notes = dict.fromkeys(text for fact in scene.readings.facts for text in fact.notes)
+    if notes:
+        yield ok("server_notes", f"the server notes: {'; '.join(notes)}")
     said = dict.fromkeys(text for fact in scene.readings.facts for text in fact.warnings)
     if said:
         text = f"the server warned of its own answers: {'; '.join(said)}"
@@ -101,72 +111,84 @@ def check_partial(scene: ReadingScene) -> Iterable[Finding]:
 
 
 def check_scrapes(scene: ReadingScene) -> Iterable[Finding]:
-    """Scrapes that are not there, within series and over the time that is judged."""
+    """Scrapes that are not there, within the series of each instance."""
     worst = max(scene.readings.facts, key=_missing_share, default=None)
-    share, where = (_missing_share(worst), f"{name_of(worst.query)} of {worst.arm}") if worst else (0.0, "")
-    covered = _covered(scene)
-    if share > TOO_MUCH or covered < TOO_MUCH:
-        what = _say_missing(share, where) if share > TOO_MUCH else _say_covered(covered, scene)
-        remedy = f"mend the scrapes, then `evaluator collect {scene.release}` again"
-        yield Finding("scrapes", Level.FAIL, what, remedy=remedy)
-    elif share > TOLERATED:
-        yield warn("scrapes", _say_missing(share, where))
-    elif covered < 1 - TOLERATED * 5:
-        yield warn("scrapes", _say_covered(covered, scene))
-    else:
+    share = _missing_share(worst) if worst else 0.0
+    if worst is None or share <= TOLERATED:
         yield ok("scrapes", "no gaps")
+        return
+    others = [_missing_share(fact) for fact in scene.readings.facts if fact.arm != worst.arm]
+    text = f"{format_number(share * 100)} % of the scrapes of {name_of(worst.query)} of {worst.arm} are missing"
+    text += f" ({format_number(max(others, default=0.0) * 100)} % of the other arm's)"
+    remedy = f"find out why its scrapes fail, then `evaluator collect {scene.release}` again"
+    yield Finding("scrapes", Level.FAIL if share > scene.rulebook.silence else Level.WARN, text, remedy=remedy)
+
+
+def count_named(fact: QueryFacts) -> int:
+    """Samples of a query that were read and are left out, each with a reason."""
+    return fact.nan + fact.infinite + fact.repeated + fact.outside + fact.falls
 
 
 def _missing_share(fact: QueryFacts) -> float:
     return fact.missing / fact.expected if fact.expected else 0.0
 
 
-def _covered(scene: ReadingScene) -> float:
-    """Share of the judged time in which every arm was read."""
-    view = scene.view
-    arms = [view.readings.bucket[view.readings.arm == code] for code in range(len(view.readings.arms))]
-    if not scene.seconds or not all(arm.size for arm in arms):
-        return 1.0  # an arm without series has a finding of its own
-    return min(float(np.unique(arm).size) for arm in arms) * view.readings.bucket_s / scene.seconds
-
-
-def _say_missing(share: float, where: str) -> str:
-    return f"{format_number(share * 100)} % of the scrapes of {where} are missing"
-
-
-def _say_covered(covered: float, scene: ReadingScene) -> str:
-    return f"readings cover {format_number(covered * 100)} % of the {format_duration(scene.seconds)} that are judged"
-
-
 def check_restarts(scene: ReadingScene) -> Iterable[Finding]:
-    """Counters that started again: a process did."""
+    """Counters that started again: a process did. Those that dropped otherwise were read from another server."""
     for arm in scene.readings.arms:
-        resets = max((fact.resets for fact in scene.readings.facts if fact.arm == arm), default=0)
+        facts = [fact for fact in scene.readings.facts if fact.arm == arm]
+        resets = max((fact.resets for fact in facts), default=0)
         if resets:
             times = "once" if resets == 1 else f"{format_count(resets)} times"
             yield warn("restarts", f"counters of {arm} started again {times}: its instances were restarted")
-
-
-def check_instances(scene: ReadingScene) -> Iterable[Finding]:
-    """Instances that came or went."""
-    for arm in scene.readings.arms:
-        facts = [fact for fact in scene.readings.facts if fact.arm == arm]
-        started = max((fact.started for fact in facts), default=0)
-        ended = max((fact.ended for fact in facts), default=0)
-        parts = [f"{started} came after the start"] if started else []
-        parts += [f"{ended} vanished before the end"] if ended else []
-        if parts:
-            yield warn("instances", f"instances of {arm}: {', '.join(parts)}; each counts while it was there")
+        worst = max(facts, default=None, key=lambda fact: fact.falls / fact.read if fact.read else 0.0)
+        if worst is None or not worst.falls:
+            continue
+        text = (
+            f"{name_of(worst.query)} of {arm} dropped by less than half {format_count(worst.falls)} times, which is no "
+            "restart (another server of a pair answered, or digits were lost); these steps are left out"
+        )
+        if worst.falls > TOLERATED * worst.read:
+            remedy = "if its values go up and down, it is no counter: compare it as a gauge"
+            yield Finding("counter_drops", Level.FAIL, text, remedy=remedy)
+        else:
+            yield warn("counter_drops", text)
 
 
 def check_samples(scene: ReadingScene) -> Iterable[Finding]:
-    """Samples and series that were left out."""
+    """Samples and series that were left out; all that were read must be used or named."""
     facts = scene.readings.facts
-    nan, twice = sum(fact.nan for fact in facts), sum(fact.duplicates for fact in facts)
-    if nan:
-        yield warn("not_a_number", f"{format_count(nan)} samples were not a number; left out")
+    for kind, noun in (("nan", "not a number"), ("infinite", "infinite")):
+        shares = {arm: _left_out_share(scene, arm, kind) for arm in scene.readings.arms}
+        for arm, (count, share) in shares.items():
+            if count:
+                other = shares[scene.readings.arms[0]][1]
+                lopsided = arm != scene.readings.arms[0] and share > max(1 - scene.rulebook.coverage, 2 * other)
+                level = Level.FAIL if share > scene.rulebook.silence or lopsided else Level.WARN
+                text = f"{format_count(count)} samples of {arm} were {noun} ({format_number(share * 100)} %); left out"
+                remedy = "see what the query divides by; what is left out may be what is wrong" if lopsided else ""
+                yield Finding("not_a_number" if kind == "nan" else "infinite", level, text, remedy=remedy)
+    twice = sum(fact.duplicates for fact in facts)
     if twice:
         yield warn("duplicate_series", f"{format_count(twice)} series say the same as another; left out")
+    outside = sum(fact.outside for fact in facts)
+    if outside > sum(fact.series for fact in facts):  # one of each series may lie on the very start
+        yield warn("other_times", f"{format_count(outside)} samples were of another time than was asked for; left out")
+    if any(fact.series and not fact.read for fact in facts):
+        text = "these readings were collected by an earlier version, which did not keep when each arm was heard"
+        remedy = f"`evaluator collect {scene.release}` again"
+        yield Finding("samples", Level.FAIL, text, remedy=remedy)
+        return
+    lost = sum(abs(fact.read - sum(n for _, n in fact.used) - count_named(fact)) for fact in facts)
+    if lost:
+        yield Finding("samples", Level.FAIL, f"{format_count(lost)} samples were read, and neither used nor named")
+
+
+def _left_out_share(scene: ReadingScene, arm: str, kind: str) -> tuple[int, float]:
+    """How many samples of an arm were left out as this, and the largest share of a query's."""
+    facts = [fact for fact in scene.readings.facts if fact.arm == arm and getattr(fact, kind)]
+    share = max((getattr(fact, kind) / max(fact.read, getattr(fact, kind)) for fact in facts), default=0.0)
+    return sum(getattr(fact, kind) for fact in facts), share
 
 
 def check_source_clock(scene: ReadingScene) -> Iterable[Finding]:
@@ -193,7 +215,10 @@ def check_single_instance(scene: ReadingScene) -> Iterable[Finding]:
                 f"readings of one instance a side ({arm} {fewest[1]}, baseline {fewest[0]}): "
                 "the release cannot be told from the machine it ran on"
             )
-            remedy = "run three instances of each arm, or set instance_label to the label that tells them apart"
+            remedy = (
+                "run three instances of each arm; or name what tells them apart by sources.prometheus.instance_label, "
+                "or how many stand behind one label by `instances: {baseline: N, canary: N}`"
+            )
             yield Finding("single_instance", Level.FAIL, text, remedy=remedy)
 
 
@@ -235,13 +260,16 @@ def _moved(comparison: Comparison) -> str:
 
 READING_CHECKS: tuple[ReadingCheck, ...] = (
     check_selectors,
+    check_shared_instances,
     check_source_clock,
     check_series,
+    check_form,
     check_partial,
+    *SILENCE_CHECKS,
+    check_traffic,
     check_scrapes,
     check_single_instance,
     check_restarts,
-    check_instances,
     check_samples,
     check_bounds,
     check_agreement,

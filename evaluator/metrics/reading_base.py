@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ __all__ = [
     "ReadingPair",
     "check_length",
     "check_series",
+    "find_forms",
     "no_readings",
     "show_unit",
 ]
@@ -141,10 +142,32 @@ def check_series(pair: ReadingPair, rule: Rule, metric: ReadingMetric) -> str | 
     for place, query in enumerate(rule.queries):
         absent = [arm for arm in pair.arms if not _has_rows(pair, query, arm)]
         never = place < metric.optional and measures_the_same(query, rule.queries[-1])
+        if impossible := _find_impossible(pair, query, pair.arms if never else absent):
+            return impossible
         if absent and not never:
             names = " and ".join(pair.readings.arms[arm] for arm in absent)
             return f"{query.text.strip()} has no series of {names} in the time that is judged"
     return None
+
+
+def _find_impossible(pair: ReadingPair, query: Query, arms: Sequence[int]) -> str:
+    """Why a query could match nothing on one of these arms; empty where it could, or where nobody looked."""
+    names = [pair.readings.arms[arm] for arm in arms]
+    return next(
+        (
+            f"{query.text.strip()} cannot find anything: {fact.impossible}"
+            for fact in pair.readings.facts
+            if fact.query == query and fact.arm in names and fact.impossible
+        ),
+        "",
+    )
+
+
+def find_forms(pair: ReadingPair, query: Query) -> dict[str, str]:
+    """What the histogram of a query is on each of the two arms, where that is known."""
+    names = [pair.readings.arms[arm] for arm in pair.arms]
+    facts = pair.readings.facts
+    return {fact.arm: fact.form for fact in facts if fact.query == query and fact.arm in names and fact.form}
 
 
 def _has_rows(pair: ReadingPair, query: Query, arm: int) -> bool:

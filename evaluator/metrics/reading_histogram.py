@@ -14,6 +14,7 @@ from evaluator.metrics.reading_base import (
     ReadingPair,
     check_length,
     check_series,
+    find_forms,
     no_readings,
     show_unit,
 )
@@ -23,7 +24,7 @@ from evaluator.stats.estimate import Asked, Estimate
 from evaluator.stats.failures import compare_failures
 from evaluator.stats.means import compare_means
 from evaluator.stats.panel import Panel, build_panel
-from evaluator.stats.reading_panels import find_bounds, lay_mean, lay_share
+from evaluator.stats.reading_panels import find_bounds, lay_mean, lay_share, name_of
 
 __all__ = ["HISTOGRAM_MEAN", "HISTOGRAM_QUANTILE", "HISTOGRAM_SHARE"]
 
@@ -31,6 +32,7 @@ FloatArray = npt.NDArray[np.float64]
 
 MIN_BEYOND = 5
 SAME = 1e-9
+BUCKETED = {"classic", "native"}
 NO_BOUNDS = "its series have no bucket bound in common"
 
 
@@ -69,7 +71,7 @@ def _lay_mean(pair: ReadingPair, rule: Rule) -> Panel | None:
 
 def compare_histogram_share(pair: ReadingPair, rule: Rule) -> Comparison:
     """Share of observations within a bound; more is better. A relative margin is one of the baseline's share."""
-    why = check_series(pair, rule, HISTOGRAM_SHARE)
+    why = check_series(pair, rule, HISTOGRAM_SHARE) or _check_form(pair, rule)
     edges = None if why else _lay_edges(pair, rule)
     why = why or check_length(pair, edges.panel if edges else None, "observations") or _check_bound(edges, rule)
     if why or edges is None or rule.below is None:
@@ -91,6 +93,22 @@ def compare_histogram_share(pair: ReadingPair, rule: Rule) -> Comparison:
     n = both.requests(0), both.requests(1)
     method = f"score test, {both.design.kind}"
     return answer(both, rule, _count_within(estimate, rule, baseline[place]), unit="fraction", method=method, n=n)
+
+
+def _check_form(pair: ReadingPair, rule: Rule) -> str | None:
+    """A quantile or a share needs buckets with bounds."""
+    forms = find_forms(pair, rule.queries[0])
+    odd = {arm: form for arm, form in forms.items() if form not in BUCKETED}
+    if odd:
+        said = " and ".join(f"{form} on {arm}" for arm, form in odd.items())
+        return (
+            f"{name_of(rule.queries[0])} is {said}, which has no buckets with bounds `le`: compare its mean "
+            "(histogram_mean), or let the service record a histogram"
+        )
+    if len(set(forms.values())) > 1 and not find_bounds(pair.view, rule.queries[0], pair.arms).size:
+        said = ", ".join(f"{form} on {arm}" for arm, form in forms.items())
+        return f"{name_of(rule.queries[0])} is {said}, and these have no bucket bound in common"
+    return None
 
 
 def _check_bound(edges: EdgePanel | None, rule: Rule) -> str | None:
@@ -138,7 +156,7 @@ def compare_histogram_quantile(pair: ReadingPair, rule: Rule) -> Comparison:
     unit = show_unit(rule, HISTOGRAM_QUANTILE)
     probability = rule.quantile if rule.quantile is not None else 0.5
     why = "a quantile of which more is better is not compared" if is_higher_better(rule) else None
-    why = why or check_series(pair, rule, HISTOGRAM_QUANTILE)
+    why = why or check_series(pair, rule, HISTOGRAM_QUANTILE) or _check_form(pair, rule)
     edges = None if why else _lay_edges(pair, rule)
     why = why or check_length(pair, edges.panel if edges else None, "observations")
     if why or edges is None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from evaluator.errors import SourceError, UnknownName, UsageError
 from evaluator.pipeline.base import READING_SOURCE, Say, say_nothing
 from evaluator.policy import Policy
-from evaluator.records import Answer, Query, QueryKind, Release, Run, RunFacts, RunState, check_names
+from evaluator.records import UP, Answer, Query, QueryKind, Release, Run, RunFacts, RunState, check_names
 from evaluator.sources.prometheus import Prometheus, connect
 from evaluator.sources.recording import new_run_id
 from evaluator.stats.readings import choose_reading_bucket_s
@@ -62,8 +62,8 @@ def collect_release(
 ) -> tuple[Run, int]:
     """Collect a window of readings as a run of its own; returns the run and how many readings landed.
 
-    Waits until the server shows its last scrape. Raises SourceError where the server does not answer all of it, or has
-    nothing of an arm: then nothing lands.
+    Waits until the server shows its last scrape. An arm of which the server has nothing is kept as silent, and why is
+    said. Raises SourceError where the server does not answer all of it: then nothing lands.
     """
     check_names(release)
     with _connect(policy) as source:
@@ -76,8 +76,7 @@ def collect_release(
             )
         _wait_for_last_scrape(source, stretch.end, say)
         run = _new_run(release, source, stretch)
-        answers = _fetch(source, queries, stretch, say)
-        _check_arms(source, answers, stretch)
+        answers = _explain_silent_arms(source, _fetch(source, queries, stretch, say), stretch, say)
         store.register_run(release, run, bucket_s=choose_reading_bucket_s(stretch.seconds, step_s))
         landed = store.keep_answers(run, answers, _describe(source))
     store.finish_run(run.id, state=RunState.COMPLETE, ended=stretch.end, facts=RunFacts())
@@ -93,14 +92,19 @@ def _wait_for_last_scrape(source: Prometheus, end: datetime, say: Say) -> None:
         time.sleep(wait_s)
 
 
-def _check_arms(source: Prometheus, answers: Sequence[Answer], stretch: Stretch) -> None:
-    """An arm without any series is a wrong selector, and no reading of it."""
+def _explain_silent_arms(source: Prometheus, answers: Sequence[Answer], stretch: Stretch, say: Say) -> list[Answer]:
+    """An arm without any series never answered, or its selector is wrong: what the server has instead is kept."""
+    out = list(answers)
     for arm in source.options.selectors:
-        mine = [answer for answer in answers if answer.arm == arm]
-        if not any(answer.series for answer in mine):
-            # Of a series' name the server can say which labels there are; of an expression it cannot.
-            telling = min(mine, key=lambda answer: answer.query.kind is QueryKind.GAUGE)
-            raise source.explain_nothing(telling.query, arm, stretch.start, stretch.end)
+        mine = [place for place, answer in enumerate(out) if answer.arm == arm and answer.query != UP]
+        if any(out[place].series for place in mine):
+            continue
+        # Of a series' name the server can say which labels there are; of an expression it cannot.
+        telling = min(mine, key=lambda place: out[place].query.kind is QueryKind.GAUGE)
+        why = source.explain_nothing(out[telling].query, arm, stretch.start, stretch.end)
+        out[telling] = replace(out[telling], impossible=why)
+        say(f"{arm} has no readings: {why}")
+    return out
 
 
 def check_source(policy: Policy) -> None:
@@ -212,11 +216,13 @@ class _Follower:
 def _after(answer: Answer, moment: datetime) -> Answer:
     """Leave out what the poll before had already."""
     moment_ms = round(moment.timestamp() * 1000)
-    kept = []
+    kept, again = [], 0
     for series in answer.series:
         fresh = series.ts_ms > moment_ms
         kept.append(replace(series, ts_ms=series.ts_ms[fresh], values=series.values[fresh]))
-    return replace(answer, series=tuple(series for series in kept if series.ts_ms.size))
+        again += int((~fresh).sum())
+    known = tuple(series for series in kept if series.ts_ms.size)
+    return replace(answer, series=known, repeated=answer.repeated + again)
 
 
 def _connect(policy: Policy) -> Prometheus:
@@ -233,14 +239,14 @@ def _no_server() -> UsageError:
 
 
 def _queries(policy: Policy) -> tuple[Query, ...]:
-    """What the policy's metrics ask, each once."""
+    """What the policy's metrics ask, each once, and which targets answered their scrapes."""
     queries = dict.fromkeys(query for rule in policy.rulebook.rules for query in rule.queries)
     if not queries:
         raise UsageError(
             "the policy has no metric of readings",
             hint="add one, or a ready-made set: sources: {prometheus: {queries: [red-http]}}",
         )
-    return tuple(queries)
+    return tuple(dict.fromkeys((*queries, UP)))
 
 
 def _fetch(source: Prometheus, queries: Iterable[Query], stretch: Stretch, say: Say) -> list[Answer]:

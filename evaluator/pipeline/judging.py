@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.assess import assess_release
+from evaluator.assess_readings import count_samples
 from evaluator.errors import UnknownName
 from evaluator.health.history import describe_learnt
 from evaluator.judges import JUDGES
@@ -26,6 +27,7 @@ from evaluator.records import (
     Rulebook,
     Run,
     Verdict,
+    Window,
 )
 from evaluator.reports import to_json
 from evaluator.sources.outcomes import OUTCOME_SOURCE
@@ -142,7 +144,7 @@ def judge_traceably(
         mode=policy.rulebook.mode,
         time_to_decision_s=judgement.decided_at_s or None,
         policy=policy.effective,
-        queries=_list_queries(readings),
+        queries=_list_queries(readings, evidence.window),
         policy_hash=policy.hash,
         data_hash=data_hash,
         override=override,
@@ -199,9 +201,10 @@ def read_readings(store: Store, runs: tuple[Run, ...]) -> tuple[ReadingCells | N
     return (store.read_readings(run), (run,)) if run else (None, ())
 
 
-def _list_queries(readings: ReadingCells | None) -> tuple[Mapping[str, Any], ...]:
-    """What was asked of a metrics server, as sent, with what it said of its answers."""
-    facts = readings.facts if readings else ()
+def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mapping[str, Any], ...]:
+    """What was asked of a metrics server, as sent, with what it said of its answers and what became of its samples."""
+    if readings is None:
+        return ()
     return tuple(
         {
             "query": one.query.text,
@@ -209,8 +212,10 @@ def _list_queries(readings: ReadingCells | None) -> tuple[Mapping[str, Any], ...
             "sent": list(one.sent),
             "series": one.series,
             "warnings": list(one.warnings),
+            "notes": list(one.notes),
+            "samples": count_samples(readings, one, window),
         }
-        for one in facts
+        for one in readings.facts
     )
 
 

@@ -45,7 +45,18 @@ from evaluator.records.outcomes import (
     SourceColumn,
     UnitMoments,
 )
-from evaluator.records.readings import PARTS, Answer, Part, Query, QueryFacts, QueryKind, ReadingCells, Series
+from evaluator.records.readings import (
+    PARTS,
+    UP,
+    Answer,
+    Part,
+    Query,
+    QueryFacts,
+    QueryKind,
+    ReadingCells,
+    Series,
+    Spans,
+)
 from evaluator.records.releases import Arm, Release, Run, RunFacts, Service, check_names
 from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind
 from evaluator.records.rules import (
@@ -84,6 +95,7 @@ __all__ = [
     "BASELINE",
     "BLOCK_BUCKETS",
     "PARTS",
+    "UP",
     "WHOLE",
     "Answer",
     "Arm",
@@ -153,6 +165,7 @@ __all__ = [
     "Service",
     "Slice",
     "SourceColumn",
+    "Spans",
     "StoredVerdict",
     "SubResults",
     "UnitMoments",

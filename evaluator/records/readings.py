@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PARTS", "Answer", "Part", "Query", "QueryFacts", "QueryKind", "ReadingCells", "Series"]
+__all__ = ["PARTS", "UP", "Answer", "Part", "Query", "QueryFacts", "QueryKind", "ReadingCells", "Series", "Spans"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -40,6 +40,12 @@ class Query:
     """For a histogram without its suffix: `http_request_duration_seconds{$selector}`."""
     kind: QueryKind
 
+
+Spans = tuple[tuple[int, int], ...]
+"""Starts and ends, in order."""
+
+UP = Query("up{$selector}", QueryKind.GAUGE)
+"""What a server itself writes of each target that it scrapes: 1 where it answered, 0 where it did not."""
 
 Part = Literal["value", "bucket", "sum", "count"]
 PARTS: tuple[Part, ...] = ("value", "bucket", "sum", "count")
@@ -80,6 +86,20 @@ class Answer:
     """Samples that were not a number. They are left out."""
     duplicates: int = 0
     """Series that said the same as another (same instance, endpoint, part and bound). They are left out."""
+    notes: tuple[str, ...] = ()
+    """Hints of the server, such as on names; they do not say that anything is missing."""
+    read: int | None = None
+    """Samples that came, with those that are left out; `None`: nobody counted, `series` has all there were."""
+    infinite: int = 0
+    """Samples that were infinite. They are left out."""
+    repeated: int = 0
+    """Samples for a moment that has one already, those of duplicate series among them. They are left out."""
+    outside: int = 0
+    """Samples of another time than was asked for. They are left out."""
+    impossible: str = ""
+    """Why the query could match nothing on this arm, whatever happened there; empty where it could."""
+    form: str = ""
+    """What a histogram is: classic, native, a summary …; empty where it has no series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +115,33 @@ class QueryFacts:
     duplicates: int = 0
     resets: int = 0
     """How often a counter started again."""
+    notes: tuple[str, ...] = ()
+    impossible: str = ""
+    form: str = ""
+    read: int = 0
+    """Samples that came: those that are used, and what the next fields and `nan` count."""
+    infinite: int = 0
+    repeated: int = 0
+    outside: int = 0
+    falls: int = 0
+    """Samples of a counter that were below the one before without a restart; the step to them is left out."""
+    used: tuple[tuple[int, int], ...] = ()
+    """Bucket, and how many samples of it are used; the first sample of a series is used as what the next grows from."""
+    shared: int = 0
+    """Series that the baseline has as well, with all their labels."""
+    start_ms: int = 0
+    """The time that was collected."""
+    end_ms: int = 0
+    step_ms: float = 0.0
+    """Distance of scrapes."""
+    spans: Spans = ()
+    """When any series of it was seen: from a first to a last sample (ms) without a hole between them."""
+    lives: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """First and last sample of each instance (ms)."""
     expected: int = 0
     """Samples that a series without gaps would have, over all series from their first to their last sample."""
     missing: int = 0
     """How many of them were not there."""
-    started: int = 0
-    """Instances whose first sample came after the start (fresh pods)."""
-    ended: int = 0
-    """Instances whose last sample came before the end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ __all__ = [
     "Stretch",
     "cut",
     "find_bounds",
+    "keep_rows",
     "lay_gauge",
     "lay_mean",
     "lay_peaks",
@@ -81,7 +82,7 @@ class ReadingView:
     def before(self, bucket: int) -> ReadingView:
         """What there was before this bucket."""
         keep = self.readings.bucket < bucket
-        return ReadingView(_take(self.readings, keep), self.runs, self.run[keep])
+        return ReadingView(keep_rows(self.readings, keep), self.runs, self.run[keep])
 
 
 def cut(readings: ReadingCells, stretches: Sequence[Stretch] | None) -> ReadingView:
@@ -94,10 +95,11 @@ def cut(readings: ReadingCells, stretches: Sequence[Stretch] | None) -> ReadingV
         inside = (start >= stretch.start_s) & (start + readings.bucket_s <= stretch.end_s) & (run < 0)
         run[inside] = code
     keep = run >= 0
-    return ReadingView(_take(readings, keep), tuple(stretch.run for stretch in stretches), run[keep])
+    return ReadingView(keep_rows(readings, keep), tuple(stretch.run for stretch in stretches), run[keep])
 
 
-def _take(readings: ReadingCells, keep: BoolArray) -> ReadingCells:
+def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:
+    """The rows that are chosen; names and facts stay."""
     columns: dict[str, Any] = {field.name: getattr(readings, field.name) for field in fields(readings)}
     kept: dict[str, Any] = {
         name: value[keep] if isinstance(value, np.ndarray) else value for name, value in columns.items()

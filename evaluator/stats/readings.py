@@ -5,6 +5,9 @@ What counts of a counter is by how much it grew between two scrapes that were ma
 - A drop is a restart: the counter began again at 0, so its new value is the increase. All counters of one histogram
   restart together, also those that passed their old value before they were seen again; its sum alone may fall without
   a restart where observations can be negative.
+- A drop by less than half is none: another server of a pair answered, which had scraped a little earlier, or digits
+  were lost. What it grew by in that step is not known; the step is left out. Of the counters of an instance that drop
+  at the same moment the one that stood highest tells which of both it was: a small one may lose all it had.
 - The increase belongs to the bucket of the later scrape.
 - The first sample of a series says nothing of what came before it. One exception: the instance answered the scrape
   before and did not have this counter yet (many libraries create `code="500"` at the first failure). Then it started
@@ -16,16 +19,28 @@ What counts of a counter is by how much it grew between two scrapes that were ma
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.records import PARTS, Answer, Query, QueryFacts, QueryKind, ReadingCells, Series, choose_bucket_s
+from evaluator.records import PARTS, Answer, Query, QueryFacts, QueryKind, ReadingCells, choose_bucket_s
+from evaluator.stats.answered import (
+    LONGEST_STEP,
+    Answered,
+    Drops,
+    by_query_and_arm,
+    count_shared,
+    find_drops,
+    find_scrapes,
+    find_spans,
+    identify_group,
+    stitch,
+)
 
 __all__ = ["choose_reading_bucket_s", "merge_readings", "sum_up"]
 
@@ -33,13 +48,14 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-LONGEST_STEP = 1.5
-"""A step between two samples that is longer than so many scrape intervals had a scrape missing."""
+RESTARTED = 0.5
+"""A counter that drops below this share of what it was has started again."""
 
 CODES = ("query", "arm", "instance", "endpoint", "bucket", "part")
 KEY = (*CODES, "le")
 SUMS = ("n", "seconds", "total")
 Names = Mapping[str, tuple[Any, ...]]
+Table = Mapping[str, Any]
 
 
 def choose_reading_bucket_s(seconds: float | None, step_s: float, run_bucket_s: int | None = None) -> int:
@@ -65,8 +81,8 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
     Answers that adjoin (or overlap) are read as one; across a hole between two of them nothing is counted. Raises
     ValueError for an answer of an arm that is not among `arms`.
     """
-    stretches = [stretch for alike in _by_query_and_arm(answers) for stretch in _stitch(alike)]
-    scrapes = _find_scrapes(stretches)
+    stretches = [stretch for alike in by_query_and_arm(answers) for stretch in stitch(alike)]
+    scrapes = find_scrapes(stretches)
     queries = tuple(dict.fromkeys(answer.query for answer in answers))
     names: Names = {
         "query": queries,
@@ -74,7 +90,12 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
         "instance": tuple(sorted({track.series.instance for one in stretches for track in one.tracks})),
         "endpoint": tuple(sorted({track.series.endpoint for one in stretches for track in one.tracks})),
     }
-    parts = [_sum_stretch(one, scrapes.get(one.arm, {}), names, bucket_s) for one in stretches]
+    drops = find_drops(stretches)
+    shared = count_shared(stretches, arms[0] if arms else "")
+    parts = [
+        _sum_stretch(replace(one, facts=replace(one.facts, shared=shared[place])), scrapes, drops, names, bucket_s)
+        for place, one in enumerate(stretches)
+    ]
     facts = _join_facts([part[1] for part in parts])
     return _assemble(names, bucket_s, [part[0] for part in parts], facts)
 
@@ -100,123 +121,6 @@ def merge_readings(parts: Sequence[ReadingCells]) -> ReadingCells:
     return replace(merged, sources={key: value for part in parts for key, value in part.sources.items()})
 
 
-# ------------------------------------------------------------------ answers become stretches
-
-
-@dataclass(frozen=True, slots=True)
-class _Track:
-    """All samples of one series over a stretch."""
-
-    series: Series
-    ts_ms: IntArray
-    values: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Adjoining answers of one query and arm."""
-
-    query: Query
-    arm: str
-    start_ms: int
-    end_ms: int
-    step_ms: float
-    tracks: tuple[_Track, ...]
-    facts: QueryFacts
-
-
-Table = Mapping[str, Any]
-Identity = tuple[frozenset[tuple[str, str]], str, str, str, str]
-
-
-def _by_query_and_arm(answers: Sequence[Answer]) -> list[list[Answer]]:
-    found: dict[tuple[Query, str], list[Answer]] = {}
-    for answer in answers:
-        found.setdefault((answer.query, answer.arm), []).append(answer)
-    return list(found.values())
-
-
-def _stitch(alike: Sequence[Answer]) -> list[_Stretch]:
-    """Answers of one query and arm, those that adjoin together."""
-    chains: list[list[Answer]] = []
-    for answer in sorted(alike, key=lambda one: (one.start, one.end)):
-        reach = LONGEST_STEP * answer.step_s
-        if chains and (answer.start - max(one.end for one in chains[-1])).total_seconds() <= reach:
-            chains[-1].append(answer)
-        else:
-            chains.append([answer])
-    return [_stretch(chain) for chain in chains]
-
-
-def _stretch(chain: Sequence[Answer]) -> _Stretch:
-    series: dict[Identity, list[Series]] = {}
-    repeated = 0
-    for answer in chain:
-        seen: set[Identity] = set()
-        for one in answer.series:
-            key = _identify(one)
-            repeated += key in seen
-            seen.add(key)
-            if one.ts_ms.size:
-                series.setdefault(key, []).append(one)
-    facts = QueryFacts(
-        chain[0].query,
-        chain[0].arm,
-        sent=tuple(dict.fromkeys(text for answer in chain for text in answer.sent)),
-        series=len(series),
-        warnings=tuple(dict.fromkeys(text for answer in chain for text in answer.warnings)),
-        nan=sum(answer.nan for answer in chain),
-        duplicates=sum(answer.duplicates for answer in chain) + repeated,
-    )
-    start, end = min(answer.start for answer in chain), max(answer.end for answer in chain)
-    tracks = tuple(_join_series(parts) for parts in series.values())
-    step_ms = max(answer.step_s for answer in chain) * 1000
-    return _Stretch(chain[0].query, chain[0].arm, _to_ms(start), _to_ms(end), step_ms, tracks, facts)
-
-
-def _to_ms(when: datetime) -> int:
-    return round(when.timestamp() * 1000)
-
-
-def _identify(series: Series) -> Identity:
-    return (*_identify_group(series), series.part, repr(float(series.le)))
-
-
-def _identify_group(series: Series) -> tuple[frozenset[tuple[str, str]], str, str]:
-    """What the counters of one histogram share."""
-    labels = frozenset((key, value) for key, value in series.labels.items() if key not in {"le", "__name__"})
-    return labels, series.instance, series.endpoint
-
-
-def _join_series(parts: Sequence[Series]) -> _Track:
-    """Samples of one series in the order of time, one a moment; of two for the same moment the later answer's."""
-    if len(parts) == 1:
-        return _Track(parts[0], np.asarray(parts[0].ts_ms), np.asarray(parts[0].values, float))
-    ts = np.concatenate([part.ts_ms for part in parts])
-    values = np.concatenate([part.values for part in parts])
-    order = np.argsort(ts, kind="stable")
-    ts, values = ts[order], values[order]
-    last = np.append(ts[1:] != ts[:-1], True)
-    return _Track(parts[0], ts[last], np.asarray(values[last], float))
-
-
-def _find_scrapes(stretches: Sequence[_Stretch]) -> dict[str, dict[str, IntArray]]:
-    """When each instance of each arm answered a scrape, by whatever counter.
-
-    Gauges may be values at the steps of a query, at moments when nobody was scraped.
-    """
-    found: dict[str, dict[str, IntArray]] = {}
-    for stretch in (one for one in stretches if one.query.kind is not QueryKind.GAUGE):
-        mine = found.setdefault(stretch.arm, {})
-        for track in stretch.tracks:
-            known = mine.get(track.series.instance)
-            if known is None:
-                mine[track.series.instance] = track.ts_ms
-            elif not np.array_equal(known, track.ts_ms):
-                mine[track.series.instance] = np.union1d(known, track.ts_ms)
-    return found
-
-
 # ------------------------------------------------------------------ a stretch becomes rows
 
 
@@ -233,7 +137,7 @@ class _Samples:
 
 
 def _sum_stretch(
-    stretch: _Stretch, scrapes: Mapping[str, IntArray], names: Names, bucket_s: int
+    stretch: Answered, scrapes: Mapping[str, Mapping[str, IntArray]], drops: Drops, names: Names, bucket_s: int
 ) -> tuple[Table, QueryFacts]:
     tracks = stretch.tracks
     if not tracks:
@@ -245,46 +149,72 @@ def _sum_stretch(
         firsts=np.cumsum(sizes) - sizes,
         track=np.repeat(np.arange(sizes.size), sizes),
     )
-    resets = 0
+    facts = _count(stretch, sizes)
     if stretch.query.kind is QueryKind.GAUGE:
-        counted = samples.ts > stretch.start_ms
+        counted = used = samples.ts > stretch.start_ms
         grown, step_ms = samples.values, np.zeros(samples.ts.size)
+        facts = replace(facts, outside=facts.outside + int((~used).sum()))
     else:
-        grown, step_ms, counted, resets = _find_growth(stretch, samples, scrapes)
+        growth = _find_growth(stretch, samples, scrapes.get(stretch.arm, {}), drops)
+        grown, step_ms, counted, used = growth.grown, growth.step_ms, growth.counted, ~growth.left_out
+        facts = replace(facts, resets=growth.resets, falls=int(growth.left_out.sum()))
     codes = _code(stretch, names)
     table = _by_bucket(samples, codes, grown, step_ms, counted, bucket_s, gauge=stretch.query.kind is QueryKind.GAUGE)
-    return table, replace(_count(stretch, sizes), resets=resets)
+    buckets, samples_of = np.unique(samples.ts[used] // (bucket_s * 1000), return_counts=True)
+    pairs = zip(buckets.tolist(), samples_of.tolist(), strict=True)
+    return table, replace(facts, used=tuple(pairs))
 
 
-def _find_growth(
-    stretch: _Stretch, samples: _Samples, scrapes: Mapping[str, IntArray]
-) -> tuple[FloatArray, FloatArray, BoolArray, int]:
-    """By how much each sample is above the one before, how long that took (ms), whether it counts; and restarts."""
+@dataclass(frozen=True, slots=True)
+class _Growth:
+    """What became of each sample of counters."""
+
+    grown: FloatArray
+    """By how much it is above the one before."""
+    step_ms: FloatArray
+    """How long that took."""
+    counted: BoolArray
+    left_out: BoolArray
+    """It dropped, and not by a restart."""
+    resets: int
+
+
+def _find_growth(stretch: Answered, samples: _Samples, scrapes: Mapping[str, IntArray], drops: Drops) -> _Growth:
+    """Find by how much each sample is above the one before, and whether that counts."""
     grown = np.diff(samples.values, prepend=0.0)
     step_ms = np.diff(samples.ts, prepend=0).astype(float)
     counted = np.ones(samples.ts.size, dtype=bool)
     counted[samples.firsts] = False
-    restarted = (grown < 0) & counted
+    instances = [track.series.instance for track in stretch.tracks]
+    restarted, left_out = np.zeros_like(counted), np.zeros_like(counted)
+    for place in np.flatnonzero((grown < 0) & counted).tolist():
+        drop = drops.get((stretch.arm, instances[samples.track[place]], int(samples.ts[place])))
+        if drop is not None:  # the sum of a histogram may fall by itself
+            (restarted if drop[1] < RESTARTED * drop[0] else left_out)[place] = True
     if restarted.any():
         restarted = _restart_together(stretch, samples, restarted)
         grown = np.where(restarted, samples.values, grown)
+    if left_out.any():
+        left_out = _restart_together(stretch, samples, left_out)
+        counted &= ~left_out
     _count_newborn(stretch, samples, scrapes, grown, step_ms, counted)
-    instances = [track.series.instance for track in stretch.tracks]
     at = np.flatnonzero(restarted)
     events = {(instances[track], when) for track, when in zip(samples.track[at], samples.ts[at].tolist(), strict=True)}
-    return np.where(counted, grown, 0.0), np.where(counted, step_ms, 0.0), counted, len(events)
+    return _Growth(
+        np.where(counted, grown, 0.0), np.where(counted, step_ms, 0.0), counted, left_out, resets=len(events)
+    )
 
 
-def _restart_together(stretch: _Stretch, samples: _Samples, restarted: BoolArray) -> BoolArray:
-    """All counters of a histogram restart when its number of observations, or one of its buckets, does."""
+def _restart_together(stretch: Answered, samples: _Samples, restarted: BoolArray) -> BoolArray:
+    """All counters of a histogram restart (or drop) when its number of observations, or one of its buckets, does."""
     if stretch.query.kind is not QueryKind.HISTOGRAM:
         return restarted
     out = restarted.copy()
     groups: dict[Any, list[int]] = {}
     for place in {int(track) for track in samples.track[np.flatnonzero(restarted)]}:
-        groups.setdefault(_identify_group(stretch.tracks[place].series), [])
+        groups.setdefault(identify_group(stretch.tracks[place].series), [])
     for place, track in enumerate(stretch.tracks):
-        key = _identify_group(track.series)
+        key = identify_group(track.series)
         if key in groups:
             groups[key].append(place)
     ends = np.append(samples.firsts[1:], samples.ts.size)
@@ -299,7 +229,7 @@ def _restart_together(stretch: _Stretch, samples: _Samples, restarted: BoolArray
 
 
 def _count_newborn(
-    stretch: _Stretch,
+    stretch: Answered,
     samples: _Samples,
     scrapes: Mapping[str, IntArray],
     grown: FloatArray,
@@ -319,7 +249,7 @@ def _count_newborn(
             grown[at], step_ms[at], counted[at] = samples.values[at], float(first - latest), True
 
 
-def _code(stretch: _Stretch, names: Names) -> dict[str, Any]:
+def _code(stretch: Answered, names: Names) -> dict[str, Any]:
     """Key of each series but its bucket; codes index `names`."""
     places = {column: {name: place for place, name in enumerate(names[column])} for column in ("instance", "endpoint")}
     series = [track.series for track in stretch.tracks]
@@ -392,21 +322,20 @@ def _moments(samples: _Samples, counted: BoolArray, place: int, ends: IntArray) 
     return samples.ts[own][counted[own]]
 
 
-def _count(stretch: _Stretch, sizes: IntArray) -> QueryFacts:
-    """Samples that should have been there, and instances that came or went."""
+def _count(stretch: Answered, sizes: IntArray) -> QueryFacts:
+    """Samples that should have been there, and when its series and its instances were seen."""
     spans = np.array([track.ts_ms[-1] - track.ts_ms[0] for track in stretch.tracks])
     expected = np.maximum(np.rint(spans / stretch.step_ms).astype(np.int64) + 1, sizes)
     lives: dict[str, tuple[int, int]] = {}
     for track in stretch.tracks:
         first, last = lives.get(track.series.instance, (int(track.ts_ms[0]), int(track.ts_ms[-1])))
         lives[track.series.instance] = min(first, int(track.ts_ms[0])), max(last, int(track.ts_ms[-1]))
-    reach = LONGEST_STEP * stretch.step_ms
     return replace(
         stretch.facts,
         expected=int(expected.sum()),
-        missing=int((expected - sizes).sum()),
-        started=sum(first > stretch.start_ms + reach for first, _ in lives.values()),
-        ended=sum(last < stretch.end_ms - reach for _, last in lives.values()),
+        missing=max(int((expected - sizes).sum()) - stretch.facts.nan - stretch.facts.infinite, 0),
+        spans=find_spans(stretch),
+        lives=lives,
     )
 
 
@@ -421,7 +350,7 @@ def _empty() -> Table:
 def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
     """One entry per query and arm; what was counted adds up, series are those of the stretch that had most."""
     found: dict[tuple[Query, str], QueryFacts] = {}
-    added = ("nan", "duplicates", "resets", "expected", "missing", "started", "ended")
+    added = ("nan", "duplicates", "resets", "expected", "missing", "read", "infinite", "repeated", "outside", "falls")
     for fact in facts:
         known = found.get((fact.query, fact.arm))
         found[fact.query, fact.arm] = (
@@ -431,11 +360,34 @@ def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
                 known,
                 sent=tuple(dict.fromkeys((*known.sent, *fact.sent))),
                 warnings=tuple(dict.fromkeys((*known.warnings, *fact.warnings))),
+                notes=tuple(dict.fromkeys((*known.notes, *fact.notes))),
+                impossible=fact.impossible,
+                form=fact.form or known.form,
                 series=max(known.series, fact.series),
+                shared=max(known.shared, fact.shared),
+                used=_add_by_bucket(known.used, fact.used),
+                start_ms=min(known.start_ms, fact.start_ms),
+                end_ms=max(known.end_ms, fact.end_ms),
+                step_ms=max(known.step_ms, fact.step_ms),
+                spans=tuple(sorted((*known.spans, *fact.spans))),
+                lives=_join_lives(known.lives, fact.lives),
                 **{name: getattr(known, name) + getattr(fact, name) for name in added},
             )
         )
     return tuple(found.values())
+
+
+def _add_by_bucket(one: tuple[tuple[int, int], ...], other: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    total = Counter(dict(one))
+    total.update(dict(other))
+    return tuple(sorted(total.items()))
+
+
+def _join_lives(one: Mapping[str, tuple[int, int]], other: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    both = [*one.items(), *other.items()]
+    names = dict.fromkeys(name for name, _ in both)
+    lives = {name: [life for own, life in both if own == name] for name in names}
+    return {name: (min(first for first, _ in found), max(last for _, last in found)) for name, found in lives.items()}
 
 
 def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple[QueryFacts, ...]) -> ReadingCells:

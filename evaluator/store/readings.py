@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,13 @@ def _describe(answer: Answer) -> dict[str, Any]:
         "warnings": list(answer.warnings),
         "nan": answer.nan,
         "duplicates": answer.duplicates,
+        "notes": list(answer.notes),
+        "read": answer.read,
+        "infinite": answer.infinite,
+        "repeated": answer.repeated,
+        "outside": answer.outside,
+        "impossible": answer.impossible,
+        "form": answer.form,
     }
 
 
@@ -144,6 +151,12 @@ def _merge(described: Iterable[Mapping[str, Any]]) -> dict[Key, Answer]:
             tuple(one["warnings"]),
             one["nan"],
             one["duplicates"],
+            tuple(one.get("notes", ())),
+            **{
+                name: one[name]
+                for name in ("read", "infinite", "repeated", "outside", "impossible", "form")
+                if name in one
+            },
         )
         out[key] = _join(out[key], answer) if key in out else answer
     return out
@@ -158,6 +171,13 @@ def _join(one: Answer, other: Answer) -> Answer:
         warnings=tuple(dict.fromkeys((*one.warnings, *other.warnings))),
         nan=one.nan + other.nan,
         duplicates=max(one.duplicates, other.duplicates),
+        notes=tuple(dict.fromkeys((*one.notes, *other.notes))),
+        read=None if one.read is None or other.read is None else one.read + other.read,
+        infinite=one.infinite + other.infinite,
+        repeated=one.repeated + other.repeated,
+        outside=one.outside + other.outside,
+        impossible=other.impossible,
+        form=other.form or one.form,
     )
 
 
@@ -295,11 +315,14 @@ def read_readings(engine: Engine, run: str) -> ReadingCells | None:
 
 
 def _facts_from_plain(plain: dict[str, Any]) -> QueryFacts:
-    text, kind = plain.pop("query")
-    return QueryFacts(
-        Query(text, QueryKind(kind)),
-        **plain | {"sent": tuple(plain["sent"]), "warnings": tuple(plain["warnings"])},
-    )
+    text, kind = plain["query"]
+    known = {field.name for field in fields(QueryFacts)} - {"query"}  # earlier versions kept others
+    plain = {name: value for name, value in plain.items() if name in known}
+    texts = {name: tuple(plain.get(name, ())) for name in ("sent", "warnings", "notes")}
+    used = tuple((bucket, samples) for bucket, samples in plain.get("used", ()))
+    spans = tuple((start, end) for start, end in plain.get("spans", ()))
+    lives = {name: (first, last) for name, (first, last) in plain.get("lives", {}).items()}
+    return QueryFacts(Query(text, QueryKind(kind)), **plain | texts | {"used": used, "spans": spans, "lives": lives})
 
 
 def covered_until(folder: Path) -> datetime | None:

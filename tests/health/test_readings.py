@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from evaluator.health.readings import READING_CHECKS, ReadingScene
+from evaluator.health.reading_base import ReadingScene
+from evaluator.health.readings import READING_CHECKS
 from evaluator.metrics.reading_measure import ReadingPairs, measure_readings
 from evaluator.records import Level, Margin, Rule, Rulebook
 from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate, simulate_readings
 from evaluator.simulate.readings import DURATION, FAILURES
-from evaluator.stats.reading_panels import cut
+from evaluator.stats.reading_panels import Stretch, cut
 from evaluator.stats.readings import sum_up
 
 MEAN = Rule("server_mean", "histogram_mean", margin=Margin(0.1), queries=(DURATION,), scale=1000, unit="ms")
@@ -49,16 +50,29 @@ def with_fact(readings, **values):
 
 def test_healthy_readings_are_in_order(readings):
     found = look(readings)
-    assert {check: finding.level for check, finding in found.items()} == {"series": Level.OK, "scrapes": Level.OK}
+    assert {check: finding.level for check, finding in found.items()} == {
+        "series": Level.OK,
+        "silence": Level.OK,
+        "scrapes": Level.OK,
+    }
 
 
-def test_selectors_that_find_the_same_instance_make_everything_void(readings):
-    names = tuple(name.replace("canary", "baseline") for name in readings.instances)
-    codes = {name: names.index(name) for name in names}
-    merged = replace(readings, instance=readings.instance * 0 + [codes[names[code]] for code in readings.instance])
-    finding = look(replace(merged, instances=names))["selectors"]
+def test_selectors_that_find_the_same_series_make_everything_void(requests):
+    """Here the candidate's selector finds the series of the baseline."""
+    baseline = [answer for answer in scrape(requests) if answer.arm == "baseline"]
+    both = sum_up([*baseline, *(replace(answer, arm="canary") for answer in baseline)], ("baseline", "canary"), 15)
+    finding = look(both)["selectors"]
     assert (finding.level, finding.void) == (Level.FAIL, True)
     assert "baseline-1, baseline-2, baseline-3 and 1 more" in finding.text
+    assert "sources.prometheus.selectors" in finding.remedy
+
+
+def test_proxies_that_count_both_arms_are_named_and_stop_nothing(readings):
+    finding = look(readings, shared_instances=("10.0.9.0:10254",))["shared_instances"]
+    assert (finding.level, finding.void) == (Level.WARN, False)
+    assert "10.0.9.0:10254" in finding.text
+    assert "instance_label" in finding.remedy
+    assert "instances: {baseline: N, canary: N}" in finding.remedy
 
 
 def test_an_arm_without_series_forbids_a_go(requests):
@@ -93,24 +107,68 @@ def test_missing_scrapes(requests, missing, level):
     assert "of the scrapes of" in finding.text
 
 
-def test_readings_of_half_the_time_are_not_all_of_it(readings):
-    finding = look(readings, seconds=1300.0)["scrapes"]
-    assert (finding.level, finding.text) == (Level.FAIL, "readings cover 46.2 % of the 21.7 min that are judged")
-    assert look(readings, seconds=750.0)["scrapes"].level is Level.WARN
+def test_readings_of_half_the_time_of_a_load_are_not_all_of_it(readings):
+    """Two loads of ten minutes, the second of which nobody collected."""
+    start = float(cut(readings, None).span[0] * readings.bucket_s)
+    loads = (Stretch("r1", start, start + 600), Stretch("r2", start + 700, start + 1300))
+    finding = look(readings, stretches=loads)["silence"]
+    assert finding.level is Level.FAIL
+    assert "falls silent" in finding.text
+    assert look(readings, stretches=loads[:1])["silence"].level is Level.OK
 
 
 @pytest.mark.parametrize(
     ("fact", "check", "text"),
     [
-        ({"nan": 3}, "not_a_number", "3 samples were not a number; left out"),
+        ({"nan": 3}, "not_a_number", "3 samples of baseline were not a number (0.366 %); left out"),
+        ({"infinite": 3}, "infinite", "3 samples of baseline were infinite (0.366 %); left out"),
+        ({"falls": 2}, "counter_drops", "dropped by less than half 2 times, which is no restart"),
+        ({"outside": 5000}, "other_times", "5,000 samples were of another time than was asked for"),
         ({"duplicates": 2}, "duplicate_series", "2 series say the same as another; left out"),
-        ({"started": 1, "ended": 2}, "instances", "1 came after the start, 2 vanished before the end"),
     ],
 )
 def test_what_was_left_out_is_named(readings, fact, check, text):
     finding = look(with_fact(readings, **fact))[check]
     assert finding.level is Level.WARN
     assert text in finding.text
+
+
+@pytest.mark.parametrize("kind", ["nan", "infinite"])
+def test_samples_left_out_of_the_candidate_only_forbid_a_go(readings, kind):
+    """What is left out may be what is wrong: a queue per worker is infinite where no worker is left."""
+    place = next(n for n, fact in enumerate(readings.facts) if fact.arm == "canary")
+    facts = list(readings.facts)
+    facts[place] = replace(facts[place], **{kind: round(0.05 * facts[place].read)})
+    check = {"nan": "not_a_number", "infinite": "infinite"}[kind]
+    assert look(replace(readings, facts=tuple(facts)))[check].level is Level.FAIL
+    alike = tuple(replace(fact, **{kind: round(0.05 * fact.read)}) for fact in readings.facts)
+    assert look(replace(readings, facts=alike))[check].level is Level.WARN
+
+
+def test_a_counter_that_drops_all_the_time_is_no_counter(readings):
+    finding = look(with_fact(readings, falls=100))["counter_drops"]
+    assert finding.level is Level.FAIL
+    assert "gauge" in finding.remedy
+
+
+def test_samples_that_nobody_accounts_for_forbid_a_go(readings):
+    finding = look(with_fact(readings, read=readings.facts[0].read + 7))["samples"]
+    assert finding.level is Level.FAIL
+    assert "7 samples were read, and neither used nor named" in finding.text
+
+
+def test_readings_of_an_earlier_version_cannot_show_silence(readings):
+    """They know neither what was read nor when."""
+    old = tuple(replace(fact, read=0, used=(), spans=(), lives={}) for fact in readings.facts)
+    finding = look(replace(readings, facts=old))["samples"]
+    assert finding.level is Level.FAIL
+    assert "`evaluator collect cart@2` again" in finding.remedy
+
+
+def test_hints_of_the_server_are_shown_and_forbid_nothing(readings):
+    finding = look(with_fact(readings, notes=("PromQL info: metric might not be a counter",)))["server_notes"]
+    assert finding.level is Level.OK
+    assert "might not be a counter" in finding.text
 
 
 def test_a_partial_answer_forbids_a_go(readings):

@@ -165,12 +165,23 @@ def test_what_was_queried_is_what_the_server_has(store, policy, server):
     assert cells.sources["url"] == server
 
 
-def test_a_selector_that_selects_nothing_lands_nothing(store, server, tmp_path):
-    wrong = make_policy(tmp_path, server, selectors="{baseline: 'version=\"baseline\"', canary: 'version=\"9\"'}")
-    with pytest.raises(SourceError, match="canary: the server has no series") as raised:
-        collect_release(store, Release("cart@2"), wrong, last(5))
-    assert "version is baseline, canary" in raised.value.hint
-    assert store.releases() == ()
+@pytest.mark.parametrize("other", ["baseline", "8"])
+def test_an_arm_that_never_answered_has_a_verdict_that_is_kept(store, server, tmp_path, other):
+    """The worst canaries leave no series behind; so does a selector that selects nothing."""
+    arms = f"{{baseline: 'version=\"{other}\"', canary: 'version=\"9\"'}}"
+    silent, said = make_policy(tmp_path, server, selectors=arms), []
+    _, rows = collect_release(store, Release("cart@2"), silent, last(5), say=said.append)
+    assert bool(rows) == (other == "baseline")
+    assert any("canary has no readings: the server has no series for http_requests_total" in line for line in said)
+    assert store.runs("cart@2")[0].state is RunState.COMPLETE
+    verdict = judge_release(store, "cart@2", silent, judged_at=datetime.now(UTC))
+    assert verdict.word.value == "inconclusive"
+    finding = next(one for one in verdict.evidence.findings if "series of canary" in one.text)
+    assert finding.level.value == "fail"
+    assert "version is baseline, canary" in finding.text
+    assert "sources.prometheus.selectors" in finding.remedy
+    assert len(store.verdicts("cart@2")) == 1
+    assert {one["arm"]: one["samples"]["read"] for one in verdict.queries}["canary"] == 0
 
 
 def test_a_window_that_is_too_short_or_too_late(store, policy):

@@ -81,7 +81,7 @@ def test_the_first_value_of_a_fresh_instance_does_not_count():
     cells = sum_up([answer(series([0, 1, 2, 3]), fresh)], ARMS, 10)
     b = cells.instance == cells.instances.index("b")
     assert cells.total[b].tolist() == [4.0]
-    assert cells.facts[0].started == 1
+    assert cells.facts[0].lives["b"] == ((T0 + 20) * 1000, (T0 + 30) * 1000)
 
 
 def test_a_counter_that_appears_on_an_instance_already_scraped_began_at_zero():
@@ -137,9 +137,93 @@ def test_what_the_source_left_out_is_kept_as_fact():
     assert totals(cells) == {10: 1.0, 20: 1.0}
 
 
-def test_instances_that_vanish_are_counted():
-    cells = sum_up([answer(series([0, 1, 2, 3, 4]), series([0, 1], "b"))], ARMS, 10)
-    assert cells.facts[0].ended == 1
+def test_when_instances_and_their_arm_were_seen_is_kept():
+    """A scrape that one instance missed is no hole of the arm; one that all missed is."""
+    both = series([0, 1, None, None, 4, 5]), series([0, 1, 2], "b")
+    fact = sum_up([answer(*both, start=-20, end=90)], ARMS, 10).facts[0]
+    assert fact.lives == {"a": (T0 * 1000, (T0 + 50) * 1000), "b": (T0 * 1000, (T0 + 20) * 1000)}
+    assert fact.spans == ((T0 * 1000, (T0 + 20) * 1000), ((T0 + 40) * 1000, (T0 + 50) * 1000))
+    assert (fact.start_ms, fact.end_ms, fact.step_ms) == ((T0 - 20) * 1000, (T0 + 90) * 1000, 10_000)
+
+
+def test_a_drop_by_less_than_half_is_no_restart_and_its_step_is_left_out():
+    """Another server of a pair answers, which had scraped a little earlier."""
+    cells = sum_up([answer(series([40_000, 40_300, 39_900, 40_200]))], ARMS, 10)
+    assert totals(cells) == {10: 300.0, 30: 300.0}
+    fact = cells.facts[0]
+    assert (fact.resets, fact.falls) == (0, 1)
+    assert cells.seconds.tolist() == [10.0, 10.0]
+
+
+def test_the_highest_counter_that_drops_tells_a_restart_from_another_server():
+    """A counter of few failures may lose all it had, or nearly nothing; the requests beside it know what happened."""
+    failures = Query('requests_total{$selector,code="500"}', QueryKind.COUNTER)
+    cases = {
+        (40_000, 39_700, 1, 0): ({10: 0.0}, 0, 1),  # the other server had not seen the failure yet
+        (1_000, 300, 9, 8): ({10: 8.0}, 1, 0),  # started again, and failed eight times since
+    }
+    for (before, after, some, fewer), (expected, resets, falls) in cases.items():
+        both = [answer(series([before, after])), answer(series([some, fewer]), query=failures)]
+        cells = sum_up(both, ARMS, 10)
+        rows = cells.query == cells.queries.index(failures)
+        found = dict(zip((cells.bucket[rows] * 10 - T0).tolist(), cells.total[rows].tolist(), strict=True))
+        assert (found or {10: 0.0}) == expected
+        fact = next(fact for fact in cells.facts if fact.query == failures)
+        assert (fact.resets, fact.falls) == (resets, falls)
+
+
+def test_a_histogram_that_drops_a_little_leaves_out_the_step_of_all_its_counters():
+    found = [
+        series([1000, 1010, 1005, 1015], part="count"),
+        series([500, 505, 506, 511], part="bucket", le=0.1),
+        series([50.0, 51.0, 50.5, 51.5], part="sum"),
+    ]
+    cells = sum_up([answer(*found, query=HISTOGRAM)], ARMS, 10)
+    assert totals(cells, "count") == {10: 10.0, 30: 10.0}
+    assert totals(cells, "bucket") == {10: 5.0, 30: 5.0}
+    assert totals(cells, "sum") == {10: 1.0, 30: 1.0}
+
+
+def test_series_that_both_selectors_find_are_counted():
+    own = series([0, 1], "b", version="2")
+    answers = [answer(series([0, 1], version="1"), own), answer(own, arm="canary")]
+    assert [fact.shared for fact in sum_up(answers, ARMS, 10).facts] == [0, 1]
+    proxied = [answer(series([0, 1], service="old")), answer(series([0, 1], service="new"), arm="canary")]
+    assert [fact.shared for fact in sum_up(proxied, ARMS, 10).facts] == [0, 0]
+
+
+def test_an_expression_drops_labels_so_only_the_same_values_are_the_same_series():
+    rate = Query("sum by (instance) (rate(x{$selector}[1m]))", QueryKind.GAUGE)
+    for values, shared in (([1.0, 2.0, 4.0], 1), ([1.0, 2.0, 3.0], 0)):
+        both = [answer(series([1.0, 2.0, 4.0]), query=rate), answer(series(values), query=rate, arm="canary")]
+        assert sum_up(both, ARMS, 10).facts[1].shared == shared
+
+
+samples = st.lists(st.none() | st.integers(0, 40), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([COUNTER, GAUGE, HISTOGRAM]),
+    st.lists(st.tuples(samples, samples), min_size=1, max_size=3),
+    st.integers(0, 3),
+    st.integers(0, 3),
+)
+def test_samples_read_are_samples_used_and_samples_named(query, polls, nan, infinite):
+    """Whatever is dropped, told twice, missing or of another poll."""
+    part = "count" if query is HISTOGRAM else "value"
+    answers = []
+    for number, (one, other) in enumerate(polls):
+        found = [series(one, "a", part), series(other, "b", part), series(one, "a", part)]
+        kept = [one for one in found if one.ts_ms.size]
+        start = number * 70  # polls overlap: the same moment is told twice
+        moved = [replace(one, ts_ms=one.ts_ms + start * 1000) for one in kept]
+        answers.append(answer(*moved, query=query, start=start, end=start + 110, nan=nan, infinite=infinite))
+    came = sum(one.ts_ms.size for one in (part for part in answers for part in part.series))
+    for fact in sum_up(answers, ARMS, 10).facts:
+        named = fact.nan + fact.infinite + fact.repeated + fact.outside + fact.falls
+        assert fact.read == came + len(polls) * (nan + infinite)
+        assert fact.read == sum(count for _, count in fact.used) + named
 
 
 def test_nothing_is_counted_across_a_hole_between_answers():

@@ -11,9 +11,8 @@ thousand. Compression is declined, since servers take three to ten times as long
 
 from __future__ import annotations
 
-import re
+import math
 import statistics
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,14 +26,17 @@ from urllib.parse import urlsplit, urlunsplit
 
 from evaluator.errors import SourceError, UsageError
 from evaluator.records import Answer, Part, Query, QueryKind, Series
-from evaluator.sources.prometheus.faults import check_answer, unreachable
+from evaluator.sources.prometheus.absence import Labels, explain_labels, find_form, find_impossible
+from evaluator.sources.prometheus.faults import check_answer, odd_answer, read_notes, unreachable
 from evaluator.sources.prometheus.options import PrometheusOptions, reveal
-from evaluator.sources.prometheus.queries import fill, is_plain, metric_name, parts_of
+from evaluator.sources.prometheus.queries import fill, is_plain, matchers_of, metric_name, parts_of
 from evaluator.sources.prometheus.series import Collected
 
 if TYPE_CHECKING:
     import requests
     from prometheus_api_client import PrometheusConnect
+
+    from evaluator.sources.prometheus.transport import Transport
 
 __all__ = ["Prometheus", "connect"]
 
@@ -50,7 +52,11 @@ FIRST_STEPS = 60
 CLOCK_STEP_S = 1.0
 """What two clocks may differ by and still be taken as the same: dates in answers have whole seconds."""
 
-CHUNK_BYTES = 1 << 20
+BYTES_AT_A_TIME = 1 << 25
+"""Size of one answer that is aimed at: samples of native histograms are long."""
+
+LOOK_BACK = timedelta(days=7)
+"""How far before the window it is looked whether a value of a label was ever seen."""
 
 Progress = Callable[[str], None]
 TENANT_HEADER = "X-Scope-OrgID"
@@ -85,8 +91,10 @@ class Prometheus:
         """How far the server's clock is ahead of ours."""
         self.hidden_s = 0.0
         """For how long it hides new samples (VictoriaMetrics: half a minute)."""
-        self._session = _make_session(options)
+        self._transport = _make_transport(options)
+        self._session = self._transport.session
         self._client = _make_client(options, self._session)
+        self._seen: dict[tuple[str, str], str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -107,15 +115,25 @@ class Prometheus:
     def learn_clock(self) -> None:
         """Compare the server's clock with ours, and learn for how long it hides new samples. Raises SourceError."""
         before = datetime.now(UTC).timestamp()
-        data, told = self._send("query", {"query": "time()"})
+        data, told, _ = self._send("query", {"query": "time()"})
         middle = (before + datetime.now(UTC).timestamp()) / 2
-        result = data["data"]["result"]
-        evaluated = float(result[1] if data["data"].get("resultType") == "scalar" else result[0]["value"][1])
+        evaluated = self._read_clock(data["data"])
         # The header has whole seconds: it was up to one second ago when it was written.
-        clock = parsedate_to_datetime(told).timestamp() + 0.5 if told else evaluated
+        written = _read_date(told)
+        clock = evaluated if written is None else written + 0.5
         offset = clock - middle
         self.clock_offset_s = round(offset, 1) if abs(offset) > CLOCK_STEP_S else 0.0
         self.hidden_s = round(max(clock - evaluated - CLOCK_STEP_S, 0.0), 1)
+
+    def _read_clock(self, data: Any) -> float:
+        try:
+            result = data["result"]
+            evaluated = float(result[1] if data.get("resultType") == "scalar" else result[0]["value"][1])
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            evaluated = math.nan
+        if not math.isfinite(evaluated):
+            raise odd_answer(_without_secrets(self.options.url), "time()", "it names no time")
+        return evaluated
 
     def describe(self) -> Mapping[str, Any]:
         """What makes two collections comparable, and where they came from. No secrets."""
@@ -155,55 +173,79 @@ class Prometheus:
         if query.kind is QueryKind.HISTOGRAM and not answer.series:  # a native one has no series but its own
             filled = fill(query.text, selector, step_s=step_s, window_s=seconds)
             answer = self._add(answer, "value", filled, window, on_progress)
-        return replace(answer, step_s=_find_step(answer.series, step_s))
+        answer = replace(answer, step_s=_find_step(answer.series, step_s))
+        return self._add_absence(answer, window)
+
+    def _add_absence(self, answer: Answer, window: _Window) -> Answer:
+        """Say of what form a histogram is, and whether a query that found nothing could have found something."""
+        query, arm = answer.query, answer.arm
+        selector = self.options.selectors[arm]
+        plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
+        if query.kind is QueryKind.HISTOGRAM:
+            return replace(answer, form=find_form(answer, lambda: self._labels_of(plain, window)))
+        if not is_plain(query.text) or not matchers_of(query.text):
+            return answer
+        if answer.series:
+            return replace(answer, impossible=find_impossible(query.text, arm, [one.labels for one in answer.series]))
+        key = (query.text, arm)
+        if key not in self._seen:  # once a collection: it looks far back
+            self._seen[key] = self._look_back(query, arm, window)
+        return replace(answer, impossible=self._seen[key])
+
+    def _look_back(self, query: Query, arm: str, window: _Window) -> str:
+        """Why a query could match nothing on an arm; a server that does not tell has not shown that it could."""
+        selector = self.options.selectors[arm]
+        own = fill(f"{metric_name(query.text)}{{$selector}}", selector, step_s=0, window_s=0)
+        anywhere = fill(query.text, "", step_s=0, window_s=0)
+        longer = _Window(window.start_ms - round(LOOK_BACK.total_seconds() * 1000), window.end_ms)
+        try:
+            return find_impossible(
+                query.text, arm, self._labels_of(own, window), lambda: self._labels_of(anywhere, longer)
+            )
+        except SourceError as error:
+            return f"whether it could find anything on {arm} is not known: {error.message}"
 
     def _add(self, answer: Answer, part: Part, text: str, window: _Window, on_progress: Progress) -> Answer:
         """Ask one more query of the same answer."""
         collected = Collected(part, self.options)
-        warnings = [told for window in self._windows(text, window, collected, on_progress) for told in window]
-        series, doubles = collected.series()
+        said = list(self._windows(text, window, collected, on_progress))
+        found = collected.series((window.start_ms, window.end_ms))
         return replace(
             answer,
             sent=(*answer.sent, text),
-            series=(*answer.series, *series),
-            warnings=tuple(dict.fromkeys((*answer.warnings, *warnings))),
+            series=(*answer.series, *found.series),
+            warnings=tuple(dict.fromkeys((*answer.warnings, *(text for one in said for text in one.warnings)))),
+            notes=tuple(dict.fromkeys((*answer.notes, *(text for one in said for text in one.notes)))),
+            read=(answer.read or 0) + collected.read,
             nan=answer.nan + collected.nan,
-            duplicates=answer.duplicates + doubles,
+            infinite=answer.infinite + collected.infinite,
+            repeated=answer.repeated + found.repeated,
+            outside=answer.outside + found.outside,
+            duplicates=answer.duplicates + found.duplicates,
         )
 
-    def explain_nothing(self, query: Query, arm: str, start: datetime, end: datetime) -> SourceError:
-        """The error of a query that has no series for an arm: what was asked, and which labels do exist."""
+    def explain_nothing(self, query: Query, arm: str, start: datetime, end: datetime) -> str:
+        """Say what was asked where a query has no series for an arm, and which labels do exist. Raises SourceError."""
         window = self._window(start, end)
         selector = self.options.selectors[arm]
         _, text = parts_of(query)[0]
         filled = fill(text, selector, step_s=self.options.step_s, window_s=0)
         name = metric_name(filled)
-        message = f"{arm}: the server has no series for {filled}"
+        message = f"the server has no series for {filled}"
         if not name:
-            return SourceError(message, hint=f"does {selector} select anything in that window?")
-        return SourceError(message, hint=self._known_labels(name, filled, window))
+            return f"{message}; does {selector} select anything in that time?"
+        return f"{message}; {explain_labels(name, filled, self._labels_of(name, window))}"
 
     def labels_of(self, name: str, start: datetime, end: datetime) -> list[Mapping[str, str]]:
         """The labels of each series that a metric had in a window; none where there is no such metric."""
         return self._labels_of(name, self._window(start, end))
 
-    def _labels_of(self, name: str, window: _Window) -> list[Mapping[str, str]]:
+    def _labels_of(self, name: str, window: _Window) -> list[Labels]:
         bounds = {"match[]": name, "start": str(window.start_ms / 1000), "end": str(window.end_ms / 1000)}
-        found: list[Mapping[str, str]] = self._post("series", bounds)["data"]
+        found = self._post("series", bounds)["data"]
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise odd_answer(_without_secrets(self.options.url), name, "it is no list of series")
         return found
-
-    def _known_labels(self, name: str, asked_for: str, window: _Window) -> str:
-        series = self._labels_of(name, window)
-        if not series:
-            return f"there is no metric {name} in that window: is it scraped, and does its name end like this?"
-        known: dict[str, set[str]] = {}
-        for one in series:
-            for label, value in one.items():
-                known.setdefault(label, set()).add(value)
-        known.pop("__name__", None)
-        asked = [label for label in sorted(known) if re.search(rf"\b{label}\s*[=!]", asked_for)] or sorted(known)
-        shown = "; ".join(f"{label} is {_list_some(sorted(known[label]))}" for label in asked)
-        return f"{name} is there, but with other labels: {shown}"
 
     # -------------------------------------------------------------- windows
 
@@ -212,97 +254,91 @@ class Prometheus:
             raise UsageError("a time without a zone is not a moment", hint="give times in UTC")
         return _Window(round(start.timestamp()) * 1000, round(end.timestamp()) * 1000)
 
-    def _windows(
-        self, text: str, whole: _Window, collected: Collected, on_progress: Progress
-    ) -> Iterator[tuple[str, ...]]:
-        """Ask window by window; yields what the server warns of."""
+    def _windows(self, text: str, whole: _Window, collected: Collected, on_progress: Progress) -> Iterator[_Told]:
+        """Ask window by window; yields what the server says of its answers."""
         raw, step_ms = is_plain(text), self.options.step_s * 1000
         ask, gap = (self._ask_samples, 1) if raw else (self._ask_steps, step_ms)
         start = whole.start_ms if raw else -(-whole.start_ms // step_ms) * step_ms
         first = _cut(start, whole.end_ms, FIRST_STEPS * step_ms, step_ms, gap)[:1]
-        series = 1
+        series, size = 1, 1
         for window in first:
-            data, warnings = ask(text, window)
-            series = max(collected.add(data), 1)
-            self._check_number(series, text)
-            yield warnings
+            told = ask(text, window)
+            series, size = max(self._take(collected, told, text), 1), max(told.size, 1)
+            yield told
             start = window.end_ms + gap
-        length = max(1, min(POINTS_AT_A_TIME // series, MOST_POINTS)) * step_ms
-        rest = _cut(start, whole.end_ms, length, step_ms, gap)
-        for number, (data, warnings) in enumerate(_one_ahead(ask, text, rest), start=1):
-            self._check_number(collected.add(data), text)
-            yield warnings
+        points = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // size)
+        rest = _cut(start, whole.end_ms, max(1, points) * step_ms, step_ms, gap)
+        for number, told in enumerate(_one_ahead(ask, text, rest), start=1):
+            self._take(collected, told, text)
+            yield told
             if len(rest) >= _PROGRESS_FROM_WINDOWS:
                 on_progress(f"{text}: {number} of {len(rest)} windows, {series:,} series")
 
-    def _check_number(self, series: int, text: str) -> None:
+    def _take(self, collected: Collected, told: _Told, text: str) -> int:
+        """Take over one window's series; returns how many there were."""
+        try:
+            series = collected.add(told.result)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            why = "it has something else where series with samples should be"
+            raise odd_answer(_without_secrets(self.options.url), text, why) from error
         if series > self.options.max_series:
             raise SourceError(
                 f"{text} has {series:,} series, more than the {self.options.max_series:,} allowed",
-                hint="narrow the selectors, or raise sources.prometheus.max_series",
+                hint="narrow sources.prometheus.selectors, or raise sources.prometheus.max_series",
             )
+        return series
 
-    def _ask_samples(self, text: str, window: _Window) -> tuple[list[Any], tuple[str, ...]]:
+    def _ask_samples(self, text: str, window: _Window) -> _Told:
         """Samples as they were scraped. One that lies on the seam comes twice from some servers, and counts once."""
         # One ms more than the window: newer servers leave out the sample at the start of a range.
         lasts = window.end_ms - window.start_ms + 1
         return self._matrix("query", {"query": f"{text}[{lasts}ms]", "time": _seconds(window.end_ms)})
 
-    def _ask_steps(self, text: str, window: _Window) -> tuple[list[Any], tuple[str, ...]]:
+    def _ask_steps(self, text: str, window: _Window) -> _Told:
         """Values at each step."""
         bounds = {"start": _seconds(window.start_ms), "end": _seconds(window.end_ms)}
         return self._matrix("query_range", {"query": text, **bounds, "step": str(self.options.step_s)})
 
-    def _matrix(self, path: str, form: Mapping[str, str]) -> tuple[list[Any], tuple[str, ...]]:
-        answer = self._post(path, form)
-        data = answer["data"]
+    def _matrix(self, path: str, form: Mapping[str, str]) -> _Told:
+        answer, _, size = self._send(path, form)
+        data, url = answer["data"], _without_secrets(self.options.url)
+        if not isinstance(data, dict):
+            raise odd_answer(url, form["query"], "it holds no data")
         if data.get("resultType") != "matrix":
             raise SourceError(
                 f"{form['query']} gives a {data.get('resultType')}, not series over time",
                 hint="a metric of readings asks for series",
             )
-        said = [*answer.get("warnings", ()), *answer.get("infos", ())]
-        said += ["the answer is partial: a part of the storage did not answer"] if answer.get("isPartial") else []
-        return data["result"], tuple(str(text) for text in said)
+        if not isinstance(data.get("result"), list):
+            raise odd_answer(url, form["query"], "it has no list of series")
+        warnings, notes = read_notes(answer, "warnings"), read_notes(answer, "infos")
+        if answer.get("isPartial"):
+            warnings = (*warnings, "the answer is partial: a part of the storage did not answer")
+        return _Told(data["result"], warnings, notes, size)
 
     def _post(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:
-        answer, _ = self._send(path, form)
+        answer, _, _ = self._send(path, form)
         return answer
 
-    def _send(self, path: str, form: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-        """Ask; gives the answer and the server's date."""
+    def _send(self, path: str, form: Mapping[str, str]) -> tuple[dict[str, Any], str, int]:
+        """Ask; gives the answer, the server's date and the answer's size in bytes."""
         import requests
 
         client, url = self._client, _without_secrets(self.options.url)
         try:
-            with self._session.post(
+            reply = self._transport.ask(
                 f"{client.url}/api/v1/{path}",
-                data=dict(form),
+                form,
                 headers=client.headers,
                 auth=client.auth,
-                timeout=self.options.timeout_s,
                 # Said again: bundles that the environment names would take the place of the session's.
                 verify=self._session.verify if self.options.ca or not self.options.verify else None,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                content = self._read(response)
+            )
         except requests.RequestException as error:
             raise unreachable(url, error, self.options.timeout_s) from None
         asked = form.get("query", path)
-        answer = check_answer(url, response.status_code, response.headers, content, asked)
-        return answer, response.headers.get("Date", "")
-
-    def _read(self, response: requests.Response) -> bytes:
-        """Read an answer that may come drop by drop: in all it must not take longer than one may take."""
-        import requests
-
-        deadline, chunks = time.monotonic() + self.options.timeout_s, []
-        for chunk in response.iter_content(CHUNK_BYTES):
-            chunks.append(chunk)
-            if time.monotonic() > deadline:
-                raise requests.Timeout("timed out")
-        return b"".join(chunks)
+        answer = check_answer(url, reply.status, reply.headers, reply.body, asked)
+        return answer, reply.headers.get("Date", ""), len(reply.body)
 
 
 def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) -> list[_Window]:
@@ -315,13 +351,20 @@ def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) 
     return out
 
 
-Told = tuple[list[Any], tuple[str, ...]]
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """One answer: series, what the server warns of, what it notes, and its size in bytes."""
+
+    result: list[Any]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    size: int
 
 
-def _one_ahead(ask: Callable[[str, _Window], Told], text: str, windows: Sequence[_Window]) -> Iterator[Told]:
+def _one_ahead(ask: Callable[[str, _Window], _Told], text: str, windows: Sequence[_Window]) -> Iterator[_Told]:
     """Ask for the next window while the last one is read."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        asked: deque[Future[Told]] = deque()
+        asked: deque[Future[_Told]] = deque()
         for window in windows:
             asked.append(pool.submit(ask, text, window))
             if len(asked) > 1:
@@ -330,9 +373,9 @@ def _one_ahead(ask: Callable[[str, _Window], Told], text: str, windows: Sequence
             yield asked.popleft().result()
 
 
-def _make_session(options: PrometheusOptions) -> requests.Session:
+def _make_transport(options: PrometheusOptions) -> Transport:
     try:
-        import requests
+        from evaluator.sources.prometheus.transport import Transport, make_session
     except ModuleNotFoundError as error:
         raise SourceError(
             f"what asks Prometheus is not installed ({error.name})", hint="pip install 'release-evaluator[prometheus]'"
@@ -340,17 +383,16 @@ def _make_session(options: PrometheusOptions) -> requests.Session:
     for path in (options.ca, options.cert, options.key):
         if path and not Path(path).exists():
             raise SourceError(f"{path} of sources.prometheus.tls is not there", hint="check its path")
-    session = requests.Session()
+    session = make_session()
     session.verify = options.ca or options.verify
     if options.cert:
         session.cert = (options.cert, options.key) if options.key else options.cert
-    return session
+    return Transport(session, options.timeout_s)
 
 
 def _make_client(options: PrometheusOptions, session: requests.Session) -> PrometheusConnect:
-    """What knows the address, who asks, and when to try again."""
+    """What knows the address, and who asks."""
     from prometheus_api_client import PrometheusConnect
-    from urllib3 import Retry
 
     headers = {name: reveal(value) for name, value in options.headers.items()}
     if options.tenant:
@@ -358,15 +400,18 @@ def _make_client(options: PrometheusOptions, session: requests.Session) -> Prome
     if options.bearer:
         headers["Authorization"] = f"Bearer {reveal(options.bearer)}"
     auth = (reveal(options.username), reveal(options.password or "")) if options.username else None
-    return PrometheusConnect(
+    from evaluator.sources.prometheus.transport import mount
+
+    client = PrometheusConnect(
         url=options.url.rstrip("/"),
         headers={"Accept-Encoding": "identity", **headers},
         auth=auth,
         session=session,
-        retry=Retry(total=2, backoff_factor=0.2, allowed_methods=None, status_forcelist=(502, 503, 504), redirect=0),
         timeout=int(options.timeout_s),
         method="POST",
     )
+    mount(session, client.url)  # in the place of the one that it has mounted itself
+    return client
 
 
 def _find_step(found: Sequence[Series], step_s: float) -> float:
@@ -386,6 +431,9 @@ def _without_secrets(url: str) -> str:
     return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path, "", ""))
 
 
-def _list_some(names: list[str]) -> str:
-    shown = ", ".join(names[:8])
-    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def _read_date(text: str) -> float | None:
+    """The time of a Date header; `None` where it has none that can be read."""
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from evaluator.errors import SourceError
 from evaluator.sources.prometheus.samples import Lifted, lift_samples
 
-__all__ = ["check_answer", "unreachable"]
+__all__ = ["check_answer", "odd_answer", "read_notes", "unreachable"]
 
 _REDIRECTS = range(300, 400)
 _LONGEST = 300
@@ -24,7 +24,7 @@ def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
     if "timed out" in text.lower():
         return SourceError(
             f"{url} did not answer within {timeout_s:g} s",
-            hint="ask for less at a time, or raise sources.prometheus.timeout",
+            hint="raise sources.prometheus.timeout, or collect a shorter time",
         )
     if "refused" in text:
         cause = "the connection was refused"
@@ -41,6 +41,22 @@ def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
 
 def _last_words(text: str) -> str:
     return text.rsplit(":", maxsplit=1)[-1].strip(" ()'\"")[:_LONGEST]
+
+
+def odd_answer(url: str, asked: str, why: str) -> SourceError:
+    """The error of an answer that is JSON, and not what the API gives."""
+    return SourceError(
+        f"{url} gave an answer to {asked[:_LONGEST]} that cannot be read: {why}",
+        hint="does sources.prometheus.url name a server that speaks the query API of Prometheus?",
+    )
+
+
+def read_notes(answer: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """What a server says beside its answer: `warnings` are about missing data, `infos` are hints on names."""
+    said = answer.get(key)
+    if isinstance(said, str):
+        return (said,)
+    return tuple(str(text) for text in said) if isinstance(said, list) else ()
 
 
 def check_answer(url: str, status: int, headers: Any, body: bytes, sent: str) -> dict[str, Any]:
@@ -61,7 +77,9 @@ def check_answer(url: str, status: int, headers: Any, body: bytes, sent: str) ->
             hint="does sources.prometheus.url miss a path prefix, or have one too many?",
         )
     answer = _read_json(url, body, status)
-    if answer.get("status") != "success" or "data" not in answer:
+    if answer.get("status") == "success" and answer.get("data") is None:
+        raise odd_answer(url, sent, "it holds no data")
+    if answer.get("status") != "success":
         said = str(answer.get("error", f"status {status}"))[:_LONGEST]
         raise SourceError(f"the server refused a query ({status}): {said}", hint=f"the query was: {sent[:_LONGEST]}")
     return answer

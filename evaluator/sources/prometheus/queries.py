@@ -3,13 +3,55 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from evaluator.records import Part, Query, QueryKind
 
-__all__ = ["fill", "is_plain", "metric_name", "parts_of"]
+__all__ = ["Matcher", "fill", "is_plain", "matchers_of", "metric_name", "parts_of"]
 
 _QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`[^`]*`"
 _PLAIN = re.compile(rf"\s*(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?P<labels>\{{(?:[^{{}}\"'`]|{_QUOTED})*\}})?\s*")
+
+
+_MATCHER = re.compile(rf"([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*({_QUOTED})")
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """One condition on a label: `code=~"5.."`."""
+
+    label: str
+    how: str
+    value: str
+
+    @property
+    def text(self) -> str:
+        """As it stands in a query."""
+        return f'{self.label}{self.how}"{self.value}"'
+
+    def fits(self, value: str) -> bool | None:
+        """Does it select this value? `None` where its pattern cannot be read here."""
+        if self.how in ("=", "!="):
+            return (value == self.value) == (self.how == "=")
+        try:
+            return bool(re.fullmatch(self.value, value)) == (self.how == "=~")
+        except re.error:
+            return None
+
+
+def matchers_of(text: str) -> tuple[Matcher, ...]:
+    """The conditions of a plain query, without those that `$selector` stands for.
+
+    >>> matchers_of('x{$selector,code=~"5.."}')
+    (Matcher(label='code', how='=~', value='5..'),)
+    """
+    found = _PLAIN.fullmatch(text)
+    labels = (found["labels"] or "") if found else ""
+    return tuple(Matcher(label, how, _unquote(quoted)) for label, how, quoted in _MATCHER.findall(labels))
+
+
+def _unquote(quoted: str) -> str:
+    return quoted[1:-1] if quoted[0] == "`" else re.sub(r"\\(.)", r"\1", quoted[1:-1])
 
 
 def is_plain(text: str) -> bool:

@@ -20,6 +20,9 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Key = tuple[tuple[str, str], ...]
 
+LATEST_S = 1e11
+"""No time of a sample is later than that (the year 5138)."""
+
 
 @dataclass(slots=True)
 class _Samples:
@@ -27,6 +30,19 @@ class _Samples:
 
     ts_ms: list[IntArray] = field(default_factory=list)
     values: list[FloatArray] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is of a query, and what was left out."""
+
+    series: tuple[Series, ...]
+    duplicates: int
+    """Series."""
+    repeated: int
+    """Samples, those of duplicate series among them."""
+    outside: int
+    """Samples."""
 
 
 @dataclass(slots=True)
@@ -37,14 +53,17 @@ class Collected:
     options: PrometheusOptions
     samples: dict[tuple[Key, Part, float], _Samples] = field(default_factory=dict)
     labels: dict[Key, Mapping[str, str]] = field(default_factory=dict)
+    read: int = 0
+    """Samples that came."""
     nan: int = 0
+    infinite: int = 0
 
     def add(self, result: Iterable[Mapping[str, Any]]) -> int:
         """Take over one window's result; returns how many series it had."""
         count = 0
         for one in result:
             count += 1
-            labels = one["metric"]
+            labels = _check_labels(one["metric"])
             if one.get("histograms"):
                 self._add_native(labels, one["histograms"])
             if len(one.get("values", ())):
@@ -52,9 +71,12 @@ class Collected:
         return count
 
     def _add(self, labels: Mapping[str, str], part: Part, le: float, ts_ms: IntArray, values: FloatArray) -> None:
-        real = ~np.isnan(values)
+        self.read += values.size
+        real = np.isfinite(values)
         if not real.all():
-            self.nan += int((~real).sum())
+            nan = int(np.isnan(values).sum())
+            self.nan += nan
+            self.infinite += int((~real).sum()) - nan
             ts_ms, values = ts_ms[real], values[real]
         key = tuple(sorted((name, value) for name, value in labels.items() if name not in ("le", "__name__")))
         self.labels.setdefault(key, labels)
@@ -67,29 +89,49 @@ class Collected:
         for part, le, ts_ms, values in unfold_native(list(histograms)):
             self._add(labels, part, le, ts_ms, values)
 
-    def series(self) -> tuple[tuple[Series, ...], int]:
-        """All series, each in the order of time, and how many were told twice by servers that run in pairs."""
-        found: dict[tuple[Key, Part, float], Series] = {}
-        doubles = 0
-        for (key, part, le), samples in self.samples.items():
-            series = self._to_series(self.labels[key], part, le, samples)
-            own = tuple(item for item in key if item[0] not in self.options.replica_labels)
-            known = found.get((own, part, le))
-            if known is not None:
-                doubles += 1
-                # Of two that say the same the one that says more stays.
-                if known.ts_ms.size >= series.ts_ms.size:
-                    continue
-            found[own, part, le] = series
-        return tuple(found.values()), doubles
+    def series(self, window_ms: tuple[int, int]) -> Found:
+        """All series, each in the order of time, and how much was left out of them.
 
-    def _to_series(self, labels: Mapping[str, str], part: Part, le: float, samples: _Samples) -> Series:
-        ts_ms, first = np.unique(np.concatenate(samples.ts_ms), return_index=True)
-        values = np.concatenate(samples.values)[first]
+        That is: series that servers in pairs tell twice, samples for a moment that has one already, and samples of
+        another time than was asked for.
+        """
+        kept: dict[tuple[Key, Part, float], Series] = {}
+        duplicates = repeated = outside = 0
+        for (key, part, le), samples in self.samples.items():
+            series, again, elsewhere = self._to_series(self.labels[key], part, le, samples, window_ms)
+            repeated, outside = repeated + again, outside + elsewhere
+            if not series.ts_ms.size:
+                continue
+            own = tuple(item for item in key if item[0] not in self.options.replica_labels)
+            known = kept.get((own, part, le))
+            if known is not None:
+                duplicates += 1
+                # Of two that say the same the one that says more stays.
+                fewer, series = sorted((known, series), key=lambda one: one.ts_ms.size)
+                repeated += fewer.ts_ms.size
+            kept[own, part, le] = series
+        return Found(tuple(kept.values()), duplicates, repeated, outside)
+
+    def _to_series(
+        self, labels: Mapping[str, str], part: Part, le: float, samples: _Samples, window_ms: tuple[int, int]
+    ) -> tuple[Series, int, int]:
+        all_ms, all_values = np.concatenate(samples.ts_ms), np.concatenate(samples.values)
+        inside = (all_ms >= window_ms[0]) & (all_ms <= window_ms[1])
+        ts_ms, first = np.unique(all_ms[inside], return_index=True)
+        values = all_values[inside][first]
         shown = {name: value for name, value in labels.items() if name not in ("le", "__name__")}
         options = self.options
         endpoint = labels.get(options.endpoint_label, "") if options.endpoint_label else ""
-        return Series(shown, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
+        series = Series(shown, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
+        within = int(inside.sum())
+        return series, within - ts_ms.size, all_ms.size - within
+
+
+def _check_labels(labels: Any) -> Mapping[str, str]:
+    """Labels are texts. Raises TypeError for anything else."""
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+        raise TypeError("labels must be texts")
+    return labels
 
 
 def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, FloatArray]]:
@@ -129,7 +171,9 @@ def _common_bounds(buckets: Sequence[FloatArray]) -> list[float]:
 
 
 def _bound_of(labels: Mapping[str, str], part: Part) -> float:
-    return float(labels.get("le", "nan").replace("+Inf", "inf")) if part == "bucket" else math.nan
+    if part != "bucket" or "le" not in labels:  # one NaN for all: it is part of a key
+        return math.nan
+    return float(labels["le"].replace("+Inf", "inf"))
 
 
 def _to_arrays(values: list[Any] | Lifted) -> tuple[IntArray, FloatArray]:
@@ -139,4 +183,6 @@ def _to_arrays(values: list[Any] | Lifted) -> tuple[IntArray, FloatArray]:
     else:
         ts = np.array([float(pair[0]) for pair in values])
         numbers = np.array([float(pair[1]) for pair in values])
+    if not (np.abs(ts) < LATEST_S).all():
+        raise ValueError("a sample without a time")
     return np.round(ts * 1000).astype(np.int64), numbers

@@ -113,11 +113,51 @@ def test_a_scrape_interval_longer_than_the_step_is_noticed(options):
 def test_nothing_is_an_answer_and_can_be_explained(source):
     query = Query('http_requests_total{$selector,code="418"}', QueryKind.COUNTER)
     assert source.fetch(query, "canary", START, END).series == ()
-    error = source.explain_nothing(query, "canary", START, END)
-    assert 'canary: the server has no series for http_requests_total{version="canary",code="418"}' in error.message
-    assert "code is 200" in error.hint
+    why = source.explain_nothing(query, "canary", START, END)
+    assert 'the server has no series for http_requests_total{version="canary",code="418"}' in why
+    assert "code is 200" in why
     gone = source.explain_nothing(Query("nothing_total{$selector}", QueryKind.COUNTER), "canary", START, END)
-    assert "there is no metric nothing_total" in gone.hint
+    assert "there is no metric nothing_total" in gone
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        ('code=~"5.."', ""),  # a code like those that are there
+        ('code="5xx"', 'no series of http_requests_total ever had code="5xx"; on canary its code is 200'),
+        ('status=~"5.."', "no series of http_requests_total on canary has the label status; they have code, handler"),
+        ('handler="/b"', 'no series of http_requests_total ever had handler="/b"; on canary its handler is /a'),
+        ('handler="/a",code="500"', ""),
+    ],
+)
+def test_a_query_that_could_find_nothing_is_told_from_one_that_found_nothing(source, labels, why):
+    query = Query(f"http_requests_total{{$selector,{labels}}}", QueryKind.COUNTER)
+    answer = source.fetch(query, "canary", START, END)
+    assert answer.series == ()
+    assert answer.impossible.startswith(why)
+    assert bool(answer.impossible) == bool(why)
+
+
+def test_a_value_that_the_other_arm_has_could_have_come(source):
+    query = Query('http_requests_total{$selector,instance="a:1"}', QueryKind.COUNTER)
+    assert source.fetch(query, "canary", START, END).impossible == ""
+
+
+def test_a_label_that_nobody_has_excludes_nothing(source):
+    """`status!~"2.."` matches every series that has no status."""
+    query = Query('http_requests_total{$selector,status!~"2.."}', QueryKind.COUNTER)
+    answer = source.fetch(query, "canary", START, END)
+    assert answer.series
+    assert "has the label status" in answer.impossible
+
+
+def test_the_account_of_an_answer_is_complete(source):
+    """Where two windows meet a server may tell a sample twice."""
+    for query in (MEMORY, COUNTER, SECONDS, Query("pairs{$selector}", QueryKind.GAUGE)):
+        answer = source.fetch(query, "canary", START, END)
+        named = answer.nan + answer.infinite + answer.repeated + answer.outside
+        assert answer.read == sum(one.ts_ms.size for one in answer.series) + named
+    assert answer.repeated >= 20
 
 
 def test_malformed_promql_brings_the_servers_own_words(source):

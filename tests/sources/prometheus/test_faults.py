@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +20,7 @@ import pytest
 
 from evaluator.errors import SourceError, UsageError
 from evaluator.records import Query, QueryKind
-from evaluator.sources.prometheus import PrometheusOptions, connect
+from evaluator.sources.prometheus import PrometheusOptions, connect, transport
 
 START = datetime(2026, 10, 1, 12, tzinfo=UTC)
 MEMORY = Query("memory_bytes{$selector}", QueryKind.GAUGE)
@@ -27,16 +31,36 @@ class Faulty(BaseHTTPRequestHandler):
     """Answers its clock as a good server does, and anything else as the test says."""
 
     answer = (200, "application/json", b"", {})
+    clock = None
+    date = None
+    refused = None
+    refuses_get = False
+    drip = None
     seen: list[dict[str, str]] = []  # noqa: RUF012 - the server makes a handler of its own for each request
     ahead_s = 0.0
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if type(self).refused:
+            self._send(*type(self).refused, {})
+            return
+        self._answer(body)
+
+    def do_GET(self) -> None:
+        if type(self).refused and type(self).refuses_get:
+            self._send(*type(self).refused, {})
+            return
+        self._answer(self.path)
+
+    def _answer(self, body: str) -> None:
         type(self).seen.append(dict(self.headers))
         if "time%28%29" in body:
             now = time.time() + type(self).ahead_s
-            told = {"status": "success", "data": {"resultType": "scalar", "result": [now, str(now)]}}
-            self._send(200, "application/json", json.dumps(told).encode(), {})
+            data = {"resultType": "scalar", "result": [now, str(now)]} if type(self).clock is None else type(self).clock
+            self._send(200, "application/json", json.dumps({"status": "success", "data": data}).encode(), {})
+            return
+        if type(self).drip:
+            type(self).drip(self)
             return
         status, kind, content, headers = type(self).answer
         if callable(content):
@@ -45,7 +69,7 @@ class Faulty(BaseHTTPRequestHandler):
 
     def _send(self, status: int, kind: str, content: bytes, headers: dict[str, str]) -> None:
         self.send_response_only(status)
-        self.send_header("Date", formatdate(time.time() + type(self).ahead_s, usegmt=True))
+        self.send_header("Date", type(self).date or formatdate(time.time() + type(self).ahead_s, usegmt=True))
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         for name, value in headers.items():
@@ -71,6 +95,8 @@ def server() -> Iterator[ThreadingHTTPServer]:
 @pytest.fixture
 def options(server) -> PrometheusOptions:
     Faulty.ahead_s, Faulty.seen = 0.0, []
+    Faulty.clock = Faulty.date = Faulty.refused = Faulty.drip = None
+    Faulty.refuses_get = False
     return PrometheusOptions(f"http://127.0.0.1:{server.server_port}", ARMS, 5, timeout_s=2)
 
 
@@ -118,7 +144,36 @@ FAULTS = [
     ),
     pytest.param((200, "application/json", b"[1, 2]", {}), "something else instead of JSON", "", id="list"),
     pytest.param(
-        (200, "application/json", as_json(status="success"), {}), r"refused a query \(200\)", "", id="no-data"
+        (200, "application/json", as_json(status="success"), {}), "it holds no data", "query API", id="no-data"
+    ),
+    *(
+        pytest.param((200, "application/json", as_json(status="success", data=data), {}), message, "query API", id=name)
+        for name, message, data in [
+            ("null", "it holds no data", None),
+            ("text", "it holds no data", "soon"),
+            ("no-result", "it has no list of series", {"resultType": "matrix"}),
+            ("null-result", "it has no list of series", {"resultType": "matrix", "result": None}),
+            *(
+                (f"series-{n}", "something else where series", {"resultType": "matrix", "result": result})
+                for n, result in enumerate(
+                    [
+                        [None],
+                        ["up"],
+                        [{"values": [[1.0, "1"]]}],
+                        [{"metric": None, "values": [[1.0, "1"]]}],
+                        [{"metric": {"a": 1}, "values": [[1.0, "1"]]}],
+                        [{"metric": {}, "values": 7}],
+                        [{"metric": {}, "values": [["now", "1"]]}],
+                        [{"metric": {}, "values": [["NaN", "1"]]}],
+                        [{"metric": {}, "values": [[1e300, "1"]]}],
+                        [{"metric": {}, "values": [[1.0, {"a": 1}]]}],
+                        [{"metric": {}, "values": [[1.0]]}],
+                        [{"metric": {}, "histograms": [[1.0, {"count": "1"}]]}],
+                        [{"metric": {}, "histograms": [[1.0, None]]}],
+                    ]
+                )
+            ),
+        ]
     ),
     pytest.param(
         (200, "application/json", as_json(status="success", data={"resultType": "vector", "result": []}), {}),
@@ -142,6 +197,162 @@ def test_a_server_that_is_slow(options):
     Faulty.answer = (200, "application/json", lambda: time.sleep(3) or b"{}", {})
     with pytest.raises(SourceError, match="did not answer within 2 s"):
         fetch(options)
+
+
+def drip_headers(handler):
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    drip_for_ever(handler, b"a")
+
+
+def drip_body(handler):
+    handler.send_response_only(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    drip_for_ever(handler, b" ")
+
+
+def drip_until_closed(handler):
+    """Without a length an answer that was cut looks whole."""
+    handler.send_response_only(200)
+    handler.end_headers()
+    drip_for_ever(handler, b" ")
+
+
+def drip_for_ever(handler, byte):
+    with contextlib.suppress(OSError):
+        for _ in range(100):
+            handler.wfile.write(byte)
+            handler.wfile.flush()
+            time.sleep(0.2)
+
+
+@pytest.mark.parametrize("drip", [drip_headers, drip_body, drip_until_closed])
+def test_a_server_that_drips_is_cut_off_in_time(options, drip):
+    """Each byte comes in time, the whole answer never does."""
+    Faulty.drip = drip
+    begun = time.monotonic()
+    with pytest.raises(SourceError, match="did not answer within 1 s"):
+        fetch(replace(options, timeout_s=1))
+    assert time.monotonic() - begun < 4
+
+
+def send_for_ever(handler):
+    handler.send_response_only(200)
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b" " * (1 << 20))
+
+
+def send_packed(handler):
+    """1 MiB that unpacks to 1 GiB."""
+    packer = zlib.compressobj(9, wbits=31)
+    body = b"".join(packer.compress(b" " * (1 << 20)) for _ in range(32)) + packer.flush()
+    handler.send_response_only(200)
+    handler.send_header("Content-Encoding", "gzip")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        handler.wfile.write(body)
+
+
+@pytest.mark.parametrize("endless", [send_for_ever, send_packed])
+def test_an_answer_that_is_too_large_is_cut_off(options, monkeypatch, endless):
+    monkeypatch.setattr(transport, "LARGEST_ANSWER", 4 << 20)
+    Faulty.drip = endless
+    tracemalloc.start()
+    with pytest.raises(SourceError, match="sent more than 4 MiB in one answer"):
+        fetch(replace(options, timeout_s=20))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def test_an_answer_that_was_packed_without_being_asked_for_is_unpacked(options):
+    body = gzip.compress(as_json(status="success", data=MATRIX))
+    Faulty.answer = (200, "application/json", body, {"Content-Encoding": "gzip"})
+    assert len(fetch(options).series) == 1
+    Faulty.answer = (200, "application/json", body[:20] + b"odd" + body[23:], {"Content-Encoding": "gzip"})
+    with pytest.raises(SourceError, match=r"cannot be unpacked|instead of JSON"):
+        fetch(options)
+    Faulty.answer = (200, "application/json", body, {"Content-Encoding": "br"})
+    with pytest.raises(SourceError, match="packs its answers as br"):
+        fetch(options)
+
+
+@pytest.mark.parametrize("status", [400, 403, 405])
+def test_where_a_proxy_refuses_post_the_server_is_asked_by_get(options, status):
+    Faulty.refused = (status, "text/html", b"<h1>Method not allowed</h1>")
+    Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX), {})
+    answer = fetch(replace(options, tenant="team-a"))
+    assert len(answer.series) == 1
+    assert Faulty.seen[-1]["X-Scope-OrgID"] == "team-a"
+
+
+def test_who_is_refused_by_get_as_well_is_refused(options):
+    Faulty.refused, Faulty.refuses_get = (403, "text/plain", b"no"), True
+    with pytest.raises(SourceError, match=r"refuses us \(403\)"):
+        fetch(options)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"resultType": "vector", "result": []},
+        {"resultType": "scalar", "result": [1, "NaN"]},
+        {"resultType": "scalar", "result": None},
+        {"resultType": "scalar", "result": ["a"]},
+        {},
+        [],
+        "now",
+    ],
+)
+def test_a_server_that_does_not_know_the_time(options, data):
+    Faulty.clock = data
+    with pytest.raises(SourceError, match=r"names no time|holds no data"):
+        connect(options)
+
+
+@pytest.mark.parametrize("date", ["yesterday", "Mon, 99 Foo 2026 99:99:99 GMT"])
+def test_a_date_that_cannot_be_read_is_no_fault(options, date):
+    Faulty.date = date
+    with connect(options) as source:
+        assert source.clock_offset_s == 0.0
+
+
+def test_a_server_that_does_not_tell_its_labels_has_not_shown_that_nothing_failed(options):
+    """Large installations refuse to list series; the samples are collected all the same."""
+    failures = Query('http_requests_total{$selector,code="500"}', QueryKind.COUNTER)
+
+    def refuse_labels(handler):
+        empty = as_json(status="success", data={"resultType": "matrix", "result": []})
+        if handler.path.endswith("/series"):
+            handler._send(422, "application/json", as_json(status="error", error="too many series"), {})
+        else:
+            handler._send(200, "application/json", empty, {})
+
+    Faulty.drip = refuse_labels
+    with connect(options) as source:
+        answer = source.fetch(failures, "canary", START, START + timedelta(seconds=60))
+    assert "whether it could find anything on canary is not known" in answer.impossible
+    assert "too many series" in answer.impossible
+
+
+def test_hints_are_notes_and_no_warnings(options):
+    note = "PromQL info: metric might not be a counter"
+    Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX, infos=[note], warnings=None), {})
+    answer = fetch(options)
+    assert (answer.notes, answer.warnings) == ((note,), ())
+
+
+def test_samples_that_are_infinite_or_of_another_time_are_counted_and_left_out(options):
+    at = START.timestamp()
+    pairs = [[at - 3600, "1"], *([at + n, text] for n, text in enumerate(["1", "+Inf", "-Inf", "NaN", "2", "Inf"]))]
+    data = {"resultType": "matrix", "result": [{"metric": {"instance": "a"}, "values": [*pairs, pairs[1]]}]}
+    Faulty.answer = (200, "application/json", as_json(status="success", data=data), {})
+    answer = fetch(options)
+    assert (answer.read, answer.nan, answer.infinite, answer.repeated, answer.outside) == (8, 1, 3, 1, 1)
+    assert answer.series[0].values.tolist() == [1.0, 2.0]
 
 
 def test_a_server_that_is_down():

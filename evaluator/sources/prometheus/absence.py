@@ -1,0 +1,92 @@
+"""Why a query finds nothing: whether it could have found something, and what there is instead.
+
+A failure that never happened leaves no series, and neither does a label that is called otherwise. Only the first is 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from evaluator.records import Answer
+from evaluator.sources.prometheus.queries import Matcher, matchers_of, metric_name
+
+__all__ = ["Labels", "explain_labels", "find_form", "find_impossible"]
+
+Labels = Mapping[str, str]
+
+_GRPC = (
+    "OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists",
+    "PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented",
+    "Internal", "Unavailable", "DataLoss", "Unauthenticated",
+)  # fmt: skip
+_VOCABULARIES: tuple[frozenset[str], ...] = (
+    frozenset(str(code) for code in range(100, 600)),
+    frozenset(f"{code}xx" for code in range(1, 6)),
+    frozenset(_GRPC),
+    frozenset(str(code) for code in range(len(_GRPC))),
+)
+"""Values that are known to belong together: where one of them is seen, another may come."""
+
+
+def find_impossible(
+    query: str, arm: str, own: Sequence[Labels], look_back: Callable[[], Sequence[Labels]] = lambda: ()
+) -> str:
+    """Say why a query can match nothing on an arm, whatever happens there; empty where it can, or cannot be told.
+
+    `own`: the series of its metric on the arm. `look_back`: series that match it on any arm, over a longer time.
+    """
+    name = metric_name(query)
+    if not own or not name:
+        return ""
+    names = sorted({label for labels in own for label in labels} - {"__name__", "le"})
+    for matcher in matchers_of(query):
+        if matcher.label not in names:
+            return f"no series of {name} on {arm} has the label {matcher.label}; they have {', '.join(names)}"
+    for matcher in matchers_of(query):
+        values = {labels[matcher.label] for labels in own if matcher.label in labels}
+        if not _may_come(matcher, values) and not look_back():
+            seen = list_some(sorted(values))
+            return f"no series of {name} ever had {matcher.text}; on {arm} its {matcher.label} is {seen}"
+    return ""
+
+
+def _may_come(matcher: Matcher, values: set[str]) -> bool:
+    """Has the label a value that is asked for, or are its values some of a known set that has one?"""
+    if any(matcher.fits(value) for value in values):
+        return True
+    known = (vocabulary for vocabulary in _VOCABULARIES if values and values <= vocabulary)
+    return any(matcher.fits(value) for vocabulary in known for value in vocabulary)
+
+
+def find_form(answer: Answer, labels: Callable[[], Sequence[Labels]]) -> str:
+    """Say what form the answer to a histogram's query has; empty where there is nothing. `labels`: of its bare name."""
+    if not answer.series:
+        return ""
+    if any("vmrange" in one.labels for one in answer.series):
+        return "VictoriaMetrics' buckets (vmrange)"
+    if len(answer.sent) > len(("bucket", "sum", "count")):
+        return "native"
+    if any(one.part == "bucket" for one in answer.series):
+        return "classic"
+    return "a summary (quantile)" if any("quantile" in one for one in labels()) else "a sum without buckets"
+
+
+def explain_labels(name: str, asked_for: str, series: Sequence[Labels]) -> str:
+    """Say which labels a metric has, those first that were asked for."""
+    if not series:
+        return f"there is no metric {name} in that window: is it scraped, and does its name end like this?"
+    known: dict[str, set[str]] = {}
+    for one in series:
+        for label, value in one.items():
+            known.setdefault(label, set()).add(value)
+    known.pop("__name__", None)
+    asked = [label for label in sorted(known) if re.search(rf"\b{label}\s*[=!]", asked_for)] or sorted(known)
+    shown = "; ".join(f"{label} is {list_some(sorted(known[label]))}" for label in asked)
+    return f"{name} is there, but with other labels: {shown}"
+
+
+def list_some(names: Sequence[str]) -> str:
+    """The first eight names, and how many more there are."""
+    shown = ", ".join(names[:8])
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,221 @@
+"""Answers of a metrics server put together: those that adjoin, series by series, and what only all of them show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluator.records import Answer, Query, QueryFacts, QueryKind, Series, Spans
+
+__all__ = [
+    "LONGEST_STEP",
+    "Answered",
+    "Drops",
+    "Track",
+    "by_query_and_arm",
+    "count_shared",
+    "find_drops",
+    "find_scrapes",
+    "find_spans",
+    "identify_group",
+    "stitch",
+]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+LONGEST_STEP = 1.5
+"""A step between two samples that is longer than so many scrape intervals had a scrape missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """All samples of one series over a stretch."""
+
+    series: Series
+    ts_ms: IntArray
+    values: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Adjoining answers of one query and arm."""
+
+    query: Query
+    arm: str
+    start_ms: int
+    end_ms: int
+    step_ms: float
+    tracks: tuple[Track, ...]
+    facts: QueryFacts
+
+
+Identity = tuple[frozenset[tuple[str, str]], str, str, str, str]
+
+
+def by_query_and_arm(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """Answers to one query for one arm together."""
+    found: dict[tuple[Query, str], list[Answer]] = {}
+    for answer in answers:
+        found.setdefault((answer.query, answer.arm), []).append(answer)
+    return list(found.values())
+
+
+def stitch(alike: Sequence[Answer]) -> list[Answered]:
+    """Answers of one query and arm, those that adjoin together."""
+    chains: list[list[Answer]] = []
+    for answer in sorted(alike, key=lambda one: (one.start, one.end)):
+        reach = LONGEST_STEP * answer.step_s
+        if chains and (answer.start - max(one.end for one in chains[-1])).total_seconds() <= reach:
+            chains[-1].append(answer)
+        else:
+            chains.append([answer])
+    return [_join_answers(chain) for chain in chains]
+
+
+def _join_answers(chain: Sequence[Answer]) -> Answered:
+    series: dict[Identity, list[Series]] = {}
+    repeated = 0
+    for answer in chain:
+        seen: set[Identity] = set()
+        for one in answer.series:
+            key = _identify(one)
+            repeated += key in seen
+            seen.add(key)
+            if one.ts_ms.size:
+                series.setdefault(key, []).append(one)
+    tracks = tuple(_join_series(parts) for parts in series.values())
+    met = sum(part.ts_ms.size for parts in series.values() for part in parts)
+    lost = met - sum(track.ts_ms.size for track in tracks)
+    start, end = min(answer.start for answer in chain), max(answer.end for answer in chain)
+    step_ms = max(answer.step_s for answer in chain) * 1000
+    facts = QueryFacts(
+        chain[0].query,
+        chain[0].arm,
+        sent=tuple(dict.fromkeys(text for answer in chain for text in answer.sent)),
+        series=len(series),
+        warnings=tuple(dict.fromkeys(text for answer in chain for text in answer.warnings)),
+        nan=sum(answer.nan for answer in chain),
+        duplicates=sum(answer.duplicates for answer in chain) + repeated,
+        notes=tuple(dict.fromkeys(text for answer in chain for text in answer.notes)),
+        impossible=chain[-1].impossible,
+        form=next((answer.form for answer in reversed(chain) if answer.form), ""),
+        read=sum(_count_read(answer) for answer in chain),
+        infinite=sum(answer.infinite for answer in chain),
+        repeated=sum(answer.repeated for answer in chain) + lost,
+        outside=sum(answer.outside for answer in chain),
+        start_ms=_to_ms(start),
+        end_ms=_to_ms(end),
+        step_ms=step_ms,
+    )
+    return Answered(chain[0].query, chain[0].arm, _to_ms(start), _to_ms(end), step_ms, tracks, facts)
+
+
+def _count_read(answer: Answer) -> int:
+    if answer.read is not None:
+        return answer.read
+    left_out = answer.nan + answer.infinite + answer.repeated + answer.outside
+    return sum(int(one.ts_ms.size) for one in answer.series) + left_out
+
+
+def _to_ms(when: datetime) -> int:
+    return round(when.timestamp() * 1000)
+
+
+def _identify(series: Series) -> Identity:
+    return (*identify_group(series), series.part, repr(float(series.le)))
+
+
+def identify_group(series: Series) -> tuple[frozenset[tuple[str, str]], str, str]:
+    """What the counters of one histogram share."""
+    labels = frozenset((key, value) for key, value in series.labels.items() if key not in {"le", "__name__"})
+    return labels, series.instance, series.endpoint
+
+
+def _join_series(parts: Sequence[Series]) -> Track:
+    """Samples of one series in the order of time, one a moment; of two for the same moment the later answer's."""
+    if len(parts) == 1:
+        return Track(parts[0], np.asarray(parts[0].ts_ms), np.asarray(parts[0].values, float))
+    ts = np.concatenate([part.ts_ms for part in parts])
+    values = np.concatenate([part.values for part in parts])
+    order = np.argsort(ts, kind="stable")
+    ts, values = ts[order], values[order]
+    last = np.append(ts[1:] != ts[:-1], True)
+    return Track(parts[0], ts[last], np.asarray(values[last], float))
+
+
+def find_scrapes(stretches: Sequence[Answered]) -> dict[str, dict[str, IntArray]]:
+    """When each instance of each arm answered a scrape, by whatever counter.
+
+    Gauges may be values at the steps of a query, at moments when nobody was scraped.
+    """
+    found: dict[str, dict[str, IntArray]] = {}
+    for stretch in (one for one in stretches if one.query.kind is not QueryKind.GAUGE):
+        mine = found.setdefault(stretch.arm, {})
+        for track in stretch.tracks:
+            known = mine.get(track.series.instance)
+            if known is None:
+                mine[track.series.instance] = track.ts_ms
+            elif not np.array_equal(known, track.ts_ms):
+                mine[track.series.instance] = np.union1d(known, track.ts_ms)
+    return found
+
+
+_PLAIN = re.compile(r"\s*[a-zA-Z_:][\w:]*\s*(\{[^{}]*\})?\s*")
+
+
+def count_shared(stretches: Sequence[Answered], baseline: str) -> list[int]:
+    """How many series of each stretch the baseline has too: with all their labels, so that they are the same series.
+
+    Expressions drop labels. Of these two are the same that say the same at all times, and not one number only.
+    """
+    own: dict[Query, dict[Identity, list[Track]]] = {}
+    for one in stretches:
+        if one.arm == baseline:
+            for track in one.tracks:
+                own.setdefault(one.query, {}).setdefault(_identify(track.series), []).append(track)
+    counts = []
+    for one in stretches:
+        others = own.get(one.query, {}) if one.arm != baseline else {}
+        plain = _PLAIN.fullmatch(one.query.text) is not None
+        pairs = [(track, others.get(_identify(track.series), ())) for track in one.tracks]
+        counts.append(sum(bool(alike) and (plain or _say_the_same(track, alike)) for track, alike in pairs))
+    return counts
+
+
+def _say_the_same(track: Track, alike: Sequence[Track]) -> bool:
+    if not track.series.instance or not np.ptp(track.values):
+        return False
+    return any(np.array_equal(track.ts_ms, one.ts_ms) and np.array_equal(track.values, one.values) for one in alike)
+
+
+Drops = Mapping[tuple[str, str, int], tuple[float, float]]
+"""Arm, instance and time (ms) → what the highest of its counters that dropped then was before, and after."""
+
+
+def find_drops(stretches: Sequence[Answered]) -> Drops:
+    """Find when counters dropped; of a histogram, whose sum may drop by itself, its counts only."""
+    found: dict[tuple[str, str, int], tuple[float, float]] = {}
+    for stretch in (one for one in stretches if one.query.kind is not QueryKind.GAUGE):
+        for track in stretch.tracks:
+            if stretch.query.kind is QueryKind.HISTOGRAM and track.series.part == "sum":
+                continue
+            for at in np.flatnonzero(np.diff(track.values) < 0).tolist():
+                key = stretch.arm, track.series.instance, int(track.ts_ms[at + 1])
+                before, after = float(track.values[at]), float(track.values[at + 1])
+                if key not in found or before > found[key][0]:
+                    found[key] = before, after
+    return found
+
+
+def find_spans(stretch: Answered) -> Spans:
+    """Stretches of time in which some series had a sample at each step."""
+    seen = np.unique(np.concatenate([track.ts_ms for track in stretch.tracks]))
+    breaks = np.flatnonzero(np.diff(seen) > LONGEST_STEP * stretch.step_ms)
+    starts, ends = np.append(0, breaks + 1), np.append(breaks, seen.size - 1)
+    return tuple(zip(seen[starts].tolist(), seen[ends].tolist(), strict=True))

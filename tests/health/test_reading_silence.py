@@ -1,0 +1,302 @@
+"""An arm that says nothing is found, wherever its silence lies, and what is no silence is not taken for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from evaluator.assess_readings import assess_readings
+from evaluator.judges import JUDGES
+from evaluator.records import (
+    UP,
+    Answer,
+    InstancePrior,
+    Level,
+    Margin,
+    Query,
+    QueryKind,
+    Rule,
+    Rulebook,
+    Run,
+    RunState,
+    Series,
+    VerdictWord,
+)
+from evaluator.stats.readings import sum_up
+
+T0, STEP, SCRAPES = 1_767_571_200, 15, 240
+HOUR = SCRAPES * STEP
+REQUESTS = Query("http_requests_total{$selector}", QueryKind.COUNTER)
+FAILURES = Query('http_requests_total{$selector,code=~"5.."}', QueryKind.COUNTER)
+RATIO = Rule("failures", "counter_ratio", margin=Margin(0.01, relative=False), queries=(FAILURES, REQUESTS))
+RULEBOOK = Rulebook((RATIO,))
+ARMS = ("baseline", "canary")
+
+
+def scraped(arm, pod, *, alive=(0.0, 1.0), holes=(), rate=(20.0,), endpoint="/a"):
+    """Counters of one instance. `alive`, `holes`: shares of the hour; `rate`: requests a second in its equal parts."""
+    rng = np.random.default_rng([len(arm), pod, len(endpoint)])
+    at = np.arange(SCRAPES + 1)
+    share = at / SCRAPES
+    per_s = np.array(rate)[np.minimum((share * len(rate)).astype(int), len(rate) - 1)]
+    total = np.cumsum(rng.poisson(per_s * STEP)) + 1000
+    seen = (share >= alive[0]) & (share <= alive[1])
+    for start, end in holes:
+        seen &= (share < start) | (share > end)
+    ts, name = ((T0 + at[seen] * STEP) * 1000).astype(np.int64), f"{arm}-{pod}"
+    bad = np.cumsum(rng.poisson(per_s * STEP * 0.001)) + 10
+    good = Series(
+        {"version": arm, "code": "200"}, name, endpoint, "value", np.nan, ts, (total - bad)[seen].astype(float)
+    )
+    return good, Series({"version": arm, "code": "500"}, name, endpoint, "value", np.nan, ts, bad[seen].astype(float))
+
+
+def readings(*pods, start=0.0, end=1.0, more=()):
+    """`pods`: what `scraped` gave."""
+    start, end = (datetime.fromtimestamp(T0 + share * HOUR, UTC) for share in (start, end))
+    answers = []
+    for arm in ARMS:
+        mine = [pod for pod in pods if pod[0].labels["version"] == arm]
+        every = tuple(one for pod in mine for one in pod if one.ts_ms.size)
+        bad = tuple(pod[1] for pod in mine if pod[1].ts_ms.size)
+        answers.append(Answer(REQUESTS, arm, (REQUESTS.text,), start, end, STEP, every))
+        answers.append(Answer(FAILURES, arm, (FAILURES.text,), start, end, STEP, bad))
+    return sum_up((*answers, *more), ARMS, STEP)
+
+
+def answered(arm, *shares):
+    """Whether the targets of an arm answered: each from some share of the hour on."""
+    at = np.arange(SCRAPES + 1)
+    series = tuple(
+        Series(
+            {"version": arm},
+            f"{arm}-{pod}",
+            "",
+            "value",
+            np.nan,
+            (T0 + at * STEP) * 1000,
+            (at >= share * SCRAPES) * 1.0,
+        )
+        for pod, share in enumerate(shares)
+    )
+    start, end = (datetime.fromtimestamp(T0 + share * HOUR, UTC) for share in (0.0, 1.0))
+    return Answer(UP, arm, (UP.text,), start, end, STEP, series)
+
+
+def pods(arm, count=3, **shape):
+    return [scraped(arm, pod, **shape) for pod in range(count)]
+
+
+COLLECTED = Run("c1", "cart@2", "g1", "prometheus", state=RunState.COMPLETE)
+
+
+def judge(cells, rulebook=RULEBOOK):
+    evidence = assess_readings(cells, (COLLECTED,), rulebook, "cart@2")
+    return JUDGES["native"](evidence, rulebook, "cart@2").word, {one.check: one for one in evidence.findings}
+
+
+def test_arms_that_are_heard_all_the_time_may_go():
+    word, found = judge(readings(*pods("baseline"), *pods("canary")))
+    assert word is VerdictWord.GO
+    assert found["silence"].level is Level.OK
+
+
+@pytest.mark.parametrize("share", [0.3, 0.55, 0.7, 0.9, 0.97])
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_that_is_gone_before_the_end_is_never_a_pass(arm, share):
+    other = ARMS[1 - ARMS.index(arm)]
+    word, found = judge(readings(*pods(arm, alive=(0.0, share)), *pods(other)))
+    assert word is not VerdictWord.GO
+    finding = found["silence"]
+    last = datetime.fromtimestamp(T0 + int(share * SCRAPES) * STEP, UTC)
+    assert finding.level is Level.FAIL
+    assert f"{arm} falls silent at {last:%Y-%m-%d %H:%M:%S} UTC" in finding.text
+    assert f"--from 2026-01-05T00:00:00Z --to {last:%Y-%m-%dT%H:%M:%SZ}" in finding.remedy
+
+
+def test_both_arms_gone_before_the_end_are_no_pass_until_the_time_is_named():
+    both = [*pods("baseline", alive=(0.0, 0.7)), *pods("canary", alive=(0.0, 0.7))]
+    word, found = judge(readings(*both))
+    assert word is not VerdictWord.GO
+    assert found["silence"].level is Level.FAIL
+    assert judge(readings(*both, end=0.7))[0] is VerdictWord.GO
+
+
+def test_a_scrape_that_is_late_or_fails_at_the_end_is_no_silence():
+    word, found = judge(readings(*pods("baseline"), *pods("canary", alive=(0.0, 1 - 2 / SCRAPES))))
+    assert (word, found["silence"].level) == (VerdictWord.GO, Level.OK)
+
+
+@pytest.mark.parametrize(
+    ("holes", "level"),
+    [
+        ([(0.5, 0.505)], Level.OK),
+        ([(0.5, 0.55)], Level.WARN),
+        ([(0.4, 0.52), (0.6, 0.72)], Level.FAIL),
+    ],
+)
+@pytest.mark.parametrize("arm", ARMS)
+def test_holes_of_an_arm(arm, holes, level):
+    other = ARMS[1 - ARMS.index(arm)]
+    word, found = judge(readings(*pods(arm, holes=holes), *pods(other)))
+    assert found["silence"].level is level
+    assert (word is VerdictWord.GO) == (level is not Level.FAIL)
+
+
+def test_how_much_silence_is_too_much_is_for_the_policy():
+    cells = readings(*pods("baseline"), *pods("canary", holes=[(0.5, 0.55)]))
+    word, found = judge(cells, replace(RULEBOOK, silence=0.03))
+    assert (found["silence"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
+
+
+def test_the_canarys_hour_lies_inside_the_baselines_day():
+    word, found = judge(readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))))
+    assert word is VerdictWord.GO
+    evidence = assess_readings(
+        readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))), (COLLECTED,), RULEBOOK, "c"
+    )
+    assert evidence.window.seconds == HOUR / 2
+    assert found["late_start"].level is Level.WARN
+    assert "canary is first heard at 2026-01-05 00:30:00 UTC" in found["late_start"].text
+    assert (
+        "evaluator collect cart@2 --from 2026-01-05T00:30:00Z --to 2026-01-05T01:00:00Z" in found["late_start"].remedy
+    )
+
+
+def test_a_baseline_that_begins_late_was_to_be_heard():
+    word, found = judge(readings(*pods("baseline", alive=(0.5, 1.0)), *pods("canary")))
+    assert (found["silence"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
+
+
+def test_an_instance_that_ends_is_turnover():
+    dying = [*pods("canary", 2), scraped("canary", 2, alive=(0.0, 0.55))]
+    cells = readings(*pods("baseline"), *dying)
+    word, found = judge(cells)
+    assert (found["turnover"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
+    assert "1 of 3 instances of canary ended" in found["turnover"].text
+    assert "canary-2 at 2026-01-05 00:33:00 UTC" in found["turnover"].text
+    assert "silence" not in found or found["silence"].level is Level.OK
+    expected = replace(RULEBOOK, prior=InstancePrior(turnover_expected=True))
+    word, found = judge(cells, expected)
+    assert "turnover" not in found
+    assert "ended before the others" in found["instances"].text
+    assert word is VerdictWord.GO
+
+
+@pytest.mark.parametrize(
+    ("baseline", "canary", "level"),
+    [
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), None),
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.2), Level.WARN),
+        ((0.0, 0.0, 0.0), (0.0, 0.0, 2.0), Level.FAIL),  # one that never answered leaves no series
+        ((0.0, 0.0, 0.0), (0.4, 0.4, 0.4), Level.FAIL),
+        ((0.0, 0.0, 2.0), (0.0, 0.0, 2.0), Level.WARN),  # an exporter beside it that answers in neither arm
+    ],
+)
+def test_targets_that_did_not_answer_were_to_be_heard(baseline, canary, level):
+    """The server says so of each target it knows, also before its first sample: that start is no late one."""
+    born = [scraped("canary", pod, alive=(share, 1.0)) for pod, share in enumerate(canary) if share < 1]
+    up = (answered("baseline", *baseline), answered("canary", *canary))
+    word, found = judge(readings(*pods("baseline"), *born, more=up))
+    assert (found["targets"].level if "targets" in found else None) is level
+    assert word is (VerdictWord.INCONCLUSIVE if level is Level.FAIL else VerdictWord.GO)
+    if level is Level.FAIL:
+        assert "targets of canary did not answer" in found["targets"].text
+
+
+def test_targets_that_are_down_at_the_end_are_no_pass():
+    """A gauge that is an expression may be repeated for minutes after the last scrape; `up` is not."""
+    up = answered("canary", 0.0, 0.0, 0.0)
+    dying = tuple(replace(one, values=one.values * (np.arange(SCRAPES + 1) < SCRAPES - 6)) for one in up.series)
+    more = (answered("baseline", 0.0, 0.0, 0.0), replace(up, series=dying))
+    word, found = judge(readings(*pods("baseline"), *pods("canary"), more=more))
+    assert word is VerdictWord.INCONCLUSIVE
+    assert "at the end none answers" in found["targets"].text
+    one_down = replace(up, series=(*up.series[:2], dying[2]))
+    assert judge(readings(*pods("baseline"), *pods("canary"), more=(more[0], one_down)))[0] is VerdictWord.GO
+
+
+def test_instances_that_come_and_go_in_both_arms_are_named_only():
+    churn = [(0.0, 1.0), (0.0, 1.0), (0.0, 0.5), (0.5, 1.0)]
+    both = [scraped(arm, pod, alive=alive) for arm in ARMS for pod, alive in enumerate(churn)]
+    word, found = judge(readings(*both))
+    assert "turnover" not in found
+    assert found["instances"].level is Level.WARN
+    assert word is VerdictWord.GO
+
+
+@pytest.mark.parametrize(
+    ("rate", "level"),
+    [
+        ((20.0,) * 7 + (0.0,) * 3, Level.FAIL),
+        ((20.0,) * 7 + (0.05,) * 3, Level.FAIL),  # a check of its health now and then
+        ((20.0,) * 4 + (0.0,) * 3 + (20.0,) * 3, Level.FAIL),
+        ((20.0,) * 40 + (0.0,) * 2 + (20.0,) * 8, Level.WARN),
+        ((20.0,) * 7 + (10.0,) * 3, None),
+        ((0.002,) * 7 + (0.0,) * 3, None),  # so rare that nothing can be said
+    ],
+)
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_that_is_scraped_and_serves_nothing(arm, rate, level):
+    other = ARMS[1 - ARMS.index(arm)]
+    word, found = judge(readings(*pods(arm, rate=rate), *pods(other)))
+    assert (found["traffic"].level if "traffic" in found else None) is level
+    if level is Level.FAIL:
+        assert word is not VerdictWord.GO
+        assert f"{arm} answers scrapes and serves nothing" in found["traffic"].text
+        assert f"what {other} went on counting" in found["traffic"].text
+
+
+def test_a_service_that_nobody_uses_at_night_is_not_silent():
+    """Both arms stand still at the same time."""
+    night = (20.0,) * 5 + (0.0,) * 5
+    found = judge(readings(*pods("baseline", rate=night), *pods("canary", rate=night)))[1]
+    assert "traffic" not in found
+
+
+def test_bursts_are_no_silence():
+    """Jobs come once in ten minutes, to either arm at moments of their own."""
+    first, second = ((0.0,) * 9 + (200.0,)) * 6, ((0.0,) * 4 + (200.0,) + (0.0,) * 5) * 6
+    found = judge(readings(*pods("baseline", rate=first), *pods("canary", rate=second)))[1]
+    assert "traffic" not in found
+
+
+def test_a_candidate_that_was_only_asked_for_its_health_at_first_does_not_make_the_baseline_silent():
+    """Its ten probes a minute say nothing of how many requests were to be expected of the baseline."""
+    found = judge(readings(*pods("baseline"), *pods("canary", rate=(0.05, 20.0, 20.0))))[1]
+    assert "traffic" not in found
+
+
+def test_a_share_that_grows_is_no_silence():
+    ramp = tuple(np.geomspace(0.2, 20.0, 60))
+    assert "traffic" not in judge(readings(*pods("baseline"), *pods("canary", rate=ramp)))[1]
+
+
+def test_an_endpoint_that_only_the_baseline_goes_on_answering():
+    stops = (5.0,) * 7 + (0.0,) * 3
+    both = [*pods("baseline"), *pods("canary"), *pods("baseline", endpoint="/pay", rate=(5.0,))]
+    word, found = judge(readings(*both, *pods("canary", endpoint="/pay", rate=stops)))
+    assert found["endpoint_silent"].level is Level.FAIL
+    assert "/pay of canary answers scrapes and serves nothing" in found["endpoint_silent"].text
+    assert word is not VerdictWord.GO
+    assert "endpoint_silent" not in judge(readings(*both, *pods("canary", endpoint="/pay", rate=(5.0,))))[1]
+
+
+def test_endpoints_that_are_rarely_asked_are_no_silence():
+    """A few requests a minute, of which some minutes have none: the first ones say little of what was to come."""
+    names = [f"/rare{'x' * number}" for number in range(30)]
+    rare = [scraped(arm, 0, endpoint=name, rate=(0.03,)) for arm in ARMS for name in names]
+    assert "endpoint_silent" not in judge(readings(*pods("baseline"), *pods("canary"), *rare))[1]
+
+
+@pytest.mark.parametrize(("rate", "found"), [(5.0, True), (0.001, False)])
+def test_an_endpoint_that_the_candidate_never_answered(rate, found):
+    both = [*pods("baseline"), *pods("canary"), *pods("baseline", endpoint="/pay", rate=(rate,))]
+    word, findings = judge(readings(*both))
+    assert ("endpoint_silent" in findings) == found
+    assert (word is VerdictWord.GO) != found
+    if found:
+        assert "canary never answered /pay" in findings["endpoint_silent"].text
