@@ -20,7 +20,9 @@ from evaluator.simulate import SCENARIOS, Design, simulate, to_cells
 from evaluator.simulate.requests import Requests
 
 CHECKS = ("silence", "turnover", "left_out", "in_flight", "overlap", "comparability")
-RUN = Run("r1", "cart@2", "g1", "import", state=RunState.COMPLETE, facts=RunFacts(users={"baseline": 60, "canary": 60}))
+RUN = Run(
+    "run-0", "cart@2", "g1", "import", state=RunState.COMPLETE, facts=RunFacts(users={"baseline": 60, "canary": 60})
+)
 SHORTER = replace(SCENARIOS["AA"], duration_s=1200.0)
 DESIGNS: Mapping[str, Design] = {
     "plain": SHORTER,

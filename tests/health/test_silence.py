@@ -1,0 +1,263 @@
+"""Arms, endpoints and instances that fall silent; rows that are not judged; requests in flight."""
+
+import re
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from judging import RULEBOOK, SMALL, evidence, judge
+from judging import RUN as ANY_RUN
+
+from evaluator.records import InFlight, InstancePrior, LeftOut, LeftOutKind, Level, RunFacts, RunState, VerdictWord
+from evaluator.simulate import simulate, to_cells
+
+REQUESTS = simulate(replace(SMALL, duration_s=600.0, rate_per_s=20.0), 3)
+START_US = int(REQUESTS.ts_us.min())
+SPAN_US = int(np.ptp(REQUESTS.ts_us))
+PLACE = (REQUESTS.ts_us - START_US) / SPAN_US
+"""When each request was, from 0 to 1."""
+CANARY = REQUESTS.arm == 1
+RUN = replace(ANY_RUN, id=REQUESTS.runs[0])
+LOAD = replace(
+    RUN,
+    source="locust",
+    facts=RunFacts(
+        users={"baseline": 20, "canary": 20},
+        users_stopped=datetime.fromtimestamp((START_US + SPAN_US) / 1e6, UTC),
+    ),
+)
+
+
+def keep(chosen, requests=REQUESTS):
+    columns = {f.name: getattr(requests, f.name) for f in fields(requests)}
+    return replace(requests, **{name: c[chosen] for name, c in columns.items() if isinstance(c, np.ndarray)})
+
+
+def find(check, requests, *, run=RUN, rulebook=RULEBOOK):
+    """The gravest finding of a check."""
+    order = [Level.OK, Level.WARN, Level.FAIL]
+    found = [f for f in evidence(to_cells(requests, 5), rulebook, (run,)).findings if f.check == check]
+    return max(found, key=lambda finding: order.index(finding.level), default=None)
+
+
+def without(chosen):
+    """The requests less some of the canary's."""
+    return keep(~(CANARY & chosen))
+
+
+@pytest.mark.parametrize("run", [RUN, LOAD], ids=["import", "load"])
+def test_arms_that_are_heard_to_the_end_are_well(run):
+    assert find("silence", REQUESTS, run=run).level is Level.OK
+
+
+@pytest.mark.parametrize("run", [RUN, LOAD], ids=["import", "load"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.7, 0.75, 0.9, 0.95])
+def test_a_canary_that_dies_is_no_go(share, run):
+    requests = without(share < PLACE)
+    found = find("silence", requests, run=run)
+    assert found.level is Level.FAIL
+    minute = re.search(r"canary had no request from minute ([\d.]+)", found.text)
+    assert float(minute[1]) == pytest.approx(share * 10, abs=0.2)
+    assert "to the end" in found.text
+    assert judge(to_cells(requests, 5), runs=(run,)).word is not VerdictWord.GO
+
+
+@pytest.mark.parametrize(("hole", "level"), [(0.01, Level.OK), (0.1, Level.WARN), (0.25, Level.FAIL)])
+@pytest.mark.parametrize("run", [RUN, LOAD], ids=["import", "load"])
+def test_a_hole_is_measured_against_the_run(hole, level, run):
+    assert find("silence", without((PLACE > 0.4) & (0.4 + hole > PLACE)), run=run).level is level
+
+
+def test_the_policy_says_how_much_is_too_much():
+    hole = without((PLACE > 0.4) & (PLACE < 0.5))
+    assert find("silence", hole, rulebook=replace(RULEBOOK, silence=0.05)).level is Level.FAIL
+
+
+def test_a_baseline_that_ends_first_is_named():
+    ended = keep(CANARY | (PLACE < 0.7))
+    assert find("silence", ended).text.startswith("baseline had no request")
+    assert find("silence", ended).level is Level.FAIL
+
+
+def test_time_before_the_canary_is_cut_and_named_unless_its_users_ran():
+    late = without(PLACE < 0.4)
+    assert find("silence", late).level is Level.OK
+    cut = find("overlap", late)
+    assert cut.level is Level.WARN
+    assert "before canary's first request" in cut.text
+    assert find("silence", late, run=LOAD).level is Level.FAIL
+
+
+def test_a_canary_of_minutes_beside_a_baseline_of_hours_is_compared_with_its_own_time():
+    """Few requests a minute, and an hour of baseline for ten minutes of canary: that is no difference in time."""
+    short = without((PLACE < 0.45) | (PLACE > 0.6))
+    found = find("silence", short)
+    assert "--from" in found.remedy
+    assert "--to" in found.remedy
+    assert "different times" not in find("overlap", short).text
+
+
+def test_both_arms_silent_at_the_end_of_a_load_are_no_go():
+    assert find("silence", keep(PLACE < 0.7), run=LOAD).level is Level.FAIL
+    assert find("silence", keep(PLACE < 0.7), run=RUN).level is Level.OK  # an import ends with its last request
+
+
+def test_a_load_that_goes_on_is_not_judged_at_its_end():
+    running = replace(LOAD, state=RunState.RUNNING)
+    assert find("silence", without(PLACE > 0.97), run=running).level is not Level.FAIL
+
+
+@pytest.mark.parametrize(("share", "level"), [(0.3, Level.FAIL), (0.7, Level.FAIL), (0.95, Level.WARN)])
+def test_an_endpoint_that_the_canary_no_longer_answers(share, level):
+    busiest = int(np.bincount(REQUESTS.endpoint).argmax())
+    found = find("silence", without((REQUESTS.endpoint == busiest) & (share < PLACE)))
+    assert found.level is level
+    assert REQUESTS.endpoints[busiest] in found.text
+    assert "baseline went on answering it" in found.text
+
+
+def test_an_endpoint_that_was_never_answered():
+    rarest = int(np.bincount(REQUESTS.endpoint).argmin())
+    found = find("comparability", without(REQUESTS.endpoint == rarest))
+    assert found.level is Level.FAIL
+    assert "none on canary" in found.text
+
+
+# ------------------------------------------------------------------ instances
+
+
+def hand_over(requests, arm, at, *, kept=True):
+    """One instance of an arm ends at a share of the run; the others take its requests, or nobody does."""
+    codes = np.unique(requests.instance[requests.arm == arm])
+    ends = (requests.arm == arm) & (requests.instance == codes[0]) & (at < PLACE)
+    if not kept:
+        return keep(~ends, requests)
+    return replace(requests, instance=np.where(ends, codes[1], requests.instance))
+
+
+def test_turnover_of_the_canary_only_is_no_go_unless_it_is_expected():
+    ended = hand_over(REQUESTS, 1, 0.5)
+    assert find("turnover", ended).level is Level.FAIL
+    expected = replace(RULEBOOK, prior=InstancePrior(turnover_expected=True))
+    assert find("turnover", ended, rulebook=expected).level is Level.OK
+    assert "1 of 3 instances of canary" in find("turnover", ended, rulebook=expected).text
+
+
+def test_turnover_of_both_arms_is_how_the_platform_works():
+    found = find("turnover", hand_over(hand_over(REQUESTS, 1, 0.5), 0, 0.4))
+    assert found.level is Level.OK
+    assert "of baseline" in found.text
+
+
+def test_an_instance_whose_requests_nobody_takes_has_died():
+    found = find("silence", hand_over(REQUESTS, 1, 0.5, kept=False))
+    assert found.level is Level.FAIL
+    assert "no other instance took over its requests" in found.text
+
+
+def test_an_instance_whose_last_requests_failed_has_died():
+    ended = hand_over(REQUESTS, 1, 0.5)
+    code = np.unique(REQUESTS.instance[CANARY])[0]
+    last = CANARY & (REQUESTS.instance == code) & (PLACE > 0.49) & (PLACE <= 0.5)
+    failing = replace(ended, failed=ended.failed | last)
+    found = find("silence", failing)
+    assert found.level is Level.FAIL
+    assert "its last requests failed" in found.text
+
+
+def test_a_name_for_each_request_is_no_instance():
+    names = tuple(f"request-{k}" for k in range(len(REQUESTS)))
+    requests = replace(REQUESTS, instances=names, instance=np.arange(len(REQUESTS)))
+    found = find("single_instance", requests)
+    assert found.level is Level.FAIL
+    assert "taken as one instance" in find("replication", requests).text
+    assert judge(to_cells(requests, 5)).word is VerdictWord.INCONCLUSIVE
+
+
+def test_young_instances_are_named():
+    """The candidate begins late: its instances are young while those of the baseline have been there for long."""
+    found = find("instance_age", without(PLACE < 0.7))
+    assert found.level is Level.WARN
+    assert found.text.startswith("instances of canary")
+    assert find("instance_age", REQUESTS) is None
+
+
+# ------------------------------------------------------------------ rows
+
+
+def judged(left_out, *, in_flight=(), source="import"):
+    facts = RunFacts(users={"baseline": 20, "canary": 20}, left_out=tuple(left_out), in_flight=tuple(in_flight))
+    return replace(RUN, source=source, facts=facts)
+
+
+def test_the_account_adds_up():
+    lone = without(PLACE < 0.2)
+    run = judged([LeftOut("canary", LeftOutKind.BAD_ROW, 3), LeftOut("baseline", LeftOutKind.PART, 50)])
+    arms = evidence(to_cells(lone, 5), runs=(run,)).arms
+    for arm, extra in zip(arms, (50, 3), strict=True):
+        landed = int((lone.arm == (arm.name == "canary")).sum())
+        assert arm.read == landed + extra == arm.requests + sum(part.rows for part in arm.left_out)
+        failures = int(lone.failed[lone.arm == (arm.name == "canary")].sum())
+        assert sum(part.failures for part in arm.left_out) <= failures
+    assert {part.kind for part in arms[0].left_out} == {LeftOutKind.NO_COUNTERPART, LeftOutKind.PART}
+
+
+@pytest.mark.parametrize("kind", [LeftOutKind.BAD_ROW, LeftOutKind.OTHER_KIND, LeftOutKind.OUTSIDE_PERIOD])
+def test_failures_that_are_not_judged_forbid_a_go(kind):
+    few = judged([LeftOut("canary", kind, 100, failures=0)])
+    many = judged([LeftOut("canary", kind, 100, failures=20)])
+    assert find("left_out", REQUESTS, run=few).level is Level.OK
+    found = find("left_out", REQUESTS, run=many)
+    assert found.level is Level.FAIL
+    assert "20 failed" in found.text
+
+
+def test_what_the_warm_up_of_both_arms_shows_is_not_the_candidates():
+    both = [LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, 200, failures=30) for arm in ("baseline", "canary")]
+    assert find("left_out", REQUESTS, run=judged(both)).level is Level.OK
+    assert find("left_out", REQUESTS, run=judged(both[1:])).level is Level.FAIL
+
+
+def test_bad_rows_beyond_the_coverage_or_of_one_arm_are_no_go():
+    n = int(CANARY.sum())
+    alike = [LeftOut(arm, LeftOutKind.BAD_ROW, 20) for arm in ("baseline", "canary")]
+    assert find("coverage", REQUESTS, run=judged(alike)).level is Level.WARN
+    lopsided = judged([LeftOut("canary", LeftOutKind.BAD_ROW, 30)])
+    assert "not alike" in find("coverage", REQUESTS, run=lopsided).text
+    too_many = judged([LeftOut(arm, LeftOutKind.BAD_ROW, n // 20) for arm in ("baseline", "canary")])
+    assert "health.coverage" in find("coverage", REQUESTS, run=too_many).text
+    for run in (lopsided, too_many):
+        assert find("coverage", REQUESTS, run=run).level is Level.FAIL
+
+
+def test_lost_rows_are_no_go():
+    found = find("left_out", REQUESTS, run=judged([LeftOut("canary", LeftOutKind.LOST, 4)]))
+    assert found.level is Level.FAIL
+    assert "4 rows" in found.text
+
+
+# ------------------------------------------------------------------ in flight
+
+
+def in_flight(arm, count, age_s):
+    end_s = (START_US + SPAN_US) / 1e6
+    return [InFlight(arm, "i", REQUESTS.endpoints[0], end_s - age_s, age_s) for _ in range(count)]
+
+
+def test_requests_in_flight_alike_are_well():
+    run = judged([], in_flight=[*in_flight("baseline", 3, 0.1), *in_flight("canary", 4, 0.2)], source="locust")
+    assert find("in_flight", REQUESTS, run=run).level is Level.OK
+
+
+def test_a_canary_that_holds_all_its_users_at_the_end_is_no_go():
+    run = judged([], in_flight=[*in_flight("baseline", 1, 0.1), *in_flight("canary", 20, 5.0)], source="locust")
+    assert find("in_flight", REQUESTS, run=run).level is Level.FAIL
+
+
+def test_old_requests_count_as_failures_of_the_metric():
+    run = judged([], in_flight=in_flight("canary", 20, 60.0), source="locust")
+    row = next(c for c in evidence(to_cells(REQUESTS, 5), runs=(run,)).comparisons if c.rule.name == "failure_rate")
+    alone = next(c for c in evidence(to_cells(REQUESTS, 5)).comparisons if c.rule.name == "failure_rate")
+    assert row.candidate.value > alone.candidate.value
+    assert find("in_flight", REQUESTS, run=run).level is Level.WARN
