@@ -13,7 +13,7 @@ from evaluator.records import Finding
 from evaluator.stats.panel import Panel
 from evaluator.wording import count_of, format_number
 
-__all__ = ["check_endpoints"]
+__all__ = ["check_endpoints", "is_health_check"]
 
 NAME = "endpoints"
 MANY = 1000
@@ -36,6 +36,11 @@ where nothing stands before them."""
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<![A-Za-z])[0-9a-f]*\d[0-9a-f]{7,}(?![A-Za-z])|\d+", re.IGNORECASE)
 
 
+def is_health_check(endpoint: str) -> bool:
+    """Tell whether the name of an endpoint is that of a health check: a dying service may go on answering those."""
+    return _HEALTH.fullmatch(endpoint) is not None
+
+
 def check_endpoints(scene: Scene) -> Iterable[Finding]:
     """Warns where nothing but health checks was asked for, and where names seem to hold ids."""
     for panel in scene.panels.values():
@@ -48,7 +53,7 @@ def check_endpoints(scene: Scene) -> Iterable[Finding]:
 def _find_health_checks_alone(panel: Panel) -> Iterable[Finding]:
     called = np.flatnonzero((panel.n.sum(axis=2) > 0).all(axis=0))
     names = [panel.endpoints[place] for place in called]
-    if names and all(_HEALTH.fullmatch(name) for name in names):
+    if names and all(is_health_check(name) for name in names):
         yield warn(
             NAME,
             f"only health checks were called on both arms ({_list(names)}): nothing else of the service was judged",

@@ -7,21 +7,23 @@ from the moment both arms have had a request to the last request of either.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
 
 from evaluator.health.base import Scene, ok, warn
+from evaluator.health.endpoints import is_health_check
 from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Level, Run, RunState
 from evaluator.stats.index import distinct
 from evaluator.stats.silence import Gap, Silence, find_silence
 from evaluator.wording import format_count, format_duration, format_number
 
-__all__ = ["RunTime", "check_silence", "describe_gap", "find_run_times", "period_options"]
+__all__ = ["RunTime", "check_silence", "describe_gap", "find_run_times", "may_be_go", "period_options"]
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 NAME = "silence"
 TOLERATED = 0.02
@@ -43,6 +45,11 @@ class RunTime:
     end: int
     counts: FloatArray
     """Requests of baseline and candidate in each bucket, shape (2, buckets)."""
+    failures: FloatArray
+    """Failures of both together in each bucket, shape (buckets,)."""
+    rows: BoolArray
+    """Which rows of the cells' moments these are: those of health checks only where there are no others."""
+    leaves_out_health_checks: bool
 
     @property
     def is_load(self) -> bool:
@@ -61,15 +68,22 @@ class RunTime:
 
 
 def find_run_times(scene: Scene, arm: str) -> list[RunTime]:
-    """The time of each run in which the baseline and `arm` both have requests, or should have."""
+    """The time of each run in which the baseline and `arm` both have requests, or should have.
+
+    Health checks do not count where there is anything else: a service that answers nothing but those is silent.
+    """
     moments, bucket_s = scene.cells.moments, scene.cells.bucket_s
     code = scene.cells.arms.index(arm)
     by_id = {run.id: run for run in scene.runs}
+    probes = np.array([is_health_check(name) for name in scene.cells.endpoints], dtype=bool)
     out = []
     for number in distinct(moments.run).tolist():
         run = by_id.get(scene.cells.runs[number])
         here = (moments.run == number) & ((moments.arm == 0) | (moments.arm == code))
         here &= moments.bucket >= scene.warm_up.first_bucket.get(number, 0)
+        used = here & ~probes[moments.endpoint]
+        leaves_out = all((used & (moments.arm == a)).any() for a in (0, code)) and bool((here & ~used).any())
+        here = used if leaves_out else here
         own = [moments.bucket[here & (moments.arm == a)] for a in (0, code)]
         if not own[0].size or not own[1].size:
             continue
@@ -81,8 +95,10 @@ def find_run_times(scene: Scene, arm: str) -> list[RunTime]:
             end = max(int(run.facts.users_stopped.timestamp() // bucket_s), first + 1)
         inside = here & (moments.bucket >= first) & (moments.bucket < end)
         place = (moments.arm[inside] != 0) * (end - first) + moments.bucket[inside] - first
-        counts = np.bincount(place, weights=moments.n[inside], minlength=2 * (end - first))
-        out.append(RunTime(run, number, arm, first, end, np.asarray(counts.reshape(2, -1), float)))
+        counts = np.bincount(place, weights=moments.n[inside], minlength=2 * (end - first)).reshape(2, -1)
+        failures = np.bincount(moments.bucket[inside] - first, weights=moments.failures[inside], minlength=end - first)
+        sums = np.asarray(counts, float), np.asarray(failures, float)
+        out.append(RunTime(run, number, arm, first, end, *sums, inside, leaves_out))
     return out
 
 
@@ -93,11 +109,16 @@ def check_silence(scene: Scene) -> Iterable[Finding]:
         for time in find_run_times(scene, arm):
             silences = _find_silent_arms(time)
             found += _judge_arms(scene, time, silences)
-            if time.is_over:
+            if may_be_go(scene, time):
                 found += _judge_endpoints(scene, time, silences[1])
     yield from dict.fromkeys(found)
     if not found:
         yield ok(NAME, "every arm and endpoint was heard to the end")
+
+
+def may_be_go(scene: Scene, time: RunTime) -> bool:
+    """May a GO be said now? Only then does it matter who is silent at this moment: the run is over, or need not be."""
+    return time.is_over or (scene.looks_paid and scene.rulebook.monitoring.early_go)
 
 
 def _find_silent_arms(time: RunTime) -> tuple[Silence, Silence]:
@@ -122,12 +143,16 @@ def _judge_arms(scene: Scene, time: RunTime, silences: tuple[Silence, Silence]) 
             continue
         name = (BASELINE, time.arm)[silence.series]
         share = silence.buckets / time.buckets
-        at_end = silence.end if time.is_over and (time.is_load or _stopped_first(time, silence)) else None
+        at_end = silence.end if time.is_load or _stopped_first(time, silence) else None
+        if not may_be_go(scene, time):
+            at_end = None
         if share <= TOLERATED and not at_end:
             continue
         text = describe_gap(scene, time, at_end or silence.longest, name)
         if len(silence.gaps) > 1:
             text += f"; {len(silence.gaps)} such gaps are {format_number(share * 100)} % of the run"
+        if time.leaves_out_health_checks:
+            text += "; health checks are not counted"
         if at_end or share > scene.rulebook.silence:
             yield Finding(NAME, Level.FAIL, text, remedy=_remedy(scene, time, silence, name))
         else:
@@ -191,7 +216,9 @@ def _judge_endpoints(scene: Scene, time: RunTime, arm: Silence) -> Iterable[Find
     silent: list[tuple[float, str, Gap]] = []
     for names, own, reference in _endpoint_counts(scene, time):
         for silence in find_silence(own, reference):
-            gaps = [gap for gap in silence.gaps if not any(_lies_in(gap, whole) for whole in arm.gaps)]
+            asked = np.flatnonzero(reference[silence.series])
+            within = [_cut(gap, int(asked[0]), int(asked[-1]) + 1, time.buckets) for gap in silence.gaps]
+            gaps = [gap for gap in within if not any(_lies_in(gap, whole) for whole in arm.gaps)]
             buckets = sum(gap.buckets for gap in gaps)
             if buckets > TOLERATED * time.buckets:
                 longest = max(gaps, key=lambda gap: (gap.at_end, gap.buckets))
@@ -206,6 +233,12 @@ def _judge_endpoints(scene: Scene, time: RunTime, arm: Silence) -> Iterable[Find
         yield Finding(NAME, Level.FAIL, text, remedy=remedy)
     else:
         yield warn(NAME, text, remedy)
+
+
+def _cut(gap: Gap, first: int, end: int, buckets: int) -> Gap:
+    """The part of a gap in which the baseline's own requests lie: of an endpoint that is asked at the start only."""
+    start, end = max(gap.start, first), min(gap.end, end)
+    return replace(gap, start=start, end=end, at_end=end == buckets)
 
 
 def _lies_in(gap: Gap, whole: Gap) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.health.base import Scene, ok, warn
-from evaluator.health.silence import TOLERATED, RunTime, describe_gap, find_run_times
+from evaluator.health.silence import TOLERATED, RunTime, describe_gap, find_run_times, may_be_go
 from evaluator.records import BASELINE, Finding, Level
-from evaluator.stats.instances import find_replicating
-from evaluator.stats.score import one_sample_z
-from evaluator.stats.silence import Gap, find_silence
+from evaluator.stats.instances import FEWEST_REQUESTS
+from evaluator.stats.silence import Gap, find_silence, measure_clusters
 from evaluator.wording import count_of, format_duration
 
 __all__ = ["check_instance_age", "check_turnover"]
@@ -23,7 +23,8 @@ IntArray = npt.NDArray[np.int64]
 
 NAME = "turnover"
 TOO_MANY = 0.25
-FAILING_Z = 3.3
+BY_CHANCE = 0.0005
+LOST_Z = 3.3
 MUCH_YOUNGER = 0.5
 LEAST_DIFFERENCE_S = 120.0
 GROWN_UP_S = 1800.0
@@ -31,8 +32,8 @@ NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
-    """An instance that fell silent before the end of its run."""
+class _Quiet:
+    """An instance that fell silent before the end of its run, for good or for a while."""
 
     name: str
     gap: Gap
@@ -45,7 +46,7 @@ def check_turnover(scene: Scene) -> Iterable[Finding]:
     found: list[Finding] = []
     for arm in scene.cells.arms[1:]:
         for time in find_run_times(scene, arm):
-            if not time.is_over:
+            if not may_be_go(scene, time):
                 continue
             baseline, candidate = (_find_ended(scene, time, side) for side in (0, 1))
             for side, (_, ended) in enumerate((baseline, candidate)):
@@ -57,7 +58,7 @@ def check_turnover(scene: Scene) -> Iterable[Finding]:
         yield ok(NAME, "every instance answered to the end of its run")
 
 
-def _judge_dead(scene: Scene, time: RunTime, name: str, dead: list[_Ended]) -> Iterable[Finding]:
+def _judge_dead(scene: Scene, time: RunTime, name: str, dead: list[_Quiet]) -> Iterable[Finding]:
     if not dead:
         return
     worst = max(dead, key=lambda one: one.gap.buckets)
@@ -74,7 +75,7 @@ def _judge_dead(scene: Scene, time: RunTime, name: str, dead: list[_Ended]) -> I
 
 
 def _judge_turnover(
-    scene: Scene, arm: str, baseline: tuple[int, list[_Ended]], candidate: tuple[int, list[_Ended]]
+    scene: Scene, arm: str, baseline: tuple[int, list[_Quiet]], candidate: tuple[int, list[_Quiet]]
 ) -> Iterable[Finding]:
     """Turnover of both arms is how the platform works; of the candidate only, it may be that it crashes."""
     named: list[str] = []
@@ -97,15 +98,16 @@ def _judge_turnover(
         yield ok(NAME, "; ".join(named))
 
 
-def _find_ended(scene: Scene, time: RunTime, side: int) -> tuple[int, list[_Ended]]:
-    """How many instances one arm has in a run, and which of them ended early. Single instances are the arm itself."""
+def _find_ended(scene: Scene, time: RunTime, side: int) -> tuple[int, list[_Quiet]]:
+    """How many instances one arm has in a run, and which of them ended early or died for a while.
+
+    Single instances are the arm itself. One that was away for a while, and whose requests others took, is none.
+    """
     code = 0 if side == 0 else scene.cells.arms.index(time.arm)
     moments = scene.cells.moments
-    inside = (moments.run == time.code) & (moments.arm == code)
-    inside &= (moments.bucket >= time.first) & (moments.bucket < time.end)
-    rows = np.flatnonzero(inside)
+    rows = np.flatnonzero(time.rows & (moments.arm == code))
     totals = np.asarray(np.bincount(moments.instance[rows], weights=moments.n[rows]), float)
-    chosen = np.flatnonzero(find_replicating(totals))
+    chosen = np.flatnonzero(totals >= FEWEST_REQUESTS)
     if chosen.size < 2:
         return int(chosen.size), []
     at = np.full(totals.size, -1)
@@ -118,13 +120,14 @@ def _find_ended(scene: Scene, time: RunTime, side: int) -> tuple[int, list[_Ende
         for weights in (moments.n, moments.failures)
     )
     others = time.counts[side] - own
-    ended = []
-    for silence in find_silence(own, others, paced_alike=False):
-        if (gap := silence.end) is not None:
-            name = scene.cells.instances[chosen[silence.series]]
-            why = _why_dead(scene, time, side, name, own[silence.series], failures[silence.series], gap)
-            ended.append(_Ended(name, gap, why))
-    return int(chosen.size), ended
+    quiet = []
+    for silence in find_silence(own, others, paced_alike=False, one_hole=True):
+        name, k = scene.cells.instances[chosen[silence.series]], silence.series
+        gap = max(silence.gaps, key=lambda gap: (gap.at_end, gap.buckets))
+        why = _why_dead(scene, time, side, name, own[k], failures[k], gap)
+        if gap.at_end or why:
+            quiet.append(_Quiet(name, gap, why))
+    return int(chosen.size), quiet
 
 
 def _why_dead(
@@ -136,15 +139,32 @@ def _why_dead(
     last = np.flatnonzero(own[: gap.start])[-2:]
     rest = np.delete(np.arange(gap.start), last)
     usual = failures[rest].sum() / max(own[rest].sum(), 1.0)
-    if one_sample_z(failures[last].sum(), own[last].sum(), max(usual, 0.001)) > FAILING_Z:
+    # What other instances show at the same time, such as a failing database, is no sign of this one's death.
+    elsewhere = time.counts.sum(axis=0)[last].sum() - own[last].sum()
+    alike = (time.failures[last].sum() - failures[last].sum()) / max(elsewhere, 1.0)
+    together = scene.judged_failures[time.arm].together if time.arm in scene.judged_failures else 1.0
+    if _p_failures(failures[last].sum() / together, own[last].sum() / together, max(usual, alike, 0.001)) < BY_CHANCE:
         return "its last requests failed"
     before, after = slice(0, gap.start), slice(gap.start, gap.end)
     ours, theirs = time.counts[side], time.counts[1 - side]
     if not theirs[before].sum() or not theirs[after].sum():
         return ""
-    kept = (ours[after].sum() / theirs[after].sum()) / (ours[before].sum() / theirs[before].sum())
+    sums = np.array([series[part].sum() for series in (ours, theirs) for part in (before, after)])
+    if not sums[1]:
+        return "no other instance took over its requests"
+    kept = (sums[1] / sums[3]) / (sums[0] / sums[2])
     share = own[before].sum() / ours[before].sum()
-    return "" if kept > 1 - share / 2 else "no other instance took over its requests"
+    # One of many instances takes so few requests with it that chance may look like that.
+    noise = math.sqrt(float(measure_clusters(time.counts)[0].max()) * (1 / sums).sum())
+    is_lost = kept <= 1 - share / 2 and math.log(kept) < -LOST_Z * noise
+    return "no other instance took over its requests" if is_lost else ""
+
+
+def _p_failures(failures: float, requests: float, rate: float) -> float:
+    """Chance of as many failures and more at a rate: binomial, exact, as single failures are the rule here."""
+    from scipy.special import betainc  # takes longer than the checks of most releases
+
+    return float(betainc(failures, max(requests - failures, 0.0) + 1, min(rate, 1.0))) if failures else 1.0
 
 
 # ------------------------------------------------------------------ age

@@ -75,7 +75,9 @@ class Silence:
         return max(self.gaps, key=lambda gap: gap.buckets)
 
 
-def find_silence(own: FloatArray, reference: FloatArray, *, paced_alike: bool = True) -> list[Silence]:
+def find_silence(
+    own: FloatArray, reference: FloatArray, *, paced_alike: bool = True, one_hole: bool = False
+) -> list[Silence]:
     """Find the silences of each series, in the order of the series; those without any are left out.
 
     Args:
@@ -83,6 +85,7 @@ def find_silence(own: FloatArray, reference: FloatArray, *, paced_alike: bool = 
         reference: Requests of what each series is compared with, same shape; constants stand for time.
         paced_alike: Whether the reference is paced as the series is, so that only gaps that both have are pacing;
             otherwise the series' own usual gap is taken.
+        one_hole: Whether a series that is empty for most of its time because of one gap is dense but for that gap.
 
     >>> dead = np.array([[9.0, 8, 10, 9, 11, 9, 0, 0, 0, 0]])
     >>> find_silence(dead, np.full((1, 10), 9.0))[0].gaps
@@ -91,11 +94,11 @@ def find_silence(own: FloatArray, reference: FloatArray, *, paced_alike: bool = 
     found = []
     for first in range(0, len(own), SERIES_AT_A_TIME):
         part = slice(first, first + SERIES_AT_A_TIME)
-        found += _find(own[part], reference[part], first, paced_alike=paced_alike)
+        found += _find(own[part], reference[part], first, paced_alike=paced_alike, one_hole=one_hole)
     return found
 
 
-def _find(own: FloatArray, reference: FloatArray, first: int, *, paced_alike: bool) -> list[Silence]:
+def _find(own: FloatArray, reference: FloatArray, first: int, *, paced_alike: bool, one_hole: bool) -> list[Silence]:
     buckets = own.shape[1]
     series, start, end = _gaps(own > 0)
     if not series.size:
@@ -104,7 +107,7 @@ def _find(own: FloatArray, reference: FloatArray, first: int, *, paced_alike: bo
     inside = passed[series, end] - passed[series, start]
     everything = passed[:, -1]
     total = own.sum(axis=1)
-    clusters, pace = measure_clusters(reference if paced_alike else own)
+    clusters, pace = measure_clusters(reference if paced_alike else own, one_hole=one_hole)
     evidence = _evidence_of_none(inside, total[series], everything[series], clusters[series])
     usual = _usual_gap(own > 0)
     if paced_alike:
@@ -162,14 +165,15 @@ def _gaps(occupied: npt.NDArray[np.bool_]) -> tuple[IntArray, IntArray, IntArray
     return series[active], start[active], end[active]
 
 
-def measure_clusters(counts: FloatArray) -> tuple[FloatArray, IntArray]:
+def measure_clusters(counts: FloatArray, *, one_hole: bool = False) -> tuple[FloatArray, IntArray]:
     """How many events of each series come together, at least 1, and the pace that users keep, in buckets (0: none).
 
     That many requests say as much as one that comes alone. It is the variance of the counts against that of independent
     requests, from differences of adjacent windows (von Neumann 1941), so that a trend or an end counts for next to
     nothing. Windows are buckets, unless at another width next to nothing of that variance is left: then users keep a
     pace of that width, requests that come together are no chance, and what is left counts. Of a series that is mostly
-    empty between its first and its last request it is at least the mean size of a group of adjacent buckets.
+    empty between its first and its last request (with `one_hole`: beside its longest gap) it is at least the mean size
+    of a group of adjacent buckets.
     """
     rows, buckets = counts.shape
     total = np.maximum(counts.sum(axis=1), 1e-9)
@@ -181,8 +185,13 @@ def measure_clusters(counts: FloatArray) -> tuple[FloatArray, IntArray]:
         paced = np.minimum(paced, here)
     occupied = counts > 0
     series, start, end = _gaps(occupied)
-    groups = 1 + np.bincount(series[(start > 0) & (end < buckets)], minlength=rows)
+    inner = (start > 0) & (end < buckets)
+    groups = 1 + np.bincount(series[inner], minlength=rows)
     span = buckets - occupied.argmax(axis=1) - occupied[:, ::-1].argmax(axis=1)
+    if one_hole:
+        longest = np.zeros(rows, dtype=np.int64)
+        np.maximum.at(longest, series[inner], (end - start)[inner])
+        span = span - longest
     grouped = np.where(occupied.sum(axis=1) < MOSTLY * span, np.maximum(size, total / groups), size)
     keep_pace = (size > 1) & (paced < PACED * size)
     return np.maximum(np.where(keep_pace, paced, grouped), 1.0), np.where(keep_pace, pace, 0)

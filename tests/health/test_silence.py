@@ -9,7 +9,17 @@ import pytest
 from judging import RULEBOOK, SMALL, evidence, judge
 from judging import RUN as ANY_RUN
 
-from evaluator.records import InFlight, InstancePrior, LeftOut, LeftOutKind, Level, RunFacts, RunState, VerdictWord
+from evaluator.records import (
+    InFlight,
+    InstancePrior,
+    LeftOut,
+    LeftOutKind,
+    Level,
+    Monitoring,
+    RunFacts,
+    RunState,
+    VerdictWord,
+)
 from evaluator.simulate import simulate, to_cells
 
 REQUESTS = simulate(replace(SMALL, duration_s=600.0, rate_per_s=20.0), 3)
@@ -108,6 +118,35 @@ def test_a_load_that_goes_on_is_not_judged_at_its_end():
     assert find("silence", without(PLACE > 0.97), run=running).level is not Level.FAIL
 
 
+def test_an_early_go_looks_at_the_end_of_a_load_that_goes_on():
+    running = replace(LOAD, state=RunState.RUNNING)
+    monitoring = Monitoring("group_sequential", early_go=True)
+    rulebook = replace(RULEBOOK, monitoring=monitoring)
+    assert find("silence", REQUESTS, run=running, rulebook=rulebook).level is Level.OK
+    assert find("silence", without(PLACE > 0.9), run=running, rulebook=rulebook).level is Level.FAIL
+    assert find("turnover", hand_over(REQUESTS, 1, 0.5), run=running, rulebook=rulebook).level is Level.FAIL
+
+
+def test_a_canary_that_answers_nothing_but_health_checks_is_silent():
+    rarest = int(np.bincount(REQUESTS.endpoint).argmin())
+    names = tuple("GET /healthz" if k == rarest else name for k, name in enumerate(REQUESTS.endpoints))
+    healthy = replace(REQUESTS, endpoints=names)
+    assert find("silence", healthy).level is Level.OK
+    found = find("silence", keep(~CANARY | (healthy.endpoint == rarest) | (PLACE < 0.85), healthy))
+    assert found.level is Level.FAIL
+    assert found.text.startswith("canary had no request")
+    assert "health checks are not counted" in found.text
+
+
+def test_an_endpoint_is_expected_while_the_baseline_is_asked_for_it():
+    """What is called at the start of a run only may end sooner on one arm."""
+    busiest = int(np.bincount(REQUESTS.endpoint).argmax())
+    end = np.where(CANARY, 0.1, 0.2)
+    found = find("silence", keep((REQUESTS.endpoint != busiest) | (end > PLACE)))
+    assert found.level is Level.WARN
+    assert "10 % of the run" in found.text
+
+
 @pytest.mark.parametrize(("share", "level"), [(0.3, Level.FAIL), (0.7, Level.FAIL), (0.95, Level.WARN)])
 def test_an_endpoint_that_the_canary_no_longer_answers(share, level):
     busiest = int(np.bincount(REQUESTS.endpoint).argmax())
@@ -154,6 +193,50 @@ def test_an_instance_whose_requests_nobody_takes_has_died():
     found = find("silence", hand_over(REQUESTS, 1, 0.5, kept=False))
     assert found.level is Level.FAIL
     assert "no other instance took over its requests" in found.text
+
+
+@pytest.mark.parametrize(("end", "level"), [(0.25, Level.WARN), (0.6, Level.FAIL), (0.8, Level.FAIL)])
+def test_an_instance_that_comes_back_was_away_unless_others_took_its_requests(end, level):
+    code = np.unique(REQUESTS.instance[CANARY])[0]
+    away = CANARY & (REQUESTS.instance == code) & (PLACE > 0.2) & (end > PLACE)
+    found = find("silence", keep(~away))
+    assert found.level is level
+    assert "no other instance took over its requests" in found.text
+    others = np.unique(REQUESTS.instance[CANARY])[1]
+    assert find("silence", replace(REQUESTS, instance=np.where(away, others, REQUESTS.instance))).level is Level.OK
+
+
+def test_instances_that_end_at_the_start_are_turnover():
+    """Their few requests are no replicates, and no reason to overlook that they ended."""
+    codes = np.unique(REQUESTS.instance[CANARY])
+    crashed = CANARY & (REQUESTS.instance == codes[0]) & (PLACE > 0.015)
+    found = find("turnover", replace(REQUESTS, instance=np.where(crashed, codes[1], REQUESTS.instance)))
+    assert found.level is Level.FAIL
+
+
+def test_one_of_many_instances_that_ends_is_not_taken_for_dead_by_chance():
+    """What it took with it is less than what chance moves the rates of the arms by."""
+    died = 0
+    for seed in range(8):
+        requests = simulate(replace(SMALL, instances=(40,), duration_s=600.0, rate_per_s=20.0), seed)
+        place = (requests.ts_us - requests.ts_us.min()) / np.ptp(requests.ts_us)
+        codes = np.unique(requests.instance[requests.arm == 1])
+        ends = (requests.instance == codes[0]) & (place > 0.5)
+        instance = np.where(ends, codes[1], requests.instance)
+        run = replace(RUN, id=requests.runs[0])
+        died += find("silence", replace(requests, instance=instance), run=run).level is not Level.OK
+    assert died == 0
+
+
+def test_a_failure_by_chance_does_not_make_an_ordinary_end_a_death():
+    ended = hand_over(hand_over(REQUESTS, 1, 0.5), 0, 0.4)
+    quiet = replace(ended, failed=np.zeros_like(ended.failed))
+    code = np.unique(REQUESTS.instance[CANARY])[0]
+    last = np.flatnonzero(CANARY & (REQUESTS.instance == code) & (PLACE > 0.49) & (PLACE <= 0.5))
+    one = replace(quiet, failed=np.isin(np.arange(len(quiet)), last[-1]))
+    assert find("silence", one).level is Level.OK
+    everybody = replace(quiet, failed=(PLACE > 0.49) & (PLACE <= 0.5) & (np.arange(len(quiet)) % 8 == 0))
+    assert find("silence", everybody).level is Level.OK
 
 
 def test_an_instance_whose_last_requests_failed_has_died():
