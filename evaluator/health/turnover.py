@@ -24,6 +24,9 @@ IntArray = npt.NDArray[np.int64]
 NAME = "turnover"
 TOO_MANY = 0.25
 FAILING_Z = 3.3
+FEWEST_STEPS = 8
+MANY_FAIL = 0.2
+"""Share of an instance's last requests that failed. Bursts of a few percent come and go without any instance's end."""
 MUCH_YOUNGER = 0.5
 LEAST_DIFFERENCE_S = 120.0
 GROWN_UP_S = 1800.0
@@ -136,15 +139,33 @@ def _why_dead(
     last = np.flatnonzero(own[: gap.start])[-2:]
     rest = np.delete(np.arange(gap.start), last)
     usual = failures[rest].sum() / max(own[rest].sum(), 1.0)
-    if one_sample_z(failures[last].sum(), own[last].sum(), max(usual, 0.001)) > FAILING_Z:
+    many = (failures[last] >= MANY_FAIL * own[last]).any()
+    if many and one_sample_z(failures[last].sum(), own[last].sum(), max(usual, 0.001)) > FAILING_Z:
         return "its last requests failed"
-    before, after = slice(0, gap.start), slice(gap.start, gap.end)
-    ours, theirs = time.counts[side], time.counts[1 - side]
-    if not theirs[before].sum() or not theirs[after].sum():
-        return ""
-    kept = (ours[after].sum() / theirs[after].sum()) / (ours[before].sum() / theirs[before].sum())
-    share = own[before].sum() / ours[before].sum()
-    return "" if kept > 1 - share / 2 else "no other instance took over its requests"
+    return "" if _is_taken_over(time, side, own, gap) else "no other instance took over its requests"
+
+
+def _is_taken_over(time: RunTime, side: int, own: FloatArray, gap: Gap) -> bool:
+    """Did the arm keep its rate, against the other arm, when the instance ended?
+
+    The time just before is compared with as long a time just after. The step has to be larger than twice what steps
+    are at other moments of the run: traffic moves by itself.
+    """
+    width = min(gap.start, gap.buckets)
+    ours, theirs = (np.concatenate([[0.0], np.cumsum(time.counts[arm])]) for arm in (side, 1 - side))
+    at = np.arange(width, time.buckets - width + 1)
+    sums = [(total[at] - total[at - width], total[at + width] - total[at]) for total in (ours, theirs)]
+    if not all(part[at == gap.start].all() for part in sums[1]):
+        return True  # the other arm is silent as well: nothing tells
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.log(sums[0][1] / sums[1][1]) - np.log(sums[0][0] / sums[1][0])
+    step = float(steps[at == gap.start][0])
+    usual = steps[(np.abs(at - gap.start) >= width) & np.isfinite(steps)]
+    noise = np.sqrt(sum(1 / max(part[at == gap.start][0], 1.0) for pair in sums for part in pair))
+    spread = max(float(np.sqrt(np.mean(usual**2))) if usual.size >= FEWEST_STEPS else 0.0, float(noise))
+    before = slice(gap.start - width, gap.start)
+    share = own[before].sum() / max(time.counts[side][before].sum(), 1.0)
+    return bool(step > np.log1p(-share / 2) or step > -2 * spread)
 
 
 # ------------------------------------------------------------------ age
