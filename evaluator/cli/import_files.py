@@ -116,9 +116,7 @@ def command(
     if outcomes:
         done = import_outcomes(store, subject, outcomes, options, query=outcomes_query, skip_bad_rows=skip_bad_rows)
         emit(describe_outcomes(release, *done))
-        _tell_metrics(session, store)
-        if (hint := tell_looks(session.load_policy())) and not done[0].already:
-            session.say(hint)
+        _advise_on_outcomes(session, store, done[0])
     session.say(f"next: evaluator verdict {release}")
     return 0
 
@@ -135,12 +133,14 @@ def _import_requests(session: Session, store: Store, release: Release, plan: Lan
     emit(describe(release.id, landed))
 
 
-def _tell_metrics(session: Session, store: Store) -> None:
-    """Say which metrics would judge the outcomes, where the policy has none."""
+def _advise_on_outcomes(session: Session, store: Store, landed: Landed) -> None:
+    """Say which metrics would judge the outcomes, where the policy has none, and what another look at them costs."""
     from evaluator.pipeline.importing import find_outcomes, suggest_metrics
 
-    found = find_outcomes(store)
-    if hint := tell_metrics(session.load_policy(), suggest_metrics(found) if found else ()):
+    found, policy = find_outcomes(store), session.load_policy()
+    if hint := tell_metrics(policy, suggest_metrics(found) if found else ()):
+        session.say(hint)
+    if not landed.already and (hint := tell_looks(policy)):
         session.say(hint)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from evaluator.health.base import Scene, ok, warn
 from evaluator.health.silence import TOLERATED, RunTime, describe_gap, find_run_times, may_be_go
 from evaluator.records import BASELINE, Finding, Level
 from evaluator.stats.instances import FEWEST_REQUESTS
-from evaluator.stats.silence import Gap, find_silence, measure_clusters
+from evaluator.stats.silence import Gap, find_silence
 from evaluator.wording import count_of, format_duration
 
 __all__ = ["check_instance_age", "check_turnover"]
@@ -24,7 +23,9 @@ IntArray = npt.NDArray[np.int64]
 NAME = "turnover"
 TOO_MANY = 0.25
 BY_CHANCE = 0.0005
-LOST_Z = 3.3
+FEWEST_STEPS = 8
+MANY_FAIL = 0.2
+"""Share of an instance's last requests that failed. Bursts of a few percent come and go without any instance's end."""
 MUCH_YOUNGER = 0.5
 LEAST_DIFFERENCE_S = 120.0
 GROWN_UP_S = 1800.0
@@ -143,21 +144,10 @@ def _why_dead(
     elsewhere = time.counts.sum(axis=0)[last].sum() - own[last].sum()
     alike = (time.failures[last].sum() - failures[last].sum()) / max(elsewhere, 1.0)
     together = scene.judged_failures[time.arm].together if time.arm in scene.judged_failures else 1.0
-    if _p_failures(failures[last].sum() / together, own[last].sum() / together, max(usual, alike, 0.001)) < BY_CHANCE:
+    p = _p_failures(failures[last].sum() / together, own[last].sum() / together, max(usual, alike, 0.001))
+    if (failures[last] >= MANY_FAIL * own[last]).any() and p < BY_CHANCE:
         return "its last requests failed"
-    before, after = slice(0, gap.start), slice(gap.start, gap.end)
-    ours, theirs = time.counts[side], time.counts[1 - side]
-    if not theirs[before].sum() or not theirs[after].sum():
-        return ""
-    sums = np.array([series[part].sum() for series in (ours, theirs) for part in (before, after)])
-    if not sums[1]:
-        return "no other instance took over its requests"
-    kept = (sums[1] / sums[3]) / (sums[0] / sums[2])
-    share = own[before].sum() / ours[before].sum()
-    # One of many instances takes so few requests with it that chance may look like that.
-    noise = math.sqrt(float(measure_clusters(time.counts)[0].max()) * (1 / sums).sum())
-    is_lost = kept <= 1 - share / 2 and math.log(kept) < -LOST_Z * noise
-    return "no other instance took over its requests" if is_lost else ""
+    return "" if _is_taken_over(time, side, own, gap) else "no other instance took over its requests"
 
 
 def _p_failures(failures: float, requests: float, rate: float) -> float:
@@ -165,6 +155,30 @@ def _p_failures(failures: float, requests: float, rate: float) -> float:
     from scipy.special import betainc  # takes longer than the checks of most releases
 
     return float(betainc(failures, max(requests - failures, 0.0) + 1, min(rate, 1.0))) if failures else 1.0
+
+
+def _is_taken_over(time: RunTime, side: int, own: FloatArray, gap: Gap) -> bool:
+    """Did the arm keep its rate, against the other arm, when the instance ended?
+
+    The time just before is compared with as long a time just after. The step has to be larger than twice what steps
+    are at other moments of the run: traffic moves by itself.
+    """
+    width = min(gap.start, gap.buckets)
+    ours, theirs = (np.concatenate([[0.0], np.cumsum(time.counts[arm])]) for arm in (side, 1 - side))
+    at = np.arange(width, time.buckets - width + 1)
+    sums = [(total[at] - total[at - width], total[at + width] - total[at]) for total in (ours, theirs)]
+    if not all(part[at == gap.start].all() for part in sums[1]):
+        return True  # the other arm is silent as well: nothing tells
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.log(sums[0][1] / sums[1][1]) - np.log(sums[0][0] / sums[1][0])
+    step = float(steps[at == gap.start][0])
+    elsewhere = (np.abs(at - gap.start) >= width) & (np.abs(at - gap.end) >= width)
+    usual = steps[elsewhere & np.isfinite(steps)]
+    noise = np.sqrt(sum(1 / max(part[at == gap.start][0], 1.0) for pair in sums for part in pair))
+    spread = max(float(np.sqrt(np.mean(usual**2))) if usual.size >= FEWEST_STEPS else 0.0, float(noise))
+    before = slice(gap.start - width, gap.start)
+    share = own[before].sum() / max(time.counts[side][before].sum(), 1.0)
+    return bool(step > np.log1p(-share / 2) or step > -2 * spread)
 
 
 # ------------------------------------------------------------------ age

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from datetime import UTC, datetime
 from importlib.resources import files
 
 import jsonschema
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from request_files import write_requests
+from request_files import START_S, write_requests
 
 from evaluator.__main__ import run
 from evaluator.errors import UnknownName
@@ -232,3 +236,59 @@ def test_figures_of_a_release_that_is_not_there_are_not_there(place):
     store = Store.open(place / "evaluator.duckdb")
     with pytest.raises(UnknownName):
         store.figures("nowhere")
+
+
+def write_csv(path, *, seed, until=1.0, seconds=600, rate=30):
+    """Requests of three instances; the arm falls silent at a share of the time."""
+    random = np.random.default_rng(seed)
+    n = rate * seconds
+    at = np.sort(random.uniform(0, seconds, n))
+    kept = at <= until * seconds
+    table = pa.table(
+        {
+            "ts": pa.array(((START_S + at) * 1e6).astype(np.int64)[kept], pa.timestamp("us", "UTC")),
+            "endpoint": pa.array(np.where(random.random(n) < 0.7, "GET /a", "POST /b")[kept]),
+            "instance": pa.array(np.char.add("i", random.integers(3, size=n).astype(str))[kept]),
+            "response_time_ms": pa.array(random.lognormal(3.0, 0.3, n)[kept]),
+            "failed": pa.array(np.zeros(n, bool)[kept]),
+        }
+    )
+    pq.write_table(table, path)
+
+
+def test_the_options_that_a_finding_prints_judge_the_part_that_was_meant(tmp_path, monkeypatch, capfd):
+    """A canary that stops is no GO; the time until then is, and what lies outside of it is named."""
+    monkeypatch.chdir(tmp_path)
+    write_csv("old.parquet", seed=1)
+    write_csv("new.parquet", seed=2, until=0.7)
+    assert run(["-q", "import", "r", "--baseline", "old.parquet", "--canary", "new.parquet"]) == 0
+    capfd.readouterr()
+    assert run(["verdict", "r", "--format", "json"]) == 3
+    verdict = json.loads(capfd.readouterr()[0])
+    (silence,) = [finding for finding in verdict["health"] if finding["check"] == "silence"]
+    assert silence["status"] == "fail"
+    options = re.search(r"`evaluator verdict r (--from \S+ --to \S+)`", silence["remedy"])[1].split()
+    assert run(["verdict", "r", *options, "--format", "json"]) == 0
+    part = json.loads(capfd.readouterr()[0])
+    jsonschema.validate(part, json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text()))
+    assert list(part["period"].values()) == options[1::2]
+    outside = {
+        arm["name"]: sum(p["rows"] for p in arm["left_out"] if p["kind"] == "outside_period") for arm in part["arms"]
+    }
+    assert outside["baseline"] > 0.25 * 18_000
+    for arm in part["arms"]:
+        assert arm["read"] == arm["requests"] + sum(p["rows"] for p in arm["left_out"])
+    # The part is said in every report, and survives being read back.
+    (tmp_path / "part.json").write_text(json.dumps(part))
+    assert run(["render", "part.json", "--format", "human"]) == 0
+    assert "only a part is judged: from 2026-05-28 20:26:40 UTC" in capfd.readouterr()[0]
+
+
+def test_a_part_of_the_time_that_makes_no_sense_is_refused(judge):
+    code, _, err = judge("slow", "--from", "2026-01-02T00:00:00Z", "--to", "2026-01-01T00:00:00Z")
+    assert (code, "swap them" in err) == (2, True)
+    code, _, err = judge("slow", "--from", "2026-01-02T00:00:00Z", "--wait", "1s")
+    assert (code, "--wait" in err) == (2, True)
+    code, out, _ = judge("slow", "--to", "2020-01-01T00:00:00Z")
+    assert code == 3  # nothing lies there: no data is never a pass
+    assert "no requests" in out
