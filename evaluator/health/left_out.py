@@ -61,9 +61,14 @@ def _judge_failures(scene: Scene, baseline: ArmRows, candidate: ArmRows) -> Iter
             compared += [(one.rows, one.failures) for one in alike]
         worst = max(_p_more_failures(part.rows, part.failures, *other, judged.together) for other in compared)
         if part.failures and worst < alpha:
-            rate = f"{format_number(judged.failures / judged.requests * 100)} %" if judged.requests else "none"
-            text = f"{describe_left_out(part)}, of {candidate.arm}: more than the {rate} of baseline's judged requests"
-            yield Finding(NAME, Level.FAIL, f"{text} that failed explain", remedy=_remedy(part))
+            rate = format_number(judged.failures / judged.requests * 100) if judged.requests else ""
+            why = (
+                f"more than the {rate} % of baseline's judged requests that failed can explain"
+                if rate
+                else "baseline has no judged requests that could explain them"
+            )
+            text = f"{describe_left_out(part)}, of {candidate.arm}: {why}"
+            yield Finding(NAME, Level.FAIL, text, remedy=_remedy(part))
 
 
 def _remedy(part: LeftOut) -> str:

@@ -28,7 +28,8 @@ def check_replication(scene: Scene) -> Iterable[Finding]:
         yield warn(
             NAME,
             f"{format_count(count)} names of instances of {arm} have too few requests each: taken as one instance",
-            "let each instance send a name of its own, not one of each request or connection",
+            "where these are instances, load for longer; where they are requests or connections, let each instance "
+            "send a name of its own",
         )
     for arm, design in scene.designs.items():
         units = "replicates" if design.kind == "replicates" else "instances"

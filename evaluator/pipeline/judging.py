@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
     WHOLE,
     Cells,
+    LeftOut,
+    LeftOutKind,
     Outcomes,
     Period,
     ReadingCells,
@@ -125,7 +128,10 @@ def judge_traceably(
     part = cut(narrow(cells, start=period.start, end=period.end))
     left_out = (*lost, *find_cut_rows(cells, part))
     if period != WHOLE:
+        waiting = [request for run in loads for request in run.facts.in_flight]
         loads = tuple(_within(run, period) for run in loads)
+        outside = Counter(one.arm for one in waiting) - Counter(one.arm for run in loads for one in run.facts.in_flight)
+        left_out += tuple(LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, n) for arm, n in sorted(outside.items()))
         readings = readings and cut_readings(readings, period.start, period.end)
     cells = part
     evidence = assess_release(cells, loads, outcomes, policy.rulebook, release.id, readings, collected, left_out)
@@ -164,9 +170,11 @@ def judge_traceably(
 def _within(run: Run, period: Period) -> Run:
     """The run as far as it lies in the period: where that ends before the run did, nothing of its end is judged."""
     stopped = run.facts.users_stopped
-    if period.end is None or stopped is None or stopped <= period.end:
-        return run
-    return replace(run, facts=replace(run.facts, users_stopped=period.end, in_flight=()))
+    if period.end is not None and stopped is not None and stopped > period.end:
+        return replace(run, facts=replace(run.facts, users_stopped=period.end, in_flight=()))
+    start_s = period.start.timestamp() if period.start else 0.0
+    waiting = tuple(request for request in run.facts.in_flight if request.started_s >= start_s)
+    return replace(run, facts=replace(run.facts, in_flight=waiting))
 
 
 def keep_verdict(store: Store, verdict: Verdict) -> None:
