@@ -117,6 +117,32 @@ def test_several_processes_tell_what_waits_and_leave_in_order(watched: LoadPlan,
     assert all(one.age_s < 1 for one in in_flight_of(outcome, "baseline"))
 
 
+LEAVING = """
+from locust import FastHttpUser, constant, task
+from locust.exception import StopUser
+
+class Leaving(FastHttpUser):
+    wait_time = constant(0.05)
+    asked = 0
+
+    @task
+    def products(self):
+        self.client.get("/products")
+        self.asked += 1
+        if self.asked == 20:
+            raise StopUser()
+"""
+
+
+def test_users_who_leave_by_themselves_are_not_expected_to_the_end(watched: LoadPlan, run: Run, tmp_path: Path) -> None:
+    watched.locustfile.write_text(LEAVING)
+    outcome = run_locust(watched, run, tmp_path / "run")
+    assert outcome.facts.users_stopped
+    last_s = max(row["ts"].timestamp() for row in read_rows(tmp_path / "run").to_pylist())
+    assert abs(outcome.facts.users_stopped.timestamp() - last_s) < 1.5
+    assert outcome.ended.timestamp() - last_s > 1.6
+
+
 LATE = """
 from locust import FastHttpUser, HttpUser, constant, task
 

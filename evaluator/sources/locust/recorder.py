@@ -181,6 +181,7 @@ class _Process:
         self.writer: SegmentWriter | None = None
         self.arm_of = {cls.__name__: getattr(cls, "evaluator_arm", "") for cls in environment.user_classes}
         self.users: Counter[str] = Counter()
+        self.users_seen: float | None = None
         self.clocks: dict[str, float] = {}
         self.lags_ms: list[float] = []
         self.cpu = psutil.Process()
@@ -229,6 +230,7 @@ class _Process:
         self.buffer.begin()
         self.open.begin()
         self.facts.started = time.time()
+        self.users_seen = self.facts.started
         self.facts.pacing = _pacing(self.environment.user_classes)
         self.facts.shaped = self.environment.shape_class is not None
         self.cpu.cpu_percent()
@@ -280,9 +282,13 @@ class _Process:
             self.facts.users = {arm: count for arm, count in self.users.items() if arm}
 
     def _on_test_stopping(self, **_: Any) -> None:
-        """The users are about to be told to stop; asked again meanwhile, Locust says it again."""
+        """The users are about to be told to stop; asked again meanwhile, Locust says it again.
+
+        Users that stopped by themselves before (StopUser, a load shape) were there no longer.
+        """
         if self.running and self.facts.users_stopped is None:
-            self.facts.users_stopped = time.time()
+            gone = self.users_seen if not self.runner.user_count else None
+            self.facts.users_stopped = gone or time.time()
             self.open.stop()
 
     def _on_test_stop(self, **_: Any) -> None:
@@ -340,6 +346,8 @@ class _Process:
             if not self.running:
                 continue
             self._count_users()
+            if self.runner.user_count:
+                self.users_seen = time.time()
             self._flush()
             if time.monotonic() - sampled >= SAMPLE_S:
                 sampled = time.monotonic()
