@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,8 +20,6 @@ from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
     WHOLE,
     Cells,
-    LeftOut,
-    LeftOutKind,
     Outcomes,
     Period,
     ReadingCells,
@@ -35,6 +32,7 @@ from evaluator.records import (
 from evaluator.reports import to_json
 from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.stats.account import find_cut_rows, find_lost_rows
+from evaluator.stats.in_flight import cut_in_flight
 from evaluator.stats.narrow import cut_readings, narrow
 from evaluator.stats.student import load_early
 from evaluator.store import Store
@@ -128,10 +126,8 @@ def judge_traceably(
     part = cut(narrow(cells, start=period.start, end=period.end))
     left_out = (*lost, *find_cut_rows(cells, part))
     if period != WHOLE:
-        waiting = [request for run in loads for request in run.facts.in_flight]
-        loads = tuple(_within(run, period) for run in loads)
-        outside = Counter(one.arm for one in waiting) - Counter(one.arm for run in loads for one in run.facts.in_flight)
-        left_out += tuple(LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, n) for arm, n in sorted(outside.items()))
+        loads, waiting = cut_in_flight(cells, loads, period)
+        left_out += waiting
         readings = readings and cut_readings(readings, period.start, period.end)
     cells = part
     evidence = assess_release(cells, loads, outcomes, policy.rulebook, release.id, readings, collected, left_out)
@@ -165,16 +161,6 @@ def judge_traceably(
         return trace_figures(store, release, loads, cells, policy.rulebook, judgement.comparisons, readings)
 
     return verdict, trace
-
-
-def _within(run: Run, period: Period) -> Run:
-    """The run as far as it lies in the period: where that ends before the run did, nothing of its end is judged."""
-    stopped = run.facts.users_stopped
-    if period.end is not None and stopped is not None and stopped > period.end:
-        return replace(run, facts=replace(run.facts, users_stopped=period.end, in_flight=()))
-    start_s = period.start.timestamp() if period.start else 0.0
-    waiting = tuple(request for request in run.facts.in_flight if request.started_s >= start_s)
-    return replace(run, facts=replace(run.facts, in_flight=waiting))
 
 
 def keep_verdict(store: Store, verdict: Verdict) -> None:

@@ -16,11 +16,12 @@ from evaluator.records import (
     LeftOut,
     LeftOutKind,
     Moments,
+    Period,
     Run,
     bin_edges_us,
 )
 
-__all__ = ["NO_ANSWER", "Settled", "settle_in_flight"]
+__all__ = ["NO_ANSWER", "Settled", "cut_in_flight", "settle_in_flight"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -58,6 +59,29 @@ def settle_in_flight(cells: Cells, runs: Sequence[Run]) -> Settled:
         failed=tuple(request for _, request in old),
         cut_off=tuple(LeftOut(arm, LeftOutKind.CUT_OFF, count) for arm, count in sorted(young.items())),
     )
+
+
+def cut_in_flight(cells: Cells, runs: Sequence[Run], period: Period) -> tuple[tuple[Run, ...], tuple[LeftOut, ...]]:
+    """Cut runs to a part of their time, and name the requests without an answer that are not of it, by arm.
+
+    Where the part ends before the users were stopped, all that waited then is of another time. `cells` are those of
+    all the time: what had waited too long is a known failure, as it would have been in the whole.
+    """
+    patience_s = settle_in_flight(cells, runs).patience_s
+    start_s = period.start.timestamp() if period.start else -float("inf")
+    cut, rows, failures = [], Counter[str](), Counter[str]()
+    for run in runs:
+        stopped = run.facts.users_stopped
+        early = period.end is not None and stopped is not None and stopped > period.end
+        kept = tuple(one for one in run.facts.in_flight if not early and one.started_s >= start_s)
+        for one in run.facts.in_flight:
+            if one not in kept:
+                rows[one.arm] += 1
+                failures[one.arm] += one.age_s > patience_s
+        facts = replace(run.facts, in_flight=kept, users_stopped=period.end if early else stopped)
+        cut.append(replace(run, facts=facts))
+    kind = LeftOutKind.OUTSIDE_PERIOD
+    return tuple(cut), tuple(LeftOut(arm, kind, n, failures[arm]) for arm, n in sorted(rows.items()))
 
 
 def _slowest_s(cells: Cells) -> float:

@@ -118,6 +118,10 @@ def test_a_load_that_goes_on_is_not_judged_at_its_end():
     assert find("silence", without(PLACE > 0.97), run=running).level is not Level.FAIL
 
 
+def test_an_arm_that_never_answered_was_not_heard_to_the_end():
+    assert find("silence", keep(~CANARY), run=LOAD) is None
+
+
 def test_an_early_go_looks_at_the_end_of_a_load_that_goes_on():
     running = replace(LOAD, state=RunState.RUNNING)
     monitoring = Monitoring("group_sequential", early_go=True)

@@ -1,14 +1,15 @@
 """Requests that had no answer when a load ended."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from judging import RUN, SMALL
 
-from evaluator.records import InFlight, LeftOut, LeftOutKind, RunFacts
+from evaluator.records import InFlight, LeftOut, LeftOutKind, Period, RunFacts
 from evaluator.simulate import simulate_cells
-from evaluator.stats.in_flight import NO_ANSWER, settle_in_flight
+from evaluator.stats.in_flight import NO_ANSWER, cut_in_flight, settle_in_flight
 
 CELLS = simulate_cells(replace(SMALL, duration_s=60.0), 1)
 END_S = float((CELLS.moments.bucket.max() + 1) * CELLS.bucket_s)
@@ -62,3 +63,22 @@ def test_an_arm_that_never_answered_gets_its_failures(arm):
     mine = settled.cells.moments.arm == settled.cells.arms.index(arm)
     assert settled.cells.moments.failures[mine].sum() == 5
     assert "GET /new" in settled.cells.endpoints
+
+
+def at(age_s):
+    return datetime.fromtimestamp(END_S - age_s, UTC)
+
+
+@pytest.mark.parametrize(
+    ("period", "kept", "cut"),
+    [
+        pytest.param(Period(start=at(20)), [2.0], LeftOut("canary", LeftOutKind.OUTSIDE_PERIOD, 1, 1), id="from"),
+        pytest.param(Period(end=at(10)), [], LeftOut("canary", LeftOutKind.OUTSIDE_PERIOD, 2, 1), id="to"),
+    ],
+)
+def test_what_waited_outside_of_the_part_that_is_judged_is_named_with_its_failures(period, kept, cut):
+    run = replace(RUN, id=CELLS.runs[0], facts=RunFacts(in_flight=(waiting(30.0), waiting(2.0)), users_stopped=at(0)))
+    (part,), left_out = cut_in_flight(CELLS, (run,), period)
+    assert [one.age_s for one in part.facts.in_flight] == kept
+    assert left_out == (cut,)
+    assert part.facts.users_stopped == (period.end or at(0))
