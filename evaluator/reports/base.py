@@ -37,7 +37,6 @@ __all__ = [
     "Render",
     "choose_endpoints",
     "describe_data",
-    "describe_left_out_rows",
     "format_allowed",
     "format_both",
     "format_effect",
@@ -45,6 +44,7 @@ __all__ = [
     "is_watched",
     "label_row",
     "list_notes",
+    "list_what_is_not_judged",
     "name_check",
     "name_opponents",
     "plain_text",
@@ -171,7 +171,15 @@ def describe_data(evidence: Evidence) -> str:
 NOTABLE = 0.001
 
 
-def describe_left_out_rows(evidence: Evidence) -> str:
+def list_what_is_not_judged(verdict: Verdict) -> Iterable[str]:
+    """The part of the time that was asked for, and the rows that were read and left out."""
+    if verdict.period != WHOLE:
+        yield f"only a part is judged: {_describe_period(verdict.period)}"
+    if left_out := _describe_left_out_rows(verdict.evidence):
+        yield left_out
+
+
+def _describe_left_out_rows(evidence: Evidence) -> str:
     """What is left out: `not judged of 3,600 + 3,588 rows read: 288 + 0 requests of the warm-up`; empty where all is.
 
     A few rows of which none failed are left to the JSON.
@@ -202,10 +210,7 @@ def _describe_period(period: Period) -> str:
 
 def list_notes(verdict: Verdict) -> Iterable[str]:
     """What must be known beside the reasons: how the verdict is limited, and what to do next."""
-    if verdict.period != WHOLE:
-        yield f"only a part is judged: {_describe_period(verdict.period)}"
-    if left_out := describe_left_out_rows(verdict.evidence):
-        yield left_out
+    yield from list_what_is_not_judged(verdict)
     if verdict.evidence.incomplete:
         yield "incomplete: a run ended before its time"
     if verdict.mode == "shadow":

@@ -38,6 +38,7 @@ from evaluator.reports.base import (
     format_both,
     format_effect,
     is_watched,
+    list_what_is_not_judged,
     plain_text,
 )
 from evaluator.reports.html_parts import (
@@ -195,6 +196,7 @@ class _Page:
             out.append({"loud": True, "text": f"Overridden: {said}"})
         if verdict.mode == "shadow":
             out.append({"loud": False, "text": "Shadow mode: this verdict is stored and blocks nothing"})
+        out += [{"loud": False, "text": text[0].upper() + text[1:]} for text in list_what_is_not_judged(verdict)]
         if verdict.evidence.incomplete:
             out.append({"loud": False, "text": "Incomplete: a run ended before its time"})
         return out

@@ -14,6 +14,7 @@ from evaluator.errors import UnknownName
 from evaluator.figures import color_arms
 from evaluator.pipeline.reviewing import is_live, is_stale, rank_comparisons
 from evaluator.records import ReleaseSummary, Verdict
+from evaluator.reports.base import list_what_is_not_judged
 from evaluator.ui.controls import choose
 from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
@@ -156,6 +157,7 @@ def _notes(view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
         notes.append(Markup('<span class="ev-badge warn">stale</span>newer data has landed: {}').format(command))
     if verdict.mode == "shadow":
         notes.append(Markup('<span class="ev-badge">shadow mode</span>it blocks nothing'))
+    notes += [Markup("{}").format(clean(text)) for text in list_what_is_not_judged(verdict)]
     if verdict.evidence.incomplete:
         notes.append(Markup('<span class="ev-badge warn">incomplete</span>a run ended before its time'))
     if verdict.override:
