@@ -15,6 +15,8 @@ __all__ = ["check_cut_off", "check_left_out", "check_skipped_rows"]
 NAME = "left_out"
 SURE = 0.001
 NOTABLE = 0.05
+MOST_TOGETHER = 20.0
+"""However large a single burst was: a few dozen failures are always evidence."""
 
 
 def check_left_out(scene: Scene) -> Iterable[Finding]:
@@ -90,6 +92,7 @@ def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: 
     """
     if not rows or not other_rows:
         return 0.0 if failures else 1.0
+    together = min(together, MOST_TOGETHER)
     x, n, x_other, n_other = (count / together for count in (failures, rows, other_failures, other_rows))
     z = float(difference_z(x, n, x_other, n_other, 0.0))
     return 0.5 * math.erfc(z / math.sqrt(2))

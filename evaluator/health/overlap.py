@@ -37,7 +37,15 @@ def _alone(scene: Scene, arm: str) -> Iterable[Finding]:
     alone = with_arm[0] ^ with_arm[1]
     if alone:
         total = len(with_arm[0] | with_arm[1])
-        yield warn(NAME, f"{len(alone)} of {total} replicates are of one arm only, and not compared")
+        text = f"{len(alone)} of {total} replicates are of one arm only, and not compared"
+        missing = len(with_arm[0] - with_arm[1])
+        if missing > scene.rulebook.silence * total:
+            text = f"{text}; {arm} has no request in {missing} of them"
+            yield Finding(
+                NAME, Level.FAIL, text, remedy=f"find out why {arm} did not answer in them, or leave them out"
+            )
+        else:
+            yield warn(NAME, text)
 
 
 def _apart(scene: Scene, arm: str) -> list[Finding]:

@@ -109,7 +109,7 @@ def check_silence(scene: Scene) -> Iterable[Finding]:
     for arm in scene.cells.arms[1:]:
         for time in find_run_times(scene, arm):
             looked = True
-            silences = _find_silent_arms(time)
+            silences = _find_silent_arms(scene, time)
             found += _judge_arms(scene, time, silences)
             if may_be_go(scene, time):
                 found += _judge_endpoints(scene, time, silences[1])
@@ -123,8 +123,12 @@ def may_be_go(scene: Scene, time: RunTime) -> bool:
     return time.is_over or (scene.looks_paid and scene.rulebook.monitoring.early_go)
 
 
-def _find_silent_arms(time: RunTime) -> tuple[Silence, Silence]:
-    """The silences of baseline and candidate in one run."""
+def _find_silent_arms(scene: Scene, time: RunTime) -> tuple[Silence, Silence]:
+    """The silences of baseline and candidate in one run.
+
+    While the users of a load run, the silence of the other arm is no excuse. At the end of the load they are
+    known to have run; before, a request that was waiting tells it: without one there may have been no users.
+    """
     reference = time.counts[::-1]
     while_other_ran = {one.series: one for one in find_silence(time.counts, reference)}
     alone = {one.series: one for one in find_silence(time.counts, np.full_like(time.counts, TIME), paced_alike=False)}
@@ -132,11 +136,25 @@ def _find_silent_arms(time: RunTime) -> tuple[Silence, Silence]:
     for arm in (0, 1):
         gaps = [*(while_other_ran[arm].gaps if arm in while_other_ran else ())]
         if time.is_load and arm in alone:
-            # Users of this arm ran as well: that the other arm was silent, too, is no excuse.
             known = {(gap.start, gap.end) for gap in gaps}
-            gaps += [gap for gap in alone[arm].gaps if (gap.start, gap.end) not in known]
+            gaps += [
+                gap
+                for gap in alone[arm].gaps
+                if (gap.start, gap.end) not in known and (gap.at_end or _is_waited_for(scene, time, arm, gap))
+            ]
         out.append(Silence(arm, tuple(sorted(gaps, key=lambda gap: gap.start))))
     return out[0], out[1]
+
+
+def _is_waited_for(scene: Scene, time: RunTime, side: int, gap: Gap) -> bool:
+    """Did a request that began before the gap fail, or take half of it?"""
+    moments, bucket_s = scene.cells.moments, scene.cells.bucket_s
+    mine = time.rows & (moments.arm == (0 if side == 0 else scene.cells.arms.index(time.arm)))
+    place = moments.bucket - time.first
+    before = mine & (place < gap.start)
+    ends = place[before] + 1 + np.nan_to_num(moments.max_us[before]) / 1e6 / bucket_s
+    failed = moments.failures[before & (place == gap.start - 1)].sum()
+    return bool(failed) or bool((ends >= (gap.start + gap.end) / 2).any())
 
 
 def _judge_arms(scene: Scene, time: RunTime, silences: tuple[Silence, Silence]) -> Iterable[Finding]:

@@ -117,7 +117,7 @@ def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, code: 
         name = cells.arms[a]
         parts = (
             LeftOut(name, LeftOutKind.WARM_UP, *warm),
-            LeftOut(name, LeftOutKind.LONE_REPLICATE, *lone),
+            LeftOut(name, LeftOutKind.LONE_REPLICATE if len(cells.runs) > 1 else LeftOutKind.NO_COUNTERPART, *lone),
             LeftOut(name, LeftOutKind.NO_COUNTERPART, *apart),
             LeftOut(name, LeftOutKind.NO_COUNTERPART, *unlike, NOT_AT_THE_SAME_TIME),
         )

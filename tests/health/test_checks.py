@@ -329,11 +329,14 @@ def test_arms_one_after_the_other_are_told_how_to_be_imported():
 
 
 def test_replicates_of_one_arm_only_are_counted():
+    """One that the candidate lacks may be one in which it never answered."""
     requests = simulate(REPLICATES, 1)
-    cells = to_cells(select(requests, (requests.arm == 0) | (requests.run != 2)), bucket_s=5)
-    found = find("overlap", cells, runs=import_runs(cells))
-    assert (found.level, found.text) == (Level.WARN, "1 of 3 replicates are of one arm only, and not compared")
-    assert [f.level for f in evidence(cells, runs=import_runs(cells)).findings if f.check == "overlap"] == [Level.WARN]
+    for lacking, level in ((0, Level.WARN), (1, Level.FAIL)):
+        cells = to_cells(select(requests, (requests.arm != lacking) | (requests.run != 2)), bucket_s=5)
+        found = find("overlap", cells, runs=import_runs(cells))
+        assert found.level is level
+        assert found.text.startswith("1 of 3 replicates are of one arm only, and not compared")
+        assert [f.level for f in evidence(cells, runs=import_runs(cells)).findings if f.check == "overlap"] == [level]
 
 
 def test_times_since_the_start_of_a_test_are_pointed_out():
