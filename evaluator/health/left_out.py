@@ -54,16 +54,27 @@ def _judge_failures(scene: Scene, baseline: ArmRows, candidate: ArmRows) -> Iter
     judged = scene.judged_failures.get(candidate.arm, JudgedFailures(0, 0, 1.0))
     alpha = scene.rulebook.alpha
     for part in candidate.left_out:
-        compared = [(judged.requests, judged.failures)]
+        p_explained = _p_more_failures(part.rows, part.failures, judged.requests, judged.failures, judged.together)
         if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE}:
             # What hits both arms in the same cut, such as cold caches in the warm-up, is not the candidate's.
             alike = [one for one in baseline.left_out if (one.kind, one.detail) == (part.kind, part.detail)]
-            compared += [(one.rows, one.failures) for one in alike]
-        worst = max(_p_more_failures(part.rows, part.failures, *other, judged.together) for other in compared)
-        if part.failures and worst < alpha:
+            p_explained = max(p_explained, *(_p_worse_than(baseline, one, candidate, part, judged) for one in alike), 0)
+        if part.failures and p_explained < alpha:
             rate = f"{format_number(judged.failures / judged.requests * 100)} %" if judged.requests else "none"
             text = f"{describe_left_out(part)}, of {candidate.arm}: more than the {rate} of baseline's judged requests"
             yield Finding(NAME, Level.FAIL, f"{text} that failed explain", remedy=_remedy(part))
+
+
+def _p_worse_than(
+    baseline: ArmRows, alike: LeftOut, candidate: ArmRows, part: LeftOut, judged: JudgedFailures
+) -> float:
+    """p-value that a part of the candidate's rows fails no more than the same part of the baseline's.
+
+    It is compared as a share of the part and as a share of all rows. A few rows of the baseline tell little of the
+    former, and failed checks nothing: those that passed have no row.
+    """
+    shares = (part.rows, alike.rows), (candidate.read, baseline.read)
+    return min(_p_more_failures(own, part.failures, other, alike.failures, judged.together) for own, other in shares)
 
 
 def _remedy(part: LeftOut) -> str:

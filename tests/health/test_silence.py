@@ -219,6 +219,15 @@ def test_what_the_warm_up_of_both_arms_shows_is_not_the_candidates():
     assert find("left_out", REQUESTS, run=judged(both[1:])).level is Level.FAIL
 
 
+@pytest.mark.parametrize(("rows", "failures"), [(5, 5), (20, 8)])
+def test_a_few_rows_of_the_baseline_do_not_excuse_many_of_the_candidate(rows, failures):
+    # Of checks only those that failed have a row: the share that failed is 100 % in both arms.
+    few = LeftOut("baseline", LeftOutKind.OTHER_KIND, rows, failures, "checks")
+    for many, level in ((400, Level.FAIL), (failures, Level.OK)):
+        found = judged([few, LeftOut("canary", LeftOutKind.OTHER_KIND, many, many * failures // rows, "checks")])
+        assert find("left_out", REQUESTS, run=found).level is level
+
+
 def test_bad_rows_beyond_the_coverage_or_of_one_arm_are_no_go():
     n = int(CANARY.sum())
     alike = [LeftOut(arm, LeftOutKind.BAD_ROW, 20) for arm in ("baseline", "canary")]
