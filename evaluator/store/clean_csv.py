@@ -400,8 +400,10 @@ class _Rows:
             given = batch[name]
             if number == 0 and column.kind == "filled":
                 # Only whether there is a text counts, and no two need be alike.
-                texts.append(["text", None])
-                indices = pc.is_null(given).cast(pa.int64()).to_numpy(zero_copy_only=False)
+                alone = ColumnMap(column.target, (name,), column.kind)
+                is_text = self._look_up(given, name, express(self.file, alone), pa.bool_())
+                texts.append([None, "text"])
+                indices = is_text.cast(pa.int64()).to_numpy(zero_copy_only=False)
             else:
                 texts.append([*given.dictionary.to_pylist(), None])
                 indices = given.indices.fill_null(len(given.dictionary)).to_numpy(zero_copy_only=False)

@@ -276,6 +276,17 @@ def test_a_status_corrects_an_empty_text(land):
     assert land(text, columns=["failed=error:text"])[1] == [("a", False, 1), ("a", True, 1)]
 
 
+@pytest.mark.parametrize("nothing", ["None", "null", "NaN", "n/a", "-"])
+def test_a_word_for_nothing_is_no_text(land, nothing):
+    # str(None) beside every success: taken for failures, all requests of both arms would have failed alike.
+    rows = f"1790000000,a,5,{nothing}\n1790000000,b,5,broken: {nothing}\n"
+    text = f"ts,endpoint,response_time_ms,error\n{rows}"
+    assert land(text, columns=["failed=error:text"])[1] == [("a", False, 1), ("b", True, 1)]
+    locust = "timestamp,request_type,name,response_time_ms,response_length,status_code,exception\n"
+    locust += f"1790000000,GET,a,5,5,200,{nothing}\n1790000000,GET,b,5,5,500,{nothing}\n1790000000,WSS,c,5,5,0,x\n"
+    assert [failed for _, failed, _ in land(locust)[1]] == [False, True, True]
+
+
 @pytest.mark.parametrize("value", ['"12,5"', '"1,234"', "1'234"])
 def test_a_number_as_people_write_it_is_refused_with_a_hint(land, value):
     with pytest.raises(InputError, match="numbers are written with a decimal point and nothing between thousands"):
