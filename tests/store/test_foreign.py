@@ -74,6 +74,17 @@ def test_csv_and_xml_of_one_run_give_the_same_requests(land, name):
     assert landed.left_out == (LeftOut("canary", LeftOutKind.PART, 3, 1),)
 
 
+@pytest.mark.parametrize("first", ["search-1", "search-0"])
+def test_numbered_requests_of_threads_without_names_are_no_parts(land, first):
+    # Without the names of threads, requests of other users lie within the time of one; JMeter's first part is -0.
+    text = (
+        f"timeStamp,elapsed,label,success\n{T0},90,search,true\n{T0 + 10},9,{first},false\n{T0 + 20},9,search-2,true\n"
+    )
+    landed, rows = land(text + f"{T0 + 900},9,search-0,true\n")
+    assert len(rows) == (4 if first == "search-1" else 2)
+    assert sum(part.rows for part in landed.left_out) == 4 - len(rows)
+
+
 def test_a_statistical_row_is_refused(land):
     text = f"timeStamp,elapsed,label,success,SampleCount\n{T0},40,home,true,1\n{T0},40,home,true,25\n"
     with pytest.raises(InputError, match=r":3: column 'SampleCount' has the value '25', so the row sums up several"):
