@@ -219,7 +219,7 @@ def test_an_import_says_what_it_left_out(land):
     landed, _ = land(point(status="200") + others, "k.json", skip_bad_rows=True)
     assert describe("cart@2", landed) == (
         "cart@2: 1 request from 1 file in 1 run; left out: 2 of kind grpc_req_duration (2 failed), 1 bad row,"
-        " 1 of kind dropped_iterations"
+        " 1 of kind dropped_iterations (1 failed)"
     )
 
 
