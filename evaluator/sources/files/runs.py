@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import combinations, pairwise
 
 from evaluator.errors import InputError
@@ -33,6 +33,8 @@ HALF_HOUR_S = 1800.0
 FARTHEST_ZONES = 52
 """Half hours between the time zones that are farthest apart."""
 SAME_START_S = 60.0
+LONGEST = timedelta(days=366)
+"""A comparison has a place for every second from the first request to the last."""
 MOST_SHOWN = 6
 
 
@@ -122,6 +124,13 @@ def _demand_one_clock(times: Sequence[FileTimes]) -> None:
         raise InputError(
             f"the times of {path} count from the start of a test, those of {other} from 1970",
             hint="give files whose times are alike, or say what they are with --column ts=COLUMN:UNIT",
+        )
+    first, last = min(times, key=lambda one: one.first), max(times, key=lambda one: one.last)
+    if last.last - first.first > LONGEST:
+        raise InputError(
+            f"the requests of {first.file.path} begin at {_show(first.first)}, those of {last.file.path} end at "
+            f"{_show(last.last)}: more than a year lies between them, and nothing then is the release's alone",
+            hint="run both arms at the same time; if a clock was wrong, correct the times in the file",
         )
 
 
