@@ -9,11 +9,12 @@ import numpy as np
 from evaluator.health.base import Scene, ok, warn
 from evaluator.records import Finding, Level
 from evaluator.stats.silence import find_absent
-from evaluator.wording import format_count
+from evaluator.wording import format_count, format_number
 
 __all__ = ["check_comparability"]
 
 NAME = "comparability"
+MOST_FAILURES = 0.95
 MAX_LOAD_DIFFERENCE = 0.05
 MAX_MIX_DIFFERENCE = 0.02
 MIX_NOISE = 3.0
@@ -39,6 +40,17 @@ def _check_distinct(scene: Scene) -> Iterable[Finding]:
         if alike and not all(panel.constant):
             text = f"{arm} and baseline hold the very same requests: one was given twice"
             yield Finding(NAME, Level.FAIL, text, remedy=f"import the requests of baseline and of {arm} once more")
+
+
+def _check_answers(scene: Scene) -> Iterable[Finding]:
+    """Arms that both fail alike show nothing of a release that nothing reached."""
+    for arm, panel in scene.panels.items():
+        shares = [float(panel.failures[a].sum() / max(panel.n[a].sum(), 1)) for a in (0, 1)]
+        if min(shares) > MOST_FAILURES:
+            percents = " and ".join(f"{format_number(share * 100)} %" for share in shares)
+            text = f"{percents} of the requests of baseline and {arm} failed: what works is not compared"
+            remedy = "look at what both arms share: the address, a login, how the file tells a failure"
+            yield Finding(NAME, Level.FAIL, text, remedy=remedy)
 
 
 def _check_load(scene: Scene) -> Iterable[Finding]:
@@ -102,4 +114,4 @@ def _check_fingerprints(scene: Scene) -> Iterable[Finding]:
             yield Finding(NAME, Level.FAIL, f"the runs judged together differ in {key}")
 
 
-_LOOKS = (_check_distinct, _check_load, _check_missing, _check_mix, _check_fingerprints)
+_LOOKS = (_check_distinct, _check_answers, _check_load, _check_missing, _check_mix, _check_fingerprints)

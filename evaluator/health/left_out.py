@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from evaluator.health.base import JudgedFailures, Scene, ok, warn
 from evaluator.records import ArmRows, Finding, LeftOut, LeftOutKind, Level
@@ -56,13 +56,12 @@ def _judge_failures(scene: Scene, baseline: ArmRows, candidate: ArmRows) -> Iter
     judged = scene.judged_failures.get(candidate.arm, JudgedFailures(0, 0, 1.0))
     alpha = scene.rulebook.alpha
     for part in candidate.left_out:
-        compared = [(judged.requests, judged.failures)]
+        p_explained = _p_more_failures(part.rows, part.failures, judged.requests, judged.failures, judged.together)
         if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE}:
             # What hits both arms in the same cut, such as cold caches in the warm-up, is not the candidate's.
             alike = [one for one in baseline.left_out if (one.kind, one.detail) == (part.kind, part.detail)]
-            compared += [(one.rows, one.failures) for one in alike]
-        worst = max(_p_more_failures(part.rows, part.failures, *other, judged.together) for other in compared)
-        if part.failures and worst < alpha:
+            p_explained = max(p_explained, *(_p_worse_than(baseline, one, candidate, part, judged) for one in alike), 0)
+        if part.failures and p_explained < alpha:
             rate = format_number(judged.failures / judged.requests * 100) if judged.requests else ""
             why = (
                 f"more than the {rate} % of baseline's judged requests that failed can explain"
@@ -71,6 +70,18 @@ def _judge_failures(scene: Scene, baseline: ArmRows, candidate: ArmRows) -> Iter
             )
             text = f"{describe_left_out(part)}, of {candidate.arm}: {why}"
             yield Finding(NAME, Level.FAIL, text, remedy=_remedy(part))
+
+
+def _p_worse_than(
+    baseline: ArmRows, alike: LeftOut, candidate: ArmRows, part: LeftOut, judged: JudgedFailures
+) -> float:
+    """p-value that a part of the candidate's rows fails no more than the same part of the baseline's.
+
+    It is compared as a share of the part and as a share of all rows. A few rows of the baseline tell little of the
+    former, and failed checks nothing: those that passed have no row.
+    """
+    shares = (part.rows, alike.rows), (candidate.read, baseline.read)
+    return min(_p_more_failures(own, part.failures, other, alike.failures, judged.together) for own, other in shares)
 
 
 def _remedy(part: LeftOut) -> str:
@@ -99,35 +110,52 @@ def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: 
 
 
 def check_skipped_rows(scene: Scene) -> Iterable[Finding]:
-    """Rows that could not be read and were skipped on demand: few, and of all arms alike."""
-    bad = {
-        rows.arm: sum(part.rows for part in rows.left_out if part.kind is LeftOutKind.BAD_ROW) for rows in scene.rows
-    }
-    if not any(bad.values()):
-        return
-    read = {rows.arm: rows.read for rows in scene.rows}
-    each = ", ".join(f"{arm} {format_count(n)} of {format_count(read[arm])}" for arm, n in bad.items())
-    text = f"rows that could not be read were skipped: {each}"
+    """Bad rows that were skipped on demand are few and of all arms alike; so are rows of other kinds."""
+    bad, other = (
+        {rows.arm: sum(part.rows for part in rows.left_out if part.kind is kind) for rows in scene.rows}
+        for kind in (LeftOutKind.BAD_ROW, LeftOutKind.OTHER_KIND)
+    )
+    read = {rows.arm: max(rows.read, 1) for rows in scene.rows}
+    tolerated = 1 - scene.rulebook.coverage
     remedy = "correct the files and import them again under another release id"
-    baseline, *candidates = bad
-    worst = max(n / max(read[arm], 1) for arm, n in bad.items())
-    lopsided = [
+    if any(bad.values()):
+        text = f"rows that could not be read were skipped: {_list_shares(bad, read)}"
+        if max(n / read[arm] for arm, n in bad.items()) > tolerated:
+            allowed = format_number(tolerated * 100)
+            yield Finding("coverage", Level.FAIL, f"{text}; more than {allowed} % (health.coverage)", remedy=remedy)
+        elif lopsided := _find_lopsided(bad, read):
+            why = f"{text}; that is not alike, so what is left is no fair sample of {lopsided[0]} and baseline"
+            yield Finding("coverage", Level.FAIL, why, remedy=remedy)
+        else:
+            yield warn("coverage", text, remedy)
+    baseline = next(iter(read), "")
+    unlike = [arm for arm in _find_lopsided(other, read) if _differ(other, read, arm, baseline) > tolerated]
+    if unlike:
+        text = f"rows of other kinds than requests are not alike: {_list_shares(other, read)}"
+        why = f"find out what these rows of {unlike[0]} are (docs/formats.md): requests may be hidden among them"
+        yield Finding("coverage", Level.FAIL, text, remedy=why)
+
+
+def _list_shares(rows: Mapping[str, int], read: Mapping[str, int]) -> str:
+    return ", ".join(f"{arm} {format_count(n)} of {format_count(read[arm])}" for arm, n in rows.items())
+
+
+def _differ(rows: Mapping[str, int], read: Mapping[str, int], arm: str, other: str) -> float:
+    return abs(rows[arm] / read[arm] - rows[other] / read[other])
+
+
+def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str]:
+    """Candidates of which another share of rows is of this kind than of the baseline, by more than chance."""
+    baseline, *candidates = rows or [""]
+    return [
         arm
         for arm in candidates
         if min(
-            _p_more_failures(read[arm], bad[arm], read[baseline], bad[baseline]),
-            _p_more_failures(read[baseline], bad[baseline], read[arm], bad[arm]),
+            _p_more_failures(read[arm], rows[arm], read[baseline], rows[baseline]),
+            _p_more_failures(read[baseline], rows[baseline], read[arm], rows[arm]),
         )
         < SURE
     ]
-    if worst > 1 - scene.rulebook.coverage:
-        allowed = format_number((1 - scene.rulebook.coverage) * 100)
-        yield Finding("coverage", Level.FAIL, f"{text}; more than {allowed} % (health.coverage)", remedy=remedy)
-    elif lopsided:
-        why = f"{text}; that is not alike, so what is left is not a fair sample of {lopsided[0]} and {baseline}"
-        yield Finding("coverage", Level.FAIL, why, remedy=remedy)
-    else:
-        yield warn("coverage", text, remedy)
 
 
 def check_cut_off(scene: Scene) -> Iterable[Finding]:

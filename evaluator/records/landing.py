@@ -42,11 +42,11 @@ class ColumnMap:
     `kind` says how: `text` (several sources are joined by a space), `integer`, `number` (a time, `unit` s, ms, us or
     ns), `instant` (`unit` s, ms, us, ns since the epoch, or iso), and for `failed`, which is unknown where the file
     does not tell it: `true` (true is a failure), `false` (true is a success), `status` (a HTTP status: 0 and 400 and
-    above are failures), `filled` (any text is a failure, and a status of 400 and above where the second source has one;
-    where the third is a method of HTTP, a request without text needs a status), `unexpected` (false is a failure; where
-    it is empty, the status of the second source), `zero` and `nonzero` (this number is a failure). `ended` is an
-    instant less the milliseconds of the second source; `route` is a method and the first of the other sources that is
-    not empty, a URL without host and query.
+    above are failures), `filled` (any text is a failure, except a word for nothing, and a status of 400 and above where
+    the second source has one; where the third is a method of HTTP, a request without text needs a status), `unexpected`
+    (false is a failure; where it is empty, the status of the second source), `zero` and `nonzero` (this number is a
+    failure). `ended` is an instant less the milliseconds of the second source; `route` is a method and the first of the
+    other sources that is not empty, a URL without host and query.
     """
 
     target: str

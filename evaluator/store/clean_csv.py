@@ -8,7 +8,6 @@ both ways: texts are put through the SQL of `foreign`, each different one once.
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +32,7 @@ from evaluator.store.engine import Engine
 from evaluator.store.expressions import MICROS, SCALES, column_name, express, meet
 from evaluator.store.foreign import GOOD, LONGEST
 from evaluator.store.rollup import HIGHEST_MS
-from evaluator.store.sub_results import NUMBERED
+from evaluator.store.sub_results import FIRST_PART
 
 __all__ = ["CleanSegment", "write_clean_segment"]
 
@@ -228,7 +227,7 @@ def _write(writer: pq.ParquetWriter, pieces: Iterator[_Piece]) -> CleanSegment:
         failed_summaries += piece.failed_summaries
         if not piece.labels <= labels:
             labels |= piece.labels
-            _demand(not any(_name_parent(label) in labels for label in labels))
+            _demand(not any(label is not None and label + FIRST_PART in labels for label in labels))
         if piece.first_us is not None and piece.last_us is not None:
             waiting.append(piece.rows)
             firsts.append(piece.first_us)
@@ -240,12 +239,6 @@ def _write(writer: pq.ParquetWriter, pieces: Iterator[_Piece]) -> CleanSegment:
     first, last = _to_time(min(firsts)), _to_time(max(lasts))
     _demand(last - first <= LONGEST)
     return CleanSegment(count, summaries, failed_summaries, first, last)
-
-
-def _name_parent(label: str | None) -> str | bool:
-    """Name the request that a row with this label may be part of; `False` where it is none."""
-    found = re.match(NUMBERED, label) if label else None
-    return found[1] if found else False
 
 
 def _to_time(micros: int) -> datetime:
@@ -400,8 +393,10 @@ class _Rows:
             given = batch[name]
             if number == 0 and column.kind == "filled":
                 # Only whether there is a text counts, and no two need be alike.
-                texts.append(["text", None])
-                indices = pc.is_null(given).cast(pa.int64()).to_numpy(zero_copy_only=False)
+                alone = ColumnMap(column.target, (name,), column.kind)
+                is_text = self._look_up(given, name, express(self.file, alone), pa.bool_())
+                texts.append([None, "text"])
+                indices = is_text.cast(pa.int64()).to_numpy(zero_copy_only=False)
             else:
                 texts.append([*given.dictionary.to_pylist(), None])
                 indices = given.indices.fill_null(len(given.dictionary)).to_numpy(zero_copy_only=False)

@@ -77,12 +77,14 @@ def _status_fails(name: str) -> str:
     return f"(CASE WHEN {status} = 0 OR {status} >= 400 THEN true WHEN {status} >= 100 THEN false END)"
 
 
+_WORDS_FOR_NOTHING = "'null', 'none', 'nan', 'na', 'n/a', '-'"
 _METHODS = "('GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'HEAD', 'OPTIONS', 'TRACE', 'CONNECT')"
 
 
 def _filled(names: list[str]) -> str:
     """Write the expression for failure by text, which a status corrects where there is one."""
-    filled = f"coalesce(CAST({names[0]} AS VARCHAR), '') <> ''"
+    text = f"coalesce(CAST({names[0]} AS VARCHAR), '')"
+    filled = f"({text} <> '' AND lower(trim({text})) NOT IN ({_WORDS_FOR_NOTHING}))"
     if len(names) == 1:
         return filled
     fails = _status_fails(names[1])
@@ -114,7 +116,7 @@ def _instant(name: str, unit: str) -> str:
 
 def is_nothing(name: str) -> str:
     """Write the condition that a number is not there, in one of the words that tools write for that."""
-    return f"coalesce(lower(trim(CAST({name} AS VARCHAR))), '') IN ('', 'null', 'none', 'na', 'n/a', '-')"
+    return f"coalesce(lower(trim(CAST({name} AS VARCHAR))), '') IN ('', {_WORDS_FOR_NOTHING})"
 
 
 def meet(file: FilePlan, conditions: tuple[Condition, ...]) -> str:

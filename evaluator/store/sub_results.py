@@ -1,7 +1,8 @@
 """Rows of JMeter's CSV that are part of the request before them: redirects and embedded files (since JMeter 5).
 
 JMeter writes a sample and then what belongs to it, in this order, while rows of other threads may come between. What
-belongs to `Home` is called `Home-0`, `Home-1`, …, unless it had a name before (`logo.png-0`).
+belongs to `Home` is called `Home-0`, `Home-1`, …, unless it had a name before (`logo.png-0`). It counts from 0:
+`Search`, `Search-1` and `Search-2` are three requests.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from evaluator.store.engine import Engine, quote
 from evaluator.store.expressions import column_name
 from evaluator.store.rollup import HIGHEST_MS
 
-__all__ = ["NUMBERED", "find_sub_results", "forget_sub_results"]
+__all__ = ["FIRST_PART", "find_sub_results", "forget_sub_results"]
 
-NUMBERED = r"^(.*)-\d+$"
-"""A label that may be of a part; the group is the label of its parent."""
+FIRST_PART = "-0"
+"""How the label of a request is continued in that of its first part."""
+
+_NUMBERED = r"-\d+$"
 
 _CLOCKS_MS = 5
 """Two clocks in JMeter may differ by this much: a part may end so much after its parent."""
 
 
 def forget_sub_results(engine: Engine, file: FilePlan) -> FilePlan:
-    """Spare the search for parts where no label is that of another row with a number added."""
+    """Spare the search for parts where no label is that of the first part of another."""
     layout = file.layout
     if layout.sub_results is None:
         return file
@@ -33,7 +36,7 @@ def forget_sub_results(engine: Engine, file: FilePlan) -> FilePlan:
         f"""WITH labels AS (SELECT DISTINCT {label} AS label FROM read_csv(
             {quote(file.path)}, auto_detect = false, header = true, delim = {quote(layout.delimiter)}, quote = '"',
             escape = '"', columns = {{{columns}}}, ignore_errors = true))
-        SELECT count(*) FROM labels WHERE regexp_extract(label, {quote(NUMBERED)}, 1) IN (SELECT label FROM labels)"""
+        SELECT count(*) FROM labels WHERE label || {quote(FIRST_PART)} IN (SELECT label FROM labels)"""
     ).fetchall()
     return file if found else dataclasses.replace(file, layout=dataclasses.replace(layout, sub_results=None))
 
@@ -52,22 +55,19 @@ def find_sub_results(file: FilePlan, table: str, ts: str, ms: str, is_transactio
     order = "OVER (PARTITION BY {} ORDER BY record ROWS BETWEEN UNBOUNDED PRECEDING AND {})".format
     before, so_far = order("thread", "1 PRECEDING"), order("thread", "CURRENT ROW")
     following = "OVER (PARTITION BY thread ORDER BY record)"
-    numbered = quote(NUMBERED)
     spent = f"least(greatest(coalesce({ms}, 0), 0), {HIGHEST_MS})"
     return f"""
-        SELECT * EXCLUDE (thread, starts, ends, covered, inside, next, parent),
-            coalesce(
-                inside AND regexp_matches({label}, {numbered})
-                AND regexp_extract(parent.next, {numbered}, 1) = parent.label, false) AS is_sub_result
+        SELECT * EXCLUDE (thread, starts, ends, covered, inside, has_parts, of_parent),
+            coalesce(inside AND of_parent AND regexp_matches({label}, {quote(_NUMBERED)}), false) AS is_sub_result
         FROM (
-            SELECT *, last_value(
-                CASE WHEN starts IS NOT NULL AND NOT inside THEN {{'label': {label}, 'next': next}} END IGNORE NULLS
-                ) {so_far} AS parent
+            SELECT *, last_value(CASE WHEN starts IS NOT NULL AND NOT inside THEN has_parts END IGNORE NULLS) {so_far}
+                AS of_parent
             FROM (
                 SELECT *, coalesce(
                     (starts < covered OR ends <= covered) AND ends <= covered + {_CLOCKS_MS * 1000}, false) AS inside
                 FROM (
-                    SELECT *, max(ends) {before} AS covered, lead({label}) {following} AS next
+                    SELECT *, max(ends) {before} AS covered,
+                        coalesce(lead({label}) {following} = {label} || {quote(FIRST_PART)}, false) AS has_parts
                     FROM (
                         SELECT *, starts + CAST({spent} * 1000 AS BIGINT) AS ends
                         FROM (

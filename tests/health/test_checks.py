@@ -153,6 +153,15 @@ def test_the_same_requests_on_both_arms_are_no_comparison():
     assert "given twice" in found.text
 
 
+@pytest.mark.parametrize(("arms", "level"), [((0, 1), Level.FAIL), ((0,), Level.OK), ((1,), Level.OK)])
+def test_arms_that_both_answer_nothing_are_no_comparison(arms, level):
+    requests = simulate(DESIGN, 1)
+    failed = np.where(np.isin(requests.arm, arms), np.arange(len(requests)) % 50 > 0, requests.failed)
+    found = find("comparability", to_cells(replace(requests, failed=failed), bucket_s=5))
+    assert found.level is level
+    assert level is Level.OK or "98 % and 98 % of the requests of baseline and canary failed" in found.text
+
+
 def test_unequal_load_forbids_a_go():
     requests = simulate(DESIGN, 1)
     users = np.where(requests.arm == 1, requests.users * 2, requests.users)

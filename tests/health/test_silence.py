@@ -306,6 +306,15 @@ def test_what_the_warm_up_of_both_arms_shows_is_not_the_candidates():
     assert find("left_out", REQUESTS, run=judged(both[1:])).level is Level.FAIL
 
 
+@pytest.mark.parametrize(("rows", "failures"), [(5, 5), (20, 8)])
+def test_a_few_rows_of_the_baseline_do_not_excuse_many_of_the_candidate(rows, failures):
+    # Of checks only those that failed have a row: the share that failed is 100 % in both arms.
+    few = LeftOut("baseline", LeftOutKind.OTHER_KIND, rows, failures, "checks")
+    for many, level in ((400, Level.FAIL), (failures, Level.OK)):
+        found = judged([few, LeftOut("canary", LeftOutKind.OTHER_KIND, many, many * failures // rows, "checks")])
+        assert find("left_out", REQUESTS, run=found).level is level
+
+
 def test_bad_rows_beyond_the_coverage_or_of_one_arm_are_no_go():
     n = int(CANARY.sum())
     alike = [LeftOut(arm, LeftOutKind.BAD_ROW, 20) for arm in ("baseline", "canary")]
@@ -348,3 +357,20 @@ def test_old_requests_count_as_failures_of_the_metric():
     alone = next(c for c in evidence(to_cells(REQUESTS, 5)).comparisons if c.rule.name == "failure_rate")
     assert row.candidate.value > alone.candidate.value
     assert find("in_flight", REQUESTS, run=run).level is Level.WARN
+
+
+def test_rows_of_another_kind_that_only_the_canary_has_may_hide_requests():
+    n = int(CANARY.sum())
+    hidden = judged([LeftOut("canary", LeftOutKind.OTHER_KIND, n // 10, detail="foo")])
+    found = find("coverage", REQUESTS, run=hidden)
+    assert found.level is Level.FAIL
+    assert "not alike" in found.text
+    alike = judged([LeftOut(arm, LeftOutKind.OTHER_KIND, n // 10, detail="foo") for arm in ("baseline", "canary")])
+    assert find("coverage", REQUESTS, run=alike).level is Level.OK
+
+
+def test_a_test_of_so_many_requests_may_end_earlier_on_the_faster_arm():
+    """The same number of requests in 90 % of the time is no death; fewer are."""
+    early = replace(REQUESTS, ts_us=np.where(CANARY, START_US + (REQUESTS.ts_us - START_US) * 9 // 10, REQUESTS.ts_us))
+    assert find("silence", early).level is Level.WARN
+    assert find("silence", keep(~(CANARY & (PLACE > 0.9)))).level is Level.FAIL

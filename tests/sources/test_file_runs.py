@@ -214,6 +214,23 @@ def test_real_and_relative_times_of_one_arm_are_refused():
         arrange(mixed)
 
 
+def test_times_of_two_kinds_on_two_arms_are_refused():
+    # They lie 56 years apart, which is more seconds than a comparison has memory for.
+    for spans in ([(0, 60)], [(0, 60)] * 3):
+        with pytest.raises(
+            InputError, match=r"of canary0\.csv count from the start of a test, those of baseline0\.csv"
+        ):
+            arrange(times("baseline", *spans), times("canary", *spans, since=datetime(1970, 1, 31, tzinfo=UTC)))
+
+
+def test_arms_that_are_years_apart_are_refused():
+    old = times("baseline", (0, 60), since=datetime(2016, 5, 1, tzinfo=UTC))
+    with pytest.raises(
+        InputError, match=r"baseline0\.csv begin at 2016-05-01.*canary0\.csv end at .* more than a year"
+    ):
+        arrange(old, times("canary", (0, 60)))
+
+
 def test_one_file_an_arm_is_one_run_whenever_it_was():
     arranged = arrange(times("baseline", (0, 60)), times("canary", (90_000, 90_100)), files_are="replicates")
     assert names(arranged) == [["baseline0", "canary0"]]

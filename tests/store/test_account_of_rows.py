@@ -189,7 +189,7 @@ OF_K6 = [
     one("failed call", ("grpc_req_duration", seconds, "3.5", "", "/a.B/C", "x", "14"), OTHER, failed=True),
     one("call", ("grpc_req_duration", seconds, "3.5", "", "/a.B/C", "x", "0"), OTHER),
     one("failed check", ("checks", seconds, "0", "", "", "", ""), OTHER, failed=True),
-    one("dropped", ("dropped_iterations", seconds, "1", "", "", "", ""), OTHER),
+    one("dropped", ("dropped_iterations", seconds, "1", "", "", "", ""), OTHER, failed=True),
     one("socket", ("ws_connecting", seconds, "1", "", "GET", "x", "101"), OTHER),
     one("page", ("browser_http_req_duration", seconds, "1", "", "GET", "x", "500"), OTHER, failed=True),
     Odd("describing", (("http_req_waiting", seconds, "1", "false", "GET", "/", "500"),), NOTHING),

@@ -27,6 +27,7 @@ LOCUST = (
     f"{T0}.1234567,GET,/cart,12.25,100,200,\n"
     f'{T0}.5,POST,/cart,1e3,0,0,"broken\n""pipe"", twice"\n'
     f"\n{T0}.25,GET,/,0.001,5,404,HTTPError('404')\n"
+    f"{T0}.6,GET,/,5,5,200,None\n{T0}.65,GET,/,5,5,500,-\n"
     f"{T0}.75,GET,/,5,5,500,\n{T0}.8,POST,/cart,5,5,0,\n{T0}.85,WSS,/,5,5,0,\n"
 )
 PLAIN = (

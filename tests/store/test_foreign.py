@@ -74,6 +74,17 @@ def test_csv_and_xml_of_one_run_give_the_same_requests(land, name):
     assert landed.left_out == (LeftOut("canary", LeftOutKind.PART, 3, 1),)
 
 
+@pytest.mark.parametrize("first", ["search-1", "search-0"])
+def test_numbered_requests_of_threads_without_names_are_no_parts(land, first):
+    # Without the names of threads, requests of other users lie within the time of one; JMeter's first part is -0.
+    text = (
+        f"timeStamp,elapsed,label,success\n{T0},90,search,true\n{T0 + 10},9,{first},false\n{T0 + 20},9,search-2,true\n"
+    )
+    landed, rows = land(text + f"{T0 + 900},9,search-0,true\n")
+    assert len(rows) == (4 if first == "search-1" else 2)
+    assert sum(part.rows for part in landed.left_out) == 4 - len(rows)
+
+
 def test_a_statistical_row_is_refused(land):
     text = f"timeStamp,elapsed,label,success,SampleCount\n{T0},40,home,true,1\n{T0},40,home,true,25\n"
     with pytest.raises(InputError, match=r":3: column 'SampleCount' has the value '25', so the row sums up several"):
@@ -208,7 +219,7 @@ def test_an_import_says_what_it_left_out(land):
     landed, _ = land(point(status="200") + others, "k.json", skip_bad_rows=True)
     assert describe("cart@2", landed) == (
         "cart@2: 1 request from 1 file in 1 run; left out: 2 of kind grpc_req_duration (2 failed), 1 bad row,"
-        " 1 of kind dropped_iterations"
+        " 1 of kind dropped_iterations (1 failed)"
     )
 
 
@@ -274,6 +285,17 @@ def test_what_is_no_status_tells_nothing(land, status):
 def test_a_status_corrects_an_empty_text(land):
     text = "ts,endpoint,response_time_ms,error,status_code\n1790000000,a,5,,500\n1790000000,a,5,,200\n"
     assert land(text, columns=["failed=error:text"])[1] == [("a", False, 1), ("a", True, 1)]
+
+
+@pytest.mark.parametrize("nothing", ["None", "null", "NaN", "n/a", "-"])
+def test_a_word_for_nothing_is_no_text(land, nothing):
+    # str(None) beside every success: taken for failures, all requests of both arms would have failed alike.
+    rows = f"1790000000,a,5,{nothing}\n1790000000,b,5,broken: {nothing}\n"
+    text = f"ts,endpoint,response_time_ms,error\n{rows}"
+    assert land(text, columns=["failed=error:text"])[1] == [("a", False, 1), ("b", True, 1)]
+    locust = "timestamp,request_type,name,response_time_ms,response_length,status_code,exception\n"
+    locust += f"1790000000,GET,a,5,5,200,{nothing}\n1790000000,GET,b,5,5,500,{nothing}\n1790000000,WSS,c,5,5,0,x\n"
+    assert [failed for _, failed, _ in land(locust)[1]] == [False, True, True]
 
 
 @pytest.mark.parametrize("value", ['"12,5"', '"1,234"', "1'234"])

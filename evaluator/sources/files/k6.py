@@ -17,6 +17,8 @@ _COLUMNS = ("metric_name", "timestamp", "metric_value")
 _TAGS = ("expected_response", "method", "name", "url", "status", "error")
 _METRIC = "http_req_duration"
 _GRPC = "grpc_req_duration"
+_FAILING = ("dropped_iterations", "browser_http_req_failed")
+"""Metrics whose points say that something failed: iterations are dropped when the answers to others take too long."""
 
 _DESCRIBING = (
     "", "http_reqs", "http_req_blocked", "http_req_connecting", "http_req_tls_handshaking", "http_req_sending",
@@ -71,6 +73,7 @@ def _tell_others(layout: FileLayout, metric: str, value: str) -> FileLayout:
         OtherRows(None, (is_one_of(*_DESCRIBING),)),
         OtherRows(None, (is_one_of("checks"), Condition(value, "nonzero"))),
         OtherRows(LeftOutKind.OTHER_KIND, (is_one_of("checks"),), metric, ColumnMap("failed", (value,), "zero")),
+        OtherRows(LeftOutKind.OTHER_KIND, (is_one_of(*_FAILING),), metric, ColumnMap("failed", (value,), "nonzero")),
         OtherRows(LeftOutKind.OTHER_KIND, (is_one_of(_GRPC),), metric, by_status),
         OtherRows(LeftOutKind.OTHER_KIND, (Condition(metric, "is_not", (_METRIC,)),), metric),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import combinations, pairwise
 
 from evaluator.errors import InputError
@@ -33,6 +33,8 @@ HALF_HOUR_S = 1800.0
 FARTHEST_ZONES = 52
 """Half hours between the time zones that are farthest apart."""
 SAME_START_S = 60.0
+LONGEST = timedelta(days=366)
+"""A comparison has a place for every second from the first request to the last."""
 MOST_SHOWN = 6
 
 
@@ -82,6 +84,7 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
     Runs of the arms are matched by time: those that ran together, else the first with the first and so on; where times
     do not tell, in the order in which their files were given. Raises InputError where it is not clear and nobody said.
     """
+    _demand_one_clock(times)
     names = dict.fromkeys(one.file.arm for one in times)
     arms = [_look_at(name, [one for one in times if one.file.arm == name]) for name in names]
     several = [arm for arm in arms if len(arm.files) > 1]
@@ -113,19 +116,30 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
     return FileRuns(runs, by if said else _say_why(several), said, overlap is not None, tuple(doubts))
 
 
+def _demand_one_clock(times: Sequence[FileTimes]) -> None:
+    """Refuse times that cannot be compared: of no two arms would any be of the same time. Raises InputError."""
+    relative = [one for one in times if counts_from_start(one.last)]
+    if relative and len(relative) < len(times):
+        path, other = relative[0].file.path, next(one for one in times if one not in relative).file.path
+        raise InputError(
+            f"the times of {path} count from the start of a test, those of {other} from 1970",
+            hint="give files whose times are alike, or say what they are with --column ts=COLUMN:UNIT",
+        )
+    first, last = min(times, key=lambda one: one.first), max(times, key=lambda one: one.last)
+    if last.last - first.first > LONGEST:
+        raise InputError(
+            f"the requests of {first.file.path} begin at {_show(first.first)}, those of {last.file.path} end at "
+            f"{_show(last.last)}: more than a year lies between them, and nothing then is the release's alone",
+            hint="run both arms at the same time; if a clock was wrong, correct the times in the file",
+        )
+
+
 # ------------------------------------------------------------------ one arm
 
 
 def _look_at(name: str, files: Sequence[FileTimes]) -> _Arm:
-    """Group the files of one arm by their times. Raises InputError where their times cannot be compared."""
-    relative = [one for one in files if counts_from_start(one.last)]
-    if relative and len(relative) < len(files):
-        path, other = relative[0].file.path, next(one for one in files if one not in relative).file.path
-        raise InputError(
-            f"the times of {path} count from the start of a test, those of {other} from 1970",
-            hint=f"give files of one kind for arm '{name}', or say what their times are with --column ts=COLUMN:UNIT",
-        )
-    if relative:
+    """Group the files of one arm by their times."""
+    if counts_from_start(files[0].last):
         return _Arm(name, tuple(_Group((one,)) for one in files), in_time=False)
     ordered = sorted(files, key=lambda one: (one.first, one.last))
     groups, touching, doubts = [_Group((ordered[0],))], False, []

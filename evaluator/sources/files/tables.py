@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evaluator.errors import InputError
 from evaluator.records import FileLayout
 from evaluator.sources.files.base import FileFormat, Head, lay_out, read_table
 from evaluator.sources.files.columns import TARGETS, ColumnWish
@@ -20,7 +24,17 @@ def _lay_out_csv(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
 
 
 def _lay_out_parquet(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
-    return replace(_lay_out_csv(head, wishes), format="parquet", reader="parquet")
+    layout = _lay_out_csv(head, wishes)
+    schema = pq.read_schema(head.path)
+    for source in (source for column in layout.columns for source in column.sources):
+        kind = schema.field(source).type
+        if pa.types.is_duration(kind) or pa.types.is_nested(kind):
+            # The engine would take the number in a duration for milliseconds, whatever its unit, and a list for a text.
+            raise InputError(
+                f"{head.path}: column '{source}' is of type {kind}",
+                hint="write times as numbers (--column response_time_ms=COLUMN:UNIT tells their unit), names as text",
+            )
+    return replace(layout, format="parquet", reader="parquet")
 
 
 CSV = FileFormat(_lay_out_csv)
