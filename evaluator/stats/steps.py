@@ -29,7 +29,8 @@ def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid
 
     `cell` (rows,) is the place of each row in the flattened shape. Extremes and sums of a row are multiples of its
     step; so is their greatest common divisor, which is therefore never too small a step, and too large a one only by
-    the chance above. Where at least half of the rows have a common one, a few times that lie off it do not hide it. Where a clock ticks more slowly than its times are written (15.6 ms in whole milliseconds) the
+    the chance above. Where at least half of the rows have a common one, a few times that lie off it do not hide it.
+    Where a clock ticks more slowly than its times are written (15.6 ms in whole milliseconds) the
     tick of the arm is the step. Cells without enough rows have the step of their arm, arms without enough rows
     `grid_us`, the step of all times. Sums that are no whole numbers are not recorded times, and say nothing.
 
