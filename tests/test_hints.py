@@ -27,6 +27,7 @@ ONLY_SENTENCES = ("health", "judges/wording.py")
 
 OTHER_OPTIONS = {
     "--out": "of k6",
+    "--system-tags": "of k6",
     "--help": "every command has it",
 }
 OTHER_WORDS = {
