@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluator.health.base import ok, warn
 from evaluator.health.reading_base import END_STEPS, TOLERATED, ReadingScene, name_some, show_clock, show_command
+from evaluator.health.reading_traffic import find_still_instances
 from evaluator.records import Finding, Level, Query, QueryFacts, QueryKind, ReadingCells, Role, Spans
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
@@ -267,7 +268,10 @@ def check_instances(scene: ReadingScene) -> Iterable[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Turnover:
-    """Instances of one arm, and those that came or ended while others were there, with the time of it."""
+    """Instances of one arm, and those that came or ended while others were there, with the time of it.
+
+    One that is scraped and serves nothing any more has ended as well.
+    """
 
     instances: int
     came: list[str]
@@ -293,8 +297,11 @@ def _find_turnover(scene: ReadingScene, arm: str, periods: Sequence[tuple[float,
     begun = max(min(first for first, _ in seen.values()), start)
     over = min(max(last for _, last in seen.values()), end)
     came = [f"{name} at {show_clock(first)}" for name, (first, _) in sorted(seen.items()) if first > begun + reach]
-    ended = [f"{name} at {show_clock(last)}" for name, (_, last) in sorted(seen.items()) if last < over - reach]
-    return _Turnover(len(seen), came, ended)
+    gone = {name: show_clock(last) for name, (_, last) in seen.items() if last < over - reach}
+    for (code, name), since in find_still_instances(scene).items():
+        if scene.readings.arms[code] == arm:
+            gone.setdefault(name, f"{show_clock(since)}, scraped since and serving nothing")
+    return _Turnover(len(seen), came, [f"{name} at {when}" for name, when in sorted(gone.items())])
 
 
 SILENCE_CHECKS = (check_silence, check_targets, check_instances)

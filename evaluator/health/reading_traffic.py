@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from evaluator.records import PARTS, Direction, Finding, Level, Query, QueryKind
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
-__all__ = ["check_traffic"]
+__all__ = ["check_traffic", "find_still_instances"]
 
 EXPECTED = 20.0
 """Requests that must have been expected where none came: without cause that happens once in 10⁸ times."""
@@ -125,6 +125,72 @@ def _say_what_to_do(scene: ReadingScene, pause: _Pause) -> str:
         return "find out why no request reached it, or why it answered none"
     command = show_command(scene, start, pause.start_s * 1000)
     return f"find out why; only if its traffic was taken away on purpose, judge the time before: `{command}`"
+
+
+def find_still_instances(scene: ReadingScene) -> Mapping[tuple[int, str], float]:
+    """Instances whose requests stop for good while they are scraped and their arm's others go on.
+
+    Gives arm and name → since when (ms). Only those that served before, for which 20 requests or more were to be
+    expected since, and whose silence is more than twice as long as any that an instance of either arm came back from.
+    """
+    found: dict[tuple[int, str], float] = {}
+    bucket_s, first = scene.readings.bucket_s, scene.view.span[0]
+    shortest_s = END_STEPS * max((fact.step_ms for fact in scene.readings.facts), default=0.0) / 1000
+    for query in _request_counters(scene):
+        served = _grow_by_instance(scene, query)
+        stops = {key: _find_stop(own, others) for key, (own, others) in served.items()}
+        longest = max((stop.longest_pause for stop in stops.values()), default=0)
+        for key, stop in stops.items():
+            if stop.lasts * bucket_s > shortest_s and stop.lasts > LONGER_THAN_BEFORE * longest:
+                since = float((first + served[key][0].size - stop.lasts) * bucket_s * 1000)
+                found[key] = min(found.get(key, since), since)
+    return found
+
+
+def _grow_by_instance(scene: ReadingScene, query: Query) -> dict[tuple[int, str], tuple[FloatArray, FloatArray]]:
+    """By how much each instance that is read until the end grew in each bucket of the view, and its arm's others."""
+    view, readings = scene.view, scene.view.readings
+    rows = view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE)
+    start, end = view.span
+    out: dict[tuple[int, str], tuple[FloatArray, FloatArray]] = {}
+    for arm in range(len(readings.arms)):
+        mine = rows[readings.arm[rows] == arm]
+        codes, place = np.unique(readings.instance[mine], return_inverse=True)
+        grown = np.zeros((codes.size, end - start))
+        np.add.at(grown, (place, readings.bucket[mine] - start), readings.total[mine])
+        last = np.zeros(codes.size, dtype=np.int64)
+        np.maximum.at(last, place, readings.bucket[mine])
+        for own, code, seen in zip(grown, codes.tolist(), last.tolist(), strict=True):
+            if seen >= last.max() - 1:
+                out[arm, readings.instances[code]] = own, grown.sum(axis=0) - own
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """For how many buckets an instance has served nearly nothing at the end, and the longest pause before (buckets)."""
+
+    lasts: int
+    longest_pause: int
+
+
+def _find_stop(own: FloatArray, others: FloatArray) -> _Stop:
+    """When an instance stopped for good, beside its arm's others; `lasts` 0: it serves."""
+    before, others_before = np.cumsum(own), np.cumsum(others)
+    after, others_after = before[-1] - before, others_before[-1] - others_before
+    share = np.where(others_before >= EXPECTED, before / np.maximum(others_before, 1.0), 0.0)
+    # What it did before is no more than a share of its others, and no more than its own level: either may be a burst.
+    level = before / np.arange(1, own.size + 1)
+    expected = np.minimum(share * others_after, level * np.arange(own.size - 1, -1, -1))
+    # Each request that came after all says that it stopped later.
+    excess = expected - after / STILL
+    excess[: KNOWN_BUCKETS - 1] = -np.inf
+    at = int(np.argmax(excess))
+    stopped = bool(excess[at] >= 0 and expected[at] - after[at] >= EXPECTED)
+    served = at + 1 if stopped else own.size
+    still = own[:served] <= STILL * np.minimum(share[served - 1] * others[:served], level[served - 1])
+    pauses = np.diff(np.flatnonzero(np.concatenate(([True], ~still, [True])))) - 1
+    return _Stop(own.size - served, int(pauses.max()))
 
 
 def _request_counters(scene: ReadingScene) -> list[Query]:

@@ -16,6 +16,10 @@ FEWEST_OTHERS = 7
 k divides by chance once in k times: of what is recorded in steps of 1, seven are multiples of 2 once in 128 times, and
 of a step that would matter never."""
 
+MOST = 0.5
+"""Share of an arm's rows whose minimum, maximum and sum are all multiples of a step that the others need not be: a few
+times that lie off it (cut off at 1 ms, or recorded by another tool) do not make all the others fine."""
+
 FEWEST_EXTREMES, PER_TICK = 40, 4
 """Extremes in all, and for each distinct time, from which a clock that ticks is told from times that spread."""
 
@@ -25,7 +29,8 @@ def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid
 
     `cell` (rows,) is the place of each row in the flattened shape. Extremes and sums of a row are multiples of its
     step; so is their greatest common divisor, which is therefore never too small a step, and too large a one only by
-    the chance above. Where a clock ticks more slowly than its times are written (15.6 ms in whole milliseconds) the
+    the chance above. Where at least half of the rows have a common one, a few times that lie off it do not hide it.
+    Where a clock ticks more slowly than its times are written (15.6 ms in whole milliseconds) the
     tick of the arm is the step. Cells without enough rows have the step of their arm, arms without enough rows
     `grid_us`, the step of all times. Sums that are no whole numbers are not recorded times, and say nothing.
 
@@ -69,7 +74,7 @@ def _find_tick_us(extremes: npt.NDArray[np.float64], step_us: int) -> int:
 def _divide(
     divisor: IntArray, numbers: npt.NDArray[np.float64], owner: IntArray, otherwise: IntArray, grid_us: int
 ) -> IntArray:
-    """Common divisor of the rows of each owner (rising), or what it is `otherwise`: (owners,)."""
+    """Common divisor of the rows of each owner (rising), or of most of them; else what it is `otherwise`: (owners,)."""
     out = otherwise.astype(np.int64)
     if not owner.size:
         return out
@@ -79,4 +84,24 @@ def _divide(
     found = np.gcd.reduceat(divisor, starts)
     sure = (others >= FEWEST_OTHERS) & (found > 0) & (found % grid_us == 0)
     out[owner[starts[sure]]] = found[sure]
+    usual = _most_frequent(divisor, owner)
+    alike = divisor % usual[np.searchsorted(starts, first)] == 0
+    shares = np.add.reduceat(alike.astype(float), starts) / np.diff(np.append(starts, owner.size))
+    one = np.maximum.reduceat(np.where(alike, np.arange(owner.size), -1), starts)[np.searchsorted(starts, first)]
+    differs = alike & (numbers[:2] != numbers[:2, one]).any(axis=0)
+    others = np.add.reduceat(differs.astype(np.int64), starts)
+    most = (shares >= MOST) & (others >= FEWEST_OTHERS) & (usual % grid_us == 0)
+    out[owner[starts[most]]] = np.maximum(out[owner[starts[most]]], usual[most])
     return out
+
+
+def _most_frequent(divisor: IntArray, owner: IntArray) -> IntArray:
+    """The divisor that most rows of each owner (rising) have, (owners,); 1 where that is 0."""
+    order = np.lexsort((divisor, owner))
+    ordered, whose = divisor[order], owner[order]
+    begins = np.flatnonzero((np.diff(ordered, prepend=-1) != 0) | (np.diff(whose, prepend=-1) != 0))
+    counts, whose = np.diff(np.append(begins, ordered.size)), whose[begins]
+    rising = np.lexsort((counts, whose))
+    last = rising[np.flatnonzero(np.diff(whose[rising], append=-1))]
+    found: IntArray = np.maximum(ordered[begins][last], 1)
+    return found

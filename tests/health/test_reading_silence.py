@@ -250,6 +250,25 @@ def test_an_arm_that_is_scraped_and_serves_nothing(arm, rate, level):
         assert f"what {other} went on counting" in found["traffic"].text
 
 
+@pytest.mark.parametrize("served", [1, 3, 7], ids=lambda parts: f"of_8_{parts}")
+def test_an_instance_that_is_scraped_and_serves_nothing_any_more_is_turnover(served):
+    hung = scraped("canary", 0, rate=(20.0,) * served + (0.0,) * (8 - served))
+    rest = [scraped("canary", pod) for pod in (1, 2)]
+    word, found = judge(readings(*pods("baseline"), hung, *rest))
+    assert (found["turnover"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
+    assert f"canary-0 at 2026-01-05 00:{60 * served // 8:02d}:" in found["turnover"].text
+    assert "scraped since and serving nothing" in found["turnover"].text
+    both = [scraped("baseline", 0, rate=(20.0,) * served + (0.0,) * (8 - served)), *pods("baseline")[1:]]
+    assert "turnover" not in judge(readings(*both, hung, *rest))[1]
+
+
+def test_instances_with_pauses_of_their_own_are_not_taken_for_hung():
+    """Few connections that last long sit on one instance, then on another; the last pause is one of many."""
+    some = [scraped("canary", pod, rate=tuple(20.0 * (part % 3 == pod) for part in range(17))) for pod in range(3)]
+    _, found = judge(readings(*pods("baseline"), *some))
+    assert "turnover" not in found
+
+
 def test_a_service_that_nobody_uses_at_night_is_not_silent():
     """Both arms stand still at the same time."""
     night = (20.0,) * 5 + (0.0,) * 5

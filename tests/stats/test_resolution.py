@@ -122,6 +122,36 @@ def test_the_ticks_of_a_slow_clock_are_steps(baseline, canary):
     assert {p50.status, mean.status} == {OPEN}
 
 
+@pytest.mark.parametrize("odd", ["cut off at 1 ms", "one in a thousand is recorded finely"])
+def test_a_few_times_beside_the_step_do_not_make_all_the_others_fine(odd):
+    """18 % more is no change where times are written in steps of 100 ms."""
+
+    def written(median):
+        def draw(random, n):
+            times = median * np.exp(0.3 * random.normal(size=n))
+            steps = np.rint(times / 100_000) * 100_000
+            fine = random.random(n) < 0.001
+            return np.maximum(steps, 1_000) if odd.startswith("cut") else np.where(fine, np.rint(times), steps)
+
+        return draw
+
+    judged, p50, _ = compare(written(100_000), written(118_000), 0.1)
+    assert (p50.status, p50.too_coarse) == (OPEN, True)
+    assert judged.word is not VerdictWord.GO
+
+
+def test_two_frequent_times_are_no_step_of_those_that_spread():
+    """Four in ten answers take exactly 20 or 40 ms, the others whatever they take."""
+
+    def mixed(random, n):
+        said = random.choice([20_000.0, 40_000.0], n)
+        return np.where(random.random(n) < 0.4, said, np.rint(30_000 * np.exp(0.3 * random.normal(size=n))))
+
+    for rate in (0.3, 30.0):
+        _, p50, _ = compare(mixed, mixed, 0.1, rate_per_s=rate)
+        assert not p50.too_coarse
+
+
 def test_the_coarser_of_two_arms_rules():
     """The baseline in microseconds, the candidate cut off to milliseconds: half a step faster than it is."""
     times = lognormal(15_000, 0.45), lognormal(15_000, 0.45, 1000, np.floor)

@@ -30,11 +30,17 @@ _VOCABULARIES: tuple[frozenset[str], ...] = (
 
 
 def find_impossible(
-    query: str, arm: str, own: Sequence[Labels], look_back: Callable[[], Sequence[Labels]] = lambda: ()
+    query: str,
+    arm: str,
+    own: Sequence[Labels],
+    look_back: Callable[[], Sequence[Labels]] = lambda: (),
+    of_others: Callable[[], Sequence[Labels]] = lambda: (),
 ) -> str:
     """Say why a query can match nothing on an arm, whatever happens there; empty where it can, or cannot be told.
 
     `own`: the series of its metric on the arm. `look_back`: series that match it on any arm, over a longer time.
+    `of_others`: the series of its metric on the other arms, over that time. A value that they never had may be what
+    this arm calls the value that is asked for.
     """
     name = metric_name(query)
     if not own or not name:
@@ -44,10 +50,19 @@ def find_impossible(
         if matcher.label not in names:
             return f"no series of {name} on {arm} has the label {matcher.label}; they have {', '.join(names)}"
     for matcher in matchers_of(query):
-        values = {labels[matcher.label] for labels in own if matcher.label in labels}
-        if not _may_come(matcher, values) and not look_back():
-            seen = list_some(sorted(values))
-            return f"no series of {name} ever had {matcher.text}; on {arm} its {matcher.label} is {seen}"
+        label = matcher.label
+        values = {labels[label] for labels in own if label in labels}
+        if _may_come(matcher, values):
+            continue
+        seen = list_some(sorted(values))
+        if not look_back():
+            return f"no series of {name} ever had {matcher.text}; on {arm} its {label} is {seen}"
+        strange = values - {labels[label] for labels in of_others() if label in labels}
+        if strange:
+            return (
+                f"no series of {name} on {arm} has {matcher.text}; its {label} is {seen}, and "
+                f"{list_some(sorted(strange))} was never seen elsewhere: it may be what {arm} calls {matcher.value}"
+            )
     return ""
 
 

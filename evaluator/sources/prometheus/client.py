@@ -194,13 +194,20 @@ class Prometheus:
 
     def _look_back(self, query: Query, arm: str, window: _Window) -> str:
         """Why a query could match nothing on an arm; a server that does not tell has not shown that it could."""
-        selector = self.options.selectors[arm]
-        own = fill(f"{metric_name(query.text)}{{$selector}}", selector, step_s=0, window_s=0)
+        selectors, metric = self.options.selectors, f"{metric_name(query.text)}{{$selector}}"
+        own, *others = (
+            fill(metric, selectors[name], step_s=0, window_s=0)
+            for name in sorted(selectors, key=lambda name: name != arm)
+        )
         anywhere = fill(query.text, "", step_s=0, window_s=0)
         longer = _Window(window.start_ms - round(LOOK_BACK.total_seconds() * 1000), window.end_ms)
         try:
             return find_impossible(
-                query.text, arm, self._labels_of(own, window), lambda: self._labels_of(anywhere, longer)
+                query.text,
+                arm,
+                self._labels_of(own, window),
+                lambda: self._labels_of(anywhere, longer),
+                lambda: [labels for other in others for labels in self._labels_of(other, longer)],
             )
         except SourceError as error:
             return f"whether it could find anything on {arm} is not known: {error.message}"

@@ -32,6 +32,8 @@ def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
         cause = "its name is not known"
     elif "CERTIFICATE_VERIFY_FAILED" in text:
         cause = "its certificate is not trusted; name its authority in sources.prometheus.tls.ca"
+    elif "IncompleteRead" in text:
+        cause = "it ended the connection before its answer was complete"
     elif "SSL" in text:
         cause = "it ended the TLS handshake; does it ask for a certificate of ours (sources.prometheus.tls.cert)?"
     else:
@@ -56,7 +58,9 @@ def read_notes(answer: Mapping[str, Any], key: str) -> tuple[str, ...]:
     said = answer.get(key)
     if isinstance(said, str):
         return (said,)
-    return tuple(str(text) for text in said) if isinstance(said, list) else ()
+    if isinstance(said, list):
+        return tuple(str(text) for text in said)
+    return (json.dumps(said, ensure_ascii=False)[:_LONGEST],) if said else ()
 
 
 def check_answer(url: str, status: int, headers: Any, body: bytes, sent: str) -> dict[str, Any]:
@@ -76,6 +80,8 @@ def check_answer(url: str, status: int, headers: Any, body: bytes, sent: str) ->
             f"{url} has no query API (404)",
             hint="does sources.prometheus.url miss a path prefix, or have one too many?",
         )
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        raise SourceError(f"{url} refuses so many requests (429)", hint="collect later, or a shorter time")
     answer = _read_json(url, body, status)
     if answer.get("status") == "success" and answer.get("data") is None:
         raise odd_answer(url, sent, "it holds no data")

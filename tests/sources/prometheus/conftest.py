@@ -40,6 +40,17 @@ def history() -> str:
                         Line("seconds_count", own, rate * restarted, ts),
                         Line("memory_bytes", own, float("nan") if n == 7 else 1e6 + n, ts),
                     ]
+    results = {
+        "jobs_total": {"baseline": ("done", "failed"), "canary": ("done",)},
+        "tasks_total": {"baseline": ("done", "failed"), "canary": ("done", "error")},
+    }
+    lines += [
+        Line(name, {"version": arm, "instance": f"{arm}:1", "result": result}, float(n), at(n))
+        for name, arms in results.items()
+        for arm, values in arms.items()
+        for result in values
+        for n in range(121)
+    ]
     for replica in ("one", "two"):
         labels = {"version": "canary", "instance": "b:1", "replica": replica}
         lines += [Line("pairs", labels, float(n), at(n)) for n in range(20)]
@@ -48,6 +59,8 @@ def history() -> str:
     ]
     kinds = {
         "http_requests": "counter",
+        "jobs": "counter",
+        "tasks": "counter",
         "seconds": "histogram",
         "memory_bytes": "gauge",
         "pairs": "gauge",

@@ -139,8 +139,17 @@ def test_a_query_that_could_find_nothing_is_told_from_one_that_found_nothing(sou
 
 
 def test_a_value_that_the_other_arm_has_could_have_come(source):
-    query = Query('http_requests_total{$selector,instance="a:1"}', QueryKind.COUNTER)
+    query = Query('jobs_total{$selector,result="failed"}', QueryKind.COUNTER)
     assert source.fetch(query, "canary", START, END).impossible == ""
+
+
+def test_a_value_that_only_one_arm_has_may_be_a_new_name_of_what_is_asked_for(source):
+    """The candidate calls its failures `error`: it has none that are called `failed`, and that is not 0."""
+    query = Query('tasks_total{$selector,result="failed"}', QueryKind.COUNTER)
+    assert source.fetch(query, "canary", START, END).impossible == (
+        'no series of tasks_total on canary has result="failed"; its result is done, error, and error was never seen '
+        "elsewhere: it may be what canary calls failed"
+    )
 
 
 def test_a_label_that_nobody_has_excludes_nothing(source):

@@ -114,6 +114,7 @@ MATRIX = {"resultType": "matrix", "result": [{"metric": {"instance": "a"}, "valu
 FAULTS = [
     pytest.param((401, "text/plain", b"who?", {}), r"refuses us \(401\)", "auth", id="401"),
     pytest.param((403, "text/plain", b"no", {}), r"refuses us \(403\)", "auth", id="403"),
+    pytest.param((429, "text/plain", b"slow down", {}), r"refuses so many requests \(429\)", "later", id="429"),
     pytest.param((404, "text/plain", b"404 page not found", {}), r"has no query API \(404\)", "path prefix", id="404"),
     pytest.param(
         (422, "application/json", as_json(status="error", error="too many points for the given step=1"), {}),
@@ -372,6 +373,24 @@ def test_a_partial_answer_keeps_its_warnings(options):
     answer = fetch(options)
     assert answer.warnings == (warning,)
     assert len(answer.series) == 1
+
+
+def test_warnings_of_another_shape_are_warnings(options):
+    Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX, warnings={"store": "gone"}), {})
+    assert fetch(options).warnings == ('{"store": "gone"}',)
+
+
+def test_an_answer_that_is_cut_short_is_named(options):
+    def send_half(handler):
+        handler.send_response_only(200)
+        handler.send_header("Content-Length", "100")
+        handler.end_headers()
+        handler.wfile.write(b'{"status":')
+        handler.close_connection = True
+
+    Faulty.drip = send_half
+    with pytest.raises(SourceError, match="it ended the connection before its answer was complete"):
+        fetch(options)
 
 
 @pytest.mark.parametrize("ahead_s", [-90.0, 45.0])
