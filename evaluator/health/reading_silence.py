@@ -222,7 +222,10 @@ def check_targets(scene: ReadingScene) -> Iterable[Finding]:
             f"({format_number(others * 100)} % of the other arm's): {names}, first at {first}"
         )
         lopsided = shares[code] > scene.rulebook.silence and shares[code] > 2 * others
-        remedy = "find out why they were down; the metrics server's page of targets says how a scrape failed"
+        remedy = (
+            "find out why they were down: the metrics server's page of targets says how a scrape failed; "
+            "targets that are not of the service are left out by sources.prometheus.selectors"
+        )
         text += "; at the end none answers" if at_end else ""
         yield Finding("targets", Level.FAIL if lopsided or at_end else Level.WARN, text, remedy=remedy)
 
