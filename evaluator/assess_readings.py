@@ -88,7 +88,7 @@ def assess_readings(
         return Evidence((), (ignored,), (), Window(None, None))
     readings, shared = _without_shared_instances(readings)
     stretches = _judged_stretches(load, rulebook) if load else None
-    view = cut(readings, stretches or _since_the_candidate(readings))
+    view = cut(readings, _since_the_candidate(readings) if stretches is None else stretches)
     if load and not view.run.size:
         return _without_overlap(readings, rulebook, release)
     start_s, end_s = _span(view, load, rulebook)

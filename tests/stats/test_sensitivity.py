@@ -16,6 +16,7 @@ import pytest
 from evaluator.simulate import Bursts, Design, Wander, simulate_cells
 from evaluator.stats import failures, means, quantiles, typical
 from evaluator.stats.estimate import Estimate
+from evaluator.stats.groups import all_together
 from evaluator.stats.longrun import TimeVariance
 from evaluator.stats.panel import build_panel
 from evaluator.stats.uncertainty import Uncertainty, choose_design, combine
@@ -42,7 +43,7 @@ def mean(panel, design) -> Estimate:
 
 
 def typical_time(panel, design) -> Estimate:
-    groups = np.ones((1, len(panel.endpoints)))
+    groups = all_together(len(panel.endpoints))
     return typical.compare_typical_times(panel, design, alpha=ALPHA, margin=None, sd_instance=0.05, groups=groups)
 
 

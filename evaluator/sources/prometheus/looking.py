@@ -53,7 +53,8 @@ def _series_of(server: Prometheus, name: str) -> Sequence[Mapping[str, str]]:
 
 
 def _last(server: Prometheus) -> tuple[datetime, datetime]:
-    end = server.latest()
+    # Times are asked for in whole seconds: a series that began in this one counts.
+    end = server.latest() + timedelta(seconds=1)
     return end - WINDOW, end
 
 
