@@ -62,9 +62,13 @@ class OpenRequests:
             self._stopped = time.perf_counter()
 
     def list(self) -> tuple[InFlight, ...]:
-        """Requests that their user's end cut off, and once the users were told to stop, those that are still open."""
-        still_open = () if self._stopped is None else tuple(map(self._describe, list(self._calls.values())))
-        return (*self._cut_off, *still_open)
+        """Requests that their user's end cut off, and once the users were told to stop, those that are still open.
+
+        What is sent while users are being stopped had no time to be answered: it is no request of the load.
+        """
+        stopped = self._stopped
+        still_open = () if stopped is None else [call for call in list(self._calls.values()) if call[0] < stopped]
+        return (*self._cut_off, *map(self._describe, still_open))
 
     def watch(self, session: type[Any], response: type[Any]) -> None:
         """Watch a class of clients and the class of its responses. It is for good: a process records once."""
@@ -102,7 +106,7 @@ class OpenRequests:
             # Locust tells of a request whose block raised nothing, or said before what the outcome is.
             if kind is not None and not handled and getattr(response, "_manual_result", None) is None:
                 if call and isinstance(error, _STOPPED):
-                    self._cut_off.append(self._describe(call))
+                    self._end_broken(call, error)
                 else:
                     self._leave_out(response, error)
             return handled
@@ -112,7 +116,8 @@ class OpenRequests:
     def _end_broken(self, call: _Call, error: BaseException) -> None:
         """A call that raised what Locust does not take for a failure, so that no event tells of it."""
         if isinstance(error, _STOPPED):
-            self._cut_off.append(self._describe(call))
+            if self._stopped is None or call[0] < self._stopped:
+                self._cut_off.append(self._describe(call))
         elif not isinstance(error, _TURNED):  # those come from a listener of the event
             arm, _, _ = self._name(call)
             self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _detail(error), failed=True)
