@@ -166,22 +166,21 @@ def check_cut_off(scene: Scene) -> Iterable[Finding]:
         patience = format_number(scene.settled.patience_s)
         text = f"requests that had waited more than {patience} s when the load ended count as failed: {each}"
         yield warn("in_flight", text)
-    young = {arm: sum(part.rows for part in scene.settled.cut_off if part.arm == arm) for arm in scene.cells.arms}
+    late = {arm: scene.settled.late.get(arm, 0) for arm in scene.cells.arms}
     users = {arm: sum(run.facts.users.get(arm, 0) for run in scene.runs) for arm in scene.cells.arms}
+    usual = f"{format_number(scene.settled.usual_s * 1000)} ms, the baseline's p99,"
     baseline, *candidates = scene.cells.arms
     for arm in candidates:
-        if not young[arm] and not young[baseline]:
+        if not any(part.arm in {arm, baseline} for part in scene.settled.cut_off):
             continue
-        trials = [max(users[name], young[name]) for name in (arm, baseline)]
-        more, fewer = (
-            _p_more_failures(trials[0], young[arm], trials[1], young[baseline]),
-            _p_more_failures(trials[1], young[baseline], trials[0], young[arm]),
-        )
-        text = f"requests in flight when the load ended: {baseline} {young[baseline]}, {arm} {young[arm]}"
-        if more < SURE:
+        # How many requests are under way at a moment depends on the moment: users of one arm may keep step.
+        trials = [max(users[name], late[name]) for name in (arm, baseline)]
+        text = f"requests that had waited for more than {usual} when the load ended: {baseline} {late[baseline]} of "
+        text += f"{trials[1]} users, {arm} {late[arm]} of {trials[0]}"
+        if _p_more_failures(trials[0], late[arm], trials[1], late[baseline]) < SURE:
             remedy = f"look whether {arm} had stopped answering at the end, then load again"
-            yield Finding("in_flight", Level.FAIL, f"{text}, of {trials[1]} and {trials[0]} users", remedy=remedy)
-        elif fewer < SURE:
-            yield warn("in_flight", f"{text}, of {trials[1]} and {trials[0]} users")
+            yield Finding("in_flight", Level.FAIL, text, remedy=remedy)
+        elif _p_more_failures(trials[1], late[baseline], trials[0], late[arm]) < SURE:
+            yield warn("in_flight", text)
         else:
             yield ok("in_flight", text)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ IntArray = npt.NDArray[np.int64]
 LEAST_AGE_S = 10.0
 TIMES_SLOWEST = 3.0
 SLOWEST = 0.999
+USUAL = 0.99
 NO_ANSWER = "no answer when the load ended"
 """What such a failure is called among the kinds of failures."""
 
@@ -42,6 +43,10 @@ class Settled:
     failed: tuple[InFlight, ...] = ()
     cut_off: tuple[LeftOut, ...] = ()
     """Younger requests, by arm: they are not judged."""
+    usual_s: float = 0.0
+    """The baseline's p99: 99 of 100 answers take no longer."""
+    late: Mapping[str, int] = field(default_factory=dict)
+    """How many of the younger ones had waited for longer than that, by arm."""
 
 
 def settle_in_flight(cells: Cells, runs: Sequence[Run]) -> Settled:
@@ -50,7 +55,8 @@ def settle_in_flight(cells: Cells, runs: Sequence[Run]) -> Settled:
     Each failure counts in the bucket in which its request began.
     """
     waiting = [(run.id, request) for run in runs for request in run.facts.in_flight]
-    patience_s = max(LEAST_AGE_S, TIMES_SLOWEST * _slowest_s(cells))
+    usual_s, slowest_s = (_baseline_quantile_s(cells, share) for share in (USUAL, SLOWEST))
+    patience_s = max(LEAST_AGE_S, TIMES_SLOWEST * slowest_s)
     old = [(run, request) for run, request in waiting if request.age_s > patience_s]
     young = Counter(request.arm for _, request in waiting if request.age_s <= patience_s)
     return Settled(
@@ -58,6 +64,8 @@ def settle_in_flight(cells: Cells, runs: Sequence[Run]) -> Settled:
         patience_s=patience_s,
         failed=tuple(request for _, request in old),
         cut_off=tuple(LeftOut(arm, LeftOutKind.CUT_OFF, count) for arm, count in sorted(young.items())),
+        usual_s=usual_s,
+        late=Counter(request.arm for _, request in waiting if usual_s < request.age_s <= patience_s),
     )
 
 
@@ -84,16 +92,16 @@ def cut_in_flight(cells: Cells, runs: Sequence[Run], period: Period) -> tuple[tu
     return tuple(cut), tuple(LeftOut(arm, kind, n, failures[arm]) for arm, n in sorted(rows.items()))
 
 
-def _slowest_s(cells: Cells) -> float:
-    """The baseline's p99.9 of successes in seconds: the upper edge of its bin; 0 without any."""
+def _baseline_quantile_s(cells: Cells, share: float) -> float:
+    """A quantile of the baseline's successes in seconds: the upper edge of its bin; 0 without any."""
     mine = cells.bins.arm == 0
     bins, counts = cells.bins.bin[mine], cells.bins.n[mine]
     if not bins.size:
         return 0.0
     order = np.argsort(bins, kind="stable")
     reached = np.cumsum(counts[order])
-    slowest = int(bins[order][np.searchsorted(reached, SLOWEST * reached[-1])])
-    return float(bin_edges_us(slowest, slowest)[1]) / 1e6
+    found = int(bins[order][np.searchsorted(reached, share * reached[-1])])
+    return float(bin_edges_us(found, found)[1]) / 1e6
 
 
 def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
