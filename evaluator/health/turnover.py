@@ -62,14 +62,16 @@ def check_turnover(scene: Scene) -> Iterable[Finding]:
 def _judge_dead(scene: Scene, time: RunTime, name: str, dead: list[_Quiet]) -> Iterable[Finding]:
     if not dead:
         return
-    worst = max(dead, key=lambda one: one.gap.buckets)
+    worst = max(dead, key=lambda one: (time.is_load and one.gap.at_end, one.gap.buckets))
     share = worst.gap.buckets / time.buckets
-    if share <= TOLERATED and not time.is_load:
+    # In a load its users were there to the end; a restart in between is measured like every other hole.
+    at_end = time.is_load and worst.gap.at_end
+    if share <= TOLERATED and not at_end:
         return
     more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
     text = f"{describe_gap(scene, time, worst.gap, f'instance {worst.name}{more} of {name}')}; {worst.died}"
     remedy = f"look at the logs of {worst.name}: it seems to have stopped answering"
-    if name != BASELINE and (time.is_load or share > scene.rulebook.silence):
+    if name != BASELINE and (at_end or share > scene.rulebook.silence):
         yield Finding("silence", Level.FAIL, text, remedy=remedy)
     else:
         yield warn("silence", text, remedy)

@@ -374,3 +374,13 @@ def test_a_test_of_so_many_requests_may_end_earlier_on_the_faster_arm():
     early = replace(REQUESTS, ts_us=np.where(CANARY, START_US + (REQUESTS.ts_us - START_US) * 9 // 10, REQUESTS.ts_us))
     assert find("silence", early).level is Level.WARN
     assert find("silence", keep(~(CANARY & (PLACE > 0.9)))).level is Level.FAIL
+
+
+@pytest.mark.parametrize("run", [RUN, LOAD], ids=["import", "load"])
+def test_an_instance_that_restarts_is_not_dead(run):
+    """Away for 20 s of ten minutes; its requests are lost."""
+    code = np.unique(REQUESTS.instance[CANARY])[0]
+    away = without((REQUESTS.instance == code) & (PLACE > 0.5) & (PLACE < 0.535))
+    assert find("silence", away, run=run).level is not Level.FAIL
+    gone = without((REQUESTS.instance == code) & (PLACE > 0.5))
+    assert find("silence", gone, run=run).level is Level.FAIL
