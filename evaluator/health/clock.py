@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, known, ok
+from evaluator.health.base import RequestContext, ok
 from evaluator.records import Finding, Level
 
 __all__ = ["check_clock"]
@@ -12,12 +12,12 @@ __all__ = ["check_clock"]
 NAME = "clock"
 
 
-def check_clock(scene: Scene) -> Iterable[Finding]:
+def check_clock(context: RequestContext) -> Iterable[Finding]:
     """Clocks further apart than the policy allows make the comparison void."""
-    offsets = known(scene, "clock_offset_s")
+    offsets = context.known("clock_offset_s")
     if not offsets:
         return
-    worst, allowed = max(abs(offset) for offset in offsets), scene.rulebook.max_clock_offset_s
+    worst, allowed = max(abs(offset) for offset in offsets), context.rulebook.max_clock_offset_s
     if worst > allowed:
         text = f"a worker's clock is off by {worst:.3g} s, {allowed:.3g} s are allowed"
         yield Finding(NAME, Level.FAIL, text, void=True, remedy="synchronise the machines' clocks and load again")

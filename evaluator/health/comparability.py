@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from evaluator.health.base import Scene, ok, warn
+from evaluator.health.base import RequestContext, ok, warn
 from evaluator.records import Finding, Level
 from evaluator.stats.silence import find_absent
 from evaluator.wording import format_count, format_number
@@ -22,17 +22,17 @@ SAME_IN_ALL_RUNS = ("locustfile", "users", "spawn_rate", "arguments", "targets",
 """Keys of the fingerprint that a load leaves."""
 
 
-def check_comparability(scene: Scene) -> Iterable[Finding]:
+def check_comparability(context: RequestContext) -> Iterable[Finding]:
     """Users per arm over time, endpoint mix, fingerprints of replicates."""
-    found = [finding for look in _LOOKS for finding in look(scene)]
-    if not found and scene.panels:
+    found = [finding for look in _LOOKS for finding in look(context)]
+    if not found and context.panels:
         found = [ok(NAME, "same load and endpoint mix on every arm")]
     yield from found
 
 
-def _check_distinct(scene: Scene) -> Iterable[Finding]:
+def _check_distinct(context: RequestContext) -> Iterable[Finding]:
     """The same file given for both arms is no comparison: different requests never agree to the microsecond."""
-    for arm, panel in scene.panels.items():
+    for arm, panel in context.panels.items():
         alike = all(
             np.array_equal(values[0].sum(axis=1), values[1].sum(axis=1))
             for values in (panel.n, panel.failures, panel.sum_ms)
@@ -42,9 +42,9 @@ def _check_distinct(scene: Scene) -> Iterable[Finding]:
             yield Finding(NAME, Level.FAIL, text, remedy=f"import the requests of baseline and of {arm} once more")
 
 
-def _check_answers(scene: Scene) -> Iterable[Finding]:
+def _check_answers(context: RequestContext) -> Iterable[Finding]:
     """Arms that both fail alike show nothing of a release that nothing reached."""
-    for arm, panel in scene.panels.items():
+    for arm, panel in context.panels.items():
         shares = [float(panel.failures[a].sum() / max(panel.n[a].sum(), 1)) for a in (0, 1)]
         if min(shares) > MOST_FAILURES:
             percents = " and ".join(f"{format_number(share * 100)} %" for share in shares)
@@ -53,13 +53,13 @@ def _check_answers(scene: Scene) -> Iterable[Finding]:
             yield Finding(NAME, Level.FAIL, text, remedy=remedy)
 
 
-def _check_load(scene: Scene) -> Iterable[Finding]:
+def _check_load(context: RequestContext) -> Iterable[Finding]:
     """Equal numbers of running users, in proportion to the configured shares."""
-    loads = scene.cells.loads
-    shares = scene.rulebook.sample_ratio
-    for code, arm in enumerate(scene.cells.arms[1:], start=1):
+    loads = context.cells.loads
+    shares = context.rulebook.sample_ratio
+    for code, arm in enumerate(context.cells.arms[1:], start=1):
         means = [
-            float(loads.users[loads.arm == a].mean()) / shares.get(scene.cells.arms[a], 1.0)
+            float(loads.users[loads.arm == a].mean()) / shares.get(context.cells.arms[a], 1.0)
             for a in (0, code)
             if (loads.arm == a).any()
         ]
@@ -72,9 +72,9 @@ def _check_load(scene: Scene) -> Iterable[Finding]:
             )
 
 
-def _check_missing(scene: Scene) -> Iterable[Finding]:
+def _check_missing(context: RequestContext) -> Iterable[Finding]:
     """What the candidate was never asked, though baseline was often, cannot be judged, so it cannot be a GO."""
-    for arm, panel in scene.panels.items():
+    for arm, panel in context.panels.items():
         totals = panel.n.sum(axis=2)
         unasked = np.flatnonzero(totals[1] == 0)
         share = float(totals[1].sum() / max(totals[0].sum(), 1))
@@ -87,9 +87,9 @@ def _check_missing(scene: Scene) -> Iterable[Finding]:
             yield Finding(NAME, Level.FAIL, f"{text} and none on {arm}", remedy=remedy)
 
 
-def _check_mix(scene: Scene) -> Iterable[Finding]:
+def _check_mix(context: RequestContext) -> Iterable[Finding]:
     """Another endpoint mix is weighed out of the comparison, but worth knowing."""
-    for arm, panel in scene.panels.items():
+    for arm, panel in context.panels.items():
         totals = panel.n.sum(axis=2)
         counts = totals.sum(axis=1, keepdims=True)
         shares = totals / np.maximum(counts, 1)
@@ -106,10 +106,10 @@ def _check_mix(scene: Scene) -> Iterable[Finding]:
             )
 
 
-def _check_fingerprints(scene: Scene) -> Iterable[Finding]:
+def _check_fingerprints(context: RequestContext) -> Iterable[Finding]:
     """Replicates of one group must be the same test."""
     for key in SAME_IN_ALL_RUNS:
-        values = {repr(run.fingerprint[key]) for run in scene.runs if key in run.fingerprint}
+        values = {repr(run.fingerprint[key]) for run in context.runs if key in run.fingerprint}
         if len(values) > 1:
             yield Finding(NAME, Level.FAIL, f"the runs judged together differ in {key}")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from evaluator.health.base import Scene, warn
+from evaluator.health.base import RequestContext, warn
 from evaluator.records import Finding
 from evaluator.stats.panel import Panel
 from evaluator.wording import count_of, format_number
@@ -41,13 +41,13 @@ def is_health_check(endpoint: str) -> bool:
     return _HEALTH.fullmatch(endpoint) is not None
 
 
-def check_endpoints(scene: Scene) -> Iterable[Finding]:
+def check_endpoints(context: RequestContext) -> Iterable[Finding]:
     """Warns where nothing but health checks was asked for, and where names seem to hold ids."""
-    for panel in scene.panels.values():
+    for panel in context.panels.values():
         yield from _find_health_checks_alone(panel)
         break
-    if len(scene.cells.endpoints) > MANY:
-        yield _describe_ids(scene.cells.endpoints)
+    if len(context.cells.endpoints) > MANY:
+        yield _describe_ids(context.cells.endpoints)
 
 
 def _find_health_checks_alone(panel: Panel) -> Iterable[Finding]:

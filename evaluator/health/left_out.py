@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from evaluator.health.base import JudgedFailures, Scene, ok, warn
+from evaluator.health.base import JudgedFailures, RequestContext, ok, warn
 from evaluator.records import ArmRows, Finding, LeftOut, LeftOutKind, Level
 from evaluator.stats.score import difference_z
 from evaluator.wording import describe_left_out, format_count, format_number, list_left_out
@@ -19,14 +19,14 @@ MOST_TOGETHER = 20.0
 """However large a single burst was: a few dozen failures are always evidence."""
 
 
-def check_left_out(scene: Scene) -> Iterable[Finding]:
+def check_left_out(context: RequestContext) -> Iterable[Finding]:
     """Failures among what is left out of the candidate must be explained by the baseline's rate."""
-    found = [*_find_lost_rows(scene)]
-    baseline = scene.rows[0] if scene.rows else None
-    for rows in scene.rows[1:]:
+    found = [*_find_lost_rows(context)]
+    baseline = context.rows[0] if context.rows else None
+    for rows in context.rows[1:]:
         if baseline is not None:
-            found += _judge_failures(scene, baseline, rows)
-    for rows in scene.rows:
+            found += _judge_failures(context, baseline, rows)
+    for rows in context.rows:
         apart = sum(part.rows for part in rows.left_out if part.kind is LeftOutKind.NO_COUNTERPART)
         if rows.judged and apart > NOTABLE * rows.read:
             share = format_number(apart / rows.read * 100)
@@ -34,16 +34,16 @@ def check_left_out(scene: Scene) -> Iterable[Finding]:
                 warn(NAME, f"{share} % of {rows.arm}'s requests are not judged: {list_left_out(rows.left_out)}")
             )
     yield from found
-    if not found and scene.rows:
+    if not found and context.rows:
         judged, read = (
-            " + ".join(format_count(getattr(rows, key)) for rows in scene.rows) for key in ("judged", "read")
+            " + ".join(format_count(getattr(rows, key)) for rows in context.rows) for key in ("judged", "read")
         )
         yield ok(NAME, f"{judged} of {read} rows are judged, the others are named")
 
 
-def _find_lost_rows(scene: Scene) -> Iterable[Finding]:
+def _find_lost_rows(context: RequestContext) -> Iterable[Finding]:
     """Rows that a source read, and that are neither in the store nor named."""
-    for part in (part for rows in scene.rows for part in rows.left_out if part.kind is LeftOutKind.LOST):
+    for part in (part for rows in context.rows for part in rows.left_out if part.kind is LeftOutKind.LOST):
         yield Finding(
             NAME,
             Level.FAIL,
@@ -52,9 +52,9 @@ def _find_lost_rows(scene: Scene) -> Iterable[Finding]:
         )
 
 
-def _judge_failures(scene: Scene, baseline: ArmRows, candidate: ArmRows) -> Iterable[Finding]:
-    judged = scene.judged_failures.get(candidate.arm, JudgedFailures(0, 0, 1.0))
-    alpha = scene.rulebook.alpha
+def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRows) -> Iterable[Finding]:
+    judged = context.count_failures(candidate.arm)
+    alpha = context.rulebook.alpha
     for part in candidate.left_out:
         p_explained = _p_more_failures(part.rows, part.failures, judged.requests, judged.failures, judged.together)
         if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE}:
@@ -109,14 +109,14 @@ def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: 
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def check_skipped_rows(scene: Scene) -> Iterable[Finding]:
+def check_skipped_rows(context: RequestContext) -> Iterable[Finding]:
     """Bad rows that were skipped on demand are few and of all arms alike; so are rows of other kinds."""
     bad, other = (
-        {rows.arm: sum(part.rows for part in rows.left_out if part.kind is kind) for rows in scene.rows}
+        {rows.arm: sum(part.rows for part in rows.left_out if part.kind is kind) for rows in context.rows}
         for kind in (LeftOutKind.BAD_ROW, LeftOutKind.OTHER_KIND)
     )
-    read = {rows.arm: max(rows.read, 1) for rows in scene.rows}
-    tolerated = 1 - scene.rulebook.coverage
+    read = {rows.arm: max(rows.read, 1) for rows in context.rows}
+    tolerated = 1 - context.rulebook.coverage
     remedy = "correct the files and import them again under another release id"
     if any(bad.values()):
         text = f"rows that could not be read were skipped: {_list_shares(bad, read)}"
@@ -158,20 +158,20 @@ def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str
     ]
 
 
-def check_cut_off(scene: Scene) -> Iterable[Finding]:
+def check_cut_off(context: RequestContext) -> Iterable[Finding]:
     """Requests without an answer at the end of a load: the old ones have failed, the young ones should be alike."""
-    failed = {arm: sum(one.arm == arm for one in scene.settled.failed) for arm in scene.cells.arms}
+    failed = {arm: sum(one.arm == arm for one in context.settled.failed) for arm in context.cells.arms}
     if any(failed.values()):
         each = ", ".join(f"{arm} {format_count(n)}" for arm, n in failed.items())
-        patience = format_number(scene.settled.patience_s)
+        patience = format_number(context.settled.patience_s)
         text = f"requests that had waited more than {patience} s when the load ended count as failed: {each}"
         yield warn("in_flight", text)
-    late = {arm: scene.settled.late.get(arm, 0) for arm in scene.cells.arms}
-    users = {arm: sum(run.facts.users.get(arm, 0) for run in scene.runs) for arm in scene.cells.arms}
-    usual = f"{format_number(scene.settled.usual_s * 1000)} ms, the baseline's p99,"
-    baseline, *candidates = scene.cells.arms
+    late = {arm: context.settled.late.get(arm, 0) for arm in context.cells.arms}
+    users = {arm: sum(run.facts.users.get(arm, 0) for run in context.runs) for arm in context.cells.arms}
+    usual = f"{format_number(context.settled.usual_s * 1000)} ms, the baseline's p99,"
+    baseline, *candidates = context.cells.arms
     for arm in candidates:
-        if not any(part.arm in {arm, baseline} for part in scene.settled.cut_off):
+        if not any(part.arm in {arm, baseline} for part in context.settled.cut_off):
             continue
         # How many requests are under way at a moment depends on the moment: users of one arm may keep step.
         trials = [max(users[name], late[name]) for name in (arm, baseline)]

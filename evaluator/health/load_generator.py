@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, known, ok, warn
+from evaluator.health.base import RequestContext, ok, warn
 from evaluator.records import Finding, Level
 
 __all__ = ["check_load_generator", "check_pacing"]
@@ -16,11 +16,11 @@ SLOW_LAG_MS = 20
 SATURATED_LAG_MS = 100
 
 
-def check_load_generator(scene: Scene) -> Iterable[Finding]:
+def check_load_generator(context: RequestContext) -> Iterable[Finding]:
     """A saturated generator measures itself: the comparison is void."""
-    cpu, lag = max(known(scene, "cpu_percent"), default=None), max(known(scene, "loop_lag_ms"), default=None)
+    cpu, lag = max(context.known("cpu_percent"), default=None), max(context.known("loop_lag_ms"), default=None)
     if cpu is None and lag is None:
-        if any(run.source == "locust" for run in scene.runs):
+        if any(run.source == "locust" for run in context.runs):
             yield warn(NAME, "not checked: no process reported its CPU or event-loop lag")
         return
     parts = [] if cpu is None else [f"CPU at most {cpu:.0f} % of a core"]
@@ -35,9 +35,9 @@ def check_load_generator(scene: Scene) -> Iterable[Finding]:
         yield ok(NAME, text)
 
 
-def check_pacing(scene: Scene) -> Iterable[Finding]:
+def check_pacing(context: RequestContext) -> Iterable[Finding]:
     """Closed-loop users wait for a stalled service, so few of their requests meet the stall."""
-    pacing = {run.facts.pacing for run in scene.runs}
+    pacing = {run.facts.pacing for run in context.runs}
     if "closed" in pacing:
         yield warn(
             "pacing",

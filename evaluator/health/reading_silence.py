@@ -8,14 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluator.health.base import ok, warn
-from evaluator.health.reading_base import END_STEPS, TOLERATED, ReadingScene, name_some, show_clock, show_command
+from evaluator.health.base import (
+    END_STEPS,
+    TOLERATED,
+    ReadingContext,
+    name_some,
+    ok,
+    show_clock,
+    show_command,
+    warn,
+)
 from evaluator.health.reading_traffic import find_still_instances
 from evaluator.records import Finding, Level, Query, QueryFacts, QueryKind, ReadingCells, Role, Spans
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
-__all__ = ["SILENCE_CHECKS"]
+__all__ = ["check_instances", "check_silence_of_scrapes", "check_targets"]
 
 HOLE_STEPS = 1.5
 
@@ -23,22 +31,22 @@ TURNED_OVER = 0.25
 """Share of an arm's instances that ended before the others."""
 
 
-def check_silence(scene: ReadingScene) -> Iterable[Finding]:
+def check_silence_of_scrapes(context: ReadingContext) -> Iterable[Finding]:
     """Arms that end before their time, or are not heard in between, over all of the time that was collected."""
-    periods, found = _find_periods(scene), False
-    for finding in _name_late_starts(scene):
+    periods, found = _find_periods(context), False
+    for finding in _name_late_starts(context):
         found = True
         yield finding
-    for code, arm in enumerate(scene.readings.arms):
-        facts = [fact for fact in scene.readings.facts if fact.arm == arm and fact.spans]
-        worst = max((_find_silence(scene, one, code, periods) for one in _listen(scene, facts)), default=None)
+    for code, arm in enumerate(context.readings.arms):
+        facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]
+        worst = max((_find_silence(context, one, code, periods) for one in _listen(context, facts)), default=None)
         if worst is None or worst.rank == 0:
             continue
         found = True
-        level = Level.FAIL if worst.at_end or worst.share > scene.rulebook.silence else Level.WARN
-        yield Finding("silence", level, worst.say(arm), remedy=_say_how_to_collect(scene, worst))
-    heard = {fact.arm for fact in scene.readings.facts if fact.spans}
-    if not found and heard >= set(scene.readings.arms):
+        level = Level.FAIL if worst.at_end or worst.share > context.rulebook.silence else Level.WARN
+        yield Finding("silence", level, worst.say(arm), remedy=_say_how_to_collect(context, worst))
+    heard = {fact.arm for fact in context.readings.facts if fact.spans}
+    if not found and heard >= set(context.readings.arms):
         yield ok("silence", "every arm was heard until the end")
 
 
@@ -74,61 +82,61 @@ class _Silence:
         return f"{who} is silent for {long} of {whole} ({format_number(self.share * 100)} %), {where}"
 
 
-def _find_periods(scene: ReadingScene) -> tuple[tuple[float, float], ...]:
+def _find_periods(context: ReadingContext) -> tuple[tuple[float, float], ...]:
     """Stretches of time (ms) in which arms were to be heard: those of the load, or all that was collected."""
-    if scene.stretches:
+    if context.stretches:
         # A load is known by whole buckets, and began and ended somewhere within the first and the last of them.
-        edge = scene.readings.bucket_s
-        inner = ((one.start_s + edge, one.end_s - edge) for one in scene.stretches)
+        edge = context.readings.bucket_s
+        inner = ((one.start_s + edge, one.end_s - edge) for one in context.stretches)
         return tuple((start * 1000, end * 1000) for start, end in inner if start < end)
-    facts = [fact for fact in scene.readings.facts if fact.end_ms]
+    facts = [fact for fact in context.readings.facts if fact.end_ms]
     if not facts:
         return ()
     return ((min(fact.start_ms for fact in facts), max(fact.end_ms for fact in facts)),)
 
 
-def _listen(scene: ReadingScene, facts: Sequence[QueryFacts]) -> Iterator[tuple[str, Spans, float]]:
+def _listen(context: ReadingContext, facts: Sequence[QueryFacts]) -> Iterator[tuple[str, Spans, float]]:
     """What is listened to: the arm by all of its scrapes, and each query that may stop a GO."""
-    heard = _scraped(scene, facts)
+    heard = _scraped(context, facts)
     if not heard:
         return
     yield "", tuple(sorted(span for fact in heard for span in fact.spans)), max(fact.step_ms for fact in heard)
-    deciding = {q for rule in scene.rulebook.rules if rule.role in (Role.GATE, Role.HOLD) for q in rule.queries}
-    rare = _failure_queries(scene)
+    deciding = {q for rule in context.rulebook.rules if rule.role in (Role.GATE, Role.HOLD) for q in rule.queries}
+    rare = _failure_queries(context)
     for fact in facts:
         if fact.query in deciding and fact.query not in rare and not fact.nan + fact.infinite:
             yield name_of(fact.query), fact.spans, fact.step_ms
 
 
-def _scraped(scene: ReadingScene, facts: Sequence[QueryFacts]) -> list[QueryFacts]:
+def _scraped(context: ReadingContext, facts: Sequence[QueryFacts]) -> list[QueryFacts]:
     """Facts whose samples are scrapes: a value of an expression may be repeated after the last one."""
-    rare = _failure_queries(scene)
+    rare = _failure_queries(context)
     counters = [fact for fact in facts if fact.query.kind is not QueryKind.GAUGE and fact.query not in rare]
     return counters or [fact for fact in facts if fact.query not in rare] or list(facts)
 
 
-def _failure_queries(scene: ReadingScene) -> set[Query]:
+def _failure_queries(context: ReadingContext) -> set[Query]:
     """Failures may happen late, or never."""
-    rules = [rule for rule in scene.rulebook.rules if rule.type == "counter_ratio"]
+    rules = [rule for rule in context.rulebook.rules if rule.type == "counter_ratio"]
     return {rule.queries[0] for rule in rules} - {rule.queries[-1] for rule in rules}
 
 
-def _first_heard(scene: ReadingScene, arm: str) -> tuple[float, float] | None:
+def _first_heard(context: ReadingContext, arm: str) -> tuple[float, float] | None:
     """First sample of an arm and its scrape interval (ms)."""
-    facts = _scraped(scene, [fact for fact in scene.readings.facts if fact.arm == arm and fact.spans])
+    facts = _scraped(context, [fact for fact in context.readings.facts if fact.arm == arm and fact.spans])
     if not facts:
         return None
     return float(min(fact.spans[0][0] for fact in facts)), max(fact.step_ms for fact in facts)
 
 
 def _find_silence(
-    scene: ReadingScene, heard: tuple[str, Spans, float], arm: int, periods: Sequence[tuple[float, float]]
+    context: ReadingContext, heard: tuple[str, Spans, float], arm: int, periods: Sequence[tuple[float, float]]
 ) -> _Silence:
     what, spans, step_ms = heard
     holes: list[tuple[float, float]] = []
     whole, silent, at_end = 0.0, 0.0, False
     for begun, end in periods:
-        start = max(begun, _start_of_comparison(scene, arm, begun))
+        start = max(begun, _start_of_comparison(context, arm, begun))
         whole += max(end - start, 0.0)
         reach, tail = HOLE_STEPS * step_ms, END_STEPS * step_ms
         inside = [(max(one, start), min(other, end)) for one, other in spans if one <= end and other >= start]
@@ -157,23 +165,23 @@ def _join(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return out
 
 
-def _start_of_comparison(scene: ReadingScene, arm: int, start: float) -> float:
+def _start_of_comparison(context: ReadingContext, arm: int, start: float) -> float:
     """When an arm was to be heard first: without a load that is when the (first) candidate was."""
-    if scene.stretches:
+    if context.stretches:
         return start
-    candidates = [scene.readings.arms[arm]] if arm else list(scene.readings.arms[1:])
-    known = [first for name in candidates if (first := _first_heard(scene, name))]
+    candidates = [context.readings.arms[arm]] if arm else list(context.readings.arms[1:])
+    known = [first for name in candidates if (first := _first_heard(context, name))]
     return min((first - step for first, step in known), default=start)
 
 
-def _name_late_starts(scene: ReadingScene) -> Iterator[Finding]:
+def _name_late_starts(context: ReadingContext) -> Iterator[Finding]:
     """Time before a candidate's first sample, which nobody can judge."""
-    periods = _find_periods(scene)
-    if scene.stretches or not periods:
+    periods = _find_periods(context)
+    if context.stretches or not periods:
         return
     start, end = periods[0]
-    for arm in scene.readings.arms[1:]:
-        known = _first_heard(scene, arm)
+    for arm in context.readings.arms[1:]:
+        known = _first_heard(context, arm)
         if known and known[0] - start > max(END_STEPS * known[1], TOLERATED * (end - start)):
             first = known[0]
             before, whole = format_duration((first - start) / 1000), format_duration((end - start) / 1000)
@@ -181,24 +189,24 @@ def _name_late_starts(scene: ReadingScene) -> Iterator[Finding]:
                 f"{arm} is first heard at {show_clock(first)}: the {before} of {whole} before that are not judged; "
                 "if it was to run by then, it did not answer"
             )
-            remedy = f"to judge its own time only: `{show_command(scene, first, end)}`"
+            remedy = f"to judge its own time only: `{show_command(context.release, first, end)}`"
             yield warn("late_start", text, remedy)
 
 
-def _say_how_to_collect(scene: ReadingScene, silence: _Silence) -> str:
+def _say_how_to_collect(context: ReadingContext, silence: _Silence) -> str:
     if not silence.at_end:
         return "find out why it was not scraped; see the target's page at the metrics server"
-    if scene.stretches:
+    if context.stretches:
         return "find out why it ended before the load did, then load again"
-    periods = _find_periods(scene)
+    periods = _find_periods(context)
     start = max(periods[0][0], silence.first_ms)
-    command = show_command(scene, start, silence.last_ms)
+    command = show_command(context.release, start, silence.last_ms)
     return f"find out why it ended; only if it was meant to end then, judge the time before: `{command}`"
 
 
-def check_targets(scene: ReadingScene) -> Iterable[Finding]:
+def check_targets(context: ReadingContext) -> Iterable[Finding]:
     """Targets that were to be scraped and did not answer, also those that never did and left no series."""
-    targets, periods = scene.targets, _find_periods(scene)
+    targets, periods = context.targets, _find_periods(context)
     if targets is None or not periods:
         return
     at_ms = (targets.bucket + 0.5) * targets.bucket_s * 1000
@@ -221,7 +229,7 @@ def check_targets(scene: ReadingScene) -> Iterable[Finding]:
             f"targets of {arm} did not answer {format_number(shares[code] * 100)} % of their scrapes "
             f"({format_number(others * 100)} % of the other arm's): {names}, first at {first}"
         )
-        lopsided = shares[code] > scene.rulebook.silence and shares[code] > 2 * others
+        lopsided = shares[code] > context.rulebook.silence and shares[code] > 2 * others
         remedy = (
             "find out why they were down: the metrics server's page of targets says how a scrape failed; "
             "targets that are not of the service are left out by sources.prometheus.selectors"
@@ -244,20 +252,24 @@ def _is_down_at_end(targets: ReadingCells, arm: int, end_ms: float) -> bool:
 # ------------------------------------------------------------------ instances
 
 
-def check_instances(scene: ReadingScene) -> Iterable[Finding]:
+def check_instances(context: ReadingContext) -> Iterable[Finding]:
     """Instances that came or went while their arm went on."""
-    periods = _find_periods(scene)
+    periods = _find_periods(context)
     if not periods:
         return
-    turned = [_find_turnover(scene, arm, periods) for arm in scene.readings.arms]
-    for arm, one in zip(scene.readings.arms, turned, strict=True):
+    turned = [_find_turnover(context, arm, periods) for arm in context.readings.arms]
+    for arm, one in zip(context.readings.arms, turned, strict=True):
         parts = [f"{len(one.came)} came after the start ({name_some(one.came)})"] if one.came else []
         parts += [f"{len(one.ended)} ended before the others ({name_some(one.ended)})"] if one.ended else []
         if parts:
             text = f"instances of {arm}, of {one.instances}: {', '.join(parts)}; each counts while it was there"
             yield warn("instances", text)
-    for arm, one in list(zip(scene.readings.arms, turned, strict=True))[1:]:
-        if one.share >= TURNED_OVER and one.share > 2 * turned[0].share and not scene.rulebook.prior.turnover_expected:
+    for arm, one in list(zip(context.readings.arms, turned, strict=True))[1:]:
+        if (
+            one.share >= TURNED_OVER
+            and one.share > 2 * turned[0].share
+            and not context.rulebook.prior.turnover_expected
+        ):
             text = (
                 f"{len(one.ended)} of {one.instances} instances of {arm} ended while the others went on "
                 f"({name_some(one.ended)}), and {len(turned[0].ended)} of {turned[0].instances} of baseline"
@@ -285,8 +297,8 @@ class _Turnover:
         return len(self.ended) / self.instances if self.instances else 0.0
 
 
-def _find_turnover(scene: ReadingScene, arm: str, periods: Sequence[tuple[float, float]]) -> _Turnover:
-    facts = _scraped(scene, [fact for fact in scene.readings.facts if fact.arm == arm and fact.lives])
+def _find_turnover(context: ReadingContext, arm: str, periods: Sequence[tuple[float, float]]) -> _Turnover:
+    facts = _scraped(context, [fact for fact in context.readings.facts if fact.arm == arm and fact.lives])
     lives: dict[str, tuple[int, int]] = {}
     for fact in facts:
         for name, (first, last) in fact.lives.items():
@@ -301,10 +313,7 @@ def _find_turnover(scene: ReadingScene, arm: str, periods: Sequence[tuple[float,
     over = min(max(last for _, last in seen.values()), end)
     came = [f"{name} at {show_clock(first)}" for name, (first, _) in sorted(seen.items()) if first > begun + reach]
     gone = {name: show_clock(last) for name, (_, last) in seen.items() if last < over - reach}
-    for (code, name), since in find_still_instances(scene).items():
-        if scene.readings.arms[code] == arm:
+    for (code, name), since in find_still_instances(context).items():
+        if context.readings.arms[code] == arm:
             gone.setdefault(name, f"{show_clock(since)}, scraped since and serving nothing")
     return _Turnover(len(seen), came, [f"{name} at {when}" for name, when in sorted(gone.items())])
-
-
-SILENCE_CHECKS = (check_silence, check_targets, check_instances)

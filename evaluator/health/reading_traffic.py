@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.health.reading_base import END_STEPS, TOLERATED, ReadingScene, name_some, show_clock, show_command
+from evaluator.health.base import END_STEPS, TOLERATED, ReadingContext, name_some, show_clock, show_command
 from evaluator.records import PARTS, Direction, Finding, Level, Query, QueryKind
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
@@ -33,30 +33,30 @@ FloatArray = npt.NDArray[np.float64]
 VALUE, COUNT = PARTS.index("value"), PARTS.index("count")
 
 
-def check_traffic(scene: ReadingScene) -> Iterable[Finding]:
+def check_traffic(context: ReadingContext) -> Iterable[Finding]:
     """An arm whose instances answer scrapes, and whose requests stop while the other arm's go on.
 
     Where readings know endpoints, that is looked at for each of them as well.
     """
-    queries, endpoints = _request_counters(scene), scene.readings.endpoints
-    for arm in range(1, len(scene.readings.arms)):
+    queries, endpoints = _request_counters(context), context.readings.endpoints
+    for arm in range(1, len(context.readings.arms)):
         for one, other in ((arm, 0), (0, arm)):
-            pauses = [_find_pause(scene, query, None, one, other) for query in queries]
+            pauses = [_find_pause(context, query, None, one, other) for query in queries]
             worst = max((pause for pause in pauses if pause), default=None, key=_badness)
             if worst is not None:
-                yield from _name_pause(scene, "traffic", worst, one, other)
+                yield from _name_pause(context, "traffic", worst, one, other)
             elif len(endpoints) > 1:
-                of_each = [_find_pause(scene, query, name, one, other) for query in queries for name in endpoints]
+                of_each = [_find_pause(context, query, name, one, other) for query in queries for name in endpoints]
                 worst = max((pause for pause in of_each if pause), default=None, key=_badness)
                 if worst is not None:
-                    yield from _name_pause(scene, "endpoint_silent", worst, one, other)
+                    yield from _name_pause(context, "endpoint_silent", worst, one, other)
         for query in queries[:1]:
-            yield from _name_unanswered(scene, query, arm)
+            yield from _name_unanswered(context, query, arm)
 
 
-def _name_unanswered(scene: ReadingScene, query: Query, arm: int) -> Iterator[Finding]:
+def _name_unanswered(context: ReadingContext, query: Query, arm: int) -> Iterator[Finding]:
     """Endpoints that the baseline answered and the candidate never, where its share of them was to be expected."""
-    view, part = scene.view, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE
+    view, part = context.view, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE
     rows, readings = view.find(query, part), view.readings
     total = np.zeros((2, len(readings.endpoints)))
     seen = np.zeros(len(readings.endpoints), dtype=bool)
@@ -84,12 +84,12 @@ def _badness(pause: _Pause) -> tuple[bool, float]:
     return pause.at_end, pause.seconds
 
 
-def _name_pause(scene: ReadingScene, check: str, pause: _Pause, one: int, other: int) -> Iterator[Finding]:
-    share = pause.seconds / scene.seconds if scene.seconds else 1.0
+def _name_pause(context: ReadingContext, check: str, pause: _Pause, one: int, other: int) -> Iterator[Finding]:
+    share = pause.seconds / context.seconds if context.seconds else 1.0
     if pause.at_end or share > TOLERATED:
-        level = Level.FAIL if pause.at_end or share > scene.rulebook.silence else Level.WARN
-        text = pause.say(scene.readings.arms[one], scene.readings.arms[other])
-        yield Finding(check, level, text, remedy=_say_what_to_do(scene, pause))
+        level = Level.FAIL if pause.at_end or share > context.rulebook.silence else Level.WARN
+        text = pause.say(context.readings.arms[one], context.readings.arms[other])
+        yield Finding(check, level, text, remedy=_say_what_to_do(context, pause))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,25 +119,25 @@ class _Pause:
         )
 
 
-def _say_what_to_do(scene: ReadingScene, pause: _Pause) -> str:
-    start = scene.view.span[0] * scene.readings.bucket_s * 1000
-    if not pause.at_end or scene.stretches:
+def _say_what_to_do(context: ReadingContext, pause: _Pause) -> str:
+    start = context.view.span[0] * context.readings.bucket_s * 1000
+    if not pause.at_end or context.stretches:
         return "find out why no request reached it, or why it answered none"
-    command = show_command(scene, start, pause.start_s * 1000)
+    command = show_command(context.release, start, pause.start_s * 1000)
     return f"find out why; only if its traffic was taken away on purpose, judge the time before: `{command}`"
 
 
-def find_still_instances(scene: ReadingScene) -> Mapping[tuple[int, str], float]:
+def find_still_instances(context: ReadingContext) -> Mapping[tuple[int, str], float]:
     """Instances whose requests stop for good while they are scraped and their arm's others go on.
 
     Gives arm and name → since when (ms). Only those that served before, for which 20 requests or more were to be
     expected since, and whose silence is more than twice as long as any that an instance of either arm came back from.
     """
     found: dict[tuple[int, str], float] = {}
-    bucket_s, first = scene.readings.bucket_s, scene.view.span[0]
-    shortest_s = END_STEPS * max((fact.step_ms for fact in scene.readings.facts), default=0.0) / 1000
-    for query in _request_counters(scene):
-        served = _grow_by_instance(scene, query)
+    bucket_s, first = context.readings.bucket_s, context.view.span[0]
+    shortest_s = END_STEPS * max((fact.step_ms for fact in context.readings.facts), default=0.0) / 1000
+    for query in _request_counters(context):
+        served = _grow_by_instance(context, query)
         stops = {key: _find_stop(own, others) for key, (own, others) in served.items()}
         longest = max((stop.longest_pause for stop in stops.values()), default=0)
         for key, stop in stops.items():
@@ -147,9 +147,9 @@ def find_still_instances(scene: ReadingScene) -> Mapping[tuple[int, str], float]
     return found
 
 
-def _grow_by_instance(scene: ReadingScene, query: Query) -> dict[tuple[int, str], tuple[FloatArray, FloatArray]]:
+def _grow_by_instance(context: ReadingContext, query: Query) -> dict[tuple[int, str], tuple[FloatArray, FloatArray]]:
     """By how much each instance that is read until the end grew in each bucket of the view, and its arm's others."""
-    view, readings = scene.view, scene.view.readings
+    view, readings = context.view, context.view.readings
     rows = view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE)
     start, end = view.span
     out: dict[tuple[int, str], tuple[FloatArray, FloatArray]] = {}
@@ -193,10 +193,10 @@ def _find_stop(own: FloatArray, others: FloatArray) -> _Stop:
     return _Stop(own.size - served, int(pauses.max()))
 
 
-def _request_counters(scene: ReadingScene) -> list[Query]:
+def _request_counters(context: ReadingContext) -> list[Query]:
     """Counters that grow with requests: denominators, histograms, and rates of which more is better."""
     found: dict[Query, None] = {}
-    for rule in scene.rulebook.rules:
+    for rule in context.rulebook.rules:
         if rule.type == "counter_ratio":
             found[rule.queries[-1]] = None
         elif rule.type.startswith("histogram") or (rule.type == "counter_rate" and rule.direction is Direction.HIGHER):
@@ -204,14 +204,14 @@ def _request_counters(scene: ReadingScene) -> list[Query]:
     return list(found)
 
 
-def _find_pause(scene: ReadingScene, query: Query, endpoint: str | None, arm: int, other: int) -> _Pause | None:
+def _find_pause(context: ReadingContext, query: Query, endpoint: str | None, arm: int, other: int) -> _Pause | None:
     """The worst pause of one arm against the other; `endpoint` `None`: over all of them."""
-    grown = _grow_by_bucket(scene, query, endpoint, (arm, other))
+    grown = _grow_by_bucket(context, query, endpoint, (arm, other))
     if grown is None:
         return None
     first, own, theirs = grown
-    bucket_s = scene.readings.bucket_s
-    shortest_s = END_STEPS * max((fact.step_ms for fact in scene.readings.facts), default=0.0) / 1000
+    bucket_s = context.readings.bucket_s
+    shortest_s = END_STEPS * max((fact.step_ms for fact in context.readings.facts), default=0.0) / 1000
     pauses: list[_Pause] = []
     history, run, longest = _History(), list[int](), 0
     for at in range(own.size + 1):
@@ -269,10 +269,10 @@ def _ratio(own: float, theirs: float) -> float:
 
 
 def _grow_by_bucket(
-    scene: ReadingScene, query: Query, endpoint: str | None, arms: tuple[int, int]
+    context: ReadingContext, query: Query, endpoint: str | None, arms: tuple[int, int]
 ) -> tuple[int, FloatArray, FloatArray] | None:
     """First bucket, and by how much both arms grew in each from there to the last that both were read in."""
-    view = scene.view
+    view = context.view
     rows = view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE, endpoint)
     readings = view.readings
     mine = [rows[readings.arm[rows] == arm] for arm in arms]

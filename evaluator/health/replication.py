@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, is_imported, ok, warn
-from evaluator.records import Finding, Level
+from evaluator.health.base import RequestContext, ok, warn
+from evaluator.records import Finding, Level, is_imported
 from evaluator.wording import format_count
 
 __all__ = ["check_replication"]
@@ -15,23 +15,23 @@ SINGLE = "single_instance"
 ENOUGH = 3
 
 
-def check_replication(scene: Scene) -> Iterable[Finding]:
+def check_replication(context: RequestContext) -> Iterable[Finding]:
     """One instance or replicate a side forbids a GO; fewer than three make it unlikely."""
-    if any(run.fingerprint.get("replicates_overlap") for run in scene.runs):
+    if any(run.fingerprint.get("replicates_overlap") for run in context.runs):
         yield warn(
             NAME,
             "files that ran at the same time are taken as replicates, as --files-are says: if one run left them, "
             "the differences between runs are taken for smaller than they are",
             "import them again under another release id with `--files-are parts`, if one run left them",
         )
-    for arm, count in scene.names_per_arm.items():
+    for arm, count in context.names_per_arm.items():
         yield warn(
             NAME,
             f"{format_count(count)} names of instances of {arm} have too few requests each: taken as one instance",
             "where these are instances, load for longer; where they are requests or connections, let each instance "
             "send a name of its own",
         )
-    for arm, design in scene.designs.items():
+    for arm, design in context.designs.items():
         units = "replicates" if design.kind == "replicates" else "instances"
         fewest = min(design.behind)
         if design.kind == "single" and fewest < ENOUGH:
@@ -40,7 +40,7 @@ def check_replication(scene: Scene) -> Iterable[Finding]:
                 Level.FAIL,
                 f"one instance a side ({arm} {design.instances[1]}, baseline {design.instances[0]}): "
                 "the release cannot be told from the machine it ran on",
-                remedy=_cure(scene),
+                remedy=_cure(context),
             )
         elif design.kind == "single":
             yield warn(NAME, f"{fewest} instances a side are declared but not told apart: their spread is assumed")
@@ -50,13 +50,13 @@ def check_replication(scene: Scene) -> Iterable[Finding]:
             yield ok(NAME, f"{design.behind[0]} + {design.behind[1]} {units}")
 
 
-def _cure(scene: Scene) -> str:
+def _cure(context: RequestContext) -> str:
     """The command that tells release from machine."""
-    if is_imported(scene.runs):
+    if is_imported(context.runs):
         return (
             "repeat the test with restarts and import all its files together under a new id, "
             "`evaluator import RELEASE --baseline OLD1,OLD2,OLD3 --canary NEW1,NEW2,NEW3`, "
             "or name the instances, `--column instance=COLUMN`"
         )
-    again = f"`evaluator load {scene.release} --replicates 5 …`"
+    again = f"`evaluator load {context.release} --replicates 5 …`"
     return f"repeat the run with restarts, {again}, or load three instances an arm"

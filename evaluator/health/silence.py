@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.health.base import Scene, ok, warn
+from evaluator.health.base import TOLERATED, RequestContext, ok, warn
 from evaluator.health.endpoints import is_health_check
 from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Level, Run, RunState
 from evaluator.stats.index import distinct
@@ -26,7 +26,6 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 NAME = "silence"
-TOLERATED = 0.02
 TIME = 1e9
 """Weight of a bucket where time itself is the reference: large against any count of requests."""
 REAL_TIMES_FROM = 10 * 365 * 86400
@@ -67,20 +66,20 @@ class RunTime:
         return self.end - self.first
 
 
-def find_run_times(scene: Scene, arm: str) -> list[RunTime]:
+def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
     """The time of each run in which the baseline and `arm` both have requests, or should have.
 
     Health checks do not count where there is anything else: a service that answers nothing but those is silent.
     """
-    moments, bucket_s = scene.cells.moments, scene.cells.bucket_s
-    code = scene.cells.arms.index(arm)
-    by_id = {run.id: run for run in scene.runs}
-    probes = np.array([is_health_check(name) for name in scene.cells.endpoints], dtype=bool)
+    moments, bucket_s = context.cells.moments, context.cells.bucket_s
+    code = context.cells.arms.index(arm)
+    by_id = {run.id: run for run in context.runs}
+    probes = np.array([is_health_check(name) for name in context.cells.endpoints], dtype=bool)
     out = []
     for number in distinct(moments.run).tolist():
-        run = by_id.get(scene.cells.runs[number])
+        run = by_id.get(context.cells.runs[number])
         here = (moments.run == number) & ((moments.arm == 0) | (moments.arm == code))
-        here &= moments.bucket >= scene.warm_up.first_bucket.get(number, 0)
+        here &= moments.bucket >= context.warm_up.first_bucket.get(number, 0)
         used = here & ~probes[moments.endpoint]
         leaves_out = all((used & (moments.arm == a)).any() for a in (0, code)) and bool((here & ~used).any())
         here = used if leaves_out else here
@@ -102,28 +101,28 @@ def find_run_times(scene: Scene, arm: str) -> list[RunTime]:
     return out
 
 
-def check_silence(scene: Scene) -> Iterable[Finding]:
+def check_silence(context: RequestContext) -> Iterable[Finding]:
     """Arms against each other and against the time of their users; then the candidates' endpoints."""
     found: list[Finding] = []
     looked = False
-    for arm in scene.cells.arms[1:]:
-        for time in find_run_times(scene, arm):
+    for arm in context.cells.arms[1:]:
+        for time in find_run_times(context, arm):
             looked = True
-            silences = _find_silent_arms(scene, time)
-            found += _judge_arms(scene, time, silences)
-            if may_be_go(scene, time):
-                found += _judge_endpoints(scene, time, silences[1])
+            silences = _find_silent_arms(context, time)
+            found += _judge_arms(context, time, silences)
+            if may_be_go(context, time):
+                found += _judge_endpoints(context, time, silences[1])
     yield from dict.fromkeys(found)
     if looked and not found:
         yield ok(NAME, "every arm and endpoint was heard to the end")
 
 
-def may_be_go(scene: Scene, time: RunTime) -> bool:
+def may_be_go(context: RequestContext, time: RunTime) -> bool:
     """May a GO be said now? Only then does it matter who is silent at this moment: the run is over, or need not be."""
-    return time.is_over or (scene.looks_paid and scene.rulebook.monitoring.early_go)
+    return time.is_over or (context.looks_paid and context.rulebook.monitoring.early_go)
 
 
-def _find_silent_arms(scene: Scene, time: RunTime) -> tuple[Silence, Silence]:
+def _find_silent_arms(context: RequestContext, time: RunTime) -> tuple[Silence, Silence]:
     """The silences of baseline and candidate in one run.
 
     While the users of a load run, the silence of the other arm is no excuse. At the end of the load they are
@@ -140,16 +139,16 @@ def _find_silent_arms(scene: Scene, time: RunTime) -> tuple[Silence, Silence]:
             gaps += [
                 gap
                 for gap in alone[arm].gaps
-                if (gap.start, gap.end) not in known and (gap.at_end or _is_waited_for(scene, time, arm, gap))
+                if (gap.start, gap.end) not in known and (gap.at_end or _is_waited_for(context, time, arm, gap))
             ]
         out.append(Silence(arm, tuple(sorted(gaps, key=lambda gap: gap.start))))
     return out[0], out[1]
 
 
-def _is_waited_for(scene: Scene, time: RunTime, side: int, gap: Gap) -> bool:
+def _is_waited_for(context: RequestContext, time: RunTime, side: int, gap: Gap) -> bool:
     """Did a request that began before the gap fail, or take half of it?"""
-    moments, bucket_s = scene.cells.moments, scene.cells.bucket_s
-    mine = time.rows & (moments.arm == (0 if side == 0 else scene.cells.arms.index(time.arm)))
+    moments, bucket_s = context.cells.moments, context.cells.bucket_s
+    mine = time.rows & (moments.arm == (0 if side == 0 else context.cells.arms.index(time.arm)))
     place = moments.bucket - time.first
     before = mine & (place < gap.start)
     ends = place[before] + 1 + np.nan_to_num(moments.max_us[before]) / 1e6 / bucket_s
@@ -157,26 +156,26 @@ def _is_waited_for(scene: Scene, time: RunTime, side: int, gap: Gap) -> bool:
     return bool(failed) or bool((ends >= (gap.start + gap.end) / 2).any())
 
 
-def _judge_arms(scene: Scene, time: RunTime, silences: tuple[Silence, Silence]) -> Iterable[Finding]:
+def _judge_arms(context: RequestContext, time: RunTime, silences: tuple[Silence, Silence]) -> Iterable[Finding]:
     for silence in silences:
         if not silence.gaps:
             continue
         name = (BASELINE, time.arm)[silence.series]
         share = silence.buckets / time.buckets
         at_end = silence.end if time.is_load or _stopped_first(time, silence) else None
-        if not may_be_go(scene, time):
+        if not may_be_go(context, time):
             at_end = None
         if share <= TOLERATED and not at_end:
             continue
-        text = describe_gap(scene, time, at_end or silence.longest, name)
+        text = describe_gap(context, time, at_end or silence.longest, name)
         if len(silence.gaps) > 1:
             text += f"; {len(silence.gaps)} such gaps are {format_number(share * 100)} % of the run"
         if time.leaves_out_health_checks:
             text += "; health checks are not counted"
-        if at_end or share > scene.rulebook.silence:
-            yield Finding(NAME, Level.FAIL, text, remedy=_remedy(scene, time, silence, name))
+        if at_end or share > context.rulebook.silence:
+            yield Finding(NAME, Level.FAIL, text, remedy=_remedy(context, time, silence, name))
         else:
-            yield warn(NAME, text, _remedy(scene, time, silence, name))
+            yield warn(NAME, text, _remedy(context, time, silence, name))
 
 
 def _stopped_first(time: RunTime, silence: Silence) -> bool:
@@ -189,44 +188,44 @@ def _stopped_first(time: RunTime, silence: Silence) -> bool:
     return silence.end.buckets > TOLERATED * time.buckets
 
 
-def describe_gap(scene: Scene, time: RunTime, gap: Gap, name: str) -> str:
+def describe_gap(context: RequestContext, time: RunTime, gap: Gap, name: str) -> str:
     """Say when it was silent, for how long, and how many requests were to be expected."""
-    begin, end = (_moment(scene, time, at) for at in (gap.start, gap.end))
+    begin, end = (_moment(context, time, at) for at in (gap.start, gap.end))
     until = "the end" if gap.at_end else end
-    length = format_duration(gap.buckets * scene.cells.bucket_s)
+    length = format_duration(gap.buckets * context.cells.bucket_s)
     share = format_number(gap.buckets / time.buckets * 100)
     expected = format_count(max(round(gap.expected), 1)) if gap.expected < TIME else ""
     where = f", where about {expected} were to be expected" if expected else ""
     return f"{name} had no request from {begin} to {until}: {length}, {share} % of the run{where}"
 
 
-def _moment(scene: Scene, time: RunTime, place: int) -> str:
+def _moment(context: RequestContext, time: RunTime, place: int) -> str:
     """The minute of the run, and the time of day where times are real ones."""
-    start = int(scene.cells.moments.bucket[scene.cells.moments.run == time.code].min())
-    minute = (time.first + place - start) * scene.cells.bucket_s / 60
+    start = int(context.cells.moments.bucket[context.cells.moments.run == time.code].min())
+    minute = (time.first + place - start) * context.cells.bucket_s / 60
     text = f"minute {format_number(round(minute, 1))}"
-    at_s = (time.first + place) * scene.cells.bucket_s
+    at_s = (time.first + place) * context.cells.bucket_s
     return f"{text} ({datetime.fromtimestamp(at_s, UTC):%H:%M:%S} UTC)" if at_s > REAL_TIMES_FROM else text
 
 
-def _remedy(scene: Scene, time: RunTime, silence: Silence, name: str) -> str:
+def _remedy(context: RequestContext, time: RunTime, silence: Silence, name: str) -> str:
     if time.is_load:
-        return f"find out why {name} got no requests, then load it again: `evaluator load {scene.release} …`"
+        return f"find out why {name} got no requests, then load it again: `evaluator load {context.release} …`"
     why = f"find out why {name} got no requests"
-    options = period_options(scene, time, silence)
+    options = period_options(context, time, silence)
     if not options:
         return f"{why}, then import the requests of a run to the end"
-    return f"{why}; if only a part of the time was meant: `evaluator verdict {scene.release} {options}`"
+    return f"{why}; if only a part of the time was meant: `evaluator verdict {context.release} {options}`"
 
 
-def period_options(scene: Scene, time: RunTime, silence: Silence) -> str:
+def period_options(context: RequestContext, time: RunTime, silence: Silence) -> str:
     """The options that judge the longest time without these gaps; empty where times are not real ones."""
     edges = [0, *(edge for gap in silence.gaps for edge in (gap.start, gap.end)), time.buckets]
     pieces = list(zip(edges[::2], edges[1::2], strict=True))
     start, end = max(pieces, key=lambda piece: piece[1] - piece[0])
     # Cells are cut at whole blocks: only whole ones are offered.
-    first = -(-(time.first + start) // BLOCK_BUCKETS) * BLOCK_BUCKETS * scene.cells.bucket_s
-    last = (time.first + end) // BLOCK_BUCKETS * BLOCK_BUCKETS * scene.cells.bucket_s
+    first = -(-(time.first + start) // BLOCK_BUCKETS) * BLOCK_BUCKETS * context.cells.bucket_s
+    last = (time.first + end) // BLOCK_BUCKETS * BLOCK_BUCKETS * context.cells.bucket_s
     if first >= last or first < REAL_TIMES_FROM:
         return ""
     stamps = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (first, last))
@@ -236,10 +235,10 @@ def period_options(scene: Scene, time: RunTime, silence: Silence) -> str:
 # ------------------------------------------------------------------ endpoints
 
 
-def _judge_endpoints(scene: Scene, time: RunTime, arm: Silence) -> Iterable[Finding]:
+def _judge_endpoints(context: RequestContext, time: RunTime, arm: Silence) -> Iterable[Finding]:
     """Endpoints that the baseline went on answering and the candidate did not."""
     silent: list[tuple[float, str, Gap]] = []
-    for names, own, reference in _endpoint_counts(scene, time):
+    for names, own, reference in _endpoint_counts(context, time):
         for silence in find_silence(own, reference):
             asked = np.flatnonzero(reference[silence.series])
             within = [_cut(gap, int(asked[0]), int(asked[-1]) + 1, time.buckets) for gap in silence.gaps]
@@ -252,9 +251,9 @@ def _judge_endpoints(scene: Scene, time: RunTime, arm: Silence) -> Iterable[Find
         return
     share, endpoint, gap = max(silent, key=lambda found: (found[0], found[1]))
     more = f" (and {len(silent) - 1} more endpoints)" if len(silent) > 1 else ""
-    text = describe_gap(scene, time, gap, f"{endpoint}{more} of {time.arm}") + "; baseline went on answering it"
+    text = describe_gap(context, time, gap, f"{endpoint}{more} of {time.arm}") + "; baseline went on answering it"
     remedy = f"find out why {time.arm} was not asked for {endpoint}, or did not answer it"
-    if share > scene.rulebook.silence:
+    if share > context.rulebook.silence:
         yield Finding(NAME, Level.FAIL, text, remedy=remedy)
     else:
         yield warn(NAME, text, remedy)
@@ -270,22 +269,24 @@ def _lies_in(gap: Gap, whole: Gap) -> bool:
     return whole.start <= gap.start and gap.end <= whole.end
 
 
-def _endpoint_counts(scene: Scene, time: RunTime) -> Iterable[tuple[list[str], FloatArray, FloatArray]]:
+def _endpoint_counts(context: RequestContext, time: RunTime) -> Iterable[tuple[list[str], FloatArray, FloatArray]]:
     """Names, requests of the candidate and of the baseline per endpoint and bucket, some endpoints at a time."""
-    moments = scene.cells.moments
-    code = scene.cells.arms.index(time.arm)
+    moments = context.cells.moments
+    code = context.cells.arms.index(time.arm)
     inside = (moments.run == time.code) & (moments.bucket >= time.first) & (moments.bucket < time.end)
     rows = np.flatnonzero(inside & ((moments.arm == 0) | (moments.arm == code)))
     endpoint, candidate, n = moments.endpoint[rows], moments.arm[rows] != 0, moments.n[rows]
     place = moments.bucket[rows] - time.first
-    totals = [np.bincount(endpoint, weights=n * (candidate == a), minlength=len(scene.cells.endpoints)) for a in (0, 1)]
+    totals = [
+        np.bincount(endpoint, weights=n * (candidate == a), minlength=len(context.cells.endpoints)) for a in (0, 1)
+    ]
     chosen = np.flatnonzero((totals[0] > 0) & (totals[1] > 0))
     for start in range(0, chosen.size, ENDPOINTS_AT_A_TIME):
         part = chosen[start : start + ENDPOINTS_AT_A_TIME]
-        at = np.full(len(scene.cells.endpoints), -1)
+        at = np.full(len(context.cells.endpoints), -1)
         at[part] = np.arange(part.size)
         used = at[endpoint] >= 0
         key = ((candidate[used] * part.size) + at[endpoint[used]]) * time.buckets + place[used]
         counts = np.bincount(key, weights=n[used], minlength=2 * part.size * time.buckets)
         reference, own = np.asarray(counts, float).reshape(2, part.size, time.buckets)
-        yield [scene.cells.endpoints[k] for k in part], own, reference
+        yield [context.cells.endpoints[k] for k in part], own, reference

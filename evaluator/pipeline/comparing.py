@@ -8,10 +8,11 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from evaluator.assess import assess
+from evaluator.assess import assess_pairs
+from evaluator.assess.requests import pair_requests
 from evaluator.calibration import pair_runs
-from evaluator.curves import trace_release
 from evaluator.errors import UnknownName, UsageError
+from evaluator.figure_data import trace_release
 from evaluator.judges import JUDGES
 from evaluator.metrics import OUTCOME_METRICS
 from evaluator.pipeline.judging import choose_runs
@@ -166,12 +167,15 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
         monitoring=Monitoring(mode="fixed"),
     )
     runs = (Run(cells.runs[0], second.release, "compare", "import", state=RunState.COMPLETE),)
-    evidence = assess(cells, runs, rulebook, second.release)
+    requests = pair_requests(cells, runs, rulebook)
+    evidence = assess_pairs(requests, second.release)
     comparisons = JUDGES["native"](evidence, rulebook, second.release).comparisons
-    figures = trace_release(cells, runs, rulebook, comparisons)
-    alone = all(len(side.runs) == 1 for side in (first, second))
-    over = trace_release(pair_runs([(sides[0], sides[1])], together=True), runs, rulebook, ()) if alone else {}
-    return Compared(comparisons, evidence.findings, {**figures, "timeline": over.get("timeline")})
+    figures = trace_release(requests, rulebook, comparisons)
+    timeline = None
+    if all(len(side.runs) == 1 for side in (first, second)):
+        together = pair_requests(pair_runs([(sides[0], sides[1])], together=True), runs, rulebook)
+        timeline = trace_release(together, rulebook, ())["timeline"]
+    return Compared(comparisons, evidence.findings, {**figures, "timeline": timeline})
 
 
 def _only(cells: Cells, side: Side) -> Cells:

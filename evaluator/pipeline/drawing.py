@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evaluator.curves import trace_release
+from evaluator.assess.requests import RequestPairs, pair_requests
+from evaluator.figure_data import trace_release
 from evaluator.pipeline.judging import choose_runs, read_readings, service_of
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
-    Cells,
     Comparison,
     EvidenceKind,
     ReadingCells,
@@ -32,14 +32,14 @@ def trace_figures(
     store: Store,
     release: Release,
     runs: Sequence[Run],
-    cells: Cells,
+    requests: RequestPairs | None,
     rulebook: Rulebook,
     comparisons: Sequence[Comparison],
     readings: ReadingCells | None = None,
 ) -> Mapping[str, Any]:
-    """Plain JSON behind the figures of one release. `cells` and `comparisons`: as they were judged."""
+    """Plain JSON behind the figures of one release. `requests` and `comparisons`: as they were judged."""
     return {
-        **trace_release(cells, tuple(runs), rulebook, comparisons, readings),
+        **trace_release(requests, rulebook, comparisons, readings),
         "runs": [_describe(run) for run in runs[:MOST_RUNS]],
         "candidates": [_sum_up(one) for one in _find_candidates(store.releases(), release)],
     }
@@ -53,7 +53,8 @@ def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Ve
     cells = store.read_cells([run.id for run in loads])
     readings, _ = read_readings(store, chosen)
     comparisons = verdict.evidence.comparisons
-    traced = trace_figures(store, verdict.release, loads, cells, learnt.rulebook, comparisons, readings)
+    requests = pair_requests(cells, loads, learnt.rulebook)
+    traced = trace_figures(store, verdict.release, loads, requests, learnt.rulebook, comparisons, readings)
     return replace(verdict, figures=traced)
 
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.assess import assess_release
-from evaluator.assess_readings import count_samples
+from evaluator.assess.outcomes import find_needs
+from evaluator.assess.readings import count_samples
 from evaluator.errors import UnknownName
 from evaluator.health.history import describe_learnt
 from evaluator.judges import JUDGES
-from evaluator.metrics.outcome_measure import find_needs
 from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
@@ -128,8 +128,8 @@ def judge_traceably(
         loads, waiting = cut_in_flight(cells, loads, period)
         left_out += waiting
         readings = readings and cut_readings(readings, period.start, period.end)
-    cells = part
-    evidence = assess_release(cells, loads, outcomes, policy.rulebook, release.id, readings, collected, left_out)
+    assessment = assess_release(part, loads, outcomes, policy.rulebook, release.id, readings, collected, left_out)
+    evidence = assessment.evidence
     if learnt is not None and policy is not own:
         evidence = replace(evidence, findings=(*evidence.findings, describe_learnt(learnt, policy.rulebook)))
     judgement = JUDGES[JUDGE](evidence, policy.rulebook, release.id)
@@ -157,7 +157,9 @@ def judge_traceably(
     def trace() -> Mapping[str, Any]:
         from evaluator.pipeline.drawing import trace_figures  # most verdicts are given without
 
-        return trace_figures(store, release, loads, cells, policy.rulebook, judgement.comparisons, readings)
+        return trace_figures(
+            store, release, loads, assessment.requests, policy.rulebook, judgement.comparisons, readings
+        )
 
     return verdict, trace
 

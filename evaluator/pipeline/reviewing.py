@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from evaluator.assess import assess_release
+from evaluator.assess.requests import RequestPairs
 from evaluator.judges import JUDGES
 from evaluator.pipeline.drawing import trace_figures
 from evaluator.pipeline.hindsight import runs_behind
@@ -165,6 +166,8 @@ class Judged:
     data: Data
     rulebook: Rulebook
     evidence: Evidence
+    requests: RequestPairs | None
+    """The requests as they were judged."""
     word: VerdictWord
     reasons: tuple[Reason, ...]
     same_data: bool
@@ -190,10 +193,12 @@ def read_judged(store: Store, verdict: Verdict) -> Judged:
 
 
 def _judge(data: Data, rulebook: Rulebook, release_id: str, *, same_data: bool) -> Judged:
-    evidence = assess_release(data.cells, data.runs, data.outcomes, rulebook, release_id, data.readings, data.collected)
-    judgement = JUDGES["native"](evidence, rulebook, release_id)
-    evidence = replace(evidence, comparisons=judgement.comparisons)
-    return Judged(data, rulebook, evidence, judgement.word, judgement.reasons, same_data)
+    assessment = assess_release(
+        data.cells, data.runs, data.outcomes, rulebook, release_id, data.readings, data.collected
+    )
+    judgement = JUDGES["native"](assessment.evidence, rulebook, release_id)
+    evidence = replace(assessment.evidence, comparisons=judgement.comparisons)
+    return Judged(data, rulebook, evidence, assessment.requests, judgement.word, judgement.reasons, same_data)
 
 
 def trace_judged(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str, Any]:
@@ -202,7 +207,7 @@ def trace_judged(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str,
         store,
         verdict.release,
         judged.data.runs,
-        judged.data.cells,
+        judged.requests,
         judged.rulebook,
         judged.evidence.comparisons,
         judged.data.readings,

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from evaluator.assess.base import find_rules
 from evaluator.errors import StoreBusy, UnknownName
-from evaluator.metrics.outcome_measure import has_outcome_rules
 from evaluator.pipeline.base import Say, say_nothing
 from evaluator.pipeline.judging import JUDGE, choose_runs, judge_release
 from evaluator.pipeline.landing import land_release
@@ -298,7 +298,8 @@ class Watch:
 
     def _wants_outcomes(self, runs: Sequence[Run]) -> bool:
         """Does the policy ask for outcomes, and nobody has imported any yet?"""
-        return has_outcome_rules(self.policy.rulebook) and not any(run.kind is EvidenceKind.OUTCOMES for run in runs)
+        wanted = find_rules(self.policy.rulebook, EvidenceKind.OUTCOMES)
+        return bool(wanted) and not any(run.kind is EvidenceKind.OUTCOMES for run in runs)
 
     def _give_up(self) -> Verdict:
         """The time is up: what is there decides, or is said to be missing."""

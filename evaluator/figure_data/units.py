@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.curves.base import MOST_UNITS, Scope, plain
+from evaluator.assess.requests import RequestPairs
+from evaluator.figure_data.base import MOST_UNITS, plain
 from evaluator.metrics.base import Pair
 from evaluator.records import Comparison
 from evaluator.stats.distribution import Distribution, distributions_by_row
@@ -37,12 +38,12 @@ class _Units:
     bins: SortedBins
 
 
-def trace_units(scope: Scope, row: Comparison) -> dict[str, Any] | None:
+def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | None:
     """Values as each unit had them, not standardised over endpoints and time; the busiest where there are many."""
-    pair = scope.whole(row.arm, row.rule.slice.endpoint)
+    pair = requests.at(row.arm, row.rule.slice.endpoint)
     if pair is None:
         return None
-    units = _of_runs(scope, pair) if pair.design.kind == "replicates" else _of_instances(pair.panel)
+    units = _of_runs(requests, pair) if pair.design.kind == "replicates" else _of_instances(pair.panel)
     values = _values(pair.panel, units, row)
     if values is None:
         return None
@@ -89,7 +90,7 @@ def _of_instances(panel: Panel) -> _Units:
     )
 
 
-def _of_runs(scope: Scope, pair: Pair) -> _Units:
+def _of_runs(requests: RequestPairs, pair: Pair) -> _Units:
     """Runs of the baseline first, then those of the candidate."""
     panel, runs = pair.panel, pair.panel.runs
     run = np.searchsorted(runs, panel.run)
@@ -101,7 +102,7 @@ def _of_runs(scope: Scope, pair: Pair) -> _Units:
         summed = values.sum(axis=1)
         return np.concatenate([np.bincount(run, weights=own, minlength=runs.size) for own in summed])
 
-    order = scope.pairs.cells.runs
+    order = requests.cells.runs
     names = tuple(f"run {place + 1} ({order[code]})" for place, code in enumerate(runs.tolist()))
     return _Units(
         names * 2,

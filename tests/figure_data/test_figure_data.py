@@ -9,8 +9,8 @@ import pytest
 from judging import RULEBOOK
 from reporting import HOUR, SHORT, SLOWER, runs_of, without_requests
 
-from evaluator.assess import assess
-from evaluator.curves import MOST_POINTS, trace_release
+from evaluator.assess import assess_release
+from evaluator.figure_data import MOST_POINTS, trace_release
 from evaluator.judges import JUDGES
 from evaluator.records import (
     PARTS,
@@ -27,8 +27,9 @@ from evaluator.simulate import SCENARIOS, Change, simulate, simulate_cells, to_c
 
 def trace(cells, rulebook=RULEBOOK, readings=None):
     runs = runs_of(cells)
-    comparisons = JUDGES["native"](assess(cells, runs, rulebook), rulebook, "cart@2").comparisons
-    return comparisons, trace_release(cells, runs, rulebook, comparisons, readings)
+    assessment = assess_release(cells, runs, None, rulebook)
+    comparisons = JUDGES["native"](assessment.evidence, rulebook, "cart@2").comparisons
+    return comparisons, trace_release(assessment.requests, rulebook, comparisons, readings)
 
 
 @pytest.fixture(scope="module")

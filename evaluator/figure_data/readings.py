@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.curves.base import MOST_POINTS, round_all
-from evaluator.curves.timeline import Axis
+from evaluator.figure_data.base import MOST_POINTS, round_all
+from evaluator.figure_data.timeline import Axis
 from evaluator.records import PARTS, Query, QueryKind, ReadingCells, Rule
 
 __all__ = ["trace_readings"]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.metrics.measure import Pairs, measure
+from evaluator.assess.base import Pairs
 from evaluator.records import (
-    BLOCK_BUCKETS,
-    Cells,
     Comparison,
     Direction,
     Effect,
@@ -23,53 +20,24 @@ from evaluator.records import (
 from evaluator.stats.calendar import Calendar
 from evaluator.stats.sequential import anytime_p, anytime_z, boundary_z, sequential_p
 from evaluator.stats.student import critical_value, t_quantile
-from evaluator.stats.window import WarmUp
 
-__all__ = ["judged_buckets", "look_back", "look_back_with", "repeat_interval"]
+__all__ = ["look_back", "repeat_interval"]
 
 FloatArray = npt.NDArray[np.float64]
 Key = tuple[str, str, str | None, bool]
 
 
-def judged_buckets(cells: Cells, warm_up: WarmUp) -> tuple[int, int]:
-    """First bucket that is judged, at the start of its block, and the bucket after the last."""
-    moments = cells.moments
-    if not moments.bucket.size:
-        return 0, 0
-    first = min(warm_up.first_bucket.values())
-    return first // BLOCK_BUCKETS * BLOCK_BUCKETS, int(moments.bucket.max()) + 1
-
-
-def look_back(
-    pairs: Pairs, warm_up: WarmUp, calendar: Calendar, last: tuple[Comparison, ...]
-) -> tuple[Comparison, ...]:
+def look_back(pairs: Pairs, last: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
     """Give each comparison its earlier looks, and turn its p-values into sequential ones."""
-    cells = pairs.cells
-    start, end = judged_buckets(cells, warm_up)
-
-    def measure_at(at_s: int) -> tuple[Comparison, ...]:
-        return measure(pairs, before_bucket=start + at_s // cells.bucket_s).comparisons
-
-    return look_back_with(measure_at, calendar, (end - start) * cells.bucket_s, pairs.rulebook, last)
-
-
-def look_back_with(
-    measure_at: Callable[[int], tuple[Comparison, ...]],
-    calendar: Calendar,
-    covered_s: float,
-    rulebook: Rulebook,
-    last: tuple[Comparison, ...],
-) -> tuple[Comparison, ...]:
-    """The same for whatever can be measured as it was after so many seconds of judged data."""
+    calendar, covered_s, rulebook = pairs.calendar, pairs.covered_s, pairs.rulebook
     if calendar.kind == "fixed":
         return last
-    monitoring = rulebook.monitoring
     paths: dict[Key, list[Look]] = {}
     for at_s in calendar.interim:
-        for comparison in measure_at(at_s):
+        for comparison in pairs.measure(at_s).comparisons:
             path = paths.setdefault(_key(comparison), [])
-            path.append(_look(path, comparison, calendar, at_s, monitoring))
-    finished = (_finish(c, paths.get(_key(c), []), calendar, covered_s, monitoring) for c in last)
+            path.append(_look(path, comparison, calendar, at_s, rulebook.monitoring))
+    finished = (_finish(c, paths.get(_key(c), []), calendar, covered_s, rulebook.monitoring) for c in last)
     return tuple(repeat_interval(c, calendar, covered_s, rulebook) if c.looks else c for c in finished)
 
 

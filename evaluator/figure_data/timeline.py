@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.curves.base import MOST_POINTS, Scope, plain, round_all
-from evaluator.records import Cells, Run
+from evaluator.assess.requests import RequestPairs
+from evaluator.figure_data.base import MOST_POINTS, plain, round_all
+from evaluator.records import Cells
 from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.distribution import Distribution
 from evaluator.stats.index import distinct
 
-__all__ = ["Axis", "lay_axis", "offset_of_judged", "trace_timeline"]
+__all__ = ["Axis", "build_axis", "trace_timeline"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -56,7 +57,7 @@ class Axis:
         return self.first_slot[run] * self.slot_s + epoch_s - self.first_bucket[run] * self.bucket_s
 
 
-def lay_axis(cells: Cells) -> Axis:
+def build_axis(cells: Cells) -> Axis:
     """Lay the runs out one after the other, in at most `MOST_POINTS` slots where there are fewer runs than that."""
     moments = cells.moments
     spans = {
@@ -78,23 +79,27 @@ def lay_axis(cells: Cells) -> Axis:
     )
 
 
-def trace_timeline(scope: Scope, runs: tuple[Run, ...]) -> dict[str, Any] | None:
-    """Series of every arm, what is shaded and what happened; `None` where nothing landed."""
-    cells = scope.pairs.cells
-    if not cells.moments.run.size:
-        return None
-    axis = lay_axis(cells)
+def trace_timeline(requests: RequestPairs, axis: Axis, decided_at_s: float | None) -> dict[str, Any] | None:
+    """Series of every arm, what is shaded and what happened; `None` where there are too many runs for one axis.
+
+    `decided_at_s`: seconds of judged data after which a gate was first shown to be worse.
+    """
+    cells = requests.cells
     if axis.slots > MOST_POINTS:
         return None
     arms = [_trace_arm(cells, axis, code) for code in range(len(cells.arms))]
     first = next(iter(axis.first_bucket.values()))
+    events = _find_events(requests, axis)
+    if decided_at_s is not None and len(axis.first_bucket) == 1:
+        offset = plain((requests.span[0] - first) * axis.bucket_s) or 0.0
+        events.append({"at": offset + decided_at_s, "what": "shown to be worse"})
     return {
         "slot_s": axis.slot_s,
         "start_epoch_s": first * cells.bucket_s,
         "seconds": [slot * axis.slot_s for slot in range(axis.slots)],
         "arms": arms,
-        "shaded": [*_find_warm_ups(scope, axis), *_find_gaps(cells, axis, arms)],
-        "events": _find_events(scope, axis, runs),
+        "shaded": [*_find_warm_ups(requests, axis), *_find_gaps(cells, axis, arms)],
+        "events": events,
     }
 
 
@@ -161,10 +166,10 @@ def _trace_users(cells: Cells, axis: Axis, arm: int) -> list[float | None] | Non
     return round_all(out)
 
 
-def _find_warm_ups(scope: Scope, axis: Axis) -> list[dict[str, Any]]:
+def _find_warm_ups(requests: RequestPairs, axis: Axis) -> list[dict[str, Any]]:
     """Stretches that were not judged, where the load was not level yet."""
     starts = {run: first * axis.slot_s for run, first in axis.first_slot.items()}
-    cut = {run: seconds for run, seconds in scope.warm_up.cut_s.items() if seconds and run in starts}
+    cut = {run: seconds for run, seconds in requests.warm_up.cut_s.items() if seconds and run in starts}
     return [{"start": starts[run], "end": starts[run] + seconds, "what": "warm-up"} for run, seconds in cut.items()]
 
 
@@ -186,22 +191,16 @@ def _find_gaps(cells: Cells, axis: Axis, arms: list[dict[str, Any]]) -> list[dic
     return out[:MOST_POINTS]
 
 
-def _find_events(scope: Scope, axis: Axis, runs: tuple[Run, ...]) -> list[dict[str, Any]]:
+def _find_events(requests: RequestPairs, axis: Axis) -> list[dict[str, Any]]:
     """Starts of runs where there are several, and ends before their time."""
-    by_id = {run.id: run for run in runs}
+    by_id = {run.id: run for run in requests.runs}
     out: list[dict[str, Any]] = []
     ordered = list(axis.first_slot.items())
     for place, (code, slot) in enumerate(ordered):
-        run = by_id.get(scope.pairs.cells.runs[code])
+        run = by_id.get(requests.cells.runs[code])
         if len(ordered) > 1:
             out.append({"at": slot * axis.slot_s, "what": f"run {place + 1}"})
         if run is not None and run.facts.stopped_by:
             end = ordered[place + 1][1] if place + 1 < len(ordered) else axis.slots
             out.append({"at": end * axis.slot_s, "what": f"stopped: {run.facts.stopped_by}"})
     return out
-
-
-def offset_of_judged(axis: Axis, start_bucket: int) -> float | None:
-    """Load time at which the judged data begin, where there is one run."""
-    first = next(iter(axis.first_bucket.values()))
-    return plain((start_bucket - first) * axis.bucket_s) if len(axis.first_bucket) == 1 else None
