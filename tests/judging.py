@@ -51,11 +51,11 @@ def evidence(cells: Cells, rulebook: Rulebook = RULEBOOK, runs: tuple[Run, ...] 
 
 
 def assess_outcomes(outcomes: Outcomes | None, rulebook: Rulebook) -> Evidence:
-    return assess_pairs(pair_outcomes(outcomes, rulebook), "cart@2")
+    return assess_pairs(pair_outcomes(outcomes, rulebook, "cart@2"))
 
 
 def assess_readings(readings: ReadingCells | None, runs: tuple[Run, ...], rulebook: Rulebook) -> Evidence:
-    return assess_pairs(pair_readings(readings, runs, rulebook, "cart@2"), "cart@2")
+    return assess_pairs(pair_readings(readings, runs, rulebook, "cart@2"))
 
 
 def timed_requests(baseline, canary, *, seed: int = 1, **changes) -> Requests:

@@ -55,16 +55,16 @@ def assess(
         release: Its name, for remedies.
         left_out: Rows that are not in the cells, in addition to those that the runs' own sources name.
     """
-    return assess_pairs(pair_requests(cells, runs, rulebook, left_out), release)
+    return assess_pairs(pair_requests(cells, runs, rulebook, release, left_out))
 
 
-def assess_pairs(pairs: Pairs | Evidence, release: str) -> Evidence:
+def assess_pairs(pairs: Pairs | Evidence) -> Evidence:
     """Measure one kind of evidence at every look and run its health checks; evidence of nothing stays as it is."""
     if isinstance(pairs, Evidence):
         return pairs
     measured = pairs.measure()
     measured = replace(measured, comparisons=look_back(pairs, measured.comparisons))
-    context = pairs.context(release, measured.comparisons)
+    context = pairs.with_comparisons(measured.comparisons)
     return pairs.summarise(measured, tuple(finding for check in CHECKS[pairs.kind] for finding in check(context)))
 
 
@@ -88,14 +88,14 @@ def assess_release(
     parts: list[Evidence] = []
     requests = None
     if EvidenceKind.REQUESTS in wanted or runs or not wanted or cells.moments.run.size:
-        requests = pair_requests(cells, runs, rulebook, left_out)
-        parts.append(assess_pairs(requests, release))
+        requests = pair_requests(cells, runs, rulebook, release, left_out)
+        parts.append(assess_pairs(requests))
     if EvidenceKind.READINGS in wanted or readings is not None:
         load = requests if runs else None
         client = parts[0].comparisons if load else ()
-        parts.append(assess_pairs(pair_readings(readings, reading_runs, rulebook, release, load, client), release))
+        parts.append(assess_pairs(pair_readings(readings, reading_runs, rulebook, release, load, client)))
     if EvidenceKind.OUTCOMES in wanted or outcomes is not None:
-        parts.append(assess_pairs(pair_outcomes(outcomes, rulebook), release))
+        parts.append(assess_pairs(pair_outcomes(outcomes, rulebook, release)))
     return Assessment(reduce(_join, parts), requests)
 
 

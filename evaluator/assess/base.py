@@ -67,7 +67,7 @@ class Pairs(Protocol):
         before its time: gates, and holds where a GO may fall early.
         """
 
-    def context(self, release: str, comparisons: tuple[Comparison, ...]) -> Context:
+    def with_comparisons(self, comparisons: tuple[Comparison, ...]) -> Context:
         """What the health checks of this kind see."""
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:

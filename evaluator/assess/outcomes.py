@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from evaluator.assess.base import Measured, find_rules
@@ -36,20 +36,18 @@ __all__ = ["OutcomePairs", "find_needs", "pair_outcomes"]
 ONE_LOOK = Calendar("fixed", (), 0.0, final=True)
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomePairs:
+class OutcomePairs(OutcomeContext):
     """Outcomes of the units of all arms, and what looking at them costs.
 
     They are final when they are imported, and have no clock: the price of a look takes the place of a calendar.
     """
 
-    outcomes: Outcomes
-    rulebook: Rulebook
-    price: LookPrice
-    """That of the candidate which was looked at most often before."""
-    calendar: Calendar = ONE_LOOK
-    covered_s: float = 0.0
-    kind: EvidenceKind = EvidenceKind.OUTCOMES
+    __slots__ = ()
+
+    @property
+    def covered_s(self) -> float:
+        """Not known of outcomes."""
+        return 0.0
 
     def measure(self, at_s: int | None = None) -> Measured:
         """Compare every candidate by every rule."""
@@ -65,16 +63,6 @@ class OutcomePairs:
         loadings = find_loadings([one.errors for one in compared], outcomes.moments, columns)
         return Measured(
             tuple(replace(one.comparison, loadings=row) for one, row in zip(compared, loadings, strict=True))
-        )
-
-    def context(self, release: str, comparisons: tuple[Comparison, ...]) -> OutcomeContext:
-        """What the health checks of outcomes see."""
-        return OutcomeContext(
-            release=release,
-            rulebook=self.rulebook,
-            comparisons=comparisons,
-            outcomes=self.outcomes,
-            price=self.price,
         )
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
@@ -97,7 +85,7 @@ class OutcomePairs:
         )
 
 
-def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook) -> OutcomePairs | Evidence:
+def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -> OutcomePairs | Evidence:
     """Prepare outcomes; or the evidence that there are none, or no rule on them."""
     rules = find_rules(rulebook, EvidenceKind.OUTCOMES)
     nothing = Evidence((), (), (), Window(None, None))
@@ -106,7 +94,8 @@ def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook) -> OutcomePairs
     if not rules:
         ignored = warn("outcomes", "outcomes were imported, and the policy has no metric of them")
         return replace(nothing, findings=(ignored,))
-    return OutcomePairs(outcomes, rulebook, find_dearest(outcomes, rulebook.monitoring))
+    price = find_dearest(outcomes, rulebook.monitoring)
+    return OutcomePairs(release=release, rulebook=rulebook, calendar=ONE_LOOK, outcomes=outcomes, price=price)
 
 
 def _answer_nothing(rules: tuple[Rule, ...], why: str) -> tuple[Comparison, ...]:

@@ -33,39 +33,20 @@ from evaluator.records import (
     RunState,
     Window,
 )
-from evaluator.stats.calendar import Calendar
 from evaluator.stats.index import distinct
-from evaluator.stats.reading_panels import ReadingView, Stretch, cut, keep_rows
+from evaluator.stats.reading_panels import Stretch, cut, keep_rows
 
 __all__ = ["ReadingPairs", "count_samples", "pair_readings"]
 
 
-@dataclass(frozen=True, slots=True)
-class ReadingPairs:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingPairs(ReadingContext):
     """Readings of all arms in the time that is judged, and what has been laid out of them so far."""
 
-    readings: ReadingCells
-    """All that was collected."""
-    view: ReadingView
-    """The part in the time that is judged."""
-    runs: tuple[Run, ...]
-    """The collections that they came by."""
-    rulebook: Rulebook
-    calendar: Calendar
     start_s: float
     """Start of what is judged, seconds since the epoch; looks are counted from it."""
-    covered_s: float
-    stretches: tuple[Stretch, ...] = ()
-    """When each load run was judged; empty: there was no load."""
-    client: tuple[Comparison, ...] = ()
-    """What the load saw."""
-    targets: ReadingCells | None = None
-    """Whether each target of the arms answered its scrapes (`up`); `None`: that was not asked."""
-    shared_instances: tuple[str, ...] = ()
-    """Instances that counted both arms, though in series of their own: proxies."""
     panels: dict[Any, Any] = field(default_factory=dict)
     """Panels laid out for one look, kept for the next."""
-    kind: EvidenceKind = EvidenceKind.READINGS
 
     def measure(self, at_s: int | None = None) -> Measured:
         """Compare every candidate by every rule. `at_s`: an earlier look."""
@@ -79,22 +60,6 @@ class ReadingPairs:
         ]
         compared = [READING_METRICS[rule.type].compare(pair, rule) for pair in pairs for rule in rules]
         return Measured(_share_errors(compared))
-
-    def context(self, release: str, comparisons: tuple[Comparison, ...]) -> ReadingContext:
-        """What the health checks of readings see."""
-        return ReadingContext(
-            release=release,
-            rulebook=self.rulebook,
-            runs=self.runs,
-            comparisons=comparisons,
-            readings=self.readings,
-            view=self.view,
-            seconds=sum(one.end_s - one.start_s for one in self.stretches) if self.stretches else self.covered_s,
-            client=self.client,
-            targets=self.targets,
-            shared_instances=self.shared_instances,
-            stretches=self.stretches,
-        )
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
         """The evidence of readings."""
@@ -180,6 +145,7 @@ def pair_readings(
     bucket_s = load.cells.bucket_s if load else readings.bucket_s
     own_calendar = plan_runs(_as_one(runs), rulebook.monitoring, bucket_s=bucket_s, start=start, end=end)
     return ReadingPairs(
+        release=release,
         readings=readings,
         view=view,
         runs=runs,

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate
-from typing import Literal
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from evaluator.metrics.scan import MIN_FOR_TIME, Scanned, scan_endpoints
 from evaluator.records import (
     BASELINE,
     BLOCK_BUCKETS,
-    ArmRows,
     ArmSummary,
     ArmValue,
     Cells,
@@ -38,8 +36,7 @@ from evaluator.records import (
     is_imported,
 )
 from evaluator.stats.account import account_for_rows
-from evaluator.stats.calendar import Calendar
-from evaluator.stats.in_flight import Settled, settle_in_flight
+from evaluator.stats.in_flight import settle_in_flight
 from evaluator.stats.index import distinct
 from evaluator.stats.narrow import merge_unreplicated
 from evaluator.stats.panel import build_panel
@@ -51,25 +48,12 @@ from evaluator.stats.window import WarmUp, find_warm_up
 __all__ = ["RequestPairs", "pair_requests"]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestPairs:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestPairs(RequestContext):
     """Requests of every candidate and the baseline: all of them, and those of the endpoints that rules ask for."""
 
-    cells: Cells
-    """What is judged and its warm-up, with the requests in flight that count as failed."""
-    runs: tuple[Run, ...]
-    rulebook: Rulebook
-    """With the rules on requests only."""
-    warm_up: WarmUp
-    calendar: Calendar
-    rows: tuple[ArmRows, ...]
-    """The account of every arm, in the order of the arms."""
-    settled: Settled
-    names_per_arm: Mapping[str, int]
-    """Arms whose names of instances do not tell instances apart, with the number of names."""
     by_endpoint: Mapping[tuple[str, str | None], Pair | None]
     """By candidate and endpoint (`None`: all); `None` where the arms have no time in common."""
-    kind: Literal[EvidenceKind.REQUESTS] = EvidenceKind.REQUESTS
 
     @property
     def span(self) -> tuple[int, int]:
@@ -142,24 +126,6 @@ class RequestPairs:
                 return f"{name} has no requests"
         return f"no run has requests of both {BASELINE} and {arm} after warm-up"
 
-    def context(self, release: str, comparisons: tuple[Comparison, ...]) -> RequestContext:
-        """What the health checks of requests see."""
-        pairs = [pair for arm in self.cells.arms[1:] if (pair := self.at(arm)) is not None]
-        return RequestContext(
-            release=release,
-            rulebook=self.rulebook,
-            runs=self.runs,
-            comparisons=comparisons,
-            cells=self.cells,
-            warm_up=self.warm_up,
-            panels={pair.arm: pair.panel for pair in pairs},
-            designs={pair.arm: pair.design for pair in pairs},
-            rows=self.rows,
-            settled=self.settled,
-            names_per_arm=self.names_per_arm,
-            looks_paid=self.calendar.kind != "fixed",
-        )
-
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
         """The evidence of requests."""
         calendar, moments = self.calendar, self.cells.moments
@@ -198,18 +164,18 @@ class RequestPairs:
         used = moments.bucket[moments.bucket >= _first_buckets(self.cells, self.warm_up)[moments.run]]
         if not used.size:
             return Window(None, None)
-        slots = [
-            int(active_slots(pair.panel).sum(axis=1).max())
-            for (_, endpoint), pair in self.by_endpoint.items()
-            if pair is not None and endpoint is None
-        ]
+        slots = [int(active_slots(panel).sum(axis=1).max()) for panel in self.panels.values()]
         start = datetime.fromtimestamp(int(used.min()) * bucket_s, UTC)
         end = datetime.fromtimestamp((int(used.max()) + 1) * bucket_s, UTC)
         return Window(start, end, float(max(slots, default=0) * bucket_s))
 
 
 def pair_requests(
-    cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook, left_out: tuple[LeftOut, ...] = ()
+    cells: Cells,
+    runs: tuple[Run, ...],
+    rulebook: Rulebook,
+    release: str = "release",
+    left_out: tuple[LeftOut, ...] = (),
 ) -> RequestPairs:
     """Prepare requests as they are judged, and lay out what the rules ask for.
 
@@ -228,13 +194,17 @@ def pair_requests(
             raise UnknownName("endpoint", name, cells.endpoints, hint=hint)
     warm_up = find_warm_up(cells, rulebook.warm_up_s)
     by_endpoint = _pair_endpoints(cells, rulebook, warm_up)
-    panels = {arm: pair.panel for (arm, endpoint), pair in by_endpoint.items() if pair and endpoint is None}
+    whole = {arm: pair for (arm, endpoint), pair in by_endpoint.items() if pair and endpoint is None}
+    panels = {arm: pair.panel for arm, pair in whole.items()}
     start, end = _find_span(cells, warm_up)
     return RequestPairs(
-        cells=cells,
-        runs=runs,
+        release=release,
         rulebook=rulebook,
+        runs=runs,
+        cells=cells,
         warm_up=warm_up,
+        panels=panels,
+        designs={arm: pair.design for arm, pair in whole.items()},
         calendar=plan_runs(runs, rulebook.monitoring, bucket_s=cells.bucket_s, start=start, end=end),
         rows=account_for_rows(cells, runs, warm_up, panels, (*left_out, *settled.cut_off)),
         settled=settled,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from evaluator.records import (
     ArmRows,
     Cells,
     Comparison,
+    EvidenceKind,
     Finding,
     Level,
     Outcomes,
@@ -18,6 +19,7 @@ from evaluator.records import (
     Rulebook,
     Run,
 )
+from evaluator.stats.calendar import Calendar
 from evaluator.stats.in_flight import Settled
 from evaluator.stats.outcome_looks import LookPrice
 from evaluator.stats.panel import Panel
@@ -55,10 +57,17 @@ NAMED = 3
 class Context:
     """What every check sees, whatever kind of evidence it is of."""
 
+    kind: ClassVar[EvidenceKind]
     release: str
     rulebook: Rulebook
     runs: tuple[Run, ...] = ()
+    calendar: Calendar
     comparisons: tuple[Comparison, ...] = ()
+    """Of this kind of evidence; empty before it was measured."""
+
+    def with_comparisons(self, comparisons: tuple[Comparison, ...]) -> Self:
+        """The same after it was measured."""
+        return replace(self, comparisons=comparisons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +82,26 @@ class JudgedFailures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext(Context):
-    """What the checks of requests see. `panels` and `designs` by candidate arm; an arm without a panel is missing."""
+    """What the checks of requests see."""
 
+    kind = EvidenceKind.REQUESTS
     cells: Cells
+    """What is judged and its warm-up, with the requests in flight that count as failed."""
     warm_up: WarmUp
     panels: Mapping[str, Panel]
+    """By candidate; one without a panel is missing, or has no time in common with the baseline."""
     designs: Mapping[str, Design]
     rows: tuple[ArmRows, ...]
     """The account of every arm, in the order of the arms."""
     settled: Settled
     """What became of requests in flight."""
     names_per_arm: Mapping[str, int]
-    """Names of instances that were given for arms whose requests they do not tell apart into instances."""
-    looks_paid: bool = False
-    """Are looks before the planned end paid for?"""
+    """Arms whose names of instances do not tell instances apart, with the number of names."""
+
+    @property
+    def looks_paid(self) -> bool:
+        """Are looks before the planned end paid for?"""
+        return self.calendar.kind != "fixed"
 
     def known(self, fact: str) -> list[float]:
         """The values of one fact in the runs that know it."""
@@ -106,29 +121,31 @@ class RequestContext(Context):
 class ReadingContext(Context):
     """What the checks of readings see."""
 
+    kind = EvidenceKind.READINGS
     readings: ReadingCells
     """All that was collected."""
     view: ReadingView
     """The part in the time that is judged."""
-    seconds: float
-    """Length of that time."""
+    covered_s: float
+    """From the start to the end of that time."""
+    stretches: tuple[Stretch, ...] = ()
+    """When each run of the load was judged; empty: there was no load."""
     client: tuple[Comparison, ...] = ()
-    """What a load at the same time saw."""
+    """What that load saw."""
     targets: ReadingCells | None = None
     """Whether each target of the arms answered its scrapes (`up`); `None`: that was not asked."""
     shared_instances: tuple[str, ...] = ()
     """Instances that counted both arms, though in series of their own: proxies."""
-    stretches: tuple[Stretch, ...] = ()
-    """When that load was judged; empty: there was none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeContext(Context):
     """What the checks of outcomes see."""
 
+    kind = EvidenceKind.OUTCOMES
     outcomes: Outcomes
     price: LookPrice
-    """Of the candidate that was looked at most often before."""
+    """What a look costs, of the candidate that was looked at most often before."""
 
 
 Check = Callable[[Any], Iterable[Finding]]

@@ -85,7 +85,8 @@ def _badness(pause: _Pause) -> tuple[bool, float]:
 
 
 def _name_pause(context: ReadingContext, check: str, pause: _Pause, one: int, other: int) -> Iterator[Finding]:
-    share = pause.seconds / context.seconds if context.seconds else 1.0
+    stretches = [one.end_s - one.start_s for one in context.stretches] or [context.covered_s]
+    share = pause.seconds / sum(stretches) if sum(stretches) else 1.0
     if pause.at_end or share > TOLERATED:
         level = Level.FAIL if pause.at_end or share > context.rulebook.silence else Level.WARN
         text = pause.say(context.readings.arms[one], context.readings.arms[other])

@@ -167,8 +167,8 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
         monitoring=Monitoring(mode="fixed"),
     )
     runs = (Run(cells.runs[0], second.release, "compare", "import", state=RunState.COMPLETE),)
-    requests = pair_requests(cells, runs, rulebook)
-    evidence = assess_pairs(requests, second.release)
+    requests = pair_requests(cells, runs, rulebook, second.release)
+    evidence = assess_pairs(requests)
     comparisons = JUDGES["native"](evidence, rulebook, second.release).comparisons
     figures = trace_release(requests, rulebook, comparisons)
     timeline = None

@@ -35,7 +35,7 @@ def measure(readings, rulebook=RULEBOOK):
 
 def find(readings, rulebook=RULEBOOK, **other):
     pairs = pair_readings(readings, (), rulebook, "cart@2")
-    context = replace(pairs.context("cart@2", pairs.measure().comparisons), **other)
+    context = replace(pairs.with_comparisons(pairs.measure().comparisons), **other)
     return [finding for check in CHECKS[EvidenceKind.READINGS] for finding in check(context)]
 
 
