@@ -34,13 +34,12 @@ from collections.abc import Mapping
 
 from evaluator.health import outcomes, readings
 from evaluator.health.base import Check, Context, OutcomeContext, ReadingContext, RequestContext, warn
-from evaluator.health.clock import check_clock
 from evaluator.health.comparability import check_comparability
 from evaluator.health.completeness import check_completeness, check_coverage
 from evaluator.health.early_warning import check_early_warning
 from evaluator.health.endpoints import check_endpoints
 from evaluator.health.left_out import check_cut_off, check_left_out, check_skipped_rows
-from evaluator.health.load_generator import check_load_generator, check_pacing
+from evaluator.health.load_generator import check_clock, check_load_generator, check_pacing
 from evaluator.health.overlap import check_overlap
 from evaluator.health.reading_silence import check_instances, check_silence_of_scrapes, check_targets
 from evaluator.health.reading_traffic import check_traffic

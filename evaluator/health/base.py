@@ -37,6 +37,8 @@ __all__ = [
     "OutcomeContext",
     "ReadingContext",
     "RequestContext",
+    "fail",
+    "grade",
     "name_some",
     "ok",
     "show_clock",
@@ -103,6 +105,11 @@ class RequestContext(Context):
         """Are looks before the planned end paid for?"""
         return self.calendar.kind != "fixed"
 
+    @property
+    def may_go_early(self) -> bool:
+        """May a GO be said before the planned end? Its looks pay for it where the policy asks for one."""
+        return self.looks_paid and self.rulebook.monitoring.early_go
+
     def known(self, fact: str) -> list[float]:
         """The values of one fact in the runs that know it."""
         return [value for run in self.runs if (value := getattr(run.facts, fact)) is not None]
@@ -155,6 +162,16 @@ Check = Callable[[Any], Iterable[Finding]]
 def ok(check: str, text: str) -> Finding:
     """Looked at and in order."""
     return Finding(check, Level.OK, text)
+
+
+def fail(check: str, text: str, remedy: str = "", *, void: bool = False) -> Finding:
+    """Forbids a GO; `void`: the comparison itself means nothing, so it forbids a NO-GO as well."""
+    return Finding(check, Level.FAIL, text, void, remedy)
+
+
+def grade(check: str, text: str, remedy: str = "", *, fails: bool) -> Finding:
+    """`fail` or, where it is less, `warn`."""
+    return Finding(check, Level.FAIL if fails else Level.WARN, text, remedy=remedy)
 
 
 def warn(check: str, text: str, remedy: str = "") -> Finding:

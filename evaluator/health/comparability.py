@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from evaluator.health.base import RequestContext, ok, warn
-from evaluator.records import Finding, Level
+from evaluator.health.base import RequestContext, fail, ok, warn
+from evaluator.records import Finding
 from evaluator.stats.silence import find_absent
 from evaluator.wording import format_count, format_number
 
@@ -39,7 +39,7 @@ def _check_distinct(context: RequestContext) -> Iterable[Finding]:
         )
         if alike and not all(panel.constant):
             text = f"{arm} and baseline hold the very same requests: one was given twice"
-            yield Finding(NAME, Level.FAIL, text, remedy=f"import the requests of baseline and of {arm} once more")
+            yield fail(NAME, text, f"import the requests of baseline and of {arm} once more")
 
 
 def _check_answers(context: RequestContext) -> Iterable[Finding]:
@@ -50,7 +50,7 @@ def _check_answers(context: RequestContext) -> Iterable[Finding]:
             percents = " and ".join(f"{format_number(share * 100)} %" for share in shares)
             text = f"{percents} of the requests of baseline and {arm} failed: what works is not compared"
             remedy = "look at what both arms share: the address, a login, how the file tells a failure"
-            yield Finding(NAME, Level.FAIL, text, remedy=remedy)
+            yield fail(NAME, text, remedy)
 
 
 def _check_load(context: RequestContext) -> Iterable[Finding]:
@@ -67,9 +67,7 @@ def _check_load(context: RequestContext) -> Iterable[Finding]:
             continue
         difference = abs(means[1] / max(means[0], 1e-9) - 1)
         if difference > MAX_LOAD_DIFFERENCE:
-            yield Finding(
-                NAME, Level.FAIL, f"{arm} had {means[1]:.3g} users running on average, baseline {means[0]:.3g}"
-            )
+            yield fail(NAME, f"{arm} had {means[1]:.3g} users running on average, baseline {means[0]:.3g}")
 
 
 def _check_missing(context: RequestContext) -> Iterable[Finding]:
@@ -84,7 +82,7 @@ def _check_missing(context: RequestContext) -> Iterable[Finding]:
             more = f" (and {missing.size - 1} more)" if missing.size > 1 else ""
             text = f"{panel.endpoints[first]}{more} has {format_count(int(totals[0][first]))} requests on baseline"
             remedy = "send both arms the same requests; an endpoint that was renamed needs one name on both"
-            yield Finding(NAME, Level.FAIL, f"{text} and none on {arm}", remedy=remedy)
+            yield fail(NAME, f"{text} and none on {arm}", remedy)
 
 
 def _check_mix(context: RequestContext) -> Iterable[Finding]:
@@ -111,7 +109,7 @@ def _check_fingerprints(context: RequestContext) -> Iterable[Finding]:
     for key in SAME_IN_ALL_RUNS:
         values = {repr(run.fingerprint[key]) for run in context.runs if key in run.fingerprint}
         if len(values) > 1:
-            yield Finding(NAME, Level.FAIL, f"the runs judged together differ in {key}")
+            yield fail(NAME, f"the runs judged together differ in {key}")
 
 
 _LOOKS = (_check_distinct, _check_answers, _check_load, _check_missing, _check_mix, _check_fingerprints)

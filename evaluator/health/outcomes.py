@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from evaluator.health.base import OutcomeContext, ok, warn
-from evaluator.records import Finding, LeftOutKind, Level, OutcomeFacts, Outcomes
+from evaluator.health.base import OutcomeContext, fail, ok, warn
+from evaluator.records import Finding, LeftOutKind, OutcomeFacts, Outcomes
 from evaluator.stats.outcome_arms import compare_assignment
 from evaluator.wording import count_of, format_count, format_number
 
@@ -40,7 +40,7 @@ def check_units_ratio(context: OutcomeContext) -> Iterable[Finding]:
     unnamed = [arm for arm in arms if shares and arm not in shares]
     if unnamed:
         text = f"health.sample_ratio names no share of {', '.join(unnamed)}"
-        yield Finding("sample_ratio", Level.FAIL, text, remedy=_suggest_ratio(context))
+        yield fail("sample_ratio", text, _suggest_ratio(context))
         return
     counts = [part.n for part in context.outcomes.moments]
     wanted = np.array([shares.get(arm, 1.0) for arm in arms])
@@ -51,7 +51,7 @@ def check_units_ratio(context: OutcomeContext) -> Iterable[Finding]:
         return
     expected = sum(counts) * wanted / wanted.sum()
     text += "; expected: " + ", ".join(f"{arm} {n:,.0f}" for arm, n in zip(arms, expected, strict=True))
-    yield Finding("sample_ratio", Level.FAIL, f"{text} (p = {p_value:.1g})", remedy=_suggest_ratio(context))
+    yield fail("sample_ratio", f"{text} (p = {p_value:.1g})", _suggest_ratio(context))
 
 
 def _suggest_ratio(context: OutcomeContext) -> str:
@@ -109,12 +109,10 @@ def check_looks(context: OutcomeContext) -> Iterable[Finding]:
     plan = f"before the first look at the next test write {suggested}, with the units that you plan, or {ANYTIME}"
     if price.refused and price.kind == "fixed":
         remedy = f"write {ANYTIME}: what is left of alpha then pays for it; {plan}"
-        yield Finding(
-            "outcome_looks", Level.FAIL, f"{text}; monitoring: {{mode: fixed}} allows one look", remedy=remedy
-        )
+        yield fail("outcome_looks", f"{text}; monitoring: {{mode: fixed}} allows one look", remedy)
     elif price.refused:
         remedy = f"judge when there are more units; where {MAX_UNITS} is reached, the earlier verdict was the last"
-        yield Finding("outcome_looks", Level.FAIL, f"{text}; {price.refused}", remedy=remedy)
+        yield fail("outcome_looks", f"{text}; {price.refused}", remedy)
     elif price.share < 1:
         left = format_number(context.rulebook.alpha * price.share * 100)
         yield warn(
@@ -135,7 +133,7 @@ def check_assignment(context: OutcomeContext) -> Iterable[Finding]:
     share = facts.crossed / (facts.crossed + facts.units)
     text = f"{format_count(facts.crossed)} units ({format_number(share * 100)} %) were seen in several arms; left out"
     if share > MOST_CROSSED:
-        yield Finding("assignment", Level.FAIL, text, remedy="mend the assignment, then import again")
+        yield fail("assignment", text, "mend the assignment, then import again")
     else:
         yield warn("assignment", text)
 
@@ -170,10 +168,10 @@ def check_rows(context: OutcomeContext) -> Iterable[Finding]:
     if facts.skipped_rows > (1 - context.rulebook.coverage) * read:
         least = f"{format_number(context.rulebook.coverage * 100)} %"
         why = f"{text}; more bad rows than health.coverage ({least}) allows"
-        yield Finding("coverage", Level.FAIL, why, remedy=remedy)
+        yield fail("coverage", why, remedy)
     elif uneven < ALPHA:
         why = f"{text}; bad rows are not as frequent in every arm (p = {uneven:.1g})"
-        yield Finding("coverage", Level.FAIL, why, remedy=remedy)
+        yield fail("coverage", why, remedy)
     else:
         yield warn("coverage", text)
 
@@ -204,7 +202,7 @@ def check_missing(context: OutcomeContext) -> Iterable[Finding]:
         text = f"units without {name}: {each}"
         if p_value < ALPHA:
             why = f"{text}; not alike (p = {p_value:.1g})"
-            yield Finding("missing_outcomes", Level.FAIL, why, remedy=f"find out why {name} is missing more in one arm")
+            yield fail("missing_outcomes", why, f"find out why {name} is missing more in one arm")
         else:
             yield warn("missing_outcomes", f"{text}; as often in every arm")
 

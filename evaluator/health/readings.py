@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
-from evaluator.health.base import TOLERATED, ReadingContext, name_some, ok, warn
-from evaluator.records import BASELINE, Comparison, Finding, Level, Query, QueryFacts, ReadingCells
+from evaluator.health.base import TOLERATED, ReadingContext, fail, name_some, ok, warn
+from evaluator.records import BASELINE, Comparison, Finding, Level, QueryFacts
 from evaluator.stats.reading_panels import measures_the_same, name_of
 from evaluator.wording import format_change, format_count, format_number, name_comparison
-
-__all__ = []
 
 ENOUGH = 3
 CLIENT_TIMES = ("latency_quantile", "latency_mean")
@@ -30,7 +29,7 @@ def check_selectors(context: ReadingContext) -> Iterable[Finding]:
                 f"{name_of(worst.query)}{f' ({both})' if both else ''}: they do not tell the arms apart"
             )
             remedy = f"make sources.prometheus.selectors tell {arm} from baseline, then collect again"
-            yield Finding("selectors", Level.FAIL, text, void=True, remedy=remedy)
+            yield fail("selectors", text, remedy, void=True)
 
 
 def check_shared_instances(context: ReadingContext) -> Iterable[Finding]:
@@ -58,31 +57,26 @@ def check_series(context: ReadingContext) -> Iterable[Finding]:
             f"if {arm} was to run in that time, it never answered a scrape; else check {arm} of "
             f"sources.prometheus.selectors, then `evaluator collect {context.release}` again"
         )
-        yield Finding("series", Level.FAIL, f"no query has a series of {arm}{why}", remedy=remedy)
+        yield fail("series", f"no query has a series of {arm}{why}", remedy)
     lacking = 0
-    for place, query in enumerate(readings.queries):
-        here = readings.query == place
-        absent = [
-            arm
-            for code, arm in enumerate(readings.arms)
-            if arm not in silent and not (here & (readings.arm == code)).any()
-        ]
-        if absent:
-            lacking += 1
-            yield _explain_absent(query, absent, readings)
+    for number, query in enumerate(readings.queries):
+        here = readings.arm[readings.query == number]
+        absent = [arm for code, arm in enumerate(readings.arms) if arm not in silent and code not in here]
+        if not absent:
+            continue
+        lacking += 1
+        name, arms = query.text.strip(), " and ".join(absent)
+        facts = (fact for fact in readings.facts if fact.query == query and fact.arm in absent)
+        impossible = next((fact.impossible for fact in facts if fact.impossible), "")
+        if impossible:
+            yield warn("series", f"{name}: {impossible}", "check the query's labels")
+        elif any(measures_the_same(query, other) for other in readings.queries if other != query):
+            # Libraries create such a counter at its first event.
+            yield warn("series", f"{name} never happened on {arms}: taken as 0")
+        else:
+            yield warn("series", f"{name} has no series of {arms}", "check the query's labels")
     if not silent and not lacking:
         yield ok("series", f"all {len(readings.queries)} queries have series of every arm")
-
-
-def _explain_absent(query: Query, absent: list[str], readings: ReadingCells) -> Finding:
-    others = [other for other in readings.queries if other != query]
-    facts = [fact for fact in readings.facts if fact.query == query and fact.arm in absent and fact.impossible]
-    if facts:
-        return warn("series", f"{query.text.strip()}: {facts[0].impossible}", "check the query's labels")
-    if any(measures_the_same(query, other) for other in others):
-        # Libraries create such a counter at its first event.
-        return warn("series", f"{query.text.strip()} never happened on {' and '.join(absent)}: taken as 0")
-    return warn("series", f"{query.text.strip()} has no series of {' and '.join(absent)}", "check the query's labels")
 
 
 def check_form(context: ReadingContext) -> Iterable[Finding]:
@@ -103,7 +97,7 @@ def check_partial(context: ReadingContext) -> Iterable[Finding]:
     if said:
         text = f"the server warned of its own answers: {'; '.join(said)}"
         remedy = f"mend the server, then `evaluator collect {context.release}` again"
-        yield Finding("partial_answer", Level.FAIL, text, remedy=remedy)
+        yield fail("partial_answer", text, remedy)
 
 
 def check_scrapes(context: ReadingContext) -> Iterable[Finding]:
@@ -118,11 +112,6 @@ def check_scrapes(context: ReadingContext) -> Iterable[Finding]:
     text += f" ({format_number(max(others, default=0.0) * 100)} % of the other arm's)"
     remedy = f"find out why its scrapes fail, then `evaluator collect {context.release}` again"
     yield Finding("scrapes", Level.FAIL if share > context.rulebook.silence else Level.WARN, text, remedy=remedy)
-
-
-def count_named(fact: QueryFacts) -> int:
-    """Samples of a query that were read and are left out, each with a reason."""
-    return fact.nan + fact.infinite + fact.repeated + fact.outside + fact.falls
 
 
 def _missing_share(fact: QueryFacts) -> float:
@@ -146,7 +135,7 @@ def check_restarts(context: ReadingContext) -> Iterable[Finding]:
         )
         if worst.falls > TOLERATED * worst.read:
             remedy = "if its values go up and down, it is no counter: compare it as a gauge"
-            yield Finding("counter_drops", Level.FAIL, text, remedy=remedy)
+            yield fail("counter_drops", text, remedy)
         else:
             yield warn("counter_drops", text)
 
@@ -173,11 +162,12 @@ def check_samples(context: ReadingContext) -> Iterable[Finding]:
     if any(fact.series and not fact.read for fact in facts):
         text = "these readings were collected by an earlier version, which did not keep when each arm was heard"
         remedy = f"`evaluator collect {context.release}` again"
-        yield Finding("samples", Level.FAIL, text, remedy=remedy)
+        yield fail("samples", text, remedy)
         return
-    lost = sum(abs(fact.read - sum(n for _, n in fact.used) - count_named(fact)) for fact in facts)
+    named = [fact.nan + fact.infinite + fact.repeated + fact.outside + fact.falls for fact in facts]
+    lost = sum(abs(fact.read - sum(n for _, n in fact.used) - n) for fact, n in zip(facts, named, strict=True))
     if lost:
-        yield Finding("samples", Level.FAIL, f"{format_count(lost)} samples were read, and neither used nor named")
+        yield fail("samples", f"{format_count(lost)} samples were read, and neither used nor named")
 
 
 def _left_out_share(context: ReadingContext, arm: str, kind: str) -> tuple[int, float]:
@@ -196,7 +186,7 @@ def check_source_clock(context: ReadingContext) -> Iterable[Finding]:
     if abs(offset) <= context.rulebook.max_clock_offset_s:
         yield ok("source_clock", text)
     elif context.client:
-        yield Finding("source_clock", Level.FAIL, text, void=True, remedy="set both clocks by NTP, then load again")
+        yield fail("source_clock", text, "set both clocks by NTP, then load again", void=True)
     else:
         yield warn("source_clock", text)
 
@@ -215,7 +205,7 @@ def check_single_instance(context: ReadingContext) -> Iterable[Finding]:
                 "run three instances of each arm; or name what tells them apart by sources.prometheus.instance_label, "
                 "or how many stand behind one label by `instances: {baseline: N, canary: N}`"
             )
-            yield Finding("single_instance", Level.FAIL, text, remedy=remedy)
+            yield fail("single_instance", text, remedy)
 
 
 def check_bounds(context: ReadingContext) -> Iterable[Finding]:
@@ -227,26 +217,23 @@ def check_bounds(context: ReadingContext) -> Iterable[Finding]:
 
 def check_agreement(context: ReadingContext) -> Iterable[Finding]:
     """The load's clients and the server itself should tell the same story."""
-    alpha = context.rulebook.alpha
+
+    def find(rows: Sequence[Comparison], side: Literal["p_worse", "p_within"]) -> Comparison | None:
+        """The first of some comparisons that was shown to be beyond, or within, its margin."""
+        alpha = context.rulebook.alpha
+        shown = (c for c in rows for q in c.questions if q.kind == "margin" and getattr(q, side) < alpha)
+        return next(shown, None)
+
     for arm in context.readings.arms[1:]:
         client = [c for c in context.client if c.arm == arm and c.rule.type in CLIENT_TIMES and not c.scan]
         server = [c for c in context.comparisons if c.arm == arm and c.rule.type in SERVER_TIMES]
-        slow_outside = next((c for c in client if _is_worse(c, alpha)), None)
-        slow_inside = next((c for c in server if _is_worse(c, alpha)), None)
-        if slow_outside and not slow_inside and (fine := next((c for c in server if _is_within(c, alpha)), None)):
+        slow_outside, slow_inside = find(client, "p_worse"), find(server, "p_worse")
+        if slow_outside and not slow_inside and (fine := find(server, "p_within")):
             why = "look between them: queues, network or load balancer"
             yield warn("disagreement", f"the load sees {_moved(slow_outside)}, the server {_moved(fine)}: {why}")
-        elif slow_inside and not slow_outside and (fine := next((c for c in client if _is_within(c, alpha)), None)):
+        elif slow_inside and not slow_outside and (fine := find(client, "p_within")):
             why = "the load does not ask for what is slow"
             yield warn("disagreement", f"the server sees {_moved(slow_inside)}, the load {_moved(fine)}: {why}")
-
-
-def _is_worse(comparison: Comparison, alpha: float) -> bool:
-    return any(q.p_worse < alpha for q in comparison.questions if q.kind == "margin")
-
-
-def _is_within(comparison: Comparison, alpha: float) -> bool:
-    return any(q.p_within < alpha for q in comparison.questions if q.kind == "margin")
 
 
 def _moved(comparison: Comparison) -> str:

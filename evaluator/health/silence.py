@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.health.base import TOLERATED, RequestContext, ok, warn
+from evaluator.health.base import TOLERATED, RequestContext, grade, ok
 from evaluator.health.endpoints import is_health_check
-from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Level, Run, RunState
+from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Run, RunState
 from evaluator.stats.index import distinct
 from evaluator.stats.silence import Gap, Silence, find_silence
 from evaluator.wording import format_count, format_duration, format_number
@@ -54,11 +54,6 @@ class RunTime:
     def is_load(self) -> bool:
         """Did users of ours run until the end?"""
         return self.run is not None and self.run.source == "locust"
-
-    @property
-    def is_over(self) -> bool:
-        """Has the run ended?"""
-        return self.run is None or self.run.state is not RunState.RUNNING
 
     @property
     def buckets(self) -> int:
@@ -109,7 +104,7 @@ def check_silence(context: RequestContext) -> Iterable[Finding]:
         for time in find_run_times(context, arm):
             looked = True
             silences = _find_silent_arms(context, time)
-            found += _judge_arms(context, time, silences)
+            found += [one for silence in silences for one in _judge_arm(context, time, silence)]
             if may_be_go(context, time):
                 found += _judge_endpoints(context, time, silences[1])
     yield from dict.fromkeys(found)
@@ -119,28 +114,27 @@ def check_silence(context: RequestContext) -> Iterable[Finding]:
 
 def may_be_go(context: RequestContext, time: RunTime) -> bool:
     """May a GO be said now? Only then does it matter who is silent at this moment: the run is over, or need not be."""
-    return time.is_over or (context.looks_paid and context.rulebook.monitoring.early_go)
+    return time.run is None or time.run.state is not RunState.RUNNING or context.may_go_early
 
 
 def _find_silent_arms(context: RequestContext, time: RunTime) -> tuple[Silence, Silence]:
     """The silences of baseline and candidate in one run.
 
     While the users of a load run, the silence of the other arm is no excuse. At the end of the load they are
-    known to have run; before, a request that was waiting tells it: without one there may have been no users.
+    known to have run; before, a request that was waiting shows it: without one there may have been no users.
     """
     reference = time.counts[::-1]
-    while_other_ran = {one.series: one for one in find_silence(time.counts, reference)}
-    alone = {one.series: one for one in find_silence(time.counts, np.full_like(time.counts, TIME), paced_alike=False)}
+    while_other_ran = {one.series: one.gaps for one in find_silence(time.counts, reference)}
+    alone: dict[int, tuple[Gap, ...]] = {}
+    if time.is_load:
+        silences = find_silence(time.counts, np.full_like(time.counts, TIME), paced_alike=False)
+        alone = {one.series: one.gaps for one in silences}
     out = []
     for arm in (0, 1):
-        gaps = [*(while_other_ran[arm].gaps if arm in while_other_ran else ())]
-        if time.is_load and arm in alone:
-            known = {(gap.start, gap.end) for gap in gaps}
-            gaps += [
-                gap
-                for gap in alone[arm].gaps
-                if (gap.start, gap.end) not in known and (gap.at_end or _is_waited_for(context, time, arm, gap))
-            ]
+        gaps = [*while_other_ran.get(arm, ())]
+        known = {(gap.start, gap.end) for gap in gaps}
+        others = [gap for gap in alone.get(arm, ()) if (gap.start, gap.end) not in known]
+        gaps += [gap for gap in others if gap.at_end or _is_waited_for(context, time, arm, gap)]
         out.append(Silence(arm, tuple(sorted(gaps, key=lambda gap: gap.start))))
     return out[0], out[1]
 
@@ -156,66 +150,52 @@ def _is_waited_for(context: RequestContext, time: RunTime, side: int, gap: Gap) 
     return bool(failed) or bool((ends >= (gap.start + gap.end) / 2).any())
 
 
-def _judge_arms(context: RequestContext, time: RunTime, silences: tuple[Silence, Silence]) -> Iterable[Finding]:
-    for silence in silences:
-        if not silence.gaps:
-            continue
-        name = (BASELINE, time.arm)[silence.series]
-        share = silence.buckets / time.buckets
-        at_end = silence.end if time.is_load or _stopped_first(time, silence) else None
-        if not may_be_go(context, time):
-            at_end = None
-        if share <= TOLERATED and not at_end:
-            continue
-        text = describe_gap(context, time, at_end or silence.longest, name)
-        if len(silence.gaps) > 1:
-            text += f"; {len(silence.gaps)} such gaps are {format_number(share * 100)} % of the run"
-        if time.leaves_out_health_checks:
-            text += "; health checks are not counted"
-        if at_end or share > context.rulebook.silence:
-            yield Finding(NAME, Level.FAIL, text, remedy=_remedy(context, time, silence, name))
-        else:
-            yield warn(NAME, text, _remedy(context, time, silence, name))
-
-
-def _stopped_first(time: RunTime, silence: Silence) -> bool:
-    """Did the candidate of an import stop well before the baseline did, and without as many requests?
-
-    A test of so many requests ends earlier where they are answered faster; else nothing tells that it was meant to end.
-    """
-    if silence.series == 0 or silence.end is None or time.counts[1].sum() >= (1 - TOLERATED) * time.counts[0].sum():
-        return False
-    return silence.end.buckets > TOLERATED * time.buckets
+def _judge_arm(context: RequestContext, time: RunTime, silence: Silence) -> Iterable[Finding]:
+    if not silence.gaps:
+        return
+    name = (BASELINE, time.arm)[silence.series]
+    share = silence.buckets / time.buckets
+    # A candidate of an import that ends well before the baseline, without as many requests, stopped: a test of so many
+    # requests ends earlier where they are answered faster. Else nothing says that it was meant to end.
+    fewer = silence.series == 1 and time.counts[1].sum() < (1 - TOLERATED) * time.counts[0].sum()
+    at_end = silence.end
+    if at_end and not time.is_load and not (fewer and at_end.buckets > TOLERATED * time.buckets):
+        at_end = None
+    if not may_be_go(context, time):
+        at_end = None
+    if share <= TOLERATED and not at_end:
+        return
+    text = describe_gap(context, time, at_end or silence.longest, name)
+    if len(silence.gaps) > 1:
+        text += f"; {len(silence.gaps)} such gaps are {format_number(share * 100)} % of the run"
+    if time.leaves_out_health_checks:
+        text += "; health checks are not counted"
+    remedy = f"find out why {name} got no requests"
+    if time.is_load:
+        remedy += f", then load it again: `evaluator load {context.release} …`"
+    elif options := period_options(context, time, silence):
+        remedy += f"; if only a part of the time was meant: `evaluator verdict {context.release} {options}`"
+    else:
+        remedy += ", then import the requests of a run to the end"
+    yield grade(NAME, text, remedy, fails=bool(at_end) or share > context.rulebook.silence)
 
 
 def describe_gap(context: RequestContext, time: RunTime, gap: Gap, name: str) -> str:
     """Say when it was silent, for how long, and how many requests were to be expected."""
-    begin, end = (_moment(context, time, at) for at in (gap.start, gap.end))
-    until = "the end" if gap.at_end else end
-    length = format_duration(gap.buckets * context.cells.bucket_s)
-    share = format_number(gap.buckets / time.buckets * 100)
-    expected = format_count(max(round(gap.expected), 1)) if gap.expected < TIME else ""
-    where = f", where about {expected} were to be expected" if expected else ""
-    return f"{name} had no request from {begin} to {until}: {length}, {share} % of the run{where}"
-
-
-def _moment(context: RequestContext, time: RunTime, place: int) -> str:
-    """The minute of the run, and the time of day where times are real ones."""
+    bucket_s = context.cells.bucket_s
     start = int(context.cells.moments.bucket[context.cells.moments.run == time.code].min())
-    minute = (time.first + place - start) * context.cells.bucket_s / 60
-    text = f"minute {format_number(round(minute, 1))}"
-    at_s = (time.first + place) * context.cells.bucket_s
-    return f"{text} ({datetime.fromtimestamp(at_s, UTC):%H:%M:%S} UTC)" if at_s > REAL_TIMES_FROM else text
-
-
-def _remedy(context: RequestContext, time: RunTime, silence: Silence, name: str) -> str:
-    if time.is_load:
-        return f"find out why {name} got no requests, then load it again: `evaluator load {context.release} …`"
-    why = f"find out why {name} got no requests"
-    options = period_options(context, time, silence)
-    if not options:
-        return f"{why}, then import the requests of a run to the end"
-    return f"{why}; if only a part of the time was meant: `evaluator verdict {context.release} {options}`"
+    moments = []
+    for bucket in (time.first + gap.start, time.first + gap.end):
+        moment = f"minute {format_number(round((bucket - start) * bucket_s / 60, 1))}"
+        if bucket * bucket_s > REAL_TIMES_FROM:
+            moment += f" ({datetime.fromtimestamp(bucket * bucket_s, UTC):%H:%M:%S} UTC)"
+        moments.append(moment)
+    until = "the end" if gap.at_end else moments[1]
+    length = format_duration(gap.buckets * bucket_s)
+    share = format_number(gap.buckets / time.buckets * 100)
+    expected = format_count(max(round(gap.expected), 1))
+    where = f", where about {expected} were to be expected" if gap.expected < TIME else ""
+    return f"{name} had no request from {moments[0]} to {until}: {length}, {share} % of the run{where}"
 
 
 def period_options(context: RequestContext, time: RunTime, silence: Silence) -> str:
@@ -240,9 +220,14 @@ def _judge_endpoints(context: RequestContext, time: RunTime, arm: Silence) -> It
     silent: list[tuple[float, str, Gap]] = []
     for names, own, reference in _endpoint_counts(context, time):
         for silence in find_silence(own, reference):
+            # Of an endpoint that is asked at the start only, the part in which the baseline's own requests lie counts.
             asked = np.flatnonzero(reference[silence.series])
-            within = [_cut(gap, int(asked[0]), int(asked[-1]) + 1, time.buckets) for gap in silence.gaps]
-            gaps = [gap for gap in within if not any(_lies_in(gap, whole) for whole in arm.gaps)]
+            first, last = int(asked[0]), int(asked[-1]) + 1
+            gaps = []
+            for gap in silence.gaps:
+                start, end = max(gap.start, first), min(gap.end, last)
+                if not any(whole.start <= start and end <= whole.end for whole in arm.gaps):
+                    gaps.append(replace(gap, start=start, end=end, at_end=end == time.buckets))
             buckets = sum(gap.buckets for gap in gaps)
             if buckets > TOLERATED * time.buckets:
                 longest = max(gaps, key=lambda gap: (gap.at_end, gap.buckets))
@@ -253,20 +238,7 @@ def _judge_endpoints(context: RequestContext, time: RunTime, arm: Silence) -> It
     more = f" (and {len(silent) - 1} more endpoints)" if len(silent) > 1 else ""
     text = describe_gap(context, time, gap, f"{endpoint}{more} of {time.arm}") + "; baseline went on answering it"
     remedy = f"find out why {time.arm} was not asked for {endpoint}, or did not answer it"
-    if share > context.rulebook.silence:
-        yield Finding(NAME, Level.FAIL, text, remedy=remedy)
-    else:
-        yield warn(NAME, text, remedy)
-
-
-def _cut(gap: Gap, first: int, end: int, buckets: int) -> Gap:
-    """The part of a gap in which the baseline's own requests lie: of an endpoint that is asked at the start only."""
-    start, end = max(gap.start, first), min(gap.end, end)
-    return replace(gap, start=start, end=end, at_end=end == buckets)
-
-
-def _lies_in(gap: Gap, whole: Gap) -> bool:
-    return whole.start <= gap.start and gap.end <= whole.end
+    yield grade(NAME, text, remedy, fails=share > context.rulebook.silence)
 
 
 def _endpoint_counts(context: RequestContext, time: RunTime) -> Iterable[tuple[list[str], FloatArray, FloatArray]]:

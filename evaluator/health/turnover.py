@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.health.base import TOLERATED, RequestContext, ok, warn
+from evaluator.health.base import TOLERATED, RequestContext, fail, grade, name_some, ok, warn
 from evaluator.health.silence import RunTime, describe_gap, find_run_times, may_be_go
-from evaluator.records import BASELINE, Finding, Level
+from evaluator.records import BASELINE, Finding
 from evaluator.stats.instances import FEWEST_REQUESTS
 from evaluator.stats.silence import Gap, find_silence
 from evaluator.wording import count_of, format_duration
@@ -29,7 +29,6 @@ MANY_FAIL = 0.2
 MUCH_YOUNGER = 0.5
 LEAST_DIFFERENCE_S = 120.0
 GROWN_UP_S = 1800.0
-NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +48,10 @@ def check_turnover(context: RequestContext) -> Iterable[Finding]:
         for time in find_run_times(context, arm):
             if not may_be_go(context, time):
                 continue
-            baseline, candidate = (_find_ended(context, time, side) for side in (0, 1))
-            for side, (_, ended) in enumerate((baseline, candidate)):
-                name = (BASELINE, arm)[side]
+            sides = [_find_ended(context, time, side) for side in (0, 1)]
+            for name, (_, ended) in zip((BASELINE, arm), sides, strict=True):
                 found += _judge_dead(context, time, name, [one for one in ended if one.died])
-            found += _judge_turnover(context, arm, baseline, candidate)
+            found += _judge_turnover(context, arm, sides)
     yield from dict.fromkeys(found)
     if not found and any(len(design.instances) for design in context.designs.values()):
         yield ok(NAME, "every instance answered to the end of its run")
@@ -66,35 +64,30 @@ def _judge_dead(context: RequestContext, time: RunTime, name: str, dead: list[_Q
     share = worst.gap.buckets / time.buckets
     # In a load its users were there to the end; a restart in between is measured like every other hole.
     at_end = time.is_load and worst.gap.at_end
-    if share <= TOLERATED and not at_end:
-        return
-    more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
-    text = f"{describe_gap(context, time, worst.gap, f'instance {worst.name}{more} of {name}')}; {worst.died}"
-    remedy = f"look at the logs of {worst.name}: it seems to have stopped answering"
-    if name != BASELINE and (at_end or share > context.rulebook.silence):
-        yield Finding("silence", Level.FAIL, text, remedy=remedy)
-    else:
-        yield warn("silence", text, remedy)
+    if share > TOLERATED or at_end:
+        more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
+        text = f"{describe_gap(context, time, worst.gap, f'instance {worst.name}{more} of {name}')}; {worst.died}"
+        remedy = f"look at the logs of {worst.name}: it seems to have stopped answering"
+        lasting = at_end or share > context.rulebook.silence
+        yield grade("silence", text, remedy, fails=name != BASELINE and lasting)
 
 
-def _judge_turnover(
-    context: RequestContext, arm: str, baseline: tuple[int, list[_Quiet]], candidate: tuple[int, list[_Quiet]]
-) -> Iterable[Finding]:
+def _judge_turnover(context: RequestContext, arm: str, sides: list[tuple[int, list[_Quiet]]]) -> Iterable[Finding]:
     """Turnover of both arms is how the platform works; of the candidate only, it may be that it crashes."""
     named: list[str] = []
-    replaced = [[one.name for one in ended if not one.died] for _, ended in (baseline, candidate)]
-    for name, names, (instances, _) in zip((BASELINE, arm), replaced, (baseline, candidate), strict=True):
+    replaced = [sorted(one.name for one in ended if not one.died) for _, ended in sides]
+    for name, names, (instances, _) in zip((BASELINE, arm), replaced, sides, strict=True):
         if not names:
             continue
-        listed = ", ".join(sorted(names)[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        text = f"{len(names)} of {count_of(instances, 'instance')} of {name} ended and others took over: {listed}"
+        many = f"{len(names)} of {count_of(instances, 'instance')} of {name}"
+        text = f"{many} ended and others took over: {name_some(names)}"
         alone = name == arm and not replaced[0] and len(names) >= TOO_MANY * instances
         if alone and not context.rulebook.prior.turnover_expected:
             remedy = (
                 f"look whether instances of {arm} crash; if they are replaced by design (autoscaling, a roll-out), "
                 "write `instances: {turnover: expected}` in the policy"
             )
-            yield Finding(NAME, Level.FAIL, f"{text}; none of baseline did", remedy=remedy)
+            yield fail(NAME, f"{text}; none of baseline did", remedy)
         else:
             named.append(text)
     if named:
@@ -146,17 +139,15 @@ def _why_dead(
     elsewhere = time.counts.sum(axis=0)[last].sum() - own[last].sum()
     alike = (time.failures[last].sum() - failures[last].sum()) / max(elsewhere, 1.0)
     together = context.count_failures(time.arm).together
-    p = _p_failures(failures[last].sum() / together, own[last].sum() / together, max(usual, alike, 0.001))
-    if (failures[last] >= MANY_FAIL * own[last]).any() and p < BY_CHANCE:
-        return "its last requests failed"
+    if (failures[last] >= MANY_FAIL * own[last]).any():
+        from scipy.special import betainc  # takes longer than the checks of most releases
+
+        # The chance of as many failures and more: binomial, exact, as single failures are the rule here.
+        failed, answered = failures[last].sum() / together, own[last].sum() / together
+        rate = min(max(usual, alike, 0.001), 1.0)
+        if betainc(failed, max(answered - failed, 0.0) + 1, rate) < BY_CHANCE:
+            return "its last requests failed"
     return "" if _is_taken_over(time, side, own, gap) else "no other instance took over its requests"
-
-
-def _p_failures(failures: float, requests: float, rate: float) -> float:
-    """Chance of as many failures and more at a rate: binomial, exact, as single failures are the rule here."""
-    from scipy.special import betainc  # takes longer than the checks of most releases
-
-    return float(betainc(failures, max(requests - failures, 0.0) + 1, min(rate, 1.0))) if failures else 1.0
 
 
 def _is_taken_over(time: RunTime, side: int, own: FloatArray, gap: Gap) -> bool:

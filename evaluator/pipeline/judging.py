@@ -12,7 +12,7 @@ from evaluator.assess import assess_release
 from evaluator.assess.outcomes import find_needs
 from evaluator.assess.readings import count_samples
 from evaluator.errors import UnknownName
-from evaluator.health.history import describe_learnt
+from evaluator.health.replication import describe_learnt
 from evaluator.judges import JUDGES
 from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.policy import Policy, with_learnt
