@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+
 TOLERANCE = 1e-9
 SHOWN = 5
 """Differences shown of one kind, and characters of a text around the place where it differs."""
@@ -32,7 +34,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="show every difference")
     options = parser.parse_args()
     if options.summary:
-        print("\n".join(summarise(options.folders[-1])))
+        click.echo("\n".join(summarise(options.folders[-1])))
         return 0
     if len(options.folders) != 2:
         parser.error("two folders are compared")
@@ -43,7 +45,7 @@ def _compare(first: Path, second: Path, tolerance: float, shown: int) -> int:
     names = [{path.name for path in folder.glob("*.json")} for folder in (first, second)]
     for folder, lost in ((second, names[0] - names[1]), (first, names[1] - names[0])):
         if lost:
-            print(f"{len(lost)} inputs are not in {folder}: {', '.join(sorted(lost)[:shown])}")
+            click.echo(f"{len(lost)} inputs are not in {folder}: {', '.join(sorted(lost)[:shown])}")
     both = sorted(names[0] & names[1])
     groups: dict[str, list[tuple[str, str, Any, Any]]] = defaultdict(list)
     differing = set()
@@ -53,10 +55,10 @@ def _compare(first: Path, second: Path, tolerance: float, shown: int) -> int:
             groups[_kind_of(where)].append((name.removesuffix(".json"), where, one, other))
             differing.add(name)
     for kind, found in sorted(groups.items(), key=lambda item: -len(item[1])):
-        print(f"\n{kind}: {len(found)} in {len({one[0] for one in found})} inputs")
+        click.echo(f"\n{kind}: {len(found)} in {len({one[0] for one in found})} inputs")
         for name, where, one, other in found[:shown]:
-            print(f"  {name}  {where}\n    - {_show(one, other)}\n    + {_show(other, one)}")
-    print(f"\n{len(both)} inputs compared, {len(differing)} differ")
+            click.echo(f"  {name}  {where}\n    - {_show(one, other)}\n    + {_show(other, one)}")
+    click.echo(f"\n{len(both)} inputs compared, {len(differing)} differ")
     return int(bool(differing) or names[0] != names[1] or not both)
 
 
@@ -125,7 +127,7 @@ def _count_verdict(verdict: dict[str, Any], counts: dict[str, Counter[str]]) -> 
     counts["monitoring"][verdict["monitoring"]] += 1
     counts["reason"].update(reason["code"] for reason in verdict["reasons"])
     counts["metric"].update(f"{row['type']} {row['status']}" for row in verdict["metrics"])
-    counts["method"].update(row["method"] for row in verdict["metrics"])
+    counts["method"].update(row["method"].split(" (")[0].partition(", adj")[0] for row in verdict["metrics"])
     counts["check"].update(f"{one['check']} {one['status']}" for one in verdict["health"])
 
 

@@ -41,8 +41,8 @@ def draw_users(name: str, arms: dict[str, Users], *, rows_a_user: int = 1) -> li
         for k in range(n):
             for row in range(rows_a_user if k % 3 == 0 else 1):
                 value = "" if gone[k] else round(float(amount[k]) / (row + 1), 4)
-                cells = [int(bought[k]), value, round(float(before[k]), 4), int(orders[k]), int(sessions[k]), int(calls[k])]
-                out.append([f"{arm[:1]}{k}", arm, *cells])
+                money = [int(bought[k]), value, round(float(before[k]), 4)]
+                out.append([f"{arm[:1]}{k}", arm, *money, int(orders[k]), int(sessions[k]), int(calls[k])])
     return out
 
 
@@ -61,15 +61,25 @@ METRICS: dict[str, dict[str, Any]] = {
     "mean-shown": {"type": "outcome_mean", "outcome": "amount", "role": "watch"},
     "ratio": {"type": "outcome_ratio", "outcome": "orders", "per": "sessions", "margin": "5%"},
     "ratio-covariates": {
-        "type": "outcome_ratio", "outcome": "amount", "per": "sessions", "margin": "6%", "covariates": ["amount_pre"],
+        "type": "outcome_ratio",
+        "outcome": "amount",
+        "per": "sessions",
+        "margin": "6%",
+        "covariates": ["amount_pre"],
     },
-    "ratio-rows": {"type": "outcome_ratio", "outcome": "amount", "per": "rows", "margin": "0.5abs", "winsorise": "99.5%"},
+    "ratio-rows": {
+        "type": "outcome_ratio",
+        "outcome": "amount",
+        "per": "rows",
+        "margin": "0.5abs",
+        "winsorise": "99.5%",
+    },
     "quantile": {"type": "outcome_quantile", "quantile": 0.9, "outcome": "amount", "margin": "6%"},
     "quantile-rows": {"type": "outcome_quantile", "quantile": 0.8, "outcome": "amount", "per": "rows", "margin": "10%"},
     "quantile-absolute": {"type": "outcome_quantile", "quantile": 0.5, "outcome": "sessions", "margin": "1abs"},
     "limit": {"type": "outcome_proportion", "outcome": "bought", "min": "30%", "margin": "5pp"},
     "unknown": {"type": "outcome_mean", "outcome": "profit", "margin": "5%"},
-}  # fmt: skip
+}
 SEVERAL = [
     {"name": "conversion", **METRICS["proportion"]},
     {"name": "revenue", **METRICS["mean-covariates"]},
@@ -98,7 +108,7 @@ def compared(
 
 def make() -> Iterator[Input]:
     for (metric, rule), (change, users) in itertools.product(METRICS.items(), CHANGES.items()):
-        policy = {"metrics": [{"name": metric, **rule}]}
+        policy = {"metrics": [{"name": metric, **rule}, *([SEVERAL[0]] if "role" in rule else [])]}
         several = 2 if "rows" in metric else 1
         arms = {"control": Users(), "treatment": users}
         yield compared(f"outcomes/{metric}/{change}", arms, policy, rows_a_user=several)
@@ -161,7 +171,8 @@ def of_health() -> Iterator[Input]:
     query = "SELECT user_id, variant, bought, amount, amount_pre, orders, sessions FROM outcomes WHERE sessions < 6"
     yield compared("outcomes/import/query", both, policy, options=("--outcomes-query", query))
     yield compared("outcomes/import/rows", both, policy, options=("--unit", "rows"))
-    words = ("--unit", "user_id", "--arm-column", "variant", "--baseline-arm", "treatment", "--outcome", "bought:binary")
+    words = ("--unit", "user_id", "--arm-column", "variant", "--baseline-arm", "treatment")
+    words += ("--outcome", "bought:binary")
     yield compared("outcomes/import/said", both, {"metrics": SEVERAL[:1]}, options=words)
     yield compared("outcomes/import/not-asked-for", both, WIDE)
     for name, edit in {
@@ -179,8 +190,9 @@ def _of_added(name: str, edit: Any, policy: Policy) -> Input:
         rows = draw_users(name, {"control": Users(), "treatment": Users()})
         write_csv(folder / "users.csv", HEADER, [*rows, *edit(rows)])
 
-    words = ("import", RELEASE, "--outcomes", "users.csv")
-    return Input(name, (words, (*words, "--skip-bad-rows"), VERDICT), write, policy)
+    words = ["import", RELEASE, "--outcomes", "users.csv", "--covariate", "amount_pre"]
+    words += [word for outcome in ("bought", "amount", "orders", "sessions") for word in ("--outcome", outcome)]
+    return Input(name, (tuple(words), (*words, "--skip-bad-rows"), VERDICT), write, policy)
 
 
 def of_mixes() -> Iterator[Input]:

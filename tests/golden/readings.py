@@ -69,7 +69,7 @@ def _add_instance(metrics: Metrics, random: Any, arm: str, server: Server, numbe
     share = (ts - START_S) / seconds
     end = server.gone_instance[1] if server.gone_instance and server.gone_instance[0] == number else 2.0
     first, last = server.seen
-    there = (share >= (first if first else -1)) & (share <= (last if last < 1 else 2)) & (share <= end)
+    there = (share >= (first or -1)) & (share <= (last if last < 1 else 2)) & (share <= end)
     there &= ~((share >= server.hole[0]) & (share < server.hole[1]))
     up = ~((share >= server.down[0]) & (share < server.down[1]))
     labels = {"version": arm, "instance": f"{server.prefix or arm}:{number + 1}", **server.labels}
@@ -87,7 +87,8 @@ def _add_instance(metrics: Metrics, random: Any, arm: str, server: Server, numbe
         total = total + added
     level = np.exp(server.instance_sd * random.normal(0, 1))
     _add_times(counts, random, server, labels, total, level)
-    memory = server.memory * (1 + server.leak * (ts - START_S) / 3600) * level * np.exp(0.01 * random.normal(0, 1, len(ts)))
+    memory = server.memory * (1 + server.leak * (ts - START_S) / 3600) * level
+    memory *= np.exp(0.01 * random.normal(0, 1, len(ts)))
     memory[: server.nan * 3 : 3] = np.nan
     memory[1 : server.infinite * 3 : 3] = np.inf
     for gauge, values in {"process_resident_memory_bytes": memory, "memory_limit_bytes": np.full(len(ts), 1e9)}.items():
@@ -157,7 +158,12 @@ FAILURES = {
 METRICS: dict[str, dict[str, Any]] = {
     "ratio": {**FAILURES, "margin": "0.5pp"},
     "ratio-limit": {**FAILURES, "max": "1%"},
-    "rate": {"type": "counter_rate", "query": "http_requests_total{$selector}", "direction": "higher_is_better", "margin": "8%"},
+    "rate": {
+        "type": "counter_rate",
+        "query": "http_requests_total{$selector}",
+        "direction": "higher_is_better",
+        "margin": "8%",
+    },
     "cpu": {"type": "counter_rate", "query": "process_cpu_seconds_total{$selector}", "unit": "s", "margin": "10%"},
     "quantile": {"type": "histogram_quantile", "quantile": 0.9, "query": SECONDS, "margin": "20%"},
     "quantile-narrow": {"type": "histogram_quantile", "quantile": 0.95, "query": SECONDS, "margin": "2%"},
@@ -168,15 +174,21 @@ METRICS: dict[str, dict[str, Any]] = {
     "share-between": {"type": "histogram_share", "query": SECONDS, "below": "200ms", "margin": "1pp"},
     "gauge-mean": {"type": "gauge_mean", "query": MEMORY, "unit": "bytes", "margin": "10%"},
     "gauge-ratio": {
-        "type": "gauge_mean", "query": f"{MEMORY} / memory_limit_bytes{{$selector}}", "unit": "ratio", "margin": "5pp",
+        "type": "gauge_mean",
+        "query": f"{MEMORY} / memory_limit_bytes{{$selector}}",
+        "unit": "ratio",
+        "margin": "5pp",
     },
     "gauge-max": {"type": "gauge_max", "query": MEMORY, "unit": "bytes", "margin": "12%"},
     "gauge-slope": {"type": "gauge_slope", "query": MEMORY, "unit": "bytes", "margin": "20000000abs"},
     "gauge-higher": {
-        "type": "gauge_mean", "query": "memory_limit_bytes{$selector}", "direction": "higher_is_better", "margin": "5%",
+        "type": "gauge_mean",
+        "query": "memory_limit_bytes{$selector}",
+        "direction": "higher_is_better",
+        "margin": "5%",
     },
     "unknown": {"type": "gauge_mean", "query": "no_such_gauge{$selector}", "margin": "5%"},
-}  # fmt: skip
+}
 SERVERS = {
     "same": Server(),
     "worse": Server(failures=0.02, latency=1.4, memory=2.6e8, leak=0.5, rate=15.0),
@@ -212,7 +224,7 @@ def make() -> Iterator[Input]:
         policy = with_source([{"name": name, **metric}])
         yield collected(f"readings/{name}/{change}", policy, baseline=Server(), canary=server)
     for queries, (change, server) in itertools.product(("red-http", "node", "red-http-status"), SERVERS.items()):
-        policy = with_source([], queries=[queries])
+        policy = with_source(BASIC if queries == "node" else [], queries=[queries])
         calls = (VERDICT, REPORTS)
         yield collected(f"readings/set/{queries}/{change}", policy, baseline=Server(), canary=server, calls=calls)
     yield from of_health()

@@ -14,7 +14,14 @@ TEST = replace(TESTS["three"], seconds=360.0)
 
 
 def recorded(
-    name: str, arm: Arm, *, policy: Policy = WIDE, test: Test = TEST, runs: int = 1, planned_s: float | None = 360.0, **facts: Any
+    name: str,
+    arm: Arm,
+    *,
+    policy: Policy = WIDE,
+    test: Test = TEST,
+    runs: int = 1,
+    planned_s: float | None = 360.0,
+    **facts: Any,
 ) -> Input:
     def write(folder: Path) -> None:
         for number in range(runs):
@@ -44,7 +51,9 @@ def make() -> Iterator[Input]:
     facts: dict[str, dict[str, Any]] = {
         "in-flight": {"in_flight": waits},
         "in-flight-both": {"in_flight": both},
-        "in-flight-young": {"in_flight": [_wait(arm, k, end, 0.05) for arm in ("baseline", "canary") for k in range(8)]},
+        "in-flight-young": {
+            "in_flight": [_wait(arm, k, end, 0.05) for arm in ("baseline", "canary") for k in range(8)]
+        },
         "saturated": {"cpu_percent": 99.0, "loop_lag_ms": 150.0},
         "busy": {"cpu_percent": 88.0, "loop_lag_ms": 30.0},
         "clock": {"clock_offset_s": 5.0},
@@ -55,15 +64,30 @@ def make() -> Iterator[Input]:
         "stopped": {"stopped_by": "the disk is full"},
         "stopped-users": {"users_stopped": START_S + 200.0},
         "workers": {"workers_expected": 3, "workers_seen": 1},
-        "left-out": {"left_out": [{"arm": "canary", "kind": "bad_row", "rows": 40, "failures": 0, "detail": "no time"}]},
+        "left-out": {
+            "left_out": [{"arm": "canary", "kind": "bad_row", "rows": 40, "failures": 0, "detail": "no time"}]
+        },
         "left-out-failures": {
             "left_out": [
-                {"arm": "canary", "kind": "other_kind", "rows": 60, "failures": 60, "detail": "ended without a request event"}
+                {
+                    "arm": "canary",
+                    "kind": "other_kind",
+                    "rows": 60,
+                    "failures": 60,
+                    "detail": "ended without a request event",
+                }
             ]
         },
         "plateau": {"plateau_start": START_S + 90.0},
-        "unknown": {"cpu_percent": None, "loop_lag_ms": None, "clock_offset_s": None, "pacing": None, "counted": None, "users": {}},
-    }  # fmt: skip
+        "unknown": {
+            "cpu_percent": None,
+            "loop_lag_ms": None,
+            "clock_offset_s": None,
+            "pacing": None,
+            "counted": None,
+            "users": {},
+        },
+    }
     for name, fact in facts.items():
         yield recorded(f"recorded/{name}", Arm(), **fact)
     yield recorded("recorded/early", Arm(), planned_s=900.0)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
-import gc
 import hashlib
 import io
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -24,14 +24,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-os.environ.update(
-    {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "COLUMNS": "120", "NO_COLOR": "1", "TZ": "UTC", "CI": "1"}
-)
-time.tzset()
+import click
 
 from golden.inputs import Input, list_inputs
 from golden.server import serving
+
+ENVIRONMENT = {"COLUMNS": "120", "NO_COLOR": "1", "TZ": "UTC", "CI": "1"}
+"""What a terminal and a machine would have a say in."""
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Folders are made where nothing waits for a disk."""
 
 KEPT = Path(__file__).parent / "kept"
 
@@ -55,20 +59,23 @@ def main() -> int:
         sys.path.insert(0, str(options.evaluator.resolve()))
     if options.keep:
         return _keep()
-    chosen = [one for one in list_inputs() if any(fnmatch.fnmatch(one.name, f"*{part}*") for part in options.only or "*")]
+    patterns = [f"*{part}*" for part in options.only or ("",)]
+    chosen = [one for one in list_inputs() if any(fnmatch.fnmatch(one.name, pattern) for pattern in patterns)]
     chosen = chosen[:: max(1, len(chosen) // options.sample)] if options.sample else chosen
     began = time.monotonic()
     import evaluator
 
-    print(f"{len(chosen)} inputs, judged by {Path(evaluator.__file__).parent}", flush=True)
+    click.echo(f"{len(chosen)} inputs, judged by {Path(evaluator.__file__).parent}")
     options.out.mkdir(parents=True, exist_ok=True)
     slowest = []
     for name, result, seconds in _run_all([one.name for one in chosen], options.processes):
         path = options.out / f"{name.replace('/', '__')}.json"
         path.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
         slowest.append((seconds, name))
-    print(f"{len(chosen)} inputs in {time.monotonic() - began:.0f} s; in {options.out}")
-    print("slowest: " + ", ".join(f"{name} {seconds:.1f} s" for seconds, name in sorted(slowest, reverse=True)[:5]))
+    click.echo(f"{len(chosen)} inputs in {time.monotonic() - began:.0f} s; in {options.out}")
+    click.echo(
+        "slowest: " + ", ".join(f"{name} {seconds:.1f} s" for seconds, name in sorted(slowest, reverse=True)[:5])
+    )
     return 0
 
 
@@ -100,15 +107,25 @@ def _run_named(name: str) -> tuple[str, dict[str, Any], float]:
 
 def run_input(one: Input) -> dict[str, Any]:
     """Run the commands of an input in a fresh folder: what each said, wrote and ended with."""
-    with tempfile.TemporaryDirectory(prefix="golden-") as place, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="golden-", dir=MEMORY) as place, contextlib.ExitStack() as stack:
         folder = Path(place).resolve()
         one.prepare(folder)
         stack.enter_context(contextlib.chdir(folder))
+        stack.enter_context(_same_surroundings())
         if one.metrics:
             stack.enter_context(serving(one.metrics()))
-        result = {"input": one.name, "calls": [_call(words, folder) for words in one.calls]}
-        gc.collect()  # DuckDB lets go of its files
-    return result
+        return {"input": one.name, "calls": [_call(words, folder) for words in one.calls]}
+
+
+@contextlib.contextmanager
+def _same_surroundings() -> Iterator[None]:
+    """The same environment and time zone for every input, and no log handler that is left over."""
+    handlers = list(logging.root.handlers)
+    with mock.patch.dict(os.environ, ENVIRONMENT):
+        time.tzset()
+        yield
+    time.tzset()
+    logging.root.handlers[:] = handlers
 
 
 def _call(words: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -118,6 +135,7 @@ def _call(words: Sequence[str], folder: Path) -> dict[str, Any]:
     began = time.time()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        logging.root.handlers.clear()
         code = run(list(words))
     settle = _make_settle(folder, began)
     files = {}
@@ -174,10 +192,7 @@ def _read(path: Path, settle: Callable[[str], str]) -> Any:
 
 def verdicts_of(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Exit code, verdict and what went wrong of each command: what is kept in the repository."""
-    return [
-        {"call": call["call"], "code": call["code"], **_keep_call(call)}
-        for call in result["calls"]
-    ]
+    return [{"call": call["call"], "code": call["code"], **_keep_call(call)} for call in result["calls"]]
 
 
 def _keep_call(call: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +210,7 @@ def _keep() -> int:
         found = next(one for one in list_inputs() if one.name == name)
         text = json.dumps(verdicts_of(run_input(found)), ensure_ascii=False, separators=(",", ":"))
         (KEPT / f"{name.replace('/', '__')}.json").write_text(text + "\n", encoding="utf-8")
-        print(name, flush=True)
+        click.echo(name)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import zlib
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ ENDPOINTS = ("GET /", "GET /items", "POST /cart", "POST /checkout", "GET /search
 def make_random(name: str) -> np.random.RandomState:
     """Random numbers of a name, the same on every machine and with every version of numpy."""
     # The streams of RandomState are frozen, those of Generator may change with numpy.
-    return np.random.RandomState(zlib.crc32(name.encode()))  # noqa: NPY002
+    return np.random.RandomState(zlib.crc32(name.encode()))
 
 
 @dataclass(frozen=True)
@@ -212,11 +213,12 @@ def _status(failed: bool) -> int:
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     """A CSV file; compressed where its name ends in .gz."""
-    opened = gzip.open(path, "wt", newline="", encoding="utf-8") if path.suffix == ".gz" else path.open("w", newline="")
-    with opened as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    content = text.getvalue().encode()
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def each(rows: Rows) -> list[tuple[float, str, float, bool, str, int, int]]:
@@ -287,7 +289,7 @@ def write_parquet(path: Path, rows: Rows) -> None:
 
 def write_locust(path: Path, rows: Rows) -> None:
     """What CsvRequestLogger writes."""
-    header = "timestamp request_type name response_time_ms response_length status_code exception".split()
+    header = ["timestamp", "request_type", "name", "response_time_ms", "response_length", "status_code", "exception"]
     table = [
         [f"{ts:.3f}", *endpoint.split(" ", 1), f"{ms:.3f}", size, _status(failed), "HTTPError('500')" if failed else ""]
         for ts, endpoint, ms, failed, _, size, _ in each(rows)
@@ -295,7 +297,7 @@ def write_locust(path: Path, rows: Rows) -> None:
     write_csv(path, header, table)
 
 
-_JTL = "timeStamp elapsed label responseCode responseMessage threadName success bytes".split()
+_JTL = ["timeStamp", "elapsed", "label", "responseCode", "responseMessage", "threadName", "success", "bytes"]
 
 
 def write_jtl(path: Path, rows: Rows) -> None:
@@ -327,7 +329,7 @@ def write_jtl_xml(path: Path, rows: Rows) -> None:
 
 def write_k6_csv(path: Path, rows: Rows) -> None:
     """Points of k6, with the describing points of each tenth request and some failed checks."""
-    header = "metric_name timestamp metric_value expected_response method name status error".split()
+    header = ["metric_name", "timestamp", "metric_value", "expected_response", "method", "name", "status", "error"]
     table: list[list[Any]] = []
     for number, (ts, endpoint, ms, failed, *_) in enumerate(each(rows)):
         at, method, name = f"{(ts + ms / 1000) * 1000:.0f}", *endpoint.split(" ", 1)
@@ -345,8 +347,9 @@ def write_k6_json(path: Path, rows: Rows) -> None:
     lines = [json.dumps({"type": "Metric", "data": {"type": "trend"}, "metric": "http_req_duration"})]
     for ts, endpoint, ms, failed, *_ in each(rows):
         method, name = endpoint.split(" ", 1)
-        tags = {"method": method, "name": name, "status": str(_status(failed)), "expected_response": str(not failed)}
-        data = {"time": iso(ts + ms / 1000), "value": ms, "tags": {**tags, "expected_response": str(not failed).lower()}}
+        tags = {"method": method, "name": name, "status": str(_status(failed))}
+        tags["expected_response"] = str(not failed).lower()
+        data = {"time": iso(ts + ms / 1000), "value": ms, "tags": tags}
         lines.append(json.dumps({"type": "Point", "data": data, "metric": "http_req_duration"}))
     path.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
