@@ -54,16 +54,22 @@ def _bounds(comparison: Comparison) -> list[Question]:
 
 def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, monitoring: Monitoring) -> Look:
     """One look, with everything crossed before it: a level that was crossed stays crossed."""
-    bounds = _bounds(comparison)
-    lasting = np.full(len(bounds), comparison.lasting_share)
-    worse = _sequential(np.array([q.p_worse for q in bounds]), lasting, calendar, at_s, monitoring.tune_at_s)
-    early: FloatArray | tuple[()] = ()
-    if monitoring.early_go:
-        within = np.array([q.p_within for q in bounds])
-        early = sequential_p(within, min(at_s / max(calendar.planned_s, 1.0), 1.0), lasting, "obrien_fleming")
     before = path[-1].p_worse if path else ()
+    bounds = _bounds(comparison)
     if not bounds:  # no data at this moment: what was crossed before stays so
         return Look(float(at_s), before)
+    lasting = np.full(len(bounds), comparison.lasting_share)
+    fraction = min(at_s / max(calendar.planned_s, 1.0), 1.0)
+    p_values = np.array([question.p_worse for question in bounds])
+    # What ordinary p-values at this moment are worth, given that there are other looks.
+    if calendar.kind == "anytime":
+        worse = anytime_p(p_values, lasting, at_s, monitoring.tune_at_s)
+    else:
+        worse = sequential_p(p_values, fraction, lasting)
+    early: FloatArray | tuple[()] = ()
+    if monitoring.early_go:
+        within = np.array([question.p_within for question in bounds])
+        early = sequential_p(within, fraction, lasting, "obrien_fleming")
     return Look(
         float(at_s),
         tuple(float(p) for p in (np.minimum(worse, before) if before else worse)),
@@ -72,41 +78,34 @@ def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: fl
     )
 
 
-def _sequential(
-    p_values: FloatArray, lasting: FloatArray, calendar: Calendar, at_s: float, tune_at_s: float
-) -> FloatArray:
-    """What ordinary p-values at this moment are worth, given that there are other looks."""
-    if calendar.kind == "anytime":
-        return anytime_p(p_values, lasting, at_s, tune_at_s)
-    return sequential_p(p_values, min(at_s / max(calendar.planned_s, 1.0), 1.0), lasting)
-
-
 def _finish(
     comparison: Comparison, path: list[Look], calendar: Calendar, covered_s: float, monitoring: Monitoring
 ) -> Comparison:
     """The last look's own p-values, made sequential; before it, those of the look that came last.
 
-    Data that arrived since that look count at the next one: else whoever asks in between would add a look of his own.
+    Data that arrived since that look count at the next one: else asking in between would add a look.
     """
-    bounded = _bounds(comparison)
+    bounds = _bounds(comparison)
     if comparison.too_coarse:
-        path = [_forget_margin(look, bounded) for look in path]
+        # The recorded times turned out to be too coarse for the margin: earlier looks say nothing of it, either.
+        margins = [question.kind == "margin" for question in bounds]
+        path = [
+            replace(
+                look,
+                p_worse=tuple(1.0 if margin else p for margin, p in zip(margins, look.p_worse, strict=False)),
+            )
+            for look in path
+        ]
     if calendar.final:
         at_s = covered_s if calendar.kind == "anytime" else calendar.planned_s
         p_values = _look(path, comparison, calendar, at_s, monitoring).p_worse
     else:
-        p_values = path[-1].p_worse if path and path[-1].p_worse else (1.0,) * len(bounded)
+        p_values = path[-1].p_worse if path and path[-1].p_worse else (1.0,) * len(bounds)
     last = iter(p_values)
     questions = tuple(
-        replace(question, p_worse=next(last)) if question in bounded else question for question in comparison.questions
+        replace(question, p_worse=next(last)) if question in bounds else question for question in comparison.questions
     )
     return replace(comparison, questions=questions, looks=tuple(path))
-
-
-def _forget_margin(look: Look, bounded: list[Question]) -> Look:
-    """The look without what it said of a margin for which the recorded times turned out to be too coarse."""
-    known = zip(bounded, look.p_worse, strict=False)
-    return replace(look, p_worse=tuple(1.0 if question.kind == "margin" else p for question, p in known))
 
 
 def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> Comparison:
@@ -117,28 +116,24 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
     effect, df = comparison.effect, comparison.df
     if effect is None or not df:
         return comparison
+    monitoring, lasting = rulebook.monitoring, comparison.lasting_share
+    if calendar.kind == "anytime":
+        z = float(anytime_z(rulebook.alpha, covered_s, monitoring.tune_at_s, lasting))
+    else:
+        fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)
+        z = boundary_z(rulebook.alpha, fraction, lasting)
     once = float(t_quantile(1 - rulebook.alpha, df))
-    worse = critical_value(_last_z(comparison, calendar, covered_s, rulebook), df) / once
-    within = 1.0
-    if rulebook.monitoring.early_go:
-        z = boundary_z(rulebook.alpha, 1.0, comparison.lasting_share, "obrien_fleming")
-        within = critical_value(z, df) / once
+    worse, within = critical_value(z, df) / once, 1.0
+    if monitoring.early_go:
+        within = critical_value(boundary_z(rulebook.alpha, 1.0, lasting, "obrien_fleming"), df) / once
     down, up = (worse, within) if comparison.rule.direction is Direction.LOWER else (within, worse)
     return replace(
         comparison,
-        effect=replace(effect, lower=_stretch(effect, effect.lower, down), upper=_stretch(effect, effect.upper, up)),
+        effect=replace(effect, lower=_move_end(effect, effect.lower, down), upper=_move_end(effect, effect.upper, up)),
     )
 
 
-def _last_z(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> float:
-    if calendar.kind == "anytime":
-        tune_at_s = rulebook.monitoring.tune_at_s
-        return float(anytime_z(rulebook.alpha, covered_s, tune_at_s, comparison.lasting_share))
-    fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)
-    return boundary_z(rulebook.alpha, fraction, comparison.lasting_share)
-
-
-def _stretch(effect: Effect, end: float, factor: float) -> float:
+def _move_end(effect: Effect, end: float, factor: float) -> float:
     """An end of the interval, moved away from the estimate by this factor: of the logarithm where it is relative."""
     if not np.isfinite([end, effect.estimate]).all():
         return end

@@ -15,6 +15,8 @@ from evaluator.records import PARTS, Query, QueryKind, ReadingCells, Rule
 __all__ = ["trace_readings"]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 MOST_QUERIES = 8
 
@@ -25,76 +27,52 @@ def trace_readings(readings: ReadingCells, axis: Axis | None, rules: Mapping[str
     `axis` is that of the load; without one the readings have their own, from their first bucket. `rules` gives a metric
     that asks a query, by its text; gauges and histograms are in its unit.
     """
-    if not readings.bucket.size:
-        return []
     out = []
-    for code, query in enumerate(readings.queries[:MOST_QUERIES]):
+    for code, query in enumerate(readings.queries[:MOST_QUERIES] if readings.bucket.size else ()):
         rule = rules.get(query.text)
         counted = query.kind is QueryKind.COUNTER
-        scale = rule.scale if rule and not counted else 1.0
-        arms = [_trace_arm(readings, axis, code, query, arm, scale) for arm in range(len(readings.arms))]
-        out.append(
-            {
-                "name": query.text.partition("{")[0].strip() or query.text,
-                "metric": rule.name if rule else "",
-                "query": query.text,
-                "unit": rule.unit if rule and not counted and rule.unit != "fraction" else "",
-                "shows": "per_s" if counted else "mean",
-                "arms": [arm for arm in arms if arm["seconds"]],
-            }
-        )
-    return [one for one in out if one["arms"]]
+        arms = []
+        for arm, name in enumerate(readings.arms):
+            buckets, values = _find_series(readings, code, query, arm)
+            values = values * (rule.scale if rule and not counted else 1.0)
+            moments = buckets * float(readings.bucket_s)
+            first_s = float(readings.bucket.min() * readings.bucket_s)
+            load_s = np.array([axis.locate(moment) if axis else moment - first_s for moment in moments])
+            inside = np.isfinite(load_s)
+            step = max(1, -(-int(inside.sum()) // MOST_POINTS))
+            seconds, values = round_all(load_s[inside][::step]), values[inside][::step]
+            if seconds:
+                arms.append({"name": name, "seconds": seconds, "values": round_all(values)})
+        if arms:
+            out.append(
+                {
+                    "name": query.text.partition("{")[0].strip() or query.text,
+                    "metric": rule.name if rule else "",
+                    "query": query.text,
+                    "unit": rule.unit if rule and not counted and rule.unit != "fraction" else "",
+                    "shows": "per_s" if counted else "mean",
+                    "arms": arms,
+                }
+            )
+    return out
 
 
-def _trace_arm(
-    readings: ReadingCells, axis: Axis | None, code: int, query: Query, arm: int, scale: float
-) -> dict[str, Any]:
-    seconds, values = _series(readings, code, query, arm)
-    values = values * scale
-    load_s = np.array([_place(axis, moment, float(readings.bucket.min() * readings.bucket_s)) for moment in seconds])
-    inside = np.isfinite(load_s)
-    load_s, values = load_s[inside], values[inside]
-    step = max(1, -(-load_s.size // MOST_POINTS))
-    return {"name": readings.arms[arm], "seconds": round_all(load_s[::step]), "values": round_all(values[::step])}
-
-
-def _series(readings: ReadingCells, code: int, query: Query, arm: int) -> tuple[FloatArray, FloatArray]:
-    """Moments (s since the epoch) and values of one query and arm."""
+def _find_series(readings: ReadingCells, code: int, query: Query, arm: int) -> tuple[IntArray, FloatArray]:
+    """Buckets and values of one query and arm."""
     mine = (readings.query == code) & (readings.arm == arm)
-    part = readings.part
-    if query.kind is QueryKind.HISTOGRAM:
-        above, below = mine & (part == PARTS.index("sum")), mine & (part == PARTS.index("count"))
-    else:
-        above = below = mine & (part == PARTS.index("value"))
+    histogram = query.kind is QueryKind.HISTOGRAM
+    above = mine & (readings.part == PARTS.index("sum" if histogram else "value"))
+    below = mine & (readings.part == PARTS.index("count")) if histogram else above
     buckets = np.unique(readings.bucket[above])
-    total = _summed(readings, above, buckets, readings.total)
-    if query.kind is QueryKind.HISTOGRAM:
-        count = _summed(readings, below, buckets, readings.total)
-    elif query.kind is QueryKind.GAUGE:
-        count = _summed(readings, below, buckets, readings.n.astype(float))
-    else:
+    below &= np.isin(readings.bucket, buckets)
+
+    def add_up(rows: BoolArray, values: FloatArray) -> FloatArray:
+        slot = np.searchsorted(buckets, readings.bucket[rows])
+        return np.asarray(np.bincount(slot, weights=values[rows], minlength=buckets.size), float)
+
+    if query.kind is QueryKind.COUNTER:
         count = np.full(buckets.size, float(readings.bucket_s))
+    else:
+        count = add_up(below, readings.total if histogram else readings.n.astype(float))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return buckets * float(readings.bucket_s), total / count
-
-
-def _summed(
-    readings: ReadingCells, keep: npt.NDArray[np.bool_], buckets: npt.NDArray[np.int64], values: FloatArray
-) -> FloatArray:
-    if not buckets.size:
-        return np.zeros(0)
-    keep = keep & np.isin(readings.bucket, buckets)
-    place = np.searchsorted(buckets, readings.bucket[keep])
-    return np.asarray(np.bincount(place, weights=values[keep], minlength=buckets.size), float)
-
-
-def _place(axis: Axis | None, epoch_s: float, first_s: float) -> float:
-    """Load time of a moment; NaN outside of every run."""
-    if axis is None:
-        return epoch_s - first_s
-    ends = [*list(axis.first_slot.values())[1:], axis.slots]
-    for (run, slot), end in zip(axis.first_slot.items(), ends, strict=True):
-        at = axis.at(run, epoch_s)
-        if slot * axis.slot_s <= at < end * axis.slot_s:
-            return at
-    return float("nan")
+        return buckets, add_up(above, readings.total) / count

@@ -52,9 +52,17 @@ class Axis:
             begin[code], offset[code] = first, self.first_slot[code]
         return np.asarray(offset[run] + (bucket - begin[run]) // self.merged)
 
-    def at(self, run: int, epoch_s: float) -> float:
-        """Load time of a moment within a run."""
-        return self.first_slot[run] * self.slot_s + epoch_s - self.first_bucket[run] * self.bucket_s
+    def ends(self) -> list[int]:
+        """The slot after the last one of each run."""
+        return [*list(self.first_slot.values())[1:], self.slots]
+
+    def locate(self, epoch_s: float) -> float:
+        """Load time of a moment; NaN outside of every run."""
+        for (run, slot), end in zip(self.first_slot.items(), self.ends(), strict=True):
+            at = slot * self.slot_s + epoch_s - self.first_bucket[run] * self.bucket_s
+            if slot * self.slot_s <= at < end * self.slot_s:
+                return at
+        return float("nan")
 
 
 def build_axis(cells: Cells) -> Axis:
@@ -89,6 +97,12 @@ def trace_timeline(requests: RequestPairs, axis: Axis, decided_at_s: float | Non
         return None
     arms = [_trace_arm(cells, axis, code) for code in range(len(cells.arms))]
     first = next(iter(axis.first_bucket.values()))
+    starts = {run: slot * axis.slot_s for run, slot in axis.first_slot.items()}
+    warm_ups = [
+        {"start": starts[run], "end": starts[run] + seconds, "what": "warm-up"}
+        for run, seconds in requests.warm_up.cut_s.items()
+        if seconds and run in starts
+    ]
     events = _find_events(requests, axis)
     if decided_at_s is not None and len(axis.first_bucket) == 1:
         offset = plain((requests.span[0] - first) * axis.bucket_s) or 0.0
@@ -98,7 +112,7 @@ def trace_timeline(requests: RequestPairs, axis: Axis, decided_at_s: float | Non
         "start_epoch_s": first * cells.bucket_s,
         "seconds": [slot * axis.slot_s for slot in range(axis.slots)],
         "arms": arms,
-        "shaded": [*_find_warm_ups(requests, axis), *_find_gaps(cells, axis, arms)],
+        "shaded": [*warm_ups, *_find_gaps(cells, axis, arms)],
         "events": events,
     }
 
@@ -114,25 +128,18 @@ def _trace_arm(cells: Cells, axis: Axis, arm: int) -> dict[str, Any]:
     p50, p95 = _quantiles(cells, axis, arm, n)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = failures / n
-    seconds = axis.slot_s * _filled(cells, axis)
+    filled = np.ones(axis.slots)  # the last slot of a run may not be full
+    for (run, first), end in zip(axis.first_bucket.items(), axis.ends(), strict=True):
+        buckets = int(moments.bucket[moments.run == run].max()) + 1 - first
+        filled[end - 1] = ((buckets - 1) % axis.merged + 1) / axis.merged
     return {
         "name": cells.arms[arm],
         "p50_ms": round_all(p50),
         "p95_ms": round_all(p95),
         "failures": round_all(share),
-        "per_s": round_all(n / seconds),
+        "per_s": round_all(n / (axis.slot_s * filled)),
         "users": _trace_users(cells, axis, arm),
     }
-
-
-def _filled(cells: Cells, axis: Axis) -> FloatArray:
-    """Which part of each slot lies within its run: the last of a run may not be full."""
-    out = np.ones(axis.slots)
-    ends = [*list(axis.first_slot.values())[1:], axis.slots]
-    for (run, first), end in zip(axis.first_bucket.items(), ends, strict=True):
-        buckets = int(cells.moments.bucket[cells.moments.run == run].max()) + 1 - first
-        out[end - 1] = ((buckets - 1) % axis.merged + 1) / axis.merged
-    return out
 
 
 def _quantiles(cells: Cells, axis: Axis, arm: int, n: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -166,15 +173,8 @@ def _trace_users(cells: Cells, axis: Axis, arm: int) -> list[float | None] | Non
     return round_all(out)
 
 
-def _find_warm_ups(requests: RequestPairs, axis: Axis) -> list[dict[str, Any]]:
-    """Stretches that were not judged, where the load was not level yet."""
-    starts = {run: first * axis.slot_s for run, first in axis.first_slot.items()}
-    cut = {run: seconds for run, seconds in requests.warm_up.cut_s.items() if seconds and run in starts}
-    return [{"start": starts[run], "end": starts[run] + seconds, "what": "warm-up"} for run, seconds in cut.items()]
-
-
 def _find_gaps(cells: Cells, axis: Axis, arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Stretches in which an arm that has requests has none."""
+    """Times in which an arm that has requests has none."""
     out = []
     for code, arm in enumerate(arms):
         moments = cells.moments
@@ -195,12 +195,10 @@ def _find_events(requests: RequestPairs, axis: Axis) -> list[dict[str, Any]]:
     """Starts of runs where there are several, and ends before their time."""
     by_id = {run.id: run for run in requests.runs}
     out: list[dict[str, Any]] = []
-    ordered = list(axis.first_slot.items())
-    for place, (code, slot) in enumerate(ordered):
+    for number, ((code, slot), end) in enumerate(zip(axis.first_slot.items(), axis.ends(), strict=True), start=1):
         run = by_id.get(requests.cells.runs[code])
-        if len(ordered) > 1:
-            out.append({"at": slot * axis.slot_s, "what": f"run {place + 1}"})
+        if len(axis.first_slot) > 1:
+            out.append({"at": slot * axis.slot_s, "what": f"run {number}"})
         if run is not None and run.facts.stopped_by:
-            end = ordered[place + 1][1] if place + 1 < len(ordered) else axis.slots
             out.append({"at": end * axis.slot_s, "what": f"stopped: {run.facts.stopped_by}"})
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,6 @@ import numpy.typing as npt
 
 from evaluator.assess.requests import RequestPairs
 from evaluator.figure_data.base import MOST_UNITS, plain
-from evaluator.metrics.base import Pair
 from evaluator.records import Comparison
 from evaluator.stats.distribution import Distribution, distributions_by_row
 from evaluator.stats.histogram import SortedBins
@@ -22,40 +22,56 @@ __all__ = ["trace_units"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+SUMS = ("n", "failures", "sum_ms", "sum_bytes")
+
 
 @dataclass(frozen=True, slots=True)
 class _Units:
-    """Sums of each unit: all arrays have shape (units,)."""
+    """What instances or runs are called and whose they are, and which unit each row of their sums belongs to."""
 
     names: tuple[str, ...]
     arm: IntArray
-    n: FloatArray
-    failures: FloatArray
-    sum_ms: FloatArray
-    sum_bytes: FloatArray
-    rows: IntArray
-    """Which unit each cell of the histogram belongs to."""
+    """Shape (units,)."""
+    unit: IntArray
+    """Unit of each row of the sums, shape (rows,)."""
+    sums: Mapping[str, FloatArray]
+    """`n`, `failures`, `sum_ms` and `sum_bytes`, each of shape (rows,)."""
+    histogram_unit: IntArray
+    """Unit of each row of the histogram."""
     bins: SortedBins
+
+    def total(self, name: str) -> FloatArray:
+        """A sum of each unit, shape (units,)."""
+        return np.asarray(np.bincount(self.unit, weights=self.sums[name], minlength=self.arm.size), float)
 
 
 def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | None:
-    """Values as each unit had them, not standardised over endpoints and time; the busiest where there are many."""
+    """Values as each unit had them, not standardised over endpoints and time; the busiest where there are many.
+
+    `None` for a metric that instances do not have (throughput).
+    """
     pair = requests.at(row.arm, row.rule.slice.endpoint)
     if pair is None:
         return None
-    units = _of_runs(requests, pair) if pair.design.kind == "replicates" else _of_instances(pair.panel)
-    values = _values(pair.panel, units, row)
+    by_run = pair.design.kind == "replicates"
+    units = _take_runs(requests, pair.panel) if by_run else _take_instances(pair.panel)
+    n = units.total("n")
+    values = _find_values(pair.panel, units, row, n)
     if values is None:
         return None
-    shown = [unit for arm in (0, 1) for unit in _busiest(units, arm)]
+    shown: list[int] = []
+    for arm in (0, 1):
+        here = np.flatnonzero((units.arm == arm) & (n > 0))
+        busiest = here[np.argsort(-n[here], kind="stable")][:MOST_UNITS]
+        shown += sorted(busiest.tolist(), key=lambda unit: units.names[unit])
     return {
-        "of": "run" if pair.design.kind == "replicates" else "instance",
-        "hidden": int((units.n > 0).sum()) - len(shown),
+        "of": "run" if by_run else "instance",
+        "hidden": int((n > 0).sum()) - len(shown),
         "units": [
             {
                 "arm": pair.name(int(units.arm[unit])),
                 "name": units.names[unit],
-                "n": int(units.n[unit]),
+                "n": int(n[unit]),
                 "value": plain(values[unit]),
             }
             for unit in shown
@@ -63,77 +79,44 @@ def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | Non
     }
 
 
-def _busiest(units: _Units, arm: int) -> list[int]:
-    here = np.flatnonzero((units.arm == arm) & (units.n > 0))
-    most = here[np.argsort(-units.n[here], kind="stable")][:MOST_UNITS]
-    return sorted(most.tolist(), key=lambda unit: units.names[unit])
-
-
-def _of_instances(panel: Panel) -> _Units:
+def _take_instances(panel: Panel) -> _Units:
     rows = panel.rows
-    count = rows.instance_arm.size
     owner = np.zeros(rows.histogram_rows, dtype=np.int64)
     owner[rows.histogram] = rows.instance
-
-    def by_instance(values: FloatArray) -> FloatArray:
-        return np.asarray(np.bincount(rows.instance, weights=values, minlength=count), float)
-
-    return _Units(
-        rows.names,
-        rows.instance_arm,
-        by_instance(rows.n),
-        by_instance(rows.failures),
-        by_instance(rows.sum_ms),
-        by_instance(rows.sum_bytes),
-        owner,
-        panel.row_bins,
-    )
+    sums = {name: getattr(rows, name) for name in SUMS}
+    return _Units(rows.names, rows.instance_arm, rows.instance, sums, owner, panel.row_bins)
 
 
-def _of_runs(requests: RequestPairs, pair: Pair) -> _Units:
+def _take_runs(requests: RequestPairs, panel: Panel) -> _Units:
     """Runs of the baseline first, then those of the candidate."""
-    panel, runs = pair.panel, pair.panel.runs
+    runs = panel.runs
     run = np.searchsorted(runs, panel.run)
     stride = np.append(run, np.zeros(panel.stride - run.size, run.dtype))
     owner = np.tile(stride, len(panel.endpoints))
-
-    def by_run(values: FloatArray) -> FloatArray:
-        """Both arms' sums over the slots of each run, one after the other."""
-        summed = values.sum(axis=1)
-        return np.concatenate([np.bincount(run, weights=own, minlength=runs.size) for own in summed])
-
-    order = requests.cells.runs
-    names = tuple(f"run {place + 1} ({order[code]})" for place, code in enumerate(runs.tolist()))
+    names = tuple(f"run {number} ({requests.cells.runs[code]})" for number, code in enumerate(runs.tolist(), start=1))
     return _Units(
         names * 2,
         np.repeat([0, 1], runs.size),
-        by_run(panel.n),
-        by_run(panel.failures),
-        by_run(panel.sum_ms),
-        by_run(panel.sum_bytes),
+        np.concatenate([run, run + runs.size]),
+        {name: getattr(panel, name).sum(axis=1).ravel() for name in SUMS},
         np.concatenate([owner, owner + runs.size]),
         panel.bins,
     )
 
 
-def _values(panel: Panel, units: _Units, row: Comparison) -> FloatArray | None:
-    """The metric of each unit; `None` for a metric that instances do not have (throughput)."""
-    ok = units.n - units.failures
-    with np.errstate(divide="ignore", invalid="ignore"):
-        simple = {
-            "failure_rate": units.failures / units.n,
-            "latency_mean": units.sum_ms / ok,
-            "response_size": units.sum_bytes / ok,
-        }
+def _find_values(panel: Panel, units: _Units, row: Comparison, n: FloatArray) -> FloatArray | None:
+    ok = n - units.total("failures")
     if row.rule.type == "latency_quantile":
-        return _quantiles(panel, units, row.rule.quantile or 0.5)
-    return simple.get(row.rule.type)
-
-
-def _quantiles(panel: Panel, units: _Units, probability: float) -> FloatArray:
-    limits = find_limits_ms(panel)
-    out = np.full(units.n.size, np.nan)
-    curves = distributions_by_row(units.bins, np.ones(units.rows.size), limits, units.rows, units.n.size)
-    for unit in np.flatnonzero((curves[:, -1] > 0) & (units.n > 0)):
-        out[unit] = Distribution(limits, curves[unit] / units.n[unit]).quantile(probability)
-    return out
+        limits = find_limits_ms(panel)
+        out = np.full(n.size, np.nan)
+        owner = units.histogram_unit
+        curves = distributions_by_row(units.bins, np.ones(owner.size), limits, owner, n.size)
+        for unit in np.flatnonzero((curves[:, -1] > 0) & (n > 0)):
+            out[unit] = Distribution(limits, curves[unit] / n[unit]).quantile(row.rule.quantile or 0.5)
+        return out
+    shares = {"failure_rate": ("failures", n), "latency_mean": ("sum_ms", ok), "response_size": ("sum_bytes", ok)}
+    if row.rule.type not in shares:
+        return None
+    name, below = shares[row.rule.type]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return units.total(name) / below

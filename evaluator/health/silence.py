@@ -23,6 +23,7 @@ from evaluator.wording import format_count, format_duration, format_number
 __all__ = ["RunTime", "check_silence", "describe_gap", "find_run_times", "may_be_go", "period_options"]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 NAME = "silence"
@@ -59,6 +60,15 @@ class RunTime:
     def buckets(self) -> int:
         """Its length."""
         return self.end - self.first
+
+    def count(self, rows: IntArray, codes: IntArray, chosen: IntArray, buckets: IntArray, n: IntArray) -> FloatArray:
+        """Add up `n` of some rows by code and bucket, for the chosen codes: shape (chosen, buckets)."""
+        at = np.full(max(int(codes.max()), int(chosen.max())) + 1, -1)
+        at[chosen] = np.arange(chosen.size)
+        used = rows[at[codes[rows]] >= 0]
+        key = at[codes[used]] * self.buckets + buckets[used] - self.first
+        counts = np.bincount(key, weights=n[used], minlength=chosen.size * self.buckets)
+        return np.asarray(counts, float).reshape(chosen.size, self.buckets)
 
 
 def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
@@ -243,22 +253,12 @@ def _judge_endpoints(context: RequestContext, time: RunTime, arm: Silence) -> It
 
 def _endpoint_counts(context: RequestContext, time: RunTime) -> Iterable[tuple[list[str], FloatArray, FloatArray]]:
     """Names, requests of the candidate and of the baseline per endpoint and bucket, some endpoints at a time."""
-    moments = context.cells.moments
-    code = context.cells.arms.index(time.arm)
+    moments, endpoints = context.cells.moments, context.cells.endpoints
     inside = (moments.run == time.code) & (moments.bucket >= time.first) & (moments.bucket < time.end)
-    rows = np.flatnonzero(inside & ((moments.arm == 0) | (moments.arm == code)))
-    endpoint, candidate, n = moments.endpoint[rows], moments.arm[rows] != 0, moments.n[rows]
-    place = moments.bucket[rows] - time.first
-    totals = [
-        np.bincount(endpoint, weights=n * (candidate == a), minlength=len(context.cells.endpoints)) for a in (0, 1)
-    ]
-    chosen = np.flatnonzero((totals[0] > 0) & (totals[1] > 0))
+    rows = [np.flatnonzero(inside & (moments.arm == a)) for a in (0, context.cells.arms.index(time.arm))]
+    called = [np.bincount(moments.endpoint[own], moments.n[own], len(endpoints)) > 0 for own in rows]
+    chosen = np.flatnonzero(called[0] & called[1])
     for start in range(0, chosen.size, ENDPOINTS_AT_A_TIME):
         part = chosen[start : start + ENDPOINTS_AT_A_TIME]
-        at = np.full(len(context.cells.endpoints), -1)
-        at[part] = np.arange(part.size)
-        used = at[endpoint] >= 0
-        key = ((candidate[used] * part.size) + at[endpoint[used]]) * time.buckets + place[used]
-        counts = np.bincount(key, weights=n[used], minlength=2 * part.size * time.buckets)
-        reference, own = np.asarray(counts, float).reshape(2, part.size, time.buckets)
-        yield [context.cells.endpoints[k] for k in part], own, reference
+        reference, own = (time.count(mine, moments.endpoint, part, moments.bucket, moments.n) for mine in rows)
+        yield [endpoints[code] for code in part], own, reference

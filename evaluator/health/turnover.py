@@ -106,14 +106,8 @@ def _find_ended(context: RequestContext, time: RunTime, side: int) -> tuple[int,
     chosen = np.flatnonzero(totals >= FEWEST_REQUESTS)
     if chosen.size < 2:
         return int(chosen.size), []
-    at = np.full(totals.size, -1)
-    at[chosen] = np.arange(chosen.size)
-    used = rows[at[moments.instance[rows]] >= 0]
-    key = at[moments.instance[used]] * time.buckets + moments.bucket[used] - time.first
-    shape = chosen.size, time.buckets
     own, failures = (
-        np.asarray(np.bincount(key, weights=weights[used], minlength=shape[0] * shape[1]), float).reshape(shape)
-        for weights in (moments.n, moments.failures)
+        time.count(rows, moments.instance, chosen, moments.bucket, weights) for weights in (moments.n, moments.failures)
     )
     others = time.counts[side] - own
     quiet = []
