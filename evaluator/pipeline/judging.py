@@ -121,9 +121,8 @@ def judge_traceably(
         # Who promoted on these data against a verdict has done so for every later look at them, too.
         override = store.promotions.override_of(release.id, data_hash)
     own, policy = policy, with_learnt(policy, learnt)
-    lost = find_lost_rows(cells, loads)
     part = cut(narrow(cells, start=period.start, end=period.end))
-    left_out = (*lost, *find_cut_rows(cells, part))
+    left_out = (*find_lost_rows(cells, loads), *find_cut_rows(cells, part))
     if period != WHOLE:
         loads, waiting = cut_in_flight(cells, loads, period)
         left_out += waiting
@@ -157,9 +156,8 @@ def judge_traceably(
     def trace() -> Mapping[str, Any]:
         from evaluator.pipeline.drawing import trace_figures  # most verdicts are given without
 
-        return trace_figures(
-            store, release, loads, assessment.requests, policy.rulebook, judgement.comparisons, readings
-        )
+        requests, comparisons = assessment.requests, judgement.comparisons
+        return trace_figures(store, release, loads, requests, policy.rulebook, comparisons, readings)
 
     return verdict, trace
 
