@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from evaluator.health import Context
 from evaluator.metrics import METRICS
+from evaluator.metrics.scan import Measured
 from evaluator.records import (
     BASELINE,
     CANDIDATE,
@@ -26,19 +27,7 @@ from evaluator.records import (
 from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.estimate import Depth
 
-__all__ = ["Measured", "Pairs", "complete_arms", "find_depth", "find_rules", "plan_runs"]
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Comparisons of all candidates, and what the endpoint scan left out."""
-
-    comparisons: tuple[Comparison, ...]
-    """In the order of arms, the policy's rules and the scan's rows."""
-    unjudged_share: float = 0.0
-    """Largest share of traffic, over candidates, on endpoints that the scan could not judge."""
-    unjudged: tuple[str, ...] = ()
-    """Endpoints that the scan could not judge for some candidate."""
+__all__ = ["Pairs", "complete_arms", "find_depth", "find_rules", "plan_runs"]
 
 
 class Pairs(Protocol):

@@ -6,11 +6,12 @@ import math
 from dataclasses import replace
 from typing import Literal
 
-from evaluator.assess.base import Measured, find_rules
+from evaluator.assess.base import find_rules
 from evaluator.errors import UnknownName
 from evaluator.health import OutcomeContext, warn
 from evaluator.metrics import OUTCOME_METRICS
 from evaluator.metrics.outcome_base import Compared, Needs, OutcomePair, name_unit, no_outcome_data
+from evaluator.metrics.scan import Measured
 from evaluator.records import (
     CANDIDATE,
     ArmRows,
@@ -25,7 +26,6 @@ from evaluator.records import (
     Role,
     Rule,
     Rulebook,
-    Window,
 )
 from evaluator.stats.calendar import Calendar
 from evaluator.stats.outcome_joint import find_loadings
@@ -78,7 +78,6 @@ class OutcomePairs(OutcomeContext):
             comparisons=measured.comparisons,
             findings=findings,
             arms=tuple(arms),
-            window=Window(None, None),
             monitoring=self.price.kind,
             outcomes_run=self.outcomes.run if answered else "",
             outcomes_paid=self.price.paid if answered else "",
@@ -88,12 +87,11 @@ class OutcomePairs(OutcomeContext):
 def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -> OutcomePairs | Evidence:
     """Prepare outcomes; or the evidence that there are none, or no rule on them."""
     rules = find_rules(rulebook, EvidenceKind.OUTCOMES)
-    nothing = Evidence((), (), (), Window(None, None))
     if outcomes is None:
-        return replace(nothing, comparisons=_answer_nothing(rules, "no outcomes were imported"))
+        return Evidence(_answer_nothing(rules, "no outcomes were imported"))
     if not rules:
         ignored = warn("outcomes", "outcomes were imported, and the policy has no metric of them")
-        return replace(nothing, findings=(ignored,))
+        return Evidence(findings=(ignored,))
     price = find_dearest(outcomes, rulebook.monitoring)
     return OutcomePairs(release=release, rulebook=rulebook, calendar=ONE_LOOK, outcomes=outcomes, price=price)
 

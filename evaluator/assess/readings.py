@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluator.assess.base import Measured, complete_arms, find_depth, find_rules, plan_runs
+from evaluator.assess.base import complete_arms, find_depth, find_rules, plan_runs
 from evaluator.assess.requests import RequestPairs
-from evaluator.health import ReadingContext, warn
+from evaluator.health import ReadingContext, fail, warn
 from evaluator.metrics import READING_METRICS
 from evaluator.metrics.reading_base import ReadingPair, no_readings, show_unit
+from evaluator.metrics.scan import Measured
 from evaluator.records import (
     BASELINE,
     CANDIDATE,
@@ -25,7 +26,6 @@ from evaluator.records import (
     Evidence,
     EvidenceKind,
     Finding,
-    Level,
     QueryFacts,
     ReadingCells,
     Rulebook,
@@ -75,7 +75,7 @@ class ReadingPairs(ReadingContext):
             )
             for code, name in enumerate(cells.arms)
         )
-        window, (start, end) = Window(None, None), view.span
+        window, (start, end) = Window(), view.span
         if alone and start != end:
             first, last = (datetime.fromtimestamp(bucket * cells.bucket_s, UTC) for bucket in (start, end))
             window = Window(first, last, float(np.unique(cells.bucket).size * cells.bucket_s))
@@ -124,23 +124,22 @@ def pair_readings(
         load: The load that ran at the same time, as it was judged; `None`: there was none.
         client: What that load saw.
     """
-    nothing = Evidence((), (), (), Window(None, None))
     if readings is None:
         why = f"no readings were collected: `evaluator collect {release}`"
-        return replace(nothing, comparisons=_answer_nothing(rulebook, load.cells.arms[1:] if load else (), why))
+        return Evidence(_answer_nothing(rulebook, load.cells.arms[1:] if load else (), why))
     arms, shift = complete_arms(readings.arms)
     readings, targets = _take_out_targets(replace(readings, arms=arms, arm=readings.arm + shift), rulebook)
     if not find_rules(rulebook, EvidenceKind.READINGS):
         ignored = warn("readings", "readings were collected, and the policy has no metric of them")
-        return replace(nothing, findings=(ignored,))
+        return Evidence(findings=(ignored,))
     readings, shared = _without_shared_instances(readings)
     stretches = _find_judged_times(load) if load else ()
     view = cut(readings, stretches if load else _since_the_candidate(readings))
     if load and not view.run.size:
         why = "no readings lie in the time for which the load is judged"
         command = f"`evaluator collect {release} --from T --to T`, or `evaluator load {release} --collect`"
-        finding = Finding("reading_overlap", Level.FAIL, why, remedy=f"collect that time: {command}")
-        return replace(nothing, comparisons=_answer_nothing(rulebook, arms[1:], why), findings=(finding,))
+        finding = fail("reading_overlap", why, f"collect that time: {command}")
+        return Evidence(_answer_nothing(rulebook, arms[1:], why), (finding,))
     start, end = load.span if load else view.span
     bucket_s = load.cells.bucket_s if load else readings.bucket_s
     own_calendar = plan_runs(_as_one(runs), rulebook.monitoring, bucket_s=bucket_s, start=start, end=end)

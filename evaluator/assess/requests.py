@@ -9,12 +9,12 @@ from itertools import accumulate
 
 import numpy as np
 
-from evaluator.assess.base import Measured, complete_arms, find_depth, find_rules, plan_runs
+from evaluator.assess.base import complete_arms, find_depth, find_rules, plan_runs
 from evaluator.errors import UnknownName
 from evaluator.health import RequestContext
 from evaluator.metrics import METRICS, REQUEST_METRICS
 from evaluator.metrics.base import Pair
-from evaluator.metrics.scan import MIN_FOR_TIME, Scanned, scan_endpoints
+from evaluator.metrics.scan import MIN_FOR_TIME, Measured, scan_endpoints
 from evaluator.records import (
     BASELINE,
     BLOCK_BUCKETS,
@@ -82,7 +82,7 @@ class RequestPairs(RequestContext):
         rules = find_rules(self.rulebook, self.kind, early=at_s is not None)
         comparisons: list[Comparison] = []
         whole: list[Pair] = []
-        scanned: list[Scanned] = []
+        scanned: list[Measured] = []
         for arm in self.cells.arms[1:]:
             pair = self.at(arm, None, at_s)
             if pair is None:
@@ -163,7 +163,7 @@ class RequestPairs(RequestContext):
         moments, bucket_s = self.cells.moments, self.cells.bucket_s
         used = moments.bucket[moments.bucket >= _first_buckets(self.cells, self.warm_up)[moments.run]]
         if not used.size:
-            return Window(None, None)
+            return Window()
         slots = [int(active_slots(panel).sum(axis=1).max()) for panel in self.panels.values()]
         start = datetime.fromtimestamp(int(used.min()) * bucket_s, UTC)
         end = datetime.fromtimestamp((int(used.max()) + 1) * bucket_s, UTC)

@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evaluator.health import outcomes, readings
-from evaluator.health.base import Check, Context, OutcomeContext, ReadingContext, RequestContext, warn
+from evaluator.health.base import Check, Context, OutcomeContext, ReadingContext, RequestContext, fail, warn
 from evaluator.health.comparability import check_comparability
 from evaluator.health.completeness import check_completeness, check_coverage
 from evaluator.health.early_warning import check_early_warning
@@ -51,7 +51,7 @@ from evaluator.health.turnover import check_instance_age, check_turnover
 from evaluator.health.warm_up import check_warm_up
 from evaluator.records import EvidenceKind
 
-__all__ = ["CHECKS", "Check", "Context", "OutcomeContext", "ReadingContext", "RequestContext", "warn"]
+__all__ = ["CHECKS", "Check", "Context", "OutcomeContext", "ReadingContext", "RequestContext", "fail", "warn"]
 
 CHECKS: Mapping[EvidenceKind, tuple[Check, ...]] = {
     EvidenceKind.REQUESTS: (
