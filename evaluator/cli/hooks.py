@@ -59,11 +59,11 @@ def log(session: Session, release: str | None, as_json: bool) -> None:
     """List intents and what became of their hooks, the oldest first; of RELEASE where it is named."""
     store = session.open_store()
     if release is not None:
-        store.release(release)
-    intents = store.promotions.intents(release)
+        store.control.release(release)
+    intents = store.control.intents(release)
     if as_json:
         known = {one.id for one in intents}
-        emit(json.dumps([_to_plain(one) for one in store.promotions.deliveries() if one.intent in known], indent=1))
+        emit(json.dumps([_to_plain(one) for one in store.control.deliveries() if one.intent in known], indent=1))
         return
     emit("\n".join(tell_all(store, intents)) or "nothing was asked for yet")
 

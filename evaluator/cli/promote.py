@@ -96,7 +96,7 @@ def _act(session: Session, action: Action, release: str, how: How) -> int:
     from evaluator.intents import Wish, ask, system_person
 
     store, policy, person = session.open_store(), session.load_policy(), system_person()
-    store.release(release)
+    store.control.release(release)
     if how.dry_run:
         emit(_describe(session, store, action, release))
         return 0
@@ -121,7 +121,7 @@ def _describe(session: Session, store: Store, action: Action, release: str) -> s
     policy, verdict = session.load_policy(), find_latest(store, release)
     planned, left = plan_action(store, policy, release, action)
     until = datetime.now(UTC) + timedelta(minutes=1)
-    shown = preview_steps(planned, store.release(release), verdict, system_person(), until)
+    shown = preview_steps(planned, store.control.release(release), verdict, system_person(), until)
     said = verdict.word.replace("_", "-").upper() if verdict else "not judged"
     lines = [f"{action.said} {plain_text(release)} (verdict: {said})"]
     for number, one in enumerate(shown, 1):
@@ -152,7 +152,7 @@ def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | No
 
     deadline = time.monotonic() + (wait_s or 0.0)
     while True:
-        intent = store.promotions.intent(intent_id)
+        intent = store.control.intent(intent_id)
         if intent.state in (IntentState.APPROVED, IntentState.SENT) and not queue:
             intent = execute(store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S)
         left_s = deadline - time.monotonic()
@@ -161,7 +161,7 @@ def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | No
         time.sleep(min(POLL_S, left_s))
     emit(tell(store, intent))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
-        if not store.promotions.deliveries(intent.id):
+        if not store.control.deliveries(intent.id):
             session.say("nothing was executed: mend what it says, then ask for it again")
             return 3
         session.say(f"look at what it reached; then `evaluator hooks retry {intent.id}`, or `evaluator rollback`")
@@ -170,7 +170,7 @@ def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | No
 
 
 def _waits(store: Store, intent: Intent) -> str:
-    agreed = len(store.promotions.approvals(intent.id))
+    agreed = len(store.control.approvals(intent.id))
     missing = intent.approvals_needed - agreed
     who = "people other than " + intent.requester if intent.distinct else "people who may approve"
     until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
@@ -179,12 +179,12 @@ def _waits(store: Store, intent: Intent) -> str:
 
 def tell(store: Store, intent: Intent) -> str:
     """What became of an intent and each of its hooks."""
-    return _tell(intent, store.promotions.deliveries(intent.id), store.promotions.audit(intent.release))
+    return _tell(intent, store.control.deliveries(intent.id), store.control.audit(intent.release))
 
 
 def tell_all(store: Store, intents: Sequence[Intent]) -> list[str]:
     """The same of several, which are read at once: there are more of them every day."""
-    deliveries, rows = store.promotions.deliveries(), store.promotions.audit()
+    deliveries, rows = store.control.deliveries(), store.control.audit()
     of_intent: dict[str, tuple[list[Delivery], list[AuditRow]]] = {one.id: ([], []) for one in intents}
     for delivery in deliveries:
         if delivery.intent in of_intent:

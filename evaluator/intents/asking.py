@@ -97,7 +97,7 @@ def ask(store: Store, policy: Policy, person: Person, wish: Wish) -> Intent:
         _refuse_on_grounds(store, policy, wish, latest)
         undoes = _find_undone(store, policy, wish)
     intent = _draft(store, policy, person, replace(wish, reason=reason), latest, undoes)
-    return store.promotions.request(intent, consents=may(rules, person.names, PersonRole.APPROVER))
+    return store.control.request(intent, consents=may(rules, person.names, PersonRole.APPROVER))
 
 
 def _read_reason(text: str, *, needed: bool = True) -> str:
@@ -118,7 +118,7 @@ def _refusals(store: Store, person: Person, release: str, what: str, intent: str
         yield
     except (Refused, UsageError) as error:
         if not isinstance(error, UnknownName):
-            store.promotions.note(person.name, "refused", release, f"{what}: {error.message}", intent)
+            store.control.note(person.name, "refused", release, f"{what}: {error.message}", intent)
         raise
 
 
@@ -157,7 +157,7 @@ def list_conditions(
         return check_promotable((), None, "")
     release = verdict.release.id
     again = f"judge it again: `evaluator verdict {shlex.quote(release)}`"
-    found = check_promotable(store.runs(release), verdict, hash_policy_now(store, policy, release))
+    found = check_promotable(store.data.runs(release), verdict, hash_policy_now(store, policy, release))
     age_s = (datetime.now(UTC) - stored.judged_at).total_seconds()
     most_s = policy.promotion.approvals.max_age_s
     same, young = bool(hash_data_now(store, stored)), -CLOCK.total_seconds() <= age_s <= most_s
@@ -212,7 +212,7 @@ def _refuse_needless_glass(policy: Policy, verdict: Verdict) -> None:
 
 def find_promoted(store: Store, release: str) -> tuple[Intent, ...]:
     """Promotions of a release that may have changed something and were not rolled back since, the newest first."""
-    return tuple(find_in_effect(store, store.promotions.intents(release)))
+    return tuple(find_in_effect(store, store.control.intents(release)))
 
 
 def plan_action(
@@ -244,7 +244,7 @@ def _find_undone(store: Store, policy: Policy, wish: Wish) -> tuple[str, ...]:
 
 def _how_else(store: Store, release: str) -> str:
     """What stops a release that cannot be rolled back."""
-    waits = [one for one in store.promotions.intents(release) if one.state not in FINAL_STATES]
+    waits = [one for one in store.control.intents(release) if one.state not in FINAL_STATES]
     if any(one.action in PROMOTING for one in waits):
         return f"a promotion of it waits, which this cancels: evaluator hold {shlex.quote(release)}"
     return "name hooks for rollback"
@@ -253,7 +253,7 @@ def _how_else(store: Store, release: str) -> str:
 def _refuse_out_of_order(store: Store, release: str, promoted: Sequence[str]) -> None:
     """What was promoted later of the same service stands on what this one changed: it goes back first."""
     services = set(services_of(store, release))
-    for later in find_in_effect(store, store.promotions.intents()):
+    for later in find_in_effect(store, store.control.intents()):
         if later.id in promoted or not promoted:
             return
         if services & set(services_of(store, later.release)):
@@ -268,28 +268,28 @@ def _refuse_out_of_order(store: Store, release: str, promoted: Sequence[str]) ->
 
 def approve(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
     """Agree to an intent. Raises Refused, UsageError."""
-    intent = store.promotions.intent(intent_id)
+    intent = store.control.intent(intent_id)
     with _refusals(store, person, intent.release, f"approve {intent.action}", intent.id):
         _demand(policy, person, PersonRole.APPROVER, "approving")
         if intent.hooks_hash != policy.promotion.hash:
             raise Refused(
                 f"the policy's hooks or approvals have changed since {intent.id} was asked for", hint="ask for it again"
             )
-        return store.promotions.approve(intent.id, person)
+        return store.control.approve(intent.id, person)
 
 
 def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason: str) -> Intent:
     """Take back, or turn down, an intent that was not executed yet. Raises Refused, UsageError."""
-    intent, said = store.promotions.intent(intent_id), _read_reason(reason, needed=False)
+    intent, said = store.control.intent(intent_id), _read_reason(reason, needed=False)
     with _refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
         if not are_one((*person.names, person.name), (*intent.requester_names, intent.requester)):
             _demand(policy, person, PersonRole.APPROVER, "turning down what others asked for")
-        return store.promotions.cancel(intent.id, person.name, said or "no reason given")
+        return store.control.cancel(intent.id, person.name, said or "no reason given")
 
 
 def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
     """Let hooks that failed, or of which nobody knows, be executed again, with the same keys. Raises Refused."""
-    intent = store.promotions.intent(intent_id)
+    intent = store.control.intent(intent_id)
     with _refusals(store, person, intent.release, f"retry {intent.action}", intent.id):
         _demand(policy, person, PersonRole.APPROVER, "trying hooks again")
         if datetime.now(UTC) >= intent.expires_at:
@@ -299,12 +299,12 @@ def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Inten
             raise Refused(
                 f"{later[-1].id} ({later[-1].action.said}) came after {intent.id}", hint=_what_instead(intent)
             )
-        return store.promotions.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
+        return store.control.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
 
 
 def _list_later(store: Store, intent: Intent) -> tuple[Intent, ...]:
     """What was asked for of the same release after an intent."""
-    intents = store.promotions.intents(intent.release)
+    intents = store.control.intents(intent.release)
     return intents[[one.id for one in intents].index(intent.id) + 1 :]
 
 
@@ -318,20 +318,20 @@ def resolve(
     store: Store, policy: Policy, person: Person, intent_id: str, number: int, *, done: bool, reason: str
 ) -> Intent:
     """Say of a hook (counted from 1) whether it was done, where nobody could tell. Raises Refused, UsageError."""
-    intent, reason = store.promotions.intent(intent_id), _read_reason(reason)
+    intent, reason = store.control.intent(intent_id), _read_reason(reason)
     with _refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
         _demand(policy, person, PersonRole.ADMIN, "saying what a hook did")
         one = _find_unknown(store, intent, number)
     rest = _count_missing(store, policy, intent)
     state = IntentState.ACKNOWLEDGED if done else IntentState.FAILED
     said = HookOutcome(state, f"{person.name} says: {reason}", one.outcome.undo if done else "", one.outcome.response)
-    store.promotions.deliver(replace(one, attempts=0, outcome=said, at=datetime.now(UTC)), intent.release, person.name)
+    store.control.deliver(replace(one, attempts=0, outcome=said, at=datetime.now(UTC)), intent.release, person.name)
     return _settle_anew(store, intent, person, rest)
 
 
 def _find_unknown(store: Store, intent: Intent, number: int) -> Delivery:
     """The hook that nobody knows of. Raises UnknownName, UsageError, Refused."""
-    deliveries = {one.position + 1: one for one in store.promotions.deliveries(intent.id)}
+    deliveries = {one.position + 1: one for one in store.control.deliveries(intent.id)}
     if number not in deliveries:
         raise UnknownName("hook", str(number), [str(one) for one in deliveries])
     one = deliveries[number]
@@ -349,19 +349,19 @@ def _count_missing(store: Store, policy: Policy, intent: Intent) -> int | None:
     if intent.hooks_hash != policy.promotion.hash:
         return None
     planned, _left = plan_action(store, policy, intent.release, intent.action, intent.undoes)
-    known = [one for one in store.promotions.deliveries(intent.id) if one.event != ANNOUNCE]
+    known = [one for one in store.control.deliveries(intent.id) if one.event != ANNOUNCE]
     return sum(one.event != ANNOUNCE for one in planned) - len(known)
 
 
 def _settle_anew(store: Store, intent: Intent, person: Person, missing: int | None) -> Intent:
     """What an intent has come to, now that one of its hooks is known."""
-    known = [one for one in store.promotions.deliveries(intent.id) if one.event != ANNOUNCE]
+    known = [one for one in store.control.deliveries(intent.id) if one.event != ANNOUNCE]
     states = {one.outcome.state for one in known}
     if IntentState.UNKNOWN in states:
         return intent
     state = IntentState.ACKNOWLEDGED if states == {IntentState.ACKNOWLEDGED} and missing == 0 else IntentState.FAILED
-    store.promotions.settle(intent.id, state, person.name, _tell_missing(missing))
-    return store.promotions.intent(intent.id)
+    store.control.settle(intent.id, state, person.name, _tell_missing(missing))
+    return store.control.intent(intent.id)
 
 
 def _tell_missing(missing: int | None) -> str:
@@ -378,10 +378,10 @@ def write_note(store: Store, policy: Policy, person: Person, release: str, text:
             f"the note has more than {LONGEST_NOTE} characters" if lines else "the note is empty",
             hint='for example: evaluator audit note cart@1.5.0 "slow disk in pod 3"',
         )
-    store.release(release)
+    store.control.release(release)
     with _refusals(store, person, release, "note"):
         _demand(policy, person, PersonRole.ANALYST, "writing notes")
-    return store.promotions.note(person.name, "note", release, lines)
+    return store.control.note(person.name, "note", release, lines)
 
 
 def _demand(policy: Policy, person: Person, role: PersonRole, what: str) -> None:

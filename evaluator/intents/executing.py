@@ -32,7 +32,7 @@ from evaluator.records.intents import (
     Intent,
     IntentState,
 )
-from evaluator.store import Store
+from evaluator.store import Store, stamp_of
 from evaluator.wording import count_of
 
 __all__ = ["execute", "execute_waiting", "name_worker", "run_worker"]
@@ -59,16 +59,16 @@ def execute(store: Store, load: Callable[[], Policy], intent_id: str, worker: st
     `load` reads the policy anew. Raises StoreBusy where another process executes an intent of the release for longer
     than `wait_s`. A refusal is not raised: the intent ends with its reason.
     """
-    intent = store.promotions.intent(intent_id)
-    with store.promotions.alone(services_of(store, intent.release), wait_s) as held:
+    intent = store.control.intent(intent_id)
+    with store.control.alone(services_of(store, intent.release), wait_s) as held:
         if not held:
             raise StoreBusy(
                 f"another process executes an intent of {intent.release} just now", hint="look at `evaluator hooks log`"
             )
-        intent = store.promotions.intent(intent_id)
+        intent = store.control.intent(intent_id)
         if intent.state in _READY:
             _Execution(store, worker, intent).run(load)
-        return store.promotions.intent(intent_id)
+        return store.control.intent(intent_id)
 
 
 def _raise(_intent: Intent, error: Exception) -> None:
@@ -86,9 +86,9 @@ def execute_waiting(
 
     `failed` is told of each that could not be executed, so that one of them does not keep the others waiting.
     """
-    store.promotions.expire(datetime.now(UTC))
+    store.control.expire(datetime.now(UTC))
     done = []
-    for intent in store.promotions.waiting():
+    for intent in store.control.waiting():
         try:
             done.append(execute(store, load, intent.id, worker))
         except StoreBusy:
@@ -114,7 +114,7 @@ def run_worker(
         failures.append(f"{intent.id} ({intent.action} {intent.release}) could not be executed: {_tell(error)}")
 
     while not stop.is_set():
-        stamp = store.stamp()
+        stamp = stamp_of(store.path)
         if stamp != seen or looked >= SLOWEST_POLL_S:
             seen, looked = stamp, 0.0
             try:
@@ -146,7 +146,7 @@ class _Execution:
     intent: Intent
 
     def run(self, load: Callable[[], Policy]) -> None:
-        promotions = self.store.promotions
+        control = self.store.control
         try:
             policy = load()
             check_execution(self.intent, observe(self.store, policy, self.intent, datetime.now(UTC)))
@@ -157,9 +157,9 @@ class _Execution:
         except EvaluatorError as error:
             self._end_refused(error)
             return
-        if not promotions.claim(self.intent, self.worker):
+        if not control.claim(self.intent, self.worker):
             return
-        self.intent = promotions.intent(self.intent.id)
+        self.intent = control.intent(self.intent.id)
         self._run_all(planned, left)
 
     def _end_refused(self, error: EvaluatorError) -> None:
@@ -177,7 +177,7 @@ class _Execution:
             state = IntentState.EXPIRED
         done = states.count(IntentState.ACKNOWLEDGED)
         text = f"{error.message}; {count_of(done, 'hook')} acknowledged before" if done else error.message
-        self.store.promotions.settle(self.intent.id, state, self.worker, text)
+        self.store.control.settle(self.intent.id, state, self.worker, text)
 
     def _run_all(self, planned: Sequence[Planned], left: Sequence[str]) -> None:
         states: list[tuple[Planned, IntentState]] = []
@@ -191,7 +191,7 @@ class _Execution:
         for one in planned:
             if one.event == ANNOUNCE:
                 self._run_one(one, outcome=state)
-        self.store.promotions.settle(self.intent.id, state, self.worker, text)
+        self.store.control.settle(self.intent.id, state, self.worker, text)
 
     def _run_one(self, one: Planned, *, outcome: str = "") -> IntentState:
         known = self._known().get(one.position)
@@ -204,7 +204,7 @@ class _Execution:
 
     def _execute(self, one: Planned, known: Delivery | None, outcome: str) -> IntentState:
         """Execute a hook; what it is about to change is kept before."""
-        release, verdict = self.store.release(self.intent.release), find_latest(self.store, self.intent.release)
+        release, verdict = self.store.control.release(self.intent.release), find_latest(self.store, self.intent.release)
         context = make_context(self.intent, release, verdict, one, outcome=outcome)
         maybe = known is not None and known.outcome.state in _MAYBE
         # Executed once more, a hook may read what it has changed itself: the first value is what is restored.
@@ -246,7 +246,7 @@ class _Execution:
         deadline = time.monotonic() + (0.0 if about_to_be else KEEP_FOR_S)
         while True:
             try:
-                self.store.promotions.deliver(delivery, self.intent.release, self.worker)
+                self.store.control.deliver(delivery, self.intent.release, self.worker)
             except StoreBusy:
                 if time.monotonic() >= deadline:
                     raise
@@ -254,7 +254,7 @@ class _Execution:
                 return
 
     def _known(self) -> Mapping[int, Delivery]:
-        return {one.position: one for one in self.store.promotions.deliveries(self.intent.id)}
+        return {one.position: one for one in self.store.control.deliveries(self.intent.id)}
 
 
 def _to_record(outcome: Outcome, first: Any, *, maybe: bool) -> HookOutcome:

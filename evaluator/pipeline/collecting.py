@@ -46,7 +46,7 @@ class Stretch:
 def find_stretch(store: Store, release_id: str) -> Stretch | None:
     """Tell when the newest load of a release ran; `None` where there is none."""
     try:
-        runs = [run for run in store.runs(release_id) if run.source == "locust"]
+        runs = [run for run in store.data.runs(release_id) if run.source == "locust"]
     except UnknownName:
         return None
     newest = [run for run in runs if run.group == runs[-1].group]
@@ -77,9 +77,9 @@ def collect_release(
         _wait_for_last_scrape(source, stretch.end, say)
         run = _new_run(release, source, stretch)
         answers = _explain_silent_arms(source, _fetch(source, queries, stretch, say), stretch, say)
-        store.register_run(release, run, bucket_s=choose_reading_bucket_s(stretch.seconds, step_s))
-        landed = store.keep_answers(run, answers, _describe(source))
-    store.finish_run(run.id, state=RunState.COMPLETE, ended=stretch.end, facts=RunFacts())
+        store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(stretch.seconds, step_s))
+        landed = store.data.keep_answers(run, answers, _describe(source))
+    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=stretch.end, facts=RunFacts())
     return run, landed.rows
 
 
@@ -149,14 +149,14 @@ def follow_release(
         begin = _floor(start or datetime.now(UTC), step_s)
         lasts = seconds if seconds is not None else policy.rulebook.monitoring.max_duration_s
         run = _new_run(release, source, Stretch(begin, begin + timedelta(seconds=lasts)))
-        store.register_run(release, run, bucket_s=choose_reading_bucket_s(lasts, step_s))
+        store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(lasts, step_s))
         follower = _Follower(store, run, source, _queries(policy), say)
         stopped_by = "the collection was interrupted"
         try:
             stopped_by = follower.follow(stop)
         finally:
             state = RunState.INCOMPLETE if stopped_by else RunState.COMPLETE
-            store.finish_run(run.id, state=state, ended=follower.until, facts=RunFacts(stopped_by=stopped_by))
+            store.data.finish_run(run.id, state=state, ended=follower.until, facts=RunFacts(stopped_by=stopped_by))
     if stopped_by:
         raise SourceError(stopped_by, hint="what was collected until then is in the store")
     return run, follower.rows
@@ -197,7 +197,7 @@ class _Follower:
         self.failed_since = None
         if self.rows:
             answers = [_after(answer, self.until) for answer in answers]
-        landed = self.store.keep_answers(self.run, answers, _describe(self.source))
+        landed = self.store.data.keep_answers(self.run, answers, _describe(self.source))
         self.rows += landed.rows
         self.until = end
         self.say(f"{landed.rows} readings until {end:%H:%M:%S} UTC")

@@ -82,8 +82,8 @@ class Compared:
 
 def find_side(store: Store, release_id: str, wanted: str, arm: str) -> Side:
     """Find the runs of one side: `latest`, `all`, or the id of a run or group. Raises UnknownName, UsageError."""
-    release = store.release(release_id)
-    chosen = choose_runs(store.runs(release_id), wanted)
+    release = store.control.release(release_id)
+    chosen = choose_runs(store.data.runs(release_id), wanted)
     loads = tuple(run for run in chosen if run.source not in (OUTCOME_SOURCE, READING_SOURCE) and run.landed)
     label = release_id if wanted == "latest" else f"{release_id}, run {wanted}"
     if not loads:
@@ -152,7 +152,7 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
     if forbidden:
         said = "; ".join(f"{row.what}: {row.first} against {row.second}" for row in forbidden)
         raise UsageError(f"these cannot be compared: {said}", hint="compare runs of one test of one service")
-    both = store.read_cells(list(dict.fromkeys([*first.run_ids, *second.run_ids])))
+    both = store.data.read_cells(list(dict.fromkeys([*first.run_ids, *second.run_ids])))
     sides = [_only(both, side) for side in (first, second)]
     if not set(_called(sides[0])) & set(_called(sides[1])):
         raise UsageError("these cannot be compared: they have no endpoint in common", hint="compare runs of one test")

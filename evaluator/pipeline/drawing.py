@@ -39,10 +39,10 @@ def trace_figures(
 
 def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Verdict:
     """Give a verdict that was reached without them its figures, from the runs that it judged."""
-    learnt = with_learnt(policy, store.learnt(service_of(verdict.release)))
-    chosen = choose_runs(store.runs(verdict.release.id), runs)
+    learnt = with_learnt(policy, store.control.learnt(service_of(verdict.release)))
+    chosen = choose_runs(store.data.runs(verdict.release.id), runs)
     loads = tuple(run for run in chosen if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
-    cells = store.read_cells([run.id for run in loads])
+    cells = store.data.read_cells([run.id for run in loads])
     readings, _ = read_readings(store, chosen)
     comparisons = verdict.evidence.comparisons
     traced = trace_figures(store, verdict.release, loads, cells, learnt.rulebook, comparisons, readings)

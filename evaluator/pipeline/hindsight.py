@@ -66,7 +66,7 @@ def replay_releases(
 
 
 def _replay(store: Store, release_id: str, policy: Policy, now: datetime) -> Replayed:
-    verdicts = store.verdicts(release_id)
+    verdicts = store.control.verdicts(release_id)
     old = json.loads(verdicts[-1].json) if verdicts else None
     word = VerdictWord(old["verdict"]) if old else None
     old_why = old["reasons"][0]["text"] if old and old["reasons"] else ""
@@ -80,10 +80,10 @@ def _replay(store: Store, release_id: str, policy: Policy, now: datetime) -> Rep
 
 def runs_behind(store: Store, release_id: str, data_hash: str) -> str | None:
     """Find what a verdict judged by the hash of its data: `latest`, `all`, a group or a run; `None`: not there."""
-    runs = store.runs(release_id)
+    runs = store.data.runs(release_id)
     candidates = ["latest", "all", *dict.fromkeys(name for run in runs for name in (run.group, run.id))]
     for name in candidates:
-        if store.data_hash([run.id for run in choose_runs(runs, name)]) == data_hash:
+        if store.data.content_hash([run.id for run in choose_runs(runs, name)]) == data_hash:
             return name
     return None
 
@@ -94,13 +94,18 @@ def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20, la
     for release_id in release_ids:
         if land:
             land_release(store, release_id)
-        for run in store.runs(release_id):
+        for run in store.data.runs(release_id):
             if run.source not in (OUTCOME_SOURCE, READING_SOURCE) and run.landed:
                 groups.setdefault(run.group, (release_id, []))[1].append(run)
     # Ids of groups begin with the second in which they were made.
     newest = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-most:]
     return tuple(
-        Stored(name, store.read_cells([run.id for run in runs]), tuple(runs), is_one_version(store.release(name)))
+        Stored(
+            name,
+            store.data.read_cells([run.id for run in runs]),
+            tuple(runs),
+            is_one_version(store.control.release(name)),
+        )
         for name, runs in (groups[group] for group in newest)
     )
 
@@ -131,7 +136,7 @@ def is_one_version(release: Release) -> bool:
 
 def related_releases(store: Store, release_id: str) -> tuple[str, ...]:
     """This release and all others of its service."""
-    service = service_of(store.release(release_id))
+    service = service_of(store.control.release(release_id))
     others = [s.release.id for s in store.releases() if service and service_of(s.release) == service]
     return tuple(dict.fromkeys((*others, release_id)))
 
@@ -148,7 +153,7 @@ def calibrate_releases(
 ) -> CalibrationReport:
     """Calibrate `policy` on the baselines of stored releases (no names: all); with `save` keep what was learnt."""
     wanted = tuple(release_ids) or tuple(summary.release.id for summary in store.releases())
-    services = {service_of(store.release(release_id)) for release_id in wanted}
+    services = {service_of(store.control.release(release_id)) for release_id in wanted}
     if save and len(services) > 1:
         named = ", ".join(sorted(service or "none" for service in services))
         raise UsageError(
@@ -157,5 +162,5 @@ def calibrate_releases(
         )
     report = calibrate(read_history(store, wanted, land=land), policy.rulebook, splits=splits, step=say)
     if save and services:
-        store.save_learnt(services.pop(), report.learnt)
+        store.control.save_learnt(services.pop(), report.learnt)
     return report

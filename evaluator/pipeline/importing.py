@@ -23,6 +23,7 @@ from evaluator.sources.files import arrange_files
 from evaluator.sources.outcomes import OUTCOME_SOURCE, plan_outcomes
 from evaluator.sources.recording import new_run_id
 from evaluator.store import Store
+from evaluator.store.outcome_files import describe_outcomes
 
 __all__ = ["find_outcomes", "import_outcomes", "import_release", "suggest_metrics"]
 
@@ -30,7 +31,7 @@ __all__ = ["find_outcomes", "import_outcomes", "import_release", "suggest_metric
 def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
     """Land the files of a plan as a run group of their own; the same files again change nothing. Raises InputError."""
     check_names(release, {file.arm: None for file in plan.files})
-    return store.land_files(release, new_run_id(), plan, arrange_files)
+    return store.data.land_files(release, new_run_id(), plan, arrange_files)
 
 
 def import_outcomes(
@@ -44,7 +45,7 @@ def import_outcomes(
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
     """Land outcomes of units as a run group of their own; the same files again change nothing. Raises InputError."""
     check_names(release)
-    plan = plan_outcomes(files, options, store.describe_outcomes, query=query, skip_bad_rows=skip_bad_rows)
+    plan = plan_outcomes(files, options, describe_outcomes, query=query, skip_bad_rows=skip_bad_rows)
     group = new_run_id()
     run = Run(
         id=group,
@@ -54,16 +55,16 @@ def import_outcomes(
         state=RunState.COMPLETE,
         fingerprint={"files": list(plan.paths)},
     )
-    landed, facts = store.land_outcomes(release, run, plan)
+    landed, facts = store.data.land_outcomes(release, run, plan)
     return landed, facts, plan
 
 
 def find_outcomes(store: Store) -> Outcomes | None:
     """Read the outcomes of the newest release; `None` where it has none."""
     newest = next(iter(store.releases()), None)
-    runs = store.runs(newest.release.id) if newest else ()
+    runs = store.data.runs(newest.release.id) if newest else ()
     run = next((run for run in reversed(runs) if run.source == OUTCOME_SOURCE), None)
-    return store.read_outcomes(run) if run else None
+    return store.data.read_outcomes(run) if run else None
 
 
 def suggest_metrics(outcomes: Outcomes) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def judge_release(
     load_early()
     land_release(store, release_id)
     with store.reading():
-        known, release = store.runs(release_id), store.release(release_id)
+        known, release = store.data.runs(release_id), store.control.release(release_id)
     chosen = tuple(with_present_facts(store, run) for run in choose_runs(known, runs))
     verdict = judge_runs(store, release, chosen, policy, judged_at=judged_at, figures=figures, period=period)
     if save:
@@ -114,13 +114,13 @@ def judge_traceably(
     """Judge runs as `judge_runs` does; beside the verdict comes what computes its figures, should they be wanted."""
     loads = tuple(run for run in runs if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
     with store.reading():
-        learnt = store.learnt(service_of(release))
+        learnt = store.control.learnt(service_of(release))
         outcomes = read_outcomes(store, runs, policy.rulebook)
-        cells = store.read_cells([run.id for run in loads])
+        cells = store.data.read_cells([run.id for run in loads])
         readings, collected = read_readings(store, runs)
-        data_hash = store.data_hash([run.id for run in runs])
+        data_hash = store.data.content_hash([run.id for run in runs])
         # Who promoted on these data against a verdict has done so for every later look at them, too.
-        override = store.promotions.override_of(release.id, data_hash)
+        override = store.control.override_of(release.id, data_hash)
     own, policy = policy, with_learnt(policy, learnt)
     lost = find_lost_rows(cells, loads)
     part = cut(narrow(cells, start=period.start, end=period.end))
@@ -169,7 +169,7 @@ def keep_verdict(store: Store, verdict: Verdict) -> None:
     figures = None if verdict.figures is None else json.dumps(verdict.figures, separators=(",", ":"), allow_nan=False)
     text = to_json(replace(verdict, figures=None))
     outcomes = verdict.evidence.outcomes_run, verdict.evidence.outcomes_paid
-    store.save_verdict(verdict.release.id, text, when, verdict.word.value, figures, outcomes=outcomes)
+    store.control.save_verdict(verdict.release.id, text, when, verdict.word.value, figures, outcomes=outcomes)
 
 
 def service_of(release: Release) -> str:
@@ -180,19 +180,19 @@ def service_of(release: Release) -> str:
 def read_outcomes(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Outcomes | None:
     """Read the newest outcomes among `runs`: their sums first, which tell what else the metrics need."""
     run = next((run for run in reversed(runs) if run.source == OUTCOME_SOURCE), None)
-    sums = store.read_outcomes(run) if run else None
+    sums = store.data.read_outcomes(run) if run else None
     if run is None or sums is None:
         return None
     needs = find_needs(sums, rulebook)
     if not needs.values and not needs.row_values:
         return sums
-    return store.read_outcomes(run, values=needs.values, row_values=needs.row_values)
+    return store.data.read_outcomes(run, values=needs.values, row_values=needs.row_values)
 
 
 def read_readings(store: Store, runs: tuple[Run, ...]) -> tuple[ReadingCells | None, tuple[Run, ...]]:
     """Read the newest readings among `runs`, and name the run that they are of."""
     run = next((run for run in reversed(runs) if run.source == READING_SOURCE), None)
-    return (store.read_readings(run), (run,)) if run else (None, ())
+    return (store.data.read_readings(run), (run,)) if run else (None, ())
 
 
 def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mapping[str, Any], ...]:

@@ -41,27 +41,27 @@ def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
     """
     runs = _known_runs(store, release_id)
     if _adopt_recordings(store, release_id, {run.id for run in runs}) or not runs:
-        runs = store.runs(release_id)
+        runs = store.data.runs(release_id)
     _settle_collections(store, runs)
     return tuple(_settle(store, run) for run in runs if run.source == "locust")
 
 
 def _settle(store: Store, run: Run) -> Landed:
-    folder = store.segment_folder(run)
+    folder = store.data.segment_folder(run)
     if run.state is RunState.RUNNING and not is_recording(folder) and not _begins(run, folder):
         planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
         outcome = read_outcome(folder, run_time_s=planned_s, stopped_by=_reason_of_death(run))
         finish_run(store, run, outcome)
-    return store.land_segments(run.id)
+    return store.data.land_segments(run.id)
 
 
 def _settle_collections(store: Store, runs: Sequence[Run]) -> None:
     """Land what a collection that was killed left behind, and mark it incomplete."""
     for run in runs:
         if run.source == READING_SOURCE and run.state is RunState.RUNNING and _is_abandoned(run):
-            store.land_readings(run)
+            store.data.land_readings(run)
             facts = RunFacts(stopped_by="the collection was killed")
-            store.finish_run(run.id, state=RunState.INCOMPLETE, ended=store.collected_until(run), facts=facts)
+            store.data.finish_run(run.id, state=RunState.INCOMPLETE, ended=store.data.collected_until(run), facts=facts)
 
 
 def _is_abandoned(run: Run) -> bool:
@@ -84,7 +84,7 @@ def _reason_of_death(run: Run) -> str:
 def _adopt_recordings(store: Store, release_id: str, known: Collection[str]) -> bool:
     """Register the runs of recorders that were started by hand; tells whether there were any."""
     adopted = False
-    for path in sorted(run_folder(store.data_dir, release_id, "_").parent.glob(f"*/{SHEET_NAME}")):
+    for path in sorted(run_folder(store.data.folder, release_id, "_").parent.glob(f"*/{SHEET_NAME}")):
         sheet = RunSheet.read(path)
         if sheet.release == release_id and sheet.run not in known:
             _adopt(store, sheet)
@@ -94,7 +94,7 @@ def _adopt_recordings(store: Store, release_id: str, known: Collection[str]) -> 
 
 def _known_runs(store: Store, release_id: str) -> tuple[Run, ...]:
     try:
-        return store.runs(release_id)
+        return store.data.runs(release_id)
     except UnknownName:
         return ()
 
@@ -111,12 +111,12 @@ def _adopt(store: Store, sheet: RunSheet) -> None:
         planned_end=started + timedelta(seconds=sheet.run_time_s) if sheet.run_time_s else None,
         fingerprint=sheet.fingerprint,
     )
-    store.register_run(Release(sheet.release, services), run)
+    store.data.register_run(Release(sheet.release, services), run)
 
 
 def finish_run(store: Store, run: Run, outcome: RunOutcome) -> None:
     """Write down how a run ended."""
-    store.finish_run(
+    store.data.finish_run(
         run.id,
         state=outcome.state,
         ended=outcome.ended,
@@ -130,7 +130,7 @@ def with_present_facts(store: Store, run: Run) -> Run:
 
     Requests are not counted against those in the store: the newest are still to land.
     """
-    folder = store.segment_folder(run)
+    folder = store.data.segment_folder(run)
     if run.source != "locust" or run.state is not RunState.RUNNING or not run.started or not folder.is_dir():
         return run
     planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end else None

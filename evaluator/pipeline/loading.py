@@ -69,11 +69,11 @@ def load_release(
             say(f"restarting the targets: {restart_command}")
             restart_targets(restart_command, plan)
         run = _new_run(release, plan, group, replicate, of=replicates)
-        store.register_run(release, run)
+        store.data.register_run(release, run)
         say(f"run {replicate + 1} of {replicates}: {run.id}")
         if _load_once(store, run, plan, rule, say, on_line):
             break
-    return tuple(run for run in store.runs(release.id) if run.group == group)
+    return tuple(run for run in store.data.runs(release.id) if run.group == group)
 
 
 def _check_replicates(replicates: int, restart_command: str | None) -> None:
@@ -105,11 +105,11 @@ def _new_run(release: Release, plan: LoadPlan, group: str, replicate: int, *, of
 def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, say: Say, on_line: Say) -> bool:
     """Run and land one load; tells whether NO-GO was shown, so that no other is to follow."""
     with _kept_up(store, run, say), judging_meanwhile(store, run, rule, say) as why_stop:
-        outcome = run_locust(plan, run, store.segment_folder(run), on_line, why_stop)
+        outcome = run_locust(plan, run, store.data.segment_folder(run), on_line, why_stop)
     finish_run(store, run, outcome)
-    say(_describe_landing(store.land_segments(run.id)))
+    say(_describe_landing(store.data.land_segments(run.id)))
     # Whoever watched the run has landed some of it.
-    rows = next(one.landed for one in store.runs(run.release) if one.id == run.id)
+    rows = next(one.landed for one in store.data.runs(run.release) if one.id == run.id)
     if outcome.interrupted:
         raise KeyboardInterrupt
     if outcome.state is not RunState.COMPLETE:
@@ -170,8 +170,8 @@ def _keep_up(store: Store, run: Run, say: Say, over: Event) -> None:
     lower_priority()
     while not over.wait(KEEP_UP_S):
         try:
-            landed = store.land_segments(run.id)
-            store.compact(run.id)
+            landed = store.data.land_segments(run.id)
+            store.data.compact(run.id)
             say(_describe_landing(landed))
         except (EvaluatorError, OSError) as error:
             say(f"not landed yet: {error}")

@@ -176,13 +176,13 @@ def read_judged(store: Store, verdict: Verdict) -> Judged:
     """Read what a verdict rests on. Raises UnknownName where the release is not there any more."""
     release_id = verdict.release.id
     behind = runs_behind(store, release_id, verdict.data_hash)
-    chosen = choose_runs(store.runs(release_id), behind or "latest")
+    chosen = choose_runs(store.data.runs(release_id), behind or "latest")
     rulebook = parse_policy(verdict.policy, origin="the stored policy").rulebook
     loads = tuple(run for run in chosen if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
     readings, collected = read_readings(store, chosen)
     data = Data(
         runs=loads,
-        cells=store.read_cells([run.id for run in loads]),
+        cells=store.data.read_cells([run.id for run in loads]),
         outcomes=read_outcomes(store, chosen, rulebook),
         readings=readings,
         collected=collected,

@@ -117,7 +117,7 @@ class StoredSubject:
         try:
             if land:
                 land_release(store, self.release)
-            return choose_runs(store.runs(self.release), self.runs)
+            return choose_runs(store.data.runs(self.release), self.runs)
         except UnknownName as error:
             if error.kind not in {"release", "run"}:
                 raise
@@ -179,7 +179,7 @@ def is_series_open(store: Store, runs: Sequence[Run]) -> bool:
     wanted = int(last.fingerprint.get("replicates", 1))
     if sum(run.group == last.group for run in loads) >= wanted:
         return False
-    return is_parent_alive(store.segment_folder(last))
+    return is_parent_alive(store.data.segment_folder(last))
 
 
 @dataclass(slots=True)

@@ -226,9 +226,9 @@ class ReleaseSummary:
     """A release in one line of a list."""
 
     release: Release
-    groups: int
-    runs: int
-    rows: int
+    groups: int = 0
+    runs: int = 0
+    rows: int = 0
     last_run: datetime | None = None
     verdict: str | None = None
     judged_at: datetime | None = None

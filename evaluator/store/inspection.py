@@ -13,7 +13,8 @@ import json
 import threading
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -29,8 +30,20 @@ _LONGEST_LINE = 16
 """Chunks without the end of a line, after which a text is given up."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileBytes:
+    """What the bytes of a file tell."""
+
+    sha256: str
+    """Hash of what the file says: its bytes, its arm, and how its columns are read."""
+    content: str
+    """Hash of its bytes."""
+    has_plain_quotes: bool
+    """Do all readers of CSV read it alike?"""
+
+
 class Inspection:
-    """Reads files in a thread of its own; an answer that is not there yet is waited for."""
+    """Reads files in a thread of its own."""
 
     def __init__(self, files: Sequence[FilePlan]) -> None:
         self._stop = threading.Event()
@@ -44,33 +57,17 @@ class Inspection:
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def hashes(self) -> dict[FilePlan, str]:
-        """Hash what each file says: its bytes, its arm, and how its columns are read. Raises InputError."""
-        return {file: _result(file, look)[0] for file, look in self._looks.items()}
-
-    def contents(self) -> dict[FilePlan, str]:
-        """Hash the bytes of each file. Raises InputError."""
-        return {file: _result(file, look)[2] for file, look in self._looks.items()}
-
-    def verify(self, file: FilePlan) -> None:
+    def read(self, file: FilePlan) -> FileBytes:
         """Wait until the file has been read to its end. Raises InputError where it is cut short or damaged."""
-        _result(file, self._looks[file])
-
-    def has_plain_quotes(self, file: FilePlan) -> bool:
-        """Tell whether all readers of CSV read the file alike. Raises InputError."""
-        return _result(file, self._looks[file])[1]
-
-
-def _result(file: FilePlan, look: Future[tuple[str, bool, str]]) -> tuple[str, bool, str]:
-    try:
-        return look.result()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{file.path} is cut short or damaged: {error}", hint="fetch it again") from error
-    except OSError as error:
-        raise InputError(f"{file.path} cannot be read: {error.strerror}") from error
+        try:
+            return self._looks[file].result()
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise InputError(f"{file.path} is cut short or damaged: {error}", hint="fetch it again") from error
+        except OSError as error:
+            raise InputError(f"{file.path} cannot be read: {error.strerror}") from error
 
 
-def _look(file: FilePlan, stop: threading.Event) -> tuple[str, bool, str]:
+def _look(file: FilePlan, stop: threading.Event) -> FileBytes:
     content, plain = hashlib.sha256(), True
     before, chunk, quotes = b"\n", b"", 0
     packed, is_text = file.path.endswith(".gz"), file.layout.reader in ("csv", "k6")
@@ -94,9 +91,8 @@ def _look(file: FilePlan, stop: threading.Event) -> tuple[str, bool, str]:
                     lines.check(text)
     columns = [dataclasses.asdict(column) for column in file.layout.columns]
     others = [dataclasses.asdict(rows) for rows in file.layout.others]
-    told = [content.hexdigest(), file.arm, columns, *([others] if others else [])]
-    described = json.dumps(told, sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest(), plain, content.hexdigest()
+    described = json.dumps([content.hexdigest(), file.arm, columns, *([others] if others else [])], sort_keys=True)
+    return FileBytes(hashlib.sha256(described.encode()).hexdigest(), content.hexdigest(), plain)
 
 
 class _Lines:

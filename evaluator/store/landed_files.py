@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from evaluator.errors import InputError
 from evaluator.records import FilePlan, Landed, LandingPlan
-from evaluator.store.engine import Engine, attach, open_engine
+from evaluator.store.engine import Engine
+from evaluator.store.file import StoreFile
 from evaluator.store.inspection import Inspection
 
 __all__ = ["find_landed", "find_same", "hash_files", "match_landed"]
@@ -18,19 +18,20 @@ __all__ = ["find_landed", "find_same", "hash_files", "match_landed"]
 
 def hash_files(plan: LandingPlan, inspection: Inspection) -> dict[FilePlan, str]:
     """Hash what is taken of each file: what it says, and of which period."""
-    hashes = inspection.hashes()
+    hashes = {file: inspection.read(file).sha256 for file in plan.files}
     if plan.start is None and plan.end is None:
         return hashes
     period = f"{plan.start} {plan.end}"
     return {file: hashlib.sha256(f"{sha256} {period}".encode()).hexdigest() for file, sha256 in hashes.items()}
 
 
-def find_same(contents: Mapping[FilePlan, str]) -> list[str]:
+def find_same(files: Sequence[FilePlan], inspection: Inspection) -> list[str]:
     """Point out files of several arms that say the same. Raises InputError for two such files of one arm."""
     doubts = []
     known: dict[str, FilePlan] = {}
     known_of_arm: dict[tuple[str, str], FilePlan] = {}
-    for file, content in contents.items():
+    for file in files:
+        content = inspection.read(file).content
         twin = known_of_arm.setdefault((file.arm, content), file)
         if twin is not file:
             raise InputError(
@@ -43,18 +44,16 @@ def find_same(contents: Mapping[FilePlan, str]) -> list[str]:
     return doubts
 
 
-def find_landed(
-    store: Path, wait_s: float, release_id: str, plan: LandingPlan, inspection: Inspection
-) -> Landed | None:
+def find_landed(store: StoreFile, release_id: str, plan: LandingPlan, inspection: Inspection) -> Landed | None:
     """Find the runs of a release in which the files of a plan have landed; none of them: `None`.
 
     Raises InputError where only some have.
     """
-    with open_engine() as engine, attach(engine, store, write=False, wait_s=wait_s):
+    with store.opened() as engine:
         if not engine.execute("SELECT 1 FROM store.runs WHERE release = ? LIMIT 1", [release_id]).fetchall():
             return None  # a file need not be hashed before it is read
     hashes = hash_files(plan, inspection)
-    with open_engine() as engine, attach(engine, store, write=False, wait_s=wait_s):
+    with store.opened() as engine:
         landed = match_landed(engine, release_id, hashes)
     if landed is None:
         return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,19 +13,25 @@ import pyarrow.parquet as pq
 
 from evaluator.errors import StoreError
 from evaluator.records import OutcomeColumn, OutcomeLook, Outcomes, UnitMoments
-from evaluator.store.engine import Engine, quote
+from evaluator.store.engine import Engine, quote, quote_name
 from evaluator.store.outcomes import ROWS_FILE, UNITS_FILE, facts_from_json
 
 __all__ = ["read_outcomes"]
 
 
 def read_outcomes(
-    engine: Engine, run: str, folder: Path, *, values: Collection[str] = (), row_values: Collection[str] = ()
+    engine: Engine,
+    run: str,
+    folder: Path,
+    looks: Mapping[str, str],
+    *,
+    values: Collection[str] = (),
+    row_values: Collection[str] = (),
 ) -> Outcomes | None:
     """Read the outcomes of a run; `None` where it has none.
 
-    `values` and `row_values` name the variables and outcomes whose values are wanted; what was purged, or is not there,
-    is left out.
+    `looks`: the runs whose outcomes were judged, in that order, and how each look was paid for. `values` and
+    `row_values` name the variables and outcomes whose values are wanted; what was purged, or is not there, is left out.
     """
     found = engine.execute("SELECT columns, variables, facts FROM store.outcomes WHERE run = ?", [run]).fetchall()
     if not found:
@@ -49,31 +56,26 @@ def read_outcomes(
         facts=facts_from_json(found[0][2]),
         values=_read_units(folder / UNITS_FILE, wanted, len(rows)),
         row_values=_read_rows(engine, folder / ROWS_FILE, outcomes, folder / UNITS_FILE, len(rows)),
-        looks=_read_looks(engine, run),
+        looks=_read_looks(engine, run, looks),
     )
 
 
-def _read_looks(engine: Engine, run: str) -> tuple[OutcomeLook, ...]:
-    """Read the verdicts on outcomes of the same release, by the run they looked at, before `run` was first judged."""
+def _read_looks(engine: Engine, run: str, looks: Mapping[str, str]) -> tuple[OutcomeLook, ...]:
+    """Read what was judged before `run` was first judged."""
+    earlier = list(itertools.takewhile(lambda name: name != run, looks))
     rows = engine.execute(
-        """WITH looks AS (
-            SELECT outcomes_run AS run, min(number) AS first, arg_min(outcomes_paid, number) AS paid
-            FROM store.verdicts
-            WHERE outcomes_run <> '' AND release = (SELECT release FROM store.runs WHERE id = ?)
-            GROUP BY outcomes_run)
-        SELECT l.run, l.paid, o.variables, m.arm, m.n, m.mean, m.products
-        FROM looks AS l JOIN store.outcomes AS o ON o.run = l.run JOIN store.outcome_moments AS m ON m.run = l.run
-        WHERE l.run <> ? AND l.first < coalesce((SELECT first FROM looks WHERE run = ?), l.first + 1)
-        ORDER BY l.first, m.position""",
-        [run, run, run],
+        """SELECT o.run, o.variables, m.arm, m.n, m.mean, m.products
+        FROM store.outcomes AS o JOIN store.outcome_moments AS m ON m.run = o.run
+        WHERE o.run IN (SELECT unnest(?)) ORDER BY list_position(?, o.run), m.position""",
+        [earlier, earlier],
     ).fetchall()
-    looks: dict[str, OutcomeLook] = {}
-    for name, paid, variables, arm, n, mean, products in rows:
+    out: dict[str, OutcomeLook] = {}
+    for name, variables, arm, n, mean, products in rows:
         square = np.array(products).reshape(len(variables), len(variables)).diagonal()
         sums = {v: (float(n), float(mean[k]), float(square[k])) for k, v in enumerate(variables)}
-        known = looks.get(name, OutcomeLook(name, 0, {}, paid))
-        looks[name] = replace(known, units=known.units + int(n), sums={**known.sums, arm: sums})
-    return tuple(looks.values())
+        known = out.get(name, OutcomeLook(name, 0, {}, looks[name]))
+        out[name] = replace(known, units=known.units + int(n), sums={**known.sums, arm: sums})
+    return tuple(out.values())
 
 
 def _read_units(path: Path, names: list[str], arms: int) -> dict[str, tuple[np.ndarray, ...]]:
@@ -95,13 +97,13 @@ def _read_rows(
         return {}
     out = {}
     for name in names:
-        column = '"' + name.replace('"', '""') + '"'
+        column = quote_name(name)
         found = engine.execute(
             f"""SELECT r.arm_, u.place - u.first AS unit, r.{column} AS value
-            FROM read_parquet({quote(str(path))}) AS r
+            FROM read_parquet({quote(path)}) AS r
             JOIN (
                 SELECT unit_, file_row_number AS place, min(file_row_number) OVER (PARTITION BY arm_) AS first
-                FROM read_parquet({quote(str(units))}, file_row_number = true)) AS u ON r.unit_ = u.unit_
+                FROM read_parquet({quote(units)}, file_row_number = true)) AS u ON r.unit_ = u.unit_
             WHERE r.{column} IS NOT NULL
             ORDER BY ALL"""
         ).fetchnumpy()

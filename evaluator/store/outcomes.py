@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,16 @@ from evaluator.records import (
     UnitMoments,
 )
 from evaluator.stats.outcomes import merge_moments, moments_of
-from evaluator.store import catalogue
-from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
-from evaluator.store.landing import Segment, Target, write_manifest
+from evaluator.store.control import Control
+from evaluator.store.engine import Engine, open_engine, quote, quote_all, quote_name
+from evaluator.store.file import StoreFile
+from evaluator.store.landing import Segment, hash_file, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
-from evaluator.store.migrations import prepare_data_dir
-from evaluator.store.outcome_files import quote_name, read_rows
+from evaluator.store.migrations import prepare_folder
+from evaluator.store.outcome_files import read_rows
+from evaluator.store.runs import add_run, left_out_from_plain
 
-__all__ = ["ROWS_FILE", "UNITS_FILE", "OutcomePlace", "facts_from_json", "import_outcomes", "name_variables"]
+__all__ = ["ROWS_FILE", "UNITS_FILE", "facts_from_json", "import_outcomes", "name_variables"]
 
 ROWS_FILE, UNITS_FILE = "outcomes.rows", "outcomes.units"
 """Parquet files in the folder of the run."""
@@ -55,15 +56,6 @@ _KEYS = ("unit", "arm", "hash")
 _BATCH_ROWS = 200_000
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomePlace:
-    """Where the outcomes of a run go."""
-
-    store: Path
-    folder: Path
-    wait_s: float
-
-
 def name_variables(columns: Sequence[OutcomeColumn]) -> tuple[str, ...]:
     """Name the variables of a unit, in the order of its moments."""
     names = ["rows"]
@@ -75,58 +67,44 @@ def name_variables(columns: Sequence[OutcomeColumn]) -> tuple[str, ...]:
 # ------------------------------------------------------------------ landing
 
 
-def import_outcomes(place: OutcomePlace, release: Release, run: Run, plan: OutcomePlan) -> tuple[Landed, OutcomeFacts]:
+def import_outcomes(
+    store: StoreFile, control: Control, release: Release, run: Run, plan: OutcomePlan
+) -> tuple[Landed, OutcomeFacts]:
     """Land outcomes as `run`; the same files read the same way change nothing. Raises InputError."""
-    sha256 = _hash(plan)
-    prepare_data_dir(place.store)
-    remove_killed(place.store, place.wait_s)
-    with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
-        if found := _find_landed(engine, release.id, sha256):
-            return found
-    with landing_in(place.store, [place.folder]), open_engine() as engine:
-        return _land(engine, place, release, run, plan, sha256)
-
-
-def _hash(plan: OutcomePlan) -> str:
-    """Hash what is said: the bytes of the files, and how their columns are read."""
     contents = []
     for path in plan.paths:
         try:
-            with Path(path).open("rb") as opened:
-                contents.append(hashlib.file_digest(opened, "sha256").hexdigest())
+            contents.append(hash_file(Path(path)))
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    plain = dataclasses.asdict(dataclasses.replace(plan, paths=()))
-    return hashlib.sha256(json.dumps([contents, plain], sort_keys=True).encode()).hexdigest()
-
-
-def _find_landed(engine: Engine, release_id: str, sha256: str) -> tuple[Landed, OutcomeFacts] | None:
-    rows = engine.execute(
-        """SELECT runs.id, outcomes.facts FROM store.segments JOIN store.runs ON runs.id = segments.run
-        JOIN store.outcomes ON outcomes.run = runs.id WHERE release = ? AND sha256 = ?""",
-        [release_id, sha256],
-    ).fetchall()
-    return (Landed(already=1, runs=(rows[0][0],)), facts_from_json(rows[0][1])) if rows else None
-
-
-def _land(
-    engine: Engine, place: OutcomePlace, release: Release, run: Run, plan: OutcomePlan, sha256: str
-) -> tuple[Landed, OutcomeFacts]:
-    bad = read_rows(engine, plan)
-    columns = _tell_binary(engine, plan)
-    arms = _order_arms(engine, plan)
-    facts = _count_rows(engine, plan, bad, arms[0])
-    facts = _drop_duplicates(engine, facts, arms[0])
-    facts = _sum_units(engine, columns, facts, arms[0])
-    segments = _write_files(engine, place.folder, columns, arms, sha256)
-    moments = _read_moments(place.folder / UNITS_FILE, columns, len(arms))
-    skewness = _read_skewness(engine, columns, arms)
-    with attach(engine, place.store, write=True, wait_s=place.wait_s), transaction(engine):
-        catalogue.add_release(engine, release)
-        catalogue.add_group(engine, run, 1)
-        code = catalogue.add_run(engine, run)
-        write_manifest(engine, Target(place.store, run.id, code, 1, place.folder, place.wait_s), segments)
-        _write_sums(engine, run.id, columns, arms, facts, moments, skewness)
+    how = dataclasses.asdict(dataclasses.replace(plan, paths=()))
+    sha256 = hashlib.sha256(json.dumps([contents, how], sort_keys=True).encode()).hexdigest()
+    prepare_folder(store)
+    remove_killed(store)
+    with store.opened() as engine:
+        rows = engine.execute(
+            """SELECT runs.id, outcomes.facts FROM store.segments JOIN store.runs ON runs.id = segments.run
+            JOIN store.outcomes ON outcomes.run = runs.id WHERE release = ? AND sha256 = ?""",
+            [release.id, sha256],
+        ).fetchall()
+    if rows:
+        return Landed(already=1, runs=(rows[0][0],)), facts_from_json(rows[0][1])
+    folder = store.run_folder(release.id, run.id)
+    with landing_in(store, [folder]), open_engine() as engine:
+        bad = read_rows(engine, plan)
+        columns = _tell_binary(engine, plan)
+        arms = _order_arms(engine, plan)
+        facts = _count_rows(engine, plan, bad, arms[0])
+        facts = _drop_duplicates(engine, facts, arms[0])
+        facts = _sum_units(engine, columns, facts, arms[0])
+        segments = _write_files(engine, folder, columns, arms, sha256)
+        moments = _read_moments(folder / UNITS_FILE, columns, len(arms))
+        skewness = _read_skewness(engine, columns, arms)
+        control.add_release(release)
+        with store.attached(engine, write=True):
+            add_run(engine, run, 1)
+            write_manifest(engine, store, run.id, segments)
+            _write_sums(engine, run.id, columns, arms, facts, moments, skewness)
     return Landed(rows=facts.rows, segments=1, runs=(run.id,)), facts
 
 
@@ -270,7 +248,7 @@ def _write_files(
     }
     variables = zip(_variables_of(columns), name_variables(columns), strict=True)
     units = ", ".join(f"CAST({means.get(name, name)} AS DOUBLE) AS {quote_name(shown)}" for name, shown in variables)
-    position = f"CAST(list_position([{', '.join(quote(arm) for arm in arms)}], arm) - 1 AS INTEGER)"
+    position = f"CAST(list_position({quote_all(arms)}, arm) - 1 AS INTEGER)"
     queries = {
         ROWS_FILE: f"SELECT unit AS unit_, {position} AS arm_, {rows} FROM outcome_rows ORDER BY arm_, unit_",
         UNITS_FILE: f"SELECT unit AS unit_, {position} AS arm_, {units} FROM outcome_units ORDER BY arm_, unit_",
@@ -279,7 +257,7 @@ def _write_files(
         folder.mkdir(parents=True, exist_ok=True)
         for name, query in queries.items():
             staged = folder / f"{name}.tmp"
-            engine.execute(f"COPY ({query}) TO {quote(str(staged))} (FORMAT parquet)")
+            engine.execute(f"COPY ({query}) TO {quote(staged)} (FORMAT parquet)")
             staged.replace(folder / name)
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
@@ -319,10 +297,10 @@ def facts_from_json(text: str) -> OutcomeFacts:
     plain: dict[str, Any] = json.loads(text)
     skipped, rows = plain.pop("skipped_rows", 0), plain.pop("rows", 0)
     plain.setdefault("read", {"": rows + skipped})
-    left_out = [LeftOut(**{**part, "kind": LeftOutKind(part["kind"])}) for part in plain.get("left_out", ())]
+    left_out = left_out_from_plain(plain.get("left_out", ()))
     if skipped:
-        left_out.append(LeftOut("", LeftOutKind.BAD_ROW, skipped))
-    return OutcomeFacts(**{**plain, "left_out": tuple(left_out)})
+        left_out = (*left_out, LeftOut("", LeftOutKind.BAD_ROW, skipped))
+    return OutcomeFacts(**{**plain, "left_out": left_out})
 
 
 def _write_sums(

@@ -1,33 +1,20 @@
-"""Segments of files before they become those of runs: their pauses, and how they are cut to a period."""
+"""Segments of files before they become those of runs: their pauses, and how they are cut to a period.
+
+A period is the time from `start` on and before `end`; `None`: without a limit on that side.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from evaluator.store.engine import Engine, quote
 
-__all__ = ["SegmentRows", "TimeLimits", "count_inside", "find_pause_s", "give_run"]
+__all__ = ["SegmentRows", "count_inside", "find_pause_s", "give_run"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class TimeLimits:
-    """The time from `start` on and before `end`; `None`: without a limit on that side."""
-
-    start: datetime | None = None
-    end: datetime | None = None
-
-    def express(self) -> str:
-        """Write it as a condition of SQL on `ts`."""
-        limits = [f"epoch_us(ts) {sign} {_micros(at)}" for sign, at in ((">=", self.start), ("<", self.end)) if at]
-        return " AND ".join(limits) or "true"
-
-    def hold(self, first: datetime, last: datetime) -> bool:
-        """Tell whether all of a time lies within them."""
-        return (self.start is None or self.start <= first) and (self.end is None or last < self.end)
+_INSIDE = """ts >= coalesce(CAST($start AS TIMESTAMPTZ), '-infinity'::TIMESTAMPTZ)
+    AND ts < coalesce(CAST($end AS TIMESTAMPTZ), 'infinity'::TIMESTAMPTZ)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +28,16 @@ class SegmentRows:
     last: datetime | None
 
 
-def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def count_inside(engine: Engine, path: Path, limits: TimeLimits) -> SegmentRows:
-    """Count the rows of a segment within and beyond limits."""
-    inside = limits.express()
-    row = engine.execute(
+def count_inside(engine: Engine, path: Path, start: datetime | None, end: datetime | None) -> SegmentRows:
+    """Count the rows of a segment within and outside a period."""
+    [(inside, outside, failures, first, last)] = engine.execute(
         f"""SELECT
-            count(*) FILTER ({inside}), count(*) FILTER (NOT ({inside})), count(*) FILTER (NOT ({inside}) AND failed),
-            min(ts) FILTER ({inside}), max(ts) FILTER ({inside})
-        FROM read_parquet(?)""",
-        [str(path)],
-    ).fetchall()[0]
-    first, last = (moment.astimezone(UTC) if moment else None for moment in row[3:])
-    return SegmentRows(int(row[0]), int(row[1]), int(row[2]), first, last)
+            count(*) FILTER (inside), count(*) FILTER (NOT inside), count(*) FILTER (NOT inside AND failed),
+            min(ts) FILTER (inside), max(ts) FILTER (inside)
+        FROM (SELECT ts, failed, {_INSIDE} AS inside FROM read_parquet($path))""",
+        {"path": str(path), "start": start, "end": end},
+    ).fetchall()
+    return SegmentRows(inside, outside, failures, first and first.astimezone(UTC), last and last.astimezone(UTC))
 
 
 def find_pause_s(engine: Engine, path: Path) -> float:
@@ -70,12 +51,13 @@ def find_pause_s(engine: Engine, path: Path) -> float:
     return float(rows[0][0])
 
 
-def give_run(engine: Engine, path: Path, target: Path, run: str, limits: TimeLimits) -> None:
+def give_run(engine: Engine, path: Path, target: Path, run: str, start: datetime | None, end: datetime | None) -> None:
     """Write the rows of a segment in a period as a segment of a run, which takes the place of the first."""
     staged = target.with_name(target.name + ".again.tmp")
     engine.execute(
-        f"COPY (SELECT * REPLACE ({quote(run)} AS run) FROM read_parquet({quote(str(path))}) WHERE {limits.express()})"
-        f" TO {quote(str(staged))} (FORMAT parquet)"
+        f"""COPY (SELECT * REPLACE (CAST($run AS VARCHAR) AS run) FROM read_parquet($path) WHERE {_INSIDE})
+        TO {quote(staged)} (FORMAT parquet)""",
+        {"run": run, "path": str(path), "start": start, "end": end},
     )
     path.unlink()
     staged.replace(target)

@@ -22,7 +22,7 @@ __all__ = ["show_releases"]
 SNIPPET = """from pathlib import Path
 from evaluator.store import Store
 
-for verdict in Store.open(Path("{store}")).latest_verdicts():
+for verdict in Store.open(Path("{store}")).control.latest_verdicts():
     print(verdict.release, verdict.word, verdict.judged_at)"""
 
 

@@ -23,7 +23,7 @@ from evaluator.reports import from_json
 from evaluator.store import Store
 
 store = Store.open(Path({store!r}))
-verdict = from_json(store.verdicts({release!r})[-1].json)
+verdict = from_json(store.control.verdicts({release!r})[-1].json)
 judged = read_judged(store, verdict)
 for row in look_closer(judged, {release!r}, endpoint={endpoint!r}, from_s={from_s}, to_s={to_s}):
     print(row.rule.name, row.arm, row.effect, row.status)"""
@@ -33,7 +33,7 @@ from evaluator.pipeline.reviewing import rank_comparisons
 from evaluator.reports import from_json
 from evaluator.store import Store
 
-verdict = from_json(Store.open(Path({store!r})).verdicts({release!r})[-1].json)
+verdict = from_json(Store.open(Path({store!r})).control.verdicts({release!r})[-1].json)
 for row in rank_comparisons([row for row in verdict.evidence.comparisons if row.scan]):
     print(row.rule.slice.endpoint, row.rule.type, row.arm, row.effect, row.status)"""
 
