@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from evaluator.errors import Refused
 from evaluator.records import StoredVerdict, VerdictWord
 from evaluator.records.intents import PROMOTING, Action, Intent, IntentState
-from evaluator.store.overrides import hash_text
+from evaluator.store.intents import hash_text
 
 __all__ = ["CLOCK", "Situation", "check_execution", "hash_verdict"]
 

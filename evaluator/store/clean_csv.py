@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import reduce
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -250,7 +249,6 @@ class _Rows:
         self._constants = {**constants, "worker": GOOD}
         self._columns = {column.target: column for column in file.layout.columns}
         self._latest_us = int(latest.timestamp() * 1e6)
-        self._known: dict[str, dict[str | None, Any]] = {}
 
     def convert(self, batch: pa.RecordBatch) -> _Piece:
         """Make request rows, without the rows that sum up others. Raises _NotPlain for a row that would be bad."""
@@ -340,71 +338,48 @@ class _Rows:
         if column is None:
             return None
         expression = express(self.file, column)
-        if target == "status_code":
-            expression = f"nullif({expression}, 0)"
-        if len(column.sources) > 1:
-            return self._look_up_together(batch, column, expression, kind)
-        return self._look_up(batch[column.sources[0]], column.sources[0], expression, kind)
+        if column.kind == "filled" and len(column.sources) > 1:
+            # Of the first text only whether it is there counts, and no two need be alike.
+            filled = express(self.file, ColumnMap(target, column.sources[:1], column.kind))
+            is_text = self._evaluate(batch, column.sources[:1], filled, pa.bool_())
+            texts = pa.DictionaryArray.from_arrays(is_text.cast(pa.int32()), pa.array([None, "text"], pa.string()))
+            batch = batch.set_column(batch.schema.get_field_index(column.sources[0]), column.sources[0], texts)
+        return self._evaluate(
+            batch, column.sources, f"nullif({expression}, 0)" if target == "status_code" else expression, kind
+        )
 
-    def _look_up(self, given: pa.DictionaryArray, source: str, expression: str, kind: pa.DataType) -> pa.Array:
-        texts: list[str | None] = [*given.dictionary.to_pylist(), None]
-        with self._lock:
-            known = self._known.setdefault(expression, {})
-            if fresh := [text for text in texts if text not in known]:
-                name = column_name(self.file, source)
-                query = f"SELECT {name}, {expression} FROM (SELECT unnest(CAST(? AS VARCHAR[])) AS {name})"
-                known.update(self._engine.execute(query, [fresh]).fetchall())
-        values = pa.array([known[text] for text in texts], kind)
-        codes = given.indices.fill_null(len(texts) - 1) if given.null_count else given.indices
-        return values.take(codes)
-
-    def _look_up_together(
-        self, batch: pa.RecordBatch, column: ColumnMap, expression: str, kind: pa.DataType
-    ) -> pa.Array:
-        """Look up what follows from several columns, each combination once."""
-        rows = batch.num_rows
-        codes = np.zeros(rows, np.int64)
+    def _evaluate(self, batch: pa.RecordBatch, sources: Sequence[str], expression: str, kind: pa.DataType) -> pa.Array:
+        """Evaluate an expression of text columns, each combination of their values once."""
+        codes = np.zeros(batch.num_rows, np.int64)
         texts: list[list[str | None]] = []
         size = 1
-        for number, name in enumerate(column.sources):
+        for name in sources:
             given = batch[name]
-            if number == 0 and column.kind == "filled":
-                # Only whether there is a text counts, and no two need be alike.
-                alone = ColumnMap(column.target, (name,), column.kind)
-                is_text = self._look_up(given, name, express(self.file, alone), pa.bool_())
-                texts.append([None, "text"])
-                indices = is_text.cast(pa.int64()).to_numpy(zero_copy_only=False)
-            else:
-                texts.append([*given.dictionary.to_pylist(), None])
-                indices = given.indices.fill_null(len(given.dictionary)).to_numpy(zero_copy_only=False)
+            texts.append([*given.dictionary.to_pylist(), None])
             size *= len(texts[-1])
             _demand(size <= _MOST_PAIRS)
+            indices = given.indices.fill_null(len(given.dictionary)).to_numpy(zero_copy_only=False)
             codes = codes * len(texts[-1]) + indices
         met = np.flatnonzero(np.bincount(codes, minlength=size))
         places = np.unravel_index(met, [len(known) for known in texts])
         combined = [[known[k] for k in place] for known, place in zip(texts, places, strict=True)]
-        names = [column_name(self.file, source) for source in column.sources]
-        lists = ", ".join(f"unnest(CAST(? AS VARCHAR[])) AS {name}" for name in names)
+        columns = ", ".join(f"unnest(CAST(? AS VARCHAR[])) AS {column_name(self.file, name)}" for name in sources)
         with self._lock:
-            found = self._engine.execute(f"SELECT {expression} FROM (SELECT {lists})", combined).fetchall()
-        values = np.zeros(size, np.int64)
-        values[met] = np.arange(len(met))
-        return pa.array([value for (value,) in found], kind).take(pa.array(values[codes]))
+            found = self._engine.execute(f"SELECT {expression} FROM (SELECT {columns})", combined).fetchall()
+        positions = np.zeros(size, np.int64)
+        positions[met] = np.arange(len(met))
+        return pa.array([value for (value,) in found], kind).take(pa.array(positions[codes]))
 
     def _leave_summaries_out(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
         """Leave out rows that sum up others, and count the failures among them."""
-        found = reduce(
-            pc.or_,
-            (
-                self._look_up(batch[name], name, meet(self.file, rows.conditions), pa.bool_())
-                for rows in self.file.layout.others
-                for name in (rows.conditions[0].column,)
-            ),
-        )
-        if not pc.any(found).as_py():
+        is_summary = pa.array(np.zeros(batch.num_rows, bool))
+        for rows in self.file.layout.others:
+            meets = meet(self.file, rows.conditions)
+            is_summary = pc.or_(is_summary, self._evaluate(batch, [rows.conditions[0].column], meets, pa.bool_()))
+        if not pc.any(is_summary).as_py():
             return batch, 0
-        failed = self._settle(batch.filter(found), "failed", pa.bool_())
-        return batch.filter(pc.invert(found)), int(pc.sum(failed).as_py() or 0)
+        failed = self._settle(batch.filter(is_summary), "failed", pa.bool_())
+        return batch.filter(pc.invert(is_summary)), int(pc.sum(failed).as_py() or 0)
 
 
 def _demand(plain: bool) -> None:  # noqa: FBT001 - what is demanded is what is said

@@ -31,24 +31,10 @@ from evaluator.records.intents import (
     Person,
     are_one,
 )
-from evaluator.store.audit import add_row, read_rows, verify_rows
+from evaluator.store import audit, intents
 from evaluator.store.engine import Engine
 from evaluator.store.file import StoreFile
-from evaluator.store.intents import (
-    OPEN,
-    OVERDUE,
-    add_consent,
-    end_intent,
-    expire_intents,
-    find_standing,
-    insert_intent,
-    move_intent,
-    read_approvals,
-    read_intent,
-    select_intents,
-)
 from evaluator.store.locks import exclusive
-from evaluator.store.overrides import hash_text, read_overrides
 
 __all__ = ["TABLES", "Control"]
 
@@ -217,41 +203,41 @@ class Control:
         has begun since it was looked up as well.
         """
         with self.file.opened(write=True) as engine:
-            expire_intents(engine, draft.requested_at)
-            known = select_intents(engine, "WHERE release = ?", [draft.release])
-            standing = find_standing(engine, known, draft)
+            intents.expire(engine, draft.requested_at)
+            known = intents.select(engine, "WHERE release = ?", [draft.release])
+            standing = intents.find_standing(engine, known, draft)
             if standing is not None:
-                add_row(engine, draft.requester, "repeated", draft.release, standing.id, draft.action)
+                audit.add(engine, draft.requester, "repeated", draft.release, standing.id, draft.action)
                 return standing
             if draft.action in (Action.HOLD, Action.ROLLBACK):
                 for intent in known:
-                    if intent.state in OPEN and intent.action in PROMOTING:
+                    if intent.state in intents.OPEN and intent.action in PROMOTING:
                         why = f"{draft.action}: {draft.reason}"
-                        end_intent(engine, intent, IntentState.CANCELLED, draft.requester, why)
+                        intents.end(engine, intent, IntentState.CANCELLED, draft.requester, why)
             if draft.action is Action.ROLLBACK:
                 begun = [one.id for one in reversed(known) if one.state is IntentState.SENT and one.action in PROMOTING]
                 draft = replace(draft, undoes=(*(one for one in begun if one not in draft.undoes), *draft.undoes))
-            return insert_intent(engine, draft, len(known), consents=consents)
+            return intents.add(engine, draft, len(known), consents=consents)
 
     def intent(self, intent_id: str) -> Intent:
         """Read an intent. Raises UnknownName."""
         with self.file.opened() as engine:
-            return read_intent(engine, intent_id)
+            return intents.read(engine, intent_id)
 
     def intents(self, release: str | None = None) -> tuple[Intent, ...]:
         """Read the intents, the oldest first; of one release where it is named."""
         with self.file.opened() as engine:
-            return select_intents(engine, "WHERE ? IS NULL OR release = ?", [release, release])
+            return intents.select(engine, "WHERE ? IS NULL OR release = ?", [release, release])
 
     def waiting(self) -> tuple[Intent, ...]:
         """Read the intents that are approved, or were begun, the oldest first."""
         with self.file.opened() as engine:
-            return select_intents(engine, "WHERE state IN (?, ?)", [IntentState.APPROVED, IntentState.SENT])
+            return intents.select(engine, "WHERE state IN (?, ?)", [IntentState.APPROVED, IntentState.SENT])
 
     def approve(self, intent_id: str, person: Person) -> Intent:
         """Add a person's approval; the intent is approved with the last that it needs. Raises UsageError."""
         with self.file.opened(write=True) as engine:
-            intent = read_intent(engine, intent_id)
+            intent = intents.read(engine, intent_id)
             names = (*person.names, person.name)
             if intent.state is not IntentState.REQUESTED:
                 raise UsageError(f"{intent.id} is {intent.state}, so there is nothing to approve")
@@ -262,34 +248,34 @@ class Control:
                     f"{person.name} asked for {intent.id} and cannot approve it too",
                     hint="another person has to approve it",
                 )
-            if any(are_one(names, (*one.names, one.person)) for one in read_approvals(engine, intent.id)):
-                add_row(engine, person.name, "repeated", intent.release, intent.id, f"approve {intent.action}")
+            if any(are_one(names, (*one.names, one.person)) for one in intents.read_approvals(engine, intent.id)):
+                audit.add(engine, person.name, "repeated", intent.release, intent.id, f"approve {intent.action}")
                 return intent
-            add_consent(engine, intent, person.name, person.names)
-            if len(read_approvals(engine, intent.id)) < intent.approvals_needed:
+            intents.consent(engine, intent, person.name, person.names)
+            if len(intents.read_approvals(engine, intent.id)) < intent.approvals_needed:
                 return intent
-            return move_intent(engine, intent, IntentState.APPROVED, "")
+            return intents.move(engine, intent, IntentState.APPROVED, "")
 
     def approvals(self, intent_id: str | None = None) -> tuple[Approval, ...]:
         """Read who approved an intent, or all of them."""
         with self.file.opened() as engine:
-            return read_approvals(engine, intent_id)
+            return intents.read_approvals(engine, intent_id)
 
     def cancel(self, intent_id: str, actor: str, reason: str) -> Intent:
         """Take back an intent that was not executed yet. Raises UsageError."""
         with self.file.opened(write=True) as engine:
-            intent = read_intent(engine, intent_id)
-            if intent.state not in OPEN:
+            intent = intents.read(engine, intent_id)
+            if intent.state not in intents.OPEN:
                 raise UsageError(f"{intent.id} is {intent.state}, so there is nothing to cancel")
-            return end_intent(engine, intent, IntentState.CANCELLED, actor, reason)
+            return intents.end(engine, intent, IntentState.CANCELLED, actor, reason)
 
     def expire(self, now: datetime) -> None:
         """Mark what was not executed in time."""
         with self.file.opened() as engine:
-            overdue = select_intents(engine, OVERDUE, [*OPEN, now])
+            overdue = intents.select(engine, intents.OVERDUE, [*intents.OPEN, now])
         if overdue:
             with self.file.opened(write=True) as engine:
-                expire_intents(engine, now)
+                intents.expire(engine, now)
 
     @contextmanager
     def alone(self, targets: Sequence[str], wait_s: float = 0.0) -> Iterator[bool]:
@@ -319,11 +305,11 @@ class Control:
     def claim(self, intent: Intent, worker: str) -> bool:
         """Take an intent for execution as it was seen; one of several that try wins."""
         with self.file.opened(write=True) as engine:
-            now = read_intent(engine, intent.id)
+            now = intents.read(engine, intent.id)
             if (now.state, now.claimed_by) != (intent.state, intent.claimed_by) or now.state in FINAL_STATES:
                 return False
-            move_intent(engine, now, IntentState.SENT, worker)
-            add_row(engine, worker, "claimed", now.release, now.id, now.action)
+            intents.move(engine, now, IntentState.SENT, worker)
+            audit.add(engine, worker, "claimed", now.release, now.id, now.action)
             return True
 
     def reopen(self, intent_id: str, actor: str, text: str) -> Intent:
@@ -333,20 +319,20 @@ class Control:
         comes of them now does not tell what came of them before. What it comes to is announced again.
         """
         with self.file.opened(write=True) as engine:
-            intent = read_intent(engine, intent_id)
+            intent = intents.read(engine, intent_id)
             if intent.state not in _AGAIN:
                 raise UsageError(f"{intent.id} is {intent.state}, so there is nothing to try again")
             update = "UPDATE store.deliveries SET state = ? WHERE intent = ?"
             for before, after in _AGAIN.items():
                 engine.execute(f"{update} AND state = ?", [after, intent.id, before])
             engine.execute(f"{update} AND event = ?", [IntentState.APPROVED, intent.id, ANNOUNCE])
-            add_row(engine, actor, "retried", intent.release, intent.id, text)
-            return move_intent(engine, intent, IntentState.APPROVED, "")
+            audit.add(engine, actor, "retried", intent.release, intent.id, text)
+            return intents.move(engine, intent, IntentState.APPROVED, "")
 
     def settle(self, intent_id: str, state: IntentState, actor: str, text: str) -> None:
         """Note how an intent ended."""
         with self.file.opened(write=True) as engine:
-            end_intent(engine, read_intent(engine, intent_id), state, actor, text)
+            intents.end(engine, intents.read(engine, intent_id), state, actor, text)
 
     def deliver(self, delivery: Delivery, release: str, actor: str) -> None:
         """Keep where one hook of an intent stands; its `attempts` are added to those before."""
@@ -373,7 +359,7 @@ class Control:
             )
             hook = f"{delivery.position + 1}. {delivery.event}: {delivery.hook}"
             text = f"{hook}: {outcome.text}" if outcome.text else hook
-            add_row(engine, actor, f"hook {outcome.state}", release, delivery.intent, text)
+            audit.add(engine, actor, f"hook {outcome.state}", release, delivery.intent, text)
 
     def deliveries(self, intent_id: str | None = None) -> tuple[Delivery, ...]:
         """Read where the hooks of an intent, or of all, stand."""
@@ -402,21 +388,21 @@ class Control:
     def override_of(self, release: str, data_hash: str) -> Mapping[str, str] | None:
         """By whom and why a release was promoted on these data against its verdict; `None` where it was not."""
         with self.file.opened() as engine:
-            return next(reversed(read_overrides(engine, release, data_hash).values()), None)
+            return next(reversed(intents.read_overrides(engine, release, data_hash).values()), None)
 
     def note(self, actor: str, event: str, release: str, text: str, intent: str = "") -> AuditRow:
         """Add a row to the audit trail: a note on a release, or a refusal."""
         with self.file.opened(write=True) as engine:
-            return add_row(engine, actor, event, release, intent, text)
+            return audit.add(engine, actor, event, release, intent, text)
 
     def audit(self, release: str | None = None) -> tuple[AuditRow, ...]:
         """Read the audit trail, the oldest first; of one release where it is named."""
         with self.file.opened() as engine:
-            return read_rows(engine, release)
+            return audit.read(engine, release)
 
     def verify_audit(self) -> str:
         """Check the audit trail and return the hash of its head. Raises StoreError where it was changed."""
-        return verify_rows(self.audit())
+        return audit.verify(self.audit())
 
 
 def _find_release(engine: Engine, release_id: str) -> Release | None:
@@ -442,10 +428,14 @@ def _select_verdicts(engine: Engine, which: str, value: str | int) -> tuple[Stor
     rows = engine.execute(
         f"SELECT v.release, v.word, v.judged_at, v.verdict FROM store.verdicts AS v {which}", [value]
     ).fetchall()
-    overrides = read_overrides(engine)
+    overrides = intents.read_overrides(engine)
     return tuple(
         StoredVerdict(
-            row[0], row[1], row[2].astimezone(UTC), row[3], overrides.get(hash_text(row[3])) if overrides else None
+            row[0],
+            row[1],
+            row[2].astimezone(UTC),
+            row[3],
+            overrides.get(intents.hash_text(row[3])) if overrides else None,
         )
         for row in rows
     )

@@ -34,7 +34,7 @@ from evaluator.store.file import StoreFile
 from evaluator.store.landing import land, read_bucket_s
 from evaluator.store.locks import shared
 from evaluator.store.migrations import prepare_folder
-from evaluator.store.outcome_reading import read_outcomes
+from evaluator.store.outcomes import read_outcomes
 from evaluator.store.reading import read_cells
 from evaluator.store.runs import add_run, facts_to_json, read_run, read_runs
 

@@ -31,28 +31,17 @@ from evaluator.records import (
     choose_bucket_s,
     counts_from_start,
 )
-from evaluator.segments import segment_name
+from evaluator.segments import segment_name, written_whole
+from evaluator.store import foreign
 from evaluator.store.clean_csv import write_clean_segment
 from evaluator.store.control import Control
 from evaluator.store.engine import Engine, open_engine, quote
 from evaluator.store.file import StoreFile
-from evaluator.store.foreign import (
-    GOOD,
-    find_bad_row,
-    find_period,
-    find_rejected,
-    mark_strays,
-    select_rows,
-    split_mark,
-    word_rejection,
-)
-from evaluator.store.inspection import Inspection
-from evaluator.store.landed_files import find_landed, find_same, hash_files, match_landed
+from evaluator.store.inspection import Inspection, find_landed, find_same, hash_files, match_landed
 from evaluator.store.landing import Segment, write_cells, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
 from evaluator.store.migrations import prepare_folder
 from evaluator.store.rollup import find_grid_us, roll_up
-from evaluator.store.run_segments import SegmentRows, count_inside, find_pause_s, give_run
 from evaluator.store.runs import add_run
 from evaluator.store.sub_results import forget_sub_results
 from evaluator.wording import list_left_out
@@ -64,6 +53,10 @@ AHEAD = timedelta(hours=1)
 
 AHEAD_LOCAL = timedelta(hours=15)
 """As much for a time of day, which may be local: fourteen hours ahead of UTC at the most, and a clock."""
+
+_INSIDE = """ts >= coalesce(CAST($start AS TIMESTAMPTZ), '-infinity'::TIMESTAMPTZ)
+    AND ts < coalesce(CAST($end AS TIMESTAMPTZ), 'infinity'::TIMESTAMPTZ)"""
+"""A row lies in a period: from `start` on and before `end`; `None`: without a limit on that side."""
 
 _MOST_NAMES = 20
 """Most names of what is left out of one file; the rest has none."""
@@ -80,6 +73,17 @@ class _Part:
     first: datetime
     last: datetime
     left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of a segment that lie in a period, and those that do not. The times are those of the former, if any."""
+
+    inside: int
+    outside: int
+    failures_outside: int
+    first: datetime | None
+    last: datetime | None
 
 
 def import_files(
@@ -170,35 +174,33 @@ def _convert_any(
     Raises InputError where a row is bad, unless such rows are to be skipped, and where there is no request.
     """
     file = _stage(engine, staged, file, constants, latest)
-    period = find_period(engine, staged)
-    mark = mark_strays(period)
+    period = foreign.find_period(engine, staged)
+    mark = foreign.mark_strays(period)
     rows = engine.execute(
         f"""SELECT {mark} AS mark, count(*) AS n, count(*) FILTER (failed) FROM read_parquet(?)
         GROUP BY ALL ORDER BY n DESC, mark""",
         [str(staged)],
     ).fetchall()
-    others = [(*split_mark(mark), n, failed) for mark, n, failed in rows if mark != GOOD]
+    others = [(*foreign.split_mark(name), n, failed) for name, n, failed in rows if name != foreign.GOOD]
     marked = [
         LeftOut(file.arm, kind, n, failed, detail if k < _MOST_NAMES else "")
         for k, (kind, detail, n, failed) in enumerate(others)
     ]
-    rejected = find_rejected(engine, file)
+    rejected = foreign.find_rejected(engine, file)
     bad = sum(part.rows for part in marked if part.kind is LeftOutKind.BAD_ROW) + rejected.count
     if bad and not skip:
-        raise find_bad_row(engine, file, latest, period, rejected, bad)
+        raise foreign.find_bad_row(engine, file, latest, period, rejected, bad)
     refused = [LeftOut(file.arm, LeftOutKind.BAD_ROW, rejected.count)] if rejected.count else []
     left_out = (*_sum_left_out(marked), *refused)
-    if all(mark != GOOD for mark, *_ in rows):
+    if all(name != foreign.GOOD for name, *_ in rows):
         hint = file.layout.advice if left_out else "the tool that wrote it has recorded no request"
         raise InputError(_say_no_request(file, left_out), hint=hint or None)
     if not marked:
         staged.replace(path)
         return left_out
-    again = path.with_name(path.name + ".again.tmp")
-    engine.execute(
-        f"COPY (SELECT * FROM read_parquet({quote(staged)}) WHERE {mark} = '{GOOD}') TO {quote(again)} (FORMAT parquet)"
-    )
-    again.replace(path)
+    query = f"SELECT * FROM read_parquet({quote(staged)}) WHERE {mark} = '{foreign.GOOD}'"
+    with written_whole(path) as unfinished:
+        engine.execute(f"COPY ({query}) TO {quote(unfinished)} (FORMAT parquet)")
     staged.unlink()
     return left_out
 
@@ -213,7 +215,9 @@ def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str,
             file = forget_sub_results(engine, file)
         # What belongs to a request is told by the order of the rows.
         engine.execute(f"SET preserve_insertion_order = {'true' if file.layout.sub_results else 'false'}")
-        engine.execute(f"COPY ({select_rows(file, latest)}) TO {quote(staged)} (FORMAT parquet)", dict(constants))
+        engine.execute(
+            f"COPY ({foreign.select_rows(file, latest)}) TO {quote(staged)} (FORMAT parquet)", dict(constants)
+        )
         engine.execute("SET preserve_insertion_order = false")
     except duckdb.Error as error:
         if isinstance(error, duckdb.IOException) and "GZIP" not in str(error) and file.path not in str(error):
@@ -221,7 +225,7 @@ def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str,
         if isinstance(error, duckdb.OutOfMemoryException) or str(staged) in str(error):
             raise
         hint = "fetch it again" if file.path.endswith(".gz") else "write it anew with the tool that it is from"
-        raise InputError(f"{file.path} cannot be read: {word_rejection(str(error))}", hint=hint) from error
+        raise InputError(f"{file.path} cannot be read: {foreign.word_rejection(str(error))}", hint=hint) from error
     return file
 
 
@@ -258,19 +262,19 @@ def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
             hint="leave --from and --to out, or cut the file",
         )
     alone = sum(file.arm == part.file.arm for file in plan.files) == 1
-    pause_s = 0.0 if alone or counts_from_start(part.last) else find_pause_s(engine, part.path)
+    pause_s = 0.0 if alone or counts_from_start(part.last) else _find_pause_s(engine, part.path)
     return FileTimes(part.file, part.first, part.last, pause_s)
 
 
-def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> dict[FilePlan, SegmentRows]:
+def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> dict[FilePlan, _Rows]:
     """Count the rows of each file in the period that was asked for. Raises InputError where an arm has none."""
     counted = {}
     for part in parts:
         whole = (plan.start is None or plan.start <= part.first) and (plan.end is None or part.last < plan.end)
         counted[part.file] = (
-            SegmentRows(part.rows, 0, 0, part.first, part.last)
+            _Rows(part.rows, 0, 0, part.first, part.last)
             if whole
-            else count_inside(engine, part.path, plan.start, plan.end)
+            else _count_inside(engine, part.path, plan.start, plan.end)
         )
     for arm in dict.fromkeys(part.file.arm for part in parts):
         own = [part for part in parts if part.file.arm == arm]
@@ -282,6 +286,41 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
                 hint="give a period in which all arms were under load",
             )
     return counted
+
+
+def _count_inside(engine: Engine, path: Path, start: datetime | None, end: datetime | None) -> _Rows:
+    """Count the rows of a segment within and outside a period."""
+    [(inside, outside, failures, first, last)] = engine.execute(
+        f"""SELECT
+            count(*) FILTER (inside), count(*) FILTER (NOT inside), count(*) FILTER (NOT inside AND failed),
+            min(ts) FILTER (inside), max(ts) FILTER (inside)
+        FROM (SELECT ts, failed, {_INSIDE} AS inside FROM read_parquet($path))""",
+        {"path": str(path), "start": start, "end": end},
+    ).fetchall()
+    return _Rows(inside, outside, failures, first and first.astimezone(UTC), last and last.astimezone(UTC))
+
+
+def _find_pause_s(engine: Engine, path: Path) -> float:
+    """Find the longest time between two requests of a segment, to the second."""
+    rows = engine.execute(
+        """SELECT coalesce(max(second - before), 0) FROM (
+            SELECT second, lag(second) OVER (ORDER BY second) AS before
+            FROM (SELECT DISTINCT epoch_us(ts) // 1000000 AS second FROM read_parquet(?)))""",
+        [str(path)],
+    ).fetchall()
+    return float(rows[0][0])
+
+
+def _give_run(engine: Engine, path: Path, target: Path, run: str, start: datetime | None, end: datetime | None) -> None:
+    """Write the rows of a segment in a period as a segment of a run, which takes the place of the first."""
+    with written_whole(target) as unfinished:
+        engine.execute(
+            f"""COPY (SELECT * REPLACE (CAST($run AS VARCHAR) AS run) FROM read_parquet($path) WHERE {_INSIDE})
+            TO {quote(unfinished)} (FORMAT parquet)""",
+            {"run": run, "path": str(path), "start": start, "end": end},
+        )
+    if path != target:
+        path.unlink()
 
 
 def _make_runs(staged: Run, arranged: FileRuns, filled: Collection[FilePlan]) -> dict[FilePlan, Run]:
@@ -302,12 +341,12 @@ def _make_runs(staged: Run, arranged: FileRuns, filled: Collection[FilePlan]) ->
     return runs
 
 
-def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run, rows: SegmentRows) -> _Part:
+def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run, rows: _Rows) -> _Part:
     """Give a segment the run that it is of, and cut it to the period that was asked for."""
     path = folder / part.path.name
     if path == part.path and not rows.outside:
         return dataclasses.replace(part, run=run)
-    give_run(engine, part.path, path, run.id, plan.start, plan.end)
+    _give_run(engine, part.path, path, run.id, plan.start, plan.end)
     outside = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, rows.outside, rows.failures_outside)
     return _Part(
         run,

@@ -1,31 +1,33 @@
-"""Intents and approvals as rows. Every function works on the attached store, inside one transaction."""
+"""Intents and approvals as rows, and the overrides among them. Every function works on the attached store."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.errors import UnknownName
 from evaluator.records.intents import FINAL_STATES, Action, Approval, Intent, IntentState
-from evaluator.store.audit import add_row
+from evaluator.store import audit
 from evaluator.store.engine import Engine
 
 __all__ = [
     "OPEN",
     "OVERDUE",
-    "add_consent",
-    "end_intent",
-    "expire_intents",
+    "add",
+    "consent",
+    "end",
+    "expire",
     "find_standing",
-    "insert_intent",
-    "move_intent",
+    "hash_text",
+    "move",
+    "read",
     "read_approvals",
-    "read_intent",
-    "select_intents",
+    "read_overrides",
+    "select",
 ]
 
 _COLUMNS = """id, key, release, action, requester, reason, verdict_hash, data_hash, policy_hash, requested_at,
@@ -38,7 +40,7 @@ OPEN = (IntentState.REQUESTED, IntentState.APPROVED)
 OVERDUE = "WHERE state IN (?, ?) AND expires_at <= ?"
 
 
-def select_intents(engine: Engine, where: str, values: Sequence[Any]) -> tuple[Intent, ...]:
+def select(engine: Engine, where: str, values: Sequence[Any]) -> tuple[Intent, ...]:
     """Read intents, the oldest first."""
     rows = engine.execute(
         f"SELECT {_COLUMNS} FROM store.intents {where} ORDER BY length(id), id", list(values)
@@ -53,16 +55,16 @@ def select_intents(engine: Engine, where: str, values: Sequence[Any]) -> tuple[I
     return tuple(intents)
 
 
-def read_intent(engine: Engine, intent_id: str) -> Intent:
+def read(engine: Engine, intent_id: str) -> Intent:
     """Read one intent. Raises UnknownName."""
-    intents = select_intents(engine, "WHERE id = ?", [intent_id])
+    intents = select(engine, "WHERE id = ?", [intent_id])
     if not intents:
         known = [row[0] for row in engine.execute("SELECT id FROM store.intents").fetchall()]
         raise UnknownName("intent", intent_id, known)
     return intents[0]
 
 
-def insert_intent(engine: Engine, draft: Intent, number: int, *, consents: bool) -> Intent:
+def add(engine: Engine, draft: Intent, number: int, *, consents: bool) -> Intent:
     """Add an intent, which is the release's `number`-th; `consents`: its requester approves it as well."""
     agreed = draft.approvals_needed == 0 or (consents and draft.approvals_needed == 1 and not draft.distinct)
     [(count,)] = engine.execute("SELECT count(*) FROM store.intents").fetchall()
@@ -79,19 +81,19 @@ def insert_intent(engine: Engine, draft: Intent, number: int, *, consents: bool)
         [list(value) if isinstance(value, tuple) else value for value in columns],
     )
     text = f"{intent.action}: {intent.reason} ({intent.verdict_hash or 'no verdict'})"
-    add_row(engine, intent.requester, "requested", intent.release, intent.id, text)
+    audit.add(engine, intent.requester, "requested", intent.release, intent.id, text)
     if agreed and draft.approvals_needed:
-        add_consent(engine, intent, intent.requester, intent.requester_names)
+        consent(engine, intent, intent.requester, intent.requester_names)
     return intent
 
 
-def add_consent(engine: Engine, intent: Intent, person: str, names: Sequence[str]) -> None:
+def consent(engine: Engine, intent: Intent, person: str, names: Sequence[str]) -> None:
     """Add a person's approval."""
     engine.execute(
         "INSERT OR IGNORE INTO store.approvals (intent, person, happened_at, names) VALUES (?, ?, ?, ?)",
         [intent.id, person, datetime.now(UTC), list(names)],
     )
-    add_row(engine, person, "approved", intent.release, intent.id, intent.action)
+    audit.add(engine, person, "approved", intent.release, intent.id, intent.action)
 
 
 def read_approvals(engine: Engine, intent_id: str | None) -> tuple[Approval, ...]:
@@ -104,23 +106,23 @@ def read_approvals(engine: Engine, intent_id: str | None) -> tuple[Approval, ...
     return tuple(Approval(row[0], row[1], row[2].astimezone(UTC), tuple(row[3])) for row in rows)
 
 
-def move_intent(engine: Engine, intent: Intent, state: IntentState, claimed_by: str) -> Intent:
+def move(engine: Engine, intent: Intent, state: IntentState, claimed_by: str) -> Intent:
     """Give an intent another state, and who executes it."""
     engine.execute("UPDATE store.intents SET state = ?, claimed_by = ? WHERE id = ?", [state, claimed_by, intent.id])
     return replace(intent, state=state, claimed_by=claimed_by)
 
 
-def end_intent(engine: Engine, intent: Intent, state: IntentState, actor: str, text: str) -> Intent:
+def end(engine: Engine, intent: Intent, state: IntentState, actor: str, text: str) -> Intent:
     """Note how an intent ended."""
-    add_row(engine, actor, state, intent.release, intent.id, text)
-    return move_intent(engine, intent, state, intent.claimed_by)
+    audit.add(engine, actor, state, intent.release, intent.id, text)
+    return move(engine, intent, state, intent.claimed_by)
 
 
-def expire_intents(engine: Engine, now: datetime) -> None:
+def expire(engine: Engine, now: datetime) -> None:
     """Mark what was not executed in time."""
-    for intent in select_intents(engine, OVERDUE, [*OPEN, now]):
+    for intent in select(engine, OVERDUE, [*OPEN, now]):
         text = f"not executed by {intent.expires_at:%Y-%m-%d %H:%M} UTC"
-        end_intent(engine, intent, IntentState.EXPIRED, "evaluator", text)
+        end(engine, intent, IntentState.EXPIRED, "evaluator", text)
 
 
 def find_standing(engine: Engine, known: Sequence[Intent], draft: Intent) -> Intent | None:
@@ -142,3 +144,43 @@ def find_standing(engine: Engine, known: Sequence[Intent], draft: Intent) -> Int
     if not same or (same[-1].state in FINAL_STATES and same[-1] is not live[-1]):
         return None
     return same[-1]
+
+
+def hash_text(text: str) -> str:
+    """Hash a verdict as it was saved ("sha256:…")."""
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_overrides(
+    engine: Engine, release: str | None = None, data_hash: str | None = None
+) -> dict[str, Mapping[str, str]]:
+    """Hash of a verdict → by whom, when and why a release was promoted against it, the oldest first.
+
+    With `release` those alone that were promoted on the data of that hash, whatever verdict is given on them.
+    """
+    rows = engine.execute(
+        """SELECT i.verdict_hash, i.requester, i.reason, i.requested_at, string_agg(a.person, ', ' ORDER BY a.person)
+        FROM store.intents AS i LEFT JOIN store.approvals AS a ON a.intent = i.id
+        WHERE i.action = ? AND (i.state IN (?, ?, ?)
+            OR EXISTS (FROM store.deliveries AS d WHERE d.intent = i.id))
+            AND (? IS NULL OR (i.release = ? AND i.data_hash = ?))
+        GROUP BY ALL ORDER BY i.requested_at""",
+        [
+            Action.BREAK_GLASS,
+            IntentState.SENT,
+            IntentState.ACKNOWLEDGED,
+            IntentState.UNKNOWN,
+            release,
+            release,
+            data_hash,
+        ],
+    ).fetchall()
+    return {
+        row[0]: {
+            "by": row[1],
+            "approved by": row[4] or "nobody else",
+            "reason": row[2],
+            "at": f"{row[3].astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+        }
+        for row in rows
+    }

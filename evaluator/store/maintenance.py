@@ -93,9 +93,8 @@ def _merge_small(file: StoreFile, run_id: str, folder: Path) -> int:
     except OSError as error:
         raise StoreError(f"the segments in {folder} cannot be merged: {error.strerror}") from error
     moved = {
-        source.relative_to(file.folder).as_posix(): part.path.relative_to(file.folder).as_posix()
-        for part in merged
-        for source in part.sources
+        source.relative_to(file.folder).as_posix(): path.relative_to(file.folder).as_posix()
+        for source, path in merged.items()
     }
     with file.opened(write=True) as engine:
         engine.execute(

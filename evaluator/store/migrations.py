@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from evaluator.errors import StoreError
-from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, REQUEST_SCHEMA
+from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, REQUEST_SCHEMA, written_whole
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
 from evaluator.store.file import StoreFile
 
@@ -181,9 +180,8 @@ def prepare_folder(file: StoreFile) -> None:
         file.folder.mkdir(parents=True, exist_ok=True)
         for empty, schema in ((file.empty_segment, REQUEST_SCHEMA), (empty_readings, READING_SCHEMA)):
             if not empty.exists():
-                unfinished = empty.with_name(f"{empty.name}.{os.getpid()}.tmp")
-                pq.write_table(schema.empty_table(), unfinished)
-                unfinished.replace(empty)
+                with written_whole(empty) as unfinished:
+                    pq.write_table(schema.empty_table(), unfinished)
     except OSError as error:
         raise StoreError(
             f"the store {file.path} cannot be made: {error.strerror} ({error.filename})",

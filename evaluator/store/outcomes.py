@@ -1,15 +1,17 @@
-"""Outcomes of units land: rows as they are, one row a unit, and their sums, in one transaction.
+"""Outcomes of units land: rows as they are, one row a unit, and their sums, in one transaction; and are read.
 
 The rows rest as Parquet beside the segments of requests, under a suffix of their own: the view `requests` does not see
-them. What a verdict reads is a few sums an arm, whatever the number of rows.
+them. What a verdict reads is a few sums an arm, whatever the number of rows; values of units and rows only where a
+metric asked for them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,14 @@ from evaluator.records import (
     LeftOutKind,
     OutcomeColumn,
     OutcomeFacts,
+    OutcomeLook,
     OutcomePlan,
+    Outcomes,
     Release,
     Run,
     UnitMoments,
 )
+from evaluator.segments import written_whole
 from evaluator.stats.outcomes import merge_moments, moments_of
 from evaluator.store.control import Control
 from evaluator.store.engine import Engine, open_engine, quote, quote_all, quote_name
@@ -40,7 +45,7 @@ from evaluator.store.migrations import prepare_folder
 from evaluator.store.outcome_files import read_rows
 from evaluator.store.runs import add_run, left_out_from_plain
 
-__all__ = ["ROWS_FILE", "UNITS_FILE", "facts_from_json", "import_outcomes", "name_variables"]
+__all__ = ["ROWS_FILE", "UNITS_FILE", "facts_from_json", "import_outcomes", "name_variables", "read_outcomes"]
 
 ROWS_FILE, UNITS_FILE = "outcomes.rows", "outcomes.units"
 """Parquet files in the folder of the run."""
@@ -77,7 +82,7 @@ def import_outcomes(
             contents.append(hash_file(Path(path)))
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    how = dataclasses.asdict(dataclasses.replace(plan, paths=()))
+    how = asdict(replace(plan, paths=()))
     sha256 = hashlib.sha256(json.dumps([contents, how], sort_keys=True).encode()).hexdigest()
     prepare_folder(store)
     remove_killed(store)
@@ -116,7 +121,7 @@ def _tell_binary(engine: Engine, plan: OutcomePlan) -> tuple[OutcomeColumn, ...]
     checks = ", ".join(f"coalesce(bool_and(v{k} IN (0, 1)), false)" for k in range(len(plan.columns)))
     only = engine.execute(f"SELECT {checks} FROM outcome_rows").fetchall()[0]
     return tuple(
-        dataclasses.replace(column, binary=bool(only[k]) if column.binary is None else column.binary)
+        replace(column, binary=bool(only[k]) if column.binary is None else column.binary)
         for k, column in enumerate(plan.columns)
     )
 
@@ -186,8 +191,8 @@ def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline: str) -> Outc
             f"""CREATE OR REPLACE TEMP TABLE outcome_rows AS
             SELECT {", ".join(_KEYS)}, {values} FROM outcome_rows GROUP BY {", ".join(_KEYS)}"""
         )
-        facts = dataclasses.replace(facts, left_out=(*facts.left_out, *_left_out(counts, LeftOutKind.DUPLICATE)))
-    return dataclasses.replace(facts, duplicates=duplicates, duplicates_dropped=drop)
+        facts = replace(facts, left_out=(*facts.left_out, *_left_out(counts, LeftOutKind.DUPLICATE)))
+    return replace(facts, duplicates=duplicates, duplicates_dropped=drop)
 
 
 def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeFacts, baseline: str) -> OutcomeFacts:
@@ -212,7 +217,7 @@ def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeF
     }
     nulls = ", ".join(f"count(*) - count(v{k})" for k in range(len(columns)))
     lacking = engine.execute(f"SELECT {nulls} FROM outcome_rows").fetchall()[0]
-    return dataclasses.replace(
+    return replace(
         facts,
         left_out=(*facts.left_out, *_left_out(several, LeftOutKind.SEVERAL_ARMS)),
         units=sum(int(row[1]) for row in rows),
@@ -256,9 +261,8 @@ def _write_files(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, query in queries.items():
-            staged = folder / f"{name}.tmp"
-            engine.execute(f"COPY ({query}) TO {quote(staged)} (FORMAT parquet)")
-            staged.replace(folder / name)
+            with written_whole(folder / name) as unfinished:
+                engine.execute(f"COPY ({query}) TO {quote(unfinished)} (FORMAT parquet)")
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
     count = int(engine.execute("SELECT count(*) FROM outcome_rows").fetchall()[0][0])
@@ -312,8 +316,8 @@ def _write_sums(
     moments: Sequence[UnitMoments],
     skewness: Sequence[Sequence[float]],
 ) -> None:
-    plain = json.dumps([dataclasses.asdict(column) for column in columns])
-    said: Mapping[str, Any] = dataclasses.asdict(facts)
+    plain = json.dumps([asdict(column) for column in columns])
+    said: Mapping[str, Any] = asdict(facts)
     engine.execute(
         "INSERT INTO store.outcomes VALUES (?, ?, ?, ?)", [run, plain, list(name_variables(columns)), json.dumps(said)]
     )
@@ -323,3 +327,99 @@ def _write_sums(
             "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)",
             [run, shown, position, part.n, part.mean.tolist(), part.products.ravel().tolist(), list(skew)],
         )
+
+
+# ------------------------------------------------------------------ sums are read
+
+
+def read_outcomes(
+    engine: Engine,
+    run: str,
+    folder: Path,
+    looks: Mapping[str, str],
+    *,
+    values: Collection[str] = (),
+    row_values: Collection[str] = (),
+) -> Outcomes | None:
+    """Read the outcomes of a run; `None` where it has none.
+
+    `looks`: the runs whose outcomes were judged, in that order, and how each look was paid for. `values` and
+    `row_values` name the variables and outcomes whose values are wanted; what was purged, or is not there, is left out.
+    """
+    found = engine.execute("SELECT columns, variables, facts FROM store.outcomes WHERE run = ?", [run]).fetchall()
+    if not found:
+        return None
+    rows = engine.execute(
+        "SELECT arm, n, mean, products, skewness FROM store.outcome_moments WHERE run = ? ORDER BY position", [run]
+    ).fetchall()
+    variables = tuple(found[0][1])
+    width = len(variables)
+    columns = tuple(OutcomeColumn(**column) for column in json.loads(found[0][0]))
+    wanted = [name for name in variables if name in values]
+    outcomes = [column.name for column in columns if column.name in row_values and column.role == "outcome"]
+    return Outcomes(
+        run=run,
+        arms=tuple(row[0] for row in rows),
+        columns=columns,
+        variables=variables,
+        moments=tuple(
+            UnitMoments(int(row[1]), np.array(row[2]), np.array(row[3]).reshape(width, width)) for row in rows
+        ),
+        skewness=tuple(np.array(row[4]) for row in rows),
+        facts=facts_from_json(found[0][2]),
+        values=_read_units(folder / UNITS_FILE, wanted, len(rows)),
+        row_values=_read_rows(engine, folder / ROWS_FILE, outcomes, folder / UNITS_FILE, len(rows)),
+        looks=_read_looks(engine, run, looks),
+    )
+
+
+def _read_looks(engine: Engine, run: str, looks: Mapping[str, str]) -> tuple[OutcomeLook, ...]:
+    """Read what was judged before `run` was first judged."""
+    earlier = list(itertools.takewhile(lambda name: name != run, looks))
+    rows = engine.execute(
+        """SELECT o.run, o.variables, m.arm, m.n, m.mean, m.products
+        FROM store.outcomes AS o JOIN store.outcome_moments AS m ON m.run = o.run
+        WHERE o.run IN (SELECT unnest(?)) ORDER BY list_position(?, o.run), m.position""",
+        [earlier, earlier],
+    ).fetchall()
+    out: dict[str, OutcomeLook] = {}
+    for name, variables, arm, n, mean, products in rows:
+        square = np.array(products).reshape(len(variables), len(variables)).diagonal()
+        sums = {v: (float(n), float(mean[k]), float(square[k])) for k, v in enumerate(variables)}
+        known = out.get(name, OutcomeLook(name, 0, {}, looks[name]))
+        out[name] = replace(known, units=known.units + int(n), sums={**known.sums, arm: sums})
+    return tuple(out.values())
+
+
+def _read_units(path: Path, names: list[str], arms: int) -> dict[str, tuple[np.ndarray, ...]]:
+    if not names or not path.exists():
+        return {}
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(["arm_", *names])
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    codes = table["arm_"].to_numpy()
+    return {name: tuple(table[name].to_numpy()[codes == arm].astype(float) for arm in range(arms)) for name in names}
+
+
+def _read_rows(
+    engine: Engine, path: Path, names: list[str], units: Path, arms: int
+) -> dict[str, tuple[tuple[np.ndarray, np.ndarray], ...]]:
+    if not names or not path.exists() or not units.exists():
+        return {}
+    out = {}
+    for name in names:
+        column = quote_name(name)
+        found = engine.execute(
+            f"""SELECT r.arm_, u.place - u.first AS unit, r.{column} AS value
+            FROM read_parquet({quote(path)}) AS r
+            JOIN (
+                SELECT unit_, file_row_number AS place, min(file_row_number) OVER (PARTITION BY arm_) AS first
+                FROM read_parquet({quote(units)}, file_row_number = true)) AS u ON r.unit_ = u.unit_
+            WHERE r.{column} IS NOT NULL
+            ORDER BY ALL"""
+        ).fetchnumpy()
+        mine = [found["arm_"] == arm for arm in range(arms)]
+        out[name] = tuple((found["unit"][rows].astype(np.int64), found["value"][rows].astype(float)) for rows in mine)
+    return out

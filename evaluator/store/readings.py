@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from evaluator.errors import StoreError
 from evaluator.records import BASELINE, Answer, Landed, Query, QueryFacts, QueryKind, ReadingCells, Run, Series
-from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX
+from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, make_table, written_whole
 from evaluator.stats.readings import sum_up
 from evaluator.store.engine import Engine
 from evaluator.store.file import StoreFile
@@ -51,9 +51,8 @@ def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Ma
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"poll-{first_ms:014d}{READINGS_SUFFIX}"
-        unfinished = path.with_name(path.name + ".tmp")
-        pq.write_table(table, unfinished, compression="zstd")
-        unfinished.replace(path)
+        with written_whole(path) as unfinished:
+            pq.write_table(table, unfinished, compression="zstd")
     except OSError as error:
         raise StoreError(f"readings cannot be written into {folder}: {error.strerror or error}") from error
     return path
@@ -64,25 +63,19 @@ def _find(folder: Path) -> list[Path]:
 
 
 def _series_table(run: str, answer: Answer, series: Series) -> pa.Table:
-    rows = series.ts_ms.size
-    texts = {
+    columns = {
         "run": run,
         "query": answer.query.text,
         "arm": answer.arm,
         "instance": series.instance,
         "endpoint": series.endpoint,
         "part": series.part,
+        "le": np.full(series.ts_ms.size, series.le) if series.part == "bucket" else None,
         "labels": json.dumps(dict(series.labels), sort_keys=True),
+        "ts": pa.array(series.ts_ms).cast(READING_SCHEMA.field("ts").type),
+        "value": pa.array(series.values),
     }
-    columns: dict[str, pa.Array] = {
-        name: pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
-        for name, text in texts.items()
-    }
-    bounded = series.part == "bucket"
-    columns["le"] = pa.array(np.full(rows, series.le)) if bounded else pa.nulls(rows, pa.float64())
-    columns["ts"] = pa.array(series.ts_ms).cast(READING_SCHEMA.field("ts").type)
-    columns["value"] = pa.array(series.values)
-    return pa.Table.from_arrays([columns[name] for name in READING_SCHEMA.names], schema=READING_SCHEMA)
+    return make_table(READING_SCHEMA, columns, series.ts_ms.size)
 
 
 _DESCRIBED = tuple(field.name for field in fields(Answer) if field.name not in ("query", "series"))
