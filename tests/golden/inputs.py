@@ -342,6 +342,7 @@ def of_health() -> Iterator[Input]:
     yield judged("health/ramp-warm", replace(ramp, warm_s=80.0), Arm(latency=1.1), form="csv-users")
     yield judged("health/users-differ", three, Arm(users=7), form="csv-users")
     turned = {**WIDE, "instances": {"turnover": "expected"}}
+    yield judged("health/instances-young", replace(three, seconds=900.0), Arm(replaced_every_s=40.0), policy=turned)
     yield judged("health/turnover-expected", three, Arm(replaced_instance=(1, 0.5)), policy=turned)
     yield judged("health/replicate-lost", TESTS["runs"], Arm(), change=lambda drawn: drawn["canary"].pop())
     yield judged("health/replicates-lost", TESTS["runs"], Arm(), change=_lose_three)
@@ -432,7 +433,9 @@ def of_commands() -> Iterator[Input]:
         yield Input(f"plan/built-in/{name}", (("plan", *words, "--json"),))
     for kind in ("three", "runs", "six"):
         calls = (("calibrate", "--json", "--splits", "4"), ("calibrate", "--save", "--splits", "2"), VERDICT)
-        yield judged(f"calibrate/{kind}", TESTS[kind], Arm(), verdict=calls)
+        named = {"service": "cart", **WIDE}
+        options = ("--service", "cart")
+        yield judged(f"calibrate/{kind}", TESTS[kind], Arm(), verdict=calls, policy=named, options=options)
     for change in ("same", "slower15"):
         calls = (VERDICT, ("replay", "--json", "--policy", "other.yaml"), ("replay", "--policy", "other.yaml"))
         made = judged(f"replay/{change}", TESTS["three"], CHANGES[change], verdict=calls)
