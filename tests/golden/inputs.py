@@ -436,6 +436,7 @@ def of_commands() -> Iterator[Input]:
         named = {"service": "cart", **WIDE}
         options = ("--service", "cart")
         yield judged(f"calibrate/{kind}", TESTS[kind], Arm(), verdict=calls, policy=named, options=options)
+    yield _of_history("calibrate/history")
     for change in ("same", "slower15"):
         calls = (VERDICT, ("replay", "--json", "--policy", "other.yaml"), ("replay", "--policy", "other.yaml"))
         made = judged(f"replay/{change}", TESTS["three"], CHANGES[change], verdict=calls)
@@ -446,3 +447,24 @@ def of_commands() -> Iterator[Input]:
             (folder / "other.yaml").write_text(json.dumps(other))
 
         yield replace(made, write=write)
+
+
+def _of_history(name: str) -> Input:
+    """Five releases that changed nothing, from which it is learnt how much instances and arms differ."""
+    test = Test(seconds=120.0, rate=15.0, instances=4, instance_sd=0.05)
+
+    def write(folder: Path) -> None:
+        for number in range(6):
+            instances = 1 if number == 5 else 4
+            at = replace(test, start_s=START_S + 3600 * number, instances=instances)
+            for arm, runs in draw(f"{name}/{number}", at, Arm(), Arm("canary")).items():
+                write_plain(folder / f"{arm}-{number}.csv", runs[0])
+
+    calls: list[tuple[str, ...]] = []
+    for number in range(6):
+        files = ("--baseline", f"baseline-{number}.csv", "--canary", f"canary-{number}.csv")
+        versions = ("--service", "cart", "--baseline-version", "1.4", "--canary-version", "1.4")
+        calls.append(("import", "cart@2" if number == 5 else f"cart@1.{number}", *files, *versions))
+    calls += [("calibrate", "--save", "--splits", "2"), ("calibrate", "--json", "--splits", "2"), VERDICT]
+    calls += [("verdict", "cart@1.2", *VERDICT[2:]), ("plan", RELEASE, "--json")]
+    return Input(name, tuple(calls), write, {"service": "cart", **WIDE})

@@ -11,6 +11,7 @@ import contextlib
 import fnmatch
 import hashlib
 import io
+import itertools
 import json
 import logging
 import multiprocessing
@@ -19,6 +20,7 @@ import re
 import sys
 import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -119,9 +121,13 @@ def run_input(one: Input) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _same_surroundings() -> Iterator[None]:
-    """The same environment and time zone for every input, and no log handler that is left over."""
+    """The same environment and time zone for every input, no log handler that is left over, and ids that sort.
+
+    Ids of runs that land within one second would be in another order each time.
+    """
     handlers = list(logging.root.handlers)
-    with mock.patch.dict(os.environ, ENVIRONMENT):
+    ids = (uuid.UUID(int=number << 104) for number in itertools.count(1))
+    with mock.patch.dict(os.environ, ENVIRONMENT), mock.patch("uuid.uuid4", lambda: next(ids)):
         time.tzset()
         yield
     time.tzset()
