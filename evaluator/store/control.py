@@ -337,28 +337,18 @@ class Control:
     def deliver(self, delivery: Delivery, release: str, actor: str) -> None:
         """Keep where one hook of an intent stands; its `attempts` are added to those before."""
         outcome = delivery.outcome
+        hook = [delivery.intent, delivery.position, delivery.hook, delivery.attempts]
+        rest = [delivery.at, delivery.event, delivery.options]
         with self.file.opened(write=True) as engine:
             engine.execute(
                 f"""INSERT INTO store.deliveries ({_DELIVERY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 ON CONFLICT (intent, position) DO UPDATE SET attempts = attempts + excluded.attempts,
                     state = excluded.state, text = excluded.text, undo = excluded.undo, response = excluded.response,
                     happened_at = excluded.happened_at""",
-                [
-                    delivery.intent,
-                    delivery.position,
-                    delivery.hook,
-                    delivery.attempts,
-                    outcome.state,
-                    outcome.text,
-                    outcome.undo,
-                    outcome.response,
-                    delivery.at,
-                    delivery.event,
-                    delivery.options,
-                ],
+                [*hook, outcome.state, outcome.text, outcome.undo, outcome.response, *rest],
             )
-            hook = f"{delivery.position + 1}. {delivery.event}: {delivery.hook}"
-            text = f"{hook}: {outcome.text}" if outcome.text else hook
+            name = f"{delivery.position + 1}. {delivery.event}: {delivery.hook}"
+            text = f"{name}: {outcome.text}" if outcome.text else name
             audit.add(engine, actor, f"hook {outcome.state}", release, delivery.intent, text)
 
     def deliveries(self, intent_id: str | None = None) -> tuple[Delivery, ...]:

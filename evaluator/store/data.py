@@ -1,4 +1,8 @@
-"""What was measured: runs with their segments, cells, readings and outcomes, how they land, and SQL over them."""
+"""What was measured: runs with their segments, cells, readings and outcomes, how they land, and SQL over them.
+
+Its tables are those that are not control's (`control.TABLES`). A run is data, although decisions read it: it lands in
+one transaction with its cells and its manifest. Its release is control's, and is there before the run is.
+"""
 
 from __future__ import annotations
 
@@ -38,24 +42,7 @@ from evaluator.store.outcomes import read_outcomes
 from evaluator.store.reading import read_cells
 from evaluator.store.runs import add_run, facts_to_json, read_run, read_runs
 
-__all__ = ["TABLES", "Data"]
-
-TABLES = (
-    "groups",
-    "runs",
-    "segments",
-    "names",
-    "moments",
-    "bin_lists",
-    "instance_bin_lists",
-    "loads",
-    "failure_kinds",
-    "outcomes",
-    "outcome_moments",
-    "readings_of",
-    "reading_cells",
-)
-"""Tables that nothing but data writes."""
+__all__ = ["Data"]
 
 COMPACT_AFTER = timedelta(hours=1)
 """Segments of a running run are merged when the first of them landed so long ago."""

@@ -21,13 +21,13 @@ from evaluator.store.sub_results import find_sub_results
 
 __all__ = [
     "GOOD",
-    "Period",
     "Rejected",
     "find_bad_row",
     "find_line",
-    "find_period",
+    "find_middle",
     "find_rejected",
     "mark_strays",
+    "refuse_rows",
     "select_rows",
     "split_mark",
     "word_rejection",
@@ -154,7 +154,7 @@ def _mark_others(file: FilePlan) -> str:
     return " ".join(cases)
 
 
-def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, period: Period | None = None) -> str:
+def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle: datetime | None = None) -> str:
     """Write the expression for what makes a row bad, mostly the name of a target; NULL where it is good."""
     source = {column.target: column_name(file, column.sources[0]) for column in file.layout.columns}
     optional = " ".join(
@@ -174,7 +174,7 @@ def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, period:
             {f"WHEN ts IS NOT NULL AND coalesce({column_name(file, told_by)}, '') = '' THEN 'kind'" if told_by else ""}
             WHEN ts IS NULL OR ts < {_EARLIEST} THEN 'ts'
             WHEN ts > {_instant(latest)} THEN 'future'
-            {f"WHEN {period.excludes('ts')} THEN 'stray'" if period else ""}
+            {f"WHEN {_is_far(middle)} THEN 'stray'" if middle else ""}
             WHEN coalesce(trim(endpoint), '') = '' OR {unnamed or "false"} THEN 'endpoint'
             WHEN contains(endpoint, chr(10)) THEN 'lines'
             WHEN failed IS NULL THEN 'failed'
@@ -200,18 +200,7 @@ LONGEST = timedelta(days=366)
 _FIRST_REAL = "TIMESTAMPTZ '2000-01-01 00:00:00+00'"
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
-    """The time around which the requests of a file lie, where some lie far from it."""
-
-    middle: datetime
-
-    def excludes(self, name: str) -> str:
-        """Write the condition that an instant lies too far away."""
-        return f"{name} NOT BETWEEN {_instant(self.middle - LONGEST)} AND {_instant(self.middle + LONGEST)}"
-
-
-def find_period(engine: Engine, staged: Path) -> Period | None:
+def find_middle(engine: Engine, staged: Path) -> datetime | None:
     """Tell around which time the requests of a file lie; `None` where all lie within a year.
 
     Times that count from the start of a test are of 1970: where there are real ones too, those are right.
@@ -222,14 +211,20 @@ def find_period(engine: Engine, staged: Path) -> Period | None:
         return None
     query = f"SELECT quantile_disc(ts, 0.5) FILTER (ts >= {_FIRST_REAL}), quantile_disc(ts, 0.5) {chosen}"
     real, any_time = engine.execute(query, [str(staged), GOOD]).fetchall()[0]
-    return Period(real or any_time)
+    middle: datetime = real or any_time
+    return middle
 
 
-def mark_strays(period: Period | None) -> str:
+def _is_far(middle: datetime) -> str:
+    """Write the condition that a request lies too far from the others."""
+    return f"ts NOT BETWEEN {_instant(middle - LONGEST)} AND {_instant(middle + LONGEST)}"
+
+
+def mark_strays(middle: datetime | None) -> str:
     """Write the expression for the mark of a staged row, with those that lie too far from the others."""
-    if period is None:
+    if middle is None:
         return "worker"
-    return f"CASE WHEN worker = '{GOOD}' AND {period.excludes('ts')} THEN {quote(_BAD)} ELSE worker END"
+    return f"CASE WHEN worker = '{GOOD}' AND {_is_far(middle)} THEN {quote(_BAD)} ELSE worker END"
 
 
 # ------------------------------------------------------------------ what is wrong with a row
@@ -293,21 +288,26 @@ def word_rejection(message: str) -> str:
 
 
 def find_bad_row(
-    engine: Engine, file: FilePlan, latest: datetime, period: Period | None, rejected: Rejected, count: int
+    engine: Engine, file: FilePlan, latest: datetime, middle: datetime | None, rejected: Rejected, count: int
 ) -> InputError:
     """Describe the first bad row of a file: file, line, column and value."""
     if rejected.count:
         where = f"{file.path}:{find_line(Path(file.path), file.layout.delimiter, rejected.record)}"
         text = f"{where}: {rejected.reason}" + (f" (column '{rejected.column}')" if rejected.column else "")
     else:
-        text = _describe_bad_value(engine, file, latest, period)
-    more = f"; {count} rows of this file cannot be used" if count > 1 else ""
+        text = _describe_bad_value(engine, file, latest, middle)
+    return refuse_rows(text, f"{count} rows of this file" if count > 1 else "")
+
+
+def refuse_rows(first: str, all_rows: str) -> InputError:
+    """Say what is wrong with the first bad row, and how many there are where there are several."""
+    more = f"; {all_rows} cannot be used" if all_rows else ""
     return InputError(
-        f"{text}{more}; nothing was imported", hint="mend the file, or leave such rows out with --skip-bad-rows"
+        f"{first}{more}; nothing was imported", hint="mend the file, or leave such rows out with --skip-bad-rows"
     )
 
 
-def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, period: Period | None) -> str:
+def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle: datetime | None) -> str:
     layout, exprs = file.layout, _expressions(file)
     # The sources that a message is about.
     shown = {column.target: column.sources[: {"ended": 1, "filled": 2}.get(column.kind)] for column in layout.columns}
@@ -329,7 +329,7 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, period
     rows = engine.execute(
         f"""SELECT {line}, problem, CASE problem {values} END
         FROM (
-            SELECT *, {_problem(file, exprs, latest, period)} AS problem FROM (
+            SELECT *, {_problem(file, exprs, latest, middle)} AS problem FROM (
                 SELECT *, {number} AS number FROM ({_select_required(file, exprs)}))
             WHERE {_counts(file)} AND CASE {_mark_others(file)} WHEN true THEN '' END = '')
         WHERE problem IS NOT NULL ORDER BY number LIMIT 1"""
@@ -347,15 +347,15 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, period
         return f"{file.path}:{place}: the line is no point of k6"
     in_one_line = value.replace("\r", "\\r").replace("\n", "\\n")
     given = f"the value '{in_one_line[:80]}'" if value.strip() else "no value"
-    reason = _give_reason(problem, value, period)
+    reason = _give_reason(problem, value, middle)
     if layout.reader == "k6" and problem == "failed":
         reason += " (k6 writes expected_response and status unless --system-tags leaves them out)"
     return f"{file.path}:{place}: column '{' + '.join(shown[problem])}' has {given}, {reason}"
 
 
-def _give_reason(problem: str, value: str, period: Period | None) -> str:
-    if problem == "stray" and period is not None:
-        return f"a year or more from the times around it, which are of {period.middle:%Y-%m-%d}"
+def _give_reason(problem: str, value: str, middle: datetime | None) -> str:
+    if problem == "stray" and middle is not None:
+        return f"a year or more from the times around it, which are of {middle:%Y-%m-%d}"
     if problem == "failed" and not value.strip():
         return "and so nothing tells whether the request failed"
     if re.fullmatch(r"\s*\d[\d.,' \u00a0]*\s*", value) and re.search(r"[,' \u00a0]", value.strip()):

@@ -174,8 +174,8 @@ def _convert_any(
     Raises InputError where a row is bad, unless such rows are to be skipped, and where there is no request.
     """
     file = _stage(engine, staged, file, constants, latest)
-    period = foreign.find_period(engine, staged)
-    mark = foreign.mark_strays(period)
+    middle = foreign.find_middle(engine, staged)
+    mark = foreign.mark_strays(middle)
     rows = engine.execute(
         f"""SELECT {mark} AS mark, count(*) AS n, count(*) FILTER (failed) FROM read_parquet(?)
         GROUP BY ALL ORDER BY n DESC, mark""",
@@ -189,7 +189,7 @@ def _convert_any(
     rejected = foreign.find_rejected(engine, file)
     bad = sum(part.rows for part in marked if part.kind is LeftOutKind.BAD_ROW) + rejected.count
     if bad and not skip:
-        raise foreign.find_bad_row(engine, file, latest, period, rejected, bad)
+        raise foreign.find_bad_row(engine, file, latest, middle, rejected, bad)
     refused = [LeftOut(file.arm, LeftOutKind.BAD_ROW, rejected.count)] if rejected.count else []
     left_out = (*_sum_left_out(marked), *refused)
     if all(name != foreign.GOOD for name, *_ in rows):

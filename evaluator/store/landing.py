@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,16 +65,16 @@ def land(file: StoreFile, run: Run, bucket_s: int, known: Collection[str]) -> La
     return landed
 
 
-def _batches(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
-    batch: list[Segment] = []
+def _batches(segments: Sequence[Segment]) -> list[list[Segment]]:
+    batches: list[list[Segment]] = []
+    rows = 0
     for segment in segments:
-        full = len(batch) == _BATCH_SEGMENTS or sum(s.rows for s in batch) + segment.rows > _BATCH_ROWS
-        if batch and full:
-            yield batch
-            batch = []
-        batch.append(segment)
-    if batch:
-        yield batch
+        rows += segment.rows
+        if not batches or len(batches[-1]) == _BATCH_SEGMENTS or rows > _BATCH_ROWS:
+            batches.append([])
+            rows = segment.rows
+        batches[-1].append(segment)
+    return batches
 
 
 def _look_at(path: Path) -> Segment | None:
@@ -155,20 +155,12 @@ def _find_problem(engine: Engine, path: Path) -> str:
 def write_manifest(engine: Engine, file: StoreFile, run_id: str, segments: Sequence[Segment]) -> None:
     """Note in the attached store which segments its cells are made of, and which could not be read."""
     now = datetime.now(UTC)
-    rows = [
-        (
-            run_id,
-            segment.path.name,
-            None if segment.problem else segment.path.relative_to(file.folder).as_posix(),
-            segment.sha256,
-            segment.rows,
-            "quarantined" if segment.problem else "landed",
-            segment.problem or None,
-            now,
-        )
-        for segment in segments
-    ]
-    engine.executemany("INSERT INTO store.segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    for segment in segments:
+        bad = segment.problem
+        file_of_rows = None if bad else segment.path.relative_to(file.folder).as_posix()
+        state = ["quarantined" if bad else "landed", bad or None, now]
+        row = [run_id, segment.path.name, file_of_rows, segment.sha256, segment.rows, *state]
+        engine.execute("INSERT INTO store.segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 _NAMES = """

@@ -11,7 +11,7 @@ from evaluator.errors import InputError
 from evaluator.records import OutcomePlan, SourceColumn
 from evaluator.store.engine import Engine, open_engine, quote, quote_all, quote_name
 from evaluator.store.expressions import read_texts
-from evaluator.store.foreign import find_line, word_rejection
+from evaluator.store.foreign import find_line, refuse_rows, word_rejection
 
 __all__ = ["describe_outcomes", "read_rows"]
 
@@ -113,7 +113,13 @@ def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:
         )
     except duckdb.Error as error:
         raise _unreadable(plan, error) from error
-    rejected = _find_rejected(engine, plan)
+    # The rows that the CSV reader could not split.
+    rejected = []
+    if plan.reader != "parquet" and not plan.query:
+        rejected = engine.execute(
+            """SELECT s.file_path, e.line, any_value(e.error_message) FROM reject_errors AS e
+            JOIN reject_scans AS s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"""
+        ).fetchall()
     rows = engine.execute(
         "SELECT coalesce(arm, ''), count(*) FROM outcome_rows WHERE problem IS NOT NULL GROUP BY 1 ORDER BY 1"
     ).fetchall()
@@ -121,34 +127,15 @@ def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:
     if rejected:
         bad[""] = bad.get("", 0) + len(rejected)
     if bad and not plan.skip_bad_rows:
-        raise _describe_bad_row(engine, plan, query, rejected, sum(bad.values()))
+        if rejected:
+            path, record, why = rejected[0]
+            text = f"{path}:{find_line(Path(path), plan.delimiter, int(record))}: {word_rejection(str(why))}"
+        else:
+            text = _describe_bad_value(engine, plan, query)
+        count = sum(bad.values())
+        raise refuse_rows(text, f"{count} rows" if count > 1 else "")
     engine.execute("DELETE FROM outcome_rows WHERE problem IS NOT NULL")
     return bad
-
-
-def _find_rejected(engine: Engine, plan: OutcomePlan) -> list[tuple[str, int, str]]:
-    """List the rows that the CSV reader could not split: file, line, why."""
-    if plan.reader == "parquet" or plan.query:
-        return []
-    rows = engine.execute(
-        """SELECT s.file_path, e.line, any_value(e.error_message) FROM reject_errors AS e
-        JOIN reject_scans AS s USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"""
-    ).fetchall()
-    return [(str(path), int(line), word_rejection(str(why))) for path, line, why in rows]
-
-
-def _describe_bad_row(
-    engine: Engine, plan: OutcomePlan, query: str, rejected: Sequence[tuple[str, int, str]], count: int
-) -> InputError:
-    if rejected:
-        path, record, why = rejected[0]
-        text = f"{path}:{find_line(Path(path), plan.delimiter, record)}: {why}"
-    else:
-        text = _describe_bad_value(engine, plan, query)
-    more = f"; {count} rows cannot be used" if count > 1 else ""
-    return InputError(
-        f"{text}{more}; nothing was imported", hint="mend the file, or leave such rows out with --skip-bad-rows"
-    )
 
 
 def _describe_bad_value(engine: Engine, plan: OutcomePlan, query: str) -> str:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evaluator.errors import InputError, StoreError, UnknownName
@@ -61,12 +60,14 @@ _KEYS = ("unit", "arm", "hash")
 _BATCH_ROWS = 200_000
 
 
-def name_variables(columns: Sequence[OutcomeColumn]) -> tuple[str, ...]:
-    """Name the variables of a unit, in the order of its moments."""
-    names = ["rows"]
-    for column in columns:
-        names += [column.name, f"{column.name}?"] if column.role == "outcome" and column.binary else [column.name]
-    return tuple(names)
+def name_variables(columns: Sequence[OutcomeColumn]) -> dict[str, str]:
+    """Name the variables of a unit in the order of its moments: column of `outcome_units` → variable."""
+    names = {"n": "rows"}
+    for k, column in enumerate(columns):
+        names[f"s{k}"] = column.name
+        if column.role == "outcome" and column.binary:
+            names[f"a{k}"] = f"{column.name}?"
+    return names
 
 
 # ------------------------------------------------------------------ landing
@@ -103,13 +104,21 @@ def import_outcomes(
         facts = _drop_duplicates(engine, facts, arms[0])
         facts = _sum_units(engine, columns, facts, arms[0])
         segments = _write_files(engine, folder, columns, arms, sha256)
-        moments = _read_moments(folder / UNITS_FILE, columns, len(arms))
-        skewness = _read_skewness(engine, columns, arms)
+        moments, skewness = _sum_arms(engine, folder / UNITS_FILE, columns, arms)
         control.add_release(release)
         with store.attached(engine, write=True):
             add_run(engine, run, 1)
             write_manifest(engine, store, run.id, segments)
-            _write_sums(engine, run.id, columns, arms, facts, moments, skewness)
+            plain = json.dumps([asdict(column) for column in columns])
+            variables = list(name_variables(columns).values())
+            engine.execute(
+                "INSERT INTO store.outcomes VALUES (?, ?, ?, ?)", [run.id, plain, variables, json.dumps(asdict(facts))]
+            )
+            for k, (arm, part, skew) in enumerate(zip((BASELINE, *arms[1:]), moments, skewness, strict=True)):
+                sums = [part.n, part.mean.tolist(), part.products.ravel().tolist(), skew]
+                engine.execute(
+                    "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)", [run.id, arm, k, *sums]
+                )
     return Landed(rows=facts.rows, segments=1, runs=(run.id,)), facts
 
 
@@ -197,10 +206,13 @@ def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline: str) -> Outc
 
 def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeFacts, baseline: str) -> OutcomeFacts:
     """Make one row a unit in `outcome_units`; units of several arms are counted and left out."""
-    sums = ", ".join(_unit_value(column, k) for k, column in enumerate(columns))
+    how = {"n": "count(*)"}
+    for k, column in enumerate(columns):
+        how |= {f"s{k}": f"avg(v{k})" if column.role == "covariate" else f"sum(v{k})", f"a{k}": f"max(v{k})"}
+    sums = ", ".join(f"{how[name]} AS {name}" for name in name_variables(columns))
     engine.execute(
         f"""CREATE TEMP TABLE outcome_units AS
-        SELECT unit, min(arm) AS arm, min(arm) <> max(arm) AS crossed, count(*) AS n, {sums}
+        SELECT unit, min(arm) AS arm, min(arm) <> max(arm) AS crossed, {sums}
         FROM outcome_rows GROUP BY unit"""
     )
     crossed = int(engine.execute("SELECT count(*) FROM outcome_units WHERE crossed").fetchall()[0][0])
@@ -227,20 +239,6 @@ def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeF
     )
 
 
-def _unit_value(column: OutcomeColumn, k: int) -> str:
-    if column.role == "covariate":
-        return f"avg(v{k}) AS s{k}"
-    return f"sum(v{k}) AS s{k}" + (f", max(v{k}) AS a{k}" if column.binary else "")
-
-
-def _variables_of(columns: Sequence[OutcomeColumn]) -> list[str]:
-    """Name the columns of `outcome_units` in the order of `name_variables`."""
-    out = ["n"]
-    for k, column in enumerate(columns):
-        out += [f"s{k}", f"a{k}"] if column.role == "outcome" and column.binary else [f"s{k}"]
-    return out
-
-
 def _write_files(
     engine: Engine, folder: Path, columns: Sequence[OutcomeColumn], arms: Sequence[str], sha256: str
 ) -> list[Segment]:
@@ -251,8 +249,10 @@ def _write_files(
         for k, column in enumerate(columns)
         if column.role == "covariate"
     }
-    variables = zip(_variables_of(columns), name_variables(columns), strict=True)
-    units = ", ".join(f"CAST({means.get(name, name)} AS DOUBLE) AS {quote_name(shown)}" for name, shown in variables)
+    units = ", ".join(
+        f"CAST({means.get(name, name)} AS DOUBLE) AS {quote_name(variable)}"
+        for name, variable in name_variables(columns).items()
+    )
     position = f"CAST(list_position({quote_all(arms)}, arm) - 1 AS INTEGER)"
     queries = {
         ROWS_FILE: f"SELECT unit AS unit_, {position} AS arm_, {rows} FROM outcome_rows ORDER BY arm_, unit_",
@@ -272,28 +272,22 @@ def _write_files(
 # ------------------------------------------------------------------ units become sums
 
 
-def _batches(path: Path, columns: Sequence[OutcomeColumn]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    names = list(name_variables(columns))
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=["arm_", *names]):
-            table = pa.Table.from_batches([batch])
-            values = np.column_stack([table[name].to_numpy() for name in names])
-            yield table["arm_"].to_numpy(), np.nan_to_num(values)
-
-
-def _read_moments(path: Path, columns: Sequence[OutcomeColumn], arms: int) -> list[UnitMoments]:
-    out = [moments_of(np.zeros((0, len(name_variables(columns))))) for _ in range(arms)]
-    for codes, values in _batches(path, columns):
-        for code in np.unique(codes):
-            out[code] = merge_moments(out[code], moments_of(values[codes == code]))
-    return out
-
-
-def _read_skewness(engine: Engine, columns: Sequence[OutcomeColumn], arms: Sequence[str]) -> list[list[float]]:
-    asked = ", ".join(f"coalesce(skewness({name}), 0)" for name in _variables_of(columns))
+def _sum_arms(
+    engine: Engine, units: Path, columns: Sequence[OutcomeColumn], arms: Sequence[str]
+) -> tuple[list[UnitMoments], list[list[float]]]:
+    """Sum the file of units up: moments and skewness of the variables in each arm, in the order of `arms`."""
+    names = name_variables(columns)
+    moments = [moments_of(np.zeros((0, len(names)))) for _ in arms]
+    with pq.ParquetFile(units) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=["arm_", *names.values()]):
+            codes, *columns_of = (batch[name].to_numpy(zero_copy_only=False) for name in ("arm_", *names.values()))
+            values = np.nan_to_num(np.column_stack(columns_of))
+            for code in np.unique(codes):
+                moments[code] = merge_moments(moments[code], moments_of(values[codes == code]))
+    asked = ", ".join(f"coalesce(skewness({name}), 0)" for name in names)
     rows = engine.execute(f"SELECT arm, {asked} FROM outcome_units GROUP BY arm").fetchall()
-    found = {row[0]: [float(np.nan_to_num(value)) for value in row[1:]] for row in rows}
-    return [found.get(arm, [0.0] * len(name_variables(columns))) for arm in arms]
+    skewness = {row[0]: [float(np.nan_to_num(value)) for value in row[1:]] for row in rows}
+    return moments, [skewness.get(arm, [0.0] * len(names)) for arm in arms]
 
 
 def facts_from_json(text: str) -> OutcomeFacts:
@@ -305,28 +299,6 @@ def facts_from_json(text: str) -> OutcomeFacts:
     if skipped:
         left_out = (*left_out, LeftOut("", LeftOutKind.BAD_ROW, skipped))
     return OutcomeFacts(**{**plain, "left_out": left_out})
-
-
-def _write_sums(
-    engine: Engine,
-    run: str,
-    columns: Sequence[OutcomeColumn],
-    arms: Sequence[str],
-    facts: OutcomeFacts,
-    moments: Sequence[UnitMoments],
-    skewness: Sequence[Sequence[float]],
-) -> None:
-    plain = json.dumps([asdict(column) for column in columns])
-    said: Mapping[str, Any] = asdict(facts)
-    engine.execute(
-        "INSERT INTO store.outcomes VALUES (?, ?, ?, ?)", [run, plain, list(name_variables(columns)), json.dumps(said)]
-    )
-    for position, (arm, part, skew) in enumerate(zip(arms, moments, skewness, strict=True)):
-        shown = BASELINE if position == 0 else arm
-        engine.execute(
-            "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [run, shown, position, part.n, part.mean.tolist(), part.products.ravel().tolist(), list(skew)],
-        )
 
 
 # ------------------------------------------------------------------ sums are read

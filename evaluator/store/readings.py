@@ -121,21 +121,21 @@ def _read(path: Path) -> pa.Table:
 
 
 def _join(one: Answer, other: Answer) -> Answer:
+    """Join the answers of two polls, the later second."""
+    joined: dict[str, Any] = {}
+    for name in ("sent", "warnings", "notes"):
+        joined[name] = tuple(dict.fromkeys((*getattr(one, name), *getattr(other, name))))
+    for name in ("nan", "infinite", "repeated", "outside"):
+        joined[name] = getattr(one, name) + getattr(other, name)
     return replace(
         one,
-        sent=tuple(dict.fromkeys((*one.sent, *other.sent))),
         start=min(one.start, other.start),
         end=max(one.end, other.end),
-        warnings=tuple(dict.fromkeys((*one.warnings, *other.warnings))),
-        nan=one.nan + other.nan,
         duplicates=max(one.duplicates, other.duplicates),
-        notes=tuple(dict.fromkeys((*one.notes, *other.notes))),
         read=None if one.read is None or other.read is None else one.read + other.read,
-        infinite=one.infinite + other.infinite,
-        repeated=one.repeated + other.repeated,
-        outside=one.outside + other.outside,
         impossible=other.impossible,
         form=other.form or one.form,
+        **joined,
     )
 
 

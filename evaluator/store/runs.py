@@ -38,22 +38,12 @@ def add_run(engine: Engine, run: Run, bucket_s: int) -> None:
     )
     if engine.execute("SELECT 1 FROM store.runs WHERE id = ?", [run.id]).fetchall():
         raise StoreError(f"run '{run.id}' is in the store already")
+    identity = [run.id, run.release, run.group, run.source, run.replicate]
+    fingerprint = json.dumps(dict(run.fingerprint), sort_keys=True, default=str)
     engine.execute(
         """INSERT INTO store.runs
         SELECT ?, coalesce(max(code), -1) + 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0 FROM store.runs""",
-        [
-            run.id,
-            run.release,
-            run.group,
-            run.source,
-            run.replicate,
-            run.started,
-            run.planned_end,
-            run.ended,
-            run.state.value,
-            json.dumps(dict(run.fingerprint), sort_keys=True, default=str),
-            facts_to_json(run.facts),
-        ],
+        [*identity, run.started, run.planned_end, run.ended, run.state.value, fingerprint, facts_to_json(run.facts)],
     )
 
 
