@@ -125,7 +125,7 @@ def _read_run(panel: Panel, instances: frozenset[int]) -> _Seen:
     rows = panel.rows
     ok, everything = build_strata(panel, panel.ok), build_strata(panel, panel.n)
     return _Seen(
-        latency=_compare(ok, panel.sum_ms, rows.n - rows.failures, rows.sum_ms, relative=True),
+        latency=_compare(ok, panel.totals["time_ms"], rows.n - rows.failures, rows.totals["time_ms"], relative=True),
         failures=_compare(everything, panel.failures, rows.n, rows.failures, relative=False),
         instances=instances,
     )

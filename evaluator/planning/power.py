@@ -6,7 +6,6 @@ Balakrishnan 1995, Continuous Univariate Distributions 2, chapter 31).
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import numpy as np
@@ -18,8 +17,6 @@ from evaluator.stats.student import critical_value, t_quantile
 __all__ = [
     "final_critical",
     "find_power",
-    "power_of_proportions",
-    "power_of_t",
     "worst_z",
 ]
 
@@ -45,28 +42,6 @@ def find_power(shift: float, se: float, df: float, critical: float, *, null_se: 
         return float(ndtr(shift / se - critical * factor))
     away = float(np.clip(shift / se, -FARTHEST, FARTHEST))
     return float(np.clip(1 - nctdtr(df, away, critical * factor), 0.0, 1.0))
-
-
-def power_of_t(n: int, delta: float, sd: float, alpha: float = 0.05) -> float:
-    """Power of the two-sided two-sample t-test with `n` values in each group; the far tail is not counted.
-
-    >>> round(power_of_t(20, 1.0, 1.0), 7)  # R: power.t.test(n = 20, delta = 1, sd = 1)
-    0.8689528
-    """
-    df = 2.0 * (n - 1)
-    return find_power(delta, sd * math.sqrt(2 / n), df, float(t_quantile(1 - alpha / 2, df)))
-
-
-def power_of_proportions(n: int, first: float, second: float, alpha: float = 0.05) -> float:
-    """Power of the two-sided z-test of two proportions with `n` in each group: pooled variance under the null.
-
-    >>> round(power_of_proportions(50, 0.50, 0.75), 2)  # R: power.prop.test(n = 50, p1 = .50, p2 = .75)
-    0.74
-    """
-    pooled = (first + second) / 2
-    null_se = math.sqrt(2 * pooled * (1 - pooled) / n)
-    se = math.sqrt((first * (1 - first) + second * (1 - second)) / n)
-    return find_power(abs(second - first), se, math.inf, float(t_quantile(1 - alpha / 2, np.inf)), null_se=null_se)
 
 
 @lru_cache(maxsize=512)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from evaluator.simulate.design import Bursts, Design, Wander
 from evaluator.simulate.layout import Traffic, Version, lay_traffic, lay_versions
-from evaluator.simulate.truth import find_threshold
+from evaluator.simulate.mixture import find_threshold
 
 __all__ = ["EPOCH_US", "Requests", "merge_requests", "simulate"]
 

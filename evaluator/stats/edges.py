@@ -294,9 +294,7 @@ def _detectable(bench: _Bench, at_all: Estimate) -> float:
 def _limits(bench: _Bench, limit: Limit) -> tuple[Asked, ...]:
     """Absolute limits at the bounds next to them: "beyond" at the one outside, "within" at the one inside."""
     bounds, out = bench.edges.bounds, []
-    for sign, bound in ((1.0, limit.max), (-1.0, limit.min)):
-        if bound is None:
-            continue
+    for sign, bound in limit.bounds:
         at_most = np.flatnonzero(bounds <= bound * (1 + SAME))
         at_least = np.flatnonzero(bounds >= bound * (1 - SAME))
         inner, outer = (at_most[-1:], at_least[:1]) if sign > 0 else (at_least[:1], at_most[-1:])

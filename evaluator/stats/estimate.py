@@ -20,10 +20,7 @@ __all__ = [
     "Tolerance",
     "Trend",
     "ask",
-    "ask_allowing",
     "decide_nothing",
-    "detectable",
-    "lasting_share",
     "load",
     "needed_time",
     "not_worse",
@@ -156,15 +153,10 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
     )
 
 
-def ask(beyond: FloatArray, uncertainty: Uncertainty) -> Asked:
-    """p-values of `beyond` against 0."""
-    return Asked(beyond, *uncertainty.p_values(beyond))
-
-
-def ask_allowing(beyond: FloatArray, doubt: FloatArray, uncertainty: Uncertainty) -> Asked:
-    """The same where the estimate may be wrong by `doubt` (groups,) in either direction for the step of its times."""
-    if not doubt.any():
-        return ask(beyond, uncertainty)
+def ask(beyond: FloatArray, uncertainty: Uncertainty, doubt: FloatArray | None = None) -> Asked:
+    """p-values of `beyond` against 0. `doubt` (groups,): it may be wrong by that much in either direction."""
+    if doubt is None or not doubt.any():
+        return Asked(beyond, *uncertainty.p_values(beyond))
     return Asked(beyond, uncertainty.p_values(beyond - doubt)[0], uncertainty.p_values(beyond + doubt)[1])
 
 
@@ -188,22 +180,11 @@ def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray)
     return np.concatenate([time, unit * np.sqrt(left)], axis=1)
 
 
-def detectable(bound: Binding) -> FloatArray:
-    """Shift that a one-sided test finds with 80 % power."""
-    return np.asarray(bound.reach + Z_OF_POWER * bound.se)
-
-
 def needed_time(beyond: FloatArray, bound: Binding) -> FloatArray:
     """How many times the present duration it takes to show `beyond` < 0 if it stays as it is; infinite where never."""
     spare = (np.maximum(-beyond, 0.0) / bound.critical) ** 2 - bound.lasting
     shrinking = bound.variance - bound.lasting
     return np.where(spare > 0, shrinking / np.where(spare > 0, spare, 1.0), np.inf)
-
-
-def lasting_share(bound: Binding) -> FloatArray:
-    """Share of the variance that only more instances or replicates shrink."""
-    variance = bound.variance
-    return np.divide(bound.lasting, variance, out=np.zeros_like(variance), where=variance > 0)
 
 
 def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from evaluator.records import Bins, InstanceBins
 
-__all__ = ["SortedBins", "sort_bins", "sum_by_cell"]
+__all__ = ["NO_BINS", "SortedBins", "sort_bins", "sum_by_cell"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -39,6 +39,10 @@ class SortedBins:
     def sizes(self) -> IntArray:
         """Rows in each bin, (bins,)."""
         return np.diff(self.starts[::2])
+
+
+NO_BINS = SortedBins(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(1, dtype=np.int64))
+"""Where no single times are known."""
 
 
 def sort_bins(rows: Bins | InstanceBins, cell: IntArray, of_baseline: int, arms: BoolArray | None) -> SortedBins:

@@ -9,7 +9,7 @@ Pure: the numbers come from `evaluator calibrate`, on the scale of the estimate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,11 @@ class InstanceHistory:
     """σ²_arm: variance of candidate against baseline in identical releases that a run does not show by itself."""
     wander_count: int = 0
     """Comparisons of identical releases that it rests on."""
+
+    def times(self, scale: FloatArray) -> InstanceHistory:
+        """The same on another scale: `scale` (groups,) is the present unit in the new one."""
+        wander = None if self.wander is None else self.wander * scale**2
+        return replace(self, instance=self.instance * scale**2, wander=wander)
 
     @property
     def weight(self) -> float:

@@ -20,6 +20,7 @@ from evaluator.records import (
     Run,
     bin_edges_us,
 )
+from evaluator.stats.cells import join_rows
 
 __all__ = ["NO_ANSWER", "Settled", "cut_in_flight", "settle_in_flight"]
 
@@ -110,7 +111,7 @@ def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
     if not known:
         return cells
     arms, endpoints, instances = (
-        _with_names(names, [getattr(request, kind) for _, request in known])
+        tuple(dict.fromkeys((*names, *(getattr(request, kind) for _, request in known))))
         for names, kind in ((cells.arms, "arm"), (cells.endpoints, "endpoint"), (cells.instances, "instance"))
     )
     keys = Counter(
@@ -131,7 +132,7 @@ def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
         arms=arms,
         endpoints=endpoints,
         instances=instances,
-        moments=_append(cells.moments, _failed(columns, n)),
+        moments=join_rows([cells.moments, _failed(columns, n)]),
         failure_kinds=FailureKinds(
             run=np.append(kinds.run, columns[0]),
             arm=np.append(kinds.arm, columns[1]),
@@ -162,12 +163,3 @@ def _failed(keys: IntArray, n: IntArray) -> Moments:
         bytes=nothing,
         bytes_sq=nothing,
     )
-
-
-def _append(moments: Moments, added: Moments) -> Moments:
-    names = Moments.__dataclass_fields__
-    return Moments(**{name: np.append(getattr(moments, name), getattr(added, name)) for name in names})
-
-
-def _with_names(names: tuple[str, ...], wanted: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*names, *wanted)))

@@ -20,7 +20,6 @@ from evaluator.stats.student import t_below
 __all__ = [
     "Posterior",
     "compare_assignment",
-    "dunnett_critical",
     "dunnett_p",
     "find_posterior",
     "probabilities_of_best",
@@ -31,7 +30,6 @@ FloatArray = npt.NDArray[np.float64]
 Alternative = Literal["two-sided", "greater", "less"]
 
 NODES = 64
-STEPS = 60
 
 
 def compare_assignment(counts: Sequence[int], shares: Sequence[float]) -> float:
@@ -70,16 +68,6 @@ def dunnett_p(t: FloatArray, loadings: FloatArray, df: float, alternative: Alter
     t = np.asarray(t, float)
     sizes = np.abs(t) if alternative == "two-sided" else t if alternative == "greater" else -t
     return np.array([_exceeds(float(size), loadings, df, two_sided=alternative == "two-sided") for size in sizes])
-
-
-def dunnett_critical(loadings: FloatArray, df: float, alpha: float, *, two_sided: bool = True) -> float:
-    """The value that the largest of the statistics exceeds with probability `alpha`."""
-    low, high = 0.0, 100.0
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        above = _exceeds(middle, loadings, df, two_sided=two_sided) > alpha
-        low, high = (middle, high) if above else (low, middle)
-    return (low + high) / 2
 
 
 def _exceeds(size: float, loadings: FloatArray, df: float, *, two_sided: bool) -> float:

@@ -19,7 +19,14 @@ import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin, UnitMoments
 from evaluator.stats.estimate import Z_OF_POWER
-from evaluator.stats.score import difference_interval, difference_z, one_sample_z, ratio_interval, ratio_z
+from evaluator.stats.score import (
+    difference_interval,
+    difference_z,
+    one_sample_z,
+    ratio_interval,
+    ratio_z,
+    share_variance,
+)
 from evaluator.stats.student import t_below, t_quantile
 
 __all__ = [
@@ -46,11 +53,6 @@ class Answers:
 
     p_worse: float
     p_within: float
-
-    @property
-    def p_two_sided(self) -> float:
-        """p-value against "exactly at the bound"."""
-        return min(1.0, 2 * min(self.p_worse, self.p_within))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,20 +253,24 @@ def compare_levels(
     se = math.sqrt(pair.variance(difference))
     limit = limit or Limit()
     bound = margin.value if margin else 0.0
-    beyond, se_beyond = _beyond(pair, sign, bound, relative=relative)
-    base = float(pair.values[0])
+    # How far the candidate lies beyond the bound (positive is harm), and the standard error of that.
+    weights = np.array([-(1 + sign * bound) if relative else -1.0, 1.0])
+    beyond = sign * float(weights @ pair.values) - (0.0 if relative else bound)
+    se_beyond = math.sqrt(pair.variance(weights))
+    base, value = (float(level) for level in pair.values)
+    se_own = math.sqrt(pair.variance(np.array([0.0, 1.0])))
     effect, lower, upper = _interval(pair, critical, relative=relative)
     spoiled = relative and not base > 0
     return OutcomeEstimate(
         baseline=base,
-        candidate=float(pair.values[1]),
+        candidate=value,
         relative=relative,
         effect=effect,
         lower=lower,
         upper=upper,
         zero=_answer(sign * float(difference @ pair.values), se, pair.df),
         margin=_answer(math.nan if spoiled else beyond, se_beyond, pair.df) if margin else None,
-        limits=_ask_limits(pair, limit),
+        limits=tuple(_answer(way * (value - own), se_own, pair.df_candidate) for way, own in limit.bounds),
         se=se,
         df=pair.df,
         detectable=(critical + Z_OF_POWER) * se / _scale(base, relative=relative),
@@ -288,26 +294,12 @@ def _pick(levels: ArmLevels, arm: int) -> _Pair:
     return _Pair(levels.values[chosen], levels.covariance[np.ix_(chosen, chosen)], together, float(df[1]))
 
 
-def _beyond(pair: _Pair, sign: float, bound: float, *, relative: bool) -> tuple[float, float]:
-    """How far the candidate lies beyond the bound (positive is harm), and the standard error of that."""
-    weights = np.array([-(1 + sign * bound) if relative else -1.0, 1.0])
-    distance = sign * float(weights @ pair.values) - (0.0 if relative else bound)
-    return distance, math.sqrt(pair.variance(weights))
-
-
 def _answer(beyond: float, se: float, df: float) -> Answers:
     if math.isnan(beyond) or math.isnan(se):
         return Answers(math.nan, math.nan)
     exact = 0.0 if abs(beyond) < 1e-12 else math.copysign(math.inf, beyond)
     t = beyond / se if se > 0 else exact
     return Answers(float(t_below(-t, df)), float(t_below(t, df)))
-
-
-def _ask_limits(pair: _Pair, limit: Limit) -> tuple[Answers, ...]:
-    se, value = math.sqrt(max(float(pair.covariance[1, 1]), 0.0)), float(pair.values[1])
-    asked = [value - limit.max] if limit.max is not None else []
-    asked += [limit.min - value] if limit.min is not None else []
-    return tuple(_answer(beyond, se, pair.df_candidate) for beyond in asked)
 
 
 def _interval(pair: _Pair, critical: float, *, relative: bool) -> tuple[float, float, float]:
@@ -363,10 +355,8 @@ def compare_proportions(
 
     critical = float(t_quantile(1 - alpha, np.inf))
     low, high = (ratio_interval if relative else difference_interval)(x_c, n_c, x_b, n_b, critical)
-    se = math.sqrt(sum(p * (1 - p) / n for p, n in ((_shrunk(x_b, n_b), n_b), (_shrunk(x_c, n_c), n_c))))
+    se = math.sqrt(float(share_variance(p_b, n_b) + share_variance(p_c, n_c)))
     at_bound = ask_at(bound)
-    asked = [float(one_sample_z(x_c, n_c, bound)) for bound in _bounds(limit, upper=True)]
-    asked += [-float(one_sample_z(x_c, n_c, bound)) for bound in _bounds(limit, upper=False)]
     return OutcomeEstimate(
         baseline=p_b,
         candidate=p_c,
@@ -376,7 +366,7 @@ def compare_proportions(
         upper=float(high) - (1 if relative else 0),
         zero=_normal(sign * float(difference_z(x_c, n_c, x_b, n_b, 0.0))),
         margin=_normal(math.nan if relative and not p_b else at_bound) if margin else None,
-        limits=tuple(_normal(z) for z in asked),
+        limits=tuple(_normal(way * float(one_sample_z(x_c, n_c, own))) for way, own in (limit or Limit()).bounds),
         se=se,
         df=math.inf,
         detectable=(critical + Z_OF_POWER) * se / _scale(p_b, relative=relative),
@@ -384,14 +374,5 @@ def compare_proportions(
     )
 
 
-def _shrunk(x: float, n: int) -> float:
-    return (x + 0.5) / (n + 1)
-
-
 def _normal(z: float) -> Answers:
     return Answers(float(t_below(-z, np.inf)), float(t_below(z, np.inf)))
-
-
-def _bounds(limit: Limit | None, *, upper: bool) -> list[float]:
-    bound = None if limit is None else limit.max if upper else limit.min
-    return [] if bound is None else [bound]

@@ -42,7 +42,7 @@ from evaluator.stats.answered import (
     stitch,
 )
 
-__all__ = ["choose_reading_bucket_s", "merge_readings", "sum_up"]
+__all__ = ["choose_reading_bucket_s", "sum_up"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -98,27 +98,6 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
     ]
     facts = _join_facts([part[1] for part in parts])
     return _assemble(names, bucket_s, [part[0] for part in parts], facts)
-
-
-def merge_readings(parts: Sequence[ReadingCells]) -> ReadingCells:
-    """Add up cells of one bucket width: of several stretches of time, queries or arms. Needs one at least."""
-    first = parts[0]
-    fields = {"query": "queries", "arm": "arms", "instance": "instances", "endpoint": "endpoints"}
-    names: dict[str, tuple[Any, ...]] = {}
-    for column, field in fields.items():
-        found = dict.fromkeys(name for part in parts for name in getattr(part, field))
-        names[column] = tuple(sorted(found)) if column in {"instance", "endpoint"} else tuple(found)
-    tables = []
-    for part in parts:
-        table: dict[str, Any] = {name: getattr(part, name) for name in (*KEY, *SUMS, "peak")}
-        for column, field in fields.items():
-            places = {name: place for place, name in enumerate(names[column])}
-            codes = np.array([places[name] for name in getattr(part, field)], dtype=np.int64)
-            table[column] = codes[table[column]]
-        tables.append(table)
-    facts = _join_facts([fact for part in parts for fact in part.facts])
-    merged = _assemble(names, first.bucket_s, tables, facts)
-    return replace(merged, sources={key: value for part in parts for key, value in part.sources.items()})
 
 
 # ------------------------------------------------------------------ a stretch becomes rows

@@ -16,7 +16,7 @@ from evaluator.stats.distribution import Distribution
 from evaluator.stats.groups import Groups
 from evaluator.stats.panel import Panel
 
-__all__ = ["LONE_SHARE", "find_doubt_ms", "find_quantile_doubt_ms", "step_of_arms_ms", "steps_of"]
+__all__ = ["LONE_SHARE", "find_doubt_ms", "find_quantile_doubt_ms", "log_doubt", "step_of_arms_ms", "steps_of"]
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -55,7 +55,7 @@ def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
     """
     steps, ok = panel.steps_us / 1000, panel.ok.sum(axis=2)
     wide = steps.max(axis=0)
-    mean = panel.sum_ms.sum(axis=(0, 2)) / np.maximum(ok.sum(axis=0), 1)
+    mean = panel.totals["time_ms"].sum(axis=(0, 2)) / np.maximum(ok.sum(axis=0), 1)
     coarse = (wide > FINE_SHARE * mean) & (ok > 0).all(axis=0)
     if not coarse.any():
         return np.zeros(groups.count)
@@ -64,6 +64,11 @@ def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
     weight = ok[0] * ok[1] / np.maximum(ok[0] + ok[1], 1)
     total = groups.sum_totals(weight)
     return np.divide(groups.sum_totals(weight * doubt), total, out=np.zeros(groups.count), where=total > 0)
+
+
+def log_doubt(doubt: FloatArray, level: FloatArray) -> FloatArray:
+    """What rounding may hide (in the unit of the level) as a difference of logarithms, (groups,)."""
+    return np.asarray(np.log1p(np.divide(doubt, level, out=np.zeros_like(doubt), where=level > 0)))
 
 
 def _lone_ms(panel: Panel, coarse: BoolArray) -> FloatArray:

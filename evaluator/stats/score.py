@@ -12,7 +12,15 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["difference_interval", "difference_z", "one_sample_z", "ratio_interval", "ratio_z", "wilson_interval"]
+__all__ = [
+    "difference_interval",
+    "difference_z",
+    "one_sample_z",
+    "ratio_interval",
+    "ratio_z",
+    "share_variance",
+    "wilson_interval",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -83,6 +91,12 @@ def one_sample_z(x: Number, n: Number, bound: Number) -> FloatArray:
     """Score statistic of one proportion against `bound` (Wilson); positive when the data lie above it."""
     x, n, bound = np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (x, n, bound)))
     return _standardised(x / n - bound, bound * (1 - bound) / n)
+
+
+def share_variance(share: Number, n: Number) -> FloatArray:
+    """Variance of a share of `n`, never 0: half of one is added."""
+    rate = (share * n + 0.5) / (np.asarray(n, float) + 1)
+    return np.asarray(rate * (1 - rate) / np.maximum(n, 1e-300))
 
 
 def wilson_interval(share: float, n: float, critical: float) -> tuple[float, float]:

@@ -27,7 +27,6 @@ __all__ = [
     "boundaries",
     "boundary_z",
     "information",
-    "make_table",
     "sequential_p",
     "spent",
 ]
@@ -118,19 +117,9 @@ def _stopped(grid: FloatArray, mass: FloatArray, edge: float) -> FloatArray:
     return np.asarray(mass * part)
 
 
-def make_table(kind: Spending) -> FloatArray:
-    """Boundaries for every `LASTING`, `ALPHAS` and look of the `GRID`: what the package ships. Takes a minute."""
-    fraction = np.arange(1, GRID + 1) / GRID
-    return np.array(
-        [
-            [boundaries(information(fraction, lasting), spent(kind, alpha, fraction)) for alpha in ALPHAS]
-            for lasting in LASTING
-        ]
-    )
-
-
 @lru_cache(maxsize=1)
 def _table() -> dict[str, FloatArray]:
+    """Boundaries for every `LASTING`, `ALPHAS` and look of the `GRID`, by kind of spending: as `boundaries` gives."""
     with (files("evaluator.stats") / "boundaries.npz").open("rb") as file, np.load(file) as loaded:
         return {name: np.asarray(loaded[name], dtype=float) for name in loaded.files}
 

@@ -118,6 +118,13 @@ class Design:
     failures: History | None = None
     """What earlier runs of the service say, where there are enough of them."""
 
+    def assume_variance(self, sd: FloatArray) -> FloatArray:
+        """Variance of each arm's level, (2, groups), if it has a single instance of standard deviation `sd` (groups,).
+
+        Of as many instances as the policy says stand behind one label.
+        """
+        return np.stack([sd**2 / (count or 1) for count in self.declared])
+
     @property
     def behind(self) -> tuple[int, int]:
         """Units of replication to show beside a metric: replicates, or instances."""
