@@ -6,18 +6,16 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.records.cells import BINS_PER_DECADE
 from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.cells import add_up, join_rows, take
-from evaluator.stats.index import group_rows
+from evaluator.stats.index import group_rows, number_groups
 
 __all__ = ["fail_more", "slow_down"]
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 Table = TypeVar("Table", Bins, InstanceBins)
 
 
@@ -64,7 +62,7 @@ class _Shift:
         done[:, -1] = 1.0
         self.done: FloatArray = done
 
-    def apply(self, rows: Table, mine: npt.NDArray[np.bool_]) -> Table:
+    def apply(self, rows: Table, mine: BoolArray) -> Table:
         """Move the rows that are `mine`; totals stay exactly what they were."""
         moved = take(rows, mine)
         parts = _divide(moved.n, self.done[moved.bin]).ravel()
@@ -114,8 +112,7 @@ def _thin(rows: Table, moments: Moments, lost: IntArray, keys: tuple[str, ...], 
     of_moments = np.stack([*(getattr(moments, key) for key in keys), time])
     of_rows = np.stack([*(getattr(rows, key) for key in keys), own])
     order, starts = group_rows(np.concatenate([of_moments, of_rows], axis=1))
-    place = np.empty_like(order)
-    place[order] = np.repeat(np.arange(starts.size), np.diff(np.append(starts, order.size)))
+    place = number_groups(order, starts)
     wanted = np.bincount(place[: lost.size], weights=lost, minlength=starts.size).astype(np.int64)
     n = rows.n.copy()
     order = np.argsort(place[lost.size :], kind="stable")

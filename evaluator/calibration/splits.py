@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import BASELINE, BLOCK_BUCKETS, Cells, InstanceBins, LoadLevels
-from evaluator.stats.cells import NO_FAILURES, add_up, coarsen, join, recode, where
+from evaluator.records.arrays import IntArray
+from evaluator.stats.cells import COUNTS, NO_FAILURES, add_up, coarsen, join, recode, where
 
 __all__ = [
     "CANARY",
@@ -31,7 +32,6 @@ __all__ = [
     "split_time",
 ]
 
-IntArray = npt.NDArray[np.int64]
 
 CANARY = "canary"
 ARMS = (BASELINE, CANARY)
@@ -149,10 +149,5 @@ def _move(cells: Cells, arm: int, run: int, offset: int) -> Cells:
 
 
 def _add_up_all(cells: Cells) -> Cells:
-    return replace(
-        cells,
-        moments=add_up(cells.moments),
-        bins=add_up(cells.bins),
-        instance_bins=add_up(cells.instance_bins),
-        loads=add_up(cells.loads),
-    )
+    tables: dict[str, Any] = {table: add_up(getattr(cells, table)) for table in COUNTS}
+    return replace(cells, **tables)

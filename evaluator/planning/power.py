@@ -1,7 +1,7 @@
 """Power: how likely a test is to reject when the truth is somewhere else.
 
 Source: the statistic of a shift known with a standard error of `df` degrees of freedom is noncentral t (Johnson, Kotz &
-Balakrishnan 1995, Continuous Univariate Distributions 2, chapter 31).
+Balakrishnan 1995, Continuous Univariate Distributions 2, chapter 31), whose power statsmodels computes.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from evaluator.errors import UsageError
 from evaluator.stats.calendar import Calendar
 from evaluator.stats.sequential import GRID, LASTING, anytime_z, boundaries, information, spent
-from evaluator.stats.student import critical_value, t_quantile
+from evaluator.stats.student import critical_value, t_below, t_quantile
 
 __all__ = [
     "final_critical",
@@ -33,15 +34,22 @@ def find_power(shift: float, se: float, df: float, critical: float, *, null_se: 
     >>> round(find_power(0.1, 0.04, 6, 1.9432), 3)
     0.713
     """
-    from scipy.special import nctdtr, ndtr
+    from scipy.special import ndtr
 
+    try:
+        from statsmodels.stats.power import ttest_power
+    except ImportError as error:
+        raise UsageError(
+            f"planning needs the package '{error.name}'", hint="pip install 'release-evaluator[stats]'"
+        ) from error
     if not se > 0:
         return float(shift > 0)
     factor = 1.0 if null_se is None else null_se / se
     if df >= NORMAL_FROM:
         return float(ndtr(shift / se - critical * factor))
     away = float(np.clip(shift / se, -FARTHEST, FARTHEST))
-    return float(np.clip(1 - nctdtr(df, away, critical * factor), 0.0, 1.0))
+    level = float(t_below(-critical * factor, df))
+    return float(np.clip(ttest_power(away, 1, level, df=df, alternative="larger"), 0.0, 1.0))
 
 
 @lru_cache(maxsize=512)

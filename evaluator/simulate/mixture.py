@@ -19,15 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtr
 
+from evaluator.records.arrays import FloatArray
 from evaluator.simulate.design import Design
 from evaluator.simulate.layout import Version, lay_traffic, lay_versions
 
 __all__ = ["find_threshold"]
 
-FloatArray = npt.NDArray[np.float64]
 
 TIME_PARTS = 48
 HEIGHTS = (0.1127016654, 0.5, 0.8872983346)
@@ -61,12 +60,16 @@ def find_threshold(design: Design, quantile: float) -> float:
 
 def _lay_parts(design: Design, version: Version, weight: FloatArray, arm: int) -> _Parts:
     """Endpoint × moment × spike × cache, flattened; `weight` has shape (endpoints, moments)."""
-    spike, spike_weight = _lay_spikes(design)
+    traffic, share = lay_traffic(design), 1 - math.exp(-design.spikes.share)
+    leak = design.changes[arm - 1].leak if arm else 0.0
+    moving = _average_in_time(design, traffic.log_load + np.log1p(leak * traffic.at_s / design.duration_s))
+    heights = design.spikes.low + (design.spikes.high - design.spikes.low) * np.array(HEIGHTS)
+    spike, spike_weight = np.append(0.0, heights), np.append(1 - share, share * np.array(HEIGHT_WEIGHTS))
     cache = np.array([0.0, math.log(design.cache_factor)])
     cache_weight = np.array([1 - design.cache_hit, design.cache_hit])
     extra = sum(bursts.share * bursts.mean_height for bursts in (design.shared_failures, design.instance_failures))
     grids = np.broadcast_arrays(
-        version.log_us[:, None, None, None] + _shift_by_time(design, arm)[:, None, None] + spike[:, None] + cache,
+        version.log_us[:, None, None, None] + moving[:, None, None] + spike[:, None] + cache,
         weight[:, :, None, None] * spike_weight[:, None] * cache_weight,
         np.clip(1 - version.failure - extra, 0.0, 1.0)[:, None, None, None],
         version.bytes[:, None, None, None],
@@ -86,23 +89,9 @@ def _weigh_strata(design: Design, baseline: Version, candidate: Version, number:
     return np.asarray(v / v.sum(), dtype=np.float64)
 
 
-def _shift_by_time(design: Design, arm: int) -> FloatArray:
-    """Shift of log times at each moment: trends of load, and the arm's leak."""
-    traffic = lay_traffic(design)
-    leak = design.changes[arm - 1].leak if arm else 0.0
-    return _average_in_time(design, traffic.log_load + np.log1p(leak * traffic.at_s / design.duration_s))
-
-
 def _average_in_time(design: Design, steps: FloatArray) -> FloatArray:
     moving = design.load_trend or design.swing or any(change.leak for change in design.changes)
     return np.array([part.mean() for part in np.array_split(steps, min(TIME_PARTS, len(steps)) if moving else 1)])
-
-
-def _lay_spikes(design: Design) -> tuple[FloatArray, FloatArray]:
-    low, high = design.spikes.low, design.spikes.high
-    share = 1 - math.exp(-design.spikes.share)
-    heights = low + (high - low) * np.array(HEIGHTS)
-    return np.append(0.0, heights), np.append(1 - share, share * np.array(HEIGHT_WEIGHTS))
 
 
 def _find_sd(design: Design) -> float:

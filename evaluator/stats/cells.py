@@ -7,19 +7,18 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments
+from evaluator.records.arrays import BoolArray, IntArray
 from evaluator.stats.index import group_rows
 
-__all__ = ["NO_FAILURES", "add_up", "coarsen", "join", "join_rows", "recode", "take", "where"]
+__all__ = ["COUNTS", "NO_FAILURES", "add_up", "coarsen", "join", "join_rows", "recode", "take", "where"]
 
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
 Rows = TypeVar("Rows", Moments, Bins, InstanceBins, LoadLevels, FailureKinds)
 Summed = TypeVar("Summed", Moments, Bins, InstanceBins, LoadLevels)
 
 COUNTS = ("moments", "bins", "instance_bins", "loads")
+"""Tables of what can be told apart in time."""
 TABLES = (*COUNTS, "failure_kinds")
 SUMMED = {"n", "failures", "sum_us", "sum_sq_us", "min_us", "max_us", "bytes", "bytes_sq", "users"}
 """Columns that are no part of a row's key."""

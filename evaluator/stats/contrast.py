@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Limit, Margin
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.estimate import (
     Z_OF_POWER,
     Asked,
@@ -48,7 +48,6 @@ __all__ = [
     "vary_by_instance",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 
 LEAST_LIMIT = 1e-12
 """What a limit of 0 counts as where logarithms are compared."""
@@ -238,7 +237,7 @@ def conclude(
     against_limit: tuple[Asked, ...] = (),
     against_tolerance: Asked | None = None,
     tolerance: FloatArray | None = None,
-    coarse: npt.NDArray[np.bool_] | None = None,
+    coarse: BoolArray | None = None,
     loadings: FloatArray | None = None,
 ) -> Estimate:
     """An estimate from its answers and the bound that decides.

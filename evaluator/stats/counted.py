@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.index import rows_of_each
 
 __all__ = ["Counted", "find_usable"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 MIN_OVERLAP = 0.5
 RARELY_EMPTY = 3.0

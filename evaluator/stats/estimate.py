@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.longrun import BATCHES, cosine_count, cosines, time_scores
 from evaluator.stats.student import t_below
 from evaluator.stats.uncertainty import Binding, Uncertainty
@@ -27,7 +27,6 @@ __all__ = [
     "trend",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 
 Z_OF_POWER = 0.8416212335729143
 """Normal quantile of 80 %, the power at which a detectable effect is found."""
@@ -45,10 +44,6 @@ class Asked:
     """How far beyond the bound the estimate lies, on the scale of the test; negative is within."""
     p_worse: FloatArray
     p_within: FloatArray
-
-    def of_group(self, group: int) -> Asked:
-        """The answers about one group."""
-        return Asked(*(getattr(self, name)[group : group + 1] for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +74,6 @@ class Trend:
     p_worsening: FloatArray
     at_end: FloatArray
 
-    def of_group(self, group: int) -> Trend:
-        """That of one group."""
-        return Trend(*(getattr(self, name)[group : group + 1] for name in self.__dataclass_fields__))
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -110,20 +101,22 @@ class Estimate:
     against_tolerance: Asked | None = None
     tolerance: FloatArray | None = None
     """Harm that is tolerated in a GO, on the scale of the effect, where it was asked for (see `Tolerance`)."""
-    coarse: npt.NDArray[np.bool_] | None = None
+    coarse: BoolArray | None = None
     """Is the recorded step of the times too coarse for the margin? Then nothing is decided by it."""
     loadings: FloatArray | None = None
     """What the estimates' errors are made of, (groups, parts): products over parts are correlations (see `load`)."""
 
     def of_group(self, group: int) -> Estimate:
         """That of one group."""
-        return Estimate(*(_of_group(getattr(self, name), group) for name in self.__dataclass_fields__))
 
+        def pick(part: Any) -> Any:
+            if part is None or isinstance(part, np.ndarray):
+                return part if part is None else part[group : group + 1]
+            if isinstance(part, tuple):
+                return tuple(pick(one) for one in part)
+            return type(part)(*(pick(getattr(part, name)) for name in part.__dataclass_fields__))
 
-def _of_group(part: Any, group: int) -> Any:
-    if part is None or isinstance(part, tuple):
-        return part and tuple(one.of_group(group) for one in part)
-    return part[group : group + 1] if isinstance(part, np.ndarray) else part.of_group(group)
+        return Estimate(*(pick(getattr(self, name)) for name in self.__dataclass_fields__))
 
 
 def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estimate:
@@ -160,7 +153,7 @@ def ask(beyond: FloatArray, uncertainty: Uncertainty, doubt: FloatArray | None =
     return Asked(beyond, uncertainty.p_values(beyond - doubt)[0], uncertainty.p_values(beyond + doubt)[1])
 
 
-def decide_nothing(asked: Asked, where: npt.NDArray[np.bool_]) -> Asked:
+def decide_nothing(asked: Asked, where: BoolArray) -> Asked:
     """The same answers, but for the groups `where` nothing is shown."""
     return Asked(asked.beyond, np.where(where, 1.0, asked.p_worse), np.where(where, 1.0, asked.p_within))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Limit, Margin
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.contrast import Estimand, Spread, conclude, looks_well, measure_level
 from evaluator.stats.estimate import Z_OF_POWER, Asked, Depth, Estimate, Tolerance, load, not_worse
 from evaluator.stats.frames import frame_all_requests, frame_requests
@@ -29,7 +29,6 @@ from evaluator.stats.uncertainty import Design, Uncertainty
 
 __all__ = ["compare_failures"]
 
-FloatArray = npt.NDArray[np.float64]
 
 SD_SHARE = 0.5
 """Standard deviation assumed for an arm with a single instance, as a share of the rate."""

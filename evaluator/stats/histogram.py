@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Bins, InstanceBins
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
 __all__ = ["NO_BINS", "SortedBins", "sort_bins", "sum_by_cell"]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import History
+from evaluator.records.arrays import FloatArray
 
 __all__ = ["LEAST_COMPARISONS", "MOST_WEIGHT", "InstanceHistory", "Pooled", "add_wander", "on_scale", "pool_instances"]
 
-FloatArray = npt.NDArray[np.float64]
 
 LEAST_COMPARISONS = 5
 """Stored comparisons below which history is not believed."""

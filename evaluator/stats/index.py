@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-__all__ = ["Index", "distinct", "group_rows", "rows_of_each"]
+from evaluator.records.arrays import BoolArray, IntArray
 
-IntArray = npt.NDArray[np.int64]
+__all__ = ["Index", "distinct", "group_rows", "number_groups", "rows_of_each"]
+
 
 LARGEST_TABLE = 20_000_000
 """Possible keys up to which a table of all of them is quicker than sorting."""
@@ -24,7 +24,7 @@ def distinct(codes: IntArray) -> IntArray:
     return np.asarray(np.flatnonzero(np.bincount(codes)))
 
 
-def rows_of_each(codes: IntArray) -> list[tuple[int, npt.NDArray[np.bool_] | slice]]:
+def rows_of_each(codes: IntArray) -> list[tuple[int, BoolArray | slice]]:
     """Each distinct code and its rows: all of them, which copies nothing, where there is no other.
 
     >>> rows_of_each(np.array([2, 2]))
@@ -52,10 +52,18 @@ def group_rows(columns: IntArray) -> tuple[IntArray, IntArray]:
             code *= size
             code += column - low
         order = np.argsort(code, kind="stable")
+        changes = np.diff(code[order]) != 0
     else:
         order = np.lexsort(columns[::-1])
-    changes = (np.diff(columns[:, order], axis=1) != 0).any(axis=0)
+        changes = (np.diff(columns[:, order], axis=1) != 0).any(axis=0)
     return order, np.flatnonzero(np.append(True, changes))
+
+
+def number_groups(order: IntArray, starts: IntArray) -> IntArray:
+    """Which group each row is of, where `group_rows` gives this order and these starts."""
+    place = np.empty_like(order)
+    place[order] = np.repeat(np.arange(starts.size), np.diff(np.append(starts, order.size)))
+    return place
 
 
 class Index:

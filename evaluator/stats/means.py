@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.contrast import (
     Spread,
     ask_limits,
@@ -27,8 +27,6 @@ from evaluator.stats.strata import build_strata
 from evaluator.stats.uncertainty import Design
 
 __all__ = ["compare_means"]
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def compare_means(
@@ -74,30 +72,24 @@ def compare_means(
     )
     against_limit = ask_limits(candidate.log(), spread, limit, log=True)
     doubt = find_doubt_ms(panel, strata.groups) if of == "time_ms" else np.zeros(ratio.size)
-    if margin is not None and not margin.relative:
-        return contrast(
-            shown,
-            candidate - baseline,
-            _as_difference(spread, np.stack(shown)),
-            panel.position,
-            alpha=alpha,
-            bound=margin.value,
-            sign=sign,
-            relative=False,
-            doubt=doubt,
-            against_limit=against_limit,
-        )
+    relative = margin is None or margin.relative
+    if margin is None or margin.relative:
+        difference, bound = candidate.log() - baseline.log(), log_bound(margin, sign)
+        doubt = log_doubt(doubt, baseline.value)
+    else:
+        difference, bound = candidate - baseline, margin.value
+        spread = _as_difference(spread, np.stack(shown))
     return contrast(
         shown,
-        candidate.log() - baseline.log(),
+        difference,
         spread,
         panel.position,
         alpha=alpha,
-        bound=log_bound(margin, sign),
+        bound=bound,
         sign=sign,
-        relative=True,
-        doubt=log_doubt(doubt, baseline.value),
-        tolerance=None if tolerance is None else tolerance.as_ratio(baseline.value),
+        relative=relative,
+        doubt=doubt,
+        tolerance=tolerance.as_ratio(baseline.value) if tolerance and relative else None,
         against_limit=against_limit,
     )
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.errors import UnknownName, UsageError
 from evaluator.records import BLOCK_BUCKETS, Cells, ReadingCells
-from evaluator.stats.cells import NO_FAILURES, add_up, coarsen, take, where
+from evaluator.records.arrays import BoolArray, IntArray
+from evaluator.stats.cells import COUNTS, NO_FAILURES, add_up, coarsen, take, where
 from evaluator.stats.index import distinct
 from evaluator.stats.instances import find_replicating
+from evaluator.stats.reading_panels import keep_rows
 
 __all__ = ["cut_each_run", "cut_readings", "merge_unreplicated", "narrow"]
-
-BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
 
 
 def narrow(
@@ -63,13 +61,7 @@ def cut_readings(readings: ReadingCells, start: datetime | None, end: datetime |
         keep &= readings.bucket >= -(-start.timestamp() // readings.bucket_s)
     if end is not None:
         keep &= readings.bucket < end.timestamp() // readings.bucket_s
-    chosen = np.flatnonzero(keep)
-    columns: dict[str, Any] = {
-        field.name: column[chosen]
-        for field in fields(readings)
-        if isinstance(column := getattr(readings, field.name), np.ndarray)
-    }
-    return replace(readings, **columns)
+    return keep_rows(readings, keep)
 
 
 def cut_each_run(cells: Cells, from_s: float, to_s: float) -> Cells:
@@ -84,15 +76,12 @@ def cut_each_run(cells: Cells, from_s: float, to_s: float) -> Cells:
 
 def _keep_blocks(cells: Cells, keep: Callable[[IntArray, IntArray], BoolArray]) -> Cells:
     """Keep the blocks that `keep` says. What failed how is known of whole runs only: it is left out."""
-    moments, bins, rows, loads = cells.moments, cells.bins, cells.instance_bins, cells.loads
-    return replace(
-        cells,
-        moments=take(moments, keep(moments.run, moments.bucket // BLOCK_BUCKETS)),
-        bins=take(bins, keep(bins.run, bins.bucket // BLOCK_BUCKETS)),
-        instance_bins=take(rows, keep(rows.run, rows.block)),
-        loads=take(loads, keep(loads.run, loads.bucket // BLOCK_BUCKETS)),
-        failure_kinds=NO_FAILURES,
-    )
+    kept: dict[str, Any] = {}
+    for table in COUNTS:
+        rows = getattr(cells, table)
+        block = rows.block if table == "instance_bins" else rows.bucket // BLOCK_BUCKETS
+        kept[table] = take(rows, keep(rows.run, block))
+    return replace(cells, failure_kinds=NO_FAILURES, **kept)
 
 
 def merge_unreplicated(cells: Cells) -> tuple[Cells, dict[str, int]]:

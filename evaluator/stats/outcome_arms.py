@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.student import t_below
 
 __all__ = [
@@ -26,10 +26,11 @@ __all__ = [
     "share_of_baseline",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 Alternative = Literal["two-sided", "greater", "less"]
 
 NODES = 64
+LARGEST_DF = 1e6
+"""Degrees of freedom from which on the standard error counts as known."""
 
 
 def compare_assignment(counts: Sequence[int], shares: Sequence[float]) -> float:
@@ -72,12 +73,16 @@ def dunnett_p(t: FloatArray, loadings: FloatArray, df: float, alternative: Alter
 
 def _exceeds(size: float, loadings: FloatArray, df: float, *, two_sided: bool) -> float:
     """P(the largest statistic > size): over the shared baseline (normal) and the shared standard error (chi)."""
-    from scipy.special import ndtr
+    from scipy.special import chdtri, ndtr
 
     if not math.isfinite(size):
         return math.nan if math.isnan(size) else (0.0 if size > 0 else 1.0)
     shared, weights = _normal_nodes(NODES)
-    scales, masses = _scales(df)
+    # Nodes and masses of sqrt(χ²/df). Normal scores of χ² make the integrand smooth at both ends.
+    scales, masses = np.ones(1), np.ones(1)
+    if df <= LARGEST_DF:
+        scores, masses = _normal_nodes(NODES)
+        scales, masses = np.sqrt(chdtri(df, t_below(-scores, np.inf)) / df), masses / masses.sum()
     spread = np.sqrt(np.maximum(1 - loadings**2, 1e-12))
     reach = size * scales[:, None, None]
     centre = loadings * shared[:, None]
@@ -92,17 +97,6 @@ def _exceeds(size: float, loadings: FloatArray, df: float, *, two_sided: bool) -
 def _normal_nodes(count: int) -> tuple[FloatArray, FloatArray]:
     """Nodes and weights of an integral over a normal variable; finding them is an eigenvalue problem of that size."""
     return np.polynomial.hermite_e.hermegauss(count)
-
-
-def _scales(df: float) -> tuple[FloatArray, FloatArray]:
-    """Nodes and masses of sqrt(χ²/df)."""
-    from scipy.special import chdtri
-
-    if not math.isfinite(df) or df > 1e6:
-        return np.ones(1), np.ones(1)
-    # Normal scores of χ² make the integrand smooth at both ends.
-    scores, masses = _normal_nodes(NODES)
-    return np.sqrt(chdtri(df, t_below(-scores, np.inf)) / df), masses / masses.sum()
 
 
 def probabilities_of_best(values: FloatArray, variances: FloatArray, *, highest: bool) -> FloatArray:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.estimate import Z_OF_POWER
 from evaluator.stats.outcomes import Answers, OutcomeEstimate
 from evaluator.stats.score import share_variance
@@ -22,8 +22,6 @@ from evaluator.stats.student import t_below, t_quantile
 
 __all__ = ["Clustered", "cluster", "compare_quantiles", "find_quantile"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 STEPS = 60
 WIDEST = 2.0**20
@@ -114,7 +112,7 @@ class _Test:
     def z_at(self, point: float, variance: float, sign: float) -> float:
         """As `z`, at a fixed point. With harm downwards, values at the point itself are not below it."""
         strict = sign < 0
-        share = _share(self.candidate, point, strict=strict)
+        share = _count(self.candidate, point, strict=strict) / max(self.candidate.values.size, 1)
         se = math.sqrt(_variance(self.candidate, point, strict=strict) + variance)
         missing = self.probability - share
         if se > 0:
@@ -143,10 +141,6 @@ class _Test:
 
 def _count(arm: Clustered, point: float, *, strict: bool) -> int:
     return int(np.searchsorted(arm.values, point, side="left" if strict else "right"))
-
-
-def _share(arm: Clustered, point: float, *, strict: bool) -> float:
-    return _count(arm, point, strict=strict) / max(arm.values.size, 1)
 
 
 def _variance(arm: Clustered, point: float, *, strict: bool) -> float:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.bins import mean_logs
 from evaluator.stats.cells import take
 from evaluator.stats.counted import Counted, find_usable
@@ -23,8 +23,6 @@ from evaluator.stats.steps import find_steps_us
 
 __all__ = ["InstanceRows", "Panel", "build_counted_panel", "build_panel"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 EXPECTED_IN_BLOCK = 5
 MAX_BLOCK_S = 300

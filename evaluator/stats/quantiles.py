@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.contrast import Estimand, Spread, conclude
 from evaluator.stats.crossings import first_below, last_above
@@ -37,8 +37,6 @@ from evaluator.stats.uncertainty import Design, Uncertainty
 
 __all__ = ["MOST_TOGETHER", "QuantileEstimate", "QuantileQuestion", "compare_quantiles"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 PRIOR_STEP = 0.05
 NEGLIGIBLE = 1e-4
 """Part of a quantile below which it does not matter what rounding may hide."""
@@ -167,15 +165,14 @@ class _Quantile:
         self.edge = question.edge(self.q_b)
         room, step = abs(self.edge - self.q_b), float(work.steps_ms.max())
         self.coarse = 0 < room * (1 + SLACK) < step
-        self.doubt = step if self.coarse else self._find_doubt()
-
-    def _find_doubt(self) -> float:
+        self.doubt = step
         """By how much (ms) what sits on single steps, or in single bins, may have moved the difference."""
-        work, (of_baseline, of_candidate) = self.work, self.work.steps_ms.tolist()
-        own = find_quantile_doubt_ms(work.baseline, self.q_b, of_baseline)
-        other = find_quantile_doubt_ms(work.candidate, self.q_c, of_candidate)
-        doubt = own + other + (max(of_baseline, of_candidate) / 2 if of_baseline != of_candidate else 0.0)
-        return doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
+        if not self.coarse:
+            of_baseline, of_candidate = work.steps_ms.tolist()
+            own = find_quantile_doubt_ms(work.baseline, self.q_b, of_baseline)
+            other = find_quantile_doubt_ms(work.candidate, self.q_c, of_candidate)
+            doubt = own + other + (max(of_baseline, of_candidate) / 2 if of_baseline != of_candidate else 0.0)
+            self.doubt = doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
 
     def _pool_runs(self, baseline: list[Distribution], candidate: list[Distribution]) -> None:
         """Each run's own baseline quantile; their geometric mean, and the mean ratio over the runs."""
@@ -215,13 +212,6 @@ class _Quantile:
             ]
         )
 
-    @cached_property
-    def slope(self) -> float:
-        """How much D changes with the logarithm of speed."""
-        step = np.exp(PRIOR_STEP)
-        faster, slower = self.work.baseline.at(np.array([self.q_b / step, self.q_b * step])).tolist()
-        return float(slower - faster) / (2 * PRIOR_STEP)
-
     def solve(self, times_ms: FloatArray, reach: FloatArray) -> tuple[float, float]:
         """Times (ms) that are not rejected, where `reach` is known at some thresholds and interpolated between them."""
         order = np.argsort(times_ms, kind="stable")
@@ -260,11 +250,6 @@ class _Nodes:
         """The first threshold of each quantile."""
         return np.flatnonzero(np.diff(self.of, prepend=-1))
 
-    def at_first(self) -> Uncertainty:
-        """Uncertainty at the first threshold of each quantile."""
-        found, first = self.uncertainty, self.first
-        return Uncertainty(found.variance[:, first], found.df[:, first], found.lasting[first])
-
     def around(self, times_ms: FloatArray) -> Uncertainty:
         """Uncertainty at one more threshold of each quantile: interpolated, beyond the nodes that of the nearest."""
         found, logs, at = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
@@ -284,18 +269,24 @@ class _Tests:
     def __init__(self, work: _Work, asked: Sequence[_Quantile]) -> None:
         self.work, self.asked = work, asked
         self.q_b = np.array([one.q_b for one in asked])
-        self.slope = np.array([one.slope for one in asked])
+        step = np.exp(PRIOR_STEP)
+        faster, slower = (work.baseline.at(quantile) for quantile in (self.q_b / step, self.q_b * step))
+        self.slope = (slower - faster) / (2 * PRIOR_STEP)
+        """How much D changes with the logarithm of speed."""
         self.levels = levels(work.strata, 0, work.below(self.q_b, 0))
         """Share of the baseline's requests that are done by its own quantiles."""
-
-    @cached_property
-    def _baseline_rows(self) -> FloatArray:
-        return self.work.rows_below(self.q_b)
+        self.rows_below = None if work.by_run else work.rows_below(self.q_b)
 
     def estimate(self, *, full: bool) -> list[QuantileEstimate]:
         """Estimates of all of them, with intervals if `full`."""
         nodes = self._test([one.nodes(full=full) for one in self.asked])
-        ends = self._intervals(nodes) if full else np.full((2, len(self.asked)), np.nan)
+        ends = np.full((2, len(self.asked)), np.nan)
+        if full:
+            # Times (ms) between which each of the candidate's quantiles lies: the thresholds not rejected at ±alpha.
+            ends = self._solve(nodes)
+            found = [pair[np.isfinite(pair) & (pair > 0)] for pair in ends.T]
+            if any(pair.size for pair in found):
+                ends = self._solve(nodes, self._test(found))
         together = self._put_together(nodes, ends)
         return [
             QuantileEstimate(replace(together.of_group(k), against_limit=self._limits(k)))
@@ -311,12 +302,12 @@ class _Tests:
         missing = Estimand(level[:, 0] - own.level[:, 0], -(own.influence[:, 0] - other.influence[of, 0]))
         n_b, n_c = strata.effective[:, 0]
         binomial = share_variance(own.level[:, 0], n_c) + share_variance(level[:, 0], n_b)
-        if work.by_run:
+        if self.rows_below is None:
             by_run = np.concatenate([one.run_distances(t) for one, t in zip(self.asked, times, strict=True)], axis=1).T
             missing, spread = replace(missing, by_run=by_run), Spread()
         else:
             below, of_baseline = work.rows_below(at), int(np.searchsorted(work.panel.rows.arm, 1))
-            below[:, :of_baseline] = self._baseline_rows[of, :of_baseline]
+            below[:, :of_baseline] = self.rows_below[of, :of_baseline]
             spread = work.spread(below, own.level - level, self.slope[of])
         _, uncertainty = spread.find_uncertainty(missing)
         # D falls where an instance is slower, so its sign is that of the influence.
@@ -333,15 +324,16 @@ class _Tests:
         doubt = np.array([one.doubt for one in asked])
         times = np.stack([np.maximum(ends[0] - doubt, 0.0), q_c, ends[1] + doubt])
         effect = np.where(relative, times / q_b - 1, times - q_b)
-        at_margin = nodes.at_first()
+        found, first = nodes.uncertainty, nodes.first
+        at_margin = Uncertainty(found.variance[:, first], found.df[:, first], found.lasting[first])
         beyond = self._distances([one.edge for one in asked])
         coarse = np.array([one.coarse for one in asked])
         if doubt.any():
             against_margin, against_zero = (self._ask_around(nodes, at) for at in ([one.edge for one in asked], q_b))
         else:
             against_margin, against_zero = ask(beyond, at_margin), ask(self._distances(q_b), nodes.around(q_b))
-        influence = sign[:, None] * nodes.influence[nodes.first]
-        scores = sign * nodes.scores[nodes.first].T
+        influence = sign[:, None] * nodes.influence[first]
+        scores = sign * nodes.scores[first].T
         deciding = at_margin.binding(alpha)
         reach = deciding.critical
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -349,7 +341,7 @@ class _Tests:
             seen = harm * (reach + Z_OF_POWER) / reach
             # The quantile's own scale has no density: its standard error is what the interval shows of it.
             width = np.where(relative, np.abs(np.log1p(sign * harm / (1 + effect[1]))), harm)
-        found = conclude(
+        estimate = conclude(
             (q_b, q_c),
             effect[[1, 0, 2]],
             decide_nothing(against_margin, coarse),
@@ -363,7 +355,7 @@ class _Tests:
             coarse=coarse,
             loadings=load(influence, scores, deciding.variance),
         )
-        return replace(found, needed=np.where(coarse, np.inf, found.needed))
+        return replace(estimate, needed=np.where(coarse, np.inf, estimate.needed))
 
     def _distances(self, times_ms: Sequence[float] | FloatArray) -> FloatArray:
         """Distance beyond one threshold of each quantile; positive is worse."""
@@ -379,15 +371,6 @@ class _Tests:
         shifted = [one.around(float(time)) for one, time in zip(self.asked, times_ms, strict=True)]
         (worse, within) = (ask(self._distances(at), nodes.around(np.array(at))) for at in zip(*shifted, strict=True))
         return Asked(self._distances(times_ms), worse.p_worse, within.p_within)
-
-    def _intervals(self, nodes: _Nodes) -> FloatArray:
-        """Times (ms) between which each of the candidate's quantiles lies: the thresholds not rejected at ±alpha.
-
-        Shape (2, quantiles).
-        """
-        rough = self._solve(nodes)
-        ends = [pair[np.isfinite(pair) & (pair > 0)] for pair in rough.T]
-        return self._solve(nodes, self._test(ends)) if any(end.size for end in ends) else rough
 
     def _solve(self, *nodes: _Nodes) -> FloatArray:
         of, times = (np.concatenate([getattr(one, name) for one in nodes]) for name in ("of", "times_ms"))

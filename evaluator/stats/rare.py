@@ -6,14 +6,13 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Cells
+from evaluator.records.arrays import IntArray
 from evaluator.stats.cells import recode
 
 __all__ = ["MOST_APART", "OTHER", "pool_rare_endpoints"]
 
-IntArray = npt.NDArray[np.int64]
 
 OTHER = "other endpoints"
 """What endpoints with too few requests are called together."""

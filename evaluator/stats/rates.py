@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Limit, Margin
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.contrast import Estimand, Spread, ask_limits, contrast, log_bound
 from evaluator.stats.estimate import Estimate
 from evaluator.stats.panel import Panel
 
 __all__ = ["active_slots", "compare_rates"]
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 def compare_rates(

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import PARTS, Query, ReadingCells
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.counted import Counted
-from evaluator.stats.index import group_rows
+from evaluator.stats.index import group_rows, number_groups
 from evaluator.stats.panel import Panel, build_counted_panel
 
 __all__ = [
@@ -37,9 +37,6 @@ __all__ = [
     "name_of",
 ]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 MINUTE_S = 60
 HOUR_S = 3600.0
@@ -103,11 +100,12 @@ def cut(readings: ReadingCells, stretches: Sequence[Stretch] | None) -> ReadingV
 
 def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:
     """The rows that are chosen; names and facts stay."""
-    columns: dict[str, Any] = {field.name: getattr(readings, field.name) for field in fields(readings)}
-    kept: dict[str, Any] = {
-        name: value[keep] if isinstance(value, np.ndarray) else value for name, value in columns.items()
+    columns: dict[str, Any] = {
+        field.name: column[keep]
+        for field in fields(readings)
+        if isinstance(column := getattr(readings, field.name), np.ndarray)
     }
-    return ReadingCells(**kept)
+    return replace(readings, **columns)
 
 
 def name_of(query: Query) -> str:
@@ -219,9 +217,7 @@ def _group(view: ReadingView, rows: IntArray, buckets: int = 1) -> tuple[IntArra
     readings = view.readings
     keys = (view.run, readings.arm, readings.instance, readings.bucket // buckets)
     order, starts = group_rows(np.stack([column[rows] for column in keys]))
-    place = np.empty_like(order)
-    place[order] = np.repeat(np.arange(starts.size), np.diff(np.append(starts, order.size)))
-    return rows[order[starts]], place
+    return rows[order[starts]], number_groups(order, starts)
 
 
 Part = tuple[IntArray, FloatArray]
@@ -244,7 +240,11 @@ def _count(
     readings = view.readings
     parts = (n, failures, values)
     rows = np.concatenate([part[0] for part in parts if part])
-    columns = [_in_place(parts, place) for place in range(len(parts))]
+    # What each part adds is 0 in the rows of the others.
+    columns = [
+        np.concatenate([part[1] if k == place else np.zeros(part[1].size) for k, part in enumerate(parts) if part])
+        for place in range(len(parts))
+    ]
     return Counted(
         runs=view.runs,
         arms=readings.arms,
@@ -260,8 +260,3 @@ def _count(
         failures=columns[1],
         totals={"value": columns[2]},
     )
-
-
-def _in_place(parts: Sequence[Part | None], place: int) -> FloatArray:
-    """What one part adds, 0 in the rows of the others."""
-    return np.concatenate([part[1] if k == place else np.zeros(part[1].size) for k, part in enumerate(parts) if part])

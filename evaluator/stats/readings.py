@@ -26,14 +26,13 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import PARTS, Answer, Query, QueryFacts, QueryKind, ReadingCells, choose_bucket_s
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.answered import (
     LONGEST_STEP,
     Answered,
     Drops,
-    by_query_and_arm,
     count_shared,
     find_drops,
     find_scrapes,
@@ -44,9 +43,6 @@ from evaluator.stats.answered import (
 
 __all__ = ["choose_reading_bucket_s", "sum_up"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 RESTARTED = 0.5
 """A counter that drops below this share of what it was has started again."""
@@ -81,7 +77,10 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
     Answers that adjoin (or overlap) are read as one; across a hole between two of them nothing is counted. Raises
     ValueError for an answer of an arm that is not among `arms`.
     """
-    stretches = [stretch for alike in by_query_and_arm(answers) for stretch in stitch(alike)]
+    alike: dict[tuple[Query, str], list[Answer]] = {}
+    for answer in answers:
+        alike.setdefault((answer.query, answer.arm), []).append(answer)
+    stretches = [stretch for group in alike.values() for stretch in stitch(group)]
     scrapes = find_scrapes(stretches)
     queries = tuple(dict.fromkeys(answer.query for answer in answers))
     names: Names = {
@@ -331,42 +330,31 @@ def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
     found: dict[tuple[Query, str], QueryFacts] = {}
     added = ("nan", "duplicates", "resets", "expected", "missing", "read", "infinite", "repeated", "outside", "falls")
     for fact in facts:
-        known = found.get((fact.query, fact.arm))
-        found[fact.query, fact.arm] = (
-            fact
-            if known is None
-            else replace(
-                known,
-                sent=tuple(dict.fromkeys((*known.sent, *fact.sent))),
-                warnings=tuple(dict.fromkeys((*known.warnings, *fact.warnings))),
-                notes=tuple(dict.fromkeys((*known.notes, *fact.notes))),
-                impossible=fact.impossible,
-                form=fact.form or known.form,
-                series=max(known.series, fact.series),
-                shared=max(known.shared, fact.shared),
-                used=_add_by_bucket(known.used, fact.used),
-                start_ms=min(known.start_ms, fact.start_ms),
-                end_ms=max(known.end_ms, fact.end_ms),
-                step_ms=max(known.step_ms, fact.step_ms),
-                spans=tuple(sorted((*known.spans, *fact.spans))),
-                lives=_join_lives(known.lives, fact.lives),
-                **{name: getattr(known, name) + getattr(fact, name) for name in added},
-            )
+        known = found.setdefault((fact.query, fact.arm), fact)
+        if known is fact:
+            continue
+        lives = dict(known.lives)
+        for name, (first, last) in fact.lives.items():
+            seen = lives.get(name, (first, last))
+            lives[name] = min(seen[0], first), max(seen[1], last)
+        found[fact.query, fact.arm] = replace(
+            known,
+            sent=tuple(dict.fromkeys((*known.sent, *fact.sent))),
+            warnings=tuple(dict.fromkeys((*known.warnings, *fact.warnings))),
+            notes=tuple(dict.fromkeys((*known.notes, *fact.notes))),
+            impossible=fact.impossible,
+            form=fact.form or known.form,
+            series=max(known.series, fact.series),
+            shared=max(known.shared, fact.shared),
+            used=tuple(sorted((Counter(dict(known.used)) + Counter(dict(fact.used))).items())),
+            start_ms=min(known.start_ms, fact.start_ms),
+            end_ms=max(known.end_ms, fact.end_ms),
+            step_ms=max(known.step_ms, fact.step_ms),
+            spans=tuple(sorted((*known.spans, *fact.spans))),
+            lives=lives,
+            **{name: getattr(known, name) + getattr(fact, name) for name in added},
         )
     return tuple(found.values())
-
-
-def _add_by_bucket(one: tuple[tuple[int, int], ...], other: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    total = Counter(dict(one))
-    total.update(dict(other))
-    return tuple(sorted(total.items()))
-
-
-def _join_lives(one: Mapping[str, tuple[int, int]], other: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    both = [*one.items(), *other.items()]
-    names = dict.fromkeys(name for name, _ in both)
-    lives = {name: [life for own, life in both if own == name] for name in names}
-    return {name: (min(first for first, _ in found), max(last for _, last in found)) for name, found in lives.items()}
 
 
 def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple[QueryFacts, ...]) -> ReadingCells:

@@ -9,8 +9,8 @@ two steps with shares P and 1 - P, the true mean or median lies between the reco
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.distribution import Distribution
 from evaluator.stats.groups import Groups
@@ -18,8 +18,6 @@ from evaluator.stats.panel import Panel
 
 __all__ = ["LONE_SHARE", "find_doubt_ms", "find_quantile_doubt_ms", "log_doubt", "step_of_arms_ms", "steps_of"]
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 LONE_SHARE = 0.25
 """A step that holds less of the requests than this is one of many."""
@@ -87,7 +85,11 @@ def _lone_ms(panel: Panel, coarse: BoolArray) -> FloatArray:
         count: FloatArray = np.bincount(place, weights=bins.n[rows], minlength=key.size).astype(float)
         whose = key // ranks
         share = count / np.maximum(np.bincount(whose, weights=count, minlength=out.size), 1)[whose]
-        among = count / np.maximum(count + _count_at(key, count, key - 1) + _count_at(key, count, key + 1), 1)
+        adjoining = count.copy()
+        follows = np.flatnonzero(np.diff(key) == 1)
+        adjoining[follows] += count[follows + 1]
+        adjoining[follows + 1] += count[follows]
+        among = count / np.maximum(adjoining, 1)
         hidden = np.where(share >= LONE_SHARE, share * _hidden(among), 0.0)
         out += np.bincount(whose, weights=hidden, minlength=out.size) * step_us / 1000
     return out.reshape(shape)
@@ -96,11 +98,6 @@ def _lone_ms(panel: Panel, coarse: BoolArray) -> FloatArray:
 def _hidden(among: FloatArray) -> FloatArray:
     """Part of a step that may hide, from the step's share `among` itself and its two neighbours: 0 to 1/2."""
     return np.asarray(np.maximum(1 - 0.5 / np.maximum(among, 1e-300), 0.0))
-
-
-def _count_at(keys: npt.NDArray[np.int64], counts: FloatArray, wanted: npt.NDArray[np.int64]) -> FloatArray:
-    at = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
-    return np.where(keys[at] == wanted, counts[at], 0.0)
 
 
 def find_quantile_doubt_ms(curve: Distribution, quantile_ms: float, step_ms: float) -> float:

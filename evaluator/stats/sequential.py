@@ -15,7 +15,8 @@ from importlib.resources import files
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from evaluator.records.arrays import FloatArray
 
 __all__ = [
     "ALPHAS",
@@ -31,7 +32,6 @@ __all__ = [
     "spent",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 Spending = Literal["linear", "obrien_fleming"]
 
 GRID = 60
@@ -93,7 +93,8 @@ def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
         mass = np.convolve(mass, kernel)[(kernel.size - 1) // 2 :][: grid.size]
         edge = _edge(grid, mass, total - already)
         out[k] = min(edge / np.sqrt(now), NEVER)
-        mass = _stopped(grid, mass, edge)
+        # What is left below the edge; the cell with the edge keeps its part.
+        mass = mass * np.clip((edge - (grid - STEP / 2)) / STEP, 0.0, 1.0)
         before, already = now, total
     return out
 
@@ -109,12 +110,6 @@ def _edge(grid: FloatArray, mass: FloatArray, spend: float) -> float:
     beyond = above[k + 1] if k + 1 < grid.size else 0.0
     share = (above[k] - spend) / max(mass[k], 1e-300)
     return float(grid[k] - STEP / 2 + min(share, 1.0) * STEP) if above[k] > beyond else float(grid[k])
-
-
-def _stopped(grid: FloatArray, mass: FloatArray, edge: float) -> FloatArray:
-    """What is left below the edge; the cell with the edge keeps its part."""
-    part = np.clip((edge - (grid - STEP / 2)) / STEP, 0.0, 1.0)
-    return np.asarray(mass * part)
 
 
 @lru_cache(maxsize=1)
