@@ -18,7 +18,6 @@ from evaluator.assess import assess
 from evaluator.calibration.inject import fail_more, slow_down
 from evaluator.calibration.learn import learn_instances
 from evaluator.calibration.splits import (
-    CANARY,
     balanced_halves,
     both_ways,
     only_baseline,
@@ -29,7 +28,7 @@ from evaluator.calibration.splits import (
 )
 from evaluator.judges import JUDGES
 from evaluator.metrics import OUTCOME_METRICS
-from evaluator.records import BASELINE, Cells, Learnt, Rulebook, Run, RunFacts, RunState, VerdictWord
+from evaluator.records import BASELINE, CANDIDATE, Cells, Learnt, Rulebook, Run, RunFacts, RunState, VerdictWord
 from evaluator.stats.score import wilson_interval
 
 __all__ = ["CHANGES", "CalibrationReport", "Change", "Stored", "Tally", "calibrate", "needed_comparisons"]
@@ -142,9 +141,9 @@ def calibrate(
             for change in CHANGES:
                 words = []
                 for cells, runs in judged:
-                    changed = slow_down(cells, CANARY, change.latency) if change.latency else cells
+                    changed = slow_down(cells, CANDIDATE, change.latency) if change.latency else cells
                     if change.failures:
-                        changed = fail_more(changed, CANARY, change.failures, random)
+                        changed = fail_more(changed, CANDIDATE, change.failures, random)
                     words.append(_judge(changed, runs, rulebook))
                 counted.setdefault((kind, change), []).append((words, worth))
     between = [([_judge(cells, runs, rulebook)], 1.0) for cells, runs in _between(used)]

@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluator.records import BASELINE, BLOCK_BUCKETS, Cells, InstanceBins, LoadLevels
+from evaluator.records import BASELINE, BLOCK_BUCKETS, CANDIDATE, Cells, InstanceBins, LoadLevels
 from evaluator.records.arrays import IntArray
 from evaluator.stats.cells import COUNTS, NO_FAILURES, add_up, coarsen, join, recode, where
 
 __all__ = [
-    "CANARY",
     "balanced_halves",
     "both_ways",
     "only_baseline",
@@ -33,8 +32,7 @@ __all__ = [
 ]
 
 
-CANARY = "canary"
-ARMS = (BASELINE, CANARY)
+ARMS = (BASELINE, CANDIDATE)
 ALIGNED = 1024
 """Runs that are compared as one keep their place within blocks of any width."""
 
