@@ -58,26 +58,23 @@ def compare_means(
     sign, limit = (1.0 if direction is Direction.LOWER else -1.0), limit or Limit()
     if depth == "suspects" and looks_well(*shown, margin, limit, sign):
         return not_worse(*shown, limit.count)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = candidate.value / baseline.value
-    safe = np.where(np.isfinite(ratio) & (ratio > 0), ratio, 1.0)
+    log_ratio = candidate.log() - baseline.log()
+    ratio = np.exp(np.where(np.isfinite(log_ratio.value), log_ratio.value, 0.0))
     rows = panel.rows
-    timed = of != "bytes"
     spread = Spread(
         design,
-        vary_by_instance(strata, rows.n - rows.failures, rows.totals[of], safe, design, relative=True),
+        vary_by_instance(strata, rows.n - rows.failures, rows.totals[of], ratio, design, relative=True),
         design.assume_variance(np.full(ratio.size, sd_instance)),
-        on_scale(design.latency, np.ones(ratio.size)) if timed else None,
+        on_scale(design.latency, np.ones(ratio.size)) if of != "bytes" else None,
         floor,
     )
     against_limit = ask_limits(candidate.log(), spread, limit, log=True)
     doubt = find_doubt_ms(panel, strata.groups) if of == "time_ms" else np.zeros(ratio.size)
-    relative = margin is None or margin.relative
     if margin is None or margin.relative:
-        difference, bound = candidate.log() - baseline.log(), log_bound(margin, sign)
+        difference, bound, relative = log_ratio, log_bound(margin, sign), True
         doubt = log_doubt(doubt, baseline.value)
     else:
-        difference, bound = candidate - baseline, margin.value
+        difference, bound, relative = candidate - baseline, margin.value, False
         spread = _as_difference(spread, np.stack(shown))
     return contrast(
         shown,
