@@ -78,9 +78,9 @@ from evaluator.stats.uncertainty import Design
 
 def compare_capped(panel: Panel, design: Design, **asked: object) -> Estimate:
     """Compare mean response times (ms) of which no bucket counts with more than the 90th percentile of all."""
-    means = panel.sum_ms / np.maximum(panel.ok, 1)
+    means = panel.totals["time_ms"] / np.maximum(panel.ok, 1)
     capped = np.minimum(means, np.quantile(means[panel.ok > 0], 0.9)) * panel.ok
-    return compare_means(replace(panel, sum_ms=capped), design, **asked)
+    return compare_means(replace(panel, totals={**panel.totals, "time_ms": capped}), design, **asked)
 ''',
     "evaluator/metrics/latency.py",
     {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,23 +19,18 @@ from evaluator.policy import Policy
 from evaluator.records import (
     BASELINE,
     CANDIDATE,
-    Bins,
     Cells,
     Comparison,
     EvidenceKind,
     Finding,
-    InstanceBins,
-    LoadLevels,
-    Moments,
     Monitoring,
     Run,
     RunState,
 )
+from evaluator.stats.cells import recode, where
 from evaluator.store import Store
 
 __all__ = ["Compared", "Difference", "Side", "compare_sides", "differences", "find_side", "refusals"]
-
-_Rows = TypeVar("_Rows", Moments, Bins, InstanceBins, LoadLevels)
 
 MUST_MATCH = ("locustfile", "users", "pace", "pacing", "spawn_rate")
 """Of a fingerprint: what makes it another test."""
@@ -181,19 +176,8 @@ def _only(cells: Cells, side: Side) -> Cells:
     arm = cells.arms.index(side.arm)
     mine = [code for code, run in enumerate(cells.runs) if run in set(side.run_ids)]
 
-    def pick(rows: _Rows) -> _Rows:
-        chosen = np.isin(rows.run, mine) & (rows.arm == arm)
-        columns = {name: getattr(rows, name)[chosen] for name in rows.__dataclass_fields__}
-        return type(rows)(**{**columns, "arm": np.zeros_like(columns["arm"])})
-
-    picked = replace(
-        cells,
-        arms=(BASELINE, CANDIDATE),
-        moments=pick(cells.moments),
-        bins=pick(cells.bins),
-        instance_bins=pick(cells.instance_bins),
-        loads=pick(cells.loads),
-    )
+    as_baseline = np.zeros(len(cells.arms), dtype=np.int64)
+    picked = replace(recode(where(cells, run=mine, arm=[arm]), arm=as_baseline), arms=(BASELINE, CANDIDATE))
     if not picked.moments.run.size:
         raise UsageError(f"{side.label} has no requests on {side.arm}", hint="choose another arm")
     return picked

@@ -15,7 +15,8 @@ from importlib.resources import files
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from evaluator.records.arrays import FloatArray
 
 __all__ = [
     "ALPHAS",
@@ -27,12 +28,10 @@ __all__ = [
     "boundaries",
     "boundary_z",
     "information",
-    "make_table",
     "sequential_p",
     "spent",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 Spending = Literal["linear", "obrien_fleming"]
 
 GRID = 60
@@ -94,7 +93,8 @@ def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
         mass = np.convolve(mass, kernel)[(kernel.size - 1) // 2 :][: grid.size]
         edge = _edge(grid, mass, total - already)
         out[k] = min(edge / np.sqrt(now), NEVER)
-        mass = _stopped(grid, mass, edge)
+        # What is left below the edge; the cell with the edge keeps its part.
+        mass = mass * np.clip((edge - (grid - STEP / 2)) / STEP, 0.0, 1.0)
         before, already = now, total
     return out
 
@@ -112,25 +112,9 @@ def _edge(grid: FloatArray, mass: FloatArray, spend: float) -> float:
     return float(grid[k] - STEP / 2 + min(share, 1.0) * STEP) if above[k] > beyond else float(grid[k])
 
 
-def _stopped(grid: FloatArray, mass: FloatArray, edge: float) -> FloatArray:
-    """What is left below the edge; the cell with the edge keeps its part."""
-    part = np.clip((edge - (grid - STEP / 2)) / STEP, 0.0, 1.0)
-    return np.asarray(mass * part)
-
-
-def make_table(kind: Spending) -> FloatArray:
-    """Boundaries for every `LASTING`, `ALPHAS` and look of the `GRID`: what the package ships. Takes a minute."""
-    fraction = np.arange(1, GRID + 1) / GRID
-    return np.array(
-        [
-            [boundaries(information(fraction, lasting), spent(kind, alpha, fraction)) for alpha in ALPHAS]
-            for lasting in LASTING
-        ]
-    )
-
-
 @lru_cache(maxsize=1)
 def _table() -> dict[str, FloatArray]:
+    """Boundaries for every `LASTING`, `ALPHAS` and look of the `GRID`, by kind of spending: as `boundaries` gives."""
     with (files("evaluator.stats") / "boundaries.npz").open("rb") as file, np.load(file) as loaded:
         return {name: np.asarray(loaded[name], dtype=float) for name in loaded.files}
 
