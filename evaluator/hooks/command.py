@@ -16,8 +16,8 @@ from pydantic import Field, field_validator
 from evaluator.errors import HookError
 from evaluator.hooks.base import LONGEST_RESPONSE, BaseHook, HookContext, Outcome, State
 from evaluator.hooks.options import HookOptions, Seconds
-from evaluator.hooks.secrecy import redact
 from evaluator.hooks.templates import check_template, fill_words
+from evaluator.secrecy import redact
 
 __all__ = ["Command"]
 

@@ -16,8 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve
-from evaluator.hooks.options import Text
-from evaluator.hooks.secrecy import SecretName
+from evaluator.hooks.options import SecretName, Text
 
 if TYPE_CHECKING:
     import dns.message

@@ -14,9 +14,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import MaybeSent, Request, TlsOptions, send
-from evaluator.hooks.options import Text
-from evaluator.hooks.secrecy import SecretName
+from evaluator.hooks.network import MaybeSent, TlsOptions, send
+from evaluator.hooks.options import SecretName, Text
 from evaluator.hooks.templates import check_template, fill_words
 
 __all__ = ["Etcd"]
@@ -114,11 +113,10 @@ class Etcd(BaseHook[EtcdOptions]):
     def _post(
         self, path: str, message: dict[str, Any], headers: dict[str, str], *, changes: bool = False
     ) -> dict[str, Any]:
-        options = self.options
-        url = f"{options.url.rstrip('/')}/v3/{path}"
+        url = f"{self.options.url.rstrip('/')}/v3/{path}"
         body = json.dumps(message).encode()
         try:
-            answer = send(Request("POST", url, body, headers, options.allow_hosts, options.timeout, options.ca))
+            answer = send("POST", url, self.options, body, headers)
         except MaybeSent as error:
             if changes:
                 raise

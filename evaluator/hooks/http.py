@@ -14,14 +14,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import Answer, Request, TlsOptions, resolve, send, split
+from evaluator.hooks.network import Answer, TlsOptions, resolve, send, split
 from evaluator.hooks.options import Text
-from evaluator.hooks.secrecy import NAMED
 from evaluator.hooks.templates import WORDS, check_template, fill_json, fill_url
+from evaluator.secrecy import OF_HOOKS, SECRET_HEADERS
 
 __all__ = ["Http"]
 
-_SECRET_HEADERS = re.compile(r"(?i)auth|token|key|secret|cookie")
 _OURS = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
 _FORM = "application/x-www-form-urlencoded"
 _PRINTABLE = "".join(map(chr, range(32, 127)))
@@ -72,9 +71,9 @@ def _check_header(name: str, text: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9-]+", name) or any(char not in _PRINTABLE for char in text):
         raise ValueError(f"header {name} has what headers cannot have")
     for word in _ANY.findall(text):
-        if word not in WORDS and not NAMED.fullmatch(f"${{{word}}}"):
+        if word not in WORDS and not OF_HOOKS.pattern.fullmatch(f"${{{word}}}"):
             raise ValueError(f"header {name} names ${{{word}}}, which is neither a word nor a variable in capitals")
-    if _SECRET_HEADERS.search(name) and not _ANY.search(text):
+    if SECRET_HEADERS.search(name) and not _ANY.search(text):
         raise ValueError(f"header {name} must name an environment variable, such as ${{TOKEN}}: no secrets here")
 
 
@@ -108,9 +107,8 @@ class Http(BaseHook[HttpOptions]):
     def _test(self) -> Outcome:
         for request in filter(None, (self.options, self.options.undo)):
             for text in request.headers.values():
-                self._secret(text if NAMED.search(text) else "")
-            _scheme, host, port, _target = split(request.url.split("${")[0])
-            resolve(host, port, self.options.allow_hosts)
+                self._secret(text if OF_HOOKS.pattern.search(text) else "")
+            resolve(*split(request.url.split("${")[0]), self.options.allow_hosts)
         return Outcome("acknowledged", "the host may be reached, and the secrets are there; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
@@ -131,18 +129,9 @@ class Http(BaseHook[HttpOptions]):
         headers = {name: self._fill_header(text, words) for name, text in request.headers.items()}
         if request.body and not any(name.lower() == "content-type" for name in headers):
             headers["Content-Type"] = request.content_type
-        answer = send(
-            Request(
-                request.method,
-                fill_url(request.url, words),
-                fill_body(request.body, words).encode(),
-                headers,
-                self.options.allow_hosts,
-                min(self.options.timeout, context.left_s()),
-                self.options.ca,
-            )
-        )
-        return self._judge(answer)
+        url, body = fill_url(request.url, words), fill_body(request.body, words).encode()
+        limit_s = min(self.options.timeout, context.left_s())
+        return self._judge(send(request.method, url, self.options, body, headers, timeout_s=limit_s))
 
     def _fill_header(self, text: str, words: dict[str, str]) -> str:
         """In one pass: what a word brings in is not looked up as a secret."""

@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import MaybeSent, Request, TlsOptions, send
-from evaluator.hooks.options import Text
-from evaluator.hooks.secrecy import SecretName
+from evaluator.hooks.network import MaybeSent, TlsOptions, send
+from evaluator.hooks.options import SecretName, Text
 from evaluator.hooks.weights import show_weights
 
 __all__ = ["Kubernetes"]
@@ -203,7 +202,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
             headers["Content-Type"] = "application/merge-patch+json"
         sent = json.dumps(body).encode() if body is not None else b""
         url = options.url.rstrip("/") + path
-        answer = send(Request(method, url, sent, headers, options.allow_hosts, options.timeout, options.ca))
+        answer = send(method, url, options, sent, headers)
         said = _parse(answer.text)
         if answer.ok and "metadata" in said:
             return said

@@ -22,9 +22,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import Answer, MaybeSent, Request, TlsOptions, resolve, send, split
-from evaluator.hooks.options import Text
-from evaluator.hooks.secrecy import SecretName
+from evaluator.hooks.network import Answer, MaybeSent, TlsOptions, resolve, send, split
+from evaluator.hooks.options import SecretName, Text
 
 __all__ = ["Webhook", "sign"]
 
@@ -61,7 +60,7 @@ class Webhook(BaseHook[WebhookOptions]):
 
     def _test(self) -> Outcome:
         sign(self._secret(self.options.secret), "test", 0, b"")
-        _scheme, host, port, _target = split(self.options.url)
+        host, port = split(self.options.url)
         resolve(host, port, self.options.allow_hosts)
         return Outcome("acknowledged", f"{host} may be reached, and the secret can sign; nothing was sent")
 
@@ -80,7 +79,7 @@ class Webhook(BaseHook[WebhookOptions]):
         def attempt() -> Outcome:
             nonlocal maybe
             try:
-                return self._attempt(identity, body, secret, context)
+                return self._send_once(identity, body, secret, context)
             except _Again as again:
                 maybe = maybe or again.sent
                 raise
@@ -108,7 +107,7 @@ class Webhook(BaseHook[WebhookOptions]):
             retry=retry_if_exception_type(_Again), wait=wait_s, stop=too_late, sleep=time.sleep, reraise=True
         )
 
-    def _attempt(self, identity: str, body: bytes, secret: str, context: HookContext) -> Outcome:
+    def _send_once(self, identity: str, body: bytes, secret: str, context: HookContext) -> Outcome:
         now = int(time.time())
         headers = {
             "Content-Type": "application/json",
@@ -119,7 +118,7 @@ class Webhook(BaseHook[WebhookOptions]):
         options = self.options
         limit_s = max(min(options.timeout, context.left_s()), 0.01)
         try:
-            answer = send(Request("POST", options.url, body, headers, options.allow_hosts, limit_s, options.ca))
+            answer = send("POST", options.url, options, body, headers, timeout_s=limit_s)
         except MaybeSent as error:
             raise _Again(str(error)) from None
         except HookError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import shutil
 import socket
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -97,7 +95,7 @@ def start_prometheus(arms: Sequence[Arm], folder: Path) -> Iterator[str]:
     address = f"127.0.0.1:{_free_port()}"
     options = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
     with _started([program, *options]) as process:
-        _wait_until_ready(address, process)
+        _wait_until_ready(f"http://{address}", process)
         yield f"http://{address}"
 
 
@@ -109,22 +107,18 @@ def _scrape_config(arms: Sequence[Arm]) -> dict[str, Any]:
     return {"global": every, "scrape_configs": [{"job_name": "shop", "static_configs": targets}]}
 
 
-def _wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    import requests
+    from prometheus_api_client import PrometheusConnect
+
+    client = PrometheusConnect(url=url, retry=0, timeout=1)
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline and process.poll() is None:
-        if _is_ready(address):
-            return
+        with contextlib.suppress(requests.RequestException):
+            if client.check_prometheus_connection():
+                return
         time.sleep(0.05)
     raise SourceError(f"prometheus did not become ready within {READY_S:g} s", hint="start it by hand to see why")
-
-
-def _is_ready(address: str) -> bool:
-    with contextlib.closing(http.client.HTTPConnection(address, timeout=1.0)) as connection:
-        try:
-            connection.request("GET", "/-/ready")
-            return connection.getresponse().status == HTTPStatus.OK
-        except OSError:
-            return False
 
 
 def _free_port() -> int:

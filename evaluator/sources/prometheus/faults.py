@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gc
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from evaluator.errors import SourceError
 from evaluator.sources.prometheus.samples import Lifted, lift_samples
+
+if TYPE_CHECKING:
+    import requests
 
 __all__ = ["check_answer", "odd_answer", "read_notes", "unreachable"]
 
@@ -21,6 +26,11 @@ _LONGEST = 300
 def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
     """The error of a server that cannot be reached, or does not answer in time."""
     text = str(error)
+    if isinstance(error.__cause__, zlib.error):
+        return SourceError(
+            f"the metrics server says that its answer is packed, and it cannot be unpacked: {text}",
+            hint="let the proxy before it honour Accept-Encoding: identity",
+        )
     if "timed out" in text.lower():
         return SourceError(
             f"{url} did not answer within {timeout_s:g} s",
@@ -63,11 +73,12 @@ def read_notes(answer: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return (json.dumps(said, ensure_ascii=False)[:_LONGEST],) if said else ()
 
 
-def check_answer(url: str, status: int, headers: Any, body: bytes, sent: str) -> dict[str, Any]:
-    """Read the JSON of an answer. Raises SourceError that says what came instead."""
+def check_answer(url: str, response: requests.Response, query: str | None) -> dict[str, Any]:
+    """Read the JSON of an answer, to a query or to something else. Raises SourceError that says what came instead."""
+    status, sent = response.status_code, query or urlsplit(response.url).path.rpartition("/")[2]
     if status in _REDIRECTS:
         raise SourceError(
-            f"{url} redirects to {headers.get('Location', 'another page')}, such as a login page",
+            f"{url} redirects to {response.headers.get('Location', 'another page')}, such as a login page",
             hint="give the address of the API itself in sources.prometheus.url, and its auth",
         )
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -82,12 +93,15 @@ def check_answer(url: str, status: int, headers: Any, body: bytes, sent: str) ->
         )
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise SourceError(f"{url} refuses so many requests (429)", hint="collect later, or a shorter time")
-    answer = _read_json(url, body, status)
-    if answer.get("status") == "success" and answer.get("data") is None:
-        raise odd_answer(url, sent, "it holds no data")
-    if answer.get("status") != "success":
+    answer = _read_json(url, response.content, status)
+    if answer.get("status") != "success" or status != HTTPStatus.OK:
         said = str(answer.get("error", f"status {status}"))[:_LONGEST]
         raise SourceError(f"the server refused a query ({status}): {said}", hint=f"the query was: {sent[:_LONGEST]}")
+    data = answer.get("data")
+    if data is None or (query is not None and not (data and isinstance(data, dict))):
+        raise odd_answer(url, sent, "it holds no data")
+    if query is not None and "result" not in data:
+        raise odd_answer(url, sent, "it has no list of series")
     return answer
 
 
