@@ -20,6 +20,8 @@ from evaluator.hooks.templates import check_template, fill_words
 
 __all__ = ["Etcd"]
 
+_LOGIN = "auth/authenticate"
+
 
 class EtcdOptions(TlsOptions):
     """Where etcd is, and what is set."""
@@ -59,8 +61,11 @@ class Etcd(BaseHook[EtcdOptions]):
         found = self._ask("kv/range", {"key": _encode(self.options.key)}).get("kvs") or []
         if not found:
             return {"value": None, "revision": 0}
-        # An empty value is left out of the answer.
-        return {"value": _decode(found[0].get("value", "")), "revision": int(found[0]["mod_revision"])}
+        try:  # an empty value is left out of the answer
+            value = base64.b64decode(found[0].get("value", "")).decode()
+        except UnicodeDecodeError:
+            raise HookError("the key's value is no text, and could not be restored") from None
+        return {"value": value, "revision": int(found[0]["mod_revision"])}
 
     def _tell(self, value: Any) -> str:
         return "no such key" if value["value"] is None else str(value["value"])
@@ -102,17 +107,9 @@ class Etcd(BaseHook[EtcdOptions]):
 
     def _ask(self, path: str, message: dict[str, Any], *, changes: bool = False) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
-        if self.options.username:
-            headers["Authorization"] = self._token()
-        return self._post(path, message, headers, changes=changes)
-
-    def _token(self) -> str:
-        login = {"name": self.options.username, "password": self._secret(self.options.password or "")}
-        return str(self._post("auth/authenticate", login, {"Content-Type": "application/json"})["token"])
-
-    def _post(
-        self, path: str, message: dict[str, Any], headers: dict[str, str], *, changes: bool = False
-    ) -> dict[str, Any]:
+        if self.options.username and path != _LOGIN:
+            login = {"name": self.options.username, "password": self._secret(self.options.password or "")}
+            headers["Authorization"] = str(self._ask(_LOGIN, login)["token"])
         url = f"{self.options.url.rstrip('/')}/v3/{path}"
         body = json.dumps(message).encode()
         try:
@@ -134,10 +131,3 @@ class Etcd(BaseHook[EtcdOptions]):
 
 def _encode(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-def _decode(text: str) -> str:
-    try:
-        return base64.b64decode(text).decode()
-    except UnicodeDecodeError:
-        raise HookError("the key's value is no text, and could not be restored") from None

@@ -36,8 +36,8 @@ _TURNED = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, Interr
 _KEY = "evaluator_open"
 
 
-_Call = tuple[float, Any, tuple[Any, ...], Mapping[str, Any]]
-"""One call of a client's `request`: when it began, the client, and what it was given."""
+_Call = tuple[float, Any, Any, Any, tuple[Any, ...], Mapping[str, Any]]
+"""One call of a client's `request`: when it began, the client, and what it was given: method, URL, and the rest."""
 
 
 class OpenRequests:
@@ -79,12 +79,16 @@ class OpenRequests:
     def _watch_request(self, original: Callable[..., Any]) -> Callable[..., Any]:
         calls, now = self._calls, time.perf_counter
 
+        # This is called for every request: nothing is packed or unpacked that need not be.
         @wraps(original)
-        def request(session: Any, *arguments: Any, **options: Any) -> Any:
+        def request(session: Any, method: Any, url: Any, *more: Any, **options: Any) -> Any:
             key = id(options)  # a dict that nobody else has, as long as the call lasts
-            calls[key] = now(), session, arguments, options
+            calls[key] = now(), session, method, url, more, options
             try:
-                response = original(session, *arguments, **options)
+                if options or more:
+                    response = original(session, method, url, *more, **options)
+                else:
+                    response = original(session, method, url)
             except BaseException as error:
                 if call := calls.pop(key, None):
                     self._end_broken(call, error)
@@ -137,12 +141,12 @@ class OpenRequests:
 
     def _name(self, call: _Call) -> tuple[str, str, str]:
         """Arm, instance and endpoint, by the rules of Locust's clients."""
-        _, session, arguments, options = call
+        _, session, method, url, more, options = call
         try:
             of_class = next(found for cls, found in self._signatures.items() if isinstance(session, cls))
-            given = of_class.bind(session, *arguments, **options).arguments
+            given = of_class.bind(session, method, url, *more, **options).arguments
         except TypeError:
-            given = dict(options)  # a call that the client itself refuses
+            given = {"method": method, "url": url, **options}  # a call that the client itself refuses
         name = given.get("name") or session.request_name or _find_name(session, given)
         return self._buffer.place(given.get("method"), name, _find_context(session, given))
 
