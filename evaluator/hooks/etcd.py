@@ -118,11 +118,8 @@ class Etcd(BaseHook[EtcdOptions]):
             if changes:
                 raise
             raise HookError(str(error)) from None
-        try:
-            said = json.loads(answer.text)
-        except ValueError:
-            said = None
-        if answer.ok and isinstance(said, dict):
+        said = answer.parse()
+        if answer.ok and said is not None:
             return said
         if changes and (answer.ok or answer.status >= 500):
             raise MaybeSent(f"etcd answered {answer.status}: {answer.text[:200]}")

@@ -201,11 +201,7 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         sent = json.dumps(body).encode() if body is not None else b""
         url = options.url.rstrip("/") + path
         answer = send(method, url, options, sent, headers)
-        try:
-            said = json.loads(answer.text)
-        except ValueError:
-            said = {}
-        said = said if isinstance(said, dict) else {}
+        said = answer.parse() or {}
         if answer.ok and "metadata" in said:
             return said
         told = str(said.get("message") or answer.text)[:300]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import re
 import socket
 import ssl
@@ -74,6 +75,19 @@ class Answer:
     def ok(self) -> bool:
         """Whether it was accepted; a redirect is not."""
         return 200 <= self.status < 300
+
+    @property
+    def may_be_done(self) -> bool:
+        """Whether a server that refused may have acted: one that breaks may have done so first."""
+        return self.status >= 500 and self.status != 503
+
+    def parse(self) -> dict[str, Any] | None:
+        """The answer as JSON; None where it is no object."""
+        try:
+            said = json.loads(self.text)
+        except ValueError:
+            return None
+        return said if isinstance(said, dict) else None
 
 
 # ------------------------------------------------------------------ where to

@@ -76,6 +76,11 @@ class Webhook(BaseHook[WebhookOptions]):
         secret = self._secret(self.options.secret)
         maybe = False
 
+        def wait_s(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.wait_s if isinstance(error, _Again) else None
+            return asked if asked is not None else _backoff(state)
+
         def attempt() -> Outcome:
             nonlocal maybe
             try:
@@ -85,7 +90,13 @@ class Webhook(BaseHook[WebhookOptions]):
                 raise
 
         try:
-            outcome: Outcome = self._retrying(context)(attempt)
+            outcome: Outcome = Retrying(
+                retry=retry_if_exception_type(_Again),
+                wait=wait_s,
+                stop=lambda state: state.upcoming_sleep >= context.left_s(),
+                sleep=time.sleep,
+                reraise=True,
+            )(attempt)
         except _Again as last:
             outcome = Outcome("failed", f"not accepted in time: {last.told}", response=last.answer)
         except HookError as error:
@@ -93,19 +104,6 @@ class Webhook(BaseHook[WebhookOptions]):
         if outcome.state == "failed" and maybe:  # an earlier attempt may have been taken
             return replace(outcome, state="unknown")
         return outcome
-
-    def _retrying(self, context: HookContext) -> Retrying:
-        def wait_s(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.wait_s if isinstance(error, _Again) else None
-            return asked if asked is not None else _backoff(state)
-
-        def too_late(state: RetryCallState) -> bool:
-            return state.upcoming_sleep >= context.left_s()
-
-        return Retrying(
-            retry=retry_if_exception_type(_Again), wait=wait_s, stop=too_late, sleep=time.sleep, reraise=True
-        )
 
     def _send_once(self, identity: str, body: bytes, secret: str, context: HookContext) -> Outcome:
         now = int(time.time())
@@ -125,21 +123,17 @@ class Webhook(BaseHook[WebhookOptions]):
             if "cannot be reached" not in error.message:
                 raise
             raise _Again(error.message, sent=False) from None
-        return _judge(answer)
-
-
-def _judge(answer: Answer) -> Outcome:
-    said = f"answered {answer.status}"
-    if answer.ok:
-        return Outcome("acknowledged", f"the receiver {said}", response=answer.text)
-    if answer.status in _AGAIN or answer.status >= 500:
-        # A receiver that breaks after it acted has acted; one that asks to come again has not.
-        acted = answer.status >= 500 and answer.status != 503
-        raise _Again(f"the receiver {said}", wait_s=_retry_after_s(answer), answer=answer.text, sent=acted)
-    why = "redirects are not followed" if 300 <= answer.status < 400 else "it is not sent again"
-    if answer.status == GONE:
-        why = "the receiver wants no more of these"
-    return Outcome("failed", f"the receiver {said}; {why}", response=answer.text)
+        said = f"answered {answer.status}"
+        if answer.ok:
+            return Outcome("acknowledged", f"the receiver {said}", response=answer.text)
+        if answer.status in _AGAIN or answer.status >= 500:
+            raise _Again(
+                f"the receiver {said}", wait_s=_retry_after_s(answer), answer=answer.text, sent=answer.may_be_done
+            )
+        why = "redirects are not followed" if 300 <= answer.status < 400 else "it is not sent again"
+        if answer.status == GONE:
+            why = "the receiver wants no more of these"
+        return Outcome("failed", f"the receiver {said}; {why}", response=answer.text)
 
 
 def _retry_after_s(answer: Answer) -> float | None:
