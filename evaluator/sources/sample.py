@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from evaluator.errors import SourceError
 from evaluator.records import Arm
+from evaluator.sources.load import free_port
 
 __all__ = ["REGRESSIONS", "find_loadtests", "start_arms", "start_prometheus"]
 
@@ -56,7 +55,7 @@ def start_arms(
 
 @contextlib.contextmanager
 def _instance(instance: str, options: Sequence[str]) -> Iterator[int]:
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, str(find_loadtests() / "target.py"), "--port", str(port), "--instance", instance]
     with _started([*command, *options, "--parent", str(os.getpid())]):
         yield port
@@ -91,20 +90,17 @@ def start_prometheus(arms: Sequence[Arm], folder: Path) -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = folder / "prometheus.yml"
-    config.write_text(yaml.safe_dump(_scrape_config(arms)), encoding="utf-8")
-    address = f"127.0.0.1:{_free_port()}"
+    every = {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"}
+    targets = [
+        {"targets": [url.removeprefix("http://") for url in arm.urls], "labels": {"arm": arm.name}} for arm in arms
+    ]
+    scraped = {"global": every, "scrape_configs": [{"job_name": "shop", "static_configs": targets}]}
+    config.write_text(yaml.safe_dump(scraped), encoding="utf-8")
+    address = f"127.0.0.1:{free_port()}"
     options = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
     with _started([program, *options]) as process:
         _wait_until_ready(f"http://{address}", process)
         yield f"http://{address}"
-
-
-def _scrape_config(arms: Sequence[Arm]) -> dict[str, Any]:
-    targets = [
-        {"targets": [url.removeprefix("http://") for url in arm.urls], "labels": {"arm": arm.name}} for arm in arms
-    ]
-    every = {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"}
-    return {"global": every, "scrape_configs": [{"job_name": "shop", "static_configs": targets}]}
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
@@ -119,9 +115,3 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.05)
     raise SourceError(f"prometheus did not become ready within {READY_S:g} s", hint="start it by hand to see why")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

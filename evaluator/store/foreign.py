@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import itertools
 import re
 import zlib
@@ -11,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TextIO, cast
 
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, FilePlan, LeftOutKind
@@ -19,6 +17,7 @@ from evaluator.store.engine import Engine, quote
 from evaluator.store.expressions import column_name, express, is_nothing, meet
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import find_sub_results
+from evaluator.textfiles import open_text
 
 __all__ = [
     "GOOD",
@@ -29,7 +28,6 @@ __all__ = [
     "find_period",
     "find_rejected",
     "mark_strays",
-    "open_text",
     "select_rows",
     "split_mark",
     "word_rejection",
@@ -432,17 +430,10 @@ _REASONS = {
 def find_line(path: Path, delimiter: str, record: int) -> int:
     """Find the line on which a record begins; a quoted value may span several. The record where that cannot be told."""
     try:
-        with open_text(path) as opened:
+        with open_text(path, errors="replace") as opened:
             reader = csv.reader(opened, delimiter=delimiter)
             for _ in itertools.islice(reader, record - 1):
                 pass
             return reader.line_num + 1
     except (OSError, EOFError, zlib.error, csv.Error):
         return record
-
-
-def open_text(path: Path) -> TextIO:
-    """Open a text file, compressed or not, however badly it is encoded."""
-    if path.suffix == ".gz":
-        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline="", errors="replace"))
-    return path.open(encoding="utf-8-sig", newline="", errors="replace")

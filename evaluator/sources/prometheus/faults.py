@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from evaluator.errors import SourceError
-from evaluator.sources.prometheus.samples import Lifted, lift_samples
+from evaluator.sources.prometheus.samples import lift_samples
 
 if TYPE_CHECKING:
     import requests
@@ -47,12 +46,8 @@ def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
     elif "SSL" in text:
         cause = "it ended the TLS handshake; does it ask for a certificate of ours (sources.prometheus.tls.cert)?"
     else:
-        cause = _last_words(text)
+        cause = text.rsplit(":", maxsplit=1)[-1].strip(" ()'\"")[:_LONGEST]
     return SourceError(f"{url} cannot be reached: {cause}", hint="is sources.prometheus.url right, and the server up?")
-
-
-def _last_words(text: str) -> str:
-    return text.rsplit(":", maxsplit=1)[-1].strip(" ()'\"")[:_LONGEST]
 
 
 def odd_answer(url: str, asked: str, why: str) -> SourceError:
@@ -105,40 +100,23 @@ def check_answer(url: str, response: requests.Response, query: str | None) -> di
     return answer
 
 
-def _put_back(answer: Any, samples: list[Lifted]) -> Any:
-    """Samples in their places. Raises ValueError where something else than series had some."""
+def _read_json(url: str, body: bytes, status: int) -> dict[str, Any]:
+    rest, samples = lift_samples(body)
+    was_on = gc.isenabled()
+    gc.disable()  # the collector would go through all samples again and again, for most of the time
     try:
-        for series in answer["data"]["result"]:
+        answer = json.loads(rest)
+        for series in answer["data"]["result"] if samples else ():
             if "values" in series:
                 series["values"] = samples[series["values"]]
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError("the answer is no list of series") from error
-    return answer
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Let the garbage collector rest: it would go through all samples again and again, for most of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
+    except (ValueError, KeyError, TypeError, IndexError):  # samples where something else than series had some, too
+        answer = None
     finally:
         if was_on:
             gc.enable()
-
-
-def _read_json(url: str, body: bytes, status: int) -> dict[str, Any]:
-    rest, samples = lift_samples(body)
-    try:
-        with _uncollected():
-            answer = _put_back(json.loads(rest), samples) if samples else json.loads(body)
-    except ValueError:
-        answer = None
     if isinstance(answer, dict):
         return answer
-    start = body[:200].lstrip()
-    what = "an HTML page" if start.startswith(b"<") else "something else"
+    what = "an HTML page" if body[:200].lstrip().startswith(b"<") else "something else"
     raise SourceError(
         f"{url} answered with {what} instead of JSON (status {status})",
         hint="is it the address of Prometheus itself, and not of a login or a dashboard?",
