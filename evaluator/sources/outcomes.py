@@ -15,10 +15,7 @@ from evaluator.sources.files.base import find_delimiter, refuse_twice, starts_wi
 from evaluator.sources.files.planning import expand_files
 from evaluator.textfiles import open_bytes, open_text
 
-__all__ = ["OUTCOME_SOURCE", "ROWS", "plan_outcomes"]
-
-OUTCOME_SOURCE = "outcomes"
-"""Source of the runs that hold outcomes."""
+__all__ = ["ROWS", "plan_outcomes"]
 
 Describe = Callable[[OutcomePlan], Sequence[SourceColumn]]
 """Lists the columns of a plan's files, or of its query over them."""
