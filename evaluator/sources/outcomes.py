@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -35,7 +36,8 @@ _ARMS = (
 )
 _COVARIATE_MARKS = ("pre_", "pre.", "covariate_", "covariate.")
 _COVARIATE_ENDS = ("_pre", "_covariate", "_before")
-_TIMES = ("timestamp", "time", "ts", "date", "day", "hour")
+_NO_OUTCOME = re.compile("timestamp|time|ts|date|day|hour|unnamed.*", re.IGNORECASE | re.DOTALL)
+"""Times, and the row numbers that pandas leaves in a file."""
 _KINDS = {"": None, "binary": True, "numeric": False}
 _CHUNK = 1 << 20
 ROWS = "rows"
@@ -129,17 +131,14 @@ def _choose_columns(
     covariates = list(options.covariates)
     outcomes = [_parse_outcome(text, columns) for text in options.outcomes]
     free = [column for column in columns.values() if column.name not in taken | set(covariates)]
-    numbers = [column for column in free if column.kind in ("number", "truth") and not _is_no_outcome(column.name)]
+    numbers = [
+        column for column in free if column.kind in ("number", "truth") and not _NO_OUTCOME.fullmatch(column.name)
+    ]
     if not options.outcomes:
         outcomes = [OutcomeColumn(column.name) for column in numbers if not _looks_before(column.name)]
     if not options.covariates:
         named = {column.name for column in outcomes}
         covariates = [c.name for c in numbers if _looks_before(c.name) and c.name not in named]
-    _check(outcomes, covariates, taken)
-    return (*outcomes, *(OutcomeColumn(name, "covariate", binary=False) for name in covariates))
-
-
-def _check(outcomes: Sequence[OutcomeColumn], covariates: Sequence[str], taken: set[str]) -> None:
     names = [*(column.name for column in outcomes), *covariates]
     if not outcomes:
         raise InputError("no column holds an outcome: there is no other column of numbers", hint="name it: --outcome")
@@ -151,6 +150,7 @@ def _check(outcomes: Sequence[OutcomeColumn], covariates: Sequence[str], taken: 
         raise InputError(
             f"an outcome cannot be called '{reserved}'", hint="rename the column, for example with --outcomes-query"
         )
+    return (*outcomes, *(OutcomeColumn(name, "covariate", binary=False) for name in covariates))
 
 
 def _parse_outcome(text: str, columns: dict[str, SourceColumn]) -> OutcomeColumn:
@@ -166,10 +166,4 @@ def _parse_outcome(text: str, columns: dict[str, SourceColumn]) -> OutcomeColumn
 
 def _looks_before(name: str) -> bool:
     """Tell whether a name says that the column was measured before the test."""
-    lower = name.lower()
-    return lower.startswith(_COVARIATE_MARKS) or lower.endswith(_COVARIATE_ENDS)
-
-
-def _is_no_outcome(name: str) -> bool:
-    """Tell times, and the row numbers that pandas leaves in a file, by their names."""
-    return name.lower() in _TIMES or name.lower().startswith("unnamed")
+    return name.lower().startswith(_COVARIATE_MARKS) or name.lower().endswith(_COVARIATE_ENDS)

@@ -154,12 +154,12 @@ class RequestBuffer:
             {
                 **constants,
                 "arm": arms,
-                "instance": _instances(instances, arms),
+                "instance": _texts(instances, arms.to_pylist),
                 "ts": _timestamps(_numbers(starts), times, self.clock()),
                 "endpoint": _endpoints(methods, names),
                 "response_time_ms": pa.array(times),
-                "response_bytes": pa.array(_cleaned(sizes, _size), pa.int64()),
-                "status_code": pa.array(_cleaned(statuses, _status), pa.int16()),
+                "response_bytes": pa.array(_whole(sizes, 0, _HIGHEST_SIZE), pa.int64()),
+                "status_code": pa.array(_whole(statuses, 1, _HIGHEST_STATUS), pa.int16()),
                 "failed": pa.array(failed),
                 "exception": pa.array(exceptions, pa.string()).dictionary_encode(),
                 "user_count": pa.array([users.get(arm) for arm in arms.dictionary.to_pylist()], pa.int32()).take(
@@ -179,7 +179,7 @@ class RequestBuffer:
         """Arm, instance and endpoint of a request without a response, as its row would have them."""
         known = _mapping(context)
         arms = self._arms([known])
-        instances = _instances([known.get("instance")], arms)
+        instances = _texts([known.get("instance")], arms.to_pylist)
         endpoints = _endpoints([method], _paths([name]) if self.sensitive else [name])
         return arms[0].as_py(), instances[0].as_py(), endpoints[0].as_py()
 
@@ -224,20 +224,20 @@ def _extras(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
     """What a locustfile put into the contexts beside what has a column; `None` where it put nothing."""
     if ARM_KEYS.issuperset(set().union(*contexts)):
         return None
-    return pa.array([_extra(context) for context in contexts], pa.map_(pa.string(), pa.string()))
+    pairs = [
+        [(_encodable(key), _encodable(value)) for key, value in context.items() if key not in ARM_KEYS] or None
+        for context in contexts
+    ]
+    return pa.array(pairs, pa.map_(pa.string(), pa.string()))
 
 
-def _extra(context: Mapping[str, Any]) -> list[tuple[str, str]] | None:
-    pairs = [(_encodable(key), _encodable(value)) for key, value in context.items() if key not in ARM_KEYS]
-    return pairs or None
+def _whole(values: list[Any], low: int, high: int) -> list[int | None]:
+    """Whole numbers from `low` to `high`, None for anything else; each is looked at once, since few differ."""
 
+    def clean(value: Any) -> int | None:
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return int(value) if is_whole and low <= value <= high else None
 
-def _instances(instances: list[Any], arms: pa.Array) -> pa.Array:
-    return _texts(instances, arms.to_pylist)
-
-
-def _cleaned(values: list[Any], clean: Callable[[Any], int | None]) -> list[int | None]:
-    """Apply `clean` to each value; the values of one second are few, so each is looked at once."""
     if not set(map(type, values)) <= {int, type(None)}:
         return [clean(value) for value in values]
     cleaned = {value: clean(value) for value in set(values)}
@@ -281,18 +281,6 @@ def _texts(values: list[Any], otherwise: Callable[[], Iterable[str]]) -> pa.Arra
     given = ["" if one is None else _encodable(one) for one in values]
     texts = [text or other for text, other in zip(given, otherwise(), strict=False)]
     return pa.array(texts, pa.string()).dictionary_encode()
-
-
-def _status(status: Any) -> int | None:
-    return int(status) if _is_whole(status) and 0 < status <= _HIGHEST_STATUS else None
-
-
-def _size(size: Any) -> int | None:
-    return int(size) if _is_whole(size) and 0 <= size <= _HIGHEST_SIZE else None
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _numbers(values: list[Any]) -> npt.NDArray[np.float64]:

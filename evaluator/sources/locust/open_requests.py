@@ -8,6 +8,7 @@ does not take for a failure.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -130,7 +131,11 @@ class OpenRequests:
         """A request that was answered, and whose block was left with an exception: Locust counts it nowhere."""
         meta = response.request_meta
         arm, _, _ = self._buffer.place(meta.get("request_type"), meta.get("name"), meta.get("context"))
-        failed = _is_failure(response) if isinstance(error, (*_STOPPED, *_TURNED)) else True
+        failed = True
+        if isinstance(error, (*_STOPPED, *_TURNED)):
+            with contextlib.suppress(Exception):  # each client and locustfile says with its own that it failed
+                response.raise_for_status()
+                failed = False
         self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _detail(error), failed=failed)
 
     def _describe(self, call: _Call) -> InFlight:
@@ -148,7 +153,10 @@ class OpenRequests:
         except TypeError:
             given = {"method": method, "url": url, **options}  # a call that the client itself refuses
         name = given.get("name") or session.request_name or _find_name(session, given)
-        return self._buffer.place(given.get("method"), name, _find_context(session, given))
+        context = given.get("context") or {}
+        with contextlib.suppress(Exception):  # a locustfile's own code; its name is all that is lost
+            context = {**session.user.context(), **context} if session.user else context
+        return self._buffer.place(given.get("method"), name, context)
 
 
 def _find_name(session: Any, given: Mapping[str, Any]) -> Any:
@@ -163,22 +171,6 @@ def _find_name(session: Any, given: Mapping[str, Any]) -> Any:
     except (requests.RequestException, TypeError, ValueError):
         return url
     return prepared.path_url
-
-
-def _find_context(session: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    own = given.get("context") or {}
-    try:
-        return {**session.user.context(), **own} if session.user else own
-    except Exception:  # noqa: BLE001 - a locustfile's own code; its name is all that is lost
-        return own
-
-
-def _is_failure(response: Any) -> bool:
-    try:
-        response.raise_for_status()
-    except Exception:  # noqa: BLE001 - each client and locustfile says it with its own
-        return True
-    return False
 
 
 def _detail(error: BaseException) -> str:

@@ -22,7 +22,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from evaluator.errors import SourceError, UsageError
@@ -133,9 +132,7 @@ class Prometheus:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -190,15 +187,7 @@ class Prometheus:
         window = self._window(start, end)
         selector = self.options.selectors[arm]
         step_s, seconds = float(self.options.step_s), (window.end_ms - window.start_ms) / 1000
-        answer = Answer(
-            query,
-            arm,
-            (),
-            window.start,
-            window.end,
-            step_s,
-            (),
-        )
+        answer = Answer(query, arm, (), window.start, window.end, step_s, ())
         for part, text in parts_of(query):
             filled = fill(text, selector, step_s=step_s, window_s=seconds)
             answer = self._add(answer, part, filled, window, on_progress)
@@ -214,7 +203,7 @@ class Prometheus:
         selector = self.options.selectors[arm]
         plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
         if query.kind is QueryKind.HISTOGRAM:
-            return replace(answer, form=find_form(answer, lambda: self._labels_of(plain, window)))
+            return replace(answer, form=find_form(answer, lambda: self.labels_of(plain, window.start, window.end)))
         if not is_plain(query.text) or not matchers_of(query.text):
             return answer
         if answer.series:
@@ -237,9 +226,9 @@ class Prometheus:
             return find_impossible(
                 query.text,
                 arm,
-                self._labels_of(own, window),
-                lambda: self._labels_of(anywhere, longer),
-                lambda: [labels for other in others for labels in self._labels_of(other, longer)],
+                self.labels_of(own, window.start, window.end),
+                lambda: self.labels_of(anywhere, longer.start, longer.end),
+                lambda: [labels for other in others for labels in self.labels_of(other, longer.start, longer.end)],
             )
         except SourceError as error:
             return f"whether it could find anything on {arm} is not known: {error.message}"
@@ -265,7 +254,6 @@ class Prometheus:
 
     def explain_nothing(self, query: Query, arm: str, start: datetime, end: datetime) -> str:
         """Say what was asked where a query has no series for an arm, and which labels do exist. Raises SourceError."""
-        window = self._window(start, end)
         selector = self.options.selectors[arm]
         _, text = parts_of(query)[0]
         filled = fill(text, selector, step_s=self.options.step_s, window_s=0)
@@ -273,7 +261,7 @@ class Prometheus:
         message = f"the server has no series for {filled}"
         if not name:
             return f"{message}; does {selector} select anything in that time?"
-        return f"{message}; {explain_labels(name, filled, self._labels_of(name, window))}"
+        return f"{message}; {explain_labels(name, filled, self.labels_of(name, start, end))}"
 
     def metric_names(self, start: datetime, end: datetime) -> frozenset[str]:
         """The names of all metrics that had series in a window. Raises SourceError."""
@@ -281,11 +269,9 @@ class Prometheus:
         bounds = {"start": window.start.timestamp(), "end": window.end.timestamp()}
         return frozenset(map(str, self._client.all_metrics(bounds)))
 
-    def labels_of(self, name: str, start: datetime, end: datetime) -> list[Mapping[str, str]]:
+    def labels_of(self, name: str, start: datetime, end: datetime) -> list[Labels]:
         """The labels of each series that a metric had in a window; none where there is no such metric."""
-        return self._labels_of(name, self._window(start, end))
-
-    def _labels_of(self, name: str, window: _Window) -> list[Labels]:
+        window = self._window(start, end)
         found = self._client.get_series(window.start, window.end, {"match[]": name})
         if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
             raise odd_answer(self.options.shown_url, name, "it is no list of series")
