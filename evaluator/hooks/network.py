@@ -171,7 +171,12 @@ def send(
     except OSError:
         raise HookError(f"the certificates to trust cannot be read from {options.ca}") from None
     ours = {"User-Agent": "release-evaluator", "Accept-Encoding": "identity"}
-    request = requests.Request(method, url, {**ours, **(headers or {})}, data=body or None).prepare()
+    try:
+        request = requests.Request(method, url, {**ours, **(headers or {})}, data=body or None).prepare()
+    except ValueError as error:  # its text may hold a secret
+        raise HookError(
+            f"a request to {host} cannot be written: {type(error).__name__}", hint="has a secret line breaks?"
+        ) from None
     request.url = url  # as it was checked, and not as it was tidied
     with contextlib.closing(Adapter(LARGEST_BODY, addresses=addresses, trust=trust)) as adapter:
         try:

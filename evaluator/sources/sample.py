@@ -48,17 +48,13 @@ def start_arms(
         for name, version, regression in versions:
             extra = ["--metrics"] if metrics else []
             options = ["--version", version, "--regression", regression, "--leak-over", str(leak_over_s), *extra]
-            ports = [stack.enter_context(_instance(f"{name}-{number + 1}", options)) for number in range(instances)]
+            ports = [free_port() for _ in range(instances)]
+            for number, port in enumerate(ports, start=1):
+                program = [sys.executable, str(find_loadtests() / "target.py"), "--port", str(port)]
+                instance = ["--instance", f"{name}-{number}", *options, "--parent", str(os.getpid())]
+                stack.enter_context(_started([*program, *instance]))
             arms.append(Arm(name, tuple(f"http://127.0.0.1:{port}" for port in ports), version))
         yield tuple(arms)
-
-
-@contextlib.contextmanager
-def _instance(instance: str, options: Sequence[str]) -> Iterator[int]:
-    port = free_port()
-    command = [sys.executable, str(find_loadtests() / "target.py"), "--port", str(port), "--instance", instance]
-    with _started([*command, *options, "--parent", str(os.getpid())]):
-        yield port
 
 
 @contextlib.contextmanager

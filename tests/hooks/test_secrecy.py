@@ -66,3 +66,12 @@ def test_one_that_is_not_set_is_named():
     with pytest.raises(UsageError, match="NO_SUCH"):
         OF_HOOKS.reveal("x ${NO_SUCH}", {})
     assert OF_HOOKS.reveal("${A}${A}", {"A": "1"}) == "11"
+
+
+def test_a_secret_that_no_header_can_have_is_not_sent(receiver):
+    hook = make_hook("kubernetes", options_for(receiver)["kubernetes"], {"TOKEN": "first\nsecond"})
+    for outcome in (hook.test(), hook.execute(make_context())):
+        assert outcome.state == "failed"
+        assert "a request to 127.0.0.1 cannot be written" in outcome.did
+        assert "first" not in outcome.did
+    assert not receiver.seen

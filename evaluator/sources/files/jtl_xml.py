@@ -204,22 +204,19 @@ class _Reader:
         if parent is None:
             self._open.append(_Element("root"))
         elif name in _SAMPLES or (parent.role != "other" and len(_TELLING & attributes.keys()) > 1):
-            self._open.append(self._begin_sample(attributes))
+            message = attributes.get("rm", "")
+            is_transaction = message.startswith(TRANSACTION)
+            is_part = any(element.role in ("sample", "unknown") for element in self._open)
+            kind = LeftOutKind.PART if is_part else LeftOutKind.SUMMARY if is_transaction else ""
+            row: _Row = {column: attributes.get(key) for key, column in _ATTRIBUTES.items()}
+            row |= {"failureMessage": message, KIND: kind, DETAIL: "", LINE: self._line()}
+            self._open.append(_Element("transaction" if is_transaction else "sample", row))
         elif parent.role == "root" or (parent.role == "transaction" and name not in _OF_SAMPLE):
-            row: _Row = {KIND: LeftOutKind.OTHER_KIND, DETAIL: name, LINE: self._line()}
+            row = {KIND: LeftOutKind.OTHER_KIND, DETAIL: name, LINE: self._line()}
             self._open.append(_Element("unknown", row))
         else:
             is_read = name in _CHILDREN if parent.role == "unknown" else name == "failureMessage"
             self._open.append(_Element("other", text=[] if is_read else None))
-
-    def _begin_sample(self, attributes: dict[str, str]) -> _Element:
-        row: _Row = {column: attributes.get(key) for key, column in _ATTRIBUTES.items()}
-        message = attributes.get("rm", "")
-        is_transaction = message.startswith(TRANSACTION)
-        is_part = any(element.role in ("sample", "unknown") for element in self._open)
-        kind = LeftOutKind.PART if is_part else LeftOutKind.SUMMARY if is_transaction else ""
-        row |= {"failureMessage": message, KIND: kind, DETAIL: "", LINE: self._line()}
-        return _Element("transaction" if is_transaction else "sample", row)
 
     def _line(self) -> str:
         return str(self._parser.CurrentLineNumber)
@@ -232,21 +229,19 @@ class _Reader:
     def _end(self, name: str) -> None:
         element = self._open.pop()
         if element.text is not None:
-            self._keep_text(name, "".join(element.text).strip())
+            # What a child says of the sample that it stands in.
+            text = "".join(element.text).strip()
+            owner = next(element for element in reversed(self._open) if element.role != "other")
+            if owner.role == "unknown":
+                owner.row[_CHILDREN[name]] = text
+            elif owner.role != "root" and text:
+                owner.row["failureMessage"] = text
         elif element.role in ("transaction", "sample"):
             self.rows.append(element.row)
         elif element.role == "unknown":
             if all(element.row.get(column) is not None for column in ("timeStamp", "elapsed", "label", "success")):
                 element.row |= {KIND: "", DETAIL: ""}
             self.rows.append(element.row)
-
-    def _keep_text(self, name: str, text: str) -> None:
-        """Keep what a child says of the sample that it stands in."""
-        owner = next(element for element in reversed(self._open) if element.role != "other")
-        if owner.role == "unknown":
-            owner.row[_CHILDREN[name]] = text
-        elif owner.role != "root" and text:
-            owner.row["failureMessage"] = text
 
 
 _CUT_SHORT = "a test that was killed leaves its last lines unwritten: close them with </testResults>"

@@ -166,7 +166,9 @@ class _Process:
         self.given, self.recording = recording, recording
         self.parent = parent
         self.worker = f"{re.sub('[^A-Za-z0-9]+', '-', platform.node())[:40]}-{os.getpid()}"
-        self.role = _role(runner)
+        self.role: Any = "worker" if isinstance(runner, WorkerRunner) else "local"
+        if isinstance(runner, MasterRunner):
+            self.role = "master"
         self.facts = self._new_facts()
         options = _options(environment)
         self.buffer = RequestBuffer(
@@ -451,9 +453,3 @@ def _why(error: Exception) -> str:
     """Say what the system said; Arrow puts its number into a sentence of its own."""
     number = re.search(r"\[errno (\d+)\]", str(error))
     return os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
-
-
-def _role(runner: Runner) -> Any:
-    if isinstance(runner, MasterRunner):
-        return "master"
-    return "worker" if isinstance(runner, WorkerRunner) else "local"
