@@ -139,10 +139,15 @@ class _Limited:
             super().connect()  # type: ignore[misc]
         exchange.reached, exchange.trouble = True, None
 
+    def request(self: Any, *args: Any, **options: Any) -> None:
+        if self.sock is not None:  # opened by an earlier exchange, it may be
+            _OF_THREAD.exchange.reached = True
+        super().request(*args, **options)  # type: ignore[misc]
+
     def getresponse(self: Any) -> Any:
         exchange: _Exchange = _OF_THREAD.exchange
         with exchange.step():
-            exchange.use(self.sock)  # it may have been opened by an earlier exchange
+            exchange.use(self.sock)
             return super().getresponse()  # type: ignore[misc]
 
 

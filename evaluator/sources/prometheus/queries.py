@@ -39,18 +39,19 @@ class Matcher:
             return None
 
 
-def matchers_of(query: str) -> tuple[Matcher, ...]:
+def matchers_of(text: str) -> tuple[Matcher, ...]:
     """The conditions of a plain query, without those that `$selector` stands for.
 
     >>> matchers_of('x{$selector,code=~"5.."}')
     (Matcher(label='code', how='=~', value='5..'),)
     """
-    found = _PLAIN.fullmatch(query)
+    found = _PLAIN.fullmatch(text)
     labels = (found["labels"] or "") if found else ""
-    return tuple(
-        Matcher(label, how, text[1:-1] if text[0] == "`" else re.sub(r"\\(.)", r"\1", text[1:-1]))
-        for label, how, text in _MATCHER.findall(labels)
-    )
+    return tuple(Matcher(label, how, _unquote(quoted)) for label, how, quoted in _MATCHER.findall(labels))
+
+
+def _unquote(quoted: str) -> str:
+    return quoted[1:-1] if quoted[0] == "`" else re.sub(r"\\(.)", r"\1", quoted[1:-1])
 
 
 def is_plain(text: str) -> bool:
