@@ -201,7 +201,7 @@ def test_undo_has_the_same_limit(monkeypatch):
 
 def test_what_is_not_installed_is_named(receiver, monkeypatch):
     hook = make_hook("http", {"url": receiver.url, "allow_hosts": ["127.0.0.1"]})
-    monkeypatch.setitem(sys.modules, "urllib3.connection", None)
+    monkeypatch.setitem(sys.modules, "requests", None)
     outcome = hook.execute(make_context())
     assert outcome.state == "failed"
     assert "release-evaluator[hooks]" in outcome.did
