@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from evaluator.errors import EvaluatorError, UnknownName, UsageError
+from evaluator.extensions import needs
 from evaluator.figures import (
     Figure,
     color_arms,
@@ -54,8 +55,8 @@ class Plots:
     trace: Trace = field(repr=False)
 
     def __post_init__(self) -> None:
-        if importlib.util.find_spec("altair") is None:
-            raise EvaluatorError("plots need the package 'altair'", hint="pip install 'release-evaluator[plots]'")
+        with needs("plots need", "plots", EvaluatorError):
+            import_module("altair")
 
     def forest(self, *, endpoints: bool = False, width: int = PAGE) -> Chart:
         """Every change against its margin, the worst first: of the policy's metrics, or those of the endpoint scan.
