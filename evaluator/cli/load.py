@@ -13,7 +13,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration
 from evaluator.cli.subject import subject_options, to_release
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, Arm, Release, Run
+from evaluator.records import BASELINE, CANDIDATE, Arm, Release, Run
 from evaluator.wording import count_of
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def parse_arms(
     """Turn the options into arms, the baseline first. Raises UsageError."""
     found = [Arm(BASELINE, _split("--baseline", baseline), baseline_version)]
     if canary is not None:
-        found.append(Arm("canary", _split("--canary", canary), canary_version))
+        found.append(Arm(CANDIDATE, _split("--canary", canary), canary_version))
     for text in others:
         name, equals, urls = text.partition("=")
         if not (name and equals):
