@@ -23,7 +23,6 @@ from evaluator.figures import (
     rank_by_margin,
     with_finding,
 )
-from evaluator.pipeline.judging import Trace
 from evaluator.records import BASELINE, Comparison, Verdict
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class Plots:
     """
 
     verdict: Verdict = field(repr=False)
-    trace: Trace = field(repr=False)
+    trace: Callable[[], Mapping[str, Any]] = field(repr=False)
 
     def __post_init__(self) -> None:
         with needs("plots need", "plots", EvaluatorError):

@@ -11,7 +11,7 @@ from evaluator.extensions import Lazy
 from evaluator.records import Verdict
 from evaluator.reports.base import VERDICT_WORDS, Page, Render, plain_text
 from evaluator.reports.human import to_human
-from evaluator.reports.reading import from_json
+from evaluator.reports.reading import from_json, read_stored
 from evaluator.reports.verdict_json import to_json
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Render",
     "from_json",
     "plain_text",
+    "read_stored",
     "to_human",
     "to_json",
 ]
