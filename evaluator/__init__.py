@@ -21,9 +21,9 @@ __all__ = ["Recorder", "__version__", "open"]
 
 def __getattr__(name: str) -> Any:
     if name in _PLACES:
-        from evaluator.extensions import load
+        from evaluator.extensions import load_object
 
-        return load(_PLACES[name])
+        return load_object(_PLACES[name])
     if name == "__version__":
         from evaluator.version import find_version
 

@@ -11,12 +11,12 @@ from typing import Any, Generic, TypeVar
 
 from evaluator.errors import EvaluatorError, UsageError
 
-__all__ = ["Extensions", "Lazy", "load", "needs"]
+__all__ = ["Extensions", "Lazy", "load_object", "needs"]
 
 T = TypeVar("T")
 
 
-def load(place: str) -> Any:
+def load_object(place: str) -> Any:
     """Import what a place names: `module:name`, or `module:name.attribute`."""
     module, _, name = place.partition(":")
     return attrgetter(name)(import_module(module))
@@ -24,10 +24,15 @@ def load(place: str) -> Any:
 
 @contextmanager
 def needs(what: str, extra: str, error: type[EvaluatorError] = UsageError) -> Iterator[None]:
-    """Raise `error` where a package is missing within the block: `what` ("plots need") it, and which extra has it."""
+    """Raise `error` where a package is missing within the block: `what` ("plots need") it, and which extra has it.
+
+    A module of our own that cannot be imported is a fault, and is raised as it is.
+    """
     try:
         yield
     except ImportError as missing:
+        if (missing.name or "").partition(".")[0] == "evaluator":
+            raise
         hint = f"pip install 'release-evaluator[{extra}]'" if extra else None
         raise error(f"{what} the package '{missing.name}'", hint=hint) from missing
 
@@ -51,7 +56,7 @@ class Lazy(Mapping[str, T], Generic[T]):
     def __getitem__(self, name: str) -> T:
         place = self.places[name]
         with needs(f"the {self.noun} {name} needs", self.extra, self.error):
-            found: T = load(place)
+            found: T = load_object(place)
         return found
 
     def __contains__(self, name: object) -> bool:
@@ -100,7 +105,7 @@ class Extensions(Lazy[Any]):
     def __getitem__(self, name: str) -> Any:
         place = self.places[name]
         try:
-            return load(place)
+            return load_object(place)
         except Exception as error:
             also = f", or what it needs: pip install 'release-evaluator[{self.extra}]'" if self.extra else ""
             raise self.error(

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from evaluator.errors import UnknownName
-from evaluator.extensions import load
+from evaluator.extensions import load_object
 
 if TYPE_CHECKING:
     from evaluator.policy import Policy
@@ -97,7 +97,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         place = COMMANDS[cmd_name][0]
-        command: click.Command = load(place if ":" in place else f"{place}:command")
+        command: click.Command = load_object(place if ":" in place else f"{place}:command")
         _add_common_options(command)
         return command
 

@@ -25,13 +25,7 @@ JUDGING_OPTIONS = (
     click.option(
         "--run", "runs", default="latest", show_default=True, help="latest, all, or the id of a run or group."
     ),
-    click.option(
-        "--format",
-        "formats",
-        multiple=True,
-        metavar="F[=PATH]",
-        help=FORMAT_HELP,
-    ),
+    click.option("--format", "formats", multiple=True, metavar="F[=PATH]", help=FORMAT_HELP),
     click.option("--figures", is_flag=True, help="Add to the JSON what figures are drawn from."),
     click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Which verdicts are not exit code 0."),
     click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever the verdict."),

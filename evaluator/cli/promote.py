@@ -27,23 +27,19 @@ LOCK_WAIT_S = 60.0
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+OPTIONS = (
+    click.argument("release", metavar="RELEASE"),
+    click.option("--reason", default="", help="Why, in a sentence; it stays in the audit trail."),
+    click.option("--yes", is_flag=True, help="Do not ask to type the release's name."),
+    click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing."),
+    click.option("--queue", is_flag=True, help="Leave it to the app, or to `evaluator hooks worker`."),
+    click.option("--wait", "wait_s", type=Duration(), metavar="DURATION", help="Wait so long until it is done."),
+)
+"""Options of the three commands, in the order of their help."""
+
+
 def _options(function: F) -> F:
-    for option in reversed(
-        (
-            click.argument("release", metavar="RELEASE"),
-            click.option("--reason", default="", help="Why, in a sentence; it stays in the audit trail."),
-            click.option("--yes", is_flag=True, help="Do not ask to type the release's name."),
-            click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing."),
-            click.option("--queue", is_flag=True, help="Leave it to the app, or to `evaluator hooks worker`."),
-            click.option(
-                "--wait",
-                "wait_s",
-                type=Duration(),
-                metavar="DURATION",
-                help="Wait so long until it is done.",
-            ),
-        )
-    ):
+    for option in reversed(OPTIONS):
         function = option(function)
     return function
 

@@ -18,14 +18,13 @@ from evaluator.intents.checking import Situation, check_execution, hash_verdict
 from evaluator.intents.conditions import Condition, Waiting, find_waiting, list_conditions
 from evaluator.intents.executing import execute, execute_waiting, name_worker, run_worker
 from evaluator.intents.observing import find_latest
-from evaluator.intents.people import SYSTEM, may, may_act_alone, may_ask, role_of, system_person, why_not
-from evaluator.intents.steps import Planned, Preview, preview_steps
+from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
+from evaluator.intents.steps import Preview, preview_steps
 
 __all__ = [
     "LONGEST_NOTE",
     "SYSTEM",
     "Condition",
-    "Planned",
     "Preview",
     "Situation",
     "Waiting",
@@ -42,7 +41,6 @@ __all__ = [
     "hash_verdict",
     "list_conditions",
     "may",
-    "may_act_alone",
     "may_ask",
     "name_worker",
     "plan_action",

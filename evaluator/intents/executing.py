@@ -23,15 +23,7 @@ from evaluator.intents.checking import check_execution
 from evaluator.intents.observing import find_latest, observe, read_undone, services_of
 from evaluator.intents.steps import Planned, make_context, plan_steps
 from evaluator.policy import Policy
-from evaluator.records.intents import (
-    ANNOUNCE,
-    FINAL_STATES,
-    UNDO,
-    Delivery,
-    HookOutcome,
-    Intent,
-    IntentState,
-)
+from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Delivery, HookOutcome, Intent, IntentState
 from evaluator.store import Store
 from evaluator.wording import count_of
 

@@ -7,17 +7,7 @@ from dataclasses import dataclass, replace
 from evaluator.assess import assess_release
 from evaluator.judges import Judgement, judge_evidence
 from evaluator.metrics.outcome_measure import find_needs
-from evaluator.records import (
-    Cells,
-    Evidence,
-    EvidenceKind,
-    Finding,
-    LeftOut,
-    Outcomes,
-    ReadingCells,
-    Rulebook,
-    Run,
-)
+from evaluator.records import Cells, Evidence, EvidenceKind, Finding, LeftOut, Outcomes, ReadingCells, Rulebook, Run
 from evaluator.store import Store
 
 __all__ = ["Data", "Judged", "judge_data", "read_data"]

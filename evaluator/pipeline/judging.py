@@ -10,12 +10,12 @@ from typing import Any
 
 from evaluator.assess_readings import count_samples
 from evaluator.health.history import describe_learnt
-from evaluator.judges import JUDGE
+from evaluator.judges import JUDGE, Judgement
 from evaluator.pipeline.assessing import Data, Judged, judge_data, read_data
 from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.pipeline.runs import choose_runs, service_of
 from evaluator.policy import Policy, with_learnt
-from evaluator.records import WHOLE, Cells, Period, ReadingCells, Release, Rulebook, Run, Verdict, Window
+from evaluator.records import WHOLE, Cells, Evidence, Period, ReadingCells, Release, Rulebook, Run, Verdict, Window
 from evaluator.reports import to_json
 from evaluator.stats.account import find_cut_rows, find_lost_rows
 from evaluator.stats.in_flight import cut_in_flight
@@ -24,7 +24,7 @@ from evaluator.stats.student import load_early
 from evaluator.store import Store
 from evaluator.version import find_version
 
-__all__ = ["add_figures", "judge_release", "judge_runs", "keep_verdict"]
+__all__ = ["add_figures", "judge_release", "judge_runs", "keep_verdict", "to_verdict"]
 
 
 def judge_release(
@@ -86,8 +86,20 @@ def judge_runs(
         data, left_out = replace(data, runs=loads, readings=readings), (*left_out, *waiting)
     findings = (describe_learnt(learnt, policy.rulebook),) if learnt is not None and policy is not own else ()
     judged = judge_data(replace(data, cells=part, left_out=left_out), policy.rulebook, release.id, findings)
-    evidence, judgement = judged.evidence, judged.judgement
-    verdict = Verdict(
+    verdict = replace(
+        to_verdict(release, policy, judged.evidence, judged.judgement, data_hash, judged_at),
+        queries=_list_queries(data.readings, judged.evidence.window),
+        override=override,
+        period=period,
+    )
+    return verdict, judged
+
+
+def to_verdict(
+    release: Release, policy: Policy, evidence: Evidence, judgement: Judgement, data_hash: str, judged_at: datetime
+) -> Verdict:
+    """A judgement with what it rests on: the release, its evidence, the policy, and the hash of the data."""
+    return Verdict(
         release=release,
         word=judgement.word,
         reasons=judgement.reasons,
@@ -99,15 +111,11 @@ def judge_runs(
         mode=policy.rulebook.mode,
         time_to_decision_s=judgement.decided_at_s or None,
         policy=policy.effective,
-        queries=_list_queries(data.readings, evidence.window),
         policy_hash=policy.hash,
         data_hash=data_hash,
-        override=override,
-        period=period,
         evaluator_version=find_version(),
         judged_at=judged_at,
     )
-    return verdict, judged
 
 
 def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mapping[str, Any], ...]:

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evaluator.errors import StoreBusy, UnknownName
-from evaluator.judges import JUDGE
+from evaluator.judges import Judgement
 from evaluator.judges.progress import describe_missing
 from evaluator.metrics.outcome_measure import has_outcome_rules
 from evaluator.pipeline.base import Say, say_nothing
-from evaluator.pipeline.judging import judge_release
+from evaluator.pipeline.judging import judge_release, to_verdict
 from evaluator.pipeline.landing import land_release
 from evaluator.pipeline.runs import choose_runs, is_live, is_series_open
 from evaluator.policy import Policy
@@ -27,7 +27,6 @@ from evaluator.records import Evidence, EvidenceKind, Reason, Release, Run, Verd
 from evaluator.reports import VERDICT_WORDS
 from evaluator.segments import data_folder, run_folder
 from evaluator.store import Store
-from evaluator.version import find_version
 from evaluator.wording import format_duration
 
 __all__ = ["StoredSubject", "Watch"]
@@ -110,22 +109,10 @@ class StoredSubject:
 
     def judge_nothing(self) -> Verdict:
         """INCONCLUSIVE, with no evidence at all."""
-        return Verdict(
-            release=Release(self.release),
-            word=VerdictWord.INCONCLUSIVE,
-            reasons=(),
-            next_action=f"load it: `evaluator load {self.release} …`",
-            evidence=Evidence((), (), (), Window(None, None), final=False),
-            judge=JUDGE,
-            monitoring="fixed",
-            alpha=self.policy.rulebook.alpha,
-            mode=self.policy.rulebook.mode,
-            policy=self.policy.effective,
-            policy_hash=self.policy.hash,
-            data_hash=f"sha256:{hashlib.sha256().hexdigest()}",
-            evaluator_version=find_version(),
-            judged_at=datetime.now(UTC),
-        )
+        evidence = Evidence((), (), (), Window(None, None), final=False)
+        judgement = Judgement(VerdictWord.INCONCLUSIVE, (), f"load it: `evaluator load {self.release} …`", ())
+        nothing = f"sha256:{hashlib.sha256().hexdigest()}"
+        return to_verdict(Release(self.release), self.policy, evidence, judgement, nothing, datetime.now(UTC))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
