@@ -94,7 +94,7 @@ def _judge_candidate(
         next_action = wording.next_after_inconclusive(doubts, own, evidence, release)
         return Judgement(VerdictWord.INCONCLUSIVE, tuple(doubts), next_action, judged)
     reasons = (wording.explain_go(own, evidence),)
-    return Judgement(VerdictWord.GO, reasons, wording.next_after_go(release), judged, evidence.window.seconds)
+    return Judgement(VerdictWord.GO, reasons, f"promote {release}", judged, evidence.window.seconds)
 
 
 def _choose(each: Mapping[str, Judgement], release: str, alpha: float) -> Judgement:
@@ -111,7 +111,7 @@ def _choose(each: Mapping[str, Judgement], release: str, alpha: float) -> Judgem
         best = wording.find_best(any_one.comparisons, going)
         waiting = [arm for arm in each if arm not in going and arm not in stopped]
         reasons = (wording.explain_choice(best, going, waiting, len(each), each[best].reasons[0]), *failures)
-        next_action = wording.next_after_choice(release, best)
+        next_action = f"promote {best} of {release}"
         return Judgement(VerdictWord.GO, reasons, next_action, any_one.comparisons, each[best].decided_at_s)
     left = [one for arm, one in each.items() if arm not in stopped]
     doubts = tuple(dict.fromkeys(wording.name_arm(reason) for one in left for reason in one.reasons))

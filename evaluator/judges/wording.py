@@ -35,8 +35,6 @@ __all__ = [
     "explain_unjudged",
     "find_best",
     "name_arm",
-    "next_after_choice",
-    "next_after_go",
     "next_after_inconclusive",
     "next_after_no_go",
 ]
@@ -313,16 +311,6 @@ def _closeness(comparison: Comparison) -> float:
 
 
 # ------------------------------------------------------------------ what next
-
-
-def next_after_go(release: str) -> str:
-    """GO."""
-    return f"promote {release}"
-
-
-def next_after_choice(release: str, best: str) -> str:
-    """GO for one of several candidates."""
-    return f"promote {best} of {release}"
 
 
 def next_after_no_go(reasons: Sequence[Reason], release: str, judged: Sequence[Comparison], alpha: float) -> str:
