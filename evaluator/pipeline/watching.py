@@ -110,7 +110,8 @@ class StoredSubject:
     def judge_nothing(self) -> Verdict:
         """INCONCLUSIVE, with no evidence at all."""
         evidence = Evidence((), (), (), Window(None, None), final=False)
-        judgement = Judgement(VerdictWord.INCONCLUSIVE, (), f"load it: `evaluator load {self.release} …`", ())
+        load = f"load it: `evaluator load {self.release} …`"
+        judgement = Judgement(VerdictWord.INCONCLUSIVE, (), next_action=load, comparisons=())
         nothing = f"sha256:{hashlib.sha256().hexdigest()}"
         return to_verdict(Release(self.release), self.policy, evidence, judgement, nothing, datetime.now(UTC))
 
