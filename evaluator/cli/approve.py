@@ -22,7 +22,7 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
 
     store = session.open_store()
     if intent is None:
-        waiting = [one for one in store.promotions.intents() if one.state is IntentState.REQUESTED]
+        waiting = [one for one in store.control.intents() if one.state is IntentState.REQUESTED]
         emit("\n".join(map(_ask, waiting, tell(store, waiting))) or "nothing waits")
         return 0
     approved = approve(store, session.load_policy(), system_person(), intent)

@@ -89,7 +89,7 @@ def _act(
     from evaluator.intents import Wish, ask, system_person
 
     store, policy, person = session.open_store(), session.load_policy(), system_person()
-    store.release(release)
+    store.control.release(release)
     if dry_run:
         emit(_describe(session, store, action, release))
         return 0
@@ -104,7 +104,7 @@ def _act(
             raise UsageError(f"{typed or 'nothing'} was typed, not {release}: nothing was done")
     intent = ask(store, policy, person, wish)
     if intent.state is IntentState.REQUESTED:
-        missing = intent.approvals_needed - len(store.promotions.approvals(intent.id))
+        missing = intent.approvals_needed - len(store.control.approvals(intent.id))
         who = "people other than " + intent.requester if intent.distinct else "people who may approve"
         until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
         of_all = f"{missing} more of {intent.approvals_needed} {who}"
@@ -166,9 +166,9 @@ def tell(store: Store, intents: Sequence[Intent]) -> list[str]:
     from evaluator.reports import plain_text
 
     alone = intents[0] if len(intents) == 1 else None
-    why = {row.intent: row.text for row in store.promotions.audit(alone.release if alone else None)}
+    why = {row.intent: row.text for row in store.control.audit(alone.release if alone else None)}
     deliveries: dict[str, list[Delivery]] = {one.id: [] for one in intents}
-    for delivery in store.promotions.deliveries(alone.id if alone else None):
+    for delivery in store.control.deliveries(alone.id if alone else None):
         if delivery.intent in deliveries:
             deliveries[delivery.intent].append(delivery)
     texts = []

@@ -116,7 +116,7 @@ def ask(store: Store, policy: Policy, person: Person, wish: Wish) -> Intent:
         hooks_hash=rules.hash,
         undoes=undoes,
     )
-    return store.promotions.request(intent, consents=may(rules, person.names, PersonRole.APPROVER))
+    return store.control.request(intent, consents=may(rules, person.names, PersonRole.APPROVER))
 
 
 def _read_reason(text: str, *, needed: bool = True) -> str:
@@ -191,14 +191,14 @@ def _find_undone(store: Store, policy: Policy, wish: Wish) -> tuple[str, ...]:
     # What a worker is at just now may have no hook to take back yet; it has when the rollback is executed.
     if not begun and all(one.event == ANNOUNCE for one in planned):
         why = "; ".join(left) if left else "no promotion of it was executed, and the policy names no hooks for rollback"
-        open_yet = [one for one in store.promotions.intents(wish.release) if one.state not in FINAL_STATES]
+        open_yet = [one for one in store.control.intents(wish.release) if one.state not in FINAL_STATES]
         hint = "name hooks for rollback"
         if any(one.action in PROMOTING for one in open_yet):
             hint = f"a promotion of it waits, which this cancels: evaluator hold {shlex.quote(wish.release)}"
         raise Refused(f"there is nothing to roll back for {wish.release}: {why}", hint=hint)
     # What was promoted later of the same service stands on what this one changed: it goes back first.
     services = set(services_of(store, wish.release))
-    for later in find_in_effect(store, store.promotions.intents()):
+    for later in find_in_effect(store, store.control.intents()):
         if later.id in promoted or not promoted:
             break
         if services & set(services_of(store, later.release)):
@@ -235,7 +235,7 @@ def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason:
 
 def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
     """Let hooks that failed, or of which nobody knows, be executed again, with the same keys. Raises Refused."""
-    intent = store.promotions.intent(intent_id)
+    intent = store.control.intent(intent_id)
     instead = "ask for it again"
     if intent.state is IntentState.UNKNOWN:
         instead = f"say what became of its hooks, `evaluator hooks resolve {intent.id}`; then ask for it again"
@@ -245,12 +245,12 @@ def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Inten
             raise Refused(f"{intent.id} has expired", hint=instead)
         if later := _list_later(store, intent):
             raise Refused(f"{later[-1].id} ({later[-1].action.said}) came after {intent.id}", hint=instead)
-        return store.promotions.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
+        return store.control.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
 
 
 def _list_later(store: Store, intent: Intent) -> list[Intent]:
     """What was asked for of the same release after an intent, and not taken back."""
-    intents = store.promotions.intents(intent.release)
+    intents = store.control.intents(intent.release)
     place = [one.id for one in intents].index(intent.id)
     return [one for one in intents[place + 1 :] if one.state not in _VOID]
 
@@ -263,15 +263,15 @@ def resolve(
     with _refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
         _demand(policy, person, PersonRole.ADMIN, "saying what a hook did")
         one = _find_unknown(store, intent, number)
-    before = [one for one in store.promotions.deliveries(intent.id) if one.event != ANNOUNCE]
+    before = [one for one in store.control.deliveries(intent.id) if one.event != ANNOUNCE]
     missing = None  # hooks that were not reached; of another policy than that of the request they are not known
     if intent.hooks_hash == policy.promotion.hash:
         planned, _left = plan_action(store, policy, intent.release, intent.action, intent.undoes)
         missing = sum(one.event != ANNOUNCE for one in planned) - len(before)
     state = IntentState.ACKNOWLEDGED if done else IntentState.FAILED
     said = HookOutcome(state, f"{person.name} says: {reason}", one.outcome.undo if done else "", one.outcome.response)
-    store.promotions.deliver(replace(one, attempts=0, outcome=said, at=datetime.now(UTC)), intent.release, person.name)
-    known = [one for one in store.promotions.deliveries(intent.id) if one.event != ANNOUNCE]
+    store.control.deliver(replace(one, attempts=0, outcome=said, at=datetime.now(UTC)), intent.release, person.name)
+    known = [one for one in store.control.deliveries(intent.id) if one.event != ANNOUNCE]
     states = {one.outcome.state for one in known}
     if IntentState.UNKNOWN in states:
         return intent
@@ -279,8 +279,8 @@ def resolve(
     text = "hooks after it were not executed: `evaluator hooks retry` does" if missing else "every hook is known now"
     if missing is None:
         text = "the policy's hooks have changed since: whether any came after it is not known"
-    store.promotions.settle(intent.id, state, person.name, text)
-    return store.promotions.intent(intent.id)
+    store.control.settle(intent.id, state, person.name, text)
+    return store.control.intent(intent.id)
 
 
 def _find_unknown(store: Store, intent: Intent, number: int) -> Delivery:

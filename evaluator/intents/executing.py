@@ -24,7 +24,7 @@ from evaluator.intents.observing import find_latest, observe, read_undone, servi
 from evaluator.intents.steps import Planned, make_context, plan_steps
 from evaluator.policy import Policy
 from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Delivery, HookOutcome, Intent, IntentState
-from evaluator.store import Store
+from evaluator.store import Store, stamp_of
 from evaluator.wording import count_of
 
 __all__ = ["execute", "execute_waiting", "name_worker", "run_worker"]
@@ -189,7 +189,7 @@ class _Execution:
         for one in planned:
             if one.event == ANNOUNCE:
                 self._run_one(one, outcome=state)
-        self.store.promotions.settle(self.intent.id, state, self.worker, "; ".join([*said, *left]))
+        self.store.control.settle(self.intent.id, state, self.worker, "; ".join([*said, *left]))
 
     def _run_one(self, one: Planned, *, outcome: str = "") -> IntentState:
         """Execute a hook unless it is known what came of it; what it is about to change is kept before."""
@@ -199,7 +199,7 @@ class _Execution:
             return state
         if known and state is IntentState.SENT and not one.step.hook.idempotent:
             return self._keep(one, replace(known.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE), attempts=0)
-        release, verdict = self.store.release(self.intent.release), find_latest(self.store, self.intent.release)
+        release, verdict = self.store.control.release(self.intent.release), find_latest(self.store, self.intent.release)
         context = make_context(self.intent, release, verdict, one, outcome=outcome)
         maybe = known is not None and state in _MAYBE
         # Executed once more, a hook may read what it has changed itself: the first value is what is restored.

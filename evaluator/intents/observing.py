@@ -118,7 +118,7 @@ def hash_data_now(store: Store, release_id: str, judged: str) -> str:
 
     A verdict does not list its runs: they are found again by their hash.
     """
-    runs = store.runs(release_id)
+    runs = store.data.runs(release_id)
     wanted = find_judged(store, release_id, judged)
     if wanted is None or is_live(runs):
         return ""

@@ -46,16 +46,16 @@ def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Data:
     loads = tuple(run for run in runs if run.kind is EvidenceKind.REQUESTS)
     newest = {run.kind: run for run in runs}
     imported, collected = newest.get(EvidenceKind.OUTCOMES), newest.get(EvidenceKind.READINGS)
-    outcomes = store.read_outcomes(imported) if imported else None
+    outcomes = store.data.read_outcomes(imported) if imported else None
     if imported and outcomes:
         needs = find_needs(outcomes, rulebook)
         if needs.values or needs.row_values:
-            outcomes = store.read_outcomes(imported, values=needs.values, row_values=needs.row_values)
+            outcomes = store.data.read_outcomes(imported, values=needs.values, row_values=needs.row_values)
     return Data(
         runs=loads,
-        cells=store.read_cells([run.id for run in loads]),
+        cells=store.data.read_cells([run.id for run in loads]),
         outcomes=outcomes,
-        readings=store.read_readings(collected) if collected else None,
+        readings=store.data.read_readings(collected) if collected else None,
         collected=(collected,) if collected else (),
     )
 

@@ -94,9 +94,9 @@ def collect_release(
             time.sleep(wait_s)
         run = _new_run(release, source, stretch)
         answers = _explain_silent_arms(source, _fetch(source, queries, stretch, say), stretch, say)
-        store.register_run(release, run, bucket_s=choose_reading_bucket_s(stretch.seconds, step_s))
-        landed = store.keep_answers(run, answers, source.describe())
-    store.finish_run(run.id, state=RunState.COMPLETE, ended=stretch.end, facts=RunFacts())
+        store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(stretch.seconds, step_s))
+        landed = store.data.keep_answers(run, answers, source.describe())
+    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=stretch.end, facts=RunFacts())
     return run, landed.rows
 
 
@@ -204,7 +204,7 @@ class _Follower:
         self.failed_since = None
         if self.rows:
             answers = [_after(answer, self.until) for answer in answers]
-        landed = self.store.keep_answers(self.run, answers, self.source.describe())
+        landed = self.store.data.keep_answers(self.run, answers, self.source.describe())
         self.rows += landed.rows
         self.until = end
         self.say(f"{landed.rows} readings until {end:%H:%M:%S} UTC")

@@ -32,9 +32,9 @@ def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20, la
     newest = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-most:]
     stored = []
     for name, runs in (groups[group] for group in newest):
-        services = store.release(name).services
+        services = store.control.release(name).services
         one_version = bool(services) and all(one.baseline and one.baseline == one.canary for one in services)
-        stored.append(Stored(name, store.read_cells([run.id for run in runs]), tuple(runs), one_version))
+        stored.append(Stored(name, store.data.read_cells([run.id for run in runs]), tuple(runs), one_version))
     return tuple(stored)
 
 
@@ -47,7 +47,7 @@ def find_history(
     """
     if store is None or release_id is None:
         return assume_history(policy.rulebook, rate_per_s=rate_per_s, instances=instances)
-    service = service_of(store.release(release_id))
+    service = service_of(store.control.release(release_id))
     related = [one.release.id for one in store.releases() if service and service_of(one.release) == service]
     names = list(dict.fromkeys((*related, release_id)))
     stored = [one for one in read_history(store, names, land=land) if len(one.cells.arms) > 1]

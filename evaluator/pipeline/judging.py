@@ -72,9 +72,9 @@ def judge_runs(
     Returns the verdict, and the data and evidence it rests on: figures are drawn from those.
     """
     with store.reading():
-        learnt = store.learnt(service_of(release))
+        learnt = store.control.learnt(service_of(release))
         data = read_data(store, runs, policy.rulebook)
-        data_hash = store.data_hash([run.id for run in runs])
+        data_hash = store.data.content_hash([run.id for run in runs])
         # Who promoted on these data against a verdict has done so for every later look at them, too.
         override = store.control.override_of(release.id, data_hash)
     own, policy = policy, with_learnt(policy, learnt)
@@ -138,8 +138,8 @@ def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mappin
 
 def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Verdict:
     """Give a verdict that was reached without them its figures, from the runs that it judged."""
-    rulebook = with_learnt(policy, store.learnt(service_of(verdict.release))).rulebook
-    data = read_data(store, choose_runs(store.runs(verdict.release.id), runs), rulebook)
+    rulebook = with_learnt(policy, store.control.learnt(service_of(verdict.release))).rulebook
+    data = read_data(store, choose_runs(store.data.runs(verdict.release.id), runs), rulebook)
     return _with_figures(store, verdict, data, rulebook)
 
 
@@ -155,4 +155,4 @@ def keep_verdict(store: Store, verdict: Verdict) -> None:
     figures = None if verdict.figures is None else json.dumps(verdict.figures, separators=(",", ":"), allow_nan=False)
     text = to_json(replace(verdict, figures=None))
     outcomes = verdict.evidence.outcomes_run, verdict.evidence.outcomes_paid
-    store.save_verdict(verdict.release.id, text, when, verdict.word.value, figures, outcomes=outcomes)
+    store.control.save_verdict(verdict.release.id, text, when, verdict.word.value, figures, outcomes=outcomes)

@@ -25,23 +25,23 @@ def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
     incomplete. Raises UnknownName for a release of which nothing is known.
     """
     try:
-        runs = store.runs(release_id)
+        runs = store.data.runs(release_id)
     except UnknownName:
         runs = ()
     if _adopt_recordings(store, release_id, {run.id for run in runs}) or not runs:
-        runs = store.runs(release_id)
+        runs = store.data.runs(release_id)
     for run in runs:
         if run.kind is EvidenceKind.READINGS and run.state is RunState.RUNNING and _is_abandoned(run):
             store.data.land_readings(run)
             facts = RunFacts(stopped_by="the collection was killed")
-            store.finish_run(run.id, state=RunState.INCOMPLETE, ended=store.collected_until(run), facts=facts)
+            store.data.finish_run(run.id, state=RunState.INCOMPLETE, ended=store.data.collected_until(run), facts=facts)
     return tuple(_land_load(store, run) for run in runs if run.source == "locust")
 
 
 def _adopt_recordings(store: Store, release_id: str, known: Collection[str]) -> bool:
     """Register the runs of recorders that were started by hand; tells whether there were any."""
     adopted = False
-    for path in sorted(run_folder(store.data_dir, release_id, "_").parent.glob(f"*/{SHEET_NAME}")):
+    for path in sorted(run_folder(store.data.folder, release_id, "_").parent.glob(f"*/{SHEET_NAME}")):
         sheet = RunSheet.read(path)
         if sheet.release != release_id or sheet.run in known:
             continue
@@ -55,7 +55,7 @@ def _adopt_recordings(store: Store, release_id: str, known: Collection[str]) -> 
             planned_end=started + timedelta(seconds=sheet.run_time_s) if sheet.run_time_s else None,
             fingerprint=sheet.fingerprint,
         )
-        store.register_run(Release(sheet.release, (Service(sheet.service),) if sheet.service else ()), run)
+        store.data.register_run(Release(sheet.release, (Service(sheet.service),) if sheet.service else ()), run)
         adopted = True
     return adopted
 
@@ -68,7 +68,7 @@ def _is_abandoned(run: Run) -> bool:
 
 def _land_load(store: Store, run: Run) -> Landed:
     """Land the segments of a run; finish it where its recorder has ended without doing so."""
-    folder = store.segment_folder(run)
+    folder = store.data.segment_folder(run)
     age_s = (datetime.now(UTC) - run.started).total_seconds() if run.started else math.inf
     # A run that was registered just now may not have left anything yet.
     begins = age_s < QUIET_S and not any(folder.glob("*"))
@@ -78,7 +78,7 @@ def _land_load(store: Store, run: Run) -> Landed:
         by_hand = run.group == run.id and not run.fingerprint.get("targets")
         stopped_by = "" if by_hand else "the load was killed"
         finish_run(store, run, read_outcome(folder, run_time_s=planned_s, stopped_by=stopped_by))
-    return store.land_segments(run.id)
+    return store.data.land_segments(run.id)
 
 
 def finish_run(store: Store, run: Run, outcome: RunOutcome) -> None:

@@ -69,7 +69,7 @@ def load_release(
             planned_end=now + timedelta(seconds=plan.run_time_s),
             fingerprint={**fingerprint(plan), "replicates": replicates},
         )
-        store.register_run(release, run)
+        store.data.register_run(release, run)
         say(f"run {replicate + 1} of {replicates}: {run.id}")
         if _load_once(store, run, plan, rule, say, on_line):
             break
@@ -134,8 +134,8 @@ def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
         lower_priority()
         while not over.wait(KEEP_UP_S):
             try:
-                landed = store.land_segments(run.id)
-                store.compact(run.id)
+                landed = store.data.land_segments(run.id)
+                store.data.compact(run.id)
                 say(_describe_landing(landed))
             except (EvaluatorError, OSError) as error:
                 say(f"not landed yet: {error}")

@@ -42,7 +42,7 @@ def replay_releases(
     out = []
     for name in release_ids or [summary.release.id for summary in store.releases() if summary.verdict]:
         say(f"judging {name}")
-        verdicts = store.verdicts(name)
+        verdicts = store.control.verdicts(name)
         old = read_stored(verdicts[-1]) if verdicts else None
         runs = find_judged(store, name, old.data_hash) if old else "latest"
         word, why = None, ""

@@ -23,7 +23,7 @@ def judge_again(store: Store, verdict: Verdict) -> Judged:
     release_id = verdict.release.id
     wanted = find_judged(store, release_id, verdict.data_hash)
     rulebook = parse_policy(verdict.policy, origin="the stored policy").rulebook
-    data = read_data(store, choose_runs(store.runs(release_id), wanted or "latest"), rulebook)
+    data = read_data(store, choose_runs(store.data.runs(release_id), wanted or "latest"), rulebook)
     return judge_data(replace(data, as_judged=wanted is not None), rulebook, release_id)
 
 

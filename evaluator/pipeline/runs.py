@@ -37,9 +37,9 @@ def choose_runs(runs: tuple[Run, ...], wanted: str) -> tuple[Run, ...]:
 
 def find_judged(store: Store, release_id: str, data_hash: str) -> str | None:
     """Find what a verdict judged by the hash of its data: `latest`, `all`, a group or a run; `None`: not there."""
-    runs = store.runs(release_id)
+    runs = store.data.runs(release_id)
     for name in ["latest", "all", *dict.fromkeys(name for run in runs for name in (run.group, run.id))]:
-        if store.data_hash([run.id for run in choose_runs(runs, name)]) == data_hash:
+        if store.data.content_hash([run.id for run in choose_runs(runs, name)]) == data_hash:
             return name
     return None
 
@@ -62,4 +62,4 @@ def is_series_open(store: Store, runs: Sequence[Run]) -> bool:
     last = loads[-1]
     if sum(run.group == last.group for run in loads) >= int(last.fingerprint.get("replicates", 1)):
         return False
-    return is_parent_alive(store.segment_folder(last))
+    return is_parent_alive(store.data.segment_folder(last))

@@ -50,16 +50,16 @@ def land_simulated(
             planned_end=ended,
             fingerprint={"simulated": True, "replicates": len(ids)},
         )
-        store.register_run(release, run)
+        store.data.register_run(release, run)
         runs.append(run)
-    to_parquet(named, store.segment_folder(runs[0]).parent, rows=ROWS)
+    to_parquet(named, store.data.segment_folder(runs[0]).parent, rows=ROWS)
     for place, run in enumerate(runs):
-        store.land_segments(run.id)
+        store.data.land_segments(run.id)
         users: dict[str, int] = {}
         if requests.users is not None:
             for arm, name in enumerate(requests.arms):
                 users[name] = int(requests.users[(requests.run == place) & (requests.arm == arm)].max())
-        store.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=RunFacts(users=users))
+        store.data.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=RunFacts(users=users))
     landed = {*ids, *([_land_answers(store, release, answers)] if answers else [])}
     return tuple(run for run in store.data.runs(release.id) if run.id in landed)
 

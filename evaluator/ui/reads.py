@@ -128,7 +128,7 @@ def read_summaries(place: Place) -> tuple[ReleaseSummary, ...]:
 @st.cache_data(max_entries=8, show_spinner="reading the latest verdicts …")
 def _latest(_place: Place, key: str, stamp: Stamp) -> tuple[Verdict, ...]:
     del key, stamp
-    return tuple(read_stored(one) for one in open_store(_place).latest_verdicts())
+    return tuple(read_stored(one) for one in open_store(_place).control.latest_verdicts())
 
 
 def read_latest(place: Place) -> tuple[Verdict, ...]:

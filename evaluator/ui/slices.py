@@ -24,7 +24,7 @@ from evaluator.reports import read_stored
 from evaluator.store import Store
 
 store = Store.open(Path({store!r}))
-verdict = read_stored(store.verdicts({release!r})[-1])
+verdict = read_stored(store.control.verdicts({release!r})[-1])
 judged = judge_again(store, verdict)
 for row in look_closer(judged, {release!r}, endpoint={endpoint!r}, from_s={from_s}, to_s={to_s}):
     print(row.rule.name, row.arm, row.effect, row.status)"""

@@ -49,7 +49,7 @@ def test_scrapes_land_as_readings_beside_the_requests(store):
     *loads, scraped = land_simulated(store, CART, requests, scrape(requests))
     assert [run.source for run in loads] == ["import"]
     assert scraped.source == READING_SOURCE
-    data = read_data(store, store.runs("cart@2"), Rulebook(()))
+    data = read_data(store, store.data.runs("cart@2"), Rulebook(()))
     assert data.runs == tuple(loads)
     assert data.collected == (scraped,)
     assert data.readings is not None
