@@ -11,7 +11,7 @@ from judging import RULEBOOK
 
 from evaluator.assess import assess_release
 from evaluator.figure_data import trace_release
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.records import (
     Bins,
     Cells,
@@ -58,7 +58,7 @@ def give_verdict(
     runs = runs_of(cells)
     assessment = assess_release(cells, runs, None, rulebook)
     evidence = assessment.evidence
-    judgement = JUDGES["native"](evidence, rulebook, release)
+    judgement = judge_evidence(evidence, rulebook, release)
     traced = {
         **trace_release(assessment.requests, rulebook, judgement.comparisons),
         "runs": [describe(run) for run in runs],

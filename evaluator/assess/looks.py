@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.assess.base import Pairs
 from evaluator.records import (
@@ -17,13 +16,13 @@ from evaluator.records import (
     Question,
     Rulebook,
 )
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.calendar import Calendar
 from evaluator.stats.sequential import anytime_p, anytime_z, boundary_z, sequential_p
 from evaluator.stats.student import critical_value, t_quantile
 
 __all__ = ["look_back", "repeat_interval"]
 
-FloatArray = npt.NDArray[np.float64]
 Key = tuple[str, str, str | None, bool]
 
 

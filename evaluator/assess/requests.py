@@ -36,6 +36,7 @@ from evaluator.records import (
     is_imported,
 )
 from evaluator.stats.account import account_for_rows
+from evaluator.stats.cells import recode
 from evaluator.stats.in_flight import settle_in_flight
 from evaluator.stats.index import distinct
 from evaluator.stats.narrow import merge_unreplicated
@@ -182,9 +183,8 @@ def pair_requests(
     Raises UnknownName for an endpoint of a rule that was never called.
     """
     arms, shift = complete_arms(cells.arms)
-    tables = ("moments", "bins", "instance_bins", "loads", "failure_kinds") if shift else ()
-    shifted = {name: replace(getattr(cells, name), arm=getattr(cells, name).arm + shift) for name in tables}
-    settled = settle_in_flight(replace(cells, arms=arms, **shifted), runs)
+    cells = recode(cells, arm=1 + np.arange(len(cells.arms))) if shift else cells
+    settled = settle_in_flight(replace(cells, arms=arms), runs)
     cells, names_per_arm = merge_unreplicated(settled.cells)
     rulebook = replace(rulebook, rules=find_rules(rulebook, EvidenceKind.REQUESTS))
     for rule in rulebook.rules:

@@ -22,8 +22,6 @@ __all__ = ["trace_units"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-SUMS = ("n", "failures", "sum_ms", "sum_bytes")
-
 
 @dataclass(frozen=True, slots=True)
 class _Units:
@@ -35,7 +33,7 @@ class _Units:
     unit: IntArray
     """Unit of each row of the sums, shape (rows,)."""
     sums: Mapping[str, FloatArray]
-    """`n`, `failures`, `sum_ms` and `sum_bytes`, each of shape (rows,)."""
+    """`n`, `failures` and the totals of the panel, each of shape (rows,)."""
     histogram_unit: IntArray
     """Unit of each row of the histogram."""
     bins: SortedBins
@@ -83,7 +81,7 @@ def _take_instances(panel: Panel) -> _Units:
     rows = panel.rows
     owner = np.zeros(rows.histogram_rows, dtype=np.int64)
     owner[rows.histogram] = rows.instance
-    sums = {name: getattr(rows, name) for name in SUMS}
+    sums = {"n": rows.n, "failures": rows.failures, **rows.totals}
     return _Units(rows.names, rows.instance_arm, rows.instance, sums, owner, panel.row_bins)
 
 
@@ -93,12 +91,13 @@ def _take_runs(requests: RequestPairs, panel: Panel) -> _Units:
     run = np.searchsorted(runs, panel.run)
     stride = np.append(run, np.zeros(panel.stride - run.size, run.dtype))
     owner = np.tile(stride, len(panel.endpoints))
+    sums = {"n": panel.n, "failures": panel.failures, **panel.totals}
     names = tuple(f"run {number} ({requests.cells.runs[code]})" for number, code in enumerate(runs.tolist(), start=1))
     return _Units(
         names * 2,
         np.repeat([0, 1], runs.size),
         np.concatenate([run, run + runs.size]),
-        {name: getattr(panel, name).sum(axis=1).ravel() for name in SUMS},
+        {name: values.sum(axis=1).ravel() for name, values in sums.items()},
         np.concatenate([owner, owner + runs.size]),
         panel.bins,
     )
@@ -114,7 +113,7 @@ def _find_values(panel: Panel, units: _Units, row: Comparison, n: FloatArray) ->
         for unit in np.flatnonzero((curves[:, -1] > 0) & (n > 0)):
             out[unit] = Distribution(limits, curves[unit] / n[unit]).quantile(row.rule.quantile or 0.5)
         return out
-    shares = {"failure_rate": ("failures", n), "latency_mean": ("sum_ms", ok), "response_size": ("sum_bytes", ok)}
+    shares = {"failure_rate": ("failures", n), "latency_mean": ("time_ms", ok), "response_size": ("bytes", ok)}
     if row.rule.type not in shares:
         return None
     name, below = shares[row.rule.type]

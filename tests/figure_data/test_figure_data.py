@@ -13,7 +13,7 @@ from reporting import HOUR, SHORT, SLOWER, runs_of, without_requests
 from evaluator.assess import assess_release
 from evaluator.assess import requests as pairing
 from evaluator.figure_data import MOST_POINTS, trace_release
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.records import (
     PARTS,
     Margin,
@@ -31,7 +31,7 @@ from evaluator.simulate.readings import DURATION
 def trace(cells, rulebook=RULEBOOK, readings=None):
     runs = runs_of(cells)
     assessment = assess_release(cells, runs, None, rulebook)
-    comparisons = JUDGES["native"](assessment.evidence, rulebook, "cart@2").comparisons
+    comparisons = judge_evidence(assessment.evidence, rulebook, "cart@2").comparisons
     return comparisons, trace_release(assessment.requests, rulebook, comparisons, readings)
 
 
