@@ -35,6 +35,7 @@ from evaluator.records import (
     Window,
     is_imported,
 )
+from evaluator.records.arrays import IntArray
 from evaluator.stats.account import account_for_rows
 from evaluator.stats.cells import recode
 from evaluator.stats.in_flight import settle_in_flight
@@ -234,7 +235,7 @@ def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[t
     return found
 
 
-def _first_buckets(cells: Cells, warm_up: WarmUp) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _first_buckets(cells: Cells, warm_up: WarmUp) -> IntArray:
     """First bucket to use of each run, by run code."""
     return np.array([warm_up.first_bucket.get(code, 0) for code in range(len(cells.runs))], dtype=np.int64)
 

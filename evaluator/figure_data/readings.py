@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.figure_data.base import MOST_POINTS, round_all
 from evaluator.figure_data.timeline import Axis
 from evaluator.records import PARTS, Query, QueryKind, ReadingCells, Rule
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
 __all__ = ["trace_readings"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 MOST_QUERIES = 8
 

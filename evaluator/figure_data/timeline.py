@@ -9,19 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.assess.requests import RequestPairs
 from evaluator.figure_data.base import MOST_POINTS, plain, round_all
 from evaluator.records import Cells
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.distribution import Distribution
 from evaluator.stats.index import distinct
 
 __all__ = ["Axis", "build_axis", "trace_timeline"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 POINTS = 120
 """Points a line, where there are few runs: enough for a wide screen."""

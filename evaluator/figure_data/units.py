@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.assess.requests import RequestPairs
 from evaluator.figure_data.base import MOST_UNITS, plain
 from evaluator.records import Comparison
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.distribution import Distribution, distributions_by_row
 from evaluator.stats.histogram import SortedBins
 from evaluator.stats.panel import Panel
 from evaluator.stats.quantiles import find_limits_ms
 
 __all__ = ["trace_units"]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.health.base import END_STEPS, TOLERATED, ReadingContext, fail, name_some, show_clock, show_command
 from evaluator.records import PARTS, Direction, Finding, Level, Query, QueryKind
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
@@ -29,8 +29,6 @@ KNOWN_BUCKETS = 8
 REMEMBERED = 40
 LONGER_THAN_BEFORE = 2.0
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 VALUE, COUNT = PARTS.index("value"), PARTS.index("count")
 
 

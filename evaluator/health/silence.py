@@ -11,20 +11,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.health.base import TOLERATED, RequestContext, grade, ok
 from evaluator.health.endpoints import is_health_check
 from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Run, RunState
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.index import distinct
 from evaluator.stats.silence import Gap, Silence, find_silence
 from evaluator.wording import format_count, format_duration, format_number
 
 __all__ = ["RunTime", "check_silence", "describe_gap", "find_run_times", "may_be_go", "period_options"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 NAME = "silence"
 TIME = 1e9

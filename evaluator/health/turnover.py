@@ -6,19 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.health.base import TOLERATED, RequestContext, fail, grade, name_some, ok, warn
 from evaluator.health.silence import RunTime, describe_gap, find_run_times, may_be_go
 from evaluator.records import BASELINE, Finding
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.instances import FEWEST_REQUESTS
 from evaluator.stats.silence import Gap, find_silence
 from evaluator.wording import count_of, format_duration
 
 __all__ = ["check_instance_age", "check_turnover"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 NAME = "turnover"
 TOO_MANY = 0.25
