@@ -200,7 +200,9 @@ def _next_number(folder: Path, worker: str) -> int:
 
 
 def _write(table: pa.Table, sink: Path | pa.NativeFile) -> None:
-    pq.write_table(table, sink, compression="lz4", write_statistics=False, store_schema=True)
+    # No two times are alike: a dictionary of them would take a third of the time, and more room than they do.
+    alike = [name for name in table.column_names if name not in ("ts", "response_time_ms")]
+    pq.write_table(table, sink, compression="lz4", write_statistics=False, store_schema=True, use_dictionary=alike)
 
 
 def _sync(path: Path) -> None:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from evaluator.api.judgements import Judgement
 from evaluator.api.rows import flatten, to_frame
 from evaluator.errors import UsageError
-from evaluator.pipeline.judging import choose_runs, judge_traceably
+from evaluator.pipeline.assessing import Judged
+from evaluator.pipeline.judging import judge_runs
+from evaluator.pipeline.runs import choose_runs
 from evaluator.policy import Policy, find_policy, load_policy, parse_policy
 from evaluator.records import Cells, Run, Service, Verdict
 from evaluator.reports import from_json
@@ -155,7 +157,7 @@ class Release:
         """
         chosen = _policy(policy, {**settings, **({"metrics": [dict(one) for one in metrics]} if metrics else {})})
         cut = functools.partial(narrow, start=start, end=end, endpoints=endpoints, instances=instances)
-        verdict, trace = judge_traceably(
+        verdict, judged = judge_runs(
             self.store,
             self.store.control.release(self.name),
             choose_runs(self.runs, runs),
@@ -163,7 +165,7 @@ class Release:
             judged_at=datetime.now(UTC),
             cut=cut,
         )
-        return Judgement(verdict, functools.cache(trace))
+        return Judgement(verdict, functools.cache(functools.partial(_trace, self.store, verdict, judged)))
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
         """Query a copy of the store in which `requests` and `readings` are those of this release. Raises UsageError.
@@ -177,20 +179,27 @@ class Release:
         return f"<release {self.name}: {count_of(len(self.runs), 'run')}>"
 
 
+def _trace(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str, Any]:
+    """Compute what the figures of a verdict need from what it judged."""
+    from evaluator.pipeline.drawing import trace_figures  # most judgements are only read
+
+    return trace_figures(store, verdict.release, judged.data, judged.rulebook, judged.evidence)
+
+
 def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[str, Any]:
     """What the figures of a stored verdict need: kept beside it (`drawn`, JSON), or computed from what it judged."""
-    from evaluator.pipeline.reviewing import read_judged, trace_judged  # only for those who look back
+    from evaluator.pipeline.reviewing import judge_again  # only for those who look back
 
     if drawn is not None:
         kept: Mapping[str, Any] = json.loads(drawn)
         return kept
-    judged = read_judged(store, verdict)
-    if not judged.same_data:
+    judged = judge_again(store, verdict)
+    if not judged.data.as_judged:
         raise UsageError(
             f"what the verdict of {verdict.release.id} judged is not there as it was, so it cannot be drawn",
             hint="judge what is there now with `compare()`",
         )
-    return trace_judged(store, verdict, judged)
+    return _trace(store, verdict, judged)
 
 
 def _policy(given: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Policy:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from evaluator.intents.checking import Situation
 from evaluator.intents.people import may, may_act_alone, may_ask
-from evaluator.pipeline.hindsight import runs_behind
-from evaluator.pipeline.judging import choose_runs, service_of
 from evaluator.pipeline.landing import land_release
-from evaluator.pipeline.reviewing import is_live
+from evaluator.pipeline.runs import choose_runs, find_judged, is_live, service_of
 from evaluator.policy import Policy, with_learnt
-from evaluator.records import ReleaseSummary, StoredVerdict
+from evaluator.records import StoredVerdict
 from evaluator.records.intents import (
     ANNOUNCE,
     PROMOTING,
@@ -30,7 +27,6 @@ from evaluator.store import Store
 __all__ = [
     "find_in_effect",
     "find_latest",
-    "find_settled",
     "hash_data_now",
     "hash_policy_now",
     "observe",
@@ -52,7 +48,7 @@ def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situ
     return Situation(
         now=now,
         latest=latest,
-        data_hash=hash_data_now(store, latest) if latest else "",
+        data_hash=hash_data_now(store, intent.release, latest.data_hash) if latest else "",
         policy_hash=hash_policy_now(store, policy, intent.release),
         hooks_hash=rules.hash,
         approvers=_people(intent, approvals),
@@ -117,27 +113,16 @@ def find_latest(store: Store, release_id: str) -> StoredVerdict | None:
     return next(reversed(store.control.verdicts(release_id)), None)
 
 
-def find_settled(intents: Sequence[Intent], summaries: Sequence[ReleaseSummary]) -> frozenset[str]:
-    """Releases that somebody has acted on since their latest verdict."""
-    judged = {one.release.id: one.judged_at for one in summaries if one.judged_at}
-    return frozenset(
-        one.release
-        for one in intents
-        if one.state is IntentState.ACKNOWLEDGED and one.release in judged and one.requested_at >= judged[one.release]
-    )
-
-
-def hash_data_now(store: Store, verdict: StoredVerdict) -> str:
-    """Hash what a verdict judged as it is now; empty where it changed, or something newer is there that it did not see.
+def hash_data_now(store: Store, release_id: str, judged: str) -> str:
+    """Return the hash `judged` of the data of a verdict as long as they are what a verdict would judge now, else "".
 
     A verdict does not list its runs: they are found again by their hash.
     """
-    judged = str(json.loads(verdict.json)["data_hash"])
-    runs = store.data.runs(verdict.release)
-    behind = runs_behind(store, verdict.release, judged)
-    if behind is None or is_live(runs):
+    runs = store.data.runs(release_id)
+    wanted = find_judged(store, release_id, judged)
+    if wanted is None or is_live(runs):
         return ""
-    seen, newest = ([run.id for run in choose_runs(runs, name)] for name in (behind, "latest"))
+    seen, newest = ([run.id for run in choose_runs(runs, name)] for name in (wanted, "latest"))
     # A newer load of which nothing landed would not change the hash of all, and yet nobody has judged it.
     empty = store.data.content_hash(newest) == store.data.content_hash([])
     return judged if set(newest) <= set(seen) and not empty else ""

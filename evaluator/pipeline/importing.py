@@ -11,7 +11,6 @@ from evaluator.records import (
     EvidenceKind,
     Landed,
     LandingPlan,
-    OutcomeColumn,
     OutcomeFacts,
     OutcomeOptions,
     OutcomePlan,
@@ -71,21 +70,21 @@ def find_outcomes(store: Store) -> Outcomes | None:
 
 def suggest_metrics(outcomes: Outcomes) -> tuple[str, ...]:
     """Write a metric of the policy for each outcome. Its margin is a guess: people know how much harm they bear."""
-    known = [column.name for column in outcomes.columns if column.role == "covariate"]
-    return tuple(_suggest(column, known) for column in outcomes.columns if column.role == "outcome")
 
+    def to_yaml(name: str) -> str:
+        """A name as YAML takes it; quoted where it might be taken for something else."""
+        return name if re.fullmatch("[a-z][a-z0-9_]*", name) and name not in _TAKEN else json.dumps(name)
 
-def _suggest(column: OutcomeColumn, covariates: Sequence[str]) -> str:
-    name = _yaml(column.name)
-    own = [_yaml(one) for one in covariates if column.name in one]
-    more = f", covariates: [{', '.join(own)}]" if own else ""
-    kind, margin = ("outcome_proportion", "1pp") if column.binary else ("outcome_mean", "2%")
-    return f"{{name: {name}, type: {kind}, outcome: {name}, margin: {margin}{more}}}"
-
-
-def _yaml(name: str) -> str:
-    """A name as YAML takes it; quoted where it might be taken for something else."""
-    return name if re.fullmatch("[a-z][a-z0-9_]*", name) and name not in _TAKEN else json.dumps(name)
+    covariates = [column.name for column in outcomes.columns if column.role == "covariate"]
+    metrics = []
+    for column in outcomes.columns:
+        if column.role != "outcome":
+            continue
+        name, own = to_yaml(column.name), [to_yaml(one) for one in covariates if column.name in one]
+        more = f", covariates: [{', '.join(own)}]" if own else ""
+        kind, margin = ("outcome_proportion", "1pp") if column.binary else ("outcome_mean", "2%")
+        metrics.append(f"{{name: {name}, type: {kind}, outcome: {name}, margin: {margin}{more}}}")
+    return tuple(metrics)
 
 
 _TAKEN = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -36,38 +36,32 @@ def land_simulated(
     group = new_run_id()
     ids = [group if place == 0 else f"{group}-{place + 1}" for place in range(len(requests.runs))]
     named = replace(requests, runs=tuple(ids))
-    runs = [_register(store, release, named, place) for place in range(len(ids))]
+    runs = []
+    for place, run_id in enumerate(ids):
+        at_us = requests.ts_us[requests.run == place]
+        started, ended = (datetime.fromtimestamp(int(at) / 1e6, UTC) for at in (at_us.min(), at_us.max()))
+        run = Run(
+            id=run_id,
+            release=release.id,
+            group=group,
+            source="import",
+            replicate=place,
+            started=started,
+            planned_end=ended,
+            fingerprint={"simulated": True, "replicates": len(ids)},
+        )
+        store.data.register_run(release, run)
+        runs.append(run)
     to_parquet(named, store.data.segment_folder(runs[0]).parent, rows=ROWS)
     for place, run in enumerate(runs):
         store.data.land_segments(run.id)
-        facts = RunFacts(users=_count_users(named, place))
-        store.data.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=facts)
+        users: dict[str, int] = {}
+        if requests.users is not None:
+            for arm, name in enumerate(requests.arms):
+                users[name] = int(requests.users[(requests.run == place) & (requests.arm == arm)].max())
+        store.data.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=RunFacts(users=users))
     landed = {*ids, *([_land_answers(store, release, answers)] if answers else [])}
     return tuple(run for run in store.data.runs(release.id) if run.id in landed)
-
-
-def _register(store: Store, release: Release, requests: Requests, place: int) -> Run:
-    at_us = requests.ts_us[requests.run == place]
-    started, ended = (datetime.fromtimestamp(int(at) / 1e6, UTC) for at in (at_us.min(), at_us.max()))
-    run = Run(
-        id=requests.runs[place],
-        release=release.id,
-        group=requests.runs[0],
-        source="import",
-        replicate=place,
-        started=started,
-        planned_end=ended,
-        fingerprint={"simulated": True, "replicates": len(requests.runs)},
-    )
-    store.data.register_run(release, run)
-    return run
-
-
-def _count_users(requests: Requests, place: int) -> Mapping[str, int]:
-    if requests.users is None:
-        return {}
-    mine = requests.run == place
-    return {name: int(requests.users[mine & (requests.arm == arm)].max()) for arm, name in enumerate(requests.arms)}
 
 
 def _land_answers(store: Store, release: Release, answers: Sequence[Answer]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -249,3 +250,8 @@ class StoredVerdict:
     json: str
     override: Mapping[str, str] | None = None
     """By whom, when and why, where glass was broken."""
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of the data that it judged."""
+        return str(json.loads(self.json)["data_hash"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import itertools
 import re
 import zlib
@@ -18,6 +17,7 @@ from evaluator.store.engine import Engine, quote, quote_name
 from evaluator.store.expressions import column_name, express, is_nothing, meet, read_texts
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import find_sub_results
+from evaluator.textfiles import open_text
 
 __all__ = [
     "GOOD",
@@ -379,9 +379,8 @@ _REASONS = {
 
 def find_line(path: Path, delimiter: str, record: int) -> int:
     """Find the line on which a record begins; a quoted value may span several. The record where that cannot be told."""
-    open_any = gzip.open if path.suffix == ".gz" else open
     try:
-        with open_any(path, "rt", encoding="utf-8-sig", newline="", errors="replace") as opened:
+        with open_text(path, errors="replace") as opened:
             reader = csv.reader(opened, delimiter=delimiter)
             for _ in itertools.islice(reader, record - 1):
                 pass

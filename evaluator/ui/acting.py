@@ -12,8 +12,15 @@ from pathlib import Path
 import streamlit as st
 
 from evaluator.errors import EvaluatorError, StoreError
-from evaluator.intents import Preview, find_latest, list_conditions, plan_action, preview_steps, run_worker
-from evaluator.pipeline.reviewing import Condition
+from evaluator.intents import (
+    Condition,
+    Preview,
+    find_latest,
+    list_conditions,
+    plan_action,
+    preview_steps,
+    run_worker,
+)
 from evaluator.policy import load_policy
 from evaluator.records import Verdict
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent, Person
@@ -81,8 +88,7 @@ def read_acts(place: Place, release: str | None = None) -> tuple[Act, ...]:
 
 def read_conditions(place: Place, verdict: Verdict) -> tuple[Condition, ...]:
     """What has to be so before a release is promoted, and whether it is."""
-    store = open_store(place)
-    return list_conditions(store, read_policy(place), verdict, find_latest(store, verdict.release.id))
+    return list_conditions(open_store(place), read_policy(place), verdict)
 
 
 @st.cache_data(ttl=PEEK_TTL_S, max_entries=32, show_spinner="asking what is so now …")

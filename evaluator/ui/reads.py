@@ -18,6 +18,7 @@ import streamlit as st
 
 from evaluator.calibration import CalibrationReport
 from evaluator.errors import UnknownName
+from evaluator.pipeline.assessing import Judged
 from evaluator.pipeline.comparing import (
     Compared,
     Difference,
@@ -27,12 +28,13 @@ from evaluator.pipeline.comparing import (
     find_side,
     refusals,
 )
+from evaluator.pipeline.drawing import trace_figures
 from evaluator.pipeline.hindsight import calibrate_releases, find_history
-from evaluator.pipeline.reviewing import Judged, read_judged, trace_judged
+from evaluator.pipeline.reviewing import judge_again
 from evaluator.planning import History
 from evaluator.policy import Policy, find_policy, load_policy
 from evaluator.records import Learnt, Release, ReleaseSummary, Run, StoredVerdict, Verdict
-from evaluator.reports import from_json
+from evaluator.reports import from_json, read_stored
 from evaluator.store import Stamp, Store, stamp_of
 
 __all__ = [
@@ -126,10 +128,7 @@ def read_summaries(place: Place) -> tuple[ReleaseSummary, ...]:
 @st.cache_data(max_entries=8, show_spinner="reading the latest verdicts …")
 def _latest(_place: Place, key: str, stamp: Stamp) -> tuple[Verdict, ...]:
     del key, stamp
-    return tuple(
-        replace(from_json(one.json, f"the verdict of {one.release}"), override=one.override)
-        for one in open_store(_place).control.latest_verdicts()
-    )
+    return tuple(read_stored(one) for one in open_store(_place).control.latest_verdicts())
 
 
 def read_latest(place: Place) -> tuple[Verdict, ...]:
@@ -247,7 +246,7 @@ def _parse(text: str) -> Verdict:
 @st.cache_resource(max_entries=8, show_spinner="reading the cells …")
 def _judgement(_place: Place, _verdict: Verdict, key: str, data: str, policy: str) -> Judged:
     del key, data, policy
-    return read_judged(open_store(_place), _verdict)
+    return judge_again(open_store(_place), _verdict)
 
 
 def read_judgement(place: Place, verdict: Verdict) -> Judged:
@@ -264,7 +263,8 @@ def _figures(_place: Place, _verdict: Verdict, key: str, data: str, policy: str,
     if kept:
         found: Mapping[str, Any] = json.loads(kept)
         return found
-    return trace_judged(store, _verdict, read_judgement(_place, _verdict))
+    judged = read_judgement(_place, _verdict)
+    return trace_figures(store, _verdict.release, judged.data, judged.rulebook, judged.evidence)
 
 
 def read_figures(place: Place, verdict: Verdict, *, newest: bool) -> Mapping[str, Any]:

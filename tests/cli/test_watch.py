@@ -15,7 +15,7 @@ import pytest
 from request_files import write_requests
 
 from evaluator.__main__ import run
-from evaluator.cli.watch import PLAIN_EVERY_S, StatusLine
+from evaluator.cli.waiting import PLAIN_EVERY_S, StatusLine
 from evaluator.records import Arm, RunState
 from evaluator.sources.load import wait_for_targets
 from evaluator.sources.sample import find_loadtests, start_arms

@@ -299,10 +299,10 @@ def test_a_viewer_writes_no_notes_and_nobody_an_empty_one(store, policy, person,
 
 def test_a_verdict_of_the_future_promotes_nothing(store, policy, script):
     from evaluator.intents import find_latest
-    from evaluator.reports import from_json
+    from evaluator.reports import read_stored
 
-    rules, latest = policy(hooks(script)), find_latest(store, "cart@1.9.0")
+    rules, latest = policy(hooks(script)), read_stored(find_latest(store, "cart@1.9.0"))
     later = replace(latest, judged_at=datetime.now(UTC) + timedelta(hours=2))
-    unmet = [one.says for one in list_conditions(store, rules, from_json(latest.json, "it"), later) if not one.met]
+    unmet = [one.says for one in list_conditions(store, rules, later) if not one.met]
     assert len(unmet) == 1
     assert unmet[0].startswith("it was judged 2 h from now: the clock was set back") or "from now" in unmet[0]

@@ -7,9 +7,10 @@ import pytest
 from judging import SMALL
 
 from evaluator.errors import UsageError
-from evaluator.pipeline.judging import choose_runs, read_readings
+from evaluator.pipeline.assessing import read_data
+from evaluator.pipeline.runs import choose_runs
 from evaluator.pipeline.simulating import land_simulated
-from evaluator.records import READING_SOURCE, Release, RunState, Service
+from evaluator.records import READING_SOURCE, Release, Rulebook, RunState, Service
 from evaluator.simulate import scrape, simulate, to_cells
 from evaluator.store import Store
 
@@ -48,10 +49,11 @@ def test_scrapes_land_as_readings_beside_the_requests(store):
     *loads, scraped = land_simulated(store, CART, requests, scrape(requests))
     assert [run.source for run in loads] == ["import"]
     assert scraped.source == READING_SOURCE
-    readings, collected = read_readings(store, store.data.runs("cart@2"))
-    assert collected == (scraped,)
-    assert readings is not None
-    assert set(readings.arms) == {"baseline", "canary"}
+    data = read_data(store, store.data.runs("cart@2"), Rulebook(()))
+    assert data.runs == tuple(loads)
+    assert data.collected == (scraped,)
+    assert data.readings is not None
+    assert set(data.readings.arms) == {"baseline", "canary"}
 
 
 def test_names_are_checked_before_anything_is_written(store):

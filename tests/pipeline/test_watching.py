@@ -11,17 +11,11 @@ from pathlib import Path
 import pytest
 
 from evaluator.errors import StoreBusy
+from evaluator.judges.progress import describe_missing
 from evaluator.pipeline.landing import land_release, with_present_facts
+from evaluator.pipeline.runs import is_series_open
 from evaluator.pipeline.stopping import StopRule
-from evaluator.pipeline.watching import (
-    LATEST_S,
-    PULSE_S,
-    SETTLE_S,
-    StoredSubject,
-    Watch,
-    describe_missing,
-    is_series_open,
-)
+from evaluator.pipeline.watching import LATEST_S, PULSE_S, SETTLE_S, StoredSubject, Watch
 from evaluator.policy import load_policy
 from evaluator.records import (
     ArmValue,
