@@ -55,11 +55,6 @@ class Data:
     file: StoreFile
     control: Control
 
-    @property
-    def folder(self) -> Path:
-        """Folder of the segments."""
-        return self.file.folder
-
     # -------------------------------------------------------------- runs
 
     def register_run(self, release: Release, run: Run, *, bucket_s: int | None = None) -> None:
