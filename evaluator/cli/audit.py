@@ -79,5 +79,5 @@ def note(session: Session, release: str, text: str) -> None:
     store = session.open_store()
     from evaluator.intents import system_person, write_note  # all that judges comes with it
 
-    row = write_note(store, session.load_policy(), system_person(), release, text)
+    row = write_note(store, session.load_policy(release), system_person(), release, text)
     emit(f"note {row.number} on {plain_text(release)} by {plain_text(row.actor)}")

@@ -13,6 +13,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page
 from evaluator.pipeline.hindsight import calibrate_releases
 from evaluator.policy import LEAST_COMPARISONS
+from evaluator.policy.selection import policy_of
 from evaluator.records import Learnt
 from evaluator.reports import Page
 from evaluator.reports.table import lay_out, write_line
@@ -47,9 +48,9 @@ def command(session: Session, releases: tuple[str, ...], splits: int, save: bool
     Without RELEASE: all that are stored. Shows how often the policy would have stopped a release that changed nothing,
     what it would have found, and how much instances of one version differ.
     """
-    report = calibrate_releases(
-        session.open_store(), releases, session.load_policy(), splits=splits, save=save, say=session.say
-    )
+    store = session.open_store()
+    policy = policy_of(session.find_policy(), store, releases)
+    report = calibrate_releases(store, releases, policy, splits=splits, save=save, say=session.say)
     page = make_page()
     emit(json.dumps(_to_plain(report), indent=2) if as_json else "\n".join(_write(report, page, saved=save)))
 

@@ -57,9 +57,8 @@ def command(
         raise UsageError("--to needs --from", hint="give both, or neither to take the window of the newest load")
     if run_time is not None and not follow:
         raise UsageError("--run-time is for --follow", hint="give the window with --from and --to")
-    policy = session.load_policy()
-    name = service or (policy.services[0] if len(policy.services) == 1 else "")
-    subject = to_release(release, name, baseline_version, canary_version, labels)
+    policy = session.load_policy(release, service=service or "")
+    subject = to_release(release, service or policy.service, baseline_version, canary_version, labels)
     store = session.open_store(create=True)
     if follow:
         run, rows = follow_release(store, subject, policy, start=start, seconds=run_time, say=session.say)

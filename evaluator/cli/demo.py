@@ -43,7 +43,7 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
     from evaluator.cli.verdict import print_verdict
     from evaluator.pipeline.judging import judge_release
     from evaluator.pipeline.loading import load_release
-    from evaluator.policy import load_policy
+    from evaluator.policy.selection import choose_policy
     from evaluator.sources.load import LoadPlan, wait_for_targets
     from evaluator.store import Store
 
@@ -61,7 +61,7 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
             url = stack.enter_context(start_prometheus(arms, path.parent / "prometheus"))
             policy_path = _write_policy(path.parent / "evaluator.yaml", url)
             session.say(f"started a Prometheus at {url}; its metrics are in the policy {policy_path}")
-        policy = load_policy(policy_path)
+        policy = choose_policy(policy_path, lambda: ["shop"])
         plan = LoadPlan(arms, find_loadtests() / "locustfile.py", USERS, SPAWN_RATE, seconds, service="shop")
         wait_for_targets(plan.targets)
         session.say(f"loading both for {seconds} s with {USERS} users each")

@@ -19,6 +19,7 @@ from evaluator.records import BASELINE, FilesAre, Landed, LandingPlan, Release
 from evaluator.wording import count_of, list_left_out
 
 if TYPE_CHECKING:
+    from evaluator.policy import Policy
     from evaluator.store import Store
 
 __all__ = ["command"]
@@ -105,9 +106,10 @@ def command(
     files = _collect_arms(baseline, canary, arms)
     if not files and (files_are or start or end):
         raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
+    policy = session.load_policy(release, service=service)
     plan = None if outcomes and not files else plan_landing(
         files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=service,
-        sensitive=session.load_policy().promotion.sensitive, files_are=files_are, start=start, end=end,
+        sensitive=policy.promotion.sensitive, files_are=files_are, start=start, end=end,
     )  # fmt: skip
     subject = to_release(release, service, baseline_version, canary_version, labels)
     store = session.open_store(create=True)
@@ -116,7 +118,7 @@ def command(
     if outcomes:
         done = import_outcomes(store, subject, outcomes, options, query=outcomes_query, skip_bad_rows=skip_bad_rows)
         emit(describe_outcomes(release, *done))
-        _advise_on_outcomes(session, store, done[0])
+        _advise_on_outcomes(session, store, policy, done[0])
     session.say(f"next: evaluator verdict {release}")
     return 0
 
@@ -133,11 +135,11 @@ def _import_requests(session: Session, store: Store, release: Release, plan: Lan
     emit(describe(release.id, landed))
 
 
-def _advise_on_outcomes(session: Session, store: Store, landed: Landed) -> None:
+def _advise_on_outcomes(session: Session, store: Store, policy: Policy, landed: Landed) -> None:
     """Say which metrics would judge the outcomes, where the policy has none, and what another look at them costs."""
     from evaluator.pipeline.importing import find_outcomes, suggest_metrics
 
-    found, policy = find_outcomes(store), session.load_policy()
+    found = find_outcomes(store)
     if hint := tell_metrics(policy, suggest_metrics(found) if found else ()):
         session.say(hint)
     if not landed.already and (hint := tell_looks(policy)):

@@ -78,8 +78,8 @@ def command(
     from evaluator.pipeline.loading import load_release
     from evaluator.sources.load import LoadPlan
 
-    policy = session.load_policy()
-    name = service or (policy.services[0] if len(policy.services) == 1 else "")
+    policy = session.load_policy(release, service=service or "")
+    name = service or policy.service
     plan = LoadPlan(
         arms=parse_arms(baseline, canary, arms, baseline_version, canary_version),
         locustfile=locustfile,

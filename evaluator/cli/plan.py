@@ -72,7 +72,7 @@ def command(
     """
     if not power < 1:
         raise UsageError(f"--power must be below 100%, not {power:.0%}")
-    policy = session.load_policy()
+    policy = session.load_policy(release)
     if release is None and rate is None:
         raise UsageError(
             "a plan needs a release with stored runs, or a rate",

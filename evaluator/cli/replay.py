@@ -11,6 +11,7 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page
 from evaluator.pipeline.hindsight import Replayed, replay_releases
+from evaluator.policy.selection import list_policies
 from evaluator.records import VerdictWord
 from evaluator.reports import VERDICT_WORDS, Page
 from evaluator.reports.table import lay_out, write_line
@@ -28,12 +29,15 @@ def command(session: Session, releases: tuple[str, ...], as_json: bool) -> None:
     Without RELEASE: all that were ever judged. Each is judged on the runs that its latest verdict judged, from what
     is stored; nothing is kept. Name the other policy with --policy.
     """
-    policy = session.load_policy()
-    replayed = replay_releases(session.open_store(), releases, policy, now=datetime.now(UTC), say=session.say)
+    path = session.find_policy()
+    list_policies(path)  # a mistake in one of them is found before anything is judged
+    replayed = replay_releases(
+        session.open_store(), releases, session.load_policy, now=datetime.now(UTC), say=session.say
+    )
     if as_json:
         emit(json.dumps([_to_plain(row) for row in replayed], indent=2))
     elif replayed:
-        emit("\n".join(_write(replayed, policy.origin, make_page())))
+        emit("\n".join(_write(replayed, str(path or "built-in"), make_page())))
     else:
         session.say("no release was judged yet; `evaluator verdict RELEASE` judges one")
 

@@ -57,7 +57,7 @@ def command(
     Exit codes: 0 GO, 1 NO-GO, 3 INCONCLUSIVE or too late, 130 interrupted; 2 and 4 when there is no verdict.
     """
     asked = Asked.parse(runs, formats, fail_on, figures=figures, exit_zero=exit_zero, dry_run=dry_run)
-    return asked.answer(await_verdict(session, release, session.load_policy(), asked, wait_s))
+    return asked.answer(await_verdict(session, release, session.load_policy(release), asked, wait_s))
 
 
 def await_verdict(session: Session, release: str, policy: Policy, asked: Asked, wait_s: float | None) -> Verdict:

@@ -154,10 +154,10 @@ def list_conditions(
 ) -> tuple[Condition, ...]:
     """What has to be so before a release is promoted, and whether it is."""
     if verdict is None or stored is None:
-        return check_promotable((), None, "")
+        return check_promotable((), None, "", "")
     release = verdict.release.id
-    again = f"judge it again: `evaluator verdict {shlex.quote(release)}`"
-    found = check_promotable(store.runs(release), verdict, hash_policy_now(store, policy, release))
+    again = f"judge it again: `{policy.command(release)}`"
+    found = check_promotable(store.runs(release), verdict, hash_policy_now(store, policy, release), again)
     age_s = (datetime.now(UTC) - stored.judged_at).total_seconds()
     most_s = policy.promotion.approvals.max_age_s
     same, young = bool(hash_data_now(store, stored)), -CLOCK.total_seconds() <= age_s <= most_s
@@ -184,9 +184,7 @@ def _refuse_on_grounds(store: Store, policy: Policy, wish: Wish, latest: StoredV
     if wish.action not in PROMOTING:
         return
     if latest is None:
-        raise Refused(
-            f"{wish.release} was not judged yet", hint=f"judge it: evaluator verdict {shlex.quote(wish.release)}"
-        )
+        raise Refused(f"{wish.release} was not judged yet", hint=f"judge it: {policy.command(wish.release)}")
     verdict = from_json(latest.json, f"the verdict of {wish.release}")
     if wish.action is Action.BREAK_GLASS:
         _refuse_needless_glass(policy, verdict)

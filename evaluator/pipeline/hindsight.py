@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -51,27 +51,29 @@ class Replayed:
 
 
 def replay_releases(
-    store: Store, release_ids: Sequence[str], policy: Policy, *, now: datetime, say: Say = say_nothing
+    store: Store, release_ids: Sequence[str], load: Callable[[str], Policy], *, now: datetime, say: Say = say_nothing
 ) -> tuple[Replayed, ...]:
-    """Judge stored releases again under `policy`, on the runs that their latest verdict judged; nothing is kept.
+    """Judge stored releases again, on the runs that their latest verdict judged; nothing is kept.
 
-    No names: every release that was ever judged. Raises UnknownName for a release that is not there.
+    `load` reads the policy of a release by its name. No names: every release that was ever judged. Raises UnknownName
+    for a release that is not there.
     """
     wanted = release_ids or [summary.release.id for summary in store.releases() if summary.verdict]
     out = []
     for release_id in wanted:
         say(f"judging {release_id}")
-        out.append(_replay(store, release_id, policy, now))
+        out.append(_replay(store, release_id, load, now))
     return tuple(out)
 
 
-def _replay(store: Store, release_id: str, policy: Policy, now: datetime) -> Replayed:
+def _replay(store: Store, release_id: str, load: Callable[[str], Policy], now: datetime) -> Replayed:
     verdicts = store.verdicts(release_id)
     old = json.loads(verdicts[-1].json) if verdicts else None
     word = VerdictWord(old["verdict"]) if old else None
     old_why = old["reasons"][0]["text"] if old and old["reasons"] else ""
     runs = runs_behind(store, release_id, old["data_hash"]) if old else "latest"
     try:
+        policy = load(release_id)
         verdict = judge_release(store, release_id, policy, runs=runs or "latest", judged_at=now, save=False)
     except UsageError as error:
         return Replayed(release_id, word, None, error.message, old_why, runs is not None)

@@ -138,7 +138,7 @@ def judge_traceably(
         release=release,
         word=judgement.word,
         reasons=judgement.reasons,
-        next_action=judgement.next_action,
+        next_action=_name_policy(judgement.next_action, release.id, policy),
         evidence=replace(evidence, comparisons=judgement.comparisons),
         judge=JUDGE,
         monitoring=evidence.monitoring,
@@ -148,6 +148,7 @@ def judge_traceably(
         policy=policy.effective,
         queries=_list_queries(readings, evidence.window),
         policy_hash=policy.hash,
+        policy_path=policy.origin if policy.of_folder else "",
         data_hash=data_hash,
         override=override,
         period=period,
@@ -161,6 +162,13 @@ def judge_traceably(
         return trace_figures(store, release, loads, cells, policy.rulebook, judgement.comparisons, readings)
 
     return verdict, trace
+
+
+def _name_policy(next_action: str, release_id: str, policy: Policy) -> str:
+    """What to do next, with the policy in the command that judges again where it is one of several."""
+    if not policy.of_folder:
+        return next_action
+    return next_action.replace(f"`evaluator verdict {release_id}", f"`{policy.command(release_id)}")
 
 
 def keep_verdict(store: Store, verdict: Verdict) -> None:

@@ -253,12 +253,16 @@ class Condition:
         return self.text if self.met else self.otherwise
 
 
-def check_promotable(runs: Sequence[Run], verdict: Verdict | None, policy_hash: str) -> tuple[Condition, ...]:
-    """Say what speaks for promoting a release now, and what against. `policy_hash`: of the policy that applies here."""
+def check_promotable(
+    runs: Sequence[Run], verdict: Verdict | None, policy_hash: str, again: str
+) -> tuple[Condition, ...]:
+    """Say what speaks for promoting a release now, and what against.
+
+    `policy_hash`: of the policy that applies here; `again`: how to judge by it.
+    """
     if verdict is None:
         missing = "it was not judged yet"
         return (Condition("it was judged", met=False, otherwise=missing, remedy="`evaluator verdict RELEASE`"),)
-    again = f"judge it again: `evaluator verdict {shlex.quote(verdict.release.id)}`"
     word, live, stale = verdict.word, is_live(runs), is_stale(runs, verdict.judged_at)
     same, whole = verdict.policy_hash == policy_hash, not verdict.evidence.incomplete
     return (

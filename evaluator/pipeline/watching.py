@@ -156,6 +156,7 @@ class StoredSubject:
             mode=self.policy.rulebook.mode,
             policy=self.policy.effective,
             policy_hash=self.policy.hash,
+            policy_path=self.policy.origin if self.policy.of_folder else "",
             data_hash=f"sha256:{hashlib.sha256().hexdigest()}",
             evaluator_version=find_version(),
             judged_at=datetime.now(UTC),

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,17 +46,13 @@ from evaluator.sources.prometheus.options import PrometheusOptions
 from evaluator.stats.history import LEAST_COMPARISONS
 
 __all__ = [
-    "FILE_NAME",
     "LEAST_COMPARISONS",
     "Policy",
-    "find_policy",
     "load_policy",
     "parse_policy",
     "policy_schema",
     "with_learnt",
 ]
-
-FILE_NAME = "evaluator.yaml"
 
 PRIOR_WEIGHT = 3.0
 """Degrees of freedom that the policy's own assumption about instances counts for beside history (method B.3, B.3a)."""
@@ -95,12 +92,17 @@ class Policy:
     """What happens after a verdict."""
     afterwards: Mapping[str, Any] = field(default_factory=dict)
     """The sections about promotion as plain JSON, every default spelled out."""
+    of_folder: bool = False
+    """Was it chosen by the release's service, among several? Then a verdict names it."""
 
+    @property
+    def service(self) -> str:
+        """The service that the policy is of; empty where it names none, or several."""
+        return self.services[0] if len(self.services) == 1 else ""
 
-def find_policy(start: Path) -> Path | None:
-    """Find the nearest evaluator.yaml in `start` or above it."""
-    folder = start.absolute()
-    return next((path for place in (folder, *folder.parents) if (path := place / FILE_NAME).exists()), None)
+    def command(self, release: str) -> str:
+        """Write the command that judges a release by this policy; it names the file where there are several."""
+        return shlex.join(["evaluator", "verdict", release, *(("--policy", self.origin) if self.of_folder else ())])
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -146,7 +148,8 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
     update = {"sd_latency": latency, "sd_failures": failures, "history": history}
     instances = file.instances.model_copy(update=update)
     judging = _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
-    return replace(judging, promotion=policy.promotion, afterwards=policy.afterwards)
+    kept = {name: getattr(policy, name) for name in ("promotion", "afterwards", "of_folder")}
+    return replace(judging, **kept)
 
 
 def _to_history(learnt: Learnt) -> InstanceHistory | None:
