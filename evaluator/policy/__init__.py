@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from evaluator.errors import PolicyError, UnknownName
 from evaluator.metrics import METRICS
+from evaluator.policy.building import build
 from evaluator.policy.document import Document, Place, read_document
 from evaluator.policy.metrics import Metric, unit_of
 from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistory, Instances, PolicyFile
@@ -204,50 +205,29 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _to_rulebook(file: PolicyFile) -> Rulebook:
-    scan, instances, health = file.endpoint_scan, file.instances, file.health
-    return Rulebook(
+    health = file.health
+    return build(
+        Rulebook,
+        file,
         rules=tuple(_to_rule(metric) for metric in file.metrics),
-        alpha=file.alpha,
-        scan=Scan(
-            scan.enabled,
-            scan.margin,
-            scan.failure_margin,
-            scan.tolerance,
-            scan.failure_tolerance,
-            scan.alpha_share,
-        ),
-        prior=_to_prior(instances),
-        warm_up_s=file.warm_up,
+        scan=build(Scan, file.endpoint_scan),
+        prior=_to_prior(file.instances),
         coverage=health.coverage,
         silence=health.silence,
         max_clock_offset_s=health.max_clock_offset,
         sample_ratio=_to_shares(health.sample_ratio),
-        monitoring=Monitoring(
-            mode=file.monitoring.mode,
-            max_duration_s=file.monitoring.max_duration,
-            burn_in_s=file.monitoring.burn_in,
-            early_go=file.monitoring.early_go,
-            max_units=file.monitoring.max_units,
-        ),
-        mode=file.mode,
+        monitoring=build(Monitoring, file.monitoring),
     )
 
 
-def _to_prior(said: Instances) -> InstancePrior:
-    known = said.history
+def _to_prior(section: Instances) -> InstancePrior:
+    earlier = section.history
     latency = failures = None
-    if known is not None:
-        latency = History(said.sd_latency, known.comparisons, known.wander_latency, known.wander_comparisons)
-        failures = History(said.sd_failures, known.comparisons, known.wander_failures, known.wander_comparisons)
-    return InstancePrior(
-        sd_latency=said.sd_latency,
-        sd_failures=said.sd_failures,
-        baseline=said.baseline,
-        canary=said.canary,
-        latency=latency,
-        failures=failures,
-        turnover_expected=said.turnover == "expected",
-    )
+    if earlier is not None:
+        latency = build(History, earlier, sd=section.sd_latency, wander=earlier.wander_latency)
+        failures = build(History, earlier, sd=section.sd_failures, wander=earlier.wander_failures)
+    expected = section.turnover == "expected"
+    return build(InstancePrior, section, latency=latency, failures=failures, turnover_expected=expected)
 
 
 def _to_rule(metric: Metric) -> Rule:
