@@ -6,12 +6,11 @@ import csv
 import io
 import json
 from dataclasses import asdict
-from datetime import UTC
 
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.terminal import rows_option
+from evaluator.cli.terminal import rows_option, write_time
 from evaluator.records.intents import AuditRow
 from evaluator.reports import plain_text
 from evaluator.reports.base import harmless_cell
@@ -45,7 +44,7 @@ def show(session: Session, release: str | None, format_name: str) -> None:
 
 
 def _to_plain(row: AuditRow) -> dict[str, object]:
-    return {**asdict(row), "at": row.at.astimezone(UTC).isoformat().replace("+00:00", "Z")}
+    return {**asdict(row), "at": write_time(row.at)}
 
 
 def _to_line(row: dict[str, object]) -> str:

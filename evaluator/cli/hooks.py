@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from datetime import UTC
 from types import FrameType
 
 import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.promote import follow, tell, tell_all
+from evaluator.cli.terminal import write_time
 from evaluator.errors import HookError
 from evaluator.records.intents import Delivery
 from evaluator.reports import plain_text
@@ -83,7 +83,7 @@ def _to_plain(one: Delivery) -> dict[str, object]:
         "state": one.outcome.state,
         "text": one.outcome.text,
         "response": one.outcome.response,
-        "at": one.at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "at": write_time(one.at),
     }
 
 
