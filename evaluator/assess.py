@@ -23,6 +23,7 @@ from evaluator.metrics.outcome_measure import has_outcome_rules, measure_outcome
 from evaluator.metrics.reading_measure import has_reading_rules
 from evaluator.records import (
     BASELINE,
+    CANDIDATE,
     ArmRows,
     ArmSummary,
     Cells,
@@ -48,8 +49,6 @@ from evaluator.stats.silence import measure_clusters
 from evaluator.stats.window import WarmUp, find_warm_up
 
 __all__ = ["assess", "assess_outcomes", "assess_release", "plan_calendar", "with_both_arms"]
-
-CANDIDATE = "canary"
 
 
 def assess(

@@ -17,6 +17,7 @@ from evaluator.metrics import READING_METRICS
 from evaluator.metrics.reading_measure import ReadingPairs, has_reading_rules, measure_readings, without_readings
 from evaluator.records import (
     BASELINE,
+    CANDIDATE,
     UP,
     ArmSummary,
     Cells,
@@ -37,8 +38,6 @@ from evaluator.stats.reading_panels import ReadingView, Stretch, cut, keep_rows
 from evaluator.stats.window import WarmUp, find_warm_up
 
 __all__ = ["JudgedLoad", "assess_readings", "count_samples", "plan_runs"]
-
-CANDIDATE = "canary"
 
 
 @dataclass(frozen=True, slots=True)

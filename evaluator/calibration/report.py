@@ -18,7 +18,6 @@ from evaluator.assess import assess
 from evaluator.calibration.inject import fail_more, slow_down
 from evaluator.calibration.learn import learn_instances
 from evaluator.calibration.splits import (
-    CANARY,
     balanced_halves,
     both_ways,
     only_baseline,
@@ -29,7 +28,7 @@ from evaluator.calibration.splits import (
 )
 from evaluator.judges import JUDGES
 from evaluator.metrics import OUTCOME_METRICS
-from evaluator.records import Cells, Learnt, Rulebook, Run, RunFacts, RunState, VerdictWord
+from evaluator.records import CANDIDATE, Cells, Learnt, Rulebook, Run, RunFacts, RunState, VerdictWord
 from evaluator.stats.score import wilson_interval
 
 __all__ = ["CHANGES", "CalibrationReport", "Change", "Stored", "Tally", "calibrate", "needed_comparisons"]
@@ -232,8 +231,8 @@ def _invented(count: int) -> tuple[Run, ...]:
 
 def _inject(cells: Cells, change: Change, random: np.random.Generator) -> Cells:
     if change.latency:
-        cells = slow_down(cells, CANARY, change.latency)
-    return fail_more(cells, CANARY, change.failures, random) if change.failures else cells
+        cells = slow_down(cells, CANDIDATE, change.latency)
+    return fail_more(cells, CANDIDATE, change.failures, random) if change.failures else cells
 
 
 def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWord:

@@ -22,6 +22,7 @@ from evaluator.calibration.keys import find_groups, sum_counts
 from evaluator.records import (
     BASELINE,
     BLOCK_BUCKETS,
+    CANDIDATE,
     Bins,
     Cells,
     FailureKinds,
@@ -31,7 +32,6 @@ from evaluator.records import (
 )
 
 __all__ = [
-    "CANARY",
     "balanced_halves",
     "both_ways",
     "only_baseline",
@@ -45,8 +45,7 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-CANARY = "canary"
-ARMS = (BASELINE, CANARY)
+ARMS = (BASELINE, CANDIDATE)
 ALIGNED = 1024
 """Runs that are laid beside each other keep their place within blocks of any width."""
 

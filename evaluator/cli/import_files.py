@@ -15,7 +15,7 @@ from evaluator.cli.gathering import gathered
 from evaluator.cli.outcomes import OUTCOME_OPTIONS, OutcomeFiles, describe_outcomes, tell_looks, tell_metrics
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, FilesAre, Landed, LandingPlan, OutcomeOptions
+from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions
 from evaluator.wording import count_of, list_left_out
 
 __all__ = ["command"]
@@ -122,7 +122,7 @@ def command(
 
 
 def _collect_arms(baseline: Iterable[str], canary: Iterable[str], others: Iterable[str]) -> dict[str, list[str]]:
-    arms: dict[str, list[str]] = {BASELINE: list(baseline), "canary": list(canary)}
+    arms: dict[str, list[str]] = {BASELINE: list(baseline), CANDIDATE: list(canary)}
     for text in others:
         name, equals, files = text.partition("=")
         if not (name and equals and files):
@@ -139,7 +139,7 @@ def _find_doubts(plan: LandingPlan) -> Iterable[str]:
             yield f"{path} is given for several arms, and the same requests cannot show a difference"
     files = Counter(file.arm for file in plan.files)
     if BASELINE not in files or len(files) < 2:
-        arm = "canary" if BASELINE in files else BASELINE
+        arm = CANDIDATE if BASELINE in files else BASELINE
         yield f"nothing to compare without {arm}; give all arms in one import, since each import is judged by itself"
 
 

@@ -14,7 +14,7 @@ from evaluator.cli.amounts import Duration
 from evaluator.cli.gathering import gathered
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, Arm, Run
+from evaluator.records import BASELINE, CANDIDATE, Arm, Run
 from evaluator.wording import count_of
 
 __all__ = ["command", "parse_arms"]
@@ -119,7 +119,7 @@ def parse_arms(
     """Turn the options into arms, the baseline first. Raises UsageError."""
     found = [Arm(BASELINE, _split("--baseline", baseline), baseline_version)]
     if canary is not None:
-        found.append(Arm("canary", _split("--canary", canary), canary_version))
+        found.append(Arm(CANDIDATE, _split("--canary", canary), canary_version))
     for text in others:
         name, equals, urls = text.partition("=")
         if not (name and equals):

@@ -8,13 +8,11 @@ from dataclasses import replace
 from evaluator.errors import UnknownName
 from evaluator.metrics import OUTCOME_METRICS
 from evaluator.metrics.outcome_base import Compared, Needs, OutcomePair, name_unit, no_outcome_data
-from evaluator.records import Comparison, Direction, Effect, Outcomes, Role, Rule, Rulebook
+from evaluator.records import CANDIDATE, Comparison, Direction, Effect, Outcomes, Role, Rule, Rulebook
 from evaluator.stats.outcome_joint import find_loadings
 from evaluator.stats.outcome_looks import LookPrice, find_price
 
 __all__ = ["find_needs", "has_outcome_rules", "measure_outcomes"]
-
-CANDIDATE = "canary"
 
 
 def has_outcome_rules(rulebook: Rulebook) -> bool:

@@ -7,13 +7,11 @@ from typing import Any
 
 from evaluator.metrics import READING_METRICS
 from evaluator.metrics.reading_base import ReadingPair, no_readings, show_unit
-from evaluator.records import Comparison, Role, Rule, Rulebook
+from evaluator.records import CANDIDATE, Comparison, Role, Rule, Rulebook
 from evaluator.stats.estimate import Depth
 from evaluator.stats.reading_panels import ReadingView
 
 __all__ = ["ReadingPairs", "has_reading_rules", "measure_readings", "without_readings"]
-
-CANDIDATE = "canary"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,7 @@ import os
 from collections.abc import Callable
 from threading import get_native_id
 
-__all__ = ["READING_SOURCE", "Say", "lower_priority", "say_nothing"]
-
-READING_SOURCE = "prometheus"
-"""Source of runs that were collected from a metrics server."""
+__all__ = ["Say", "lower_priority", "say_nothing"]
 
 Say = Callable[[str], None]
 

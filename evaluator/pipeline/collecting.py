@@ -10,9 +10,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import SourceError, UnknownName, UsageError
-from evaluator.pipeline.base import READING_SOURCE, Say, say_nothing
+from evaluator.pipeline.base import Say, say_nothing
 from evaluator.policy import Policy
-from evaluator.records import UP, Answer, Query, QueryKind, Release, Run, RunFacts, RunState, check_names
+from evaluator.records import (
+    READING_SOURCE,
+    UP,
+    Answer,
+    Query,
+    QueryKind,
+    Release,
+    Run,
+    RunFacts,
+    RunState,
+    check_names,
+)
 from evaluator.sources.prometheus import Prometheus, connect
 from evaluator.sources.recording import new_run_id
 from evaluator.stats.readings import choose_reading_bucket_s

@@ -14,14 +14,15 @@ from evaluator.curves import trace_release
 from evaluator.errors import UnknownName, UsageError
 from evaluator.judges import JUDGES
 from evaluator.metrics import OUTCOME_METRICS
-from evaluator.pipeline.base import READING_SOURCE
 from evaluator.pipeline.judging import choose_runs
 from evaluator.policy import Policy
 from evaluator.records import (
     BASELINE,
+    CANDIDATE,
     Bins,
     Cells,
     Comparison,
+    EvidenceKind,
     Finding,
     InstanceBins,
     LoadLevels,
@@ -30,14 +31,12 @@ from evaluator.records import (
     Run,
     RunState,
 )
-from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.store import Store
 
 __all__ = ["Compared", "Difference", "Side", "compare_sides", "differences", "find_side", "refusals"]
 
 _Rows = TypeVar("_Rows", Moments, Bins, InstanceBins, LoadLevels)
 
-CANDIDATE = "canary"
 MUST_MATCH = ("locustfile", "users", "pace", "pacing", "spawn_rate")
 """Of a fingerprint: what makes it another test."""
 UNSAID = ("targets", "files", "replicates")
@@ -84,7 +83,7 @@ def find_side(store: Store, release_id: str, wanted: str, arm: str) -> Side:
     """Find the runs of one side: `latest`, `all`, or the id of a run or group. Raises UnknownName, UsageError."""
     release = store.release(release_id)
     chosen = choose_runs(store.runs(release_id), wanted)
-    loads = tuple(run for run in chosen if run.source not in (OUTCOME_SOURCE, READING_SOURCE) and run.landed)
+    loads = tuple(run for run in chosen if run.kind is EvidenceKind.REQUESTS and run.landed)
     label = release_id if wanted == "latest" else f"{release_id}, run {wanted}"
     if not loads:
         raise UsageError(

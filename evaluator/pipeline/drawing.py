@@ -7,11 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 from evaluator.curves import trace_release
-from evaluator.pipeline.base import READING_SOURCE
 from evaluator.pipeline.judging import choose_runs, read_readings, service_of
 from evaluator.policy import Policy, with_learnt
-from evaluator.records import Cells, Comparison, ReadingCells, Release, ReleaseSummary, Rulebook, Run, Verdict
-from evaluator.sources.outcomes import OUTCOME_SOURCE
+from evaluator.records import (
+    Cells,
+    Comparison,
+    EvidenceKind,
+    ReadingCells,
+    Release,
+    ReleaseSummary,
+    Rulebook,
+    Run,
+    Verdict,
+)
 from evaluator.store import Store
 
 __all__ = ["add_figures", "trace_figures"]
@@ -41,7 +49,7 @@ def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Ve
     """Give a verdict that was reached without them its figures, from the runs that it judged."""
     learnt = with_learnt(policy, store.learnt(service_of(verdict.release)))
     chosen = choose_runs(store.runs(verdict.release.id), runs)
-    loads = tuple(run for run in chosen if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
+    loads = tuple(run for run in chosen if run.kind is EvidenceKind.REQUESTS)
     cells = store.read_cells([run.id for run in loads])
     readings, _ = read_readings(store, chosen)
     comparisons = verdict.evidence.comparisons

@@ -9,17 +9,17 @@ from datetime import datetime
 
 from evaluator.calibration import CalibrationReport, Stored, calibrate
 from evaluator.errors import UsageError
-from evaluator.pipeline.base import READING_SOURCE, Say, say_nothing
+from evaluator.pipeline.base import Say, say_nothing
 from evaluator.pipeline.judging import choose_runs, judge_release, service_of
 from evaluator.pipeline.landing import land_release
 from evaluator.planning import History, assume_history, learn_precisions
 from evaluator.policy import Policy
 from evaluator.records import (
+    EvidenceKind,
     Release,
     Run,
     VerdictWord,
 )
-from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.store import Store
 
 __all__ = [
@@ -97,7 +97,7 @@ def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20, la
         if land:
             land_release(store, release_id)
         for run in store.runs(release_id):
-            if run.source not in (OUTCOME_SOURCE, READING_SOURCE) and run.landed:
+            if run.kind is EvidenceKind.REQUESTS and run.landed:
                 groups.setdefault(run.group, (release_id, []))[1].append(run)
     # Ids of groups begin with the second in which they were made.
     newest = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-most:]

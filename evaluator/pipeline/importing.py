@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 
 from evaluator.records import (
+    OUTCOME_SOURCE,
+    EvidenceKind,
     Landed,
     LandingPlan,
     OutcomeColumn,
@@ -20,7 +22,7 @@ from evaluator.records import (
     check_names,
 )
 from evaluator.sources.files import arrange_files
-from evaluator.sources.outcomes import OUTCOME_SOURCE, plan_outcomes
+from evaluator.sources.outcomes import plan_outcomes
 from evaluator.sources.recording import new_run_id
 from evaluator.store import Store
 
@@ -62,7 +64,7 @@ def find_outcomes(store: Store) -> Outcomes | None:
     """Read the outcomes of the newest release; `None` where it has none."""
     newest = next(iter(store.releases()), None)
     runs = store.runs(newest.release.id) if newest else ()
-    run = next((run for run in reversed(runs) if run.source == OUTCOME_SOURCE), None)
+    run = next((run for run in reversed(runs) if run.kind is EvidenceKind.OUTCOMES), None)
     return store.read_outcomes(run) if run else None
 
 

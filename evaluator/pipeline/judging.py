@@ -14,12 +14,12 @@ from evaluator.errors import UnknownName
 from evaluator.health.history import describe_learnt
 from evaluator.judges import JUDGES
 from evaluator.metrics.outcome_measure import find_needs
-from evaluator.pipeline.base import READING_SOURCE
 from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import (
     WHOLE,
     Cells,
+    EvidenceKind,
     Outcomes,
     Period,
     ReadingCells,
@@ -30,7 +30,6 @@ from evaluator.records import (
     Window,
 )
 from evaluator.reports import to_json
-from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.stats.account import find_cut_rows, find_lost_rows
 from evaluator.stats.in_flight import cut_in_flight
 from evaluator.stats.narrow import cut_readings, narrow
@@ -112,7 +111,7 @@ def judge_traceably(
     period: Period = WHOLE,
 ) -> tuple[Verdict, Trace]:
     """Judge runs as `judge_runs` does; beside the verdict comes what computes its figures, should they be wanted."""
-    loads = tuple(run for run in runs if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
+    loads = tuple(run for run in runs if run.kind is EvidenceKind.REQUESTS)
     with store.reading():
         learnt = store.learnt(service_of(release))
         outcomes = read_outcomes(store, runs, policy.rulebook)
@@ -187,7 +186,7 @@ def service_of(release: Release) -> str:
 
 def read_outcomes(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Outcomes | None:
     """Read the newest outcomes among `runs`: their sums first, which tell what else the metrics need."""
-    run = next((run for run in reversed(runs) if run.source == OUTCOME_SOURCE), None)
+    run = next((run for run in reversed(runs) if run.kind is EvidenceKind.OUTCOMES), None)
     sums = store.read_outcomes(run) if run else None
     if run is None or sums is None:
         return None
@@ -199,7 +198,7 @@ def read_outcomes(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Ou
 
 def read_readings(store: Store, runs: tuple[Run, ...]) -> tuple[ReadingCells | None, tuple[Run, ...]]:
     """Read the newest readings among `runs`, and name the run that they are of."""
-    run = next((run for run in reversed(runs) if run.source == READING_SOURCE), None)
+    run = next((run for run in reversed(runs) if run.kind is EvidenceKind.READINGS), None)
     return (store.read_readings(run), (run,)) if run else (None, ())
 
 
@@ -229,14 +228,9 @@ def choose_runs(runs: tuple[Run, ...], wanted: str) -> tuple[Run, ...]:
     if wanted == "all" or not runs:
         return runs
     if wanted == "latest":
-        newest = {_kind(run): run.group for run in runs}
+        newest = {run.kind: run.group for run in runs}
         return tuple(run for run in runs if run.group in newest.values())
     chosen = tuple(run for run in runs if wanted in {run.id, run.group})
     if not chosen:
         raise UnknownName("run", wanted, ["all", "latest", *(run.id for run in runs)])
     return chosen
-
-
-def _kind(run: Run) -> str:
-    """What a run tells of: outcomes, readings or requests."""
-    return run.source if run.source in (OUTCOME_SOURCE, READING_SOURCE) else "requests"

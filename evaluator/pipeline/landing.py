@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from evaluator.errors import UnknownName
-from evaluator.pipeline.base import READING_SOURCE
 from evaluator.records import (
+    EvidenceKind,
     Landed,
     Release,
     Run,
@@ -58,7 +58,7 @@ def _settle(store: Store, run: Run) -> Landed:
 def _settle_collections(store: Store, runs: Sequence[Run]) -> None:
     """Land what a collection that was killed left behind, and mark it incomplete."""
     for run in runs:
-        if run.source == READING_SOURCE and run.state is RunState.RUNNING and _is_abandoned(run):
+        if run.kind is EvidenceKind.READINGS and run.state is RunState.RUNNING and _is_abandoned(run):
             store.land_readings(run)
             facts = RunFacts(stopped_by="the collection was killed")
             store.finish_run(run.id, state=RunState.INCOMPLETE, ended=store.collected_until(run), facts=facts)

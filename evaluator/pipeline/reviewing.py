@@ -15,7 +15,6 @@ import numpy as np
 
 from evaluator.assess import assess_release
 from evaluator.judges import JUDGES
-from evaluator.pipeline.base import READING_SOURCE
 from evaluator.pipeline.drawing import trace_figures
 from evaluator.pipeline.hindsight import runs_behind
 from evaluator.pipeline.judging import choose_runs, read_outcomes, read_readings
@@ -24,6 +23,7 @@ from evaluator.records import (
     Cells,
     Comparison,
     Evidence,
+    EvidenceKind,
     Margin,
     MetricStatus,
     Outcomes,
@@ -37,7 +37,6 @@ from evaluator.records import (
     Verdict,
     VerdictWord,
 )
-from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.stats.narrow import cut_each_run, narrow
 from evaluator.store import Store
 from evaluator.wording import name_metric
@@ -178,7 +177,7 @@ def read_judged(store: Store, verdict: Verdict) -> Judged:
     behind = runs_behind(store, release_id, verdict.data_hash)
     chosen = choose_runs(store.runs(release_id), behind or "latest")
     rulebook = parse_policy(verdict.policy, origin="the stored policy").rulebook
-    loads = tuple(run for run in chosen if run.source not in (OUTCOME_SOURCE, READING_SOURCE))
+    loads = tuple(run for run in chosen if run.kind is EvidenceKind.REQUESTS)
     readings, collected = read_readings(store, chosen)
     data = Data(
         runs=loads,

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from evaluator.pipeline.base import READING_SOURCE
-from evaluator.records import Answer, Release, Run, RunFacts, RunState, check_names
+from evaluator.records import READING_SOURCE, Answer, Release, Run, RunFacts, RunState, check_names
 from evaluator.simulate import Requests, to_parquet
 from evaluator.sources.recording import new_run_id
 from evaluator.stats.readings import choose_reading_bucket_s

@@ -24,6 +24,7 @@ from evaluator.policy import Policy
 from evaluator.records import (
     Comparison,
     Evidence,
+    EvidenceKind,
     MetricStatus,
     Reason,
     Release,
@@ -37,7 +38,6 @@ from evaluator.records import (
 from evaluator.reports import VERDICT_WORDS
 from evaluator.segments import data_folder, run_folder
 from evaluator.sources.load import is_parent_alive
-from evaluator.sources.outcomes import OUTCOME_SOURCE
 from evaluator.store import Store
 from evaluator.version import find_version
 from evaluator.wording import format_duration
@@ -299,7 +299,7 @@ class Watch:
 
     def _wants_outcomes(self, runs: Sequence[Run]) -> bool:
         """Does the policy ask for outcomes, and nobody has imported any yet?"""
-        return has_outcome_rules(self.policy.rulebook) and not any(run.source == OUTCOME_SOURCE for run in runs)
+        return has_outcome_rules(self.policy.rulebook) and not any(run.kind is EvidenceKind.OUTCOMES for run in runs)
 
     def _give_up(self) -> Verdict:
         """The time is up: what is there decides, or is said to be missing."""

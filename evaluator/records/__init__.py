@@ -57,7 +57,16 @@ from evaluator.records.readings import (
     Series,
     Spans,
 )
-from evaluator.records.releases import Arm, Release, Run, RunFacts, Service, check_names
+from evaluator.records.releases import (
+    OUTCOME_SOURCE,
+    READING_SOURCE,
+    Arm,
+    Release,
+    Run,
+    RunFacts,
+    Service,
+    check_names,
+)
 from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind
 from evaluator.records.rules import (
     History,
@@ -89,12 +98,25 @@ from evaluator.records.verdicts import (
     View,
     Window,
 )
-from evaluator.records.words import BASELINE, Direction, Level, MetricStatus, Role, RunState, VerdictWord
+from evaluator.records.words import (
+    BASELINE,
+    CANDIDATE,
+    Direction,
+    EvidenceKind,
+    Level,
+    MetricStatus,
+    Role,
+    RunState,
+    VerdictWord,
+)
 
 __all__ = [
     "BASELINE",
     "BLOCK_BUCKETS",
+    "CANDIDATE",
+    "OUTCOME_SOURCE",
     "PARTS",
+    "READING_SOURCE",
     "UP",
     "WHOLE",
     "Answer",
@@ -112,6 +134,7 @@ __all__ = [
     "Drift",
     "Effect",
     "Evidence",
+    "EvidenceKind",
     "FailureKinds",
     "FileLayout",
     "FilePlan",

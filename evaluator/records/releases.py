@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from evaluator.errors import UsageError
 from evaluator.records.rows import InFlight, LeftOut
-from evaluator.records.words import RunState
+from evaluator.records.words import EvidenceKind, RunState
 
 __all__ = [
+    "OUTCOME_SOURCE",
+    "READING_SOURCE",
     "Arm",
     "Release",
     "Run",
@@ -22,6 +24,14 @@ __all__ = [
 ]
 
 LONGEST_NAME = 200
+
+READING_SOURCE = "prometheus"
+"""Source of runs that were collected from a metrics server."""
+
+OUTCOME_SOURCE = "outcomes"
+"""Source of runs that hold outcomes."""
+
+_KINDS = {READING_SOURCE: EvidenceKind.READINGS, OUTCOME_SOURCE: EvidenceKind.OUTCOMES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,11 @@ class Run:
     facts: RunFacts = field(default_factory=RunFacts)
     landed: int = 0
     """Rows in the store."""
+
+    @property
+    def kind(self) -> EvidenceKind:
+        """What its rows are; every source but those of readings and of outcomes records requests."""
+        return _KINDS.get(self.source, EvidenceKind.REQUESTS)
 
 
 def check_name(kind: str, name: str) -> None:

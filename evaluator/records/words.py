@@ -6,7 +6,9 @@ from enum import StrEnum
 
 __all__ = [
     "BASELINE",
+    "CANDIDATE",
     "Direction",
+    "EvidenceKind",
     "Level",
     "MetricStatus",
     "Role",
@@ -17,6 +19,20 @@ __all__ = [
 
 BASELINE = "baseline"
 """The name of the arm that every other arm is compared with."""
+
+CANDIDATE = "canary"
+"""The name of the candidate's arm where nothing says another."""
+
+
+class EvidenceKind(StrEnum):
+    """What data tell of a release, and so which metrics read them."""
+
+    REQUESTS = "requests"
+    """Requests of a load, or of a request log."""
+    READINGS = "readings"
+    """Samples of a metrics server."""
+    OUTCOMES = "outcomes"
+    """Outcomes of units in an A/B test."""
 
 
 class Role(StrEnum):

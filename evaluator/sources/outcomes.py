@@ -14,10 +14,7 @@ from evaluator.errors import InputError, UnknownName
 from evaluator.records import OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
 from evaluator.sources.files.planning import expand_files
 
-__all__ = ["OUTCOME_SOURCE", "ROWS", "plan_outcomes"]
-
-OUTCOME_SOURCE = "outcomes"
-"""Source of the runs that hold outcomes."""
+__all__ = ["ROWS", "plan_outcomes"]
 
 Describe = Callable[[OutcomePlan], Sequence[SourceColumn]]
 """Lists the columns of a plan's files, or of its query over them."""

@@ -11,7 +11,7 @@ from evaluator.figures import color_arms, draw_distribution, draw_shift, draw_ti
 from evaluator.pipeline.comparing import Difference, refusals
 from evaluator.pipeline.reviewing import rank_comparisons
 from evaluator.policy import Policy
-from evaluator.records import ReleaseSummary
+from evaluator.records import BASELINE, CANDIDATE, ReleaseSummary
 from evaluator.ui.controls import choose
 from evaluator.ui.panels import HEAD, describe, hand_out, show_figure
 from evaluator.ui.pieces import clean, empty, health_list, metrics_table, show, table
@@ -75,7 +75,7 @@ def _choose_side(
     left, right = st.columns(2)
     run = left.selectbox("Runs", [NEWEST, *runs], key=f"{key}_run", bind="query-params")
     arms = read_arms(place, release_id)
-    arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], right) if arms else "canary"
+    arm = choose("Arm", arms, f"{key}_arm", arms[min(1, len(arms) - 1)], right) if arms else CANDIDATE
     return release_id, "latest" if run in (NEWEST, None) else run, arm
 
 
@@ -131,7 +131,7 @@ def _show_comparison(
     path = f"Path({policy.origin!r})" if place.policy else ""
     snippet = SNIPPET.format(store=str(place.store), first=first, second=second, policy=path)
     hand_out("compared", HEAD, [describe(row) for row in rows], snippet)
-    curves, colors = found.compared.figures, color_arms(["baseline", "canary"])
+    curves, colors = found.compared.figures, color_arms([BASELINE, CANDIDATE])
     left, right = st.columns(2, gap="large")
     for place_of, column, draw in ((0, left, draw_shift), (1, right, draw_distribution)):
         key = ("quantiles", "distributions")[place_of]

@@ -7,10 +7,9 @@ import pytest
 from judging import SMALL
 
 from evaluator.errors import UsageError
-from evaluator.pipeline.base import READING_SOURCE
 from evaluator.pipeline.judging import choose_runs, read_readings
 from evaluator.pipeline.simulating import land_simulated
-from evaluator.records import Release, RunState, Service
+from evaluator.records import READING_SOURCE, Release, RunState, Service
 from evaluator.simulate import scrape, simulate, to_cells
 from evaluator.store import Store
 

@@ -1,0 +1,3 @@
+"""Which of the inputs are judged again by the tests."""
+
+KEPT_INPUTS: tuple[str, ...] = ()
