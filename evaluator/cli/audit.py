@@ -11,7 +11,6 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import rows_option, write_time
-from evaluator.records.intents import AuditRow
 from evaluator.reports import plain_text
 from evaluator.reports.base import harmless_cell
 
@@ -34,21 +33,14 @@ def show(session: Session, release: str | None, format_name: str) -> None:
     store = session.open_store()
     if release is not None:
         store.release(release)
-    rows = [_to_plain(row) for row in store.promotions.audit(release)]
+    rows = [{**asdict(row), "at": write_time(row.at)} for row in store.promotions.audit(release)]
     if format_name == "json":
         emit(json.dumps(rows, indent=1))
     elif format_name == "csv":
         emit(_to_csv(rows))
     else:
-        emit("\n".join(_to_line(row) for row in rows) or "nothing was done yet")
-
-
-def _to_plain(row: AuditRow) -> dict[str, object]:
-    return {**asdict(row), "at": write_time(row.at)}
-
-
-def _to_line(row: dict[str, object]) -> str:
-    return plain_text("  ".join(str(row[name]) for name in COLUMNS[:-1] if row[name] != ""))
+        lines = ["  ".join(str(row[name]) for name in COLUMNS[:-1] if row[name] != "") for row in rows]
+        emit("\n".join(map(plain_text, lines)) or "nothing was done yet")
 
 
 def _to_csv(rows: list[dict[str, object]]) -> str:

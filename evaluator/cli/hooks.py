@@ -13,7 +13,6 @@ from evaluator.cli import Session, emit
 from evaluator.cli.promote import follow, tell, tell_all
 from evaluator.cli.terminal import write_time
 from evaluator.errors import HookError
-from evaluator.records.intents import Delivery
 from evaluator.reports import plain_text
 
 __all__ = ["command"]
@@ -68,23 +67,24 @@ def log(session: Session, release: str | None, as_json: bool) -> None:
     intents = store.promotions.intents(release)
     if as_json:
         known = {one.id for one in intents}
-        emit(json.dumps([_to_plain(one) for one in store.promotions.deliveries() if one.intent in known], indent=1))
+        rows = [
+            {
+                "intent": one.intent,
+                "hook": one.position + 1,
+                "event": one.event,
+                "kind": one.hook,
+                "attempts": one.attempts,
+                "state": one.outcome.state,
+                "text": one.outcome.text,
+                "response": one.outcome.response,
+                "at": write_time(one.at),
+            }
+            for one in store.promotions.deliveries()
+            if one.intent in known
+        ]
+        emit(json.dumps(rows, indent=1))
         return
     emit("\n".join(tell_all(store, intents)) or "nothing was asked for yet")
-
-
-def _to_plain(one: Delivery) -> dict[str, object]:
-    return {
-        "intent": one.intent,
-        "hook": one.position + 1,
-        "event": one.event,
-        "kind": one.hook,
-        "attempts": one.attempts,
-        "state": one.outcome.state,
-        "text": one.outcome.text,
-        "response": one.outcome.response,
-        "at": write_time(one.at),
-    }
 
 
 @command.command("retry")

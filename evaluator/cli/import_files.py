@@ -151,17 +151,12 @@ def describe(release: str, landed: Landed) -> str:
         return f"{release}: {files} landed already (run {landed.runs[0]}{more}); nothing changed"
     text = (
         f"{release}: {count_of(landed.rows, 'request')} from {count_of(landed.segments, 'file')}"
-        f" in {count_of(len(landed.runs), 'run')}{_say_parts(landed.parts)}"
+        f" in {count_of(len(landed.runs), 'run')}"
     )
+    if (parts := landed.parts) and set(parts) != {1}:
+        text += f" of {count_of(parts[0], 'file') if len(parts) == 1 else f'{parts[0]} to {parts[-1]} files'} an arm"
     if landed.why:
         text += f" ({landed.why})"
     if landed.left_out:
         text += f"; left out: {list_left_out(landed.left_out)}"
     return text
-
-
-def _say_parts(parts: tuple[int, ...]) -> str:
-    """Say how many files an arm has in a run, where that is not one."""
-    if set(parts) <= {1}:
-        return ""
-    return f" of {count_of(parts[0], 'file') if len(parts) == 1 else f'{parts[0]} to {parts[-1]} files'} an arm"

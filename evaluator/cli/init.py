@@ -43,7 +43,11 @@ def command(session: Session, folder: Path, url: str, service: str) -> None:
         _write({policy: _of_prometheus(session, url)})
         session.say("next: look at selectors and margins, then evaluator collect RELEASE --from -1h")
         return
-    outcomes = _find_outcomes(session)
+    outcomes = None
+    if session.store_path.exists():
+        from evaluator.pipeline.importing import find_outcomes  # most begin without a store
+
+        outcomes = find_outcomes(session.open_store())
     written = {policy: _write_policy(outcomes)}
     if outcomes is None and not locustfile.exists():
         written[locustfile] = _read("locustfile.py.template")
@@ -96,14 +100,6 @@ def _of_prometheus(session: Session, url: str) -> str:
     )
     text = re.sub(r"^# sources:\n(#   .*\n)+", lambda _: source, _read(FILE_NAME), flags=re.MULTILINE)
     return re.sub(r"^metrics:\n(  - .*\n)+", "metrics: []   # those of the queries below\n", text, flags=re.MULTILINE)
-
-
-def _find_outcomes(session: Session) -> Outcomes | None:
-    if not session.store_path.exists():
-        return None
-    from evaluator.pipeline.importing import find_outcomes  # most begin without a store
-
-    return find_outcomes(session.open_store())
 
 
 def _write_policy(outcomes: Outcomes | None) -> str:

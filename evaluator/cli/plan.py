@@ -44,6 +44,7 @@ NAMES = {"big_bang": "big bang", "blue_green": "blue-green", "canary": "canary",
 )
 @click.option(
     "--instances",
+    "per_arm",
     type=click.IntRange(1, 1000),
     help="Instances of each arm, or replicates.  [default: as stored, or 4]",
 )
@@ -57,7 +58,7 @@ NAMES = {"big_bang": "big bang", "blue_green": "blue-green", "canary": "canary",
 @gathered("goal", Goal)
 @click.pass_obj
 def command(
-    session: Session, release: str | None, goal: Goal, instances: int | None, as_json: bool, plot: Path | None
+    session: Session, release: str | None, goal: Goal, per_arm: int | None, as_json: bool, plot: Path | None
 ) -> None:
     """Plan a test under the policy at hand, from what is stored of RELEASE and its service, or from --rate alone.
 
@@ -73,9 +74,9 @@ def command(
             hint="`evaluator plan RELEASE`, or `evaluator plan --rate 30` requests per second",
         )
     store = session.open_store() if release else None
-    many = instances or goal.instances
-    history = find_history(store, policy, release, rate_per_s=goal.rate_per_s or 0.0, instances=many)
-    many = instances or history.instances
+    rate = goal.rate_per_s or 0.0
+    history = find_history(store, policy, release, rate_per_s=rate, instances=per_arm or goal.instances)
+    many = per_arm or history.instances
     goal = replace(goal, instances=many)
     plans = plan_gates(history, policy.rulebook, goal)
     around = sorted({max(2, many // 2), max(many, 1), 2 * many, 4 * many})

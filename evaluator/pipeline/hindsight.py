@@ -49,6 +49,11 @@ class Replayed:
     same_data: bool = True
     """False where the data that the old verdict judged is not there as it was."""
 
+    @property
+    def changed(self) -> bool:
+        """Is the new verdict another one?"""
+        return self.old is not self.new
+
 
 def replay_releases(
     store: Store, release_ids: Sequence[str], load: Callable[[str], Policy], *, now: datetime, say: Say = say_nothing
