@@ -342,6 +342,7 @@ def of_health() -> Iterator[Input]:
     yield judged("health/ramp-warm", replace(ramp, warm_s=80.0), Arm(latency=1.1), form="csv-users")
     yield judged("health/users-differ", three, Arm(users=7), form="csv-users")
     turned = {**WIDE, "instances": {"turnover": "expected"}}
+    yield judged("health/instances-young", replace(three, seconds=900.0), Arm(replaced_every_s=40.0), policy=turned)
     yield judged("health/turnover-expected", three, Arm(replaced_instance=(1, 0.5)), policy=turned)
     yield judged("health/replicate-lost", TESTS["runs"], Arm(), change=lambda drawn: drawn["canary"].pop())
     yield judged("health/replicates-lost", TESTS["runs"], Arm(), change=_lose_three)
@@ -432,7 +433,10 @@ def of_commands() -> Iterator[Input]:
         yield Input(f"plan/built-in/{name}", (("plan", *words, "--json"),))
     for kind in ("three", "runs", "six"):
         calls = (("calibrate", "--json", "--splits", "4"), ("calibrate", "--save", "--splits", "2"), VERDICT)
-        yield judged(f"calibrate/{kind}", TESTS[kind], Arm(), verdict=calls)
+        named = {"service": "cart", **WIDE}
+        options = ("--service", "cart")
+        yield judged(f"calibrate/{kind}", TESTS[kind], Arm(), verdict=calls, policy=named, options=options)
+    yield _of_history("calibrate/history")
     for change in ("same", "slower15"):
         calls = (VERDICT, ("replay", "--json", "--policy", "other.yaml"), ("replay", "--policy", "other.yaml"))
         made = judged(f"replay/{change}", TESTS["three"], CHANGES[change], verdict=calls)
@@ -443,3 +447,24 @@ def of_commands() -> Iterator[Input]:
             (folder / "other.yaml").write_text(json.dumps(other))
 
         yield replace(made, write=write)
+
+
+def _of_history(name: str) -> Input:
+    """Five releases that changed nothing, from which it is learnt how much instances and arms differ."""
+    test = Test(seconds=120.0, rate=15.0, instances=4, instance_sd=0.05)
+
+    def write(folder: Path) -> None:
+        for number in range(6):
+            instances = 1 if number == 5 else 4
+            at = replace(test, start_s=START_S + 3600 * number, instances=instances)
+            for arm, runs in draw(f"{name}/{number}", at, Arm(), Arm("canary")).items():
+                write_plain(folder / f"{arm}-{number}.csv", runs[0])
+
+    calls: list[tuple[str, ...]] = []
+    for number in range(6):
+        files = ("--baseline", f"baseline-{number}.csv", "--canary", f"canary-{number}.csv")
+        versions = ("--service", "cart", "--baseline-version", "1.4", "--canary-version", "1.4")
+        calls.append(("import", "cart@2" if number == 5 else f"cart@1.{number}", *files, *versions))
+    calls += [("calibrate", "--save", "--splits", "2"), ("calibrate", "--json", "--splits", "2"), VERDICT]
+    calls += [("verdict", "cart@1.2", *VERDICT[2:]), ("plan", RELEASE, "--json")]
+    return Input(name, tuple(calls), write, {"service": "cart", **WIDE})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from golden.inputs import RELEASE, REPORTS, TESTS, VERDICT, WIDE, Input, Policy
 from golden.outcomes import HEADER, SEVERAL, Users, draw_users
-from golden.server import URL, Metrics
+from golden.server import URL, Metrics, Series
 from golden.traffic import START_S, Arm, draw, iso, make_random, write_csv, write_plain
 
 STEP_S = 15
@@ -131,11 +132,25 @@ def _add_times(counts: _Counts, random: Any, server: Server, labels: dict[str, s
     drawn = np.array([random.multinomial(int(n), shares / shares.sum()) for n in total])
     below = np.cumsum(drawn, axis=1)
     name = "http_request_duration_seconds"
+    middles = [*((first + last) / 2 for first, last in itertools.pairwise(edges[:-1])), 2 * edges[-2]]
+    if server.native:
+        ends = [*edges[:-1], 10.0]
+        told = [_to_native(ends, row, np.array(middles)) for row in np.cumsum(drawn, axis=0)]
+        told = [one for one, kept in zip(told, counts.there, strict=True) if kept]
+        ts = counts.ts[counts.there]
+        counts.metrics.series.append(Series({"__name__": name, **labels}, ts, np.zeros(len(ts)), told))
+        return
     for k, edge in enumerate(edges[1:]):
         counts.add(f"{name}_bucket", {**labels, "le": "+Inf" if np.isinf(edge) else f"{edge:g}"}, below[:, k])
-    means = np.array([*((first + last) / 2 for first, last in itertools.pairwise(edges[:-1])), 2 * edges[-2]])
-    counts.add(f"{name}_sum", labels, (drawn * means).sum(axis=1))
+    counts.add(f"{name}_sum", labels, (drawn * np.array(middles)).sum(axis=1))
     counts.add(f"{name}_count", labels, total)
+
+
+def _to_native(ends: Sequence[float], row: np.ndarray, middles: np.ndarray) -> dict[str, Any]:
+    """As a server tells a native histogram: buckets with observations, with both of their bounds."""
+    parts = [(first, last, n) for (first, last), n in zip(itertools.pairwise(ends), row.tolist(), strict=True) if n]
+    buckets = [[0, f"{first:g}", f"{last:g}", str(n)] for first, last, n in parts]
+    return {"count": str(row.sum()), "sum": repr(float((row * middles).sum())), "buckets": buckets}
 
 
 def _share_below(edge: float, middle: float) -> float:
@@ -232,7 +247,7 @@ def make() -> Iterator[Input]:
     yield from of_mixes()
 
 
-BASIC = [{"name": "failures", **METRICS["ratio"]}, {"name": "mean", **METRICS["mean"]}]
+BASIC = [{"name": "server_failures", **METRICS["ratio"]}, {"name": "server_mean", **METRICS["mean"]}]
 BASIC += [{"name": "memory", **METRICS["gauge-mean"], "role": "hold"}]
 
 
@@ -290,17 +305,24 @@ def of_health() -> Iterator[Input]:
         "notes": lambda metrics: setattr(metrics, "notes", ("metric might not be a counter",)),
         "clock-ahead": lambda metrics: setattr(metrics, "ahead_s", 5000.0),
         "refuses": lambda metrics: setattr(metrics, "refuses", 500),
+        "sloppy": lambda metrics: setattr(metrics, "sloppy", True),
         "replicas": _add_replicas,
     }.items():
         calls = (VERDICT,)
         more = {"replica_labels": ["replica"]} if name == "replicas" else {}
         made = collected(f"readings/health/{name}", with_source(BASIC, **more), change=change, calls=calls, **both)
         yield made
-    yield collected("readings/health/not-asked-for", with_source(BASIC), calls=_judged_by_others(), **both)
-
-
-def _judged_by_others() -> tuple[tuple[str, ...], ...]:
-    return (("policy", "show"), (*VERDICT, "--from", iso(START_S + 300), "--to", iso(START_S + 1200)))
+    part = (*VERDICT, "--from", iso(START_S + 300), "--to", iso(START_S + 1200))
+    yield collected("readings/health/part", with_source(BASIC), calls=(("policy", "show"), part), **both)
+    native, no_bounds = Server(native=True), Server(bounds=(0.1,))
+    times = [{"name": name, **METRICS[name]} for name in ("mean", "quantile", "share")]
+    for name, arms in {
+        "native": {"baseline": native, "canary": native},
+        "native-slower": {"baseline": native, "canary": replace(native, latency=1.4)},
+        "native-one": {"baseline": Server(), "canary": native},
+        "one-bound": {"baseline": Server(), "canary": no_bounds},
+    }.items():
+        yield collected(f"readings/form/{name}", with_source(times), **arms)
 
 
 def _add_replicas(metrics: Metrics) -> None:
@@ -337,6 +359,9 @@ def of_mixes() -> Iterator[Input]:
         calls = (("import", RELEASE, "--outcomes", "users.csv"), VERDICT, REPORTS)
         yield _of_mix(f"mix/all/{change}", everything, Arm("canary"), server, calls)
     yield _of_mix("mix/silent-server", policy, Arm("canary"), Server(seen=(0.0, 0.5)), ())
+    asked = ("verdict", RELEASE, "--policy", "requests.yaml", *VERDICT[2:])
+    yield _of_mix("mix/readings-not-asked-for", policy, Arm("canary"), Server(), (asked,))
+    yield _of_mix("mix/clock-ahead", policy, Arm("canary"), Server(), (), ahead_s=5000.0)
     elsewhere = ("collect", RELEASE, "--from", iso(START_S + 4000), "--to", iso(START_S + 5000))
     yield _of_mix("mix/readings-elsewhere", policy, Arm("canary"), Server(), (elsewhere, VERDICT), minutes=90.0)
     part = ("collect", RELEASE, "--from", iso(START_S + 120), "--to", iso(START_S + 300))
@@ -344,12 +369,20 @@ def of_mixes() -> Iterator[Input]:
 
 
 def _of_mix(
-    name: str, policy: Policy, arm: Arm, server: Server, more: Sequence[tuple[str, ...]], *, minutes: float = 5.0
+    name: str,
+    policy: Policy,
+    arm: Arm,
+    server: Server,
+    more: Sequence[tuple[str, ...]],
+    *,
+    minutes: float = 5.0,
+    ahead_s: float = 0.0,
 ) -> Input:
     def write(folder: Path) -> None:
         for one, runs in draw(name, TESTS["three"], Arm(), arm).items():
             write_plain(folder / f"{one}.csv", runs[0])
         write_csv(folder / "users.csv", HEADER, draw_users(name, {"baseline": Users(), "canary": Users(count=2950)}))
+        (folder / "requests.yaml").write_text(json.dumps(WIDE))
 
     window = ("--from", iso(START_S), "--to", iso(START_S + 300))
     calls = (
@@ -358,4 +391,10 @@ def _of_mix(
         VERDICT,
         *more,
     )
-    return Input(name, calls, write, policy, lambda: serve(name, minutes, baseline=Server(), canary=server))
+
+    def metrics() -> Metrics:
+        found = serve(name, minutes, baseline=Server(), canary=server)
+        found.ahead_s = ahead_s
+        return found
+
+    return Input(name, calls, write, policy, metrics)

@@ -35,6 +35,8 @@ class Metrics:
     notes: tuple[str, ...] = ()
     partial: bool = False
     ahead_s: float = 0.0
+    sloppy: bool = False
+    """Samples of the minute before are told as well."""
     refuses: int = 0
     """Status of every answer but that of the clock."""
 
@@ -48,6 +50,8 @@ class Series:
     ts: np.ndarray
     """Seconds since 1970."""
     values: np.ndarray
+    native: list[dict[str, Any]] | None = None
+    """A histogram for each sample, in place of its value."""
 
 
 _SELECTOR = re.compile(r"\s*([a-zA-Z_:][\w:]*)?\s*(?:\{([^}]*)\})?\s*")
@@ -75,8 +79,12 @@ def answer_samples(metrics: Metrics, query: str, at: float) -> list[dict[str, An
     selector, lasts = re.fullmatch(r"(.*)\[(\d+)ms\]", query, re.DOTALL).groups()  # type: ignore[union-attr]
     out = []
     for one in find_series(metrics, selector):
-        here = (one.ts > at - int(lasts) / 1000 - 1e-6) & (one.ts <= at + 1e-6)
-        if here.any():
+        first = at - int(lasts) / 1000 - 60 * metrics.sloppy
+        here = (one.ts > first - 1e-6) & (one.ts <= at + 1e-6)
+        if here.any() and one.native:
+            told = [[one.ts[k], one.native[k]] for k in np.flatnonzero(here)]
+            out.append({"metric": one.labels, "histograms": told})
+        elif here.any():
             out.append({"metric": one.labels, "values": _write(one.ts[here], one.values[here])})
     return out
 

@@ -51,6 +51,8 @@ class Arm:
     silent_instance: tuple[int, float, float] | None = None
     replaced_instance: tuple[int, float] | None = None
     """The instance with this number ends at this share of the time, and another one takes over."""
+    replaced_every_s: float = 0.0
+    """All instances are replaced so often."""
     shift_s: float = 0.0
     users: int = 10
 
@@ -179,6 +181,8 @@ def _name_instances(arm: Arm, test: Test, instance: np.ndarray, at: np.ndarray) 
     if arm.replaced_instance:
         number, share = arm.replaced_instance
         names[(instance == number) & (at > share * test.seconds)] = f"{arm.name}-{count + 1}"
+    if arm.replaced_every_s:
+        names += np.array([f"-{int(one // arm.replaced_every_s)}" for one in at], dtype=object)
     return names
 
 
