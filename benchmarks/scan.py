@@ -137,8 +137,9 @@ def _lay_out(n: IntArray, failures: IntArray, sum_us: FloatArray, sum_log: Float
     if panel is None:
         raise RuntimeError("the simulated release has no data")
     blocks = sum_log.reshape(2 * n.shape[1], ENDPOINTS, BUCKETS // BLOCK_BUCKETS, BLOCK_BUCKETS).sum(axis=3)
-    rows = replace(panel.rows, sum_log_ms=blocks[panel.rows.instance, panel.rows.endpoint, panel.rows.slot])
-    return replace(panel, sum_log_ms=sum_log.sum(axis=1), rows=rows)
+    logs = blocks[panel.rows.instance, panel.rows.endpoint, panel.rows.slot]
+    rows = replace(panel.rows, totals={**panel.rows.totals, "log_time_ms": logs})
+    return replace(panel, totals={**panel.totals, "log_time_ms": sum_log.sum(axis=1)}, rows=rows)
 
 
 def scan_release(panel: Panel, rulebook: Rulebook) -> Scanned:

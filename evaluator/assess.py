@@ -39,6 +39,7 @@ from evaluator.records import (
 )
 from evaluator.stats.account import account_for_rows
 from evaluator.stats.calendar import Calendar
+from evaluator.stats.cells import recode
 from evaluator.stats.in_flight import settle_in_flight
 from evaluator.stats.index import distinct
 from evaluator.stats.narrow import merge_unreplicated
@@ -209,9 +210,7 @@ def with_both_arms(cells: Cells) -> Cells:
     """Name the arms that have no data: a missing arm is judged as missing, not left out."""
     arms = cells.arms
     if not arms or arms[0] != BASELINE:
-        tables = ("moments", "bins", "instance_bins", "loads", "failure_kinds")
-        shifted = {name: replace(getattr(cells, name), arm=getattr(cells, name).arm + 1) for name in tables}
-        cells = replace(cells, arms=(BASELINE, *arms), **shifted)
+        cells = replace(recode(cells, arm=1 + np.arange(len(arms))), arms=(BASELINE, *arms))
     return cells if len(cells.arms) > 1 else replace(cells, arms=(*cells.arms, CANDIDATE))
 
 

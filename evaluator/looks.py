@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.metrics.measure import Pairs, measure
 from evaluator.records import (
@@ -20,6 +19,7 @@ from evaluator.records import (
     Question,
     Rulebook,
 )
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.calendar import Calendar
 from evaluator.stats.sequential import anytime_p, anytime_z, boundary_z, sequential_p
 from evaluator.stats.student import critical_value, t_quantile
@@ -27,7 +27,6 @@ from evaluator.stats.window import WarmUp
 
 __all__ = ["judged_buckets", "look_back", "look_back_with", "repeat_interval"]
 
-FloatArray = npt.NDArray[np.float64]
 Key = tuple[str, str, str | None, bool]
 
 

@@ -78,9 +78,9 @@ from evaluator.stats.uncertainty import Design
 
 def compare_capped(panel: Panel, design: Design, **asked: object) -> Estimate:
     """Compare mean response times (ms) of which no bucket counts with more than the 90th percentile of all."""
-    means = panel.sum_ms / np.maximum(panel.ok, 1)
+    means = panel.totals["time_ms"] / np.maximum(panel.ok, 1)
     capped = np.minimum(means, np.quantile(means[panel.ok > 0], 0.9)) * panel.ok
-    return compare_means(replace(panel, sum_ms=capped), design, **asked)
+    return compare_means(replace(panel, totals={**panel.totals, "time_ms": capped}), design, **asked)
 ''',
     "evaluator/metrics/latency.py",
     {
@@ -126,7 +126,9 @@ def render(verdict: Verdict, page: Page) -> str:
     return "\\n".join(f"{row.rule.name}\\t{row.status.value}" for row in verdict.evidence.comparisons)
 ''',
     "evaluator/reports/__init__.py",
-    {'    "markdown": _later("markdown"),': '    "markdown": _later("markdown"),\n    "lines": _later("lines"),'},
+    {
+        '        "markdown": ': '        "lines": f"{__name__}.lines:render",\n        "markdown": ',
+    },
 )
 
 HOOK = Addition(

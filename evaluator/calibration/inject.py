@@ -6,17 +6,16 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from evaluator.calibration.keys import find_groups, sum_counts
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.records.cells import BINS_PER_DECADE
 from evaluator.stats.bins import bin_limits_ms
+from evaluator.stats.cells import add_up, join_rows, take
+from evaluator.stats.index import group_rows, number_groups
 
 __all__ = ["fail_more", "slow_down"]
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 Table = TypeVar("Table", Bins, InstanceBins)
 
 
@@ -63,19 +62,15 @@ class _Shift:
         done[:, -1] = 1.0
         self.done: FloatArray = done
 
-    def apply(self, rows: Table, mine: npt.NDArray[np.bool_]) -> Table:
+    def apply(self, rows: Table, mine: BoolArray) -> Table:
         """Move the rows that are `mine`; totals stay exactly what they were."""
-        columns = {name: getattr(rows, name) for name in rows.__dataclass_fields__}
-        moved = {name: values[mine] for name, values in columns.items()}
-        parts = _divide(moved["n"], self.done[moved["bin"]])
-        names: list[str] = [name for name in columns if name not in ("bin", "n")]
-        wide: list[IntArray] = [np.repeat(moved[name], self.reach) for name in names]
-        target = (self.first[moved["bin"]][:, None] + np.arange(self.reach)).ravel()
-        keep = parts.ravel() > 0
-        stacked = np.stack([*wide, target])[:, keep]
-        fresh = dict(zip([*names, "bin", "n"], sum_counts(stacked, parts.ravel()[keep]), strict=True))
-        merged = {name: np.concatenate([values[~mine], fresh[name]]) for name, values in columns.items()}
-        return type(rows)(**merged)
+        moved = take(rows, mine)
+        parts = _divide(moved.n, self.done[moved.bin]).ravel()
+        keep = parts > 0
+        columns = {name: np.repeat(getattr(moved, name), self.reach)[keep] for name in rows.__dataclass_fields__}
+        columns["bin"] = (self.first[moved.bin][:, None] + np.arange(self.reach)).ravel()[keep]
+        columns["n"] = parts[keep]
+        return join_rows([take(rows, ~mine), add_up(type(rows)(**columns))])
 
 
 def _divide(n: IntArray, done: FloatArray) -> IntArray:
@@ -114,21 +109,16 @@ def _thin(rows: Table, moments: Moments, lost: IntArray, keys: tuple[str, ...], 
     when = "block" if "block" in rows.__dataclass_fields__ else "bucket"
     time: IntArray = moments.bucket // BLOCK_BUCKETS if when == "block" else moments.bucket
     own: IntArray = getattr(rows, when)
-    both = np.concatenate([_stack(moments, keys, time), _stack(rows, keys, own)], axis=1)
-    found, place = find_groups(both)
-    wanted = np.bincount(place[: lost.size], weights=lost, minlength=found.shape[1]).astype(np.int64)
-    histogram = place[lost.size :]
+    of_moments = np.stack([*(getattr(moments, key) for key in keys), time])
+    of_rows = np.stack([*(getattr(rows, key) for key in keys), own])
+    order, starts = group_rows(np.concatenate([of_moments, of_rows], axis=1))
+    place = number_groups(order, starts)
+    wanted = np.bincount(place[: lost.size], weights=lost, minlength=starts.size).astype(np.int64)
     n = rows.n.copy()
-    order = np.argsort(histogram, kind="stable")
-    starts = np.searchsorted(histogram[order], np.arange(found.shape[1] + 1))
+    order = np.argsort(place[lost.size :], kind="stable")
+    begins = np.searchsorted(place[lost.size :][order], np.arange(starts.size + 1))
     for k in np.flatnonzero(wanted):
-        mine = order[starts[k] : starts[k + 1]]
+        mine = order[begins[k] : begins[k + 1]]
         if mine.size:
             n[mine] -= random.multivariate_hypergeometric(n[mine], min(int(wanted[k]), int(n[mine].sum())))
-    keep = n > 0
-    columns = {name: getattr(rows, name)[keep] for name in rows.__dataclass_fields__} | {"n": n[keep]}
-    return type(rows)(**columns)
-
-
-def _stack(rows: Bins | InstanceBins | Moments, names: tuple[str, ...], when: IntArray) -> IntArray:
-    return np.stack([*(getattr(rows, name) for name in names), when])
+    return take(replace(rows, n=n), n > 0)

@@ -17,19 +17,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.calibration.splits import only_runs
 from evaluator.records import Cells, Learnt
+from evaluator.records.arrays import FloatArray
+from evaluator.stats.contrast import Estimand
 from evaluator.stats.instances import InstanceFrame, InstanceVariance
 from evaluator.stats.longrun import MIN_BUCKETS, TimeVariance, time_variance
-from evaluator.stats.panel import Panel, build_panel
-from evaluator.stats.strata import Levels, Strata, build_strata, levels
+from evaluator.stats.panel import build_panel
+from evaluator.stats.strata import Strata, build_strata, levels
 from evaluator.stats.uncertainty import combine
 
 __all__ = ["learn_instances"]
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,35 +116,26 @@ def _read_runs(cells: Cells) -> Iterator[_Seen]:
     for code in np.unique(cells.moments.run):
         alone = only_runs(cells, int(code))
         panel = build_panel(alone, cells.arms[1]) if len(cells.arms) > 1 else None
-        if panel is not None and panel.slots >= MIN_BUCKETS:
-            yield _read_run(panel, frozenset(np.unique(alone.moments.instance).tolist()))
-
-
-def _read_run(panel: Panel, instances: frozenset[int]) -> _Seen:
-    rows = panel.rows
-    ok, everything = build_strata(panel, panel.ok), build_strata(panel, panel.n)
-    return _Seen(
-        latency=_compare(ok, panel.sum_ms, rows.n - rows.failures, rows.sum_ms, relative=True),
-        failures=_compare(everything, panel.failures, rows.n, rows.failures, relative=False),
-        instances=instances,
-    )
+        if panel is None or panel.slots < MIN_BUCKETS:
+            continue
+        rows, times_ms = panel.rows, panel.totals["time_ms"]
+        ok, everything = build_strata(panel, panel.ok), build_strata(panel, panel.n)
+        yield _Seen(
+            latency=_compare(ok, times_ms, rows.n - rows.failures, rows.totals["time_ms"], relative=True),
+            failures=_compare(everything, panel.failures, rows.n, rows.failures, relative=False),
+            instances=frozenset(np.unique(alone.moments.instance).tolist()),
+        )
 
 
 def _compare(strata: Strata, sums: FloatArray, exposure: FloatArray, observed: FloatArray, *, relative: bool) -> _Shift:
     """Mean latency as a log ratio, or failures as a difference of rates."""
-    baseline, candidate = (levels(strata, arm, sums[arm]) for arm in (0, 1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = candidate.level / baseline.level
-        value = np.log(ratio) if relative else candidate.level - baseline.level
-        influence = _scaled(candidate, relative=relative) - _scaled(baseline, relative=relative)
-    usable = np.isfinite(value).all()
-    effect = (ratio if relative else value) if usable else np.full(value.shape, 1.0 if relative else 0.0)
+    sides = [Estimand(side.level, side.influence) for side in (levels(strata, arm, sums[arm]) for arm in (0, 1))]
+    baseline, candidate = [side.log() for side in sides] if relative else sides
+    difference = candidate - baseline
+    known = np.where(np.isfinite(difference.value).all(), difference.value, 0.0)
     frame = InstanceFrame(strata.panel.rows, exposure, strata.groups)
-    return _Shift(float(value[0]), time_variance(influence), frame.variance(observed, effect, relative=relative))
-
-
-def _scaled(part: Levels, *, relative: bool) -> FloatArray:
-    return np.asarray(part.influence / part.level[:, None] if relative else part.influence)
+    instances = frame.variance(observed, np.exp(known) if relative else known, relative=relative)
+    return _Shift(float(difference.value[0]), time_variance(difference.influence), instances)
 
 
 # ------------------------------------------------------------------ what runs teach

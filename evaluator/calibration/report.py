@@ -26,15 +26,17 @@ from evaluator.calibration.splits import (
     split_instances,
     split_time,
 )
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.metrics import OUTCOME_METRICS
-from evaluator.records import CANDIDATE, Cells, Learnt, Rulebook, Run, RunFacts, RunState, VerdictWord
+from evaluator.records import BASELINE, CANDIDATE, Cells, Learnt, Rulebook, Run, RunFacts, RunState, VerdictWord
 from evaluator.stats.score import wilson_interval
 
 __all__ = ["CHANGES", "CalibrationReport", "Change", "Stored", "Tally", "calibrate", "needed_comparisons"]
 
 Cases = Iterator[tuple[Cells, tuple[Run, ...]]]
 Step = Callable[[str], None]
+Judged = tuple[list[VerdictWord], float]
+"""Verdicts of some cases, and how many independent comparisons these are worth."""
 
 TIME_SPLITS = 4
 PAIRINGS = 4
@@ -121,82 +123,68 @@ def calibrate(
     `step` is told what is being judged. The same history, policy and seed give the same report.
     """
     random = np.random.default_rng(seed)
-    used, left_out = _choose(stored)
-    counted: dict[tuple[str, Change], list[float]] = {}
+    used: list[Stored] = []
+    left_out: list[str] = []
+    for item in stored:
+        if any(run.state is not RunState.COMPLETE for run in item.runs):
+            left_out.append(f"{item.name}: a run is not complete")
+        elif not (item.cells.moments.arm == 0).any() or item.cells.arms[0] != BASELINE:
+            left_out.append(f"{item.name}: no requests of the baseline")
+        else:
+            used.append(item)
+    counted: dict[tuple[str, Change], list[Judged]] = {}
     for item in used:
         if step:
             step(f"{item.name}: {len(item.runs)} run{'s' if len(item.runs) != 1 else ''}")
         for kind, worth, cases in _make_cases(item, splits, random):
             judged = list(cases)
             for change in CHANGES:
-                words = [_judge(_inject(cells, change, random), runs, rulebook) for cells, runs in judged]
-                _add(counted, (kind, change), words, worth)
-    between: dict[tuple[str, Change], list[float]] = {}
-    for cells, runs in _between(used):
-        _add(between, ("between", CHANGES[0]), [_judge(cells, runs, rulebook)], 1.0)
-    tallies = tuple(_tally(kind, change, sums) for (kind, change), sums in counted.items())
+                words = []
+                for cells, runs in judged:
+                    changed = slow_down(cells, CANDIDATE, change.latency) if change.latency else cells
+                    if change.failures:
+                        changed = fail_more(changed, CANDIDATE, change.failures, random)
+                    words.append(_judge(changed, runs, rulebook))
+                counted.setdefault((kind, change), []).append((words, worth))
+    between = [([_judge(cells, runs, rulebook)], 1.0) for cells, runs in _between(used)]
+    unchanged = [one for (_, change), judged in counted.items() if change == CHANGES[0] for one in judged]
     return CalibrationReport(
         alpha=rulebook.alpha,
-        tallies=tallies,
-        overall=_sum_up([tally for tally in tallies if tally.change == CHANGES[0]]),
-        between=next((_tally(*key, sums) for key, sums in between.items()), None),
+        tallies=tuple(_tally(kind, change, judged) for (kind, change), judged in counted.items()),
+        overall=_tally("all", CHANGES[0], unchanged),
+        between=_tally("between", CHANGES[0], between) if between else None,
         learnt=learn_instances([item.cells for item in used], [item.same_version for item in used]),
         used=tuple(item.name for item in used),
-        left_out=left_out,
+        left_out=tuple(left_out),
     )
 
 
-def _choose(stored: Sequence[Stored]) -> tuple[list[Stored], tuple[str, ...]]:
-    used, left_out = [], []
-    for item in stored:
-        why = _unusable(item)
-        if why:
-            left_out.append(f"{item.name}: {why}")
-        else:
-            used.append(item)
-    return used, tuple(left_out)
-
-
-def _unusable(item: Stored) -> str:
-    if any(run.state is not RunState.COMPLETE for run in item.runs):
-        return "a run is not complete"
-    if not (item.cells.moments.arm == 0).any() or item.cells.arms[0] != "baseline":
-        return "no requests of the baseline"
-    return ""
-
-
 def _make_cases(item: Stored, most: int, random: np.random.Generator) -> Iterator[tuple[str, float, Cases]]:
-    """Identical releases that this group gives: as it ran where both arms had one version, and its halves."""
+    """Kinds of identical releases that this group gives, how many independent comparisons each is worth, and the cases.
+
+    As it ran where both arms had one version; and its baseline taken apart: by instances, else by replicates, else by
+    time.
+    """
+    # The arms are others now: what was seen of them is left out.
+    neutral = tuple(replace(run, facts=RunFacts()) for run in item.runs)
     if item.same_version and len(item.cells.arms) > 1:
-        neutral = _neutral(item.runs)
         yield "versions", 2.0, ((cells, neutral) for cells in both_ways(item.cells))
-    yield _split(item, most, random)
-
-
-def _split(item: Stored, most: int, random: np.random.Generator) -> tuple[str, float, Cases]:
-    """Kind of split that this group allows, how many independent comparisons it is worth, and the cases."""
-    alone = only_baseline(item.cells)
-    names = _common_instances(alone)
+    moments = only_baseline(item.cells).moments
+    by_run = [set(moments.instance[moments.run == run].tolist()) for run in np.unique(moments.run)]
+    names = [item.cells.instances[code] for code in sorted(set.intersection(*by_run))] if by_run else []
     if len(names) >= 2:
         halves = balanced_halves(names, most, random)
         worth = float(min(len(halves), 2 * (len(names) - 1)))
-        neutral = _neutral(item.runs)
-        return "instances", worth, ((split_instances(item.cells, half), neutral) for half in halves)
+        yield "instances", worth, ((split_instances(item.cells, half), neutral) for half in halves)
+        return
     runs = [only_runs(item.cells, k) for k in range(len(item.cells.runs))]
     runs = [cells for cells in runs if (cells.moments.arm == 0).any()]
     if len(runs) >= 4:
         count = min(PAIRINGS, most)
-        return "replicates", float(min(count, len(runs) - 1)), _pairings(runs, count, random)
-    count = min(TIME_SPLITS, most)
-    return "time", float(count), ((split_time(item.cells, random), _neutral(item.runs)) for _ in range(count))
-
-
-def _common_instances(alone: Cells) -> tuple[str, ...]:
-    """Baseline's instances that took part in every run of the group."""
-    moments = alone.moments
-    by_run = [set(moments.instance[moments.run == run].tolist()) for run in np.unique(moments.run)]
-    shared = set.intersection(*by_run) if by_run else set()
-    return tuple(alone.instances[code] for code in sorted(shared))
+        yield "replicates", float(min(count, len(runs) - 1)), _pairings(runs, count, random)
+    else:
+        count = min(TIME_SPLITS, most)
+        yield "time", float(count), ((split_time(item.cells, random), neutral) for _ in range(count))
 
 
 def _pairings(runs: Sequence[Cells], count: int, random: np.random.Generator) -> Cases:
@@ -217,22 +205,11 @@ def _between(used: Sequence[Stored]) -> Cases:
                     yield pair_runs([pair], together=False), _invented(1)
 
 
-def _neutral(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """The runs without what was seen of their arms: the arms are others now."""
-    return tuple(replace(run, facts=RunFacts()) for run in runs)
-
-
 def _invented(count: int) -> tuple[Run, ...]:
     return tuple(
         Run(f"pair-{k}", "calibration", "calibration", "import", replicate=k, state=RunState.COMPLETE)
         for k in range(count)
     )
-
-
-def _inject(cells: Cells, change: Change, random: np.random.Generator) -> Cells:
-    if change.latency:
-        cells = slow_down(cells, CANDIDATE, change.latency)
-    return fail_more(cells, CANDIDATE, change.failures, random) if change.failures else cells
 
 
 def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWord:
@@ -244,28 +221,10 @@ def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWo
     )
     prior = replace(rulebook.prior, baseline=None, canary=None)
     asked = replace(rulebook, rules=rules, prior=prior, sample_ratio={})
-    return JUDGES["native"](assess(cells, runs, asked), asked, "calibration").word
+    return judge_evidence(assess(cells, runs, asked), asked, "calibration").word
 
 
-def _add(
-    counted: dict[tuple[str, Change], list[float]], key: tuple[str, Change], words: Sequence[VerdictWord], worth: float
-) -> None:
-    sums = counted.setdefault(key, [0.0, 0.0, 0.0, 0.0])
-    news = (len(words), worth, words.count(VerdictWord.NO_GO), words.count(VerdictWord.GO))
-    for place, value in enumerate(news):
-        sums[place] += value
-
-
-def _tally(kind: str, change: Change, sums: Sequence[float]) -> Tally:
-    return Tally(kind, change, int(sums[0]), sums[1], int(sums[2]), int(sums[3]))
-
-
-def _sum_up(tallies: Sequence[Tally]) -> Tally:
-    return Tally(
-        kind="all",
-        change=CHANGES[0],
-        judged=sum(tally.judged for tally in tallies),
-        effective=sum(tally.effective for tally in tallies),
-        no_go=sum(tally.no_go for tally in tallies),
-        go=sum(tally.go for tally in tallies),
-    )
+def _tally(kind: str, change: Change, judged: Sequence[Judged]) -> Tally:
+    words = [word for part, _ in judged for word in part]
+    worth = float(sum(worth for _, worth in judged))
+    return Tally(kind, change, len(words), worth, words.count(VerdictWord.NO_GO), words.count(VerdictWord.GO))

@@ -10,7 +10,7 @@ from types import FrameType
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import follow, tell, tell_all
+from evaluator.cli.promote import follow, tell
 from evaluator.cli.terminal import write_time
 from evaluator.errors import HookError
 from evaluator.reports import plain_text
@@ -63,8 +63,8 @@ def log(session: Session, release: str | None, as_json: bool) -> None:
     """List intents and what became of their hooks, the oldest first; of RELEASE where it is named."""
     store = session.open_store()
     if release is not None:
-        store.release(release)
-    intents = store.promotions.intents(release)
+        store.control.release(release)
+    intents = store.control.intents(release)
     if as_json:
         known = {one.id for one in intents}
         rows = [
@@ -79,12 +79,12 @@ def log(session: Session, release: str | None, as_json: bool) -> None:
                 "response": one.outcome.response,
                 "at": write_time(one.at),
             }
-            for one in store.promotions.deliveries()
+            for one in store.control.deliveries()
             if one.intent in known
         ]
         emit(json.dumps(rows, indent=1))
         return
-    emit("\n".join(tell_all(store, intents)) or "nothing was asked for yet")
+    emit("\n".join(tell(store, intents)) or "nothing was asked for yet")
 
 
 @command.command("retry")
@@ -100,7 +100,7 @@ def retry(session: Session, intent: str, queue: bool) -> int:
     from evaluator.intents import system_person
 
     store = session.open_store()
-    policy = session.load_policy(store.promotions.intent(intent).release)
+    policy = session.load_policy(store.control.intent(intent).release)
     taken = take_up(store, policy, system_person(), intent)
     return follow(session, store, taken.id, wait_s=None, queue=queue)
 
@@ -117,9 +117,9 @@ def resolve(session: Session, intent: str, number: int, known: str, reason: str)
     from evaluator.intents import system_person
 
     store = session.open_store()
-    policy = session.load_policy(store.promotions.intent(intent).release)
+    policy = session.load_policy(store.control.intent(intent).release)
     settled = settle(store, policy, system_person(), intent, number, done=known == "done", reason=reason)
-    emit(tell(store, settled))
+    emit(*tell(store, [settled]))
 
 
 @command.command("worker")
@@ -138,7 +138,7 @@ def worker(session: Session, once: bool) -> int:
     list_policies(session.find_policy())  # a mistake in one of them is found at the start
     if once:
         done = execute_waiting(store, session.load_policy, name_worker())
-        emit("\n".join(tell(store, one) for one in done) or "nothing waits")
+        emit("\n".join(tell(store, done)) or "nothing waits")
         return 0
     stop = threading.Event()
 

@@ -82,8 +82,8 @@ def _of_instances(panel: Panel) -> _Units:
         rows.instance_arm,
         by_instance(rows.n),
         by_instance(rows.failures),
-        by_instance(rows.sum_ms),
-        by_instance(rows.sum_bytes),
+        by_instance(rows.totals["time_ms"]),
+        by_instance(rows.totals["bytes"]),
         owner,
         panel.row_bins,
     )
@@ -108,8 +108,8 @@ def _of_runs(scope: Scope, pair: Pair) -> _Units:
         np.repeat([0, 1], runs.size),
         by_run(panel.n),
         by_run(panel.failures),
-        by_run(panel.sum_ms),
-        by_run(panel.sum_bytes),
+        by_run(panel.totals["time_ms"]),
+        by_run(panel.totals["bytes"]),
         np.concatenate([owner, owner + runs.size]),
         panel.bins,
     )

@@ -35,7 +35,7 @@ def _check_distinct(scene: Scene) -> Iterable[Finding]:
     for arm, panel in scene.panels.items():
         alike = all(
             np.array_equal(values[0].sum(axis=1), values[1].sum(axis=1))
-            for values in (panel.n, panel.failures, panel.sum_ms)
+            for values in (panel.n, panel.failures, panel.totals["time_ms"])
         )
         if alike and not all(panel.constant):
             text = f"{arm} and baseline hold the very same requests: one was given twice"

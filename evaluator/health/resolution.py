@@ -21,7 +21,7 @@ def check_resolution(scene: Scene) -> Iterable[Finding]:
     found: dict[str, Finding] = {}
     for arm, panel in scene.panels.items():
         successes = float(panel.ok[0].sum())
-        mean_ms = float(panel.sum_ms[0].sum()) / successes if successes else 0.0
+        mean_ms = float(panel.totals["time_ms"][0].sum()) / successes if successes else 0.0
         if mean_ms <= 0:
             continue
         steps = steps_of(panel)

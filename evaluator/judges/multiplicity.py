@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
+
+from evaluator.records.arrays import FloatArray
 
 __all__ = ["adjust", "adjust_plausible", "holm"]
 
-FloatArray = npt.NDArray[np.float64]
 
 DRAWS = 20_000
 SEED = 20180615

@@ -84,7 +84,7 @@ def check_enough(pair: Pair, *, successes: bool, both: bool = True) -> str | Non
 def _explain_equal(pair: Pair, arm: int) -> str:
     """What to say of an arm whose times are all stored as the same number."""
     count = pair.successes(arm)
-    level_ms = float(pair.panel.sum_ms[arm].sum()) / count
+    level_ms = float(pair.panel.totals["time_ms"][arm].sum()) / count
     if level_ms * ALIKE_STEP >= STORE_STEP_MS:
         return f"all {count} times on {pair.name(arm)} are equal"
     return (

@@ -20,8 +20,8 @@ from evaluator.stats.differences import compare_differences
 from evaluator.stats.estimate import Estimate
 from evaluator.stats.failures import compare_failures
 from evaluator.stats.means import compare_means
-from evaluator.stats.panel import Panel, build_panel
-from evaluator.stats.reading_panels import lay_rate, lay_ratio
+from evaluator.stats.panel import Panel
+from evaluator.stats.reading_panels import build_rate_panel, build_ratio_panel
 
 __all__ = ["COUNTER_RATE", "COUNTER_RATIO"]
 
@@ -31,7 +31,7 @@ WHOLE = 1e-6
 def compare_counter_ratio(pair: ReadingPair, rule: Rule) -> Comparison:
     """Failures per request, as a fraction of 1, by score."""
     why = check_series(pair, rule, COUNTER_RATIO)
-    panel = None if why else pair.lay(("ratio", *rule.queries, rule.slice.endpoint), lambda: _lay_ratio(pair, rule))
+    panel = None if why else pair.lay(("ratio", *rule.queries, rule.slice.endpoint), lambda: _build_ratio(pair, rule))
     why = why or check_length(pair, panel, "requests") or _check_parts(panel)
     if why or panel is None:
         return no_readings(rule, pair.arm, "fraction", why or NOTHING)
@@ -49,9 +49,9 @@ def compare_counter_ratio(pair: ReadingPair, rule: Rule) -> Comparison:
     return answer(both, rule, estimate, unit="fraction", method=f"score test, {both.design.kind}", n=n)
 
 
-def _lay_ratio(pair: ReadingPair, rule: Rule) -> Panel | None:
+def _build_ratio(pair: ReadingPair, rule: Rule) -> Panel | None:
     failures, requests = rule.queries
-    return build_panel(lay_ratio(pair.view, failures, requests), pair.arm, endpoint=rule.slice.endpoint)
+    return build_ratio_panel(pair.view, pair.arm, failures, requests, rule.slice.endpoint)
 
 
 def _check_parts(panel: Panel | None) -> str | None:
@@ -64,13 +64,13 @@ def _check_parts(panel: Panel | None) -> str | None:
 def compare_counter_rate(pair: ReadingPair, rule: Rule) -> Comparison:
     """Increase per second of an instance, over all its series; instances are weighted by how long they were seen."""
     why = check_series(pair, rule, COUNTER_RATE)
-    panel = None if why else pair.lay(("rate", *rule.queries, rule.slice.endpoint), lambda: _lay_rate(pair, rule))
+    panel = None if why else pair.lay(("rate", *rule.queries, rule.slice.endpoint), lambda: _build_rate(pair, rule))
     why = why or check_length(pair, panel)
     if why or panel is None:
         return no_readings(rule, pair.arm, show_unit(rule, COUNTER_RATE), why or NOTHING)
     both = pair.of(panel)
     unit, n = show_unit(rule, COUNTER_RATE), (round(panel.n[0].sum()), round(panel.n[1].sum()))
-    grown = panel.sum_ms.sum(axis=(1, 2)) / rule.scale
+    grown = panel.totals["value"].sum(axis=(1, 2)) / rule.scale
     if rule.margin is not None and not rule.margin.relative:
         estimate = _compare_absolute(pair, both, rule)
     elif (grown > 0).all():
@@ -82,7 +82,7 @@ def compare_counter_rate(pair: ReadingPair, rule: Rule) -> Comparison:
 
 
 def _compare_relative(pair: ReadingPair, both: Pair, rule: Rule) -> Estimate:
-    grown = both.panel.sum_ms.sum(axis=(1, 2)) / rule.scale
+    grown = both.panel.totals["value"].sum(axis=(1, 2)) / rule.scale
     return compare_means(
         both.panel,
         both.design,
@@ -92,13 +92,14 @@ def _compare_relative(pair: ReadingPair, both: Pair, rule: Rule) -> Estimate:
         direction=rule.direction,
         limit=rule.limit,
         depth=pair.depth,
+        of="value",
         floor=(_chance(both.panel, rule) / grown**2)[:, None],
     )
 
 
 def _compare_absolute(pair: ReadingPair, both: Pair, rule: Rule) -> Estimate:
     seconds = both.panel.n.sum(axis=(1, 2))
-    level = float(both.panel.sum_ms.sum() / seconds.sum())
+    level = float(both.panel.totals["value"].sum() / seconds.sum())
     variance = _chance(both.panel, rule) * (rule.scale / seconds) ** 2
     return compare_differences(
         both.panel,
@@ -112,8 +113,8 @@ def _compare_absolute(pair: ReadingPair, both: Pair, rule: Rule) -> Estimate:
     )
 
 
-def _lay_rate(pair: ReadingPair, rule: Rule) -> Panel | None:
-    return build_panel(lay_rate(pair.view, rule.queries[0], rule.scale, rule.slice.endpoint), pair.arm)
+def _build_rate(pair: ReadingPair, rule: Rule) -> Panel | None:
+    return build_rate_panel(pair.view, pair.arm, rule.queries[0], rule.scale, rule.slice.endpoint)
 
 
 def _chance(panel: Panel, rule: Rule) -> npt.NDArray[np.float64]:
@@ -121,7 +122,7 @@ def _chance(panel: Panel, rule: Rule) -> npt.NDArray[np.float64]:
 
     A counter that is not whole counts no events (seconds of CPU); nothing is known of it beforehand.
     """
-    grown = panel.sum_ms / rule.scale
+    grown = panel.totals["value"] / rule.scale
     whole = np.abs(grown - np.rint(grown)).max() < WHOLE
     return np.asarray(grown.sum(axis=(1, 2)) + 0.5 if whole else np.zeros(2))
 

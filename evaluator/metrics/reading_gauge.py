@@ -17,36 +17,36 @@ from evaluator.metrics.reading_base import (
     no_readings,
     show_unit,
 )
-from evaluator.records import Cells, Comparison, Query, QueryKind, Rule
+from evaluator.records import Comparison, Query, QueryKind, Rule
 from evaluator.stats.differences import compare_differences
 from evaluator.stats.estimate import Estimate, Trend
 from evaluator.stats.means import compare_means
-from evaluator.stats.panel import Panel, build_panel
-from evaluator.stats.reading_panels import ReadingView, lay_gauge, lay_peaks, lay_trend
+from evaluator.stats.panel import Panel
+from evaluator.stats.reading_panels import ReadingView, build_gauge_panel, build_peak_panel, build_trend_panel
 
 __all__ = ["GAUGE_MAX", "GAUGE_MEAN", "GAUGE_SLOPE"]
 
 FITTED = 2
 """What a trend takes from its own residuals: a level and a line."""
 
-Lay = Callable[[ReadingView, Query, float, str | None], Cells]
+Build = Callable[[ReadingView, str, Query, float, str | None], Panel | None]
 
 
 def compare_gauge_mean(pair: ReadingPair, rule: Rule) -> Comparison:
     """Mean over time and instances."""
-    return _compare_levels(pair, rule, GAUGE_MEAN, lay_gauge)
+    return _compare_levels(pair, rule, GAUGE_MEAN, build_gauge_panel)
 
 
 def compare_gauge_max(pair: ReadingPair, rule: Rule) -> Comparison:
     """Mean over minutes of each instance's largest sample."""
-    return _compare_levels(pair, rule, GAUGE_MAX, lay_peaks)
+    return _compare_levels(pair, rule, GAUGE_MAX, build_peak_panel)
 
 
-def _compare_levels(pair: ReadingPair, rule: Rule, metric: ReadingMetric, lay: Lay) -> Comparison:
+def _compare_levels(pair: ReadingPair, rule: Rule, metric: ReadingMetric, build: Build) -> Comparison:
     unit = show_unit(rule, metric)
     why = check_series(pair, rule, metric)
-    key = (lay.__name__, *rule.queries, rule.scale, rule.slice.endpoint)
-    panel = None if why else pair.lay(key, lambda: _lay(pair.view, pair, rule, lay))
+    key = (build.__name__, *rule.queries, rule.scale, rule.slice.endpoint)
+    panel = None if why else pair.lay(key, lambda: _build(pair.view, pair, rule, build))
     why = why or check_length(pair, panel)
     if why or panel is None:
         return no_readings(rule, pair.arm, unit, why or NOTHING)
@@ -62,19 +62,19 @@ def _compare_levels(pair: ReadingPair, rule: Rule, metric: ReadingMetric, lay: L
     return _as_difference(answer(both, rule, estimate, unit=unit, method=method, n=n))
 
 
-def _lay(view: ReadingView, pair: ReadingPair, rule: Rule, lay: Lay) -> Panel | None:
-    return build_panel(lay(view, rule.queries[0], rule.scale, rule.slice.endpoint), pair.arm)
+def _build(view: ReadingView, pair: ReadingPair, rule: Rule, build: Build) -> Panel | None:
+    return build(view, pair.arm, rule.queries[0], rule.scale, rule.slice.endpoint)
 
 
 def _is_positive(panel: Panel) -> bool:
     """Is every instance above 0 in every block? Only then is the logarithm of a level what its influences say."""
     rows = panel.rows
-    return bool((rows.sum_ms[rows.n > 0] > 0).all())
+    return bool((rows.totals["value"][rows.n > 0] > 0).all())
 
 
 def _assume(both: Pair) -> float:
     """Spread assumed of a single instance: a share of the level."""
-    level = np.abs(both.panel.sum_ms.sum(axis=(1, 2)) / both.panel.n.sum(axis=(1, 2)))
+    level = np.abs(both.panel.totals["value"].sum(axis=(1, 2)) / both.panel.n.sum(axis=(1, 2)))
     return both.prior.sd_latency * float(level.max())
 
 
@@ -88,6 +88,7 @@ def _compare_relative(both: Pair, rule: Rule) -> Estimate:
         direction=rule.direction,
         limit=rule.limit,
         depth=both.depth,
+        of="value",
     )
 
 
@@ -110,14 +111,14 @@ def compare_gauge_slope(pair: ReadingPair, rule: Rule) -> Comparison:
     why = check_series(pair, rule, GAUGE_SLOPE)
     # Means of instances change with every look, so nothing is kept of the one before.
     view = pair.seen()
-    panel = None if why else _lay_trend(view, pair, rule)
+    panel = None if why else _build(view, pair, rule, build_trend_panel)
     why = why or check_length(pair, panel)
     if why or panel is None:
         return no_readings(rule, pair.arm, unit, why or NOTHING)
     both = pair.of(panel)
     if rule.margin is not None and rule.margin.relative:
         return no_data(both, rule, unit, f"a trend may be 0, so there is no ratio: give it a margin in {unit}")
-    slopes = panel.sum_ms.sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2))
+    slopes = panel.totals["value"].sum(axis=(1, 2)) / panel.n.sum(axis=(1, 2))
     margin = rule.margin.value if rule.margin else 0.0
     estimate = _compare_absolute(both, rule, float(np.abs(slopes).max()), margin, fitted=FITTED)
     # A trend of the trend is not asked for.
@@ -125,11 +126,6 @@ def compare_gauge_slope(pair: ReadingPair, rule: Rule) -> Comparison:
     estimate = replace(estimate, trend=Trend(beyond, np.full(1, np.nan), beyond))
     method = f"least squares, {both.design.kind}"
     return _as_difference(answer(both, rule, estimate, unit=unit, method=method, n=_count(view, pair, rule)))
-
-
-def _lay_trend(view: ReadingView, pair: ReadingPair, rule: Rule) -> Panel | None:
-    cells = lay_trend(view, rule.queries[0], rule.scale, rule.slice.endpoint)
-    return build_panel(cells, pair.arm, whole_runs=True) if cells.moments.run.size else None
 
 
 def _count(view: ReadingView, pair: ReadingPair, rule: Rule) -> tuple[int, int]:

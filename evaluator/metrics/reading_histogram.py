@@ -23,8 +23,8 @@ from evaluator.stats.edges import EdgePanel, compare_edges, spread_of_share, sta
 from evaluator.stats.estimate import Asked, Estimate
 from evaluator.stats.failures import compare_failures
 from evaluator.stats.means import compare_means
-from evaluator.stats.panel import Panel, build_panel
-from evaluator.stats.reading_panels import find_bounds, lay_mean, lay_share, name_of
+from evaluator.stats.panel import Panel
+from evaluator.stats.reading_panels import build_mean_panel, build_share_panel, find_bounds, name_of
 
 __all__ = ["HISTOGRAM_MEAN", "HISTOGRAM_QUANTILE", "HISTOGRAM_SHARE"]
 
@@ -41,12 +41,12 @@ def compare_histogram_mean(pair: ReadingPair, rule: Rule) -> Comparison:
     unit = show_unit(rule, HISTOGRAM_MEAN)
     why = check_series(pair, rule, HISTOGRAM_MEAN)
     key = ("mean", *rule.queries, rule.scale, rule.slice.endpoint)
-    panel = None if why else pair.lay(key, lambda: _lay_mean(pair, rule))
+    panel = None if why else pair.lay(key, lambda: _build_mean(pair, rule))
     why = why or check_length(pair, panel, "observations")
     if why or panel is None:
         return no_readings(rule, pair.arm, unit, why or NOTHING)
     both = pair.of(panel, history=True)
-    if not (panel.sum_ms.sum(axis=(1, 2)) > 0).all():
+    if not (panel.totals["value"].sum(axis=(1, 2)) > 0).all():
         return no_data(both, rule, unit, "the sum of its observations did not grow, so there is no ratio")
     estimate = compare_means(
         panel,
@@ -57,13 +57,14 @@ def compare_histogram_mean(pair: ReadingPair, rule: Rule) -> Comparison:
         direction=rule.direction,
         limit=rule.limit,
         depth=pair.depth,
+        of="value",
     )
     n = both.requests(0), both.requests(1)
     return answer(both, rule, estimate, unit=unit, method=f"paired mean, {both.design.kind}", n=n)
 
 
-def _lay_mean(pair: ReadingPair, rule: Rule) -> Panel | None:
-    return build_panel(lay_mean(pair.view, rule.queries[0], rule.scale), pair.arm, endpoint=rule.slice.endpoint)
+def _build_mean(pair: ReadingPair, rule: Rule) -> Panel | None:
+    return build_mean_panel(pair.view, pair.arm, rule.queries[0], rule.scale, rule.slice.endpoint)
 
 
 # ------------------------------------------------------------------ share within a bound
@@ -72,7 +73,7 @@ def _lay_mean(pair: ReadingPair, rule: Rule) -> Panel | None:
 def compare_histogram_share(pair: ReadingPair, rule: Rule) -> Comparison:
     """Share of observations within a bound; more is better. A relative margin is one of the baseline's share."""
     why = check_series(pair, rule, HISTOGRAM_SHARE) or _check_form(pair, rule)
-    edges = None if why else _lay_edges(pair, rule)
+    edges = None if why else _build_edges(pair, rule)
     why = why or check_length(pair, edges.panel if edges else None, "observations") or _check_bound(edges, rule)
     if why or edges is None or rule.below is None:
         return no_readings(rule, pair.arm, "fraction", why or NOTHING)
@@ -157,7 +158,7 @@ def compare_histogram_quantile(pair: ReadingPair, rule: Rule) -> Comparison:
     probability = rule.quantile if rule.quantile is not None else 0.5
     why = "a quantile of which more is better is not compared" if is_higher_better(rule) else None
     why = why or check_series(pair, rule, HISTOGRAM_QUANTILE) or _check_form(pair, rule)
-    edges = None if why else _lay_edges(pair, rule)
+    edges = None if why else _build_edges(pair, rule)
     why = why or check_length(pair, edges.panel if edges else None, "observations")
     if why or edges is None:
         return no_readings(rule, pair.arm, unit, why or NOTHING)
@@ -190,14 +191,14 @@ def _too_few_beyond(n: tuple[int, int], probability: float) -> str | None:
     return f"only {min(n)} observations in the smaller arm, at least {needed} are needed for this quantile"
 
 
-def _lay_edges(pair: ReadingPair, rule: Rule) -> EdgePanel | None:
-    """Laid out once for every look, quantile and bound of a histogram."""
+def _build_edges(pair: ReadingPair, rule: Rule) -> EdgePanel | None:
+    """Built once for every look, quantile and bound of a histogram."""
     query, endpoint = rule.queries[0], rule.slice.endpoint
 
     def make() -> EdgePanel | None:
         bounds = find_bounds(pair.view, query, pair.arms)
-        laid = [build_panel(lay_share(pair.view, query, le), pair.arm, endpoint=endpoint) for le in bounds]
-        usable = [(le * rule.scale, panel) for le, panel in zip(bounds, laid, strict=True) if panel is not None]
+        panels = [build_share_panel(pair.view, pair.arm, query, le, endpoint) for le in bounds]
+        usable = [(le * rule.scale, panel) for le, panel in zip(bounds, panels, strict=True) if panel is not None]
         if not usable:
             return None
         # A bound that was not scraped whenever the others were cannot stand beside them.

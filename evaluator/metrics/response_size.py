@@ -15,7 +15,7 @@ SD_INSTANCE = 0.0
 def compare_response_size(pair: Pair, rule: Rule) -> Comparison:
     """Mean size of successful responses, in bytes."""
     why = check_enough(pair, successes=True)
-    if not why and not all(pair.panel.sum_bytes[arm].sum() > 0 for arm in (0, 1)):
+    if not why and not all(pair.panel.totals["bytes"][arm].sum() > 0 for arm in (0, 1)):
         why = "response sizes were not recorded"
     if why:
         return no_data(pair, rule, "bytes", why)
@@ -28,7 +28,7 @@ def compare_response_size(pair: Pair, rule: Rule) -> Comparison:
         direction=rule.direction,
         limit=rule.limit,
         depth=pair.depth,
-        of="sum_bytes",
+        of="bytes",
     )
     counts = pair.successes(0), pair.successes(1)
     return answer(pair, rule, estimate, unit="bytes", method=f"paired mean, {pair.design.kind}", n=counts)

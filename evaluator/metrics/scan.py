@@ -131,7 +131,8 @@ def _compare_times(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Compa
     groups = _group(pair, pair.panel.ok, MIN_FOR_TIME)
     if not groups.names:
         return ()
-    sums, counts = (groups.members.sum_totals(part.sum(axis=2)) for part in (pair.panel.sum_ms, pair.panel.ok))
+    times_ms, ok = pair.panel.totals["time_ms"], pair.panel.ok
+    sums, counts = (groups.members.sum_totals(part.sum(axis=2)) for part in (times_ms, ok))
     rose = sums[1] / counts[1] > (1 + scan.margin / 2) * sums[0] / counts[0]
     tolerated = _find_tolerance(groups.names, scan.tolerance, scan.margin, LATENCY, rules)
     rows, surely = _ask_twice(pair, typical, groups, compare_typical_times, tolerated)

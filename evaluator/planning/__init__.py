@@ -7,7 +7,7 @@ from stored comparisons (`learn_precisions`), or from simulated releases where t
 from __future__ import annotations
 
 from evaluator.planning.gates import GatePlan, Goal, Grid, plan_gates, tabulate
-from evaluator.planning.power import find_power, power_of_proportions, power_of_t
+from evaluator.planning.power import find_power
 from evaluator.planning.precision import Forecast, History, Precision, assume_history, forecast, learn_precisions
 from evaluator.planning.strategies import STRATEGIES, Exposure, Stage, compare_strategies
 
@@ -27,7 +27,5 @@ __all__ = [
     "forecast",
     "learn_precisions",
     "plan_gates",
-    "power_of_proportions",
-    "power_of_t",
     "tabulate",
 ]

@@ -118,7 +118,7 @@ class _Planner:
         after = _first_time(lambda s: self.go_chance(s, goal.instances) >= goal.power)
         return GatePlan(
             precision=p,
-            half_width=p.from_scale(float(t_quantile(1 - self.rulebook.alpha, here.df)) * here.se),
+            half_width=self.half_width(goal.duration_s, goal.instances),
             finds=self._smallest(),
             found_chance=self.found_chance(goal.duration_s, goal.instances),
             go_chance=self.go_chance(goal.duration_s, goal.instances),
@@ -132,6 +132,11 @@ class _Planner:
     def _at(self, seconds: float, instances: int) -> Forecast:
         return forecast(self.precision, seconds, (instances, instances), noise=self.noise)
 
+    def half_width(self, seconds: float, instances: int) -> float:
+        """One-sided half-width of the interval, as a harm."""
+        at = self._at(seconds, instances)
+        return self.precision.from_scale(float(t_quantile(1 - self.rulebook.alpha, at.df)) * at.se)
+
     def go_chance(self, seconds: float, instances: int) -> float:
         """Chance that an unchanged release is shown to be within the margin; none with one instance a side."""
         at = self._at(seconds, instances)
@@ -142,20 +147,17 @@ class _Planner:
 
     def found_chance(self, seconds: float, instances: int, shift: float | None = None) -> float:
         """Chance that a regression this far beyond the margin is shown to be so by the last look."""
-        at = self._at(seconds, instances)
+        at, monitoring = self._at(seconds, instances), self.rulebook.monitoring
         if not math.isfinite(at.se):
             return 0.0
         shift = self.shift if shift is None else shift
         se = at.se * self._inflation(shift + self.precision.bound)
         null_se = at.se * self._inflation(self.precision.bound)
-        return find_power(shift, se, at.df, self._critical(seconds, at), null_se=null_se)
-
-    def _critical(self, seconds: float, at: Forecast) -> float:
-        monitoring = self.rulebook.monitoring
         calendar = plan_looks(
-            monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=_round_up(seconds)
+            monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=float(math.ceil(seconds))
         )
-        return final_critical(calendar, self.level, at.df, at.lasting, monitoring.tune_at_s)
+        critical = final_critical(calendar, self.level, at.df, at.lasting, monitoring.tune_at_s)
+        return find_power(shift, se, at.df, critical, null_se=null_se)
 
     def _inflation(self, shift: float) -> float:
         """A higher failure rate varies more: factor on the standard error seen without any change."""
@@ -180,10 +182,6 @@ class _Planner:
             middle = (low + high) / 2
             low, high = (low, middle) if found(middle) else (middle, high)
         return p.from_scale(high + p.bound)
-
-
-def _round_up(seconds: float) -> float:
-    return float(math.ceil(seconds))
 
 
 def _first_time(enough: Callable[[float], bool]) -> float:
@@ -214,20 +212,13 @@ def tabulate(
     history: History, rulebook: Rulebook, goal: Goal, seconds: Sequence[float], instances: Sequence[int]
 ) -> tuple[Grid, ...]:
     """Half-widths over minutes and instances: what either buys, for each gate."""
+    planners = [_Planner(p, history, rulebook, goal) for p in history.precisions if p.rule.margin]
     return tuple(
         Grid(
-            name=p.rule.name,
+            name=planner.precision.rule.name,
             seconds=tuple(seconds),
             instances=tuple(instances),
-            half_widths=tuple(tuple(_half_width(p, history, rulebook, goal, s, m) for m in instances) for s in seconds),
+            half_widths=tuple(tuple(planner.half_width(s, m) for m in instances) for s in seconds),
         )
-        for p in history.precisions
-        if p.rule.margin
+        for planner in planners
     )
-
-
-def _half_width(
-    precision: Precision, history: History, rulebook: Rulebook, goal: Goal, seconds: float, instances: int
-) -> float:
-    at = forecast(precision, seconds, (instances, instances), noise=noise_of_rate(history, goal))
-    return precision.from_scale(float(t_quantile(1 - rulebook.alpha, at.df)) * at.se)

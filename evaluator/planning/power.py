@@ -1,25 +1,23 @@
 """Power: how likely a test is to reject when the truth is somewhere else.
 
 Source: the statistic of a shift known with a standard error of `df` degrees of freedom is noncentral t (Johnson, Kotz &
-Balakrishnan 1995, Continuous Univariate Distributions 2, chapter 31).
+Balakrishnan 1995, Continuous Univariate Distributions 2, chapter 31), whose power statsmodels computes.
 """
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import numpy as np
 
+from evaluator.errors import UsageError
 from evaluator.stats.calendar import Calendar
 from evaluator.stats.sequential import GRID, LASTING, anytime_z, boundaries, information, spent
-from evaluator.stats.student import critical_value, t_quantile
+from evaluator.stats.student import critical_value, t_below, t_quantile
 
 __all__ = [
     "final_critical",
     "find_power",
-    "power_of_proportions",
-    "power_of_t",
     "worst_z",
 ]
 
@@ -36,37 +34,22 @@ def find_power(shift: float, se: float, df: float, critical: float, *, null_se: 
     >>> round(find_power(0.1, 0.04, 6, 1.9432), 3)
     0.713
     """
-    from scipy.special import nctdtr, ndtr
+    from scipy.special import ndtr
 
+    try:
+        from statsmodels.stats.power import ttest_power
+    except ImportError as error:
+        raise UsageError(
+            f"planning needs the package '{error.name}'", hint="pip install 'release-evaluator[stats]'"
+        ) from error
     if not se > 0:
         return float(shift > 0)
     factor = 1.0 if null_se is None else null_se / se
     if df >= NORMAL_FROM:
         return float(ndtr(shift / se - critical * factor))
     away = float(np.clip(shift / se, -FARTHEST, FARTHEST))
-    return float(np.clip(1 - nctdtr(df, away, critical * factor), 0.0, 1.0))
-
-
-def power_of_t(n: int, delta: float, sd: float, alpha: float = 0.05) -> float:
-    """Power of the two-sided two-sample t-test with `n` values in each group; the far tail is not counted.
-
-    >>> round(power_of_t(20, 1.0, 1.0), 7)  # R: power.t.test(n = 20, delta = 1, sd = 1)
-    0.8689528
-    """
-    df = 2.0 * (n - 1)
-    return find_power(delta, sd * math.sqrt(2 / n), df, float(t_quantile(1 - alpha / 2, df)))
-
-
-def power_of_proportions(n: int, first: float, second: float, alpha: float = 0.05) -> float:
-    """Power of the two-sided z-test of two proportions with `n` in each group: pooled variance under the null.
-
-    >>> round(power_of_proportions(50, 0.50, 0.75), 2)  # R: power.prop.test(n = 50, p1 = .50, p2 = .75)
-    0.74
-    """
-    pooled = (first + second) / 2
-    null_se = math.sqrt(2 * pooled * (1 - pooled) / n)
-    se = math.sqrt((first * (1 - first) + second * (1 - second)) / n)
-    return find_power(abs(second - first), se, math.inf, float(t_quantile(1 - alpha / 2, np.inf)), null_se=null_se)
+    level = float(t_below(-critical * factor, df))
+    return float(np.clip(ttest_power(away, 1, level, df=df, alternative="larger"), 0.0, 1.0))
 
 
 @lru_cache(maxsize=512)

@@ -142,9 +142,9 @@ def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: 
     """
     seen = [_Seen.of(assess(cells, runs, _ask_of(rulebook, cells)).comparisons, cells) for cells, runs in stored]
     gates = [rule for rule in rulebook.rules if rule.role is Role.GATE]
-    found = {rule.name: [c for s in seen for c in s.of_rule(rule)] for rule in gates}
+    found = {rule.name: [c for s in seen for c in s.by_rule.get(rule.name, [])] for rule in gates}
     precisions = [_pool(rule, found[rule.name], rulebook) for rule in gates if found[rule.name]]
-    used = [s for s in seen if any(s.of_rule(rule) for rule in gates)]
+    used = [s for s in seen if any(rule.name in s.by_rule for rule in gates)]
     return History(
         precisions=tuple(precisions),
         missing=tuple(rule.name for rule in gates if not found[rule.name]),
@@ -183,23 +183,16 @@ class _Seen:
 
     @classmethod
     def of(cls, comparisons: Sequence[Comparison], cells: Cells) -> _Seen:
-        seconds = _count_buckets(cells) * cells.bucket_s
+        moments = cells.moments
+        buckets = np.unique(np.stack([moments.run, moments.bucket]), axis=1).shape[1] if moments.run.size else 0
+        seconds = int(buckets) * cells.bucket_s
         by_rule: dict[str, list[_Found]] = {}
         for c in comparisons:
             if not c.no_data and c.se and c.df and math.isfinite(c.se):
                 by_rule.setdefault(c.rule.name, []).append(_Found(c, float(seconds)))
         fewest = [min(f.comparison.instances) for found in by_rule.values() for f in found]
-        requests = min((int(cells.moments.n[cells.moments.arm == a].sum()) for a in range(len(cells.arms))), default=0)
+        requests = min((int(moments.n[moments.arm == a].sum()) for a in range(len(cells.arms))), default=0)
         return cls(by_rule, requests / max(seconds, 1), max(fewest, default=0), _compare_unpaired(cells))
-
-    def of_rule(self, rule: Rule) -> list[_Found]:
-        return self.by_rule.get(rule.name, [])
-
-
-def _count_buckets(cells: Cells) -> int:
-    """Buckets with requests, over all runs."""
-    moments = cells.moments
-    return int(np.unique(np.stack([moments.run, moments.bucket]), axis=1).shape[1]) if moments.run.size else 0
 
 
 def _compare_unpaired(cells: Cells) -> float:

@@ -19,20 +19,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.planning.gates import Goal, find_level, noise_of_rate
 from evaluator.planning.power import worst_z
 from evaluator.planning.precision import History, Precision, forecast
 from evaluator.records import Rulebook, choose_bucket_s
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.sequential import GRID, anytime_z
 from evaluator.stats.student import critical_value, t_quantile
 
 __all__ = ["STRATEGIES", "Exposure", "Stage", "compare_strategies"]
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 REPLICATIONS = 2000
 

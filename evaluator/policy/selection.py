@@ -105,7 +105,7 @@ def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Polic
     if path is None or not path.is_dir():
         return load_policy(path)
     names = releases or [summary.release.id for summary in store.releases()]
-    services = {Services(one.name for one in store.release(name).services) for name in names} or {Services()}
+    services = {Services(one.name for one in store.control.release(name).services) for name in names} or {Services()}
     found = {policy.origin: policy for policy in (choose_policy(path, partial(Services, some)) for some in services)}
     if len(found) > 1:
         raise PolicyError(

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from evaluator.records.arrays import FloatArray, IntArray
 
 __all__ = [
     "BINS_PER_DECADE",
@@ -27,8 +28,6 @@ __all__ = [
     "order_by_bin",
 ]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 BLOCK_BUCKETS = 4
 """Buckets in one block of the per-instance histogram."""

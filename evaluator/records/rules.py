@@ -41,7 +41,13 @@ class Limit:
     @property
     def count(self) -> int:
         """How many bounds are set."""
-        return (self.min is not None) + (self.max is not None)
+        return len(self.bounds)
+
+    @property
+    def bounds(self) -> tuple[tuple[float, float], ...]:
+        """Those that are set, `max` first: 1 where above it is beyond, -1 where below it is; and the bound."""
+        both = ((1.0, self.max), (-1.0, self.min))
+        return tuple((sign, bound) for sign, bound in both if bound is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 >>> cells = simulate_cells(SCENARIOS["single_75s"], seed=1)  # what the judge reads
 >>> cells.arms
 ('baseline', 'canary')
->>> round(derive_truth(SCENARIOS["mean+3%"]).mean, 4)  # what it ought to find
+>>> SCENARIOS["mean+3%"].changes[0].latency  # what it ought to find
 0.03
 """
 
@@ -15,7 +15,6 @@ from evaluator.simulate.export import to_parquet
 from evaluator.simulate.readings import Scrapes, scrape, simulate_readings
 from evaluator.simulate.requests import Requests, simulate
 from evaluator.simulate.scenarios import SCENARIOS
-from evaluator.simulate.truth import Truth, derive_truth
 
 __all__ = [
     "SCENARIOS",
@@ -24,9 +23,7 @@ __all__ = [
     "Design",
     "Requests",
     "Scrapes",
-    "Truth",
     "Wander",
-    "derive_truth",
     "scrape",
     "simulate",
     "simulate_cells",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import (
     BASELINE,
@@ -18,14 +18,13 @@ from evaluator.records import (
     Moments,
     choose_bucket_s,
 )
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.records.cells import BINS_PER_DECADE, order_by_bin
 from evaluator.simulate.design import Design
 from evaluator.simulate.requests import Requests, simulate
+from evaluator.stats.index import group_rows, number_groups
 
 __all__ = ["simulate_cells", "to_cells"]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 def simulate_cells(design: Design, seed: int) -> Cells:
@@ -46,12 +45,14 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
     by the span of the longest run.
     """
     requests = _sort_names(_name_instances(requests))
-    width = bucket_s or choose_bucket_s(_measure_span_s(requests))
+    spans = [float(np.ptp(requests.ts_us[requests.run == run])) for run in np.unique(requests.run)]
+    width = bucket_s or choose_bucket_s(max(spans, default=0.0) / 1e6)
     bucket = np.floor_divide(requests.ts_us, width * 1_000_000)
     ok = ~requests.failed
     passed_us = requests.response_us[ok]
     columns = (requests.run, requests.arm, requests.endpoint, requests.instance, bucket)
-    fine = np.stack([*(column[ok] for column in columns), _find_bins(passed_us)])
+    bins = np.floor(BINS_PER_DECADE * np.log10(np.maximum(passed_us, 1))).astype(np.int64)
+    fine = np.stack([*(column[ok] for column in columns), bins])
     return Cells(
         runs=requests.runs,
         arms=requests.arms,
@@ -82,21 +83,16 @@ def _name_instances(requests: Requests) -> Requests:
 
 
 def _sort_names(requests: Requests) -> Requests:
-    arms, arm = _sort_used(requests.arms, requests.arm)
-    endpoints, endpoint = _sort_used(requests.endpoints, requests.endpoint)
-    instances, instance = _sort_used(requests.instances, requests.instance)
-    exceptions, exception = _sort_used(requests.exceptions, requests.exception)
-    return replace(
-        requests,
-        arms=arms,
-        arm=arm,
-        endpoints=endpoints,
-        endpoint=endpoint,
-        instances=instances,
-        instance=instance,
-        exceptions=exceptions,
-        exception=exception,
-    )
+    """Only names that are used, in alphabetical order, and codes that point at them."""
+    sorted_names: dict[str, Any] = {}
+    for names, codes in (
+        ("arms", "arm"),
+        ("endpoints", "endpoint"),
+        ("instances", "instance"),
+        ("exceptions", "exception"),
+    ):
+        sorted_names[names], sorted_names[codes] = _sort_used(getattr(requests, names), getattr(requests, codes))
+    return replace(requests, **sorted_names)
 
 
 def _sort_used(names: tuple[str, ...], codes: IntArray) -> tuple[tuple[str, ...], IntArray]:
@@ -110,65 +106,16 @@ def _sort_used(names: tuple[str, ...], codes: IntArray) -> tuple[tuple[str, ...]
     return tuple(order), np.array([places.get(name, -1) for name in names], dtype=np.int64)[codes]
 
 
-def _measure_span_s(requests: Requests) -> float:
-    spans = [np.ptp(requests.ts_us[requests.run == run]) for run in np.unique(requests.run)]
-    return float(max(spans, default=0)) / 1e6
-
-
-def _find_bins(response_us: IntArray) -> IntArray:
-    bins: IntArray = np.floor(BINS_PER_DECADE * np.log10(np.maximum(response_us, 1))).astype(np.int64)
-    return bins
-
-
-def _encode(columns: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """One number per row that orders rows like their columns; with the least values and the ranges to decode it."""
-    least = columns.min(axis=1)
-    ranges = columns.max(axis=1) - least + 1
-    if float(np.prod(ranges.astype(np.float64))) >= 2.0**62:
-        message = "columns range too widely to be grouped"
-        raise OverflowError(message)
-    code = np.zeros(columns.shape[1], dtype=np.int64)
-    for column, low, size in zip(columns, least, ranges, strict=True):
-        code *= size
-        code += column - low
-    return code, least, ranges
-
-
-def _decode(code: IntArray, least: IntArray, ranges: IntArray) -> IntArray:
-    columns = np.empty((len(least), len(code)), dtype=np.int64)
-    for place in range(len(least) - 1, -1, -1):
-        code, rest = np.divmod(code, ranges[place])
-        columns[place] = rest + least[place]
-    return columns
-
-
 def _count(columns: IntArray) -> IntArray:
     """Distinct rows in order, with a last column of how many there are of each."""
-    if columns.shape[1] == 0:
-        return np.zeros((len(columns) + 1, 0), dtype=np.int64)
-    code, least, ranges = _encode(columns)
-    code.sort()
-    starts = np.flatnonzero(np.concatenate([[True], code[1:] != code[:-1]]))
-    counts = np.diff(np.append(starts, len(code)))
-    return np.vstack([_decode(code[starts], least, ranges), counts])
+    order, starts = group_rows(columns)
+    return np.vstack([columns[:, order[starts]], np.diff(np.append(starts, order.size))])
 
 
 def _group(columns: IntArray) -> tuple[IntArray, IntArray]:
     """Distinct rows in order, and for each row which of them it is."""
-    if columns.shape[1] == 0:
-        return columns, np.zeros(0, dtype=np.int64)
-    code, least, ranges = _encode(columns)
-    space = int(np.prod(ranges))
-    if space > 4 * len(code) + 1_000_000:
-        distinct, place = np.unique(code, return_inverse=True)
-        return _decode(distinct, least, ranges), place
-    seen = np.bincount(code, minlength=space) > 0
-    return _decode(np.flatnonzero(seen), least, ranges), (np.cumsum(seen) - 1)[code]
-
-
-def _sum_exactly(place: IntArray, values: IntArray, groups: int) -> FloatArray:
-    sums: FloatArray = np.bincount(place, weights=values, minlength=groups).astype(np.float64)
-    return sums
+    order, starts = group_rows(columns)
+    return columns[:, order[starts]], number_groups(order, starts)
 
 
 def _sum_squares(place: IntArray, values: IntArray, groups: int) -> FloatArray:
@@ -196,11 +143,11 @@ def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
         number,
         n=np.bincount(place, minlength=groups),
         failures=np.bincount(place[requests.failed], minlength=groups),
-        sum_us=_sum_exactly(passed, response_us, groups),
+        sum_us=np.bincount(passed, weights=response_us, minlength=groups).astype(float),
         sum_sq_us=_sum_squares(passed, response_us, groups),
         min_us=low,
         max_us=high,
-        bytes=_sum_exactly(passed, size, groups),
+        bytes=np.bincount(passed, weights=size, minlength=groups).astype(float),
         bytes_sq=_sum_squares(passed, size, groups),
     )
 

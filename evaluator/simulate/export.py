@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from evaluator.records.arrays import BoolArray, IntArray
 from evaluator.segments import SegmentWriter, request_table
 from evaluator.simulate.requests import Requests
 
 __all__ = ["to_parquet"]
-
-IntArray = npt.NDArray[np.int64]
 
 
 def to_parquet(requests: Requests, folder: Path, *, service: str = "", rows: int = 1_000_000) -> tuple[Path, ...]:
@@ -58,5 +56,5 @@ def _lay_table(requests: Requests, rows: IntArray, service: str) -> pa.Table:
     return request_table(columns, len(rows))
 
 
-def _name(names: tuple[str, ...], codes: IntArray, missing: npt.NDArray[np.bool_] | None = None) -> pa.Array:
+def _name(names: tuple[str, ...], codes: IntArray, missing: BoolArray | None = None) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32(), mask=missing), pa.array(names, pa.string()))

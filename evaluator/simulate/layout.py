@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from evaluator.records.arrays import FloatArray
 from evaluator.simulate.design import Change, Design
 
 __all__ = ["Traffic", "Version", "lay_traffic", "lay_versions"]
 
-FloatArray = npt.NDArray[np.float64]
 
 DAY_S = 86_400.0
 
@@ -67,14 +66,11 @@ def lay_versions(design: Design) -> tuple[Version, ...]:
     return tuple(lay_version(design, change) for change in (Change(), *design.changes))
 
 
-def count_steps(design: Design) -> int:
-    """Steps of the time grid: about 1 s in short runs, 5 s in long ones."""
-    return max(1, math.ceil(design.duration_s / (1.0 if design.duration_s <= 900 else 5.0)))
-
-
 def lay_traffic(design: Design) -> Traffic:
     """Expected open-loop traffic of each arm over one run."""
-    steps, candidates = count_steps(design), len(design.changes)
+    # The time grid: about 1 s in short runs, 5 s in long ones.
+    steps = max(1, math.ceil(design.duration_s / (1.0 if design.duration_s <= 900 else 5.0)))
+    candidates = len(design.changes)
     at_s = (np.arange(steps) + 0.5) * design.duration_s / steps
     load = (1 + design.load_trend * at_s / design.duration_s) * (1 + design.swing * np.sin(2 * np.pi * at_s / DAY_S))
     phase = np.minimum((at_s / design.duration_s * len(design.split)).astype(np.int64), len(design.split) - 1)

@@ -7,17 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Answer, Part, Query, QueryKind, ReadingCells, Series
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.simulate.requests import Requests
 from evaluator.stats.readings import choose_reading_bucket_s, sum_up
 
 __all__ = ["BOUNDS_S", "DURATION", "FAILURES", "REQUESTS", "Scrapes", "scrape", "simulate_readings"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 REQUESTS = Query("http_requests_total{$selector}", QueryKind.COUNTER)
 FAILURES = Query('http_requests_total{$selector,code=~"5.."}', QueryKind.COUNTER)

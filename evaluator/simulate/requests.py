@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.simulate.design import Bursts, Design, Wander
 from evaluator.simulate.layout import Traffic, Version, lay_traffic, lay_versions
-from evaluator.simulate.truth import find_threshold
+from evaluator.simulate.mixture import find_threshold
 
 __all__ = ["EPOCH_US", "Requests", "merge_requests", "simulate"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 EPOCH_US = 1_767_571_200_000_000
 """When the first simulated run starts: 2026-01-05 00:00 UTC, µs. Simulated time never reads a clock."""
@@ -75,34 +72,18 @@ def merge_requests(parts: list[Requests]) -> Requests:
         return parts[0]
     runs = tuple(dict.fromkeys(name for part in parts for name in part.runs))
     instances = tuple(dict.fromkeys(name for part in parts for name in part.instances))
-    parts = [_recode(part, runs, instances) for part in parts]
-
-    def stack(column: Callable[[Requests], npt.NDArray[np.int64]]) -> IntArray:
-        return np.concatenate([column(part) for part in parts])
-
-    return replace(
-        parts[0],
-        run=stack(lambda p: p.run),
-        arm=stack(lambda p: p.arm),
-        endpoint=stack(lambda p: p.endpoint),
-        instance=stack(lambda p: p.instance),
-        ts_us=stack(lambda p: p.ts_us),
-        response_us=stack(lambda p: p.response_us),
-        failed=np.concatenate([part.failed for part in parts]),
-        response_bytes=stack(lambda p: p.response_bytes),
-        status=stack(lambda p: p.status),
-        exception=stack(lambda p: p.exception),
-        users=None
-        if any(p.users is None for p in parts)
-        else np.concatenate([p.users for p in parts if p.users is not None]),
-    )
-
-
-def _recode(part: Requests, runs: tuple[str, ...], instances: tuple[str, ...]) -> Requests:
-    run = np.array([runs.index(name) for name in part.runs], dtype=np.int64)
     places = {name: place for place, name in enumerate(instances)}
-    instance = np.array([places[name] for name in part.instances], dtype=np.int64)
-    return replace(part, runs=runs, instances=instances, run=run[part.run], instance=instance[part.instance])
+    moved = []
+    for part in parts:
+        run = np.array([runs.index(name) for name in part.runs], dtype=np.int64)
+        instance = np.array([places[name] for name in part.instances], dtype=np.int64)
+        moved.append(replace(part, run=run[part.run], instance=instance[part.instance]))
+    columns: dict[str, Any] = {
+        field.name: np.concatenate([getattr(part, field.name) for part in moved])
+        for field in fields(Requests)
+        if all(isinstance(getattr(part, field.name), np.ndarray) for part in moved)
+    }
+    return replace(moved[0], **{"users": None, "runs": runs, "instances": instances} | columns)
 
 
 # ------------------------------------------------------------------ what happens
@@ -182,7 +163,13 @@ def _lay_lives(
     label = np.zeros((len(arm), len(at_s)), dtype=np.int64)
     owners: list[int] = []
     for slot, owner in enumerate(arm):
-        changes = _draw_changes(design, rng)
+        changes = np.zeros(0)
+        if design.lifetime_s is not None:
+            low, high = design.lifetime_s
+            lives = rng.uniform(low, high, size=math.ceil(design.duration_s / low) + 1)
+            lives[0] *= rng.uniform()
+            changes = np.cumsum(lives)
+            changes = changes[changes < design.duration_s]
         label[slot] = len(owners) + np.searchsorted(changes, at_s, side="right")
         owners += [int(owner)] * (len(changes) + 1)
     arms, born = design.arms, dict.fromkeys(range(len(design.arms)), 0)
@@ -191,17 +178,6 @@ def _lay_lives(
         born[owner] += 1
         names.append(f"{arms[owner]}-{born[owner]}")
     return label, tuple(names), owners
-
-
-def _draw_changes(design: Design, rng: np.random.Generator) -> FloatArray:
-    """When instances of one slot are replaced, s."""
-    if design.lifetime_s is None:
-        return np.zeros(0)
-    low, high = design.lifetime_s
-    lives = rng.uniform(low, high, size=math.ceil(design.duration_s / low) + 1)
-    lives[0] *= rng.uniform()
-    changes = np.cumsum(lives)
-    return changes[changes < design.duration_s]
 
 
 def _restart(design: Design, rng: np.random.Generator, at_s: FloatArray, log_us: FloatArray, rate: FloatArray) -> None:
@@ -222,17 +198,15 @@ def _pace_by_latency(
     log_us: FloatArray,
     sizes: IntArray,
 ) -> FloatArray:
-    """Requests a second of each slot when its users wait for their answers (steps are longer than requests)."""
-    mean_s = np.array([_expect_response_s(design, version) for version in versions])
-    return traffic.users[arm] / sizes[arm, None] / ((design.wait_s or 0.0) + mean_s[arm, None] * np.exp(log_us))
+    """Requests a second of each slot when its users wait for their answers (steps are longer than requests).
 
-
-def _expect_response_s(design: Design, version: Version) -> float:
-    """Mean response time at an ordinary moment; what a change does to the tail alone is too little to slow the pace."""
+    What a change does to the tail alone is too little to slow the pace.
+    """
     tail = design.tail_share * design.tail_factor * design.tail_index / (design.tail_index - 1)
-    body = 1 - design.tail_share + tail
-    modes = 1 - design.cache_hit * (1 - design.cache_factor)
-    return float(version.shares @ np.exp(version.log_us)) * body * modes * math.exp(design.sigma**2 / 2) / 1e6
+    body, modes = 1 - design.tail_share + tail, 1 - design.cache_hit * (1 - design.cache_factor)
+    medians = [float(version.shares @ np.exp(version.log_us)) for version in versions]
+    mean_s = np.array([median * body * modes * math.exp(design.sigma**2 / 2) / 1e6 for median in medians])
+    return traffic.users[arm] / sizes[arm, None] / ((design.wait_s or 0.0) + mean_s[arm, None] * np.exp(log_us))
 
 
 def _lose_minutes(design: Design, rng: np.random.Generator, at_s: FloatArray, arm: IntArray, rate: FloatArray) -> None:
@@ -256,7 +230,10 @@ def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Request
     offset_us = (np.repeat(np.tile(np.arange(steps), len(slots.arm)), flat) + within) * step_us
     start_us = EPOCH_US + run * math.ceil((design.duration_s + PAUSE_S) / PAUSE_S) * PAUSE_S * 1_000_000
     skew_us = (arm > 0) * round(design.clock_skew_s * 1e6)
-    endpoint = _draw_endpoints(rng, versions, np.bincount(arm, minlength=len(versions)))
+    # Requests are in the order of arms, of which each has shares of its own.
+    drawn = np.split(rng.random(len(arm)), np.cumsum(np.bincount(arm, minlength=len(versions)))[:-1])
+    edges = [np.cumsum(version.shares)[:-1] for version in versions]
+    endpoint = np.concatenate([np.searchsorted(edge, u, side="right") for edge, u in zip(edges, drawn, strict=True)])
     log_us = base + np.stack([version.log_us for version in versions])[arm, endpoint]
     _draw_times(design, rng, log_us)
     given_up = _stretch_tails(design, arm, log_us)
@@ -285,13 +262,6 @@ def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Request
         if design.users is None
         else np.repeat(np.rint(traffic.users[slots.arm]).astype(np.int64).ravel(), flat),
     )
-
-
-def _draw_endpoints(rng: np.random.Generator, versions: tuple[Version, ...], counts: IntArray) -> IntArray:
-    """Endpoints of requests that are in the order of arms."""
-    uniform = np.split(rng.random(int(counts.sum())), np.cumsum(counts)[:-1])
-    edges = [np.cumsum(version.shares)[:-1] for version in versions]
-    return np.concatenate([np.searchsorted(edge, u, side="right") for edge, u in zip(edges, uniform, strict=True)])
 
 
 def _draw_times(design: Design, rng: np.random.Generator, log_us: FloatArray) -> None:

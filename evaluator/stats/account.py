@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import BLOCK_BUCKETS, ArmRows, Cells, LeftOut, LeftOutKind, Run, RunState
+from evaluator.records.arrays import BoolArray
 from evaluator.stats.panel import Panel
 from evaluator.stats.window import WarmUp
 
 __all__ = ["NOT_AT_THE_SAME_TIME", "account_for_rows", "find_cut_rows", "find_lost_rows"]
 
-BoolArray = npt.NDArray[np.bool_]
 
 NOT_AT_THE_SAME_TIME = "the other arm has no request of the same endpoint at the same time"
 
@@ -72,22 +71,16 @@ def find_cut_rows(cells: Cells, part: Cells) -> tuple[LeftOut, ...]:
 
 
 def _with_left_out(rows: ArmRows, elsewhere: Sequence[LeftOut]) -> ArmRows:
-    """Add what was left out before; what is of no known arm is each one's."""
-    parts = tuple(part for part in elsewhere if part.arm in {rows.arm, ""} and part.rows)
-    return ArmRows(
-        rows.arm, rows.read + sum(part.rows for part in parts), rows.judged, _add_alike((*rows.left_out, *parts))
-    )
-
-
-def _add_alike(parts: Sequence[LeftOut]) -> tuple[LeftOut, ...]:
-    """Add up parts of one kind, in the order of the kinds."""
+    """Add what was left out before, parts of one kind together; what is of no known arm is each one's."""
+    known = [part for part in elsewhere if part.arm in {rows.arm, ""} and part.rows]
     sums: dict[tuple[str, LeftOutKind, str], tuple[int, int]] = {}
-    for part in parts:
-        rows, failures = sums.get((part.arm, part.kind, part.detail), (0, 0))
-        sums[part.arm, part.kind, part.detail] = rows + part.rows, failures + part.failures
+    for part in (*rows.left_out, *known):
+        before, failures = sums.get((part.arm, part.kind, part.detail), (0, 0))
+        sums[part.arm, part.kind, part.detail] = before + part.rows, failures + part.failures
     order = list(LeftOutKind)
     found = sorted(sums.items(), key=lambda item: (order.index(item[0][1]), item[0]))
-    return tuple(LeftOut(arm, kind, rows, failures, detail) for (arm, kind, detail), (rows, failures) in found)
+    left_out = tuple(LeftOut(arm, kind, *counts, detail) for (arm, kind, detail), counts in found)
+    return ArmRows(rows.arm, rows.read + sum(part.rows for part in known), rows.judged, left_out)
 
 
 def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, code: int) -> tuple[ArmRows, ArmRows]:

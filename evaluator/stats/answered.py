@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Answer, Query, QueryFacts, QueryKind, Series, Spans
+from evaluator.records.arrays import FloatArray, IntArray
 
 __all__ = [
     "LONGEST_STEP",
     "Answered",
     "Drops",
     "Track",
-    "by_query_and_arm",
     "count_shared",
     "find_drops",
     "find_scrapes",
@@ -26,8 +24,6 @@ __all__ = [
     "stitch",
 ]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 LONGEST_STEP = 1.5
 """A step between two samples that is longer than so many scrape intervals had a scrape missing."""
@@ -58,14 +54,6 @@ class Answered:
 Identity = tuple[frozenset[tuple[str, str]], str, str, str, str]
 
 
-def by_query_and_arm(answers: Sequence[Answer]) -> list[list[Answer]]:
-    """Answers to one query for one arm together."""
-    found: dict[tuple[Query, str], list[Answer]] = {}
-    for answer in answers:
-        found.setdefault((answer.query, answer.arm), []).append(answer)
-    return list(found.values())
-
-
 def stitch(alike: Sequence[Answer]) -> list[Answered]:
     """Answers of one query and arm, those that adjoin together."""
     chains: list[list[Answer]] = []
@@ -92,7 +80,8 @@ def _join_answers(chain: Sequence[Answer]) -> Answered:
     tracks = tuple(_join_series(parts) for parts in series.values())
     met = sum(part.ts_ms.size for parts in series.values() for part in parts)
     lost = met - sum(track.ts_ms.size for track in tracks)
-    start, end = min(answer.start for answer in chain), max(answer.end for answer in chain)
+    start_ms = round(min(answer.start for answer in chain).timestamp() * 1000)
+    end_ms = round(max(answer.end for answer in chain).timestamp() * 1000)
     step_ms = max(answer.step_s for answer in chain) * 1000
     facts = QueryFacts(
         chain[0].query,
@@ -105,26 +94,21 @@ def _join_answers(chain: Sequence[Answer]) -> Answered:
         notes=tuple(dict.fromkeys(text for answer in chain for text in answer.notes)),
         impossible=chain[-1].impossible,
         form=next((answer.form for answer in reversed(chain) if answer.form), ""),
-        read=sum(_count_read(answer) for answer in chain),
+        read=sum(
+            sum(int(one.ts_ms.size) for one in answer.series)
+            + (answer.nan + answer.infinite + answer.repeated + answer.outside)
+            if answer.read is None
+            else answer.read
+            for answer in chain
+        ),
         infinite=sum(answer.infinite for answer in chain),
         repeated=sum(answer.repeated for answer in chain) + lost,
         outside=sum(answer.outside for answer in chain),
-        start_ms=_to_ms(start),
-        end_ms=_to_ms(end),
+        start_ms=start_ms,
+        end_ms=end_ms,
         step_ms=step_ms,
     )
-    return Answered(chain[0].query, chain[0].arm, _to_ms(start), _to_ms(end), step_ms, tracks, facts)
-
-
-def _count_read(answer: Answer) -> int:
-    if answer.read is not None:
-        return answer.read
-    left_out = answer.nan + answer.infinite + answer.repeated + answer.outside
-    return sum(int(one.ts_ms.size) for one in answer.series) + left_out
-
-
-def _to_ms(when: datetime) -> int:
-    return round(when.timestamp() * 1000)
+    return Answered(chain[0].query, chain[0].arm, start_ms, end_ms, step_ms, tracks, facts)
 
 
 def _identify(series: Series) -> Identity:
@@ -183,15 +167,16 @@ def count_shared(stretches: Sequence[Answered], baseline: str) -> list[int]:
     for one in stretches:
         others = own.get(one.query, {}) if one.arm != baseline else {}
         plain = _PLAIN.fullmatch(one.query.text) is not None
-        pairs = [(track, others.get(_identify(track.series), ())) for track in one.tracks]
-        counts.append(sum(bool(alike) and (plain or _say_the_same(track, alike)) for track, alike in pairs))
+        shared = 0
+        for track in one.tracks:
+            alike = others.get(_identify(track.series), ())
+            named = bool(track.series.instance) and bool(np.ptp(track.values))
+            shared += any(
+                plain or (named and np.array_equal(track.ts_ms, own.ts_ms) and np.array_equal(track.values, own.values))
+                for own in alike
+            )
+        counts.append(shared)
     return counts
-
-
-def _say_the_same(track: Track, alike: Sequence[Track]) -> bool:
-    if not track.series.instance or not np.ptp(track.values):
-        return False
-    return any(np.array_equal(track.ts_ms, one.ts_ms) and np.array_equal(track.values, one.values) for one in alike)
 
 
 Drops = Mapping[tuple[str, str, int], tuple[float, float]]

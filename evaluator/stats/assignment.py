@@ -27,18 +27,15 @@ def log_wealth_of_ratio(counts: Sequence[int], shares: Sequence[float]) -> float
     >>> log_wealth_of_ratio([500, 500], [0.5, 0.5]) < 0 < log_wealth_of_ratio([600, 400], [0.5, 0.5])
     True
     """
-    bets = [_log_bayes_factor(counts, shares, concentration) for concentration in CONCENTRATIONS]
+    bets, total = [], sum(shares)
+    for concentration in CONCENTRATIONS:
+        wealth = math.lgamma(concentration) - math.lgamma(concentration + sum(counts))
+        for count, share in zip(counts, shares, strict=True):
+            prior = concentration * share / total
+            wealth += math.lgamma(prior + count) - math.lgamma(prior) - count * math.log(share / total)
+        bets.append(wealth)
     best = max(bets)
     return best + math.log(sum(math.exp(bet - best) for bet in bets) / len(bets))
-
-
-def _log_bayes_factor(counts: Sequence[int], shares: Sequence[float], concentration: float) -> float:
-    total = sum(shares)
-    wealth = math.lgamma(concentration) - math.lgamma(concentration + sum(counts))
-    for count, share in zip(counts, shares, strict=True):
-        prior = concentration * share / total
-        wealth += math.lgamma(prior + count) - math.lgamma(prior) - count * math.log(share / total)
-    return wealth
 
 
 def log_wealth_of_excess(failures: int, total: int, share: float) -> float:

@@ -6,13 +6,11 @@ Data recorded on a grid (whole milliseconds, say) stands for the interval ±h/2 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import bin_edges_us
+from evaluator.records.arrays import FloatArray
 
 __all__ = ["bin_limits_ms", "mean_logs"]
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def bin_limits_ms(last: int, grid_ms: float) -> FloatArray:
@@ -36,9 +34,5 @@ def mean_logs(last: int, grid_ms: float) -> FloatArray:
     np.float64(0.01)
     """
     limits = bin_limits_ms(last, grid_ms)
-    width, area = np.diff(limits), np.diff(_x_log_x(limits))
+    width, area = np.diff(limits), np.diff(limits * np.log(np.where(limits > 0, limits, 1.0)))
     return np.divide(area, width, out=np.ones_like(width), where=width > 0) - 1
-
-
-def _x_log_x(x: FloatArray) -> FloatArray:
-    return np.asarray(x * np.log(np.where(x > 0, x, 1.0)))

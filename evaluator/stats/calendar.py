@@ -16,6 +16,8 @@ from evaluator.stats.sequential import GRID
 
 __all__ = ["Calendar", "plan_looks"]
 
+Kind = Literal["fixed", "group_sequential", "anytime"]
+
 EVERY_S = 60
 BURN_IN_S = 600
 BURN_IN_BUCKETS = 40
@@ -30,7 +32,7 @@ class Calendar:
     `interim`: seconds of judged data at each look before the last. `planned_s`: when the last look is due.
     """
 
-    kind: Literal["fixed", "group_sequential", "anytime"]
+    kind: Kind
     interim: tuple[int, ...]
     planned_s: float
     final: bool
@@ -45,7 +47,8 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     `auto`: group-sequential where the end is planned and far enough away to act before it, else a fixed horizon at
     the end of what there is; anytime where a run without a planned end goes on.
     """
-    kind = _choose(planned_s) if monitoring.mode == "auto" else monitoring.mode
+    kind: Kind = "anytime" if planned_s is None else "group_sequential" if planned_s >= SHORTEST_S else "fixed"
+    kind = kind if monitoring.mode == "auto" else monitoring.mode
     end = monitoring.max_duration_s if planned_s is None else planned_s
     final = covered_s >= end - bucket_s
     if kind == "fixed":
@@ -53,7 +56,9 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     burn_in = monitoring.burn_in_s
     if burn_in is None:
         burn_in = min(BURN_IN_S, BURN_IN_BUCKETS * bucket_s)
-    step = _step(bucket_s, end if kind == "group_sequential" else EVERY_S * GRID)
+    # A minute, or more so that the calendar has no more looks than the table; whole blocks.
+    block, longest = bucket_s * BLOCK_BUCKETS, end if kind == "group_sequential" else EVERY_S * GRID
+    step = int(-(-max(EVERY_S, longest / GRID) // block) * block)
     looks = np.arange(step, min(covered_s, end - step / 2) + 1e-6, step)
     interim = tuple(int(look) for look in looks[looks >= burn_in])
     if kind == "group_sequential" and not interim and final:
@@ -62,15 +67,3 @@ def plan_looks(monitoring: Monitoring, *, bucket_s: int, covered_s: float, plann
     if kind == "group_sequential" and following > end - step / 2:
         following = math.inf if final else end
     return Calendar(kind, interim, end, final, following)
-
-
-def _choose(planned_s: float | None) -> Literal["fixed", "group_sequential", "anytime"]:
-    if planned_s is None:
-        return "anytime"
-    return "group_sequential" if planned_s >= SHORTEST_S else "fixed"
-
-
-def _step(bucket_s: int, end_s: float) -> int:
-    """Seconds between looks: a minute, or more so that the calendar has no more looks than the table; whole blocks."""
-    block = bucket_s * BLOCK_BUCKETS
-    return int(-(-max(EVERY_S, end_s / GRID) // block) * block)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
+
+from evaluator.records.arrays import FloatArray
 
 __all__ = ["first_below", "last_above"]
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def first_below(grid: FloatArray, values: FloatArray, default: float) -> float:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.histogram import SortedBins
 
 __all__ = [
@@ -19,9 +19,6 @@ __all__ = [
     "distributions_by_row",
     "standardised_distributions",
 ]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Limit, Margin
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimate import Asked, Depth, Estimate
 from evaluator.stats.failures import compare_failures
 from evaluator.stats.frames import frame_all_requests
@@ -30,7 +30,6 @@ from evaluator.stats.uncertainty import Design
 
 __all__ = ["EdgePanel", "Found", "compare_edges", "spread_of_share", "stack_panels"]
 
-FloatArray = npt.NDArray[np.float64]
 
 SAME = 1e-9
 """Bounds that differ by less, relatively, are one."""
@@ -112,6 +111,11 @@ class _Bench:
     sd_instance: float
     depth: Depth
 
+    @property
+    def relative(self) -> bool:
+        """Is the effect a ratio?"""
+        return self.margin is None or self.margin.relative
+
     def ask(self, baseline: int, candidate: int, limit: Limit | None = None) -> Estimate:
         """Compare the share above two bounds."""
         return compare_failures(
@@ -181,19 +185,30 @@ def _interpolate(bounds: FloatArray, shares: FloatArray, probability: float) -> 
 
 
 def _answer(bench: _Bench, limit: Limit) -> Found:
-    beyond, inside = _find_beyond(bench), _find_inside(bench)
-    at_all = bench.ask(bench.upper, bench.upper)
-    worse = at_all if beyond == bench.upper else None if beyond is None else bench.ask(bench.upper, beyond)
-    within = None if inside is None else bench.ask(*inside)
+    bounds, upper = bench.edges.bounds, bench.upper
+    # The first bound that is the margin or more above the bound at the baseline's quantile shows it to be worse; the
+    # last bound that is at most the margin above the one below that quantile shows it to be within.
+    wanted = bench.reach(float(bounds[upper]))
+    far = np.flatnonzero(bounds >= wanted - SAME * abs(wanted))
+    near = upper - 1
+    if upper:
+        allowed = bench.reach(float(bounds[upper - 1]))
+        near = int(np.flatnonzero(bounds <= allowed + SAME * abs(allowed))[-1])
+    resolved = near > upper - 1
+    at_all = bench.ask(upper, upper)
+    worse = None if not far.size else at_all if far[0] == upper else bench.ask(upper, int(far[0]))
+    within = bench.ask(upper - 1, near) if resolved else None
     shown = within or worse or at_all
-    against = Asked(
-        shown.against_zero.beyond,
-        _worse(bench, worse, beyond),
-        _within(bench, within, None if inside is None else inside[1]),
-    )
+    # Nothing is shown where no bound can show it, or where the candidate's own quantile lies on its other side.
+    p_worse = p_within = np.ones(1)
+    if worse and bench.shares[1][far[0]] < bench.probability:
+        p_worse = worse.against_zero.p_worse
+    if within and bench.shares[1][near] >= bench.probability:
+        p_within = within.against_zero.p_within
+    against = Asked(shown.against_zero.beyond, p_worse, p_within)
     baseline, candidate = bench.quantiles
-    effect = candidate / baseline - 1 if _is_relative(bench) else candidate - baseline
-    lower, upper = _interval(bench, effect) if bench.depth == "full" else (np.nan, np.nan)
+    effect = candidate / baseline - 1 if bench.relative else candidate - baseline
+    lower, upper_end = _interval(bench, effect) if bench.depth == "full" else (np.nan, np.nan)
     one = np.ones(1)
     return Found(
         replace(
@@ -202,57 +217,23 @@ def _answer(bench: _Bench, limit: Limit) -> Found:
             candidate=candidate * one,
             effect=effect * one,
             lower=lower * one,
-            upper=upper * one,
+            upper=upper_end * one,
             against_margin=against if bench.margin else at_all.against_zero,
             against_zero=at_all.against_zero,
-            detectable=_detectable(bench, at_all) * one,
+            detectable=_find_detectable(bench, at_all) * one,
             se=np.nan * one,
             against_limit=_limits(bench, limit),
             loadings=(worse or at_all).loadings,
         ),
-        unresolved=_explain(bench) if bench.margin and inside is None else "",
+        unresolved=_explain(bench) if bench.margin and not resolved else "",
     )
-
-
-def _is_relative(bench: _Bench) -> bool:
-    return bench.margin is None or bench.margin.relative
-
-
-def _find_beyond(bench: _Bench) -> int | None:
-    """First bound that is the margin or more above the bound at the baseline's quantile."""
-    wanted = bench.reach(float(bench.edges.bounds[bench.upper]))
-    far = np.flatnonzero(bench.edges.bounds >= wanted - SAME * abs(wanted))
-    return int(far[0]) if far.size else None
-
-
-def _find_inside(bench: _Bench) -> tuple[int, int] | None:
-    """Last bound below the baseline's quantile, and the last bound that is at most the margin above it."""
-    low = bench.upper - 1
-    if low < 0:
-        return None
-    allowed = bench.reach(float(bench.edges.bounds[low]))
-    near = int(np.flatnonzero(bench.edges.bounds <= allowed + SAME * abs(allowed))[-1])
-    return (low, near) if near > low else None
-
-
-def _worse(bench: _Bench, asked: Estimate | None, bound: int | None) -> FloatArray:
-    """Not worse where no bound can show it, or where the candidate's own quantile lies within that bound."""
-    if asked is None or bound is None or bench.shares[1][bound] >= bench.probability:
-        return np.ones(1)
-    return asked.against_zero.p_worse
-
-
-def _within(bench: _Bench, asked: Estimate | None, bound: int | None) -> FloatArray:
-    if asked is None or bound is None or bench.shares[1][bound] < bench.probability:
-        return np.ones(1)
-    return asked.against_zero.p_within
 
 
 def _interval(bench: _Bench, effect: float) -> tuple[float, float]:
     """All changes that the bounds do not exclude: the ends are ratios (or differences) of bounds."""
     bounds, upper, alpha = bench.edges.bounds, bench.upper, bench.alpha
     above = _last(lambda e: float(bench.ask(upper, e).against_zero.p_worse[0]) < alpha, 0, bounds.size - 1)
-    low = -1.0 if _is_relative(bench) else -float(bounds[upper])
+    low = -1.0 if bench.relative else -float(bounds[upper])
     lower = low if above is None else _change(bench, bounds[above], bounds[upper])
     high = np.inf
     if upper > 0:
@@ -265,7 +246,7 @@ def _interval(bench: _Bench, effect: float) -> tuple[float, float]:
 
 
 def _change(bench: _Bench, to: float, since: float) -> float:
-    if not _is_relative(bench):
+    if not bench.relative:
         return float(to - since)
     return float(to / since - 1) if since > 0 else np.inf
 
@@ -280,7 +261,7 @@ def _last(holds: Callable[[int], bool], first: int, last: int) -> int | None:
     return first
 
 
-def _detectable(bench: _Bench, at_all: Estimate) -> float:
+def _find_detectable(bench: _Bench, at_all: Estimate) -> float:
     """Slowdown that would be found at the bound, by the baseline's own (interpolated) distribution."""
     found = float(at_all.detectable[0])
     left = float(bench.shares[0][bench.upper]) - found
@@ -293,26 +274,19 @@ def _detectable(bench: _Bench, at_all: Estimate) -> float:
 
 def _limits(bench: _Bench, limit: Limit) -> tuple[Asked, ...]:
     """Absolute limits at the bounds next to them: "beyond" at the one outside, "within" at the one inside."""
-    bounds, out = bench.edges.bounds, []
-    for sign, bound in ((1.0, limit.max), (-1.0, limit.min)):
-        if bound is None:
-            continue
-        at_most = np.flatnonzero(bounds <= bound * (1 + SAME))
-        at_least = np.flatnonzero(bounds >= bound * (1 - SAME))
-        inner, outer = (at_most[-1:], at_least[:1]) if sign > 0 else (at_least[:1], at_most[-1:])
-        out.append(Asked(np.zeros(1), _own(bench, outer, sign, "worse"), _own(bench, inner, sign, "within")))
-    return tuple(out)
-
-
-def _own(bench: _Bench, place: npt.NDArray[np.int64], sign: float, what: str) -> FloatArray:
-    """p-value of "the candidate's quantile is above (worse, sign 1) or below (within) this bound"."""
-    if not place.size:
-        return np.ones(1)
-    at = int(place[0])
-    share = 1 - bench.probability
-    asked = bench.ask(at, at, Limit(max=share)).against_limit[0]
-    above = (what == "worse") == (sign > 0)
-    return asked.p_worse if above else asked.p_within
+    bounds, answers = bench.edges.bounds, []
+    share = Limit(max=1 - bench.probability)
+    for sign, bound in limit.bounds:
+        below, above = bounds[bounds <= bound * (1 + SAME)].size - 1, int(np.sum(bounds < bound * (1 - SAME)))
+        inner, outer = (below, above) if sign > 0 else (above, below)
+        p_values = []
+        for at, beyond in ((outer, True), (inner, False)):
+            # p-value of "the candidate's quantile is above this bound", or below it.
+            asked = bench.ask(at, at, share).against_limit[0] if 0 <= at < bounds.size else None
+            above_it = beyond == (sign > 0)
+            p_values.append(np.ones(1) if asked is None else asked.p_worse if above_it else asked.p_within)
+        answers.append(Asked(np.zeros(1), *p_values))
+    return tuple(answers)
 
 
 def _explain(bench: _Bench) -> str:
@@ -321,7 +295,7 @@ def _explain(bench: _Bench) -> str:
     high, quantile = float(bounds[bench.upper]), bench.quantiles[0]
     low = float(bounds[bench.upper - 1]) if bench.upper else 0.0
     allowed = margin.value if margin else 0.0
-    if _is_relative(bench):
+    if bench.relative:
         start = max(low, quantile / (1 + allowed))
         near = start * (1 + allowed)
     else:

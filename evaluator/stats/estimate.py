@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.longrun import BATCHES, cosine_count, cosines, time_scores
 from evaluator.stats.student import t_below
 from evaluator.stats.uncertainty import Binding, Uncertainty
@@ -20,17 +20,13 @@ __all__ = [
     "Tolerance",
     "Trend",
     "ask",
-    "ask_allowing",
     "decide_nothing",
-    "detectable",
-    "lasting_share",
     "load",
     "needed_time",
     "not_worse",
     "trend",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 
 Z_OF_POWER = 0.8416212335729143
 """Normal quantile of 80 %, the power at which a detectable effect is found."""
@@ -48,10 +44,6 @@ class Asked:
     """How far beyond the bound the estimate lies, on the scale of the test; negative is within."""
     p_worse: FloatArray
     p_within: FloatArray
-
-    def of_group(self, group: int) -> Asked:
-        """The answers about one group."""
-        return Asked(*(getattr(self, name)[group : group + 1] for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +74,6 @@ class Trend:
     p_worsening: FloatArray
     at_end: FloatArray
 
-    def of_group(self, group: int) -> Trend:
-        """That of one group."""
-        return Trend(*(getattr(self, name)[group : group + 1] for name in self.__dataclass_fields__))
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -113,20 +101,22 @@ class Estimate:
     against_tolerance: Asked | None = None
     tolerance: FloatArray | None = None
     """Harm that is tolerated in a GO, on the scale of the effect, where it was asked for (see `Tolerance`)."""
-    coarse: npt.NDArray[np.bool_] | None = None
+    coarse: BoolArray | None = None
     """Is the recorded step of the times too coarse for the margin? Then nothing is decided by it."""
     loadings: FloatArray | None = None
     """What the estimates' errors are made of, (groups, parts): products over parts are correlations (see `load`)."""
 
     def of_group(self, group: int) -> Estimate:
         """That of one group."""
-        return Estimate(*(_of_group(getattr(self, name), group) for name in self.__dataclass_fields__))
 
+        def pick(part: Any) -> Any:
+            if part is None or isinstance(part, np.ndarray):
+                return part if part is None else part[group : group + 1]
+            if isinstance(part, tuple):
+                return tuple(pick(one) for one in part)
+            return type(part)(*(pick(getattr(part, name)) for name in part.__dataclass_fields__))
 
-def _of_group(part: Any, group: int) -> Any:
-    if part is None or isinstance(part, tuple):
-        return part and tuple(one.of_group(group) for one in part)
-    return part[group : group + 1] if isinstance(part, np.ndarray) else part.of_group(group)
+        return Estimate(*(pick(getattr(self, name)) for name in self.__dataclass_fields__))
 
 
 def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estimate:
@@ -156,19 +146,14 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
     )
 
 
-def ask(beyond: FloatArray, uncertainty: Uncertainty) -> Asked:
-    """p-values of `beyond` against 0."""
-    return Asked(beyond, *uncertainty.p_values(beyond))
-
-
-def ask_allowing(beyond: FloatArray, doubt: FloatArray, uncertainty: Uncertainty) -> Asked:
-    """The same where the estimate may be wrong by `doubt` (groups,) in either direction for the step of its times."""
-    if not doubt.any():
-        return ask(beyond, uncertainty)
+def ask(beyond: FloatArray, uncertainty: Uncertainty, doubt: FloatArray | None = None) -> Asked:
+    """p-values of `beyond` against 0. `doubt` (groups,): it may be wrong by that much in either direction."""
+    if doubt is None or not doubt.any():
+        return Asked(beyond, *uncertainty.p_values(beyond))
     return Asked(beyond, uncertainty.p_values(beyond - doubt)[0], uncertainty.p_values(beyond + doubt)[1])
 
 
-def decide_nothing(asked: Asked, where: npt.NDArray[np.bool_]) -> Asked:
+def decide_nothing(asked: Asked, where: BoolArray) -> Asked:
     """The same answers, but for the groups `where` nothing is shown."""
     return Asked(asked.beyond, np.where(where, 1.0, asked.p_worse), np.where(where, 1.0, asked.p_within))
 
@@ -188,22 +173,11 @@ def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray)
     return np.concatenate([time, unit * np.sqrt(left)], axis=1)
 
 
-def detectable(bound: Binding) -> FloatArray:
-    """Shift that a one-sided test finds with 80 % power."""
-    return np.asarray(bound.reach + Z_OF_POWER * bound.se)
-
-
 def needed_time(beyond: FloatArray, bound: Binding) -> FloatArray:
     """How many times the present duration it takes to show `beyond` < 0 if it stays as it is; infinite where never."""
     spare = (np.maximum(-beyond, 0.0) / bound.critical) ** 2 - bound.lasting
     shrinking = bound.variance - bound.lasting
     return np.where(spare > 0, shrinking / np.where(spare > 0, spare, 1.0), np.inf)
-
-
-def lasting_share(bound: Binding) -> FloatArray:
-    """Share of the variance that only more instances or replicates shrink."""
-    variance = bound.variance
-    return np.divide(bound.lasting, variance, out=np.zeros_like(variance), where=variance > 0)
 
 
 def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:

@@ -5,35 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Limit, Margin
-from evaluator.stats.estimate import (
-    Asked,
-    Depth,
-    Estimate,
-    Tolerance,
-    detectable,
-    lasting_share,
-    load,
-    needed_time,
-    not_worse,
-    trend,
-)
+from evaluator.records.arrays import FloatArray
+from evaluator.stats.contrast import Estimand, Spread, conclude, looks_well, measure_level
+from evaluator.stats.estimate import Z_OF_POWER, Asked, Depth, Estimate, Tolerance, load, not_worse
 from evaluator.stats.frames import frame_all_requests, frame_requests
 from evaluator.stats.groups import Groups
 from evaluator.stats.history import on_scale
 from evaluator.stats.instances import InstanceFrame
-from evaluator.stats.longrun import time_variance
 from evaluator.stats.panel import Panel
-from evaluator.stats.score import difference_interval, difference_z, one_sample_z, ratio_interval, ratio_z
-from evaluator.stats.strata import Levels, Strata, levels, run_levels
+from evaluator.stats.score import (
+    difference_interval,
+    difference_z,
+    one_sample_z,
+    ratio_interval,
+    ratio_z,
+    share_variance,
+)
+from evaluator.stats.strata import Strata
 from evaluator.stats.student import t_below, t_quantile
-from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
+from evaluator.stats.uncertainty import Design, Uncertainty
 
 __all__ = ["compare_failures"]
 
-FloatArray = npt.NDArray[np.float64]
 
 SD_SHARE = 0.5
 """Standard deviation assumed for an arm with a single instance, as a share of the rate."""
@@ -48,8 +43,6 @@ class _Counts:
     x_b: FloatArray
     n_b: FloatArray
     df: FloatArray
-    uncertainty: Uncertainty
-    scores: FloatArray | None
 
 
 def compare_failures(
@@ -73,96 +66,66 @@ def compare_failures(
     With less than full `depth` effect and interval are NaN. `shared`: the frames of a panel of the same requests.
     `tolerance`: one more bound to ask for.
     """
-    assumed = sd_instance, sd_share
     strata, frame = shared or (frame_all_requests(panel) if groups is None else frame_requests(panel, groups))
-    baseline, candidate = (levels(strata, arm, panel.failures[arm]) for arm in (0, 1))
-    bound = 0.0 if margin is None else margin.value
-    relative = margin is not None and margin.relative
-    difference = candidate.level - baseline.level
-    beyond = candidate.level - (1 + bound) * baseline.level if relative else difference - bound
-    limit = limit or Limit()
-    if depth == "suspects" and (beyond <= 0).all() and _keeps(candidate.level, limit):
-        return not_worse(baseline.level, candidate.level, limit.count)
-    counts = _effective(panel, design, strata, frame, baseline, candidate, assumed)
-    influence = candidate.influence - (1 + bound if relative else 1.0) * baseline.influence
+    baseline, candidate = (measure_level(strata, arm, panel.failures, design) for arm in (0, 1))
+    shown, difference, limit = (baseline.value, candidate.value), candidate - baseline, limit or Limit()
+    margin = margin or Margin(0.0, relative=False)
+    if depth == "suspects" and looks_well(*shown, margin, limit):
+        return not_worse(*shown, limit.count)
+    pooled = (baseline.value + candidate.value) / 2
+    assumed = sd_instance, sd_share
+    spread = _find_spread(panel, design, frame, difference.value, pooled, assumed)
+    _, uncertainty = spread.find_uncertainty(difference)
+    n_b, n_c = strata.effective
+    binomial = share_variance(candidate.value, n_c) + share_variance(baseline.value, n_b)
+    deff, df = _design_effect(uncertainty, binomial)
+    counts = _Counts(candidate.value * n_c / deff, n_c / deff, baseline.value * n_b / deff, n_b / deff, df)
+    bound = 1 + margin.value if margin.relative else 1.0
+    beyond = candidate.value - bound * baseline.value if margin.relative else difference.value - margin.value
+    harm = candidate.influence - bound * baseline.influence
+    effect = np.full((3, pooled.size), np.nan)
     if depth == "full":
-        effect, lower, upper = _interval(counts, baseline, candidate, alpha, relative=relative)
-    else:
-        effect = lower = upper = np.full(difference.shape, np.nan)
-    unit = np.where(baseline.level > 0, baseline.level, np.nan) if relative else 1.0
-    deciding = counts.uncertainty.binding(alpha)
-    return Estimate(
-        baseline=baseline.level,
-        candidate=candidate.level,
-        effect=effect,
-        lower=lower,
-        upper=upper,
-        against_margin=_ask(counts, beyond, bound, relative=relative),
-        against_zero=_ask(counts, difference, 0.0, relative=False),
-        trend=trend(influence, panel.position, beyond),
-        detectable=detectable(deciding) / unit,
-        needed=needed_time(beyond, deciding),
-        lasting=lasting_share(deciding),
+        effect = _interval(counts, baseline.value, candidate.value, alpha, relative=margin.relative)
+    unit = np.where(baseline.value > 0, baseline.value, np.nan) if margin.relative else 1.0
+    deciding = uncertainty.also(binomial).binding(alpha)
+    return conclude(
+        shown,
+        effect,
+        _ask(counts, beyond, margin.value, relative=margin.relative),
+        _ask(counts, difference.value, 0.0, relative=False),
+        deciding,
+        harm=harm,
+        position=panel.position,
+        beyond=beyond,
+        detectable=(deciding.reach + Z_OF_POWER * deciding.se) / unit,
         se=deciding.se / unit,
-        df=deciding.df,
         against_limit=_limits(panel, design, strata, frame, candidate, assumed, limit),
-        against_tolerance=None if tolerance is None else _ask_tolerance(counts, difference, tolerance),
-        tolerance=None if tolerance is None else tolerance.as_difference(baseline.level),
-        loadings=load(influence, counts.scores, deciding.variance),
+        against_tolerance=None if tolerance is None else _ask_tolerance(counts, difference.value, tolerance),
+        tolerance=None if tolerance is None else tolerance.as_difference(baseline.value),
+        loadings=load(harm, spread.find_scores(difference), deciding.variance),
     )
 
 
-def _keeps(level: FloatArray, limit: Limit) -> bool:
-    """Is no estimate beyond the limits?"""
-    below = limit.max is None or bool((level <= limit.max).all())
-    return below and (limit.min is None or bool((level >= limit.min).all()))
-
-
-def _effective(
+def _find_spread(
     panel: Panel,
     design: Design,
-    strata: Strata,
     frame: InstanceFrame,
-    baseline: Levels,
-    candidate: Levels,
+    difference: FloatArray,
+    rate: FloatArray,
     assumed: tuple[float, float],
-) -> _Counts:
-    n_b, n_c = strata.effective
-    x_b, x_c = baseline.level * n_b, candidate.level * n_c
-    binomial = _binomial(x_c, n_c) + _binomial(x_b, n_b)
-    time = time_variance(candidate.influence - baseline.influence)
-    scores: FloatArray | None
-    if design.kind == "replicates":
-        by_run = run_levels(strata, 1, panel.failures[1]) - run_levels(strata, 0, panel.failures[0])
-        scores = centre(by_run).T
-        _, uncertainty = replicate_uncertainty(by_run, time)
-    else:
-        rows = panel.rows
-        parts = frame.variance(rows.failures, candidate.level - baseline.level, relative=False)
-        scores = parts.scores if design.kind == "instances" else None
-        history = on_scale(design.failures, np.ones(x_c.size))
-        uncertainty = combine(time, parts, _prior(design, baseline, candidate, assumed), history=history)
-    deff, df = _design_effect(uncertainty, binomial)
-    return _Counts(x_c / deff, n_c / deff, x_b / deff, n_b / deff, df, uncertainty.also(binomial), scores)
+) -> Spread:
+    """What rates vary by; `assumed`: of a single instance at least the first, else the second times the rate."""
+    least, share = assumed
+    replicates = design.kind == "replicates"
+    instances = None if replicates else frame.variance(panel.rows.failures, difference, relative=False)
+    prior = design.assume_variance(np.maximum(rate * share, least))
+    return Spread(design, instances, prior, on_scale(design.failures, np.ones(rate.size)))
 
 
 def _design_effect(uncertainty: Uncertainty, binomial: FloatArray) -> tuple[FloatArray, FloatArray]:
     """How many times the binomial variance each bound is, and its degrees of freedom; never below that variance."""
     deff = np.maximum(1.0, uncertainty.variance / binomial)
     return deff, np.where(deff > 1, uncertainty.df, np.inf)
-
-
-def _binomial(x: FloatArray, n: FloatArray) -> FloatArray:
-    """Variance of a rate, never 0: one half failure is added."""
-    rate = (x + 0.5) / (n + 1)
-    return np.asarray(rate * (1 - rate) / np.maximum(n, 1e-300))
-
-
-def _prior(design: Design, baseline: Levels, candidate: Levels, assumed: tuple[float, float]) -> FloatArray:
-    least, share = assumed
-    pooled = (baseline.level + candidate.level) / 2
-    sd = np.maximum(pooled * share, least)
-    return np.stack([sd**2 / (said or 1) for said in design.declared])
 
 
 def _ask_tolerance(counts: _Counts, difference: FloatArray, tolerance: Tolerance) -> Asked:
@@ -192,8 +155,9 @@ def _asked(beyond: FloatArray, z: FloatArray, df: FloatArray) -> Asked:
 
 
 def _interval(
-    counts: _Counts, baseline: Levels, candidate: Levels, alpha: float, *, relative: bool
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+    counts: _Counts, baseline: FloatArray, candidate: FloatArray, alpha: float, *, relative: bool
+) -> FloatArray:
+    """The effect and all effects that the test does not reject, (3, groups)."""
     critical = t_quantile(1 - alpha, counts.df)
     # The bounds differ by their design effect alone, which leaves the restricted estimates as they are: the statistics
     # differ by the root of their requests less one only, and the same bound is the widest on both sides.
@@ -203,9 +167,9 @@ def _interval(
     with np.errstate(divide="ignore", invalid="ignore"):
         if relative:
             low, high = ratio_interval(x_c, n_c, x_b, n_b, critical[widest])
-            return candidate.level / baseline.level - 1, low - 1, high - 1
+            return np.stack([candidate / baseline, low, high]) - 1
         low, high = difference_interval(x_c, n_c, x_b, n_b, critical[widest])
-    return candidate.level - baseline.level, low, high
+    return np.stack([candidate - baseline, low, high])
 
 
 def _limits(
@@ -213,28 +177,17 @@ def _limits(
     design: Design,
     strata: Strata,
     frame: InstanceFrame,
-    candidate: Levels,
+    candidate: Estimand,
     assumed: tuple[float, float],
     limit: Limit,
 ) -> tuple[Asked, ...]:
     """The candidate's own rate against `max` and `min`."""
-    bounds = [(1.0, limit.max), (-1.0, limit.min)]
-    if limit.max is None and limit.min is None:
+    if not limit.count:
         return ()
-    n, x = strata.effective[1], candidate.level * strata.effective[1]
-    binomial = _binomial(x, n)
-    time = time_variance(candidate.influence)
-    if design.kind == "replicates":
-        _, uncertainty = replicate_uncertainty(run_levels(strata, 1, panel.failures[1]), time)
-    else:
-        rows = panel.rows
-        parts = frame.variance(rows.failures, np.zeros(x.size), relative=False)
-        prior, history = _prior(design, candidate, candidate, assumed), on_scale(design.failures, np.ones(x.size))
-        uncertainty = combine(time, parts, prior, arms=(1,), history=history)
-    deff, df = _design_effect(uncertainty, binomial)
-    out = []
-    for sign, bound in bounds:
-        if bound is not None:
-            z = sign * one_sample_z(x / deff, n / deff, bound)
-            out.append(_asked(sign * (candidate.level - bound), z, df))
-    return tuple(out)
+    rate, n = candidate.value, strata.effective[1]
+    spread = _find_spread(panel, design, frame, np.zeros(rate.size), rate, assumed)
+    deff, df = _design_effect(spread.find_uncertainty(candidate, arms=(1,))[1], share_variance(rate, n))
+    return tuple(
+        _asked(sign * (rate - bound), sign * one_sample_z(rate * n / deff, n / deff, bound), df)
+        for sign, bound in limit.bounds
+    )

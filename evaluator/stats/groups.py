@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
 __all__ = ["Groups", "all_together", "group_by"]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +35,7 @@ class Groups:
         """Sum `values` (..., endpoints) over the endpoints of each group: (..., groups)."""
         return self.sum(values[..., None])[..., 0]
 
-    def pick(self, chosen: npt.NDArray[np.bool_]) -> Groups:
+    def pick(self, chosen: BoolArray) -> Groups:
         """The groups for which `chosen` (groups,) holds, renumbered."""
         number = np.append(np.where(chosen, np.cumsum(chosen) - 1, -1), -1)
         return group_by(number[self.of])

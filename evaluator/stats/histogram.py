@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Bins, InstanceBins
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
-__all__ = ["SortedBins", "sort_bins", "sum_by_cell"]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+__all__ = ["NO_BINS", "SortedBins", "sort_bins", "sum_by_cell"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +35,10 @@ class SortedBins:
     def sizes(self) -> IntArray:
         """Rows in each bin, (bins,)."""
         return np.diff(self.starts[::2])
+
+
+NO_BINS = SortedBins(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(1, dtype=np.int64))
+"""Where no single times are known."""
 
 
 def sort_bins(rows: Bins | InstanceBins, cell: IntArray, of_baseline: int, arms: BoolArray | None) -> SortedBins:

@@ -9,16 +9,15 @@ Pure: the numbers come from `evaluator calibrate`, on the scale of the estimate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import History
+from evaluator.records.arrays import FloatArray
 
 __all__ = ["LEAST_COMPARISONS", "MOST_WEIGHT", "InstanceHistory", "Pooled", "add_wander", "on_scale", "pool_instances"]
 
-FloatArray = npt.NDArray[np.float64]
 
 LEAST_COMPARISONS = 5
 """Stored comparisons below which history is not believed."""
@@ -39,6 +38,11 @@ class InstanceHistory:
     """σ²_arm: variance of candidate against baseline in identical releases that a run does not show by itself."""
     wander_count: int = 0
     """Comparisons of identical releases that it rests on."""
+
+    def times(self, scale: FloatArray) -> InstanceHistory:
+        """The same on another scale: `scale` (groups,) is the present unit in the new one."""
+        wander = None if self.wander is None else self.wander * scale**2
+        return replace(self, instance=self.instance * scale**2, wander=wander)
 
     @property
     def weight(self) -> float:

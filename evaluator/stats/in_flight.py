@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import (
     Cells,
@@ -20,10 +19,10 @@ from evaluator.records import (
     Run,
     bin_edges_us,
 )
+from evaluator.stats.cells import join_rows
 
 __all__ = ["NO_ANSWER", "Settled", "cut_in_flight", "settle_in_flight"]
 
-IntArray = npt.NDArray[np.int64]
 
 LEAST_AGE_S = 10.0
 TIMES_SLOWEST = 3.0
@@ -110,7 +109,7 @@ def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
     if not known:
         return cells
     arms, endpoints, instances = (
-        _with_names(names, [getattr(request, kind) for _, request in known])
+        tuple(dict.fromkeys((*names, *(getattr(request, kind) for _, request in known))))
         for names, kind in ((cells.arms, "arm"), (cells.endpoints, "endpoint"), (cells.instances, "instance"))
     )
     keys = Counter(
@@ -123,32 +122,11 @@ def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
         )
         for run, request in known
     )
-    columns = np.array(list(keys), dtype=np.int64).T
+    run_code, arm, endpoint, instance, bucket = np.array(list(keys), dtype=np.int64).T
     n = np.array(list(keys.values()), dtype=np.int64)
-    kinds = cells.failure_kinds
-    return replace(
-        cells,
-        arms=arms,
-        endpoints=endpoints,
-        instances=instances,
-        moments=_append(cells.moments, _failed(columns, n)),
-        failure_kinds=FailureKinds(
-            run=np.append(kinds.run, columns[0]),
-            arm=np.append(kinds.arm, columns[1]),
-            endpoint=np.append(kinds.endpoint, columns[2]),
-            status=np.append(kinds.status, np.full(n.size, -1)),
-            exception=kinds.exception + (NO_ANSWER,) * n.size,
-            n=np.append(kinds.n, n),
-        ),
-    )
-
-
-def _failed(keys: IntArray, n: IntArray) -> Moments:
-    """Rows of failures only, by run, arm, endpoint, instance and bucket."""
-    run, arm, endpoint, instance, bucket = keys
     nothing, unknown = np.zeros(n.size), np.full(n.size, np.nan)
-    return Moments(
-        run=run,
+    added = Moments(
+        run=run_code,
         arm=arm,
         endpoint=endpoint,
         instance=instance,
@@ -162,12 +140,19 @@ def _failed(keys: IntArray, n: IntArray) -> Moments:
         bytes=nothing,
         bytes_sq=nothing,
     )
-
-
-def _append(moments: Moments, added: Moments) -> Moments:
-    names = Moments.__dataclass_fields__
-    return Moments(**{name: np.append(getattr(moments, name), getattr(added, name)) for name in names})
-
-
-def _with_names(names: tuple[str, ...], wanted: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*names, *wanted)))
+    kinds = cells.failure_kinds
+    return replace(
+        cells,
+        arms=arms,
+        endpoints=endpoints,
+        instances=instances,
+        moments=join_rows([cells.moments, added]),
+        failure_kinds=FailureKinds(
+            run=np.append(kinds.run, run_code),
+            arm=np.append(kinds.arm, arm),
+            endpoint=np.append(kinds.endpoint, endpoint),
+            status=np.append(kinds.status, np.full(n.size, -1)),
+            exception=kinds.exception + (NO_ANSWER,) * n.size,
+            n=np.append(kinds.n, n),
+        ),
+    )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-__all__ = ["Index", "distinct", "rows_of_each"]
+from evaluator.records.arrays import BoolArray, IntArray
 
-IntArray = npt.NDArray[np.int64]
+__all__ = ["Index", "distinct", "group_rows", "number_groups", "rows_of_each"]
+
 
 LARGEST_TABLE = 20_000_000
 """Possible keys up to which a table of all of them is quicker than sorting."""
+MOST_CODES = 2.0**62
+"""Possible combinations of codes that still are one whole number each."""
 
 
 def distinct(codes: IntArray) -> IntArray:
@@ -22,7 +24,7 @@ def distinct(codes: IntArray) -> IntArray:
     return np.asarray(np.flatnonzero(np.bincount(codes)))
 
 
-def rows_of_each(codes: IntArray) -> list[tuple[int, npt.NDArray[np.bool_] | slice]]:
+def rows_of_each(codes: IntArray) -> list[tuple[int, BoolArray | slice]]:
     """Each distinct code and its rows: all of them, which copies nothing, where there is no other.
 
     >>> rows_of_each(np.array([2, 2]))
@@ -30,6 +32,38 @@ def rows_of_each(codes: IntArray) -> list[tuple[int, npt.NDArray[np.bool_] | sli
     """
     found = distinct(codes).tolist()
     return [(found[0], slice(None))] if len(found) == 1 else [(code, codes == code) for code in found]
+
+
+def group_rows(columns: IntArray) -> tuple[IntArray, IntArray]:
+    """The order of rows by their keys, and where in it each distinct key begins.
+
+    `columns` (keys, rows): the first matters most. Rows of one key stay in their order.
+
+    >>> group_rows(np.array([[1, 0, 1, 0], [5, 7, 5, 6]]))
+    (array([3, 1, 0, 2]), array([0, 1, 2]))
+    """
+    if not columns.shape[1]:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    least = columns.min(axis=1)
+    ranges = columns.max(axis=1) - least + 1
+    if float(np.prod(ranges.astype(np.float64))) < MOST_CODES:
+        code = np.zeros(columns.shape[1], dtype=np.int64)
+        for column, low, size in zip(columns, least, ranges, strict=True):
+            code *= size
+            code += column - low
+        order = np.argsort(code, kind="stable")
+        changes = np.diff(code[order]) != 0
+    else:
+        order = np.lexsort(columns[::-1])
+        changes = (np.diff(columns[:, order], axis=1) != 0).any(axis=0)
+    return order, np.flatnonzero(np.append(True, changes))
+
+
+def number_groups(order: IntArray, starts: IntArray) -> IntArray:
+    """Which group each row is of, where `group_rows` gives this order and these starts."""
+    place = np.empty_like(order)
+    place[order] = np.repeat(np.arange(starts.size), np.diff(np.append(starts, order.size)))
+    return place
 
 
 class Index:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.groups import Groups
 from evaluator.stats.longrun import MIN_BUCKETS, time_scores
 from evaluator.stats.panel import InstanceRows
@@ -23,10 +23,6 @@ LEAST_SHARE = 0.05
 
 FEWEST_BLOCKS = 3
 """Below this number of blocks all variation counts as variation between instances."""
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 def find_replicating(requests: FloatArray) -> BoolArray:
@@ -78,7 +74,10 @@ class InstanceFrame:
         # With one group the rows of an instance adjoin, and so do those of an instance and block: sums are quicker.
         self.adjoin = groups.count == 1
         if self.adjoin:
-            self.first_of_instance, self.first_at = _find_firsts(self.key), _find_firsts(self.at)
+            # The first of each sequence of rows with the same key.
+            self.first_of_instance, self.first_at = (
+                np.append(0, np.flatnonzero(key[1:] != key[:-1]) + 1) for key in (self.key, self.at)
+            )
         self.arm_starts = np.searchsorted(rows.instance_arm, (0, 1))
         self.stratum_n = _summed(rows.stratum, self.exposure, (rows.strata,))
         self.n = self._by_instance(self.exposure)
@@ -89,7 +88,10 @@ class InstanceFrame:
         effective = 1 / np.maximum(self._by_arm(self.omega**2), 1e-300)
         self.freedom = np.where(self._by_arm(self.n > 0) < 2, np.nan, 1 - 1 / effective)
         self.effective = np.where(total > 0, effective, 0.0)
-        self.share = self._find_share()
+        # Each instance's share of its arm's requests in every block slot: (groups, instances, slots).
+        at = self._by_slot(self.exposure)
+        together = np.maximum(self._by_arm(at, axis=1), 1e-300)
+        self.share: FloatArray = np.asarray(at / self._of_own_arm(together, axis=1))
 
     def _of_members(self, values: FloatArray) -> FloatArray:
         """The values (..., rows), 0 for endpoints of no group."""
@@ -133,12 +135,6 @@ class InstanceFrame:
         summed = self._by_instance(self.exposure * factor)
         return np.asarray(np.divide(summed, self.n, out=np.ones(self.shape), where=self.n > 0))
 
-    def _find_share(self) -> FloatArray:
-        """Each instance's share of its arm's requests in every block slot: (groups, instances, slots)."""
-        at = self._by_slot(self.exposure)
-        together = np.maximum(self._by_arm(at, axis=1), 1e-300)
-        return np.asarray(at / self._of_own_arm(together, axis=1))
-
     def variance(self, observed: FloatArray, effect: FloatArray, *, relative: bool) -> InstanceVariance:
         """Between-instance variance of a rate observed / exposure.
 
@@ -156,14 +152,15 @@ class InstanceFrame:
         residual = self._by_slot(adjusted - expected)
         if relative:
             base = self._by_instance(expected)
-            deviation = _log_ratio(self._by_instance(adjusted), base)
+            # 0 where an instance had no requests.
+            summed = self._by_instance(adjusted)
+            ok = (summed > 0) & (base > 0)
+            deviation = np.log(np.where(ok, summed, 1.0) / np.where(ok, base, 1.0))
         else:
             base = self.n
             deviation = np.divide(residual.sum(axis=-1), base, out=np.zeros(residual.shape[:-1]), where=base > 0)
-        return self._between(deviation * self.leverage, self._within(residual, base))
-
-    def _between(self, deviation: FloatArray, within: FloatArray) -> InstanceVariance:
-        """Variance and scores from what sets each instance apart (..., groups, instances)."""
+        deviation = deviation * self.leverage
+        within = self._within(residual, base)
         centre = self._of_own_arm(self._by_arm(self.omega * deviation))
         scores = self.omega * (deviation - centre) / self._of_own_arm(np.sqrt(self.freedom))
         variance = self._by_arm(scores**2)
@@ -189,19 +186,8 @@ class InstanceFrame:
         return self._by_arm((time_scores(own) ** 2).sum(axis=-1) * slots**2)
 
 
-def _find_firsts(key: IntArray) -> IntArray:
-    """The first of each stretch of rows with the same key."""
-    return np.append(0, np.flatnonzero(key[1:] != key[:-1]) + 1)
-
-
 def _summed(key: IntArray, values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     """Sum of the values (..., rows) of each key, laid out in (..., *shape)."""
     size = int(np.prod(shape))
     sums = [np.bincount(key, weights=row, minlength=size) for row in values.reshape(-1, key.size)]
     return np.asarray(sums, float).reshape(*values.shape[:-1], *shape)
-
-
-def _log_ratio(observed: FloatArray, expected: FloatArray) -> FloatArray:
-    """θ of each instance; 0 where it had no requests."""
-    ok = (observed > 0) & (expected > 0)
-    return np.asarray(np.log(np.where(ok, observed, 1.0) / np.where(ok, expected, 1.0)))

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
+
+from evaluator.records.arrays import FloatArray
 
 __all__ = ["MIN_BUCKETS", "TimeVariance", "cosine_count", "cosines", "time_scores", "time_variance"]
 
-FloatArray = npt.NDArray[np.float64]
 
 MIN_BUCKETS = 8
 """Below this number of usable buckets nothing can be said about variation over time."""
@@ -81,19 +81,14 @@ def time_variance(influence: FloatArray) -> TimeVariance:
     return TimeVariance((scores**2).sum(axis=-1), float(df), independent, buckets)
 
 
-def _batch_scores(influence: FloatArray) -> FloatArray:
-    buckets = influence.shape[-1]
-    starts = np.arange(BATCHES) * buckets // BATCHES
-    sizes = np.diff(np.append(starts, buckets))
-    means = np.add.reduceat(influence, starts, axis=-1) / sizes
-    deviations = means - influence.mean(axis=-1, keepdims=True)
-    return np.asarray(sizes / buckets * deviations * np.sqrt(BATCHES / (BATCHES - 1)))
-
-
 def time_scores(influence: FloatArray) -> FloatArray:
     """What each cosine (or batch) adds: the squares over the last axis sum up to the variance before its floor."""
     buckets = influence.shape[-1]
     if buckets < BATCH_BELOW:
-        return _batch_scores(influence)
+        starts = np.arange(BATCHES) * buckets // BATCHES
+        sizes = np.diff(np.append(starts, buckets))
+        means = np.add.reduceat(influence, starts, axis=-1) / sizes
+        deviations = means - influence.mean(axis=-1, keepdims=True)
+        return np.asarray(sizes / buckets * deviations * np.sqrt(BATCHES / (BATCHES - 1)))
     count = cosine_count(buckets)
     return np.asarray(influence @ cosines(buckets, count).T / np.sqrt(count * buckets))

@@ -13,25 +13,24 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.student import t_below
 
 __all__ = [
     "Posterior",
     "compare_assignment",
-    "dunnett_critical",
     "dunnett_p",
     "find_posterior",
     "probabilities_of_best",
     "share_of_baseline",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 Alternative = Literal["two-sided", "greater", "less"]
 
 NODES = 64
-STEPS = 60
+LARGEST_DF = 1e6
+"""Degrees of freedom from which on the standard error counts as known."""
 
 
 def compare_assignment(counts: Sequence[int], shares: Sequence[float]) -> float:
@@ -72,24 +71,18 @@ def dunnett_p(t: FloatArray, loadings: FloatArray, df: float, alternative: Alter
     return np.array([_exceeds(float(size), loadings, df, two_sided=alternative == "two-sided") for size in sizes])
 
 
-def dunnett_critical(loadings: FloatArray, df: float, alpha: float, *, two_sided: bool = True) -> float:
-    """The value that the largest of the statistics exceeds with probability `alpha`."""
-    low, high = 0.0, 100.0
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        above = _exceeds(middle, loadings, df, two_sided=two_sided) > alpha
-        low, high = (middle, high) if above else (low, middle)
-    return (low + high) / 2
-
-
 def _exceeds(size: float, loadings: FloatArray, df: float, *, two_sided: bool) -> float:
     """P(the largest statistic > size): over the shared baseline (normal) and the shared standard error (chi)."""
-    from scipy.special import ndtr
+    from scipy.special import chdtri, ndtr
 
     if not math.isfinite(size):
         return math.nan if math.isnan(size) else (0.0 if size > 0 else 1.0)
     shared, weights = _normal_nodes(NODES)
-    scales, masses = _scales(df)
+    # Nodes and masses of sqrt(χ²/df). Normal scores of χ² make the integrand smooth at both ends.
+    scales, masses = np.ones(1), np.ones(1)
+    if df <= LARGEST_DF:
+        scores, masses = _normal_nodes(NODES)
+        scales, masses = np.sqrt(chdtri(df, t_below(-scores, np.inf)) / df), masses / masses.sum()
     spread = np.sqrt(np.maximum(1 - loadings**2, 1e-12))
     reach = size * scales[:, None, None]
     centre = loadings * shared[:, None]
@@ -104,17 +97,6 @@ def _exceeds(size: float, loadings: FloatArray, df: float, *, two_sided: bool) -
 def _normal_nodes(count: int) -> tuple[FloatArray, FloatArray]:
     """Nodes and weights of an integral over a normal variable; finding them is an eigenvalue problem of that size."""
     return np.polynomial.hermite_e.hermegauss(count)
-
-
-def _scales(df: float) -> tuple[FloatArray, FloatArray]:
-    """Nodes and masses of sqrt(χ²/df)."""
-    from scipy.special import chdtri
-
-    if not math.isfinite(df) or df > 1e6:
-        return np.ones(1), np.ones(1)
-    # Normal scores of χ² make the integrand smooth at both ends.
-    scores, masses = _normal_nodes(NODES)
-    return np.sqrt(chdtri(df, t_below(-scores, np.inf)) / df), masses / masses.sum()
 
 
 def probabilities_of_best(values: FloatArray, variances: FloatArray, *, highest: bool) -> FloatArray:

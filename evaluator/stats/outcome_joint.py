@@ -14,14 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import UnitMoments
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
 __all__ = ["Errors", "find_loadings", "from_weights", "trace_share"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 NOTHING_LEFT = 1e-9
 """Below this part of its variance an error is taken to be made of the errors before it."""
@@ -37,7 +35,7 @@ class Errors:
     """Arm → what each of its units adds to the error; an arm that is not named adds nothing."""
 
 
-def from_weights(weights: FloatArray, values: Sequence[FloatArray], kept: Sequence[npt.NDArray[np.bool_]]) -> Errors:
+def from_weights(weights: FloatArray, values: Sequence[FloatArray], kept: Sequence[BoolArray]) -> Errors:
     """Errors by units, from weights (arms, variables) on the means of the units that were kept.
 
     `values`: those units' variables, (units kept, variables) an arm; `kept`: which of all units they are.

@@ -16,14 +16,13 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Monitoring, OutcomeLook, Outcomes
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.sequential import ALPHAS, HALF, NEVER, anytime_z, boundaries, spent
 
 __all__ = ["UNPLANNED_SHARE", "LookPrice", "find_dearest", "find_earlier_looks", "find_price"]
 
-FloatArray = npt.NDArray[np.float64]
 Kind = Literal["fixed", "anytime", "group_sequential"]
 Side = Literal["worse", "within"]
 
@@ -86,18 +85,13 @@ class LookPrice:
             levels = ALPHAS[ALPHAS < HALF]
             first = self.earlier[0].units if self.earlier else self.units
             return levels, np.asarray(anytime_z(levels, self.units, first, 0.0))
-        seen = [*(look.units for look in self.earlier), self.units]
-        return ALPHAS, np.array(_planned_edges(tuple(_fractions(seen, self.max_units or 1)), side))
-
-
-def _fractions(units: Sequence[int], max_units: int) -> list[float]:
-    """Parts of the planned units at each look; looks that brought no more than one before them are not looks again."""
-    rising: list[float] = []
-    for count in units:
-        part = min(count / max_units, 1.0)
-        if not rising or part > rising[-1]:
-            rising.append(part)
-    return rising
+        # Parts of the planned units; a look that brought no more than one before it is not a look again.
+        rising: list[float] = []
+        for units in (*(look.units for look in self.earlier), self.units):
+            part = min(units / (self.max_units or 1), 1.0)
+            if not rising or part > rising[-1]:
+                rising.append(part)
+        return ALPHAS, np.array(_planned_edges(tuple(rising), side))
 
 
 @lru_cache(maxsize=64)
@@ -117,7 +111,11 @@ def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPric
     """
     earlier = find_earlier_looks(outcomes, arm)
     units = sum(part.n for part in outcomes.moments)
-    kind = _choose(monitoring, earlier)
+    kind: Kind = "anytime" if earlier or monitoring.mode == "group_sequential" else "fixed"
+    if monitoring.mode in ("fixed", "anytime"):
+        kind = monitoring.mode
+    elif monitoring.max_units is not None:
+        kind = "group_sequential"
     price = LookPrice(kind, units, earlier, 1.0, monitoring.max_units)
     share = 1.0 if all(look.paid == price.paid for look in earlier) else UNPLANNED_SHARE
     return LookPrice(kind, units, earlier, share, monitoring.max_units, _refuse(price))
@@ -128,14 +126,6 @@ def find_dearest(outcomes: Outcomes, monitoring: Monitoring) -> LookPrice:
     arms = range(1, len(outcomes.arms))
     prices = [find_price(outcomes, arm, monitoring) for arm in arms] or [LookPrice("fixed", 0)]
     return max(prices, key=lambda price: (bool(price.refused), len(price.earlier)))
-
-
-def _choose(monitoring: Monitoring, earlier: Sequence[OutcomeLook]) -> Kind:
-    if monitoring.mode in ("fixed", "anytime"):
-        return monitoring.mode
-    if monitoring.max_units is not None:
-        return "group_sequential"
-    return "anytime" if earlier or monitoring.mode == "group_sequential" else "fixed"
 
 
 def _refuse(price: LookPrice) -> str:
@@ -152,22 +142,19 @@ def _refuse(price: LookPrice) -> str:
 def find_earlier_looks(outcomes: Outcomes, arm: int) -> tuple[OutcomeLook, ...]:
     """Earlier looks at other data of baseline and this candidate, the oldest first; the same data are the same look."""
     names = outcomes.arms[0], outcomes.arms[arm]
-    own = OutcomeLook(outcomes.run, sum(part.n for part in outcomes.moments), _sums_of(outcomes))
-    out: list[OutcomeLook] = []
-    for look in outcomes.looks:
-        if all(name in look.sums for name in names) and not any(_is_same(look, other, names) for other in (own, *out)):
-            out.append(look)
-    return tuple(out)
-
-
-def _sums_of(outcomes: Outcomes) -> dict[str, dict[str, tuple[float, ...]]]:
-    return {
+    sums = {
         name: {
             variable: (float(part.n), float(part.mean[k]), float(part.products[k, k]))
             for k, variable in enumerate(outcomes.variables)
         }
         for name, part in zip(outcomes.arms, outcomes.moments, strict=True)
     }
+    own = OutcomeLook(outcomes.run, sum(part.n for part in outcomes.moments), sums)
+    out: list[OutcomeLook] = []
+    for look in outcomes.looks:
+        if all(name in look.sums for name in names) and not any(_is_same(look, other, names) for other in (own, *out)):
+            out.append(look)
+    return tuple(out)
 
 
 def _is_same(one: OutcomeLook, other: OutcomeLook, arms: Sequence[str]) -> bool:

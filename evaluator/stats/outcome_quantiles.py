@@ -12,17 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.estimate import Z_OF_POWER
 from evaluator.stats.outcomes import Answers, OutcomeEstimate
+from evaluator.stats.score import share_variance
 from evaluator.stats.student import t_below, t_quantile
 
 __all__ = ["Clustered", "cluster", "compare_quantiles", "find_quantile"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 STEPS = 60
 WIDEST = 2.0**20
@@ -72,7 +71,7 @@ def compare_quantiles(
     effect = q_c / q_b - 1 if test.relative else q_c - q_b
     critical = float(t_quantile(1 - alpha, np.inf))
     lower, upper = test.interval(effect, critical)
-    at_margin = _ask(test.z(sign * (margin.value if margin else 0.0), sign), sign)
+    beyond = sign * test.z(sign * (margin.value if margin else 0.0), sign)
     se = (upper - lower) / (2 * critical)
     spoiled = relative and q_b <= 0
     return OutcomeEstimate(
@@ -83,22 +82,13 @@ def compare_quantiles(
         lower=lower,
         upper=upper,
         zero=_ask(test.z(0.0, sign), sign),
-        margin=None if margin is None else Answers(math.nan, math.nan) if spoiled else at_margin,
-        limits=tuple(
-            _ask(test.z_at(bound, 0.0, way), way)
-            for bound, way in (((limit or Limit()).max, 1.0), ((limit or Limit()).min, -1.0))
-            if bound is not None
-        ),
+        margin=None if margin is None else _ask(math.nan if spoiled else beyond, 1.0),
+        limits=tuple(_ask(test.z_at(bound, 0.0, way), way) for way, bound in (limit or Limit()).bounds),
         se=se * (q_b if test.relative else 1.0),
         df=math.inf,
         detectable=(critical + Z_OF_POWER) * se,
-        needed=_needed(test, margin, sign, critical),
+        needed=(critical / beyond) ** 2 if beyond < 0 else math.inf,
     )
-
-
-def _needed(test: _Test, margin: Margin | None, sign: float, critical: float) -> float:
-    z = test.z(sign * (margin.value if margin else 0.0), sign) * sign
-    return (critical / z) ** 2 if z < 0 else math.inf
 
 
 def _ask(z: float, sign: float) -> Answers:
@@ -122,7 +112,7 @@ class _Test:
     def z_at(self, point: float, variance: float, sign: float) -> float:
         """As `z`, at a fixed point. With harm downwards, values at the point itself are not below it."""
         strict = sign < 0
-        share = _share(self.candidate, point, strict=strict)
+        share = _count(self.candidate, point, strict=strict) / max(self.candidate.values.size, 1)
         se = math.sqrt(_variance(self.candidate, point, strict=strict) + variance)
         missing = self.probability - share
         if se > 0:
@@ -153,18 +143,13 @@ def _count(arm: Clustered, point: float, *, strict: bool) -> int:
     return int(np.searchsorted(arm.values, point, side="left" if strict else "right"))
 
 
-def _share(arm: Clustered, point: float, *, strict: bool) -> float:
-    return _count(arm, point, strict=strict) / max(arm.values.size, 1)
-
-
 def _variance(arm: Clustered, point: float, *, strict: bool) -> float:
     """Variance of the share at or below `point`, with whole units as observations; never below that of ±½ a value."""
     count, size = _count(arm, point, strict=strict), max(arm.values.size, 1)
-    shrunk = (count + 0.5) / (size + 1)
-    plain = shrunk * (1 - shrunk) / size
+    share = count / size
+    plain = float(share_variance(share, size))
     if arm.unit is None:
         return plain
-    share = count / size
     below = np.bincount(arm.unit[:count], minlength=arm.units)
     rows = np.bincount(arm.unit, minlength=arm.units)
     residual = below - share * rows

@@ -15,11 +15,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin, UnitMoments
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimate import Z_OF_POWER
-from evaluator.stats.score import difference_interval, difference_z, one_sample_z, ratio_interval, ratio_z
+from evaluator.stats.score import (
+    difference_interval,
+    difference_z,
+    one_sample_z,
+    ratio_interval,
+    ratio_z,
+    share_variance,
+)
 from evaluator.stats.student import t_below, t_quantile
 
 __all__ = [
@@ -37,8 +44,6 @@ __all__ = [
     "trace_harm",
 ]
 
-FloatArray = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True, slots=True)
 class Answers:
@@ -46,11 +51,6 @@ class Answers:
 
     p_worse: float
     p_within: float
-
-    @property
-    def p_two_sided(self) -> float:
-        """p-value against "exactly at the bound"."""
-        return min(1.0, 2 * min(self.p_worse, self.p_within))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,25 +160,21 @@ def adjust_levels(levels: Sequence[Linear], moments: Sequence[UnitMoments], cova
     own = np.array([fit.variance for fit in fits])
     shared = slopes @ (spread / max(total - len(moments), 1)) @ slopes.T / max(total, 1)
     raw = float(sum(fit.unadjusted for fit in fits))
+    # Each arm moves with its own means, adjusted ones also with the covariates of all arms.
+    shares = np.array([part.n for part in moments]) / max(total, 1)
+    weights = np.zeros((len(levels), len(levels), levels[0].weights.size))
+    for arm, level in enumerate(levels):
+        weights[arm, arm] = level.weights
+        weights[arm, arm, columns] -= slopes[arm]
+        weights[arm][:, columns] += np.outer(shares, slopes[arm])
     return ArmLevels(
         values=np.array([fit.value for fit in fits]),
         covariance=np.diag(own) + shared,
         own=own,
         df=np.array([fit.df for fit in fits]),
         explained=1 - float(own.sum()) / raw if raw > 0 else 0.0,
-        weights=_trace(levels, slopes, columns, np.array([part.n for part in moments]) / max(total, 1)),
+        weights=weights,
     )
-
-
-def _trace(levels: Sequence[Linear], slopes: FloatArray, columns: list[int], shares: FloatArray) -> FloatArray:
-    """Weights of `ArmLevels`: each arm moves with its own means, adjusted ones also with the covariates of all arms."""
-    arms = len(levels)
-    out = np.zeros((arms, arms, levels[0].weights.size))
-    for arm, level in enumerate(levels):
-        out[arm, arm] = level.weights
-        out[arm, arm, columns] -= slopes[arm]
-        out[arm][:, columns] += np.outer(shares, slopes[arm])
-    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,19 +194,15 @@ def _fit(level: Linear, moments: UnitMoments, columns: list[int], centre: FloatA
         return _Fit(level.value, unadjusted, unadjusted, float(n - 1), np.zeros(0))
     within = moments.products[np.ix_(columns, columns)]
     across = moments.products[columns] @ level.weights
-    slopes, rank = _solve(within, across)
-    df = n - 1 - rank
-    left = max(squares - float(slopes @ across), 0.0)
-    value = level.value - float(slopes @ (moments.mean[columns] - centre))
-    return _Fit(value, left / max(df, 1) / max(n, 1), unadjusted, float(df), slopes)
-
-
-def _solve(within: FloatArray, across: FloatArray) -> tuple[FloatArray, int]:
-    """Least-squares slopes and rank; covariates that say nothing new get a slope of their share, or 0."""
+    # Least squares; covariates that say nothing new get a slope of their share, or 0.
     scale = np.sqrt(np.diag(within))
     scale = np.where(scale > 0, scale, 1.0)
     solved, _, rank, _ = np.linalg.lstsq(within / np.outer(scale, scale), across / scale, rcond=1e-10)
-    return solved / scale, int(rank)
+    slopes = solved / scale
+    df = n - 1 - int(rank)
+    left = max(squares - float(slopes @ across), 0.0)
+    value = level.value - float(slopes @ (moments.mean[columns] - centre))
+    return _Fit(value, left / max(df, 1) / max(n, 1), unadjusted, float(df), slopes)
 
 
 # ------------------------------------------------------------------ comparison by t
@@ -223,7 +215,6 @@ class _Pair:
     values: FloatArray
     covariance: FloatArray
     df: float
-    df_candidate: float
 
     def variance(self, weights: FloatArray) -> float:
         return max(float(weights @ self.covariance @ weights), 0.0)
@@ -243,7 +234,10 @@ def compare_levels(
     "Candidate = (1 + margin) x baseline" is tested as a contrast of the two levels, and the relative interval is all
     ratios that this test does not reject (Fieller).
     """
-    pair = _pick(levels, arm)
+    own, own_df = levels.own[[0, arm]], levels.df[[0, arm]]
+    spread = float((own**2 / np.maximum(own_df, 1)).sum())
+    together = float(own.sum()) ** 2 / spread if spread > 0 else float(own_df.sum())
+    pair = _Pair(levels.values[[0, arm]], levels.covariance[np.ix_([0, arm], [0, arm])], together)
     relative = margin.relative if margin else pair.values[0] > 0
     sign = 1.0 if direction is Direction.LOWER else -1.0
     critical = float(t_quantile(1 - alpha, pair.df))
@@ -251,20 +245,27 @@ def compare_levels(
     se = math.sqrt(pair.variance(difference))
     limit = limit or Limit()
     bound = margin.value if margin else 0.0
-    beyond, se_beyond = _beyond(pair, sign, bound, relative=relative)
-    base = float(pair.values[0])
-    effect, lower, upper = _interval(pair, critical, relative=relative)
+    # How far the candidate lies beyond the bound (positive is harm), and the standard error of that.
+    weights = np.array([-(1 + sign * bound) if relative else -1.0, 1.0])
+    beyond = sign * float(weights @ pair.values) - (0.0 if relative else bound)
+    se_beyond = math.sqrt(pair.variance(weights))
+    base, value = (float(level) for level in pair.values)
+    se_own = math.sqrt(pair.variance(np.array([0.0, 1.0])))
+    if relative:
+        effect, (lower, upper) = value / _scale(base, relative=True) - 1, _fieller(pair, critical)
+    else:
+        effect, lower, upper = value - base, value - base - critical * se, value - base + critical * se
     spoiled = relative and not base > 0
     return OutcomeEstimate(
         baseline=base,
-        candidate=float(pair.values[1]),
+        candidate=value,
         relative=relative,
         effect=effect,
         lower=lower,
         upper=upper,
         zero=_answer(sign * float(difference @ pair.values), se, pair.df),
         margin=_answer(math.nan if spoiled else beyond, se_beyond, pair.df) if margin else None,
-        limits=_ask_limits(pair, limit),
+        limits=tuple(_answer(way * (value - own), se_own, float(own_df[1])) for way, own in limit.bounds),
         se=se,
         df=pair.df,
         detectable=(critical + Z_OF_POWER) * se / _scale(base, relative=relative),
@@ -280,21 +281,6 @@ def trace_harm(levels: ArmLevels, arm: int, *, margin: Margin | None, direction:
     return np.asarray(sign * (levels.weights[arm] - against * levels.weights[0]))
 
 
-def _pick(levels: ArmLevels, arm: int) -> _Pair:
-    chosen = [0, arm]
-    own, df = levels.own[chosen], levels.df[chosen]
-    scale = float((own**2 / np.maximum(df, 1)).sum())
-    together = float(own.sum()) ** 2 / scale if scale > 0 else float(df.sum())
-    return _Pair(levels.values[chosen], levels.covariance[np.ix_(chosen, chosen)], together, float(df[1]))
-
-
-def _beyond(pair: _Pair, sign: float, bound: float, *, relative: bool) -> tuple[float, float]:
-    """How far the candidate lies beyond the bound (positive is harm), and the standard error of that."""
-    weights = np.array([-(1 + sign * bound) if relative else -1.0, 1.0])
-    distance = sign * float(weights @ pair.values) - (0.0 if relative else bound)
-    return distance, math.sqrt(pair.variance(weights))
-
-
 def _answer(beyond: float, se: float, df: float) -> Answers:
     if math.isnan(beyond) or math.isnan(se):
         return Answers(math.nan, math.nan)
@@ -303,29 +289,13 @@ def _answer(beyond: float, se: float, df: float) -> Answers:
     return Answers(float(t_below(-t, df)), float(t_below(t, df)))
 
 
-def _ask_limits(pair: _Pair, limit: Limit) -> tuple[Answers, ...]:
-    se, value = math.sqrt(max(float(pair.covariance[1, 1]), 0.0)), float(pair.values[1])
-    asked = [value - limit.max] if limit.max is not None else []
-    asked += [limit.min - value] if limit.min is not None else []
-    return tuple(_answer(beyond, se, pair.df_candidate) for beyond in asked)
-
-
-def _interval(pair: _Pair, critical: float, *, relative: bool) -> tuple[float, float, float]:
-    base, candidate = (float(v) for v in pair.values)
-    if not relative:
-        reach = critical * math.sqrt(pair.variance(np.array([-1.0, 1.0])))
-        return candidate - base, candidate - base - reach, candidate - base + reach
-    lower, upper = _fieller(pair, critical)
-    return candidate / _scale(base, relative=True) - 1, lower - 1, upper - 1
-
-
 def _scale(base: float, *, relative: bool) -> float:
     """What a relative change is relative to; no number where that is not above 0."""
     return 1.0 if not relative else base if base > 0 else math.nan
 
 
 def _fieller(pair: _Pair, critical: float) -> tuple[float, float]:
-    """All ratios candidate / baseline that are not rejected; the whole line where the baseline may be 0."""
+    """All changes candidate / baseline - 1 that are not rejected; the whole line where the baseline may be 0."""
     base, candidate = (float(v) for v in pair.values)
     squared = critical**2
     v = pair.covariance
@@ -335,7 +305,7 @@ def _fieller(pair: _Pair, critical: float) -> tuple[float, float]:
     if a <= 0:
         return -math.inf, math.inf
     root = math.sqrt(max(b * b - a * c, 0.0))
-    return (b - root) / a, (b + root) / a
+    return (b - root) / a - 1, (b + root) / a - 1
 
 
 # ------------------------------------------------------------------ comparison of proportions by score
@@ -363,10 +333,8 @@ def compare_proportions(
 
     critical = float(t_quantile(1 - alpha, np.inf))
     low, high = (ratio_interval if relative else difference_interval)(x_c, n_c, x_b, n_b, critical)
-    se = math.sqrt(sum(p * (1 - p) / n for p, n in ((_shrunk(x_b, n_b), n_b), (_shrunk(x_c, n_c), n_c))))
+    se = math.sqrt(float(share_variance(p_b, n_b) + share_variance(p_c, n_c)))
     at_bound = ask_at(bound)
-    asked = [float(one_sample_z(x_c, n_c, bound)) for bound in _bounds(limit, upper=True)]
-    asked += [-float(one_sample_z(x_c, n_c, bound)) for bound in _bounds(limit, upper=False)]
     return OutcomeEstimate(
         baseline=p_b,
         candidate=p_c,
@@ -376,7 +344,7 @@ def compare_proportions(
         upper=float(high) - (1 if relative else 0),
         zero=_normal(sign * float(difference_z(x_c, n_c, x_b, n_b, 0.0))),
         margin=_normal(math.nan if relative and not p_b else at_bound) if margin else None,
-        limits=tuple(_normal(z) for z in asked),
+        limits=tuple(_normal(way * float(one_sample_z(x_c, n_c, own))) for way, own in (limit or Limit()).bounds),
         se=se,
         df=math.inf,
         detectable=(critical + Z_OF_POWER) * se / _scale(p_b, relative=relative),
@@ -384,14 +352,5 @@ def compare_proportions(
     )
 
 
-def _shrunk(x: float, n: int) -> float:
-    return (x + 0.5) / (n + 1)
-
-
 def _normal(z: float) -> Answers:
     return Answers(float(t_below(-z, np.inf)), float(t_below(z, np.inf)))
-
-
-def _bounds(limit: Limit | None, *, upper: bool) -> list[float]:
-    bound = None if limit is None else limit.max if upper else limit.min
-    return [] if bound is None else [bound]

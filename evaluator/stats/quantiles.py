@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Direction, Limit, Margin
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.bins import bin_limits_ms
+from evaluator.stats.contrast import Estimand, Spread, conclude
 from evaluator.stats.crossings import first_below, last_above
 from evaluator.stats.distribution import (
     Distribution,
@@ -25,31 +26,17 @@ from evaluator.stats.distribution import (
     distributions_by_row,
     standardised_distributions,
 )
-from evaluator.stats.estimate import (
-    Z_OF_POWER,
-    Asked,
-    Depth,
-    Estimate,
-    ask,
-    decide_nothing,
-    lasting_share,
-    load,
-    needed_time,
-    not_worse,
-    trend,
-)
+from evaluator.stats.estimate import Z_OF_POWER, Asked, Depth, Estimate, ask, decide_nothing, load, not_worse
 from evaluator.stats.frames import frame_all_requests
-from evaluator.stats.history import InstanceHistory, on_scale
-from evaluator.stats.longrun import time_variance
+from evaluator.stats.history import on_scale
 from evaluator.stats.panel import Panel
 from evaluator.stats.resolution import find_quantile_doubt_ms, step_of_arms_ms
+from evaluator.stats.score import share_variance
 from evaluator.stats.strata import Strata, levels
-from evaluator.stats.uncertainty import Design, Uncertainty, centre, combine, replicate_uncertainty
+from evaluator.stats.uncertainty import Design, Uncertainty
 
-__all__ = ["MOST_TOGETHER", "QuantileEstimate", "QuantileQuestion", "compare_quantile", "compare_quantiles"]
+__all__ = ["MOST_TOGETHER", "QuantileEstimate", "QuantileQuestion", "compare_quantiles"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 PRIOR_STEP = 0.05
 NEGLIGIBLE = 1e-4
 """Part of a quantile below which it does not matter what rounding may hide."""
@@ -91,22 +78,6 @@ class QuantileEstimate:
 
     estimate: Estimate | None
     problem: Literal["failing", "zero"] | None = None
-
-
-def compare_quantile(
-    panel: Panel,
-    design: Design,
-    probability: float,
-    *,
-    alpha: float,
-    margin: Margin | None,
-    sd_instance: float,
-    limit: Limit | None = None,
-    depth: Depth = "full",
-) -> QuantileEstimate:
-    """Compare one quantile where lower is better: see `compare_quantiles`."""
-    question = QuantileQuestion(probability, margin, limit=limit or Limit())
-    return compare_quantiles(panel, design, (question,), alpha=alpha, sd_instance=sd_instance, depth=depth)[0]
 
 
 def compare_quantiles(
@@ -171,14 +142,15 @@ class _Work:
         below = counts_below(self.panel.row_bins, self.limits_ms, times_ms, rows.histogram_rows)
         return below if rows.n.size == rows.histogram_rows else np.take(below, rows.histogram, axis=1)
 
-    def prior(self, slope: FloatArray) -> FloatArray:
-        """Assumed variance of D from a speed difference between single instances, (2, thresholds)."""
-        sd = self.sd_instance * slope
-        return np.stack([sd**2 / (said or 1) for said in self.design.declared])
+    def spread(self, below: FloatArray, difference: FloatArray, slope: FloatArray) -> Spread:
+        """What D varies by beside time at some thresholds, (2, thresholds).
 
-    def history(self, slope: FloatArray) -> InstanceHistory | None:
-        """What is on file of speed differences, as differences of D."""
-        return on_scale(self.design.latency, slope)
+        `below` (thresholds, rows): requests done by each; `difference` (thresholds, 1): what is taken out of it
+        between the arms; `slope` (thresholds,): how D changes with the logarithm of speed.
+        """
+        parts = self.frame.variance(below, difference, relative=False).of_group(0)
+        prior = self.design.assume_variance(self.sd_instance * slope)
+        return Spread(self.design, parts, prior, on_scale(self.design.latency, slope))
 
 
 class _Quantile:
@@ -193,15 +165,14 @@ class _Quantile:
         self.edge = question.edge(self.q_b)
         room, step = abs(self.edge - self.q_b), float(work.steps_ms.max())
         self.coarse = 0 < room * (1 + SLACK) < step
-        self.doubt = step if self.coarse else self._find_doubt()
-
-    def _find_doubt(self) -> float:
+        self.doubt = step
         """By how much (ms) what sits on single steps, or in single bins, may have moved the difference."""
-        work, (of_baseline, of_candidate) = self.work, self.work.steps_ms.tolist()
-        own = find_quantile_doubt_ms(work.baseline, self.q_b, of_baseline)
-        other = find_quantile_doubt_ms(work.candidate, self.q_c, of_candidate)
-        doubt = own + other + (max(of_baseline, of_candidate) / 2 if of_baseline != of_candidate else 0.0)
-        return doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
+        if not self.coarse:
+            of_baseline, of_candidate = work.steps_ms.tolist()
+            own = find_quantile_doubt_ms(work.baseline, self.q_b, of_baseline)
+            other = find_quantile_doubt_ms(work.candidate, self.q_c, of_candidate)
+            doubt = own + other + (max(of_baseline, of_candidate) / 2 if of_baseline != of_candidate else 0.0)
+            self.doubt = doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
 
     def _pool_runs(self, baseline: list[Distribution], candidate: list[Distribution]) -> None:
         """Each run's own baseline quantile; their geometric mean, and the mean ratio over the runs."""
@@ -219,7 +190,8 @@ class _Quantile:
         if not 0 < self.q_b < np.inf:
             return QuantileEstimate(None, "failing" if self.q_b > 0 else "zero")
         harmless = self.coarse or question.sign * float(self.distance(np.array([self.edge]))[0]) <= 0
-        if depth == "suspects" and harmless and self._keeps():
+        harmless &= all(sign * (self.q_c - bound) <= 0 for sign, bound in question.limit.bounds)
+        if depth == "suspects" and harmless:
             return QuantileEstimate(not_worse(np.array([self.q_b]), np.array([self.q_c]), question.limit.count))
         return None
 
@@ -239,13 +211,6 @@ class _Quantile:
                 for curve, q in zip(curves, self.run_q_b, strict=True)
             ]
         )
-
-    @cached_property
-    def slope(self) -> float:
-        """How much D changes with the logarithm of speed."""
-        step = np.exp(PRIOR_STEP)
-        faster, slower = self.work.baseline.at(np.array([self.q_b / step, self.q_b * step])).tolist()
-        return float(slower - faster) / (2 * PRIOR_STEP)
 
     def solve(self, times_ms: FloatArray, reach: FloatArray) -> tuple[float, float]:
         """Times (ms) that are not rejected, where `reach` is known at some thresholds and interpolated between them."""
@@ -267,12 +232,6 @@ class _Quantile:
         asked = [self.edge] if not self.doubt else [self.edge, *self.around(self.edge), *self.around(self.q_b)]
         return np.array([*asked, self.q_c] if full and np.isfinite(self.q_c) else asked)
 
-    def _keeps(self) -> bool:
-        """Is the candidate's own quantile within its limits?"""
-        limit = self.question.limit
-        below = limit.max is None or self.q_c <= limit.max
-        return below and (limit.min is None or self.q_c >= limit.min)
-
 
 @dataclass(frozen=True, slots=True)
 class _Nodes:
@@ -290,11 +249,6 @@ class _Nodes:
     def first(self) -> IntArray:
         """The first threshold of each quantile."""
         return np.flatnonzero(np.diff(self.of, prepend=-1))
-
-    def at_first(self) -> Uncertainty:
-        """Uncertainty at the first threshold of each quantile."""
-        found, first = self.uncertainty, self.first
-        return Uncertainty(found.variance[:, first], found.df[:, first], found.lasting[first])
 
     def around(self, times_ms: FloatArray) -> Uncertainty:
         """Uncertainty at one more threshold of each quantile: interpolated, beyond the nodes that of the nearest."""
@@ -315,18 +269,24 @@ class _Tests:
     def __init__(self, work: _Work, asked: Sequence[_Quantile]) -> None:
         self.work, self.asked = work, asked
         self.q_b = np.array([one.q_b for one in asked])
-        self.slope = np.array([one.slope for one in asked])
+        step = np.exp(PRIOR_STEP)
+        faster, slower = (work.baseline.at(quantile) for quantile in (self.q_b / step, self.q_b * step))
+        self.slope = (slower - faster) / (2 * PRIOR_STEP)
+        """How much D changes with the logarithm of speed."""
         self.levels = levels(work.strata, 0, work.below(self.q_b, 0))
         """Share of the baseline's requests that are done by its own quantiles."""
-
-    @cached_property
-    def _baseline_rows(self) -> FloatArray:
-        return self.work.rows_below(self.q_b)
+        self.rows_below = None if work.by_run else work.rows_below(self.q_b)
 
     def estimate(self, *, full: bool) -> list[QuantileEstimate]:
         """Estimates of all of them, with intervals if `full`."""
         nodes = self._test([one.nodes(full=full) for one in self.asked])
-        ends = self._intervals(nodes) if full else np.full((2, len(self.asked)), np.nan)
+        ends = np.full((2, len(self.asked)), np.nan)
+        if full:
+            # Times (ms) between which each of the candidate's quantiles lies: the thresholds not rejected at ±alpha.
+            ends = self._solve(nodes)
+            found = [pair[np.isfinite(pair) & (pair > 0)] for pair in ends.T]
+            if any(pair.size for pair in found):
+                ends = self._solve(nodes, self._test(found))
         together = self._put_together(nodes, ends)
         return [
             QuantileEstimate(replace(together.of_group(k), against_limit=self._limits(k)))
@@ -339,23 +299,21 @@ class _Tests:
         of, at = np.repeat(np.arange(len(times)), [one.size for one in times]), np.concatenate(times)
         own, other = levels(strata, 1, work.below(at, 1)), self.levels
         level = other.level[of]
-        influence = -(own.influence[:, 0] - other.influence[of, 0])
-        time = time_variance(influence)
+        missing = Estimand(level[:, 0] - own.level[:, 0], -(own.influence[:, 0] - other.influence[of, 0]))
         n_b, n_c = strata.effective[:, 0]
-        binomial = _binomial(own.level[:, 0], n_c) + _binomial(level[:, 0], n_b)
-        if work.design.kind == "replicates":
+        binomial = share_variance(own.level[:, 0], n_c) + share_variance(level[:, 0], n_b)
+        if self.rows_below is None:
             by_run = np.concatenate([one.run_distances(t) for one, t in zip(self.asked, times, strict=True)], axis=1).T
-            _, uncertainty = replicate_uncertainty(by_run, time)
-            scores = centre(by_run)
+            missing, spread = replace(missing, by_run=by_run), Spread()
         else:
             below, of_baseline = work.rows_below(at), int(np.searchsorted(work.panel.rows.arm, 1))
-            below[:, :of_baseline] = self._baseline_rows[of, :of_baseline]
-            parts = work.frame.variance(below, own.level - level, relative=False).of_group(0)
-            slope = self.slope[of]
-            uncertainty = combine(time, parts, work.prior(slope), history=work.history(slope))
-            # D falls where an instance is slower, so its sign is that of the influence.
-            scores = -parts.scores.T if work.design.kind == "instances" else np.zeros((at.size, 0))
-        return _Nodes(of, at, uncertainty.also(binomial), influence, scores)
+            below[:, :of_baseline] = self.rows_below[of, :of_baseline]
+            spread = work.spread(below, own.level - level, self.slope[of])
+        _, uncertainty = spread.find_uncertainty(missing)
+        # D falls where an instance is slower, so its sign is that of the influence.
+        scores = spread.find_scores(missing, sign=1.0 if work.by_run else -1.0)
+        kept = np.zeros((at.size, 0)) if scores is None else scores.T
+        return _Nodes(of, at, uncertainty.also(binomial), missing.influence, kept)
 
     def _put_together(self, nodes: _Nodes, ends: FloatArray) -> Estimate:
         """Everything on the scale of the effect, one group a quantile; `ends` (2, quantiles) are times."""
@@ -366,15 +324,16 @@ class _Tests:
         doubt = np.array([one.doubt for one in asked])
         times = np.stack([np.maximum(ends[0] - doubt, 0.0), q_c, ends[1] + doubt])
         effect = np.where(relative, times / q_b - 1, times - q_b)
-        at_margin = nodes.at_first()
+        found, first = nodes.uncertainty, nodes.first
+        at_margin = Uncertainty(found.variance[:, first], found.df[:, first], found.lasting[first])
         beyond = self._distances([one.edge for one in asked])
         coarse = np.array([one.coarse for one in asked])
         if doubt.any():
             against_margin, against_zero = (self._ask_around(nodes, at) for at in ([one.edge for one in asked], q_b))
         else:
             against_margin, against_zero = ask(beyond, at_margin), ask(self._distances(q_b), nodes.around(q_b))
-        influence = sign[:, None] * nodes.influence[nodes.first]
-        scores = sign * nodes.scores[nodes.first].T
+        influence = sign[:, None] * nodes.influence[first]
+        scores = sign * nodes.scores[first].T
         deciding = at_margin.binding(alpha)
         reach = deciding.critical
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -382,23 +341,21 @@ class _Tests:
             seen = harm * (reach + Z_OF_POWER) / reach
             # The quantile's own scale has no density: its standard error is what the interval shows of it.
             width = np.where(relative, np.abs(np.log1p(sign * harm / (1 + effect[1]))), harm)
-        return Estimate(
-            baseline=q_b,
-            candidate=q_c,
-            effect=effect[1],
-            lower=effect[0],
-            upper=effect[2],
-            against_margin=decide_nothing(against_margin, coarse),
-            against_zero=decide_nothing(against_zero, coarse),
-            trend=trend(influence, self.work.panel.position, beyond),
+        estimate = conclude(
+            (q_b, q_c),
+            effect[[1, 0, 2]],
+            decide_nothing(against_margin, coarse),
+            decide_nothing(against_zero, coarse),
+            deciding,
+            harm=influence,
+            position=self.work.panel.position,
+            beyond=beyond,
             detectable=seen,
-            needed=np.where(coarse, np.inf, needed_time(beyond, deciding)),
-            lasting=lasting_share(deciding),
             se=width / reach,
-            df=deciding.df,
             coarse=coarse,
             loadings=load(influence, scores, deciding.variance),
         )
+        return replace(estimate, needed=np.where(coarse, np.inf, estimate.needed))
 
     def _distances(self, times_ms: Sequence[float] | FloatArray) -> FloatArray:
         """Distance beyond one threshold of each quantile; positive is worse."""
@@ -415,15 +372,6 @@ class _Tests:
         (worse, within) = (ask(self._distances(at), nodes.around(np.array(at))) for at in zip(*shifted, strict=True))
         return Asked(self._distances(times_ms), worse.p_worse, within.p_within)
 
-    def _intervals(self, nodes: _Nodes) -> FloatArray:
-        """Times (ms) between which each of the candidate's quantiles lies: the thresholds not rejected at ±alpha.
-
-        Shape (2, quantiles).
-        """
-        rough = self._solve(nodes)
-        ends = [pair[np.isfinite(pair) & (pair > 0)] for pair in rough.T]
-        return self._solve(nodes, self._test(ends)) if any(end.size for end in ends) else rough
-
     def _solve(self, *nodes: _Nodes) -> FloatArray:
         of, times = (np.concatenate([getattr(one, name) for one in nodes]) for name in ("of", "times_ms"))
         reach = np.concatenate([one.uncertainty.reach(self.work.alpha) for one in nodes])
@@ -432,23 +380,21 @@ class _Tests:
 
     def _limits(self, k: int) -> tuple[Asked, ...]:
         """The candidate's own quantile against `max` and `min` (ms)."""
-        limit = self.asked[k].question.limit
-        bounds = [(1.0, limit.max), (-1.0, limit.min)]
-        return tuple(self._limit(k, sign, bound) for sign, bound in bounds if bound is not None)
-
-    def _limit(self, k: int, sign: float, bound: float) -> Asked:
-        at, one, work = np.array([bound]), self.asked[k], self.work
-        own = levels(work.strata, 1, work.below(at, 1))
-        time = time_variance(own.influence[:, 0])
-        floor = _binomial(own.level[:, 0], work.strata.effective[1, 0])
-        if work.by_run:
-            by_run = np.stack([one.p - curve.at(at) for curve in work.by_run[1]], axis=-1)
-            distance, uncertainty = replicate_uncertainty(by_run, time)
-            return ask(sign * distance, uncertainty.also(floor))
-        parts = work.frame.variance(work.rows_below(at), np.zeros((1, 1)), relative=False).of_group(0)
-        slope = self.slope[[k]]
-        uncertainty = combine(time, parts, work.prior(slope), arms=(1,), history=work.history(slope)).also(floor)
-        return ask(sign * (one.p - own.level[:, 0]), uncertainty)
+        work, p = self.work, self.asked[k].p
+        answers = []
+        for sign, bound in self.asked[k].question.limit.bounds:
+            at = np.array([bound])
+            own = levels(work.strata, 1, work.below(at, 1))
+            missing, spread = Estimand(p - own.level[:, 0], own.influence[:, 0]), Spread()
+            if work.by_run:
+                by_run = np.stack([p - curve.at(at) for curve in work.by_run[1]], axis=-1)
+                missing = replace(missing, by_run=by_run)
+            else:
+                spread = work.spread(work.rows_below(at), np.zeros((1, 1)), self.slope[[k]])
+            distance, uncertainty = spread.find_uncertainty(missing, arms=(1,))
+            floor = share_variance(own.level[:, 0], work.strata.effective[1, 0])
+            answers.append(ask(sign * distance, uncertainty.also(floor)))
+        return tuple(answers)
 
 
 @lru_cache(maxsize=4)
@@ -471,9 +417,3 @@ def _weights(panel: Panel, strata: Strata, volume: FloatArray | float, after: fl
     each = np.full((2, len(panel.endpoints), panel.stride), after)
     each[..., : panel.slots] = strata.each
     return np.asarray(each.ravel() / volume)
-
-
-def _binomial(level: FloatArray, effective: FloatArray | float) -> FloatArray:
-    """Variance of a share of `effective` requests, never 0."""
-    rate = (level * effective + 0.5) / (effective + 1)
-    return np.asarray(rate * (1 - rate) / np.maximum(effective, 1e-300))

@@ -1,4 +1,4 @@
-"""Thousands of endpoints that were hardly called: put together before anything is laid out (method B.5)."""
+"""Thousands of endpoints that were hardly called: put together before any panel is built (method B.5)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Cells
+from evaluator.records.arrays import IntArray
+from evaluator.stats.cells import recode
 
 __all__ = ["MOST_APART", "OTHER", "pool_rare_endpoints"]
 
-IntArray = npt.NDArray[np.int64]
 
 OTHER = "other endpoints"
 """What endpoints with too few requests are called together."""
 MOST_APART = 2000
-"""Endpoints up to which each is laid out by itself, however rare: arrays are endpoints × buckets."""
+"""Endpoints up to which each has arrays of its own, however rare: arrays are endpoints × buckets."""
 
 
 def pool_rare_endpoints(cells: Cells, least: int, keep: Collection[str] = ()) -> Cells:
@@ -33,11 +33,4 @@ def pool_rare_endpoints(cells: Cells, least: int, keep: Collection[str] = ()) ->
     rare &= np.array([name not in keep for name in cells.endpoints])
     apart = [name for name, pooled in zip(cells.endpoints, rare, strict=True) if not pooled]
     code: IntArray = np.where(rare, len(apart), np.cumsum(~rare) - 1)
-    return replace(
-        cells,
-        endpoints=(*apart, OTHER),
-        moments=replace(moments, endpoint=code[moments.endpoint]),
-        bins=replace(cells.bins, endpoint=code[cells.bins.endpoint]),
-        instance_bins=replace(cells.instance_bins, endpoint=code[cells.instance_bins.endpoint]),
-        failure_kinds=replace(cells.failure_kinds, endpoint=code[cells.failure_kinds.endpoint]),
-    )
+    return replace(recode(cells, endpoint=code), endpoints=(*apart, OTHER))

@@ -1,4 +1,4 @@
-"""Reading cells laid out as the cells of requests are, so that the same statistics read them (method B.1).
+"""Panels of readings, so that the statistics of requests read them (method B.1).
 
 What a request is to a load, an observation is to a histogram, a second of an instance's life to a counter, and a
 sample to a gauge.
@@ -8,35 +8,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from evaluator.records import PARTS, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments, Query, ReadingCells
+from evaluator.records import PARTS, Query, ReadingCells
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
+from evaluator.stats.counted import Counted
+from evaluator.stats.index import group_rows, number_groups
+from evaluator.stats.panel import Panel, build_counted_panel
 
 __all__ = [
     "MINUTE_S",
     "ReadingView",
     "Stretch",
+    "build_gauge_panel",
+    "build_mean_panel",
+    "build_peak_panel",
+    "build_rate_panel",
+    "build_ratio_panel",
+    "build_share_panel",
+    "build_trend_panel",
     "cut",
     "find_bounds",
     "keep_rows",
-    "lay_gauge",
-    "lay_mean",
-    "lay_peaks",
-    "lay_rate",
-    "lay_ratio",
-    "lay_share",
-    "lay_trend",
     "measures_the_same",
     "name_of",
 ]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 MINUTE_S = 60
 HOUR_S = 3600.0
@@ -100,11 +100,12 @@ def cut(readings: ReadingCells, stretches: Sequence[Stretch] | None) -> ReadingV
 
 def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:
     """The rows that are chosen; names and facts stay."""
-    columns: dict[str, Any] = {field.name: getattr(readings, field.name) for field in fields(readings)}
-    kept: dict[str, Any] = {
-        name: value[keep] if isinstance(value, np.ndarray) else value for name, value in columns.items()
+    columns: dict[str, Any] = {
+        field.name: column[keep]
+        for field in fields(readings)
+        if isinstance(column := getattr(readings, field.name), np.ndarray)
     }
-    return ReadingCells(**kept)
+    return replace(readings, **columns)
 
 
 def name_of(query: Query) -> str:
@@ -118,45 +119,31 @@ def measures_the_same(one: Query, other: Query) -> bool:
     return name_of(one) == name_of(other)
 
 
-# ------------------------------------------------------------------ one layout a metric
+# ------------------------------------------------------------------ one panel a metric
 
 
-def lay_ratio(view: ReadingView, failures: Query, requests: Query) -> Cells:
+def build_ratio_panel(
+    view: ReadingView, arm: str, failures: Query, requests: Query, endpoint: str | None
+) -> Panel | None:
     """Increase of the one counter per increase of the other."""
-    below, above = view.find(requests, VALUE), view.find(failures, VALUE)
-    total = view.readings.total
-    rows = np.append(below, above)
-    return _lay(
-        view,
-        rows,
-        n=np.append(total[below], np.zeros(above.size)),
-        failures=np.append(np.zeros(below.size), total[above]),
-    )
+    total, below, above = view.readings.total, view.find(requests, VALUE), view.find(failures, VALUE)
+    counted = _count(view, (below, total[below]), failures=(above, total[above]))
+    return build_counted_panel(counted, arm, endpoint=endpoint)
 
 
-def lay_mean(view: ReadingView, query: Query, scale: float) -> Cells:
+def build_mean_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Mean of a histogram's observations: their sum per observation."""
-    counts, sums = view.find(query, COUNT), view.find(query, SUM)
-    total = view.readings.total
-    return _lay(
-        view,
-        np.append(counts, sums),
-        n=np.append(total[counts], np.zeros(sums.size)),
-        sums=np.append(np.zeros(counts.size), total[sums] * scale),
-    )
+    total, counts, sums = view.readings.total, view.find(query, COUNT), view.find(query, SUM)
+    counted = _count(view, (counts, total[counts]), values=(sums, total[sums] * scale))
+    return build_counted_panel(counted, arm, endpoint=endpoint)
 
 
-def lay_share(view: ReadingView, query: Query, le: float) -> Cells:
+def build_share_panel(view: ReadingView, arm: str, query: Query, le: float, endpoint: str | None) -> Panel | None:
     """Observations above a bound of the histogram count as failures."""
-    counts, buckets = view.find(query, COUNT), view.find(query, BUCKET)
+    total, counts, buckets = view.readings.total, view.find(query, COUNT), view.find(query, BUCKET)
     buckets = buckets[view.readings.le[buckets] == le]
-    total = view.readings.total
-    return _lay(
-        view,
-        np.append(counts, buckets),
-        n=np.append(total[counts], np.zeros(buckets.size)),
-        failures=np.append(total[counts], -total[buckets]),
-    )
+    above = np.append(counts, buckets), np.append(total[counts], -total[buckets])
+    return build_counted_panel(_count(view, (counts, total[counts]), failures=above), arm, endpoint=endpoint)
 
 
 def find_bounds(view: ReadingView, query: Query, arms: Sequence[int]) -> FloatArray:
@@ -173,122 +160,103 @@ def find_bounds(view: ReadingView, query: Query, arms: Sequence[int]) -> FloatAr
     return np.asarray(bounds[owners == np.unique(owner).size], float)
 
 
-def lay_rate(view: ReadingView, query: Query, scale: float, endpoint: str | None = None) -> Cells:
+def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Increase of a counter per second that an instance was seen for; over endpoints it adds up."""
-    rows = view.find(query, VALUE, endpoint)
-    readings = view.readings
-    key = _key(view, rows)
-    found, place = np.unique(key, return_inverse=True)
-    seconds = np.zeros(found.size)
+    readings, rows = view.readings, view.find(query, VALUE, endpoint)
+    first, place = _group(view, rows)
+    seconds = np.zeros(first.size)
     np.maximum.at(seconds, place, readings.seconds[rows])
-    first = np.zeros(found.size, dtype=np.int64)
-    first[place[::-1]] = rows[::-1]
-    return _lay(
-        view,
-        np.append(first, rows),
-        n=np.append(seconds, np.zeros(rows.size)),
-        sums=np.append(np.zeros(found.size), readings.total[rows] * scale),
-        whole=True,
-    )
+    grown = rows, readings.total[rows] * scale
+    return build_counted_panel(_count(view, (first, seconds), values=grown, whole=True), arm)
 
 
-def lay_gauge(view: ReadingView, query: Query, scale: float, endpoint: str | None = None) -> Cells:
+def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Mean of a gauge's samples."""
-    rows = view.find(query, VALUE, endpoint)
-    readings = view.readings
-    return _lay(view, rows, n=readings.n[rows].astype(float), sums=readings.total[rows] * scale, whole=True)
+    readings, rows = view.readings, view.find(query, VALUE, endpoint)
+    values = rows, readings.total[rows] * scale
+    return build_counted_panel(_count(view, (rows, readings.n[rows].astype(float)), values=values, whole=True), arm)
 
 
-def lay_peaks(view: ReadingView, query: Query, scale: float, endpoint: str | None = None) -> Cells:
+def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """The largest sample of each instance in each minute (or bucket, where that is longer)."""
     rows = view.find(query, VALUE, endpoint)
     buckets = -(-MINUTE_S // view.readings.bucket_s)
-    found, place = np.unique(_key(view, rows, buckets), return_inverse=True)
-    peaks = np.full(found.size, -np.inf)
+    first, place = _group(view, rows, buckets)
+    peaks = np.full(first.size, -np.inf)
     np.maximum.at(peaks, place, view.readings.peak[rows] * scale)
-    first = np.zeros(found.size, dtype=np.int64)
-    first[place[::-1]] = rows[::-1]
-    return _lay(view, first, n=np.ones(found.size), sums=peaks, whole=True, buckets=buckets)
+    counted = _count(view, (first, np.ones(first.size)), values=(first, peaks), whole=True, buckets=buckets)
+    return build_counted_panel(counted, arm)
 
 
-def lay_trend(view: ReadingView, query: Query, scale: float, endpoint: str | None = None) -> Cells:
+def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """A gauge's trend per hour as a ratio of sums: Σ(t - t̄)(y - ȳ) per Σ(t - t̄)², each instance around its own mean.
 
     Then the level of an arm is its least-squares slope, and influences are those of that slope.
     """
-    rows = view.find(query, VALUE, endpoint)
-    readings = view.readings
-    found, place = np.unique(_key(view, rows), return_inverse=True)
-    samples = np.bincount(place, weights=readings.n[rows], minlength=found.size)
-    total = np.bincount(place, weights=readings.total[rows], minlength=found.size)
-    value = np.asarray(total * scale / np.maximum(samples, 1), float)
-    first = np.zeros(found.size, dtype=np.int64)
-    first[place[::-1]] = rows[::-1]
+    readings, rows = view.readings, view.find(query, VALUE, endpoint)
+    if not rows.size:
+        return None
+    first, place = _group(view, rows)
+    samples = np.bincount(place, weights=readings.n[rows], minlength=first.size)
+    total = np.bincount(place, weights=readings.total[rows], minlength=first.size)
     bucket = readings.bucket[first]
-    hours = np.asarray((bucket - (bucket.min() if bucket.size else 0)) * (readings.bucket_s / HOUR_S), float)
-    codes = (view.run[first] * len(readings.arms) + readings.arm[first]) * len(readings.instances)
-    _, instance = np.unique(codes + readings.instance[first], return_inverse=True)
-    centred, deviation = (_less_mean(column, instance) for column in (hours, value))
-    return _lay(view, first, n=centred**2, sums=centred * deviation, whole=True)
+    hours = (bucket - bucket.min()) * (readings.bucket_s / HOUR_S)
+    owner = (view.run[first] * len(readings.arms) + readings.arm[first]) * len(readings.instances)
+    _, instance = np.unique(owner + readings.instance[first], return_inverse=True)
+    counts = np.maximum(np.bincount(instance), 1)
+    centred, deviation = (
+        column - (np.bincount(instance, weights=column) / counts)[instance]
+        for column in (hours, total * scale / np.maximum(samples, 1))
+    )
+    counted = _count(view, (first, centred**2), values=(first, centred * deviation), whole=True)
+    return build_counted_panel(counted, arm, whole_runs=True)
 
 
-def _less_mean(values: FloatArray, group: IntArray) -> FloatArray:
-    counts = np.bincount(group)
-    return np.asarray(values - (np.bincount(group, weights=values) / np.maximum(counts, 1))[group])
-
-
-def _key(view: ReadingView, rows: IntArray, buckets: int = 1) -> IntArray:
-    """A number for each run × arm × instance × so many buckets."""
+def _group(view: ReadingView, rows: IntArray, buckets: int = 1) -> tuple[IntArray, IntArray]:
+    """Group rows by run × arm × instance × so many buckets: the first row of each group, and the group of each row."""
     readings = view.readings
-    bucket = readings.bucket[rows] // buckets
-    origin = int(bucket.min()) if bucket.size else 0
-    span = (int(bucket.max()) - origin + 1) if bucket.size else 1
-    owner = (view.run[rows] * len(readings.arms) + readings.arm[rows]) * len(readings.instances)
-    return np.asarray((owner + readings.instance[rows]) * span + bucket - origin)
+    keys = (view.run, readings.arm, readings.instance, readings.bucket // buckets)
+    order, starts = group_rows(np.stack([column[rows] for column in keys]))
+    return rows[order[starts]], number_groups(order, starts)
 
 
-def _lay(
+Part = tuple[IntArray, FloatArray]
+"""Rows of the readings, and what each of them adds."""
+
+
+def _count(
     view: ReadingView,
-    rows: IntArray,
+    n: Part,
     *,
-    n: FloatArray,
-    failures: FloatArray | None = None,
-    sums: FloatArray | None = None,
+    failures: Part | None = None,
+    values: Part | None = None,
     whole: bool = False,
     buckets: int = 1,
-) -> Cells:
-    """Cells of these rows; rows of one key add up. `sums` in the metric's unit takes the place of milliseconds.
+) -> Counted:
+    """What is counted, how much of it fails, and what is summed up over it, in the metric's unit.
 
-    Numbers are kept as they are: counters need not be whole.
+    `whole`: it belongs to the instance, not to an endpoint. `buckets`: of the readings in one of the panel.
     """
     readings = view.readings
-    nothing: Any = np.zeros(rows.size)
-    columns: dict[Literal["n", "failures"], Any] = {"n": n, "failures": nothing if failures is None else failures}
-    none: Any = np.zeros(0, dtype=np.int64)
-    return Cells(
+    parts = (n, failures, values)
+    rows = np.concatenate([part[0] for part in parts if part])
+    # What each part adds is 0 in the rows of the others.
+    columns = [
+        np.concatenate([part[1] if k == place else np.zeros(part[1].size) for k, part in enumerate(parts) if part])
+        for place in range(len(parts))
+    ]
+    return Counted(
         runs=view.runs,
         arms=readings.arms,
         endpoints=EVERYWHERE if whole else readings.endpoints,
         instances=readings.instances,
         bucket_s=readings.bucket_s * buckets,
-        grid_us=1,
-        moments=Moments(
-            run=view.run[rows],
-            arm=readings.arm[rows],
-            endpoint=np.zeros_like(rows) if whole else readings.endpoint[rows],
-            instance=readings.instance[rows],
-            bucket=readings.bucket[rows] // buckets,
-            n=columns["n"],
-            failures=columns["failures"],
-            sum_us=nothing if sums is None else sums * 1000,
-            sum_sq_us=nothing,
-            min_us=nothing,
-            max_us=nothing,
-            bytes=nothing,
-            bytes_sq=nothing,
-        ),
-        bins=Bins(none, none, none, none, none, none),
-        instance_bins=InstanceBins(none, none, none, none, none, none, none),
-        loads=LoadLevels(none, none, none, none),
-        failure_kinds=FailureKinds(none, none, none, none, (), none),
+        run=view.run[rows],
+        arm=readings.arm[rows],
+        endpoint=np.zeros_like(rows) if whole else readings.endpoint[rows],
+        instance=readings.instance[rows],
+        bucket=readings.bucket[rows] // buckets,
+        n=columns[0],
+        failures=columns[1],
+        totals={"value": columns[2]},
     )

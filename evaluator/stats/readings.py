@@ -26,14 +26,13 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import PARTS, Answer, Query, QueryFacts, QueryKind, ReadingCells, choose_bucket_s
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.answered import (
     LONGEST_STEP,
     Answered,
     Drops,
-    by_query_and_arm,
     count_shared,
     find_drops,
     find_scrapes,
@@ -42,11 +41,8 @@ from evaluator.stats.answered import (
     stitch,
 )
 
-__all__ = ["choose_reading_bucket_s", "merge_readings", "sum_up"]
+__all__ = ["choose_reading_bucket_s", "sum_up"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 
 RESTARTED = 0.5
 """A counter that drops below this share of what it was has started again."""
@@ -81,7 +77,10 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
     Answers that adjoin (or overlap) are read as one; across a hole between two of them nothing is counted. Raises
     ValueError for an answer of an arm that is not among `arms`.
     """
-    stretches = [stretch for alike in by_query_and_arm(answers) for stretch in stitch(alike)]
+    alike: dict[tuple[Query, str], list[Answer]] = {}
+    for answer in answers:
+        alike.setdefault((answer.query, answer.arm), []).append(answer)
+    stretches = [stretch for group in alike.values() for stretch in stitch(group)]
     scrapes = find_scrapes(stretches)
     queries = tuple(dict.fromkeys(answer.query for answer in answers))
     names: Names = {
@@ -98,27 +97,6 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
     ]
     facts = _join_facts([part[1] for part in parts])
     return _assemble(names, bucket_s, [part[0] for part in parts], facts)
-
-
-def merge_readings(parts: Sequence[ReadingCells]) -> ReadingCells:
-    """Add up cells of one bucket width: of several stretches of time, queries or arms. Needs one at least."""
-    first = parts[0]
-    fields = {"query": "queries", "arm": "arms", "instance": "instances", "endpoint": "endpoints"}
-    names: dict[str, tuple[Any, ...]] = {}
-    for column, field in fields.items():
-        found = dict.fromkeys(name for part in parts for name in getattr(part, field))
-        names[column] = tuple(sorted(found)) if column in {"instance", "endpoint"} else tuple(found)
-    tables = []
-    for part in parts:
-        table: dict[str, Any] = {name: getattr(part, name) for name in (*KEY, *SUMS, "peak")}
-        for column, field in fields.items():
-            places = {name: place for place, name in enumerate(names[column])}
-            codes = np.array([places[name] for name in getattr(part, field)], dtype=np.int64)
-            table[column] = codes[table[column]]
-        tables.append(table)
-    facts = _join_facts([fact for part in parts for fact in part.facts])
-    merged = _assemble(names, first.bucket_s, tables, facts)
-    return replace(merged, sources={key: value for part in parts for key, value in part.sources.items()})
 
 
 # ------------------------------------------------------------------ a stretch becomes rows
@@ -352,42 +330,31 @@ def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
     found: dict[tuple[Query, str], QueryFacts] = {}
     added = ("nan", "duplicates", "resets", "expected", "missing", "read", "infinite", "repeated", "outside", "falls")
     for fact in facts:
-        known = found.get((fact.query, fact.arm))
-        found[fact.query, fact.arm] = (
-            fact
-            if known is None
-            else replace(
-                known,
-                sent=tuple(dict.fromkeys((*known.sent, *fact.sent))),
-                warnings=tuple(dict.fromkeys((*known.warnings, *fact.warnings))),
-                notes=tuple(dict.fromkeys((*known.notes, *fact.notes))),
-                impossible=fact.impossible,
-                form=fact.form or known.form,
-                series=max(known.series, fact.series),
-                shared=max(known.shared, fact.shared),
-                used=_add_by_bucket(known.used, fact.used),
-                start_ms=min(known.start_ms, fact.start_ms),
-                end_ms=max(known.end_ms, fact.end_ms),
-                step_ms=max(known.step_ms, fact.step_ms),
-                spans=tuple(sorted((*known.spans, *fact.spans))),
-                lives=_join_lives(known.lives, fact.lives),
-                **{name: getattr(known, name) + getattr(fact, name) for name in added},
-            )
+        known = found.setdefault((fact.query, fact.arm), fact)
+        if known is fact:
+            continue
+        lives = dict(known.lives)
+        for name, (first, last) in fact.lives.items():
+            seen = lives.get(name, (first, last))
+            lives[name] = min(seen[0], first), max(seen[1], last)
+        found[fact.query, fact.arm] = replace(
+            known,
+            sent=tuple(dict.fromkeys((*known.sent, *fact.sent))),
+            warnings=tuple(dict.fromkeys((*known.warnings, *fact.warnings))),
+            notes=tuple(dict.fromkeys((*known.notes, *fact.notes))),
+            impossible=fact.impossible,
+            form=fact.form or known.form,
+            series=max(known.series, fact.series),
+            shared=max(known.shared, fact.shared),
+            used=tuple(sorted((Counter(dict(known.used)) + Counter(dict(fact.used))).items())),
+            start_ms=min(known.start_ms, fact.start_ms),
+            end_ms=max(known.end_ms, fact.end_ms),
+            step_ms=max(known.step_ms, fact.step_ms),
+            spans=tuple(sorted((*known.spans, *fact.spans))),
+            lives=lives,
+            **{name: getattr(known, name) + getattr(fact, name) for name in added},
         )
     return tuple(found.values())
-
-
-def _add_by_bucket(one: tuple[tuple[int, int], ...], other: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    total = Counter(dict(one))
-    total.update(dict(other))
-    return tuple(sorted(total.items()))
-
-
-def _join_lives(one: Mapping[str, tuple[int, int]], other: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    both = [*one.items(), *other.items()]
-    names = dict.fromkeys(name for name, _ in both)
-    lives = {name: [life for own, life in both if own == name] for name in names}
-    return {name: (min(first for first, _ in found), max(last for _, last in found)) for name, found in lives.items()}
 
 
 def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple[QueryFacts, ...]) -> ReadingCells:

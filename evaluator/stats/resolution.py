@@ -9,17 +9,15 @@ two steps with shares P and 1 - P, the true mean or median lies between the reco
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.distribution import Distribution
 from evaluator.stats.groups import Groups
 from evaluator.stats.panel import Panel
 
-__all__ = ["LONE_SHARE", "find_doubt_ms", "find_quantile_doubt_ms", "step_of_arms_ms", "steps_of"]
+__all__ = ["LONE_SHARE", "find_doubt_ms", "find_quantile_doubt_ms", "log_doubt", "step_of_arms_ms", "steps_of"]
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 LONE_SHARE = 0.25
 """A step that holds less of the requests than this is one of many."""
@@ -55,7 +53,7 @@ def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
     """
     steps, ok = panel.steps_us / 1000, panel.ok.sum(axis=2)
     wide = steps.max(axis=0)
-    mean = panel.sum_ms.sum(axis=(0, 2)) / np.maximum(ok.sum(axis=0), 1)
+    mean = panel.totals["time_ms"].sum(axis=(0, 2)) / np.maximum(ok.sum(axis=0), 1)
     coarse = (wide > FINE_SHARE * mean) & (ok > 0).all(axis=0)
     if not coarse.any():
         return np.zeros(groups.count)
@@ -64,6 +62,11 @@ def find_doubt_ms(panel: Panel, groups: Groups) -> FloatArray:
     weight = ok[0] * ok[1] / np.maximum(ok[0] + ok[1], 1)
     total = groups.sum_totals(weight)
     return np.divide(groups.sum_totals(weight * doubt), total, out=np.zeros(groups.count), where=total > 0)
+
+
+def log_doubt(doubt: FloatArray, level: FloatArray) -> FloatArray:
+    """What rounding may hide (in the unit of the level) as a difference of logarithms, (groups,)."""
+    return np.asarray(np.log1p(np.divide(doubt, level, out=np.zeros_like(doubt), where=level > 0)))
 
 
 def _lone_ms(panel: Panel, coarse: BoolArray) -> FloatArray:
@@ -82,7 +85,11 @@ def _lone_ms(panel: Panel, coarse: BoolArray) -> FloatArray:
         count: FloatArray = np.bincount(place, weights=bins.n[rows], minlength=key.size).astype(float)
         whose = key // ranks
         share = count / np.maximum(np.bincount(whose, weights=count, minlength=out.size), 1)[whose]
-        among = count / np.maximum(count + _count_at(key, count, key - 1) + _count_at(key, count, key + 1), 1)
+        adjoining = count.copy()
+        follows = np.flatnonzero(np.diff(key) == 1)
+        adjoining[follows] += count[follows + 1]
+        adjoining[follows + 1] += count[follows]
+        among = count / np.maximum(adjoining, 1)
         hidden = np.where(share >= LONE_SHARE, share * _hidden(among), 0.0)
         out += np.bincount(whose, weights=hidden, minlength=out.size) * step_us / 1000
     return out.reshape(shape)
@@ -91,11 +98,6 @@ def _lone_ms(panel: Panel, coarse: BoolArray) -> FloatArray:
 def _hidden(among: FloatArray) -> FloatArray:
     """Part of a step that may hide, from the step's share `among` itself and its two neighbours: 0 to 1/2."""
     return np.asarray(np.maximum(1 - 0.5 / np.maximum(among, 1e-300), 0.0))
-
-
-def _count_at(keys: npt.NDArray[np.int64], counts: FloatArray, wanted: npt.NDArray[np.int64]) -> FloatArray:
-    at = np.minimum(np.searchsorted(keys, wanted), keys.size - 1)
-    return np.where(keys[at] == wanted, counts[at], 0.0)
 
 
 def find_quantile_doubt_ms(curve: Distribution, quantile_ms: float, step_ms: float) -> float:

@@ -10,11 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-__all__ = ["difference_interval", "difference_z", "one_sample_z", "ratio_interval", "ratio_z", "wilson_interval"]
+from evaluator.records.arrays import FloatArray
 
-FloatArray = npt.NDArray[np.float64]
+__all__ = [
+    "difference_interval",
+    "difference_z",
+    "one_sample_z",
+    "ratio_interval",
+    "ratio_z",
+    "share_variance",
+    "wilson_interval",
+]
+
 
 STEPS = 100
 PRECISION = 1e-12
@@ -85,6 +93,12 @@ def one_sample_z(x: Number, n: Number, bound: Number) -> FloatArray:
     return _standardised(x / n - bound, bound * (1 - bound) / n)
 
 
+def share_variance(share: Number, n: Number) -> FloatArray:
+    """Variance of a share of `n`, never 0: half of one is added."""
+    rate = (share * n + 0.5) / (np.asarray(n, float) + 1)
+    return np.asarray(rate * (1 - rate) / np.maximum(n, 1e-300))
+
+
 def wilson_interval(share: float, n: float, critical: float) -> tuple[float, float]:
     """All proportions that the one-sample score test does not reject at ±`critical` (Wilson 1927).
 
@@ -121,7 +135,11 @@ def difference_interval(
     test = _DifferenceTest(x_c, n_c, x_b, n_b)
     estimate = test.estimate + np.zeros(side.shape)
     # Begin near the answer where that brackets it, at the end of the range where it does not.
-    outer = np.clip(estimate - side * _reach(x_c, n_c, x_b, n_b, critical), -1.0, 1.0)
+    parts = [(np.asarray(x, float) + 1) / (np.asarray(n, float) + 2) for x, n in ((x_c, n_c), (x_b, n_b))]
+    variance = parts[0] * (1 - parts[0]) / n_c + parts[1] * (1 - parts[1]) / n_b
+    wide = np.asarray(critical, float)
+    reach = 1.5 * wide * np.sqrt(variance) + wide**2 * (1 / np.asarray(n_c) + 1 / np.asarray(n_b))
+    outer = np.clip(estimate - side * reach, -1.0, 1.0)
     at_outer = test.z(outer) - target
     if not (side * at_outer > 0).all():
         outer = np.where(side * at_outer > 0, outer, -side)
@@ -137,14 +155,6 @@ def _both_ends(*values: Number) -> FloatArray:
     """1 for the lower and -1 for the upper limit (first axis), where the test is positive and negative."""
     shape = np.broadcast_shapes(*(np.shape(value) for value in values))
     return np.stack([np.ones(shape), np.full(shape, -1.0)])
-
-
-def _reach(x_c: Number, n_c: Number, x_b: Number, n_b: Number, critical: Number) -> FloatArray:
-    """A distance from the estimate that the limits are likely to lie within."""
-    parts = [(np.asarray(x, float) + 1) / (np.asarray(n, float) + 2) for x, n in ((x_c, n_c), (x_b, n_b))]
-    variance = parts[0] * (1 - parts[0]) / n_c + parts[1] * (1 - parts[1]) / n_b
-    critical = np.asarray(critical, float)
-    return np.asarray(1.5 * critical * np.sqrt(variance) + critical**2 * (1 / np.asarray(n_c) + 1 / np.asarray(n_b)))
 
 
 def ratio_interval(

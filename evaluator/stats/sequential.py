@@ -15,7 +15,8 @@ from importlib.resources import files
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from evaluator.records.arrays import FloatArray
 
 __all__ = [
     "ALPHAS",
@@ -27,12 +28,11 @@ __all__ = [
     "boundaries",
     "boundary_z",
     "information",
-    "make_table",
     "sequential_p",
     "spent",
+    "spent_by_first",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 Spending = Literal["linear", "obrien_fleming"]
 
 GRID = 60
@@ -62,6 +62,14 @@ def spent(kind: Spending, alpha: float, fraction: FloatArray) -> FloatArray:
     from scipy.special import ndtr, ndtri
 
     return np.asarray(2 * ndtr(ndtri(alpha / 2) / np.sqrt(fraction)))
+
+
+def spent_by_first(alpha: float, runs: int) -> float:
+    """Error that the first of several equal runs may spend by itself: α·t^1.5 of its share t of the data.
+
+    Less than the α·t of looks within a run: whoever stops there never sees whether the other runs agree.
+    """
+    return float(alpha * runs**-1.5)
 
 
 def information(fraction: FloatArray, lasting: float) -> FloatArray:
@@ -94,7 +102,8 @@ def boundaries(info: FloatArray, spend: FloatArray) -> FloatArray:
         mass = np.convolve(mass, kernel)[(kernel.size - 1) // 2 :][: grid.size]
         edge = _edge(grid, mass, total - already)
         out[k] = min(edge / np.sqrt(now), NEVER)
-        mass = _stopped(grid, mass, edge)
+        # What is left below the edge; the cell with the edge keeps its part.
+        mass = mass * np.clip((edge - (grid - STEP / 2)) / STEP, 0.0, 1.0)
         before, already = now, total
     return out
 
@@ -112,25 +121,9 @@ def _edge(grid: FloatArray, mass: FloatArray, spend: float) -> float:
     return float(grid[k] - STEP / 2 + min(share, 1.0) * STEP) if above[k] > beyond else float(grid[k])
 
 
-def _stopped(grid: FloatArray, mass: FloatArray, edge: float) -> FloatArray:
-    """What is left below the edge; the cell with the edge keeps its part."""
-    part = np.clip((edge - (grid - STEP / 2)) / STEP, 0.0, 1.0)
-    return np.asarray(mass * part)
-
-
-def make_table(kind: Spending) -> FloatArray:
-    """Boundaries for every `LASTING`, `ALPHAS` and look of the `GRID`: what the package ships. Takes a minute."""
-    fraction = np.arange(1, GRID + 1) / GRID
-    return np.array(
-        [
-            [boundaries(information(fraction, lasting), spent(kind, alpha, fraction)) for alpha in ALPHAS]
-            for lasting in LASTING
-        ]
-    )
-
-
 @lru_cache(maxsize=1)
 def _table() -> dict[str, FloatArray]:
+    """Boundaries for every `LASTING`, `ALPHAS` and look of the `GRID`, by kind of spending: as `boundaries` gives."""
     with (files("evaluator.stats") / "boundaries.npz").open("rb") as file, np.load(file) as loaded:
         return {name: np.asarray(loaded[name], dtype=float) for name in loaded.files}
 

@@ -14,12 +14,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
 __all__ = ["Gap", "Silence", "find_absent", "find_silence", "measure_clusters"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 SURE = -math.log(1e-5)
 """Evidence at which a gap is no chance. Every gap of a series is looked at, so it has to be far from chance."""
@@ -122,7 +121,7 @@ def _find(own: FloatArray, reference: FloatArray, first: int, *, paced_alike: bo
     return [Silence(first + code, tuple(gaps)) for code, gaps in sorted(out.items())]
 
 
-def find_absent(reference: FloatArray, share: float) -> npt.NDArray[np.bool_]:
+def find_absent(reference: FloatArray, share: float) -> BoolArray:
     """Tell of which series it is no chance that there is not a single request.
 
     Args:
@@ -150,7 +149,7 @@ def _evidence_of_none(inside: FloatArray, own: FloatArray, reference: FloatArray
     return evidence
 
 
-def _gaps(occupied: npt.NDArray[np.bool_]) -> tuple[IntArray, IntArray, IntArray]:
+def _gaps(occupied: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
     """Find all runs of empty buckets of the series that have any request: series, first bucket, bucket after."""
     rows, buckets = occupied.shape
     padded = np.ones((rows, buckets + 2), dtype=bool)
@@ -206,7 +205,7 @@ def _dispersion(counts: FloatArray, total: FloatArray, width: int) -> FloatArray
     return np.asarray(squares / (2 * max(whole - 1, 1)) / (total * width / buckets))
 
 
-def _usual_gap(occupied: npt.NDArray[np.bool_]) -> FloatArray:
+def _usual_gap(occupied: BoolArray) -> FloatArray:
     """Length of the usual gap of each series: a high quantile over its buckets with requests of what follows them.
 
     The quantile is one of the lengths, from below: of few, the longest never explains itself.

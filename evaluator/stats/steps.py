@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import Moments
+from evaluator.records.arrays import FloatArray, IntArray
 
 __all__ = ["find_steps_us"]
 
-IntArray = npt.NDArray[np.int64]
 
 FEWEST_OTHERS = 7
 """Rows with other extremes than the first from which a common divisor is believed. Each brings a number that a step of
@@ -55,7 +54,7 @@ def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid
     return np.asarray(np.maximum(steps, np.array(ticks, dtype=np.int64)[:, None]))
 
 
-def _find_tick_us(extremes: npt.NDArray[np.float64], step_us: int) -> int:
+def _find_tick_us(extremes: FloatArray, step_us: int) -> int:
     """The tick of which few distinct times are multiples but for their rounding to `step_us`; 0 where there is none."""
     values = np.unique(extremes)
     if values.size < 2 or extremes.size < max(FEWEST_EXTREMES, PER_TICK * values.size):
@@ -71,9 +70,7 @@ def _find_tick_us(extremes: npt.NDArray[np.float64], step_us: int) -> int:
     return round(tick) if near.all() else 0
 
 
-def _divide(
-    divisor: IntArray, numbers: npt.NDArray[np.float64], owner: IntArray, otherwise: IntArray, grid_us: int
-) -> IntArray:
+def _divide(divisor: IntArray, numbers: FloatArray, owner: IntArray, otherwise: IntArray, grid_us: int) -> IntArray:
     """Common divisor of the rows of each owner (rising), or of most of them; else what it is `otherwise`: (owners,)."""
     out = otherwise.astype(np.int64)
     if not owner.size:

@@ -9,15 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.groups import Groups, all_together
 from evaluator.stats.panel import Panel
 
 __all__ = ["Levels", "Strata", "build_strata", "levels", "run_levels"]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

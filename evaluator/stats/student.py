@@ -6,11 +6,10 @@ from importlib import import_module
 from threading import Thread
 
 import numpy as np
-import numpy.typing as npt
+
+from evaluator.records.arrays import FloatArray
 
 __all__ = ["critical_value", "load_early", "t_below", "t_quantile"]
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def load_early() -> None:

@@ -8,23 +8,18 @@ one instance a side the geometric mean shows 82 to 92 %, the mean 55 to 63 % (si
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from evaluator.records import Margin
-from evaluator.stats.estimate import Depth, Estimate, Tolerance, not_worse, trend
+from evaluator.records import Limit, Margin
+from evaluator.stats.contrast import Spread, contrast, log_bound, looks_well, measure_level, vary_by_instance
+from evaluator.stats.estimate import Depth, Estimate, Tolerance, not_worse
 from evaluator.stats.groups import Groups
 from evaluator.stats.history import on_scale
-from evaluator.stats.instances import InstanceFrame
-from evaluator.stats.longrun import time_variance
-from evaluator.stats.means import estimate_ratio, log_doubt
 from evaluator.stats.panel import Panel
-from evaluator.stats.resolution import find_doubt_ms
-from evaluator.stats.strata import build_strata, levels, run_levels
-from evaluator.stats.uncertainty import Design, combine, replicate_uncertainty
+from evaluator.stats.resolution import find_doubt_ms, log_doubt
+from evaluator.stats.strata import build_strata
+from evaluator.stats.uncertainty import Design
 
 __all__ = ["compare_typical_times"]
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def compare_typical_times(
@@ -45,30 +40,29 @@ def compare_typical_times(
     either direction. `tolerance`: one more bound to ask for.
     """
     strata = build_strata(panel, panel.ok, groups)
-    baseline, candidate = (levels(strata, arm, panel.sum_log_ms[arm]) for arm in (0, 1))
-    typical = np.exp(baseline.level), np.exp(candidate.level)
-    theta, bound = candidate.level - baseline.level, float(np.log1p(margin.value)) if margin else 0.0
-    if depth == "suspects" and (theta <= bound).all():
+    baseline, candidate = (measure_level(strata, arm, panel.totals["log_time_ms"], design) for arm in (0, 1))
+    typical = np.exp(baseline.value), np.exp(candidate.value)
+    if depth == "suspects" and looks_well(*typical, margin, Limit()):
         return not_worse(*typical, 0)
-    influence = candidate.influence - baseline.influence
-    time = time_variance(influence)
-    if design.kind == "replicates":
-        by_run = run_levels(strata, 1, panel.sum_log_ms[1]) - run_levels(strata, 0, panel.sum_log_ms[0])
-        theta, uncertainty = replicate_uncertainty(by_run, time)
-    else:
-        rows = panel.rows
-        frame = InstanceFrame(rows, rows.n - rows.failures, strata.groups)
-        parts = frame.variance(rows.sum_log_ms, theta, relative=False)
-        prior = np.stack([np.full(theta.size, sd_instance**2 / (said or 1)) for said in design.declared])
-        uncertainty = combine(time, parts, prior, history=on_scale(design.latency, np.ones(theta.size)))
-    return estimate_ratio(
+    rows, difference = panel.rows, candidate - baseline
+    count = difference.value.size
+    spread = Spread(
+        design,
+        vary_by_instance(
+            strata, rows.n - rows.failures, rows.totals["log_time_ms"], difference.value, design, relative=False
+        ),
+        design.assume_variance(np.full(count, sd_instance)),
+        on_scale(design.latency, np.ones(count)),
+    )
+    return contrast(
         typical,
-        theta,
-        uncertainty,
-        uncertainty.binding(alpha),
-        bound=bound,
-        sign=1.0,
-        drift=trend(influence, panel.position, theta - bound),
+        difference,
+        spread,
+        panel.position,
+        alpha=alpha,
+        bound=log_bound(margin, 1.0),
+        relative=True,
         doubt=log_doubt(find_doubt_ms(panel, groups), typical[0]),
         tolerance=None if tolerance is None else tolerance.as_ratio(typical[0]),
+        joint=False,
     )

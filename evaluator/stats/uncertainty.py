@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.records import History, InstancePrior
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.history import InstanceHistory, add_wander, pool_instances
 from evaluator.stats.instances import InstanceVariance, find_replicating
 from evaluator.stats.longrun import TimeVariance
@@ -37,7 +37,6 @@ __all__ = [
     "time_only",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 
 PRIOR_DF = 3.0
 """Degrees of freedom of an instance effect that the run cannot show (method B.3a)."""
@@ -118,6 +117,13 @@ class Design:
     failures: History | None = None
     """What earlier runs of the service say, where there are enough of them."""
 
+    def assume_variance(self, sd: FloatArray) -> FloatArray:
+        """Variance of each arm's level, (2, groups), if it has a single instance of standard deviation `sd` (groups,).
+
+        Of as many instances as the policy says stand behind one label.
+        """
+        return np.stack([sd**2 / (count or 1) for count in self.declared])
+
     @property
     def behind(self) -> tuple[int, int]:
         """Units of replication to show beside a metric: replicates, or instances."""
@@ -175,7 +181,14 @@ def combine(
     """
     chosen = slice(arms[0], arms[-1] + 1)
     known = np.isfinite(instance.variance[chosen])
-    by_arm, df_inst = _of_instances(instance, known, prior[chosen], chosen, history)
+    effective = instance.effective[chosen]
+    by_arm = np.where(known, instance.variance[chosen], prior[chosen])
+    df_inst = _instance_df(by_arm, known, effective)
+    # An assumption about a single instance is not history: it keeps its few degrees of freedom.
+    if history is not None and history.weight:
+        pooled = pool_instances(instance.variance[chosen], instance.within[chosen], effective, history)
+        all_known = known.all(axis=0)
+        by_arm, df_inst = np.where(all_known, pooled.variance, by_arm), np.where(all_known, pooled.df, df_inst)
     inst = by_arm.sum(axis=0)
     within = np.where(known, instance.within[chosen], 0.0).sum(axis=0)
     own = np.maximum(0.0, time.least - within)
@@ -189,28 +202,7 @@ def combine(
     return _stack_bounds([(variance, df), *_of_time(time)], lasting)
 
 
-def _of_instances(
-    instance: InstanceVariance,
-    known: npt.NDArray[np.bool_],
-    prior: FloatArray,
-    chosen: slice,
-    history: InstanceHistory | None,
-) -> tuple[FloatArray, FloatArray]:
-    """Variance of each arm's level due to its instances (arms, groups), and degrees of freedom (groups,).
-
-    An assumption about a single instance is not history: it keeps its few degrees of freedom.
-    """
-    variance, effective = instance.variance[chosen], instance.effective[chosen]
-    by_arm = np.where(known, variance, prior)
-    df = _instance_df(by_arm, known, effective)
-    if history is None or not history.weight:
-        return by_arm, df
-    pooled = pool_instances(variance, instance.within[chosen], effective, history)
-    all_known = known.all(axis=0)
-    return np.where(all_known, pooled.variance, by_arm), np.where(all_known, pooled.df, df)
-
-
-def _instance_df(by_arm: FloatArray, known: npt.NDArray[np.bool_], effective: FloatArray) -> FloatArray:
+def _instance_df(by_arm: FloatArray, known: BoolArray, effective: FloatArray) -> FloatArray:
     """Pooled over arms of like size; Welch's where they differ more than twofold or one of them is assumed."""
     own = np.where(known, np.maximum(effective - 1, 0.05), PRIOR_DF)
     if by_arm.shape[0] == 1:

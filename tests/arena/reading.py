@@ -6,10 +6,12 @@ import functools
 import math
 from dataclasses import dataclass
 
+from truth import derive_truth
+
 from arena.grid import METRICS, Mode
 from arena.results import Record
 from arena.shares import Tally, Times, tally
-from evaluator.simulate import SCENARIOS, derive_truth
+from evaluator.simulate import SCENARIOS
 
 __all__ = ["Reading"]
 

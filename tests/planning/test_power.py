@@ -5,14 +5,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from evaluator.planning.power import (
-    critical_value,
-    final_critical,
-    find_power,
-    power_of_proportions,
-    power_of_t,
-    worst_z,
-)
+from evaluator.planning.power import critical_value, final_critical, find_power, worst_z
 from evaluator.stats.calendar import Calendar
 
 PUBLISHED = {
@@ -30,13 +23,20 @@ def test_every_published_power_is_covered():
 
 def test_power_of_t_as_printed():
     entry = PUBLISHED["power.t"]
-    assert round(power_of_t(**entry["inputs"]), 7) == entry["published"]["value"]
+    n, delta, sd = (entry["inputs"][name] for name in ("n", "delta", "sd"))
+    df, alpha = 2 * (n - 1), entry["inputs"].get("alpha", 0.05)
+    found = find_power(delta, sd * math.sqrt(2 / n), df, stats.t.ppf(1 - alpha / 2, df))
+    assert round(found, 7) == entry["published"]["value"]
 
 
 def test_power_of_proportions_as_printed():
     entry = PUBLISHED["power.prop"]
     n, first, second = (entry["inputs"][name] for name in ("n", "p1", "p2"))
-    assert round(power_of_proportions(n, first, second), 2) == entry["published"]["value"]
+    pooled = (first + second) / 2
+    null_se = math.sqrt(2 * pooled * (1 - pooled) / n)
+    se = math.sqrt((first * (1 - first) + second * (1 - second)) / n)
+    found = find_power(abs(second - first), se, math.inf, stats.norm.ppf(0.975), null_se=null_se)
+    assert round(found, 2) == entry["published"]["value"]
 
 
 @pytest.mark.parametrize("df", [3.0, 7.5, 40.0, 1e3])

@@ -125,7 +125,7 @@ def test_of_stored_releases(tmp_path, folder):
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     for name, service in (("cart@1", "cart"), ("cart@2", "cart"), ("shop@1", "shop"), ("loose", "")):
         release = Release(name, (Service(service, "1", "2"),))
-        store.register_run(release, Run(f"run-{name}", name, f"run-{name}", "import"))
+        store.data.register_run(release, Run(f"run-{name}", name, f"run-{name}", "import"))
     path = folder(cart="alpha: 0.1\n", shop="alpha: 0.2\n")
     assert policy_of(path, store, ["cart@1", "cart@2"]).rulebook.alpha == 0.1
     with pytest.raises(PolicyError, match=r"policies of their own: .*cart\.yaml, .*shop\.yaml"):

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from truth import derive_truth
 
-from evaluator.simulate import SCENARIOS, Bursts, Change, Design, Wander, derive_truth, simulate
+from evaluator.simulate import SCENARIOS, Bursts, Change, Design, Wander, simulate
 
 # Quick dependence averages out within one long run, so that one draw is a large sample of the marginal distribution.
 QUICK = Design(

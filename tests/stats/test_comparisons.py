@@ -13,7 +13,7 @@ from evaluator.simulate import Change, Design, simulate, simulate_cells, to_cell
 from evaluator.stats.failures import compare_failures
 from evaluator.stats.means import compare_means
 from evaluator.stats.panel import build_panel
-from evaluator.stats.quantiles import MOST_TOGETHER, QuantileQuestion, compare_quantile, compare_quantiles
+from evaluator.stats.quantiles import MOST_TOGETHER, QuantileQuestion, compare_quantiles
 from evaluator.stats.uncertainty import choose_design
 
 ALPHA = 0.05
@@ -30,9 +30,13 @@ def _mean(cells: Cells, margin: float = 0.1):
     return compare_means(panel, design, alpha=ALPHA, margin=Margin(margin), sd_instance=0.05)
 
 
+def _compare_quantile(panel, design, p, margin):
+    return compare_quantiles(panel, design, [QuantileQuestion(p, margin)], alpha=ALPHA, sd_instance=0.05)[0]
+
+
 def _quantile(cells: Cells, p: float = 0.95, margin: float = 0.1):
     panel, design = _panel(cells)
-    found = compare_quantile(panel, design, p, alpha=ALPHA, margin=Margin(margin), sd_instance=0.05).estimate
+    found = _compare_quantile(panel, design, p, Margin(margin)).estimate
     assert found is not None
     return found
 
@@ -226,7 +230,7 @@ def test_integer_milliseconds_cost_no_bias():
 def test_a_grid_too_coarse_for_the_margin_is_refused():
     cells = simulate_cells(replace(SMALL, median_ms=(2.0, 2.0), sigma=0.1, tail_share=0.0, grid_us=2000), 9)
     panel, design = _panel(cells)
-    found = compare_quantile(panel, design, 0.5, alpha=ALPHA, margin=Margin(0.05), sd_instance=0.05)
+    found = _compare_quantile(panel, design, 0.5, Margin(0.05))
     assert found.estimate.coarse.tolist() == [True]
     assert (found.estimate.against_margin.p_worse, found.estimate.against_margin.p_within) == (1.0, 1.0)
 
@@ -281,7 +285,7 @@ def test_a_quantile_is_never_surer_than_that_many_independent_requests_would_be(
     }
     panel, design = _panel(to_cells(replace(requests, **columns), bucket_s=5))
     assert (design.kind, design.instances) == ("instances", (instances, instances))
-    found = compare_quantile(panel, design, 0.5, alpha=ALPHA, margin=None, sd_instance=0.05).estimate
+    found = _compare_quantile(panel, design, 0.5, None).estimate
     binomial = np.sqrt(2 * 0.25 / bucket.size)
     step = 0.1  # of the share of requests, for a tenth of the time
     assert 1e-12 < found.against_zero.p_worse[0] < 0.05

@@ -17,7 +17,7 @@ from evaluator.stats.instances import InstanceVariance
 from evaluator.stats.longrun import TimeVariance
 from evaluator.stats.means import compare_means
 from evaluator.stats.panel import build_panel
-from evaluator.stats.quantiles import compare_quantile
+from evaluator.stats.quantiles import QuantileQuestion, compare_quantiles
 from evaluator.stats.uncertainty import choose_design, combine
 
 positive = st.floats(1e-8, 1e2)
@@ -184,7 +184,8 @@ def test_history_reaches_every_metric(margin):
     def widths(design):
         asked = {"alpha": 0.05, "margin": margin, "limit": Limit(max=300.0)}
         mean = compare_means(panel, design, sd_instance=0.05, **asked)
-        p95 = compare_quantile(panel, design, 0.95, sd_instance=0.05, **asked).estimate
+        question = QuantileQuestion(0.95, margin, limit=Limit(max=300.0))
+        p95 = compare_quantiles(panel, design, [question], alpha=0.05, sd_instance=0.05)[0].estimate
         rate = compare_failures(panel, design, alpha=0.05, margin=None, sd_instance=0.0005, limit=Limit(max=0.5))
         limits = [one.against_limit[0].p_within[0] for one in (mean, p95, rate)]
         return [*(one.upper[0] - one.lower[0] for one in (mean, p95, rate)), *limits]
@@ -196,7 +197,7 @@ def test_nothing_is_on_file_of_sizes():
     panel = build_panel(simulate_cells(replace(Design(), duration_s=300.0, instances=(2,)), 1), "canary")
     known = History(0.2, 50, 0.1, 50)
     plain, informed = (
-        compare_means(panel, choose_design(panel, prior), alpha=0.05, margin=None, sd_instance=0.05, of="sum_bytes")
+        compare_means(panel, choose_design(panel, prior), alpha=0.05, margin=None, sd_instance=0.05, of="bytes")
         for prior in (InstancePrior(), InstancePrior(latency=known, failures=known))
     )
     assert plain.upper == informed.upper

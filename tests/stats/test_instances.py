@@ -26,7 +26,7 @@ def rows():
 @pytest.mark.parametrize("relative", [False, True])
 def test_several_rates_at_once_are_each_by_itself(rows, relative):
     frame = InstanceFrame(rows, rows.n, all_together(int(rows.endpoint.max()) + 1))
-    observed = np.stack([rows.n * 0.9 + rows.failures, rows.sum_ms])
+    observed = np.stack([rows.n * 0.9 + rows.failures, rows.totals["time_ms"]])
     effect = np.array([[1.01], [0.98]])
     together = frame.variance(observed, effect, relative=relative)
     for k in range(2):
@@ -64,7 +64,7 @@ def test_a_short_run_of_like_instances_shows_no_lasting_difference():
         rows = panel.rows
         assert rows.slots == 5
         frame = InstanceFrame(rows, rows.n - rows.failures, all_together(int(rows.endpoint.max()) + 1))
-        parts = frame.variance(rows.sum_ms, np.ones(1), relative=True)
+        parts = frame.variance(rows.totals["time_ms"], np.ones(1), relative=True)
         found.append([parts.variance.sum(), parts.within.sum()])
     variance, within = np.mean(found, axis=0)
     assert within == pytest.approx(variance, rel=0.25)

@@ -30,9 +30,11 @@ def select(keep):
 
 def assert_same_panel(one, other):
     one, other = build_panel(one, "canary"), build_panel(other, "canary")
-    for name in ("n", "failures", "sum_ms", "sum_log_ms"):
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-9, err_msg=name)
-        np.testing.assert_allclose(getattr(one.rows, name), getattr(other.rows, name), rtol=1e-9, err_msg=name)
+    for left, right in ((one, other), (one.rows, other.rows)):
+        for name in ("n", "failures"):
+            np.testing.assert_allclose(getattr(left, name), getattr(right, name), rtol=1e-9, err_msg=name)
+        for name in ("time_ms", "log_time_ms", "bytes"):
+            np.testing.assert_allclose(left.totals[name], right.totals[name], rtol=1e-9, err_msg=name)
     assert one.endpoints == other.endpoints
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluator.records import PARTS, Answer, Query, QueryKind, Series
-from evaluator.stats.readings import choose_reading_bucket_s, merge_readings, sum_up
+from evaluator.stats.readings import choose_reading_bucket_s, sum_up
 
 T0 = 1_767_571_200
 STEP = 10
@@ -268,22 +268,10 @@ def test_two_halves_that_share_a_sample_add_up_to_the_whole(a, b, restart, where
 
     whole = sum_up(part(0, size - 1), ARMS, 20)
     halves = part(0, where), part(where, size - 1)
-    assert_same(whole, merge_readings([sum_up(half, ARMS, 20) for half in halves]))
     assert_same(whole, sum_up([*halves[0], *halves[1]], ARMS, 20))
     assert sum(fact.resets for fact in whole.facts) == sum(
         fact.resets for half in halves for fact in sum_up(half, ARMS, 20).facts
     )
-
-
-def test_merging_names_everything_once():
-    one = sum_up([answer(series([0, 1], "b"))], ARMS, 10)
-    other = sum_up([answer(series([5, 9], "a"), query=GAUGE, arm="canary")], ARMS, 10)
-    merged = merge_readings([replace(one, sources={"url": "x"}), other])
-    assert merged.instances == ("a", "b")
-    assert merged.queries == (COUNTER, GAUGE)
-    assert merged.total.tolist() == [1.0, 9.0]
-    assert [merged.instances[code] for code in merged.instance] == ["b", "a"]
-    assert merged.sources == {"url": "x"}
 
 
 @pytest.mark.parametrize(
