@@ -192,8 +192,8 @@ def _common_options(*, environment: bool) -> list[click.Option]:
             type=path,
             metavar="PATH",
             callback=_set_policy,
-            help="The policy, or a folder with a SERVICE.yaml for each service.  [default: the nearest evaluator.yaml "
-            "or evaluator.policies upwards, else the built-in one]",
+            help="The policy, or a folder with one for each service.  [default: the nearest evaluator.yaml or "
+            "evaluator.policies upwards, else the built-in one]",
         ),
         option("-v", "--verbose", count=True, callback=_louder, help="Say more; -vv shows tracebacks."),
         option("-q", "--quiet", is_flag=True, callback=_quieter, help="Say only the result."),
