@@ -110,7 +110,7 @@ def test_a_part_of_the_requests(store):
 
 def test_nothing_that_is_asked_is_kept(store, path):
     store.release("cart@3").compare()
-    assert Store.open(path).verdicts("cart@3") == ()
+    assert Store.open(path).control.verdicts("cart@3") == ()
     assert len(store.release("cart@2").verdicts()) == 1
 
 
