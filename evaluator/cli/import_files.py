@@ -99,11 +99,9 @@ def command(
     named = subject.to_release(release)
     store = session.open_store(create=True)
     if plan:
-        for doubt in _find_doubts(plan):
-            session.say(f"careful: {doubt}")
+        _say_doubts(session, _find_doubts(plan))
         landed = import_release(store, named, plan)
-        for doubt in landed.doubts:
-            session.say(f"careful: {doubt}")
+        _say_doubts(session, landed.doubts)
         emit(describe(release, landed))
     if given.outcomes:
         landed, facts, read = import_outcomes(
@@ -111,10 +109,8 @@ def command(
         )
         emit(describe_outcomes(release, landed, facts, read))
         found = find_outcomes(store)
-        hints = (
-            tell_metrics(policy, suggest_metrics(found) if found else ()),
-            "" if landed.already else tell_looks(policy),
-        )
+        hints = [tell_metrics(policy, suggest_metrics(found) if found else ())]
+        hints += [] if landed.already else [tell_looks(policy)]
         for hint in filter(None, hints):
             session.say(hint)
     session.say(f"next: evaluator verdict {release}")
@@ -129,6 +125,11 @@ def _collect_arms(baseline: Iterable[str], canary: Iterable[str], others: Iterab
             raise UsageError(f"--arm {text} is not NAME=FILE[,FILE…]")
         arms.setdefault(name, []).append(files)
     return {name: files for name, files in arms.items() if files}
+
+
+def _say_doubts(session: Session, doubts: Iterable[str]) -> None:
+    for doubt in doubts:
+        session.say(f"careful: {doubt}")
 
 
 def _find_doubts(plan: LandingPlan) -> Iterable[str]:
