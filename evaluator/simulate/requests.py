@@ -235,7 +235,11 @@ def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Request
     edges = [np.cumsum(version.shares)[:-1] for version in versions]
     endpoint = np.concatenate([np.searchsorted(edge, u, side="right") for edge, u in zip(edges, drawn, strict=True)])
     log_us = base + np.stack([version.log_us for version in versions])[arm, endpoint]
-    _draw_times(design, rng, log_us)
+    log_us += design.sigma * rng.standard_normal(len(log_us))
+    tail = np.flatnonzero(rng.random(len(log_us)) < design.tail_share)
+    log_us[tail] += math.log(design.tail_factor) + rng.exponential(1 / design.tail_index, size=len(tail))
+    if design.cache_hit > 0:
+        log_us[rng.random(len(log_us)) < design.cache_hit] += math.log(design.cache_factor)
     given_up = _stretch_tails(design, arm, log_us)
     response_us = np.rint(np.exp(log_us) / design.grid_us).astype(np.int64) * design.grid_us
     steady = np.stack([version.failure for version in versions])[arm, endpoint]
@@ -262,15 +266,6 @@ def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Request
         if design.users is None
         else np.repeat(np.rint(traffic.users[slots.arm]).astype(np.int64).ravel(), flat),
     )
-
-
-def _draw_times(design: Design, rng: np.random.Generator, log_us: FloatArray) -> None:
-    """Scatter log response times around their medians, in place."""
-    log_us += design.sigma * rng.standard_normal(len(log_us))
-    tail = np.flatnonzero(rng.random(len(log_us)) < design.tail_share)
-    log_us[tail] += math.log(design.tail_factor) + rng.exponential(1 / design.tail_index, size=len(tail))
-    if design.cache_hit > 0:
-        log_us[rng.random(len(log_us)) < design.cache_hit] += math.log(design.cache_factor)
 
 
 def _stretch_tails(design: Design, arm: IntArray, log_us: FloatArray) -> BoolArray:

@@ -19,7 +19,7 @@ from evaluator.records import Direction, Limit, Margin
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.contrast import Estimand, Spread, conclude
-from evaluator.stats.crossings import first_below, last_above
+from evaluator.stats.crossings import first_below
 from evaluator.stats.distribution import (
     Distribution,
     counts_below,
@@ -220,7 +220,9 @@ class _Quantile:
         grid = grid[(grid > self.q_b / 100) & (grid < self.q_b * 100)]
         half = np.interp(np.log(grid), np.log(times_ms[order]), reach[order])
         distance = self.distance(grid)
-        return first_below(grid, distance - half, 0.0), last_above(grid, distance + half, float("inf"))
+        # The last place where D + half is not yet below 0 is the first one from above.
+        last = first_below(grid[::-1], -(distance + half)[::-1], float("inf"))
+        return first_below(grid, distance - half, 0.0), last
 
     def around(self, time_ms: float) -> tuple[float, float]:
         """The thresholds at which "worse" and "within" are asked of a bound, for what rounding may hide."""
