@@ -85,7 +85,7 @@ class Design:
     """One per candidate arm: `canary`, then `canary_b`, `canary_c`, …"""
     duration_s: float = 3600.0
     replicates: int = 1
-    """Runs after one another. Each draws its instances anew."""
+    """Runs after one another. Each draws new instances."""
     bucket_s: int | None = None
     """Width of the buckets in `simulate_cells`; `None`: by the duration."""
 

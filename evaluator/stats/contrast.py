@@ -86,7 +86,7 @@ def measure_level(strata: Strata, arm: int, numerator: FloatArray, design: Desig
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What an estimate varies by beside its own variation over time; shapes (2, groups), baseline first."""
+    """What an estimate varies by in addition to its own variation over time; shapes (2, groups), baseline first."""
 
     design: Design | None = None
     """`None`: the level belongs to the arm as a whole, only its variation over time counts."""

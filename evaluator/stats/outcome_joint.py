@@ -1,4 +1,4 @@
-"""How errors of outcomes hang together: several metrics of the same units, several candidates beside one baseline.
+"""How errors of outcomes hang together: several metrics of the same units, several candidates with one baseline.
 
 Every level is, to first order, a sum over units. Two metrics of one user move together, and two candidates share the
 users of the baseline: the covariance of two errors is the sum of products of what each unit adds to either. Where sums

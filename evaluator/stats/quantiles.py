@@ -143,7 +143,7 @@ class _Work:
         return below if rows.n.size == rows.histogram_rows else np.take(below, rows.histogram, axis=1)
 
     def spread(self, below: FloatArray, difference: FloatArray, slope: FloatArray) -> Spread:
-        """What D varies by beside time at some thresholds, (2, thresholds).
+        """What D varies by between instances at some thresholds, (2, thresholds).
 
         `below` (thresholds, rows): requests done by each; `difference` (thresholds, 1): what is taken out of it
         between the arms; `slope` (thresholds,): how D changes with the logarithm of speed.

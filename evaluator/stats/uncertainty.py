@@ -126,7 +126,7 @@ class Design:
 
     @property
     def behind(self) -> tuple[int, int]:
-        """Units of replication to show beside a metric: replicates, or instances."""
+        """Units of replication to show with a metric: replicates, or instances."""
         if self.kind == "replicates":
             return self.runs, self.runs
         (baseline, candidate), (said, also_said) = self.instances, self.declared
