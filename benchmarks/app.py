@@ -92,10 +92,10 @@ def land(store: Store, name: str, design: Design) -> None:
     started = datetime.fromtimestamp(EPOCH_US / 1e6, UTC)
     ended = started + timedelta(seconds=design.duration_s)
     run = Run(requests.runs[0], name, f"{name}-group", "import", started=started, planned_end=ended)
-    store.register_run(Release(name, (Service("shop", "1", name),)), run)
-    to_parquet(requests, store.segment_folder(run).parent)
-    store.land_segments(run.id)
-    store.finish_run(run.id, state=RunState.COMPLETE, ended=ended, facts=RunFacts())
+    store.data.register_run(Release(name, (Service("shop", "1", name),)), run)
+    to_parquet(requests, store.data.segment_folder(run).parent)
+    store.data.land_segments(run.id)
+    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=ended, facts=RunFacts())
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evaluator.assess import assess
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.policy import load_policy
 from evaluator.records import Monitoring, Rulebook, Run, RunState
 from evaluator.simulate import Design, simulate, to_cells, to_parquet
@@ -44,7 +44,7 @@ def main() -> None:
 
         def judge(rulebook: Rulebook) -> int:
             evidence = assess(cells, (run_of_cells,), rulebook)
-            JUDGES["native"](evidence, rulebook, "bench")
+            judge_evidence(evidence, rulebook, "bench")
             return 1 + max(len(comparison.looks) for comparison in evidence.comparisons)
 
         looks = judge(watched)

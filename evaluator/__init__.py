@@ -14,17 +14,16 @@ if TYPE_CHECKING:  # importing typing takes as long as all the rest of a start b
 
     __version__: str
 
-_LAZY = {"Recorder": "evaluator.sources.locust", "open": "evaluator.api"}
-"""Name → the module that it comes from."""
+_PLACES = {"Recorder": "evaluator.sources.locust:Recorder", "open": "evaluator.api:open"}
 
 __all__ = ["Recorder", "__version__", "open"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        import importlib
+    if name in _PLACES:
+        from evaluator.extensions import load_object
 
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        return load_object(_PLACES[name])
     if name == "__version__":
         from evaluator.version import find_version
 

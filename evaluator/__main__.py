@@ -51,7 +51,10 @@ def run(args: Sequence[str], *, listen: bool = False) -> int:
     try:
         if listen:
             interrupts.listen()
-        code = _invoke(args, session)
+        logging.basicConfig(format="evaluator: %(message)s", stream=sys.stderr)
+        with evaluator.make_context("evaluator", list(args), obj=session) as ctx:
+            result = evaluator.invoke(ctx)
+        code = result if isinstance(result, int) else 0
         flush()
     except click.exceptions.Exit as leaving:
         code = leaving.exit_code
@@ -91,13 +94,6 @@ def _open_closed_streams() -> None:
         if getattr(sys, name) is None:
             mode = "w" if descriptor else "r"
             setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8", closefd=False))
-
-
-def _invoke(args: Sequence[str], session: Session) -> int:
-    logging.basicConfig(format="evaluator: %(message)s", stream=sys.stderr)
-    with evaluator.make_context("evaluator", list(args), obj=session) as ctx:
-        code = evaluator.invoke(ctx)
-    return code if isinstance(code, int) else 0
 
 
 def _complain(message: str, hint: str | None = None) -> None:

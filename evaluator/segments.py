@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,18 @@ __all__ = [
     "READING_SCHEMA",
     "REQUEST_SCHEMA",
     "REQUIRED_COLUMNS",
-    "MergedSegment",
     "SegmentWriter",
     "compact",
     "count_rows",
     "data_folder",
+    "make_table",
     "read_segment",
     "request_table",
     "run_folder",
     "segment_name",
     "segment_paths",
     "slug",
+    "written_whole",
 ]
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
@@ -121,27 +122,37 @@ def segment_paths(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.glob("seg-*.parquet") if _PATTERN.fullmatch(path.name)))
 
 
+def make_table(schema: pa.Schema, columns: Mapping[str, Sequence[Any] | pa.Array | None], rows: int) -> pa.Table:
+    """Build a table of a schema; a text given once stands for all rows, a nullable column left out is null."""
+    arrays = []
+    for field in schema:
+        values: Any = columns.get(field.name)
+        if values is None:
+            values = pa.nulls(rows, field.type)
+        elif isinstance(values, str):
+            values = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), [values])
+        elif not isinstance(values, pa.Array) or values.type != field.type:
+            is_name = pa.types.is_dictionary(field.type)
+            values = pa.array(values, pa.string()).dictionary_encode() if is_name else pa.array(values, field.type)
+        arrays.append(values)
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
 def request_table(columns: Mapping[str, Sequence[Any] | pa.Array], rows: int) -> pa.Table:
-    """Build a table of REQUEST_SCHEMA; a text given once stands for all rows, a nullable column left out is null."""
-    return pa.Table.from_arrays(
-        [_column(field, columns.get(field.name), rows) for field in REQUEST_SCHEMA], schema=REQUEST_SCHEMA
-    )
+    """Build a table of requests, as `make_table` does."""
+    return make_table(REQUEST_SCHEMA, columns, rows)
 
 
-def _column(field: pa.Field, values: Any, rows: int) -> pa.Array:
-    if values is None or isinstance(values, str):
-        return _constant(field.type, values, rows)
-    if isinstance(values, pa.Array) and values.type == field.type:
-        return values
-    if pa.types.is_dictionary(field.type):
-        return pa.array(values, pa.string()).dictionary_encode()
-    return pa.array(values, field.type)
-
-
-def _constant(kind: pa.DataType, value: str | None, rows: int) -> pa.Array:
-    if value is None:
-        return pa.nulls(rows, kind)
-    return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), [value])
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a path to write to. What was written appears at `path` once it is whole; where that fails, nothing stays."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 class SegmentWriter:
@@ -160,7 +171,8 @@ class SegmentWriter:
     def write(self, table: pa.Table) -> Path:
         """Write one segment; it is whole when it appears."""
         path = self.folder / segment_name(self.worker, self._seq)
-        _write_atomically(path, table)
+        with written_whole(path) as unfinished:
+            _write(table, unfinished)
         self._seq += 1
         self.rows += table.num_rows
         self._unsynced.append(path)
@@ -187,18 +199,10 @@ def _next_number(folder: Path, worker: str) -> int:
     return max([*taken, first - 1]) + 1
 
 
-def _write_atomically(path: Path, table: pa.Table) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        _write(table, unfinished)
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
 def _write(table: pa.Table, sink: Path | pa.NativeFile) -> None:
-    pq.write_table(table, sink, compression="lz4", write_statistics=False, store_schema=True)
+    # No two times are alike: a dictionary of them would take a third of the time, and more room than they do.
+    alike = [name for name in table.column_names if name not in ("ts", "response_time_ms")]
+    pq.write_table(table, sink, compression="lz4", write_statistics=False, store_schema=True, use_dictionary=alike)
 
 
 def _sync(path: Path) -> None:
@@ -236,56 +240,26 @@ def _unreadable(path: Path, error: Exception) -> SourceError:
     return SourceError(f"segment {path} cannot be read: {' '.join(str(error).split())[:200]}")
 
 
-@dataclass(frozen=True, slots=True)
-class MergedSegment:
-    """One file that holds the rows of several segments, in their order."""
-
-    path: Path
-    sources: tuple[Path, ...]
-    rows: int
-
-
-def compact(
-    paths: Iterable[Path], folder: Path, *, worker: str, min_bytes: int = MERGED_BYTES
-) -> tuple[MergedSegment, ...]:
+def compact(paths: Iterable[Path], folder: Path, *, worker: str, min_bytes: int = MERGED_BYTES) -> dict[Path, Path]:
     """Merge segments into files of at least `min_bytes` (the last may be smaller); the sources are left alone.
 
-    The merged files get numbers of `worker` that no file in `folder` has. Memory stays near one row group.
+    The merged files get numbers of `worker` that no file in `folder` has. Memory stays near one row group. Returns
+    segment → the file that holds its rows now; the rows are in the order of the segments.
     """
     queue = list(paths)
-    merged: list[MergedSegment] = []
+    merged: dict[Path, Path] = {}
     while queue:
         path = folder / segment_name(worker, _next_number(folder, worker))
-        used, rows = _merge_into(path, queue, min_bytes)
-        merged.append(MergedSegment(path, tuple(queue[:used]), rows))
+        used = 0
+        with written_whole(path) as unfinished:
+            with unfinished.open("wb") as sink, pq.ParquetWriter(sink, REQUEST_SCHEMA, compression="zstd") as writer:
+                while used < len(queue) and (used == 0 or sink.tell() < min_bytes):
+                    group: list[pa.Table] = []
+                    while used < len(queue) and sum(table.num_rows for table in group) < _MERGED_GROUP_ROWS:
+                        group.append(read_segment(queue[used]))
+                        used += 1
+                    writer.write_table(pa.concat_tables(group), row_group_size=_MERGED_GROUP_ROWS)
+            _sync(unfinished)
+        merged |= dict.fromkeys(queue[:used], path)
         del queue[:used]
-    return tuple(merged)
-
-
-def _merge_into(path: Path, queue: list[Path], min_bytes: int) -> tuple[int, int]:
-    unfinished = path.with_name(path.name + ".tmp")
-    used = rows = 0
-    try:
-        with unfinished.open("wb") as sink, pq.ParquetWriter(sink, REQUEST_SCHEMA, compression="zstd") as writer:
-            for group in _row_groups(queue):
-                writer.write_table(pa.concat_tables(group), row_group_size=_MERGED_GROUP_ROWS)
-                used, rows = used + len(group), rows + sum(table.num_rows for table in group)
-                if sink.tell() >= min_bytes:
-                    break
-        _sync(unfinished)
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
-    return used, rows
-
-
-def _row_groups(queue: Sequence[Path]) -> Iterator[list[pa.Table]]:
-    group: list[pa.Table] = []
-    for path in queue:
-        group.append(read_segment(path))
-        if sum(table.num_rows for table in group) >= _MERGED_GROUP_ROWS:
-            yield group
-            group = []
-    if group:
-        yield group
+    return merged

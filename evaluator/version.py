@@ -11,7 +11,7 @@ import functools
 import re
 from pathlib import Path
 
-__all__ = ["find_version"]
+__all__ = ["find_version", "run_git"]
 
 DISTRIBUTION = "release-evaluator"
 TREE = Path(__file__).parent.parent
@@ -36,10 +36,12 @@ def _ask_metadata() -> str:
 
 def _ask_git(tree: Path) -> str | None:
     """Return the version of a checkout, or `None` where git is missing or does not want to say."""
-    described = _git(tree, "describe", "--dirty", "--tags", "--long", "--abbrev=40", "--match", "v[0-9]*.[0-9]*.[0-9]*")
+    # GIT_DIR in the environment, as within a hook of git, means another repository.
+    git = functools.partial(run_git, "--no-optional-locks", f"--git-dir={tree / '.git'}", f"--work-tree={tree}")
+    described = git("describe", "--dirty", "--tags", "--long", "--abbrev=40", "--match", "v[0-9]*.[0-9]*.[0-9]*")
     if described is None:  # no tag, or a shallow clone that does not reach one
-        count, node = _git(tree, "rev-list", "--count", "HEAD"), _git(tree, "rev-parse", "HEAD")
-        dirty = "-dirty" if _git(tree, "status", "--porcelain", "--untracked-files=no") else ""
+        count, node = git("rev-list", "--count", "HEAD"), git("rev-parse", "HEAD")
+        dirty = "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
         described = f"v{BEFORE_ALL_TAGS}-{count}-g{node}{dirty}"
     found = _DESCRIBED.fullmatch(described)
     return _to_version(**found.groupdict()) if found else None
@@ -53,13 +55,13 @@ def _to_version(tag: str, distance: str, node: str, dirty: str | None) -> str:
     return f"{major}.{minor}.{int(patch) + 1}.dev{distance}+g{node[:9]}{'.dirty' if dirty else ''}"
 
 
-def _git(tree: Path, *words: str) -> str | None:
+def run_git(*words: str, folder: Path | None = None) -> str | None:
+    """Run git, where need be in a folder, and return what it prints; `None` where it is missing, slow or fails."""
     import subprocess
 
-    # GIT_DIR in the environment, as within a hook of git, means another repository.
-    command = ["git", "--no-optional-locks", f"--git-dir={tree / '.git'}", f"--work-tree={tree}", *words]
+    command = ["git", *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -94,7 +94,7 @@ alt.Chart(pd.concat([built_in, tabulate(wide, "twice as wide")]), width=330, hei
 release = evaluator.open(store.path).release("cart@1.3")
 few = [f"{arm}-{k}" for arm in ("baseline", "canary") for k in (1, 2)]
 before = release.compare(instances=few)["latency_p95"].effect
-store.save_learnt("cart", report.learnt)
+store.control.save_learnt("cart", report.learnt)
 after = release.compare(instances=few)["latency_p95"].effect
 print(f"pods differ by {report.learnt.sd_latency:.1%}, measured in {report.learnt.comparisons} arms")
 print(f"p95 of 2 + 2 pods: {before.lower:+.1%} … {before.upper:+.1%} becomes {after.lower:+.1%} … {after.upper:+.1%}")

@@ -126,7 +126,9 @@ def render(verdict: Verdict, page: Page) -> str:
     return "\\n".join(f"{row.rule.name}\\t{row.status.value}" for row in verdict.evidence.comparisons)
 ''',
     "evaluator/reports/__init__.py",
-    {'    "markdown": _later("markdown"),': '    "markdown": _later("markdown"),\n    "lines": _later("lines"),'},
+    {
+        '        "markdown": ': '        "lines": f"{__name__}.lines:render",\n        "markdown": ',
+    },
 )
 
 HOOK = Addition(

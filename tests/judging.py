@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from evaluator.assess import assess
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.judges.native import Judgement
 from evaluator.records import (
     Cells,
@@ -39,7 +39,7 @@ SMALL = replace(Design(), duration_s=300.0, rate_per_s=40.0, instances=(3,))
 
 
 def judge(cells: Cells, rulebook: Rulebook = RULEBOOK, runs: tuple[Run, ...] = (RUN,)) -> Judgement:
-    return JUDGES["native"](assess(cells, runs, rulebook), rulebook, "cart@2")
+    return judge_evidence(assess(cells, runs, rulebook), rulebook, "cart@2")
 
 
 def evidence(cells: Cells, rulebook: Rulebook = RULEBOOK, runs: tuple[Run, ...] = (RUN,)) -> Evidence:

@@ -11,7 +11,7 @@ from judging import RULEBOOK
 
 from evaluator.assess import assess
 from evaluator.curves import trace_release
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.records import (
     Bins,
     Cells,
@@ -57,7 +57,7 @@ def give_verdict(
     cells = edit(simulate_cells(design, seed=1))
     runs = runs_of(cells)
     evidence = assess(cells, runs, rulebook)
-    judgement = JUDGES["native"](evidence, rulebook, release)
+    judgement = judge_evidence(evidence, rulebook, release)
     traced = {**trace_release(cells, runs, rulebook, judgement.comparisons), "runs": [describe(run) for run in runs]}
     traced["candidates"] = [{"release": "cart@1", "verdict": "no_go", "judged_at": JUDGED_AT.isoformat()}]
     return Verdict(

@@ -8,7 +8,7 @@ from scipy.special import ndtri
 
 from evaluator.assess import assess_outcomes
 from evaluator.errors import UnknownName
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.judges.multiplicity import adjust, holm
 from evaluator.metrics.outcome_measure import find_needs
 from evaluator.records import (
@@ -72,7 +72,7 @@ RATIO_OF_SIZES = {"baseline": 0.9, "B": 1.0, "C": 1.0}
 
 def judge(outcomes, rules=RULES, shares=RATIO_OF_SIZES):
     rulebook = Rulebook(rules, sample_ratio=shares)
-    return JUDGES["native"](assess_outcomes(outcomes, rulebook), rulebook, "r")
+    return judge_evidence(assess_outcomes(outcomes, rulebook), rulebook, "r")
 
 
 def test_harmless_harmful_and_unclear():

@@ -10,7 +10,7 @@ import pytest
 
 from evaluator.assess import assess_release
 from evaluator.assess_readings import count_samples
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.records import (
     UP,
     InstancePrior,
@@ -77,7 +77,7 @@ def nothing(same):
 
 
 def judge(evidence, rulebook):
-    return JUDGES["native"](evidence, rulebook, "cart@2")
+    return judge_evidence(evidence, rulebook, "cart@2")
 
 
 def statuses(judgement):

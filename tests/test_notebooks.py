@@ -20,6 +20,7 @@ SAID = {
         "canary-2    6\ncanary-3    4\n",
         "[(4, 'go'), (8, 'inconclusive'), (20, 'no_go')]",
     ),
+    "metrics_server": ("'http_requests_total'", "['baseline', 'canary']", "canary: 1 series, 5 samples, warnings ()"),
     "planning": ("2 stored comparisons", "blue_green"),
     "prometheus_join": (
         "by the server's word alone go, by both no_go",
@@ -28,7 +29,14 @@ SAID = {
     ),
 }
 """What each comes to: its text rests on that."""
-FIGURES = {"abn_experiment": 1, "calibration": 1, "deep_dive": 5, "planning": 2, "prometheus_join": 2}
+FIGURES = {
+    "abn_experiment": 1,
+    "calibration": 1,
+    "deep_dive": 5,
+    "metrics_server": 0,
+    "planning": 2,
+    "prometheus_join": 2,
+}
 SVG = "image/svg+xml"
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evaluator.api.rows import flatten, to_frame
 from evaluator.errors import UnknownName
-from evaluator.pipeline.judging import Trace
 from evaluator.records import Comparison, Verdict
 from evaluator.reports import VERDICT_WORDS, to_human, to_json
 from evaluator.reports.base import STATUS_MARKS, format_allowed, format_both, format_effect
@@ -32,7 +32,7 @@ class Judgement:
     """A verdict with its comparisons. It prints itself, here and in a notebook."""
 
     verdict: Verdict = field(repr=False)
-    trace: Trace = field(repr=False, compare=False)
+    trace: Callable[[], Mapping[str, Any]] = field(repr=False, compare=False)
     """Computes what `plot` draws, once, when it is asked to."""
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from evaluator.errors import EvaluatorError, UnknownName, UsageError
+from evaluator.extensions import needs
 from evaluator.figures import (
     Figure,
     color_arms,
@@ -22,7 +23,6 @@ from evaluator.figures import (
     rank_by_margin,
     with_finding,
 )
-from evaluator.pipeline.judging import Trace
 from evaluator.records import BASELINE, Comparison, Verdict
 
 if TYPE_CHECKING:
@@ -51,11 +51,11 @@ class Plots:
     """
 
     verdict: Verdict = field(repr=False)
-    trace: Trace = field(repr=False)
+    trace: Callable[[], Mapping[str, Any]] = field(repr=False)
 
     def __post_init__(self) -> None:
-        if importlib.util.find_spec("altair") is None:
-            raise EvaluatorError("plots need the package 'altair'", hint="pip install 'release-evaluator[plots]'")
+        with needs("plots need", "plots", EvaluatorError):
+            import_module("altair")
 
     def forest(self, *, endpoints: bool = False, width: int = PAGE) -> Chart:
         """Every change against its margin, the worst first: of the policy's metrics, or those of the endpoint scan.

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from evaluator.api.judgements import Judgement
 from evaluator.api.rows import flatten, to_frame
 from evaluator.errors import UsageError
-from evaluator.pipeline.judging import choose_runs, judge_traceably
+from evaluator.pipeline.assessing import Judged
+from evaluator.pipeline.judging import judge_runs
+from evaluator.pipeline.runs import choose_runs
 from evaluator.policy import Policy, find_policy, load_policy, parse_policy
 from evaluator.records import Cells, Run, Service, Verdict
 from evaluator.reports import from_json
@@ -40,7 +42,7 @@ class Snapshot:
 
     def release(self, name: str) -> Release:
         """Look at one release. Raises UnknownName."""
-        return Release(self.store, self.store.release(name).id)
+        return Release(self.store, self.store.control.release(name).id)
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
         """Query a copy of the store as a DuckDB relation: its tables, the views `requests` and `readings`.
@@ -50,7 +52,7 @@ class Snapshot:
         >>> store.sql("SELECT release, word FROM verdicts").fetchall()
         [('cart@1.5.0', 'no_go')]
         """
-        return self.store.relate(query, parameters)
+        return self.store.data.relate(query, parameters)
 
     def results(self) -> pd.DataFrame:
         """All metrics of all stored verdicts, a row each, as a data frame for analyses over releases.
@@ -62,7 +64,7 @@ class Snapshot:
         rows = [
             {"judged_at": stored.judged_at, "verdict": stored.word, **row}
             for name in self.releases
-            for stored in self.store.verdicts(name)
+            for stored in self.store.control.verdicts(name)
             for row in flatten(json.loads(stored.json))
         ]
         return to_frame(rows)
@@ -84,12 +86,12 @@ class Release:
     @property
     def services(self) -> tuple[Service, ...]:
         """Its services with their versions."""
-        return self.store.release(self.name).services
+        return self.store.control.release(self.name).services
 
     @property
     def runs(self) -> tuple[Run, ...]:
         """Its runs in the order in which they were begun."""
-        return self.store.runs(self.name)
+        return self.store.data.runs(self.name)
 
     def cells(self, runs: str = "latest") -> Cells:
         """The additive summary of its requests that everything is computed from.
@@ -98,7 +100,7 @@ class Release:
         >>> cells.arms, len(cells.instances)
         (('baseline', 'canary'), 6)
         """
-        return self.store.read_cells([run.id for run in choose_runs(self.runs, runs)])
+        return self.store.data.read_cells([run.id for run in choose_runs(self.runs, runs)])
 
     def verdicts(self) -> pd.DataFrame:
         """All verdicts that were kept, a row each, the oldest first.
@@ -106,7 +108,7 @@ class Release:
         >>> release.verdicts()["verdict"].tolist()
         ['no_go']
         """
-        kept = self.store.verdicts(self.name)
+        kept = self.store.control.verdicts(self.name)
         return to_frame([{"judged_at": one.judged_at, "verdict": one.word, "json": one.json} for one in kept])
 
     def judgement(self, number: int = -1) -> Judgement:
@@ -117,13 +119,13 @@ class Release:
         >>> release.judgement().verdict.reasons[0].code
         'regression'
         """
-        kept = self.store.verdicts(self.name)
+        kept = self.store.control.verdicts(self.name)
         if not -len(kept) <= number < len(kept):
             said = f"verdict {number} of {self.name}; {len(kept)} were kept" if kept else f"verdict of {self.name} yet"
             raise UsageError(
                 f"there is no {said}", hint=f"judge it: evaluator verdict {self.name}, or `compare()` here"
             )
-        drawn = self.store.figures(self.name) if number in (-1, len(kept) - 1) else None
+        drawn = self.store.control.figures(self.name) if number in (-1, len(kept) - 1) else None
         verdict = from_json(kept[number].json, f"the verdict of {self.name}")
         return Judgement(verdict, functools.cache(functools.partial(_trace_again, self.store, verdict, drawn)))
 
@@ -155,15 +157,15 @@ class Release:
         """
         chosen = _policy(policy, {**settings, **({"metrics": [dict(one) for one in metrics]} if metrics else {})})
         cut = functools.partial(narrow, start=start, end=end, endpoints=endpoints, instances=instances)
-        verdict, trace = judge_traceably(
+        verdict, judged = judge_runs(
             self.store,
-            self.store.release(self.name),
+            self.store.control.release(self.name),
             choose_runs(self.runs, runs),
             chosen,
             judged_at=datetime.now(UTC),
             cut=cut,
         )
-        return Judgement(verdict, functools.cache(trace))
+        return Judgement(verdict, functools.cache(functools.partial(_trace, self.store, verdict, judged)))
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
         """Query a copy of the store in which `requests` and `readings` are those of this release. Raises UsageError.
@@ -171,26 +173,33 @@ class Release:
         >>> release.sql("SELECT instance FROM requests WHERE arm = ? GROUP BY ALL ORDER BY ALL", ["canary"]).fetchall()
         [('canary-1',), ('canary-2',), ('canary-3',)]
         """
-        return self.store.relate(query, parameters, release=self.name)
+        return self.store.data.relate(query, parameters, release=self.name)
 
     def __repr__(self) -> str:
         return f"<release {self.name}: {count_of(len(self.runs), 'run')}>"
 
 
+def _trace(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str, Any]:
+    """Compute what the figures of a verdict need from what it judged."""
+    from evaluator.pipeline.drawing import trace_figures  # most judgements are only read
+
+    return trace_figures(store, verdict.release, judged.data, judged.rulebook, judged.evidence)
+
+
 def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[str, Any]:
     """What the figures of a stored verdict need: kept beside it (`drawn`, JSON), or computed from what it judged."""
-    from evaluator.pipeline.reviewing import read_judged, trace_judged  # only for those who look back
+    from evaluator.pipeline.reviewing import judge_again  # only for those who look back
 
     if drawn is not None:
         kept: Mapping[str, Any] = json.loads(drawn)
         return kept
-    judged = read_judged(store, verdict)
-    if not judged.same_data:
+    judged = judge_again(store, verdict)
+    if not judged.data.as_judged:
         raise UsageError(
             f"what the verdict of {verdict.release.id} judged is not there as it was, so it cannot be drawn",
             hint="judge what is there now with `compare()`",
         )
-    return trace_judged(store, verdict, judged)
+    return _trace(store, verdict, judged)
 
 
 def _policy(given: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Policy:

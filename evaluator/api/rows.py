@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from evaluator.errors import EvaluatorError
+from evaluator.extensions import needs
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -43,6 +46,7 @@ def flatten(verdict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows as a data frame. Raises EvaluatorError where pandas is not installed."""
-    import pandas as pd
+    with needs("data frames need", "notebook", EvaluatorError):
+        import pandas as pd
 
     return pd.DataFrame(list(rows))

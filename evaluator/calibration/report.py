@@ -26,7 +26,7 @@ from evaluator.calibration.splits import (
     split_instances,
     split_time,
 )
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.metrics import OUTCOME_METRICS
 from evaluator.records import BASELINE, CANDIDATE, Cells, Learnt, Rulebook, Run, RunFacts, RunState, VerdictWord
 from evaluator.stats.score import wilson_interval
@@ -221,7 +221,7 @@ def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWo
     )
     prior = replace(rulebook.prior, baseline=None, canary=None)
     asked = replace(rulebook, rules=rules, prior=prior, sample_ratio={})
-    return JUDGES["native"](assess(cells, runs, asked), asked, "calibration").word
+    return judge_evidence(assess(cells, runs, asked), asked, "calibration").word
 
 
 def _tally(kind: str, change: Change, judged: Sequence[Judged]) -> Tally:

@@ -1,14 +1,13 @@
 """The command line: arguments → pipeline → reports → exit code.
 
 stdout carries the result, stderr the log and the progress. A command is a module of this package with a click command
-named `command` (or as its line says);
-its line in `COMMANDS` is all that makes it known, and it is imported only when it is called. A command
-returns its exit code (`None` is 0) and raises the errors of `evaluator.errors`; `evaluator.__main__` does the rest.
+named `command` (or as its line says); its line in `COMMANDS` is all that makes it known, and it is imported only when
+it is called. A command returns its exit code (`None` is 0) and raises the errors of `evaluator.errors`;
+`evaluator.__main__` does the rest.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
@@ -20,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from evaluator.errors import UnknownName
+from evaluator.extensions import load_object
 
 if TYPE_CHECKING:
     from evaluator.policy import Policy
@@ -96,8 +96,8 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name or "command")
+        place = COMMANDS[cmd_name][0]
+        command: click.Command = load_object(place if ":" in place else f"{place}:command")
         _add_common_options(command)
         return command
 

@@ -17,7 +17,7 @@ class Duration(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Turn text into seconds."""
-        from evaluator.policy.quantities import parse_duration_s
+        from evaluator.quantities import parse_duration_s
 
         if isinstance(value, float):
             return value
@@ -34,7 +34,7 @@ class Share(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Turn text into a share of 1."""
-        from evaluator.policy.quantities import parse_share
+        from evaluator.quantities import parse_share
 
         try:
             share = value if isinstance(value, float) else parse_share(value)
@@ -61,7 +61,7 @@ class Moment(click.ParamType[datetime]):
 
 
 def _parse_moment(text: str) -> datetime:
-    from evaluator.policy.quantities import parse_duration_s
+    from evaluator.quantities import parse_duration_s
 
     if text == "now":
         return datetime.now(UTC)

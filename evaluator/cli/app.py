@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import click
 
 import evaluator as package
 from evaluator.cli import Session
-from evaluator.errors import EvaluatorError, UsageError
+from evaluator.errors import EvaluatorError
+from evaluator.extensions import needs
 
 __all__ = ["OPTIONS", "command"]
 
@@ -44,8 +45,8 @@ def command(session: Session, address: str, port: int, no_worker: bool) -> int:
     Listens on this machine only. On another address it shows nothing to anyone who has not signed in: docs/app.md says
     how to configure a login. Ends with Ctrl-C.
     """
-    if importlib.util.find_spec("streamlit") is None:
-        raise UsageError("the app needs the package 'streamlit'", hint="pip install 'release-evaluator[app,plots]'")
+    with needs("the app needs", "app,plots"):
+        version("streamlit")
     session.say(f"http://{address}:{port} shows {session.store_path}; Ctrl-C ends it")
     if not _is_loopback(address):
         session.say("listening beyond this machine: only who signs in sees anything (docs/app.md)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import follow, tell, tell_all
+from evaluator.cli.promote import follow, tell
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports import plain_text
 
@@ -22,12 +22,12 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
 
     store = session.open_store()
     if intent is None:
-        waiting = [one for one in store.promotions.intents() if one.state is IntentState.REQUESTED]
-        emit("\n".join(map(_ask, waiting, tell_all(store, waiting))) or "nothing waits")
+        waiting = [one for one in store.control.intents() if one.state is IntentState.REQUESTED]
+        emit("\n".join(map(_ask, waiting, tell(store, waiting))) or "nothing waits")
         return 0
     approved = approve(store, session.load_policy(), system_person(), intent)
     if approved.state is IntentState.REQUESTED:
-        count = len(store.promotions.approvals(approved.id))
+        count = len(store.control.approvals(approved.id))
         emit(f"{approved.id}: {count} of {approved.approvals_needed} approvals")
         return 0
     return follow(session, store, approved.id, wait_s=None, queue=queue)
@@ -46,4 +46,4 @@ def reject(session: Session, intent: str, reason: str) -> None:
     from evaluator.intents import cancel, system_person
 
     store = session.open_store()
-    emit(tell(store, cancel(store, session.load_policy(), system_person(), intent, reason)))
+    emit(*tell(store, [cancel(store, session.load_policy(), system_person(), intent, reason)]))

@@ -34,8 +34,8 @@ def show(session: Session, release: str | None, format_name: str) -> None:
     """List requests, approvals, executions and notes, the oldest first; of RELEASE where it is named."""
     store = session.open_store()
     if release is not None:
-        store.release(release)
-    rows = [_to_plain(row) for row in store.promotions.audit(release)]
+        store.control.release(release)
+    rows = [_to_plain(row) for row in store.control.audit(release)]
     if format_name == "json":
         emit(json.dumps(rows, indent=1))
     elif format_name == "csv":
@@ -67,7 +67,7 @@ def verify(session: Session) -> None:
 
     Any edit shows, short of rewriting all rows that follow it; against that helps the hash kept elsewhere.
     """
-    emit(session.open_store().promotions.verify_audit())
+    emit(session.open_store().control.verify_audit())
 
 
 @command.command("note")

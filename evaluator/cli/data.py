@@ -33,9 +33,9 @@ def query_store(session: Session, query: str | None, format_name: str) -> int:
     text = query if query is not None else _read_stdin()
     store = session.open_store()
     if format_name == "table":
-        emit(store.render(text))
+        emit(store.data.render(text))
         return 0
-    table = store.query(text)
+    table = store.data.query(text)
     if format_name == "json":
         emit(json.dumps(table.to_pylist(), default=str, indent=1))
         return 0
@@ -62,7 +62,7 @@ def _read_stdin() -> str:
 @click.pass_obj
 def export_release(session: Session, release: str, folder: Path) -> int:
     """Write requests, cells, runs and verdicts of RELEASE as Parquet files."""
-    for path in session.open_store().export(release, folder):
+    for path in session.open_store().data.export(release, folder):
         emit(str(path))
     return 0
 
@@ -74,14 +74,14 @@ def export_release(session: Session, release: str, folder: Path) -> int:
 def purge_release(session: Session, release: str, yes: bool) -> int:
     """Delete the request rows of RELEASE; its cells and verdicts stay, so it can still be judged."""
     store = session.open_store()
-    store.release(release)
+    store.control.release(release)
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("purging cannot be undone", hint="say --yes")
         click.confirm(f"Delete all request rows of {release}?", abort=True, err=True)
     from evaluator.intents import system_person
 
-    deleted = store.purge(release)
-    store.promotions.note(system_person().name, "purged", release, f"{deleted} request rows deleted")
+    deleted = store.data.purge(release)
+    store.control.note(system_person().name, "purged", release, f"{deleted} request rows deleted")
     emit(f"{release}: {deleted} request rows deleted; cells and verdicts stay")
     return 0

@@ -11,7 +11,7 @@ from types import FrameType
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.promote import follow, tell, tell_all
+from evaluator.cli.promote import follow, tell
 from evaluator.errors import HookError
 from evaluator.records.intents import Delivery
 from evaluator.reports import plain_text
@@ -59,13 +59,13 @@ def log(session: Session, release: str | None, as_json: bool) -> None:
     """List intents and what became of their hooks, the oldest first; of RELEASE where it is named."""
     store = session.open_store()
     if release is not None:
-        store.release(release)
-    intents = store.promotions.intents(release)
+        store.control.release(release)
+    intents = store.control.intents(release)
     if as_json:
         known = {one.id for one in intents}
-        emit(json.dumps([_to_plain(one) for one in store.promotions.deliveries() if one.intent in known], indent=1))
+        emit(json.dumps([_to_plain(one) for one in store.control.deliveries() if one.intent in known], indent=1))
         return
-    emit("\n".join(tell_all(store, intents)) or "nothing was asked for yet")
+    emit("\n".join(tell(store, intents)) or "nothing was asked for yet")
 
 
 def _to_plain(one: Delivery) -> dict[str, object]:
@@ -113,7 +113,7 @@ def resolve(session: Session, intent: str, number: int, known: str, reason: str)
     store = session.open_store()
     policy = session.load_policy()
     settled = settle(store, policy, system_person(), intent, number, done=known == "done", reason=reason)
-    emit(tell(store, settled))
+    emit(*tell(store, [settled]))
 
 
 @command.command("worker")
@@ -131,7 +131,7 @@ def worker(session: Session, once: bool) -> int:
     session.load_policy()
     if once:
         done = execute_waiting(store, session.load_policy, name_worker())
-        emit("\n".join(tell(store, one) for one in done) or "nothing waits")
+        emit("\n".join(tell(store, done)) or "nothing waits")
         return 0
     stop = threading.Event()
 

@@ -15,6 +15,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration, Share
 from evaluator.cli.terminal import make_page
 from evaluator.errors import UsageError
+from evaluator.extensions import needs
 from evaluator.pipeline.hindsight import find_history
 from evaluator.planning import (
     Exposure,
@@ -103,14 +104,10 @@ def command(
 
 
 def _draw(path: Path, plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequence[Exposure]) -> None:
-    try:
+    with needs("drawing needs", "plots"):
         from evaluator.figures import draw_plan, save_figure
 
         save_figure(draw_plan(plans, grids, strategies), path)
-    except ImportError as error:
-        raise UsageError(
-            f"drawing needs the package '{error.name}'", hint="pip install 'release-evaluator[plots]'"
-        ) from error
 
 
 def _around(instances: int) -> list[int]:

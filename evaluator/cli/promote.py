@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,50 +12,34 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration
 from evaluator.errors import UsageError
-from evaluator.records.intents import Action, AuditRow, Delivery, Intent, IntentState
+from evaluator.records.intents import FINAL_STATES, Action, Delivery, Intent, IntentState
 
 if TYPE_CHECKING:
     from evaluator.store import Store
 
-__all__ = ["command", "follow", "hold", "rollback", "tell", "tell_all"]
+__all__ = ["command", "follow", "hold", "rollback", "tell"]
 
 EXIT_CODES = {IntentState.ACKNOWLEDGED: 0, IntentState.FAILED: 4, IntentState.UNKNOWN: 4}
 """Any other state is 3: it is not done, and may still be."""
 
 POLL_S = 1.0
 LOCK_WAIT_S = 60.0
-DONE = (IntentState.ACKNOWLEDGED, IntentState.FAILED, IntentState.UNKNOWN, IntentState.EXPIRED, IntentState.CANCELLED)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
-class How:
-    """What the three commands take beside the release."""
-
-    reason: str
-    yes: bool
-    dry_run: bool
-    queue: bool
-    wait_s: float | None
+OPTIONS = (
+    click.argument("release", metavar="RELEASE"),
+    click.option("--reason", default="", help="Why, in a sentence; it stays in the audit trail."),
+    click.option("--yes", is_flag=True, help="Do not ask to type the release's name."),
+    click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing."),
+    click.option("--queue", is_flag=True, help="Leave it to the app, or to `evaluator hooks worker`."),
+    click.option("--wait", "wait_s", type=Duration(), metavar="DURATION", help="Wait so long until it is done."),
+)
+"""Options of the three commands, in the order of their help."""
 
 
 def _options(function: F) -> F:
-    for option in reversed(
-        (
-            click.argument("release", metavar="RELEASE"),
-            click.option("--reason", default="", help="Why, in a sentence; it stays in the audit trail."),
-            click.option("--yes", is_flag=True, help="Do not ask to type the release's name."),
-            click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing."),
-            click.option("--queue", is_flag=True, help="Leave it to the app, or to `evaluator hooks worker`."),
-            click.option(
-                "--wait",
-                "wait_s",
-                type=Duration(),
-                metavar="DURATION",
-                help="Wait so long until it is done.",
-            ),
-        )
-    ):
+    for option in reversed(OPTIONS):
         function = option(function)
     return function
 
@@ -73,7 +56,7 @@ def command(session: Session, /, release: str, break_glass: bool, **given: Any) 
     allowed, or not yet done, 4 a hook failed or its outcome is unknown.
     """
     action = Action.BREAK_GLASS if break_glass else Action.PROMOTE
-    return _act(session, action, release, How(**given))
+    return _act(session, action, release, **given)
 
 
 @click.command("hold")
@@ -81,7 +64,7 @@ def command(session: Session, /, release: str, break_glass: bool, **given: Any) 
 @click.pass_obj
 def hold(session: Session, /, release: str, **given: Any) -> int:
     """Stop RELEASE where it is: promotions that wait are cancelled, and the policy's hooks for hold are executed."""
-    return _act(session, Action.HOLD, release, How(**given))
+    return _act(session, Action.HOLD, release, **given)
 
 
 @click.command("rollback")
@@ -89,26 +72,44 @@ def hold(session: Session, /, release: str, **given: Any) -> int:
 @click.pass_obj
 def rollback(session: Session, /, release: str, **given: Any) -> int:
     """Take back what the last promotion of RELEASE changed, and execute the policy's hooks for rollback."""
-    return _act(session, Action.ROLLBACK, release, How(**given))
+    return _act(session, Action.ROLLBACK, release, **given)
 
 
-def _act(session: Session, action: Action, release: str, how: How) -> int:
+def _act(
+    session: Session,
+    action: Action,
+    release: str,
+    *,
+    reason: str,
+    yes: bool,
+    dry_run: bool,
+    queue: bool,
+    wait_s: float | None,
+) -> int:
     from evaluator.intents import Wish, ask, system_person
 
     store, policy, person = session.open_store(), session.load_policy(), system_person()
-    store.release(release)
-    if how.dry_run:
+    store.control.release(release)
+    if dry_run:
         emit(_describe(session, store, action, release))
         return 0
-    if not how.yes:
+    if not yes:
         session.say(_describe(session, store, action, release))
-    wish = Wish(action, release, how.reason or ("the verdict is GO" if action is Action.PROMOTE else ""))
-    if not how.yes and wish.reason:
-        _confirm(action, release)
+    wish = Wish(action, release, reason or ("the verdict is GO" if action is Action.PROMOTE else ""))
+    if not yes and wish.reason:
+        if not sys.stdin.isatty():
+            raise UsageError(f"nobody is there to confirm that {release} is meant", hint="--yes confirms it beforehand")
+        typed = click.prompt(f"Type {release} to {action.said} it", default="", show_default=False, err=True).strip()
+        if typed != release:
+            raise UsageError(f"{typed or 'nothing'} was typed, not {release}: nothing was done")
     intent = ask(store, policy, person, wish)
     if intent.state is IntentState.REQUESTED:
-        session.say(_waits(store, intent))
-    return follow(session, store, intent.id, wait_s=how.wait_s, queue=how.queue)
+        missing = intent.approvals_needed - len(store.control.approvals(intent.id))
+        who = "people other than " + intent.requester if intent.distinct else "people who may approve"
+        until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
+        of_all = f"{missing} more of {intent.approvals_needed} {who}"
+        session.say(f"waits for {of_all}, until {until}: evaluator approve {intent.id}")
+    return follow(session, store, intent.id, wait_s=wait_s, queue=queue)
 
 
 def _describe(session: Session, store: Store, action: Action, release: str) -> str:
@@ -121,7 +122,7 @@ def _describe(session: Session, store: Store, action: Action, release: str) -> s
     policy, verdict = session.load_policy(), find_latest(store, release)
     planned, left = plan_action(store, policy, release, action)
     until = datetime.now(UTC) + timedelta(minutes=1)
-    shown = preview_steps(planned, store.release(release), verdict, system_person(), until)
+    shown = preview_steps(planned, store.control.release(release), verdict, system_person(), until)
     said = verdict.word.replace("_", "-").upper() if verdict else "not judged"
     lines = [f"{action.said} {plain_text(release)} (verdict: {said})"]
     for number, one in enumerate(shown, 1):
@@ -137,31 +138,22 @@ def _describe(session: Session, store: Store, action: Action, release: str) -> s
     return "\n".join(lines)
 
 
-def _confirm(action: Action, release: str) -> None:
-    """Let a person type the release's name. Raises UsageError where nobody can be asked, or another name is typed."""
-    if not sys.stdin.isatty():
-        raise UsageError(f"nobody is there to confirm that {release} is meant", hint="--yes confirms it beforehand")
-    typed = click.prompt(f"Type {release} to {action.said} it", default="", show_default=False, err=True)
-    if typed.strip() != release:
-        raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {release}: nothing was done")
-
-
 def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | None, queue: bool = False) -> int:
     """Execute an intent, or wait for who does, and say what became of it."""
     from evaluator.intents import execute, name_worker
 
     deadline = time.monotonic() + (wait_s or 0.0)
     while True:
-        intent = store.promotions.intent(intent_id)
+        intent = store.control.intent(intent_id)
         if intent.state in (IntentState.APPROVED, IntentState.SENT) and not queue:
             intent = execute(store, session.load_policy, intent_id, name_worker(), wait_s=LOCK_WAIT_S)
         left_s = deadline - time.monotonic()
-        if intent.state in DONE or left_s <= 0:
+        if intent.state in FINAL_STATES or left_s <= 0:
             break
         time.sleep(min(POLL_S, left_s))
-    emit(tell(store, intent))
+    emit(*tell(store, [intent]))
     if intent.state in (IntentState.FAILED, IntentState.UNKNOWN):
-        if not store.promotions.deliveries(intent.id):
+        if not store.control.deliveries(intent.id):
             session.say("nothing was executed: mend what it says, then ask for it again")
             return 3
         session.say(f"look at what it reached; then `evaluator hooks retry {intent.id}`, or `evaluator rollback`")
@@ -169,39 +161,23 @@ def follow(session: Session, store: Store, intent_id: str, *, wait_s: float | No
     return 0 if left_to_others else EXIT_CODES.get(intent.state, 3)
 
 
-def _waits(store: Store, intent: Intent) -> str:
-    agreed = len(store.promotions.approvals(intent.id))
-    missing = intent.approvals_needed - agreed
-    who = "people other than " + intent.requester if intent.distinct else "people who may approve"
-    until = f"{intent.expires_at:%Y-%m-%d %H:%M} UTC"
-    return f"waits for {missing} more of {intent.approvals_needed} {who}, until {until}: evaluator approve {intent.id}"
-
-
-def tell(store: Store, intent: Intent) -> str:
-    """What became of an intent and each of its hooks."""
-    return _tell(intent, store.promotions.deliveries(intent.id), store.promotions.audit(intent.release))
-
-
-def tell_all(store: Store, intents: Sequence[Intent]) -> list[str]:
-    """The same of several, which are read at once: there are more of them every day."""
-    deliveries, rows = store.promotions.deliveries(), store.promotions.audit()
-    of_intent: dict[str, tuple[list[Delivery], list[AuditRow]]] = {one.id: ([], []) for one in intents}
-    for delivery in deliveries:
-        if delivery.intent in of_intent:
-            of_intent[delivery.intent][0].append(delivery)
-    for row in rows:
-        if row.intent in of_intent:
-            of_intent[row.intent][1].append(row)
-    return [_tell(one, *of_intent[one.id]) for one in intents]
-
-
-def _tell(intent: Intent, deliveries: Sequence[Delivery], rows: Sequence[AuditRow]) -> str:
+def tell(store: Store, intents: Sequence[Intent]) -> list[str]:
+    """What became of each intent and each of its hooks; all are read at once: there are more of them every day."""
     from evaluator.reports import plain_text
 
-    why = next((row.text for row in reversed(rows) if row.intent == intent.id), "")
-    head = f"{intent.id} {intent.action.said} {plain_text(intent.release)}: {intent.state}"
-    lines = [f"{head}: {plain_text(why)}" if intent.state in DONE and why else head]
-    for one in sorted(deliveries, key=lambda delivery: delivery.position):
-        said = f"  {one.position + 1}. {one.event}: {one.hook}  {one.outcome.state}"
-        lines.append(plain_text(f"{said}: {one.outcome.text}" if one.outcome.text else said))
-    return "\n".join(lines)
+    alone = intents[0] if len(intents) == 1 else None
+    why = {row.intent: row.text for row in store.control.audit(alone.release if alone else None)}
+    deliveries: dict[str, list[Delivery]] = {one.id: [] for one in intents}
+    for delivery in store.control.deliveries(alone.id if alone else None):
+        if delivery.intent in deliveries:
+            deliveries[delivery.intent].append(delivery)
+    texts = []
+    for intent in intents:
+        head = f"{intent.id} {intent.action.said} {plain_text(intent.release)}: {intent.state}"
+        said = why.get(intent.id, "")
+        lines = [f"{head}: {plain_text(said)}" if intent.state in FINAL_STATES and said else head]
+        for one in sorted(deliveries[intent.id], key=lambda delivery: delivery.position):
+            hook = f"  {one.position + 1}. {one.event}: {one.hook}  {one.outcome.state}"
+            lines.append(plain_text(f"{hook}: {one.outcome.text}" if one.outcome.text else hook))
+        texts.append("\n".join(lines))
+    return texts

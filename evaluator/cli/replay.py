@@ -10,7 +10,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page
-from evaluator.pipeline.hindsight import Replayed, replay_releases
+from evaluator.pipeline.replaying import Replayed, replay_releases
 from evaluator.records import VerdictWord
 from evaluator.reports import VERDICT_WORDS, Page
 from evaluator.reports.table import lay_out, write_line

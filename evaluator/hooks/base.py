@@ -18,17 +18,19 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ValidationError
 
 from evaluator.errors import EvaluatorError, HookError, PolicyError, UnknownName
 from evaluator.extensions import Extensions
-from evaluator.hooks import secrecy
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions
+from evaluator.hooks.templates import WORDS
+from evaluator.secrecy import OF_HOOKS, redact
 
 __all__ = [
     "HOOKS",
@@ -86,27 +88,10 @@ class HookContext:
     outcome: str = ""
     """acknowledged, failed or unknown: what came of the action, for hooks that announce it."""
     dry_run: bool = False
-    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False, compare=False)
-    """Where secrets are looked up by their names."""
-
-    def secret(self, text: str) -> str:
-        """The text with the values of its `${NAME}`. Raises UsageError for one that is not set."""
-        return secrecy.reveal(text, self.environment)
 
     def words(self) -> dict[str, str]:
         """What templates may say and receivers are sent: no secrets."""
-        return {
-            "release": self.release,
-            "action": self.action,
-            "verdict": self.verdict,
-            "verdict_hash": self.verdict_hash,
-            "baseline": self.baseline,
-            "canary": self.canary,
-            "requester": self.requester,
-            "reason": self.reason,
-            "idempotency_key": self.idempotency_key,
-            "outcome": self.outcome,
-        }
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name in WORDS}
 
     def left_s(self) -> float:
         """Seconds until it expires; negative afterwards."""
@@ -184,13 +169,13 @@ class BaseHook(Generic[O]):
         """Do it, unless it is a dry run or too late."""
         if context.dry_run:
             return Outcome("acknowledged", f"dry run, nothing was done: {self.describe()}")
-        return self._guard(lambda: self._execute(context), context)
+        return self._attempt(lambda: self._execute(context), context)
 
     def undo(self, context: HookContext, earlier: Json) -> Outcome:
         """Restore what was so before."""
         if context.dry_run:
             return Outcome("acknowledged", f"dry run, nothing was undone: {self.describe()}")
-        return self._guard(lambda: self._undo(context, earlier), context)
+        return self._attempt(lambda: self._undo(context, earlier), context)
 
     def read(self) -> Json:
         """The value that it changes. Raises EvaluatorError."""
@@ -214,12 +199,7 @@ class BaseHook(Generic[O]):
 
     def test(self) -> Outcome:
         """Whether it could be executed; touches nothing."""
-        try:
-            return self._tidy(self._call(self._test))
-        except EvaluatorError as error:
-            return self._tidy(_failed(error))
-        except MaybeSent as error:
-            return self._tidy(Outcome("failed", str(error)))
+        return self._attempt(self._test)
 
     def _describe(self) -> str:
         raise NotImplementedError
@@ -237,7 +217,7 @@ class BaseHook(Generic[O]):
         raise NotImplementedError
 
     def _secret(self, text: str) -> str:
-        return secrecy.reveal(text, self.environment)
+        return OF_HOOKS.reveal(text, self.environment)
 
     def _call(self, act: Callable[[], T]) -> T:
         try:
@@ -248,32 +228,33 @@ class BaseHook(Generic[O]):
                 hint="pip install 'release-evaluator[hooks]'",
             ) from None
 
-    def _guard(self, act: Callable[[], Outcome], context: HookContext) -> Outcome:
-        if context.left_s() <= 0:
+    def _attempt(self, act: Callable[[], Outcome], context: HookContext | None = None) -> Outcome:
+        """What comes of an act within its context's time, without secrets; one without a context changes nothing."""
+        if context and context.left_s() <= 0:
             return Outcome(
                 "failed", f"{self.kind} was not executed: the intent expired at {context.expires_at:%H:%M:%S}"
             )
         try:
-            return self._tidy(self._call(act))
+            outcome = self._call(act)
         except EvaluatorError as error:
-            return self._tidy(_failed(error))
+            outcome = _failed(error)
         except MaybeSent as error:
-            return self._tidy(Outcome("unknown", f"{error}; it may have been done"))
-
-    def _tidy(self, outcome: Outcome) -> Outcome:
-        response = self._clean(outcome.response)
-        return replace(outcome, did=self._clean(outcome.did), response=_shorten(response))
+            outcome = (
+                Outcome("unknown", f"{error}; it may have been done") if context else Outcome("failed", str(error))
+            )
+        response = _shorten(self._clean(outcome.response), LONGEST_RESPONSE)
+        return replace(outcome, did=self._clean(outcome.did), response=response)
 
     def _clean(self, text: str) -> str:
-        named = secrecy.names_in(self.options.model_dump_json())
-        return secrecy.redact(text, [value for name in named if (value := self.environment.get(name))])
+        named = OF_HOOKS.pattern.findall(self.options.model_dump_json())
+        return redact(text, [value for name in named if (value := self.environment.get(name))])
 
 
 def _failed(error: EvaluatorError) -> Outcome:
     return Outcome("failed", f"{error.message} ({error.hint})" if error.hint else error.message)
 
 
-def _shorten(text: str, longest: int = LONGEST_RESPONSE) -> str:
+def _shorten(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:longest]}… ({len(text)} characters)"
 
 
@@ -346,8 +327,18 @@ def run_hooks(
     """
     deliveries: list[Delivery] = []
     for step in steps:
-        started = datetime.now(UTC)
-        outcome = _run_one(step, context, before)
+        started, bounded, earlier = datetime.now(UTC), _bounded(step, context), None
+        outcome: Outcome | None = None
+        if not context.dry_run:
+            earlier = _within(step, bounded, step.hook.read)
+            if isinstance(earlier, _Lost):
+                outcome = replace(earlier.outcome, state="failed")
+            else:
+                before(step, earlier)
+        if outcome is None:
+            done = _within(step, bounded, partial(step.hook.execute, bounded))
+            outcome = done.outcome if isinstance(done, _Lost) else done
+            outcome = outcome if outcome.earlier is not None else replace(outcome, earlier=earlier)
         deliveries.append(Delivery(step.hook.kind, outcome, started, datetime.now(UTC)))
         after(step, deliveries[-1])
         if step.required and outcome.state != "acknowledged":
@@ -358,15 +349,14 @@ def run_hooks(
 def peek(step: Step, context: HookContext) -> str:
     """What a hook would change, as it is now, for people; or why that cannot be read. Changes nothing."""
     found = _within(step, _bounded(step, context), step.hook.read)
-    return f"cannot be read: {found.did}" if isinstance(found, Outcome) else step.hook.tell(found[0])
+    return f"cannot be read: {found.outcome.did}" if isinstance(found, _Lost) else step.hook.tell(found)
 
 
 def undo_hook(step: Step, context: HookContext, earlier: Json) -> Delivery:
     """Restore what was so before a hook was executed, within the hook's time limit."""
-    started = datetime.now(UTC)
-    bounded = _bounded(step, context)
+    started, bounded = datetime.now(UTC), _bounded(step, context)
     done = _within(step, bounded, lambda: step.hook.undo(bounded, earlier))
-    return Delivery(step.hook.kind, done if isinstance(done, Outcome) else done[0], started, datetime.now(UTC))
+    return Delivery(step.hook.kind, done.outcome if isinstance(done, _Lost) else done, started, datetime.now(UTC))
 
 
 def _bounded(step: Step, context: HookContext) -> HookContext:
@@ -374,39 +364,28 @@ def _bounded(step: Step, context: HookContext) -> HookContext:
     return replace(context, expires_at=min(context.expires_at, limit))
 
 
-def _run_one(step: Step, context: HookContext, before: Callable[[Step, Json], None]) -> Outcome:
-    bounded = _bounded(step, context)
-    earlier = None
-    if not context.dry_run:
-        read = _within(step, bounded, step.hook.read)
-        if isinstance(read, Outcome):
-            return replace(read, state="failed")
-        earlier = read[0]
-        before(step, earlier)
-    done = _within(step, bounded, lambda: step.hook.execute(bounded))
-    if isinstance(done, Outcome):
-        return replace(done, earlier=earlier)
-    outcome: Outcome = done[0]
-    return outcome if outcome.earlier is not None else replace(outcome, earlier=earlier)
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """What came of a call that raised or did not return in time."""
+
+    outcome: Outcome
 
 
-def _within(step: Step, bounded: HookContext, call: Callable[[], Any]) -> tuple[Any] | Outcome:
-    """What a call gives, in a tuple; or the outcome of one that raised or did not return in time."""
-    result: list[tuple[Any] | Outcome] = []
+def _within(step: Step, bounded: HookContext, call: Callable[[], T]) -> T | _Lost:
+    """What a call gives, within the time of its context."""
+    late = f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still do what it was asked"
+    result: list[T | _Lost] = []
 
     def work() -> None:
         try:
-            result.append((call(),))
+            result.append(call())
         except EvaluatorError as error:
-            result.append(_failed(error))
+            result.append(_Lost(_failed(error)))
         except Exception as error:  # noqa: BLE001 - whatever another package raises is an outcome
             # Its text may hold anything, secrets included; its kind cannot.
-            result.append(Outcome("unknown", f"{step.hook.kind} broke with {type(error).__name__}"))
+            result.append(_Lost(Outcome("unknown", f"{step.hook.kind} broke with {type(error).__name__}")))
 
     worker = threading.Thread(target=work, daemon=True, name=f"hook {step.hook.kind}")
     worker.start()
     worker.join(max(bounded.left_s(), 0.0) + GRACE_S)
-    late = Outcome(
-        "unknown", f"{step.hook.kind} did not end within {step.time_limit_s:g} s; it may still do what it was asked"
-    )
-    return result[0] if result else late
+    return result[0] if result else _Lost(Outcome("unknown", late))

@@ -16,8 +16,8 @@ from pydantic import Field, field_validator
 from evaluator.errors import HookError
 from evaluator.hooks.base import LONGEST_RESPONSE, BaseHook, HookContext, Outcome, State
 from evaluator.hooks.options import HookOptions, Seconds
-from evaluator.hooks.secrecy import redact
 from evaluator.hooks.templates import check_template, fill_words
+from evaluator.secrecy import redact
 
 __all__ = ["Command"]
 
@@ -92,19 +92,19 @@ class Command(BaseHook[CommandOptions]):
             raise HookError(f"there is no folder {folder} to run {self.options.run[0]} in")
         return folder
 
-    def _variables(self, context: HookContext) -> dict[str, str]:
-        asked = ["PATH", *self.options.environment]
-        given = {name: self.environment[name] for name in asked if name in self.environment}
-        return given | {f"EVALUATOR_{word.upper()}": value for word, value in context.words().items()}
-
     def _run(self, argv: list[str], context: HookContext) -> Outcome:
         words = context.words()
+        asked = ["PATH", *self.options.environment]
+        variables = {name: self.environment[name] for name in asked if name in self.environment}
+        variables |= {f"EVALUATOR_{word.upper()}": value for word, value in words.items()}
         command = [self._find(argv[0]), *(fill_words(argument, words) for argument in argv[1:])]
         limit_s = min(self.options.timeout, context.left_s())
         with tempfile.TemporaryFile() as output:
-            code = _run_for(command, limit_s, output, self._variables(context), self._folder())
+            code = _run_for(command, limit_s, output, variables, self._folder())
             # Secrets go first: half of one, at the edge of what is kept, would not be found any more.
-            said = self._clean(_last_of(output))[-LONGEST_RESPONSE:].strip()
+            # What went wrong is written last.
+            output.seek(max(output.seek(0, os.SEEK_END) - 4 * LONGEST_RESPONSE, 0))
+            said = self._clean(output.read().decode("utf-8", "replace"))[-LONGEST_RESPONSE:].strip()
         if code is None or code < 0:
             how = f"after {limit_s:.1f} s" if code is None else f"by signal {-code}"
             state: State = "failed" if self.options.idempotent else "unknown"
@@ -139,21 +139,10 @@ def _run_for(
     try:
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
-        _end(process)
+        # It is ended with what it started, kindly first; what a program has left that ended by itself is meant to run.
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, sign)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_TO_END_S)
         return None
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End it with what it started, kindly first; what a program has left that ended by itself is meant to run."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_TO_END_S)
-
-
-def _last_of(output: IO[bytes]) -> str:
-    """The end of what it wrote: what went wrong is said last."""
-    size = output.seek(0, os.SEEK_END)
-    output.seek(max(size - 4 * LONGEST_RESPONSE, 0))
-    return output.read().decode("utf-8", "replace")

@@ -16,8 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve
-from evaluator.hooks.options import Text
-from evaluator.hooks.secrecy import SecretName
+from evaluator.hooks.options import SecretName, Text
 
 if TYPE_CHECKING:
     import dns.message
@@ -110,7 +109,10 @@ class Dns(BaseHook[DnsOptions]):
         if earlier == wanted:
             return Outcome("acknowledged", f"there {_show(wanted)} already", earlier)
         self._update(earlier, wanted)
-        now = self._read_back()
+        try:
+            now = self._read()
+        except HookError as error:
+            raise MaybeSent(f"the records cannot be read back: {error.message}") from None
         if now != wanted:
             raise MaybeSent(f"the server accepted the update, but there {_show(now)}")
         until = datetime.now(UTC) + timedelta(seconds=earlier["ttl"])
@@ -119,12 +121,6 @@ class Dns(BaseHook[DnsOptions]):
             time.sleep(earlier["ttl"])
             return Outcome("acknowledged", f"{told}; the earlier TTL has run out", earlier, effective_at=until)
         return Outcome("acknowledged", f"{told}; some see that until {until:%H:%M:%S} UTC", earlier, effective_at=until)
-
-    def _read_back(self) -> Records:
-        try:
-            return self._read()
-        except HookError as error:
-            raise MaybeSent(f"the records cannot be read back: {error.message}") from None
 
     def _update(self, earlier: Records, wanted: Records) -> None:
         import dns.rcode
@@ -140,10 +136,7 @@ class Dns(BaseHook[DnsOptions]):
             update.replace(name, self._rdataset(wanted))
         else:
             update.delete(name, self.options.type)
-        answer = self._ask(update, changes=True)
-        self._check_update(dns.rcode.to_text(answer.rcode()))
-
-    def _check_update(self, said: str) -> None:
+        said = dns.rcode.to_text(self._ask(update, changes=True).rcode())
         if said in ("NXRRSET", "YXRRSET", "NXDOMAIN", "YXDOMAIN"):
             raise HookError(f"{self.options.name} was changed by somebody else; nothing was done", hint="look at it")
         if said == "SERVFAIL":
@@ -186,11 +179,16 @@ class Dns(BaseHook[DnsOptions]):
     def _ask(self, message: dns.message.Message, *, changes: bool) -> dns.message.Message:
         import dns.exception
         import dns.query
+        import dns.tsigkeyring
 
         options = self.options
         host, _, port = options.server.rpartition(":")
         address = resolve(host.strip("[]"), int(port), options.allow_hosts)[0]
-        self._sign(message)
+        secret = self._secret(options.key_secret)
+        try:
+            message.use_tsig(dns.tsigkeyring.from_text({options.key_name: (options.key_algorithm, secret)}))
+        except ValueError:
+            raise HookError("the key is not base64", hint="it is what the server has as the key's secret") from None
         lost: Callable[[str], Exception] = MaybeSent if changes else HookError
         try:
             return dns.query.tcp(message, address, options.timeout, int(port))
@@ -203,17 +201,6 @@ class Dns(BaseHook[DnsOptions]):
             raise lost(f"{options.server} did not answer as a name server does: {kind}") from None
         except (OSError, EOFError) as error:
             raise lost(f"{options.server} did not answer: {type(error).__name__}") from None
-
-    def _sign(self, message: dns.message.Message) -> None:
-        import dns.tsigkeyring
-
-        options = self.options
-        secret = self._secret(options.key_secret)
-        try:
-            ring = dns.tsigkeyring.from_text({options.key_name: (options.key_algorithm, secret)})
-        except ValueError:
-            raise HookError("the key is not base64", hint="it is what the server has as the key's secret") from None
-        message.use_tsig(ring)
 
 
 def _show(records: Records) -> str:

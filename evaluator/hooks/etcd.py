@@ -14,12 +14,13 @@ from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import MaybeSent, Request, TlsOptions, send
-from evaluator.hooks.options import Text
-from evaluator.hooks.secrecy import SecretName
+from evaluator.hooks.network import MaybeSent, TlsOptions, send
+from evaluator.hooks.options import SecretName, Text
 from evaluator.hooks.templates import check_template, fill_words
 
 __all__ = ["Etcd"]
+
+_LOGIN = "auth/authenticate"
 
 
 class EtcdOptions(TlsOptions):
@@ -60,8 +61,11 @@ class Etcd(BaseHook[EtcdOptions]):
         found = self._ask("kv/range", {"key": _encode(self.options.key)}).get("kvs") or []
         if not found:
             return {"value": None, "revision": 0}
-        # An empty value is left out of the answer.
-        return {"value": _decode(found[0].get("value", "")), "revision": int(found[0]["mod_revision"])}
+        try:  # an empty value is left out of the answer
+            value = base64.b64decode(found[0].get("value", "")).decode()
+        except UnicodeDecodeError:
+            raise HookError("the key's value is no text, and could not be restored") from None
+        return {"value": value, "revision": int(found[0]["mod_revision"])}
 
     def _tell(self, value: Any) -> str:
         return "no such key" if value["value"] is None else str(value["value"])
@@ -103,31 +107,19 @@ class Etcd(BaseHook[EtcdOptions]):
 
     def _ask(self, path: str, message: dict[str, Any], *, changes: bool = False) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
-        if self.options.username:
-            headers["Authorization"] = self._token()
-        return self._post(path, message, headers, changes=changes)
-
-    def _token(self) -> str:
-        login = {"name": self.options.username, "password": self._secret(self.options.password or "")}
-        return str(self._post("auth/authenticate", login, {"Content-Type": "application/json"})["token"])
-
-    def _post(
-        self, path: str, message: dict[str, Any], headers: dict[str, str], *, changes: bool = False
-    ) -> dict[str, Any]:
-        options = self.options
-        url = f"{options.url.rstrip('/')}/v3/{path}"
+        if self.options.username and path != _LOGIN:
+            login = {"name": self.options.username, "password": self._secret(self.options.password or "")}
+            headers["Authorization"] = str(self._ask(_LOGIN, login)["token"])
+        url = f"{self.options.url.rstrip('/')}/v3/{path}"
         body = json.dumps(message).encode()
         try:
-            answer = send(Request("POST", url, body, headers, options.allow_hosts, options.timeout, options.ca))
+            answer = send("POST", url, self.options, body, headers)
         except MaybeSent as error:
             if changes:
                 raise
             raise HookError(str(error)) from None
-        try:
-            said = json.loads(answer.text)
-        except ValueError:
-            said = None
-        if answer.ok and isinstance(said, dict):
+        said = answer.parse()
+        if answer.ok and said is not None:
             return said
         if changes and (answer.ok or answer.status >= 500):
             raise MaybeSent(f"etcd answered {answer.status}: {answer.text[:200]}")
@@ -136,10 +128,3 @@ class Etcd(BaseHook[EtcdOptions]):
 
 def _encode(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-def _decode(text: str) -> str:
-    try:
-        return base64.b64decode(text).decode()
-    except UnicodeDecodeError:
-        raise HookError("the key's value is no text, and could not be restored") from None

@@ -6,10 +6,10 @@ what was set is read back, and only what is read counts.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import time
-from contextlib import closing
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -66,8 +66,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
         return show_weights(value)
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody
-        earlier = self._read()
-        return self._set(self.options.weights, earlier)
+        return self._set(self.options.weights, self._read())
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
         return self._set(check_earlier(earlier), self._read())
@@ -98,10 +97,17 @@ class HaProxy(BaseHook[HaProxyOptions]):
 
     def _say(self, line: str) -> str:
         deadline = time.monotonic() + self.options.timeout
-        with closing(self._connect()) as sock:
+        with contextlib.closing(self._connect()) as sock:
             try:
                 sock.sendall(line.encode() + b"\n")
-                return _read_all(sock, deadline)
+                answer = b""
+                while len(answer) < _LONGEST_ANSWER:
+                    sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                    part = sock.recv(4096)
+                    if not part:
+                        break
+                    answer += part
+                return answer.decode("utf-8", "replace").strip()
             except OSError as error:
                 raise MaybeSent(f"HAProxy did not answer: {type(error).__name__}") from None
 
@@ -109,32 +115,16 @@ class HaProxy(BaseHook[HaProxyOptions]):
         options = self.options
         try:
             if options.socket:
-                return _connect_unix(options.socket, options.timeout)
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                sock.settimeout(options.timeout)
+                with contextlib.ExitStack() as stack:
+                    stack.callback(sock.close)
+                    sock.connect(options.socket)
+                    stack.pop_all()
+                return sock
             host, _, port = str(options.address).rpartition(":")
             checked = resolve(host.strip("[]"), int(port), options.allow_hosts)
             return socket.create_connection((checked[0], int(port)), options.timeout)
         except OSError as error:
             where = options.socket or options.address
             raise HookError(f"HAProxy cannot be reached at {where}: {error.strerror or type(error).__name__}") from None
-
-
-def _connect_unix(path: str, timeout_s: float) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.settimeout(timeout_s)
-        sock.connect(path)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _read_all(sock: socket.socket, deadline: float) -> str:
-    parts: list[bytes] = []
-    while sum(map(len, parts)) < _LONGEST_ANSWER:
-        sock.settimeout(max(deadline - time.monotonic(), 0.001))
-        part = sock.recv(4096)
-        if not part:
-            break
-        parts.append(part)
-    return b"".join(parts).decode("utf-8", "replace").strip()

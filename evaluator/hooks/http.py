@@ -14,14 +14,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import Answer, Request, TlsOptions, resolve, send, split
+from evaluator.hooks.network import TlsOptions, resolve, send, split
 from evaluator.hooks.options import Text
-from evaluator.hooks.secrecy import NAMED
 from evaluator.hooks.templates import WORDS, check_template, fill_json, fill_url
+from evaluator.secrecy import OF_HOOKS, SECRET_HEADERS
 
 __all__ = ["Http"]
 
-_SECRET_HEADERS = re.compile(r"(?i)auth|token|key|secret|cookie")
 _OURS = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
 _FORM = "application/x-www-form-urlencoded"
 _PRINTABLE = "".join(map(chr, range(32, 127)))
@@ -57,25 +56,24 @@ class HttpRequest(BaseModel):
     @model_validator(mode="after")
     def _sound(self) -> Self:
         for name, text in self.headers.items():
-            _check_header(name, text)
+            if name.lower() in _OURS:
+                raise ValueError(f"header {name} is written by the evaluator")
+            if not re.fullmatch(r"[A-Za-z0-9-]+", name) or any(char not in _PRINTABLE for char in text):
+                raise ValueError(f"header {name} has what headers cannot have")
+            named = _ANY.findall(text)
+            odd = next((w for w in named if w not in WORDS and not OF_HOOKS.pattern.fullmatch(f"${{{w}}}")), None)
+            if odd is not None:
+                raise ValueError(f"header {name} names ${{{odd}}}, which is neither a word nor a variable in capitals")
+            if SECRET_HEADERS.search(name) and not named:
+                raise ValueError(
+                    f"header {name} must name an environment variable, such as ${{TOKEN}}: no secrets here"
+                )
         if self.body and "json" in self.content_type:
             try:
                 json.loads(fill_json(self.body, dict.fromkeys(WORDS, "x")))
             except ValueError:
                 raise ValueError('body is not JSON: words stand within quotes, such as "${canary}"') from None
         return self
-
-
-def _check_header(name: str, text: str) -> None:
-    if name.lower() in _OURS:
-        raise ValueError(f"header {name} is written by the evaluator")
-    if not re.fullmatch(r"[A-Za-z0-9-]+", name) or any(char not in _PRINTABLE for char in text):
-        raise ValueError(f"header {name} has what headers cannot have")
-    for word in _ANY.findall(text):
-        if word not in WORDS and not NAMED.fullmatch(f"${{{word}}}"):
-            raise ValueError(f"header {name} names ${{{word}}}, which is neither a word nor a variable in capitals")
-    if _SECRET_HEADERS.search(name) and not _ANY.search(text):
-        raise ValueError(f"header {name} must name an environment variable, such as ${{TOKEN}}: no secrets here")
 
 
 class HttpOptions(HttpRequest, TlsOptions):
@@ -108,9 +106,8 @@ class Http(BaseHook[HttpOptions]):
     def _test(self) -> Outcome:
         for request in filter(None, (self.options, self.options.undo)):
             for text in request.headers.values():
-                self._secret(text if NAMED.search(text) else "")
-            _scheme, host, port, _target = split(request.url.split("${")[0])
-            resolve(host, port, self.options.allow_hosts)
+                self._secret(text if OF_HOOKS.pattern.search(text) else "")
+            resolve(*split(request.url.split("${")[0]), self.options.allow_hosts)
         return Outcome("acknowledged", "the host may be reached, and the secrets are there; nothing was sent")
 
     def _execute(self, context: HookContext) -> Outcome:
@@ -128,42 +125,23 @@ class Http(BaseHook[HttpOptions]):
     def _send(self, request: HttpRequest, context: HookContext) -> Outcome:
         words = context.words()
         fill_body = fill_url if _FORM in request.content_type else fill_json
-        headers = {name: self._fill_header(text, words) for name, text in request.headers.items()}
-        if request.body and not any(name.lower() == "content-type" for name in headers):
-            headers["Content-Type"] = request.content_type
-        answer = send(
-            Request(
-                request.method,
-                fill_url(request.url, words),
-                fill_body(request.body, words).encode(),
-                headers,
-                self.options.allow_hosts,
-                min(self.options.timeout, context.left_s()),
-                self.options.ca,
-            )
-        )
-        return self._judge(answer)
 
-    def _fill_header(self, text: str, words: dict[str, str]) -> str:
-        """In one pass: what a word brings in is not looked up as a secret."""
-
-        def value(match: re.Match[str]) -> str:
+        def fill(match: re.Match[str]) -> str:
             return quote(words[match[1]], safe=_PRINTABLE) if match[1] in words else self._secret(match[0])
 
-        filled = _ANY.sub(value, text)
-        if any(char not in _PRINTABLE for char in filled):
+        # In one pass: what a word brings in is not looked up as a secret.
+        headers = {name: _ANY.sub(fill, text) for name, text in request.headers.items()}
+        if any(char not in _PRINTABLE for text in headers.values() for char in text):
             raise HookError("a secret has line breaks or other signs that a header cannot have")
-        return filled
-
-    def _judge(self, answer: Answer) -> Outcome:
+        if request.body and not any(name.lower() == "content-type" for name in headers):
+            headers["Content-Type"] = request.content_type
+        url, body = fill_url(request.url, words), fill_body(request.body, words).encode()
+        limit_s = min(self.options.timeout, context.left_s())
+        answer = send(request.method, url, self.options, body, headers, timeout_s=limit_s)
         accepted = answer.status in self.options.accept if self.options.accept else answer.ok
         said = f"the answer was {answer.status}"
         if not accepted:
-            # A server that breaks may have acted first.
-            state: Literal["failed", "unknown"] = (
-                "unknown" if answer.status >= 500 and answer.status != 503 else "failed"
-            )
-            return Outcome(state, said, response=answer.text)
+            return Outcome("unknown" if answer.may_be_done else "failed", said, response=answer.text)
         if self.options.contains and self.options.contains not in answer.text:
             return Outcome("failed", f"{said}, without '{self.options.contains}'", response=answer.text)
         return Outcome("acknowledged", said, response=answer.text)

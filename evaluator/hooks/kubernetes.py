@@ -12,20 +12,25 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import MaybeSent, Request, TlsOptions, send
-from evaluator.hooks.options import Text
-from evaluator.hooks.secrecy import SecretName
-from evaluator.hooks.weights import show_weights
+from evaluator.hooks.network import MaybeSent, TlsOptions, send
+from evaluator.hooks.options import SecretName, Text
+from evaluator.hooks.weights import check_some_traffic, show_weights
 
 __all__ = ["Kubernetes"]
 
 K8sName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 Share = Annotated[int, Field(ge=0, le=1_000_000)]
 Json = dict[str, Any]
+_HINTS = {
+    401: "is the token of this cluster, and not expired?",
+    403: "its account needs get and patch on it (and on rollouts/status)",
+    409: "somebody else changed it meanwhile; look at it, and try again",
+}
+"""Status of an answer → what to do."""
 
 
 class RolloutPatch(BaseModel):
@@ -45,15 +50,9 @@ class RoutePatch(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: K8sName = Field(description="Its name.")
-    weights: dict[K8sName, Share] = Field(
+    weights: Annotated[dict[K8sName, Share], AfterValidator(check_some_traffic)] = Field(
         description="Service to weight; set in each rule that has all of these services.", min_length=2
     )
-
-    @model_validator(mode="after")
-    def _some_traffic(self) -> Self:
-        if not any(self.weights.values()):
-            raise ValueError("weights must leave a service with more than 0: nobody would be served")
-        return self
 
 
 class KubernetesOptions(TlsOptions):
@@ -160,14 +159,12 @@ class Kubernetes(BaseHook[KubernetesOptions]):
             )
         if waits:
             found = self._patch(found, {"status": _past_pause(found)}, "/status")
-        if paused:
-            self._resume(found, changed=bool(waits))
-
-    def _resume(self, found: Json, *, changed: bool) -> None:
+        if not paused:
+            return
         try:
             self._patch(found, {"spec": {"paused": False}})
         except HookError as error:
-            if not changed:
+            if not waits:
                 raise
             raise MaybeSent(f"its pause conditions were cleared, but it is still paused: {error.message}") from None
 
@@ -203,30 +200,14 @@ class Kubernetes(BaseHook[KubernetesOptions]):
             headers["Content-Type"] = "application/merge-patch+json"
         sent = json.dumps(body).encode() if body is not None else b""
         url = options.url.rstrip("/") + path
-        answer = send(Request(method, url, sent, headers, options.allow_hosts, options.timeout, options.ca))
-        said = _parse(answer.text)
+        answer = send(method, url, options, sent, headers)
+        said = answer.parse() or {}
         if answer.ok and "metadata" in said:
             return said
         told = str(said.get("message") or answer.text)[:300]
         if answer.ok or answer.status in (500, 502, 504):
             raise MaybeSent(f"the API answered {answer.status}: {told}")
-        raise HookError(f"the API answered {answer.status}: {told}", hint=_hint(answer.status))
-
-
-def _hint(status: int) -> str | None:
-    return {
-        401: "is the token of this cluster, and not expired?",
-        403: "its account needs get and patch on it (and on rollouts/status)",
-        409: "somebody else changed it meanwhile; look at it, and try again",
-    }.get(status)
-
-
-def _parse(text: str) -> Json:
-    try:
-        said = json.loads(text)
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
+        raise HookError(f"the API answered {answer.status}: {told}", hint=_HINTS.get(answer.status))
 
 
 def _past_pause(found: Json) -> Json:
@@ -249,16 +230,13 @@ def _rules_with(found: Json, services: Mapping[str, int]) -> dict[str, list[Json
     """Index of each rule that has all of the services → its references to them."""
     rules: dict[str, list[Json]] = {}
     for index, rule in enumerate((found.get("spec") or {}).get("rules") or []):
-        meant = [ref for ref in rule.get("backendRefs") or [] if ref.get("name") in services and _is_service(ref)]
+        refs = [ref for ref in rule.get("backendRefs") or [] if ref.get("kind", "Service") == "Service"]
+        meant = [ref for ref in refs if ref.get("name") in services and not ref.get("group")]
         if {ref["name"] for ref in meant} == set(services):
             rules[str(index)] = meant
     if not rules:
         raise HookError(f"no rule of the HTTPRoute has all of {', '.join(services)}", hint="are they named like this?")
     return rules
-
-
-def _is_service(ref: Json) -> bool:
-    return ref.get("kind", "Service") == "Service" and not ref.get("group")
 
 
 def _weights_by_rule(found: Json, services: Mapping[str, int]) -> dict[str, dict[str, int]]:

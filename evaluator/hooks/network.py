@@ -1,4 +1,4 @@
-"""The one HTTP client of hooks, and the one place that decides where they may connect to.
+"""Where hooks may connect to, and how they send over HTTP.
 
 A host is reached only when the options list it. Its name is resolved once; every address it has must be public or be
 listed as an address or a network; and the connection goes to an address that was checked, never to a second answer of
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import re
 import socket
 import ssl
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -24,14 +23,9 @@ from pydantic import Field, field_validator
 from evaluator.errors import HookError
 from evaluator.hooks.options import HookOptions, Seconds
 
-if TYPE_CHECKING:
-    from urllib3.connection import HTTPConnection
-    from urllib3.response import BaseHTTPResponse
-
-__all__ = ["Answer", "MaybeSent", "NetworkOptions", "Request", "TlsOptions", "resolve", "send", "split"]
+__all__ = ["Answer", "MaybeSent", "NetworkOptions", "TlsOptions", "resolve", "send", "split"]
 
 LARGEST_BODY = 1 << 20
-CHUNK_BYTES = 1 << 14
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _METADATA = {ipaddress.ip_address(a) for a in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16")}
@@ -70,20 +64,6 @@ class MaybeSent(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What is sent, where to, and within which limits."""
-
-    method: str
-    url: str
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    allow_hosts: Sequence[str] = ()
-    timeout_s: float = 10.0
-    """For everything: resolving apart, from connecting to the last byte."""
-    ca: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """What came back."""
 
@@ -96,6 +76,19 @@ class Answer:
         """Whether it was accepted; a redirect is not."""
         return 200 <= self.status < 300
 
+    @property
+    def may_be_done(self) -> bool:
+        """Whether a server that refused may have acted: one that breaks may have done so first."""
+        return self.status >= 500 and self.status != 503
+
+    def parse(self) -> dict[str, Any] | None:
+        """The answer as JSON; None where it is no object."""
+        try:
+            said = json.loads(self.text)
+        except ValueError:
+            return None
+        return said if isinstance(said, dict) else None
+
 
 # ------------------------------------------------------------------ where to
 
@@ -103,9 +96,10 @@ class Answer:
 def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
     """The addresses of a host that may be connected to. Raises HookError where it or one of them may not."""
     host = host.rstrip(".").lower()
-    names, networks = _read_list(allow)
-    literal = _address(host)
-    if literal is None and host not in names:
+    networks = [network for entry in allow if (network := _network(entry))]
+    names = {entry.rstrip(".").lower() for entry in allow if not _network(entry)}
+    is_literal = _network(host) is not None and "/" not in host
+    if not is_literal and host not in names:
         raise HookError(f"{host} is not among allow_hosts", hint=f"list it there if hooks may reach it: [{host}]")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -115,13 +109,8 @@ def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
         ) from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for address in addresses:
-        _check(host, ipaddress.ip_address(address), networks, must_be_listed=literal is not None)
+        _check(host, ipaddress.ip_address(address), networks, must_be_listed=is_literal)
     return addresses
-
-
-def _read_list(allow: Sequence[str]) -> tuple[set[str], list[Any]]:
-    networks = [network for entry in allow if (network := _network(entry))]
-    return {entry.rstrip(".").lower() for entry in allow if not _network(entry)}, networks
 
 
 def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
@@ -130,29 +119,20 @@ def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None
     return None
 
 
-def _address(host: str) -> _Address | None:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host)
-    return None
-
-
 def _check(host: str, address: _Address, networks: list[Any], *, must_be_listed: bool) -> None:
     meant = _embedded(address)
+    is_public = meant.is_global and not meant.is_multicast and not meant.is_reserved
     listed = [network for network in networks if meant in network]
     if meant in _METADATA:
         refused = not any(network.num_addresses == 1 for network in listed)
     else:
-        refused = not listed and (must_be_listed or not _is_public(meant))
+        refused = not listed and (must_be_listed or not is_public)
     if refused:
-        what = "a metadata service" if meant in _METADATA else "that address" if _is_public(meant) else "not public"
+        what = "a metadata service" if meant in _METADATA else "that address" if is_public else "not public"
         raise HookError(
             f"{host} is {meant}, which is {what} and not among allow_hosts",
             hint=f"list the address itself if hooks may reach it: [{meant}]",
         )
-
-
-def _is_public(address: _Address) -> bool:
-    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def _embedded(address: _Address) -> _Address:
@@ -167,56 +147,51 @@ def _embedded(address: _Address) -> _Address:
 # ------------------------------------------------------------------ sending
 
 
-def send(request: Request) -> Answer:
-    """Send a request once and read its answer.
+def send(
+    method: str,
+    url: str,
+    options: TlsOptions,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    *,
+    timeout_s: float | None = None,
+) -> Answer:
+    """Send a request once and read its answer, within the options' timeout or `timeout_s` for all but resolving.
 
     Raises HookError where it was certainly not sent, MaybeSent where it may have been.
     """
-    scheme, host, port, target = split(request.url)
-    deadline = time.monotonic() + request.timeout_s
-    sock = _dial(host, port, request, deadline)
-    with (
-        _cut_off(sock, deadline) as was_cut,
-        contextlib.closing(_adopt(sock, scheme, host, port, request)) as connection,
-    ):
+    import requests
+
+    from evaluator.network import Adapter, ExchangeError
+
+    host, port = split(url)
+    addresses = resolve(host, port, options.allow_hosts)
+    try:
+        trust = ssl.create_default_context(cafile=options.ca) if url.lower().startswith("https") else None
+    except OSError:
+        raise HookError(f"the certificates to trust cannot be read from {options.ca}") from None
+    ours = {"User-Agent": "release-evaluator", "Accept-Encoding": "identity"}
+    try:
+        request = requests.Request(method, url, {**ours, **(headers or {})}, data=body or None).prepare()
+    except ValueError as error:  # its text may hold a secret
+        raise HookError(
+            f"a request to {host} cannot be written: {type(error).__name__}", hint="has a secret line breaks?"
+        ) from None
+    request.url = url  # as it was checked, and not as it was tidied
+    with contextlib.closing(Adapter(LARGEST_BODY, addresses=addresses, trust=trust)) as adapter:
         try:
-            connection.connect()
-        except Exception as error:  # noqa: BLE001 - urllib3, http.client and socket each have their own tree
-            why = "no time was left" if was_cut() else _why(error)
-            raise HookError(f"{host}:{port} cannot be reached: {why}") from None
-        try:
-            answer = _exchange(connection, request, target, _host_header(scheme, host, port))
-        except Exception as error:  # noqa: BLE001 - as above
-            told = type(error).__name__
-        else:
-            told = ""
-        if was_cut():  # a body without a length looks whole
-            told = f"no whole answer within {request.timeout_s:g} s"
-    if told:
-        raise MaybeSent(f"{host} did not answer: {told}")
-    return answer
+            response = adapter.send(request, timeout=options.timeout if timeout_s is None else timeout_s)
+        except ExchangeError as error:
+            if not error.reached:
+                raise HookError(f"{host}:{port} cannot be reached: {error.why}") from None
+            raise MaybeSent(f"{host} did not answer: {error.why}") from None
+    # Cut where it gets too long: whether it was accepted is said by the status.
+    text = response.content[:LARGEST_BODY].decode("utf-8", "replace")
+    return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, text)
 
 
-def _exchange(connection: HTTPConnection, request: Request, target: str, host_header: str) -> Answer:
-    connection.request(
-        request.method,
-        target,
-        body=request.body or None,
-        headers={
-            "Host": host_header,
-            "User-Agent": "release-evaluator",
-            "Accept-Encoding": "identity",
-            **request.headers,
-        },
-        preload_content=False,
-        decode_content=False,
-    )
-    response = connection.getresponse()
-    return Answer(response.status, _headers(response), _read(response))
-
-
-def split(url: str) -> tuple[str, str, int, str]:
-    """Scheme, host, port, and path with query. Raises HookError."""
+def split(url: str) -> tuple[str, int]:
+    """Host and port. Raises HookError."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -226,82 +201,4 @@ def split(url: str) -> tuple[str, str, int, str]:
         raise HookError("the address of a hook must be http:// or https://, with a host and without a password")
     if any(ord(char) <= 32 or ord(char) >= 127 for char in url):
         raise HookError("the address of a hook has spaces, line breaks or letters that must be %-escaped")
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), target
-
-
-def _host_header(scheme: str, host: str, port: int) -> str:
-    shown = f"[{host}]" if ":" in host else host
-    return shown if port == {"http": 80, "https": 443}[scheme] else f"{shown}:{port}"
-
-
-def _dial(host: str, port: int, request: Request, deadline: float) -> socket.socket:
-    """A connection to an address that was checked."""
-    reason = "no time was left"
-    for address in resolve(host, port, request.allow_hosts):
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            break
-        try:
-            return socket.create_connection((address, port), left_s)
-        except OSError as error:
-            reason = _why(error)
-    raise HookError(f"{host}:{port} cannot be reached: {reason}")
-
-
-def _adopt(sock: socket.socket, scheme: str, host: str, port: int, request: Request) -> HTTPConnection:
-    """HTTP over a connection that is there; the name is what certificates are held against."""
-    from urllib3.connection import HTTPConnection, HTTPSConnection
-
-    connection = HTTPConnection(host, port, timeout=request.timeout_s)
-    if scheme == "https":
-        try:
-            trust = ssl.create_default_context(cafile=request.ca)
-        except OSError:
-            sock.close()
-            raise HookError(f"the certificates to trust cannot be read from {request.ca}") from None
-        connection = HTTPSConnection(host, port, timeout=request.timeout_s, ssl_context=trust)
-    connection._new_conn = lambda: sock  # type: ignore[method-assign]  # noqa: SLF001 - its place for other sockets
-    return connection
-
-
-def _why(error: BaseException) -> str:
-    cause = error.__cause__ or error.__context__ or error
-    text = getattr(cause, "verify_message", None) or getattr(cause, "strerror", None)
-    return str(text or type(error).__name__)
-
-
-@contextlib.contextmanager
-def _cut_off(sock: socket.socket, deadline: float) -> Iterator[Callable[[], bool]]:
-    """End a connection at a time: a server that sends a byte now and then keeps every other limit from being met."""
-    cut = threading.Event()
-    guard = sock.dup()  # TLS takes the other one over
-
-    def end() -> None:
-        cut.set()
-        with contextlib.suppress(OSError):
-            guard.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(max(deadline - time.monotonic(), 0.0), end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield lambda: cut.is_set() or time.monotonic() >= deadline
-    finally:
-        timer.cancel()
-        guard.close()
-        sock.close()
-
-
-def _headers(response: BaseHTTPResponse) -> dict[str, str]:
-    return {name.lower(): value for name, value in response.headers.items()}
-
-
-def _read(response: BaseHTTPResponse) -> str:
-    """The body, cut where it gets too long: whether it was accepted is said by the status."""
-    parts: list[bytes] = []
-    size = 0
-    while size < LARGEST_BODY and (part := response.read(CHUNK_BYTES)):
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)[:LARGEST_BODY].decode("utf-8", "replace")
+    return parts.hostname, port or (443 if parts.scheme == "https" else 80)

@@ -88,21 +88,18 @@ class Nginx(BaseHook[NginxOptions]):
         return show_weights({name: 0 if down else int(weight) for weight, down, name in _WRITTEN.findall(str(value))})
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody
-        return self._install(self._block())
-
-    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
-        if not isinstance(earlier, str) or not earlier.startswith(MARK):
-            raise HookError("there was no file of ours before, and nothing to restore", hint="write it by hand")
-        return self._install(earlier)
-
-    def _block(self) -> str:
         options = self.options
         lines = [
             f"    server {address} {f'weight={options.weights[name]}' if options.weights[name] else 'down'};  # {name}"
             for name, address in options.servers.items()
         ]
         more = [f"    {line};" for line in options.settings]
-        return "\n".join([MARK, f"upstream {options.upstream} {{", *lines, *more, "}", ""])
+        return self._install("\n".join([MARK, f"upstream {options.upstream} {{", *lines, *more, "}", ""]))
+
+    def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - as above
+        if not isinstance(earlier, str) or not earlier.startswith(MARK):
+            raise HookError("there was no file of ours before, and nothing to restore", hint="write it by hand")
+        return self._install(earlier)
 
     def _install(self, text: str) -> Outcome:
         earlier = self._read()
@@ -111,7 +108,10 @@ class Nginx(BaseHook[NginxOptions]):
             self._run("-t")
             said = self._run("-s", "reload")
         except HookError:
-            _restore(self.options.file, earlier)
+            if earlier is None:
+                Path(self.options.file).unlink(missing_ok=True)
+            else:
+                _replace(self.options.file, earlier)
             raise
         return Outcome("acknowledged", f"nginx has reloaded {self.options.file}", earlier, said)
 
@@ -149,10 +149,3 @@ def _replace(file: str, text: str) -> None:
         Path(temporary).replace(path)
     except OSError as error:
         raise HookError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _restore(file: str, earlier: str | None) -> None:
-    if earlier is None:
-        Path(file).unlink(missing_ok=True)
-    else:
-        _replace(file, earlier)

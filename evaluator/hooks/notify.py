@@ -83,27 +83,26 @@ class Notify(BaseHook[NotifyOptions]):
         return Outcome("failed", "what was told cannot be taken back")
 
     def _recipients(self) -> list[apprise.NotifyBase]:
-        with _kept_clean(self._clean):
-            return [self._recipient(address) for address in self.options.to]
-
-    def _recipient(self, address: str) -> apprise.NotifyBase:
         import apprise
 
-        whole = self._secret(address)
         asset = apprise.AppriseAsset(http_redirects=False, app_id="release-evaluator", app_desc="release evaluator")
-        recipient = apprise.Apprise.instantiate(whole, asset=asset, suppress_exceptions=True)
-        if not isinstance(recipient, apprise.NotifyBase):
-            raise HookError(
-                f"Apprise cannot use an address of {_service(address)}", hint="see its page on that service"
-            )
-        # An address cannot turn redirects on again.
-        recipient.redirects = False
-        host = getattr(recipient, "smtp_host", None) or recipient.host
-        if "host" in recipient.template_tokens and host:
-            resolve(host, recipient.port or 443, self.options.allow_hosts)
-        limit_s = self.options.timeout
-        recipient.socket_connect_timeout = recipient.socket_read_timeout = limit_s
-        return recipient
+        recipients = []
+        with _kept_clean(self._clean):
+            for address in self.options.to:
+                recipient = apprise.Apprise.instantiate(self._secret(address), asset=asset, suppress_exceptions=True)
+                if not isinstance(recipient, apprise.NotifyBase):
+                    raise HookError(
+                        f"Apprise cannot use an address of {_service(address)}", hint="see its page on that service"
+                    )
+                # An address cannot turn redirects on again.
+                recipient.redirects = False
+                host = getattr(recipient, "smtp_host", None) or recipient.host
+                if "host" in recipient.template_tokens and host:
+                    resolve(host, recipient.port or 443, self.options.allow_hosts)
+                limit_s = self.options.timeout
+                recipient.socket_connect_timeout = recipient.socket_read_timeout = limit_s
+                recipients.append(recipient)
+        return recipients
 
 
 def _service(address: str) -> str:

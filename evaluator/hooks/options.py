@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-__all__ = ["HookOptions", "Seconds", "Text"]
+from evaluator.quantities import parse_duration_s
+from evaluator.secrecy import OF_HOOKS
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+__all__ = ["HookOptions", "Seconds", "SecretName", "Text"]
+
 _LONGEST_S = 86400.0
 
 
 def _parse_seconds(raw: Any) -> float:
-    match = _DURATION.fullmatch(raw) if isinstance(raw, str) else None
-    if match:
-        seconds = float(match[1]) * _UNIT_S[match[2]]
-    elif isinstance(raw, int | float) and not isinstance(raw, bool):
-        seconds = float(raw)
-    else:
-        raise ValueError(f"must be a duration such as 500ms, 30s or 5m, not {str(raw)[:40]!r}")
+    seconds = parse_duration_s(raw)
     if not 0 < seconds <= _LONGEST_S:
         raise ValueError(f"must be more than 0s and at most a day, not {seconds:g}s")
     return seconds
@@ -33,6 +27,7 @@ Seconds = Annotated[
     PlainSerializer(lambda seconds: f"{seconds:g}s"),
     WithJsonSchema({"type": ["string", "number"], "examples": ["30s"]}),
 ]
+SecretName = Annotated[str, AfterValidator(OF_HOOKS.check)]
 Text = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 

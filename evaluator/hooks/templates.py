@@ -32,20 +32,16 @@ def check_template(text: str) -> str:
     return text
 
 
-def fill_words(text: str, words: Mapping[str, str]) -> str:
-    """The words as they are. What is filled in is not filled again."""
-    return _fill(text, words, str)
+def fill_words(text: str, words: Mapping[str, str], escape: Callable[[str], str] = str) -> str:
+    """The words as they are, or escaped. What is filled in is not filled again."""
+    return _WORD.sub(lambda match: escape(words[match[1]]), text)
 
 
 def fill_json(text: str, words: Mapping[str, str]) -> str:
     """The words escaped as within a JSON string."""
-    return _fill(text, words, lambda value: json.dumps(value)[1:-1])
+    return fill_words(text, words, lambda value: json.dumps(value)[1:-1])
 
 
 def fill_url(text: str, words: Mapping[str, str]) -> str:
     """The words escaped as a part of a path or a query."""
-    return _fill(text, words, lambda value: quote(value, safe=""))
-
-
-def _fill(text: str, words: Mapping[str, str], escape: Callable[[str], str]) -> str:
-    return _WORD.sub(lambda match: escape(words[match[1]]), text)
+    return fill_words(text, words, lambda value: quote(value, safe=""))

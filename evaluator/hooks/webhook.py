@@ -22,9 +22,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 
 from evaluator.errors import HookError
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
-from evaluator.hooks.network import Answer, MaybeSent, Request, TlsOptions, resolve, send, split
-from evaluator.hooks.options import Text
-from evaluator.hooks.secrecy import SecretName
+from evaluator.hooks.network import Answer, MaybeSent, TlsOptions, resolve, send, split
+from evaluator.hooks.options import SecretName, Text
 
 __all__ = ["Webhook", "sign"]
 
@@ -61,7 +60,7 @@ class Webhook(BaseHook[WebhookOptions]):
 
     def _test(self) -> Outcome:
         sign(self._secret(self.options.secret), "test", 0, b"")
-        _scheme, host, port, _target = split(self.options.url)
+        host, port = split(self.options.url)
         resolve(host, port, self.options.allow_hosts)
         return Outcome("acknowledged", f"{host} may be reached, and the secret can sign; nothing was sent")
 
@@ -77,16 +76,27 @@ class Webhook(BaseHook[WebhookOptions]):
         secret = self._secret(self.options.secret)
         maybe = False
 
+        def wait_s(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.wait_s if isinstance(error, _Again) else None
+            return asked if asked is not None else _backoff(state)
+
         def attempt() -> Outcome:
             nonlocal maybe
             try:
-                return self._attempt(identity, body, secret, context)
+                return self._send_once(identity, body, secret, context)
             except _Again as again:
                 maybe = maybe or again.sent
                 raise
 
         try:
-            outcome: Outcome = self._retrying(context)(attempt)
+            outcome: Outcome = Retrying(
+                retry=retry_if_exception_type(_Again),
+                wait=wait_s,
+                stop=lambda state: state.upcoming_sleep >= context.left_s(),
+                sleep=time.sleep,
+                reraise=True,
+            )(attempt)
         except _Again as last:
             outcome = Outcome("failed", f"not accepted in time: {last.told}", response=last.answer)
         except HookError as error:
@@ -95,20 +105,7 @@ class Webhook(BaseHook[WebhookOptions]):
             return replace(outcome, state="unknown")
         return outcome
 
-    def _retrying(self, context: HookContext) -> Retrying:
-        def wait_s(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.wait_s if isinstance(error, _Again) else None
-            return asked if asked is not None else _backoff(state)
-
-        def too_late(state: RetryCallState) -> bool:
-            return state.upcoming_sleep >= context.left_s()
-
-        return Retrying(
-            retry=retry_if_exception_type(_Again), wait=wait_s, stop=too_late, sleep=time.sleep, reraise=True
-        )
-
-    def _attempt(self, identity: str, body: bytes, secret: str, context: HookContext) -> Outcome:
+    def _send_once(self, identity: str, body: bytes, secret: str, context: HookContext) -> Outcome:
         now = int(time.time())
         headers = {
             "Content-Type": "application/json",
@@ -119,28 +116,24 @@ class Webhook(BaseHook[WebhookOptions]):
         options = self.options
         limit_s = max(min(options.timeout, context.left_s()), 0.01)
         try:
-            answer = send(Request("POST", options.url, body, headers, options.allow_hosts, limit_s, options.ca))
+            answer = send("POST", options.url, options, body, headers, timeout_s=limit_s)
         except MaybeSent as error:
             raise _Again(str(error)) from None
         except HookError as error:
             if "cannot be reached" not in error.message:
                 raise
             raise _Again(error.message, sent=False) from None
-        return _judge(answer)
-
-
-def _judge(answer: Answer) -> Outcome:
-    said = f"answered {answer.status}"
-    if answer.ok:
-        return Outcome("acknowledged", f"the receiver {said}", response=answer.text)
-    if answer.status in _AGAIN or answer.status >= 500:
-        # A receiver that breaks after it acted has acted; one that asks to come again has not.
-        acted = answer.status >= 500 and answer.status != 503
-        raise _Again(f"the receiver {said}", wait_s=_retry_after_s(answer), answer=answer.text, sent=acted)
-    why = "redirects are not followed" if 300 <= answer.status < 400 else "it is not sent again"
-    if answer.status == GONE:
-        why = "the receiver wants no more of these"
-    return Outcome("failed", f"the receiver {said}; {why}", response=answer.text)
+        said = f"answered {answer.status}"
+        if answer.ok:
+            return Outcome("acknowledged", f"the receiver {said}", response=answer.text)
+        if answer.status in _AGAIN or answer.status >= 500:
+            raise _Again(
+                f"the receiver {said}", wait_s=_retry_after_s(answer), answer=answer.text, sent=answer.may_be_done
+            )
+        why = "redirects are not followed" if 300 <= answer.status < 400 else "it is not sent again"
+        if answer.status == GONE:
+            why = "the receiver wants no more of these"
+        return Outcome("failed", f"the receiver {said}; {why}", response=answer.text)
 
 
 def _retry_after_s(answer: Answer) -> float | None:

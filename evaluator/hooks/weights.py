@@ -9,19 +9,20 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from evaluator.errors import HookError
 
-__all__ = ["ServerName", "Weights", "check_earlier", "show_weights"]
+__all__ = ["ServerName", "Weights", "check_earlier", "check_some_traffic", "show_weights"]
 
 ServerName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.:-]+$")]
 
 
-def _some_traffic(weights: dict[str, int]) -> dict[str, int]:
+def check_some_traffic(weights: dict[str, int]) -> dict[str, int]:
+    """The weights, if any is more than 0. Raises ValueError."""
     if not any(weights.values()):
         raise ValueError("must leave a server with more than 0: nobody would be served")
     return weights
 
 
 Weights = Annotated[
-    dict[ServerName, Annotated[int, Field(ge=0, le=256)]], Field(min_length=1), AfterValidator(_some_traffic)
+    dict[ServerName, Annotated[int, Field(ge=0, le=256)]], Field(min_length=1), AfterValidator(check_some_traffic)
 ]
 
 _WEIGHTS: TypeAdapter[dict[str, int]] = TypeAdapter(Weights)

@@ -9,24 +9,25 @@ from evaluator.intents.asking import (
     ask,
     cancel,
     find_promoted,
-    list_conditions,
     plan_action,
     resolve,
     retry,
     write_note,
 )
 from evaluator.intents.checking import Situation, check_execution, hash_verdict
+from evaluator.intents.conditions import Condition, Waiting, find_waiting, list_conditions
 from evaluator.intents.executing import execute, execute_waiting, name_worker, run_worker
-from evaluator.intents.observing import find_latest, find_settled
-from evaluator.intents.people import SYSTEM, may, may_act_alone, may_ask, role_of, system_person, why_not
-from evaluator.intents.steps import Planned, Preview, preview_steps
+from evaluator.intents.observing import find_latest
+from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
+from evaluator.intents.steps import Preview, preview_steps
 
 __all__ = [
     "LONGEST_NOTE",
     "SYSTEM",
-    "Planned",
+    "Condition",
     "Preview",
     "Situation",
+    "Waiting",
     "Wish",
     "approve",
     "ask",
@@ -36,11 +37,10 @@ __all__ = [
     "execute_waiting",
     "find_latest",
     "find_promoted",
-    "find_settled",
+    "find_waiting",
     "hash_verdict",
     "list_conditions",
     "may",
-    "may_act_alone",
     "may_ask",
     "name_worker",
     "plan_action",

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from unicodedata import category
 
 from evaluator.errors import Refused, UnknownName, UsageError
-from evaluator.intents.checking import CLOCK, hash_verdict
+from evaluator.intents.checking import hash_verdict
+from evaluator.intents.conditions import NO_HOOKS, list_conditions
 from evaluator.intents.observing import (
     find_in_effect,
     find_latest,
@@ -25,9 +26,8 @@ from evaluator.intents.observing import (
 from evaluator.intents.people import may, may_ask, why_not
 from evaluator.intents.steps import Planned, plan_steps
 from evaluator.pipeline.landing import land_release
-from evaluator.pipeline.reviewing import Condition, check_promotable
 from evaluator.policy import Policy
-from evaluator.records import StoredVerdict, Verdict, VerdictWord
+from evaluator.records import StoredVerdict, VerdictWord
 from evaluator.records.intents import (
     ANNOUNCE,
     FINAL_STATES,
@@ -42,9 +42,8 @@ from evaluator.records.intents import (
     PersonRole,
     are_one,
 )
-from evaluator.reports import from_json
+from evaluator.reports import read_stored
 from evaluator.store import Store
-from evaluator.wording import format_duration
 
 __all__ = [
     "Wish",
@@ -52,7 +51,6 @@ __all__ = [
     "ask",
     "cancel",
     "find_promoted",
-    "list_conditions",
     "plan_action",
     "resolve",
     "retry",
@@ -88,16 +86,37 @@ def ask(store: Store, policy: Policy, person: Person, wish: Wish) -> Intent:
     """
     reason = _read_reason(wish.reason)
     land_release(store, wish.release)
-    with _refusals(store, person, wish.release, wish.action):
-        rules = policy.promotion
-        if not may_ask(rules, person.names, wish.action):
-            role = PersonRole.ANALYST if rules.needed(wish.action) else PersonRole.APPROVER
-            raise Refused(why_not(rules, person, role, _VERBS[wish.action]), hint="ask somebody who may")
+    rules, action = policy.promotion, wish.action
+    undoes: tuple[str, ...] = ()
+    with _refusals(store, person, wish.release, action):
+        if not may_ask(rules, person.names, action):
+            role = PersonRole.ANALYST if rules.needed(action) else PersonRole.APPROVER
+            raise Refused(why_not(rules, person, role, _VERBS[action]), hint="ask somebody who may")
         latest = find_latest(store, wish.release)
-        _refuse_on_grounds(store, policy, wish, latest)
-        undoes = _find_undone(store, policy, wish)
-    intent = _draft(store, policy, person, replace(wish, reason=reason), latest, undoes)
-    return store.promotions.request(intent, consents=may(rules, person.names, PersonRole.APPROVER))
+        if action in PROMOTING:
+            _refuse_on_grounds(store, policy, wish, latest)
+        if action is Action.ROLLBACK:
+            undoes = _find_undone(store, policy, wish)
+    now = datetime.now(UTC)
+    intent = Intent(
+        id="",
+        key="",
+        release=wish.release,
+        action=action,
+        requester=person.name,
+        reason=reason,
+        verdict_hash=hash_verdict(latest) if latest else "",
+        data_hash=hash_data_now(store, wish.release, latest.data_hash) if latest else "",
+        policy_hash=hash_policy_now(store, policy, wish.release),
+        requested_at=now,
+        expires_at=now + timedelta(seconds=rules.approvals.expires_s),
+        approvals_needed=rules.needed(action),
+        distinct=rules.distinct(action),
+        requester_names=person.names,
+        hooks_hash=rules.hash,
+        undoes=undoes,
+    )
+    return store.control.request(intent, consents=may(rules, person.names, PersonRole.APPROVER))
 
 
 def _read_reason(text: str, *, needed: bool = True) -> str:
@@ -118,80 +137,24 @@ def _refusals(store: Store, person: Person, release: str, what: str, intent: str
         yield
     except (Refused, UsageError) as error:
         if not isinstance(error, UnknownName):
-            store.promotions.note(person.name, "refused", release, f"{what}: {error.message}", intent)
+            store.control.note(person.name, "refused", release, f"{what}: {error.message}", intent)
         raise
 
 
-def _draft(
-    store: Store, policy: Policy, person: Person, wish: Wish, latest: StoredVerdict | None, undoes: tuple[str, ...]
-) -> Intent:
-    rules, now = policy.promotion, datetime.now(UTC)
-    return Intent(
-        id="",
-        key="",
-        release=wish.release,
-        action=wish.action,
-        requester=person.name,
-        reason=wish.reason,
-        verdict_hash=hash_verdict(latest) if latest else "",
-        data_hash=hash_data_now(store, latest) if latest else "",
-        policy_hash=hash_policy_now(store, policy, wish.release),
-        requested_at=now,
-        expires_at=now + timedelta(seconds=rules.approvals.expires_s),
-        approvals_needed=rules.needed(wish.action),
-        distinct=rules.distinct(wish.action),
-        requester_names=person.names,
-        hooks_hash=rules.hash,
-        undoes=undoes,
-    )
-
-
-# ------------------------------------------------------------------ on which grounds
-
-
-def list_conditions(
-    store: Store, policy: Policy, verdict: Verdict | None, stored: StoredVerdict | None
-) -> tuple[Condition, ...]:
-    """What has to be so before a release is promoted, and whether it is."""
-    if verdict is None or stored is None:
-        return check_promotable((), None, "")
-    release = verdict.release.id
-    again = f"judge it again: `evaluator verdict {shlex.quote(release)}`"
-    found = check_promotable(store.runs(release), verdict, hash_policy_now(store, policy, release))
-    age_s = (datetime.now(UTC) - stored.judged_at).total_seconds()
-    most_s = policy.promotion.approvals.max_age_s
-    same, young = bool(hash_data_now(store, stored)), -CLOCK.total_seconds() <= age_s <= most_s
-    within = f"it was judged within the last {format_duration(most_s)}"
-    hooks = bool(policy.promotion.hooks.get(Action.PROMOTE))
-    return (
-        *found,
-        Condition("its data are as they were judged", same, "its data changed, or there are newer", again),
-        Condition(within, young, _tell_age(age_s), again),
-        Condition("the policy names hooks that promote", hooks, "the policy names no hooks that promote", _NO_HOOKS),
-    )
-
-
-def _tell_age(age_s: float) -> str:
-    if age_s < 0:
-        return f"it was judged {format_duration(round(-age_s))} from now: the clock was set back"
-    return f"it was judged {format_duration(round(age_s))} ago"
-
-
-_NO_HOOKS = "add hooks to evaluator.yaml, or promote it where it is deployed: docs/promotion.md"
-
-
 def _refuse_on_grounds(store: Store, policy: Policy, wish: Wish, latest: StoredVerdict | None) -> None:
-    if wish.action not in PROMOTING:
-        return
+    """Refuse a promotion whose conditions are not met, and one against the verdict that needs none. Raises Refused."""
     if latest is None:
         raise Refused(
             f"{wish.release} was not judged yet", hint=f"judge it: evaluator verdict {shlex.quote(wish.release)}"
         )
-    verdict = from_json(latest.json, f"the verdict of {wish.release}")
+    verdict = read_stored(latest)
     if wish.action is Action.BREAK_GLASS:
-        _refuse_needless_glass(policy, verdict)
+        if verdict.word is VerdictWord.GO:
+            raise Refused(f"{wish.release} is GO: no glass has to be broken", hint="promote it")
+        if not policy.promotion.hooks.get(Action.PROMOTE):
+            raise Refused("the policy names no hooks that promote", hint=NO_HOOKS)
         return
-    unmet = [one for one in list_conditions(store, policy, verdict, latest) if not one.met]
+    unmet = [one for one in list_conditions(store, policy, verdict) if not one.met]
     if unmet:
         raise Refused(
             f"{wish.release} is not promoted: " + "; ".join(one.says for one in unmet),
@@ -200,19 +163,12 @@ def _refuse_on_grounds(store: Store, policy: Policy, wish: Wish, latest: StoredV
         )
 
 
-def _refuse_needless_glass(policy: Policy, verdict: Verdict) -> None:
-    if verdict.word is VerdictWord.GO:
-        raise Refused(f"{verdict.release.id} is GO: no glass has to be broken", hint="promote it")
-    if not policy.promotion.hooks.get(Action.PROMOTE):
-        raise Refused("the policy names no hooks that promote", hint=_NO_HOOKS)
-
-
 # ------------------------------------------------------------------ what it comes to
 
 
 def find_promoted(store: Store, release: str) -> tuple[Intent, ...]:
     """Promotions of a release that may have changed something and were not rolled back since, the newest first."""
-    return tuple(find_in_effect(store, store.promotions.intents(release)))
+    return tuple(find_in_effect(store, store.control.intents(release)))
 
 
 def plan_action(
@@ -229,38 +185,28 @@ def plan_action(
 
 def _find_undone(store: Store, policy: Policy, wish: Wish) -> tuple[str, ...]:
     """The promotions that a rollback takes back. Raises Refused where it would do nothing, or undo a later one."""
-    if wish.action is not Action.ROLLBACK:
-        return ()
     found = find_promoted(store, wish.release)
     promoted, begun = tuple(one.id for one in found), any(one.state is IntentState.SENT for one in found)
     planned, left = plan_action(store, policy, wish.release, wish.action, promoted)
     # What a worker is at just now may have no hook to take back yet; it has when the rollback is executed.
     if not begun and all(one.event == ANNOUNCE for one in planned):
         why = "; ".join(left) if left else "no promotion of it was executed, and the policy names no hooks for rollback"
-        raise Refused(f"there is nothing to roll back for {wish.release}: {why}", hint=_how_else(store, wish.release))
-    _refuse_out_of_order(store, wish.release, promoted)
-    return promoted
-
-
-def _how_else(store: Store, release: str) -> str:
-    """What stops a release that cannot be rolled back."""
-    waits = [one for one in store.promotions.intents(release) if one.state not in FINAL_STATES]
-    if any(one.action in PROMOTING for one in waits):
-        return f"a promotion of it waits, which this cancels: evaluator hold {shlex.quote(release)}"
-    return "name hooks for rollback"
-
-
-def _refuse_out_of_order(store: Store, release: str, promoted: Sequence[str]) -> None:
-    """What was promoted later of the same service stands on what this one changed: it goes back first."""
-    services = set(services_of(store, release))
-    for later in find_in_effect(store, store.promotions.intents()):
+        open_yet = [one for one in store.control.intents(wish.release) if one.state not in FINAL_STATES]
+        hint = "name hooks for rollback"
+        if any(one.action in PROMOTING for one in open_yet):
+            hint = f"a promotion of it waits, which this cancels: evaluator hold {shlex.quote(wish.release)}"
+        raise Refused(f"there is nothing to roll back for {wish.release}: {why}", hint=hint)
+    # What was promoted later of the same service stands on what this one changed: it goes back first.
+    services = set(services_of(store, wish.release))
+    for later in find_in_effect(store, store.control.intents()):
         if later.id in promoted or not promoted:
-            return
+            break
         if services & set(services_of(store, later.release)):
             raise Refused(
-                f"{later.release} was promoted after {release}",
+                f"{later.release} was promoted after {wish.release}",
                 hint=f"roll that back first, or instead: {later.release}",
             )
+    return promoted
 
 
 # ------------------------------------------------------------------ agreeing, and the rest
@@ -268,70 +214,78 @@ def _refuse_out_of_order(store: Store, release: str, promoted: Sequence[str]) ->
 
 def approve(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
     """Agree to an intent. Raises Refused, UsageError."""
-    intent = store.promotions.intent(intent_id)
+    intent = store.control.intent(intent_id)
     with _refusals(store, person, intent.release, f"approve {intent.action}", intent.id):
         _demand(policy, person, PersonRole.APPROVER, "approving")
         if intent.hooks_hash != policy.promotion.hash:
             raise Refused(
                 f"the policy's hooks or approvals have changed since {intent.id} was asked for", hint="ask for it again"
             )
-        return store.promotions.approve(intent.id, person)
+        return store.control.approve(intent.id, person)
 
 
 def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason: str) -> Intent:
     """Take back, or turn down, an intent that was not executed yet. Raises Refused, UsageError."""
-    intent, said = store.promotions.intent(intent_id), _read_reason(reason, needed=False)
+    intent, said = store.control.intent(intent_id), _read_reason(reason, needed=False)
     with _refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
         if not are_one((*person.names, person.name), (*intent.requester_names, intent.requester)):
             _demand(policy, person, PersonRole.APPROVER, "turning down what others asked for")
-        return store.promotions.cancel(intent.id, person.name, said or "no reason given")
+        return store.control.cancel(intent.id, person.name, said or "no reason given")
 
 
 def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Intent:
     """Let hooks that failed, or of which nobody knows, be executed again, with the same keys. Raises Refused."""
-    intent = store.promotions.intent(intent_id)
+    intent = store.control.intent(intent_id)
+    instead = "ask for it again"
+    if intent.state is IntentState.UNKNOWN:
+        instead = f"say what became of its hooks, `evaluator hooks resolve {intent.id}`; then ask for it again"
     with _refusals(store, person, intent.release, f"retry {intent.action}", intent.id):
         _demand(policy, person, PersonRole.APPROVER, "trying hooks again")
         if datetime.now(UTC) >= intent.expires_at:
-            raise Refused(f"{intent.id} has expired", hint=_what_instead(intent))
-        later = [one for one in _list_later(store, intent) if one.state not in _VOID]
-        if later:
-            raise Refused(
-                f"{later[-1].id} ({later[-1].action.said}) came after {intent.id}", hint=_what_instead(intent)
-            )
-        return store.promotions.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
+            raise Refused(f"{intent.id} has expired", hint=instead)
+        if later := _list_later(store, intent):
+            raise Refused(f"{later[-1].id} ({later[-1].action.said}) came after {intent.id}", hint=instead)
+        return store.control.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
 
 
-def _list_later(store: Store, intent: Intent) -> tuple[Intent, ...]:
-    """What was asked for of the same release after an intent."""
-    intents = store.promotions.intents(intent.release)
-    return intents[[one.id for one in intents].index(intent.id) + 1 :]
-
-
-def _what_instead(intent: Intent) -> str:
-    if intent.state is not IntentState.UNKNOWN:
-        return "ask for it again"
-    return f"say what became of its hooks, `evaluator hooks resolve {intent.id}`; then ask for it again"
+def _list_later(store: Store, intent: Intent) -> list[Intent]:
+    """What was asked for of the same release after an intent, and not taken back."""
+    intents = store.control.intents(intent.release)
+    place = [one.id for one in intents].index(intent.id)
+    return [one for one in intents[place + 1 :] if one.state not in _VOID]
 
 
 def resolve(
     store: Store, policy: Policy, person: Person, intent_id: str, number: int, *, done: bool, reason: str
 ) -> Intent:
     """Say of a hook (counted from 1) whether it was done, where nobody could tell. Raises Refused, UsageError."""
-    intent, reason = store.promotions.intent(intent_id), _read_reason(reason)
+    intent, reason = store.control.intent(intent_id), _read_reason(reason)
     with _refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
         _demand(policy, person, PersonRole.ADMIN, "saying what a hook did")
         one = _find_unknown(store, intent, number)
-    rest = _count_missing(store, policy, intent)
+    before = [one for one in store.control.deliveries(intent.id) if one.event != ANNOUNCE]
+    missing = None  # hooks that were not reached; of another policy than that of the request they are not known
+    if intent.hooks_hash == policy.promotion.hash:
+        planned, _left = plan_action(store, policy, intent.release, intent.action, intent.undoes)
+        missing = sum(one.event != ANNOUNCE for one in planned) - len(before)
     state = IntentState.ACKNOWLEDGED if done else IntentState.FAILED
     said = HookOutcome(state, f"{person.name} says: {reason}", one.outcome.undo if done else "", one.outcome.response)
-    store.promotions.deliver(replace(one, attempts=0, outcome=said, at=datetime.now(UTC)), intent.release, person.name)
-    return _settle_anew(store, intent, person, rest)
+    store.control.deliver(replace(one, attempts=0, outcome=said, at=datetime.now(UTC)), intent.release, person.name)
+    known = [one for one in store.control.deliveries(intent.id) if one.event != ANNOUNCE]
+    states = {one.outcome.state for one in known}
+    if IntentState.UNKNOWN in states:
+        return intent
+    state = IntentState.ACKNOWLEDGED if states == {IntentState.ACKNOWLEDGED} and missing == 0 else IntentState.FAILED
+    text = "hooks after it were not executed: `evaluator hooks retry` does" if missing else "every hook is known now"
+    if missing is None:
+        text = "the policy's hooks have changed since: whether any came after it is not known"
+    store.control.settle(intent.id, state, person.name, text)
+    return store.control.intent(intent.id)
 
 
 def _find_unknown(store: Store, intent: Intent, number: int) -> Delivery:
     """The hook that nobody knows of. Raises UnknownName, UsageError, Refused."""
-    deliveries = {one.position + 1: one for one in store.promotions.deliveries(intent.id)}
+    deliveries = {one.position + 1: one for one in store.control.deliveries(intent.id)}
     if number not in deliveries:
         raise UnknownName("hook", str(number), [str(one) for one in deliveries])
     one = deliveries[number]
@@ -339,35 +293,9 @@ def _find_unknown(store: Store, intent: Intent, number: int) -> Delivery:
         raise UsageError(f"hook {number} of {intent.id} is {one.outcome.state}, so there is nothing to resolve")
     for later in _list_later(store, intent):
         # The hooks of a rollback are counted by what it takes back, which must not change under it.
-        if intent.id in later.undoes and later.state not in _VOID:
+        if intent.id in later.undoes:
             raise Refused(f"{later.id} takes back {intent.id}, done or not", hint=f"look at {later.id} instead")
     return one
-
-
-def _count_missing(store: Store, policy: Policy, intent: Intent) -> int | None:
-    """How many hooks of an intent were not reached; `None` where the policy is no longer that of the request."""
-    if intent.hooks_hash != policy.promotion.hash:
-        return None
-    planned, _left = plan_action(store, policy, intent.release, intent.action, intent.undoes)
-    known = [one for one in store.promotions.deliveries(intent.id) if one.event != ANNOUNCE]
-    return sum(one.event != ANNOUNCE for one in planned) - len(known)
-
-
-def _settle_anew(store: Store, intent: Intent, person: Person, missing: int | None) -> Intent:
-    """What an intent has come to, now that one of its hooks is known."""
-    known = [one for one in store.promotions.deliveries(intent.id) if one.event != ANNOUNCE]
-    states = {one.outcome.state for one in known}
-    if IntentState.UNKNOWN in states:
-        return intent
-    state = IntentState.ACKNOWLEDGED if states == {IntentState.ACKNOWLEDGED} and missing == 0 else IntentState.FAILED
-    store.promotions.settle(intent.id, state, person.name, _tell_missing(missing))
-    return store.promotions.intent(intent.id)
-
-
-def _tell_missing(missing: int | None) -> str:
-    if missing is None:
-        return "the policy's hooks have changed since: whether any came after it is not known"
-    return "hooks after it were not executed: `evaluator hooks retry` does" if missing else "every hook is known now"
 
 
 def write_note(store: Store, policy: Policy, person: Person, release: str, text: str) -> AuditRow:
@@ -378,10 +306,10 @@ def write_note(store: Store, policy: Policy, person: Person, release: str, text:
             f"the note has more than {LONGEST_NOTE} characters" if lines else "the note is empty",
             hint='for example: evaluator audit note cart@1.5.0 "slow disk in pod 3"',
         )
-    store.release(release)
+    store.control.release(release)
     with _refusals(store, person, release, "note"):
         _demand(policy, person, PersonRole.ANALYST, "writing notes")
-    return store.promotions.note(person.name, "note", release, lines)
+    return store.control.note(person.name, "note", release, lines)
 
 
 def _demand(policy: Policy, person: Person, role: PersonRole, what: str) -> None:

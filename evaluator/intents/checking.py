@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from evaluator.errors import Refused
 from evaluator.records import StoredVerdict, VerdictWord
 from evaluator.records.intents import PROMOTING, Action, Intent, IntentState
-from evaluator.store.overrides import hash_text
+from evaluator.store.intents import hash_text
 
 __all__ = ["CLOCK", "Situation", "check_execution", "hash_verdict"]
 
@@ -43,47 +43,41 @@ def hash_verdict(verdict: StoredVerdict) -> str:
 
 def check_execution(intent: Intent, situation: Situation) -> None:
     """Refuse an intent whose grounds no longer hold, with the reason. Raises Refused."""
-    reason = _why_not_now(intent, situation) or _why_not_by_them(intent, situation)
-    if not reason and intent.action in PROMOTING:
-        reason = _why_not_on_this_verdict(intent, situation)
+    reason = next(_find_obstacles(intent, situation), "")
     if reason:
         raise Refused(f"{intent.id} ({intent.action} {intent.release}) is not executed: {reason}")
 
 
-def _why_not_now(intent: Intent, situation: Situation) -> str:
+def _find_obstacles(intent: Intent, situation: Situation) -> Iterator[str]:
+    """What stands against executing an intent now: its state, its people, then the verdict that it acts on."""
     if intent.state not in (IntentState.APPROVED, IntentState.SENT):
-        return f"it is {intent.state}"
+        yield f"it is {intent.state}"
     if situation.now >= intent.expires_at:
-        return "it has expired"
+        yield "it has expired"
     if situation.hooks_hash != intent.hooks_hash:
-        return "the policy's hooks or approvals have changed since it was asked for"
-    return situation.overtaken_by
-
-
-def _why_not_by_them(intent: Intent, situation: Situation) -> str:
+        yield "the policy's hooks or approvals have changed since it was asked for"
+    if situation.overtaken_by:
+        yield situation.overtaken_by
     if intent.requester not in (situation.may_request if intent.approvals_needed else situation.may_approve):
-        return f"{intent.requester} has no permission any more"
-    counted = {
-        person
-        for person in situation.approvers
-        if person in situation.may_approve and not (intent.distinct and person == intent.requester)
-    }
+        yield f"{intent.requester} has no permission any more"
+    able = situation.approvers & frozenset(situation.may_approve)
+    counted = able - {intent.requester} if intent.distinct else able
     if len(counted) < intent.approvals_needed:
-        return f"{len(counted)} of {intent.approvals_needed} approvals hold"
-    return ""
-
-
-def _why_not_on_this_verdict(intent: Intent, situation: Situation) -> str:
+        yield f"{len(counted)} of {intent.approvals_needed} approvals hold"
+    if intent.action not in PROMOTING:
+        return
     latest = situation.latest
     if latest is None or hash_verdict(latest) != intent.verdict_hash:
-        return "its verdict is not the latest"
+        yield "its verdict is not the latest"
+        return
     age = situation.now - latest.judged_at
     if age > situation.max_age:
-        return "its verdict is too old"
+        yield "its verdict is too old"
     if age < -CLOCK:
-        return "its verdict is of the future: the clock was set back"
+        yield "its verdict is of the future: the clock was set back"
     if intent.action is Action.PROMOTE and latest.word != VerdictWord.GO:
-        return "the verdict is not GO"
+        yield "the verdict is not GO"
     if situation.data_hash != intent.data_hash:
-        return "data have landed or changed since it was approved"
-    return "" if situation.policy_hash == intent.policy_hash else "the policy has changed since it was approved"
+        yield "data have landed or changed since it was approved"
+    if situation.policy_hash != intent.policy_hash:
+        yield "the policy has changed since it was approved"

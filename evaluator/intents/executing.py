@@ -18,21 +18,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.errors import EvaluatorError, StoreBusy
-from evaluator.hooks import Outcome, run_hooks, undo_hook
+from evaluator.hooks import run_hooks, undo_hook
 from evaluator.intents.checking import check_execution
 from evaluator.intents.observing import find_latest, observe, read_undone, services_of
 from evaluator.intents.steps import Planned, make_context, plan_steps
 from evaluator.policy import Policy
-from evaluator.records.intents import (
-    ANNOUNCE,
-    FINAL_STATES,
-    UNDO,
-    Delivery,
-    HookOutcome,
-    Intent,
-    IntentState,
-)
-from evaluator.store import Store
+from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Delivery, HookOutcome, Intent, IntentState
+from evaluator.store import Store, stamp_of
 from evaluator.wording import count_of
 
 __all__ = ["execute", "execute_waiting", "name_worker", "run_worker"]
@@ -59,20 +51,16 @@ def execute(store: Store, load: Callable[[], Policy], intent_id: str, worker: st
     `load` reads the policy anew. Raises StoreBusy where another process executes an intent of the release for longer
     than `wait_s`. A refusal is not raised: the intent ends with its reason.
     """
-    intent = store.promotions.intent(intent_id)
-    with store.promotions.alone(services_of(store, intent.release), wait_s) as held:
+    intent = store.control.intent(intent_id)
+    with store.control.alone(services_of(store, intent.release), wait_s) as held:
         if not held:
             raise StoreBusy(
                 f"another process executes an intent of {intent.release} just now", hint="look at `evaluator hooks log`"
             )
-        intent = store.promotions.intent(intent_id)
+        intent = store.control.intent(intent_id)
         if intent.state in _READY:
             _Execution(store, worker, intent).run(load)
-        return store.promotions.intent(intent_id)
-
-
-def _raise(_intent: Intent, error: Exception) -> None:
-    raise error
+        return store.control.intent(intent_id)
 
 
 def execute_waiting(
@@ -80,20 +68,23 @@ def execute_waiting(
     load: Callable[[], Policy],
     worker: str,
     *,
-    failed: Callable[[Intent, Exception], None] = _raise,
+    failed: Callable[[Intent, Exception], None] | None = None,
 ) -> tuple[Intent, ...]:
     """Execute all that is approved, and go on with what killed workers left. What others are at is left to them.
 
-    `failed` is told of each that could not be executed, so that one of them does not keep the others waiting.
+    `failed` is called with each that could not be executed, so that one of them does not keep the others waiting;
+    without it what went wrong is raised.
     """
-    store.promotions.expire(datetime.now(UTC))
+    store.control.expire(datetime.now(UTC))
     done = []
-    for intent in store.promotions.waiting():
+    for intent in store.control.waiting():
         try:
             done.append(execute(store, load, intent.id, worker))
         except StoreBusy:
             continue
-        except Exception as error:  # noqa: BLE001 - hooks of other packages raise anything
+        except Exception as error:  # hooks of other packages raise anything
+            if failed is None:
+                raise
             failed(intent, error)
     return tuple(done)
 
@@ -110,31 +101,30 @@ def run_worker(
     worker, seen, looked = name_worker(), None, 0.0
     failures: list[str] = []
 
+    def describe(error: Exception) -> str:
+        """What went wrong, without the text of errors that are not ours: it may hold anything, secrets included."""
+        if not isinstance(error, EvaluatorError):
+            return f"it broke with {type(error).__name__}"
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+
     def keep(intent: Intent, error: Exception) -> None:
-        failures.append(f"{intent.id} ({intent.action} {intent.release}) could not be executed: {_tell(error)}")
+        failures.append(f"{intent.id} ({intent.action} {intent.release}) could not be executed: {describe(error)}")
 
     while not stop.is_set():
-        stamp = store.stamp()
+        stamp = stamp_of(store.path)
         if stamp != seen or looked >= SLOWEST_POLL_S:
             seen, looked = stamp, 0.0
             try:
                 for intent in execute_waiting(store, load, worker, failed=keep):
                     say(f"{intent.id} ({intent.action} {intent.release}) is {intent.state}")
             except Exception as error:  # noqa: BLE001 - a worker that ends leaves everything waiting
-                failures.append(_tell(error))
+                failures.append(describe(error))
             for failure in failures:
                 say(failure)
             seen = None if failures else seen
             failures.clear()
         looked += poll_s
         stop.wait(poll_s)
-
-
-def _tell(error: Exception) -> str:
-    """What went wrong, without the text of errors that are not ours: it may hold anything, secrets included."""
-    if not isinstance(error, EvaluatorError):
-        return f"it broke with {type(error).__name__}"
-    return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
 @dataclass(slots=True)
@@ -146,7 +136,7 @@ class _Execution:
     intent: Intent
 
     def run(self, load: Callable[[], Policy]) -> None:
-        promotions = self.store.promotions
+        control = self.store.control
         try:
             policy = load()
             check_execution(self.intent, observe(self.store, policy, self.intent, datetime.now(UTC)))
@@ -157,9 +147,9 @@ class _Execution:
         except EvaluatorError as error:
             self._end_refused(error)
             return
-        if not promotions.claim(self.intent, self.worker):
+        if not control.claim(self.intent, self.worker):
             return
-        self.intent = promotions.intent(self.intent.id)
+        self.intent = control.intent(self.intent.id)
         self._run_all(planned, left)
 
     def _end_refused(self, error: EvaluatorError) -> None:
@@ -177,36 +167,41 @@ class _Execution:
             state = IntentState.EXPIRED
         done = states.count(IntentState.ACKNOWLEDGED)
         text = f"{error.message}; {count_of(done, 'hook')} acknowledged before" if done else error.message
-        self.store.promotions.settle(self.intent.id, state, self.worker, text)
+        self.store.control.settle(self.intent.id, state, self.worker, text)
 
     def _run_all(self, planned: Sequence[Planned], left: Sequence[str]) -> None:
-        states: list[tuple[Planned, IntentState]] = []
-        for one in planned:
-            if one.event == ANNOUNCE:
-                continue
-            states.append((one, self._run_one(one)))
-            if one.step.required and states[-1][1] is not IntentState.ACKNOWLEDGED:
-                break
-        state, text = _sum_up(states, len([one for one in planned if one.event != ANNOUNCE]), left)
+        """Execute the hooks up to the first that is required and not acknowledged, and announce what came of them."""
+        hooks = [one for one in planned if one.event != ANNOUNCE]
+        wrong: list[str] = []
+        states: list[IntentState] = []
+        for one in hooks:
+            states.append(self._run_one(one))
+            if states[-1] is not IntentState.ACKNOWLEDGED:
+                wrong.append(f"hook {one.position + 1} ({one.entry.kind}) {states[-1]}")
+                if one.step.required:
+                    break
+        state = IntentState.ACKNOWLEDGED
+        said = [f"{count_of(len(states), 'hook')} acknowledged" if states else "the policy names no hooks for it"]
+        if wrong:
+            state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
+            rest = len(hooks) - len(states)
+            said = [*wrong, f"{rest} after it not executed"] if rest else wrong
         for one in planned:
             if one.event == ANNOUNCE:
                 self._run_one(one, outcome=state)
-        self.store.promotions.settle(self.intent.id, state, self.worker, text)
+        self.store.control.settle(self.intent.id, state, self.worker, "; ".join([*said, *left]))
 
     def _run_one(self, one: Planned, *, outcome: str = "") -> IntentState:
+        """Execute a hook unless it is known what came of it; what it is about to change is kept before."""
         known = self._known().get(one.position)
         state = known.outcome.state if known else IntentState.REQUESTED
         if state in FINAL_STATES:
             return state
         if known and state is IntentState.SENT and not one.step.hook.idempotent:
             return self._keep(one, replace(known.outcome, state=IntentState.UNKNOWN, text=_MAY_BE_DONE), attempts=0)
-        return self._execute(one, known, outcome)
-
-    def _execute(self, one: Planned, known: Delivery | None, outcome: str) -> IntentState:
-        """Execute a hook; what it is about to change is kept before."""
-        release, verdict = self.store.release(self.intent.release), find_latest(self.store, self.intent.release)
+        release, verdict = self.store.control.release(self.intent.release), find_latest(self.store, self.intent.release)
         context = make_context(self.intent, release, verdict, one, outcome=outcome)
-        maybe = known is not None and known.outcome.state in _MAYBE
+        maybe = known is not None and state in _MAYBE
         # Executed once more, a hook may read what it has changed itself: the first value is what is restored.
         first = json.loads(known.outcome.undo) if known and maybe and known.outcome.undo else None
 
@@ -221,20 +216,22 @@ class _Execution:
             did = run_hooks([one.step], context, before=lambda _step, earlier: before(earlier))[0].outcome
         # A hook whose value could not be read was not executed: `before` has not counted it.
         attempts = 0 if one.position in self._known() else 1
-        return self._keep(one, _to_record(did, first, maybe=maybe), attempts=attempts)
+        state, text = IntentState(did.state), did.did
+        if maybe and state is IntentState.FAILED:
+            # An attempt before may have been done, and a failure now does not undo it.
+            state, text = IntentState.UNKNOWN, f"{text}; an attempt before may have been done"
+        # What was read at first, with what a hook knows only once it was executed.
+        restores = did.earlier if first is None else first
+        if isinstance(first, dict) and isinstance(did.earlier, dict):
+            restores = {**did.earlier, **first}
+        kept = "" if state is IntentState.FAILED else _to_json(restores)
+        return self._keep(one, HookOutcome(state, text, kept, did.response), attempts=attempts)
 
     def _keep(self, one: Planned, outcome: HookOutcome, *, attempts: int) -> IntentState:
-        delivery = Delivery(
-            self.intent.id,
-            one.position,
-            one.entry.kind,
-            attempts,
-            outcome,
-            datetime.now(UTC),
-            one.event,
-            json.dumps(dict(one.entry.options), sort_keys=True),
+        options, now = json.dumps(dict(one.entry.options), sort_keys=True), datetime.now(UTC)
+        self._deliver(
+            Delivery(self.intent.id, one.position, one.entry.kind, attempts, outcome, now, one.event, options)
         )
-        self._deliver(delivery)
         return outcome.state
 
     def _deliver(self, delivery: Delivery) -> None:
@@ -246,7 +243,7 @@ class _Execution:
         deadline = time.monotonic() + (0.0 if about_to_be else KEEP_FOR_S)
         while True:
             try:
-                self.store.promotions.deliver(delivery, self.intent.release, self.worker)
+                self.store.control.deliver(delivery, self.intent.release, self.worker)
             except StoreBusy:
                 if time.monotonic() >= deadline:
                     raise
@@ -254,40 +251,8 @@ class _Execution:
                 return
 
     def _known(self) -> Mapping[int, Delivery]:
-        return {one.position: one for one in self.store.promotions.deliveries(self.intent.id)}
-
-
-def _to_record(outcome: Outcome, first: Any, *, maybe: bool) -> HookOutcome:
-    """An outcome as it is kept. `maybe`: an attempt before may have been done, and a failure now does not undo it."""
-    state, told = IntentState(outcome.state), outcome.did
-    if maybe and state is IntentState.FAILED:
-        state, told = IntentState.UNKNOWN, f"{told}; an attempt before may have been done"
-    kept = "" if state is IntentState.FAILED else _to_json(_merge(first, outcome.earlier))
-    return HookOutcome(state, told, kept, outcome.response)
+        return {one.position: one for one in self.store.control.deliveries(self.intent.id)}
 
 
 def _to_json(value: Any) -> str:
     return "" if value is None else json.dumps(value, sort_keys=True)
-
-
-def _merge(first: Any, later: Any) -> Any:
-    """The value to restore: what was read at first, with what a hook knows only once it was executed."""
-    if first is None:
-        return later
-    return {**later, **first} if isinstance(first, dict) and isinstance(later, dict) else first
-
-
-def _sum_up(
-    states: Sequence[tuple[Planned, IntentState]], all_of_them: int, left: Sequence[str]
-) -> tuple[IntentState, str]:
-    """What an intent has come to by its hooks, in a sentence."""
-    wrong = [(one, state) for one, state in states if state is not IntentState.ACKNOWLEDGED]
-    if not states:
-        return IntentState.ACKNOWLEDGED, "; ".join(["the policy names no hooks for it", *left])
-    if not wrong:
-        return IntentState.ACKNOWLEDGED, "; ".join([f"{count_of(len(states), 'hook')} acknowledged", *left])
-    unknown = any(state is IntentState.UNKNOWN for _, state in wrong)
-    told = [f"hook {one.position + 1} ({one.entry.kind}) {state}" for one, state in wrong]
-    if len(states) < all_of_them:
-        told.append(f"{all_of_them - len(states)} after it not executed")
-    return IntentState.UNKNOWN if unknown else IntentState.FAILED, "; ".join([*told, *left])

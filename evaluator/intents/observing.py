@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from evaluator.intents.checking import Situation
 from evaluator.intents.people import may, may_act_alone, may_ask
-from evaluator.pipeline.hindsight import runs_behind
-from evaluator.pipeline.judging import choose_runs, service_of
 from evaluator.pipeline.landing import land_release
-from evaluator.pipeline.reviewing import is_live
+from evaluator.pipeline.runs import choose_runs, find_judged, is_live, service_of
 from evaluator.policy import Policy, with_learnt
-from evaluator.records import ReleaseSummary, StoredVerdict
+from evaluator.records import StoredVerdict
 from evaluator.records.intents import (
     ANNOUNCE,
     PROMOTING,
@@ -30,7 +27,6 @@ from evaluator.store import Store
 __all__ = [
     "find_in_effect",
     "find_latest",
-    "find_settled",
     "hash_data_now",
     "hash_policy_now",
     "observe",
@@ -47,12 +43,12 @@ def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situ
     land_release(store, intent.release)
     latest, rules = find_latest(store, intent.release), policy.promotion
     alone = intent.approvals_needed == 0 and may_act_alone(rules, intent.requester_names, intent.action)
-    approvals = store.promotions.approvals(intent.id)
+    approvals = store.control.approvals(intent.id)
     able = _people(intent, [one for one in approvals if may(rules, one.names, PersonRole.APPROVER)])
     return Situation(
         now=now,
         latest=latest,
-        data_hash=hash_data_now(store, latest) if latest else "",
+        data_hash=hash_data_now(store, intent.release, latest.data_hash) if latest else "",
         policy_hash=hash_policy_now(store, policy, intent.release),
         hooks_hash=rules.hash,
         approvers=_people(intent, approvals),
@@ -71,7 +67,7 @@ def _people(intent: Intent, approvals: Sequence[Approval]) -> frozenset[str]:
 
 def services_of(store: Store, release: str) -> tuple[str, ...]:
     """What intents of a release act on: its services, which other releases may have as well."""
-    return tuple(sorted({one.name for one in store.release(release).services})) or (release,)
+    return tuple(sorted({one.name for one in store.control.release(release).services})) or (release,)
 
 
 def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
@@ -81,7 +77,7 @@ def find_in_effect(store: Store, intents: Sequence[Intent]) -> Iterator[Intent]:
     # Changed something; or a worker says that it is about to.
     begun = {
         one.intent
-        for one in store.promotions.deliveries()
+        for one in store.control.deliveries()
         if one.event != ANNOUNCE and one.outcome.state not in _NOTHING_DONE
     } | {one.id for one in intents if one.state is IntentState.SENT}
     for one in reversed(intents):
@@ -95,7 +91,7 @@ def _find_overtaking(store: Store, intent: Intent) -> str:
     A promotion does not go on after its release was held or rolled back, and nothing that was asked for before
     another release of the service was promoted changes what that one stands on.
     """
-    intents = store.promotions.intents()
+    intents = store.control.intents()
     later = intents[[one.id for one in intents].index(intent.id) + 1 :]
     if intent.action in PROMOTING:
         for one in later:
@@ -114,38 +110,27 @@ def _find_overtaking(store: Store, intent: Intent) -> str:
 
 def find_latest(store: Store, release_id: str) -> StoredVerdict | None:
     """Read the newest verdict of a release."""
-    return next(reversed(store.verdicts(release_id)), None)
+    return next(reversed(store.control.verdicts(release_id)), None)
 
 
-def find_settled(intents: Sequence[Intent], summaries: Sequence[ReleaseSummary]) -> frozenset[str]:
-    """Releases that somebody has acted on since their latest verdict."""
-    judged = {one.release.id: one.judged_at for one in summaries if one.judged_at}
-    return frozenset(
-        one.release
-        for one in intents
-        if one.state is IntentState.ACKNOWLEDGED and one.release in judged and one.requested_at >= judged[one.release]
-    )
-
-
-def hash_data_now(store: Store, verdict: StoredVerdict) -> str:
-    """Hash what a verdict judged as it is now; empty where it changed, or something newer is there that it did not see.
+def hash_data_now(store: Store, release_id: str, judged: str) -> str:
+    """Return the hash `judged` of the data of a verdict as long as they are what a verdict would judge now, else "".
 
     A verdict does not list its runs: they are found again by their hash.
     """
-    judged = str(json.loads(verdict.json)["data_hash"])
-    runs = store.runs(verdict.release)
-    behind = runs_behind(store, verdict.release, judged)
-    if behind is None or is_live(runs):
+    runs = store.data.runs(release_id)
+    wanted = find_judged(store, release_id, judged)
+    if wanted is None or is_live(runs):
         return ""
-    seen, newest = ([run.id for run in choose_runs(runs, name)] for name in (behind, "latest"))
+    seen, newest = ([run.id for run in choose_runs(runs, name)] for name in (wanted, "latest"))
     # A newer load of which nothing landed would not change the hash of all, and yet nobody has judged it.
-    empty = store.data_hash(newest) == store.data_hash([])
+    empty = store.data.content_hash(newest) == store.data.content_hash([])
     return judged if set(newest) <= set(seen) and not empty else ""
 
 
 def hash_policy_now(store: Store, policy: Policy, release_id: str) -> str:
     """Hash the policy as the judge would use it now, with what was learnt of the service."""
-    return with_learnt(policy, store.learnt(service_of(store.release(release_id)))).hash
+    return with_learnt(policy, store.control.learnt(service_of(store.control.release(release_id)))).hash
 
 
 def read_undone(store: Store, undoes: Sequence[str]) -> tuple[Delivery, ...]:
@@ -153,5 +138,5 @@ def read_undone(store: Store, undoes: Sequence[str]) -> tuple[Delivery, ...]:
     return tuple(
         one
         for intent in undoes
-        for one in sorted(store.promotions.deliveries(intent), key=lambda delivery: -delivery.position)
+        for one in sorted(store.control.deliveries(intent), key=lambda delivery: -delivery.position)
     )

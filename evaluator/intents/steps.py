@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from evaluator.hooks import HookContext, Step, make_step, peek
 from evaluator.intents.checking import hash_verdict
@@ -68,33 +68,24 @@ def plan_steps(
     event = Action.PROMOTE if action is Action.BREAK_GLASS else action
     found: list[tuple[str, HookEntry, Any]] = []
     left: list[str] = []
+    changed = [one for one in undone if one.event != ANNOUNCE and one.outcome.state in _MAYBE_DONE]
     for entry in rules.hooks.get(event, ()):
-        if entry.kind == UNDO:
-            back, left = _take_back(undone)
-            found += back
-        else:
+        if entry.kind != UNDO:
             found.append((event, entry, None))
+            continue
+        for one in changed:
+            earlier = HookEntry(one.hook, json.loads(one.options))
+            hook = make_step(earlier.kind, earlier.options).hook
+            if hook.can_undo():
+                found.append((UNDO, earlier, json.loads(one.outcome.undo) if one.outcome.undo else None))
+            else:
+                left.append(f"{hook.kind} ({hook.describe()}) cannot be undone")
     found += [(ANNOUNCE, entry, None) for entry in rules.hooks.get(ANNOUNCE, ())]
     planned = (
         Planned(position, name, entry, make_step(entry.kind, entry.options), earlier)
         for position, (name, entry, earlier) in enumerate(found)
     )
     return tuple(planned), tuple(left)
-
-
-def _take_back(undone: Sequence[Delivery]) -> tuple[list[tuple[str, HookEntry, Any]], list[str]]:
-    back: list[tuple[str, HookEntry, Any]] = []
-    left: list[str] = []
-    for one in undone:
-        if one.event == ANNOUNCE or one.outcome.state not in _MAYBE_DONE:
-            continue
-        entry = HookEntry(one.hook, json.loads(one.options))
-        hook = make_step(entry.kind, entry.options).hook
-        if hook.can_undo():
-            back.append((UNDO, entry, json.loads(one.outcome.undo) if one.outcome.undo else None))
-        else:
-            left.append(f"{hook.kind} ({hook.describe()}) cannot be undone")
-    return back, left
 
 
 def make_context(
@@ -104,7 +95,7 @@ def make_context(
     action = Action.PROMOTE if one.event == UNDO or intent.action is Action.BREAK_GLASS else intent.action
     return HookContext(
         release=release.id,
-        action=_ACTIONS[action],
+        action=cast("Any", action.value),
         verdict=verdict.word if verdict else "",
         verdict_hash=hash_verdict(verdict) if verdict else "",
         baseline=_versions(release, "baseline"),
@@ -115,14 +106,6 @@ def make_context(
         expires_at=intent.expires_at,
         outcome=outcome,
     )
-
-
-_ACTIONS: Mapping[Action, Any] = {
-    Action.PROMOTE: "promote",
-    Action.BREAK_GLASS: "promote",
-    Action.HOLD: "hold",
-    Action.ROLLBACK: "rollback",
-}
 
 
 def _versions(release: Release, side: str) -> str:

@@ -1,15 +1,7 @@
-"""Evidence becomes a verdict: one module a judge, and the table that names them."""
+"""Evidence becomes a verdict: the judge, what several questions cost, and the sentences that say why."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from evaluator.judges.native import JUDGE, Judgement, judge_evidence
 
-from evaluator.judges.native import Judgement, judge_natively
-from evaluator.records import Evidence, Rulebook
-
-__all__ = ["JUDGES", "Judge", "Judgement"]
-
-Judge = Callable[[Evidence, Rulebook, str], Judgement]
-"""(evidence, rulebook, release id) → judgement."""
-
-JUDGES: Mapping[str, Judge] = {"native": judge_natively}
+__all__ = ["JUDGE", "Judgement", "judge_evidence"]

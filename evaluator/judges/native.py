@@ -25,7 +25,10 @@ from evaluator.records import (
     VerdictWord,
 )
 
-__all__ = ["Judgement", "judge_natively"]
+__all__ = ["JUDGE", "Judgement", "judge_evidence"]
+
+JUDGE = "native"
+"""What a verdict calls this judge."""
 
 MAX_UNJUDGED = 0.05
 KINDS = 3
@@ -43,7 +46,7 @@ class Judgement:
     """Seconds of judged data that the decision took; `None` where there is none."""
 
 
-def judge_natively(evidence: Evidence, rulebook: Rulebook, release: str) -> Judgement:
+def judge_evidence(evidence: Evidence, rulebook: Rulebook, release: str) -> Judgement:
     """Judge `evidence` under `rulebook`. Pure: the same input gives the same judgement.
 
     Several candidates (A/B/n) share one false-alarm rate, and one rate of calling any of them within that is not. The
@@ -91,7 +94,7 @@ def _judge_candidate(
         next_action = wording.next_after_inconclusive(doubts, own, evidence, release)
         return Judgement(VerdictWord.INCONCLUSIVE, tuple(doubts), next_action, judged)
     reasons = (wording.explain_go(own, evidence),)
-    return Judgement(VerdictWord.GO, reasons, wording.next_after_go(release), judged, evidence.window.seconds)
+    return Judgement(VerdictWord.GO, reasons, f"promote {release}", judged, evidence.window.seconds)
 
 
 def _choose(each: Mapping[str, Judgement], release: str, alpha: float) -> Judgement:
@@ -108,7 +111,7 @@ def _choose(each: Mapping[str, Judgement], release: str, alpha: float) -> Judgem
         best = wording.find_best(any_one.comparisons, going)
         waiting = [arm for arm in each if arm not in going and arm not in stopped]
         reasons = (wording.explain_choice(best, going, waiting, len(each), each[best].reasons[0]), *failures)
-        next_action = wording.next_after_choice(release, best)
+        next_action = f"promote {best} of {release}"
         return Judgement(VerdictWord.GO, reasons, next_action, any_one.comparisons, each[best].decided_at_s)
     left = [one for arm, one in each.items() if arm not in stopped]
     doubts = tuple(dict.fromkeys(wording.name_arm(reason) for one in left for reason in one.reasons))
@@ -128,10 +131,10 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
         found = adjust_plausible([_p_worse(comparisons[i], "margin") for i in scanned])
         adjusted |= {i: p / share for i, p in zip(scanned, found, strict=True)}
     candidates = max(len({c.arm for c in comparisons}), 1)
-    levels = _Levels(rulebook.alpha, rulebook.alpha * candidates / max(len(gates), 1))
+    alpha, trend_alpha = rulebook.alpha, rulebook.alpha * candidates / max(len(gates), 1)
     within = _within_any(comparisons, rulebook.alpha)
     judged = [
-        _judge_one(c, levels, min(1.0, adjusted[i]) if i in adjusted else None, within[i], decided.get(i))
+        _judge_one(c, min(1.0, adjusted[i]) if i in adjusted else None, within[i], decided.get(i), alpha, trend_alpha)
         for i, c in enumerate(comparisons)
     ]
     return tuple(_tie_mean_to_failures(c, judged) for c in judged)
@@ -177,15 +180,13 @@ def _within_any(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
     out = []
     for comparison, p in zip(comparisons, own, strict=True):
         # Never below p and never above Bonferroni's: only between them is there something to compute.
-        open_yet = p < alpha <= p * candidates and not comparison.scan
-        out.append(_pay_for_all(comparison, p, worst) if open_yet else max(p, min(1.0, p * candidates)))
+        if comparison.scan or not p < alpha <= p * candidates:
+            out.append(max(p, min(1.0, p * candidates)))
+            continue
+        arms = {**worst, comparison.arm: comparison}
+        adjusted = adjust([_p_within(c) for c in arms.values()], _side_by_side(list(arms.values())))
+        out.append(adjusted[list(arms).index(comparison.arm)])
     return out
-
-
-def _pay_for_all(comparison: Comparison, p: float, worst: Mapping[str, Comparison]) -> float:
-    arms = {**worst, comparison.arm: comparison}
-    p_values = [p if arm == comparison.arm else _p_within(c) for arm, c in arms.items()]
-    return adjust(p_values, _side_by_side(list(arms.values())))[list(arms).index(comparison.arm)]
 
 
 def _find_early(by_arm: Mapping[str, Sequence[Comparison]]) -> dict[str, float]:
@@ -271,47 +272,41 @@ def _adjust_gates(comparisons: Sequence[Comparison], members: list[int]) -> dict
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class _Levels:
-    """Error rates: of all that is called worse, of candidates called within, of one gate's trend."""
-
-    alpha: float
-    trend: float
-
-
 def _judge_one(
-    comparison: Comparison, levels: _Levels, adjusted: float | None, p_within: float, decided_at_s: float | None
+    comparison: Comparison,
+    adjusted: float | None,
+    p_within: float,
+    decided_at_s: float | None,
+    alpha: float,
+    trend_alpha: float,
 ) -> Comparison:
-    """Status, p-values and reason of one metric. What an earlier look showed to be worse stays so."""
+    """Status, p-values and reason of one metric. What an earlier look showed to be worse stays so.
+
+    `alpha`: error rate of all that is called worse, and of candidates called within; `trend_alpha`: of its trend.
+    """
     if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
         return replace(comparison, status=MetricStatus.NO_DATA, reason=wording.explain_no_data(comparison, why))
     p_value = min(test.p_worse for test in _asked(comparison))
     decisive = p_value if adjusted is None else adjusted
-    shown_within = p_within < levels.alpha
-    if decisive < levels.alpha or decided_at_s is not None:
+    shown_within = p_within < alpha
+    # Is the end of the run beyond the margin although the whole is within?
+    drift, drifts = comparison.drift, False
+    if drift and comparison.rule.margin and comparison.rule.role is not Role.WATCH:
+        drifts = drift.last_third > 0 or (drift.p_worsening < trend_alpha and drift.at_end > 0)
+    status = MetricStatus.INCONCLUSIVE
+    if decisive < alpha or decided_at_s is not None:
         status = MetricStatus.FAIL
-    elif shown_within and not _drifts(comparison, levels.trend):
+    elif shown_within and not drifts:
         status = MetricStatus.PASS
-    else:
-        status = MetricStatus.INCONCLUSIVE
     return replace(
         comparison,
         status=status,
         p_value=p_value,
         p_value_adjusted=adjusted,
         decided_at_s=decided_at_s,
-        reason=wording.explain_status(comparison, status, levels.alpha, shown_within=shown_within),
+        reason=wording.explain_status(comparison, status, alpha, shown_within=shown_within),
     )
-
-
-def _drifts(comparison: Comparison, level: float) -> bool:
-    """Is the end of the run beyond the margin although the whole is within?"""
-    drift = comparison.drift
-    if drift is None or comparison.rule.margin is None or comparison.rule.role is Role.WATCH:
-        return False
-    worsening = drift.p_worsening < level and drift.at_end > 0
-    return drift.last_third > 0 or worsening
 
 
 def _tie_mean_to_failures(comparison: Comparison, judged: Sequence[Comparison]) -> Comparison:
@@ -354,19 +349,12 @@ def _doubts(
     if evidence.incomplete and not any(finding.check == "complete" for finding in failed):
         doubts.append(Reason("incomplete", "the run did not end as planned"))
     doubts += [wording.explain_open(c) for c in asked if c.status is MetricStatus.INCONCLUSIVE]
-    doubts += _scan_doubts(judged, evidence, rulebook)
+    if rulebook.scan.enabled:
+        rows, level = [c for c in judged if c.scan and c.questions], rulebook.alpha * rulebook.scan.alpha_share
+        adjusted = adjust_plausible([_p_worse(c, "tolerance") for c in rows])
+        doubts += [wording.explain_scan_doubt(c) for c, p in zip(rows, adjusted, strict=True) if p < level]
+        if evidence.unjudged_share > MAX_UNJUDGED:
+            doubts.append(wording.explain_unjudged(evidence))
     if not any(c.rule.role is Role.GATE for c in asked):
         doubts.append(Reason("no_gate", "the policy has no gate metric, so nothing was shown to be within a margin"))
-    return doubts
-
-
-def _scan_doubts(judged: Sequence[Comparison], evidence: Evidence, rulebook: Rulebook) -> list[Reason]:
-    rows = [c for c in judged if c.scan and c.questions]
-    if not rulebook.scan.enabled:
-        return []
-    level = rulebook.alpha * rulebook.scan.alpha_share
-    adjusted = adjust_plausible([_p_worse(c, "tolerance") for c in rows])
-    doubts = [wording.explain_scan_doubt(c) for c, p in zip(rows, adjusted, strict=True) if p < level]
-    if evidence.unjudged_share > MAX_UNJUDGED:
-        doubts.append(wording.explain_unjudged(evidence))
     return doubts

@@ -35,8 +35,6 @@ __all__ = [
     "explain_unjudged",
     "find_best",
     "name_arm",
-    "next_after_choice",
-    "next_after_go",
     "next_after_inconclusive",
     "next_after_no_go",
 ]
@@ -175,45 +173,33 @@ def explain_status(comparison: Comparison, status: MetricStatus, alpha: float, *
 
     `shown_within`: over the whole run it is within its margin; if it is open all the same, its end is not.
     """
-    moved = _moved(comparison, alpha)
-    margin = format_margin(comparison.rule.margin, comparison.unit)
-    if status is MetricStatus.FAIL:
-        return explain_failure(comparison, alpha).text
-    if comparison.rule.margin is None:
-        return f"{moved}; {_explain_limit_alone(comparison, status)}"
-    if status is MetricStatus.PASS:
-        return f"{moved}, within the {margin} allowed"
-    return _explain_undecided(comparison, alpha, moved, shown_within=shown_within)
-
-
-def _explain_limit_alone(comparison: Comparison, status: MetricStatus) -> str:
-    if not comparison.rule.limit.count:
-        return "no margin is set"
-    if status is MetricStatus.PASS:
-        return f"keeps to its limit of {_limit_text(comparison)}"
-    return _explain_limit_open(comparison)
-
-
-def _explain_limit_open(comparison: Comparison) -> str:
-    """A limit that the candidate is neither shown to keep nor to break; first of all, whether the baseline keeps it."""
+    moved, rule = _moved(comparison, alpha), comparison.rule
+    margin, limit = format_margin(rule.margin, comparison.unit), _limit_text(comparison)
+    # Of a limit that the candidate is neither shown to keep nor to break: first of all, whether the baseline keeps it.
+    open_limit = f"not shown to keep to its limit of {limit}"
     if _breaks_limit(comparison, comparison.baseline.value):
         value = format_value(comparison.baseline.value, comparison.unit)
-        limit = _limit_text(comparison)
-        return f"baseline itself is beyond the limit of {limit} ({value}), and {comparison.arm} not shown to keep to it"
-    return f"not shown to keep to its limit of {_limit_text(comparison)}"
-
-
-def _explain_undecided(comparison: Comparison, alpha: float, moved: str, *, shown_within: bool) -> str:
-    margin = format_margin(comparison.rule.margin, comparison.unit)
-    if shown_within:
-        return f"{moved}, within the {margin} allowed over the whole run, but getting worse: beyond it towards the end"
-    if _became_failure(comparison):
-        return f"{moved}, which may be chance"
-    if comparison.unresolved:
-        return f"{moved}; {comparison.unresolved}"
-    if any(test.kind == "limit" and test.p_within >= alpha for test in comparison.questions):
-        return f"{moved}; {_explain_limit_open(comparison)}"
-    return f"{moved}: neither within nor beyond the {margin} allowed"
+        arm = comparison.arm
+        open_limit = f"baseline itself is beyond the limit of {limit} ({value}), and {arm} not shown to keep to it"
+    if status is MetricStatus.FAIL:
+        return explain_failure(comparison, alpha).text
+    if rule.margin is None and not rule.limit.count:
+        text = "; no margin is set"
+    elif rule.margin is None:
+        text = f"; keeps to its limit of {limit}" if status is MetricStatus.PASS else f"; {open_limit}"
+    elif status is MetricStatus.PASS:
+        text = f", within the {margin} allowed"
+    elif shown_within:
+        text = f", within the {margin} allowed over the whole run, but getting worse: beyond it towards the end"
+    elif _became_failure(comparison):
+        text = ", which may be chance"
+    elif comparison.unresolved:
+        text = f"; {comparison.unresolved}"
+    elif any(test.kind == "limit" and test.p_within >= alpha for test in comparison.questions):
+        text = f"; {open_limit}"
+    else:
+        text = f": neither within nor beyond the {margin} allowed"
+    return f"{moved}{text}"
 
 
 def explain_mean_without_failures(comparison: Comparison) -> str:
@@ -261,39 +247,31 @@ def explain_not_final(evidence: Evidence) -> Reason:
 def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
     """Why everything is well, with the metric that came closest to its margin."""
     passed = [c for c in judged if c.status is MetricStatus.PASS and not c.scan and c.rule.role is not Role.WATCH]
-    asked = [c for c in passed if c.rule.margin and c.effect]
-    closest = max(asked, key=_closeness, default=None)
-    text = _count_kept(asked, [c for c in passed if c.rule.limit.count])
-    if closest is not None and closest.effect is not None:
-        change = f"{format_change(closest.effect, closest.unit)} ({format_interval(closest.effect, closest.unit)})"
-        margin = format_margin(closest.rule.margin, closest.unit)
-        text += f"; closest: {name_comparison(closest)} {change} of {margin} allowed"
-    alone = "" if asked else "; no gate has a margin, so a change from baseline was not asked about"
-    return Reason("within_margins", f"{text}, on {_judged_on(evidence)}{alone}")
-
-
-def _count_kept(within: Sequence[Comparison], limited: Sequence[Comparison]) -> str:
-    """How many margins and limits were kept, and by what."""
-    parts = []
-    if within:
-        noun = "gate and hold" if any(c.rule.role is Role.HOLD for c in within) else "gate"
-        one = f"the {within[0].rule.role.value} is within its margin"
-        many = f"all {len(within)} {noun.replace(' and ', 's and ')}s are shown to be within their margins"
-        parts.append(one if len(within) == 1 else many)
+    asked, limited = [c for c in passed if c.rule.margin and c.effect], [c for c in passed if c.rule.limit.count]
+    kept = []
+    if len(asked) == 1:
+        kept.append(f"the {asked[0].rule.role.value} is within its margin")
+    elif asked:
+        nouns = "gates and holds" if any(c.rule.role is Role.HOLD for c in asked) else "gates"
+        kept.append(f"all {len(asked)} {nouns} are shown to be within their margins")
     if limited:
-        kept = ", ".join(
+        limits = ", ".join(
             f"{name_comparison(c)} {_limit_text(c)} ({format_value(c.candidate.value, c.unit)})" for c in limited
         )
         verb = "limit is kept" if len(limited) == 1 else "limits are kept"
-        parts.append(f"{len(limited)} {verb}: {kept}")
-    return "; ".join(parts)
-
-
-def _judged_on(evidence: Evidence) -> str:
+        kept.append(f"{len(limited)} {verb}: {limits}")
+    closest = max(asked, key=_closeness, default=None)
+    if closest is not None and closest.effect is not None:
+        change = f"{format_change(closest.effect, closest.unit)} ({format_interval(closest.effect, closest.unit)})"
+        margin = format_margin(closest.rule.margin, closest.unit)
+        kept.append(f"closest: {name_comparison(closest)} {change} of {margin} allowed")
     units = sum(arm.units for arm in evidence.arms)
-    what = "readings" if evidence.collected else "load"
-    parts = [f"{format_duration(evidence.window.seconds)} of {what}"] if evidence.window.seconds or not units else []
-    return " and ".join([*parts, *([f"outcomes of {format_count(units)} units"] if units else [])])
+    judged_on = [f"outcomes of {format_count(units)} units"] if units else []
+    if evidence.window.seconds or not units:
+        what = "readings" if evidence.collected else "load"
+        judged_on.insert(0, f"{format_duration(evidence.window.seconds)} of {what}")
+    alone = "" if asked else "; no gate has a margin, so a change from baseline was not asked about"
+    return Reason("within_margins", f"{'; '.join(kept)}, on {' and '.join(judged_on)}{alone}")
 
 
 def find_best(judged: Sequence[Comparison], going: Sequence[str]) -> str:
@@ -333,16 +311,6 @@ def _closeness(comparison: Comparison) -> float:
 
 
 # ------------------------------------------------------------------ what next
-
-
-def next_after_go(release: str) -> str:
-    """GO."""
-    return f"promote {release}"
-
-
-def next_after_choice(release: str, best: str) -> str:
-    """GO for one of several candidates."""
-    return f"promote {best} of {release}"
 
 
 def next_after_no_go(reasons: Sequence[Reason], release: str, judged: Sequence[Comparison], alpha: float) -> str:

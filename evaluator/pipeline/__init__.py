@@ -1,1 +1,1 @@
-"""The corridor: load, import, land, judge, look again. Short functions, no SQL, no arithmetic."""
+"""What happens in which order: load, import, land, judge, look again. No SQL, no arithmetic."""

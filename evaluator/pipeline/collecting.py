@@ -25,6 +25,7 @@ from evaluator.records import (
     check_names,
 )
 from evaluator.sources.prometheus import Prometheus, connect
+from evaluator.sources.prometheus.options import PrometheusOptions
 from evaluator.sources.recording import new_run_id
 from evaluator.stats.readings import choose_reading_bucket_s
 from evaluator.store import Store
@@ -57,7 +58,7 @@ class Stretch:
 def find_stretch(store: Store, release_id: str) -> Stretch | None:
     """Tell when the newest load of a release ran; `None` where there is none."""
     try:
-        runs = [run for run in store.runs(release_id) if run.source == "locust"]
+        runs = [run for run in store.data.runs(release_id) if run.source == "locust"]
     except UnknownName:
         return None
     newest = [run for run in runs if run.group == runs[-1].group]
@@ -77,7 +78,7 @@ def collect_release(
     said. Raises SourceError where the server does not answer all of it: then nothing lands.
     """
     check_names(release)
-    with _connect(policy) as source:
+    with connect(_server(policy)) as source:
         queries = _queries(policy)
         step_s = source.options.step_s
         if stretch.seconds < step_s:
@@ -85,22 +86,18 @@ def collect_release(
                 f"a window of {stretch.seconds:g} s is shorter than the step of {step_s:g} s",
                 hint="give a longer one with --from and --to",
             )
-        _wait_for_last_scrape(source, stretch.end, say)
+        wait_s = (stretch.end - source.latest()).total_seconds() + SETTLE_STEPS * step_s
+        if wait_s > LONGEST_WAIT_S:
+            raise UsageError(f"the window ends {wait_s:.0f} s from now", hint="collect it as it comes with --follow")
+        if wait_s > 0:
+            say(f"waiting {wait_s:.0f} s for the last scrapes")
+            time.sleep(wait_s)
         run = _new_run(release, source, stretch)
         answers = _explain_silent_arms(source, _fetch(source, queries, stretch, say), stretch, say)
-        store.register_run(release, run, bucket_s=choose_reading_bucket_s(stretch.seconds, step_s))
-        landed = store.keep_answers(run, answers, _describe(source))
-    store.finish_run(run.id, state=RunState.COMPLETE, ended=stretch.end, facts=RunFacts())
+        store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(stretch.seconds, step_s))
+        landed = store.data.keep_answers(run, answers, source.describe())
+    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=stretch.end, facts=RunFacts())
     return run, landed.rows
-
-
-def _wait_for_last_scrape(source: Prometheus, end: datetime, say: Say) -> None:
-    wait_s = (end - source.latest()).total_seconds() + SETTLE_STEPS * source.options.step_s
-    if wait_s > LONGEST_WAIT_S:
-        raise UsageError(f"the window ends {wait_s:.0f} s from now", hint="collect it as it comes with --follow")
-    if wait_s > 0:
-        say(f"waiting {wait_s:.0f} s for the last scrapes")
-        time.sleep(wait_s)
 
 
 def _explain_silent_arms(source: Prometheus, answers: Sequence[Answer], stretch: Stretch, say: Say) -> list[Answer]:
@@ -121,7 +118,7 @@ def _explain_silent_arms(source: Prometheus, answers: Sequence[Answer], stretch:
 def check_source(policy: Policy) -> None:
     """Make sure that the policy's server answers, and that there is something to ask. Raises what collecting would."""
     _queries(policy)
-    _connect(policy).close()
+    connect(_server(policy)).close()
 
 
 def collect_load(store: Store, release: Release, policy: Policy, *, say: Say = say_nothing) -> tuple[Run, int]:
@@ -133,9 +130,7 @@ def collect_load(store: Store, release: Release, policy: Policy, *, say: Say = s
             f"there is no window to collect: {release.id} has no load",
             hint="give --from -1h, or --from and --to; or load it first, and its window is taken",
         )
-    if policy.prometheus is None:
-        raise _no_server()
-    step = timedelta(seconds=policy.prometheus.step_s)
+    step = timedelta(seconds=_server(policy).step_s)
     return collect_release(store, release, policy, Stretch(stretch.start - step, stretch.end + step), say=say)
 
 
@@ -155,19 +150,19 @@ def follow_release(
     was collected stays whatever ends it: KeyboardInterrupt, a server that stays away (SourceError), SIGKILL.
     """
     check_names(release)
-    with _connect(policy) as source:
+    with connect(_server(policy)) as source:
         step_s = source.options.step_s
         begin = _floor(start or datetime.now(UTC), step_s)
         lasts = seconds if seconds is not None else policy.rulebook.monitoring.max_duration_s
         run = _new_run(release, source, Stretch(begin, begin + timedelta(seconds=lasts)))
-        store.register_run(release, run, bucket_s=choose_reading_bucket_s(lasts, step_s))
+        store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(lasts, step_s))
         follower = _Follower(store, run, source, _queries(policy), say)
         stopped_by = "the collection was interrupted"
         try:
             stopped_by = follower.follow(stop)
         finally:
             state = RunState.INCOMPLETE if stopped_by else RunState.COMPLETE
-            store.finish_run(run.id, state=state, ended=follower.until, facts=RunFacts(stopped_by=stopped_by))
+            store.data.finish_run(run.id, state=state, ended=follower.until, facts=RunFacts(stopped_by=stopped_by))
     if stopped_by:
         raise SourceError(stopped_by, hint="what was collected until then is in the store")
     return run, follower.rows
@@ -185,43 +180,34 @@ class _Follower:
 
     def follow(self, stop: Callable[[], bool]) -> str:
         """Poll to the end. Returns why it ended early; empty when it did not."""
-        end = self.run.planned_end
+        end, settle = self.run.planned_end, timedelta(seconds=SETTLE_STEPS * self.step_s)
         while end and self.until < end and not stop():
-            if trouble := self._poll(min(end, self._settled())):
-                return trouble
+            try:
+                # What the server scraped just now may not be seen by queries yet.
+                self._poll(min(end, _floor(self.source.latest() - settle, self.step_s)))
+            except SourceError as error:
+                now = time.monotonic()
+                if self.failed_since is None:
+                    self.failed_since = now
+                    self.say(f"no answer, trying again: {error.message}")
+                if now - self.failed_since > MOST_UNANSWERED_S:
+                    return f"no answer for {MOST_UNANSWERED_S:g} s: {error.message}"
             time.sleep(min(self.step_s, 5.0))
         return ""
 
-    def _settled(self) -> datetime:
-        """Until when the server can be asked: what it scraped just now may not be seen by queries yet."""
-        return _floor(self.source.latest() - timedelta(seconds=SETTLE_STEPS * self.step_s), self.step_s)
-
-    def _poll(self, end: datetime) -> str:
+    def _poll(self, end: datetime) -> None:
         if end <= self.until:
-            return ""
-        try:
-            answers = _fetch(self.source, self.queries, Stretch(self.until, end), say_nothing)
-        except SourceError as error:
-            return self._bear(error)
+            return
+        answers = _fetch(self.source, self.queries, Stretch(self.until, end), say_nothing)
         if self.failed_since is not None:
             self.say("the server answers again; going on where the last answer ended")
         self.failed_since = None
         if self.rows:
             answers = [_after(answer, self.until) for answer in answers]
-        landed = self.store.keep_answers(self.run, answers, _describe(self.source))
+        landed = self.store.data.keep_answers(self.run, answers, self.source.describe())
         self.rows += landed.rows
         self.until = end
         self.say(f"{landed.rows} readings until {end:%H:%M:%S} UTC")
-        return ""
-
-    def _bear(self, error: SourceError) -> str:
-        now = time.monotonic()
-        if self.failed_since is None:
-            self.failed_since = now
-            self.say(f"no answer, trying again: {error.message}")
-        if now - self.failed_since > MOST_UNANSWERED_S:
-            return f"no answer for {MOST_UNANSWERED_S:g} s: {error.message}"
-        return ""
 
 
 def _after(answer: Answer, moment: datetime) -> Answer:
@@ -236,17 +222,14 @@ def _after(answer: Answer, moment: datetime) -> Answer:
     return replace(answer, series=known, repeated=answer.repeated + again)
 
 
-def _connect(policy: Policy) -> Prometheus:
+def _server(policy: Policy) -> PrometheusOptions:
+    """How the policy's metrics server is asked. Raises UsageError where it names none."""
     if policy.prometheus is None:
-        raise _no_server()
-    return connect(policy.prometheus)
-
-
-def _no_server() -> UsageError:
-    return UsageError(
-        "the policy names no metrics server",
-        hint="add `sources: {prometheus: {url: …, selectors: {baseline: …, canary: …}}}` to evaluator.yaml",
-    )
+        raise UsageError(
+            "the policy names no metrics server",
+            hint="add `sources: {prometheus: {url: …, selectors: {baseline: …, canary: …}}}` to evaluator.yaml",
+        )
+    return policy.prometheus
 
 
 def _queries(policy: Policy) -> tuple[Query, ...]:
@@ -278,12 +261,8 @@ def _new_run(release: Release, source: Prometheus, stretch: Stretch) -> Run:
         source=READING_SOURCE,
         started=stretch.start,
         planned_end=stretch.end,
-        fingerprint={**_describe(source), "host": platform.node(), "pid": os.getpid()},
+        fingerprint={**source.describe(), "host": platform.node(), "pid": os.getpid()},
     )
-
-
-def _describe(source: Prometheus) -> dict[str, object]:
-    return dict(source.describe())
 
 
 def _floor(moment: datetime, step_s: float) -> datetime:

@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evaluator.assess import assess
 from evaluator.calibration import pair_runs
 from evaluator.curves import trace_release
 from evaluator.errors import UnknownName, UsageError
-from evaluator.judges import JUDGES
 from evaluator.metrics import OUTCOME_METRICS
-from evaluator.pipeline.judging import choose_runs
+from evaluator.pipeline.assessing import Data, judge_data
+from evaluator.pipeline.runs import choose_runs
 from evaluator.policy import Policy
 from evaluator.records import (
     BASELINE,
@@ -76,8 +75,8 @@ class Compared:
 
 def find_side(store: Store, release_id: str, wanted: str, arm: str) -> Side:
     """Find the runs of one side: `latest`, `all`, or the id of a run or group. Raises UnknownName, UsageError."""
-    release = store.release(release_id)
-    chosen = choose_runs(store.runs(release_id), wanted)
+    release = store.control.release(release_id)
+    chosen = choose_runs(store.data.runs(release_id), wanted)
     loads = tuple(run for run in chosen if run.kind is EvidenceKind.REQUESTS and run.landed)
     label = release_id if wanted == "latest" else f"{release_id}, run {wanted}"
     if not loads:
@@ -90,9 +89,20 @@ def find_side(store: Store, release_id: str, wanted: str, arm: str) -> Side:
 
 def differences(first: Side, second: Side) -> tuple[Difference, ...]:
     """Lay the fingerprints of both sides beside each other, what forbids the comparison first."""
-    prints = [_gather(side.runs) for side in (first, second)]
-    keys = [key for key in dict.fromkeys([*prints[0], *prints[1]]) if key not in UNSAID]
-    rows = [_services(first, second), *(_differ(key, prints[0].get(key), prints[1].get(key)) for key in keys)]
+    own, other = (_gather(side.runs) for side in (first, second))
+    rows = [_compare_services(first, second)]
+    for key in dict.fromkeys([*own, *other]):
+        if key in UNSAID:
+            continue
+        level: Literal["same", "warn", "refuse"] = "warn"
+        why = "may move the numbers by itself"
+        if own.get(key) == other.get(key):
+            level, why = "same", ""
+        elif key not in own or key not in other:
+            why = "recorded on one side only"
+        elif key in MUST_MATCH:
+            level, why = "refuse", "it was another test"
+        rows.append(Difference(key, own.get(key) or "not recorded", other.get(key) or "not recorded", level, why))
     order = {"refuse": 0, "warn": 1, "same": 2}
     return tuple(sorted(rows, key=lambda row: order[row.level]))
 
@@ -107,33 +117,18 @@ def _gather(runs: Sequence[Run]) -> dict[str, str]:
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         for key, value in run.fingerprint.items():
-            found.setdefault(key, {})[_say(value)] = None
+            text = "–" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            found.setdefault(key, {})[text] = None
     return {key: " / ".join(values) for key, values in found.items()}
 
 
-def _say(value: object) -> str:
-    return "–" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _services(first: Side, second: Side) -> Difference:
-    mine, theirs = (", ".join(sorted(side.services)) or "not said" for side in (first, second))
+def _compare_services(first: Side, second: Side) -> Difference:
+    own, other = (", ".join(sorted(side.services)) or "not said" for side in (first, second))
     if first.services and second.services and not first.services & second.services:
-        return Difference("service", mine, theirs, "refuse", "another service does other work")
-    same = mine == theirs
-    return Difference(
-        "service", mine, theirs, "same" if same else "warn", "" if same else "not known to be one service"
-    )
-
-
-def _differ(key: str, first: str | None, second: str | None) -> Difference:
-    mine, theirs = first or "not recorded", second or "not recorded"
-    if first == second:
-        return Difference(key, mine, theirs, "same")
-    if first is None or second is None:
-        return Difference(key, mine, theirs, "warn", "recorded on one side only")
-    if key in MUST_MATCH:
-        return Difference(key, mine, theirs, "refuse", "it was another test")
-    return Difference(key, mine, theirs, "warn", "may move the numbers by itself")
+        return Difference("service", own, other, "refuse", "another service does other work")
+    if own == other:
+        return Difference("service", own, other, "same")
+    return Difference("service", own, other, "warn", "not known to be one service")
 
 
 def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Compared:
@@ -146,9 +141,10 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
     if forbidden:
         said = "; ".join(f"{row.what}: {row.first} against {row.second}" for row in forbidden)
         raise UsageError(f"these cannot be compared: {said}", hint="compare runs of one test of one service")
-    both = store.read_cells(list(dict.fromkeys([*first.run_ids, *second.run_ids])))
+    both = store.data.read_cells(list(dict.fromkeys([*first.run_ids, *second.run_ids])))
     sides = [_only(both, side) for side in (first, second)]
-    if not set(_called(sides[0])) & set(_called(sides[1])):
+    called = [{cells.endpoints[code] for code in np.unique(cells.moments.endpoint)} for cells in sides]
+    if not called[0] & called[1]:
         raise UsageError("these cannot be compared: they have no endpoint in common", hint="compare runs of one test")
     cells = pair_runs([(sides[0], sides[1])], together=False)
     rulebook = replace(
@@ -161,12 +157,11 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
         monitoring=Monitoring(mode="fixed"),
     )
     runs = (Run(cells.runs[0], second.release, "compare", "import", state=RunState.COMPLETE),)
-    evidence = assess(cells, runs, rulebook, second.release)
-    comparisons = JUDGES["native"](evidence, rulebook, second.release).comparisons
-    figures = trace_release(cells, runs, rulebook, comparisons)
+    evidence = judge_data(Data(runs, cells), rulebook, second.release).evidence
+    figures = trace_release(cells, runs, rulebook, evidence.comparisons)
     alone = all(len(side.runs) == 1 for side in (first, second))
     over = trace_release(pair_runs([(sides[0], sides[1])], together=True), runs, rulebook, ()) if alone else {}
-    return Compared(comparisons, evidence.findings, {**figures, "timeline": over.get("timeline")})
+    return Compared(evidence.comparisons, evidence.findings, {**figures, "timeline": over.get("timeline")})
 
 
 def _only(cells: Cells, side: Side) -> Cells:
@@ -181,7 +176,3 @@ def _only(cells: Cells, side: Side) -> Cells:
     if not picked.moments.run.size:
         raise UsageError(f"{side.label} has no requests on {side.arm}", hint="choose another arm")
     return picked
-
-
-def _called(cells: Cells) -> list[str]:
-    return [cells.endpoints[code] for code in np.unique(cells.moments.endpoint)]

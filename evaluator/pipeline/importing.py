@@ -11,7 +11,6 @@ from evaluator.records import (
     EvidenceKind,
     Landed,
     LandingPlan,
-    OutcomeColumn,
     OutcomeFacts,
     OutcomeOptions,
     OutcomePlan,
@@ -25,6 +24,7 @@ from evaluator.sources.files import arrange_files
 from evaluator.sources.outcomes import plan_outcomes
 from evaluator.sources.recording import new_run_id
 from evaluator.store import Store
+from evaluator.store.outcome_files import describe_outcomes
 
 __all__ = ["find_outcomes", "import_outcomes", "import_release", "suggest_metrics"]
 
@@ -32,7 +32,7 @@ __all__ = ["find_outcomes", "import_outcomes", "import_release", "suggest_metric
 def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
     """Land the files of a plan as a run group of their own; the same files again change nothing. Raises InputError."""
     check_names(release, {file.arm: None for file in plan.files})
-    return store.land_files(release, new_run_id(), plan, arrange_files)
+    return store.data.land_files(release, new_run_id(), plan, arrange_files)
 
 
 def import_outcomes(
@@ -46,7 +46,7 @@ def import_outcomes(
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
     """Land outcomes of units as a run group of their own; the same files again change nothing. Raises InputError."""
     check_names(release)
-    plan = plan_outcomes(files, options, store.describe_outcomes, query=query, skip_bad_rows=skip_bad_rows)
+    plan = plan_outcomes(files, options, describe_outcomes, query=query, skip_bad_rows=skip_bad_rows)
     group = new_run_id()
     run = Run(
         id=group,
@@ -56,35 +56,35 @@ def import_outcomes(
         state=RunState.COMPLETE,
         fingerprint={"files": list(plan.paths)},
     )
-    landed, facts = store.land_outcomes(release, run, plan)
+    landed, facts = store.data.land_outcomes(release, run, plan)
     return landed, facts, plan
 
 
 def find_outcomes(store: Store) -> Outcomes | None:
     """Read the outcomes of the newest release; `None` where it has none."""
     newest = next(iter(store.releases()), None)
-    runs = store.runs(newest.release.id) if newest else ()
+    runs = store.data.runs(newest.release.id) if newest else ()
     run = next((run for run in reversed(runs) if run.kind is EvidenceKind.OUTCOMES), None)
-    return store.read_outcomes(run) if run else None
+    return store.data.read_outcomes(run) if run else None
 
 
 def suggest_metrics(outcomes: Outcomes) -> tuple[str, ...]:
     """Write a metric of the policy for each outcome. Its margin is a guess: people know how much harm they bear."""
-    known = [column.name for column in outcomes.columns if column.role == "covariate"]
-    return tuple(_suggest(column, known) for column in outcomes.columns if column.role == "outcome")
 
+    def to_yaml(name: str) -> str:
+        """A name as YAML takes it; quoted where it might be taken for something else."""
+        return name if re.fullmatch("[a-z][a-z0-9_]*", name) and name not in _TAKEN else json.dumps(name)
 
-def _suggest(column: OutcomeColumn, covariates: Sequence[str]) -> str:
-    name = _yaml(column.name)
-    own = [_yaml(one) for one in covariates if column.name in one]
-    more = f", covariates: [{', '.join(own)}]" if own else ""
-    kind, margin = ("outcome_proportion", "1pp") if column.binary else ("outcome_mean", "2%")
-    return f"{{name: {name}, type: {kind}, outcome: {name}, margin: {margin}{more}}}"
-
-
-def _yaml(name: str) -> str:
-    """A name as YAML takes it; quoted where it might be taken for something else."""
-    return name if re.fullmatch("[a-z][a-z0-9_]*", name) and name not in _TAKEN else json.dumps(name)
+    covariates = [column.name for column in outcomes.columns if column.role == "covariate"]
+    metrics = []
+    for column in outcomes.columns:
+        if column.role != "outcome":
+            continue
+        name, own = to_yaml(column.name), [to_yaml(one) for one in covariates if column.name in one]
+        more = f", covariates: [{', '.join(own)}]" if own else ""
+        kind, margin = ("outcome_proportion", "1pp") if column.binary else ("outcome_mean", "2%")
+        metrics.append(f"{{name: {name}, type: {kind}, outcome: {name}, margin: {margin}{more}}}")
+    return tuple(metrics)
 
 
 _TAKEN = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")

@@ -8,27 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.assess import assess_release
 from evaluator.assess_readings import count_samples
-from evaluator.errors import UnknownName
 from evaluator.health.history import describe_learnt
-from evaluator.judges import JUDGES
-from evaluator.metrics.outcome_measure import find_needs
+from evaluator.judges import JUDGE, Judgement
+from evaluator.pipeline.assessing import Data, Judged, judge_data, read_data
 from evaluator.pipeline.landing import land_release, with_present_facts
+from evaluator.pipeline.runs import choose_runs, service_of
 from evaluator.policy import Policy, with_learnt
-from evaluator.records import (
-    WHOLE,
-    Cells,
-    EvidenceKind,
-    Outcomes,
-    Period,
-    ReadingCells,
-    Release,
-    Rulebook,
-    Run,
-    Verdict,
-    Window,
-)
+from evaluator.records import WHOLE, Cells, Evidence, Period, ReadingCells, Release, Rulebook, Run, Verdict, Window
 from evaluator.reports import to_json
 from evaluator.stats.account import find_cut_rows, find_lost_rows
 from evaluator.stats.in_flight import cut_in_flight
@@ -37,23 +24,7 @@ from evaluator.stats.student import load_early
 from evaluator.store import Store
 from evaluator.version import find_version
 
-__all__ = [
-    "JUDGE",
-    "Trace",
-    "choose_runs",
-    "judge_release",
-    "judge_runs",
-    "judge_traceably",
-    "keep_verdict",
-    "read_outcomes",
-    "read_readings",
-    "service_of",
-]
-
-JUDGE = "native"
-
-Trace = Callable[[], Mapping[str, Any]]
-"""Computes the plain JSON behind the figures of a verdict."""
+__all__ = ["add_figures", "judge_release", "judge_runs", "keep_verdict", "to_verdict"]
 
 
 def judge_release(
@@ -76,9 +47,11 @@ def judge_release(
     load_early()
     land_release(store, release_id)
     with store.reading():
-        known, release = store.runs(release_id), store.release(release_id)
+        known, release = store.data.runs(release_id), store.control.release(release_id)
     chosen = tuple(with_present_facts(store, run) for run in choose_runs(known, runs))
-    verdict = judge_runs(store, release, chosen, policy, judged_at=judged_at, figures=figures, period=period)
+    verdict, judged = judge_runs(store, release, chosen, policy, judged_at=judged_at, period=period)
+    if figures:
+        verdict = _with_figures(store, verdict, judged.data, judged.rulebook)
     if save:
         keep_verdict(store, verdict)
     return verdict
@@ -92,106 +65,57 @@ def judge_runs(
     *,
     judged_at: datetime,
     cut: Callable[[Cells], Cells] = lambda cells: cells,
-    figures: bool = False,
     period: Period = WHOLE,
-) -> Verdict:
-    """Assess runs as they have landed and judge them; nothing is written. `cut` narrows their requests."""
-    verdict, trace = judge_traceably(store, release, runs, policy, judged_at=judged_at, cut=cut, period=period)
-    return replace(verdict, figures=trace()) if figures else verdict
+) -> tuple[Verdict, Judged]:
+    """Assess runs as they have landed and judge them; nothing is written. `cut` narrows their requests.
 
-
-def judge_traceably(
-    store: Store,
-    release: Release,
-    runs: tuple[Run, ...],
-    policy: Policy,
-    *,
-    judged_at: datetime,
-    cut: Callable[[Cells], Cells] = lambda cells: cells,
-    period: Period = WHOLE,
-) -> tuple[Verdict, Trace]:
-    """Judge runs as `judge_runs` does; beside the verdict comes what computes its figures, should they be wanted."""
-    loads = tuple(run for run in runs if run.kind is EvidenceKind.REQUESTS)
+    Returns the verdict, and the data and evidence it rests on: figures are drawn from those.
+    """
     with store.reading():
-        learnt = store.learnt(service_of(release))
-        outcomes = read_outcomes(store, runs, policy.rulebook)
-        cells = store.read_cells([run.id for run in loads])
-        readings, collected = read_readings(store, runs)
-        data_hash = store.data_hash([run.id for run in runs])
+        learnt = store.control.learnt(service_of(release))
+        data = read_data(store, runs, policy.rulebook)
+        data_hash = store.data.content_hash([run.id for run in runs])
         # Who promoted on these data against a verdict has done so for every later look at them, too.
-        override = store.promotions.override_of(release.id, data_hash)
+        override = store.control.override_of(release.id, data_hash)
     own, policy = policy, with_learnt(policy, learnt)
-    lost = find_lost_rows(cells, loads)
-    part = cut(narrow(cells, start=period.start, end=period.end))
-    left_out = (*lost, *find_cut_rows(cells, part))
+    part = cut(narrow(data.cells, start=period.start, end=period.end))
+    left_out = (*find_lost_rows(data.cells, data.runs), *find_cut_rows(data.cells, part))
     if period != WHOLE:
-        loads, waiting = cut_in_flight(cells, loads, period)
-        left_out += waiting
-        readings = readings and cut_readings(readings, period.start, period.end)
-    cells = part
-    evidence = assess_release(cells, loads, outcomes, policy.rulebook, release.id, readings, collected, left_out)
-    if learnt is not None and policy is not own:
-        evidence = replace(evidence, findings=(*evidence.findings, describe_learnt(learnt, policy.rulebook)))
-    judgement = JUDGES[JUDGE](evidence, policy.rulebook, release.id)
-    verdict = Verdict(
+        loads, waiting = cut_in_flight(data.cells, data.runs, period)
+        readings = data.readings and cut_readings(data.readings, period.start, period.end)
+        data, left_out = replace(data, runs=loads, readings=readings), (*left_out, *waiting)
+    findings = (describe_learnt(learnt, policy.rulebook),) if learnt is not None and policy is not own else ()
+    judged = judge_data(replace(data, cells=part, left_out=left_out), policy.rulebook, release.id, findings)
+    verdict = replace(
+        to_verdict(release, policy, judged.evidence, judged.judgement, data_hash, judged_at),
+        queries=_list_queries(data.readings, judged.evidence.window),
+        override=override,
+        period=period,
+    )
+    return verdict, judged
+
+
+def to_verdict(
+    release: Release, policy: Policy, evidence: Evidence, judgement: Judgement, data_hash: str, judged_at: datetime
+) -> Verdict:
+    """A judgement with what it rests on: the release, its evidence, the policy, and the hash of the data."""
+    return Verdict(
         release=release,
         word=judgement.word,
         reasons=judgement.reasons,
         next_action=judgement.next_action,
-        evidence=replace(evidence, comparisons=judgement.comparisons),
+        evidence=evidence,
         judge=JUDGE,
         monitoring=evidence.monitoring,
         alpha=policy.rulebook.alpha,
         mode=policy.rulebook.mode,
         time_to_decision_s=judgement.decided_at_s or None,
         policy=policy.effective,
-        queries=_list_queries(readings, evidence.window),
         policy_hash=policy.hash,
         data_hash=data_hash,
-        override=override,
-        period=period,
         evaluator_version=find_version(),
         judged_at=judged_at,
     )
-
-    def trace() -> Mapping[str, Any]:
-        from evaluator.pipeline.drawing import trace_figures  # most verdicts are given without
-
-        return trace_figures(store, release, loads, cells, policy.rulebook, judgement.comparisons, readings)
-
-    return verdict, trace
-
-
-def keep_verdict(store: Store, verdict: Verdict) -> None:
-    """Keep a verdict in the history of its release, and its figures beside it."""
-    when = verdict.judged_at or datetime.now(UTC)
-    figures = None if verdict.figures is None else json.dumps(verdict.figures, separators=(",", ":"), allow_nan=False)
-    text = to_json(replace(verdict, figures=None))
-    outcomes = verdict.evidence.outcomes_run, verdict.evidence.outcomes_paid
-    store.save_verdict(verdict.release.id, text, when, verdict.word.value, figures, outcomes=outcomes)
-
-
-def service_of(release: Release) -> str:
-    """Name of a release's service; empty where it has none, or several."""
-    return release.services[0].name if len(release.services) == 1 else ""
-
-
-def read_outcomes(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Outcomes | None:
-    """Read the newest outcomes among `runs`: their sums first, which tell what else the metrics need."""
-    run = next((run for run in reversed(runs) if run.kind is EvidenceKind.OUTCOMES), None)
-    sums = store.read_outcomes(run) if run else None
-    if run is None or sums is None:
-        return None
-    needs = find_needs(sums, rulebook)
-    if not needs.values and not needs.row_values:
-        return sums
-    return store.read_outcomes(run, values=needs.values, row_values=needs.row_values)
-
-
-def read_readings(store: Store, runs: tuple[Run, ...]) -> tuple[ReadingCells | None, tuple[Run, ...]]:
-    """Read the newest readings among `runs`, and name the run that they are of."""
-    run = next((run for run in reversed(runs) if run.kind is EvidenceKind.READINGS), None)
-    return (store.read_readings(run), (run,)) if run else (None, ())
 
 
 def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mapping[str, Any], ...]:
@@ -212,17 +136,23 @@ def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mappin
     )
 
 
-def choose_runs(runs: tuple[Run, ...], wanted: str) -> tuple[Run, ...]:
-    """Pick the runs to judge together: the newest group, all of them, or one run or group by its id.
+def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Verdict:
+    """Give a verdict that was reached without them its figures, from the runs that it judged."""
+    rulebook = with_learnt(policy, store.control.learnt(service_of(verdict.release))).rulebook
+    data = read_data(store, choose_runs(store.data.runs(verdict.release.id), runs), rulebook)
+    return _with_figures(store, verdict, data, rulebook)
 
-    The newest groups of outcomes and of readings stand beside the newest of requests: they answer other metrics.
-    """
-    if wanted == "all" or not runs:
-        return runs
-    if wanted == "latest":
-        newest = {run.kind: run.group for run in runs}
-        return tuple(run for run in runs if run.group in newest.values())
-    chosen = tuple(run for run in runs if wanted in {run.id, run.group})
-    if not chosen:
-        raise UnknownName("run", wanted, ["all", "latest", *(run.id for run in runs)])
-    return chosen
+
+def _with_figures(store: Store, verdict: Verdict, data: Data, rulebook: Rulebook) -> Verdict:
+    from evaluator.pipeline.drawing import trace_figures  # most verdicts are given without
+
+    return replace(verdict, figures=trace_figures(store, verdict.release, data, rulebook, verdict.evidence))
+
+
+def keep_verdict(store: Store, verdict: Verdict) -> None:
+    """Keep a verdict in the history of its release, and its figures beside it."""
+    when = verdict.judged_at or datetime.now(UTC)
+    figures = None if verdict.figures is None else json.dumps(verdict.figures, separators=(",", ":"), allow_nan=False)
+    text = to_json(replace(verdict, figures=None))
+    outcomes = verdict.evidence.outcomes_run, verdict.evidence.outcomes_paid
+    store.control.save_verdict(verdict.release.id, text, when, verdict.word.value, figures, outcomes=outcomes)

@@ -17,25 +17,12 @@ from evaluator.pipeline.base import Say, lower_priority, say_nothing
 from evaluator.pipeline.landing import finish_run
 from evaluator.pipeline.stopping import StopRule, judging_meanwhile
 from evaluator.policy import Policy
-from evaluator.records import (
-    Landed,
-    Release,
-    Run,
-    RunState,
-    check_names,
-)
-from evaluator.sources.load import (
-    LoadPlan,
-    RunOutcome,
-    check_plan,
-    fingerprint,
-    run_locust,
-    wait_for_targets,
-)
+from evaluator.records import Landed, Release, Run, RunState, check_names
+from evaluator.sources.load import LoadPlan, RunOutcome, check_plan, fingerprint, run_locust, wait_for_targets
 from evaluator.sources.recording import new_run_id
 from evaluator.store import Store
 
-__all__ = ["load_release", "restart_targets"]
+__all__ = ["load_release"]
 
 KEEP_UP_S = 3600.0
 """How often a run that lasts is landed and compacted while it is recorded."""
@@ -60,56 +47,43 @@ def load_release(
     where the user ended it; what was recorded stays.
     """
     check_names(release, (arm.name for arm in plan.arms))
-    _check_replicates(replicates, restart_command)
+    if replicates < 1:
+        raise UsageError(f"replicates must be at least 1, not {replicates}")
+    if restart_command is not None:
+        _check_command(restart_command)
     check_plan(plan)
     rule = StopRule(stop_on_no_go, replicates) if stop_on_no_go else None
     group = new_run_id()
     for replicate in range(replicates):
         if replicate and restart_command:
             say(f"restarting the targets: {restart_command}")
-            restart_targets(restart_command, plan)
-        run = _new_run(release, plan, group, replicate, of=replicates)
-        store.register_run(release, run)
+            _restart_targets(restart_command, plan)
+        now = datetime.now(UTC)
+        run = Run(
+            id=group if replicate == 0 else f"{group}-{replicate + 1}",
+            release=release.id,
+            group=group,
+            source="locust",
+            replicate=replicate,
+            started=now,
+            planned_end=now + timedelta(seconds=plan.run_time_s),
+            fingerprint={**fingerprint(plan), "replicates": replicates},
+        )
+        store.data.register_run(release, run)
         say(f"run {replicate + 1} of {replicates}: {run.id}")
         if _load_once(store, run, plan, rule, say, on_line):
             break
-    return tuple(run for run in store.runs(release.id) if run.group == group)
-
-
-def _check_replicates(replicates: int, restart_command: str | None) -> None:
-    if replicates < 1:
-        raise UsageError(f"replicates must be at least 1, not {replicates}")
-    if restart_command is None:
-        return
-    words = _split(restart_command)
-    if not words:
-        raise UsageError("the restart command is empty")
-    if shutil.which(words[0]) is None:
-        raise UsageError(f"the restart command '{words[0]}' cannot be found", hint="give the path of a program")
-
-
-def _new_run(release: Release, plan: LoadPlan, group: str, replicate: int, *, of: int) -> Run:
-    now = datetime.now(UTC)
-    return Run(
-        id=group if replicate == 0 else f"{group}-{replicate + 1}",
-        release=release.id,
-        group=group,
-        source="locust",
-        replicate=replicate,
-        started=now,
-        planned_end=now + timedelta(seconds=plan.run_time_s),
-        fingerprint={**fingerprint(plan), "replicates": of},
-    )
+    return tuple(run for run in store.data.runs(release.id) if run.group == group)
 
 
 def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, say: Say, on_line: Say) -> bool:
     """Run and land one load; tells whether NO-GO was shown, so that no other is to follow."""
     with _kept_up(store, run, say), judging_meanwhile(store, run, rule, say) as why_stop:
-        outcome = run_locust(plan, run, store.segment_folder(run), on_line, why_stop)
+        outcome = run_locust(plan, run, store.data.segment_folder(run), on_line, why_stop)
     finish_run(store, run, outcome)
-    say(_describe_landing(store.land_segments(run.id)))
+    say(_describe_landing(store.data.land_segments(run.id)))
     # Whoever watched the run has landed some of it.
-    rows = next(one.landed for one in store.runs(run.release) if one.id == run.id)
+    rows = next(one.landed for one in store.data.runs(run.release) if one.id == run.id)
     if outcome.interrupted:
         raise KeyboardInterrupt
     if outcome.state is not RunState.COMPLETE:
@@ -119,7 +93,15 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, sa
         )
     if not rows:
         raise _describe_nothing(run, outcome)
-    return bool(outcome.facts.ended_early) or (rule is not None and _ends_series(store, run, outcome, rule))
+    if outcome.facts.ended_early or rule is None:
+        return bool(outcome.facts.ended_early)
+    # Is the first of several runs NO-GO by itself? Then it says so: nobody is to wait for the others.
+    why = rule.judge_run(store, run)
+    if why:
+        others = f"{rule.replicates - 1} further run{'s' if rule.replicates > 2 else ''}"
+        facts = replace(outcome.facts, ended_early=f"{others} left out, {why}")
+        finish_run(store, run, replace(outcome, facts=facts))
+    return bool(why)
 
 
 def _describe_nothing(run: Run, outcome: RunOutcome) -> LoadError:
@@ -143,21 +125,22 @@ def _describe_nothing(run: Run, outcome: RunOutcome) -> LoadError:
     )
 
 
-def _ends_series(store: Store, run: Run, outcome: RunOutcome, rule: StopRule) -> bool:
-    """Is the first of several runs NO-GO by itself? Then it says so: nobody is to wait for the others."""
-    why = rule.judge_run(store, run)
-    if why:
-        others = f"{rule.replicates - 1} further run{'s' if rule.replicates > 2 else ''}"
-        facts = replace(outcome.facts, ended_early=f"{others} left out, {why}")
-        finish_run(store, run, replace(outcome, facts=facts))
-    return bool(why)
-
-
 @contextmanager
 def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
     """Land and compact what a run has recorded every hour while the block lasts, so that its folder stays small."""
     over = Event()
-    keeper = Thread(target=_keep_up, args=(store, run, say, over), daemon=True)
+
+    def keep_up() -> None:
+        lower_priority()
+        while not over.wait(KEEP_UP_S):
+            try:
+                landed = store.data.land_segments(run.id)
+                store.data.compact(run.id)
+                say(_describe_landing(landed))
+            except (EvaluatorError, OSError) as error:
+                say(f"not landed yet: {error}")
+
+    keeper = Thread(target=keep_up, daemon=True)
     keeper.start()
     try:
         yield
@@ -166,36 +149,31 @@ def _kept_up(store: Store, run: Run, say: Say) -> Iterator[None]:
         keeper.join()
 
 
-def _keep_up(store: Store, run: Run, say: Say, over: Event) -> None:
-    lower_priority()
-    while not over.wait(KEEP_UP_S):
-        try:
-            landed = store.land_segments(run.id)
-            store.compact(run.id)
-            say(_describe_landing(landed))
-        except (EvaluatorError, OSError) as error:
-            say(f"not landed yet: {error}")
-
-
 def _describe_landing(landed: Landed) -> str:
     text = f"landed {landed.rows} requests in {landed.segments} segments"
     return text + (f"; {len(landed.quarantined)} could not be read" if landed.quarantined else "")
 
 
-def restart_targets(command: str, plan: LoadPlan) -> None:
-    """Run the user's command and wait until every target accepts connections. Raises LoadError."""
+def _check_command(command: str) -> None:
+    """Check the command that restarts the targets before anything is loaded. Raises UsageError."""
     try:
-        done = subprocess.run(_split(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"the restart command '{command}' cannot be split into words: {error}") from error
+    if not words:
+        raise UsageError("the restart command is empty")
+    if shutil.which(words[0]) is None:
+        raise UsageError(f"the restart command '{words[0]}' cannot be found", hint="give the path of a program")
+
+
+def _restart_targets(command: str, plan: LoadPlan) -> None:
+    """Run the user's command and wait until every target accepts connections. Raises LoadError."""
+    words = shlex.split(command)
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except OSError as error:
         raise LoadError(f"the restart command '{command}' cannot be run: {error.strerror}") from error
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise LoadError(f"the restart command '{command}' ended with {done.returncode}: {(said or ['no output'])[-1]}")
     wait_for_targets(plan.targets)
-
-
-def _split(command: str) -> list[str]:
-    try:
-        return shlex.split(command)
-    except ValueError as error:
-        raise UsageError(f"the restart command '{command}' cannot be split into words: {error}") from error

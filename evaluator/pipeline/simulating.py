@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -29,45 +29,39 @@ def land_simulated(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     store = Store.open(Path(folder, "evaluator.duckdb"), create=True)
     ...     runs = land_simulated(store, Release("cart@1.5.0"), simulate(Design(duration_s=60, replicates=2), seed=1))
-    ...     store.read_cells([run.id for run in runs]).arms
+    ...     store.data.read_cells([run.id for run in runs]).arms
     ('baseline', 'canary')
     """
     check_names(release, dict.fromkeys(requests.arms[1:]))
     group = new_run_id()
     ids = [group if place == 0 else f"{group}-{place + 1}" for place in range(len(requests.runs))]
     named = replace(requests, runs=tuple(ids))
-    runs = [_register(store, release, named, place) for place in range(len(ids))]
-    to_parquet(named, store.segment_folder(runs[0]).parent, rows=ROWS)
+    runs = []
+    for place, run_id in enumerate(ids):
+        at_us = requests.ts_us[requests.run == place]
+        started, ended = (datetime.fromtimestamp(int(at) / 1e6, UTC) for at in (at_us.min(), at_us.max()))
+        run = Run(
+            id=run_id,
+            release=release.id,
+            group=group,
+            source="import",
+            replicate=place,
+            started=started,
+            planned_end=ended,
+            fingerprint={"simulated": True, "replicates": len(ids)},
+        )
+        store.data.register_run(release, run)
+        runs.append(run)
+    to_parquet(named, store.data.segment_folder(runs[0]).parent, rows=ROWS)
     for place, run in enumerate(runs):
-        store.land_segments(run.id)
-        facts = RunFacts(users=_count_users(named, place))
-        store.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=facts)
+        store.data.land_segments(run.id)
+        users: dict[str, int] = {}
+        if requests.users is not None:
+            for arm, name in enumerate(requests.arms):
+                users[name] = int(requests.users[(requests.run == place) & (requests.arm == arm)].max())
+        store.data.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=RunFacts(users=users))
     landed = {*ids, *([_land_answers(store, release, answers)] if answers else [])}
-    return tuple(run for run in store.runs(release.id) if run.id in landed)
-
-
-def _register(store: Store, release: Release, requests: Requests, place: int) -> Run:
-    at_us = requests.ts_us[requests.run == place]
-    started, ended = (datetime.fromtimestamp(int(at) / 1e6, UTC) for at in (at_us.min(), at_us.max()))
-    run = Run(
-        id=requests.runs[place],
-        release=release.id,
-        group=requests.runs[0],
-        source="import",
-        replicate=place,
-        started=started,
-        planned_end=ended,
-        fingerprint={"simulated": True, "replicates": len(requests.runs)},
-    )
-    store.register_run(release, run)
-    return run
-
-
-def _count_users(requests: Requests, place: int) -> Mapping[str, int]:
-    if requests.users is None:
-        return {}
-    mine = requests.run == place
-    return {name: int(requests.users[mine & (requests.arm == arm)].max()) for arm, name in enumerate(requests.arms)}
+    return tuple(run for run in store.data.runs(release.id) if run.id in landed)
 
 
 def _land_answers(store: Store, release: Release, answers: Sequence[Answer]) -> str:
@@ -75,7 +69,7 @@ def _land_answers(store: Store, release: Release, answers: Sequence[Answer]) -> 
     run_id = new_run_id()
     run = Run(run_id, release.id, run_id, READING_SOURCE, started=start, planned_end=end)
     step_s = max(one.step_s for one in answers)
-    store.register_run(release, run, bucket_s=choose_reading_bucket_s((end - start).total_seconds(), step_s))
-    store.keep_answers(run, answers, {"simulated": True})
-    store.finish_run(run.id, state=RunState.COMPLETE, ended=end, facts=RunFacts())
+    store.data.register_run(release, run, bucket_s=choose_reading_bucket_s((end - start).total_seconds(), step_s))
+    store.data.keep_answers(run, answers, {"simulated": True})
+    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=end, facts=RunFacts())
     return run.id

@@ -13,36 +13,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 from evaluator.errors import StoreBusy, UnknownName
+from evaluator.judges import Judgement
+from evaluator.judges.progress import describe_missing
 from evaluator.metrics.outcome_measure import has_outcome_rules
 from evaluator.pipeline.base import Say, say_nothing
-from evaluator.pipeline.judging import JUDGE, choose_runs, judge_release
+from evaluator.pipeline.judging import judge_release, to_verdict
 from evaluator.pipeline.landing import land_release
+from evaluator.pipeline.runs import choose_runs, is_live, is_series_open
 from evaluator.policy import Policy
-from evaluator.records import (
-    Comparison,
-    Evidence,
-    EvidenceKind,
-    MetricStatus,
-    Reason,
-    Release,
-    Role,
-    Run,
-    RunState,
-    Verdict,
-    VerdictWord,
-    Window,
-)
+from evaluator.records import Evidence, EvidenceKind, Reason, Release, Run, Verdict, VerdictWord, Window
 from evaluator.reports import VERDICT_WORDS
 from evaluator.segments import data_folder, run_folder
-from evaluator.sources.load import is_parent_alive
 from evaluator.store import Store
-from evaluator.version import find_version
 from evaluator.wording import format_duration
 
-__all__ = ["StoredSubject", "Subject", "Watch", "is_series_open"]
+__all__ = ["StoredSubject", "Watch"]
 
 POLL_S = 1.0
 """How often files are looked at. Nothing is opened for it."""
@@ -60,28 +47,6 @@ STORE_FILES = 2
 """The first files of a signature: the store itself and its log."""
 
 Signature = tuple[tuple[int, ...], ...]
-
-
-class Subject(Protocol):
-    """A release to wait for, or whatever a test puts in its place."""
-
-    def signature(self) -> Signature:
-        """What the files look like, those of the store first: another one whenever anything was recorded. Cheap."""
-
-    def land(self) -> tuple[Run, ...]:
-        """Land what is waiting and tell the runs to judge; none where there is no such release yet."""
-
-    def peek(self) -> tuple[Run, ...]:
-        """Tell the runs to judge, and land nothing."""
-
-    def series_open(self, runs: Sequence[Run]) -> bool:
-        """Are replicates of these runs still to come?"""
-
-    def judge(self) -> Verdict:
-        """Judge the runs as they are; nothing is kept."""
-
-    def judge_nothing(self) -> Verdict:
-        """Say what can be said of a release of which nothing is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +82,7 @@ class StoredSubject:
         try:
             if land:
                 land_release(store, self.release)
-            return choose_runs(store.runs(self.release), self.runs)
+            return choose_runs(store.data.runs(self.release), self.runs)
         except UnknownName as error:
             if error.kind not in {"release", "run"}:
                 raise
@@ -144,22 +109,11 @@ class StoredSubject:
 
     def judge_nothing(self) -> Verdict:
         """INCONCLUSIVE, with no evidence at all."""
-        return Verdict(
-            release=Release(self.release),
-            word=VerdictWord.INCONCLUSIVE,
-            reasons=(),
-            next_action=f"load it: `evaluator load {self.release} …`",
-            evidence=Evidence((), (), (), Window(None, None), final=False),
-            judge=JUDGE,
-            monitoring="fixed",
-            alpha=self.policy.rulebook.alpha,
-            mode=self.policy.rulebook.mode,
-            policy=self.policy.effective,
-            policy_hash=self.policy.hash,
-            data_hash=f"sha256:{hashlib.sha256().hexdigest()}",
-            evaluator_version=find_version(),
-            judged_at=datetime.now(UTC),
-        )
+        evidence = Evidence((), (), (), Window(None, None), final=False)
+        load = f"load it: `evaluator load {self.release} …`"
+        judgement = Judgement(VerdictWord.INCONCLUSIVE, (), next_action=load, comparisons=())
+        nothing = f"sha256:{hashlib.sha256().hexdigest()}"
+        return to_verdict(Release(self.release), self.policy, evidence, judgement, nothing, datetime.now(UTC))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -170,23 +124,11 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-def is_series_open(store: Store, runs: Sequence[Run]) -> bool:
-    """Tell whether replicates are still to come: fewer runs than planned, none broken off, and who runs them lives."""
-    loads = [run for run in runs if run.source == "locust"]
-    if not loads or any(run.state is RunState.INCOMPLETE or run.facts.ended_early for run in loads):
-        return False
-    last = loads[-1]
-    wanted = int(last.fingerprint.get("replicates", 1))
-    if sum(run.group == last.group for run in loads) >= wanted:
-        return False
-    return is_parent_alive(store.segment_folder(last))
-
-
 @dataclass(slots=True)
 class Watch:
     """Wait for one release. `clock` and `sleep` are monotonic seconds, injected so that tests need no real time."""
 
-    subject: Subject
+    subject: StoredSubject
     policy: Policy
     clock: Callable[[], float]
     sleep: Callable[[float], object]
@@ -214,10 +156,13 @@ class Watch:
 
     def run(self) -> Verdict | None:
         """Wait; returns the final verdict, `None` where `stop` ended it. Raises StoreBusy where it was at the end."""
-        began = self.clock()
-        deadline = math.inf if self.wait_s is None else began + self.wait_s
+        deadline = math.inf if self.wait_s is None else self.clock() + self.wait_s
         while not self.stop():
-            verdict = self._look_unless_busy()
+            try:
+                verdict, self._trouble = self._look(), None
+            except StoreBusy as error:
+                verdict, self._trouble, self._files = None, error, ()
+                self.status = f"the store is busy, trying again: {error.message}"
             if verdict is not None:
                 return verdict
             left = deadline - self.clock()
@@ -227,24 +172,18 @@ class Watch:
             self.sleep(min(POLL_S, left))
         return None
 
-    def _look_unless_busy(self) -> Verdict | None:
-        try:
-            verdict = self._look()
-        except StoreBusy as error:
-            self._trouble, self._files = error, ()
-            self.status = f"the store is busy, trying again: {error.message}"
-            return None
-        self._trouble = None
-        return verdict
-
     def _look(self) -> Verdict | None:
         """Land and judge where that may change anything; a verdict that is final, or `None`."""
         if not self._is_stirring():
             return None
         self._landed_at = self.clock()
         runs = self.subject.land()
-        series = self.subject.series_open(runs)
-        verdict = self._judge(runs, series=series) if self._is_new(runs, series=series) else None
+        series, rows = self.subject.series_open(runs), sum(run.landed for run in runs)
+        verdict = None
+        if not rows and (not runs or series or is_live(runs)):
+            self.status = "waiting for the first requests" if runs else "waiting for the release"
+        elif (series, *_key(runs)) != self._key or (rows != self._rows and self.clock() >= self._due):
+            verdict = self._judge(runs, rows, series=series)
         # What this process itself wrote is no news.
         self._files = self.subject.signature()
         return verdict
@@ -261,87 +200,58 @@ class Watch:
         self._files = files
         return _key(self.subject.peek()) != self._key[1:]
 
-    def _is_new(self, runs: Sequence[Run], *, series: bool) -> bool:
-        """Is there anything that was not judged yet, or a look that is due?"""
-        rows = sum(run.landed for run in runs)
-        if not rows and (not runs or series or any(run.state is RunState.RUNNING for run in runs)):
-            self.status = "waiting for the first requests" if runs else "waiting for the release"
-            return False
-        return (series, *_key(runs)) != self._key or (rows != self._rows and self.clock() >= self._due)
-
-    def _judge(self, runs: Sequence[Run], *, series: bool) -> Verdict | None:
+    def _judge(self, runs: Sequence[Run], rows: int, *, series: bool) -> Verdict | None:
+        """Judge runs with so many rows; a verdict that is final, or `None`. `series`: replicates are still to come."""
         verdict = self.subject.judge()
         self.judged += 1
         self._verdict, self._judged_at = verdict, self.clock()
-        self._key, self._rows = (series, *_key(runs)), sum(run.landed for run in runs)
-        self._due = self._judged_at + _pause(verdict)
+        self._key, self._rows = (series, *_key(runs)), rows
+        progress = verdict.evidence.progress
+        pause = progress.next_s - progress.covered_s + SETTLE_S if progress else SOONEST_S
+        self._due = self._judged_at + min(max(pause, SOONEST_S), LATEST_S)
         self.status = _describe(verdict, series=series)
-        running = any(run.state is RunState.RUNNING for run in runs)
-        undecided = verdict.word is VerdictWord.INCONCLUSIVE
-        if series or (undecided and (running or self._wants_outcomes(runs))) or (running and self._doubts(verdict)):
+        running, undecided = is_live(runs), verdict.word is VerdictWord.INCONCLUSIVE
+        imported = any(run.kind is EvidenceKind.OUTCOMES for run in runs)
+        asks_outcomes = has_outcome_rules(self.policy.rulebook) and not imported
+        if series or (undecided and (running or asks_outcomes)):
             return None
-        return verdict if self._is_same(runs) else None
-
-    def _doubts(self, verdict: Verdict) -> bool:
-        """Is this the first time that it is so? The last data of a look may still be on their way: judge once more."""
-        first, self._word = self._word is not verdict.word, verdict.word
-        if first:
-            self._due, self._rows = self.clock() + SETTLE_S, -1
-        return first
-
-    def _is_same(self, runs: Sequence[Run]) -> bool:
-        """Are the runs after judging those before it? One that began or ended meanwhile is to be judged too."""
-        same = _key(self.subject.peek()) == _key(runs)
-        if not same:
+        if running and self._word is not verdict.word:
+            # The last data of a look may still be on their way: what is so for the first time is judged once more.
+            self._word, self._due, self._rows = verdict.word, self.clock() + SETTLE_S, -1
+            return None
+        if _key(self.subject.peek()) != _key(runs):
+            # A run that began or ended meanwhile is to be judged, too.
             self._key = ()
-        return same
-
-    def _wants_outcomes(self, runs: Sequence[Run]) -> bool:
-        """Does the policy ask for outcomes, and nobody has imported any yet?"""
-        return has_outcome_rules(self.policy.rulebook) and not any(run.kind is EvidenceKind.OUTCOMES for run in runs)
+            return None
+        return verdict
 
     def _give_up(self) -> Verdict:
         """The time is up: what is there decides, or is said to be missing."""
         if self._trouble is not None:
             raise self._trouble
         runs = self.subject.land()
+        verdict = self.subject.judge() if runs else self.subject.judge_nothing()
         if not runs:
-            return self._late(self.subject.judge_nothing(), "there is no such release in the store")
-        verdict = self.subject.judge()
-        if self.subject.series_open(runs):
-            return self._late(replace(verdict, word=VerdictWord.INCONCLUSIVE), "replicates are still to come")
-        if verdict.word is not VerdictWord.INCONCLUSIVE:
+            missing = "there is no such release in the store"
+        elif self.subject.series_open(runs):
+            verdict, missing = replace(verdict, word=VerdictWord.INCONCLUSIVE), "replicates are still to come"
+        elif verdict.word is not VerdictWord.INCONCLUSIVE:
             return verdict
-        missing = "it has no data yet" if not any(run.landed for run in runs) else describe_missing(verdict)
-        return self._late(verdict, missing)
-
-    def _late(self, verdict: Verdict, missing: str) -> Verdict:
-        waited = format_duration(self.wait_s or 0.0)
-        reason = Reason("deadline", f"the deadline passed after {waited}: {missing}")
-        return replace(verdict, reasons=(reason, *verdict.reasons), time_to_decision_s=None)
+        else:
+            missing = describe_missing(verdict) if any(run.landed for run in runs) else "it has no data yet"
+        text = f"the deadline passed after {format_duration(self.wait_s or 0.0)}: {missing}"
+        return replace(verdict, reasons=(Reason("deadline", text), *verdict.reasons), time_to_decision_s=None)
 
     def _say(self, left_s: float) -> None:
+        """Say how much of the planned time is judged by now, as long as the run goes on, and what is waited for."""
+        judged = ""
+        evidence = self._verdict.evidence if self._verdict else None
+        if evidence and evidence.progress and not evidence.final:
+            elapsed_s = evidence.progress.covered_s + self.clock() - self._judged_at
+            planned = format_duration(round(evidence.progress.planned_s))
+            judged = f"{format_duration(round(elapsed_s))} of {planned}: "
         deadline = f"; deadline in {format_duration(round(left_s))}" if math.isfinite(left_s) else ""
-        self.tell(f"{self._progress()}{self.status}{deadline}")
-
-    def _progress(self) -> str:
-        """How much of the planned time is judged by now, as long as the run goes on."""
-        progress = self._verdict.evidence.progress if self._verdict else None
-        if progress is None or not self._verdict or self._verdict.evidence.final:
-            return ""
-        elapsed = progress.covered_s + self.clock() - self._judged_at
-        return f"{format_duration(round(elapsed))} of {format_duration(round(progress.planned_s))}: "
-
-
-# ------------------------------------------------------------------ what is said
-
-
-def _pause(verdict: Verdict) -> float:
-    """Seconds until the next look is due, and its data have landed."""
-    progress = verdict.evidence.progress
-    if progress is None:
-        return SOONEST_S
-    return min(max(progress.next_s - progress.covered_s + SETTLE_S, SOONEST_S), LATEST_S)
+        self.tell(f"{judged}{self.status}{deadline}")
 
 
 def _key(runs: Sequence[Run]) -> tuple[object, ...]:
@@ -355,35 +265,3 @@ def _describe(verdict: Verdict, *, series: bool) -> str:
         return describe_missing(verdict)
     after = verdict.time_to_decision_s
     return VERDICT_WORDS[verdict.word] + (f", decided after {format_duration(after)} of load" if after else "")
-
-
-def describe_missing(verdict: Verdict) -> str:
-    """Say what a verdict still waits for: the gate that needs longest and how much longer, or the first reason."""
-    waiting = [c for c in verdict.evidence.comparisons if _is_open(c)]
-    if not waiting:
-        # That the run goes on is plain: say what else there is.
-        texts = [reason.text for reason in verdict.reasons]
-        return next(
-            (text for text in texts if not text.startswith("complete: ")), *texts[:1] or ["nothing is shown yet"]
-        )
-    slowest = max(waiting, key=lambda c: c.needed_time or math.inf)
-    name = slowest.rule.name if len(waiting) == 1 else f"{slowest.rule.name} and {len(waiting) - 1} more"
-    return f"open: {name}{_how_much_longer(slowest, verdict.evidence.window.seconds)}"
-
-
-def _is_open(comparison: Comparison) -> bool:
-    undecided = comparison.status in {MetricStatus.INCONCLUSIVE, MetricStatus.NO_DATA}
-    return undecided and comparison.rule.role is not Role.WATCH and not comparison.scan
-
-
-def _how_much_longer(comparison: Comparison, seconds: float) -> str:
-    """From the multiple of the present time after which it would be shown to be within its margin."""
-    if comparison.no_data:
-        return f" ({comparison.no_data})"
-    multiple = comparison.needed_time
-    if multiple is None or comparison.rule.outcome:
-        return ""
-    more_s = (multiple - 1) * seconds
-    if not math.isfinite(more_s):
-        return " (more time alone will not show it to be within its margin)"
-    return f" (about {format_duration(round(max(more_s, 1.0)))} more, if the change stays as it is)"

@@ -24,8 +24,8 @@ from evaluator.policy.document import Document, Place, read_document
 from evaluator.policy.metrics import Metric, unit_of
 from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistory, Instances, PolicyFile
 from evaluator.policy.promotion import add_hooks, options_at, to_rules
-from evaluator.policy.quantities import Quantity
 from evaluator.policy.sources import to_options
+from evaluator.quantities import Quantity
 from evaluator.records import (
     History,
     InstancePrior,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from evaluator.policy.quantities import Quantity, format_duration, parse_duration_s, parse_quantity, parse_share
+from evaluator.quantities import Quantity, format_duration, parse_duration_s, parse_quantity, parse_share
 
 __all__ = [
     "Amount",

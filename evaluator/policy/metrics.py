@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from evaluator.errors import UnknownName
 from evaluator.metrics import METRICS, MetricType
 from evaluator.policy.fields import Amount, EndpointName, Name, QueryText, Section, Share
-from evaluator.policy.quantities import Quantity
+from evaluator.quantities import Quantity
 from evaluator.records import Direction, QueryKind
 from evaluator.sources.prometheus.queries import is_plain, metric_name
 

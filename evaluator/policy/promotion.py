@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, ValidationErr
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from evaluator.errors import EvaluatorError, UnknownName
+from evaluator.errors import EvaluatorError, UnknownName, UsageError
 from evaluator.policy.fields import PositiveDuration, Section, within
 from evaluator.records.intents import ANNOUNCE, UNDO, Action, Approvals, HookEntry, PersonRole, PromotionRules
 
@@ -83,6 +83,11 @@ def _describe_kinds() -> JsonSchemaValue:
 
     ours = {kind: HOOKS[kind] for kind in HOOKS}
     ours = {kind: hook for kind, hook in ours.items() if hook.__module__.startswith("evaluator.")}
+    if not ours:
+        raise UsageError(
+            "the schema would have no hooks: the evaluator runs from a tree that is not installed",
+            hint="install it first: .ci/install in a checkout, else pip install .",
+        )
     return {
         "type": "object",
         "minProperties": 1,

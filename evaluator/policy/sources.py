@@ -10,22 +10,15 @@ from pydantic import AfterValidator, Field, field_validator
 
 from evaluator.errors import UnknownName
 from evaluator.policy.fields import Name, PositiveDuration, Section
-from evaluator.sources.prometheus.options import REPLICA_LABELS, SECRET, PrometheusOptions
+from evaluator.secrecy import OF_SOURCES, SECRET_HEADERS
+from evaluator.sources.prometheus.options import REPLICA_LABELS, PrometheusOptions
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
 __all__ = ["Sources", "to_options"]
 
 
-def _only_named(text: str) -> str:
-    """A secret stands in the environment; the policy says where."""
-    if not SECRET.fullmatch(text):
-        raise ValueError("must name an environment variable, such as ${PROMETHEUS_TOKEN}; secrets do not belong here")
-    return text
-
-
-Secret = Annotated[str, AfterValidator(_only_named)]
+Secret = Annotated[str, AfterValidator(OF_SOURCES.check)]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
-_SECRET_HEADERS = re.compile(r"(?i)auth|token|key|secret|cookie")
 
 
 class Basic(Section):
@@ -118,7 +111,7 @@ class PrometheusSource(Section):
     @classmethod
     def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
         for name, text in value.items():
-            if _SECRET_HEADERS.search(name) and not SECRET.search(text):
+            if SECRET_HEADERS.search(name) and not OF_SOURCES.pattern.search(text):
                 raise ValueError(f"of {name} must name an environment variable, such as ${{TOKEN}}: no secrets here")
         return value
 

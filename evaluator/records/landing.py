@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -226,9 +227,9 @@ class ReleaseSummary:
     """A release in one line of a list."""
 
     release: Release
-    groups: int
-    runs: int
-    rows: int
+    groups: int = 0
+    runs: int = 0
+    rows: int = 0
     last_run: datetime | None = None
     verdict: str | None = None
     judged_at: datetime | None = None
@@ -249,3 +250,8 @@ class StoredVerdict:
     json: str
     override: Mapping[str, str] | None = None
     """By whom, when and why, where glass was broken."""
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of the data that it judged."""
+        return str(json.loads(self.json)["data_hash"])

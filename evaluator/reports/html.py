@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from evaluator.errors import InputError
+from evaluator.extensions import needs
 from evaluator.figures import (
     PALETTE,
     Figure,
@@ -34,6 +35,7 @@ from evaluator.records import Comparison, MetricStatus, Verdict
 from evaluator.reports.base import (
     STATUS_MARKS,
     VERDICT_WORDS,
+    Page,
     format_allowed,
     format_both,
     format_effect,
@@ -53,7 +55,7 @@ from evaluator.reports.html_parts import (
 )
 from evaluator.wording import format_count, format_duration, format_number, name_comparison
 
-__all__ = ["to_html"]
+__all__ = ["render", "to_html"]
 
 HALF = 516
 """Width (px) of a figure in one of two columns."""
@@ -65,6 +67,13 @@ NO_FIGURES = (
     "This report was made without the numbers behind figures over time, by quantile and by instance; "
     "`evaluator verdict --format html=PATH` makes one with them, and `--figures` adds them to the JSON."
 )
+
+
+def render(verdict: Verdict, page: Page) -> str:
+    """Write the report, for whatever page. Raises UsageError where a package that draws is not installed."""
+    del page
+    with needs("the HTML report needs", "plots"):
+        return to_html(verdict)
 
 
 def to_html(verdict: Verdict) -> str:

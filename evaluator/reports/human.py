@@ -16,6 +16,7 @@ from evaluator.reports.base import (
     HEALTH_MARKS,
     STATUS_MARKS,
     VERDICT_WORDS,
+    Page,
     choose_endpoints,
     describe_data,
     format_allowed,
@@ -29,7 +30,7 @@ from evaluator.reports.base import (
     tame,
 )
 
-__all__ = ["to_human"]
+__all__ = ["render", "to_human"]
 
 WIDE = 110
 """Below this width amounts are written closer together, and absolute bounds are left to the reasons."""
@@ -55,6 +56,11 @@ _COMMAND = re.compile(r"(^\s*)(:)(?=:)|(##\w*)(\[)")
 ASCII = str.maketrans(
     {"✓": "+", "✗": "x", "∅": "0", "…": "..", "−": "-", "–": "-", "·": ".", "∞": "inf", "≤": "<=", "≥": ">=", "µ": "u"}
 )
+
+
+def render(verdict: Verdict, page: Page) -> str:
+    """Write a verdict for the terminal, or the file, that `page` describes."""
+    return to_human(verdict, width=page.width, color=page.color, unicode=page.unicode)
 
 
 def to_human(verdict: Verdict, *, width: int = 80, color: bool = False, unicode: bool = True) -> str:

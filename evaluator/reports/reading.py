@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from importlib.resources import files
 from typing import Any, NoReturn
@@ -32,6 +33,7 @@ from evaluator.records import (
     Rule,
     Service,
     Slice,
+    StoredVerdict,
     Verdict,
     VerdictWord,
     View,
@@ -40,7 +42,7 @@ from evaluator.records import (
 from evaluator.reports.base import tame
 from evaluator.reports.verdict_json import SCAN_METHOD, SCHEMA_VERSION
 
-__all__ = ["from_json"]
+__all__ = ["from_json", "read_stored"]
 
 HINT = "give the file that `evaluator verdict RELEASE --format json=FILE` wrote"
 
@@ -54,6 +56,12 @@ def from_json(text: str, origin: str = "the input") -> Verdict:
         return _verdict(plain)
     except (ValueError, OverflowError) as error:
         raise InputError(f"{origin} is not a verdict: {_short(str(error))}", hint=HINT) from None
+
+
+def read_stored(stored: StoredVerdict) -> Verdict:
+    """Read a verdict that was saved, with by whom the release was promoted against it. Raises InputError."""
+    verdict = from_json(stored.json, f"the verdict of {stored.release}")
+    return replace(verdict, override=stored.override) if stored.override else verdict
 
 
 def _parse(text: str, origin: str) -> Any:

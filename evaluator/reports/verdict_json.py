@@ -25,12 +25,19 @@ from evaluator.records import (
     Verdict,
     Window,
 )
+from evaluator.reports.base import Page
 
-__all__ = ["SCAN_METHOD", "SCHEMA_VERSION", "to_json"]
+__all__ = ["SCAN_METHOD", "SCHEMA_VERSION", "render", "to_json"]
 
 SCHEMA_VERSION = 1
 SCAN_METHOD = "endpoint scan"
 """How the method of a row of the endpoint scan starts."""
+
+
+def render(verdict: Verdict, page: Page) -> str:
+    """Write a verdict as JSON, for whatever page."""
+    del page
+    return to_json(verdict)
 
 
 def to_json(verdict: Verdict) -> str:

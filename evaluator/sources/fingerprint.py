@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_environment", "hash_files", "read_git_revision"]
+from evaluator.version import run_git
 
-_GIT_TIMEOUT_S = 5.0
+__all__ = ["describe_environment", "hash_files", "read_git_revision"]
 
 
 def describe_environment(files: Iterable[Path]) -> dict[str, Any]:
@@ -43,20 +41,7 @@ def hash_files(paths: Iterable[Path]) -> str:
 
 def read_git_revision(folder: Path) -> str | None:
     """Read the revision of the working tree, with `+` where tracked files were changed; None outside of one."""
-    revision = _git(folder, "rev-parse", "HEAD")
+    revision = run_git("rev-parse", "HEAD", folder=folder)
     if not revision:
         return None
-    return revision + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    git = shutil.which("git")
-    if git is None:
-        return None
-    try:
-        done = subprocess.run(
-            [git, *arguments], cwd=folder, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+    return revision + ("+" if run_git("status", "--porcelain", "--untracked-files=no", folder=folder) else "")

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -29,7 +29,6 @@ from evaluator.sources.recording import (
     RECORDING_VARIABLE,
     STOP_MARK,
     Recording,
-    WorkerFacts,
     merge_facts,
     read_worker_facts,
     utc,
@@ -42,6 +41,7 @@ __all__ = [
     "check_plan",
     "check_targets",
     "fingerprint",
+    "free_port",
     "is_alive",
     "is_parent_alive",
     "is_recording",
@@ -112,7 +112,11 @@ class RunOutcome:
 
 def check_plan(plan: LoadPlan) -> None:
     """Refuse what cannot work, before anything is stored. Raises UsageError, InputError or LoadError."""
-    _check_numbers(plan)
+    for name, value in (("users", plan.users), ("spawn rate", plan.spawn_rate), ("run time", plan.run_time_s)):
+        if not 0 < value < float("inf"):
+            raise UsageError(f"{name} must be more than 0, not {value:g}")
+    if plan.processes < 1:
+        raise UsageError(f"processes must be at least 1, not {plan.processes}")
     for url in plan.targets:
         _address(url)
     taken = [argument for argument in plan.arguments if argument.split("=")[0] in _OURS]
@@ -120,14 +124,6 @@ def check_plan(plan: LoadPlan) -> None:
         raise UsageError(f"'{taken[0]}' is set by evaluator load itself", hint="use the options of evaluator load")
     _check_locustfile(plan)
     check_targets(plan.targets)
-
-
-def _check_numbers(plan: LoadPlan) -> None:
-    for name, value in (("users", plan.users), ("spawn rate", plan.spawn_rate), ("run time", plan.run_time_s)):
-        if not 0 < value < float("inf"):
-            raise UsageError(f"{name} must be more than 0, not {value:g}")
-    if plan.processes < 1:
-        raise UsageError(f"processes must be at least 1, not {plan.processes}")
 
 
 def _check_locustfile(plan: LoadPlan) -> None:
@@ -145,26 +141,22 @@ def _check_locustfile(plan: LoadPlan) -> None:
     if done.returncode < 0:
         raise LoadError(f"Locust was killed by {signal.Signals(-done.returncode).name} while it read the locustfile")
     if done.returncode != 0:
-        raise _why_not_listed(plan, done.stderr)
+        reason = _last_line(done.stderr.splitlines())
+        _, refused, why = reason.partition(": error: ")
+        if refused:
+            raise UsageError(
+                f"Locust refuses its arguments: {why}",
+                hint="what stands after -- goes to Locust: `locust --help` lists it",
+            )
+        numbers = re.findall(rf'File ".*{re.escape(plan.locustfile.name)}", line (\d+)', done.stderr)
+        where = f"{plan.locustfile}:{numbers[-1]}: " if numbers else ""
+        raise InputError(f"{where}locustfile '{plan.locustfile}' does not import: {reason}")
     if len(done.stdout.strip().splitlines()) <= 1:
         raise InputError(f"locustfile '{plan.locustfile}' has no user class", hint="Locust needs a class of users")
 
 
-def _why_not_listed(plan: LoadPlan, said: str) -> UsageError:
-    reason = _last_line(said)
-    _, refused, why = reason.partition(": error: ")
-    if refused:
-        return UsageError(
-            f"Locust refuses its arguments: {why}", hint="what stands after -- goes to Locust: `locust --help` lists it"
-        )
-    lines = re.findall(rf'File ".*{re.escape(plan.locustfile.name)}", line (\d+)', said)
-    where = f"{plan.locustfile}:{lines[-1]}: " if lines else ""
-    return InputError(f"{where}locustfile '{plan.locustfile}' does not import: {reason}")
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no reason given"
+def _last_line(lines: Iterable[str]) -> str:
+    return next((line.strip()[:300] for line in reversed([*lines]) if line.strip()), "no reason given")
 
 
 def check_targets(targets: Sequence[str]) -> None:
@@ -252,13 +244,41 @@ def run_locust(
     except OSError as error:
         raise LoadError(f"Locust cannot be started: {error.strerror}") from error
     lines: deque[str] = deque(maxlen=50)
-    tell = _kind_of if plan.sensitive else str.rstrip
-    reader = threading.Thread(target=_read_lines, args=(process, lines, on_line, tell), daemon=True)
+
+    def read_log() -> None:
+        if process.stderr is None:
+            return
+        with process.stderr as log:
+            for line in log:
+                said = line.rstrip()
+                if plan.sensitive and not line.startswith(STOP_MARK):
+                    # All but the kind of an exception may quote what was sent or answered.
+                    kind = _EXCEPTION.match(line)
+                    said = kind[0] if kind else ""
+                if said:
+                    lines.append(said)
+                    on_line(said)
+
+    reader = threading.Thread(target=read_log, daemon=True)
     reader.start()
-    end = _wait(process, folder, began + plan.run_time_s + OVERDUE_S, why_stop)
+    stopped_by, early = _wait(process, folder, began + plan.run_time_s + OVERDUE_S, why_stop)
     reader.join(timeout=STOP_TIMEOUT_S)
-    outcome = _conclude(plan, folder, process.returncode, _complete(end, process.returncode, lines))
-    return replace(outcome, trouble=next(filter(_TROUBLE.match, reversed(lines)), "")[:300])
+    code = process.returncode
+    marked = next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
+    if not stopped_by and (marked or early or code == 0):  # how it ends when it is told to says nothing
+        stopped_by = marked
+    elif not stopped_by:
+        by_signal = f"Locust was killed by {signal.Signals(-code).name}" if code < 0 else ""
+        stopped_by = by_signal or f"Locust ended with code {code}: {_last_line(lines)}"
+    outcome = read_outcome(
+        folder,
+        run_time_s=plan.run_time_s,
+        workers_expected=plan.processes,
+        stopped_by=stopped_by,
+        ended_early=early,
+    )
+    trouble = next(filter(_TROUBLE.match, reversed(lines)), "")[:300]
+    return replace(outcome, exit_code=code, interrupted=stopped_by == _INTERRUPTED, trouble=trouble)
 
 
 def _command(plan: LoadPlan) -> list[str]:
@@ -267,13 +287,14 @@ def _command(plan: LoadPlan) -> list[str]:
     command += ["--headless", "--only-summary", "--exit-code-on-error", "0"]
     command += ["-u", str(plan.users * arms), "-r", str(plan.spawn_rate * arms), "-t", f"{plan.run_time_s:g}"]
     if plan.processes > 1:
-        port = str(_free_port())
+        port = str(free_port())
         command += ["--processes", str(plan.processes), "--master-port", port]
         command += ["--master-bind-host", "127.0.0.1", "--master-bind-port", port]
     return [*command, *plan.arguments]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -284,61 +305,29 @@ def _environment(sheet: Path | None) -> dict[str, str]:
     return environment | ({RECORDING_VARIABLE: str(sheet.resolve())} if sheet else {})
 
 
-def _read_lines(
-    process: subprocess.Popen[str], lines: deque[str], on_line: Callable[[str], None], tell: Callable[[str], str]
-) -> None:
-    if process.stderr is None:
-        return
-    with process.stderr as log:
-        for line in log:
-            if said := tell(line):
-                lines.append(said)
-                on_line(said)
+_INTERRUPTED = "interrupted"
+_EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b")
+_TROUBLE = re.compile(rf"{_EXCEPTION.pattern}|.*/ERROR/")
 
 
-def _kind_of(line: str) -> str:
-    """What a line of Locust's log says of a sensitive release: all else may quote what was sent or answered."""
-    if line.startswith(STOP_MARK):
-        return line.rstrip()
-    kind = _EXCEPTION.match(line)
-    return kind[0] if kind else ""
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """Why a load ended: stopped by something that went wrong, or ended early on purpose; neither: by itself."""
-
-    stopped_by: str = ""
-    early: str = ""
-
-
-def _wait(process: subprocess.Popen[str], folder: Path, deadline: float, why_stop: Callable[[], str]) -> _End:
-    """Wait for the end, and bring it about where it is due."""
+def _wait(
+    process: subprocess.Popen[str], folder: Path, deadline: float, why_stop: Callable[[], str]
+) -> tuple[str, str]:
+    """Wait for the end, and bring it about where it is due: what went wrong, and why it was ended early on purpose."""
     try:
         while process.poll() is None:
             time.sleep(0.1)
             if why := why_stop():
                 _end(process)
-                return _End(early=why)
+                return "", why
             if time.time() > deadline and not any(one.shaped for one in read_worker_facts(folder)):
                 _end(process)
-                return _End("Locust did not end in time")
+                return "Locust did not end in time", ""
     except KeyboardInterrupt:
         _end(process)
-        return _End(_INTERRUPTED)
+        return _INTERRUPTED, ""
     _kill_group(process)
-    return _End()
-
-
-def _complete(end: _End, exit_code: int | None, lines: Sequence[str]) -> _End:
-    """Add what Locust itself said of its end; how it ends when it is told to says nothing."""
-    said = _marked(lines) if end.early else _reason(exit_code, lines)
-    return replace(end, stopped_by=end.stopped_by or said)
-
-
-_INTERRUPTED = "interrupted"
-_EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b")
-_TROUBLE = re.compile(rf"{_EXCEPTION.pattern}|.*/ERROR/")
+    return "", ""
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -357,49 +346,14 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
     """Let no worker outlive its leader; a worker that is still writing gets the time an orphan gets."""
-    for _ in range(30):
-        if not _group_lives(process.pid):
-            return
-        time.sleep(0.1)
     with contextlib.suppress(ProcessLookupError):
+        for _ in range(30):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _marked(lines: Sequence[str]) -> str:
-    """Why the recorder ended the load; empty where it did not."""
-    return next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
-
-
-def _reason(exit_code: int | None, lines: Sequence[str]) -> str:
-    if marked := _marked(lines):
-        return marked
-    if exit_code == 0:
-        return ""
-    if exit_code is not None and exit_code < 0:
-        return f"Locust was killed by {signal.Signals(-exit_code).name}"
-    return f"Locust ended with code {exit_code}: {_last_line(chr(10).join(lines))}"
-
-
 # ------------------------------------------------------------------ after the load
-
-
-def _conclude(plan: LoadPlan, folder: Path, exit_code: int | None, end: _End) -> RunOutcome:
-    outcome = read_outcome(
-        folder,
-        run_time_s=plan.run_time_s,
-        workers_expected=plan.processes,
-        stopped_by=end.stopped_by,
-        ended_early=end.early,
-    )
-    return replace(outcome, exit_code=exit_code, interrupted=end.stopped_by == _INTERRUPTED)
 
 
 def read_outcome(
@@ -418,7 +372,10 @@ def read_outcome(
     shaped = leader is not None and leader.shaped
     planned_end = started + timedelta(seconds=run_time_s) if started and run_time_s and not shaped else None
     ended = max((utc(one.ended) for one in sidecars if one.ended), default=_last_touched(folder))
-    reason = stopped_by or facts.stopped_by or _what_is_missing(sidecars, facts.workers_expected or 1)
+    expected, closed = facts.workers_expected or 1, sum(one.closed for one in sidecars if one.role != "master")
+    reason = stopped_by or facts.stopped_by
+    if not reason and closed < expected:
+        reason = f"{expected - closed} of {expected} load generator processes did not report at the end"
     if not (reason or ended_early) and planned_end and ended < planned_end - timedelta(seconds=EARLY_S):
         reason = "Locust ended before its time"
     return RunOutcome(
@@ -429,13 +386,6 @@ def read_outcome(
         facts=replace(facts, stopped_by=reason, ended_early=ended_early),
         exit_code=None,
     )
-
-
-def _what_is_missing(sidecars: Sequence[WorkerFacts], expected: int) -> str:
-    closed = sum(one.closed for one in sidecars if one.role != "master")
-    if closed >= expected:
-        return ""
-    return f"{expected - closed} of {expected} load generator processes did not report at the end"
 
 
 def _last_touched(folder: Path) -> datetime:
@@ -472,13 +422,8 @@ def is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    """Tell whether a process has ended and was not collected yet: in a container without init that never happens."""
-    try:
+    try:  # ended and not collected yet: in a container without init that never happens
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[:1] == ["Z"]
+        return True
+    return stat.rpartition(")")[2].split()[:1] != ["Z"]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import csv
-import gzip
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TextIO, cast
+from typing import Literal
 
 from evaluator.errors import InputError, UnknownName
 from evaluator.records import OutcomeColumn, OutcomeOptions, OutcomePlan, SourceColumn
+from evaluator.sources.files.base import find_delimiter, refuse_twice, starts_with
 from evaluator.sources.files.planning import expand_files
+from evaluator.textfiles import open_bytes, open_text
 
 __all__ = ["ROWS", "plan_outcomes"]
 
@@ -34,10 +36,10 @@ _ARMS = (
 )
 _COVARIATE_MARKS = ("pre_", "pre.", "covariate_", "covariate.")
 _COVARIATE_ENDS = ("_pre", "_covariate", "_before")
-_TIMES = ("timestamp", "time", "ts", "date", "day", "hour")
+_NO_OUTCOME = re.compile("timestamp|time|ts|date|day|hour|unnamed.*", re.IGNORECASE | re.DOTALL)
+"""Times, and the row numbers that pandas leaves in a file."""
 _KINDS = {"": None, "binary": True, "numeric": False}
 _CHUNK = 1 << 20
-_DELIMITERS = ",;\t|"
 ROWS = "rows"
 """`--unit rows`: every row is a unit of its own."""
 
@@ -53,8 +55,12 @@ def plan_outcomes(
     """Plan the landing of outcome files, given as paths, globs and comma lists. Raises InputError and UnknownName."""
     paths = tuple(str(path) for path in expand_files(files, "outcomes"))
     for path in paths:
-        _check_compressed(Path(path))
-    reader = _tell_reader(paths)
+        if path.endswith(".gz"):
+            _check_compressed(Path(path))
+    readers = {"parquet" if starts_with(Path(path), b"PAR1") else "csv" for path in paths}
+    if len(readers) > 1:
+        raise InputError("files of outcomes must be all CSV or all Parquet")
+    reader: Literal["csv", "parquet"] = "csv" if "csv" in readers else "parquet"
     header, delimiter = _read_header(Path(paths[0])) if reader == "csv" else ((), ",")
     plan = OutcomePlan(paths, reader, "", "", (), query, options.baseline, skip_bad_rows, header, delimiter)
     columns = {column.name: column for column in describe(plan)}
@@ -69,45 +75,25 @@ def plan_outcomes(
     return replace(plan, unit=unit, arm=arm, columns=_choose_columns(options, columns, {unit, arm}))
 
 
-def _tell_reader(paths: Sequence[str]) -> Literal["csv", "parquet"]:
-    readers: set[Literal["csv", "parquet"]] = {"parquet" if _is_parquet(Path(path)) else "csv" for path in paths}
-    if len(readers) > 1:
-        raise InputError("files of outcomes must be all CSV or all Parquet")
-    return readers.pop()
-
-
-def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PAR1"
-
-
 def _check_compressed(path: Path) -> None:
     """Read a compressed file to its end, checksum included: what is cut off or damaged would else be read in part."""
-    if path.suffix != ".gz":
-        return
     try:
-        with gzip.open(path) as file:
+        with open_bytes(path) as file:
             while file.read(_CHUNK):
                 pass
     except (EOFError, zlib.error, OSError) as error:
         raise InputError(f"{path} is damaged or no gzip file: {error}", hint="copy or export the file again") from error
 
 
-def _open_text(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline=""))
-    return path.open(encoding="utf-8-sig", newline="")
-
-
 def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
     """Read the first line of a CSV file: its columns and what is between them."""
     try:
-        with _open_text(path) as file:
+        with open_text(path) as file:
             top = file.readline(1_000_000)
     except (UnicodeDecodeError, OSError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
         raise InputError(f"{path} cannot be read as text: {why}", hint="outcomes are UTF-8 CSV or Parquet") from error
-    delimiter = max(_DELIMITERS, key=top.count)
+    delimiter = find_delimiter(top)
     try:
         header = tuple(name.strip() for name in next(csv.reader([top], delimiter=delimiter), []))
     except csv.Error as error:
@@ -116,9 +102,7 @@ def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
         ) from error
     if not top.strip() or "\0" in top:
         raise InputError(f"{path} has no header line", hint="outcomes are CSV with column names, or Parquet")
-    twice = next((name for name in header if header.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{path}:1: column '{twice}' appears twice")
+    refuse_twice(path, header)
     return header, delimiter
 
 
@@ -141,20 +125,20 @@ def _choose(said: str, usual: Sequence[str], columns: dict[str, SourceColumn], o
 def _choose_columns(
     options: OutcomeOptions, columns: dict[str, SourceColumn], taken: set[str]
 ) -> tuple[OutcomeColumn, ...]:
-    covariates = [name for name in options.covariates if _known(name, columns)]
+    unknown = next((name for name in options.covariates if name not in columns), None)
+    if unknown is not None:
+        raise UnknownName("column in the file", unknown, columns)
+    covariates = list(options.covariates)
     outcomes = [_parse_outcome(text, columns) for text in options.outcomes]
     free = [column for column in columns.values() if column.name not in taken | set(covariates)]
-    numbers = [column for column in free if column.kind in ("number", "truth") and not _is_no_outcome(column.name)]
+    numbers = [
+        column for column in free if column.kind in ("number", "truth") and not _NO_OUTCOME.fullmatch(column.name)
+    ]
     if not options.outcomes:
         outcomes = [OutcomeColumn(column.name) for column in numbers if not _looks_before(column.name)]
     if not options.covariates:
         named = {column.name for column in outcomes}
         covariates = [c.name for c in numbers if _looks_before(c.name) and c.name not in named]
-    _check(outcomes, covariates, taken)
-    return (*outcomes, *(OutcomeColumn(name, "covariate", binary=False) for name in covariates))
-
-
-def _check(outcomes: Sequence[OutcomeColumn], covariates: Sequence[str], taken: set[str]) -> None:
     names = [*(column.name for column in outcomes), *covariates]
     if not outcomes:
         raise InputError("no column holds an outcome: there is no other column of numbers", hint="name it: --outcome")
@@ -166,12 +150,7 @@ def _check(outcomes: Sequence[OutcomeColumn], covariates: Sequence[str], taken: 
         raise InputError(
             f"an outcome cannot be called '{reserved}'", hint="rename the column, for example with --outcomes-query"
         )
-
-
-def _known(name: str, columns: dict[str, SourceColumn]) -> str:
-    if name not in columns:
-        raise UnknownName("column in the file", name, columns)
-    return name
+    return (*outcomes, *(OutcomeColumn(name, "covariate", binary=False) for name in covariates))
 
 
 def _parse_outcome(text: str, columns: dict[str, SourceColumn]) -> OutcomeColumn:
@@ -187,10 +166,4 @@ def _parse_outcome(text: str, columns: dict[str, SourceColumn]) -> OutcomeColumn
 
 def _looks_before(name: str) -> bool:
     """Tell whether a name says that the column was measured before the test."""
-    lower = name.lower()
-    return lower.startswith(_COVARIATE_MARKS) or lower.endswith(_COVARIATE_ENDS)
-
-
-def _is_no_outcome(name: str) -> bool:
-    """Tell times, and the row numbers that pandas leaves in a file, by their names."""
-    return name.lower() in _TIMES or name.lower().startswith("unnamed")
+    return name.lower().startswith(_COVARIATE_MARKS) or name.lower().endswith(_COVARIATE_ENDS)

@@ -146,20 +146,20 @@ def read_worker_facts(folder: Path) -> tuple[WorkerFacts, ...]:
 
     Raises SourceError for one that cannot be read at all.
     """
-    return tuple(_read_sidecar(path) for path in sorted(folder.glob("facts-*.json")))
-
-
-def _read_sidecar(path: Path) -> WorkerFacts:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        left_out = [LeftOut(**part | {"kind": LeftOutKind(part["kind"])}) for part in values.pop("left_out", ())]
-        in_flight = [InFlight(**request) for request in values.pop("in_flight", ())]
-        return WorkerFacts(**values, left_out=tuple(left_out), in_flight=tuple(in_flight))
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError):
-        worker = path.stem.removeprefix("facts-")
-        return WorkerFacts(worker=worker, role="worker", stopped_by=f"what {path.name} said is damaged")
+    sidecars = []
+    for path in sorted(folder.glob("facts-*.json")):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            left_out = [LeftOut(**part | {"kind": LeftOutKind(part["kind"])}) for part in values.pop("left_out", ())]
+            in_flight = [InFlight(**request) for request in values.pop("in_flight", ())]
+            facts = WorkerFacts(**values, left_out=tuple(left_out), in_flight=tuple(in_flight))
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read: {error}") from error
+        except (ValueError, TypeError, KeyError, AttributeError):
+            worker = path.stem.removeprefix("facts-")
+            facts = WorkerFacts(worker=worker, role="worker", stopped_by=f"what {path.name} said is damaged")
+        sidecars.append(facts)
+    return tuple(sidecars)
 
 
 def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None = None) -> RunFacts:
@@ -174,11 +174,17 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
     plateau = leader.plateau_start if leader else None
     expected = workers_expected or (leader.workers_expected if leader else None)
     seen = sum(one.closed for one in recorders)
+    # A master waits half a second for last reports; what its workers counted may be more.
+    counted = [one.counted for one in recorders if one.counted is not None]
+    counts = [leader.counted if leader else None, sum(counted) if counted else None]
+    read: Counter[str] = Counter()
+    for one in recorders:
+        read.update(one.read)
     stopped = _highest(one.users_stopped for one in recorders) or (leader.users_stopped if leader else None)
     return RunFacts(
         workers_expected=expected,
         workers_seen=seen,
-        counted=_count_requests(leader, recorders),
+        counted=max((count for count in counts if count is not None), default=None),
         users=leader.users if leader else {},
         cpu_percent=_highest(one.cpu_percent for one in everyone),
         loop_lag_ms=_highest(one.loop_lag_ms for one in recorders),
@@ -187,19 +193,12 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
         target_users=leader.target_users if leader else None,
         plateau_start=None if plateau is None else utc(plateau),
         users_stopped=None if stopped is None else utc(stopped),
-        read=_sum_read(recorders) if seen == len(recorders) >= (expected or 1) else {},
+        read=dict(read) if seen == len(recorders) >= (expected or 1) else {},
         left_out=_sum_left_out(recorders),
         in_flight=tuple(request for one in recorders for request in one.in_flight),
         orphaned=any(one.orphaned for one in everyone),
         stopped_by=next((one.stopped_by for one in everyone if one.stopped_by), ""),
     )
-
-
-def _sum_read(recorders: Iterable[WorkerFacts]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for one in recorders:
-        total.update(one.read)
-    return dict(total)
 
 
 def _sum_left_out(recorders: Iterable[WorkerFacts]) -> tuple[LeftOut, ...]:
@@ -211,13 +210,6 @@ def _sum_left_out(recorders: Iterable[WorkerFacts]) -> tuple[LeftOut, ...]:
         LeftOut(arm, kind, sum(part.rows for part in same), sum(part.failures for part in same), detail)
         for (arm, kind, detail), same in sorted(parts.items())
     )
-
-
-def _count_requests(leader: WorkerFacts | None, recorders: Iterable[WorkerFacts]) -> int | None:
-    """Locust's own count. A master waits half a second for last reports; what its workers counted may be more."""
-    reported = leader.counted if leader else None
-    counted = [one.counted for one in recorders if one.counted is not None]
-    return max([*([reported] if reported is not None else []), *([sum(counted)] if counted else [])], default=None)
 
 
 def _highest(values: Iterable[float | None]) -> float | None:

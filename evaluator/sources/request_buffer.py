@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count, repeat
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ _LONGEST_MS = 1e12
 _HIGHEST_STATUS = 32767
 _HIGHEST_SIZE = 2**63 - 1
 
+_COLUMNS = 9
 _NO_CONTEXT: Mapping[str, Any] = {}
 _NUMBERS = {float, int}
 
@@ -48,7 +50,7 @@ class RequestBuffer:
     `arm` is the arm of requests whose context names none. The instance is the context's, else the response's header
     `header`, else the arm stands for its only instance.
 
-    The listener appends to lists of plain values and nothing else: no object per request is left behind for the
+    The listener appends to a list of plain values and nothing else: no object per request is left behind for the
     garbage collector, and nothing that belongs to the response is kept alive. It takes whatever a client sends: what is
     of an odd type is cleaned in `take`, and a request that cannot be a row is counted in `left_out`.
     """
@@ -57,14 +59,15 @@ class RequestBuffer:
         self, *, header: str, arm: str = UNASSIGNED, sensitive: bool = False, clock: Callable[[], float] = time.time
     ) -> None:
         self.header, self.arm, self.sensitive, self.clock = header, arm, sensitive, clock
-        self.columns: tuple[list[Any], ...] = tuple([] for _ in range(9))
+        self._values: list[Any] = []
+        """What was said of one request after another, `_COLUMNS` values each."""
         self.read: Counter[str] = Counter()
         """Requests of each arm that were taken out or left out."""
         self._left_out: Counter[tuple[str, LeftOutKind, str, bool]] = Counter()
 
     def __len__(self) -> int:
         """Requests that wait."""
-        return len(self.columns[0])
+        return len(self._values) // _COLUMNS
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
@@ -88,10 +91,12 @@ class RequestBuffer:
 
     def listen(self) -> Callable[..., None]:
         """Make the listener; everything it needs is bound to local names."""
-        methods, names, times, sizes, starts, statuses, exceptions, contexts, instances = (
-            column.append for column in self.columns
+        keep, header, now, describe = (
+            self._values.extend,
+            self.header,
+            self.clock,
+            _name if self.sensitive else _describe,
         )
-        header, now, describe = self.header, self.clock, _name if self.sensitive else _describe
 
         def record(
             request_type: Any = None,
@@ -102,6 +107,7 @@ class RequestBuffer:
             context: Any = None,
             exception: Any = None,
             start_time: Any = None,
+            url: Any = None,  # noqa: ARG001 - Locust's clients say it, and a dict for it would cost as much as the rest
             **_: Any,
         ) -> None:
             status, instance, start = None, None, start_time
@@ -118,29 +124,21 @@ class RequestBuffer:
                 instance = None
             # What says that a request failed is what is there beside None, be it an empty text.
             failure = None if exception is None or exception is False else describe(exception)
-            methods(request_type)
-            names(name)
-            times(response_time)
-            sizes(response_length)
-            starts(start)
-            statuses(status)
-            exceptions(failure)
-            contexts(context)
-            instances(instance)
+            values = request_type, name, response_time, response_length, start, status, failure, context, instance
+            keep(values)
 
         return record
 
     def clear(self) -> None:
         """Forget what waits."""
-        for column in self.columns:
-            column.clear()
+        self._values.clear()
 
     def take(self, constants: Mapping[str, str], users: Mapping[str, int]) -> pa.Table:
         """Take everything out as a table; `constants` are run, service and worker, `users` the users of each arm.
 
         A failed request without a usable time is a row with the time 0; another one without is left out.
         """
-        columns = [column[:] for column in self.columns]
+        columns = [self._values[number::_COLUMNS] for number in range(_COLUMNS)]
         self.clear()
         methods, names, given_times, sizes, starts, statuses, exceptions, contexts, instances = columns
         if set(map(type, contexts)) != {dict}:
@@ -156,14 +154,14 @@ class RequestBuffer:
             {
                 **constants,
                 "arm": arms,
-                "instance": _instances(instances, arms),
+                "instance": _texts(instances, arms.to_pylist),
                 "ts": _timestamps(_numbers(starts), times, self.clock()),
                 "endpoint": _endpoints(methods, names),
                 "response_time_ms": pa.array(times),
-                "response_bytes": pa.array(_cleaned(sizes, _size), pa.int64()),
-                "status_code": pa.array(_cleaned(statuses, _status), pa.int16()),
+                "response_bytes": pa.array(_whole(sizes, 0, _HIGHEST_SIZE), pa.int64()),
+                "status_code": pa.array(_whole(statuses, 1, _HIGHEST_STATUS), pa.int16()),
                 "failed": pa.array(failed),
-                "exception": _texts(exceptions),
+                "exception": pa.array(exceptions, pa.string()).dictionary_encode(),
                 "user_count": pa.array([users.get(arm) for arm in arms.dictionary.to_pylist()], pa.int32()).take(
                     arms.indices
                 ),
@@ -181,15 +179,12 @@ class RequestBuffer:
         """Arm, instance and endpoint of a request without a response, as its row would have them."""
         known = _mapping(context)
         arms = self._arms([known])
-        instances = _instances([known.get("instance")], arms)
+        instances = _texts([known.get("instance")], arms.to_pylist)
         endpoints = _endpoints([method], _paths([name]) if self.sensitive else [name])
         return arms[0].as_py(), instances[0].as_py(), endpoints[0].as_py()
 
     def _arms(self, contexts: list[Mapping[str, Any]]) -> pa.Array:
-        arms = [context.get("arm") for context in contexts]
-        if set(map(type, arms)) != {str} or not all(arms):
-            arms = [self.arm if arm is None else _encodable(arm) or self.arm for arm in arms]
-        return _texts(arms)
+        return _texts([context.get("arm") for context in contexts], lambda: repeat(self.arm))
 
 
 def _mapping(context: Any) -> Mapping[str, Any]:
@@ -229,23 +224,20 @@ def _extras(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
     """What a locustfile put into the contexts beside what has a column; `None` where it put nothing."""
     if ARM_KEYS.issuperset(set().union(*contexts)):
         return None
-    return pa.array([_extra(context) for context in contexts], pa.map_(pa.string(), pa.string()))
+    pairs = [
+        [(_encodable(key), _encodable(value)) for key, value in context.items() if key not in ARM_KEYS] or None
+        for context in contexts
+    ]
+    return pa.array(pairs, pa.map_(pa.string(), pa.string()))
 
 
-def _extra(context: Mapping[str, Any]) -> list[tuple[str, str]] | None:
-    pairs = [(_encodable(key), _encodable(value)) for key, value in context.items() if key not in ARM_KEYS]
-    return pairs or None
+def _whole(values: list[Any], low: int, high: int) -> list[int | None]:
+    """Whole numbers from `low` to `high`, None for anything else; each is looked at once, since few differ."""
 
+    def clean(value: Any) -> int | None:
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return int(value) if is_whole and low <= value <= high else None
 
-def _instances(instances: list[Any], arms: pa.Array) -> pa.Array:
-    if set(map(type, instances)) == {str} and all(instances):
-        return _texts(instances)
-    texts = ["" if one is None else _encodable(one) for one in instances]
-    return _texts([text or arm for text, arm in zip(texts, arms.to_pylist(), strict=True)])
-
-
-def _cleaned(values: list[Any], clean: Callable[[Any], int | None]) -> list[int | None]:
-    """Apply `clean` to each value; the values of one second are few, so each is looked at once."""
     if not set(map(type, values)) <= {int, type(None)}:
         return [clean(value) for value in values]
     cleaned = {value: clean(value) for value in set(values)}
@@ -255,13 +247,19 @@ def _cleaned(values: list[Any], clean: Callable[[Any], int | None]) -> list[int 
 
 
 def _endpoints(methods: list[Any], names: list[Any]) -> pa.Array:
-    known: dict[tuple[str, str], int] = {}
     try:
-        codes = [known.setdefault(pair, len(known)) for pair in zip(methods, names, strict=True)]
+        codes, known = _enumerate(zip(methods, names, strict=True))
     except TypeError:
         return _endpoints([_encodable(method) for method in methods], [_encodable(name) for name in names])
     texts = [f"{_encodable(method)} {_encodable(name)}" for method, name in known]
-    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(texts, pa.string()))
+    return pa.DictionaryArray.from_arrays(codes, pa.array(texts, pa.string()))
+
+
+def _enumerate(values: Iterable[Any]) -> tuple[pa.Array, list[Any]]:
+    """Each value as its number in the order of first appearance, and the values. Raises TypeError for a list or so."""
+    numbers: defaultdict[Any, int] = defaultdict(count().__next__)
+    codes = np.fromiter(map(numbers.__getitem__, values), np.int32)
+    return pa.array(codes), list(numbers)
 
 
 def _encodable(value: Any, otherwise: str | None = None) -> str:
@@ -272,24 +270,17 @@ def _encodable(value: Any, otherwise: str | None = None) -> str:
         return type(value).__name__ if otherwise is None else otherwise
 
 
-def _texts(values: list[Any]) -> pa.Array:
+def _texts(values: list[Any], otherwise: Callable[[], Iterable[str]]) -> pa.Array:
+    """Values as texts, with what `otherwise` has in its place for one that is None or empty."""
     try:
-        return pa.array(values, pa.string()).dictionary_encode()
+        codes, known = _enumerate(values)
+        if set(map(type, known)) == {str} and all(known):
+            return pa.DictionaryArray.from_arrays(codes, pa.array(known, pa.string()))
     except (pa.ArrowException, TypeError, UnicodeError):
-        clean = [None if one is None else _encodable(one) for one in values]
-        return pa.array(clean, pa.string()).dictionary_encode()
-
-
-def _status(status: Any) -> int | None:
-    return int(status) if _is_whole(status) and 0 < status <= _HIGHEST_STATUS else None
-
-
-def _size(size: Any) -> int | None:
-    return int(size) if _is_whole(size) and 0 <= size <= _HIGHEST_SIZE else None
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+        pass  # something odd is among them: looked at one by one
+    given = ["" if one is None else _encodable(one) for one in values]
+    texts = [text or other for text, other in zip(given, otherwise(), strict=False)]
+    return pa.array(texts, pa.string()).dictionary_encode()
 
 
 def _numbers(values: list[Any]) -> npt.NDArray[np.float64]:

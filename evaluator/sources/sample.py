@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from evaluator.errors import SourceError
 from evaluator.records import Arm
+from evaluator.sources.load import free_port
 
 __all__ = ["REGRESSIONS", "find_loadtests", "start_arms", "start_prometheus"]
 
@@ -51,17 +48,13 @@ def start_arms(
         for name, version, regression in versions:
             extra = ["--metrics"] if metrics else []
             options = ["--version", version, "--regression", regression, "--leak-over", str(leak_over_s), *extra]
-            ports = [stack.enter_context(_instance(f"{name}-{number + 1}", options)) for number in range(instances)]
+            ports = [free_port() for _ in range(instances)]
+            for number, port in enumerate(ports, start=1):
+                program = [sys.executable, str(find_loadtests() / "target.py"), "--port", str(port)]
+                instance = ["--instance", f"{name}-{number}", *options, "--parent", str(os.getpid())]
+                stack.enter_context(_started([*program, *instance]))
             arms.append(Arm(name, tuple(f"http://127.0.0.1:{port}" for port in ports), version))
         yield tuple(arms)
-
-
-@contextlib.contextmanager
-def _instance(instance: str, options: Sequence[str]) -> Iterator[int]:
-    port = _free_port()
-    command = [sys.executable, str(find_loadtests() / "target.py"), "--port", str(port), "--instance", instance]
-    with _started([*command, *options, "--parent", str(os.getpid())]):
-        yield port
 
 
 @contextlib.contextmanager
@@ -93,41 +86,28 @@ def start_prometheus(arms: Sequence[Arm], folder: Path) -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = folder / "prometheus.yml"
-    config.write_text(yaml.safe_dump(_scrape_config(arms)), encoding="utf-8")
-    address = f"127.0.0.1:{_free_port()}"
-    options = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
-    with _started([program, *options]) as process:
-        _wait_until_ready(address, process)
-        yield f"http://{address}"
-
-
-def _scrape_config(arms: Sequence[Arm]) -> dict[str, Any]:
+    every = {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"}
     targets = [
         {"targets": [url.removeprefix("http://") for url in arm.urls], "labels": {"arm": arm.name}} for arm in arms
     ]
-    every = {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"}
-    return {"global": every, "scrape_configs": [{"job_name": "shop", "static_configs": targets}]}
+    scraped = {"global": every, "scrape_configs": [{"job_name": "shop", "static_configs": targets}]}
+    config.write_text(yaml.safe_dump(scraped), encoding="utf-8")
+    address = f"127.0.0.1:{free_port()}"
+    options = [f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
+    with _started([program, *options]) as process:
+        _wait_until_ready(f"http://{address}", process)
+        yield f"http://{address}"
 
 
-def _wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    import requests
+    from prometheus_api_client import PrometheusConnect
+
+    client = PrometheusConnect(url=url, retry=0, timeout=1)
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline and process.poll() is None:
-        if _is_ready(address):
-            return
+        with contextlib.suppress(requests.RequestException):
+            if client.check_prometheus_connection():
+                return
         time.sleep(0.05)
     raise SourceError(f"prometheus did not become ready within {READY_S:g} s", hint="start it by hand to see why")
-
-
-def _is_ready(address: str) -> bool:
-    with contextlib.closing(http.client.HTTPConnection(address, timeout=1.0)) as connection:
-        try:
-            connection.request("GET", "/-/ready")
-            return connection.getresponse().status == HTTPStatus.OK
-        except OSError:
-            return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -10,12 +10,12 @@ from evaluator.errors import StoreError
 from evaluator.records.intents import AuditRow
 from evaluator.store.engine import Engine
 
-__all__ = ["add_row", "read_rows", "verify_rows"]
+__all__ = ["add", "read", "verify"]
 
 _START = "sha256:" + "0" * 64
 
 
-def add_row(engine: Engine, actor: str, event: str, release: str, intent: str, text: str) -> AuditRow:
+def add(engine: Engine, actor: str, event: str, release: str, intent: str, text: str) -> AuditRow:
     """Add a row after the last."""
     last = engine.execute("SELECT number, hash FROM store.audit ORDER BY number DESC LIMIT 1").fetchall()
     number, previous = (int(last[0][0]) + 1, str(last[0][1])) if last else (0, _START)
@@ -34,7 +34,7 @@ def _hash(previous: str, number: int, at: datetime, *texts: str) -> str:
     return "sha256:" + hashlib.sha256(plain.encode()).hexdigest()
 
 
-def read_rows(engine: Engine, release: str | None = None) -> tuple[AuditRow, ...]:
+def read(engine: Engine, release: str | None = None) -> tuple[AuditRow, ...]:
     """Read the trail, the oldest first; of one release where it is named."""
     rows = engine.execute(
         """SELECT number, happened_at, actor, event, release, intent, text, hash FROM store.audit
@@ -44,7 +44,7 @@ def read_rows(engine: Engine, release: str | None = None) -> tuple[AuditRow, ...
     return tuple(AuditRow(row[0], row[1].astimezone(UTC), *row[2:]) for row in rows)
 
 
-def verify_rows(rows: tuple[AuditRow, ...]) -> str:
+def verify(rows: tuple[AuditRow, ...]) -> str:
     """Check the whole chain and return the hash of its head. Raises StoreError naming the first row that is wrong."""
     previous = _START
     for position, row in enumerate(rows):

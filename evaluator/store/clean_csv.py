@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import reduce
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -26,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from evaluator.records import ColumnMap, FilePlan, LeftOutKind, OtherRows
+from evaluator.records import ColumnMap, FilePlan, LeftOut, LeftOutKind
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.store.engine import Engine
 from evaluator.store.expressions import MICROS, SCALES, column_name, express, meet
@@ -45,6 +44,7 @@ _GROUP_ROWS = 500_000
 _MOST_PAIRS = 1 << 20
 """Most combinations of two text columns that are written out."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 _INSTANT = pa.timestamp("us", tz="UTC")
 _TYPES: Mapping[str, pa.DataType] = {
@@ -60,10 +60,9 @@ class CleanSegment:
     """What was written."""
 
     rows: int
-    summaries: int
-    failed_summaries: int
     first: datetime
     last: datetime
+    left_out: tuple[LeftOut, ...]
 
 
 class _NotPlain(Exception):
@@ -85,7 +84,7 @@ def write_clean_segment(
             pq.ParquetWriter(path, REQUEST_SCHEMA, **_HOW_WRITTEN) as writer,
             closing(_convert(_Rows(engine, file, constants, latest), kinds)) as pieces,
         ):
-            return _write(writer, pieces)
+            return _write(writer, pieces, file.arm)
     except (_NotPlain, pa.ArrowException, OverflowError):
         path.unlink(missing_ok=True)
         return None
@@ -102,37 +101,33 @@ _HOW_WRITTEN: Mapping[str, Any] = {
 
 
 def _find_kinds(file: FilePlan) -> dict[str, pa.DataType] | None:
-    """Say as what each column of the file is read; `None` where it cannot be read this way."""
+    """Say as what each column of the file is read; `None` where it cannot be read this way.
+
+    Rows that are no requests must be known by the text of one column, and need no name.
+    """
     layout = file.layout
     if layout.reader != "csv" or layout.rewrite is not None or file.path.endswith(".gz"):
         return None
-    if not all(_is_summary(rows) for rows in layout.others):
-        return None
-    asked = [(name, kind) for column in layout.columns for name, kind in _kinds_of(column)]
-    asked += [(condition.column, _TEXT) for rows in layout.others for condition in rows.conditions]
+    for rows in layout.others:
+        if rows.kind is not LeftOutKind.SUMMARY or len(rows.conditions) != 1 or rows.failed or rows.detail_column:
+            return None
+    asked = [(condition.column, _TEXT) for rows in layout.others for condition in rows.conditions]
     asked += [(layout.sub_results.label, _TEXT)] if layout.sub_results else []
     asked += [(layout.count_column, pa.float64())] if layout.count_column else []
-    kinds = dict(asked)
-    if None in kinds.values() or any(kinds[name] != kind for name, kind in asked):
-        return None
-    return kinds
-
-
-def _is_summary(rows: OtherRows) -> bool:
-    """Tell rows that are known by the text of one column and need no name."""
-    return rows.kind is LeftOutKind.SUMMARY and len(rows.conditions) == 1 and not (rows.failed or rows.detail_column)
-
-
-def _kinds_of(column: ColumnMap) -> Iterator[tuple[str, pa.DataType | None]]:
-    for name in column.sources:
+    for column in layout.columns:
         if column.kind in _OF_TEXT:
-            yield name, _TEXT
+            kind = _TEXT
         elif column.kind == "instant":
-            yield name, _INSTANT if column.unit == "iso" else pa.float64()
+            kind = _INSTANT if column.unit == "iso" else pa.float64()
         elif column.kind == "number":
-            yield name, pa.float64()
+            kind = pa.float64()
+        elif column.kind == "integer":
+            kind = _TYPES[column.target]
         else:
-            yield name, _TYPES[column.target] if column.kind == "integer" else None
+            return None
+        asked += [(name, kind) for name in column.sources]
+    kinds = dict(asked)
+    return kinds if all(kinds[name] == kind for name, kind in asked) else None
 
 
 # ------------------------------------------------------------------ pieces of a file, side by side
@@ -217,9 +212,10 @@ class _Piece:
     last_us: int | None = None
 
 
-def _write(writer: pq.ParquetWriter, pieces: Iterator[_Piece]) -> CleanSegment:
+def _write(writer: pq.ParquetWriter, pieces: Iterator[_Piece], arm: str) -> CleanSegment:
     count = summaries = failed_summaries = 0
-    firsts, lasts = [], []
+    firsts: list[int] = []
+    lasts: list[int] = []
     waiting: list[pa.RecordBatch] = []
     labels: set[str | None] = set()
     for piece in pieces:
@@ -233,22 +229,15 @@ def _write(writer: pq.ParquetWriter, pieces: Iterator[_Piece]) -> CleanSegment:
             firsts.append(piece.first_us)
             lasts.append(piece.last_us)
         if sum(rows.num_rows for rows in waiting) >= _GROUP_ROWS:
-            _flush(writer, waiting)
-    _flush(writer, waiting)
-    _demand(count > 0)
-    first, last = _to_time(min(firsts)), _to_time(max(lasts))
-    _demand(last - first <= LONGEST)
-    return CleanSegment(count, summaries, failed_summaries, first, last)
-
-
-def _to_time(micros: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
-
-
-def _flush(writer: pq.ParquetWriter, waiting: list[pa.RecordBatch]) -> None:
+            writer.write_table(pa.Table.from_batches(waiting).unify_dictionaries())
+            waiting.clear()
     if waiting:
         writer.write_table(pa.Table.from_batches(waiting).unify_dictionaries())
-    waiting.clear()
+    _demand(count > 0)
+    first, last = (_EPOCH + timedelta(microseconds=micros) for micros in (min(firsts), max(lasts)))
+    _demand(last - first <= LONGEST)
+    left_out = LeftOut(arm, LeftOutKind.SUMMARY, summaries, failed_summaries)
+    return CleanSegment(count, first, last, (left_out,) if summaries else ())
 
 
 class _Rows:
@@ -260,38 +249,48 @@ class _Rows:
         self._constants = {**constants, "worker": GOOD}
         self._columns = {column.target: column for column in file.layout.columns}
         self._latest_us = int(latest.timestamp() * 1e6)
-        self._known: dict[str, dict[str | None, Any]] = {}
 
     def convert(self, batch: pa.RecordBatch) -> _Piece:
         """Make request rows, without the rows that sum up others. Raises _NotPlain for a row that would be bad."""
-        given = batch.num_rows
-        labels = self._labels(batch)
-        batch, failed_summaries = self._leave_summaries_out(batch) if self.file.layout.others else (batch, 0)
+        given, layout = batch.num_rows, self.file.layout
+        labels = frozenset(batch[layout.sub_results.label].dictionary.to_pylist() if layout.sub_results else ())
+        batch, failed_summaries = self._leave_summaries_out(batch) if layout.others else (batch, 0)
         rows, summaries = batch.num_rows, given - batch.num_rows
         failed = self._settle(batch, "failed", pa.bool_())
-        _demand(failed is not None and failed.null_count == 0 and self._are_single(batch))
+        _demand(failed is not None and failed.null_count == 0)
+        # No row may stand for several requests.
+        _demand(not layout.count_column or not pc.any(pc.greater(batch[layout.count_column], 1.0)).as_py())
         micros = self._instants(batch)
+        endpoints: Any = self._texts(batch, "endpoint")
+        _demand(endpoints.null_count == 0)
+        _demand(all(text is None or (text.strip() and "\n" not in text) for text in endpoints.dictionary.to_pylist()))
+        arm = self._constants["arm"]
+        instances = self._texts(batch, "instance")
+        if instances is None:
+            instances = _repeat(arm, rows)
+        elif instances.null_count:
+            instances = instances.cast(pa.string()).fill_null(arm).dictionary_encode()
+        exceptions = self._texts(batch, "exception")
+        if exceptions is not None:
+            codes = pc.if_else(failed, exceptions.indices, pa.scalar(None, pa.int32()))
+            exceptions = pa.DictionaryArray.from_arrays(codes, exceptions.dictionary)
         columns = {
             **{name: _repeat(value, rows) for name, value in self._constants.items()},
             "ts": pa.array(micros).view(_INSTANT),
-            "endpoint": self._texts(batch, "endpoint"),
+            "endpoint": endpoints,
             "response_time_ms": self._times(batch, failed),
             "failed": failed,
-            "instance": self._instances(batch),
-            "exception": self._exceptions(batch, failed),
+            "instance": instances,
+            "exception": exceptions,
             "status_code": self._settle(batch, "status_code", pa.int16()),
-            "response_bytes": self._whole_numbers(batch, "response_bytes"),
-            "user_count": self._whole_numbers(batch, "user_count"),
         }
-        _demand(all(text is None or _is_name(text) for text in columns["endpoint"].dictionary.to_pylist()))
+        for name in ("response_bytes", "user_count"):
+            if name in self._columns:
+                columns[name] = batch[self._columns[name].sources[0]]
         filled = [pa.nulls(rows, f.type) if columns.get(f.name) is None else columns[f.name] for f in REQUEST_SCHEMA]
         whole = pa.RecordBatch.from_arrays(filled, schema=REQUEST_SCHEMA)
         limits = (int(micros.min()), int(micros.max())) if rows else ()
         return _Piece(whole, summaries, failed_summaries, labels, *limits)
-
-    def _labels(self, batch: pa.RecordBatch) -> frozenset[str | None]:
-        columns = self.file.layout.sub_results
-        return frozenset(batch[columns.label].dictionary.to_pylist()) if columns else frozenset()
 
     # -------------------------------------------------------------- numbers
 
@@ -308,15 +307,6 @@ class _Rows:
         whole: npt.NDArray[np.int64] = micros.astype(np.int64, copy=False)
         return whole
 
-    def _are_single(self, batch: pa.RecordBatch) -> bool:
-        """Tell whether no row stands for several requests."""
-        name = self.file.layout.count_column
-        return not name or not pc.any(pc.greater(batch[name], 1.0)).as_py()
-
-    def _whole_numbers(self, batch: pa.RecordBatch, target: str) -> pa.Array | None:
-        column = self._columns.get(target)
-        return batch[column.sources[0]] if column else None
-
     def _times(self, batch: pa.RecordBatch, failed: pa.Array) -> pa.Array:
         column = self._columns["response_time_ms"]
         given = batch[column.sources[0]]
@@ -332,30 +322,15 @@ class _Rows:
 
     # -------------------------------------------------------------- texts
 
-    def _texts(self, batch: pa.RecordBatch, target: str) -> pa.DictionaryArray:
-        """Join the sources of a text, which must all be there."""
+    def _texts(self, batch: pa.RecordBatch, target: str) -> pa.DictionaryArray | None:
+        """Join the sources of a text, which must all be there where there are several; `None` without a source."""
+        if target not in self._columns:
+            return None
         names = self._columns[target].sources
         text = batch[names[0]]
         for name in names[1:]:
             text = _join(text, batch[name])
-        _demand(text.null_count == 0)
         return text
-
-    def _instances(self, batch: pa.RecordBatch) -> pa.DictionaryArray:
-        arm = self._constants["arm"]
-        column = self._columns.get("instance")
-        if column is None:
-            return _repeat(arm, batch.num_rows)
-        given = batch[column.sources[0]] if len(column.sources) == 1 else self._texts(batch, "instance")
-        return given if given.null_count == 0 else given.cast(pa.string()).fill_null(arm).dictionary_encode()
-
-    def _exceptions(self, batch: pa.RecordBatch, failed: pa.Array) -> pa.DictionaryArray | None:
-        column = self._columns.get("exception")
-        if column is None:
-            return None
-        given = batch[column.sources[0]] if len(column.sources) == 1 else self._texts(batch, "exception")
-        codes = pc.if_else(failed, given.indices, pa.scalar(None, pa.int32()))
-        return pa.DictionaryArray.from_arrays(codes, given.dictionary)
 
     def _settle(self, batch: pa.RecordBatch, target: str, kind: pa.DataType) -> pa.Array | None:
         """Turn texts into what the other way makes of them; `None` where the file has none."""
@@ -363,80 +338,53 @@ class _Rows:
         if column is None:
             return None
         expression = express(self.file, column)
-        if target == "status_code":
-            expression = f"nullif({expression}, 0)"
-        if len(column.sources) > 1:
-            return self._look_up_together(batch, column, expression, kind)
-        return self._look_up(batch[column.sources[0]], column.sources[0], expression, kind)
+        if column.kind == "filled" and len(column.sources) > 1:
+            # Of the first text only whether it is there counts, and no two need be alike.
+            filled = express(self.file, ColumnMap(target, column.sources[:1], column.kind))
+            is_text = self._evaluate(batch, column.sources[:1], filled, pa.bool_())
+            texts = pa.DictionaryArray.from_arrays(is_text.cast(pa.int32()), pa.array([None, "text"], pa.string()))
+            batch = batch.set_column(batch.schema.get_field_index(column.sources[0]), column.sources[0], texts)
+        return self._evaluate(
+            batch, column.sources, f"nullif({expression}, 0)" if target == "status_code" else expression, kind
+        )
 
-    def _look_up(self, given: pa.DictionaryArray, source: str, expression: str, kind: pa.DataType) -> pa.Array:
-        texts: list[str | None] = [*given.dictionary.to_pylist(), None]
-        with self._lock:
-            known = self._known.setdefault(expression, {})
-            if fresh := [text for text in texts if text not in known]:
-                name = column_name(self.file, source)
-                query = f"SELECT {name}, {expression} FROM (SELECT unnest(CAST(? AS VARCHAR[])) AS {name})"
-                known.update(self._engine.execute(query, [fresh]).fetchall())
-        values = pa.array([known[text] for text in texts], kind)
-        codes = given.indices.fill_null(len(texts) - 1) if given.null_count else given.indices
-        return values.take(codes)
-
-    def _look_up_together(
-        self, batch: pa.RecordBatch, column: ColumnMap, expression: str, kind: pa.DataType
-    ) -> pa.Array:
-        """Look up what follows from several columns, each combination once."""
-        rows = batch.num_rows
-        codes = np.zeros(rows, np.int64)
+    def _evaluate(self, batch: pa.RecordBatch, sources: Sequence[str], expression: str, kind: pa.DataType) -> pa.Array:
+        """Evaluate an expression of text columns, each combination of their values once."""
+        codes = np.zeros(batch.num_rows, np.int64)
         texts: list[list[str | None]] = []
         size = 1
-        for number, name in enumerate(column.sources):
+        for name in sources:
             given = batch[name]
-            if number == 0 and column.kind == "filled":
-                # Only whether there is a text counts, and no two need be alike.
-                alone = ColumnMap(column.target, (name,), column.kind)
-                is_text = self._look_up(given, name, express(self.file, alone), pa.bool_())
-                texts.append([None, "text"])
-                indices = is_text.cast(pa.int64()).to_numpy(zero_copy_only=False)
-            else:
-                texts.append([*given.dictionary.to_pylist(), None])
-                indices = given.indices.fill_null(len(given.dictionary)).to_numpy(zero_copy_only=False)
+            texts.append([*given.dictionary.to_pylist(), None])
             size *= len(texts[-1])
             _demand(size <= _MOST_PAIRS)
+            indices = given.indices.fill_null(len(given.dictionary)).to_numpy(zero_copy_only=False)
             codes = codes * len(texts[-1]) + indices
         met = np.flatnonzero(np.bincount(codes, minlength=size))
         places = np.unravel_index(met, [len(known) for known in texts])
         combined = [[known[k] for k in place] for known, place in zip(texts, places, strict=True)]
-        names = [column_name(self.file, source) for source in column.sources]
-        lists = ", ".join(f"unnest(CAST(? AS VARCHAR[])) AS {name}" for name in names)
+        columns = ", ".join(f"unnest(CAST(? AS VARCHAR[])) AS {column_name(self.file, name)}" for name in sources)
         with self._lock:
-            found = self._engine.execute(f"SELECT {expression} FROM (SELECT {lists})", combined).fetchall()
-        values = np.zeros(size, np.int64)
-        values[met] = np.arange(len(met))
-        return pa.array([value for (value,) in found], kind).take(pa.array(values[codes]))
+            found = self._engine.execute(f"SELECT {expression} FROM (SELECT {columns})", combined).fetchall()
+        positions = np.zeros(size, np.int64)
+        positions[met] = np.arange(len(met))
+        return pa.array([value for (value,) in found], kind).take(pa.array(positions[codes]))
 
     def _leave_summaries_out(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
         """Leave out rows that sum up others, and count the failures among them."""
-        found = reduce(
-            pc.or_,
-            (
-                self._look_up(batch[name], name, meet(self.file, rows.conditions), pa.bool_())
-                for rows in self.file.layout.others
-                for name in (rows.conditions[0].column,)
-            ),
-        )
-        if not pc.any(found).as_py():
+        is_summary = pa.array(np.zeros(batch.num_rows, bool))
+        for rows in self.file.layout.others:
+            meets = meet(self.file, rows.conditions)
+            is_summary = pc.or_(is_summary, self._evaluate(batch, [rows.conditions[0].column], meets, pa.bool_()))
+        if not pc.any(is_summary).as_py():
             return batch, 0
-        failed = self._settle(batch.filter(found), "failed", pa.bool_())
-        return batch.filter(pc.invert(found)), int(pc.sum(failed).as_py() or 0)
+        failed = self._settle(batch.filter(is_summary), "failed", pa.bool_())
+        return batch.filter(pc.invert(is_summary)), int(pc.sum(failed).as_py() or 0)
 
 
 def _demand(plain: bool) -> None:  # noqa: FBT001 - what is demanded is what is said
     if not plain:
         raise _NotPlain
-
-
-def _is_name(text: str) -> bool:
-    return bool(text.strip()) and "\n" not in text
 
 
 def _repeat(text: str, rows: int) -> pa.DictionaryArray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -14,7 +14,17 @@ from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay,
 
 from evaluator.errors import EvaluatorError, InputError, StoreBusy, StoreError
 
-__all__ = ["Engine", "Relation", "attach", "open_engine", "open_lasting", "quote", "transaction"]
+__all__ = [
+    "Engine",
+    "Relation",
+    "attach",
+    "open_engine",
+    "open_lasting",
+    "quote",
+    "quote_all",
+    "quote_name",
+    "transaction",
+]
 
 Engine = duckdb.DuckDBPyConnection
 Relation = duckdb.DuckDBPyRelation
@@ -64,7 +74,7 @@ def _configure(engine: Engine, spill: str, search: Path | None) -> None:
     engine.execute("SET preserve_insertion_order = false")
     engine.execute("SET TimeZone = 'UTC'")
     if search is not None:
-        engine.execute(f"SET file_search_path = {quote(str(search))}")
+        engine.execute(f"SET file_search_path = {quote(search)}")
 
 
 @contextmanager
@@ -73,45 +83,30 @@ def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterato
 
     Raises StoreBusy, naming the process that keeps the file, or StoreError.
     """
-    _attach_patiently(engine, f"ATTACH {quote(str(path))} AS store {_options(path, write=write)}", path, wait_s)
-    try:
-        yield
-    finally:
-        _detach(engine)
-
-
-def _detach(engine: Engine) -> None:
-    """Let go of the file.
-
-    What was committed is safe in its log. Where the disk is too full to fold that into the file, whoever opens it next
-    tries again: it is no failure of what was done.
-    """
-    try:
-        engine.execute("DETACH store")
-    except duckdb.Error as error:
-        if _DISK_FULL not in str(error):
-            raise
-
-
-def _options(path: Path, *, write: bool) -> str:
     # Without its type, DuckDB would take a file that is called .csv or .xlsx for something else.
-    if not write:
-        return "(TYPE duckdb, READ_ONLY)"
-    return "(TYPE duckdb)" if path.exists() else f"(TYPE duckdb, STORAGE_VERSION '{_STORAGE_VERSION}')"
-
-
-def _attach_patiently(engine: Engine, statement: str, path: Path, wait_s: float) -> None:
+    options = "" if write else ", READ_ONLY"
+    if write and not path.exists():
+        options = f", STORAGE_VERSION '{_STORAGE_VERSION}'"
     retrying = Retrying(
         retry=retry_if_exception(_is_busy),
         stop=stop_after_delay(wait_s),
         wait=wait_random_exponential(multiplier=0.005, max=0.1),
     )
     try:
-        retrying(engine.execute, statement)
+        retrying(engine.execute, f"ATTACH {quote(path)} AS store (TYPE duckdb{options})")
     except RetryError as error:
         raise _busy(path, str(error.last_attempt.exception()), wait_s) from error
     except duckdb.Error as error:
-        raise _not_attached(path, error, write="READ_ONLY" not in statement) from error
+        raise _not_attached(path, error, write=write) from error
+    try:
+        yield
+    finally:
+        try:
+            engine.execute("DETACH store")
+        except duckdb.Error as error:
+            # What was committed is safe in its log, and whoever opens the file next folds it in.
+            if _DISK_FULL not in str(error):
+                raise
 
 
 def _is_busy(error: BaseException) -> bool:
@@ -147,15 +142,9 @@ def transaction(engine: Engine) -> Iterator[None]:
         yield
         engine.execute("COMMIT")
     except BaseException:
-        _roll_back(engine)
+        with suppress(duckdb.TransactionException):  # a failed COMMIT has already ended the transaction
+            engine.execute("ROLLBACK")
         raise
-
-
-def _roll_back(engine: Engine) -> None:
-    try:
-        engine.execute("ROLLBACK")
-    except duckdb.TransactionException:
-        return  # a failed COMMIT has already ended the transaction
 
 
 def _translate(error: duckdb.Error) -> EvaluatorError:
@@ -175,6 +164,16 @@ def _first_line(error: duckdb.Error) -> str:
     return " ".join(str(error).split("\n\n", maxsplit=1)[0].split())[:300]
 
 
-def quote(text: str) -> str:
-    """Quote a text for the few places of SQL that take no parameter (ATTACH, SET, COPY … TO)."""
+def quote(text: str | Path) -> str:
+    """Quote a text or a path for the few places of SQL that take no parameter (ATTACH, SET, COPY … TO)."""
     return "'" + os.fspath(text).replace("'", "''") + "'"
+
+
+def quote_all(texts: Iterable[str | Path]) -> str:
+    """Write texts as a list of SQL."""
+    return "[" + ", ".join(quote(text) for text in texts) + "]"
+
+
+def quote_name(name: str) -> str:
+    """Quote the name of a column or a database."""
+    return '"' + name.replace('"', '""') + '"'

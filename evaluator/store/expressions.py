@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from evaluator.records import ColumnMap, Condition, FilePlan
-from evaluator.store.engine import quote
+from collections.abc import Sequence
+from typing import Literal
 
-__all__ = ["MICROS", "SCALES", "column_name", "express", "is_nothing", "meet"]
+from evaluator.records import ColumnMap, Condition, FilePlan
+from evaluator.store.engine import quote, quote_all
+
+__all__ = ["MICROS", "SCALES", "column_name", "express", "is_nothing", "meet", "read_texts"]
 
 SCALES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "ns": 0.000001}
 """Unit of a time → milliseconds."""
 
 MICROS = {"s": 1_000_000.0, "ms": 1000.0, "us": 1.0, "ns": 0.001}
 """Unit of an instant → microseconds."""
+
+
+def read_texts(
+    paths: Sequence[str], delimiter: str, header: Sequence[str], on_error: Literal["store_rejects", "ignore_errors"]
+) -> str:
+    """Write the table of CSV files with the columns of `header`, all of them as text."""
+    columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in header)
+    return f"""read_csv(
+        {quote_all(paths)}, auto_detect = false, header = true, delim = {quote(delimiter)}, quote = '"', escape = '"',
+        columns = {{{columns}}}, {on_error} = true)"""
 
 
 def column_name(file: FilePlan, source: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import itertools
 import re
 import zlib
@@ -11,25 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TextIO, cast
 
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, FilePlan, LeftOutKind
-from evaluator.store.engine import Engine, quote
-from evaluator.store.expressions import column_name, express, is_nothing, meet
+from evaluator.store.engine import Engine, quote, quote_name
+from evaluator.store.expressions import column_name, express, is_nothing, meet, read_texts
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import find_sub_results
+from evaluator.textfiles import open_text
 
 __all__ = [
     "GOOD",
-    "Period",
     "Rejected",
     "find_bad_row",
     "find_line",
-    "find_period",
+    "find_middle",
     "find_rejected",
     "mark_strays",
-    "open_text",
+    "refuse_rows",
     "select_rows",
     "split_mark",
     "word_rejection",
@@ -49,86 +47,87 @@ def split_mark(mark: str) -> tuple[LeftOutKind, str]:
 
 
 def select_rows(file: FilePlan, latest: datetime) -> str:
-    """Write the query for all rows of a file; `run`, `arm` and `service` are its parameters."""
+    """Write the query for all rows of a file; `run`, `arm` and `service` are its parameters.
+
+    Of sensitive requests nothing is kept that may quote what was sent or answered.
+    """
     exprs = _expressions(file)
+    exception = "'failure'" if file.sensitive else f"nullif({exprs.get('exception', 'CAST(NULL AS VARCHAR)')}, '')"
     return f"""
         SELECT
             CAST($run AS VARCHAR) AS run, CAST($arm AS VARCHAR) AS arm, CAST($service AS VARCHAR) AS service,
             coalesce(nullif({exprs.get("instance", "''")}, ''), $arm) AS instance,
-            {_mark(file, exprs, latest)} AS worker,
+            CASE
+                {_mark_others(file)}
+                WHEN ({_problem(file, exprs, latest)}) IS NOT NULL THEN {quote(_BAD)}
+                ELSE '{GOOD}'
+            END AS worker,
             ts, {_PATH if file.sensitive else "endpoint"} AS endpoint, coalesce(ms, 0) AS response_time_ms,
             {exprs.get("response_bytes", "CAST(NULL AS BIGINT)")} AS response_bytes,
             nullif({exprs.get("status_code", "CAST(NULL AS SMALLINT)")}, 0) AS status_code,
             failed,
-            CASE WHEN failed THEN {_express_exception(file, exprs)} END AS exception,
+            CASE WHEN failed THEN {exception} END AS exception,
             {exprs.get("user_count", "CAST(NULL AS INTEGER)")} AS user_count,
             CAST(NULL AS MAP(VARCHAR, VARCHAR)) AS context
-        FROM ({_select_required(file)})"""
+        FROM ({_select_required(file, exprs)}) WHERE {_counts(file)}"""
 
 
 _PATH = "regexp_replace(endpoint, '[?#;].*$', '', 's')"
 """An endpoint without what follows its path."""
 
 
-def _express_exception(file: FilePlan, exprs: Mapping[str, str]) -> str:
-    """What is kept of an exception: nothing where it may quote what was sent or answered."""
-    return "'failure'" if file.sensitive else f"nullif({exprs.get('exception', 'CAST(NULL AS VARCHAR)')}, '')"
+def _expressions(file: FilePlan) -> dict[str, str]:
+    """Target → the expression that makes it of the columns of a file."""
+    return {column.target: express(file, column) for column in file.layout.columns}
 
 
-def _select_required(file: FilePlan, *, whole: bool = False) -> str:
-    """Write the query that adds the required columns under names of their own to those of the file.
-
-    `whole`: with the rows that do not count as rows, as lines are counted.
-    """
-    exprs = _expressions(file)
-    return f"""
-        SELECT
-            {exprs["ts"]} AS ts, {exprs["endpoint"]} AS endpoint, {exprs["response_time_ms"]} AS ms,
-            {_express_failed(file, exprs["failed"])} AS failed, raw.*
-        FROM ({_read(file)}) AS raw {"" if whole else f"WHERE {_counts(file)}"}"""
-
-
-def _express_failed(file: FilePlan, of_requests: str) -> str:
+def _select_required(file: FilePlan, exprs: Mapping[str, str]) -> str:
+    """Write the query that adds the required columns under names of their own to those of the file."""
     cases = [
         f"WHEN {meet(file, rows.conditions)} THEN {express(file, rows.failed)}"
         for rows in file.layout.others
         if rows.failed is not None
     ]
-    return f"CASE {' '.join(cases)} ELSE {of_requests} END" if cases else of_requests
+    failed = f"CASE {' '.join(cases)} ELSE {exprs['failed']} END" if cases else exprs["failed"]
+    return f"""
+        SELECT
+            {exprs["ts"]} AS ts, {exprs["endpoint"]} AS endpoint, {exprs["response_time_ms"]} AS ms,
+            {failed} AS failed, raw.*
+        FROM ({_read(file, exprs)}) AS raw"""
 
 
 def _counts(file: FilePlan) -> str:
     """Write the condition for rows that count: all but those that describe what has a row of its own."""
-    told = [f"NOT ({meet(file, rows.conditions)})" for rows in file.layout.others if rows.kind is None]
-    return " AND ".join(told) or "true"
+    described = [f"NOT ({meet(file, rows.conditions)})" for rows in file.layout.others if rows.kind is None]
+    return " AND ".join(described) or "true"
 
 
-def _read(file: FilePlan) -> str:
+def _read(file: FilePlan, exprs: Mapping[str, str]) -> str:
     """Write the query that reads a file; its columns come out as c0, c1, … so that no name clashes with ours."""
     layout = file.layout
-    renamed = ", ".join(f"{_identifier(name)} AS c{k}" for k, name in enumerate(layout.header) if _is_read(file, name))
+    used = {source for column in layout.columns for source in column.sources}
+    used |= {condition.column for rows in layout.others for condition in rows.conditions}
+    used |= {source for rows in layout.others if rows.failed for source in rows.failed.sources}
+    used |= {rows.detail_column for rows in layout.others} | {layout.line_column, layout.count_column, layout.told_by}
+    if layout.sub_results:
+        used |= {layout.sub_results.label, layout.sub_results.thread}
+    renamed = ", ".join(f"{quote_name(name)} AS c{k}" for k, name in enumerate(layout.header) if name in used)
     if layout.reader == "parquet":
         return f"SELECT {renamed} FROM read_parquet({quote(file.rewritten or file.path)})"
     if layout.reader == "k6":
         return f"SELECT {renamed} FROM ({_read_k6(file)})"
-    columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in layout.header)
-    table = f"""
-        SELECT {renamed}
-        FROM read_csv(
-            {quote(file.path)}, auto_detect = false, header = true, delim = {quote(layout.delimiter)}, quote = '"',
-            escape = '"', columns = {{{columns}}}, store_rejects = true)"""
+    table = f"SELECT {renamed} FROM {read_texts([file.path], layout.delimiter, layout.header, 'store_rejects')}"
     if layout.sub_results is None:
         return table
-    exprs = _expressions(file)
     transactions = [meet(file, rows.conditions) for rows in layout.others if rows.kind is LeftOutKind.SUMMARY]
     return find_sub_results(file, table, exprs["ts"], exprs["response_time_ms"], " OR ".join(transactions) or "false")
 
 
 def _read_k6(file: FilePlan) -> str:
     """Write the query for lines of k6's JSON; one that is no JSON has NULL everywhere. Definitions are no points."""
-    tags = [name for name in file.layout.header if name not in ("metric", "time", "value")]
-    struct = ", ".join(f"{_identifier(name)} VARCHAR" for name in tags)
-    picked = ", ".join(f"data.tags.{_identifier(name)} AS {_identifier(name)}" for name in tags)
+    tags = [quote_name(name) for name in file.layout.header if name not in ("metric", "time", "value")]
+    struct = ", ".join(f"{tag} VARCHAR" for tag in tags)
+    picked = ", ".join(f"data.tags.{tag} AS {tag}" for tag in tags)
     return f"""
         SELECT CASE WHEN type = 'Metric' THEN '' ELSE metric END AS metric, data."time" AS "time", data.value AS value,
             {picked}
@@ -138,40 +137,13 @@ def _read_k6(file: FilePlan) -> str:
                 data: 'STRUCT("time" VARCHAR, value VARCHAR, tags STRUCT({struct}))'}})"""
 
 
-def _is_read(file: FilePlan, name: str) -> bool:
-    layout = file.layout
-    used = {source for column in layout.columns for source in column.sources}
-    used |= {condition.column for rows in layout.others for condition in rows.conditions}
-    used |= {source for rows in layout.others if rows.failed for source in rows.failed.sources}
-    used |= {rows.detail_column for rows in layout.others} | {layout.line_column, layout.count_column, layout.told_by}
-    if layout.sub_results:
-        used |= {layout.sub_results.label, layout.sub_results.thread}
-    return name in used
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _expressions(file: FilePlan) -> dict[str, str]:
-    return {column.target: express(file, column) for column in file.layout.columns}
-
-
 # ------------------------------------------------------------------ marks
 
 _EARLIEST = "TIMESTAMPTZ '1970-01-01 00:00:00+00'"
 
 
-def _mark(file: FilePlan, exprs: dict[str, str], latest: datetime) -> str:
-    return f"""
-        CASE
-            {_mark_others(file)}
-            WHEN ({_problem(file, exprs, latest)}) IS NOT NULL THEN {quote(_BAD)}
-            ELSE '{GOOD}'
-        END"""
-
-
 def _mark_others(file: FilePlan) -> str:
+    """Write the cases of rows that are no requests, with their kind and what each is called."""
     cases = []
     for rows in file.layout.others:
         if rows.kind is not None:
@@ -182,11 +154,11 @@ def _mark_others(file: FilePlan) -> str:
     return " ".join(cases)
 
 
-def _problem(file: FilePlan, exprs: dict[str, str], latest: datetime, period: Period | None = None) -> str:
+def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle: datetime | None = None) -> str:
     """Write the expression for what makes a row bad, mostly the name of a target; NULL where it is good."""
+    source = {column.target: column_name(file, column.sources[0]) for column in file.layout.columns}
     optional = " ".join(
-        f"WHEN {exprs[target]} IS NULL AND nullif(CAST({_source(file, target)} AS VARCHAR), '') IS NOT NULL"
-        f" THEN '{target}'"
+        f"WHEN {exprs[target]} IS NULL AND nullif(CAST({source[target]} AS VARCHAR), '') IS NOT NULL THEN '{target}'"
         for target in ("response_bytes", "user_count")
         if target in exprs
     )
@@ -202,18 +174,14 @@ def _problem(file: FilePlan, exprs: dict[str, str], latest: datetime, period: Pe
             {f"WHEN ts IS NOT NULL AND coalesce({column_name(file, told_by)}, '') = '' THEN 'kind'" if told_by else ""}
             WHEN ts IS NULL OR ts < {_EARLIEST} THEN 'ts'
             WHEN ts > {_instant(latest)} THEN 'future'
-            {f"WHEN {period.excludes('ts')} THEN 'stray'" if period else ""}
+            {f"WHEN {_is_far(middle)} THEN 'stray'" if middle else ""}
             WHEN coalesce(trim(endpoint), '') = '' OR {unnamed or "false"} THEN 'endpoint'
             WHEN contains(endpoint, chr(10)) THEN 'lines'
             WHEN failed IS NULL THEN 'failed'
-            WHEN ms IS NULL AND NOT (failed AND {is_nothing(_source(file, "response_time_ms"))}) THEN 'response_time_ms'
+            WHEN ms IS NULL AND NOT (failed AND {is_nothing(source["response_time_ms"])}) THEN 'response_time_ms'
             WHEN NOT (isfinite(ms) AND ms BETWEEN 0 AND {HIGHEST_MS}) THEN 'response_time_ms'
             {optional}
         END"""
-
-
-def _source(file: FilePlan, target: str) -> str:
-    return column_name(file, _column(file, target).sources[0])
 
 
 def _column(file: FilePlan, target: str) -> ColumnMap:
@@ -232,18 +200,7 @@ LONGEST = timedelta(days=366)
 _FIRST_REAL = "TIMESTAMPTZ '2000-01-01 00:00:00+00'"
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
-    """The time around which the requests of a file lie, where some lie far from it."""
-
-    middle: datetime
-
-    def excludes(self, name: str) -> str:
-        """Write the condition that an instant lies too far away."""
-        return f"{name} NOT BETWEEN {_instant(self.middle - LONGEST)} AND {_instant(self.middle + LONGEST)}"
-
-
-def find_period(engine: Engine, staged: Path) -> Period | None:
+def find_middle(engine: Engine, staged: Path) -> datetime | None:
     """Tell around which time the requests of a file lie; `None` where all lie within a year.
 
     Times that count from the start of a test are of 1970: where there are real ones too, those are right.
@@ -254,14 +211,20 @@ def find_period(engine: Engine, staged: Path) -> Period | None:
         return None
     query = f"SELECT quantile_disc(ts, 0.5) FILTER (ts >= {_FIRST_REAL}), quantile_disc(ts, 0.5) {chosen}"
     real, any_time = engine.execute(query, [str(staged), GOOD]).fetchall()[0]
-    return Period(real or any_time)
+    middle: datetime = real or any_time
+    return middle
 
 
-def mark_strays(period: Period | None) -> str:
+def _is_far(middle: datetime) -> str:
+    """Write the condition that a request lies too far from the others."""
+    return f"ts NOT BETWEEN {_instant(middle - LONGEST)} AND {_instant(middle + LONGEST)}"
+
+
+def mark_strays(middle: datetime | None) -> str:
     """Write the expression for the mark of a staged row, with those that lie too far from the others."""
-    if period is None:
+    if middle is None:
         return "worker"
-    return f"CASE WHEN worker = '{GOOD}' AND {period.excludes('ts')} THEN {quote(_BAD)} ELSE worker END"
+    return f"CASE WHEN worker = '{GOOD}' AND {_is_far(middle)} THEN {quote(_BAD)} ELSE worker END"
 
 
 # ------------------------------------------------------------------ what is wrong with a row
@@ -325,94 +288,79 @@ def word_rejection(message: str) -> str:
 
 
 def find_bad_row(
-    engine: Engine, file: FilePlan, latest: datetime, period: Period | None, rejected: Rejected, count: int
+    engine: Engine, file: FilePlan, latest: datetime, middle: datetime | None, rejected: Rejected, count: int
 ) -> InputError:
     """Describe the first bad row of a file: file, line, column and value."""
     if rejected.count:
         where = f"{file.path}:{find_line(Path(file.path), file.layout.delimiter, rejected.record)}"
         text = f"{where}: {rejected.reason}" + (f" (column '{rejected.column}')" if rejected.column else "")
     else:
-        text = _describe_bad_value(engine, file, latest, period)
-    more = f"; {count} rows of this file cannot be used" if count > 1 else ""
+        text = _describe_bad_value(engine, file, latest, middle)
+    return refuse_rows(text, f"{count} rows of this file" if count > 1 else "")
+
+
+def refuse_rows(first: str, all_rows: str) -> InputError:
+    """Say what is wrong with the first bad row, and how many there are where there are several."""
+    more = f"; {all_rows} cannot be used" if all_rows else ""
     return InputError(
-        f"{text}{more}; nothing was imported", hint="mend the file, or leave such rows out with --skip-bad-rows"
+        f"{first}{more}; nothing was imported", hint="mend the file, or leave such rows out with --skip-bad-rows"
     )
 
 
-def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, period: Period | None) -> str:
-    exprs = _expressions(file)
-    shown = {column.target: _shown(column) for column in file.layout.columns}
+def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle: datetime | None) -> str:
+    layout, exprs = file.layout, _expressions(file)
+    # The sources that a message is about.
+    shown = {column.target: column.sources[: {"ended": 1, "filled": 2}.get(column.kind)] for column in layout.columns}
     shown |= {
         "stray": shown["ts"],
         "future": shown["ts"],
         "lines": shown["endpoint"],
-        "count": (file.layout.count_column,),
-        "kind": (file.layout.told_by,),
+        "count": (layout.count_column,),
+        "kind": (layout.told_by,),
     }
     values = " ".join(
         f"WHEN '{problem}' THEN concat_ws(' ', {', '.join(column_name(file, source) for source in sources)})"
         for problem, sources in shown.items()
         if all(sources)
     )
-    line = column_name(file, file.layout.line_column) if file.layout.line_column else "number"
-    number = "record" if file.layout.sub_results and file.layout.reader == "csv" else "row_number() OVER ()"
+    line = column_name(file, layout.line_column) if layout.line_column else "number"
+    number = "record" if layout.sub_results and layout.reader == "csv" else "row_number() OVER ()"
     engine.execute("SET preserve_insertion_order = true")
     rows = engine.execute(
         f"""SELECT {line}, problem, CASE problem {values} END
         FROM (
-            SELECT *, {_problem(file, exprs, latest, period)} AS problem FROM (
-                SELECT *, {number} AS number FROM ({_select_required(file, whole=True)}))
+            SELECT *, {_problem(file, exprs, latest, middle)} AS problem FROM (
+                SELECT *, {number} AS number FROM ({_select_required(file, exprs)}))
             WHERE {_counts(file)} AND CASE {_mark_others(file)} WHEN true THEN '' END = '')
         WHERE problem IS NOT NULL ORDER BY number LIMIT 1"""
     ).fetchall()
     engine.execute("SET preserve_insertion_order = false")
-    found, problem, value = rows[0]
-    where = f"{file.path}:{_place(file, int(found))}"
-    if file.layout.reader == "k6" and not value and problem == "ts":
-        return f"{where}: the line is no point of k6"
-    reason = _give_reason(problem, value, period)
-    if file.layout.reader == "k6" and problem == "failed":
+    number, problem, value = rows[0]
+    value = value or ""
+    if layout.line_column or layout.reader == "k6":
+        place = f"{int(number)}"
+    elif layout.reader == "parquet":
+        place = f"row {number}"
+    else:
+        place = f"{find_line(Path(file.path), layout.delimiter, int(number) + 1)}"
+    if layout.reader == "k6" and not value and problem == "ts":
+        return f"{file.path}:{place}: the line is no point of k6"
+    in_one_line = value.replace("\r", "\\r").replace("\n", "\\n")
+    given = f"the value '{in_one_line[:80]}'" if value.strip() else "no value"
+    reason = _give_reason(problem, value, middle)
+    if layout.reader == "k6" and problem == "failed":
         reason += " (k6 writes expected_response and status unless --system-tags leaves them out)"
-    return f"{where}: column '{' + '.join(shown[problem])}' has {_say(value)}, {reason}"
+    return f"{file.path}:{place}: column '{' + '.join(shown[problem])}' has {given}, {reason}"
 
 
-def _shown(column: ColumnMap) -> tuple[str, ...]:
-    """Name the sources that a message is about."""
-    return column.sources[: {"ended": 1, "filled": 2}.get(column.kind)]
-
-
-def _place(file: FilePlan, number: int) -> str:
-    """Say where a row stands: its line, or its number where there are no lines."""
-    if file.layout.line_column or file.layout.reader == "k6":
-        return str(number)
-    return (
-        f"row {number}"
-        if file.layout.reader == "parquet"
-        else str(find_line(Path(file.path), file.layout.delimiter, number + 1))
-    )
-
-
-def _say(value: str | None) -> str:
-    return "no value" if value is None or not value.strip() else f"the value '{_in_one_line(value)[:80]}'"
-
-
-def _in_one_line(text: str) -> str:
-    return text.replace("\r", "\\r").replace("\n", "\\n")
-
-
-def _give_reason(problem: str, value: str | None, period: Period | None) -> str:
-    if problem == "stray" and period is not None:
-        return f"a year or more from the times around it, which are of {period.middle:%Y-%m-%d}"
-    if problem == "failed" and (value is None or not value.strip()):
+def _give_reason(problem: str, value: str, middle: datetime | None) -> str:
+    if problem == "stray" and middle is not None:
+        return f"a year or more from the times around it, which are of {middle:%Y-%m-%d}"
+    if problem == "failed" and not value.strip():
         return "and so nothing tells whether the request failed"
-    reason = _REASONS[problem]
-    if (
-        value is not None
-        and re.fullmatch(r"\s*\d[\d.,' \u00a0]*\s*", value)
-        and re.search(r"[,' \u00a0]", value.strip())
-    ):
-        return f"{reason}: numbers are written with a decimal point and nothing between thousands"
-    return reason
+    if re.fullmatch(r"\s*\d[\d.,' \u00a0]*\s*", value) and re.search(r"[,' \u00a0]", value.strip()):
+        return f"{_REASONS[problem]}: numbers are written with a decimal point and nothing between thousands"
+    return _REASONS[problem]
 
 
 _REASONS = {
@@ -432,17 +380,10 @@ _REASONS = {
 def find_line(path: Path, delimiter: str, record: int) -> int:
     """Find the line on which a record begins; a quoted value may span several. The record where that cannot be told."""
     try:
-        with open_text(path) as opened:
+        with open_text(path, errors="replace") as opened:
             reader = csv.reader(opened, delimiter=delimiter)
             for _ in itertools.islice(reader, record - 1):
                 pass
             return reader.line_num + 1
     except (OSError, EOFError, zlib.error, csv.Error):
         return record
-
-
-def open_text(path: Path) -> TextIO:
-    """Open a text file, compressed or not, however badly it is encoded."""
-    if path.suffix == ".gz":
-        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", newline="", errors="replace"))
-    return path.open(encoding="utf-8-sig", newline="", errors="replace")

@@ -1,4 +1,4 @@
-"""The bytes of files, looked at beside their conversion: their hash, and whether they are sound.
+"""The bytes of files, looked at during their conversion: their hash, whether they are sound, and whether they are new.
 
 Sound are quotes that all readers of CSV read alike, and what gzip compressed if it is whole: DuckDB does not compare
 its checksum. It also passes over lines that are longer than its buffer, so these are refused here.
@@ -12,25 +12,41 @@ import hashlib
 import json
 import threading
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from evaluator.errors import InputError
-from evaluator.records import FilePlan
+from evaluator.records import FilePlan, Landed, LandingPlan
+from evaluator.store.engine import Engine
+from evaluator.store.file import StoreFile
 
-__all__ = ["Inspection", "are_quotes_plain"]
+__all__ = ["Inspection", "are_quotes_plain", "find_landed", "find_same", "hash_files", "match_landed"]
 
 _CHUNK_BYTES = 1 << 20
 _LONGEST_LINE = 16
 """Chunks without the end of a line, after which a text is given up."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileBytes:
+    """What the bytes of a file tell."""
+
+    sha256: str
+    """Hash of what the file says: its bytes, its arm, and how its columns are read."""
+    content: str
+    """Hash of its bytes."""
+    has_plain_quotes: bool
+    """Do all readers of CSV read it alike?"""
+
+
 class Inspection:
-    """Reads files in a thread of its own; an answer that is not there yet is waited for."""
+    """Reads files in a thread of its own."""
 
     def __init__(self, files: Sequence[FilePlan]) -> None:
         self._stop = threading.Event()
@@ -44,37 +60,20 @@ class Inspection:
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def hashes(self) -> dict[FilePlan, str]:
-        """Hash what each file says: its bytes, its arm, and how its columns are read. Raises InputError."""
-        return {file: _result(file, look)[0] for file, look in self._looks.items()}
-
-    def contents(self) -> dict[FilePlan, str]:
-        """Hash the bytes of each file. Raises InputError."""
-        return {file: _result(file, look)[2] for file, look in self._looks.items()}
-
-    def verify(self, file: FilePlan) -> None:
+    def read(self, file: FilePlan) -> FileBytes:
         """Wait until the file has been read to its end. Raises InputError where it is cut short or damaged."""
-        _result(file, self._looks[file])
-
-    def has_plain_quotes(self, file: FilePlan) -> bool:
-        """Tell whether all readers of CSV read the file alike. Raises InputError."""
-        return _result(file, self._looks[file])[1]
-
-
-def _result(file: FilePlan, look: Future[tuple[str, bool, str]]) -> tuple[str, bool, str]:
-    try:
-        return look.result()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{file.path} is cut short or damaged: {error}", hint="fetch it again") from error
-    except OSError as error:
-        raise InputError(f"{file.path} cannot be read: {error.strerror}") from error
+        try:
+            return self._looks[file].result()
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise InputError(f"{file.path} is cut short or damaged: {error}", hint="fetch it again") from error
+        except OSError as error:
+            raise InputError(f"{file.path} cannot be read: {error.strerror}") from error
 
 
-def _look(file: FilePlan, stop: threading.Event) -> tuple[str, bool, str]:
+def _look(file: FilePlan, stop: threading.Event) -> FileBytes:
     content, plain = hashlib.sha256(), True
-    before, chunk, quotes = b"\n", b"", 0
-    packed, is_text = file.path.endswith(".gz"), file.layout.reader in ("csv", "k6")
-    lines = _Lines(file.path)
+    before, chunk, quotes, endless = b"\n", b"", 0, 0
+    packed = file.path.endswith(".gz")
     with Path(file.path).open("rb") as opened:
         while not stop.is_set():
             after = opened.read(_CHUNK_BYTES)
@@ -82,37 +81,30 @@ def _look(file: FilePlan, stop: threading.Event) -> tuple[str, bool, str]:
             text = before + chunk + (after[:1] or b"\n")
             plain = plain and are_quotes_plain(text, file.layout.delimiter, opened=quotes % 2 == 1)
             quotes += chunk.count(b'"')
-            if is_text and not packed:
-                lines.check(after)
+            endless = 0 if packed else _count_endless(file, endless, after)
             if not after:
                 break
             before, chunk = chunk[-1:] or before, after
     if packed:
         with gzip.open(file.path) as unpacked:
             while not stop.is_set() and (text := unpacked.read(_CHUNK_BYTES)):
-                if is_text:
-                    lines.check(text)
+                endless = _count_endless(file, endless, text)
     columns = [dataclasses.asdict(column) for column in file.layout.columns]
     others = [dataclasses.asdict(rows) for rows in file.layout.others]
-    told = [content.hexdigest(), file.arm, columns, *([others] if others else [])]
-    described = json.dumps(told, sort_keys=True)
-    return hashlib.sha256(described.encode()).hexdigest(), plain, content.hexdigest()
+    described = json.dumps([content.hexdigest(), file.arm, columns, *([others] if others else [])], sort_keys=True)
+    return FileBytes(hashlib.sha256(described.encode()).hexdigest(), content.hexdigest(), plain)
 
 
-class _Lines:
-    """Sees that lines end."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._endless = 0
-
-    def check(self, chunk: bytes) -> None:
-        self._endless = 0 if b"\n" in chunk or b"\r" in chunk else self._endless + 1
-        if self._endless > _LONGEST_LINE:
-            raise InputError(
-                f"{self._path} has a line that is longer than {_LONGEST_LINE * _CHUNK_BYTES >> 20} MB",
-                hint="request files have a line for each request",
-            )
+def _count_endless(file: FilePlan, endless: int, chunk: bytes) -> int:
+    """Count the chunks of a text since the end of a line. Raises InputError where they are too many."""
+    if file.layout.reader not in ("csv", "k6") or b"\n" in chunk or b"\r" in chunk:
+        return 0
+    if endless == _LONGEST_LINE:
+        raise InputError(
+            f"{file.path} has a line that is longer than {_LONGEST_LINE * _CHUNK_BYTES >> 20} MB",
+            hint="request files have a line for each request",
+        )
+    return endless + 1
 
 
 def are_quotes_plain(text: bytes, delimiter: str, *, opened: bool = False) -> bool:
@@ -128,3 +120,84 @@ def are_quotes_plain(text: bytes, delimiter: str, *, opened: bool = False) -> bo
     edges[[ord(one) for one in (delimiter, "\n", "\r", '"')]] = True
     opens = (np.arange(len(at)) + int(opened)) % 2 == 0
     return bool(np.where(opens, edges[codes[at - 1]], edges[codes[at + 1]]).all())
+
+
+# ------------------------------------------------------------------ files that landed before, or say the same
+
+
+def hash_files(plan: LandingPlan, inspection: Inspection) -> dict[FilePlan, str]:
+    """Hash what is taken of each file: what it says, and of which period."""
+    hashes = {file: inspection.read(file).sha256 for file in plan.files}
+    if plan.start is None and plan.end is None:
+        return hashes
+    period = f"{plan.start} {plan.end}"
+    return {file: hashlib.sha256(f"{sha256} {period}".encode()).hexdigest() for file, sha256 in hashes.items()}
+
+
+def find_same(files: Sequence[FilePlan], inspection: Inspection) -> list[str]:
+    """Point out files of several arms that say the same. Raises InputError for two such files of one arm."""
+    doubts = []
+    known: dict[str, FilePlan] = {}
+    known_of_arm: dict[tuple[str, str], FilePlan] = {}
+    for file in files:
+        content = inspection.read(file).content
+        twin = known_of_arm.setdefault((file.arm, content), file)
+        if twin is not file:
+            raise InputError(
+                f"{twin.path} and {file.path} have the same content: their requests would count twice",
+                hint="give one of them",
+            )
+        other = known.setdefault(content, file)
+        if other.path != file.path:
+            doubts.append(f"{other.path} and {file.path} have the same content, which cannot show a difference")
+    return doubts
+
+
+def find_landed(store: StoreFile, release_id: str, plan: LandingPlan, inspection: Inspection) -> Landed | None:
+    """Find the runs of a release in which the files of a plan have landed; none of them: `None`.
+
+    Raises InputError where only some have.
+    """
+    with store.opened() as engine:
+        if not engine.execute("SELECT 1 FROM store.runs WHERE release = ? LIMIT 1", [release_id]).fetchall():
+            return None  # a file need not be hashed before it is read
+    hashes = hash_files(plan, inspection)
+    with store.opened() as engine:
+        landed = match_landed(engine, release_id, hashes)
+    if landed is None:
+        return None
+    as_said = {"parts": len(landed.runs) == 1, "replicates": landed.parts == (1,)}
+    if plan.files_are is None or as_said[plan.files_are]:
+        return landed
+    doubt = (
+        f"the files have landed otherwise than as {plan.files_are}; import them under another release id to judge so"
+    )
+    return dataclasses.replace(landed, doubts=(doubt,))
+
+
+def match_landed(engine: Engine, release_id: str, hashes: Mapping[FilePlan, str]) -> Landed | None:
+    """Tell whether these files have landed as one group, in whatever order and as whatever of runs.
+
+    None of them: `None`. Raises InputError where some have.
+    """
+    rows = engine.execute(
+        """SELECT runs."group", runs.id, sha256, rows FROM store.segments
+        JOIN store.runs ON runs.id = segments.run WHERE release = ? ORDER BY runs."group", replicate, sha256""",
+        [release_id],
+    ).fetchall()
+    arms = {sha256: file.arm for file, sha256 in hashes.items()}
+    for group in dict.fromkeys(row[0] for row in rows):
+        own = [(run, sha256, count) for of, run, sha256, count in rows if of == group]
+        if arms.keys() <= {sha256 for _, sha256, _ in own}:
+            counts = Counter((run, arms[sha256]) for run, sha256, count in own if sha256 in arms and count)
+            runs = tuple(dict.fromkeys(run for run, *_ in own))
+            return Landed(already=len(hashes), runs=runs, parts=tuple(sorted(set(counts.values()))))
+    landed = {sha256: run for _, run, sha256, _ in rows}
+    for file, sha256 in hashes.items():
+        if sha256 in landed:
+            raise InputError(
+                f"{file.path} has been imported into '{release_id}' already (run {landed[sha256]});"
+                " together with the other files it would count twice",
+                hint="give only the new files, or import all of them under another release id",
+            )
+    return None

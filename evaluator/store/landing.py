@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 
 from evaluator.errors import SourceError, StoreError
-from evaluator.records import Landed
+from evaluator.records import Landed, Run
 from evaluator.segments import count_rows, segment_paths
-from evaluator.store.engine import Engine, attach, open_engine, transaction
-from evaluator.store.migrations import data_dir_of, empty_segment
+from evaluator.store.engine import Engine, open_engine
+from evaluator.store.file import StoreFile
 from evaluator.store.rollup import HIGHEST_MS, find_grid_us, roll_up
 from evaluator.store.rollup import count_rows as count_rolled_up
 
-__all__ = ["Segment", "Target", "land", "write_cells", "write_manifest"]
+__all__ = ["Segment", "hash_file", "land", "read_bucket_s", "write_cells", "write_manifest"]
 
 _BATCH_ROWS = 20_000_000
 _BATCH_SEGMENTS = 2000
 """Most rows and segments rolled up at a time, so that memory does not grow with the run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The run that segments land in."""
-
-    store: Path
-    run: str
-    code: int
-    bucket_s: int
-    folder: Path
-    wait_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,61 +35,52 @@ class Segment:
     problem: str = ""
 
 
-def land(target: Target, known: Sequence[str]) -> Landed:
-    """Land the segments in the target's folder that are not among the `known` names. Twice changes nothing."""
-    fresh = [path for path in segment_paths(target.folder) if path.name not in set(known)]
-    landed = Landed(already=len(known), runs=(target.run,))
-    looked_at = [segment for path in fresh if (segment := _look_at(path)) is not None]
-    for batch in _batches(looked_at):
-        landed = _add(landed, _land_batch(target, batch))
+def read_bucket_s(engine: Engine, run_id: str) -> int:
+    """Read what of a run is summed up together (s)."""
+    query = """SELECT bucket_s FROM store.runs JOIN store.groups ON groups.id = runs."group" WHERE runs.id = ?"""
+    return int(engine.execute(query, [run_id]).fetchall()[0][0])
+
+
+def hash_file(path: Path) -> str:
+    """Hash the bytes of a file. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def land(file: StoreFile, run: Run, bucket_s: int, known: Collection[str]) -> Landed:
+    """Land the segments of a run that are not among the `known` names. Twice changes nothing."""
+    folder = file.run_folder(run.release, run.id)
+    fresh = [path for path in segment_paths(folder) if path.name not in known]
+    landed = Landed(already=len(known), runs=(run.id,))
+    for batch in _batches([segment for path in fresh if (segment := _look_at(path)) is not None]):
+        segments = _land_batch(file, run, bucket_s, batch)
+        good = [segment for segment in segments if not segment.problem]
+        bad = tuple(segment.path.name for segment in segments if segment.problem)
+        landed = replace(
+            landed,
+            rows=landed.rows + sum(segment.rows for segment in good),
+            segments=landed.segments + len(good),
+            quarantined=landed.quarantined + bad,
+        )
     return landed
 
 
-def _batches(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
-    batch: list[Segment] = []
+def _batches(segments: Sequence[Segment]) -> list[list[Segment]]:
+    batches: list[list[Segment]] = []
+    rows = 0
     for segment in segments:
-        full = len(batch) == _BATCH_SEGMENTS or sum(s.rows for s in batch) + segment.rows > _BATCH_ROWS
-        if batch and full:
-            yield batch
-            batch = []
-        batch.append(segment)
-    if batch:
-        yield batch
-
-
-def _add(one: Landed, other: Landed) -> Landed:
-    return Landed(
-        rows=one.rows + other.rows,
-        segments=one.segments + other.segments,
-        quarantined=one.quarantined + other.quarantined,
-        already=one.already + other.already,
-        runs=one.runs,
-    )
-
-
-def _land_batch(target: Target, batch: Sequence[Segment]) -> Landed:
-    segments = list(batch)
-    with open_engine() as engine:
-        while segments:
-            segments = _roll_up_readable(engine, segments, target)
-            taken = _write(engine, target, segments)
-            if not taken:
-                break
-            segments = [segment for segment in segments if segment.path.name not in taken]
-        return _report(segments)
-
-
-def _report(segments: Sequence[Segment]) -> Landed:
-    good = [segment for segment in segments if not segment.problem]
-    bad = tuple(segment.path.name for segment in segments if segment.problem)
-    return Landed(rows=sum(segment.rows for segment in good), segments=len(good), quarantined=bad)
+        rows += segment.rows
+        if not batches or len(batches[-1]) == _BATCH_SEGMENTS or rows > _BATCH_ROWS:
+            batches.append([])
+            rows = segment.rows
+        batches[-1].append(segment)
+    return batches
 
 
 def _look_at(path: Path) -> Segment | None:
     """Read a segment's footer and hash its bytes; `None` where another process landed and merged it just now."""
     try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hash_file(path)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -112,27 +91,48 @@ def _look_at(path: Path) -> Segment | None:
         return Segment(path, 0, sha256, error.message)
 
 
-def _roll_up_readable(engine: Engine, segments: Sequence[Segment], target: Target) -> list[Segment]:
+def _land_batch(file: StoreFile, run: Run, bucket_s: int, segments: list[Segment]) -> list[Segment]:
+    """Land segments with what is wrong with those that cannot be read; leave out what another process was faster with.
+
+    Unreadable ones are renamed, so that they stay for inspection but break no reader of the folder.
+    """
+    with open_engine() as engine:
+        while segments:
+            segments = _roll_up_readable(engine, file, segments, bucket_s)
+            grid_us = find_grid_us(engine)
+            with file.attached(engine, write=True):
+                rows = engine.execute("SELECT name FROM store.segments WHERE run = ?", [run.id]).fetchall()
+                taken = {name for (name,) in rows} & {segment.path.name for segment in segments}
+                if not taken:
+                    write_cells(engine, run.id, grid_us)
+                    write_manifest(engine, file, run.id, segments)
+            if not taken:
+                for segment in segments:
+                    if segment.problem:
+                        segment.path.rename(segment.path.with_name(segment.path.name + ".unreadable"))
+                break
+            segments = [segment for segment in segments if segment.path.name not in taken]
+    return segments
+
+
+def _roll_up_readable(engine: Engine, file: StoreFile, segments: list[Segment], bucket_s: int) -> list[Segment]:
     """Roll up what can be read; the segments come back with the problems found."""
-    good = [segment.path for segment in segments if not segment.problem]
-    try:
-        roll_up(engine, good or [empty_segment(target.store)], target.bucket_s)
-    except duckdb.Error:
+    while True:
+        good = [segment.path for segment in segments if not segment.problem]
+        failure = None
+        try:
+            roll_up(engine, good or [file.empty_segment], bucket_s)
+            if count_rolled_up(engine) == sum(segment.rows for segment in segments):
+                return segments
+        except duckdb.Error as error:
+            failure = error
         problems = {path: _find_problem(engine, path) for path in good}
-        if not any(problems.values()):
-            raise
-        return _roll_up_readable(engine, _mark(segments, problems), target)
-    if count_rolled_up(engine) == sum(segment.rows for segment in segments):
-        return list(segments)
-    problems = {path: _find_problem(engine, path) for path in good}
-    return _roll_up_readable(engine, _mark(segments, problems), target)
-
-
-def _mark(segments: Sequence[Segment], problems: dict[Path, str]) -> list[Segment]:
-    return [
-        Segment(segment.path, 0, segment.sha256, problems[segment.path]) if problems.get(segment.path) else segment
-        for segment in segments
-    ]
+        if failure is not None and not any(problems.values()):
+            raise failure
+        segments = [
+            replace(segment, rows=0, problem=problems[segment.path]) if problems.get(segment.path) else segment
+            for segment in segments
+        ]
 
 
 def _find_problem(engine: Engine, path: Path) -> str:
@@ -152,47 +152,15 @@ def _find_problem(engine: Engine, path: Path) -> str:
     return f"segment {path} has {missing} rows without a response time" if missing else ""
 
 
-def _write(engine: Engine, target: Target, segments: Sequence[Segment]) -> set[str]:
-    """Write cells and manifest, unless another process was faster: then write nothing and name what it landed."""
-    grid_us = find_grid_us(engine)
-    with attach(engine, target.store, write=True, wait_s=target.wait_s), transaction(engine):
-        taken = _landed_names(engine, target.run) & {segment.path.name for segment in segments}
-        if not taken:
-            write_cells(engine, target.code, grid_us)
-            write_manifest(engine, target, segments)
-    if not taken:
-        _set_aside([segment.path for segment in segments if segment.problem])
-    return taken
-
-
-def _landed_names(engine: Engine, run: str) -> set[str]:
-    return {row[0] for row in engine.execute("SELECT name FROM store.segments WHERE run = ?", [run]).fetchall()}
-
-
-def _set_aside(paths: Sequence[Path]) -> None:
-    """Rename unreadable segments, so that they stay for inspection but break no reader of the folder."""
-    for path in paths:
-        path.rename(path.with_name(path.name + ".unreadable"))
-
-
-def write_manifest(engine: Engine, target: Target, segments: Sequence[Segment]) -> None:
+def write_manifest(engine: Engine, file: StoreFile, run_id: str, segments: Sequence[Segment]) -> None:
     """Note in the attached store which segments its cells are made of, and which could not be read."""
     now = datetime.now(UTC)
-    data_dir = data_dir_of(target.store)
-    rows = [
-        (
-            target.run,
-            segment.path.name,
-            None if segment.problem else segment.path.relative_to(data_dir).as_posix(),
-            segment.sha256,
-            segment.rows,
-            "quarantined" if segment.problem else "landed",
-            segment.problem or None,
-            now,
-        )
-        for segment in segments
-    ]
-    engine.executemany("INSERT INTO store.segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    for segment in segments:
+        bad = segment.problem
+        file_of_rows = None if bad else segment.path.relative_to(file.folder).as_posix()
+        state = ["quarantined" if bad else "landed", bad or None, now]
+        row = [run_id, segment.path.name, file_of_rows, segment.sha256, segment.rows, *state]
+        engine.execute("INSERT INTO store.segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 _NAMES = """
@@ -240,12 +208,13 @@ _INSERTS = {
 """Table of the store → its rows without the run, in the order of its columns."""
 
 
-def write_cells(engine: Engine, run_code: int, grid_us: int, part: str = "") -> None:
+def write_cells(engine: Engine, run_id: str, grid_us: int, part: str = "") -> None:
     """Add the cells just rolled up (into `part`) to the attached store. To be called inside a transaction."""
     engine.execute(_NAMES.format(part=part))
+    code = "SELECT code FROM store.runs WHERE id = ?"
     for table, rows in _INSERTS.items():
-        query = f"{_CODES} SELECT ? AS run, * FROM ({rows}) ORDER BY ALL".format(part=part)
-        engine.execute(f"INSERT INTO store.{table} {query}", [run_code])
+        query = f"{_CODES} SELECT ({code}) AS run, * FROM ({rows}) ORDER BY ALL".format(part=part)
+        engine.execute(f"INSERT INTO store.{table} {query}", [run_id])
     engine.execute(
-        "UPDATE store.runs SET landings = landings + 1, grid_us = gcd(grid_us, ?) WHERE code = ?", [grid_us, run_code]
+        "UPDATE store.runs SET landings = landings + 1, grid_us = gcd(grid_us, ?) WHERE id = ?", [grid_us, run_id]
     )

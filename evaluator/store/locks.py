@@ -40,21 +40,19 @@ def exclusive(path: Path, wait_s: float = 0.0) -> Iterator[bool]:
     except OSError:
         yield False
         return
+    deadline = time.monotonic() + wait_s
+    held = False
     try:
-        yield _lock(handle, wait_s)
+        while not held:
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            if held or time.monotonic() >= deadline:
+                break
+            time.sleep(_STEP_S)
+        yield held
     finally:
         os.close(handle)
-
-
-def _lock(handle: int, wait_s: float) -> bool:
-    deadline = time.monotonic() + wait_s
-    while True:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_STEP_S)
 
 
 @contextmanager
@@ -77,15 +75,7 @@ def _claim(folder: Path) -> int:
         with suppress(FileNotFoundError):  # another process removed an empty folder just now
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_at(handle, path):
-                return handle
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(handle)):
+                    return handle  # the open file is still the one of that name
             os.close(handle)
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    """Tell whether the open file is still the one of that name."""
-    try:
-        there = path.stat()
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(there, os.fstat(handle))

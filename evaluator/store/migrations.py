@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from evaluator.errors import StoreError
-from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, REQUEST_SCHEMA
+from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, REQUEST_SCHEMA, written_whole
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
+from evaluator.store.file import StoreFile
 
-__all__ = [
-    "MIGRATIONS",
-    "SCHEMA_VERSION",
-    "bring_up_to_date",
-    "data_dir_of",
-    "empty_segment",
-    "prepare_data_dir",
-    "read_version",
-]
+__all__ = ["MIGRATIONS", "SCHEMA_VERSION", "VIEWS", "bring_up_to_date", "prepare_folder"]
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -129,23 +121,6 @@ SCHEMA_VERSION = len(MIGRATIONS)
 VIEWS = {"requests": ".parquet", "readings": READINGS_SUFFIX}
 """View → suffix of the files that it shows."""
 
-_SCHEMA_FILE = "schema.parquet"
-"""An empty segment that keeps the view `requests` valid where nothing has been recorded yet."""
-
-
-def data_dir_of(path: Path) -> Path:
-    """Folder of the segments beside the store at `path`."""
-    return path.with_suffix(".data")
-
-
-def empty_segment(path: Path) -> Path:
-    """Path of the segment without rows that every store has."""
-    return data_dir_of(path) / _SCHEMA_FILE
-
-
-def _empty_readings(path: Path) -> Path:
-    return data_dir_of(path) / f"schema{READINGS_SUFFIX}"
-
 
 def read_version(engine: Engine, path: Path) -> int:
     """Read the schema version of the attached store; 0 where it is empty. Raises StoreError where it is not ours."""
@@ -165,56 +140,50 @@ def read_version(engine: Engine, path: Path) -> int:
     return version
 
 
-def bring_up_to_date(path: Path, *, version: int, wait_s: float) -> None:
-    """Apply the steps that the store at `path`, now at `version`, is missing."""
-    prepare_data_dir(path)
+def bring_up_to_date(file: StoreFile) -> None:
+    """Apply the steps that the store is missing, after a backup copy; all of them where there is no file yet."""
+    path = file.path
+    version = 0
+    if path.exists():
+        with file.opened() as engine:
+            version = read_version(engine, path)
+    if version == SCHEMA_VERSION:
+        return
+    prepare_folder(file)
     if version:
-        _back_up(path, version)
-    with open_engine(search=path.parent) as engine, attach(engine, path, write=True, wait_s=wait_s):
-        _apply_steps(engine, path)
+        try:
+            shutil.copy2(path, path.with_name(f"{path.name}.schema-{version}.backup"))
+        except OSError as error:
+            raise StoreError(f"the store {path} cannot be backed up before its upgrade: {error.strerror}") from error
+    with open_engine(search=path.parent) as engine, attach(engine, path, write=True, wait_s=file.wait_s):
+        engine.execute("USE store")  # views must not name the catalogue: the file is opened under other names too
+        with transaction(engine):
+            for step in MIGRATIONS[read_version(engine, path) :]:
+                for statement in step:
+                    engine.execute(statement)
+            engine.execute("UPDATE store.meta SET schema_version = ?", [SCHEMA_VERSION])
+            for view, suffix in VIEWS.items():
+                # A file counts only where the manifest names it, so compaction never shows a row twice.
+                engine.execute(
+                    f"""CREATE OR REPLACE VIEW store.{view} AS
+                    SELECT * EXCLUDE (filename)
+                    FROM read_parquet({quote(f"{file.folder.name}/**/*{suffix}")}, filename = true)
+                    WHERE regexp_extract(filename, '[^/]+/[^/]+/(merged/)?[^/]+$') IN (SELECT file FROM segments)"""
+                )
+        engine.execute("USE memory")
 
 
-def _apply_steps(engine: Engine, path: Path) -> None:
-    engine.execute("USE store")  # views must not name the catalogue: the file is opened under other names too
-    with transaction(engine):
-        for step in MIGRATIONS[read_version(engine, path) :]:
-            for statement in step:
-                engine.execute(statement)
-        engine.execute("UPDATE store.meta SET schema_version = ?", [SCHEMA_VERSION])
-        for view, suffix in VIEWS.items():
-            engine.execute(_view(view, suffix, data_dir_of(path).name))
-    engine.execute("USE memory")
-
-
-def _view(name: str, suffix: str, folder: str) -> str:
-    """Rows that have landed: a file counts only where the manifest names it, so compaction never shows a row twice."""
-    return f"""
-        CREATE OR REPLACE VIEW store.{name} AS
-        SELECT * EXCLUDE (filename)
-        FROM read_parquet({quote(f"{folder}/**/*{suffix}")}, filename = true)
-        WHERE regexp_extract(filename, '[^/]+/[^/]+/(merged/)?[^/]+$') IN (SELECT file FROM segments)"""
-
-
-def prepare_data_dir(path: Path) -> None:
-    """Make the folder of segments. Raises StoreError where that is impossible."""
-    folder = data_dir_of(path)
+def prepare_folder(file: StoreFile) -> None:
+    """Make the folder of segments, with an empty file for each view. Raises StoreError where that is impossible."""
+    empty_readings = file.folder / f"schema{READINGS_SUFFIX}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for empty, schema in ((empty_segment(path), REQUEST_SCHEMA), (_empty_readings(path), READING_SCHEMA)):
+        file.folder.mkdir(parents=True, exist_ok=True)
+        for empty, schema in ((file.empty_segment, REQUEST_SCHEMA), (empty_readings, READING_SCHEMA)):
             if not empty.exists():
-                unfinished = empty.with_name(f"{empty.name}.{os.getpid()}.tmp")
-                pq.write_table(schema.empty_table(), unfinished)
-                unfinished.replace(empty)
+                with written_whole(empty) as unfinished:
+                    pq.write_table(schema.empty_table(), unfinished)
     except OSError as error:
         raise StoreError(
-            f"the store {path} cannot be made: {error.strerror} ({error.filename})",
+            f"the store {file.path} cannot be made: {error.strerror} ({error.filename})",
             hint="give a path in a folder that can be written with --store",
         ) from error
-
-
-def _back_up(path: Path, version: int) -> None:
-    copy = path.with_name(f"{path.name}.schema-{version}.backup")
-    try:
-        shutil.copy2(path, copy)
-    except OSError as error:
-        raise StoreError(f"the store {path} cannot be backed up before its upgrade: {error.strerror}") from error

@@ -1,21 +1,21 @@
-"""Outcomes of units land: rows as they are, one row a unit, and their sums, in one transaction.
+"""Outcomes of units land: rows as they are, one row a unit, and their sums, in one transaction; and are read.
 
 The rows rest as Parquet beside the segments of requests, under a suffix of their own: the view `requests` does not see
-them. What a verdict reads is a few sums an arm, whatever the number of rows.
+them. What a verdict reads is a few sums an arm, whatever the number of rows; values of units and rows only where a
+metric asked for them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evaluator.errors import InputError, StoreError, UnknownName
@@ -26,20 +26,25 @@ from evaluator.records import (
     LeftOutKind,
     OutcomeColumn,
     OutcomeFacts,
+    OutcomeLook,
     OutcomePlan,
+    Outcomes,
     Release,
     Run,
     UnitMoments,
 )
+from evaluator.segments import written_whole
 from evaluator.stats.outcomes import merge_moments, moments_of
-from evaluator.store import catalogue
-from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
-from evaluator.store.landing import Segment, Target, write_manifest
+from evaluator.store.control import Control
+from evaluator.store.engine import Engine, open_engine, quote, quote_all, quote_name
+from evaluator.store.file import StoreFile
+from evaluator.store.landing import Segment, hash_file, write_manifest
 from evaluator.store.leftovers import landing_in, remove_killed
-from evaluator.store.migrations import prepare_data_dir
-from evaluator.store.outcome_files import quote_name, read_rows
+from evaluator.store.migrations import prepare_folder
+from evaluator.store.outcome_files import read_rows
+from evaluator.store.runs import add_run, left_out_from_plain
 
-__all__ = ["ROWS_FILE", "UNITS_FILE", "OutcomePlace", "facts_from_json", "import_outcomes", "name_variables"]
+__all__ = ["ROWS_FILE", "UNITS_FILE", "facts_from_json", "import_outcomes", "name_variables", "read_outcomes"]
 
 ROWS_FILE, UNITS_FILE = "outcomes.rows", "outcomes.units"
 """Parquet files in the folder of the run."""
@@ -55,78 +60,65 @@ _KEYS = ("unit", "arm", "hash")
 _BATCH_ROWS = 200_000
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomePlace:
-    """Where the outcomes of a run go."""
-
-    store: Path
-    folder: Path
-    wait_s: float
-
-
-def name_variables(columns: Sequence[OutcomeColumn]) -> tuple[str, ...]:
-    """Name the variables of a unit, in the order of its moments."""
-    names = ["rows"]
-    for column in columns:
-        names += [column.name, f"{column.name}?"] if column.role == "outcome" and column.binary else [column.name]
-    return tuple(names)
+def name_variables(columns: Sequence[OutcomeColumn]) -> dict[str, str]:
+    """Name the variables of a unit in the order of its moments: column of `outcome_units` → variable."""
+    names = {"n": "rows"}
+    for k, column in enumerate(columns):
+        names[f"s{k}"] = column.name
+        if column.role == "outcome" and column.binary:
+            names[f"a{k}"] = f"{column.name}?"
+    return names
 
 
 # ------------------------------------------------------------------ landing
 
 
-def import_outcomes(place: OutcomePlace, release: Release, run: Run, plan: OutcomePlan) -> tuple[Landed, OutcomeFacts]:
+def import_outcomes(
+    store: StoreFile, control: Control, release: Release, run: Run, plan: OutcomePlan
+) -> tuple[Landed, OutcomeFacts]:
     """Land outcomes as `run`; the same files read the same way change nothing. Raises InputError."""
-    sha256 = _hash(plan)
-    prepare_data_dir(place.store)
-    remove_killed(place.store, place.wait_s)
-    with open_engine() as engine, attach(engine, place.store, write=False, wait_s=place.wait_s):
-        if found := _find_landed(engine, release.id, sha256):
-            return found
-    with landing_in(place.store, [place.folder]), open_engine() as engine:
-        return _land(engine, place, release, run, plan, sha256)
-
-
-def _hash(plan: OutcomePlan) -> str:
-    """Hash what is said: the bytes of the files, and how their columns are read."""
     contents = []
     for path in plan.paths:
         try:
-            with Path(path).open("rb") as opened:
-                contents.append(hashlib.file_digest(opened, "sha256").hexdigest())
+            contents.append(hash_file(Path(path)))
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    plain = dataclasses.asdict(dataclasses.replace(plan, paths=()))
-    return hashlib.sha256(json.dumps([contents, plain], sort_keys=True).encode()).hexdigest()
-
-
-def _find_landed(engine: Engine, release_id: str, sha256: str) -> tuple[Landed, OutcomeFacts] | None:
-    rows = engine.execute(
-        """SELECT runs.id, outcomes.facts FROM store.segments JOIN store.runs ON runs.id = segments.run
-        JOIN store.outcomes ON outcomes.run = runs.id WHERE release = ? AND sha256 = ?""",
-        [release_id, sha256],
-    ).fetchall()
-    return (Landed(already=1, runs=(rows[0][0],)), facts_from_json(rows[0][1])) if rows else None
-
-
-def _land(
-    engine: Engine, place: OutcomePlace, release: Release, run: Run, plan: OutcomePlan, sha256: str
-) -> tuple[Landed, OutcomeFacts]:
-    bad = read_rows(engine, plan)
-    columns = _tell_binary(engine, plan)
-    arms = _order_arms(engine, plan)
-    facts = _count_rows(engine, plan, bad, arms[0])
-    facts = _drop_duplicates(engine, facts, arms[0])
-    facts = _sum_units(engine, columns, facts, arms[0])
-    segments = _write_files(engine, place.folder, columns, arms, sha256)
-    moments = _read_moments(place.folder / UNITS_FILE, columns, len(arms))
-    skewness = _read_skewness(engine, columns, arms)
-    with attach(engine, place.store, write=True, wait_s=place.wait_s), transaction(engine):
-        catalogue.add_release(engine, release)
-        catalogue.add_group(engine, run, 1)
-        code = catalogue.add_run(engine, run)
-        write_manifest(engine, Target(place.store, run.id, code, 1, place.folder, place.wait_s), segments)
-        _write_sums(engine, run.id, columns, arms, facts, moments, skewness)
+    how = asdict(replace(plan, paths=()))
+    sha256 = hashlib.sha256(json.dumps([contents, how], sort_keys=True).encode()).hexdigest()
+    prepare_folder(store)
+    remove_killed(store)
+    with store.opened() as engine:
+        rows = engine.execute(
+            """SELECT runs.id, outcomes.facts FROM store.segments JOIN store.runs ON runs.id = segments.run
+            JOIN store.outcomes ON outcomes.run = runs.id WHERE release = ? AND sha256 = ?""",
+            [release.id, sha256],
+        ).fetchall()
+    if rows:
+        return Landed(already=1, runs=(rows[0][0],)), facts_from_json(rows[0][1])
+    folder = store.run_folder(release.id, run.id)
+    with landing_in(store, [folder]), open_engine() as engine:
+        bad = read_rows(engine, plan)
+        columns = _tell_binary(engine, plan)
+        arms = _order_arms(engine, plan)
+        facts = _count_rows(engine, plan, bad, arms[0])
+        facts = _drop_duplicates(engine, facts, arms[0])
+        facts = _sum_units(engine, columns, facts, arms[0])
+        segments = _write_files(engine, folder, columns, arms, sha256)
+        moments, skewness = _sum_arms(engine, folder / UNITS_FILE, columns, arms)
+        control.add_release(release)
+        with store.attached(engine, write=True):
+            add_run(engine, run, 1)
+            write_manifest(engine, store, run.id, segments)
+            plain = json.dumps([asdict(column) for column in columns])
+            variables = list(name_variables(columns).values())
+            engine.execute(
+                "INSERT INTO store.outcomes VALUES (?, ?, ?, ?)", [run.id, plain, variables, json.dumps(asdict(facts))]
+            )
+            for k, (arm, part, skew) in enumerate(zip((BASELINE, *arms[1:]), moments, skewness, strict=True)):
+                sums = [part.n, part.mean.tolist(), part.products.ravel().tolist(), skew]
+                engine.execute(
+                    "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)", [run.id, arm, k, *sums]
+                )
     return Landed(rows=facts.rows, segments=1, runs=(run.id,)), facts
 
 
@@ -138,7 +130,7 @@ def _tell_binary(engine: Engine, plan: OutcomePlan) -> tuple[OutcomeColumn, ...]
     checks = ", ".join(f"coalesce(bool_and(v{k} IN (0, 1)), false)" for k in range(len(plan.columns)))
     only = engine.execute(f"SELECT {checks} FROM outcome_rows").fetchall()[0]
     return tuple(
-        dataclasses.replace(column, binary=bool(only[k]) if column.binary is None else column.binary)
+        replace(column, binary=bool(only[k]) if column.binary is None else column.binary)
         for k, column in enumerate(plan.columns)
     )
 
@@ -208,16 +200,19 @@ def _drop_duplicates(engine: Engine, facts: OutcomeFacts, baseline: str) -> Outc
             f"""CREATE OR REPLACE TEMP TABLE outcome_rows AS
             SELECT {", ".join(_KEYS)}, {values} FROM outcome_rows GROUP BY {", ".join(_KEYS)}"""
         )
-        facts = dataclasses.replace(facts, left_out=(*facts.left_out, *_left_out(counts, LeftOutKind.DUPLICATE)))
-    return dataclasses.replace(facts, duplicates=duplicates, duplicates_dropped=drop)
+        facts = replace(facts, left_out=(*facts.left_out, *_left_out(counts, LeftOutKind.DUPLICATE)))
+    return replace(facts, duplicates=duplicates, duplicates_dropped=drop)
 
 
 def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeFacts, baseline: str) -> OutcomeFacts:
     """Make one row a unit in `outcome_units`; units of several arms are counted and left out."""
-    sums = ", ".join(_unit_value(column, k) for k, column in enumerate(columns))
+    how = {"n": "count(*)"}
+    for k, column in enumerate(columns):
+        how |= {f"s{k}": f"avg(v{k})" if column.role == "covariate" else f"sum(v{k})", f"a{k}": f"max(v{k})"}
+    sums = ", ".join(f"{how[name]} AS {name}" for name in name_variables(columns))
     engine.execute(
         f"""CREATE TEMP TABLE outcome_units AS
-        SELECT unit, min(arm) AS arm, min(arm) <> max(arm) AS crossed, count(*) AS n, {sums}
+        SELECT unit, min(arm) AS arm, min(arm) <> max(arm) AS crossed, {sums}
         FROM outcome_rows GROUP BY unit"""
     )
     crossed = int(engine.execute("SELECT count(*) FROM outcome_units WHERE crossed").fetchall()[0][0])
@@ -234,7 +229,7 @@ def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeF
     }
     nulls = ", ".join(f"count(*) - count(v{k})" for k in range(len(columns)))
     lacking = engine.execute(f"SELECT {nulls} FROM outcome_rows").fetchall()[0]
-    return dataclasses.replace(
+    return replace(
         facts,
         left_out=(*facts.left_out, *_left_out(several, LeftOutKind.SEVERAL_ARMS)),
         units=sum(int(row[1]) for row in rows),
@@ -242,20 +237,6 @@ def _sum_units(engine: Engine, columns: Sequence[OutcomeColumn], facts: OutcomeF
         missing=missing,
         missing_rows={column.name: int(lacking[k]) for k, column in enumerate(columns) if lacking[k]},
     )
-
-
-def _unit_value(column: OutcomeColumn, k: int) -> str:
-    if column.role == "covariate":
-        return f"avg(v{k}) AS s{k}"
-    return f"sum(v{k}) AS s{k}" + (f", max(v{k}) AS a{k}" if column.binary else "")
-
-
-def _variables_of(columns: Sequence[OutcomeColumn]) -> list[str]:
-    """Name the columns of `outcome_units` in the order of `name_variables`."""
-    out = ["n"]
-    for k, column in enumerate(columns):
-        out += [f"s{k}", f"a{k}"] if column.role == "outcome" and column.binary else [f"s{k}"]
-    return out
 
 
 def _write_files(
@@ -268,9 +249,11 @@ def _write_files(
         for k, column in enumerate(columns)
         if column.role == "covariate"
     }
-    variables = zip(_variables_of(columns), name_variables(columns), strict=True)
-    units = ", ".join(f"CAST({means.get(name, name)} AS DOUBLE) AS {quote_name(shown)}" for name, shown in variables)
-    position = f"CAST(list_position([{', '.join(quote(arm) for arm in arms)}], arm) - 1 AS INTEGER)"
+    units = ", ".join(
+        f"CAST({means.get(name, name)} AS DOUBLE) AS {quote_name(variable)}"
+        for name, variable in name_variables(columns).items()
+    )
+    position = f"CAST(list_position({quote_all(arms)}, arm) - 1 AS INTEGER)"
     queries = {
         ROWS_FILE: f"SELECT unit AS unit_, {position} AS arm_, {rows} FROM outcome_rows ORDER BY arm_, unit_",
         UNITS_FILE: f"SELECT unit AS unit_, {position} AS arm_, {units} FROM outcome_units ORDER BY arm_, unit_",
@@ -278,9 +261,8 @@ def _write_files(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, query in queries.items():
-            staged = folder / f"{name}.tmp"
-            engine.execute(f"COPY ({query}) TO {quote(str(staged))} (FORMAT parquet)")
-            staged.replace(folder / name)
+            with written_whole(folder / name) as unfinished:
+                engine.execute(f"COPY ({query}) TO {quote(unfinished)} (FORMAT parquet)")
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
     count = int(engine.execute("SELECT count(*) FROM outcome_rows").fetchall()[0][0])
@@ -290,28 +272,22 @@ def _write_files(
 # ------------------------------------------------------------------ units become sums
 
 
-def _batches(path: Path, columns: Sequence[OutcomeColumn]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    names = list(name_variables(columns))
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=["arm_", *names]):
-            table = pa.Table.from_batches([batch])
-            values = np.column_stack([table[name].to_numpy() for name in names])
-            yield table["arm_"].to_numpy(), np.nan_to_num(values)
-
-
-def _read_moments(path: Path, columns: Sequence[OutcomeColumn], arms: int) -> list[UnitMoments]:
-    out = [moments_of(np.zeros((0, len(name_variables(columns))))) for _ in range(arms)]
-    for codes, values in _batches(path, columns):
-        for code in np.unique(codes):
-            out[code] = merge_moments(out[code], moments_of(values[codes == code]))
-    return out
-
-
-def _read_skewness(engine: Engine, columns: Sequence[OutcomeColumn], arms: Sequence[str]) -> list[list[float]]:
-    asked = ", ".join(f"coalesce(skewness({name}), 0)" for name in _variables_of(columns))
+def _sum_arms(
+    engine: Engine, units: Path, columns: Sequence[OutcomeColumn], arms: Sequence[str]
+) -> tuple[list[UnitMoments], list[list[float]]]:
+    """Sum the file of units up: moments and skewness of the variables in each arm, in the order of `arms`."""
+    names = name_variables(columns)
+    moments = [moments_of(np.zeros((0, len(names)))) for _ in arms]
+    with pq.ParquetFile(units) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=["arm_", *names.values()]):
+            codes, *columns_of = (batch[name].to_numpy(zero_copy_only=False) for name in ("arm_", *names.values()))
+            values = np.nan_to_num(np.column_stack(columns_of))
+            for code in np.unique(codes):
+                moments[code] = merge_moments(moments[code], moments_of(values[codes == code]))
+    asked = ", ".join(f"coalesce(skewness({name}), 0)" for name in names)
     rows = engine.execute(f"SELECT arm, {asked} FROM outcome_units GROUP BY arm").fetchall()
-    found = {row[0]: [float(np.nan_to_num(value)) for value in row[1:]] for row in rows}
-    return [found.get(arm, [0.0] * len(name_variables(columns))) for arm in arms]
+    skewness = {row[0]: [float(np.nan_to_num(value)) for value in row[1:]] for row in rows}
+    return moments, [skewness.get(arm, [0.0] * len(names)) for arm in arms]
 
 
 def facts_from_json(text: str) -> OutcomeFacts:
@@ -319,29 +295,103 @@ def facts_from_json(text: str) -> OutcomeFacts:
     plain: dict[str, Any] = json.loads(text)
     skipped, rows = plain.pop("skipped_rows", 0), plain.pop("rows", 0)
     plain.setdefault("read", {"": rows + skipped})
-    left_out = [LeftOut(**{**part, "kind": LeftOutKind(part["kind"])}) for part in plain.get("left_out", ())]
+    left_out = left_out_from_plain(plain.get("left_out", ()))
     if skipped:
-        left_out.append(LeftOut("", LeftOutKind.BAD_ROW, skipped))
-    return OutcomeFacts(**{**plain, "left_out": tuple(left_out)})
+        left_out = (*left_out, LeftOut("", LeftOutKind.BAD_ROW, skipped))
+    return OutcomeFacts(**{**plain, "left_out": left_out})
 
 
-def _write_sums(
+# ------------------------------------------------------------------ sums are read
+
+
+def read_outcomes(
     engine: Engine,
     run: str,
-    columns: Sequence[OutcomeColumn],
-    arms: Sequence[str],
-    facts: OutcomeFacts,
-    moments: Sequence[UnitMoments],
-    skewness: Sequence[Sequence[float]],
-) -> None:
-    plain = json.dumps([dataclasses.asdict(column) for column in columns])
-    said: Mapping[str, Any] = dataclasses.asdict(facts)
-    engine.execute(
-        "INSERT INTO store.outcomes VALUES (?, ?, ?, ?)", [run, plain, list(name_variables(columns)), json.dumps(said)]
+    folder: Path,
+    looks: Mapping[str, str],
+    *,
+    values: Collection[str] = (),
+    row_values: Collection[str] = (),
+) -> Outcomes | None:
+    """Read the outcomes of a run; `None` where it has none.
+
+    `looks`: the runs whose outcomes were judged, in that order, and how each look was paid for. `values` and
+    `row_values` name the variables and outcomes whose values are wanted; what was purged, or is not there, is left out.
+    """
+    found = engine.execute("SELECT columns, variables, facts FROM store.outcomes WHERE run = ?", [run]).fetchall()
+    if not found:
+        return None
+    rows = engine.execute(
+        "SELECT arm, n, mean, products, skewness FROM store.outcome_moments WHERE run = ? ORDER BY position", [run]
+    ).fetchall()
+    variables = tuple(found[0][1])
+    width = len(variables)
+    columns = tuple(OutcomeColumn(**column) for column in json.loads(found[0][0]))
+    wanted = [name for name in variables if name in values]
+    outcomes = [column.name for column in columns if column.name in row_values and column.role == "outcome"]
+    return Outcomes(
+        run=run,
+        arms=tuple(row[0] for row in rows),
+        columns=columns,
+        variables=variables,
+        moments=tuple(
+            UnitMoments(int(row[1]), np.array(row[2]), np.array(row[3]).reshape(width, width)) for row in rows
+        ),
+        skewness=tuple(np.array(row[4]) for row in rows),
+        facts=facts_from_json(found[0][2]),
+        values=_read_units(folder / UNITS_FILE, wanted, len(rows)),
+        row_values=_read_rows(engine, folder / ROWS_FILE, outcomes, folder / UNITS_FILE, len(rows)),
+        looks=_read_looks(engine, run, looks),
     )
-    for position, (arm, part, skew) in enumerate(zip(arms, moments, skewness, strict=True)):
-        shown = BASELINE if position == 0 else arm
-        engine.execute(
-            "INSERT INTO store.outcome_moments VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [run, shown, position, part.n, part.mean.tolist(), part.products.ravel().tolist(), list(skew)],
-        )
+
+
+def _read_looks(engine: Engine, run: str, looks: Mapping[str, str]) -> tuple[OutcomeLook, ...]:
+    """Read what was judged before `run` was first judged."""
+    earlier = list(itertools.takewhile(lambda name: name != run, looks))
+    rows = engine.execute(
+        """SELECT o.run, o.variables, m.arm, m.n, m.mean, m.products
+        FROM store.outcomes AS o JOIN store.outcome_moments AS m ON m.run = o.run
+        WHERE o.run IN (SELECT unnest(?)) ORDER BY list_position(?, o.run), m.position""",
+        [earlier, earlier],
+    ).fetchall()
+    out: dict[str, OutcomeLook] = {}
+    for name, variables, arm, n, mean, products in rows:
+        square = np.array(products).reshape(len(variables), len(variables)).diagonal()
+        sums = {v: (float(n), float(mean[k]), float(square[k])) for k, v in enumerate(variables)}
+        known = out.get(name, OutcomeLook(name, 0, {}, looks[name]))
+        out[name] = replace(known, units=known.units + int(n), sums={**known.sums, arm: sums})
+    return tuple(out.values())
+
+
+def _read_units(path: Path, names: list[str], arms: int) -> dict[str, tuple[np.ndarray, ...]]:
+    if not names or not path.exists():
+        return {}
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(["arm_", *names])
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    codes = table["arm_"].to_numpy()
+    return {name: tuple(table[name].to_numpy()[codes == arm].astype(float) for arm in range(arms)) for name in names}
+
+
+def _read_rows(
+    engine: Engine, path: Path, names: list[str], units: Path, arms: int
+) -> dict[str, tuple[tuple[np.ndarray, np.ndarray], ...]]:
+    if not names or not path.exists() or not units.exists():
+        return {}
+    out = {}
+    for name in names:
+        column = quote_name(name)
+        found = engine.execute(
+            f"""SELECT r.arm_, u.place - u.first AS unit, r.{column} AS value
+            FROM read_parquet({quote(path)}) AS r
+            JOIN (
+                SELECT unit_, file_row_number AS place, min(file_row_number) OVER (PARTITION BY arm_) AS first
+                FROM read_parquet({quote(units)}, file_row_number = true)) AS u ON r.unit_ = u.unit_
+            WHERE r.{column} IS NOT NULL
+            ORDER BY ALL"""
+        ).fetchnumpy()
+        mine = [found["arm_"] == arm for arm in range(arms)]
+        out[name] = tuple((found["unit"][rows].astype(np.int64), found["value"][rows].astype(float)) for rows in mine)
+    return out

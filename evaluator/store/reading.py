@@ -42,58 +42,58 @@ _COUNTS = {"n", "failures"}
 
 def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
     """Read the cells of runs from the attached store, in the order of `run_ids`."""
-    runs = _read_runs(engine, run_ids)
-    bucket_s = max((row[3] for row in runs.values()), default=1)
-    codes = {row[0]: position for position, row in enumerate(runs.values())}
-    parts = any(row[1] > 1 or row[3] != bucket_s for row in runs.values())
-    steps = {row[0]: bucket_s // row[3] for row in runs.values()} if parts else None
+    rows = engine.execute(
+        """SELECT runs.id, code, landings, grid_us, bucket_s
+        FROM store.runs JOIN store.groups ON groups.id = runs."group" WHERE runs.id IN (SELECT unnest(?))
+        ORDER BY list_position(?, runs.id)""",
+        [list(run_ids), list(run_ids)],
+    ).fetchall()
+    bucket_s = max((row[4] for row in rows), default=1)
+    codes = [row[1] for row in rows]
+    in_parts = any(landings > 1 or own_bucket_s != bucket_s for _, _, landings, _, own_bucket_s in rows)
+    steps = {row[1]: bucket_s // row[4] for row in rows} if in_parts else None
     tables = {table: _read_table(engine, table, steps, codes) for table in _KEYS}
-    names = _Names(engine, tables)
-    tables = {table: _sort(names.recode(columns, codes), _KEYS[table]) for table, columns in tables.items()}
+    names = _read_names(engine, tables)
+    positions = {kind: known[1] for kind, known in names.items()}
+    positions["run"] = np.zeros(max(codes, default=0) + 1, dtype=np.int64)
+    positions["run"][codes] = np.arange(len(codes))
+    for table, columns in tables.items():
+        for kind in positions.keys() & columns.keys():
+            columns[kind] = positions[kind][columns[kind].astype(np.int64)]
+        tables[table] = _sort(columns, _KEYS[table])
+    failure_kinds = _typed(tables["failure_kinds"])
+    exceptions = tuple(names["exception"][0][code] for code in failure_kinds.pop("exception"))
     return Cells(
-        runs=tuple(runs),
-        arms=names.of("arm"),
-        endpoints=names.of("endpoint"),
-        instances=names.of("instance"),
+        runs=tuple(row[0] for row in rows),
+        arms=names["arm"][0],
+        endpoints=names["endpoint"][0],
+        instances=names["instance"][0],
         bucket_s=bucket_s,
-        grid_us=math.gcd(*(row[2] for row in runs.values())) or 1,
+        grid_us=math.gcd(*(row[3] for row in rows)) or 1,
         moments=Moments(**_typed(tables["moments"], floats=_MOMENT_FLOATS)),
-        bins=Bins(**_by_bin(_spread(tables["bin_lists"]))),
-        instance_bins=InstanceBins(**_by_bin(_spread(tables["instance_bin_lists"]))),
+        bins=Bins(**_spread(tables["bin_lists"])),
+        instance_bins=InstanceBins(**_spread(tables["instance_bin_lists"])),
         loads=LoadLevels(**_typed(tables["loads"])),
-        failure_kinds=_failure_kinds(tables["failure_kinds"], names.of("exception")),
+        failure_kinds=FailureKinds(**failure_kinds, exception=exceptions),
     )
 
 
 _MOMENT_FLOATS = frozenset({"sum_us", "sum_sq_us", "min_us", "max_us", "bytes", "bytes_sq"})
 
 
-def _read_runs(engine: Engine, run_ids: Sequence[str]) -> Mapping[str, tuple[int, int, int, int]]:
-    """Read code, number of landings, grid and bucket of each run."""
-    rows = engine.execute(
-        """SELECT runs.id, code, landings, grid_us, bucket_s
-        FROM store.runs JOIN store.groups ON groups.id = runs."group" WHERE runs.id IN (SELECT unnest(?))""",
-        [list(run_ids)],
-    ).fetchall()
-    found = {row[0]: (int(row[1]), int(row[2]), int(row[3]), int(row[4])) for row in rows}
-    return {run: found[run] for run in run_ids if run in found}
-
-
-def _read_table(engine: Engine, table: str, steps: Mapping[int, int] | None, codes: Mapping[int, int]) -> _Columns:
+def _read_table(engine: Engine, table: str, steps: Mapping[int, int] | None, codes: Sequence[int]) -> _Columns:
     where = f"run IN ({', '.join(map(str, codes)) or 'NULL'})"
     if steps is None:
         query = f"SELECT * FROM store.{table} WHERE {where}"
     else:
         query = _merging(engine, _SPREAD.get(table, table), steps, where)
-    if table in _SPREAD:
-        return _read_lists(engine, query if steps is None else _listing(query))
-    return dict(engine.execute(query).fetchnumpy())
-
-
-def _listing(query: str) -> str:
-    return f"""
-        SELECT * EXCLUDE (bin, n), list(bin ORDER BY bin) AS bins, list(n ORDER BY bin) AS counts
-        FROM ({query}) GROUP BY ALL"""
+    if table not in _SPREAD:
+        return dict(engine.execute(query).fetchnumpy())
+    if steps is not None:
+        query = f"""
+            SELECT * EXCLUDE (bin, n), list(bin ORDER BY bin) AS bins, list(n ORDER BY bin) AS counts
+            FROM ({query}) GROUP BY ALL"""
+    return _read_lists(engine, query)
 
 
 def _read_lists(engine: Engine, query: str) -> _Columns:
@@ -121,18 +121,15 @@ def _only_chunk(column: pa.ChunkedArray) -> pa.ListArray:
 
 
 def _spread(rows: _Columns) -> _Columns:
-    """Spread rows of bins and counts into columns with one row per bin."""
+    """Spread rows of bins and counts into columns with one row per bin, in the order of bins."""
     start, length = rows["start"].astype(np.int64), rows["length"]
     keys = [name for name in rows if name not in {"start", "length", *_FLAT}]
     columns: _Columns = {key: np.repeat(rows[key].astype(np.int64), length) for key in keys}
     ends = np.cumsum(length)
-    if np.array_equal(start[1:], ends[:-1]) and (not len(start) or start[0] == 0):
-        return columns | {name: rows[name].astype(np.int64) for name in _FLAT}
-    at = np.repeat(start - (ends - length), length) + np.arange(ends[-1])
-    return columns | {name: rows[name][at].astype(np.int64) for name in _FLAT}
-
-
-def _by_bin(columns: _Columns) -> _Columns:
+    columns |= {name: rows[name].astype(np.int64) for name in _FLAT}
+    if not np.array_equal(start, np.concatenate(([0], ends[:-1]))[: len(start)]):
+        at = np.repeat(start - (ends - length), length) + np.arange(ends[-1])
+        columns |= {name: columns[name][at] for name in _FLAT}
     order = order_by_bin(columns["bin"])
     return {name: column[order] for name, column in columns.items()}
 
@@ -161,47 +158,22 @@ def _merged_column(column: str, step: str) -> str:
     return f"{merge}({column}) AS {column}"
 
 
-class _Names:
-    """Names used by some cells, numbered in alphabetical order, the baseline arm first."""
-
-    def __init__(self, engine: Engine, tables: Mapping[str, _Columns]) -> None:
-        rows = engine.execute("SELECT id, kind, name FROM store.names").fetchall()
-        used = {
-            "arm": tables["moments"]["arm"],
-            "endpoint": tables["moments"]["endpoint"],
-            "instance": tables["moments"]["instance"],
-            "exception": tables["failure_kinds"]["exception"],
-        }
-        self._names: dict[str, tuple[str, ...]] = {}
-        self._codes: dict[str, npt.NDArray[np.int64]] = {}
-        for kind, column in used.items():
-            ids = {int(code) for code in np.unique(column)}
-            names = {row[0]: row[2] for row in rows if row[1] == kind and row[0] in ids}
-            self._number(kind, names, max((row[0] for row in rows), default=0) + 1)
-
-    def _number(self, kind: str, names: Mapping[int, str], size: int) -> None:
+def _read_names(engine: Engine, tables: Mapping[str, _Columns]) -> dict[str, tuple[tuple[str, ...], npt.NDArray[Any]]]:
+    """Read the names that are in use by kind, in alphabetical order, the baseline arm first; and id → its position."""
+    rows = engine.execute("SELECT id, kind, name FROM store.names").fetchall()
+    names: dict[str, tuple[tuple[str, ...], npt.NDArray[Any]]] = {}
+    for kind in ("arm", "endpoint", "instance", "exception"):
+        column = tables["failure_kinds" if kind == "exception" else "moments"][kind]
+        used = {int(code) for code in np.unique(column)}
+        known = {row[0]: row[2] for row in rows if row[1] == kind and row[0] in used}
         first = {BASELINE} if kind == "arm" else set()
-        ordered = sorted(first) + sorted(set(names.values()) - first)
-        positions = {name: position for position, name in enumerate(ordered)}
-        codes = np.zeros(size, dtype=np.int64)
-        for identity, name in names.items():
-            codes[identity] = positions[name]
-        self._names[kind], self._codes[kind] = tuple(ordered), codes
-
-    def of(self, kind: str) -> tuple[str, ...]:
-        """Names of a kind in the order of their codes."""
-        return self._names[kind]
-
-    def recode(self, columns: _Columns, runs: Mapping[int, int]) -> _Columns:
-        """Replace the store's codes by positions in the names, and those of runs by their positions."""
-        recoded = dict(columns)
-        for kind, codes in self._codes.items():
-            if kind in columns:
-                recoded[kind] = codes[columns[kind].astype(np.int64)]
-        positions = np.zeros(max(runs, default=0) + 1, dtype=np.int64)
-        positions[list(runs)] = list(runs.values())
-        recoded["run"] = positions[columns["run"].astype(np.int64)]
-        return recoded
+        ordered = sorted(first) + sorted(set(known.values()) - first)
+        numbers = {name: number for number, name in enumerate(ordered)}
+        positions = np.zeros(max((row[0] for row in rows), default=0) + 1, dtype=np.int64)
+        for identity, name in known.items():
+            positions[identity] = numbers[name]
+        names[kind] = tuple(ordered), positions
+    return names
 
 
 def _sort(columns: _Columns, keys: Sequence[str]) -> _Columns:
@@ -219,20 +191,11 @@ def _sort(columns: _Columns, keys: Sequence[str]) -> _Columns:
 
 
 def _typed(columns: _Columns, *, floats: frozenset[str] = frozenset()) -> dict[str, npt.NDArray[Any]]:
-    return {
-        name: _plain(column).astype(np.float64 if name in floats else np.int64, copy=False)
-        for name, column in columns.items()
-    }
-
-
-def _plain(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Turn a masked column (extremes where nothing succeeded) into numbers with NaN."""
-    if isinstance(column, np.ma.MaskedArray):
-        return np.where(column.mask, np.nan, column.data) if column.mask.any() else column.data
-    return column
-
-
-def _failure_kinds(columns: _Columns, exceptions: Sequence[str]) -> FailureKinds:
-    plain = _typed(columns)
-    texts = tuple(exceptions[code] for code in plain.pop("exception"))
-    return FailureKinds(**plain, exception=texts)
+    """Turn columns into plain numbers, with NaN where there is none: extremes where nothing succeeded."""
+    typed = {}
+    for name, column in columns.items():
+        plain = column
+        if isinstance(column, np.ma.MaskedArray):
+            plain = np.where(column.mask, np.nan, column.data) if column.mask.any() else column.data
+        typed[name] = plain.astype(np.float64 if name in floats else np.int64, copy=False)
+    return typed

@@ -7,9 +7,8 @@ difference of two samples that may lie in two files, and being killed in between
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,13 +21,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evaluator.errors import StoreError
-from evaluator.records import Answer, Landed, Query, QueryFacts, QueryKind, ReadingCells, Series
-from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX
+from evaluator.records import BASELINE, Answer, Landed, Query, QueryFacts, QueryKind, ReadingCells, Run, Series
+from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, make_table, written_whole
 from evaluator.stats.readings import sum_up
-from evaluator.store.engine import Engine, attach, open_engine, transaction
-from evaluator.store.landing import Segment, Target, write_manifest
+from evaluator.store.engine import Engine
+from evaluator.store.file import StoreFile
+from evaluator.store.landing import Segment, hash_file, read_bucket_s, write_manifest
 
 __all__ = ["covered_until", "land_readings", "read_answers", "read_readings", "write_answers"]
+
+Key = tuple[str, str]
+"""Query and arm."""
 
 _ANSWERS, _SOURCES = b"evaluator.answers", b"evaluator.sources"
 _COLUMNS = ("query", "arm", "instance", "endpoint", "bucket", "part", "le", "n", "seconds", "total", "peak")
@@ -39,87 +42,72 @@ _COLUMNS = ("query", "arm", "instance", "endpoint", "bucket", "part", "le", "n",
 
 def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Mapping[str, Any]) -> Path:
     """Write the answers of one poll as the next file of the run's folder. Raises StoreError."""
+    # No two polls of a run begin together, so this names the file for ever.
+    first_ms = int(min((answer.start.timestamp() for answer in answers), default=0.0) * 1000)
+    tables = [_series_table(run, answer, series) for answer in answers for series in answer.series]
+    metadata = {_ANSWERS: json.dumps([_to_plain(answer) for answer in answers]), _SOURCES: json.dumps(dict(sources))}
+    whole = pa.concat_tables(tables) if tables else READING_SCHEMA.empty_table()
+    table = whole.unify_dictionaries().cast(READING_SCHEMA).replace_schema_metadata(metadata)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"poll-{_first_ms(answers):014d}{READINGS_SUFFIX}"
-        unfinished = path.with_name(path.name + ".tmp")
-        pq.write_table(_to_table(run, answers, sources), unfinished, compression="zstd")
-        unfinished.replace(path)
+        path = folder / f"poll-{first_ms:014d}{READINGS_SUFFIX}"
+        with written_whole(path) as unfinished:
+            pq.write_table(table, unfinished, compression="zstd")
     except OSError as error:
         raise StoreError(f"readings cannot be written into {folder}: {error.strerror or error}") from error
     return path
-
-
-def _first_ms(answers: Sequence[Answer]) -> int:
-    """When a poll begins: no two of a run begin together, so this names its file for ever."""
-    return int(min((answer.start.timestamp() for answer in answers), default=0.0) * 1000)
 
 
 def _find(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"poll-*{READINGS_SUFFIX}"))
 
 
-def _to_table(run: str, answers: Sequence[Answer], sources: Mapping[str, Any]) -> pa.Table:
-    tables = [_series_table(run, answer, series) for answer in answers for series in answer.series]
-    described = json.dumps([_describe(answer) for answer in answers]).encode()
-    schema = READING_SCHEMA.with_metadata({_ANSWERS: described, _SOURCES: json.dumps(dict(sources)).encode()})
-    whole = pa.concat_tables(tables) if tables else READING_SCHEMA.empty_table()
-    return whole.unify_dictionaries().cast(READING_SCHEMA).replace_schema_metadata(schema.metadata)
-
-
 def _series_table(run: str, answer: Answer, series: Series) -> pa.Table:
-    rows = series.ts_ms.size
-    texts = {
+    columns = {
         "run": run,
         "query": answer.query.text,
         "arm": answer.arm,
         "instance": series.instance,
         "endpoint": series.endpoint,
         "part": series.part,
+        "le": np.full(series.ts_ms.size, series.le) if series.part == "bucket" else None,
         "labels": json.dumps(dict(series.labels), sort_keys=True),
+        "ts": pa.array(series.ts_ms).cast(READING_SCHEMA.field("ts").type),
+        "value": pa.array(series.values),
     }
-    columns: dict[str, pa.Array] = {
-        name: pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
-        for name, text in texts.items()
-    }
-    bounded = series.part == "bucket"
-    columns["le"] = pa.array(np.full(rows, series.le)) if bounded else pa.nulls(rows, pa.float64())
-    columns["ts"] = pa.array(series.ts_ms).cast(READING_SCHEMA.field("ts").type)
-    columns["value"] = pa.array(series.values)
-    return pa.Table.from_arrays([columns[name] for name in READING_SCHEMA.names], schema=READING_SCHEMA)
+    return make_table(READING_SCHEMA, columns, series.ts_ms.size)
 
 
-def _describe(answer: Answer) -> dict[str, Any]:
-    """All of an answer but its series."""
-    return {
-        "query": answer.query.text,
-        "kind": answer.query.kind.value,
-        "arm": answer.arm,
-        "sent": list(answer.sent),
-        "start": answer.start.isoformat(),
-        "end": answer.end.isoformat(),
-        "step_s": answer.step_s,
-        "warnings": list(answer.warnings),
-        "nan": answer.nan,
-        "duplicates": answer.duplicates,
-        "notes": list(answer.notes),
-        "read": answer.read,
-        "infinite": answer.infinite,
-        "repeated": answer.repeated,
-        "outside": answer.outside,
-        "impossible": answer.impossible,
-        "form": answer.form,
-    }
+_DESCRIBED = tuple(field.name for field in fields(Answer) if field.name not in ("query", "series"))
+
+
+def _to_plain(answer: Answer) -> dict[str, Any]:
+    """Describe all of an answer but its series, for JSON."""
+    plain = {"query": answer.query.text, "kind": answer.query.kind.value}
+    plain |= {name: getattr(answer, name) for name in _DESCRIBED}
+    return plain | {"start": answer.start.isoformat(), "end": answer.end.isoformat()}
+
+
+def _from_plain(plain: Mapping[str, Any]) -> Answer:
+    """Make an answer without its series; what earlier versions did not write has its default."""
+    values = {name: plain[name] for name in _DESCRIBED if name in plain}
+    values |= {name: tuple(plain.get(name, ())) for name in ("sent", "warnings", "notes")}
+    values |= {name: datetime.fromisoformat(plain[name]) for name in ("start", "end")}
+    return Answer(Query(plain["query"], QueryKind(plain["kind"])), series=(), **values)
 
 
 def read_answers(paths: Sequence[Path]) -> tuple[tuple[Answer, ...], dict[str, Any]]:
     """Read polls back as one answer per query and arm, and what was said of their source. Raises StoreError."""
     tables = [_read(path) for path in paths]
-    described = [answer for table in tables for answer in json.loads(table.schema.metadata[_ANSWERS])]
     sources: dict[str, Any] = json.loads(tables[-1].schema.metadata[_SOURCES]) if tables else {}
-    merged = _merge(described)
-    plain = [table.replace_schema_metadata(None) for table in tables]
-    series = _split(pa.concat_tables(plain)) if plain else {}
+    merged: dict[Key, Answer] = {}
+    for table in tables:
+        for plain in json.loads(table.schema.metadata[_ANSWERS]):
+            answer = _from_plain(plain)
+            key = answer.query.text, answer.arm
+            merged[key] = _join(merged[key], answer) if key in merged else answer
+    bare = [table.replace_schema_metadata(None) for table in tables]
+    series = _split(pa.concat_tables(bare)) if bare else {}
     return tuple(replace(answer, series=tuple(series.get(key, ()))) for key, answer in merged.items()), sources
 
 
@@ -132,52 +120,22 @@ def _read(path: Path) -> pa.Table:
         ) from error
 
 
-Key = tuple[str, str]
-
-
-def _merge(described: Iterable[Mapping[str, Any]]) -> dict[Key, Answer]:
-    """One answer for each query and arm, over all polls."""
-    out: dict[Key, Answer] = {}
-    for one in described:
-        key = one["query"], one["arm"]
-        answer = Answer(
-            Query(one["query"], QueryKind(one["kind"])),
-            one["arm"],
-            tuple(one["sent"]),
-            datetime.fromisoformat(one["start"]),
-            datetime.fromisoformat(one["end"]),
-            one["step_s"],
-            (),
-            tuple(one["warnings"]),
-            one["nan"],
-            one["duplicates"],
-            tuple(one.get("notes", ())),
-            **{
-                name: one[name]
-                for name in ("read", "infinite", "repeated", "outside", "impossible", "form")
-                if name in one
-            },
-        )
-        out[key] = _join(out[key], answer) if key in out else answer
-    return out
-
-
 def _join(one: Answer, other: Answer) -> Answer:
+    """Join the answers of two polls, the later second."""
+    joined: dict[str, Any] = {}
+    for name in ("sent", "warnings", "notes"):
+        joined[name] = tuple(dict.fromkeys((*getattr(one, name), *getattr(other, name))))
+    for name in ("nan", "infinite", "repeated", "outside"):
+        joined[name] = getattr(one, name) + getattr(other, name)
     return replace(
         one,
-        sent=tuple(dict.fromkeys((*one.sent, *other.sent))),
         start=min(one.start, other.start),
         end=max(one.end, other.end),
-        warnings=tuple(dict.fromkeys((*one.warnings, *other.warnings))),
-        nan=one.nan + other.nan,
         duplicates=max(one.duplicates, other.duplicates),
-        notes=tuple(dict.fromkeys((*one.notes, *other.notes))),
         read=None if one.read is None or other.read is None else one.read + other.read,
-        infinite=one.infinite + other.infinite,
-        repeated=one.repeated + other.repeated,
-        outside=one.outside + other.outside,
         impossible=other.impossible,
         form=other.form or one.form,
+        **joined,
     )
 
 
@@ -224,45 +182,38 @@ def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
 # ------------------------------------------------------------------ landing
 
 
-def land_readings(target: Target) -> Landed:
-    """Sum up all readings of the target's run, and note files that are not in the manifest yet. Twice changes nothing.
+def land_readings(file: StoreFile, run: Run) -> Landed:
+    """Sum up all readings of a run, and note files that are not in the manifest yet. Twice changes nothing.
 
     Raises StoreError for a file that cannot be read.
     """
-    paths = _find(target.folder)
-    with open_engine() as engine, attach(engine, target.store, write=False, wait_s=target.wait_s):
-        rows = engine.execute("SELECT name, state FROM store.segments WHERE run = ?", [target.run]).fetchall()
+    paths = _find(file.run_folder(run.release, run.id))
+    with file.opened() as engine:
+        rows = engine.execute("SELECT name, state FROM store.segments WHERE run = ?", [run.id]).fetchall()
+        bucket_s = read_bucket_s(engine, run.id)
     known = dict(rows)
     fresh = [path for path in paths if path.name not in known]
-    landed = Landed(already=len(known), runs=(target.run,))
+    landed = Landed(already=len(known), runs=(run.id,))
     if not fresh:
         return landed
     if "purged" in known.values():
         raise StoreError(
-            f"readings of run {target.run} were purged, so that no more can be added to it",
+            f"readings of run {run.id} were purged, so that no more can be added to it",
             hint="collect again: that is a run of its own",
         )
     answers, sources = read_answers(paths)
-    cells = replace(sum_up(answers, _order_arms(answers), target.bucket_s), sources=sources)
-    segments = [_look_at(path) for path in fresh]
-    with open_engine() as engine, attach(engine, target.store, write=True, wait_s=target.wait_s), transaction(engine):
-        _write(engine, target.run, cells)
-        write_manifest(engine, target, segments)
+    names = dict.fromkeys(answer.arm for answer in answers)
+    arms = tuple(sorted(names, key=lambda name: (name != BASELINE, list(names).index(name))))
+    cells = replace(sum_up(answers, arms, bucket_s), sources=sources)
+    segments = [Segment(path, pq.ParquetFile(path).metadata.num_rows, hash_file(path)) for path in fresh]
+    with file.opened(write=True) as engine:
+        _write(engine, run.id, cells)
+        write_manifest(engine, file, run.id, segments)
     return replace(landed, rows=sum(segment.rows for segment in segments), segments=len(segments))
 
 
-def _order_arms(answers: Sequence[Answer]) -> tuple[str, ...]:
-    names = dict.fromkeys(answer.arm for answer in answers)
-    return tuple(sorted(names, key=lambda name: (name != "baseline", list(names).index(name))))
-
-
-def _look_at(path: Path) -> Segment:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Segment(path, pq.ParquetFile(path).metadata.num_rows, sha256)
-
-
 def _write(engine: Engine, run: str, cells: ReadingCells) -> None:
+    facts = [asdict(facts) | {"query": [facts.query.text, facts.query.kind.value]} for facts in cells.facts]
     engine.execute("DELETE FROM store.reading_cells WHERE run = ?", [run])
     engine.execute(
         "INSERT OR REPLACE INTO store.readings_of VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -273,7 +224,7 @@ def _write(engine: Engine, run: str, cells: ReadingCells) -> None:
             list(cells.arms),
             list(cells.instances),
             list(cells.endpoints),
-            json.dumps([_facts_to_plain(facts) for facts in cells.facts]),
+            json.dumps(facts),
             json.dumps(dict(cells.sources)),
         ],
     )
@@ -281,10 +232,6 @@ def _write(engine: Engine, run: str, cells: ReadingCells) -> None:
     engine.register("fresh_cells", rows)
     engine.execute(f"INSERT INTO store.reading_cells SELECT ? AS run, {', '.join(_COLUMNS)} FROM fresh_cells", [run])
     engine.unregister("fresh_cells")
-
-
-def _facts_to_plain(facts: QueryFacts) -> dict[str, Any]:
-    return asdict(facts) | {"query": [facts.query.text, facts.query.kind.value]}
 
 
 def read_readings(engine: Engine, run: str) -> ReadingCells | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 
 from evaluator.records import BLOCK_BUCKETS
-from evaluator.store.engine import Engine, quote
+from evaluator.store.engine import Engine, quote_all
 
 __all__ = ["HIGHEST_MS", "MOMENTS_STEPS", "STEPS", "count_rows", "find_grid_us", "roll_up"]
 
@@ -137,29 +137,15 @@ def roll_up(engine: Engine, paths: Sequence[Path], bucket_s: int, part: str = ""
 
     Rows whose time is NaN, negative or infinite are left out: compare `count_rows` with the count of the segments.
     """
-    try:
-        _run_steps(engine, paths, bucket_s, part, steps, wide="BIGINT")
-    except duckdb.OutOfRangeException:  # a square beyond 64 bits: a request of an hour, a response of gigabytes
-        _run_steps(engine, paths, bucket_s, part, steps, wide="HUGEINT")
-
-
-def _run_steps(
-    engine: Engine, paths: Sequence[Path], bucket_s: int, part: str, steps: Sequence[str], *, wide: str
-) -> None:
+    values = {"bucket_s": bucket_s, "paths": quote_all(paths), "highest_ms": HIGHEST_MS, "part": part}
+    values |= {"block_buckets": BLOCK_BUCKETS, "pack": _PACK}
     engine.execute(f"SET perfect_ht_threshold = {_DIRECT_BITS}")
-    listed = "[" + ", ".join(quote(str(path)) for path in paths) + "]"
-    for step in steps:
-        engine.execute(
-            step.format(
-                bucket_s=bucket_s,
-                paths=listed,
-                highest_ms=HIGHEST_MS,
-                part=part,
-                wide=wide,
-                block_buckets=BLOCK_BUCKETS,
-                pack=_PACK,
-            )
-        )
+    try:
+        for step in steps:
+            engine.execute(step.format(**values, wide="BIGINT"))
+    except duckdb.OutOfRangeException:  # a square beyond 64 bits: a request of an hour, a response of gigabytes
+        for step in steps:
+            engine.execute(step.format(**values, wide="HUGEINT"))
 
 
 def count_rows(engine: Engine, part: str = "") -> int:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 
 from evaluator.records import FilePlan
-from evaluator.store.engine import Engine, quote
-from evaluator.store.expressions import column_name
+from evaluator.store.engine import Engine, quote, quote_name
+from evaluator.store.expressions import column_name, read_texts
 from evaluator.store.rollup import HIGHEST_MS
 
 __all__ = ["FIRST_PART", "find_sub_results", "forget_sub_results"]
@@ -30,12 +30,11 @@ def forget_sub_results(engine: Engine, file: FilePlan) -> FilePlan:
     layout = file.layout
     if layout.sub_results is None:
         return file
-    columns = ", ".join(f"{quote(name)}: 'VARCHAR'" for name in layout.header)
-    label = '"' + layout.sub_results.label.replace('"', '""') + '"'
+    label = quote_name(layout.sub_results.label)
     [(found,)] = engine.execute(
-        f"""WITH labels AS (SELECT DISTINCT {label} AS label FROM read_csv(
-            {quote(file.path)}, auto_detect = false, header = true, delim = {quote(layout.delimiter)}, quote = '"',
-            escape = '"', columns = {{{columns}}}, ignore_errors = true))
+        f"""WITH labels AS (
+            SELECT DISTINCT {label} AS label
+            FROM {read_texts([file.path], layout.delimiter, layout.header, "ignore_errors")})
         SELECT count(*) FROM labels WHERE label || {quote(FIRST_PART)} IN (SELECT label FROM labels)"""
     ).fetchall()
     return file if found else dataclasses.replace(file, layout=dataclasses.replace(layout, sub_results=None))

@@ -12,8 +12,15 @@ from pathlib import Path
 import streamlit as st
 
 from evaluator.errors import EvaluatorError, StoreError
-from evaluator.intents import Preview, find_latest, list_conditions, plan_action, preview_steps, run_worker
-from evaluator.pipeline.reviewing import Condition
+from evaluator.intents import (
+    Condition,
+    Preview,
+    find_latest,
+    list_conditions,
+    plan_action,
+    preview_steps,
+    run_worker,
+)
 from evaluator.policy import load_policy
 from evaluator.records import Verdict
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent, Person
@@ -59,18 +66,18 @@ class Forecast:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _acts(_place: Place, key: str, stamp: object, release: str | None) -> tuple[Act, ...]:
     del key, stamp
-    promotions = open_store(_place).promotions
-    said = {row.intent: row.text for row in promotions.audit(release) if row.intent}
+    control = open_store(_place).control
+    said = {row.intent: row.text for row in control.audit(release) if row.intent}
     # All at once: a read for each intent would take longer with each that was ever asked for.
     approvals: dict[str, list[Approval]] = {}
     deliveries: dict[str, list[Delivery]] = {}
-    for approval in promotions.approvals():
+    for approval in control.approvals():
         approvals.setdefault(approval.intent, []).append(approval)
-    for delivery in promotions.deliveries():
+    for delivery in control.deliveries():
         deliveries.setdefault(delivery.intent, []).append(delivery)
     return tuple(
         Act(one, tuple(approvals.get(one.id, ())), tuple(deliveries.get(one.id, ())), said.get(one.id, ""))
-        for one in promotions.intents(release)
+        for one in control.intents(release)
     )
 
 
@@ -81,8 +88,7 @@ def read_acts(place: Place, release: str | None = None) -> tuple[Act, ...]:
 
 def read_conditions(place: Place, verdict: Verdict) -> tuple[Condition, ...]:
     """What has to be so before a release is promoted, and whether it is."""
-    store = open_store(place)
-    return list_conditions(store, read_policy(place), verdict, find_latest(store, verdict.release.id))
+    return list_conditions(open_store(place), read_policy(place), verdict)
 
 
 @st.cache_data(ttl=PEEK_TTL_S, max_entries=32, show_spinner="asking what is so now …")
@@ -93,7 +99,7 @@ def _forecast(_place: Place, key: str, stamp: object, hooks: str, release: str, 
     try:
         planned, left = plan_action(store, policy, release, action)
         nobody = Person("", ())
-        shown = preview_steps(planned, store.release(release), find_latest(store, release), nobody, until)
+        shown = preview_steps(planned, store.control.release(release), find_latest(store, release), nobody, until)
     except StoreError:
         raise
     except EvaluatorError as error:
@@ -109,7 +115,7 @@ def read_forecast(place: Place, release: str, action: Action) -> Forecast:
 @st.cache_data(max_entries=8, show_spinner="reading the audit trail …")
 def _trail(_place: Place, key: str, stamp: object) -> tuple[AuditRow, ...]:
     del key, stamp
-    return open_store(_place).promotions.audit()
+    return open_store(_place).control.audit()
 
 
 def read_trail(place: Place) -> tuple[AuditRow, ...]:
@@ -121,7 +127,7 @@ def read_trail(place: Place) -> tuple[AuditRow, ...]:
 def _verify(_place: Place, key: str, stamp: object) -> tuple[str, str]:
     del key, stamp
     try:
-        return open_store(_place).promotions.verify_audit(), ""
+        return open_store(_place).control.verify_audit(), ""
     except StoreError as error:
         return "", f"{error.message}: {error.hint}"
 

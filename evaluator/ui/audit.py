@@ -18,15 +18,15 @@ SNIPPET = """import json
 from pathlib import Path
 from evaluator.store import Store
 
-for one in Store.open(Path({store!r})).verdict_log():
+for one in Store.open(Path({store!r})).control.verdict_log():
     print(one.judged_at, one.release, one.word, json.loads(one.json)["data_hash"])"""
 
 TRAIL = """from pathlib import Path
 from evaluator.store import Store
 
-promotions = Store.open(Path({store!r})).promotions
-print(promotions.verify_audit())
-for row in promotions.audit():
+control = Store.open(Path({store!r})).control
+print(control.verify_audit())
+for row in control.audit():
     print(row.at, row.actor, row.event, row.release, row.intent, row.text)"""
 MOST = 500
 """Rows that a page shows; `evaluator audit show` has all."""

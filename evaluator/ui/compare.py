@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from evaluator.figures import color_arms, draw_distribution, draw_shift, draw_timeline
 from evaluator.pipeline.comparing import Difference, refusals
-from evaluator.pipeline.reviewing import rank_comparisons
 from evaluator.records import BASELINE, CANDIDATE, ReleaseSummary
+from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.panels import HEAD, describe, hand_out, show_figure
 from evaluator.ui.pieces import clean, empty, health_list, metrics_table, show, table

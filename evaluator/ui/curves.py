@@ -9,9 +9,9 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.figures import draw_distribution, draw_over_time, draw_shift, draw_timeline, draw_units
-from evaluator.pipeline.reviewing import rank_comparisons
 from evaluator.records import Comparison, Margin, Verdict
 from evaluator.reports.base import STATUS_MARKS, format_allowed
+from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.panels import show_figure
 from evaluator.ui.pieces import clean, definitions, empty, show

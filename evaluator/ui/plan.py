@@ -12,10 +12,11 @@ from markupsafe import Markup
 from evaluator.calibration import CalibrationReport, Tally, needed_comparisons
 from evaluator.errors import UsageError
 from evaluator.figures import draw_exposure, draw_precision
-from evaluator.pipeline.reviewing import judge_under_margins, rank_comparisons
+from evaluator.pipeline.reviewing import judge_under_margins
 from evaluator.planning import Exposure, GatePlan, Goal, History, compare_strategies, plan_gates, tabulate
 from evaluator.policy import Policy
 from evaluator.records import Margin, Rulebook
+from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.frame import guarded
 from evaluator.ui.panels import hand_out, show_figure
@@ -198,7 +199,10 @@ def _show_what_if(place: Place, release_id: str) -> None:
             "<p>{} was judged {}; with margins × {} it would be {}. Nothing is kept: a margin is changed in the "
             "policy, where others can see it.</p>"
         ).format(
-            link("release", release_id, release=release_id), words_of(verdict.word), f"{times:g}", words_of(tried.word)
+            link("release", release_id, release=release_id),
+            words_of(verdict.word),
+            f"{times:g}",
+            words_of(tried.judgement.word),
         )
     )
     rows = rank_comparisons([row for row in tried.evidence.comparisons if not row.scan])

@@ -8,8 +8,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.errors import UsageError
-from evaluator.intents import Wish, ask, may_ask, role_of, why_not
-from evaluator.pipeline.reviewing import Condition
+from evaluator.intents import Condition, Wish, ask, may_ask, role_of, why_not
 from evaluator.records import Verdict, VerdictWord
 from evaluator.records.intents import Action, PersonRole, PromotionRules
 from evaluator.ui.acting import Forecast, read_conditions, read_forecast

@@ -18,6 +18,7 @@ import streamlit as st
 
 from evaluator.calibration import CalibrationReport
 from evaluator.errors import UnknownName
+from evaluator.pipeline.assessing import Judged
 from evaluator.pipeline.comparing import (
     Compared,
     Difference,
@@ -27,12 +28,13 @@ from evaluator.pipeline.comparing import (
     find_side,
     refusals,
 )
+from evaluator.pipeline.drawing import trace_figures
 from evaluator.pipeline.hindsight import calibrate_releases, find_history
-from evaluator.pipeline.reviewing import Judged, read_judged, trace_judged
+from evaluator.pipeline.reviewing import judge_again
 from evaluator.planning import History
 from evaluator.policy import Policy, find_policy, load_policy
 from evaluator.records import Learnt, Release, ReleaseSummary, Run, StoredVerdict, Verdict
-from evaluator.reports import from_json
+from evaluator.reports import from_json, read_stored
 from evaluator.store import Stamp, Store, stamp_of
 
 __all__ = [
@@ -91,7 +93,7 @@ def open_store(place: Place) -> Store:
 @st.cache_data(max_entries=8, show_spinner=False)
 def _learnt(_place: Place, key: str, stamp: Stamp, service: str) -> Learnt | None:
     del key, stamp
-    return open_store(_place).learnt(service)
+    return open_store(_place).control.learnt(service)
 
 
 def read_learnt(place: Place, service: str) -> Learnt | None:
@@ -126,10 +128,7 @@ def read_summaries(place: Place) -> tuple[ReleaseSummary, ...]:
 @st.cache_data(max_entries=8, show_spinner="reading the latest verdicts …")
 def _latest(_place: Place, key: str, stamp: Stamp) -> tuple[Verdict, ...]:
     del key, stamp
-    return tuple(
-        replace(from_json(one.json, f"the verdict of {one.release}"), override=one.override)
-        for one in open_store(_place).latest_verdicts()
-    )
+    return tuple(read_stored(one) for one in open_store(_place).control.latest_verdicts())
 
 
 def read_latest(place: Place) -> tuple[Verdict, ...]:
@@ -140,7 +139,7 @@ def read_latest(place: Place) -> tuple[Verdict, ...]:
 @st.cache_data(max_entries=8, show_spinner="reading what was judged …")
 def _log(_place: Place, key: str, stamp: Stamp) -> tuple[Logged, ...]:
     del key, stamp
-    return tuple(_sum_up(one) for one in open_store(_place).verdict_log())
+    return tuple(_sum_up(one) for one in open_store(_place).control.verdict_log())
 
 
 def _sum_up(one: StoredVerdict) -> Logged:
@@ -214,10 +213,10 @@ class ReleaseView:
 def _release(_place: Place, key: str, stamp: Stamp, release_id: str) -> ReleaseView:
     del key, stamp
     store = open_store(_place)
-    past = store.verdicts(release_id)
+    past = store.control.verdicts(release_id)
     return ReleaseView(
-        store.release(release_id),
-        store.runs(release_id),
+        store.control.release(release_id),
+        store.data.runs(release_id),
         tuple(PastVerdict(k, one.word, one.judged_at, one.json, one.override) for k, one in enumerate(past)),
     )
 
@@ -247,7 +246,7 @@ def _parse(text: str) -> Verdict:
 @st.cache_resource(max_entries=8, show_spinner="reading the cells …")
 def _judgement(_place: Place, _verdict: Verdict, key: str, data: str, policy: str) -> Judged:
     del key, data, policy
-    return read_judged(open_store(_place), _verdict)
+    return judge_again(open_store(_place), _verdict)
 
 
 def read_judgement(place: Place, verdict: Verdict) -> Judged:
@@ -260,11 +259,12 @@ def read_judgement(place: Place, verdict: Verdict) -> Judged:
 def _figures(_place: Place, _verdict: Verdict, key: str, data: str, policy: str, *, newest: bool) -> Mapping[str, Any]:
     del key, data, policy
     store = open_store(_place)
-    kept = store.figures(_verdict.release.id) if newest else None
+    kept = store.control.figures(_verdict.release.id) if newest else None
     if kept:
         found: Mapping[str, Any] = json.loads(kept)
         return found
-    return trace_judged(store, _verdict, read_judgement(_place, _verdict))
+    judged = read_judgement(_place, _verdict)
+    return trace_figures(store, _verdict.release, judged.data, judged.rulebook, judged.evidence)
 
 
 def read_figures(place: Place, verdict: Verdict, *, newest: bool) -> Mapping[str, Any]:
@@ -299,7 +299,7 @@ def read_comparison(
 def _arms(_place: Place, key: str, stamp: Stamp, release_id: str) -> tuple[str, ...]:
     del key, stamp
     store = open_store(_place)
-    return store.read_cells([run.id for run in store.runs(release_id)]).arms
+    return store.data.read_cells([run.id for run in store.data.runs(release_id)]).arms
 
 
 def read_arms(place: Place, release_id: str) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from markupsafe import Markup
 
 from evaluator.errors import UnknownName
 from evaluator.figures import color_arms
-from evaluator.pipeline.reviewing import is_live, is_stale, rank_comparisons
+from evaluator.pipeline.runs import is_live, is_stale
 from evaluator.records import ReleaseSummary, Verdict
 from evaluator.reports.base import list_what_is_not_judged
+from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.intents import find_settled
-from evaluator.pipeline.reviewing import HeatMap, Waiting, find_waiting, lay_heat_map
+from evaluator.intents import Waiting, find_waiting
 from evaluator.records import ReleaseSummary
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports.base import format_effect
+from evaluator.reports.overview import HeatMap, build_heat_map
 from evaluator.ui.acting import read_acts
 from evaluator.ui.panels import hand_out
 from evaluator.ui.pieces import clean, clock, empty, heat_map, link, show, show_table, since, words_of
@@ -22,7 +22,7 @@ __all__ = ["show_releases"]
 SNIPPET = """from pathlib import Path
 from evaluator.store import Store
 
-for verdict in Store.open(Path("{store}")).latest_verdicts():
+for verdict in Store.open(Path("{store}")).control.latest_verdicts():
     print(verdict.release, verdict.word, verdict.judged_at)"""
 
 
@@ -56,7 +56,7 @@ def show_releases() -> None:
 
 def _show_waiting(summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]) -> None:
     st.subheader("What waits for me")
-    waiting = find_waiting(summaries, find_settled(intents, summaries))
+    waiting = find_waiting(summaries, intents)
     asked = [one for one in intents if one.state in _ASKS]
     if not waiting and not asked:
         show(Markup("<p>Nothing: every newest release was acted on.</p>"))
@@ -108,7 +108,7 @@ def _show_map(place: Place) -> None:
             )
         )
         return
-    laid = lay_heat_map(verdicts)
+    laid = build_heat_map(verdicts)
     show(
         heat_map(
             laid.metrics,
@@ -116,7 +116,7 @@ def _show_map(place: Place) -> None:
                 (
                     link("release", verdict.release.id, release=verdict.release.id),
                     words_of(verdict.word),
-                    [None if cell is None else (verdict.release.id, cell.comparison) for cell in cells],
+                    [None if cell is None else (verdict.release.id, cell) for cell in cells],
                 )
                 for verdict, cells in laid.rows
             ),
@@ -137,7 +137,7 @@ def _tabulate(laid: HeatMap) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         (
             verdict.release.id,
             verdict.word.value,
-            *("" if c is None else f"{c.comparison.status.value} {format_effect(c.comparison)}" for c in cells),
+            *("" if cell is None else f"{cell.status.value} {format_effect(cell)}" for cell in cells),
         )
         for verdict, cells in laid.rows
     ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.pipeline.reviewing import look_closer, rank_comparisons
+from evaluator.pipeline.reviewing import look_closer
 from evaluator.records import Comparison, Verdict
+from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.panels import HEAD, describe, hand_out
 from evaluator.ui.pieces import clean, empty, metrics_table, show
 from evaluator.ui.reads import Place, ReleaseView, read_judgement
@@ -18,22 +19,22 @@ MOST = 100
 ALL = "all endpoints"
 STEPS = 40
 SNIPPET = """from pathlib import Path
-from evaluator.pipeline.reviewing import look_closer, read_judged
-from evaluator.reports import from_json
+from evaluator.pipeline.reviewing import judge_again, look_closer
+from evaluator.reports import read_stored
 from evaluator.store import Store
 
 store = Store.open(Path({store!r}))
-verdict = from_json(store.verdicts({release!r})[-1].json)
-judged = read_judged(store, verdict)
+verdict = read_stored(store.control.verdicts({release!r})[-1])
+judged = judge_again(store, verdict)
 for row in look_closer(judged, {release!r}, endpoint={endpoint!r}, from_s={from_s}, to_s={to_s}):
     print(row.rule.name, row.arm, row.effect, row.status)"""
 
 RANKING = """from pathlib import Path
-from evaluator.pipeline.reviewing import rank_comparisons
-from evaluator.reports import from_json
+from evaluator.reports.overview import rank_comparisons
+from evaluator.reports import read_stored
 from evaluator.store import Store
 
-verdict = from_json(Store.open(Path({store!r})).verdicts({release!r})[-1].json)
+verdict = read_stored(Store.open(Path({store!r})).verdicts({release!r})[-1])
 for row in rank_comparisons([row for row in verdict.evidence.comparisons if row.scan]):
     print(row.rule.slice.endpoint, row.rule.type, row.arm, row.effect, row.status)"""
 
@@ -99,7 +100,7 @@ def _show_closer(place: Place, view: ReleaseView, verdict: Verdict, span_s: floa
             clean(endpoint),
             format_duration(low),
             format_duration(high),
-            "" if judged.same_data else ", and the data that was judged is not all there any more",
+            "" if judged.data.as_judged else ", and the data that was judged is not all there any more",
         )
     )
     several = len({row.arm for row in rows}) > 1

@@ -14,7 +14,7 @@ from typing import Any
 from arena.grid import ALPHA, GATES_ALONE, PEERED, SCAN_ALONE, Mode, Trial, own_rulebooks
 from arena.peers import ask_peers
 from evaluator.assess import assess
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.records import (
     Cells,
     Comparison,
@@ -101,7 +101,7 @@ def _ask(design: Design, requests: Requests, cells: Cells, mode: Mode) -> Record
 
 def _judge(evidence: Evidence, rulebook: Rulebook, runs: tuple[Run, ...]) -> Record:
     """The word, when a NO-GO was shown (minutes into the run), why, and the status of each metric."""
-    judgement = JUDGES["native"](evidence, rulebook, "arena")
+    judgement = judge_evidence(evidence, rulebook, "arena")
     decided_s = judgement.decided_at_s if judgement.word is VerdictWord.NO_GO else None
     return {
         "word": str(judgement.word),

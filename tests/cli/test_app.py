@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,10 @@ def test_a_port_that_is_taken_is_a_sentence(tmp_path):
 
 
 def test_without_streamlit_it_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(app.importlib.util, "find_spec", lambda _name: None)
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(app, "version", missing)
     assert run(["app"]) == 2
     assert "release-evaluator[app" in capsys.readouterr().err
 

@@ -20,7 +20,7 @@ def store(tmp_path, monkeypatch):
         "evaluator.intents.system_person", lambda: Person("ann", ("ann", "account:ann"), by_system=True)
     )
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
-    store.register_run(Release("cart@2"), Run("r1", "cart@2", "g1", "import"))
+    store.data.register_run(Release("cart@2"), Run("r1", "cart@2", "g1", "import"))
     return store
 
 
@@ -42,7 +42,7 @@ def test_verify_prints_the_head_and_finds_an_edit(store, capsys):
     assert run(["audit", "note", "cart@2", "one"]) == 0
     capsys.readouterr()
     assert run(["audit", "verify"]) == 0
-    assert capsys.readouterr().out.strip() == store.promotions.audit()[-1].hash
+    assert capsys.readouterr().out.strip() == store.control.audit()[-1].hash
     with duckdb.connect(store.path) as engine:
         engine.execute("UPDATE audit SET actor = 'bob'")
     assert run(["audit", "verify"]) == 4
@@ -53,7 +53,7 @@ def test_a_note_needs_a_text_and_a_release_that_exists(store, capsys):
     assert run(["audit", "note", "cart@2", " "]) == 2
     assert run(["audit", "note", "card@2", "x"]) == 2
     assert "did you mean 'cart@2'" in capsys.readouterr().err
-    assert store.promotions.audit() == ()
+    assert store.control.audit() == ()
 
 
 def test_a_note_that_looks_like_a_formula_is_text_in_a_spreadsheet(store, capsys):

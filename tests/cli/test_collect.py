@@ -57,7 +57,7 @@ def test_a_load_with_collect_is_judged_by_both(tmp_path, monkeypatch, capsys):
         assert metrics[name]["status"] != "no_data", metrics[name]["reason"]
     client, server = metrics["latency_p50"]["baseline"]["value"], metrics["server_mean"]["baseline"]["value"]
     assert 0.5 * client < server < 2 * client
-    sources = [one.source for one in Store.open(Path("evaluator.duckdb")).runs("shop@2")]
+    sources = [one.source for one in Store.open(Path("evaluator.duckdb")).data.runs("shop@2")]
     assert sources == ["locust", "prometheus", "prometheus"]
     assert run(["releases"]) == 0
     assert "shop@2" in capsys.readouterr().out

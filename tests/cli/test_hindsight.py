@@ -84,9 +84,9 @@ def test_replay_under_the_same_policy_changes_nothing(call):
 
 
 def test_replay_keeps_nothing(call, place):
-    before = len(Store.open(place / "evaluator.duckdb").verdicts("cart@3"))
+    before = len(Store.open(place / "evaluator.duckdb").control.verdicts("cart@3"))
     call("replay", "--policy", "loose.yaml")
-    assert len(Store.open(place / "evaluator.duckdb").verdicts("cart@3")) == before
+    assert len(Store.open(place / "evaluator.duckdb").control.verdicts("cart@3")) == before
 
 
 def test_replay_judges_the_runs_that_were_judged(call, place):
@@ -134,7 +134,7 @@ def test_what_was_learnt_is_kept_and_feeds_the_judge(place, call):
     code, out, _ = call("calibrate", "cart@1", "cart@2", "cart@3", "--splits", "2", "--save")
     assert code == 0
     assert "kept: the judge uses it" in out
-    learnt = Store.open(place / "evaluator.duckdb").learnt("cart")
+    learnt = Store.open(place / "evaluator.duckdb").control.learnt("cart")
     assert learnt is not None
     assert (learnt.comparisons, learnt.runs) == (6, 3)
     after = json.loads(call("verdict", "cart@1", "--exit-zero", "--dry-run", "--format", "json")[1])
@@ -158,10 +158,10 @@ def test_several_services_are_not_saved_as_one(call, place):
 def test_what_was_learnt_is_kept_by_service(tmp_path):
     store = Store.open(tmp_path / "s.duckdb", create=True)
     learnt = Learnt(0.01, None, 7, 4, 21.0, 0.02, 0.0001, 6, 3)
-    store.save_learnt("cart", learnt)
-    store.save_learnt("cart", replace(learnt, runs=5))
-    assert store.learnt("cart") == replace(learnt, runs=5)
-    assert store.learnt("shop") is None
+    store.control.save_learnt("cart", learnt)
+    store.control.save_learnt("cart", replace(learnt, runs=5))
+    assert store.control.learnt("cart") == replace(learnt, runs=5)
+    assert store.control.learnt("shop") is None
 
 
 def test_one_version_on_both_arms_is_told_by_its_versions(call, place):
@@ -175,7 +175,7 @@ def test_one_version_on_both_arms_is_told_by_its_versions(call, place):
     assert code == 0
     assert "nothing: one version" in out
     assert "more than their runs show by themselves (standard deviation; from 5 comparisons in 5 runs)" in out
-    learnt = Store.open(place / "evaluator.duckdb").learnt("self")
+    learnt = Store.open(place / "evaluator.duckdb").control.learnt("self")
     assert (learnt.wander_comparisons, learnt.wander_runs) == (5, 5)
     verdict = json.loads(call("verdict", "self@0", "--exit-zero", "--dry-run", "--format", "json")[1])
     text = next(found["text"] for found in verdict["health"] if found["check"] == "history")

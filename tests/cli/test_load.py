@@ -82,13 +82,13 @@ def test_replicates_restart_the_targets_between_runs(
     assert "requests in 2 runs, complete" in said.out
     assert Path("restarted").read_text() == "x"
     store = Store.open(Path("evaluator.duckdb"))
-    runs = store.runs(RELEASE)
+    runs = store.data.runs(RELEASE)
     assert [(one.replicate, one.state) for one in runs] == [(0, RunState.COMPLETE), (1, RunState.COMPLETE)]
     assert len({one.group for one in runs}) == 1
     assert all(one.landed == one.facts.counted for one in runs)
     assert runs[0].fingerprint == runs[1].fingerprint
     assert runs[0].fingerprint["replicates"] == 2
-    release = store.release(RELEASE)
+    release = store.control.release(RELEASE)
     assert (release.services[0].canary, dict(release.labels)) == ("2", {"team": "cart"})
 
 
@@ -99,7 +99,7 @@ def test_a_restart_that_fails_is_an_error_and_the_first_run_stays(
     code = run(load_arguments(shop, "--run-time", "1s", "--replicates", "2", "--restart-command", "false"))
     assert code == 4
     assert "the restart command 'false' ended with 1" in capsys.readouterr().err
-    assert [one.state for one in Store.open(Path("evaluator.duckdb")).runs(RELEASE)] == [RunState.COMPLETE]
+    assert [one.state for one in Store.open(Path("evaluator.duckdb")).data.runs(RELEASE)] == [RunState.COMPLETE]
 
 
 def test_ctrl_c_lands_what_was_recorded(shop: Sequence[Arm], tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_ctrl_c_lands_what_was_recorded(shop: Sequence[Arm], tmp_path: Path) -> 
     _, log = load.communicate(timeout=30)
     assert load.returncode == 130, log
     assert "Traceback" not in log
-    (one,) = Store.open(tmp_path / "evaluator.duckdb").runs(RELEASE)
+    (one,) = Store.open(tmp_path / "evaluator.duckdb").data.runs(RELEASE)
     assert (one.state, one.facts.stopped_by) == (RunState.INCOMPLETE, "interrupted")
     assert one.landed == one.facts.counted > 0
 
@@ -133,7 +133,7 @@ def test_a_load_that_was_killed_lands_at_the_next_look(shop: Sequence[Arm], tmp_
     assert psutil.wait_procs(orphans, timeout=10)[1] == []
     store = Store.open(tmp_path / "evaluator.duckdb")
     (landed,) = land_release(store, RELEASE)
-    (one,) = store.runs(RELEASE)
+    (one,) = store.data.runs(RELEASE)
     assert landed.rows == one.landed > 0
     assert (one.state, one.facts.orphaned, one.facts.stopped_by) == (RunState.INCOMPLETE, True, "the load was killed")
 
@@ -186,14 +186,14 @@ def test_the_demo_ends_with_a_verdict_and_a_store(
     assert said.out.startswith("NO-GO")
     assert "shop@1.5.0-latency" in said.out
     store = Store.open(Path("demo/evaluator.duckdb"))
-    (verdict,) = store.verdicts("shop@1.5.0-latency")
+    (verdict,) = store.control.verdicts("shop@1.5.0-latency")
     assert verdict.word == "no_go"
     assert json.loads(verdict.json)["release"] == "shop@1.5.0-latency"
     page = Path("demo/shop@1.5.0-latency.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
     assert "NO-GO ✗" in page
     assert str(Path("demo/shop@1.5.0-latency.html")) in said.err
-    assert json.loads(store.figures("shop@1.5.0-latency") or "{}")["timeline"]
+    assert json.loads(store.control.figures("shop@1.5.0-latency") or "{}")["timeline"]
     assert not [one for one in psutil.Process(os.getpid()).children() if "1.5.0" in one.cmdline()]
 
 

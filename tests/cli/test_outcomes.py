@@ -241,7 +241,8 @@ def test_outcomes_that_were_judged_before_are_counted_and_paid_for(here, capfd):
     assert "were judged 2 times before (at 2,000, 3,000 units; now 4,000)" in text
     # The outcomes of the second look are what they were, whatever came after them.
     runs = [
-        row["id"] for row in Store(here / "evaluator.duckdb").query("SELECT id FROM runs ORDER BY code").to_pylist()
+        row["id"]
+        for row in Store.open(here / "evaluator.duckdb").data.query("SELECT id FROM runs ORDER BY code").to_pylist()
     ]
     once_more = verdict(capfd, "--run", runs[2])[1]
     assert {**once_more, "judged_at": ""} == {**second, "judged_at": ""}

@@ -56,3 +56,12 @@ def test_the_policy_of_the_option_wins_over_the_folder(policy, tmp_path, monkeyp
 def test_schema(capfd):
     assert run(["policy", "schema"]) == 0
     assert json.loads(capfd.readouterr().out)["title"] == "PolicyFile"
+
+
+def test_a_tree_that_is_not_installed_has_no_schema(monkeypatch, capfd):
+    monkeypatch.setattr("evaluator.hooks.HOOKS", {})
+    assert run(["policy", "schema"]) == 2
+    out, err = capfd.readouterr()
+    assert not out
+    assert "a tree that is not installed" in err
+    assert "install it first" in err

@@ -209,17 +209,17 @@ def test_figures_are_computed_and_kept_only_where_they_are_asked_for(judge, plac
     store = Store.open(place / "evaluator.duckdb")
     bare = json.loads(judge("same", "--format", "json")[1])
     assert "figures" not in bare
-    assert store.figures("same") is None
+    assert store.control.figures("same") is None
     drawn = json.loads(judge("same", "--format", "json", "--figures")[1])
     jsonschema.validate(drawn, json.loads((files("evaluator") / "schemas" / "verdict.schema.json").read_text()))
     assert {row["name"] for row in drawn["figures"]["metrics"]} >= {"failure_rate", "latency_p95"}
     assert len(drawn["figures"]["runs"]) == 3
     assert drawn["figures"]["candidates"][0]["release"] == "slow"
-    kept = store.figures("same")
+    kept = store.control.figures("same")
     assert kept is not None
     assert len(kept) < 300_000
     assert json.loads(kept)["timeline"]["seconds"] == drawn["figures"]["timeline"]["seconds"]
-    assert "figures" not in json.loads(store.verdicts("same")[-1].json)
+    assert "figures" not in json.loads(store.control.verdicts("same")[-1].json)
 
 
 def test_the_report_has_figures_and_the_json_beside_it_does_not(judge, place):
@@ -235,7 +235,7 @@ def test_the_report_has_figures_and_the_json_beside_it_does_not(judge, place):
 def test_figures_of_a_release_that_is_not_there_are_not_there(place):
     store = Store.open(place / "evaluator.duckdb")
     with pytest.raises(UnknownName):
-        store.figures("nowhere")
+        store.control.figures("nowhere")
 
 
 def write_csv(path, *, seed, until=1.0, seconds=600, rate=30):

@@ -15,7 +15,7 @@ import pytest
 from request_files import write_requests
 
 from evaluator.__main__ import run
-from evaluator.cli.watch import PLAIN_EVERY_S, StatusLine
+from evaluator.cli.waiting import PLAIN_EVERY_S, StatusLine
 from evaluator.records import Arm, RunState
 from evaluator.sources.load import wait_for_targets
 from evaluator.sources.sample import find_loadtests, start_arms
@@ -79,11 +79,11 @@ def test_a_load_that_is_no_go_stops_early_and_who_watches_it_says_the_same(
     assert "Traceback" not in err + log
     watched = json.loads(out)
     store = Store.open(tmp_path / "evaluator.duckdb")
-    (one,) = store.runs(RELEASE)
+    (one,) = store.data.runs(RELEASE)
     assert (one.state, one.facts.stopped_by) == (RunState.COMPLETE, "")
     assert one.landed == one.facts.counted
     assert one.facts.ended_early.startswith("NO-GO was shown after ")
-    assert [stored.word for stored in store.verdicts(RELEASE)] == ["no_go"]
+    assert [stored.word for stored in store.control.verdicts(RELEASE)] == ["no_go"]
     verdict = start(tmp_path, "verdict", RELEASE, "--format", "json")
     judged = json.loads(verdict.communicate(timeout=30)[0])
     assert verdict.returncode == 1
@@ -126,7 +126,7 @@ def test_a_gate_may_start_before_the_release_is_there(files: list[str], tmp_path
     assert (gate.returncode, out[:5]) == (1, "NO-GO"), err
     assert out.count("NO-GO ✗") == 1
     assert json.loads((tmp_path / "verdict.json").read_text())["verdict"] == "no_go"
-    assert len(Store.open(tmp_path / "evaluator.duckdb").verdicts("cart@2")) == 1
+    assert len(Store.open(tmp_path / "evaluator.duckdb").control.verdicts("cart@2")) == 1
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_waiting_ends_as_verdict_does(
     capsys.readouterr()
     assert run(list(command)) == code
     assert capsys.readouterr().out.startswith("NO-GO")
-    assert len(Store.open(Path("evaluator.duckdb")).verdicts("cart@2")) == ("--dry-run" not in command)
+    assert len(Store.open(Path("evaluator.duckdb")).control.verdicts("cart@2")) == ("--dry-run" not in command)
 
 
 def test_the_list_of_releases_counts_what_shadow_mode_let_pass(

@@ -11,7 +11,7 @@ from reporting import HOUR, SHORT, SLOWER, runs_of, without_requests
 
 from evaluator.assess import assess
 from evaluator.curves import MOST_POINTS, trace_release
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.records import (
     PARTS,
     Margin,
@@ -27,7 +27,7 @@ from evaluator.simulate import SCENARIOS, Change, simulate, simulate_cells, to_c
 
 def trace(cells, rulebook=RULEBOOK, readings=None):
     runs = runs_of(cells)
-    comparisons = JUDGES["native"](assess(cells, runs, rulebook), rulebook, "cart@2").comparisons
+    comparisons = judge_evidence(assess(cells, runs, rulebook), rulebook, "cart@2").comparisons
     return comparisons, trace_release(cells, runs, rulebook, comparisons, readings)
 
 

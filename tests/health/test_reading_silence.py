@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from evaluator.assess_readings import assess_readings
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.records import (
     UP,
     Answer,
@@ -95,7 +95,7 @@ COLLECTED = Run("c1", "cart@2", "g1", "prometheus", state=RunState.COMPLETE)
 
 def judge(cells, rulebook=RULEBOOK):
     evidence = assess_readings(cells, (COLLECTED,), rulebook, "cart@2")
-    return JUDGES["native"](evidence, rulebook, "cart@2").word, {one.check: one for one in evidence.findings}
+    return judge_evidence(evidence, rulebook, "cart@2").word, {one.check: one for one in evidence.findings}
 
 
 def test_arms_that_are_heard_all_the_time_may_go():

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hooks_world import make_context
 
-from evaluator import extensions
 from evaluator.errors import HookError, PolicyError, UnknownName
 from evaluator.hooks import (
     HOOKS,
@@ -69,12 +68,13 @@ def break_down(_context):
 @pytest.fixture
 def installed(monkeypatch):
     def install(*points):
-        monkeypatch.setattr(extensions, "entry_points", lambda group: [EntryPoint(n, v, group) for n, v in points])
-        vars(base.HOOKS).pop("points", None)
+        found = [EntryPoint(name, value, base.GROUP) for name, value in points]
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
+        vars(base.HOOKS).pop("places", None)
 
     yield install
     monkeypatch.undo()
-    vars(base.HOOKS).pop("points", None)
+    vars(base.HOOKS).pop("places", None)
 
 
 def test_in_their_order_and_one_failure_does_not_stop_the_others():
@@ -201,7 +201,7 @@ def test_undo_has_the_same_limit(monkeypatch):
 
 def test_what_is_not_installed_is_named(receiver, monkeypatch):
     hook = make_hook("http", {"url": receiver.url, "allow_hosts": ["127.0.0.1"]})
-    monkeypatch.setitem(sys.modules, "urllib3.connection", None)
+    monkeypatch.setitem(sys.modules, "requests", None)
     outcome = hook.execute(make_context())
     assert outcome.state == "failed"
     assert "release-evaluator[hooks]" in outcome.did

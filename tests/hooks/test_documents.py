@@ -35,7 +35,11 @@ def test_examples_are_accepted(kind, given):
 def test_every_hook_has_its_section_with_its_options():
     assert rows(HookOptions) in TEXT
     for kind, made in HOOKS.items():
-        section = TEXT.split(f"\n## {kind}\n")[1].split("\n## ")[0]
+        _, heading, rest = TEXT.partition(f"\n## {kind}\n")
+        assert heading, (
+            f"docs/hooks.md has no section '## {kind}': say there what it does, with the table of its options"
+        )
+        section = rest.split("\n## ")[0]
         assert rows(made.Options, TlsOptions.model_fields) in section, kind
 
 

@@ -10,7 +10,9 @@ from metrics_servers import program
 
 from evaluator.errors import HookError
 from evaluator.hooks import network
-from evaluator.hooks.network import MaybeSent, NetworkOptions, Request, resolve, send
+from evaluator.hooks.network import MaybeSent, NetworkOptions, TlsOptions, resolve, send
+
+LOOPBACK = TlsOptions(allow_hosts=["127.0.0.1"])
 
 
 def resolver(monkeypatch, *answers):
@@ -85,17 +87,17 @@ def test_the_address_that_was_checked_is_the_one_connected_to(receiver, monkeypa
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     url = f"http://hooks.example.org:{receiver.port}/in"
-    answer = send(Request("POST", url, b"x", allow_hosts=["hooks.example.org", "127.0.0.1"]))
+    answer = send("POST", url, TlsOptions(allow_hosts=["hooks.example.org", "127.0.0.1"]), b"x")
     assert answer.ok
     assert asked.count("hooks.example.org") == 1
     assert receiver.seen[0].headers["host"] == f"hooks.example.org:{receiver.port}"
     with pytest.raises(HookError, match=r"127\.0\.0\.99"):
-        send(Request("POST", url, b"x", allow_hosts=["hooks.example.org", "127.0.0.1"]))
+        send("POST", url, TlsOptions(allow_hosts=["hooks.example.org", "127.0.0.1"]), b"x")
 
 
 def test_redirects_are_answers(receiver):
     receiver.answers = [reply(302, Location="http://169.254.169.254/latest/meta-data")]
-    answer = send(Request("POST", receiver.url, allow_hosts=["127.0.0.1"]))
+    answer = send("POST", receiver.url, LOOPBACK)
     assert (answer.status, answer.ok) == (302, False)
     assert len(receiver.seen) == 1
 
@@ -120,7 +122,7 @@ def test_a_slow_answer_is_cut_off(slow, receiver):
     receiver.answers = [slow]
     began = time.monotonic()
     with pytest.raises(MaybeSent, match=r"within 0\.4 s"):
-        send(Request("GET", receiver.url, allow_hosts=["127.0.0.1"], timeout_s=0.4))
+        send("GET", receiver.url, LOOPBACK, timeout_s=0.4)
     assert time.monotonic() - began < 1.5
 
 
@@ -132,7 +134,7 @@ def test_an_endless_answer_is_cut(receiver):
             handler.wfile.write(b"x" * 65536)
 
     receiver.answers = [endless]
-    answer = send(Request("GET", receiver.url, allow_hosts=["127.0.0.1"]))
+    answer = send("GET", receiver.url, LOOPBACK)
     assert answer.ok
     assert len(answer.text) == network.LARGEST_BODY
 
@@ -140,14 +142,14 @@ def test_an_endless_answer_is_cut(receiver):
 @pytest.mark.parametrize("url", ["ftp://a/", "http://u:p@a/", "http:///x", "http://a/\r\nX: 1", "http://a:99999/"])
 def test_addresses_that_cannot_be_meant_are_refused(url):
     with pytest.raises(HookError):
-        send(Request("GET", url, allow_hosts=["a"]))
+        send("GET", url, TlsOptions(allow_hosts=["a"]))
 
 
 def test_nobody_there(receiver):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         with pytest.raises(HookError, match="refused"):
-            send(Request("GET", f"http://127.0.0.1:{free.getsockname()[1]}/", allow_hosts=["127.0.0.1"]))
+            send("GET", f"http://127.0.0.1:{free.getsockname()[1]}/", LOOPBACK)
 
 
 @pytest.fixture(scope="module")
@@ -174,13 +176,13 @@ def test_the_name_stays_in_tls(name, trusted, reached, certificate, monkeypatch)
             socket, "getaddrinfo", lambda host, *a, **k: real("127.0.0.1" if host == name else host, *a, **k)
         )
         ca = str(certificate / "cert.pem") if trusted else None
-        request = Request("GET", f"https://{name}:{receiver.port}/", allow_hosts=[name, "127.0.0.1"], ca=ca)
+        url, options = f"https://{name}:{receiver.port}/", TlsOptions(allow_hosts=[name, "127.0.0.1"], ca=ca)
         if reached:
-            assert send(request).ok
+            assert send("GET", url, options).ok
             assert receiver.seen[0].headers["host"] == f"{name}:{receiver.port}"
         else:
             with pytest.raises(HookError, match=r"certificate|mismatch"):
-                send(request)
+                send("GET", url, options)
             assert not receiver.seen
 
 
@@ -200,7 +202,7 @@ def test_a_handshake_that_never_ends_is_cut_off():
         began = time.monotonic()
         url = f"https://127.0.0.1:{server.getsockname()[1]}/"
         with pytest.raises(HookError, match="no time was left"):
-            send(Request("GET", url, allow_hosts=["127.0.0.1"], timeout_s=0.4))
+            send("GET", url, LOOPBACK, timeout_s=0.4)
         assert time.monotonic() - began < 1.5
         ended.set()
         thread.join(5)

@@ -37,8 +37,8 @@ def proxy(tmp_path_factory):
             "servers": {"baseline": f"127.0.0.1:{baseline.port}", "canary": f"127.0.0.1:{canary.port}"},
             "nginx": command,
         }
-        first = make_hook("nginx", options | {"weights": {"baseline": 9, "canary": 1}})
-        (folder / "shop.conf").write_text(first._block())
+        first = make_hook("nginx", options | {"weights": {"baseline": 9, "canary": 1}, "nginx": ["true"]})
+        assert first.execute(make_context()).state == "acknowledged"
         with running(command, port, "/"):
             yield port, options, folder / "shop.conf"
 

@@ -8,7 +8,7 @@ from hooks_world import make_context, reply
 
 from evaluator.errors import UsageError
 from evaluator.hooks import HOOKS, Step, make_hook, run_hooks, undo_hook
-from evaluator.hooks.secrecy import redact, reveal
+from evaluator.secrecy import OF_HOOKS, redact
 
 KEY = base64.b64encode(b"k" * 32).decode()
 SECRETS = {"HOOK_SECRET": f"whsec_{KEY}", "TOKEN": 'tok"en/+=%1', "DNS_KEY": KEY, "PATH": "/usr/bin:/bin"}
@@ -45,7 +45,7 @@ def repeat(status):
 def test_no_secret_in_anything_that_is_said(kind, status, receiver, caplog):
     receiver.answers = [repeat(status)]
     hook = make_hook(kind, options_for(receiver)[kind], SECRETS)
-    context = make_context(environment=SECRETS)
+    context = make_context()
     with caplog.at_level(logging.DEBUG):
         step = Step(hook, time_limit_s=1)
         deliveries = [*run_hooks([step], context), undo_hook(step, context, None)]
@@ -64,5 +64,14 @@ def test_every_spelling_is_found():
 
 def test_one_that_is_not_set_is_named():
     with pytest.raises(UsageError, match="NO_SUCH"):
-        reveal("x ${NO_SUCH}", {})
-    assert make_context(environment={"A": "1"}).secret("${A}${A}") == "11"
+        OF_HOOKS.reveal("x ${NO_SUCH}", {})
+    assert OF_HOOKS.reveal("${A}${A}", {"A": "1"}) == "11"
+
+
+def test_a_secret_that_no_header_can_have_is_not_sent(receiver):
+    hook = make_hook("kubernetes", options_for(receiver)["kubernetes"], {"TOKEN": "first\nsecond"})
+    for outcome in (hook.test(), hook.execute(make_context())):
+        assert outcome.state == "failed"
+        assert "a request to 127.0.0.1 cannot be written" in outcome.did
+        assert "first" not in outcome.did
+    assert not receiver.seen

@@ -40,8 +40,8 @@ def judged(tmp_path_factory) -> Path:
     for release, seed in (("cart@1.9.0", 5), ("cart@1.6.0", 2)):
         stored.land(store, release, stored.DESIGNS[release], seed=seed)
         judge_release(store, release, load_policy(), judged_at=datetime.now(UTC))
-    assert [json.word for json in store.verdicts("cart@1.9.0")] == ["go"]
-    assert [json.word for json in store.verdicts("cart@1.6.0")] == ["no_go"]
+    assert [json.word for json in store.control.verdicts("cart@1.9.0")] == ["go"]
+    assert [json.word for json in store.control.verdicts("cart@1.6.0")] == ["no_go"]
     return path
 
 

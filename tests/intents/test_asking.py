@@ -51,8 +51,8 @@ def test_roles_are_held_by_any_name_and_the_highest_counts(policy, person):
 def test_who_may_not_ask_is_told_and_it_is_kept(store, policy, person, wish, script, who, action, says):
     with pytest.raises(Refused, match=says):
         ask(store, policy(hooks(script)), person(who), wish(action))
-    assert store.promotions.intents() == ()
-    (row,) = store.promotions.audit()
+    assert store.control.intents() == ()
+    (row,) = store.control.audit()
     assert (row.actor, row.event) == (who, "refused")
 
 
@@ -107,14 +107,14 @@ def test_every_promotion_against_a_verdict_is_on_that_verdict_for_ever(store, po
 
     rules = policy(hooks(script))
     intent = ask(store, rules, person("bob"), wish("break_glass", "cart@1.6.0", "the old one is on fire"))
-    assert store.verdicts("cart@1.6.0")[-1].override is None
+    assert store.control.verdicts("cart@1.6.0")[-1].override is None
     approve(store, rules, person("cleo"), intent.id)
     approve(store, rules, person("ada"), intent.id)
     assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
-    override = store.verdicts("cart@1.6.0")[-1].override
+    override = store.control.verdicts("cart@1.6.0")[-1].override
     assert (override["by"], override["approved by"]) == ("bob", "ada, cleo")
     assert override["reason"] == "the old one is on fire"
-    assert store.verdicts("cart@1.9.0")[-1].override is None
+    assert store.control.verdicts("cart@1.9.0")[-1].override is None
     again = judge_release(store, "cart@1.6.0", rules, judged_at=datetime.now(UTC))
     assert again.override == override
 
@@ -132,11 +132,11 @@ def test_grounds_that_do_not_hold_refuse_a_promotion(store, policy, person, wish
 
 @pytest.mark.parametrize("state", [RunState.RUNNING, RunState.COMPLETE])
 def test_newer_data_refuse_a_promotion(store, policy, person, wish, script, state):
-    run = store.runs("cart@1.9.0")[0]
+    run = store.data.runs("cart@1.9.0")[0]
     newer = replace(run, id="later-0", group="later", state=RunState.RUNNING, landed=0)
-    store.register_run(store.release("cart@1.9.0"), newer)
+    store.data.register_run(store.control.release("cart@1.9.0"), newer)
     if state is RunState.COMPLETE:
-        store.finish_run("later-0", state=state, ended=run.ended, facts=run.facts)
+        store.data.finish_run("later-0", state=state, ended=run.ended, facts=run.facts)
     with pytest.raises(Refused, match=r"a run is still recorded|there are newer"):
         ask(store, policy(hooks(script)), person("bob"), wish())
 
@@ -160,7 +160,7 @@ def test_a_double_click_and_two_analysts_make_one_intent(store, policy, person, 
     for thread in threads:
         thread.join()
     assert len({one.id for one in made}) == 1
-    assert len(store.promotions.intents()) == 1
+    assert len(store.control.intents()) == 1
 
 
 def test_a_hold_cancels_what_waits_and_a_promotion_afterwards_is_new(store, policy, person, wish, script):
@@ -168,7 +168,7 @@ def test_a_hold_cancels_what_waits_and_a_promotion_afterwards_is_new(store, poli
     first = ask(store, rules, person("ana"), wish())
     held = ask(store, rules, person("ana"), wish("hold", reason="support reports odd carts"))
     assert held.state is IntentState.APPROVED
-    assert store.promotions.intent(first.id).state is IntentState.CANCELLED
+    assert store.control.intent(first.id).state is IntentState.CANCELLED
     assert execute(store, lambda: rules, held.id, "w").state is IntentState.ACKNOWLEDGED
     assert ask(store, rules, person("ana"), wish()).id not in {first.id, held.id}
 
@@ -224,8 +224,8 @@ def test_what_is_not_executed_in_time_expires(store, policy, person, wish, scrip
     intent = ask(store, rules, person("ana"), wish())
     with pytest.raises(UsageError, match="has expired"):
         approve(store, rules, person("bob"), intent.id)
-    store.promotions.expire(datetime.now(UTC) + timedelta(seconds=1))
-    assert store.promotions.intent(intent.id).state is IntentState.EXPIRED
+    store.control.expire(datetime.now(UTC) + timedelta(seconds=1))
+    assert store.control.intent(intent.id).state is IntentState.EXPIRED
     assert ask(store, rules, person("ana"), wish()).id != intent.id
 
 
@@ -243,8 +243,8 @@ def test_one_person_under_two_names_is_one_person(store, policy, person, wish, s
         approve(store, rules, person("u-7"), intent.id)
     assert approve(store, rules, person("cleo", "u-8"), intent.id).state is IntentState.REQUESTED
     assert approve(store, rules, person("u-8", "group:sre"), intent.id).state is IntentState.REQUESTED
-    assert [one.person for one in store.promotions.approvals(intent.id)] == ["cleo"]
-    assert store.promotions.audit()[-1].event == "repeated"
+    assert [one.person for one in store.control.approvals(intent.id)] == ["cleo"]
+    assert store.control.audit()[-1].event == "repeated"
     # Members of one group are not one person.
     assert approve(store, rules, person("u-9", "group:sre"), intent.id).state is IntentState.APPROVED
 
@@ -252,11 +252,11 @@ def test_one_person_under_two_names_is_one_person(store, policy, person, wish, s
 def test_who_asked_under_another_name_has_not_agreed_when_it_is_executed(store, policy, person, wish, script, lines):
     rules = policy(hooks(script, "approvals: {self_approval: false}\n"))
     intent = ask(store, rules, person("bob", "u-7"), wish())
-    with store.promotions.attached(write=True) as engine:
+    with store.file.opened(write=True) as engine:
         engine.execute("INSERT INTO store.approvals VALUES ('i1', 'cleo', now(), ['cleo', 'u-7'])")
         engine.execute("UPDATE store.intents SET state = 'approved'")
     assert execute(store, lambda: rules, intent.id, "w").state is IntentState.FAILED
-    assert "0 of 1 approvals hold" in store.promotions.audit()[-1].text
+    assert "0 of 1 approvals hold" in store.control.audit()[-1].text
     assert lines() == []
 
 
@@ -272,7 +272,7 @@ def test_controls_and_halves_of_characters_are_not_kept(store, policy, person, w
         store, rules, person("ana"), intent.release, "slow\x00 disk\udcff\nsecond \U0001f9d1\u200d\U0001f52c"
     )
     assert row.text == "slow  disk \nsecond \U0001f9d1\u200d\U0001f52c"
-    assert store.promotions.verify_audit() == row.hash
+    assert store.control.verify_audit() == row.hash
 
 
 def test_long_reasons_are_refused_wherever_one_is_given(store, policy, person, wish, script):
@@ -299,10 +299,10 @@ def test_a_viewer_writes_no_notes_and_nobody_an_empty_one(store, policy, person,
 
 def test_a_verdict_of_the_future_promotes_nothing(store, policy, script):
     from evaluator.intents import find_latest
-    from evaluator.reports import from_json
+    from evaluator.reports import read_stored
 
-    rules, latest = policy(hooks(script)), find_latest(store, "cart@1.9.0")
+    rules, latest = policy(hooks(script)), read_stored(find_latest(store, "cart@1.9.0"))
     later = replace(latest, judged_at=datetime.now(UTC) + timedelta(hours=2))
-    unmet = [one.says for one in list_conditions(store, rules, from_json(latest.json, "it"), later) if not one.met]
+    unmet = [one.says for one in list_conditions(store, rules, later) if not one.met]
     assert len(unmet) == 1
     assert unmet[0].startswith("it was judged 2 h from now: the clock was set back") or "from now" in unmet[0]

@@ -46,7 +46,7 @@ def promoted(store, rules, wish, person=None):
 
 
 def outcome(store, intent, number=1):
-    return {one.position + 1: one for one in store.promotions.deliveries(intent.id)}[number].outcome
+    return {one.position + 1: one for one in store.control.deliveries(intent.id)}[number].outcome
 
 
 # ------------------------------------------------------------------ in order
@@ -60,8 +60,8 @@ def test_hooks_run_in_order_and_announcements_tell_what_came_of_it(store, policy
     intent = promoted(store, rules, wish)
     assert intent.state is IntentState.ACKNOWLEDGED
     assert lines() == ["one-1.9.0", "two", "promote-acknowledged"]
-    assert [one.event for one in store.promotions.deliveries(intent.id)] == ["promote", "promote", "announce"]
-    assert store.promotions.verify_audit()
+    assert [one.event for one in store.control.deliveries(intent.id)] == ["promote", "promote", "announce"]
+    assert store.control.verify_audit()
 
 
 @pytest.mark.parametrize(("more", "then"), [("", ["one", "two"]), (", required: true", ["one"])])
@@ -70,7 +70,7 @@ def test_a_hook_that_fails_stops_the_others_where_it_is_required(store, policy, 
     intent = promoted(store, rules, wish)
     assert intent.state is IntentState.FAILED
     assert lines() == then
-    said = store.promotions.audit()[-1].text
+    said = store.control.audit()[-1].text
     assert said.startswith("hook 1 (command) failed")
     assert ("1 after it not executed" in said) == bool(more)
 
@@ -89,7 +89,7 @@ def test_a_rollback_takes_back_what_was_done_the_last_hook_first(store, policy, 
     back = ask(store, rules, system_person(), wish("rollback", reason="carts are odd"))
     assert execute(store, lambda: rules, back.id, "w2").state is IntentState.ACKNOWLEDGED
     assert lines()[3:] == ["not-two", "not-one", "rollback-1.4.1"]
-    assert "cannot be undone" in store.promotions.audit()[-1].text
+    assert "cannot be undone" in store.control.audit()[-1].text
     with pytest.raises(Refused, match="nothing to roll back") as caught:
         ask(store, policy(f"hooks: {{promote: [{script('one')}]}}"), system_person(), wish("rollback", reason="again"))
     assert "no promotion of it was executed" in caught.value.message
@@ -110,10 +110,10 @@ def test_a_rollback_undoes_by_the_options_that_were_executed(store, policy, wish
 def test_a_stale_go_does_not_promote(store, policy, wish, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
     intent = ask(store, rules, system_person(), wish())
-    run = store.runs("cart@1.9.0")[0]
-    store.register_run(store.release("cart@1.9.0"), replace(run, id="later-0", group="later", landed=0))
+    run = store.data.runs("cart@1.9.0")[0]
+    store.data.register_run(store.control.release("cart@1.9.0"), replace(run, id="later-0", group="later", landed=0))
     assert execute(store, lambda: rules, intent.id, "w").state is IntentState.FAILED
-    assert "data have landed or changed" in store.promotions.audit()[-1].text
+    assert "data have landed or changed" in store.control.audit()[-1].text
     assert lines() == []
 
 
@@ -130,11 +130,11 @@ def test_a_newer_verdict_another_policy_and_lost_permission_refuse_it(store, pol
         intent = ask(store, may, person("bob"), wish())
         changed = policy(text)
         assert execute(store, lambda changed=changed: changed, intent.id, "w").state is IntentState.FAILED
-        assert says in store.promotions.audit()[-1].text
+        assert says in store.control.audit()[-1].text
     intent = ask(store, may, person("bob"), wish())
     judge_release(store, "cart@1.9.0", may, judged_at=datetime.now(UTC))
     assert execute(store, lambda: may, intent.id, "w").state is IntentState.FAILED
-    assert "its verdict is not the latest" in store.promotions.audit()[-1].text
+    assert "its verdict is not the latest" in store.control.audit()[-1].text
     assert lines() == []
 
 
@@ -149,7 +149,7 @@ def test_what_waits_for_approvals_is_not_executed(store, policy, wish, script, l
 def test_what_was_executed_is_not_executed_again(store, policy, wish, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
     intent = promoted(store, rules, wish)
-    assert execute(store, lambda: rules, intent.id, "w2") == store.promotions.intent(intent.id)
+    assert execute(store, lambda: rules, intent.id, "w2") == store.control.intent(intent.id)
     assert ask(store, rules, system_person(), wish()).id == intent.id
     assert lines() == ["one"]
 
@@ -157,9 +157,9 @@ def test_what_was_executed_is_not_executed_again(store, policy, wish, script, li
 def test_a_forged_approval_of_nobody_who_may_counts_for_nothing(store, policy, wish, script, lines, person):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\nroles: {{analyst: [ana], approver: [bob]}}\n")
     intent = ask(store, rules, person("ana"), wish())
-    store.promotions.approve(intent.id, person("eve"))
+    store.control.approve(intent.id, person("eve"))
     assert execute(store, lambda: rules, intent.id, "w").state is IntentState.FAILED
-    assert "0 of 1 approvals hold" in store.promotions.audit()[-1].text
+    assert "0 of 1 approvals hold" in store.control.audit()[-1].text
     assert lines() == []
 
 
@@ -184,7 +184,7 @@ def test_many_workers_execute_once(store, policy, wish, script, lines):
 def test_who_comes_while_another_executes_is_told(store, policy, wish, script):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
     intent = ask(store, rules, system_person(), wish())
-    with store.promotions.alone(["cart"]) as held:
+    with store.control.alone(["cart"]) as held:
         assert held
         with pytest.raises(StoreBusy, match=r"another process executes an intent of cart@1.9.0"):
             execute(store, lambda: rules, intent.id, "w")
@@ -199,7 +199,7 @@ def test_a_worker_executes_what_is_approved_as_it_comes(store, policy, wish, scr
     try:
         intent = ask(store, rules, system_person(), wish())
         deadline = time.monotonic() + 20
-        while store.promotions.intent(intent.id).state is not IntentState.ACKNOWLEDGED:
+        while store.control.intent(intent.id).state is not IntentState.ACKNOWLEDGED:
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:
@@ -220,7 +220,7 @@ def test_a_worker_outlives_a_broken_policy(store, policy, wish, script, lines):
         return good
 
     assert execute_waiting(store, load, "w")[0].state is IntentState.FAILED
-    assert "evaluator.yaml:1: broken" in store.promotions.audit()[-1].text
+    assert "evaluator.yaml:1: broken" in store.control.audit()[-1].text
 
 
 # ------------------------------------------------------------------ killed
@@ -250,12 +250,12 @@ def test_killed_between_send_and_acknowledgement_a_webhook_is_sent_again_with_th
     rules = policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
     kill_while_sending(place, lambda: receiver.seen)
     released.set()
-    (intent,) = store.promotions.intents()
+    (intent,) = store.control.intents()
     assert intent.state is IntentState.SENT
     assert execute_waiting(store, lambda: rules, "another")[0].state is IntentState.ACKNOWLEDGED
     first, second = receiver.seen
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
-    (delivery,) = store.promotions.deliveries(intent.id)
+    (delivery,) = store.control.deliveries(intent.id)
     assert delivery.attempts == 2
     assert execute_waiting(store, lambda: rules, "another") == ()
 
@@ -286,8 +286,8 @@ def test_the_first_earlier_value_survives_a_kill(store, policy, wish, script, mo
     values = iter([{"weight": 90}, {"weight": 0}])
     monkeypatch.setattr("evaluator.hooks.command.Command._read", lambda _self: next(values))
     intent = ask(store, rules, system_person(), wish())
-    store.promotions.claim(intent, "killed")
-    (fresh,) = store.promotions.intents()
+    store.control.claim(intent, "killed")
+    (fresh,) = store.control.intents()
     from evaluator.records.intents import Delivery
 
     sent = Delivery(
@@ -301,7 +301,7 @@ def test_the_first_earlier_value_survives_a_kill(store, policy, wish, script, mo
         "{}",
     )
     next(values)
-    store.promotions.deliver(sent, fresh.release, "killed")
+    store.control.deliver(sent, fresh.release, "killed")
     assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert outcome(store, intent).undo == '{"weight": 90}'
 
@@ -374,7 +374,7 @@ def test_secrets_are_nowhere(store, place, policy, wish, secret, receiver):
     intent = promoted(store, rules, wish)
     assert intent.state is IntentState.ACKNOWLEDGED
     assert "[secret]" in outcome(store, intent).response
-    shown = json.dumps([str(one) for one in (*store.promotions.audit(), *store.promotions.deliveries())])
+    shown = json.dumps([str(one) for one in (*store.control.audit(), *store.control.deliveries())])
     for path in place.rglob("*"):
         raw = path.read_bytes() if path.is_file() else b""
         assert bare.encode() not in raw, path

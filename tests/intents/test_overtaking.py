@@ -13,17 +13,17 @@ from evaluator.records.intents import Delivery, HookOutcome, IntentState
 
 
 def last_said(store, intent):
-    return [row.text for row in store.promotions.audit() if row.intent == intent.id][-1]
+    return [row.text for row in store.control.audit() if row.intent == intent.id][-1]
 
 
 def begin(store, intent, *states):
     """Leave an intent as a worker does that is killed while the last of its hooks is executed."""
-    store.promotions.claim(intent, "killed")
+    store.control.claim(intent, "killed")
     for position, state in enumerate(states):
         options = '{"run": ["true"], "undo": ["true"]}'
         said = HookOutcome(IntentState(state), "")
         one = Delivery(intent.id, position, "command", 1, said, datetime.now(UTC), "promote", options)
-        store.promotions.deliver(one, intent.release, "killed")
+        store.control.deliver(one, intent.release, "killed")
 
 
 def break_glass(store, rules, wish, person):
@@ -61,9 +61,9 @@ def test_a_rollback_takes_back_what_a_worker_has_only_just_begun(store, policy, 
 def test_what_was_begun_since_a_rollback_looked_is_taken_back_too(store, policy, wish, script):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}], rollback: [undo, {script('told')}]}}\n")
     intent = ask(store, rules, system_person(), wish())
-    store.promotions.claim(intent, "w")
+    store.control.claim(intent, "w")
     draft = replace(intent, action=wish("rollback").action, undoes=(), requested_at=datetime.now(UTC))
-    assert store.promotions.request(draft).undoes == (intent.id,)
+    assert store.control.request(draft).undoes == (intent.id,)
 
 
 def test_a_rollback_that_waited_does_not_overturn_what_another_release_was_promoted_to(
@@ -99,16 +99,16 @@ def test_promote_and_roll_back_again_and_again(store, policy, wish, script, line
             intent = ask(store, rules, system_person(), wish(action))
             assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["one", "back", "one", "back"]
-    assert store.promotions.verify_audit()
+    assert store.control.verify_audit()
 
 
 def test_a_clock_that_was_set_back_does_not_change_what_came_first(store, policy, wish, script):
     rules = policy(f"hooks: {{promote: [{script('one')}], hold: [{script('held')}]}}\n")
     first = ask(store, rules, system_person(), wish())
-    with store.promotions.attached(write=True) as engine:
+    with store.file.opened(write=True) as engine:
         engine.execute("UPDATE store.intents SET requested_at = ?", [datetime.now(UTC) + timedelta(hours=1)])
     held = ask(store, rules, system_person(), wish("hold"))
-    assert [one.id for one in store.promotions.intents()] == [first.id, held.id]
+    assert [one.id for one in store.control.intents()] == [first.id, held.id]
 
 
 # ------------------------------------------------------------------ no way out
@@ -143,8 +143,8 @@ def test_what_is_unknown_and_expired_says_what_to_do(store, policy, wish, script
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
     intent = ask(store, rules, system_person(), wish())
     begin(store, intent, "unknown")
-    store.promotions.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
-    with store.promotions.attached(write=True) as engine:
+    store.control.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
+    with store.file.opened(write=True) as engine:
         engine.execute("UPDATE store.intents SET expires_at = now()")
     with pytest.raises(Refused, match="i1 has expired") as caught:
         retry(store, rules, system_person(), intent.id)
@@ -158,7 +158,7 @@ def test_what_a_rollback_takes_back_is_not_resolved_under_it(store, policy, wish
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}]}}\n")
     intent = ask(store, rules, system_person(), wish())
     begin(store, intent, "acknowledged", "unknown")
-    store.promotions.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
+    store.control.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
     ask(store, rules, system_person(), wish("rollback"))
     with pytest.raises(Refused, match="i2 takes back i1, done or not"):
         resolve(store, rules, system_person(), intent.id, 2, done=False, reason="nothing is there")
@@ -185,16 +185,16 @@ def test_a_rollback_that_failed_half_way_is_tried_again_where_it_failed(store, p
 
 
 def test_releases_that_share_a_service_are_executed_one_at_a_time(store):
-    with store.promotions.alone(["cart", "pay"]) as held, store.promotions.alone(["pay", "zoo"]) as too:
+    with store.control.alone(["cart", "pay"]) as held, store.control.alone(["pay", "zoo"]) as too:
         assert (held, too) == (True, False)
-    with store.promotions.alone(["zoo", "pay"]) as held:
+    with store.control.alone(["zoo", "pay"]) as held:
         assert held
 
 
 def test_an_outcome_is_kept_however_long_the_store_is_busy(store, policy, wish, script, lines, monkeypatch):
-    from evaluator.store.intents import Promotions
+    from evaluator.store.control import Control
 
-    rules, deliver, busy = policy(f"hooks: {{promote: [{script('one')}]}}\n"), Promotions.deliver, [1, 2]
+    rules, deliver, busy = policy(f"hooks: {{promote: [{script('one')}]}}\n"), Control.deliver, [1, 2]
     intent = ask(store, rules, system_person(), wish())
 
     def deliver_later(self, delivery, *more):
@@ -203,7 +203,7 @@ def test_an_outcome_is_kept_however_long_the_store_is_busy(store, policy, wish, 
             raise StoreBusy("held by a notebook")
         deliver(self, delivery, *more)
 
-    monkeypatch.setattr(Promotions, "deliver", deliver_later)
+    monkeypatch.setattr(Control, "deliver", deliver_later)
     assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["one"]
 
@@ -211,19 +211,19 @@ def test_an_outcome_is_kept_however_long_the_store_is_busy(store, policy, wish, 
 def test_a_hook_that_cannot_be_noted_is_not_executed_and_the_next_worker_begins(
     store, policy, wish, script, lines, monkeypatch
 ):
-    from evaluator.store.intents import Promotions
+    from evaluator.store.control import Control
 
-    rules, deliver = policy(f"hooks: {{promote: [{script('one')}]}}\n"), Promotions.deliver
+    rules, deliver = policy(f"hooks: {{promote: [{script('one')}]}}\n"), Control.deliver
     intent = ask(store, rules, system_person(), wish())
 
     def refuse(*_):
         raise StoreBusy("held by a notebook")
 
-    monkeypatch.setattr(Promotions, "deliver", refuse)
+    monkeypatch.setattr(Control, "deliver", refuse)
     with pytest.raises(StoreBusy):
         execute(store, lambda: rules, intent.id, "w")
     assert lines() == []
-    monkeypatch.setattr(Promotions, "deliver", deliver)
+    monkeypatch.setattr(Control, "deliver", deliver)
     assert execute_waiting(store, lambda: rules, "w2")[0].state is IntentState.ACKNOWLEDGED
     assert lines() == ["one"]
 
@@ -247,6 +247,6 @@ def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, pol
         time.sleep(0.05)
     stop.set()
     worker.join(10)
-    assert store.promotions.intent(second.id).state is IntentState.ACKNOWLEDGED
+    assert store.control.intent(second.id).state is IntentState.ACKNOWLEDGED
     assert "i1 (hold cart@1.9.0) could not be executed: it broke with ZeroDivisionError" in said
-    assert store.promotions.intent("i1").state is IntentState.ACKNOWLEDGED
+    assert store.control.intent("i1").state is IntentState.ACKNOWLEDGED

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import ndtr
 
 from evaluator.judges.multiplicity import holm
-from evaluator.judges.native import judge_natively
+from evaluator.judges.native import judge_evidence
 from evaluator.records import (
     ArmSummary,
     ArmValue,
@@ -80,7 +80,7 @@ BUILT_IN = Rulebook(())
 
 
 def judge(*comparisons, rulebook=BUILT_IN, **changes):
-    return judge_natively(evidence(*comparisons, **changes), rulebook, "cart@2")
+    return judge_evidence(evidence(*comparisons, **changes), rulebook, "cart@2")
 
 
 FAILED = Finding("gaps", Level.FAIL, "no requests for 30 % of the run")

@@ -126,7 +126,7 @@ def last(seconds: float) -> Stretch:
 
 def samples(store: Store, run: Run, what: str = "memory%") -> list[datetime]:
     """Times of one arm's samples of a query."""
-    table = store.query(
+    table = store.data.query(
         "SELECT ts FROM readings WHERE run = ? AND arm = 'canary' AND query LIKE ? ORDER BY ts", [run.id, what]
     )
     return [row["ts"] for row in table.to_pylist()]
@@ -143,7 +143,7 @@ def test_a_window_is_collected_and_judged(store, policy):
     time.sleep(6)
     run, rows = collect_release(store, Release("cart@2"), policy, last(12))
     assert rows >= 2 * 2 * 10
-    assert [(one.source, one.state) for one in store.runs("cart@2")] == [("prometheus", RunState.COMPLETE)]
+    assert [(one.source, one.state) for one in store.data.runs("cart@2")] == [("prometheus", RunState.COMPLETE)]
     assert_no_hole_no_double(samples(store, run))
     verdict = judge_release(store, "cart@2", policy, judged_at=datetime.now(UTC))
     found = {one.rule.name: one for one in verdict.evidence.comparisons}
@@ -156,7 +156,7 @@ def test_a_window_is_collected_and_judged(store, policy):
 
 def test_what_was_queried_is_what_the_server_has(store, policy, server):
     run, _ = collect_release(store, Release("cart@2"), policy, last(5))
-    cells = store.read_readings(run)
+    cells = store.data.read_readings(run)
     arm = cells.arms.index("canary")
     counters = [code for code, query in enumerate(cells.queries) if query.text == "http_requests_total{$selector}"]
     grown = cells.total[(cells.arm == arm) & np.isin(cells.query, counters)].sum()
@@ -173,14 +173,14 @@ def test_an_arm_that_never_answered_has_a_verdict_that_is_kept(store, server, tm
     _, rows = collect_release(store, Release("cart@2"), silent, last(5), say=said.append)
     assert bool(rows) == (other == "baseline")
     assert any("canary has no readings: the server has no series for http_requests_total" in line for line in said)
-    assert store.runs("cart@2")[0].state is RunState.COMPLETE
+    assert store.data.runs("cart@2")[0].state is RunState.COMPLETE
     verdict = judge_release(store, "cart@2", silent, judged_at=datetime.now(UTC))
     assert verdict.word.value == "inconclusive"
     finding = next(one for one in verdict.evidence.findings if "series of canary" in one.text)
     assert finding.level.value == "fail"
     assert "version is baseline, canary" in finding.text
     assert "sources.prometheus.selectors" in finding.remedy
-    assert len(store.verdicts("cart@2")) == 1
+    assert len(store.control.verdicts("cart@2")) == 1
     assert {one["arm"]: one["samples"]["read"] for one in verdict.queries}["canary"] == 0
 
 
@@ -195,7 +195,7 @@ def test_a_window_that_is_too_short_or_too_late(store, policy):
 def test_the_window_of_a_load_is_taken_with_a_scrape_around_it(store, policy):
     started = datetime.now(UTC) - timedelta(seconds=4)
     load = Run("l-1", "cart@2", "l-1", "locust", started=started, ended=started + timedelta(seconds=3))
-    store.register_run(Release("cart@2"), load)
+    store.data.register_run(Release("cart@2"), load)
     assert find_stretch(store, "cart@2") == Stretch(started, started + timedelta(seconds=3))
     run, _ = collect_load(store, Release("cart@2"), policy)
     assert run.started <= started
@@ -207,9 +207,9 @@ def test_the_window_of_a_load_is_taken_with_a_scrape_around_it(store, policy):
 def test_readings_are_followed_as_they_come(store, policy):
     said: list[str] = []
     run, rows = follow_release(store, Release("cart@2"), policy, seconds=6, say=said.append)
-    assert store.runs("cart@2")[0].state is RunState.COMPLETE
+    assert store.data.runs("cart@2")[0].state is RunState.COMPLETE
     assert len([line for line in said if "readings until" in line]) >= 3
-    assert rows == store.query("SELECT count(*) AS n FROM readings").to_pylist()[0]["n"]
+    assert rows == store.data.query("SELECT count(*) AS n FROM readings").to_pylist()[0]["n"]
     assert_no_hole_no_double(samples(store, run))
     assert len(samples(store, run)) >= 5
     # Values at each step: one lies on the border of two polls.
@@ -248,7 +248,7 @@ def test_a_server_that_goes_away_leaves_no_hole_and_no_double(store, service, tm
     assert not follower.is_alive()
     assert any("trying again" in line for line in said)
     assert any("answers again" in line for line in said)
-    (run,) = store.runs("cart@2")
+    (run,) = store.data.runs("cart@2")
     times = samples(store, run)
     steps = np.diff([moment.timestamp() for moment in times])
     assert run.state is RunState.COMPLETE
@@ -282,7 +282,7 @@ def test_what_was_collected_stays_when_the_collector_ends(store, policy, tmp_pat
                 break
         os.kill(process.pid, how)
     land_release(store, "cart@2")
-    (run,) = store.runs("cart@2")
+    (run,) = store.data.runs("cart@2")
     assert run.state is RunState.INCOMPLETE
     assert run.facts.stopped_by == (
         "the collection was killed" if how == signal.SIGKILL else "the collection was interrupted"

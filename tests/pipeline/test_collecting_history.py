@@ -216,4 +216,4 @@ def test_the_commands_of_a_canary_that_never_answered(tmp_path, url, monkeypatch
     assert run(["verdict", "cart@2"]) == 3
     told = " ".join(capsys.readouterr().out.split())
     assert "no query has a series of canary" in told
-    assert len(Store.open(tmp_path / "evaluator.duckdb").verdicts("cart@2")) == 1
+    assert len(Store.open(tmp_path / "evaluator.duckdb").control.verdicts("cart@2")) == 1

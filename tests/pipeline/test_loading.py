@@ -91,7 +91,7 @@ def test_a_candidate_that_never_answered_has_a_verdict(store: Store, plan: LoadP
     assert ("canary" in run.facts.read) is (how == "refuse")
     verdict = judge_release(store, "shop@2", load_policy(None), judged_at=datetime.now(UTC))
     assert verdict.word is not VerdictWord.GO
-    assert [one.word for one in store.verdicts("shop@2")] == [verdict.word.value]
+    assert [one.word for one in store.control.verdicts("shop@2")] == [verdict.word.value]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_load_of_which_nothing_landed_says_why_and_is_kept(
     with pytest.raises(LoadError, match=says) as caught:
         load_release(store, Release("shop@2"), replace(plan, arms=(Arm("a", ("http://a",)), Arm("b", ("http://b",)))))
     assert caught.value.hint
-    (run,) = store.runs("shop@2")
+    (run,) = store.data.runs("shop@2")
     assert (run.state, run.facts) == (RunState.COMPLETE, known)
     verdict = judge_release(store, "shop@2", load_policy(None), judged_at=AT)
     assert verdict.word is VerdictWord.INCONCLUSIVE

@@ -7,9 +7,10 @@ import pytest
 from judging import SMALL
 
 from evaluator.errors import UsageError
-from evaluator.pipeline.judging import choose_runs, read_readings
+from evaluator.pipeline.assessing import read_data
+from evaluator.pipeline.runs import choose_runs
 from evaluator.pipeline.simulating import land_simulated
-from evaluator.records import READING_SOURCE, Release, RunState, Service
+from evaluator.records import READING_SOURCE, Release, Rulebook, RunState, Service
 from evaluator.simulate import scrape, simulate, to_cells
 from evaluator.store import Store
 
@@ -30,7 +31,7 @@ def test_what_lands_is_what_was_simulated(store):
     assert {run.state for run in runs} == {RunState.COMPLETE}
     assert [dict(run.facts.users) for run in runs] == [{"baseline": 7, "canary": 7}] * 3
     assert sum(run.landed for run in runs) == len(requests)
-    landed, straight = store.read_cells([run.id for run in runs]), to_cells(requests)
+    landed, straight = store.data.read_cells([run.id for run in runs]), to_cells(requests)
     assert landed.arms == straight.arms
     for name in ("n", "failures", "sum_us"):
         assert np.sum(getattr(landed.moments, name)) == np.sum(getattr(straight.moments, name))
@@ -39,8 +40,8 @@ def test_what_lands_is_what_was_simulated(store):
 def test_a_second_landing_is_a_group_of_its_own_and_the_newest(store):
     land_simulated(store, CART, simulate(DESIGN, 1))
     again = land_simulated(store, CART, simulate(DESIGN, 2))
-    assert len(store.runs("cart@2")) == 6
-    assert choose_runs(store.runs("cart@2"), "latest") == again
+    assert len(store.data.runs("cart@2")) == 6
+    assert choose_runs(store.data.runs("cart@2"), "latest") == again
 
 
 def test_scrapes_land_as_readings_beside_the_requests(store):
@@ -48,10 +49,11 @@ def test_scrapes_land_as_readings_beside_the_requests(store):
     *loads, scraped = land_simulated(store, CART, requests, scrape(requests))
     assert [run.source for run in loads] == ["import"]
     assert scraped.source == READING_SOURCE
-    readings, collected = read_readings(store, store.runs("cart@2"))
-    assert collected == (scraped,)
-    assert readings is not None
-    assert set(readings.arms) == {"baseline", "canary"}
+    data = read_data(store, store.data.runs("cart@2"), Rulebook(()))
+    assert data.runs == tuple(loads)
+    assert data.collected == (scraped,)
+    assert data.readings is not None
+    assert set(data.readings.arms) == {"baseline", "canary"}
 
 
 def test_names_are_checked_before_anything_is_written(store):

@@ -11,17 +11,11 @@ from pathlib import Path
 import pytest
 
 from evaluator.errors import StoreBusy
+from evaluator.judges.progress import describe_missing
 from evaluator.pipeline.landing import land_release, with_present_facts
+from evaluator.pipeline.runs import is_series_open
 from evaluator.pipeline.stopping import StopRule
-from evaluator.pipeline.watching import (
-    LATEST_S,
-    PULSE_S,
-    SETTLE_S,
-    StoredSubject,
-    Watch,
-    describe_missing,
-    is_series_open,
-)
+from evaluator.pipeline.watching import LATEST_S, PULSE_S, SETTLE_S, StoredSubject, Watch
 from evaluator.policy import load_policy
 from evaluator.records import (
     ArmValue,
@@ -279,13 +273,13 @@ def store(tmp_path: Path) -> Store:
 def register(store: Store, **values) -> Run:
     now = datetime.now(UTC)
     run = Run("r1", "cart@2", "r1", "locust", started=now, planned_end=now + timedelta(seconds=60), **values)
-    store.register_run(Release("cart@2"), run)
+    store.data.register_run(Release("cart@2"), run)
     return run
 
 
 def test_a_series_is_open_as_long_as_the_process_lives_that_runs_it(store):
     run = register(store, fingerprint={"replicates": 3}, state=RunState.COMPLETE)
-    folder = store.segment_folder(run)
+    folder = store.data.segment_folder(run)
     folder.mkdir(parents=True)
     assert not is_series_open(store, [run])
     sheet = Recording(run.id, run.release, folder, parent_pid=os.getpid(), parent_host=platform.node())
@@ -302,7 +296,7 @@ def test_a_series_is_open_as_long_as_the_process_lives_that_runs_it(store):
 def test_a_run_that_was_registered_just_now_is_not_taken_for_dead(store):
     register(store)
     land_release(store, "cart@2")
-    assert store.runs("cart@2")[0].state is RunState.RUNNING
+    assert store.data.runs("cart@2")[0].state is RunState.RUNNING
 
 
 def test_a_store_that_is_not_there_yet_has_no_runs(tmp_path):
@@ -323,7 +317,7 @@ def test_a_store_that_is_not_there_yet_has_no_runs(tmp_path):
 
 def test_what_a_running_load_knows_of_itself_is_judged(store):
     run = register(store)
-    folder = store.segment_folder(run)
+    folder = store.data.segment_folder(run)
     folder.mkdir(parents=True)
     assert with_present_facts(store, run).facts == replace(run.facts, workers_seen=0)
     start = datetime.now(UTC).timestamp()

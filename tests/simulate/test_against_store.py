@@ -48,9 +48,9 @@ def test_store_rolls_up_alike(name, tmp_path):
         for k, run in enumerate(requests.runs)
     ]
     for run in runs:
-        store.register_run(Release("shop"), run)
-    to_parquet(requests, store.segment_folder(runs[0]).parent, rows=5000)
+        store.data.register_run(Release("shop"), run)
+    to_parquet(requests, store.data.segment_folder(runs[0]).parent, rows=5000)
     for run in runs:
-        store.land_segments(run.id)
+        store.data.land_segments(run.id)
     expected = to_cells(requests, choose_bucket_s(design.duration_s))
-    assert_equal(expected, store.read_cells(requests.runs))
+    assert_equal(expected, store.data.read_cells(requests.runs))

@@ -2,7 +2,6 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from evaluator import extensions
 from evaluator.errors import InputError, SourceError, UnknownName, UsageError
 from evaluator.sources.files import SOURCES, plan_landing
 
@@ -175,12 +174,12 @@ def another_package(monkeypatch):
 
     def install(name, value):
         points = [EntryPoint(name, value, "evaluator.sources")]
-        monkeypatch.setattr(extensions, "entry_points", lambda group: points)
-        vars(SOURCES).pop("points", None)
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
+        vars(SOURCES).pop("places", None)
 
     yield install
     monkeypatch.undo()
-    vars(SOURCES).pop("points", None)
+    vars(SOURCES).pop("places", None)
 
 
 def test_a_format_of_another_package_that_cannot_be_loaded_is_named(tmp_path, another_package):

@@ -64,13 +64,13 @@ def test_one_line_in_a_locustfile_records_and_the_store_finds_it(own: Path, tmp_
     assert locust.returncode == 0
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     (landed,) = land_release(store, "shop@own")
-    (run,) = store.runs("shop@own")
+    (run,) = store.data.runs("shop@own")
     assert run.state is RunState.COMPLETE
     assert run.facts.counted == landed.rows == run.landed > 50
-    assert store.release("shop@own").services[0].name == "shop"
+    assert store.control.release("shop@own").services[0].name == "shop"
     assert str(run.fingerprint["locustfile"]).startswith("sha256:")
-    assert store.segment_folder(run) == run_folder(data_folder(store.path), "shop@own", run.id)
-    cells = store.read_cells([run.id])
+    assert store.data.segment_folder(run) == run_folder(data_folder(store.path), "shop@own", run.id)
+    cells = store.data.read_cells([run.id])
     assert (cells.arms, set(cells.instances)) == (("baseline", "canary"), {"baseline-1", "canary-1"})
     assert land_release(store, "shop@own")[0].rows == 0
 
@@ -89,7 +89,7 @@ def test_master_and_workers_started_by_hand_record_one_run(own: Path, tmp_path: 
     assert len(set(read_rows(folder)["worker"].to_pylist())) == 2
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     (landed,) = land_release(store, "shop@own")
-    (run,) = store.runs("shop@own")
+    (run,) = store.data.runs("shop@own")
     assert (run.state, run.facts.stopped_by) == (RunState.COMPLETE, "")
     assert (run.facts.workers_expected, run.facts.workers_seen) == (2, 2)
     assert run.facts.counted == landed.rows == sum(run.facts.read.values()) > 50
@@ -110,7 +110,7 @@ def test_what_waits_at_the_end_is_in_the_store_and_a_sensitive_release_tells_its
         locust.communicate(timeout=30)
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     (landed,) = land_release(store, "shop@own")
-    (run,) = store.runs("shop@own")
+    (run,) = store.data.runs("shop@own")
     assert run.state is RunState.COMPLETE
     assert run.facts.read == {"baseline": landed.rows}
     assert run.facts.users_stopped

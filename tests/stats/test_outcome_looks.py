@@ -7,7 +7,7 @@ import pytest
 from scipy.special import ndtri
 
 from evaluator.assess import assess_outcomes
-from evaluator.judges import JUDGES
+from evaluator.judges import judge_evidence
 from evaluator.records import (
     Direction,
     Level,
@@ -121,7 +121,7 @@ def test_a_promise_of_one_look_is_kept():
     assert finding.level is Level.FAIL
     assert "judged 1 time before (at 400 units; now 1,000)" in finding.text
     assert "monitoring: {mode: anytime}" in finding.remedy
-    assert JUDGES["native"](evidence, Rulebook(RULES, monitoring=FIXED), "r").word.value == "inconclusive"
+    assert judge_evidence(evidence, Rulebook(RULES, monitoring=FIXED), "r").word.value == "inconclusive"
 
 
 def test_the_same_data_are_the_same_look():
@@ -209,7 +209,7 @@ def judge_growing(seed, monitoring, *, record=True, looks=10, each=150, rules=RU
     for k in range(1, looks + 1):
         part = cut(data, k * each)
         evidence = assess_outcomes(make(part, before, run=str(k)), rulebook)
-        words.append(JUDGES["native"](evidence, rulebook, "r").word.value)
+        words.append(judge_evidence(evidence, rulebook, "r").word.value)
         if record:
             before.append(look_at(part, paid=evidence.outcomes_paid, run=str(k)))
     return words

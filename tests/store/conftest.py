@@ -35,7 +35,7 @@ def new_run(store):
             started=START,
             planned_end=START + timedelta(seconds=seconds),
         )
-        into.register_run(Release(release, (Service("cart", "1", "2"),)), run)
+        into.data.register_run(Release(release, (Service("cart", "1", "2"),)), run)
         return run
 
     return register

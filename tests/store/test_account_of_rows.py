@@ -282,11 +282,11 @@ def build(odds, good, folder, name, header, write):
 
 def check(store, files, expected):
     landed = import_release(store, Release("r"), plan_landing(files, skip_bad_rows=True))
-    [run] = store.runs("r")
+    [run] = store.data.runs("r")
     found = {arm: Counter() for arm in files}
     for arm, failed, count in (
         tuple(row.values())
-        for row in store.query("SELECT arm, failed, count(*) FROM requests GROUP BY ALL").to_pylist()
+        for row in store.data.query("SELECT arm, failed, count(*) FROM requests GROUP BY ALL").to_pylist()
     ):
         found[arm][LANDS, failed] += count
     for part in landed.left_out:

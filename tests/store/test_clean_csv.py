@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evaluator.pipeline.importing import import_release
-from evaluator.records import Release
+from evaluator.records import LeftOut, LeftOutKind, Release
 from evaluator.segments import REQUEST_SCHEMA
 from evaluator.sources.files import plan_landing
 from evaluator.store import Store, clean_csv, importing, inspection
@@ -59,15 +59,15 @@ def land(tmp_path, monkeypatch):
             store = Store.open(tmp_path / ("clean" if clean else "long") / "evaluator.duckdb", create=True)
             plan = plan_landing({"canary": [str(path)]}, columns=columns, **options)
             landed = import_release(store, Release("r"), plan)
-            rows = store.query("SELECT * EXCLUDE (run) FROM requests ORDER BY ts, endpoint").to_pylist()
-            [segment] = store.segment_folder(store.runs("r")[0]).glob("*.parquet")
+            rows = store.data.query("SELECT * EXCLUDE (run) FROM requests ORDER BY ts, endpoint").to_pylist()
+            [segment] = store.data.segment_folder(store.data.runs("r")[0]).glob("*.parquet")
             # Only the short way leaves the types of the schema in the file.
             assert (pq.read_schema(segment).field("arm").type == REQUEST_SCHEMA.field("arm").type) is clean
             return rows, (
                 landed.rows,
                 landed.left_out,
-                store.runs("r")[0].started,
-                store.runs("r")[0].ended,
+                store.data.runs("r")[0].started,
+                store.data.runs("r")[0].ended,
             )
 
     (tmp_path / "clean").mkdir()
@@ -123,7 +123,7 @@ def test_what_is_not_plain_is_left_to_the_long_way(tmp_path, text):
 
 def test_a_plain_file_is_taken(tmp_path):
     done = _write(tmp_path, JTL)
-    assert (done.rows, done.summaries, done.failed_summaries) == (3, 1, 1)
+    assert (done.rows, done.left_out) == (3, (LeftOut("canary", LeftOutKind.SUMMARY, 1, 1),))
     assert done.first == datetime.fromtimestamp(T0, UTC)
 
 
@@ -158,7 +158,7 @@ def test_quotes_are_counted_over_chunks(tmp_path, monkeypatch, chunk_bytes):
         (tmp_path / "a.csv").write_text(text)
         [file] = plan_landing({"canary": [str(tmp_path / "a.csv")]}).files
         with Inspection([file]) as look:
-            assert look.has_plain_quotes(file) is plain
+            assert look.read(file).has_plain_quotes is plain
 
 
 def test_a_stray_quote_is_named_as_ever(land):

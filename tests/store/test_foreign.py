@@ -25,7 +25,7 @@ def land(store, tmp_path):
         path = tmp_path / name
         path.write_bytes(contents if isinstance(contents, bytes) else contents.encode())
         landed = import_release(store, Release(name), plan_landing({"canary": [str(path)]}, **options))
-        rows = store.query(
+        rows = store.data.query(
             "SELECT endpoint, failed, count(*) FROM requests WHERE run = ? GROUP BY ALL ORDER BY ALL", [landed.runs[0]]
         ).to_pylist()
         return landed, [tuple(row.values()) for row in rows]
@@ -448,4 +448,4 @@ def test_a_line_without_end_is_seen_also_where_it_ends(tmp_path):
     path.write_text(ROWS + "1790000000," + "x" * (20 << 20) + ",3,true\n" + ROWS[len(TABLE) :])
     [file] = plan_landing({"canary": [str(path)]}).files
     with Inspection([file]) as inspection, pytest.raises(InputError, match="has a line that is longer than 16 MB"):
-        inspection.verify(file)
+        inspection.read(file)

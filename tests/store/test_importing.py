@@ -39,17 +39,17 @@ def test_files_of_repeated_runs_become_replicates(store, tmp_path):
         write_locust(tmp_path / f"c{k}.csv", seed=k + 10, start=T0 + 30 * k)
     landed = land(store, {"baseline": [str(tmp_path / "b*.csv")], "canary": [f"{tmp_path}/c0.csv,{tmp_path}/c1.csv"]})
     assert (landed.rows, landed.segments, len(landed.runs)) == (800, 4, 2)
-    cells = store.read_cells(landed.runs)
+    cells = store.data.read_cells(landed.runs)
     assert cells.arms == cells.instances == (BASELINE, "canary")
     assert cells.endpoints == ("GET /cart",)
     assert (cells.bucket_s, cells.grid_us) == (1, 10)
     assert cells.moments.failures.sum() == 40
     assert set(cells.failure_kinds.exception) == {"broken\npipe"}
     assert set(cells.failure_kinds.status.tolist()) == {-1}
-    runs = store.runs("cart@2")
+    runs = store.data.runs("cart@2")
     assert [(run.started.timestamp(), run.replicate, run.landed) for run in runs] == [(T0, 0, 400), (T0 + 30, 1, 400)]
     assert runs[1].fingerprint["files"] == {"baseline": [f"{tmp_path}/b1.csv"], "canary": [f"{tmp_path}/c1.csv"]}
-    rows = store.query("SELECT run, count(*) AS n FROM requests GROUP BY run ORDER BY min(ts)").to_pylist()
+    rows = store.data.query("SELECT run, count(*) AS n FROM requests GROUP BY run ORDER BY min(ts)").to_pylist()
     assert rows == [{"run": run.id, "n": 400} for run in runs]
 
 
@@ -58,14 +58,14 @@ def test_same_files_again_change_nothing(store, tmp_path):
     first = land(store, arms)
     again = land(store, arms)
     assert (again.rows, again.already, again.runs) == (0, 2, first.runs)
-    assert len(store.runs("cart@2")) == 1
+    assert len(store.data.runs("cart@2")) == 1
     copy = tmp_path / "copy.csv"
     copy.write_text((tmp_path / "b.csv").read_text())
     with pytest.raises(InputError, match=r"copy\.csv has been imported into 'cart@2' already"):
         land(store, {"baseline": [str(copy)], "canary": [write_locust(tmp_path / "new.csv", seed=2)]})
     swapped = land(store, {"baseline": arms["canary"], "canary": arms["baseline"]})
     assert swapped.rows == 400
-    assert store.data_hash(swapped.runs) != store.data_hash(first.runs)
+    assert store.data.content_hash(swapped.runs) != store.data.content_hash(first.runs)
 
 
 @pytest.mark.parametrize("value", ["nan", "-1", "inf", "abc", ""])
@@ -75,10 +75,10 @@ def test_bad_time_is_named_and_nothing_lands(store, tmp_path, value):
         land(store, {"canary": [path]})
     assert repr(value) in caught.value.message or "no value" in caught.value.message
     assert store.releases() == ()
-    assert [path.name for path in store.data_dir.rglob("*.parquet")] == ["schema.parquet"]
+    assert [path.name for path in store.data.folder.rglob("*.parquet")] == ["schema.parquet"]
     landed = land(store, {"canary": [path]}, skip_bad_rows=True)
     assert (landed.rows, landed.count(LeftOutKind.BAD_ROW)) == (199, 1)
-    assert [part.rows for part in store.runs("cart@2")[0].facts.left_out] == [1]
+    assert [part.rows for part in store.data.runs("cart@2")[0].facts.left_out] == [1]
 
 
 PLAIN = "ts,endpoint,response_time_ms,failed\n2026-10-01T12:00:00Z,GET /,3.5,false\n"
@@ -114,7 +114,7 @@ def test_jtl(store, tmp_path):
     )
     landed = land(store, {"canary": [str(path)]})
     assert (landed.rows, landed.count(LeftOutKind.SUMMARY)) == (2, 1)
-    cells = store.read_cells(landed.runs)
+    cells = store.data.read_cells(landed.runs)
     assert (cells.endpoints, cells.grid_us) == (("home",), 12_000)
     assert cells.failure_kinds.exception == ("refused",)
     assert cells.loads.users.tolist() == [4]
@@ -144,7 +144,7 @@ def test_column_mapping(store, tmp_path, columns, text):
     path = tmp_path / "c.csv"
     path.write_text(text)
     landed = land(store, {"canary": [str(path)]}, columns=columns)
-    moments = store.read_cells(landed.runs).moments
+    moments = store.data.read_cells(landed.runs).moments
     assert (moments.n.sum(), moments.failures.sum(), moments.sum_us.sum()) == (2, 1, 250_000)
     assert set(moments.bucket.tolist()) == {T0}
 
@@ -162,7 +162,7 @@ def test_parquet(store, tmp_path):
     )
     pq.write_table(table, tmp_path / "b.parquet")
     landed = land(store, {"baseline": [str(tmp_path / "b.parquet")]})
-    cells = store.read_cells(landed.runs)
+    cells = store.data.read_cells(landed.runs)
     assert cells.instances == ("pod-1", "pod-2")
     assert cells.moments.sum_us.sum() == 36_000
     bad = table.set_column(2, "response_time_ms", pa.array([1.0] * 4 + [float("nan")] * 6))
@@ -189,17 +189,20 @@ def test_parquet_of_types_that_mean_something_else_is_refused(store, tmp_path, n
 def test_ctrl_c_after_the_commit_keeps_what_landed(store, tmp_path, monkeypatch):
     arms = {"baseline": [write_locust(tmp_path / "b.csv")], "canary": [write_locust(tmp_path / "c.csv", seed=1)]}
 
+    steps = iter(["the release", "the files"])
+
     @contextmanager
     def interrupted(engine):
         with transaction(engine):
             yield
-        raise KeyboardInterrupt
+        if next(steps) == "the files":
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("evaluator.store.importing.transaction", interrupted)
+        patch.setattr("evaluator.store.file.transaction", interrupted)
         with pytest.raises(KeyboardInterrupt):
             land(store, arms)
-    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 400}]
+    assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 400}]
     assert land(store, arms).already == 2
 
 
@@ -211,7 +214,7 @@ def test_one_bad_time_does_not_spoil_the_others(store, tmp_path):
     with pytest.raises(InputError, match=r"b\.csv:2: column 'ts' has the value .*; nothing was imported"):
         land(store, {"baseline": [str(path)]})
     assert land(store, {"baseline": [str(path)]}, skip_bad_rows=True).rows == 9
-    assert store.query("SELECT year(min(ts)) AS first FROM requests").to_pylist() == [{"first": 2026}]
+    assert store.data.query("SELECT year(min(ts)) AS first FROM requests").to_pylist() == [{"first": 2026}]
 
 
 def test_a_row_that_no_reader_can_read_is_reported_by_its_line_and_can_be_skipped(store, tmp_path):
@@ -251,14 +254,16 @@ def test_workers_of_repeated_runs_land_as_parts_of_replicates(store, tmp_path):
     arms = {arm: write_workers(tmp_path, arm, runs=2) for arm in ("baseline", "canary")}
     landed = land(store, {**arms, "canary": arms["canary"][::-1]})
     assert (landed.rows, landed.segments, len(landed.runs), landed.parts) == (2400, 12, 2, (3,))
-    runs = store.runs("cart@2")
+    runs = store.data.runs("cart@2")
     assert [(run.replicate, run.landed, run.facts.read) for run in runs] == [
         (k, 1200, {"baseline": 600, "canary": 600}) for k in range(2)
     ]
     assert [sorted(run.fingerprint["files"]["canary"]) for run in runs] == [arms["canary"][:3], arms["canary"][3:]]
-    stored = store.query("SELECT run, arm, count(*) AS n, min(ts) AS first FROM requests GROUP BY ALL ORDER BY ALL")
+    stored = store.data.query(
+        "SELECT run, arm, count(*) AS n, min(ts) AS first FROM requests GROUP BY ALL ORDER BY ALL"
+    )
     assert [row["n"] for row in stored.to_pylist()] == [600] * 4
-    assert store.read_cells(landed.runs).moments.n.sum() == 2400
+    assert store.data.read_cells(landed.runs).moments.n.sum() == 2400
 
 
 def test_the_same_files_in_another_order_or_said_otherwise_change_nothing(store, tmp_path):
@@ -272,10 +277,10 @@ def test_the_same_files_in_another_order_or_said_otherwise_change_nothing(store,
     assert (said.rows, said.already, said.runs) == (0, 6, first.runs)
     assert "import them under another release id" in said.doubts[0]
     assert land(store, arms, files_are="parts").doubts == ()
-    assert len(store.runs("cart@2")) == 1
+    assert len(store.data.runs("cart@2")) == 1
     other = land(store, turned, release="cart@3", files_are="replicates")
     assert len(other.runs) == 3
-    assert all(run.fingerprint["replicates_overlap"] for run in store.runs("cart@3"))
+    assert all(run.fingerprint["replicates_overlap"] for run in store.data.runs("cart@3"))
     assert land(store, arms, release="cart@3").already == 6
 
 
@@ -284,7 +289,7 @@ def test_what_is_not_clear_leaves_nothing_behind(store, tmp_path):
     with pytest.raises(InputError, match=r"b\.csv begins 3\.1 s after .*a\.csv ends"):
         land(store, {"canary": paths})
     assert store.releases() == ()
-    assert [path.name for path in store.data_dir.rglob("*.parquet")] == ["schema.parquet"]
+    assert [path.name for path in store.data.folder.rglob("*.parquet")] == ["schema.parquet"]
     assert len(land(store, {"canary": paths}, files_are="replicates").runs) == 2
 
 
@@ -313,9 +318,9 @@ def test_the_bucket_is_that_of_the_whole_run(store, tmp_path):
     """Twenty rotated files of 20 s are a run of 400 s, which is summed up by 5 s."""
     paths = [write_locust(tmp_path / f"{k:02}.csv", seed=k, start=T0 + 20 * k) for k in range(20)]
     landed = land(store, {"canary": paths})
-    run = store.runs("cart@2")[0]
+    run = store.data.runs("cart@2")[0]
     assert (run.ended - run.started).total_seconds() == pytest.approx(399.9)
-    assert store.read_cells(landed.runs).bucket_s == 5
+    assert store.data.read_cells(landed.runs).bucket_s == 5
 
 
 # ------------------------------------------------------------------ a period
@@ -335,7 +340,7 @@ def test_rows_outside_the_period_are_named_with_their_failures(store, tmp_path, 
     }
     landed = land(store, arms, start=moment(2), end=moment(11), skip_bad_rows=way == "SQL")
     assert landed.rows == 180
-    run = store.runs("cart@2")[0]
+    run = store.data.runs("cart@2")[0]
     outside = [part for part in run.facts.left_out if part.kind is LeftOutKind.OUTSIDE_PERIOD]
     skipped = int(way == "SQL")  # the eighth row, which lies before the period
     assert [(part.arm, part.rows, part.failures) for part in outside] == [
@@ -344,9 +349,9 @@ def test_rows_outside_the_period_are_named_with_their_failures(store, tmp_path, 
     assert run.facts.read == {"baseline": 200, "canary": 200}
     assert run.landed + sum(part.rows for part in run.facts.left_out) == 400
     assert (run.started, run.ended) == (moment(2), moment(10.9))
-    times = store.query("SELECT min(ts) AS first, max(ts) AS last, count(*) AS n FROM requests").to_pylist()
+    times = store.data.query("SELECT min(ts) AS first, max(ts) AS last, count(*) AS n FROM requests").to_pylist()
     assert times == [{"first": moment(2), "last": moment(10.9), "n": 180}]
-    assert store.read_cells(landed.runs).moments.failures.sum() == 2 * 5
+    assert store.data.read_cells(landed.runs).moments.failures.sum() == 2 * 5
 
 
 def test_another_period_of_the_same_files_is_other_data(store, tmp_path):
@@ -354,8 +359,8 @@ def test_another_period_of_the_same_files_is_other_data(store, tmp_path):
     whole, part = land(store, arms), land(store, arms, start=moment(5))
     assert (whole.rows, part.rows) == (400, 300)
     assert land(store, arms, start=moment(5)).already == 2
-    assert len(store.runs("cart@2")) == 2
-    assert store.data_hash(whole.runs) != store.data_hash(part.runs)
+    assert len(store.data.runs("cart@2")) == 2
+    assert store.data.content_hash(whole.runs) != store.data.content_hash(part.runs)
 
 
 def test_files_and_runs_without_a_request_in_the_period(store, tmp_path):
@@ -363,14 +368,14 @@ def test_files_and_runs_without_a_request_in_the_period(store, tmp_path):
     arms = {arm: write_workers(tmp_path, arm, workers=2, runs=3) for arm in ("baseline", "canary")}
     landed = land(store, arms, start=moment(30), end=moment(55))
     assert (landed.rows, len(landed.runs)) == (800, 1)
-    run = store.runs("cart@2")[0]
+    run = store.data.runs("cart@2")[0]
     assert (run.id, run.replicate, run.landed) == (run.group, 0, 800)
     assert run.facts.read == {"baseline": 1200, "canary": 1200}
     assert landed.count(LeftOutKind.OUTSIDE_PERIOD) == 1600
     assert land(store, arms, start=moment(30), end=moment(55)).already == 12
-    assert store.query("SELECT DISTINCT run FROM requests").to_pylist() == [{"run": run.id}]
-    store.compact(run.id)
-    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 800}]
+    assert store.data.query("SELECT DISTINCT run FROM requests").to_pylist() == [{"run": run.id}]
+    store.data.compact(run.id)
+    assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 800}]
 
 
 def test_a_period_that_leaves_an_arm_empty_is_refused(store, tmp_path):

@@ -29,51 +29,49 @@ def someone(name):
 
 
 def test_a_second_click_is_the_same_intent(store):
-    first = store.promotions.request(draft())
-    assert store.promotions.request(draft()) == first
-    assert store.promotions.intents("cart@2") == (first,)
+    first = store.control.request(draft())
+    assert store.control.request(draft()) == first
+    assert store.control.intents("cart@2") == (first,)
 
 
 def test_another_verdict_is_another_intent_with_another_key(store):
-    first, second = store.promotions.request(draft()), store.promotions.request(draft(verdict="sha256:w"))
+    first, second = store.control.request(draft()), store.control.request(draft(verdict="sha256:w"))
     assert first.id != second.id
     assert first.key != second.key
 
 
 def test_a_promotion_after_a_rollback_is_new(store):
-    first = store.promotions.request(draft(needed=0))
-    store.promotions.settle(first.id, IntentState.ACKNOWLEDGED, "w", "")
-    assert store.promotions.request(draft()).id == first.id
-    back = store.promotions.request(draft(Action.ROLLBACK))
-    store.promotions.settle(back.id, IntentState.ACKNOWLEDGED, "w", "")
-    again = store.promotions.request(draft())
+    first = store.control.request(draft(needed=0))
+    store.control.settle(first.id, IntentState.ACKNOWLEDGED, "w", "")
+    assert store.control.request(draft()).id == first.id
+    back = store.control.request(draft(Action.ROLLBACK))
+    store.control.settle(back.id, IntentState.ACKNOWLEDGED, "w", "")
+    again = store.control.request(draft())
     assert again.id not in {first.id, back.id}
     assert again.key != first.key
 
 
 def test_two_other_people_approve(store):
-    intent = store.promotions.request(draft())
+    intent = store.control.request(draft())
     with pytest.raises(UsageError, match="ann asked for i1 and cannot approve it too"):
-        store.promotions.approve(intent.id, someone("ann"))
-    assert store.promotions.approve(intent.id, someone("bob")).state is IntentState.REQUESTED
-    assert store.promotions.approve(intent.id, someone("bob")).state is IntentState.REQUESTED
-    assert store.promotions.approve(intent.id, someone("cleo")).state is IntentState.APPROVED
+        store.control.approve(intent.id, someone("ann"))
+    assert store.control.approve(intent.id, someone("bob")).state is IntentState.REQUESTED
+    assert store.control.approve(intent.id, someone("bob")).state is IntentState.REQUESTED
+    assert store.control.approve(intent.id, someone("cleo")).state is IntentState.APPROVED
     with pytest.raises(UsageError, match="nothing to approve"):
-        store.promotions.approve(intent.id, someone("dora"))
+        store.control.approve(intent.id, someone("dora"))
 
 
 def test_an_expired_request_cannot_be_approved(store):
-    intent = store.promotions.request(draft(hours=0))
+    intent = store.control.request(draft(hours=0))
     with pytest.raises(UsageError, match="has expired"):
-        store.promotions.approve(intent.id, someone("bob"))
+        store.control.approve(intent.id, someone("bob"))
 
 
 def test_one_of_many_that_claim_wins(store):
-    intent = store.promotions.approve(store.promotions.request(draft(needed=1)).id, someone("bob"))
+    intent = store.control.approve(store.control.request(draft(needed=1)).id, someone("bob"))
     won = []
-    threads = [
-        threading.Thread(target=lambda n=n: won.append(store.promotions.claim(intent, f"w{n}"))) for n in range(4)
-    ]
+    threads = [threading.Thread(target=lambda n=n: won.append(store.control.claim(intent, f"w{n}"))) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -82,20 +80,20 @@ def test_one_of_many_that_claim_wins(store):
 
 
 def test_deliveries_count_attempts_and_keep_what_undoes_them(store):
-    intent = store.promotions.request(draft())
+    intent = store.control.request(draft())
     for attempts, outcome in (
         (1, HookOutcome(IntentState.SENT, "")),
         (0, HookOutcome(IntentState.ACKNOWLEDGED, "ok", "90", "200")),
     ):
         one = Delivery(intent.id, 0, "lb", attempts, outcome, datetime.now(UTC), "promote", "{}")
-        store.promotions.deliver(one, intent.release, "w")
-    (delivery,) = store.promotions.deliveries(intent.id)
+        store.control.deliver(one, intent.release, "w")
+    (delivery,) = store.control.deliveries(intent.id)
     assert (delivery.attempts, delivery.outcome.undo, delivery.outcome.response) == (1, "90", "200")
 
 
 def test_an_unknown_intent_is_named(store):
     with pytest.raises(UnknownName, match="there is no intent 'i9'"):
-        store.promotions.intent("i9")
+        store.control.intent("i9")
 
 
 @pytest.mark.parametrize(
@@ -108,9 +106,9 @@ def test_an_unknown_intent_is_named(store):
 )
 def test_any_edit_of_the_trail_shows(store, edit):
     for text in ("one", "two", "three"):
-        head = store.promotions.note("ann", "note", "cart@2", text).hash
-    assert store.promotions.verify_audit() == head
+        head = store.control.note("ann", "note", "cart@2", text).hash
+    assert store.control.verify_audit() == head
     with duckdb.connect(store.path) as engine:
         engine.execute(edit)
     with pytest.raises(StoreError, match="the audit trail was changed: row"):
-        store.promotions.verify_audit()
+        store.control.verify_audit()

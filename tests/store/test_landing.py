@@ -20,7 +20,7 @@ LAND = """
 import sys
 from pathlib import Path
 from evaluator.store import Store
-print(Store.open(Path(sys.argv[1])).land_segments(sys.argv[2]).rows)
+print(Store.open(Path(sys.argv[1])).data.land_segments(sys.argv[2]).rows)
 """
 
 
@@ -37,10 +37,10 @@ def flatten(cells):
 def test_rows_become_cells(store, new_run, rows, write):
     run = new_run()
     table = rows(3000)
-    write(store.segment_folder(run), [table.slice(0, 1000), table.slice(1000)])
-    landed = store.land_segments(run.id)
+    write(store.data.segment_folder(run), [table.slice(0, 1000), table.slice(1000)])
+    landed = store.data.land_segments(run.id)
     assert (landed.rows, landed.segments, landed.already) == (3000, 2, 0)
-    cells = store.read_cells([run.id])
+    cells = store.data.read_cells([run.id])
     failed = table["failed"].to_numpy()
     us = np.round(table["response_time_ms"].to_numpy() * 1000)[~failed]
     assert cells.bucket_s == 1
@@ -59,12 +59,12 @@ def test_rows_become_cells(store, new_run, rows, write):
 
 def test_twice_changes_nothing(store, new_run, rows, write):
     run = new_run()
-    write(store.segment_folder(run), [rows(100)])
-    store.land_segments(run.id)
-    before = flatten(store.read_cells([run.id]))
-    landed = store.land_segments(run.id)
+    write(store.data.segment_folder(run), [rows(100)])
+    store.data.land_segments(run.id)
+    before = flatten(store.data.read_cells([run.id]))
+    landed = store.data.land_segments(run.id)
     assert (landed.rows, landed.segments, landed.already) == (0, 0, 1)
-    assert flatten(store.read_cells([run.id])) == before
+    assert flatten(store.data.read_cells([run.id])) == before
 
 
 @settings(
@@ -79,16 +79,16 @@ def test_any_partition_in_any_order_gives_the_same_cells(tmp_path_factory, rows,
     reference, parts = (Store.open(tmp_path_factory.mktemp("s") / "e.duckdb", create=True) for _ in range(2))
     for one in (reference, parts):
         new_run(into=one)
-    run = reference.runs("cart@2")[0]
-    write(reference.segment_folder(run), [table])
-    reference.land_segments(run.id)
+    run = reference.data.runs("cart@2")[0]
+    write(reference.data.segment_folder(run), [table])
+    reference.data.land_segments(run.id)
     bounds = [0, *sorted(cuts), 400]
     pieces = [table.slice(low, high - low) for low, high in itertools.pairwise(bounds)]
     order.shuffle(pieces)
     for k, piece in enumerate(pieces):
-        write(parts.segment_folder(run), [piece], worker=f"w{k}")
-        parts.land_segments(run.id)
-    assert flatten(parts.read_cells([run.id])) == flatten(reference.read_cells([run.id]))
+        write(parts.data.segment_folder(run), [piece], worker=f"w{k}")
+        parts.data.land_segments(run.id)
+    assert flatten(parts.data.read_cells([run.id])) == flatten(reference.data.read_cells([run.id]))
 
 
 @pytest.mark.parametrize(
@@ -101,44 +101,44 @@ def test_any_partition_in_any_order_gives_the_same_cells(tmp_path_factory, rows,
 )
 def test_unreadable_segment_is_quarantined_by_name(store, new_run, rows, write, spoil, problem):
     run = new_run()
-    good, bad = write(store.segment_folder(run), [rows(100), rows(100, seed=1)])
+    good, bad = write(store.data.segment_folder(run), [rows(100), rows(100, seed=1)])
     spoil(bad)
-    landed = store.land_segments(run.id)
+    landed = store.data.land_segments(run.id)
     assert (landed.rows, landed.quarantined) == (100, (bad.name,))
-    assert store.runs("cart@2")[0].facts.quarantined == (bad.name,)
-    [row] = store.query("SELECT reason FROM segments WHERE state = 'quarantined'").to_pylist()
+    assert store.data.runs("cart@2")[0].facts.quarantined == (bad.name,)
+    [row] = store.data.query("SELECT reason FROM segments WHERE state = 'quarantined'").to_pylist()
     assert problem in row["reason"]
-    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 100}]
-    assert store.land_segments(run.id).quarantined == ()
+    assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 100}]
+    assert store.data.land_segments(run.id).quarantined == ()
     assert bad.with_name(bad.name + ".unreadable").exists()
     assert good.exists()
 
 
 def test_damaged_page_is_quarantined(store, new_run, rows, write):
     run = new_run()
-    _, bad = write(store.segment_folder(run), [rows(100), rows(5000, seed=1)])
+    _, bad = write(store.data.segment_folder(run), [rows(100), rows(5000, seed=1)])
     content = bytearray(bad.read_bytes())
     content[100:4000] = b"\xff" * 3900
     bad.write_bytes(content)
-    assert store.land_segments(run.id).quarantined == (bad.name,)
-    assert store.read_cells([run.id]).moments.n.sum() == 100
+    assert store.data.land_segments(run.id).quarantined == (bad.name,)
+    assert store.data.read_cells([run.id]).moments.n.sum() == 100
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_impossible_times_are_quarantined(store, new_run, rows, write, value):
     run = new_run()
     times = [1.0] * 99 + [value]
-    _, bad = write(store.segment_folder(run), [rows(100), rows(100, response_time_ms=times)])
-    landed = store.land_segments(run.id)
+    _, bad = write(store.data.segment_folder(run), [rows(100), rows(100, response_time_ms=times)])
+    landed = store.data.land_segments(run.id)
     assert (landed.rows, landed.quarantined) == (100, (bad.name,))
-    assert np.isfinite(store.read_cells([run.id]).moments.sum_us).all()
+    assert np.isfinite(store.data.read_cells([run.id]).moments.sum_us).all()
 
 
 def test_times_beyond_64_bit_squares(store, new_run, rows, write):
     run = new_run()
-    write(store.segment_folder(run), [rows(10, response_time_ms=[4e6] * 10, failed=[False] * 10)])
-    store.land_segments(run.id)
-    assert store.read_cells([run.id]).moments.sum_sq_us.sum() == 10 * (4e9) ** 2
+    write(store.data.segment_folder(run), [rows(10, response_time_ms=[4e6] * 10, failed=[False] * 10)])
+    store.data.land_segments(run.id)
+    assert store.data.read_cells([run.id]).moments.sum_sq_us.sum() == 10 * (4e9) ** 2
 
 
 @pytest.mark.parametrize(
@@ -154,67 +154,67 @@ def test_grid_is_the_same_over_landings(store, new_run, rows, write, times, grid
     run = new_run()
     for k, time_ms in enumerate(times):
         table = rows(50, seed=k, response_time_ms=[time_ms] * 50, failed=[False] * 50)
-        write(store.segment_folder(run), [table], worker=f"w{k}")
-        store.land_segments(run.id)
-    assert store.read_cells([run.id]).grid_us == grid_us
+        write(store.data.segment_folder(run), [table], worker=f"w{k}")
+        store.data.land_segments(run.id)
+    assert store.data.read_cells([run.id]).grid_us == grid_us
 
 
 def test_processes_land_at_once_and_lose_nothing(store, new_run, rows, write):
     runs = [new_run(f"run-{k}", group="g", replicate=k) for k in range(2)]
     for run in runs:
-        write(store.segment_folder(run), [rows(200, seed=k, run=run.id) for k in range(10)])
+        write(store.data.segment_folder(run), [rows(200, seed=k, run=run.id) for k in range(10)])
     landers = [
         subprocess.Popen([sys.executable, "-c", LAND, str(store.path), runs[k % 2].id], stdout=subprocess.PIPE)
         for k in range(4)
     ]
     landed = [int(process.communicate(timeout=60)[0]) for process in landers]
     assert sum(landed) == 4000
-    assert store.read_cells([run.id for run in runs]).moments.n.sum() == 4000
+    assert store.data.read_cells([run.id for run in runs]).moments.n.sum() == 4000
 
 
 def test_killed_landings_change_nothing(store, new_run, rows, write):
     run = new_run()
-    write(store.segment_folder(run), [rows(2000, seed=k) for k in range(20)])
+    write(store.data.segment_folder(run), [rows(2000, seed=k) for k in range(20)])
     chance = random.Random(4)
     for _ in range(6):
         process = subprocess.Popen([sys.executable, "-c", LAND, str(store.path), run.id], stdout=subprocess.DEVNULL)
         time.sleep(chance.uniform(0.3, 1.0))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        known = store.query("SELECT CAST(sum(rows) AS BIGINT) AS n FROM segments").to_pylist()[0]["n"] or 0
-        assert store.read_cells([run.id]).moments.n.sum() == known
-    store.land_segments(run.id)
-    assert store.read_cells([run.id]).moments.n.sum() == 40_000
+        known = store.data.query("SELECT CAST(sum(rows) AS BIGINT) AS n FROM segments").to_pylist()[0]["n"] or 0
+        assert store.data.read_cells([run.id]).moments.n.sum() == known
+    store.data.land_segments(run.id)
+    assert store.data.read_cells([run.id]).moments.n.sum() == 40_000
 
 
 def test_large_runs_land_in_batches(store, new_run, rows, write, monkeypatch):
     monkeypatch.setattr(landing, "_BATCH_ROWS", 250)
     run = new_run()
-    write(store.segment_folder(run), [rows(100, seed=k) for k in range(7)])
-    assert store.land_segments(run.id).rows == 700
-    assert store.read_cells([run.id]).moments.n.sum() == 700
+    write(store.data.segment_folder(run), [rows(100, seed=k) for k in range(7)])
+    assert store.data.land_segments(run.id).rows == 700
+    assert store.data.read_cells([run.id]).moments.n.sum() == 700
 
 
 def test_ended_run_is_compacted(store, new_run, rows, write):
     run = new_run()
     tables = [rows(300, seed=k) for k in range(5)]
-    write(store.segment_folder(run), tables)
-    store.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=RunFacts())
-    assert store.land_segments(run.id).segments == 5
-    before = store.data_hash([run.id])
-    [merged] = store.segment_folder(run).rglob("*.parquet")
+    write(store.data.segment_folder(run), tables)
+    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=RunFacts())
+    assert store.data.land_segments(run.id).segments == 5
+    before = store.data.content_hash([run.id])
+    [merged] = store.data.segment_folder(run).rglob("*.parquet")
     assert read_segment(merged).num_rows == 1500
-    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 1500}]
-    assert store.land_segments(run.id).already == 5
-    assert store.data_hash([run.id]) == before
-    assert store.query("SELECT count(DISTINCT sha256) AS n FROM segments").to_pylist() == [{"n": 5}]
+    assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 1500}]
+    assert store.data.land_segments(run.id).already == 5
+    assert store.data.content_hash([run.id]) == before
+    assert store.data.query("SELECT count(DISTINCT sha256) AS n FROM segments").to_pylist() == [{"n": 5}]
 
 
 def test_unfinished_segments_are_not_seen(store, new_run, rows, write):
     run = new_run()
-    [path] = write(store.segment_folder(run), [rows(10)])
+    [path] = write(store.data.segment_folder(run), [rows(10)])
     path.with_name("seg-w-000001.parquet.tmp").write_bytes(b"half")
-    assert store.land_segments(run.id).rows == 10
+    assert store.data.land_segments(run.id).rows == 10
 
 
 def test_hash_does_not_depend_on_place_order_or_run(tmp_path, new_run, rows, write):
@@ -224,24 +224,24 @@ def test_hash_does_not_depend_on_place_order_or_run(tmp_path, new_run, rows, wri
         store = Store.open(tmp_path / name / "evaluator.duckdb", create=True)
         run = new_run(run_id, into=store)
         for k in order:
-            write(store.segment_folder(run), [tables[k]], worker=f"w{k}")
-            store.land_segments(run.id)
-        hashes.add(store.data_hash([run.id]))
+            write(store.data.segment_folder(run), [tables[k]], worker=f"w{k}")
+            store.data.land_segments(run.id)
+        hashes.add(store.data.content_hash([run.id]))
     assert len(hashes) == 1
     assert hashes.pop().startswith("sha256:")
 
 
 def test_nothing_readable_at_all(store, new_run, rows, write):
     run = new_run()
-    [bad] = write(store.segment_folder(run), [rows(10)])
+    [bad] = write(store.data.segment_folder(run), [rows(10)])
     bad.write_bytes(b"no Parquet")
-    assert store.land_segments(run.id).quarantined == (bad.name,)
-    assert store.read_cells([run.id]).moments.n.sum() == 0
+    assert store.data.land_segments(run.id).quarantined == (bad.name,)
+    assert store.data.read_cells([run.id]).moments.n.sum() == 0
 
 
 def test_statistics_do_not_hide_nan(store, new_run, rows):
     run = new_run()
-    folder = store.segment_folder(run)
+    folder = store.data.segment_folder(run)
     folder.mkdir(parents=True)
     pq.write_table(rows(100, response_time_ms=[1.0] * 99 + [float("nan")]), folder / "seg-w-000000.parquet")
-    assert store.land_segments(run.id).quarantined == ("seg-w-000000.parquet",)
+    assert store.data.land_segments(run.id).quarantined == ("seg-w-000000.parquet",)

@@ -13,7 +13,6 @@ from evaluator.records import Release
 from evaluator.sources.files import plan_landing
 from evaluator.store import importing
 from evaluator.store.locks import CLAIM, claimed, exclusive, shared
-from evaluator.store.migrations import empty_segment
 
 HEADER = "ts,endpoint,response_time_ms,failed\n"
 
@@ -76,7 +75,7 @@ def kill(process):
 
 
 def folders(store):
-    return sorted(path.name for path in (store.data_dir / "r").glob("*"))
+    return sorted(path.name for path in (store.data.folder / "r").glob("*"))
 
 
 @pytest.mark.parametrize("step", ["write_clean_segment", "_write", "write_manifest"])
@@ -87,8 +86,8 @@ def test_a_killed_import_is_cleaned_up_by_the_next(store, tmp_path, start_import
     assert folders(store) == list(landed.runs) != [left]
     assert f"r/{left} (" in caplog.text
     assert "killed before it landed" in caplog.text
-    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 5}]
-    assert list(store.data_dir.rglob(CLAIM)) == []
+    assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 5}]
+    assert list(store.data.folder.rglob(CLAIM)) == []
     assert land(store, tmp_path / "30.csv").rows == 5
 
 
@@ -98,23 +97,23 @@ def test_a_living_import_keeps_its_files(store, tmp_path, start_import):
     assert len(folders(store)) == 2
     out, _ = living.communicate("\n")
     assert out == "5\n"
-    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 10}]
+    assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 10}]
 
 
 def test_an_import_killed_after_it_landed_stays(store, tmp_path, caplog):
     landed = land(store, write_csv(tmp_path / "a.csv"))
-    claim = store.data_dir / "r" / landed.runs[0] / CLAIM
+    claim = store.data.folder / "r" / landed.runs[0] / CLAIM
     claim.touch()
     land(store, write_csv(tmp_path / "b.csv", 1))
     assert not claim.exists()
     assert caplog.text == ""
-    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 10}]
+    assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 10}]
 
 
 def test_nothing_is_removed_while_somebody_reads(store, tmp_path, start_import):
     kill(start_import("_write"))
     [left] = folders(store)
-    with shared(empty_segment(store.path)):
+    with shared(store.file.empty_segment):
         land(store, write_csv(tmp_path / "a.csv"))
         assert left in folders(store)
     land(store, write_csv(tmp_path / "b.csv", 1))

@@ -22,7 +22,7 @@ def test_create_then_open(tmp_path):
     path = tmp_path / "evaluator.duckdb"
     assert Store.open(path, create=True).releases() == ()
     assert Store.open(path).releases() == ()
-    assert Store.open(path, create=True).data_dir == tmp_path / "evaluator.data"
+    assert Store.open(path, create=True).data.folder == tmp_path / "evaluator.data"
 
 
 def test_nothing_there(tmp_path):
@@ -76,9 +76,8 @@ def test_older_schema_is_backed_up_before_its_upgrade(store, monkeypatch):
     steps = (*migrations.MIGRATIONS, ("CREATE TABLE store.later (x INTEGER)",))
     monkeypatch.setattr(migrations, "MIGRATIONS", steps)
     monkeypatch.setattr(migrations, "SCHEMA_VERSION", len(steps))
-    monkeypatch.setattr("evaluator.store.base.SCHEMA_VERSION", len(steps))
     Store.open(store.path)
-    assert store.query("SELECT schema_version FROM meta").to_pylist() == [{"schema_version": SCHEMA_VERSION + 1}]
+    assert store.data.query("SELECT schema_version FROM meta").to_pylist() == [{"schema_version": SCHEMA_VERSION + 1}]
     backup = store.path.with_name(f"evaluator.duckdb.schema-{SCHEMA_VERSION}.backup")
     with duckdb.connect(backup, read_only=True) as old:
         assert old.execute("SELECT schema_version FROM meta").fetchall() == [(SCHEMA_VERSION,)]
@@ -90,10 +89,9 @@ def test_failed_upgrade_changes_nothing(store, monkeypatch):
     steps = (*migrations.MIGRATIONS, ("CREATE TABLE store.later (x INTEGER)", "SELECT no_such_function()"))
     monkeypatch.setattr(migrations, "MIGRATIONS", steps)
     monkeypatch.setattr(migrations, "SCHEMA_VERSION", len(steps))
-    monkeypatch.setattr("evaluator.store.base.SCHEMA_VERSION", len(steps))
     with pytest.raises(StoreError):
         Store.open(store.path)
-    tables = store.query("SELECT table_name FROM duckdb_tables() WHERE table_name = 'later'")
+    tables = store.data.query("SELECT table_name FROM duckdb_tables() WHERE table_name = 'later'")
     assert tables.num_rows == 0
 
 
@@ -114,7 +112,7 @@ def test_read_only_files_can_be_read_but_not_written(store):
         store = Store.open(Path(sys.argv[1]))
         print(store.releases())
         try:
-            store.register_run(Release("r"), Run("x", "r", "x", "locust"))
+            store.data.register_run(Release("r"), Run("x", "r", "x", "locust"))
         except StoreError as error:
             print("refused:", error.message)
     """
@@ -170,9 +168,9 @@ def test_nothing_is_kept_open(store):
 def test_unknown_names_suggest(store, new_run):
     new_run()
     with pytest.raises(UnknownName, match="did you mean 'cart@2'"):
-        store.release("cart@3")
+        store.control.release("cart@3")
     with pytest.raises(UnknownName, match="did you mean 'run-1'"):
-        store.land_segments("run-2")
+        store.data.land_segments("run-2")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +214,7 @@ def test_a_full_disk_after_the_commit_is_no_failure(store):
 
     with open_engine() as engine, attach(FullDisk(engine), store.path, write=True, wait_s=1):
         engine.execute("CREATE TABLE store.kept AS SELECT 1 AS x")
-    assert store.query("SELECT x FROM kept").to_pylist() == [{"x": 1}]
+    assert store.data.query("SELECT x FROM kept").to_pylist() == [{"x": 1}]
 
 
 def test_a_name_that_the_folder_of_requests_has(tmp_path):
@@ -226,17 +224,17 @@ def test_a_name_that_the_folder_of_requests_has(tmp_path):
 
 
 def test_several_reads_share_one_opening_and_nothing_is_written_meanwhile(tmp_path, monkeypatch):
-    from evaluator.store import base
+    from evaluator.store import file
 
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     opened = []
-    attach = base.attach
-    monkeypatch.setattr(base, "attach", lambda *given, **how: (opened.append(1), attach(*given, **how))[1])
+    attach = file.attach
+    monkeypatch.setattr(file, "attach", lambda *given, **how: (opened.append(1), attach(*given, **how))[1])
     with store.reading(), store.reading():
         assert store.releases() == ()
-        assert store.promotions.intents() == ()
+        assert store.control.intents() == ()
         with pytest.raises(StoreError, match="cannot be written while it is read"):
-            store.promotions.note("ann", "note", "cart@1", "x")
+            store.control.note("ann", "note", "cart@1", "x")
     assert len(opened) == 1
-    store.promotions.note("ann", "note", "cart@1", "x")
-    assert len(store.promotions.audit()) == 1
+    store.control.note("ann", "note", "cart@1", "x")
+    assert len(store.control.audit()) == 1

@@ -40,7 +40,7 @@ def land(store, tmp_path):
 
 
 def read(store, release="r", **wanted):
-    return store.read_outcomes(store.runs(release)[-1], **wanted)
+    return store.data.read_outcomes(store.data.runs(release)[-1], **wanted)
 
 
 def test_one_row_a_unit_with_all_that_was_odd(store, land):
@@ -125,23 +125,23 @@ def test_the_same_file_again_changes_nothing(store, land):
     land(SMALL)
     landed, facts, _ = land(SMALL)
     assert (landed.already, landed.rows, facts.units) == (1, 0, 5)
-    assert len(store.runs("r")) == 1
+    assert len(store.data.runs("r")) == 1
     assert land(SMALL, outcomes=("converted",))[0].rows == 8
 
 
 def test_outcomes_are_no_requests(store, land):
     land(SMALL)
-    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 0}]
-    assert store.read_cells([store.runs("r")[0].id]).moments.run.size == 0
+    assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 0}]
+    assert store.data.read_cells([store.data.runs("r")[0].id]).moments.run.size == 0
 
 
 def test_purged_outcomes_keep_their_sums(store, land):
     land(SMALL)
-    store.purge("r")
+    store.data.purge("r")
     outcomes = read(store, values=["revenue"], row_values=["revenue"])
     assert (outcomes.values, outcomes.row_values) == ({}, {})
     assert [part.n for part in outcomes.moments] == [2, 3]
-    assert not list(store.data_dir.rglob("outcomes.*"))
+    assert not list(store.data.folder.rglob("outcomes.*"))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_bad_rows_are_named_and_skipped_on_demand(store, land, text, options, sa
     with pytest.raises(InputError, match=says):
         land(text, **chosen)
     assert store.releases() == ()
-    assert not [path for path in store.data_dir.rglob("*") if path.is_dir()]
+    assert not [path for path in store.data.folder.rglob("*") if path.is_dir()]
     landed, facts, _ = land(text, skip=True, **chosen)
     assert (landed.rows, facts.skipped_rows) == (1, 1)
 

@@ -60,7 +60,7 @@ def poll(first: int, last: int, **more) -> list[Answer]:
 @pytest.fixture
 def run(store) -> Run:
     run = Run("p-1", "cart@2", "p-1", "prometheus", started=START, planned_end=START + timedelta(minutes=5))
-    store.register_run(Release("cart@2"), run, bucket_s=15)
+    store.data.register_run(Release("cart@2"), run, bucket_s=15)
     return run
 
 
@@ -110,9 +110,9 @@ def test_answers_come_back_from_their_file_as_they_were(tmp_path):
 
 
 def test_what_was_kept_is_read_as_cells(store, run):
-    landed = store.keep_answers(run, poll(0, 40), SOURCES)
+    landed = store.data.keep_answers(run, poll(0, 40), SOURCES)
     assert (landed.rows, landed.segments) == (2 * 7 * 41, 1)
-    cells = store.read_readings(run)
+    cells = store.data.read_readings(run)
     assert cells.sources == SOURCES
     assert cells.arms == ("baseline", "canary")
     assert cells.bucket_s == 15
@@ -126,61 +126,61 @@ def test_what_was_kept_is_read_as_cells(store, run):
 
 def test_two_polls_are_one_stretch(store, run, tmp_path):
     """The restart lies between the polls, and the increase from one poll to the next is counted."""
-    store.keep_answers(run, poll(0, 14), SOURCES)
-    store.keep_answers(run, poll(15, 40), SOURCES)
+    store.data.keep_answers(run, poll(0, 14), SOURCES)
+    store.data.keep_answers(run, poll(15, 40), SOURCES)
     whole = replace(sum_up(poll(0, 40), ("baseline", "canary"), 15), sources=SOURCES)
-    found = store.read_readings(run)
+    found = store.data.read_readings(run)
     assert totals(found) == pytest.approx(totals(whole))
     assert [(one.resets, one.missing, one.expected) for one in found.facts] == [
         (one.resets, one.missing, one.expected) for one in whole.facts
     ]
-    assert store.collected_until(run) == START + timedelta(seconds=40 * STEP_S)
+    assert store.data.collected_until(run) == START + timedelta(seconds=40 * STEP_S)
 
 
 def test_landing_twice_changes_nothing(store, run):
-    store.keep_answers(run, poll(0, 20), SOURCES)
-    before, hashed = store.read_readings(run), store.data_hash([run.id])
-    again = store.land_readings(run)
+    store.data.keep_answers(run, poll(0, 20), SOURCES)
+    before, hashed = store.data.read_readings(run), store.data.content_hash([run.id])
+    again = store.data.land_readings(run)
     assert (again.rows, again.already) == (0, 1)
-    assert_equal_cells(before, store.read_readings(run))
-    assert store.data_hash([run.id]) == hashed
+    assert_equal_cells(before, store.data.read_readings(run))
+    assert store.data.content_hash([run.id]) == hashed
 
 
 def test_a_file_that_was_written_but_not_landed_lands_later(store, run):
     """As it is when the collector is killed in between."""
-    write_answers(store.segment_folder(run), run.id, poll(0, 20), SOURCES)
-    assert store.read_readings(run) is None
-    assert store.land_readings(run).rows == 2 * 7 * 21
-    assert totals(store.read_readings(run))[SECONDS.text, "baseline", 3] == 200
+    write_answers(store.data.segment_folder(run), run.id, poll(0, 20), SOURCES)
+    assert store.data.read_readings(run) is None
+    assert store.data.land_readings(run).rows == 2 * 7 * 21
+    assert totals(store.data.read_readings(run))[SECONDS.text, "baseline", 3] == 200
 
 
 def test_readings_can_be_queried_and_are_no_requests(store, run):
-    store.keep_answers(run, poll(0, 20), SOURCES)
-    assert store.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 0}]
-    rows = store.query(
+    store.data.keep_answers(run, poll(0, 20), SOURCES)
+    assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 0}]
+    rows = store.data.query(
         "SELECT arm, max(value) AS memory FROM readings WHERE query LIKE 'process%' GROUP BY arm ORDER BY arm"
     ).to_pylist()
     assert rows == [{"arm": "baseline", "memory": 1_000_020.0}, {"arm": "canary", "memory": 1_000_020.0}]
-    assert [s.id for s in store.runs("cart@2")] == ["p-1"]
+    assert [s.id for s in store.data.runs("cart@2")] == ["p-1"]
 
 
 def test_purged_readings_keep_their_cells_and_take_no_more(store, run):
-    store.keep_answers(run, poll(0, 20), SOURCES)
-    before = store.read_readings(run)
-    assert store.purge("cart@2") == 2 * 7 * 21
-    assert not list(store.segment_folder(run).glob("*.readings"))
-    assert_equal_cells(before, store.read_readings(run))
+    store.data.keep_answers(run, poll(0, 20), SOURCES)
+    before = store.data.read_readings(run)
+    assert store.data.purge("cart@2") == 2 * 7 * 21
+    assert not list(store.data.segment_folder(run).glob("*.readings"))
+    assert_equal_cells(before, store.data.read_readings(run))
     with pytest.raises(StoreError, match="purged"):
-        store.keep_answers(run, poll(21, 30), SOURCES)
+        store.data.keep_answers(run, poll(21, 30), SOURCES)
 
 
 def test_a_run_without_readings(store, run):
-    assert store.read_readings(run) is None
-    assert store.collected_until(run) is None
+    assert store.data.read_readings(run) is None
+    assert store.data.collected_until(run) is None
 
 
 def test_a_damaged_file_is_named(store, run):
-    path = write_answers(store.segment_folder(run), run.id, poll(0, 20), SOURCES)
+    path = write_answers(store.data.segment_folder(run), run.id, poll(0, 20), SOURCES)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(StoreError, match="poll-"):
-        store.land_readings(run)
+        store.data.land_readings(run)

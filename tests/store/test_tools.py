@@ -60,7 +60,7 @@ def land(store, tmp_path):
         path = tmp_path / name
         path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
         landed = import_release(store, Release("r"), plan_landing({"baseline": [str(path)]}, **options))
-        rows = store.query(f"SELECT {COLUMNS} FROM requests ORDER BY ts").to_pylist()
+        rows = store.data.query(f"SELECT {COLUMNS} FROM requests ORDER BY ts").to_pylist()
         return landed, [tuple(row.values()) for row in rows]
 
     return land_text

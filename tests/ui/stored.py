@@ -63,11 +63,11 @@ def land(
             planned_end=ended,
             fingerprint={"locustfile": "sha256:1", "host": "load-1", "cores": 2, "replicates": len(requests.runs)},
         )
-        store.register_run(release, run)
-        to_parquet(replace(requests, runs=requests.runs), store.segment_folder(run).parent, rows=200_000)
-        store.land_segments(name)
+        store.data.register_run(release, run)
+        to_parquet(replace(requests, runs=requests.runs), store.data.segment_folder(run).parent, rows=200_000)
+        store.data.land_segments(name)
         if not live:
-            store.finish_run(name, state=RunState.COMPLETE, ended=ended, facts=facts)
+            store.data.finish_run(name, state=RunState.COMPLETE, ended=ended, facts=facts)
 
 
 def judge(store: Store, release_id: str, policy: Policy | None = None, *, figures: bool = True) -> str:

@@ -109,13 +109,13 @@ def test_reviewed_promoted_by_two_people_and_rolled_back(browser, balanced, shop
                 assert watched.away == []
                 assert not watched.overflows()
                 watched.context.close()
-    trail = Store.open(store).promotions.audit()
+    trail = Store.open(store).control.audit()
     assert [row.actor for row in trail if row.event in {"requested", "approved"}] == [
         "bob@example.org",
         "ann@example.org",
         "ann@example.org",
     ]
-    assert Store.open(store).promotions.verify_audit() == trail[-1].hash
+    assert Store.open(store).control.verify_audit() == trail[-1].hash
 
 
 def test_double_clicks_two_tabs_and_reloads_promote_once(browser, shop, tmp_path):
@@ -142,7 +142,7 @@ def test_double_clicks_two_tabs_and_reloads_promote_once(browser, shop, tmp_path
             for one in tabs:
                 assert one.complaints == []
                 one.context.close()
-    assert len(Store.open(store).promotions.intents()) == 1
+    assert len(Store.open(store).control.intents()) == 1
 
 
 def kill_server(address: str) -> None:

@@ -65,8 +65,8 @@ def test_a_no_go_does_not(page, shop, text):
 def test_newer_data_and_another_policy_forbid_it(page, shop, text):
     path = shop(f"{HOOKS}alpha: 0.1\n")
     store = Store.open(path)
-    run = store.runs("cart@1.9.0")[0]
-    store.finish_run(run.id, state=RunState.COMPLETE, ended=datetime.now(UTC), facts=run.facts)
+    run = store.data.runs("cart@1.9.0")[0]
+    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=datetime.now(UTC), facts=run.facts)
     said = text(page("promote", path, release="cart@1.9.0"))
     assert "✗ no</span> data landed after the verdict" in said
     assert "✗ no</span> the policy is not the one that judged" in said
@@ -93,7 +93,7 @@ def test_a_forged_action_in_the_address_does_nothing(page, shop, text):
         shown = page("promote", path, release="cart@1.9.0", action=action)
         assert not shown.exception
         assert button(shown, "Promote")
-    assert Store.open(path).promotions.intents() == ()
+    assert Store.open(path).control.intents() == ()
 
 
 def test_an_unjudged_release_cannot_be_promoted(page, shop, text):
@@ -118,7 +118,7 @@ def test_the_name_is_typed_and_a_reason_given_before_anything_is_asked_for(page,
     fill(shown, "reason", " ")
     fill(shown, "typed", "cart@1.9.0")
     assert "the reason is missing" in html(press(shown, "Promote"))
-    assert Store.open(path).promotions.intents() == ()
+    assert Store.open(path).control.intents() == ()
 
 
 def test_asked_executed_and_rolled_back(page, shop, text):
@@ -130,7 +130,7 @@ def test_asked_executed_and_rolled_back(page, shop, text):
     shown = press(shown, "Promote")
     assert "approved, about to be executed" in text(shown)
     shown = press(shown, "Promote")  # once more, the fields as they were
-    (intent,) = store.promotions.intents()
+    (intent,) = store.control.intents()
     assert (intent.requester, intent.reason) == (ME, "all gates passed")
     execute_waiting(store, load(path), "w")
     shown = page("promote", path, release="cart@1.9.0", action="Roll back")
@@ -169,7 +169,7 @@ def test_who_asked_cannot_agree_where_two_others_have_to(page, shop, text):
     assert button(shown, "Agree").disabled
     assert not button(shown, "Take back").disabled
     press(shown, "Take back")
-    assert store.promotions.intent("i1").state is IntentState.CANCELLED
+    assert store.control.intent("i1").state is IntentState.CANCELLED
 
 
 def test_another_agrees_by_typing_the_name(page, shop, text, html):
@@ -184,7 +184,7 @@ def test_another_agrees_by_typing_the_name(page, shop, text, html):
     fill(shown, "typed-i1", "cart@1.9.0")
     shown = press(shown, "Agree")
     assert f"approved by {ME}" in text(shown)
-    assert store.promotions.intent("i1").state is IntentState.APPROVED
+    assert store.control.intent("i1").state is IntentState.APPROVED
 
 
 def test_what_waits_can_be_agreed_to_whatever_was_asked_for_since(page, shop, text):
@@ -196,7 +196,7 @@ def test_what_waits_can_be_agreed_to_whatever_was_asked_for_since(page, shop, te
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "typed-i1", "cart@1.9.0")
     press(shown, "Agree")
-    assert store.promotions.intent("i1").state is IntentState.APPROVED
+    assert store.control.intent("i1").state is IntentState.APPROVED
 
 
 def test_a_request_is_turned_down_with_its_reason(page, shop, text):
@@ -243,7 +243,7 @@ def test_failed_and_unknown_hooks_are_tried_again_or_settled(page, shop, text):
     (path.parent / "ready").touch()
     shown = press(shown, "Execute the others again")
     execute_waiting(store, load(path), "w")
-    assert store.promotions.intent("i1").state is IntentState.ACKNOWLEDGED
+    assert store.control.intent("i1").state is IntentState.ACKNOWLEDGED
 
 
 def test_what_nobody_knows_is_settled_by_an_admin_who_says_how(page, shop, text, html):
@@ -257,7 +257,7 @@ def test_what_nobody_knows_is_settled_by_an_admin_who_says_how(page, shop, text,
     assert "the reason is missing" in html(press(shown, "It was done"))
     fill(shown, "how-i1-1", "production shows 1.9.0")
     shown = press(shown, "It was done")
-    assert store.promotions.intent("i1").state is IntentState.ACKNOWLEDGED
+    assert store.control.intent("i1").state is IntentState.ACKNOWLEDGED
     assert "production shows 1.9.0" in text(shown)
 
 
@@ -286,8 +286,8 @@ def test_a_button_that_is_shown_as_disabled_does_nothing_when_a_program_presses_
     for label in ("Agree", "Turn down"):
         assert button(shown, label).disabled
         assert "signed in more than 15 minutes ago" in html(force(shown, label))
-    assert store.promotions.intent("i1").state is IntentState.REQUESTED
-    assert store.promotions.approvals("i1") == ()
+    assert store.control.intent("i1").state is IntentState.REQUESTED
+    assert store.control.approvals("i1") == ()
 
 
 def test_a_note_is_written_by_who_may_whatever_the_page_has_shown(page, shop, html, monkeypatch):
@@ -296,7 +296,7 @@ def test_a_note_is_written_by_who_may_whatever_the_page_has_shown(page, shop, ht
     shown = page("release", path, release="cart@1.6.0")
     next(one for one in shown.text_area if one.key == "note-text").input("forged")
     assert f"{ME} is a viewer, and writing notes takes an analyst" in html(press(shown, "Add the note"))
-    assert [row.event for row in Store.open(path).promotions.audit()] == ["refused"]
+    assert [row.event for row in Store.open(path).control.audit()] == ["refused"]
 
 
 # ------------------------------------------------------------------ notes, audit, what waits
@@ -308,7 +308,7 @@ def test_notes_are_written_and_read(page, shop, text, html):
     next(one for one in shown.text_area if one.key == "note-text").input("slow disk in <b>pod 3</b>\nsecond line")
     shown = press(shown, "Add the note")
     assert "slow disk in &lt;b&gt;pod 3" in html(shown)
-    (row,) = Store.open(path).promotions.audit()
+    (row,) = Store.open(path).control.audit()
     assert (row.actor, row.event, row.text) == (ME, "note", "slow disk in <b>pod 3</b>\nsecond line")
     assert "slow disk" in html(page("audit", path))
 
@@ -335,7 +335,7 @@ def test_an_audit_trail_that_was_edited_is_shown_in_red(page, shop, text):
     import duckdb
 
     path = shop()
-    Store.open(path).promotions.note("ann", "note", "cart@1.9.0", "one")
+    Store.open(path).control.note("ann", "note", "cart@1.9.0", "one")
     assert "✓ unchanged" in text(page("audit", path))
     with duckdb.connect(path) as engine:
         engine.execute("UPDATE audit SET actor = 'eve'")

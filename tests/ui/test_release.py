@@ -72,7 +72,7 @@ def test_forged_addresses_are_answered_in_words(page, made, text, forged):
     assert not shown.exception
     assert "unexpected" not in said
     assert "<script" not in said
-    assert Store.open(made).runs("cart@1.6.0")
+    assert Store.open(made).data.runs("cart@1.6.0")
 
 
 def test_an_unknown_release_names_those_that_there_are(page, made, text):
@@ -90,8 +90,8 @@ def test_a_release_without_verdict_names_the_command(page, own, text):
 
 def test_newer_data_than_the_verdict_is_said(page, own, text):
     store = Store.open(own)
-    run = store.runs("cart@1.6.0")[0]
-    store.finish_run(run.id, state=RunState.COMPLETE, ended=datetime.now(UTC), facts=run.facts)
+    run = store.data.runs("cart@1.6.0")[0]
+    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=datetime.now(UTC), facts=run.facts)
     said = text(page("release", own, release="cart@1.6.0"))
     assert "newer data has landed" in said
 

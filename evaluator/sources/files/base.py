@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TextIO, cast
+from typing import Literal, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, FileLayout
 from evaluator.sources.files.columns import REQUIRED, TARGETS, ColumnWish, map_column, tell_instant_unit
+from evaluator.textfiles import open_text
 
 __all__ = ["FileFormat", "Head", "Table", "Written", "lay_out", "read_head", "read_table", "require"]
 
@@ -30,6 +31,7 @@ _DELIMITERS = ",;\t|"
 _TOP = 4096
 _LONGEST_LINE = 1_000_000
 ROWS_OF_HEAD = 100
+_NO_REQUEST = "the tool that wrote it has recorded no request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,42 +72,45 @@ class FileFormat:
 
 def read_head(path: Path) -> Head:
     """Read what is needed to tell a format. Raises InputError for what is neither text nor Parquet."""
-    if _starts_with(path, b"PAR1"):
-        return Head(path, "parquet", columns=_parquet_names(path))
+    if starts_with(path, b"PAR1"):
+        with _parquet(path) as file:
+            return Head(path, "parquet", columns=tuple(file.schema_arrow.names))
+    with _opened(path, errors="replace") as text:
+        is_xml = text.read(200).lstrip().startswith("<")
     # XML says itself how it is encoded.
-    with _opened(path, errors="replace" if _starts_with_xml(path) else "strict") as file:
-        line = file.readline(_LONGEST_LINE)
-        top = line + file.read(max(_TOP - len(line), 0))
+    with _opened(path, errors="replace" if is_xml else "strict") as text:
+        line = text.readline(_LONGEST_LINE)
+        top = line + text.read(max(_TOP - len(line), 0))
     first = top.lstrip()[:1]
     if first in ("<", "{", "["):
         return Head(path, "xml" if first == "<" else "json", top)
-    return Head(path, "csv", top, _split(line))
+    try:
+        names = next(csv.reader([line], delimiter=find_delimiter(line)), [])
+    except csv.Error:
+        names = []
+    return Head(path, "csv", top, tuple(name.strip() for name in names))
 
 
 def read_table(head: Head) -> Table:
     """Read the columns of a file and the first of its rows. Raises InputError."""
-    return _read_parquet(head.path) if head.written == "parquet" else _read_csv(head.path)
+    if head.written != "parquet":
+        return _read_csv(head.path)
+    with _parquet(head.path) as file:
+        rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
+    if rows is None or not rows.num_rows:
+        raise InputError(f"{head.path} has columns but no rows", hint=_NO_REQUEST)
+    columns = rows.to_pydict()
+    return Table(head.path, tuple(columns), {name: _typical(values) for name, values in columns.items()})
 
 
-def _starts_with(path: Path, magic: bytes) -> bool:
+def starts_with(path: Path, magic: bytes) -> bool:
+    """Whether a file begins with these bytes."""
     with path.open("rb") as file:
         return file.read(len(magic)) == magic
 
 
-def _starts_with_xml(path: Path) -> bool:
-    with _opened(path, errors="replace") as file:
-        return file.read(200).lstrip().startswith("<")
-
-
-def _split(line: str) -> tuple[str, ...]:
-    try:
-        names = next(csv.reader([line], delimiter=_delimiter(line)), [])
-    except csv.Error:
-        return ()
-    return tuple(name.strip() for name in names)
-
-
-def _delimiter(line: str) -> str:
+def find_delimiter(line: str) -> str:
+    """What stands most often between the columns of a line."""
     return max(_DELIMITERS, key=line.count)
 
 
@@ -113,10 +118,10 @@ def _delimiter(line: str) -> str:
 def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     """Open a text, compressed or not; whatever is wrong with it becomes an InputError."""
     try:
-        with _open_text(path, errors) as file:
+        with open_text(path, errors) as file:
             yield file
     except gzip.BadGzipFile as error:
-        if not _starts_with(path, b"\x1f\x8b"):
+        if not starts_with(path, b"\x1f\x8b"):
             raise InputError(
                 f"{path} is not compressed, though its name ends in .gz", hint="give it another name"
             ) from error
@@ -132,44 +137,25 @@ def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
         ) from error
 
 
-def _open_text(path: Path, errors: str) -> TextIO:
-    if path.suffix == ".gz":
-        return cast("TextIO", gzip.open(path, "rt", encoding="utf-8-sig", errors=errors, newline=""))
-    return path.open(encoding="utf-8-sig", errors=errors, newline="")
-
-
-def _read_csv(path: Path) -> Table:
-    with _opened(path) as file:
-        top = file.readline(_LONGEST_LINE)
-        _refuse_other_text(path, top)
-        lines = itertools.chain([top], iter(lambda: file.readline(_LONGEST_LINE), ""))
-        rows = _read_rows(csv.reader(lines, delimiter=_delimiter(top)))
-    return Table(path, _check_header(path, rows), _typical_row(path, rows), _delimiter(top))
-
-
-def _read_rows(reader: Iterator[list[str]]) -> list[list[str]]:
-    """Read the header and some rows. A broken row ends them: it is reported with its line when the file is landed."""
-    rows: list[list[str]] = []
-    try:
-        rows.extend(itertools.islice(reader, 2))
-        for row in itertools.islice(reader, ROWS_OF_HEAD - 1):
-            rows.append(row)  # noqa: PERF402 what was read before an error stays
-    except csv.Error:
-        if len(rows) < 2:
-            raise
-    return rows
-
-
-def _refuse_other_text(path: Path, top: str) -> None:
-    if "\0" in top:
-        raise InputError(f"{path} is not text", hint="request files are text or Parquet")
-
-
 _VALUE = re.compile(r"[+-]?\d[\d\s.,:/TZ+-]*|true|false|null", re.IGNORECASE)
 """A number, a time or a boolean, where the name of a column should be."""
 
 
-def _check_header(path: Path, rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def _read_csv(path: Path) -> Table:
+    rows: list[list[str]] = []
+    with _opened(path) as file:
+        top = file.readline(_LONGEST_LINE)
+        if "\0" in top:
+            raise InputError(f"{path} is not text", hint="request files are text or Parquet")
+        lines = itertools.chain([top], iter(lambda: file.readline(_LONGEST_LINE), ""))
+        reader = csv.reader(lines, delimiter=find_delimiter(top))
+        try:
+            for row in itertools.islice(reader, ROWS_OF_HEAD + 1):
+                rows.append(row)  # noqa: PERF402 what was read before an error stays
+        except csv.Error:
+            # A broken row ends them: it is reported with its line when the file is landed.
+            if len(rows) < 2:
+                raise
     header = tuple(name.strip() for name in rows[0]) if rows else ()
     if not any(header):
         raise InputError(f"{path} starts with an empty line", hint="a line of column names must come first")
@@ -179,37 +165,25 @@ def _check_header(path: Path, rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
             f"{path} has no header line: it starts with '{header[0][:80]}'",
             hint="for JMeter set jmeter.save.saveservice.print_field_names=true; else add a line of column names",
         )
+    refuse_twice(path, header)
+    if len(rows) < 2:
+        raise InputError(f"{path} has a header but no rows", hint=_NO_REQUEST)
+    columns = itertools.zip_longest(*rows[1:], fillvalue="")
+    typical = {name: _typical(column) for name, column in zip(rows[0], columns, strict=False)}
+    return Table(path, header, typical, find_delimiter(top))
+
+
+def refuse_twice(path: Path, header: Sequence[str]) -> None:
+    """Refuse a header that has a column twice. Raises InputError."""
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path}:1: column '{twice}' appears twice")
-    return header
-
-
-def _typical_row(path: Path, rows: Sequence[Sequence[str]]) -> dict[str, object]:
-    if len(rows) < 2:
-        raise InputError(f"{path} has a header but no rows", hint="the tool that wrote it has recorded no request")
-    columns = itertools.zip_longest(*rows[1:], fillvalue="")
-    return {name: _typical(values) for name, values in zip(rows[0], columns, strict=False)}
 
 
 def _typical(values: Sequence[object]) -> object:
     """The first value written in the unit that most have: one bad row must not spoil the others."""
     units = [tell_instant_unit(value) for value in values]
     return values[units.index(Counter(units).most_common(1)[0][0])]
-
-
-def _parquet_names(path: Path) -> tuple[str, ...]:
-    with _parquet(path) as file:
-        return tuple(file.schema_arrow.names)
-
-
-def _read_parquet(path: Path) -> Table:
-    with _parquet(path) as file:
-        rows = next(file.iter_batches(batch_size=ROWS_OF_HEAD), None)
-    if rows is None or not rows.num_rows:
-        raise InputError(f"{path} has columns but no rows", hint="the tool that wrote it has recorded no request")
-    columns = rows.to_pydict()
-    return Table(path, tuple(columns), {name: _typical(values) for name, values in columns.items()})
 
 
 @contextmanager

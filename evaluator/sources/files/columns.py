@@ -56,13 +56,10 @@ def _parse_column(text: str) -> ColumnWish:
     if target not in TARGETS:
         raise UnknownName("column of a request row", target, TARGETS)
     source, colon, unit = rest.rpartition(":")
-    if colon and unit in _units_of(target):
+    units = {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
+    if colon and unit in units:
         return ColumnWish(target, source, unit)
     return ColumnWish(target, rest)
-
-
-def _units_of(target: str) -> tuple[str, ...]:
-    return {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
 
 
 def map_column(wish: ColumnWish, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:

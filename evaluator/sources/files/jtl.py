@@ -34,8 +34,9 @@ def _lay_out(head: Head, wishes: Sequence[ColumnWish], *, transactions: bool) ->
     if head.written == "csv":
         table = read_table(head)
         layout = _lay_out_table(table, wishes)
+        parts = SubResults("label", "threadName" if "threadName" in table.header else "")
         count = "SampleCount" if "SampleCount" in table.header else ""
-        layout = replace(layout, count_column=count, sub_results=None if transactions else _find_sub_results(table))
+        layout = replace(layout, count_column=count, sub_results=None if transactions else parts)
         others = _tell_by_message(head, table, transactions=transactions)
     else:
         if not _claims(head):
@@ -44,14 +45,13 @@ def _lay_out(head: Head, wishes: Sequence[ColumnWish], *, transactions: bool) ->
         layout = replace(
             layout, reader="parquet", rewrite=rewrite_jtl_xml, line_column=LINE, count_column="SampleCount"
         )
-        others = _tell_by_kind(transactions=transactions)
+        kinds = (LeftOutKind.SUMMARY, LeftOutKind.PART, LeftOutKind.OTHER_KIND)
+        others = tuple(OtherRows(kind, (Condition(KIND, "is", (kind.value,)),), DETAIL) for kind in kinds)
+        if transactions:
+            others = (*others[1:], OtherRows(LeftOutKind.PART, (Condition(KIND, "is", ("",)),)))
     if transactions:
         return replace(layout, format="jtl-transactions", others=others)
     return replace(layout, others=others, advice="to judge the transactions themselves, say --format jtl-transactions")
-
-
-def _find_sub_results(table: Table) -> SubResults:
-    return SubResults("label", "threadName" if "threadName" in table.header else "")
 
 
 def _tell_by_message(head: Head, table: Table, *, transactions: bool) -> tuple[OtherRows, ...]:
@@ -65,15 +65,6 @@ def _tell_by_message(head: Head, table: Table, *, transactions: bool) -> tuple[O
             hint="let JMeter save it: jmeter.save.saveservice.response_message=true",
         )
     return ()
-
-
-def _tell_by_kind(*, transactions: bool) -> tuple[OtherRows, ...]:
-    """Tell what the rows of a rewritten file are."""
-    kinds = (LeftOutKind.SUMMARY, LeftOutKind.PART, LeftOutKind.OTHER_KIND)
-    others = tuple(OtherRows(kind, (Condition(KIND, "is", (kind.value,)),), DETAIL) for kind in kinds)
-    if not transactions:
-        return others
-    return (*others[1:], OtherRows(LeftOutKind.PART, (Condition(KIND, "is", ("",)),)))
 
 
 def _lay_out_table(table: Table, wishes: Sequence[ColumnWish]) -> FileLayout:

@@ -7,12 +7,11 @@ not allow, which JMeter copies from binary answers, are replaced: they mostly st
 from __future__ import annotations
 
 import codecs
-import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Literal
 from xml.parsers import expat
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from evaluator.errors import InputError
 from evaluator.records import LeftOutKind
+from evaluator.textfiles import open_bytes
 
 __all__ = ["DETAIL", "JTL_XML_HEADER", "KIND", "LINE", "TRANSACTION", "is_jtl_xml", "rewrite_jtl_xml"]
 
@@ -100,7 +100,7 @@ def rewrite_jtl_xml(source: Path, target: Path) -> None:
     A sample inside a transaction is a request; one inside another sample (a redirect, an embedded resource) is part of
     it. What stands where a sample should and is none is a row, too.
     """
-    with pq.ParquetWriter(target, _SCHEMA) as writer, _open(source) as opened:
+    with pq.ParquetWriter(target, _SCHEMA) as writer, open_bytes(source) as opened:
         reader = _Reader(source)
         for text in _read_characters(source, opened):
             reader.feed(text)
@@ -108,10 +108,6 @@ def rewrite_jtl_xml(source: Path, target: Path) -> None:
                 writer.write_table(reader.take())
         reader.feed("", final=True)
         writer.write_table(reader.take())
-
-
-def _open(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 # ------------------------------------------------------------------ characters
@@ -126,7 +122,10 @@ _REPLACEMENT = "\ufffd"
 def _read_characters(path: Path, opened: IO[bytes]) -> Iterator[str]:
     """Read a file as characters that XML allows. Raises InputError for an encoding that does not exist."""
     chunk = opened.read(_CHUNK_BYTES)
-    name = _tell_encoding(chunk)
+    declared = _DECLARED.match(chunk)
+    name = declared[1].decode("ascii") if declared else "utf-8"
+    if name.lower() in ("utf-8", "utf8"):
+        name = "utf-8-sig"
     try:
         decoder = codecs.getincrementaldecoder(name)(errors="replace")
     except LookupError as error:
@@ -139,12 +138,6 @@ def _read_characters(path: Path, opened: IO[bytes]) -> Iterator[str]:
         end = cut.start() if cut else len(text)
         yield _REFERENCE.sub(_check_reference, _ILLEGAL.sub(_REPLACEMENT, text[:end]))
         rest = text[end:]
-
-
-def _tell_encoding(top: bytes) -> str:
-    declared = _DECLARED.match(top)
-    named = declared[1].decode("ascii") if declared else "utf-8"
-    return "utf-8-sig" if named.lower() in ("utf-8", "utf8") else named
 
 
 def _check_reference(found: re.Match[str]) -> str:
@@ -211,22 +204,19 @@ class _Reader:
         if parent is None:
             self._open.append(_Element("root"))
         elif name in _SAMPLES or (parent.role != "other" and len(_TELLING & attributes.keys()) > 1):
-            self._open.append(self._begin_sample(attributes))
+            message = attributes.get("rm", "")
+            is_transaction = message.startswith(TRANSACTION)
+            is_part = any(element.role in ("sample", "unknown") for element in self._open)
+            kind = LeftOutKind.PART if is_part else LeftOutKind.SUMMARY if is_transaction else ""
+            row: _Row = {column: attributes.get(key) for key, column in _ATTRIBUTES.items()}
+            row |= {"failureMessage": message, KIND: kind, DETAIL: "", LINE: self._line()}
+            self._open.append(_Element("transaction" if is_transaction else "sample", row))
         elif parent.role == "root" or (parent.role == "transaction" and name not in _OF_SAMPLE):
-            row: _Row = {KIND: LeftOutKind.OTHER_KIND, DETAIL: name, LINE: self._line()}
+            row = {KIND: LeftOutKind.OTHER_KIND, DETAIL: name, LINE: self._line()}
             self._open.append(_Element("unknown", row))
         else:
             is_read = name in _CHILDREN if parent.role == "unknown" else name == "failureMessage"
             self._open.append(_Element("other", text=[] if is_read else None))
-
-    def _begin_sample(self, attributes: dict[str, str]) -> _Element:
-        row: _Row = {column: attributes.get(key) for key, column in _ATTRIBUTES.items()}
-        message = attributes.get("rm", "")
-        is_transaction = message.startswith(TRANSACTION)
-        is_part = any(element.role in ("sample", "unknown") for element in self._open)
-        kind = LeftOutKind.PART if is_part else LeftOutKind.SUMMARY if is_transaction else ""
-        row |= {"failureMessage": message, KIND: kind, DETAIL: "", LINE: self._line()}
-        return _Element("transaction" if is_transaction else "sample", row)
 
     def _line(self) -> str:
         return str(self._parser.CurrentLineNumber)
@@ -239,21 +229,19 @@ class _Reader:
     def _end(self, name: str) -> None:
         element = self._open.pop()
         if element.text is not None:
-            self._keep_text(name, "".join(element.text).strip())
+            # What a child says of the sample that it stands in.
+            text = "".join(element.text).strip()
+            owner = next(element for element in reversed(self._open) if element.role != "other")
+            if owner.role == "unknown":
+                owner.row[_CHILDREN[name]] = text
+            elif owner.role != "root" and text:
+                owner.row["failureMessage"] = text
         elif element.role in ("transaction", "sample"):
             self.rows.append(element.row)
         elif element.role == "unknown":
             if all(element.row.get(column) is not None for column in ("timeStamp", "elapsed", "label", "success")):
                 element.row |= {KIND: "", DETAIL: ""}
             self.rows.append(element.row)
-
-    def _keep_text(self, name: str, text: str) -> None:
-        """Keep what a child says of the sample that it stands in."""
-        owner = next(element for element in reversed(self._open) if element.role != "other")
-        if owner.role == "unknown":
-            owner.row[_CHILDREN[name]] = text
-        elif owner.role != "root" and text:
-            owner.row["failureMessage"] = text
 
 
 _CUT_SHORT = "a test that was killed leaves its last lines unwritten: close them with </testResults>"

@@ -29,13 +29,11 @@ def _has_keys(*names: str) -> Callable[[Head], bool]:
     return lambda head: head.written == "json" and all(f'"{name}"' in head.top for name in names)
 
 
-def _starts(*texts: str) -> Callable[[Head], bool]:
-    return lambda head: head.top.startswith(texts)
-
-
 _SUMMARY_OF_JMETER = "JMeter's summary or aggregate report"
 _TOOLS = {
-    "a simulation.log of Gatling": _starts("RUN\t", "REQUEST\t", "ASSERTION\t", "USER\t", "GROUP\t"),
+    "a simulation.log of Gatling": lambda head: head.top.startswith(
+        ("RUN\t", "REQUEST\t", "ASSERTION\t", "USER\t", "GROUP\t")
+    ),
     "an access log": lambda head: _ACCESS_LOG.match(head.top) is not None,
     _SUMMARY_OF_JMETER: _has("Label", "# Samples"),
     "a plot file of ApacheBench (ab -g)": _has("starttime", "seconds", "ttime"),

@@ -44,15 +44,11 @@ def recognise(path: Path, format: str, wishes: Sequence[ColumnWish]) -> FileLayo
         refuse_aggregates(head)
     if head.written in ("csv", "json"):
         refuse_other_tools(head)
-    name = _claimed(head) if format == "auto" else format
+    asked = ((name, source) for name, source in SOURCES.items() if head.written in source.written)
+    name = next((name for name, source in asked if source.claims(head)), None) if format == "auto" else format
     if name is None or head.written not in SOURCES[name].written:
         name = _by_writing(head, name)
     return SOURCES[name].lay_out(head, wishes)
-
-
-def _claimed(head: Head) -> str | None:
-    asked = ((name, source) for name, source in SOURCES.items() if head.written in source.written)
-    return next((name for name, source in asked if source.claims(head)), None)
 
 
 def _by_writing(head: Head, named: str | None) -> str:

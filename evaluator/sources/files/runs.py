@@ -95,15 +95,23 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
     if said is None and all(one.file.layout.always_parts for arm in several for one in arm.files):
         said, by = "parts", f"as files of {several[0].files[0].file.layout.format} always are"
     if doubt and said is None:
+        shown = []
+        for arm in several:
+            texts = [f"{one.file.path} {_show(one.first)} to {_show(one.last)}" for one in arm.files[:MOST_SHOWN]]
+            more = len(arm.files) - MOST_SHOWN
+            shown.append(f"{arm.name} {', '.join(texts)}" + (f" and {more} more" if more > 0 else ""))
         raise InputError(
             f"it is not clear whether the files of one arm are parts of one run or a run each: {doubt}. Their times: "
-            + "; ".join(f"{arm.name} {_show_files(arm.files)}" for arm in several),
+            + "; ".join(shown),
             hint="say it with --files-are parts (load generators of one run, or a log that was rotated) or --files-are "
             "replicates (the test was repeated with restarts)",
         )
     doubts = list(_find_shifts(arms))
     if said is not None:
-        doubts += _find_overridden(several, said)
+        for arm in several if said == "parts" else ():
+            if len(arm.groups) > 1 and not arm.doubt:
+                how = "lie apart in time" if arm.in_time else "each count their times from the start of a test"
+                doubts.append(f"the files of {arm.name} {how}, as repeated runs do, and are taken as parts of one run")
         arms = [_declare(arm, said) for arm in arms]
     overlap = next((arm.name for arm in arms if _has_overlap(arm)), None)
     if overlap:
@@ -163,13 +171,8 @@ def _look_at(name: str, files: Sequence[FileTimes]) -> _Arm:
     return _Arm(name, tuple(groups), in_time=True, doubt=doubts[0] if doubts else "")
 
 
-def _overlap_s(one: _Group | FileTimes, other: _Group | FileTimes) -> float:
-    """For how long two ran at the same time; negative where a gap lies between them."""
-    return (min(one.last, other.last) - max(one.first, other.first)).total_seconds()
-
-
 def _ran_together(one: _Group | FileTimes, other: _Group | FileTimes) -> bool:
-    overlap_s = _overlap_s(one, other)
+    overlap_s = (min(one.last, other.last) - max(one.first, other.first)).total_seconds()
     return overlap_s >= 0 and overlap_s >= TOGETHER * min(one.seconds, other.seconds)
 
 
@@ -177,12 +180,6 @@ def _say_gap(group: _Group, one: FileTimes) -> str:
     before = max(group.files, key=lambda other: other.last)
     gap_s = (one.first - before.last).total_seconds()
     return f"{format_duration(abs(gap_s))} {'after' if gap_s > 0 else 'before'} {before.file.path} ends"
-
-
-def _show_files(files: Sequence[FileTimes]) -> str:
-    shown = [f"{one.file.path} {_show(one.first)} to {_show(one.last)}" for one in files[:MOST_SHOWN]]
-    more = len(files) - MOST_SHOWN
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def _show(moment: datetime) -> str:
@@ -208,14 +205,6 @@ def _declare(arm: _Arm, said: FilesAre) -> _Arm:
     apart = arm.in_time and all(one.last < other.first for one, other in pairwise(ordered))
     given = sorted(arm.files, key=lambda one: one.file.number)
     return _Arm(arm.name, tuple(_Group((one,)) for one in (ordered if apart else given)), in_time=apart)
-
-
-def _find_overridden(several: Sequence[_Arm], said: FilesAre) -> Iterator[str]:
-    """Say where files that were declared to be parts of one run look like runs."""
-    for arm in several if said == "parts" else ():
-        if len(arm.groups) > 1 and not arm.doubt:
-            how = "lie apart in time" if arm.in_time else "each count their times from the start of a test"
-            yield f"the files of {arm.name} {how}, as repeated runs do, and are taken as parts of one run"
 
 
 def _has_overlap(arm: _Arm) -> bool:

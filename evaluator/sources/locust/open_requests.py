@@ -8,6 +8,7 @@ does not take for a failure.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -36,8 +37,8 @@ _TURNED = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, Interr
 _KEY = "evaluator_open"
 
 
-_Call = tuple[float, Any, tuple[Any, ...], Mapping[str, Any]]
-"""One call of a client's `request`: when it began, the client, and what it was given."""
+_Call = tuple[float, Any, Any, Any, tuple[Any, ...], Mapping[str, Any]]
+"""One call of a client's `request`: when it began, the client, and what it was given: method, URL, and the rest."""
 
 
 class OpenRequests:
@@ -79,12 +80,16 @@ class OpenRequests:
     def _watch_request(self, original: Callable[..., Any]) -> Callable[..., Any]:
         calls, now = self._calls, time.perf_counter
 
+        # This is called for every request: nothing is packed or unpacked that need not be.
         @wraps(original)
-        def request(session: Any, *arguments: Any, **options: Any) -> Any:
+        def request(session: Any, method: Any, url: Any, *more: Any, **options: Any) -> Any:
             key = id(options)  # a dict that nobody else has, as long as the call lasts
-            calls[key] = now(), session, arguments, options
+            calls[key] = now(), session, method, url, more, options
             try:
-                response = original(session, *arguments, **options)
+                if options or more:
+                    response = original(session, method, url, *more, **options)
+                else:
+                    response = original(session, method, url)
             except BaseException as error:
                 if call := calls.pop(key, None):
                     self._end_broken(call, error)
@@ -126,7 +131,11 @@ class OpenRequests:
         """A request that was answered, and whose block was left with an exception: Locust counts it nowhere."""
         meta = response.request_meta
         arm, _, _ = self._buffer.place(meta.get("request_type"), meta.get("name"), meta.get("context"))
-        failed = _is_failure(response) if isinstance(error, (*_STOPPED, *_TURNED)) else True
+        failed = True
+        if isinstance(error, (*_STOPPED, *_TURNED)):
+            with contextlib.suppress(Exception):  # each client and locustfile says with its own that it failed
+                response.raise_for_status()
+                failed = False
         self._buffer.leave_out(arm, LeftOutKind.OTHER_KIND, _detail(error), failed=failed)
 
     def _describe(self, call: _Call) -> InFlight:
@@ -137,14 +146,17 @@ class OpenRequests:
 
     def _name(self, call: _Call) -> tuple[str, str, str]:
         """Arm, instance and endpoint, by the rules of Locust's clients."""
-        _, session, arguments, options = call
+        _, session, method, url, more, options = call
         try:
             of_class = next(found for cls, found in self._signatures.items() if isinstance(session, cls))
-            given = of_class.bind(session, *arguments, **options).arguments
+            given = of_class.bind(session, method, url, *more, **options).arguments
         except TypeError:
-            given = dict(options)  # a call that the client itself refuses
+            given = {"method": method, "url": url, **options}  # a call that the client itself refuses
         name = given.get("name") or session.request_name or _find_name(session, given)
-        return self._buffer.place(given.get("method"), name, _find_context(session, given))
+        context = given.get("context") or {}
+        with contextlib.suppress(Exception):  # a locustfile's own code; its name is all that is lost
+            context = {**session.user.context(), **context} if session.user else context
+        return self._buffer.place(given.get("method"), name, context)
 
 
 def _find_name(session: Any, given: Mapping[str, Any]) -> Any:
@@ -159,22 +171,6 @@ def _find_name(session: Any, given: Mapping[str, Any]) -> Any:
     except (requests.RequestException, TypeError, ValueError):
         return url
     return prepared.path_url
-
-
-def _find_context(session: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    own = given.get("context") or {}
-    try:
-        return {**session.user.context(), **own} if session.user else own
-    except Exception:  # noqa: BLE001 - a locustfile's own code; its name is all that is lost
-        return own
-
-
-def _is_failure(response: Any) -> bool:
-    try:
-        response.raise_for_status()
-    except Exception:  # noqa: BLE001 - each client and locustfile says it with its own
-        return True
-    return False
 
 
 def _detail(error: BaseException) -> str:

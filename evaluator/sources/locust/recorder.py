@@ -10,7 +10,7 @@ import sys
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,8 +84,9 @@ class Recorder:
                 Recorder._active.sensitive |= sensitive
             return
         Recorder._active = self
-        _hook(locust.events.init_command_line_parser, self._add_options)
-        _hook(locust.events.init, self._start)
+        events: Any = locust.events  # whose methods have no types
+        events.init_command_line_parser.add_listener(self._add_options)
+        events.init.add_listener(self._start)
 
     def _add_options(self, parser: LocustArgumentParser) -> None:
         if RECORDING_VARIABLE in os.environ:
@@ -119,7 +120,12 @@ class Recorder:
         else:
             recording = None
             parent = self._pid if forked else None
-            _check_options(environment)
+            options = _options(environment)
+            if not options.evaluator_release:
+                _refuse("release: give --evaluator-release NAME or Recorder(release=NAME)")
+            untagged = [cls.__name__ for cls in environment.user_classes if cls.context is User.context]
+            if not options.evaluator_arm and untagged:
+                _refuse(f"arm of {untagged[0]}: give --evaluator-arm, or 'arm' in its context()")
         self._process = _Process(environment, runner, recording, parent)
         self._process.listen()
         # What is imported stays: spare every full garbage collection the walk over it.
@@ -138,17 +144,8 @@ _OPTIONS: Mapping[str, str] = {
 }
 
 
-def _check_options(environment: Environment) -> None:
-    options = _options(environment)
-    if not options.evaluator_release:
-        _refuse("the recorder does not know the release: give --evaluator-release NAME or Recorder(release=NAME)")
-    untagged = [cls.__name__ for cls in environment.user_classes if cls.context is User.context]
-    if not options.evaluator_arm and untagged:
-        _refuse(f"the recorder does not know the arm of {untagged[0]}: give --evaluator-arm, or 'arm' in its context()")
-
-
-def _refuse(sentence: str) -> None:
-    sys.stderr.write(f"evaluator: {sentence}\n")
+def _refuse(unknown: str) -> None:
+    sys.stderr.write(f"evaluator: the recorder does not know the {unknown}\n")
     sys.exit(WRONG_CALL)
 
 
@@ -169,7 +166,9 @@ class _Process:
         self.given, self.recording = recording, recording
         self.parent = parent
         self.worker = f"{re.sub('[^A-Za-z0-9]+', '-', platform.node())[:40]}-{os.getpid()}"
-        self.role = _role(runner)
+        self.role: Any = "worker" if isinstance(runner, WorkerRunner) else "local"
+        if isinstance(runner, MasterRunner):
+            self.role = "master"
         self.facts = self._new_facts()
         options = _options(environment)
         self.buffer = RequestBuffer(
@@ -189,25 +188,28 @@ class _Process:
 
     def listen(self) -> None:
         """Hook into Locust, and pay for the first Parquet write before the load starts."""
-        events = self.environment.events
-        _hook(events.test_start, self._on_test_start)
-        _hook(events.spawning_complete, self._on_plateau)
-        _hook(events.test_stopping, self._on_test_stopping)
-        _hook(events.test_stop, self._on_test_stop)
-        _hook(events.quit, self._on_quit)
+        events: Any = self.environment.events  # whose methods have no types
+        events.test_start.add_listener(self._on_test_start)
+        events.spawning_complete.add_listener(self._on_plateau)
+        events.test_stopping.add_listener(self._on_test_stopping)
+        events.test_stop.add_listener(self._on_test_stop)
+        events.quit.add_listener(self._on_quit)
         if self.role == "master":
-            _hook(events.worker_report, self._on_worker_report)
+            events.worker_report.add_listener(self._on_report)
             self.runner.register_message("evaluator-stop", self._on_worker_gave_up)
             self.runner.register_message("evaluator-clock", self._on_clock)
         else:
             record = self.buffer.listen()
-            self._warm_up()
-            _hook(events.request, record)
+            # The first Parquet write of a process blocks it: it is done before the load starts.
+            sample = RequestBuffer(header="")
+            sample.listen()("GET", "/", 1.0, 1, exception=OSError("sample"), context={"arm": "a", "k": "v"})
+            SegmentWriter.warm_up(sample.take({"run": "", "service": "", "worker": ""}, {}))
+            events.request.add_listener(record)
             self.open.watch(locust.clients.HttpSession, locust.clients.ResponseContextManager)
             fast = locust.contrib.fasthttp
             self.open.watch(fast.FastHttpSession, fast.ResponseContextManager)
         if self.role == "worker":
-            _hook(events.report_to_master, self._on_report)
+            events.report_to_master.add_listener(self._on_report)
             self.runner.register_message("evaluator-users", self._on_users)
         gevent.spawn(self._keep_flushing)
         gevent.spawn(self._measure_lag)
@@ -215,12 +217,6 @@ class _Process:
     def _new_facts(self) -> WorkerFacts:
         worker = self.worker if self.role != "master" else "master"
         return WorkerFacts(worker=worker, role=self.role, pid=os.getpid(), host=platform.node())
-
-    def _warm_up(self) -> None:
-        sample = RequestBuffer(header="")
-        sample.listen()("GET", "/", 1.0, 1, exception=OSError("sample"), context={"arm": "a", "k": "v"})
-        table = sample.take({"run": "", "service": "", "worker": ""}, {})
-        SegmentWriter.warm_up(table)
 
     # -------------------------------------------------------------- life of a run
 
@@ -231,7 +227,9 @@ class _Process:
         self.open.begin()
         self.facts.started = time.time()
         self.users_seen = self.facts.started
-        self.facts.pacing = _pacing(self.environment.user_classes)
+        names = [getattr(cls.wait_time, "__qualname__", "") for cls in self.environment.user_classes]
+        is_open = names and all(name.startswith(("constant_throughput.", "constant_pacing.")) for name in names)
+        self.facts.pacing = "open" if is_open else "closed"
         self.facts.shaped = self.environment.shape_class is not None
         self.cpu.cpu_percent()
         self.lags_ms.clear()
@@ -341,7 +339,7 @@ class _Process:
         while True:
             due = max(due + FLUSH_S, time.monotonic())
             gevent.sleep(due - time.monotonic())
-            if self._is_orphan():
+            if self.parent is not None and os.getppid() != self.parent:
                 self._end_orphan()
             if not self.running:
                 continue
@@ -351,7 +349,10 @@ class _Process:
             self._flush()
             if time.monotonic() - sampled >= SAMPLE_S:
                 sampled = time.monotonic()
-                self._sample()
+                self.facts.cpu_percent = max(self.cpu.cpu_percent(), self.facts.cpu_percent or 0.0)
+                if self.role == "worker":
+                    self.runner.send_message("evaluator-clock", {"at": time.time()})
+                self._write_facts()
             elif self.facts.users_stopped is not None:
                 # Users who take their time: what is known by now, in case that nobody waits for them.
                 self._write_facts()
@@ -388,35 +389,24 @@ class _Process:
             total[self.arm_of.get(name) or self.buffer.arm] += count
         return total
 
-    def _sample(self) -> None:
-        self.facts.cpu_percent = max(self.cpu.cpu_percent(), self.facts.cpu_percent or 0.0)
-        if self.role == "worker":
-            self.runner.send_message("evaluator-clock", {"at": time.time()})
-        self._write_facts()
-
     def _write_facts(self) -> None:
         facts = self.facts
         facts.read, facts.left_out, facts.in_flight = dict(self.buffer.read), self.buffer.left_out, self.open.list()
         if self.lags_ms:
             facts.loop_lag_ms = round(float(np.percentile(self.lags_ms, 99)), 3)
-        if self.role != "worker":
-            self._count_workers()
+        if self.role == "local":
+            facts.counted = None if self.environment.reset_stats else self.environment.stats.total.num_requests
+            facts.workers_expected, facts.clock_offset_s = 1, 0.0
+        elif self.role == "master":
+            connected = self.runner.worker_index_max if isinstance(self.runner, MasterRunner) else 0
+            facts.workers_expected = max(_options(self.environment).expect_workers, connected)
+            facts.clock_offset_s = round(max(map(abs, self.clocks.values())), 4) if self.clocks else None
         if self.recording is None:
             return
         try:
             facts.write(self.recording.folder)
         except OSError as error:
             self._give_up(error)
-
-    def _count_workers(self) -> None:
-        facts = self.facts
-        if self.role == "local":
-            facts.counted = None if self.environment.reset_stats else self.environment.stats.total.num_requests
-            facts.workers_expected, facts.clock_offset_s = 1, 0.0
-            return
-        connected = self.runner.worker_index_max if isinstance(self.runner, MasterRunner) else 0
-        facts.workers_expected = max(_options(self.environment).expect_workers, connected)
-        facts.clock_offset_s = round(max(map(abs, self.clocks.values())), 4) if self.clocks else None
 
     def _measure_lag(self) -> None:
         while True:
@@ -426,9 +416,6 @@ class _Process:
                 self.lags_ms.append((time.perf_counter() - before - LAG_STEP_S) * 1000)
 
     # -------------------------------------------------------------- other processes
-
-    def _is_orphan(self) -> bool:
-        return self.parent is not None and os.getppid() != self.parent
 
     def _end_orphan(self) -> None:
         if self.running and self.facts.users_stopped is not None:
@@ -447,11 +434,8 @@ class _Process:
 
     def _on_report(self, data: Mapping[str, Any], **_: Any) -> None:
         self.facts.counted = (self.facts.counted or 0) + int(data["stats_total"]["num_requests"])
-        if self.facts.ended is not None:
+        if self.role == "worker" and self.facts.ended is not None:
             self._write_facts()
-
-    def _on_worker_report(self, data: Mapping[str, Any], **_: Any) -> None:
-        self.facts.counted = (self.facts.counted or 0) + int(data["stats_total"]["num_requests"])
 
     def _on_users(self, msg: Any, **_: Any) -> None:
         self.users = Counter(msg.data)
@@ -469,19 +453,3 @@ def _why(error: Exception) -> str:
     """Say what the system said; Arrow puts its number into a sentence of its own."""
     number = re.search(r"\[errno (\d+)\]", str(error))
     return os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
-
-
-def _hook(event: Any, listener: Callable[..., None]) -> None:
-    event.add_listener(listener)
-
-
-def _role(runner: Runner) -> Any:
-    if isinstance(runner, MasterRunner):
-        return "master"
-    return "worker" if isinstance(runner, WorkerRunner) else "local"
-
-
-def _pacing(user_classes: Sequence[type[User]]) -> Any:
-    names = [getattr(cls.wait_time, "__qualname__", "") for cls in user_classes]
-    paced = [name.startswith(("constant_throughput.", "constant_pacing.")) for name in names]
-    return "open" if paced and all(paced) else "closed"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from evaluator.records import Answer
-from evaluator.sources.prometheus.queries import Matcher, matchers_of, metric_name
+from evaluator.sources.prometheus.queries import matchers_of, metric_name
 
 __all__ = ["Labels", "explain_labels", "find_form", "find_impossible"]
 
@@ -52,7 +52,8 @@ def find_impossible(
     for matcher in matchers_of(query):
         label = matcher.label
         values = {labels[label] for labels in own if label in labels}
-        if _may_come(matcher, values):
+        known = [vocabulary for vocabulary in _VOCABULARIES if values and values <= vocabulary]
+        if any(matcher.fits(value) for value in values.union(*known)):
             continue
         seen = list_some(sorted(values))
         if not look_back():
@@ -64,14 +65,6 @@ def find_impossible(
                 f"{list_some(sorted(strange))} was never seen elsewhere: it may be what {arm} calls {matcher.value}"
             )
     return ""
-
-
-def _may_come(matcher: Matcher, values: set[str]) -> bool:
-    """Has the label a value that is asked for, or are its values some of a known set that has one?"""
-    if any(matcher.fits(value) for value in values):
-        return True
-    known = (vocabulary for vocabulary in _VOCABULARIES if values and values <= vocabulary)
-    return any(matcher.fits(value) for vocabulary in known for value in vocabulary)
 
 
 def find_form(answer: Answer, labels: Callable[[], Sequence[Labels]]) -> str:

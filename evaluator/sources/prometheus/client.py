@@ -7,11 +7,14 @@ those to 11,000 points a series, and windows are cut accordingly. Windows share 
 
 The size of a window follows from the number of series: what is held in memory stays the same for one and for ten
 thousand. Compression is declined, since servers take three to ten times as long with it.
+
+PrometheusConnect asks: its session (`transport`) checks each answer and reads it, see there for what that saves.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,24 +22,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from evaluator.errors import SourceError, UsageError
 from evaluator.records import Answer, Part, Query, QueryKind, Series
+from evaluator.secrecy import OF_SOURCES
 from evaluator.sources.prometheus.absence import Labels, explain_labels, find_form, find_impossible
-from evaluator.sources.prometheus.faults import check_answer, odd_answer, read_notes, unreachable
-from evaluator.sources.prometheus.options import PrometheusOptions, reveal
+from evaluator.sources.prometheus.faults import odd_answer
+from evaluator.sources.prometheus.options import PrometheusOptions
 from evaluator.sources.prometheus.queries import fill, is_plain, matchers_of, metric_name, parts_of
 from evaluator.sources.prometheus.series import Collected
 
 if TYPE_CHECKING:
-    import requests
-    from prometheus_api_client import PrometheusConnect
-
-    from evaluator.sources.prometheus.transport import Transport
+    from evaluator.sources.prometheus.transport import Reply
 
 __all__ = ["Prometheus", "connect"]
 
@@ -59,6 +57,9 @@ LOOK_BACK = timedelta(days=7)
 """How far before the window it is looked whether a value of a label was ever seen."""
 
 Progress = Callable[[str], None]
+_Answered: TypeAlias = "tuple[list[Any], Reply]"
+"""Series, and what was said beside them."""
+
 TENANT_HEADER = "X-Scope-OrgID"
 _PROGRESS_FROM_WINDOWS = 3
 
@@ -76,10 +77,18 @@ def connect(options: PrometheusOptions) -> Prometheus:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """A stretch of time, both ends included, in ms since the epoch."""
+    """An interval, both ends included, in ms since the epoch."""
 
     start_ms: int
     end_ms: int
+
+    @property
+    def start(self) -> datetime:
+        return datetime.fromtimestamp(self.start_ms / 1000, UTC)
+
+    @property
+    def end(self) -> datetime:
+        return datetime.fromtimestamp(self.end_ms / 1000, UTC)
 
 
 class Prometheus:
@@ -91,17 +100,39 @@ class Prometheus:
         """How far the server's clock is ahead of ours."""
         self.hidden_s = 0.0
         """For how long it hides new samples (VictoriaMetrics: half a minute)."""
-        self._transport = _make_transport(options)
-        self._session = self._transport.session
-        self._client = _make_client(options, self._session)
+        try:
+            from prometheus_api_client import PrometheusConnect
+
+            from evaluator.sources.prometheus.transport import QuerySession
+        except ModuleNotFoundError as error:
+            raise SourceError(
+                f"what asks Prometheus is not installed ({error.name})",
+                hint="pip install 'release-evaluator[prometheus]'",
+            ) from None
+
+        def reveal(text: str | None) -> str:
+            return OF_SOURCES.reveal(text or "", os.environ)
+
+        headers = {name: reveal(value) for name, value in options.headers.items()}
+        if options.tenant:
+            headers[TENANT_HEADER] = reveal(options.tenant)
+        if options.bearer:
+            headers["Authorization"] = f"Bearer {reveal(options.bearer)}"
+        self._session = QuerySession(options)
+        self._client = PrometheusConnect(
+            url=options.url.rstrip("/"),
+            headers={"Accept-Encoding": "identity", **headers},
+            auth=(reveal(options.username), reveal(options.password)) if options.username else None,
+            session=self._session,
+            timeout=options.timeout_s,
+            method="POST",
+        )
         self._seen: dict[tuple[str, str], str] = {}
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -115,31 +146,29 @@ class Prometheus:
     def learn_clock(self) -> None:
         """Compare the server's clock with ours, and learn for how long it hides new samples. Raises SourceError."""
         before = datetime.now(UTC).timestamp()
-        data, told, _ = self._send("query", {"query": "time()"})
+        result = self._client.custom_query("time()")
         middle = (before + datetime.now(UTC).timestamp()) / 2
-        evaluated = self._read_clock(data["data"])
+        try:  # a scalar, or the one sample of a vector
+            evaluated = float((result[0]["value"] if isinstance(result[0], dict) else result)[1])
+        except (KeyError, IndexError, TypeError, ValueError):
+            evaluated = math.nan
+        if not math.isfinite(evaluated):
+            raise odd_answer(self.options.shown_url, "time()", "it names no time")
+        try:
+            written = parsedate_to_datetime(self._session.reply.date).timestamp()
+        except (TypeError, ValueError, OverflowError):
+            written = None
         # The header has whole seconds: it was up to one second ago when it was written.
-        written = _read_date(told)
         clock = evaluated if written is None else written + 0.5
         offset = clock - middle
         self.clock_offset_s = round(offset, 1) if abs(offset) > CLOCK_STEP_S else 0.0
         self.hidden_s = round(max(clock - evaluated - CLOCK_STEP_S, 0.0), 1)
 
-    def _read_clock(self, data: Any) -> float:
-        try:
-            result = data["result"]
-            evaluated = float(result[1] if data.get("resultType") == "scalar" else result[0]["value"][1])
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            evaluated = math.nan
-        if not math.isfinite(evaluated):
-            raise odd_answer(_without_secrets(self.options.url), "time()", "it names no time")
-        return evaluated
-
     def describe(self) -> Mapping[str, Any]:
         """What makes two collections comparable, and where they came from. No secrets."""
         options = self.options
         return {
-            "url": _without_secrets(options.url),
+            "url": options.shown_url,
             "selectors": dict(options.selectors),
             "step_s": options.step_s,
             "instance_label": options.instance_label,
@@ -158,15 +187,7 @@ class Prometheus:
         window = self._window(start, end)
         selector = self.options.selectors[arm]
         step_s, seconds = float(self.options.step_s), (window.end_ms - window.start_ms) / 1000
-        answer = Answer(
-            query,
-            arm,
-            (),
-            datetime.fromtimestamp(window.start_ms / 1000, UTC),
-            datetime.fromtimestamp(window.end_ms / 1000, UTC),
-            step_s,
-            (),
-        )
+        answer = Answer(query, arm, (), window.start, window.end, step_s, ())
         for part, text in parts_of(query):
             filled = fill(text, selector, step_s=step_s, window_s=seconds)
             answer = self._add(answer, part, filled, window, on_progress)
@@ -182,7 +203,7 @@ class Prometheus:
         selector = self.options.selectors[arm]
         plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
         if query.kind is QueryKind.HISTOGRAM:
-            return replace(answer, form=find_form(answer, lambda: self._labels_of(plain, window)))
+            return replace(answer, form=find_form(answer, lambda: self.labels_of(plain, window.start, window.end)))
         if not is_plain(query.text) or not matchers_of(query.text):
             return answer
         if answer.series:
@@ -205,9 +226,9 @@ class Prometheus:
             return find_impossible(
                 query.text,
                 arm,
-                self._labels_of(own, window),
-                lambda: self._labels_of(anywhere, longer),
-                lambda: [labels for other in others for labels in self._labels_of(other, longer)],
+                self.labels_of(own, window.start, window.end),
+                lambda: self.labels_of(anywhere, longer.start, longer.end),
+                lambda: [labels for other in others for labels in self.labels_of(other, longer.start, longer.end)],
             )
         except SourceError as error:
             return f"whether it could find anything on {arm} is not known: {error.message}"
@@ -233,7 +254,6 @@ class Prometheus:
 
     def explain_nothing(self, query: Query, arm: str, start: datetime, end: datetime) -> str:
         """Say what was asked where a query has no series for an arm, and which labels do exist. Raises SourceError."""
-        window = self._window(start, end)
         selector = self.options.selectors[arm]
         _, text = parts_of(query)[0]
         filled = fill(text, selector, step_s=self.options.step_s, window_s=0)
@@ -241,17 +261,20 @@ class Prometheus:
         message = f"the server has no series for {filled}"
         if not name:
             return f"{message}; does {selector} select anything in that time?"
-        return f"{message}; {explain_labels(name, filled, self._labels_of(name, window))}"
+        return f"{message}; {explain_labels(name, filled, self.labels_of(name, start, end))}"
 
-    def labels_of(self, name: str, start: datetime, end: datetime) -> list[Mapping[str, str]]:
+    def metric_names(self, start: datetime, end: datetime) -> frozenset[str]:
+        """The names of all metrics that had series in a window. Raises SourceError."""
+        window = self._window(start, end)
+        bounds = {"start": window.start.timestamp(), "end": window.end.timestamp()}
+        return frozenset(map(str, self._client.all_metrics(bounds)))
+
+    def labels_of(self, name: str, start: datetime, end: datetime) -> list[Labels]:
         """The labels of each series that a metric had in a window; none where there is no such metric."""
-        return self._labels_of(name, self._window(start, end))
-
-    def _labels_of(self, name: str, window: _Window) -> list[Labels]:
-        bounds = {"match[]": name, "start": str(window.start_ms / 1000), "end": str(window.end_ms / 1000)}
-        found = self._post("series", bounds)["data"]
+        window = self._window(start, end)
+        found = self._client.get_series(window.start, window.end, {"match[]": name})
         if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-            raise odd_answer(_without_secrets(self.options.url), name, "it is no list of series")
+            raise odd_answer(self.options.shown_url, name, "it is no list of series")
         return found
 
     # -------------------------------------------------------------- windows
@@ -261,7 +284,7 @@ class Prometheus:
             raise UsageError("a time without a zone is not a moment", hint="give times in UTC")
         return _Window(round(start.timestamp()) * 1000, round(end.timestamp()) * 1000)
 
-    def _windows(self, text: str, whole: _Window, collected: Collected, on_progress: Progress) -> Iterator[_Told]:
+    def _windows(self, text: str, whole: _Window, collected: Collected, on_progress: Progress) -> Iterator[Reply]:
         """Ask window by window; yields what the server says of its answers."""
         raw, step_ms = is_plain(text), self.options.step_s * 1000
         ask, gap = (self._ask_samples, 1) if raw else (self._ask_steps, step_ms)
@@ -269,25 +292,25 @@ class Prometheus:
         first = _cut(start, whole.end_ms, FIRST_STEPS * step_ms, step_ms, gap)[:1]
         series, size = 1, 1
         for window in first:
-            told = ask(text, window)
-            series, size = max(self._take(collected, told, text), 1), max(told.size, 1)
-            yield told
+            result, reply = ask(text, window)
+            series, size = max(self._take(collected, result, text), 1), max(reply.size, 1)
+            yield reply
             start = window.end_ms + gap
         points = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // size)
         rest = _cut(start, whole.end_ms, max(1, points) * step_ms, step_ms, gap)
-        for number, told in enumerate(_one_ahead(ask, text, rest), start=1):
-            self._take(collected, told, text)
-            yield told
+        for number, (result, reply) in enumerate(_one_ahead(ask, text, rest), start=1):
+            self._take(collected, result, text)
+            yield reply
             if len(rest) >= _PROGRESS_FROM_WINDOWS:
                 on_progress(f"{text}: {number} of {len(rest)} windows, {series:,} series")
 
-    def _take(self, collected: Collected, told: _Told, text: str) -> int:
+    def _take(self, collected: Collected, result: list[Any], text: str) -> int:
         """Take over one window's series; returns how many there were."""
         try:
-            series = collected.add(told.result)
+            series = collected.add(result)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             why = "it has something else where series with samples should be"
-            raise odd_answer(_without_secrets(self.options.url), text, why) from error
+            raise odd_answer(self.options.shown_url, text, why) from error
         if series > self.options.max_series:
             raise SourceError(
                 f"{text} has {series:,} series, more than the {self.options.max_series:,} allowed",
@@ -295,61 +318,30 @@ class Prometheus:
             )
         return series
 
-    def _ask_samples(self, text: str, window: _Window) -> _Told:
+    def _ask_samples(self, text: str, window: _Window) -> _Answered:
         """Samples as they were scraped. One that lies on the seam comes twice from some servers, and counts once."""
         # One ms more than the window: newer servers leave out the sample at the start of a range.
-        lasts = window.end_ms - window.start_ms + 1
-        return self._matrix("query", {"query": f"{text}[{lasts}ms]", "time": _seconds(window.end_ms)})
+        query = f"{text}[{window.end_ms - window.start_ms + 1}ms]"
+        return self._check_matrix(query, self._client.custom_query(query, {"time": f"{window.end_ms / 1000:.3f}"}))
 
-    def _ask_steps(self, text: str, window: _Window) -> _Told:
+    def _ask_steps(self, text: str, window: _Window) -> _Answered:
         """Values at each step."""
-        bounds = {"start": _seconds(window.start_ms), "end": _seconds(window.end_ms)}
-        return self._matrix("query_range", {"query": text, **bounds, "step": str(self.options.step_s)})
+        step = str(self.options.step_s)
+        return self._check_matrix(text, self._client.custom_query_range(text, window.start, window.end, step))
 
-    def _matrix(self, path: str, form: Mapping[str, str]) -> _Told:
-        answer, _, size = self._send(path, form)
-        data, url = answer["data"], _without_secrets(self.options.url)
-        if not isinstance(data, dict):
-            raise odd_answer(url, form["query"], "it holds no data")
-        if data.get("resultType") != "matrix":
+    def _check_matrix(self, query: str, result: Any) -> _Answered:
+        reply = self._session.reply
+        if reply.kind != "matrix":
             raise SourceError(
-                f"{form['query']} gives a {data.get('resultType')}, not series over time",
-                hint="a metric of readings asks for series",
+                f"{query} gives a {reply.kind}, not series over time", hint="a metric of readings asks for series"
             )
-        if not isinstance(data.get("result"), list):
-            raise odd_answer(url, form["query"], "it has no list of series")
-        warnings, notes = read_notes(answer, "warnings"), read_notes(answer, "infos")
-        if answer.get("isPartial"):
-            warnings = (*warnings, "the answer is partial: a part of the storage did not answer")
-        return _Told(data["result"], warnings, notes, size)
-
-    def _post(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:
-        answer, _, _ = self._send(path, form)
-        return answer
-
-    def _send(self, path: str, form: Mapping[str, str]) -> tuple[dict[str, Any], str, int]:
-        """Ask; gives the answer, the server's date and the answer's size in bytes."""
-        import requests
-
-        client, url = self._client, _without_secrets(self.options.url)
-        try:
-            reply = self._transport.ask(
-                f"{client.url}/api/v1/{path}",
-                form,
-                headers=client.headers,
-                auth=client.auth,
-                # Said again: bundles that the environment names would take the place of the session's.
-                verify=self._session.verify if self.options.ca or not self.options.verify else None,
-            )
-        except requests.RequestException as error:
-            raise unreachable(url, error, self.options.timeout_s) from None
-        asked = form.get("query", path)
-        answer = check_answer(url, reply.status, reply.headers, reply.body, asked)
-        return answer, reply.headers.get("Date", ""), len(reply.body)
+        if not isinstance(result, list):
+            raise odd_answer(self.options.shown_url, query, "it has no list of series")
+        return result, reply
 
 
 def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) -> list[_Window]:
-    """Cut a stretch into windows; `gap_ms` lies between the end of one and the start of the next."""
+    """Cut an interval into windows; `gap_ms` lies between the end of one and the start of the next."""
     out = []
     while start_ms <= end_ms:
         end = min(start_ms + length_ms - step_ms, end_ms)
@@ -358,20 +350,10 @@ def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) 
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """One answer: series, what the server warns of, what it notes, and its size in bytes."""
-
-    result: list[Any]
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
-    size: int
-
-
-def _one_ahead(ask: Callable[[str, _Window], _Told], text: str, windows: Sequence[_Window]) -> Iterator[_Told]:
+def _one_ahead(ask: Callable[[str, _Window], _Answered], text: str, windows: Sequence[_Window]) -> Iterator[_Answered]:
     """Ask for the next window while the last one is read."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        asked: deque[Future[_Told]] = deque()
+        asked: deque[Future[_Answered]] = deque()
         for window in windows:
             asked.append(pool.submit(ask, text, window))
             if len(asked) > 1:
@@ -380,67 +362,8 @@ def _one_ahead(ask: Callable[[str, _Window], _Told], text: str, windows: Sequenc
             yield asked.popleft().result()
 
 
-def _make_transport(options: PrometheusOptions) -> Transport:
-    try:
-        from evaluator.sources.prometheus.transport import Transport, make_session
-    except ModuleNotFoundError as error:
-        raise SourceError(
-            f"what asks Prometheus is not installed ({error.name})", hint="pip install 'release-evaluator[prometheus]'"
-        ) from None
-    for path in (options.ca, options.cert, options.key):
-        if path and not Path(path).exists():
-            raise SourceError(f"{path} of sources.prometheus.tls is not there", hint="check its path")
-    session = make_session()
-    session.verify = options.ca or options.verify
-    if options.cert:
-        session.cert = (options.cert, options.key) if options.key else options.cert
-    return Transport(session, options.timeout_s)
-
-
-def _make_client(options: PrometheusOptions, session: requests.Session) -> PrometheusConnect:
-    """What knows the address, and who asks."""
-    from prometheus_api_client import PrometheusConnect
-
-    headers = {name: reveal(value) for name, value in options.headers.items()}
-    if options.tenant:
-        headers[TENANT_HEADER] = reveal(options.tenant)
-    if options.bearer:
-        headers["Authorization"] = f"Bearer {reveal(options.bearer)}"
-    auth = (reveal(options.username), reveal(options.password or "")) if options.username else None
-    from evaluator.sources.prometheus.transport import mount
-
-    client = PrometheusConnect(
-        url=options.url.rstrip("/"),
-        headers={"Accept-Encoding": "identity", **headers},
-        auth=auth,
-        session=session,
-        timeout=int(options.timeout_s),
-        method="POST",
-    )
-    mount(session, client.url)  # in the place of the one that it has mounted itself
-    return client
-
-
 def _find_step(found: Sequence[Series], step_s: float) -> float:
     """Distance of samples as it is: that of most, where it is longer than the policy says."""
     steps = [float(statistics.median(one.ts_ms[1:] - one.ts_ms[:-1])) / 1000 for one in found if one.ts_ms.size > 2]
     usual = statistics.median(steps) if steps else step_s
     return max(step_s, round(usual))
-
-
-def _seconds(ms: int) -> str:
-    return f"{ms / 1000:.3f}"
-
-
-def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path, "", ""))
-
-
-def _read_date(text: str) -> float | None:
-    """The time of a Date header; `None` where it has none that can be read."""
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (TypeError, ValueError, OverflowError):
-        return None

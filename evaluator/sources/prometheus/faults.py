@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import zlib
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from evaluator.errors import SourceError
-from evaluator.sources.prometheus.samples import Lifted, lift_samples
+from evaluator.sources.prometheus.samples import lift_samples
+
+if TYPE_CHECKING:
+    import requests
 
 __all__ = ["check_answer", "odd_answer", "read_notes", "unreachable"]
 
@@ -21,6 +25,11 @@ _LONGEST = 300
 def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
     """The error of a server that cannot be reached, or does not answer in time."""
     text = str(error)
+    if isinstance(error.__cause__, zlib.error):
+        return SourceError(
+            f"the metrics server says that its answer is packed, and it cannot be unpacked: {text}",
+            hint="let the proxy before it honour Accept-Encoding: identity",
+        )
     if "timed out" in text.lower():
         return SourceError(
             f"{url} did not answer within {timeout_s:g} s",
@@ -37,12 +46,8 @@ def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
     elif "SSL" in text:
         cause = "it ended the TLS handshake; does it ask for a certificate of ours (sources.prometheus.tls.cert)?"
     else:
-        cause = _last_words(text)
+        cause = text.rsplit(":", maxsplit=1)[-1].strip(" ()'\"")[:_LONGEST]
     return SourceError(f"{url} cannot be reached: {cause}", hint="is sources.prometheus.url right, and the server up?")
-
-
-def _last_words(text: str) -> str:
-    return text.rsplit(":", maxsplit=1)[-1].strip(" ()'\"")[:_LONGEST]
 
 
 def odd_answer(url: str, asked: str, why: str) -> SourceError:
@@ -63,11 +68,12 @@ def read_notes(answer: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return (json.dumps(said, ensure_ascii=False)[:_LONGEST],) if said else ()
 
 
-def check_answer(url: str, status: int, headers: Any, body: bytes, sent: str) -> dict[str, Any]:
-    """Read the JSON of an answer. Raises SourceError that says what came instead."""
+def check_answer(url: str, response: requests.Response, query: str | None) -> dict[str, Any]:
+    """Read the JSON of an answer, to a query or to something else. Raises SourceError that says what came instead."""
+    status, sent = response.status_code, query or urlsplit(response.url).path.rpartition("/")[2]
     if status in _REDIRECTS:
         raise SourceError(
-            f"{url} redirects to {headers.get('Location', 'another page')}, such as a login page",
+            f"{url} redirects to {response.headers.get('Location', 'another page')}, such as a login page",
             hint="give the address of the API itself in sources.prometheus.url, and its auth",
         )
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -82,49 +88,35 @@ def check_answer(url: str, status: int, headers: Any, body: bytes, sent: str) ->
         )
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise SourceError(f"{url} refuses so many requests (429)", hint="collect later, or a shorter time")
-    answer = _read_json(url, body, status)
-    if answer.get("status") == "success" and answer.get("data") is None:
-        raise odd_answer(url, sent, "it holds no data")
-    if answer.get("status") != "success":
+    answer = _read_json(url, response.content, status)
+    if answer.get("status") != "success" or status != HTTPStatus.OK:
         said = str(answer.get("error", f"status {status}"))[:_LONGEST]
         raise SourceError(f"the server refused a query ({status}): {said}", hint=f"the query was: {sent[:_LONGEST]}")
+    data = answer.get("data")
+    if data is None or (query is not None and not (data and isinstance(data, dict))):
+        raise odd_answer(url, sent, "it holds no data")
+    if query is not None and "result" not in data:
+        raise odd_answer(url, sent, "it has no list of series")
     return answer
-
-
-def _put_back(answer: Any, samples: list[Lifted]) -> Any:
-    """Samples in their places. Raises ValueError where something else than series had some."""
-    try:
-        for series in answer["data"]["result"]:
-            if "values" in series:
-                series["values"] = samples[series["values"]]
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError("the answer is no list of series") from error
-    return answer
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Let the garbage collector rest: it would go through all samples again and again, for most of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _read_json(url: str, body: bytes, status: int) -> dict[str, Any]:
     rest, samples = lift_samples(body)
+    was_on = gc.isenabled()
+    gc.disable()  # the collector would go through all samples again and again, for most of the time
     try:
-        with _uncollected():
-            answer = _put_back(json.loads(rest), samples) if samples else json.loads(body)
-    except ValueError:
+        answer = json.loads(rest)
+        for series in answer["data"]["result"] if samples else ():
+            if "values" in series:
+                series["values"] = samples[series["values"]]
+    except (ValueError, KeyError, TypeError, IndexError):  # samples where something else than series had some, too
         answer = None
+    finally:
+        if was_on:
+            gc.enable()
     if isinstance(answer, dict):
         return answer
-    start = body[:200].lstrip()
-    what = "an HTML page" if start.startswith(b"<") else "something else"
+    what = "an HTML page" if body[:200].lstrip().startswith(b"<") else "something else"
     raise SourceError(
         f"{url} answered with {what} instead of JSON (status {status})",
         hint="is it the address of Prometheus itself, and not of a login or a dashboard?",

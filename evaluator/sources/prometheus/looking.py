@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from evaluator.sources.prometheus.client import Prometheus
 from evaluator.sources.prometheus.queries import metric_name
@@ -32,30 +32,27 @@ class Surroundings:
 def look_around(server: Prometheus) -> Surroundings:
     """Look which sets of the last hour's series there are, and by which label two versions differ. Raises SourceError.
 
-    A set whose series do not tell the versions apart is left out: it could not be compared.
+    A set has series where its first metric has some with the labels that its query asks for. A set whose series do not
+    tell the versions apart is left out: it could not be compared.
     """
-    found = {name: series for name in QUERY_SETS if (series := _series_of(server, name))}
+    # Times are asked for in whole seconds: a series that began in this one counts.
+    end = server.latest() + timedelta(seconds=1)
+    window = end - WINDOW, end
+    known = server.metric_names(*window)
+    found = {}
+    for name, metrics in QUERY_SETS.items():
+        text = str(metrics[0].get("failures") or metrics[0]["query"])
+        metric = metric_name(text.replace("$selector,", "").replace("$selector", ""))
+        asked = re.findall(r"([a-z_]+)\s*[=!]~?", text.partition("{")[2])
+        series = server.labels_of(metric, *window) if metric in known else []
+        if fitting := [one for one in series if all(label in one for label in asked)]:
+            found[name] = fitting
     label, old, new = next((told for series in found.values() if (told := _tell_apart(series))), ("", "", ""))
     if not label:
         return Surroundings(tuple(found), {})
     both = {old, new}
     able = [name for name, series in found.items() if both <= {one.get(label, "") for one in series}]
     return Surroundings(tuple(able), {"baseline": f'{label}="{old}"', "canary": f'{label}="{new}"'})
-
-
-def _series_of(server: Prometheus, name: str) -> Sequence[Mapping[str, str]]:
-    """Series of the set's first metric, as far as they have the labels that its queries ask for."""
-    metric = QUERY_SETS[name][0]
-    text = str(metric.get("failures") or metric["query"])
-    asked = re.findall(r"([a-z_]+)\s*[=!]~?", text.partition("{")[2])
-    series = server.labels_of(metric_name(text.replace("$selector,", "").replace("$selector", "")), *_last(server))
-    return [one for one in series if all(label in one for label in asked)]
-
-
-def _last(server: Prometheus) -> tuple[datetime, datetime]:
-    # Times are asked for in whole seconds: a series that began in this one counts.
-    end = server.latest() + timedelta(seconds=1)
-    return end - WINDOW, end
 
 
 def _tell_apart(series: Sequence[Mapping[str, str]]) -> tuple[str, str, str] | None:

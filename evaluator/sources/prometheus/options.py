@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
 
-from evaluator.errors import UsageError
-
-__all__ = ["REPLICA_LABELS", "SECRET", "PrometheusOptions", "reveal"]
-
-SECRET = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-"""How the policy names a secret: `${PROMETHEUS_TOKEN}`."""
+__all__ = ["REPLICA_LABELS", "PrometheusOptions"]
 
 REPLICA_LABELS = ("replica", "prometheus_replica", "__replica__")
 """Labels by which the same sample is told twice where servers run in pairs."""
@@ -46,17 +40,9 @@ class PrometheusOptions:
     max_series: int = 10_000
     replica_labels: tuple[str, ...] = REPLICA_LABELS
 
-
-def reveal(text: str) -> str:
-    """Put the values of variables in place of their names. Raises UsageError for one that is not set."""
-
-    def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match[1])
-        if not found:
-            raise UsageError(
-                f"the environment variable {match[1]} is not set, and sources.prometheus needs it",
-                hint=f"export {match[1]}=… before you call the evaluator",
-            )
-        return found
-
-    return SECRET.sub(value, text)
+    @property
+    def shown_url(self) -> str:
+        """The address without what may be secret in it."""
+        parts = urlsplit(self.url)
+        host = parts.hostname or ""
+        return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path, "", ""))

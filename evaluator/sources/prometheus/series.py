@@ -63,11 +63,17 @@ class Collected:
         count = 0
         for one in result:
             count += 1
-            labels = _check_labels(one["metric"])
-            if one.get("histograms"):
-                self._add_native(labels, one["histograms"])
+            labels = one["metric"]
+            if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+                raise TypeError("labels must be texts")
+            if one.get("histograms"):  # count, sum and its own buckets at once
+                for unfolded in unfold_native(list(one["histograms"])):
+                    self._add(labels, *unfolded)
             if len(one.get("values", ())):
-                self._add(labels, self.part, _bound_of(labels, self.part), *_to_arrays(one["values"]))
+                is_bucket = self.part == "bucket" and "le" in labels
+                # One NaN for all that have none: it is part of a key.
+                le = float(labels["le"].replace("+Inf", "inf")) if is_bucket else math.nan
+                self._add(labels, self.part, le, *_to_arrays(one["values"]))
         return count
 
     def _add(self, labels: Mapping[str, str], part: Part, le: float, ts_ms: IntArray, values: FloatArray) -> None:
@@ -83,11 +89,6 @@ class Collected:
         samples = self.samples.setdefault((key, part, le), _Samples())
         samples.ts_ms.append(ts_ms)
         samples.values.append(values)
-
-    def _add_native(self, labels: Mapping[str, str], histograms: Iterable[Any]) -> None:
-        """A native histogram says count, sum and its own buckets at once."""
-        for part, le, ts_ms, values in unfold_native(list(histograms)):
-            self._add(labels, part, le, ts_ms, values)
 
     def series(self, window_ms: tuple[int, int]) -> Found:
         """All series, each in the order of time, and how much was left out of them.
@@ -127,13 +128,6 @@ class Collected:
         return series, within - ts_ms.size, all_ms.size - within
 
 
-def _check_labels(labels: Any) -> Mapping[str, str]:
-    """Labels are texts. Raises TypeError for anything else."""
-    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
-        raise TypeError("labels must be texts")
-    return labels
-
-
 def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, FloatArray]]:
     """A native histogram as the series of a classic one: part, bound, times and values of each.
 
@@ -143,37 +137,24 @@ def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, F
     ts_ms = np.array([round(float(moment) * 1000) for moment, _ in samples], dtype=np.int64)
     said = [histogram for _, histogram in samples]
     count, total = (np.array([float(one[key]) for one in said]) for key in ("count", "sum"))
-    buckets = [_native_buckets(one) for one in said]
-    found: list[tuple[Part, float, IntArray, FloatArray]] = [
-        ("count", math.nan, ts_ms, count),
-        ("sum", math.nan, ts_ms, total),
-        ("bucket", math.inf, ts_ms, count),
+    # Lower bound, upper bound and count of each bucket, for each moment.
+    buckets = [
+        np.array([bucket[1:4] for bucket in one.get("buckets") or ()], dtype=float).reshape(-1, 3) for one in said
     ]
-    for bound in _common_bounds(buckets):
-        below = np.array([rows[rows[:, 1] <= bound, 2].sum() for rows in buckets])
-        found.append(("bucket", bound, ts_ms, below))
-    return found
-
-
-def _native_buckets(histogram: Mapping[str, Any]) -> FloatArray:
-    """Lower bound, upper bound and count of each bucket: shape (buckets, 3)."""
-    rows = [[float(number) for number in bucket[1:4]] for bucket in histogram.get("buckets") or ()]
-    return np.array(rows, dtype=float).reshape(-1, 3)
-
-
-def _common_bounds(buckets: Sequence[FloatArray]) -> list[float]:
     bounds = np.unique(np.concatenate([rows[:, :2].ravel() for rows in buckets]))
     bounds = bounds[np.isfinite(bounds)]
     crossed = np.zeros(bounds.size, dtype=bool)
     for rows in buckets:
         crossed |= ((rows[:, 0][:, None] < bounds) & (bounds < rows[:, 1][:, None])).any(axis=0)
-    return [float(bound) for bound in bounds[~crossed]]
-
-
-def _bound_of(labels: Mapping[str, str], part: Part) -> float:
-    if part != "bucket" or "le" not in labels:  # one NaN for all: it is part of a key
-        return math.nan
-    return float(labels["le"].replace("+Inf", "inf"))
+    found: list[tuple[Part, float, IntArray, FloatArray]] = [
+        ("count", math.nan, ts_ms, count),
+        ("sum", math.nan, ts_ms, total),
+        ("bucket", math.inf, ts_ms, count),
+    ]
+    for bound in bounds[~crossed].tolist():
+        below = np.array([rows[rows[:, 1] <= bound, 2].sum() for rows in buckets])
+        found.append(("bucket", bound, ts_ms, below))
+    return found
 
 
 def _to_arrays(values: list[Any] | Lifted) -> tuple[IntArray, FloatArray]:

@@ -1,0 +1,86 @@
+"""What all commands share that end with a verdict: their options, and how a verdict is answered."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from evaluator.cli.outputs import FORMAT_HELP, Output, parse_formats, write_outputs
+from evaluator.errors import UnknownName
+from evaluator.records import Verdict, VerdictWord
+from evaluator.reports import DRAWN
+
+__all__ = ["Asked", "judging_options"]
+
+FAILING = {"no-go": VerdictWord.NO_GO, "inconclusive": VerdictWord.INCONCLUSIVE}
+"""What `--fail-on` knows."""
+
+CODES = {VerdictWord.GO: 0, VerdictWord.NO_GO: 1, VerdictWord.INCONCLUSIVE: 3}
+
+JUDGING_OPTIONS = (
+    click.option(
+        "--run", "runs", default="latest", show_default=True, help="latest, all, or the id of a run or group."
+    ),
+    click.option("--format", "formats", multiple=True, metavar="F[=PATH]", help=FORMAT_HELP),
+    click.option("--figures", is_flag=True, help="Add to the JSON what figures are drawn from."),
+    click.option("--fail-on", default=",".join(FAILING), show_default=True, help="Which verdicts are not exit code 0."),
+    click.option("--exit-zero", is_flag=True, help="Exit with 0 whatever the verdict."),
+    click.option("--dry-run", is_flag=True, help="Judge, but keep no verdict."),
+)
+"""Options of every command that ends with a verdict, in the order of its help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options of a judging command ask for, checked before anything is judged."""
+
+    runs: str = "latest"
+    outputs: tuple[Output, ...] = (("human", None),)
+    failing: tuple[VerdictWord, ...] = tuple(FAILING.values())
+    keep: bool = True
+    figures: bool = False
+    """Add to the JSON what figures are drawn from."""
+
+    @property
+    def draws(self) -> bool:
+        """Does anything that is asked for need figures?"""
+        return self.figures or any(name in DRAWN for name, _ in self.outputs)
+
+    def answer(self, verdict: Verdict) -> int:
+        """Write a verdict in every format that was asked for and return its exit code.
+
+        0 GO, 1 NO-GO, 3 INCONCLUSIVE; 0 where it is not to fail, or in shadow mode.
+        """
+        write_outputs(verdict, self.outputs, figures=self.figures)
+        return 0 if verdict.mode == "shadow" or verdict.word not in self.failing else CODES[verdict.word]
+
+
+def judging_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the options that all commands share which end with a verdict; it is passed them as `asked`."""
+
+    @functools.wraps(command)
+    def call(
+        *args: Any,
+        runs: str,
+        formats: tuple[str, ...],
+        figures: bool,
+        fail_on: str,
+        exit_zero: bool,
+        dry_run: bool,
+        **others: Any,
+    ) -> int:
+        names = [name.strip().lower().replace("_", "-") for name in fail_on.split(",") if name.strip()]
+        for name in names:
+            if name not in FAILING:
+                raise UnknownName("verdict to fail on", name, FAILING)
+        failing = () if exit_zero else tuple(FAILING[name] for name in names)
+        asked = Asked(runs, tuple(parse_formats(formats)), failing, not dry_run, figures)
+        return command(*args, asked=asked, **others)
+
+    for option in reversed(JUDGING_OPTIONS):
+        call = option(call)
+    return call

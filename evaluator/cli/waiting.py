@@ -1,0 +1,106 @@
+"""Wait for a verdict, and say meanwhile where things stand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TextIO
+
+from evaluator.cli import Session
+from evaluator.cli.judging import Asked
+from evaluator.pipeline.base import lower_priority
+from evaluator.pipeline.judging import add_figures, keep_verdict
+from evaluator.pipeline.watching import StoredSubject, Watch
+from evaluator.policy import Policy
+from evaluator.records import Verdict
+from evaluator.reports import plain_text
+from evaluator.store import Store
+
+__all__ = ["StatusLine", "await_verdict"]
+
+PLAIN_EVERY_S = 30.0
+"""Where there is no terminal, a line at most this often."""
+
+
+def await_verdict(session: Session, release: str, policy: Policy, asked: Asked, wait_s: float | None) -> Verdict:
+    """Wait for the verdict of a release and keep it, where it is to be kept and there is such a release by now."""
+    opened: list[Store] = []
+
+    def open_store() -> Store | None:
+        """Open the store once it is there, and only once."""
+        if not opened and session.store_path.exists():
+            opened.append(session.open_store())
+        return opened[0] if opened else None
+
+    line = StatusLine(say=session.say if session.verbosity >= 0 else None)
+    # Judging leaves the load generator the first choice of the machine.
+    with ThreadPoolExecutor(max_workers=1, initializer=lower_priority) as pool:
+        subject = StoredSubject(
+            open_store,
+            session.store_path.absolute(),
+            release,
+            policy,
+            asked.runs,
+            judge_with=lambda judge: pool.submit(judge).result(),
+        )
+        watch = Watch(subject, policy, time.monotonic, time.sleep, wait_s, tell=line.show)
+        try:
+            verdict = watch.run()
+        except KeyboardInterrupt:
+            line.close(f"stopped waiting for {release}: {watch.status}")
+            raise
+        line.close()
+    if verdict is None:  # nobody asked it to stop
+        raise KeyboardInterrupt
+    store = open_store()
+    if store is not None and subject.is_known(store):
+        if asked.draws:
+            verdict = add_figures(store, verdict, policy, asked.runs)
+        if asked.keep:
+            keep_verdict(store, verdict)
+    return verdict
+
+
+class StatusLine:
+    """Says where things stand on stderr: in one line that changes on a terminal, elsewhere in a line now and then."""
+
+    def __init__(
+        self,
+        say: Callable[[str], None] | None,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._say, self._clock = say, clock
+        self._stream = stream or sys.stderr
+        plain = os.environ.get("NO_COLOR") or os.environ.get("CI") or os.environ.get("TERM") == "dumb"
+        self._live = say is not None and self._stream.isatty() and not plain
+        self._shown = 0
+        self._said_at: float | None = None
+
+    def show(self, text: str) -> None:
+        """Show where things stand now."""
+        if self._say is None:
+            return
+        if self._live:
+            self._write(plain_text(text)[: shutil.get_terminal_size((80, 24)).columns - 1])
+        elif self._said_at is None or self._clock() - self._said_at >= PLAIN_EVERY_S:
+            self._said_at = self._clock()
+            self._say(plain_text(text))
+
+    def close(self, last: str | None = None) -> None:
+        """Take the live line away, and leave a last word."""
+        if self._shown:
+            self._write("")
+            self._shown = 0
+        if last is not None and self._say is not None:
+            self._say(plain_text(last))
+
+    def _write(self, text: str) -> None:
+        self._stream.write("\r" + text.ljust(self._shown) + ("\r" if not text else ""))
+        self._stream.flush()
+        self._shown = len(text)

@@ -1,0 +1,113 @@
+"""What has to be so before a release is promoted, and which releases wait for a person."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from evaluator.intents.checking import CLOCK
+from evaluator.intents.observing import hash_data_now, hash_policy_now
+from evaluator.pipeline.runs import is_live, is_stale
+from evaluator.policy import Policy
+from evaluator.records import ReleaseSummary, Verdict, VerdictWord
+from evaluator.records.intents import Action, Intent, IntentState
+from evaluator.store import Store
+from evaluator.wording import format_duration
+
+__all__ = ["NO_HOOKS", "Condition", "Waiting", "find_waiting", "list_conditions"]
+
+NO_HOOKS = "add hooks to evaluator.yaml, or promote it where it is deployed: docs/promotion.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing that has to be so before a release is promoted; what is so instead where it is not."""
+
+    text: str
+    met: bool
+    otherwise: str
+    remedy: str = ""
+
+    @property
+    def says(self) -> str:
+        """What is so."""
+        return self.text if self.met else self.otherwise
+
+
+def list_conditions(store: Store, policy: Policy, verdict: Verdict | None) -> tuple[Condition, ...]:
+    """Say what speaks for promoting a release now, and what against. `verdict`: its newest; `policy`: applies now."""
+    if verdict is None:
+        missing = "it was not judged yet"
+        return (Condition("it was judged", met=False, otherwise=missing, remedy="`evaluator verdict RELEASE`"),)
+    release = verdict.release.id
+    runs, again = store.data.runs(release), f"judge it again: `evaluator verdict {shlex.quote(release)}`"
+    word, live, stale = verdict.word, is_live(runs), is_stale(runs, verdict.judged_at)
+    judges = verdict.policy_hash == hash_policy_now(store, policy, release)
+    same, whole = bool(hash_data_now(store, release, verdict.data_hash)), not verdict.evidence.incomplete
+    now = datetime.now(UTC)
+    age_s = (now - (verdict.judged_at or now)).total_seconds()
+    most_s = policy.promotion.approvals.max_age_s
+    within, young = (
+        f"it was judged within the last {format_duration(most_s)}",
+        -CLOCK.total_seconds() <= age_s <= most_s,
+    )
+    age = f"it was judged {format_duration(round(age_s))} ago"
+    if age_s < 0:
+        age = f"it was judged {format_duration(round(-age_s))} from now: the clock was set back"
+    hooks = bool(policy.promotion.hooks.get(Action.PROMOTE))
+    said = f"the verdict is {word.value.replace('_', '-').upper()}"
+    return (
+        Condition("the verdict is GO", word is VerdictWord.GO, said, verdict.next_action),
+        Condition("nothing landed after the verdict", not stale, "data landed after the verdict", again),
+        Condition("no run is recorded any more", not live, "a run is still recorded", "wait, then judge again"),
+        Condition("the policy is the one that judged", judges, "the policy is not the one that judged", again),
+        Condition("every run was complete", whole, "a run ended before its time", "load it again"),
+        Condition("its data are as they were judged", same, "its data changed, or there are newer", again),
+        Condition(within, young, age, again),
+        Condition("the policy names hooks that promote", hooks, "the policy names no hooks that promote", NO_HOOKS),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A release that asks for a person: what for, and the command that helps, where one does."""
+
+    release: str
+    why: str
+    command: str = ""
+    promotable: bool = False
+
+
+_ASKS: Mapping[str | None, tuple[str, str]] = {
+    None: ("has data and was not judged yet", "evaluator verdict {}"),
+    VerdictWord.INCONCLUSIVE: ("is not decided: look at what is missing", "evaluator verdict {}"),
+    VerdictWord.NO_GO: ("must not be promoted: look at what became worse", ""),
+    VerdictWord.GO: ("is safe to promote", ""),
+}
+
+
+def find_waiting(summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]) -> tuple[Waiting, ...]:
+    """Name the newest release of each service that nobody has acted on since its latest verdict."""
+    judged = {one.release.id: one.judged_at for one in summaries if one.judged_at}
+    settled = {
+        one.release
+        for one in intents
+        if one.state is IntentState.ACKNOWLEDGED and one.release in judged and one.requested_at >= judged[one.release]
+    }
+    newest: dict[object, ReleaseSummary] = {}
+    for summary in summaries:
+        services = frozenset(service.name for service in summary.release.services)
+        newest.setdefault(services or summary.release.id, summary)
+    waiting = []
+    for one in newest.values():
+        if one.release.id in settled or not (one.rows or one.verdict):
+            continue
+        newer = one.verdict and one.last_run and one.judged_at and one.last_run > one.judged_at
+        word = None if newer or not one.verdict else VerdictWord(one.verdict)
+        why, command = _ASKS[word]
+        why = "has newer data than its verdict" if newer else why
+        command = command.format(shlex.quote(one.release.id))
+        waiting.append(Waiting(one.release.id, why, command, promotable=word is VerdictWord.GO))
+    return tuple(waiting)

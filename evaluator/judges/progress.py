@@ -1,0 +1,37 @@
+"""What a verdict that is not decided yet still waits for."""
+
+from __future__ import annotations
+
+import math
+
+from evaluator.records import MetricStatus, Role, Verdict
+from evaluator.wording import format_duration
+
+__all__ = ["describe_missing"]
+
+
+def describe_missing(verdict: Verdict) -> str:
+    """Say what a verdict still waits for: the gate that needs longest and how much longer, or the first reason."""
+    undecided = {MetricStatus.INCONCLUSIVE, MetricStatus.NO_DATA}
+    waiting = [
+        row
+        for row in verdict.evidence.comparisons
+        if row.status in undecided and row.rule.role is not Role.WATCH and not row.scan
+    ]
+    if not waiting:
+        # That the run goes on is plain: say what else there is.
+        texts = [reason.text for reason in verdict.reasons]
+        others = [text for text in texts if not text.startswith("complete: ")]
+        return [*others, *texts, "nothing is shown yet"][0]
+    slowest = max(waiting, key=lambda row: row.needed_time or math.inf)
+    multiple, more = slowest.needed_time, ""
+    if slowest.no_data:
+        more = f" ({slowest.no_data})"
+    elif multiple is not None and not slowest.rule.outcome:
+        # `multiple`: of the present time, after which it would be shown to be within its margin.
+        more_s = (multiple - 1) * verdict.evidence.window.seconds
+        more = " (more time alone will not show it to be within its margin)"
+        if math.isfinite(more_s):
+            more = f" (about {format_duration(round(max(more_s, 1.0)))} more, if the change stays as it is)"
+    name = slowest.rule.name if len(waiting) == 1 else f"{slowest.rule.name} and {len(waiting) - 1} more"
+    return f"open: {name}{more}"

@@ -1,0 +1,70 @@
+"""What runs hold becomes evidence, and the judge's answer to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from evaluator.assess import assess_release
+from evaluator.judges import Judgement, judge_evidence
+from evaluator.metrics.outcome_measure import find_needs
+from evaluator.records import Cells, Evidence, EvidenceKind, Finding, LeftOut, Outcomes, ReadingCells, Rulebook, Run
+from evaluator.store import Store
+
+__all__ = ["Data", "Judged", "judge_data", "read_data"]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a verdict rests on: runs of requests with their cells, outcomes, and readings with the run they are of."""
+
+    runs: tuple[Run, ...]
+    cells: Cells
+    outcomes: Outcomes | None = None
+    readings: ReadingCells | None = None
+    collected: tuple[Run, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows that are not in the cells, in addition to those that the runs' own sources name."""
+    as_judged: bool = True
+    """False where what a stored verdict judged is not there as it was: the newest runs stand in for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Data, the rules they were judged by, their evidence with the status of each metric, and the judge's answer."""
+
+    data: Data
+    rulebook: Rulebook
+    evidence: Evidence
+    judgement: Judgement
+
+
+def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Data:
+    """Read what the metrics of `rulebook` need of `runs`: all their requests, the newest outcomes, the newest readings.
+
+    Of outcomes the sums are read first: they tell which values the metrics need.
+    """
+    loads = tuple(run for run in runs if run.kind is EvidenceKind.REQUESTS)
+    newest = {run.kind: run for run in runs}
+    imported, collected = newest.get(EvidenceKind.OUTCOMES), newest.get(EvidenceKind.READINGS)
+    outcomes = store.data.read_outcomes(imported) if imported else None
+    if imported and outcomes:
+        needs = find_needs(outcomes, rulebook)
+        if needs.values or needs.row_values:
+            outcomes = store.data.read_outcomes(imported, values=needs.values, row_values=needs.row_values)
+    return Data(
+        runs=loads,
+        cells=store.data.read_cells([run.id for run in loads]),
+        outcomes=outcomes,
+        readings=store.data.read_readings(collected) if collected else None,
+        collected=(collected,) if collected else (),
+    )
+
+
+def judge_data(data: Data, rulebook: Rulebook, release_id: str, findings: tuple[Finding, ...] = ()) -> Judged:
+    """Assess data under `rulebook` and judge them; `findings` are what else is known of their health."""
+    evidence = assess_release(
+        data.cells, data.runs, data.outcomes, rulebook, release_id, data.readings, data.collected, data.left_out
+    )
+    evidence = replace(evidence, findings=(*evidence.findings, *findings))
+    judgement = judge_evidence(evidence, rulebook, release_id)
+    return Judged(data, rulebook, replace(evidence, comparisons=judgement.comparisons), judgement)

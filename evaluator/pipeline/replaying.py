@@ -1,0 +1,57 @@
+"""Stored releases judged again under another policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from evaluator.errors import UsageError
+from evaluator.pipeline.base import Say, say_nothing
+from evaluator.pipeline.judging import judge_release
+from evaluator.pipeline.runs import find_judged
+from evaluator.policy import Policy
+from evaluator.records import VerdictWord
+from evaluator.reports import read_stored
+from evaluator.store import Store
+
+__all__ = ["Replayed", "replay_releases"]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A stored release under another policy. `old` is `None` where it was never judged, `new` where it cannot be."""
+
+    release: str
+    old: VerdictWord | None
+    new: VerdictWord | None
+    why: str
+    """The first reason of the new verdict, or why there is none."""
+    old_why: str = ""
+    same_data: bool = True
+    """False where the data that the old verdict judged is not there as it was."""
+
+
+def replay_releases(
+    store: Store, release_ids: Sequence[str], policy: Policy, *, now: datetime, say: Say = say_nothing
+) -> tuple[Replayed, ...]:
+    """Judge stored releases again under `policy`, on the runs that their latest verdict judged; nothing is kept.
+
+    No names: every release that was ever judged. Raises UnknownName for a release that is not there.
+    """
+    out = []
+    for name in release_ids or [summary.release.id for summary in store.releases() if summary.verdict]:
+        say(f"judging {name}")
+        verdicts = store.control.verdicts(name)
+        old = read_stored(verdicts[-1]) if verdicts else None
+        runs = find_judged(store, name, old.data_hash) if old else "latest"
+        word, why = None, ""
+        try:
+            verdict = judge_release(store, name, policy, runs=runs or "latest", judged_at=now, save=False)
+        except UsageError as error:
+            why = error.message
+        else:
+            word, why = verdict.word, verdict.reasons[0].text
+        old_why = old.reasons[0].text if old and old.reasons else ""
+        out.append(Replayed(name, old.word if old else None, word, why, old_why, runs is not None))
+    return tuple(out)

@@ -1,0 +1,431 @@
+"""What was decided: releases, verdicts, what calibration learnt for them, promotions, and the audit trail of all.
+
+Its methods take and return records alone: nothing of their interface is DuckDB's, and none needs a transaction
+together with data. Each that writes is one short transaction with its row in the audit trail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from evaluator.errors import StoreError, UnknownName, UsageError
+from evaluator.records import Learnt, Release, ReleaseSummary, Service, StoredVerdict
+from evaluator.records.intents import (
+    ANNOUNCE,
+    FINAL_STATES,
+    PROMOTING,
+    Action,
+    Approval,
+    AuditRow,
+    Delivery,
+    HookOutcome,
+    Intent,
+    IntentState,
+    Person,
+    are_one,
+)
+from evaluator.store import audit, intents
+from evaluator.store.engine import Engine
+from evaluator.store.file import StoreFile
+from evaluator.store.locks import exclusive
+
+__all__ = ["TABLES", "Control"]
+
+TABLES = ("releases", "verdicts", "learnt", "intents", "approvals", "deliveries", "audit")
+"""Tables that nothing but control writes."""
+
+_LEARNT = tuple(field.name for field in fields(Learnt))
+_DELIVERY = "intent, position, hook, attempts, state, text, undo, response, happened_at, event, options"
+_AGAIN = {IntentState.FAILED: IntentState.APPROVED, IntentState.UNKNOWN: IntentState.REQUESTED}
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What was decided on releases, by whom, and what became of it."""
+
+    file: StoreFile
+
+    # -------------------------------------------------------------- releases
+
+    def add_release(self, release: Release) -> None:
+        """Add a release, or add what is said of its services and labels to what is known."""
+        with self.file.opened(write=True) as engine:
+            if (known := _find_release(engine, release.id)) is not None:
+                services = {service.name: service for service in known.services}
+                for new in release.services:
+                    old = services.get(new.name, new)
+                    services[new.name] = Service(new.name, new.baseline or old.baseline, new.canary or old.canary)
+                labels = {**known.labels, **release.labels}
+                created_at = known.created_at or release.created_at
+                release = Release(known.id, tuple(services.values()), labels, created_at)
+            engine.execute(
+                "INSERT OR REPLACE INTO store.releases VALUES (?, ?, ?, ?)",
+                [
+                    release.id,
+                    json.dumps([asdict(service) for service in release.services]),
+                    json.dumps(dict(release.labels), sort_keys=True),
+                    release.created_at or datetime.now(UTC),
+                ],
+            )
+
+    def release(self, release_id: str) -> Release:
+        """Read a release. Raises UnknownName."""
+        with self.file.opened() as engine:
+            return _read_release(engine, release_id)
+
+    def releases(self) -> tuple[ReleaseSummary, ...]:
+        """List the releases with their latest verdicts, the newest first; what has landed of them only data knows."""
+        with self.file.opened() as engine:
+            rows = engine.execute(
+                """SELECT r.id, r.services, r.labels, r.created_at, v.word, v.judged_at, v.mode, coalesce(v.shadow, 0),
+                    coalesce(v.blocked, 0)
+                FROM store.releases AS r LEFT JOIN (
+                    SELECT release, arg_max(word, number) AS word, arg_max(judged_at, number) AS judged_at,
+                        arg_max(mode, number) AS mode, count(*) FILTER (mode = 'shadow') AS shadow,
+                        count(*) FILTER (mode = 'shadow' AND word != 'go') AS blocked
+                    FROM (SELECT *, json_extract_string(verdict, '$.mode') AS mode FROM store.verdicts)
+                    GROUP BY release) AS v ON v.release = r.id
+                ORDER BY r.created_at DESC, r.id"""
+            ).fetchall()
+        return tuple(
+            ReleaseSummary(
+                _to_release(row),
+                verdict=row[4],
+                judged_at=row[5] and row[5].astimezone(UTC),
+                mode=row[6],
+                shadow_verdicts=row[7],
+                would_have_blocked=row[8],
+            )
+            for row in rows
+        )
+
+    # -------------------------------------------------------------- verdicts
+
+    def save_verdict(
+        self,
+        release_id: str,
+        verdict_json: str,
+        judged_at: datetime,
+        word: str,
+        figures: str | None = None,
+        *,
+        outcomes: tuple[str, str] = ("", ""),
+    ) -> None:
+        """Keep a verdict with its evidence, and the numbers behind its figures where they were asked for.
+
+        `outcomes`: the run whose outcomes it looked at, and how that look was paid for; empty where it saw none.
+        Verdicts are never overwritten.
+        """
+        with self.file.opened(write=True) as engine:
+            _read_release(engine, release_id)
+            engine.execute(
+                """INSERT INTO store.verdicts
+                    (number, release, judged_at, word, verdict, figures, outcomes_run, outcomes_paid)
+                SELECT coalesce(max(number), -1) + 1, ?, ?, ?, ?, ?, ?, ? FROM store.verdicts""",
+                [release_id, judged_at, word, verdict_json, figures, *outcomes],
+            )
+
+    def verdicts(self, release_id: str) -> tuple[StoredVerdict, ...]:
+        """Read the verdicts of a release, the oldest first. Raises UnknownName."""
+        with self.file.opened() as engine:
+            _read_release(engine, release_id)
+            return _select_verdicts(engine, "WHERE release = ? ORDER BY number", release_id)
+
+    def latest_verdicts(self, *, most: int = 50) -> tuple[StoredVerdict, ...]:
+        """Read the latest verdict of each release, the newest release first."""
+        with self.file.opened() as engine:
+            return _select_verdicts(
+                engine,
+                """JOIN store.releases AS r ON r.id = v.release
+                WHERE v.number = (SELECT max(number) FROM store.verdicts AS other WHERE other.release = v.release)
+                ORDER BY r.created_at DESC, r.id LIMIT ?""",
+                most,
+            )
+
+    def verdict_log(self, *, most: int = 500) -> tuple[StoredVerdict, ...]:
+        """Read the newest verdicts of all releases, the newest first."""
+        with self.file.opened() as engine:
+            return _select_verdicts(engine, "ORDER BY number DESC LIMIT ?", most)
+
+    def figures(self, release_id: str) -> str | None:
+        """Read the numbers (JSON) behind the figures of a release's newest verdict; `None` where nobody asked."""
+        with self.file.opened() as engine:
+            _read_release(engine, release_id)
+            rows = engine.execute(
+                "SELECT figures FROM store.verdicts WHERE release = ? ORDER BY number DESC LIMIT 1", [release_id]
+            ).fetchall()
+        return rows[0][0] if rows else None
+
+    def outcome_looks(self, release_id: str) -> Mapping[str, str]:
+        """Read which runs' outcomes the verdicts of a release looked at, in the order in which each was first judged.
+
+        Returns run → how the first look at it was paid for.
+        """
+        with self.file.opened() as engine:
+            rows = engine.execute(
+                """SELECT outcomes_run, arg_min(outcomes_paid, number) FROM store.verdicts
+                WHERE outcomes_run <> '' AND release = ? GROUP BY outcomes_run ORDER BY min(number)""",
+                [release_id],
+            ).fetchall()
+        return dict(rows)
+
+    def save_learnt(self, service: str, learnt: Learnt) -> None:
+        """Keep what calibration learnt of a service's instances; the judge uses it from now on."""
+        values = [service, *(getattr(learnt, name) for name in _LEARNT)]
+        with self.file.opened(write=True) as engine:
+            engine.execute(
+                f"""INSERT OR REPLACE INTO store.learnt (service, {", ".join(_LEARNT)})
+                VALUES ({", ".join("?" * len(values))})""",
+                values,
+            )
+
+    def learnt(self, service: str) -> Learnt | None:
+        """Read what calibration learnt of a service's instances; `None` where nothing was kept."""
+        with self.file.opened() as engine:
+            query = f"SELECT {', '.join(_LEARNT)} FROM store.learnt WHERE service = ?"
+            rows = engine.execute(query, [service]).fetchall()
+        return Learnt(*rows[0]) if rows else None
+
+    # -------------------------------------------------------------- intents
+
+    def request(self, draft: Intent, *, consents: bool = False) -> Intent:
+        """Keep an intent with its key; asked for once more while it stands, the one that is there is returned.
+
+        It is approved at once where it needs no approval, or the only one is the requester's own (`consents`). A hold
+        or a rollback cancels promotions of the release that were not executed yet. A rollback takes back what a worker
+        has begun since it was looked up as well.
+        """
+        with self.file.opened(write=True) as engine:
+            intents.expire(engine, draft.requested_at)
+            known = intents.select(engine, "WHERE release = ?", [draft.release])
+            standing = intents.find_standing(engine, known, draft)
+            if standing is not None:
+                audit.add(engine, draft.requester, "repeated", draft.release, standing.id, draft.action)
+                return standing
+            if draft.action in (Action.HOLD, Action.ROLLBACK):
+                for intent in known:
+                    if intent.state in intents.OPEN and intent.action in PROMOTING:
+                        why = f"{draft.action}: {draft.reason}"
+                        intents.end(engine, intent, IntentState.CANCELLED, draft.requester, why)
+            if draft.action is Action.ROLLBACK:
+                begun = [one.id for one in reversed(known) if one.state is IntentState.SENT and one.action in PROMOTING]
+                draft = replace(draft, undoes=(*(one for one in begun if one not in draft.undoes), *draft.undoes))
+            return intents.add(engine, draft, len(known), consents=consents)
+
+    def intent(self, intent_id: str) -> Intent:
+        """Read an intent. Raises UnknownName."""
+        with self.file.opened() as engine:
+            return intents.read(engine, intent_id)
+
+    def intents(self, release: str | None = None) -> tuple[Intent, ...]:
+        """Read the intents, the oldest first; of one release where it is named."""
+        with self.file.opened() as engine:
+            return intents.select(engine, "WHERE ? IS NULL OR release = ?", [release, release])
+
+    def waiting(self) -> tuple[Intent, ...]:
+        """Read the intents that are approved, or were begun, the oldest first."""
+        with self.file.opened() as engine:
+            return intents.select(engine, "WHERE state IN (?, ?)", [IntentState.APPROVED, IntentState.SENT])
+
+    def approve(self, intent_id: str, person: Person) -> Intent:
+        """Add a person's approval; the intent is approved with the last that it needs. Raises UsageError."""
+        with self.file.opened(write=True) as engine:
+            intent = intents.read(engine, intent_id)
+            names = (*person.names, person.name)
+            if intent.state is not IntentState.REQUESTED:
+                raise UsageError(f"{intent.id} is {intent.state}, so there is nothing to approve")
+            if datetime.now(UTC) >= intent.expires_at:
+                raise UsageError(f"{intent.id} has expired", hint="ask for it again")
+            if intent.distinct and are_one(names, (*intent.requester_names, intent.requester)):
+                raise UsageError(
+                    f"{person.name} asked for {intent.id} and cannot approve it too",
+                    hint="another person has to approve it",
+                )
+            if any(are_one(names, (*one.names, one.person)) for one in intents.read_approvals(engine, intent.id)):
+                audit.add(engine, person.name, "repeated", intent.release, intent.id, f"approve {intent.action}")
+                return intent
+            intents.consent(engine, intent, person.name, person.names)
+            if len(intents.read_approvals(engine, intent.id)) < intent.approvals_needed:
+                return intent
+            return intents.move(engine, intent, IntentState.APPROVED, "")
+
+    def approvals(self, intent_id: str | None = None) -> tuple[Approval, ...]:
+        """Read who approved an intent, or all of them."""
+        with self.file.opened() as engine:
+            return intents.read_approvals(engine, intent_id)
+
+    def cancel(self, intent_id: str, actor: str, reason: str) -> Intent:
+        """Take back an intent that was not executed yet. Raises UsageError."""
+        with self.file.opened(write=True) as engine:
+            intent = intents.read(engine, intent_id)
+            if intent.state not in intents.OPEN:
+                raise UsageError(f"{intent.id} is {intent.state}, so there is nothing to cancel")
+            return intents.end(engine, intent, IntentState.CANCELLED, actor, reason)
+
+    def expire(self, now: datetime) -> None:
+        """Mark what was not executed in time."""
+        with self.file.opened() as engine:
+            overdue = intents.select(engine, intents.OVERDUE, [*intents.OPEN, now])
+        if overdue:
+            with self.file.opened(write=True) as engine:
+                intents.expire(engine, now)
+
+    @contextmanager
+    def alone(self, targets: Sequence[str], wait_s: float = 0.0) -> Iterator[bool]:
+        """Be the only one that executes intents on any of the targets; tells whether that could be had within `wait_s`.
+
+        The system lets go of a process that was killed: what it had begun can be taken up at once. Raises StoreError.
+        """
+        folder = self.file.folder / ".promotion"
+        deadline = time.monotonic() + wait_s
+        with ExitStack() as locks:
+            # In one order for all: two that want each other's would wait for ever.
+            for target in sorted(targets):
+                path = folder / f"{hashlib.sha256(target.encode()).hexdigest()[:24]}.lock"
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    path.touch()
+                except OSError as error:
+                    raise StoreError(
+                        f"{path} cannot be written: {error.strerror}",
+                        hint="intents are executed by whoever may write the store",
+                    ) from error
+                if not locks.enter_context(exclusive(path, max(deadline - time.monotonic(), 0.0))):
+                    yield False
+                    return
+            yield True
+
+    def claim(self, intent: Intent, worker: str) -> bool:
+        """Take an intent for execution as it was seen; one of several that try wins."""
+        with self.file.opened(write=True) as engine:
+            now = intents.read(engine, intent.id)
+            if (now.state, now.claimed_by) != (intent.state, intent.claimed_by) or now.state in FINAL_STATES:
+                return False
+            intents.move(engine, now, IntentState.SENT, worker)
+            audit.add(engine, worker, "claimed", now.release, now.id, now.action)
+            return True
+
+    def reopen(self, intent_id: str, actor: str, text: str) -> Intent:
+        """Take up an intent again that failed, or whose outcome is unknown. Raises UsageError.
+
+        Its hooks that failed are `approved` again, as nothing was done; those that are unknown are `requested`: what
+        comes of them now does not tell what came of them before. What it comes to is announced again.
+        """
+        with self.file.opened(write=True) as engine:
+            intent = intents.read(engine, intent_id)
+            if intent.state not in _AGAIN:
+                raise UsageError(f"{intent.id} is {intent.state}, so there is nothing to try again")
+            update = "UPDATE store.deliveries SET state = ? WHERE intent = ?"
+            for before, after in _AGAIN.items():
+                engine.execute(f"{update} AND state = ?", [after, intent.id, before])
+            engine.execute(f"{update} AND event = ?", [IntentState.APPROVED, intent.id, ANNOUNCE])
+            audit.add(engine, actor, "retried", intent.release, intent.id, text)
+            return intents.move(engine, intent, IntentState.APPROVED, "")
+
+    def settle(self, intent_id: str, state: IntentState, actor: str, text: str) -> None:
+        """Note how an intent ended."""
+        with self.file.opened(write=True) as engine:
+            intents.end(engine, intents.read(engine, intent_id), state, actor, text)
+
+    def deliver(self, delivery: Delivery, release: str, actor: str) -> None:
+        """Keep where one hook of an intent stands; its `attempts` are added to those before."""
+        outcome = delivery.outcome
+        hook = [delivery.intent, delivery.position, delivery.hook, delivery.attempts]
+        rest = [delivery.at, delivery.event, delivery.options]
+        with self.file.opened(write=True) as engine:
+            engine.execute(
+                f"""INSERT INTO store.deliveries ({_DELIVERY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                ON CONFLICT (intent, position) DO UPDATE SET attempts = attempts + excluded.attempts,
+                    state = excluded.state, text = excluded.text, undo = excluded.undo, response = excluded.response,
+                    happened_at = excluded.happened_at""",
+                [*hook, outcome.state, outcome.text, outcome.undo, outcome.response, *rest],
+            )
+            name = f"{delivery.position + 1}. {delivery.event}: {delivery.hook}"
+            text = f"{name}: {outcome.text}" if outcome.text else name
+            audit.add(engine, actor, f"hook {outcome.state}", release, delivery.intent, text)
+
+    def deliveries(self, intent_id: str | None = None) -> tuple[Delivery, ...]:
+        """Read where the hooks of an intent, or of all, stand."""
+        with self.file.opened() as engine:
+            rows = engine.execute(
+                f"""SELECT {_DELIVERY} FROM store.deliveries
+                WHERE ? IS NULL OR intent = ? ORDER BY happened_at, intent, position""",
+                [intent_id, intent_id],
+            ).fetchall()
+        return tuple(
+            Delivery(
+                row[0],
+                row[1],
+                row[2],
+                row[3],
+                HookOutcome(IntentState(row[4]), row[5], row[6], row[7]),
+                row[8].astimezone(UTC),
+                row[9],
+                row[10],
+            )
+            for row in rows
+        )
+
+    # -------------------------------------------------------------- audit trail
+
+    def override_of(self, release: str, data_hash: str) -> Mapping[str, str] | None:
+        """By whom and why a release was promoted on these data against its verdict; `None` where it was not."""
+        with self.file.opened() as engine:
+            return next(reversed(intents.read_overrides(engine, release, data_hash).values()), None)
+
+    def note(self, actor: str, event: str, release: str, text: str, intent: str = "") -> AuditRow:
+        """Add a row to the audit trail: a note on a release, or a refusal."""
+        with self.file.opened(write=True) as engine:
+            return audit.add(engine, actor, event, release, intent, text)
+
+    def audit(self, release: str | None = None) -> tuple[AuditRow, ...]:
+        """Read the audit trail, the oldest first; of one release where it is named."""
+        with self.file.opened() as engine:
+            return audit.read(engine, release)
+
+    def verify_audit(self) -> str:
+        """Check the audit trail and return the hash of its head. Raises StoreError where it was changed."""
+        return audit.verify(self.audit())
+
+
+def _find_release(engine: Engine, release_id: str) -> Release | None:
+    rows = engine.execute("SELECT * FROM store.releases WHERE id = ?", [release_id]).fetchall()
+    return _to_release(rows[0]) if rows else None
+
+
+def _to_release(row: Sequence[Any]) -> Release:
+    services = tuple(Service(**service) for service in json.loads(row[1]))
+    return Release(row[0], services, json.loads(row[2]), row[3] and row[3].astimezone(UTC))
+
+
+def _read_release(engine: Engine, release_id: str) -> Release:
+    release = _find_release(engine, release_id)
+    if release is None:
+        known = [row[0] for row in engine.execute("SELECT id FROM store.releases").fetchall()]
+        raise UnknownName("release", release_id, known)
+    return release
+
+
+def _select_verdicts(engine: Engine, which: str, value: str | int) -> tuple[StoredVerdict, ...]:
+    """Read verdicts as they were saved, and who promoted against them."""
+    rows = engine.execute(
+        f"SELECT v.release, v.word, v.judged_at, v.verdict FROM store.verdicts AS v {which}", [value]
+    ).fetchall()
+    overrides = intents.read_overrides(engine)
+    return tuple(
+        StoredVerdict(
+            row[0],
+            row[1],
+            row[2].astimezone(UTC),
+            row[3],
+            overrides.get(intents.hash_text(row[3])) if overrides else None,
+        )
+        for row in rows
+    )

@@ -1,0 +1,83 @@
+"""The DuckDB file of a store and the folder next to it. It is opened for one transaction at a time, and never kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from evaluator.errors import StoreError
+from evaluator.segments import data_folder, run_folder
+from evaluator.store.engine import Engine, attach, open_engine, transaction
+
+__all__ = ["WAIT_S", "StoreFile"]
+
+WAIT_S = 30.0
+"""How long other processes are waited for."""
+
+_READ: ContextVar[Mapping[Path, Engine]] = ContextVar("_READ", default=MappingProxyType({}))
+"""Store → the engine that it is attached to for reading, within `StoreFile.reading`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFile:
+    """Where a store is, and how long (s) to wait for other processes that have it open."""
+
+    path: Path
+    wait_s: float = WAIT_S
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the segments."""
+        return data_folder(self.path)
+
+    @property
+    def empty_segment(self) -> Path:
+        """Segment without rows that keeps the view `requests` valid before anything was recorded.
+
+        Readers of request rows lock it together; who deletes rows locks it alone.
+        """
+        return self.folder / "schema.parquet"
+
+    def run_folder(self, release: str, run: str) -> Path:
+        """Folder that the segments of a run are written to (made by the writer)."""
+        return run_folder(self.folder, release, run)
+
+    @contextmanager
+    def opened(self, *, write: bool = False) -> Iterator[Engine]:
+        """Open the file, as the database `store`, to read from it or for one transaction.
+
+        Raises StoreBusy where another process keeps the file, StoreError where it cannot be used.
+        """
+        if (engine := _READ.get().get(self.path)) is not None:
+            if write:
+                raise StoreError(f"the store {self.path} cannot be written while it is read")
+            yield engine
+            return
+        with open_engine(search=self.path.parent) as engine, self.attached(engine, write=write):
+            yield engine
+
+    @contextmanager
+    def attached(self, engine: Engine, *, write: bool = False) -> Iterator[None]:
+        """Attach the file to an engine that is open already, to read from it or for one transaction."""
+        with (
+            attach(engine, self.path, write=write, wait_s=self.wait_s),
+            transaction(engine) if write else nullcontext(),
+        ):
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Open the file once for all reads inside; whoever writes waits meanwhile."""
+        if self.path in _READ.get():
+            yield
+            return
+        with self.opened() as engine:
+            token = _READ.set({**_READ.get(), self.path: engine})
+            try:
+                yield
+            finally:
+                _READ.reset(token)

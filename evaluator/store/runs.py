@@ -1,0 +1,113 @@
+"""Runs as rows, and back. Every function works on the attached store."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from evaluator.errors import StoreError, UnknownName
+from evaluator.records import InFlight, LeftOut, LeftOutKind, Run, RunFacts, RunState
+from evaluator.store.engine import Engine
+
+__all__ = ["add_run", "facts_to_json", "left_out_from_plain", "read_run", "read_runs"]
+
+_RUNS = """
+SELECT runs.id, runs.release, runs."group", runs.source, replicate, started, planned_end, ended, state, fingerprint,
+    facts, coalesce(landed.rows, 0), landed.quarantined
+FROM store.runs
+JOIN store.groups ON groups.id = runs."group"
+LEFT JOIN (
+    SELECT run, CAST(sum(rows) AS BIGINT) AS rows,
+        list(name ORDER BY name) FILTER (state = 'quarantined') AS quarantined
+    FROM store.segments GROUP BY run) AS landed ON landed.run = runs.id
+"""
+
+_TIMES = ("plateau_start", "users_stopped")
+"""Of RunFacts."""
+
+
+def add_run(engine: Engine, run: Run, bucket_s: int) -> None:
+    """Add a run, and its group with its bucket unless it is there. Raises StoreError where the run's id is taken."""
+    engine.execute(
+        """INSERT OR IGNORE INTO store.groups
+        SELECT ?, coalesce(max(number), -1) + 1, ?, ?, ? FROM store.groups""",
+        [run.group, run.release, run.source, bucket_s],
+    )
+    if engine.execute("SELECT 1 FROM store.runs WHERE id = ?", [run.id]).fetchall():
+        raise StoreError(f"run '{run.id}' is in the store already")
+    identity = [run.id, run.release, run.group, run.source, run.replicate]
+    fingerprint = json.dumps(dict(run.fingerprint), sort_keys=True, default=str)
+    engine.execute(
+        """INSERT INTO store.runs
+        SELECT ?, coalesce(max(code), -1) + 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0 FROM store.runs""",
+        [*identity, run.started, run.planned_end, run.ended, run.state.value, fingerprint, facts_to_json(run.facts)],
+    )
+
+
+def read_runs(engine: Engine, release_id: str) -> tuple[Run, ...]:
+    """Read the runs of a release: groups in the order they were begun, replicates in theirs. Raises UnknownName."""
+    rows = engine.execute(
+        f"{_RUNS} WHERE runs.release = ? ORDER BY groups.number, replicate, runs.code", [release_id]
+    ).fetchall()
+    if not rows:
+        known = [row[0] for row in engine.execute("SELECT DISTINCT release FROM store.runs").fetchall()]
+        raise UnknownName("release", release_id, known)
+    return tuple(_to_run(row) for row in rows)
+
+
+def read_run(engine: Engine, run_id: str) -> Run:
+    """Read one run. Raises UnknownName."""
+    rows = engine.execute(f"{_RUNS} WHERE runs.id = ?", [run_id]).fetchall()
+    if not rows:
+        known = [row[0] for row in engine.execute("SELECT id FROM store.runs").fetchall()]
+        raise UnknownName("run", run_id, known)
+    return _to_run(rows[0])
+
+
+def _to_run(row: Sequence[Any]) -> Run:
+    started, planned_end, ended = (moment and moment.astimezone(UTC) for moment in row[5:8])
+    facts = _facts_from_json(row[10])
+    return Run(
+        id=row[0],
+        release=row[1],
+        group=row[2],
+        source=row[3],
+        replicate=row[4],
+        started=started,
+        planned_end=planned_end,
+        ended=ended,
+        state=RunState(row[8]),
+        fingerprint=json.loads(row[9]),
+        facts=dataclasses.replace(facts, quarantined=tuple(sorted({*facts.quarantined, *(row[12] or ())}))),
+        landed=row[11],
+    )
+
+
+def facts_to_json(facts: RunFacts) -> str:
+    """Write facts as they are kept."""
+    plain = dataclasses.asdict(facts)
+    for name in _TIMES:
+        plain[name] = plain[name].isoformat() if plain[name] else None
+    plain["users"], plain["read"] = dict(facts.users), dict(facts.read)
+    return json.dumps(plain, sort_keys=True)
+
+
+def _facts_from_json(text: str) -> RunFacts:
+    plain: Mapping[str, Any] = json.loads(text)
+    known = {field.name for field in dataclasses.fields(RunFacts)}
+    values = {name: value for name, value in plain.items() if name in known}
+    for name in _TIMES:
+        if values.get(name):
+            values[name] = datetime.fromisoformat(values[name])
+    values["quarantined"] = tuple(values.get("quarantined", ()))
+    values["left_out"] = left_out_from_plain(values.get("left_out", ()))
+    values["in_flight"] = tuple(InFlight(**request) for request in values.get("in_flight", ()))
+    return RunFacts(**values)
+
+
+def left_out_from_plain(parts: Iterable[Mapping[str, Any]]) -> tuple[LeftOut, ...]:
+    """Read what was left out from JSON's objects."""
+    return tuple(LeftOut(**{**part, "kind": LeftOutKind(part["kind"])}) for part in parts)

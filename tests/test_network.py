@@ -1,0 +1,99 @@
+"""The limits of one exchange over HTTP hold whoever sends it: a session, a session through a proxy, or the adapter."""
+
+from __future__ import annotations
+
+import socket
+import time
+import zlib
+
+import pytest
+import requests
+from hooks_world import receiving, reply
+from metrics_servers import free_port
+
+from evaluator.hooks.network import TlsOptions, send
+from evaluator.network import Adapter, ExchangeError
+from evaluator.sources.prometheus import PrometheusOptions
+from evaluator.sources.prometheus.client import Prometheus
+
+LARGEST = 1000
+
+
+@pytest.fixture
+def receiver():
+    with receiving() as found:
+        yield found
+
+
+def get(url: str, timeout_s: float = 5.0, **options: object) -> requests.Response:
+    adapter = Adapter(LARGEST, **options)
+    try:
+        return adapter.send(requests.Request("GET", url).prepare(), timeout=timeout_s)
+    finally:
+        adapter.close()
+
+
+def drip(handler, _seen):
+    handler.send_response(200)
+    handler.end_headers()
+    for _ in range(100):
+        handler.wfile.write(b".")
+        time.sleep(0.05)
+
+
+def test_one_byte_more_than_allowed_says_that_there_was_more(receiver):
+    for size, read in ((LARGEST - 1, LARGEST - 1), (LARGEST, LARGEST), (LARGEST + 500, LARGEST + 1)):
+        receiver.answers = [reply(200, b"x" * size)]
+        assert len(get(receiver.url).content) == read
+
+
+def test_what_is_packed_is_unpacked_up_to_the_limit(receiver):
+    receiver.answers = [reply(200, zlib.compress(b"x" * 1_000_000), **{"Content-Encoding": "deflate"})]
+    assert get(receiver.url).content == b"x" * (LARGEST + 1)
+    receiver.answers = [reply(200, b"no zlib", **{"Content-Encoding": "deflate"})]
+    with pytest.raises(ExchangeError) as raised:
+        get(receiver.url)
+    assert isinstance(raised.value.__cause__, zlib.error)
+
+
+def test_an_address_that_refuses_gives_way_to_the_next(receiver, monkeypatch):
+    asked = []
+    real = socket.create_connection
+    monkeypatch.setattr(
+        "urllib3.util.connection.create_connection", lambda at, *a, **k: asked.append(at[0]) or real(at, a[0])
+    )
+    assert get(f"http://name.example:{receiver.port}/", addresses=["127.0.0.77", "127.0.0.1"]).ok
+    assert asked == ["127.0.0.77", "127.0.0.1"]
+    assert receiver.seen[0].headers["host"] == f"name.example:{receiver.port}"
+
+
+def test_nothing_was_sent_where_nobody_listens():
+    with pytest.raises(ExchangeError, match="refused") as raised:
+        get(f"http://127.0.0.1:{free_port()}/")
+    assert not raised.value.reached
+    with pytest.raises(ExchangeError) as raised:
+        get("http://127.0.0.1:9/", timeout_s=-1)
+    assert (raised.value.reached, raised.value.why) == (False, "no time was left")
+
+
+def test_the_time_holds_through_a_proxy(receiver, monkeypatch):
+    """The receiver stands for the proxy: it is sent the whole address."""
+    monkeypatch.setenv("HTTP_PROXY", receiver.url)
+    source = Prometheus(PrometheusOptions("http://prometheus.invalid:9090", {}, timeout_s=0.5))
+    receiver.answers = [drip]
+    began = time.monotonic()
+    with source, pytest.raises(Exception, match=r"did not answer within 0\.5 s"):
+        source.learn_clock()
+    assert time.monotonic() - began < 2
+    assert receiver.seen[0].path == "http://prometheus.invalid:9090/api/v1/query"
+
+
+def test_hooks_use_no_proxy_of_the_environment(receiver, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    assert send("GET", receiver.url, TlsOptions(allow_hosts=["127.0.0.1"])).ok
+
+
+def test_prometheus_connect_cannot_send_without_limits():
+    with Prometheus(PrometheusOptions("http://127.0.0.1:9090/prefix", {})) as source:
+        assert isinstance(source._session.get_adapter("http://127.0.0.1:9090/prefix/api/v1/query"), Adapter)
+        assert isinstance(source._session.get_adapter("https://elsewhere/"), Adapter)
