@@ -45,7 +45,11 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
     (baseline first); requests that name no instance count as one instance named as their arm. `bucket_s=None`: chosen
     by the span of the longest run.
     """
-    requests = _sort_names(_name_instances(requests))
+    if "" in requests.instances:
+        arms = len(requests.instances) + requests.arm
+        named = np.where(requests.instance == requests.instances.index(""), arms, requests.instance)
+        requests = replace(requests, instances=requests.instances + requests.arms, instance=named)
+    requests = _sort_names(requests)
     spans = [float(np.ptp(requests.ts_us[requests.run == run])) for run in np.unique(requests.run)]
     width = bucket_s or choose_bucket_s(max(spans, default=0.0) / 1e6)
     bucket = np.floor_divide(requests.ts_us, width * 1_000_000)
@@ -71,15 +75,6 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
         loads=add_up(LoadLevels(requests.run[known], requests.arm[known], bucket[known], users)),
         failure_kinds=_count_failures(requests),
     )
-
-
-def _name_instances(requests: Requests) -> Requests:
-    """Give requests without an instance their arm's name as one."""
-    if "" not in requests.instances:
-        return requests
-    arms = len(requests.instances) + requests.arm
-    instance = np.where(requests.instance == requests.instances.index(""), arms, requests.instance)
-    return replace(requests, instances=requests.instances + requests.arms, instance=instance)
 
 
 def _sort_names(requests: Requests) -> Requests:

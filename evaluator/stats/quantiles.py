@@ -19,7 +19,6 @@ from evaluator.records import Direction, Limit, Margin
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.contrast import Estimand, Spread, conclude
-from evaluator.stats.crossings import first_below
 from evaluator.stats.distribution import (
     Distribution,
     counts_below,
@@ -221,8 +220,8 @@ class _Quantile:
         half = np.interp(np.log(grid), np.log(times_ms[order]), reach[order])
         distance = self.distance(grid)
         # The last place where D + half is not yet below 0 is the first one from above.
-        last = first_below(grid[::-1], -(distance + half)[::-1], float("inf"))
-        return first_below(grid, distance - half, 0.0), last
+        last = _first_below(grid[::-1], -(distance + half)[::-1], float("inf"))
+        return _first_below(grid, distance - half, 0.0), last
 
     def around(self, time_ms: float) -> tuple[float, float]:
         """The thresholds at which "worse" and "within" are asked of a bound, for what rounding may hide."""
@@ -419,3 +418,20 @@ def _weights(panel: Panel, strata: Strata, volume: FloatArray | float, after: fl
     each = np.full((2, len(panel.endpoints), panel.stride), after)
     each[..., : panel.slots] = strata.each
     return np.asarray(each.ravel() / volume)
+
+
+def _first_below(grid: FloatArray, values: FloatArray, default: float) -> float:
+    """First place where `values` is no longer above 0, by linear interpolation; `default` where it never was.
+
+    >>> _first_below(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, -1.0]), 0.0)
+    2.5
+    """
+    below = np.flatnonzero(values <= 0)
+    if not below.size:
+        return float(grid[-1])
+    k = int(below[0])
+    if k == 0:
+        return default
+    low, high = values[k - 1], values[k]
+    share = low / (low - high) if low != high else 0.5
+    return float(grid[k - 1] + share * (grid[k] - grid[k - 1]))

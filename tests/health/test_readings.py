@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from judging import simulate_readings
 
 from evaluator.health.reading_base import ReadingScene
 from evaluator.health.readings import READING_CHECKS
 from evaluator.metrics.reading_measure import ReadingPairs, measure_readings
 from evaluator.records import Level, Margin, Rule, Rulebook
-from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate, simulate_readings
+from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate
 from evaluator.simulate.readings import DURATION, FAILURES
 from evaluator.stats.reading_panels import Stretch, cut
 from evaluator.stats.readings import sum_up

@@ -1,11 +1,13 @@
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from evaluator.errors import UsageError
 from evaluator.planning.power import critical_value, find_criticals, find_power, worst_z
 from evaluator.stats.calendar import Calendar
 
@@ -66,3 +68,10 @@ def test_looking_early_costs_little_at_the_end():
     assert fixed < looked < anytime
     assert math.isclose(fixed, stats.t.ppf(0.99, 8))
     assert worst_z(0.01, 0.2)[0] > worst_z(0.01, 0.2)[-1]
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "statsmodels.stats.power", None)
+    with pytest.raises(UsageError, match="statsmodels") as raised:
+        find_power(0.1, 0.04, 6, 1.9432)
+    assert raised.value.hint == "pip install 'release-evaluator[stats]'"
