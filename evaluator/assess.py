@@ -17,7 +17,6 @@ from evaluator.health import CHECKS, Scene
 from evaluator.health.base import JudgedFailures, is_imported, warn
 from evaluator.health.outcomes import OUTCOME_CHECKS, OutcomeScene
 from evaluator.looks import judged_buckets, look_back
-from evaluator.metrics import OUTCOME_METRICS, READING_METRICS
 from evaluator.metrics.measure import Measured, measure, pair_up
 from evaluator.metrics.outcome_measure import has_outcome_rules, measure_outcomes
 from evaluator.metrics.reading_measure import has_reading_rules
@@ -28,6 +27,7 @@ from evaluator.records import (
     ArmSummary,
     Cells,
     Evidence,
+    EvidenceKind,
     LeftOut,
     Outcomes,
     Progress,
@@ -117,8 +117,7 @@ def assess_release(
     Readings beside load runs count in the judged time of those runs only; alone they are one run, whose state and end
     `reading_runs` know.
     """
-    others = OUTCOME_METRICS.keys() | READING_METRICS.keys()
-    of_requests = replace(rulebook, rules=tuple(rule for rule in rulebook.rules if rule.type not in others))
+    of_requests = replace(rulebook, rules=rulebook.on(EvidenceKind.REQUESTS))
     parts: list[Evidence] = []
     if of_requests.rules or runs or not rulebook.rules or cells.moments.run.size:
         parts.append(assess(cells, runs, of_requests, release, left_out))

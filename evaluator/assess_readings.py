@@ -13,7 +13,6 @@ from evaluator.health.base import is_imported, warn
 from evaluator.health.reading_base import ReadingScene
 from evaluator.health.readings import READING_CHECKS
 from evaluator.looks import judged_buckets, look_back_with
-from evaluator.metrics import READING_METRICS
 from evaluator.metrics.reading_measure import ReadingPairs, has_reading_rules, measure_readings, without_readings
 from evaluator.records import (
     BASELINE,
@@ -26,6 +25,7 @@ from evaluator.records import (
     Level,
     Monitoring,
     QueryFacts,
+    QueryKind,
     ReadingCells,
     Rulebook,
     Run,
@@ -158,7 +158,7 @@ def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[Readi
     if UP not in readings.queries:
         return readings, None
     own = readings.query == readings.queries.index(UP)
-    if any(UP in rule.queries for rule in rulebook.rules):
+    if any(UP in rule.metric.queries for rule in rulebook.rules):
         return readings, replace(keep_rows(readings, own), facts=tuple(f for f in readings.facts if f.query == UP))
     facts = {True: [fact for fact in readings.facts if fact.query == UP]}
     facts[False] = [fact for fact in readings.facts if fact.query != UP]
@@ -248,12 +248,10 @@ def _count_requests(view: ReadingView, rulebook: Rulebook, arm: int) -> int:
     """What the busiest denominator of the policy's metrics counted: requests or observations."""
     counted = [0.0]
     for rule in rulebook.rules:
-        if rule.type == "counter_ratio":
-            rows = view.find(rule.queries[-1], 0)
-        elif rule.type in READING_METRICS and rule.type.startswith("histogram"):
-            rows = view.find(rule.queries[0], 3)
-        else:
+        query = rule.metric.denominator
+        if query is None:
             continue
+        rows = view.find(query, 3 if query.kind is QueryKind.HISTOGRAM else 0)
         counted.append(float(view.readings.total[rows][view.readings.arm[rows] == arm].sum()))
     return round(max(counted))
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluator.metrics import REQUEST_METRICS
 from evaluator.metrics.base import Pair
 from evaluator.metrics.measure import Pairs
-from evaluator.records import Comparison, Role
+from evaluator.records import Comparison, EvidenceKind, Role
 from evaluator.stats.calendar import Calendar
 from evaluator.stats.window import WarmUp
 
@@ -40,7 +39,7 @@ class Scope:
 
 def is_drawn(row: Comparison) -> bool:
     """Has this comparison curves of its own? Gates and holds on requests, where there is data."""
-    asked = row.rule.role is not Role.WATCH and not row.scan and row.rule.type in REQUEST_METRICS
+    asked = row.rule.role is not Role.WATCH and not row.scan and row.rule.evidence is EvidenceKind.REQUESTS
     return asked and row.effect is not None
 
 

@@ -14,9 +14,9 @@ from evaluator.curves.shape import trace_distribution, trace_quantiles
 from evaluator.curves.timeline import Axis, lay_axis, offset_of_judged, trace_timeline
 from evaluator.curves.units import trace_units
 from evaluator.looks import judged_buckets
-from evaluator.metrics import REQUEST_METRICS
 from evaluator.metrics.measure import pair_up
-from evaluator.records import Cells, Comparison, ReadingCells, Rulebook, Run
+from evaluator.metrics.reading_base import ReadingMetric
+from evaluator.records import Cells, Comparison, EvidenceKind, ReadingCells, Rulebook, Run
 from evaluator.stats.window import find_warm_up
 
 __all__ = ["trace_release"]
@@ -67,7 +67,7 @@ def _nothing(readings: ReadingCells | None, rulebook: Rulebook) -> dict[str, Any
 def _look_again(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> Scope:
     """Lay the data out as the judge had them."""
     cells = with_both_arms(cells)
-    rules = tuple(rule for rule in rulebook.rules if rule.type in REQUEST_METRICS)
+    rules = rulebook.on(EvidenceKind.REQUESTS)
     warm_up = find_warm_up(cells, rulebook.warm_up_s)
     pairs = pair_up(cells, replace(rulebook, rules=rules), warm_up)
     return Scope(pairs, warm_up, plan_calendar(cells, runs, rulebook, warm_up))
@@ -88,5 +88,6 @@ def _with_decision(scope: Scope, timeline: dict[str, Any] | None, drawn: Sequenc
 def _add_readings(axis: Axis | None, rulebook: Rulebook, readings: ReadingCells | None) -> list[dict[str, Any]]:
     if readings is None:
         return []
-    rules = {query.text: rule for rule in reversed(rulebook.rules) for query in rule.queries}
-    return trace_readings(readings, axis, rules)
+    asked = reversed(ReadingMetric.among(rulebook.rules))
+    metrics = {query.text: (metric, rule.name) for metric, rule in asked for query in metric.queries}
+    return trace_readings(readings, axis, metrics)

@@ -7,7 +7,7 @@ from typing import Any
 
 from evaluator.curves.base import Scope, plain, spread
 from evaluator.looks import judged_buckets, repeat_interval
-from evaluator.metrics import REQUEST_METRICS
+from evaluator.metrics.base import RequestMetric
 from evaluator.records import BLOCK_BUCKETS, Comparison, Effect
 from evaluator.stats.longrun import MIN_BUCKETS
 
@@ -53,9 +53,10 @@ def _at(scope: Scope, row: Comparison, start: int, at_s: int) -> Effect | None:
     """The effect as it was known at one moment."""
     bucket = start + at_s // scope.pairs.cells.bucket_s
     pair = scope.whole(row.arm, row.rule.slice.endpoint, bucket)
-    if pair is None:
+    metric = row.rule.metric
+    if pair is None or not isinstance(metric, RequestMetric):
         return None
-    then = REQUEST_METRICS[row.rule.type](pair, row.rule)
+    then = metric.compare(pair, row.rule)
     if scope.calendar.kind != "fixed":
         then = repeat_interval(then, replace(scope.calendar, final=False), float(at_s), scope.pairs.rulebook)
     return then.effect

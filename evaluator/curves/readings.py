@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from evaluator.curves.base import MOST_POINTS, round_all
 from evaluator.curves.timeline import Axis
-from evaluator.records import PARTS, Query, QueryKind, ReadingCells, Rule
+from evaluator.metrics.reading_base import ReadingMetric
+from evaluator.records import PARTS, Query, QueryKind, ReadingCells
 
 __all__ = ["trace_readings"]
 
@@ -19,26 +20,28 @@ FloatArray = npt.NDArray[np.float64]
 MOST_QUERIES = 8
 
 
-def trace_readings(readings: ReadingCells, axis: Axis | None, rules: Mapping[str, Rule]) -> list[dict[str, Any]]:
+def trace_readings(
+    readings: ReadingCells, axis: Axis | None, metrics: Mapping[str, tuple[ReadingMetric, str]]
+) -> list[dict[str, Any]]:
     """One entry a query: gauges by their mean over instances, counters per second, histograms by their mean.
 
-    `axis` is that of the load; without one the readings have their own, from their first bucket. `rules` gives a metric
-    that asks a query, by its text; gauges and histograms are in its unit.
+    `axis` is that of the load; without one the readings have their own, from their first bucket. `metrics`: a metric
+    that asks a query, with its name, by the text of the query; gauges and histograms are in its unit.
     """
     if not readings.bucket.size:
         return []
     out = []
     for code, query in enumerate(readings.queries[:MOST_QUERIES]):
-        rule = rules.get(query.text)
+        metric, name = metrics.get(query.text, (None, ""))
         counted = query.kind is QueryKind.COUNTER
-        scale = rule.scale if rule and not counted else 1.0
+        scale = metric.scale if metric and not counted else 1.0
         arms = [_trace_arm(readings, axis, code, query, arm, scale) for arm in range(len(readings.arms))]
         out.append(
             {
                 "name": query.text.partition("{")[0].strip() or query.text,
-                "metric": rule.name if rule else "",
+                "metric": name,
                 "query": query.text,
-                "unit": rule.unit if rule and not counted and rule.unit != "fraction" else "",
+                "unit": metric.scaled_unit.replace("fraction", "") if metric and not counted else "",
                 "shows": "per_s" if counted else "mean",
                 "arms": [arm for arm in arms if arm["seconds"]],
             }

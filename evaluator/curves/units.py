@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.curves.base import MOST_UNITS, Scope, plain
-from evaluator.metrics.base import Pair
+from evaluator.metrics.base import Pair, RequestMetric, UnitTotals
 from evaluator.records import Comparison
 from evaluator.stats.distribution import Distribution, distributions_by_row
 from evaluator.stats.histogram import SortedBins
@@ -40,10 +40,15 @@ class _Units:
 def trace_units(scope: Scope, row: Comparison) -> dict[str, Any] | None:
     """Values as each unit had them, not standardised over endpoints and time; the busiest where there are many."""
     pair = scope.whole(row.arm, row.rule.slice.endpoint)
-    if pair is None:
+    metric = row.rule.metric
+    if pair is None or not isinstance(metric, RequestMetric):
         return None
     units = _of_runs(scope, pair) if pair.design.kind == "replicates" else _of_instances(pair.panel)
-    values = _values(pair.panel, units, row)
+    totals = UnitTotals(
+        units.n, units.failures, units.sum_ms, units.sum_bytes, lambda share: _quantiles(pair.panel, units, share)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = metric.of_units(totals)
     if values is None:
         return None
     shown = [unit for arm in (0, 1) for unit in _busiest(units, arm)]
@@ -113,20 +118,6 @@ def _of_runs(scope: Scope, pair: Pair) -> _Units:
         np.concatenate([owner, owner + runs.size]),
         panel.bins,
     )
-
-
-def _values(panel: Panel, units: _Units, row: Comparison) -> FloatArray | None:
-    """The metric of each unit; `None` for a metric that instances do not have (throughput)."""
-    ok = units.n - units.failures
-    with np.errstate(divide="ignore", invalid="ignore"):
-        simple = {
-            "failure_rate": units.failures / units.n,
-            "latency_mean": units.sum_ms / ok,
-            "response_size": units.sum_bytes / ok,
-        }
-    if row.rule.type == "latency_quantile":
-        return _quantiles(panel, units, row.rule.quantile or 0.5)
-    return simple.get(row.rule.type)
 
 
 def _quantiles(panel: Panel, units: _Units, probability: float) -> FloatArray:

@@ -16,8 +16,6 @@ __all__ = ["READING_CHECKS", "ReadingScene"]
 
 TOLERATED = 0.02
 ENOUGH = 3
-CLIENT_TIMES = ("latency_quantile", "latency_mean")
-SERVER_TIMES = ("histogram_quantile", "histogram_mean")
 
 
 def check_selectors(scene: ReadingScene) -> Iterable[Finding]:
@@ -233,8 +231,8 @@ def check_agreement(scene: ReadingScene) -> Iterable[Finding]:
     """The load's clients and the server itself should tell the same story."""
     alpha = scene.rulebook.alpha
     for arm in scene.readings.arms[1:]:
-        client = [c for c in scene.client if c.arm == arm and c.rule.type in CLIENT_TIMES and not c.scan]
-        server = [c for c in scene.comparisons if c.arm == arm and c.rule.type in SERVER_TIMES]
+        client = [c for c in scene.client if c.arm == arm and c.rule.metric.is_response_time and not c.scan]
+        server = [c for c in scene.comparisons if c.arm == arm and c.rule.metric.is_response_time]
         slow_outside = next((c for c in client if _is_worse(c, alpha)), None)
         slow_inside = next((c for c in server if _is_worse(c, alpha)), None)
         if slow_outside and not slow_inside and (fine := next((c for c in server if _is_within(c, alpha)), None)):

@@ -9,10 +9,9 @@ from itertools import accumulate
 import numpy as np
 
 from evaluator.errors import UnknownName
-from evaluator.metrics import METRICS, REQUEST_METRICS
-from evaluator.metrics.base import Pair
+from evaluator.metrics.base import Pair, RequestMetric, no_data
 from evaluator.metrics.scan import MIN_FOR_TIME, Scanned, scan_endpoints
-from evaluator.records import BASELINE, ArmValue, Cells, Comparison, MetricStatus, Role, Rule, Rulebook
+from evaluator.records import BASELINE, Cells, Comparison, Role, Rule, Rulebook
 from evaluator.stats.estimate import Depth
 from evaluator.stats.panel import Panel, build_panel
 from evaluator.stats.rare import pool_rare_endpoints
@@ -108,7 +107,7 @@ def measure(pairs: Pairs, *, before_bucket: int | None = None) -> Measured:
         pair = pairs.at(arm, None, before_bucket)
         if pair is None:
             why = _missing(pairs.cells, arm)
-            comparisons += [_nothing(rule, arm, why) for rule in rules]
+            comparisons += [no_data(rule, arm, why) for rule in rules]
             continue
         whole.append(pair)
         comparisons += _compare_all(pairs, pair, rules, before_bucket)
@@ -147,25 +146,19 @@ def _decides_early(rule: Rule, rulebook: Rulebook) -> bool:
 def _compare_all(pairs: Pairs, whole: Pair, rules: Sequence[Rule], before_bucket: int | None) -> list[Comparison]:
     """Compare by every rule, in the order of the rules; those of one type and slice together where that type can."""
     found: dict[int, Comparison] = {}
-    for (kind, endpoint), places in _sort_out(rules).items():
-        chosen = [rules[place] for place in places]
+    groups: dict[tuple[str, str | None], list[int]] = {}
+    for place, rule in enumerate(rules):
+        groups.setdefault((rule.type, rule.slice.endpoint), []).append(place)
+    for (_, endpoint), places in groups.items():
+        asked = RequestMetric.among([rules[place] for place in places])
         pair = whole if endpoint is None else pairs.at(whole.arm, endpoint, before_bucket)
         if pair is None:
-            answers = [_nothing(rule, whole.arm, f"{endpoint} was not called on both arms") for rule in chosen]
-        elif METRICS[kind].together:
-            answers = [*METRICS[kind].load_together()(pair, chosen)]
+            why = f"{endpoint} was not called on both arms"
+            answers = tuple(no_data(rule, whole.arm, why) for _, rule in asked)
         else:
-            answers = [REQUEST_METRICS[kind](pair, rule) for rule in chosen]
+            answers = type(asked[0][0]).compare_all(pair, asked)
         found |= zip(places, answers, strict=True)
     return [found[place] for place in range(len(rules))]
-
-
-def _sort_out(rules: Sequence[Rule]) -> dict[tuple[str, str | None], list[int]]:
-    """Places of the rules of each type and endpoint."""
-    places: dict[tuple[str, str | None], list[int]] = {}
-    for place, rule in enumerate(rules):
-        places.setdefault((rule.type, rule.slice.endpoint), []).append(place)
-    return places
 
 
 def _check_endpoints(cells: Cells, rulebook: Rulebook) -> None:
@@ -184,16 +177,3 @@ def _missing(cells: Cells, arm: str) -> str:
         if not count:
             return f"{name} has no requests"
     return f"no run has requests of both {BASELINE} and {arm} after warm-up"
-
-
-def _nothing(rule: Rule, arm: str, why: str) -> Comparison:
-    return Comparison(
-        rule=rule,
-        arm=arm,
-        unit=METRICS[rule.type].shown or METRICS[rule.type].unit,
-        baseline=ArmValue(None, 0),
-        candidate=ArmValue(None, 0),
-        method="none",
-        no_data=why,
-        status=MetricStatus.NO_DATA,
-    )

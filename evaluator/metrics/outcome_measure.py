@@ -6,9 +6,9 @@ import math
 from dataclasses import replace
 
 from evaluator.errors import UnknownName
-from evaluator.metrics import OUTCOME_METRICS
-from evaluator.metrics.outcome_base import Compared, Needs, OutcomePair, name_unit, no_outcome_data
-from evaluator.records import CANDIDATE, Comparison, Direction, Effect, Outcomes, Role, Rule, Rulebook
+from evaluator.metrics.base import no_data
+from evaluator.metrics.outcome_base import Compared, Needs, OutcomeMetric, OutcomePair
+from evaluator.records import CANDIDATE, Comparison, Direction, Effect, EvidenceKind, Outcomes, Role, Rule, Rulebook
 from evaluator.stats.outcome_joint import find_loadings
 from evaluator.stats.outcome_looks import LookPrice, find_price
 
@@ -17,11 +17,7 @@ __all__ = ["find_needs", "has_outcome_rules", "measure_outcomes"]
 
 def has_outcome_rules(rulebook: Rulebook) -> bool:
     """Does the policy ask for outcomes at all?"""
-    return any(rule.type in OUTCOME_METRICS for rule in rulebook.rules)
-
-
-def _rules(rulebook: Rulebook) -> list[Rule]:
-    return [rule for rule in rulebook.rules if rule.type in OUTCOME_METRICS]
+    return bool(rulebook.on(EvidenceKind.OUTCOMES))
 
 
 def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
@@ -31,61 +27,53 @@ def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
     hang together.
     """
     needs, of_gates = Needs(), Needs()
-    for rule in _rules(rulebook):
-        _check_names(outcomes, rule)
-        own = OUTCOME_METRICS[rule.type].needs(outcomes, rule)
+    asked = OutcomeMetric.among(rulebook.rules)
+    for metric, rule in asked:
+        _check_names(outcomes, metric, rule)
+        own = metric.needs(outcomes)
         needs |= own
         of_gates |= own if rule.role is Role.GATE else Needs()
-    return needs | _companions(outcomes, rulebook) if of_gates != Needs() else needs
+    gates = [metric for metric, rule in asked if rule.role is Role.GATE]
+    if of_gates == Needs() or len(gates) < 2:
+        return needs
+    names = {name for metric in gates for name in (*metric.variables, *metric.covariate_names)}
+    return needs | Needs(frozenset(names & set(outcomes.variables)))
 
 
-def _companions(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
-    """Variables of all gates, where there are several."""
-    gates = [rule for rule in _rules(rulebook) if rule.role is Role.GATE]
-    names = {name for rule in gates for name in _variables(rule)}
-    return Needs(frozenset(names & set(outcomes.variables))) if len(gates) > 1 else Needs()
-
-
-def _variables(rule: Rule) -> tuple[str, ...]:
-    happened = rule.type == "outcome_proportion" and not rule.per
-    return (f"{rule.outcome}?" if happened else str(rule.outcome), *([rule.per] if rule.per else []), *rule.covariates)
-
-
-def _check_names(outcomes: Outcomes, rule: Rule) -> None:
+def _check_names(outcomes: Outcomes, metric: OutcomeMetric, rule: Rule) -> None:
     hint = f"metric '{rule.name}' of the policy asks for it"
     known = [column.name for column in outcomes.columns if column.role == "outcome"]
-    asked = [rule.outcome, *([rule.per] if rule.per and rule.per != "rows" else [])]
-    for name in asked:
+    for name in metric.outcomes:
         if name not in known:
-            raise UnknownName("outcome", str(name), known, hint=hint)
+            raise UnknownName("outcome", name, known, hint=hint)
     covariates = [column.name for column in outcomes.columns]
-    for name in rule.covariates:
+    for name in metric.covariate_names:
         if name not in covariates:
             raise UnknownName("covariate", name, covariates, hint=hint)
 
 
 def measure_outcomes(outcomes: Outcomes | None, rulebook: Rulebook) -> tuple[Comparison, ...]:
     """Compare every candidate with the baseline; without outcomes every answer is that there are none."""
-    rules = _rules(rulebook)
+    asked = OutcomeMetric.among(rulebook.rules)
     if outcomes is None or len(outcomes.arms) < 2:
         why = "no outcomes were imported" if outcomes is None else f"only {outcomes.arms[0]} has outcomes"
-        return tuple(_nothing(rule, why) for rule in rules)
+        return tuple(no_data(rule, CANDIDATE, why) for _, rule in asked)
     compared = []
     for arm in range(1, len(outcomes.arms)):
         price = find_price(outcomes, arm, rulebook.monitoring)
-        compared += [_compare(outcomes, arm, rule, price, rulebook.alpha) for rule in rules]
+        compared += [_compare(OutcomePair(outcomes, arm, rulebook.alpha), *one, price) for one in asked]
     places = {outcomes.variables.index(name): arms for name, arms in outcomes.values.items()}
     loadings = find_loadings([one.errors for one in compared], outcomes.moments, places)
     return tuple(replace(one.comparison, loadings=row) for one, row in zip(compared, loadings, strict=True))
 
 
-def _compare(outcomes: Outcomes, arm: int, rule: Rule, price: LookPrice, alpha: float) -> Compared:
+def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPrice) -> Compared:
     """Answer one rule at what the look may cost: p-values over all looks, and the interval that is their dual."""
 
     def ask(level: float) -> Compared:
-        return OUTCOME_METRICS[rule.type].compare(OutcomePair(outcomes, arm, level or alpha), rule)
+        return metric.compare(replace(pair, alpha=level or pair.alpha), rule)
 
-    worse, within = price.level(alpha, "worse"), price.level(alpha, "within")
+    worse, within = price.level(pair.alpha, "worse"), price.level(pair.alpha, "within")
     found = ask(worse)
     made = found.comparison
     if made.effect is None or (price.kind == "fixed" and not price.refused):
@@ -110,7 +98,3 @@ def _join_ends(worse: Effect, within: Effect, direction: Direction, levels: tupl
     lower, upper = (worse, within) if direction is Direction.LOWER else (within, worse)
     low, high = levels if direction is Direction.LOWER else levels[::-1]
     return replace(worse, lower=lower.lower if low else -math.inf, upper=upper.upper if high else math.inf)
-
-
-def _nothing(rule: Rule, why: str) -> Comparison:
-    return no_outcome_data(rule, CANDIDATE, name_unit(rule, proportion=rule.type == "outcome_proportion"), why)

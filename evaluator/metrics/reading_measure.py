@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evaluator.metrics import READING_METRICS
-from evaluator.metrics.reading_base import ReadingPair, no_readings, show_unit
-from evaluator.records import CANDIDATE, Comparison, Role, Rule, Rulebook
+from evaluator.metrics.base import no_data
+from evaluator.metrics.reading_base import ReadingMetric, ReadingPair
+from evaluator.records import CANDIDATE, Comparison, EvidenceKind, Role, Rulebook
 from evaluator.stats.estimate import Depth
 from evaluator.stats.reading_panels import ReadingView
 
@@ -31,24 +31,20 @@ class ReadingPairs:
         return ReadingPair(self.view, arm, book.alpha, book.prior, self.laid, before_s, depth)
 
 
-def reading_rules(rulebook: Rulebook) -> tuple[Rule, ...]:
-    """The policy's rules on readings."""
-    return tuple(rule for rule in rulebook.rules if rule.type in READING_METRICS)
-
-
 def has_reading_rules(rulebook: Rulebook) -> bool:
     """Does the policy ask a metrics server at all?"""
-    return bool(reading_rules(rulebook))
+    return bool(rulebook.on(EvidenceKind.READINGS))
 
 
 def measure_readings(pairs: ReadingPairs, *, before_s: float | None = None) -> tuple[Comparison, ...]:
     """Compare every candidate with the baseline. `before_s`: an earlier look, which asks gates (and holds) only."""
-    rules = reading_rules(pairs.rulebook)
+    rules = pairs.rulebook.rules
     if before_s is not None:
         roles = {Role.GATE, Role.HOLD} if pairs.rulebook.monitoring.early_go else {Role.GATE}
         rules = tuple(rule for rule in rules if rule.role in roles)
     arms = pairs.view.readings.arms[1:]
-    compared = [READING_METRICS[rule.type].compare(pairs.at(arm, before_s), rule) for arm in arms for rule in rules]
+    asked = ReadingMetric.among(rules)
+    compared = [metric.compare(pairs.at(arm, before_s), rule) for arm in arms for metric, rule in asked]
     return _share_errors(compared)
 
 
@@ -73,8 +69,5 @@ def _likeness(comparison: Comparison) -> tuple[str, tuple[int, int], int]:
 def without_readings(rulebook: Rulebook, release: str, arms: tuple[str, ...], why: str = "") -> tuple[Comparison, ...]:
     """The answers where there are no readings at all."""
     cause = why or f"no readings were collected: `evaluator collect {release}`"
-    return tuple(
-        no_readings(rule, arm, show_unit(rule, READING_METRICS[rule.type]), cause)
-        for arm in arms or (CANDIDATE,)
-        for rule in reading_rules(rulebook)
-    )
+    rules = rulebook.on(EvidenceKind.READINGS)
+    return tuple(no_data(rule, arm, cause) for arm in arms or (CANDIDATE,) for rule in rules)

@@ -11,7 +11,6 @@ import numpy as np
 from evaluator.calibration import pair_runs
 from evaluator.curves import trace_release
 from evaluator.errors import UnknownName, UsageError
-from evaluator.metrics import OUTCOME_METRICS
 from evaluator.pipeline.assessing import Data, judge_data
 from evaluator.pipeline.runs import choose_runs
 from evaluator.policy import Policy
@@ -152,7 +151,7 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
         rules=tuple(
             rule
             for rule in policy.rulebook.rules
-            if rule.type not in OUTCOME_METRICS and not rule.queries and rule.slice.endpoint in (None, *cells.endpoints)
+            if rule.evidence is EvidenceKind.REQUESTS and rule.slice.endpoint in (None, *cells.endpoints)
         ),
         monitoring=Monitoring(mode="fixed"),
     )

@@ -12,7 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from evaluator.errors import EvaluatorError, UnknownName, UsageError
-from evaluator.policy.fields import PositiveDuration, Section, within
+from evaluator.fields import PositiveDuration, Section, within
 from evaluator.records.intents import ANNOUNCE, UNDO, Action, Approvals, HookEntry, PersonRole, PromotionRules
 
 __all__ = ["ApprovalsSection", "HooksSection", "RolesSection", "add_hooks", "options_at", "to_rules"]

@@ -12,6 +12,7 @@ from reporting import HOUR, SHORT, SLOWER, runs_of, without_requests
 from evaluator.assess import assess
 from evaluator.curves import MOST_POINTS, trace_release
 from evaluator.judges import judge_evidence
+from evaluator.metrics.latency import LatencyMean
 from evaluator.records import (
     PARTS,
     Margin,
@@ -68,7 +69,7 @@ def test_every_gate_is_drawn_and_ends_at_the_verdicts_own_interval(hour):
 @pytest.mark.parametrize(("latency", "seed"), [(0.15, 2), (0.16, 1), (0.17, 3)])
 def test_the_band_is_the_dual_of_the_decision(latency, seed):
     """One gate alone: it is decided at the first look whose band lies beyond the margin."""
-    rule = Rule("latency_mean", "latency_mean", margin=Margin(0.1))
+    rule = Rule("latency_mean", LatencyMean(), margin=Margin(0.1))
     rulebook = Rulebook((rule,), scan=Scan(enabled=False))
     cells = simulate_cells(replace(HOUR, endpoints=5, changes=(Change(latency=latency),)), seed=seed)
     (row,), traced = trace(cells, rulebook)
