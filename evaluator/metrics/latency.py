@@ -74,13 +74,14 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
 
     def name(self, chosen: str) -> str:
         """`p95`."""
-        short = f"p{format_number(self.quantile * 100)}"
+        # Rows of old verdicts do not say which quantile it was.
+        short = f"p{format_number(self.quantile * 100)}" if self.quantile else chosen
         return short if chosen in {f"latency_{short}", short} else chosen
 
     @property
     def k6_name(self) -> str:
         """`med`, `p(95)`."""
-        return "med" if self.quantile == 0.5 else f"p({self.quantile * 100:.6g})"
+        return "med" if self.quantile == 0.5 else f"p({self.quantile * 100:.6g})" if self.quantile else ""
 
     def check(self, pair: Pair) -> str | None:
         """Why it cannot be compared, or `None`."""

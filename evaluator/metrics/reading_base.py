@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -149,33 +149,40 @@ class ReadingMetric(MetricModel):
 
     def check(self, pair: ReadingPair, rule: Rule) -> str | None:
         """Why its queries cannot be compared, or `None`."""
-        return self.check_series(pair, rule.slice.endpoint)
+        readings, endpoint = pair.readings, rule.slice.endpoint
+        missing = [query for query in self.queries if query not in readings.queries]
+        if missing:
+            return f"{name_of(missing[0])} was not collected"
+        if endpoint is not None and endpoint not in readings.endpoints:
+            return f"no series has the endpoint {endpoint}"
+        for place, query in enumerate(self.queries):
+            answers = readings.query == readings.queries.index(query)
+            absent = [arm for arm in pair.arms if not (answers & (readings.arm == arm)).any()]
+            never = place < self.optional and measures_the_same(query, self.queries[-1])
+            names = [readings.arms[arm] for arm in (pair.arms if never else absent)]
+            for fact in readings.facts:
+                if fact.query == query and fact.arm in names and fact.impossible:
+                    return f"{query.text.strip()} cannot find anything: {fact.impossible}"
+            if absent and not never:
+                return f"{query.text.strip()} has no series of {' and '.join(names)} in the time that is judged"
+        return None
 
     def compare(self, pair: ReadingPair, rule: Rule) -> Comparison:
         """Answer a rule. Never raises for want of data."""
-        why = self.check(pair, rule)
-        panel = None if why else self.lay(pair, rule.slice.endpoint)
-        why = why or check_length(pair, panel, self.noun)
-        if why or panel is None:
-            return no_data(rule, pair.arm, why or "there are no readings")
+        if why := self.check(pair, rule):
+            return no_data(rule, pair.arm, why)
+        panel = self.lay(pair, rule.slice.endpoint)
+        if panel is None:
+            return no_data(rule, pair.arm, f"baseline and {pair.arm} share no time in which both were read")
+        if panel.slots < MIN_BUCKETS:
+            seconds, needed = panel.slots * panel.bucket_s, MIN_BUCKETS * panel.bucket_s
+            return no_data(rule, pair.arm, f"only {seconds} s of usable readings, at least {needed} s are needed")
+        for place, arm in enumerate(("baseline", pair.arm)):
+            count = float(panel.n[place].sum())
+            if self.noun and count < MIN_COUNTED:
+                why = f"only {count:.0f} {self.noun} on {arm}, at least {MIN_COUNTED} are needed"
+                return no_data(rule, pair.arm, why)
         return self.answer(pair, rule, panel)
-
-    def check_series(self, pair: ReadingPair, endpoint: str | None) -> str | None:
-        """Why there are no series to compare, or `None`."""
-        missing = [query for query in self.queries if query not in pair.readings.queries]
-        if missing:
-            return f"{name_of(missing[0])} was not collected"
-        if endpoint is not None and endpoint not in pair.readings.endpoints:
-            return f"no series has the endpoint {endpoint}"
-        for place, query in enumerate(self.queries):
-            absent = [arm for arm in pair.arms if not _has_rows(pair, query, arm)]
-            never = place < self.optional and measures_the_same(query, self.queries[-1])
-            if impossible := _find_impossible(pair, query, pair.arms if never else absent):
-                return impossible
-            if absent and not never:
-                names = " and ".join(pair.readings.arms[arm] for arm in absent)
-                return f"{query.text.strip()} has no series of {names} in the time that is judged"
-        return None
 
 
 class QueryMetric(ReadingMetric):
@@ -228,40 +235,8 @@ class QueryMetric(ReadingMetric):
         return "ms" if self.scaled_unit == "ms" else "share" if self.scaled_unit == "fraction" else "abs"
 
 
-def _find_impossible(pair: ReadingPair, query: Query, arms: Sequence[int]) -> str:
-    """Why a query could match nothing on one of these arms; empty where it could, or where nobody looked."""
-    names = [pair.readings.arms[arm] for arm in arms]
-    return next(
-        (
-            f"{query.text.strip()} cannot find anything: {fact.impossible}"
-            for fact in pair.readings.facts
-            if fact.query == query and fact.arm in names and fact.impossible
-        ),
-        "",
-    )
-
-
 def find_forms(pair: ReadingPair, query: Query) -> dict[str, str]:
     """What the histogram of a query is on each of the two arms, where that is known."""
     names = [pair.readings.arms[arm] for arm in pair.arms]
     facts = pair.readings.facts
     return {fact.arm: fact.form for fact in facts if fact.query == query and fact.arm in names and fact.form}
-
-
-def _has_rows(pair: ReadingPair, query: Query, arm: int) -> bool:
-    readings = pair.readings
-    return bool(((readings.query == readings.queries.index(query)) & (readings.arm == arm)).any())
-
-
-def check_length(pair: ReadingPair, panel: Panel | None, noun: str = "") -> str | None:
-    """Why there is too little, or `None`. `noun`: what is counted, where thirty of it are needed on each arm."""
-    if panel is None:
-        return f"baseline and {pair.arm} share no time in which both were read"
-    if panel.slots < MIN_BUCKETS:
-        seconds, needed = panel.slots * panel.bucket_s, MIN_BUCKETS * panel.bucket_s
-        return f"only {seconds} s of usable readings, at least {needed} s are needed"
-    for place, arm in enumerate(("baseline", pair.arm)):
-        count = float(panel.n[place].sum())
-        if noun and count < MIN_COUNTED:
-            return f"only {count:.0f} {noun} on {arm}, at least {MIN_COUNTED} are needed"
-    return None
