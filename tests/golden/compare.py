@@ -1,6 +1,6 @@
 """Compare two folders of golden.run: `python -m golden.compare DIR_A DIR_B`. Exit code 1 where anything differs.
 
-Texts must be the same, numbers within 1e-9 of each other.
+Texts must be the same, numbers within 1e-9 of each other. DIR_B may have a part of the inputs only.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _compare(first: Path, second: Path, tolerance: float, shown: int) -> int:
         for name, where, one, other in found[:shown]:
             click.echo(f"  {name}  {where}\n    - {_show(one, other)}\n    + {_show(other, one)}")
     click.echo(f"\n{len(both)} inputs compared, {len(differing)} differ")
-    return int(bool(differing) or names[0] != names[1] or not both)
+    return int(bool(differing or names[1] - names[0] or not both))
 
 
 def find_differences(one: Any, other: Any, tolerance: float = TOLERANCE, where: str = "") -> Iterator[Difference]:
