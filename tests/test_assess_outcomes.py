@@ -4,15 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from judging import with_options
+from judging import assess_outcomes, with_options
 from scipy.special import ndtri
 
-from evaluator.assess import assess_outcomes
+from evaluator.assess.outcomes import find_needs
 from evaluator.errors import UnknownName
 from evaluator.judges import judge_evidence
 from evaluator.judges.multiplicity import adjust, holm
 from evaluator.metrics.outcome_mean import OutcomeMean
-from evaluator.metrics.outcome_measure import find_needs
 from evaluator.metrics.outcome_proportion import OutcomeProportion
 from evaluator.metrics.outcome_quantile import OutcomeQuantile
 from evaluator.metrics.outcome_ratio import OutcomeRatio

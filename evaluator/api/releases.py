@@ -183,7 +183,7 @@ def _trace(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str, Any]:
     """Compute what the figures of a verdict need from what it judged."""
     from evaluator.pipeline.drawing import trace_figures  # most judgements are only read
 
-    return trace_figures(store, verdict.release, judged.data, judged.rulebook, judged.evidence)
+    return trace_figures(store, verdict.release, judged.data, judged.requests, judged.rulebook, judged.evidence)
 
 
 def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[str, Any]:

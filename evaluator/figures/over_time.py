@@ -32,7 +32,7 @@ ROOM = 2.5
 def draw_over_time(
     row: Comparison, curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT
 ) -> Figure:
-    """Draw one comparison; `curve` as `evaluator.curves` traced it."""
+    """Draw one comparison; `curve` as `evaluator.figure_data` traced it."""
     scaled = scale_of(row)
     divisor, axis = label_time(float(curve["seconds"][-1]))
     low, high = _domain(row, curve, scaled)

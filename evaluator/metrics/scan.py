@@ -21,7 +21,7 @@ from evaluator.stats.groups import Groups, group_by
 from evaluator.stats.longrun import MIN_BUCKETS
 from evaluator.stats.rare import OTHER
 
-__all__ = ["MIN_FOR_TIME", "OTHER", "Scanned", "scan_endpoints"]
+__all__ = ["MIN_FOR_TIME", "OTHER", "Measured", "scan_endpoints"]
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -33,21 +33,23 @@ PLAUSIBLE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Scanned:
-    """Rows of the scan, and what it could not judge."""
+class Measured:
+    """Comparisons, and what the endpoint scan could not judge."""
 
     comparisons: tuple[Comparison, ...] = ()
+    """In the order of arms, the policy's rules and the scan's rows."""
     unjudged_share: float = 0.0
+    """Share of traffic on endpoints that the scan could not judge: the largest of all candidates."""
     unjudged: tuple[str, ...] = ()
 
 
-def scan_endpoints(pair: Pair, scan: Scan, rules: Sequence[Rule] = ()) -> Scanned:
+def scan_endpoints(pair: Pair, scan: Scan, rules: Sequence[Rule] = ()) -> Measured:
     """Response time and failure rate of every endpoint, each against the scan's own margin.
 
     `rules` are those of the policy: their gates say what is tolerated of an endpoint, where the scan itself does not.
     """
     if not scan.enabled or pair.panel.slots < MIN_BUCKETS:
-        return Scanned()
+        return Measured()
     failures = _asked(FailureRate(), Margin(scan.failure_margin, relative=False))
     groups = _group(pair, pair.panel.n, MIN_FOR_FAILURES)
     tolerated = _find_tolerance(groups.names, scan.failure_tolerance, scan.failure_margin, failures, rules)
@@ -195,7 +197,7 @@ def _rows(pair: Pair, asked: _Asked, groups: _Groups, estimate: Estimate) -> tup
     )
 
 
-def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Scanned:
+def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Measured:
     """Keep what could be judged; name the endpoints whose response time could not, and their share of traffic."""
     known = [row.rule for row in rows if not row.no_data]
     judged = {rule.slice.endpoint for rule in known if rule.metric.is_response_time}
@@ -208,4 +210,4 @@ def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Scanned:
         if (OTHER if pooled else name) not in judged and name not in failing
     ]
     share = sum(total for _, total in unjudged) / max(totals.sum(), 1)
-    return Scanned(tuple(row for row in rows if not row.no_data), float(share), tuple(name for name, _ in unjudged))
+    return Measured(tuple(row for row in rows if not row.no_data), float(share), tuple(name for name, _ in unjudged))

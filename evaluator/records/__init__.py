@@ -70,6 +70,7 @@ from evaluator.records.releases import (
     RunFacts,
     Service,
     check_names,
+    is_imported,
 )
 from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind
 from evaluator.records.rules import (
@@ -207,5 +208,6 @@ __all__ = [
     "check_names",
     "choose_bucket_s",
     "counts_from_start",
+    "is_imported",
     "metric_name",
 ]

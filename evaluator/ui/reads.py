@@ -264,7 +264,7 @@ def _figures(_place: Place, _verdict: Verdict, key: str, data: str, policy: str,
         found: Mapping[str, Any] = json.loads(kept)
         return found
     judged = read_judgement(_place, _verdict)
-    return trace_figures(store, _verdict.release, judged.data, judged.rulebook, judged.evidence)
+    return trace_figures(store, _verdict.release, judged.data, judged.requests, judged.rulebook, judged.evidence)
 
 
 def read_figures(place: Place, verdict: Verdict, *, newest: bool) -> Mapping[str, Any]:

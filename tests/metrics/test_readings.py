@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from judging import with_options
 
+from evaluator.assess.readings import pair_readings
 from evaluator.metrics import METRICS
 from evaluator.metrics.reading_counter import CounterRate, CounterRatio
 from evaluator.metrics.reading_gauge import GaugeMax, GaugeMean, GaugeSlope
 from evaluator.metrics.reading_histogram import HistogramMean, HistogramQuantile, HistogramShare
-from evaluator.metrics.reading_measure import ReadingPairs, measure_readings
 from evaluator.quantities import parse_quantity
 from evaluator.records import (
     Answer,
@@ -54,7 +54,9 @@ MEDIAN = Rule("p50", HistogramQuantile(quantile=0.5, query=DURATION.text), margi
 
 
 def ask(readings, rule, prior=None):
-    found = measure_readings(ReadingPairs(cut(readings, None), Rulebook((rule,), prior=prior or InstancePrior())))
+    found = (
+        pair_readings(readings, (), Rulebook((rule,), prior=prior or InstancePrior()), "cart@2").measure().comparisons
+    )
     assert len(found) == len(readings.arms) - 1
     return found[0]
 
