@@ -99,12 +99,18 @@ def judge_runs(
 def to_verdict(
     release: Release, policy: Policy, evidence: Evidence, judgement: Judgement, data_hash: str, judged_at: datetime
 ) -> Verdict:
-    """A judgement with what it rests on: the release, its evidence, the policy, and the hash of the data."""
+    """A judgement with what it rests on: the release, its evidence, the policy, and the hash of the data.
+
+    Where the policy is one of several, the command that judges again names it.
+    """
+    next_action = judgement.next_action
+    if policy.of_folder:
+        next_action = next_action.replace(f"`evaluator verdict {release.id}", f"`{policy.command(release.id)}")
     return Verdict(
         release=release,
         word=judgement.word,
         reasons=judgement.reasons,
-        next_action=judgement.next_action,
+        next_action=next_action,
         evidence=evidence,
         judge=JUDGE,
         monitoring=evidence.monitoring,
@@ -113,6 +119,7 @@ def to_verdict(
         time_to_decision_s=judgement.decided_at_s or None,
         policy=policy.effective,
         policy_hash=policy.hash,
+        policy_path=policy.origin if policy.of_folder else "",
         data_hash=data_hash,
         evaluator_version=find_version(),
         judged_at=judged_at,

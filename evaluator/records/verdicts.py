@@ -280,6 +280,8 @@ class Verdict:
     policy: Mapping[str, Any] = field(default_factory=dict)
     queries: tuple[Mapping[str, Any], ...] = ()
     policy_hash: str = ""
+    policy_path: str = ""
+    """File of the policy, where it was chosen by the release's service among several."""
     data_hash: str = ""
     evaluator_version: str = ""
     period: Period = WHOLE

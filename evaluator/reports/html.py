@@ -6,7 +6,6 @@ text goes through the template's escaping; what is drawn is written by an XML wr
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -36,6 +35,7 @@ from evaluator.reports.base import (
     STATUS_MARKS,
     VERDICT_WORDS,
     Page,
+    command_of,
     format_allowed,
     format_both,
     format_effect,
@@ -430,7 +430,7 @@ class _Page:
                 ("false alarms", f"{level} over all gates together (alpha)"),
                 ("monitoring", f"{monitoring.get(verdict.monitoring, 'at any time')} ({verdict.monitoring})"),
                 ("intervals", f"{format_number((1 - 2 * verdict.alpha) * 100)} %"),
-                ("policy", verdict.policy_hash or "–"),
+                ("policy", f"{verdict.policy_path} {verdict.policy_hash}".strip() or "–"),
                 ("data", verdict.data_hash or "–"),
                 ("evaluator", verdict.evaluator_version or "–"),
             ],
@@ -443,7 +443,7 @@ class _Page:
     def _command(self) -> str:
         runs = self.figures.get("runs", ())
         chosen = ["--run", runs[0]["id"]] if len(runs) == 1 else []
-        return shlex.join(["evaluator", "verdict", self.verdict.release.id, *chosen, "--policy", "policy.yaml"])
+        return command_of(self.verdict, *chosen)
 
 
 def _key(row: Comparison) -> tuple[str, str, str | None]:

@@ -45,7 +45,8 @@ GO, NO_GO, OPEN = VerdictWord.GO, VerdictWord.NO_GO, VerdictWord.INCONCLUSIVE
 def verdict(word: VerdictWord = OPEN, *, covered: float = 0.0, next_s: float = 60.0, p: float | None = None) -> Verdict:
     rows = (
         Comparison(
-            Rule("latency_p95", LatencyQuantile(quantile=0.95)), "canary", "ms", ArmValue(100.0, 9), ArmValue(110.0, 9), "m",
+            Rule("latency_p95", LatencyQuantile(quantile=0.95)),
+            "canary", "ms", ArmValue(100.0, 9), ArmValue(110.0, 9), "m",
             needed_time=3.0, p_value_adjusted=p,
         ),
     )  # fmt: skip

@@ -6,7 +6,8 @@ from judging import RULEBOOK, RUN, evidence
 
 from evaluator.metrics.latency import LatencyQuantile
 from evaluator.metrics.outcome_mean import OutcomeMean
-from evaluator.planning import Goal, assume_history, forecast, learn_precisions, plan_gates, tabulate
+from evaluator.planning import Goal, assume_history, learn_precisions, plan_gates, tabulate
+from evaluator.planning.precision import forecast
 from evaluator.records import Margin, Monitoring, Rule, Rulebook, Scan, Slice
 from evaluator.simulate import SCENARIOS, Change, Design, simulate_cells
 
