@@ -25,6 +25,7 @@ from evaluator.records import (
     Rulebook,
     VerdictWord,
 )
+from evaluator.wording import name_comparison
 
 __all__ = ["JUDGE", "Judgement", "judge_evidence"]
 
@@ -32,7 +33,6 @@ JUDGE = "native"
 """What a verdict calls this judge."""
 
 MAX_UNJUDGED = 0.05
-KINDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,10 @@ def _judge_candidate(
     """The judgement of one candidate by its own comparisons. `early`: p-value of an early GO (`None`: its own)."""
     broken = [c for c in own if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
     if broken and not void:
-        reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in _worst_first(broken, rulebook.alpha))
+        # By how surely each is worse, the policy's metrics before the scan's rows; limits that both arms break last.
+        broken.sort(key=lambda c: 1.0 if c.p_value_adjusted is None else c.p_value_adjusted)
+        broken.sort(key=lambda c: (wording.broke_limit_as_baseline(c, rulebook.alpha), c.scan))
+        reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in broken)
         decided = min(evidence.window.seconds if c.decided_at_s is None else c.decided_at_s for c in broken)
         next_action = wording.next_after_no_go(reasons, release, judged, rulebook.alpha)
         return Judgement(VerdictWord.NO_GO, reasons, next_action, judged, decided)
@@ -205,18 +208,18 @@ def _early_p(own: Sequence[Comparison]) -> float:
     return min((max(path[at_s] for path in paths) for at_s in shared), default=1.0)
 
 
-def _side_by_side(comparisons: Sequence[Comparison]) -> list[tuple[float, ...]]:
-    """Loadings of requests, readings and outcomes in places of their own: they share no unit."""
-    return _place([c.loadings for c in comparisons], [c.rule.evidence for c in comparisons])
+def _side_by_side(comparisons: Sequence[Comparison], looks: Sequence[Look] | None = None) -> list[tuple[float, ...]]:
+    """Loadings of requests, readings and outcomes in places of their own: they share no unit.
 
-
-def _place(loadings: Sequence[tuple[float, ...]], evidence: Sequence[EvidenceKind]) -> list[tuple[float, ...]]:
-    kinds = [list(EvidenceKind).index(kind) for kind in evidence]
+    `looks`: one earlier look of each comparison, whose loadings are meant.
+    """
+    loadings = [one.loadings for one in looks or comparisons]
+    kinds = [list(EvidenceKind).index(c.rule.evidence) for c in comparisons]
     sizes = [0] * len(EvidenceKind)
     for row, kind in zip(loadings, kinds, strict=True):
         sizes[kind] = max(sizes[kind], len(row))
     if sum(size > 0 for size in sizes) < 2:
-        return list(loadings)
+        return loadings
     return [
         (0.0,) * sum(sizes[:kind]) + row + (0.0,) * sum(sizes[kind + 1 :]) if len(row) == sizes[kind] else ()
         for row, kind in zip(loadings, kinds, strict=True)
@@ -248,7 +251,7 @@ def _rejected(comparisons: Sequence[Comparison], looks: Mapping[int, Look], leve
     if scan:
         adjusted = adjust_plausible(p_values)
     else:
-        loadings = _place([looks[i].loadings for i, _ in asked], [comparisons[i].rule.evidence for i, _ in asked])
+        loadings = _side_by_side([comparisons[i] for i, _ in asked], [looks[i] for i, _ in asked])
         adjusted = adjust(p_values, loadings)
     return sorted({i for (i, _), p in zip(asked, adjusted, strict=True) if p < level})
 
@@ -283,7 +286,7 @@ def _judge_one(
     """
     if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
-        return replace(comparison, status=MetricStatus.NO_DATA, reason=wording.explain_no_data(comparison, why))
+        return replace(comparison, status=MetricStatus.NO_DATA, reason=f"{name_comparison(comparison)}: {why}")
     p_value = min(test.p_worse for test in _asked(comparison))
     decisive = p_value if adjusted is None else adjusted
     shown_within = p_within < alpha
@@ -314,18 +317,8 @@ def _tie_mean_to_failures(comparison: Comparison, judged: Sequence[Comparison]) 
     failures = [c for c in judged if c.rule.metric.is_failure_rate and not c.scan and c.arm == comparison.arm]
     if all(c.status is MetricStatus.PASS for c in failures):
         return comparison
-    reason = wording.explain_mean_without_failures(comparison)
-    return replace(comparison, status=MetricStatus.INCONCLUSIVE, reason=reason)
-
-
-def _worst_first(broken: Sequence[Comparison], alpha: float) -> list[Comparison]:
-    """By how surely each is worse, the policy's metrics before the scan's rows; limits that both arms break last."""
-
-    def place(comparison: Comparison) -> tuple[bool, bool, float]:
-        p_value = 1.0 if comparison.p_value_adjusted is None else comparison.p_value_adjusted
-        return wording.broke_limit_as_baseline(comparison, alpha), comparison.scan, p_value
-
-    return sorted(broken, key=place)
+    why = "is of successes only and failures are not shown to be within their margin"
+    return replace(comparison, status=MetricStatus.INCONCLUSIVE, reason=f"{name_comparison(comparison)} {why}")
 
 
 # ------------------------------------------------------------------ what stands against a GO
@@ -346,7 +339,8 @@ def _doubts(
         doubts.append(wording.explain_not_final(evidence))
     if evidence.incomplete and not any(finding.check == "complete" for finding in failed):
         doubts.append(Reason("incomplete", "the run did not end as planned"))
-    doubts += [wording.explain_open(c) for c in asked if c.status is MetricStatus.INCONCLUSIVE]
+    still_open = [c for c in asked if c.status is MetricStatus.INCONCLUSIVE]
+    doubts += [wording.give_reason("not_shown", c.reason, c) for c in still_open]
     if rulebook.scan.enabled:
         rows, level = [c for c in judged if c.scan and c.questions], rulebook.alpha * rulebook.scan.alpha_share
         adjusted = adjust_plausible([_p_worse(c, "tolerance") for c in rows])

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, field_validator
 
 from evaluator.fields import Name
@@ -32,6 +31,7 @@ from evaluator.records import (
     UnitMoments,
     View,
 )
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.outcome_arms import dunnett_p, find_posterior, probabilities_of_best, share_of_baseline
 from evaluator.stats.outcome_joint import Errors, from_weights
 from evaluator.stats.outcome_quantiles import find_quantile
@@ -52,6 +52,7 @@ __all__ = [
     "MIN_UNITS",
     "RATIO_METHOD",
     "ROWS",
+    "AdjustedMetric",
     "Compared",
     "MeanMetric",
     "Needs",
@@ -63,9 +64,6 @@ __all__ = [
     "answer_outcome",
     "trace_levels",
 ]
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 MIN_UNITS = 30
 PRIOR_SHARE = 0.2
@@ -210,24 +208,29 @@ class RowsMetric(OutcomeMetric):
         return value
 
 
-class MeanMetric(OutcomeMetric):
+class AdjustedMetric(OutcomeMetric):
+    """A metric that can be adjusted for what is known of units before the test."""
+
+    covariates: Covariates = None
+
+    @property
+    def covariate_names(self) -> tuple[str, ...]:
+        """Columns known before the test that it is adjusted for."""
+        return self.covariates or ()
+
+
+class MeanMetric(AdjustedMetric):
     """A mean of units, or a ratio of sums, adjusted for covariates where there are any."""
 
     method: ClassVar[str]
     """How it is compared."""
 
-    covariates: Covariates = None
     winsorise: Winsorise = None
 
     @property
     def note(self) -> str:
         """Where its values are cut."""
         return "" if self.winsorise is None else f" (winsorised at {format_number(self.winsorise * 100)} %)"
-
-    @property
-    def covariate_names(self) -> tuple[str, ...]:
-        """Columns known before the test that it is adjusted for."""
-        return self.covariates or ()
 
     @property
     def uncut_mean(self) -> str:

@@ -194,6 +194,9 @@ class QueryMetric(ReadingMetric):
     """What the unit of its values is divided by: `/s`, `/h`."""
     refused: ClassVar[Mapping[str, str]] = dict.fromkeys(("failures", "requests"), "is not taken by {type}; give query")
 
+    build: ClassVar[BuildPanel]
+    """How the panel that is compared is built."""
+
     query: QueryText = Field(description="What Prometheus is asked, with $selector for the arm.")
     unit: Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]{1,20}$")] | None = Field(
         None, description="Unit of the query's numbers: s, ms, us, ratio, bytes or any word. Histograms: s."
@@ -204,9 +207,9 @@ class QueryMetric(ReadingMetric):
         """What it asks."""
         return (Query(self.query, self.kind),)
 
-    def lay_query(self, pair: ReadingPair, build: BuildPanel, endpoint: str | None) -> Panel | None:
-        """Build the panel of its query once for all looks."""
-        query = self.queries[0]
+    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
+        """Build the panel of its query once for all looks; `None` where the arms share no time."""
+        query, build = self.queries[0], type(self).build
         return pair.lay(
             (self.type, query, self.scale, endpoint),
             lambda: build(pair.view, pair.arm, query, self.scale, endpoint),

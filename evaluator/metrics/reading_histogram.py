@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, field_validator
 
 from evaluator.fields import Amount, QueryText
 from evaluator.metrics.base import answer, no_data
 from evaluator.metrics.options import QuantileMetric
-from evaluator.metrics.reading_base import QueryMetric, ReadingPair, find_forms
+from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingPair, find_forms
 from evaluator.quantities import Quantity
 from evaluator.records import Comparison, Direction, Limit, Margin, Query, QueryKind, Rule
 from evaluator.stats.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
@@ -21,8 +20,6 @@ from evaluator.stats.panel import Panel
 from evaluator.stats.reading_panels import build_mean_panel, build_share_panel, find_bounds, name_of
 
 __all__ = ["HistogramMean", "HistogramQuantile", "HistogramShare"]
-
-FloatArray = npt.NDArray[np.float64]
 
 SAME = 1e-9
 BUCKETED = {"classic", "native"}
@@ -52,11 +49,8 @@ class HistogramMean(HistogramMetric):
     """Mean of the observations: the increase of their sum per observation."""
 
     type: ClassVar[str] = "histogram_mean"
+    build: ClassVar[BuildPanel] = staticmethod(build_mean_panel)
     is_response_time: ClassVar[bool] = True
-
-    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
-        """Build the panel of observations and their sums."""
-        return self.lay_query(pair, build_mean_panel, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough."""
@@ -103,14 +97,11 @@ class EdgeMetric(HistogramMetric):
                 return None
             # A bound that was not scraped whenever the others were cannot stand beside them.
             usual = usable[0][1]
-            usable = [(bound, panel) for bound, panel in usable if _is_alike(panel, usual)]
+            shape = usual.n.shape, usual.rows.n.size
+            usable = [part for part in usable if (part[1].n.shape, part[1].rows.n.size) == shape]
             return stack_panels(np.array([bound for bound, _ in usable]), [panel for _, panel in usable])
 
         return pair.lay(("edges", query, self.scale, endpoint), make)
-
-
-def _is_alike(one: Panel, other: Panel) -> bool:
-    return one.n.shape == other.n.shape and one.rows.n.size == other.rows.n.size
 
 
 # ------------------------------------------------------------------ share within a bound
