@@ -42,7 +42,7 @@ __all__ = [
     "name_some",
     "ok",
     "show_clock",
-    "show_command",
+    "show_period",
     "warn",
 ]
 
@@ -185,10 +185,10 @@ def name_some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def show_command(release: str, start_ms: float, end_ms: float) -> str:
-    """The command that collects the readings of this time only."""
-    times = (f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}" for ms in (start_ms, end_ms))
-    return "evaluator collect {} --from {} --to {}".format(release, *times)
+def show_period(start_ms: float, end_ms: float) -> str:
+    """The options of a command that take this time only."""
+    start, end = (f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}" for ms in (start_ms, end_ms))
+    return f"--from {start} --to {end}"
 
 
 def show_clock(ms: float) -> str:

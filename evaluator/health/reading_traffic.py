@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluator.health.base import END_STEPS, TOLERATED, ReadingContext, fail, name_some, show_clock, show_command
-from evaluator.records import PARTS, Direction, Finding, Level, Query, QueryKind
+from evaluator.health.base import END_STEPS, TOLERATED, ReadingContext, fail, grade, name_some, show_clock, show_period
+from evaluator.records import PARTS, Direction, Finding, Query, QueryKind
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
@@ -112,10 +112,9 @@ def _name_pause(context: ReadingContext, check: str, pause: _Pause, one: int, ot
     remedy = "find out why no request reached it, or why it answered none"
     if pause.at_end and not context.stretches:
         start_ms = context.view.span[0] * context.readings.bucket_s * 1000
-        command = show_command(context.release, start_ms, begun_ms)
+        command = f"evaluator collect {context.release} {show_period(start_ms, begun_ms)}"
         remedy = f"find out why; only if its traffic was taken away on purpose, judge the time before: `{command}`"
-    level = Level.FAIL if pause.at_end or share > context.rulebook.silence else Level.WARN
-    yield Finding(check, level, text, remedy=remedy)
+    yield grade(check, text, remedy, fails=pause.at_end or share > context.rulebook.silence)
 
 
 def _find_counts(context: ReadingContext, query: Query, endpoint: str | None = None) -> IntArray:

@@ -19,7 +19,6 @@ from evaluator.records import (
     Level,
     Look,
     MetricStatus,
-    Question,
     Reason,
     Role,
     Rulebook,
@@ -59,7 +58,11 @@ def judge_evidence(evidence: Evidence, rulebook: Rulebook, release: str) -> Judg
     if len(by_arm) < 2:
         return _judge_candidate(judged, judged, evidence, rulebook, void, release)
     # Which candidates are GO is settled together: what an early GO asks is paid for by all of them.
-    early = _find_early(by_arm) if rulebook.monitoring.early_go else {}
+    early: dict[str, float] = {}
+    if rulebook.monitoring.early_go:
+        worst = _find_worst([c for own in by_arm.values() for c in own])
+        adjusted = adjust([_early_p(by_arm[arm]) for arm in worst], _side_by_side([*worst.values()]))
+        early = dict(zip(worst, adjusted, strict=True))
     each = {
         arm: _judge_candidate(own, judged, evidence, rulebook, void, release, early.get(arm, 1.0))
         for arm, own in by_arm.items()
@@ -147,25 +150,15 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
 # ------------------------------------------------------------------ within, for one of several candidates
 
 
-def _asked(comparison: Comparison) -> list[Question]:
-    """Margin and limits; where there are none, whether it changed at all."""
-    return [q for q in comparison.questions if q.decides] or list(comparison.questions)
-
-
 def _p_within(comparison: Comparison) -> float:
     """p-value against "beyond its margin or a limit"; 1 where nothing is known."""
     known = not comparison.no_data and comparison.questions
-    return max(q.p_within for q in _asked(comparison)) if known else 1.0
-
-
-def _is_asked(comparison: Comparison) -> bool:
-    """Must this be within for a GO?"""
-    return comparison.rule.role is not Role.WATCH and not comparison.scan
+    return max(q.p_within for q in comparison.deciding) if known else 1.0
 
 
 def _find_worst(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
     """The gate or hold of each candidate that is furthest from being shown to be within: it decides for all of them."""
-    asked = [c for c in comparisons if _is_asked(c)]
+    asked = [c for c in comparisons if c.must_be_within]
     return {arm: max(own, key=_p_within) for arm, own in _by_arm(asked).items()}
 
 
@@ -193,17 +186,9 @@ def _within_any(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
     return out
 
 
-def _find_early(by_arm: Mapping[str, Sequence[Comparison]]) -> dict[str, float]:
-    """p-value of an early GO of each candidate, paid for by all of them."""
-    worst = _find_worst([c for own in by_arm.values() for c in own])
-    arms = [arm for arm in by_arm if arm in worst]
-    adjusted = adjust([_early_p(by_arm[arm]) for arm in arms], _side_by_side([worst[arm] for arm in arms]))
-    return dict(zip(arms, adjusted, strict=True))
-
-
 def _early_p(own: Sequence[Comparison]) -> float:
     """The least level at which one look before the last shows every gate and hold to be within its margin."""
-    paths = [{look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in own if _is_asked(c)]
+    paths = [{look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in own if c.must_be_within]
     shared = set.intersection(*(set(path) for path in paths)) if paths else set()
     return min((max(path[at_s] for path in paths) for at_s in shared), default=1.0)
 
@@ -287,7 +272,7 @@ def _judge_one(
     if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
         return replace(comparison, status=MetricStatus.NO_DATA, reason=f"{name_comparison(comparison)}: {why}")
-    p_value = min(test.p_worse for test in _asked(comparison))
+    p_value = min(test.p_worse for test in comparison.deciding)
     decisive = p_value if adjusted is None else adjusted
     shown_within = p_within < alpha
     # Is the end of the run beyond the margin although the whole is within?
@@ -332,7 +317,7 @@ def _doubts(
     holds = [c for c in judged if c.rule.role is Role.HOLD and c.status is MetricStatus.FAIL]
     doubts += [wording.explain_hold(c, rulebook.alpha) for c in holds]
     failed = [f for f in evidence.findings if f.level is Level.FAIL and not f.void]
-    asked = [c for c in judged if _is_asked(c)]
+    asked = [c for c in judged if c.must_be_within]
     doubts += wording.explain_missing([c for c in asked if c.status is MetricStatus.NO_DATA])
     doubts += [wording.explain_health(finding) for finding in failed]
     if not (evidence.final or (rulebook.monitoring.early_go and early < rulebook.alpha)):

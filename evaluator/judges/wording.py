@@ -240,7 +240,7 @@ def explain_not_final(evidence: Evidence) -> Reason:
 
 def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
     """Why everything is well, with the metric that came closest to its margin."""
-    passed = [c for c in judged if c.status is MetricStatus.PASS and not c.scan and c.rule.role is not Role.WATCH]
+    passed = [c for c in judged if c.status is MetricStatus.PASS and c.must_be_within]
     asked, limited = [c for c in passed if c.rule.margin and c.effect], [c for c in passed if c.rule.limit.count]
     kept = []
     if len(asked) == 1:
@@ -272,7 +272,7 @@ def find_best(judged: Sequence[Comparison], going: Sequence[str]) -> str:
     """The candidate whose worst metric stays furthest from its margin; where that is none at all, the surest one."""
 
     def worst(arm: str) -> tuple[float, float]:
-        own = [c for c in judged if c.arm == arm and c.rule.margin and c.rule.role is not Role.WATCH and not c.scan]
+        own = [c for c in judged if c.arm == arm and c.rule.margin and c.must_be_within]
         sure = max((q.p_within for c in own for q in c.questions if q.kind == "margin"), default=1.0)
         return max((_closeness(c) for c in own), default=math.inf), sure
 

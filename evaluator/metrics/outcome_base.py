@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -353,15 +353,12 @@ def _look(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels: ArmL
     margin = rule.margin.value * (base if rule.margin.relative else 1.0) if rule.margin else 0.0
     harm = sign * (estimate.candidate - estimate.baseline)
     posterior = find_posterior(harm, estimate.se, margin, max(PRIOR_SHARE * base, estimate.se))
-    best, dunnett = _among_arms(pair.arm, rule, levels)
-    return View(posterior.p_beyond, posterior.p_better, posterior.expected_loss, best, dunnett)
-
-
-def _among_arms(arm: int, rule: Rule, levels: ArmLevels | None) -> tuple[float | None, float | None]:
-    """Probability to be the best, and Dunnett's p-value, where there are several candidates."""
+    view = View(posterior.p_beyond, posterior.p_better, posterior.expected_loss)
     if levels is None or levels.values.size < 3 or not np.isfinite(levels.values).all() or not (levels.own > 0).all():
-        return None, None
+        return view
+    # Of several candidates: the probability to be the best, and Dunnett's p-value.
     best = probabilities_of_best(levels.values, levels.own, highest=rule.direction is Direction.HIGHER)
     loadings = share_of_baseline(float(levels.own[0]), levels.own[1:])
-    t = (levels.values[[arm]] - levels.values[0]) / np.sqrt(levels.own[arm] + levels.own[0])
-    return float(best[arm]), float(dunnett_p(t, loadings, float(levels.df.sum()))[0])
+    t = (levels.values[[pair.arm]] - levels.values[0]) / np.sqrt(levels.own[pair.arm] + levels.own[0])
+    dunnett = dunnett_p(t, loadings, float(levels.df.sum()))
+    return replace(view, p_best=float(best[pair.arm]), p_dunnett=float(dunnett[0]))

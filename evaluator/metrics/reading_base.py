@@ -35,7 +35,6 @@ __all__ = [
     "QueryMetric",
     "ReadingMetric",
     "ReadingPair",
-    "find_forms",
 ]
 
 MIN_COUNTED = 30
@@ -128,6 +127,11 @@ class ReadingMetric(MetricModel):
     @abstractmethod
     def queries(self) -> tuple[Query, ...]:
         """What it asks, its denominator last."""
+
+    @property
+    def denominator(self) -> Query | None:
+        """Query that counts its requests or observations."""
+        return self.queries[-1] if self.noun else None
 
     @property
     def scale(self) -> float:
@@ -236,10 +240,3 @@ class QueryMetric(ReadingMetric):
     def amounts(self) -> Literal["share", "ms", "abs"]:
         """Unit of absolute margins and limits in the policy."""
         return "ms" if self.scaled_unit == "ms" else "share" if self.scaled_unit == "fraction" else "abs"
-
-
-def find_forms(pair: ReadingPair, query: Query) -> dict[str, str]:
-    """What the histogram of a query is on each of the two arms, where that is known."""
-    names = [pair.readings.arms[arm] for arm in pair.arms]
-    facts = pair.readings.facts
-    return {fact.arm: fact.form for fact in facts if fact.query == query and fact.arm in names and fact.form}

@@ -42,11 +42,6 @@ class CounterRatio(ReadingMetric):
         """Failures and requests."""
         return Query(self.failures, self.kind), Query(self.requests, self.kind)
 
-    @property
-    def denominator(self) -> Query:
-        """Requests."""
-        return self.queries[-1]
-
     def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
         """Build the panel of failures and requests."""
         failures, requests = self.queries

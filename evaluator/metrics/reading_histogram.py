@@ -11,9 +11,9 @@ from pydantic import Field, field_validator
 from evaluator.fields import Amount, QueryText
 from evaluator.metrics.base import answer, no_data
 from evaluator.metrics.options import QuantileMetric
-from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingPair, find_forms
+from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingPair
 from evaluator.quantities import Quantity
-from evaluator.records import Comparison, Direction, Limit, Margin, Query, QueryKind, Rule
+from evaluator.records import Comparison, Direction, Limit, Margin, QueryKind, Rule
 from evaluator.stats.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
 from evaluator.stats.estimate import Asked, Estimate
 from evaluator.stats.panel import Panel
@@ -39,11 +39,6 @@ class HistogramMetric(QueryMetric):
         examples=["http_request_duration_seconds{$selector}"],
     )
 
-    @property
-    def denominator(self) -> Query:
-        """Its observations."""
-        return self.queries[0]
-
 
 class HistogramMean(HistogramMetric):
     """Mean of the observations: the increase of their sum per observation."""
@@ -67,7 +62,9 @@ class EdgeMetric(HistogramMetric):
         """A quantile or a share needs buckets with bounds."""
         if why := super().check(pair, rule):
             return why
-        forms, name = find_forms(pair, self.queries[0]), name_of(self.queries[0])
+        readings, query, name = pair.readings, self.queries[0], name_of(self.queries[0])
+        arms = [readings.arms[arm] for arm in pair.arms]
+        forms = {f.arm: f.form for f in readings.facts if f.query == query and f.arm in arms and f.form}
         odd = {arm: form for arm, form in forms.items() if form not in BUCKETED}
         if odd:
             said = " and ".join(f"{form} on {arm}" for arm, form in odd.items())
@@ -75,7 +72,7 @@ class EdgeMetric(HistogramMetric):
                 f"{name} is {said}, which has no buckets with bounds `le`: compare its mean (histogram_mean), or let "
                 "the service record a histogram"
             )
-        if len(set(forms.values())) > 1 and not find_bounds(pair.view, self.queries[0], pair.arms).size:
+        if len(set(forms.values())) > 1 and not find_bounds(pair.view, query, pair.arms).size:
             said = ", ".join(f"{form} on {arm}" for arm, form in forms.items())
             return f"{name} is {said}, and these have no bucket bound in common"
         return None
