@@ -38,17 +38,15 @@ def check_traffic(context: ReadingContext) -> Iterable[Finding]:
     Where readings know endpoints, that is looked at for each of them as well.
     """
     queries, endpoints = _request_counters(context), context.readings.endpoints
+    looked_at = {"traffic": (None,), "endpoint_silent": endpoints if len(endpoints) > 1 else ()}
     for arm in range(1, len(context.readings.arms)):
         for one, other in ((arm, 0), (0, arm)):
-            pauses = [_find_pause(context, query, None, one, other) for query in queries]
-            worst = max((pause for pause in pauses if pause), default=None, key=_badness)
-            if worst is not None:
-                yield from _name_pause(context, "traffic", worst, one, other)
-            elif len(endpoints) > 1:
-                of_each = [_find_pause(context, query, name, one, other) for query in queries for name in endpoints]
-                worst = max((pause for pause in of_each if pause), default=None, key=_badness)
+            for check, names in looked_at.items():
+                pauses = [_find_pause(context, query, name, one, other) for query in queries for name in names]
+                worst = max((pause for pause in pauses if pause), default=None, key=_badness)
                 if worst is not None:
-                    yield from _name_pause(context, "endpoint_silent", worst, one, other)
+                    yield from _name_pause(context, check, worst, one, other)
+                    break
         for query in queries[:1]:
             yield from _name_unanswered(context, query, arm)
 

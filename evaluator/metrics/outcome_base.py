@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -175,7 +175,13 @@ class OutcomeMetric(MetricModel):
         arms = [np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))]
         kept = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in arms)
         arms = [values[mine] for values, mine in zip(arms, kept, strict=True)]
-        note = _cut(arms, self.cut_above) if self.cut_above is not None else ""
+        note = ""
+        if self.cut_above is not None and any(values.size for values in arms):
+            # Values of the outcome, which comes first, are cut at a quantile of the units of all arms together.
+            cut_at = find_quantile(np.sort(np.concatenate([values[:, 0] for values in arms])), self.cut_above)
+            for values in arms:
+                np.minimum(values[:, 0], cut_at, out=values[:, 0])
+            note = f", winsorised at {format_number(self.cut_above * 100)} % (cut to {format_number(cut_at)})"
         moments = tuple(moments_of(values) for values in arms)
         return Prepared(moments, covariates, note, columns=tuple(rows), units=tuple(arms), kept=kept)
 
@@ -245,17 +251,6 @@ class MeanMetric(AdjustedMetric):
     def compare(self, pair: OutcomePair, rule: Rule) -> Compared:
         """Answer a rule."""
         return answer_levels(pair, rule, self.prepare(pair.outcomes), self.method)
-
-
-def _cut(arms: Sequence[FloatArray], probability: float) -> str:
-    """Cut the first variable in place, at a quantile of the units of all arms together; say so."""
-    everyone = np.sort(np.concatenate([values[:, 0] for values in arms]))
-    if not everyone.size:
-        return ""
-    cut_at = find_quantile(everyone, probability)
-    for values in arms:
-        np.minimum(values[:, 0], cut_at, out=values[:, 0])
-    return f", winsorised at {format_number(probability * 100)} % (cut to {format_number(cut_at)})"
 
 
 def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmLevels) -> Errors:

@@ -136,24 +136,21 @@ class HistogramShare(EdgeMetric):
         place = int(np.argmin(np.abs(bounds - below)))
         both = pair.of(edges.pair(place, place))
         baseline = edges.shares()[0]
+        # What margin and limit mean for the observations beyond the bound.
+        harm = rule.margin.value if rule.margin else 0.0
+        if rule.margin and rule.margin.relative:
+            harm *= float(baseline[place])
         limit = rule.limit
         beyond = Limit(
             min=None if limit.max is None else 1 - limit.max, max=None if limit.min is None else 1 - limit.min
         )
         estimate = both.compare_failures(
-            replace(rule, margin=_as_difference(rule.margin, float(baseline[place])), limit=beyond),
+            replace(rule, margin=Margin(harm, relative=False), limit=beyond),
             sd_instance=pair.prior.sd_latency * spread_of_share(bounds, baseline, place),
             sd_share=0.0,
         )
         within = _count_within(estimate, rule, baseline[place])
         return answer(both, rule, within, method=f"score test, {both.design.kind}")
-
-
-def _as_difference(margin: Margin | None, share: float) -> Margin:
-    """What a margin means for the observations beyond the bound."""
-    if margin is None:
-        return Margin(0.0, relative=False)
-    return Margin(margin.value * share if margin.relative else margin.value, relative=False)
 
 
 def _count_within(estimate: Estimate, rule: Rule, share: float) -> Estimate:
