@@ -41,11 +41,6 @@ class OutcomePairs(OutcomeContext):
 
     __slots__ = ()
 
-    @property
-    def covered_s(self) -> float:
-        """Not known of outcomes."""
-        return 0.0
-
     def measure(self, at_s: int | None = None) -> Measured:
         """Compare every candidate by every rule."""
         del at_s

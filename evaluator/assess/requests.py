@@ -55,12 +55,7 @@ class RequestPairs(RequestContext):
     """By candidate and endpoint (`None`: all); `None` where the arms have no time in common."""
     span: tuple[int, int]
     """First bucket that is judged, at the start of its block, and the bucket after the last."""
-
-    @property
-    def covered_s(self) -> int:
-        """Seconds of judged data."""
-        start, end = self.span
-        return (end - start) * self.cells.bucket_s
+    covered_s: int
 
     def at(self, arm: str, endpoint: str | None = None, at_s: int | None = None) -> Pair | None:
         """The pair of a candidate and endpoint, as it was after the first `at_s` seconds (`None`: all of it)."""
@@ -207,6 +202,7 @@ def pair_requests(
         names_per_arm=names_per_arm,
         by_endpoint=by_endpoint,
         span=(start, end),
+        covered_s=(end - start) * cells.bucket_s,
     )
 
 

@@ -66,6 +66,8 @@ class Context:
     calendar: Calendar
     comparisons: tuple[Comparison, ...] = ()
     """Of this kind of evidence; empty before it was measured."""
+    covered_s: float = 0.0
+    """From the start to the end of the time that is judged; 0 where there is no clock."""
 
     def with_comparisons(self, comparisons: tuple[Comparison, ...]) -> Self:
         """The same after it was measured."""
@@ -133,8 +135,6 @@ class ReadingContext(Context):
     """All that was collected."""
     view: ReadingView
     """The part in the time that is judged."""
-    covered_s: float
-    """From the start to the end of that time."""
     stretches: tuple[Stretch, ...] = ()
     """When each run of the load was judged; empty: there was no load."""
     client: tuple[Comparison, ...] = ()
