@@ -262,10 +262,7 @@ def answer(
     questions += [_question("limit", bound, asked, g) for (_, bound), asked in limits]
     if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
         questions.append(_question("tolerance", float(estimate.tolerance[g]), estimate.against_tolerance, g))
-    too_coarse, unresolved = estimate.coarse is not None and bool(estimate.coarse[g]), ""
-    if too_coarse and rule.margin:
-        steps = steps_of(pair.panel, rule.slice.endpoint)
-        unresolved = explain_coarse(steps, (pair.name(0), pair.name(1)), float(estimate.baseline[g]), rule.margin)
+    too_coarse = estimate.coarse is not None and bool(estimate.coarse[g])
     return Comparison(
         rule=rule,
         arm=pair.arm,
@@ -292,10 +289,15 @@ def answer(
         loadings=() if estimate.loadings is None else tuple(estimate.loadings[g].tolist()),
         se=_finite(estimate.se[g]),
         df=float(estimate.df[g]),
-        unresolved=unresolved,
+        unresolved=_explain_step(pair, rule, float(estimate.baseline[g])) if too_coarse else "",
         too_coarse=too_coarse,
         scan=scan,
     )
+
+
+def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
+    steps = steps_of(pair.panel, rule.slice.endpoint)
+    return explain_coarse(steps, (pair.name(0), pair.name(1)), level_ms, rule.margin) if rule.margin else ""
 
 
 def _question(
