@@ -29,7 +29,7 @@ from evaluator.planning import (
 )
 from evaluator.records import Margin
 from evaluator.reports import Page
-from evaluator.reports.table import lay_out, write_line
+from evaluator.reports.base import lay_out, write_line
 from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
 
 DEFAULT = Goal()
