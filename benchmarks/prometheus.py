@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -18,6 +17,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from evaluator.sources.load import free_port
 
 ROUNDS = 3
 SECONDS = 3600
@@ -94,9 +95,7 @@ def serve(folder: Path, series: int) -> Iterator[str]:
     subprocess.run(made, check=True, capture_output=True)
     history.unlink()
     (folder / "prometheus.yml").write_text("global: {}\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = [program("prometheus"), f"--config.file={folder / 'prometheus.yml'}", "--storage.tsdb.retention.time=100y"]
     words += [f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{port}"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats
+
+from evaluator.sources.load import free_port
 
 TO_REACH = 1.05
 
@@ -131,9 +132,7 @@ def main() -> None:
     if options.serve:
         asyncio.run(serve(options.serve))
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen([sys.executable, __file__, "--serve", str(port)])
     try:
         time.sleep(1)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from evaluator.judges.multiplicity import adjust_plausible
 from evaluator.metrics.base import Pair
-from evaluator.metrics.scan import Scanned, scan_endpoints
+from evaluator.metrics.scan import Measured, scan_endpoints
 from evaluator.policy import parse_policy
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments, Rulebook
 from evaluator.stats.panel import Panel, build_panel
@@ -142,13 +142,13 @@ def _lay_out(n: IntArray, failures: IntArray, sum_us: FloatArray, sum_log: Float
     return replace(panel, totals={**panel.totals, "log_time_ms": sum_log.sum(axis=1)}, rows=rows)
 
 
-def scan_release(panel: Panel, rulebook: Rulebook) -> Scanned:
+def scan_release(panel: Panel, rulebook: Rulebook) -> Measured:
     """What the scan finds in one release."""
     pair = Pair(panel, choose_design(panel, rulebook.prior), "canary", rulebook.alpha, rulebook.prior)
     return scan_endpoints(pair, rulebook.scan, rulebook.rules)
 
 
-def read_answer(found: Scanned, rulebook: Rulebook) -> str:
+def read_answer(found: Measured, rulebook: Rulebook) -> str:
     """`no_go`, `stopped` or `go`: as the judge decides by the scan alone."""
     level = rulebook.alpha * rulebook.scan.alpha_share
     beyond = {}

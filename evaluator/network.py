@@ -140,7 +140,7 @@ class _Limited:
         exchange.reached, exchange.trouble = True, None
 
     def request(self: Any, *args: Any, **options: Any) -> None:
-        if self.sock is not None:  # opened by an earlier exchange, it may be
+        if self.sock is not None:  # an earlier exchange has opened it
             _OF_THREAD.exchange.reached = True
         super().request(*args, **options)  # type: ignore[misc]
 

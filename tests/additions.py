@@ -95,20 +95,20 @@ CHECK = Addition(
 
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, ok, warn
+from evaluator.health.base import RequestContext, ok, warn
 from evaluator.records import Finding
 
 
-def check_weekend(scene: Scene) -> Iterable[Finding]:
+def check_weekend(context: RequestContext) -> Iterable[Finding]:
     """Warns where a run began on a weekend."""
-    days = {run.started.weekday() for run in scene.runs if run.started}
+    days = {run.started.weekday() for run in context.runs if run.started}
     yield warn("weekend", "judged on a weekend") if days & {5, 6} else ok("weekend", "judged on working days")
 ''',
     "evaluator/health/__init__.py",
     {
         "from evaluator.health.warm_up import": "from evaluator.health.weekend import check_weekend\n"
         "from evaluator.health.warm_up import",
-        "    check_resolution,\n)": "    check_resolution,\n    check_weekend,\n)",
+        "        check_resolution,\n    )": "        check_resolution,\n        check_weekend,\n    )",
     },
 )
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from evaluator.assess import assess
+from evaluator.assess import assess, assess_pairs
+from evaluator.assess.outcomes import pair_outcomes
+from evaluator.assess.readings import pair_readings
 from evaluator.judges import judge_evidence
 from evaluator.judges.native import Judgement
 from evaluator.records import (
@@ -15,6 +17,8 @@ from evaluator.records import (
     Evidence,
     Limit,
     Margin,
+    Outcomes,
+    ReadingCells,
     Role,
     Rule,
     Rulebook,
@@ -44,6 +48,14 @@ def judge(cells: Cells, rulebook: Rulebook = RULEBOOK, runs: tuple[Run, ...] = (
 
 def evidence(cells: Cells, rulebook: Rulebook = RULEBOOK, runs: tuple[Run, ...] = (RUN,)) -> Evidence:
     return assess(cells, runs, rulebook)
+
+
+def assess_outcomes(outcomes: Outcomes | None, rulebook: Rulebook) -> Evidence:
+    return assess_pairs(pair_outcomes(outcomes, rulebook, "cart@2"))
+
+
+def assess_readings(readings: ReadingCells | None, runs: tuple[Run, ...], rulebook: Rulebook) -> Evidence:
+    return assess_pairs(pair_readings(readings, runs, rulebook, "cart@2"))
 
 
 def timed_requests(baseline, canary, *, seed: int = 1, **changes) -> Requests:

@@ -9,8 +9,8 @@ from functools import cache
 
 from judging import RULEBOOK
 
-from evaluator.assess import assess
-from evaluator.curves import trace_release
+from evaluator.assess import assess_release
+from evaluator.figure_data import trace_release
 from evaluator.judges import judge_evidence
 from evaluator.records import (
     Bins,
@@ -56,9 +56,13 @@ def give_verdict(
     """A verdict as the pipeline would give it."""
     cells = edit(simulate_cells(design, seed=1))
     runs = runs_of(cells)
-    evidence = assess(cells, runs, rulebook)
+    assessment = assess_release(cells, runs, None, rulebook)
+    evidence = assessment.evidence
     judgement = judge_evidence(evidence, rulebook, release)
-    traced = {**trace_release(cells, runs, rulebook, judgement.comparisons), "runs": [describe(run) for run in runs]}
+    traced = {
+        **trace_release(assessment.requests, rulebook, judgement.comparisons),
+        "runs": [describe(run) for run in runs],
+    }
     traced["candidates"] = [{"release": "cart@1", "verdict": "no_go", "judged_at": JUDGED_AT.isoformat()}]
     return Verdict(
         release=Release(release, (Service("cart", "1.4.1", "1.5.0"),)),

@@ -110,7 +110,7 @@ def test_a_part_of_the_requests(store):
 
 def test_nothing_that_is_asked_is_kept(store, path):
     store.release("cart@3").compare()
-    assert Store.open(path).verdicts("cart@3") == ()
+    assert Store.open(path).control.verdicts("cart@3") == ()
     assert len(store.release("cart@2").verdicts()) == 1
 
 
@@ -133,7 +133,7 @@ def test_queries_over_one_release_or_all(store):
 
 def test_nobody_is_kept_out_by_a_relation(store, path):
     relation = store.sql("SELECT id FROM releases ORDER BY id")
-    Store.open(path, wait_s=1).save_learnt("other", Learnt(0.05, 0.001, 9, 9))
+    Store.open(path, wait_s=1).control.save_learnt("other", Learnt(0.05, 0.001, 9, 9))
     assert relation.fetchall() == [("cart@2",), ("cart@3",)]
 
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from judging import assess_outcomes
 from scipy.special import ndtri
 
-from evaluator.assess import assess_outcomes
+from evaluator.assess.outcomes import find_needs
 from evaluator.errors import UnknownName
 from evaluator.judges import judge_evidence
 from evaluator.judges.multiplicity import adjust, holm
-from evaluator.metrics.outcome_measure import find_needs
 from evaluator.records import (
     Direction,
     LeftOut,

@@ -146,13 +146,11 @@ class Plots:
         traced = {(one["name"], one["arm"], one["endpoint"]): one[key] for one in self.trace()["metrics"]}
         known = [row for row in own if metric in (None, row.rule.name) and traced.get(_key(row))]
         if not known:
-            raise UsageError(f"there is no {what} of {metric or 'any metric'}", hint=self._name_known(own, traced))
+            names_traced = dict.fromkeys(row.rule.name for row in own if traced.get(_key(row)))
+            hint = f"there is one of {', '.join(names_traced)}" if names_traced else None
+            raise UsageError(f"there is no {what} of {metric or 'any metric'}", hint=hint)
         row = (rank_by_margin(known) or known)[0]
         return row, traced[_key(row)]
-
-    def _name_known(self, rows: Sequence[Comparison], traced: Mapping[tuple[Any, ...], Any]) -> str | None:
-        known = dict.fromkeys(row.rule.name for row in rows if traced.get(_key(row)))
-        return f"there is one of {', '.join(known)}" if known else None
 
     def _check_arm(self, arm: str | None) -> None:
         if arm is not None and arm not in self._candidates:

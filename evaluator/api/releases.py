@@ -16,7 +16,8 @@ from evaluator.errors import UsageError
 from evaluator.pipeline.assessing import Judged
 from evaluator.pipeline.judging import judge_runs
 from evaluator.pipeline.runs import choose_runs
-from evaluator.policy import Policy, find_policy, load_policy, parse_policy
+from evaluator.policy import Policy, parse_policy
+from evaluator.policy.selection import find_policy, policy_of
 from evaluator.records import Cells, Run, Service, Verdict
 from evaluator.reports import from_json
 from evaluator.stats.narrow import narrow
@@ -143,8 +144,9 @@ class Release:
     ) -> Judgement:
         """Judge the release under a policy, or its requests in part; nothing is kept.
 
-        `policy`: a path, or its content; by default the nearest evaluator.yaml, else the built-in one. `metrics` and
-        any other key of the policy (`alpha=0.01`, `monitoring={"mode": "fixed"}`) take the place of what it says.
+        `policy`: a path, or its content; by default the nearest evaluator.yaml, else the built-in one. Of a folder of
+        policies, such as the nearest evaluator.policies, the one of the release's service. `metrics` and any other
+        key of the policy (`alpha=0.01`, `monitoring={"mode": "fixed"}`) take the place of what it says.
         `start`, `end` (whole blocks of four buckets), `endpoints` and `instances` narrow the requests that count.
         Raises PolicyError, and UnknownName for a run, endpoint or instance that is not there.
 
@@ -155,7 +157,7 @@ class Release:
         >>> {row.rule.slice.endpoint for row in part.comparisons if row.scan}
         {'GET /endpoint/000'}
         """
-        chosen = _policy(policy, {**settings, **({"metrics": [dict(one) for one in metrics]} if metrics else {})})
+        chosen = self._policy(policy, {**settings, **({"metrics": [dict(one) for one in metrics]} if metrics else {})})
         cut = functools.partial(narrow, start=start, end=end, endpoints=endpoints, instances=instances)
         verdict, judged = judge_runs(
             self.store,
@@ -175,6 +177,13 @@ class Release:
         """
         return self.store.data.relate(query, parameters, release=self.name)
 
+    def _policy(self, given: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Policy:
+        """The policy that was given, else the one that applies to the release here, with these keys in its place."""
+        if isinstance(given, Mapping):
+            return parse_policy({**given, **settings})
+        policy = policy_of(Path(given) if given is not None else find_policy(Path.cwd()), self.store, [self.name])
+        return parse_policy({**policy.effective, **settings}) if settings else policy
+
     def __repr__(self) -> str:
         return f"<release {self.name}: {count_of(len(self.runs), 'run')}>"
 
@@ -183,7 +192,7 @@ def _trace(store: Store, verdict: Verdict, judged: Judged) -> Mapping[str, Any]:
     """Compute what the figures of a verdict need from what it judged."""
     from evaluator.pipeline.drawing import trace_figures  # most judgements are only read
 
-    return trace_figures(store, verdict.release, judged.data, judged.rulebook, judged.evidence)
+    return trace_figures(store, verdict.release, judged.data, judged.requests, judged.rulebook, judged.evidence)
 
 
 def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[str, Any]:
@@ -200,10 +209,3 @@ def _trace_again(store: Store, verdict: Verdict, drawn: str | None) -> Mapping[s
             hint="judge what is there now with `compare()`",
         )
     return _trace(store, verdict, judged)
-
-
-def _policy(given: str | Path | Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Policy:
-    if isinstance(given, Mapping):
-        return parse_policy({**given, **settings})
-    policy = load_policy(Path(given) if given is not None else find_policy(Path.cwd()))
-    return parse_policy({**policy.effective, **settings}) if settings else policy

@@ -62,7 +62,7 @@ class Session:
 
     store_path: Path = DEFAULT_STORE
     policy_path: Path | None = None
-    """`None`: the nearest `evaluator.yaml` upwards, or the built-in policy."""
+    """A file, or a folder of policies; `None`: the nearest of them upwards, or the built-in policy."""
     verbosity: int = 0
 
     def open_store(self, *, create: bool = False) -> Store:
@@ -71,11 +71,35 @@ class Session:
 
         return Store.open(self.store_path, create=create)
 
-    def load_policy(self) -> Policy:
-        """Load the policy that applies here. Raises PolicyError."""
-        from evaluator.policy import find_policy, load_policy
+    def load_policy(self, release: str | None = None, *, service: str | None = None) -> Policy:
+        """Load the policy that applies here; where each service has its own, that of the release's.
 
-        return load_policy(self.policy_path or find_policy(Path.cwd()))
+        `service`: what a command that records RELEASE was given, which may be empty, and the release new. Raises
+        PolicyError, and UnknownName for a release or a service of which nothing is known.
+        """
+        from evaluator.policy.selection import choose_policy
+
+        def find_services() -> list[str]:
+            if service or release is None:
+                return [service or ""]
+            if service is not None and not self._is_stored(release):
+                return []
+            from evaluator.pipeline.landing import land_release
+
+            store = self.open_store()
+            land_release(store, release)
+            return [one.name for one in store.control.release(release).services]
+
+        return choose_policy(self.find_policy(), find_services)
+
+    def find_policy(self) -> Path | None:
+        """Find the file or the folder of policies that applies here. Raises PolicyError."""
+        from evaluator.policy.selection import find_policy
+
+        return self.policy_path or find_policy(Path.cwd())
+
+    def _is_stored(self, release: str) -> bool:
+        return self.store_path.exists() and any(one.release.id == release for one in self.open_store().releases())
 
     def say(self, text: str) -> None:
         """Show progress on stderr, unless `-q` was given."""
@@ -168,7 +192,8 @@ def _common_options(*, environment: bool) -> list[click.Option]:
             type=path,
             metavar="PATH",
             callback=_set_policy,
-            help="The policy.  [default: the nearest evaluator.yaml upwards, else the built-in one]",
+            help="The policy, or a folder with one for each service.  [default: the nearest evaluator.yaml or "
+            "evaluator.policies upwards, else the built-in one]",
         ),
         option("-v", "--verbose", count=True, callback=_louder, help="Say more; -vv shows tracebacks."),
         option("-q", "--quiet", is_flag=True, callback=_quieter, help="Say only the result."),

@@ -25,7 +25,8 @@ def command(session: Session, intent: str | None, queue: bool) -> int:
         waiting = [one for one in store.control.intents() if one.state is IntentState.REQUESTED]
         emit("\n".join(map(_ask, waiting, tell(store, waiting))) or "nothing waits")
         return 0
-    approved = approve(store, session.load_policy(), system_person(), intent)
+    policy = session.load_policy(store.control.intent(intent).release)
+    approved = approve(store, policy, system_person(), intent)
     if approved.state is IntentState.REQUESTED:
         count = len(store.control.approvals(approved.id))
         emit(f"{approved.id}: {count} of {approved.approvals_needed} approvals")
@@ -46,4 +47,5 @@ def reject(session: Session, intent: str, reason: str) -> None:
     from evaluator.intents import cancel, system_person
 
     store = session.open_store()
-    emit(*tell(store, [cancel(store, session.load_policy(), system_person(), intent, reason)]))
+    policy = session.load_policy(store.control.intent(intent).release)
+    emit(*tell(store, [cancel(store, policy, system_person(), intent, reason)]))

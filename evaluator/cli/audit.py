@@ -6,13 +6,11 @@ import csv
 import io
 import json
 from dataclasses import asdict
-from datetime import UTC
 
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.terminal import rows_option
-from evaluator.records.intents import AuditRow
+from evaluator.cli.terminal import rows_option, write_time
 from evaluator.reports import plain_text
 from evaluator.reports.base import harmless_cell
 
@@ -35,21 +33,14 @@ def show(session: Session, release: str | None, format_name: str) -> None:
     store = session.open_store()
     if release is not None:
         store.control.release(release)
-    rows = [_to_plain(row) for row in store.control.audit(release)]
+    rows = [{**asdict(row), "at": write_time(row.at)} for row in store.control.audit(release)]
     if format_name == "json":
         emit(json.dumps(rows, indent=1))
     elif format_name == "csv":
         emit(_to_csv(rows))
     else:
-        emit("\n".join(_to_line(row) for row in rows) or "nothing was done yet")
-
-
-def _to_plain(row: AuditRow) -> dict[str, object]:
-    return {**asdict(row), "at": row.at.astimezone(UTC).isoformat().replace("+00:00", "Z")}
-
-
-def _to_line(row: dict[str, object]) -> str:
-    return plain_text("  ".join(str(row[name]) for name in COLUMNS[:-1] if row[name] != ""))
+        lines = ["  ".join(str(row[name]) for name in COLUMNS[:-1] if row[name] != "") for row in rows]
+        emit("\n".join(map(plain_text, lines)) or "nothing was done yet")
 
 
 def _to_csv(rows: list[dict[str, object]]) -> str:
@@ -79,5 +70,5 @@ def note(session: Session, release: str, text: str) -> None:
     store = session.open_store()
     from evaluator.intents import system_person, write_note  # all that judges comes with it
 
-    row = write_note(store, session.load_policy(), system_person(), release, text)
+    row = write_note(store, session.load_policy(release), system_person(), release, text)
     emit(f"note {row.number} on {plain_text(release)} by {plain_text(row.actor)}")

@@ -13,6 +13,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page
 from evaluator.pipeline.hindsight import calibrate_releases
 from evaluator.policy import LEAST_COMPARISONS
+from evaluator.policy.selection import policy_of
 from evaluator.records import Learnt
 from evaluator.reports import Page
 from evaluator.reports.base import lay_out, write_line
@@ -47,9 +48,9 @@ def command(session: Session, releases: tuple[str, ...], splits: int, save: bool
     Without RELEASE: all that are stored. Shows how often the policy would have stopped a release that changed nothing,
     what it would have found, and how much instances of one version differ.
     """
-    report = calibrate_releases(
-        session.open_store(), releases, session.load_policy(), splits=splits, save=save, say=session.say
-    )
+    store = session.open_store()
+    policy = policy_of(session.find_policy(), store, releases)
+    report = calibrate_releases(store, releases, policy, splits=splits, save=save, say=session.say)
     page = make_page()
     emit(json.dumps(_to_plain(report), indent=2) if as_json else "\n".join(_write(report, page, saved=save)))
 
@@ -59,7 +60,13 @@ def _write(report: CalibrationReport, page: Page, *, saved: bool) -> Iterator[st
     yield ""
     tallies = [*report.tallies, *([report.between] if report.between else [])]
     if tallies:
-        yield from lay_out([HEAD, *(_row(tally) for tally in tallies)], page)
+        rows = []
+        for tally in tallies:
+            rest = tally.judged - tally.no_go - tally.go
+            undecided = f"{format_number(100 * rest / tally.judged)} %" if tally.judged else "–"
+            shares = _share(tally, tally.no_go), _share(tally, tally.go)
+            rows.append((KINDS[tally.kind], _name(tally.change), str(tally.judged), *shares, undecided))
+        yield from lay_out([HEAD, *rows], page)
         yield ""
     for note in (*_notes(report, saved=saved), *(f"left out: {text}" for text in report.left_out)):
         yield write_line(f"  {note}", page)
@@ -79,18 +86,6 @@ def _conclude(report: CalibrationReport) -> str:
         f"Too little history to know whether {allowed} false alarms are kept: {seen}. "
         f"These are worth {format_number(overall.effective)} independent comparisons; "
         f"without any alarm it takes {needed_comparisons(report.alpha)}."
-    )
-
-
-def _row(tally: Tally) -> tuple[str, ...]:
-    rest = tally.judged - tally.no_go - tally.go
-    return (
-        KINDS[tally.kind],
-        _name(tally.change),
-        str(tally.judged),
-        _share(tally, tally.no_go),
-        _share(tally, tally.go),
-        f"{format_number(100 * rest / tally.judged)} %" if tally.judged else "–",
     )
 
 
@@ -118,41 +113,40 @@ def _notes(report: CalibrationReport, *, saved: bool) -> Iterator[str]:
         yield "one instance against itself: what instances differ by is assumed, not seen, and GO is not possible"
     if report.between:
         yield "past runs against each other also differ by what changed in between; that is no false alarm"
-    yield _describe(report.learnt)
-    yield _describe_wander(report.learnt)
+    yield from _describe(report.learnt)
     if saved:
         yield "kept: the judge uses it where a run cannot tell instances apart"
     elif report.learnt.comparisons >= LEAST_COMPARISONS:
         yield "--save lets the judge use it where a run cannot tell instances apart"
 
 
-def _describe(learnt: Learnt) -> str:
+def _describe(learnt: Learnt) -> Iterator[str]:
+    """What was learnt of instances, and of whole arms; and whether it is enough for the judge."""
     if learnt.sd_latency is None or learnt.sd_failures is None:
-        return "nothing was learnt of instances: no arm had two of them, and no load was repeated"
-    latency, failures = (format_number(100 * sd) for sd in (learnt.sd_latency, learnt.sd_failures))
-    text = (
-        f"instances of one version differ by {latency} % in latency and {failures} pp in failures (standard deviation; "
-        f"from {count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')})"
-    )
-    few = learnt.comparisons < LEAST_COMPARISONS
-    return f"{text}; too few for the judge, which asks for {LEAST_COMPARISONS}" if few else text
-
-
-def _describe_wander(learnt: Learnt) -> str:
+        yield "nothing was learnt of instances: no arm had two of them, and no load was repeated"
+    else:
+        latency, failures = (format_number(100 * sd) for sd in (learnt.sd_latency, learnt.sd_failures))
+        few = learnt.comparisons < LEAST_COMPARISONS
+        yield (
+            f"instances of one version differ by {latency} % in latency and {failures} pp in failures (standard "
+            f"deviation; from {count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')})"
+            + (f"; too few for the judge, which asks for {LEAST_COMPARISONS}" if few else "")
+        )
     if learnt.wander_latency is None or learnt.wander_failures is None:
-        return (
+        yield (
             "whether whole arms wander more slowly than a run lasts was not seen: it takes runs of one version on both "
             "arms, or repeated runs, with several instances an arm"
         )
+        return
     latency, failures = (
         format_number(float(f"{100 * sd:.3g}")) for sd in (learnt.wander_latency, learnt.wander_failures)
     )
-    seen = f"{count_of(learnt.wander_comparisons, 'comparison')} in {count_of(learnt.wander_runs, 'run')}"
-    text = (
+    few = learnt.wander_comparisons < LEAST_COMPARISONS
+    yield (
         f"identical releases differ by {latency} % in latency and {failures} pp in failures more than their runs show "
-        f"by themselves (standard deviation; from {seen})"
+        f"by themselves (standard deviation; from {count_of(learnt.wander_comparisons, 'comparison')} in "
+        f"{count_of(learnt.wander_runs, 'run')})" + ("; too few for the judge" if few else "")
     )
-    return f"{text}; too few for the judge" if learnt.wander_comparisons < LEAST_COMPARISONS else text
 
 
 def _to_plain(report: CalibrationReport) -> dict[str, object]:
@@ -171,12 +165,7 @@ def _to_plain(report: CalibrationReport) -> dict[str, object]:
 
 def _tally_to_plain(tally: Tally) -> dict[str, object]:
     return {
-        "kind": tally.kind,
-        "change": dataclasses.asdict(tally.change),
-        "judged": tally.judged,
-        "effective": tally.effective,
-        "no_go": tally.no_go,
-        "go": tally.go,
+        **dataclasses.asdict(tally),
         "no_go_interval": list(tally.interval(tally.no_go)),
         "go_interval": list(tally.interval(tally.go)),
     }

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration, Moment
-from evaluator.cli.subject import subject_options, to_release
+from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.wording import count_of
-
-if TYPE_CHECKING:
-    from evaluator.pipeline.collecting import Stretch
 
 __all__ = ["command"]
 
@@ -25,8 +21,7 @@ __all__ = ["command"]
 @click.option("--to", "end", type=Moment(), metavar="T", help="Until when.  [default: now]")
 @click.option("--follow", is_flag=True, help="Go on collecting as readings come.")
 @click.option("--run-time", type=Duration(), help="How long to follow.  [default: the policy's max_duration]")
-@click.option("--service", help="Name of the service.  [default: the policy's]")
-@subject_options
+@subject_options("Name of the service.  [default: the policy's]")
 @click.pass_obj
 def command(
     session: Session,
@@ -35,10 +30,7 @@ def command(
     end: datetime | None,
     follow: bool,
     run_time: float | None,
-    service: str | None,
-    baseline_version: str,
-    canary_version: str,
-    labels: tuple[str, ...],
+    subject: Subject,
 ) -> int:
     """Collect the readings of RELEASE that the policy's metrics ask for.
 
@@ -49,7 +41,7 @@ def command(
     Exit code 0 wherever the server answered: an arm of which it has nothing is kept as silent, and the verdict is
     INCONCLUSIVE. Exit code 4 where it cannot be reached, or answers with something else; then nothing is kept.
     """
-    from evaluator.pipeline.collecting import collect_load, collect_release, follow_release
+    from evaluator.pipeline.collecting import Stretch, collect_load, collect_release, follow_release
 
     if follow and end is not None:
         raise UsageError("--follow has no end but its --run-time", hint="leave out --to")
@@ -57,25 +49,18 @@ def command(
         raise UsageError("--to needs --from", hint="give both, or neither to take the window of the newest load")
     if run_time is not None and not follow:
         raise UsageError("--run-time is for --follow", hint="give the window with --from and --to")
-    policy = session.load_policy()
-    name = service or (policy.services[0] if len(policy.services) == 1 else "")
-    subject = to_release(release, name, baseline_version, canary_version, labels)
+    policy = session.load_policy(release, service=subject.service)
+    named = subject.to_release(release, policy.service)
     store = session.open_store(create=True)
     if follow:
-        run, rows = follow_release(store, subject, policy, start=start, seconds=run_time, say=session.say)
+        run, rows = follow_release(store, named, policy, start=start, seconds=run_time, say=session.say)
     elif start is None:
-        run, rows = collect_load(store, subject, policy, say=session.say)
+        run, rows = collect_load(store, named, policy, say=session.say)
     else:
-        run, rows = collect_release(store, subject, policy, _stretch(start, end), say=session.say)
+        stretch = Stretch(start, end or datetime.now(UTC))
+        if stretch.seconds <= 0:
+            raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
+        run, rows = collect_release(store, named, policy, stretch, say=session.say)
     emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
     session.say(f"next: evaluator verdict {release}")
     return 0
-
-
-def _stretch(start: datetime, end: datetime | None) -> Stretch:
-    from evaluator.pipeline.collecting import Stretch
-
-    stretch = Stretch(start, end or datetime.now(UTC))
-    if stretch.seconds <= 0:
-        raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
-    return stretch

@@ -43,14 +43,15 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
     from evaluator.cli.judging import Asked
     from evaluator.pipeline.judging import judge_release
     from evaluator.pipeline.loading import load_release
-    from evaluator.policy import load_policy
+    from evaluator.policy.selection import choose_policy
     from evaluator.sources.load import LoadPlan, wait_for_targets
     from evaluator.store import Store
 
     path = DEMO_STORE if session.store_path == DEFAULT_STORE else session.store_path
     path.parent.mkdir(parents=True, exist_ok=True)
     store = Store.open(path, create=True)
-    release = Release(_name(regression), (Service("shop", BASELINE_VERSION, CANARY_VERSION),))
+    name = f"shop@{CANARY_VERSION}" + ("" if regression == "none" else f"-{regression}")
+    release = Release(name, (Service("shop", BASELINE_VERSION, CANARY_VERSION),))
     versions = [("baseline", BASELINE_VERSION, "none"), ("canary", CANARY_VERSION, regression)]
     session.say(f"starting {INSTANCES} + {INSTANCES} instances of the sample service (regression: {regression})")
     with contextlib.ExitStack() as stack:
@@ -59,9 +60,11 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
         policy_path = session.policy_path or find_loadtests() / "evaluator.yaml"
         if prometheus:
             url = stack.enter_context(start_prometheus(arms, path.parent / "prometheus"))
-            policy_path = _write_policy(path.parent / "evaluator.yaml", url)
+            text = (find_loadtests() / "evaluator-prometheus.yaml").read_text(encoding="utf-8")
+            policy_path = path.parent / "evaluator.yaml"
+            policy_path.write_text(text.replace("http://127.0.0.1:9090", url), encoding="utf-8")
             session.say(f"started a Prometheus at {url}; its metrics are in the policy {policy_path}")
-        policy = load_policy(policy_path)
+        policy = choose_policy(policy_path, lambda: ["shop"])
         plan = LoadPlan(arms, find_loadtests() / "locustfile.py", USERS, SPAWN_RATE, seconds, service="shop")
         wait_for_targets(plan.targets)
         session.say(f"loading both for {seconds} s with {USERS} users each")
@@ -77,13 +80,6 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
     return code
 
 
-def _write_policy(path: Path, url: str) -> Path:
-    """Write the demo's policy for readings with the address of the server that was started."""
-    text = (find_loadtests() / "evaluator-prometheus.yaml").read_text(encoding="utf-8")
-    path.write_text(text.replace("http://127.0.0.1:9090", url), encoding="utf-8")
-    return path
-
-
 def _write_report(verdict: Verdict, folder: Path) -> str:
     """Write the HTML report beside the store, and say where; without the package that draws, say so."""
     from evaluator.reports import FORMATS, Page
@@ -96,7 +92,3 @@ def _write_report(verdict: Verdict, folder: Path) -> str:
     except OSError as error:
         raise EvaluatorError(f"{path} cannot be written: {error.strerror}") from error
     return f"the report with figures: {path}"
-
-
-def _name(regression: str) -> str:
-    return f"shop@{CANARY_VERSION}" + ("" if regression == "none" else f"-{regression}")

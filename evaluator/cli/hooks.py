@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from datetime import UTC
 from types import FrameType
 
 import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.promote import follow, tell
+from evaluator.cli.terminal import write_time
 from evaluator.errors import HookError
-from evaluator.records.intents import Delivery
 from evaluator.reports import plain_text
 
 __all__ = ["command"]
@@ -31,12 +30,17 @@ def test(session: Session, event: str | None) -> int:
     """Ask each hook (of EVENT: promote, hold, rollback, announce) whether it could be executed; nothing is changed."""
     from evaluator.errors import UnknownName
     from evaluator.hooks import make_step
+    from evaluator.policy.selection import list_policies
     from evaluator.records.intents import UNDO
 
-    hooks = session.load_policy().promotion.hooks
-    if event is not None and event not in hooks:
-        raise UnknownName("event", event, hooks)
-    found = [(name, entry) for name in hooks if event in (None, name) for entry in hooks[name] if entry.kind != UNDO]
+    found = []
+    for policy in list_policies(session.find_policy()):
+        hooks = policy.promotion.hooks
+        if event is not None and event not in hooks:
+            raise UnknownName("event", event, hooks)
+        whose = f"{policy.origin}: " if policy.of_folder else ""
+        for name in [name for name in hooks if event in (None, name)]:
+            found += [(f"{whose}{name}", entry) for entry in hooks[name] if entry.kind != UNDO]
     if not found:
         session.say("the policy names no hooks" + (f" for {event}" if event else ""))
     failed = 0
@@ -63,23 +67,24 @@ def log(session: Session, release: str | None, as_json: bool) -> None:
     intents = store.control.intents(release)
     if as_json:
         known = {one.id for one in intents}
-        emit(json.dumps([_to_plain(one) for one in store.control.deliveries() if one.intent in known], indent=1))
+        rows = [
+            {
+                "intent": one.intent,
+                "hook": one.position + 1,
+                "event": one.event,
+                "kind": one.hook,
+                "attempts": one.attempts,
+                "state": one.outcome.state,
+                "text": one.outcome.text,
+                "response": one.outcome.response,
+                "at": write_time(one.at),
+            }
+            for one in store.control.deliveries()
+            if one.intent in known
+        ]
+        emit(json.dumps(rows, indent=1))
         return
     emit("\n".join(tell(store, intents)) or "nothing was asked for yet")
-
-
-def _to_plain(one: Delivery) -> dict[str, object]:
-    return {
-        "intent": one.intent,
-        "hook": one.position + 1,
-        "event": one.event,
-        "kind": one.hook,
-        "attempts": one.attempts,
-        "state": one.outcome.state,
-        "text": one.outcome.text,
-        "response": one.outcome.response,
-        "at": one.at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-    }
 
 
 @command.command("retry")
@@ -95,7 +100,8 @@ def retry(session: Session, intent: str, queue: bool) -> int:
     from evaluator.intents import system_person
 
     store = session.open_store()
-    taken = take_up(store, session.load_policy(), system_person(), intent)
+    policy = session.load_policy(store.control.intent(intent).release)
+    taken = take_up(store, policy, system_person(), intent)
     return follow(session, store, taken.id, wait_s=None, queue=queue)
 
 
@@ -111,7 +117,7 @@ def resolve(session: Session, intent: str, number: int, known: str, reason: str)
     from evaluator.intents import system_person
 
     store = session.open_store()
-    policy = session.load_policy()
+    policy = session.load_policy(store.control.intent(intent).release)
     settled = settle(store, policy, system_person(), intent, number, done=known == "done", reason=reason)
     emit(*tell(store, [settled]))
 
@@ -126,9 +132,10 @@ def worker(session: Session, once: bool) -> int:
     of several at the same release one does.
     """
     from evaluator.intents import execute_waiting, name_worker, run_worker
+    from evaluator.policy.selection import list_policies
 
     store = session.open_store()
-    session.load_policy()
+    list_policies(session.find_policy())  # a mistake in one of them is found at the start
     if once:
         done = execute_waiting(store, session.load_policy, name_worker())
         emit("\n".join(tell(store, done)) or "nothing waits")

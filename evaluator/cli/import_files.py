@@ -6,20 +6,17 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Moment
-from evaluator.cli.outcomes import describe_outcomes, outcome_options, tell_looks, tell_metrics, to_options
-from evaluator.cli.subject import subject_options, to_release
+from evaluator.cli.gathering import gathered
+from evaluator.cli.outcomes import OUTCOME_OPTIONS, OutcomeFiles, describe_outcomes, tell_looks, tell_metrics
+from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, Release
+from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions
 from evaluator.wording import count_of, list_left_out
-
-if TYPE_CHECKING:
-    from evaluator.store import Store
 
 __all__ = ["command"]
 
@@ -54,10 +51,9 @@ __all__ = ["command"]
     "--from", "start", type=Moment(), metavar="T", help="Only requests since then: 2026-11-25T10:00:00Z, or -1h."
 )
 @click.option("--to", "end", type=Moment(), metavar="T", help="Only requests before then.")
-@outcome_options
+@gathered("given", OutcomeFiles, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
-@click.option("--service", default="", help="Name of the service.")
-@subject_options
+@subject_options("Name of the service.")
 @click.pass_obj
 def command(
     session: Session,
@@ -70,18 +66,9 @@ def command(
     files_are: FilesAre | None,
     start: datetime | None,
     end: datetime | None,
-    outcomes: tuple[str, ...],
-    outcomes_query: str,
-    unit: str,
-    arm_column: str,
-    baseline_arm: str,
-    outcome_names: tuple[str, ...],
-    covariates: tuple[str, ...],
+    given: OutcomeFiles,
     skip_bad_rows: bool,
-    service: str,
-    baseline_version: str,
-    canary_version: str,
-    labels: tuple[str, ...],
+    subject: Subject,
 ) -> int:
     """Land request files as runs of RELEASE, or outcomes of units.
 
@@ -96,52 +83,38 @@ def command(
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy; the unit (a user, a session) is what is counted, however many rows it has.
     """
-    from evaluator.pipeline.importing import import_outcomes
+    from evaluator.pipeline.importing import find_outcomes, import_outcomes, import_release, suggest_metrics
     from evaluator.sources.files import plan_landing
 
-    options = to_options(unit, arm_column, baseline_arm, outcome_names, covariates)
-    if not outcomes and (outcomes_query or options != to_options("", "", "", (), ())):
+    if not given.outcomes and (given.outcomes_query or given.columns != OutcomeOptions()):
         raise UsageError("options about outcomes need --outcomes FILE")
     files = _collect_arms(baseline, canary, arms)
     if not files and (files_are or start or end):
         raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
-    plan = None if outcomes and not files else plan_landing(
-        files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=service,
-        sensitive=session.load_policy().promotion.sensitive, files_are=files_are, start=start, end=end,
+    policy = session.load_policy(release, service=subject.service)
+    plan = None if given.outcomes and not files else plan_landing(
+        files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=subject.service,
+        sensitive=policy.promotion.sensitive, files_are=files_are, start=start, end=end,
     )  # fmt: skip
-    subject = to_release(release, service, baseline_version, canary_version, labels)
+    named = subject.to_release(release)
     store = session.open_store(create=True)
     if plan:
-        _import_requests(session, store, subject, plan)
-    if outcomes:
-        done = import_outcomes(store, subject, outcomes, options, query=outcomes_query, skip_bad_rows=skip_bad_rows)
-        emit(describe_outcomes(release, *done))
-        _advise_on_outcomes(session, store, done[0])
+        _say_doubts(session, _find_doubts(plan))
+        landed = import_release(store, named, plan)
+        _say_doubts(session, landed.doubts)
+        emit(describe(release, landed))
+    if given.outcomes:
+        landed, facts, read = import_outcomes(
+            store, named, given.outcomes, given.columns, query=given.outcomes_query, skip_bad_rows=skip_bad_rows
+        )
+        emit(describe_outcomes(release, landed, facts, read))
+        found = find_outcomes(store)
+        hints = [tell_metrics(policy, suggest_metrics(found) if found else ())]
+        hints += [] if landed.already else [tell_looks(policy)]
+        for hint in filter(None, hints):
+            session.say(hint)
     session.say(f"next: evaluator verdict {release}")
     return 0
-
-
-def _import_requests(session: Session, store: Store, release: Release, plan: LandingPlan) -> None:
-    """Land request files, and say what was made of them and what is doubtful."""
-    from evaluator.pipeline.importing import import_release
-
-    for doubt in _find_doubts(plan):
-        session.say(f"careful: {doubt}")
-    landed = import_release(store, release, plan)
-    for doubt in landed.doubts:
-        session.say(f"careful: {doubt}")
-    emit(describe(release.id, landed))
-
-
-def _advise_on_outcomes(session: Session, store: Store, landed: Landed) -> None:
-    """Say which metrics would judge the outcomes, where the policy has none, and what another look at them costs."""
-    from evaluator.pipeline.importing import find_outcomes, suggest_metrics
-
-    found, policy = find_outcomes(store), session.load_policy()
-    if hint := tell_metrics(policy, suggest_metrics(found) if found else ()):
-        session.say(hint)
-    if not landed.already and (hint := tell_looks(policy)):
-        session.say(hint)
 
 
 def _collect_arms(baseline: Iterable[str], canary: Iterable[str], others: Iterable[str]) -> dict[str, list[str]]:
@@ -152,6 +125,11 @@ def _collect_arms(baseline: Iterable[str], canary: Iterable[str], others: Iterab
             raise UsageError(f"--arm {text} is not NAME=FILE[,FILE…]")
         arms.setdefault(name, []).append(files)
     return {name: files for name, files in arms.items() if files}
+
+
+def _say_doubts(session: Session, doubts: Iterable[str]) -> None:
+    for doubt in doubts:
+        session.say(f"careful: {doubt}")
 
 
 def _find_doubts(plan: LandingPlan) -> Iterable[str]:
@@ -174,17 +152,12 @@ def describe(release: str, landed: Landed) -> str:
         return f"{release}: {files} landed already (run {landed.runs[0]}{more}); nothing changed"
     text = (
         f"{release}: {count_of(landed.rows, 'request')} from {count_of(landed.segments, 'file')}"
-        f" in {count_of(len(landed.runs), 'run')}{_say_parts(landed.parts)}"
+        f" in {count_of(len(landed.runs), 'run')}"
     )
+    if (parts := landed.parts) and set(parts) != {1}:
+        text += f" of {count_of(parts[0], 'file') if len(parts) == 1 else f'{parts[0]} to {parts[-1]} files'} an arm"
     if landed.why:
         text += f" ({landed.why})"
     if landed.left_out:
         text += f"; left out: {list_left_out(landed.left_out)}"
     return text
-
-
-def _say_parts(parts: tuple[int, ...]) -> str:
-    """Say how many files an arm has in a run, where that is not one."""
-    if set(parts) <= {1}:
-        return ""
-    return f" of {count_of(parts[0], 'file') if len(parts) == 1 else f'{parts[0]} to {parts[-1]} files'} an arm"

@@ -12,36 +12,46 @@ from typing import TYPE_CHECKING
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.errors import InputError, SourceError
+from evaluator.errors import InputError, SourceError, UsageError
+from evaluator.policy.selection import FILE_NAME, FOLDER_NAME
 
 if TYPE_CHECKING:
     from evaluator.records import Outcomes
 
-FILE_NAME, LOCUSTFILE = "evaluator.yaml", "locustfile.py"
+LOCUSTFILE = "locustfile.py"
 
 
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), default=Path())
 @click.option("--prometheus", "url", metavar="URL", default="", help="Judge by what this server scraped of both.")
+@click.option("--service", default="", help="Write the policy of this service, as one of several in a folder.")
 @click.pass_obj
-def command(session: Session, folder: Path, url: str) -> None:
+def command(session: Session, folder: Path, url: str, service: str) -> None:
     """Write a commented evaluator.yaml, and a locustfile where there is none, to DIR (default: here).
 
     Where the store has outcomes of an A/B test, the policy judges those. With --prometheus it judges ready-made metrics
-    that the server has, of the two versions that its labels tell apart. Files that exist are never overwritten.
+    that the server has, of the two versions that its labels tell apart. With --service it is written to
+    evaluator.policies/SERVICE.yaml. Files that exist are never overwritten.
     """
-    policy, locustfile = folder / FILE_NAME, folder / LOCUSTFILE
+    if Path(service).name != service:
+        raise UsageError(f"--service {service} is not the name of a file", hint="write the file yourself")
+    policy = folder / FOLDER_NAME / f"{service}.yaml" if service else folder / FILE_NAME
+    locustfile = folder / LOCUSTFILE
     if policy.exists():
         raise InputError(f"{policy} exists already; nothing was written", hint="choose another folder")
     if url:
-        _write(folder, {policy: _of_prometheus(session, url)})
+        _write({policy: _of_prometheus(session, url)})
         session.say("next: look at selectors and margins, then evaluator collect RELEASE --from -1h")
         return
-    outcomes = _find_outcomes(session)
+    outcomes = None
+    if session.store_path.exists():
+        from evaluator.pipeline.importing import find_outcomes  # most begin without a store
+
+        outcomes = find_outcomes(session.open_store())
     written = {policy: _write_policy(outcomes)}
     if outcomes is None and not locustfile.exists():
         written[locustfile] = _read("locustfile.py.template")
-    _write(folder, written)
+    _write(written)
     if outcomes is not None:
         session.say("next: look at the margins, then evaluator verdict RELEASE")
         return
@@ -50,9 +60,9 @@ def command(session: Session, folder: Path, url: str) -> None:
     session.say("next: evaluator load RELEASE --baseline URL --canary URL --locustfile locustfile.py")
 
 
-def _write(folder: Path, texts: Mapping[Path, str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _write(texts: Mapping[Path, str]) -> None:
     for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
         emit(str(path))
@@ -90,14 +100,6 @@ def _of_prometheus(session: Session, url: str) -> str:
     )
     text = re.sub(r"^# sources:\n(#   .*\n)+", lambda _: source, _read(FILE_NAME), flags=re.MULTILINE)
     return re.sub(r"^metrics:\n(  - .*\n)+", "metrics: []   # those of the queries below\n", text, flags=re.MULTILINE)
-
-
-def _find_outcomes(session: Session) -> Outcomes | None:
-    if not session.store_path.exists():
-        return None
-    from evaluator.pipeline.importing import find_outcomes  # most begin without a store
-
-    return find_outcomes(session.open_store())
 
 
 def _write_policy(outcomes: Outcomes | None) -> str:

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration
-from evaluator.cli.subject import subject_options, to_release
+from evaluator.cli.gathering import gathered
+from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
-from evaluator.records import BASELINE, CANDIDATE, Arm, Release, Run
+from evaluator.records import BASELINE, CANDIDATE, Arm, Run
 from evaluator.wording import count_of
 
-if TYPE_CHECKING:
-    from evaluator.policy import Policy
-    from evaluator.store import Store
-
 __all__ = ["command", "parse_arms"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What is loaded, by whom, and how often."""
+
+    baseline: str
+    canary: str | None
+    arms: tuple[str, ...]
+    locustfile: Path
+    users: int
+    spawn_rate: float | None
+    run_time: float
+    processes: int
+    replicates: int
+    restart_command: str | None
+    collect: bool
+    stop_on: str | None
 
 
 @click.command("load")
@@ -46,86 +61,56 @@ __all__ = ["command", "parse_arms"]
 @click.option(
     "--stop-on", type=click.Choice(["no-go"]), help="Judge while it loads, and end it as soon as NO-GO is shown."
 )
-@click.option("--service", help="Name of the service.  [default: the policy's]")
-@subject_options
+@gathered("options", LoadOptions)
+@subject_options("Name of the service.  [default: the policy's]")
 @click.pass_obj
 def command(
-    session: Session,
-    release: str,
-    locust_args: tuple[str, ...],
-    baseline: str,
-    canary: str | None,
-    arms: tuple[str, ...],
-    locustfile: Path,
-    users: int,
-    spawn_rate: float | None,
-    run_time: float,
-    processes: int,
-    replicates: int,
-    restart_command: str | None,
-    collect: bool,
-    stop_on: str | None,
-    service: str | None,
-    baseline_version: str,
-    canary_version: str,
-    labels: tuple[str, ...],
+    session: Session, release: str, locust_args: tuple[str, ...], options: LoadOptions, subject: Subject
 ) -> int:
     """Load all arms of RELEASE at once with Locust and record every request.
 
     The user classes of the locustfile are spawned in equal numbers for each arm. Exit code 0 when the load was complete
     and recorded, 4 when not; failed requests never decide it: `evaluator verdict RELEASE` judges them.
     """
+    from evaluator.pipeline.collecting import check_source, collect_load
     from evaluator.pipeline.loading import load_release
     from evaluator.sources.load import LoadPlan
 
-    policy = session.load_policy()
-    name = service or (policy.services[0] if len(policy.services) == 1 else "")
+    policy = session.load_policy(release, service=subject.service)
     plan = LoadPlan(
-        arms=parse_arms(baseline, canary, arms, baseline_version, canary_version),
-        locustfile=locustfile,
-        users=users,
-        spawn_rate=spawn_rate if spawn_rate is not None else max(1.0, users / 10),
-        run_time_s=run_time,
-        processes=processes,
+        arms=parse_arms(
+            options.baseline, options.canary, options.arms, subject.baseline_version, subject.canary_version
+        ),
+        locustfile=options.locustfile,
+        users=options.users,
+        spawn_rate=options.spawn_rate if options.spawn_rate is not None else max(1.0, options.users / 10),
+        run_time_s=options.run_time,
+        processes=options.processes,
         header=policy.instance_header,
-        service=name,
+        service=subject.service or policy.service,
         sensitive=policy.promotion.sensitive,
         arguments=locust_args,
     )
-    subject = to_release(release, name, baseline_version, canary_version, labels)
+    named = subject.to_release(release, policy.service)
     store = session.open_store(create=True)
-    _check_source(policy if collect else None)
+    if options.collect:
+        check_source(policy)  # before the load, not after it
     runs = load_release(
         store,
-        subject,
+        named,
         plan,
-        replicates=replicates,
-        restart_command=restart_command,
-        stop_on_no_go=policy if stop_on else None,
+        replicates=options.replicates,
+        restart_command=options.restart_command,
+        stop_on_no_go=policy if options.stop_on else None,
         say=session.say,
         on_line=session.say if session.verbosity > 0 else lambda _: None,
     )
     emit(describe_runs(release, runs))
-    _collect(session, store, subject, policy if collect else None)
+    if options.collect:
+        run, rows = collect_load(store, named, policy, say=session.say)
+        emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
     session.say(f"next: evaluator verdict {release}")
     return 0
-
-
-def _check_source(policy: Policy | None) -> None:
-    """Fail before the load, not after it, where nothing could be collected. `None`: nothing is to be."""
-    from evaluator.pipeline.collecting import check_source
-
-    if policy is not None:
-        check_source(policy)
-
-
-def _collect(session: Session, store: Store, release: Release, policy: Policy | None) -> None:
-    """Collect the window of the load that just ended, once the server has seen its last scrape."""
-    from evaluator.pipeline.collecting import collect_load
-
-    if policy is not None:
-        run, rows = collect_load(store, release, policy, say=session.say)
-        emit(f"{release.id}: {count_of(rows, 'reading')} in run {run.id}")
 
 
 def parse_arms(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,11 +13,9 @@ from evaluator.records import Landed, OutcomeFacts, OutcomeOptions, OutcomePlan
 if TYPE_CHECKING:
     from evaluator.policy import Policy
 
-__all__ = ["describe_outcomes", "outcome_options", "tell_looks", "tell_metrics", "to_options"]
+__all__ = ["OUTCOME_OPTIONS", "OutcomeFiles", "describe_outcomes", "tell_looks", "tell_metrics"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_OPTIONS = (
+OUTCOME_OPTIONS = (
     click.option(
         "--outcomes",
         metavar="FILE[,FILE…]",
@@ -56,18 +55,22 @@ _OPTIONS = (
 )
 
 
-def outcome_options(function: F) -> F:
-    """Give a command the options about outcomes."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+@dataclass(frozen=True, slots=True)
+class OutcomeFiles:
+    """Files of outcomes, and what was said of their columns."""
 
+    outcomes: tuple[str, ...]
+    outcomes_query: str
+    unit: str
+    arm_column: str
+    baseline_arm: str
+    outcome_names: tuple[str, ...]
+    covariates: tuple[str, ...]
 
-def to_options(
-    unit: str, arm: str, baseline: str, outcomes: tuple[str, ...], covariates: tuple[str, ...]
-) -> OutcomeOptions:
-    """Gather what was said of the columns."""
-    return OutcomeOptions(unit, arm, baseline, outcomes, covariates)
+    @property
+    def columns(self) -> OutcomeOptions:
+        """What was said of the columns."""
+        return OutcomeOptions(self.unit, self.arm_column, self.baseline_arm, self.outcome_names, self.covariates)
 
 
 def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: OutcomePlan) -> str:

@@ -13,6 +13,7 @@ import click
 
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import Duration, Share
+from evaluator.cli.gathering import gathered
 from evaluator.cli.terminal import make_page
 from evaluator.errors import UsageError
 from evaluator.extensions import needs
@@ -32,17 +33,19 @@ from evaluator.reports import Page
 from evaluator.reports.base import lay_out, write_line
 from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
 
-DEFAULT = Goal()
 FACTORS = (0.25, 0.5, 1, 2, 4)
 NAMES = {"big_bang": "big bang", "blue_green": "blue-green", "canary": "canary", "ab_test": "A/B test"}
 
 
 @click.command("plan")
 @click.argument("release", metavar="[RELEASE]", required=False)
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second of each arm.")
-@click.option("--duration", type=Duration(), default="60m", show_default=True, help="How long the test lasts.")
+@click.option("--rate", "rate_per_s", type=click.FloatRange(0, min_open=True), help="Requests per second of each arm.")
+@click.option(
+    "--duration", "duration_s", type=Duration(), default="60m", show_default=True, help="How long the test lasts."
+)
 @click.option(
     "--instances",
+    "per_arm",
     type=click.IntRange(1, 1000),
     help="Instances of each arm, or replicates.  [default: as stored, or 4]",
 )
@@ -53,44 +56,32 @@ NAMES = {"big_bang": "big bang", "blue_green": "blue-green", "canary": "canary",
 @click.option(
     "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it too: a file that ends in svg, png or html."
 )
+@gathered("goal", Goal)
 @click.pass_obj
 def command(
-    session: Session,
-    release: str | None,
-    rate: float | None,
-    duration: float,
-    instances: int | None,
-    regression: float,
-    failures: float,
-    power: float,
-    as_json: bool,
-    plot: Path | None,
+    session: Session, release: str | None, goal: Goal, per_arm: int | None, as_json: bool, plot: Path | None
 ) -> None:
     """Plan a test under the policy at hand, from what is stored of RELEASE and its service, or from --rate alone.
 
     Shows for each gate what the test would find and how likely GO is, what more minutes and what only more instances
     buy, and what a regression would cost under each way to roll out.
     """
-    if not power < 1:
-        raise UsageError(f"--power must be below 100%, not {power:.0%}")
-    policy = session.load_policy()
-    if release is None and rate is None:
+    if not goal.power < 1:
+        raise UsageError(f"--power must be below 100%, not {goal.power:.0%}")
+    policy = session.load_policy(release)
+    if release is None and goal.rate_per_s is None:
         raise UsageError(
             "a plan needs a release with stored runs, or a rate",
             hint="`evaluator plan RELEASE`, or `evaluator plan --rate 30` requests per second",
         )
     store = session.open_store() if release else None
-    history = find_history(store, policy, release, rate_per_s=rate or 0.0, instances=instances or DEFAULT.instances)
-    goal = Goal(
-        duration_s=duration,
-        instances=instances or history.instances,
-        rate_per_s=rate,
-        regression=regression,
-        failures=failures,
-        power=power,
-    )
+    rate = goal.rate_per_s or 0.0
+    history = find_history(store, policy, release, rate_per_s=rate, instances=per_arm or goal.instances)
+    many = per_arm or history.instances
+    goal = replace(goal, instances=many)
     plans = plan_gates(history, policy.rulebook, goal)
-    grids = tabulate(history, policy.rulebook, goal, [duration * f for f in FACTORS], _around(goal.instances))
+    around = sorted({max(2, many // 2), max(many, 1), 2 * many, 4 * many})
+    grids = tabulate(history, policy.rulebook, goal, [goal.duration_s * f for f in FACTORS], around)
     strategies = compare_strategies(history, policy.rulebook, goal)
     if plot is not None:
         _draw(plot, plans, grids, strategies)
@@ -98,8 +89,8 @@ def command(
         emit(json.dumps(_to_plain(history, goal, plans, grids, strategies), indent=2))
         return
     page = make_page()
-    lines = [*_head(release, history, goal), "", *_gates(plans, goal, page)]
-    lines += ["", *_grid(plans, grids, page), "", *_strategies(strategies, goal, page), "", *_notes(history)]
+    lines = [*_head(release, history, goal), "", *_gates(plans, goal, page), "", *_grid(plans, grids, page), ""]
+    lines += [*_strategies(strategies, goal, page), "", *_notes(history)]
     emit("\n".join(line if line.startswith("  ") else write_line(line, page) for line in lines))
 
 
@@ -108,10 +99,6 @@ def _draw(path: Path, plans: Sequence[GatePlan], grids: Sequence[Grid], strategi
         from evaluator.figures import draw_plan, save_figure
 
         save_figure(draw_plan(plans, grids, strategies), path)
-
-
-def _around(instances: int) -> list[int]:
-    return sorted({max(2, instances // 2), max(instances, 1), 2 * instances, 4 * instances})
 
 
 # ------------------------------------------------------------------ for people
@@ -141,29 +128,27 @@ def _gates(plans: Sequence[GatePlan], goal: Goal, page: Page) -> list[str]:
         f"{format_number(goal.power * 100)} % GO after",
         "variance of instances",
     )
-    return lay_out([head, *(_gate_row(plan, goal) for plan in plans)], page)
-
-
-def _gate_row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
-    return (
-        name_metric(plan.precision.rule),
-        _harm(plan, plan.precision.rule.margin.value if plan.precision.rule.margin else 0.0),
-        f"± {_harm(plan, plan.half_width)}",
-        f"+{_harm(plan, plan.finds)}" if math.isfinite(plan.finds) else "nothing",
-        f"+{_harm(plan, goal.harm(plan.precision))}",
-        _percent(plan.found_chance),
-        _percent(plan.go_chance),
-        _go_after(plan),
-        _percent(plan.lasting),
-    )
-
-
-def _go_after(plan: GatePlan) -> str:
-    if math.isfinite(plan.go_after_s):
-        return f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
-    if math.isfinite(plan.go_instances):
-        return f"never; {format_number(plan.go_instances)} instances would do"
-    return "never"
+    rows = []
+    for plan in plans:
+        rule, go_after = plan.precision.rule, "never"
+        if math.isfinite(plan.go_after_s):
+            go_after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
+        elif math.isfinite(plan.go_instances):
+            go_after = f"never; {format_number(plan.go_instances)} instances would do"
+        rows.append(
+            (
+                name_metric(rule),
+                _harm(plan, rule.margin.value if rule.margin else 0.0),
+                f"± {_harm(plan, plan.half_width)}",
+                f"+{_harm(plan, plan.finds)}" if math.isfinite(plan.finds) else "nothing",
+                f"+{_harm(plan, goal.harm(plan.precision))}",
+                _percent(plan.found_chance),
+                _percent(plan.go_chance),
+                go_after,
+                _percent(plan.lasting),
+            )
+        )
+    return lay_out([head, *rows], page)
 
 
 def _harm(plan: GatePlan, value: float) -> str:
@@ -191,23 +176,28 @@ def _grid(plans: Sequence[GatePlan], grids: Sequence[Grid], page: Page) -> list[
 
 def _strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) -> list[str]:
     head = ("rollout", "unchanged: full after", "gets there", "stopped", "worse: stopped before", "after it", "exposed")
-    rows = [_strategy_row(row) for row in strategies]
-    return [
-        f"ways to roll out, unchanged and with +{format_number(goal.regression * 100)} % latency",
-        *lay_out([head, *rows], page),
+    rows = [
+        (
+            NAMES[row.strategy],
+            "–"
+            if math.isnan(row.full_after_s)
+            else format_duration(row.full_after_s)
+            if row.full_after_s
+            else "at once",
+            _percent(row.completes),
+            f"{format_number(round(row.false_stop * 100, 1))} %",
+            _percent(row.stopped),
+            _percent(row.caught_after),
+            f"{format_count(round(row.exposed))} requests",
+        )
+        for row in strategies
     ]
+    title = f"ways to roll out, unchanged and with +{format_number(goal.regression * 100)} % latency"
+    return [title, *lay_out([head, *rows], page)]
 
 
-def _strategy_row(row: Exposure) -> tuple[str, ...]:
-    return (
-        NAMES[row.strategy],
-        "–" if math.isnan(row.full_after_s) else format_duration(row.full_after_s) if row.full_after_s else "at once",
-        _percent(row.completes),
-        f"{format_number(round(row.false_stop * 100, 1))} %",
-        _percent(row.stopped),
-        _percent(row.caught_after),
-        f"{format_count(round(row.exposed))} requests",
-    )
+def _full_after(seconds: float) -> str:
+    return "–" if math.isnan(seconds) else format_duration(seconds) if seconds else "at once"
 
 
 def _notes(history: History) -> Iterator[str]:
@@ -229,35 +219,35 @@ def _to_plain(
     strategies: Sequence[Exposure],
 ) -> dict[str, Any]:
     goal = replace(goal, rate_per_s=goal.rate_per_s or history.rate_per_s)
+    gates = []
+    for plan in plans:
+        precision = plan.precision
+        gates.append(
+            {
+                "name": precision.rule.name,
+                "margin": precision.rule.margin.value if precision.rule.margin else None,
+                "relative": precision.relative,
+                "baseline": precision.baseline,
+                "unit": precision.unit,
+                "regression": goal.harm(precision),
+                **{name: getattr(plan, name) for name in plan.__dataclass_fields__ if name != "precision"},
+                "variance": {
+                    "moving": precision.moving,
+                    "reference_s": precision.reference_s,
+                    "between_instances": precision.between,
+                },
+            }
+        )
     plain = {
         "goal": asdict(goal),
         "assumed": history.assumed,
         "comparisons": history.comparisons,
         "missing": list(history.missing),
-        "gates": [_gate_to_plain(plan, goal) for plan in plans],
+        "gates": gates,
         "grids": [asdict(grid) for grid in grids],
         "strategies": [asdict(row) for row in strategies],
     }
     return _finite(plain)  # type: ignore[no-any-return]
-
-
-def _gate_to_plain(plan: GatePlan, goal: Goal) -> dict[str, Any]:
-    precision = plan.precision
-    numbers = {name: getattr(plan, name) for name in plan.__dataclass_fields__ if name != "precision"}
-    return {
-        "name": precision.rule.name,
-        "margin": precision.rule.margin.value if precision.rule.margin else None,
-        "relative": precision.relative,
-        "baseline": precision.baseline,
-        "unit": precision.unit,
-        "regression": goal.harm(precision),
-        **numbers,
-        "variance": {
-            "moving": precision.moving,
-            "reference_s": precision.reference_s,
-            "between_instances": precision.between,
-        },
-    }
 
 
 def _finite(value: Any) -> Any:

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.policy import Policy, load_policy, policy_schema
+from evaluator.policy import policy_schema
+from evaluator.policy.selection import choose_policy, list_policies
 
 
 @click.group("policy")
@@ -20,11 +21,11 @@ def command() -> None:
 @click.argument("files", metavar="[FILE…]", nargs=-1, type=click.Path(path_type=Path))
 @click.pass_obj
 def check(session: Session, files: tuple[Path, ...]) -> None:
-    """Say whether each FILE (default: the policy that applies here) is a policy."""
-    for file in files or (None,):
-        policy = _load(session, file)
-        gates = ", ".join(rule.name for rule in policy.rulebook.rules if rule.role == "gate")
-        emit(f"{policy.origin}: ok; gates: {gates}")
+    """Say whether each FILE (default: the policy that applies here) is a policy, or a folder of policies."""
+    for file in files or (session.find_policy(),):
+        for policy in list_policies(file):
+            gates = ", ".join(rule.name for rule in policy.rulebook.rules if rule.role == "gate")
+            emit(f"{policy.origin}: ok; gates: {gates}")
 
 
 @command.command("show")
@@ -32,10 +33,11 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
 @click.option(
     "--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True, help="How to write it."
 )
+@click.option("--service", default="", help="Whose policy, where each service has its own.")
 @click.pass_obj
-def show(session: Session, file: Path | None, form: str) -> None:
+def show(session: Session, file: Path | None, form: str, service: str) -> None:
     """Print what applies, every default included. The output is a policy itself."""
-    policy = _load(session, file)
+    policy = choose_policy(file or session.find_policy(), lambda: [service])
     whole = {**policy.effective, **policy.afterwards}
     if form == "json":
         emit(json.dumps(whole, indent=2, ensure_ascii=False))
@@ -50,7 +52,3 @@ def show(session: Session, file: Path | None, form: str) -> None:
 def schema() -> None:
     """Print the JSON Schema of evaluator.yaml."""
     emit(json.dumps(policy_schema(), indent=2, ensure_ascii=False))
-
-
-def _load(session: Session, file: Path | None) -> Policy:
-    return load_policy(file) if file else session.load_policy()

@@ -88,8 +88,9 @@ def _act(
 ) -> int:
     from evaluator.intents import Wish, ask, system_person
 
-    store, policy, person = session.open_store(), session.load_policy(), system_person()
+    store, person = session.open_store(), system_person()
     store.control.release(release)
+    policy = session.load_policy(release)
     if dry_run:
         emit(_describe(session, store, action, release))
         return 0
@@ -119,7 +120,7 @@ def _describe(session: Session, store: Store, action: Action, release: str) -> s
     from evaluator.intents import find_latest, plan_action, preview_steps, system_person
     from evaluator.reports import plain_text
 
-    policy, verdict = session.load_policy(), find_latest(store, release)
+    policy, verdict = session.load_policy(release), find_latest(store, release)
     planned, left = plan_action(store, policy, release, action)
     until = datetime.now(UTC) + timedelta(minutes=1)
     shown = preview_steps(planned, store.control.release(release), verdict, system_person(), until)

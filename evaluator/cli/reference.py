@@ -59,6 +59,31 @@ An empty file means the defaults. An unknown key is an error, with its line and 
 `evaluator policy check` says so, `evaluator policy show` prints what applies, and `evaluator policy schema` prints the
 JSON Schema that editors complete and check by. Options of hooks are in [hooks](hooks.md), what metrics compare in
 [verdicts](verdicts.md).
+
+## A policy for each service
+
+Several services may each have a policy of their own, in one folder. Put `evaluator.policies` where `evaluator.yaml`
+would be, or name any folder with `--policy` or `EVALUATOR_POLICY`:
+
+```
+evaluator.policies/
+    cart.yaml          releases of the service cart
+    search.yaml        releases of the service search
+    storefront.yaml    says  services: [{name: cart}, {name: shop}]  for releases of both together
+    default.yaml       releases of any other service; may be missing
+```
+
+`evaluator init --service cart` writes the first of them. The service is the one that a release was recorded with
+(`--service` of `load`, `import` and `collect`). The services that a file names in `service` or `services` count before
+the file's name. Command line, app, worker and notebook choose alike, and nothing is guessed:
+
+- a service that has no policy is an error where there is no `default.yaml`, and so is a release without a service;
+- services that are released together need one policy that names them all, unless the same policy applies to each;
+- two policies of one service are an error, and a folder that has `evaluator.yaml` beside `evaluator.policies` is too.
+
+A verdict names the policy that it was judged by (`policy_path` in its JSON) with the command that judges again by it:
+`evaluator verdict cart@1.5.0 --policy evaluator.policies/cart.yaml`. `evaluator policy check` checks the whole folder,
+and `evaluator policy show --service cart` prints the policy of a service.
 """
 
 VERDICT_HEAD = """\

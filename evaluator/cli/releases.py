@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 
 import click
 
 from evaluator.cli import Session, emit
+from evaluator.cli.terminal import make_page, write_time
 from evaluator.records import ReleaseSummary, VerdictWord
-from evaluator.reports import VERDICT_WORDS, plain_text
+from evaluator.reports import VERDICT_WORDS
+from evaluator.reports.table import lay_out
 
 HEAD = ("release", "versions", "verdict", "runs", "requests", "last run (UTC)")
 
@@ -24,7 +26,7 @@ def command(session: Session, as_json: bool) -> None:
     if as_json:
         emit(json.dumps([_to_plain(summary) for summary in releases], indent=2))
     elif releases:
-        emit("\n".join(_lay_out([HEAD, *(_row(summary) for summary in releases)])))
+        emit("\n".join(lay_out([HEAD, *(_row(summary) for summary in releases)], make_page(), indent="")))
         if any(summary.shadow_verdicts for summary in releases):
             session.say(_describe_shadow(releases))
     else:
@@ -48,12 +50,6 @@ def _describe_shadow(releases: Sequence[ReleaseSummary]) -> str:
     return f"{judged} {'verdicts' if judged != 1 else 'verdict'} in shadow mode, of which {blocked} would have blocked"
 
 
-def _lay_out(rows: Sequence[Sequence[str]]) -> list[str]:
-    safe = [[plain_text(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in safe) for column in range(len(HEAD))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in safe]
-
-
 def _to_plain(summary: ReleaseSummary) -> dict[str, object]:
     release = summary.release
     return {
@@ -61,16 +57,12 @@ def _to_plain(summary: ReleaseSummary) -> dict[str, object]:
         "services": [{"name": s.name, "baseline": s.baseline, "canary": s.canary} for s in release.services],
         "labels": dict(release.labels),
         "verdict": summary.verdict,
-        "judged_at": _time(summary.judged_at),
+        "judged_at": summary.judged_at and write_time(summary.judged_at),
         "mode": summary.mode,
         "shadow_verdicts": summary.shadow_verdicts,
         "would_have_blocked": summary.would_have_blocked,
         "groups": summary.groups,
         "runs": summary.runs,
         "requests": summary.rows,
-        "last_run": _time(summary.last_run),
+        "last_run": summary.last_run and write_time(summary.last_run),
     }
-
-
-def _time(time: datetime | None) -> str | None:
-    return None if time is None else time.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -11,6 +11,7 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page
 from evaluator.pipeline.replaying import Replayed, replay_releases
+from evaluator.policy.selection import list_policies
 from evaluator.records import VerdictWord
 from evaluator.reports import VERDICT_WORDS, Page
 from evaluator.reports.base import lay_out, write_line
@@ -28,18 +29,22 @@ def command(session: Session, releases: tuple[str, ...], as_json: bool) -> None:
     Without RELEASE: all that were ever judged. Each is judged on the runs that its latest verdict judged, from what
     is stored; nothing is kept. Name the other policy with --policy.
     """
-    policy = session.load_policy()
-    replayed = replay_releases(session.open_store(), releases, policy, now=datetime.now(UTC), say=session.say)
+    path = session.find_policy()
+    list_policies(path)  # a mistake in one of them is found before anything is judged
+    replayed = replay_releases(
+        session.open_store(), releases, session.load_policy, now=datetime.now(UTC), say=session.say
+    )
     if as_json:
-        emit(json.dumps([_to_plain(row) for row in replayed], indent=2))
+        keys = ("release", "old", "new", "changed", "why", "old_why", "same_data")
+        emit(json.dumps([{key: getattr(row, key) for key in keys} for row in replayed], indent=2))
     elif replayed:
-        emit("\n".join(_write(replayed, policy.origin, make_page())))
+        emit("\n".join(_write(replayed, str(path or "built-in"), make_page())))
     else:
         session.say("no release was judged yet; `evaluator verdict RELEASE` judges one")
 
 
 def _write(replayed: Sequence[Replayed], origin: str, page: Page) -> Iterator[str]:
-    changed = [row for row in replayed if _changed(row)]
+    changed = [row for row in replayed if row.changed]
     yield write_line(f"{len(changed)} of {len(replayed)} verdicts would change under {origin}", page)
     yield ""
     yield from lay_out([HEAD, *((row.release, _word(row.old), _word(row.new)) for row in replayed)], page)
@@ -53,21 +58,5 @@ def _write(replayed: Sequence[Replayed], origin: str, page: Page) -> Iterator[st
             yield write_line(f"  {row.release}: what was judged then is no longer there; its newest runs are", page)
 
 
-def _changed(row: Replayed) -> bool:
-    return row.old is not row.new
-
-
 def _word(word: VerdictWord | None) -> str:
     return VERDICT_WORDS[word] if word else "–"
-
-
-def _to_plain(row: Replayed) -> dict[str, object]:
-    return {
-        "release": row.release,
-        "old": row.old,
-        "new": row.new,
-        "changed": _changed(row),
-        "why": row.why,
-        "old_why": row.old_why,
-        "same_data": row.same_data,
-    }

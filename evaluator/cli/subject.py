@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import click
 
+from evaluator.cli.gathering import Command, gathered
 from evaluator.errors import UsageError
 from evaluator.records import Release, Service
 
-__all__ = ["parse_labels", "subject_options", "to_release"]
-
-F = TypeVar("F", bound=Callable[..., Any])
+__all__ = ["Subject", "parse_labels", "subject_options"]
 
 _OPTIONS = (
     click.option("--baseline-version", default="", help="Version of the baseline."),
@@ -21,20 +20,27 @@ _OPTIONS = (
 )
 
 
-def subject_options(function: F) -> F:
-    """Give a command the options about the release's versions and labels."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What the options say of a release."""
+
+    service: str
+    baseline_version: str
+    canary_version: str
+    labels: tuple[str, ...]
+
+    def to_release(self, name: str, service: str = "") -> Release:
+        """Make the release; `service` is its service where the options name none. Raises UsageError."""
+        values = (self.service or service, self.baseline_version, self.canary_version)
+        return Release(name, (Service(*values),) if any(values) else (), parse_labels(self.labels))
 
 
-def to_release(name: str, service: str, baseline: str, canary: str, labels: Iterable[str]) -> Release:
-    """The release that the options speak of. Raises UsageError."""
-    services = (Service(service, baseline, canary),) if service or baseline or canary else ()
-    return Release(name, services, parse_labels(labels))
+def subject_options(service_help: str) -> Callable[[Command], Command]:
+    """Give a command the options about the release; it is passed them as `subject`."""
+    return gathered("subject", Subject, click.option("--service", default="", help=service_help), *_OPTIONS)
 
 
-def parse_labels(labels: Iterable[str]) -> dict[str, str]:
+def parse_labels(labels: tuple[str, ...]) -> dict[str, str]:
     """Turn `k=v` texts into a mapping. Raises UsageError."""
     pairs = [label.partition("=") for label in labels]
     for key, equals, value in pairs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TextIO, TypeVar
 
 import click
@@ -12,7 +13,7 @@ import click
 from evaluator.cli import wants_color
 from evaluator.reports import Page
 
-__all__ = ["FILE_PAGE", "make_page", "rows_option"]
+__all__ = ["FILE_PAGE", "make_page", "rows_option", "write_time"]
 
 FILE_PAGE = Page(width=120, color=False, unicode=True)
 """A file is wide, plain and UTF-8."""
@@ -37,6 +38,11 @@ def make_page(stream: TextIO | None = None) -> Page:
     stream = stream or sys.stdout
     width = shutil.get_terminal_size((FILE_PAGE.width, 24)).columns
     return Page(width=width, color=wants_color(stream), unicode=_takes_unicode(stream))
+
+
+def write_time(time: datetime) -> str:
+    """Write a moment for programs: `2026-11-25T10:00:00Z`."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _takes_unicode(stream: TextIO) -> bool:

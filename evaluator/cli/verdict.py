@@ -44,7 +44,7 @@ def command(
         raise UsageError(
             "--wait judges data as they come, not a part of them", hint="leave out --from and --to, or --wait"
         )
-    policy = session.load_policy()
+    policy = session.load_policy(release)
     if wait_s is not None:
         from evaluator.cli.waiting import await_verdict
 

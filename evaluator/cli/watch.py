@@ -28,4 +28,4 @@ def command(session: Session, release: str, asked: Asked, wait_s: float | None) 
 
     Exit codes: 0 GO, 1 NO-GO, 3 INCONCLUSIVE or too late, 130 interrupted; 2 and 4 when there is no verdict.
     """
-    return asked.answer(await_verdict(session, release, session.load_policy(), asked, wait_s))
+    return asked.answer(await_verdict(session, release, session.load_policy(release), asked, wait_s))

@@ -16,7 +16,7 @@ TABLE_ROWS = 24
 
 
 def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT) -> Figure:
-    """Draw baseline (dashed) and one candidate; `curve` as `evaluator.curves` traced it."""
+    """Draw baseline (dashed) and one candidate; `curve` as `evaluator.figure_data` traced it."""
     import altair as alt
 
     points = [

@@ -32,7 +32,7 @@ ROOM = 2.5
 def draw_over_time(
     row: Comparison, curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT
 ) -> Figure:
-    """Draw one comparison; `curve` as `evaluator.curves` traced it."""
+    """Draw one comparison; `curve` as `evaluator.figure_data` traced it."""
     import altair as alt
 
     scaled = scale_of(row)

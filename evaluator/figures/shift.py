@@ -19,7 +19,7 @@ ALIKE = 0.8
 
 
 def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT) -> Figure:
-    """Draw one candidate; `curve` as `evaluator.curves` traced it. The axis gives each tenth of the rest equal room."""
+    """Draw one candidate; `curve` as `evaluator.figure_data` traced it. Each tenth of the rest has equal room."""
     import altair as alt
 
     domain = low, high = _domain(curve)

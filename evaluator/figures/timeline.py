@@ -43,7 +43,7 @@ class _Strip:
 def draw_timeline(
     timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]] = (), *, width: int = NARROW
 ) -> tuple[Figure, ...]:
-    """Draw one figure a strip; `timeline` and `readings` as `evaluator.curves` traced them."""
+    """Draw one figure a strip; `timeline` and `readings` as `evaluator.figure_data` traced them."""
     strips = [*_strips(timeline), *(_strip_of_reading(reading) for reading in readings)]
     colors = color_arms([arm["name"] for arm in timeline["arms"]])
     end = timeline["seconds"][-1] + timeline["slot_s"] if timeline["seconds"] else 0

@@ -17,7 +17,7 @@ HEIGHT = 130
 def draw_units(
     row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str, str], width: int = NARROW, height: int = HEIGHT
 ) -> Figure:
-    """Draw one comparison; `curve` as `evaluator.curves` traced it. Its own value of each arm is a tick."""
+    """Draw one comparison; `curve` as `evaluator.figure_data` traced it. Its own value of each arm is a tick."""
     import altair as alt
 
     factor, unit = (100.0, "%") if row.unit == "fraction" else (1.0, row.unit)

@@ -30,42 +30,77 @@
 
 from __future__ import annotations
 
-from evaluator.health.base import Check, Scene
-from evaluator.health.clock import check_clock
+from collections.abc import Mapping
+
+from evaluator.health import outcomes, readings
+from evaluator.health.base import Check, Context, OutcomeContext, ReadingContext, RequestContext, fail, warn
 from evaluator.health.comparability import check_comparability
 from evaluator.health.completeness import check_completeness, check_coverage
 from evaluator.health.early_warning import check_early_warning
 from evaluator.health.endpoints import check_endpoints
 from evaluator.health.left_out import check_cut_off, check_left_out, check_skipped_rows
-from evaluator.health.load_generator import check_load_generator, check_pacing
+from evaluator.health.load_generator import check_clock, check_load_generator, check_pacing
 from evaluator.health.overlap import check_overlap
+from evaluator.health.reading_silence import check_instances, check_silence_of_scrapes, check_targets
+from evaluator.health.reading_traffic import check_traffic
 from evaluator.health.replication import check_replication
 from evaluator.health.resolution import check_resolution
 from evaluator.health.sample_ratio import check_sample_ratio
 from evaluator.health.silence import check_silence
 from evaluator.health.turnover import check_instance_age, check_turnover
 from evaluator.health.warm_up import check_warm_up
+from evaluator.records import EvidenceKind
 
-__all__ = ["CHECKS", "Check", "Scene"]
+__all__ = ["CHECKS", "Check", "Context", "OutcomeContext", "ReadingContext", "RequestContext", "fail", "warn"]
 
-CHECKS: tuple[Check, ...] = (
-    check_clock,
-    check_load_generator,
-    check_completeness,
-    check_coverage,
-    check_skipped_rows,
-    check_left_out,
-    check_cut_off,
-    check_overlap,
-    check_sample_ratio,
-    check_comparability,
-    check_silence,
-    check_turnover,
-    check_instance_age,
-    check_replication,
-    check_early_warning,
-    check_warm_up,
-    check_pacing,
-    check_endpoints,
-    check_resolution,
-)
+CHECKS: Mapping[EvidenceKind, tuple[Check, ...]] = {
+    EvidenceKind.REQUESTS: (
+        check_clock,
+        check_load_generator,
+        check_completeness,
+        check_coverage,
+        check_skipped_rows,
+        check_left_out,
+        check_cut_off,
+        check_overlap,
+        check_sample_ratio,
+        check_comparability,
+        check_silence,
+        check_turnover,
+        check_instance_age,
+        check_replication,
+        check_early_warning,
+        check_warm_up,
+        check_pacing,
+        check_endpoints,
+        check_resolution,
+    ),
+    EvidenceKind.READINGS: (
+        readings.check_selectors,
+        readings.check_shared_instances,
+        readings.check_source_clock,
+        readings.check_series,
+        readings.check_form,
+        readings.check_partial,
+        check_silence_of_scrapes,
+        check_targets,
+        check_instances,
+        check_traffic,
+        readings.check_scrapes,
+        readings.check_single_instance,
+        readings.check_restarts,
+        readings.check_samples,
+        readings.check_bounds,
+        readings.check_agreement,
+    ),
+    EvidenceKind.OUTCOMES: (
+        outcomes.check_units_ratio,
+        outcomes.check_looks,
+        outcomes.check_assignment,
+        outcomes.check_duplicates,
+        outcomes.check_rows,
+        outcomes.check_missing,
+        outcomes.check_tails,
+    ),
+}
+"""What is checked of each kind of evidence, in the order of the findings."""

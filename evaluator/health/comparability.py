@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from evaluator.health.base import Scene, ok, warn
-from evaluator.records import Finding, Level
+from evaluator.health.base import RequestContext, fail, ok, warn
+from evaluator.records import Finding
 from evaluator.stats.silence import find_absent
 from evaluator.wording import format_count, format_number
 
@@ -22,44 +22,44 @@ SAME_IN_ALL_RUNS = ("locustfile", "users", "spawn_rate", "arguments", "targets",
 """Keys of the fingerprint that a load leaves."""
 
 
-def check_comparability(scene: Scene) -> Iterable[Finding]:
+def check_comparability(context: RequestContext) -> Iterable[Finding]:
     """Users per arm over time, endpoint mix, fingerprints of replicates."""
-    found = [finding for look in _LOOKS for finding in look(scene)]
-    if not found and scene.panels:
+    found = [finding for look in _LOOKS for finding in look(context)]
+    if not found and context.panels:
         found = [ok(NAME, "same load and endpoint mix on every arm")]
     yield from found
 
 
-def _check_distinct(scene: Scene) -> Iterable[Finding]:
+def _check_distinct(context: RequestContext) -> Iterable[Finding]:
     """The same file given for both arms is no comparison: different requests never agree to the microsecond."""
-    for arm, panel in scene.panels.items():
+    for arm, panel in context.panels.items():
         alike = all(
             np.array_equal(values[0].sum(axis=1), values[1].sum(axis=1))
             for values in (panel.n, panel.failures, panel.totals["time_ms"])
         )
         if alike and not all(panel.constant):
             text = f"{arm} and baseline hold the very same requests: one was given twice"
-            yield Finding(NAME, Level.FAIL, text, remedy=f"import the requests of baseline and of {arm} once more")
+            yield fail(NAME, text, f"import the requests of baseline and of {arm} once more")
 
 
-def _check_answers(scene: Scene) -> Iterable[Finding]:
+def _check_answers(context: RequestContext) -> Iterable[Finding]:
     """Arms that both fail alike show nothing of a release that nothing reached."""
-    for arm, panel in scene.panels.items():
+    for arm, panel in context.panels.items():
         shares = [float(panel.failures[a].sum() / max(panel.n[a].sum(), 1)) for a in (0, 1)]
         if min(shares) > MOST_FAILURES:
             percents = " and ".join(f"{format_number(share * 100)} %" for share in shares)
             text = f"{percents} of the requests of baseline and {arm} failed: what works is not compared"
             remedy = "look at what both arms share: the address, a login, how the file tells a failure"
-            yield Finding(NAME, Level.FAIL, text, remedy=remedy)
+            yield fail(NAME, text, remedy)
 
 
-def _check_load(scene: Scene) -> Iterable[Finding]:
+def _check_load(context: RequestContext) -> Iterable[Finding]:
     """Equal numbers of running users, in proportion to the configured shares."""
-    loads = scene.cells.loads
-    shares = scene.rulebook.sample_ratio
-    for code, arm in enumerate(scene.cells.arms[1:], start=1):
+    loads = context.cells.loads
+    shares = context.rulebook.sample_ratio
+    for code, arm in enumerate(context.cells.arms[1:], start=1):
         means = [
-            float(loads.users[loads.arm == a].mean()) / shares.get(scene.cells.arms[a], 1.0)
+            float(loads.users[loads.arm == a].mean()) / shares.get(context.cells.arms[a], 1.0)
             for a in (0, code)
             if (loads.arm == a).any()
         ]
@@ -67,14 +67,12 @@ def _check_load(scene: Scene) -> Iterable[Finding]:
             continue
         difference = abs(means[1] / max(means[0], 1e-9) - 1)
         if difference > MAX_LOAD_DIFFERENCE:
-            yield Finding(
-                NAME, Level.FAIL, f"{arm} had {means[1]:.3g} users running on average, baseline {means[0]:.3g}"
-            )
+            yield fail(NAME, f"{arm} had {means[1]:.3g} users running on average, baseline {means[0]:.3g}")
 
 
-def _check_missing(scene: Scene) -> Iterable[Finding]:
+def _check_missing(context: RequestContext) -> Iterable[Finding]:
     """What the candidate was never asked, though baseline was often, cannot be judged, so it cannot be a GO."""
-    for arm, panel in scene.panels.items():
+    for arm, panel in context.panels.items():
         totals = panel.n.sum(axis=2)
         unasked = np.flatnonzero(totals[1] == 0)
         share = float(totals[1].sum() / max(totals[0].sum(), 1))
@@ -84,12 +82,12 @@ def _check_missing(scene: Scene) -> Iterable[Finding]:
             more = f" (and {missing.size - 1} more)" if missing.size > 1 else ""
             text = f"{panel.endpoints[first]}{more} has {format_count(int(totals[0][first]))} requests on baseline"
             remedy = "send both arms the same requests; an endpoint that was renamed needs one name on both"
-            yield Finding(NAME, Level.FAIL, f"{text} and none on {arm}", remedy=remedy)
+            yield fail(NAME, f"{text} and none on {arm}", remedy)
 
 
-def _check_mix(scene: Scene) -> Iterable[Finding]:
+def _check_mix(context: RequestContext) -> Iterable[Finding]:
     """Another endpoint mix is weighed out of the comparison, but worth knowing."""
-    for arm, panel in scene.panels.items():
+    for arm, panel in context.panels.items():
         totals = panel.n.sum(axis=2)
         counts = totals.sum(axis=1, keepdims=True)
         shares = totals / np.maximum(counts, 1)
@@ -106,12 +104,12 @@ def _check_mix(scene: Scene) -> Iterable[Finding]:
             )
 
 
-def _check_fingerprints(scene: Scene) -> Iterable[Finding]:
+def _check_fingerprints(context: RequestContext) -> Iterable[Finding]:
     """Replicates of one group must be the same test."""
     for key in SAME_IN_ALL_RUNS:
-        values = {repr(run.fingerprint[key]) for run in scene.runs if key in run.fingerprint}
+        values = {repr(run.fingerprint[key]) for run in context.runs if key in run.fingerprint}
         if len(values) > 1:
-            yield Finding(NAME, Level.FAIL, f"the runs judged together differ in {key}")
+            yield fail(NAME, f"the runs judged together differ in {key}")
 
 
 _LOOKS = (_check_distinct, _check_answers, _check_load, _check_missing, _check_mix, _check_fingerprints)

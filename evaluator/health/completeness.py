@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, known, ok, warn
-from evaluator.records import Finding, LeftOutKind, Level, Run, RunState
+from evaluator.health.base import RequestContext, fail, ok, warn
+from evaluator.records import Finding, LeftOutKind, Run, RunState
 from evaluator.wording import format_count
 
 __all__ = ["check_completeness", "check_coverage"]
@@ -13,34 +13,27 @@ __all__ = ["check_completeness", "check_coverage"]
 MORE_THAN_COUNTED = 1.01
 
 
-def check_completeness(scene: Scene) -> Iterable[Finding]:
+def check_completeness(context: RequestContext) -> Iterable[Finding]:
     """Runs that stopped early, lost workers or were left behind."""
-    troubles = [trouble for run in scene.runs for trouble in _troubles(run)]
-    again = f"load it again: `evaluator load {scene.release} …`"
-    if any(run.state is RunState.RUNNING for run in scene.runs):
+    runs = context.runs
+    troubles = [trouble for run in runs for trouble in _troubles(run)]
+    wanted = max((int(run.fingerprint.get("replicates", 1)) for run in runs), default=1)
+    again = f"load it again: `evaluator load {context.release} …`"
+    if any(run.state is RunState.RUNNING for run in runs):
+        text, remedy = "the run has not reached its planned end", "judge again when the run has ended"
         # A look before the planned end is paid for by monitoring only; else it is neither GO nor NO-GO.
-        yield _unfinished(scene)
+        if context.may_go_early:
+            yield warn("complete", text, remedy)
+        else:
+            yield fail("complete", text, remedy, void=not context.looks_paid)
     elif troubles:
-        yield Finding("complete", Level.FAIL, "; ".join(dict.fromkeys(troubles)), remedy=again)
-    elif len(scene.runs) < (wanted := _replicates_wanted(scene)):
-        text = f"{len(scene.runs)} of {wanted} replicates: the others were not run, or not chosen"
-        yield warn("complete", text, again)
+        yield fail("complete", "; ".join(dict.fromkeys(troubles)), again)
+    elif len(runs) < wanted:
+        yield warn("complete", f"{len(runs)} of {wanted} replicates: the others were not run, or not chosen", again)
     else:
-        workers = [run.facts.workers_expected or 0 for run in scene.runs]
+        workers = [run.facts.workers_expected or 0 for run in runs]
         text = f"all {max(workers)} workers to the end" if any(workers) else "every run is complete"
         yield ok("complete", text)
-
-
-def _unfinished(scene: Scene) -> Finding:
-    """A run that goes on. Where the policy asks for an early GO, its looks pay for it."""
-    text, remedy = "the run has not reached its planned end", "judge again when the run has ended"
-    if scene.looks_paid and scene.rulebook.monitoring.early_go:
-        return warn("complete", text, remedy)
-    return Finding("complete", Level.FAIL, text, void=not scene.looks_paid, remedy=remedy)
-
-
-def _replicates_wanted(scene: Scene) -> int:
-    return max((int(run.fingerprint.get("replicates", 1)) for run in scene.runs), default=1)
 
 
 def _troubles(run: Run) -> Iterable[str]:
@@ -57,24 +50,24 @@ def _troubles(run: Run) -> Iterable[str]:
         yield "workers lost their parent process"
 
 
-def check_coverage(scene: Scene) -> Iterable[Finding]:
+def check_coverage(context: RequestContext) -> Iterable[Finding]:
     """Requests in the store against those that the load generator counted, and segments that cannot be read."""
-    lost = [name for run in scene.runs for name in run.facts.quarantined]
+    lost = [name for run in context.runs for name in run.facts.quarantined]
     if lost:
         many = "segments" if len(lost) > 1 else "segment"
-        yield Finding("coverage", Level.FAIL, f"{len(lost)} {many} cannot be read: {', '.join(lost[:3])}")
-    counted = int(sum(known(scene, "counted")))
+        yield fail("coverage", f"{len(lost)} {many} cannot be read: {', '.join(lost[:3])}")
+    counted = int(sum(context.known("counted")))
     if not counted:
-        if not lost and not any(part.kind is LeftOutKind.BAD_ROW for rows in scene.rows for part in rows.left_out):
+        if not lost and not any(part.kind is LeftOutKind.BAD_ROW for rows in context.rows for part in rows.left_out):
             yield ok("coverage", "every row of the files could be read")
         return
-    landed = sum(run.landed for run in scene.runs if run.facts.counted is not None)
+    landed = sum(run.landed for run in context.runs if run.facts.counted is not None)
     share = landed / counted
     text = f"{format_count(landed)} of {format_count(counted)} requests that Locust counted"
-    if share > 1 and any(run.state is not RunState.COMPLETE for run in scene.runs):
+    if share > 1 and any(run.state is not RunState.COMPLETE for run in context.runs):
         # A process that was killed did not tell its last count.
         yield ok("coverage", f"{format_count(landed)} requests, more than the {format_count(counted)} last counted")
-    elif share < scene.rulebook.coverage or share > MORE_THAN_COUNTED / scene.rulebook.coverage:
-        yield Finding("coverage", Level.FAIL, text + " are recorded")
+    elif share < context.rulebook.coverage or share > MORE_THAN_COUNTED / context.rulebook.coverage:
+        yield fail("coverage", text + " are recorded")
     else:
         yield ok("coverage", text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, warn
+from evaluator.health.base import RequestContext, warn
 from evaluator.records import Finding
 from evaluator.stats.assignment import log_wealth_of_excess
 
@@ -19,15 +19,15 @@ MOST_FAILURES = 50
 """From here on the failure rate itself says enough."""
 
 
-def check_early_warning(scene: Scene) -> Iterable[Finding]:
+def check_early_warning(context: RequestContext) -> Iterable[Finding]:
     """Rare failures of which the candidate has more than its share of the requests explains."""
-    for arm, panel in scene.panels.items():
+    for arm, panel in context.panels.items():
         failures = [int(panel.failures[a].sum()) for a in (0, 1)]
         if not 0 < sum(failures) <= MOST_FAILURES:
             continue
         requests = panel.n.sum(axis=(1, 2))
         share = float(requests[1] / requests.sum())
-        if log_wealth_of_excess(failures[1], sum(failures), share) > -math.log(scene.rulebook.alpha):
+        if log_wealth_of_excess(failures[1], sum(failures), share) > -math.log(context.rulebook.alpha):
             yield warn(
                 NAME, f"{arm} has {failures[1]} of {sum(failures)} failures with {share * 100:.0f} % of the requests"
             )

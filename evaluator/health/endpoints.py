@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from evaluator.health.base import Scene, warn
+from evaluator.health.base import RequestContext, warn
 from evaluator.records import Finding
-from evaluator.stats.panel import Panel
 from evaluator.wording import count_of, format_number
 
 __all__ = ["check_endpoints", "is_health_check"]
@@ -41,42 +40,28 @@ def is_health_check(endpoint: str) -> bool:
     return _HEALTH.fullmatch(endpoint) is not None
 
 
-def check_endpoints(scene: Scene) -> Iterable[Finding]:
+def check_endpoints(context: RequestContext) -> Iterable[Finding]:
     """Warns where nothing but health checks was asked for, and where names seem to hold ids."""
-    for panel in scene.panels.values():
-        yield from _find_health_checks_alone(panel)
-        break
-    if len(scene.cells.endpoints) > MANY:
-        yield _describe_ids(scene.cells.endpoints)
-
-
-def _find_health_checks_alone(panel: Panel) -> Iterable[Finding]:
-    called = np.flatnonzero((panel.n.sum(axis=2) > 0).all(axis=0))
-    names = [panel.endpoints[place] for place in called]
-    if names and all(is_health_check(name) for name in names):
-        yield warn(
-            NAME,
-            f"only health checks were called on both arms ({_list(names)}): nothing else of the service was judged",
-            "put load on the endpoints that users call",
-        )
-
-
-def _describe_ids(names: Sequence[str]) -> Finding:
-    patterns = Counter(_ID.sub("{id}", name) for name in names)
-    pattern, alike = patterns.most_common(1)[0]
-    text = f"{count_of(len(names), 'endpoint')}: more than a service has, so names seem to hold what differs by request"
-    if alike >= ALIKE * len(names):
-        examples = [name for name in names if _ID.sub("{id}", name) == pattern]
-        share = format_number(100 * alike / len(names))
-        text = (
-            f"{count_of(len(names), 'endpoint')}: ids seem to stand in names; {share} % are {pattern}, such as "
-            f"{_list(examples)}"
-        )
-    return warn(
-        NAME,
-        f"{text}. Endpoints with few requests are judged together",
-        "name requests by their route, such as name='/cart/{id}' in Locust; in a file, before it is imported",
-    )
+    for panel in [*context.panels.values()][:1]:
+        called = np.flatnonzero((panel.n.sum(axis=2) > 0).all(axis=0))
+        names = [panel.endpoints[code] for code in called]
+        if names and all(is_health_check(name) for name in names):
+            text = (
+                f"only health checks were called on both arms ({_list(names)}): nothing else of the service was judged"
+            )
+            yield warn(NAME, text, "put load on the endpoints that users call")
+    endpoints = context.cells.endpoints
+    if len(endpoints) <= MANY:
+        return
+    many = count_of(len(endpoints), "endpoint")
+    text = f"{many}: more than a service has, so names seem to hold what differs by request"
+    pattern, alike = Counter(_ID.sub("{id}", name) for name in endpoints).most_common(1)[0]
+    if alike >= ALIKE * len(endpoints):
+        examples = _list([name for name in endpoints if _ID.sub("{id}", name) == pattern])
+        share = format_number(100 * alike / len(endpoints))
+        text = f"{many}: ids seem to stand in names; {share} % are {pattern}, such as {examples}"
+    remedy = "name requests by their route, such as name='/cart/{id}' in Locust; in a file, before it is imported"
+    yield warn(NAME, f"{text}. Endpoints with few requests are judged together", remedy)
 
 
 def _list(names: Sequence[str]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from evaluator.health.base import JudgedFailures, Scene, ok, warn
-from evaluator.records import ArmRows, Finding, LeftOut, LeftOutKind, Level
+from evaluator.health.base import JudgedFailures, RequestContext, fail, ok, warn
+from evaluator.records import ArmRows, Finding, LeftOut, LeftOutKind
 from evaluator.stats.score import difference_z
 from evaluator.wording import describe_left_out, format_count, format_number, list_left_out
 
@@ -19,57 +19,49 @@ MOST_TOGETHER = 20.0
 """However large a single burst was: a few dozen failures are always evidence."""
 
 
-def check_left_out(scene: Scene) -> Iterable[Finding]:
-    """Failures among what is left out of the candidate must be explained by the baseline's rate."""
-    found = [*_find_lost_rows(scene)]
-    baseline = scene.rows[0] if scene.rows else None
-    for rows in scene.rows[1:]:
-        if baseline is not None:
-            found += _judge_failures(scene, baseline, rows)
-    for rows in scene.rows:
+def check_left_out(context: RequestContext) -> Iterable[Finding]:
+    """Rows that were read are in the store or named; failures among them are explained by the baseline's rate."""
+    found = []
+    for part in (part for rows in context.rows for part in rows.left_out if part.kind is LeftOutKind.LOST):
+        text = f"{part.arm} has {describe_left_out(part)}"
+        found.append(fail(NAME, text, "record or import the release again under another id"))
+    for rows in context.rows[1:]:
+        found += _judge_failures(context, context.rows[0], rows)
+    for rows in context.rows:
         apart = sum(part.rows for part in rows.left_out if part.kind is LeftOutKind.NO_COUNTERPART)
         if rows.judged and apart > NOTABLE * rows.read:
             share = format_number(apart / rows.read * 100)
-            found.append(
-                warn(NAME, f"{share} % of {rows.arm}'s requests are not judged: {list_left_out(rows.left_out)}")
-            )
+            text = f"{share} % of {rows.arm}'s requests are not judged: {list_left_out(rows.left_out)}"
+            found.append(warn(NAME, text))
     yield from found
-    if not found and scene.rows:
-        judged, read = (
-            " + ".join(format_count(getattr(rows, key)) for rows in scene.rows) for key in ("judged", "read")
-        )
+    if not found and context.rows:
+        judged = " + ".join(format_count(rows.judged) for rows in context.rows)
+        read = " + ".join(format_count(rows.read) for rows in context.rows)
         yield ok(NAME, f"{judged} of {read} rows are judged, the others are named")
 
 
-def _find_lost_rows(scene: Scene) -> Iterable[Finding]:
-    """Rows that a source read, and that are neither in the store nor named."""
-    for part in (part for rows in scene.rows for part in rows.left_out if part.kind is LeftOutKind.LOST):
-        yield Finding(
-            NAME,
-            Level.FAIL,
-            f"{part.arm} has {describe_left_out(part)}",
-            remedy="record or import the release again under another id",
-        )
-
-
-def _judge_failures(scene: Scene, baseline: ArmRows, candidate: ArmRows) -> Iterable[Finding]:
-    judged = scene.judged_failures.get(candidate.arm, JudgedFailures(0, 0, 1.0))
-    alpha = scene.rulebook.alpha
+def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRows) -> Iterable[Finding]:
+    judged = context.count_failures(candidate.arm)
     for part in candidate.left_out:
         p_explained = _p_more_failures(part.rows, part.failures, judged.requests, judged.failures, judged.together)
         if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE}:
             # What hits both arms in the same cut, such as cold caches in the warm-up, is not the candidate's.
             alike = [one for one in baseline.left_out if (one.kind, one.detail) == (part.kind, part.detail)]
             p_explained = max(p_explained, *(_p_worse_than(baseline, one, candidate, part, judged) for one in alike), 0)
-        if part.failures and p_explained < alpha:
-            rate = format_number(judged.failures / judged.requests * 100) if judged.requests else ""
-            why = (
-                f"more than the {rate} % of baseline's judged requests that failed can explain"
-                if rate
-                else "baseline has no judged requests that could explain them"
-            )
-            text = f"{describe_left_out(part)}, of {candidate.arm}: {why}"
-            yield Finding(NAME, Level.FAIL, text, remedy=_remedy(part))
+        if not part.failures or p_explained >= context.rulebook.alpha:
+            continue
+        why = "baseline has no judged requests that could explain them"
+        if judged.requests:
+            rate = format_number(judged.failures / judged.requests * 100)
+            why = f"more than the {rate} % of baseline's judged requests that failed can explain"
+        remedy = f"look at these failures of {part.arm}; "
+        remedy += "they count only if they are of a time and endpoint that both arms have"
+        if part.kind is LeftOutKind.WARM_UP:
+            remedy = f"look at the failures of {part.arm} in the first minutes; "
+            remedy += "to judge them, write `warm_up: 0s` in the policy"
+        if part.kind is LeftOutKind.BAD_ROW:
+            remedy = "correct these rows in the file and import it again under another release id"
+        yield fail(NAME, f"{describe_left_out(part)}, of {candidate.arm}: {why}", remedy)
 
 
 def _p_worse_than(
@@ -82,18 +74,6 @@ def _p_worse_than(
     """
     shares = (part.rows, alike.rows), (candidate.read, baseline.read)
     return min(_p_more_failures(own, part.failures, other, alike.failures, judged.together) for own, other in shares)
-
-
-def _remedy(part: LeftOut) -> str:
-    if part.kind is LeftOutKind.WARM_UP:
-        return (
-            f"look at the failures of {part.arm} in the first minutes; to judge them, write `warm_up: 0s` in the policy"
-        )
-    if part.kind is LeftOutKind.BAD_ROW:
-        return "correct these rows in the file and import it again under another release id"
-    return (
-        f"look at these failures of {part.arm}; they count only if they are of a time and endpoint that both arms have"
-    )
 
 
 def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: int, together: float = 1.0) -> float:
@@ -109,39 +89,36 @@ def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: 
     return 0.5 * math.erfc(z / math.sqrt(2))
 
 
-def check_skipped_rows(scene: Scene) -> Iterable[Finding]:
+def check_skipped_rows(context: RequestContext) -> Iterable[Finding]:
     """Bad rows that were skipped on demand are few and of all arms alike; so are rows of other kinds."""
     bad, other = (
-        {rows.arm: sum(part.rows for part in rows.left_out if part.kind is kind) for rows in scene.rows}
+        {rows.arm: sum(part.rows for part in rows.left_out if part.kind is kind) for rows in context.rows}
         for kind in (LeftOutKind.BAD_ROW, LeftOutKind.OTHER_KIND)
     )
-    read = {rows.arm: max(rows.read, 1) for rows in scene.rows}
-    tolerated = 1 - scene.rulebook.coverage
+    read = {rows.arm: max(rows.read, 1) for rows in context.rows}
+    tolerated = 1 - context.rulebook.coverage
     remedy = "correct the files and import them again under another release id"
     if any(bad.values()):
         text = f"rows that could not be read were skipped: {_list_shares(bad, read)}"
         if max(n / read[arm] for arm, n in bad.items()) > tolerated:
             allowed = format_number(tolerated * 100)
-            yield Finding("coverage", Level.FAIL, f"{text}; more than {allowed} % (health.coverage)", remedy=remedy)
+            yield fail("coverage", f"{text}; more than {allowed} % (health.coverage)", remedy)
         elif lopsided := _find_lopsided(bad, read):
             why = f"{text}; that is not alike, so what is left is no fair sample of {lopsided[0]} and baseline"
-            yield Finding("coverage", Level.FAIL, why, remedy=remedy)
+            yield fail("coverage", why, remedy)
         else:
             yield warn("coverage", text, remedy)
     baseline = next(iter(read), "")
-    unlike = [arm for arm in _find_lopsided(other, read) if _differ(other, read, arm, baseline) > tolerated]
-    if unlike:
-        text = f"rows of other kinds than requests are not alike: {_list_shares(other, read)}"
-        why = f"find out what these rows of {unlike[0]} are (docs/formats.md): requests may be hidden among them"
-        yield Finding("coverage", Level.FAIL, text, remedy=why)
+    for arm in _find_lopsided(other, read):
+        if abs(other[arm] / read[arm] - other[baseline] / read[baseline]) > tolerated:
+            text = f"rows of other kinds than requests are not alike: {_list_shares(other, read)}"
+            why = f"find out what these rows of {arm} are (docs/formats.md): requests may be hidden among them"
+            yield fail("coverage", text, why)
+            break
 
 
 def _list_shares(rows: Mapping[str, int], read: Mapping[str, int]) -> str:
     return ", ".join(f"{arm} {format_count(n)} of {format_count(read[arm])}" for arm, n in rows.items())
-
-
-def _differ(rows: Mapping[str, int], read: Mapping[str, int], arm: str, other: str) -> float:
-    return abs(rows[arm] / read[arm] - rows[other] / read[other])
 
 
 def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str]:
@@ -158,20 +135,20 @@ def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str
     ]
 
 
-def check_cut_off(scene: Scene) -> Iterable[Finding]:
+def check_cut_off(context: RequestContext) -> Iterable[Finding]:
     """Requests without an answer at the end of a load: the old ones have failed, the young ones should be alike."""
-    failed = {arm: sum(one.arm == arm for one in scene.settled.failed) for arm in scene.cells.arms}
+    failed = {arm: sum(one.arm == arm for one in context.settled.failed) for arm in context.cells.arms}
     if any(failed.values()):
         each = ", ".join(f"{arm} {format_count(n)}" for arm, n in failed.items())
-        patience = format_number(scene.settled.patience_s)
+        patience = format_number(context.settled.patience_s)
         text = f"requests that had waited more than {patience} s when the load ended count as failed: {each}"
         yield warn("in_flight", text)
-    late = {arm: scene.settled.late.get(arm, 0) for arm in scene.cells.arms}
-    users = {arm: sum(run.facts.users.get(arm, 0) for run in scene.runs) for arm in scene.cells.arms}
-    usual = f"{format_number(scene.settled.usual_s * 1000)} ms, the baseline's p99,"
-    baseline, *candidates = scene.cells.arms
+    late = {arm: context.settled.late.get(arm, 0) for arm in context.cells.arms}
+    users = {arm: sum(run.facts.users.get(arm, 0) for run in context.runs) for arm in context.cells.arms}
+    usual = f"{format_number(context.settled.usual_s * 1000)} ms, the baseline's p99,"
+    baseline, *candidates = context.cells.arms
     for arm in candidates:
-        if not any(part.arm in {arm, baseline} for part in scene.settled.cut_off):
+        if not any(part.arm in {arm, baseline} for part in context.settled.cut_off):
             continue
         # How many requests are under way at a moment depends on the moment: users of one arm may keep step.
         trials = [max(users[name], late[name]) for name in (arm, baseline)]
@@ -179,7 +156,7 @@ def check_cut_off(scene: Scene) -> Iterable[Finding]:
         text += f"{trials[1]} users, {arm} {late[arm]} of {trials[0]}"
         if _p_more_failures(trials[0], late[arm], trials[1], late[baseline]) < SURE:
             remedy = f"look whether {arm} had stopped answering at the end, then load again"
-            yield Finding("in_flight", Level.FAIL, text, remedy=remedy)
+            yield fail("in_flight", text, remedy)
         elif _p_more_failures(trials[1], late[baseline], trials[0], late[arm]) < SURE:
             yield warn("in_flight", text)
         else:

@@ -1,13 +1,13 @@
-"""Was the load generator itself fast enough, and does its pace hide stalls?"""
+"""Was the load generator itself in order: its clocks, its speed, and does its pace hide stalls?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, known, ok, warn
-from evaluator.records import Finding, Level
+from evaluator.health.base import RequestContext, fail, ok, warn
+from evaluator.records import Finding
 
-__all__ = ["check_load_generator", "check_pacing"]
+__all__ = ["check_clock", "check_load_generator", "check_pacing"]
 
 NAME = "load_generator"
 BUSY_PERCENT = 85
@@ -16,11 +16,24 @@ SLOW_LAG_MS = 20
 SATURATED_LAG_MS = 100
 
 
-def check_load_generator(scene: Scene) -> Iterable[Finding]:
+def check_clock(context: RequestContext) -> Iterable[Finding]:
+    """Pairing by time rests on clocks: further apart than the policy allows, they make the comparison void."""
+    offsets = context.known("clock_offset_s")
+    if not offsets:
+        return
+    worst, allowed = max(abs(offset) for offset in offsets), context.rulebook.max_clock_offset_s
+    if worst > allowed:
+        text = f"a worker's clock is off by {worst:.3g} s, {allowed:.3g} s are allowed"
+        yield fail("clock", text, "synchronise the machines' clocks and load again", void=True)
+    else:
+        yield ok("clock", f"clocks agree within {worst:.2g} s")
+
+
+def check_load_generator(context: RequestContext) -> Iterable[Finding]:
     """A saturated generator measures itself: the comparison is void."""
-    cpu, lag = max(known(scene, "cpu_percent"), default=None), max(known(scene, "loop_lag_ms"), default=None)
+    cpu, lag = max(context.known("cpu_percent"), default=None), max(context.known("loop_lag_ms"), default=None)
     if cpu is None and lag is None:
-        if any(run.source == "locust" for run in scene.runs):
+        if any(run.source == "locust" for run in context.runs):
             yield warn(NAME, "not checked: no process reported its CPU or event-loop lag")
         return
     parts = [] if cpu is None else [f"CPU at most {cpu:.0f} % of a core"]
@@ -28,21 +41,18 @@ def check_load_generator(scene: Scene) -> Iterable[Finding]:
     text = ", ".join(parts)
     remedy = "use more processes (--processes 2), fewer users, or a larger machine"
     if (cpu or 0) >= SATURATED_PERCENT or (lag or 0) >= SATURATED_LAG_MS:
-        yield Finding(NAME, Level.FAIL, f"saturated: {text}", void=True, remedy=remedy)
+        yield fail(NAME, f"saturated: {text}", remedy, void=True)
     elif (cpu or 0) >= BUSY_PERCENT or (lag or 0) >= SLOW_LAG_MS:
         yield warn(NAME, f"busy: {text}", remedy)
     else:
         yield ok(NAME, text)
 
 
-def check_pacing(scene: Scene) -> Iterable[Finding]:
+def check_pacing(context: RequestContext) -> Iterable[Finding]:
     """Closed-loop users wait for a stalled service, so few of their requests meet the stall."""
-    pacing = {run.facts.pacing for run in scene.runs}
+    pacing = {run.facts.pacing for run in context.runs}
     if "closed" in pacing:
-        yield warn(
-            "pacing",
-            "closed loop: users wait for slow answers, so short stalls touch few requests",
-            "pace users with `constant_throughput` or `constant_pacing`",
-        )
+        text = "closed loop: users wait for slow answers, so short stalls touch few requests"
+        yield warn("pacing", text, "pace users with `constant_throughput` or `constant_pacing`")
     elif "open" in pacing:
         yield ok("pacing", "users keep their pace whatever the answers take")

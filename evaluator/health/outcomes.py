@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 
-from evaluator.health.base import ok, warn
-from evaluator.records import Finding, LeftOutKind, Level, OutcomeFacts, Outcomes, Rulebook
+from evaluator.health.base import OutcomeContext, fail, ok, warn
+from evaluator.records import Finding, LeftOutKind, OutcomeFacts, Outcomes
 from evaluator.stats.outcome_arms import compare_assignment
-from evaluator.stats.outcome_looks import find_dearest
 from evaluator.wording import count_of, format_count, format_number
 
-__all__ = ["OUTCOME_CHECKS", "OutcomeScene", "describe_left_out"]
+__all__ = ["describe_left_out"]
 
 ALPHA = 0.001
 MOST_CROSSED = 0.01
@@ -36,23 +34,15 @@ SKEWED = 355.0
 """Units an arm needs for a mean, per squared skewness (Kohavi, Deng, Longbotham & Xu 2014, rule 7)."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeScene:
-    """Everything around a comparison of outcomes."""
-
-    outcomes: Outcomes
-    rulebook: Rulebook
-
-
-def check_units_ratio(scene: OutcomeScene) -> Iterable[Finding]:
+def check_units_ratio(context: OutcomeContext) -> Iterable[Finding]:
     """χ² of the units of each arm against the configured shares (equal unless the policy says otherwise)."""
-    arms, shares = scene.outcomes.arms, scene.rulebook.sample_ratio
+    arms, shares = context.outcomes.arms, context.rulebook.sample_ratio
     unnamed = [arm for arm in arms if shares and arm not in shares]
     if unnamed:
         text = f"health.sample_ratio names no share of {', '.join(unnamed)}"
-        yield Finding("sample_ratio", Level.FAIL, text, remedy=_suggest_ratio(scene))
+        yield fail("sample_ratio", text, _suggest_ratio(context))
         return
-    counts = [part.n for part in scene.outcomes.moments]
+    counts = [part.n for part in context.outcomes.moments]
     wanted = np.array([shares.get(arm, 1.0) for arm in arms])
     p_value = compare_assignment(counts, wanted.tolist())
     text = "units: " + ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(arms, counts, strict=True))
@@ -61,19 +51,19 @@ def check_units_ratio(scene: OutcomeScene) -> Iterable[Finding]:
         return
     expected = sum(counts) * wanted / wanted.sum()
     text += "; expected: " + ", ".join(f"{arm} {n:,.0f}" for arm, n in zip(arms, expected, strict=True))
-    yield Finding("sample_ratio", Level.FAIL, f"{text} (p = {p_value:.1g})", remedy=_suggest_ratio(scene))
+    yield fail("sample_ratio", f"{text} (p = {p_value:.1g})", _suggest_ratio(context))
 
 
-def _suggest_ratio(scene: OutcomeScene) -> str:
+def _suggest_ratio(context: OutcomeContext) -> str:
     """What to do about another split: look for lost units, leave stray arms out, or say the shares that were found."""
-    arms, sizes = scene.outcomes.arms, [part.n for part in scene.outcomes.moments]
-    shares = scene.rulebook.sample_ratio
+    arms, sizes = context.outcomes.arms, [part.n for part in context.outcomes.moments]
+    shares = context.rulebook.sample_ratio
     expected = [sum(sizes) * shares.get(arm, 1.0) / sum(shares.get(one, 1.0) for one in arms) for arm in arms]
     stray = [arm for arm, n, wanted in zip(arms, sizes, expected, strict=True) if n < MOST_STRAY * wanted]
     found = ", ".join(f"{_quote_yaml(arm)}: {max(n, 1)}" for arm, n in zip(arms, sizes, strict=True))
     remedies = ["look for what loses units of one arm"]
     if stray and arms[0] not in stray and len(arms) - len(stray) > 1:
-        query = _quote_shell(_leave_out(scene.outcomes, stray))
+        query = _quote_shell(_leave_out(context.outcomes, stray))
         names = " and ".join(stray)
         remedies.append(
             f"if {names} should not be there, leave it out: `--outcomes-query {query}` with the same import"
@@ -102,9 +92,9 @@ def _quote_yaml(name: str) -> str:
     return name if plain else json.dumps(name, ensure_ascii=False)
 
 
-def check_looks(scene: OutcomeScene) -> Iterable[Finding]:
+def check_looks(context: OutcomeContext) -> Iterable[Finding]:
     """Earlier verdicts on other outcomes of this release, and how looking again is paid for."""
-    price = find_dearest(scene.outcomes, scene.rulebook.monitoring)
+    price = context.price
     so_far = format_count(price.units)
     if not price.earlier:
         planned = f" of {format_count(price.max_units)} planned" if price.max_units else ""
@@ -119,14 +109,12 @@ def check_looks(scene: OutcomeScene) -> Iterable[Finding]:
     plan = f"before the first look at the next test write {suggested}, with the units that you plan, or {ANYTIME}"
     if price.refused and price.kind == "fixed":
         remedy = f"write {ANYTIME}: what is left of alpha then pays for it; {plan}"
-        yield Finding(
-            "outcome_looks", Level.FAIL, f"{text}; monitoring: {{mode: fixed}} allows one look", remedy=remedy
-        )
+        yield fail("outcome_looks", f"{text}; monitoring: {{mode: fixed}} allows one look", remedy)
     elif price.refused:
         remedy = f"judge when there are more units; where {MAX_UNITS} is reached, the earlier verdict was the last"
-        yield Finding("outcome_looks", Level.FAIL, f"{text}; {price.refused}", remedy=remedy)
+        yield fail("outcome_looks", f"{text}; {price.refused}", remedy)
     elif price.share < 1:
-        left = format_number(scene.rulebook.alpha * price.share * 100)
+        left = format_number(context.rulebook.alpha * price.share * 100)
         yield warn(
             "outcome_looks",
             f"{text}; they took alpha and left {left} % for this look and all later ones, paid by {HOW[price.kind]}",
@@ -136,23 +124,23 @@ def check_looks(scene: OutcomeScene) -> Iterable[Finding]:
         yield ok("outcome_looks", f"{text}; paid for by {HOW[price.kind]}")
 
 
-def check_assignment(scene: OutcomeScene) -> Iterable[Finding]:
+def check_assignment(context: OutcomeContext) -> Iterable[Finding]:
     """Units seen in more than one arm are left out; more than one in a hundred forbids a GO."""
-    facts = scene.outcomes.facts
+    facts = context.outcomes.facts
     if not facts.crossed:
         yield ok("assignment", "every unit was in one arm only")
         return
     share = facts.crossed / (facts.crossed + facts.units)
     text = f"{format_count(facts.crossed)} units ({format_number(share * 100)} %) were seen in several arms; left out"
     if share > MOST_CROSSED:
-        yield Finding("assignment", Level.FAIL, text, remedy="mend the assignment, then import again")
+        yield fail("assignment", text, "mend the assignment, then import again")
     else:
         yield warn("assignment", text)
 
 
-def check_duplicates(scene: OutcomeScene) -> Iterable[Finding]:
+def check_duplicates(context: OutcomeContext) -> Iterable[Finding]:
     """Rows that repeat another one in every column."""
-    facts = scene.outcomes.facts
+    facts = context.outcomes.facts
     if facts.duplicates:
         done = "counted once" if facts.duplicates_dropped else "kept: the file is a log of events"
         yield warn("duplicates", f"{format_count(facts.duplicates)} rows repeat another one in every column; {done}")
@@ -160,9 +148,9 @@ def check_duplicates(scene: OutcomeScene) -> Iterable[Finding]:
         yield ok("duplicates", "no row is there twice")
 
 
-def check_rows(scene: OutcomeScene) -> Iterable[Finding]:
+def check_rows(context: OutcomeContext) -> Iterable[Finding]:
     """Rows read against rows judged; rows that cannot be used must be few, and as many in every arm."""
-    facts = scene.outcomes.facts
+    facts = context.outcomes.facts
     read = sum(facts.read.values())
     if not read:
         return
@@ -177,13 +165,13 @@ def check_rows(scene: OutcomeScene) -> Iterable[Finding]:
     arms = [arm for arm in facts.read if arm]
     skipped = [facts.count(LeftOutKind.BAD_ROW, arm) for arm in arms]
     uneven = _compare_missing(skipped, [facts.read[arm] for arm in arms]) if sum(skipped) and len(arms) > 1 else 1.0
-    if facts.skipped_rows > (1 - scene.rulebook.coverage) * read:
-        least = f"{format_number(scene.rulebook.coverage * 100)} %"
+    if facts.skipped_rows > (1 - context.rulebook.coverage) * read:
+        least = f"{format_number(context.rulebook.coverage * 100)} %"
         why = f"{text}; more bad rows than health.coverage ({least}) allows"
-        yield Finding("coverage", Level.FAIL, why, remedy=remedy)
+        yield fail("coverage", why, remedy)
     elif uneven < ALPHA:
         why = f"{text}; bad rows are not as frequent in every arm (p = {uneven:.1g})"
-        yield Finding("coverage", Level.FAIL, why, remedy=remedy)
+        yield fail("coverage", why, remedy)
     else:
         yield warn("coverage", text)
 
@@ -201,10 +189,10 @@ def describe_left_out(facts: OutcomeFacts) -> str:
     return ", ".join(parts)
 
 
-def check_missing(scene: OutcomeScene) -> Iterable[Finding]:
+def check_missing(context: OutcomeContext) -> Iterable[Finding]:
     """Units without a value are left out of that outcome; that is fair only where it happens to all arms alike."""
-    outcomes = scene.outcomes
-    used = {name for rule in scene.rulebook.rules for name in (rule.outcome, rule.per, *rule.covariates) if name}
+    outcomes = context.outcomes
+    used = {name for rule in context.rulebook.rules for name in (rule.outcome, rule.per, *rule.covariates) if name}
     for name, missing in outcomes.facts.missing.items():
         if name not in used:
             continue
@@ -214,7 +202,7 @@ def check_missing(scene: OutcomeScene) -> Iterable[Finding]:
         text = f"units without {name}: {each}"
         if p_value < ALPHA:
             why = f"{text}; not alike (p = {p_value:.1g})"
-            yield Finding("missing_outcomes", Level.FAIL, why, remedy=f"find out why {name} is missing more in one arm")
+            yield fail("missing_outcomes", why, f"find out why {name} is missing more in one arm")
         else:
             yield warn("missing_outcomes", f"{text}; as often in every arm")
 
@@ -229,10 +217,10 @@ def _compare_missing(missing: list[int], units: list[int]) -> float:
     return float(chdtrc(len(units) - 1, statistic))
 
 
-def check_tails(scene: OutcomeScene) -> Iterable[Finding]:
+def check_tails(context: OutcomeContext) -> Iterable[Finding]:
     """Is the mean of so skewed values of so few units still about normal?"""
-    outcomes = scene.outcomes
-    for rule in scene.rulebook.rules:
+    outcomes = context.outcomes
+    for rule in context.rulebook.rules:
         if (
             rule.type not in ("outcome_mean", "outcome_ratio")
             or rule.winsorise
@@ -248,16 +236,3 @@ def check_tails(scene: OutcomeScene) -> Iterable[Finding]:
                 f"{format_count(fewest)} are there"
             )
             yield warn("heavy_tail", text, remedy=f"import more units, or set winsorise: 99.9% for {rule.name}")
-
-
-OutcomeCheck = Callable[[OutcomeScene], Iterable[Finding]]
-
-OUTCOME_CHECKS: tuple[OutcomeCheck, ...] = (
-    check_units_ratio,
-    check_looks,
-    check_assignment,
-    check_duplicates,
-    check_rows,
-    check_missing,
-    check_tails,
-)

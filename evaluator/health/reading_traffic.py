@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from evaluator.health.reading_base import END_STEPS, TOLERATED, ReadingScene, name_some, show_clock, show_command
+from evaluator.health.base import END_STEPS, TOLERATED, ReadingContext, fail, name_some, show_clock, show_command
 from evaluator.records import PARTS, Direction, Finding, Level, Query, QueryKind
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
@@ -29,46 +29,43 @@ KNOWN_BUCKETS = 8
 REMEMBERED = 40
 LONGER_THAN_BEFORE = 2.0
 
-FloatArray = npt.NDArray[np.float64]
 VALUE, COUNT = PARTS.index("value"), PARTS.index("count")
 
 
-def check_traffic(scene: ReadingScene) -> Iterable[Finding]:
+def check_traffic(context: ReadingContext) -> Iterable[Finding]:
     """An arm whose instances answer scrapes, and whose requests stop while the other arm's go on.
 
     Where readings know endpoints, that is looked at for each of them as well.
     """
-    queries, endpoints = _request_counters(scene), scene.readings.endpoints
-    for arm in range(1, len(scene.readings.arms)):
+    queries, endpoints = _request_counters(context), context.readings.endpoints
+    for arm in range(1, len(context.readings.arms)):
         for one, other in ((arm, 0), (0, arm)):
-            pauses = [_find_pause(scene, query, None, one, other) for query in queries]
+            pauses = [_find_pause(context, query, None, one, other) for query in queries]
             worst = max((pause for pause in pauses if pause), default=None, key=_badness)
             if worst is not None:
-                yield from _name_pause(scene, "traffic", worst, one, other)
+                yield from _name_pause(context, "traffic", worst, one, other)
             elif len(endpoints) > 1:
-                of_each = [_find_pause(scene, query, name, one, other) for query in queries for name in endpoints]
+                of_each = [_find_pause(context, query, name, one, other) for query in queries for name in endpoints]
                 worst = max((pause for pause in of_each if pause), default=None, key=_badness)
                 if worst is not None:
-                    yield from _name_pause(scene, "endpoint_silent", worst, one, other)
+                    yield from _name_pause(context, "endpoint_silent", worst, one, other)
         for query in queries[:1]:
-            yield from _name_unanswered(scene, query, arm)
+            yield from _name_unanswered(context, query, arm)
 
 
-def _name_unanswered(scene: ReadingScene, query: Query, arm: int) -> Iterator[Finding]:
+def _name_unanswered(context: ReadingContext, query: Query, arm: int) -> Iterator[Finding]:
     """Endpoints that the baseline answered and the candidate never, where its share of them was to be expected."""
-    view, part = scene.view, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE
-    rows, readings = view.find(query, part), view.readings
+    readings = context.view.readings
+    rows = _find_counts(context, query)
     total = np.zeros((2, len(readings.endpoints)))
-    seen = np.zeros(len(readings.endpoints), dtype=bool)
-    for place, code in enumerate((0, arm)):
+    for side, code in enumerate((0, arm)):
         mine = rows[readings.arm[rows] == code]
-        np.add.at(total[place], readings.endpoint[mine], readings.total[mine])
-        if place:
-            seen[readings.endpoint[mine]] = True
+        np.add.at(total[side], readings.endpoint[mine], readings.total[mine])
     every = total.sum(axis=1)
     if not every.all():
         return
     expected = total[0] * every[1] / every[0]
+    seen = np.isin(np.arange(len(readings.endpoints)), readings.endpoint[rows[readings.arm[rows] == arm]])
     never = np.flatnonzero(~seen & (expected >= EXPECTED))
     if never.size:
         names = name_some([readings.endpoints[code] for code in never.tolist()])
@@ -77,24 +74,12 @@ def _name_unanswered(scene: ReadingScene, query: Query, arm: int) -> Iterator[Fi
             "requests were to be expected from what baseline answered"
         )
         remedy = "find out whether it still has them; sources.prometheus.endpoint_label says what an endpoint is"
-        yield Finding("endpoint_silent", Level.FAIL, text, remedy=remedy)
-
-
-def _badness(pause: _Pause) -> tuple[bool, float]:
-    return pause.at_end, pause.seconds
-
-
-def _name_pause(scene: ReadingScene, check: str, pause: _Pause, one: int, other: int) -> Iterator[Finding]:
-    share = pause.seconds / scene.seconds if scene.seconds else 1.0
-    if pause.at_end or share > TOLERATED:
-        level = Level.FAIL if pause.at_end or share > scene.rulebook.silence else Level.WARN
-        text = pause.say(scene.readings.arms[one], scene.readings.arms[other])
-        yield Finding(check, level, text, remedy=_say_what_to_do(scene, pause))
+        yield fail("endpoint_silent", text, remedy)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    """A stretch of time in which an arm is scraped and counts nothing, and the other arm goes on as before."""
+    """A time in which an arm is scraped and counts nothing, and the other arm goes on as before."""
 
     query: Query
     endpoint: str
@@ -105,52 +90,68 @@ class _Pause:
     grown: float
     at_end: bool
 
-    @property
-    def seconds(self) -> float:
-        return self.end_s - self.start_s
 
-    def say(self, arm: str, other: str) -> str:
-        since = f"from {show_clock(self.start_s * 1000)} on" if self.at_end else f"at {show_clock(self.start_s * 1000)}"
-        what = f"{self.endpoint} of {arm}" if self.endpoint else arm
-        return (
-            f"{what} answers scrapes and serves nothing {since}: {name_of(self.query)} grew by "
-            f"{format_number(self.grown)} in {format_duration(self.seconds)}, where {format_number(self.expected)} "
-            f"were to be expected from what {other} went on counting"
-        )
+def _badness(pause: _Pause) -> tuple[bool, float]:
+    return pause.at_end, pause.end_s - pause.start_s
 
 
-def _say_what_to_do(scene: ReadingScene, pause: _Pause) -> str:
-    start = scene.view.span[0] * scene.readings.bucket_s * 1000
-    if not pause.at_end or scene.stretches:
-        return "find out why no request reached it, or why it answered none"
-    command = show_command(scene, start, pause.start_s * 1000)
-    return f"find out why; only if its traffic was taken away on purpose, judge the time before: `{command}`"
+def _name_pause(context: ReadingContext, check: str, pause: _Pause, one: int, other: int) -> Iterator[Finding]:
+    seconds, begun_ms = pause.end_s - pause.start_s, pause.start_s * 1000
+    periods = [stretch.end_s - stretch.start_s for stretch in context.stretches] or [context.covered_s]
+    share = seconds / sum(periods) if sum(periods) else 1.0
+    if not pause.at_end and share <= TOLERATED:
+        return
+    since = f"from {show_clock(begun_ms)} on" if pause.at_end else f"at {show_clock(begun_ms)}"
+    arms = context.readings.arms
+    what = f"{pause.endpoint} of {arms[one]}" if pause.endpoint else arms[one]
+    text = (
+        f"{what} answers scrapes and serves nothing {since}: {name_of(pause.query)} grew by "
+        f"{format_number(pause.grown)} in {format_duration(seconds)}, where {format_number(pause.expected)} "
+        f"were to be expected from what {arms[other]} went on counting"
+    )
+    remedy = "find out why no request reached it, or why it answered none"
+    if pause.at_end and not context.stretches:
+        start_ms = context.view.span[0] * context.readings.bucket_s * 1000
+        command = show_command(context.release, start_ms, begun_ms)
+        remedy = f"find out why; only if its traffic was taken away on purpose, judge the time before: `{command}`"
+    level = Level.FAIL if pause.at_end or share > context.rulebook.silence else Level.WARN
+    yield Finding(check, level, text, remedy=remedy)
 
 
-def find_still_instances(scene: ReadingScene) -> Mapping[tuple[int, str], float]:
+def _find_counts(context: ReadingContext, query: Query, endpoint: str | None = None) -> IntArray:
+    """Rows of the view that say by how much a counter of requests grew."""
+    return context.view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE, endpoint)
+
+
+def _shortest_s(context: ReadingContext) -> float:
+    """What the scraping itself explains."""
+    return END_STEPS * max((fact.step_ms for fact in context.readings.facts), default=0.0) / 1000
+
+
+def find_still_instances(context: ReadingContext) -> Mapping[tuple[int, str], float]:
     """Instances whose requests stop for good while they are scraped and their arm's others go on.
 
     Gives arm and name → since when (ms). Only those that served before, for which 20 requests or more were to be
     expected since, and whose silence is more than twice as long as any that an instance of either arm came back from.
     """
     found: dict[tuple[int, str], float] = {}
-    bucket_s, first = scene.readings.bucket_s, scene.view.span[0]
-    shortest_s = END_STEPS * max((fact.step_ms for fact in scene.readings.facts), default=0.0) / 1000
-    for query in _request_counters(scene):
-        served = _grow_by_instance(scene, query)
+    bucket_s, first = context.readings.bucket_s, context.view.span[0]
+    shortest_s = _shortest_s(context)
+    for query in _request_counters(context):
+        served = _grow_by_instance(context, query)
         stops = {key: _find_stop(own, others) for key, (own, others) in served.items()}
-        longest = max((stop.longest_pause for stop in stops.values()), default=0)
-        for key, stop in stops.items():
-            if stop.lasts * bucket_s > shortest_s and stop.lasts > LONGER_THAN_BEFORE * longest:
-                since = float((first + served[key][0].size - stop.lasts) * bucket_s * 1000)
+        longest = max((pause for _, pause in stops.values()), default=0)
+        for key, (lasts, _) in stops.items():
+            if lasts * bucket_s > shortest_s and lasts > LONGER_THAN_BEFORE * longest:
+                since = float((first + served[key][0].size - lasts) * bucket_s * 1000)
                 found[key] = min(found.get(key, since), since)
     return found
 
 
-def _grow_by_instance(scene: ReadingScene, query: Query) -> dict[tuple[int, str], tuple[FloatArray, FloatArray]]:
+def _grow_by_instance(context: ReadingContext, query: Query) -> dict[tuple[int, str], tuple[FloatArray, FloatArray]]:
     """By how much each instance that is read until the end grew in each bucket of the view, and its arm's others."""
-    view, readings = scene.view, scene.view.readings
-    rows = view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE)
+    view, readings = context.view, context.view.readings
+    rows = _find_counts(context, query)
     start, end = view.span
     out: dict[tuple[int, str], tuple[FloatArray, FloatArray]] = {}
     for arm in range(len(readings.arms)):
@@ -166,16 +167,11 @@ def _grow_by_instance(scene: ReadingScene, query: Query) -> dict[tuple[int, str]
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    """For how many buckets an instance has served nearly nothing at the end, and the longest pause before (buckets)."""
+def _find_stop(own: FloatArray, others: FloatArray) -> tuple[int, int]:
+    """For how many buckets an instance has served nearly nothing at the end, and the longest pause before (buckets).
 
-    lasts: int
-    longest_pause: int
-
-
-def _find_stop(own: FloatArray, others: FloatArray) -> _Stop:
-    """When an instance stopped for good, beside its arm's others; `lasts` 0: it serves."""
+    It is compared with its arm's others; 0: it serves.
+    """
     before, others_before = np.cumsum(own), np.cumsum(others)
     after, others_after = before[-1] - before, others_before[-1] - others_before
     share = np.where(others_before >= EXPECTED, before / np.maximum(others_before, 1.0), 0.0)
@@ -190,13 +186,13 @@ def _find_stop(own: FloatArray, others: FloatArray) -> _Stop:
     served = at + 1 if stopped else own.size
     still = own[:served] <= STILL * np.minimum(share[served - 1] * others[:served], level[served - 1])
     pauses = np.diff(np.flatnonzero(np.concatenate(([True], ~still, [True])))) - 1
-    return _Stop(own.size - served, int(pauses.max()))
+    return own.size - served, int(pauses.max())
 
 
-def _request_counters(scene: ReadingScene) -> list[Query]:
+def _request_counters(context: ReadingContext) -> list[Query]:
     """Counters that grow with requests: denominators, histograms, and rates of which more is better."""
     found: dict[Query, None] = {}
-    for rule in scene.rulebook.rules:
+    for rule in context.rulebook.rules:
         if rule.type == "counter_ratio":
             found[rule.queries[-1]] = None
         elif rule.type.startswith("histogram") or (rule.type == "counter_rate" and rule.direction is Direction.HIGHER):
@@ -204,14 +200,14 @@ def _request_counters(scene: ReadingScene) -> list[Query]:
     return list(found)
 
 
-def _find_pause(scene: ReadingScene, query: Query, endpoint: str | None, arm: int, other: int) -> _Pause | None:
+def _find_pause(context: ReadingContext, query: Query, endpoint: str | None, arm: int, other: int) -> _Pause | None:
     """The worst pause of one arm against the other; `endpoint` `None`: over all of them."""
-    grown = _grow_by_bucket(scene, query, endpoint, (arm, other))
+    grown = _grow_by_bucket(context, query, endpoint, (arm, other))
     if grown is None:
         return None
     first, own, theirs = grown
-    bucket_s = scene.readings.bucket_s
-    shortest_s = END_STEPS * max((fact.step_ms for fact in scene.readings.facts), default=0.0) / 1000
+    bucket_s = context.readings.bucket_s
+    shortest_s = _shortest_s(context)
     pauses: list[_Pause] = []
     history, run, longest = _History(), list[int](), 0
     for at in range(own.size + 1):
@@ -259,22 +255,16 @@ class _History:
 
         The smaller of the latest ratio and that of all time: a pause of the other arm makes one of them large.
         """
-        own, theirs = (sum(pair[place] for pair in self.latest) for place in (0, 1))
-        return min(_ratio(own, theirs), _ratio(self.own, self.theirs))
-
-
-def _ratio(own: float, theirs: float) -> float:
-    """Requests of the arm for each of the other; 0 where those are too few to say."""
-    return own / theirs if theirs >= EXPECTED else 0.0
+        lately = [sum(pair[side] for pair in self.latest) for side in (0, 1)]
+        sums = lately, (self.own, self.theirs)
+        return min(own / theirs if theirs >= EXPECTED else 0.0 for own, theirs in sums)
 
 
 def _grow_by_bucket(
-    scene: ReadingScene, query: Query, endpoint: str | None, arms: tuple[int, int]
+    context: ReadingContext, query: Query, endpoint: str | None, arms: tuple[int, int]
 ) -> tuple[int, FloatArray, FloatArray] | None:
     """First bucket, and by how much both arms grew in each from there to the last that both were read in."""
-    view = scene.view
-    rows = view.find(query, COUNT if query.kind is QueryKind.HISTOGRAM else VALUE, endpoint)
-    readings = view.readings
+    rows, readings = _find_counts(context, query, endpoint), context.view.readings
     mine = [rows[readings.arm[rows] == arm] for arm in arms]
     if not all(one.size for one in mine):
         return None

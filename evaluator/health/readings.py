@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
-from evaluator.health.base import ok, warn
-from evaluator.health.reading_base import ReadingCheck, ReadingScene, name_some
-from evaluator.health.reading_silence import SILENCE_CHECKS
-from evaluator.health.reading_traffic import check_traffic
-from evaluator.records import BASELINE, Comparison, Finding, Level, Query, QueryFacts, ReadingCells
+from evaluator.health.base import TOLERATED, ReadingContext, fail, name_some, ok, warn
+from evaluator.records import BASELINE, Comparison, Finding, Level, QueryFacts
 from evaluator.stats.reading_panels import measures_the_same, name_of
 from evaluator.wording import format_change, format_count, format_number, name_comparison
 
-__all__ = ["READING_CHECKS", "ReadingScene"]
-
-TOLERATED = 0.02
 ENOUGH = 3
 CLIENT_TIMES = ("latency_quantile", "latency_mean")
 SERVER_TIMES = ("histogram_quantile", "histogram_mean")
 
 
-def check_selectors(scene: ReadingScene) -> Iterable[Finding]:
+def check_selectors(context: ReadingContext) -> Iterable[Finding]:
     """A series cannot be baseline and candidate at once: then the selectors do not tell the arms apart."""
-    readings = scene.readings
+    readings = context.readings
     for arm in readings.arms[1:]:
         shared = [fact for fact in readings.facts if fact.arm == arm and fact.shared]
         if shared:
@@ -34,12 +29,12 @@ def check_selectors(scene: ReadingScene) -> Iterable[Finding]:
                 f"{name_of(worst.query)}{f' ({both})' if both else ''}: they do not tell the arms apart"
             )
             remedy = f"make sources.prometheus.selectors tell {arm} from baseline, then collect again"
-            yield Finding("selectors", Level.FAIL, text, void=True, remedy=remedy)
+            yield fail("selectors", text, remedy, void=True)
 
 
-def check_shared_instances(scene: ReadingScene) -> Iterable[Finding]:
+def check_shared_instances(context: ReadingContext) -> Iterable[Finding]:
     """Both arms counted by the same instances, which are proxies before them (or the load balancer)."""
-    names = scene.shared_instances
+    names = context.shared_instances
     if names:
         text = (
             f"baseline and candidate are both counted by {name_some(list(names))}: these are proxies, so they do not "
@@ -52,91 +47,81 @@ def check_shared_instances(scene: ReadingScene) -> Iterable[Finding]:
         yield warn("shared_instances", text, remedy)
 
 
-def check_series(scene: ReadingScene) -> Iterable[Finding]:
+def check_series(context: ReadingContext) -> Iterable[Finding]:
     """Arms without any series, and queries that only some of the arms answer."""
-    readings = scene.readings
+    readings = context.readings
     silent = [arm for code, arm in enumerate(readings.arms) if not (readings.arm == code).any()]
     for arm in silent:
         why = next((f": {fact.impossible}" for fact in readings.facts if fact.arm == arm and fact.impossible), "")
         remedy = (
             f"if {arm} was to run in that time, it never answered a scrape; else check {arm} of "
-            f"sources.prometheus.selectors, then `evaluator collect {scene.release}` again"
+            f"sources.prometheus.selectors, then `evaluator collect {context.release}` again"
         )
-        yield Finding("series", Level.FAIL, f"no query has a series of {arm}{why}", remedy=remedy)
+        yield fail("series", f"no query has a series of {arm}{why}", remedy)
     lacking = 0
-    for place, query in enumerate(readings.queries):
-        here = readings.query == place
-        absent = [
-            arm
-            for code, arm in enumerate(readings.arms)
-            if arm not in silent and not (here & (readings.arm == code)).any()
-        ]
-        if absent:
-            lacking += 1
-            yield _explain_absent(query, absent, readings)
+    for number, query in enumerate(readings.queries):
+        here = readings.arm[readings.query == number]
+        absent = [arm for code, arm in enumerate(readings.arms) if arm not in silent and code not in here]
+        if not absent:
+            continue
+        lacking += 1
+        name, arms = query.text.strip(), " and ".join(absent)
+        facts = (fact for fact in readings.facts if fact.query == query and fact.arm in absent)
+        impossible = next((fact.impossible for fact in facts if fact.impossible), "")
+        if impossible:
+            yield warn("series", f"{name}: {impossible}", "check the query's labels")
+        elif any(measures_the_same(query, other) for other in readings.queries if other != query):
+            # Libraries create such a counter at its first event.
+            yield warn("series", f"{name} never happened on {arms}: taken as 0")
+        else:
+            yield warn("series", f"{name} has no series of {arms}", "check the query's labels")
     if not silent and not lacking:
         yield ok("series", f"all {len(readings.queries)} queries have series of every arm")
 
 
-def _explain_absent(query: Query, absent: list[str], readings: ReadingCells) -> Finding:
-    others = [other for other in readings.queries if other != query]
-    facts = [fact for fact in readings.facts if fact.query == query and fact.arm in absent and fact.impossible]
-    if facts:
-        return warn("series", f"{query.text.strip()}: {facts[0].impossible}", "check the query's labels")
-    if any(measures_the_same(query, other) for other in others):
-        # Libraries create such a counter at its first event.
-        return warn("series", f"{query.text.strip()} never happened on {' and '.join(absent)}: taken as 0")
-    return warn("series", f"{query.text.strip()} has no series of {' and '.join(absent)}", "check the query's labels")
-
-
-def check_form(scene: ReadingScene) -> Iterable[Finding]:
+def check_form(context: ReadingContext) -> Iterable[Finding]:
     """Histograms that are none, or that are recorded in another way on the other arm."""
-    for query in scene.readings.queries:
-        forms = {fact.arm: fact.form for fact in scene.readings.facts if fact.query == query and fact.form}
+    for query in context.readings.queries:
+        forms = {fact.arm: fact.form for fact in context.readings.facts if fact.query == query and fact.form}
         if len(set(forms.values())) > 1 or set(forms.values()) - {"classic", "native"}:
             said = ", ".join(f"{form} on {arm}" for arm, form in forms.items())
             yield warn("histogram_form", f"{name_of(query)} is {said}")
 
 
-def check_partial(scene: ReadingScene) -> Iterable[Finding]:
+def check_partial(context: ReadingContext) -> Iterable[Finding]:
     """What the server itself said of its answers: part of the data may be missing. Its hints are only shown."""
-    notes = dict.fromkeys(text for fact in scene.readings.facts for text in fact.notes)
+    notes = dict.fromkeys(text for fact in context.readings.facts for text in fact.notes)
     if notes:
         yield ok("server_notes", f"the server notes: {'; '.join(notes)}")
-    said = dict.fromkeys(text for fact in scene.readings.facts for text in fact.warnings)
+    said = dict.fromkeys(text for fact in context.readings.facts for text in fact.warnings)
     if said:
         text = f"the server warned of its own answers: {'; '.join(said)}"
-        remedy = f"mend the server, then `evaluator collect {scene.release}` again"
-        yield Finding("partial_answer", Level.FAIL, text, remedy=remedy)
+        remedy = f"mend the server, then `evaluator collect {context.release}` again"
+        yield fail("partial_answer", text, remedy)
 
 
-def check_scrapes(scene: ReadingScene) -> Iterable[Finding]:
+def check_scrapes(context: ReadingContext) -> Iterable[Finding]:
     """Scrapes that are not there, within the series of each instance."""
-    worst = max(scene.readings.facts, key=_missing_share, default=None)
+    worst = max(context.readings.facts, key=_missing_share, default=None)
     share = _missing_share(worst) if worst else 0.0
     if worst is None or share <= TOLERATED:
         yield ok("scrapes", "no gaps")
         return
-    others = [_missing_share(fact) for fact in scene.readings.facts if fact.arm != worst.arm]
+    others = [_missing_share(fact) for fact in context.readings.facts if fact.arm != worst.arm]
     text = f"{format_number(share * 100)} % of the scrapes of {name_of(worst.query)} of {worst.arm} are missing"
     text += f" ({format_number(max(others, default=0.0) * 100)} % of the other arm's)"
-    remedy = f"find out why its scrapes fail, then `evaluator collect {scene.release}` again"
-    yield Finding("scrapes", Level.FAIL if share > scene.rulebook.silence else Level.WARN, text, remedy=remedy)
-
-
-def count_named(fact: QueryFacts) -> int:
-    """Samples of a query that were read and are left out, each with a reason."""
-    return fact.nan + fact.infinite + fact.repeated + fact.outside + fact.falls
+    remedy = f"find out why its scrapes fail, then `evaluator collect {context.release}` again"
+    yield Finding("scrapes", Level.FAIL if share > context.rulebook.silence else Level.WARN, text, remedy=remedy)
 
 
 def _missing_share(fact: QueryFacts) -> float:
     return fact.missing / fact.expected if fact.expected else 0.0
 
 
-def check_restarts(scene: ReadingScene) -> Iterable[Finding]:
+def check_restarts(context: ReadingContext) -> Iterable[Finding]:
     """Counters that started again: a process did. Those that dropped otherwise were read from another server."""
-    for arm in scene.readings.arms:
-        facts = [fact for fact in scene.readings.facts if fact.arm == arm]
+    for arm in context.readings.arms:
+        facts = [fact for fact in context.readings.facts if fact.arm == arm]
         resets = max((fact.resets for fact in facts), default=0)
         if resets:
             times = "once" if resets == 1 else f"{format_count(resets)} times"
@@ -150,21 +135,21 @@ def check_restarts(scene: ReadingScene) -> Iterable[Finding]:
         )
         if worst.falls > TOLERATED * worst.read:
             remedy = "if its values go up and down, it is no counter: compare it as a gauge"
-            yield Finding("counter_drops", Level.FAIL, text, remedy=remedy)
+            yield fail("counter_drops", text, remedy)
         else:
             yield warn("counter_drops", text)
 
 
-def check_samples(scene: ReadingScene) -> Iterable[Finding]:
+def check_samples(context: ReadingContext) -> Iterable[Finding]:
     """Samples and series that were left out; all that were read must be used or named."""
-    facts = scene.readings.facts
+    facts = context.readings.facts
     for kind, noun in (("nan", "not a number"), ("infinite", "infinite")):
-        shares = {arm: _left_out_share(scene, arm, kind) for arm in scene.readings.arms}
+        shares = {arm: _left_out_share(context, arm, kind) for arm in context.readings.arms}
         for arm, (count, share) in shares.items():
             if count:
-                other = shares[scene.readings.arms[0]][1]
-                lopsided = arm != scene.readings.arms[0] and share > max(1 - scene.rulebook.coverage, 2 * other)
-                level = Level.FAIL if share > scene.rulebook.silence or lopsided else Level.WARN
+                other = shares[context.readings.arms[0]][1]
+                lopsided = arm != context.readings.arms[0] and share > max(1 - context.rulebook.coverage, 2 * other)
+                level = Level.FAIL if share > context.rulebook.silence or lopsided else Level.WARN
                 text = f"{format_count(count)} samples of {arm} were {noun} ({format_number(share * 100)} %); left out"
                 remedy = "see what the query divides by; what is left out may be what is wrong" if lopsided else ""
                 yield Finding("not_a_number" if kind == "nan" else "infinite", level, text, remedy=remedy)
@@ -176,39 +161,40 @@ def check_samples(scene: ReadingScene) -> Iterable[Finding]:
         yield warn("other_times", f"{format_count(outside)} samples were of another time than was asked for; left out")
     if any(fact.series and not fact.read for fact in facts):
         text = "these readings were collected by an earlier version, which did not keep when each arm was heard"
-        remedy = f"`evaluator collect {scene.release}` again"
-        yield Finding("samples", Level.FAIL, text, remedy=remedy)
+        remedy = f"`evaluator collect {context.release}` again"
+        yield fail("samples", text, remedy)
         return
-    lost = sum(abs(fact.read - sum(n for _, n in fact.used) - count_named(fact)) for fact in facts)
+    named = [fact.nan + fact.infinite + fact.repeated + fact.outside + fact.falls for fact in facts]
+    lost = sum(abs(fact.read - sum(n for _, n in fact.used) - n) for fact, n in zip(facts, named, strict=True))
     if lost:
-        yield Finding("samples", Level.FAIL, f"{format_count(lost)} samples were read, and neither used nor named")
+        yield fail("samples", f"{format_count(lost)} samples were read, and neither used nor named")
 
 
-def _left_out_share(scene: ReadingScene, arm: str, kind: str) -> tuple[int, float]:
+def _left_out_share(context: ReadingContext, arm: str, kind: str) -> tuple[int, float]:
     """How many samples of an arm were left out as this, and the largest share of a query's."""
-    facts = [fact for fact in scene.readings.facts if fact.arm == arm and getattr(fact, kind)]
+    facts = [fact for fact in context.readings.facts if fact.arm == arm and getattr(fact, kind)]
     share = max((getattr(fact, kind) / max(fact.read, getattr(fact, kind)) for fact in facts), default=0.0)
     return sum(getattr(fact, kind) for fact in facts), share
 
 
-def check_source_clock(scene: ReadingScene) -> Iterable[Finding]:
+def check_source_clock(context: ReadingContext) -> Iterable[Finding]:
     """The server's clock against ours: beside a load it decides what belongs together."""
-    offset = scene.readings.sources.get("clock_offset_s")
+    offset = context.readings.sources.get("clock_offset_s")
     if not isinstance(offset, int | float):
         return
     text = f"the clock of the metrics server differs from ours by {format_number(abs(offset))} s"
-    if abs(offset) <= scene.rulebook.max_clock_offset_s:
+    if abs(offset) <= context.rulebook.max_clock_offset_s:
         yield ok("source_clock", text)
-    elif scene.client:
-        yield Finding("source_clock", Level.FAIL, text, void=True, remedy="set both clocks by NTP, then load again")
+    elif context.client:
+        yield fail("source_clock", text, "set both clocks by NTP, then load again", void=True)
     else:
         yield warn("source_clock", text)
 
 
-def check_single_instance(scene: ReadingScene) -> Iterable[Finding]:
+def check_single_instance(context: ReadingContext) -> Iterable[Finding]:
     """One instance a side cannot tell the release from the machine it ran on (method B.3a)."""
-    for arm in scene.readings.arms[1:]:
-        single = [c for c in scene.comparisons if c.arm == arm and not c.no_data and c.method.endswith("single")]
+    for arm in context.readings.arms[1:]:
+        single = [c for c in context.comparisons if c.arm == arm and not c.no_data and c.method.endswith("single")]
         fewest = min((c.instances for c in single), key=min, default=None)
         if fewest is not None and min(fewest) < ENOUGH:
             text = (
@@ -219,58 +205,37 @@ def check_single_instance(scene: ReadingScene) -> Iterable[Finding]:
                 "run three instances of each arm; or name what tells them apart by sources.prometheus.instance_label, "
                 "or how many stand behind one label by `instances: {baseline: N, canary: N}`"
             )
-            yield Finding("single_instance", Level.FAIL, text, remedy=remedy)
+            yield fail("single_instance", text, remedy)
 
 
-def check_bounds(scene: ReadingScene) -> Iterable[Finding]:
+def check_bounds(context: ReadingContext) -> Iterable[Finding]:
     """Histograms too coarse for the margin that is set on them."""
-    for comparison in scene.comparisons:
+    for comparison in context.comparisons:
         if comparison.unresolved:
             yield warn("bucket_bounds", f"{name_comparison(comparison)}: {comparison.unresolved}")
 
 
-def check_agreement(scene: ReadingScene) -> Iterable[Finding]:
+def check_agreement(context: ReadingContext) -> Iterable[Finding]:
     """The load's clients and the server itself should tell the same story."""
-    alpha = scene.rulebook.alpha
-    for arm in scene.readings.arms[1:]:
-        client = [c for c in scene.client if c.arm == arm and c.rule.type in CLIENT_TIMES and not c.scan]
-        server = [c for c in scene.comparisons if c.arm == arm and c.rule.type in SERVER_TIMES]
-        slow_outside = next((c for c in client if _is_worse(c, alpha)), None)
-        slow_inside = next((c for c in server if _is_worse(c, alpha)), None)
-        if slow_outside and not slow_inside and (fine := next((c for c in server if _is_within(c, alpha)), None)):
+
+    def find(rows: Sequence[Comparison], side: Literal["p_worse", "p_within"]) -> Comparison | None:
+        """The first of some comparisons that was shown to be beyond, or within, its margin."""
+        alpha = context.rulebook.alpha
+        shown = (c for c in rows for q in c.questions if q.kind == "margin" and getattr(q, side) < alpha)
+        return next(shown, None)
+
+    for arm in context.readings.arms[1:]:
+        client = [c for c in context.client if c.arm == arm and c.rule.type in CLIENT_TIMES and not c.scan]
+        server = [c for c in context.comparisons if c.arm == arm and c.rule.type in SERVER_TIMES]
+        slow_outside, slow_inside = find(client, "p_worse"), find(server, "p_worse")
+        if slow_outside and not slow_inside and (fine := find(server, "p_within")):
             why = "look between them: queues, network or load balancer"
             yield warn("disagreement", f"the load sees {_moved(slow_outside)}, the server {_moved(fine)}: {why}")
-        elif slow_inside and not slow_outside and (fine := next((c for c in client if _is_within(c, alpha)), None)):
+        elif slow_inside and not slow_outside and (fine := find(client, "p_within")):
             why = "the load does not ask for what is slow"
             yield warn("disagreement", f"the server sees {_moved(slow_inside)}, the load {_moved(fine)}: {why}")
-
-
-def _is_worse(comparison: Comparison, alpha: float) -> bool:
-    return any(q.p_worse < alpha for q in comparison.questions if q.kind == "margin")
-
-
-def _is_within(comparison: Comparison, alpha: float) -> bool:
-    return any(q.p_within < alpha for q in comparison.questions if q.kind == "margin")
 
 
 def _moved(comparison: Comparison) -> str:
     change = format_change(comparison.effect, comparison.unit) if comparison.effect else "?"
     return f"{name_comparison(comparison)} of {comparison.arm} at {change}"
-
-
-READING_CHECKS: tuple[ReadingCheck, ...] = (
-    check_selectors,
-    check_shared_instances,
-    check_source_clock,
-    check_series,
-    check_form,
-    check_partial,
-    *SILENCE_CHECKS,
-    check_traffic,
-    check_scrapes,
-    check_single_instance,
-    check_restarts,
-    check_samples,
-    check_bounds,
-    check_agreement,
-)

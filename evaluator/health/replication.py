@@ -1,47 +1,53 @@
-"""Can a release be told from the machine it ran on?"""
+"""Can a release be told from the machine it ran on, and what is taken from earlier runs for it?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, is_imported, ok, warn
-from evaluator.records import Finding, Level
-from evaluator.wording import format_count
+from evaluator.health.base import RequestContext, fail, ok, warn
+from evaluator.records import Finding, Learnt, Rulebook, is_imported
+from evaluator.stats.history import LEAST_COMPARISONS
+from evaluator.wording import count_of, format_count, format_number
 
-__all__ = ["check_replication"]
+__all__ = ["check_replication", "describe_learnt"]
 
 NAME = "replication"
-SINGLE = "single_instance"
 ENOUGH = 3
 
 
-def check_replication(scene: Scene) -> Iterable[Finding]:
+def check_replication(context: RequestContext) -> Iterable[Finding]:
     """One instance or replicate a side forbids a GO; fewer than three make it unlikely."""
-    if any(run.fingerprint.get("replicates_overlap") for run in scene.runs):
+    if any(run.fingerprint.get("replicates_overlap") for run in context.runs):
         yield warn(
             NAME,
             "files that ran at the same time are taken as replicates, as --files-are says: if one run left them, "
             "the differences between runs are taken for smaller than they are",
             "import them again under another release id with `--files-are parts`, if one run left them",
         )
-    for arm, count in scene.names_per_arm.items():
+    for arm, count in context.names_per_arm.items():
         yield warn(
             NAME,
             f"{format_count(count)} names of instances of {arm} have too few requests each: taken as one instance",
             "where these are instances, load for longer; where they are requests or connections, let each instance "
             "send a name of its own",
         )
-    for arm, design in scene.designs.items():
+    again = f"`evaluator load {context.release} --replicates 5 …`"
+    remedy = f"repeat the run with restarts, {again}, or load three instances an arm"
+    if is_imported(context.runs):
+        remedy = (
+            "repeat the test with restarts and import all its files together under a new id, "
+            "`evaluator import RELEASE --baseline OLD1,OLD2,OLD3 --canary NEW1,NEW2,NEW3`, "
+            "or name the instances, `--column instance=COLUMN`"
+        )
+    for arm, design in context.designs.items():
         units = "replicates" if design.kind == "replicates" else "instances"
         fewest = min(design.behind)
         if design.kind == "single" and fewest < ENOUGH:
-            yield Finding(
-                SINGLE,
-                Level.FAIL,
+            text = (
                 f"one instance a side ({arm} {design.instances[1]}, baseline {design.instances[0]}): "
-                "the release cannot be told from the machine it ran on",
-                remedy=_cure(scene),
+                "the release cannot be told from the machine it ran on"
             )
+            yield fail("single_instance", text, remedy)
         elif design.kind == "single":
             yield warn(NAME, f"{fewest} instances a side are declared but not told apart: their spread is assumed")
         elif fewest < ENOUGH:
@@ -50,13 +56,17 @@ def check_replication(scene: Scene) -> Iterable[Finding]:
             yield ok(NAME, f"{design.behind[0]} + {design.behind[1]} {units}")
 
 
-def _cure(scene: Scene) -> str:
-    """The command that tells release from machine."""
-    if is_imported(scene.runs):
-        return (
-            "repeat the test with restarts and import all its files together under a new id, "
-            "`evaluator import RELEASE --baseline OLD1,OLD2,OLD3 --canary NEW1,NEW2,NEW3`, "
-            "or name the instances, `--column instance=COLUMN`"
+def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:
+    """Say what is assumed of instances that a run cannot tell apart, and how many runs that rests on."""
+    latency, failures = (format_number(100 * sd) for sd in (rulebook.prior.sd_latency, rulebook.prior.sd_failures))
+    seen = f"{count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')}"
+    text = f"instances are taken to differ by {latency} % in latency and {failures} pp in failures: learnt from {seen}"
+    drifts = learnt.wander_latency, learnt.wander_failures
+    if None not in drifts and learnt.wander_comparisons >= LEAST_COMPARISONS:
+        latency, failures = (format_number(float(f"{100 * sd:.3g}")) for sd in drifts if sd is not None)
+        seen = f"{count_of(learnt.wander_comparisons, 'comparison')} in {count_of(learnt.wander_runs, 'run')}"
+        text += (
+            f"; whole arms are taken to wander more slowly than a run by {latency} % in latency and {failures} pp in "
         )
-    again = f"`evaluator load {scene.release} --replicates 5 …`"
-    return f"repeat the run with restarts, {again}, or load three instances an arm"
+        text += f"failures, from {seen}"
+    return ok("history", text)

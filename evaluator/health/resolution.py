@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, ok, warn
+from evaluator.health.base import RequestContext, ok, warn
 from evaluator.records import Finding
 from evaluator.stats.resolution import steps_of
 from evaluator.wording import describe_steps, format_number
@@ -16,10 +16,10 @@ COARSE_SHARE = 0.05
 REMEDY = "no latency margin narrower than a step is decided: record times in finer steps, or allow more than one step"
 
 
-def check_resolution(scene: Scene) -> Iterable[Finding]:
+def check_resolution(context: RequestContext) -> Iterable[Finding]:
     """Warns where one step of the recorded times of an arm is a notable share of the baseline's mean time."""
     found: dict[str, Finding] = {}
-    for arm, panel in scene.panels.items():
+    for arm, panel in context.panels.items():
         successes = float(panel.ok[0].sum())
         mean_ms = float(panel.totals["time_ms"][0].sum()) / successes if successes else 0.0
         if mean_ms <= 0:

@@ -6,10 +6,10 @@ Asked of what was assigned, never of what was answered: a slow arm answers fewer
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from evaluator.health.base import Scene, ok, warn
-from evaluator.records import Finding, Level
+from evaluator.health.base import RequestContext, fail, ok, warn
+from evaluator.records import Finding
 from evaluator.stats.assignment import log_wealth_of_ratio
 
 __all__ = ["check_sample_ratio"]
@@ -18,37 +18,31 @@ ALPHA = 0.001
 NAME = "sample_ratio"
 
 
-def check_sample_ratio(scene: Scene) -> Iterable[Finding]:
+def check_sample_ratio(context: RequestContext) -> Iterable[Finding]:
     """Assigned users against the configured shares (equal unless the policy says otherwise).
 
     Each run is a phase; a test that may be looked at any time is used, since runs are judged as they come.
     """
-    assigned = _assigned(scene)
+    assigned: dict[str, int] = {}  # runs of one group have the same users, so the largest count is taken
+    for run in context.runs:
+        for arm, users in run.facts.users.items():
+            assigned[arm] = max(assigned.get(arm, 0), users)
     if not assigned:
         yield warn(NAME, "not checked: nothing recorded how users were assigned to arms")
         return
-    shares = scene.rulebook.sample_ratio or dict.fromkeys(scene.cells.arms, 1.0)
-    arms = list(scene.cells.arms)
+    arms = context.cells.arms
+    shares = context.rulebook.sample_ratio or dict.fromkeys(arms, 1.0)
     if missing := [arm for arm in arms if arm not in shares]:
-        yield Finding(NAME, Level.FAIL, f"the policy's sample_ratio names no share for {', '.join(missing)}")
+        yield fail(NAME, f"the policy's sample_ratio names no share for {', '.join(missing)}")
         return
     wanted = [shares[arm] for arm in arms]
-    phases = [[run.facts.users.get(arm, 0) for arm in arms] for run in scene.runs if run.facts.users]
+    phases = [[run.facts.users.get(arm, 0) for arm in arms] for run in context.runs if run.facts.users]
     wealth = sum(log_wealth_of_ratio(counts, wanted) for counts in phases)
     text = ", ".join(f"{arm} {assigned.get(arm, 0)}" for arm in arms)
     if wealth > -math.log(ALPHA):
         total = sum(assigned.get(arm, 0) for arm in arms) / sum(wanted)
         expected = ", ".join(f"{arm} {total * share:.0f}" for arm, share in zip(arms, wanted, strict=True))
         level = f"p < {math.exp(max(-wealth, -700)):.1g}"
-        yield Finding(NAME, Level.FAIL, f"users assigned: {text}; expected: {expected} ({level})")
+        yield fail(NAME, f"users assigned: {text}; expected: {expected} ({level})")
     else:
         yield ok(NAME, f"users assigned: {text}")
-
-
-def _assigned(scene: Scene) -> Mapping[str, int]:
-    """Users per arm, over all runs; runs of one group have the same, so the largest is taken."""
-    out: dict[str, int] = {}
-    for run in scene.runs:
-        for arm, users in run.facts.users.items():
-            out[arm] = max(out.get(arm, 0), users)
-    return out

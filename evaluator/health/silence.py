@@ -11,22 +11,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
 
-from evaluator.health.base import Scene, ok, warn
+from evaluator.health.base import TOLERATED, RequestContext, grade, ok
 from evaluator.health.endpoints import is_health_check
-from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Level, Run, RunState
+from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Run, RunState
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.index import distinct
 from evaluator.stats.silence import Gap, Silence, find_silence
 from evaluator.wording import format_count, format_duration, format_number
 
 __all__ = ["RunTime", "check_silence", "describe_gap", "find_run_times", "may_be_go", "period_options"]
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 NAME = "silence"
-TOLERATED = 0.02
 TIME = 1e9
 """Weight of a bucket where time itself is the reference: large against any count of requests."""
 REAL_TIMES_FROM = 10 * 365 * 86400
@@ -57,30 +54,34 @@ class RunTime:
         return self.run is not None and self.run.source == "locust"
 
     @property
-    def is_over(self) -> bool:
-        """Has the run ended?"""
-        return self.run is None or self.run.state is not RunState.RUNNING
-
-    @property
     def buckets(self) -> int:
         """Its length."""
         return self.end - self.first
 
+    def count(self, rows: IntArray, codes: IntArray, chosen: IntArray, buckets: IntArray, n: IntArray) -> FloatArray:
+        """Add up `n` of some rows by code and bucket, for the chosen codes: shape (chosen, buckets)."""
+        at = np.full(max(int(codes.max()), int(chosen.max())) + 1, -1)
+        at[chosen] = np.arange(chosen.size)
+        used = rows[at[codes[rows]] >= 0]
+        key = at[codes[used]] * self.buckets + buckets[used] - self.first
+        counts = np.bincount(key, weights=n[used], minlength=chosen.size * self.buckets)
+        return np.asarray(counts, float).reshape(chosen.size, self.buckets)
 
-def find_run_times(scene: Scene, arm: str) -> list[RunTime]:
+
+def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
     """The time of each run in which the baseline and `arm` both have requests, or should have.
 
     Health checks do not count where there is anything else: a service that answers nothing but those is silent.
     """
-    moments, bucket_s = scene.cells.moments, scene.cells.bucket_s
-    code = scene.cells.arms.index(arm)
-    by_id = {run.id: run for run in scene.runs}
-    probes = np.array([is_health_check(name) for name in scene.cells.endpoints], dtype=bool)
+    moments, bucket_s = context.cells.moments, context.cells.bucket_s
+    code = context.cells.arms.index(arm)
+    by_id = {run.id: run for run in context.runs}
+    probes = np.array([is_health_check(name) for name in context.cells.endpoints], dtype=bool)
     out = []
     for number in distinct(moments.run).tolist():
-        run = by_id.get(scene.cells.runs[number])
+        run = by_id.get(context.cells.runs[number])
         here = (moments.run == number) & ((moments.arm == 0) | (moments.arm == code))
-        here &= moments.bucket >= scene.warm_up.first_bucket.get(number, 0)
+        here &= moments.bucket >= context.warm_up.first_bucket.get(number, 0)
         used = here & ~probes[moments.endpoint]
         leaves_out = all((used & (moments.arm == a)).any() for a in (0, code)) and bool((here & ~used).any())
         here = used if leaves_out else here
@@ -102,54 +103,53 @@ def find_run_times(scene: Scene, arm: str) -> list[RunTime]:
     return out
 
 
-def check_silence(scene: Scene) -> Iterable[Finding]:
+def check_silence(context: RequestContext) -> Iterable[Finding]:
     """Arms against each other and against the time of their users; then the candidates' endpoints."""
     found: list[Finding] = []
     looked = False
-    for arm in scene.cells.arms[1:]:
-        for time in find_run_times(scene, arm):
+    for arm in context.cells.arms[1:]:
+        for time in find_run_times(context, arm):
             looked = True
-            silences = _find_silent_arms(scene, time)
-            found += _judge_arms(scene, time, silences)
-            if may_be_go(scene, time):
-                found += _judge_endpoints(scene, time, silences[1])
+            silences = _find_silent_arms(context, time)
+            found += [one for silence in silences for one in _judge_arm(context, time, silence)]
+            if may_be_go(context, time):
+                found += _judge_endpoints(context, time, silences[1])
     yield from dict.fromkeys(found)
     if looked and not found:
         yield ok(NAME, "every arm and endpoint was heard to the end")
 
 
-def may_be_go(scene: Scene, time: RunTime) -> bool:
+def may_be_go(context: RequestContext, time: RunTime) -> bool:
     """May a GO be said now? Only then does it matter who is silent at this moment: the run is over, or need not be."""
-    return time.is_over or (scene.looks_paid and scene.rulebook.monitoring.early_go)
+    return time.run is None or time.run.state is not RunState.RUNNING or context.may_go_early
 
 
-def _find_silent_arms(scene: Scene, time: RunTime) -> tuple[Silence, Silence]:
+def _find_silent_arms(context: RequestContext, time: RunTime) -> tuple[Silence, Silence]:
     """The silences of baseline and candidate in one run.
 
     While the users of a load run, the silence of the other arm is no excuse. At the end of the load they are
-    known to have run; before, a request that was waiting tells it: without one there may have been no users.
+    known to have run; before, a request that was waiting shows it: without one there may have been no users.
     """
     reference = time.counts[::-1]
-    while_other_ran = {one.series: one for one in find_silence(time.counts, reference)}
-    alone = {one.series: one for one in find_silence(time.counts, np.full_like(time.counts, TIME), paced_alike=False)}
+    while_other_ran = {one.series: one.gaps for one in find_silence(time.counts, reference)}
+    alone: dict[int, tuple[Gap, ...]] = {}
+    if time.is_load:
+        silences = find_silence(time.counts, np.full_like(time.counts, TIME), paced_alike=False)
+        alone = {one.series: one.gaps for one in silences}
     out = []
     for arm in (0, 1):
-        gaps = [*(while_other_ran[arm].gaps if arm in while_other_ran else ())]
-        if time.is_load and arm in alone:
-            known = {(gap.start, gap.end) for gap in gaps}
-            gaps += [
-                gap
-                for gap in alone[arm].gaps
-                if (gap.start, gap.end) not in known and (gap.at_end or _is_waited_for(scene, time, arm, gap))
-            ]
+        gaps = [*while_other_ran.get(arm, ())]
+        known = {(gap.start, gap.end) for gap in gaps}
+        others = [gap for gap in alone.get(arm, ()) if (gap.start, gap.end) not in known]
+        gaps += [gap for gap in others if gap.at_end or _is_waited_for(context, time, arm, gap)]
         out.append(Silence(arm, tuple(sorted(gaps, key=lambda gap: gap.start))))
     return out[0], out[1]
 
 
-def _is_waited_for(scene: Scene, time: RunTime, side: int, gap: Gap) -> bool:
+def _is_waited_for(context: RequestContext, time: RunTime, side: int, gap: Gap) -> bool:
     """Did a request that began before the gap fail, or take half of it?"""
-    moments, bucket_s = scene.cells.moments, scene.cells.bucket_s
-    mine = time.rows & (moments.arm == (0 if side == 0 else scene.cells.arms.index(time.arm)))
+    moments, bucket_s = context.cells.moments, context.cells.bucket_s
+    mine = time.rows & (moments.arm == (0 if side == 0 else context.cells.arms.index(time.arm)))
     place = moments.bucket - time.first
     before = mine & (place < gap.start)
     ends = place[before] + 1 + np.nan_to_num(moments.max_us[before]) / 1e6 / bucket_s
@@ -157,76 +157,62 @@ def _is_waited_for(scene: Scene, time: RunTime, side: int, gap: Gap) -> bool:
     return bool(failed) or bool((ends >= (gap.start + gap.end) / 2).any())
 
 
-def _judge_arms(scene: Scene, time: RunTime, silences: tuple[Silence, Silence]) -> Iterable[Finding]:
-    for silence in silences:
-        if not silence.gaps:
-            continue
-        name = (BASELINE, time.arm)[silence.series]
-        share = silence.buckets / time.buckets
-        at_end = silence.end if time.is_load or _stopped_first(time, silence) else None
-        if not may_be_go(scene, time):
-            at_end = None
-        if share <= TOLERATED and not at_end:
-            continue
-        text = describe_gap(scene, time, at_end or silence.longest, name)
-        if len(silence.gaps) > 1:
-            text += f"; {len(silence.gaps)} such gaps are {format_number(share * 100)} % of the run"
-        if time.leaves_out_health_checks:
-            text += "; health checks are not counted"
-        if at_end or share > scene.rulebook.silence:
-            yield Finding(NAME, Level.FAIL, text, remedy=_remedy(scene, time, silence, name))
-        else:
-            yield warn(NAME, text, _remedy(scene, time, silence, name))
-
-
-def _stopped_first(time: RunTime, silence: Silence) -> bool:
-    """Did the candidate of an import stop well before the baseline did, and without as many requests?
-
-    A test of so many requests ends earlier where they are answered faster; else nothing tells that it was meant to end.
-    """
-    if silence.series == 0 or silence.end is None or time.counts[1].sum() >= (1 - TOLERATED) * time.counts[0].sum():
-        return False
-    return silence.end.buckets > TOLERATED * time.buckets
-
-
-def describe_gap(scene: Scene, time: RunTime, gap: Gap, name: str) -> str:
-    """Say when it was silent, for how long, and how many requests were to be expected."""
-    begin, end = (_moment(scene, time, at) for at in (gap.start, gap.end))
-    until = "the end" if gap.at_end else end
-    length = format_duration(gap.buckets * scene.cells.bucket_s)
-    share = format_number(gap.buckets / time.buckets * 100)
-    expected = format_count(max(round(gap.expected), 1)) if gap.expected < TIME else ""
-    where = f", where about {expected} were to be expected" if expected else ""
-    return f"{name} had no request from {begin} to {until}: {length}, {share} % of the run{where}"
-
-
-def _moment(scene: Scene, time: RunTime, place: int) -> str:
-    """The minute of the run, and the time of day where times are real ones."""
-    start = int(scene.cells.moments.bucket[scene.cells.moments.run == time.code].min())
-    minute = (time.first + place - start) * scene.cells.bucket_s / 60
-    text = f"minute {format_number(round(minute, 1))}"
-    at_s = (time.first + place) * scene.cells.bucket_s
-    return f"{text} ({datetime.fromtimestamp(at_s, UTC):%H:%M:%S} UTC)" if at_s > REAL_TIMES_FROM else text
-
-
-def _remedy(scene: Scene, time: RunTime, silence: Silence, name: str) -> str:
+def _judge_arm(context: RequestContext, time: RunTime, silence: Silence) -> Iterable[Finding]:
+    if not silence.gaps:
+        return
+    name = (BASELINE, time.arm)[silence.series]
+    share = silence.buckets / time.buckets
+    # A candidate of an import that ends well before the baseline, without as many requests, stopped: a test of so many
+    # requests ends earlier where they are answered faster. Else nothing says that it was meant to end.
+    fewer = silence.series == 1 and time.counts[1].sum() < (1 - TOLERATED) * time.counts[0].sum()
+    at_end = silence.end
+    if at_end and not time.is_load and not (fewer and at_end.buckets > TOLERATED * time.buckets):
+        at_end = None
+    if not may_be_go(context, time):
+        at_end = None
+    if share <= TOLERATED and not at_end:
+        return
+    text = describe_gap(context, time, at_end or silence.longest, name)
+    if len(silence.gaps) > 1:
+        text += f"; {len(silence.gaps)} such gaps are {format_number(share * 100)} % of the run"
+    if time.leaves_out_health_checks:
+        text += "; health checks are not counted"
+    remedy = f"find out why {name} got no requests"
     if time.is_load:
-        return f"find out why {name} got no requests, then load it again: `evaluator load {scene.release} …`"
-    why = f"find out why {name} got no requests"
-    options = period_options(scene, time, silence)
-    if not options:
-        return f"{why}, then import the requests of a run to the end"
-    return f"{why}; if only a part of the time was meant: `evaluator verdict {scene.release} {options}`"
+        remedy += f", then load it again: `evaluator load {context.release} …`"
+    elif options := period_options(context, time, silence):
+        remedy += f"; if only a part of the time was meant: `evaluator verdict {context.release} {options}`"
+    else:
+        remedy += ", then import the requests of a run to the end"
+    yield grade(NAME, text, remedy, fails=bool(at_end) or share > context.rulebook.silence)
 
 
-def period_options(scene: Scene, time: RunTime, silence: Silence) -> str:
+def describe_gap(context: RequestContext, time: RunTime, gap: Gap, name: str) -> str:
+    """Say when it was silent, for how long, and how many requests were to be expected."""
+    bucket_s = context.cells.bucket_s
+    start = int(context.cells.moments.bucket[context.cells.moments.run == time.code].min())
+    moments = []
+    for bucket in (time.first + gap.start, time.first + gap.end):
+        moment = f"minute {format_number(round((bucket - start) * bucket_s / 60, 1))}"
+        if bucket * bucket_s > REAL_TIMES_FROM:
+            moment += f" ({datetime.fromtimestamp(bucket * bucket_s, UTC):%H:%M:%S} UTC)"
+        moments.append(moment)
+    until = "the end" if gap.at_end else moments[1]
+    length = format_duration(gap.buckets * bucket_s)
+    share = format_number(gap.buckets / time.buckets * 100)
+    expected = format_count(max(round(gap.expected), 1))
+    where = f", where about {expected} were to be expected" if gap.expected < TIME else ""
+    return f"{name} had no request from {moments[0]} to {until}: {length}, {share} % of the run{where}"
+
+
+def period_options(context: RequestContext, time: RunTime, silence: Silence) -> str:
     """The options that judge the longest time without these gaps; empty where times are not real ones."""
     edges = [0, *(edge for gap in silence.gaps for edge in (gap.start, gap.end)), time.buckets]
     pieces = list(zip(edges[::2], edges[1::2], strict=True))
     start, end = max(pieces, key=lambda piece: piece[1] - piece[0])
     # Cells are cut at whole blocks: only whole ones are offered.
-    first = -(-(time.first + start) // BLOCK_BUCKETS) * BLOCK_BUCKETS * scene.cells.bucket_s
-    last = (time.first + end) // BLOCK_BUCKETS * BLOCK_BUCKETS * scene.cells.bucket_s
+    first = -(-(time.first + start) // BLOCK_BUCKETS) * BLOCK_BUCKETS * context.cells.bucket_s
+    last = (time.first + end) // BLOCK_BUCKETS * BLOCK_BUCKETS * context.cells.bucket_s
     if first >= last or first < REAL_TIMES_FROM:
         return ""
     stamps = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (first, last))
@@ -236,14 +222,19 @@ def period_options(scene: Scene, time: RunTime, silence: Silence) -> str:
 # ------------------------------------------------------------------ endpoints
 
 
-def _judge_endpoints(scene: Scene, time: RunTime, arm: Silence) -> Iterable[Finding]:
+def _judge_endpoints(context: RequestContext, time: RunTime, arm: Silence) -> Iterable[Finding]:
     """Endpoints that the baseline went on answering and the candidate did not."""
     silent: list[tuple[float, str, Gap]] = []
-    for names, own, reference in _endpoint_counts(scene, time):
+    for names, own, reference in _endpoint_counts(context, time):
         for silence in find_silence(own, reference):
+            # Of an endpoint that is asked at the start only, the part in which the baseline's own requests lie counts.
             asked = np.flatnonzero(reference[silence.series])
-            within = [_cut(gap, int(asked[0]), int(asked[-1]) + 1, time.buckets) for gap in silence.gaps]
-            gaps = [gap for gap in within if not any(_lies_in(gap, whole) for whole in arm.gaps)]
+            first, last = int(asked[0]), int(asked[-1]) + 1
+            gaps = []
+            for gap in silence.gaps:
+                start, end = max(gap.start, first), min(gap.end, last)
+                if not any(whole.start <= start and end <= whole.end for whole in arm.gaps):
+                    gaps.append(replace(gap, start=start, end=end, at_end=end == time.buckets))
             buckets = sum(gap.buckets for gap in gaps)
             if buckets > TOLERATED * time.buckets:
                 longest = max(gaps, key=lambda gap: (gap.at_end, gap.buckets))
@@ -252,40 +243,19 @@ def _judge_endpoints(scene: Scene, time: RunTime, arm: Silence) -> Iterable[Find
         return
     share, endpoint, gap = max(silent, key=lambda found: (found[0], found[1]))
     more = f" (and {len(silent) - 1} more endpoints)" if len(silent) > 1 else ""
-    text = describe_gap(scene, time, gap, f"{endpoint}{more} of {time.arm}") + "; baseline went on answering it"
+    text = describe_gap(context, time, gap, f"{endpoint}{more} of {time.arm}") + "; baseline went on answering it"
     remedy = f"find out why {time.arm} was not asked for {endpoint}, or did not answer it"
-    if share > scene.rulebook.silence:
-        yield Finding(NAME, Level.FAIL, text, remedy=remedy)
-    else:
-        yield warn(NAME, text, remedy)
+    yield grade(NAME, text, remedy, fails=share > context.rulebook.silence)
 
 
-def _cut(gap: Gap, first: int, end: int, buckets: int) -> Gap:
-    """The part of a gap in which the baseline's own requests lie: of an endpoint that is asked at the start only."""
-    start, end = max(gap.start, first), min(gap.end, end)
-    return replace(gap, start=start, end=end, at_end=end == buckets)
-
-
-def _lies_in(gap: Gap, whole: Gap) -> bool:
-    return whole.start <= gap.start and gap.end <= whole.end
-
-
-def _endpoint_counts(scene: Scene, time: RunTime) -> Iterable[tuple[list[str], FloatArray, FloatArray]]:
+def _endpoint_counts(context: RequestContext, time: RunTime) -> Iterable[tuple[list[str], FloatArray, FloatArray]]:
     """Names, requests of the candidate and of the baseline per endpoint and bucket, some endpoints at a time."""
-    moments = scene.cells.moments
-    code = scene.cells.arms.index(time.arm)
+    moments, endpoints = context.cells.moments, context.cells.endpoints
     inside = (moments.run == time.code) & (moments.bucket >= time.first) & (moments.bucket < time.end)
-    rows = np.flatnonzero(inside & ((moments.arm == 0) | (moments.arm == code)))
-    endpoint, candidate, n = moments.endpoint[rows], moments.arm[rows] != 0, moments.n[rows]
-    place = moments.bucket[rows] - time.first
-    totals = [np.bincount(endpoint, weights=n * (candidate == a), minlength=len(scene.cells.endpoints)) for a in (0, 1)]
-    chosen = np.flatnonzero((totals[0] > 0) & (totals[1] > 0))
+    rows = [np.flatnonzero(inside & (moments.arm == a)) for a in (0, context.cells.arms.index(time.arm))]
+    called = [np.bincount(moments.endpoint[own], moments.n[own], len(endpoints)) > 0 for own in rows]
+    chosen = np.flatnonzero(called[0] & called[1])
     for start in range(0, chosen.size, ENDPOINTS_AT_A_TIME):
         part = chosen[start : start + ENDPOINTS_AT_A_TIME]
-        at = np.full(len(scene.cells.endpoints), -1)
-        at[part] = np.arange(part.size)
-        used = at[endpoint] >= 0
-        key = ((candidate[used] * part.size) + at[endpoint[used]]) * time.buckets + place[used]
-        counts = np.bincount(key, weights=n[used], minlength=2 * part.size * time.buckets)
-        reference, own = np.asarray(counts, float).reshape(2, part.size, time.buckets)
-        yield [scene.cells.endpoints[k] for k in part], own, reference
+        reference, own = (time.count(mine, moments.endpoint, part, moments.bucket, moments.n) for mine in rows)
+        yield [endpoints[code] for code in part], own, reference

@@ -6,19 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from evaluator.health.base import Scene, ok, warn
-from evaluator.health.silence import TOLERATED, RunTime, describe_gap, find_run_times, may_be_go
-from evaluator.records import BASELINE, Finding, Level
+from evaluator.health.base import TOLERATED, RequestContext, fail, grade, name_some, ok, warn
+from evaluator.health.silence import RunTime, describe_gap, find_run_times, may_be_go
+from evaluator.records import BASELINE, Finding
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.instances import FEWEST_REQUESTS
 from evaluator.stats.silence import Gap, find_silence
 from evaluator.wording import count_of, format_duration
 
 __all__ = ["check_instance_age", "check_turnover"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 NAME = "turnover"
 TOO_MANY = 0.25
@@ -29,7 +27,6 @@ MANY_FAIL = 0.2
 MUCH_YOUNGER = 0.5
 LEAST_DIFFERENCE_S = 120.0
 GROWN_UP_S = 1800.0
-NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,102 +39,90 @@ class _Quiet:
     """Why it is taken to have died rather than been replaced; empty where it was replaced."""
 
 
-def check_turnover(scene: Scene) -> Iterable[Finding]:
+def check_turnover(context: RequestContext) -> Iterable[Finding]:
     """An instance that ends while its arm keeps its rate is turnover; one whose requests nobody takes is silence."""
     found: list[Finding] = []
-    for arm in scene.cells.arms[1:]:
-        for time in find_run_times(scene, arm):
-            if not may_be_go(scene, time):
+    for arm in context.cells.arms[1:]:
+        for time in find_run_times(context, arm):
+            if not may_be_go(context, time):
                 continue
-            baseline, candidate = (_find_ended(scene, time, side) for side in (0, 1))
-            for side, (_, ended) in enumerate((baseline, candidate)):
-                name = (BASELINE, arm)[side]
-                found += _judge_dead(scene, time, name, [one for one in ended if one.died])
-            found += _judge_turnover(scene, arm, baseline, candidate)
+            sides = [_find_ended(context, time, side) for side in (0, 1)]
+            for name, (_, ended) in zip((BASELINE, arm), sides, strict=True):
+                found += _judge_dead(context, time, name, [one for one in ended if one.died])
+            found += _judge_turnover(context, arm, sides)
     yield from dict.fromkeys(found)
-    if not found and any(len(design.instances) for design in scene.designs.values()):
+    if not found and any(len(design.instances) for design in context.designs.values()):
         yield ok(NAME, "every instance answered to the end of its run")
 
 
-def _judge_dead(scene: Scene, time: RunTime, name: str, dead: list[_Quiet]) -> Iterable[Finding]:
+def _judge_dead(context: RequestContext, time: RunTime, name: str, dead: list[_Quiet]) -> Iterable[Finding]:
     if not dead:
         return
     worst = max(dead, key=lambda one: (time.is_load and one.gap.at_end, one.gap.buckets))
     share = worst.gap.buckets / time.buckets
     # In a load its users were there to the end; a restart in between is measured like every other hole.
     at_end = time.is_load and worst.gap.at_end
-    if share <= TOLERATED and not at_end:
-        return
-    more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
-    text = f"{describe_gap(scene, time, worst.gap, f'instance {worst.name}{more} of {name}')}; {worst.died}"
-    remedy = f"look at the logs of {worst.name}: it seems to have stopped answering"
-    if name != BASELINE and (at_end or share > scene.rulebook.silence):
-        yield Finding("silence", Level.FAIL, text, remedy=remedy)
-    else:
-        yield warn("silence", text, remedy)
+    if share > TOLERATED or at_end:
+        more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
+        text = f"{describe_gap(context, time, worst.gap, f'instance {worst.name}{more} of {name}')}; {worst.died}"
+        remedy = f"look at the logs of {worst.name}: it seems to have stopped answering"
+        lasting = at_end or share > context.rulebook.silence
+        yield grade("silence", text, remedy, fails=name != BASELINE and lasting)
 
 
-def _judge_turnover(
-    scene: Scene, arm: str, baseline: tuple[int, list[_Quiet]], candidate: tuple[int, list[_Quiet]]
-) -> Iterable[Finding]:
+def _judge_turnover(context: RequestContext, arm: str, sides: list[tuple[int, list[_Quiet]]]) -> Iterable[Finding]:
     """Turnover of both arms is how the platform works; of the candidate only, it may be that it crashes."""
     named: list[str] = []
-    replaced = [[one.name for one in ended if not one.died] for _, ended in (baseline, candidate)]
-    for name, names, (instances, _) in zip((BASELINE, arm), replaced, (baseline, candidate), strict=True):
+    replaced = [sorted(one.name for one in ended if not one.died) for _, ended in sides]
+    for name, names, (instances, _) in zip((BASELINE, arm), replaced, sides, strict=True):
         if not names:
             continue
-        listed = ", ".join(sorted(names)[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        text = f"{len(names)} of {count_of(instances, 'instance')} of {name} ended and others took over: {listed}"
+        many = f"{len(names)} of {count_of(instances, 'instance')} of {name}"
+        text = f"{many} ended and others took over: {name_some(names)}"
         alone = name == arm and not replaced[0] and len(names) >= TOO_MANY * instances
-        if alone and not scene.rulebook.prior.turnover_expected:
+        if alone and not context.rulebook.prior.turnover_expected:
             remedy = (
                 f"look whether instances of {arm} crash; if they are replaced by design (autoscaling, a roll-out), "
                 "write `instances: {turnover: expected}` in the policy"
             )
-            yield Finding(NAME, Level.FAIL, f"{text}; none of baseline did", remedy=remedy)
+            yield fail(NAME, f"{text}; none of baseline did", remedy)
         else:
             named.append(text)
     if named:
         yield ok(NAME, "; ".join(named))
 
 
-def _find_ended(scene: Scene, time: RunTime, side: int) -> tuple[int, list[_Quiet]]:
+def _find_ended(context: RequestContext, time: RunTime, side: int) -> tuple[int, list[_Quiet]]:
     """How many instances one arm has in a run, and which of them ended early or died for a while.
 
     Single instances are the arm itself. One that was away for a while, and whose requests others took, is none.
     """
-    code = 0 if side == 0 else scene.cells.arms.index(time.arm)
-    moments = scene.cells.moments
+    code = 0 if side == 0 else context.cells.arms.index(time.arm)
+    moments = context.cells.moments
     rows = np.flatnonzero(time.rows & (moments.arm == code))
     totals = np.asarray(np.bincount(moments.instance[rows], weights=moments.n[rows]), float)
     chosen = np.flatnonzero(totals >= FEWEST_REQUESTS)
     if chosen.size < 2:
         return int(chosen.size), []
-    at = np.full(totals.size, -1)
-    at[chosen] = np.arange(chosen.size)
-    used = rows[at[moments.instance[rows]] >= 0]
-    key = at[moments.instance[used]] * time.buckets + moments.bucket[used] - time.first
-    shape = chosen.size, time.buckets
     own, failures = (
-        np.asarray(np.bincount(key, weights=weights[used], minlength=shape[0] * shape[1]), float).reshape(shape)
-        for weights in (moments.n, moments.failures)
+        time.count(rows, moments.instance, chosen, moments.bucket, weights) for weights in (moments.n, moments.failures)
     )
     others = time.counts[side] - own
     quiet = []
     for silence in find_silence(own, others, paced_alike=False, one_hole=True):
-        name, k = scene.cells.instances[chosen[silence.series]], silence.series
+        name, k = context.cells.instances[chosen[silence.series]], silence.series
         gap = max(silence.gaps, key=lambda gap: (gap.at_end, gap.buckets))
-        why = _why_dead(scene, time, side, name, own[k], failures[k], gap)
+        why = _why_dead(context, time, side, name, own[k], failures[k], gap)
         if gap.at_end or why:
             quiet.append(_Quiet(name, gap, why))
     return int(chosen.size), quiet
 
 
 def _why_dead(
-    scene: Scene, time: RunTime, side: int, name: str, own: FloatArray, failures: FloatArray, gap: Gap
+    context: RequestContext, time: RunTime, side: int, name: str, own: FloatArray, failures: FloatArray, gap: Gap
 ) -> str:
     """Why an instance that ended is not just replaced: its last requests, or the requests that its arm lost with it."""
-    if any(one.instance == name for one in scene.settled.failed):
+    if any(one.instance == name for one in context.settled.failed):
         return "its last requests were never answered"
     last = np.flatnonzero(own[: gap.start])[-2:]
     rest = np.delete(np.arange(gap.start), last)
@@ -145,18 +130,16 @@ def _why_dead(
     # What other instances show at the same time, such as a failing database, is no sign of this one's death.
     elsewhere = time.counts.sum(axis=0)[last].sum() - own[last].sum()
     alike = (time.failures[last].sum() - failures[last].sum()) / max(elsewhere, 1.0)
-    together = scene.judged_failures[time.arm].together if time.arm in scene.judged_failures else 1.0
-    p = _p_failures(failures[last].sum() / together, own[last].sum() / together, max(usual, alike, 0.001))
-    if (failures[last] >= MANY_FAIL * own[last]).any() and p < BY_CHANCE:
-        return "its last requests failed"
+    together = context.count_failures(time.arm).together
+    if (failures[last] >= MANY_FAIL * own[last]).any():
+        from scipy.special import betainc  # takes longer than the checks of most releases
+
+        # The chance of as many failures and more: binomial, exact, as single failures are the rule here.
+        failed, answered = failures[last].sum() / together, own[last].sum() / together
+        rate = min(max(usual, alike, 0.001), 1.0)
+        if betainc(failed, max(answered - failed, 0.0) + 1, rate) < BY_CHANCE:
+            return "its last requests failed"
     return "" if _is_taken_over(time, side, own, gap) else "no other instance took over its requests"
-
-
-def _p_failures(failures: float, requests: float, rate: float) -> float:
-    """Chance of as many failures and more at a rate: binomial, exact, as single failures are the rule here."""
-    from scipy.special import betainc  # takes longer than the checks of most releases
-
-    return float(betainc(failures, max(requests - failures, 0.0) + 1, min(rate, 1.0))) if failures else 1.0
 
 
 def _is_taken_over(time: RunTime, side: int, own: FloatArray, gap: Gap) -> bool:
@@ -186,13 +169,13 @@ def _is_taken_over(time: RunTime, side: int, own: FloatArray, gap: Gap) -> bool:
 # ------------------------------------------------------------------ age
 
 
-def check_instance_age(scene: Scene) -> Iterable[Finding]:
+def check_instance_age(context: RequestContext) -> Iterable[Finding]:
     """Young instances have cold caches: where one arm's are much younger, that may be all the difference."""
-    for arm in scene.cells.arms[1:]:
-        for time in find_run_times(scene, arm):
+    for arm in context.cells.arms[1:]:
+        for time in find_run_times(context, arm):
             if not time.counts.sum(axis=1).all():
                 continue
-            baseline, candidate = (_mean_age_s(scene, time, code) for code in (0, scene.cells.arms.index(arm)))
+            baseline, candidate = (_mean_age_s(context, time, code) for code in (0, context.cells.arms.index(arm)))
             young, old = sorted((baseline, candidate))
             if young < MUCH_YOUNGER * old and old - young > LEAST_DIFFERENCE_S and young < GROWN_UP_S:
                 which, other = (arm, BASELINE) if candidate < baseline else (BASELINE, arm)
@@ -205,12 +188,12 @@ def check_instance_age(scene: Scene) -> Iterable[Finding]:
                 break
 
 
-def _mean_age_s(scene: Scene, time: RunTime, code: int) -> float:
+def _mean_age_s(context: RequestContext, time: RunTime, code: int) -> float:
     """How long ago an instance's first request was, on average over the arm's requests in the time of the run."""
-    moments = scene.cells.moments
+    moments = context.cells.moments
     mine = (moments.run == time.code) & (moments.arm == code)
-    first = np.full(len(scene.cells.instances), np.iinfo(np.int64).max)
+    first = np.full(len(context.cells.instances), np.iinfo(np.int64).max)
     np.minimum.at(first, moments.instance[mine], moments.bucket[mine])
     mine &= (moments.bucket >= time.first) & (moments.bucket < time.end)
     ages = moments.bucket[mine] - first[moments.instance[mine]]
-    return float(np.average(ages, weights=moments.n[mine])) * scene.cells.bucket_s
+    return float(np.average(ages, weights=moments.n[mine])) * context.cells.bucket_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from evaluator.health.base import Scene, ok, warn
+from evaluator.health.base import RequestContext, ok, warn
 from evaluator.records import Finding
 from evaluator.wording import format_duration
 
@@ -13,9 +13,9 @@ __all__ = ["check_warm_up"]
 NAME = "warm_up"
 
 
-def check_warm_up(scene: Scene) -> Iterable[Finding]:
+def check_warm_up(context: RequestContext) -> Iterable[Finding]:
     """Says what was cut; warns where nothing could be, because users were not recorded or never level."""
-    warm_up = scene.warm_up
+    warm_up = context.warm_up
     longest = max(warm_up.cut_s.values(), default=0)
     if warm_up.unknown:
         yield warn(NAME, "nothing cut: the data carry no user counts", "set `warm_up: 30s` in evaluator.yaml to cut it")

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_c
 from pydantic import ValidationError
 
 from evaluator.errors import EvaluatorError, HookError, PolicyError, UnknownName
-from evaluator.extensions import Extensions
+from evaluator.extensions import Extensions, needs
 from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions
 from evaluator.hooks.templates import WORDS
@@ -220,13 +220,8 @@ class BaseHook(Generic[O]):
         return OF_HOOKS.reveal(text, self.environment)
 
     def _call(self, act: Callable[[], T]) -> T:
-        try:
+        with needs(f"the hook {self.kind} needs", "hooks", HookError):
             return act()
-        except ImportError as error:
-            raise HookError(
-                f"the hook {self.kind} needs {error.name}, which is not installed",
-                hint="pip install 'release-evaluator[hooks]'",
-            ) from None
 
     def _attempt(self, act: Callable[[], Outcome], context: HookContext | None = None) -> Outcome:
         """What comes of an act within its context's time, without secrets; one without a context changes nothing."""

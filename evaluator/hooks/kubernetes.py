@@ -158,7 +158,13 @@ class Kubernetes(BaseHook[KubernetesOptions]):
                 f"{self._where} does not wait at a pause", hint="promote it at a pause step, or use promote_full"
             )
         if waits:
-            found = self._patch(found, {"status": _past_pause(found)}, "/status")
+            # After an analysis that decided nothing, the step that analysed is left as well.
+            status: Json = found["status"]
+            past: Json = {"pauseConditions": None}
+            analysis = (status.get("canary") or {}).get("currentStepAnalysisRunStatus") or {}
+            if analysis.get("status") == "Inconclusive" and status.get("currentStepIndex") is not None:
+                past |= {"controllerPause": False, "currentStepIndex": status["currentStepIndex"] + 1}
+            found = self._patch(found, {"status": past}, "/status")
         if not paused:
             return
         try:
@@ -208,15 +214,6 @@ class Kubernetes(BaseHook[KubernetesOptions]):
         if answer.ok or answer.status in (500, 502, 504):
             raise MaybeSent(f"the API answered {answer.status}: {told}")
         raise HookError(f"the API answered {answer.status}: {told}", hint=_HINTS.get(answer.status))
-
-
-def _past_pause(found: Json) -> Json:
-    """A status without its pause; after an analysis that decided nothing, the step that analysed is left as well."""
-    status = found.get("status") or {}
-    analysis = ((status.get("canary") or {}).get("currentStepAnalysisRunStatus") or {}).get("status")
-    if analysis != "Inconclusive" or status.get("currentStepIndex") is None:
-        return {"pauseConditions": None}
-    return {"pauseConditions": None, "controllerPause": False, "currentStepIndex": status["currentStepIndex"] + 1}
 
 
 def _rollout_state(found: Json) -> Json:

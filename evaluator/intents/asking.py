@@ -144,9 +144,7 @@ def _refusals(store: Store, person: Person, release: str, what: str, intent: str
 def _refuse_on_grounds(store: Store, policy: Policy, wish: Wish, latest: StoredVerdict | None) -> None:
     """Refuse a promotion whose conditions are not met, and one against the verdict that needs none. Raises Refused."""
     if latest is None:
-        raise Refused(
-            f"{wish.release} was not judged yet", hint=f"judge it: evaluator verdict {shlex.quote(wish.release)}"
-        )
+        raise Refused(f"{wish.release} was not judged yet", hint=f"judge it: {policy.command(wish.release)}")
     verdict = read_stored(latest)
     if wish.action is Action.BREAK_GLASS:
         if verdict.word is VerdictWord.GO:

@@ -42,7 +42,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict | None) -> tu
         missing = "it was not judged yet"
         return (Condition("it was judged", met=False, otherwise=missing, remedy="`evaluator verdict RELEASE`"),)
     release = verdict.release.id
-    runs, again = store.data.runs(release), f"judge it again: `evaluator verdict {shlex.quote(release)}`"
+    runs, again = store.data.runs(release), f"judge it again: `{policy.command(release)}`"
     word, live, stale = verdict.word, is_live(runs), is_stale(runs, verdict.judged_at)
     judges = verdict.policy_hash == hash_policy_now(store, policy, release)
     same, whole = bool(hash_data_now(store, release, verdict.data_hash)), not verdict.evidence.incomplete

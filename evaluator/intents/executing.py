@@ -29,6 +29,9 @@ from evaluator.wording import count_of
 
 __all__ = ["execute", "execute_waiting", "name_worker", "run_worker"]
 
+LoadPolicy = Callable[[str], Policy]
+"""Reads the policy that applies to a release, by its name."""
+
 _READY = (IntentState.APPROVED, IntentState.SENT)
 _MAYBE = (IntentState.SENT, IntentState.REQUESTED)
 """States of a hook that may have been done: begun by a worker that was killed, or unknown and asked for once more."""
@@ -45,11 +48,11 @@ def name_worker() -> str:
     return f"worker {socket.gethostname()}:{os.getpid()}"
 
 
-def execute(store: Store, load: Callable[[], Policy], intent_id: str, worker: str, *, wait_s: float = 0.0) -> Intent:
+def execute(store: Store, load: LoadPolicy, intent_id: str, worker: str, *, wait_s: float = 0.0) -> Intent:
     """Execute an intent, or go on with one whose worker was killed; what is over, or not approved, stays as it is.
 
-    `load` reads the policy anew. Raises StoreBusy where another process executes an intent of the release for longer
-    than `wait_s`. A refusal is not raised: the intent ends with its reason.
+    `load` reads the policy of a release anew. Raises StoreBusy where another process executes an intent of the release
+    for longer than `wait_s`. A refusal is not raised: the intent ends with its reason.
     """
     intent = store.control.intent(intent_id)
     with store.control.alone(services_of(store, intent.release), wait_s) as held:
@@ -65,7 +68,7 @@ def execute(store: Store, load: Callable[[], Policy], intent_id: str, worker: st
 
 def execute_waiting(
     store: Store,
-    load: Callable[[], Policy],
+    load: LoadPolicy,
     worker: str,
     *,
     failed: Callable[[Intent, Exception], None] | None = None,
@@ -91,7 +94,7 @@ def execute_waiting(
 
 def run_worker(
     store: Store,
-    load: Callable[[], Policy],
+    load: LoadPolicy,
     stop: threading.Event,
     *,
     say: Callable[[str], None],
@@ -135,10 +138,10 @@ class _Execution:
     worker: str
     intent: Intent
 
-    def run(self, load: Callable[[], Policy]) -> None:
+    def run(self, load: LoadPolicy) -> None:
         control = self.store.control
         try:
-            policy = load()
+            policy = load(self.intent.release)
             check_execution(self.intent, observe(self.store, policy, self.intent, datetime.now(UTC)))
             undone = read_undone(self.store, self.intent.undoes)
             planned, left = plan_steps(policy.promotion, self.intent.action, undone)

@@ -22,7 +22,7 @@ from evaluator.stats.means import compare_means
 from evaluator.stats.rare import OTHER
 from evaluator.stats.typical import compare_typical_times
 
-__all__ = ["MIN_FOR_TIME", "OTHER", "Scanned", "scan_endpoints"]
+__all__ = ["MIN_FOR_TIME", "OTHER", "Measured", "scan_endpoints"]
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -40,21 +40,23 @@ Compute = Callable[..., Estimate]
 
 
 @dataclass(frozen=True, slots=True)
-class Scanned:
-    """Rows of the scan, and what it could not judge."""
+class Measured:
+    """Comparisons, and what the endpoint scan could not judge."""
 
     comparisons: tuple[Comparison, ...] = ()
+    """In the order of arms, the policy's rules and the scan's rows."""
     unjudged_share: float = 0.0
+    """Share of traffic on endpoints that the scan could not judge: the largest of all candidates."""
     unjudged: tuple[str, ...] = ()
 
 
-def scan_endpoints(pair: Pair, scan: Scan, rules: Sequence[Rule] = ()) -> Scanned:
+def scan_endpoints(pair: Pair, scan: Scan, rules: Sequence[Rule] = ()) -> Measured:
     """Response time and failure rate of every endpoint, each against the scan's own margin.
 
     `rules` are those of the policy: their gates say what is tolerated of an endpoint, where the scan itself does not.
     """
     if not scan.enabled or pair.panel.slots < MIN_BUCKETS:
-        return Scanned()
+        return Measured()
     failures = Rule(
         "failure_rate", "failure_rate", Role.GATE, Margin(scan.failure_margin, relative=False), Direction.LOWER
     )
@@ -210,7 +212,7 @@ def _row(
     return answer(pair, sliced, estimate, unit=unit, method=method, n=n, group=group, scan=True)
 
 
-def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Scanned:
+def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Measured:
     """Keep what could be judged; name the endpoints whose response time could not, and their share of traffic."""
     judged = {row.rule.slice.endpoint for row in rows if row.unit == "ms" and not row.no_data}
     failing = {row.rule.slice.endpoint for row in rows if row.rule.type == "failure_rate" and not row.no_data}
@@ -222,7 +224,7 @@ def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Scanned:
         if (OTHER if pooled else name) not in judged and name not in failing
     ]
     share = sum(total for _, total in unjudged) / max(totals.sum(), 1)
-    return Scanned(tuple(row for row in rows if not row.no_data), float(share), tuple(name for name, _ in unjudged))
+    return Measured(tuple(row for row in rows if not row.no_data), float(share), tuple(name for name, _ in unjudged))
 
 
 def _pooled(pair: Pair) -> BoolArray:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from evaluator.assess import assess_release
+from evaluator.assess.outcomes import find_needs
+from evaluator.assess.requests import RequestPairs
 from evaluator.judges import Judgement, judge_evidence
-from evaluator.metrics.outcome_measure import find_needs
 from evaluator.records import Cells, Evidence, EvidenceKind, Finding, LeftOut, Outcomes, ReadingCells, Rulebook, Run
 from evaluator.store import Store
 
@@ -36,6 +37,8 @@ class Judged:
     rulebook: Rulebook
     evidence: Evidence
     judgement: Judgement
+    requests: RequestPairs | None
+    """The requests as they were judged: figures are drawn from them."""
 
 
 def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Data:
@@ -62,9 +65,10 @@ def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Data:
 
 def judge_data(data: Data, rulebook: Rulebook, release_id: str, findings: tuple[Finding, ...] = ()) -> Judged:
     """Assess data under `rulebook` and judge them; `findings` are what else is known of their health."""
-    evidence = assess_release(
+    assessment = assess_release(
         data.cells, data.runs, data.outcomes, rulebook, release_id, data.readings, data.collected, data.left_out
     )
-    evidence = replace(evidence, findings=(*evidence.findings, *findings))
+    evidence = replace(assessment.evidence, findings=(*assessment.evidence.findings, *findings))
     judgement = judge_evidence(evidence, rulebook, release_id)
-    return Judged(data, rulebook, replace(evidence, comparisons=judgement.comparisons), judgement)
+    evidence = replace(evidence, comparisons=judgement.comparisons)
+    return Judged(data, rulebook, evidence, judgement, assessment.requests)

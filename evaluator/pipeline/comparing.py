@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from evaluator.assess.requests import pair_requests
 from evaluator.calibration import pair_runs
-from evaluator.curves import trace_release
 from evaluator.errors import UnknownName, UsageError
+from evaluator.figure_data import trace_release
 from evaluator.metrics import OUTCOME_METRICS
 from evaluator.pipeline.assessing import Data, judge_data
 from evaluator.pipeline.runs import choose_runs
@@ -157,11 +158,14 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
         monitoring=Monitoring(mode="fixed"),
     )
     runs = (Run(cells.runs[0], second.release, "compare", "import", state=RunState.COMPLETE),)
-    evidence = judge_data(Data(runs, cells), rulebook, second.release).evidence
-    figures = trace_release(cells, runs, rulebook, evidence.comparisons)
-    alone = all(len(side.runs) == 1 for side in (first, second))
-    over = trace_release(pair_runs([(sides[0], sides[1])], together=True), runs, rulebook, ()) if alone else {}
-    return Compared(evidence.comparisons, evidence.findings, {**figures, "timeline": over.get("timeline")})
+    judged = judge_data(Data(runs, cells), rulebook, second.release)
+    evidence = judged.evidence
+    figures = trace_release(judged.requests, rulebook, evidence.comparisons)
+    figures["timeline"] = None
+    if all(len(side.runs) == 1 for side in (first, second)):
+        together = pair_requests(pair_runs([(sides[0], sides[1])], together=True), runs, rulebook)
+        figures["timeline"] = trace_release(together, rulebook, ())["timeline"]
+    return Compared(evidence.comparisons, evidence.findings, figures)
 
 
 def _only(cells: Cells, side: Side) -> Cells:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evaluator.curves import trace_release
+from evaluator.assess.requests import RequestPairs
+from evaluator.figure_data import trace_release
 from evaluator.pipeline.assessing import Data
 from evaluator.records import Evidence, Release, Rulebook
 from evaluator.store import Store
@@ -17,9 +18,9 @@ MOST_CANDIDATES = 12
 
 
 def trace_figures(
-    store: Store, release: Release, data: Data, rulebook: Rulebook, evidence: Evidence
+    store: Store, release: Release, data: Data, requests: RequestPairs | None, rulebook: Rulebook, evidence: Evidence
 ) -> Mapping[str, Any]:
-    """Plain JSON behind the figures of a release. `evidence`: of these data, as it was judged by `rulebook`."""
+    """Plain JSON behind the figures of a release. `requests` and `evidence`: of these data, as they were judged."""
     services = {service.name for service in release.services}
     earlier = [
         one
@@ -30,7 +31,7 @@ def trace_figures(
         and {service.name for service in one.release.services} == services
     ]
     return {
-        **trace_release(data.cells, data.runs, rulebook, evidence.comparisons, data.readings),
+        **trace_release(requests, rulebook, evidence.comparisons, data.readings),
         "runs": [
             {
                 "id": run.id,

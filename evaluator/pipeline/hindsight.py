@@ -14,7 +14,7 @@ from evaluator.policy import Policy
 from evaluator.records import EvidenceKind, Run
 from evaluator.store import Store
 
-__all__ = ["calibrate_releases", "find_history", "read_history"]
+__all__ = ["calibrate_releases", "find_history", "read_history", "related_releases"]
 
 TIME_OF_ID = 16
 
@@ -47,10 +47,7 @@ def find_history(
     """
     if store is None or release_id is None:
         return assume_history(policy.rulebook, rate_per_s=rate_per_s, instances=instances)
-    service = service_of(store.control.release(release_id))
-    related = [one.release.id for one in store.releases() if service and service_of(one.release) == service]
-    names = list(dict.fromkeys((*related, release_id)))
-    stored = [one for one in read_history(store, names, land=land) if len(one.cells.arms) > 1]
+    stored = [s for s in read_history(store, related_releases(store, release_id), land=land) if len(s.cells.arms) > 1]
     history = learn_precisions([(one.cells, one.runs) for one in stored], policy.rulebook)
     if not history.precisions:
         raise UsageError(
@@ -58,6 +55,13 @@ def find_history(
             hint="load or import both arms first, or plan from a rate: `evaluator plan --rate 30`",
         )
     return history
+
+
+def related_releases(store: Store, release_id: str) -> tuple[str, ...]:
+    """This release and all others of its service."""
+    service = service_of(store.control.release(release_id))
+    related = [one.release.id for one in store.releases() if service and service_of(one.release) == service]
+    return tuple(dict.fromkeys((*related, release_id)))
 
 
 def calibrate_releases(

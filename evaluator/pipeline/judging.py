@@ -8,8 +8,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.assess_readings import count_samples
-from evaluator.health.history import describe_learnt
+from evaluator.assess.readings import count_samples
+from evaluator.assess.requests import RequestPairs, pair_requests
+from evaluator.health.replication import describe_learnt
 from evaluator.judges import JUDGE, Judgement
 from evaluator.pipeline.assessing import Data, Judged, judge_data, read_data
 from evaluator.pipeline.landing import land_release, with_present_facts
@@ -51,7 +52,7 @@ def judge_release(
     chosen = tuple(with_present_facts(store, run) for run in choose_runs(known, runs))
     verdict, judged = judge_runs(store, release, chosen, policy, judged_at=judged_at, period=period)
     if figures:
-        verdict = _with_figures(store, verdict, judged.data, judged.rulebook)
+        verdict = _with_figures(store, verdict, judged.data, judged.requests, judged.rulebook)
     if save:
         keep_verdict(store, verdict)
     return verdict
@@ -98,12 +99,18 @@ def judge_runs(
 def to_verdict(
     release: Release, policy: Policy, evidence: Evidence, judgement: Judgement, data_hash: str, judged_at: datetime
 ) -> Verdict:
-    """A judgement with what it rests on: the release, its evidence, the policy, and the hash of the data."""
+    """A judgement with what it rests on: the release, its evidence, the policy, and the hash of the data.
+
+    Where the policy is one of several, the command that judges again names it.
+    """
+    next_action = judgement.next_action
+    if policy.of_folder:
+        next_action = next_action.replace(f"`evaluator verdict {release.id}", f"`{policy.command(release.id)}")
     return Verdict(
         release=release,
         word=judgement.word,
         reasons=judgement.reasons,
-        next_action=judgement.next_action,
+        next_action=next_action,
         evidence=evidence,
         judge=JUDGE,
         monitoring=evidence.monitoring,
@@ -112,6 +119,7 @@ def to_verdict(
         time_to_decision_s=judgement.decided_at_s or None,
         policy=policy.effective,
         policy_hash=policy.hash,
+        policy_path=policy.origin if policy.of_folder else "",
         data_hash=data_hash,
         evaluator_version=find_version(),
         judged_at=judged_at,
@@ -140,13 +148,17 @@ def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Ve
     """Give a verdict that was reached without them its figures, from the runs that it judged."""
     rulebook = with_learnt(policy, store.control.learnt(service_of(verdict.release))).rulebook
     data = read_data(store, choose_runs(store.data.runs(verdict.release.id), runs), rulebook)
-    return _with_figures(store, verdict, data, rulebook)
+    requests = pair_requests(data.cells, data.runs, rulebook)
+    return _with_figures(store, verdict, data, requests, rulebook)
 
 
-def _with_figures(store: Store, verdict: Verdict, data: Data, rulebook: Rulebook) -> Verdict:
+def _with_figures(
+    store: Store, verdict: Verdict, data: Data, requests: RequestPairs | None, rulebook: Rulebook
+) -> Verdict:
     from evaluator.pipeline.drawing import trace_figures  # most verdicts are given without
 
-    return replace(verdict, figures=trace_figures(store, verdict.release, data, rulebook, verdict.evidence))
+    figures = trace_figures(store, verdict.release, data, requests, rulebook, verdict.evidence)
+    return replace(verdict, figures=figures)
 
 
 def keep_verdict(store: Store, verdict: Verdict) -> None:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 
 from evaluator.errors import UnknownName
 from evaluator.records import EvidenceKind, Landed, Release, Run, RunFacts, RunState, Service
-from evaluator.segments import run_folder
 from evaluator.sources.load import QUIET_S, RunOutcome, is_alive, is_recording, read_outcome
 from evaluator.sources.recording import SHEET_NAME, RunSheet, utc
 from evaluator.store import Store
@@ -41,7 +40,7 @@ def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
 def _adopt_recordings(store: Store, release_id: str, known: Collection[str]) -> bool:
     """Register the runs of recorders that were started by hand; tells whether there were any."""
     adopted = False
-    for path in sorted(run_folder(store.data.folder, release_id, "_").parent.glob(f"*/{SHEET_NAME}")):
+    for path in sorted(store.file.run_folder(release_id, "_").parent.glob(f"*/{SHEET_NAME}")):
         sheet = RunSheet.read(path)
         if sheet.release != release_id or sheet.run in known:
             continue

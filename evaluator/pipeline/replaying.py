@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,13 +31,19 @@ class Replayed:
     same_data: bool = True
     """False where the data that the old verdict judged is not there as it was."""
 
+    @property
+    def changed(self) -> bool:
+        """Is the new verdict another one?"""
+        return self.old is not self.new
+
 
 def replay_releases(
-    store: Store, release_ids: Sequence[str], policy: Policy, *, now: datetime, say: Say = say_nothing
+    store: Store, release_ids: Sequence[str], load: Callable[[str], Policy], *, now: datetime, say: Say = say_nothing
 ) -> tuple[Replayed, ...]:
-    """Judge stored releases again under `policy`, on the runs that their latest verdict judged; nothing is kept.
+    """Judge stored releases again, on the runs that their latest verdict judged; nothing is kept.
 
-    No names: every release that was ever judged. Raises UnknownName for a release that is not there.
+    `load` reads the policy of a release by its name. No names: every release that was ever judged. Raises UnknownName
+    for a release that is not there.
     """
     out = []
     for name in release_ids or [summary.release.id for summary in store.releases() if summary.verdict]:
@@ -47,7 +53,7 @@ def replay_releases(
         runs = find_judged(store, name, old.data_hash) if old else "latest"
         word, why = None, ""
         try:
-            verdict = judge_release(store, name, policy, runs=runs or "latest", judged_at=now, save=False)
+            verdict = judge_release(store, name, load(name), runs=runs or "latest", judged_at=now, save=False)
         except UsageError as error:
             why = error.message
         else:

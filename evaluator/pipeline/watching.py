@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from evaluator.assess.base import find_rules
 from evaluator.errors import StoreBusy, UnknownName
 from evaluator.judges import Judgement
 from evaluator.judges.progress import describe_missing
-from evaluator.metrics.outcome_measure import has_outcome_rules
 from evaluator.pipeline.base import Say, say_nothing
 from evaluator.pipeline.judging import judge_release, to_verdict
 from evaluator.pipeline.landing import land_release
@@ -212,7 +212,7 @@ class Watch:
         self.status = _describe(verdict, series=series)
         running, undecided = is_live(runs), verdict.word is VerdictWord.INCONCLUSIVE
         imported = any(run.kind is EvidenceKind.OUTCOMES for run in runs)
-        asks_outcomes = has_outcome_rules(self.policy.rulebook) and not imported
+        asks_outcomes = bool(find_rules(self.policy.rulebook, EvidenceKind.OUTCOMES)) and not imported
         if series or (undecided and (running or asks_outcomes)):
             return None
         if running and self._word is not verdict.word:

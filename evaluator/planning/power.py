@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from evaluator.errors import UsageError
+from evaluator.extensions import needs
 from evaluator.stats.calendar import Calendar
 from evaluator.stats.sequential import GRID, LASTING, anytime_z, boundaries, information, spent
 from evaluator.stats.student import critical_value, t_below, t_quantile
@@ -36,12 +36,8 @@ def find_power(shift: float, se: float, df: float, critical: float, *, null_se: 
     """
     from scipy.special import ndtr
 
-    try:
+    with needs("planning needs", "stats"):
         from statsmodels.stats.power import ttest_power
-    except ImportError as error:
-        raise UsageError(
-            f"planning needs the package '{error.name}'", hint="pip install 'release-evaluator[stats]'"
-        ) from error
     if not se > 0:
         return float(shift > 0)
     factor = 1.0 if null_se is None else null_se / se

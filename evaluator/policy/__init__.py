@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from evaluator.errors import PolicyError, UnknownName
 from evaluator.metrics import METRICS
+from evaluator.policy.building import build
 from evaluator.policy.document import Document, Place, read_document
 from evaluator.policy.metrics import Metric, unit_of
 from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistory, Instances, PolicyFile
@@ -45,17 +47,13 @@ from evaluator.sources.prometheus.options import PrometheusOptions
 from evaluator.stats.history import LEAST_COMPARISONS
 
 __all__ = [
-    "FILE_NAME",
     "LEAST_COMPARISONS",
     "Policy",
-    "find_policy",
     "load_policy",
     "parse_policy",
     "policy_schema",
     "with_learnt",
 ]
-
-FILE_NAME = "evaluator.yaml"
 
 PRIOR_WEIGHT = 3.0
 """Degrees of freedom that the policy's own assumption about instances counts for beside history (method B.3, B.3a)."""
@@ -95,12 +93,17 @@ class Policy:
     """What happens after a verdict."""
     afterwards: Mapping[str, Any] = field(default_factory=dict)
     """The sections about promotion as plain JSON, every default spelled out."""
+    of_folder: bool = False
+    """Was it chosen by the release's service, among several? Then a verdict names it."""
 
+    @property
+    def service(self) -> str:
+        """The service that the policy is of; empty where it names none, or several."""
+        return self.services[0] if len(self.services) == 1 else ""
 
-def find_policy(start: Path) -> Path | None:
-    """Find the nearest evaluator.yaml in `start` or above it."""
-    folder = start.absolute()
-    return next((path for place in (folder, *folder.parents) if (path := place / FILE_NAME).exists()), None)
+    def command(self, release: str) -> str:
+        """Write the command that judges a release by this policy; it names the file where there are several."""
+        return shlex.join(["evaluator", "verdict", release, *(("--policy", self.origin) if self.of_folder else ())])
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -146,7 +149,8 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
     update = {"sd_latency": latency, "sd_failures": failures, "history": history}
     instances = file.instances.model_copy(update=update)
     judging = _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
-    return replace(judging, promotion=policy.promotion, afterwards=policy.afterwards)
+    kept = {name: getattr(policy, name) for name in ("promotion", "afterwards", "of_folder")}
+    return replace(judging, **kept)
 
 
 def _to_history(learnt: Learnt) -> InstanceHistory | None:
@@ -201,50 +205,29 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _to_rulebook(file: PolicyFile) -> Rulebook:
-    scan, instances, health = file.endpoint_scan, file.instances, file.health
-    return Rulebook(
+    health = file.health
+    return build(
+        Rulebook,
+        file,
         rules=tuple(_to_rule(metric) for metric in file.metrics),
-        alpha=file.alpha,
-        scan=Scan(
-            scan.enabled,
-            scan.margin,
-            scan.failure_margin,
-            scan.tolerance,
-            scan.failure_tolerance,
-            scan.alpha_share,
-        ),
-        prior=_to_prior(instances),
-        warm_up_s=file.warm_up,
+        scan=build(Scan, file.endpoint_scan),
+        prior=_to_prior(file.instances),
         coverage=health.coverage,
         silence=health.silence,
         max_clock_offset_s=health.max_clock_offset,
         sample_ratio=_to_shares(health.sample_ratio),
-        monitoring=Monitoring(
-            mode=file.monitoring.mode,
-            max_duration_s=file.monitoring.max_duration,
-            burn_in_s=file.monitoring.burn_in,
-            early_go=file.monitoring.early_go,
-            max_units=file.monitoring.max_units,
-        ),
-        mode=file.mode,
+        monitoring=build(Monitoring, file.monitoring),
     )
 
 
-def _to_prior(said: Instances) -> InstancePrior:
-    known = said.history
+def _to_prior(section: Instances) -> InstancePrior:
+    earlier = section.history
     latency = failures = None
-    if known is not None:
-        latency = History(said.sd_latency, known.comparisons, known.wander_latency, known.wander_comparisons)
-        failures = History(said.sd_failures, known.comparisons, known.wander_failures, known.wander_comparisons)
-    return InstancePrior(
-        sd_latency=said.sd_latency,
-        sd_failures=said.sd_failures,
-        baseline=said.baseline,
-        canary=said.canary,
-        latency=latency,
-        failures=failures,
-        turnover_expected=said.turnover == "expected",
-    )
+    if earlier is not None:
+        latency = build(History, earlier, sd=section.sd_latency, wander=earlier.wander_latency)
+        failures = build(History, earlier, sd=section.sd_failures, wander=earlier.wander_failures)
+    expected = section.turnover == "expected"
+    return build(InstancePrior, section, latency=latency, failures=failures, turnover_expected=expected)
 
 
 def _to_rule(metric: Metric) -> Rule:

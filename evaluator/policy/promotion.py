@@ -12,6 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from evaluator.errors import EvaluatorError, UnknownName, UsageError
+from evaluator.policy.building import build
 from evaluator.policy.fields import PositiveDuration, Section, within
 from evaluator.records.intents import ANNOUNCE, UNDO, Action, Approvals, HookEntry, PersonRole, PromotionRules
 
@@ -180,18 +181,9 @@ def to_rules(
     by_event = {name: tuple(getattr(hooks, name)) for name in (*_EVENTS, ANNOUNCE)}
     agreed = [hooks.model_dump(mode="json"), approvals.model_dump(mode="json"), sensitive]
     canonical = json.dumps(agreed, sort_keys=True, separators=(",", ":"), default=str)
-    said = approvals
     return PromotionRules(
         hooks=by_event,
-        approvals=Approvals(
-            promote=said.promote,
-            hold=said.hold,
-            rollback=said.rollback,
-            break_glass=said.break_glass,
-            self_approval=said.self_approval,
-            expires_s=said.expires,
-            max_age_s=said.max_age,
-        ),
+        approvals=build(Approvals, approvals),
         roles=None if roles is None else {role.value: tuple(getattr(roles, role.value)) for role in PersonRole},
         sensitive=sensitive,
         hash="sha256:" + hashlib.sha256(canonical.encode()).hexdigest(),

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator
 
 from evaluator.errors import UnknownName
+from evaluator.policy.building import build
 from evaluator.policy.fields import Name, PositiveDuration, Section
 from evaluator.secrecy import OF_SOURCES, SECRET_HEADERS
 from evaluator.sources.prometheus.options import REPLICA_LABELS, PrometheusOptions
@@ -131,23 +132,6 @@ class Sources(Section):
 
 def to_options(source: PrometheusSource) -> PrometheusOptions:
     """The options as the source takes them."""
-    basic = source.auth.basic
-    return PrometheusOptions(
-        url=source.url,
-        selectors=dict(source.selectors),
-        step_s=int(source.step),
-        instance_label=source.instance_label,
-        endpoint_label=source.endpoint_label,
-        headers=dict(source.headers),
-        tenant=source.tenant,
-        bearer=source.auth.bearer,
-        username=basic.username if basic else None,
-        password=basic.password if basic else None,
-        ca=source.tls.ca,
-        cert=source.tls.cert,
-        key=source.tls.key,
-        verify=source.tls.verify,
-        timeout_s=source.timeout,
-        max_series=source.max_series,
-        replica_labels=tuple(source.replica_labels),
-    )
+    basic = dict(source.auth.basic or {})
+    given = {"step_s": int(source.step), "replica_labels": tuple(source.replica_labels), "bearer": source.auth.bearer}
+    return build(PrometheusOptions, source, **given, **basic, **dict(source.tls))

@@ -66,6 +66,7 @@ from evaluator.records.releases import (
     RunFacts,
     Service,
     check_names,
+    is_imported,
 )
 from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind
 from evaluator.records.rules import (
@@ -200,4 +201,5 @@ __all__ = [
     "check_names",
     "choose_bucket_s",
     "counts_from_start",
+    "is_imported",
 ]

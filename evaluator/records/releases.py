@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -21,6 +21,7 @@ __all__ = [
     "Service",
     "check_name",
     "check_names",
+    "is_imported",
 ]
 
 LONGEST_NAME = 200
@@ -124,6 +125,11 @@ class Run:
     def kind(self) -> EvidenceKind:
         """What its rows are; every source but those of readings and of outcomes records requests."""
         return _KINDS.get(self.source, EvidenceKind.REQUESTS)
+
+
+def is_imported(runs: Sequence[Run]) -> bool:
+    """Did another tool make the load? Then the remedy is another import."""
+    return bool(runs) and all(run.source == "import" for run in runs)
 
 
 def check_name(kind: str, name: str) -> None:

@@ -205,11 +205,14 @@ WHOLE = Period()
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The stretch of data that was judged (UTC), after warm-up; `seconds` is what was really covered."""
+    """The time of the data that were judged (UTC), after warm-up; `seconds` is what was really covered."""
 
-    start: datetime | None
-    end: datetime | None
+    start: datetime | None = None
+    end: datetime | None = None
     seconds: float = 0.0
+
+
+_NO_WINDOW = Window()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +229,10 @@ class Progress:
 class Evidence:
     """All that is known of a release before judging."""
 
-    comparisons: tuple[Comparison, ...]
-    findings: tuple[Finding, ...]
-    arms: tuple[ArmSummary, ...]
-    window: Window
+    comparisons: tuple[Comparison, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    arms: tuple[ArmSummary, ...] = ()
+    window: Window = _NO_WINDOW
     unjudged_share: float = 0.0
     """Share of traffic on endpoints that the scan could not judge."""
     unjudged_endpoints: tuple[str, ...] = ()
@@ -277,6 +280,8 @@ class Verdict:
     policy: Mapping[str, Any] = field(default_factory=dict)
     queries: tuple[Mapping[str, Any], ...] = ()
     policy_hash: str = ""
+    policy_path: str = ""
+    """File of the policy, where it was chosen by the release's service among several."""
     data_hash: str = ""
     evaluator_version: str = ""
     period: Period = WHOLE

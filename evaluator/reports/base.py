@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ __all__ = [
     "Page",
     "Render",
     "choose_endpoints",
+    "command_of",
     "count_both",
     "describe_data",
     "format_allowed",
@@ -316,6 +318,14 @@ def list_notes(verdict: Verdict) -> Iterable[str]:
         yield from notes
     if verdict.next_action:
         yield f"next: {verdict.next_action}"
+    if verdict.policy_path:
+        yield f"judged by {verdict.policy_path}; judge again by it: `{command_of(verdict)}`"
+
+
+def command_of(verdict: Verdict, *options: str) -> str:
+    """Write the command that judges again by the same policy; policy.yaml stands for one that has no path here."""
+    path = verdict.policy_path or "policy.yaml"
+    return shlex.join(["evaluator", "verdict", verdict.release.id, *options, "--policy", path])
 
 
 # ------------------------------------------------------------------ was it fair

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -42,6 +41,7 @@ from evaluator.reports.base import (
     STATUS_MARKS,
     VERDICT_WORDS,
     Page,
+    command_of,
     count_both,
     format_allowed,
     format_both,
@@ -403,11 +403,11 @@ class _Report:
                 ("false alarms", f"{level} over all gates together (alpha)"),
                 ("monitoring", f"{monitoring.get(verdict.monitoring, 'at any time')} ({verdict.monitoring})"),
                 ("intervals", f"{format_number((1 - 2 * verdict.alpha) * 100)} %"),
-                ("policy", verdict.policy_hash or "–"),
+                ("policy", f"{verdict.policy_path} {verdict.policy_hash}".strip() or "–"),
                 ("data", verdict.data_hash or "–"),
                 ("evaluator", verdict.evaluator_version or "–"),
             ],
-            "command": shlex.join(["evaluator", "verdict", verdict.release.id, *chosen, "--policy", "policy.yaml"]),
+            "command": command_of(verdict, *chosen),
             "queries": verdict.queries,
             "policy": _to_yaml(verdict.policy) if verdict.policy else "{}",
             "version": verdict.evaluator_version,

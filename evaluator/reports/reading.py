@@ -123,6 +123,7 @@ def _verdict(plain: Mapping[str, Any]) -> Verdict:
         reasons=tuple(_reason(reason) for reason in plain["reasons"]),
         evidence=_evidence(plain),
         policy_hash=plain["policy_hash"],
+        policy_path=plain.get("policy_path", ""),
         queries=tuple(plain["queries"]),
         judged_at=_time(plain["judged_at"]),
         figures=plain.get("figures"),

@@ -72,6 +72,8 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "metrics": [_metric(comparison) for comparison in evidence.comparisons],
         "health": [_finding(finding) for finding in evidence.findings],
     }
+    if verdict.policy_path:
+        plain["policy_path"] = verdict.policy_path
     if verdict.period != WHOLE:
         plain["period"] = {"from": verdict.period.start, "to": verdict.period.end}
     if verdict.figures is not None:

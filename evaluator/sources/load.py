@@ -264,21 +264,22 @@ def run_locust(
     stopped_by, early = _wait(process, folder, began + plan.run_time_s + OVERDUE_S, why_stop)
     reader.join(timeout=STOP_TIMEOUT_S)
     code = process.returncode
-    marked = next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
-    if not stopped_by and (marked or early or code == 0):  # how it ends when it is told to says nothing
-        stopped_by = marked
-    elif not stopped_by:
-        by_signal = f"Locust was killed by {signal.Signals(-code).name}" if code < 0 else ""
-        stopped_by = by_signal or f"Locust ended with code {code}: {_last_line(lines)}"
+    stopped_by = stopped_by or _find_cause(code, lines, told=bool(early))
     outcome = read_outcome(
-        folder,
-        run_time_s=plan.run_time_s,
-        workers_expected=plan.processes,
-        stopped_by=stopped_by,
-        ended_early=early,
+        folder, run_time_s=plan.run_time_s, workers_expected=plan.processes, stopped_by=stopped_by, ended_early=early
     )
     trouble = next(filter(_TROUBLE.match, reversed(lines)), "")[:300]
     return replace(outcome, exit_code=code, interrupted=stopped_by == _INTERRUPTED, trouble=trouble)
+
+
+def _find_cause(code: int, lines: Sequence[str], *, told: bool) -> str:
+    """What ended Locust: the recorder, a signal or an error. How it ends when it was told to says nothing."""
+    marked = next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
+    if marked or told or code == 0:
+        return marked
+    if code < 0:
+        return f"Locust was killed by {signal.Signals(-code).name}"
+    return f"Locust ended with code {code}: {_last_line(lines)}"
 
 
 def _command(plan: LoadPlan) -> list[str]:

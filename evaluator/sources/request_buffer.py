@@ -146,7 +146,8 @@ class RequestBuffer:
         arms = self._arms(contexts)
         if self.sensitive:
             names, contexts = _paths(names), [_NO_CONTEXT] * len(contexts)
-        failed = np.array([one is not None for one in exceptions], dtype=bool)
+        failures = pa.array(exceptions, pa.string())
+        failed = failures.is_valid().to_numpy(zero_copy_only=False)
         times = _numbers(given_times)
         usable = (times >= 0) & (times <= _LONGEST_MS)  # NaN is neither
         times[~usable] = 0.0
@@ -161,7 +162,7 @@ class RequestBuffer:
                 "response_bytes": pa.array(_whole(sizes, 0, _HIGHEST_SIZE), pa.int64()),
                 "status_code": pa.array(_whole(statuses, 1, _HIGHEST_STATUS), pa.int16()),
                 "failed": pa.array(failed),
-                "exception": pa.array(exceptions, pa.string()).dictionary_encode(),
+                "exception": failures.dictionary_encode(),
                 "user_count": pa.array([users.get(arm) for arm in arms.dictionary.to_pylist()], pa.int32()).take(
                     arms.indices
                 ),

@@ -1,9 +1,13 @@
 """A store: one DuckDB file and a folder of segments next to it, in two parts with an interface each.
 
-`Store.data` keeps what was measured: runs with their segments, cells, readings and outcomes, and SQL over them.
-`Store.control` keeps what was decided: releases, verdicts, what was learnt for them, promotions and the audit trail.
-Both rest in one file for now. No call writes to both in one transaction, and the tables of the one are not read by the
-other, so that control can move to another database.
+`Store.data` keeps what was measured: runs with their segments, cells, readings and outcomes, and SQL over them; tables
+groups, runs, segments, names, moments, bin_lists, instance_bin_lists, loads, failure_kinds, outcomes, outcome_moments,
+readings_of and reading_cells. `Store.control` keeps what was decided: releases, verdicts, what was learnt for them,
+promotions and the audit trail; tables releases, verdicts, learnt, intents, approvals, deliveries and audit.
+
+Both are in one file for now. No transaction writes to both, and no part reads tables of the other, so that control can
+move to another database: a release is noted before its run lands, and a process that is killed in between leaves a
+release without runs. Queries and exports read a copy of the file, and so both.
 """
 
 from __future__ import annotations

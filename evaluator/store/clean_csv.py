@@ -85,11 +85,10 @@ def write_clean_segment(
             closing(_convert(_Rows(engine, file, constants, latest), kinds)) as pieces,
         ):
             return _write(writer, pieces, file.arm)
-    except (_NotPlain, pa.ArrowException, OverflowError):
+    except BaseException as error:
         path.unlink(missing_ok=True)
-        return None
-    except BaseException:
-        path.unlink(missing_ok=True)
+        if isinstance(error, (_NotPlain, pa.ArrowException, OverflowError)):
+            return None
         raise
 
 

@@ -55,11 +55,6 @@ class Data:
     file: StoreFile
     control: Control
 
-    @property
-    def folder(self) -> Path:
-        """Folder of the segments."""
-        return self.file.folder
-
     # -------------------------------------------------------------- runs
 
     def register_run(self, release: Release, run: Run, *, bucket_s: int | None = None) -> None:
@@ -198,8 +193,8 @@ class Data:
         self, run: Run, *, values: Collection[str] = (), row_values: Collection[str] = ()
     ) -> Outcomes | None:
         """Read the outcomes of a run, with values of units and rows where they are asked for; `None`: it has none."""
-        looks = self.control.outcome_looks(run.release)
-        with self.file.opened() as engine:
+        with self.file.reading(), self.file.opened() as engine:
+            looks = self.control.outcome_looks(run.release)
             return read_outcomes(engine, run.id, self.segment_folder(run), looks, values=values, row_values=row_values)
 
     def read_readings(self, run: Run) -> ReadingCells | None:

@@ -46,16 +46,12 @@ def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iter
     Whatever DuckDB raises inside becomes a StoreError.
     """
     with tempfile.TemporaryDirectory(prefix="evaluator-") as spill:
-        engine: Engine | None = None
         try:
-            engine = duckdb.connect(str(read) if read else ":memory:", read_only=read is not None)
-            _configure(engine, spill, search)
-            yield engine
+            with duckdb.connect(str(read) if read else ":memory:", read_only=read is not None) as engine:
+                _configure(engine, spill, search)
+                yield engine
         except duckdb.Error as error:
             raise _translate(error) from error
-        finally:
-            if engine is not None:
-                engine.close()
 
 
 def open_lasting(path: Path, *, search: Path) -> Engine:

@@ -64,7 +64,7 @@ _MOST_NAMES = 20
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One file that has become a segment."""
+    """One file that has become a segment: its rows in the period that was asked for, and when they were made."""
 
     run: Run
     file: FilePlan
@@ -73,17 +73,8 @@ class _Part:
     first: datetime
     last: datetime
     left_out: tuple[LeftOut, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Rows of a segment that lie in a period, and those that do not. The times are those of the former, if any."""
-
-    inside: int
-    outside: int
-    failures_outside: int
-    first: datetime | None
-    last: datetime | None
+    outside: LeftOut | None = None
+    """Rows that are still in the segment, and not in the period."""
 
 
 def import_files(
@@ -101,14 +92,11 @@ def import_files(
             parts = [_convert(engine, folder, plan, inspection, staged, file) for file in plan.files]
             same = find_same(plan.files, inspection)
             arranged = arrange(plan, [_time_file(engine, part, plan) for part in parts])
-            counted = _count_period(engine, plan, parts)
-            runs = _make_runs(staged, arranged, {file for file, rows in counted.items() if rows.inside})
+            parts = _count_period(engine, plan, parts)
+            runs = _make_runs(staged, arranged, {part.file for part in parts if part.rows})
             folders = {run.id: store.run_folder(release.id, run.id) for run in runs.values()}
             with landing_in(store, [folder for name, folder in folders.items() if name != group]):
-                moved = []
-                for part in parts:
-                    run = runs[part.file]
-                    moved.append(_move(engine, folders[run.id], plan, part, run, counted[part.file]))
+                moved = [_move(engine, folders[runs[part.file].id], plan, part, runs[part.file]) for part in parts]
                 landed = _write(engine, store, control, release, moved, hash_files(plan, inspection))
             return dataclasses.replace(landed, why=arranged.why, doubts=(*same, *arranged.doubts))
 
@@ -266,19 +254,26 @@ def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
     return FileTimes(part.file, part.first, part.last, pause_s)
 
 
-def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> dict[FilePlan, _Rows]:
+def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> list[_Part]:
     """Count the rows of each file in the period that was asked for. Raises InputError where an arm has none."""
-    counted = {}
+    counted = []
     for part in parts:
-        whole = (plan.start is None or plan.start <= part.first) and (plan.end is None or part.last < plan.end)
-        counted[part.file] = (
-            _Rows(part.rows, 0, 0, part.first, part.last)
-            if whole
-            else _count_inside(engine, part.path, plan.start, plan.end)
-        )
+        if (plan.start is None or plan.start <= part.first) and (plan.end is None or part.last < plan.end):
+            counted.append(part)
+            continue
+        [(rows, outside, failures, first, last)] = engine.execute(
+            f"""SELECT
+                count(*) FILTER (inside), count(*) FILTER (NOT inside), count(*) FILTER (NOT inside AND failed),
+                min(ts) FILTER (inside), max(ts) FILTER (inside)
+            FROM (SELECT ts, failed, {_INSIDE} AS inside FROM read_parquet($path))""",
+            {"path": str(part.path), "start": plan.start, "end": plan.end},
+        ).fetchall()
+        period = {"first": first.astimezone(UTC), "last": last.astimezone(UTC)} if rows else {}
+        left_out = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, outside, failures)
+        counted.append(dataclasses.replace(part, rows=rows, outside=left_out, **period))
     for arm in dict.fromkeys(part.file.arm for part in parts):
-        own = [part for part in parts if part.file.arm == arm]
-        if not any(counted[part.file].inside for part in own):
+        if not any(part.rows for part in counted if part.file.arm == arm):
+            own = [part for part in parts if part.file.arm == arm]
             first, last = min(part.first for part in own), max(part.last for part in own)
             raise InputError(
                 f"no request of {arm} is in the period of --from and --to: the requests of its files were made from "
@@ -286,18 +281,6 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
                 hint="give a period in which all arms were under load",
             )
     return counted
-
-
-def _count_inside(engine: Engine, path: Path, start: datetime | None, end: datetime | None) -> _Rows:
-    """Count the rows of a segment within and outside a period."""
-    [(inside, outside, failures, first, last)] = engine.execute(
-        f"""SELECT
-            count(*) FILTER (inside), count(*) FILTER (NOT inside), count(*) FILTER (NOT inside AND failed),
-            min(ts) FILTER (inside), max(ts) FILTER (inside)
-        FROM (SELECT ts, failed, {_INSIDE} AS inside FROM read_parquet($path))""",
-        {"path": str(path), "start": start, "end": end},
-    ).fetchall()
-    return _Rows(inside, outside, failures, first and first.astimezone(UTC), last and last.astimezone(UTC))
 
 
 def _find_pause_s(engine: Engine, path: Path) -> float:
@@ -309,18 +292,6 @@ def _find_pause_s(engine: Engine, path: Path) -> float:
         [str(path)],
     ).fetchall()
     return float(rows[0][0])
-
-
-def _give_run(engine: Engine, path: Path, target: Path, run: str, start: datetime | None, end: datetime | None) -> None:
-    """Write the rows of a segment in a period as a segment of a run, which takes the place of the first."""
-    with written_whole(target) as unfinished:
-        engine.execute(
-            f"""COPY (SELECT * REPLACE (CAST($run AS VARCHAR) AS run) FROM read_parquet($path) WHERE {_INSIDE})
-            TO {quote(unfinished)} (FORMAT parquet)""",
-            {"run": run, "path": str(path), "start": start, "end": end},
-        )
-    if path != target:
-        path.unlink()
 
 
 def _make_runs(staged: Run, arranged: FileRuns, filled: Collection[FilePlan]) -> dict[FilePlan, Run]:
@@ -341,22 +312,21 @@ def _make_runs(staged: Run, arranged: FileRuns, filled: Collection[FilePlan]) ->
     return runs
 
 
-def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run, rows: _Rows) -> _Part:
+def _move(engine: Engine, folder: Path, plan: LandingPlan, part: _Part, run: Run) -> _Part:
     """Give a segment the run that it is of, and cut it to the period that was asked for."""
     path = folder / part.path.name
-    if path == part.path and not rows.outside:
+    if path == part.path and part.outside is None:
         return dataclasses.replace(part, run=run)
-    _give_run(engine, part.path, path, run.id, plan.start, plan.end)
-    outside = LeftOut(part.file.arm, LeftOutKind.OUTSIDE_PERIOD, rows.outside, rows.failures_outside)
-    return _Part(
-        run,
-        part.file,
-        path,
-        rows.inside,
-        rows.first or part.first,
-        rows.last or part.last,
-        (*part.left_out, outside) if rows.outside else part.left_out,
-    )
+    with written_whole(path) as unfinished:
+        engine.execute(
+            f"""COPY (SELECT * REPLACE (CAST($run AS VARCHAR) AS run) FROM read_parquet($path) WHERE {_INSIDE})
+            TO {quote(unfinished)} (FORMAT parquet)""",
+            {"run": run.id, "path": str(part.path), "start": plan.start, "end": plan.end},
+        )
+    if path != part.path:
+        part.path.unlink()
+    left_out = (*part.left_out, part.outside) if part.outside else part.left_out
+    return dataclasses.replace(part, run=run, path=path, left_out=left_out, outside=None)
 
 
 def _write(

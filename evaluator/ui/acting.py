@@ -7,7 +7,7 @@ import os
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import partial
 
 import streamlit as st
 
@@ -21,7 +21,6 @@ from evaluator.intents import (
     preview_steps,
     run_worker,
 )
-from evaluator.policy import load_policy
 from evaluator.records import Verdict
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent, Person
 from evaluator.ui.reads import Place, find_place, open_store, read_policy
@@ -88,13 +87,13 @@ def read_acts(place: Place, release: str | None = None) -> tuple[Act, ...]:
 
 def read_conditions(place: Place, verdict: Verdict) -> tuple[Condition, ...]:
     """What has to be so before a release is promoted, and whether it is."""
-    return list_conditions(open_store(place), read_policy(place), verdict)
+    return list_conditions(open_store(place), read_policy(place, verdict.release.id), verdict)
 
 
 @st.cache_data(ttl=PEEK_TTL_S, max_entries=32, show_spinner="asking what is so now …")
 def _forecast(_place: Place, key: str, stamp: object, hooks: str, release: str, action: Action) -> Forecast:
     del key, stamp, hooks
-    store, policy = open_store(_place), read_policy(_place)
+    store, policy = open_store(_place), read_policy(_place, release)
     until = datetime.now(UTC) + timedelta(seconds=PEEK_TTL_S)
     try:
         planned, left = plan_action(store, policy, release, action)
@@ -109,7 +108,8 @@ def _forecast(_place: Place, key: str, stamp: object, hooks: str, release: str, 
 
 def read_forecast(place: Place, release: str, action: Action) -> Forecast:
     """What an action would do, with what is so now; asked anew every few seconds at most."""
-    return _forecast(place, str(place.store), place.stamp, read_policy(place).promotion.hash, release, action)
+    hooks = read_policy(place, release).promotion.hash
+    return _forecast(place, str(place.store), place.stamp, hooks, release, action)
 
 
 @st.cache_data(max_entries=8, show_spinner="reading the audit trail …")
@@ -149,10 +149,10 @@ def start_worker() -> None:
 
 @st.cache_resource(show_spinner=False)
 def _start(_place: Place, store: str, policy: str) -> threading.Thread:
-    del store
+    del store, policy
     worker = threading.Thread(
         target=run_worker,
-        args=(open_store(_place), lambda: load_policy(Path(policy) if policy else None), threading.Event()),
+        args=(open_store(_place), partial(read_policy, _place), threading.Event()),
         kwargs={"say": _log.warning},
         daemon=True,
         name="worker",

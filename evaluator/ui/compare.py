@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from evaluator.figures import color_arms, draw_distribution, draw_shift, draw_timeline
 from evaluator.pipeline.comparing import Difference, refusals
+from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, ReleaseSummary
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
@@ -57,11 +58,11 @@ def show_compare() -> None:
     if first == second:
         show(empty("Both sides are the same.", "Choose another release, run or arm on one of them."))
         return
-    policy = read_policy(place)
+    policy = read_policy(place, second[0])
     found = read_comparison(place, policy, first, second)
     _show_fingerprints(found)
     if found.compared is not None:
-        _show_comparison(place, found, first, second)
+        _show_comparison(place, policy, found, first, second)
 
 
 def _choose_side(
@@ -115,7 +116,7 @@ def _mark(row: Difference) -> Markup:
 
 
 def _show_comparison(
-    place: Place, found: Confronted, first: tuple[str, str, str], second: tuple[str, str, str]
+    place: Place, policy: Policy, found: Confronted, first: tuple[str, str, str], second: tuple[str, str, str]
 ) -> None:
     if found.compared is None:
         return
@@ -127,8 +128,8 @@ def _show_comparison(
         )
     )
     show(metrics_table(rows, second[0]))
-    policy = f"Path({str(place.policy)!r})" if place.policy else ""
-    snippet = SNIPPET.format(store=str(place.store), first=first, second=second, policy=policy)
+    path = f"Path({policy.origin!r})" if place.policy else ""
+    snippet = SNIPPET.format(store=str(place.store), first=first, second=second, policy=path)
     hand_out("compared", HEAD, [describe(row) for row in rows], snippet)
     curves, colors = found.compared.figures, color_arms([BASELINE, CANDIDATE])
     left, right = st.columns(2, gap="large")

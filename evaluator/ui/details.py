@@ -112,7 +112,8 @@ def show_method(place: Place, view: ReleaseView, verdict: Verdict) -> None:
     """Policy, window, hashes, and the command that gives the same verdict."""
     st.subheader("How it was judged", anchor="method")
     window = verdict.evidence.window
-    policy = ["--policy", str(place.policy)] if place.policy else []
+    path = verdict.policy_path or str(place.policy or "")
+    policy = ["--policy", path] if path else []
     command = shlex.join(["evaluator", "--store", str(place.store), *policy, "verdict", view.release.id, "--dry-run"])
     show(
         definitions(

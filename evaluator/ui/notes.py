@@ -25,14 +25,15 @@ def show_notes(place: Place, release: str) -> None:
     else:
         show(empty("No notes yet.", "What was found out stays here, with its author and time."))
     reader = find_reader()
-    able = may(read_policy(place).promotion, reader.names, PersonRole.ANALYST)
+    policy = read_policy(place, release)
+    able = may(policy.promotion, reader.names, PersonRole.ANALYST)
     with st.form("note", border=False, clear_on_submit=True):
         text = st.text_area("Write a note", key="note-text", max_chars=LONGEST_NOTE, disabled=not able)
         pressed = st.form_submit_button("Add the note", disabled=not able, key="note-button")
     if not able:
         st.caption("Writing notes takes an analyst.")
     if pressed:
-        write_note(open_store(place), read_policy(place), reader.person, release, text)
+        write_note(open_store(place), policy, reader.person, release, text)
         st.rerun()
 
 

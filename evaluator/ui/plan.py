@@ -58,15 +58,15 @@ def show_plan() -> None:
     """The page."""
     st.title("Plan")
     place = find_place()
-    policy = read_policy(place)
     names = [one.release.id for one in read_summaries(place)] if place.store.exists() else []
     release = choose("From what is stored of", [*names, NONE], "release", (names or [NONE])[0])
     release_id = None if release == NONE else release
+    policy = read_policy(place, *filter(None, [release_id]))
     goal = _choose_goal(assumed=release_id is None)
     guarded(lambda: _show_plan(place, policy, release_id, goal))()
     if release_id:
         guarded(lambda: _show_what_if(place, release_id))()
-    guarded(lambda: _show_calibration(place, policy, known=bool(names)))()
+    guarded(lambda: _show_calibration(place, policy, release_id, known=bool(names)))()
 
 
 def _choose_goal(*, assumed: bool) -> Goal:
@@ -108,7 +108,7 @@ def _show_plan(place: Place, policy: Policy, release_id: str | None, goal: Goal)
         raise UsageError("the policy has no gate with a margin to plan for", hint="`evaluator policy show` prints it")
     st.subheader("What this test would find", anchor="gates")
     snippet = SNIPPET.format(
-        policy=f"Path({str(place.policy)!r})" if place.policy else "",
+        policy=f"Path({policy.origin!r})" if place.policy else "",
         store=f"Store.open(Path({str(place.store)!r}))" if release_id else None,
         release=release_id,
         rate=goal.rate_per_s or 0.0,
@@ -212,7 +212,7 @@ def _show_what_if(place: Place, release_id: str) -> None:
 # ------------------------------------------------------------------ false alarms
 
 
-def _show_calibration(place: Place, policy: Policy, *, known: bool) -> None:
+def _show_calibration(place: Place, policy: Policy, release_id: str | None, *, known: bool) -> None:
     st.subheader("Does this policy cry wolf?", anchor="calibration")
     if not known:
         show(empty("There are no stored baselines to try it on.", "Load or import some releases first."))
@@ -222,7 +222,7 @@ def _show_calibration(place: Place, policy: Policy, *, known: bool) -> None:
     ):
         show(empty("Not tried on this page yet.", "Turn it on above, or run", "evaluator calibrate"))
         return
-    report = read_calibration(place, policy)
+    report = read_calibration(place, policy, release_id)
     show(Markup("<p><strong>{}</strong></p>").format(_conclude(report)))
     head = ("identical halves by", "with", "judged", "NO-GO", "GO")
     rows = [_tally(one) for one in report.tallies]

@@ -66,7 +66,7 @@ def show_promote() -> None:
 
 def _show_asking(place: Place, view: ReleaseView, verdict: Verdict | None, reader: Reader) -> None:
     """What to do, whether it may be done, what it comes to, and the one button."""
-    rules, action = read_policy(place).promotion, _choose_action(verdict)
+    rules, action = read_policy(place, view.release.id).promotion, _choose_action(verdict)
     st.caption(MEANS[action])
     grounds = read_conditions(place, verdict) if verdict and action is Action.PROMOTE else ()
     conditions = (*grounds, *_of_reader(rules, reader, action))
@@ -178,5 +178,5 @@ def _show_form(place: Place, view: ReleaseView, reader: Reader, action: Action, 
     if typed.strip() != release_id:
         raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {release_id}: nothing was done")
     demand_fresh(reader)
-    ask(open_store(place), read_policy(place), reader.person, Wish(action, release_id, reason))
+    ask(open_store(place), read_policy(place, release_id), reader.person, Wish(action, release_id, reason))
     st.rerun()

@@ -29,10 +29,11 @@ from evaluator.pipeline.comparing import (
     refusals,
 )
 from evaluator.pipeline.drawing import trace_figures
-from evaluator.pipeline.hindsight import calibrate_releases, find_history
+from evaluator.pipeline.hindsight import calibrate_releases, find_history, related_releases
 from evaluator.pipeline.reviewing import judge_again
 from evaluator.planning import History
-from evaluator.policy import Policy, find_policy, load_policy
+from evaluator.policy import Policy
+from evaluator.policy.selection import choose_policy, find_policy, policy_of
 from evaluator.records import Learnt, Release, ReleaseSummary, Run, StoredVerdict, Verdict
 from evaluator.reports import from_json, read_stored
 from evaluator.store import Stamp, Store, stamp_of
@@ -80,9 +81,8 @@ class Place:
 
 def find_place() -> Place:
     """Find store and policy as the command line does: EVALUATOR_STORE and EVALUATOR_POLICY, else in the folder."""
-    policy = os.environ.get("EVALUATOR_POLICY")
     store = Path(os.environ.get("EVALUATOR_STORE") or "evaluator.duckdb").absolute()
-    return Place(store, Path(policy) if policy else find_policy(Path.cwd()))
+    return Place(store, find_policy(Path.cwd()))
 
 
 def open_store(place: Place) -> Store:
@@ -106,9 +106,9 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def read_policy(place: Place) -> Policy:
-    """Read the policy that applies here. Raises PolicyError."""
-    return load_policy(place.policy)
+def read_policy(place: Place, *releases: str) -> Policy:
+    """Read the policy that applies to these releases, none: where no release is meant. Raises PolicyError."""
+    return policy_of(place.policy, open_store(place), releases) if releases else choose_policy(place.policy)
 
 
 # ------------------------------------------------------------------ all releases
@@ -264,7 +264,7 @@ def _figures(_place: Place, _verdict: Verdict, key: str, data: str, policy: str,
         found: Mapping[str, Any] = json.loads(kept)
         return found
     judged = read_judgement(_place, _verdict)
-    return trace_figures(store, _verdict.release, judged.data, judged.rulebook, judged.evidence)
+    return trace_figures(store, _verdict.release, judged.data, judged.requests, judged.rulebook, judged.evidence)
 
 
 def read_figures(place: Place, verdict: Verdict, *, newest: bool) -> Mapping[str, Any]:
@@ -284,7 +284,7 @@ def _comparison(
     store = open_store(_place)
     sides = find_side(store, *first), find_side(store, *second)
     rows = differences(*sides)
-    found = None if refusals(rows) else compare_sides(store, *sides, read_policy(_place))
+    found = None if refusals(rows) else compare_sides(store, *sides, read_policy(_place, second[0]))
     return Confronted(sides[0], sides[1], rows, found)
 
 
@@ -312,11 +312,12 @@ def read_arms(place: Place, release_id: str) -> tuple[str, ...]:
 
 @st.cache_data(max_entries=8, show_spinner="reading the history …")
 def _history(
-    _place: Place, key: str, stamp: Stamp, policy: str, release_id: str | None, rate: float, instances: int
+    _place: Place, key: str, stamp: Stamp, policy_hash: str, release_id: str | None, rate: float, instances: int
 ) -> History:
-    del key, stamp, policy
+    del key, stamp, policy_hash
     store = open_store(_place) if release_id else None
-    return find_history(store, read_policy(_place), release_id, rate_per_s=rate, instances=instances, land=False)
+    policy = read_policy(_place, *filter(None, [release_id]))
+    return find_history(store, policy, release_id, rate_per_s=rate, instances=instances, land=False)
 
 
 def read_plan_history(
@@ -328,11 +329,17 @@ def read_plan_history(
 
 
 @st.cache_data(max_entries=4, show_spinner="judging identical halves of stored runs …")
-def _calibration(_place: Place, key: str, stamp: Stamp, policy: str, splits: int) -> CalibrationReport:
-    del key, stamp, policy
-    return calibrate_releases(open_store(_place), (), read_policy(_place), splits=splits, land=False)
+def _calibration(
+    _place: Place, key: str, stamp: Stamp, _policy: Policy, policy_hash: str, releases: tuple[str, ...], splits: int
+) -> CalibrationReport:
+    del key, stamp, policy_hash
+    return calibrate_releases(open_store(_place), releases, _policy, splits=splits, land=False)
 
 
-def read_calibration(place: Place, policy: Policy, *, splits: int = 4) -> CalibrationReport:
-    """How often this policy would have stopped a stored release that changed nothing."""
-    return _calibration(place, str(place.store), place.stamp, policy.hash, splits)
+def read_calibration(place: Place, policy: Policy, release_id: str | None, *, splits: int = 4) -> CalibrationReport:
+    """How often this policy would have stopped a stored release that changed nothing.
+
+    A policy of one service is tried on the releases of that service: those of `release_id`'s.
+    """
+    names = related_releases(open_store(place), release_id) if policy.of_folder and release_id else ()
+    return _calibration(place, str(place.store), place.stamp, policy, policy.hash, names, splits)

@@ -121,7 +121,7 @@ def _show_choices(place: Place, act: Act, reader: Reader) -> None:
 
 
 def _show_approval(place: Place, act: Act, reader: Reader) -> None:
-    intent, rules = act.intent, read_policy(place).promotion
+    intent, rules = act.intent, read_policy(place, act.intent.release).promotion
     may_approve = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
     own = are_one(reader.names, (*intent.requester_names, intent.requester))
     with st.form(f"agree-{intent.id}", border=True):
@@ -139,7 +139,7 @@ def _show_approval(place: Place, act: Act, reader: Reader) -> None:
         refused = right.form_submit_button(
             "Take back" if own else "Turn down", disabled=not (own or may_approve), key=f"no-{intent.id}"
         )
-    store, policy = open_store(place), read_policy(place)
+    store, policy = open_store(place), read_policy(place, intent.release)
     if agreed:
         if typed.strip() != intent.release:
             raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {intent.release}: nothing was done")
@@ -154,21 +154,22 @@ def _show_approval(place: Place, act: Act, reader: Reader) -> None:
 
 
 def _show_retry(place: Place, act: Act, reader: Reader) -> None:
-    intent, rules = act.intent, read_policy(place).promotion
+    intent, rules = act.intent, read_policy(place, act.intent.release).promotion
     able = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
     unknown = [one for one in act.deliveries if one.outcome.state is IntentState.UNKNOWN]
     with st.expander(f"{intent.id}: what now?", key=f"now-{intent.id}"):
         st.caption("Look first at what its hooks have reached. Those that were acknowledged are not executed again.")
         if st.button("Execute the others again", disabled=not able, key=f"retry-{intent.id}"):
             demand_fresh(reader)
-            retry(open_store(place), read_policy(place), reader.person, intent.id)
+            retry(open_store(place), read_policy(place, intent.release), reader.person, intent.id)
             st.rerun()
         for one in unknown:
             _show_resolution(place, intent, one.position + 1, one.hook, reader)
 
 
 def _show_resolution(place: Place, intent: Intent, number: int, hook: str, reader: Reader) -> None:
-    able = may(read_policy(place).promotion, reader.names, PersonRole.ADMIN) and is_fresh(reader)
+    policy = read_policy(place, intent.release)
+    able = may(policy.promotion, reader.names, PersonRole.ADMIN) and is_fresh(reader)
     with st.form(f"resolve-{intent.id}-{number}", border=False):
         reason = st.text_input(
             f"Hook {number} ({hook}): how do you know?", key=f"how-{intent.id}-{number}", max_chars=300
@@ -178,5 +179,5 @@ def _show_resolution(place: Place, intent: Intent, number: int, hook: str, reade
         undone = right.form_submit_button("It was not done", disabled=not able, key=f"undone-{intent.id}-{number}")
     if done or undone:
         demand_fresh(reader)
-        resolve(open_store(place), read_policy(place), reader.person, intent.id, number, done=done, reason=reason)
+        resolve(open_store(place), policy, reader.person, intent.id, number, done=done, reason=reason)
         st.rerun()

@@ -34,7 +34,7 @@ from evaluator.reports.overview import rank_comparisons
 from evaluator.reports import read_stored
 from evaluator.store import Store
 
-verdict = read_stored(Store.open(Path({store!r})).verdicts({release!r})[-1])
+verdict = read_stored(Store.open(Path({store!r})).control.verdicts({release!r})[-1])
 for row in rank_comparisons([row for row in verdict.evidence.comparisons if row.scan]):
     print(row.rule.slice.endpoint, row.rule.type, row.arm, row.effect, row.status)"""
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from judging import assess_readings
 
-from evaluator.assess_readings import assess_readings
 from evaluator.judges import judge_evidence
 from evaluator.records import (
     UP,
@@ -94,7 +94,7 @@ COLLECTED = Run("c1", "cart@2", "g1", "prometheus", state=RunState.COMPLETE)
 
 
 def judge(cells, rulebook=RULEBOOK):
-    evidence = assess_readings(cells, (COLLECTED,), rulebook, "cart@2")
+    evidence = assess_readings(cells, (COLLECTED,), rulebook)
     return judge_evidence(evidence, rulebook, "cart@2").word, {one.check: one for one in evidence.findings}
 
 
@@ -155,9 +155,7 @@ def test_how_much_silence_is_too_much_is_for_the_policy():
 def test_the_canarys_hour_lies_inside_the_baselines_day():
     word, found = judge(readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))))
     assert word is VerdictWord.GO
-    evidence = assess_readings(
-        readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))), (COLLECTED,), RULEBOOK, "c"
-    )
+    evidence = assess_readings(readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))), (COLLECTED,), RULEBOOK)
     assert evidence.window.seconds == HOUR / 2
     assert found["late_start"].level is Level.WARN
     assert "canary is first heard at 2026-01-05 00:30:00 UTC" in found["late_start"].text

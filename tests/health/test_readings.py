@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from evaluator.health.reading_base import ReadingScene
-from evaluator.health.readings import READING_CHECKS
-from evaluator.metrics.reading_measure import ReadingPairs, measure_readings
-from evaluator.records import Level, Margin, Rule, Rulebook
+from evaluator.assess.readings import pair_readings
+from evaluator.health import CHECKS
+from evaluator.records import EvidenceKind, Level, Margin, Rule, Rulebook
 from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate, simulate_readings
 from evaluator.simulate.readings import DURATION, FAILURES
 from evaluator.stats.reading_panels import Stretch, cut
@@ -30,18 +29,19 @@ def readings(requests):
     return simulate_readings(requests)
 
 
-def scene(readings, rulebook=RULEBOOK, **other):
-    view = cut(readings, None)
-    comparisons = measure_readings(ReadingPairs(view, rulebook))
-    start, end = view.span
-    known = {"seconds": float((end - start) * readings.bucket_s), "comparisons": comparisons} | other
-    return ReadingScene("cart@2", readings, view, rulebook, **known)
+def measure(readings, rulebook=RULEBOOK):
+    return pair_readings(readings, (), rulebook, "cart@2").measure().comparisons
+
+
+def find(readings, rulebook=RULEBOOK, **other):
+    pairs = pair_readings(readings, (), rulebook, "cart@2")
+    context = replace(pairs.with_comparisons(pairs.measure().comparisons), **other)
+    return [finding for check in CHECKS[EvidenceKind.READINGS] for finding in check(context)]
 
 
 def look(readings, rulebook=RULEBOOK, **other):
     """Findings by check; the last of each."""
-    found = [finding for check in READING_CHECKS for finding in check(scene(readings, rulebook, **other))]
-    return {finding.check: finding for finding in found}
+    return {finding.check: finding for finding in find(readings, rulebook, **other)}
 
 
 def with_fact(readings, **values):
@@ -86,12 +86,12 @@ def test_an_arm_without_series_forbids_a_go(requests):
 def test_a_query_that_only_one_arm_answers_is_named(requests):
     some = [a for a in scrape(requests) if (a.query, a.arm) not in {(DURATION, "canary"), (FAILURES, "canary")}]
     readings = sum_up(some, ("baseline", "canary"), 15)
-    texts = [f.text for check in READING_CHECKS for f in check(scene(readings)) if f.check == "series"]
+    texts = [finding.text for finding in find(readings) if finding.check == "series"]
     assert texts == [
         f"{FAILURES.text} never happened on canary: taken as 0",
         f"{DURATION.text} has no series of canary",
     ]
-    assert "has no series of canary" in scene(readings).comparisons[0].no_data
+    assert "has no series of canary" in measure(readings)[0].no_data
 
 
 def test_restarts_are_counted_by_instance(requests):
@@ -180,7 +180,7 @@ def test_a_partial_answer_forbids_a_go(readings):
 def test_a_clock_that_is_off_makes_readings_beside_a_load_void(readings):
     skewed = replace(readings, sources={"clock_offset_s": -31.0})
     assert look(skewed)["source_clock"].level is Level.WARN
-    beside = look(skewed, client=measure_readings(ReadingPairs(cut(readings, None), RULEBOOK)))["source_clock"]
+    beside = look(skewed, client=measure(readings))["source_clock"]
     assert (beside.level, beside.void) == (Level.FAIL, True)
     assert look(replace(readings, sources={"clock_offset_s": 0.4}))["source_clock"].level is Level.OK
 
@@ -201,7 +201,7 @@ def test_coarse_buckets_are_named(readings):
 
 def test_a_load_that_disagrees_with_the_server_is_named(readings):
     slow = simulate_readings(simulate(replace(DESIGN, changes=SCENARIOS["mean+20%"].changes), 1))
-    worse, fine = (measure_readings(ReadingPairs(cut(one, None), RULEBOOK)) for one in (slow, readings))
+    worse, fine = (measure(one) for one in (slow, readings))
     client = Rule("latency_mean", "latency_mean", margin=Margin(0.1))
     outside = look(readings, client=tuple(replace(c, rule=client) for c in worse))["disagreement"]
     assert outside.level is Level.WARN

@@ -110,7 +110,7 @@ def test_every_promotion_against_a_verdict_is_on_that_verdict_for_ever(store, po
     assert store.control.verdicts("cart@1.6.0")[-1].override is None
     approve(store, rules, person("cleo"), intent.id)
     approve(store, rules, person("ada"), intent.id)
-    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     override = store.control.verdicts("cart@1.6.0")[-1].override
     assert (override["by"], override["approved by"]) == ("bob", "ada, cleo")
     assert override["reason"] == "the old one is on fire"
@@ -169,7 +169,7 @@ def test_a_hold_cancels_what_waits_and_a_promotion_afterwards_is_new(store, poli
     held = ask(store, rules, person("ana"), wish("hold", reason="support reports odd carts"))
     assert held.state is IntentState.APPROVED
     assert store.control.intent(first.id).state is IntentState.CANCELLED
-    assert execute(store, lambda: rules, held.id, "w").state is IntentState.ACKNOWLEDGED
+    assert execute(store, lambda _: rules, held.id, "w").state is IntentState.ACKNOWLEDGED
     assert ask(store, rules, person("ana"), wish()).id not in {first.id, held.id}
 
 
@@ -206,15 +206,15 @@ def test_a_rollback_of_what_only_waits_says_how_to_stop_it(store, policy, person
 def test_what_was_promoted_later_goes_back_first(store, policy, person, wish, script):
     rules = policy(f"{ROLES}hooks: {{promote: [{script('promoted', undo='back')}]}}\n")
     first = ask(store, rules, person("bob"), wish())
-    execute(store, lambda: rules, first.id, "w")
+    execute(store, lambda _: rules, first.id, "w")
     glass = ask(store, rules, person("bob"), wish("break_glass", "cart@1.6.0"))
     for who in ("cleo", "ada"):
         approve(store, rules, person(who), glass.id)
-    execute(store, lambda: rules, glass.id, "w")
+    execute(store, lambda _: rules, glass.id, "w")
     with pytest.raises(Refused, match=r"cart@1.6.0 was promoted after cart@1.9.0"):
         ask(store, rules, person("bob"), wish("rollback"))
     back = ask(store, rules, person("bob"), wish("rollback", "cart@1.6.0"))
-    execute(store, lambda: rules, back.id, "w")
+    execute(store, lambda _: rules, back.id, "w")
     assert find_promoted(store, "cart@1.6.0") == ()
     assert ask(store, rules, person("bob"), wish("rollback")).undoes == (first.id,)
 
@@ -255,7 +255,7 @@ def test_who_asked_under_another_name_has_not_agreed_when_it_is_executed(store, 
     with store.file.opened(write=True) as engine:
         engine.execute("INSERT INTO store.approvals VALUES ('i1', 'cleo', now(), ['cleo', 'u-7'])")
         engine.execute("UPDATE store.intents SET state = 'approved'")
-    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.FAILED
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
     assert "0 of 1 approvals hold" in store.control.audit()[-1].text
     assert lines() == []
 

@@ -42,7 +42,7 @@ def webhook(receiver, more=""):
 def promoted(store, rules, wish, person=None):
     """Ask and execute."""
     intent = ask(store, rules, person or system_person(), wish())
-    return execute(store, lambda: rules, intent.id, "w1")
+    return execute(store, lambda _: rules, intent.id, "w1")
 
 
 def outcome(store, intent, number=1):
@@ -87,7 +87,7 @@ def test_a_rollback_takes_back_what_was_done_the_last_hook_first(store, policy, 
     )
     promoted(store, rules, wish)
     back = ask(store, rules, system_person(), wish("rollback", reason="carts are odd"))
-    assert execute(store, lambda: rules, back.id, "w2").state is IntentState.ACKNOWLEDGED
+    assert execute(store, lambda _: rules, back.id, "w2").state is IntentState.ACKNOWLEDGED
     assert lines()[3:] == ["not-two", "not-one", "rollback-1.4.1"]
     assert "cannot be undone" in store.control.audit()[-1].text
     with pytest.raises(Refused, match="nothing to roll back") as caught:
@@ -100,7 +100,7 @@ def test_a_rollback_undoes_by_the_options_that_were_executed(store, policy, wish
     promoted(store, rules, wish)
     changed = policy(f"hooks:\n  promote: [{script('other', undo='as-it-never-was')}]\n")
     back = ask(store, changed, system_person(), wish("rollback"))
-    execute(store, lambda: changed, back.id, "w2")
+    execute(store, lambda _: changed, back.id, "w2")
     assert lines() == ["one", "as-it-was"]
 
 
@@ -112,7 +112,7 @@ def test_a_stale_go_does_not_promote(store, policy, wish, script, lines):
     intent = ask(store, rules, system_person(), wish())
     run = store.data.runs("cart@1.9.0")[0]
     store.data.register_run(store.control.release("cart@1.9.0"), replace(run, id="later-0", group="later", landed=0))
-    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.FAILED
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
     assert "data have landed or changed" in store.control.audit()[-1].text
     assert lines() == []
 
@@ -129,11 +129,11 @@ def test_a_newer_verdict_another_policy_and_lost_permission_refuse_it(store, pol
     ):
         intent = ask(store, may, person("bob"), wish())
         changed = policy(text)
-        assert execute(store, lambda changed=changed: changed, intent.id, "w").state is IntentState.FAILED
+        assert execute(store, lambda _, changed=changed: changed, intent.id, "w").state is IntentState.FAILED
         assert says in store.control.audit()[-1].text
     intent = ask(store, may, person("bob"), wish())
     judge_release(store, "cart@1.9.0", may, judged_at=datetime.now(UTC))
-    assert execute(store, lambda: may, intent.id, "w").state is IntentState.FAILED
+    assert execute(store, lambda _: may, intent.id, "w").state is IntentState.FAILED
     assert "its verdict is not the latest" in store.control.audit()[-1].text
     assert lines() == []
 
@@ -141,15 +141,15 @@ def test_a_newer_verdict_another_policy_and_lost_permission_refuse_it(store, pol
 def test_what_waits_for_approvals_is_not_executed(store, policy, wish, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\napprovals: {{promote: 2}}\n")
     intent = ask(store, rules, system_person(), wish())
-    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.REQUESTED
-    assert execute_waiting(store, lambda: rules, "w") == ()
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.REQUESTED
+    assert execute_waiting(store, lambda _: rules, "w") == ()
     assert lines() == []
 
 
 def test_what_was_executed_is_not_executed_again(store, policy, wish, script, lines):
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
     intent = promoted(store, rules, wish)
-    assert execute(store, lambda: rules, intent.id, "w2") == store.control.intent(intent.id)
+    assert execute(store, lambda _: rules, intent.id, "w2") == store.control.intent(intent.id)
     assert ask(store, rules, system_person(), wish()).id == intent.id
     assert lines() == ["one"]
 
@@ -158,7 +158,7 @@ def test_a_forged_approval_of_nobody_who_may_counts_for_nothing(store, policy, w
     rules = policy(f"hooks: {{promote: [{script('one')}]}}\nroles: {{analyst: [ana], approver: [bob]}}\n")
     intent = ask(store, rules, person("ana"), wish())
     store.control.approve(intent.id, person("eve"))
-    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.FAILED
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
     assert "0 of 1 approvals hold" in store.control.audit()[-1].text
     assert lines() == []
 
@@ -171,7 +171,7 @@ def test_many_workers_execute_once(store, policy, wish, script, lines):
     intent = ask(store, rules, system_person(), wish())
 
     def work(name):
-        execute(store, lambda: rules, intent.id, name, wait_s=20)
+        execute(store, lambda _: rules, intent.id, name, wait_s=20)
 
     threads = [threading.Thread(target=work, args=(f"w{k}",)) for k in range(4)]
     for thread in threads:
@@ -187,13 +187,13 @@ def test_who_comes_while_another_executes_is_told(store, policy, wish, script):
     with store.control.alone(["cart"]) as held:
         assert held
         with pytest.raises(StoreBusy, match=r"another process executes an intent of cart@1.9.0"):
-            execute(store, lambda: rules, intent.id, "w")
+            execute(store, lambda _: rules, intent.id, "w")
 
 
 def test_a_worker_executes_what_is_approved_as_it_comes(store, policy, wish, script, lines):
     rules, stop, said = policy(f"hooks: {{promote: [{script('one')}]}}\n"), threading.Event(), []
     worker = threading.Thread(
-        target=run_worker, args=(store, lambda: rules, stop), kwargs={"say": said.append, "poll_s": 0.05}
+        target=run_worker, args=(store, lambda _: rules, stop), kwargs={"say": said.append, "poll_s": 0.05}
     )
     worker.start()
     try:
@@ -214,7 +214,7 @@ def test_a_worker_outlives_a_broken_policy(store, policy, wish, script, lines):
     ask(store, good, system_person(), wish())
     answers = [UsageError("evaluator.yaml:1: broken")]
 
-    def load():
+    def load(_release):
         if answers:
             raise answers.pop()
         return good
@@ -252,12 +252,12 @@ def test_killed_between_send_and_acknowledgement_a_webhook_is_sent_again_with_th
     released.set()
     (intent,) = store.control.intents()
     assert intent.state is IntentState.SENT
-    assert execute_waiting(store, lambda: rules, "another")[0].state is IntentState.ACKNOWLEDGED
+    assert execute_waiting(store, lambda _: rules, "another")[0].state is IntentState.ACKNOWLEDGED
     first, second = receiver.seen
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     (delivery,) = store.control.deliveries(intent.id)
     assert delivery.attempts == 2
-    assert execute_waiting(store, lambda: rules, "another") == ()
+    assert execute_waiting(store, lambda _: rules, "another") == ()
 
 
 def test_killed_while_a_program_ran_a_person_decides(store, place, policy, wish):
@@ -266,7 +266,7 @@ def test_killed_while_a_program_ran_a_person_decides(store, place, policy, wish)
         ' {command: {run: [sh, -c, "echo second >> HERE/out.txt"]}}]}\n'
     )
     kill_while_sending(place, (place / "out.txt").exists)
-    (intent,) = execute_waiting(store, lambda: rules, "another")
+    (intent,) = execute_waiting(store, lambda _: rules, "another")
     assert intent.state is IntentState.UNKNOWN
     assert "it may have been done" in outcome(store, intent).text
     assert (place / "out.txt").read_text().split() == ["began"]
@@ -276,7 +276,7 @@ def test_killed_while_a_program_ran_a_person_decides(store, place, policy, wish)
     with pytest.raises(UsageError, match="hook 1 of i1 is acknowledged"):
         resolve(store, rules, system_person(), intent.id, 1, done=True, reason="again")
     retry(store, rules, system_person(), intent.id)
-    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert (place / "out.txt").read_text().split() == ["began", "second"]
 
 
@@ -302,7 +302,7 @@ def test_the_first_earlier_value_survives_a_kill(store, policy, wish, script, mo
     )
     next(values)
     store.control.deliver(sent, fresh.release, "killed")
-    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert outcome(store, intent).undo == '{"weight": 90}'
 
 
@@ -313,7 +313,7 @@ def test_what_was_begun_and_must_not_go_on_is_unknown(store, place, policy, wish
     kill_while_sending(place, lambda: receiver.seen)
     released.set()
     changed = policy(f"hooks: {{promote: [{script('another')}]}}\n")
-    assert execute_waiting(store, lambda: changed, "another")[0].state is IntentState.UNKNOWN
+    assert execute_waiting(store, lambda _: changed, "another")[0].state is IntentState.UNKNOWN
     assert len(receiver.seen) == 1
 
 
@@ -332,7 +332,7 @@ def test_a_retry_executes_what_failed_and_what_was_not_reached(store, place, pol
     assert ask(store, rules, system_person(), wish()).id == intent.id
     (place / "ready").touch()
     assert retry(store, rules, system_person(), intent.id).state is IntentState.APPROVED
-    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["one", "failed", "three", "acknowledged"]
     with pytest.raises(UsageError, match="is acknowledged, so there is nothing to try again"):
         retry(store, rules, system_person(), intent.id)
@@ -345,7 +345,7 @@ def test_a_receiver_that_hangs_and_then_refuses_stays_unknown(store, policy, wis
     intent = promoted(store, rules, wish)
     assert intent.state is IntentState.UNKNOWN
     retry(store, rules, system_person(), intent.id)
-    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.UNKNOWN
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.UNKNOWN
     assert "an attempt before may have been done" in outcome(store, intent).text
     stop.set()
 
@@ -392,6 +392,6 @@ def test_what_was_rolled_back_is_not_tried_again(store, policy, wish, script):
     rules = policy(f"hooks: {{promote: [{script('one', undo='back')}, {script('two', code=1)}]}}\n")
     intent = promoted(store, rules, wish)
     back = ask(store, rules, system_person(), wish("rollback", reason="half of it failed"))
-    assert execute(store, lambda: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
+    assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
     with pytest.raises(Refused, match=r"i2 .rollback. came after i1"):
         retry(store, rules, system_person(), intent.id)

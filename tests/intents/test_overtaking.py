@@ -30,7 +30,7 @@ def break_glass(store, rules, wish, person):
     glass = ask(store, rules, system_person(), wish("break_glass", "cart@1.6.0"))
     for who in ("cleo", "ada"):
         approve(store, rules, person(who), glass.id)
-    return execute(store, lambda: rules, glass.id, "w")
+    return execute(store, lambda _: rules, glass.id, "w")
 
 
 ALL = "roles: {admin: '*'}\n"
@@ -44,8 +44,8 @@ def test_a_promotion_whose_worker_was_killed_does_not_go_on_after_a_rollback_or_
     intent = ask(store, rules, system_person(), wish())
     begin(store, intent, "acknowledged")
     later = ask(store, rules, system_person(), wish(action, reason="carts are odd"))
-    assert execute(store, lambda: rules, later.id, "w").state is IntentState.ACKNOWLEDGED
-    assert execute_waiting(store, lambda: rules, "w")[0].state is IntentState.FAILED
+    assert execute(store, lambda _: rules, later.id, "w").state is IntentState.ACKNOWLEDGED
+    assert execute_waiting(store, lambda _: rules, "w")[0].state is IntentState.FAILED
     assert f"i2 ({action}) was asked for after it; 1 hook acknowledged before" in last_said(store, intent)
     assert lines() == []
 
@@ -71,12 +71,12 @@ def test_a_rollback_that_waited_does_not_overturn_what_another_release_was_promo
 ):
     rules = policy(f"{ALL}hooks: {{promote: [{script('one', undo='back')}]}}\napprovals: {{rollback: 2, promote: 1}}\n")
     first = ask(store, rules, person("bob"), wish())
-    execute(store, lambda: rules, first.id, "w")
+    execute(store, lambda _: rules, first.id, "w")
     back = ask(store, rules, person("bob"), wish("rollback"))
     break_glass(store, rules, wish, person)
     for who in ("cleo", "ada"):
         approve(store, rules, person(who), back.id)
-    assert execute(store, lambda: rules, back.id, "w").state is IntentState.FAILED
+    assert execute(store, lambda _: rules, back.id, "w").state is IntentState.FAILED
     assert "cart@1.6.0 was promoted after it was asked for (i3)" in last_said(store, back)
     assert lines() == ["one", "one"]
 
@@ -86,7 +86,7 @@ def test_a_promotion_that_failed_altogether_does_not_stand_in_the_way_of_a_rollb
 ):
     good = policy(f"{ALL}hooks: {{promote: [{script('one', undo='back')}]}}\n")
     first = ask(store, good, person("bob"), wish())
-    execute(store, lambda: good, first.id, "w")
+    execute(store, lambda _: good, first.id, "w")
     bad = policy(f"{ALL}hooks: {{promote: [{script('odd', undo='back', code=1)}]}}\n")
     assert break_glass(store, bad, wish, person).state is IntentState.FAILED
     assert ask(store, bad, person("bob"), wish("rollback")).undoes == (first.id,)
@@ -97,7 +97,7 @@ def test_promote_and_roll_back_again_and_again(store, policy, wish, script, line
     for _ in range(2):
         for action in ("promote", "rollback"):
             intent = ask(store, rules, system_person(), wish(action))
-            assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+            assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["one", "back", "one", "back"]
     assert store.control.verify_audit()
 
@@ -119,7 +119,7 @@ def test_what_must_not_go_on_can_be_resolved(store, policy, wish, script, lines)
     intent = ask(store, rules, system_person(), wish())
     begin(store, intent, "sent")
     changed = policy(f"hooks: {{promote: [{script('another')}]}}\n")
-    assert execute_waiting(store, lambda: changed, "w")[0].state is IntentState.UNKNOWN
+    assert execute_waiting(store, lambda _: changed, "w")[0].state is IntentState.UNKNOWN
     settled = resolve(store, changed, system_person(), intent.id, 1, done=False, reason="nothing is there")
     assert settled.state is IntentState.FAILED
     assert ask(store, changed, system_person(), wish()).id != intent.id
@@ -131,7 +131,7 @@ def test_what_came_to_nothing_does_not_stand_in_the_way_of_a_retry(store, policy
     )
     intent = ask(store, rules, person("bob"), wish())
     approve(store, rules, person("cleo"), intent.id)
-    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.FAILED
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
     held = ask(store, rules, person("bob"), wish("hold"))
     with pytest.raises(Refused, match=r"i2 .hold. came after i1"):
         retry(store, rules, person("bob"), intent.id)
@@ -171,13 +171,13 @@ def test_a_rollback_that_failed_half_way_is_tried_again_where_it_failed(store, p
         ' {command: {run: [sh, -c, "true"], undo: [sh, -c, "echo back-two >> HERE/out.txt"]}}]}\n'
     )
     intent = ask(store, rules, system_person(), wish())
-    execute(store, lambda: rules, intent.id, "w")
+    execute(store, lambda _: rules, intent.id, "w")
     back = ask(store, rules, system_person(), wish("rollback"))
-    assert execute(store, lambda: rules, back.id, "w").state is IntentState.FAILED
+    assert execute(store, lambda _: rules, back.id, "w").state is IntentState.FAILED
     assert ask(store, rules, system_person(), wish("rollback")).id == back.id
     (place / "ready").touch()
     retry(store, rules, system_person(), back.id)
-    assert execute(store, lambda: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
+    assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["back-two", "back-one"]
 
 
@@ -204,7 +204,7 @@ def test_an_outcome_is_kept_however_long_the_store_is_busy(store, policy, wish, 
         deliver(self, delivery, *more)
 
     monkeypatch.setattr(Control, "deliver", deliver_later)
-    assert execute(store, lambda: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["one"]
 
 
@@ -221,10 +221,10 @@ def test_a_hook_that_cannot_be_noted_is_not_executed_and_the_next_worker_begins(
 
     monkeypatch.setattr(Control, "deliver", refuse)
     with pytest.raises(StoreBusy):
-        execute(store, lambda: rules, intent.id, "w")
+        execute(store, lambda _: rules, intent.id, "w")
     assert lines() == []
     monkeypatch.setattr(Control, "deliver", deliver)
-    assert execute_waiting(store, lambda: rules, "w2")[0].state is IntentState.ACKNOWLEDGED
+    assert execute_waiting(store, lambda _: rules, "w2")[0].state is IntentState.ACKNOWLEDGED
     assert lines() == ["one"]
 
 
@@ -234,7 +234,7 @@ def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, pol
     second = ask(store, rules, person("bob"), wish("hold", "cart@1.6.0"))
     answers = iter([ZeroDivisionError("secret"), None])
 
-    def load():
+    def load(_release):
         broken = next(answers, None)
         if broken:
             raise broken

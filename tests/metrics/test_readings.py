@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from evaluator.assess.readings import pair_readings
 from evaluator.metrics import METRICS, OUTCOME_METRICS, READING_METRICS, REQUEST_METRICS
-from evaluator.metrics.reading_measure import ReadingPairs, measure_readings
 from evaluator.records import (
     Answer,
     Direction,
@@ -51,7 +51,9 @@ MEDIAN = Rule("p50", "histogram_quantile", margin=Margin(0.5), quantile=0.5, que
 
 
 def ask(readings, rule, prior=None):
-    found = measure_readings(ReadingPairs(cut(readings, None), Rulebook((rule,), prior=prior or InstancePrior())))
+    found = (
+        pair_readings(readings, (), Rulebook((rule,), prior=prior or InstancePrior()), "cart@2").measure().comparisons
+    )
     assert len(found) == len(readings.arms) - 1
     return found[0]
 

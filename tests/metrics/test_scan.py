@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from judging import SMALL, judge
 
+from evaluator.assess.requests import pair_requests
 from evaluator.judges.multiplicity import adjust_plausible
-from evaluator.metrics.measure import pair_up
 from evaluator.metrics.scan import scan_endpoints
 from evaluator.policy import parse_policy
 from evaluator.records import VerdictWord
 from evaluator.simulate import Change, Wander, simulate, to_cells
-from evaluator.stats.window import find_warm_up
 
 TEN = replace(SMALL, endpoints=10, rate_per_s=150.0, zipf=0.5)
 QUIET = replace(TEN, instances=(5,), instance_sd=0.003, instance_wander=Wander(0.005, 100.0))
@@ -34,7 +33,7 @@ def slow_down(requests, factor):
 def scan(requests, policy=None):
     rulebook = parse_policy(policy or {}).rulebook
     cells = to_cells(requests)
-    pair = pair_up(cells, rulebook, find_warm_up(cells, None)).at("canary", None, None)
+    pair = pair_requests(cells, (), rulebook).at("canary")
     return scan_endpoints(pair, rulebook.scan, rulebook.rules).comparisons
 
 

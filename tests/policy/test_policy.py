@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from evaluator.errors import PolicyError
 from evaluator.metrics import METRICS
-from evaluator.policy import find_policy, load_policy, parse_policy, policy_schema, with_learnt
+from evaluator.policy import load_policy, parse_policy, policy_schema, with_learnt
+from evaluator.policy.selection import find_policy
 from evaluator.records import Direction, History, Learnt, Limit, Margin, Role
 
 STARTER = Path(str(files("evaluator") / "starter" / "evaluator.yaml"))

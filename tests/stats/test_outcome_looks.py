@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from judging import assess_outcomes
 from scipy.special import ndtri
 
-from evaluator.assess import assess_outcomes
 from evaluator.judges import judge_evidence
 from evaluator.records import (
     Direction,

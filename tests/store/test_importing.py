@@ -75,7 +75,7 @@ def test_bad_time_is_named_and_nothing_lands(store, tmp_path, value):
         land(store, {"canary": [path]})
     assert repr(value) in caught.value.message or "no value" in caught.value.message
     assert store.releases() == ()
-    assert [path.name for path in store.data.folder.rglob("*.parquet")] == ["schema.parquet"]
+    assert [path.name for path in store.file.folder.rglob("*.parquet")] == ["schema.parquet"]
     landed = land(store, {"canary": [path]}, skip_bad_rows=True)
     assert (landed.rows, landed.count(LeftOutKind.BAD_ROW)) == (199, 1)
     assert [part.rows for part in store.data.runs("cart@2")[0].facts.left_out] == [1]
@@ -289,7 +289,7 @@ def test_what_is_not_clear_leaves_nothing_behind(store, tmp_path):
     with pytest.raises(InputError, match=r"b\.csv begins 3\.1 s after .*a\.csv ends"):
         land(store, {"canary": paths})
     assert store.releases() == ()
-    assert [path.name for path in store.data.folder.rglob("*.parquet")] == ["schema.parquet"]
+    assert [path.name for path in store.file.folder.rglob("*.parquet")] == ["schema.parquet"]
     assert len(land(store, {"canary": paths}, files_are="replicates").runs) == 2
 
 

@@ -75,7 +75,7 @@ def kill(process):
 
 
 def folders(store):
-    return sorted(path.name for path in (store.data.folder / "r").glob("*"))
+    return sorted(path.name for path in (store.file.folder / "r").glob("*"))
 
 
 @pytest.mark.parametrize("step", ["write_clean_segment", "_write", "write_manifest"])
@@ -87,7 +87,7 @@ def test_a_killed_import_is_cleaned_up_by_the_next(store, tmp_path, start_import
     assert f"r/{left} (" in caplog.text
     assert "killed before it landed" in caplog.text
     assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 5}]
-    assert list(store.data.folder.rglob(CLAIM)) == []
+    assert list(store.file.folder.rglob(CLAIM)) == []
     assert land(store, tmp_path / "30.csv").rows == 5
 
 
@@ -102,7 +102,7 @@ def test_a_living_import_keeps_its_files(store, tmp_path, start_import):
 
 def test_an_import_killed_after_it_landed_stays(store, tmp_path, caplog):
     landed = land(store, write_csv(tmp_path / "a.csv"))
-    claim = store.data.folder / "r" / landed.runs[0] / CLAIM
+    claim = store.file.folder / "r" / landed.runs[0] / CLAIM
     claim.touch()
     land(store, write_csv(tmp_path / "b.csv", 1))
     assert not claim.exists()

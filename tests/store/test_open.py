@@ -22,7 +22,7 @@ def test_create_then_open(tmp_path):
     path = tmp_path / "evaluator.duckdb"
     assert Store.open(path, create=True).releases() == ()
     assert Store.open(path).releases() == ()
-    assert Store.open(path, create=True).data.folder == tmp_path / "evaluator.data"
+    assert Store.open(path, create=True).file.folder == tmp_path / "evaluator.data"
 
 
 def test_nothing_there(tmp_path):

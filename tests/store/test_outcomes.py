@@ -141,7 +141,7 @@ def test_purged_outcomes_keep_their_sums(store, land):
     outcomes = read(store, values=["revenue"], row_values=["revenue"])
     assert (outcomes.values, outcomes.row_values) == ({}, {})
     assert [part.n for part in outcomes.moments] == [2, 3]
-    assert not list(store.data.folder.rglob("outcomes.*"))
+    assert not list(store.file.folder.rglob("outcomes.*"))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_bad_rows_are_named_and_skipped_on_demand(store, land, text, options, sa
     with pytest.raises(InputError, match=says):
         land(text, **chosen)
     assert store.releases() == ()
-    assert not [path for path in store.data.folder.rglob("*") if path.is_dir()]
+    assert not [path for path in store.file.folder.rglob("*") if path.is_dir()]
     landed, facts, _ = land(text, skip=True, **chosen)
     assert (landed.rows, facts.skipped_rows) == (1, 1)
 

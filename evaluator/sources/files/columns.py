@@ -38,28 +38,25 @@ class ColumnWish:
 
 def parse_columns(texts: Sequence[str]) -> tuple[ColumnWish, ...]:
     """Parse the values of `--column`. Raises InputError and UnknownName."""
-    wishes = tuple(_parse_column(text) for text in texts)
+    wishes = []
+    for text in texts:
+        target, equals, rest = text.partition("=")
+        if not equals or not target or not rest:
+            raise InputError(
+                f"--column '{text}' is not of the form TARGET=SOURCE[:UNIT]",
+                hint="for example --column response_time_ms=elapsed:s",
+            )
+        if target not in TARGETS:
+            raise UnknownName("column of a request row", target, TARGETS)
+        source, colon, unit = rest.rpartition(":")
+        units = {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
+        has_unit = colon and unit in units
+        wishes.append(ColumnWish(target, source, unit) if has_unit else ColumnWish(target, rest))
     targets = [wish.target for wish in wishes]
     twice = next((target for target in targets if targets.count(target) > 1), None)
     if twice:
         raise InputError(f"--column names '{twice}' twice")
-    return wishes
-
-
-def _parse_column(text: str) -> ColumnWish:
-    target, equals, rest = text.partition("=")
-    if not equals or not target or not rest:
-        raise InputError(
-            f"--column '{text}' is not of the form TARGET=SOURCE[:UNIT]",
-            hint="for example --column response_time_ms=elapsed:s",
-        )
-    if target not in TARGETS:
-        raise UnknownName("column of a request row", target, TARGETS)
-    source, colon, unit = rest.rpartition(":")
-    units = {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
-    if colon and unit in units:
-        return ColumnWish(target, source, unit)
-    return ColumnWish(target, rest)
+    return tuple(wishes)
 
 
 def map_column(wish: ColumnWish, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
@@ -73,19 +70,15 @@ def map_column(wish: ColumnWish, header: Sequence[str], typical: Mapping[str, ob
             raise UnknownName(
                 "column in the file", source, header, hint="columns are named with --column TARGET=SOURCE"
             )
-    kind, unit = _kind_of(wish, typical.get(sources[0]))
-    return ColumnMap(wish.target, sources, kind, unit)
-
-
-def _kind_of(wish: ColumnWish, typical: object) -> tuple[Kind, str]:
     if wish.target == "ts":
-        return "instant", wish.unit or tell_instant_unit(typical)
+        return ColumnMap("ts", sources, "instant", wish.unit or tell_instant_unit(typical.get(sources[0])))
     if wish.target == "response_time_ms":
-        return "number", wish.unit or "ms"
+        return ColumnMap(wish.target, sources, "number", wish.unit or "ms")
     if wish.target == "failed":
         default = "success" if wish.source.lower() in _SUCCESS_NAMES else "failure"
-        return cast("Kind", FAILED_UNITS[wish.unit or default]), ""
-    return ("integer" if wish.target in {"response_bytes", "status_code", "user_count"} else "text"), ""
+        return ColumnMap("failed", sources, cast("Kind", FAILED_UNITS[wish.unit or default]))
+    whole = wish.target in {"response_bytes", "status_code", "user_count"}
+    return ColumnMap(wish.target, sources, "integer" if whole else "text")
 
 
 _SINCE_EPOCH = ((1e11, "s"), (1e14, "ms"), (1e17, "us"))

@@ -57,7 +57,21 @@ def expand_files(values: Sequence[str], arm: str) -> tuple[Path, ...]:
         raise InputError(
             f"{twice} is given twice for arm '{arm}'", hint="its requests would count twice: give each file once"
         )
-    return tuple(_check(path) for path in paths)
+    for path in paths:
+        if path.is_dir():
+            raise InputError(f"{path} is a directory", hint=f"give its files, for example '{path}/*.csv'")
+        try:
+            with path.open("rb") as file:
+                first = file.read(1)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        if not first:
+            raise InputError(
+                f"{path} is empty",
+                hint="the tool that wrote it has probably recorded nothing; leave it out if there was nothing to "
+                "record",
+            )
+    return tuple(paths)
 
 
 def _expand(value: str) -> list[Path]:
@@ -71,19 +85,3 @@ def _expand(value: str) -> list[Path]:
     if not found:
         raise InputError(f"no file matches '{value}'", hint="check the pattern; quote it if the shell expands it")
     return found
-
-
-def _check(path: Path) -> Path:
-    if path.is_dir():
-        raise InputError(f"{path} is a directory", hint=f"give its files, for example '{path}/*.csv'")
-    try:
-        with path.open("rb") as file:
-            first = file.read(1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    if not first:
-        raise InputError(
-            f"{path} is empty",
-            hint="the tool that wrote it has probably recorded nothing; leave it out if there was nothing to record",
-        )
-    return path

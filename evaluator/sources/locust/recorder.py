@@ -315,7 +315,10 @@ class _Process:
         if self.facts.stopped_by:
             return
         where = self.recording.folder if self.recording else "the recording"
-        reason = f"cannot write to {where}: {_why(error)}"
+        # Arrow puts the system's number into a sentence of its own.
+        number = re.search(r"\[errno (\d+)\]", str(error))
+        said = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
+        reason = f"cannot write to {where}: {said}"
         self.facts.closed = False
         self.writer = None
         if self.role == "worker":
@@ -447,9 +450,3 @@ class _Process:
     def _on_worker_gave_up(self, msg: Any, **_: Any) -> None:
         if not self.facts.stopped_by:
             self._stop(str(msg.data["reason"]))
-
-
-def _why(error: Exception) -> str:
-    """Say what the system said; Arrow puts its number into a sentence of its own."""
-    number = re.search(r"\[errno (\d+)\]", str(error))
-    return os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)

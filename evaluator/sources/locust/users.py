@@ -101,11 +101,11 @@ class PairedDispatcher(UsersDispatcher):
         while True:
             if self._try_dispatch_fixed:
                 self._try_dispatch_fixed = False
-                missing = {cls.__name__: cls.fixed_count - self._running(cls) for cls in classes if cls.fixed_count}
+                missing = {}
+                for cls in classes:
+                    if cls.fixed_count:  # users on the first arm; the others have as many
+                        running = sum(map(self._get_user_current_count, self.lanes[cls.__name__][0]))
+                        missing[cls.__name__] = cls.fixed_count - running
                 yield from (name for name, count in missing.items() for _ in range(count))
             else:
                 yield next(weighted)
-
-    def _running(self, cls: type[User]) -> int:
-        """Users of a class on the first arm; the others have as many."""
-        return sum(self._get_user_current_count(name) for name in self.lanes[cls.__name__][0])

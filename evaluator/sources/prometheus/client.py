@@ -25,6 +25,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from evaluator.errors import SourceError, UsageError
+from evaluator.extensions import needs
 from evaluator.records import Answer, Part, Query, QueryKind, Series
 from evaluator.secrecy import OF_SOURCES
 from evaluator.sources.prometheus.absence import Labels, explain_labels, find_form, find_impossible
@@ -100,15 +101,10 @@ class Prometheus:
         """How far the server's clock is ahead of ours."""
         self.hidden_s = 0.0
         """For how long it hides new samples (VictoriaMetrics: half a minute)."""
-        try:
+        with needs("asking Prometheus needs", "prometheus", SourceError):
             from prometheus_api_client import PrometheusConnect
 
             from evaluator.sources.prometheus.transport import QuerySession
-        except ModuleNotFoundError as error:
-            raise SourceError(
-                f"what asks Prometheus is not installed ({error.name})",
-                hint="pip install 'release-evaluator[prometheus]'",
-            ) from None
 
         def reveal(text: str | None) -> str:
             return OF_SOURCES.reveal(text or "", os.environ)

@@ -31,23 +31,19 @@ def lift_samples(body: bytes) -> tuple[bytes, list[Lifted]]:
     if not parts or not all(closed for _, closed, _ in parts):
         return body, []
     texts = [text for text, _, _ in parts]
-    table = _read(b"\n".join(texts).replace(_BETWEEN, b"\n").replace(b'"', b""))
     sizes = [text.count(_BETWEEN) + 1 for text in texts]
-    if table is None or table.num_rows != sum(sizes):
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(b"\n".join(texts).replace(_BETWEEN, b"\n").replace(b'"', b"")),
+            read_options=csv.ReadOptions(column_names=list(_COLUMNS), use_threads=False),
+            convert_options=csv.ConvertOptions(column_types=_COLUMNS, null_values=[]),
+        )
+    except pa.ArrowInvalid:
+        return body, []
+    if table.num_rows != sum(sizes):
         return body, []
     ts, values = (table[name].to_numpy() for name in _COLUMNS)
     ends = np.cumsum(sizes)
     series = [(ts[end - size : end], values[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
     left = [b'"values":%d%s' % (number, rest) for number, (_, _, rest) in enumerate(parts)]
     return b"".join([head, *left]), series
-
-
-def _read(text: bytes) -> pa.Table | None:
-    try:
-        return csv.read_csv(
-            pa.BufferReader(text),
-            read_options=csv.ReadOptions(column_names=list(_COLUMNS), use_threads=False),
-            convert_options=csv.ConvertOptions(column_types=_COLUMNS, null_values=[]),
-        )
-    except pa.ArrowInvalid:
-        return None

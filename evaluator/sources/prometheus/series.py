@@ -24,14 +24,6 @@ LATEST_S = 1e11
 """No time of a sample is later than that (the year 5138)."""
 
 
-@dataclass(slots=True)
-class _Samples:
-    """What has come of one series."""
-
-    ts_ms: list[IntArray] = field(default_factory=list)
-    values: list[FloatArray] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
 class Found:
     """What there is of a query, and what was left out."""
@@ -51,7 +43,7 @@ class Collected:
 
     part: Part
     options: PrometheusOptions
-    samples: dict[tuple[Key, Part, float], _Samples] = field(default_factory=dict)
+    samples: dict[tuple[Key, Part, float], list[tuple[IntArray, FloatArray]]] = field(default_factory=dict)
     labels: dict[Key, Mapping[str, str]] = field(default_factory=dict)
     read: int = 0
     """Samples that came."""
@@ -86,9 +78,7 @@ class Collected:
             ts_ms, values = ts_ms[real], values[real]
         key = tuple(sorted((name, value) for name, value in labels.items() if name not in ("le", "__name__")))
         self.labels.setdefault(key, labels)
-        samples = self.samples.setdefault((key, part, le), _Samples())
-        samples.ts_ms.append(ts_ms)
-        samples.values.append(values)
+        self.samples.setdefault((key, part, le), []).append((ts_ms, values))
 
     def series(self, window_ms: tuple[int, int]) -> Found:
         """All series, each in the order of time, and how much was left out of them.
@@ -97,13 +87,20 @@ class Collected:
         another time than was asked for.
         """
         kept: dict[tuple[Key, Part, float], Series] = {}
-        duplicates = repeated = outside = 0
+        options, duplicates, repeated, outside = self.options, 0, 0, 0
         for (key, part, le), samples in self.samples.items():
-            series, again, elsewhere = self._to_series(self.labels[key], part, le, samples, window_ms)
-            repeated, outside = repeated + again, outside + elsewhere
-            if not series.ts_ms.size:
+            all_ms, all_values = (np.concatenate(column) for column in zip(*samples, strict=True))
+            inside = (all_ms >= window_ms[0]) & (all_ms <= window_ms[1])
+            ts_ms, first = np.unique(all_ms[inside], return_index=True)
+            repeated += int(inside.sum()) - ts_ms.size
+            outside += int((~inside).sum())
+            if not ts_ms.size:
                 continue
-            own = tuple(item for item in key if item[0] not in self.options.replica_labels)
+            labels, values = self.labels[key], all_values[inside][first]
+            endpoint = labels.get(options.endpoint_label, "") if options.endpoint_label else ""
+            shown = {name: value for name, value in labels.items() if name not in ("le", "__name__")}
+            series = Series(shown, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
+            own = tuple(item for item in key if item[0] not in options.replica_labels)
             known = kept.get((own, part, le))
             if known is not None:
                 duplicates += 1
@@ -112,20 +109,6 @@ class Collected:
                 repeated += fewer.ts_ms.size
             kept[own, part, le] = series
         return Found(tuple(kept.values()), duplicates, repeated, outside)
-
-    def _to_series(
-        self, labels: Mapping[str, str], part: Part, le: float, samples: _Samples, window_ms: tuple[int, int]
-    ) -> tuple[Series, int, int]:
-        all_ms, all_values = np.concatenate(samples.ts_ms), np.concatenate(samples.values)
-        inside = (all_ms >= window_ms[0]) & (all_ms <= window_ms[1])
-        ts_ms, first = np.unique(all_ms[inside], return_index=True)
-        values = all_values[inside][first]
-        shown = {name: value for name, value in labels.items() if name not in ("le", "__name__")}
-        options = self.options
-        endpoint = labels.get(options.endpoint_label, "") if options.endpoint_label else ""
-        series = Series(shown, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
-        within = int(inside.sum())
-        return series, within - ts_ms.size, all_ms.size - within
 
 
 def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, FloatArray]]:

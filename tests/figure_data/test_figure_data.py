@@ -1,6 +1,7 @@
 """Curves are the verdict looked at again: they end where it ends, add up to what landed, and stay small."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -9,8 +10,9 @@ import pytest
 from judging import RULEBOOK
 from reporting import HOUR, SHORT, SLOWER, runs_of, without_requests
 
-from evaluator.assess import assess
-from evaluator.curves import MOST_POINTS, trace_release
+from evaluator.assess import assess_release
+from evaluator.assess import requests as pairing
+from evaluator.figure_data import MOST_POINTS, trace_release
 from evaluator.judges import judge_evidence
 from evaluator.records import (
     PARTS,
@@ -22,13 +24,15 @@ from evaluator.records import (
     Rulebook,
     Scan,
 )
-from evaluator.simulate import SCENARIOS, Change, simulate, simulate_cells, to_cells
+from evaluator.simulate import SCENARIOS, Change, simulate, simulate_cells, simulate_readings, to_cells
+from evaluator.simulate.readings import DURATION
 
 
 def trace(cells, rulebook=RULEBOOK, readings=None):
     runs = runs_of(cells)
-    comparisons = judge_evidence(assess(cells, runs, rulebook), rulebook, "cart@2").comparisons
-    return comparisons, trace_release(cells, runs, rulebook, comparisons, readings)
+    assessment = assess_release(cells, runs, None, rulebook)
+    comparisons = judge_evidence(assessment.evidence, rulebook, "cart@2").comparisons
+    return comparisons, trace_release(assessment.requests, rulebook, comparisons, readings)
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +234,26 @@ def test_readings_without_load_have_an_axis_of_their_own():
     _, traced = trace(without_requests(cells), readings=readings)
     assert traced["readings"][0]["arms"][0]["seconds"][:2] == [0, 5]
     assert datetime.fromtimestamp(int(readings.bucket[0]) * 5, UTC).year > 1970
+
+
+def test_data_are_paired_once_for_verdict_readings_and_figures(monkeypatch):
+    """What the judge prepared is what the looks, the readings and the figures use."""
+    calls = Counter()
+    for name in ("find_warm_up", "build_panel", "settle_in_flight"):
+        real = getattr(pairing, name)
+
+        def count(*given, real=real, name=name, **named):
+            calls[name] += 1
+            return real(*given, **named)
+
+        monkeypatch.setattr(pairing, name, count)
+    requests = simulate(replace(SCENARIOS["AA"], duration_s=900.0, rate_per_s=20.0), 1)
+    cells, readings = to_cells(requests), simulate_readings(requests)
+    mean = Rule("server_mean", "histogram_mean", margin=Margin(0.2), queries=(DURATION,), scale=1000, unit="ms")
+    rulebook = replace(RULEBOOK, rules=(*RULEBOOK.rules, mean))
+    assessment = assess_release(cells, runs_of(cells), None, rulebook, readings=readings)
+    traced = trace_release(assessment.requests, rulebook, assessment.evidence.comparisons, readings)
+    assert any(comparison.looks for comparison in assessment.evidence.comparisons)
+    assert traced["metrics"]
+    assert traced["readings"]
+    assert calls == {"find_warm_up": 1, "build_panel": 1, "settle_in_flight": 1}

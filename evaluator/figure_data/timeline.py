@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from evaluator.curves.base import MOST_POINTS, Scope, plain, round_all
-from evaluator.records import Cells, Run
+from evaluator.assess.requests import RequestPairs
+from evaluator.figure_data.base import MOST_POINTS, plain, round_all
+from evaluator.records import Cells
+from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.distribution import Distribution
 from evaluator.stats.index import distinct
 
-__all__ = ["Axis", "lay_axis", "offset_of_judged", "trace_timeline"]
+__all__ = ["Axis", "build_axis", "trace_timeline"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 POINTS = 120
 """Points a line, where there are few runs: enough for a wide screen."""
@@ -51,12 +50,20 @@ class Axis:
             begin[code], offset[code] = first, self.first_slot[code]
         return np.asarray(offset[run] + (bucket - begin[run]) // self.merged)
 
-    def at(self, run: int, epoch_s: float) -> float:
-        """Load time of a moment within a run."""
-        return self.first_slot[run] * self.slot_s + epoch_s - self.first_bucket[run] * self.bucket_s
+    def ends(self) -> list[int]:
+        """The slot after the last one of each run."""
+        return [*list(self.first_slot.values())[1:], self.slots]
+
+    def locate(self, epoch_s: float) -> float:
+        """Load time of a moment; NaN outside of every run."""
+        for (run, slot), end in zip(self.first_slot.items(), self.ends(), strict=True):
+            at = slot * self.slot_s + epoch_s - self.first_bucket[run] * self.bucket_s
+            if slot * self.slot_s <= at < end * self.slot_s:
+                return at
+        return float("nan")
 
 
-def lay_axis(cells: Cells) -> Axis:
+def build_axis(cells: Cells) -> Axis:
     """Lay the runs out one after the other, in at most `MOST_POINTS` slots where there are fewer runs than that."""
     moments = cells.moments
     spans = {
@@ -78,23 +85,33 @@ def lay_axis(cells: Cells) -> Axis:
     )
 
 
-def trace_timeline(scope: Scope, runs: tuple[Run, ...]) -> dict[str, Any] | None:
-    """Series of every arm, what is shaded and what happened; `None` where nothing landed."""
-    cells = scope.pairs.cells
-    if not cells.moments.run.size:
-        return None
-    axis = lay_axis(cells)
+def trace_timeline(requests: RequestPairs, axis: Axis, decided_at_s: float | None) -> dict[str, Any] | None:
+    """Series of every arm, what is shaded and what happened; `None` where there are too many runs for one axis.
+
+    `decided_at_s`: seconds of judged data after which a gate was first shown to be worse.
+    """
+    cells = requests.cells
     if axis.slots > MOST_POINTS:
         return None
     arms = [_trace_arm(cells, axis, code) for code in range(len(cells.arms))]
     first = next(iter(axis.first_bucket.values()))
+    starts = {run: slot * axis.slot_s for run, slot in axis.first_slot.items()}
+    warm_ups = [
+        {"start": starts[run], "end": starts[run] + seconds, "what": "warm-up"}
+        for run, seconds in requests.warm_up.cut_s.items()
+        if seconds and run in starts
+    ]
+    events = _find_events(requests, axis)
+    if decided_at_s is not None and len(axis.first_bucket) == 1:
+        offset = plain((requests.span[0] - first) * axis.bucket_s) or 0.0
+        events.append({"at": offset + decided_at_s, "what": "shown to be worse"})
     return {
         "slot_s": axis.slot_s,
         "start_epoch_s": first * cells.bucket_s,
         "seconds": [slot * axis.slot_s for slot in range(axis.slots)],
         "arms": arms,
-        "shaded": [*_find_warm_ups(scope, axis), *_find_gaps(cells, axis, arms)],
-        "events": _find_events(scope, axis, runs),
+        "shaded": [*warm_ups, *_find_gaps(cells, axis, arms)],
+        "events": events,
     }
 
 
@@ -109,25 +126,18 @@ def _trace_arm(cells: Cells, axis: Axis, arm: int) -> dict[str, Any]:
     p50, p95 = _quantiles(cells, axis, arm, n)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = failures / n
-    seconds = axis.slot_s * _filled(cells, axis)
+    filled = np.ones(axis.slots)  # the last slot of a run may not be full
+    for (run, first), end in zip(axis.first_bucket.items(), axis.ends(), strict=True):
+        buckets = int(moments.bucket[moments.run == run].max()) + 1 - first
+        filled[end - 1] = ((buckets - 1) % axis.merged + 1) / axis.merged
     return {
         "name": cells.arms[arm],
         "p50_ms": round_all(p50),
         "p95_ms": round_all(p95),
         "failures": round_all(share),
-        "per_s": round_all(n / seconds),
+        "per_s": round_all(n / (axis.slot_s * filled)),
         "users": _trace_users(cells, axis, arm),
     }
-
-
-def _filled(cells: Cells, axis: Axis) -> FloatArray:
-    """Which part of each slot lies within its run: the last of a run may not be full."""
-    out = np.ones(axis.slots)
-    ends = [*list(axis.first_slot.values())[1:], axis.slots]
-    for (run, first), end in zip(axis.first_bucket.items(), ends, strict=True):
-        buckets = int(cells.moments.bucket[cells.moments.run == run].max()) + 1 - first
-        out[end - 1] = ((buckets - 1) % axis.merged + 1) / axis.merged
-    return out
 
 
 def _quantiles(cells: Cells, axis: Axis, arm: int, n: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -161,15 +171,8 @@ def _trace_users(cells: Cells, axis: Axis, arm: int) -> list[float | None] | Non
     return round_all(out)
 
 
-def _find_warm_ups(scope: Scope, axis: Axis) -> list[dict[str, Any]]:
-    """Stretches that were not judged, where the load was not level yet."""
-    starts = {run: first * axis.slot_s for run, first in axis.first_slot.items()}
-    cut = {run: seconds for run, seconds in scope.warm_up.cut_s.items() if seconds and run in starts}
-    return [{"start": starts[run], "end": starts[run] + seconds, "what": "warm-up"} for run, seconds in cut.items()]
-
-
 def _find_gaps(cells: Cells, axis: Axis, arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Stretches in which an arm that has requests has none."""
+    """Times in which an arm that has requests has none."""
     out = []
     for code, arm in enumerate(arms):
         moments = cells.moments
@@ -186,22 +189,14 @@ def _find_gaps(cells: Cells, axis: Axis, arms: list[dict[str, Any]]) -> list[dic
     return out[:MOST_POINTS]
 
 
-def _find_events(scope: Scope, axis: Axis, runs: tuple[Run, ...]) -> list[dict[str, Any]]:
+def _find_events(requests: RequestPairs, axis: Axis) -> list[dict[str, Any]]:
     """Starts of runs where there are several, and ends before their time."""
-    by_id = {run.id: run for run in runs}
+    by_id = {run.id: run for run in requests.runs}
     out: list[dict[str, Any]] = []
-    ordered = list(axis.first_slot.items())
-    for place, (code, slot) in enumerate(ordered):
-        run = by_id.get(scope.pairs.cells.runs[code])
-        if len(ordered) > 1:
-            out.append({"at": slot * axis.slot_s, "what": f"run {place + 1}"})
+    for number, ((code, slot), end) in enumerate(zip(axis.first_slot.items(), axis.ends(), strict=True), start=1):
+        run = by_id.get(requests.cells.runs[code])
+        if len(axis.first_slot) > 1:
+            out.append({"at": slot * axis.slot_s, "what": f"run {number}"})
         if run is not None and run.facts.stopped_by:
-            end = ordered[place + 1][1] if place + 1 < len(ordered) else axis.slots
             out.append({"at": end * axis.slot_s, "what": f"stopped: {run.facts.stopped_by}"})
     return out
-
-
-def offset_of_judged(axis: Axis, start_bucket: int) -> float | None:
-    """Load time at which the judged data begin, where there is one run."""
-    first = next(iter(axis.first_bucket.values()))
-    return plain((start_bucket - first) * axis.bucket_s) if len(axis.first_bucket) == 1 else None

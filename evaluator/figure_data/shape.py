@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluator.curves.base import Scope, plain, round_all
+from evaluator.assess.requests import RequestPairs
+from evaluator.figure_data.base import plain, round_all
 from evaluator.stats.longrun import MIN_BUCKETS
 from evaluator.stats.quantiles import QuantileQuestion, compare_quantiles, standardise_both
 
@@ -19,9 +20,9 @@ POINTS = 120
 TAIL = 0.9995
 
 
-def trace_quantiles(scope: Scope, arm: str) -> dict[str, Any] | None:
+def trace_quantiles(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
     """Relative change at quantiles from 1 to 99.9 %, each with an interval by itself; those that have enough data."""
-    pair = scope.whole(arm, None)
+    pair = requests.at(arm)
     if pair is None or pair.panel.slots < MIN_BUCKETS:
         return None
     fewest = min(pair.requests(0), pair.requests(1))
@@ -48,9 +49,9 @@ def trace_quantiles(scope: Scope, arm: str) -> dict[str, Any] | None:
     }
 
 
-def trace_distribution(scope: Scope, arm: str) -> dict[str, Any] | None:
+def trace_distribution(requests: RequestPairs, arm: str) -> dict[str, Any] | None:
     """Share of requests that both arms have done by each of some times, evenly spread over their logarithm."""
-    pair = scope.whole(arm, None)
+    pair = requests.at(arm)
     if pair is None or not pair.successes(0) or not pair.successes(1):
         return None
     curves = standardise_both(pair.panel)

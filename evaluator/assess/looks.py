@@ -1,0 +1,143 @@
+"""The looks before the last: what each metric's p-value was when less data was there, at one false-alarm rate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from evaluator.assess.base import Pairs
+from evaluator.records import (
+    Comparison,
+    Direction,
+    Effect,
+    Look,
+    Monitoring,
+    Question,
+    Rulebook,
+)
+from evaluator.records.arrays import FloatArray
+from evaluator.stats.calendar import Calendar
+from evaluator.stats.sequential import anytime_p, anytime_z, boundary_z, sequential_p
+from evaluator.stats.student import critical_value, t_quantile
+
+__all__ = ["look_back", "repeat_interval"]
+
+Key = tuple[str, str, str | None, bool]
+
+
+def look_back(pairs: Pairs, last: tuple[Comparison, ...]) -> tuple[Comparison, ...]:
+    """Give each comparison its earlier looks, and turn its p-values into sequential ones."""
+    calendar, covered_s, rulebook = pairs.calendar, pairs.covered_s, pairs.rulebook
+    if calendar.kind == "fixed":
+        return last
+    paths: dict[Key, list[Look]] = {}
+    for at_s in calendar.interim:
+        for comparison in pairs.measure(at_s).comparisons:
+            path = paths.setdefault(_key(comparison), [])
+            path.append(_look(path, comparison, calendar, at_s, rulebook.monitoring))
+    finished = (_finish(c, paths.get(_key(c), []), calendar, covered_s, rulebook.monitoring) for c in last)
+    return tuple(repeat_interval(c, calendar, covered_s, rulebook) if c.looks else c for c in finished)
+
+
+def _key(comparison: Comparison) -> Key:
+    """Whose looks belong together. The scan may ask for an endpoint's mean at one look, its typical time at another."""
+    asked = comparison.unit if comparison.scan else comparison.rule.name
+    return asked, comparison.arm, comparison.rule.slice.endpoint, comparison.scan
+
+
+def _bounds(comparison: Comparison) -> list[Question]:
+    """The questions that can stop a release."""
+    return [question for question in comparison.questions if question.decides] or list(comparison.questions)
+
+
+def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, monitoring: Monitoring) -> Look:
+    """One look, with everything crossed before it: a level that was crossed stays crossed."""
+    before = path[-1].p_worse if path else ()
+    bounds = _bounds(comparison)
+    if not bounds:  # no data at this moment: what was crossed before stays so
+        return Look(float(at_s), before)
+    lasting = np.full(len(bounds), comparison.lasting_share)
+    fraction = min(at_s / max(calendar.planned_s, 1.0), 1.0)
+    p_values = np.array([question.p_worse for question in bounds])
+    # What ordinary p-values at this moment are worth, given that there are other looks.
+    if calendar.kind == "anytime":
+        worse = anytime_p(p_values, lasting, at_s, monitoring.tune_at_s)
+    else:
+        worse = sequential_p(p_values, fraction, lasting)
+    early: FloatArray | tuple[()] = ()
+    if monitoring.early_go:
+        within = np.array([question.p_within for question in bounds])
+        early = sequential_p(within, fraction, lasting, "obrien_fleming")
+    return Look(
+        float(at_s),
+        tuple(float(p) for p in (np.minimum(worse, before) if before else worse)),
+        comparison.loadings,
+        tuple(float(p) for p in early),
+    )
+
+
+def _finish(
+    comparison: Comparison, path: list[Look], calendar: Calendar, covered_s: float, monitoring: Monitoring
+) -> Comparison:
+    """The last look's own p-values, made sequential; before it, those of the look that came last.
+
+    Data that arrived since that look count at the next one: else asking in between would add a look.
+    """
+    bounds = _bounds(comparison)
+    if comparison.too_coarse:
+        # The recorded times turned out to be too coarse for the margin: earlier looks say nothing of it, either.
+        margins = [question.kind == "margin" for question in bounds]
+        path = [
+            replace(
+                look,
+                p_worse=tuple(1.0 if margin else p for margin, p in zip(margins, look.p_worse, strict=False)),
+            )
+            for look in path
+        ]
+    if calendar.final:
+        at_s = covered_s if calendar.kind == "anytime" else calendar.planned_s
+        p_values = _look(path, comparison, calendar, at_s, monitoring).p_worse
+    else:
+        p_values = path[-1].p_worse if path and path[-1].p_worse else (1.0,) * len(bounds)
+    last = iter(p_values)
+    questions = tuple(
+        replace(question, p_worse=next(last)) if question in bounds else question for question in comparison.questions
+    )
+    return replace(comparison, questions=questions, looks=tuple(path))
+
+
+def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float, rulebook: Rulebook) -> Comparison:
+    """The interval as the dual of the decision: its end towards "worse" may be looked at as often as the calendar does.
+
+    The other end decides GO, which is asked once, unless the policy sets `early_go`.
+    """
+    effect, df = comparison.effect, comparison.df
+    if effect is None or not df:
+        return comparison
+    monitoring, lasting = rulebook.monitoring, comparison.lasting_share
+    if calendar.kind == "anytime":
+        z = float(anytime_z(rulebook.alpha, covered_s, monitoring.tune_at_s, lasting))
+    else:
+        fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)
+        z = boundary_z(rulebook.alpha, fraction, lasting)
+    once = float(t_quantile(1 - rulebook.alpha, df))
+    worse, within = critical_value(z, df) / once, 1.0
+    if monitoring.early_go:
+        within = critical_value(boundary_z(rulebook.alpha, 1.0, lasting, "obrien_fleming"), df) / once
+    down, up = (worse, within) if comparison.rule.direction is Direction.LOWER else (within, worse)
+    return replace(
+        comparison,
+        effect=replace(effect, lower=_move_end(effect, effect.lower, down), upper=_move_end(effect, effect.upper, up)),
+    )
+
+
+def _move_end(effect: Effect, end: float, factor: float) -> float:
+    """An end of the interval, moved away from the estimate by this factor: of the logarithm where it is relative."""
+    if not np.isfinite([end, effect.estimate]).all():
+        return end
+    if effect.kind == "absolute":
+        return effect.estimate + (end - effect.estimate) * factor
+    if min(end, effect.estimate) <= -1:
+        return end
+    return float(np.expm1(np.log1p(effect.estimate) + (np.log1p(end) - np.log1p(effect.estimate)) * factor))

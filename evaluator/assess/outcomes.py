@@ -1,0 +1,174 @@
+"""Outcomes of units: every candidate's next to the baseline's, the evidence they give, and what must be read for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal
+
+from evaluator.assess.base import find_rules
+from evaluator.errors import UnknownName
+from evaluator.health import OutcomeContext, warn
+from evaluator.metrics import OUTCOME_METRICS
+from evaluator.metrics.outcome_base import Compared, Needs, OutcomePair, name_unit, no_outcome_data
+from evaluator.metrics.scan import Measured
+from evaluator.records import (
+    CANDIDATE,
+    ArmRows,
+    ArmSummary,
+    Comparison,
+    Direction,
+    Effect,
+    Evidence,
+    EvidenceKind,
+    Finding,
+    Outcomes,
+    Role,
+    Rule,
+    Rulebook,
+)
+from evaluator.stats.calendar import Calendar
+from evaluator.stats.outcome_joint import find_loadings
+from evaluator.stats.outcome_looks import LookPrice, find_dearest, find_price
+
+__all__ = ["OutcomePairs", "find_needs", "pair_outcomes"]
+
+ONE_LOOK = Calendar("fixed", (), 0.0, final=True)
+
+
+class OutcomePairs(OutcomeContext):
+    """Outcomes of the units of all arms, and what looking at them costs.
+
+    They are final when they are imported, and have no clock: the price of a look takes the place of a calendar.
+    """
+
+    __slots__ = ()
+
+    @property
+    def covered_s(self) -> float:
+        """Not known of outcomes."""
+        return 0.0
+
+    def measure(self, at_s: int | None = None) -> Measured:
+        """Compare every candidate by every rule."""
+        del at_s
+        outcomes, rules = self.outcomes, find_rules(self.rulebook, self.kind)
+        if len(outcomes.arms) < 2:
+            return Measured(_answer_nothing(rules, f"only {outcomes.arms[0]} has outcomes"))
+        compared = []
+        for arm in range(1, len(outcomes.arms)):
+            price = find_price(outcomes, arm, self.rulebook.monitoring)
+            compared += [_compare(outcomes, arm, rule, price, self.rulebook.alpha) for rule in rules]
+        columns = {outcomes.variables.index(name): arms for name, arms in outcomes.values.items()}
+        loadings = find_loadings([one.errors for one in compared], outcomes.moments, columns)
+        return Measured(
+            tuple(replace(one.comparison, loadings=row) for one, row in zip(compared, loadings, strict=True))
+        )
+
+    def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
+        """The evidence of outcomes. Where too few units say anything, they were not looked at."""
+        accounts = {rows.arm: rows for rows in self.outcomes.facts.account()}
+        arms = []
+        for code, (arm, part) in enumerate(zip(self.outcomes.arms, self.outcomes.moments, strict=True)):
+            rows = accounts.get(arm, ArmRows(arm, 0, 0))
+            role: Literal["baseline", "candidate"] = "candidate" if code else "baseline"
+            arms.append(ArmSummary(arm, role, 0, 0, runs=1, units=part.n, read=rows.read, left_out=rows.left_out))
+        answered = any(comparison.questions for comparison in measured.comparisons)
+        return Evidence(
+            comparisons=measured.comparisons,
+            findings=findings,
+            arms=tuple(arms),
+            monitoring=self.price.kind,
+            outcomes_run=self.outcomes.run if answered else "",
+            outcomes_paid=self.price.paid if answered else "",
+        )
+
+
+def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -> OutcomePairs | Evidence:
+    """Prepare outcomes; or the evidence that there are none, or no rule on them."""
+    rules = find_rules(rulebook, EvidenceKind.OUTCOMES)
+    if outcomes is None:
+        return Evidence(_answer_nothing(rules, "no outcomes were imported"))
+    if not rules:
+        ignored = warn("outcomes", "outcomes were imported, and the policy has no metric of them")
+        return Evidence(findings=(ignored,))
+    price = find_dearest(outcomes, rulebook.monitoring)
+    return OutcomePairs(release=release, rulebook=rulebook, calendar=ONE_LOOK, outcomes=outcomes, price=price)
+
+
+def _answer_nothing(rules: tuple[Rule, ...], why: str) -> tuple[Comparison, ...]:
+    units = (name_unit(rule, proportion=rule.type == "outcome_proportion") for rule in rules)
+    return tuple(no_outcome_data(rule, CANDIDATE, unit, why) for rule, unit in zip(rules, units, strict=True))
+
+
+def _compare(outcomes: Outcomes, arm: int, rule: Rule, price: LookPrice, alpha: float) -> Compared:
+    """Answer one rule at what the look may cost: p-values over all looks, and the interval that is their dual."""
+
+    def ask(level: float) -> Compared:
+        return OUTCOME_METRICS[rule.type].compare(OutcomePair(outcomes, arm, level or alpha), rule)
+
+    worse, within = price.level(alpha, "worse"), price.level(alpha, "within")
+    found = ask(worse)
+    made = found.comparison
+    if made.effect is None or (price.kind == "fixed" and not price.refused):
+        return found
+    if price.refused:
+        return Compared(replace(made, no_data=price.refused, questions=(), effect=None, detectable_effect=None))
+    other = found.comparison if within == worse else ask(within).comparison
+    paid = replace(
+        made,
+        questions=tuple(
+            replace(q, p_worse=price.pay(q.p_worse, "worse"), p_within=price.pay(q.p_within, "within"))
+            for q in made.questions
+        ),
+        effect=_join_ends(made.effect, other.effect or made.effect, rule.direction, (worse, within)),
+        needed_time=other.needed_time,
+    )
+    return replace(found, comparison=paid)
+
+
+def _join_ends(worse: Effect, within: Effect, direction: Direction, levels: tuple[float, float]) -> Effect:
+    """One interval of two: its end on the side of harm decides "within", the other one "worse"; level 0 has no end."""
+    lower, upper = (worse, within) if direction is Direction.LOWER else (within, worse)
+    low, high = levels if direction is Direction.LOWER else levels[::-1]
+    return replace(worse, lower=lower.lower if low else -math.inf, upper=upper.upper if high else math.inf)
+
+
+# ------------------------------------------------------------------ what must be read
+
+
+def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
+    """All that the rules need in addition to the sums. Raises UnknownName for a column that was not imported.
+
+    Where a gate is known by its units, the values of the other gates are read as well: sums do not say how the two
+    are correlated.
+    """
+    needs, of_gates = Needs(), Needs()
+    rules = find_rules(rulebook, EvidenceKind.OUTCOMES)
+    for rule in rules:
+        _check_names(outcomes, rule)
+        own = OUTCOME_METRICS[rule.type].needs(outcomes, rule)
+        needs |= own
+        of_gates |= own if rule.role is Role.GATE else Needs()
+    gates = [rule for rule in rules if rule.role is Role.GATE]
+    if of_gates == Needs() or len(gates) < 2:
+        return needs
+    names: set[str] = set()
+    for rule in gates:
+        happened = rule.type == "outcome_proportion" and not rule.per
+        names |= {f"{rule.outcome}?" if happened else str(rule.outcome), *rule.covariates}
+        names |= {rule.per} if rule.per else set()
+    return needs | Needs(frozenset(names & set(outcomes.variables)))
+
+
+def _check_names(outcomes: Outcomes, rule: Rule) -> None:
+    hint = f"metric '{rule.name}' of the policy asks for it"
+    known = [column.name for column in outcomes.columns if column.role == "outcome"]
+    asked = [rule.outcome, *([rule.per] if rule.per and rule.per != "rows" else [])]
+    for name in asked:
+        if name not in known:
+            raise UnknownName("outcome", str(name), known, hint=hint)
+    covariates = [column.name for column in outcomes.columns]
+    for name in rule.covariates:
+        if name not in covariates:
+            raise UnknownName("covariate", name, covariates, hint=hint)

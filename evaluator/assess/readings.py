@@ -1,0 +1,277 @@
+"""Readings: every candidate's next to the baseline's, by themselves or in the time for which a load was judged."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from evaluator.assess.base import complete_arms, find_depth, find_rules, plan_runs
+from evaluator.assess.requests import RequestPairs
+from evaluator.health import ReadingContext, fail, warn
+from evaluator.metrics import READING_METRICS
+from evaluator.metrics.reading_base import ReadingPair, no_readings, show_unit
+from evaluator.metrics.scan import Measured
+from evaluator.records import (
+    BASELINE,
+    CANDIDATE,
+    UP,
+    ArmSummary,
+    Comparison,
+    Evidence,
+    EvidenceKind,
+    Finding,
+    QueryFacts,
+    ReadingCells,
+    Rulebook,
+    Run,
+    RunState,
+    Window,
+)
+from evaluator.stats.index import distinct
+from evaluator.stats.reading_panels import Stretch, cut, keep_rows
+
+__all__ = ["ReadingPairs", "count_samples", "pair_readings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingPairs(ReadingContext):
+    """Readings of all arms in the time that is judged, and what has been laid out of them so far."""
+
+    start_s: float
+    """Start of what is judged, seconds since the epoch; looks are counted from it."""
+    panels: dict[Any, Any] = field(default_factory=dict)
+    """Panels laid out for one look, kept for the next."""
+
+    def measure(self, at_s: int | None = None) -> Measured:
+        """Compare every candidate by every rule. `at_s`: an earlier look."""
+        book, early = self.rulebook, at_s is not None
+        before_s = None if at_s is None else self.start_s + at_s
+        depth = find_depth(book, early=early)
+        rules = find_rules(book, self.kind, early=early)
+        pairs = [
+            ReadingPair(self.view, arm, book.alpha, book.prior, self.panels, before_s, depth)
+            for arm in self.view.readings.arms[1:]
+        ]
+        compared = [READING_METRICS[rule.type].compare(pair, rule) for pair in pairs for rule in rules]
+        return Measured(_share_errors(compared))
+
+    def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
+        """The evidence of readings."""
+        view, alone = self.view, not self.stretches
+        cells = view.readings
+        arms = tuple(
+            ArmSummary(
+                name=name,
+                role="candidate" if code else "baseline",
+                requests=self._count_requests(code),
+                instances=int(distinct(cells.instance[cells.arm == code]).size),
+                runs=int(distinct(view.run[cells.arm == code]).size),
+            )
+            for code, name in enumerate(cells.arms)
+        )
+        window, (start, end) = Window(), view.span
+        if alone and start != end:
+            first, last = (datetime.fromtimestamp(bucket * cells.bucket_s, UTC) for bucket in (start, end))
+            window = Window(first, last, float(np.unique(cells.bucket).size * cells.bucket_s))
+        ended = self.calendar.final and all(run.state is not RunState.RUNNING for run in self.runs)
+        return Evidence(
+            comparisons=measured.comparisons,
+            findings=findings,
+            arms=arms,
+            window=window,
+            incomplete=any(run.state is RunState.INCOMPLETE for run in self.runs),
+            monitoring=self.calendar.kind,
+            final=ended or not alone,
+            collected=alone,
+        )
+
+    def _count_requests(self, arm: int) -> int:
+        """What the busiest denominator of the policy's metrics counted: requests or observations."""
+        counted = [0.0]
+        for rule in find_rules(self.rulebook, self.kind):
+            if rule.type == "counter_ratio":
+                rows = self.view.find(rule.queries[-1], 0)
+            elif rule.type.startswith("histogram"):
+                rows = self.view.find(rule.queries[0], 3)
+            else:
+                continue
+            cells = self.view.readings
+            counted.append(float(cells.total[rows][cells.arm[rows] == arm].sum()))
+        return round(max(counted))
+
+
+def pair_readings(
+    readings: ReadingCells | None,
+    runs: tuple[Run, ...],
+    rulebook: Rulebook,
+    release: str,
+    load: RequestPairs | None = None,
+    client: tuple[Comparison, ...] = (),
+) -> ReadingPairs | Evidence:
+    """Prepare readings; or the evidence that there are none to compare, or no rule on them.
+
+    Args:
+        readings: All that was collected.
+        runs: The collections that they came by.
+        rulebook: The policy.
+        release: Its name, for remedies.
+        load: The load that ran at the same time, as it was judged; `None`: there was none.
+        client: What that load saw.
+    """
+    if readings is None:
+        why = f"no readings were collected: `evaluator collect {release}`"
+        return Evidence(_answer_nothing(rulebook, load.cells.arms[1:] if load else (), why))
+    arms, shift = complete_arms(readings.arms)
+    readings, targets = _take_out_targets(replace(readings, arms=arms, arm=readings.arm + shift), rulebook)
+    if not find_rules(rulebook, EvidenceKind.READINGS):
+        ignored = warn("readings", "readings were collected, and the policy has no metric of them")
+        return Evidence(findings=(ignored,))
+    readings, shared = _without_shared_instances(readings)
+    stretches = _find_judged_times(load) if load else ()
+    view = cut(readings, stretches if load else _since_the_candidate(readings))
+    if load and not view.run.size:
+        why = "no readings lie in the time for which the load is judged"
+        command = f"`evaluator collect {release} --from T --to T`, or `evaluator load {release} --collect`"
+        finding = fail("reading_overlap", why, f"collect that time: {command}")
+        return Evidence(_answer_nothing(rulebook, arms[1:], why), (finding,))
+    start, end = load.span if load else view.span
+    bucket_s = load.cells.bucket_s if load else readings.bucket_s
+    own_calendar = plan_runs(_as_one(runs), rulebook.monitoring, bucket_s=bucket_s, start=start, end=end)
+    return ReadingPairs(
+        release=release,
+        readings=readings,
+        view=view,
+        runs=runs,
+        rulebook=rulebook,
+        calendar=load.calendar if load else own_calendar,
+        start_s=float(start * bucket_s),
+        covered_s=float((end - start) * bucket_s),
+        stretches=stretches,
+        client=client,
+        targets=targets,
+        shared_instances=shared,
+    )
+
+
+def _answer_nothing(rulebook: Rulebook, arms: tuple[str, ...], why: str) -> tuple[Comparison, ...]:
+    return tuple(
+        no_readings(rule, arm, show_unit(rule, READING_METRICS[rule.type]), why)
+        for arm in arms or (CANDIDATE,)
+        for rule in find_rules(rulebook, EvidenceKind.READINGS)
+    )
+
+
+def _share_errors(compared: list[Comparison]) -> tuple[Comparison, ...]:
+    """Keep the loadings of comparisons of the same instances over the same buckets: only these are alike in place.
+
+    Candidates of an A/B/n test are taken for independent, which asks more of each than what they share would.
+    """
+    keys = [(one.arm, one.instances, len(one.loadings)) for one in compared]
+    alike = Counter(key for key, one in zip(keys, compared, strict=True) if one.loadings)
+    most = max(alike, key=alike.__getitem__, default=None)
+    return tuple(one if key == most else replace(one, loadings=()) for key, one in zip(keys, compared, strict=True))
+
+
+def _find_judged_times(load: RequestPairs) -> tuple[Stretch, ...]:
+    """When each load run was judged: from the end of its warm-up to its last request."""
+    moments, bucket_s = load.cells.moments, load.cells.bucket_s
+    out = []
+    for code in distinct(moments.run).tolist():
+        buckets = moments.bucket[moments.run == code]
+        start = max(load.warm_up.first_bucket.get(code, 0), int(buckets.min()))
+        out.append(Stretch(load.cells.runs[code], float(start * bucket_s), float((int(buckets.max()) + 1) * bucket_s)))
+    return tuple(out)
+
+
+def _since_the_candidate(readings: ReadingCells) -> tuple[Stretch, ...] | None:
+    """The time from the first reading of a candidate on: before, there is nothing to compare the baseline with."""
+    theirs, own = readings.bucket[readings.arm > 0], readings.bucket[readings.arm == 0]
+    if not theirs.size or not own.size or theirs.min() <= own.min():
+        return None
+    return (Stretch("readings", float(theirs.min()) * readings.bucket_s, math.inf),)
+
+
+def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[ReadingCells, ReadingCells | None]:
+    """Set apart what the server says of its scrapes: its targets may be more than the service.
+
+    Where the policy has a metric of it, it stays among the readings as well.
+    """
+    if UP not in readings.queries:
+        return readings, None
+    code = readings.queries.index(UP)
+    own = readings.query == code
+    targets = replace(keep_rows(readings, own), facts=tuple(fact for fact in readings.facts if fact.query == UP))
+    if any(UP in rule.queries for rule in rulebook.rules):
+        return readings, targets
+    rest = keep_rows(readings, ~own)
+    rest = replace(
+        rest,
+        queries=tuple(query for query in readings.queries if query != UP),
+        query=rest.query - (rest.query > code),
+        facts=tuple(fact for fact in readings.facts if fact.query != UP),
+    )
+    return rest, targets
+
+
+def _without_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tuple[str, ...]]:
+    """Take the name of an instance from readings in which it counted both arms; gives these names too.
+
+    It is a proxy before both. Its series tell the arms apart, and it does not tell the arm's own instances apart.
+    """
+    if any(fact.shared for fact in readings.facts):  # then the selectors are wrong
+        return readings, ()
+    baseline = distinct(readings.instance[readings.arm == 0])
+    others = distinct(readings.instance[readings.arm > 0])
+    both = [code for code in np.intersect1d(baseline, others).tolist() if readings.instances[code]]
+    if not both:
+        return readings, ()
+    names = (*readings.instances, "")
+    instance = np.where(np.isin(readings.instance, both), len(readings.instances), readings.instance)
+    return replace(readings, instances=names, instance=instance), tuple(readings.instances[code] for code in both)
+
+
+def _as_one(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    """Collections of one release are parts of one stretch: it goes on while one of them does."""
+    if len(runs) < 2:
+        return runs
+    running = any(run.state is RunState.RUNNING for run in runs)
+    ends = [run.planned_end for run in runs]
+    planned = max((end for end in ends if end is not None), default=None)
+    state = RunState.RUNNING if running else RunState.COMPLETE
+    return (replace(runs[-1], state=state, planned_end=None if None in ends else planned),)
+
+
+def count_samples(readings: ReadingCells, fact: QueryFacts, window: Window) -> Mapping[str, int]:
+    """The account of one query's samples of one arm: `read` is the sum of all the others.
+
+    `not_judged`: of a time that is not judged, or in which the other arm was not read yet, or not any more.
+    """
+    used = dict(fact.used)
+    first, last = _counterpart_span(readings, fact)
+    if window.start and window.end:
+        first = max(first, math.ceil(window.start.timestamp() / readings.bucket_s))
+        last = min(last, math.ceil(window.end.timestamp() / readings.bucket_s) - 1)
+    judged = sum(samples for bucket, samples in used.items() if first <= bucket <= last)
+    return {
+        "read": fact.read,
+        "judged": judged,
+        "not_judged": sum(used.values()) - judged,
+        "not_a_number": fact.nan,
+        "infinite": fact.infinite,
+        "repeated": fact.repeated,
+        "other_time": fact.outside,
+        "dropped": fact.falls,
+    }
+
+
+def _counterpart_span(readings: ReadingCells, fact: QueryFacts) -> tuple[int, int]:
+    """First and last bucket in which the arm that this one is compared with was read; none: `(0, -1)`."""
+    code = {name: code for code, name in enumerate(readings.arms)}.get(fact.arm, 0)
+    others = readings.bucket[(readings.arm > 0) if fact.arm == BASELINE else (readings.arm == 0) & (code > 0)]
+    return (int(others.min()), int(others.max())) if others.size else (0, -1)

@@ -1,0 +1,283 @@
+"""Requests: the cells of every candidate next to the baseline's, and the evidence that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import accumulate
+
+import numpy as np
+
+from evaluator.assess.base import complete_arms, find_depth, find_rules, plan_runs
+from evaluator.errors import UnknownName
+from evaluator.health import RequestContext
+from evaluator.metrics import METRICS, REQUEST_METRICS
+from evaluator.metrics.base import Pair
+from evaluator.metrics.scan import MIN_FOR_TIME, Measured, scan_endpoints
+from evaluator.records import (
+    BASELINE,
+    BLOCK_BUCKETS,
+    ArmSummary,
+    ArmValue,
+    Cells,
+    Comparison,
+    Evidence,
+    EvidenceKind,
+    Finding,
+    LeftOut,
+    MetricStatus,
+    Progress,
+    Rule,
+    Rulebook,
+    Run,
+    RunState,
+    Window,
+    is_imported,
+)
+from evaluator.records.arrays import IntArray
+from evaluator.stats.account import account_for_rows
+from evaluator.stats.cells import recode
+from evaluator.stats.in_flight import settle_in_flight
+from evaluator.stats.index import distinct
+from evaluator.stats.narrow import merge_unreplicated
+from evaluator.stats.panel import build_panel
+from evaluator.stats.rare import pool_rare_endpoints
+from evaluator.stats.rates import active_slots
+from evaluator.stats.uncertainty import choose_design
+from evaluator.stats.window import WarmUp, find_warm_up
+
+__all__ = ["RequestPairs", "pair_requests"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestPairs(RequestContext):
+    """Requests of every candidate and the baseline: all of them, and those of the endpoints that rules ask for."""
+
+    by_endpoint: Mapping[tuple[str, str | None], Pair | None]
+    """By candidate and endpoint (`None`: all); `None` where the arms have no time in common."""
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First bucket that is judged, at the start of its block, and the bucket after the last."""
+        return _find_span(self.cells, self.warm_up)
+
+    @property
+    def covered_s(self) -> int:
+        """Seconds of judged data."""
+        start, end = self.span
+        return (end - start) * self.cells.bucket_s
+
+    def at(self, arm: str, endpoint: str | None = None, at_s: int | None = None) -> Pair | None:
+        """The pair of a candidate and endpoint, as it was after the first `at_s` seconds (`None`: all of it)."""
+        pair = self.by_endpoint[arm, endpoint]
+        if pair is None or at_s is None:
+            return pair
+        panel = pair.panel.before(self.span[0] + at_s // self.cells.bucket_s)
+        if panel is None:
+            return None
+        depth = find_depth(self.rulebook, early=True)
+        return replace(pair, panel=panel, design=choose_design(panel, self.rulebook.prior), depth=depth)
+
+    def measure(self, at_s: int | None = None) -> Measured:
+        """Compare every candidate by every rule, and by the endpoint scan. `at_s`: an earlier look."""
+        rules = find_rules(self.rulebook, self.kind, early=at_s is not None)
+        comparisons: list[Comparison] = []
+        whole: list[Pair] = []
+        scanned: list[Measured] = []
+        for arm in self.cells.arms[1:]:
+            pair = self.at(arm, None, at_s)
+            if pair is None:
+                why = self._explain_missing(arm)
+                comparisons += [_answer_nothing(rule, arm, why) for rule in rules]
+                continue
+            whole.append(pair)
+            comparisons += self._compare(pair, rules, at_s)
+            scanned.append(scan_endpoints(pair, self.rulebook.scan, self.rulebook.rules))
+            comparisons += scanned[-1].comparisons
+        return Measured(
+            _separate_instances(comparisons, whole),
+            max((scan.unjudged_share for scan in scanned), default=0.0),
+            tuple(sorted({name for scan in scanned for name in scan.unjudged})),
+        )
+
+    def _compare(self, whole: Pair, rules: Sequence[Rule], at_s: int | None) -> list[Comparison]:
+        """Answer every rule, in the order of the rules; those of one type and endpoint together if the type can."""
+        groups: dict[tuple[str, str | None], list[int]] = {}
+        for index, rule in enumerate(rules):
+            groups.setdefault((rule.type, rule.slice.endpoint), []).append(index)
+        found: dict[int, Comparison] = {}
+        for (name, endpoint), indices in groups.items():
+            chosen = [rules[index] for index in indices]
+            pair = whole if endpoint is None else self.at(whole.arm, endpoint, at_s)
+            if pair is None:
+                why = f"{endpoint} was not called on both arms"
+                answers = [_answer_nothing(rule, whole.arm, why) for rule in chosen]
+            elif METRICS[name].together:
+                answers = [*METRICS[name].load_together()(pair, chosen)]
+            else:
+                answers = [REQUEST_METRICS[name](pair, rule) for rule in chosen]
+            found |= zip(indices, answers, strict=True)
+        return [found[index] for index in range(len(rules))]
+
+    def _explain_missing(self, arm: str) -> str:
+        """Which arm has nothing, or why two arms with data cannot be compared."""
+        moments = self.cells.moments
+        for name in (BASELINE, arm):
+            if not moments.n[moments.arm == self.cells.arms.index(name)].any():
+                return f"{name} has no requests"
+        return f"no run has requests of both {BASELINE} and {arm} after warm-up"
+
+    def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
+        """The evidence of requests."""
+        calendar, moments = self.calendar, self.cells.moments
+        arms = []
+        for code, account in enumerate(self.rows):
+            mine = moments.arm == code
+            requests = np.bincount(moments.instance[mine], weights=moments.n[mine])
+            arms.append(
+                ArmSummary(
+                    name=account.arm,
+                    role="candidate" if code else "baseline",
+                    requests=account.judged,
+                    instances=int(np.count_nonzero(requests)),
+                    runs=int(distinct(moments.run[mine]).size),
+                    read=account.read,
+                    left_out=account.left_out,
+                )
+            )
+        return Evidence(
+            comparisons=measured.comparisons,
+            findings=findings,
+            arms=tuple(arms),
+            window=self._find_window(),
+            unjudged_share=measured.unjudged_share,
+            unjudged_endpoints=measured.unjudged,
+            incomplete=any(run.state is RunState.INCOMPLETE for run in self.runs),
+            monitoring=calendar.kind,
+            final=calendar.final and all(run.state is not RunState.RUNNING for run in self.runs),
+            imported=is_imported(self.runs),
+            progress=Progress(float(self.covered_s), calendar.planned_s, calendar.next_s) if self.covered_s else None,
+        )
+
+    def _find_window(self) -> Window:
+        """From the first to the last bucket judged, and how much time was really covered."""
+        moments, bucket_s = self.cells.moments, self.cells.bucket_s
+        used = moments.bucket[moments.bucket >= _first_buckets(self.cells, self.warm_up)[moments.run]]
+        if not used.size:
+            return Window()
+        slots = [int(active_slots(panel).sum(axis=1).max()) for panel in self.panels.values()]
+        start = datetime.fromtimestamp(int(used.min()) * bucket_s, UTC)
+        end = datetime.fromtimestamp((int(used.max()) + 1) * bucket_s, UTC)
+        return Window(start, end, float(max(slots, default=0) * bucket_s))
+
+
+def pair_requests(
+    cells: Cells,
+    runs: tuple[Run, ...],
+    rulebook: Rulebook,
+    release: str = "release",
+    left_out: tuple[LeftOut, ...] = (),
+) -> RequestPairs:
+    """Prepare requests as they are judged, and lay out what the rules ask for.
+
+    Raises UnknownName for an endpoint of a rule that was never called.
+    """
+    arms, shift = complete_arms(cells.arms)
+    cells = recode(cells, arm=1 + np.arange(len(cells.arms))) if shift else cells
+    settled = settle_in_flight(replace(cells, arms=arms), runs)
+    cells, names_per_arm = merge_unreplicated(settled.cells)
+    rulebook = replace(rulebook, rules=find_rules(rulebook, EvidenceKind.REQUESTS))
+    for rule in rulebook.rules:
+        name = rule.slice.endpoint
+        if name is not None and name not in cells.endpoints:
+            hint = f"metric '{rule.name}' of the policy asks for it"
+            raise UnknownName("endpoint", name, cells.endpoints, hint=hint)
+    warm_up = find_warm_up(cells, rulebook.warm_up_s)
+    by_endpoint = _pair_endpoints(cells, rulebook, warm_up)
+    whole = {arm: pair for (arm, endpoint), pair in by_endpoint.items() if pair and endpoint is None}
+    panels = {arm: pair.panel for arm, pair in whole.items()}
+    start, end = _find_span(cells, warm_up)
+    return RequestPairs(
+        release=release,
+        rulebook=rulebook,
+        runs=runs,
+        cells=cells,
+        warm_up=warm_up,
+        panels=panels,
+        designs={arm: pair.design for arm, pair in whole.items()},
+        calendar=plan_runs(runs, rulebook.monitoring, bucket_s=cells.bucket_s, start=start, end=end),
+        rows=account_for_rows(cells, runs, warm_up, panels, (*left_out, *settled.cut_off)),
+        settled=settled,
+        names_per_arm=names_per_arm,
+        by_endpoint=by_endpoint,
+    )
+
+
+def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[tuple[str, str | None], Pair | None]:
+    """Both arms of every candidate, whole and by each endpoint that a rule names."""
+    endpoints = {None: None, **{rule.slice.endpoint: None for rule in rulebook.rules}}
+    cells = pool_rare_endpoints(cells, MIN_FOR_TIME, keep={name for name in endpoints if name})
+    loads = cells.loads
+    judged = loads.bucket >= _first_buckets(cells, warm_up)[loads.run]
+    found: dict[tuple[str, str | None], Pair | None] = {}
+    for code, arm in enumerate(cells.arms[1:], start=1):
+        counts = [loads.users[judged & (loads.arm == a)] for a in (0, code)]
+        known = all(users.size and users.any() for users in counts)
+        users = (float(counts[0].mean()), float(counts[1].mean())) if known else None
+        for endpoint in endpoints:
+            panel = build_panel(cells, arm, endpoint=endpoint, first_bucket=warm_up.first_bucket)
+            if panel is None:
+                found[arm, endpoint] = None
+            else:
+                design = choose_design(panel, rulebook.prior)
+                found[arm, endpoint] = Pair(panel, design, arm, rulebook.alpha, rulebook.prior, users)
+    return found
+
+
+def _first_buckets(cells: Cells, warm_up: WarmUp) -> IntArray:
+    """First bucket to use of each run, by run code."""
+    return np.array([warm_up.first_bucket.get(code, 0) for code in range(len(cells.runs))], dtype=np.int64)
+
+
+def _find_span(cells: Cells, warm_up: WarmUp) -> tuple[int, int]:
+    """First bucket that is judged, at the start of its block, and the bucket after the last."""
+    if not cells.moments.bucket.size:
+        return 0, 0
+    first = min(warm_up.first_bucket.values())
+    return first // BLOCK_BUCKETS * BLOCK_BUCKETS, int(cells.moments.bucket.max()) + 1
+
+
+def _separate_instances(comparisons: list[Comparison], pairs: list[Pair]) -> tuple[Comparison, ...]:
+    """Give each candidate's instances places of their own among the loadings; the baseline's are shared by all.
+
+    That is what makes the comparisons of several candidates with one baseline correlated, as in Dunnett's test.
+    """
+    counts = {pair.arm: pair.design.instances[1] for pair in pairs if pair.design.kind == "instances"}
+    if len(counts) < 2:
+        return tuple(comparisons)
+    before = dict(zip(counts, accumulate(counts.values(), initial=0), strict=False))
+    total = sum(counts.values())
+    out = []
+    for comparison in comparisons:
+        own, row = counts.get(comparison.arm, 0), comparison.loadings
+        if row and own:
+            first = (0.0,) * before[comparison.arm]
+            last = (0.0,) * (total - len(first) - own)
+            out.append(replace(comparison, loadings=(*row[:-own], *first, *row[-own:], *last)))
+        else:
+            out.append(comparison)
+    return tuple(out)
+
+
+def _answer_nothing(rule: Rule, arm: str, why: str) -> Comparison:
+    return Comparison(
+        rule=rule,
+        arm=arm,
+        unit=METRICS[rule.type].shown or METRICS[rule.type].unit,
+        baseline=ArmValue(None, 0),
+        candidate=ArmValue(None, 0),
+        method="none",
+        no_data=why,
+        status=MetricStatus.NO_DATA,
+    )

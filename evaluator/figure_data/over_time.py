@@ -1,0 +1,57 @@
+"""The change as it was known at each look, with the interval that may be looked at so often."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from evaluator.assess.looks import repeat_interval
+from evaluator.assess.requests import RequestPairs
+from evaluator.figure_data.base import plain, spread
+from evaluator.metrics import REQUEST_METRICS
+from evaluator.records import BLOCK_BUCKETS, Comparison, Effect
+from evaluator.stats.longrun import MIN_BUCKETS
+
+__all__ = ["trace_over_time"]
+
+MOST_LOOKS = 24
+
+
+def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] | None:
+    """Estimate and interval after each of some looks, the last one as judged; `None` where several runs were judged.
+
+    With a calendar, these are looks of the calendar, and the end of the interval towards "worse" is the one that
+    decides; its other end counts at the last look only. Without, the run was judged at its end, and what is shown
+    before is no decision.
+    """
+    if row.effect is None or len(set(requests.cells.moments.run.tolist())) != 1:
+        return None
+    covered_s, step = requests.covered_s, requests.cells.bucket_s * BLOCK_BUCKETS
+    looks = list(requests.calendar.interim) or list(range(-(-MIN_BUCKETS // BLOCK_BUCKETS) * step, covered_s, step))
+    chosen = {looks[index] for index in spread(len(looks), MOST_LOOKS)}
+    chosen |= {look for look in looks if row.decided_at_s == look}
+    known: list[tuple[int, Effect]] = []
+    for at_s in sorted(look for look in chosen if look < covered_s):
+        effect = _find_effect(requests, row, at_s)
+        if effect is not None:
+            known.append((at_s, effect))
+    known.append((covered_s, row.effect))
+    return {
+        "kind": requests.calendar.kind,
+        "seconds": [at_s for at_s, _ in known],
+        "estimate": [plain(effect.estimate) for _, effect in known],
+        "lower": [plain(effect.lower) for _, effect in known],
+        "upper": [plain(effect.upper) for _, effect in known],
+        "decided_at_s": row.decided_at_s,
+    }
+
+
+def _find_effect(requests: RequestPairs, row: Comparison, at_s: int) -> Effect | None:
+    """The effect as it was known after the first seconds of judged data."""
+    pair = requests.at(row.arm, row.rule.slice.endpoint, at_s)
+    if pair is None:
+        return None
+    then = REQUEST_METRICS[row.rule.type](replace(pair, depth="full"), row.rule)
+    if requests.calendar.kind != "fixed":
+        then = repeat_interval(then, replace(requests.calendar, final=False), float(at_s), requests.rulebook)
+    return then.effect
