@@ -26,7 +26,8 @@ from evaluator.records import (
     RunFacts,
     RunState,
 )
-from evaluator.simulate import Bursts, Design, Requests, simulate
+from evaluator.simulate import Bursts, Design, Requests, Scrapes, scrape, simulate
+from evaluator.stats.readings import choose_reading_bucket_s, sum_up
 
 RULES = (
     Rule("failure_rate", "failure_rate", margin=Margin(0.001, relative=False), limit=Limit(max=0.05)),
@@ -68,3 +69,11 @@ def timed_requests(baseline, canary, *, seed: int = 1, **changes) -> Requests:
         here = requests.arm == code
         times[here] = draw(random, int(here.sum()))
     return replace(requests, response_us=np.rint(times).astype(np.int64))
+
+
+def simulate_readings(requests: Requests, scrapes: Scrapes | None = None, seed: int = 0) -> ReadingCells:
+    """Scrape simulated requests and sum up, with the bucket that a collection would choose."""
+    scrapes = scrapes or Scrapes()
+    seconds = float(np.ptp(requests.ts_us)) / 1e6 if len(requests) else 0.0
+    bucket_s = choose_reading_bucket_s(seconds, scrapes.step_s)
+    return sum_up(scrape(requests, scrapes, seed), requests.arms, bucket_s)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from judging import simulate_readings
 
 from evaluator.assess import assess_release
 from evaluator.assess.readings import count_samples
@@ -26,7 +27,7 @@ from evaluator.records import (
     Scan,
     VerdictWord,
 )
-from evaluator.simulate import SCENARIOS, Change, Scrapes, scrape, simulate, simulate_readings, to_cells
+from evaluator.simulate import SCENARIOS, Change, Scrapes, scrape, simulate, to_cells
 from evaluator.simulate.readings import DURATION, FAILURES, REQUESTS
 from evaluator.simulate.requests import EPOCH_US
 from evaluator.stats.reading_panels import cut

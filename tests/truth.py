@@ -11,12 +11,12 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 from evaluator.simulate import Change, Design
-from evaluator.simulate.layout import lay_versions
+from evaluator.simulate.layout import build_versions
 from evaluator.simulate.mixture import (
     _bisect,
     _find_sd,
     _find_share,
-    _lay_parts,
+    _mix_parts,
     _Parts,
     _weigh_strata,
     find_threshold,
@@ -59,7 +59,7 @@ class _Side:
 
 def derive_truth(design: Design, candidate: int = 0, quantiles: tuple[float, ...] = QUANTILES) -> Truth:
     """The true comparison of a candidate arm (0: `canary`) with baseline."""
-    baseline, changed = _lay_side(design, candidate, 0), _lay_side(design, candidate, candidate + 1)
+    baseline, changed = _build_side(design, candidate, 0), _build_side(design, candidate, candidate + 1)
     means, failures = (_find_mean(baseline), _find_mean(changed)), (_find_failures(baseline), _find_failures(changed))
     points = {q: (_find_quantile(baseline, q), _find_quantile(changed, q)) for q in quantiles}
     sizes = [float(side.parts.weight @ side.parts.bytes) for side in (baseline, changed)]
@@ -74,13 +74,13 @@ def derive_truth(design: Design, candidate: int = 0, quantiles: tuple[float, ...
     )
 
 
-def _lay_side(design: Design, candidate: int, arm: int) -> _Side:
-    versions = lay_versions(design)
+def _build_side(design: Design, candidate: int, arm: int) -> _Side:
+    versions = build_versions(design)
     weight = _weigh_strata(design, versions[0], versions[candidate + 1], candidate)
     change = design.changes[arm - 1] if arm else Change()
     tail_from = find_threshold(design, change.tail_quantile if change.tail > 1 else 1.0)
     give_up = find_threshold(design, 1 - change.shed)
-    return _Side(design, _lay_parts(design, versions[arm], weight, arm), change.tail, tail_from, give_up)
+    return _Side(design, _mix_parts(design, versions[arm], weight, arm), change.tail, tail_from, give_up)
 
 
 def _find_partial(design: Design, parts: _Parts, above: float) -> FloatArray:

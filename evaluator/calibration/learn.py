@@ -64,11 +64,6 @@ class _Seen:
     failures: _Shift
     instances: frozenset[int]
 
-    @property
-    def known(self) -> bool:
-        """Is there a value of both kinds?"""
-        return math.isfinite(self.latency.value) and math.isfinite(self.failures.value)
-
 
 def learn_instances(stored: Sequence[Cells], same_version: Sequence[bool] = ()) -> Learnt:
     """Learn from the cells of run groups. Arms with one instance teach nothing, but replicates of such runs do.
@@ -79,7 +74,9 @@ def learn_instances(stored: Sequence[Cells], same_version: Sequence[bool] = ()) 
     wander: list[_Squares] = []
     runs = wander_runs = 0
     for k, cells in enumerate(stored):
-        seen = [one for one in _read_runs(cells) if one.known]
+        seen = [
+            one for one in _read_runs(cells) if math.isfinite(one.latency.value) and math.isfinite(one.failures.value)
+        ]
         found = [item for one in seen for item in _from_instances(one)] or list(_from_replicates(seen))
         squares += found
         runs += len(seen) if found else 0

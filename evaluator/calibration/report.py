@@ -120,7 +120,7 @@ def calibrate(
 ) -> CalibrationReport:
     """Judge identical halves of stored baselines, without and with regressions. `splits`: at most so many a group.
 
-    `step` is told what is being judged. The same history, policy and seed give the same report.
+    `step` is called with what is being judged. The same history, policy and seed give the same report.
     """
     random = np.random.default_rng(seed)
     used: list[Stored] = []

@@ -48,7 +48,7 @@ def only_runs(cells: Cells, run: int) -> Cells:
 
 
 def balanced_halves(names: Sequence[str], most: int, random: np.random.Generator) -> tuple[tuple[str, ...], ...]:
-    """Halves of `names` that play the candidate, each beside what it leaves; at most `most`, drawn without bias.
+    """Halves of `names` that play the candidate, each with what it leaves; at most `most`, drawn without bias.
 
     >>> balanced_halves("abcd", 4, np.random.default_rng(1))[0:2]
     (('a', 'b'), ('c', 'd'))

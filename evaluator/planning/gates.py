@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from evaluator.planning.power import final_critical, find_power
+import numpy as np
+
+from evaluator.planning.power import find_criticals, find_power
 from evaluator.planning.precision import Forecast, History, Precision, forecast
 from evaluator.records import Role, Rulebook, choose_bucket_s
 from evaluator.stats.calendar import plan_looks
@@ -156,8 +158,9 @@ class _Planner:
         calendar = plan_looks(
             monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=float(math.ceil(seconds))
         )
-        critical = final_critical(calendar, self.level, at.df, at.lasting, monitoring.tune_at_s)
-        return find_power(shift, se, at.df, critical, null_se=null_se)
+        end_s, df, lasting = np.array([calendar.planned_s]), np.array([at.df]), np.array([at.lasting])
+        critical = find_criticals(calendar, end_s, self.level, df, lasting, monitoring.tune_at_s)
+        return find_power(shift, se, at.df, float(critical[0]), null_se=null_se)
 
     def _inflation(self, shift: float) -> float:
         """A higher failure rate varies more: factor on the standard error seen without any change."""

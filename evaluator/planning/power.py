@@ -11,12 +11,13 @@ from functools import lru_cache
 import numpy as np
 
 from evaluator.extensions import needs
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.calendar import Calendar
 from evaluator.stats.sequential import GRID, LASTING, anytime_z, boundaries, information, spent
 from evaluator.stats.student import critical_value, t_below, t_quantile
 
 __all__ = [
-    "final_critical",
+    "find_criticals",
     "find_power",
     "worst_z",
 ]
@@ -59,10 +60,18 @@ def worst_z(level: float, lasting: float) -> tuple[float, ...]:
     return tuple(boundaries(information(fraction, share), spent("linear", level, fraction)))
 
 
-def final_critical(calendar: Calendar, level: float, df: float, lasting: float, tune_at_s: float) -> float:
-    """Standard errors that the last look needs to show a release to be worse at `level`."""
-    if calendar.kind == "group_sequential":
-        return critical_value(worst_z(level, lasting)[-1], df)
+def find_criticals(
+    calendar: Calendar, at_s: FloatArray, level: float, df: FloatArray, lasting: FloatArray, tune_at_s: float
+) -> FloatArray:
+    """Standard errors that each look needs to show a release to be worse at `level`; the last of them is planned.
+
+    Shapes (looks,): `at_s` seconds of data, `df` of the standard error, `lasting` share of its variance.
+    """
     if calendar.kind == "fixed":
-        return float(t_quantile(1 - level, df))
-    return critical_value(float(anytime_z(level, calendar.planned_s, tune_at_s, lasting)), df)
+        return np.asarray(t_quantile(1 - level, df))
+    if calendar.kind == "group_sequential":
+        places = np.clip(np.floor(at_s / at_s[-1] * GRID + 1e-9).astype(int), 1, GRID) - 1
+        reach = np.array(worst_z(level, float(lasting[-1])))[places].tolist()
+    else:
+        reach = [float(anytime_z(level, s, tune_at_s, k)) for s, k in zip(at_s.tolist(), lasting.tolist(), strict=True)]
+    return np.array([critical_value(z, d) for z, d in zip(reach, df.tolist(), strict=True)])

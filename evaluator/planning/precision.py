@@ -166,10 +166,8 @@ def _ask_of(rulebook: Rulebook, cells: Cells) -> Rulebook:
     return replace(rulebook, rules=rules, monitoring=Monitoring(mode="fixed"), scan=scan)
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    comparison: Comparison
-    seconds: float
+_Found = tuple[Comparison, float]
+"""A comparison and the seconds of its data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +187,8 @@ class _Seen:
         by_rule: dict[str, list[_Found]] = {}
         for c in comparisons:
             if not c.no_data and c.se and c.df and math.isfinite(c.se):
-                by_rule.setdefault(c.rule.name, []).append(_Found(c, float(seconds)))
-        fewest = [min(f.comparison.instances) for found in by_rule.values() for f in found]
+                by_rule.setdefault(c.rule.name, []).append((c, float(seconds)))
+        fewest = [min(c.instances) for found in by_rule.values() for c, _ in found]
         requests = min((int(moments.n[moments.arm == a].sum()) for a in range(len(cells.arms))), default=0)
         return cls(by_rule, requests / max(seconds, 1), max(fewest, default=0), _compare_unpaired(cells))
 
@@ -219,14 +217,13 @@ def _compare_unpaired(cells: Cells) -> float:
 
 def _pool(rule: Rule, found: Sequence[_Found], rulebook: Rulebook) -> Precision:
     """One precision from all comparisons of a gate."""
-    parts = [_take_apart(f) for f in found]
-    seconds = float(np.mean([f.seconds for f in found]))
-    last = found[-1].comparison
-    baseline = float(np.mean([f.comparison.baseline.value or 0.0 for f in found]))
-    moving = float(np.mean([part[0] * f.seconds for part, f in zip(parts, found, strict=True)])) / seconds
+    parts = [_take_apart(*one) for one in found]
+    seconds = float(np.mean([lasted for _, lasted in found]))
+    baseline = float(np.mean([c.baseline.value or 0.0 for c, _ in found]))
+    moving = float(np.mean([part[0] * lasted for part, (_, lasted) in zip(parts, found, strict=True)])) / seconds
     return Precision(
         rule=rule,
-        unit=last.unit,
+        unit=found[-1][0].unit,
         baseline=baseline,
         moving=moving,
         reference_s=seconds,
@@ -236,16 +233,15 @@ def _pool(rule: Rule, found: Sequence[_Found], rulebook: Rulebook) -> Precision:
     )
 
 
-def _take_apart(found: _Found) -> tuple[float, float, float]:
+def _take_apart(c: Comparison, seconds: float) -> tuple[float, float, float]:
     """Moving variance, variance of one instance, and the share of the moving part that lives within instances."""
-    c = found.comparison
     variance = (c.se or 0.0) ** 2
     lasting = min(c.lasting_share, 1.0) * variance
     moving = variance - lasting
     units = [max(count, 1) for count in c.instances]
     between = lasting / (1 / units[0] + 1 / units[1])
     df_inst = float(sum(units) - 2) if min(units) >= 2 else PRIOR_DF
-    df_time = _time_df(max(int(found.seconds // choose_bucket_s(found.seconds)), MIN_BUCKETS))
+    df_time = _time_df(max(int(seconds // choose_bucket_s(seconds)), MIN_BUCKETS))
     shares = np.linspace(0, 1, 101)
     spread = (lasting + shares * moving) ** 2 / df_inst + ((1 - shares) * moving) ** 2 / df_time
     implied = variance**2 / np.maximum(spread, 1e-300)

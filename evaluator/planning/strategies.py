@@ -21,13 +21,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluator.planning.gates import Goal, find_level, noise_of_rate
-from evaluator.planning.power import worst_z
+from evaluator.planning.power import find_criticals
 from evaluator.planning.precision import History, Precision, forecast
 from evaluator.records import Rulebook, choose_bucket_s
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.calendar import Calendar, plan_looks
-from evaluator.stats.sequential import GRID, anytime_z
-from evaluator.stats.student import critical_value, t_quantile
+from evaluator.stats.calendar import plan_looks
+from evaluator.stats.student import t_quantile
 
 __all__ = ["STRATEGIES", "Exposure", "Stage", "compare_strategies"]
 
@@ -195,7 +194,6 @@ class _Rollout:
             nothing = np.zeros((self.replications, self.looks.size), dtype=bool)
             return nothing, nothing[:, 0]
         lasting, moving, spread = errors
-        last = at[-1].lasting
         share = np.array([a.lasting for a in at])
         error = np.sqrt(share) * se * lasting[:, None] + np.sqrt(1 - share) * se * moving
         harm = 0.0 if _is_failures(gate) else regression
@@ -203,22 +201,10 @@ class _Rollout:
         # Wilson & Hilferty (1931): the cube root of chi-square over its degrees of freedom is all but normal.
         scatter = np.maximum(1 - 2 / (9 * df) + np.sqrt(2 / (9 * df)) * spread[:, None], 0.02) ** 1.5
         statistic = (truth - gate.bound + error) / (se * scatter)
-        critical = self._critical(df, share, last)
+        tune_at_s = self.rulebook.monitoring.tune_at_s
+        critical = find_criticals(self.calendar, self.looks, self.level, df, share, tune_at_s)
         within = statistic[:, -1] < -float(t_quantile(1 - self.rulebook.alpha, df[-1]))
         return statistic > critical, within
-
-    def _critical(self, df: FloatArray, share: FloatArray, last: float) -> FloatArray:
-        """Boundary of each look, in standard errors."""
-        calendar: Calendar = self.calendar
-        if calendar.kind == "group_sequential":
-            z = worst_z(self.level, last)
-            places = np.clip(np.floor(self.looks / self.goal.duration_s * GRID + 1e-9).astype(int), 1, GRID) - 1
-            return np.array([critical_value(z[k], d) for k, d in zip(places, df, strict=True)])
-        if calendar.kind == "fixed":
-            return np.asarray(t_quantile(1 - self.level, df))
-        tune_at_s = self.rulebook.monitoring.tune_at_s
-        reach = [float(anytime_z(self.level, float(s), tune_at_s, k)) for s, k in zip(self.looks, share, strict=True)]
-        return np.array([critical_value(z, d) for z, d in zip(reach, df, strict=True)])
 
 
 def _is_failures(gate: Precision) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from evaluator.simulate.cells import simulate_cells, to_cells
 from evaluator.simulate.design import Bursts, Change, Design, Wander
 from evaluator.simulate.export import to_parquet
-from evaluator.simulate.readings import Scrapes, scrape, simulate_readings
+from evaluator.simulate.readings import Scrapes, scrape
 from evaluator.simulate.requests import Requests, simulate
 from evaluator.simulate.scenarios import SCENARIOS
 
@@ -27,7 +27,6 @@ __all__ = [
     "scrape",
     "simulate",
     "simulate_cells",
-    "simulate_readings",
     "to_cells",
     "to_parquet",
 ]

@@ -19,9 +19,10 @@ from evaluator.records import (
     choose_bucket_s,
 )
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.records.cells import BINS_PER_DECADE, order_by_bin
+from evaluator.records.cells import BINS_PER_DECADE
 from evaluator.simulate.design import Design
 from evaluator.simulate.requests import Requests, simulate
+from evaluator.stats.cells import add_up
 from evaluator.stats.index import group_rows, number_groups
 
 __all__ = ["simulate_cells", "to_cells"]
@@ -44,15 +45,23 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
     (baseline first); requests that name no instance count as one instance named as their arm. `bucket_s=None`: chosen
     by the span of the longest run.
     """
-    requests = _sort_names(_name_instances(requests))
+    if "" in requests.instances:
+        arms = len(requests.instances) + requests.arm
+        named = np.where(requests.instance == requests.instances.index(""), arms, requests.instance)
+        requests = replace(requests, instances=requests.instances + requests.arms, instance=named)
+    requests = _sort_names(requests)
     spans = [float(np.ptp(requests.ts_us[requests.run == run])) for run in np.unique(requests.run)]
     width = bucket_s or choose_bucket_s(max(spans, default=0.0) / 1e6)
     bucket = np.floor_divide(requests.ts_us, width * 1_000_000)
     ok = ~requests.failed
     passed_us = requests.response_us[ok]
-    columns = (requests.run, requests.arm, requests.endpoint, requests.instance, bucket)
+    run, arm, endpoint, instance, when = (
+        column[ok] for column in (requests.run, requests.arm, requests.endpoint, requests.instance, bucket)
+    )
+    one = np.ones(passed_us.size, dtype=np.int64)
     bins = np.floor(BINS_PER_DECADE * np.log10(np.maximum(passed_us, 1))).astype(np.int64)
-    fine = np.stack([*(column[ok] for column in columns), bins])
+    users: IntArray = np.zeros(0, dtype=np.int64) if requests.users is None else requests.users
+    known = slice(None, users.size)
     return Cells(
         runs=requests.runs,
         arms=requests.arms,
@@ -61,25 +70,11 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
         bucket_s=width,
         grid_us=max(1, int(np.gcd.reduce(passed_us, initial=0))),
         moments=_sum_moments(requests, bucket),
-        bins=Bins(*_by_bin(_count(fine[[0, 1, 2, 4, 5]]))),
-        instance_bins=InstanceBins(*_by_bin(_count(np.stack([*fine[:4], fine[4] // BLOCK_BUCKETS, fine[5]])))),
-        loads=_find_loads(requests, bucket),
+        bins=add_up(Bins(run, arm, endpoint, when, bins, one)),
+        instance_bins=add_up(InstanceBins(run, arm, endpoint, instance, when // BLOCK_BUCKETS, bins, one)),
+        loads=add_up(LoadLevels(requests.run[known], requests.arm[known], bucket[known], users)),
         failure_kinds=_count_failures(requests),
     )
-
-
-def _by_bin(columns: IntArray) -> IntArray:
-    """Columns of a histogram (the last two: bin, n) in the order of bins."""
-    return np.asarray(columns[:, order_by_bin(columns[-2])])
-
-
-def _name_instances(requests: Requests) -> Requests:
-    """Give requests without an instance their arm's name as one."""
-    if "" not in requests.instances:
-        return requests
-    arms = len(requests.instances) + requests.arm
-    instance = np.where(requests.instance == requests.instances.index(""), arms, requests.instance)
-    return replace(requests, instances=requests.instances + requests.arms, instance=instance)
 
 
 def _sort_names(requests: Requests) -> Requests:
@@ -106,18 +101,6 @@ def _sort_used(names: tuple[str, ...], codes: IntArray) -> tuple[tuple[str, ...]
     return tuple(order), np.array([places.get(name, -1) for name in names], dtype=np.int64)[codes]
 
 
-def _count(columns: IntArray) -> IntArray:
-    """Distinct rows in order, with a last column of how many there are of each."""
-    order, starts = group_rows(columns)
-    return np.vstack([columns[:, order[starts]], np.diff(np.append(starts, order.size))])
-
-
-def _group(columns: IntArray) -> tuple[IntArray, IntArray]:
-    """Distinct rows in order, and for each row which of them it is."""
-    order, starts = group_rows(columns)
-    return columns[:, order[starts]], number_groups(order, starts)
-
-
 def _sum_squares(place: IntArray, values: IntArray, groups: int) -> FloatArray:
     """Σ values² rounded once: the upper and lower halves of the squares are summed apart, each exactly."""
     squares = values.astype(np.uint64) ** 2
@@ -127,8 +110,10 @@ def _sum_squares(place: IntArray, values: IntArray, groups: int) -> FloatArray:
 
 
 def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
-    keys, place = _group(np.stack([requests.run, requests.arm, requests.endpoint, requests.instance, bucket]))
-    groups, ok = keys.shape[1], ~requests.failed
+    columns = np.stack([requests.run, requests.arm, requests.endpoint, requests.instance, bucket])
+    order, starts = group_rows(columns)
+    keys, place = columns[:, order[starts]], number_groups(order, starts)
+    groups, ok = starts.size, ~requests.failed
     passed, response_us, size = place[ok], requests.response_us[ok], requests.response_bytes[ok]
     low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
     np.minimum.at(low, passed, response_us)
@@ -152,19 +137,11 @@ def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
     )
 
 
-def _find_loads(requests: Requests, bucket: IntArray) -> LoadLevels:
-    if requests.users is None:
-        none = np.zeros(0, dtype=np.int64)
-        return LoadLevels(none, none, none, none)
-    keys, place = _group(np.stack([requests.run, requests.arm, bucket]))
-    users = np.zeros(keys.shape[1], dtype=np.int64)
-    np.maximum.at(users, place, requests.users)
-    run, arm, number = keys
-    return LoadLevels(run, arm, number, users)
-
-
 def _count_failures(requests: Requests) -> FailureKinds:
     bad = requests.failed
     columns = (requests.run, requests.arm, requests.endpoint, requests.status, requests.exception)
-    run, arm, endpoint, status, exception, n = _count(np.stack([column[bad] for column in columns]))
+    rows = np.stack([column[bad] for column in columns])
+    order, starts = group_rows(rows)
+    run, arm, endpoint, status, exception = rows[:, order[starts]]
+    n = np.diff(np.append(starts, order.size))
     return FailureKinds(run, arm, endpoint, status, tuple(requests.exceptions[code] for code in exception), n)

@@ -85,7 +85,7 @@ class Design:
     """One per candidate arm: `canary`, then `canary_b`, `canary_c`, …"""
     duration_s: float = 3600.0
     replicates: int = 1
-    """Runs after one another. Each draws its instances anew."""
+    """Runs after one another. Each draws new instances."""
     bucket_s: int | None = None
     """Width of the buckets in `simulate_cells`; `None`: by the duration."""
 
@@ -154,7 +154,21 @@ class Design:
     """Minutes whose requests are lost, each in one arm chosen at random."""
 
     def __post_init__(self) -> None:
-        wrong = _find_contradiction(self)
+        checks = (
+            (not 1 <= len(self.changes) <= 25, "no candidate, or more than 25"),
+            (self.duration_s <= 0 or self.replicates < 1, "no duration or no run"),
+            (self.rate_per_s <= 0 or self.endpoints < 1, "no traffic"),
+            (not self.split or not all(0 < s < 1 for s in self.split), "a traffic share outside 0 … 1"),
+            (not self.instances or min(self.instances) < 1, "an arm without instances"),
+            (self.wait_s is not None and not self.users, "closed-loop pacing but no users"),
+            (not 0 <= self.swing < 1 or self.load_trend <= -1, "negative traffic"),
+            (self.tail_index <= 1, "a tail without a mean"),
+            (any(not 0 <= c.shed < 1 for c in self.changes), "a share of requests shed outside 0 … 1"),
+            (any(not 0 < c.tail_quantile < 1 or c.tail < 1 for c in self.changes), "a tail that is pulled in"),
+            (not 0 <= self.start_offset_s < self.duration_s, "a candidate that starts after the end"),
+            (self.grid_us < 1, "a grid below 1 µs"),
+        )
+        wrong = next((text for failed, text in checks if failed), "")
         if wrong:
             raise UsageError(f"a release with {wrong} cannot be simulated", hint="Change the design.")
 
@@ -167,21 +181,3 @@ class Design:
     def count_instances(self, arm: int) -> int:
         """Instances of the arm with this number (0: baseline) at any one time."""
         return self.instances[min(arm, len(self.instances) - 1)]
-
-
-def _find_contradiction(design: Design) -> str:
-    checks = (
-        (not 1 <= len(design.changes) <= 25, "no candidate, or more than 25"),
-        (design.duration_s <= 0 or design.replicates < 1, "no duration or no run"),
-        (design.rate_per_s <= 0 or design.endpoints < 1, "no traffic"),
-        (not design.split or not all(0 < s < 1 for s in design.split), "a traffic share outside 0 … 1"),
-        (not design.instances or min(design.instances) < 1, "an arm without instances"),
-        (design.wait_s is not None and not design.users, "closed-loop pacing but no users"),
-        (not 0 <= design.swing < 1 or design.load_trend <= -1, "negative traffic"),
-        (design.tail_index <= 1, "a tail without a mean"),
-        (any(not 0 <= c.shed < 1 for c in design.changes), "a share of requests shed outside 0 … 1"),
-        (any(not 0 < c.tail_quantile < 1 or c.tail < 1 for c in design.changes), "a tail that is pulled in"),
-        (not 0 <= design.start_offset_s < design.duration_s, "a candidate that starts after the end"),
-        (design.grid_us < 1, "a grid below 1 µs"),
-    )
-    return next((text for failed, text in checks if failed), "")

@@ -21,21 +21,16 @@ def to_parquet(requests: Requests, folder: Path, *, service: str = "", rows: int
     """
     paths: list[Path] = []
     for code, run in enumerate(requests.runs):
-        paths += _write_run(requests, code, folder / run, service, rows)
+        chosen = np.flatnonzero(requests.run == code)
+        chosen = chosen[np.argsort(requests.ts_us[chosen], kind="stable")]
+        writer = SegmentWriter(folder / run, "simulate")
+        pieces = [chosen[start : start + rows] for start in range(0, len(chosen), rows)]
+        paths += [writer.write(_make_table(requests, piece, service)) for piece in pieces]
+        writer.close()
     return tuple(paths)
 
 
-def _write_run(requests: Requests, code: int, folder: Path, service: str, rows: int) -> list[Path]:
-    chosen = np.flatnonzero(requests.run == code)
-    chosen = chosen[np.argsort(requests.ts_us[chosen], kind="stable")]
-    writer = SegmentWriter(folder, "simulate")
-    pieces = [chosen[start : start + rows] for start in range(0, len(chosen), rows)]
-    paths = [writer.write(_lay_table(requests, piece, service)) for piece in pieces]
-    writer.close()
-    return paths
-
-
-def _lay_table(requests: Requests, rows: IntArray, service: str) -> pa.Table:
+def _make_table(requests: Requests, rows: IntArray, service: str) -> pa.Table:
     exception, status = requests.exception[rows], requests.status[rows]
     columns = {
         "run": _name(requests.runs, requests.run[rows]),

@@ -10,7 +10,7 @@ import numpy as np
 from evaluator.records.arrays import FloatArray
 from evaluator.simulate.design import Change, Design
 
-__all__ = ["Traffic", "Version", "lay_traffic", "lay_versions"]
+__all__ = ["Traffic", "Version", "build_traffic", "build_versions"]
 
 
 DAY_S = 86_400.0
@@ -42,7 +42,7 @@ class Traffic:
     """Users of each arm, shape (arms, steps)."""
 
 
-def lay_version(design: Design, change: Change) -> Version:
+def build_version(design: Design, change: Change) -> Version:
     """One arm's version under `change`."""
     low, high = design.median_ms
     medians = np.geomspace(low, high, design.endpoints) if design.endpoints > 1 else np.array([math.sqrt(low * high)])
@@ -61,12 +61,12 @@ def lay_version(design: Design, change: Change) -> Version:
     )
 
 
-def lay_versions(design: Design) -> tuple[Version, ...]:
+def build_versions(design: Design) -> tuple[Version, ...]:
     """The versions of all arms, baseline first."""
-    return tuple(lay_version(design, change) for change in (Change(), *design.changes))
+    return tuple(build_version(design, change) for change in (Change(), *design.changes))
 
 
-def lay_traffic(design: Design) -> Traffic:
+def build_traffic(design: Design) -> Traffic:
     """Expected open-loop traffic of each arm over one run."""
     # The time grid: about 1 s in short runs, 5 s in long ones.
     steps = max(1, math.ceil(design.duration_s / (1.0 if design.duration_s <= 900 else 5.0)))

@@ -23,7 +23,7 @@ from scipy.special import ndtr
 
 from evaluator.records.arrays import FloatArray
 from evaluator.simulate.design import Design
-from evaluator.simulate.layout import Version, lay_traffic, lay_versions
+from evaluator.simulate.layout import Version, build_traffic, build_versions
 
 __all__ = ["find_threshold"]
 
@@ -50,17 +50,17 @@ def find_threshold(design: Design, quantile: float) -> float:
     """Log of the time (µs) within which this share of baseline's requests is answered, failed or not."""
     if quantile >= 1:
         return math.inf
-    baseline = lay_versions(design)[0]
-    parts = _lay_parts(design, baseline, _weigh_strata(design, baseline, baseline, 0), 0)
+    baseline = build_versions(design)[0]
+    parts = _mix_parts(design, baseline, _weigh_strata(design, baseline, baseline, 0), 0)
     return _bisect(lambda log_us: float(parts.weight @ _find_share(design, parts, log_us)), quantile, parts)
 
 
 # ------------------------------------------------------------------ the mixture
 
 
-def _lay_parts(design: Design, version: Version, weight: FloatArray, arm: int) -> _Parts:
+def _mix_parts(design: Design, version: Version, weight: FloatArray, arm: int) -> _Parts:
     """Endpoint × moment × spike × cache, flattened; `weight` has shape (endpoints, moments)."""
-    traffic, share = lay_traffic(design), 1 - math.exp(-design.spikes.share)
+    traffic, share = build_traffic(design), 1 - math.exp(-design.spikes.share)
     leak = design.changes[arm - 1].leak if arm else 0.0
     moving = _average_in_time(design, traffic.log_load + np.log1p(leak * traffic.at_s / design.duration_s))
     heights = design.spikes.low + (design.spikes.high - design.spikes.low) * np.array(HEIGHTS)
@@ -81,7 +81,7 @@ def _lay_parts(design: Design, version: Version, weight: FloatArray, arm: int) -
 
 def _weigh_strata(design: Design, baseline: Version, candidate: Version, number: int) -> FloatArray:
     """Mantel–Haenszel weights of endpoint × time, shape (endpoints, moments), Σ = 1."""
-    rate = np.stack([_average_in_time(design, row) for row in lay_traffic(design).rate])
+    rate = np.stack([_average_in_time(design, row) for row in build_traffic(design).rate])
     n_b = np.outer(baseline.shares, rate[0])
     n_c = np.outer(candidate.shares, rate[number + 1])
     total = n_b + n_c

@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from evaluator.records import Answer, Part, Query, QueryKind, ReadingCells, Series
+from evaluator.records import Answer, Part, Query, QueryKind, Series
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.simulate.requests import Requests
-from evaluator.stats.readings import choose_reading_bucket_s, sum_up
 
-__all__ = ["BOUNDS_S", "DURATION", "FAILURES", "REQUESTS", "Scrapes", "scrape", "simulate_readings"]
+__all__ = ["BOUNDS_S", "DURATION", "FAILURES", "REQUESTS", "Scrapes", "scrape"]
 
 
 REQUESTS = Query("http_requests_total{$selector}", QueryKind.COUNTER)
@@ -36,14 +35,6 @@ class Scrapes:
     """Share of scrapes that are missing, of each instance for itself."""
     arms: tuple[str, ...] = field(default=())
     """Arms that are scraped; empty: all."""
-
-
-def simulate_readings(requests: Requests, scrapes: Scrapes | None = None, seed: int = 0) -> ReadingCells:
-    """Scrape simulated requests and sum up, with the bucket that a collection would choose."""
-    scrapes = scrapes or Scrapes()
-    seconds = float(np.ptp(requests.ts_us)) / 1e6 if len(requests) else 0.0
-    bucket_s = choose_reading_bucket_s(seconds, scrapes.step_s)
-    return sum_up(scrape(requests, scrapes, seed), requests.arms, bucket_s)
 
 
 def scrape(requests: Requests, scrapes: Scrapes | None = None, seed: int = 0) -> tuple[Answer, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.simulate.design import Bursts, Design, Wander
-from evaluator.simulate.layout import Traffic, Version, lay_traffic, lay_versions
+from evaluator.simulate.layout import Traffic, Version, build_traffic, build_versions
 from evaluator.simulate.mixture import find_threshold
 
 __all__ = ["EPOCH_US", "Requests", "merge_requests", "simulate"]
@@ -132,12 +132,12 @@ def burst(rng: np.random.Generator, bursts: Bursts, series: int, at_s: FloatArra
     return total
 
 
-def _lay_slots(design: Design, rng: np.random.Generator, traffic: Traffic, versions: tuple[Version, ...]) -> _Slots:
+def _build_slots(design: Design, rng: np.random.Generator, traffic: Traffic, versions: tuple[Version, ...]) -> _Slots:
     arms, steps = len(versions), len(traffic.at_s)
     step_s = design.duration_s / steps
     sizes = [design.count_instances(arm) for arm in range(arms)]
     arm = np.repeat(np.arange(arms), sizes)
-    label, names, arm_of_name = _lay_lives(design, rng, arm, traffic.at_s)
+    label, names, arm_of_name = _draw_lives(design, rng, arm, traffic.at_s)
     level = rng.standard_normal(len(arm_of_name)) * design.instance_sd
     shared = wander(rng, design.common, 1, steps, step_s) + burst(rng, design.spikes, 1, traffic.at_s)
     log_us = level[label] + shared + traffic.log_load
@@ -156,7 +156,7 @@ def _lay_slots(design: Design, rng: np.random.Generator, traffic: Traffic, versi
     return _Slots(arm, label, names, log_us, rate, failing)
 
 
-def _lay_lives(
+def _draw_lives(
     design: Design, rng: np.random.Generator, arm: IntArray, at_s: FloatArray
 ) -> tuple[IntArray, tuple[str, ...], list[int]]:
     """Which instance sits in which slot when: its number per (slot, step), the names, and the arm of each."""
@@ -217,8 +217,8 @@ def _lose_minutes(design: Design, rng: np.random.Generator, at_s: FloatArray, ar
 
 
 def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Requests:
-    versions, traffic = lay_versions(design), lay_traffic(design)
-    slots = _lay_slots(design, rng, traffic, versions)
+    versions, traffic = build_versions(design), build_traffic(design)
+    slots = _build_slots(design, rng, traffic, versions)
     steps = len(traffic.at_s)
     counts = rng.poisson(slots.rate * (design.duration_s / steps))
     per_slot, flat = counts.sum(axis=1), counts.ravel()
@@ -235,7 +235,11 @@ def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Request
     edges = [np.cumsum(version.shares)[:-1] for version in versions]
     endpoint = np.concatenate([np.searchsorted(edge, u, side="right") for edge, u in zip(edges, drawn, strict=True)])
     log_us = base + np.stack([version.log_us for version in versions])[arm, endpoint]
-    _draw_times(design, rng, log_us)
+    log_us += design.sigma * rng.standard_normal(len(log_us))
+    tail = np.flatnonzero(rng.random(len(log_us)) < design.tail_share)
+    log_us[tail] += math.log(design.tail_factor) + rng.exponential(1 / design.tail_index, size=len(tail))
+    if design.cache_hit > 0:
+        log_us[rng.random(len(log_us)) < design.cache_hit] += math.log(design.cache_factor)
     given_up = _stretch_tails(design, arm, log_us)
     response_us = np.rint(np.exp(log_us) / design.grid_us).astype(np.int64) * design.grid_us
     steady = np.stack([version.failure for version in versions])[arm, endpoint]
@@ -262,15 +266,6 @@ def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Request
         if design.users is None
         else np.repeat(np.rint(traffic.users[slots.arm]).astype(np.int64).ravel(), flat),
     )
-
-
-def _draw_times(design: Design, rng: np.random.Generator, log_us: FloatArray) -> None:
-    """Scatter log response times around their medians, in place."""
-    log_us += design.sigma * rng.standard_normal(len(log_us))
-    tail = np.flatnonzero(rng.random(len(log_us)) < design.tail_share)
-    log_us[tail] += math.log(design.tail_factor) + rng.exponential(1 / design.tail_index, size=len(tail))
-    if design.cache_hit > 0:
-        log_us[rng.random(len(log_us)) < design.cache_hit] += math.log(design.cache_factor)
 
 
 def _stretch_tails(design: Design, arm: IntArray, log_us: FloatArray) -> BoolArray:

@@ -18,7 +18,7 @@ Rows = TypeVar("Rows", Moments, Bins, InstanceBins, LoadLevels, FailureKinds)
 Summed = TypeVar("Summed", Moments, Bins, InstanceBins, LoadLevels)
 
 COUNTS = ("moments", "bins", "instance_bins", "loads")
-"""Tables of what can be told apart in time."""
+"""Tables that know when."""
 TABLES = (*COUNTS, "failure_kinds")
 SUMMED = {"n", "failures", "sum_us", "sum_sq_us", "min_us", "max_us", "bytes", "bytes_sq", "users"}
 """Columns that are no part of a row's key."""

@@ -19,7 +19,6 @@ from evaluator.stats.estimate import (
     ask,
     decide_nothing,
     load,
-    needed_time,
     trend,
 )
 from evaluator.stats.history import InstanceHistory
@@ -87,7 +86,7 @@ def measure_level(strata: Strata, arm: int, numerator: FloatArray, design: Desig
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What an estimate varies by beside its own variation over time; shapes (2, groups), baseline first."""
+    """What an estimate varies by in addition to its own variation over time; shapes (2, groups), baseline first."""
 
     design: Design | None = None
     """`None`: the level belongs to the arm as a whole, only its variation over time counts."""
@@ -246,6 +245,9 @@ def conclude(
     margin (groups,), on the scale of the test; `doubt`: by how much rounding may have moved that.
     """
     variance = deciding.variance
+    # It is shown to be within the margin once time has shrunk what it can to this; never if that is negative.
+    spare = (np.maximum(-beyond - doubt, 0.0) / deciding.critical) ** 2 - deciding.lasting
+    shrinking = variance - deciding.lasting
     return Estimate(
         baseline=levels_of[0],
         candidate=levels_of[1],
@@ -256,7 +258,7 @@ def conclude(
         against_zero=against_zero,
         trend=trend(harm, position, beyond),
         detectable=detectable,
-        needed=needed_time(beyond + doubt, deciding),
+        needed=np.where(spare > 0, shrinking / np.where(spare > 0, spare, 1.0), np.inf),
         lasting=np.divide(deciding.lasting, variance, out=np.zeros_like(variance), where=variance > 0),
         se=se,
         df=deciding.df,

@@ -10,7 +10,7 @@ import numpy as np
 from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.longrun import BATCHES, cosine_count, cosines, time_scores
 from evaluator.stats.student import t_below
-from evaluator.stats.uncertainty import Binding, Uncertainty
+from evaluator.stats.uncertainty import Uncertainty
 
 __all__ = [
     "Z_OF_POWER",
@@ -22,7 +22,6 @@ __all__ = [
     "ask",
     "decide_nothing",
     "load",
-    "needed_time",
     "not_worse",
     "trend",
 ]
@@ -171,13 +170,6 @@ def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray)
     left = np.clip(1 - (time**2).sum(axis=1, keepdims=True), 0.0, 1.0)
     unit = scores.T / np.sqrt(np.maximum((scores**2).sum(axis=0), 1e-300))[:, None]
     return np.concatenate([time, unit * np.sqrt(left)], axis=1)
-
-
-def needed_time(beyond: FloatArray, bound: Binding) -> FloatArray:
-    """How many times the present duration it takes to show `beyond` < 0 if it stays as it is; infinite where never."""
-    spare = (np.maximum(-beyond, 0.0) / bound.critical) ** 2 - bound.lasting
-    shrinking = bound.variance - bound.lasting
-    return np.where(spare > 0, shrinking / np.where(spare > 0, spare, 1.0), np.inf)
 
 
 def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:

@@ -1,8 +1,9 @@
 """What earlier runs of a service say of this one: how much its instances differ, and how arms wander (method B.3).
 
 A run shows the spread of a handful of instances, with few degrees of freedom; earlier runs of the same service saw
-others. Both are pooled. And an arm whose mood swings more slowly than the run lasts cannot be told, from inside the
-run, from a change of the release: how large that is, only identical releases that ran together before can say.
+others. Both are pooled. And an arm whose level drifts more slowly than the run lasts cannot be distinguished, from
+inside the run, from a change of the release: how large that is, only identical releases that ran together before can
+say.
 
 Pure: the numbers come from `evaluator calibrate`, on the scale of the estimate.
 """

@@ -73,11 +73,9 @@ class InstanceFrame:
         self.at = self.key * rows.slots + rows.slot
         # With one group the rows of an instance adjoin, and so do those of an instance and block: sums are quicker.
         self.adjoin = groups.count == 1
-        if self.adjoin:
-            # The first of each sequence of rows with the same key.
-            self.first_of_instance, self.first_at = (
-                np.append(0, np.flatnonzero(key[1:] != key[:-1]) + 1) for key in (self.key, self.at)
-            )
+        self.first_of_instance, self.first_at = (
+            np.flatnonzero(np.diff(key, prepend=-1)) if self.adjoin else None for key in (self.key, self.at)
+        )
         self.arm_starts = np.searchsorted(rows.instance_arm, (0, 1))
         self.stratum_n = _summed(rows.stratum, self.exposure, (rows.strata,))
         self.n = self._by_instance(self.exposure)
@@ -107,20 +105,11 @@ class InstanceFrame:
 
     def _by_instance(self, values: FloatArray) -> FloatArray:
         """Sums (..., groups, instances)."""
-        if not self.adjoin:
-            return _summed(self.key, values, self.shape)
-        out = np.zeros((*values.shape[:-1], *self.shape))
-        out[..., 0, self.key[self.first_of_instance]] = np.add.reduceat(values, self.first_of_instance, axis=-1)
-        return out
+        return _summed(self.key, values, self.shape, self.first_of_instance)
 
     def _by_slot(self, values: FloatArray) -> FloatArray:
         """Sums (..., groups, instances, slots)."""
-        shape = (*self.shape, self.rows.slots)
-        if not self.adjoin:
-            return _summed(self.at, values, shape)
-        out = np.zeros((*values.shape[:-1], int(np.prod(shape))))
-        out[..., self.at[self.first_at]] = np.add.reduceat(values, self.first_at, axis=-1)
-        return out.reshape(*values.shape[:-1], *shape)
+        return _summed(self.at, values, (*self.shape, self.rows.slots), self.first_at)
 
     def _find_leverage(self) -> FloatArray:
         """1/(1-h) where an instance was its arm's only one in a stratum: it pulled the level towards itself."""
@@ -186,8 +175,15 @@ class InstanceFrame:
         return self._by_arm((time_scores(own) ** 2).sum(axis=-1) * slots**2)
 
 
-def _summed(key: IntArray, values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """Sum of the values (..., rows) of each key, laid out in (..., *shape)."""
-    size = int(np.prod(shape))
+def _summed(key: IntArray, values: FloatArray, shape: tuple[int, ...], firsts: IntArray | None = None) -> FloatArray:
+    """Sum of the values (..., rows) of each key, in the shape (..., *shape).
+
+    `firsts`: the first row of each key, where rows of one key adjoin; that is quicker.
+    """
+    size, lead = int(np.prod(shape)), values.shape[:-1]
+    if firsts is not None:
+        out = np.zeros((*lead, size))
+        out[..., key[firsts]] = np.add.reduceat(values, firsts, axis=-1)
+        return out.reshape(*lead, *shape)
     sums = [np.bincount(key, weights=row, minlength=size) for row in values.reshape(-1, key.size)]
-    return np.asarray(sums, float).reshape(*values.shape[:-1], *shape)
+    return np.asarray(sums, float).reshape(*lead, *shape)

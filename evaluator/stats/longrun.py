@@ -41,11 +41,6 @@ class TimeVariance:
     """What it would be if the buckets were independent: a lower bound, known from all of them."""
     buckets: int
 
-    @property
-    def least(self) -> FloatArray:
-        """The larger of both: the best single number."""
-        return np.maximum(self.variance, self.independent)
-
 
 def cosine_count(buckets: int) -> int:
     """Number of cosines used for a series of `buckets` values."""

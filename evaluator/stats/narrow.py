@@ -85,7 +85,7 @@ def _keep_blocks(cells: Cells, keep: Callable[[IntArray, IntArray], BoolArray]) 
 
 
 def merge_unreplicated(cells: Cells) -> tuple[Cells, dict[str, int]]:
-    """Take all of an arm as one instance where its names tell none apart: names of requests, users or connections.
+    """Take all of an arm as one instance where its names distinguish none: names of requests, users or connections.
 
     Returns the number of names of each arm for which that was done. An arm with two instances or more that replicate
     it stays as it is.

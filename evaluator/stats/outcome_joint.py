@@ -1,4 +1,4 @@
-"""How errors of outcomes hang together: several metrics of the same units, several candidates beside one baseline.
+"""How errors of outcomes hang together: several metrics of the same units, several candidates with one baseline.
 
 Every level is, to first order, a sum over units. Two metrics of one user move together, and two candidates share the
 users of the baseline: the covariance of two errors is the sum of products of what each unit adds to either. Where sums
@@ -101,20 +101,15 @@ def _covariance(
             for j, other in traced.items():
                 total[i, j] += scale * float(own @ other)
             for j, row in zip(by_sums, weights, strict=True):
-                shared = scale * _product(own, row, arm, part, values)
+                # Σ over units of influence × what the unit adds to Σ weights · mean. Influences sum up to 0, so means
+                # drop out.
+                used = np.flatnonzero(row).tolist()
+                if not all(k in values for k in used):
+                    continue
+                shared = scale * float(sum(row[k] * float(own @ values[k][arm]) for k in used)) / part.n
                 total[i, j] += shared
                 total[j, i] += shared
     return total
-
-
-def _product(
-    own: FloatArray, weights: FloatArray, arm: int, part: UnitMoments, values: Mapping[int, tuple[FloatArray, ...]]
-) -> float:
-    """Σ over units of influence × what the unit adds to Σ weights · mean. `own` sums up to 0, so means drop out."""
-    used = np.flatnonzero(weights)
-    if not all(int(k) in values for k in used):
-        return 0.0
-    return float(sum(weights[k] * float(own @ values[int(k)][arm]) for k in used)) / part.n
 
 
 def _factor(covariance: FloatArray) -> FloatArray:

@@ -208,18 +208,6 @@ def _fit(level: Linear, moments: UnitMoments, columns: list[int], centre: FloatA
 # ------------------------------------------------------------------ comparison by t
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """Baseline (0) and candidate (1) of some levels."""
-
-    values: FloatArray
-    covariance: FloatArray
-    df: float
-
-    def variance(self, weights: FloatArray) -> float:
-        return max(float(weights @ self.covariance @ weights), 0.0)
-
-
 def compare_levels(
     levels: ArmLevels,
     arm: int,
@@ -236,23 +224,23 @@ def compare_levels(
     """
     own, own_df = levels.own[[0, arm]], levels.df[[0, arm]]
     spread = float((own**2 / np.maximum(own_df, 1)).sum())
-    together = float(own.sum()) ** 2 / spread if spread > 0 else float(own_df.sum())
-    pair = _Pair(levels.values[[0, arm]], levels.covariance[np.ix_([0, arm], [0, arm])], together)
-    relative = margin.relative if margin else pair.values[0] > 0
+    df = float(own.sum()) ** 2 / spread if spread > 0 else float(own_df.sum())
+    values, covariance = levels.values[[0, arm]], levels.covariance[np.ix_([0, arm], [0, arm])]
+    relative = margin.relative if margin else values[0] > 0
     sign = 1.0 if direction is Direction.LOWER else -1.0
-    critical = float(t_quantile(1 - alpha, pair.df))
+    critical = float(t_quantile(1 - alpha, df))
     difference = np.array([-1.0, 1.0])
-    se = math.sqrt(pair.variance(difference))
+    se = _find_se(covariance, difference)
     limit = limit or Limit()
     bound = margin.value if margin else 0.0
     # How far the candidate lies beyond the bound (positive is harm), and the standard error of that.
     weights = np.array([-(1 + sign * bound) if relative else -1.0, 1.0])
-    beyond = sign * float(weights @ pair.values) - (0.0 if relative else bound)
-    se_beyond = math.sqrt(pair.variance(weights))
-    base, value = (float(level) for level in pair.values)
-    se_own = math.sqrt(pair.variance(np.array([0.0, 1.0])))
+    beyond = sign * float(weights @ values) - (0.0 if relative else bound)
+    se_beyond = _find_se(covariance, weights)
+    base, value = (float(level) for level in values)
+    se_own = _find_se(covariance, np.array([0.0, 1.0]))
     if relative:
-        effect, (lower, upper) = value / _scale(base, relative=True) - 1, _fieller(pair, critical)
+        effect, (lower, upper) = value / _scale(base, relative=True) - 1, _fieller(values, covariance, critical)
     else:
         effect, lower, upper = value - base, value - base - critical * se, value - base + critical * se
     spoiled = relative and not base > 0
@@ -263,11 +251,11 @@ def compare_levels(
         effect=effect,
         lower=lower,
         upper=upper,
-        zero=_answer(sign * float(difference @ pair.values), se, pair.df),
-        margin=_answer(math.nan if spoiled else beyond, se_beyond, pair.df) if margin else None,
+        zero=_answer(sign * float(difference @ values), se, df),
+        margin=_answer(math.nan if spoiled else beyond, se_beyond, df) if margin else None,
         limits=tuple(_answer(way * (value - own), se_own, float(own_df[1])) for way, own in limit.bounds),
         se=se,
-        df=pair.df,
+        df=df,
         detectable=(critical + Z_OF_POWER) * se / _scale(base, relative=relative),
         needed=(critical * se_beyond / -beyond) ** 2 if beyond < 0 else math.inf,
     )
@@ -294,14 +282,17 @@ def _scale(base: float, *, relative: bool) -> float:
     return 1.0 if not relative else base if base > 0 else math.nan
 
 
-def _fieller(pair: _Pair, critical: float) -> tuple[float, float]:
+def _find_se(covariance: FloatArray, weights: FloatArray) -> float:
+    return math.sqrt(max(float(weights @ covariance @ weights), 0.0))
+
+
+def _fieller(values: FloatArray, covariance: FloatArray, critical: float) -> tuple[float, float]:
     """All changes candidate / baseline - 1 that are not rejected; the whole line where the baseline may be 0."""
-    base, candidate = (float(v) for v in pair.values)
+    base, candidate = values.tolist()
     squared = critical**2
-    v = pair.covariance
-    a = base**2 - squared * float(v[0, 0])
-    b = base * candidate - squared * float(v[0, 1])
-    c = candidate**2 - squared * float(v[1, 1])
+    a = base**2 - squared * float(covariance[0, 0])
+    b = base * candidate - squared * float(covariance[0, 1])
+    c = candidate**2 - squared * float(covariance[1, 1])
     if a <= 0:
         return -math.inf, math.inf
     root = math.sqrt(max(b * b - a * c, 0.0))

@@ -19,7 +19,6 @@ from evaluator.records import Direction, Limit, Margin
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.contrast import Estimand, Spread, conclude
-from evaluator.stats.crossings import first_below, last_above
 from evaluator.stats.distribution import (
     Distribution,
     counts_below,
@@ -143,7 +142,7 @@ class _Work:
         return below if rows.n.size == rows.histogram_rows else np.take(below, rows.histogram, axis=1)
 
     def spread(self, below: FloatArray, difference: FloatArray, slope: FloatArray) -> Spread:
-        """What D varies by beside time at some thresholds, (2, thresholds).
+        """What D varies by between instances at some thresholds, (2, thresholds).
 
         `below` (thresholds, rows): requests done by each; `difference` (thresholds, 1): what is taken out of it
         between the arms; `slope` (thresholds,): how D changes with the logarithm of speed.
@@ -220,7 +219,9 @@ class _Quantile:
         grid = grid[(grid > self.q_b / 100) & (grid < self.q_b * 100)]
         half = np.interp(np.log(grid), np.log(times_ms[order]), reach[order])
         distance = self.distance(grid)
-        return first_below(grid, distance - half, 0.0), last_above(grid, distance + half, float("inf"))
+        # The last place where D + half is not yet below 0 is the first one from above.
+        last = _first_below(grid[::-1], -(distance + half)[::-1], float("inf"))
+        return _first_below(grid, distance - half, 0.0), last
 
     def around(self, time_ms: float) -> tuple[float, float]:
         """The thresholds at which "worse" and "within" are asked of a bound, for what rounding may hide."""
@@ -417,3 +418,20 @@ def _weights(panel: Panel, strata: Strata, volume: FloatArray | float, after: fl
     each = np.full((2, len(panel.endpoints), panel.stride), after)
     each[..., : panel.slots] = strata.each
     return np.asarray(each.ravel() / volume)
+
+
+def _first_below(grid: FloatArray, values: FloatArray, default: float) -> float:
+    """First place where `values` is no longer above 0, by linear interpolation; `default` where it never was.
+
+    >>> _first_below(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, -1.0]), 0.0)
+    2.5
+    """
+    below = np.flatnonzero(values <= 0)
+    if not below.size:
+        return float(grid[-1])
+    k = int(below[0])
+    if k == 0:
+        return default
+    low, high = values[k - 1], values[k]
+    share = low / (low - high) if low != high else 0.5
+    return float(grid[k - 1] + share * (grid[k] - grid[k - 1]))

@@ -127,15 +127,13 @@ def build_ratio_panel(
 ) -> Panel | None:
     """Increase of the one counter per increase of the other."""
     total, below, above = view.readings.total, view.find(requests, VALUE), view.find(failures, VALUE)
-    counted = _count(view, (below, total[below]), failures=(above, total[above]))
-    return build_counted_panel(counted, arm, endpoint=endpoint)
+    return _build(view, arm, (below, total[below]), failures=(above, total[above]), endpoint=endpoint)
 
 
 def build_mean_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Mean of a histogram's observations: their sum per observation."""
     total, counts, sums = view.readings.total, view.find(query, COUNT), view.find(query, SUM)
-    counted = _count(view, (counts, total[counts]), values=(sums, total[sums] * scale))
-    return build_counted_panel(counted, arm, endpoint=endpoint)
+    return _build(view, arm, (counts, total[counts]), values=(sums, total[sums] * scale), endpoint=endpoint)
 
 
 def build_share_panel(view: ReadingView, arm: str, query: Query, le: float, endpoint: str | None) -> Panel | None:
@@ -143,7 +141,7 @@ def build_share_panel(view: ReadingView, arm: str, query: Query, le: float, endp
     total, counts, buckets = view.readings.total, view.find(query, COUNT), view.find(query, BUCKET)
     buckets = buckets[view.readings.le[buckets] == le]
     above = np.append(counts, buckets), np.append(total[counts], -total[buckets])
-    return build_counted_panel(_count(view, (counts, total[counts]), failures=above), arm, endpoint=endpoint)
+    return _build(view, arm, (counts, total[counts]), failures=above, endpoint=endpoint)
 
 
 def find_bounds(view: ReadingView, query: Query, arms: Sequence[int]) -> FloatArray:
@@ -167,14 +165,14 @@ def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, en
     seconds = np.zeros(first.size)
     np.maximum.at(seconds, place, readings.seconds[rows])
     grown = rows, readings.total[rows] * scale
-    return build_counted_panel(_count(view, (first, seconds), values=grown, whole=True), arm)
+    return _build(view, arm, (first, seconds), values=grown, whole=True)
 
 
 def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Mean of a gauge's samples."""
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     values = rows, readings.total[rows] * scale
-    return build_counted_panel(_count(view, (rows, readings.n[rows].astype(float)), values=values, whole=True), arm)
+    return _build(view, arm, (rows, readings.n[rows].astype(float)), values=values, whole=True)
 
 
 def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
@@ -184,8 +182,7 @@ def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, en
     first, place = _group(view, rows, buckets)
     peaks = np.full(first.size, -np.inf)
     np.maximum.at(peaks, place, view.readings.peak[rows] * scale)
-    counted = _count(view, (first, np.ones(first.size)), values=(first, peaks), whole=True, buckets=buckets)
-    return build_counted_panel(counted, arm)
+    return _build(view, arm, (first, np.ones(first.size)), values=(first, peaks), whole=True, buckets=buckets)
 
 
 def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
@@ -208,8 +205,7 @@ def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, e
         column - (np.bincount(instance, weights=column) / counts)[instance]
         for column in (hours, total * scale / np.maximum(samples, 1))
     )
-    counted = _count(view, (first, centred**2), values=(first, centred * deviation), whole=True)
-    return build_counted_panel(counted, arm, whole_runs=True)
+    return _build(view, arm, (first, centred**2), values=(first, centred * deviation), whole=True, whole_runs=True)
 
 
 def _group(view: ReadingView, rows: IntArray, buckets: int = 1) -> tuple[IntArray, IntArray]:
@@ -224,18 +220,22 @@ Part = tuple[IntArray, FloatArray]
 """Rows of the readings, and what each of them adds."""
 
 
-def _count(
+def _build(
     view: ReadingView,
+    arm: str,
     n: Part,
     *,
     failures: Part | None = None,
     values: Part | None = None,
+    endpoint: str | None = None,
     whole: bool = False,
     buckets: int = 1,
-) -> Counted:
-    """What is counted, how much of it fails, and what is summed up over it, in the metric's unit.
+    whole_runs: bool = False,
+) -> Panel | None:
+    """Panel of what is counted, how much of it fails, and what is summed up over it, in the metric's unit.
 
     `whole`: it belongs to the instance, not to an endpoint. `buckets`: of the readings in one of the panel.
+    `whole_runs`: as in `build_counted_panel`.
     """
     readings = view.readings
     parts = (n, failures, values)
@@ -245,7 +245,7 @@ def _count(
         np.concatenate([part[1] if k == place else np.zeros(part[1].size) for k, part in enumerate(parts) if part])
         for place in range(len(parts))
     ]
-    return Counted(
+    counted = Counted(
         runs=view.runs,
         arms=readings.arms,
         endpoints=EVERYWHERE if whole else readings.endpoints,
@@ -260,3 +260,4 @@ def _count(
         failures=columns[1],
         totals={"value": columns[2]},
     )
+    return build_counted_panel(counted, arm, endpoint=endpoint, whole_runs=whole_runs)

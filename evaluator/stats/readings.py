@@ -55,7 +55,7 @@ Table = Mapping[str, Any]
 
 
 def choose_reading_bucket_s(seconds: float | None, step_s: float, run_bucket_s: int | None = None) -> int:
-    """Choose the bucket: as for requests, no finer than the step, and a multiple of the bucket of the runs beside it.
+    """Choose the bucket: as for requests, no finer than the step, and a multiple of the bucket of the load runs.
 
     Where it can it is a multiple of the step too, so that every bucket holds as many scrapes.
 

@@ -103,7 +103,7 @@ def _hidden(among: FloatArray) -> FloatArray:
 def find_quantile_doubt_ms(curve: Distribution, quantile_ms: float, step_ms: float) -> float:
     """By how much (ms) the quantile of one arm may be wrong, because many requests sit on the step on which it lies.
 
-    Times within one bin of the histogram cannot be told apart either: a step is at least as wide as its bin.
+    Times within one bin of the histogram cannot be distinguished either: a step is at least as wide as its bin.
     """
     limits = curve.limits
     if not np.isfinite(quantile_ms) or quantile_ms >= limits[-1]:

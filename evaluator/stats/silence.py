@@ -11,7 +11,7 @@ twice the usual gap of the series and of its reference.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -90,14 +90,13 @@ def find_silence(
     >>> find_silence(dead, np.full((1, 10), 9.0))[0].gaps
     (Gap(start=6, end=10, expected=37.33, at_end=True),)
     """
-    found = []
-    for first in range(0, len(own), SERIES_AT_A_TIME):
-        part = slice(first, first + SERIES_AT_A_TIME)
-        found += _find(own[part], reference[part], first, paced_alike=paced_alike, one_hole=one_hole)
-    return found
-
-
-def _find(own: FloatArray, reference: FloatArray, first: int, *, paced_alike: bool, one_hole: bool) -> list[Silence]:
+    if len(own) > SERIES_AT_A_TIME:
+        parts = (slice(first, first + SERIES_AT_A_TIME) for first in range(0, len(own), SERIES_AT_A_TIME))
+        return [
+            replace(silence, series=part.start + silence.series)
+            for part in parts
+            for silence in find_silence(own[part], reference[part], paced_alike=paced_alike, one_hole=one_hole)
+        ]
     buckets = own.shape[1]
     series, start, end = _gaps(own > 0)
     if not series.size:
@@ -118,7 +117,7 @@ def _find(own: FloatArray, reference: FloatArray, first: int, *, paced_alike: bo
         expected = float(round(inside[k] * total[series[k]] / outside, 2))
         gap = Gap(int(start[k]), int(end[k]), expected, bool(end[k] == buckets))
         out.setdefault(int(series[k]), []).append(gap)
-    return [Silence(first + code, tuple(gaps)) for code, gaps in sorted(out.items())]
+    return [Silence(code, tuple(gaps)) for code, gaps in sorted(out.items())]
 
 
 def find_absent(reference: FloatArray, share: float) -> BoolArray:

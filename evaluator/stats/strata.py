@@ -22,10 +22,8 @@ class Strata:
     """Weights of one denominator (all requests, or successes), on every slot of the panel."""
 
     panel: Panel
-    n: FloatArray
-    """(2, endpoints, slots)"""
     total: FloatArray
-    """n over the block, (2, endpoints, slots)"""
+    """n, the denominator, over the block, (2, endpoints, slots)"""
     weight: FloatArray
     """v, (endpoints, slots); 0 where an arm is empty"""
     share: FloatArray
@@ -72,7 +70,7 @@ def build_strata(panel: Panel, n: FloatArray, groups: Groups | None = None) -> S
     spread = groups.sum_totals((each * part).sum(axis=2))
     effective = np.divide(volume**2, spread, out=np.zeros_like(spread), where=spread > 0)
     lean = None if panel.has_fine_blocks else part - each * n
-    return Strata(panel, n, total, weight, share, each, lean, groups, mass, volume, effective)
+    return Strata(panel, total, weight, share, each, lean, groups, mass, volume, effective)
 
 
 def levels(strata: Strata, arm: int, numerator: FloatArray) -> Levels:

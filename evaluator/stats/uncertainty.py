@@ -126,7 +126,7 @@ class Design:
 
     @property
     def behind(self) -> tuple[int, int]:
-        """Units of replication to show beside a metric: replicates, or instances."""
+        """Units of replication to show with a metric: replicates, or instances."""
         if self.kind == "replicates":
             return self.runs, self.runs
         (baseline, candidate), (said, also_said) = self.instances, self.declared
@@ -191,7 +191,7 @@ def combine(
         by_arm, df_inst = np.where(all_known, pooled.variance, by_arm), np.where(all_known, pooled.df, df_inst)
     inst = by_arm.sum(axis=0)
     within = np.where(known, instance.within[chosen], 0.0).sum(axis=0)
-    own = np.maximum(0.0, time.least - within)
+    own = np.maximum(0.0, np.maximum(time.variance, time.independent) - within)
     variance = inst + own
     spread = inst**2 / df_inst + own**2 / time.df
     df = np.divide(variance**2, spread, out=np.full_like(variance, time.df), where=spread > 0)

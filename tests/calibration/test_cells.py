@@ -9,15 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judging import SMALL, evidence, judge
 
-from evaluator.calibration import (
-    balanced_halves,
-    both_ways,
-    fail_more,
-    pair_runs,
-    slow_down,
-    split_instances,
-    split_time,
-)
+from evaluator.calibration.inject import fail_more, slow_down
+from evaluator.calibration.splits import balanced_halves, both_ways, pair_runs, split_instances, split_time
 from evaluator.records import VerdictWord
 from evaluator.simulate import SCENARIOS, Change, simulate, simulate_cells, to_cells
 from evaluator.simulate.requests import Requests

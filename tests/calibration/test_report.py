@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from judging import RULEBOOK, RUN, SMALL
 
-from evaluator.calibration import CHANGES, Stored, Tally, calibrate, learn_instances, needed_comparisons
+from evaluator.calibration.learn import learn_instances
+from evaluator.calibration.report import CHANGES, Stored, Tally, calibrate, needed_comparisons
 from evaluator.records import RunState, Slice
 from evaluator.simulate import SCENARIOS, Change, Design, Wander, simulate_cells
 from evaluator.stats.score import wilson_interval

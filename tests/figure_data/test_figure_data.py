@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from judging import RULEBOOK
+from judging import RULEBOOK, simulate_readings
 from reporting import HOUR, SHORT, SLOWER, runs_of, without_requests
 
 from evaluator.assess import assess_release
@@ -24,7 +24,7 @@ from evaluator.records import (
     Rulebook,
     Scan,
 )
-from evaluator.simulate import SCENARIOS, Change, simulate, simulate_cells, simulate_readings, to_cells
+from evaluator.simulate import SCENARIOS, Change, simulate, simulate_cells, to_cells
 from evaluator.simulate.readings import DURATION
 
 

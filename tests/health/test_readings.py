@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from judging import simulate_readings
 
 from evaluator.assess.readings import pair_readings
 from evaluator.health import CHECKS
 from evaluator.records import EvidenceKind, Level, Margin, Rule, Rulebook
-from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate, simulate_readings
+from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate
 from evaluator.simulate.readings import DURATION, FAILURES
 from evaluator.stats.reading_panels import Stretch, cut
 from evaluator.stats.readings import sum_up

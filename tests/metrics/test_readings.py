@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from judging import simulate_readings
 
 from evaluator.assess.readings import pair_readings
 from evaluator.metrics import METRICS, OUTCOME_METRICS, READING_METRICS, REQUEST_METRICS
@@ -23,7 +24,7 @@ from evaluator.records import (
     Series,
     Slice,
 )
-from evaluator.simulate import SCENARIOS, Scrapes, simulate, simulate_readings
+from evaluator.simulate import SCENARIOS, Scrapes, simulate
 from evaluator.simulate.readings import BOUNDS_S, DURATION, FAILURES, REQUESTS
 from evaluator.stats.reading_panels import cut
 from evaluator.stats.readings import sum_up

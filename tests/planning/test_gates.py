@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 from judging import RULEBOOK, RUN, evidence
 
-from evaluator.planning import Goal, assume_history, forecast, learn_precisions, plan_gates, tabulate
+from evaluator.planning import Goal, assume_history, learn_precisions, plan_gates, tabulate
+from evaluator.planning.precision import forecast
 from evaluator.records import Margin, Monitoring, Rule, Rulebook, Scan, Slice
 from evaluator.simulate import SCENARIOS, Change, Design, simulate_cells
 

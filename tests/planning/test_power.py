@@ -1,11 +1,14 @@
 import json
 import math
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from evaluator.planning.power import critical_value, final_critical, find_power, worst_z
+from evaluator.errors import UsageError
+from evaluator.planning.power import critical_value, find_criticals, find_power, worst_z
 from evaluator.stats.calendar import Calendar
 
 PUBLISHED = {
@@ -57,9 +60,18 @@ def test_without_shift_the_power_is_the_level():
 
 
 def test_looking_early_costs_little_at_the_end():
-    fixed = final_critical(Calendar("fixed", (), 3600, final=True), 0.01, 8.0, 0.2, 1800)
-    looked = final_critical(Calendar("group_sequential", (600,), 3600, final=True), 0.01, 8.0, 0.2, 1800)
-    anytime = final_critical(Calendar("anytime", (600,), 3600, final=True), 0.01, 8.0, 0.2, 1800)
+    end_s, df, lasting = np.array([3600.0]), np.array([8.0]), np.array([0.2])
+    fixed, looked, anytime = (
+        float(find_criticals(Calendar(kind, (600,), 3600, final=True), end_s, 0.01, df, lasting, 1800)[0])
+        for kind in ("fixed", "group_sequential", "anytime")
+    )
     assert fixed < looked < anytime
     assert math.isclose(fixed, stats.t.ppf(0.99, 8))
     assert worst_z(0.01, 0.2)[0] > worst_z(0.01, 0.2)[-1]
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "statsmodels.stats.power", None)
+    with pytest.raises(UsageError, match="statsmodels") as raised:
+        find_power(0.1, 0.04, 6, 1.9432)
+    assert raised.value.hint == "pip install 'release-evaluator[stats]'"

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 from judging import RULEBOOK
 
-from evaluator.planning import STRATEGIES, Goal, assume_history, compare_strategies, plan_gates
+from evaluator.planning import Goal, assume_history, compare_strategies, plan_gates
+from evaluator.planning.strategies import STRATEGIES
 from evaluator.records import Monitoring
 
 

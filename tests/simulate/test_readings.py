@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from judging import simulate_readings
 
 from evaluator.records import PARTS
-from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate, simulate_readings, to_cells
+from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate, to_cells
 from evaluator.simulate.readings import DURATION, FAILURES, REQUESTS
 
 DESIGN = replace(SCENARIOS["AA"], duration_s=600.0, rate_per_s=40.0)

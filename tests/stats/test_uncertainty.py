@@ -38,7 +38,9 @@ def test_the_quantile_of_few_cosines_is_not_put_on_what_is_known_well():
     series = _autoregressive(0.0, 40)[:, 0]
     estimate = series.mean(axis=1)
     time = time_variance(series - estimate[:, None])
-    both = Uncertainty(time.least[None, :], np.full((1, SERIES), time.df), np.zeros(SERIES))
+    both = Uncertainty(
+        np.maximum(time.variance, time.independent)[None, :], np.full((1, SERIES), time.df), np.zeros(SERIES)
+    )
     harm = 4 / np.sqrt(40)
     seen, before = (_share_called_worse(estimate + harm, one, 0.002) for one in (time_only(time), both))
     assert seen > before + 0.1
