@@ -12,7 +12,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page, write_time
 from evaluator.records import ReleaseSummary, VerdictWord
 from evaluator.reports import VERDICT_WORDS
-from evaluator.reports.table import lay_out
+from evaluator.reports.base import lay_out
 
 HEAD = ("release", "versions", "verdict", "runs", "requests", "last run (UTC)")
 

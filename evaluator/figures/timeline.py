@@ -44,7 +44,7 @@ def draw_timeline(
     timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]] = (), *, width: int = NARROW
 ) -> tuple[Figure, ...]:
     """Draw one figure a strip; `timeline` and `readings` as `evaluator.figure_data` traced them."""
-    strips = [*_strips(timeline), *(_strip_of_reading(reading) for reading in readings)]
+    strips = _find_strips(timeline, readings)
     colors = color_arms([arm["name"] for arm in timeline["arms"]])
     end = timeline["seconds"][-1] + timeline["slot_s"] if timeline["seconds"] else 0
     divisor, axis = label_time(end)
@@ -71,8 +71,8 @@ def explain_timeline(timeline: Mapping[str, Any]) -> str:
     return f"Each point is {format_duration(timeline['slot_s'])} of load.{shaded}"
 
 
-def _strips(timeline: Mapping[str, Any]) -> list[_Strip]:
-    """Latency, failures, requests and, where they were recorded, users."""
+def _find_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]]) -> list[_Strip]:
+    """Latency, failures, requests and, where they were recorded, users; then the readings."""
     seconds, arms = timeline["seconds"], timeline["arms"]
 
     def series(key: str, factor: float = 1.0, *, thin: bool = False) -> list[Any]:
@@ -98,16 +98,15 @@ def _strips(timeline: Mapping[str, Any]) -> list[_Strip]:
         _Strip("requests", "/s", f"Requests: {peak('per_s', 1, '/s')}", tuple(series("per_s"))),
         _Strip("users", "", f"Users: {peak('users', 1, '')}", tuple(series("users"))),
     ]
-    return [strip for strip in strips if any(finite(values) for _, _, _, values in strip.series)]
-
-
-def _strip_of_reading(reading: Mapping[str, Any]) -> _Strip:
-    name = shorten(reading["name"] or reading["query"], 60)
-    asks = f" (asked by {reading['metric']})" if reading.get("metric") else ""
-    rate = reading["shows"] == "per_s"
-    title = f"{name}: {'increase per second' if rate else 'mean'}{asks}"
-    series = tuple((arm["name"], False, arm["seconds"], arm["values"]) for arm in reading["arms"])
-    return _Strip(name, "per second" if rate else reading.get("unit", ""), title, series)
+    strips = [strip for strip in strips if any(finite(values) for _, _, _, values in strip.series)]
+    for reading in readings:
+        name = shorten(reading["name"] or reading["query"], 60)
+        asks = f" (asked by {reading['metric']})" if reading.get("metric") else ""
+        rate = reading["shows"] == "per_s"
+        title = f"{name}: {'increase per second' if rate else 'mean'}{asks}"
+        lines = tuple((arm["name"], False, arm["seconds"], arm["values"]) for arm in reading["arms"])
+        strips.append(_Strip(name, "per second" if rate else reading.get("unit", ""), title, lines))
+    return strips
 
 
 def _tabulate(strip: _Strip, divisor: float) -> tuple[tuple[str, ...], ...]:

@@ -48,7 +48,10 @@ def publish(verdict: Verdict, environ: Mapping[str, str], report: str = "") -> N
         _append(path, to_markdown(verdict, max(MAX_BYTES - taken, MAX_LEAST)) + "\n")
     if output := environ.get("GITHUB_OUTPUT"):
         facts = {"verdict": verdict.word.value, "reason": verdict.reasons[0].text, "report": report}
-        _append(Path(output), "".join(_output(name, text) for name, text in facts.items()))
+        for name, text in facts.items():
+            # Between delimiters that nobody can guess, so that no text ends it early.
+            delimiter = f"evaluator_{secrets.token_hex(16)}"
+            _append(Path(output), f"{name}<<{delimiter}\n{tame(text, MAX_MESSAGE)}\n{delimiter}\n")
 
 
 def _command(level: str, title: str, message: str) -> str:
@@ -58,12 +61,6 @@ def _command(level: str, title: str, message: str) -> str:
 
 def _data(text: str, most: int) -> str:
     return tame(text.strip(), most).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _output(name: str, text: str) -> str:
-    """Write an output between delimiters that nobody can guess, so that no text ends it early."""
-    delimiter = f"evaluator_{secrets.token_hex(16)}"
-    return f"{name}<<{delimiter}\n{tame(text, MAX_MESSAGE)}\n{delimiter}\n"
 
 
 def _append(path: Path, text: str) -> None:

@@ -57,9 +57,6 @@ def write_number(value: float | None) -> str:
 
 def _labels(row: Comparison) -> str:
     labels = {"arm": row.arm, "endpoint": row.rule.slice.endpoint, "metric": row.rule.name, "unit": row.unit}
-    return ",".join(f'{name}="{_escape(text)}"' for name, text in labels.items() if text)
-
-
-def _escape(text: str) -> str:
-    text = tame(text, MAX_LABEL).replace("#", r"\x23")
-    return text.replace("\\", "\\\\").replace('"', '\\"')
+    safe = {name: tame(text, MAX_LABEL).replace("#", r"\x23") for name, text in labels.items() if text}
+    escape = str.maketrans({"\\": r"\\", '"': r"\""})
+    return ",".join(f'{name}="{text.translate(escape)}"' for name, text in safe.items())

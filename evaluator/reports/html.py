@@ -111,23 +111,21 @@ def to_html(verdict: Verdict) -> str:
 
 def _finalize(value: Any) -> Any:
     """Show what would move the cursor or turn the line round, and cut what nobody could read."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return cut_text(value)
+    return _cut_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def cut_text(text: str, most: int = LONGEST) -> str:
+def _cut_text(text: str) -> str:
     """Text as it may be shown, by line; policies and queries keep their lines."""
-    if len(text) > most and "\n" not in text:
-        text = text[: most - 1] + "…"
+    if len(text) > LONGEST and "\n" not in text:
+        text = text[: LONGEST - 1] + "…"
     return "\n".join(plain_text(line) for line in text.split("\n"))
 
 
 def _with_code(text: str) -> Markup:
     """A sentence in which what stands between backticks is code."""
-    parts = [escape(cut_text(part)) for part in text.split("`")]
+    parts = [escape(_cut_text(part)) for part in text.split("`")]
     if len(parts) % 2 == 0:
-        return escape(cut_text(text))
+        return escape(_cut_text(text))
     return Markup("").join(Markup("<code>{}</code>").format(part) if k % 2 else part for k, part in enumerate(parts))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from typing import Any
 
 import streamlit as st
 
@@ -69,28 +70,22 @@ def show_plan() -> None:
 
 def _choose_goal(*, assumed: bool) -> Goal:
     """Sliders for traffic, instances and minutes, and what is to be found."""
-    top = st.columns(3, gap="large")
-    minutes = top[0].slider("Minutes of load", 5, 240, 60, step=5, key="minutes", bind="query-params")
-    instances = top[1].slider("Instances an arm", 1, 32, 4, key="instances", bind="query-params")
-    rate = top[2].slider(
-        "Requests a second of each arm",
-        1,
-        1000,
-        30,
-        key="rate",
-        bind="query-params",
-        disabled=not assumed,
-        help=None if assumed else "as the stored runs had",
-    )
-    low = st.columns(3, gap="large")
-    latency = low[0].slider("Rise of latency to be found, %", 1, 50, 10, key="latency", bind="query-params")
-    failures = low[1].slider(
-        "Rise of failures to be found, pp", 0.1, 5.0, 0.5, step=0.1, key="failures", bind="query-params"
-    )
-    power = low[2].slider("Chance that counts as found, %", 50, 99, 80, key="power", bind="query-params")
+
+    def slide(column: Any, label: str, key: str, low: float, high: float, value: float, **more: Any) -> float:
+        chosen: float = column.slider(label, low, high, value, key=key, bind="query-params", **more)
+        return chosen
+
+    top, below = st.columns(3, gap="large"), st.columns(3, gap="large")
+    minutes = slide(top[0], "Minutes of load", "minutes", 5, 240, 60, step=5)
+    instances = slide(top[1], "Instances an arm", "instances", 1, 32, 4)
+    why = None if assumed else "as the stored runs had"
+    rate = slide(top[2], "Requests a second of each arm", "rate", 1, 1000, 30, disabled=not assumed, help=why)
+    latency = slide(below[0], "Rise of latency to be found, %", "latency", 1, 50, 10)
+    failures = slide(below[1], "Rise of failures to be found, pp", "failures", 0.1, 5.0, 0.5, step=0.1)
+    power = slide(below[2], "Chance that counts as found, %", "power", 50, 99, 80)
     return Goal(
         duration_s=minutes * 60.0,
-        instances=instances,
+        instances=int(instances),
         rate_per_s=float(rate) if assumed else None,
         regression=latency / 100,
         failures=failures / 100,
