@@ -39,11 +39,15 @@ def render(verdict: Verdict, page: Page) -> str:
         for row in rows
         if (value := row.candidate.value) is not None and math.isfinite(value) and not row.rule.slice.endpoint
     ]
-    rates = [value for row, value in whole if row.rule.type == "throughput"]
+    rates = [value for row, value in whole if row.rule.metric.k6_name == "rate"]
     if rates:
         count = sum(summary.requests for summary in verdict.evidence.arms if summary.name == rows[0].arm)
         metrics["http_reqs"] = {"count": count, "rate": _round(rates[0])}
-    times = {name: _round(value) for row, value in whole if (name := _statistic(row))}
+    times = {
+        metric.k6_name: _round(value)
+        for row, value in whole
+        if (metric := row.rule.metric).k6_name and metric.is_response_time
+    }
     if times:
         metrics |= {"http_req_duration": times, "http_req_waiting": times}
     plain_checks = {
@@ -52,15 +56,6 @@ def render(verdict: Verdict, page: Page) -> str:
     }
     plain = {"metrics": metrics, "root_group": {"name": "", "path": "", "groups": {}, "checks": plain_checks}}
     return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)
-
-
-def _statistic(row: Comparison) -> str:
-    """Name a statistic as k6 does."""
-    if row.rule.type == "latency_mean":
-        return "avg"
-    if row.rule.type != "latency_quantile" or row.rule.quantile is None:
-        return ""
-    return "med" if row.rule.quantile == 0.5 else f"p({row.rule.quantile * 100:.6g})"
 
 
 def _round(value: float) -> float:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any, NoReturn
 
 from evaluator.errors import InputError
+from evaluator.metrics import restore_metric
 from evaluator.records import (
     WHOLE,
     ArmSummary,
@@ -171,12 +172,11 @@ def _to_comparison(plain: Mapping[str, Any]) -> Comparison:
     kind = effect["kind"] if effect else plain.get("margin_kind", "relative")
     rule = Rule(
         plain["name"],
-        plain["type"],
+        restore_metric(plain["type"], plain),
         Role(plain["role"]),
         None if plain["margin"] is None else Margin(plain["margin"], relative=kind == "relative"),
         Direction(plain["direction"]),
         Limit(**plain["limit"]),
-        quantile=plain.get("quantile"),
         slice=Slice(_endpoint(plain["slice"])),
     )
     return Comparison(
