@@ -11,7 +11,7 @@ import json
 import math
 from typing import Any
 
-from evaluator.records import Comparison, MetricStatus, Verdict, VerdictWord
+from evaluator.records import MetricStatus, Verdict, VerdictWord
 from evaluator.reports.base import Page, is_watched, tame
 from evaluator.reports.gitlab import write_number
 from evaluator.wording import name_comparison
