@@ -154,11 +154,12 @@ def send(
     body: bytes = b"",
     headers: Mapping[str, str] | None = None,
     *,
+    changes: bool = True,
     timeout_s: float | None = None,
 ) -> Answer:
     """Send a request once and read its answer, within the options' timeout or `timeout_s` for all but resolving.
 
-    Raises HookError where it was certainly not sent, MaybeSent where it may have been.
+    Raises HookError where it was certainly not sent, or `changes` nothing; MaybeSent where it may have been.
     """
     import requests
 
@@ -184,7 +185,7 @@ def send(
         except ExchangeError as error:
             if not error.reached:
                 raise HookError(f"{host}:{port} cannot be reached: {error.why}") from None
-            raise MaybeSent(f"{host} did not answer: {error.why}") from None
+            raise (MaybeSent if changes else HookError)(f"{host} did not answer: {error.why}") from None
     # Cut where it gets too long: whether it was accepted is said by the status.
     text = response.content[:LARGEST_BODY].decode("utf-8", "replace")
     return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, text)
