@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Protocol
 
 from evaluator.health import Context
-from evaluator.metrics import METRICS
 from evaluator.metrics.scan import Measured
 from evaluator.records import (
     BASELINE,
@@ -66,8 +65,7 @@ class Pairs(Protocol):
 def find_rules(rulebook: Rulebook, kind: EvidenceKind, *, early: bool = False) -> tuple[Rule, ...]:
     """The policy's rules on one kind of evidence; `early`: those that a look before the last one answers."""
     roles = {Role.GATE, Role.HOLD} if rulebook.monitoring.early_go else {Role.GATE}
-    rules = (rule for rule in rulebook.rules if METRICS[rule.type].of == kind)
-    return tuple(rule for rule in rules if not early or rule.role in roles)
+    return tuple(rule for rule in rulebook.on(kind) if not early or rule.role in roles)
 
 
 def find_depth(rulebook: Rulebook, *, early: bool) -> Depth:

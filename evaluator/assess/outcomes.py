@@ -9,8 +9,8 @@ from typing import Literal
 from evaluator.assess.base import find_rules
 from evaluator.errors import UnknownName
 from evaluator.health import OutcomeContext, warn
-from evaluator.metrics import OUTCOME_METRICS
-from evaluator.metrics.outcome_base import Compared, Needs, OutcomePair, name_unit, no_outcome_data
+from evaluator.metrics.base import no_data
+from evaluator.metrics.outcome_base import Compared, Needs, OutcomeMetric, OutcomePair
 from evaluator.metrics.scan import Measured
 from evaluator.records import (
     CANDIDATE,
@@ -58,7 +58,8 @@ class OutcomePairs(OutcomeContext):
         compared = []
         for arm in range(1, len(outcomes.arms)):
             price = find_price(outcomes, arm, self.rulebook.monitoring)
-            compared += [_compare(outcomes, arm, rule, price, self.rulebook.alpha) for rule in rules]
+            pair = OutcomePair(outcomes, arm, self.rulebook.alpha)
+            compared += [_compare(pair, metric, rule, price) for metric, rule in OutcomeMetric.among(rules)]
         columns = {outcomes.variables.index(name): arms for name, arms in outcomes.values.items()}
         loadings = find_loadings([one.errors for one in compared], outcomes.moments, columns)
         return Measured(
@@ -97,17 +98,16 @@ def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -
 
 
 def _answer_nothing(rules: tuple[Rule, ...], why: str) -> tuple[Comparison, ...]:
-    units = (name_unit(rule, proportion=rule.type == "outcome_proportion") for rule in rules)
-    return tuple(no_outcome_data(rule, CANDIDATE, unit, why) for rule, unit in zip(rules, units, strict=True))
+    return tuple(no_data(rule, CANDIDATE, why) for rule in rules)
 
 
-def _compare(outcomes: Outcomes, arm: int, rule: Rule, price: LookPrice, alpha: float) -> Compared:
+def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPrice) -> Compared:
     """Answer one rule at what the look may cost: p-values over all looks, and the interval that is their dual."""
 
     def ask(level: float) -> Compared:
-        return OUTCOME_METRICS[rule.type].compare(OutcomePair(outcomes, arm, level or alpha), rule)
+        return metric.compare(replace(pair, alpha=level or pair.alpha), rule)
 
-    worse, within = price.level(alpha, "worse"), price.level(alpha, "within")
+    worse, within = price.level(pair.alpha, "worse"), price.level(pair.alpha, "within")
     found = ask(worse)
     made = found.comparison
     if made.effect is None or (price.kind == "fixed" and not price.refused):
@@ -144,31 +144,26 @@ def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
     are correlated.
     """
     needs, of_gates = Needs(), Needs()
-    rules = find_rules(rulebook, EvidenceKind.OUTCOMES)
-    for rule in rules:
-        _check_names(outcomes, rule)
-        own = OUTCOME_METRICS[rule.type].needs(outcomes, rule)
+    asked = OutcomeMetric.among(rulebook.rules)
+    for metric, rule in asked:
+        _check_names(outcomes, metric, rule)
+        own = metric.needs(outcomes)
         needs |= own
         of_gates |= own if rule.role is Role.GATE else Needs()
-    gates = [rule for rule in rules if rule.role is Role.GATE]
+    gates = [metric for metric, rule in asked if rule.role is Role.GATE]
     if of_gates == Needs() or len(gates) < 2:
         return needs
-    names: set[str] = set()
-    for rule in gates:
-        happened = rule.type == "outcome_proportion" and not rule.per
-        names |= {f"{rule.outcome}?" if happened else str(rule.outcome), *rule.covariates}
-        names |= {rule.per} if rule.per else set()
+    names = {name for metric in gates for name in (*metric.variables, *metric.covariate_names)}
     return needs | Needs(frozenset(names & set(outcomes.variables)))
 
 
-def _check_names(outcomes: Outcomes, rule: Rule) -> None:
+def _check_names(outcomes: Outcomes, metric: OutcomeMetric, rule: Rule) -> None:
     hint = f"metric '{rule.name}' of the policy asks for it"
     known = [column.name for column in outcomes.columns if column.role == "outcome"]
-    asked = [rule.outcome, *([rule.per] if rule.per and rule.per != "rows" else [])]
-    for name in asked:
+    for name in metric.outcomes:
         if name not in known:
-            raise UnknownName("outcome", str(name), known, hint=hint)
+            raise UnknownName("outcome", name, known, hint=hint)
     covariates = [column.name for column in outcomes.columns]
-    for name in rule.covariates:
+    for name in metric.covariate_names:
         if name not in covariates:
             raise UnknownName("covariate", name, covariates, hint=hint)

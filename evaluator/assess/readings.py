@@ -14,8 +14,8 @@ import numpy as np
 from evaluator.assess.base import complete_arms, find_depth, find_rules, plan_runs
 from evaluator.assess.requests import RequestPairs
 from evaluator.health import ReadingContext, fail, warn
-from evaluator.metrics import READING_METRICS
-from evaluator.metrics.reading_base import ReadingPair, no_readings, show_unit
+from evaluator.metrics.base import no_data
+from evaluator.metrics.reading_base import ReadingMetric, ReadingPair
 from evaluator.metrics.scan import Measured
 from evaluator.records import (
     BASELINE,
@@ -27,6 +27,7 @@ from evaluator.records import (
     EvidenceKind,
     Finding,
     QueryFacts,
+    QueryKind,
     ReadingCells,
     Rulebook,
     Run,
@@ -58,7 +59,8 @@ class ReadingPairs(ReadingContext):
             ReadingPair(self.view, arm, book.alpha, book.prior, self.panels, before_s, depth)
             for arm in self.view.readings.arms[1:]
         ]
-        compared = [READING_METRICS[rule.type].compare(pair, rule) for pair in pairs for rule in rules]
+        asked = ReadingMetric.among(rules)
+        compared = [metric.compare(pair, rule) for pair in pairs for metric, rule in asked]
         return Measured(_share_errors(compared))
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
@@ -95,12 +97,10 @@ class ReadingPairs(ReadingContext):
         """What the busiest denominator of the policy's metrics counted: requests or observations."""
         counted = [0.0]
         for rule in find_rules(self.rulebook, self.kind):
-            if rule.type == "counter_ratio":
-                rows = self.view.find(rule.queries[-1], 0)
-            elif rule.type.startswith("histogram"):
-                rows = self.view.find(rule.queries[0], 3)
-            else:
+            query = rule.metric.denominator
+            if query is None:
                 continue
+            rows = self.view.find(query, 3 if query.kind is QueryKind.HISTOGRAM else 0)
             cells = self.view.readings
             counted.append(float(cells.total[rows][cells.arm[rows] == arm].sum()))
         return round(max(counted))
@@ -161,9 +161,7 @@ def pair_readings(
 
 def _answer_nothing(rulebook: Rulebook, arms: tuple[str, ...], why: str) -> tuple[Comparison, ...]:
     return tuple(
-        no_readings(rule, arm, show_unit(rule, READING_METRICS[rule.type]), why)
-        for arm in arms or (CANDIDATE,)
-        for rule in find_rules(rulebook, EvidenceKind.READINGS)
+        no_data(rule, arm, why) for arm in arms or (CANDIDATE,) for rule in find_rules(rulebook, EvidenceKind.READINGS)
     )
 
 
@@ -207,7 +205,7 @@ def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[Readi
     code = readings.queries.index(UP)
     own = readings.query == code
     targets = replace(keep_rows(readings, own), facts=tuple(fact for fact in readings.facts if fact.query == UP))
-    if any(UP in rule.queries for rule in rulebook.rules):
+    if any(UP in rule.metric.queries for rule in rulebook.rules):
         return readings, targets
     rest = keep_rows(readings, ~own)
     rest = replace(

@@ -12,21 +12,18 @@ import numpy as np
 from evaluator.assess.base import complete_arms, find_depth, find_rules, plan_runs
 from evaluator.errors import UnknownName
 from evaluator.health import RequestContext
-from evaluator.metrics import METRICS, REQUEST_METRICS
-from evaluator.metrics.base import Pair
+from evaluator.metrics.base import Pair, RequestMetric, no_data
 from evaluator.metrics.scan import MIN_FOR_TIME, Measured, scan_endpoints
 from evaluator.records import (
     BASELINE,
     BLOCK_BUCKETS,
     ArmSummary,
-    ArmValue,
     Cells,
     Comparison,
     Evidence,
     EvidenceKind,
     Finding,
     LeftOut,
-    MetricStatus,
     Progress,
     Rule,
     Rulebook,
@@ -89,7 +86,7 @@ class RequestPairs(RequestContext):
             pair = self.at(arm, None, at_s)
             if pair is None:
                 why = self._explain_missing(arm)
-                comparisons += [_answer_nothing(rule, arm, why) for rule in rules]
+                comparisons += [no_data(rule, arm, why) for rule in rules]
                 continue
             whole.append(pair)
             comparisons += self._compare(pair, rules, at_s)
@@ -107,16 +104,14 @@ class RequestPairs(RequestContext):
         for index, rule in enumerate(rules):
             groups.setdefault((rule.type, rule.slice.endpoint), []).append(index)
         found: dict[int, Comparison] = {}
-        for (name, endpoint), indices in groups.items():
-            chosen = [rules[index] for index in indices]
+        for (_, endpoint), indices in groups.items():
+            asked = RequestMetric.among([rules[index] for index in indices])
             pair = whole if endpoint is None else self.at(whole.arm, endpoint, at_s)
             if pair is None:
                 why = f"{endpoint} was not called on both arms"
-                answers = [_answer_nothing(rule, whole.arm, why) for rule in chosen]
-            elif METRICS[name].together:
-                answers = [*METRICS[name].load_together()(pair, chosen)]
+                answers = tuple(no_data(rule, whole.arm, why) for _, rule in asked)
             else:
-                answers = [REQUEST_METRICS[name](pair, rule) for rule in chosen]
+                answers = type(asked[0][0]).compare_all(pair, asked)
             found |= zip(indices, answers, strict=True)
         return [found[index] for index in range(len(rules))]
 
@@ -268,16 +263,3 @@ def _separate_instances(comparisons: list[Comparison], pairs: list[Pair]) -> tup
         else:
             out.append(comparison)
     return tuple(out)
-
-
-def _answer_nothing(rule: Rule, arm: str, why: str) -> Comparison:
-    return Comparison(
-        rule=rule,
-        arm=arm,
-        unit=METRICS[rule.type].shown or METRICS[rule.type].unit,
-        baseline=ArmValue(None, 0),
-        candidate=ArmValue(None, 0),
-        method="none",
-        no_data=why,
-        status=MetricStatus.NO_DATA,
-    )

@@ -17,8 +17,8 @@ from evaluator.figure_data.readings import trace_readings
 from evaluator.figure_data.shape import trace_distribution, trace_quantiles
 from evaluator.figure_data.timeline import Axis, build_axis, trace_timeline
 from evaluator.figure_data.units import trace_units
-from evaluator.metrics import REQUEST_METRICS
-from evaluator.records import Comparison, ReadingCells, Role, Rulebook
+from evaluator.metrics.reading_base import ReadingMetric
+from evaluator.records import Comparison, EvidenceKind, ReadingCells, Role, Rulebook
 
 __all__ = ["MOST_POINTS", "MOST_UNITS", "trace_release"]
 
@@ -67,12 +67,13 @@ def trace_release(
         traced["distributions"] = [found for arm in arms if (found := trace_distribution(requests, arm))]
         decided = min((row.decided_at_s for row in drawn if row.decided_at_s is not None), default=None)
         traced["timeline"] = trace_timeline(requests, axis, decided)
-    rules = {query.text: rule for rule in reversed(rulebook.rules) for query in rule.queries}
-    traced["readings"] = [] if readings is None else trace_readings(readings, axis, rules)
+    asked = reversed(ReadingMetric.among(rulebook.rules))
+    metrics = {query.text: (metric, rule.name) for metric, rule in asked for query in metric.queries}
+    traced["readings"] = [] if readings is None else trace_readings(readings, axis, metrics)
     return traced
 
 
 def _is_drawn(row: Comparison) -> bool:
     """Has this comparison curves of its own? Gates and holds on requests have, where there is data."""
-    decides = row.rule.role is not Role.WATCH and not row.scan and row.rule.type in REQUEST_METRICS
+    decides = row.rule.role is not Role.WATCH and not row.scan and row.rule.evidence is EvidenceKind.REQUESTS
     return decides and row.effect is not None

@@ -8,7 +8,7 @@ from typing import Any
 from evaluator.assess.looks import repeat_interval
 from evaluator.assess.requests import RequestPairs
 from evaluator.figure_data.base import plain, spread
-from evaluator.metrics import REQUEST_METRICS
+from evaluator.metrics.base import RequestMetric
 from evaluator.records import BLOCK_BUCKETS, Comparison, Effect
 from evaluator.stats.longrun import MIN_BUCKETS
 
@@ -49,9 +49,10 @@ def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] |
 def _find_effect(requests: RequestPairs, row: Comparison, at_s: int) -> Effect | None:
     """The effect as it was known after the first seconds of judged data."""
     pair = requests.at(row.arm, row.rule.slice.endpoint, at_s)
-    if pair is None:
+    metric = row.rule.metric
+    if pair is None or not isinstance(metric, RequestMetric):
         return None
-    then = REQUEST_METRICS[row.rule.type](replace(pair, depth="full"), row.rule)
+    then = metric.compare(replace(pair, depth="full"), row.rule)
     if requests.calendar.kind != "fixed":
         then = repeat_interval(then, replace(requests.calendar, final=False), float(at_s), requests.rulebook)
     return then.effect

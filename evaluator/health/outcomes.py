@@ -192,7 +192,7 @@ def describe_left_out(facts: OutcomeFacts) -> str:
 def check_missing(context: OutcomeContext) -> Iterable[Finding]:
     """Units without a value are left out of that outcome; that is fair only where it happens to all arms alike."""
     outcomes = context.outcomes
-    used = {name for rule in context.rulebook.rules for name in (rule.outcome, rule.per, *rule.covariates) if name}
+    used = {name for rule in context.rulebook.rules for name in (*rule.metric.outcomes, *rule.metric.covariate_names)}
     for name, missing in outcomes.facts.missing.items():
         if name not in used:
             continue
@@ -221,18 +221,15 @@ def check_tails(context: OutcomeContext) -> Iterable[Finding]:
     """Is the mean of so skewed values of so few units still about normal?"""
     outcomes = context.outcomes
     for rule in context.rulebook.rules:
-        if (
-            rule.type not in ("outcome_mean", "outcome_ratio")
-            or rule.winsorise
-            or rule.outcome not in outcomes.variables
-        ):
+        outcome = rule.metric.uncut_mean
+        if outcome not in outcomes.variables:
             continue
-        column = outcomes.variables.index(str(rule.outcome))
+        column = outcomes.variables.index(outcome)
         needed = max(SKEWED * float(skew[column]) ** 2 for skew in outcomes.skewness)
         fewest = min(part.n for part in outcomes.moments)
         if fewest < needed:
             text = (
-                f"{rule.outcome} is so skewed that a mean needs about {format_count(round(needed))} units an arm, "
+                f"{outcome} is so skewed that a mean needs about {format_count(round(needed))} units an arm, "
                 f"{format_count(fewest)} are there"
             )
             yield warn("heavy_tail", text, remedy=f"import more units, or set winsorise: 99.9% for {rule.name}")

@@ -109,7 +109,9 @@ def _listen(context: ReadingContext, facts: Sequence[QueryFacts]) -> Iterator[tu
     if not heard:
         return
     yield "", tuple(sorted(span for fact in heard for span in fact.spans)), max(fact.step_ms for fact in heard)
-    deciding = {q for rule in context.rulebook.rules if rule.role in (Role.GATE, Role.HOLD) for q in rule.queries}
+    deciding = {
+        q for rule in context.rulebook.rules if rule.role in (Role.GATE, Role.HOLD) for q in rule.metric.queries
+    }
     rare = _failure_queries(context)
     for fact in facts:
         if fact.query in deciding and fact.query not in rare and not fact.nan + fact.infinite:
@@ -125,8 +127,8 @@ def _scraped(context: ReadingContext, facts: Sequence[QueryFacts]) -> list[Query
 
 def _failure_queries(context: ReadingContext) -> set[Query]:
     """Failures may happen late, or never."""
-    rules = [rule for rule in context.rulebook.rules if rule.type == "counter_ratio"]
-    return {rule.queries[0] for rule in rules} - {rule.queries[-1] for rule in rules}
+    asked = [rule.metric.queries for rule in context.rulebook.rules if len(rule.metric.queries) > 1]
+    return {queries[0] for queries in asked} - {queries[-1] for queries in asked}
 
 
 def _first_heard(context: ReadingContext, arm: str) -> tuple[float, float] | None:

@@ -193,10 +193,10 @@ def _request_counters(context: ReadingContext) -> list[Query]:
     """Counters that grow with requests: denominators, histograms, and rates of which more is better."""
     found: dict[Query, None] = {}
     for rule in context.rulebook.rules:
-        if rule.type == "counter_ratio":
-            found[rule.queries[-1]] = None
-        elif rule.type.startswith("histogram") or (rule.type == "counter_rate" and rule.direction is Direction.HIGHER):
-            found[rule.queries[0]] = None
+        if rule.metric.denominator:
+            found[rule.metric.denominator] = None
+        elif rule.direction is Direction.HIGHER:
+            found |= {query: None for query in rule.metric.queries if query.kind is QueryKind.COUNTER}
     return list(found)
 
 

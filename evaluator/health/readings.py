@@ -11,8 +11,6 @@ from evaluator.stats.reading_panels import measures_the_same, name_of
 from evaluator.wording import format_change, format_count, format_number, name_comparison
 
 ENOUGH = 3
-CLIENT_TIMES = ("latency_quantile", "latency_mean")
-SERVER_TIMES = ("histogram_quantile", "histogram_mean")
 
 
 def check_selectors(context: ReadingContext) -> Iterable[Finding]:
@@ -225,8 +223,8 @@ def check_agreement(context: ReadingContext) -> Iterable[Finding]:
         return next(shown, None)
 
     for arm in context.readings.arms[1:]:
-        client = [c for c in context.client if c.arm == arm and c.rule.type in CLIENT_TIMES and not c.scan]
-        server = [c for c in context.comparisons if c.arm == arm and c.rule.type in SERVER_TIMES]
+        client = [c for c in context.client if c.arm == arm and c.rule.metric.is_response_time and not c.scan]
+        server = [c for c in context.comparisons if c.arm == arm and c.rule.metric.is_response_time]
         slow_outside, slow_inside = find(client, "p_worse"), find(server, "p_worse")
         if slow_outside and not slow_inside and (fine := find(server, "p_within")):
             why = "look between them: queues, network or load balancer"

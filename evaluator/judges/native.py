@@ -14,6 +14,7 @@ from evaluator.judges.multiplicity import adjust, adjust_plausible
 from evaluator.records import (
     Comparison,
     Evidence,
+    EvidenceKind,
     Finding,
     Level,
     Look,
@@ -206,11 +207,12 @@ def _early_p(own: Sequence[Comparison]) -> float:
 
 def _side_by_side(comparisons: Sequence[Comparison]) -> list[tuple[float, ...]]:
     """Loadings of requests, readings and outcomes in places of their own: they share no unit."""
-    return _place([c.loadings for c in comparisons], [_kind(c) for c in comparisons])
+    return _place([c.loadings for c in comparisons], [c.rule.evidence for c in comparisons])
 
 
-def _place(loadings: Sequence[tuple[float, ...]], kinds: Sequence[int]) -> list[tuple[float, ...]]:
-    sizes = [0] * KINDS
+def _place(loadings: Sequence[tuple[float, ...]], evidence: Sequence[EvidenceKind]) -> list[tuple[float, ...]]:
+    kinds = [list(EvidenceKind).index(kind) for kind in evidence]
+    sizes = [0] * len(EvidenceKind)
     for row, kind in zip(loadings, kinds, strict=True):
         sizes[kind] = max(sizes[kind], len(row))
     if sum(size > 0 for size in sizes) < 2:
@@ -219,11 +221,6 @@ def _place(loadings: Sequence[tuple[float, ...]], kinds: Sequence[int]) -> list[
         (0.0,) * sum(sizes[:kind]) + row + (0.0,) * sum(sizes[kind + 1 :]) if len(row) == sizes[kind] else ()
         for row, kind in zip(loadings, kinds, strict=True)
     ]
-
-
-def _kind(comparison: Comparison) -> int:
-    """Of requests (0), of readings (1) or of outcomes (2)."""
-    return 2 if comparison.rule.outcome else 1 if comparison.rule.queries else 0
 
 
 # ------------------------------------------------------------------ worse, over all that was asked
@@ -251,7 +248,7 @@ def _rejected(comparisons: Sequence[Comparison], looks: Mapping[int, Look], leve
     if scan:
         adjusted = adjust_plausible(p_values)
     else:
-        loadings = _place([looks[i].loadings for i, _ in asked], [_kind(comparisons[i]) for i, _ in asked])
+        loadings = _place([looks[i].loadings for i, _ in asked], [comparisons[i].rule.evidence for i, _ in asked])
         adjusted = adjust(p_values, loadings)
     return sorted({i for (i, _), p in zip(asked, adjusted, strict=True) if p < level})
 
@@ -311,9 +308,10 @@ def _judge_one(
 
 def _tie_mean_to_failures(comparison: Comparison, judged: Sequence[Comparison]) -> Comparison:
     """A mean of successes says nothing good while failures are not excluded: slow requests may be among them."""
-    if comparison.rule.type != "latency_mean" or comparison.scan or comparison.status is not MetricStatus.PASS:
+    asked = comparison.rule.metric.needs_failures_within and not comparison.scan
+    if not asked or comparison.status is not MetricStatus.PASS:
         return comparison
-    failures = [c for c in judged if c.rule.type == "failure_rate" and not c.scan and c.arm == comparison.arm]
+    failures = [c for c in judged if c.rule.metric.is_failure_rate and not c.scan and c.arm == comparison.arm]
     if all(c.status is MetricStatus.PASS for c in failures):
         return comparison
     reason = wording.explain_mean_without_failures(comparison)

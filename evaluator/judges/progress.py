@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from evaluator.records import MetricStatus, Role, Verdict
+from evaluator.records import EvidenceKind, MetricStatus, Role, Verdict
 from evaluator.wording import format_duration
 
 __all__ = ["describe_missing"]
@@ -27,7 +27,7 @@ def describe_missing(verdict: Verdict) -> str:
     multiple, more = slowest.needed_time, ""
     if slowest.no_data:
         more = f" ({slowest.no_data})"
-    elif multiple is not None and not slowest.rule.outcome:
+    elif multiple is not None and slowest.rule.evidence is not EvidenceKind.OUTCOMES:
         # `multiple`: of the present time, after which it would be shown to be within its margin.
         more_s = (multiple - 1) * verdict.evidence.window.seconds
         more = " (more time alone will not show it to be within its margin)"

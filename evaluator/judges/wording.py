@@ -6,7 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evaluator.records import Comparison, Direction, Evidence, Finding, Level, Margin, MetricStatus, Reason, Role
+from evaluator.records import (
+    Comparison,
+    Direction,
+    Evidence,
+    EvidenceKind,
+    Finding,
+    Level,
+    Margin,
+    MetricStatus,
+    Reason,
+    Role,
+)
 from evaluator.wording import (
     format_change,
     format_count,
@@ -59,7 +70,7 @@ def _moved(comparison: Comparison, alpha: float) -> str:
     if effect is None:
         return name
     if math.isinf(effect.estimate):
-        share = format_number(100 * (1 - (comparison.rule.quantile or 0.5)))
+        share = format_number(100 * comparison.rule.metric.share_above)
         return f"{name} became a failure: more than {share} % of the requests of {comparison.arm} fail"
     size = format_change(effect, comparison.unit).lstrip("+−")
     unit = size.rsplit(" ", 1)[1]
@@ -354,9 +365,9 @@ def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence:
     open_names = {(doubt.metric, doubt.arm) for doubt in doubts if doubt.code == "not_shown"}
     waiting = [c for c in judged if (c.rule.name, c.arm) in open_names and not c.scan and c.needed_time is not None]
     if not waiting:
-        return _answer_doubt(doubts[0], evidence)
+        return _answer_doubt(doubts[0], judged, evidence)
     longest = max(c.needed_time or 0.0 for c in waiting)
-    if all(c.rule.outcome for c in waiting):
+    if all(c.rule.evidence is EvidenceKind.OUTCOMES for c in waiting):
         return _more_units(longest, waiting)
     unresolved = next((c for c in waiting if c.unresolved), None)
     if unresolved is not None:
@@ -385,11 +396,12 @@ def _more_instances(evidence: Evidence) -> str:
     return "load more instances an arm, or more replicates (--replicates 5)"
 
 
-def _answer_doubt(doubt: Reason, evidence: Evidence) -> str:
+def _answer_doubt(doubt: Reason, judged: Sequence[Comparison], evidence: Evidence) -> str:
     """What to do about something that is no open metric."""
     again = "collect" if evidence.collected else "import" if evidence.imported else "load"
     if doubt.code == "endpoint_worse":
-        key = "failure_tolerance" if doubt.metric == "failure_rate" else "tolerance"
+        asked = next(c.rule.metric for c in judged if c.scan and c.rule.name == doubt.metric)
+        key = "failure_tolerance" if asked.is_failure_rate else "tolerance"
         return (
             f"look at {doubt.slice}; if its harm is acceptable, widen `endpoint_scan: {{{key}: …}}`, or give this "
             "endpoint a gate with a margin of its own"

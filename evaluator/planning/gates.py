@@ -37,7 +37,7 @@ class Goal:
 
     def harm(self, precision: Precision) -> float:
         """The regression in the terms of a gate; of an absolute gate in milliseconds, its share of the baseline."""
-        if precision.rule.type == "failure_rate":
+        if precision.rule.metric.is_failure_rate:
             relative = self.failures / max(precision.baseline, 1e-12)
             return relative if precision.relative else self.failures
         return self.regression if precision.relative else self.regression * precision.baseline
@@ -165,7 +165,7 @@ class _Planner:
     def _inflation(self, shift: float) -> float:
         """A higher failure rate varies more: factor on the standard error seen without any change."""
         p = self.precision
-        if p.rule.type != "failure_rate" or p.relative or not 0 < p.baseline < 1:
+        if not p.rule.metric.is_failure_rate or p.relative or not 0 < p.baseline < 1:
             return 1.0
         worse = min(max(p.baseline + shift, 0.0), 1.0)
         own = p.baseline * (1 - p.baseline)

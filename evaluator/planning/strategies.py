@@ -208,4 +208,4 @@ class _Rollout:
 
 
 def _is_failures(gate: Precision) -> bool:
-    return gate.rule.type == "failure_rate"
+    return gate.rule.metric.is_failure_rate

@@ -12,8 +12,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from evaluator.errors import EvaluatorError, UnknownName, UsageError
+from evaluator.fields import PositiveDuration, Section, within
 from evaluator.policy.building import build
-from evaluator.policy.fields import PositiveDuration, Section, within
 from evaluator.records.intents import ANNOUNCE, UNDO, Action, Approvals, HookEntry, PersonRole, PromotionRules
 
 __all__ = ["ApprovalsSection", "HooksSection", "RolesSection", "add_hooks", "options_at", "to_rules"]

@@ -42,7 +42,7 @@ def _requests(verdict: Verdict, rows: list[Comparison]) -> dict[str, Any]:
     """Requests of the candidate, and how many a second where a metric says so."""
     arm = rows[0].arm if rows else None
     count = sum(summary.requests for summary in verdict.evidence.arms if summary.name == arm)
-    rates = [row.candidate.value for row in rows if row.rule.type == "throughput" and not row.rule.slice.endpoint]
+    rates = [row.candidate.value for row in rows if row.rule.metric.k6_name == "rate" and not row.rule.slice.endpoint]
     known = [rate for rate in rates if rate is not None and math.isfinite(rate)]
     return {"http_reqs": {"count": count, "rate": _round(known[0])}} if known else {}
 
@@ -50,19 +50,11 @@ def _requests(verdict: Verdict, rows: list[Comparison]) -> dict[str, Any]:
 def _times(rows: list[Comparison]) -> dict[str, Any]:
     found = {}
     for row in rows:
-        name, value = _statistic(row), row.candidate.value
-        if name and value is not None and math.isfinite(value) and not row.rule.slice.endpoint:
-            found[name] = _round(value)
+        metric, value = row.rule.metric, row.candidate.value
+        asked = metric.k6_name and metric.is_response_time and not row.rule.slice.endpoint
+        if asked and value is not None and math.isfinite(value):
+            found[metric.k6_name] = _round(value)
     return {"http_req_duration": found, "http_req_waiting": found} if found else {}
-
-
-def _statistic(row: Comparison) -> str:
-    """Name a statistic as k6 does."""
-    if row.rule.type == "latency_mean":
-        return "avg"
-    if row.rule.type != "latency_quantile" or row.rule.quantile is None:
-        return ""
-    return "med" if row.rule.quantile == 0.5 else f"p({row.rule.quantile * 100:.6g})"
 
 
 def _group(checks: dict[str, bool]) -> dict[str, Any]:

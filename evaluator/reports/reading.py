@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any, NoReturn
 
 from evaluator.errors import InputError
+from evaluator.metrics import restore_metric
 from evaluator.records import (
     WHOLE,
     ArmSummary,
@@ -209,12 +210,11 @@ def _comparison(plain: Mapping[str, Any]) -> Comparison:
 def _rule(plain: Mapping[str, Any]) -> Rule:
     return Rule(
         plain["name"],
-        plain["type"],
+        restore_metric(plain["type"], plain),
         Role(plain["role"]),
         _margin(plain),
         Direction(plain["direction"]),
         Limit(**plain["limit"]),
-        quantile=plain.get("quantile"),
         slice=Slice(_endpoint(plain["slice"])),
     )
 

@@ -152,7 +152,8 @@ def _metric(row: Comparison) -> dict[str, Any]:
         "detectable_effect": row.detectable_effect,
         "reason": row.reason or row.no_data or "",
     }
-    plain |= {"quantile": rule.quantile} if rule.quantile is not None else {}
+    stated = {option: getattr(rule.metric, option) for option in rule.metric.stated}
+    plain |= {option: value for option, value in stated.items() if value is not None}
     if rule.margin is not None and row.effect is None:
         plain["margin_kind"] = "relative" if rule.margin.relative else "absolute"
     return plain | ({"view": dataclasses.asdict(row.view)} if row.view else {})

@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from evaluator.errors import SourceError, UsageError
 from evaluator.extensions import needs
-from evaluator.records import Answer, Part, Query, QueryKind, Series
+from evaluator.records import Answer, Part, Query, QueryKind, Series, metric_name
 from evaluator.secrecy import OF_SOURCES
 from evaluator.sources.prometheus.absence import Labels, explain_labels, find_form, find_impossible
 from evaluator.sources.prometheus.faults import odd_answer
 from evaluator.sources.prometheus.options import PrometheusOptions
-from evaluator.sources.prometheus.queries import fill, is_plain, matchers_of, metric_name, parts_of
+from evaluator.sources.prometheus.queries import fill, matchers_of, parts_of
 from evaluator.sources.prometheus.series import Collected
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Prometheus:
         plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
         if query.kind is QueryKind.HISTOGRAM:
             return replace(answer, form=find_form(answer, lambda: self.labels_of(plain, window.start, window.end)))
-        if not is_plain(query.text) or not matchers_of(query.text):
+        if not metric_name(query.text) or not matchers_of(query.text):
             return answer
         if answer.series:
             return replace(answer, impossible=find_impossible(query.text, arm, [one.labels for one in answer.series]))
@@ -282,7 +282,7 @@ class Prometheus:
 
     def _windows(self, text: str, whole: _Window, collected: Collected, on_progress: Progress) -> Iterator[Reply]:
         """Ask window by window; yields what the server says of its answers."""
-        raw, step_ms = is_plain(text), self.options.step_s * 1000
+        raw, step_ms = bool(metric_name(text)), self.options.step_s * 1000
         ask, gap = (self._ask_samples, 1) if raw else (self._ask_steps, step_ms)
         start = whole.start_ms if raw else -(-whole.start_ms // step_ms) * step_ms
         first = _cut(start, whole.end_ms, FIRST_STEPS * step_ms, step_ms, gap)[:1]
