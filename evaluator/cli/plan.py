@@ -84,7 +84,10 @@ def command(
     grids = tabulate(history, policy.rulebook, goal, [goal.duration_s * f for f in FACTORS], around)
     strategies = compare_strategies(history, policy.rulebook, goal)
     if plot is not None:
-        _draw(plot, plans, grids, strategies)
+        with needs("drawing needs", "plots"):
+            from evaluator.figures import draw_plan, save_figure
+
+            save_figure(draw_plan(plans, grids, strategies), plot)
     if as_json:
         emit(json.dumps(_to_plain(history, goal, plans, grids, strategies), indent=2))
         return
@@ -92,13 +95,6 @@ def command(
     lines = [*_head(release, history, goal), "", *_gates(plans, goal, page), "", *_grid(plans, grids, page), ""]
     lines += [*_strategies(strategies, goal, page), "", *_notes(history)]
     emit("\n".join(line if line.startswith("  ") else write_line(line, page) for line in lines))
-
-
-def _draw(path: Path, plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequence[Exposure]) -> None:
-    with needs("drawing needs", "plots"):
-        from evaluator.figures import draw_plan, save_figure
-
-        save_figure(draw_plan(plans, grids, strategies), path)
 
 
 # ------------------------------------------------------------------ for people

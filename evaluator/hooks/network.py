@@ -109,7 +109,19 @@ def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
         ) from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for address in addresses:
-        _check(host, ipaddress.ip_address(address), networks, must_be_listed=is_literal)
+        meant = _embedded(ipaddress.ip_address(address))
+        is_public = meant.is_global and not meant.is_multicast and not meant.is_reserved
+        listed = [network for network in networks if meant in network]
+        if meant in _METADATA:
+            refused = not any(network.num_addresses == 1 for network in listed)
+        else:
+            refused = not listed and (is_literal or not is_public)
+        if refused:
+            what = "a metadata service" if meant in _METADATA else "that address" if is_public else "not public"
+            raise HookError(
+                f"{host} is {meant}, which is {what} and not among allow_hosts",
+                hint=f"list the address itself if hooks may reach it: [{meant}]",
+            )
     return addresses
 
 
@@ -117,22 +129,6 @@ def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None
     with contextlib.suppress(ValueError):
         return ipaddress.ip_network(entry, strict=False)
     return None
-
-
-def _check(host: str, address: _Address, networks: list[Any], *, must_be_listed: bool) -> None:
-    meant = _embedded(address)
-    is_public = meant.is_global and not meant.is_multicast and not meant.is_reserved
-    listed = [network for network in networks if meant in network]
-    if meant in _METADATA:
-        refused = not any(network.num_addresses == 1 for network in listed)
-    else:
-        refused = not listed and (must_be_listed or not is_public)
-    if refused:
-        what = "a metadata service" if meant in _METADATA else "that address" if is_public else "not public"
-        raise HookError(
-            f"{host} is {meant}, which is {what} and not among allow_hosts",
-            hint=f"list the address itself if hooks may reach it: [{meant}]",
-        )
 
 
 def _embedded(address: _Address) -> _Address:
