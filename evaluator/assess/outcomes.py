@@ -6,17 +6,14 @@ import math
 from dataclasses import replace
 from typing import Literal
 
-from evaluator.assess.base import find_rules
+from evaluator.assess.base import answer_nothing, find_rules
 from evaluator.errors import UnknownName
 from evaluator.health import OutcomeContext, warn
-from evaluator.metrics.base import no_data
 from evaluator.metrics.outcome_base import Compared, Needs, OutcomeMetric, OutcomePair
 from evaluator.metrics.scan import Measured
 from evaluator.records import (
-    CANDIDATE,
     ArmRows,
     ArmSummary,
-    Comparison,
     Direction,
     Effect,
     Evidence,
@@ -44,17 +41,12 @@ class OutcomePairs(OutcomeContext):
 
     __slots__ = ()
 
-    @property
-    def covered_s(self) -> float:
-        """Not known of outcomes."""
-        return 0.0
-
     def measure(self, at_s: int | None = None) -> Measured:
         """Compare every candidate by every rule."""
         del at_s
         outcomes, rules = self.outcomes, find_rules(self.rulebook, self.kind)
         if len(outcomes.arms) < 2:
-            return Measured(_answer_nothing(rules, f"only {outcomes.arms[0]} has outcomes"))
+            return Measured(answer_nothing(self.rulebook, self.kind, f"only {outcomes.arms[0]} has outcomes"))
         compared = []
         for arm in range(1, len(outcomes.arms)):
             price = find_price(outcomes, arm, self.rulebook.monitoring)
@@ -87,18 +79,13 @@ class OutcomePairs(OutcomeContext):
 
 def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -> OutcomePairs | Evidence:
     """Prepare outcomes; or the evidence that there are none, or no rule on them."""
-    rules = find_rules(rulebook, EvidenceKind.OUTCOMES)
     if outcomes is None:
-        return Evidence(_answer_nothing(rules, "no outcomes were imported"))
-    if not rules:
+        return Evidence(answer_nothing(rulebook, EvidenceKind.OUTCOMES, "no outcomes were imported"))
+    if not find_rules(rulebook, EvidenceKind.OUTCOMES):
         ignored = warn("outcomes", "outcomes were imported, and the policy has no metric of them")
         return Evidence(findings=(ignored,))
     price = find_dearest(outcomes, rulebook.monitoring)
     return OutcomePairs(release=release, rulebook=rulebook, calendar=ONE_LOOK, outcomes=outcomes, price=price)
-
-
-def _answer_nothing(rules: tuple[Rule, ...], why: str) -> tuple[Comparison, ...]:
-    return tuple(no_data(rule, CANDIDATE, why) for rule in rules)
 
 
 def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPrice) -> Compared:
@@ -145,8 +132,13 @@ def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
     """
     needs, of_gates = Needs(), Needs()
     asked = OutcomeMetric.among(rulebook.rules)
+    covariates = [column.name for column in outcomes.columns]
+    imported = [column.name for column in outcomes.columns if column.role == "outcome"]
     for metric, rule in asked:
-        _check_names(outcomes, metric, rule)
+        named = ("outcome", metric.outcomes, imported), ("covariate", metric.covariate_names, covariates)
+        for noun, name, known in ((noun, name, known) for noun, names, known in named for name in names):
+            if name not in known:
+                raise UnknownName(noun, name, known, hint=f"metric '{rule.name}' of the policy asks for it")
         own = metric.needs(outcomes)
         needs |= own
         of_gates |= own if rule.role is Role.GATE else Needs()
@@ -155,15 +147,3 @@ def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
         return needs
     names = {name for metric in gates for name in (*metric.variables, *metric.covariate_names)}
     return needs | Needs(frozenset(names & set(outcomes.variables)))
-
-
-def _check_names(outcomes: Outcomes, metric: OutcomeMetric, rule: Rule) -> None:
-    hint = f"metric '{rule.name}' of the policy asks for it"
-    known = [column.name for column in outcomes.columns if column.role == "outcome"]
-    for name in metric.outcomes:
-        if name not in known:
-            raise UnknownName("outcome", name, known, hint=hint)
-    covariates = [column.name for column in outcomes.columns]
-    for name in metric.covariate_names:
-        if name not in covariates:
-            raise UnknownName("covariate", name, covariates, hint=hint)

@@ -53,17 +53,9 @@ class RequestPairs(RequestContext):
 
     by_endpoint: Mapping[tuple[str, str | None], Pair | None]
     """By candidate and endpoint (`None`: all); `None` where the arms have no time in common."""
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """First bucket that is judged, at the start of its block, and the bucket after the last."""
-        return _find_span(self.cells, self.warm_up)
-
-    @property
-    def covered_s(self) -> int:
-        """Seconds of judged data."""
-        start, end = self.span
-        return (end - start) * self.cells.bucket_s
+    span: tuple[int, int]
+    """First bucket that is judged, at the start of its block, and the bucket after the last."""
+    covered_s: int
 
     def at(self, arm: str, endpoint: str | None = None, at_s: int | None = None) -> Pair | None:
         """The pair of a candidate and endpoint, as it was after the first `at_s` seconds (`None`: all of it)."""
@@ -192,7 +184,10 @@ def pair_requests(
     by_endpoint = _pair_endpoints(cells, rulebook, warm_up)
     whole = {arm: pair for (arm, endpoint), pair in by_endpoint.items() if pair and endpoint is None}
     panels = {arm: pair.panel for arm, pair in whole.items()}
-    start, end = _find_span(cells, warm_up)
+    start = end = 0
+    if cells.moments.bucket.size:
+        start = min(warm_up.first_bucket.values()) // BLOCK_BUCKETS * BLOCK_BUCKETS
+        end = int(cells.moments.bucket.max()) + 1
     return RequestPairs(
         release=release,
         rulebook=rulebook,
@@ -206,6 +201,8 @@ def pair_requests(
         settled=settled,
         names_per_arm=names_per_arm,
         by_endpoint=by_endpoint,
+        span=(start, end),
+        covered_s=(end - start) * cells.bucket_s,
     )
 
 
@@ -233,14 +230,6 @@ def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[t
 def _first_buckets(cells: Cells, warm_up: WarmUp) -> IntArray:
     """First bucket to use of each run, by run code."""
     return np.array([warm_up.first_bucket.get(code, 0) for code in range(len(cells.runs))], dtype=np.int64)
-
-
-def _find_span(cells: Cells, warm_up: WarmUp) -> tuple[int, int]:
-    """First bucket that is judged, at the start of its block, and the bucket after the last."""
-    if not cells.moments.bucket.size:
-        return 0, 0
-    first = min(warm_up.first_bucket.values())
-    return first // BLOCK_BUCKETS * BLOCK_BUCKETS, int(cells.moments.bucket.max()) + 1
 
 
 def _separate_instances(comparisons: list[Comparison], pairs: list[Pair]) -> tuple[Comparison, ...]:

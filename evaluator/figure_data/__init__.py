@@ -18,7 +18,7 @@ from evaluator.figure_data.shape import trace_distribution, trace_quantiles
 from evaluator.figure_data.timeline import Axis, build_axis, trace_timeline
 from evaluator.figure_data.units import trace_units
 from evaluator.metrics.reading_base import ReadingMetric
-from evaluator.records import Comparison, EvidenceKind, ReadingCells, Role, Rulebook
+from evaluator.records import Comparison, EvidenceKind, ReadingCells, Rulebook
 
 __all__ = ["MOST_POINTS", "MOST_UNITS", "trace_release"]
 
@@ -51,7 +51,9 @@ def trace_release(
     axis: Axis | None = None
     if requests is not None and requests.cells.moments.run.size:
         axis = build_axis(requests.cells)
-        drawn = [row for row in comparisons if _is_drawn(row)][:MOST_METRICS]
+        # Gates and holds on requests have curves of their own, where there are data.
+        of_requests = [row for row in comparisons if row.rule.evidence is EvidenceKind.REQUESTS]
+        drawn = [row for row in of_requests if row.must_be_within and row.effect is not None][:MOST_METRICS]
         arms = list(dict.fromkeys(row.arm for row in drawn))
         traced["metrics"] = [
             {
@@ -71,9 +73,3 @@ def trace_release(
     metrics = {query.text: (metric, rule.name) for metric, rule in asked for query in metric.queries}
     traced["readings"] = [] if readings is None else trace_readings(readings, axis, metrics)
     return traced
-
-
-def _is_drawn(row: Comparison) -> bool:
-    """Has this comparison curves of its own? Gates and holds on requests have, where there is data."""
-    decides = row.rule.role is not Role.WATCH and not row.scan and row.rule.evidence is EvidenceKind.REQUESTS
-    return decides and row.effect is not None

@@ -87,7 +87,7 @@ def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
 
 def pick_decisive(rows: Sequence[Comparison]) -> list[Comparison]:
     """What a verdict is made of: gates and holds, and the endpoints that are shown to be worse, the worst of them."""
-    asked = [row for row in rows if not row.scan and row.rule.role is not Role.WATCH]
+    asked = [row for row in rows if row.must_be_within]
     loud = [row for row in rank_by_margin([row for row in rows if row.scan]) if row.status is MetricStatus.FAIL]
     return [*asked, *loud[:MOST_DECIDING]]
 

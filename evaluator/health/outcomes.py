@@ -63,7 +63,9 @@ def _suggest_ratio(context: OutcomeContext) -> str:
     found = ", ".join(f"{_quote_yaml(arm)}: {max(n, 1)}" for arm, n in zip(arms, sizes, strict=True))
     remedies = ["look for what loses units of one arm"]
     if stray and arms[0] not in stray and len(arms) - len(stray) > 1:
-        query = _quote_shell(_leave_out(context.outcomes, stray))
+        query = _leave_out(context.outcomes, stray)
+        # For a shell, in double quotes where those are enough: the query has single ones.
+        query = f'"{query}"' if not set(query) & set('"$`\\!') else shlex.quote(query)
         names = " and ".join(stray)
         remedies.append(
             f"if {names} should not be there, leave it out: `--outcomes-query {query}` with the same import"
@@ -80,11 +82,6 @@ def _leave_out(outcomes: Outcomes, arms: list[str]) -> str:
     listed = ", ".join("'" + arm.replace("'", "''") + "'" for arm in arms)
     source = f"({facts.query.strip().rstrip(';')})" if facts.query else "outcomes"
     return f"SELECT * FROM {source} WHERE {name} NOT IN ({listed})"  # noqa: S608 shown, never run
-
-
-def _quote_shell(text: str) -> str:
-    """Quote for a shell, in double quotes where those are enough: the text has single ones."""
-    return f'"{text}"' if not set(text) & set('"$`\\!') else shlex.quote(text)
 
 
 def _quote_yaml(name: str) -> str:

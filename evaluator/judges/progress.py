@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from evaluator.records import EvidenceKind, MetricStatus, Role, Verdict
+from evaluator.records import EvidenceKind, MetricStatus, Verdict
 from evaluator.wording import format_duration
 
 __all__ = ["describe_missing"]
@@ -13,11 +13,7 @@ __all__ = ["describe_missing"]
 def describe_missing(verdict: Verdict) -> str:
     """Say what a verdict still waits for: the gate that needs longest and how much longer, or the first reason."""
     undecided = {MetricStatus.INCONCLUSIVE, MetricStatus.NO_DATA}
-    waiting = [
-        row
-        for row in verdict.evidence.comparisons
-        if row.status in undecided and row.rule.role is not Role.WATCH and not row.scan
-    ]
+    waiting = [row for row in verdict.evidence.comparisons if row.status in undecided and row.must_be_within]
     if not waiting:
         # That the run goes on is plain: say what else there is.
         texts = [reason.text for reason in verdict.reasons]

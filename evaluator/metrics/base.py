@@ -8,9 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from evaluator.metrics.options import MetricModel
 from evaluator.records import (
     ArmValue,
@@ -23,6 +20,7 @@ from evaluator.records import (
     Question,
     Rule,
 )
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.differences import compare_differences
 from evaluator.stats.estimate import Asked, Depth, Estimate, Tolerance
 from evaluator.stats.failures import SD_SHARE, compare_failures
@@ -35,8 +33,6 @@ from evaluator.stats.uncertainty import Design
 from evaluator.wording import STORE_STEP_MS, explain_coarse, format_number
 
 __all__ = ["EndpointMetric", "Pair", "RequestMetric", "UnitTotals", "answer", "check_enough", "no_data"]
-
-FloatArray = npt.NDArray[np.float64]
 
 MIN_REQUESTS = 30
 CONSTANT_BELOW = 200
@@ -209,20 +205,15 @@ def check_enough(pair: Pair, *, successes: bool, both: bool = True) -> str | Non
         if successes and (both or arm == 0) and pair.successes(arm) < MIN_REQUESTS:
             return f"only {pair.successes(arm)} successes on {pair.name(arm)}, at least {MIN_REQUESTS} are needed"
         if successes and pair.panel.constant[arm] and pair.successes(arm) < CONSTANT_BELOW:
-            return _explain_equal(pair, arm)
+            all_times = f"all {pair.successes(arm)} times on {pair.name(arm)} are"
+            level_ms = float(pair.panel.totals["time_ms"][arm].sum()) / pair.successes(arm)
+            if level_ms * ALIKE_STEP >= STORE_STEP_MS:
+                return f"{all_times} equal"
+            return (
+                f"{all_times} stored as {format_number(level_ms)} ms: this store keeps times in steps of "
+                f"{format_number(STORE_STEP_MS)} ms, too coarse to tell them apart; time several calls together"
+            )
     return None
-
-
-def _explain_equal(pair: Pair, arm: int) -> str:
-    """What to say of an arm whose times are all stored as the same number."""
-    count = pair.successes(arm)
-    level_ms = float(pair.panel.totals["time_ms"][arm].sum()) / count
-    if level_ms * ALIKE_STEP >= STORE_STEP_MS:
-        return f"all {count} times on {pair.name(arm)} are equal"
-    return (
-        f"all {count} times on {pair.name(arm)} are stored as {format_number(level_ms)} ms: this store keeps times in "
-        f"steps of {format_number(STORE_STEP_MS)} ms, too coarse to tell them apart; time several calls together"
-    )
 
 
 def no_data(
@@ -271,7 +262,10 @@ def answer(
     questions += [_question("limit", bound, asked, g) for (_, bound), asked in limits]
     if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
         questions.append(_question("tolerance", float(estimate.tolerance[g]), estimate.against_tolerance, g))
-    too_coarse = estimate.coarse is not None and bool(estimate.coarse[g])
+    too_coarse, unresolved = estimate.coarse is not None and bool(estimate.coarse[g]), ""
+    if too_coarse and rule.margin:
+        steps = steps_of(pair.panel, rule.slice.endpoint)
+        unresolved = explain_coarse(steps, (pair.name(0), pair.name(1)), float(estimate.baseline[g]), rule.margin)
     return Comparison(
         rule=rule,
         arm=pair.arm,
@@ -298,15 +292,10 @@ def answer(
         loadings=() if estimate.loadings is None else tuple(estimate.loadings[g].tolist()),
         se=_finite(estimate.se[g]),
         df=float(estimate.df[g]),
-        unresolved=_explain_step(pair, rule, float(estimate.baseline[g])) if too_coarse else "",
+        unresolved=unresolved,
         too_coarse=too_coarse,
         scan=scan,
     )
-
-
-def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
-    steps = steps_of(pair.panel, rule.slice.endpoint)
-    return explain_coarse(steps, (pair.name(0), pair.name(1)), level_ms, rule.margin) if rule.margin else ""
 
 
 def _question(

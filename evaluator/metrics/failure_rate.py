@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from evaluator.metrics.base import EndpointMetric, Pair, UnitTotals
 from evaluator.records import Rule
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimate import Estimate
 
 __all__ = ["FailureRate"]
@@ -29,6 +27,6 @@ class FailureRate(EndpointMetric):
         """Failures of all requests."""
         return pair.compare_failures(rule)
 
-    def of_units(self, units: UnitTotals) -> npt.NDArray[np.float64]:
+    def of_units(self, units: UnitTotals) -> FloatArray:
         """Failures of all requests."""
         return units.failures / units.n

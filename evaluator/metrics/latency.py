@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from evaluator.metrics.base import EndpointMetric, Pair, RequestMetric, UnitTotals, answer, check_enough
 from evaluator.metrics.options import MIN_BEYOND, QuantileMetric
 from evaluator.records import Comparison, Rule
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimate import Estimate
 from evaluator.stats.groups import all_together
 from evaluator.stats.quantiles import QuantileEstimate, QuantileQuestion, compare_quantiles
@@ -41,7 +39,7 @@ class LatencyMean(LatencyMetric, EndpointMetric):
         """Mean of successes."""
         return pair.compare_means(rule)
 
-    def of_units(self, units: UnitTotals) -> npt.NDArray[np.float64]:
+    def of_units(self, units: UnitTotals) -> FloatArray:
         """Mean of successes."""
         return units.sum_ms / (units.n - units.failures)
 
@@ -116,7 +114,7 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
             for (_, rule), why in zip(asked, missing, strict=True)
         )
 
-    def of_units(self, units: UnitTotals) -> npt.NDArray[np.float64]:
+    def of_units(self, units: UnitTotals) -> FloatArray:
         """Quantile of all requests."""
         return units.quantiles(self.quantile)
 

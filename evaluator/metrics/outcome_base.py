@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, field_validator
 
 from evaluator.fields import Name
@@ -32,6 +31,7 @@ from evaluator.records import (
     UnitMoments,
     View,
 )
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.outcome_arms import dunnett_p, find_posterior, probabilities_of_best, share_of_baseline
 from evaluator.stats.outcome_joint import Errors, from_weights
 from evaluator.stats.outcome_quantiles import find_quantile
@@ -52,6 +52,7 @@ __all__ = [
     "MIN_UNITS",
     "RATIO_METHOD",
     "ROWS",
+    "AdjustedMetric",
     "Compared",
     "MeanMetric",
     "Needs",
@@ -63,9 +64,6 @@ __all__ = [
     "answer_outcome",
     "trace_levels",
 ]
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 MIN_UNITS = 30
 PRIOR_SHARE = 0.2
@@ -177,7 +175,13 @@ class OutcomeMetric(MetricModel):
         arms = [np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))]
         kept = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in arms)
         arms = [values[mine] for values, mine in zip(arms, kept, strict=True)]
-        note = _cut(arms, self.cut_above) if self.cut_above is not None else ""
+        note = ""
+        if self.cut_above is not None and any(values.size for values in arms):
+            # Values of the outcome, which comes first, are cut at a quantile of the units of all arms together.
+            cut_at = find_quantile(np.sort(np.concatenate([values[:, 0] for values in arms])), self.cut_above)
+            for values in arms:
+                np.minimum(values[:, 0], cut_at, out=values[:, 0])
+            note = f", winsorised at {format_number(self.cut_above * 100)} % (cut to {format_number(cut_at)})"
         moments = tuple(moments_of(values) for values in arms)
         return Prepared(moments, covariates, note, columns=tuple(rows), units=tuple(arms), kept=kept)
 
@@ -210,24 +214,29 @@ class RowsMetric(OutcomeMetric):
         return value
 
 
-class MeanMetric(OutcomeMetric):
+class AdjustedMetric(OutcomeMetric):
+    """A metric that can be adjusted for what is known of units before the test."""
+
+    covariates: Covariates = None
+
+    @property
+    def covariate_names(self) -> tuple[str, ...]:
+        """Columns known before the test that it is adjusted for."""
+        return self.covariates or ()
+
+
+class MeanMetric(AdjustedMetric):
     """A mean of units, or a ratio of sums, adjusted for covariates where there are any."""
 
     method: ClassVar[str]
     """How it is compared."""
 
-    covariates: Covariates = None
     winsorise: Winsorise = None
 
     @property
     def note(self) -> str:
         """Where its values are cut."""
         return "" if self.winsorise is None else f" (winsorised at {format_number(self.winsorise * 100)} %)"
-
-    @property
-    def covariate_names(self) -> tuple[str, ...]:
-        """Columns known before the test that it is adjusted for."""
-        return self.covariates or ()
 
     @property
     def uncut_mean(self) -> str:
@@ -242,17 +251,6 @@ class MeanMetric(OutcomeMetric):
     def compare(self, pair: OutcomePair, rule: Rule) -> Compared:
         """Answer a rule."""
         return answer_levels(pair, rule, self.prepare(pair.outcomes), self.method)
-
-
-def _cut(arms: Sequence[FloatArray], probability: float) -> str:
-    """Cut the first variable in place, at a quantile of the units of all arms together; say so."""
-    everyone = np.sort(np.concatenate([values[:, 0] for values in arms]))
-    if not everyone.size:
-        return ""
-    cut_at = find_quantile(everyone, probability)
-    for values in arms:
-        np.minimum(values[:, 0], cut_at, out=values[:, 0])
-    return f", winsorised at {format_number(probability * 100)} % (cut to {format_number(cut_at)})"
 
 
 def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmLevels) -> Errors:
@@ -350,15 +348,12 @@ def _look(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels: ArmL
     margin = rule.margin.value * (base if rule.margin.relative else 1.0) if rule.margin else 0.0
     harm = sign * (estimate.candidate - estimate.baseline)
     posterior = find_posterior(harm, estimate.se, margin, max(PRIOR_SHARE * base, estimate.se))
-    best, dunnett = _among_arms(pair.arm, rule, levels)
-    return View(posterior.p_beyond, posterior.p_better, posterior.expected_loss, best, dunnett)
-
-
-def _among_arms(arm: int, rule: Rule, levels: ArmLevels | None) -> tuple[float | None, float | None]:
-    """Probability to be the best, and Dunnett's p-value, where there are several candidates."""
+    view = View(posterior.p_beyond, posterior.p_better, posterior.expected_loss)
     if levels is None or levels.values.size < 3 or not np.isfinite(levels.values).all() or not (levels.own > 0).all():
-        return None, None
+        return view
+    # Of several candidates: the probability to be the best, and Dunnett's p-value.
     best = probabilities_of_best(levels.values, levels.own, highest=rule.direction is Direction.HIGHER)
     loadings = share_of_baseline(float(levels.own[0]), levels.own[1:])
-    t = (levels.values[[arm]] - levels.values[0]) / np.sqrt(levels.own[arm] + levels.own[0])
-    return float(best[arm]), float(dunnett_p(t, loadings, float(levels.df.sum()))[0])
+    t = (levels.values[[pair.arm]] - levels.values[0]) / np.sqrt(levels.own[pair.arm] + levels.own[0])
+    dunnett = dunnett_p(t, loadings, float(levels.df.sum()))
+    return replace(view, p_best=float(best[pair.arm]), p_dunnett=float(dunnett[0]))

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from evaluator.metrics.base import no_data
-from evaluator.metrics.options import Covariates
 from evaluator.metrics.outcome_base import (
     RATIO_METHOD,
     ROWS,
+    AdjustedMetric,
     Compared,
     OutcomePair,
     RowsMetric,
@@ -24,24 +24,17 @@ from evaluator.stats.outcomes import compare_proportions
 __all__ = ["OutcomeProportion"]
 
 
-class OutcomeProportion(RowsMetric):
+class OutcomeProportion(AdjustedMetric, RowsMetric):
     """Share of units, by score; with covariates by regression; of rows by the delta method."""
 
     type: ClassVar[str] = "outcome_proportion"
     amounts: ClassVar[Literal["share"]] = "share"
     value_unit: ClassVar[str] = "fraction"
 
-    covariates: Covariates = None
-
     @property
     def variables(self) -> tuple[str, ...]:
         """Variables of the outcomes that it compares."""
         return (self.outcome, ROWS) if self.per else (f"{self.outcome}?",)
-
-    @property
-    def covariate_names(self) -> tuple[str, ...]:
-        """Columns known before the test that it is adjusted for."""
-        return self.covariates or ()
 
     def compare(self, pair: OutcomePair, rule: Rule) -> Compared:
         """Answer a rule."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.metrics.base import no_data
 from evaluator.metrics.options import QuantileMetric
@@ -20,13 +19,12 @@ from evaluator.metrics.outcome_base import (
     answer_outcome,
 )
 from evaluator.records import Direction, Outcomes, Rule
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.outcome_joint import Errors, trace_share
 from evaluator.stats.outcome_quantiles import Clustered, cluster, compare_quantiles
 from evaluator.stats.outcomes import OutcomeEstimate
 
 __all__ = ["OutcomeQuantile"]
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class OutcomeQuantile(QuantileMetric, RowsMetric):

@@ -35,7 +35,6 @@ __all__ = [
     "QueryMetric",
     "ReadingMetric",
     "ReadingPair",
-    "find_forms",
 ]
 
 MIN_COUNTED = 30
@@ -130,6 +129,11 @@ class ReadingMetric(MetricModel):
         """What it asks, its denominator last."""
 
     @property
+    def denominator(self) -> Query | None:
+        """Query that counts its requests or observations."""
+        return self.queries[-1] if self.noun else None
+
+    @property
     def scale(self) -> float:
         """By what the numbers of a query are multiplied: 1000 for seconds shown as ms."""
         return 1.0
@@ -194,6 +198,9 @@ class QueryMetric(ReadingMetric):
     """What the unit of its values is divided by: `/s`, `/h`."""
     refused: ClassVar[Mapping[str, str]] = dict.fromkeys(("failures", "requests"), "is not taken by {type}; give query")
 
+    build: ClassVar[BuildPanel]
+    """How the panel that is compared is built."""
+
     query: QueryText = Field(description="What Prometheus is asked, with $selector for the arm.")
     unit: Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]{1,20}$")] | None = Field(
         None, description="Unit of the query's numbers: s, ms, us, ratio, bytes or any word. Histograms: s."
@@ -204,9 +211,9 @@ class QueryMetric(ReadingMetric):
         """What it asks."""
         return (Query(self.query, self.kind),)
 
-    def lay_query(self, pair: ReadingPair, build: BuildPanel, endpoint: str | None) -> Panel | None:
-        """Build the panel of its query once for all looks."""
-        query = self.queries[0]
+    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
+        """Build the panel of its query once for all looks; `None` where the arms share no time."""
+        query, build = self.queries[0], type(self).build
         return pair.lay(
             (self.type, query, self.scale, endpoint),
             lambda: build(pair.view, pair.arm, query, self.scale, endpoint),
@@ -233,10 +240,3 @@ class QueryMetric(ReadingMetric):
     def amounts(self) -> Literal["share", "ms", "abs"]:
         """Unit of absolute margins and limits in the policy."""
         return "ms" if self.scaled_unit == "ms" else "share" if self.scaled_unit == "fraction" else "abs"
-
-
-def find_forms(pair: ReadingPair, query: Query) -> dict[str, str]:
-    """What the histogram of a query is on each of the two arms, where that is known."""
-    names = [pair.readings.arms[arm] for arm in pair.arms]
-    facts = pair.readings.facts
-    return {fact.arm: fact.form for fact in facts if fact.query == query and fact.arm in names and fact.form}

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from evaluator.fields import QueryText
 from evaluator.metrics.base import answer, no_data
-from evaluator.metrics.reading_base import QueryMetric, ReadingMetric, ReadingPair
+from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingMetric, ReadingPair
 from evaluator.records import Comparison, Query, QueryKind, Rule
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.panel import Panel
 from evaluator.stats.reading_panels import build_rate_panel, build_ratio_panel
 
@@ -42,11 +42,6 @@ class CounterRatio(ReadingMetric):
         """Failures and requests."""
         return Query(self.failures, self.kind), Query(self.requests, self.kind)
 
-    @property
-    def denominator(self) -> Query:
-        """Requests."""
-        return self.queries[-1]
-
     def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
         """Build the panel of failures and requests."""
         failures, requests = self.queries
@@ -71,15 +66,12 @@ class CounterRate(QueryMetric):
     any_direction: ClassVar[bool] = True
     kind: ClassVar[QueryKind] = QueryKind.COUNTER
     per: ClassVar[str] = "/s"
+    build: ClassVar[BuildPanel] = staticmethod(build_rate_panel)
 
     query: QueryText = Field(
         description="The counter that Prometheus is asked for, with $selector for the arm.",
         examples=["process_cpu_seconds_total{$selector}"],
     )
-
-    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
-        """Build the panel of increases."""
-        return self.lay_query(pair, build_rate_panel, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough."""
@@ -99,7 +91,7 @@ class CounterRate(QueryMetric):
         n = round(panel.n[0].sum()), round(panel.n[1].sum())
         return answer(both, rule, estimate, method=f"paired rate, {both.design.kind}", n=n)
 
-    def _chance(self, panel: Panel) -> npt.NDArray[np.float64]:
+    def _chance(self, panel: Panel) -> FloatArray:
         """Least variance of what was counted on each arm: events vary as Poisson's do, also where none was seen.
 
         A counter that is not whole counts no events (seconds of CPU); nothing is known of it beforehand.

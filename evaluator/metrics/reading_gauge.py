@@ -10,7 +10,7 @@ from pydantic import Field
 
 from evaluator.fields import QueryText
 from evaluator.metrics.base import answer
-from evaluator.metrics.reading_base import QueryMetric, ReadingPair
+from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingPair
 from evaluator.records import Comparison, QueryKind, Rule
 from evaluator.stats.estimate import Trend
 from evaluator.stats.panel import Panel
@@ -38,10 +38,7 @@ class GaugeMean(GaugeMetric):
     """Mean over time and instances: relative, or absolute where a ratio says nothing."""
 
     type: ClassVar[str] = "gauge_mean"
-
-    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
-        """Build the panel of all samples."""
-        return self.lay_query(pair, build_gauge_panel, endpoint)
+    build: ClassVar[BuildPanel] = staticmethod(build_gauge_panel)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough."""
@@ -64,10 +61,7 @@ class GaugeMax(GaugeMean):
     """Mean over minutes of each instance's largest sample."""
 
     type: ClassVar[str] = "gauge_max"
-
-    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
-        """Build the panel of the largest samples."""
-        return self.lay_query(pair, build_peak_panel, endpoint)
+    build: ClassVar[BuildPanel] = staticmethod(build_peak_panel)
 
 
 class GaugeSlope(GaugeMetric):

@@ -6,23 +6,20 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, field_validator
 
 from evaluator.fields import Amount, QueryText
 from evaluator.metrics.base import answer, no_data
 from evaluator.metrics.options import QuantileMetric
-from evaluator.metrics.reading_base import QueryMetric, ReadingPair, find_forms
+from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingPair
 from evaluator.quantities import Quantity
-from evaluator.records import Comparison, Direction, Limit, Margin, Query, QueryKind, Rule
+from evaluator.records import Comparison, Direction, Limit, Margin, QueryKind, Rule
 from evaluator.stats.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
 from evaluator.stats.estimate import Asked, Estimate
 from evaluator.stats.panel import Panel
 from evaluator.stats.reading_panels import build_mean_panel, build_share_panel, find_bounds, name_of
 
 __all__ = ["HistogramMean", "HistogramQuantile", "HistogramShare"]
-
-FloatArray = npt.NDArray[np.float64]
 
 SAME = 1e-9
 BUCKETED = {"classic", "native"}
@@ -42,21 +39,13 @@ class HistogramMetric(QueryMetric):
         examples=["http_request_duration_seconds{$selector}"],
     )
 
-    @property
-    def denominator(self) -> Query:
-        """Its observations."""
-        return self.queries[0]
-
 
 class HistogramMean(HistogramMetric):
     """Mean of the observations: the increase of their sum per observation."""
 
     type: ClassVar[str] = "histogram_mean"
+    build: ClassVar[BuildPanel] = staticmethod(build_mean_panel)
     is_response_time: ClassVar[bool] = True
-
-    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
-        """Build the panel of observations and their sums."""
-        return self.lay_query(pair, build_mean_panel, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough."""
@@ -73,7 +62,9 @@ class EdgeMetric(HistogramMetric):
         """A quantile or a share needs buckets with bounds."""
         if why := super().check(pair, rule):
             return why
-        forms, name = find_forms(pair, self.queries[0]), name_of(self.queries[0])
+        readings, query, name = pair.readings, self.queries[0], name_of(self.queries[0])
+        arms = [readings.arms[arm] for arm in pair.arms]
+        forms = {f.arm: f.form for f in readings.facts if f.query == query and f.arm in arms and f.form}
         odd = {arm: form for arm, form in forms.items() if form not in BUCKETED}
         if odd:
             said = " and ".join(f"{form} on {arm}" for arm, form in odd.items())
@@ -81,7 +72,7 @@ class EdgeMetric(HistogramMetric):
                 f"{name} is {said}, which has no buckets with bounds `le`: compare its mean (histogram_mean), or let "
                 "the service record a histogram"
             )
-        if len(set(forms.values())) > 1 and not find_bounds(pair.view, self.queries[0], pair.arms).size:
+        if len(set(forms.values())) > 1 and not find_bounds(pair.view, query, pair.arms).size:
             said = ", ".join(f"{form} on {arm}" for arm, form in forms.items())
             return f"{name} is {said}, and these have no bucket bound in common"
         return None
@@ -103,14 +94,11 @@ class EdgeMetric(HistogramMetric):
                 return None
             # A bound that was not scraped whenever the others were cannot stand beside them.
             usual = usable[0][1]
-            usable = [(bound, panel) for bound, panel in usable if _is_alike(panel, usual)]
+            shape = usual.n.shape, usual.rows.n.size
+            usable = [part for part in usable if (part[1].n.shape, part[1].rows.n.size) == shape]
             return stack_panels(np.array([bound for bound, _ in usable]), [panel for _, panel in usable])
 
         return pair.lay(("edges", query, self.scale, endpoint), make)
-
-
-def _is_alike(one: Panel, other: Panel) -> bool:
-    return one.n.shape == other.n.shape and one.rows.n.size == other.rows.n.size
 
 
 # ------------------------------------------------------------------ share within a bound
@@ -148,24 +136,21 @@ class HistogramShare(EdgeMetric):
         place = int(np.argmin(np.abs(bounds - below)))
         both = pair.of(edges.pair(place, place))
         baseline = edges.shares()[0]
+        # What margin and limit mean for the observations beyond the bound.
+        harm = rule.margin.value if rule.margin else 0.0
+        if rule.margin and rule.margin.relative:
+            harm *= float(baseline[place])
         limit = rule.limit
         beyond = Limit(
             min=None if limit.max is None else 1 - limit.max, max=None if limit.min is None else 1 - limit.min
         )
         estimate = both.compare_failures(
-            replace(rule, margin=_as_difference(rule.margin, float(baseline[place])), limit=beyond),
+            replace(rule, margin=Margin(harm, relative=False), limit=beyond),
             sd_instance=pair.prior.sd_latency * spread_of_share(bounds, baseline, place),
             sd_share=0.0,
         )
         within = _count_within(estimate, rule, baseline[place])
         return answer(both, rule, within, method=f"score test, {both.design.kind}")
-
-
-def _as_difference(margin: Margin | None, share: float) -> Margin:
-    """What a margin means for the observations beyond the bound."""
-    if margin is None:
-        return Margin(0.0, relative=False)
-    return Margin(margin.value * share if margin.relative else margin.value, relative=False)
 
 
 def _count_within(estimate: Estimate, rule: Rule, share: float) -> Estimate:

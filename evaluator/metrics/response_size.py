@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from evaluator.metrics.base import EndpointMetric, Pair, UnitTotals
 from evaluator.records import Rule
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimate import Estimate
 
 __all__ = ["ResponseSize"]
@@ -33,6 +31,6 @@ class ResponseSize(EndpointMetric):
         """Mean of successes."""
         return pair.compare_means(rule, sd_instance=SD_INSTANCE, of="bytes")
 
-    def of_units(self, units: UnitTotals) -> npt.NDArray[np.float64]:
+    def of_units(self, units: UnitTotals) -> FloatArray:
         """Mean of successes."""
         return units.sum_bytes / (units.n - units.failures)

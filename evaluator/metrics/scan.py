@@ -10,21 +10,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from evaluator.metrics.base import EndpointMetric, Pair, answer
 from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean, TypicalTime
 from evaluator.records import Comparison, Margin, Role, Rule, Scan, Slice
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.estimate import Asked, Estimate, Tolerance
 from evaluator.stats.groups import Groups, group_by
 from evaluator.stats.longrun import MIN_BUCKETS
 from evaluator.stats.rare import OTHER
 
 __all__ = ["MIN_FOR_TIME", "OTHER", "Measured", "scan_endpoints"]
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 MIN_FOR_TIME = 60
 MIN_FOR_FAILURES = 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -109,16 +109,45 @@ class MetricSection(Section):
     @field_validator("margin")
     @classmethod
     def _proper_margin(cls, value: Quantity | None, info: ValidationInfo) -> Quantity | None:
+        """Bring a margin to the units of its metric, or say what it should have been."""
         metric = _metric_of(info)
         if value is None or metric is None:
             return value
-        return _read_margin(value, metric.amounts, info.data.get("direction") or metric.direction)
+        number, unit, amounts = value.value, value.unit, metric.amounts
+        absolute = "pp" if amounts == "share" else amounts
+        higher = (info.data.get("direction") or metric.direction) is Direction.HIGHER
+        if number < 0:
+            raise ValueError(f"must not be negative, got {value}")
+        if unit == "" and number == 0:
+            unit = "%"
+        if unit == "" and amounts not in ("share", "abs") and number < 1:
+            number, unit = number * 100, "%"
+        if unit not in ("%", absolute):
+            raise ValueError(f"must be relative (5%) or absolute (such as 5{absolute}), not {value}")
+        if (unit == "pp" and number > 100) or (unit == "%" and number >= 100 and higher):
+            raise ValueError(f"must be below 100{unit}, got {value}")
+        if unit == "%" and number > 1000:
+            raise ValueError(f"must be at most 1000%, got {value}")
+        return Quantity(number, unit)
 
     @field_validator("min", "max")
     @classmethod
     def _proper_limit(cls, value: Quantity | None, info: ValidationInfo) -> Quantity | None:
+        """Bring an absolute bound to the units of its metric."""
         metric = _metric_of(info)
-        return value if value is None or metric is None else _read_limit(value, metric.amounts)
+        if value is None or metric is None:
+            return value
+        number, unit, amounts = value.value, value.unit, metric.amounts
+        if number < 0 and amounts != "abs":
+            raise ValueError(f"must not be negative, got {value}")
+        if amounts == "share":
+            number = number if unit else number * 100
+            if unit not in ("", "%", "pp") or number > 100:
+                raise ValueError(f"must be a share from 0% to 100%, not {value}")
+            return Quantity(number, "%")
+        if unit not in ("", amounts):
+            raise ValueError(f"must be an amount such as 400{amounts}, not {value}")
+        return Quantity(number, amounts)
 
     @field_validator("max")
     @classmethod
@@ -146,7 +175,13 @@ class MetricSection(Section):
             del plain["properties"][key]
             plain["required"].remove(key)
         del plain["additionalProperties"]
-        return {**plain, "allOf": [*_describe_types()], "unevaluatedProperties": False}
+        of_types = []
+        for name, kind in METRICS.items():
+            own = kind.model_json_schema()
+            if own["properties"]:
+                then = {key: own[key] for key in ("properties", "required") if key in own}
+                of_types.append({"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": then})
+        return {**plain, "allOf": of_types, "unevaluatedProperties": False}
 
 
 _COMMON = MetricSection.model_fields.keys() - {"options", "metric"}
@@ -198,46 +233,3 @@ def _explain(mistake: Mapping[str, Any], kind: type[Metric] | None) -> Mapping[s
     else:
         return mistake
     return {**mistake, "type": "value_error", "msg": text}
-
-
-def _describe_types() -> Iterator[JsonSchemaValue]:
-    """What each type takes: types with the same options together."""
-    for name, kind in METRICS.items():
-        own = kind.model_json_schema()
-        if own["properties"]:
-            then = {key: own[key] for key in ("properties", "required") if key in own}
-            yield {"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": then}
-
-
-def _read_margin(margin: Quantity, amounts: str, direction: Direction) -> Quantity:
-    """Bring a margin to the units of its metric, or say what it should have been."""
-    value, unit = margin.value, margin.unit
-    absolute = "pp" if amounts == "share" else amounts
-    if value < 0:
-        raise ValueError(f"must not be negative, got {margin}")
-    if unit == "" and value == 0:
-        unit = "%"
-    if unit == "" and amounts not in ("share", "abs") and value < 1:
-        value, unit = value * 100, "%"
-    if unit not in ("%", absolute):
-        raise ValueError(f"must be relative (5%) or absolute (such as 5{absolute}), not {margin}")
-    if unit == "pp" and value > 100 or unit == "%" and value >= 100 and direction is Direction.HIGHER:  # noqa: RUF021
-        raise ValueError(f"must be below 100{unit}, got {margin}")
-    if unit == "%" and value > 1000:
-        raise ValueError(f"must be at most 1000%, got {margin}")
-    return Quantity(value, unit)
-
-
-def _read_limit(limit: Quantity, amounts: str) -> Quantity:
-    """Bring an absolute bound to the units of its metric."""
-    value, unit = limit.value, limit.unit
-    if value < 0 and amounts != "abs":
-        raise ValueError(f"must not be negative, got {limit}")
-    if amounts == "share":
-        value = value if unit else value * 100
-        if unit not in ("", "%", "pp") or value > 100:
-            raise ValueError(f"must be a share from 0% to 100%, not {limit}")
-        return Quantity(value, "%")
-    if unit not in ("", amounts):
-        raise ValueError(f"must be an amount such as 400{amounts}, not {limit}")
-    return Quantity(value, amounts)
