@@ -253,9 +253,7 @@ def test_an_endpoint_beyond_what_is_tolerated_says_by_how_much(margin, effect, u
     rule = Rule("latency_mean", "latency_mean", margin=margin, slice=Slice("GET /a"))
     asked = (Question("margin", 0.25, 0.5, 0.5), Question("tolerance", 0.15, 0.001, 0.999))
     found = wording.explain_scan_doubt(row(rule, scan=True, asked=asked, effect=effect, unit=unit))
-    assert found.text == (
-        f"mean of GET /a is worse by {text} of one endpoint; the scan stops a GO, not the release"
-    )
+    assert found.text == (f"mean of GET /a is worse by {text} of one endpoint; the scan stops a GO, not the release")
     assert (found.code, found.slice) == ("endpoint_worse", "GET /a")
 
 
@@ -280,20 +278,26 @@ def passing(rule=P95, **changes):
         (
             [passing(change=0.01), passing(replace(P95, name="b"), change=0.05)],
             {},
-            "all 2 gates are shown to be within their margins; closest: b +5 % (+3 … +7) of 10 % allowed, on 5 min "
-            "of load",
+            (
+                "all 2 gates are shown to be within their margins; closest: b +5 % (+3 … +7) of 10 % allowed, on 5 min "
+                "of load"
+            ),
         ),
         (
             [passing(), passing(THROUGHPUT, change=-0.02)],
             {},
-            "all 2 gates are shown to be within their margins; closest: throughput −2 % (−4 … 0) of 5 % allowed, on "
-            "5 min of load",
+            (
+                "all 2 gates are shown to be within their margins; closest: throughput −2 % (−4 … 0) of 5 % allowed, on "
+                "5 min of load"
+            ),
         ),
         (
             [passing(), passing(THROUGHPUT, change=0.2), passing(role := replace(P95, name="h", role=Role.WATCH))],
             {"collected": True},
-            "all 2 gates are shown to be within their margins; closest: p95 +4 % (+2 … +6) of 10 % allowed, on 5 min "
-            "of readings",
+            (
+                "all 2 gates are shown to be within their margins; closest: p95 +4 % (+2 … +6) of 10 % allowed, on 5 min "
+                "of readings"
+            ),
         ),
         (
             [passing(replace(role, role=Role.HOLD))],
@@ -303,8 +307,10 @@ def passing(rule=P95, **changes):
         (
             [passing(replace(P95, limit=Limit(max=110.0))), passing(replace(LIMITED, name="b", margin=None))],
             {},
-            "the gate is within its margin; 2 limits are kept: p95 at most 110 ms (104 ms), b at most 110 ms "
-            "(104 ms); closest: p95 +4 % (+2 … +6) of 10 % allowed, on 5 min of load",
+            (
+                "the gate is within its margin; 2 limits are kept: p95 at most 110 ms (104 ms), b at most 110 ms "
+                "(104 ms); closest: p95 +4 % (+2 … +6) of 10 % allowed, on 5 min of load"
+            ),
         ),
     ],
 )
@@ -555,6 +561,4 @@ def test_a_release_is_repeated_as_it_was_recorded(changes, verb):
 def test_a_go_that_comes_too_early_says_when_it_is_given():
     found = judge(passing(), final=False)
     assert found.word is VerdictWord.INCONCLUSIVE
-    assert found.reasons[0].text == (
-        "nothing is shown to be worse after 5 min; a GO is given at the planned end only"
-    )
+    assert found.reasons[0].text == ("nothing is shown to be worse after 5 min; a GO is given at the planned end only")
