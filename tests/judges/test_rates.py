@@ -175,21 +175,34 @@ def test_a_metric_of_several_bounds_counts_by_the_one_that_is_surest_broken():
     assert judge(watched).comparisons[0].p_value == 0.001
 
 
+def of_kind(kind, name, p, *loadings):
+    """A metric of requests (0), readings (1) or outcomes (2)."""
+    made = row(f"{name}{kind}", p, loadings=loadings)
+    more = {1: {"queries": (Query("x_seconds", QueryKind.HISTOGRAM),)}, 2: {"outcome": "bought"}}.get(kind, {})
+    return replace(made, rule=replace(made.rule, **more))
+
+
 def test_three_kinds_of_evidence_share_errors_within_each_kind_only():
-    """Two requests, two readings and two outcomes that measure one thing each, p = 0.02: three questions, not six."""
-    found = []
-    for kind, size in enumerate((3, 1, 2)):
-        for name in "ab":
-            made = row(f"{name}{kind}", 0.02, loadings=(1.0,) + (0.0,) * (size - 1))
-            more = {1: {"queries": (Query("x_seconds", QueryKind.HISTOGRAM),)}, 2: {"outcome": "bought"}}.get(kind, {})
-            found.append(replace(made, rule=replace(made.rule, **more)))
+    """Two requests, two readings and two outcomes that measure one thing each: three questions, not six."""
+    sizes, pair = (3, 1, 2), alike(2, 1 - CAUTION)
+    found = [of_kind(k, name, 0.15, 1.0, *[0.0] * (size - 1)) for k, size in enumerate(sizes) for name in "ab"]
+    assert adjusted(*found) == pytest.approx([smallest(0.15, np.kron(np.eye(3), pair))] * 6, abs=0.012)
+    two = pytest.approx([smallest(0.15, np.kron(np.eye(2), pair))] * 4, abs=0.012)
+    assert [adjusted(*found[:4]), adjusted(*found[2:]), adjusted(*found[:2], *found[4:])] == [two] * 3
+
+
+def test_what_has_no_loadings_shares_nothing_with_its_own_kind():
     pair = alike(2, 1 - CAUTION)
-    exact = smallest(0.02, np.kron(np.eye(3), pair))
-    assert adjusted(*found) == pytest.approx([exact] * 6, abs=0.004)
-    assert adjusted(*found[:2], *found[4:]) == pytest.approx([smallest(0.02, np.kron(np.eye(2), pair))] * 4, abs=0.004)
-    readings = [replace(c, loadings=()) for c in found[2:4]]
-    exact = smallest(0.02, np.block([[pair, np.zeros((2, 2))], [np.zeros((2, 2)), np.eye(2)]]))
-    assert adjusted(*found[:2], *readings) == pytest.approx([exact] * 4, abs=0.004)
+    found = [of_kind(0, name, 0.15, 1.0) for name in "ab"] + [of_kind(1, name, 0.15) for name in "ab"]
+    exact = smallest(0.15, np.block([[pair, np.zeros((2, 2))], [np.zeros((2, 2)), np.eye(2)]]))
+    assert adjusted(*found) == pytest.approx([exact] * 4, abs=0.012)
+
+
+def test_failures_are_not_tied_to_other_failures():
+    """Only a mean of successes is."""
+    rows = [row("a"), row("b", within=0.5)]
+    rows = [replace(c, rule=replace(c.rule, type="failure_rate")) for c in rows]
+    assert passed(*rows) == [("canary", "a")]
 
 
 @pytest.mark.parametrize(

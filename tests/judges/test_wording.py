@@ -158,6 +158,7 @@ def test_the_offence_to_name(margin, limit, baseline, code):
     """The surer one; where the baseline breaks the limit too, the margin if it is broken at all (alpha 5 %)."""
     asked = [Question("margin", 0.1, margin, 0.9)] if margin is not None else []
     asked += [Question("limit", 90.0, limit, 0.9)] if limit is not None else []
+    asked += [Question("zero", 0.0, 1e-6, 0.9)]
     rule = replace(P95, limit=Limit(max=90.0))
     found = row(rule, asked=tuple(asked), baseline=ArmValue(baseline, 1000))
     assert wording.explain_failure(found, 0.05).code == code
@@ -279,24 +280,24 @@ def passing(rule=P95, **changes):
             [passing(change=0.01), passing(replace(P95, name="b"), change=0.05)],
             {},
             (
-                "all 2 gates are shown to be within their margins; closest: b +5 % (+3 … +7) of 10 % allowed, on 5 min "
-                "of load"
+                "all 2 gates are shown to be within their margins; closest: b +5 % (+3 … +7) of 10 % allowed, on 5 "
+                "min of load"
             ),
         ),
         (
             [passing(), passing(THROUGHPUT, change=-0.02)],
             {},
             (
-                "all 2 gates are shown to be within their margins; closest: throughput −2 % (−4 … 0) of 5 % allowed, on "
-                "5 min of load"
+                "all 2 gates are shown to be within their margins; closest: throughput −2 % (−4 … 0) of 5 % allowed, "
+                "on 5 min of load"
             ),
         ),
         (
             [passing(), passing(THROUGHPUT, change=0.2), passing(role := replace(P95, name="h", role=Role.WATCH))],
             {"collected": True},
             (
-                "all 2 gates are shown to be within their margins; closest: p95 +4 % (+2 … +6) of 10 % allowed, on 5 min "
-                "of readings"
+                "all 2 gates are shown to be within their margins; closest: p95 +4 % (+2 … +6) of 10 % allowed, on 5 "
+                "min of readings"
             ),
         ),
         (
