@@ -41,6 +41,7 @@ def test_an_intent_whose_grounds_hold_is_executed():
         ({"now": NOW + timedelta(hours=4)}, "it has expired"),
         ({"latest": None}, "not the latest"),
         ({"latest": replace(GO, json="{ }")}, "not the latest"),
+        ({"latest": replace(GO, json="[]")}, "not the latest"),
         ({"max_age": timedelta(minutes=4)}, "too old"),
         ({"now": NOW - timedelta(minutes=7)}, "the clock was set back"),
         ({"overtaken_by": "i2 (rollback) was asked for after it"}, "i2 .rollback. was asked for after it"),

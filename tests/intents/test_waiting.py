@@ -66,7 +66,8 @@ def test_a_release_without_data_and_verdict_waits_for_nobody():
     ],
 )
 def test_who_acted_since_the_verdict_settled_it(acted, settled):
-    assert (find_waiting([summary()], [acted]) == ()) is settled
+    found = find_waiting([summary(), summary("shop@1", services=("shop",))], [acted])
+    assert [one.release for one in found] == (["shop@1"] if settled else ["cart@2", "shop@1"])
 
 
 def test_only_the_newest_release_of_a_service_waits():
@@ -75,6 +76,10 @@ def test_only_the_newest_release_of_a_service_waits():
     assert [one.release for one in found] == ["cart@3", "shop@1"]
     nameless = find_waiting([summary("a", services=()), summary("b", services=()), summary("a", services=())], [])
     assert [one.release for one in nameless] == ["a", "b"]
+
+
+def test_only_a_go_is_promotable_unless_it_is_said():
+    assert not Waiting("cart@2", "").promotable
 
 
 def test_a_command_quotes_the_name():
