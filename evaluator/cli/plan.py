@@ -188,6 +188,10 @@ def _strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) -> list[
     return [title, *lay_out([head, *rows], page)]
 
 
+def _full_after(seconds: float) -> str:
+    return "–" if math.isnan(seconds) else format_duration(seconds) if seconds else "at once"
+
+
 def _notes(history: History) -> Iterator[str]:
     yield "  precision: half of the interval. chance: that the rise is NO-GO. exposed: requests that the worse version"
     yield "  serves until it is stopped, or until the watch after full rollout ends."
