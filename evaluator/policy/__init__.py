@@ -24,7 +24,7 @@ from evaluator.policy.building import build
 from evaluator.policy.document import Document, Place, read_document
 from evaluator.policy.metrics import to_rule
 from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistory, Instances, PolicyFile
-from evaluator.policy.promotion import add_hooks, options_at, to_rules
+from evaluator.policy.promotion import add_hooks, to_rules
 from evaluator.policy.sources import to_options
 from evaluator.records import (
     History,
@@ -280,16 +280,16 @@ def _unknown_key(place: Place, hook: str | None = None) -> str:
     key = str(place[-1])
     if len(place) == 1 and key in LATER:
         return "is not available in this version; remove it"
-    start = place.index(hook) + 1 if hook is not None else 0
-    known = _keys_at(PolicyFile if hook is None else options_at(hook), place[start:-1])
-    return UnknownName("key", key, known).message
+    model: type[BaseModel] = PolicyFile
+    sections = place[:-1]
+    if hook is not None:
+        from evaluator.hooks import HOOKS  # a policy without hooks must not wait for them
 
-
-def _keys_at(model: type[BaseModel], place: Place) -> list[str]:
-    for part in place:
+        model, sections = HOOKS[hook].Options, place[place.index(hook) + 1 : -1]
+    for part in sections:
         if isinstance(part, str):
             model = _models_in(model.model_fields[part].annotation)[0]
-    return list(model.model_fields)
+    return UnknownName("key", key, list(model.model_fields)).message
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -180,12 +180,7 @@ class PolicyFile(Section):
     def _one_spelling(cls, value: list[ServiceName] | None, info: ValidationInfo) -> list[ServiceName] | None:
         if value and info.data.get("service"):
             raise ValueError("cannot be given beside service")
-        names = [service.name for service in value or ()]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise PydanticCustomError(
-                    "same_name", "two services have the name '{name}'", {"name": name, "index": index}
-                )
+        _check_distinct("services", [service.name for service in value or ()])
         return value
 
     @field_validator("metrics")
@@ -200,17 +195,21 @@ class PolicyFile(Section):
                     {"type": metric.type, "index": index, "source": "sources: {prometheus: …}"},
                 )
         names = [metric.name for metric in value]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise PydanticCustomError(
-                    "same_name", "two metrics have the name '{name}'", {"name": name, "index": index}
-                )
+        _check_distinct("metrics", names)
         value = [*value, *_ready_made(sources, names)]
         if not value:
             raise ValueError("must have at least one entry, not an empty list")
         if not any(metric.role == "gate" for metric in value):
             raise ValueError("no metric has the role gate, so nothing could ever be GO or NO-GO")
         return value
+
+
+def _check_distinct(what: Literal["services", "metrics"], names: list[str]) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise PydanticCustomError(
+                "same_name", "two {what} have the name '{name}'", {"what": what, "name": name, "index": index}
+            )
 
 
 def _ready_made(sources: Sources | None, taken: list[str]) -> list[MetricSection]:

@@ -72,7 +72,7 @@ from evaluator.records.releases import (
     check_names,
     is_imported,
 )
-from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind
+from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind, sum_left_out
 from evaluator.records.rules import (
     History,
     InstancePrior,
@@ -210,4 +210,5 @@ __all__ = [
     "counts_from_start",
     "is_imported",
     "metric_name",
+    "sum_left_out",
 ]

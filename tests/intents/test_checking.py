@@ -41,6 +41,7 @@ def test_an_intent_whose_grounds_hold_is_executed():
         ({"now": NOW + timedelta(hours=4)}, "it has expired"),
         ({"latest": None}, "not the latest"),
         ({"latest": replace(GO, json="{ }")}, "not the latest"),
+        ({"latest": replace(GO, json="[]")}, "not the latest"),
         ({"max_age": timedelta(minutes=4)}, "too old"),
         ({"now": NOW - timedelta(minutes=7)}, "the clock was set back"),
         ({"overtaken_by": "i2 (rollback) was asked for after it"}, "i2 .rollback. was asked for after it"),
@@ -78,3 +79,37 @@ def test_holding_and_rolling_back_need_no_verdict_but_permission(action):
     check_execution(intent, replace(SITUATION, latest=None))
     with pytest.raises(Refused, match="ann has no permission any more"):
         check_execution(intent, replace(SITUATION, may_approve={"bob"}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"now": INTENT.expires_at - timedelta(seconds=1), "max_age": timedelta(hours=5)},
+        {"max_age": timedelta(minutes=5)},
+        {"now": GO.judged_at - timedelta(minutes=1)},
+        {"now": GO.judged_at},
+        {"may_request": {"ann"}},
+        {"may_approve": {"bob"}},
+        {"approvers": frozenset({"bob", "eve"})},
+    ],
+)
+def test_what_is_just_so_is_executed(change):
+    check_execution(INTENT, replace(SITUATION, **change))
+    check_execution(replace(INTENT, state=IntentState.SENT), replace(SITUATION, **change))
+
+
+def test_approvals_are_counted_of_those_who_still_may():
+    """The requester's own counts where the policy lets it; with two needed, two have to be others."""
+    both = replace(SITUATION, approvers=frozenset(BOTH))
+    check_execution(replace(INTENT, distinct=False, approvals_needed=2), both)
+    with pytest.raises(Refused, match="1 of 2 approvals hold"):
+        check_execution(replace(INTENT, approvals_needed=2), both)
+    with pytest.raises(Refused, match="1 of 2 approvals hold"):
+        check_execution(replace(INTENT, distinct=False, approvals_needed=2), replace(both, may_approve={"ann"}))
+    check_execution(replace(INTENT, approvals_needed=0), replace(both, approvers=frozenset(), may_request=set()))
+
+
+def test_a_refusal_names_the_intent_and_the_first_reason():
+    with pytest.raises(Refused) as refused:
+        check_execution(replace(INTENT, state=IntentState.EXPIRED), replace(SITUATION, now=INTENT.expires_at))
+    assert str(refused.value) == "i1 (promote cart@2) is not executed: it is expired"

@@ -1,0 +1,93 @@
+"""Each condition of a promotion, met and not met, with what is so instead."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from evaluator.intents import conditions
+from evaluator.intents.conditions import NO_HOOKS, Condition, list_conditions
+from evaluator.records import Evidence, Release, Verdict, VerdictWord
+from evaluator.records.intents import Action
+
+GO = Verdict(Release("cart@2"), VerdictWord.GO, (), "promote cart@2", Evidence(), "native", "fixed", 0.05)
+AGAIN = "judge it again: `evaluator verdict cart@2`"
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """List the conditions of a verdict of so many seconds ago, under what the store and the policy say."""
+
+    def unmet(age_s=60.0, *, stale=False, live=False, data="sha256:d", policy="sha256:p", hooks=True, **changes):
+        now = datetime.now(UTC)
+        monkeypatch.setattr(conditions, "datetime", SimpleNamespace(now=lambda zone: now))
+        monkeypatch.setattr(conditions, "is_stale", lambda runs, judged_at: stale)
+        monkeypatch.setattr(conditions, "is_live", lambda runs: live)
+        monkeypatch.setattr(conditions, "hash_data_now", lambda store, release, judged: data)
+        monkeypatch.setattr(conditions, "hash_policy_now", lambda store, rules, release: policy)
+        at = None if age_s is None else now - timedelta(seconds=age_s)
+        known = {"policy_hash": "sha256:p", "data_hash": "sha256:d", "judged_at": at} | changes
+        fields = {name: getattr(GO, name) for name in GO.__dataclass_fields__}
+        rules = SimpleNamespace(
+            command=lambda release: f"evaluator verdict {release}",
+            promotion=SimpleNamespace(
+                approvals=SimpleNamespace(max_age_s=1800.0),
+                hooks={Action.PROMOTE: ("hook",)} if hooks else {Action.HOLD: ("hook",)},
+            ),
+        )
+        store = SimpleNamespace(data=SimpleNamespace(runs=lambda release: ()))
+        found = list_conditions(store, rules, Verdict(**(fields | known)))
+        assert len(found) == 8
+        return [(one.text, one.says, one.remedy) for one in found if not one.met]
+
+    return unmet
+
+
+YOUNG = "it was judged within the last 30 min"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "says", "remedy"),
+    [
+        ({"word": VerdictWord.NO_GO}, "the verdict is GO", "the verdict is NO-GO", "promote cart@2"),
+        ({"word": VerdictWord.INCONCLUSIVE}, "the verdict is GO", "the verdict is INCONCLUSIVE", "promote cart@2"),
+        ({"stale": True}, "nothing landed after the verdict", "data landed after the verdict", AGAIN),
+        ({"live": True}, "no run is recorded any more", "a run is still recorded", "wait, then judge again"),
+        (
+            {"policy": "sha256:x"},
+            "the policy is the one that judged",
+            "the policy is not the one that judged",
+            AGAIN,
+        ),
+        (
+            {"evidence": Evidence(incomplete=True)},
+            "every run was complete",
+            "a run ended before its time",
+            "load it again",
+        ),
+        ({"data": ""}, "its data are as they were judged", "its data changed, or there are newer", AGAIN),
+        ({"age_s": 1801.0}, YOUNG, "it was judged 30 min ago", AGAIN),
+        ({"age_s": -61.0}, YOUNG, "it was judged 61 s from now: the clock was set back", AGAIN),
+        ({"hooks": False}, "the policy names hooks that promote", "the policy names no hooks that promote", NO_HOOKS),
+    ],
+)
+def test_each_condition_says_what_is_so_instead(listed, changes, text, says, remedy):
+    assert listed(**changes) == [(text, says, remedy)]
+
+
+@pytest.mark.parametrize("age_s", [-60.0, -0.5, 0.0, 60.0, 1800.0, None])
+def test_a_go_of_the_last_half_hour_meets_all(listed, age_s):
+    """A minute from now is what two clocks may differ by."""
+    assert listed(age_s) == []
+
+
+def test_what_was_not_judged_is_to_be_judged():
+    (found,) = list_conditions(SimpleNamespace(), SimpleNamespace(), None)
+    assert (found.met, found.says, found.remedy) == (False, "it was not judged yet", "`evaluator verdict RELEASE`")
+
+
+def test_a_condition_says_what_is_so():
+    assert Condition("it is", met=True, otherwise="it is not").says == "it is"
+    assert Condition("it is", met=False, otherwise="it is not").says == "it is not"

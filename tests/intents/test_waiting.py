@@ -1,0 +1,87 @@
+"""Which releases wait for a person, and what for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from evaluator.intents.conditions import Waiting, find_waiting
+from evaluator.records import Release, ReleaseSummary, Service
+from evaluator.records.intents import Action, Intent, IntentState
+
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+
+
+def summary(release="cart@2", verdict="go", *, judged=0, last=-10, rows=100, services=("cart",)):
+    """A release that was judged, and last loaded, so many minutes from now."""
+    return ReleaseSummary(
+        Release(release, tuple(Service(name) for name in services)),
+        rows=rows,
+        last_run=None if last is None else NOW + timedelta(minutes=last),
+        verdict=verdict,
+        judged_at=NOW + timedelta(minutes=judged) if verdict else None,
+    )
+
+
+def intent(state=IntentState.ACKNOWLEDGED, *, asked=1, release="cart@2"):
+    at = NOW + timedelta(minutes=asked)
+    return Intent("i1", "k", release, Action.PROMOTE, "ann", "", "", "", "", at, at, state=state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "waiting"),
+    [
+        ({}, ("is safe to promote", "", True)),
+        ({"verdict": "no_go"}, ("must not be promoted: look at what became worse", "", False)),
+        (
+            {"verdict": "inconclusive"},
+            ("is not decided: look at what is missing", "evaluator verdict cart@2", False),
+        ),
+        ({"verdict": None}, ("has data and was not judged yet", "evaluator verdict cart@2", False)),
+        ({"last": 1}, ("has newer data than its verdict", "evaluator verdict cart@2", False)),
+        ({"last": 0}, ("is safe to promote", "", True)),
+        ({"last": None}, ("is safe to promote", "", True)),
+        ({"rows": 0}, ("is safe to promote", "", True)),
+    ],
+)
+def test_what_a_release_waits_for(changes, waiting):
+    assert find_waiting([summary(**changes)], []) == (Waiting("cart@2", *waiting),)
+
+
+def test_a_release_without_data_and_verdict_waits_for_nobody():
+    assert find_waiting([summary(verdict=None, rows=0)], []) == ()
+    assert find_waiting([], [intent()]) == ()
+
+
+@pytest.mark.parametrize(
+    ("acted", "settled"),
+    [
+        (intent(), True),
+        (intent(asked=0), True),
+        (intent(asked=-1), False),
+        (intent(IntentState.FAILED), False),
+        (intent(IntentState.APPROVED), False),
+        (intent(release="cart@1"), False),
+    ],
+)
+def test_who_acted_since_the_verdict_settled_it(acted, settled):
+    found = find_waiting([summary(), summary("shop@1", services=("shop",))], [acted])
+    assert [one.release for one in found] == (["shop@1"] if settled else ["cart@2", "shop@1"])
+
+
+def test_only_the_newest_release_of_a_service_waits():
+    """Summaries are the newest first; a release of several services is not one of either."""
+    found = find_waiting([summary("cart@3"), summary("cart@2"), summary("shop@1", services=("cart", "shop"))], [])
+    assert [one.release for one in found] == ["cart@3", "shop@1"]
+    nameless = find_waiting([summary("a", services=()), summary("b", services=()), summary("a", services=())], [])
+    assert [one.release for one in nameless] == ["a", "b"]
+
+
+def test_only_a_go_is_promotable_unless_it_is_said():
+    assert not Waiting("cart@2", "").promotable
+
+
+def test_a_command_quotes_the_name():
+    (found,) = find_waiting([summary("my cart", None)], [])
+    assert found.command == "evaluator verdict 'my cart'"
