@@ -122,22 +122,16 @@ def _suffix(effect: Effect, unit: str) -> str:
 def name_metric(rule: Rule) -> str:
     """What people call the metric: `p95`, `mean`, `failures`; the policy's own name where it chose one.
 
-    >>> from evaluator.records import Rule
-    >>> name_metric(Rule("latency_p95", "latency_quantile", quantile=0.95)), name_metric(Rule("checkout", "throughput"))
+    >>> from evaluator.metrics.latency import LatencyMean, LatencyQuantile
+    >>> name_metric(Rule("latency_p95", LatencyQuantile(quantile=0.95))), name_metric(Rule("checkout", LatencyMean()))
     ('p95', 'checkout')
     """
-    if rule.type == "latency_quantile" and rule.quantile is not None:
-        short = f"p{format_number(rule.quantile * 100)}"
-        return short if rule.name in {f"latency_{short}", short} else rule.name
-    shorts = {"failure_rate": "failures", "latency_mean": "mean", "latency_typical": "typical time"}
-    return shorts.get(rule.type, rule.name) if rule.name == rule.type else rule.name
+    return rule.metric.name(rule.name)
 
 
 def name_comparison(comparison: Comparison) -> str:
     """Metric and slice: `p95 of POST /orders`."""
-    name, endpoint = name_metric(comparison.rule), comparison.rule.slice.endpoint
-    if comparison.rule.winsorise is not None:
-        name = f"{name} (winsorised at {format_number(comparison.rule.winsorise * 100)} %)"
+    name, endpoint = name_metric(comparison.rule) + comparison.rule.metric.note, comparison.rule.slice.endpoint
     return f"{name} of {endpoint}" if endpoint else name
 
 

@@ -31,34 +31,59 @@ class Addition:
 
 METRIC = Addition(
     "evaluator/metrics/goodput.py",
-    '''"""Successful requests per second."""
+    '''"""Successful requests over some seconds."""
 
-from evaluator.metrics.base import Pair, answer, check_enough, no_data
-from evaluator.records import Comparison, Rule
+from dataclasses import replace
+from typing import ClassVar
+
+from pydantic import Field, field_validator
+
+from evaluator.metrics.base import Pair, RequestMetric, answer, check_enough
+from evaluator.records import Comparison, Direction, Rule
 from evaluator.stats.rates import compare_rates
 
 
-def compare_goodput(pair: Pair, rule: Rule) -> Comparison:
-    """Successes per second, compared as a ratio."""
-    why = check_enough(pair, successes=True)
-    if why:
-        return no_data(pair, rule, "ok/s", why)
-    estimate = compare_rates(
-        pair.panel.ok.sum(axis=1),
-        pair.panel,
-        exposure=(1.0, 1.0),
-        alpha=pair.alpha,
-        margin=rule.margin,
-        limit=rule.limit,
-        sign=-1.0,
-    )
-    counts = pair.successes(0), pair.successes(1)
-    return answer(pair, rule, estimate, unit="ok/s", method="paired rate", n=counts)
+class Goodput(RequestMetric):
+    """Successes over some seconds, compared as a ratio."""
+
+    type: ClassVar[str] = "goodput"
+    direction: ClassVar[Direction] = Direction.HIGHER
+
+    seconds: int = Field(description="Seconds over which they are counted.", examples=[60])
+
+    @field_validator("seconds")
+    @classmethod
+    def _at_most_an_hour(cls, value: int) -> int:
+        if not 0 < value <= 3600:
+            raise ValueError(f"must be from 1 to 3600, not {value}")
+        return value
+
+    @property
+    def value_unit(self) -> str:
+        """`ok/60 s`."""
+        return f"ok/{self.seconds} s"
+
+    def compare(self, pair: Pair, rule: Rule) -> Comparison:
+        """Answer its rule."""
+        why = check_enough(pair, successes=True)
+        if why:
+            return pair.no_data(rule, why)
+        estimate = compare_rates(
+            pair.panel.ok.sum(axis=1),
+            pair.panel,
+            alpha=pair.alpha,
+            margin=rule.margin,
+            limit=rule.limit,
+            sign=-1.0,
+        )
+        counted = replace(
+            estimate, baseline=estimate.baseline * self.seconds, candidate=estimate.candidate * self.seconds
+        )
+        return answer(pair, rule, counted, method="paired rate", n=(pair.successes(0), pair.successes(1)))
 ''',
     "evaluator/metrics/__init__.py",
     {
-        '    "throughput": ': '    "goodput": MetricType("requests", "goodput:compare_goodput", "/s", HIGHER),\n'
-        '    "throughput": ',
+        '        "throughput": ': '        "goodput": f"{_PACKAGE}.goodput:Goodput",\n        "throughput": ',
     },
 )
 
@@ -84,8 +109,21 @@ def compare_capped(panel: Panel, design: Design, **asked: object) -> Estimate:
 ''',
     "evaluator/metrics/latency.py",
     {
-        "from evaluator.stats.means import compare_means": "from evaluator.stats.capped import compare_capped",
-        "    estimate = compare_means(": "    estimate = compare_capped(",
+        "from evaluator.stats.estimate import": "from evaluator.stats.capped import compare_capped\n"
+        "from evaluator.stats.estimate import",
+        "        return pair.compare_means(rule)\n": """\
+        return compare_capped(
+            pair.panel,
+            pair.design,
+            alpha=pair.alpha,
+            margin=rule.margin,
+            sd_instance=pair.prior.sd_latency,
+            limit=rule.limit,
+            groups=pair.groups,
+            depth=pair.depth,
+            tolerance=pair.tolerance,
+        )
+""",
     },
 )
 

@@ -11,6 +11,9 @@ from evaluator.assess.outcomes import pair_outcomes
 from evaluator.assess.readings import pair_readings
 from evaluator.judges import judge_evidence
 from evaluator.judges.native import Judgement
+from evaluator.metrics.failure_rate import FailureRate
+from evaluator.metrics.latency import LatencyMean, LatencyQuantile
+from evaluator.metrics.throughput import Throughput
 from evaluator.records import (
     Cells,
     Direction,
@@ -30,17 +33,22 @@ from evaluator.simulate import Bursts, Design, Requests, Scrapes, scrape, simula
 from evaluator.stats.readings import choose_reading_bucket_s, sum_up
 
 RULES = (
-    Rule("failure_rate", "failure_rate", margin=Margin(0.001, relative=False), limit=Limit(max=0.05)),
-    Rule("latency_p50", "latency_quantile", margin=Margin(0.05), quantile=0.5),
-    Rule("latency_p95", "latency_quantile", margin=Margin(0.10), quantile=0.95),
-    Rule("latency_p99", "latency_quantile", margin=Margin(0.15), quantile=0.99),
-    Rule("latency_mean", "latency_mean", Role.WATCH),
-    Rule("throughput", "throughput", Role.WATCH, direction=Direction.HIGHER),
+    Rule("failure_rate", FailureRate(), margin=Margin(0.001, relative=False), limit=Limit(max=0.05)),
+    Rule("latency_p50", LatencyQuantile(quantile=0.5), margin=Margin(0.05)),
+    Rule("latency_p95", LatencyQuantile(quantile=0.95), margin=Margin(0.10)),
+    Rule("latency_p99", LatencyQuantile(quantile=0.99), margin=Margin(0.15)),
+    Rule("latency_mean", LatencyMean(), Role.WATCH),
+    Rule("throughput", Throughput(), Role.WATCH, direction=Direction.HIGHER),
 )
 RULEBOOK = Rulebook(RULES)
 RUN = Run("r1", "cart@2", "g1", "import", state=RunState.COMPLETE, facts=RunFacts(users={"baseline": 10, "canary": 10}))
 SMALL = replace(Design(), duration_s=300.0, rate_per_s=40.0, instances=(3,))
 """Five minutes, three instances an arm: quick, and enough for everything to be computed."""
+
+
+def with_options(rule: Rule, **options: object) -> Rule:
+    """The rule with other options of its metric."""
+    return replace(rule, metric=rule.metric.model_copy(update=options))
 
 
 def judge(cells: Cells, rulebook: Rulebook = RULEBOOK, runs: tuple[Run, ...] = (RUN,)) -> Judgement:

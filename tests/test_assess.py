@@ -10,6 +10,7 @@ import pytest
 from judging import RULEBOOK, RULES, RUN, SMALL, evidence, judge
 
 from evaluator.errors import UnknownName
+from evaluator.metrics.latency import LatencyMean
 from evaluator.records import (
     Level,
     Limit,
@@ -147,7 +148,7 @@ def test_one_arm_only_is_named(missing):
 
 
 def test_an_unknown_endpoint_is_an_error_with_a_suggestion():
-    rule = Rule("x", "latency_mean", margin=Margin(0.1), slice=Slice("GET /endpoint/01"))
+    rule = Rule("x", LatencyMean(), margin=Margin(0.1), slice=Slice("GET /endpoint/01"))
     with pytest.raises(UnknownName, match="did you mean 'GET /endpoint/00"):
         judge(simulate_cells(SMALL, 1), replace(RULEBOOK, rules=(rule,)))
 
@@ -155,7 +156,7 @@ def test_an_unknown_endpoint_is_an_error_with_a_suggestion():
 def test_an_endpoint_of_one_arm_only_is_no_data_for_its_metric():
     requests = simulate(SMALL, 4)
     gone = _select(requests, ~((requests.arm == 1) & (requests.endpoint == 2)))
-    rule = Rule("x", "latency_mean", margin=Margin(0.1), slice=Slice(gone.endpoints[2]))
+    rule = Rule("x", LatencyMean(), margin=Margin(0.1), slice=Slice(gone.endpoints[2]))
     found = judge(to_cells(gone), replace(RULEBOOK, rules=(*RULEBOOK.rules, rule)))
     asked = next(c for c in found.comparisons if c.rule.name == "x")
     assert asked.status is MetricStatus.NO_DATA

@@ -4,13 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from judging import assess_outcomes
+from judging import assess_outcomes, with_options
 from scipy.special import ndtri
 
 from evaluator.assess.outcomes import find_needs
 from evaluator.errors import UnknownName
 from evaluator.judges import judge_evidence
 from evaluator.judges.multiplicity import adjust, holm
+from evaluator.metrics.outcome_mean import OutcomeMean
+from evaluator.metrics.outcome_proportion import OutcomeProportion
+from evaluator.metrics.outcome_quantile import OutcomeQuantile
+from evaluator.metrics.outcome_ratio import OutcomeRatio
 from evaluator.records import (
     Direction,
     LeftOut,
@@ -62,10 +66,10 @@ def with_bad_rows(*counts):
     return replace(outcomes, facts=replace(outcomes.facts, read=read, left_out=left_out))
 
 
-SHARES = Rule("bought", "outcome_proportion", outcome="bought", margin=Margin(0.08, relative=False))
-MEAN = Rule("spent", "outcome_mean", outcome="spent", margin=Margin(0.15), covariates=("before",))
-RATIO = Rule("per_row", "outcome_ratio", outcome="bought", per="rows", margin=Margin(0.25))
-P75 = Rule("p75", "outcome_quantile", outcome="spent", quantile=0.75, margin=Margin(0.3))
+SHARES = Rule("bought", OutcomeProportion(outcome="bought"), margin=Margin(0.08, relative=False))
+MEAN = Rule("spent", OutcomeMean(outcome="spent", covariates=("before",)), margin=Margin(0.15))
+RATIO = Rule("per_row", OutcomeRatio(outcome="bought", per="rows"), margin=Margin(0.25))
+P75 = Rule("p75", OutcomeQuantile(outcome="spent", quantile=0.75), margin=Margin(0.3))
 RULES = tuple(replace(rule, direction=Direction.HIGHER) for rule in (SHARES, MEAN, RATIO, P75))
 RATIO_OF_SIZES = {"baseline": 0.9, "B": 1.0, "C": 1.0}
 
@@ -107,12 +111,12 @@ def test_sums_are_enough_unless_values_are_needed():
     assert find_needs(make(), Rulebook(RULES)).values == {"bought?", "spent", "before", "bought", "rows"}
     watched = tuple(replace(rule, role=Role.WATCH) for rule in RULES[:3])
     assert find_needs(make(), Rulebook((*watched, RULES[3]))).values == {"spent"}
-    cut = Rulebook((replace(RULES[1], winsorise=0.99),))
+    cut = Rulebook((with_options(RULES[1], winsorise=0.99),))
     assert find_needs(make(), cut).values == {"spent", "before"}
     missing = make(missing={"spent": {"baseline": 1, "B": 0}})
     assert find_needs(missing, Rulebook(RULES[1:2])).values == {"spent", "before"}
     assert find_needs(missing, rulebook).values == {"bought?", "spent", "before", "bought", "rows"}
-    by_rows = replace(RULES[3], per="rows")
+    by_rows = with_options(RULES[3], per="rows")
     assert find_needs(make(), Rulebook((by_rows,))).row_values == {"spent"}
 
 
@@ -128,10 +132,10 @@ def test_sums_and_values_say_the_same():
 def test_winsorising_cuts_and_says_so():
     outcomes = make()
     outcomes.values["spent"][1][:2] = 1e6
-    whole = replace(RULES[1], covariates=(), winsorise=None)
+    whole = with_options(RULES[1], covariates=None)
     told = replace(outcomes, facts=replace(outcomes.facts, missing={"spent": {}}))
     wild, tame = (
-        assess_outcomes(told, Rulebook((rule,))).comparisons[0] for rule in (whole, replace(whole, winsorise=0.99))
+        assess_outcomes(told, Rulebook((rule,))).comparisons[0] for rule in (whole, with_options(whole, winsorise=0.99))
     )
     assert wild.candidate.value > 1000
     assert tame.candidate.value < 20
@@ -150,8 +154,8 @@ def test_without_outcomes_nothing_passes():
     ("outcomes", "rule", "why"),
     [
         pytest.param(make((20, 900)), RULES[0], "only 20 units in the smaller arm", id="few-units"),
-        pytest.param(make((60, 60)), replace(RULES[3], quantile=0.99), "500 are needed", id="far-quantile"),
-        pytest.param(make(), replace(RULES[0], outcome="spent"), "other than 0 and 1", id="not-binary"),
+        pytest.param(make((60, 60)), with_options(RULES[3], quantile=0.99), "500 are needed", id="far-quantile"),
+        pytest.param(make(), with_options(RULES[0], outcome="spent"), "other than 0 and 1", id="not-binary"),
         pytest.param(replace(make(), values={}), RULES[3], "those were purged", id="purged"),
         pytest.param(make(missing_rows={"bought": 3}), RULES[2], "3 rows have no bought", id="rows-without"),
     ],
@@ -170,7 +174,11 @@ def test_limits_bind_the_candidate():
 
 
 def test_names_that_were_not_imported():
-    for rule in (replace(RULES[0], outcome="bougth"), replace(RULES[2], per="x"), replace(RULES[1], covariates=("b",))):
+    for rule in (
+        with_options(RULES[0], outcome="bougth"),
+        with_options(RULES[2], per="x"),
+        with_options(RULES[1], covariates=("b",)),
+    ):
         with pytest.raises(UnknownName):
             find_needs(make(), Rulebook((rule,)))
 
@@ -219,7 +227,7 @@ def test_purged_units_change_nothing_for_what_sums_say():
 
 def test_covariates_carry_over_to_correlations():
     """Adjusted means share less: what they have in common was taken out."""
-    plain = tuple(replace(rule, covariates=()) for rule in RULES[1:3])
+    plain = tuple(with_options(rule, covariates=None) for rule in RULES[1:3])
     adjusted = correlate(assess_outcomes(make(), Rulebook(RULES[1:3])).comparisons)[0, 1]
     raw = correlate(assess_outcomes(make(), Rulebook(plain)).comparisons)[0, 1]
     assert adjusted > raw > 0  # what is left of spending is what was bought
@@ -230,7 +238,7 @@ def test_quantiles_of_rows_hang_together_with_the_rest_by_unit():
     outcomes = make()
     places = tuple(np.random.default_rng(1).permutation(part.n) for part in outcomes.moments)
     rows = tuple((place, outcomes.values["spent"][arm][place]) for arm, place in enumerate(places))
-    by_rows = replace(RULES[3], per="rows")
+    by_rows = with_options(RULES[3], per="rows")
     told = replace(outcomes, row_values={"spent": rows})
     units = correlate(assess_outcomes(told, Rulebook((RULES[1], RULES[3]))).comparisons)
     assert units[0, 1] > 0.2

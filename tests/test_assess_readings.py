@@ -12,6 +12,11 @@ from judging import simulate_readings
 from evaluator.assess import assess_release
 from evaluator.assess.readings import count_samples
 from evaluator.judges import judge_evidence
+from evaluator.metrics.failure_rate import FailureRate
+from evaluator.metrics.latency import LatencyMean
+from evaluator.metrics.reading_counter import CounterRate, CounterRatio
+from evaluator.metrics.reading_gauge import GaugeMean
+from evaluator.metrics.reading_histogram import HistogramMean, HistogramQuantile
 from evaluator.records import (
     UP,
     InstancePrior,
@@ -39,12 +44,16 @@ COLLECTED = Run("c1", "cart@2", "g2", "prometheus", started=START, state=RunStat
 LOADED = Run("run-0", "cart@2", "g1", "locust", started=START, state=RunState.COMPLETE)
 
 SERVER = (
-    Rule("server_failures", "counter_ratio", margin=Margin(0.01, relative=False), queries=(FAILURES, REQUESTS)),
-    Rule("server_mean", "histogram_mean", margin=Margin(0.2), queries=(DURATION,), scale=1000, unit="ms"),
+    Rule(
+        "server_failures",
+        CounterRatio(failures=FAILURES.text, requests=REQUESTS.text),
+        margin=Margin(0.01, relative=False),
+    ),
+    Rule("server_mean", HistogramMean(query=DURATION.text), margin=Margin(0.2)),
 )
 CLIENT = (
-    Rule("failure_rate", "failure_rate", margin=Margin(0.01, relative=False)),
-    Rule("latency_mean", "latency_mean", margin=Margin(0.2)),
+    Rule("failure_rate", FailureRate(), margin=Margin(0.01, relative=False)),
+    Rule("latency_mean", LatencyMean(), margin=Margin(0.2)),
 )
 ALONE = Rulebook(SERVER)
 DESIGN = replace(SCENARIOS["AA"], duration_s=900.0, rate_per_s=60.0)
@@ -113,8 +122,8 @@ def test_readings_that_go_on_are_looked_at_on_the_way(nothing, same, slower):
 def test_a_look_sees_what_there_was_then(nothing, slower):
     """A look at two thirds of the data says what the whole's look at that time says, whatever is asked."""
     more = (
-        Rule("p50", "histogram_quantile", margin=Margin(0.5), quantile=0.5, queries=(DURATION,), scale=1000, unit="ms"),
-        Rule("rate", "counter_rate", margin=Margin(0.0), queries=(REQUESTS,)),
+        Rule("p50", HistogramQuantile(quantile=0.5, query=DURATION.text), margin=Margin(0.5)),
+        Rule("rate", CounterRate(query=REQUESTS.text), margin=Margin(0.0)),
     )
     rulebook = Rulebook((*SERVER, *more))
     planned = replace(COLLECTED, state=RunState.RUNNING, planned_end=START + timedelta(seconds=900))
@@ -221,9 +230,7 @@ def test_one_arm_only_is_never_a_pass(nothing, same):
 
 
 def test_coarse_buckets_leave_a_gate_open_and_say_what_would_close_it(nothing, same):
-    gate = Rule(
-        "p95", "histogram_quantile", Role.GATE, Margin(0.1), quantile=0.95, queries=(DURATION,), scale=1000, unit="ms"
-    )
+    gate = Rule("p95", HistogramQuantile(quantile=0.95, query=DURATION.text), Role.GATE, Margin(0.1))
     rulebook = Rulebook((gate,))
     evidence = assess_release(nothing, (), None, rulebook, "cart@2", simulate_readings(same), (COLLECTED,)).evidence
     judgement = judge(evidence, rulebook)
@@ -237,7 +244,7 @@ def test_identical_arms_are_rarely_stopped(nothing):
     rules = (
         replace(SERVER[0], margin=Margin(0.0, relative=False)),
         replace(SERVER[1], margin=Margin(0.0)),
-        Rule("p50", "histogram_quantile", margin=Margin(0.0), quantile=0.5, queries=(DURATION,), scale=1000, unit="ms"),
+        Rule("p50", HistogramQuantile(quantile=0.5, query=DURATION.text), margin=Margin(0.0)),
     )
     rulebook = Rulebook(rules, monitoring=Monitoring(mode="group_sequential"))
     design = replace(DESIGN, rate_per_s=20.0)
@@ -318,7 +325,7 @@ def test_every_sample_is_judged_or_named(same):
 
 def test_a_metric_of_the_targets_themselves_is_a_metric(nothing, same):
     """`up` is collected for health as well, and is not taken away from a policy that compares it."""
-    rule = Rule("up", "gauge_mean", margin=Margin(0.1), queries=(UP,))
+    rule = Rule("up", GaugeMean(query=UP.text), margin=Margin(0.1))
     answers = []
     for one in scrape(same):
         if one.query == REQUESTS:

@@ -34,7 +34,7 @@ ENTRY_POINTS = tomllib.loads(re.search(r"```toml\n(.*?)```", TEXT, re.DOTALL)[1]
 POLICY = """
 metrics:
   - {name: latency_mean, type: latency_mean, margin: 10%}
-  - {name: goodput, type: goodput, role: watch}
+  - {name: goodput, type: goodput, seconds: 60, role: watch}
 """
 HOOK_SAYS = "from evaluator.hooks import make_hook; print(make_hook('bell', {'room': 'room 4'}).describe())"
 
@@ -56,7 +56,7 @@ class Place:
             check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout
+        return done.stderr if code else done.stdout
 
     def evaluator(self, *words: str, code: int = 0) -> str:
         return self.python("-m", "evaluator", *words, code=code)
@@ -150,18 +150,42 @@ def find(rows, key, name):
     return next(row for row in rows if row[key] == name)
 
 
-def test_a_metric(judged, changed):
+def test_a_metric_with_an_option(judged, changed):
     row = find(judged["metrics"], "name", "goodput")
-    assert row["type"] == "goodput"
-    assert row["direction"] == "higher_is_better"
-    assert "goodput" in changed.evaluator("policy", "schema")
+    assert (row["type"], row["direction"], row["unit"]) == ("goodput", "higher_is_better", "ok/60 s")
+    per_minute = 60 * row["baseline"]["n"] / judged["window"]["seconds"]
+    assert row["baseline"]["value"] == pytest.approx(per_minute, rel=0.1)
+    assert find(judged["policy"]["metrics"], "name", "goodput")["seconds"] == 60
+    (types,) = [
+        definition["allOf"]
+        for definition in json.loads(changed.evaluator("policy", "schema"))["$defs"].values()
+        if "allOf" in definition
+    ]
+    (own,) = [case["then"] for case in types if case["if"]["properties"]["type"]["const"] == "goodput"]
+    assert (own["required"], own["properties"]["seconds"]["type"]) == (["seconds"], "integer")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("seconds: 7200", "metrics[1].seconds: must be from 1 to 3600, not 7200"),
+        ("seconds: many", "metrics[1].seconds: must be a whole number, not 'many'"),
+        ("role: watch", "metrics[1].seconds: is missing: goodput needs one, such as 60"),
+        ("seconds: 60, quantile: 0.5", "metrics[1].quantile: is not taken by goodput"),
+        ("seconds: 60, secnds: 60", "metrics[1].secnds: there is no key 'secnds'; did you mean 'seconds'?"),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_said_with_its_line(changed, tmp_path, options, says):
+    policy = tmp_path / "evaluator.yaml"
+    policy.write_text(POLICY.replace("seconds: 60, role: watch", f"{options}, margin: 5%"))
+    assert f"{policy}:4: {says}" in changed.evaluator("--policy", str(policy), "policy", "check", code=2)
 
 
 def test_a_method(judged, changed, tmp_path):
     """The verdict of the project as it is, on the same requests, has another mean."""
     as_it_is = Place(changed.folder, ROOT)
     policy = tmp_path / "evaluator.yaml"
-    policy.write_text(POLICY.replace("  - {name: goodput, type: goodput, role: watch}\n", ""))
+    policy.write_text("".join(line for line in POLICY.splitlines(keepends=True) if "goodput" not in line))
     words = ("--policy", str(policy), "verdict", "shop@1", "--dry-run", "--exit-zero", "--format", "json")
     before = find(json.loads(as_it_is.evaluator(*words))["metrics"], "name", "latency_mean")
     after = find(judged["metrics"], "name", "latency_mean")

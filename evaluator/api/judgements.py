@@ -100,11 +100,9 @@ class Judgement:
         reasons = "".join(f"<li>{html.escape(reason.text)}</li>" for reason in self.verdict.reasons[:4])
         titles = ("metric", "arm", "baseline", "canary", "change", "margin", "status")
         top = "".join(f"<th>{title}</th>" for title in titles)
-        rows = "".join(_html_row(one) for one in self.comparisons)
+        rows = ""
+        for row in self.comparisons:
+            change = format_effect(row), format_allowed(row), STATUS_MARKS[row.status]
+            cells = (name_comparison(row), row.arm, *format_both(row), *change)
+            rows += "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
         return f"<p>{head}</p><ul>{reasons}</ul><table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _html_row(row: Comparison) -> str:
-    status = STATUS_MARKS[row.status]
-    cells = (name_comparison(row), row.arm, *format_both(row), format_effect(row), format_allowed(row), status)
-    return "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from evaluator.health import Context
-from evaluator.metrics import METRICS
+from evaluator.metrics.base import no_data
 from evaluator.metrics.scan import Measured
 from evaluator.records import (
     BASELINE,
@@ -27,7 +27,7 @@ from evaluator.records import (
 from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.estimate import Depth
 
-__all__ = ["Pairs", "complete_arms", "find_depth", "find_rules", "plan_runs"]
+__all__ = ["Pairs", "answer_nothing", "complete_arms", "find_depth", "find_rules", "plan_runs"]
 
 
 class Pairs(Protocol):
@@ -66,8 +66,15 @@ class Pairs(Protocol):
 def find_rules(rulebook: Rulebook, kind: EvidenceKind, *, early: bool = False) -> tuple[Rule, ...]:
     """The policy's rules on one kind of evidence; `early`: those that a look before the last one answers."""
     roles = {Role.GATE, Role.HOLD} if rulebook.monitoring.early_go else {Role.GATE}
-    rules = (rule for rule in rulebook.rules if METRICS[rule.type].of == kind)
-    return tuple(rule for rule in rules if not early or rule.role in roles)
+    return tuple(rule for rule in rulebook.on(kind) if not early or rule.role in roles)
+
+
+def answer_nothing(
+    rulebook: Rulebook, kind: EvidenceKind, why: str, arms: Sequence[str] = ()
+) -> tuple[Comparison, ...]:
+    """The answer of every rule on one kind of evidence that there are no data, for each candidate."""
+    rules = find_rules(rulebook, kind)
+    return tuple(no_data(rule, arm, why) for arm in arms or (CANDIDATE,) for rule in rules)
 
 
 def find_depth(rulebook: Rulebook, *, early: bool) -> Depth:

@@ -13,7 +13,6 @@ from evaluator.records import (
     Effect,
     Look,
     Monitoring,
-    Question,
     Rulebook,
 )
 from evaluator.records.arrays import FloatArray
@@ -46,15 +45,10 @@ def _key(comparison: Comparison) -> Key:
     return asked, comparison.arm, comparison.rule.slice.endpoint, comparison.scan
 
 
-def _bounds(comparison: Comparison) -> list[Question]:
-    """The questions that can stop a release."""
-    return [question for question in comparison.questions if question.decides] or list(comparison.questions)
-
-
 def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, monitoring: Monitoring) -> Look:
     """One look, with everything crossed before it: a level that was crossed stays crossed."""
     before = path[-1].p_worse if path else ()
-    bounds = _bounds(comparison)
+    bounds = comparison.deciding
     if not bounds:  # no data at this moment: what was crossed before stays so
         return Look(float(at_s), before)
     lasting = np.full(len(bounds), comparison.lasting_share)
@@ -84,7 +78,7 @@ def _finish(
 
     Data that arrived since that look count at the next one: else asking in between would add a look.
     """
-    bounds = _bounds(comparison)
+    bounds = comparison.deciding
     if comparison.too_coarse:
         # The recorded times turned out to be too coarse for the margin: earlier looks say nothing of it, either.
         margins = [question.kind == "margin" for question in bounds]

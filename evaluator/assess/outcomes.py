@@ -6,17 +6,14 @@ import math
 from dataclasses import replace
 from typing import Literal
 
-from evaluator.assess.base import find_rules
+from evaluator.assess.base import answer_nothing, find_rules
 from evaluator.errors import UnknownName
 from evaluator.health import OutcomeContext, warn
-from evaluator.metrics import OUTCOME_METRICS
-from evaluator.metrics.outcome_base import Compared, Needs, OutcomePair, name_unit, no_outcome_data
+from evaluator.metrics.outcome_base import Compared, Needs, OutcomeMetric, OutcomePair
 from evaluator.metrics.scan import Measured
 from evaluator.records import (
-    CANDIDATE,
     ArmRows,
     ArmSummary,
-    Comparison,
     Direction,
     Effect,
     Evidence,
@@ -44,21 +41,17 @@ class OutcomePairs(OutcomeContext):
 
     __slots__ = ()
 
-    @property
-    def covered_s(self) -> float:
-        """Not known of outcomes."""
-        return 0.0
-
     def measure(self, at_s: int | None = None) -> Measured:
         """Compare every candidate by every rule."""
         del at_s
         outcomes, rules = self.outcomes, find_rules(self.rulebook, self.kind)
         if len(outcomes.arms) < 2:
-            return Measured(_answer_nothing(rules, f"only {outcomes.arms[0]} has outcomes"))
+            return Measured(answer_nothing(self.rulebook, self.kind, f"only {outcomes.arms[0]} has outcomes"))
         compared = []
         for arm in range(1, len(outcomes.arms)):
             price = find_price(outcomes, arm, self.rulebook.monitoring)
-            compared += [_compare(outcomes, arm, rule, price, self.rulebook.alpha) for rule in rules]
+            pair = OutcomePair(outcomes, arm, self.rulebook.alpha)
+            compared += [_compare(pair, metric, rule, price) for metric, rule in OutcomeMetric.among(rules)]
         columns = {outcomes.variables.index(name): arms for name, arms in outcomes.values.items()}
         loadings = find_loadings([one.errors for one in compared], outcomes.moments, columns)
         return Measured(
@@ -86,28 +79,22 @@ class OutcomePairs(OutcomeContext):
 
 def pair_outcomes(outcomes: Outcomes | None, rulebook: Rulebook, release: str) -> OutcomePairs | Evidence:
     """Prepare outcomes; or the evidence that there are none, or no rule on them."""
-    rules = find_rules(rulebook, EvidenceKind.OUTCOMES)
     if outcomes is None:
-        return Evidence(_answer_nothing(rules, "no outcomes were imported"))
-    if not rules:
+        return Evidence(answer_nothing(rulebook, EvidenceKind.OUTCOMES, "no outcomes were imported"))
+    if not find_rules(rulebook, EvidenceKind.OUTCOMES):
         ignored = warn("outcomes", "outcomes were imported, and the policy has no metric of them")
         return Evidence(findings=(ignored,))
     price = find_dearest(outcomes, rulebook.monitoring)
     return OutcomePairs(release=release, rulebook=rulebook, calendar=ONE_LOOK, outcomes=outcomes, price=price)
 
 
-def _answer_nothing(rules: tuple[Rule, ...], why: str) -> tuple[Comparison, ...]:
-    units = (name_unit(rule, proportion=rule.type == "outcome_proportion") for rule in rules)
-    return tuple(no_outcome_data(rule, CANDIDATE, unit, why) for rule, unit in zip(rules, units, strict=True))
-
-
-def _compare(outcomes: Outcomes, arm: int, rule: Rule, price: LookPrice, alpha: float) -> Compared:
+def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPrice) -> Compared:
     """Answer one rule at what the look may cost: p-values over all looks, and the interval that is their dual."""
 
     def ask(level: float) -> Compared:
-        return OUTCOME_METRICS[rule.type].compare(OutcomePair(outcomes, arm, level or alpha), rule)
+        return metric.compare(replace(pair, alpha=level or pair.alpha), rule)
 
-    worse, within = price.level(alpha, "worse"), price.level(alpha, "within")
+    worse, within = price.level(pair.alpha, "worse"), price.level(pair.alpha, "within")
     found = ask(worse)
     made = found.comparison
     if made.effect is None or (price.kind == "fixed" and not price.refused):
@@ -144,31 +131,19 @@ def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
     are correlated.
     """
     needs, of_gates = Needs(), Needs()
-    rules = find_rules(rulebook, EvidenceKind.OUTCOMES)
-    for rule in rules:
-        _check_names(outcomes, rule)
-        own = OUTCOME_METRICS[rule.type].needs(outcomes, rule)
+    asked = OutcomeMetric.among(rulebook.rules)
+    covariates = [column.name for column in outcomes.columns]
+    imported = [column.name for column in outcomes.columns if column.role == "outcome"]
+    for metric, rule in asked:
+        named = ("outcome", metric.outcomes, imported), ("covariate", metric.covariate_names, covariates)
+        for noun, name, known in ((noun, name, known) for noun, names, known in named for name in names):
+            if name not in known:
+                raise UnknownName(noun, name, known, hint=f"metric '{rule.name}' of the policy asks for it")
+        own = metric.needs(outcomes)
         needs |= own
         of_gates |= own if rule.role is Role.GATE else Needs()
-    gates = [rule for rule in rules if rule.role is Role.GATE]
+    gates = [metric for metric, rule in asked if rule.role is Role.GATE]
     if of_gates == Needs() or len(gates) < 2:
         return needs
-    names: set[str] = set()
-    for rule in gates:
-        happened = rule.type == "outcome_proportion" and not rule.per
-        names |= {f"{rule.outcome}?" if happened else str(rule.outcome), *rule.covariates}
-        names |= {rule.per} if rule.per else set()
+    names = {name for metric in gates for name in (*metric.variables, *metric.covariate_names)}
     return needs | Needs(frozenset(names & set(outcomes.variables)))
-
-
-def _check_names(outcomes: Outcomes, rule: Rule) -> None:
-    hint = f"metric '{rule.name}' of the policy asks for it"
-    known = [column.name for column in outcomes.columns if column.role == "outcome"]
-    asked = [rule.outcome, *([rule.per] if rule.per and rule.per != "rows" else [])]
-    for name in asked:
-        if name not in known:
-            raise UnknownName("outcome", str(name), known, hint=hint)
-    covariates = [column.name for column in outcomes.columns]
-    for name in rule.covariates:
-        if name not in covariates:
-            raise UnknownName("covariate", name, covariates, hint=hint)

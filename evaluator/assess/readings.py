@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from evaluator.assess.base import complete_arms, find_depth, find_rules, plan_runs
+from evaluator.assess.base import answer_nothing, complete_arms, find_depth, find_rules, plan_runs
 from evaluator.assess.requests import RequestPairs
 from evaluator.health import ReadingContext, fail, warn
-from evaluator.metrics import READING_METRICS
-from evaluator.metrics.reading_base import ReadingPair, no_readings, show_unit
+from evaluator.metrics.reading_base import ReadingMetric, ReadingPair
 from evaluator.metrics.scan import Measured
 from evaluator.records import (
     BASELINE,
-    CANDIDATE,
     UP,
     ArmSummary,
     Comparison,
@@ -27,6 +25,7 @@ from evaluator.records import (
     EvidenceKind,
     Finding,
     QueryFacts,
+    QueryKind,
     ReadingCells,
     Rulebook,
     Run,
@@ -58,7 +57,8 @@ class ReadingPairs(ReadingContext):
             ReadingPair(self.view, arm, book.alpha, book.prior, self.panels, before_s, depth)
             for arm in self.view.readings.arms[1:]
         ]
-        compared = [READING_METRICS[rule.type].compare(pair, rule) for pair in pairs for rule in rules]
+        asked = ReadingMetric.among(rules)
+        compared = [metric.compare(pair, rule) for pair in pairs for metric, rule in asked]
         return Measured(_share_errors(compared))
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
@@ -94,13 +94,9 @@ class ReadingPairs(ReadingContext):
     def _count_requests(self, arm: int) -> int:
         """What the busiest denominator of the policy's metrics counted: requests or observations."""
         counted = [0.0]
-        for rule in find_rules(self.rulebook, self.kind):
-            if rule.type == "counter_ratio":
-                rows = self.view.find(rule.queries[-1], 0)
-            elif rule.type.startswith("histogram"):
-                rows = self.view.find(rule.queries[0], 3)
-            else:
-                continue
+        queries = [rule.metric.denominator for rule in find_rules(self.rulebook, self.kind)]
+        for query in (query for query in queries if query):
+            rows = self.view.find(query, 3 if query.kind is QueryKind.HISTOGRAM else 0)
             cells = self.view.readings
             counted.append(float(cells.total[rows][cells.arm[rows] == arm].sum()))
         return round(max(counted))
@@ -126,7 +122,7 @@ def pair_readings(
     """
     if readings is None:
         why = f"no readings were collected: `evaluator collect {release}`"
-        return Evidence(_answer_nothing(rulebook, load.cells.arms[1:] if load else (), why))
+        return Evidence(answer_nothing(rulebook, EvidenceKind.READINGS, why, load.cells.arms[1:] if load else ()))
     arms, shift = complete_arms(readings.arms)
     readings, targets = _take_out_targets(replace(readings, arms=arms, arm=readings.arm + shift), rulebook)
     if not find_rules(rulebook, EvidenceKind.READINGS):
@@ -139,7 +135,7 @@ def pair_readings(
         why = "no readings lie in the time for which the load is judged"
         command = f"`evaluator collect {release} --from T --to T`, or `evaluator load {release} --collect`"
         finding = fail("reading_overlap", why, f"collect that time: {command}")
-        return Evidence(_answer_nothing(rulebook, arms[1:], why), (finding,))
+        return Evidence(answer_nothing(rulebook, EvidenceKind.READINGS, why, arms[1:]), (finding,))
     start, end = load.span if load else view.span
     bucket_s = load.cells.bucket_s if load else readings.bucket_s
     own_calendar = plan_runs(_as_one(runs), rulebook.monitoring, bucket_s=bucket_s, start=start, end=end)
@@ -156,14 +152,6 @@ def pair_readings(
         client=client,
         targets=targets,
         shared_instances=shared,
-    )
-
-
-def _answer_nothing(rulebook: Rulebook, arms: tuple[str, ...], why: str) -> tuple[Comparison, ...]:
-    return tuple(
-        no_readings(rule, arm, show_unit(rule, READING_METRICS[rule.type]), why)
-        for arm in arms or (CANDIDATE,)
-        for rule in find_rules(rulebook, EvidenceKind.READINGS)
     )
 
 
@@ -207,7 +195,7 @@ def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[Readi
     code = readings.queries.index(UP)
     own = readings.query == code
     targets = replace(keep_rows(readings, own), facts=tuple(fact for fact in readings.facts if fact.query == UP))
-    if any(UP in rule.queries for rule in rulebook.rules):
+    if any(UP in rule.metric.queries for rule in rulebook.rules):
         return readings, targets
     rest = keep_rows(readings, ~own)
     rest = replace(
@@ -253,7 +241,10 @@ def count_samples(readings: ReadingCells, fact: QueryFacts, window: Window) -> M
     `not_judged`: of a time that is not judged, or in which the other arm was not read yet, or not any more.
     """
     used = dict(fact.used)
-    first, last = _counterpart_span(readings, fact)
+    # First and last bucket in which the arm that this one is compared with was read.
+    code = {name: code for code, name in enumerate(readings.arms)}.get(fact.arm, 0)
+    others = readings.bucket[(readings.arm > 0) if fact.arm == BASELINE else (readings.arm == 0) & (code > 0)]
+    first, last = (int(others.min()), int(others.max())) if others.size else (0, -1)
     if window.start and window.end:
         first = max(first, math.ceil(window.start.timestamp() / readings.bucket_s))
         last = min(last, math.ceil(window.end.timestamp() / readings.bucket_s) - 1)
@@ -268,10 +259,3 @@ def count_samples(readings: ReadingCells, fact: QueryFacts, window: Window) -> M
         "other_time": fact.outside,
         "dropped": fact.falls,
     }
-
-
-def _counterpart_span(readings: ReadingCells, fact: QueryFacts) -> tuple[int, int]:
-    """First and last bucket in which the arm that this one is compared with was read; none: `(0, -1)`."""
-    code = {name: code for code, name in enumerate(readings.arms)}.get(fact.arm, 0)
-    others = readings.bucket[(readings.arm > 0) if fact.arm == BASELINE else (readings.arm == 0) & (code > 0)]
-    return (int(others.min()), int(others.max())) if others.size else (0, -1)

@@ -12,21 +12,18 @@ import numpy as np
 from evaluator.assess.base import complete_arms, find_depth, find_rules, plan_runs
 from evaluator.errors import UnknownName
 from evaluator.health import RequestContext
-from evaluator.metrics import METRICS, REQUEST_METRICS
-from evaluator.metrics.base import Pair
+from evaluator.metrics.base import Pair, RequestMetric, no_data
 from evaluator.metrics.scan import MIN_FOR_TIME, Measured, scan_endpoints
 from evaluator.records import (
     BASELINE,
     BLOCK_BUCKETS,
     ArmSummary,
-    ArmValue,
     Cells,
     Comparison,
     Evidence,
     EvidenceKind,
     Finding,
     LeftOut,
-    MetricStatus,
     Progress,
     Rule,
     Rulebook,
@@ -56,17 +53,9 @@ class RequestPairs(RequestContext):
 
     by_endpoint: Mapping[tuple[str, str | None], Pair | None]
     """By candidate and endpoint (`None`: all); `None` where the arms have no time in common."""
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """First bucket that is judged, at the start of its block, and the bucket after the last."""
-        return _find_span(self.cells, self.warm_up)
-
-    @property
-    def covered_s(self) -> int:
-        """Seconds of judged data."""
-        start, end = self.span
-        return (end - start) * self.cells.bucket_s
+    span: tuple[int, int]
+    """First bucket that is judged, at the start of its block, and the bucket after the last."""
+    covered_s: int
 
     def at(self, arm: str, endpoint: str | None = None, at_s: int | None = None) -> Pair | None:
         """The pair of a candidate and endpoint, as it was after the first `at_s` seconds (`None`: all of it)."""
@@ -89,7 +78,7 @@ class RequestPairs(RequestContext):
             pair = self.at(arm, None, at_s)
             if pair is None:
                 why = self._explain_missing(arm)
-                comparisons += [_answer_nothing(rule, arm, why) for rule in rules]
+                comparisons += [no_data(rule, arm, why) for rule in rules]
                 continue
             whole.append(pair)
             comparisons += self._compare(pair, rules, at_s)
@@ -107,16 +96,14 @@ class RequestPairs(RequestContext):
         for index, rule in enumerate(rules):
             groups.setdefault((rule.type, rule.slice.endpoint), []).append(index)
         found: dict[int, Comparison] = {}
-        for (name, endpoint), indices in groups.items():
-            chosen = [rules[index] for index in indices]
+        for (_, endpoint), indices in groups.items():
+            asked = RequestMetric.among([rules[index] for index in indices])
             pair = whole if endpoint is None else self.at(whole.arm, endpoint, at_s)
             if pair is None:
                 why = f"{endpoint} was not called on both arms"
-                answers = [_answer_nothing(rule, whole.arm, why) for rule in chosen]
-            elif METRICS[name].together:
-                answers = [*METRICS[name].load_together()(pair, chosen)]
+                answers = tuple(no_data(rule, whole.arm, why) for _, rule in asked)
             else:
-                answers = [REQUEST_METRICS[name](pair, rule) for rule in chosen]
+                answers = type(asked[0][0]).compare_all(pair, asked)
             found |= zip(indices, answers, strict=True)
         return [found[index] for index in range(len(rules))]
 
@@ -197,7 +184,10 @@ def pair_requests(
     by_endpoint = _pair_endpoints(cells, rulebook, warm_up)
     whole = {arm: pair for (arm, endpoint), pair in by_endpoint.items() if pair and endpoint is None}
     panels = {arm: pair.panel for arm, pair in whole.items()}
-    start, end = _find_span(cells, warm_up)
+    start = end = 0
+    if cells.moments.bucket.size:
+        start = min(warm_up.first_bucket.values()) // BLOCK_BUCKETS * BLOCK_BUCKETS
+        end = int(cells.moments.bucket.max()) + 1
     return RequestPairs(
         release=release,
         rulebook=rulebook,
@@ -211,6 +201,8 @@ def pair_requests(
         settled=settled,
         names_per_arm=names_per_arm,
         by_endpoint=by_endpoint,
+        span=(start, end),
+        covered_s=(end - start) * cells.bucket_s,
     )
 
 
@@ -240,14 +232,6 @@ def _first_buckets(cells: Cells, warm_up: WarmUp) -> IntArray:
     return np.array([warm_up.first_bucket.get(code, 0) for code in range(len(cells.runs))], dtype=np.int64)
 
 
-def _find_span(cells: Cells, warm_up: WarmUp) -> tuple[int, int]:
-    """First bucket that is judged, at the start of its block, and the bucket after the last."""
-    if not cells.moments.bucket.size:
-        return 0, 0
-    first = min(warm_up.first_bucket.values())
-    return first // BLOCK_BUCKETS * BLOCK_BUCKETS, int(cells.moments.bucket.max()) + 1
-
-
 def _separate_instances(comparisons: list[Comparison], pairs: list[Pair]) -> tuple[Comparison, ...]:
     """Give each candidate's instances places of their own among the loadings; the baseline's are shared by all.
 
@@ -268,16 +252,3 @@ def _separate_instances(comparisons: list[Comparison], pairs: list[Pair]) -> tup
         else:
             out.append(comparison)
     return tuple(out)
-
-
-def _answer_nothing(rule: Rule, arm: str, why: str) -> Comparison:
-    return Comparison(
-        rule=rule,
-        arm=arm,
-        unit=METRICS[rule.type].shown or METRICS[rule.type].unit,
-        baseline=ArmValue(None, 0),
-        candidate=ArmValue(None, 0),
-        method="none",
-        no_data=why,
-        status=MetricStatus.NO_DATA,
-    )

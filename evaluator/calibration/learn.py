@@ -149,18 +149,16 @@ def _from_instances(seen: _Seen) -> Iterator[_Squares]:
 
 def _from_replicates(seen: Sequence[_Seen]) -> Iterator[_Squares]:
     """Runs with one instance a side: what their comparisons differ by beyond time; each shift holds two instances."""
-    if len(seen) < 2:
-        return
-    parts = [
-        _spread(shifts, [float(shift.time.variance[0]) for shift in shifts]) / 2
-        for shifts in ([one.latency for one in seen], [one.failures for one in seen])
-    ]
-    yield _Squares(parts[0], parts[1], float(len(seen) - 1))
+    if len(seen) >= 2:
+        latency, failures = _spread(seen, time_only=True)
+        yield _Squares(latency / 2, failures / 2, float(len(seen) - 1))
 
 
-def _spread(shifts: Sequence[_Shift], own: Sequence[float]) -> float:
-    """Variance of the shifts beyond their own."""
-    return float(np.var([shift.value for shift in shifts], ddof=1) - np.mean(own))
+def _spread(seen: Sequence[_Seen], *, time_only: bool) -> Iterator[float]:
+    """Variance between runs of the shifts of latency, then of failures, beyond their own: all of it, or by time."""
+    for shifts in ([one.latency for one in seen], [one.failures for one in seen]):
+        own = [float(shift.time.variance[0]) if time_only else shift.variance for shift in shifts]
+        yield float(np.var([shift.value for shift in shifts], ddof=1) - np.mean(own))
 
 
 def _from_arms(seen: Sequence[_Seen], *, same_version: bool) -> Iterator[_Squares]:
@@ -173,8 +171,5 @@ def _from_arms(seen: Sequence[_Seen], *, same_version: bool) -> Iterator[_Square
     elif len(able) >= 2:
         # The same instances in every run are the same luck in every run: only time tells such runs apart.
         again = bool(frozenset.intersection(*(one.instances for one in able)))
-        parts = [
-            _spread(shifts, [float(s.time.variance[0]) if again else s.variance for s in shifts])
-            for shifts in ([one.latency for one in able], [one.failures for one in able])
-        ]
-        yield _Squares(parts[0], parts[1], float(len(able) - 1))
+        latency, failures = _spread(able, time_only=again)
+        yield _Squares(latency, failures, float(len(able) - 1))

@@ -27,8 +27,18 @@ from evaluator.calibration.splits import (
     split_time,
 )
 from evaluator.judges import judge_evidence
-from evaluator.metrics import OUTCOME_METRICS
-from evaluator.records import BASELINE, CANDIDATE, Cells, Learnt, Rulebook, Run, RunFacts, RunState, VerdictWord
+from evaluator.records import (
+    BASELINE,
+    CANDIDATE,
+    Cells,
+    EvidenceKind,
+    Learnt,
+    Rulebook,
+    Run,
+    RunFacts,
+    RunState,
+    VerdictWord,
+)
 from evaluator.stats.score import wilson_interval
 
 __all__ = ["CHANGES", "CalibrationReport", "Change", "Stored", "Tally", "calibrate", "needed_comparisons"]
@@ -217,7 +227,8 @@ def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWo
     rules = tuple(
         rule
         for rule in rulebook.rules
-        if rule.type not in OUTCOME_METRICS and (rule.slice.endpoint is None or rule.slice.endpoint in cells.endpoints)
+        if rule.evidence is not EvidenceKind.OUTCOMES
+        and (rule.slice.endpoint is None or rule.slice.endpoint in cells.endpoints)
     )
     prior = replace(rulebook.prior, baseline=None, canary=None)
     asked = replace(rulebook, rules=rules, prior=prior, sample_ratio={})

@@ -140,14 +140,9 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-def _set_store(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
+def _set_path(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     if value is not None:
-        ctx.ensure_object(Session).store_path = value
-
-
-def _set_policy(ctx: click.Context, _param: click.Parameter, value: Path | None) -> None:
-    if value is not None:
-        ctx.ensure_object(Session).policy_path = value
+        setattr(ctx.ensure_object(Session), f"{param.name}_path", value)
 
 
 def _louder(ctx: click.Context, _param: click.Parameter, value: int) -> None:
@@ -176,24 +171,15 @@ def _common_options(*, environment: bool) -> list[click.Option]:
             names, expose_value=False, envvar=envvar if environment else None, show_envvar=environment, **settings
         )
 
-    path = click.Path(path_type=Path)
+    path: dict[str, Any] = {"type": click.Path(path_type=Path), "metavar": "PATH", "callback": _set_path}
     return [
-        option(
-            "--store",
-            envvar="EVALUATOR_STORE",
-            type=path,
-            metavar="PATH",
-            callback=_set_store,
-            help="The store.  [default: evaluator.duckdb]",
-        ),
+        option("--store", envvar="EVALUATOR_STORE", help="The store.  [default: evaluator.duckdb]", **path),
         option(
             "--policy",
             envvar="EVALUATOR_POLICY",
-            type=path,
-            metavar="PATH",
-            callback=_set_policy,
             help="The policy, or a folder with one for each service.  [default: the nearest evaluator.yaml or "
             "evaluator.policies upwards, else the built-in one]",
+            **path,
         ),
         option("-v", "--verbose", count=True, callback=_louder, help="Say more; -vv shows tracebacks."),
         option("-q", "--quiet", is_flag=True, callback=_quieter, help="Say only the result."),

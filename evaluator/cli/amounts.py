@@ -2,67 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import click
 
-__all__ = ["Duration", "Moment", "Share"]
+from evaluator.quantities import parse_duration_s, parse_share
+
+__all__ = ["DURATION", "MOMENT", "SHARE"]
+
+Value = TypeVar("Value")
 
 
-class Duration(click.ParamType[float]):
-    """`30s`, `5m`, `1m30s`, or seconds."""
+class Amount(click.ParamType[Value], Generic[Value]):
+    """What `parse` makes of a text; its ValueError says what is wrong with it."""
 
-    name = "duration"
+    def __init__(self, name: str, parse: Callable[[str], Value]) -> None:
+        self.name, self.parse = name, parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Turn text into seconds."""
-        from evaluator.quantities import parse_duration_s
-
-        if isinstance(value, float):
-            return value
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Value:
+        """Turn text into a value; what is one already stays as it is."""
+        if not isinstance(value, str):
+            converted: Value = value
+            return converted
         try:
-            return parse_duration_s(value)
+            return self.parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-class Share(click.ParamType[float]):
-    """`10%`, `0.5pp`, or 0.1."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Turn text into a share of 1."""
-        from evaluator.quantities import parse_share
-
-        try:
-            share = value if isinstance(value, float) else parse_share(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if not 0 < share < 10:
-            self.fail(f"must be above 0 and below 1000%, not '{value}'", param, ctx)
-        return share
-
-
-class Moment(click.ParamType[datetime]):
-    """`2026-11-25T10:00:00Z`, `now`, or so long ago: `-1h`."""
-
-    name = "moment"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Turn text into a moment in UTC; one without a zone is refused, since it may mean another hour elsewhere."""
-        if isinstance(value, datetime):
-            return value
-        try:
-            return _parse_moment(value.strip())
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def _parse_share(text: str) -> float:
+    share = parse_share(text)
+    if not 0 < share < 10:
+        raise ValueError(f"must be above 0 and below 1000%, not '{text}'")
+    return share
 
 
 def _parse_moment(text: str) -> datetime:
-    from evaluator.quantities import parse_duration_s
-
+    """A moment in UTC; one without a zone is refused, since it may mean another hour elsewhere. Raises ValueError."""
+    text = text.strip()
     if text == "now":
         return datetime.now(UTC)
     if text.startswith("-"):
@@ -74,3 +53,11 @@ def _parse_moment(text: str) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"'{text}' has no time zone; write {text}Z for UTC, or {text}+01:00")
     return moment.astimezone(UTC)
+
+
+DURATION = Amount("duration", parse_duration_s)
+"""`30s`, `5m`, `1m30s`, or seconds → seconds."""
+SHARE = Amount("share", _parse_share)
+"""`10%`, `0.5pp`, or 0.1 → a share of 1."""
+MOMENT = Amount("moment", _parse_moment)
+"""`2026-11-25T10:00:00Z`, `now`, or so long ago: `-1h`."""

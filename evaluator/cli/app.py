@@ -52,7 +52,12 @@ def command(session: Session, address: str, port: int, no_worker: bool) -> int:
         session.say("listening beyond this machine: only who signs in sees anything (docs/app.md)")
     options = {**OPTIONS, "server.address": address, "server.port": str(port)}
     words = [sys.executable, "-m", "streamlit", "run", str(find_app()), *(f"--{k}={v}" for k, v in options.items())]
-    return _run(words, _environment(session) | ({"EVALUATOR_APP_WORKER": "off"} if no_worker else {}))
+    environment = {**os.environ, "EVALUATOR_STORE": str(session.store_path.absolute())}
+    if session.policy_path is not None:
+        environment["EVALUATOR_POLICY"] = str(session.policy_path.absolute())
+    if no_worker:
+        environment["EVALUATOR_APP_WORKER"] = "off"
+    return _run(words, environment)
 
 
 def find_app() -> Path:
@@ -63,13 +68,6 @@ def find_app() -> Path:
     if found is None:
         raise EvaluatorError("app.py is missing from this installation", hint="install release-evaluator again")
     return found
-
-
-def _environment(session: Session) -> dict[str, str]:
-    told = {"EVALUATOR_STORE": str(session.store_path.absolute())}
-    if session.policy_path is not None:
-        told["EVALUATOR_POLICY"] = str(session.policy_path.absolute())
-    return {**os.environ, **told}
 
 
 def _is_loopback(address: str) -> bool:

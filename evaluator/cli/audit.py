@@ -37,18 +37,14 @@ def show(session: Session, release: str | None, format_name: str) -> None:
     if format_name == "json":
         emit(json.dumps(rows, indent=1))
     elif format_name == "csv":
-        emit(_to_csv(rows))
+        sink = io.StringIO()
+        writer = csv.DictWriter(sink, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: harmless_cell(str(value)) for name, value in row.items()} for row in rows)
+        emit(sink.getvalue().rstrip("\n"))
     else:
         lines = ["  ".join(str(row[name]) for name in COLUMNS[:-1] if row[name] != "") for row in rows]
         emit("\n".join(map(plain_text, lines)) or "nothing was done yet")
-
-
-def _to_csv(rows: list[dict[str, object]]) -> str:
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: harmless_cell(str(value)) for name, value in row.items()} for row in rows)
-    return sink.getvalue().rstrip("\n")
 
 
 @command.command("verify")

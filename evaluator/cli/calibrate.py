@@ -16,7 +16,7 @@ from evaluator.policy import LEAST_COMPARISONS
 from evaluator.policy.selection import policy_of
 from evaluator.records import Learnt
 from evaluator.reports import Page
-from evaluator.reports.table import lay_out, write_line
+from evaluator.reports.base import lay_out, write_line
 from evaluator.wording import count_of, format_number
 
 HEAD = ("identical halves by", "with", "judged", "NO-GO", "GO", "undecided")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.amounts import Duration, Moment
+from evaluator.cli.amounts import DURATION, MOMENT
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.wording import count_of
@@ -17,10 +17,10 @@ __all__ = ["command"]
 
 @click.command("collect")
 @click.argument("release", metavar="RELEASE")
-@click.option("--from", "start", type=Moment(), metavar="T", help="Since when: 2026-11-25T10:00:00Z, or -1h.")
-@click.option("--to", "end", type=Moment(), metavar="T", help="Until when.  [default: now]")
+@click.option("--from", "start", type=MOMENT, metavar="T", help="Since when: 2026-11-25T10:00:00Z, or -1h.")
+@click.option("--to", "end", type=MOMENT, metavar="T", help="Until when.  [default: now]")
 @click.option("--follow", is_flag=True, help="Go on collecting as readings come.")
-@click.option("--run-time", type=Duration(), help="How long to follow.  [default: the policy's max_duration]")
+@click.option("--run-time", type=DURATION, help="How long to follow.  [default: the policy's max_duration]")
 @subject_options("Name of the service.  [default: the policy's]")
 @click.pass_obj
 def command(

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.amounts import Moment
+from evaluator.cli.amounts import MOMENT
 from evaluator.cli.gathering import gathered
 from evaluator.cli.outcomes import OUTCOME_OPTIONS, OutcomeFiles, describe_outcomes, tell_looks, tell_metrics
 from evaluator.cli.subject import Subject, subject_options
@@ -48,9 +48,9 @@ __all__ = ["command"]
     help="What several files of one arm are: parts of one run, or a run each.  [default: told from their times]",
 )
 @click.option(
-    "--from", "start", type=Moment(), metavar="T", help="Only requests since then: 2026-11-25T10:00:00Z, or -1h."
+    "--from", "start", type=MOMENT, metavar="T", help="Only requests since then: 2026-11-25T10:00:00Z, or -1h."
 )
-@click.option("--to", "end", type=Moment(), metavar="T", help="Only requests before then.")
+@click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before then.")
 @gathered("given", OutcomeFiles, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
 @subject_options("Name of the service.")

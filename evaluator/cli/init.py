@@ -48,13 +48,14 @@ def command(session: Session, folder: Path, url: str, service: str) -> None:
         from evaluator.pipeline.importing import find_outcomes  # most begin without a store
 
         outcomes = find_outcomes(session.open_store())
-    written = {policy: _write_policy(outcomes)}
-    if outcomes is None and not locustfile.exists():
-        written[locustfile] = _read("locustfile.py.template")
-    _write(written)
     if outcomes is not None:
+        _write({policy: _of_outcomes(outcomes)})
         session.say("next: look at the margins, then evaluator verdict RELEASE")
         return
+    written = {policy: _read(FILE_NAME)}
+    if not locustfile.exists():
+        written[locustfile] = _read("locustfile.py.template")
+    _write(written)
     if locustfile not in written:
         session.say(f"{locustfile} is there already and stays as it is")
     session.say("next: evaluator load RELEASE --baseline URL --canary URL --locustfile locustfile.py")
@@ -102,14 +103,11 @@ def _of_prometheus(session: Session, url: str) -> str:
     return re.sub(r"^metrics:\n(  - .*\n)+", "metrics: []   # those of the queries below\n", text, flags=re.MULTILINE)
 
 
-def _write_policy(outcomes: Outcomes | None) -> str:
-    """The built-in policy, commented; with metrics of these outcomes in place of those of requests."""
-    text = _read(FILE_NAME)
-    if outcomes is None:
-        return text
+def _of_outcomes(outcomes: Outcomes) -> str:
+    """The built-in policy with metrics of these outcomes in place of those of requests."""
     from evaluator.pipeline.importing import suggest_metrics
 
     lines = "".join(f"  - {one}\n" for one in suggest_metrics(outcomes))
-    text = re.sub(r"(?<=^metrics:\n)(  - .*\n)+", lambda _: lines, text, flags=re.MULTILINE)
+    text = re.sub(r"(?<=^metrics:\n)(  - .*\n)+", lambda _: lines, _read(FILE_NAME), flags=re.MULTILINE)
     shares = ", ".join(f"{arm}: 1" for arm in outcomes.arms)
     return text.replace("sample_ratio: configured}", f"sample_ratio: {{{shares}}}}}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
+from evaluator.cli.gathering import gathered
 from evaluator.cli.outputs import FORMAT_HELP, Output, parse_formats, write_outputs
 from evaluator.errors import UnknownName
 from evaluator.records import Verdict, VerdictWord
@@ -21,7 +19,7 @@ FAILING = {"no-go": VerdictWord.NO_GO, "inconclusive": VerdictWord.INCONCLUSIVE}
 
 CODES = {VerdictWord.GO: 0, VerdictWord.NO_GO: 1, VerdictWord.INCONCLUSIVE: 3}
 
-JUDGING_OPTIONS = (
+_OPTIONS = (
     click.option(
         "--run", "runs", default="latest", show_default=True, help="latest, all, or the id of a run or group."
     ),
@@ -59,28 +57,16 @@ class Asked:
         return 0 if verdict.mode == "shadow" or verdict.word not in self.failing else CODES[verdict.word]
 
 
-def judging_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command the options that all commands share which end with a verdict; it is passed them as `asked`."""
+def _check_options(
+    runs: str, formats: tuple[str, ...], figures: bool, fail_on: str, exit_zero: bool, dry_run: bool
+) -> Asked:
+    names = [name.strip().lower().replace("_", "-") for name in fail_on.split(",") if name.strip()]
+    for name in names:
+        if name not in FAILING:
+            raise UnknownName("verdict to fail on", name, FAILING)
+    failing = () if exit_zero else tuple(FAILING[name] for name in names)
+    return Asked(runs, tuple(parse_formats(formats)), failing, not dry_run, figures)
 
-    @functools.wraps(command)
-    def call(
-        *args: Any,
-        runs: str,
-        formats: tuple[str, ...],
-        figures: bool,
-        fail_on: str,
-        exit_zero: bool,
-        dry_run: bool,
-        **others: Any,
-    ) -> int:
-        names = [name.strip().lower().replace("_", "-") for name in fail_on.split(",") if name.strip()]
-        for name in names:
-            if name not in FAILING:
-                raise UnknownName("verdict to fail on", name, FAILING)
-        failing = () if exit_zero else tuple(FAILING[name] for name in names)
-        asked = Asked(runs, tuple(parse_formats(formats)), failing, not dry_run, figures)
-        return command(*args, asked=asked, **others)
 
-    for option in reversed(JUDGING_OPTIONS):
-        call = option(call)
-    return call
+judging_options = gathered("asked", _check_options, *_OPTIONS)
+"""Gives a command the options that all commands share which end with a verdict; it is passed them as `asked`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.amounts import Duration
+from evaluator.cli.amounts import DURATION
 from evaluator.cli.gathering import gathered
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
@@ -53,7 +53,7 @@ class LoadOptions:
 )
 @click.option("--users", type=int, default=10, show_default=True, help="Users of each arm.")
 @click.option("--spawn-rate", type=float, help="Users started per second in each arm.  [default: all within 10 s]")
-@click.option("--run-time", type=Duration(), default="5m", show_default=True, help="How long each run lasts.")
+@click.option("--run-time", type=DURATION, default="5m", show_default=True, help="How long each run lasts.")
 @click.option("--processes", type=int, default=1, show_default=True, help="Load generator processes.")
 @click.option("--replicates", type=int, default=1, show_default=True, help="Runs; several tell release from instance.")
 @click.option("--restart-command", metavar="CMD", help="Restarts the targets between replicates; run without a shell.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evaluator.records import Landed, OutcomeFacts, OutcomeOptions, OutcomePlan
+from evaluator.records import EvidenceKind, Landed, OutcomeFacts, OutcomeOptions, OutcomePlan
 
 if TYPE_CHECKING:
     from evaluator.policy import Policy
@@ -93,7 +93,7 @@ def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: O
 
 def tell_metrics(policy: Policy, suggested: Sequence[str]) -> str:
     """Say which metrics would judge outcomes, where the policy has none of them; nothing where it has."""
-    if any(rule.outcome for rule in policy.rulebook.rules):
+    if policy.rulebook.on(EvidenceKind.OUTCOMES):
         return ""
     lines = "".join(f"\n  - {one}" for one in suggested)
     return f"the policy has no metric of outcomes; `evaluator init` writes one with these (think about margins):{lines}"
@@ -101,7 +101,7 @@ def tell_metrics(policy: Policy, suggested: Sequence[str]) -> str:
 
 def tell_looks(policy: Policy) -> str:
     """Say before the first verdict what it costs, where the policy plans no others; nothing where it does."""
-    monitoring, judged = policy.rulebook.monitoring, any(rule.outcome for rule in policy.rulebook.rules)
+    monitoring, judged = policy.rulebook.monitoring, bool(policy.rulebook.on(EvidenceKind.OUTCOMES))
     if not judged or monitoring.mode != "auto" or monitoring.max_units is not None:
         return ""
     return (

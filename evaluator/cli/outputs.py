@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 from evaluator.cli import emit
 from evaluator.cli.terminal import FILE_PAGE, make_page
@@ -77,21 +75,11 @@ def _report(outputs: Sequence[Output]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    """Write next to the file and replace it at the end: a reader finds all of the old text or all of the new."""
     if _is_special(path):
         path.write_text(text, encoding="utf-8", newline="\n")
         return
-    with _replacing(path.resolve()) as file:
-        file.write(text)
-
-
-def _is_special(path: Path) -> bool:
-    """Tell whether a path is a pipe, a terminal or a device: it cannot be replaced, only written to."""
-    return path.exists() and not path.is_file()
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
-    """Write beside the file and replace it at the end: a reader finds all of the old text or all of the new."""
+    path = path.resolve()
     # It is kept when closed, and removed below unless it took its place.
     file = tempfile.NamedTemporaryFile(  # noqa: SIM115
         "w", encoding="utf-8", newline="\n", prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent, delete=False
@@ -99,12 +87,17 @@ def _replacing(path: Path) -> Iterator[IO[str]]:
     unfinished = Path(file.name)
     try:
         with file:
-            yield file
+            file.write(text)
         unfinished.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def _is_special(path: Path) -> bool:
+    """Tell whether a path is a pipe, a terminal or a device: it cannot be replaced, only written to."""
+    return path.exists() and not path.is_file()
 
 
 def _umask() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.amounts import Duration, Share
+from evaluator.cli.amounts import DURATION, SHARE
 from evaluator.cli.gathering import gathered
 from evaluator.cli.terminal import make_page
 from evaluator.errors import UsageError
@@ -30,7 +30,7 @@ from evaluator.planning import (
 )
 from evaluator.records import Margin
 from evaluator.reports import Page
-from evaluator.reports.table import lay_out, write_line
+from evaluator.reports.base import lay_out, write_line
 from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
 
 FACTORS = (0.25, 0.5, 1, 2, 4)
@@ -41,7 +41,7 @@ NAMES = {"big_bang": "big bang", "blue_green": "blue-green", "canary": "canary",
 @click.argument("release", metavar="[RELEASE]", required=False)
 @click.option("--rate", "rate_per_s", type=click.FloatRange(0, min_open=True), help="Requests per second of each arm.")
 @click.option(
-    "--duration", "duration_s", type=Duration(), default="60m", show_default=True, help="How long the test lasts."
+    "--duration", "duration_s", type=DURATION, default="60m", show_default=True, help="How long the test lasts."
 )
 @click.option(
     "--instances",
@@ -49,9 +49,9 @@ NAMES = {"big_bang": "big bang", "blue_green": "blue-green", "canary": "canary",
     type=click.IntRange(1, 1000),
     help="Instances of each arm, or replicates.  [default: as stored, or 4]",
 )
-@click.option("--regression", type=Share(), default="10%", show_default=True, help="Rise of latency to be found.")
-@click.option("--failures", type=Share(), default="0.5pp", show_default=True, help="Rise of failures to be found.")
-@click.option("--power", type=Share(), default="80%", show_default=True, help="Chance that counts as found, or as GO.")
+@click.option("--regression", type=SHARE, default="10%", show_default=True, help="Rise of latency to be found.")
+@click.option("--failures", type=SHARE, default="0.5pp", show_default=True, help="Rise of failures to be found.")
+@click.option("--power", type=SHARE, default="80%", show_default=True, help="Chance that counts as found, or as GO.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 @click.option(
     "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it too: a file that ends in svg, png or html."
@@ -84,7 +84,10 @@ def command(
     grids = tabulate(history, policy.rulebook, goal, [goal.duration_s * f for f in FACTORS], around)
     strategies = compare_strategies(history, policy.rulebook, goal)
     if plot is not None:
-        _draw(plot, plans, grids, strategies)
+        with needs("drawing needs", "plots"):
+            from evaluator.figures import draw_plan, save_figure
+
+            save_figure(draw_plan(plans, grids, strategies), plot)
     if as_json:
         emit(json.dumps(_to_plain(history, goal, plans, grids, strategies), indent=2))
         return
@@ -92,13 +95,6 @@ def command(
     lines = [*_head(release, history, goal), "", *_gates(plans, goal, page), "", *_grid(plans, grids, page), ""]
     lines += [*_strategies(strategies, goal, page), "", *_notes(history)]
     emit("\n".join(line if line.startswith("  ") else write_line(line, page) for line in lines))
-
-
-def _draw(path: Path, plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequence[Exposure]) -> None:
-    with needs("drawing needs", "plots"):
-        from evaluator.figures import draw_plan, save_figure
-
-        save_figure(draw_plan(plans, grids, strategies), path)
 
 
 # ------------------------------------------------------------------ for people
@@ -179,11 +175,7 @@ def _strategies(strategies: Sequence[Exposure], goal: Goal, page: Page) -> list[
     rows = [
         (
             NAMES[row.strategy],
-            "–"
-            if math.isnan(row.full_after_s)
-            else format_duration(row.full_after_s)
-            if row.full_after_s
-            else "at once",
+            _full_after(row.full_after_s),
             _percent(row.completes),
             f"{format_number(round(row.false_stop * 100, 1))} %",
             _percent(row.stopped),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evaluator.cli import Session, emit
-from evaluator.cli.amounts import Duration
+from evaluator.cli.amounts import DURATION
+from evaluator.cli.gathering import with_options
 from evaluator.errors import UsageError
 from evaluator.records.intents import FINAL_STATES, Action, Delivery, Intent, IntentState
 
@@ -24,24 +25,16 @@ EXIT_CODES = {IntentState.ACKNOWLEDGED: 0, IntentState.FAILED: 4, IntentState.UN
 
 POLL_S = 1.0
 LOCK_WAIT_S = 60.0
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-OPTIONS = (
+_options = with_options(
     click.argument("release", metavar="RELEASE"),
     click.option("--reason", default="", help="Why, in a sentence; it stays in the audit trail."),
     click.option("--yes", is_flag=True, help="Do not ask to type the release's name."),
     click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing."),
     click.option("--queue", is_flag=True, help="Leave it to the app, or to `evaluator hooks worker`."),
-    click.option("--wait", "wait_s", type=Duration(), metavar="DURATION", help="Wait so long until it is done."),
+    click.option("--wait", "wait_s", type=DURATION, metavar="DURATION", help="Wait so long until it is done."),
 )
-"""Options of the three commands, in the order of their help."""
-
-
-def _options(function: F) -> F:
-    for option in reversed(OPTIONS):
-        function = option(function)
-    return function
+"""Gives a command the options that all three have."""
 
 
 @click.command("promote")

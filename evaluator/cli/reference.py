@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -107,7 +107,10 @@ def write_policy() -> str:
     for name, definition in schema["$defs"].items():
         if name not in NOT_SHOWN:
             defaults = whole.get(sections.get(name, ""), {})
-            parts += _tabulate(f"`{name}`", definition, schema["$defs"], defaults)
+            parts += [
+                *_tabulate(f"`{name}`", definition, schema["$defs"], defaults),
+                *_tabulate_types(definition.get("allOf", ())),
+            ]
     return "\n".join(parts).rstrip()
 
 
@@ -135,6 +138,19 @@ def _tabulate(
         default = f" {_default(value, defaults.get(key))} |" if known else ""
         yield f"| `{key}` | {_kind(value)} |{default} {_cell(said)} |"
     yield ""
+
+
+def _tabulate_types(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Write the keys that depend on the type, those that are alike together."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for case in cases:
+        for key, value in case["then"]["properties"].items():
+            row = key, _kind(value), _cell(value["description"])
+            rows.setdefault(row, []).append(f"`{case['if']['properties']['type']['const']}`")
+    if rows:
+        yield "Keys of some types only:\n\n| key | of | is | |\n| --- | --- | --- | --- |"
+        yield from (f"| `{key}` | {', '.join(types)} | {kind} | {said} |" for (key, kind, said), types in rows.items())
+        yield ""
 
 
 def _resolve(value: Mapping[str, Any], defined: Mapping[str, Any]) -> Mapping[str, Any]:

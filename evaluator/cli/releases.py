@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import UTC
 
 import click
@@ -12,7 +11,7 @@ from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page, write_time
 from evaluator.records import ReleaseSummary, VerdictWord
 from evaluator.reports import VERDICT_WORDS
-from evaluator.reports.table import lay_out
+from evaluator.reports.base import lay_out
 
 HEAD = ("release", "versions", "verdict", "runs", "requests", "last run (UTC)")
 
@@ -27,8 +26,10 @@ def command(session: Session, as_json: bool) -> None:
         emit(json.dumps([_to_plain(summary) for summary in releases], indent=2))
     elif releases:
         emit("\n".join(lay_out([HEAD, *(_row(summary) for summary in releases)], make_page(), indent="")))
-        if any(summary.shadow_verdicts for summary in releases):
-            session.say(_describe_shadow(releases))
+        if shadowed := sum(summary.shadow_verdicts for summary in releases):
+            blocked = sum(summary.would_have_blocked for summary in releases)
+            noun = "verdict" if shadowed == 1 else "verdicts"
+            session.say(f"{shadowed} {noun} in shadow mode, of which {blocked} would have blocked")
     else:
         session.say("no releases yet; `evaluator load` or `evaluator import` makes one")
 
@@ -40,14 +41,6 @@ def _row(summary: ReleaseSummary) -> tuple[str, ...]:
     verdict += " (shadow)" if summary.mode == "shadow" else ""
     when = f"{summary.last_run.astimezone(UTC):%Y-%m-%d %H:%M}" if summary.last_run else "–"
     return release.id, ", ".join(versions) or "–", verdict, str(summary.runs), f"{summary.rows:,}", when
-
-
-def _describe_shadow(releases: Sequence[ReleaseSummary]) -> str:
-    """Say what shadow mode let pass."""
-    judged, blocked = (
-        sum(getattr(one, name) for one in releases) for name in ("shadow_verdicts", "would_have_blocked")
-    )
-    return f"{judged} {'verdicts' if judged != 1 else 'verdict'} in shadow mode, of which {blocked} would have blocked"
 
 
 def _to_plain(summary: ReleaseSummary) -> dict[str, object]:

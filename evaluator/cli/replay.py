@@ -14,7 +14,7 @@ from evaluator.pipeline.replaying import Replayed, replay_releases
 from evaluator.policy.selection import list_policies
 from evaluator.records import VerdictWord
 from evaluator.reports import VERDICT_WORDS, Page
-from evaluator.reports.table import lay_out, write_line
+from evaluator.reports.base import lay_out, write_line
 
 HEAD = ("release", "was", "would be")
 

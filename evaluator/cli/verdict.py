@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from evaluator.cli import Session
-from evaluator.cli.amounts import Duration, Moment
+from evaluator.cli.amounts import DURATION, MOMENT
 from evaluator.cli.judging import Asked, judging_options
 from evaluator.errors import UsageError
 from evaluator.pipeline.judging import judge_release
@@ -19,9 +19,9 @@ __all__ = ["command"]
 @click.command("verdict")
 @click.argument("release", metavar="RELEASE")
 @judging_options
-@click.option("--from", "start", type=Moment(), metavar="T", help="Judge only from this time on.")
-@click.option("--to", "end", type=Moment(), metavar="T", help="Judge only until this time: 2026-11-25T10:00:00Z.")
-@click.option("--wait", "wait_s", type=Duration(), metavar="DURATION", help="Wait so long until it is decided.")
+@click.option("--from", "start", type=MOMENT, metavar="T", help="Judge only from this time on.")
+@click.option("--to", "end", type=MOMENT, metavar="T", help="Judge only until this time: 2026-11-25T10:00:00Z.")
+@click.option("--wait", "wait_s", type=DURATION, metavar="DURATION", help="Wait so long until it is decided.")
 @click.pass_obj
 def command(
     session: Session,

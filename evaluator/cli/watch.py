@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from evaluator.cli import Session
-from evaluator.cli.amounts import Duration
+from evaluator.cli.amounts import DURATION
 from evaluator.cli.judging import Asked, judging_options
 from evaluator.cli.waiting import await_verdict
 
@@ -16,7 +16,7 @@ __all__ = ["command"]
 @click.argument("release", metavar="RELEASE")
 @judging_options
 @click.option(
-    "--wait", "wait_s", type=Duration(), metavar="DURATION", help="Wait so long.  [default: until it is decided]"
+    "--wait", "wait_s", type=DURATION, metavar="DURATION", help="Wait so long.  [default: until it is decided]"
 )
 @click.pass_obj
 def command(session: Session, release: str, asked: Asked, wait_s: float | None) -> int:

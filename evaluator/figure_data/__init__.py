@@ -17,8 +17,8 @@ from evaluator.figure_data.readings import trace_readings
 from evaluator.figure_data.shape import trace_distribution, trace_quantiles
 from evaluator.figure_data.timeline import Axis, build_axis, trace_timeline
 from evaluator.figure_data.units import trace_units
-from evaluator.metrics import REQUEST_METRICS
-from evaluator.records import Comparison, ReadingCells, Role, Rulebook
+from evaluator.metrics.reading_base import ReadingMetric
+from evaluator.records import Comparison, EvidenceKind, ReadingCells, Rulebook
 
 __all__ = ["MOST_POINTS", "MOST_UNITS", "trace_release"]
 
@@ -51,7 +51,9 @@ def trace_release(
     axis: Axis | None = None
     if requests is not None and requests.cells.moments.run.size:
         axis = build_axis(requests.cells)
-        drawn = [row for row in comparisons if _is_drawn(row)][:MOST_METRICS]
+        # Gates and holds on requests have curves of their own, where there are data.
+        of_requests = [row for row in comparisons if row.rule.evidence is EvidenceKind.REQUESTS]
+        drawn = [row for row in of_requests if row.must_be_within and row.effect is not None][:MOST_METRICS]
         arms = list(dict.fromkeys(row.arm for row in drawn))
         traced["metrics"] = [
             {
@@ -67,12 +69,7 @@ def trace_release(
         traced["distributions"] = [found for arm in arms if (found := trace_distribution(requests, arm))]
         decided = min((row.decided_at_s for row in drawn if row.decided_at_s is not None), default=None)
         traced["timeline"] = trace_timeline(requests, axis, decided)
-    rules = {query.text: rule for rule in reversed(rulebook.rules) for query in rule.queries}
-    traced["readings"] = [] if readings is None else trace_readings(readings, axis, rules)
+    asked = reversed(ReadingMetric.among(rulebook.rules))
+    metrics = {query.text: (metric, rule.name) for metric, rule in asked for query in metric.queries}
+    traced["readings"] = [] if readings is None else trace_readings(readings, axis, metrics)
     return traced
-
-
-def _is_drawn(row: Comparison) -> bool:
-    """Has this comparison curves of its own? Gates and holds on requests have, where there is data."""
-    decides = row.rule.role is not Role.WATCH and not row.scan and row.rule.type in REQUEST_METRICS
-    return decides and row.effect is not None

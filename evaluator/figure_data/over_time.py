@@ -8,7 +8,7 @@ from typing import Any
 from evaluator.assess.looks import repeat_interval
 from evaluator.assess.requests import RequestPairs
 from evaluator.figure_data.base import plain, spread
-from evaluator.metrics import REQUEST_METRICS
+from evaluator.metrics.base import RequestMetric
 from evaluator.records import BLOCK_BUCKETS, Comparison, Effect
 from evaluator.stats.longrun import MIN_BUCKETS
 
@@ -31,10 +31,16 @@ def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] |
     chosen = {looks[index] for index in spread(len(looks), MOST_LOOKS)}
     chosen |= {look for look in looks if row.decided_at_s == look}
     known: list[tuple[int, Effect]] = []
+    metric = row.rule.metric
     for at_s in sorted(look for look in chosen if look < covered_s):
-        effect = _find_effect(requests, row, at_s)
-        if effect is not None:
-            known.append((at_s, effect))
+        pair = requests.at(row.arm, row.rule.slice.endpoint, at_s)
+        if pair is None or not isinstance(metric, RequestMetric):
+            continue
+        then = metric.compare(replace(pair, depth="full"), row.rule)
+        if requests.calendar.kind != "fixed":
+            then = repeat_interval(then, replace(requests.calendar, final=False), float(at_s), requests.rulebook)
+        if then.effect is not None:
+            known.append((at_s, then.effect))
     known.append((covered_s, row.effect))
     return {
         "kind": requests.calendar.kind,
@@ -44,14 +50,3 @@ def trace_over_time(requests: RequestPairs, row: Comparison) -> dict[str, Any] |
         "upper": [plain(effect.upper) for _, effect in known],
         "decided_at_s": row.decided_at_s,
     }
-
-
-def _find_effect(requests: RequestPairs, row: Comparison, at_s: int) -> Effect | None:
-    """The effect as it was known after the first seconds of judged data."""
-    pair = requests.at(row.arm, row.rule.slice.endpoint, at_s)
-    if pair is None:
-        return None
-    then = REQUEST_METRICS[row.rule.type](replace(pair, depth="full"), row.rule)
-    if requests.calendar.kind != "fixed":
-        then = repeat_interval(then, replace(requests.calendar, final=False), float(at_s), requests.rulebook)
-    return then.effect

@@ -9,7 +9,8 @@ import numpy as np
 
 from evaluator.figure_data.base import MOST_POINTS, round_all
 from evaluator.figure_data.timeline import Axis
-from evaluator.records import PARTS, Query, QueryKind, ReadingCells, Rule
+from evaluator.metrics.reading_base import ReadingMetric
+from evaluator.records import PARTS, Query, QueryKind, ReadingCells
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
 __all__ = ["trace_readings"]
@@ -18,20 +19,22 @@ __all__ = ["trace_readings"]
 MOST_QUERIES = 8
 
 
-def trace_readings(readings: ReadingCells, axis: Axis | None, rules: Mapping[str, Rule]) -> list[dict[str, Any]]:
+def trace_readings(
+    readings: ReadingCells, axis: Axis | None, metrics: Mapping[str, tuple[ReadingMetric, str]]
+) -> list[dict[str, Any]]:
     """One entry a query: gauges by their mean over instances, counters per second, histograms by their mean.
 
-    `axis` is that of the load; without one the readings have their own, from their first bucket. `rules` gives a metric
-    that asks a query, by its text; gauges and histograms are in its unit.
+    `axis` is that of the load; without one the readings have their own, from their first bucket. `metrics`: a metric
+    that asks a query, with its name, by the text of the query; gauges and histograms are in its unit.
     """
     out = []
     for code, query in enumerate(readings.queries[:MOST_QUERIES] if readings.bucket.size else ()):
-        rule = rules.get(query.text)
+        metric, metric_name = metrics.get(query.text, (None, ""))
         counted = query.kind is QueryKind.COUNTER
         arms = []
         for arm, name in enumerate(readings.arms):
             buckets, values = _find_series(readings, code, query, arm)
-            values = values * (rule.scale if rule and not counted else 1.0)
+            values = values * (metric.scale if metric and not counted else 1.0)
             moments = buckets * float(readings.bucket_s)
             first_s = float(readings.bucket.min() * readings.bucket_s)
             load_s = np.array([axis.locate(moment) if axis else moment - first_s for moment in moments])
@@ -44,9 +47,9 @@ def trace_readings(readings: ReadingCells, axis: Axis | None, rules: Mapping[str
             out.append(
                 {
                     "name": query.text.partition("{")[0].strip() or query.text,
-                    "metric": rule.name if rule else "",
+                    "metric": metric_name,
                     "query": query.text,
-                    "unit": rule.unit if rule and not counted and rule.unit != "fraction" else "",
+                    "unit": metric.scaled_unit.replace("fraction", "") if metric and not counted else "",
                     "shows": "per_s" if counted else "mean",
                     "arms": arms,
                 }

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluator.assess.requests import RequestPairs
 from evaluator.figure_data.base import MOST_UNITS, plain
+from evaluator.metrics.base import RequestMetric, UnitTotals
 from evaluator.records import Comparison
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.distribution import Distribution, distributions_by_row
@@ -46,12 +47,17 @@ def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | Non
     `None` for a metric that instances do not have (throughput).
     """
     pair = requests.at(row.arm, row.rule.slice.endpoint)
-    if pair is None:
+    metric = row.rule.metric
+    if pair is None or not isinstance(metric, RequestMetric):
         return None
     by_run = pair.design.kind == "replicates"
     units = _take_runs(requests, pair.panel) if by_run else _take_instances(pair.panel)
     n = units.total("n")
-    values = _find_values(pair.panel, units, row, n)
+    failures, time_ms, size = (units.total(name) for name in ("failures", "time_ms", "bytes"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = metric.of_units(
+            UnitTotals(n, failures, time_ms, size, lambda share: _find_quantiles(pair.panel, units, n, share))
+        )
     if values is None:
         return None
     shown: list[int] = []
@@ -100,19 +106,10 @@ def _take_runs(requests: RequestPairs, panel: Panel) -> _Units:
     )
 
 
-def _find_values(panel: Panel, units: _Units, row: Comparison, n: FloatArray) -> FloatArray | None:
-    ok = n - units.total("failures")
-    if row.rule.type == "latency_quantile":
-        limits = find_limits_ms(panel)
-        out = np.full(n.size, np.nan)
-        owner = units.histogram_unit
-        curves = distributions_by_row(units.bins, np.ones(owner.size), limits, owner, n.size)
-        for unit in np.flatnonzero((curves[:, -1] > 0) & (n > 0)):
-            out[unit] = Distribution(limits, curves[unit] / n[unit]).quantile(row.rule.quantile or 0.5)
-        return out
-    shares = {"failure_rate": ("failures", n), "latency_mean": ("time_ms", ok), "response_size": ("bytes", ok)}
-    if row.rule.type not in shares:
-        return None
-    name, below = shares[row.rule.type]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return units.total(name) / below
+def _find_quantiles(panel: Panel, units: _Units, n: FloatArray, probability: float) -> FloatArray:
+    limits, owner = find_limits_ms(panel), units.histogram_unit
+    out = np.full(n.size, np.nan)
+    curves = distributions_by_row(units.bins, np.ones(owner.size), limits, owner, n.size)
+    for unit in np.flatnonzero((curves[:, -1] > 0) & (n > 0)):
+        out[unit] = Distribution(limits, curves[unit] / n[unit]).quantile(probability)
+    return out

@@ -9,14 +9,12 @@ from __future__ import annotations
 from evaluator.figures.base import PALETTE, Figure, color_arms
 from evaluator.figures.compose import put_below_each_other, with_finding
 from evaluator.figures.distribution import draw_distribution
-from evaluator.figures.export import save_figure, to_svg
+from evaluator.figures.export import save_figure, to_image, to_svg
 from evaluator.figures.forest import draw_forest, pick_decisive, rank_by_margin
-from evaluator.figures.image import to_image
 from evaluator.figures.over_time import draw_over_time
-from evaluator.figures.plan import draw_plan
-from evaluator.figures.planned import draw_exposure, draw_precision
+from evaluator.figures.plan import draw_exposure, draw_plan, draw_precision
 from evaluator.figures.shift import draw_shift
-from evaluator.figures.timeline import draw_timeline
+from evaluator.figures.timeline import draw_timeline, explain_timeline
 from evaluator.figures.units import draw_units
 
 __all__ = [
@@ -32,6 +30,7 @@ __all__ = [
     "draw_shift",
     "draw_timeline",
     "draw_units",
+    "explain_timeline",
     "pick_decisive",
     "put_below_each_other",
     "rank_by_margin",

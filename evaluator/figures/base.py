@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evaluator.records import BASELINE, Comparison, Direction
-from evaluator.wording import format_number
+from evaluator.wording import format_number, name_comparison
 
 if TYPE_CHECKING:
     import altair as alt
@@ -37,7 +37,9 @@ __all__ = [
     "is_worse_upwards",
     "join_words",
     "label_time",
-    "readable",
+    "layer_change",
+    "name_row",
+    "scale",
     "scale_of",
     "shorten",
     "style",
@@ -102,11 +104,21 @@ class Scaled:
         return "–" if value is None else f"{format_number(value * self.factor, sign=True)} {self.unit}"
 
 
-def scale_of(row: Comparison) -> Scaled:
+def scale(unit: str, *, relative: bool) -> Scaled:
     """Percent for relative changes, percentage points for those of a fraction, else the metric's own unit."""
-    if row.effect is None or row.effect.kind == "relative":
+    if relative:
         return Scaled(100.0, "%")
-    return Scaled(100.0, "pp") if row.unit == "fraction" else Scaled(1.0, row.unit)
+    return Scaled(100.0, "pp") if unit == "fraction" else Scaled(1.0, unit)
+
+
+def scale_of(row: Comparison) -> Scaled:
+    """How the effect of a comparison is drawn."""
+    return scale(row.unit, relative=row.effect is None or row.effect.kind == "relative")
+
+
+def name_row(row: Comparison, *, several: bool) -> str:
+    """Name a comparison, with its arm where there are `several`."""
+    return f"{name_comparison(row)}, {row.arm}" if several else name_comparison(row)
 
 
 def is_worse_upwards(row: Comparison) -> bool:
@@ -125,6 +137,26 @@ def inline(rows: Sequence[Mapping[str, Any]]) -> alt.InlineData:
     import altair as alt
 
     return alt.InlineData(values=[dict(row) for row in rows])
+
+
+def layer_change(
+    points: Sequence[Mapping[str, Any]], x: Any, domain: tuple[float, float], unit: str, color: str
+) -> Any:
+    """Draw a change along an axis: no change, the band of its intervals, the line of its estimates and their dots.
+
+    points: `change`, `lower`, `upper` and `tip`, each at its place on the axis `x`.
+    """
+    import altair as alt
+
+    y = alt.Y("change:Q", title=f"change, {unit}", scale=alt.Scale(domain=list(domain), nice=False, zero=False))
+    base = alt.Chart(inline(points)).encode(x=x)
+    zero = alt.Chart(inline([{"change": 0}])).mark_rule(color=MUTED, strokeWidth=1).encode(y="change:Q")
+    area = base.mark_area(color=color, opacity=0.25, clip=True).encode(
+        y=alt.Y("lower:Q", title=f"change, {unit}"), y2="upper:Q"
+    )
+    line = base.mark_line(color=color, strokeWidth=2, clip=True).encode(y=y)
+    dots = base.mark_point(color=color, filled=True, size=26, opacity=1, clip=True).encode(y=y, description="tip:N")
+    return [zero, area, line, dots]
 
 
 def finish(chart: Any, *, width: int, height: int) -> Any:
@@ -158,14 +190,10 @@ def label_time(seconds: float) -> tuple[float, str]:
     return (60.0, "minutes") if seconds > MINUTES_FROM_S else (1.0, "seconds")
 
 
-def readable(text: str) -> str:
-    """Text without characters that move the cursor or turn the line round."""
-    return "".join("�" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Co") else c for c in text)
-
-
 def shorten(text: str, most: int = LONGEST) -> str:
-    """Text that fits; what is cut is marked."""
-    text = readable(text[: most + 1])
+    """Text that fits, without characters that move the cursor or turn the line round; what is cut is marked."""
+    unsafe = ("Cc", "Cf", "Cs", "Zl", "Zp", "Co")
+    text = "".join("�" if unicodedata.category(c) in unsafe else c for c in text[: most + 1])
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -40,7 +40,11 @@ def put_below_each_other(figures: Sequence[Figure], colors: Mapping[str, str]) -
     import altair as alt
 
     width = float(figures[0].chart.width)
-    parts = [_bare(figure.chart).properties(title=_entitle(_wrap(figure.title, width))) for figure in figures]
+    parts = []
+    for figure in figures:
+        part = figure.chart.copy()
+        part.config = part.autosize = alt.Undefined  # what only the whole of a chart may have
+        parts.append(part.properties(title=_entitle(_wrap(figure.title, width))))
     whole = alt.vconcat(_name_arms(colors), *parts, spacing=14).properties(background=PAPER)
     stacked: alt.VConcatChart = style(whole.resolve_scale(color="independent", strokeDash="independent"))
     return stacked
@@ -56,15 +60,6 @@ def _entitle(lines: Sequence[str]) -> Any:
     return alt.TitleParams(
         list(lines), anchor="start", frame="group", fontSize=TITLE, lineHeight=LINE, fontWeight="normal", color=INK
     )
-
-
-def _bare(chart: Any) -> Any:
-    """Leave out what only the whole of a chart may have."""
-    import altair as alt
-
-    part = chart.copy()
-    part.config = part.autosize = alt.Undefined
-    return part
 
 
 def _name_arms(colors: Mapping[str, str]) -> alt.LayerChart | alt.FacetChart:

@@ -41,29 +41,18 @@ def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARR
         )
     )
     step = max(1, len(curve["ms"]) // TABLE_ROWS)
+    medians = [
+        "no time at all (they fail)" if median is None else format_value(median, "ms") for median in curve["medians_ms"]
+    ]
+    title = f"Half of the requests are done within {medians[0]} on baseline and {medians[1]} on {curve['arm']}"
     return Figure(
         finish(alt.layer(chart), width=width, height=height),
-        title=_say(curve),
+        title=title,
         alt=f"Two rising lines: the share of requests done by each response time, of baseline and {curve['arm']}. "
-        f"{_say(curve)}.",
+        f"{title}.",
         head=("done by", BASELINE, curve["arm"]),
         rows=tuple(
-            (format_value(ms, "ms"), _percent(own), _percent(other))
+            (format_value(ms, "ms"), f"{format_number(100 * own)} %", f"{format_number(100 * other)} %")
             for ms, own, other in list(zip(curve["ms"], curve["baseline"], curve["candidate"], strict=True))[::step]
         ),
     )
-
-
-def _percent(share: float) -> str:
-    return f"{format_number(100 * share)} %"
-
-
-def _say(curve: Mapping[str, Any]) -> str:
-    baseline, candidate = curve["medians_ms"]
-    return (
-        f"Half of the requests are done within {_time(baseline)} on baseline and {_time(candidate)} on {curve['arm']}"
-    )
-
-
-def _time(value: float | None) -> str:
-    return "no time at all (they fail)" if value is None else format_value(value, "ms")

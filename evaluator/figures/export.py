@@ -1,4 +1,4 @@
-"""A figure as a file, or as an SVG that is part of a page.
+"""A figure as a file, as an image, or as an SVG that is part of a page.
 
 An SVG carries no script, needs no network and prints as it is seen; the page gives it light and dark colours.
 """
@@ -17,7 +17,7 @@ from evaluator.figures.base import Figure
 if TYPE_CHECKING:
     import altair as alt
 
-__all__ = ["save_figure", "to_svg"]
+__all__ = ["save_figure", "to_image", "to_svg"]
 
 FORMATS = (".svg", ".png", ".html")
 SVG = "http://www.w3.org/2000/svg"
@@ -36,6 +36,16 @@ def save_figure(chart: alt.VConcatChart, path: Path) -> None:
         raise EvaluatorError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def to_image(figure: Figure, kind: str) -> bytes:
+    """Draw a figure on white, as `svg` or `png`."""
+    import vl_convert
+
+    spec = {**figure.chart.to_dict(), "background": "white"}
+    if kind == "svg":
+        return str(vl_convert.vegalite_to_svg(spec)).encode()
+    return bytes(vl_convert.vegalite_to_png(spec, scale=2))
+
+
 def to_svg(figure: Figure, name: str) -> str:
     """Draw a figure as an SVG element of a page. `name`: what no other figure of the page is called."""
     import vl_convert
@@ -44,7 +54,12 @@ def to_svg(figure: Figure, name: str) -> str:
     root = ET.fromstring(vl_convert.vegalite_to_svg(figure.chart.to_dict(validate=False)))  # noqa: S314
     _name_parts(root, name)
     for element in root.iter():
-        _tell(element)
+        # What a mark shows when it is pointed at; the roles and labels of parts are those of the whole.
+        label, kind = element.attrib.pop("aria-label", ""), element.attrib.pop("aria-roledescription", "")
+        for attribute in ("role", "aria-hidden", "class", "pointer-events"):
+            element.attrib.pop(attribute, None)
+        if label and any(word in kind for word in TIPPED):
+            ET.SubElement(element, f"{{{SVG}}}title").text = label
     for attribute in ("width", "height", "class", "version"):
         root.attrib.pop(attribute, None)
     root.attrib.update({"role": "img", "aria-label": figure.alt})
@@ -52,20 +67,10 @@ def to_svg(figure: Figure, name: str) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def _tell(element: ET.Element) -> None:
-    """What a mark shows when it is pointed at; the roles and labels of parts are those of the whole."""
-    label, kind = element.attrib.pop("aria-label", ""), element.attrib.pop("aria-roledescription", "")
-    for attribute in ("role", "aria-hidden", "class", "pointer-events"):
-        element.attrib.pop(attribute, None)
-    if label and any(word in kind for word in TIPPED):
-        title = ET.SubElement(element, f"{{{SVG}}}title")
-        title.text = label
-
-
 def _name_parts(root: ET.Element, name: str) -> None:
     """Give parts and references to them names of their own: several figures stand on one page.
 
-    They are numbered anew, since the converter goes on counting from figure to figure.
+    They are numbered again, since the converter goes on counting from figure to figure.
     """
     names: dict[str, str] = {}
     for element in root.iter():

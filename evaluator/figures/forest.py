@@ -20,6 +20,7 @@ from evaluator.figures.base import (
     inline,
     is_worse_upwards,
     join_words,
+    name_row,
     shorten,
 )
 from evaluator.records import Comparison, MetricStatus, Role
@@ -86,7 +87,7 @@ def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
 
 def pick_decisive(rows: Sequence[Comparison]) -> list[Comparison]:
     """What a verdict is made of: gates and holds, and the endpoints that are shown to be worse, the worst of them."""
-    asked = [row for row in rows if not row.scan and row.rule.role is not Role.WATCH]
+    asked = [row for row in rows if row.must_be_within]
     loud = [row for row in rank_by_margin([row for row in rows if row.scan]) if row.status is MetricStatus.FAIL]
     return [*asked, *loud[:MOST_DECIDING]]
 
@@ -110,16 +111,19 @@ def draw_forest(
     ranked = rank_by_margin(rows)
     if not ranked:
         return None
-    used = [one for row in ranked if (one := _use(row)) is not None]
-    low, high = _domain(used)
+    used = [share for row in ranked if (share := _use(row)) is not None]
+    ends = [min(max(end, -FARTHEST), FARTHEST) for share in used for end in (share.estimate, share.least, share.most)]
+    low, high = min([*ends, -1.3]), max([*ends, 1.3])
+    room = (high - low) * 0.03
+    domain = low - room, high + room
     lay = _lay_out(width)
     points = [
-        _point(place, row, one, (low, high), colors, lay, several=several)
-        for place, (row, one) in enumerate(zip(ranked, used, strict=True))
+        _point(place, row, share, domain, colors, lay, several=several)
+        for place, (row, share) in enumerate(zip(ranked, used, strict=True))
     ]
     height = lay.row * len(ranked) + AXIS
     return Figure(
-        finish(_layer(points, (low, high), lay), width=width, height=height),
+        finish(_layer(points, domain, lay), width=width, height=height),
         title=_say(ranked),
         alt=f"One row a metric, furthest beyond its margin first: its change with interval, as a share of the harm "
         f"that is allowed. {_say(ranked)}.",
@@ -127,7 +131,7 @@ def draw_forest(
         rows=tuple(
             (
                 row.status.value.replace("_", " "),
-                _name(row, several=several),
+                name_row(row, several=several),
                 format_change(row.effect, row.unit),
                 format_interval(row.effect, row.unit),
                 format_margin(row.rule.margin, row.unit),
@@ -136,17 +140,6 @@ def draw_forest(
             if row.effect is not None
         ),
     )
-
-
-def _name(row: Comparison, *, several: bool) -> str:
-    return f"{name_comparison(row)}, {row.arm}" if several else name_comparison(row)
-
-
-def _domain(used: Sequence[_Used]) -> tuple[float, float]:
-    ends = [min(max(end, -FARTHEST), FARTHEST) for one in used for end in (one.estimate, one.least, one.most)]
-    low, high = min([*ends, -1.3]), max([*ends, 1.3])
-    room = (high - low) * 0.03
-    return low - room, high + room
 
 
 def _point(
@@ -162,6 +155,7 @@ def _point(
     low, high = domain
     mark, color = MARKS[row.status] if row.rule.role is not Role.WATCH else ("·", MUTED)
     change = f"{format_change(row.effect, row.unit)} ({format_interval(row.effect, row.unit)})" if row.effect else ""
+    name, allowed = name_row(row, several=several), format_margin(row.rule.margin, row.unit)
     return {
         "place": place + lay.interval,
         "text": place + lay.text,
@@ -174,28 +168,24 @@ def _point(
         "mark": mark,
         "mark_color": color,
         "color": colors.get(row.arm, INK),
-        "name": shorten(_name(row, several=several), lay.name),
-        "change": f"{change} of {_allowed(row)}",
-        "tip": f"{shorten(_name(row, several=several))}: {change}, {_allowed(row)} allowed",
+        "name": shorten(name, lay.name),
+        "change": f"{change} of {allowed}",
+        "tip": f"{shorten(name)}: {change}, {allowed} allowed",
     }
-
-
-def _allowed(row: Comparison) -> str:
-    return format_margin(row.rule.margin, row.unit)
 
 
 def _say(ranked: Sequence[Comparison]) -> str:
     """How many are beyond their margin, and which."""
     gates = [row for row in ranked if row.rule.role is not Role.WATCH]
-    beyond = [row for row in gates if row.status is MetricStatus.FAIL]
-    waiting = [row for row in gates if row.status is MetricStatus.INCONCLUSIVE]
     parts = []
-    if beyond:
-        names = join_words(list(dict.fromkeys(name_comparison(row) for row in beyond)))
-        parts.append(f"{len(beyond)} of {len(gates)} shown to be worse than allowed: {names}")
-    if waiting:
-        names = join_words(list(dict.fromkeys(name_comparison(row) for row in waiting)))
-        parts.append(f"{len(waiting)} of {len(gates)} not known yet: {names}")
+    for status, said in (
+        (MetricStatus.FAIL, "shown to be worse than allowed"),
+        (MetricStatus.INCONCLUSIVE, "not known yet"),
+    ):
+        alike = [row for row in gates if row.status is status]
+        if alike:
+            names = join_words(list(dict.fromkeys(name_comparison(row) for row in alike)))
+            parts.append(f"{len(alike)} of {len(gates)} {said}: {names}")
     return "; ".join(parts) or f"All {len(gates)} are within what is allowed"
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from evaluator.figures.base import (
     BAND,
     INK,
-    MUTED,
     NARROW,
     Figure,
     Scaled,
@@ -17,6 +16,7 @@ from evaluator.figures.base import (
     inline,
     is_worse_upwards,
     label_time,
+    layer_change,
     scale_of,
 )
 from evaluator.records import Comparison
@@ -33,37 +33,46 @@ def draw_over_time(
     row: Comparison, curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT
 ) -> Figure:
     """Draw one comparison; `curve` as `evaluator.figure_data` traced it."""
+    import altair as alt
+
     scaled = scale_of(row)
     divisor, axis = label_time(float(curve["seconds"][-1]))
-    low, high = _domain(row, curve, scaled)
+    domain = low, high = _domain(row, curve, scaled)
+    steps = list(zip(curve["seconds"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
     points = [
         {
             "time": seconds / divisor,
             "change": None if estimate is None else estimate * scaled.factor,
-            "lower": _cut(lower, scaled, low, high, low),
-            "upper": _cut(upper, scaled, low, high, high),
+            "lower": low if lower is None else min(max(lower * scaled.factor, low), high),
+            "upper": high if upper is None else min(max(upper * scaled.factor, low), high),
             "tip": f"after {format_duration(seconds)}: {scaled.text(estimate)} ({scaled.text(lower)} … "
             f"{scaled.text(upper)})",
         }
-        for seconds, estimate, lower, upper in _steps(curve)
+        for seconds, estimate, lower, upper in steps
     ]
-    chart = _layer(row, points, (low, high), axis, curve, color, divisor)
+    x = alt.X(
+        "time:Q",
+        title=f"{axis} of judged data",
+        axis=alt.Axis(tickCount=6, labelFlush=False, labelOverlap=True),
+        scale=alt.Scale(nice=False, zero=False),
+    )
+    layers = layer_change(points, x, domain, scaled.unit, color)
+    if margin := _margin(row, scaled):
+        layers = [*_draw_margin(margin, format_margin(row.rule.margin, row.unit), points, domain), *layers]
+    if decided := curve.get("decided_at_s"):
+        layers += _draw_decision(decided / divisor, points, domain)
     name = name_comparison(row)
     return Figure(
-        finish(chart, width=width, height=height),
+        finish(alt.layer(*layers), width=width, height=height),
         title=_say(row, curve),
         alt=f"Line of the change of {name} on {row.arm} over {format_duration(curve['seconds'][-1])}, with its "
         f"interval and the margin. {_say(row, curve)}.",
         head=("after", "change", "from", "to"),
         rows=tuple(
             (format_duration(seconds), scaled.text(estimate), scaled.text(lower), scaled.text(upper))
-            for seconds, estimate, lower, upper in _steps(curve)
+            for seconds, estimate, lower, upper in steps
         ),
     )
-
-
-def _steps(curve: Mapping[str, Any]) -> list[tuple[float, float | None, float | None, float | None]]:
-    return list(zip(curve["seconds"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
 
 
 def _say(row: Comparison, curve: Mapping[str, Any]) -> str:
@@ -88,46 +97,6 @@ def _domain(row: Comparison, curve: Mapping[str, Any], scaled: Scaled) -> tuple[
     seen = [value * scaled.factor for key in ("lower", "upper", "estimate") for value in finite(curve[key])]
     low, high = min([*seen, -1.3 * margin, 0.0]), max([*seen, 1.3 * margin, 0.0])
     return max(low, -most), min(high, most)
-
-
-def _cut(value: float | None, scaled: Scaled, low: float, high: float, unknown: float) -> float:
-    return unknown if value is None else min(max(value * scaled.factor, low), high)
-
-
-def _layer(
-    row: Comparison,
-    points: Sequence[Mapping[str, Any]],
-    domain: tuple[float, float],
-    axis: str,
-    curve: Mapping[str, Any],
-    color: str,
-    divisor: float,
-) -> Any:
-    import altair as alt
-
-    scaled = scale_of(row)
-    y = alt.Y("change:Q", title=f"change, {scaled.unit}", scale=alt.Scale(domain=list(domain), nice=False, zero=False))
-    x = alt.X(
-        "time:Q",
-        title=f"{axis} of judged data",
-        axis=alt.Axis(tickCount=6, labelFlush=False, labelOverlap=True),
-        scale=alt.Scale(nice=False, zero=False),
-    )
-    base = alt.Chart(inline(points)).encode(x=x)
-    layers: list[Any] = []
-    margin = _margin(row, scaled)
-    if margin:
-        layers += _draw_margin(margin, format_margin(row.rule.margin, row.unit), points, domain)
-    zero = alt.Chart(inline([{"change": 0}])).mark_rule(color=MUTED, strokeWidth=1).encode(y="change:Q")
-    area = base.mark_area(color=color, opacity=0.25, clip=True).encode(
-        y=alt.Y("lower:Q", title=f"change, {scaled.unit}"), y2="upper:Q"
-    )
-    line = base.mark_line(color=color, strokeWidth=2, clip=True).encode(y=y)
-    dots = base.mark_point(color=color, filled=True, size=26, opacity=1, clip=True).encode(y=y, description="tip:N")
-    layers += [zero, area, line, dots]
-    if curve.get("decided_at_s"):
-        layers += _draw_decision(curve["decided_at_s"] / divisor, points, domain)
-    return alt.layer(*layers)
 
 
 def _draw_margin(

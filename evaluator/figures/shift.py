@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from evaluator.figures.base import MUTED, NARROW, Figure, finish, finite, inline
+from evaluator.figures.base import NARROW, Figure, finish, finite, layer_change
 from evaluator.wording import format_number, format_value
 
 __all__ = ["draw_shift"]
@@ -20,8 +20,9 @@ ALIKE = 0.8
 
 def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT) -> Figure:
     """Draw one candidate; `curve` as `evaluator.figure_data` traced it. Each tenth of the rest has equal room."""
-    domain = _domain(curve)
-    low, high = domain
+    import altair as alt
+
+    domain = low, high = _domain(curve)
     points = [
         {
             "place": _place(percent),
@@ -34,20 +35,29 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW, hei
             curve["percent"], curve["estimate"], curve["lower"], curve["upper"], strict=True
         )
     ]
+    ticks = [_place(percent) for percent in LABELS if _place(percent) <= points[-1]["place"] + 1e-9]
+    names = " : ".join(f"datum.value < {_place(p) + 0.01:.3f} ? '{text}'" for p, text in LABELS.items()) + " : ''"
+    x = alt.X(
+        "place:Q",
+        title="quantile of response time",
+        axis=alt.Axis(values=ticks, labelExpr=names),
+        scale=alt.Scale(domain=[0, points[-1]["place"]], nice=False),
+    )
     return Figure(
-        finish(_layer(points, domain, color), width=width, height=height),
+        finish(alt.layer(*layer_change(points, x, domain, "%", color)), width=width, height=height),
         title=_say(curve),
         alt=f"Line of the relative change of response time of {curve['arm']} at each quantile, with its interval. "
         f"{_say(curve)}.",
         head=("quantile", "baseline", curve["arm"], "change", "from", "to"),
-        rows=tuple(_row(curve, k) for k in range(len(points))),
+        rows=tuple(
+            (
+                f"p{percent:g}",
+                *(format_value(curve[key][k], "ms") for key in ("baseline_ms", "candidate_ms")),
+                *(_percent(curve[key][k]) for key in ("estimate", "lower", "upper")),
+            )
+            for k, percent in enumerate(curve["percent"])
+        ),
     )
-
-
-def _row(curve: Mapping[str, Any], k: int) -> tuple[str, ...]:
-    values = (format_value(curve[key][k], "ms") for key in ("baseline_ms", "candidate_ms"))
-    changes = (_percent(curve[key][k]) for key in ("estimate", "lower", "upper"))
-    return (f"p{curve['percent'][k]:g}", *values, *changes)
 
 
 def _place(percent: float) -> float:
@@ -82,25 +92,3 @@ def _domain(curve: Mapping[str, Any]) -> tuple[float, float]:
     most = ROOM * max((abs(value) for value in estimates), default=1.0) + 5
     ends = [100 * value for key in ("lower", "upper") for value in finite(curve[key])]
     return max(min([*ends, *estimates, -2.0]), -most), min(max([*ends, *estimates, 2.0]), most)
-
-
-def _layer(points: list[dict[str, Any]], domain: tuple[float, float], color: str) -> Any:
-    import altair as alt
-
-    ticks = [_place(percent) for percent in LABELS if _place(percent) <= points[-1]["place"] + 1e-9]
-    names = " : ".join(f"datum.value < {_place(p) + 0.01:.3f} ? '{text}'" for p, text in LABELS.items()) + " : ''"
-    x = alt.X(
-        "place:Q",
-        title="quantile of response time",
-        axis=alt.Axis(values=ticks, labelExpr=names),
-        scale=alt.Scale(domain=[0, points[-1]["place"]], nice=False),
-    )
-    y = alt.Y("change:Q", title="change, %", scale=alt.Scale(domain=list(domain), nice=False, zero=False))
-    base = alt.Chart(inline(points)).encode(x=x)
-    zero = alt.Chart(inline([{"change": 0}])).mark_rule(color=MUTED, strokeWidth=1).encode(y="change:Q")
-    area = base.mark_area(color=color, opacity=0.25, clip=True).encode(
-        y=alt.Y("lower:Q", title="change, %"), y2="upper:Q"
-    )
-    line = base.mark_line(color=color, strokeWidth=2, clip=True).encode(y=y)
-    dots = base.mark_point(color=color, filled=True, size=26, opacity=1, clip=True).encode(y=y, description="tip:N")
-    return alt.layer(zero, area, line, dots)

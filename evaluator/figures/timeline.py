@@ -21,7 +21,7 @@ from evaluator.figures.base import (
 )
 from evaluator.wording import format_duration, format_number, format_value
 
-__all__ = ["draw_timeline"]
+__all__ = ["draw_timeline", "explain_timeline"]
 
 HEIGHT = 130
 MARGIN_LEFT = 42
@@ -44,22 +44,43 @@ def draw_timeline(
     timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]] = (), *, width: int = NARROW
 ) -> tuple[Figure, ...]:
     """Draw one figure a strip; `timeline` and `readings` as `evaluator.figure_data` traced them."""
-    arms = [arm["name"] for arm in timeline["arms"]]
-    strips = [*_strips(timeline), *(_strip_of_reading(one) for one in readings)]
-    colors = color_arms(arms)
+    strips = _find_strips(timeline, readings)
+    colors = color_arms([arm["name"] for arm in timeline["arms"]])
     end = timeline["seconds"][-1] + timeline["slot_s"] if timeline["seconds"] else 0
-    return tuple(
-        _draw(strip, timeline, colors, end, width, last=place == len(strips) - 1, first=place == 0)
-        for place, strip in enumerate(strips)
-    )
+    divisor, axis = label_time(end)
+    figures = []
+    for k, strip in enumerate(strips):
+        last = k == len(strips) - 1
+        chart = _layer(strip, timeline, colors, end, width, last=last, first=k == 0)
+        figures.append(
+            Figure(
+                finish(chart, width=width, height=HEIGHT + (18 if last else 0)),
+                title=strip.title,
+                alt=f"{strip.name} of each arm over {format_duration(end)} of load. {strip.title}.",
+                head=(axis, *(f"{name}{' median' if thin else ''}" for name, thin, _, _ in strip.series)),
+                rows=_tabulate(strip, divisor),
+            )
+        )
+    return tuple(figures)
 
 
-def _strips(timeline: Mapping[str, Any]) -> list[_Strip]:
-    """Latency, failures, requests and, where they were recorded, users."""
+def explain_timeline(timeline: Mapping[str, Any]) -> str:
+    """What a point is, and what is shaded."""
+    kinds = ", ".join(dict.fromkeys(box["what"] for box in timeline["shaded"]))
+    shaded = f" Shaded: {kinds}." if kinds else ""
+    return f"Each point is {format_duration(timeline['slot_s'])} of load.{shaded}"
+
+
+def _find_strips(timeline: Mapping[str, Any], readings: Sequence[Mapping[str, Any]]) -> list[_Strip]:
+    """Latency, failures, requests and, where they were recorded, users; then the readings."""
     seconds, arms = timeline["seconds"], timeline["arms"]
 
     def series(key: str, factor: float = 1.0, *, thin: bool = False) -> list[Any]:
-        return [(arm["name"], thin, seconds, _times(arm[key], factor)) for arm in arms if arm[key]]
+        return [
+            (arm["name"], thin, seconds, [None if value is None else value * factor for value in arm[key]])
+            for arm in arms
+            if arm[key]
+        ]
 
     def peak(key: str, factor: float, unit: str) -> str:
         """The highest value of each arm, in words."""
@@ -77,44 +98,15 @@ def _strips(timeline: Mapping[str, Any]) -> list[_Strip]:
         _Strip("requests", "/s", f"Requests: {peak('per_s', 1, '/s')}", tuple(series("per_s"))),
         _Strip("users", "", f"Users: {peak('users', 1, '')}", tuple(series("users"))),
     ]
-    return [strip for strip in strips if any(finite(values) for _, _, _, values in strip.series)]
-
-
-def _times(values: Sequence[float | None], factor: float) -> list[float | None]:
-    return [None if value is None else value * factor for value in values]
-
-
-def _say_what(reading: Mapping[str, Any], name: str) -> str:
-    asks = f" (asked by {reading['metric']})" if reading.get("metric") else ""
-    return f"{name}: {'increase per second' if reading['shows'] == 'per_s' else 'mean'}{asks}"
-
-
-def _strip_of_reading(reading: Mapping[str, Any]) -> _Strip:
-    name = shorten(reading["name"] or reading["query"], 60)
-    unit = "per second" if reading["shows"] == "per_s" else reading.get("unit", "")
-    series = tuple((arm["name"], False, arm["seconds"], arm["values"]) for arm in reading["arms"])
-    return _Strip(name, unit, _say_what(reading, name), series)
-
-
-def _draw(
-    strip: _Strip,
-    timeline: Mapping[str, Any],
-    colors: Mapping[str, str],
-    end: float,
-    width: int,
-    *,
-    last: bool,
-    first: bool,
-) -> Figure:
-    divisor, axis = label_time(end)
-    chart = _layer(strip, timeline, colors, end, width, last=last, first=first)
-    return Figure(
-        finish(chart, width=width, height=HEIGHT + (18 if last else 0)),
-        title=strip.title,
-        alt=f"{strip.name} of each arm over {format_duration(end)} of load. {strip.title}.",
-        head=(axis, *(f"{name}{' median' if thin else ''}" for name, thin, _, _ in strip.series)),
-        rows=_tabulate(strip, divisor),
-    )
+    strips = [strip for strip in strips if any(finite(values) for _, _, _, values in strip.series)]
+    for reading in readings:
+        name = shorten(reading["name"] or reading["query"], 60)
+        asks = f" (asked by {reading['metric']})" if reading.get("metric") else ""
+        rate = reading["shows"] == "per_s"
+        title = f"{name}: {'increase per second' if rate else 'mean'}{asks}"
+        lines = tuple((arm["name"], False, arm["seconds"], arm["values"]) for arm in reading["arms"])
+        strips.append(_Strip(name, "per second" if rate else reading.get("unit", ""), title, lines))
+    return strips
 
 
 def _tabulate(strip: _Strip, divisor: float) -> tuple[tuple[str, ...], ...]:
@@ -177,40 +169,32 @@ def _layer(
             strokeWidth=alt.condition("datum.thin", alt.value(1), alt.value(2)),
         )
     )
-    return alt.layer(*_shade(timeline, divisor), lines, *_mark_events(timeline, divisor, end, named=first))
-
-
-def _shade(timeline: Mapping[str, Any], divisor: float) -> list[Any]:
-    import altair as alt
-
     boxes = [
-        {"start": one["start"] / divisor, "end": one["end"] / divisor, "what": one["what"]}
-        for one in timeline["shaded"]
+        {"start": box["start"] / divisor, "end": box["end"] / divisor, "what": box["what"]}
+        for box in timeline["shaded"]
     ]
-    if not boxes:
-        return []
-    return [alt.Chart(inline(boxes)).mark_rect(color=SHADE).encode(x="start:Q", x2="end:Q")]
+    shades = [alt.Chart(inline(boxes)).mark_rect(color=SHADE).encode(x="start:Q", x2="end:Q")] if boxes else []
+    return alt.layer(*shades, lines, *_mark_events(timeline, divisor, end, named=first))
 
 
 def _mark_events(timeline: Mapping[str, Any], divisor: float, end: float, *, named: bool) -> list[Any]:
+    """A line at each event; what happened, and what is shaded first, is `named` at the top."""
     import altair as alt
 
-    marks = [
-        {"at": one["at"] / divisor, "what": shorten(one["what"], 30), "late": one["at"] > end / 2}
-        for one in timeline["events"]
-    ]
-    marks += [
-        {"at": one["start"] / divisor, "what": shorten(one["what"], 30), "late": one["start"] > end / 2}
-        for one in timeline["shaded"][:1]
-    ]
-    if not marks:
-        return []
-    rules = alt.Chart(inline(marks[: len(timeline["events"])])).mark_rule(color=MUTED, strokeWidth=1).encode(x="at:Q")
-    texts = [
-        alt.Chart(inline([one for one in marks if one["late"] is late]))
-        .mark_text(align="right" if late else "left", baseline="top", dx=-3 if late else 3, color=INK, fontSize=10)
-        .encode(x="at:Q", y=alt.value(0), text="what:N")
-        for late in (False, True)
-        if named and any(one["late"] is late for one in marks)
-    ]
-    return [*([rules] if timeline["events"] else []), *texts]
+    events = [(event["at"], event["what"]) for event in timeline["events"]]
+    shaded = [(box["start"], box["what"]) for box in timeline["shaded"][:1]]
+    marks = [{"at": at / divisor, "what": shorten(what, 30), "late": at > end / 2} for at, what in (*events, *shaded)]
+    layers: list[Any] = []
+    if events:
+        layers = [alt.Chart(inline(marks[: len(events)])).mark_rule(color=MUTED, strokeWidth=1).encode(x="at:Q")]
+    for late in (False, True):
+        alike = [mark for mark in marks if mark["late"] is late]
+        if named and alike:
+            layers.append(
+                alt.Chart(inline(alike))
+                .mark_text(
+                    align="right" if late else "left", baseline="top", dx=-3 if late else 3, color=INK, fontSize=10
+                )
+                .encode(x="at:Q", y=alt.value(0), text="what:N")
+            )
+    return layers

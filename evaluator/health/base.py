@@ -42,7 +42,7 @@ __all__ = [
     "name_some",
     "ok",
     "show_clock",
-    "show_command",
+    "show_period",
     "warn",
 ]
 
@@ -66,6 +66,8 @@ class Context:
     calendar: Calendar
     comparisons: tuple[Comparison, ...] = ()
     """Of this kind of evidence; empty before it was measured."""
+    covered_s: float = 0.0
+    """From the start to the end of the time that is judged; 0 where there is no clock."""
 
     def with_comparisons(self, comparisons: tuple[Comparison, ...]) -> Self:
         """The same after it was measured."""
@@ -133,8 +135,6 @@ class ReadingContext(Context):
     """All that was collected."""
     view: ReadingView
     """The part in the time that is judged."""
-    covered_s: float
-    """From the start to the end of that time."""
     stretches: tuple[Stretch, ...] = ()
     """When each run of the load was judged; empty: there was no load."""
     client: tuple[Comparison, ...] = ()
@@ -185,10 +185,10 @@ def name_some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def show_command(release: str, start_ms: float, end_ms: float) -> str:
-    """The command that collects the readings of this time only."""
-    times = (f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}" for ms in (start_ms, end_ms))
-    return "evaluator collect {} --from {} --to {}".format(release, *times)
+def show_period(start_ms: float, end_ms: float) -> str:
+    """The options of a command that take this time only."""
+    start, end = (f"{datetime.fromtimestamp(ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}" for ms in (start_ms, end_ms))
+    return f"--from {start} --to {end}"
 
 
 def show_clock(ms: float) -> str:

@@ -63,7 +63,9 @@ def _suggest_ratio(context: OutcomeContext) -> str:
     found = ", ".join(f"{_quote_yaml(arm)}: {max(n, 1)}" for arm, n in zip(arms, sizes, strict=True))
     remedies = ["look for what loses units of one arm"]
     if stray and arms[0] not in stray and len(arms) - len(stray) > 1:
-        query = _quote_shell(_leave_out(context.outcomes, stray))
+        query = _leave_out(context.outcomes, stray)
+        # For a shell, in double quotes where those are enough: the query has single ones.
+        query = f'"{query}"' if not set(query) & set('"$`\\!') else shlex.quote(query)
         names = " and ".join(stray)
         remedies.append(
             f"if {names} should not be there, leave it out: `--outcomes-query {query}` with the same import"
@@ -80,11 +82,6 @@ def _leave_out(outcomes: Outcomes, arms: list[str]) -> str:
     listed = ", ".join("'" + arm.replace("'", "''") + "'" for arm in arms)
     source = f"({facts.query.strip().rstrip(';')})" if facts.query else "outcomes"
     return f"SELECT * FROM {source} WHERE {name} NOT IN ({listed})"  # noqa: S608 shown, never run
-
-
-def _quote_shell(text: str) -> str:
-    """Quote for a shell, in double quotes where those are enough: the text has single ones."""
-    return f'"{text}"' if not set(text) & set('"$`\\!') else shlex.quote(text)
 
 
 def _quote_yaml(name: str) -> str:
@@ -192,7 +189,7 @@ def describe_left_out(facts: OutcomeFacts) -> str:
 def check_missing(context: OutcomeContext) -> Iterable[Finding]:
     """Units without a value are left out of that outcome; that is fair only where it happens to all arms alike."""
     outcomes = context.outcomes
-    used = {name for rule in context.rulebook.rules for name in (rule.outcome, rule.per, *rule.covariates) if name}
+    used = {name for rule in context.rulebook.rules for name in (*rule.metric.outcomes, *rule.metric.covariate_names)}
     for name, missing in outcomes.facts.missing.items():
         if name not in used:
             continue
@@ -221,18 +218,15 @@ def check_tails(context: OutcomeContext) -> Iterable[Finding]:
     """Is the mean of so skewed values of so few units still about normal?"""
     outcomes = context.outcomes
     for rule in context.rulebook.rules:
-        if (
-            rule.type not in ("outcome_mean", "outcome_ratio")
-            or rule.winsorise
-            or rule.outcome not in outcomes.variables
-        ):
+        outcome = rule.metric.uncut_mean
+        if outcome not in outcomes.variables:
             continue
-        column = outcomes.variables.index(str(rule.outcome))
+        column = outcomes.variables.index(outcome)
         needed = max(SKEWED * float(skew[column]) ** 2 for skew in outcomes.skewness)
         fewest = min(part.n for part in outcomes.moments)
         if fewest < needed:
             text = (
-                f"{rule.outcome} is so skewed that a mean needs about {format_count(round(needed))} units an arm, "
+                f"{outcome} is so skewed that a mean needs about {format_count(round(needed))} units an arm, "
                 f"{format_count(fewest)} are there"
             )
             yield warn("heavy_tail", text, remedy=f"import more units, or set winsorise: 99.9% for {rule.name}")

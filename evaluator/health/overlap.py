@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
-from evaluator.health.base import TOLERATED, RequestContext, fail, ok, warn
+from evaluator.health.base import TOLERATED, RequestContext, fail, ok, show_clock, warn
 from evaluator.records import BASELINE, Finding, Level, is_imported
 from evaluator.stats.index import distinct
 from evaluator.stats.panel import Panel
@@ -94,8 +93,7 @@ def _find_cut_starts(context: RequestContext, arm: str, *spans: Spans) -> Iterab
         if (run is not None and run.source == "locust") or cut <= TOLERATED * (last - min(first) + 1):
             continue
         early, late = (BASELINE, arm) if first[0] < first[1] else (arm, BASELINE)
-        began = datetime.fromtimestamp(max(first) * bucket_s, UTC)
-        when = f"{late}'s first request ({began:%Y-%m-%d %H:%M:%S} UTC)"
+        when = f"{late}'s first request ({show_clock(max(first) * bucket_s * 1000)})"
         yield warn(NAME, f"the {format_duration(cut * bucket_s)} that {early} ran before {when} are not judged")
 
 

@@ -13,14 +13,15 @@ from evaluator.health.base import (
     TOLERATED,
     ReadingContext,
     fail,
+    grade,
     name_some,
     ok,
     show_clock,
-    show_command,
+    show_period,
     warn,
 )
 from evaluator.health.reading_traffic import find_still_instances
-from evaluator.records import Finding, Level, Query, QueryFacts, QueryKind, Role, Spans
+from evaluator.records import Finding, Query, QueryFacts, QueryKind, Role, Spans
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
@@ -80,14 +81,14 @@ def _describe_silence(context: ReadingContext, arm: str, silence: _Silence, peri
     if silence.rank == 1:
         share, long = format_number(silence.share * 100), format_duration(silence.seconds)
         text = f"{who} is silent for {long} of {whole} ({share} %), the longest from {since} to {until}"
-        level = Level.FAIL if silence.share > context.rulebook.silence else Level.WARN
         remedy = "find out why it was not scraped; see the target's page at the metrics server"
-        return Finding("silence", level, text, remedy=remedy)
+        return grade("silence", text, remedy, fails=silence.share > context.rulebook.silence)
     last = format_duration((silence.until_ms - silence.since_ms) / 1000)
     text = f"{who} falls silent at {since}: no readings in the last {last} of {whole}"
     remedy = "find out why it ended before the load did, then load again"
     if not context.stretches:
-        command = show_command(context.release, max(periods[0][0], silence.first_ms), silence.last_ms)
+        start_ms = max(periods[0][0], silence.first_ms)
+        command = f"evaluator collect {context.release} {show_period(start_ms, silence.last_ms)}"
         remedy = f"find out why it ended; only if it was meant to end then, judge the time before: `{command}`"
     return fail("silence", text, remedy)
 
@@ -109,7 +110,9 @@ def _listen(context: ReadingContext, facts: Sequence[QueryFacts]) -> Iterator[tu
     if not heard:
         return
     yield "", tuple(sorted(span for fact in heard for span in fact.spans)), max(fact.step_ms for fact in heard)
-    deciding = {q for rule in context.rulebook.rules if rule.role in (Role.GATE, Role.HOLD) for q in rule.queries}
+    deciding = {
+        q for rule in context.rulebook.rules if rule.role in (Role.GATE, Role.HOLD) for q in rule.metric.queries
+    }
     rare = _failure_queries(context)
     for fact in facts:
         if fact.query in deciding and fact.query not in rare and not fact.nan + fact.infinite:
@@ -125,8 +128,8 @@ def _scraped(context: ReadingContext, facts: Sequence[QueryFacts]) -> list[Query
 
 def _failure_queries(context: ReadingContext) -> set[Query]:
     """Failures may happen late, or never."""
-    rules = [rule for rule in context.rulebook.rules if rule.type == "counter_ratio"]
-    return {rule.queries[0] for rule in rules} - {rule.queries[-1] for rule in rules}
+    asked = [rule.metric.queries for rule in context.rulebook.rules if len(rule.metric.queries) > 1]
+    return {queries[0] for queries in asked} - {queries[-1] for queries in asked}
 
 
 def _first_heard(context: ReadingContext, arm: str) -> tuple[float, float] | None:
@@ -179,7 +182,7 @@ def _name_late_starts(context: ReadingContext, periods: Times) -> Iterator[Findi
                 f"{arm} is first heard at {show_clock(known[0])}: the {before} of {whole} before that are not judged; "
                 "if it was to run by then, it did not answer"
             )
-            command = show_command(context.release, known[0], end)
+            command = f"evaluator collect {context.release} {show_period(known[0], end)}"
             yield warn("late_start", text, f"to judge its own time only: `{command}`")
 
 
@@ -219,7 +222,7 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
             "targets that are not of the service are left out by sources.prometheus.selectors"
         )
         text += "; at the end none answers" if at_end else ""
-        yield Finding("targets", Level.FAIL if lopsided or at_end else Level.WARN, text, remedy=remedy)
+        yield grade("targets", text, remedy, fails=lopsided or at_end)
 
 
 # ------------------------------------------------------------------ instances

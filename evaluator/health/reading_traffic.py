@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluator.health.base import END_STEPS, TOLERATED, ReadingContext, fail, name_some, show_clock, show_command
-from evaluator.records import PARTS, Direction, Finding, Level, Query, QueryKind
+from evaluator.health.base import END_STEPS, TOLERATED, ReadingContext, fail, grade, name_some, show_clock, show_period
+from evaluator.records import PARTS, Direction, Finding, Query, QueryKind
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
@@ -38,17 +38,15 @@ def check_traffic(context: ReadingContext) -> Iterable[Finding]:
     Where readings know endpoints, that is looked at for each of them as well.
     """
     queries, endpoints = _request_counters(context), context.readings.endpoints
+    looked_at = {"traffic": (None,), "endpoint_silent": endpoints if len(endpoints) > 1 else ()}
     for arm in range(1, len(context.readings.arms)):
         for one, other in ((arm, 0), (0, arm)):
-            pauses = [_find_pause(context, query, None, one, other) for query in queries]
-            worst = max((pause for pause in pauses if pause), default=None, key=_badness)
-            if worst is not None:
-                yield from _name_pause(context, "traffic", worst, one, other)
-            elif len(endpoints) > 1:
-                of_each = [_find_pause(context, query, name, one, other) for query in queries for name in endpoints]
-                worst = max((pause for pause in of_each if pause), default=None, key=_badness)
+            for check, names in looked_at.items():
+                pauses = [_find_pause(context, query, name, one, other) for query in queries for name in names]
+                worst = max((pause for pause in pauses if pause), default=None, key=_badness)
                 if worst is not None:
-                    yield from _name_pause(context, "endpoint_silent", worst, one, other)
+                    yield from _name_pause(context, check, worst, one, other)
+                    break
         for query in queries[:1]:
             yield from _name_unanswered(context, query, arm)
 
@@ -112,10 +110,9 @@ def _name_pause(context: ReadingContext, check: str, pause: _Pause, one: int, ot
     remedy = "find out why no request reached it, or why it answered none"
     if pause.at_end and not context.stretches:
         start_ms = context.view.span[0] * context.readings.bucket_s * 1000
-        command = show_command(context.release, start_ms, begun_ms)
+        command = f"evaluator collect {context.release} {show_period(start_ms, begun_ms)}"
         remedy = f"find out why; only if its traffic was taken away on purpose, judge the time before: `{command}`"
-    level = Level.FAIL if pause.at_end or share > context.rulebook.silence else Level.WARN
-    yield Finding(check, level, text, remedy=remedy)
+    yield grade(check, text, remedy, fails=pause.at_end or share > context.rulebook.silence)
 
 
 def _find_counts(context: ReadingContext, query: Query, endpoint: str | None = None) -> IntArray:
@@ -193,10 +190,10 @@ def _request_counters(context: ReadingContext) -> list[Query]:
     """Counters that grow with requests: denominators, histograms, and rates of which more is better."""
     found: dict[Query, None] = {}
     for rule in context.rulebook.rules:
-        if rule.type == "counter_ratio":
-            found[rule.queries[-1]] = None
-        elif rule.type.startswith("histogram") or (rule.type == "counter_rate" and rule.direction is Direction.HIGHER):
-            found[rule.queries[0]] = None
+        if rule.metric.denominator:
+            found[rule.metric.denominator] = None
+        elif rule.direction is Direction.HIGHER:
+            found |= {query: None for query in rule.metric.queries if query.kind is QueryKind.COUNTER}
     return list(found)
 
 

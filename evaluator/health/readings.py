@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from evaluator.health.base import TOLERATED, ReadingContext, fail, name_some, ok, warn
-from evaluator.records import BASELINE, Comparison, Finding, Level, QueryFacts
+from evaluator.health.base import TOLERATED, ReadingContext, fail, grade, name_some, ok, warn
+from evaluator.records import BASELINE, Comparison, Finding, QueryFacts
 from evaluator.stats.reading_panels import measures_the_same, name_of
 from evaluator.wording import format_change, format_count, format_number, name_comparison
 
 ENOUGH = 3
-CLIENT_TIMES = ("latency_quantile", "latency_mean")
-SERVER_TIMES = ("histogram_quantile", "histogram_mean")
 
 
 def check_selectors(context: ReadingContext) -> Iterable[Finding]:
@@ -111,7 +109,7 @@ def check_scrapes(context: ReadingContext) -> Iterable[Finding]:
     text = f"{format_number(share * 100)} % of the scrapes of {name_of(worst.query)} of {worst.arm} are missing"
     text += f" ({format_number(max(others, default=0.0) * 100)} % of the other arm's)"
     remedy = f"find out why its scrapes fail, then `evaluator collect {context.release}` again"
-    yield Finding("scrapes", Level.FAIL if share > context.rulebook.silence else Level.WARN, text, remedy=remedy)
+    yield grade("scrapes", text, remedy, fails=share > context.rulebook.silence)
 
 
 def _missing_share(fact: QueryFacts) -> float:
@@ -149,10 +147,10 @@ def check_samples(context: ReadingContext) -> Iterable[Finding]:
             if count:
                 other = shares[context.readings.arms[0]][1]
                 lopsided = arm != context.readings.arms[0] and share > max(1 - context.rulebook.coverage, 2 * other)
-                level = Level.FAIL if share > context.rulebook.silence or lopsided else Level.WARN
                 text = f"{format_count(count)} samples of {arm} were {noun} ({format_number(share * 100)} %); left out"
                 remedy = "see what the query divides by; what is left out may be what is wrong" if lopsided else ""
-                yield Finding("not_a_number" if kind == "nan" else "infinite", level, text, remedy=remedy)
+                check = "not_a_number" if kind == "nan" else "infinite"
+                yield grade(check, text, remedy, fails=lopsided or share > context.rulebook.silence)
     twice = sum(fact.duplicates for fact in facts)
     if twice:
         yield warn("duplicate_series", f"{format_count(twice)} series say the same as another; left out")
@@ -225,8 +223,8 @@ def check_agreement(context: ReadingContext) -> Iterable[Finding]:
         return next(shown, None)
 
     for arm in context.readings.arms[1:]:
-        client = [c for c in context.client if c.arm == arm and c.rule.type in CLIENT_TIMES and not c.scan]
-        server = [c for c in context.comparisons if c.arm == arm and c.rule.type in SERVER_TIMES]
+        client = [c for c in context.client if c.arm == arm and c.rule.metric.is_response_time and not c.scan]
+        server = [c for c in context.comparisons if c.arm == arm and c.rule.metric.is_response_time]
         slow_outside, slow_inside = find(client, "p_worse"), find(server, "p_worse")
         if slow_outside and not slow_inside and (fine := find(server, "p_within")):
             why = "look between them: queues, network or load balancer"

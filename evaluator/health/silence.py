@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from evaluator.health.base import TOLERATED, RequestContext, grade, ok
+from evaluator.health.base import TOLERATED, RequestContext, grade, ok, show_period
 from evaluator.health.endpoints import is_health_check
 from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Run, RunState
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
@@ -215,8 +215,7 @@ def period_options(context: RequestContext, time: RunTime, silence: Silence) -> 
     last = (time.first + end) // BLOCK_BUCKETS * BLOCK_BUCKETS * context.cells.bucket_s
     if first >= last or first < REAL_TIMES_FROM:
         return ""
-    stamps = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (first, last))
-    return "--from {} --to {}".format(*stamps)
+    return show_period(first * 1000, last * 1000)
 
 
 # ------------------------------------------------------------------ endpoints

@@ -112,18 +112,12 @@ class Etcd(BaseHook[EtcdOptions]):
             headers["Authorization"] = str(self._ask(_LOGIN, login)["token"])
         url = f"{self.options.url.rstrip('/')}/v3/{path}"
         body = json.dumps(message).encode()
-        try:
-            answer = send("POST", url, self.options, body, headers)
-        except MaybeSent as error:
-            if changes:
-                raise
-            raise HookError(str(error)) from None
-        said = answer.parse()
-        if answer.ok and said is not None:
-            return said
-        if changes and (answer.ok or answer.status >= 500):
-            raise MaybeSent(f"etcd answered {answer.status}: {answer.text[:200]}")
-        raise HookError(f"etcd answered {answer.status}: {answer.text[:200]}")
+        answer = send("POST", url, self.options, body, headers, changes=changes)
+        content = answer.parse()
+        if answer.ok and content is not None:
+            return content
+        may_be_done = changes and (answer.ok or answer.status >= 500)
+        raise (MaybeSent if may_be_done else HookError)(f"etcd answered {answer.status}: {answer.text[:200]}")
 
 
 def _encode(text: str) -> str:

@@ -190,30 +190,29 @@ class Kubernetes(BaseHook[KubernetesOptions]):
     # -------------------------------------------------------------- the API
 
     def _get(self) -> Json:
-        try:
-            return self._ask("GET", self._path, None)
-        except MaybeSent as error:
-            raise HookError(str(error)) from None
+        return self._ask("GET", self._path)
 
     def _patch(self, found: Json, change: Json, subresource: str = "") -> Json:
         version = {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}}
         return self._ask("PATCH", self._path + subresource, version | change)
 
-    def _ask(self, method: str, path: str, body: Json | None) -> Json:
+    def _ask(self, method: str, path: str, change: Json | None = None) -> Json:
+        """The object that the API answers with. Raises HookError; where it may have been changed, MaybeSent."""
         options = self.options
         headers = {"Authorization": f"Bearer {self._secret(options.token)}", "Accept": "application/json"}
-        if body is not None:
+        body = b""
+        if change is not None:
             headers["Content-Type"] = "application/merge-patch+json"
-        sent = json.dumps(body).encode() if body is not None else b""
+            body = json.dumps(change).encode()
         url = options.url.rstrip("/") + path
-        answer = send(method, url, options, sent, headers)
-        said = answer.parse() or {}
-        if answer.ok and "metadata" in said:
-            return said
-        told = str(said.get("message") or answer.text)[:300]
-        if answer.ok or answer.status in (500, 502, 504):
-            raise MaybeSent(f"the API answered {answer.status}: {told}")
-        raise HookError(f"the API answered {answer.status}: {told}", hint=_HINTS.get(answer.status))
+        answer = send(method, url, options, body, headers, changes=change is not None)
+        content = answer.parse() or {}
+        if answer.ok and "metadata" in content:
+            return content
+        message = f"the API answered {answer.status}: {str(content.get('message') or answer.text)[:300]}"
+        if change is not None and (answer.ok or answer.status in (500, 502, 504)):
+            raise MaybeSent(message)
+        raise HookError(message, hint=_HINTS.get(answer.status))
 
 
 def _rollout_state(found: Json) -> Json:

@@ -109,7 +109,19 @@ def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
         ) from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for address in addresses:
-        _check(host, ipaddress.ip_address(address), networks, must_be_listed=is_literal)
+        meant = _embedded(ipaddress.ip_address(address))
+        is_public = meant.is_global and not meant.is_multicast and not meant.is_reserved
+        listed = [network for network in networks if meant in network]
+        if meant in _METADATA:
+            refused = not any(network.num_addresses == 1 for network in listed)
+        else:
+            refused = not listed and (is_literal or not is_public)
+        if refused:
+            what = "a metadata service" if meant in _METADATA else "that address" if is_public else "not public"
+            raise HookError(
+                f"{host} is {meant}, which is {what} and not among allow_hosts",
+                hint=f"list the address itself if hooks may reach it: [{meant}]",
+            )
     return addresses
 
 
@@ -117,22 +129,6 @@ def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None
     with contextlib.suppress(ValueError):
         return ipaddress.ip_network(entry, strict=False)
     return None
-
-
-def _check(host: str, address: _Address, networks: list[Any], *, must_be_listed: bool) -> None:
-    meant = _embedded(address)
-    is_public = meant.is_global and not meant.is_multicast and not meant.is_reserved
-    listed = [network for network in networks if meant in network]
-    if meant in _METADATA:
-        refused = not any(network.num_addresses == 1 for network in listed)
-    else:
-        refused = not listed and (must_be_listed or not is_public)
-    if refused:
-        what = "a metadata service" if meant in _METADATA else "that address" if is_public else "not public"
-        raise HookError(
-            f"{host} is {meant}, which is {what} and not among allow_hosts",
-            hint=f"list the address itself if hooks may reach it: [{meant}]",
-        )
 
 
 def _embedded(address: _Address) -> _Address:
@@ -154,11 +150,12 @@ def send(
     body: bytes = b"",
     headers: Mapping[str, str] | None = None,
     *,
+    changes: bool = True,
     timeout_s: float | None = None,
 ) -> Answer:
     """Send a request once and read its answer, within the options' timeout or `timeout_s` for all but resolving.
 
-    Raises HookError where it was certainly not sent, MaybeSent where it may have been.
+    Raises HookError where it was certainly not sent, or `changes` nothing; MaybeSent where it may have been.
     """
     import requests
 
@@ -184,7 +181,7 @@ def send(
         except ExchangeError as error:
             if not error.reached:
                 raise HookError(f"{host}:{port} cannot be reached: {error.why}") from None
-            raise MaybeSent(f"{host} did not answer: {error.why}") from None
+            raise (MaybeSent if changes else HookError)(f"{host} did not answer: {error.why}") from None
     # Cut where it gets too long: whether it was accepted is said by the status.
     text = response.content[:LARGEST_BODY].decode("utf-8", "replace")
     return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, text)

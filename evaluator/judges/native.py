@@ -14,16 +14,17 @@ from evaluator.judges.multiplicity import adjust, adjust_plausible
 from evaluator.records import (
     Comparison,
     Evidence,
+    EvidenceKind,
     Finding,
     Level,
     Look,
     MetricStatus,
-    Question,
     Reason,
     Role,
     Rulebook,
     VerdictWord,
 )
+from evaluator.wording import name_comparison
 
 __all__ = ["JUDGE", "Judgement", "judge_evidence"]
 
@@ -31,7 +32,6 @@ JUDGE = "native"
 """What a verdict calls this judge."""
 
 MAX_UNJUDGED = 0.05
-KINDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,11 @@ def judge_evidence(evidence: Evidence, rulebook: Rulebook, release: str) -> Judg
     if len(by_arm) < 2:
         return _judge_candidate(judged, judged, evidence, rulebook, void, release)
     # Which candidates are GO is settled together: what an early GO asks is paid for by all of them.
-    early = _find_early(by_arm) if rulebook.monitoring.early_go else {}
+    early: dict[str, float] = {}
+    if rulebook.monitoring.early_go:
+        worst = _find_worst([c for own in by_arm.values() for c in own])
+        adjusted = adjust([_early_p(by_arm[arm]) for arm in worst], _side_by_side([*worst.values()]))
+        early = dict(zip(worst, adjusted, strict=True))
     each = {
         arm: _judge_candidate(own, judged, evidence, rulebook, void, release, early.get(arm, 1.0))
         for arm, own in by_arm.items()
@@ -85,7 +89,10 @@ def _judge_candidate(
     """The judgement of one candidate by its own comparisons. `early`: p-value of an early GO (`None`: its own)."""
     broken = [c for c in own if c.status is MetricStatus.FAIL and c.rule.role is Role.GATE]
     if broken and not void:
-        reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in _worst_first(broken, rulebook.alpha))
+        # By how surely each is worse, the policy's metrics before the scan's rows; limits that both arms break last.
+        broken.sort(key=lambda c: 1.0 if c.p_value_adjusted is None else c.p_value_adjusted)
+        broken.sort(key=lambda c: (wording.broke_limit_as_baseline(c, rulebook.alpha), c.scan))
+        reasons = tuple(wording.explain_failure(c, rulebook.alpha) for c in broken)
         decided = min(evidence.window.seconds if c.decided_at_s is None else c.decided_at_s for c in broken)
         next_action = wording.next_after_no_go(reasons, release, judged, rulebook.alpha)
         return Judgement(VerdictWord.NO_GO, reasons, next_action, judged, decided)
@@ -143,25 +150,15 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
 # ------------------------------------------------------------------ within, for one of several candidates
 
 
-def _asked(comparison: Comparison) -> list[Question]:
-    """Margin and limits; where there are none, whether it changed at all."""
-    return [q for q in comparison.questions if q.decides] or list(comparison.questions)
-
-
 def _p_within(comparison: Comparison) -> float:
     """p-value against "beyond its margin or a limit"; 1 where nothing is known."""
     known = not comparison.no_data and comparison.questions
-    return max(q.p_within for q in _asked(comparison)) if known else 1.0
-
-
-def _is_asked(comparison: Comparison) -> bool:
-    """Must this be within for a GO?"""
-    return comparison.rule.role is not Role.WATCH and not comparison.scan
+    return max(q.p_within for q in comparison.deciding) if known else 1.0
 
 
 def _find_worst(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
     """The gate or hold of each candidate that is furthest from being shown to be within: it decides for all of them."""
-    asked = [c for c in comparisons if _is_asked(c)]
+    asked = [c for c in comparisons if c.must_be_within]
     return {arm: max(own, key=_p_within) for arm, own in _by_arm(asked).items()}
 
 
@@ -189,41 +186,29 @@ def _within_any(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
     return out
 
 
-def _find_early(by_arm: Mapping[str, Sequence[Comparison]]) -> dict[str, float]:
-    """p-value of an early GO of each candidate, paid for by all of them."""
-    worst = _find_worst([c for own in by_arm.values() for c in own])
-    arms = [arm for arm in by_arm if arm in worst]
-    adjusted = adjust([_early_p(by_arm[arm]) for arm in arms], _side_by_side([worst[arm] for arm in arms]))
-    return dict(zip(arms, adjusted, strict=True))
-
-
 def _early_p(own: Sequence[Comparison]) -> float:
     """The least level at which one look before the last shows every gate and hold to be within its margin."""
-    paths = [{look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in own if _is_asked(c)]
+    paths = [{look.at_s: max(look.p_within, default=1.0) for look in c.looks} for c in own if c.must_be_within]
     shared = set.intersection(*(set(path) for path in paths)) if paths else set()
     return min((max(path[at_s] for path in paths) for at_s in shared), default=1.0)
 
 
-def _side_by_side(comparisons: Sequence[Comparison]) -> list[tuple[float, ...]]:
-    """Loadings of requests, readings and outcomes in places of their own: they share no unit."""
-    return _place([c.loadings for c in comparisons], [_kind(c) for c in comparisons])
+def _side_by_side(comparisons: Sequence[Comparison], looks: Sequence[Look] | None = None) -> list[tuple[float, ...]]:
+    """Loadings of requests, readings and outcomes in places of their own: they share no unit.
 
-
-def _place(loadings: Sequence[tuple[float, ...]], kinds: Sequence[int]) -> list[tuple[float, ...]]:
-    sizes = [0] * KINDS
+    `looks`: one earlier look of each comparison, whose loadings are meant.
+    """
+    loadings = [one.loadings for one in looks or comparisons]
+    kinds = [list(EvidenceKind).index(c.rule.evidence) for c in comparisons]
+    sizes = [0] * len(EvidenceKind)
     for row, kind in zip(loadings, kinds, strict=True):
         sizes[kind] = max(sizes[kind], len(row))
     if sum(size > 0 for size in sizes) < 2:
-        return list(loadings)
+        return loadings
     return [
         (0.0,) * sum(sizes[:kind]) + row + (0.0,) * sum(sizes[kind + 1 :]) if len(row) == sizes[kind] else ()
         for row, kind in zip(loadings, kinds, strict=True)
     ]
-
-
-def _kind(comparison: Comparison) -> int:
-    """Of requests (0), of readings (1) or of outcomes (2)."""
-    return 2 if comparison.rule.outcome else 1 if comparison.rule.queries else 0
 
 
 # ------------------------------------------------------------------ worse, over all that was asked
@@ -251,7 +236,7 @@ def _rejected(comparisons: Sequence[Comparison], looks: Mapping[int, Look], leve
     if scan:
         adjusted = adjust_plausible(p_values)
     else:
-        loadings = _place([looks[i].loadings for i, _ in asked], [_kind(comparisons[i]) for i, _ in asked])
+        loadings = _side_by_side([comparisons[i] for i, _ in asked], [looks[i] for i, _ in asked])
         adjusted = adjust(p_values, loadings)
     return sorted({i for (i, _), p in zip(asked, adjusted, strict=True) if p < level})
 
@@ -286,8 +271,8 @@ def _judge_one(
     """
     if comparison.no_data or not comparison.questions:
         why = comparison.no_data or "nothing was asked"
-        return replace(comparison, status=MetricStatus.NO_DATA, reason=wording.explain_no_data(comparison, why))
-    p_value = min(test.p_worse for test in _asked(comparison))
+        return replace(comparison, status=MetricStatus.NO_DATA, reason=f"{name_comparison(comparison)}: {why}")
+    p_value = min(test.p_worse for test in comparison.deciding)
     decisive = p_value if adjusted is None else adjusted
     shown_within = p_within < alpha
     # Is the end of the run beyond the margin although the whole is within?
@@ -311,23 +296,14 @@ def _judge_one(
 
 def _tie_mean_to_failures(comparison: Comparison, judged: Sequence[Comparison]) -> Comparison:
     """A mean of successes says nothing good while failures are not excluded: slow requests may be among them."""
-    if comparison.rule.type != "latency_mean" or comparison.scan or comparison.status is not MetricStatus.PASS:
+    asked = comparison.rule.metric.needs_failures_within and not comparison.scan
+    if not asked or comparison.status is not MetricStatus.PASS:
         return comparison
-    failures = [c for c in judged if c.rule.type == "failure_rate" and not c.scan and c.arm == comparison.arm]
+    failures = [c for c in judged if c.rule.metric.is_failure_rate and not c.scan and c.arm == comparison.arm]
     if all(c.status is MetricStatus.PASS for c in failures):
         return comparison
-    reason = wording.explain_mean_without_failures(comparison)
-    return replace(comparison, status=MetricStatus.INCONCLUSIVE, reason=reason)
-
-
-def _worst_first(broken: Sequence[Comparison], alpha: float) -> list[Comparison]:
-    """By how surely each is worse, the policy's metrics before the scan's rows; limits that both arms break last."""
-
-    def place(comparison: Comparison) -> tuple[bool, bool, float]:
-        p_value = 1.0 if comparison.p_value_adjusted is None else comparison.p_value_adjusted
-        return wording.broke_limit_as_baseline(comparison, alpha), comparison.scan, p_value
-
-    return sorted(broken, key=place)
+    why = "is of successes only and failures are not shown to be within their margin"
+    return replace(comparison, status=MetricStatus.INCONCLUSIVE, reason=f"{name_comparison(comparison)} {why}")
 
 
 # ------------------------------------------------------------------ what stands against a GO
@@ -341,14 +317,15 @@ def _doubts(
     holds = [c for c in judged if c.rule.role is Role.HOLD and c.status is MetricStatus.FAIL]
     doubts += [wording.explain_hold(c, rulebook.alpha) for c in holds]
     failed = [f for f in evidence.findings if f.level is Level.FAIL and not f.void]
-    asked = [c for c in judged if _is_asked(c)]
+    asked = [c for c in judged if c.must_be_within]
     doubts += wording.explain_missing([c for c in asked if c.status is MetricStatus.NO_DATA])
     doubts += [wording.explain_health(finding) for finding in failed]
     if not (evidence.final or (rulebook.monitoring.early_go and early < rulebook.alpha)):
         doubts.append(wording.explain_not_final(evidence))
     if evidence.incomplete and not any(finding.check == "complete" for finding in failed):
         doubts.append(Reason("incomplete", "the run did not end as planned"))
-    doubts += [wording.explain_open(c) for c in asked if c.status is MetricStatus.INCONCLUSIVE]
+    still_open = [c for c in asked if c.status is MetricStatus.INCONCLUSIVE]
+    doubts += [wording.give_reason("not_shown", c.reason, c) for c in still_open]
     if rulebook.scan.enabled:
         rows, level = [c for c in judged if c.scan and c.questions], rulebook.alpha * rulebook.scan.alpha_share
         adjusted = adjust_plausible([_p_worse(c, "tolerance") for c in rows])

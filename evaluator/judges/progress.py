@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from evaluator.records import MetricStatus, Role, Verdict
+from evaluator.records import EvidenceKind, MetricStatus, Verdict
 from evaluator.wording import format_duration
 
 __all__ = ["describe_missing"]
@@ -13,11 +13,7 @@ __all__ = ["describe_missing"]
 def describe_missing(verdict: Verdict) -> str:
     """Say what a verdict still waits for: the gate that needs longest and how much longer, or the first reason."""
     undecided = {MetricStatus.INCONCLUSIVE, MetricStatus.NO_DATA}
-    waiting = [
-        row
-        for row in verdict.evidence.comparisons
-        if row.status in undecided and row.rule.role is not Role.WATCH and not row.scan
-    ]
+    waiting = [row for row in verdict.evidence.comparisons if row.status in undecided and row.must_be_within]
     if not waiting:
         # That the run goes on is plain: say what else there is.
         texts = [reason.text for reason in verdict.reasons]
@@ -27,7 +23,7 @@ def describe_missing(verdict: Verdict) -> str:
     multiple, more = slowest.needed_time, ""
     if slowest.no_data:
         more = f" ({slowest.no_data})"
-    elif multiple is not None and not slowest.rule.outcome:
+    elif multiple is not None and slowest.rule.evidence is not EvidenceKind.OUTCOMES:
         # `multiple`: of the present time, after which it would be shown to be within its margin.
         more_s = (multiple - 1) * verdict.evidence.window.seconds
         more = " (more time alone will not show it to be within its margin)"

@@ -6,7 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evaluator.records import Comparison, Direction, Evidence, Finding, Level, Margin, MetricStatus, Reason, Role
+from evaluator.health.base import name_some
+from evaluator.records import (
+    Comparison,
+    Direction,
+    Evidence,
+    EvidenceKind,
+    Finding,
+    Level,
+    Margin,
+    MetricStatus,
+    Reason,
+    Role,
+)
 from evaluator.wording import (
     format_change,
     format_count,
@@ -25,21 +37,18 @@ __all__ = [
     "explain_go",
     "explain_health",
     "explain_hold",
-    "explain_mean_without_failures",
     "explain_missing",
-    "explain_no_data",
     "explain_not_final",
-    "explain_open",
     "explain_scan_doubt",
     "explain_status",
     "explain_unjudged",
     "find_best",
+    "give_reason",
     "name_arm",
     "next_after_inconclusive",
     "next_after_no_go",
 ]
 
-NAMED_ENDPOINTS = 3
 MOST_TIMES = 100
 LONGEST_WAIT = 48 * 3600
 SURE = 0.05
@@ -48,7 +57,8 @@ SHORTEST_REPEAT = 1.25
 """Less than this times the present duration is no advice."""
 
 
-def _reason(code: str, text: str, comparison: Comparison) -> Reason:
+def give_reason(code: str, text: str, comparison: Comparison) -> Reason:
+    """Give a reason that is about one comparison."""
     return Reason(code, text, comparison.rule.name, comparison.arm, comparison.rule.slice.endpoint)
 
 
@@ -59,7 +69,7 @@ def _moved(comparison: Comparison, alpha: float) -> str:
     if effect is None:
         return name
     if math.isinf(effect.estimate):
-        share = format_number(100 * (1 - (comparison.rule.quantile or 0.5)))
+        share = format_number(100 * comparison.rule.metric.share_above)
         return f"{name} became a failure: more than {share} % of the requests of {comparison.arm} fail"
     size = format_change(effect, comparison.unit).lstrip("+−")
     unit = size.rsplit(" ", 1)[1]
@@ -127,10 +137,12 @@ def explain_failure(comparison: Comparison, alpha: float) -> Reason:
         if broke_limit_as_baseline(comparison, alpha):
             cause = "so the release is not shown to be the cause"
             text = f"{_baseline_too(comparison)}, {cause}: {name} of {comparison.arm} {verb} {value}"
-        return _reason("limit", text, comparison)
+        return give_reason("limit", text, comparison)
     code = "endpoint_regression" if comparison.scan else "regression"
     moved = _moved(comparison, alpha)
-    return _reason(code, moved if _became_failure(comparison) else f"{moved}, {_margin_text(comparison)}", comparison)
+    return give_reason(
+        code, moved if _became_failure(comparison) else f"{moved}, {_margin_text(comparison)}", comparison
+    )
 
 
 def _became_failure(comparison: Comparison) -> bool:
@@ -140,12 +152,7 @@ def _became_failure(comparison: Comparison) -> bool:
 
 def explain_hold(comparison: Comparison, alpha: float) -> Reason:
     """A hold that is shown to be worse than it may be: stops a GO, never causes a rollback."""
-    return _reason("hold_breached", f"{_moved(comparison, alpha)}, {_margin_text(comparison)}", comparison)
-
-
-def explain_no_data(comparison: Comparison, why: str) -> str:
-    """One metric's own sentence when it has no data."""
-    return f"{name_comparison(comparison)}: {why}"
+    return give_reason("hold_breached", f"{_moved(comparison, alpha)}, {_margin_text(comparison)}", comparison)
 
 
 def explain_missing(missing: Sequence[Comparison]) -> list[Reason]:
@@ -156,7 +163,7 @@ def explain_missing(missing: Sequence[Comparison]) -> list[Reason]:
     out = []
     for cause, alike in causes.items():
         if len(alike) == 1:
-            out.append(_reason("no_data", alike[0].reason, alike[0]))
+            out.append(give_reason("no_data", alike[0].reason, alike[0]))
         else:
             names = ", ".join(name_comparison(comparison) for comparison in alike)
             out.append(Reason("no_data", f"{cause}: no data for {names}", arm=alike[0].arm))
@@ -202,16 +209,6 @@ def explain_status(comparison: Comparison, status: MetricStatus, alpha: float, *
     return f"{moved}{text}"
 
 
-def explain_mean_without_failures(comparison: Comparison) -> str:
-    """Why a mean within its margin does not pass."""
-    return f"{name_comparison(comparison)} is of successes only and failures are not shown to be within their margin"
-
-
-def explain_open(comparison: Comparison) -> Reason:
-    """A gate or hold that is neither shown to be within nor beyond its margin."""
-    return _reason("not_shown", comparison.reason, comparison)
-
-
 def explain_scan_doubt(comparison: Comparison) -> Reason:
     """An endpoint that is shown to be worse than is tolerated in a GO, though not by the scan's margin."""
     effect = comparison.effect
@@ -224,15 +221,12 @@ def explain_scan_doubt(comparison: Comparison) -> Reason:
         f"{name_comparison(comparison)} is worse by {size}{interval}, more than the {tolerated} tolerated of one "
         "endpoint; the scan stops a GO, not the release"
     )
-    return _reason("endpoint_worse", text, comparison)
+    return give_reason("endpoint_worse", text, comparison)
 
 
 def explain_unjudged(evidence: Evidence) -> Reason:
     """Too much traffic on endpoints with too few requests."""
-    names = list(evidence.unjudged_endpoints)
-    shown = ", ".join(names[:NAMED_ENDPOINTS]) + (
-        f" and {len(names) - NAMED_ENDPOINTS} more" if len(names) > NAMED_ENDPOINTS else ""
-    )
+    shown = name_some(evidence.unjudged_endpoints)
     share = format_number(evidence.unjudged_share * 100)
     text = f"{share} % of the traffic is on endpoints that have too few requests, or none on one arm: {shown}"
     return Reason("unjudged_endpoints", text)
@@ -246,7 +240,7 @@ def explain_not_final(evidence: Evidence) -> Reason:
 
 def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
     """Why everything is well, with the metric that came closest to its margin."""
-    passed = [c for c in judged if c.status is MetricStatus.PASS and not c.scan and c.rule.role is not Role.WATCH]
+    passed = [c for c in judged if c.status is MetricStatus.PASS and c.must_be_within]
     asked, limited = [c for c in passed if c.rule.margin and c.effect], [c for c in passed if c.rule.limit.count]
     kept = []
     if len(asked) == 1:
@@ -278,7 +272,7 @@ def find_best(judged: Sequence[Comparison], going: Sequence[str]) -> str:
     """The candidate whose worst metric stays furthest from its margin; where that is none at all, the surest one."""
 
     def worst(arm: str) -> tuple[float, float]:
-        own = [c for c in judged if c.arm == arm and c.rule.margin and c.rule.role is not Role.WATCH and not c.scan]
+        own = [c for c in judged if c.arm == arm and c.rule.margin and c.must_be_within]
         sure = max((q.p_within for c in own for q in c.questions if q.kind == "margin"), default=1.0)
         return max((_closeness(c) for c in own), default=math.inf), sure
 
@@ -354,42 +348,38 @@ def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence:
     open_names = {(doubt.metric, doubt.arm) for doubt in doubts if doubt.code == "not_shown"}
     waiting = [c for c in judged if (c.rule.name, c.arm) in open_names and not c.scan and c.needed_time is not None]
     if not waiting:
-        return _answer_doubt(doubts[0], evidence)
+        return _answer_doubt(doubts[0], judged, evidence)
     longest = max(c.needed_time or 0.0 for c in waiting)
-    if all(c.rule.outcome for c in waiting):
-        return _more_units(longest, waiting)
+    if all(c.rule.evidence is EvidenceKind.OUTCOMES for c in waiting):
+        units = longest * max(c.baseline.n + c.candidate.n for c in waiting)
+        if math.isfinite(units) and 1 < longest <= MOST_TIMES:
+            return f"import about {format_count(math.ceil(units))} units in all, if the change stays as it is"
+        return "the change is about as large as the margin: mend the candidate, or decide whether the margin is right"
     unresolved = next((c for c in waiting if c.unresolved), None)
     if unresolved is not None:
         return _FINER_TIMES if unresolved.too_coarse else _OTHER_BOUNDS
     seconds = max(longest, SHORTEST_REPEAT) * evidence.window.seconds
+    duration = f"about {format_duration(seconds)}" if math.isfinite(seconds) else ""
+    if evidence.collected:
+        longer, more = f"collect {duration} in all", "run more instances of each arm"
+    elif evidence.imported:
+        longer, more = f"import {duration} of load", "import more instances an arm, or more files of repeated runs"
+    else:
+        longer = f"load for {duration} in all (--run-time)"
+        more = "load more instances an arm, or more replicates (--replicates 5)"
     if math.isfinite(seconds) and 0 < seconds <= LONGEST_WAIT:
-        return _more_time(seconds, evidence)
+        return f"{longer}, if the change stays as it is"
     if any(_is_beyond(c) for c in waiting):
         return "the change is as large as the margin: mend the candidate, or decide whether the margin is right"
-    return f"more minutes will not decide it: {_more_instances(evidence)}"
+    return f"more minutes will not decide it: {more}"
 
 
-def _more_time(seconds: float, evidence: Evidence) -> str:
-    if evidence.collected:
-        return f"collect about {format_duration(seconds)} in all, if the change stays as it is"
-    how = "import" if evidence.imported else "load for"
-    option = " of load" if evidence.imported else " in all (--run-time)"
-    return f"{how} about {format_duration(seconds)}{option}, if the change stays as it is"
-
-
-def _more_instances(evidence: Evidence) -> str:
-    if evidence.collected:
-        return "run more instances of each arm"
-    if evidence.imported:
-        return "import more instances an arm, or more files of repeated runs"
-    return "load more instances an arm, or more replicates (--replicates 5)"
-
-
-def _answer_doubt(doubt: Reason, evidence: Evidence) -> str:
+def _answer_doubt(doubt: Reason, judged: Sequence[Comparison], evidence: Evidence) -> str:
     """What to do about something that is no open metric."""
     again = "collect" if evidence.collected else "import" if evidence.imported else "load"
     if doubt.code == "endpoint_worse":
-        key = "failure_tolerance" if doubt.metric == "failure_rate" else "tolerance"
+        asked = next(c.rule.metric for c in judged if c.scan and c.rule.name == doubt.metric)
+        key = "failure_tolerance" if asked.is_failure_rate else "tolerance"
         return (
             f"look at {doubt.slice}; if its harm is acceptable, widen `endpoint_scan: {{{key}: …}}`, or give this "
             "endpoint a gate with a margin of its own"
@@ -401,14 +391,6 @@ def _answer_doubt(doubt: Reason, evidence: Evidence) -> str:
     if doubt.code == "no_gate":
         return "give the policy a gate"
     return f"{again} the release again"
-
-
-def _more_units(multiple: float, waiting: Sequence[Comparison]) -> str:
-    """How many more units."""
-    units = multiple * max(c.baseline.n + c.candidate.n for c in waiting)
-    if math.isfinite(units) and 1 < multiple <= MOST_TIMES:
-        return f"import about {format_count(math.ceil(units))} units in all, if the change stays as it is"
-    return "the change is about as large as the margin: mend the candidate, or decide whether the margin is right"
 
 
 def _is_beyond(comparison: Comparison) -> bool:

@@ -1,74 +1,63 @@
 """What is compared: one module a metric, and the table that names them.
 
-A new metric is a module of this room and its line in `METRICS`, which says what it reads, where it is, and what the
-policy must know of it. What compares is
+A metric is a class of this package and its line in `METRICS`. The class is its options, which the policy reads, and
+says what must be known of it (`evaluator.records.Metric`). Its base says what it reads:
 
-- of `requests` (the cells of a load) a function `(Pair, Rule) -> Comparison`,
-- of `outcomes` (of units) an `OutcomeMetric`, which says what it needs beside their sums as well,
-- of `readings` (of a metrics server) a `ReadingMetric`, which says what kinds of queries it asks as well.
+- `RequestMetric` (`base.py`) the requests of a load: `estimate`, and what stands around it,
+- `OutcomeMetric` (`outcome_base.py`) the outcomes of units: `compare`, and what it needs in addition to their sums,
+- `ReadingMetric` (`reading_base.py`) the samples of a metrics server: `compare`, and the queries that it asks.
 
-Each is imported when it is used: the policy reads this table too, and must not import the statistics for it.
+Each is imported when it is used: a policy must not wait for the statistics of metrics that it does not have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from evaluator.metrics.types import Loaded, MetricType
-from evaluator.records import Direction, QueryKind
+from evaluator.errors import UnknownName
+from evaluator.extensions import Lazy
 
 if TYPE_CHECKING:
-    from evaluator.metrics.base import Compare
-    from evaluator.metrics.outcome_base import OutcomeMetric
-    from evaluator.metrics.reading_base import ReadingMetric
+    from evaluator.metrics.options import MetricModel
 
-__all__ = ["METRICS", "OUTCOME_METRICS", "READING_METRICS", "REQUEST_METRICS", "MetricType"]
+__all__ = ["METRICS", "SCAN_METRICS", "restore_metric"]
 
-LOWER, HIGHER = Direction.LOWER, Direction.HIGHER
-COUNTER, GAUGE, HISTOGRAM = QueryKind.COUNTER, QueryKind.GAUGE, QueryKind.HISTOGRAM
 
-METRICS: Mapping[str, MetricType] = {
-    "failure_rate": MetricType("requests", "failure_rate:compare_failure_rate", "share", LOWER, shown="fraction"),
-    "latency_quantile": MetricType(
-        "requests",
-        "latency:compare_latency_quantile",
-        "ms",
-        LOWER,
-        takes_quantile=True,
-        together="latency:compare_latency_quantiles",
-    ),
-    "latency_mean": MetricType("requests", "latency:compare_latency_mean", "ms", LOWER),
-    "response_size": MetricType("requests", "response_size:compare_response_size", "abs", LOWER, shown="bytes"),
-    "throughput": MetricType("requests", "throughput:compare_throughput", "/s", HIGHER),
-    "outcome_proportion": MetricType(
-        "outcomes", "outcome_proportion:OUTCOME_PROPORTION", "share", HIGHER, any_direction=True
-    ),
-    "outcome_mean": MetricType("outcomes", "outcome_mean:OUTCOME_MEAN", "abs", HIGHER, any_direction=True),
-    "outcome_ratio": MetricType("outcomes", "outcome_ratio:OUTCOME_RATIO", "abs", HIGHER, any_direction=True),
-    "outcome_quantile": MetricType(
-        "outcomes", "outcome_quantile:OUTCOME_QUANTILE", "abs", HIGHER, any_direction=True, takes_quantile=True
-    ),
-    "counter_ratio": MetricType("readings", "reading_counter:COUNTER_RATIO", "share", LOWER, asks=COUNTER),
-    "counter_rate": MetricType(
-        "readings", "reading_counter:COUNTER_RATE", "abs", LOWER, asks=COUNTER, any_direction=True
-    ),
-    "histogram_quantile": MetricType(
-        "readings", "reading_histogram:HISTOGRAM_QUANTILE", "abs", LOWER, asks=HISTOGRAM, takes_quantile=True
-    ),
-    "histogram_mean": MetricType("readings", "reading_histogram:HISTOGRAM_MEAN", "abs", LOWER, asks=HISTOGRAM),
-    "histogram_share": MetricType("readings", "reading_histogram:HISTOGRAM_SHARE", "share", HIGHER, asks=HISTOGRAM),
-    "gauge_mean": MetricType("readings", "reading_gauge:GAUGE_MEAN", "abs", LOWER, asks=GAUGE, any_direction=True),
-    "gauge_max": MetricType("readings", "reading_gauge:GAUGE_MAX", "abs", LOWER, asks=GAUGE, any_direction=True),
-    "gauge_slope": MetricType("readings", "reading_gauge:GAUGE_SLOPE", "abs", LOWER, asks=GAUGE, any_direction=True),
-}
-"""Type, as the policy names it → what is known of it."""
+_PACKAGE = "evaluator.metrics"
 
-REQUEST_METRICS: Mapping[str, Compare] = Loaded(METRICS, "requests")
-"""Read the cells of a load."""
+METRICS: Mapping[str, type[MetricModel]] = Lazy(
+    {
+        "failure_rate": f"{_PACKAGE}.failure_rate:FailureRate",
+        "latency_quantile": f"{_PACKAGE}.latency:LatencyQuantile",
+        "latency_mean": f"{_PACKAGE}.latency:LatencyMean",
+        "response_size": f"{_PACKAGE}.response_size:ResponseSize",
+        "throughput": f"{_PACKAGE}.throughput:Throughput",
+        "outcome_proportion": f"{_PACKAGE}.outcome_proportion:OutcomeProportion",
+        "outcome_mean": f"{_PACKAGE}.outcome_mean:OutcomeMean",
+        "outcome_ratio": f"{_PACKAGE}.outcome_ratio:OutcomeRatio",
+        "outcome_quantile": f"{_PACKAGE}.outcome_quantile:OutcomeQuantile",
+        "counter_ratio": f"{_PACKAGE}.reading_counter:CounterRatio",
+        "counter_rate": f"{_PACKAGE}.reading_counter:CounterRate",
+        "histogram_quantile": f"{_PACKAGE}.reading_histogram:HistogramQuantile",
+        "histogram_mean": f"{_PACKAGE}.reading_histogram:HistogramMean",
+        "histogram_share": f"{_PACKAGE}.reading_histogram:HistogramShare",
+        "gauge_mean": f"{_PACKAGE}.reading_gauge:GaugeMean",
+        "gauge_max": f"{_PACKAGE}.reading_gauge:GaugeMax",
+        "gauge_slope": f"{_PACKAGE}.reading_gauge:GaugeSlope",
+    },
+    "metric",
+)
+"""Type, as the policy names it → its class."""
 
-OUTCOME_METRICS: Mapping[str, OutcomeMetric] = Loaded(METRICS, "outcomes")
-"""Read the outcomes of units."""
+SCAN_METRICS: Mapping[str, type[MetricModel]] = Lazy({"latency_typical": f"{_PACKAGE}.latency:TypicalTime"}, "metric")
+"""What the endpoint scan compares in addition; a policy cannot ask for it."""
 
-READING_METRICS: Mapping[str, ReadingMetric] = Loaded(METRICS, "readings")
-"""Read what a metrics server said."""
+
+def restore_metric(name: str, stated: Mapping[str, Any]) -> MetricModel:
+    """The metric of a row of a verdict, with the options that a row repeats. Raises UnknownName."""
+    for table in (METRICS, SCAN_METRICS):
+        if name in table:
+            kind = table[name]
+            return kind.model_construct(**{option: stated.get(option) for option in kind.stated})
+    raise UnknownName("metric type", name, METRICS)

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
+from evaluator.metrics.options import MetricModel
 from evaluator.records import (
     ArmValue,
     Comparison,
-    Direction,
     Drift,
     Effect,
+    EvidenceKind,
     InstancePrior,
+    MetricStatus,
     Question,
     Rule,
 )
-from evaluator.stats.estimate import Asked, Depth, Estimate
+from evaluator.records.arrays import FloatArray
+from evaluator.stats.differences import compare_differences
+from evaluator.stats.estimate import Asked, Depth, Estimate, Tolerance
+from evaluator.stats.failures import SD_SHARE, compare_failures
+from evaluator.stats.groups import Groups
 from evaluator.stats.longrun import MIN_BUCKETS
+from evaluator.stats.means import compare_means
 from evaluator.stats.panel import Panel
 from evaluator.stats.resolution import steps_of
 from evaluator.stats.uncertainty import Design
 from evaluator.wording import STORE_STEP_MS, explain_coarse, format_number
 
-__all__ = ["Compare", "CompareTogether", "Pair", "answer", "check_enough", "no_data"]
+__all__ = ["EndpointMetric", "Pair", "RequestMetric", "UnitTotals", "answer", "check_enough", "no_data"]
 
 MIN_REQUESTS = 30
 CONSTANT_BELOW = 200
@@ -45,6 +53,10 @@ class Pair:
     """Mean users of baseline and candidate, where they were recorded."""
     depth: Depth = "full"
     """Less than full at a look before the last."""
+    groups: Groups | None = None
+    """Subsets of the endpoints that are compared in one go, each by itself; `None`: all requests together."""
+    tolerance: Tolerance | None = None
+    """One more bound that each of them is asked for."""
 
     def requests(self, arm: int) -> int:
         """Requests of baseline (0) or candidate (1)."""
@@ -58,12 +70,128 @@ class Pair:
         """The arm's name."""
         return self.arm if arm else "baseline"
 
+    def no_data(self, rule: Rule, why: str) -> Comparison:
+        """The answer that there is none, with the reason."""
+        n = self.requests(0), self.requests(1)
+        return no_data(rule, self.arm, why, n=n, instances=self.design.behind)
 
-Compare = Callable[[Pair, Rule], Comparison]
-"""A metric: reads a pair, answers its rule. Never raises for want of data: see `no_data`."""
+    def compare_means(
+        self,
+        rule: Rule,
+        *,
+        sd_instance: float | None = None,
+        of: Literal["time_ms", "bytes", "value"] = "time_ms",
+        floor: FloatArray | None = None,
+    ) -> Estimate:
+        """Means, under a rule; `sd_instance` where it is not that of latency. See `compare_means`."""
+        return compare_means(
+            self.panel,
+            self.design,
+            alpha=self.alpha,
+            margin=rule.margin,
+            sd_instance=self.prior.sd_latency if sd_instance is None else sd_instance,
+            direction=rule.direction,
+            limit=rule.limit,
+            groups=self.groups,
+            depth=self.depth,
+            of=of,
+            floor=floor,
+            tolerance=self.tolerance,
+        )
 
-CompareTogether = Callable[[Pair, Sequence[Rule]], tuple[Comparison, ...]]
-"""The same for several rules of one type, which share most of their work."""
+    def compare_differences(
+        self, rule: Rule, sd_instance: float, *, floor: tuple[float, float] = (0.0, 0.0), fitted: int = 0
+    ) -> Estimate:
+        """Levels by their difference, under a rule. See `compare_differences`."""
+        return compare_differences(
+            self.panel,
+            self.design,
+            alpha=self.alpha,
+            margin=rule.margin.value if rule.margin else 0.0,
+            sd_instance=sd_instance,
+            direction=rule.direction,
+            limit=rule.limit,
+            floor=floor,
+            fitted=fitted,
+        )
+
+    def compare_failures(self, rule: Rule, *, sd_instance: float | None = None, sd_share: float = SD_SHARE) -> Estimate:
+        """Failure rates, under a rule; `sd_instance` where it is not that of failures. See `compare_failures`."""
+        return compare_failures(
+            self.panel,
+            self.design,
+            alpha=self.alpha,
+            margin=rule.margin,
+            sd_instance=self.prior.sd_failures if sd_instance is None else sd_instance,
+            sd_share=sd_share,
+            limit=rule.limit,
+            groups=self.groups,
+            depth=self.depth,
+            tolerance=self.tolerance,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UnitTotals:
+    """Sums of instances or runs as a figure shows them: all arrays have shape (units,)."""
+
+    n: FloatArray
+    failures: FloatArray
+    sum_ms: FloatArray
+    sum_bytes: FloatArray
+    quantiles: Callable[[float], FloatArray]
+    """A quantile of the time to success (ms) of each."""
+
+
+class RequestMetric(MetricModel):
+    """A metric of requests."""
+
+    evidence: ClassVar[EvidenceKind] = EvidenceKind.REQUESTS
+
+    @abstractmethod
+    def compare(self, pair: Pair, rule: Rule) -> Comparison:
+        """Answer its rule. Never raises for want of data: see `Pair.no_data`."""
+
+    @classmethod
+    def compare_all(cls, pair: Pair, asked: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
+        """Answer several rules of this type, which may share their work."""
+        return tuple(metric.compare(pair, rule) for metric, rule in asked)
+
+    def of_units(self, units: UnitTotals) -> FloatArray | None:
+        """Its value of each instance or run; `None` for a metric that these do not have."""
+        del units
+        return None
+
+
+class EndpointMetric(RequestMetric):
+    """A metric of requests that can be compared endpoint by endpoint as well, as the endpoint scan does."""
+
+    of_successes: ClassVar[bool] = True
+    """Does it read successful requests only?"""
+    method: ClassVar[str]
+    """How it is compared."""
+
+    @abstractmethod
+    def estimate(self, pair: Pair, rule: Rule) -> Estimate:
+        """Compare all requests, or each of the pair's groups of endpoints."""
+
+    def check(self, pair: Pair) -> str | None:
+        """Why it cannot be compared, or `None`."""
+        return check_enough(pair, successes=self.of_successes)
+
+    def counted(self, panel: Panel) -> FloatArray:
+        """Requests that it reads, of the shape of `Panel.n`."""
+        return panel.ok if self.of_successes else panel.n
+
+    def compare(self, pair: Pair, rule: Rule) -> Comparison:
+        """Answer its rule."""
+        why = self.check(pair)
+        if why:
+            return pair.no_data(rule, why)
+        counted = self.counted(pair.panel)
+        n = int(counted[0].sum()), int(counted[1].sum())
+        method = f"{self.method}, {pair.design.kind}"
+        return answer(pair, rule, self.estimate(pair, rule), method=method, n=n)
 
 
 def check_enough(pair: Pair, *, successes: bool, both: bool = True) -> str | None:
@@ -77,33 +205,31 @@ def check_enough(pair: Pair, *, successes: bool, both: bool = True) -> str | Non
         if successes and (both or arm == 0) and pair.successes(arm) < MIN_REQUESTS:
             return f"only {pair.successes(arm)} successes on {pair.name(arm)}, at least {MIN_REQUESTS} are needed"
         if successes and pair.panel.constant[arm] and pair.successes(arm) < CONSTANT_BELOW:
-            return _explain_equal(pair, arm)
+            all_times = f"all {pair.successes(arm)} times on {pair.name(arm)} are"
+            level_ms = float(pair.panel.totals["time_ms"][arm].sum()) / pair.successes(arm)
+            if level_ms * ALIKE_STEP >= STORE_STEP_MS:
+                return f"{all_times} equal"
+            return (
+                f"{all_times} stored as {format_number(level_ms)} ms: this store keeps times in steps of "
+                f"{format_number(STORE_STEP_MS)} ms, too coarse to tell them apart; time several calls together"
+            )
     return None
 
 
-def _explain_equal(pair: Pair, arm: int) -> str:
-    """What to say of an arm whose times are all stored as the same number."""
-    count = pair.successes(arm)
-    level_ms = float(pair.panel.totals["time_ms"][arm].sum()) / count
-    if level_ms * ALIKE_STEP >= STORE_STEP_MS:
-        return f"all {count} times on {pair.name(arm)} are equal"
-    return (
-        f"all {count} times on {pair.name(arm)} are stored as {format_number(level_ms)} ms: this store keeps times in "
-        f"steps of {format_number(STORE_STEP_MS)} ms, too coarse to tell them apart; time several calls together"
-    )
-
-
-def no_data(pair: Pair, rule: Rule, unit: str, why: str) -> Comparison:
-    """The answer that there is none, with the reason."""
+def no_data(
+    rule: Rule, arm: str, why: str, *, n: tuple[int, int] = (0, 0), instances: tuple[int, int] = (0, 0)
+) -> Comparison:
+    """The answer that there is none, with the reason. `n`: requests, observations or units of both arms."""
     return Comparison(
         rule=rule,
-        arm=pair.arm,
-        unit=unit,
-        baseline=ArmValue(None, pair.requests(0)),
-        candidate=ArmValue(None, pair.requests(1)),
+        arm=arm,
+        unit=rule.metric.value_unit,
+        baseline=ArmValue(None, n[0]),
+        candidate=ArmValue(None, n[1]),
         method="none",
-        instances=pair.design.behind,
+        instances=instances,
         no_data=why,
+        status=MetricStatus.NO_DATA,
     )
 
 
@@ -112,30 +238,34 @@ def answer(
     rule: Rule,
     estimate: Estimate,
     *,
-    unit: str,
     method: str,
-    n: tuple[int, int],
+    n: tuple[int, int] | None = None,
     group: int = 0,
     scan: bool = False,
 ) -> Comparison:
-    """One group of an estimate as a comparison; without finite numbers, the answer that there is none."""
-    g = group
+    """One group of an estimate as a comparison; without finite numbers, the answer that there is none.
+
+    `n`: what was counted on both arms, where that is not all requests of the pair.
+    """
+    g, n = group, n or (pair.requests(0), pair.requests(1))
     numbers = (estimate.baseline[g], estimate.against_margin.p_worse[g], estimate.against_margin.p_within[g])
     if not all(math.isfinite(number) for number in numbers):
-        return no_data(pair, rule, unit, "the data give no finite estimate")
+        return pair.no_data(rule, "the data give no finite estimate")
+    unit = rule.metric.value_unit
     # Without a margin shares are compared as a difference, everything else as a ratio.
     relative = unit != "fraction" if rule.margin is None else rule.margin.relative
     candidate = float(estimate.candidate[g])
     questions = [_question("zero", 0.0, estimate.against_zero, g)]
     if rule.margin:
         questions.append(_question("margin", rule.margin.value, estimate.against_margin, g))
-    bounds = [bound for bound in (rule.limit.max, rule.limit.min) if bound is not None]
-    questions += [
-        _question("limit", bound, asked, g) for bound, asked in zip(bounds, estimate.against_limit, strict=True)
-    ]
+    limits = zip(rule.limit.bounds, estimate.against_limit, strict=True)
+    questions += [_question("limit", bound, asked, g) for (_, bound), asked in limits]
     if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
         questions.append(_question("tolerance", float(estimate.tolerance[g]), estimate.against_tolerance, g))
-    too_coarse = estimate.coarse is not None and bool(estimate.coarse[g])
+    too_coarse, unresolved = estimate.coarse is not None and bool(estimate.coarse[g]), ""
+    if too_coarse and rule.margin:
+        steps = steps_of(pair.panel, rule.slice.endpoint)
+        unresolved = explain_coarse(steps, (pair.name(0), pair.name(1)), float(estimate.baseline[g]), rule.margin)
     return Comparison(
         rule=rule,
         arm=pair.arm,
@@ -162,15 +292,10 @@ def answer(
         loadings=() if estimate.loadings is None else tuple(estimate.loadings[g].tolist()),
         se=_finite(estimate.se[g]),
         df=float(estimate.df[g]),
-        unresolved=_explain_step(pair, rule, float(estimate.baseline[g])) if too_coarse else "",
+        unresolved=unresolved,
         too_coarse=too_coarse,
         scan=scan,
     )
-
-
-def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
-    steps = steps_of(pair.panel, rule.slice.endpoint)
-    return explain_coarse(steps, (pair.name(0), pair.name(1)), level_ms, rule.margin) if rule.margin else ""
 
 
 def _question(
@@ -181,8 +306,3 @@ def _question(
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def is_higher_better(rule: Rule) -> bool:
-    """Does this metric improve upwards?"""
-    return rule.direction is Direction.HIGHER

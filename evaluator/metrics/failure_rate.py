@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from evaluator.metrics.base import Pair, answer, check_enough, no_data
-from evaluator.records import Comparison, Rule
-from evaluator.stats.failures import compare_failures
+from typing import ClassVar, Literal
 
-__all__ = ["compare_failure_rate"]
+from evaluator.metrics.base import EndpointMetric, Pair, UnitTotals
+from evaluator.records import Rule
+from evaluator.records.arrays import FloatArray
+from evaluator.stats.estimate import Estimate
+
+__all__ = ["FailureRate"]
 
 
-def compare_failure_rate(pair: Pair, rule: Rule) -> Comparison:
+class FailureRate(EndpointMetric):
     """Failures per request, as a fraction of 1."""
-    why = check_enough(pair, successes=False)
-    if why:
-        return no_data(pair, rule, "fraction", why)
-    estimate = compare_failures(
-        pair.panel,
-        pair.design,
-        alpha=pair.alpha,
-        margin=rule.margin,
-        sd_instance=pair.prior.sd_failures,
-        limit=rule.limit,
-        depth=pair.depth,
-    )
-    counts = pair.requests(0), pair.requests(1)
-    return answer(pair, rule, estimate, unit="fraction", method=f"score test, {pair.design.kind}", n=counts)
+
+    type: ClassVar[str] = "failure_rate"
+    short: ClassVar[str] = "failures"
+    amounts: ClassVar[Literal["share"]] = "share"
+    value_unit: ClassVar[str] = "fraction"
+    is_failure_rate: ClassVar[bool] = True
+    of_successes: ClassVar[bool] = False
+    method: ClassVar[str] = "score test"
+
+    def estimate(self, pair: Pair, rule: Rule) -> Estimate:
+        """Failures of all requests."""
+        return pair.compare_failures(rule)
+
+    def of_units(self, units: UnitTotals) -> FloatArray:
+        """Failures of all requests."""
+        return units.failures / units.n

@@ -1,80 +1,127 @@
-"""Response times of requests: the mean of successes, and quantiles of time to success."""
+"""Response times of requests: the mean and the typical time of successes, and quantiles of time to success."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
 
-from evaluator.metrics.base import Pair, answer, check_enough, no_data
+from evaluator.metrics.base import EndpointMetric, Pair, RequestMetric, UnitTotals, answer, check_enough
+from evaluator.metrics.options import MIN_BEYOND, QuantileMetric
 from evaluator.records import Comparison, Rule
-from evaluator.stats.means import compare_means
+from evaluator.records.arrays import FloatArray
+from evaluator.stats.estimate import Estimate
+from evaluator.stats.groups import all_together
 from evaluator.stats.quantiles import QuantileEstimate, QuantileQuestion, compare_quantiles
+from evaluator.stats.typical import compare_typical_times
+from evaluator.wording import format_number
 
-__all__ = ["compare_latency_mean", "compare_latency_quantile", "compare_latency_quantiles"]
-
-MIN_BEYOND = 5
+__all__ = ["LatencyMean", "LatencyQuantile", "TypicalTime"]
 
 
-def compare_latency_mean(pair: Pair, rule: Rule) -> Comparison:
+class LatencyMetric(RequestMetric):
+    """A response time, in ms."""
+
+    amounts: ClassVar[Literal["ms"]] = "ms"
+    value_unit: ClassVar[str] = "ms"
+    is_response_time: ClassVar[bool] = True
+
+
+class LatencyMean(LatencyMetric, EndpointMetric):
     """Mean response time of successes, in ms."""
-    why = check_enough(pair, successes=True)
-    if why:
-        return no_data(pair, rule, "ms", why)
-    estimate = compare_means(
-        pair.panel,
-        pair.design,
-        alpha=pair.alpha,
-        margin=rule.margin,
-        sd_instance=pair.prior.sd_latency,
-        direction=rule.direction,
-        limit=rule.limit,
-        depth=pair.depth,
-    )
-    counts = pair.successes(0), pair.successes(1)
-    return answer(pair, rule, estimate, unit="ms", method=f"paired mean, {pair.design.kind}", n=counts)
+
+    type: ClassVar[str] = "latency_mean"
+    short: ClassVar[str] = "mean"
+    k6_name: ClassVar[str] = "avg"
+    needs_failures_within: ClassVar[bool] = True
+    method: ClassVar[str] = "paired mean"
+
+    def estimate(self, pair: Pair, rule: Rule) -> Estimate:
+        """Mean of successes."""
+        return pair.compare_means(rule)
+
+    def of_units(self, units: UnitTotals) -> FloatArray:
+        """Mean of successes."""
+        return units.sum_ms / (units.n - units.failures)
 
 
-def compare_latency_quantile(pair: Pair, rule: Rule) -> Comparison:
+class TypicalTime(LatencyMetric, EndpointMetric):
+    """Geometric mean of the response times of successes, in ms: what the endpoint scan compares."""
+
+    type: ClassVar[str] = "latency_typical"
+    short: ClassVar[str] = "typical time"
+    method: ClassVar[str] = "typical time"
+
+    def estimate(self, pair: Pair, rule: Rule) -> Estimate:
+        """Geometric mean of successes."""
+        return compare_typical_times(
+            pair.panel,
+            pair.design,
+            alpha=pair.alpha,
+            margin=rule.margin,
+            sd_instance=pair.prior.sd_latency,
+            groups=pair.groups or all_together(len(pair.panel.endpoints)),
+            depth=pair.depth,
+            tolerance=pair.tolerance,
+        )
+
+
+class LatencyQuantile(QuantileMetric, LatencyMetric):
     """A quantile of time to success, in ms; failures count as infinitely slow."""
-    return compare_latency_quantiles(pair, (rule,))[0]
+
+    type: ClassVar[str] = "latency_quantile"
+
+    def name(self, chosen: str) -> str:
+        """`p95`."""
+        # Rows of old verdicts do not say which quantile it was.
+        short = f"p{format_number(self.quantile * 100)}" if self.quantile else chosen
+        return short if chosen in {f"latency_{short}", short} else chosen
+
+    @property
+    def k6_name(self) -> str:
+        """`med`, `p(95)`."""
+        return "med" if self.quantile == 0.5 else f"p({self.quantile * 100:.6g})" if self.quantile else ""
+
+    def check(self, pair: Pair) -> str | None:
+        """Why it cannot be compared, or `None`."""
+        why = check_enough(pair, successes=True, both=False)
+        smaller = min(pair.requests(0), pair.requests(1))
+        if why or smaller * self.tail >= MIN_BEYOND:
+            return why
+        return f"only {smaller} requests in the smaller arm, at least {self.least} are needed for this quantile"
+
+    def compare(self, pair: Pair, rule: Rule) -> Comparison:
+        """Answer its rule."""
+        return self.compare_all(pair, ((self, rule),))[0]
+
+    @classmethod
+    def compare_all(cls, pair: Pair, asked: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
+        """Answer several rules in one go."""
+        missing = [metric.check(pair) for metric, _ in asked]
+        questions = [
+            QuantileQuestion(metric.quantile, rule.margin, rule.direction, rule.limit)
+            for (metric, rule), why in zip(asked, missing, strict=True)
+            if not why
+        ]
+        found: tuple[QuantileEstimate, ...] = ()
+        if questions:
+            sd_instance, depth = pair.prior.sd_latency, pair.depth
+            found = compare_quantiles(
+                pair.panel, pair.design, questions, alpha=pair.alpha, sd_instance=sd_instance, depth=depth
+            )
+        estimates = iter(found)
+        return tuple(
+            pair.no_data(rule, why) if why else _answer(pair, rule, next(estimates))
+            for (_, rule), why in zip(asked, missing, strict=True)
+        )
+
+    def of_units(self, units: UnitTotals) -> FloatArray:
+        """Quantile of all requests."""
+        return units.quantiles(self.quantile)
 
 
-def compare_latency_quantiles(pair: Pair, rules: Sequence[Rule]) -> tuple[Comparison, ...]:
-    """The same for several rules, in one go."""
-    counts = pair.requests(0), pair.requests(1)
-    why = check_enough(pair, successes=True, both=False)
-    missing = [why or _too_few_beyond(counts, _probability(rule)) for rule in rules]
-    asked = [rule for rule, lack in zip(rules, missing, strict=True) if not lack]
-    found = iter(_compare_quantiles(pair, asked))
-    return tuple(
-        no_data(pair, rule, "ms", lack) if lack else _answer(pair, rule, next(found), counts)
-        for rule, lack in zip(rules, missing, strict=True)
-    )
-
-
-def _compare_quantiles(pair: Pair, rules: Sequence[Rule]) -> tuple[QuantileEstimate, ...]:
-    questions = [QuantileQuestion(_probability(rule), rule.margin, rule.direction, rule.limit) for rule in rules]
-    if not questions:
-        return ()
-    return compare_quantiles(
-        pair.panel, pair.design, questions, alpha=pair.alpha, sd_instance=pair.prior.sd_latency, depth=pair.depth
-    )
-
-
-def _answer(pair: Pair, rule: Rule, found: QuantileEstimate, counts: tuple[int, int]) -> Comparison:
+def _answer(pair: Pair, rule: Rule, found: QuantileEstimate) -> Comparison:
     if found.estimate is None:
         zero = "on baseline this quantile is 0 ms, so there is no ratio and no step that would tell it from more"
         failing = "on baseline so many requests fail that this quantile is a failure"
-        return no_data(pair, rule, "ms", zero if found.problem == "zero" else failing)
-    return answer(pair, rule, found.estimate, unit="ms", method=f"quantile test, {pair.design.kind}", n=counts)
-
-
-def _probability(rule: Rule) -> float:
-    return rule.quantile if rule.quantile is not None else 0.5
-
-
-def _too_few_beyond(counts: tuple[int, int], probability: float) -> str | None:
-    smaller = min(counts)
-    if smaller * min(1 - probability, probability) >= MIN_BEYOND:
-        return None
-    needed = round(MIN_BEYOND / min(1 - probability, probability))
-    return f"only {smaller} requests in the smaller arm, at least {needed} are needed for this quantile"
+        return pair.no_data(rule, zero if found.problem == "zero" else failing)
+    return answer(pair, rule, found.estimate, method=f"quantile test, {pair.design.kind}")

@@ -7,19 +7,23 @@ metrics that need them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
+from pydantic import Field, field_validator
 
+from evaluator.fields import Name
+from evaluator.metrics.base import no_data
+from evaluator.metrics.options import Covariates, MetricModel, Winsorise
 from evaluator.records import (
     ArmValue,
     Comparison,
     Direction,
     Effect,
-    MetricStatus,
-    OutcomeColumn,
+    EvidenceKind,
     Outcomes,
     Question,
     Role,
@@ -27,36 +31,48 @@ from evaluator.records import (
     UnitMoments,
     View,
 )
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.outcome_arms import dunnett_p, find_posterior, probabilities_of_best, share_of_baseline
 from evaluator.stats.outcome_joint import Errors, from_weights
 from evaluator.stats.outcome_quantiles import find_quantile
-from evaluator.stats.outcomes import Answers, ArmLevels, OutcomeEstimate, compare_levels, moments_of, trace_harm
+from evaluator.stats.outcomes import (
+    Answers,
+    ArmLevels,
+    OutcomeEstimate,
+    adjust_levels,
+    compare_levels,
+    linear_mean,
+    linear_ratio,
+    moments_of,
+    trace_harm,
+)
 from evaluator.wording import format_number
 
 __all__ = [
     "MIN_UNITS",
+    "RATIO_METHOD",
+    "ROWS",
+    "AdjustedMetric",
     "Compared",
+    "MeanMetric",
     "Needs",
     "OutcomeMetric",
     "OutcomePair",
     "Prepared",
+    "RowsMetric",
     "answer_levels",
     "answer_outcome",
-    "describe_adjustment",
-    "find_needed_values",
-    "name_unit",
-    "no_outcome_data",
-    "nothing",
-    "prepare",
     "trace_levels",
 ]
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 MIN_UNITS = 30
 PRIOR_SHARE = 0.2
 """Standard deviation of the Bayesian view's prior, as a share of the baseline's own value."""
+
+
+ROWS = "rows"
+"""What an outcome is divided by to be one of rows."""
+RATIO_METHOD = "ratio of sums, delta method, clustered by unit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +100,6 @@ class OutcomePair:
         """The candidate's name."""
         return self.outcomes.arms[self.arm]
 
-    def column(self, name: str) -> OutcomeColumn:
-        """The column of this name, which must be there."""
-        return next(column for column in self.outcomes.columns if column.name == name)
-
 
 @dataclass(frozen=True, slots=True)
 class Compared:
@@ -98,29 +110,13 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class OutcomeMetric:
-    """A metric of outcomes: what it needs for a rule, and how it answers one. Never raises for want of data."""
-
-    compare: Callable[[OutcomePair, Rule], Compared]
-    needs: Callable[[Outcomes, Rule], Needs] = field(default=lambda _outcomes, _rule: Needs())
-
-
-def find_needed_values(outcomes: Outcomes, rule: Rule, variables: Sequence[str]) -> Needs:
-    """Sums are enough unless values are to be cut, or some units have none and must be left out."""
-    missing = any(name.removesuffix("?") in outcomes.facts.missing for name in variables)
-    return Needs(frozenset([*variables, *rule.covariates])) if missing or rule.winsorise is not None else Needs()
-
-
-# ------------------------------------------------------------------ what is compared
-
-
-@dataclass(frozen=True, slots=True)
 class Prepared:
     """Moments of all arms over chosen variables, covariates last; `problem` says why there are none."""
 
     moments: tuple[UnitMoments, ...] = ()
-    covariates: tuple[int, ...] = ()
-    cut_at: float | None = None
+    covariates: tuple[str, ...] = ()
+    note: str = ""
+    """What was done to the values, in the words of a method."""
     problem: str = ""
     columns: tuple[int, ...] = ()
     """Places of the chosen variables among all of them."""
@@ -129,38 +125,132 @@ class Prepared:
     kept: tuple[BoolArray, ...] = ()
     """Which of all units those are, by arm."""
 
+    def find_levels(self) -> ArmLevels:
+        """Means of the one variable over units, or ratios of the sums of both; adjusted for the covariates."""
+        own = len(self.columns) - len(self.covariates)
+        linear = [linear_ratio(part, 0, 1) if own == 2 else linear_mean(part, 0) for part in self.moments]
+        return adjust_levels(linear, self.moments, range(own, len(self.columns)))
 
-def prepare(outcomes: Outcomes, rule: Rule, variables: Sequence[str]) -> Prepared:
-    """Bring the variables of a rule and its covariates together: from sums, or from values where those are needed."""
-    lacking = "rows" in variables and outcomes.facts.missing_rows.get(variables[0])
-    if lacking:
-        return Prepared(problem=f"{lacking} rows have no {variables[0]}; leave them out of the file to compare by rows")
-    names = [*variables, *rule.covariates]
-    covariates = tuple(range(len(variables), len(names)))
-    needed = find_needed_values(outcomes, rule, variables).values
-    rows = [outcomes.variables.index(name) for name in names]
-    if not needed:
-        picked = (UnitMoments(m.n, m.mean[rows], m.products[np.ix_(rows, rows)]) for m in outcomes.moments)
-        return Prepared(tuple(picked), covariates, columns=tuple(rows))
-    if not needed <= set(outcomes.values):
-        return Prepared(problem="it needs the values of single units, and those were purged")
-    arms = [np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))]
-    kept = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in arms)
-    arms = [values[mine] for values, mine in zip(arms, kept, strict=True)]
-    cut_at = _cut(arms, rule.winsorise) if rule.winsorise is not None else None
-    moments = tuple(moments_of(values) for values in arms)
-    return Prepared(moments, covariates, cut_at, columns=tuple(rows), units=tuple(arms), kept=kept)
+    def count(self, arm: int) -> tuple[int, int]:
+        """Units of the baseline and of one arm."""
+        return self.moments[0].n, self.moments[arm].n
 
 
-def _cut(arms: Sequence[FloatArray], probability: float) -> float | None:
-    """Cut the first variable in place, at a quantile of the units of all arms together."""
-    everyone = np.sort(np.concatenate([values[:, 0] for values in arms]))
-    if not everyone.size:
+class OutcomeMetric(MetricModel):
+    """A metric of outcomes: what it needs, and how it answers a rule. Never raises for want of data."""
+
+    evidence: ClassVar[EvidenceKind] = EvidenceKind.OUTCOMES
+    direction: ClassVar[Direction] = Direction.HIGHER
+    any_direction: ClassVar[bool] = True
+
+    outcome: Name = Field(description="The column of the imported outcomes.", examples=["revenue"])
+
+    @abstractmethod
+    def compare(self, pair: OutcomePair, rule: Rule) -> Compared:
+        """Answer a rule."""
+
+    def needs(self, outcomes: Outcomes) -> Needs:
+        """What it reads in addition to the sums: these are enough unless values are to be cut, or some are missing."""
+        missing = any(name.removesuffix("?") in outcomes.facts.missing for name in self.variables)
+        known = set(self.variables) <= set(outcomes.variables)
+        if known and (missing or self.cut_above is not None):
+            return Needs(frozenset([*self.variables, *self.covariate_names]))
+        return Needs()
+
+    def prepare(self, outcomes: Outcomes) -> Prepared:
+        """Bring its variables and covariates together: from sums, or from values where those are needed."""
+        variables, covariates = self.variables, self.covariate_names
+        lacking = ROWS in variables and outcomes.facts.missing_rows.get(self.outcome)
+        if lacking:
+            why = f"{lacking} rows have no {self.outcome}; leave them out of the file to compare by rows"
+            return Prepared(problem=why)
+        names = [*variables, *covariates]
+        needed = self.needs(outcomes).values
+        rows = [outcomes.variables.index(name) for name in names]
+        if not needed:
+            picked = (UnitMoments(m.n, m.mean[rows], m.products[np.ix_(rows, rows)]) for m in outcomes.moments)
+            return Prepared(tuple(picked), covariates, columns=tuple(rows))
+        if not needed <= set(outcomes.values):
+            return Prepared(problem="it needs the values of single units, and those were purged")
+        arms = [np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))]
+        kept = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in arms)
+        arms = [values[mine] for values, mine in zip(arms, kept, strict=True)]
+        note = ""
+        if self.cut_above is not None and any(values.size for values in arms):
+            # Values of the outcome, which comes first, are cut at a quantile of the units of all arms together.
+            cut_at = find_quantile(np.sort(np.concatenate([values[:, 0] for values in arms])), self.cut_above)
+            for values in arms:
+                np.minimum(values[:, 0], cut_at, out=values[:, 0])
+            note = f", winsorised at {format_number(self.cut_above * 100)} % (cut to {format_number(cut_at)})"
+        moments = tuple(moments_of(values) for values in arms)
+        return Prepared(moments, covariates, note, columns=tuple(rows), units=tuple(arms), kept=kept)
+
+    @property
+    def cut_above(self) -> float | None:
+        """Quantile of all units above which values of its outcome are cut to it."""
         return None
-    cut_at = find_quantile(everyone, probability)
-    for values in arms:
-        np.minimum(values[:, 0], cut_at, out=values[:, 0])
-    return cut_at
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Outcomes that it reads, as they were imported."""
+        return (self.outcome,)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Variables of the outcomes that it compares."""
+        return (self.outcome,)
+
+
+class RowsMetric(OutcomeMetric):
+    """A metric of units, or else of their rows."""
+
+    per: Name | None = Field(None, description="rows: compare rows, clustered by unit.")
+
+    @field_validator("per")
+    @classmethod
+    def _only_rows(cls, value: str | None) -> str | None:
+        if value not in (None, ROWS):
+            raise ValueError(f"of {cls.type} can only be rows, not '{value}'")
+        return value
+
+
+class AdjustedMetric(OutcomeMetric):
+    """A metric that can be adjusted for what is known of units before the test."""
+
+    covariates: Covariates = None
+
+    @property
+    def covariate_names(self) -> tuple[str, ...]:
+        """Columns known before the test that it is adjusted for."""
+        return self.covariates or ()
+
+
+class MeanMetric(AdjustedMetric):
+    """A mean of units, or a ratio of sums, adjusted for covariates where there are any."""
+
+    method: ClassVar[str]
+    """How it is compared."""
+
+    winsorise: Winsorise = None
+
+    @property
+    def note(self) -> str:
+        """Where its values are cut."""
+        return "" if self.winsorise is None else f" (winsorised at {format_number(self.winsorise * 100)} %)"
+
+    @property
+    def uncut_mean(self) -> str:
+        """Its outcome, unless values are cut."""
+        return "" if self.winsorise else self.outcome
+
+    @property
+    def cut_above(self) -> float | None:
+        """Quantile of all units above which values of its outcome are cut to it."""
+        return self.winsorise
+
+    def compare(self, pair: OutcomePair, rule: Rule) -> Compared:
+        """Answer a rule."""
+        return answer_levels(pair, rule, self.prepare(pair.outcomes), self.method)
 
 
 def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmLevels) -> Errors:
@@ -171,62 +261,26 @@ def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmL
     return Errors(weights @ np.eye(len(pair.outcomes.variables))[list(prepared.columns)])
 
 
-def describe_adjustment(rule: Rule, prepared: Prepared, levels: ArmLevels | None) -> str:
-    """Say what was done to the values: `, adjusted for revenue_pre (variance −41 %), winsorised at 99.9 %`."""
-    text = ""
-    if rule.covariates and levels is not None:
-        text += f", adjusted for {', '.join(rule.covariates)}"
-        text += f" (variance {format_number(-100 * levels.explained, sign=True)} %)"
-    if rule.winsorise is not None and prepared.cut_at is not None:
-        text += f", winsorised at {format_number(rule.winsorise * 100)} % (cut to {format_number(prepared.cut_at)})"
-    return text
-
-
 # ------------------------------------------------------------------ the answer
 
 
-def name_unit(rule: Rule, *, proportion: bool = False) -> str:
-    """Name the unit of a metric's values: `revenue/unit`, `orders/sessions`, `fraction`."""
-    if proportion:
-        return "fraction"
-    if rule.type == "outcome_quantile":
-        return str(rule.outcome)
-    return f"{rule.outcome}/{rule.per or 'unit'}"
-
-
-def no_outcome_data(rule: Rule, arm: str, unit: str, why: str, n: tuple[int, int] = (0, 0)) -> Comparison:
-    """The answer that there is none, with the reason."""
-    return Comparison(
-        rule=rule,
-        arm=arm,
-        unit=unit,
-        baseline=ArmValue(None, n[0]),
-        candidate=ArmValue(None, n[1]),
-        method="none",
-        no_data=why,
-        status=MetricStatus.NO_DATA,
-    )
-
-
-def nothing(rule: Rule, arm: str, unit: str, why: str, n: tuple[int, int] = (0, 0)) -> Compared:
-    """No data, with the reason."""
-    return Compared(no_outcome_data(rule, arm, unit, why, n))
-
-
-def answer_levels(
-    pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmLevels, *, unit: str, method: str
-) -> Compared:
-    """Compare the levels of two arms as means are compared."""
+def answer_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, method: str) -> Compared:
+    """Compare levels of arms as means are compared; with covariates by regression, with slopes of each arm."""
+    if prepared.problem:
+        return Compared(no_data(rule, pair.name, prepared.problem))
+    levels = prepared.find_levels()
     estimate = compare_levels(
         levels, pair.arm, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
     )
+    if prepared.covariates:
+        explained = format_number(-100 * levels.explained, sign=True)
+        method += f", adjusted for {', '.join(prepared.covariates)} (variance {explained} %)"
     return answer_outcome(
         pair,
         rule,
         estimate,
-        unit=unit,
-        method=method + describe_adjustment(rule, prepared, levels),
-        n=(prepared.moments[0].n, prepared.moments[pair.arm].n),
+        method=method + prepared.note,
+        n=prepared.count(pair.arm),
         trace=lambda: trace_levels(pair, rule, prepared, levels),
         levels=levels,
     )
@@ -237,7 +291,6 @@ def answer_outcome(
     rule: Rule,
     estimate: OutcomeEstimate,
     *,
-    unit: str,
     method: str,
     n: tuple[int, int],
     trace: Callable[[], Errors],
@@ -249,23 +302,21 @@ def answer_outcome(
     """
     why = _why_nothing(rule, estimate, n)
     if why:
-        return nothing(rule, pair.name, unit, why, n)
+        return Compared(no_data(rule, pair.name, why, n=n))
     questions = [_question("zero", 0.0, estimate.zero)]
     if rule.margin and estimate.margin:
         questions.append(_question("margin", rule.margin.value, estimate.margin))
-    bounds = [bound for bound in (rule.limit.max, rule.limit.min) if bound is not None]
-    questions += [_question("limit", bound, asked) for bound, asked in zip(bounds, estimate.limits, strict=True)]
-    kind = "relative" if estimate.relative else "absolute"
+    questions += [
+        _question("limit", bound, asked) for (_, bound), asked in zip(rule.limit.bounds, estimate.limits, strict=True)
+    ]
     made = Comparison(
         rule=rule,
         arm=pair.name,
-        unit=unit,
+        unit=rule.metric.value_unit,
         baseline=ArmValue(estimate.baseline, n[0]),
         candidate=ArmValue(estimate.candidate, n[1]),
         method=method,
-        effect=Effect(
-            "relative" if kind == "relative" else "absolute", estimate.effect, estimate.lower, estimate.upper
-        ),
+        effect=Effect("relative" if estimate.relative else "absolute", estimate.effect, estimate.lower, estimate.upper),
         questions=tuple(questions),
         detectable_effect=estimate.detectable if math.isfinite(estimate.detectable) else None,
         needed_time=estimate.needed,
@@ -287,13 +338,8 @@ def _why_nothing(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]) -> s
     return ""
 
 
-def _question(kind: str, bound: float, answers: Answers) -> Question:
-    named: Mapping[str, Question] = {
-        "zero": Question("zero", bound, answers.p_worse, answers.p_within),
-        "margin": Question("margin", bound, answers.p_worse, answers.p_within),
-        "limit": Question("limit", bound, answers.p_worse, answers.p_within),
-    }
-    return named[kind]
+def _question(kind: Literal["zero", "margin", "limit"], bound: float, answers: Answers) -> Question:
+    return Question(kind, bound, answers.p_worse, answers.p_within)
 
 
 def _look(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels: ArmLevels | None) -> View:
@@ -302,15 +348,12 @@ def _look(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels: ArmL
     margin = rule.margin.value * (base if rule.margin.relative else 1.0) if rule.margin else 0.0
     harm = sign * (estimate.candidate - estimate.baseline)
     posterior = find_posterior(harm, estimate.se, margin, max(PRIOR_SHARE * base, estimate.se))
-    best, dunnett = _among_arms(pair.arm, rule, levels)
-    return View(posterior.p_beyond, posterior.p_better, posterior.expected_loss, best, dunnett)
-
-
-def _among_arms(arm: int, rule: Rule, levels: ArmLevels | None) -> tuple[float | None, float | None]:
-    """Probability to be the best, and Dunnett's p-value, where there are several candidates."""
+    view = View(posterior.p_beyond, posterior.p_better, posterior.expected_loss)
     if levels is None or levels.values.size < 3 or not np.isfinite(levels.values).all() or not (levels.own > 0).all():
-        return None, None
+        return view
+    # Of several candidates: the probability to be the best, and Dunnett's p-value.
     best = probabilities_of_best(levels.values, levels.own, highest=rule.direction is Direction.HIGHER)
     loadings = share_of_baseline(float(levels.own[0]), levels.own[1:])
-    t = (levels.values[[arm]] - levels.values[0]) / np.sqrt(levels.own[arm] + levels.own[0])
-    return float(best[arm]), float(dunnett_p(t, loadings, float(levels.df.sum()))[0])
+    t = (levels.values[[pair.arm]] - levels.values[0]) / np.sqrt(levels.own[pair.arm] + levels.own[0])
+    dunnett = dunnett_p(t, loadings, float(levels.df.sum()))
+    return replace(view, p_best=float(best[pair.arm]), p_dunnett=float(dunnett[0]))

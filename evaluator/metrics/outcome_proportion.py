@@ -2,69 +2,68 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import numpy as np
 
+from evaluator.metrics.base import no_data
 from evaluator.metrics.outcome_base import (
+    RATIO_METHOD,
+    ROWS,
+    AdjustedMetric,
     Compared,
-    Needs,
-    OutcomeMetric,
     OutcomePair,
+    RowsMetric,
     answer_levels,
     answer_outcome,
-    find_needed_values,
-    nothing,
-    prepare,
     trace_levels,
 )
-from evaluator.metrics.outcome_ratio import compare_outcome_ratio, needs_of_ratio
-from evaluator.records import Outcomes, Rule
-from evaluator.stats.outcomes import ArmLevels, adjust_levels, compare_proportions, linear_mean
+from evaluator.records import Rule
+from evaluator.stats.outcomes import compare_proportions
 
-__all__ = ["OUTCOME_PROPORTION", "compare_outcome_proportion"]
+__all__ = ["OutcomeProportion"]
 
 
-def compare_outcome_proportion(pair: OutcomePair, rule: Rule) -> Compared:
+class OutcomeProportion(AdjustedMetric, RowsMetric):
     """Share of units, by score; with covariates by regression; of rows by the delta method."""
-    name = str(rule.outcome)
-    if not pair.column(name).binary:
-        return nothing(rule, pair.name, "fraction", f"'{name}' has values other than 0 and 1")
-    if rule.per:
-        return compare_outcome_ratio(pair, rule)
-    prepared = prepare(pair.outcomes, rule, [f"{name}?"])
-    if prepared.problem:
-        return nothing(rule, pair.name, "fraction", prepared.problem)
-    moments = prepared.moments
-    levels = adjust_levels([linear_mean(part, 0) for part in moments], moments, prepared.covariates)
-    n = moments[0].n, moments[pair.arm].n
-    if min(n) == 0:
-        return nothing(rule, pair.name, "fraction", "an arm has no units", n)
-    if rule.covariates:
-        return answer_levels(pair, rule, prepared, levels, unit="fraction", method="share of units, Welch")
-    estimate = compare_proportions(
-        _count(levels, n, pair.arm), n, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
-    )
-    return answer_outcome(
-        pair,
-        rule,
-        estimate,
-        unit="fraction",
-        method="share of units, score",
-        n=n,
-        trace=lambda: trace_levels(pair, rule, prepared, levels),
-        levels=levels,
-    )
 
+    type: ClassVar[str] = "outcome_proportion"
+    amounts: ClassVar[Literal["share"]] = "share"
+    value_unit: ClassVar[str] = "fraction"
 
-def _count(levels: ArmLevels, n: tuple[int, int], arm: int) -> tuple[float, float]:
-    chosen = np.rint(levels.values[[0, arm]] * np.array(n))
-    return float(chosen[0]), float(chosen[1])
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Variables of the outcomes that it compares."""
+        return (self.outcome, ROWS) if self.per else (f"{self.outcome}?",)
 
-
-def _needs(outcomes: Outcomes, rule: Rule) -> Needs:
-    if rule.per:
-        return needs_of_ratio(outcomes, rule)
-    known = f"{rule.outcome}?" in outcomes.variables
-    return find_needed_values(outcomes, rule, [f"{rule.outcome}?"]) if known else Needs()
-
-
-OUTCOME_PROPORTION = OutcomeMetric(compare_outcome_proportion, _needs)
+    def compare(self, pair: OutcomePair, rule: Rule) -> Compared:
+        """Answer a rule."""
+        if not next(column.binary for column in pair.outcomes.columns if column.name == self.outcome):
+            return Compared(no_data(rule, pair.name, f"'{self.outcome}' has values other than 0 and 1"))
+        prepared = self.prepare(pair.outcomes)
+        if self.per or prepared.problem:
+            return answer_levels(pair, rule, prepared, RATIO_METHOD)
+        n = prepared.count(pair.arm)
+        if min(n) == 0:
+            return Compared(no_data(rule, pair.name, "an arm has no units", n=n))
+        if self.covariates:
+            return answer_levels(pair, rule, prepared, "share of units, Welch")
+        levels = prepared.find_levels()
+        happened = np.rint(levels.values[[0, pair.arm]] * np.array(n))
+        estimate = compare_proportions(
+            (float(happened[0]), float(happened[1])),
+            n,
+            alpha=pair.alpha,
+            margin=rule.margin,
+            direction=rule.direction,
+            limit=rule.limit,
+        )
+        return answer_outcome(
+            pair,
+            rule,
+            estimate,
+            method="share of units, score",
+            n=n,
+            trace=lambda: trace_levels(pair, rule, prepared, levels),
+            levels=levels,
+        )

@@ -2,100 +2,97 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Mapping
+from typing import ClassVar
 
+import numpy as np
+
+from evaluator.metrics.base import no_data
+from evaluator.metrics.options import QuantileMetric
 from evaluator.metrics.outcome_base import (
     MIN_UNITS,
+    ROWS,
     Compared,
     Needs,
-    OutcomeMetric,
     OutcomePair,
+    RowsMetric,
     answer_outcome,
-    name_unit,
-    nothing,
 )
 from evaluator.records import Direction, Outcomes, Rule
+from evaluator.records.arrays import FloatArray
 from evaluator.stats.outcome_joint import Errors, trace_share
 from evaluator.stats.outcome_quantiles import Clustered, cluster, compare_quantiles
 from evaluator.stats.outcomes import OutcomeEstimate
 
-__all__ = ["OUTCOME_QUANTILE", "compare_outcome_quantile"]
-
-FloatArray = npt.NDArray[np.float64]
-
-MIN_BEYOND = 5
+__all__ = ["OutcomeQuantile"]
 
 
-def _needs(outcomes: Outcomes, rule: Rule) -> Needs:
-    del outcomes
-    names = frozenset([str(rule.outcome)])
-    return Needs(row_values=names) if rule.per == "rows" else Needs(values=names)
-
-
-def compare_outcome_quantile(pair: OutcomePair, rule: Rule) -> Compared:
+class OutcomeQuantile(QuantileMetric, RowsMetric):
     """A quantile, decided without a density: by the share of the candidate below the baseline's quantile."""
-    unit = name_unit(rule)
-    arms = _take(pair, rule)
-    if arms is None:
-        return nothing(rule, pair.name, unit, "it needs the values of single units, and those were purged")
-    baseline, candidate = arms
-    probability = rule.quantile if rule.quantile is not None else 0.5
-    n = baseline.units, candidate.units
-    needed = max(MIN_UNITS, round(MIN_BEYOND / min(1 - probability, probability)))
-    if min(n) < needed:
-        return nothing(rule, pair.name, unit, f"only {min(n)} units in the smaller arm, {needed} are needed", n)
-    estimate = compare_quantiles(
-        baseline,
-        candidate,
-        probability,
-        alpha=pair.alpha,
-        margin=rule.margin,
-        direction=rule.direction,
-        limit=rule.limit,
-    )
-    of = "rows, clustered by unit" if rule.per == "rows" else "units"
-    return answer_outcome(
-        pair,
-        rule,
-        estimate,
-        unit=unit,
-        method=f"quantile test on {of}",
-        n=n,
-        trace=lambda: _trace(pair, rule, estimate),
-    )
 
+    type: ClassVar[str] = "outcome_quantile"
+    refused: ClassVar[Mapping[str, str]] = {"covariates": "are not taken by outcome_quantile"}
 
-def _trace(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate) -> Errors:
-    """The shares below the baseline's quantile, and below where the margin moves it: their difference is tested."""
-    sign = 1.0 if rule.direction is Direction.LOWER else -1.0
-    moved = sign * (rule.margin.value if rule.margin else 0.0)
-    base = estimate.baseline
-    point = base * (1 + moved) if estimate.relative else base + moved
-    own = _trace_arm(pair, rule, pair.arm, point, strict=sign < 0)
-    return Errors(influence={0: sign * _trace_arm(pair, rule, 0, base, strict=False), pair.arm: -sign * own})
+    @property
+    def value_unit(self) -> str:
+        """That of the outcome."""
+        return self.outcome
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Variables of the outcomes that it compares."""
+        return (self.outcome, ROWS) if self.per else (self.outcome,)
 
-def _trace_arm(pair: OutcomePair, rule: Rule, arm: int, point: float, *, strict: bool) -> FloatArray:
-    if rule.per != "rows":
-        return trace_share(pair.outcomes.values[str(rule.outcome)][arm], point, strict=strict)
-    unit, values = pair.outcomes.row_values[str(rule.outcome)][arm]
-    return trace_share(values, point, strict=strict, unit=unit, units=pair.outcomes.moments[arm].n)
+    def needs(self, outcomes: Outcomes) -> Needs:
+        """Values of units, or of rows."""
+        del outcomes
+        names = frozenset([self.outcome])
+        return Needs(row_values=names) if self.per else Needs(values=names)
 
+    def compare(self, pair: OutcomePair, rule: Rule) -> Compared:
+        """Answer a rule."""
+        arms = self._take(pair)
+        if arms is None:
+            return Compared(no_data(rule, pair.name, "it needs the values of single units, and those were purged"))
+        n = arms[0].units, arms[1].units
+        needed = max(MIN_UNITS, self.least)
+        if min(n) < needed:
+            why = f"only {min(n)} units in the smaller arm, {needed} are needed"
+            return Compared(no_data(rule, pair.name, why, n=n))
+        estimate = compare_quantiles(
+            *arms, self.quantile, alpha=pair.alpha, margin=rule.margin, direction=rule.direction, limit=rule.limit
+        )
+        return answer_outcome(
+            pair,
+            rule,
+            estimate,
+            method=f"quantile test on {'rows, clustered by unit' if self.per else 'units'}",
+            n=n,
+            trace=lambda: self._trace(pair, rule, estimate),
+        )
 
-def _take(pair: OutcomePair, rule: Rule) -> tuple[Clustered, Clustered] | None:
-    name, chosen = str(rule.outcome), (0, pair.arm)
-    if rule.per == "rows":
-        rows = pair.outcomes.row_values.get(name)
-        if rows is None:
-            return None
-        one, other = (cluster(rows[arm][1], rows[arm][0]) for arm in chosen)
-        return one, other
-    values = pair.outcomes.values.get(name)
-    if values is None:
+    def _take(self, pair: OutcomePair) -> tuple[Clustered, Clustered] | None:
+        """Values of both arms; `None` where they are not kept."""
+        rows, values = pair.outcomes.row_values.get(self.outcome), pair.outcomes.values.get(self.outcome)
+        if self.per and rows is not None:
+            baseline, candidate = (cluster(rows[arm][1], rows[arm][0]) for arm in (0, pair.arm))
+            return baseline, candidate
+        if not self.per and values is not None:
+            baseline, candidate = (cluster(values[arm][~np.isnan(values[arm])]) for arm in (0, pair.arm))
+            return baseline, candidate
         return None
-    one, other = (cluster(values[arm][~np.isnan(values[arm])]) for arm in chosen)
-    return one, other
 
+    def _trace(self, pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate) -> Errors:
+        """The shares below the baseline's quantile, and below where the margin moves it: their difference is tested."""
+        sign = 1.0 if rule.direction is Direction.LOWER else -1.0
+        moved = sign * (rule.margin.value if rule.margin else 0.0)
+        base = estimate.baseline
+        point = base * (1 + moved) if estimate.relative else base + moved
+        own = self._trace_arm(pair, pair.arm, point, strict=sign < 0)
+        return Errors(influence={0: sign * self._trace_arm(pair, 0, base, strict=False), pair.arm: -sign * own})
 
-OUTCOME_QUANTILE = OutcomeMetric(compare_outcome_quantile, _needs)
+    def _trace_arm(self, pair: OutcomePair, arm: int, point: float, *, strict: bool) -> FloatArray:
+        if not self.per:
+            return trace_share(pair.outcomes.values[self.outcome][arm], point, strict=strict)
+        unit, values = pair.outcomes.row_values[self.outcome][arm]
+        return trace_share(values, point, strict=strict, unit=unit, units=pair.outcomes.moments[arm].n)

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from evaluator.metrics.outcome_base import (
-    Compared,
-    Needs,
-    OutcomeMetric,
-    OutcomePair,
-    answer_levels,
-    find_needed_values,
-    name_unit,
-    nothing,
-    prepare,
-)
-from evaluator.records import Outcomes, Rule
-from evaluator.stats.outcomes import adjust_levels, linear_ratio
+from typing import ClassVar
 
-__all__ = ["OUTCOME_RATIO", "compare_outcome_ratio", "needs_of_ratio"]
+from pydantic import Field
+
+from evaluator.fields import Name
+from evaluator.metrics.outcome_base import RATIO_METHOD, ROWS, MeanMetric
+
+__all__ = ["OutcomeRatio"]
 
 
-def compare_outcome_ratio(pair: OutcomePair, rule: Rule) -> Compared:
+class OutcomeRatio(MeanMetric):
     """Ratio of sums by the delta method; with covariates by regression of its influence."""
-    unit = name_unit(rule, proportion=rule.type == "outcome_proportion")
-    prepared = prepare(pair.outcomes, rule, [str(rule.outcome), str(rule.per)])
-    if prepared.problem:
-        return nothing(rule, pair.name, unit, prepared.problem)
-    moments = prepared.moments
-    levels = adjust_levels([linear_ratio(part, 0, 1) for part in moments], moments, prepared.covariates)
-    return answer_levels(
-        pair, rule, prepared, levels, unit=unit, method="ratio of sums, delta method, clustered by unit"
+
+    type: ClassVar[str] = "outcome_ratio"
+    method: ClassVar[str] = RATIO_METHOD
+
+    per: Name = Field(
+        description="The outcome to divide by. rows: compare rows, clustered by unit.", examples=["orders", ROWS]
     )
 
+    @property
+    def value_unit(self) -> str:
+        """`orders/sessions`."""
+        return f"{self.outcome}/{self.per}"
 
-def needs_of_ratio(outcomes: Outcomes, rule: Rule) -> Needs:
-    """Sums of both outcomes, or the values of units."""
-    return find_needed_values(outcomes, rule, [str(rule.outcome), str(rule.per)])
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Outcomes that it reads, as they were imported."""
+        return (self.outcome,) if self.per == ROWS else (self.outcome, self.per)
 
-
-OUTCOME_RATIO = OutcomeMetric(compare_outcome_ratio, needs_of_ratio)
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Variables of the outcomes that it compares."""
+        return (self.outcome, self.per)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from evaluator.metrics.base import Pair
+from pydantic import Field, field_validator
+
+from evaluator.fields import QueryText
+from evaluator.metrics.base import Pair, no_data
+from evaluator.metrics.options import MetricModel
 from evaluator.records import (
     BLOCK_BUCKETS,
-    ArmValue,
     Comparison,
+    EvidenceKind,
     InstancePrior,
-    MetricStatus,
     Query,
     QueryKind,
     ReadingCells,
     Rule,
+    metric_name,
 )
 from evaluator.stats.edges import EdgePanel
 from evaluator.stats.estimate import Depth
@@ -26,19 +32,17 @@ from evaluator.stats.reading_panels import ReadingView, measures_the_same, name_
 from evaluator.stats.uncertainty import choose_design
 
 __all__ = [
-    "NOTHING",
+    "QueryMetric",
     "ReadingMetric",
     "ReadingPair",
-    "check_length",
-    "check_series",
-    "find_forms",
-    "no_readings",
-    "show_unit",
 ]
 
 MIN_COUNTED = 30
-NOTHING = "there are no readings"
+TIMES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "µs": 0.001}
+"""Unit of time → how many ms it is."""
 Laid = TypeVar("Laid", Panel, EdgePanel)
+BuildPanel = Callable[[ReadingView, str, Query, float, str | None], Panel | None]
+"""Builds the panel of an arm and of a query, times a scale, of one endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,97 +97,146 @@ class ReadingPair:
         return Pair(panel, choose_design(panel, prior), self.arm, self.alpha, prior, depth=self.depth)
 
 
-CompareReadings = Callable[[ReadingPair, Rule], Comparison]
+class ReadingMetric(MetricModel):
+    """A metric of readings: what it asks a source, and how the answers of two arms compare."""
+
+    evidence: ClassVar[EvidenceKind] = EvidenceKind.READINGS
+    kind: ClassVar[QueryKind]
+    """What its queries are."""
+    noun: ClassVar[str] = ""
+    """What it counts, where thirty of it are needed on each arm."""
+    optional: ClassVar[int] = 0
+    """How many of its queries, the first ones, may have no series where the last one's metric has."""
+
+    @field_validator("query", "failures", "requests", check_fields=False)
+    @classmethod
+    def _comparable(cls, text: str) -> str:
+        """Refuse what could not be compared by increases, and a query that is the same for all arms."""
+        if "$selector" not in text:
+            plain = text.partition("{")[0] if metric_name(text) else "name"
+            raise ValueError(f"needs $selector where the labels of an arm go: {plain}{{$selector}}")
+        if cls.kind is not QueryKind.GAUGE and not metric_name(text):
+            what = f"the {cls.kind} itself, without rate(), sum() or other functions"
+            raise ValueError(f"must be {what}: {cls.type} takes increases by itself")
+        suffix = re.search(r"_(bucket|sum|count)$", metric_name(text))
+        if cls.kind is QueryKind.HISTOGRAM and suffix:
+            raise ValueError(f"must be the histogram's name without {suffix[0]}")
+        return text
+
+    @property
+    @abstractmethod
+    def queries(self) -> tuple[Query, ...]:
+        """What it asks, its denominator last."""
+
+    @property
+    def denominator(self) -> Query | None:
+        """Query that counts its requests or observations."""
+        return self.queries[-1] if self.noun else None
+
+    @property
+    def scale(self) -> float:
+        """By what the numbers of a query are multiplied: 1000 for seconds shown as ms."""
+        return 1.0
+
+    @property
+    def scaled_unit(self) -> str:
+        """Unit of the numbers of a query after that; empty where nobody said."""
+        return ""
+
+    @abstractmethod
+    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
+        """Build the panel that is compared; `None` where the arms share no time."""
+
+    @abstractmethod
+    def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
+        """Answer a rule from a panel that is long enough."""
+
+    def check(self, pair: ReadingPair, rule: Rule) -> str | None:
+        """Why its queries cannot be compared, or `None`."""
+        readings, endpoint = pair.readings, rule.slice.endpoint
+        missing = [query for query in self.queries if query not in readings.queries]
+        if missing:
+            return f"{name_of(missing[0])} was not collected"
+        if endpoint is not None and endpoint not in readings.endpoints:
+            return f"no series has the endpoint {endpoint}"
+        for place, query in enumerate(self.queries):
+            answers = readings.query == readings.queries.index(query)
+            absent = [arm for arm in pair.arms if not (answers & (readings.arm == arm)).any()]
+            never = place < self.optional and measures_the_same(query, self.queries[-1])
+            names = [readings.arms[arm] for arm in (pair.arms if never else absent)]
+            for fact in readings.facts:
+                if fact.query == query and fact.arm in names and fact.impossible:
+                    return f"{query.text.strip()} cannot find anything: {fact.impossible}"
+            if absent and not never:
+                return f"{query.text.strip()} has no series of {' and '.join(names)} in the time that is judged"
+        return None
+
+    def compare(self, pair: ReadingPair, rule: Rule) -> Comparison:
+        """Answer a rule. Never raises for want of data."""
+        if why := self.check(pair, rule):
+            return no_data(rule, pair.arm, why)
+        panel = self.lay(pair, rule.slice.endpoint)
+        if panel is None:
+            return no_data(rule, pair.arm, f"baseline and {pair.arm} share no time in which both were read")
+        if panel.slots < MIN_BUCKETS:
+            seconds, needed = panel.slots * panel.bucket_s, MIN_BUCKETS * panel.bucket_s
+            return no_data(rule, pair.arm, f"only {seconds} s of usable readings, at least {needed} s are needed")
+        for place, arm in enumerate(("baseline", pair.arm)):
+            count = float(panel.n[place].sum())
+            if self.noun and count < MIN_COUNTED:
+                why = f"only {count:.0f} {self.noun} on {arm}, at least {MIN_COUNTED} are needed"
+                return no_data(rule, pair.arm, why)
+        return self.answer(pair, rule, panel)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadingMetric:
-    """One type of metric of readings."""
+class QueryMetric(ReadingMetric):
+    """A metric of readings that asks one query."""
 
-    asks: tuple[QueryKind, ...]
-    """Kinds of its queries, in the order of `Rule.queries`."""
-    compare: CompareReadings
-    unit: str = ""
-    """Unit where the rule names none."""
-    per: str = ""
-    """What its unit is divided by: `/s`, `/h`."""
-    optional: int = 0
-    """How many of the queries, the first ones, may have no series where the last one's metric has."""
+    default_unit: ClassVar[str] = ""
+    """Unit of the query's numbers where the policy names none."""
+    per: ClassVar[str] = ""
+    """What the unit of its values is divided by: `/s`, `/h`."""
+    refused: ClassVar[Mapping[str, str]] = dict.fromkeys(("failures", "requests"), "is not taken by {type}; give query")
 
+    build: ClassVar[BuildPanel]
+    """How the panel that is compared is built."""
 
-def show_unit(rule: Rule, metric: ReadingMetric) -> str:
-    """Unit of the metric's values."""
-    unit = rule.unit or metric.unit
-    return unit if not metric.per or unit.endswith(metric.per) else unit + metric.per
-
-
-def no_readings(rule: Rule, arm: str, unit: str, why: str) -> Comparison:
-    """The answer that there is none, with the reason."""
-    return Comparison(
-        rule=rule,
-        arm=arm,
-        unit=unit,
-        baseline=ArmValue(None, 0),
-        candidate=ArmValue(None, 0),
-        method="none",
-        no_data=why,
-        status=MetricStatus.NO_DATA,
+    query: QueryText = Field(description="What Prometheus is asked, with $selector for the arm.")
+    unit: Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]{1,20}$")] | None = Field(
+        None, description="Unit of the query's numbers: s, ms, us, ratio, bytes or any word. Histograms: s."
     )
 
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """What it asks."""
+        return (Query(self.query, self.kind),)
 
-def check_series(pair: ReadingPair, rule: Rule, metric: ReadingMetric) -> str | None:
-    """Why the queries of a rule cannot be compared, or `None`."""
-    missing = [query for query in rule.queries if query not in pair.readings.queries]
-    if missing:
-        return f"{name_of(missing[0])} was not collected"
-    endpoint = rule.slice.endpoint
-    if endpoint is not None and endpoint not in pair.readings.endpoints:
-        return f"no series has the endpoint {endpoint}"
-    for place, query in enumerate(rule.queries):
-        absent = [arm for arm in pair.arms if not _has_rows(pair, query, arm)]
-        never = place < metric.optional and measures_the_same(query, rule.queries[-1])
-        if impossible := _find_impossible(pair, query, pair.arms if never else absent):
-            return impossible
-        if absent and not never:
-            names = " and ".join(pair.readings.arms[arm] for arm in absent)
-            return f"{query.text.strip()} has no series of {names} in the time that is judged"
-    return None
+    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
+        """Build the panel of its query once for all looks; `None` where the arms share no time."""
+        query, build = self.queries[0], type(self).build
+        return pair.lay(
+            (self.type, query, self.scale, endpoint),
+            lambda: build(pair.view, pair.arm, query, self.scale, endpoint),
+        )
 
+    @property
+    def scale(self) -> float:
+        """By what the numbers of the query are multiplied: times are shown as ms."""
+        return TIMES.get(self.unit or self.default_unit, 1.0)
 
-def _find_impossible(pair: ReadingPair, query: Query, arms: Sequence[int]) -> str:
-    """Why a query could match nothing on one of these arms; empty where it could, or where nobody looked."""
-    names = [pair.readings.arms[arm] for arm in arms]
-    return next(
-        (
-            f"{query.text.strip()} cannot find anything: {fact.impossible}"
-            for fact in pair.readings.facts
-            if fact.query == query and fact.arm in names and fact.impossible
-        ),
-        "",
-    )
+    @property
+    def scaled_unit(self) -> str:
+        """Unit of the numbers of the query after that; empty where nobody said."""
+        unit = self.unit or self.default_unit
+        return "ms" if unit in TIMES else "fraction" if unit == "ratio" else unit
 
+    @property
+    def value_unit(self) -> str:
+        """Unit of its values in a verdict."""
+        unit = self.scaled_unit
+        return unit if unit.endswith(self.per) else unit + self.per
 
-def find_forms(pair: ReadingPair, query: Query) -> dict[str, str]:
-    """What the histogram of a query is on each of the two arms, where that is known."""
-    names = [pair.readings.arms[arm] for arm in pair.arms]
-    facts = pair.readings.facts
-    return {fact.arm: fact.form for fact in facts if fact.query == query and fact.arm in names and fact.form}
-
-
-def _has_rows(pair: ReadingPair, query: Query, arm: int) -> bool:
-    readings = pair.readings
-    return bool(((readings.query == readings.queries.index(query)) & (readings.arm == arm)).any())
-
-
-def check_length(pair: ReadingPair, panel: Panel | None, noun: str = "") -> str | None:
-    """Why there is too little, or `None`. `noun`: what is counted, where thirty of it are needed on each arm."""
-    if panel is None:
-        return f"baseline and {pair.arm} share no time in which both were read"
-    if panel.slots < MIN_BUCKETS:
-        seconds, needed = panel.slots * panel.bucket_s, MIN_BUCKETS * panel.bucket_s
-        return f"only {seconds} s of usable readings, at least {needed} s are needed"
-    for place, arm in enumerate(("baseline", pair.arm)):
-        count = float(panel.n[place].sum())
-        if noun and count < MIN_COUNTED:
-            return f"only {count:.0f} {noun} on {arm}, at least {MIN_COUNTED} are needed"
-    return None
+    @property
+    def amounts(self) -> Literal["share", "ms", "abs"]:
+        """Unit of absolute margins and limits in the policy."""
+        return "ms" if self.scaled_unit == "ms" else "share" if self.scaled_unit == "fraction" else "abs"

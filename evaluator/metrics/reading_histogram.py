@@ -3,133 +3,154 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
+from pydantic import Field, field_validator
 
-from evaluator.metrics.base import answer, is_higher_better, no_data
-from evaluator.metrics.reading_base import (
-    NOTHING,
-    ReadingMetric,
-    ReadingPair,
-    check_length,
-    check_series,
-    find_forms,
-    no_readings,
-    show_unit,
-)
-from evaluator.records import Comparison, Limit, Margin, QueryKind, Rule
+from evaluator.fields import Amount, QueryText
+from evaluator.metrics.base import answer, no_data
+from evaluator.metrics.options import QuantileMetric
+from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingPair
+from evaluator.quantities import Quantity
+from evaluator.records import Comparison, Direction, Limit, Margin, QueryKind, Rule
 from evaluator.stats.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
 from evaluator.stats.estimate import Asked, Estimate
-from evaluator.stats.failures import compare_failures
-from evaluator.stats.means import compare_means
 from evaluator.stats.panel import Panel
 from evaluator.stats.reading_panels import build_mean_panel, build_share_panel, find_bounds, name_of
 
-__all__ = ["HISTOGRAM_MEAN", "HISTOGRAM_QUANTILE", "HISTOGRAM_SHARE"]
+__all__ = ["HistogramMean", "HistogramQuantile", "HistogramShare"]
 
-FloatArray = npt.NDArray[np.float64]
-
-MIN_BEYOND = 5
 SAME = 1e-9
 BUCKETED = {"classic", "native"}
 NO_BOUNDS = "its series have no bucket bound in common"
 
 
-def compare_histogram_mean(pair: ReadingPair, rule: Rule) -> Comparison:
-    """Mean of the observations: the increase of their sum per observation."""
-    unit = show_unit(rule, HISTOGRAM_MEAN)
-    why = check_series(pair, rule, HISTOGRAM_MEAN)
-    key = ("mean", *rule.queries, rule.scale, rule.slice.endpoint)
-    panel = None if why else pair.lay(key, lambda: _build_mean(pair, rule))
-    why = why or check_length(pair, panel, "observations")
-    if why or panel is None:
-        return no_readings(rule, pair.arm, unit, why or NOTHING)
-    both = pair.of(panel, history=True)
-    if not (panel.totals["value"].sum(axis=(1, 2)) > 0).all():
-        return no_data(both, rule, unit, "the sum of its observations did not grow, so there is no ratio")
-    estimate = compare_means(
-        panel,
-        both.design,
-        alpha=pair.alpha,
-        margin=rule.margin,
-        sd_instance=pair.prior.sd_latency,
-        direction=rule.direction,
-        limit=rule.limit,
-        depth=pair.depth,
-        of="value",
+class HistogramMetric(QueryMetric):
+    """A metric of a histogram."""
+
+    kind: ClassVar[QueryKind] = QueryKind.HISTOGRAM
+    default_unit: ClassVar[str] = "s"
+    noun: ClassVar[str] = "observations"
+
+    query: QueryText = Field(
+        description="The histogram that Prometheus is asked for, without _bucket, _sum or _count, with $selector for "
+        "the arm.",
+        examples=["http_request_duration_seconds{$selector}"],
     )
-    n = both.requests(0), both.requests(1)
-    return answer(both, rule, estimate, unit=unit, method=f"paired mean, {both.design.kind}", n=n)
 
 
-def _build_mean(pair: ReadingPair, rule: Rule) -> Panel | None:
-    return build_mean_panel(pair.view, pair.arm, rule.queries[0], rule.scale, rule.slice.endpoint)
+class HistogramMean(HistogramMetric):
+    """Mean of the observations: the increase of their sum per observation."""
+
+    type: ClassVar[str] = "histogram_mean"
+    build: ClassVar[BuildPanel] = staticmethod(build_mean_panel)
+    is_response_time: ClassVar[bool] = True
+
+    def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
+        """Answer a rule from a panel that is long enough."""
+        both = pair.of(panel, history=True)
+        if not (panel.totals["value"].sum(axis=(1, 2)) > 0).all():
+            return both.no_data(rule, "the sum of its observations did not grow, so there is no ratio")
+        return answer(both, rule, both.compare_means(rule, of="value"), method=f"paired mean, {both.design.kind}")
+
+
+class EdgeMetric(HistogramMetric):
+    """A metric that is decided at the bounds of the histogram's buckets."""
+
+    def check(self, pair: ReadingPair, rule: Rule) -> str | None:
+        """A quantile or a share needs buckets with bounds."""
+        if why := super().check(pair, rule):
+            return why
+        readings, query, name = pair.readings, self.queries[0], name_of(self.queries[0])
+        arms = [readings.arms[arm] for arm in pair.arms]
+        forms = {f.arm: f.form for f in readings.facts if f.query == query and f.arm in arms and f.form}
+        odd = {arm: form for arm, form in forms.items() if form not in BUCKETED}
+        if odd:
+            said = " and ".join(f"{form} on {arm}" for arm, form in odd.items())
+            return (
+                f"{name} is {said}, which has no buckets with bounds `le`: compare its mean (histogram_mean), or let "
+                "the service record a histogram"
+            )
+        if len(set(forms.values())) > 1 and not find_bounds(pair.view, query, pair.arms).size:
+            said = ", ".join(f"{form} on {arm}" for arm, form in forms.items())
+            return f"{name} is {said}, and these have no bucket bound in common"
+        return None
+
+    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
+        """Build the panel of all observations."""
+        edges = self.lay_edges(pair, endpoint)
+        return edges.panel if edges else None
+
+    def lay_edges(self, pair: ReadingPair, endpoint: str | None) -> EdgePanel | None:
+        """Build the panels of all bounds, once for every look, quantile and bound of a histogram."""
+        (query,) = self.queries
+
+        def make() -> EdgePanel | None:
+            bounds = find_bounds(pair.view, query, pair.arms)
+            panels = [build_share_panel(pair.view, pair.arm, query, le, endpoint) for le in bounds]
+            usable = [(le * self.scale, panel) for le, panel in zip(bounds, panels, strict=True) if panel is not None]
+            if not usable:
+                return None
+            # A bound that was not scraped whenever the others were cannot stand beside them.
+            usual = usable[0][1]
+            shape = usual.n.shape, usual.rows.n.size
+            usable = [part for part in usable if (part[1].n.shape, part[1].rows.n.size) == shape]
+            return stack_panels(np.array([bound for bound, _ in usable]), [panel for _, panel in usable])
+
+        return pair.lay(("edges", query, self.scale, endpoint), make)
 
 
 # ------------------------------------------------------------------ share within a bound
 
 
-def compare_histogram_share(pair: ReadingPair, rule: Rule) -> Comparison:
+class HistogramShare(EdgeMetric):
     """Share of observations within a bound; more is better. A relative margin is one of the baseline's share."""
-    why = check_series(pair, rule, HISTOGRAM_SHARE) or _check_form(pair, rule)
-    edges = None if why else _build_edges(pair, rule)
-    why = why or check_length(pair, edges.panel if edges else None, "observations") or _check_bound(edges, rule)
-    if why or edges is None or rule.below is None:
-        return no_readings(rule, pair.arm, "fraction", why or NOTHING)
-    place = int(np.argmin(np.abs(edges.bounds - rule.below)))
-    both = pair.of(edges.pair(place, place))
-    baseline = edges.shares()[0]
-    limit = rule.limit
-    estimate = compare_failures(
-        both.panel,
-        both.design,
-        alpha=pair.alpha,
-        margin=_as_difference(rule.margin, float(baseline[place])),
-        sd_instance=pair.prior.sd_latency * spread_of_share(edges.bounds, baseline, place),
-        sd_share=0.0,
-        limit=Limit(min=None if limit.max is None else 1 - limit.max, max=None if limit.min is None else 1 - limit.min),
-        depth=pair.depth,
-    )
-    n = both.requests(0), both.requests(1)
-    method = f"score test, {both.design.kind}"
-    return answer(both, rule, _count_within(estimate, rule, baseline[place]), unit="fraction", method=method, n=n)
 
+    type: ClassVar[str] = "histogram_share"
+    amounts: ClassVar[Literal["share"]] = "share"
+    value_unit: ClassVar[str] = "fraction"
+    direction: ClassVar[Direction] = Direction.HIGHER
 
-def _check_form(pair: ReadingPair, rule: Rule) -> str | None:
-    """A quantile or a share needs buckets with bounds."""
-    forms = find_forms(pair, rule.queries[0])
-    odd = {arm: form for arm, form in forms.items() if form not in BUCKETED}
-    if odd:
-        said = " and ".join(f"{form} on {arm}" for arm, form in odd.items())
-        return (
-            f"{name_of(rule.queries[0])} is {said}, which has no buckets with bounds `le`: compare its mean "
-            "(histogram_mean), or let the service record a histogram"
+    below: Amount = Field(description="The bound that observations keep, such as 250ms.", examples=["250ms"])
+
+    @field_validator("below")
+    @classmethod
+    def _plain_or_time(cls, value: Quantity) -> Quantity:
+        if value.unit not in ("", "ms"):
+            raise ValueError(f"must be an amount such as 250ms, not {value}")
+        return value
+
+    def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
+        """Answer a rule from a panel that is long enough. The bound must be one of the histogram's."""
+        del panel
+        edges, below = self.lay_edges(pair, rule.slice.endpoint), float(self.below.value)
+        if edges is None or not edges.bounds.size:
+            return no_data(rule, pair.arm, NO_BOUNDS)
+        bounds, unit = edges.bounds, self.scaled_unit
+        if not np.isclose(bounds, below, rtol=SAME, atol=0).any():
+            lower, upper = bounds[bounds < below][-1:], bounds[bounds > below][:1]
+            nearest = " and ".join(f"{bound:g} {unit}".strip() for bound in (*lower, *upper))
+            why = f"{below:g} {unit} is no bound of the histogram; the nearest are {nearest}"
+            return no_data(rule, pair.arm, why)
+        place = int(np.argmin(np.abs(bounds - below)))
+        both = pair.of(edges.pair(place, place))
+        baseline = edges.shares()[0]
+        # What margin and limit mean for the observations beyond the bound.
+        harm = rule.margin.value if rule.margin else 0.0
+        if rule.margin and rule.margin.relative:
+            harm *= float(baseline[place])
+        limit = rule.limit
+        beyond = Limit(
+            min=None if limit.max is None else 1 - limit.max, max=None if limit.min is None else 1 - limit.min
         )
-    if len(set(forms.values())) > 1 and not find_bounds(pair.view, rule.queries[0], pair.arms).size:
-        said = ", ".join(f"{form} on {arm}" for arm, form in forms.items())
-        return f"{name_of(rule.queries[0])} is {said}, and these have no bucket bound in common"
-    return None
-
-
-def _check_bound(edges: EdgePanel | None, rule: Rule) -> str | None:
-    """The bound must be one of the histogram's."""
-    if edges is None or not edges.bounds.size:
-        return NO_BOUNDS
-    if rule.below is None:
-        return "the policy names no bound"
-    if np.isclose(edges.bounds, rule.below, rtol=SAME, atol=0).any():
-        return None
-    lower, upper = edges.bounds[edges.bounds < rule.below][-1:], edges.bounds[edges.bounds > rule.below][:1]
-    nearest = " and ".join(f"{bound:g} {rule.unit}".strip() for bound in (*lower, *upper))
-    return f"{rule.below:g} {rule.unit} is no bound of the histogram; the nearest are {nearest}"
-
-
-def _as_difference(margin: Margin | None, share: float) -> Margin:
-    """What a margin means for the observations beyond the bound."""
-    if margin is None:
-        return Margin(0.0, relative=False)
-    return Margin(margin.value * share if margin.relative else margin.value, relative=False)
+        estimate = both.compare_failures(
+            replace(rule, margin=Margin(harm, relative=False), limit=beyond),
+            sd_instance=pair.prior.sd_latency * spread_of_share(bounds, baseline, place),
+            sd_share=0.0,
+        )
+        within = _count_within(estimate, rule, baseline[place])
+        return answer(both, rule, within, method=f"score test, {both.design.kind}")
 
 
 def _count_within(estimate: Estimate, rule: Rule, share: float) -> Estimate:
@@ -152,67 +173,38 @@ def _count_within(estimate: Estimate, rule: Rule, share: float) -> Estimate:
 # ------------------------------------------------------------------ quantiles
 
 
-def compare_histogram_quantile(pair: ReadingPair, rule: Rule) -> Comparison:
+class HistogramQuantile(QuantileMetric, EdgeMetric):
     """A quantile, decided at the bounds of the histogram."""
-    unit = show_unit(rule, HISTOGRAM_QUANTILE)
-    probability = rule.quantile if rule.quantile is not None else 0.5
-    why = "a quantile of which more is better is not compared" if is_higher_better(rule) else None
-    why = why or check_series(pair, rule, HISTOGRAM_QUANTILE) or _check_form(pair, rule)
-    edges = None if why else _build_edges(pair, rule)
-    why = why or check_length(pair, edges.panel if edges else None, "observations")
-    if why or edges is None:
-        return no_readings(rule, pair.arm, unit, why or NOTHING)
-    both = pair.of(edges.panel)
-    n = both.requests(0), both.requests(1)
-    why = _too_few_beyond(n, probability) or (None if edges.bounds.size else NO_BOUNDS)
-    if why:
-        return no_data(both, rule, unit, why)
-    found = compare_edges(
-        edges,
-        both.design,
-        probability,
-        alpha=pair.alpha,
-        margin=rule.margin,
-        sd_instance=pair.prior.sd_latency,
-        limit=rule.limit,
-        depth=pair.depth,
-    )
-    if found.estimate is None:
-        return no_data(both, rule, unit, found.problem)
-    method = f"shares at bucket bounds, value interpolated, {both.design.kind}"
-    comparison = answer(both, rule, found.estimate, unit=unit, method=method, n=n)
-    return replace(comparison, unresolved=found.unresolved)
 
+    type: ClassVar[str] = "histogram_quantile"
+    is_response_time: ClassVar[bool] = True
 
-def _too_few_beyond(n: tuple[int, int], probability: float) -> str | None:
-    needed = round(MIN_BEYOND / min(1 - probability, probability))
-    if min(n) >= needed:
-        return None
-    return f"only {min(n)} observations in the smaller arm, at least {needed} are needed for this quantile"
+    def check(self, pair: ReadingPair, rule: Rule) -> str | None:
+        """Why its queries cannot be compared, or `None`."""
+        if rule.direction is Direction.HIGHER:
+            return "a quantile of which more is better is not compared"
+        return super().check(pair, rule)
 
-
-def _build_edges(pair: ReadingPair, rule: Rule) -> EdgePanel | None:
-    """Built once for every look, quantile and bound of a histogram."""
-    query, endpoint = rule.queries[0], rule.slice.endpoint
-
-    def make() -> EdgePanel | None:
-        bounds = find_bounds(pair.view, query, pair.arms)
-        panels = [build_share_panel(pair.view, pair.arm, query, le, endpoint) for le in bounds]
-        usable = [(le * rule.scale, panel) for le, panel in zip(bounds, panels, strict=True) if panel is not None]
-        if not usable:
-            return None
-        # A bound that was not scraped whenever the others were cannot stand beside them.
-        usual = usable[0][1]
-        usable = [(bound, panel) for bound, panel in usable if _is_alike(panel, usual)]
-        return stack_panels(np.array([bound for bound, _ in usable]), [panel for _, panel in usable])
-
-    return pair.lay(("edges", query, rule.scale, endpoint), make)
-
-
-def _is_alike(one: Panel, other: Panel) -> bool:
-    return one.n.shape == other.n.shape and one.rows.n.size == other.rows.n.size
-
-
-HISTOGRAM_MEAN = ReadingMetric((QueryKind.HISTOGRAM,), compare_histogram_mean)
-HISTOGRAM_SHARE = ReadingMetric((QueryKind.HISTOGRAM,), compare_histogram_share, unit="fraction")
-HISTOGRAM_QUANTILE = ReadingMetric((QueryKind.HISTOGRAM,), compare_histogram_quantile)
+    def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
+        """Answer a rule from a panel that is long enough."""
+        edges, both = self.lay_edges(pair, rule.slice.endpoint), pair.of(panel)
+        smaller = min(both.requests(0), both.requests(1))
+        if smaller < self.least:
+            why = f"only {smaller} observations in the smaller arm, at least {self.least} are needed for this quantile"
+            return both.no_data(rule, why)
+        if edges is None or not edges.bounds.size:
+            return both.no_data(rule, NO_BOUNDS)
+        found = compare_edges(
+            edges,
+            both.design,
+            self.quantile,
+            alpha=pair.alpha,
+            margin=rule.margin,
+            sd_instance=pair.prior.sd_latency,
+            limit=rule.limit,
+            depth=pair.depth,
+        )
+        if found.estimate is None:
+            return both.no_data(rule, found.problem)
+        method = f"shares at bucket bounds, value interpolated, {both.design.kind}"
+        return replace(answer(both, rule, found.estimate, method=method), unresolved=found.unresolved)

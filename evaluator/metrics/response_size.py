@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from evaluator.metrics.base import Pair, answer, check_enough, no_data
-from evaluator.records import Comparison, Rule
-from evaluator.stats.means import compare_means
+from typing import ClassVar
 
-__all__ = ["compare_response_size"]
+from evaluator.metrics.base import EndpointMetric, Pair, UnitTotals
+from evaluator.records import Rule
+from evaluator.records.arrays import FloatArray
+from evaluator.stats.estimate import Estimate
+
+__all__ = ["ResponseSize"]
 
 SD_INSTANCE = 0.0
 """Instances of one version send the same bytes: nothing is assumed of how they differ."""
 
 
-def compare_response_size(pair: Pair, rule: Rule) -> Comparison:
+class ResponseSize(EndpointMetric):
     """Mean size of successful responses, in bytes."""
-    why = check_enough(pair, successes=True)
-    if not why and not all(pair.panel.totals["bytes"][arm].sum() > 0 for arm in (0, 1)):
-        why = "response sizes were not recorded"
-    if why:
-        return no_data(pair, rule, "bytes", why)
-    estimate = compare_means(
-        pair.panel,
-        pair.design,
-        alpha=pair.alpha,
-        margin=rule.margin,
-        sd_instance=SD_INSTANCE,
-        direction=rule.direction,
-        limit=rule.limit,
-        depth=pair.depth,
-        of="bytes",
-    )
-    counts = pair.successes(0), pair.successes(1)
-    return answer(pair, rule, estimate, unit="bytes", method=f"paired mean, {pair.design.kind}", n=counts)
+
+    type: ClassVar[str] = "response_size"
+    value_unit: ClassVar[str] = "bytes"
+    method: ClassVar[str] = "paired mean"
+
+    def check(self, pair: Pair) -> str | None:
+        """Why it cannot be compared, or `None`."""
+        recorded = all(pair.panel.totals["bytes"][arm].sum() > 0 for arm in (0, 1))
+        return super().check(pair) or (None if recorded else "response sizes were not recorded")
+
+    def estimate(self, pair: Pair, rule: Rule) -> Estimate:
+        """Mean of successes."""
+        return pair.compare_means(rule, sd_instance=SD_INSTANCE, of="bytes")
+
+    def of_units(self, units: UnitTotals) -> FloatArray:
+        """Mean of successes."""
+        return units.sum_bytes / (units.n - units.failures)

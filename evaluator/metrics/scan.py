@@ -6,37 +6,27 @@ too few requests are judged together as `other endpoints`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from evaluator.metrics.base import Pair, answer
-from evaluator.records import Comparison, Direction, Margin, Role, Rule, Scan, Slice
+from evaluator.metrics.base import EndpointMetric, Pair, answer
+from evaluator.metrics.failure_rate import FailureRate
+from evaluator.metrics.latency import LatencyMean, TypicalTime
+from evaluator.records import Comparison, Margin, Role, Rule, Scan, Slice
+from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.estimate import Asked, Estimate, Tolerance
-from evaluator.stats.failures import compare_failures
 from evaluator.stats.groups import Groups, group_by
 from evaluator.stats.longrun import MIN_BUCKETS
-from evaluator.stats.means import compare_means
 from evaluator.stats.rare import OTHER
-from evaluator.stats.typical import compare_typical_times
 
 __all__ = ["MIN_FOR_TIME", "OTHER", "Measured", "scan_endpoints"]
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-
-TYPICAL = "latency_typical"
-"""Type of the rows that compare geometric means of response times."""
 MIN_FOR_TIME = 60
 MIN_FOR_FAILURES = 20
-LATENCY = ("latency_quantile", "latency_mean")
-FAILURES = ("failure_rate",)
 PLAUSIBLE = 0.5
 """Below this p-value the estimate lies beyond its bound."""
-Compute = Callable[..., Estimate]
-"""`compare_means` and its like: they take the same questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +47,23 @@ def scan_endpoints(pair: Pair, scan: Scan, rules: Sequence[Rule] = ()) -> Measur
     """
     if not scan.enabled or pair.panel.slots < MIN_BUCKETS:
         return Measured()
-    failures = Rule(
-        "failure_rate", "failure_rate", Role.GATE, Margin(scan.failure_margin, relative=False), Direction.LOWER
-    )
-    of_failures = _group(pair, pair.panel.n, MIN_FOR_FAILURES)
-    tolerated = _find_tolerance(of_failures.names, scan.failure_tolerance, scan.failure_margin, FAILURES, rules)
-    rows = _compare(pair, failures, of_failures, compare_failures, tolerated)
+    failures = _asked(FailureRate(), Margin(scan.failure_margin, relative=False))
+    groups = _group(pair, pair.panel.n, MIN_FOR_FAILURES)
+    tolerated = _find_tolerance(groups.names, scan.failure_tolerance, scan.failure_margin, failures, rules)
+    rows = _rows(pair, failures, groups, _estimate(pair, failures, groups, tolerated)) if groups.names else ()
     return _with_unjudged(pair, (*_compare_times(pair, scan, rules), *rows))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What every endpoint is asked: one metric, against the margin of the scan."""
+
+    metric: EndpointMetric
+    rule: Rule
+
+
+def _asked(metric: EndpointMetric, margin: Margin) -> _Asked:
+    return _Asked(metric, Rule(metric.type, metric, Role.GATE, margin))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,26 +92,27 @@ def _group(pair: Pair, requests: FloatArray, least: int) -> _Groups:
 
 
 def _find_tolerance(
-    names: Sequence[str], said: float | None, most: float, types: tuple[str, ...], rules: Sequence[Rule]
+    names: Sequence[str], said: float | None, most: float, asked: _Asked, rules: Sequence[Rule]
 ) -> Tolerance:
     """What is tolerated of each endpoint: what the scan says, else the widest margin of the gates on such metrics.
 
     Gates of an endpoint are for it alone, those of all traffic for the others. Where no gate has a margin holds are
     asked; where none of them has one either nothing narrower than the scan's own margin was ever stated.
     """
+    absolute = asked.metric.is_failure_rate
     if said is not None:
-        absolute = types == FAILURES
         one = np.full(len(names), said)
         return Tolerance(np.zeros_like(one) if absolute else one, one if absolute else np.zeros_like(one), most)
     margins: dict[str | None, list[Margin]] = {}
     for role in (Role.GATE, Role.HOLD):
         stated: dict[str | None, list[Margin]] = {}
         for rule in rules:
-            if rule.role is role and rule.type in types and rule.margin is not None:
+            alike = rule.metric.is_failure_rate if absolute else rule.metric.is_response_time
+            if rule.role is role and alike and rule.evidence is asked.rule.evidence and rule.margin is not None:
                 stated.setdefault(rule.slice.endpoint, []).append(rule.margin)
         margins = {**stated, **margins}
     of_all = margins.get(None)
-    widest = [_widest(margins.get(name, of_all), most, absolute=types == FAILURES) for name in names]
+    widest = [_widest(margins.get(name, of_all), most, absolute=absolute) for name in names]
     relative, absolute_of = np.array(widest, float).reshape(-1, 2).T
     return Tolerance(relative, absolute_of, most)
 
@@ -127,28 +128,24 @@ def _widest(margins: Iterable[Margin] | None, most: float, *, absolute: bool) ->
 
 def _compare_times(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Comparison, ...]:
     """By the typical time, or by the mean where that rose by more than half of the margin and is surer."""
-    typical, mean = (
-        Rule(name, name, Role.GATE, Margin(scan.margin), Direction.LOWER) for name in (TYPICAL, "latency_mean")
-    )
+    typical, mean = (_asked(metric, Margin(scan.margin)) for metric in (TypicalTime(), LatencyMean()))
     groups = _group(pair, pair.panel.ok, MIN_FOR_TIME)
     if not groups.names:
         return ()
     times_ms, ok = pair.panel.totals["time_ms"], pair.panel.ok
     sums, counts = (groups.members.sum_totals(part.sum(axis=2)) for part in (times_ms, ok))
     rose = sums[1] / counts[1] > (1 + scan.margin / 2) * sums[0] / counts[0]
-    tolerated = _find_tolerance(groups.names, scan.tolerance, scan.margin, LATENCY, rules)
-    rows, surely = _ask_twice(pair, typical, groups, compare_typical_times, tolerated)
+    tolerated = _find_tolerance(groups.names, scan.tolerance, scan.margin, typical, rules)
+    rows, surely = _ask_twice(pair, typical, groups, tolerated)
     of_means = Tolerance(tolerated.relative[rose], tolerated.absolute[rose], tolerated.most)
-    means, mean_surely = _ask_twice(pair, mean, groups.pick(rose), compare_means, of_means)
+    means, mean_surely = _ask_twice(pair, mean, groups.pick(rose), of_means)
     for row, p_mean, place in zip(means, mean_surely, np.flatnonzero(rose), strict=True):
         if p_mean < surely[place]:
             rows[place] = row
     return tuple(rows)
 
 
-def _ask_twice(
-    pair: Pair, rule: Rule, groups: _Groups, compute: Compute, tolerated: Tolerance
-) -> tuple[list[Comparison], FloatArray]:
+def _ask_twice(pair: Pair, asked: _Asked, groups: _Groups, tolerated: Tolerance) -> tuple[list[Comparison], FloatArray]:
     """One of two answers on each group's response time, and how sure it is of harm: the one with less is to take.
 
     The typical time shows that all requests became slower, the mean that a few of them now hang. Two are asked, so
@@ -157,7 +154,7 @@ def _ask_twice(
     """
     if not groups.names:
         return [], np.ones(0)
-    estimate = _estimate(pair, rule, groups, compute, tolerated)
+    estimate = _estimate(pair, asked, groups, tolerated)
     margin, tolerance = estimate.against_margin, estimate.against_tolerance or estimate.against_zero
     known = np.isfinite(estimate.baseline + margin.p_worse + margin.p_within + tolerance.p_worse)
     doubled = replace(
@@ -167,56 +164,42 @@ def _ask_twice(
         against_tolerance=_double(tolerance),
     )
     surely = np.where(margin.p_worse < PLAUSIBLE, margin.p_worse, PLAUSIBLE + tolerance.p_worse)
-    return [*_rows(pair, rule, groups, doubled)], np.where(known, surely, 1 + PLAUSIBLE)
+    return [*_rows(pair, asked, groups, doubled)], np.where(known, surely, 1 + PLAUSIBLE)
 
 
-def _double(asked: Asked) -> Asked:
-    return replace(asked, p_worse=np.minimum(2 * asked.p_worse, 1.0))
+def _double(answers: Asked) -> Asked:
+    return replace(answers, p_worse=np.minimum(2 * answers.p_worse, 1.0))
 
 
-def _compare(pair: Pair, rule: Rule, groups: _Groups, compute: Compute, tolerated: Tolerance) -> tuple[Comparison, ...]:
-    """One comparison for each group."""
-    return _rows(pair, rule, groups, _estimate(pair, rule, groups, compute, tolerated)) if groups.names else ()
-
-
-def _estimate(pair: Pair, rule: Rule, groups: _Groups, compute: Compute, tolerated: Tolerance) -> Estimate:
-    of_failures = rule.type == "failure_rate"
+def _estimate(pair: Pair, asked: _Asked, groups: _Groups, tolerated: Tolerance) -> Estimate:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return compute(
-            pair.panel,
-            pair.design,
-            alpha=pair.alpha,
-            margin=rule.margin,
-            sd_instance=pair.prior.sd_failures if of_failures else pair.prior.sd_latency,
-            groups=groups.members,
-            depth=pair.depth,
-            tolerance=tolerated,
-        )
+        return asked.metric.estimate(replace(pair, groups=groups.members, tolerance=tolerated), asked.rule)
 
 
-def _rows(pair: Pair, rule: Rule, groups: _Groups, estimate: Estimate) -> tuple[Comparison, ...]:
-    of_failures = rule.type == "failure_rate"
-    per_arm = groups.members.sum_totals((pair.panel.n if of_failures else pair.panel.ok).sum(axis=2))
-    counts = per_arm.T.astype(int).tolist()
-    unit = "fraction" if of_failures else "ms"
-    return tuple(
-        _row(pair, rule, estimate, unit, name, (counts[g][0], counts[g][1]), g) for g, name in enumerate(groups.names)
-    )
-
-
-def _row(
-    pair: Pair, rule: Rule, estimate: Estimate, unit: str, name: str, n: tuple[int, int], group: int
-) -> Comparison:
-    sliced = Rule(rule.name, rule.type, rule.role, rule.margin, rule.direction, rule.limit, None, Slice(name))
+def _rows(pair: Pair, asked: _Asked, groups: _Groups, estimate: Estimate) -> tuple[Comparison, ...]:
+    """One comparison for each group."""
+    counted = groups.members.sum_totals(asked.metric.counted(pair.panel).sum(axis=2)).T.astype(int).tolist()
     method = f"endpoint scan, {pair.design.kind}"
-    return answer(pair, sliced, estimate, unit=unit, method=method, n=n, group=group, scan=True)
+    return tuple(
+        answer(
+            pair,
+            replace(asked.rule, slice=Slice(name)),
+            estimate,
+            method=method,
+            n=(counted[group][0], counted[group][1]),
+            group=group,
+            scan=True,
+        )
+        for group, name in enumerate(groups.names)
+    )
 
 
 def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Measured:
     """Keep what could be judged; name the endpoints whose response time could not, and their share of traffic."""
-    judged = {row.rule.slice.endpoint for row in rows if row.unit == "ms" and not row.no_data}
-    failing = {row.rule.slice.endpoint for row in rows if row.rule.type == "failure_rate" and not row.no_data}
-    small = _pooled(pair)
+    known = [row.rule for row in rows if not row.no_data]
+    judged = {rule.slice.endpoint for rule in known if rule.metric.is_response_time}
+    failing = {rule.slice.endpoint for rule in known if rule.metric.is_failure_rate}
+    small = pair.panel.ok.sum(axis=2).min(axis=0) < MIN_FOR_TIME
     totals = pair.panel.n.sum(axis=(0, 2))
     unjudged = [
         (name, total)
@@ -225,8 +208,3 @@ def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Measured:
     ]
     share = sum(total for _, total in unjudged) / max(totals.sum(), 1)
     return Measured(tuple(row for row in rows if not row.no_data), float(share), tuple(name for name, _ in unjudged))
-
-
-def _pooled(pair: Pair) -> BoolArray:
-    """Which endpoints have too few successes to be judged by themselves."""
-    return np.asarray(pair.panel.ok.sum(axis=2).min(axis=0) < MIN_FOR_TIME)

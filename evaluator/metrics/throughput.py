@@ -5,29 +5,36 @@ Under closed-loop load this falls when responses get slower, so it says little b
 
 from __future__ import annotations
 
-import numpy as np
+from typing import ClassVar, Literal
 
-from evaluator.metrics.base import Pair, answer, check_enough, is_higher_better, no_data
-from evaluator.records import Comparison, Rule
+from evaluator.metrics.base import Pair, RequestMetric, answer, check_enough
+from evaluator.records import Comparison, Direction, Rule
 from evaluator.stats.rates import compare_rates
 
-__all__ = ["compare_throughput"]
+__all__ = ["Throughput"]
 
 
-def compare_throughput(pair: Pair, rule: Rule) -> Comparison:
+class Throughput(RequestMetric):
     """Requests per second, compared as a ratio."""
-    why = check_enough(pair, successes=False)
-    if why:
-        return no_data(pair, rule, "/s", why)
-    panel = pair.panel
-    estimate = compare_rates(
-        panel.n.sum(axis=1),
-        panel,
-        exposure=pair.users or (1.0, 1.0),
-        alpha=pair.alpha,
-        margin=rule.margin,
-        limit=rule.limit,
-        sign=-1.0 if is_higher_better(rule) else 1.0,
-    )
-    counts = (int(np.sum(panel.n[0])), int(np.sum(panel.n[1])))
-    return answer(pair, rule, estimate, unit="/s", method="paired rate", n=counts)
+
+    type: ClassVar[str] = "throughput"
+    k6_name: ClassVar[str] = "rate"
+    amounts: ClassVar[Literal["/s"]] = "/s"
+    value_unit: ClassVar[str] = "/s"
+    direction: ClassVar[Direction] = Direction.HIGHER
+
+    def compare(self, pair: Pair, rule: Rule) -> Comparison:
+        """Answer its rule."""
+        why = check_enough(pair, successes=False)
+        if why:
+            return pair.no_data(rule, why)
+        estimate = compare_rates(
+            pair.panel.n.sum(axis=1),
+            pair.panel,
+            exposure=pair.users or (1.0, 1.0),
+            alpha=pair.alpha,
+            margin=rule.margin,
+            limit=rule.limit,
+            sign=-1.0 if rule.direction is Direction.HIGHER else 1.0,
+        )
+        return answer(pair, rule, estimate, method="paired rate")

@@ -234,7 +234,7 @@ def _server(policy: Policy) -> PrometheusOptions:
 
 def _queries(policy: Policy) -> tuple[Query, ...]:
     """What the policy's metrics ask, each once, and which targets answered their scrapes."""
-    queries = dict.fromkeys(query for rule in policy.rulebook.rules for query in rule.queries)
+    queries = dict.fromkeys(query for rule in policy.rulebook.rules for query in rule.metric.queries)
     if not queries:
         raise UsageError(
             "the policy has no metric of readings",

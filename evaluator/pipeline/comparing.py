@@ -12,7 +12,6 @@ from evaluator.assess.requests import pair_requests
 from evaluator.calibration import pair_runs
 from evaluator.errors import UnknownName, UsageError
 from evaluator.figure_data import trace_release
-from evaluator.metrics import OUTCOME_METRICS
 from evaluator.pipeline.assessing import Data, judge_data
 from evaluator.pipeline.runs import choose_runs
 from evaluator.policy import Policy
@@ -153,7 +152,7 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
         rules=tuple(
             rule
             for rule in policy.rulebook.rules
-            if rule.type not in OUTCOME_METRICS and not rule.queries and rule.slice.endpoint in (None, *cells.endpoints)
+            if rule.evidence is EvidenceKind.REQUESTS and rule.slice.endpoint in (None, *cells.endpoints)
         ),
         monitoring=Monitoring(mode="fixed"),
     )

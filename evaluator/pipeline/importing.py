@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Sequence
 
+from evaluator.metrics.outcome_mean import OutcomeMean
+from evaluator.metrics.outcome_proportion import OutcomeProportion
 from evaluator.records import (
     OUTCOME_SOURCE,
     EvidenceKind,
@@ -82,8 +84,8 @@ def suggest_metrics(outcomes: Outcomes) -> tuple[str, ...]:
             continue
         name, own = to_yaml(column.name), [to_yaml(one) for one in covariates if column.name in one]
         more = f", covariates: [{', '.join(own)}]" if own else ""
-        kind, margin = ("outcome_proportion", "1pp") if column.binary else ("outcome_mean", "2%")
-        metrics.append(f"{{name: {name}, type: {kind}, outcome: {name}, margin: {margin}{more}}}")
+        kind, margin = (OutcomeProportion, "1pp") if column.binary else (OutcomeMean, "2%")
+        metrics.append(f"{{name: {name}, type: {kind.type}, outcome: {name}, margin: {margin}{more}}}")
     return tuple(metrics)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from evaluator.pipeline.assessing import Data, Judged, judge_data, read_data
 from evaluator.pipeline.runs import choose_runs, find_judged
 from evaluator.policy import parse_policy
-from evaluator.records import Comparison, Margin, RunState, Verdict
+from evaluator.records import Comparison, EvidenceKind, Margin, RunState, Verdict
 from evaluator.stats.narrow import cut_each_run, narrow
 from evaluator.store import Store
 
@@ -47,7 +47,7 @@ def look_closer(
     rules = tuple(
         replace(rule, slice=replace(rule.slice, endpoint=None))
         for rule in judged.rulebook.rules
-        if rule.slice.endpoint in (None, endpoint) and not rule.outcome and not rule.queries
+        if rule.slice.endpoint in (None, endpoint) and rule.evidence is EvidenceKind.REQUESTS
     )
     scan = replace(judged.rulebook.scan, enabled=False)
     monitoring = replace(judged.rulebook.monitoring, mode="fixed")

@@ -10,8 +10,8 @@ import numpy as np
 
 from evaluator.planning.power import find_criticals, find_power
 from evaluator.planning.precision import Forecast, History, Precision, forecast
-from evaluator.records import Role, Rulebook, choose_bucket_s
-from evaluator.stats.calendar import plan_looks
+from evaluator.records import Monitoring, Role, Rulebook, choose_bucket_s
+from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.student import t_quantile
 
 __all__ = ["GatePlan", "Goal", "Grid", "find_level", "plan_gates", "tabulate"]
@@ -37,7 +37,7 @@ class Goal:
 
     def harm(self, precision: Precision) -> float:
         """The regression in the terms of a gate; of an absolute gate in milliseconds, its share of the baseline."""
-        if precision.rule.type == "failure_rate":
+        if precision.rule.metric.is_failure_rate:
             relative = self.failures / max(precision.baseline, 1e-12)
             return relative if precision.relative else self.failures
         return self.regression if precision.relative else self.regression * precision.baseline
@@ -104,6 +104,13 @@ def noise_of_rate(history: History, goal: Goal) -> float:
     return max(1.0, history.rate_per_s / goal.rate_per_s)
 
 
+def plan_calendar(monitoring: Monitoring, seconds: float) -> Calendar:
+    """The looks of a test that lasts this long."""
+    return plan_looks(
+        monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=float(math.ceil(seconds))
+    )
+
+
 class _Planner:
     """The questions to one gate."""
 
@@ -155,9 +162,7 @@ class _Planner:
         shift = self.shift if shift is None else shift
         se = at.se * self._inflation(shift + self.precision.bound)
         null_se = at.se * self._inflation(self.precision.bound)
-        calendar = plan_looks(
-            monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=float(math.ceil(seconds))
-        )
+        calendar = plan_calendar(monitoring, seconds)
         end_s, df, lasting = np.array([calendar.planned_s]), np.array([at.df]), np.array([at.lasting])
         critical = find_criticals(calendar, end_s, self.level, df, lasting, monitoring.tune_at_s)
         return find_power(shift, se, at.df, float(critical[0]), null_se=null_se)
@@ -165,7 +170,7 @@ class _Planner:
     def _inflation(self, shift: float) -> float:
         """A higher failure rate varies more: factor on the standard error seen without any change."""
         p = self.precision
-        if p.rule.type != "failure_rate" or p.relative or not 0 < p.baseline < 1:
+        if not p.rule.metric.is_failure_rate or p.relative or not 0 < p.baseline < 1:
             return 1.0
         worse = min(max(p.baseline + shift, 0.0), 1.0)
         own = p.baseline * (1 - p.baseline)

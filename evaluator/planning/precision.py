@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evaluator.assess import assess
-from evaluator.metrics import OUTCOME_METRICS
 from evaluator.records import (
     Cells,
     Comparison,
     Direction,
+    EvidenceKind,
     Monitoring,
     Role,
     Rule,
@@ -160,7 +160,8 @@ def _ask_of(rulebook: Rulebook, cells: Cells) -> Rulebook:
     rules = tuple(
         rule
         for rule in rulebook.rules
-        if rule.type not in OUTCOME_METRICS and (rule.slice.endpoint is None or rule.slice.endpoint in cells.endpoints)
+        if rule.evidence is not EvidenceKind.OUTCOMES
+        and (rule.slice.endpoint is None or rule.slice.endpoint in cells.endpoints)
     )
     scan = replace(rulebook.scan, enabled=False)
     return replace(rulebook, rules=rules, monitoring=Monitoring(mode="fixed"), scan=scan)
@@ -251,7 +252,7 @@ def _take_apart(c: Comparison, seconds: float) -> tuple[float, float, float]:
 
 def _assume_prior(rule: Rule, baseline: float, rulebook: Rulebook) -> float:
     """Variance assumed for a single instance (method: one instance a side), as the judge does."""
-    if rule.type != "failure_rate":
+    if not rule.metric.is_failure_rate:
         return rulebook.prior.sd_latency**2
     sd = max(baseline / 2, rulebook.prior.sd_failures)
     relative = rule.margin is not None and rule.margin.relative

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluator.planning.gates import Goal, find_level, noise_of_rate
+from evaluator.planning.gates import Goal, find_level, noise_of_rate, plan_calendar
 from evaluator.planning.power import find_criticals
 from evaluator.planning.precision import History, Precision, forecast
-from evaluator.records import Rulebook, choose_bucket_s
+from evaluator.records import Rulebook
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.calendar import plan_looks
 from evaluator.stats.student import t_quantile
 
 __all__ = ["STRATEGIES", "Exposure", "Stage", "compare_strategies"]
@@ -114,11 +113,8 @@ class _Rollout:
         self.level = find_level(history, rulebook)
         self.gates = [p for p in history.precisions if p.rule.margin]
         self.total_per_s = 2 * (goal.rate_per_s or history.rate_per_s)
-        seconds, monitoring = goal.duration_s, rulebook.monitoring
-        self.calendar = plan_looks(
-            monitoring, bucket_s=choose_bucket_s(seconds), covered_s=seconds, planned_s=float(math.ceil(seconds))
-        )
-        self.looks = np.array([*self.calendar.interim, seconds], dtype=float)
+        self.calendar = plan_calendar(rulebook.monitoring, goal.duration_s)
+        self.looks = np.array([*self.calendar.interim, goal.duration_s], dtype=float)
 
     def describe(self, name: str, stages: tuple[Stage, ...], seed: int) -> Exposure:
         same = self._tell(stages, 0.0, np.random.default_rng([seed, 0]))
@@ -208,4 +204,4 @@ class _Rollout:
 
 
 def _is_failures(gate: Precision) -> bool:
-    return gate.rule.type == "failure_rate"
+    return gate.rule.metric.is_failure_rate

@@ -20,27 +20,19 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from evaluator.errors import PolicyError, UnknownName
-from evaluator.metrics import METRICS
 from evaluator.policy.building import build
 from evaluator.policy.document import Document, Place, read_document
-from evaluator.policy.metrics import Metric, unit_of
+from evaluator.policy.metrics import to_rule
 from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistory, Instances, PolicyFile
-from evaluator.policy.promotion import add_hooks, options_at, to_rules
+from evaluator.policy.promotion import add_hooks, to_rules
 from evaluator.policy.sources import to_options
-from evaluator.quantities import Quantity
 from evaluator.records import (
     History,
     InstancePrior,
     Learnt,
-    Limit,
-    Margin,
     Monitoring,
-    Query,
-    Role,
-    Rule,
     Rulebook,
     Scan,
-    Slice,
 )
 from evaluator.records.intents import PromotionRules
 from evaluator.sources.prometheus.options import PrometheusOptions
@@ -62,6 +54,7 @@ PLAIN_WORDS: Mapping[str, str] = {
     "string_type": "be text (put it in quotes)",
     "bool_type": "be true or false",
     "list_type": "be a list",
+    "tuple_type": "be a list",
     "too_short": "have at least one entry",
     "int_type": "be a whole number",
     "float_type": "be a number",
@@ -209,7 +202,7 @@ def _to_rulebook(file: PolicyFile) -> Rulebook:
     return build(
         Rulebook,
         file,
-        rules=tuple(_to_rule(metric) for metric in file.metrics),
+        rules=tuple(to_rule(metric) for metric in file.metrics),
         scan=build(Scan, file.endpoint_scan),
         prior=_to_prior(file.instances),
         coverage=health.coverage,
@@ -228,48 +221,6 @@ def _to_prior(section: Instances) -> InstancePrior:
         failures = build(History, earlier, sd=section.sd_failures, wander=earlier.wander_failures)
     expected = section.turnover == "expected"
     return build(InstancePrior, section, latency=latency, failures=failures, turnover_expected=expected)
-
-
-def _to_rule(metric: Metric) -> Rule:
-    kind = METRICS[metric.type]
-    return Rule(
-        name=metric.name,
-        type=metric.type,
-        role=Role(metric.role),
-        margin=None if metric.margin is None else Margin(_in_unit(metric.margin), relative=metric.margin.unit == "%"),
-        direction=metric.direction or kind.direction,
-        limit=Limit(
-            min=None if metric.min is None else _in_unit(metric.min),
-            max=None if metric.max is None else _in_unit(metric.max),
-        ),
-        quantile=metric.quantile,
-        slice=Slice(endpoint=metric.endpoint),
-        outcome=metric.outcome,
-        per=metric.per,
-        covariates=tuple(metric.covariates or ()),
-        winsorise=metric.winsorise,
-        **_of_readings(metric),
-    )
-
-
-def _of_readings(metric: Metric) -> dict[str, Any]:
-    """What a metric asks its source, and in which unit it is shown; nothing for metrics of requests and outcomes."""
-    kind = METRICS[metric.type].asks
-    if kind is None:
-        return {}
-    unit, scale = unit_of(metric.type, metric.unit)
-    texts = [text for text in (metric.failures, metric.requests, metric.query) if text is not None]
-    return {
-        "queries": tuple(Query(text, kind) for text in texts),
-        "scale": scale,
-        "unit": unit,
-        "below": None if metric.below is None else float(metric.below.value),
-    }
-
-
-def _in_unit(amount: Quantity) -> float:
-    """Shares of 1 for percentages and percentage points, the metric's own unit for the rest."""
-    return float(amount.value / 100 if amount.unit in ("%", "pp") else amount.value)
 
 
 def _to_shares(ratio: str | Mapping[str, float]) -> Mapping[str, float]:
@@ -295,8 +246,12 @@ def _describe(document: Document, error: ValidationError) -> str:
 
 
 def _flatten(mistakes: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
-    """All mistakes, those in the options of a hook at their place in the file."""
+    """All mistakes, those in the options of a metric or a hook at their place in the file."""
     for mistake in mistakes:
+        if mistake["type"] == "metric_options":
+            place = mistake["loc"][:-1]
+            yield from ({**one, "loc": (*place, *one["loc"])} for one in mistake["ctx"]["mistakes"])
+            continue
         if mistake["type"] != "hook_options":
             yield mistake
             continue
@@ -325,16 +280,16 @@ def _unknown_key(place: Place, hook: str | None = None) -> str:
     key = str(place[-1])
     if len(place) == 1 and key in LATER:
         return "is not available in this version; remove it"
-    start = place.index(hook) + 1 if hook is not None else 0
-    known = _keys_at(PolicyFile if hook is None else options_at(hook), place[start:-1])
-    return UnknownName("key", key, known).message
+    model: type[BaseModel] = PolicyFile
+    sections = place[:-1]
+    if hook is not None:
+        from evaluator.hooks import HOOKS  # a policy without hooks must not wait for them
 
-
-def _keys_at(model: type[BaseModel], place: Place) -> list[str]:
-    for part in place:
+        model, sections = HOOKS[hook].Options, place[place.index(hook) + 1 : -1]
+    for part in sections:
         if isinstance(part, str):
             model = _models_in(model.model_fields[part].annotation)[0]
-    return list(model.model_fields)
+    return UnknownName("key", key, list(model.model_fields)).message
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -95,11 +95,8 @@ def _walk(name: str, node: yaml.Node, place: Place, lines: dict[Place, int]) -> 
         for position, item in enumerate(node.value):
             lines[*place, position] = _line(item)
             _walk(name, item, (*place, position), lines)
-    elif isinstance(node, yaml.MappingNode):
-        _walk_mapping(name, node, place, lines)
-
-
-def _walk_mapping(name: str, node: yaml.MappingNode, place: Place, lines: dict[Place, int]) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
     seen: dict[str, int] = {}
     for key_node, value_node in node.value:
         line, key = _line(key_node), key_node.value

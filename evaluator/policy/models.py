@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from evaluator.metrics import METRICS
-from evaluator.policy.fields import (
+from evaluator.fields import (
     AutoOrDuration,
     AutoOrPercent,
     AutoOrPoints,
@@ -26,9 +25,11 @@ from evaluator.policy.fields import (
     Share,
     within,
 )
-from evaluator.policy.metrics import BUILT_IN_METRICS, Metric
+from evaluator.policy.built_in import BUILT_IN_METRICS
+from evaluator.policy.metrics import MetricSection
 from evaluator.policy.promotion import ApprovalsSection, HooksSection, RolesSection
 from evaluator.policy.sources import Sources
+from evaluator.records import EvidenceKind
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
 __all__ = ["LATER", "OF_PROMOTION", "PolicyFile"]
@@ -156,8 +157,8 @@ class PolicyFile(Section):
         None, description="Cut from the start: auto (until the user count is level) or a duration."
     )
     sources: Sources | None = Field(None, description="Where metrics beside those of requests come from.")
-    metrics: list[Metric] = Field(
-        default_factory=lambda: [Metric.model_validate(metric) for metric in BUILT_IN_METRICS],
+    metrics: list[MetricSection] = Field(
+        default_factory=lambda: [MetricSection.model_validate(metric) for metric in BUILT_IN_METRICS],
         description="What is compared; the metrics of sources: {prometheus: {queries: […]}} are added.",
         validate_default=True,
     )
@@ -179,31 +180,22 @@ class PolicyFile(Section):
     def _one_spelling(cls, value: list[ServiceName] | None, info: ValidationInfo) -> list[ServiceName] | None:
         if value and info.data.get("service"):
             raise ValueError("cannot be given beside service")
-        names = [service.name for service in value or ()]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise PydanticCustomError(
-                    "same_name", "two services have the name '{name}'", {"name": name, "index": index}
-                )
+        _check_distinct("services", [service.name for service in value or ()])
         return value
 
     @field_validator("metrics")
     @classmethod
-    def _distinct_and_deciding(cls, value: list[Metric], info: ValidationInfo) -> list[Metric]:
+    def _distinct_and_deciding(cls, value: list[MetricSection], info: ValidationInfo) -> list[MetricSection]:
         sources: Sources | None = info.data.get("sources")
         for index, metric in enumerate(value):
-            if METRICS[metric.type].asks and not (sources and sources.prometheus):
+            if metric.metric.evidence is EvidenceKind.READINGS and not (sources and sources.prometheus):
                 raise PydanticCustomError(
                     "no_source",
                     "{type} needs {source}",
                     {"type": metric.type, "index": index, "source": "sources: {prometheus: …}"},
                 )
         names = [metric.name for metric in value]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise PydanticCustomError(
-                    "same_name", "two metrics have the name '{name}'", {"name": name, "index": index}
-                )
+        _check_distinct("metrics", names)
         value = [*value, *_ready_made(sources, names)]
         if not value:
             raise ValueError("must have at least one entry, not an empty list")
@@ -212,8 +204,16 @@ class PolicyFile(Section):
         return value
 
 
-def _ready_made(sources: Sources | None, taken: list[str]) -> list[Metric]:
+def _check_distinct(what: Literal["services", "metrics"], names: list[str]) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise PydanticCustomError(
+                "same_name", "two {what} have the name '{name}'", {"what": what, "name": name, "index": index}
+            )
+
+
+def _ready_made(sources: Sources | None, taken: list[str]) -> list[MetricSection]:
     """Metrics of the sets that the policy names, but those whose name it took for its own."""
     named = sources.prometheus.queries if sources and sources.prometheus else []
     metrics = [metric for name in named for metric in QUERY_SETS[name]]
-    return [Metric.model_validate(dict(metric)) for metric in metrics if metric["name"] not in taken]
+    return [MetricSection.model_validate(dict(metric)) for metric in metrics if metric["name"] not in taken]

@@ -12,11 +12,11 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from evaluator.errors import EvaluatorError, UnknownName, UsageError
+from evaluator.fields import PositiveDuration, Section, within
 from evaluator.policy.building import build
-from evaluator.policy.fields import PositiveDuration, Section, within
 from evaluator.records.intents import ANNOUNCE, UNDO, Action, Approvals, HookEntry, PersonRole, PromotionRules
 
-__all__ = ["ApprovalsSection", "HooksSection", "RolesSection", "add_hooks", "options_at", "to_rules"]
+__all__ = ["ApprovalsSection", "HooksSection", "RolesSection", "add_hooks", "to_rules"]
 
 _EVENTS = (Action.PROMOTE, Action.HOLD, Action.ROLLBACK)
 MOST_APPROVALS = 6
@@ -70,31 +70,25 @@ def _write_entry(entry: HookEntry) -> Any:
 
 
 def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
-    """The policy's schema with what an entry of `hooks` may be."""
-    defined = schema["$defs"]
-    defined["HookEntry"] = {"anyOf": [{"const": UNDO}, _describe_kinds()]}
-    for event in defined[HooksSection.__name__]["properties"].values():
-        event["items"] = {"$ref": "#/$defs/HookEntry"}
-    return schema
-
-
-def _describe_kinds() -> JsonSchemaValue:
-    """What the hooks of this package take; those of others are known only where they are installed."""
+    """The policy's schema with what an entry of `hooks` may be: hooks of this package, others may not be installed."""
     from evaluator.hooks import HOOKS
 
-    ours = {kind: HOOKS[kind] for kind in HOOKS}
-    ours = {kind: hook for kind, hook in ours.items() if hook.__module__.startswith("evaluator.")}
+    ours = {kind: hook for kind, hook in HOOKS.items() if hook.__module__.startswith("evaluator.")}
     if not ours:
         raise UsageError(
             "the schema would have no hooks: the evaluator runs from a tree that is not installed",
             hint="install it first: .ci/install in a checkout, else pip install .",
         )
-    return {
+    one_hook = {
         "type": "object",
         "minProperties": 1,
         "maxProperties": 1,
         "properties": {kind: _inline(hook.Options.model_json_schema()) for kind, hook in ours.items()},
     }
+    schema["$defs"]["HookEntry"] = {"anyOf": [{"const": UNDO}, one_hook]}
+    for event in schema["$defs"][HooksSection.__name__]["properties"].values():
+        event["items"] = {"$ref": "#/$defs/HookEntry"}
+    return schema
 
 
 def _inline(schema: Any, known: Mapping[str, Any] | None = None) -> Any:
@@ -107,13 +101,6 @@ def _inline(schema: Any, known: Mapping[str, Any] | None = None) -> Any:
     if "$ref" in schema:
         return _inline(dict(known[schema["$ref"].rpartition("/")[2]]), known)
     return {key: _inline(value, known) for key, value in schema.items()}
-
-
-def options_at(kind: str) -> Any:
-    """The model of a hook's options."""
-    from evaluator.hooks import HOOKS
-
-    return HOOKS[kind].Options
 
 
 class HooksSection(Section):

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator
 
 from evaluator.errors import UnknownName
+from evaluator.fields import Name, PositiveDuration, Section
 from evaluator.policy.building import build
-from evaluator.policy.fields import Name, PositiveDuration, Section
 from evaluator.secrecy import OF_SOURCES, SECRET_HEADERS
 from evaluator.sources.prometheus.options import REPLICA_LABELS, PrometheusOptions
 from evaluator.sources.prometheus.sets import QUERY_SETS

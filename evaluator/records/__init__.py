@@ -35,6 +35,7 @@ from evaluator.records.landing import (
     SubResults,
     counts_from_start,
 )
+from evaluator.records.metrics import Metric
 from evaluator.records.outcomes import (
     OutcomeColumn,
     OutcomeFacts,
@@ -47,6 +48,8 @@ from evaluator.records.outcomes import (
 )
 from evaluator.records.readings import (
     PARTS,
+    PLAIN_QUERY,
+    QUOTED,
     UP,
     Answer,
     Part,
@@ -56,6 +59,7 @@ from evaluator.records.readings import (
     ReadingCells,
     Series,
     Spans,
+    metric_name,
 )
 from evaluator.records.releases import (
     OUTCOME_SOURCE,
@@ -68,7 +72,7 @@ from evaluator.records.releases import (
     check_names,
     is_imported,
 )
-from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind
+from evaluator.records.rows import ArmRows, InFlight, LeftOut, LeftOutKind, sum_left_out
 from evaluator.records.rules import (
     History,
     InstancePrior,
@@ -117,6 +121,8 @@ __all__ = [
     "CANDIDATE",
     "OUTCOME_SOURCE",
     "PARTS",
+    "PLAIN_QUERY",
+    "QUOTED",
     "READING_SOURCE",
     "UP",
     "WHOLE",
@@ -157,6 +163,7 @@ __all__ = [
     "LoadLevels",
     "Look",
     "Margin",
+    "Metric",
     "MetricStatus",
     "Moments",
     "Monitoring",
@@ -202,4 +209,6 @@ __all__ = [
     "choose_bucket_s",
     "counts_from_start",
     "is_imported",
+    "metric_name",
+    "sum_left_out",
 ]

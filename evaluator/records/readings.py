@@ -6,6 +6,7 @@ summed up into reading cells, from which metrics are computed just as from the c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,10 +16,35 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PARTS", "UP", "Answer", "Part", "Query", "QueryFacts", "QueryKind", "ReadingCells", "Series", "Spans"]
+__all__ = [
+    "PARTS",
+    "PLAIN_QUERY",
+    "QUOTED",
+    "UP",
+    "Answer",
+    "Part",
+    "Query",
+    "QueryFacts",
+    "QueryKind",
+    "ReadingCells",
+    "Series",
+    "Spans",
+    "metric_name",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`[^`]*`"
+"""A value of a label in a query, as a pattern."""
+PLAIN_QUERY = re.compile(rf"\s*(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?P<labels>\{{(?:[^{{}}\"'`]|{QUOTED})*\}})?\s*")
+"""The name of a series with labels, and no function or operator around it."""
+
+
+def metric_name(text: str) -> str:
+    """Name of the series of a plain query; empty where functions or operators stand around it."""
+    match = PLAIN_QUERY.fullmatch(text)
+    return match["name"] if match else ""
 
 
 class QueryKind(StrEnum):

@@ -5,10 +5,11 @@ Rows read = rows judged + rows named as left out, at every step: import, recordi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-__all__ = ["ArmRows", "InFlight", "LeftOut", "LeftOutKind"]
+__all__ = ["ArmRows", "InFlight", "LeftOut", "LeftOutKind", "sum_left_out"]
 
 
 class LeftOutKind(StrEnum):
@@ -51,6 +52,16 @@ class LeftOut:
     """Those among them that are known to have failed."""
     detail: str = ""
     """What the rows are, where the kind alone does not say it: `grpc_req_duration`, `JDBC Request`."""
+
+
+def sum_left_out(parts: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
+    """Sum up what was left out, by arm, kind and detail, in the order in which they come first."""
+    sums: dict[tuple[str, LeftOutKind, str], LeftOut] = {}
+    for part in parts:
+        known = sums.get((part.arm, part.kind, part.detail), replace(part, rows=0, failures=0))
+        total = replace(known, rows=known.rows + part.rows, failures=known.failures + part.failures)
+        sums[part.arm, part.kind, part.detail] = total
+    return tuple(sums.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evaluator.records.readings import Query
-from evaluator.records.words import Direction, Role
+from evaluator.records.metrics import Metric
+from evaluator.records.words import Direction, EvidenceKind, Role
 
 __all__ = [
     "History",
@@ -62,28 +62,23 @@ class Rule:
     """One metric of the policy."""
 
     name: str
-    type: str
+    metric: Metric
+    """What is compared, with the options of its type."""
     role: Role = Role.GATE
     margin: Margin | None = None
     direction: Direction = Direction.LOWER
     limit: Limit = field(default_factory=Limit)
-    quantile: float | None = None
     slice: Slice = field(default_factory=Slice)
-    outcome: str | None = None
-    """What is compared by the `outcome_…` types: a column of the outcomes that were imported."""
-    per: str | None = None
-    """What the outcome is divided by: another outcome, or `rows`; `None`: by units."""
-    covariates: tuple[str, ...] = ()
-    winsorise: float | None = None
-    """Quantile of all units above which values are cut to it; `None`: never."""
-    queries: tuple[Query, ...] = ()
-    """What a metric of readings asks its source: failures before requests for a ratio, else one."""
-    scale: float = 1.0
-    """By what the numbers of a query are multiplied to be in `unit`: 1000 for seconds shown as ms."""
-    unit: str = ""
-    """Unit of a metric of readings as `Comparison.unit` has it; empty where nobody said."""
-    below: float | None = None
-    """For the share of observations within a bound: the bound, in `unit`."""
+
+    @property
+    def type(self) -> str:
+        """Name of the metric's type."""
+        return self.metric.type
+
+    @property
+    def evidence(self) -> EvidenceKind:
+        """What the metric reads."""
+        return self.metric.evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +176,7 @@ class Rulebook:
     """Share of users expected on each arm; empty: as the run was configured."""
     monitoring: Monitoring = field(default_factory=Monitoring)
     mode: Literal["block", "shadow"] = "block"
+
+    def on(self, kind: EvidenceKind) -> tuple[Rule, ...]:
+        """The rules on one kind of evidence."""
+        return tuple(rule for rule in self.rules if rule.evidence is kind)

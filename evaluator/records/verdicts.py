@@ -10,7 +10,7 @@ from typing import Any, Literal
 from evaluator.records.releases import Release
 from evaluator.records.rows import LeftOut
 from evaluator.records.rules import Rule
-from evaluator.records.words import Level, MetricStatus, VerdictWord
+from evaluator.records.words import Level, MetricStatus, Role, VerdictWord
 
 __all__ = [
     "WHOLE",
@@ -159,6 +159,16 @@ class Comparison:
     p_value_adjusted: float | None = None
     reason: str = ""
     view: View | None = None
+
+    @property
+    def deciding(self) -> list[Question]:
+        """Margin and limits; where there are none, whether it changed at all."""
+        return [question for question in self.questions if question.decides] or list(self.questions)
+
+    @property
+    def must_be_within(self) -> bool:
+        """Must this be within for a GO? Gates and holds must, but not rows of the endpoint scan."""
+        return self.rule.role is not Role.WATCH and not self.scan
 
 
 @dataclass(frozen=True, slots=True)

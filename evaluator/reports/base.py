@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluator.records import (
@@ -15,13 +15,13 @@ from evaluator.records import (
     Finding,
     Level,
     MetricStatus,
-    Period,
     Role,
     Verdict,
     VerdictWord,
 )
 from evaluator.wording import (
     format_change,
+    format_count,
     format_duration,
     format_interval,
     format_margin,
@@ -38,20 +38,30 @@ __all__ = [
     "Render",
     "choose_endpoints",
     "command_of",
+    "count_both",
     "describe_data",
     "format_allowed",
     "format_both",
     "format_effect",
     "harmless_cell",
+    "is_only_shown",
     "is_watched",
     "label_row",
+    "lay_out",
+    "list_limits",
     "list_notes",
     "list_what_is_not_judged",
+    "mark_status",
     "name_check",
     "name_opponents",
+    "name_role",
     "plain_text",
+    "put_worst_first",
     "shorten",
     "tame",
+    "title_of",
+    "to_ascii",
+    "write_line",
 ]
 
 
@@ -78,17 +88,43 @@ STATUS_MARKS = {
     MetricStatus.NO_DATA: "∅ no data",
 }
 HEALTH_MARKS = {Level.OK: "✓", Level.WARN: "!", Level.FAIL: "✗"}
+ASCII = str.maketrans(
+    {"✓": "+", "✗": "x", "∅": "0", "…": "..", "−": "-", "–": "-", "·": ".", "∞": "inf", "≤": "<=", "≥": ">=", "µ": "u"}
+)
+
+
+# ------------------------------------------------------------------ text
 
 
 def plain_text(text: str) -> str:
     """Show what would move the cursor, colour the terminal or turn the line round, instead of doing it."""
-    return text if text.isprintable() else "".join(_escape(character) for character in text)
+    if text.isprintable():
+        return text
+    unsafe = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        character.encode("unicode_escape").decode("ascii") if unicodedata.category(character) in unsafe else character
+        for character in text
+    )
 
 
-def _escape(character: str) -> str:
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-        return character.encode("unicode_escape").decode("ascii")
-    return character
+def to_ascii(text: str) -> str:
+    """Write a text in ASCII only."""
+    return text.translate(ASCII).encode("ascii", "backslashreplace").decode()
+
+
+def write_line(text: str, page: Page) -> str:
+    """Text as the page can show it."""
+    text = plain_text(text)
+    return text if page.unicode else to_ascii(text)
+
+
+def lay_out(rows: Sequence[Sequence[str]], page: Page, *, indent: str = "  ") -> list[str]:
+    """Columns of equal width, the first row as their heads; numbers are never wrapped."""
+    safe = [[write_line(cell, page) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in safe) for column in range(len(safe[0]))]
+    return [
+        indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in safe
+    ]
 
 
 def shorten(text: str, most: int) -> str:
@@ -115,6 +151,9 @@ def harmless_cell(text: str) -> str:
     return f"'{text}" if formula else text
 
 
+# ------------------------------------------------------------------ a metric
+
+
 def format_both(row: Comparison) -> tuple[str, str]:
     """Both arms' own values."""
     return format_value(row.baseline.value, row.unit), format_value(row.candidate.value, row.unit)
@@ -137,29 +176,87 @@ def format_allowed(row: Comparison) -> str:
 
 
 def is_watched(row: Comparison) -> bool:
-    """Tell whether a row is only shown."""
+    """Does a row decide nothing?"""
     return row.rule.role is Role.WATCH
+
+
+def is_only_shown(row: Comparison) -> bool:
+    """Has a row that decides nothing data to show?"""
+    return is_watched(row) and not row.no_data
+
+
+def mark_status(row: Comparison, shown: str = "· watched") -> str:
+    """Mark and word of a row's status; `shown` where it decides nothing."""
+    return shown if is_only_shown(row) else STATUS_MARKS[row.status]
+
+
+def name_role(row: Comparison) -> str:
+    """What part a row has in the verdict: `gate`, `hold`, `watch`, `scan`."""
+    return "scan" if row.scan else row.rule.role.value
+
+
+def count_both(row: Comparison) -> str:
+    """What both values were computed from: `9,321 + 9,248`."""
+    return f"{format_count(row.baseline.n)} + {format_count(row.candidate.n)}"
 
 
 MAX_ENDPOINTS = 8
 
 
+def label_row(row: Comparison) -> str:
+    """Name a row of the table of metrics; rows of the endpoint scan are indented."""
+    endpoint = row.rule.slice.endpoint
+    if row.scan:
+        return f"  {endpoint} {name_metric(row.rule)}"
+    return name_metric(row.rule) + (f" {endpoint}" if endpoint and endpoint not in row.rule.name else "")
+
+
+def choose_endpoints(rows: list[Comparison]) -> tuple[list[Comparison], list[str]]:
+    """Pick the endpoints that decide or stand out, worst first, and say how many others there are."""
+
+    def stands_out(row: Comparison) -> bool:
+        worse = row.effect is not None and row.effect.lower > 0
+        return row.status is MetricStatus.FAIL or (row.status is MetricStatus.INCONCLUSIVE and worse)
+
+    def badness(row: Comparison) -> tuple[bool, float]:
+        effect, margin = row.effect, row.rule.margin
+        size = effect.estimate / margin.value if effect and margin and margin.value else 0.0
+        return row.status is MetricStatus.FAIL, size if not math.isnan(size) else 0.0
+
+    loud = sorted(filter(stands_out, rows), key=badness, reverse=True)[:MAX_ENDPOINTS]
+    names = {row.rule.slice.endpoint for row in rows} - {row.rule.slice.endpoint for row in loud}
+    quiet = [row for row in rows if row.rule.slice.endpoint in names]
+    if not names:
+        return loud, []
+    more = f"{'+' if loud else ''}{len(names)} {'more ' if loud else ''}endpoint{'s' if len(names) > 1 else ''}"
+    within = all(row.status is MetricStatus.PASS for row in quiet)
+    return loud, [f"{more} {'within margin' if within else 'not shown to be worse'}"]
+
+
+# ------------------------------------------------------------------ the head of a report
+
+
 def name_opponents(verdict: Verdict) -> str:
-    """What the candidates were compared with: ` against 1.4.1`; nothing where no version is known."""
-    services = [s for s in verdict.release.services if s.baseline]
-    if len(verdict.release.services) == 1:
-        return "".join(f" against {s.baseline}" for s in services)
-    return f" against {', '.join(f'{s.name} {s.baseline}' for s in services)}" if services else ""
+    """What the candidates were compared with: `1.4.1`, `cart 1.4.1, pay 2.0`; empty where no version is known."""
+    services = verdict.release.services
+    named = [f"{s.name} {s.baseline}" if len(services) > 1 else s.baseline for s in services if s.baseline]
+    return ", ".join(named)
+
+
+def title_of(verdict: Verdict) -> str:
+    """Name the release and what it was compared with: `cart@1.5.0 against 1.4.1`."""
+    opponents = name_opponents(verdict)
+    return f"{verdict.release.id} against {opponents}" if opponents else verdict.release.id
 
 
 def describe_data(evidence: Evidence) -> str:
     """How much was looked at: `judged on 5 min, 84,112 + 84,590 requests, 3 + 3 instances`."""
     if not evidence.arms:
         return ""
-    units = " + ".join(f"{arm.units:,}" for arm in evidence.arms) + " units"
+    units = f"{_join_counts(arm.units for arm in evidence.arms)} units"
     if not any(arm.requests for arm in evidence.arms) and any(arm.units for arm in evidence.arms):
         return f"judged on {units}"
-    requests = " + ".join(f"{arm.requests:,}" for arm in evidence.arms)
+    requests = _join_counts(arm.requests for arm in evidence.arms)
     instances = " + ".join(str(arm.instances) for arm in evidence.arms)
     many = "" if all(arm.instances == 1 for arm in evidence.arms) else "s"
     runs = max(arm.runs for arm in evidence.arms)
@@ -174,19 +271,17 @@ NOTABLE = 0.001
 
 
 def list_what_is_not_judged(verdict: Verdict) -> Iterable[str]:
-    """The part of the time that was asked for, and the rows that were read and left out."""
-    if verdict.period != WHOLE:
-        yield f"only a part is judged: {_describe_period(verdict.period)}"
-    if left_out := _describe_left_out_rows(verdict.evidence):
-        yield left_out
+    """The part of the time that was asked for, and the rows that were read and left out.
 
-
-def _describe_left_out_rows(evidence: Evidence) -> str:
-    """What is left out: `not judged of 3,600 + 3,588 rows read: 288 + 0 requests of the warm-up`; empty where all is.
-
-    A few rows of which none failed are left to the JSON.
+    The latter as in `not judged of 3,600 + 3,588 rows read: 288 + 0 requests of the warm-up`. A few rows of which none
+    failed are left to the JSON.
     """
-    arms = [arm for arm in evidence.arms if arm.read]
+    period = verdict.period
+    if period != WHOLE:
+        start = f"from {period.start:%Y-%m-%d %H:%M:%S} UTC" if period.start else "from the start"
+        end = f"to {period.end:%Y-%m-%d %H:%M:%S} UTC" if period.end else "to the end"
+        yield f"only a part is judged: {start} {end}"
+    arms = [arm for arm in verdict.evidence.arms if arm.read]
     kinds = dict.fromkeys((part.kind, part.detail) for arm in arms for part in arm.left_out)
     parts = []
     for kind, detail in kinds:
@@ -198,27 +293,29 @@ def _describe_left_out_rows(evidence: Evidence) -> str:
             continue
         text = f"{_join_counts(rows)} {name_left_out(kind, detail)}"
         parts.append(f"{text} ({_join_counts(failures)} failed)" if any(failures) else text)
-    return f"not judged of {_join_counts([arm.read for arm in arms])} rows read: {', '.join(parts)}" if parts else ""
+    if parts:
+        yield f"not judged of {_join_counts(arm.read for arm in arms)} rows read: {', '.join(parts)}"
 
 
-def _join_counts(counts: list[int]) -> str:
-    return " + ".join(f"{count:,}" for count in counts)
+def _join_counts(counts: Iterable[int]) -> str:
+    return " + ".join(map(format_count, counts))
 
 
-def _describe_period(period: Period) -> str:
-    start = f"from {period.start:%Y-%m-%d %H:%M:%S} UTC" if period.start else "from the start"
-    return f"{start} to {period.end:%Y-%m-%d %H:%M:%S} UTC" if period.end else f"{start} to the end"
+def list_limits(verdict: Verdict) -> Mapping[str, list[str]]:
+    """Say how a verdict is limited, by the kind of limit: `part`, `incomplete`, `shadow`, `override`."""
+    override = ", ".join(f"{key} {value}" for key, value in (verdict.override or {}).items())
+    return {
+        "part": list(list_what_is_not_judged(verdict)),
+        "incomplete": ["incomplete: a run ended before its time"] if verdict.evidence.incomplete else [],
+        "shadow": ["shadow mode: this verdict is stored and blocks nothing"] if verdict.mode == "shadow" else [],
+        "override": [f"overridden: {override}"] if verdict.override is not None else [],
+    }
 
 
 def list_notes(verdict: Verdict) -> Iterable[str]:
-    """What must be known beside the reasons: how the verdict is limited, and what to do next."""
-    yield from list_what_is_not_judged(verdict)
-    if verdict.evidence.incomplete:
-        yield "incomplete: a run ended before its time"
-    if verdict.mode == "shadow":
-        yield "shadow mode: this verdict is stored and blocks nothing"
-    if verdict.override is not None:
-        yield "overridden: " + ", ".join(f"{key} {value}" for key, value in verdict.override.items())
+    """What must be known in addition to the reasons: how the verdict is limited, and what to do next."""
+    for notes in list_limits(verdict).values():
+        yield from notes
     if verdict.next_action:
         yield f"next: {verdict.next_action}"
     if verdict.policy_path:
@@ -231,37 +328,15 @@ def command_of(verdict: Verdict, *options: str) -> str:
     return shlex.join(["evaluator", "verdict", verdict.release.id, *options, "--policy", path])
 
 
-def label_row(row: Comparison) -> str:
-    """Name a row of the table of metrics; rows of the endpoint scan are indented."""
-    endpoint = row.rule.slice.endpoint
-    if row.scan:
-        return f"  {endpoint} {name_metric(row.rule)}"
-    return name_metric(row.rule) + (f" {endpoint}" if endpoint and endpoint not in row.rule.name else "")
-
-
-def choose_endpoints(rows: list[Comparison]) -> tuple[list[Comparison], list[str]]:
-    """Pick the endpoints that decide or stand out, worst first, and say how many there are beside them."""
-    loud = sorted((row for row in rows if _stands_out(row)), key=_badness, reverse=True)[:MAX_ENDPOINTS]
-    names = {row.rule.slice.endpoint for row in rows} - {row.rule.slice.endpoint for row in loud}
-    quiet = [row for row in rows if row.rule.slice.endpoint in names]
-    if not names:
-        return loud, []
-    more = f"{'+' if loud else ''}{len(names)} {'more ' if loud else ''}endpoint{'s' if len(names) > 1 else ''}"
-    within = all(row.status is MetricStatus.PASS for row in quiet)
-    return loud, [f"{more} {'within margin' if within else 'not shown to be worse'}"]
-
-
-def _stands_out(row: Comparison) -> bool:
-    worse = row.effect is not None and row.effect.lower > 0
-    return row.status is MetricStatus.FAIL or (row.status is MetricStatus.INCONCLUSIVE and worse)
-
-
-def _badness(row: Comparison) -> tuple[bool, float]:
-    effect, margin = row.effect, row.rule.margin
-    size = effect.estimate / margin.value if effect and margin and margin.value else 0.0
-    return row.status is MetricStatus.FAIL, size if not math.isnan(size) else 0.0
+# ------------------------------------------------------------------ was it fair
 
 
 def name_check(finding: Finding) -> str:
     """Name a health check as people say it."""
     return finding.check.replace("_", " ")
+
+
+def put_worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Failed checks before warnings, and these before what is fine."""
+    order = (Level.FAIL, Level.WARN, Level.OK)
+    return sorted(findings, key=lambda finding: order.index(finding.level))

@@ -7,7 +7,7 @@ later steps may read. It shows ten annotations of each kind and step.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from evaluator.records import Level, Verdict, VerdictWord
@@ -27,10 +27,15 @@ LEVELS = {VerdictWord.GO: "notice", VerdictWord.NO_GO: "error", VerdictWord.INCO
 def render(verdict: Verdict, page: Page) -> str:
     """Write the annotations: the verdict with its reasons, then what is unhealthy; ten at most."""
     del page
-    lines = list(_annotate(verdict))
+    word, level = VERDICT_WORDS[verdict.word], LEVELS[verdict.word]
+    lines = [_command(level, f"{word} {verdict.release.id}", reason.text) for reason in verdict.reasons]
+    lines += [
+        _command("warning", name_check(finding), f"{finding.text} {finding.remedy}")
+        for finding in verdict.evidence.findings
+        if finding.level is Level.FAIL
+    ]
     if len(lines) > MAX_ANNOTATIONS:
         more = len(lines) - MAX_ANNOTATIONS + 1
-        level = LEVELS[verdict.word]
         lines = [*lines[: MAX_ANNOTATIONS - 1], _command(level, "evaluator", f"{more} more: the summary names them")]
     return "\n".join(lines)
 
@@ -43,35 +48,19 @@ def publish(verdict: Verdict, environ: Mapping[str, str], report: str = "") -> N
         _append(path, to_markdown(verdict, max(MAX_BYTES - taken, MAX_LEAST)) + "\n")
     if output := environ.get("GITHUB_OUTPUT"):
         facts = {"verdict": verdict.word.value, "reason": verdict.reasons[0].text, "report": report}
-        _append(Path(output), "".join(_output(name, text) for name, text in facts.items()))
-
-
-def _annotate(verdict: Verdict) -> Iterable[str]:
-    word, level = VERDICT_WORDS[verdict.word], LEVELS[verdict.word]
-    title = f"{word} {verdict.release.id}"
-    for reason in verdict.reasons:
-        yield _command(level, title, reason.text)
-    for finding in verdict.evidence.findings:
-        if finding.level is Level.FAIL:
-            yield _command("warning", name_check(finding), f"{finding.text} {finding.remedy}")
+        for name, text in facts.items():
+            # Between delimiters that nobody can guess, so that no text ends it early.
+            delimiter = f"evaluator_{secrets.token_hex(16)}"
+            _append(Path(output), f"{name}<<{delimiter}\n{tame(text, MAX_MESSAGE)}\n{delimiter}\n")
 
 
 def _command(level: str, title: str, message: str) -> str:
-    return f"::{level} title={_property(title)}::{_data(message, MAX_MESSAGE)}"
+    named = _data(title, MAX_TITLE).replace(":", "%3A").replace(",", "%2C")
+    return f"::{level} title={named}::{_data(message, MAX_MESSAGE)}"
 
 
 def _data(text: str, most: int) -> str:
     return tame(text.strip(), most).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text, MAX_TITLE).replace(":", "%3A").replace(",", "%2C")
-
-
-def _output(name: str, text: str) -> str:
-    """Write an output between delimiters that nobody can guess, so that no text ends it early."""
-    delimiter = f"evaluator_{secrets.token_hex(16)}"
-    return f"{name}<<{delimiter}\n{tame(text, MAX_MESSAGE)}\n{delimiter}\n"
 
 
 def _append(path: Path, text: str) -> None:

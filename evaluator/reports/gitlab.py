@@ -8,7 +8,7 @@ each line as a shell would, after cutting it at the first `#`: no label contains
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from decimal import Decimal
 
 from evaluator.records import Comparison, MetricStatus, Verdict, VerdictWord
@@ -28,10 +28,17 @@ FAMILIES: tuple[tuple[str, str, Callable[[Comparison], float | None]], ...] = (
 def render(verdict: Verdict, page: Page) -> str:
     """Write a verdict as OpenMetrics, ending in `# EOF`."""
     del page
-    rows = [row for row in verdict.evidence.comparisons if not row.scan]
-    lines = [*_verdict(verdict), *_failing(verdict.evidence.comparisons)]
-    for family, text, read in FAMILIES:
-        lines += _family(family, text, {_labels(row): write_number(read(row)) for row in rows})
+    comparisons = verdict.evidence.comparisons
+    name = "evaluator_verdict"
+    lines = [f"# TYPE {name} stateset", f"# HELP {name} the answer"]
+    lines += [f'{name}{{{name}="{word.value}"}} {int(word is verdict.word)}' for word in VerdictWord]
+    name = "evaluator_failing_endpoints"
+    worse = {(row.arm, row.rule.slice.endpoint) for row in comparisons if row.scan and row.status is MetricStatus.FAIL}
+    lines += [f"# TYPE {name} gauge", f"# HELP {name} endpoints shown to be worse", f"{name} {len(worse)}"]
+    for name, text, read in FAMILIES:
+        samples = {_labels(row): write_number(read(row)) for row in comparisons if not row.scan}
+        lines += [f"# TYPE {name} gauge", f"# HELP {name} {text}"]
+        lines += [f"{name}{{{labels}}} {value}" for labels, value in sorted(samples.items())]
     return "\n".join([*lines, "# EOF"])
 
 
@@ -48,29 +55,8 @@ def write_number(value: float | None) -> str:
     return f"{Decimal(f'{value + 0.0:.3g}'):f}"
 
 
-def _verdict(verdict: Verdict) -> Iterable[str]:
-    name = "evaluator_verdict"
-    yield from (f"# TYPE {name} stateset", f"# HELP {name} the answer")
-    for word in VerdictWord:
-        yield f'{name}{{{name}="{word.value}"}} {int(word is verdict.word)}'
-
-
-def _failing(rows: Sequence[Comparison]) -> Iterable[str]:
-    worse = {(row.arm, row.rule.slice.endpoint) for row in rows if row.scan and row.status is MetricStatus.FAIL}
-    name = "evaluator_failing_endpoints"
-    yield from (f"# TYPE {name} gauge", f"# HELP {name} endpoints shown to be worse", f"{name} {len(worse)}")
-
-
-def _family(name: str, text: str, samples: dict[str, str]) -> Iterable[str]:
-    yield from (f"# TYPE {name} gauge", f"# HELP {name} {text}")
-    yield from (f"{name}{{{labels}}} {value}" for labels, value in sorted(samples.items()))
-
-
 def _labels(row: Comparison) -> str:
     labels = {"arm": row.arm, "endpoint": row.rule.slice.endpoint, "metric": row.rule.name, "unit": row.unit}
-    return ",".join(f'{name}="{_escape(text)}"' for name, text in labels.items() if text)
-
-
-def _escape(text: str) -> str:
-    text = tame(text, MAX_LABEL).replace("#", r"\x23")
-    return text.replace("\\", "\\\\").replace('"', '\\"')
+    safe = {name: tame(text, MAX_LABEL).replace("#", r"\x23") for name, text in labels.items() if text}
+    escape = str.maketrans({"\\": r"\\", '"': r"\""})
+    return ",".join(f'{name}="{text.translate(escape)}"' for name, text in safe.items())

@@ -11,7 +11,7 @@ import json
 import math
 from typing import Any
 
-from evaluator.records import Comparison, MetricStatus, Verdict, VerdictWord
+from evaluator.records import MetricStatus, Verdict, VerdictWord
 from evaluator.reports.base import Page, is_watched, tame
 from evaluator.reports.gitlab import write_number
 from evaluator.wording import name_comparison
@@ -27,54 +27,35 @@ def render(verdict: Verdict, page: Page) -> str:
     rows = [row for row in verdict.evidence.comparisons if not row.scan]
     rows = [row for row in rows if row.arm == rows[0].arm]
     checks = {"verdict": verdict.word is VerdictWord.GO}
-    checks |= {_name(row): row.status is MetricStatus.PASS for row in rows if not is_watched(row)}
+    checks |= {
+        tame(name_comparison(row), MAX_NAME): row.status is MetricStatus.PASS for row in rows if not is_watched(row)
+    }
     passes = sum(checks.values())
     metrics: dict[str, Any] = {
         "checks": {"fails": len(checks) - passes, "passes": passes, "value": _round(passes / len(checks))},
-        **_requests(verdict, rows),
-        **_times(rows),
     }
-    plain = {"metrics": metrics, "root_group": _group(checks)}
-    return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)
-
-
-def _requests(verdict: Verdict, rows: list[Comparison]) -> dict[str, Any]:
-    """Requests of the candidate, and how many a second where a metric says so."""
-    arm = rows[0].arm if rows else None
-    count = sum(summary.requests for summary in verdict.evidence.arms if summary.name == arm)
-    rates = [row.candidate.value for row in rows if row.rule.type == "throughput" and not row.rule.slice.endpoint]
-    known = [rate for rate in rates if rate is not None and math.isfinite(rate)]
-    return {"http_reqs": {"count": count, "rate": _round(known[0])}} if known else {}
-
-
-def _times(rows: list[Comparison]) -> dict[str, Any]:
-    found = {}
-    for row in rows:
-        name, value = _statistic(row), row.candidate.value
-        if name and value is not None and math.isfinite(value) and not row.rule.slice.endpoint:
-            found[name] = _round(value)
-    return {"http_req_duration": found, "http_req_waiting": found} if found else {}
-
-
-def _statistic(row: Comparison) -> str:
-    """Name a statistic as k6 does."""
-    if row.rule.type == "latency_mean":
-        return "avg"
-    if row.rule.type != "latency_quantile" or row.rule.quantile is None:
-        return ""
-    return "med" if row.rule.quantile == 0.5 else f"p({row.rule.quantile * 100:.6g})"
-
-
-def _group(checks: dict[str, bool]) -> dict[str, Any]:
-    plain = {
+    whole = [
+        (row, value)
+        for row in rows
+        if (value := row.candidate.value) is not None and math.isfinite(value) and not row.rule.slice.endpoint
+    ]
+    rates = [value for row, value in whole if row.rule.metric.k6_name == "rate"]
+    if rates:
+        count = sum(summary.requests for summary in verdict.evidence.arms if summary.name == rows[0].arm)
+        metrics["http_reqs"] = {"count": count, "rate": _round(rates[0])}
+    times = {
+        metric.k6_name: _round(value)
+        for row, value in whole
+        if (metric := row.rule.metric).k6_name and metric.is_response_time
+    }
+    if times:
+        metrics |= {"http_req_duration": times, "http_req_waiting": times}
+    plain_checks = {
         name: {"name": name, "path": f"::{name}", "passes": int(passed), "fails": int(not passed)}
         for name, passed in checks.items()
     }
-    return {"name": "", "path": "", "groups": {}, "checks": plain}
-
-
-def _name(row: Comparison) -> str:
-    return tame(name_comparison(row), MAX_NAME)
+    plain = {"metrics": metrics, "root_group": {"name": "", "path": "", "groups": {}, "checks": plain_checks}}
+    return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False)
 
 
 def _round(value: float) -> float:

@@ -6,6 +6,9 @@ text goes through the template's escaping; what is drawn is written by an XML wr
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -26,32 +29,32 @@ from evaluator.figures import (
     draw_shift,
     draw_timeline,
     draw_units,
+    explain_timeline,
     pick_decisive,
+    rank_by_margin,
     to_svg,
 )
-from evaluator.figures.base import NARROW, WIDE
-from evaluator.records import Comparison, MetricStatus, Verdict
+from evaluator.figures.base import NARROW, WIDE, name_row, scale_of
+from evaluator.records import Comparison, Verdict, VerdictWord
 from evaluator.reports.base import (
+    HEALTH_MARKS,
     STATUS_MARKS,
     VERDICT_WORDS,
     Page,
     command_of,
+    count_both,
     format_allowed,
     format_both,
     format_effect,
-    is_watched,
-    list_what_is_not_judged,
+    harmless_cell,
+    is_only_shown,
+    list_limits,
+    mark_status,
+    name_check,
+    name_opponents,
+    name_role,
     plain_text,
-)
-from evaluator.reports.html_parts import (
-    draw_swatch,
     put_worst_first,
-    show_candidate,
-    show_finding,
-    show_moment,
-    show_query,
-    show_run,
-    to_csv,
 )
 from evaluator.wording import format_count, format_duration, format_number, name_comparison
 
@@ -77,64 +80,91 @@ def render(verdict: Verdict, page: Page) -> str:
 
 
 def to_html(verdict: Verdict) -> str:
-    """Write the report. Without `verdict.figures` it has tables and the metrics' figure only, and says so."""
+    """Write the report. Without `verdict.figures` it has tables and the metrics' figure only, and says so.
+
+    Raises InputError where figures that were read from a file are not as they are written: the verdict itself is
+    checked where it is read; its figures are no part of the contract, and are not.
+    """
     environment = Environment(
         autoescape=True, trim_blocks=True, undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=False
     )
-    environment.filters["coded"] = _with_code
+    environment.filters |= FILTERS
     folder = files("evaluator.reports") / "templates"
     template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
-    css = (folder / "report.css").read_text(encoding="utf-8") + _dark_figures()
-    return template.render(css=Markup(css), **_gather(verdict))  # noqa: S704 our own file and colours
-
-
-def _gather(verdict: Verdict) -> dict[str, Any]:
-    """What the template needs. Raises InputError where figures that were read from a file are not as they are written.
-
-    The verdict itself is checked where it is read; its figures are no part of the contract, and are not.
-    """
-    if verdict.figures is None:
-        return _Page(verdict).context()
+    # Colours of figures on a dark page.
+    rules = "".join(
+        f'svg [{kind}="{light}"]{{{kind}:{dark}}}' for light, dark in PALETTE.items() for kind in ("fill", "stroke")
+    )
+    css = (folder / "report.css").read_text(encoding="utf-8")
+    css += f"@media screen and (prefers-color-scheme: dark) {{{rules}}}"
     try:
-        return _Page(verdict).context()
+        context = _Report(verdict).context()
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if verdict.figures is None:
+            raise
         raise InputError(
             f"the figures of the verdict on {verdict.release.id} cannot be drawn: {error!r}",
             hint="make the JSON again with --figures, or leave its key `figures` out",
         ) from error
+    return template.render(css=Markup(css), **context)  # noqa: S704 our own file and colours
 
 
 def _finalize(value: Any) -> Any:
     """Show what would move the cursor or turn the line round, and cut what nobody could read."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return cut_text(value)
+    return _cut_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def cut_text(text: str, most: int = LONGEST) -> str:
+def _cut_text(text: str) -> str:
     """Text as it may be shown, by line; policies and queries keep their lines."""
-    if len(text) > most and "\n" not in text:
-        text = text[: most - 1] + "…"
+    if len(text) > LONGEST and "\n" not in text:
+        text = text[: LONGEST - 1] + "…"
     return "\n".join(plain_text(line) for line in text.split("\n"))
 
 
 def _with_code(text: str) -> Markup:
     """A sentence in which what stands between backticks is code."""
-    parts = [escape(cut_text(part)) for part in text.split("`")]
+    parts = [escape(_cut_text(part)) for part in text.split("`")]
     if len(parts) % 2 == 0:
-        return escape(cut_text(text))
+        return escape(_cut_text(text))
     return Markup("").join(Markup("<code>{}</code>").format(part) if k % 2 else part for k, part in enumerate(parts))
 
 
-def _dark_figures() -> str:
-    """Colours of figures on a dark page."""
-    rules = "".join(
-        f'svg [{kind}="{light}"]{{{kind}:{dark}}}' for light, dark in PALETTE.items() for kind in ("fill", "stroke")
-    )
-    return f"@media screen and (prefers-color-scheme: dark) {{{rules}}}"
+def _key(row: Comparison) -> tuple[str, str, str | None]:
+    return row.rule.name, row.arm, row.rule.slice.endpoint
 
 
-class _Page:
+def _format_moment(moment: Any) -> str:
+    """`2026-11-25 23:50 UTC`; a dash where it is not known."""
+    if moment is None:
+        return "–"
+    text = moment if isinstance(moment, str) else moment.isoformat()
+    return f"{text[:10]} {text[11:16]} UTC"
+
+
+def _to_yaml(plain: Mapping[str, Any]) -> str:
+    return str(yaml.safe_dump(dict(plain), sort_keys=False, allow_unicode=True))
+
+
+FILTERS = {
+    "coded": _with_code,
+    "key": _key,
+    "name": name_comparison,
+    "role": name_role,
+    "only_shown": is_only_shown,
+    "mark": mark_status,
+    "both": format_both,
+    "effect": format_effect,
+    "allowed": format_allowed,
+    "n": count_both,
+    "counted": format_count,
+    "checked": name_check,
+    "level": HEALTH_MARKS.get,
+    "yaml": _to_yaml,
+}
+"""How the template writes parts of a verdict."""
+
+
+class _Report:
     """What the template needs, gathered from one verdict."""
 
     def __init__(self, verdict: Verdict) -> None:
@@ -142,7 +172,8 @@ class _Page:
         self.figures: Mapping[str, Any] = verdict.figures or {}
         self.rows = list(verdict.evidence.comparisons)
         self.metrics = [row for row in self.rows if not row.scan]
-        self.endpoints = [row for row in self.rows if row.scan]
+        ranked = rank_by_margin([row for row in self.rows if row.scan])
+        self.endpoints = [*ranked, *(row for row in self.rows if row.scan and row not in ranked)]
         arms = [arm.name for arm in verdict.evidence.arms] or [row.arm for row in self.rows]
         self.colors = color_arms([*arms, *(row.arm for row in self.rows)])
         self.several = len({row.arm for row in self.rows}) > 1
@@ -150,115 +181,96 @@ class _Page:
 
     def context(self) -> dict[str, Any]:
         """All that the template fills in."""
-        strips = self._strips()
-        panels, shapes = self._panels(), self._shapes()
-        parts: dict[str, Any] = {
-            "forest": self._forest(self.metrics),
-            "panels": panels,
-            "shapes": shapes,
-            "strips": strips,
-            "endpoint_forest": self._forest(self.endpoints, most=MOST_ENDPOINTS),
-            "no_figures": "" if self.figures else NO_FIGURES,
-            "panels_note": self._note_panels() if panels else "",
-            "timeline_note": self._note_shaded() if strips else "",
-        }
-        anchored = {panel["key"]: panel["anchor"] for panel in panels}
-        return {
-            **self._banner(),
-            **parts,
-            **self._history(),
-            **self._method(),
-            "sections": self._sections(parts),
-            "several": self.several,
-            "legend": self._legend(),
-            "metrics": [self._row(row, anchored.get(_key(row), "")) for row in self.metrics],
-            "endpoints": [self._row(row) for row in self._ranked_endpoints()[:MOST_ROWS]],
-            "endpoint_summary": self._sum_up_endpoints(),
-            "health": [show_finding(finding) for finding in put_worst_first(self.evidence.findings)],
-        }
-
-    # -------------------------------------------------------------- the answer
-
-    def _banner(self) -> dict[str, Any]:
-        verdict = self.verdict
-        against = ", ".join(
-            f"{one.name} {one.baseline}" if len(verdict.release.services) > 1 else one.baseline
-            for one in verdict.release.services
-            if one.baseline
-        )
-        return {
-            "word": VERDICT_WORDS[verdict.word],
-            "kind": verdict.word.value,
-            "release": verdict.release.id,
-            "against": against,
-            "stamps": self._stamps(),
-            "reasons": [reason.text for reason in verdict.reasons],
-            "next_action": verdict.next_action,
-            "facts": [(name, value) for name, value in self._facts() if value],
-        }
-
-    def _stamps(self) -> list[dict[str, Any]]:
-        verdict = self.verdict
-        out: list[dict[str, Any]] = []
-        if verdict.override is not None:
-            said = ", ".join(f"{key} {value}" for key, value in verdict.override.items())
-            out.append({"loud": True, "text": f"Overridden: {said}"})
-        if verdict.mode == "shadow":
-            out.append({"loud": False, "text": "Shadow mode: this verdict is stored and blocks nothing"})
-        out += [{"loud": False, "text": text[0].upper() + text[1:]} for text in list_what_is_not_judged(verdict)]
-        if verdict.evidence.incomplete:
-            out.append({"loud": False, "text": "Incomplete: a run ended before its time"})
-        return out
-
-    def _facts(self) -> list[tuple[str, str]]:
-        verdict, evidence = self.verdict, self.evidence
-        requests = " + ".join(format_count(arm.requests) for arm in evidence.arms if arm.requests)
-        units = " + ".join(format_count(arm.units) for arm in evidence.arms if arm.units)
-        instances = " + ".join(str(arm.instances) for arm in evidence.arms if arm.instances)
-        decided = verdict.time_to_decision_s
-        return [
-            ("judged", show_moment(verdict.judged_at)),
-            ("load", format_duration(evidence.window.seconds) if evidence.window.seconds else ""),
-            ("requests", requests),
-            ("instances", instances),
-            ("units", units),
-            ("decided after", format_duration(decided) if decided else ""),
-        ]
-
-    def _sections(self, parts: Mapping[str, Any]) -> list[tuple[str, str]]:
-        names = [
+        timeline = self.figures.get("timeline")
+        strips, panels, shapes = self._strips(), self._panels(), self._shapes()
+        endpoints = {row.rule.slice.endpoint for row in self.endpoints}
+        sections = [
             ("metrics", "Metrics", True),
-            ("distribution", "Distribution", parts["shapes"]),
-            ("panels", "Metric by metric", parts["panels"]),
-            ("timeline", "Timeline", parts["strips"]),
+            ("distribution", "Distribution", shapes),
+            ("panels", "Metric by metric", panels),
+            ("timeline", "Timeline", strips),
             ("endpoints", "Endpoints", self.endpoints),
             ("health", "Fairness", True),
             ("history", "Runs", True),
             ("method", "How it was judged", True),
         ]
-        return [(anchor, name) for anchor, name, there in names if there]
+        used = {arm.name for arm in self.evidence.arms} | {row.arm for row in self.rows}
+        return {
+            **self._banner(),
+            "forest": self._forest(pick_decisive(self.rows)),
+            "panels": panels,
+            "shapes": shapes,
+            "strips": strips,
+            "endpoint_forest": self._forest(self.endpoints, MOST_ENDPOINTS),
+            "no_figures": "" if self.figures else NO_FIGURES,
+            "panels_note": self._explain_panels() if panels else "",
+            "timeline_note": explain_timeline(timeline) if timeline and strips else "",
+            **self._history(),
+            **self._method(),
+            "sections": [(anchor, name) for anchor, name, there in sections if there],
+            "several": self.several,
+            "legend": [
+                {"name": arm, "swatch": _draw_swatch(color, dashed=place == 0)}
+                for place, (arm, color) in enumerate(self.colors.items())
+                if arm in used
+            ],
+            "metrics": self.metrics,
+            "anchors": {panel["key"]: panel["anchor"] for panel in panels},
+            "endpoints": self.endpoints[:MOST_ROWS],
+            "endpoint_summary": f"All {len(self.endpoints)} comparisons of {len(endpoints)} endpoints, "
+            "furthest beyond first",
+            "findings": put_worst_first(self.evidence.findings),
+        }
+
+    def _banner(self) -> dict[str, Any]:
+        """The answer, what decided it, how it is limited, and how much it rests on."""
+        verdict, evidence, limits = self.verdict, self.evidence, list_limits(self.verdict)
+        decided = verdict.time_to_decision_s
+        facts = [
+            ("judged", _format_moment(verdict.judged_at)),
+            ("load", format_duration(evidence.window.seconds) if evidence.window.seconds else ""),
+            ("requests", " + ".join(format_count(arm.requests) for arm in evidence.arms if arm.requests)),
+            ("instances", " + ".join(str(arm.instances) for arm in evidence.arms if arm.instances)),
+            ("units", " + ".join(format_count(arm.units) for arm in evidence.arms if arm.units)),
+            ("decided after", format_duration(decided) if decided else ""),
+        ]
+        return {
+            "word": VERDICT_WORDS[verdict.word],
+            "kind": verdict.word.value,
+            "release": verdict.release.id,
+            "against": name_opponents(verdict),
+            "stamps": [
+                {"loud": kind == "override", "text": text[0].upper() + text[1:]}
+                for kind in ("override", "shadow", "part", "incomplete")
+                for text in limits[kind]
+            ],
+            "reasons": [reason.text for reason in verdict.reasons],
+            "next_action": verdict.next_action,
+            "facts": [(name, value) for name, value in facts if value],
+        }
 
     # -------------------------------------------------------------- figures
 
     def _show(self, figure: Figure, narrow: Figure | None = None, note: str = "") -> dict[str, Any]:
         """A figure as the template shows it."""
         self.drawn += 1
-        name = f"figure-{self.drawn}"
+        name, numbers = f"figure-{self.drawn}", io.StringIO()
+        csv.writer(numbers).writerows([harmless_cell(cell) for cell in row] for row in (figure.head, *figure.rows))
         return {
             "name": name,
             "title": figure.title,
             "note": note,
             "head": figure.head,
             "rows": figure.rows,
-            "csv": Markup(to_csv(figure)),  # noqa: S704 base64
+            "csv": Markup(base64.b64encode(numbers.getvalue().encode()).decode()),  # noqa: S704 base64
             "svg": Markup(to_svg(figure, name)),  # noqa: S704 written by an XML writer
             "narrow": Markup(to_svg(narrow, f"{name}n")) if narrow else "",  # noqa: S704 as above
         }
 
     def _forest(self, rows: Sequence[Comparison], most: int | None = None) -> dict[str, Any] | None:
-        chosen = pick_decisive(self.rows) if most is None else self._ranked_endpoints()[:most]
-        wide = draw_forest(chosen, colors=self.colors, width=WIDE, several=self.several)
-        narrow = draw_forest(chosen, colors=self.colors, several=self.several)
+        wide, narrow = (
+            draw_forest(rows[:most], colors=self.colors, width=width, several=self.several) for width in (WIDE, NARROW)
+        )
         if wide is None:
             return None
         note = "The band is what is allowed; an interval that crosses its dashed edge is not known yet."
@@ -266,80 +278,66 @@ class _Page:
             note = f"The {most} furthest beyond what is allowed, of {len(rows)}. {note}"
         return self._show(wide, narrow, note)
 
-    def _legend(self) -> list[dict[str, Any]]:
-        used = {arm.name for arm in self.evidence.arms} | {row.arm for row in self.rows}
-        return [
-            {"name": arm, "swatch": draw_swatch(color, dashed=place == 0)}
-            for place, (arm, color) in enumerate(self.colors.items())
-            if arm in used
-        ]
-
     def _panels(self) -> list[dict[str, Any]]:
         """What is known of each gate and hold by itself."""
         rows = {_key(row): row for row in self.metrics}
-        out: list[dict[str, Any]] = []
-        for one in self.figures.get("metrics", ()):
-            row = rows.get((one["name"], one["arm"], one["endpoint"]))
+        panels: list[dict[str, Any]] = []
+        for traced in self.figures.get("metrics", ()):
+            row = rows.get((traced["name"], traced["arm"], traced["endpoint"]))
             if row is None or row.effect is None:
                 continue
-            figures = self._draw_metric(row, one)
+            figures = []
+            if traced["over_time"]:
+                figures.append(self._show(draw_over_time(row, traced["over_time"], color=self.colors[row.arm])))
+            if traced["units"]:
+                hidden = traced["units"]["hidden"]
+                note = f"{hidden} less busy ones are not shown." if hidden else ""
+                figures.append(self._show(draw_units(row, traced["units"], colors=self.colors), note=note))
             if figures:
-                drawn = one["over_time"] is not None
-                out.append(self._panel(row, figures, f"metric-{len(out) + 1}", drawn=drawn))
-        return out
-
-    def _draw_metric(self, row: Comparison, traced: Mapping[str, Any]) -> list[dict[str, Any]]:
-        figures = []
-        if traced["over_time"]:
-            figures.append(self._show(draw_over_time(row, traced["over_time"], color=self.colors[row.arm])))
-        if traced["units"]:
-            hidden = traced["units"]["hidden"]
-            note = f"{hidden} less busy ones are not shown." if hidden else ""
-            figures.append(self._show(draw_units(row, traced["units"], colors=self.colors), note=note))
-        return figures
-
-    def _panel(self, row: Comparison, figures: list[dict[str, Any]], anchor: str, *, drawn: bool) -> dict[str, Any]:
-        name = f"{name_comparison(row)}, {row.arm}" if self.several else name_comparison(row)
-        return {
-            "key": _key(row),
-            "anchor": anchor,
-            "name": name,
-            "mark": STATUS_MARKS[row.status],
-            "status": row.status.value,
-            "figures": figures,
-            "facts": [(what, value) for what, value in self._explain(row, drawn=drawn) if value],
-        }
+                drawn = traced["over_time"] is not None
+                panels.append(
+                    {
+                        "key": _key(row),
+                        "anchor": f"metric-{len(panels) + 1}",
+                        "name": name_row(row, several=self.several),
+                        "mark": STATUS_MARKS[row.status],
+                        "status": row.status.value,
+                        "figures": figures,
+                        "facts": [(what, value) for what, value in self._explain(row, drawn=drawn) if value],
+                    }
+                )
+        return panels
 
     def _explain(self, row: Comparison, *, drawn: bool) -> list[tuple[str, str]]:
         """Definition, n, method and what could have been seen."""
-        relative = row.effect is None or row.effect.kind == "relative"
-        found, factor = row.detectable_effect, 100.0 if relative or row.unit == "fraction" else 1.0
-        unit = "%" if relative else "pp" if row.unit == "fraction" else row.unit
-        adjusted = row.p_value_adjusted
+        scaled, found, adjusted = scale_of(row), row.detectable_effect, row.p_value_adjusted
         return [
             ("finding", "" if drawn else row.reason),
             ("type", row.rule.type),
             ("endpoint", row.rule.slice.endpoint or "all"),
             ("allowed", format_allowed(row)),
-            ("n", f"{format_count(row.baseline.n)} + {format_count(row.candidate.n)}"),
+            ("n", count_both(row)),
             ("replication", f"{row.instances[0]} + {row.instances[1]} instances or runs"),
             ("method", row.method),
             ("p-value of “worse than allowed”", "" if row.p_value is None else format_number(row.p_value)),
             ("… over all gates", "" if adjusted is None else format_number(min(adjusted, 1.0))),
-            ("would be found with 80 % power", "" if found is None else f"{format_number(found * factor)} {unit}"),
+            (
+                "would be found with 80 % power",
+                "" if found is None else f"{format_number(found * scaled.factor)} {scaled.unit}",
+            ),
         ]
 
     def _shapes(self) -> list[dict[str, Any]]:
         """Change by quantile and both distributions, of each candidate."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for curve in self.figures.get("quantiles", ()):
-            note = "Each interval by itself. All requests; failures count as infinitely slow."
-            wide, narrow = (draw_shift(curve, color=self.colors[curve["arm"]], width=w) for w in (HALF, NARROW))
-            found.setdefault(curve["arm"], []).append(self._show(wide, narrow, note))
-        for curve in self.figures.get("distributions", ()):
-            wide, narrow = (draw_distribution(curve, color=self.colors[curve["arm"]], width=w) for w in (HALF, NARROW))
-            found.setdefault(curve["arm"], []).append(self._show(wide, narrow))
-        return [{"arm": arm, "figures": figures} for arm, figures in found.items()]
+        shapes: dict[str, list[dict[str, Any]]] = {}
+        for key, draw, note in (
+            ("quantiles", draw_shift, "Each interval by itself. All requests; failures count as infinitely slow."),
+            ("distributions", draw_distribution, ""),
+        ):
+            for curve in self.figures.get(key, ()):
+                wide, narrow = (draw(curve, color=self.colors[curve["arm"]], width=width) for width in (HALF, NARROW))
+                shapes.setdefault(curve["arm"], []).append(self._show(wide, narrow, note))
+        return [{"arm": arm, "figures": figures} for arm, figures in shapes.items()]
 
     def _strips(self) -> list[dict[str, Any]]:
         timeline = self.figures.get("timeline")
@@ -347,82 +345,55 @@ class _Page:
             return []
         readings = self.figures.get("readings", ())
         wide, narrow = draw_timeline(timeline, readings, width=WIDE), draw_timeline(timeline, readings)
-        return [self._show(one, other) for one, other in zip(wide, narrow, strict=True)]
+        return [self._show(figure, small) for figure, small in zip(wide, narrow, strict=True)]
 
-    def _note_panels(self) -> str:
+    def _explain_panels(self) -> str:
         """How to read the bands and the dots."""
         traced = self.figures["metrics"]
-        kinds = {one["over_time"]["kind"] for one in traced if one["over_time"]}
+        kinds = {metric["over_time"]["kind"] for metric in traced if metric["over_time"]}
         once = "The runs were judged once, at the end: what the band shows before decides nothing."
         often = (
             "The end of each band towards “worse” may be looked at every time; the other end counts at the last look."
         )
         band = f"{once if kinds == {'fixed'} else often} " if kinds else ""
-        unit = next((one["units"]["of"] for one in traced if one["units"]), "instance")
+        unit = next((metric["units"]["of"] for metric in traced if metric["units"]), "instance")
         return f"{band}Each dot is one {unit} as it was, whatever mix of endpoints it served."
-
-    def _note_shaded(self) -> str:
-        shaded = self.figures["timeline"]["shaded"]
-        kinds = list(dict.fromkeys(one["what"] for one in shaded))
-        slot = format_duration(self.figures["timeline"]["slot_s"])
-        said = f" Shaded: {', '.join(kinds)}." if kinds else ""
-        return f"Each point is {slot} of load.{said}"
-
-    # -------------------------------------------------------------- tables
-
-    def _row(self, row: Comparison, anchor: str = "") -> dict[str, Any]:
-        watched = is_watched(row) and not row.no_data
-        baseline, candidate = format_both(row)
-        return {
-            "anchor": anchor,
-            "name": name_comparison(row),
-            "arm": row.arm,
-            "role": "scan" if row.scan else row.rule.role.value,
-            "status": "watch" if watched else row.status.value,
-            "mark": "· watched" if watched else STATUS_MARKS[row.status],
-            "baseline": baseline,
-            "candidate": candidate,
-            "change": format_effect(row),
-            "allowed": format_allowed(row),
-            "n": f"{format_count(row.baseline.n)} + {format_count(row.candidate.n)}",
-            "why": row.no_data or (row.reason if row.status is MetricStatus.NO_DATA else ""),
-        }
-
-    def _ranked_endpoints(self) -> list[Comparison]:
-        from evaluator.figures import rank_by_margin
-
-        ranked = rank_by_margin(self.endpoints)
-        return [*ranked, *(row for row in self.endpoints if row not in ranked)]
-
-    def _sum_up_endpoints(self) -> str:
-        names = {row.rule.slice.endpoint for row in self.endpoints}
-        return f"All {len(self.endpoints)} comparisons of {len(names)} endpoints, furthest beyond first"
 
     # -------------------------------------------------------------- runs and method
 
     def _history(self) -> dict[str, Any]:
-        return {
-            "arms": [
-                {
-                    "name": arm.name,
-                    "requests": format_count(arm.requests),
-                    "instances": arm.instances,
-                    "runs": arm.runs,
-                    "units": format_count(arm.units),
-                }
-                for arm in self.evidence.arms
-            ],
-            "units": any(arm.units for arm in self.evidence.arms),
-            "runs": [show_run(run) for run in self.figures.get("runs", ())],
-            "candidates": [show_candidate(one) for one in self.figures.get("candidates", ())],
-        }
+        """The arms, their runs, and other candidates of the service."""
+        runs = [
+            {
+                "id": run["id"],
+                "source": run["source"],
+                "state": f"{run['state']}: {run['stopped_by']}" if run["stopped_by"] else run["state"],
+                "started": _format_moment(run["started"]),
+                "rows": format_count(run["rows"]),
+                "users": ", ".join(f"{arm} {count}" for arm, count in run["users"].items()) or "–",
+            }
+            for run in self.figures.get("runs", ())
+        ]
+        candidates = [
+            {
+                "release": candidate["release"],
+                "word": VERDICT_WORDS[VerdictWord(candidate["verdict"])],
+                "status": {"go": "pass", "no_go": "fail"}.get(candidate["verdict"], "inconclusive"),
+                "judged": _format_moment(candidate["judged_at"]),
+            }
+            for candidate in self.figures.get("candidates", ())
+        ]
+        units = any(arm.units for arm in self.evidence.arms)
+        return {"arms": self.evidence.arms, "units": units, "runs": runs, "candidates": candidates}
 
     def _method(self) -> dict[str, Any]:
-        verdict, window = self.verdict, self.evidence.window
-        span = f"{show_moment(window.start)} to {show_moment(window.end)}" if window.start and window.end else "–"
+        """How it was judged, and the command that judges it again."""
+        verdict, window, runs = self.verdict, self.evidence.window, self.figures.get("runs", ())
+        known = window.start and window.end
+        span = f"{_format_moment(window.start)} to {_format_moment(window.end)}" if known else "–"
         level = f"{format_number(verdict.alpha * 100)} %"
         monitoring = {"fixed": "one look at the end", "group_sequential": "at the looks of a calendar"}
-        policy = yaml.safe_dump(dict(verdict.policy), sort_keys=False, allow_unicode=True) if verdict.policy else "{}"
+        chosen = ["--run", runs[0]["id"]] if len(runs) == 1 else []
         return {
             "method": [
                 ("window", span),
@@ -434,17 +405,20 @@ class _Page:
                 ("data", verdict.data_hash or "–"),
                 ("evaluator", verdict.evaluator_version or "–"),
             ],
-            "command": self._command(),
-            "queries": [show_query(query) for query in verdict.queries],
-            "policy": policy,
+            "command": command_of(verdict, *chosen),
+            "queries": verdict.queries,
+            "policy": _to_yaml(verdict.policy) if verdict.policy else "{}",
             "version": verdict.evaluator_version,
         }
 
-    def _command(self) -> str:
-        runs = self.figures.get("runs", ())
-        chosen = ["--run", runs[0]["id"]] if len(runs) == 1 else []
-        return command_of(self.verdict, *chosen)
 
-
-def _key(row: Comparison) -> tuple[str, str, str | None]:
-    return row.rule.name, row.arm, row.rule.slice.endpoint
+def _draw_swatch(color: str, *, dashed: bool) -> Markup:
+    """The line and mark of an arm, for the legend."""
+    dash = ' stroke-dasharray="5 3"' if dashed else ""
+    mark = (
+        f'<rect x="13" y="2" width="8" height="8" fill="{color}"/>'
+        if dashed
+        else f'<circle cx="17" cy="6" r="4.5" fill="{color}"/>'
+    )
+    line = f'<line x1="0" x2="34" y1="6" y2="6" stroke="{color}" stroke-width="2"{dash}/>'
+    return Markup(f'<svg viewBox="0 0 34 12" aria-hidden="true">{line}{mark}</svg>')  # noqa: S704 our own colours

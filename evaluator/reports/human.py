@@ -14,10 +14,10 @@ import click
 from evaluator.records import Comparison, Finding, Level, MetricStatus, Verdict, VerdictWord
 from evaluator.reports.base import (
     HEALTH_MARKS,
-    STATUS_MARKS,
     VERDICT_WORDS,
     Page,
     choose_endpoints,
+    count_both,
     describe_data,
     format_allowed,
     format_both,
@@ -25,9 +25,13 @@ from evaluator.reports.base import (
     is_watched,
     label_row,
     list_notes,
+    mark_status,
     name_check,
-    name_opponents,
+    name_role,
+    put_worst_first,
     tame,
+    title_of,
+    to_ascii,
 )
 
 __all__ = ["render", "to_human"]
@@ -49,13 +53,11 @@ NBSP = "\N{NO-BREAK SPACE}"
 _TIED = re.compile(
     r"(?<=\d) (?=(?:%|pp|ms|s|min|h|µs|us|/s)(?:\W|$))|(?<=\d) (?=…|\.\.)|(?<=…) (?=[+−\-\d∞])|(?<=\.\.) (?=[+\-\di])"
 )
+"""Spaces between a number and its unit, or the dots next to it: no line is broken there."""
 _LONG_WORD = re.compile(r"(\S{300})\S+")
 """A name of thousands of characters would hide the rest of the page; JSON has the whole of it."""
 _COMMAND = re.compile(r"(^\s*)(:)(?=:)|(##\w*)(\[)")
 """What GitHub, Azure and TeamCity take for a command in a log: `::error::`, `##[error]`, `##vso[…]`."""
-ASCII = str.maketrans(
-    {"✓": "+", "✗": "x", "∅": "0", "…": "..", "−": "-", "–": "-", "·": ".", "∞": "inf", "≤": "<=", "≥": ">=", "µ": "u"}
-)
 
 
 def render(verdict: Verdict, page: Page) -> str:
@@ -65,11 +67,11 @@ def render(verdict: Verdict, page: Page) -> str:
 
 def to_human(verdict: Verdict, *, width: int = 80, color: bool = False, unicode: bool = True) -> str:
     """Write a verdict for a terminal of `width` columns; without `unicode` in ASCII only. Numbers are never wrapped."""
-    sheet = _Sheet(width, color, unicode)
-    lines = [*_head(verdict, sheet), ""]
+    writer = _Writer(width, color, unicode)
+    lines = [*_head(verdict, writer), ""]
     for arm in dict.fromkeys(row.arm for row in verdict.evidence.comparisons):
-        lines += [*_table(arm, [row for row in verdict.evidence.comparisons if row.arm == arm], sheet), ""]
-    lines += _health(verdict.evidence.findings, sheet)
+        lines += [*_table(arm, [row for row in verdict.evidence.comparisons if row.arm == arm], writer), ""]
+    lines += _health(verdict.evidence.findings, writer)
     return "\n".join(_COMMAND.sub(_disarm, line.rstrip()) for line in lines).rstrip()
 
 
@@ -79,18 +81,15 @@ def _disarm(found: re.Match[str]) -> str:
     return f"{found[1] or found[3] or ''}\\x{ord(sign):02x}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Sheet:
+class _Writer(Page):
     """How to write on this page."""
 
-    width: int
-    color: bool
-    unicode: bool
+    __slots__ = ()
 
     def text(self, text: str) -> str:
         """Make any text safe for this page."""
         text = tame(text, MAX_TEXT)
-        return text if self.unicode else NBSP.join(_to_ascii(part) for part in text.split(NBSP))
+        return text if self.unicode else NBSP.join(map(to_ascii, text.split(NBSP)))
 
     def paint(self, text: str, kind: VerdictWord | MetricStatus, *, bold: bool = False) -> str:
         """Colour what has a mark or a word already: colour alone says nothing."""
@@ -99,7 +98,7 @@ class _Sheet:
     def wrap(self, text: str, first: str = "  ", rest: str = "    ") -> list[str]:
         """Break a sentence between words, never within a number and its unit."""
         broken = textwrap.wrap(
-            _glue(_LONG_WORD.sub(rf"\1{self.text('…')}", self.text(text))),
+            _TIED.sub(NBSP, _LONG_WORD.sub(rf"\1{self.text('…')}", self.text(text))),
             max(self.width, 40),
             initial_indent=first,
             subsequent_indent=rest,
@@ -109,33 +108,22 @@ class _Sheet:
         return [line.replace(NBSP, " ") for line in broken]
 
 
-def _to_ascii(text: str) -> str:
-    return text.translate(ASCII).encode("ascii", "backslashreplace").decode()
-
-
-def _glue(text: str) -> str:
-    """Tie each number to the unit or the dots beside it, with a space at which no line is broken."""
-    return _TIED.sub(NBSP, text)
-
-
 # ------------------------------------------------------------------ the answer
 
 
-def _head(verdict: Verdict, sheet: _Sheet) -> list[str]:
-    word = sheet.text(VERDICT_WORDS[verdict.word])
-    title = sheet.text(f"{verdict.release.id}{name_opponents(verdict)}")
-    judged = sheet.text(describe_data(verdict.evidence))
-    gap = sheet.width - _columns(f"{word}  {title}") - _columns(judged)
-    painted = f"{sheet.paint(word, verdict.word, bold=True)}  {title}"
-    lines = (
-        [f"{painted}{' ' * gap}{judged}"] if gap >= 2 and judged else [painted, *(sheet.wrap(judged) if judged else [])]
-    )
+def _head(verdict: Verdict, writer: _Writer) -> list[str]:
+    word = writer.text(VERDICT_WORDS[verdict.word])
+    title = writer.text(title_of(verdict))
+    judged = writer.text(describe_data(verdict.evidence))
+    gap = writer.width - _columns(f"{word}  {title}") - _columns(judged)
+    painted = f"{writer.paint(word, verdict.word, bold=True)}  {title}"
+    lines = [f"{painted}{' ' * gap}{judged}"] if gap >= 2 and judged else [painted, *writer.wrap(judged)]
     for reason in verdict.reasons[:MAX_REASONS]:
-        lines += sheet.wrap(reason.text)
+        lines += writer.wrap(reason.text)
     if len(verdict.reasons) > MAX_REASONS:
         more = len(verdict.reasons) - MAX_REASONS
-        lines += sheet.wrap(f"+{more} more reason{'s' if more > 1 else ''}: --format json names them")
-    return lines + [line for note in list_notes(verdict) for line in sheet.wrap(note)]
+        lines += writer.wrap(f"+{more} more reason{'s' if more > 1 else ''}: --format json names them")
+    return lines + [line for note in list_notes(verdict) for line in writer.wrap(note)]
 
 
 # ------------------------------------------------------------------ the metrics
@@ -154,60 +142,53 @@ class _Row:
     note: str = ""
 
 
-def _table(arm: str, comparisons: Sequence[Comparison], sheet: _Sheet) -> list[str]:
+def _table(arm: str, comparisons: Sequence[Comparison], writer: _Writer) -> list[str]:
     shown, hidden = choose_endpoints([row for row in comparisons if row.scan])
-    head = _Row(tuple(sheet.text(arm if column == "canary" else column) for column in COLUMNS))
-    rows = [head, *(_row(row, sheet) for row in (*(r for r in comparisons if not r.scan), *shown))]
-    columns, widths = _fit(rows, sheet)
+    head = _Row(tuple(writer.text(arm if column == "canary" else column) for column in COLUMNS))
+    rows = [head, *(_row(row, writer) for row in (*(r for r in comparisons if not r.scan), *shown))]
+    columns, widths = _fit(rows, writer)
     rows = [
         replace(row, note="") if row.note == later.note else row for row, later in itertools.pairwise([*rows, _Row(())])
     ]
-    lines = [line for row in rows for line in _lay_out(row, columns, widths, sheet)]
-    return lines + [line for text in hidden for line in sheet.wrap(text, "    ", "      ")]
+    lines = [line for row in rows for line in _lay_out(row, columns, widths, writer)]
+    return lines + [line for text in hidden for line in writer.wrap(text, "    ", "      ")]
 
 
-def _row(row: Comparison, sheet: _Sheet) -> _Row:
+def _row(row: Comparison, writer: _Writer) -> _Row:
     change, margin = format_effect(row), format_allowed(row)
-    status = "·" if is_watched(row) and not row.no_data else STATUS_MARKS[row.status]
-    if sheet.width < WIDE:
+    status = mark_status(row, "·")
+    if writer.width < WIDE:
         change, margin = change.replace(" … ", "…"), margin.split(", ")[0]
         status = status.replace("inconclusive", "unsure")
-    role = "scan" if row.scan else row.rule.role.value
-    n = f"{row.baseline.n:,} + {row.candidate.n:,}"
-    cells = (label_row(row), role, *format_both(row), change, margin, status, n)
-    return _Row(tuple(map(sheet.text, cells)), None if is_watched(row) else row.status, row.no_data or "")
+    cells = (label_row(row), name_role(row), *format_both(row), change, margin, status, count_both(row))
+    return _Row(tuple(map(writer.text, cells)), None if is_watched(row) else row.status, row.no_data or "")
 
 
-def _fit(rows: Sequence[_Row], sheet: _Sheet) -> tuple[tuple[int, ...], list[int]]:
+def _fit(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[int]]:
     """Choose the columns that the page has room for, and their widths. Only names give way, numbers never."""
     full = [max(_columns(row.cells[i]) for row in rows) for i in range(len(COLUMNS))]
     for columns in COLUMN_SETS:
-        spare = sheet.width - sum(full[i] + 2 for i in columns[1:]) - 2
+        spare = writer.width - sum(full[i] + 2 for i in columns[1:]) - 2
         if spare >= full[0]:
             return columns, [full[i] for i in columns]
     return columns, [min(max(spare, LEAST_NAME), MOST_NAME), *(full[i] for i in columns[1:])]
 
 
-def _lay_out(row: _Row, columns: Sequence[int], widths: Sequence[int], sheet: _Sheet) -> list[str]:
+def _lay_out(row: _Row, columns: Sequence[int], widths: Sequence[int], writer: _Writer) -> list[str]:
     """Lay out one row; a name that is too long gets a line of its own."""
     name, lines = row.cells[0], []
     if _columns(name) > widths[0]:
-        lines, name = ["  " + _shorten(name, max(sheet.width - 2, LEAST_NAME), sheet)], ""
+        room, dots = max(writer.width - 2, LEAST_NAME), writer.text("…")
+        if _columns(name) > room:
+            ends = itertools.accumulate(map(_columns, name))
+            name = name[: sum(1 for _ in itertools.takewhile(lambda end: end <= room - _columns(dots), ends))] + dots
+        lines, name = [f"  {name}"], ""
     cells = [_pad(name, widths[0])]
-    for column, room in zip(columns[1:], widths[1:], strict=True):
-        cell = _pad(row.cells[column], room)
-        cells.append(sheet.paint(cell, row.status) if column == STATUS and row.status else cell)
+    for column, width in zip(columns[1:], widths[1:], strict=True):
+        cell = _pad(row.cells[column], width)
+        cells.append(writer.paint(cell, row.status) if column == STATUS and row.status else cell)
     lines.append("  " + "  ".join(cells))
-    return lines + (sheet.wrap(row.note, "      ", "      ") if row.note else [])
-
-
-def _shorten(text: str, room: int, sheet: _Sheet) -> str:
-    dots = sheet.text("…")
-    if _columns(text) <= room:
-        return text
-    ends = itertools.accumulate(map(_columns, text))
-    kept = sum(1 for _ in itertools.takewhile(lambda end: end <= room - _columns(dots), ends))
-    return text[:kept] + dots
+    return lines + writer.wrap(row.note, "      ", "      ")
 
 
 def _pad(text: str, room: int) -> str:
@@ -225,13 +206,13 @@ def _columns(text: str) -> int:
 # ------------------------------------------------------------------ was it fair
 
 
-def _health(findings: Sequence[Finding], sheet: _Sheet) -> list[str]:
+def _health(findings: Sequence[Finding], writer: _Writer) -> list[str]:
     """Checks that are fine by name, the others with what they saw and what to do."""
     fine = [f"{HEALTH_MARKS[f.level]} {name_check(f)}" for f in findings if f.level is Level.OK]
-    lines = sheet.wrap("  ".join(name.replace(" ", NBSP) for name in fine), "  health  ", " " * 10) if fine else []
-    for finding in sorted((f for f in findings if f.level is not Level.OK), key=lambda f: f.level is Level.WARN):
+    lines = writer.wrap("  ".join(name.replace(" ", NBSP) for name in fine), "  health  ", " " * 10) if fine else []
+    for finding in put_worst_first(f for f in findings if f.level is not Level.OK):
         first = " " * 10 if lines else "  health  "
         named = f"{HEALTH_MARKS[finding.level]} {name_check(finding)} – {finding.text}"
-        lines += sheet.wrap(named, first, " " * 12)
-        lines += sheet.wrap(finding.remedy, " " * 12, " " * 12) if finding.remedy else []
+        lines += writer.wrap(named, first, " " * 12)
+        lines += writer.wrap(finding.remedy, " " * 12, " " * 12)
     return lines

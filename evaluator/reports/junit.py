@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from evaluator.records import Comparison, Finding, Level, MetricStatus, Verdict, VerdictWord
@@ -39,9 +39,11 @@ def render(verdict: Verdict, page: Page) -> str:
     comparisons = verdict.evidence.comparisons
     arms = dict.fromkeys(row.arm for row in comparisons)
     suites = [_verdict_suite(verdict)]
-    suites += [_arm_suite(verdict, arm, [row for row in comparisons if row.arm == arm]) for arm in arms]
+    for arm in arms:
+        cases, facts = _arm_cases(arm, [row for row in comparisons if row.arm == arm])
+        suites.append(_suite(verdict, arm, cases, facts))
     if verdict.evidence.findings:
-        suites.append(_health_suite(verdict, verdict.evidence.findings))
+        suites.append(_suite(verdict, "health", [_health_case(finding) for finding in verdict.evidence.findings], {}))
     root = ET.Element("testsuites", {"name": "evaluator"})
     root.extend(suites)
     root.attrib.update({key: str(sum(int(suite.get(key, 0)) for suite in suites)) for key in COUNTED[:3]})
@@ -75,28 +77,6 @@ def _verdict_suite(verdict: Verdict) -> ET.Element:
         word = VERDICT_WORDS[verdict.word].split()[0]
         _mark(case, kind, verdict.word.value, f"{word}: {verdict.reasons[0].text}", text)
     return _suite(verdict, "verdict", [case], facts)
-
-
-def _arm_suite(verdict: Verdict, arm: str, rows: Sequence[Comparison]) -> ET.Element:
-    facts: dict[str, str] = {}
-    cases: list[ET.Element] = []
-    for row in rows:
-        if not row.scan:
-            cases.append(_metric_case(arm, row))
-            facts |= {f"{row.rule.name}.{key}": value for key, value in _facts(row).items()}
-    return _suite(verdict, arm, [*cases, *_scan_cases(arm, [row for row in rows if row.scan])], facts)
-
-
-def _health_suite(verdict: Verdict, findings: Iterable[Finding]) -> ET.Element:
-    cases = []
-    for finding in findings:
-        case = _case("health", name_check(finding))
-        if finding.level is Level.FAIL:
-            _mark(case, "failure", "health", finding.text, _clean(finding.remedy))
-        else:
-            _say(case, _clean(f"{finding.level.value}: {finding.text}"))
-        cases.append(case)
-    return _suite(verdict, "health", cases, {})
 
 
 def _suite(verdict: Verdict, name: str, cases: Sequence[ET.Element], facts: dict[str, str]) -> ET.Element:
@@ -142,15 +122,35 @@ def _metric_case(arm: str, row: Comparison) -> ET.Element:
     return case
 
 
-def _scan_cases(arm: str, rows: Sequence[Comparison]) -> Iterable[ET.Element]:
-    """Make a case of each endpoint that is shown to be worse; the scan asks nothing of the others."""
-    worse = [row for row in rows if row.status is MetricStatus.FAIL]
-    yield from (_metric_case(arm, row) for row in worse)
-    if rows and not worse:
+def _arm_cases(arm: str, rows: Sequence[Comparison]) -> tuple[list[ET.Element], dict[str, str]]:
+    """Make a case of each metric, and of each endpoint that is shown to be worse: the scan asks nothing of the others.
+
+    Returned with the facts of the metrics.
+    """
+    facts: dict[str, str] = {}
+    cases: list[ET.Element] = []
+    for row in rows:
+        if not row.scan:
+            cases.append(_metric_case(arm, row))
+            facts |= {f"{row.rule.name}.{key}": value for key, value in _facts(row).items()}
+    scanned = [row for row in rows if row.scan]
+    worse = [row for row in scanned if row.status is MetricStatus.FAIL]
+    cases += [_metric_case(arm, row) for row in worse]
+    if scanned and not worse:
         case = _case(arm, "endpoint scan")
-        endpoints = len({row.rule.slice.endpoint for row in rows})
+        endpoints = len({row.rule.slice.endpoint for row in scanned})
         _say(case, f"none of {endpoints} endpoints is shown to be worse")
-        yield case
+        cases.append(case)
+    return cases, facts
+
+
+def _health_case(finding: Finding) -> ET.Element:
+    case = _case("health", name_check(finding))
+    if finding.level is Level.FAIL:
+        _mark(case, "failure", "health", finding.text, _clean(finding.remedy))
+    else:
+        _say(case, _clean(f"{finding.level.value}: {finding.text}"))
+    return case
 
 
 def _facts(row: Comparison) -> dict[str, str]:

@@ -11,20 +11,22 @@ from collections.abc import Iterable, Sequence
 from evaluator.records import Comparison, Finding, Level, Verdict
 from evaluator.reports.base import (
     HEALTH_MARKS,
-    STATUS_MARKS,
     VERDICT_WORDS,
     Page,
     choose_endpoints,
+    count_both,
     describe_data,
     format_allowed,
     format_both,
     format_effect,
-    is_watched,
     label_row,
     list_notes,
+    mark_status,
     name_check,
-    name_opponents,
+    name_role,
+    put_worst_first,
     tame,
+    title_of,
 )
 
 __all__ = ["MAX_BYTES", "escape", "render", "to_markdown"]
@@ -49,7 +51,18 @@ def render(verdict: Verdict, page: Page) -> str:
 
 def to_markdown(verdict: Verdict, most: int = MAX_BYTES) -> str:
     """Write a verdict as Markdown of at most `most` bytes, ending without a newline; what did not fit is said."""
-    return _fit([*_head(verdict), *_metrics(verdict), *_health(verdict.evidence.findings), *_method(verdict)], most)
+    comparisons = verdict.evidence.comparisons
+    lines = list(_head(verdict))
+    for arm in dict.fromkeys(row.arm for row in comparisons):
+        lines += _table(arm, [row for row in comparisons if row.arm == arm])
+    lines += [*_health(verdict.evidence.findings), *_method(verdict)]
+    note = "\n*Cut here: the JSON has all of it.*"
+    room = most - len(note.encode())
+    for k, line in enumerate(lines):  # the most important ones stand at the top
+        room -= len(line.encode()) + 1
+        if room < 0:
+            return "\n".join([*lines[:k], note])
+    return "\n".join(lines).rstrip()
 
 
 def escape(text: str, most: int = MAX_SENTENCE) -> str:
@@ -61,25 +74,11 @@ def escape(text: str, most: int = MAX_SENTENCE) -> str:
     return _LEADING.sub(lambda found: f"{found[1]}\\{found[2] or found[3]}", text)
 
 
-def _fit(lines: Sequence[str], most: int) -> str:
-    """Keep the lines from the top, the most important ones, that fit."""
-    note = "\n*Cut here: the JSON has all of it.*"
-    room = most - len(note.encode())
-    kept: list[str] = []
-    for line in lines:
-        room -= len(line.encode()) + 1
-        if room < 0:
-            return "\n".join([*kept, note])
-        kept.append(line)
-    return "\n".join(kept).rstrip()
-
-
 # ------------------------------------------------------------------ sections
 
 
 def _head(verdict: Verdict) -> Iterable[str]:
-    title = escape(f"{verdict.release.id}{name_opponents(verdict)}", 3 * MAX_NAME)
-    yield from (f"## {VERDICT_WORDS[verdict.word]} {title}", "")
+    yield from (f"## {VERDICT_WORDS[verdict.word]} {escape(title_of(verdict), 3 * MAX_NAME)}", "")
     yield from (f"- {escape(reason.text)}" for reason in verdict.reasons[:MAX_REASONS])
     if len(verdict.reasons) > MAX_REASONS:
         yield f"- and {len(verdict.reasons) - MAX_REASONS} more: the JSON names them"
@@ -87,11 +86,6 @@ def _head(verdict: Verdict) -> Iterable[str]:
     for note in (*list_notes(verdict), describe_data(verdict.evidence)):
         if note:
             yield from (escape(note), "")
-
-
-def _metrics(verdict: Verdict) -> Iterable[str]:
-    for arm in dict.fromkeys(row.arm for row in verdict.evidence.comparisons):
-        yield from _table(arm, [row for row in verdict.evidence.comparisons if row.arm == arm])
 
 
 def _table(arm: str, rows: Sequence[Comparison]) -> Iterable[str]:
@@ -102,28 +96,14 @@ def _table(arm: str, rows: Sequence[Comparison]) -> Iterable[str]:
     yield _line("---" for _ in HEAD)
     yield from (_row(row) for row in (*(row for row in rows if not row.scan), *loud))
     yield ""
-    for note in (*_silences(rows), *quiet):
+    silences = dict.fromkeys(row.no_data for row in rows if row.no_data and not row.scan)
+    for note in (*silences, *quiet):
         yield from (escape(note), "")
 
 
-def _silences(rows: Sequence[Comparison]) -> Iterable[str]:
-    """Say why there are no data, once a cause."""
-    return dict.fromkeys(row.no_data for row in rows if row.no_data and not row.scan)
-
-
 def _row(row: Comparison) -> str:
-    status = "· watched" if is_watched(row) and not row.no_data else STATUS_MARKS[row.status]
-    role = "scan" if row.scan else row.rule.role.value
-    n = f"{row.baseline.n:,} + {row.candidate.n:,}"
-    return _line(
-        [
-            escape(label_row(row), MAX_NAME),
-            role,
-            *(escape(text, MAX_NAME) for text in (*format_both(row), format_effect(row), format_allowed(row))),
-            status,
-            n,
-        ]
-    )
+    numbers = (escape(text, MAX_NAME) for text in (*format_both(row), format_effect(row), format_allowed(row)))
+    return _line([escape(label_row(row), MAX_NAME), name_role(row), *numbers, mark_status(row), count_both(row)])
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -135,7 +115,7 @@ def _health(findings: Sequence[Finding]) -> Iterable[str]:
         return
     yield from ("### Health", "")
     fine = ", ".join(escape(name_check(finding), MAX_NAME) for finding in findings if finding.level is Level.OK)
-    for finding in sorted((f for f in findings if f.level is not Level.OK), key=lambda f: f.level is Level.WARN):
+    for finding in put_worst_first(f for f in findings if f.level is not Level.OK):
         texts = [escape(text) for text in (finding.text, finding.remedy) if text]
         yield f"- {HEALTH_MARKS[finding.level]} **{escape(name_check(finding), MAX_NAME)}** {' → '.join(texts)}"
     if fine:

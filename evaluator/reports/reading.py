@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any, NoReturn
 
 from evaluator.errors import InputError
+from evaluator.metrics import restore_metric
 from evaluator.records import (
     WHOLE,
     ArmSummary,
@@ -50,10 +51,17 @@ HINT = "give the file that `evaluator verdict RELEASE --format json=FILE` wrote"
 def from_json(text: str, origin: str = "the input") -> Verdict:
     """Read what `to_json` wrote; written again it is the same text. Raises InputError, which names `origin`."""
     plain = _parse(text, origin)
-    _check_version(plain, origin)
+    version = plain.get("schema_version") if isinstance(plain, dict) else None
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise InputError(f"{origin} is JSON, but not a verdict: it has no schema_version", hint=HINT)
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise InputError(
+            f"{origin} has schema version {_short(str(version))}, and this evaluator reads up to {SCHEMA_VERSION}",
+            hint="render it with the evaluator that wrote it, or a newer one",
+        )
     _check_schema(plain, origin)
     try:
-        return _verdict(plain)
+        return _to_verdict(plain)
     except (ValueError, OverflowError) as error:
         raise InputError(f"{origin} is not a verdict: {_short(str(error))}", hint=HINT) from None
 
@@ -83,17 +91,6 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _check_version(plain: Any, origin: str) -> None:
-    version = plain.get("schema_version") if isinstance(plain, dict) else None
-    if isinstance(version, bool) or not isinstance(version, int):
-        raise InputError(f"{origin} is JSON, but not a verdict: it has no schema_version", hint=HINT)
-    if not 1 <= version <= SCHEMA_VERSION:
-        raise InputError(
-            f"{origin} has schema version {_short(str(version))}, and this evaluator reads up to {SCHEMA_VERSION}",
-            hint="render it with the evaluator that wrote it, or a newer one",
-        )
-
-
 def _check_schema(plain: Any, origin: str) -> None:
     # Only who reads a verdict pays for the validator.
     from jsonschema import Draft202012Validator
@@ -116,22 +113,6 @@ def _short(text: str) -> str:
 # ------------------------------------------------------------------ JSON → records
 
 
-def _verdict(plain: Mapping[str, Any]) -> Verdict:
-    return Verdict(
-        release=Release(plain["release"], tuple(Service(**service) for service in plain["services"])),
-        word=VerdictWord(plain["verdict"]),
-        reasons=tuple(_reason(reason) for reason in plain["reasons"]),
-        evidence=_evidence(plain),
-        policy_hash=plain["policy_hash"],
-        policy_path=plain.get("policy_path", ""),
-        queries=tuple(plain["queries"]),
-        judged_at=_time(plain["judged_at"]),
-        figures=plain.get("figures"),
-        period=_period(plain.get("period")),
-        **{key: plain[key] for key in COPIED},
-    )
-
-
 COPIED = (
     "next_action",
     "judge",
@@ -140,6 +121,7 @@ COPIED = (
     "mode",
     "time_to_decision_s",
     "policy",
+    "policy_hash",
     "data_hash",
     "evaluator_version",
     "override",
@@ -147,18 +129,36 @@ COPIED = (
 """Keys that mean the same in both."""
 
 
-def _evidence(plain: Mapping[str, Any]) -> Evidence:
-    return Evidence(
-        comparisons=tuple(_comparison(row) for row in plain["metrics"]),
-        findings=tuple(_finding(finding) for finding in plain["health"]),
-        arms=tuple(_arm(arm) for arm in plain["arms"]),
-        window=_window(plain["window"]),
-        incomplete=plain["incomplete"],
-        monitoring=plain["monitoring"],
+def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
+    window, period = plain["window"], plain.get("period")
+    return Verdict(
+        release=Release(plain["release"], tuple(Service(**service) for service in plain["services"])),
+        word=VerdictWord(plain["verdict"]),
+        reasons=tuple(
+            Reason(reason["code"], reason["text"], reason["metric"], reason["arm"], _endpoint(reason["slice"]))
+            for reason in plain["reasons"]
+        ),
+        evidence=Evidence(
+            comparisons=tuple(_to_comparison(row) for row in plain["metrics"]),
+            findings=tuple(
+                Finding(row["check"], Level(row["status"]), row["text"], row.get("void", False), row.get("remedy", ""))
+                for row in plain["health"]
+            ),
+            arms=tuple(_to_arm(arm) for arm in plain["arms"]),
+            window=Window(_time(window["start"]), _time(window["end"]), window.get("seconds", math.nan)),
+            incomplete=plain["incomplete"],
+            monitoring=plain["monitoring"],
+        ),
+        queries=tuple(plain["queries"]),
+        policy_path=plain.get("policy_path", ""),
+        judged_at=_time(plain["judged_at"]),
+        figures=plain.get("figures"),
+        period=WHOLE if period is None else Period(_time(period["from"]), _time(period["to"])),
+        **{key: plain[key] for key in COPIED},
     )
 
 
-def _arm(plain: Mapping[str, Any]) -> ArmSummary:
+def _to_arm(plain: Mapping[str, Any]) -> ArmSummary:
     parts = tuple(
         LeftOut(plain["name"], LeftOutKind(part["kind"]), part["rows"], part["failures"], part.get("detail", ""))
         for part in plain.get("left_out", ())
@@ -166,37 +166,30 @@ def _arm(plain: Mapping[str, Any]) -> ArmSummary:
     return ArmSummary(**{**plain, "left_out": parts})
 
 
-def _period(plain: Mapping[str, Any] | None) -> Period:
-    return WHOLE if plain is None else Period(_time(plain["from"]), _time(plain["to"]))
-
-
-def _window(plain: Mapping[str, Any]) -> Window:
-    return Window(_time(plain["start"]), _time(plain["end"]), plain.get("seconds", math.nan))
-
-
-def _finding(plain: Mapping[str, Any]) -> Finding:
-    more = {"void": plain.get("void", False), "remedy": plain.get("remedy", "")}
-    return Finding(plain["check"], Level(plain["status"]), plain["text"], **more)
-
-
-def _reason(plain: Mapping[str, Any]) -> Reason:
-    return Reason(plain["code"], plain["text"], plain["metric"], plain["arm"], _endpoint(plain["slice"]))
-
-
-def _comparison(plain: Mapping[str, Any]) -> Comparison:
-    status = MetricStatus(plain["status"])
-    silent = status is MetricStatus.NO_DATA
+def _to_comparison(plain: Mapping[str, Any]) -> Comparison:
+    status, effect = MetricStatus(plain["status"]), plain["effect"]
+    silent = status is MetricStatus.NO_DATA and effect is None
+    kind = effect["kind"] if effect else plain.get("margin_kind", "relative")
+    rule = Rule(
+        plain["name"],
+        restore_metric(plain["type"], plain),
+        Role(plain["role"]),
+        None if plain["margin"] is None else Margin(plain["margin"], relative=kind == "relative"),
+        Direction(plain["direction"]),
+        Limit(**plain["limit"]),
+        slice=Slice(_endpoint(plain["slice"])),
+    )
     return Comparison(
-        rule=_rule(plain),
+        rule=rule,
         arm=plain["arm"],
         unit=plain["unit"],
         baseline=ArmValue(**plain["baseline"]),
         candidate=ArmValue(**plain["canary"]),
         method=plain["method"],
         instances=(plain["instances"][0], plain["instances"][1]),
-        effect=_effect(plain["effect"]),
+        effect=_to_effect(effect) if effect else None,
         detectable_effect=plain["detectable_effect"],
-        no_data=(plain["reason"] or "no data") if silent and plain["effect"] is None else None,
+        no_data=(plain["reason"] or "no data") if silent else None,
         scan=plain["method"].startswith(SCAN_METHOD),
         status=status,
         p_value=plain["p_value"],
@@ -206,40 +199,11 @@ def _comparison(plain: Mapping[str, Any]) -> Comparison:
     )
 
 
-def _rule(plain: Mapping[str, Any]) -> Rule:
-    return Rule(
-        plain["name"],
-        plain["type"],
-        Role(plain["role"]),
-        _margin(plain),
-        Direction(plain["direction"]),
-        Limit(**plain["limit"]),
-        quantile=plain.get("quantile"),
-        slice=Slice(_endpoint(plain["slice"])),
-    )
-
-
-def _margin(plain: Mapping[str, Any]) -> Margin | None:
-    if plain["margin"] is None:
-        return None
-    scale = plain["effect"]["kind"] if plain["effect"] else plain.get("margin_kind", "relative")
-    return Margin(plain["margin"], relative=scale == "relative")
-
-
-def _effect(plain: Mapping[str, Any] | None) -> Effect | None:
+def _to_effect(plain: Mapping[str, Any]) -> Effect:
     """An end that is null is infinite; an estimate that is null is not known, and is not made up."""
-    if plain is None:
-        return None
-    return Effect(
-        plain["kind"],
-        _number(plain["estimate"], math.nan),
-        _number(plain["lower"], -math.inf),
-        _number(plain["upper"], math.inf),
-    )
-
-
-def _number(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+    unknown = {"estimate": math.nan, "lower": -math.inf, "upper": math.inf}
+    numbers = {key: value if plain[key] is None else plain[key] for key, value in unknown.items()}
+    return Effect(plain["kind"], **numbers)
 
 
 def _endpoint(plain: Mapping[str, str] | None) -> str | None:

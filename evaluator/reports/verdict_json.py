@@ -17,13 +17,7 @@ from evaluator.records import (
     WHOLE,
     ArmSummary,
     Comparison,
-    Effect,
-    Finding,
-    LeftOut,
-    Reason,
-    Service,
     Verdict,
-    Window,
 )
 from evaluator.reports.base import Page
 
@@ -46,20 +40,30 @@ def to_json(verdict: Verdict) -> str:
 
 
 def _to_plain(verdict: Verdict) -> dict[str, Any]:
-    evidence = verdict.evidence
+    evidence, window = verdict.evidence, verdict.evidence.window
+    seconds = window.seconds if math.isfinite(window.seconds) else None
     plain = {
         "schema_version": SCHEMA_VERSION,
         "release": verdict.release.id,
         "verdict": verdict.word.value,
-        "reasons": [_reason(reason) for reason in verdict.reasons],
+        "reasons": [
+            {
+                "code": reason.code,
+                "metric": reason.metric,
+                "arm": reason.arm,
+                "slice": _slice(reason.slice),
+                "text": reason.text,
+            }
+            for reason in verdict.reasons
+        ],
         "next_action": verdict.next_action,
         "time_to_decision_s": verdict.time_to_decision_s,
         "judge": verdict.judge,
         "monitoring": verdict.monitoring,
         "alpha": verdict.alpha,
-        "services": [_service(service) for service in verdict.release.services],
+        "services": [dataclasses.asdict(service) for service in verdict.release.services],
         "arms": [_arm(arm) for arm in evidence.arms],
-        "window": _window(evidence.window),
+        "window": _known({"start": window.start, "end": window.end}, {"seconds": seconds}),
         "incomplete": evidence.incomplete,
         "mode": verdict.mode,
         "override": verdict.override,
@@ -70,7 +74,13 @@ def _to_plain(verdict: Verdict) -> dict[str, Any]:
         "evaluator_version": verdict.evaluator_version,
         "judged_at": verdict.judged_at,
         "metrics": [_metric(comparison) for comparison in evidence.comparisons],
-        "health": [_finding(finding) for finding in evidence.findings],
+        "health": [
+            _known(
+                {"check": finding.check, "status": finding.level.value, "text": finding.text},
+                {"void": finding.void or None, "remedy": finding.remedy or None},
+            )
+            for finding in evidence.findings
+        ],
     }
     if verdict.policy_path:
         plain["policy_path"] = verdict.policy_path
@@ -89,40 +99,17 @@ def _arm(arm: ArmSummary) -> dict[str, Any]:
         "instances": arm.instances,
         "runs": arm.runs,
     }
-    plain |= {"units": arm.units} if arm.units else {}
-    if arm.read:
-        plain |= {"read": arm.read, "left_out": [_left_out(part) for part in arm.left_out]}
-    return plain
+    parts = [
+        _known({"kind": part.kind.value, "rows": part.rows, "failures": part.failures}, {"detail": part.detail or None})
+        for part in arm.left_out
+    ]
+    more = {"units": arm.units or None, "read": arm.read or None, "left_out": parts if arm.read else None}
+    return _known(plain, more)
 
 
-def _left_out(part: LeftOut) -> dict[str, Any]:
-    plain: dict[str, Any] = {"kind": part.kind.value, "rows": part.rows, "failures": part.failures}
-    return plain | ({"detail": part.detail} if part.detail else {})
-
-
-def _reason(reason: Reason) -> dict[str, Any]:
-    return {
-        "code": reason.code,
-        "metric": reason.metric,
-        "arm": reason.arm,
-        "slice": _slice(reason.slice),
-        "text": reason.text,
-    }
-
-
-def _service(service: Service) -> dict[str, Any]:
-    return {"name": service.name, "baseline": service.baseline, "canary": service.canary}
-
-
-def _window(window: Window) -> dict[str, Any]:
-    plain: dict[str, Any] = {"start": window.start, "end": window.end}
-    return plain | ({"seconds": window.seconds} if math.isfinite(window.seconds) else {})
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    plain: dict[str, Any] = {"check": finding.check, "status": finding.level.value, "text": finding.text}
-    plain |= {"void": True} if finding.void else {}
-    return plain | ({"remedy": finding.remedy} if finding.remedy else {})
+def _known(plain: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the keys that are left out where nothing is known of them."""
+    return plain | {key: value for key, value in more.items() if value is not None}
 
 
 def _slice(endpoint: str | None) -> dict[str, str] | None:
@@ -141,7 +128,7 @@ def _metric(row: Comparison) -> dict[str, Any]:
         "baseline": {"value": row.baseline.value, "n": row.baseline.n},
         "canary": {"value": row.candidate.value, "n": row.candidate.n},
         "unit": row.unit,
-        "effect": _effect(row.effect),
+        "effect": row.effect and dataclasses.asdict(row.effect),
         "margin": None if rule.margin is None else rule.margin.value,
         "limit": {"min": rule.limit.min, "max": rule.limit.max},
         "instances": list(row.instances),
@@ -152,16 +139,12 @@ def _metric(row: Comparison) -> dict[str, Any]:
         "detectable_effect": row.detectable_effect,
         "reason": row.reason or row.no_data or "",
     }
-    plain |= {"quantile": rule.quantile} if rule.quantile is not None else {}
+    kind = None
     if rule.margin is not None and row.effect is None:
-        plain["margin_kind"] = "relative" if rule.margin.relative else "absolute"
-    return plain | ({"view": dataclasses.asdict(row.view)} if row.view else {})
-
-
-def _effect(effect: Effect | None) -> dict[str, Any] | None:
-    if effect is None:
-        return None
-    return {"kind": effect.kind, "estimate": effect.estimate, "lower": effect.lower, "upper": effect.upper}
+        kind = "relative" if rule.margin.relative else "absolute"
+    view = dataclasses.asdict(row.view) if row.view else None
+    stated = {option: getattr(rule.metric, option) for option in rule.metric.stated}
+    return _known(plain, {**stated, "margin_kind": kind, "view": view})
 
 
 def _canonical(value: Any) -> Any:

@@ -78,27 +78,19 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
 
 
 def _sort_names(requests: Requests) -> Requests:
-    """Only names that are used, in alphabetical order, and codes that point at them."""
-    sorted_names: dict[str, Any] = {}
-    for names, codes in (
-        ("arms", "arm"),
-        ("endpoints", "endpoint"),
-        ("instances", "instance"),
-        ("exceptions", "exception"),
-    ):
-        sorted_names[names], sorted_names[codes] = _sort_used(getattr(requests, names), getattr(requests, codes))
-    return replace(requests, **sorted_names)
-
-
-def _sort_used(names: tuple[str, ...], codes: IntArray) -> tuple[tuple[str, ...], IntArray]:
-    """Names that occur (and baseline's), baseline first, then by the alphabet; and the codes that point at them."""
-    counts = np.bincount(codes, minlength=len(names))
-    used = {name for name, count in zip(names, counts, strict=True) if count or name == BASELINE}
-    order = sorted(used, key=lambda name: (name != BASELINE, name))
-    if tuple(order) == names:
-        return names, codes
-    places = {name: place for place, name in enumerate(order)}
-    return tuple(order), np.array([places.get(name, -1) for name in names], dtype=np.int64)[codes]
+    """Only names that occur (and baseline's), baseline first, then by the alphabet; and codes that point at them."""
+    columns: dict[str, Any] = {}
+    for column in ("arm", "endpoint", "instance", "exception"):
+        names, codes = getattr(requests, f"{column}s"), getattr(requests, column)
+        counts = np.bincount(codes, minlength=len(names))
+        used = {name for name, count in zip(names, counts, strict=True) if count or name == BASELINE}
+        order = sorted(used, key=lambda name: (name != BASELINE, name))
+        if tuple(order) == names:
+            continue
+        places = {name: place for place, name in enumerate(order)}
+        columns[f"{column}s"] = tuple(order)
+        columns[column] = np.array([places.get(name, -1) for name in names], dtype=np.int64)[codes]
+    return replace(requests, **columns)
 
 
 def _sum_squares(place: IntArray, values: IntArray, groups: int) -> FloatArray:

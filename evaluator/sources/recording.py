@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from evaluator.errors import SourceError
-from evaluator.records import Arm, InFlight, LeftOut, LeftOutKind, RunFacts
+from evaluator.records import Arm, InFlight, LeftOut, LeftOutKind, RunFacts, sum_left_out
 
 __all__ = [
     "DEFAULT_HEADER",
@@ -180,6 +180,7 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
     read: Counter[str] = Counter()
     for one in recorders:
         read.update(one.read)
+    left_out = sum_left_out(part for one in recorders for part in one.left_out)
     stopped = _highest(one.users_stopped for one in recorders) or (leader.users_stopped if leader else None)
     return RunFacts(
         workers_expected=expected,
@@ -194,21 +195,10 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
         plateau_start=None if plateau is None else utc(plateau),
         users_stopped=None if stopped is None else utc(stopped),
         read=dict(read) if seen == len(recorders) >= (expected or 1) else {},
-        left_out=_sum_left_out(recorders),
+        left_out=tuple(sorted(left_out, key=lambda part: (part.arm, part.kind, part.detail))),
         in_flight=tuple(request for one in recorders for request in one.in_flight),
         orphaned=any(one.orphaned for one in everyone),
         stopped_by=next((one.stopped_by for one in everyone if one.stopped_by), ""),
-    )
-
-
-def _sum_left_out(recorders: Iterable[WorkerFacts]) -> tuple[LeftOut, ...]:
-    parts: dict[tuple[str, LeftOutKind, str], list[LeftOut]] = {}
-    for one in recorders:
-        for part in one.left_out:
-            parts.setdefault((part.arm, part.kind, part.detail), []).append(part)
-    return tuple(
-        LeftOut(arm, kind, sum(part.rows for part in same), sum(part.failures for part in same), detail)
-        for (arm, kind, detail), same in sorted(parts.items())
     )
 
 

@@ -151,12 +151,17 @@ class RequestBuffer:
         times = _numbers(given_times)
         usable = (times >= 0) & (times <= _LONGEST_MS)  # NaN is neither
         times[~usable] = 0.0
+        # One whose start cannot be has ended within the last second: its start follows from that.
+        given, now = _numbers(starts), self.clock()
+        likely = now - times / 1000
+        believable = (given > likely - EARLIEST_S) & (given < now + LATEST_S)
+        micros: npt.NDArray[np.int64] = np.rint(np.where(believable, given, likely) * 1e6).astype(np.int64)
         table = request_table(
             {
                 **constants,
                 "arm": arms,
                 "instance": _texts(instances, arms.to_pylist),
-                "ts": _timestamps(_numbers(starts), times, self.clock()),
+                "ts": pa.array(micros).cast(pa.timestamp("us", tz="UTC")),
                 "endpoint": _endpoints(methods, names),
                 "response_time_ms": pa.array(times),
                 "response_bytes": pa.array(_whole(sizes, 0, _HIGHEST_SIZE), pa.int64()),
@@ -301,11 +306,3 @@ def _number(value: Any) -> float:
         return float(value)
     except Exception:  # noqa: BLE001 - a client's object may do anything when asked for its number
         return np.nan
-
-
-def _timestamps(starts: npt.NDArray[np.float64], times_ms: npt.NDArray[np.float64], now: float) -> pa.Array:
-    """When requests began. One whose start cannot be has ended within the last second: its start follows from that."""
-    likely = now - times_ms / 1000
-    believable = (starts > likely - EARLIEST_S) & (starts < now + LATEST_S)
-    micros: npt.NDArray[np.int64] = np.rint(np.where(believable, starts, likely) * 1e6).astype(np.int64)
-    return pa.array(micros).cast(pa.timestamp("us", tz="UTC"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -118,7 +118,12 @@ def find_price(outcomes: Outcomes, arm: int, monitoring: Monitoring) -> LookPric
         kind = "group_sequential"
     price = LookPrice(kind, units, earlier, 1.0, monitoring.max_units)
     share = 1.0 if all(look.paid == price.paid for look in earlier) else UNPLANNED_SHARE
-    return LookPrice(kind, units, earlier, share, monitoring.max_units, _refuse(price))
+    refused, most = "", max((look.units for look in earlier), default=0)
+    if earlier and kind == "fixed":
+        refused = "other outcomes of this release were judged before, and monitoring: {mode: fixed} allows one look"
+    elif earlier and kind == "group_sequential" and min(units, price.max_units or 0) <= most:
+        refused = f"all that may be spent by {units:,} units was spent when {most:,} units were judged"
+    return replace(price, share=share, refused=refused)
 
 
 def find_dearest(outcomes: Outcomes, monitoring: Monitoring) -> LookPrice:
@@ -126,17 +131,6 @@ def find_dearest(outcomes: Outcomes, monitoring: Monitoring) -> LookPrice:
     arms = range(1, len(outcomes.arms))
     prices = [find_price(outcomes, arm, monitoring) for arm in arms] or [LookPrice("fixed", 0)]
     return max(prices, key=lambda price: (bool(price.refused), len(price.earlier)))
-
-
-def _refuse(price: LookPrice) -> str:
-    if not price.earlier:
-        return ""
-    if price.kind == "fixed":
-        return "other outcomes of this release were judged before, and monitoring: {mode: fixed} allows one look"
-    most = max(look.units for look in price.earlier)
-    if price.kind == "group_sequential" and min(price.units, price.max_units or 0) <= most:
-        return f"all that may be spent by {price.units:,} units was spent when {most:,} units were judged"
-    return ""
 
 
 def find_earlier_looks(outcomes: Outcomes, arm: int) -> tuple[OutcomeLook, ...]:

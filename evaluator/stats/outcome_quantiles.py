@@ -18,7 +18,7 @@ from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.estimate import Z_OF_POWER
 from evaluator.stats.outcomes import Answers, OutcomeEstimate
 from evaluator.stats.score import share_variance
-from evaluator.stats.student import t_below, t_quantile
+from evaluator.stats.student import t_quantile
 
 __all__ = ["Clustered", "cluster", "compare_quantiles", "find_quantile"]
 
@@ -81,19 +81,14 @@ def compare_quantiles(
         effect=math.nan if spoiled else effect,
         lower=lower,
         upper=upper,
-        zero=_ask(test.z(0.0, sign), sign),
-        margin=None if margin is None else _ask(math.nan if spoiled else beyond, 1.0),
-        limits=tuple(_ask(test.z_at(bound, 0.0, way), way) for way, bound in (limit or Limit()).bounds),
+        zero=Answers.of(sign * test.z(0.0, sign)),
+        margin=None if margin is None else Answers.of(math.nan if spoiled else beyond),
+        limits=tuple(Answers.of(way * test.z_at(bound, 0.0, way)) for way, bound in (limit or Limit()).bounds),
         se=se * (q_b if test.relative else 1.0),
         df=math.inf,
         detectable=(critical + Z_OF_POWER) * se,
         needed=(critical / beyond) ** 2 if beyond < 0 else math.inf,
     )
-
-
-def _ask(z: float, sign: float) -> Answers:
-    """`z` is positive where the candidate's quantile lies above the point."""
-    return Answers(float(t_below(-sign * z, np.inf)), float(t_below(sign * z, np.inf)))
 
 
 @dataclass(frozen=True, slots=True)

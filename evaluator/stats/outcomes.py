@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -51,6 +52,11 @@ class Answers:
 
     p_worse: float
     p_within: float
+
+    @classmethod
+    def of(cls, statistic: float, df: float = math.inf) -> Self:
+        """From a t statistic that is positive beyond the bound; NaN gives NaN."""
+        return cls(float(t_below(-statistic, df)), float(t_below(statistic, df)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +280,7 @@ def _answer(beyond: float, se: float, df: float) -> Answers:
         return Answers(math.nan, math.nan)
     exact = 0.0 if abs(beyond) < 1e-12 else math.copysign(math.inf, beyond)
     t = beyond / se if se > 0 else exact
-    return Answers(float(t_below(-t, df)), float(t_below(t, df)))
+    return Answers.of(t, df)
 
 
 def _scale(base: float, *, relative: bool) -> float:
@@ -333,15 +339,11 @@ def compare_proportions(
         effect=p_c / _scale(p_b, relative=True) - 1 if relative else p_c - p_b,
         lower=float(low) - (1 if relative else 0),
         upper=float(high) - (1 if relative else 0),
-        zero=_normal(sign * float(difference_z(x_c, n_c, x_b, n_b, 0.0))),
-        margin=_normal(math.nan if relative and not p_b else at_bound) if margin else None,
-        limits=tuple(_normal(way * float(one_sample_z(x_c, n_c, own))) for way, own in (limit or Limit()).bounds),
+        zero=Answers.of(sign * float(difference_z(x_c, n_c, x_b, n_b, 0.0))),
+        margin=Answers.of(math.nan if relative and not p_b else at_bound) if margin else None,
+        limits=tuple(Answers.of(way * float(one_sample_z(x_c, n_c, own))) for way, own in (limit or Limit()).bounds),
         se=se,
         df=math.inf,
         detectable=(critical + Z_OF_POWER) * se / _scale(p_b, relative=relative),
         needed=(critical / at_bound) ** 2 if at_bound < 0 else math.inf,
     )
-
-
-def _normal(z: float) -> Answers:
-    return Answers(float(t_below(-z, np.inf)), float(t_below(z, np.inf)))

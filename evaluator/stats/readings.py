@@ -136,7 +136,17 @@ def _sum_stretch(
         growth = _find_growth(stretch, samples, scrapes.get(stretch.arm, {}), drops)
         grown, step_ms, counted, used = growth.grown, growth.step_ms, growth.counted, ~growth.left_out
         facts = replace(facts, resets=growth.resets, falls=int(growth.left_out.sum()))
-    codes = _code(stretch, names)
+    # Key of each series but its bucket; codes index `names`.
+    places = {column: {name: place for place, name in enumerate(names[column])} for column in ("instance", "endpoint")}
+    series = [track.series for track in tracks]
+    codes = {
+        "query": np.full(sizes.size, names["query"].index(stretch.query)),
+        "arm": np.full(sizes.size, names["arm"].index(stretch.arm)),
+        "instance": np.array([places["instance"][one.instance] for one in series]),
+        "endpoint": np.array([places["endpoint"][one.endpoint] for one in series]),
+        "part": np.array([PARTS.index(one.part) for one in series]),
+        "le": np.array([one.le if one.part == "bucket" else np.nan for one in series], float),
+    }
     table = _by_bucket(samples, codes, grown, step_ms, counted, bucket_s, gauge=stretch.query.kind is QueryKind.GAUGE)
     buckets, samples_of = np.unique(samples.ts[used] // (bucket_s * 1000), return_counts=True)
     pairs = zip(buckets.tolist(), samples_of.tolist(), strict=True)
@@ -175,9 +185,19 @@ def _find_growth(stretch: Answered, samples: _Samples, scrapes: Mapping[str, Int
     if left_out.any():
         left_out = _restart_together(stretch, samples, left_out)
         counted &= ~left_out
-    _count_newborn(stretch, samples, scrapes, grown, step_ms, counted)
-    at = np.flatnonzero(restarted)
-    events = {(instances[track], when) for track, when in zip(samples.track[at], samples.ts[at].tolist(), strict=True)}
+    # Counters that were not there when their instance was scraped before: their first value counts.
+    reach = LONGEST_STEP * stretch.step_ms
+    late = np.flatnonzero(samples.ts[samples.firsts] > stretch.start_ms)
+    for place in late.tolist():
+        at = int(samples.firsts[place])
+        first = int(samples.ts[at])
+        times = scrapes[instances[place]]
+        before = int(np.searchsorted(times, first))
+        latest = int(times[before - 1]) if before else -1
+        if latest >= max(first - reach, stretch.start_ms):
+            grown[at], step_ms[at], counted[at] = samples.values[at], float(first - latest), True
+    again = np.flatnonzero(restarted)
+    events = set(zip((instances[k] for k in samples.track[again]), samples.ts[again].tolist(), strict=True))
     return _Growth(
         np.where(counted, grown, 0.0), np.where(counted, step_ms, 0.0), counted, left_out, resets=len(events)
     )
@@ -204,42 +224,6 @@ def _restart_together(stretch: Answered, samples: _Samples, restarted: BoolArray
             own = slice(samples.firsts[place] + 1, ends[place])
             out[own] = np.isin(samples.ts[own], times)
     return out
-
-
-def _count_newborn(
-    stretch: Answered,
-    samples: _Samples,
-    scrapes: Mapping[str, IntArray],
-    grown: FloatArray,
-    step_ms: FloatArray,
-    counted: BoolArray,
-) -> None:
-    """Count, in place, the first value of counters that were not there when their instance was scraped before."""
-    reach = LONGEST_STEP * stretch.step_ms
-    late = np.flatnonzero(samples.ts[samples.firsts] > stretch.start_ms)
-    for place in late.tolist():
-        at = int(samples.firsts[place])
-        first = int(samples.ts[at])
-        times = scrapes[stretch.tracks[place].series.instance]
-        before = int(np.searchsorted(times, first))
-        latest = int(times[before - 1]) if before else -1
-        if latest >= max(first - reach, stretch.start_ms):
-            grown[at], step_ms[at], counted[at] = samples.values[at], float(first - latest), True
-
-
-def _code(stretch: Answered, names: Names) -> dict[str, Any]:
-    """Key of each series but its bucket; codes index `names`."""
-    places = {column: {name: place for place, name in enumerate(names[column])} for column in ("instance", "endpoint")}
-    series = [track.series for track in stretch.tracks]
-    size = len(series)
-    return {
-        "query": np.full(size, names["query"].index(stretch.query)),
-        "arm": np.full(size, names["arm"].index(stretch.arm)),
-        "instance": np.array([places["instance"][one.instance] for one in series]),
-        "endpoint": np.array([places["endpoint"][one.endpoint] for one in series]),
-        "part": np.array([PARTS.index(one.part) for one in series]),
-        "le": np.array([one.le if one.part == "bucket" else np.nan for one in series], float),
-    }
 
 
 def _by_bucket(

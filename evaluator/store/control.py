@@ -421,11 +421,7 @@ def _select_verdicts(engine: Engine, which: str, value: str | int) -> tuple[Stor
     overrides = intents.read_overrides(engine)
     return tuple(
         StoredVerdict(
-            row[0],
-            row[1],
-            row[2].astimezone(UTC),
-            row[3],
-            overrides.get(intents.hash_text(row[3])) if overrides else None,
+            release, word, at.astimezone(UTC), text, overrides.get(intents.hash_text(text)) if overrides else None
         )
-        for row in rows
+        for release, word, at, text in rows
     )

@@ -84,14 +84,21 @@ def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterato
     if write and not path.exists():
         options = f", STORAGE_VERSION '{_STORAGE_VERSION}'"
     retrying = Retrying(
-        retry=retry_if_exception(_is_busy),
+        retry=retry_if_exception(
+            lambda error: isinstance(error, duckdb.Error) and any(text in str(error) for text in _BUSY)
+        ),
         stop=stop_after_delay(wait_s),
         wait=wait_random_exponential(multiplier=0.005, max=0.1),
     )
     try:
         retrying(engine.execute, f"ATTACH {quote(path)} AS store (TYPE duckdb{options})")
     except RetryError as error:
-        raise _busy(path, str(error.last_attempt.exception()), wait_s) from error
+        holder = _HOLDER.search(str(error.last_attempt.exception()))
+        who = f"process {holder['pid']} ({Path(holder['process']).name})" if holder else "another part of this process"
+        raise StoreBusy(
+            f"the store {path} has been kept open by {who} for more than {wait_s:g} s",
+            hint="close what holds it (a DuckDB shell?) and try again",
+        ) from error
     except duckdb.Error as error:
         raise _not_attached(path, error, write=write) from error
     try:
@@ -103,19 +110,6 @@ def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterato
             # What was committed is safe in its log, and whoever opens the file next folds it in.
             if _DISK_FULL not in str(error):
                 raise
-
-
-def _is_busy(error: BaseException) -> bool:
-    return isinstance(error, duckdb.Error) and any(text in str(error) for text in _BUSY)
-
-
-def _busy(path: Path, text: str, wait_s: float) -> StoreBusy:
-    holder = _HOLDER.search(text)
-    who = f"process {holder['pid']} ({Path(holder['process']).name})" if holder else "another part of this process"
-    return StoreBusy(
-        f"the store {path} has been kept open by {who} for more than {wait_s:g} s",
-        hint="close what holds it (a DuckDB shell?) and try again",
-    )
 
 
 def _not_attached(path: Path, error: duckdb.Error, *, write: bool) -> StoreError:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from evaluator.errors import InputError
-from evaluator.records import ColumnMap, FilePlan, LeftOutKind
+from evaluator.records import FilePlan, LeftOutKind
 from evaluator.store.engine import Engine, quote, quote_name
 from evaluator.store.expressions import column_name, express, is_nothing, meet, read_texts
 from evaluator.store.rollup import HIGHEST_MS
@@ -115,26 +115,23 @@ def _read(file: FilePlan, exprs: Mapping[str, str]) -> str:
     if layout.reader == "parquet":
         return f"SELECT {renamed} FROM read_parquet({quote(file.rewritten or file.path)})"
     if layout.reader == "k6":
-        return f"SELECT {renamed} FROM ({_read_k6(file)})"
+        # A line that is no JSON has NULL everywhere. Definitions are no points.
+        tags = [quote_name(name) for name in layout.header if name not in ("metric", "time", "value")]
+        struct = ", ".join(f"{tag} VARCHAR" for tag in tags)
+        picked = ", ".join(f"data.tags.{tag} AS {tag}" for tag in tags)
+        return f"""
+            SELECT {renamed} FROM (
+                SELECT CASE WHEN type = 'Metric' THEN '' ELSE metric END AS metric, data."time" AS "time",
+                    data.value AS value, {picked}
+                FROM read_json(
+                    {quote(file.path)}, format = 'newline_delimited', ignore_errors = true,
+                    columns = {{type: 'VARCHAR', metric: 'VARCHAR',
+                        data: 'STRUCT("time" VARCHAR, value VARCHAR, tags STRUCT({struct}))'}}))"""
     table = f"SELECT {renamed} FROM {read_texts([file.path], layout.delimiter, layout.header, 'store_rejects')}"
     if layout.sub_results is None:
         return table
     transactions = [meet(file, rows.conditions) for rows in layout.others if rows.kind is LeftOutKind.SUMMARY]
     return find_sub_results(file, table, exprs["ts"], exprs["response_time_ms"], " OR ".join(transactions) or "false")
-
-
-def _read_k6(file: FilePlan) -> str:
-    """Write the query for lines of k6's JSON; one that is no JSON has NULL everywhere. Definitions are no points."""
-    tags = [quote_name(name) for name in file.layout.header if name not in ("metric", "time", "value")]
-    struct = ", ".join(f"{tag} VARCHAR" for tag in tags)
-    picked = ", ".join(f"data.tags.{tag} AS {tag}" for tag in tags)
-    return f"""
-        SELECT CASE WHEN type = 'Metric' THEN '' ELSE metric END AS metric, data."time" AS "time", data.value AS value,
-            {picked}
-        FROM read_json(
-            {quote(file.path)}, format = 'newline_delimited', ignore_errors = true,
-            columns = {{type: 'VARCHAR', metric: 'VARCHAR',
-                data: 'STRUCT("time" VARCHAR, value VARCHAR, tags STRUCT({struct}))'}})"""
 
 
 # ------------------------------------------------------------------ marks
@@ -162,7 +159,7 @@ def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle:
         for target in ("response_bytes", "user_count")
         if target in exprs
     )
-    names = _column(file, "endpoint")
+    names = next(column for column in file.layout.columns if column.target == "endpoint")
     unnamed = " OR ".join(
         f"coalesce(trim(CAST({column_name(file, source)} AS VARCHAR)), '') = ''"
         for source in (names.sources if names.kind == "text" else ())
@@ -182,10 +179,6 @@ def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle:
             WHEN NOT (isfinite(ms) AND ms BETWEEN 0 AND {HIGHEST_MS}) THEN 'response_time_ms'
             {optional}
         END"""
-
-
-def _column(file: FilePlan, target: str) -> ColumnMap:
-    return next(column for column in file.layout.columns if column.target == target)
 
 
 def _instant(time: datetime) -> str:

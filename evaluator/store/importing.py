@@ -7,7 +7,7 @@ import gzip
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +30,7 @@ from evaluator.records import (
     RunState,
     choose_bucket_s,
     counts_from_start,
+    sum_left_out,
 )
 from evaluator.segments import segment_name, written_whole
 from evaluator.store import foreign
@@ -179,10 +180,17 @@ def _convert_any(
     if bad and not skip:
         raise foreign.find_bad_row(engine, file, latest, middle, rejected, bad)
     refused = [LeftOut(file.arm, LeftOutKind.BAD_ROW, rejected.count)] if rejected.count else []
-    left_out = (*_sum_left_out(marked), *refused)
+    left_out = (*sum_left_out(marked), *refused)
     if all(name != foreign.GOOD for name, *_ in rows):
+        count = sum(part.rows for part in left_out)
+        if not count:
+            text = f"{file.path} has no row of a request"
+        elif {part.kind for part in left_out} == {LeftOutKind.SUMMARY}:
+            text = f"{file.path}: all {count:,} rows sum up transactions: it has no row of a single request"
+        else:
+            text = f"{file.path} has no request that can be used; its {count:,} rows are {list_left_out(left_out)}"
         hint = file.layout.advice if left_out else "the tool that wrote it has recorded no request"
-        raise InputError(_say_no_request(file, left_out), hint=hint or None)
+        raise InputError(text, hint=hint or None)
     if not marked:
         staged.replace(path)
         return left_out
@@ -217,27 +225,6 @@ def _stage(engine: Engine, staged: Path, file: FilePlan, constants: Mapping[str,
     return file
 
 
-def _say_no_request(file: FilePlan, left_out: Sequence[LeftOut]) -> str:
-    """Say what the rows of a file are, none of which is a request."""
-    rows = sum(part.rows for part in left_out)
-    if not rows:
-        return f"{file.path} has no row of a request"
-    if {part.kind for part in left_out} == {LeftOutKind.SUMMARY}:
-        return f"{file.path}: all {rows:,} rows sum up transactions: it has no row of a single request"
-    return f"{file.path} has no request that can be used; its {rows:,} rows are {list_left_out(left_out)}"
-
-
-def _sum_left_out(parts: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
-    """Sum up what was left out, by arm, kind and name."""
-    rows: Counter[tuple[str, LeftOutKind, str]] = Counter()
-    failures: Counter[tuple[str, LeftOutKind, str]] = Counter()
-    for part in parts:
-        key = part.arm, part.kind, part.detail
-        rows[key] += part.rows
-        failures[key] += part.failures
-    return tuple(LeftOut(arm, kind, n, failures[arm, kind, detail], detail) for (arm, kind, detail), n in rows.items())
-
-
 # ------------------------------------------------------------------ segments become runs
 
 
@@ -250,8 +237,16 @@ def _time_file(engine: Engine, part: _Part, plan: LandingPlan) -> FileTimes:
             hint="leave --from and --to out, or cut the file",
         )
     alone = sum(file.arm == part.file.arm for file in plan.files) == 1
-    pause_s = 0.0 if alone or counts_from_start(part.last) else _find_pause_s(engine, part.path)
-    return FileTimes(part.file, part.first, part.last, pause_s)
+    if alone or counts_from_start(part.last):
+        return FileTimes(part.file, part.first, part.last, 0.0)
+    # The longest time between two requests, to the second.
+    [(pause_s,)] = engine.execute(
+        """SELECT coalesce(max(second - before), 0) FROM (
+            SELECT second, lag(second) OVER (ORDER BY second) AS before
+            FROM (SELECT DISTINCT epoch_us(ts) // 1000000 AS second FROM read_parquet(?)))""",
+        [str(part.path)],
+    ).fetchall()
+    return FileTimes(part.file, part.first, part.last, float(pause_s))
 
 
 def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> list[_Part]:
@@ -281,17 +276,6 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
                 hint="give a period in which all arms were under load",
             )
     return counted
-
-
-def _find_pause_s(engine: Engine, path: Path) -> float:
-    """Find the longest time between two requests of a segment, to the second."""
-    rows = engine.execute(
-        """SELECT coalesce(max(second - before), 0) FROM (
-            SELECT second, lag(second) OVER (ORDER BY second) AS before
-            FROM (SELECT DISTINCT epoch_us(ts) // 1000000 AS second FROM read_parquet(?)))""",
-        [str(path)],
-    ).fetchall()
-    return float(rows[0][0])
 
 
 def _make_runs(staged: Run, arranged: FileRuns, filled: Collection[FilePlan]) -> dict[FilePlan, Run]:
@@ -362,7 +346,7 @@ def _write(
     return Landed(
         rows=sum(part.rows for part in parts),
         segments=len(parts),
-        left_out=_sum_left_out(left_out for part in parts for left_out in part.left_out),
+        left_out=sum_left_out(left_out for part in parts for left_out in part.left_out),
         runs=tuple(run.id for run in runs),
         parts=tuple(sorted({len(own) for own in of_arm.values()})),
     )
@@ -376,7 +360,7 @@ def _close_run(parts: Sequence[_Part]) -> Run:
     read: Counter[str] = Counter()
     for part in parts:
         read[part.file.arm] += part.rows + sum(left_out.rows for left_out in part.left_out)
-    left_out = _sum_left_out(left_out for part in parts for left_out in part.left_out)
+    left_out = sum_left_out(left_out for part in parts for left_out in part.left_out)
     return dataclasses.replace(
         run,
         started=min(part.first for part in filled),

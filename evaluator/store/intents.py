@@ -37,6 +37,9 @@ _COLUMNS = """id, key, release, action, requester, reason, verdict_hash, data_ha
 OPEN = (IntentState.REQUESTED, IntentState.APPROVED)
 """States before an intent is executed."""
 
+_BEGUN = (IntentState.SENT, IntentState.ACKNOWLEDGED, IntentState.UNKNOWN)
+"""States in which an intent may have changed something."""
+
 OVERDUE = "WHERE state IN (?, ?) AND expires_at <= ?"
 
 
@@ -165,15 +168,7 @@ def read_overrides(
             OR EXISTS (FROM store.deliveries AS d WHERE d.intent = i.id))
             AND (? IS NULL OR (i.release = ? AND i.data_hash = ?))
         GROUP BY ALL ORDER BY i.requested_at""",
-        [
-            Action.BREAK_GLASS,
-            IntentState.SENT,
-            IntentState.ACKNOWLEDGED,
-            IntentState.UNKNOWN,
-            release,
-            release,
-            data_hash,
-        ],
+        [Action.BREAK_GLASS, *_BEGUN, release, release, data_hash],
     ).fetchall()
     return {
         row[0]: {

@@ -145,23 +145,20 @@ def _order_arms(engine: Engine, plan: OutcomePlan) -> tuple[str, ...]:
             f"column '{plan.arm}' of {plan.paths[0]} has {len(arms)} different values, too many for arms",
             hint="name the column of the arm with --arm-column",
         )
-    baseline = plan.baseline or _find_baseline(plan, arms)
+    baseline = plan.baseline
+    if not baseline:
+        usual = ([arm for arm in arms if arm.strip().lower() == name] for name in _BASELINES)
+        baseline = next((alike[0] for alike in usual if len(alike) == 1), "")
+    if not baseline:
+        raise InputError(
+            f"none of the arms {', '.join(arms)} of {plan.paths[0]} is clearly the baseline",
+            hint="name it with --baseline-arm",
+        )
     if baseline not in arms:
         raise UnknownName("arm", baseline, arms, hint=f"the values of column '{plan.arm}' are the arms")
     if baseline != BASELINE and BASELINE in arms:
         raise InputError(f"arm '{baseline}' cannot be the baseline while another arm is called '{BASELINE}'")
     return (baseline, *(arm for arm in arms if arm != baseline))
-
-
-def _find_baseline(plan: OutcomePlan, arms: Sequence[str]) -> str:
-    for name in _BASELINES:
-        found = [arm for arm in arms if arm.strip().lower() == name]
-        if len(found) == 1:
-            return found[0]
-    raise InputError(
-        f"none of the arms {', '.join(arms)} of {plan.paths[0]} is clearly the baseline",
-        hint="name it with --baseline-arm",
-    )
 
 
 def _count_by_arm(engine: Engine, baseline: str, count: str, table: str) -> dict[str, int]:

@@ -35,9 +35,6 @@ _KEYS = {
 }
 _SPREAD = {"bin_lists": "bins", "instance_bin_lists": "instance_bins"}
 """Histograms rest as one row of bins and counts per key; a view of this name spreads them."""
-_HIGHEST = {"max_us", "users"}
-_LOWEST = {"min_us"}
-_COUNTS = {"n", "failures"}
 
 
 def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
@@ -103,7 +100,7 @@ def _read_lists(engine: Engine, query: str) -> _Columns:
     keys = [name for name in whole.column_names if name not in {"bins", "counts"}]
     columns: _Columns = {key: _as_numpy(_only_chunk(whole[key])) for key in keys}
     ends = _as_numpy(bins.offsets)
-    flat: _Columns = {_FLAT_BINS: _as_numpy(bins.values), _FLAT_COUNTS: _as_numpy(counts.values)}
+    flat: _Columns = {"bin": _as_numpy(bins.values), "n": _as_numpy(counts.values)}
     return columns | {"start": ends[:-1], "length": np.diff(ends)} | flat
 
 
@@ -112,8 +109,7 @@ def _as_numpy(column: pa.Array) -> npt.NDArray[Any]:
     return np.from_dlpack(column)
 
 
-_FLAT_BINS, _FLAT_COUNTS = "bin", "n"
-_FLAT = frozenset({_FLAT_BINS, _FLAT_COUNTS})
+_FLAT = frozenset({"bin", "n"})
 
 
 def _only_chunk(column: pa.ChunkedArray) -> pa.ListArray:
@@ -138,24 +134,18 @@ def _merging(engine: Engine, table: str, steps: Mapping[int, int], where: str) -
     """Write the query that adds parts of cells up and widens buckets to the widest of the runs."""
     columns = [row[0] for row in engine.execute(f"DESCRIBE store.{table}").fetchall()]
     step = "CASE run " + " ".join(f"WHEN {run} THEN {step}" for run, step in steps.items()) + " END"
-    chosen = [_merged_column(column, step) for column in columns]
+    chosen = [_MERGES.get(column, "sum({column}) AS {column}").format(column=column, step=step) for column in columns]
     return f"SELECT {', '.join(chosen)} FROM store.{table} WHERE {where} GROUP BY ALL"
 
 
-_PLAIN_KEYS = {"run", "arm", "endpoint", "instance", "bin", "status", "exception"}
-
-
-def _merged_column(column: str, step: str) -> str:
-    if column == "bucket":
-        return f"bucket // {step} AS bucket"
-    if column == "block":
-        return f"block // {step} AS block"
-    if column in _PLAIN_KEYS:
-        return column
-    if column in _COUNTS:
-        return f"CAST(sum({column}) AS BIGINT) AS {column}"
-    merge = "max" if column in _HIGHEST else "min" if column in _LOWEST else "sum"
-    return f"{merge}({column}) AS {column}"
+_MERGES = {
+    **dict.fromkeys(("bucket", "block"), "{column} // {step} AS {column}"),
+    **dict.fromkeys(("run", "arm", "endpoint", "instance", "bin", "status", "exception"), "{column}"),
+    **dict.fromkeys(("n", "failures"), "CAST(sum({column}) AS BIGINT) AS {column}"),
+    **dict.fromkeys(("max_us", "users"), "max({column}) AS {column}"),
+    "min_us": "min({column}) AS {column}",
+}
+"""Column → how parts of a cell are merged; others are summed up."""
 
 
 def _read_names(engine: Engine, tables: Mapping[str, _Columns]) -> dict[str, tuple[tuple[str, ...], npt.NDArray[Any]]]:

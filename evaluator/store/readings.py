@@ -158,17 +158,8 @@ def _split(table: pa.Table) -> dict[Key, list[Series]]:
     out: dict[Key, list[Series]] = {}
     for row, first, end in zip(labelled, firsts, starts, strict=False):
         le = float("nan") if row["le"] is None else row["le"]
-        out.setdefault((row["query"], row["arm"]), []).append(
-            Series(
-                json.loads(row["labels"]),
-                row["instance"],
-                row["endpoint"],
-                row["part"],
-                le,
-                ts[first:end],
-                values[first:end],
-            )
-        )
+        named = json.loads(row["labels"]), row["instance"], row["endpoint"], row["part"], le
+        out.setdefault((row["query"], row["arm"]), []).append(Series(*named, ts[first:end], values[first:end]))
     return out
 
 

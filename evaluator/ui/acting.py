@@ -21,9 +21,10 @@ from evaluator.intents import (
     preview_steps,
     run_worker,
 )
+from evaluator.policy import Policy
 from evaluator.records import Verdict
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent, Person
-from evaluator.ui.reads import Place, find_place, open_store, read_policy
+from evaluator.ui.reads import KEYS, Place, find_place, open_store, read_policy
 
 __all__ = [
     "NO_WORKER",
@@ -62,10 +63,10 @@ class Forecast:
     problem: str = ""
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
-def _acts(_place: Place, key: str, stamp: object, release: str | None) -> tuple[Act, ...]:
-    del key, stamp
-    control = open_store(_place).control
+@st.cache_data(max_entries=64, show_spinner=False, hash_funcs=KEYS)
+def read_acts(place: Place, release: str | None = None) -> tuple[Act, ...]:
+    """Read the intents of a release, or of all, the oldest first."""
+    control = open_store(place).control
     said = {row.intent: row.text for row in control.audit(release) if row.intent}
     # All at once: a read for each intent would take longer with each that was ever asked for.
     approvals: dict[str, list[Approval]] = {}
@@ -80,20 +81,15 @@ def _acts(_place: Place, key: str, stamp: object, release: str | None) -> tuple[
     )
 
 
-def read_acts(place: Place, release: str | None = None) -> tuple[Act, ...]:
-    """Read the intents of a release, or of all, the oldest first."""
-    return _acts(place, str(place.store), place.stamp, release)
-
-
 def read_conditions(place: Place, verdict: Verdict) -> tuple[Condition, ...]:
     """What has to be so before a release is promoted, and whether it is."""
     return list_conditions(open_store(place), read_policy(place, verdict.release.id), verdict)
 
 
-@st.cache_data(ttl=PEEK_TTL_S, max_entries=32, show_spinner="asking what is so now …")
-def _forecast(_place: Place, key: str, stamp: object, hooks: str, release: str, action: Action) -> Forecast:
-    del key, stamp, hooks
-    store, policy = open_store(_place), read_policy(_place, release)
+@st.cache_data(ttl=PEEK_TTL_S, max_entries=32, show_spinner="asking what is so now …", hash_funcs=KEYS)
+def read_forecast(place: Place, policy: Policy, release: str, action: Action) -> Forecast:
+    """What an action would do, with what is so now; asked again every few seconds at most."""
+    store = open_store(place)
     until = datetime.now(UTC) + timedelta(seconds=PEEK_TTL_S)
     try:
         planned, left = plan_action(store, policy, release, action)
@@ -106,35 +102,19 @@ def _forecast(_place: Place, key: str, stamp: object, hooks: str, release: str, 
     return Forecast(shown, left)
 
 
-def read_forecast(place: Place, release: str, action: Action) -> Forecast:
-    """What an action would do, with what is so now; asked anew every few seconds at most."""
-    hooks = read_policy(place, release).promotion.hash
-    return _forecast(place, str(place.store), place.stamp, hooks, release, action)
-
-
-@st.cache_data(max_entries=8, show_spinner="reading the audit trail …")
-def _trail(_place: Place, key: str, stamp: object) -> tuple[AuditRow, ...]:
-    del key, stamp
-    return open_store(_place).control.audit()
-
-
+@st.cache_data(max_entries=8, show_spinner="reading the audit trail …", hash_funcs=KEYS)
 def read_trail(place: Place) -> tuple[AuditRow, ...]:
     """Read who did what, the oldest first."""
-    return _trail(place, str(place.store), place.stamp)
+    return open_store(place).control.audit()
 
 
-@st.cache_data(max_entries=8, show_spinner="checking the audit trail …")
-def _verify(_place: Place, key: str, stamp: object) -> tuple[str, str]:
-    del key, stamp
-    try:
-        return open_store(_place).control.verify_audit(), ""
-    except StoreError as error:
-        return "", f"{error.message}: {error.hint}"
-
-
+@st.cache_data(max_entries=8, show_spinner="checking the audit trail …", hash_funcs=KEYS)
 def verify_trail(place: Place) -> tuple[str, str]:
     """The hash of the trail's head, or what is wrong with it."""
-    return _verify(place, str(place.store), place.stamp)
+    try:
+        return open_store(place).control.verify_audit(), ""
+    except StoreError as error:
+        return "", f"{error.message}: {error.hint}"
 
 
 # ------------------------------------------------------------------ the worker
@@ -144,15 +124,14 @@ def start_worker() -> None:
     """Let a thread of this server execute what is approved; one for each store, however many readers there are."""
     place = find_place()
     if os.environ.get(NO_WORKER) != "off" and place.store.exists():
-        _start(place, str(place.store), str(place.policy or ""))
+        _start(place)
 
 
-@st.cache_resource(show_spinner=False)
-def _start(_place: Place, store: str, policy: str) -> threading.Thread:
-    del store, policy
+@st.cache_resource(show_spinner=False, hash_funcs={Place: lambda place: (str(place.store), str(place.policy))})
+def _start(place: Place) -> threading.Thread:
     worker = threading.Thread(
         target=run_worker,
-        args=(open_store(_place), partial(read_policy, _place), threading.Event()),
+        args=(open_store(place), partial(read_policy, place), threading.Event()),
         kwargs={"say": _log.warning},
         daemon=True,
         name="worker",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.records.intents import AuditRow
 from evaluator.ui.acting import read_trail, verify_trail
 from evaluator.ui.panels import hand_out
-from evaluator.ui.pieces import clean, clock, empty, link, show, show_table, words_of
+from evaluator.ui.pieces import clean, clock, link, show_empty, show_markup, show_table, words_of
 from evaluator.ui.reads import Logged, Place, find_place, read_log
 
 __all__ = ["show_audit"]
@@ -42,82 +41,59 @@ def show_audit() -> None:
     _show_trail(place, wanted)
     st.subheader("Verdicts", anchor="verdicts")
     if not log:
-        show(empty("No verdict was given yet.", "Judge a release:", "evaluator verdict RELEASE"))
+        show_empty("No verdict was given yet.", "Judge a release:", "evaluator verdict RELEASE")
         return
     word = right.selectbox("Verdict", list(WORDS), key="word", bind="query-params")
     shown = [one for one in log if wanted.lower() in one.release.lower() and WORDS[word] in (None, one.word)]
     if not shown:
-        show(empty("No verdict is like that.", "Empty the field, or choose all verdicts."))
+        show_empty("No verdict is like that.", "Empty the field, or choose all verdicts.")
         return
-    head = ("judged", "release", "verdict", "why", "policy", "data")
-    show_table(head, (_row(one) for one in shown), caption="verdicts, the newest first")
-    hand_out(
-        "audit",
-        ("judged", "release", "verdict", "mode", "why", "policy", "data"),
-        [
-            (one.judged_at.isoformat(), one.release, one.word, one.mode, one.why, one.policy_hash, one.data_hash)
-            for one in shown
-        ],
-        SNIPPET.format(store=str(place.store)),
-        caption="verdicts, the newest first",
-    )
+    head, caption = ("judged", "release", "verdict", "why", "policy", "data"), "verdicts, the newest first"
+    show_table(head, map(_row, shown), caption=caption)
+    plain = [
+        (one.judged_at.isoformat(), one.release, one.word, one.mode, one.why, one.policy_hash, one.data_hash)
+        for one in shown
+    ]
+    hand_out("audit", (*head[:3], "mode", *head[3:]), plain, SNIPPET.format(store=str(place.store)), caption=caption)
 
 
 def _show_trail(place: Place, wanted: str) -> None:
     st.subheader("Who did what", anchor="trail")
     trail = read_trail(place)
     if not trail:
-        show(
-            empty(
-                "Nothing was done yet.", "Requests, approvals, executions, refusals and notes are listed here for ever."
-            )
+        show_empty(
+            "Nothing was done yet.", "Requests, approvals, executions, refusals and notes are listed here for ever."
         )
         return
     head, wrong = verify_trail(place)
     if wrong:
-        show(Markup('<p class="fail" role="alert"><strong>✗ {}</strong></p>').format(clean(wrong)))
+        show_markup('<p class="fail" role="alert"><strong>✗ {}</strong></p>', clean(wrong))
     else:
-        show(
-            Markup(
-                '<p><span class="ok">✓ unchanged</span> since it was written; its head is <code>{}</code></p>'
-            ).format(head)
+        show_markup(
+            '<p><span class="ok">✓ unchanged</span> since it was written; its head is <code>{}</code></p>', head
         )
     rows = [one for one in reversed(trail) if wanted.lower() in one.release.lower()]
     if not rows:
-        show(empty("Nothing was done to a release of that name.", "Empty the field to see all."))
+        show_empty("Nothing was done to a release of that name.", "Empty the field to see all.")
         return
-    caption, shown = "who did what", rows[:MOST]
-    show_table(
-        ("when", "who", "what", "release", "request", "in words"), (_trail_row(one) for one in shown), caption=caption
-    )
-    head_row = ("number", "at", "who", "what", "release", "request", "text", "hash")
-    plain = [(str(one.number), one.at.isoformat(), *_texts(one), one.hash) for one in shown]
-    hand_out("trail", head_row, plain, TRAIL.format(store=str(place.store)), caption=caption)
-
-
-def _trail_row(one: AuditRow) -> tuple[object, ...]:
-    release = link("release", one.release, release=one.release) if one.release else ""
-    request = link("promote", one.intent, at=one.intent, release=one.release) if one.intent else ""
-    return clock(one.at), one.actor, one.event, release, request, one.text
-
-
-def _texts(one: AuditRow) -> tuple[str, ...]:
-    return one.actor, one.event, one.release, one.intent, one.text
+    caption, linked, plain = "who did what", [], []
+    for row in rows[:MOST]:
+        release = link("release", row.release, release=row.release) if row.release else ""
+        request = link("promote", row.intent, at=row.intent, release=row.release) if row.intent else ""
+        linked.append((clock(row.at), row.actor, row.event, release, request, row.text))
+        texts = (row.actor, row.event, row.release, row.intent, row.text)
+        plain.append((str(row.number), row.at.isoformat(), *texts, row.hash))
+    show_table(("when", "who", "what", "release", "request", "in words"), linked, caption=caption)
+    columns = ("number", "at", "who", "what", "release", "request", "text", "hash")
+    hand_out("trail", columns, plain, TRAIL.format(store=str(place.store)), caption=caption)
 
 
 def _row(one: Logged) -> tuple[object, ...]:
     word = words_of(one.word)
     if one.override:
         word = Markup('{} <span class="ev-badge no_go">overridden</span> {}').format(word, clean(dict(one.override)))
-    return (
-        clock(one.judged_at),
-        link("release", one.release, release=one.release),
-        word,
-        one.why,
-        _short(one.policy_hash),
-        _short(one.data_hash),
+    hashes = (
+        Markup('<code title="{}">{}</code>').format(clean(digest), clean(digest.removeprefix("sha256:")[:12]))
+        for digest in (one.policy_hash, one.data_hash)
     )
-
-
-def _short(digest: str) -> Markup:
-    return Markup('<code title="{}">{}</code>').format(clean(digest), clean(digest.removeprefix("sha256:")[:12]))
+    return clock(one.judged_at), link("release", one.release, release=one.release), word, one.why, *hashes

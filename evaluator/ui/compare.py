@@ -8,13 +8,13 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.figures import color_arms, draw_distribution, draw_shift, draw_timeline
-from evaluator.pipeline.comparing import Difference, refusals
+from evaluator.pipeline.comparing import Compared, refusals
 from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, ReleaseSummary
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
-from evaluator.ui.panels import HEAD, describe, hand_out, show_figure
-from evaluator.ui.pieces import clean, empty, health_list, metrics_table, show, table
+from evaluator.ui.panels import show_figure, show_metrics
+from evaluator.ui.pieces import clean, metrics_table, show, show_empty, show_health, show_markup, show_table
 from evaluator.ui.reads import (
     Confronted,
     Place,
@@ -48,7 +48,7 @@ def show_compare() -> None:
     place = find_place()
     summaries = read_summaries(place)
     if len(summaries) == 0:
-        show(empty("There is nothing to compare yet.", "Load or import a release first; try it with", "evaluator demo"))
+        show_empty("There is nothing to compare yet.", "Load or import a release first; try it with", "evaluator demo")
         return
     left, right = st.columns(2, gap="large")
     with left:
@@ -56,13 +56,13 @@ def show_compare() -> None:
     with right:
         second = _choose_side(place, summaries, "b", "Second (what is judged)", 0)
     if first == second:
-        show(empty("Both sides are the same.", "Choose another release, run or arm on one of them."))
+        show_empty("Both sides are the same.", "Choose another release, run or arm on one of them.")
         return
     policy = read_policy(place, second[0])
     found = read_comparison(place, policy, first, second)
     _show_fingerprints(found)
     if found.compared is not None:
-        _show_comparison(place, policy, found, first, second)
+        _show_comparison(place, policy, found, found.compared, first, second)
 
 
 def _choose_side(
@@ -84,61 +84,46 @@ def _show_fingerprints(found: Confronted) -> None:
     forbidden = refusals(rows)
     if forbidden:
         said = "; ".join(f"{row.what}: {row.why}" for row in forbidden)
-        show(
-            Markup('<div role="alert">{}</div>').format(
-                empty("These cannot be compared.", f"{said}. Choose two runs of one test of one service.")
-            )
-        )
+        show_empty("These cannot be compared.", f"{said}. Choose two runs of one test of one service.", alert=True)
     else:
-        show(
-            Markup('<p><span class="ev-badge warn">not run together</span>{}</p>').format(
-                "What changed between the two runs counts as well, so this decides nothing: a release is judged "
-                "against a baseline that is under the same load at the same time."
-            )
+        show_markup(
+            '<p><span class="ev-badge warn">not run together</span>{}</p>',
+            "What changed between the two runs counts as well, so this decides nothing: a release is judged "
+            "against a baseline that is under the same load at the same time.",
         )
     st.subheader("Fingerprints", anchor="fingerprints")
-    show(
-        table(
-            ("what", "first", "second", "", "what it means"),
-            ((row.what, _value(row.first), _value(row.second), _mark(row), row.why) for row in rows),
-            caption="fingerprints",
-        )
-    )
-
-
-def _value(text: str) -> Markup:
-    return Markup("<code>{}</code>").format(clean(text))
-
-
-def _mark(row: Difference) -> Markup:
-    text, kind = MARKS[row.level]
-    return Markup('<span class="status {}">{}</span>').format(kind, text)
+    listed = []
+    for row in rows:
+        values = (Markup("<code>{}</code>").format(clean(value)) for value in (row.first, row.second))
+        text, kind = MARKS[row.level]
+        listed.append((row.what, *values, Markup('<span class="status {}">{}</span>').format(kind, text), row.why))
+    show_table(("what", "first", "second", "", "what it means"), listed, caption="fingerprints")
 
 
 def _show_comparison(
-    place: Place, policy: Policy, found: Confronted, first: tuple[str, str, str], second: tuple[str, str, str]
+    place: Place,
+    policy: Policy,
+    found: Confronted,
+    compared: Compared,
+    first: tuple[str, str, str],
+    second: tuple[str, str, str],
 ) -> None:
-    if found.compared is None:
-        return
-    rows = rank_comparisons([row for row in found.compared.comparisons if not row.scan])
+    rows = rank_comparisons([row for row in compared.comparisons if not row.scan])
     st.subheader("Second against first", anchor="metrics")
-    show(
-        Markup('<p class="muted">In tables and figures baseline is {} ({}), canary is {} ({}).</p>').format(
-            clean(found.first.label), clean(found.first.arm), clean(found.second.label), clean(found.second.arm)
-        )
+    show_markup(
+        '<p class="muted">In tables and figures baseline is {} ({}), canary is {} ({}).</p>',
+        *(clean(text) for side in (found.first, found.second) for text in (side.label, side.arm)),
     )
-    show(metrics_table(rows, second[0]))
     path = f"Path({policy.origin!r})" if place.policy else ""
     snippet = SNIPPET.format(store=str(place.store), first=first, second=second, policy=path)
-    hand_out("compared", HEAD, [describe(row) for row in rows], snippet)
-    curves, colors = found.compared.figures, color_arms([BASELINE, CANDIDATE])
+    show_metrics(rows, second[0], "compared", snippet)
+    curves, colors = compared.figures, color_arms([BASELINE, CANDIDATE])
     left, right = st.columns(2, gap="large")
-    for place_of, column, draw in ((0, left, draw_shift), (1, right, draw_distribution)):
-        key = ("quantiles", "distributions")[place_of]
+    for key, column, draw in (("quantiles", left, draw_shift), ("distributions", right, draw_distribution)):
         for curve in curves[key]:
             with column:
                 show_figure(draw(curve, color=colors[curve["arm"]]), f"compare-{key}", snippet)
-    endpoints = rank_comparisons([row for row in found.compared.comparisons if row.scan])
+    endpoints = rank_comparisons([row for row in compared.comparisons if row.scan])
     if endpoints:
         st.subheader("Endpoints", anchor="endpoints")
         show(metrics_table(endpoints[:50], second[0], caption="endpoints"))
@@ -146,5 +131,4 @@ def _show_comparison(
         st.subheader("Laid over each other", anchor="timeline")
         for k, figure in enumerate(draw_timeline(curves["timeline"])):
             show_figure(figure, f"compare-timeline-{k}", snippet)
-    st.subheader("Was it a fair comparison?", anchor="health")
-    show(health_list(found.compared.findings))
+    show_health(compared.findings)

@@ -8,17 +8,24 @@ from typing import Any
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.figures import draw_distribution, draw_over_time, draw_shift, draw_timeline, draw_units
+from evaluator.figures import (
+    draw_distribution,
+    draw_over_time,
+    draw_shift,
+    draw_timeline,
+    draw_units,
+    explain_timeline,
+)
 from evaluator.records import Comparison, Margin, Verdict
-from evaluator.reports.base import STATUS_MARKS, format_allowed
+from evaluator.reports.base import STATUS_MARKS, count_both, format_allowed
 from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.panels import show_figure
-from evaluator.ui.pieces import clean, definitions, empty, show
+from evaluator.ui.pieces import clean, show_definitions, show_empty, show_markup
 from evaluator.ui.reads import Place
-from evaluator.wording import format_count, format_duration, format_margin, format_number
+from evaluator.wording import format_margin, format_number
 
-__all__ = ["show_distribution", "show_metric", "show_timeline", "snippet"]
+__all__ = ["show_distribution", "show_metric", "show_timeline"]
 
 Traced = Mapping[str, Any]
 
@@ -28,7 +35,7 @@ release = evaluator.open({store!r}).release({release!r})
 release.judgement().plot.{draw}"""
 
 
-def snippet(place: Place, verdict: Verdict, draw: str) -> str:
+def _write_snippet(place: Place, verdict: Verdict, draw: str) -> str:
     """Python that makes a figure again in a notebook."""
     return SNIPPET.format(store=str(place.store), release=verdict.release.id, draw=draw)
 
@@ -43,7 +50,7 @@ def show_metric(place: Place, verdict: Verdict, found: Traced, colors: Mapping[s
     seen = {id(row): (one, row) for one, row in traced if row is not None and row.effect is not None}
     known = [seen[id(row)] for row in rank_comparisons([row for _, row in seen.values()])]
     if not known:
-        show(empty("No metric has figures of its own.", "Gates and holds on requests have them where there is data."))
+        show_empty("No metric has figures of its own.", "Gates and holds on requests have them where there is data.")
         return
     one, row = _choose(known)
     left, right = st.columns(2, gap="large")
@@ -51,15 +58,15 @@ def show_metric(place: Place, verdict: Verdict, found: Traced, colors: Mapping[s
         if one["over_time"]:
             figure = draw_over_time(row, one["over_time"], color=colors[row.arm])
             draw = f"band({row.rule.name!r}, arm={row.arm!r})"
-            show_figure(figure, "over-time", snippet(place, verdict, draw))
+            show_figure(figure, "over-time", _write_snippet(place, verdict, draw))
         else:
-            show(empty("No line over time.", "Several runs were judged together, each at its end."))
+            show_empty("No line over time.", "Several runs were judged together, each at its end.")
     with right:
         if one["units"]:
             figure = draw_units(row, one["units"], colors=colors)
             draw = f"units({row.rule.name!r}, arm={row.arm!r})"
-            show_figure(figure, "units", snippet(place, verdict, draw))
-        show(definitions(_explain(row)))
+            show_figure(figure, "units", _write_snippet(place, verdict, draw))
+        show_definitions(_explain(row))
 
 
 def _choose(known: list[tuple[Traced, Comparison]]) -> tuple[Traced, Comparison]:
@@ -80,7 +87,7 @@ def _explain(row: Comparison) -> list[tuple[str, object]]:
         ("why", row.reason or row.no_data or "–"),
         ("definition", f"{row.rule.type} of {row.rule.slice.endpoint or 'all endpoints'}"),
         ("allowed", format_allowed(row)),
-        ("n", f"{format_count(row.baseline.n)} + {format_count(row.candidate.n)}"),
+        ("n", count_both(row)),
         ("instances or runs", f"{row.instances[0]} + {row.instances[1]}"),
         ("method", row.method),
     ]
@@ -101,12 +108,14 @@ def show_distribution(place: Place, verdict: Verdict, found: Traced, colors: Map
         left, right = st.columns(2, gap="large")
         with left:
             figure = draw_shift(curve, color=colors[arm])
-            show_figure(figure, f"shift-{place_of}", snippet(place, verdict, f"shift({arm!r})"))
+            show_figure(figure, f"shift-{place_of}", _write_snippet(place, verdict, f"shift({arm!r})"))
         both = next((one for one in found["distributions"] if one["arm"] == arm), None)
         if both is not None:
             with right:
                 figure = draw_distribution(both, color=colors[arm])
-                show_figure(figure, f"distribution-{place_of}", snippet(place, verdict, f"distribution({arm!r})"))
+                show_figure(
+                    figure, f"distribution-{place_of}", _write_snippet(place, verdict, f"distribution({arm!r})")
+                )
 
 
 def show_timeline(place: Place, verdict: Verdict, found: Traced) -> None:
@@ -115,12 +124,6 @@ def show_timeline(place: Place, verdict: Verdict, found: Traced) -> None:
     if not timeline:
         return
     st.subheader("What happened when", anchor="timeline")
-    kinds = list(dict.fromkeys(one["what"] for one in timeline["shaded"]))
-    shaded = f" Shaded: {', '.join(kinds)}." if kinds else ""
-    show(
-        Markup('<p class="muted">Each point is {} of load.{}</p>').format(
-            format_duration(timeline["slot_s"]), clean(shaded)
-        )
-    )
+    show_markup('<p class="muted">{}</p>', clean(explain_timeline(timeline)))
     for k, figure in enumerate(draw_timeline(timeline, found.get("readings", ()))):
-        show_figure(figure, f"timeline-{k}", snippet(place, verdict, "timeline()"))
+        show_figure(figure, f"timeline-{k}", _write_snippet(place, verdict, "timeline()"))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.records import ReleaseSummary, Run, Verdict
-from evaluator.ui.pieces import clean, clock, definitions, empty, link, show, show_table, table, words_of
+from evaluator.records import ReleaseSummary, Verdict
+from evaluator.ui.pieces import clean, clock, link, show_definitions, show_empty, show_list, show_table, words_of
 from evaluator.ui.reads import Place, ReleaseView
 
 __all__ = ["show_history", "show_method", "show_queries", "show_runs"]
@@ -39,73 +39,45 @@ def show_runs(view: ReleaseView) -> None:
     """The runs of a release, the newest group last."""
     st.subheader("Runs", anchor="runs")
     if not view.runs:
-        show(
-            empty(
-                "No run has landed.",
-                "Load both versions:",
-                f"evaluator load {shlex.quote(view.release.id)} --baseline URL --canary URL",
-            )
-        )
+        load = f"evaluator load {shlex.quote(view.release.id)} --baseline URL --canary URL"
+        show_empty("No run has landed.", "Load both versions:", load)
         return
-    show_table(
-        ("run", "source", "replicate", "state", "started", "ended", "requests", "users"),
-        (_run(view, run) for run in view.runs),
-        caption="runs",
-    )
-
-
-def _run(view: ReleaseView, run: Run) -> Sequence[object]:
-    users = ", ".join(f"{arm} {count}" for arm, count in run.facts.users.items())
-    why = f"{run.state.value}: {run.facts.stopped_by}" if run.facts.stopped_by else run.state.value
-    name = link("compare", run.id, a=view.release.id, a_run=run.id)
-    return (
-        name,
-        run.source,
-        f"{run.replicate + 1}",
-        why,
-        clock(run.started),
-        clock(run.ended),
-        f"{run.landed:,}",
-        users or "–",
-    )
+    rows = []
+    for run in view.runs:
+        name = link("compare", run.id, a=view.release.id, a_run=run.id)
+        state = f"{run.state.value}: {run.facts.stopped_by}" if run.facts.stopped_by else run.state.value
+        times = clock(run.started), clock(run.ended)
+        users = ", ".join(f"{arm} {count}" for arm, count in run.facts.users.items()) or "–"
+        rows.append((name, run.source, f"{run.replicate + 1}", state, *times, f"{run.landed:,}", users))
+    head = ("run", "source", "replicate", "state", "started", "ended", "requests", "users")
+    show_table(head, rows, caption="runs")
 
 
 def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None:
     """Earlier verdicts of this release, and the other candidates of its service."""
     st.subheader("History", anchor="history")
-    past = Markup("").join(
+    past = list(enumerate(view.verdicts))[-20:]
+    show_list(
         Markup("<li>{} {} {}</li>").format(
             words_of(one.word),
             clock(one.judged_at),
-            link("release", f"verdict {one.number + 1}", release=view.release.id, verdict=one.number),
+            link("release", f"verdict {number + 1}", release=view.release.id, verdict=number),
         )
-        for one in reversed(view.verdicts[-20:])
+        for number, one in reversed(past)
     )
-    show(Markup('<ul class="ev-list">{}</ul>').format(past))
-    others = list(_candidates(view, summaries))
-    if others:
-        show(
-            table(
-                ("candidate", "verdict", "judged", "compare"),
-                (
-                    (
-                        link("release", one.release.id, release=one.release.id),
-                        words_of(one.verdict),
-                        clock(one.judged_at),
-                        link("compare", "with this one", a=one.release.id, b=view.release.id),
-                    )
-                    for one in others
-                ),
-                caption="candidates of this service",
-            )
+    services = {service.name for service in view.release.services}
+    others = [
+        (
+            link("release", one.release.id, release=one.release.id),
+            words_of(one.verdict),
+            clock(one.judged_at),
+            link("compare", "with this one", a=one.release.id, b=view.release.id),
         )
-
-
-def _candidates(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> Iterable[ReleaseSummary]:
-    services = {one.name for one in view.release.services}
-    for one in summaries[:50]:
-        if one.release.id != view.release.id and services & {service.name for service in one.release.services}:
-            yield one
+        for one in summaries[:50]
+        if one.release.id != view.release.id and services & {service.name for service in one.release.services}
+    ]
+    if others:
+        show_table(("candidate", "verdict", "judged", "compare"), others, caption="candidates of this service")
 
 
 def show_method(place: Place, view: ReleaseView, verdict: Verdict) -> None:
@@ -115,19 +87,17 @@ def show_method(place: Place, view: ReleaseView, verdict: Verdict) -> None:
     path = verdict.policy_path or str(place.policy or "")
     policy = ["--policy", path] if path else []
     command = shlex.join(["evaluator", "--store", str(place.store), *policy, "verdict", view.release.id, "--dry-run"])
-    show(
-        definitions(
-            [
-                ("window", Markup("{} to {}").format(clock(window.start), clock(window.end))),
-                ("judge", f"{verdict.judge}, {verdict.monitoring} monitoring"),
-                ("false alarms", f"alpha {verdict.alpha:g} over all gates together"),
-                ("mode", verdict.mode),
-                ("evaluator", verdict.evaluator_version),
-                ("policy", Markup("<code>{}</code>").format(verdict.policy_hash)),
-                ("data", Markup("<code>{}</code>").format(verdict.data_hash)),
-                ("judge it again", Markup("<code>{}</code>").format(command)),
-            ]
-        )
+    show_definitions(
+        [
+            ("window", Markup("{} to {}").format(clock(window.start), clock(window.end))),
+            ("judge", f"{verdict.judge}, {verdict.monitoring} monitoring"),
+            ("false alarms", f"alpha {verdict.alpha:g} over all gates together"),
+            ("mode", verdict.mode),
+            ("evaluator", verdict.evaluator_version),
+            ("policy", Markup("<code>{}</code>").format(verdict.policy_hash)),
+            ("data", Markup("<code>{}</code>").format(verdict.data_hash)),
+            ("judge it again", Markup("<code>{}</code>").format(command)),
+        ]
     )
     with st.expander("The policy that judged, with every default", key="policy"):
         st.code(json.dumps(dict(verdict.policy), indent=2, ensure_ascii=True), language="json", wrap_lines=True)

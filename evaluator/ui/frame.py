@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
-from markupsafe import Markup
 
 from evaluator.errors import EvaluatorError, StoreBusy
 from evaluator.ui.acting import start_worker
 from evaluator.ui.identity import is_login_configured, show_reader, sign_in_if_asked
-from evaluator.ui.pieces import empty, show
+from evaluator.ui.pieces import show_empty
 from evaluator.ui.reads import find_place
 
 __all__ = ["guarded", "open_frame", "show_problem"]
@@ -27,13 +26,11 @@ def open_frame(run: Callable[[], None]) -> None:
     """Run a page inside the frame."""
     st.html(STYLE)
     if _is_open_to_everyone():
-        show(
-            empty(
-                "This app answers to the network, and nobody has to sign in.",
-                "It shows nothing until it listens on loopback only, or asks who is there: docs/app.md says what "
-                "exposing it needs.",
-                "evaluator app --address 127.0.0.1",
-            )
+        show_empty(
+            "This app answers to the network, and nobody has to sign in.",
+            "It shows nothing until it listens on loopback only, or asks who is there: docs/app.md says what "
+            "exposing it needs.",
+            "evaluator app --address 127.0.0.1",
         )
         return
     start_worker()  # before anybody signs in: what was approved does not wait for a reader
@@ -81,6 +78,6 @@ def show_problem(error: Exception) -> None:
         hint = "It is a fault of evaluator; the log of `evaluator app` says where."
     head = "The store is being written." if isinstance(error, StoreBusy) else what
     body = f"{what} {hint}" if isinstance(error, StoreBusy) else hint
-    show(Markup('<div role="alert">{}</div>').format(empty(head, body or "Nothing was changed.")))
+    show_empty(head, body or "Nothing was changed.", alert=True)
     if isinstance(error, StoreBusy):
         st.button("Try again", key=f"again-{abs(hash(what))}")

@@ -13,7 +13,7 @@ import streamlit as st
 from evaluator.errors import UsageError
 from evaluator.intents import SYSTEM, system_person
 from evaluator.records.intents import GROUP, Person
-from evaluator.ui.pieces import empty, plain, show
+from evaluator.ui.pieces import plain, show_empty
 
 __all__ = [
     "FRESH_S",
@@ -59,15 +59,11 @@ def is_login_configured() -> bool:
 
 def sign_in_if_asked() -> bool:
     """Ask for a login where one is configured; false while there is none."""
-    if not is_login_configured() or _is_logged_in():
+    if not is_login_configured() or getattr(st.user, "is_logged_in", False):
         return True
-    show(empty("Sign in to review releases.", "Who you are decides what you may do: the policy's roles say so."))
+    show_empty("Sign in to review releases.", "Who you are decides what you may do: the policy's roles say so.")
     st.button("Sign in", type="primary", on_click=st.login, key="sign-in")
     return False
-
-
-def _is_logged_in() -> bool:
-    return bool(getattr(st.user, "is_logged_in", False))
 
 
 def find_reader() -> Reader:

@@ -6,10 +6,10 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.intents import LONGEST_NOTE, may, write_note
-from evaluator.records.intents import AuditRow, PersonRole
+from evaluator.records.intents import PersonRole
 from evaluator.ui.acting import read_trail
 from evaluator.ui.identity import find_reader
-from evaluator.ui.pieces import clean, clock, empty, show
+from evaluator.ui.pieces import clean, clock, show_empty, show_list
 from evaluator.ui.reads import Place, open_store, read_policy
 
 __all__ = ["show_notes"]
@@ -19,11 +19,15 @@ def show_notes(place: Place, release: str) -> None:
     """What people wrote, the newest first, and a place to write."""
     st.subheader("Notes", anchor="notes")
     notes = [row for row in read_trail(place) if row.event == "note" and row.release == release]
-    items = Markup("").join(_note(row) for row in reversed(notes))
-    if items:
-        show(Markup('<ul class="ev-list">{}</ul>').format(items))
+    if notes:
+        show_list(
+            Markup('<li>{}<span class="reason">{} {}</span></li>').format(
+                Markup("<br>").join(clean(line) for line in row.text.splitlines()), clean(row.actor), clock(row.at)
+            )
+            for row in reversed(notes)
+        )
     else:
-        show(empty("No notes yet.", "What was found out stays here, with its author and time."))
+        show_empty("No notes yet.", "What was found out stays here, with its author and time.")
     reader = find_reader()
     policy = read_policy(place, release)
     able = may(policy.promotion, reader.names, PersonRole.ANALYST)
@@ -35,9 +39,3 @@ def show_notes(place: Place, release: str) -> None:
     if pressed:
         write_note(open_store(place), policy, reader.person, release, text)
         st.rerun()
-
-
-def _note(row: AuditRow) -> Markup:
-    return Markup('<li>{}<span class="reason">{} {}</span></li>').format(
-        Markup("<br>").join(clean(line) for line in row.text.splitlines()), clean(row.actor), clock(row.at)
-    )

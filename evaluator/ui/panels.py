@@ -9,23 +9,50 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import streamlit as st
-from markupsafe import Markup
 
 from evaluator.figures import PALETTE, Figure, to_image
 from evaluator.records import Comparison
-from evaluator.reports.base import format_allowed, format_both, format_effect, harmless_cell
-from evaluator.ui.pieces import clean, show, table
+from evaluator.reports.base import format_allowed, format_both, format_effect, harmless_cell, name_role
+from evaluator.ui.pieces import clean, metrics_table, show, show_markup, show_table
 from evaluator.wording import name_comparison
 
-__all__ = ["HEAD", "describe", "hand_out", "is_dark", "show_figure", "to_csv"]
+__all__ = ["hand_out", "show_figure", "show_metrics"]
 
 HEAD = ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "status", "reason")
-"""What `describe` says of a comparison."""
+"""What is handed out of a comparison."""
+
+
+def show_metrics(
+    rows: Sequence[Comparison],
+    release_id: str,
+    name: str,
+    snippet: str,
+    *,
+    caption: str = "metrics",
+    several: bool = False,
+    most: int | None = None,
+) -> None:
+    """Show metrics in the given order, at most the first `most` of them, and hand out all."""
+    show(metrics_table(rows[:most], release_id, several=several, caption=caption))
+    plain = [
+        (
+            name_comparison(row),
+            row.arm,
+            name_role(row),
+            *format_both(row),
+            format_effect(row),
+            format_allowed(row),
+            row.status.value.replace("_", " "),
+            row.reason or row.no_data or "",
+        )
+        for row in rows
+    ]
+    hand_out(name, HEAD, plain, snippet)
 
 
 def show_figure(figure: Figure, name: str, snippet: str) -> None:
     """Show a figure under the finding it states."""
-    show(Markup('<p class="ev-figure">{}</p>').format(clean(figure.title)))
+    show_markup('<p class="ev-figure">{}</p>', clean(figure.title))
     spec = _paint(figure.chart.to_dict())
     spec.pop("width", None)
     st.vega_lite_chart(spec=spec, theme=None, width="stretch", key=f"figure-{name}", alt=figure.alt)
@@ -43,9 +70,9 @@ def hand_out(
 ) -> None:
     """The numbers behind what is shown: to read, to take away, and to make again."""
     with st.expander("Numbers, downloads, notebook", key=f"numbers-{name}"):
-        show(table(head, rows, caption=caption or name))
+        show_table(head, rows, caption=caption or name)
         with st.container(horizontal=True):
-            _offer(name, "csv", "text/csv", lambda: to_csv(head, rows))
+            _offer(name, "csv", "text/csv", lambda: _to_csv(head, rows))
             if image is not None:
                 _offer(name, "svg", "image/svg+xml", lambda: image("svg"))
                 _offer(name, "png", "image/png", lambda: image("png"))
@@ -58,16 +85,7 @@ def _offer(name: str, kind: str, mime: str, make: Callable[[], bytes]) -> None:
     )
 
 
-def describe(row: Comparison) -> tuple[str, ...]:
-    """A comparison as a row of text."""
-    role = "scan" if row.scan else row.rule.role.value
-    said = row.reason or row.no_data or ""
-    status = row.status.value.replace("_", " ")
-    both = format_both(row)
-    return (name_comparison(row), row.arm, role, *both, format_effect(row), format_allowed(row), status, said)
-
-
-def to_csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
+def _to_csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
     """Rows as CSV; what a spreadsheet would compute is marked as text."""
     out = io.StringIO()
     writer = csv.writer(out)
@@ -76,14 +94,9 @@ def to_csv(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
     return out.getvalue().encode("utf-8-sig")
 
 
-def is_dark() -> bool:
-    """Does the reader's page have a dark background?"""
-    return st.context.theme.type == "dark"
-
-
 def _paint(spec: dict[str, Any]) -> dict[str, Any]:
     """A chart in the colours of the reader's page."""
-    if not is_dark():
+    if st.context.theme.type != "dark":
         return spec
     text = json.dumps(spec)
     for light, dark in PALETTE.items():

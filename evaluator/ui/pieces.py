@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from urllib.parse import urlencode
 
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.figures.base import PALETTE, color_arms
-from evaluator.records import BASELINE, Comparison, Finding, MetricStatus, Role, Verdict, VerdictWord
+from evaluator.figures.base import PALETTE, color_arms, is_worse_upwards, name_row
+from evaluator.records import BASELINE, Comparison, Finding, Verdict, VerdictWord
 from evaluator.reports import VERDICT_WORDS, plain_text
-from evaluator.reports.base import HEALTH_MARKS, STATUS_MARKS, format_allowed, format_both, format_effect
-from evaluator.wording import format_change, format_duration, name_comparison, name_metric
+from evaluator.reports.base import (
+    HEALTH_MARKS,
+    format_allowed,
+    format_both,
+    format_effect,
+    is_only_shown,
+    mark_status,
+    name_check,
+    name_role,
+    put_worst_first,
+)
+from evaluator.reports.overview import HeatMap
+from evaluator.wording import format_change, format_duration, name_metric
 
 __all__ = [
     "address",
@@ -23,18 +33,22 @@ __all__ = [
     "clean",
     "clock",
     "css_color",
-    "definitions",
-    "empty",
-    "health_list",
     "heat_map",
     "legend",
     "link",
     "metrics_table",
+    "name_status",
     "plain",
     "show",
+    "show_definitions",
+    "show_empty",
+    "show_health",
+    "show_list",
+    "show_markup",
     "show_table",
     "since",
     "table",
+    "with_code",
     "words_of",
 ]
 
@@ -45,9 +59,28 @@ STUB = 8.0
 """Percent of the width at which the line before an arrow begins, where all of the interval lies beyond."""
 
 
-def show(*parts: Markup) -> None:
-    """Put pieces on the page."""
-    st.html(Markup('<div class="ev">{}</div>').format(Markup("").join(parts)))
+def show(part: Markup) -> None:
+    """Put a piece on the page."""
+    st.html(Markup('<div class="ev">{}</div>').format(part))
+
+
+def show_markup(template: str, *values: object) -> None:
+    """Put HTML on the page in which each `{}` is filled with a value, escaped unless it is a piece."""
+    show(Markup(template).format(*values))  # noqa: S704 the pages' own text
+
+
+def show_list(items: Iterable[Markup]) -> None:
+    """Put a list of `<li>` on the page."""
+    show_markup('<ul class="ev-list">{}</ul>', Markup("").join(items))
+
+
+def show_empty(what: str, why: str, command: str = "", *, alert: bool = False) -> None:
+    """Say what is not there, why, and the exact command that changes that; `alert`: it was asked for."""
+    then = Markup(" <code>{}</code>").format(command) if command else ""
+    box = Markup('<div class="ev-empty" role="status"><strong>{}</strong>{}{}</div>').format(
+        clean(what), clean(why), then
+    )
+    show(Markup('<div role="alert">{}</div>').format(box) if alert else box)
 
 
 def clean(text: object) -> str:
@@ -112,14 +145,6 @@ def words_of(word: VerdictWord | str | None) -> Markup:
     return Markup('<strong class="{}">{}</strong>').format(known.value, VERDICT_WORDS[known])
 
 
-def empty(what: str, why: str, command: str = "") -> Markup:
-    """What is not there, why, and the exact command that changes that."""
-    then = Markup(" <code>{}</code>").format(command) if command else ""
-    return Markup('<div class="ev-empty" role="status"><strong>{}</strong>{}{}</div>').format(
-        clean(what), clean(why), then
-    )
-
-
 def with_code(text: str) -> Markup:
     """A sentence whose commands, between backticks, look like what they are."""
     parts = clean(text).split("`")
@@ -127,10 +152,10 @@ def with_code(text: str) -> Markup:
     return Markup("").join(marked)
 
 
-def definitions(pairs: Iterable[tuple[str, object]]) -> Markup:
-    """Names and what they are."""
+def show_definitions(pairs: Iterable[tuple[str, object]]) -> None:
+    """Put names and what they are on the page."""
     rows = (Markup("<dt>{}</dt><dd>{}</dd>").format(name, _safe(value)) for name, value in pairs)
-    return Markup('<dl class="ev-dl">{}</dl>').format(Markup("").join(rows))
+    show_markup('<dl class="ev-dl">{}</dl>', Markup("").join(rows))
 
 
 def _safe(value: object) -> object:
@@ -140,19 +165,17 @@ def _safe(value: object) -> object:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> Markup:
     """Rows whose first cell names them; on a phone each row is a block."""
     top = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in head)
-    body = Markup("").join(_row(head, row) for row in rows)
+    body = []
+    for row in rows:
+        cells = (
+            Markup('<td data-of="{}">{}</td>').format(name, _safe(value))
+            for name, value in zip(head[1:], row[1:], strict=True)
+        )
+        body.append(Markup('<tr><th scope="row">{}</th>{}</tr>').format(_safe(row[0]), Markup("").join(cells)))
     return Markup(
         '<div class="ev-scroll ev-rows" tabindex="0" role="region" aria-label="{}"><table><thead><tr>{}</tr></thead>'
         "<tbody>{}</tbody></table></div>"
-    ).format(caption or " and ".join(head[:2]), top, body)
-
-
-def _row(head: Sequence[str], row: Sequence[object]) -> Markup:
-    cells = (
-        Markup('<td data-of="{}">{}</td>').format(name, _safe(value))
-        for name, value in zip(head[1:], row[1:], strict=True)
-    )
-    return Markup('<tr><th scope="row">{}</th>{}</tr>').format(_safe(row[0]), Markup("").join(cells))
+    ).format(caption or " and ".join(head[:2]), top, Markup("").join(body))
 
 
 def show_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, caption: str = "") -> None:
@@ -185,20 +208,22 @@ def banner(verdict: Verdict, notes: Sequence[Markup]) -> Markup:
     )
 
 
-def health_list(findings: Sequence[Finding]) -> Markup:
-    """Each check: what it saw, the worst first."""
-    order = {"fail": 0, "warn": 1, "ok": 2}
-    rows = Markup("").join(
+def show_health(findings: Sequence[Finding]) -> None:
+    """Put each check on the page: what it saw, the worst first."""
+    st.subheader("Was it a fair comparison?", anchor="health")
+    if not findings:
+        show_empty("No check was made.", "")
+        return
+    show_list(
         Markup('<li><span class="{}" aria-hidden="true">{}</span> <strong>{}</strong> <span>{}</span>{}</li>').format(
             one.level.value,
             HEALTH_MARKS[one.level],
-            one.check.replace("_", " "),
+            name_check(one),
             clean(one.text),
             Markup('<span class="reason">{}</span>').format(clean(one.remedy)) if one.remedy else "",
         )
-        for one in sorted(findings, key=lambda one: order[one.level.value])
+        for one in put_worst_first(findings)
     )
-    return Markup('<ul class="ev-list">{}</ul>').format(rows)
 
 
 # ------------------------------------------------------------------ metrics with their intervals
@@ -210,8 +235,25 @@ def metrics_table(
     """Metrics in the given order: both values, the change with its interval drawn against the margin, the status."""
     head = ("metric", "status", "role", "baseline", "candidate", "change", "against the margin", "allowed")
     colors = color_arms([row.arm for row in rows])
-    laid = (_metric_row(row, release_id, css_color(colors[row.arm]), several=several) for row in rows)
+    laid = []
+    for row in rows:
+        chosen: dict[str, object] = {"metric": row.rule.name, "arm": row.arm}
+        if row.scan:
+            chosen = {"endpoint": clean(row.rule.slice.endpoint)}
+        at, name = "closer" if row.scan else "metric", name_row(row, several=several)
+        title = Markup('{}<span class="reason">{}</span>').format(
+            link("release", name, at=at, release=release_id, **chosen), clean(row.reason or row.no_data or "")
+        )
+        drawn = draw_interval(row, css_color(colors[row.arm]))
+        numbers = (*format_both(row), format_effect(row), drawn, format_allowed(row))
+        laid.append((title, name_status(row), name_role(row), *numbers))
     return table(head, laid, caption=caption)
+
+
+def name_status(row: Comparison) -> Markup:
+    """Mark and word of a metric's status, coloured."""
+    kind = "watch" if is_only_shown(row) else row.status.value
+    return Markup('<span class="status {}">{}</span>').format(kind, mark_status(row, "· shown only"))
 
 
 def css_color(color: str) -> str:
@@ -219,103 +261,54 @@ def css_color(color: str) -> str:
     return f"light-dark({color}, {PALETTE[color]})"
 
 
-def _metric_row(row: Comparison, release_id: str, color: str, *, several: bool) -> Sequence[object]:
-    name = f"{name_comparison(row)}, {row.arm}" if several else name_comparison(row)
-    chosen: dict[str, object] = {"metric": row.rule.name, "arm": row.arm}
-    if row.scan:
-        chosen = {"endpoint": clean(row.rule.slice.endpoint)}
-    title = Markup("{}{}").format(
-        link("release", name, at="closer" if row.scan else "metric", release=release_id, **chosen),
-        Markup('<span class="reason">{}</span>').format(clean(row.reason or row.no_data or "")),
-    )
-    both = format_both(row)
-    watched = row.rule.role is Role.WATCH and row.status is not MetricStatus.NO_DATA
-    status = Markup('<span class="status {}">{}</span>').format(
-        "watch" if watched else row.status.value, "· shown only" if watched else STATUS_MARKS[row.status]
-    )
-    role = "scan" if row.scan else row.rule.role.value
-    return (title, status, role, *both, format_effect(row), draw_interval(row, color), format_allowed(row))
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Positions of an interval on its own axis, in percent of the width."""
-
-    zero: float
-    edge: float
-    low: float
-    high: float
-    dot: float | None
-    cut_low: bool
-    cut_high: bool
-
-
-def draw_interval(row: Comparison, color: str = "") -> Markup:
+def draw_interval(row: Comparison, color: str) -> Markup:
     """An interval on an axis of margins: the shaded part is allowed, the dashed line is the margin."""
-    span = _place(row)
-    if span is None:
-        return Markup("")
-    parts = [
-        _bar("band", min(span.zero, span.edge), abs(span.edge - span.zero)),
-        _bar("zero", span.zero),
-        *([_bar("edge", span.edge)] if row.rule.margin else []),
-        _bar("whisker", span.low, span.high - span.low),
-        *([_bar("dot", span.dot)] if span.dot is not None else []),
-    ]
-    parts += [Markup('<i class="more"></i>')] if span.cut_high else []
-    parts += [Markup('<i class="less"></i>')] if span.cut_low else []
-    said = f"{name_metric(row.rule)} {format_effect(row)}, {format_allowed(row)} allowed"
-    painted = f"--canary:{color}" if color else ""
-    return Markup('<div class="ev-interval" role="img" aria-label="{}" style="{}">{}</div>').format(
-        clean(said), painted, Markup("").join(parts)
-    )
-
-
-def _bar(kind: str, left: float, width: float | None = None) -> Markup:
-    room = "" if width is None else f";width:{width:.2f}%"
-    return Markup('<i class="{}" style="left:{}{}"></i>').format(kind, f"{left:.2f}%", room)
-
-
-def _place(row: Comparison) -> _Span | None:
     effect, margin = row.effect, row.rule.margin
     if effect is None or math.isnan(effect.estimate):
-        return None
-    unit = margin.value if margin and margin.value > 0 else max(abs(effect.estimate), _half(effect.lower, effect.upper))
+        return Markup("")
+    ends = [abs(end) for end in (effect.lower, effect.upper) if math.isfinite(end)]
+    unit = margin.value if margin and margin.value > 0 else max([abs(effect.estimate), *ends])
     if not math.isfinite(unit) or unit <= 0:
-        return None
+        return Markup("")
 
     def at(value: float) -> float:
+        """Where a change lies, in percent of the width."""
         held = min(max(0.0 if math.isnan(value) else value / unit, -FARTHEST), FARTHEST)
         return 50 + 50 * held / FARTHEST
 
-    edge = unit if row.rule.direction.value == "lower_is_better" else -unit
-    return _Span(
-        zero=50.0,
-        edge=at(edge) if margin else 50.0,
-        low=min(at(effect.lower), 100 - STUB),
-        high=max(at(effect.upper), STUB),
-        dot=at(effect.estimate) if abs(effect.estimate) <= FARTHEST * unit else None,
-        cut_low=effect.lower < -FARTHEST * unit,
-        cut_high=effect.upper > FARTHEST * unit,
+    zero, most = 50.0, FARTHEST * unit
+    edge = at(unit if is_worse_upwards(row) else -unit) if margin else zero
+    low, high = min(at(effect.lower), 100 - STUB), max(at(effect.upper), STUB)
+    places: list[tuple[str, float, float | None]] = [("band", min(zero, edge), abs(edge - zero)), ("zero", zero, None)]
+    places += [("edge", edge, None)] if margin else []
+    places += [("whisker", low, high - low)]
+    places += [("dot", at(effect.estimate), None)] if abs(effect.estimate) <= most else []
+    parts = [
+        Markup('<i class="{}" style="left:{}{}"></i>').format(
+            kind, f"{left:.2f}%", "" if width is None else f";width:{width:.2f}%"
+        )
+        for kind, left, width in places
+    ]
+    parts += [Markup('<i class="more"></i>')] if effect.upper > most else []
+    parts += [Markup('<i class="less"></i>')] if effect.lower < -most else []
+    said = f"{name_metric(row.rule)} {format_effect(row)}, {format_allowed(row)} allowed"
+    return Markup('<div class="ev-interval" role="img" aria-label="{}" style="{}">{}</div>').format(
+        clean(said), f"--canary:{color}", Markup("").join(parts)
     )
 
 
-def _half(lower: float, upper: float) -> float:
-    return max((abs(end) for end in (lower, upper) if math.isfinite(end)), default=0.0)
-
-
-def heat_map(
-    columns: Sequence[str], rows: Iterable[tuple[Markup, Markup, Sequence[tuple[str, Comparison] | None]]]
-) -> Markup:
-    """Releases by metrics. Each row: its name, its verdict, and the release and comparison behind each metric."""
+def heat_map(heat: HeatMap) -> Markup:
+    """Releases by metrics: the verdict of each, and how each metric stands."""
     head = Markup("").join(
-        Markup('<th scope="col">{}</th>').format(clean(name)) for name in ("release", "verdict", *columns)
+        Markup('<th scope="col">{}</th>').format(clean(name)) for name in ("release", "verdict", *heat.metrics)
     )
     body = Markup("").join(
         Markup('<tr><th scope="row">{}</th><td>{}</td>{}</tr>').format(
-            name, word, Markup("").join(_heat_cell(cell) for cell in cells)
+            link("release", verdict.release.id, release=verdict.release.id),
+            words_of(verdict.word),
+            Markup("").join(_heat_cell(verdict.release.id, cell) for cell in cells),
         )
-        for name, word, cells in rows
+        for verdict, cells in heat.rows
     )
     return Markup(
         '<div class="ev-scroll ev-heat" tabindex="0" role="region" aria-label="releases by metrics">'
@@ -323,19 +316,16 @@ def heat_map(
     ).format(head, body)
 
 
-def _heat_cell(cell: tuple[str, Comparison] | None) -> Markup:
-    if cell is None:
+def _heat_cell(release_id: str, row: Comparison | None) -> Markup:
+    if row is None:
         return Markup('<td class="muted"><span aria-label="not measured">–</span></td>')
-    release_id, row = cell
-    watched = row.rule.role is Role.WATCH and row.status is not MetricStatus.NO_DATA
-    mark = "·" if watched else STATUS_MARKS[row.status].split(" ")[0]
     change = format_change(row.effect, row.unit) if row.effect else "no data"
     said = f"{release_id}, {name_metric(row.rule)}: {row.status.value.replace('_', ' ')}, {change}"
     return Markup('<td class="{}"><a href="{}" target="_self" aria-label="{}">{}<small>{}</small></a></td>').format(
-        "watch" if watched else row.status.value,
+        "watch" if is_only_shown(row) else row.status.value,
         address("release", at="metric", release=release_id, metric=row.rule.name, arm=row.arm),
         clean(said),
-        mark,
+        mark_status(row, "·").split(" ")[0],
         change,
     )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
-from markupsafe import Markup
 
 from evaluator.calibration import CalibrationReport, Tally, needed_comparisons
 from evaluator.errors import UsageError
@@ -20,7 +19,7 @@ from evaluator.reports.overview import rank_comparisons
 from evaluator.ui.controls import choose
 from evaluator.ui.frame import guarded
 from evaluator.ui.panels import hand_out, show_figure
-from evaluator.ui.pieces import empty, link, metrics_table, show, table, words_of
+from evaluator.ui.pieces import link, metrics_table, show, show_empty, show_markup, show_table, words_of
 from evaluator.ui.reads import (
     Place,
     find_place,
@@ -71,28 +70,22 @@ def show_plan() -> None:
 
 def _choose_goal(*, assumed: bool) -> Goal:
     """Sliders for traffic, instances and minutes, and what is to be found."""
-    top = st.columns(3, gap="large")
-    minutes = top[0].slider("Minutes of load", 5, 240, 60, step=5, key="minutes", bind="query-params")
-    instances = top[1].slider("Instances an arm", 1, 32, 4, key="instances", bind="query-params")
-    rate = top[2].slider(
-        "Requests a second of each arm",
-        1,
-        1000,
-        30,
-        key="rate",
-        bind="query-params",
-        disabled=not assumed,
-        help=None if assumed else "as the stored runs had",
-    )
-    low = st.columns(3, gap="large")
-    latency = low[0].slider("Rise of latency to be found, %", 1, 50, 10, key="latency", bind="query-params")
-    failures = low[1].slider(
-        "Rise of failures to be found, pp", 0.1, 5.0, 0.5, step=0.1, key="failures", bind="query-params"
-    )
-    power = low[2].slider("Chance that counts as found, %", 50, 99, 80, key="power", bind="query-params")
+
+    def slide(column: Any, label: str, key: str, low: float, high: float, value: float, **more: Any) -> float:
+        chosen: float = column.slider(label, low, high, value, key=key, bind="query-params", **more)
+        return chosen
+
+    top, below = st.columns(3, gap="large"), st.columns(3, gap="large")
+    minutes = slide(top[0], "Minutes of load", "minutes", 5, 240, 60, step=5)
+    instances = slide(top[1], "Instances an arm", "instances", 1, 32, 4)
+    why = None if assumed else "as the stored runs had"
+    rate = slide(top[2], "Requests a second of each arm", "rate", 1, 1000, 30, disabled=not assumed, help=why)
+    latency = slide(below[0], "Rise of latency to be found, %", "latency", 1, 50, 10)
+    failures = slide(below[1], "Rise of failures to be found, pp", "failures", 0.1, 5.0, 0.5, step=0.1)
+    power = slide(below[2], "Chance that counts as found, %", "power", 50, 99, 80)
     return Goal(
         duration_s=minutes * 60.0,
-        instances=instances,
+        instances=int(instances),
         rate_per_s=float(rate) if assumed else None,
         regression=latency / 100,
         failures=failures / 100,
@@ -115,8 +108,9 @@ def _show_plan(place: Place, policy: Policy, release_id: str | None, goal: Goal)
         instances=goal.instances,
         goal=goal,
     )
-    head, rows = _tabulate(plans, goal)
-    show(table(head, rows, caption="gates"))
+    head = ("gate", "allowed", "precision", "finds", "the rise is found", "GO if unchanged", "GO after", "of instances")
+    rows = [_row(plan, goal) for plan in plans]
+    show_table(head, rows, caption="gates")
     hand_out("plan", head, rows, snippet, caption="gates")
     st.subheader("What minutes buy, and what only instances buy", anchor="precision")
     around = sorted({max(2, goal.instances // 2), goal.instances, 2 * goal.instances, 4 * goal.instances})
@@ -147,37 +141,30 @@ def _say_origin(history: History) -> None:
         rate = format_number(history.rate_per_s)
         text = f"From {history.comparisons} stored {many} at {rate} requests a second an arm; the more, the surer."
     missing = [f"{name}: no stored data, not planned." for name in history.missing]
-    show(Markup('<p class="muted">{}</p>').format(" ".join([text, *missing])))
-
-
-def _tabulate(plans: Sequence[GatePlan], goal: Goal) -> tuple[Sequence[str], list[tuple[str, ...]]]:
-    head = ("gate", "allowed", "precision", "finds", "the rise is found", "GO if unchanged", "GO after", "of instances")
-    return head, [_row(plan, goal) for plan in plans]
+    show_markup('<p class="muted">{}</p>', " ".join([text, *missing]))
 
 
 def _row(plan: GatePlan, goal: Goal) -> tuple[str, ...]:
+    precision = plan.precision
+
+    def harm(value: float) -> str:
+        return format_margin(Margin(value, relative=precision.relative), precision.unit)
+
+    after = "never"
+    if math.isfinite(plan.go_after_s):
+        after = f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
+    elif math.isfinite(plan.go_instances):
+        after = f"never; {format_number(plan.go_instances)} instances would do"
     return (
-        name_metric(plan.precision.rule),
-        format_margin(plan.precision.rule.margin, plan.precision.unit),
-        f"± {_harm(plan, plan.half_width)}",
-        f"+{_harm(plan, plan.finds)}" if math.isfinite(plan.finds) else "nothing",
-        f"{plan.found_chance:.0%} (+{_harm(plan, goal.harm(plan.precision))})",
+        name_metric(precision.rule),
+        format_margin(precision.rule.margin, precision.unit),
+        f"± {harm(plan.half_width)}",
+        f"+{harm(plan.finds)}" if math.isfinite(plan.finds) else "nothing",
+        f"{plan.found_chance:.0%} (+{harm(goal.harm(precision))})",
         f"{plan.go_chance:.0%}",
-        _after(plan),
+        after,
         f"{plan.lasting:.0%}",
     )
-
-
-def _harm(plan: GatePlan, value: float) -> str:
-    return format_margin(Margin(value, relative=plan.precision.relative), plan.precision.unit)
-
-
-def _after(plan: GatePlan) -> str:
-    if math.isfinite(plan.go_after_s):
-        return f"{format_duration(plan.go_after_s)}, {format_count(round(plan.requests))} requests"
-    if math.isfinite(plan.go_instances):
-        return f"never; {format_number(plan.go_instances)} instances would do"
-    return "never"
 
 
 # ------------------------------------------------------------------ other margins
@@ -187,23 +174,20 @@ def _show_what_if(place: Place, release_id: str) -> None:
     st.subheader("What other margins would have said", anchor="margins")
     verdict = read_past_verdict(read_release(place, release_id), None)
     if verdict is None:
-        show(empty("It was not judged yet.", "Judge it first:", f"evaluator verdict {shlex.quote(release_id)}"))
+        show_empty("It was not judged yet.", "Judge it first:", f"evaluator verdict {shlex.quote(release_id)}")
         return
     judged = read_judgement(place, verdict)
     times = st.select_slider("Every margin, times", TIMES, 1.0, key="margins", bind="query-params")
     known = [rule for rule in judged.rulebook.rules if rule.margin]
     margins = {rule.name: rule.margin.value * times for rule in known if rule.margin}
     tried = judge_under_margins(judged, margins, release_id)
-    show(
-        Markup(
-            "<p>{} was judged {}; with margins × {} it would be {}. Nothing is kept: a margin is changed in the "
-            "policy, where others can see it.</p>"
-        ).format(
-            link("release", release_id, release=release_id),
-            words_of(verdict.word),
-            f"{times:g}",
-            words_of(tried.judgement.word),
-        )
+    show_markup(
+        "<p>{} was judged {}; with margins × {} it would be {}. Nothing is kept: a margin is changed in the policy, "
+        "where others can see it.</p>",
+        link("release", release_id, release=release_id),
+        words_of(verdict.word),
+        f"{times:g}",
+        words_of(tried.judgement.word),
     )
     rows = rank_comparisons([row for row in tried.evidence.comparisons if not row.scan])
     show(metrics_table(rows, release_id, several=len({row.arm for row in rows}) > 1, caption="under these margins"))
@@ -215,18 +199,18 @@ def _show_what_if(place: Place, release_id: str) -> None:
 def _show_calibration(place: Place, policy: Policy, release_id: str | None, *, known: bool) -> None:
     st.subheader("Does this policy cry wolf?", anchor="calibration")
     if not known:
-        show(empty("There are no stored baselines to try it on.", "Load or import some releases first."))
+        show_empty("There are no stored baselines to try it on.", "Load or import some releases first.")
         return
     if not st.toggle(
         "Judge identical halves of stored baselines (takes a while)", key="calibrate", bind="query-params"
     ):
-        show(empty("Not tried on this page yet.", "Turn it on above, or run", "evaluator calibrate"))
+        show_empty("Not tried on this page yet.", "Turn it on above, or run", "evaluator calibrate")
         return
     report = read_calibration(place, policy, release_id)
-    show(Markup("<p><strong>{}</strong></p>").format(_conclude(report)))
+    show_markup("<p><strong>{}</strong></p>", _conclude(report))
     head = ("identical halves by", "with", "judged", "NO-GO", "GO")
     rows = [_tally(one) for one in report.tallies]
-    show(table(head, rows, caption="false alarms and power"))
+    show_table(head, rows, caption="false alarms and power")
     hand_out("calibration", head, rows, "evaluator calibrate --json", caption="false alarms and power")
 
 
@@ -249,17 +233,8 @@ def _conclude(report: CalibrationReport) -> str:
 def _tally(tally: Tally) -> tuple[str, ...]:
     change = tally.change
     said = f"latency +{change.latency:.0%}" if change.latency else f"failures +{100 * change.failures:g} pp"
-    return (
-        tally.kind,
-        said if change.latency or change.failures else "nothing changed",
-        f"{tally.judged}",
-        _share(tally, tally.no_go),
-        _share(tally, tally.go),
-    )
-
-
-def _share(tally: Tally, count: int) -> str:
-    if not tally.judged:
-        return "–"
-    low, high = tally.interval(count)
-    return f"{count / tally.judged:.0%} ({low:.0%} to {high:.0%})"
+    shares = ["–", "–"]
+    if tally.judged:
+        counts = (tally.no_go, tally.go)
+        shares = ["{:.0%} ({:.0%} to {:.0%})".format(count / tally.judged, *tally.interval(count)) for count in counts]
+    return tally.kind, said if change.latency or change.failures else "nothing changed", f"{tally.judged}", *shares

@@ -14,7 +14,19 @@ from evaluator.records.intents import Action, PersonRole, PromotionRules
 from evaluator.ui.acting import Forecast, read_conditions, read_forecast
 from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, demand_fresh, find_reader, is_fresh
-from evaluator.ui.pieces import banner, clean, clock, definitions, empty, link, show, since, with_code
+from evaluator.ui.pieces import (
+    banner,
+    clean,
+    clock,
+    link,
+    show,
+    show_definitions,
+    show_empty,
+    show_list,
+    show_markup,
+    since,
+    with_code,
+)
 from evaluator.ui.reads import (
     Place,
     ReleaseView,
@@ -56,7 +68,7 @@ def show_promote() -> None:
     verdict = read_past_verdict(view, None)
     if verdict is None:
         judge = f"evaluator verdict {shlex.quote(release_id)}"
-        show(empty(f"{clean(release_id)} was not judged yet, so nothing can be promoted.", "Judge it:", judge))
+        show_empty(f"{clean(release_id)} was not judged yet, so nothing can be promoted.", "Judge it:", judge)
     else:
         judged = Markup("judged {} ({})").format(since(verdict.judged_at, now()), clock(verdict.judged_at))
         show(banner(verdict, [judged, link("release", "all of the evidence", release=release_id)]))
@@ -66,16 +78,24 @@ def show_promote() -> None:
 
 def _show_asking(place: Place, view: ReleaseView, verdict: Verdict | None, reader: Reader) -> None:
     """What to do, whether it may be done, what it comes to, and the one button."""
-    rules, action = read_policy(place, view.release.id).promotion, _choose_action(verdict)
+    policy, action = read_policy(place, view.release.id), _choose_action(verdict)
     st.caption(MEANS[action])
     grounds = read_conditions(place, verdict) if verdict and action is Action.PROMOTE else ()
-    conditions = (*grounds, *_of_reader(rules, reader, action))
+    conditions = (*grounds, *_of_reader(policy.promotion, reader, action))
     st.subheader("What has to be so", anchor="conditions")
-    show(_list(conditions))
+    show_list(
+        Markup('<li><span class="status {}">{}</span> {}{}</li>').format(
+            "ok" if one.met else "fail",
+            "✓ yes" if one.met else "✗ no",
+            clean(one.says),
+            Markup('<span class="reason">{}</span>').format(with_code(one.remedy)) if not one.met else "",
+        )
+        for one in conditions
+    )
     if not is_fresh(reader):
         st.button("Sign in again", on_click=st.login, key="sign-in-again", type="primary")
-    forecast = read_forecast(place, view.release.id, action)
-    _show_what_happens(view, rules, action, forecast)
+    forecast = read_forecast(place, policy, view.release.id, action)
+    _show_what_happens(view, policy.promotion, action, forecast)
     _show_form(place, view, reader, action, ready=all(one.met for one in conditions) and not forecast.problem)
 
 
@@ -115,32 +135,21 @@ def _of_reader(rules: PromotionRules, reader: Reader, action: Action) -> tuple[C
     return allowed, fresh
 
 
-def _list(conditions: tuple[Condition, ...]) -> Markup:
-    items = Markup("").join(
-        Markup('<li><span class="status {}">{}</span> {}{}</li>').format(
-            "ok" if one.met else "fail",
-            "✓ yes" if one.met else "✗ no",
-            clean(one.says),
-            Markup('<span class="reason">{}</span>').format(with_code(one.remedy)) if not one.met else "",
-        )
-        for one in conditions
-    )
-    return Markup('<ul class="ev-list">{}</ul>').format(items)
-
-
 def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action, forecast: Forecast) -> None:
     """From what to what each service goes, and the hooks in their order, with what is so now."""
     st.subheader("What would happen", anchor="changes")
     services = [(one.name, f"{one.baseline or '?'} → {one.canary or '?'}") for one in view.release.services]
-    show(definitions([*services, ("agreement", _agreement(rules, action))]))
+    agreement, needed = "nobody else has to agree", rules.needed(action)
+    if needed:
+        who = " of others" if rules.distinct(action) else "; yours counts, if you may approve"
+        agreement = f"{needed} approval{'s' if needed > 1 else ''}{who}"
+    show_definitions([*services, ("agreement", agreement)])
     if forecast.problem:
-        show(empty("It cannot be done as things are.", forecast.problem))
+        show_empty("It cannot be done as things are.", forecast.problem)
     elif not forecast.steps:
-        show(
-            empty(
-                "No hook is executed.",
-                "The policy names none for this: it is only written down. `hooks` in evaluator.yaml changes that.",
-            )
+        show_empty(
+            "No hook is executed.",
+            "The policy names none for this: it is only written down. `hooks` in evaluator.yaml changes that.",
         )
     items = Markup("").join(
         Markup("<li><strong>{}</strong> {}{}{}</li>").format(
@@ -151,17 +160,9 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
         )
         for one in forecast.steps
     )
-    show(Markup("<ol>{}</ol>").format(items))
+    show_markup("<ol>{}</ol>", items)
     for one in forecast.left:
-        show(Markup('<p class="warn">Not taken back: {}</p>').format(clean(one)))
-
-
-def _agreement(rules: PromotionRules, action: Action) -> str:
-    needed = rules.needed(action)
-    if not needed:
-        return "nobody else has to agree"
-    who = " of others" if rules.distinct(action) else "; yours counts, if you may approve"
-    return f"{needed} approval{'s' if needed > 1 else ''}{who}"
+        show_markup('<p class="warn">Not taken back: {}</p>', clean(one))
 
 
 def _show_form(place: Place, view: ReleaseView, reader: Reader, action: Action, *, ready: bool) -> None:

@@ -21,18 +21,17 @@ from evaluator.ui.curves import show_distribution, show_metric, show_timeline
 from evaluator.ui.details import show_history, show_method, show_queries, show_runs
 from evaluator.ui.frame import guarded
 from evaluator.ui.notes import show_notes
-from evaluator.ui.panels import HEAD, describe, hand_out
+from evaluator.ui.panels import show_metrics
 from evaluator.ui.pieces import (
     banner,
     clean,
     clock,
     css_color,
-    empty,
-    health_list,
     legend,
     link,
-    metrics_table,
     show,
+    show_empty,
+    show_health,
     since,
 )
 from evaluator.ui.reads import (
@@ -75,8 +74,7 @@ def show_release() -> None:
     newest = number in (None, len(view.verdicts) - 1)
     _show_metrics(place, view, verdict, number)
     _show_figures(place, view, verdict, newest=newest)
-    st.subheader("Was it a fair comparison?", anchor="health")
-    show(health_list(verdict.evidence.findings) if verdict.evidence.findings else empty("No check was made.", ""))
+    show_health(verdict.evidence.findings)
     guarded(lambda: show_notes(place, release_id))()
     show_queries(verdict)
     show_runs(view)
@@ -88,19 +86,12 @@ def choose_release(summaries: Sequence[ReleaseSummary]) -> str | None:
     """Let the reader choose a release; the address says which. `None` while there is nothing to choose."""
     names = [one.release.id for one in summaries]
     if not names:
-        show(empty("No release has landed yet.", "A load or an import makes one; try it with", "evaluator demo"))
+        show_empty("No release has landed yet.", "A load or an import makes one; try it with", "evaluator demo")
         return None
     asked = st.query_params.get("release")
     if asked is not None and asked not in names:
-        show(
-            Markup('<div role="alert">{}</div>').format(
-                empty(
-                    str(UnknownName("release", clean(asked), names)),
-                    "Choose one of these, or list them:",
-                    "evaluator releases",
-                )
-            )
-        )
+        what = str(UnknownName("release", clean(asked), names))
+        show_empty(what, "Choose one of these, or list them:", "evaluator releases", alert=True)
     return choose("Release", names, "release", names[0])
 
 
@@ -110,7 +101,7 @@ def read_number(view: ReleaseView) -> int | None:
     if asked is None:
         return None
     if not asked.isdecimal() or int(asked[:6]) >= len(view.verdicts):
-        raise UnknownName("verdict", clean(asked), [str(one.number) for one in view.verdicts])
+        raise view.refuse_number(clean(asked))
     return int(asked)
 
 
@@ -133,16 +124,15 @@ def _draw_answer(place: Place, release_id: str) -> None:
     verdict = read_past_verdict(view, read_number(view))
     if verdict is None:
         landed = sum(run.landed for run in view.runs)
-        show(
-            empty(
-                f"{clean(release_id)} was not judged yet; {landed:,} requests have landed.",
-                "Judge it:",
-                f"evaluator verdict {shlex.quote(release_id)}",
-            )
-        )
+        what = f"{clean(release_id)} was not judged yet; {landed:,} requests have landed."
+        show_empty(what, "Judge it:", f"evaluator verdict {shlex.quote(release_id)}")
         return
-    show(banner(verdict, [*_notes(view, verdict)]))
-    _seen_last(view, release_id)
+    show(banner(verdict, _notes(view, verdict)))
+    # What is below changes when the reader says so, not under their eyes.
+    known = st.session_state.setdefault(f"seen-{release_id}", len(view.verdicts))
+    if len(view.verdicts) != known and st.button("A newer verdict is there: show all of it", key="newer"):
+        st.session_state[f"seen-{release_id}"] = len(view.verdicts)
+        st.rerun(scope="app")
 
 
 def _notes(view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
@@ -169,14 +159,6 @@ def _notes(view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
     return notes
 
 
-def _seen_last(view: ReleaseView, release_id: str) -> None:
-    """Say that a newer verdict is there; the page below changes when the reader says so, not under their eyes."""
-    known = st.session_state.setdefault(f"seen-{release_id}", len(view.verdicts))
-    if len(view.verdicts) != known and st.button("A newer verdict is there: show all of it", key="newer"):
-        st.session_state[f"seen-{release_id}"] = len(view.verdicts)
-        st.rerun(scope="app")
-
-
 # ------------------------------------------------------------------ metrics and figures
 
 
@@ -184,16 +166,11 @@ def _show_metrics(place: Place, view: ReleaseView, verdict: Verdict, number: int
     st.subheader("Metrics, the furthest beyond its margin first", anchor="metrics")
     rows = rank_comparisons([row for row in verdict.evidence.comparisons if not row.scan])
     if not rows:
-        show(empty("Nothing could be compared.", "The reasons above say what is missing."))
+        show_empty("Nothing could be compared.", "The reasons above say what is missing.")
         return
-    several = len({row.arm for row in rows}) > 1
-    show(metrics_table(rows, view.release.id, several=several))
-    hand_out(
-        "metrics",
-        HEAD,
-        [describe(row) for row in rows],
-        TABLE_SNIPPET.format(store=str(place.store), release=view.release.id, number=-1 if number is None else number),
-    )
+    kept = -1 if number is None else number
+    snippet = TABLE_SNIPPET.format(store=str(place.store), release=view.release.id, number=kept)
+    show_metrics(rows, view.release.id, "metrics", snippet, several=len({row.arm for row in rows}) > 1)
 
 
 def _show_figures(place: Place, view: ReleaseView, verdict: Verdict, *, newest: bool) -> None:

@@ -7,14 +7,26 @@ from collections.abc import Sequence
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.intents import Waiting, find_waiting
+from evaluator.intents import find_waiting
 from evaluator.records import ReleaseSummary
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports.base import format_effect
-from evaluator.reports.overview import HeatMap, build_heat_map
+from evaluator.reports.overview import build_heat_map
 from evaluator.ui.acting import read_acts
 from evaluator.ui.panels import hand_out
-from evaluator.ui.pieces import clean, clock, empty, heat_map, link, show, show_table, since, words_of
+from evaluator.ui.pieces import (
+    clean,
+    clock,
+    heat_map,
+    link,
+    show,
+    show_empty,
+    show_list,
+    show_markup,
+    show_table,
+    since,
+    words_of,
+)
 from evaluator.ui.reads import Place, find_place, now, read_latest, read_summaries
 
 __all__ = ["show_releases"]
@@ -31,22 +43,15 @@ def show_releases() -> None:
     st.title("Releases")
     place = find_place()
     if not place.store.exists():
-        show(
-            empty(
-                f"There is no store at {place.store} yet.",
-                "A load or an import makes one; try it with",
-                "evaluator demo",
-            )
-        )
+        what = f"There is no store at {place.store} yet."
+        show_empty(what, "A load or an import makes one; try it with", "evaluator demo")
         return
     summaries = read_summaries(place)
     if not summaries:
-        show(
-            empty(
-                "No release has landed yet.",
-                "Load both versions, or import what another tool recorded:",
-                "evaluator load RELEASE --baseline URL --canary URL",
-            )
+        show_empty(
+            "No release has landed yet.",
+            "Load both versions, or import what another tool recorded:",
+            "evaluator load RELEASE --baseline URL --canary URL",
         )
         return
     _show_waiting(summaries, [one.intent for one in read_acts(place)])
@@ -59,7 +64,7 @@ def _show_waiting(summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]
     waiting = find_waiting(summaries, intents)
     asked = [one for one in intents if one.state in _ASKS]
     if not waiting and not asked:
-        show(Markup("<p>Nothing: every newest release was acted on.</p>"))
+        show_markup("<p>Nothing: every newest release was acted on.</p>")
         return
     items = [
         Markup("<li><strong>{}</strong> {} by {}: {} {}</li>").format(
@@ -71,26 +76,19 @@ def _show_waiting(summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]
         )
         for one in asked
     ]
-    items += [
-        Markup("<li><strong>{}</strong> {} {}</li>").format(
-            link("release", one.release, release=one.release), one.why, _next_step(one)
-        )
-        for one in waiting
-    ]
-    show(Markup('<ul class="ev-list">{}</ul>').format(Markup("").join(items)))
+    for one in waiting:
+        step = Markup("<code>{}</code>").format(one.command) if one.command else Markup("")
+        if one.promotable:
+            step = link("promote", "what has to be so", release=one.release)
+        named = link("release", one.release, release=one.release)
+        items.append(Markup("<li><strong>{}</strong> {} {}</li>").format(named, one.why, step))
+    show_list(items)
 
 
 _ASKS = {
     IntentState.REQUESTED: "waits for approval",
     IntentState.UNKNOWN: "nobody knows whether it was done",
 }
-
-
-def _next_step(one: Waiting) -> Markup:
-    """Where to go on, or the command that does."""
-    if one.promotable:
-        return link("promote", "what has to be so", release=one.release)
-    return Markup("<code>{}</code>").format(one.command) if one.command else Markup("")
 
 
 def _show_map(place: Place) -> None:
@@ -100,48 +98,28 @@ def _show_map(place: Place) -> None:
     )
     verdicts = [one for one in read_latest(place) if (wanted or "").lower() in one.release.id.lower()]
     if not verdicts:
-        show(
-            empty(
-                "No judged release has that in its name.",
-                "Empty the field to see all, or judge one:",
-                "evaluator verdict RELEASE",
-            )
+        show_empty(
+            "No judged release has that in its name.",
+            "Empty the field to see all, or judge one:",
+            "evaluator verdict RELEASE",
         )
         return
-    laid = build_heat_map(verdicts)
-    show(
-        heat_map(
-            laid.metrics,
-            (
-                (
-                    link("release", verdict.release.id, release=verdict.release.id),
-                    words_of(verdict.word),
-                    [None if cell is None else (verdict.release.id, cell) for cell in cells],
-                )
-                for verdict, cells in laid.rows
-            ),
-        )
+    heat = build_heat_map(verdicts)
+    show(heat_map(heat))
+    show_markup(
+        '<p class="ev-legend"><span>✓ within what is allowed</span><span>✗ shown to be worse</span>'
+        "<span>? not known yet</span><span>∅ no data</span><span>· shown only</span></p>"
     )
-    show(
-        Markup(
-            '<p class="ev-legend"><span>✓ within what is allowed</span><span>✗ shown to be worse</span>'
-            "<span>? not known yet</span><span>∅ no data</span><span>· shown only</span></p>"
-        )
-    )
-    head, rows = _tabulate(laid)
-    hand_out("releases", head, rows, SNIPPET.format(store=place.store), caption="releases by metrics")
-
-
-def _tabulate(laid: HeatMap) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     rows = [
         (
             verdict.release.id,
             verdict.word.value,
             *("" if cell is None else f"{cell.status.value} {format_effect(cell)}" for cell in cells),
         )
-        for verdict, cells in laid.rows
+        for verdict, cells in heat.rows
     ]
-    return ("release", "verdict", *laid.metrics), rows
+    head, snippet = ("release", "verdict", *heat.metrics), SNIPPET.format(store=place.store)
+    hand_out("releases", head, rows, snippet, caption="releases by metrics")
 
 
 def _show_list(summaries: Sequence[ReleaseSummary]) -> None:

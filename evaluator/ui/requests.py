@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import streamlit as st
@@ -14,10 +13,10 @@ from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentStat
 from evaluator.ui.acting import Act, read_acts
 from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, demand_fresh, is_fresh
-from evaluator.ui.pieces import clean, clock, empty, show
+from evaluator.ui.pieces import clean, clock, show_empty, show_list
 from evaluator.ui.reads import Place, find_place, open_store, read_policy
 
-__all__ = ["show_requests", "show_state"]
+__all__ = ["show_requests"]
 
 EVERY_S = 2
 QUIET_S = 10
@@ -39,35 +38,33 @@ HOOK_MARKS = {**MARKS, IntentState.SENT: ("warn", "… sent"), IntentState.REQUE
 def show_requests(place: Place, release: str, reader: Reader) -> None:
     """The intents of a release, the newest first, and what can be done about those that are not over."""
     acts = read_acts(place, release)
-    st.subheader("What was asked for", anchor="requests")
-    _watch(release, [one.intent for one in acts])
-    live = [one for one in acts if one.intent.state not in (IntentState.EXPIRED, IntentState.CANCELLED)]
-    for act in live[: -SHOWN - 1 : -1]:
-        # Of what is over only the latest can be gone on with; who waits for an answer waits still.
-        if act is live[-1] or act.intent.state in (IntentState.REQUESTED, IntentState.UNKNOWN):
-            guarded(partial(_show_choices, place, act, reader))()
-
-
-def _watch(release: str, intents: Sequence[Intent]) -> None:
-    """Show the state of all, and again by itself while something is under way."""
-    known = [(one.id, one.state) for one in intents]
+    known = [(one.intent.id, one.intent.state) for one in acts]
     under_way = any(state not in FINAL_STATES for _, state in known)
+    st.subheader("What was asked for", anchor="requests")
 
     @st.fragment(run_every=EVERY_S if under_way else QUIET_S)
-    def states() -> None:
+    def show_states() -> None:
+        """Show the state of all, and again by itself while something is under way."""
         acts = read_acts(find_place(), release)
         if acts:
-            newest = Markup("").join(show_state(one) for one in acts[: -SHOWN - 1 : -1])
-            show(Markup('<ul class="ev-list">{}</ul>').format(newest))
+            show_list(_describe(one) for one in acts[: -SHOWN - 1 : -1])
         else:
-            show(empty("Nothing was asked for yet.", "Whoever promotes, holds or rolls back is listed here for ever."))
+            show_empty("Nothing was asked for yet.", "Whoever promotes, holds or rolls back is listed here for ever.")
         if [(one.intent.id, one.intent.state) for one in acts] != known:
             st.rerun(scope="app")
 
-    states()
+    show_states()
+    live = [one for one in acts if one.intent.state not in (IntentState.EXPIRED, IntentState.CANCELLED)]
+    for act in live[: -SHOWN - 1 : -1]:
+        # Of what is over only the latest can be gone on with; who waits for an answer waits still.
+        state = act.intent.state
+        if state is IntentState.REQUESTED:
+            guarded(partial(_show_approval, place, act, reader))()
+        elif act.deliveries and (state is IntentState.UNKNOWN or (act is live[-1] and state is IntentState.FAILED)):
+            guarded(partial(_show_retry, place, act, reader))()
 
 
-def show_state(act: Act) -> Markup:
+def _describe(act: Act) -> Markup:
     """An intent in a line, and its hooks below."""
     intent = act.intent
     style, mark = MARKS[intent.state]
@@ -110,14 +107,6 @@ def _hook(one: Delivery) -> Markup:
 
 
 # ------------------------------------------------------------------ what this reader may do about the latest
-
-
-def _show_choices(place: Place, act: Act, reader: Reader) -> None:
-    intent = act.intent
-    if intent.state is IntentState.REQUESTED:
-        _show_approval(place, act, reader)
-    elif intent.state in (IntentState.FAILED, IntentState.UNKNOWN) and act.deliveries:
-        _show_retry(place, act, reader)
 
 
 def _show_approval(place: Place, act: Act, reader: Reader) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import streamlit as st
-from markupsafe import Markup
 
 from evaluator.pipeline.reviewing import look_closer
 from evaluator.records import Comparison, Verdict
 from evaluator.reports.overview import rank_comparisons
-from evaluator.ui.panels import HEAD, describe, hand_out
-from evaluator.ui.pieces import clean, empty, metrics_table, show
+from evaluator.ui.panels import show_metrics
+from evaluator.ui.pieces import clean, show_empty, show_markup
 from evaluator.ui.reads import Place, ReleaseView, read_judgement
 from evaluator.wording import format_duration
 
@@ -46,7 +45,7 @@ def show_slices(place: Place, view: ReleaseView, verdict: Verdict, span_s: float
     if rows:
         _show_ranking(place, view, rows)
     else:
-        show(empty("The scan looked at no endpoint.", "The policy turned it off, or no endpoint had enough requests."))
+        show_empty("The scan looked at no endpoint.", "The policy turned it off, or no endpoint had enough requests.")
     if any(arm.requests for arm in verdict.evidence.arms):
         _show_closer(place, view, verdict, span_s)
 
@@ -58,18 +57,13 @@ def _show_ranking(place: Place, view: ReleaseView, rows: list[Comparison]) -> No
     chosen = [row for row in rows if (wanted or "").lower() in (row.rule.slice.endpoint or "").lower()]
     ranked = rank_comparisons(chosen)
     if not ranked:
-        show(empty("No endpoint has that in its name.", "Empty the field to see all of them."))
+        show_empty("No endpoint has that in its name.", "Empty the field to see all of them.")
         return
     several = len({row.arm for row in rows}) > 1
-    show(metrics_table(ranked[:MOST], view.release.id, several=several, caption="endpoints"))
-    hand_out(
-        "endpoints",
-        HEAD,
-        [describe(row) for row in ranked],
-        RANKING.format(store=str(place.store), release=view.release.id),
-    )
+    snippet = RANKING.format(store=str(place.store), release=view.release.id)
+    show_metrics(ranked, view.release.id, "endpoints", snippet, caption="endpoints", several=several, most=MOST)
     if len(ranked) > MOST:
-        show(Markup('<p class="muted">the {} furthest beyond their margin, of {}</p>').format(MOST, len(ranked)))
+        show_markup('<p class="muted">the {} furthest beyond their margin, of {}</p>', MOST, len(ranked))
 
 
 def _show_closer(place: Place, view: ReleaseView, verdict: Verdict, span_s: float) -> None:
@@ -88,27 +82,18 @@ def _show_closer(place: Place, view: ReleaseView, verdict: Verdict, span_s: floa
         bind="query-params",
     )
     if endpoint == ALL and low <= 0 and high >= span_s:
-        show(
-            empty("This is all of it, as above.", "Choose an endpoint or a stretch of the load to compare that alone.")
-        )
+        show_empty("This is all of it, as above.", "Choose an endpoint or a stretch of the load to compare that alone.")
         return
     judged = read_judgement(place, verdict)
     chosen = None if endpoint == ALL else endpoint
     rows = look_closer(judged, view.release.id, endpoint=chosen, from_s=low, to_s=high)
-    show(
-        Markup('<p class="muted">{} from {} to {} of load. An exploration: it decides nothing{}.</p>').format(
-            clean(endpoint),
-            format_duration(low),
-            format_duration(high),
-            "" if judged.data.as_judged else ", and the data that was judged is not all there any more",
-        )
+    show_markup(
+        '<p class="muted">{} from {} to {} of load. An exploration: it decides nothing{}.</p>',
+        clean(endpoint),
+        format_duration(low),
+        format_duration(high),
+        "" if judged.data.as_judged else ", and the data that was judged is not all there any more",
     )
-    several = len({row.arm for row in rows}) > 1
-    ranked = rank_comparisons(rows)
-    show(metrics_table(ranked, view.release.id, several=several, caption="closer look"))
-    hand_out(
-        "closer",
-        HEAD,
-        [describe(row) for row in ranked],
-        SNIPPET.format(store=str(place.store), release=view.release.id, endpoint=chosen, from_s=low, to_s=high),
-    )
+    ranked, several = rank_comparisons(rows), len({row.arm for row in rows}) > 1
+    snippet = SNIPPET.format(store=str(place.store), release=view.release.id, endpoint=chosen, from_s=low, to_s=high)
+    show_metrics(ranked, view.release.id, "closer", snippet, caption="closer look", several=several)

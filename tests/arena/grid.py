@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from evaluator.metrics.failure_rate import FailureRate
+from evaluator.metrics.latency import LatencyMean, LatencyQuantile
 from evaluator.policy import load_policy
 from evaluator.records import Margin, Monitoring, Role, Rule, Rulebook, Scan, Slice
 from evaluator.simulate import SCENARIOS, Design
@@ -62,11 +64,11 @@ ALL_MODES: tuple[Mode, ...] = (*MODES, "anytime")
 METRICS: Mapping[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule("latency_mean", "latency_mean", margin=Margin(0.0)),
-        Rule("latency_p50", "latency_quantile", margin=Margin(0.0), quantile=0.50),
-        Rule("latency_p95", "latency_quantile", margin=Margin(0.0), quantile=0.95),
-        Rule("latency_p99", "latency_quantile", margin=Margin(0.0), quantile=0.99),
-        Rule("failure_rate", "failure_rate", margin=Margin(0.0, relative=False)),
+        Rule("latency_mean", LatencyMean(), margin=Margin(0.0)),
+        Rule("latency_p50", LatencyQuantile(quantile=0.50), margin=Margin(0.0)),
+        Rule("latency_p95", LatencyQuantile(quantile=0.95), margin=Margin(0.0)),
+        Rule("latency_p99", LatencyQuantile(quantile=0.99), margin=Margin(0.0)),
+        Rule("failure_rate", FailureRate(), margin=Margin(0.0, relative=False)),
     )
 }
 """The five gates at margin 0."""

@@ -11,6 +11,7 @@ from truth import derive_truth
 from arena.grid import METRICS, Mode
 from arena.results import Record
 from arena.shares import Tally, Times, tally
+from evaluator.metrics.latency import LatencyQuantile
 from evaluator.simulate import SCENARIOS
 
 __all__ = ["Reading"]
@@ -20,8 +21,8 @@ __all__ = ["Reading"]
 def find_truth(design: str, metric: str) -> float:
     """The true effect on the scale of the metric's interval."""
     rule, truth = METRICS[metric], derive_truth(SCENARIOS[design])
-    if rule.quantile is not None:
-        return truth.quantiles[rule.quantile]
+    if isinstance(rule.metric, LatencyQuantile):
+        return truth.quantiles[rule.metric.quantile]
     return truth.mean if rule.type == "latency_mean" else truth.failures
 
 

@@ -64,7 +64,7 @@ def test_where_outcomes_have_landed_the_policy_judges_them(tmp_path, capfd, monk
     assert run(["init"]) == 0
     assert capfd.readouterr().out == "evaluator.yaml\n"
     policy = load_policy(tmp_path / "evaluator.yaml")
-    assert [(rule.name, rule.type, rule.covariates) for rule in policy.rulebook.rules] == [
+    assert [(rule.name, rule.type, rule.metric.covariate_names) for rule in policy.rulebook.rules] == [
         ("bought", "outcome_proportion", ()),
         ("amount", "outcome_mean", ("amount_pre",)),
     ]

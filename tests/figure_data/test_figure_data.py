@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from judging import RULEBOOK
+from judging import RULEBOOK, simulate_readings
 from reporting import HOUR, SHORT, SLOWER, runs_of, without_requests
 
 from evaluator.assess import assess_release
 from evaluator.assess import requests as pairing
 from evaluator.figure_data import MOST_POINTS, trace_release
 from evaluator.judges import judge_evidence
+from evaluator.metrics.latency import LatencyMean
+from evaluator.metrics.reading_histogram import HistogramMean
 from evaluator.records import (
     PARTS,
     Margin,
@@ -24,7 +26,7 @@ from evaluator.records import (
     Rulebook,
     Scan,
 )
-from evaluator.simulate import SCENARIOS, Change, simulate, simulate_cells, simulate_readings, to_cells
+from evaluator.simulate import SCENARIOS, Change, simulate, simulate_cells, to_cells
 from evaluator.simulate.readings import DURATION
 
 
@@ -72,7 +74,7 @@ def test_every_gate_is_drawn_and_ends_at_the_verdicts_own_interval(hour):
 @pytest.mark.parametrize(("latency", "seed"), [(0.15, 2), (0.16, 1), (0.17, 3)])
 def test_the_band_is_the_dual_of_the_decision(latency, seed):
     """One gate alone: it is decided at the first look whose band lies beyond the margin."""
-    rule = Rule("latency_mean", "latency_mean", margin=Margin(0.1))
+    rule = Rule("latency_mean", LatencyMean(), margin=Margin(0.1))
     rulebook = Rulebook((rule,), scan=Scan(enabled=False))
     cells = simulate_cells(replace(HOUR, endpoints=5, changes=(Change(latency=latency),)), seed=seed)
     (row,), traced = trace(cells, rulebook)
@@ -249,7 +251,7 @@ def test_data_are_paired_once_for_verdict_readings_and_figures(monkeypatch):
         monkeypatch.setattr(pairing, name, count)
     requests = simulate(replace(SCENARIOS["AA"], duration_s=900.0, rate_per_s=20.0), 1)
     cells, readings = to_cells(requests), simulate_readings(requests)
-    mean = Rule("server_mean", "histogram_mean", margin=Margin(0.2), queries=(DURATION,), scale=1000, unit="ms")
+    mean = Rule("server_mean", HistogramMean(query=DURATION.text), margin=Margin(0.2))
     rulebook = replace(RULEBOOK, rules=(*RULEBOOK.rules, mean))
     assessment = assess_release(cells, runs_of(cells), None, rulebook, readings=readings)
     traced = trace_release(assessment.requests, rulebook, assessment.evidence.comparisons, readings)

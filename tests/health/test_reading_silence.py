@@ -10,6 +10,7 @@ import pytest
 from judging import assess_readings
 
 from evaluator.judges import judge_evidence
+from evaluator.metrics.reading_counter import CounterRatio
 from evaluator.records import (
     UP,
     Answer,
@@ -31,7 +32,9 @@ T0, STEP, SCRAPES = 1_767_571_200, 15, 240
 HOUR = SCRAPES * STEP
 REQUESTS = Query("http_requests_total{$selector}", QueryKind.COUNTER)
 FAILURES = Query('http_requests_total{$selector,code=~"5.."}', QueryKind.COUNTER)
-RATIO = Rule("failures", "counter_ratio", margin=Margin(0.01, relative=False), queries=(FAILURES, REQUESTS))
+RATIO = Rule(
+    "failures", CounterRatio(failures=FAILURES.text, requests=REQUESTS.text), margin=Margin(0.01, relative=False)
+)
 RULEBOOK = Rulebook((RATIO,))
 ARMS = ("baseline", "canary")
 

@@ -9,13 +9,15 @@ from judging import simulate_readings
 
 from evaluator.assess.readings import pair_readings
 from evaluator.health import CHECKS
+from evaluator.metrics.latency import LatencyMean
+from evaluator.metrics.reading_histogram import HistogramMean, HistogramQuantile
 from evaluator.records import EvidenceKind, Level, Margin, Rule, Rulebook
 from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate
 from evaluator.simulate.readings import DURATION, FAILURES
 from evaluator.stats.reading_panels import Stretch, cut
 from evaluator.stats.readings import sum_up
 
-MEAN = Rule("server_mean", "histogram_mean", margin=Margin(0.1), queries=(DURATION,), scale=1000, unit="ms")
+MEAN = Rule("server_mean", HistogramMean(query=DURATION.text), margin=Margin(0.1))
 RULEBOOK = Rulebook((MEAN,))
 DESIGN = replace(SCENARIOS["AA"], duration_s=600.0, rate_per_s=40.0)
 
@@ -194,7 +196,7 @@ def test_one_instance_a_side_forbids_a_go():
 
 
 def test_coarse_buckets_are_named(readings):
-    rule = Rule("p95", "histogram_quantile", margin=Margin(0.05), quantile=0.95, queries=(DURATION,), scale=1000)
+    rule = Rule("p95", HistogramQuantile(quantile=0.95, query=DURATION.text), margin=Margin(0.05))
     finding = look(readings, Rulebook((rule,)))["bucket_bounds"]
     assert finding.level is Level.WARN
     assert "add bounds such as" in finding.text
@@ -203,7 +205,7 @@ def test_coarse_buckets_are_named(readings):
 def test_a_load_that_disagrees_with_the_server_is_named(readings):
     slow = simulate_readings(simulate(replace(DESIGN, changes=SCENARIOS["mean+20%"].changes), 1))
     worse, fine = (measure(one) for one in (slow, readings))
-    client = Rule("latency_mean", "latency_mean", margin=Margin(0.1))
+    client = Rule("latency_mean", LatencyMean(), margin=Margin(0.1))
     outside = look(readings, client=tuple(replace(c, rule=client) for c in worse))["disagreement"]
     assert outside.level is Level.WARN
     assert "the load sees mean of canary at +2" in outside.text

@@ -10,6 +10,10 @@ from scipy.special import ndtr
 
 from evaluator.judges.multiplicity import holm
 from evaluator.judges.native import judge_evidence
+from evaluator.metrics.failure_rate import FailureRate
+from evaluator.metrics.latency import LatencyMean, LatencyQuantile
+from evaluator.metrics.outcome_proportion import OutcomeProportion
+from evaluator.metrics.reading_histogram import HistogramMean
 from evaluator.records import (
     ArmSummary,
     ArmValue,
@@ -24,8 +28,6 @@ from evaluator.records import (
     Margin,
     MetricStatus,
     Monitoring,
-    Query,
-    QueryKind,
     Question,
     Role,
     Rule,
@@ -41,7 +43,7 @@ WITHIN, WORSE, UNKNOWN = (0.999, 0.0001), (0.0001, 0.999), (0.5, 0.5)
 
 
 def metric(name="latency_p95", answer=WITHIN, role=Role.GATE, **changes):
-    rule = Rule(name, changes.pop("type", "latency_quantile"), role, Margin(0.1), quantile=0.95)
+    rule = Rule(name, changes.pop("type", LatencyQuantile(quantile=0.95)), role, Margin(0.1))
     worse, within = answer
     made = Comparison(
         rule=rule,
@@ -61,7 +63,7 @@ def metric(name="latency_p95", answer=WITHIN, role=Role.GATE, **changes):
 
 def scanned(endpoint="GET /a", answer=WITHIN, beyond=0.4, zero=0.0001, **changes):
     """A row of the scan: `beyond` is its p-value of "more than the 15 % tolerated", `zero` that of "worse at all"."""
-    rule = Rule("latency_mean", "latency_mean", Role.GATE, Margin(0.25), slice=Slice(endpoint))
+    rule = Rule("latency_mean", LatencyMean(), Role.GATE, Margin(0.25), slice=Slice(endpoint))
     tolerance = Question("tolerance", 0.15, beyond, 1 - beyond)
     questions = (Question("margin", 0.25, *answer), Question("zero", 0.0, zero, 1 - zero), tolerance)
     return (
@@ -275,7 +277,7 @@ def test_requests_and_outcomes_stand_side_by_side():
     """Five times the same question of requests and one of outcomes are two questions, not six."""
     same = [metric(f"m{k}", (0.02, 0.98), loadings=(1.0, 0.0)) for k in range(5)]
     users = metric("conversion", (0.5, 0.5), loadings=(1.0,))
-    users = replace(users, rule=replace(users.rule, outcome="bought"))
+    users = replace(users, rule=replace(users.rule, metric=OutcomeProportion(outcome="bought")))
     rulebook = Rulebook((), scan=Scan(enabled=False))
     p = judge(*same, users, rulebook=rulebook).comparisons[0].p_value_adjusted
     assert 0.03 < p < 0.08 < holm([0.02] * 5 + [0.5])[0]
@@ -288,7 +290,7 @@ def test_requests_and_readings_share_no_error(looked):
     looks = (Look(600.0, (0.03,), loadings),) if looked else ()
     answer = (0.5, 0.5) if looked else (0.03, 0.97)
     client, server = (metric(name, answer, loadings=loadings, looks=looks) for name in ("client", "server"))
-    asked = replace(server.rule, queries=(Query("x_seconds", QueryKind.HISTOGRAM),))
+    asked = replace(server.rule, metric=HistogramMean(query="x_seconds{$selector}"))
     rulebook = Rulebook((), scan=Scan(enabled=False))
     assert judge(client, server, rulebook=rulebook).word is NO_GO
     assert judge(client, replace(server, rule=asked), rulebook=rulebook).word is not NO_GO
@@ -313,7 +315,7 @@ def test_an_endpoint_that_is_shown_to_be_worse_than_is_tolerated_stops_a_go():
 
 
 def test_a_limit_is_a_question_of_its_own():
-    rule = Rule("latency_p95", "latency_quantile", margin=Margin(0.1), limit=Limit(max=90.0), quantile=0.95)
+    rule = Rule("latency_p95", LatencyQuantile(quantile=0.95), margin=Margin(0.1), limit=Limit(max=90.0))
     questions = (
         Question("margin", 0.1, 0.9, 0.001),
         Question("limit", 90.0, 0.0001, 0.9),
@@ -325,7 +327,7 @@ def test_a_limit_is_a_question_of_its_own():
     assert "90 ms" in found.reasons[0].text
 
 
-LIMIT = Rule("failure_rate", "failure_rate", margin=Margin(0.001, relative=False), limit=Limit(max=0.01))
+LIMIT = Rule("failure_rate", FailureRate(), margin=Margin(0.001, relative=False), limit=Limit(max=0.01))
 
 
 def failing(baseline, candidate, *, margin=(0.5, 0.5), limit=(0.0001, 0.9999), rule=LIMIT):
@@ -430,8 +432,8 @@ def test_times_too_coarse_for_a_margin_are_not_waited_for():
 
 
 def test_a_mean_passes_only_with_failures():
-    mean = metric("latency_mean", type="latency_mean")
-    failures = metric("failure_rate", UNKNOWN, type="failure_rate")
+    mean = metric("latency_mean", type=LatencyMean())
+    failures = metric("failure_rate", UNKNOWN, type=FailureRate())
     statuses = {c.rule.name: c.status for c in judge(mean, failures).comparisons}
     assert statuses["latency_mean"] is MetricStatus.INCONCLUSIVE
     statuses = {c.rule.name: c.status for c in judge(mean, replace(failures, questions=metric().questions)).comparisons}

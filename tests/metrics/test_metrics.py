@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from judging import RULEBOOK, SMALL, evidence, judge
 
-from evaluator.metrics import METRICS
+import evaluator
+from evaluator.errors import UnknownName
+from evaluator.metrics import METRICS, SCAN_METRICS, restore_metric
+from evaluator.metrics.latency import LatencyMean, LatencyQuantile
+from evaluator.metrics.response_size import ResponseSize
+from evaluator.metrics.throughput import Throughput
 from evaluator.records import Direction, Margin, MetricStatus, Role, Rule, Slice
 from evaluator.simulate import Change, simulate, simulate_cells, to_cells
 
@@ -21,21 +28,43 @@ def _ask(cells, rule):
 
 def test_every_type_is_where_the_table_says_and_a_policy_imports_none_of_them():
     for name, kind in METRICS.items():
-        assert callable(kind.load() if kind.of == "requests" else kind.load().compare), name
+        assert (kind.type, kind.model_config["frozen"]) == (name, True)
     code = (
         "import sys, evaluator.policy; print(*(name for name in sys.modules if name.startswith('evaluator.metrics')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == {"evaluator.metrics", "evaluator.metrics.types"}
+    assert done.stdout.split() == ["evaluator.metrics"]
+
+
+NAMED = {"policy/built_in.py", "sources/prometheus/sets.py", "simulate/scenarios.py"}
+"""The policy's own content, and an option of simulated releases that is called as a metric."""
+
+
+def test_no_type_is_named_outside_of_the_metrics():
+    """What has to be known of a type, the type says itself: then a new one is known everywhere."""
+    package = Path(evaluator.__file__).parent
+    named = {
+        f"{path.relative_to(package)}:{node.lineno} {node.value}"
+        for path in package.rglob("*.py")
+        if str(path.relative_to(package)) not in NAMED and path.parent.name != "metrics"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in (*METRICS, *SCAN_METRICS)
+    }
+    assert not named
+
+
+def test_an_unknown_type_is_an_error():
+    with pytest.raises(UnknownName, match="did you mean 'latency_mean'"):
+        restore_metric("latency_meen", {})
 
 
 def test_comparisons_come_in_the_order_of_the_rules():
     cells = simulate_cells(SMALL, 3)
     asked = (
-        Rule("p99", "latency_quantile", quantile=0.99),
-        Rule("mean", "latency_mean"),
-        Rule("p50 of one", "latency_quantile", quantile=0.5, slice=Slice(cells.endpoints[1])),
-        Rule("p50", "latency_quantile", quantile=0.5),
+        Rule("p99", LatencyQuantile(quantile=0.99)),
+        Rule("mean", LatencyMean()),
+        Rule("p50 of one", LatencyQuantile(quantile=0.5), slice=Slice(cells.endpoints[1])),
+        Rule("p50", LatencyQuantile(quantile=0.5)),
     )
     found = [c for c in judge(cells, replace(RULEBOOK, rules=asked)).comparisons if not c.scan]
     assert [c.rule for c in found] == [*asked]
@@ -44,7 +73,7 @@ def test_comparisons_come_in_the_order_of_the_rules():
 
 
 def test_response_size_is_found():
-    rule = Rule("size", "response_size", Role.GATE, Margin(0.05))
+    rule = Rule("size", ResponseSize(), Role.GATE, Margin(0.05))
     grown = _ask(simulate_cells(replace(SMALL, changes=(Change(bytes=0.3),)), 3), rule)
     assert grown.status is MetricStatus.FAIL
     assert grown.effect.estimate == pytest.approx(0.3, abs=0.05)
@@ -54,12 +83,12 @@ def test_response_size_is_found():
 def test_response_size_without_sizes_is_no_data():
     requests = simulate(SMALL, 3)
     silent = to_cells(replace(requests, response_bytes=np.zeros_like(requests.response_bytes)))
-    assert "not recorded" in _ask(silent, Rule("size", "response_size", Role.GATE, Margin(0.05))).no_data
+    assert "not recorded" in _ask(silent, Rule("size", ResponseSize(), Role.GATE, Margin(0.05))).no_data
 
 
 def test_throughput_is_compared_per_user_where_users_are_known():
     """The canary has a third of the users and a third of the requests: nothing is worse."""
-    rule = Rule("throughput", "throughput", Role.WATCH, Margin(0.05), Direction.HIGHER)
+    rule = Rule("throughput", Throughput(), Role.WATCH, Margin(0.05), Direction.HIGHER)
     design = replace(SMALL, users=60, wait_s=2.0, split=(0.25,))
     found = _ask(simulate_cells(design, 2), rule)
     assert found.candidate.value < found.baseline.value / 2
@@ -69,7 +98,7 @@ def test_throughput_is_compared_per_user_where_users_are_known():
 def test_users_of_the_warm_up_do_not_count_for_throughput():
     """The arms reach their users at different moments of the first bucket: that is no difference afterwards."""
     cells = simulate_cells(replace(SMALL, users=60, wait_s=2.0), 2)
-    rule = Rule("throughput", "throughput", Role.WATCH, Margin(0.05), Direction.HIGHER)
+    rule = Rule("throughput", Throughput(), Role.WATCH, Margin(0.05), Direction.HIGHER)
     start = cells.loads.bucket == cells.loads.bucket.min()
     users = np.where(start & (cells.loads.arm == 0), 1, cells.loads.users)
     level = np.where(start & (cells.loads.arm == 1), 10, users)

@@ -12,6 +12,7 @@ import pytest
 
 from evaluator.errors import StoreBusy
 from evaluator.judges.progress import describe_missing
+from evaluator.metrics.latency import LatencyQuantile
 from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.pipeline.runs import is_series_open
 from evaluator.pipeline.stopping import StopRule
@@ -44,7 +45,8 @@ GO, NO_GO, OPEN = VerdictWord.GO, VerdictWord.NO_GO, VerdictWord.INCONCLUSIVE
 def verdict(word: VerdictWord = OPEN, *, covered: float = 0.0, next_s: float = 60.0, p: float | None = None) -> Verdict:
     rows = (
         Comparison(
-            Rule("latency_p95", "latency_quantile"), "canary", "ms", ArmValue(100.0, 9), ArmValue(110.0, 9), "m",
+            Rule("latency_p95", LatencyQuantile(quantile=0.95)),
+            "canary", "ms", ArmValue(100.0, 9), ArmValue(110.0, 9), "m",
             needed_time=3.0, p_value_adjusted=p,
         ),
     )  # fmt: skip
@@ -247,7 +249,7 @@ def test_what_is_missing_names_the_slowest_gate():
     found = verdict(covered=100.0)
     assert describe_missing(found) == "open: latency_p95 (about 3.3 min more, if the change stays as it is)"
     (row,) = found.evidence.comparisons
-    forever = replace(row, rule=Rule("p99", "latency_quantile"), needed_time=float("inf"))
+    forever = replace(row, rule=Rule("p99", LatencyQuantile(quantile=0.99)), needed_time=float("inf"))
     both = replace(found, evidence=replace(found.evidence, comparisons=(row, forever)))
     assert describe_missing(both).startswith("open: p99 and 1 more (more time alone will not")
 

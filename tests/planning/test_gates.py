@@ -4,13 +4,15 @@ from dataclasses import replace
 import pytest
 from judging import RULEBOOK, RUN, evidence
 
+from evaluator.metrics.latency import LatencyQuantile
+from evaluator.metrics.outcome_mean import OutcomeMean
 from evaluator.planning import Goal, assume_history, learn_precisions, plan_gates, tabulate
 from evaluator.planning.precision import forecast
 from evaluator.records import Margin, Monitoring, Rule, Rulebook, Scan, Slice
 from evaluator.simulate import SCENARIOS, Change, Design, simulate_cells
 
 P50 = Rulebook(
-    (Rule("latency_p50", "latency_quantile", margin=Margin(0.05), quantile=0.5),),
+    (Rule("latency_p50", LatencyQuantile(quantile=0.5), margin=Margin(0.05)),),
     scan=Scan(enabled=False),
     monitoring=Monitoring(mode="fixed"),
 )
@@ -102,7 +104,7 @@ def test_gates_that_history_cannot_answer_are_named():
     rules = (
         *P50.rules,
         replace(P50.rules[0], name="elsewhere", slice=Slice("GET /nowhere")),
-        Rule("paid", "outcome_mean", margin=Margin(0.05), outcome="revenue"),
+        Rule("paid", OutcomeMean(outcome="revenue"), margin=Margin(0.05)),
     )
     learnt = learn_precisions([(simulate_cells(HALF_HOUR, 1), (RUN,))], replace(P50, rules=rules))
     assert [precision.rule.name for precision in learnt.precisions] == ["latency_p50"]

@@ -20,7 +20,7 @@ def metric(tmp_path):
 def test_everything_that_can_be_said_of_a_mean(metric):
     text = "type: outcome_mean, outcome: revenue, margin: 2%, min: -0.5, covariates: [a, b], winsorise: 99.9%"
     rule = metric(text).rulebook.rules[0]
-    assert (rule.outcome, rule.covariates, rule.winsorise) == ("revenue", ("a", "b"), 0.999)
+    assert (rule.metric.outcome, rule.metric.covariates, rule.metric.winsorise) == ("revenue", ("a", "b"), 0.999)
     assert (rule.margin, rule.limit, rule.direction) == (Margin(0.02), Limit(min=-0.5), Direction.HIGHER)
 
 

@@ -278,6 +278,22 @@ def test_published_schema_is_current_and_describes_the_policies():
         jsonschema.validate({"alpa": 1}, published)
 
 
+@pytest.mark.parametrize(
+    ("metric", "fits"),
+    [
+        ({"type": "latency_quantile", "quantile": 0.95, "margin": "5%"}, True),
+        ({"type": "latency_quantile", "margin": "5%"}, False),
+        ({"type": "latency_mean", "quantile": 0.95, "margin": "5%"}, False),
+        ({"type": "throughput", "role": "watch", "below": "5ms"}, False),
+        ({"type": "outcome_mean", "outcome": "spent", "winsorise": "99%", "margin": "5%"}, True),
+        ({"type": "outcome_mean", "outcome": "spent", "wins": "99%", "margin": "5%"}, False),
+    ],
+)
+def test_the_schema_knows_what_each_type_takes(metric, fits):
+    validator = jsonschema.Draft202012Validator(policy_schema())
+    assert validator.is_valid({"metrics": [{"name": "m", **metric}]}) is fits
+
+
 def test_every_metric_type_is_named_in_the_starter():
     assert all(name in STARTER.read_text() for name in METRICS)
 

@@ -11,6 +11,7 @@ import yaml
 
 from evaluator.errors import PolicyError
 from evaluator.policy import load_policy, parse_policy, policy_schema
+from evaluator.quantities import parse_quantity
 from evaluator.records import Direction, Margin, Query, QueryKind, Role
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
@@ -104,8 +105,8 @@ metrics:
 )
 def test_a_metric_knows_what_it_asks_and_in_which_unit(tmp_path, metric, queries, kind, unit, scale):
     rule = one_metric(tmp_path, metric)
-    assert rule.queries == tuple(Query(text, kind) for text in queries)
-    assert (rule.unit, rule.scale) == (unit, scale)
+    assert rule.metric.queries == tuple(Query(text, kind) for text in queries)
+    assert (rule.metric.scaled_unit, rule.metric.scale) == (unit, scale)
 
 
 def test_amounts_are_in_the_unit_of_the_metric(tmp_path):
@@ -113,11 +114,15 @@ def test_amounts_are_in_the_unit_of_the_metric(tmp_path):
         tmp_path,
         "{name: m, type: histogram_quantile, quantile: 0.9, query: 's{$selector}', margin: 20ms, max: 0.4s}",
     )
-    assert (quantile.margin, quantile.limit.max, quantile.quantile) == (Margin(20.0, relative=False), 400.0, 0.9)
+    assert (quantile.margin, quantile.limit.max, quantile.metric.quantile) == (Margin(20.0, relative=False), 400.0, 0.9)
     share = one_metric(
         tmp_path, "{name: m, type: histogram_share, query: 's{$selector}', below: 0.25s, margin: 1pp, min: 95%}"
     )
-    assert (share.below, share.margin, share.limit.min) == (250.0, Margin(0.01, relative=False), 0.95)
+    assert (share.metric.below, share.margin, share.limit.min) == (
+        parse_quantity("250ms"),
+        Margin(0.01, relative=False),
+        0.95,
+    )
     assert share.direction is Direction.HIGHER
 
 
@@ -144,7 +149,7 @@ metrics:
   - {{name: http_mean, type: histogram_mean, query: "mine{{$selector}}", margin: 50%}}
 """
     rules = {rule.name: rule for rule in load_policy(write(tmp_path, text)).rulebook.rules}
-    assert rules["http_mean"].queries[0].text == "mine{$selector}"
+    assert rules["http_mean"].metric.queries[0].text == "mine{$selector}"
     assert rules["http_failures"].role is Role.GATE
     assert list(rules).count("http_mean") == 1
 

@@ -3,6 +3,9 @@ from math import inf, nan
 
 import pytest
 
+from evaluator.metrics.failure_rate import FailureRate
+from evaluator.metrics.latency import LatencyMean, LatencyQuantile
+from evaluator.metrics.throughput import Throughput
 from evaluator.records import (
     ArmSummary,
     ArmValue,
@@ -27,16 +30,15 @@ from evaluator.records import (
 )
 
 START = datetime(2026, 11, 2, 10, 0, tzinfo=UTC)
-FAILURES = Rule("failure_rate", "failure_rate", margin=Margin(0.001, relative=False), limit=Limit(max=0.01))
-P50 = Rule("latency_p50", "latency_quantile", margin=Margin(0.05), quantile=0.5)
-P95 = Rule("latency_p95", "latency_quantile", margin=Margin(0.1), quantile=0.95)
-THROUGHPUT = Rule("throughput", "throughput", Role.WATCH, direction=Direction.HIGHER)
+FAILURES = Rule("failure_rate", FailureRate(), margin=Margin(0.001, relative=False), limit=Limit(max=0.01))
+P50 = Rule("latency_p50", LatencyQuantile(quantile=0.5), margin=Margin(0.05))
+P95 = Rule("latency_p95", LatencyQuantile(quantile=0.95), margin=Margin(0.1))
+THROUGHPUT = Rule("throughput", Throughput(), Role.WATCH, direction=Direction.HIGHER)
 CHECKOUT = Rule(
     "checkout_p95",
-    "latency_quantile",
+    LatencyQuantile(quantile=0.95),
     margin=Margin(20.0, relative=False),
     limit=Limit(max=400.0),
-    quantile=0.95,
     slice=Slice("POST /checkout"),
 )
 
@@ -68,7 +70,7 @@ def compare(
 
 
 def scan(endpoint, values, effect, status=MetricStatus.INCONCLUSIVE, **more):
-    rule = Rule("latency_mean", "latency_mean", margin=Margin(0.25), slice=Slice(endpoint))
+    rule = Rule("latency_mean", LatencyMean(), margin=Margin(0.25), slice=Slice(endpoint))
     return compare(rule, values, effect, status, n=(4100, 4122), scan=True, method="endpoint scan, paired", **more)
 
 

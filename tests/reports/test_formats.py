@@ -13,6 +13,7 @@ from lxml import etree
 from markdown_it import MarkdownIt
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from evaluator.metrics.response_size import ResponseSize
 from evaluator.records import Effect, Finding, Level, MetricStatus, Reason, Release, Service, Slice
 from evaluator.reports import BESIDE, FORMATS, Page, from_json, to_json
 from evaluator.reports.base import shorten
@@ -65,7 +66,7 @@ def entitle(verdict, text):
         rule = dataclasses.replace(row.rule, slice=Slice(text) if row.rule.slice.endpoint else row.rule.slice)
         rows.append(dataclasses.replace(row, rule=rule, arm=text))
     custom = dataclasses.replace(
-        rows[0], rule=dataclasses.replace(rows[0].rule, name=text, type="reading"), reason=text
+        rows[0], rule=dataclasses.replace(rows[0].rule, name=text, metric=ResponseSize()), reason=text
     )
     silent = dataclasses.replace(custom, no_data=f"no data: {text}", status=MetricStatus.NO_DATA, effect=None)
     findings = (

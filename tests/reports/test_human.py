@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluator.metrics.failure_rate import FailureRate
+from evaluator.metrics.latency import LatencyMean
+from evaluator.metrics.throughput import Throughput
 from evaluator.records import ArmValue, Comparison, Limit, Margin, Rule, Slice
 from evaluator.reports import FORMATS, Page, to_human, to_json
 from evaluator.reports.base import format_allowed, plain_text
@@ -83,11 +86,11 @@ def test_no_data_says_why(verdicts):
 @pytest.mark.parametrize(
     ("rule", "unit", "text"),
     [
-        (Rule("m", "failure_rate", margin=Margin(0.001, relative=False)), "fraction", "0.1 pp"),
-        (Rule("m", "failure_rate", margin=Margin(0.1), limit=Limit(max=0.01)), "fraction", "10 %, ≤ 1 %"),
-        (Rule("m", "latency_mean", margin=Margin(20.0, relative=False), limit=Limit(1.0, 400.0)), "ms", ALL_BOUNDS),
-        (Rule("m", "throughput", limit=Limit(min=20.0)), "/s", "≥ 20 /s"),
-        (Rule("m", "latency_mean"), "ms", "–"),
+        (Rule("m", FailureRate(), margin=Margin(0.001, relative=False)), "fraction", "0.1 pp"),
+        (Rule("m", FailureRate(), margin=Margin(0.1), limit=Limit(max=0.01)), "fraction", "10 %, ≤ 1 %"),
+        (Rule("m", LatencyMean(), margin=Margin(20.0, relative=False), limit=Limit(1.0, 400.0)), "ms", ALL_BOUNDS),
+        (Rule("m", Throughput(), limit=Limit(min=20.0)), "/s", "≥ 20 /s"),
+        (Rule("m", LatencyMean()), "ms", "–"),
     ],
     ids=["points", "relative", "absolute", "limit", "none"],
 )

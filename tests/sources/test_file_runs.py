@@ -74,7 +74,7 @@ def test_times_from_the_start_of_a_test_make_replicates_in_the_order_given():
     assert arranged.why == "their times count from the start of a test"
     assert not arranged.overlapping
     parts = arrange(times("baseline", *spans, since=begin), times("canary", *spans, since=begin), files_are="parts")
-    assert len(parts.data.runs) == 1
+    assert len(parts.runs) == 1
     assert "count their times from the start of a test" in parts.doubts[0]
 
 

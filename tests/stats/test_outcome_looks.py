@@ -8,6 +8,10 @@ from judging import assess_outcomes
 from scipy.special import ndtri
 
 from evaluator.judges import judge_evidence
+from evaluator.metrics.outcome_mean import OutcomeMean
+from evaluator.metrics.outcome_proportion import OutcomeProportion
+from evaluator.metrics.outcome_quantile import OutcomeQuantile
+from evaluator.metrics.outcome_ratio import OutcomeRatio
 from evaluator.records import (
     Direction,
     Level,
@@ -28,10 +32,10 @@ COLUMNS = (OutcomeColumn("bought", binary=True), OutcomeColumn("spent", binary=F
 RULES = tuple(
     replace(rule, direction=Direction.HIGHER)
     for rule in (
-        Rule("share", "outcome_proportion", outcome="bought", margin=Margin(0.0, relative=False)),
-        Rule("mean", "outcome_mean", outcome="spent", margin=Margin(0.0)),
-        Rule("ratio", "outcome_ratio", outcome="bought", per="rows", margin=Margin(0.0)),
-        Rule("median", "outcome_quantile", outcome="spent", quantile=0.5, margin=Margin(0.0)),
+        Rule("share", OutcomeProportion(outcome="bought"), margin=Margin(0.0, relative=False)),
+        Rule("mean", OutcomeMean(outcome="spent"), margin=Margin(0.0)),
+        Rule("ratio", OutcomeRatio(outcome="bought", per="rows"), margin=Margin(0.0)),
+        Rule("median", OutcomeQuantile(outcome="spent", quantile=0.5), margin=Margin(0.0)),
     )
 )
 ALPHA = 0.05

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from judging import RUN, judge, timed_requests
 
+from evaluator.metrics.failure_rate import FailureRate
+from evaluator.metrics.latency import LatencyMean, LatencyQuantile
 from evaluator.policy import parse_policy
 from evaluator.records import Limit, Margin, MetricStatus, Monitoring, Rule, Rulebook, VerdictWord
 from evaluator.simulate import SCENARIOS, simulate_cells, to_cells
@@ -35,9 +37,9 @@ def compare(baseline, canary, margin, *, limit=None, seed=1, runs=None, **change
     """p50 and mean of a release with these times, under one margin."""
     limits = Limit() if limit is None else Limit(max=limit)
     rules = (
-        Rule("latency_p50", "latency_quantile", margin=Margin(margin), quantile=0.5, limit=limits),
-        Rule("latency_mean", "latency_mean", margin=Margin(margin)),
-        Rule("failure_rate", "failure_rate", margin=Margin(0.01, relative=False)),
+        Rule("latency_p50", LatencyQuantile(quantile=0.5), margin=Margin(margin), limit=limits),
+        Rule("latency_mean", LatencyMean(), margin=Margin(margin)),
+        Rule("failure_rate", FailureRate(), margin=Margin(0.01, relative=False)),
     )
     cells = to_cells(timed_requests(baseline, canary, seed=seed, **changes))
     judged = judge(cells, Rulebook(rules), tuple(replace(RUN, id=run) for run in cells.runs))
@@ -180,7 +182,7 @@ def test_an_earlier_look_decides_nothing_either():
     early = requests.ts_us < requests.ts_us.min() + 1200 * 1_000_000
     times = requests.response_us * np.where(early, np.where(requests.arm == 1, 2.6, 2.0), 1.0)
     requests = replace(requests, response_us=(np.rint(times / 1000) * 1000).astype(np.int64))
-    rules = (Rule("latency_p50", "latency_quantile", margin=Margin(0.055), quantile=0.5),)
+    rules = (Rule("latency_p50", LatencyQuantile(quantile=0.5), margin=Margin(0.055)),)
     watched = Rulebook(rules, monitoring=Monitoring(mode="group_sequential", max_duration_s=3600.0))
     judged = judge(to_cells(requests), watched)
     p50 = next(c for c in judged.comparisons if not c.scan)

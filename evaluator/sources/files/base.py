@@ -120,13 +120,11 @@ def _opened(path: Path, errors: str = "strict") -> Iterator[TextIO]:
     try:
         with open_text(path, errors) as file:
             yield file
-    except gzip.BadGzipFile as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         if not starts_with(path, b"\x1f\x8b"):
             raise InputError(
                 f"{path} is not compressed, though its name ends in .gz", hint="give it another name"
             ) from error
-        raise InputError(f"{path} is cut short or damaged: {error}", hint="fetch it again") from error
-    except (EOFError, zlib.error) as error:
         raise InputError(f"{path} is cut short or damaged: {error}", hint="fetch it again") from error
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
@@ -210,10 +208,15 @@ def lay_out(
     table: Table,
     columns: Sequence[ColumnMap],
     wishes: Sequence[ColumnWish],
+    optional: Sequence[ColumnMap] = (),
 ) -> FileLayout:
-    """Lay out a table of text by what its format knows of its columns and what was wished. Raises InputError."""
+    """Lay out a table of text by what its format knows of its columns and what was asked for. Raises InputError.
+
+    Of `optional` those columns count whose source is there.
+    """
     wished = {wish.target: map_column(wish, table.header, table.typical) for wish in wishes}
-    known = {column.target: column for column in columns} | wished
+    there = (column for column in optional if column.sources[0] in table.header)
+    known = {column.target: column for column in (*columns, *there)} | wished
     missing = [target for target in REQUIRED if target not in known]
     if missing:
         raise InputError(f"{table.path} has no column '{missing[0]}'", hint=_known_columns(table))

@@ -37,7 +37,16 @@ def _lay_out(head: Head, wishes: Sequence[ColumnWish], *, transactions: bool) ->
         parts = SubResults("label", "threadName" if "threadName" in table.header else "")
         count = "SampleCount" if "SampleCount" in table.header else ""
         layout = replace(layout, count_column=count, sub_results=None if transactions else parts)
-        others = _tell_by_message(head, table, transactions=transactions)
+        others: tuple[OtherRows, ...] = ()
+        # Transactions are known by what JMeter says of them, whichever other columns it was to save.
+        if "responseMessage" in table.header:
+            test = Condition("responseMessage", "starts_not" if transactions else "starts", (TRANSACTION,))
+            others = (OtherRows(LeftOutKind.PART if transactions else LeftOutKind.SUMMARY, (test,)),)
+        elif transactions:
+            raise InputError(
+                f"{head.path} has no column 'responseMessage', by which transactions are known",
+                hint="let JMeter save it: jmeter.save.saveservice.response_message=true",
+            )
     else:
         if not _claims(head):
             refuse_xml(head)
@@ -54,35 +63,21 @@ def _lay_out(head: Head, wishes: Sequence[ColumnWish], *, transactions: bool) ->
     return replace(layout, others=others, advice="to judge the transactions themselves, say --format jtl-transactions")
 
 
-def _tell_by_message(head: Head, table: Table, *, transactions: bool) -> tuple[OtherRows, ...]:
-    """Tell transactions from samples by what JMeter says of them, whichever other columns it was to save."""
-    if "responseMessage" in table.header:
-        test = Condition("responseMessage", "starts_not" if transactions else "starts", (TRANSACTION,))
-        return (OtherRows(LeftOutKind.PART if transactions else LeftOutKind.SUMMARY, (test,)),)
-    if transactions:
-        raise InputError(
-            f"{head.path} has no column 'responseMessage', by which transactions are known",
-            hint="let JMeter save it: jmeter.save.saveservice.response_message=true",
-        )
-    return ()
-
-
 def _lay_out_table(table: Table, wishes: Sequence[ColumnWish]) -> FileLayout:
     require(table, _COLUMNS, "a JMeter result file")
-    columns = [
+    columns = (
         ColumnMap("ts", ("timeStamp",), "instant", tell_instant_unit(table.typical.get("timeStamp"))),
         ColumnMap("endpoint", ("label",), "text"),
         ColumnMap("response_time_ms", ("elapsed",), "number", "ms"),
         ColumnMap("failed", ("success",), "false"),
-    ]
+    )
     optional = (
         ColumnMap("response_bytes", ("bytes",), "integer"),
         ColumnMap("status_code", ("responseCode",), "integer"),
         ColumnMap("exception", ("failureMessage" if "failureMessage" in table.header else "responseMessage",), "text"),
         ColumnMap("user_count", ("allThreads",), "integer"),
     )
-    columns += [column for column in optional if column.sources[0] in table.header]
-    return lay_out("jtl", table, columns, wishes)
+    return lay_out("jtl", table, columns, wishes, optional)
 
 
 JTL = FileFormat(partial(_lay_out, transactions=False), frozenset({"csv", "xml"}), _claims)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, Condition, FileLayout, LeftOutKind, OtherRows
@@ -44,31 +44,39 @@ def _claims(head: Head) -> bool:
 
 
 def _lay_out(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
-    if head.written == "json" and not _claims(head):
-        refuse_json(head)
     if head.written == "json":
-        header = ("metric", "time", "value", *_TAGS)
-        layout = lay_out("k6", Table(head.path, header, {}), _to_columns("time", "value", "iso", header), wishes)
-        return _tell_others(replace(layout, reader="k6"), "metric", "value")
-    table = read_table(head)
-    require(table, (*_COLUMNS, "method", "name"), "what `k6 run --out csv` writes")
-    if not {"status", "expected_response"} & set(table.header):
-        raise InputError(
-            f"{head.path}: nothing tells whether a request failed: it has no column 'status' or 'expected_response'",
-            hint="let k6 write these tags: --system-tags names them",
-        )
-    unit = tell_instant_unit(table.typical.get("timestamp"))
-    layout = lay_out("k6", table, _to_columns("timestamp", "metric_value", unit, table.header), wishes)
-    return _tell_others(layout, "metric_name", "metric_value")
-
-
-def _tell_others(layout: FileLayout, metric: str, value: str) -> FileLayout:
-    """Tell the points that are no requests over HTTP: gRPC, browser, websockets, failed checks, metrics of a script."""
+        if not _claims(head):
+            refuse_json(head)
+        metric, time, value, unit = "metric", "time", "value", "iso"
+        table = Table(head.path, (metric, time, value, *_TAGS), {})
+    else:
+        metric, time, value = _COLUMNS
+        table = read_table(head)
+        require(table, (*_COLUMNS, "method", "name"), "what `k6 run --out csv` writes")
+        if not {"status", "expected_response"} & set(table.header):
+            raise InputError(
+                f"{head.path}: nothing tells whether a request failed: it has no column 'status' or "
+                "'expected_response'",
+                hint="let k6 write these tags: --system-tags names them",
+            )
+        unit = tell_instant_unit(table.typical.get(time))
+    names = tuple(name for name in ("name", "url") if name in table.header)
+    judged = tuple(name for name in ("expected_response", "status") if name in table.header)
+    # A point of http_req_duration is written when the request has ended.
+    columns = (
+        ColumnMap("ts", (time, value), "ended", unit),
+        ColumnMap("endpoint", ("method", *names), "route"),
+        ColumnMap("response_time_ms", (value,), "number", "ms"),
+        ColumnMap("failed", judged, "unexpected" if len(judged) > 1 else "status" if "status" in judged else "false"),
+    )
+    optional = (ColumnMap("status_code", ("status",), "integer"), ColumnMap("exception", ("error",), "text"))
+    layout = lay_out("k6", table, columns, wishes, optional)
 
     def is_one_of(*names: str) -> Condition:
         return Condition(metric, "is", names)
 
-    by_status = ColumnMap("failed", ("status",), "nonzero") if "status" in layout.header else None
+    # Points that are no requests over HTTP: gRPC, browser, websockets, failed checks, metrics of a script.
+    by_status = ColumnMap("failed", ("status",), "nonzero") if "status" in table.header else None
     others = (
         OtherRows(None, (is_one_of(*_DESCRIBING),)),
         OtherRows(None, (is_one_of("checks"), Condition(value, "nonzero"))),
@@ -77,23 +85,9 @@ def _tell_others(layout: FileLayout, metric: str, value: str) -> FileLayout:
         OtherRows(LeftOutKind.OTHER_KIND, (is_one_of(_GRPC),), metric, by_status),
         OtherRows(LeftOutKind.OTHER_KIND, (Condition(metric, "is_not", (_METRIC,)),), metric),
     )
-    return replace(
-        layout, others=others, told_by=metric, advice=f"of k6 the points of {_METRIC} are read: requests over HTTP"
-    )
-
-
-def _to_columns(time: str, value: str, unit: str, header: Sequence[str]) -> list[ColumnMap]:
-    """Map a point of http_req_duration, which is written when the request has ended."""
-    names = tuple(name for name in ("name", "url") if name in header)
-    judged = tuple(name for name in ("expected_response", "status") if name in header)
-    columns = [
-        ColumnMap("ts", (time, value), "ended", unit),
-        ColumnMap("endpoint", ("method", *names), "route"),
-        ColumnMap("response_time_ms", (value,), "number", "ms"),
-        ColumnMap("failed", judged, "unexpected" if len(judged) > 1 else "status" if "status" in judged else "false"),
-    ]
-    optional = (ColumnMap("status_code", ("status",), "integer"), ColumnMap("exception", ("error",), "text"))
-    return columns + [column for column in optional if column.sources[0] in header]
+    advice = f"of k6 the points of {_METRIC} are read: requests over HTTP"
+    reader: Literal["csv", "k6"] = "k6" if head.written == "json" else "csv"
+    return replace(layout, reader=reader, others=others, told_by=metric, advice=advice)
 
 
 K6 = FileFormat(_lay_out, frozenset({"csv", "json"}), _claims)

@@ -8,7 +8,7 @@ from pathlib import Path
 from evaluator.errors import InputError, SourceError, UnknownName
 from evaluator.extensions import Extensions
 from evaluator.records import FileLayout
-from evaluator.sources.files.base import FileFormat, Head, read_head
+from evaluator.sources.files.base import FileFormat, read_head
 from evaluator.sources.files.columns import ColumnWish
 from evaluator.sources.files.jtl import refuse_xml
 from evaluator.sources.files.k6 import refuse_json
@@ -47,21 +47,14 @@ def recognise(path: Path, format: str, wishes: Sequence[ColumnWish]) -> FileLayo
     asked = ((name, source) for name, source in SOURCES.items() if head.written in source.written)
     name = next((name for name, source in asked if source.claims(head)), None) if format == "auto" else format
     if name is None or head.written not in SOURCES[name].written:
-        name = _by_writing(head, name)
+        # What no format claims, or what is written otherwise than it was named, is taken for what it is.
+        if name == "parquet":
+            raise InputError(f"{path} is not a Parquet file", hint="leave --format out to have it recognised")
+        if head.written == "xml":
+            refuse_xml(head)
+        if head.written == "json":
+            refuse_json(head)
+        if name is not None and head.written == "csv":
+            raise InputError(f"{path} is not written as {name}", hint="leave --format out to have it recognised")
+        name = head.written
     return SOURCES[name].lay_out(head, wishes)
-
-
-def _by_writing(head: Head, named: str | None) -> str:
-    """Take what nobody claims, or what is written otherwise than it was named, for what it is. Raises InputError."""
-    path = head.path
-    if head.written == "parquet":
-        return "parquet"
-    if named == "parquet":
-        raise InputError(f"{path} is not a Parquet file", hint="leave --format out to have it recognised")
-    if head.written == "xml":
-        refuse_xml(head)
-    if head.written == "json":
-        refuse_json(head)
-    if named is not None:
-        raise InputError(f"{path} is not written as {named}", hint="leave --format out to have it recognised")
-    return "csv"

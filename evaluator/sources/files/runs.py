@@ -8,7 +8,7 @@ between load generators for the spread between runs, and a verdict would be far 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import combinations, pairwise
@@ -253,7 +253,18 @@ def _match(arms: Sequence[_Arm]) -> tuple[tuple[tuple[FilePlan, ...], ...], list
                 runs[pairs[k]] += group.files
             else:
                 runs.append(list(group.files))
-        doubts += _find_lone(base, arm, pairs)
+        numbers = len(base.groups), len(arm.groups)
+        if numbers[0] != numbers[1]:
+            doubts.append(
+                f"the arms have different numbers of runs ({base.name} {numbers[0]}, {arm.name} {numbers[1]});"
+                " a run without a counterpart is not compared"
+            )
+        elif len(pairs) < numbers[0]:
+            doubts.append(
+                f"{count_of(numbers[0] - len(pairs), 'run')} of {numbers[0]} of {arm.name} ran with none of "
+                f"{base.name}, though the others did, and cannot be compared: is the clock or the time zone of its "
+                "files another?"
+            )
     return tuple(tuple(one.file for one in files) for files in runs), doubts
 
 
@@ -275,20 +286,6 @@ def _pair(base: _Arm, arm: _Arm) -> dict[int, int]:
         if j not in pairs.values():
             pairs.setdefault(k, j)
     return pairs
-
-
-def _find_lone(base: _Arm, arm: _Arm, pairs: Mapping[int, int]) -> Iterator[str]:
-    numbers = len(base.groups), len(arm.groups)
-    if numbers[0] != numbers[1]:
-        yield (
-            f"the arms have different numbers of runs ({base.name} {numbers[0]}, {arm.name} {numbers[1]});"
-            " a run without a counterpart is not compared"
-        )
-    elif len(pairs) < numbers[0]:
-        yield (
-            f"{count_of(numbers[0] - len(pairs), 'run')} of {numbers[0]} of {arm.name} ran with none of {base.name}, "
-            "though the others did, and cannot be compared: is the clock or the time zone of its files another?"
-        )
 
 
 def _find_shifts(arms: Sequence[_Arm]) -> Iterator[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from evaluator.records import Answer
-from evaluator.sources.prometheus.queries import matchers_of, metric_name
+from evaluator.records import Answer, metric_name
+from evaluator.sources.prometheus.queries import matchers_of
 
 __all__ = ["Labels", "explain_labels", "find_form", "find_impossible"]
 

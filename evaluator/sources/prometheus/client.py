@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from evaluator.errors import SourceError, UsageError
 from evaluator.extensions import needs
-from evaluator.records import Answer, Part, Query, QueryKind, Series
+from evaluator.records import Answer, Part, Query, QueryKind, metric_name
 from evaluator.secrecy import OF_SOURCES
 from evaluator.sources.prometheus.absence import Labels, explain_labels, find_form, find_impossible
 from evaluator.sources.prometheus.faults import odd_answer
 from evaluator.sources.prometheus.options import PrometheusOptions
-from evaluator.sources.prometheus.queries import fill, is_plain, matchers_of, metric_name, parts_of
+from evaluator.sources.prometheus.queries import fill, matchers_of, parts_of
 from evaluator.sources.prometheus.series import Collected
 
 if TYPE_CHECKING:
@@ -190,17 +190,15 @@ class Prometheus:
         if query.kind is QueryKind.HISTOGRAM and not answer.series:  # a native one has no series but its own
             filled = fill(query.text, selector, step_s=step_s, window_s=seconds)
             answer = self._add(answer, "value", filled, window, on_progress)
-        answer = replace(answer, step_s=_find_step(answer.series, step_s))
-        return self._add_absence(answer, window)
-
-    def _add_absence(self, answer: Answer, window: _Window) -> Answer:
-        """Say of what form a histogram is, and whether a query that found nothing could have found something."""
-        query, arm = answer.query, answer.arm
-        selector = self.options.selectors[arm]
-        plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
+        # The distance of samples as it is: that of most, where it is longer than the policy says.
+        seen = [one.ts_ms for one in answer.series if one.ts_ms.size > 2]
+        steps = [float(statistics.median(ts_ms[1:] - ts_ms[:-1])) / 1000 for ts_ms in seen]
+        answer = replace(answer, step_s=max(step_s, round(statistics.median(steps) if steps else step_s)))
+        # Of what form a histogram is, and whether a query that found nothing could have found something.
         if query.kind is QueryKind.HISTOGRAM:
+            plain = fill(query.text, selector, step_s=self.options.step_s, window_s=0)
             return replace(answer, form=find_form(answer, lambda: self.labels_of(plain, window.start, window.end)))
-        if not is_plain(query.text) or not matchers_of(query.text):
+        if not metric_name(query.text) or not matchers_of(query.text):
             return answer
         if answer.series:
             return replace(answer, impossible=find_impossible(query.text, arm, [one.labels for one in answer.series]))
@@ -282,19 +280,19 @@ class Prometheus:
 
     def _windows(self, text: str, whole: _Window, collected: Collected, on_progress: Progress) -> Iterator[Reply]:
         """Ask window by window; yields what the server says of its answers."""
-        raw, step_ms = is_plain(text), self.options.step_s * 1000
-        ask, gap = (self._ask_samples, 1) if raw else (self._ask_steps, step_ms)
+        raw, step_ms = bool(metric_name(text)), self.options.step_s * 1000
+        gap = 1 if raw else step_ms
         start = whole.start_ms if raw else -(-whole.start_ms // step_ms) * step_ms
         first = _cut(start, whole.end_ms, FIRST_STEPS * step_ms, step_ms, gap)[:1]
         series, size = 1, 1
         for window in first:
-            result, reply = ask(text, window)
+            result, reply = self._ask(text, window)
             series, size = max(self._take(collected, result, text), 1), max(reply.size, 1)
             yield reply
             start = window.end_ms + gap
         points = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // size)
         rest = _cut(start, whole.end_ms, max(1, points) * step_ms, step_ms, gap)
-        for number, (result, reply) in enumerate(_one_ahead(ask, text, rest), start=1):
+        for number, (result, reply) in enumerate(_one_ahead(self._ask, text, rest), start=1):
             self._take(collected, result, text)
             yield reply
             if len(rest) >= _PROGRESS_FROM_WINDOWS:
@@ -314,18 +312,18 @@ class Prometheus:
             )
         return series
 
-    def _ask_samples(self, text: str, window: _Window) -> _Answered:
-        """Samples as they were scraped. One that lies on the seam comes twice from some servers, and counts once."""
-        # One ms more than the window: newer servers leave out the sample at the start of a range.
-        query = f"{text}[{window.end_ms - window.start_ms + 1}ms]"
-        return self._check_matrix(query, self._client.custom_query(query, {"time": f"{window.end_ms / 1000:.3f}"}))
+    def _ask(self, text: str, window: _Window) -> _Answered:
+        """Samples as they were scraped where the query is a series' name, else values at each step.
 
-    def _ask_steps(self, text: str, window: _Window) -> _Answered:
-        """Values at each step."""
-        step = str(self.options.step_s)
-        return self._check_matrix(text, self._client.custom_query_range(text, window.start, window.end, step))
-
-    def _check_matrix(self, query: str, result: Any) -> _Answered:
+        A sample that lies on the seam comes twice from some servers, and counts once.
+        """
+        query, result = text, None
+        if metric_name(text):
+            # One ms more than the window: newer servers leave out the sample at the start of a range.
+            query = f"{text}[{window.end_ms - window.start_ms + 1}ms]"
+            result = self._client.custom_query(query, {"time": f"{window.end_ms / 1000:.3f}"})
+        else:
+            result = self._client.custom_query_range(text, window.start, window.end, str(self.options.step_s))
         reply = self._session.reply
         if reply.kind != "matrix":
             raise SourceError(
@@ -356,10 +354,3 @@ def _one_ahead(ask: Callable[[str, _Window], _Answered], text: str, windows: Seq
                 yield asked.popleft().result()
         while asked:
             yield asked.popleft().result()
-
-
-def _find_step(found: Sequence[Series], step_s: float) -> float:
-    """Distance of samples as it is: that of most, where it is longer than the policy says."""
-    steps = [float(statistics.median(one.ts_ms[1:] - one.ts_ms[:-1])) / 1000 for one in found if one.ts_ms.size > 2]
-    usual = statistics.median(steps) if steps else step_s
-    return max(step_s, round(usual))

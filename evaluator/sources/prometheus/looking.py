@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from evaluator.records import metric_name
 from evaluator.sources.prometheus.client import Prometheus
-from evaluator.sources.prometheus.queries import metric_name
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
 __all__ = ["Surroundings", "look_around"]

@@ -5,15 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from evaluator.records import Part, Query, QueryKind
+from evaluator.records import PLAIN_QUERY, QUOTED, Part, Query, QueryKind, metric_name
 
-__all__ = ["Matcher", "fill", "is_plain", "matchers_of", "metric_name", "parts_of"]
+__all__ = ["Matcher", "fill", "matchers_of", "parts_of"]
 
-_QUOTED = r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`[^`]*`"
-_PLAIN = re.compile(rf"\s*(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?P<labels>\{{(?:[^{{}}\"'`]|{_QUOTED})*\}})?\s*")
-
-
-_MATCHER = re.compile(rf"([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*({_QUOTED})")
+_MATCHER = re.compile(rf"([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*({QUOTED})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +41,13 @@ def matchers_of(text: str) -> tuple[Matcher, ...]:
     >>> matchers_of('x{$selector,code=~"5.."}')
     (Matcher(label='code', how='=~', value='5..'),)
     """
-    found = _PLAIN.fullmatch(text)
+    found = PLAIN_QUERY.fullmatch(text)
     labels = (found["labels"] or "") if found else ""
     return tuple(Matcher(label, how, _unquote(quoted)) for label, how, quoted in _MATCHER.findall(labels))
 
 
 def _unquote(quoted: str) -> str:
     return quoted[1:-1] if quoted[0] == "`" else re.sub(r"\\(.)", r"\1", quoted[1:-1])
-
-
-def is_plain(text: str) -> bool:
-    """Is this a series' name with labels, and no function or operator around it?"""
-    return _PLAIN.fullmatch(text) is not None
-
-
-def metric_name(text: str) -> str:
-    """Name of the metric of a plain query; empty where it is not one."""
-    match = _PLAIN.fullmatch(text)
-    return match["name"] if match else ""
 
 
 def fill(text: str, selector: str, *, step_s: float, window_s: float) -> str:

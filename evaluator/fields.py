@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -48,33 +49,19 @@ def within(low: float, high: float, *, ends: bool = True) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _parse_auto_or_duration(raw: Any) -> float | None:
-    return None if raw in ("auto", None) else parse_duration_s(raw)
+def _or_auto(parse: Callable[[Any], float], write: Callable[[float], str]) -> list[Any]:
+    """How a value is read and written that may be `auto` (`None`) instead."""
+    return [
+        BeforeValidator(lambda raw: None if raw in ("auto", None) else parse(raw)),
+        PlainSerializer(lambda value: "auto" if value is None else write(value)),
+    ]
 
 
-def _write_auto_or_duration(seconds: float | None) -> str:
-    return "auto" if seconds is None else format_duration(seconds)
-
-
-def _parse_auto_or_percent(raw: Any) -> float | None:
-    if raw in ("auto", None):
-        return None
+def _parse_relative(raw: Any) -> float:
     quantity = parse_quantity(raw)
     if quantity.unit not in ("", "%"):
         raise ValueError(f"must be auto or relative to baseline, such as 10%, not {quantity}")
     return parse_share(quantity)
-
-
-def _write_auto_or_percent(value: float | None) -> str:
-    return "auto" if value is None else _write_percent(value)
-
-
-def _parse_auto_or_points(raw: Any) -> float | None:
-    return None if raw in ("auto", None) else _parse_points(raw)
-
-
-def _write_auto_or_points(value: float | None) -> str:
-    return "auto" if value is None else _write_points(value)
 
 
 def _check_duration(seconds: float | None) -> float | None:
@@ -127,23 +114,12 @@ Duration = Annotated[float, *_duration, AfterValidator(_check_duration)]
 PositiveDuration = Annotated[float, *_duration, AfterValidator(_check_duration), AfterValidator(_check_positive)]
 AutoOrDuration = Annotated[
     float | None,
-    BeforeValidator(_parse_auto_or_duration),
-    PlainSerializer(_write_auto_or_duration),
+    *_or_auto(parse_duration_s, format_duration),
     AfterValidator(_check_duration),
     _amount_schema("auto", "30s"),
 ]
-AutoOrPercent = Annotated[
-    float | None,
-    BeforeValidator(_parse_auto_or_percent),
-    PlainSerializer(_write_auto_or_percent),
-    _amount_schema("auto", "10%"),
-]
-AutoOrPoints = Annotated[
-    float | None,
-    BeforeValidator(_parse_auto_or_points),
-    PlainSerializer(_write_auto_or_points),
-    _amount_schema("auto", "0.2pp"),
-]
+AutoOrPercent = Annotated[float | None, *_or_auto(_parse_relative, _write_percent), _amount_schema("auto", "10%")]
+AutoOrPoints = Annotated[float | None, *_or_auto(_parse_points, _write_points), _amount_schema("auto", "0.2pp")]
 Ratio = Annotated[
     Literal["configured"] | dict[str, float],
     BeforeValidator(_parse_ratio),

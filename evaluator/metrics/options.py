@@ -1,0 +1,80 @@
+"""What every type of metric is: a model of its options. Unknown keys are errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from evaluator.fields import Name, Share
+from evaluator.records import Metric, Rule
+
+__all__ = ["MIN_BEYOND", "Covariates", "MetricModel", "QuantileMetric", "Winsorise"]
+
+
+class MetricModel(Metric, BaseModel):
+    """A type of metric whose fields are its options."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+
+    @classmethod
+    def among(cls, rules: Iterable[Rule]) -> list[tuple[Self, Rule]]:
+        """The rules whose metrics are of this class, each with its metric."""
+        return [(rule.metric, rule) for rule in rules if isinstance(rule.metric, cls)]
+
+
+# ------------------------------------------------------------------ options of several types
+
+
+MIN_BEYOND = 5
+"""Least number of requests (observations, units) beyond a quantile."""
+
+
+class QuantileMetric(MetricModel):
+    """A metric that is a quantile."""
+
+    stated: ClassVar[tuple[str, ...]] = ("quantile",)
+
+    quantile: float = Field(description="Between 0 and 1, such as 0.95.", examples=[0.95])
+
+    @field_validator("quantile")
+    @classmethod
+    def _proper_quantile(cls, value: float) -> float:
+        if not 0 < value < 1:
+            near = f"; did you mean {value / 100:g}?" if 1 <= value < 100 else ""
+            raise ValueError(f"must be between 0 and 1, not {value:g}{near}")
+        return value
+
+    @property
+    def share_above(self) -> float:
+        """Share of requests that lie above it."""
+        return 1 - self.quantile
+
+    @property
+    def tail(self) -> float:
+        """Share on the smaller side of it."""
+        return min(1 - self.quantile, self.quantile)
+
+    @property
+    def least(self) -> int:
+        """How many are needed in all."""
+        return round(MIN_BEYOND / self.tail)
+
+
+def _check_winsorise(value: float) -> float:
+    if not 0.5 <= value < 1:
+        raise ValueError(f"must be from 50% to below 100%, such as 99.9%, not {value * 100:g}%")
+    return value
+
+
+Covariates = Annotated[
+    Annotated[tuple[Name, ...], Field(min_length=1, strict=False)] | None,
+    Field(description="Columns known before the test; they narrow the interval."),
+]
+Winsorise = Annotated[
+    Annotated[Share, AfterValidator(_check_winsorise)] | None,
+    Field(description="Values above this quantile of all units are cut to it."),
+]
