@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from evaluator.judges.progress import describe_missing
+from evaluator.metrics.latency import LatencyQuantile
+from evaluator.metrics.outcome_proportion import OutcomeProportion
 from evaluator.records import (
     ArmValue,
     Comparison,
@@ -28,7 +30,7 @@ OPEN, NOTHING = MetricStatus.INCONCLUSIVE, MetricStatus.NO_DATA
 
 def row(name="p95", needed=2.0, status=OPEN, role=Role.GATE, **changes):
     value = ArmValue(100.0, 1000)
-    rule = Rule(name, "latency_quantile", role, Margin(0.1), quantile=0.95, outcome=changes.pop("outcome", None))
+    rule = Rule(name, changes.pop("metric", LatencyQuantile(quantile=0.95)), role, Margin(0.1))
     made = Comparison(rule, "canary", "ms", value, value, "test", needed_time=needed, status=status)
     return replace(made, **changes)
 
@@ -58,7 +60,7 @@ def test_how_much_longer_is_said_in_whole_seconds(needed, seconds, more):
 
 
 def test_outcomes_are_not_a_matter_of_time():
-    assert missing(row(outcome="bought")) == "open: p95"
+    assert missing(row(metric=OutcomeProportion(outcome="bought"))) == "open: p95"
 
 
 def test_what_has_no_data_says_why_and_counts_as_slowest():

@@ -11,6 +11,10 @@ from statsmodels.stats.multitest import multipletests
 
 from evaluator.judges.multiplicity import CAUTION, adjust, holm
 from evaluator.judges.native import judge_evidence
+from evaluator.metrics.failure_rate import FailureRate
+from evaluator.metrics.latency import LatencyQuantile
+from evaluator.metrics.outcome_proportion import OutcomeProportion
+from evaluator.metrics.reading_histogram import HistogramMean
 from evaluator.records import (
     ArmSummary,
     ArmValue,
@@ -22,8 +26,6 @@ from evaluator.records import (
     Margin,
     MetricStatus,
     Monitoring,
-    Query,
-    QueryKind,
     Question,
     Role,
     Rule,
@@ -44,7 +46,7 @@ EARLY = replace(NO_SCAN, monitoring=Monitoring(early_go=True))
 def row(name="p95", worse=0.9, within=0.001, *, arm="canary", role=Role.GATE, **changes):
     """A metric with its p-values of "worse than" and "within its margin"."""
     made = Comparison(
-        rule=Rule(name, "latency_quantile", role, Margin(0.1), quantile=0.95),
+        rule=Rule(name, LatencyQuantile(quantile=0.95), role, Margin(0.1)),
         arm=arm,
         unit="ms",
         baseline=ArmValue(100.0, 1000),
@@ -178,8 +180,8 @@ def test_a_metric_of_several_bounds_counts_by_the_one_that_is_surest_broken():
 def of_kind(kind, name, p, *loadings):
     """A metric of requests (0), readings (1) or outcomes (2)."""
     made = row(f"{name}{kind}", p, loadings=loadings)
-    more = {1: {"queries": (Query("x_seconds", QueryKind.HISTOGRAM),)}, 2: {"outcome": "bought"}}.get(kind, {})
-    return replace(made, rule=replace(made.rule, **more))
+    metric = (made.rule.metric, HistogramMean(query="x_seconds{$selector}"), OutcomeProportion(outcome="bought"))[kind]
+    return replace(made, rule=replace(made.rule, metric=metric))
 
 
 def test_three_kinds_of_evidence_share_errors_within_each_kind_only():
@@ -201,7 +203,7 @@ def test_what_has_no_loadings_shares_nothing_with_its_own_kind():
 def test_failures_are_not_tied_to_other_failures():
     """Only a mean of successes is."""
     rows = [row("a"), row("b", within=0.5)]
-    rows = [replace(c, rule=replace(c.rule, type="failure_rate")) for c in rows]
+    rows = [replace(c, rule=replace(c.rule, metric=FailureRate())) for c in rows]
     assert passed(*rows) == [("canary", "a")]
 
 

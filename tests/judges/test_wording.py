@@ -9,6 +9,10 @@ import pytest
 
 from evaluator.judges import wording
 from evaluator.judges.native import judge_evidence
+from evaluator.metrics.failure_rate import FailureRate
+from evaluator.metrics.latency import LatencyMean, LatencyQuantile
+from evaluator.metrics.outcome_proportion import OutcomeProportion
+from evaluator.metrics.throughput import Throughput
 from evaluator.records import (
     ArmSummary,
     ArmValue,
@@ -32,9 +36,9 @@ from evaluator.records import (
     Window,
 )
 
-P95 = Rule("latency_p95", "latency_quantile", margin=Margin(0.1), quantile=0.95)
-THROUGHPUT = Rule("throughput", "throughput", margin=Margin(0.05), direction=Direction.HIGHER)
-FAILURES = Rule("failure_rate", "failure_rate", margin=Margin(0.001, relative=False), limit=Limit(max=0.01))
+P95 = Rule("latency_p95", LatencyQuantile(quantile=0.95), margin=Margin(0.1))
+THROUGHPUT = Rule("throughput", Throughput(), margin=Margin(0.05), direction=Direction.HIGHER)
+FAILURES = Rule("failure_rate", FailureRate(), margin=Margin(0.001, relative=False), limit=Limit(max=0.01))
 UNKNOWN = Question("margin", 0.1, 0.5, 0.5)
 WITHIN = Question("margin", 0.1, 0.999, 0.001)
 WORSE = Question("margin", 0.1, 0.0001, 0.999)
@@ -98,9 +102,13 @@ def test_what_has_no_effect_is_named_alone():
     assert wording.explain_hold(row(effect=None), 0.05).text == "p95, more than the 10 % allowed"
 
 
-@pytest.mark.parametrize(("quantile", "share"), [(0.95, "5"), (0.9, "10"), (0.5, "50"), (None, "50"), (0.25, "75")])
+@pytest.mark.parametrize(("quantile", "share"), [(0.95, "5"), (0.9, "10"), (0.5, "50"), (0.25, "75")])
 def test_a_quantile_that_became_a_failure_says_which_share_fails(quantile, share):
-    gone = row(replace(P95, quantile=quantile), effect=Effect("relative", math.inf, 3.0, math.inf), asked=(WORSE,))
+    gone = row(
+        replace(P95, metric=LatencyQuantile(quantile=quantile)),
+        effect=Effect("relative", math.inf, 3.0, math.inf),
+        asked=(WORSE,),
+    )
     assert f"became a failure: more than {share} % of the requests of canary fail" in judge(gone).reasons[0].text
     assert "allowed" not in judge(gone).reasons[0].text
 
@@ -165,7 +173,7 @@ def test_the_offence_to_name(margin, limit, baseline, code):
 
 
 def test_a_row_of_the_scan_is_an_endpoint_regression():
-    rule = Rule("latency_mean", "latency_mean", margin=Margin(0.25), slice=Slice("GET /a"))
+    rule = Rule("latency_mean", LatencyMean(), margin=Margin(0.25), slice=Slice("GET /a"))
     reason = wording.explain_failure(row(rule, change=0.4, asked=(WORSE,), scan=True), 0.05)
     text = "mean of GET /a rose 40 % (90 % CI +38 … +42 %), more than the 25 % allowed"
     assert reason == Reason("endpoint_regression", text, "latency_mean", "canary", "GET /a")
@@ -251,7 +259,7 @@ def test_each_status_of_a_metric_says_why(comparison, status, within, text):
     ],
 )
 def test_an_endpoint_beyond_what_is_tolerated_says_by_how_much(margin, effect, unit, text):
-    rule = Rule("latency_mean", "latency_mean", margin=margin, slice=Slice("GET /a"))
+    rule = Rule("latency_mean", LatencyMean(), margin=margin, slice=Slice("GET /a"))
     asked = (Question("margin", 0.25, 0.5, 0.5), Question("tolerance", 0.15, 0.001, 0.999))
     found = wording.explain_scan_doubt(row(rule, scan=True, asked=asked, effect=effect, unit=unit))
     assert found.text == (f"mean of GET /a is worse by {text} of one endpoint; the scan stops a GO, not the release")
@@ -399,7 +407,7 @@ def test_after_a_limit_that_both_arms_break_going_back_cures_nothing():
 
 def advise(*comparisons, doubts=None, **changes):
     """Advice on rows that are not shown to be within their margins."""
-    doubts = doubts or [wording.explain_open(c) for c in comparisons]
+    doubts = doubts or [wording.give_reason("not_shown", c.reason, c) for c in comparisons]
     return wording.next_after_inconclusive(doubts, comparisons, evidence(*comparisons, **changes), "cart@2")
 
 
@@ -452,7 +460,7 @@ def test_a_wait_that_is_longer_or_of_nothing_is_not_advised(needed, seconds):
 def test_the_slowest_metric_says_how_long():
     rows = [row(replace(P95, name=name), needed_time=needed) for name, needed in (("a", 2.0), ("b", 4.0), ("c", None))]
     assert advise(*rows) == "load for about 20 min in all (--run-time)" + MINUTES
-    doubts = [wording.explain_open(rows[0])]
+    doubts = [wording.give_reason("not_shown", rows[0].reason, rows[0])]
     assert advise(*rows, doubts=doubts) == "load for about 10 min in all (--run-time)" + MINUTES
     scanned = replace(rows[0], needed_time=9.0, scan=True)
     assert advise(*rows, scanned, doubts=doubts) == "load for about 10 min in all (--run-time)" + MINUTES
@@ -505,7 +513,7 @@ def test_a_drift_beyond_the_margin_wants_a_decision(p_within, last_third, beyond
     assert advise(replace(drifting, effect=None)).startswith("more minutes will not decide it")
 
 
-BOUGHT = Rule("bought", "outcome_proportion", margin=Margin(0.01, relative=False), outcome="bought")
+BOUGHT = Rule("bought", OutcomeProportion(outcome="bought"), margin=Margin(0.01, relative=False))
 LARGE = "the change is about as large as the margin: mend the candidate, or decide whether the margin is right"
 
 
@@ -548,9 +556,11 @@ def test_outcomes_with_requests_wait_for_time():
     ],
 )
 def test_each_doubt_has_its_advice(doubt, says):
-    assert advise(doubts=[doubt]).startswith(says)
-    assert advise(row(needed_time=None), doubts=[doubt]).startswith(says)
-    assert advise(row(needed_time=3.0), doubts=[doubt]).startswith(says)
+    mean = Rule("latency_mean", LatencyMean(), margin=Margin(0.25), slice=Slice("GET /a"))
+    scanned = row(mean, scan=True), row(replace(mean, name="failure_rate", metric=FailureRate()), scan=True)
+    assert advise(*scanned, doubts=[doubt]).startswith(says)
+    assert advise(row(needed_time=None), *scanned, doubts=[doubt]).startswith(says)
+    assert advise(row(needed_time=3.0), *scanned, doubts=[doubt]).startswith(says)
 
 
 @pytest.mark.parametrize(("changes", "verb"), [({"imported": True}, "import"), ({"collected": True}, "collect")])

@@ -201,3 +201,16 @@ def test_nothing_is_on_file_of_sizes():
         for prior in (InstancePrior(), InstancePrior(latency=known, failures=known))
     )
     assert plain.upper == informed.upper
+
+
+def test_history_on_another_scale_is_of_squared_units():
+    found = InstanceHistory(np.array([0.5, 2.0]), 7, np.array([3.0, 1.0]), 6).times(np.array([10.0, 3.0]))
+    np.testing.assert_allclose(found.instance, [50.0, 18.0])
+    np.testing.assert_allclose(found.wander, [300.0, 9.0])
+    assert (found.count, found.wander_count) == (7, 6)
+    assert InstanceHistory(np.array([0.5]), 7).times(np.array([2.0])).wander is None
+
+
+@pytest.mark.parametrize(("count", "weight"), [(0, 0.0), (4, 0.0), (5, 5.0), (10, 10.0), (11, 10.0)])
+def test_history_counts_from_five_comparisons_to_ten(count, weight):
+    assert InstanceHistory(np.array([0.5]), count).weight == weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from judging import SMALL
 from evaluator.errors import UnknownName, UsageError
 from evaluator.records import BLOCK_BUCKETS
 from evaluator.simulate import simulate, to_cells
-from evaluator.stats.narrow import cut_each_run, narrow
+from evaluator.stats.narrow import cut_each_run, cut_readings, merge_unreplicated, narrow
 from evaluator.stats.panel import build_panel
 
 REQUESTS = simulate(SMALL, 3)
@@ -83,3 +84,50 @@ def test_a_stretch_of_each_run():
     first = int(REQUESTS.ts_us.min() // block_us) * block_us
     inside = (REQUESTS.ts_us >= first + block_us) & (REQUESTS.ts_us < first + 4 * block_us)
     assert_same_panel(cut_each_run(CELLS, block_us / 1e6, 3.5 * block_us / 1e6), select(inside))
+
+
+def keep_instances(whole, scraps):
+    """Of each arm so many instances as they are, and of so many more one request."""
+    keep = np.zeros(len(REQUESTS), dtype=bool)
+    for code in range(len(REQUESTS.arms)):
+        mine = REQUESTS.arm == code
+        for place, instance in enumerate(np.unique(REQUESTS.instance[mine])):
+            rows = np.flatnonzero(mine & (REQUESTS.instance == instance))
+            keep[rows if place < whole else rows[:1] if place < whole + scraps else []] = True
+    return select(keep)
+
+
+def test_two_instances_and_a_scrap_are_instances():
+    cells = keep_instances(2, 1)
+    found, merged = merge_unreplicated(cells)
+    assert merged == {}
+    assert found is cells
+
+
+def test_one_instance_and_a_scrap_are_one():
+    cells = keep_instances(1, 1)
+    found, merged = merge_unreplicated(cells)
+    assert merged == dict.fromkeys(cells.arms, 2)
+    assert found.instances == (*cells.instances, *cells.arms)
+    for code, arm in enumerate(cells.arms):
+        mine = found.moments.arm == code
+        assert set(found.moments.instance[mine]) == {found.instances.index(arm)}
+        assert found.moments.n[mine].sum() == cells.moments.n[cells.moments.arm == code].sum()
+    assert merge_unreplicated(keep_instances(1, 0))[1] == {}
+
+
+def test_a_name_that_an_arm_has_already_is_used():
+    cells = keep_instances(1, 1)
+    named = replace(cells, instances=(cells.arms[0], *cells.instances[1:]))
+    assert merge_unreplicated(named)[0].instances == (*named.instances, *cells.arms[1:])
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "buckets"),
+    [(None, None, [0, 1, 2, 3]), (10, 40, [1, 2, 3]), (11, 39, [2]), (10, None, [1, 2, 3]), (None, 29, [0, 1])],
+)
+def test_readings_are_cut_to_whole_buckets(monkeypatch, start, end, buckets):
+    monkeypatch.setattr("evaluator.stats.narrow.keep_rows", lambda readings, keep: readings.bucket[keep].tolist())
+    readings = SimpleNamespace(bucket=np.arange(4), bucket_s=10.0)
+    start, end = (None if at is None else datetime.fromtimestamp(at, UTC) for at in (start, end))
+    assert cut_readings(readings, start, end) == buckets
