@@ -23,8 +23,6 @@ import click
 from evaluator.cli import Session, evaluator, flush, wants_color
 from evaluator.errors import EvaluatorError
 
-__all__ = ["main", "run"]
-
 COULD_NOT_EVALUATE = 4
 INTERRUPTED = 130
 WRONG_USAGE = 2

@@ -22,20 +22,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = [
-    "EvaluatorError",
-    "HookError",
-    "InputError",
-    "LoadError",
-    "PolicyError",
-    "Refused",
-    "SourceError",
-    "StoreBusy",
-    "StoreError",
-    "UnknownName",
-    "UsageError",
-]
-
 
 class EvaluatorError(Exception):
     """Root of the tree: a message for the user, a hint, and an exit code."""

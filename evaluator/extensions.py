@@ -11,8 +11,6 @@ from typing import Any, Generic, TypeVar
 
 from evaluator.errors import EvaluatorError, UsageError
 
-__all__ = ["Extensions", "Lazy", "load_object", "needs"]
-
 T = TypeVar("T")
 
 

@@ -10,25 +10,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from evaluator.quantities import Quantity, format_duration, parse_duration_s, parse_quantity, parse_share
 
-__all__ = [
-    "Amount",
-    "AutoOrDuration",
-    "AutoOrPercent",
-    "AutoOrPoints",
-    "Duration",
-    "EndpointName",
-    "Name",
-    "Percent",
-    "Points",
-    "PositiveDuration",
-    "Probability",
-    "QueryText",
-    "Ratio",
-    "Section",
-    "Share",
-    "within",
-]
-
 _YEAR_S = 365 * 86400.0
 
 

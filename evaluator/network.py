@@ -24,8 +24,6 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-__all__ = ["PACKED", "Adapter", "ExchangeError"]
-
 CHUNK_BYTES = 1 << 16
 
 PACKED = frozenset({"gzip", "x-gzip", "deflate"})

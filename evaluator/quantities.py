@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-__all__ = ["Quantity", "format_duration", "parse_duration_s", "parse_quantity", "parse_share"]
-
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _QUANTITY = re.compile(rf"\s*([+-]?{_NUMBER}(?:[eE][+-]?\d{{1,2}})?)\s*(%|pp|abs|us|µs|ms|s|m|min|h|/s|)\s*")
 _DURATION_PART = re.compile(rf"\s*({_NUMBER})\s*(ms|s|min|m|h|d)")

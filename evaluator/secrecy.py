@@ -11,8 +11,6 @@ from urllib.parse import quote, quote_plus
 
 from evaluator.errors import UsageError
 
-__all__ = ["OF_HOOKS", "OF_SOURCES", "SECRET_HEADERS", "SecretNames", "redact"]
-
 SECRET_HEADERS = re.compile(r"(?i)auth|token|key|secret|cookie")
 """Names of headers whose values are secret."""
 

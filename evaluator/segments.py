@@ -21,27 +21,6 @@ import pyarrow.parquet as pq
 
 from evaluator.errors import SourceError
 
-__all__ = [
-    "MERGED_BYTES",
-    "MERGED_FOLDER",
-    "READINGS_SUFFIX",
-    "READING_SCHEMA",
-    "REQUEST_SCHEMA",
-    "REQUIRED_COLUMNS",
-    "SegmentWriter",
-    "compact",
-    "count_rows",
-    "data_folder",
-    "make_table",
-    "read_segment",
-    "request_table",
-    "run_folder",
-    "segment_name",
-    "segment_paths",
-    "slug",
-    "written_whole",
-]
-
 _NAME = pa.dictionary(pa.int32(), pa.string())
 
 REQUEST_SCHEMA = pa.schema(

@@ -7,8 +7,6 @@ import io
 from pathlib import Path
 from typing import IO, TextIO, cast
 
-__all__ = ["open_bytes", "open_text"]
-
 
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a file, unpacked where its name ends in .gz."""

@@ -11,8 +11,6 @@ import functools
 import re
 from pathlib import Path
 
-__all__ = ["find_version", "run_git"]
-
 DISTRIBUTION = "release-evaluator"
 TREE = Path(__file__).parent.parent
 BEFORE_ALL_TAGS = "0.0.0"

@@ -11,25 +11,6 @@ from collections.abc import Iterable, Sequence
 
 from evaluator.records import Comparison, Effect, LeftOut, LeftOutKind, Margin, Rule
 
-__all__ = [
-    "STORE_STEP_MS",
-    "count_of",
-    "describe_left_out",
-    "describe_steps",
-    "explain_coarse",
-    "format_change",
-    "format_count",
-    "format_duration",
-    "format_interval",
-    "format_margin",
-    "format_number",
-    "format_value",
-    "list_left_out",
-    "name_comparison",
-    "name_left_out",
-    "name_metric",
-]
-
 SIGNIFICANT = 3
 MINUTES_FROM_S = 100
 HOURS_FROM_S = 2 * 3600

@@ -14,9 +14,9 @@ import click
 import pytest
 
 import evaluator
+from evaluator import errors
 from evaluator.cli import COMMANDS, Session
 from evaluator.cli import evaluator as command_line
-from evaluator.errors import __all__ as errors
 from evaluator.policy import policy_schema as make_schema
 
 PACKAGE = Path(evaluator.__file__).parent
@@ -118,7 +118,7 @@ def roots(tree, *, everything):
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield from (keyword.value for keyword in node.keywords if keyword.arg in ROOTS)
-            if isinstance(node.func, ast.Name) and node.func.id in errors:
+            if isinstance(node.func, ast.Name) and isinstance(getattr(errors, node.func.id, None), type):
                 yield from node.args
         if everything and isinstance(node, ast.stmt) and not is_docstring(node):
             yield from (child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))

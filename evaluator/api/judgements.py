@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from evaluator.api.plots import Plots
 
-__all__ = ["Judgement"]
 
 WIDTH = 110
 """Columns of a judgement that is printed."""

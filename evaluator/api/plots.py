@@ -28,7 +28,6 @@ from evaluator.records import BASELINE, Comparison, Verdict
 if TYPE_CHECKING:
     from evaluator.figures.compose import Chart
 
-__all__ = ["Plots"]
 
 PAGE, COLUMN = 1000, 640
 """Widths (px) of a figure across the page, and of one that reads better narrow."""

@@ -27,8 +27,6 @@ from evaluator.wording import count_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Release", "Snapshot"]
-
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:

@@ -11,8 +11,6 @@ from evaluator.extensions import needs
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["flatten", "to_frame"]
-
 
 def flatten(verdict: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The metrics of a verdict's JSON as flat rows."""

@@ -27,8 +27,6 @@ from evaluator.records import (
 from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.estimate import Depth
 
-__all__ = ["Pairs", "answer_nothing", "complete_arms", "find_depth", "find_rules", "plan_runs"]
-
 
 class Pairs(Protocol):
     """One kind of evidence: the data of every candidate next to those of the baseline, prepared once for all looks."""

@@ -20,8 +20,6 @@ from evaluator.stats.calendar import Calendar
 from evaluator.stats.sequential import anytime_p, anytime_z, boundary_z, sequential_p
 from evaluator.stats.student import critical_value, t_quantile
 
-__all__ = ["look_back", "repeat_interval"]
-
 Key = tuple[str, str, str | None, bool]
 
 

@@ -28,8 +28,6 @@ from evaluator.stats.calendar import Calendar
 from evaluator.stats.outcome_joint import find_loadings
 from evaluator.stats.outcome_looks import LookPrice, find_dearest, find_price
 
-__all__ = ["OutcomePairs", "find_needs", "pair_outcomes"]
-
 ONE_LOOK = Calendar("fixed", (), 0.0, final=True)
 
 

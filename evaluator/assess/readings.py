@@ -35,8 +35,6 @@ from evaluator.records import (
 from evaluator.stats.index import distinct
 from evaluator.stats.reading_panels import Stretch, cut, keep_rows
 
-__all__ = ["ReadingPairs", "count_samples", "pair_readings"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingPairs(ReadingContext):

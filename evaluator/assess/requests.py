@@ -44,8 +44,6 @@ from evaluator.stats.rates import active_slots
 from evaluator.stats.uncertainty import choose_design
 from evaluator.stats.window import WarmUp, find_warm_up
 
-__all__ = ["RequestPairs", "pair_requests"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestPairs(RequestContext):

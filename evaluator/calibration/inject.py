@@ -14,8 +14,6 @@ from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.cells import add_up, join_rows, take
 from evaluator.stats.index import group_rows, number_groups
 
-__all__ = ["fail_more", "slow_down"]
-
 Table = TypeVar("Table", Bins, InstanceBins)
 
 

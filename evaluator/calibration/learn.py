@@ -28,8 +28,6 @@ from evaluator.stats.panel import build_panel
 from evaluator.stats.strata import Strata, build_strata, levels
 from evaluator.stats.uncertainty import combine
 
-__all__ = ["learn_instances"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Squares:

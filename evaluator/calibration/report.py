@@ -41,8 +41,6 @@ from evaluator.records import (
 )
 from evaluator.stats.score import wilson_interval
 
-__all__ = ["CHANGES", "CalibrationReport", "Change", "Stored", "Tally", "calibrate", "needed_comparisons"]
-
 Cases = Iterator[tuple[Cells, tuple[Run, ...]]]
 Step = Callable[[str], None]
 Judged = tuple[list[VerdictWord], float]

@@ -21,17 +21,6 @@ from evaluator.records import BASELINE, BLOCK_BUCKETS, CANDIDATE, Cells, Instanc
 from evaluator.records.arrays import IntArray
 from evaluator.stats.cells import COUNTS, NO_FAILURES, add_up, coarsen, join, recode, where
 
-__all__ = [
-    "balanced_halves",
-    "both_ways",
-    "only_baseline",
-    "only_runs",
-    "pair_runs",
-    "split_instances",
-    "split_time",
-]
-
-
 ARMS = (BASELINE, CANDIDATE)
 ALIGNED = 1024
 """Runs that are compared as one keep their place within blocks of any width."""

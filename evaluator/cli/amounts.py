@@ -10,8 +10,6 @@ import click
 
 from evaluator.quantities import parse_duration_s, parse_share
 
-__all__ = ["DURATION", "MOMENT", "SHARE"]
-
 Value = TypeVar("Value")
 
 

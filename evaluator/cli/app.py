@@ -18,8 +18,6 @@ from evaluator.cli import Session
 from evaluator.errors import EvaluatorError
 from evaluator.extensions import needs
 
-__all__ = ["OPTIONS", "command"]
-
 OPTIONS: Mapping[str, str] = {
     "server.headless": "true",
     "server.fileWatcherType": "none",

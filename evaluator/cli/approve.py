@@ -9,8 +9,6 @@ from evaluator.cli.promote import follow, tell
 from evaluator.records.intents import Intent, IntentState
 from evaluator.reports import plain_text
 
-__all__ = ["command", "reject"]
-
 
 @click.command("approve")
 @click.argument("intent", metavar="[INTENT]", required=False)

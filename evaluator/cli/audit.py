@@ -14,8 +14,6 @@ from evaluator.cli.terminal import rows_option, write_time
 from evaluator.reports import plain_text
 from evaluator.reports.base import harmless_cell
 
-__all__ = ["command"]
-
 COLUMNS = ("number", "at", "actor", "event", "release", "intent", "text", "hash")
 
 

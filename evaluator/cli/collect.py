@@ -12,8 +12,6 @@ from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.wording import count_of
 
-__all__ = ["command"]
-
 
 @click.command("collect")
 @click.argument("release", metavar="RELEASE")

@@ -13,8 +13,6 @@ from evaluator.cli import Session, emit
 from evaluator.cli.terminal import rows_option
 from evaluator.errors import UsageError
 
-__all__ = ["command"]
-
 
 @click.group("data")
 def command() -> None:

@@ -13,8 +13,6 @@ from evaluator.errors import EvaluatorError, UsageError
 from evaluator.records import Release, Service, Verdict
 from evaluator.sources.sample import REGRESSIONS, find_loadtests, start_arms, start_prometheus
 
-__all__ = ["command"]
-
 BASELINE_VERSION, CANARY_VERSION = "1.4.1", "1.5.0"
 INSTANCES = 3
 USERS = 90

@@ -7,8 +7,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["Command", "gathered", "with_options"]
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

@@ -15,8 +15,6 @@ from evaluator.cli.terminal import write_time
 from evaluator.errors import HookError
 from evaluator.reports import plain_text
 
-__all__ = ["command"]
-
 
 @click.group("hooks")
 def command() -> None:

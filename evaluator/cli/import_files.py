@@ -18,8 +18,6 @@ from evaluator.errors import UsageError
 from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions
 from evaluator.wording import count_of, list_left_out
 
-__all__ = ["command"]
-
 
 @click.command("import")
 @click.argument("release", metavar="RELEASE")

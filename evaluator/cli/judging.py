@@ -12,8 +12,6 @@ from evaluator.errors import UnknownName
 from evaluator.records import Verdict, VerdictWord
 from evaluator.reports import DRAWN
 
-__all__ = ["Asked", "judging_options"]
-
 FAILING = {"no-go": VerdictWord.NO_GO, "inconclusive": VerdictWord.INCONCLUSIVE}
 """What `--fail-on` knows."""
 

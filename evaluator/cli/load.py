@@ -17,8 +17,6 @@ from evaluator.errors import UsageError
 from evaluator.records import BASELINE, CANDIDATE, Arm, Run
 from evaluator.wording import count_of
 
-__all__ = ["command", "parse_arms"]
-
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:

@@ -13,7 +13,6 @@ from evaluator.records import EvidenceKind, Landed, OutcomeFacts, OutcomeOptions
 if TYPE_CHECKING:
     from evaluator.policy import Policy
 
-__all__ = ["OUTCOME_OPTIONS", "OutcomeFiles", "describe_outcomes", "tell_looks", "tell_metrics"]
 
 OUTCOME_OPTIONS = (
     click.option(

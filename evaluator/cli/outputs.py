@@ -14,8 +14,6 @@ from evaluator.errors import UnknownName, UsageError
 from evaluator.records import Verdict
 from evaluator.reports import BESIDE, DRAWN, FORMATS
 
-__all__ = ["FORMAT_HELP", "Output", "parse_formats", "write_outputs"]
-
 FORMAT_HELP = f"{', '.join(FORMATS)}; to stdout, or to a file. May be repeated.  [default: human]"
 
 Output = tuple[str, Path | None]

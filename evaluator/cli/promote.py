@@ -18,7 +18,6 @@ from evaluator.records.intents import FINAL_STATES, Action, Delivery, Intent, In
 if TYPE_CHECKING:
     from evaluator.store import Store
 
-__all__ = ["command", "follow", "hold", "rollback", "tell"]
 
 EXIT_CODES = {IntentState.ACKNOWLEDGED: 0, IntentState.FAILED: 4, IntentState.UNKNOWN: 4}
 """Any other state is 3: it is not done, and may still be."""

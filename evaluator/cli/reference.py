@@ -16,8 +16,6 @@ import click
 from evaluator.cli import COMMANDS, emit, evaluator
 from evaluator.policy import load_policy, policy_schema
 
-__all__ = ["PAGES", "write_commands", "write_policy", "write_verdict"]
-
 GENERATED = "Written by `python -m evaluator.cli.reference {}`; do not edit.\n"
 
 

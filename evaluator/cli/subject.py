@@ -11,8 +11,6 @@ from evaluator.cli.gathering import Command, gathered
 from evaluator.errors import UsageError
 from evaluator.records import Release, Service
 
-__all__ = ["Subject", "parse_labels", "subject_options"]
-
 _OPTIONS = (
     click.option("--baseline-version", default="", help="Version of the baseline."),
     click.option("--canary-version", default="", help="Version of the candidate."),

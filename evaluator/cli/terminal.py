@@ -13,8 +13,6 @@ import click
 from evaluator.cli import wants_color
 from evaluator.reports import Page
 
-__all__ = ["FILE_PAGE", "make_page", "rows_option", "write_time"]
-
 FILE_PAGE = Page(width=120, color=False, unicode=True)
 """A file is wide, plain and UTF-8."""
 

@@ -13,8 +13,6 @@ from evaluator.errors import UsageError
 from evaluator.pipeline.judging import judge_release
 from evaluator.records import Period
 
-__all__ = ["command"]
-
 
 @click.command("verdict")
 @click.argument("release", metavar="RELEASE")

@@ -20,8 +20,6 @@ from evaluator.records import Verdict
 from evaluator.reports import plain_text
 from evaluator.store import Store
 
-__all__ = ["StatusLine", "await_verdict"]
-
 PLAIN_EVERY_S = 30.0
 """Where there is no terminal, a line at most this often."""
 

@@ -9,8 +9,6 @@ from evaluator.cli.amounts import DURATION
 from evaluator.cli.judging import Asked, judging_options
 from evaluator.cli.waiting import await_verdict
 
-__all__ = ["command"]
-
 
 @click.command("watch")
 @click.argument("release", metavar="RELEASE")

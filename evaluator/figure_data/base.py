@@ -8,8 +8,6 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MOST_POINTS", "MOST_UNITS", "plain", "round_all", "spread"]
-
 MOST_POINTS = 200
 MOST_UNITS = 40
 DIGITS = 5

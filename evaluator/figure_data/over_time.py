@@ -12,8 +12,6 @@ from evaluator.metrics.base import RequestMetric
 from evaluator.records import BLOCK_BUCKETS, Comparison, Effect
 from evaluator.stats.longrun import MIN_BUCKETS
 
-__all__ = ["trace_over_time"]
-
 MOST_LOOKS = 24
 
 

@@ -13,9 +13,6 @@ from evaluator.metrics.reading_base import ReadingMetric
 from evaluator.records import PARTS, Query, QueryKind, ReadingCells
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
-__all__ = ["trace_readings"]
-
-
 MOST_QUERIES = 8
 
 

@@ -18,9 +18,6 @@ from evaluator.stats.bins import bin_limits_ms
 from evaluator.stats.distribution import Distribution
 from evaluator.stats.index import distinct
 
-__all__ = ["Axis", "build_axis", "trace_timeline"]
-
-
 POINTS = 120
 """Points a line, where there are few runs: enough for a wide screen."""
 

@@ -18,8 +18,6 @@ from evaluator.stats.histogram import SortedBins
 from evaluator.stats.panel import Panel
 from evaluator.stats.quantiles import find_limits_ms
 
-__all__ = ["trace_units"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Units:

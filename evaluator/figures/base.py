@@ -14,36 +14,6 @@ from evaluator.wording import format_number, name_comparison
 if TYPE_CHECKING:
     import altair as alt
 
-__all__ = [
-    "BAND",
-    "BASE",
-    "CANDIDATES",
-    "FAIL",
-    "GRID",
-    "INK",
-    "MUTED",
-    "NARROW",
-    "OPEN",
-    "PALETTE",
-    "PASS",
-    "SHADE",
-    "WIDE",
-    "Figure",
-    "Scaled",
-    "color_arms",
-    "finish",
-    "finite",
-    "inline",
-    "is_worse_upwards",
-    "join_words",
-    "label_time",
-    "layer_change",
-    "name_row",
-    "scale",
-    "scale_of",
-    "shorten",
-    "style",
-]
 
 INK, MUTED, GRID, BAND, SHADE = "#26323f", "#5b6773", "#dde2e7", "#e6ebf0", "#f0efe9"
 BASE = "#4f6d8f"

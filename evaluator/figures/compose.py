@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     Chart: TypeAlias = alt.LayerChart | alt.FacetChart | alt.VConcatChart
 
-__all__ = ["put_below_each_other", "with_finding"]
 
 TITLE = 13
 """Size of a finding's text, px."""

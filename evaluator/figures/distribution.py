@@ -9,8 +9,6 @@ from evaluator.figures.base import BASE, NARROW, Figure, finish, inline
 from evaluator.records import BASELINE
 from evaluator.wording import format_number, format_value
 
-__all__ = ["draw_distribution"]
-
 HEIGHT = 210
 TABLE_ROWS = 24
 

@@ -17,7 +17,6 @@ from evaluator.figures.base import Figure
 if TYPE_CHECKING:
     import altair as alt
 
-__all__ = ["save_figure", "to_image", "to_svg"]
 
 FORMATS = (".svg", ".png", ".html")
 SVG = "http://www.w3.org/2000/svg"

@@ -26,8 +26,6 @@ from evaluator.figures.base import (
 from evaluator.records import Comparison, MetricStatus, Role
 from evaluator.wording import format_change, format_interval, format_margin, name_comparison
 
-__all__ = ["draw_forest", "pick_decisive", "rank_by_margin"]
-
 AXIS = 46
 FARTHEST = 6.0
 """Margins that an interval may reach on the axis; what lies beyond is cut, and says so by an arrow."""

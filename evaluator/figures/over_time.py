@@ -22,8 +22,6 @@ from evaluator.figures.base import (
 from evaluator.records import Comparison
 from evaluator.wording import format_change, format_duration, format_margin, name_comparison
 
-__all__ = ["draw_over_time"]
-
 HEIGHT = 210
 ROOM = 2.5
 """Of the axis, in multiples of what the last interval and the margin need: early intervals may be very wide."""

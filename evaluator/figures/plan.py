@@ -17,7 +17,6 @@ from evaluator.wording import format_count, format_duration, format_margin, form
 if TYPE_CHECKING:
     import altair as alt
 
-__all__ = ["draw_exposure", "draw_plan", "draw_precision"]
 
 GOOD = "#5b7ba6"
 PANEL = {"width": 260, "height": 150}

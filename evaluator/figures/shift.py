@@ -9,8 +9,6 @@ from typing import Any
 from evaluator.figures.base import NARROW, Figure, finish, finite, layer_change
 from evaluator.wording import format_number, format_value
 
-__all__ = ["draw_shift"]
-
 HEIGHT = 210
 LABELS = {1.0: "p1", 50.0: "p50", 90.0: "p90", 95.0: "p95", 99.0: "p99", 99.5: "p99.5", 99.9: "p99.9"}
 ROOM = 2.5

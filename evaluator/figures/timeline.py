@@ -21,8 +21,6 @@ from evaluator.figures.base import (
 )
 from evaluator.wording import format_duration, format_number, format_value
 
-__all__ = ["draw_timeline", "explain_timeline"]
-
 HEIGHT = 130
 MARGIN_LEFT = 42
 """Room for the labels of the vertical axes, the same in all strips so that their times stand below each other."""

@@ -9,8 +9,6 @@ from evaluator.figures.base import NARROW, Figure, finish, inline, shorten
 from evaluator.records import BASELINE, Comparison
 from evaluator.wording import format_count, format_value, name_comparison
 
-__all__ = ["draw_units"]
-
 HEIGHT = 130
 
 

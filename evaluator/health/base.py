@@ -28,24 +28,6 @@ from evaluator.stats.silence import measure_clusters
 from evaluator.stats.uncertainty import Design
 from evaluator.stats.window import WarmUp
 
-__all__ = [
-    "END_STEPS",
-    "TOLERATED",
-    "Check",
-    "Context",
-    "JudgedFailures",
-    "OutcomeContext",
-    "ReadingContext",
-    "RequestContext",
-    "fail",
-    "grade",
-    "name_some",
-    "ok",
-    "show_clock",
-    "show_period",
-    "warn",
-]
-
 TOLERATED = 0.02
 """Share of the time for which an arm may be silent without a word."""
 

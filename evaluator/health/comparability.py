@@ -11,8 +11,6 @@ from evaluator.records import Finding
 from evaluator.stats.silence import find_absent
 from evaluator.wording import format_count, format_number
 
-__all__ = ["check_comparability"]
-
 NAME = "comparability"
 MOST_FAILURES = 0.95
 MAX_LOAD_DIFFERENCE = 0.05

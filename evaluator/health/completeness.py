@@ -8,8 +8,6 @@ from evaluator.health.base import RequestContext, fail, ok, warn
 from evaluator.records import Finding, LeftOutKind, Run, RunState
 from evaluator.wording import format_count
 
-__all__ = ["check_completeness", "check_coverage"]
-
 MORE_THAN_COUNTED = 1.01
 
 

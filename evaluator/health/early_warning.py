@@ -12,8 +12,6 @@ from evaluator.health.base import RequestContext, warn
 from evaluator.records import Finding
 from evaluator.stats.assignment import log_wealth_of_excess
 
-__all__ = ["check_early_warning"]
-
 NAME = "early_warning"
 MOST_FAILURES = 50
 """From here on the failure rate itself says enough."""

@@ -12,8 +12,6 @@ from evaluator.health.base import RequestContext, warn
 from evaluator.records import Finding
 from evaluator.wording import count_of, format_number
 
-__all__ = ["check_endpoints", "is_health_check"]
-
 NAME = "endpoints"
 MANY = 1000
 """More endpoints than a service has routes."""

@@ -10,8 +10,6 @@ from evaluator.records import ArmRows, Finding, LeftOut, LeftOutKind
 from evaluator.stats.score import difference_z
 from evaluator.wording import describe_left_out, format_count, format_number, list_left_out
 
-__all__ = ["check_cut_off", "check_left_out", "check_skipped_rows"]
-
 NAME = "left_out"
 SURE = 0.001
 NOTABLE = 0.05

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from evaluator.health.base import RequestContext, fail, ok, warn
 from evaluator.records import Finding
 
-__all__ = ["check_clock", "check_load_generator", "check_pacing"]
-
 NAME = "load_generator"
 BUSY_PERCENT = 85
 SATURATED_PERCENT = 97

@@ -14,8 +14,6 @@ from evaluator.records import Finding, LeftOutKind, OutcomeFacts, Outcomes
 from evaluator.stats.outcome_arms import compare_assignment
 from evaluator.wording import count_of, format_count, format_number
 
-__all__ = ["describe_left_out"]
-
 ALPHA = 0.001
 MOST_CROSSED = 0.01
 MOST_STRAY = 0.05

@@ -10,8 +10,6 @@ from evaluator.stats.index import distinct
 from evaluator.stats.panel import Panel
 from evaluator.wording import format_duration
 
-__all__ = ["check_overlap"]
-
 NAME = "overlap"
 ENOUGH_REPLICATES = 3
 MAX_DROPPED = 0.05

@@ -25,8 +25,6 @@ from evaluator.records import Finding, Query, QueryFacts, QueryKind, Role, Spans
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
-__all__ = ["check_instances", "check_silence_of_scrapes", "check_targets"]
-
 HOLE_STEPS = 1.5
 
 TURNED_OVER = 0.25

@@ -14,8 +14,6 @@ from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
-__all__ = ["check_traffic", "find_still_instances"]
-
 EXPECTED = 20.0
 """Requests that must have been expected where none came: without cause that happens once in 10⁸ times."""
 

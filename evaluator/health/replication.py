@@ -9,8 +9,6 @@ from evaluator.records import Finding, Learnt, Rulebook, is_imported
 from evaluator.stats.history import LEAST_COMPARISONS
 from evaluator.wording import count_of, format_count, format_number
 
-__all__ = ["check_replication", "describe_learnt"]
-
 NAME = "replication"
 ENOUGH = 3
 

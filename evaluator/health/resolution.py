@@ -9,8 +9,6 @@ from evaluator.records import Finding
 from evaluator.stats.resolution import steps_of
 from evaluator.wording import describe_steps, format_number
 
-__all__ = ["check_resolution"]
-
 NAME = "resolution"
 COARSE_SHARE = 0.05
 REMEDY = "no latency margin narrower than a step is decided: record times in finer steps, or allow more than one step"

@@ -12,8 +12,6 @@ from evaluator.health.base import RequestContext, fail, ok, warn
 from evaluator.records import Finding
 from evaluator.stats.assignment import log_wealth_of_ratio
 
-__all__ = ["check_sample_ratio"]
-
 ALPHA = 0.001
 NAME = "sample_ratio"
 

@@ -20,9 +20,6 @@ from evaluator.stats.index import distinct
 from evaluator.stats.silence import Gap, Silence, find_silence
 from evaluator.wording import format_count, format_duration, format_number
 
-__all__ = ["RunTime", "check_silence", "describe_gap", "find_run_times", "may_be_go", "period_options"]
-
-
 NAME = "silence"
 TIME = 1e9
 """Weight of a bucket where time itself is the reference: large against any count of requests."""

@@ -15,9 +15,6 @@ from evaluator.stats.instances import FEWEST_REQUESTS
 from evaluator.stats.silence import Gap, find_silence
 from evaluator.wording import count_of, format_duration
 
-__all__ = ["check_instance_age", "check_turnover"]
-
-
 NAME = "turnover"
 TOO_MANY = 0.25
 BY_CHANCE = 0.0005

@@ -8,8 +8,6 @@ from evaluator.health.base import RequestContext, ok, warn
 from evaluator.records import Finding
 from evaluator.wording import format_duration
 
-__all__ = ["check_warm_up"]
-
 NAME = "warm_up"
 
 

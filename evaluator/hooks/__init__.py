@@ -11,7 +11,6 @@ from evaluator.hooks.base import (
     Delivery,
     Hook,
     HookContext,
-    HookOptions,
     Outcome,
     Step,
     make_hook,
@@ -20,6 +19,7 @@ from evaluator.hooks.base import (
     run_hooks,
     undo_hook,
 )
+from evaluator.hooks.options import HookOptions
 
 __all__ = [
     "HOOKS",

@@ -32,24 +32,6 @@ from evaluator.hooks.options import HookOptions
 from evaluator.hooks.templates import WORDS
 from evaluator.secrecy import OF_HOOKS, redact
 
-__all__ = [
-    "HOOKS",
-    "Action",
-    "BaseHook",
-    "Delivery",
-    "Hook",
-    "HookContext",
-    "HookOptions",
-    "Outcome",
-    "State",
-    "Step",
-    "make_hook",
-    "make_step",
-    "peek",
-    "run_hooks",
-    "undo_hook",
-]
-
 GROUP = "evaluator.hooks"
 """Entry points under which hooks are found: ours and other people's."""
 

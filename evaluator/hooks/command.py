@@ -19,8 +19,6 @@ from evaluator.hooks.options import HookOptions, Seconds
 from evaluator.hooks.templates import check_template, fill_words
 from evaluator.secrecy import redact
 
-__all__ = ["Command"]
-
 _TO_END_S = 2.0
 _SHORTEST_SECRET = 4
 Argument = Annotated[str, Field(max_length=100_000, pattern=r"^[^\x00]*$")]

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import dns.rdataset
     import dns.update
 
-__all__ = ["Dns"]
 
 _BAD_KEY = "is the key's name, its algorithm and its secret what the server has?"
 Records = dict[str, Any]

@@ -18,8 +18,6 @@ from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
 from evaluator.hooks.templates import check_template, fill_words
 
-__all__ = ["Etcd"]
-
 _LOGIN = "auth/authenticate"
 
 

@@ -20,8 +20,6 @@ from evaluator.hooks.network import MaybeSent, NetworkOptions, resolve
 from evaluator.hooks.options import Text
 from evaluator.hooks.weights import ServerName, Weights, check_earlier, show_weights
 
-__all__ = ["HaProxy"]
-
 _WEIGHT = re.compile(r"(\d+) \(initial \d+\)")
 _LONGEST_ANSWER = 1 << 16
 

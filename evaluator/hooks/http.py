@@ -19,8 +19,6 @@ from evaluator.hooks.options import Text
 from evaluator.hooks.templates import WORDS, check_template, fill_json, fill_url
 from evaluator.secrecy import OF_HOOKS, SECRET_HEADERS
 
-__all__ = ["Http"]
-
 _OURS = ("host", "content-length", "transfer-encoding", "connection", "accept-encoding")
 _FORM = "application/x-www-form-urlencoded"
 _PRINTABLE = "".join(map(chr, range(32, 127)))

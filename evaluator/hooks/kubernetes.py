@@ -20,8 +20,6 @@ from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
 from evaluator.hooks.weights import check_some_traffic, show_weights
 
-__all__ = ["Kubernetes"]
-
 K8sName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 Share = Annotated[int, Field(ge=0, le=1_000_000)]
 Json = dict[str, Any]

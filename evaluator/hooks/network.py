@@ -23,8 +23,6 @@ from pydantic import Field, field_validator
 from evaluator.errors import HookError
 from evaluator.hooks.options import HookOptions, Seconds
 
-__all__ = ["Answer", "MaybeSent", "NetworkOptions", "TlsOptions", "resolve", "send", "split"]
-
 LARGEST_BODY = 1 << 20
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address

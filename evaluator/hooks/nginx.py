@@ -22,8 +22,6 @@ from evaluator.hooks.network import MaybeSent
 from evaluator.hooks.options import HookOptions, Seconds, Text
 from evaluator.hooks.weights import Weights, show_weights
 
-__all__ = ["Nginx"]
-
 MARK = "# Written by the release evaluator. Changes are lost."
 _SERVER = r"^(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\])(?::\d{1,5})?$"
 _WRITTEN = re.compile(r"^ {4}server \S+ (?:weight=(\d+)|(down));  # (.+)$", re.MULTILINE)

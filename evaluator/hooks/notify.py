@@ -22,7 +22,6 @@ from evaluator.hooks.templates import check_template, fill_words
 if TYPE_CHECKING:
     import apprise
 
-__all__ = ["Notify"]
 
 _SERVICE = re.compile(r"([a-z0-9_+-]+)://.+", re.DOTALL)
 _LOGGERS = ("apprise", "urllib3.connectionpool")

@@ -9,8 +9,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from evaluator.quantities import parse_duration_s
 from evaluator.secrecy import OF_HOOKS
 
-__all__ = ["HookOptions", "Seconds", "SecretName", "Text"]
-
 _LONGEST_S = 86400.0
 
 

@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
-__all__ = ["WORDS", "check_template", "fill_json", "fill_url", "fill_words"]
-
 WORDS = (
     "action",
     "baseline",

@@ -25,8 +25,6 @@ from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import Answer, MaybeSent, TlsOptions, resolve, send, split
 from evaluator.hooks.options import SecretName, Text
 
-__all__ = ["Webhook", "sign"]
-
 GONE = 410
 """The receiver wants no more of it."""
 SHORTEST_WAIT_S = 0.2

@@ -9,8 +9,6 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from evaluator.errors import HookError
 
-__all__ = ["ServerName", "Weights", "check_earlier", "check_some_traffic", "show_weights"]
-
 ServerName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.:-]+$")]
 
 

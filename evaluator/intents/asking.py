@@ -45,18 +45,6 @@ from evaluator.records.intents import (
 from evaluator.reports import read_stored
 from evaluator.store import Store
 
-__all__ = [
-    "Wish",
-    "approve",
-    "ask",
-    "cancel",
-    "find_promoted",
-    "plan_action",
-    "resolve",
-    "retry",
-    "write_note",
-]
-
 LONGEST_REASON = 1000
 LONGEST_NOTE = 2000
 _UNSAID = ("Cc", "Cs")

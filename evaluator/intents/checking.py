@@ -11,8 +11,6 @@ from evaluator.records import StoredVerdict, VerdictWord
 from evaluator.records.intents import PROMOTING, Action, Intent, IntentState
 from evaluator.store.intents import hash_text
 
-__all__ = ["CLOCK", "Situation", "check_execution", "hash_verdict"]
-
 CLOCK = timedelta(minutes=1)
 """How much the clock of who judged may be ahead of ours."""
 

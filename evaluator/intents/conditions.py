@@ -16,8 +16,6 @@ from evaluator.records.intents import Action, Intent, IntentState
 from evaluator.store import Store
 from evaluator.wording import format_duration
 
-__all__ = ["NO_HOOKS", "Condition", "Waiting", "find_waiting", "list_conditions"]
-
 NO_HOOKS = "add hooks to evaluator.yaml, or promote it where it is deployed: docs/promotion.md"
 
 

@@ -27,8 +27,6 @@ from evaluator.records.intents import ANNOUNCE, FINAL_STATES, UNDO, Delivery, Ho
 from evaluator.store import Store, stamp_of
 from evaluator.wording import count_of
 
-__all__ = ["execute", "execute_waiting", "name_worker", "run_worker"]
-
 LoadPolicy = Callable[[str], Policy]
 """Reads the policy that applies to a release, by its name."""
 

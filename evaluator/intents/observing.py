@@ -24,16 +24,6 @@ from evaluator.records.intents import (
 )
 from evaluator.store import Store
 
-__all__ = [
-    "find_in_effect",
-    "find_latest",
-    "hash_data_now",
-    "hash_policy_now",
-    "observe",
-    "read_undone",
-    "services_of",
-]
-
 _NOTHING_DONE = (IntentState.FAILED, IntentState.APPROVED)
 """States of a hook that changed nothing; those that failed are approved anew when they are tried again."""
 

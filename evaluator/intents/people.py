@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 from evaluator.records.intents import Action, Person, PersonRole, PromotionRules
 
-__all__ = ["SYSTEM", "may", "may_act_alone", "may_ask", "role_of", "system_person", "why_not"]
-
 SYSTEM = "account:"
 """Before the name of an account of this machine, where it must not be taken for a name that a login tells."""
 

@@ -23,8 +23,6 @@ from evaluator.records.intents import (
     PromotionRules,
 )
 
-__all__ = ["Planned", "Preview", "make_context", "plan_steps", "preview_steps"]
-
 _MAYBE_DONE = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
 
 

@@ -9,9 +9,6 @@ import numpy as np
 
 from evaluator.records.arrays import FloatArray
 
-__all__ = ["adjust", "adjust_plausible", "holm"]
-
-
 DRAWS = 20_000
 SEED = 20180615
 CAUTION = 0.1

@@ -26,8 +26,6 @@ from evaluator.records import (
 )
 from evaluator.wording import name_comparison
 
-__all__ = ["JUDGE", "Judgement", "judge_evidence"]
-
 JUDGE = "native"
 """What a verdict calls this judge."""
 

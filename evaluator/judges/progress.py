@@ -7,8 +7,6 @@ import math
 from evaluator.records import EvidenceKind, MetricStatus, Verdict
 from evaluator.wording import format_duration
 
-__all__ = ["describe_missing"]
-
 
 def describe_missing(verdict: Verdict) -> str:
     """Say what a verdict still waits for: the gate that needs longest and how much longer, or the first reason."""

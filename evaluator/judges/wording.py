@@ -30,25 +30,6 @@ from evaluator.wording import (
     name_comparison,
 )
 
-__all__ = [
-    "broke_limit_as_baseline",
-    "explain_choice",
-    "explain_failure",
-    "explain_go",
-    "explain_health",
-    "explain_hold",
-    "explain_missing",
-    "explain_not_final",
-    "explain_scan_doubt",
-    "explain_status",
-    "explain_unjudged",
-    "find_best",
-    "give_reason",
-    "name_arm",
-    "next_after_inconclusive",
-    "next_after_no_go",
-]
-
 MOST_TIMES = 100
 LONGEST_WAIT = 48 * 3600
 SURE = 0.05

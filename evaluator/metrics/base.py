@@ -32,8 +32,6 @@ from evaluator.stats.resolution import steps_of
 from evaluator.stats.uncertainty import Design
 from evaluator.wording import STORE_STEP_MS, explain_coarse, format_number
 
-__all__ = ["EndpointMetric", "Pair", "RequestMetric", "UnitTotals", "answer", "check_enough", "no_data"]
-
 MIN_REQUESTS = 30
 CONSTANT_BELOW = 200
 ALIKE_STEP = 0.02

@@ -9,8 +9,6 @@ from evaluator.records import Rule
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimate import Estimate
 
-__all__ = ["FailureRate"]
-
 
 class FailureRate(EndpointMetric):
     """Failures per request, as a fraction of 1."""

@@ -15,8 +15,6 @@ from evaluator.stats.quantiles import QuantileEstimate, QuantileQuestion, compar
 from evaluator.stats.typical import compare_typical_times
 from evaluator.wording import format_number
 
-__all__ = ["LatencyMean", "LatencyQuantile", "TypicalTime"]
-
 
 class LatencyMetric(RequestMetric):
     """A response time, in ms."""

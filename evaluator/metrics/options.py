@@ -10,8 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from evaluator.fields import Name, Share
 from evaluator.records import Metric, Rule
 
-__all__ = ["MIN_BEYOND", "Covariates", "MetricModel", "QuantileMetric", "Winsorise"]
-
 
 class MetricModel(Metric, BaseModel):
     """A type of metric whose fields are its options."""

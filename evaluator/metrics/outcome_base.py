@@ -48,23 +48,6 @@ from evaluator.stats.outcomes import (
 )
 from evaluator.wording import format_number
 
-__all__ = [
-    "MIN_UNITS",
-    "RATIO_METHOD",
-    "ROWS",
-    "AdjustedMetric",
-    "Compared",
-    "MeanMetric",
-    "Needs",
-    "OutcomeMetric",
-    "OutcomePair",
-    "Prepared",
-    "RowsMetric",
-    "answer_levels",
-    "answer_outcome",
-    "trace_levels",
-]
-
 MIN_UNITS = 30
 PRIOR_SHARE = 0.2
 """Standard deviation of the Bayesian view's prior, as a share of the baseline's own value."""

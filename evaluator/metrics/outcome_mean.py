@@ -7,8 +7,6 @@ from typing import ClassVar
 
 from evaluator.metrics.outcome_base import MeanMetric
 
-__all__ = ["OutcomeMean"]
-
 
 class OutcomeMean(MeanMetric):
     """Mean over units, by Welch's t; with covariates by regression with slopes of each arm."""

@@ -21,8 +21,6 @@ from evaluator.metrics.outcome_base import (
 from evaluator.records import Rule
 from evaluator.stats.outcomes import compare_proportions
 
-__all__ = ["OutcomeProportion"]
-
 
 class OutcomeProportion(AdjustedMetric, RowsMetric):
     """Share of units, by score; with covariates by regression; of rows by the delta method."""

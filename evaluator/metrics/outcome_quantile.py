@@ -24,8 +24,6 @@ from evaluator.stats.outcome_joint import Errors, trace_share
 from evaluator.stats.outcome_quantiles import Clustered, cluster, compare_quantiles
 from evaluator.stats.outcomes import OutcomeEstimate
 
-__all__ = ["OutcomeQuantile"]
-
 
 class OutcomeQuantile(QuantileMetric, RowsMetric):
     """A quantile, decided without a density: by the share of the candidate below the baseline's quantile."""

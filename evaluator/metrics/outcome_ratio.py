@@ -9,8 +9,6 @@ from pydantic import Field
 from evaluator.fields import Name
 from evaluator.metrics.outcome_base import RATIO_METHOD, ROWS, MeanMetric
 
-__all__ = ["OutcomeRatio"]
-
 
 class OutcomeRatio(MeanMetric):
     """Ratio of sums by the delta method; with covariates by regression of its influence."""

@@ -31,12 +31,6 @@ from evaluator.stats.panel import Panel
 from evaluator.stats.reading_panels import ReadingView, measures_the_same, name_of
 from evaluator.stats.uncertainty import choose_design
 
-__all__ = [
-    "QueryMetric",
-    "ReadingMetric",
-    "ReadingPair",
-]
-
 MIN_COUNTED = 30
 TIMES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "µs": 0.001}
 """Unit of time → how many ms it is."""

@@ -16,8 +16,6 @@ from evaluator.records.arrays import FloatArray
 from evaluator.stats.panel import Panel
 from evaluator.stats.reading_panels import build_rate_panel, build_ratio_panel
 
-__all__ = ["CounterRate", "CounterRatio"]
-
 WHOLE = 1e-6
 
 

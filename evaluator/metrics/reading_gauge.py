@@ -16,8 +16,6 @@ from evaluator.stats.estimate import Trend
 from evaluator.stats.panel import Panel
 from evaluator.stats.reading_panels import build_gauge_panel, build_peak_panel, build_trend_panel
 
-__all__ = ["GaugeMax", "GaugeMean", "GaugeSlope"]
-
 FITTED = 2
 """What a trend takes from its own residuals: a level and a line."""
 

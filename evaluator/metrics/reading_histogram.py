@@ -19,8 +19,6 @@ from evaluator.stats.estimate import Asked, Estimate
 from evaluator.stats.panel import Panel
 from evaluator.stats.reading_panels import build_mean_panel, build_share_panel, find_bounds, name_of
 
-__all__ = ["HistogramMean", "HistogramQuantile", "HistogramShare"]
-
 SAME = 1e-9
 BUCKETED = {"classic", "native"}
 NO_BOUNDS = "its series have no bucket bound in common"

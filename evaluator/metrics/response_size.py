@@ -9,8 +9,6 @@ from evaluator.records import Rule
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimate import Estimate
 
-__all__ = ["ResponseSize"]
-
 SD_INSTANCE = 0.0
 """Instances of one version send the same bytes: nothing is assumed of how they differ."""
 

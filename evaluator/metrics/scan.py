@@ -21,8 +21,6 @@ from evaluator.stats.groups import Groups, group_by
 from evaluator.stats.longrun import MIN_BUCKETS
 from evaluator.stats.rare import OTHER
 
-__all__ = ["MIN_FOR_TIME", "OTHER", "Measured", "scan_endpoints"]
-
 MIN_FOR_TIME = 60
 MIN_FOR_FAILURES = 20
 PLAUSIBLE = 0.5

@@ -11,8 +11,6 @@ from evaluator.metrics.base import Pair, RequestMetric, answer, check_enough
 from evaluator.records import Comparison, Direction, Rule
 from evaluator.stats.rates import compare_rates
 
-__all__ = ["Throughput"]
-
 
 class Throughput(RequestMetric):
     """Requests per second, compared as a ratio."""

@@ -11,8 +11,6 @@ from evaluator.judges import Judgement, judge_evidence
 from evaluator.records import Cells, Evidence, EvidenceKind, Finding, LeftOut, Outcomes, ReadingCells, Rulebook, Run
 from evaluator.store import Store
 
-__all__ = ["Data", "Judged", "judge_data", "read_data"]
-
 
 @dataclass(frozen=True, slots=True)
 class Data:

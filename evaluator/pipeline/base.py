@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable
 from threading import get_native_id
 
-__all__ = ["Say", "lower_priority", "say_nothing"]
-
 Say = Callable[[str], None]
 
 

@@ -30,8 +30,6 @@ from evaluator.sources.recording import new_run_id
 from evaluator.stats.readings import choose_reading_bucket_s
 from evaluator.store import Store
 
-__all__ = ["Stretch", "check_source", "collect_load", "collect_release", "find_stretch", "follow_release"]
-
 SETTLE_STEPS = 1
 """So many steps are left out at the end of what is there: a scrape may take that long to be seen by queries."""
 

@@ -29,8 +29,6 @@ from evaluator.records import (
 from evaluator.stats.cells import recode, where
 from evaluator.store import Store
 
-__all__ = ["Compared", "Difference", "Side", "compare_sides", "differences", "find_side", "refusals"]
-
 MUST_MATCH = ("locustfile", "users", "pace", "pacing", "spawn_rate")
 """Of a fingerprint: what makes it another test."""
 UNSAID = ("targets", "files", "replicates")

@@ -11,8 +11,6 @@ from evaluator.pipeline.assessing import Data
 from evaluator.records import Evidence, Release, Rulebook
 from evaluator.store import Store
 
-__all__ = ["trace_figures"]
-
 MOST_RUNS = 50
 MOST_CANDIDATES = 12
 

@@ -14,8 +14,6 @@ from evaluator.policy import Policy
 from evaluator.records import EvidenceKind, Run
 from evaluator.store import Store
 
-__all__ = ["calibrate_releases", "find_history", "read_history", "related_releases"]
-
 TIME_OF_ID = 16
 
 

@@ -28,8 +28,6 @@ from evaluator.sources.recording import new_run_id
 from evaluator.store import Store
 from evaluator.store.outcome_files import describe_outcomes
 
-__all__ = ["find_outcomes", "import_outcomes", "import_release", "suggest_metrics"]
-
 
 def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
     """Land the files of a plan as a run group of their own; the same files again change nothing. Raises InputError."""

@@ -25,8 +25,6 @@ from evaluator.stats.student import load_early
 from evaluator.store import Store
 from evaluator.version import find_version
 
-__all__ = ["add_figures", "judge_release", "judge_runs", "keep_verdict", "to_verdict"]
-
 
 def judge_release(
     store: Store,

@@ -14,8 +14,6 @@ from evaluator.sources.load import QUIET_S, RunOutcome, is_alive, is_recording, 
 from evaluator.sources.recording import SHEET_NAME, RunSheet, utc
 from evaluator.store import Store
 
-__all__ = ["finish_run", "land_release", "with_present_facts"]
-
 
 def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
     """Land what a release's recorders left behind, so that a load that was killed loses nothing.

@@ -22,8 +22,6 @@ from evaluator.sources.load import LoadPlan, RunOutcome, check_plan, fingerprint
 from evaluator.sources.recording import new_run_id
 from evaluator.store import Store
 
-__all__ = ["load_release"]
-
 KEEP_UP_S = 3600.0
 """How often a run that lasts is landed and compacted while it is recorded."""
 

@@ -15,8 +15,6 @@ from evaluator.records import VerdictWord
 from evaluator.reports import read_stored
 from evaluator.store import Store
 
-__all__ = ["Replayed", "replay_releases"]
-
 
 @dataclass(frozen=True, slots=True)
 class Replayed:

@@ -15,8 +15,6 @@ from evaluator.records import Comparison, EvidenceKind, Margin, RunState, Verdic
 from evaluator.stats.narrow import cut_each_run, narrow
 from evaluator.store import Store
 
-__all__ = ["judge_again", "judge_under_margins", "look_closer"]
-
 
 def judge_again(store: Store, verdict: Verdict) -> Judged:
     """Read what a verdict rests on, and judge it again by its own policy. Raises UnknownName for an unknown release."""

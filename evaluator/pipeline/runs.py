@@ -10,8 +10,6 @@ from evaluator.records import Release, Run, RunState
 from evaluator.sources.load import is_parent_alive
 from evaluator.store import Store
 
-__all__ = ["choose_runs", "find_judged", "is_live", "is_series_open", "is_stale", "service_of"]
-
 
 def service_of(release: Release) -> str:
     """Name of a release's service; empty where it has none, or several."""

@@ -12,8 +12,6 @@ from evaluator.sources.recording import new_run_id
 from evaluator.stats.readings import choose_reading_bucket_s
 from evaluator.store import Store
 
-__all__ = ["land_simulated"]
-
 ROWS = 200_000
 """Requests a segment."""
 

@@ -17,8 +17,6 @@ from evaluator.stats.sequential import spent_by_first
 from evaluator.store import Store
 from evaluator.wording import format_duration
 
-__all__ = ["StopRule", "judging_meanwhile"]
-
 
 @dataclass(frozen=True, slots=True)
 class StopRule:

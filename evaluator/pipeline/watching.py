@@ -29,8 +29,6 @@ from evaluator.segments import data_folder, run_folder
 from evaluator.store import Store
 from evaluator.wording import format_duration
 
-__all__ = ["StoredSubject", "Watch"]
-
 POLL_S = 1.0
 """How often files are looked at. Nothing is opened for it."""
 

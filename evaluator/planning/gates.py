@@ -14,8 +14,6 @@ from evaluator.records import Monitoring, Role, Rulebook, choose_bucket_s
 from evaluator.stats.calendar import Calendar, plan_looks
 from evaluator.stats.student import t_quantile
 
-__all__ = ["GatePlan", "Goal", "Grid", "find_level", "plan_gates", "tabulate"]
-
 LONGEST_S = 7 * 86400.0
 SHORTEST_S = 60.0
 MOST_INSTANCES = 256

@@ -16,12 +16,6 @@ from evaluator.stats.calendar import Calendar
 from evaluator.stats.sequential import GRID, LASTING, anytime_z, boundaries, information, spent
 from evaluator.stats.student import critical_value, t_below, t_quantile
 
-__all__ = [
-    "find_criticals",
-    "find_power",
-    "worst_z",
-]
-
 NORMAL_FROM = 1e4
 FARTHEST = 35.0
 

@@ -30,8 +30,6 @@ from evaluator.simulate import Design, simulate_cells
 from evaluator.stats.longrun import BATCH_BELOW, BATCHES, MIN_BUCKETS, cosine_count
 from evaluator.stats.uncertainty import PRIOR_DF
 
-__all__ = ["Forecast", "History", "Precision", "assume_history", "forecast", "learn_precisions"]
-
 SIMULATED = 5
 SIMULATED_S = 3600.0
 

@@ -27,9 +27,6 @@ from evaluator.records import Rulebook
 from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.student import t_quantile
 
-__all__ = ["STRATEGIES", "Exposure", "Stage", "compare_strategies"]
-
-
 REPLICATIONS = 2000
 
 

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["build"]
 
 Record = TypeVar("Record", bound="DataclassInstance")
 

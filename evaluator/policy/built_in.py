@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["BUILT_IN_METRICS"]
-
 BUILT_IN_METRICS: tuple[Mapping[str, Any], ...] = (
     {"name": "failure_rate", "type": "failure_rate", "role": "gate", "margin": "0.1pp"},
     {"name": "latency_p50", "type": "latency_quantile", "quantile": 0.50, "role": "gate", "margin": "5%"},

@@ -11,8 +11,6 @@ import yaml
 
 from evaluator.errors import PolicyError
 
-__all__ = ["Document", "Place", "read_document"]
-
 Place = tuple[str | int, ...]
 """The way to a value: keys and positions in lists."""
 

@@ -25,8 +25,6 @@ from evaluator.metrics import METRICS
 from evaluator.quantities import Quantity
 from evaluator.records import Direction, EvidenceKind, Limit, Margin, Metric, Role, Rule, Slice
 
-__all__ = ["MetricSection", "to_rule"]
-
 LEADING = ("name", "type", "role", "quantile", "endpoint", "direction", "outcome", "per")
 """Keys that come first in the effective policy; further options follow, and then the bounds."""
 

@@ -32,8 +32,6 @@ from evaluator.policy.sources import Sources
 from evaluator.records import EvidenceKind
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
-__all__ = ["LATER", "OF_PROMOTION", "PolicyFile"]
-
 LATER = ("rollout", "stages", "strategy")
 """Sections that are planned and not available in this version."""
 

@@ -16,8 +16,6 @@ from evaluator.fields import PositiveDuration, Section, within
 from evaluator.policy.building import build
 from evaluator.records.intents import ANNOUNCE, UNDO, Action, Approvals, HookEntry, PersonRole, PromotionRules
 
-__all__ = ["ApprovalsSection", "HooksSection", "RolesSection", "add_hooks", "to_rules"]
-
 _EVENTS = (Action.PROMOTE, Action.HOLD, Action.ROLLBACK)
 MOST_APPROVALS = 6
 Count = Annotated[int, within(0, MOST_APPROVALS), Field(json_schema_extra={"minimum": 0, "maximum": MOST_APPROVALS})]

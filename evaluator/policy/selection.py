@@ -21,7 +21,6 @@ from evaluator.policy.document import Document, read_document
 if TYPE_CHECKING:
     from evaluator.store import Store
 
-__all__ = ["FILE_NAME", "FOLDER_NAME", "choose_policy", "find_policy", "list_policies", "policy_of"]
 
 FILE_NAME, FOLDER_NAME = "evaluator.yaml", "evaluator.policies"
 DEFAULT = "default"

@@ -15,9 +15,6 @@ from evaluator.secrecy import OF_SOURCES, SECRET_HEADERS
 from evaluator.sources.prometheus.options import REPLICA_LABELS, PrometheusOptions
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
-__all__ = ["Sources", "to_options"]
-
-
 Secret = Annotated[str, AfterValidator(OF_SOURCES.check)]
 LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 

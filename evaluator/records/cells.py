@@ -11,24 +11,6 @@ import numpy as np
 
 from evaluator.records.arrays import FloatArray, IntArray
 
-__all__ = [
-    "BINS_PER_DECADE",
-    "BLOCK_BUCKETS",
-    "BUCKETS_S",
-    "LONGEST_BUCKET_S",
-    "UNPLANNED_BUCKET_S",
-    "Bins",
-    "Cells",
-    "FailureKinds",
-    "InstanceBins",
-    "LoadLevels",
-    "Moments",
-    "bin_edges_us",
-    "choose_bucket_s",
-    "order_by_bin",
-]
-
-
 BLOCK_BUCKETS = 4
 """Buckets in one block of the per-instance histogram."""
 

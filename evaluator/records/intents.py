@@ -8,27 +8,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-__all__ = [
-    "ANNOUNCE",
-    "FINAL_STATES",
-    "GROUP",
-    "PROMOTING",
-    "UNDO",
-    "Action",
-    "Approval",
-    "Approvals",
-    "AuditRow",
-    "Delivery",
-    "HookEntry",
-    "HookOutcome",
-    "Intent",
-    "IntentState",
-    "Person",
-    "PersonRole",
-    "PromotionRules",
-    "are_one",
-]
-
 UNDO = "undo"
 """Stands among the hooks of an event for: take back what the last promotion changed."""
 

@@ -12,24 +12,6 @@ from typing import Literal
 from evaluator.records.releases import Release
 from evaluator.records.rows import LeftOut, LeftOutKind
 
-__all__ = [
-    "ArrangeFiles",
-    "ColumnMap",
-    "Condition",
-    "FileLayout",
-    "FilePlan",
-    "FileRuns",
-    "FileTimes",
-    "FilesAre",
-    "Landed",
-    "LandingPlan",
-    "OtherRows",
-    "ReleaseSummary",
-    "StoredVerdict",
-    "SubResults",
-    "counts_from_start",
-]
-
 FilesAre = Literal["parts", "replicates"]
 """What several files of one arm are: parts of one run, or a run each."""
 

@@ -8,8 +8,6 @@ from typing import ClassVar, Literal
 from evaluator.records.readings import Query
 from evaluator.records.words import Direction, EvidenceKind
 
-__all__ = ["Metric"]
-
 
 class Metric:
     """A type of metric with its options. The types are in `evaluator.metrics`, a class and its options each."""

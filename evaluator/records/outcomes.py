@@ -11,17 +11,6 @@ import numpy.typing as npt
 
 from evaluator.records.rows import ArmRows, LeftOut, LeftOutKind
 
-__all__ = [
-    "OutcomeColumn",
-    "OutcomeFacts",
-    "OutcomeLook",
-    "OutcomeOptions",
-    "OutcomePlan",
-    "Outcomes",
-    "SourceColumn",
-    "UnitMoments",
-]
-
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 

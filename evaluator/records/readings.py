@@ -16,22 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "PARTS",
-    "PLAIN_QUERY",
-    "QUOTED",
-    "UP",
-    "Answer",
-    "Part",
-    "Query",
-    "QueryFacts",
-    "QueryKind",
-    "ReadingCells",
-    "Series",
-    "Spans",
-    "metric_name",
-]
-
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 

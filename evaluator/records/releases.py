@@ -11,19 +11,6 @@ from evaluator.errors import UsageError
 from evaluator.records.rows import InFlight, LeftOut
 from evaluator.records.words import EvidenceKind, RunState
 
-__all__ = [
-    "OUTCOME_SOURCE",
-    "READING_SOURCE",
-    "Arm",
-    "Release",
-    "Run",
-    "RunFacts",
-    "Service",
-    "check_name",
-    "check_names",
-    "is_imported",
-]
-
 LONGEST_NAME = 200
 
 READING_SOURCE = "prometheus"

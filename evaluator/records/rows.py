@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-__all__ = ["ArmRows", "InFlight", "LeftOut", "LeftOutKind", "sum_left_out"]
-
 
 class LeftOutKind(StrEnum):
     """Why rows that were read are not judged."""

@@ -9,19 +9,6 @@ from typing import Literal
 from evaluator.records.metrics import Metric
 from evaluator.records.words import Direction, EvidenceKind, Role
 
-__all__ = [
-    "History",
-    "InstancePrior",
-    "Learnt",
-    "Limit",
-    "Margin",
-    "Monitoring",
-    "Rule",
-    "Rulebook",
-    "Scan",
-    "Slice",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Margin:

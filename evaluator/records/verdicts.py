@@ -12,25 +12,6 @@ from evaluator.records.rows import LeftOut
 from evaluator.records.rules import Rule
 from evaluator.records.words import Level, MetricStatus, Role, VerdictWord
 
-__all__ = [
-    "WHOLE",
-    "ArmSummary",
-    "ArmValue",
-    "Comparison",
-    "Drift",
-    "Effect",
-    "Evidence",
-    "Finding",
-    "Look",
-    "Period",
-    "Progress",
-    "Question",
-    "Reason",
-    "Verdict",
-    "View",
-    "Window",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Effect:

@@ -4,19 +4,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = [
-    "BASELINE",
-    "CANDIDATE",
-    "Direction",
-    "EvidenceKind",
-    "Level",
-    "MetricStatus",
-    "Role",
-    "RunState",
-    "VerdictWord",
-]
-
-
 BASELINE = "baseline"
 """The name of the arm that every other arm is compared with."""
 

@@ -30,40 +30,6 @@ from evaluator.wording import (
     name_metric,
 )
 
-__all__ = [
-    "HEALTH_MARKS",
-    "STATUS_MARKS",
-    "VERDICT_WORDS",
-    "Page",
-    "Render",
-    "choose_endpoints",
-    "command_of",
-    "count_both",
-    "describe_data",
-    "format_allowed",
-    "format_both",
-    "format_effect",
-    "harmless_cell",
-    "is_only_shown",
-    "is_watched",
-    "label_row",
-    "lay_out",
-    "list_limits",
-    "list_notes",
-    "list_what_is_not_judged",
-    "mark_status",
-    "name_check",
-    "name_opponents",
-    "name_role",
-    "plain_text",
-    "put_worst_first",
-    "shorten",
-    "tame",
-    "title_of",
-    "to_ascii",
-    "write_line",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Page:

@@ -14,8 +14,6 @@ from evaluator.records import Level, Verdict, VerdictWord
 from evaluator.reports.base import VERDICT_WORDS, Page, name_check, tame
 from evaluator.reports.markdown import MAX_BYTES, to_markdown
 
-__all__ = ["publish", "render"]
-
 MAX_ANNOTATIONS = 10
 MAX_MESSAGE = 2_000
 MAX_TITLE = 200

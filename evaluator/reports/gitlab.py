@@ -14,8 +14,6 @@ from decimal import Decimal
 from evaluator.records import Comparison, MetricStatus, Verdict, VerdictWord
 from evaluator.reports.base import Page, tame
 
-__all__ = ["render", "write_number"]
-
 MAX_LABEL = 120
 
 FAMILIES: tuple[tuple[str, str, Callable[[Comparison], float | None]], ...] = (

@@ -16,8 +16,6 @@ from evaluator.reports.base import Page, is_watched, tame
 from evaluator.reports.gitlab import write_number
 from evaluator.wording import name_comparison
 
-__all__ = ["render"]
-
 MAX_NAME = 120
 
 

@@ -58,8 +58,6 @@ from evaluator.reports.base import (
 )
 from evaluator.wording import format_count, format_duration, format_number, name_comparison
 
-__all__ = ["render", "to_html"]
-
 HALF = 516
 """Width (px) of a figure in one of two columns."""
 LONGEST = 300

@@ -34,8 +34,6 @@ from evaluator.reports.base import (
     to_ascii,
 )
 
-__all__ = ["render", "to_human"]
-
 WIDE = 110
 """Below this width amounts are written closer together, and absolute bounds are left to the reasons."""
 LEAST_NAME = 12

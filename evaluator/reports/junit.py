@@ -24,8 +24,6 @@ from evaluator.reports.base import (
 )
 from evaluator.wording import name_comparison
 
-__all__ = ["render"]
-
 MAX_NAME = 200
 MAX_SENTENCE = 2_000
 COUNTED = ("tests", "failures", "errors", "skipped")

@@ -29,8 +29,6 @@ from evaluator.reports.base import (
     title_of,
 )
 
-__all__ = ["MAX_BYTES", "escape", "render", "to_markdown"]
-
 MAX_BYTES = 900_000
 """GitHub refuses a job summary of more than 1 MiB."""
 MAX_NAME = 120

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from evaluator.records import Comparison, Direction, MetricStatus, Role, Verdict
 from evaluator.wording import name_metric
 
-__all__ = ["HeatMap", "build_heat_map", "rank_comparisons"]
-
 _BADNESS = (MetricStatus.FAIL, MetricStatus.NO_DATA, MetricStatus.INCONCLUSIVE, MetricStatus.PASS)
 
 

@@ -43,8 +43,6 @@ from evaluator.records import (
 from evaluator.reports.base import tame
 from evaluator.reports.verdict_json import SCAN_METHOD, SCHEMA_VERSION
 
-__all__ = ["from_json", "read_stored"]
-
 HINT = "give the file that `evaluator verdict RELEASE --format json=FILE` wrote"
 
 

@@ -21,8 +21,6 @@ from evaluator.records import (
 )
 from evaluator.reports.base import Page
 
-__all__ = ["SCAN_METHOD", "SCHEMA_VERSION", "render", "to_json"]
-
 SCHEMA_VERSION = 1
 SCAN_METHOD = "endpoint scan"
 """How the method of a row of the endpoint scan starts."""

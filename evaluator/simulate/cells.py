@@ -25,8 +25,6 @@ from evaluator.simulate.requests import Requests, simulate
 from evaluator.stats.cells import add_up
 from evaluator.stats.index import group_rows, number_groups
 
-__all__ = ["simulate_cells", "to_cells"]
-
 
 def simulate_cells(design: Design, seed: int) -> Cells:
     """Draw one release and roll it up: `to_cells(simulate(design, seed))` with the design's bucket.

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE
 
-__all__ = ["Bursts", "Change", "Design", "Wander"]
-
 
 @dataclass(frozen=True, slots=True)
 class Wander:

@@ -11,8 +11,6 @@ from evaluator.records.arrays import BoolArray, IntArray
 from evaluator.segments import SegmentWriter, request_table
 from evaluator.simulate.requests import Requests
 
-__all__ = ["to_parquet"]
-
 
 def to_parquet(requests: Requests, folder: Path, *, service: str = "", rows: int = 1_000_000) -> tuple[Path, ...]:
     """Write the segments of each run into `folder/<run>/`, in order of time, at most `rows` rows each.

@@ -10,9 +10,6 @@ import numpy as np
 from evaluator.records.arrays import FloatArray
 from evaluator.simulate.design import Change, Design
 
-__all__ = ["Traffic", "Version", "build_traffic", "build_versions"]
-
-
 DAY_S = 86_400.0
 
 

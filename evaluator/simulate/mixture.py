@@ -25,9 +25,6 @@ from evaluator.records.arrays import FloatArray
 from evaluator.simulate.design import Design
 from evaluator.simulate.layout import Version, build_traffic, build_versions
 
-__all__ = ["find_threshold"]
-
-
 TIME_PARTS = 48
 HEIGHTS = (0.1127016654, 0.5, 0.8872983346)
 HEIGHT_WEIGHTS = (5 / 18, 8 / 18, 5 / 18)

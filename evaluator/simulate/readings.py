@@ -12,9 +12,6 @@ from evaluator.records import Answer, Part, Query, QueryKind, Series
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.simulate.requests import Requests
 
-__all__ = ["BOUNDS_S", "DURATION", "FAILURES", "REQUESTS", "Scrapes", "scrape"]
-
-
 REQUESTS = Query("http_requests_total{$selector}", QueryKind.COUNTER)
 FAILURES = Query('http_requests_total{$selector,code=~"5.."}', QueryKind.COUNTER)
 DURATION = Query("http_request_duration_seconds{$selector}", QueryKind.HISTOGRAM)

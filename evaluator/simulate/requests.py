@@ -13,9 +13,6 @@ from evaluator.simulate.design import Bursts, Design, Wander
 from evaluator.simulate.layout import Traffic, Version, build_traffic, build_versions
 from evaluator.simulate.mixture import find_threshold
 
-__all__ = ["EPOCH_US", "Requests", "merge_requests", "simulate"]
-
-
 EPOCH_US = 1_767_571_200_000_000
 """When the first simulated run starts: 2026-01-05 00:00 UTC, µs. Simulated time never reads a clock."""
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from evaluator.simulate.design import Bursts, Change, Design, Wander
 
-__all__ = ["SCENARIOS"]
-
 HOUR = Design()
 """Four + four instances of sd 1 %, 30 requests a second an arm, 60 minutes."""
 

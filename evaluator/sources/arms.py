@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import lcm
 
-__all__ = ["Lanes", "interleave"]
-
 Lanes = Mapping[str, tuple[tuple[str, ...], ...]]
 """Original user class → for each arm its copies, one per instance."""
 

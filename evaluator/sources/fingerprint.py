@@ -11,8 +11,6 @@ from typing import Any
 
 from evaluator.version import run_git
 
-__all__ = ["describe_environment", "hash_files", "read_git_revision"]
-
 
 def describe_environment(files: Iterable[Path]) -> dict[str, Any]:
     """Describe the machine and the files of a load: hash, revision, host, cores."""

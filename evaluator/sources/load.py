@@ -34,22 +34,6 @@ from evaluator.sources.recording import (
     utc,
 )
 
-__all__ = [
-    "QUIET_S",
-    "LoadPlan",
-    "RunOutcome",
-    "check_plan",
-    "check_targets",
-    "fingerprint",
-    "free_port",
-    "is_alive",
-    "is_parent_alive",
-    "is_recording",
-    "read_outcome",
-    "run_locust",
-    "wait_for_targets",
-]
-
 CONNECT_TIMEOUT_S = 3.0
 STOP_TIMEOUT_S = 10.0
 """Locust gets this long to end in order before it is killed."""

@@ -16,8 +16,6 @@ from evaluator.sources.files.base import find_delimiter, refuse_twice, starts_wi
 from evaluator.sources.files.planning import expand_files
 from evaluator.textfiles import open_bytes, open_text
 
-__all__ = ["ROWS", "plan_outcomes"]
-
 Describe = Callable[[OutcomePlan], Sequence[SourceColumn]]
 """Lists the columns of a plan's files, or of its query over them."""
 

@@ -18,20 +18,6 @@ from typing import Any, Literal, Self
 from evaluator.errors import SourceError
 from evaluator.records import Arm, InFlight, LeftOut, LeftOutKind, RunFacts, sum_left_out
 
-__all__ = [
-    "DEFAULT_HEADER",
-    "RECORDING_VARIABLE",
-    "SHEET_NAME",
-    "STOP_MARK",
-    "Recording",
-    "RunSheet",
-    "WorkerFacts",
-    "merge_facts",
-    "new_run_id",
-    "read_worker_facts",
-    "utc",
-]
-
 RECORDING_VARIABLE = "EVALUATOR_RECORDING"
 """Environment variable that names the JSON file of a Recording."""
 

@@ -16,8 +16,6 @@ import pyarrow as pa
 from evaluator.records import LeftOut, LeftOutKind
 from evaluator.segments import request_table
 
-__all__ = ["ARM_KEYS", "UNASSIGNED", "RequestBuffer"]
-
 ARM_KEYS = frozenset({"arm", "instance", "release"})
 """Keys of a request's context that have columns of their own."""
 

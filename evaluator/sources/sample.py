@@ -18,8 +18,6 @@ from evaluator.errors import SourceError
 from evaluator.records import Arm
 from evaluator.sources.load import free_port
 
-__all__ = ["REGRESSIONS", "find_loadtests", "start_arms", "start_prometheus"]
-
 REGRESSIONS = ("none", "latency", "tail", "failures", "endpoint", "leak")
 STOP_S = 5.0
 READY_S = 30.0

@@ -11,9 +11,6 @@ from evaluator.records.arrays import BoolArray
 from evaluator.stats.panel import Panel
 from evaluator.stats.window import WarmUp
 
-__all__ = ["NOT_AT_THE_SAME_TIME", "account_for_rows", "find_cut_rows", "find_lost_rows"]
-
-
 NOT_AT_THE_SAME_TIME = "the other arm has no request of the same endpoint at the same time"
 
 

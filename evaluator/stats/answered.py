@@ -11,20 +11,6 @@ import numpy as np
 from evaluator.records import Answer, Query, QueryFacts, QueryKind, Series, Spans
 from evaluator.records.arrays import FloatArray, IntArray
 
-__all__ = [
-    "LONGEST_STEP",
-    "Answered",
-    "Drops",
-    "Track",
-    "count_shared",
-    "find_drops",
-    "find_scrapes",
-    "find_spans",
-    "identify_group",
-    "stitch",
-]
-
-
 LONGEST_STEP = 1.5
 """A step between two samples that is longer than so many scrape intervals had a scrape missing."""
 

@@ -12,9 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["log_wealth_of_excess", "log_wealth_of_ratio"]
-
-
 CONCENTRATIONS = (10.0, 100.0, 1000.0, 10_000.0)
 """How close to the shares the alternative is expected to be: the wealth is spread evenly over these bets."""
 

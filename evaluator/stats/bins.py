@@ -10,8 +10,6 @@ import numpy as np
 from evaluator.records import bin_edges_us
 from evaluator.records.arrays import FloatArray
 
-__all__ = ["bin_limits_ms", "mean_logs"]
-
 
 def bin_limits_ms(last: int, grid_ms: float) -> FloatArray:
     """Where each bin begins and ends once its grid points are spread: shape (last + 2,), never falling.

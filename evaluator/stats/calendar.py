@@ -14,8 +14,6 @@ import numpy as np
 from evaluator.records import BLOCK_BUCKETS, Monitoring
 from evaluator.stats.sequential import GRID
 
-__all__ = ["Calendar", "plan_looks"]
-
 Kind = Literal["fixed", "group_sequential", "anytime"]
 
 EVERY_S = 60

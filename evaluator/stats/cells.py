@@ -12,8 +12,6 @@ from evaluator.records import BLOCK_BUCKETS, Bins, Cells, FailureKinds, Instance
 from evaluator.records.arrays import BoolArray, IntArray
 from evaluator.stats.index import group_rows
 
-__all__ = ["COUNTS", "NO_FAILURES", "add_up", "coarsen", "join", "join_rows", "recode", "take", "where"]
-
 Rows = TypeVar("Rows", Moments, Bins, InstanceBins, LoadLevels, FailureKinds)
 Summed = TypeVar("Summed", Moments, Bins, InstanceBins, LoadLevels)
 

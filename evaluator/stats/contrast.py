@@ -35,19 +35,6 @@ from evaluator.stats.uncertainty import (
     time_only,
 )
 
-__all__ = [
-    "Estimand",
-    "Spread",
-    "ask_limits",
-    "conclude",
-    "contrast",
-    "log_bound",
-    "looks_well",
-    "measure_level",
-    "vary_by_instance",
-]
-
-
 LEAST_LIMIT = 1e-12
 """What a limit of 0 counts as where logarithms are compared."""
 

@@ -11,9 +11,6 @@ from evaluator.records import BLOCK_BUCKETS
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.index import rows_of_each
 
-__all__ = ["Counted", "find_usable"]
-
-
 MIN_OVERLAP = 0.5
 RARELY_EMPTY = 3.0
 

@@ -14,8 +14,6 @@ from evaluator.stats.panel import Panel
 from evaluator.stats.strata import build_strata
 from evaluator.stats.uncertainty import Design
 
-__all__ = ["compare_differences"]
-
 
 def compare_differences(
     panel: Panel,

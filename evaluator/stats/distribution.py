@@ -13,13 +13,6 @@ import numpy as np
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.histogram import SortedBins
 
-__all__ = [
-    "Distribution",
-    "counts_below",
-    "distributions_by_row",
-    "standardised_distributions",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Distribution:

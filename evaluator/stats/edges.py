@@ -28,9 +28,6 @@ from evaluator.stats.panel import Panel
 from evaluator.stats.strata import levels
 from evaluator.stats.uncertainty import Design
 
-__all__ = ["EdgePanel", "Found", "compare_edges", "spread_of_share", "stack_panels"]
-
-
 SAME = 1e-9
 """Bounds that differ by less, relatively, are one."""
 

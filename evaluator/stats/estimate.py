@@ -12,21 +12,6 @@ from evaluator.stats.longrun import BATCHES, cosine_count, cosines, time_scores
 from evaluator.stats.student import t_below
 from evaluator.stats.uncertainty import Uncertainty
 
-__all__ = [
-    "Z_OF_POWER",
-    "Asked",
-    "Depth",
-    "Estimate",
-    "Tolerance",
-    "Trend",
-    "ask",
-    "decide_nothing",
-    "load",
-    "not_worse",
-    "trend",
-]
-
-
 Z_OF_POWER = 0.8416212335729143
 """Normal quantile of 80 %, the power at which a detectable effect is found."""
 

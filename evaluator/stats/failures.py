@@ -27,9 +27,6 @@ from evaluator.stats.strata import Strata
 from evaluator.stats.student import t_below, t_quantile
 from evaluator.stats.uncertainty import Design, Uncertainty
 
-__all__ = ["compare_failures"]
-
-
 SD_SHARE = 0.5
 """Standard deviation assumed for an arm with a single instance, as a share of the rate."""
 

@@ -9,8 +9,6 @@ from evaluator.stats.instances import InstanceFrame
 from evaluator.stats.panel import Panel
 from evaluator.stats.strata import Strata, build_strata
 
-__all__ = ["frame_all_requests", "frame_requests"]
-
 
 def frame_requests(panel: Panel, groups: Groups) -> tuple[Strata, InstanceFrame]:
     """Strata and instances with all requests as denominator, for some groups of endpoints."""

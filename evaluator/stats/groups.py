@@ -8,8 +8,6 @@ import numpy as np
 
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
-__all__ = ["Groups", "all_together", "group_by"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Groups:

@@ -9,8 +9,6 @@ import numpy as np
 from evaluator.records import Bins, InstanceBins
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
-__all__ = ["NO_BINS", "SortedBins", "sort_bins", "sum_by_cell"]
-
 
 @dataclass(frozen=True, slots=True)
 class SortedBins:

@@ -17,9 +17,6 @@ import numpy as np
 from evaluator.records import History
 from evaluator.records.arrays import FloatArray
 
-__all__ = ["LEAST_COMPARISONS", "MOST_WEIGHT", "InstanceHistory", "Pooled", "add_wander", "on_scale", "pool_instances"]
-
-
 LEAST_COMPARISONS = 5
 """Stored comparisons below which history is not believed."""
 

@@ -21,9 +21,6 @@ from evaluator.records import (
 )
 from evaluator.stats.cells import join_rows
 
-__all__ = ["NO_ANSWER", "Settled", "cut_in_flight", "settle_in_flight"]
-
-
 LEAST_AGE_S = 10.0
 TIMES_SLOWEST = 3.0
 SLOWEST = 0.999

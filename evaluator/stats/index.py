@@ -6,9 +6,6 @@ import numpy as np
 
 from evaluator.records.arrays import BoolArray, IntArray
 
-__all__ = ["Index", "distinct", "group_rows", "number_groups", "rows_of_each"]
-
-
 LARGEST_TABLE = 20_000_000
 """Possible keys up to which a table of all of them is quicker than sorting."""
 MOST_CODES = 2.0**62

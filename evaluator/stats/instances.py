@@ -15,8 +15,6 @@ from evaluator.stats.groups import Groups
 from evaluator.stats.longrun import MIN_BUCKETS, time_scores
 from evaluator.stats.panel import InstanceRows
 
-__all__ = ["FEWEST_REQUESTS", "InstanceFrame", "InstanceVariance", "find_replicating"]
-
 FEWEST_REQUESTS = 30
 LEAST_SHARE = 0.05
 """Of an equal share: what answers less says nothing of how instances differ."""

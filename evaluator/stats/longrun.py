@@ -19,9 +19,6 @@ import numpy as np
 
 from evaluator.records.arrays import FloatArray
 
-__all__ = ["MIN_BUCKETS", "TimeVariance", "cosine_count", "cosines", "time_scores", "time_variance"]
-
-
 MIN_BUCKETS = 8
 """Below this number of usable buckets nothing can be said about variation over time."""
 

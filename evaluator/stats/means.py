@@ -26,8 +26,6 @@ from evaluator.stats.resolution import find_doubt_ms, log_doubt
 from evaluator.stats.strata import build_strata
 from evaluator.stats.uncertainty import Design
 
-__all__ = ["compare_means"]
-
 
 def compare_means(
     panel: Panel,

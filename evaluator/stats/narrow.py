@@ -17,8 +17,6 @@ from evaluator.stats.index import distinct
 from evaluator.stats.instances import find_replicating
 from evaluator.stats.reading_panels import keep_rows
 
-__all__ = ["cut_each_run", "cut_readings", "merge_unreplicated", "narrow"]
-
 
 def narrow(
     cells: Cells,

@@ -17,15 +17,6 @@ import numpy as np
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.student import t_below
 
-__all__ = [
-    "Posterior",
-    "compare_assignment",
-    "dunnett_p",
-    "find_posterior",
-    "probabilities_of_best",
-    "share_of_baseline",
-]
-
 Alternative = Literal["two-sided", "greater", "less"]
 
 NODES = 64

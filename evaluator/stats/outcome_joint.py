@@ -18,9 +18,6 @@ import numpy as np
 from evaluator.records import UnitMoments
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
-__all__ = ["Errors", "find_loadings", "from_weights", "trace_share"]
-
-
 NOTHING_LEFT = 1e-9
 """Below this part of its variance an error is taken to be made of the errors before it."""
 

@@ -21,8 +21,6 @@ from evaluator.records import Monitoring, OutcomeLook, Outcomes
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.sequential import ALPHAS, HALF, NEVER, anytime_z, boundaries, spent
 
-__all__ = ["UNPLANNED_SHARE", "LookPrice", "find_dearest", "find_earlier_looks", "find_price"]
-
 Kind = Literal["fixed", "anytime", "group_sequential"]
 Side = Literal["worse", "within"]
 

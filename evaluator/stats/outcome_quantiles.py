@@ -20,9 +20,6 @@ from evaluator.stats.outcomes import Answers, OutcomeEstimate
 from evaluator.stats.score import share_variance
 from evaluator.stats.student import t_quantile
 
-__all__ = ["Clustered", "cluster", "compare_quantiles", "find_quantile"]
-
-
 STEPS = 60
 WIDEST = 2.0**20
 

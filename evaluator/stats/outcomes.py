@@ -30,21 +30,6 @@ from evaluator.stats.score import (
 )
 from evaluator.stats.student import t_below, t_quantile
 
-__all__ = [
-    "Answers",
-    "ArmLevels",
-    "Linear",
-    "OutcomeEstimate",
-    "adjust_levels",
-    "compare_levels",
-    "compare_proportions",
-    "linear_mean",
-    "linear_ratio",
-    "merge_moments",
-    "moments_of",
-    "trace_harm",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Answers:

@@ -21,9 +21,6 @@ from evaluator.stats.histogram import NO_BINS, SortedBins, sort_bins, sum_by_cel
 from evaluator.stats.index import Index, distinct, rows_of_each
 from evaluator.stats.steps import find_steps_us
 
-__all__ = ["InstanceRows", "Panel", "build_counted_panel", "build_panel"]
-
-
 EXPECTED_IN_BLOCK = 5
 MAX_BLOCK_S = 300
 ALIGNED = 256

@@ -34,8 +34,6 @@ from evaluator.stats.score import share_variance
 from evaluator.stats.strata import Strata, levels
 from evaluator.stats.uncertainty import Design, Uncertainty
 
-__all__ = ["MOST_TOGETHER", "QuantileEstimate", "QuantileQuestion", "compare_quantiles"]
-
 PRIOR_STEP = 0.05
 NEGLIGIBLE = 1e-4
 """Part of a quantile below which it does not matter what rounding may hide."""

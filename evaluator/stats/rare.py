@@ -11,9 +11,6 @@ from evaluator.records import Cells
 from evaluator.records.arrays import IntArray
 from evaluator.stats.cells import recode
 
-__all__ = ["MOST_APART", "OTHER", "pool_rare_endpoints"]
-
-
 OTHER = "other endpoints"
 """What endpoints with too few requests are called together."""
 MOST_APART = 2000

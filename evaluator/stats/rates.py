@@ -12,8 +12,6 @@ from evaluator.stats.contrast import Estimand, Spread, ask_limits, contrast, log
 from evaluator.stats.estimate import Estimate
 from evaluator.stats.panel import Panel
 
-__all__ = ["active_slots", "compare_rates"]
-
 
 def compare_rates(
     events: FloatArray,

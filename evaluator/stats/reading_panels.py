@@ -19,25 +19,6 @@ from evaluator.stats.counted import Counted
 from evaluator.stats.index import group_rows, number_groups
 from evaluator.stats.panel import Panel, build_counted_panel
 
-__all__ = [
-    "MINUTE_S",
-    "ReadingView",
-    "Stretch",
-    "build_gauge_panel",
-    "build_mean_panel",
-    "build_peak_panel",
-    "build_rate_panel",
-    "build_ratio_panel",
-    "build_share_panel",
-    "build_trend_panel",
-    "cut",
-    "find_bounds",
-    "keep_rows",
-    "measures_the_same",
-    "name_of",
-]
-
-
 MINUTE_S = 60
 HOUR_S = 3600.0
 VALUE, BUCKET, SUM, COUNT = (PARTS.index(part) for part in ("value", "bucket", "sum", "count"))

@@ -41,9 +41,6 @@ from evaluator.stats.answered import (
     stitch,
 )
 
-__all__ = ["choose_reading_bucket_s", "sum_up"]
-
-
 RESTARTED = 0.5
 """A counter that drops below this share of what it was has started again."""
 

@@ -16,9 +16,6 @@ from evaluator.stats.distribution import Distribution
 from evaluator.stats.groups import Groups
 from evaluator.stats.panel import Panel
 
-__all__ = ["LONE_SHARE", "find_doubt_ms", "find_quantile_doubt_ms", "log_doubt", "step_of_arms_ms", "steps_of"]
-
-
 LONE_SHARE = 0.25
 """A step that holds less of the requests than this is one of many."""
 FINE_SHARE = 0.002

@@ -13,17 +13,6 @@ import numpy as np
 
 from evaluator.records.arrays import FloatArray
 
-__all__ = [
-    "difference_interval",
-    "difference_z",
-    "one_sample_z",
-    "ratio_interval",
-    "ratio_z",
-    "share_variance",
-    "wilson_interval",
-]
-
-
 STEPS = 100
 PRECISION = 1e-12
 Number = FloatArray | float

@@ -18,21 +18,6 @@ import numpy as np
 
 from evaluator.records.arrays import FloatArray
 
-__all__ = [
-    "ALPHAS",
-    "GRID",
-    "LASTING",
-    "anytime_critical",
-    "anytime_p",
-    "anytime_z",
-    "boundaries",
-    "boundary_z",
-    "information",
-    "sequential_p",
-    "spent",
-    "spent_by_first",
-]
-
 Spending = Literal["linear", "obrien_fleming"]
 
 GRID = 60

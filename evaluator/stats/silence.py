@@ -17,9 +17,6 @@ import numpy as np
 
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 
-__all__ = ["Gap", "Silence", "find_absent", "find_silence", "measure_clusters"]
-
-
 SURE = -math.log(1e-5)
 """Evidence at which a gap is no chance. Every gap of a series is looked at, so it has to be far from chance."""
 USUAL = 0.9

@@ -7,9 +7,6 @@ import numpy as np
 from evaluator.records import Moments
 from evaluator.records.arrays import FloatArray, IntArray
 
-__all__ = ["find_steps_us"]
-
-
 FEWEST_OTHERS = 7
 """Rows with other extremes than the first from which a common divisor is believed. Each brings a number that a step of
 k divides by chance once in k times: of what is recorded in steps of 1, seven are multiples of 2 once in 128 times, and

@@ -14,8 +14,6 @@ from evaluator.records.arrays import FloatArray
 from evaluator.stats.groups import Groups, all_together
 from evaluator.stats.panel import Panel
 
-__all__ = ["Levels", "Strata", "build_strata", "levels", "run_levels"]
-
 
 @dataclass(frozen=True, slots=True)
 class Strata:

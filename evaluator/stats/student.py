@@ -9,8 +9,6 @@ import numpy as np
 
 from evaluator.records.arrays import FloatArray
 
-__all__ = ["critical_value", "load_early", "t_below", "t_quantile"]
-
 
 def load_early() -> None:
     """Load what the quantiles come from, in a thread, while something else is waited for."""

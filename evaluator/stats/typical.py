@@ -19,8 +19,6 @@ from evaluator.stats.resolution import find_doubt_ms, log_doubt
 from evaluator.stats.strata import build_strata
 from evaluator.stats.uncertainty import Design
 
-__all__ = ["compare_typical_times"]
-
 
 def compare_typical_times(
     panel: Panel,

@@ -25,19 +25,6 @@ from evaluator.stats.longrun import TimeVariance
 from evaluator.stats.panel import Panel
 from evaluator.stats.student import t_below, t_quantile
 
-__all__ = [
-    "Binding",
-    "Design",
-    "Replication",
-    "Uncertainty",
-    "centre",
-    "choose_design",
-    "combine",
-    "replicate_uncertainty",
-    "time_only",
-]
-
-
 PRIOR_DF = 3.0
 """Degrees of freedom of an instance effect that the run cannot show (method B.3a)."""
 

@@ -13,8 +13,6 @@ import numpy as np
 from evaluator.records import BLOCK_BUCKETS, Cells
 from evaluator.stats.index import rows_of_each
 
-__all__ = ["WarmUp", "find_warm_up"]
-
 LEVEL_SHARE = 0.95
 LATEST_SHARE = 1 / 3
 

@@ -10,8 +10,6 @@ from evaluator.errors import StoreError
 from evaluator.records.intents import AuditRow
 from evaluator.store.engine import Engine
 
-__all__ = ["add", "read", "verify"]
-
 _START = "sha256:" + "0" * 64
 
 

@@ -24,8 +24,6 @@ from evaluator.store.data import Data
 from evaluator.store.file import WAIT_S, StoreFile
 from evaluator.store.migrations import bring_up_to_date
 
-__all__ = ["Stamp", "Store", "stamp_of"]
-
 Stamp = tuple[tuple[int, int], ...]
 
 

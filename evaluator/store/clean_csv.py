@@ -33,8 +33,6 @@ from evaluator.store.foreign import GOOD, LONGEST
 from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import FIRST_PART
 
-__all__ = ["CleanSegment", "write_clean_segment"]
-
 _PIECE_BYTES = 8 << 20
 _MOST_PIECES = 4
 """A row that is longer than this is not plain."""

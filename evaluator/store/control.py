@@ -36,8 +36,6 @@ from evaluator.store.engine import Engine
 from evaluator.store.file import StoreFile
 from evaluator.store.locks import exclusive
 
-__all__ = ["TABLES", "Control"]
-
 TABLES = ("releases", "verdicts", "learnt", "intents", "approvals", "deliveries", "audit")
 """Tables that nothing but control writes."""
 

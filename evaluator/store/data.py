@@ -42,8 +42,6 @@ from evaluator.store.outcomes import read_outcomes
 from evaluator.store.reading import read_cells
 from evaluator.store.runs import add_run, facts_to_json, read_run, read_runs
 
-__all__ = ["Data"]
-
 COMPACT_AFTER = timedelta(hours=1)
 """Segments of a running run are merged when the first of them landed so long ago."""
 

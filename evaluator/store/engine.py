@@ -14,18 +14,6 @@ from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay,
 
 from evaluator.errors import EvaluatorError, InputError, StoreBusy, StoreError
 
-__all__ = [
-    "Engine",
-    "Relation",
-    "attach",
-    "open_engine",
-    "open_lasting",
-    "quote",
-    "quote_all",
-    "quote_name",
-    "transaction",
-]
-
 Engine = duckdb.DuckDBPyConnection
 Relation = duckdb.DuckDBPyRelation
 

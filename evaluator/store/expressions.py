@@ -8,8 +8,6 @@ from typing import Literal
 from evaluator.records import ColumnMap, Condition, FilePlan
 from evaluator.store.engine import quote, quote_all
 
-__all__ = ["MICROS", "SCALES", "column_name", "express", "is_nothing", "meet", "read_texts"]
-
 SCALES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "ns": 0.000001}
 """Unit of a time → milliseconds."""
 

@@ -13,8 +13,6 @@ from evaluator.errors import StoreError
 from evaluator.segments import data_folder, run_folder
 from evaluator.store.engine import Engine, attach, open_engine, transaction
 
-__all__ = ["WAIT_S", "StoreFile"]
-
 WAIT_S = 30.0
 """How long other processes are waited for."""
 

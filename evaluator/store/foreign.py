@@ -19,20 +19,6 @@ from evaluator.store.rollup import HIGHEST_MS
 from evaluator.store.sub_results import find_sub_results
 from evaluator.textfiles import open_text
 
-__all__ = [
-    "GOOD",
-    "Rejected",
-    "find_bad_row",
-    "find_line",
-    "find_middle",
-    "find_rejected",
-    "mark_strays",
-    "refuse_rows",
-    "select_rows",
-    "split_mark",
-    "word_rejection",
-]
-
 GOOD = "import"
 """Mark of a request. Marks stand in the column `worker`, which foreign files do not have."""
 

@@ -47,8 +47,6 @@ from evaluator.store.runs import add_run
 from evaluator.store.sub_results import forget_sub_results
 from evaluator.wording import list_left_out
 
-__all__ = ["import_files"]
-
 AHEAD = timedelta(hours=1)
 """How far the clock of who wrote a file may be ahead of ours."""
 

@@ -26,8 +26,6 @@ from evaluator.records import FilePlan, Landed, LandingPlan
 from evaluator.store.engine import Engine
 from evaluator.store.file import StoreFile
 
-__all__ = ["Inspection", "are_quotes_plain", "find_landed", "find_same", "hash_files", "match_landed"]
-
 _CHUNK_BYTES = 1 << 20
 _LONGEST_LINE = 16
 """Chunks without the end of a line, after which a text is given up."""

@@ -14,22 +14,6 @@ from evaluator.records.intents import FINAL_STATES, Action, Approval, Intent, In
 from evaluator.store import audit
 from evaluator.store.engine import Engine
 
-__all__ = [
-    "OPEN",
-    "OVERDUE",
-    "add",
-    "consent",
-    "end",
-    "expire",
-    "find_standing",
-    "hash_text",
-    "move",
-    "read",
-    "read_approvals",
-    "read_overrides",
-    "select",
-]
-
 _COLUMNS = """id, key, release, action, requester, reason, verdict_hash, data_hash, policy_hash, requested_at,
     expires_at, approvals_needed, distinct_people, state, claimed_by, requester_names, hooks_hash, undoes"""
 """In the order of the fields of `Intent`."""

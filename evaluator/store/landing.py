@@ -18,8 +18,6 @@ from evaluator.store.file import StoreFile
 from evaluator.store.rollup import HIGHEST_MS, find_grid_us, roll_up
 from evaluator.store.rollup import count_rows as count_rolled_up
 
-__all__ = ["Segment", "hash_file", "land", "read_bucket_s", "write_cells", "write_manifest"]
-
 _BATCH_ROWS = 20_000_000
 _BATCH_SEGMENTS = 2000
 """Most rows and segments rolled up at a time, so that memory does not grow with the run."""

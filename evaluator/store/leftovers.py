@@ -18,8 +18,6 @@ from evaluator.segments import slug
 from evaluator.store.file import StoreFile
 from evaluator.store.locks import CLAIM, claimed, exclusive
 
-__all__ = ["landing_in", "remove_killed"]
-
 _log = logging.getLogger("evaluator")
 
 

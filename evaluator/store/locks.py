@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["CLAIM", "claimed", "exclusive", "shared"]
-
 CLAIM = "landing.lock"
 """File in a folder whose files have not landed: locked while a process works on them, left behind by a killed one."""
 

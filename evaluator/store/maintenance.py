@@ -21,18 +21,6 @@ from evaluator.store.landing import hash_file
 from evaluator.store.locks import exclusive, shared
 from evaluator.store.migrations import VIEWS
 
-__all__ = [
-    "EXPORTED",
-    "compact_run",
-    "draw",
-    "export_release",
-    "is_compaction_due",
-    "open_snapshot",
-    "purge_release",
-    "relate",
-    "run_sql",
-]
-
 _LOCK = "compaction.lock"
 _WORTH_MERGING = 2
 

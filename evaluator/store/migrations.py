@@ -12,8 +12,6 @@ from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, REQUEST_SCHEMA, 
 from evaluator.store.engine import Engine, attach, open_engine, quote, transaction
 from evaluator.store.file import StoreFile
 
-__all__ = ["MIGRATIONS", "SCHEMA_VERSION", "VIEWS", "bring_up_to_date", "prepare_folder"]
-
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE store.meta (schema_version INTEGER NOT NULL)",

@@ -13,8 +13,6 @@ from evaluator.store.engine import Engine, open_engine, quote, quote_all, quote_
 from evaluator.store.expressions import read_texts
 from evaluator.store.foreign import find_line, refuse_rows, word_rejection
 
-__all__ = ["describe_outcomes", "read_rows"]
-
 _EACH_ROW = "rows"
 """Unit of files in which every row is one."""
 

@@ -44,8 +44,6 @@ from evaluator.store.migrations import prepare_folder
 from evaluator.store.outcome_files import read_rows
 from evaluator.store.runs import add_run, left_out_from_plain
 
-__all__ = ["ROWS_FILE", "UNITS_FILE", "facts_from_json", "import_outcomes", "name_variables", "read_outcomes"]
-
 ROWS_FILE, UNITS_FILE = "outcomes.rows", "outcomes.units"
 """Parquet files in the folder of the run."""
 

@@ -22,8 +22,6 @@ from evaluator.records import (
 from evaluator.records.cells import order_by_bin
 from evaluator.store.engine import Engine
 
-__all__ = ["read_cells"]
-
 _Columns = dict[str, npt.NDArray[Any]]
 
 _KEYS = {

@@ -28,8 +28,6 @@ from evaluator.store.engine import Engine
 from evaluator.store.file import StoreFile
 from evaluator.store.landing import Segment, hash_file, read_bucket_s, write_manifest
 
-__all__ = ["covered_until", "land_readings", "read_answers", "read_readings", "write_answers"]
-
 Key = tuple[str, str]
 """Query and arm."""
 

@@ -16,8 +16,6 @@ import duckdb
 from evaluator.records import BLOCK_BUCKETS
 from evaluator.store.engine import Engine, quote_all
 
-__all__ = ["HIGHEST_MS", "MOMENTS_STEPS", "STEPS", "count_rows", "find_grid_us", "roll_up"]
-
 HIGHEST_MS = 1e12
 """Longest time that counts as one.
 

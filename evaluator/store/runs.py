@@ -12,8 +12,6 @@ from evaluator.errors import StoreError, UnknownName
 from evaluator.records import InFlight, LeftOut, LeftOutKind, Run, RunFacts, RunState
 from evaluator.store.engine import Engine
 
-__all__ = ["add_run", "facts_to_json", "left_out_from_plain", "read_run", "read_runs"]
-
 _RUNS = """
 SELECT runs.id, runs.release, runs."group", runs.source, replicate, started, planned_end, ended, state, fingerprint,
     facts, coalesce(landed.rows, 0), landed.quarantined

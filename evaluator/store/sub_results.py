@@ -14,8 +14,6 @@ from evaluator.store.engine import Engine, quote, quote_name
 from evaluator.store.expressions import column_name, read_texts
 from evaluator.store.rollup import HIGHEST_MS
 
-__all__ = ["FIRST_PART", "find_sub_results", "forget_sub_results"]
-
 FIRST_PART = "-0"
 """How the label of a request is continued in that of its first part."""
 

@@ -26,18 +26,6 @@ from evaluator.records import Verdict
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent, Person
 from evaluator.ui.reads import KEYS, Place, find_place, open_store, read_policy
 
-__all__ = [
-    "NO_WORKER",
-    "Act",
-    "Forecast",
-    "read_acts",
-    "read_conditions",
-    "read_forecast",
-    "read_trail",
-    "start_worker",
-    "verify_trail",
-]
-
 NO_WORKER = "EVALUATOR_APP_WORKER"
 """`off` in the environment: the app records intents, and another process executes them."""
 PEEK_TTL_S = 5.0

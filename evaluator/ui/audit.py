@@ -10,8 +10,6 @@ from evaluator.ui.panels import hand_out
 from evaluator.ui.pieces import clean, clock, link, show_empty, show_markup, show_table, words_of
 from evaluator.ui.reads import Logged, Place, find_place, read_log
 
-__all__ = ["show_audit"]
-
 WORDS = {"all": None, "GO": "go", "NO-GO": "no_go", "INCONCLUSIVE": "inconclusive"}
 SNIPPET = """import json
 from pathlib import Path

@@ -26,8 +26,6 @@ from evaluator.ui.reads import (
     read_summaries,
 )
 
-__all__ = ["show_compare"]
-
 NEWEST = "newest runs"
 SNIPPET = """from pathlib import Path
 from evaluator.pipeline.comparing import compare_sides, find_side

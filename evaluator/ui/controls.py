@@ -7,8 +7,6 @@ from typing import Any
 
 import streamlit as st
 
-__all__ = ["choose"]
-
 
 def choose(label: str, options: Sequence[str], key: str, default: str, at: Any = st) -> str:
     """Let the reader choose; the address always says what, also where it is the default of today.

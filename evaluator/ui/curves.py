@@ -25,8 +25,6 @@ from evaluator.ui.pieces import clean, show_definitions, show_empty, show_markup
 from evaluator.ui.reads import Place
 from evaluator.wording import format_margin, format_number
 
-__all__ = ["show_distribution", "show_metric", "show_timeline"]
-
 Traced = Mapping[str, Any]
 
 SNIPPET = """import evaluator

@@ -13,8 +13,6 @@ from evaluator.records import ReleaseSummary, Verdict
 from evaluator.ui.pieces import clean, clock, link, show_definitions, show_empty, show_list, show_table, words_of
 from evaluator.ui.reads import Place, ReleaseView
 
-__all__ = ["show_history", "show_method", "show_queries", "show_runs"]
-
 
 def show_queries(verdict: Verdict) -> None:
     """Every query as it was sent."""

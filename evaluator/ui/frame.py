@@ -16,8 +16,6 @@ from evaluator.ui.identity import is_login_configured, show_reader, sign_in_if_a
 from evaluator.ui.pieces import show_empty
 from evaluator.ui.reads import find_place
 
-__all__ = ["guarded", "open_frame", "show_problem"]
-
 STYLE = Path(__file__).with_name("style.css")
 _log = logging.getLogger(__name__)
 

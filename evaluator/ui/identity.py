@@ -15,18 +15,6 @@ from evaluator.intents import SYSTEM, system_person
 from evaluator.records.intents import GROUP, Person
 from evaluator.ui.pieces import plain, show_empty
 
-__all__ = [
-    "FRESH_S",
-    "Reader",
-    "demand_fresh",
-    "find_reader",
-    "is_fresh",
-    "is_login_configured",
-    "read_claims",
-    "show_reader",
-    "sign_in_if_asked",
-]
-
 FRESH_S = 15 * 60
 """A login older than this is asked for again before anything is promoted."""
 CLOCK_S = 60

@@ -12,8 +12,6 @@ from evaluator.ui.identity import find_reader
 from evaluator.ui.pieces import clean, clock, show_empty, show_list
 from evaluator.ui.reads import Place, open_store, read_policy
 
-__all__ = ["show_notes"]
-
 
 def show_notes(place: Place, release: str) -> None:
     """What people wrote, the newest first, and a place to write."""

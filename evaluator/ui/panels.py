@@ -16,8 +16,6 @@ from evaluator.reports.base import format_allowed, format_both, format_effect, h
 from evaluator.ui.pieces import clean, metrics_table, show, show_markup, show_table
 from evaluator.wording import name_comparison
 
-__all__ = ["hand_out", "show_figure", "show_metrics"]
-
 HEAD = ("metric", "arm", "role", "baseline", "candidate", "change", "allowed", "status", "reason")
 """What is handed out of a comparison."""
 

@@ -27,31 +27,6 @@ from evaluator.reports.base import (
 from evaluator.reports.overview import HeatMap
 from evaluator.wording import format_change, format_duration, name_metric
 
-__all__ = [
-    "address",
-    "banner",
-    "clean",
-    "clock",
-    "css_color",
-    "heat_map",
-    "legend",
-    "link",
-    "metrics_table",
-    "name_status",
-    "plain",
-    "show",
-    "show_definitions",
-    "show_empty",
-    "show_health",
-    "show_list",
-    "show_markup",
-    "show_table",
-    "since",
-    "table",
-    "with_code",
-    "words_of",
-]
-
 LONGEST = 300
 FARTHEST = 3.0
 """Multiples of the margin that an interval is drawn to; what lies beyond ends in an arrow."""

@@ -33,8 +33,6 @@ from evaluator.ui.reads import (
 )
 from evaluator.wording import format_count, format_duration, format_margin, format_number, name_metric
 
-__all__ = ["show_plan"]
-
 NONE = "no history: assume a service"
 FACTORS = (0.25, 0.5, 1, 2, 4)
 TIMES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)

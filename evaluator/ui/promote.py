@@ -41,8 +41,6 @@ from evaluator.ui.reads import (
 from evaluator.ui.release import choose_release
 from evaluator.ui.requests import show_requests
 
-__all__ = ["show_promote"]
-
 ACTIONS = {
     "Promote": Action.PROMOTE,
     "Hold": Action.HOLD,

@@ -38,29 +38,6 @@ from evaluator.records import Release, ReleaseSummary, Run, StoredVerdict, Verdi
 from evaluator.reports import from_json, read_stored
 from evaluator.store import Stamp, Store, stamp_of
 
-__all__ = [
-    "KEYS",
-    "Confronted",
-    "Logged",
-    "Place",
-    "ReleaseView",
-    "find_place",
-    "now",
-    "open_store",
-    "read_arms",
-    "read_calibration",
-    "read_comparison",
-    "read_figures",
-    "read_judgement",
-    "read_latest",
-    "read_log",
-    "read_past_verdict",
-    "read_plan_history",
-    "read_policy",
-    "read_release",
-    "read_summaries",
-]
-
 MOST = 64
 SPLITS = 4
 """How often calibration divides each stored run."""

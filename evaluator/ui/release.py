@@ -46,8 +46,6 @@ from evaluator.ui.reads import (
 )
 from evaluator.ui.slices import show_slices
 
-__all__ = ["choose_release", "show_release"]
-
 LIVE_EVERY_S = 5
 HEAD_START_S = 0.1
 """What follows the answer waits so long: a browser that is given everything at once shows it all together, later."""

@@ -29,8 +29,6 @@ from evaluator.ui.pieces import (
 )
 from evaluator.ui.reads import Place, find_place, now, read_latest, read_summaries
 
-__all__ = ["show_releases"]
-
 SNIPPET = """from pathlib import Path
 from evaluator.store import Store
 

@@ -16,8 +16,6 @@ from evaluator.ui.identity import Reader, demand_fresh, is_fresh
 from evaluator.ui.pieces import clean, clock, show_empty, show_list
 from evaluator.ui.reads import Place, find_place, open_store, read_policy
 
-__all__ = ["show_requests"]
-
 EVERY_S = 2
 QUIET_S = 10
 """Others may ask while this reader only looks."""

@@ -12,8 +12,6 @@ from evaluator.ui.pieces import clean, show_empty, show_markup
 from evaluator.ui.reads import Place, ReleaseView, read_judgement
 from evaluator.wording import format_duration
 
-__all__ = ["show_slices"]
-
 MOST = 100
 ALL = "all endpoints"
 STEPS = 40

@@ -22,8 +22,6 @@ from evaluator.records import ColumnMap, FileLayout
 from evaluator.sources.files.columns import REQUIRED, TARGETS, ColumnWish, map_column, tell_instant_unit
 from evaluator.textfiles import open_text
 
-__all__ = ["FileFormat", "Head", "Table", "Written", "lay_out", "read_head", "read_table", "require"]
-
 Written = Literal["csv", "json", "parquet", "xml"]
 """How a file is written. `csv` is any text that is neither JSON nor XML."""
 

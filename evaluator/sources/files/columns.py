@@ -9,8 +9,6 @@ from typing import Literal, cast
 from evaluator.errors import InputError, UnknownName
 from evaluator.records import ColumnMap
 
-__all__ = ["INSTANT_UNITS", "REQUIRED", "TARGETS", "ColumnWish", "map_column", "parse_columns"]
-
 REQUIRED = ("ts", "endpoint", "response_time_ms", "failed")
 """Columns of the request row that a file must have."""
 

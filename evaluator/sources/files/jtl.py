@@ -13,8 +13,6 @@ from evaluator.sources.files.base import FileFormat, Head, Table, lay_out, read_
 from evaluator.sources.files.columns import ColumnWish, tell_instant_unit
 from evaluator.sources.files.jtl_xml import DETAIL, JTL_XML_HEADER, KIND, LINE, TRANSACTION, is_jtl_xml, rewrite_jtl_xml
 
-__all__ = ["JTL", "TRANSACTIONS", "refuse_xml"]
-
 _COLUMNS = ("timeStamp", "elapsed", "label", "success")
 
 

@@ -21,8 +21,6 @@ from evaluator.errors import InputError
 from evaluator.records import LeftOutKind
 from evaluator.textfiles import open_bytes
 
-__all__ = ["DETAIL", "JTL_XML_HEADER", "KIND", "LINE", "TRANSACTION", "is_jtl_xml", "rewrite_jtl_xml"]
-
 LINE = "line"
 """Column with the line that a row stands on."""
 

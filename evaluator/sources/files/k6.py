@@ -11,8 +11,6 @@ from evaluator.records import ColumnMap, Condition, FileLayout, LeftOutKind, Oth
 from evaluator.sources.files.base import FileFormat, Head, Table, lay_out, read_table, require
 from evaluator.sources.files.columns import ColumnWish, tell_instant_unit
 
-__all__ = ["K6", "refuse_json"]
-
 _COLUMNS = ("metric_name", "timestamp", "metric_value")
 _TAGS = ("expected_response", "method", "name", "url", "status", "error")
 _METRIC = "http_req_duration"

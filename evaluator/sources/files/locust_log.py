@@ -9,8 +9,6 @@ from evaluator.records import ColumnMap, FileLayout
 from evaluator.sources.files.base import FileFormat, Head, lay_out, read_table, require
 from evaluator.sources.files.columns import ColumnWish
 
-__all__ = ["LOCUST", "refuse_aggregates"]
-
 _COLUMNS = ("timestamp", "request_type", "name", "response_time_ms", "response_length", "status_code", "exception")
 _STATS = {"Request Count", "Failure Count", "Median Response Time"}
 _HISTORY = {"User Count", "Total Request Count", "Total Failure Count"}

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from evaluator.errors import InputError
 from evaluator.sources.files.base import Head
 
-__all__ = ["refuse_other_tools"]
-
 _ACCESS_LOG = re.compile(r'^\S+ \S+ \S+ \[[^\]]+\] "[A-Z]+ ')
 _GENERAL = "write its requests as CSV with the columns ts, endpoint, response_time_ms and failed, and import that"
 

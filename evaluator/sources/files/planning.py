@@ -12,8 +12,6 @@ from evaluator.records import FilePlan, FilesAre, LandingPlan
 from evaluator.sources.files.columns import parse_columns
 from evaluator.sources.files.recognising import recognise
 
-__all__ = ["expand_files", "plan_landing"]
-
 
 def plan_landing(
     arms: Mapping[str, Sequence[str]],

@@ -15,8 +15,6 @@ from evaluator.sources.files.k6 import refuse_json
 from evaluator.sources.files.locust_log import refuse_aggregates
 from evaluator.sources.files.other_tools import refuse_other_tools
 
-__all__ = ["SOURCES", "recognise"]
-
 _ROOM = "evaluator.sources.files"
 
 SOURCES: Mapping[str, FileFormat] = Extensions(

@@ -17,8 +17,6 @@ from evaluator.errors import InputError
 from evaluator.records import BASELINE, FilePlan, FileRuns, FilesAre, FileTimes, LandingPlan, counts_from_start
 from evaluator.wording import count_of, format_duration
 
-__all__ = ["RESTART_S", "arrange_files"]
-
 RESTART_S = 5.0
 """A restart takes at least so long."""
 PAUSES = 2.0

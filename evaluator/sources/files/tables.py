@@ -13,8 +13,6 @@ from evaluator.records import FileLayout
 from evaluator.sources.files.base import FileFormat, Head, lay_out, read_table
 from evaluator.sources.files.columns import TARGETS, ColumnWish
 
-__all__ = ["CSV", "PARQUET"]
-
 
 def _lay_out_csv(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
     table = read_table(head)

@@ -24,8 +24,6 @@ from requests.sessions import merge_setting
 from evaluator.records import InFlight, LeftOutKind
 from evaluator.sources.request_buffer import RequestBuffer
 
-__all__ = ["OpenRequests"]
-
 NO_EVENT = "ended without a request event"
 
 _STOPPED = (GreenletExit, KeyboardInterrupt, SystemExit)

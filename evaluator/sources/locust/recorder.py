@@ -40,8 +40,6 @@ from evaluator.sources.recording import (
 )
 from evaluator.sources.request_buffer import UNASSIGNED, RequestBuffer
 
-__all__ = ["Recorder"]
-
 FLUSH_S = 1.0
 """A request stays in memory at most this long."""
 

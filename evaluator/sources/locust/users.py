@@ -15,8 +15,6 @@ from evaluator.records import Arm
 from evaluator.sources.arms import Lanes, interleave
 from evaluator.sources.recording import Recording
 
-__all__ = ["PairedDispatcher", "make_arm_users", "use_arms"]
-
 
 def use_arms(environment: Environment, recording: Recording) -> None:
     """Replace the user classes by their copies for each arm, spawned in equal numbers."""

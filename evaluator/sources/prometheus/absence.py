@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from evaluator.records import Answer, metric_name
 from evaluator.sources.prometheus.queries import matchers_of
 
-__all__ = ["Labels", "explain_labels", "find_form", "find_impossible"]
-
 Labels = Mapping[str, str]
 
 _GRPC = (

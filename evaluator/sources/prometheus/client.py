@@ -37,7 +37,6 @@ from evaluator.sources.prometheus.series import Collected
 if TYPE_CHECKING:
     from evaluator.sources.prometheus.transport import Reply
 
-__all__ = ["Prometheus", "connect"]
 
 MOST_POINTS = 11_000
 """Points a series that a range query may have."""

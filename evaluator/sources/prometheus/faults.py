@@ -16,7 +16,6 @@ from evaluator.sources.prometheus.samples import lift_samples
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["check_answer", "odd_answer", "read_notes", "unreachable"]
 
 _REDIRECTS = range(300, 400)
 _LONGEST = 300

@@ -11,8 +11,6 @@ from evaluator.records import metric_name
 from evaluator.sources.prometheus.client import Prometheus
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
-__all__ = ["Surroundings", "look_around"]
-
 LABELS = ("version", "app_version", "release", "revision", "track", "arm", "color", "deployment", "pod_template_hash")
 """Labels that usually tell versions apart, the likeliest first."""
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["REPLICA_LABELS", "PrometheusOptions"]
-
 REPLICA_LABELS = ("replica", "prometheus_replica", "__replica__")
 """Labels by which the same sample is told twice where servers run in pairs."""
 

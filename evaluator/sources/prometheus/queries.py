@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from evaluator.records import PLAIN_QUERY, QUOTED, Part, Query, QueryKind, metric_name
 
-__all__ = ["Matcher", "fill", "matchers_of", "parts_of"]
-
 _MATCHER = re.compile(rf"([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*({QUOTED})")
 
 

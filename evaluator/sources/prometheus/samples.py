@@ -13,8 +13,6 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv
 
-__all__ = ["Lifted", "lift_samples"]
-
 FloatArray = npt.NDArray[np.float64]
 Lifted = tuple[FloatArray, FloatArray]
 """Times (s) and values of one series."""

@@ -14,8 +14,6 @@ from evaluator.records import Part, Series
 from evaluator.sources.prometheus.options import PrometheusOptions
 from evaluator.sources.prometheus.samples import Lifted
 
-__all__ = ["Collected", "unfold_native"]
-
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Key = tuple[tuple[str, str], ...]

@@ -24,8 +24,6 @@ from evaluator.network import PACKED, Adapter
 from evaluator.sources.prometheus.faults import check_answer, read_notes, unreachable
 from evaluator.sources.prometheus.options import PrometheusOptions
 
-__all__ = ["LARGEST_ANSWER", "QuerySession", "Reply"]
-
 LARGEST_ANSWER = 1 << 28
 """Bytes of one answer, unpacked."""
 
