@@ -21,8 +21,8 @@ from evaluator.metrics.base import Pair
 from evaluator.metrics.scan import Measured, scan_endpoints
 from evaluator.policy import parse_policy
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments, Rulebook
-from evaluator.stats.panel import Panel, build_panel
-from evaluator.stats.uncertainty import choose_design
+from evaluator.stats.shaping.panel import Panel, build_panel
+from evaluator.stats.variance.uncertainty import choose_design
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

@@ -40,7 +40,7 @@ from pydantic import Field, field_validator
 
 from evaluator.metrics.base import Pair, RequestMetric, answer, check_enough
 from evaluator.records import Comparison, Direction, Rule
-from evaluator.stats.rates import compare_rates
+from evaluator.stats.estimators.rates import compare_rates
 
 
 class Goodput(RequestMetric):
@@ -88,17 +88,17 @@ class Goodput(RequestMetric):
 )
 
 METHOD = Addition(
-    "evaluator/stats/capped.py",
+    "evaluator/stats/estimators/capped.py",
     '''"""Means of buckets that are cut at their 90th percentile (winsorised, Tukey 1962)."""
 
 from dataclasses import replace
 
 import numpy as np
 
-from evaluator.stats.estimate import Estimate
-from evaluator.stats.means import compare_means
-from evaluator.stats.panel import Panel
-from evaluator.stats.uncertainty import Design
+from evaluator.stats.estimators.estimate import Estimate
+from evaluator.stats.estimators.means import compare_means
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.variance.uncertainty import Design
 
 
 def compare_capped(panel: Panel, design: Design, **asked: object) -> Estimate:
@@ -109,8 +109,10 @@ def compare_capped(panel: Panel, design: Design, **asked: object) -> Estimate:
 ''',
     "evaluator/metrics/latency.py",
     {
-        "from evaluator.stats.estimate import": "from evaluator.stats.capped import compare_capped\n"
-        "from evaluator.stats.estimate import",
+        "from evaluator.stats.estimators.estimate import": (
+            "from evaluator.stats.estimators.capped import compare_capped\n"
+            "from evaluator.stats.estimators.estimate import"
+        ),
         "        return pair.compare_means(rule)\n": """\
         return compare_capped(
             pair.panel,

@@ -30,7 +30,7 @@ from evaluator.records import (
     RunState,
 )
 from evaluator.simulate import Bursts, Design, Requests, Scrapes, scrape, simulate
-from evaluator.stats.readings import choose_reading_bucket_s, sum_up
+from evaluator.stats.shaping.readings import choose_reading_bucket_s, sum_up
 
 RULES = (
     Rule("failure_rate", FailureRate(), margin=Margin(0.001, relative=False), limit=Limit(max=0.05)),

@@ -10,7 +10,7 @@ from types import ModuleType
 
 def list_records(package: ModuleType) -> list[type]:
     """All dataclasses that the modules of a package define."""
-    names = [f"{package.__name__}.{part.name}" for part in pkgutil.iter_modules(package.__path__)]
+    names = [part.name for part in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     kinds = [kind for name in names for kind in vars(importlib.import_module(name)).values()]
     return [
         kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ in names

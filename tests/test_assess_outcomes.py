@@ -30,7 +30,7 @@ from evaluator.records import (
     Rulebook,
     VerdictWord,
 )
-from evaluator.stats.outcomes import moments_of
+from evaluator.stats.outcomes.levels import moments_of
 
 NAMES = ("rows", "bought", "bought?", "spent", "before")
 

@@ -35,8 +35,8 @@ from evaluator.records import (
 from evaluator.simulate import SCENARIOS, Change, Scrapes, scrape, simulate, to_cells
 from evaluator.simulate.readings import DURATION, FAILURES, REQUESTS
 from evaluator.simulate.requests import EPOCH_US
-from evaluator.stats.reading_panels import cut
-from evaluator.stats.readings import sum_up
+from evaluator.stats.shaping.reading_panels import cut
+from evaluator.stats.shaping.readings import sum_up
 
 GO, NO_GO, OPEN = VerdictWord.GO, VerdictWord.NO_GO, VerdictWord.INCONCLUSIVE
 START = datetime.fromtimestamp(EPOCH_US / 1e6, UTC)

@@ -20,7 +20,7 @@ from evaluator.policy import Policy, parse_policy
 from evaluator.policy.selection import find_policy, policy_of
 from evaluator.records import Cells, Run, Service, Verdict
 from evaluator.reports import from_json
-from evaluator.stats.narrow import narrow
+from evaluator.stats.shaping.narrow import narrow
 from evaluator.store import Relation, Store
 from evaluator.wording import count_of
 

@@ -24,8 +24,8 @@ from evaluator.records import (
     RunState,
     is_imported,
 )
-from evaluator.stats.calendar import Calendar, plan_looks
-from evaluator.stats.estimate import Depth
+from evaluator.stats.estimators.estimate import Depth
+from evaluator.stats.inference.calendar import Calendar, plan_looks
 
 
 class Pairs(Protocol):

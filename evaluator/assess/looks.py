@@ -16,9 +16,9 @@ from evaluator.records import (
     Rulebook,
 )
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.calendar import Calendar
-from evaluator.stats.sequential import anytime_p, anytime_z, boundary_z, sequential_p
-from evaluator.stats.student import critical_value, t_quantile
+from evaluator.stats.inference.calendar import Calendar
+from evaluator.stats.inference.sequential import anytime_p, anytime_z, boundary_z, sequential_p
+from evaluator.stats.inference.student import critical_value, t_quantile
 
 Key = tuple[str, str, str | None, bool]
 

@@ -24,9 +24,9 @@ from evaluator.records import (
     Rule,
     Rulebook,
 )
-from evaluator.stats.calendar import Calendar
-from evaluator.stats.outcome_joint import find_loadings
-from evaluator.stats.outcome_looks import LookPrice, find_dearest, find_price
+from evaluator.stats.inference.calendar import Calendar
+from evaluator.stats.outcomes.joint import find_loadings
+from evaluator.stats.outcomes.looks import LookPrice, find_dearest, find_price
 
 ONE_LOOK = Calendar("fixed", (), 0.0, final=True)
 

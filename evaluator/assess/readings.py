@@ -32,8 +32,8 @@ from evaluator.records import (
     RunState,
     Window,
 )
-from evaluator.stats.index import distinct
-from evaluator.stats.reading_panels import Stretch, cut, keep_rows
+from evaluator.stats.shaping.index import distinct
+from evaluator.stats.shaping.reading_panels import Stretch, cut, keep_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

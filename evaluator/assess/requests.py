@@ -33,16 +33,16 @@ from evaluator.records import (
     is_imported,
 )
 from evaluator.records.arrays import IntArray
-from evaluator.stats.account import account_for_rows
-from evaluator.stats.cells import recode
-from evaluator.stats.in_flight import settle_in_flight
-from evaluator.stats.index import distinct
-from evaluator.stats.narrow import merge_unreplicated
-from evaluator.stats.panel import build_panel
-from evaluator.stats.rare import pool_rare_endpoints
-from evaluator.stats.rates import active_slots
-from evaluator.stats.uncertainty import choose_design
-from evaluator.stats.window import WarmUp, find_warm_up
+from evaluator.stats.estimators.rates import active_slots
+from evaluator.stats.shaping.account import account_for_rows
+from evaluator.stats.shaping.cells import recode
+from evaluator.stats.shaping.in_flight import settle_in_flight
+from evaluator.stats.shaping.index import distinct
+from evaluator.stats.shaping.panel import build_panel
+from evaluator.stats.shaping.rare import pool_rare_endpoints
+from evaluator.stats.shaping.window import WarmUp, find_warm_up
+from evaluator.stats.variance.replication import merge_unreplicated
+from evaluator.stats.variance.uncertainty import choose_design
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

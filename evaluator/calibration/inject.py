@@ -10,9 +10,9 @@ import numpy as np
 from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.records.cells import BINS_PER_DECADE
-from evaluator.stats.bins import bin_limits_ms
-from evaluator.stats.cells import add_up, join_rows, take
-from evaluator.stats.index import group_rows, number_groups
+from evaluator.stats.shaping.bins import bin_limits_ms
+from evaluator.stats.shaping.cells import add_up, join_rows, take
+from evaluator.stats.shaping.index import group_rows, number_groups
 
 Table = TypeVar("Table", Bins, InstanceBins)
 

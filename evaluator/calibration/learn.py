@@ -21,12 +21,12 @@ import numpy as np
 from evaluator.calibration.splits import only_runs
 from evaluator.records import Cells, Learnt
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.contrast import Estimand
-from evaluator.stats.instances import InstanceFrame, InstanceVariance
-from evaluator.stats.longrun import MIN_BUCKETS, TimeVariance, time_variance
-from evaluator.stats.panel import build_panel
-from evaluator.stats.strata import Strata, build_strata, levels
-from evaluator.stats.uncertainty import combine
+from evaluator.stats.estimators.contrast import Estimand
+from evaluator.stats.estimators.strata import Strata, build_strata, levels
+from evaluator.stats.shaping.panel import build_panel
+from evaluator.stats.variance.instances import InstanceFrame, InstanceVariance
+from evaluator.stats.variance.longrun import MIN_BUCKETS, TimeVariance, time_variance
+from evaluator.stats.variance.uncertainty import combine
 
 
 @dataclass(frozen=True, slots=True)

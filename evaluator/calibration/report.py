@@ -39,7 +39,7 @@ from evaluator.records import (
     RunState,
     VerdictWord,
 )
-from evaluator.stats.score import wilson_interval
+from evaluator.stats.inference.score import wilson_interval
 
 Cases = Iterator[tuple[Cells, tuple[Run, ...]]]
 Step = Callable[[str], None]

@@ -19,7 +19,7 @@ import numpy as np
 
 from evaluator.records import BASELINE, BLOCK_BUCKETS, CANDIDATE, Cells, InstanceBins, LoadLevels
 from evaluator.records.arrays import IntArray
-from evaluator.stats.cells import COUNTS, NO_FAILURES, add_up, coarsen, join, recode, where
+from evaluator.stats.shaping.cells import COUNTS, NO_FAILURES, add_up, coarsen, join, recode, where
 
 ARMS = (BASELINE, CANDIDATE)
 ALIGNED = 1024

@@ -10,7 +10,7 @@ from evaluator.assess.requests import RequestPairs
 from evaluator.figure_data.base import plain, spread
 from evaluator.metrics.base import RequestMetric
 from evaluator.records import BLOCK_BUCKETS, Comparison, Effect
-from evaluator.stats.longrun import MIN_BUCKETS
+from evaluator.stats.variance.longrun import MIN_BUCKETS
 
 MOST_LOOKS = 24
 

@@ -14,9 +14,9 @@ from evaluator.assess.requests import RequestPairs
 from evaluator.figure_data.base import MOST_POINTS, plain, round_all
 from evaluator.records import Cells
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.stats.bins import bin_limits_ms
-from evaluator.stats.distribution import Distribution
-from evaluator.stats.index import distinct
+from evaluator.stats.estimators.distribution import Distribution
+from evaluator.stats.shaping.bins import bin_limits_ms
+from evaluator.stats.shaping.index import distinct
 
 POINTS = 120
 """Points a line, where there are few runs: enough for a wide screen."""

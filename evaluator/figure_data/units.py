@@ -13,10 +13,10 @@ from evaluator.figure_data.base import MOST_UNITS, plain
 from evaluator.metrics.base import RequestMetric, UnitTotals
 from evaluator.records import Comparison
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.stats.distribution import Distribution, distributions_by_row
-from evaluator.stats.histogram import SortedBins
-from evaluator.stats.panel import Panel
-from evaluator.stats.quantiles import find_limits_ms
+from evaluator.stats.estimators.distribution import Distribution, distributions_by_row
+from evaluator.stats.estimators.quantiles import find_limits_ms
+from evaluator.stats.shaping.histogram import SortedBins
+from evaluator.stats.shaping.panel import Panel
 
 
 @dataclass(frozen=True, slots=True)

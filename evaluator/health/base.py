@@ -19,14 +19,14 @@ from evaluator.records import (
     Rulebook,
     Run,
 )
-from evaluator.stats.calendar import Calendar
-from evaluator.stats.in_flight import Settled
-from evaluator.stats.outcome_looks import LookPrice
-from evaluator.stats.panel import Panel
-from evaluator.stats.reading_panels import ReadingView, Stretch
-from evaluator.stats.silence import measure_clusters
-from evaluator.stats.uncertainty import Design
-from evaluator.stats.window import WarmUp
+from evaluator.stats.inference.calendar import Calendar
+from evaluator.stats.outcomes.looks import LookPrice
+from evaluator.stats.shaping.in_flight import Settled
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.shaping.reading_panels import ReadingView, Stretch
+from evaluator.stats.shaping.silence import measure_clusters
+from evaluator.stats.shaping.window import WarmUp
+from evaluator.stats.variance.uncertainty import Design
 
 TOLERATED = 0.02
 """Share of the time for which an arm may be silent without a word."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from evaluator.health.base import RequestContext, fail, ok, warn
 from evaluator.records import Finding
-from evaluator.stats.silence import find_absent
+from evaluator.stats.shaping.silence import find_absent
 from evaluator.wording import format_count, format_number
 
 NAME = "comparability"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from evaluator.health.base import RequestContext, warn
 from evaluator.records import Finding
-from evaluator.stats.assignment import log_wealth_of_excess
+from evaluator.stats.inference.assignment import log_wealth_of_excess
 
 NAME = "early_warning"
 MOST_FAILURES = 50

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from evaluator.health.base import JudgedFailures, RequestContext, fail, ok, warn
 from evaluator.records import ArmRows, Finding, LeftOut, LeftOutKind
-from evaluator.stats.score import difference_z
+from evaluator.stats.inference.score import difference_z
 from evaluator.wording import describe_left_out, format_count, format_number, list_left_out
 
 NAME = "left_out"

@@ -11,7 +11,7 @@ import numpy as np
 
 from evaluator.health.base import OutcomeContext, fail, ok, warn
 from evaluator.records import Finding, LeftOutKind, OutcomeFacts, Outcomes
-from evaluator.stats.outcome_arms import compare_assignment
+from evaluator.stats.outcomes.arms import compare_assignment
 from evaluator.wording import count_of, format_count, format_number
 
 ALPHA = 0.001

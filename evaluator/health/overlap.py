@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from evaluator.health.base import TOLERATED, RequestContext, fail, ok, show_clock, warn
 from evaluator.records import BASELINE, Finding, Level, is_imported
-from evaluator.stats.index import distinct
-from evaluator.stats.panel import Panel
+from evaluator.stats.shaping.index import distinct
+from evaluator.stats.shaping.panel import Panel
 from evaluator.wording import format_duration
 
 NAME = "overlap"

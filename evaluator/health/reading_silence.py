@@ -22,7 +22,7 @@ from evaluator.health.base import (
 )
 from evaluator.health.reading_traffic import find_still_instances
 from evaluator.records import Finding, Query, QueryFacts, QueryKind, Role, Spans
-from evaluator.stats.reading_panels import name_of
+from evaluator.stats.shaping.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
 HOLE_STEPS = 1.5

@@ -11,7 +11,7 @@ import numpy as np
 from evaluator.health.base import END_STEPS, TOLERATED, ReadingContext, fail, grade, name_some, show_clock, show_period
 from evaluator.records import PARTS, Direction, Finding, Query, QueryKind
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.stats.reading_panels import name_of
+from evaluator.stats.shaping.reading_panels import name_of
 from evaluator.wording import format_duration, format_number
 
 EXPECTED = 20.0

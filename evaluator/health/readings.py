@@ -7,7 +7,7 @@ from typing import Literal
 
 from evaluator.health.base import TOLERATED, ReadingContext, fail, grade, name_some, ok, warn
 from evaluator.records import BASELINE, Comparison, Finding, QueryFacts
-from evaluator.stats.reading_panels import measures_the_same, name_of
+from evaluator.stats.shaping.reading_panels import measures_the_same, name_of
 from evaluator.wording import format_change, format_count, format_number, name_comparison
 
 ENOUGH = 3

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from evaluator.health.base import RequestContext, fail, ok, warn
 from evaluator.records import Finding, Learnt, Rulebook, is_imported
-from evaluator.stats.history import LEAST_COMPARISONS
+from evaluator.stats.variance.history import LEAST_COMPARISONS
 from evaluator.wording import count_of, format_count, format_number
 
 NAME = "replication"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from evaluator.health.base import RequestContext, ok, warn
 from evaluator.records import Finding
-from evaluator.stats.resolution import steps_of
+from evaluator.stats.estimators.resolution import steps_of
 from evaluator.wording import describe_steps, format_number
 
 NAME = "resolution"

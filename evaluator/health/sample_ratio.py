@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from evaluator.health.base import RequestContext, fail, ok, warn
 from evaluator.records import Finding
-from evaluator.stats.assignment import log_wealth_of_ratio
+from evaluator.stats.inference.assignment import log_wealth_of_ratio
 
 ALPHA = 0.001
 NAME = "sample_ratio"

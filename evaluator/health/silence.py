@@ -16,8 +16,8 @@ from evaluator.health.base import TOLERATED, RequestContext, grade, ok, show_per
 from evaluator.health.endpoints import is_health_check
 from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Run, RunState
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
-from evaluator.stats.index import distinct
-from evaluator.stats.silence import Gap, Silence, find_silence
+from evaluator.stats.shaping.index import distinct
+from evaluator.stats.shaping.silence import Gap, Silence, find_silence
 from evaluator.wording import format_count, format_duration, format_number
 
 NAME = "silence"

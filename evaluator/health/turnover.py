@@ -11,8 +11,8 @@ from evaluator.health.base import TOLERATED, RequestContext, fail, grade, name_s
 from evaluator.health.silence import RunTime, describe_gap, find_run_times, may_be_go
 from evaluator.records import BASELINE, Finding
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.instances import FEWEST_REQUESTS
-from evaluator.stats.silence import Gap, find_silence
+from evaluator.stats.shaping.silence import Gap, find_silence
+from evaluator.stats.variance.instances import FEWEST_REQUESTS
 from evaluator.wording import count_of, format_duration
 
 NAME = "turnover"

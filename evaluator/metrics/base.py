@@ -21,15 +21,15 @@ from evaluator.records import (
     Rule,
 )
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.differences import compare_differences
-from evaluator.stats.estimate import Asked, Depth, Estimate, Tolerance
-from evaluator.stats.failures import SD_SHARE, compare_failures
-from evaluator.stats.groups import Groups
-from evaluator.stats.longrun import MIN_BUCKETS
-from evaluator.stats.means import compare_means
-from evaluator.stats.panel import Panel
-from evaluator.stats.resolution import steps_of
-from evaluator.stats.uncertainty import Design
+from evaluator.stats.estimators.differences import compare_differences
+from evaluator.stats.estimators.estimate import Asked, Depth, Estimate, Tolerance
+from evaluator.stats.estimators.failures import SD_SHARE, compare_failures
+from evaluator.stats.estimators.means import compare_means
+from evaluator.stats.estimators.resolution import steps_of
+from evaluator.stats.shaping.groups import Groups
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.variance.longrun import MIN_BUCKETS
+from evaluator.stats.variance.uncertainty import Design
 from evaluator.wording import STORE_STEP_MS, explain_coarse, format_number
 
 MIN_REQUESTS = 30

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from evaluator.metrics.base import EndpointMetric, Pair, UnitTotals
 from evaluator.records import Rule
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.estimate import Estimate
+from evaluator.stats.estimators.estimate import Estimate
 
 
 class FailureRate(EndpointMetric):

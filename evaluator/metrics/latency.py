@@ -9,10 +9,10 @@ from evaluator.metrics.base import EndpointMetric, Pair, RequestMetric, UnitTota
 from evaluator.metrics.options import MIN_BEYOND, QuantileMetric
 from evaluator.records import Comparison, Rule
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.estimate import Estimate
-from evaluator.stats.groups import all_together
-from evaluator.stats.quantiles import QuantileEstimate, QuantileQuestion, compare_quantiles
-from evaluator.stats.typical import compare_typical_times
+from evaluator.stats.estimators.estimate import Estimate
+from evaluator.stats.estimators.quantiles import QuantileEstimate, QuantileQuestion, compare_quantiles
+from evaluator.stats.estimators.typical import compare_typical_times
+from evaluator.stats.shaping.groups import all_together
 from evaluator.wording import format_number
 
 

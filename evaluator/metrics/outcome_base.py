@@ -32,10 +32,9 @@ from evaluator.records import (
     View,
 )
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.outcome_arms import dunnett_p, find_posterior, probabilities_of_best, share_of_baseline
-from evaluator.stats.outcome_joint import Errors, from_weights
-from evaluator.stats.outcome_quantiles import find_quantile
-from evaluator.stats.outcomes import (
+from evaluator.stats.outcomes.arms import dunnett_p, find_posterior, probabilities_of_best, share_of_baseline
+from evaluator.stats.outcomes.joint import Errors, from_weights
+from evaluator.stats.outcomes.levels import (
     Answers,
     ArmLevels,
     OutcomeEstimate,
@@ -46,6 +45,7 @@ from evaluator.stats.outcomes import (
     moments_of,
     trace_harm,
 )
+from evaluator.stats.outcomes.quantiles import find_quantile
 from evaluator.wording import format_number
 
 MIN_UNITS = 30

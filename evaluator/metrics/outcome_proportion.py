@@ -19,7 +19,7 @@ from evaluator.metrics.outcome_base import (
     trace_levels,
 )
 from evaluator.records import Rule
-from evaluator.stats.outcomes import compare_proportions
+from evaluator.stats.outcomes.levels import compare_proportions
 
 
 class OutcomeProportion(AdjustedMetric, RowsMetric):

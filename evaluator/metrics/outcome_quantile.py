@@ -20,9 +20,9 @@ from evaluator.metrics.outcome_base import (
 )
 from evaluator.records import Direction, Outcomes, Rule
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.outcome_joint import Errors, trace_share
-from evaluator.stats.outcome_quantiles import Clustered, cluster, compare_quantiles
-from evaluator.stats.outcomes import OutcomeEstimate
+from evaluator.stats.outcomes.joint import Errors, trace_share
+from evaluator.stats.outcomes.levels import OutcomeEstimate
+from evaluator.stats.outcomes.quantiles import Clustered, cluster, compare_quantiles
 
 
 class OutcomeQuantile(QuantileMetric, RowsMetric):

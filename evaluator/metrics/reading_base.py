@@ -24,12 +24,12 @@ from evaluator.records import (
     Rule,
     metric_name,
 )
-from evaluator.stats.edges import EdgePanel
-from evaluator.stats.estimate import Depth
-from evaluator.stats.longrun import MIN_BUCKETS
-from evaluator.stats.panel import Panel
-from evaluator.stats.reading_panels import ReadingView, measures_the_same, name_of
-from evaluator.stats.uncertainty import choose_design
+from evaluator.stats.estimators.edges import EdgePanel
+from evaluator.stats.estimators.estimate import Depth
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.shaping.reading_panels import ReadingView, measures_the_same, name_of
+from evaluator.stats.variance.longrun import MIN_BUCKETS
+from evaluator.stats.variance.uncertainty import choose_design
 
 MIN_COUNTED = 30
 TIMES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "µs": 0.001}

@@ -13,8 +13,8 @@ from evaluator.metrics.base import answer, no_data
 from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingMetric, ReadingPair
 from evaluator.records import Comparison, Query, QueryKind, Rule
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.panel import Panel
-from evaluator.stats.reading_panels import build_rate_panel, build_ratio_panel
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.shaping.reading_panels import build_rate_panel, build_ratio_panel
 
 WHOLE = 1e-6
 

@@ -12,9 +12,9 @@ from evaluator.fields import QueryText
 from evaluator.metrics.base import answer
 from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingPair
 from evaluator.records import Comparison, QueryKind, Rule
-from evaluator.stats.estimate import Trend
-from evaluator.stats.panel import Panel
-from evaluator.stats.reading_panels import build_gauge_panel, build_peak_panel, build_trend_panel
+from evaluator.stats.estimators.estimate import Trend
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.shaping.reading_panels import build_gauge_panel, build_peak_panel, build_trend_panel
 
 FITTED = 2
 """What a trend takes from its own residuals: a level and a line."""

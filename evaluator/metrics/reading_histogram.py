@@ -14,10 +14,10 @@ from evaluator.metrics.options import QuantileMetric
 from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingPair
 from evaluator.quantities import Quantity
 from evaluator.records import Comparison, Direction, Limit, Margin, QueryKind, Rule
-from evaluator.stats.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
-from evaluator.stats.estimate import Asked, Estimate
-from evaluator.stats.panel import Panel
-from evaluator.stats.reading_panels import build_mean_panel, build_share_panel, find_bounds, name_of
+from evaluator.stats.estimators.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
+from evaluator.stats.estimators.estimate import Asked, Estimate
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.shaping.reading_panels import build_mean_panel, build_share_panel, find_bounds, name_of
 
 SAME = 1e-9
 BUCKETED = {"classic", "native"}

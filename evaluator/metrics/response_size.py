@@ -7,7 +7,7 @@ from typing import ClassVar
 from evaluator.metrics.base import EndpointMetric, Pair, UnitTotals
 from evaluator.records import Rule
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.estimate import Estimate
+from evaluator.stats.estimators.estimate import Estimate
 
 SD_INSTANCE = 0.0
 """Instances of one version send the same bytes: nothing is assumed of how they differ."""

@@ -16,10 +16,10 @@ from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean, TypicalTime
 from evaluator.records import Comparison, Margin, Role, Rule, Scan, Slice
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.estimate import Asked, Estimate, Tolerance
-from evaluator.stats.groups import Groups, group_by
-from evaluator.stats.longrun import MIN_BUCKETS
-from evaluator.stats.rare import OTHER
+from evaluator.stats.estimators.estimate import Asked, Estimate, Tolerance
+from evaluator.stats.shaping.groups import Groups, group_by
+from evaluator.stats.shaping.rare import OTHER
+from evaluator.stats.variance.longrun import MIN_BUCKETS
 
 MIN_FOR_TIME = 60
 MIN_FOR_FAILURES = 20

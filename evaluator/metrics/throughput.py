@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from evaluator.metrics.base import Pair, RequestMetric, answer, check_enough
 from evaluator.records import Comparison, Direction, Rule
-from evaluator.stats.rates import compare_rates
+from evaluator.stats.estimators.rates import compare_rates
 
 
 class Throughput(RequestMetric):

@@ -27,7 +27,7 @@ from evaluator.records import (
 from evaluator.sources.prometheus import Prometheus, connect
 from evaluator.sources.prometheus.options import PrometheusOptions
 from evaluator.sources.recording import new_run_id
-from evaluator.stats.readings import choose_reading_bucket_s
+from evaluator.stats.shaping.readings import choose_reading_bucket_s
 from evaluator.store import Store
 
 SETTLE_STEPS = 1

@@ -26,7 +26,7 @@ from evaluator.records import (
     Run,
     RunState,
 )
-from evaluator.stats.cells import recode, where
+from evaluator.stats.shaping.cells import recode, where
 from evaluator.store import Store
 
 MUST_MATCH = ("locustfile", "users", "pace", "pacing", "spawn_rate")

@@ -18,10 +18,10 @@ from evaluator.pipeline.runs import choose_runs, service_of
 from evaluator.policy import Policy, with_learnt
 from evaluator.records import WHOLE, Cells, Evidence, Period, ReadingCells, Release, Rulebook, Run, Verdict, Window
 from evaluator.reports import to_json
-from evaluator.stats.account import find_cut_rows, find_lost_rows
-from evaluator.stats.in_flight import cut_in_flight
-from evaluator.stats.narrow import cut_readings, narrow
-from evaluator.stats.student import load_early
+from evaluator.stats.inference.student import load_early
+from evaluator.stats.shaping.account import find_cut_rows, find_lost_rows
+from evaluator.stats.shaping.in_flight import cut_in_flight
+from evaluator.stats.shaping.narrow import cut_readings, narrow
 from evaluator.store import Store
 from evaluator.version import find_version
 

@@ -12,7 +12,7 @@ from evaluator.pipeline.assessing import Data, Judged, judge_data, read_data
 from evaluator.pipeline.runs import choose_runs, find_judged
 from evaluator.policy import parse_policy
 from evaluator.records import Comparison, EvidenceKind, Margin, RunState, Verdict
-from evaluator.stats.narrow import cut_each_run, narrow
+from evaluator.stats.shaping.narrow import cut_each_run, narrow
 from evaluator.store import Store
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from evaluator.records import READING_SOURCE, Answer, Release, Run, RunFacts, RunState, check_names
 from evaluator.simulate import Requests, to_parquet
 from evaluator.sources.recording import new_run_id
-from evaluator.stats.readings import choose_reading_bucket_s
+from evaluator.stats.shaping.readings import choose_reading_bucket_s
 from evaluator.store import Store
 
 ROWS = 200_000

@@ -13,7 +13,7 @@ from evaluator.pipeline.base import Say, lower_priority
 from evaluator.pipeline.watching import StoredSubject, Watch
 from evaluator.policy import Policy
 from evaluator.records import Role, Run, Verdict, VerdictWord
-from evaluator.stats.sequential import spent_by_first
+from evaluator.stats.inference.sequential import spent_by_first
 from evaluator.store import Store
 from evaluator.wording import format_duration
 

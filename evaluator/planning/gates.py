@@ -11,8 +11,8 @@ import numpy as np
 from evaluator.planning.power import find_criticals, find_power
 from evaluator.planning.precision import Forecast, History, Precision, forecast
 from evaluator.records import Monitoring, Role, Rulebook, choose_bucket_s
-from evaluator.stats.calendar import Calendar, plan_looks
-from evaluator.stats.student import t_quantile
+from evaluator.stats.inference.calendar import Calendar, plan_looks
+from evaluator.stats.inference.student import t_quantile
 
 LONGEST_S = 7 * 86400.0
 SHORTEST_S = 60.0

@@ -12,9 +12,9 @@ import numpy as np
 
 from evaluator.extensions import needs
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.calendar import Calendar
-from evaluator.stats.sequential import GRID, LASTING, anytime_z, boundaries, information, spent
-from evaluator.stats.student import critical_value, t_below, t_quantile
+from evaluator.stats.inference.calendar import Calendar
+from evaluator.stats.inference.sequential import GRID, LASTING, anytime_z, boundaries, information, spent
+from evaluator.stats.inference.student import critical_value, t_below, t_quantile
 
 NORMAL_FROM = 1e4
 FARTHEST = 35.0

@@ -27,8 +27,8 @@ from evaluator.records import (
     choose_bucket_s,
 )
 from evaluator.simulate import Design, simulate_cells
-from evaluator.stats.longrun import BATCH_BELOW, BATCHES, MIN_BUCKETS, cosine_count
-from evaluator.stats.uncertainty import PRIOR_DF
+from evaluator.stats.variance.longrun import BATCH_BELOW, BATCHES, MIN_BUCKETS, cosine_count
+from evaluator.stats.variance.uncertainty import PRIOR_DF
 
 SIMULATED = 5
 SIMULATED_S = 3600.0

@@ -25,7 +25,7 @@ from evaluator.planning.power import find_criticals
 from evaluator.planning.precision import History, Precision, forecast
 from evaluator.records import Rulebook
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.student import t_quantile
+from evaluator.stats.inference.student import t_quantile
 
 REPLICATIONS = 2000
 

@@ -36,7 +36,7 @@ from evaluator.records import (
 )
 from evaluator.records.intents import PromotionRules
 from evaluator.sources.prometheus.options import PrometheusOptions
-from evaluator.stats.history import LEAST_COMPARISONS
+from evaluator.stats.variance.history import LEAST_COMPARISONS
 
 __all__ = [
     "LEAST_COMPARISONS",

@@ -22,8 +22,8 @@ from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.records.cells import BINS_PER_DECADE
 from evaluator.simulate.design import Design
 from evaluator.simulate.requests import Requests, simulate
-from evaluator.stats.cells import add_up
-from evaluator.stats.index import group_rows, number_groups
+from evaluator.stats.shaping.cells import add_up
+from evaluator.stats.shaping.index import group_rows, number_groups
 
 
 def simulate_cells(design: Design, seed: int) -> Cells:

@@ -34,7 +34,7 @@ from evaluator.records import (
     UnitMoments,
 )
 from evaluator.segments import written_whole
-from evaluator.stats.outcomes import merge_moments, moments_of
+from evaluator.stats.outcomes.levels import merge_moments, moments_of
 from evaluator.store.control import Control
 from evaluator.store.engine import Engine, open_engine, quote, quote_all, quote_name
 from evaluator.store.file import StoreFile

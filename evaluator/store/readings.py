@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from evaluator.errors import StoreError
 from evaluator.records import BASELINE, Answer, Landed, Query, QueryFacts, QueryKind, ReadingCells, Run, Series
 from evaluator.segments import READING_SCHEMA, READINGS_SUFFIX, make_table, written_whole
-from evaluator.stats.readings import sum_up
+from evaluator.stats.shaping.readings import sum_up
 from evaluator.store.engine import Engine
 from evaluator.store.file import StoreFile
 from evaluator.store.landing import Segment, hash_file, read_bucket_s, write_manifest

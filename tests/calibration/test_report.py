@@ -8,7 +8,7 @@ from evaluator.calibration.learn import learn_instances
 from evaluator.calibration.report import CHANGES, Stored, Tally, calibrate, needed_comparisons
 from evaluator.records import RunState, Slice
 from evaluator.simulate import SCENARIOS, Change, Design, Wander, simulate_cells
-from evaluator.stats.score import wilson_interval
+from evaluator.stats.inference.score import wilson_interval
 
 QUARTER = replace(Design(), duration_s=900.0, rate_per_s=40.0)
 

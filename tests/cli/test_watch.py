@@ -28,7 +28,7 @@ RELEASE = "shop@2"
 OFTEN = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started us in the background made it ignored
-from evaluator.stats import calendar
+from evaluator.stats.inference import calendar
 calendar.EVERY_S = 8
 from evaluator.health import load_generator
 load_generator.SATURATED_LAG_MS = load_generator.SATURATED_PERCENT = 10_000

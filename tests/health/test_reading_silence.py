@@ -26,7 +26,7 @@ from evaluator.records import (
     Series,
     VerdictWord,
 )
-from evaluator.stats.readings import sum_up
+from evaluator.stats.shaping.readings import sum_up
 
 T0, STEP, SCRAPES = 1_767_571_200, 15, 240
 HOUR = SCRAPES * STEP

@@ -14,8 +14,8 @@ from evaluator.metrics.reading_histogram import HistogramMean, HistogramQuantile
 from evaluator.records import EvidenceKind, Level, Margin, Rule, Rulebook
 from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate
 from evaluator.simulate.readings import DURATION, FAILURES
-from evaluator.stats.reading_panels import Stretch, cut
-from evaluator.stats.readings import sum_up
+from evaluator.stats.shaping.reading_panels import Stretch, cut
+from evaluator.stats.shaping.readings import sum_up
 
 MEAN = Rule("server_mean", HistogramMean(query=DURATION.text), margin=Margin(0.1))
 RULEBOOK = Rulebook((MEAN,))

@@ -30,8 +30,8 @@ from evaluator.records import (
 )
 from evaluator.simulate import SCENARIOS, Scrapes, simulate
 from evaluator.simulate.readings import BOUNDS_S, DURATION, FAILURES, REQUESTS
-from evaluator.stats.reading_panels import cut
-from evaluator.stats.readings import sum_up
+from evaluator.stats.shaping.reading_panels import cut
+from evaluator.stats.shaping.readings import sum_up
 
 T0 = 1_767_571_200
 STEP = 15

@@ -9,7 +9,7 @@ from scipy import stats
 
 from evaluator.errors import UsageError
 from evaluator.planning.power import critical_value, find_criticals, find_power, worst_z
-from evaluator.stats.calendar import Calendar
+from evaluator.stats.inference.calendar import Calendar
 
 PUBLISHED = {
     entry["id"]: entry

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from evaluator.stats.assignment import log_wealth_of_excess, log_wealth_of_ratio
+from evaluator.stats.inference.assignment import log_wealth_of_excess, log_wealth_of_ratio
 
 
 def test_wealth_is_the_ratio_of_two_likelihoods():

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from evaluator.records import Monitoring
-from evaluator.stats.calendar import plan_looks
+from evaluator.stats.inference.calendar import plan_looks
 
 
 @pytest.mark.parametrize(

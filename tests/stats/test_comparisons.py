@@ -10,11 +10,11 @@ from judging import SMALL
 
 from evaluator.records import Cells, Limit, Margin
 from evaluator.simulate import Change, Design, simulate, simulate_cells, to_cells
-from evaluator.stats.failures import compare_failures
-from evaluator.stats.means import compare_means
-from evaluator.stats.panel import build_panel
-from evaluator.stats.quantiles import MOST_TOGETHER, QuantileQuestion, compare_quantiles
-from evaluator.stats.uncertainty import choose_design
+from evaluator.stats.estimators.failures import compare_failures
+from evaluator.stats.estimators.means import compare_means
+from evaluator.stats.estimators.quantiles import MOST_TOGETHER, QuantileQuestion, compare_quantiles
+from evaluator.stats.shaping.panel import build_panel
+from evaluator.stats.variance.uncertainty import choose_design
 
 ALPHA = 0.05
 

@@ -13,10 +13,10 @@ from evaluator.metrics.base import Pair
 from evaluator.metrics.scan import OTHER, scan_endpoints
 from evaluator.records import InstancePrior, Scan
 from evaluator.simulate import Design, simulate_cells
-from evaluator.stats.groups import all_together, group_by
-from evaluator.stats.panel import build_panel
-from evaluator.stats.rare import MOST_APART, pool_rare_endpoints
-from evaluator.stats.uncertainty import choose_design
+from evaluator.stats.shaping.groups import all_together, group_by
+from evaluator.stats.shaping.panel import build_panel
+from evaluator.stats.shaping.rare import MOST_APART, pool_rare_endpoints
+from evaluator.stats.variance.uncertainty import choose_design
 
 
 @given(st.lists(st.integers(-1, 3), min_size=1, max_size=12), st.integers(1, 4))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from evaluator.records import Bins
-from evaluator.stats.distribution import counts_below
-from evaluator.stats.histogram import SortedBins, sort_bins, sum_by_cell
+from evaluator.stats.estimators.distribution import counts_below
+from evaluator.stats.shaping.histogram import SortedBins, sort_bins, sum_by_cell
 
 CELLS = 12
 OF_BASELINE = 6

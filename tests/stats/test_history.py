@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from evaluator.records import History, InstancePrior, Limit, Margin
 from evaluator.simulate import Design, simulate_cells
-from evaluator.stats.failures import compare_failures
-from evaluator.stats.history import LEAST_COMPARISONS, MOST_WEIGHT, InstanceHistory, add_wander, pool_instances
-from evaluator.stats.instances import InstanceVariance
-from evaluator.stats.longrun import TimeVariance
-from evaluator.stats.means import compare_means
-from evaluator.stats.panel import build_panel
-from evaluator.stats.quantiles import QuantileQuestion, compare_quantiles
-from evaluator.stats.uncertainty import choose_design, combine
+from evaluator.stats.estimators.failures import compare_failures
+from evaluator.stats.estimators.means import compare_means
+from evaluator.stats.estimators.quantiles import QuantileQuestion, compare_quantiles
+from evaluator.stats.shaping.panel import build_panel
+from evaluator.stats.variance.history import LEAST_COMPARISONS, MOST_WEIGHT, InstanceHistory, add_wander, pool_instances
+from evaluator.stats.variance.instances import InstanceVariance
+from evaluator.stats.variance.longrun import TimeVariance
+from evaluator.stats.variance.uncertainty import choose_design, combine
 
 positive = st.floats(1e-8, 1e2)
 sizes = st.floats(1.5, 50)

@@ -9,7 +9,7 @@ from judging import RUN, SMALL
 
 from evaluator.records import InFlight, LeftOut, LeftOutKind, Period, RunFacts
 from evaluator.simulate import simulate_cells
-from evaluator.stats.in_flight import NO_ANSWER, cut_in_flight, settle_in_flight
+from evaluator.stats.shaping.in_flight import NO_ANSWER, cut_in_flight, settle_in_flight
 
 CELLS = simulate_cells(replace(SMALL, duration_s=60.0), 1)
 END_S = float((CELLS.moments.bucket.max() + 1) * CELLS.bucket_s)

@@ -9,9 +9,9 @@ import pytest
 from judging import SMALL
 
 from evaluator.simulate import Wander, simulate_cells
-from evaluator.stats.groups import all_together, group_by
-from evaluator.stats.instances import InstanceFrame
-from evaluator.stats.panel import build_panel
+from evaluator.stats.shaping.groups import all_together, group_by
+from evaluator.stats.shaping.panel import build_panel
+from evaluator.stats.variance.instances import InstanceFrame
 
 PARTS = ("variance", "within", "effective", "scores")
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluator.stats.longrun import cosine_count, cosines, time_variance
-from evaluator.stats.student import t_quantile
+from evaluator.stats.inference.student import t_quantile
+from evaluator.stats.variance.longrun import cosine_count, cosines, time_variance
 
 
 def _autoregressive(rng, series, length, phi):

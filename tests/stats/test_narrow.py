@@ -13,8 +13,9 @@ from judging import SMALL
 from evaluator.errors import UnknownName, UsageError
 from evaluator.records import BLOCK_BUCKETS
 from evaluator.simulate import simulate, to_cells
-from evaluator.stats.narrow import cut_each_run, cut_readings, merge_unreplicated, narrow
-from evaluator.stats.panel import build_panel
+from evaluator.stats.shaping.narrow import cut_each_run, cut_readings, narrow
+from evaluator.stats.shaping.panel import build_panel
+from evaluator.stats.variance.replication import merge_unreplicated
 
 REQUESTS = simulate(SMALL, 3)
 CELLS = to_cells(REQUESTS)
@@ -127,7 +128,9 @@ def test_a_name_that_an_arm_has_already_is_used():
     [(None, None, [0, 1, 2, 3]), (10, 40, [1, 2, 3]), (11, 39, [2]), (10, None, [1, 2, 3]), (None, 29, [0, 1])],
 )
 def test_readings_are_cut_to_whole_buckets(monkeypatch, start, end, buckets):
-    monkeypatch.setattr("evaluator.stats.narrow.keep_rows", lambda readings, keep: readings.bucket[keep].tolist())
+    monkeypatch.setattr(
+        "evaluator.stats.shaping.narrow.keep_rows", lambda readings, keep: readings.bucket[keep].tolist()
+    )
     readings = SimpleNamespace(bucket=np.arange(4), bucket_s=10.0)
     start, end = (None if at is None else datetime.fromtimestamp(at, UTC) for at in (start, end))
     assert cut_readings(readings, start, end) == buckets

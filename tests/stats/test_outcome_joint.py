@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from evaluator.judges.multiplicity import adjust
-from evaluator.stats.outcome_joint import Errors, find_loadings, from_weights, trace_share
-from evaluator.stats.outcomes import moments_of
+from evaluator.stats.outcomes.joint import Errors, find_loadings, from_weights, trace_share
+from evaluator.stats.outcomes.levels import moments_of
 
 
 def correlations(loadings):

@@ -24,8 +24,8 @@ from evaluator.records import (
     Rule,
     Rulebook,
 )
-from evaluator.stats.outcome_looks import UNPLANNED_SHARE, find_earlier_looks, find_price
-from evaluator.stats.outcomes import moments_of
+from evaluator.stats.outcomes.levels import moments_of
+from evaluator.stats.outcomes.looks import UNPLANNED_SHARE, find_earlier_looks, find_price
 
 NAMES = ("rows", "bought", "bought?", "spent")
 COLUMNS = (OutcomeColumn("bought", binary=True), OutcomeColumn("spent", binary=False))

@@ -13,15 +13,14 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from evaluator.records import Direction, Limit, Margin, UnitMoments
-from evaluator.stats.outcome_arms import (
+from evaluator.stats.outcomes.arms import (
     compare_assignment,
     dunnett_p,
     find_posterior,
     probabilities_of_best,
     share_of_baseline,
 )
-from evaluator.stats.outcome_quantiles import cluster, compare_quantiles, find_quantile
-from evaluator.stats.outcomes import (
+from evaluator.stats.outcomes.levels import (
     adjust_levels,
     compare_levels,
     compare_proportions,
@@ -30,6 +29,7 @@ from evaluator.stats.outcomes import (
     merge_moments,
     moments_of,
 )
+from evaluator.stats.outcomes.quantiles import cluster, compare_quantiles, find_quantile
 
 DATA = Path(__file__).parents[1] / "data"
 PUBLISHED = {e["id"]: e for e in json.loads((DATA / "published.json").read_text(encoding="utf-8"))["entries"]}

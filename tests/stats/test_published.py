@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from evaluator.judges.multiplicity import holm
-from evaluator.stats.score import difference_interval, one_sample_z, ratio_interval
+from evaluator.stats.inference.score import difference_interval, one_sample_z, ratio_interval
 
 ENTRIES = json.loads((Path(__file__).parents[1] / "data" / "published.json").read_text(encoding="utf-8"))["entries"]
 DIFFERENCE_MN = {"Miettinen-Nurminen", "miettinen-nurminen", "PropCIs diffscoreci"}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluator.records import PARTS, Answer, Query, QueryKind, Series
-from evaluator.stats.readings import choose_reading_bucket_s, sum_up
+from evaluator.stats.shaping.readings import choose_reading_bucket_s, sum_up
 
 T0 = 1_767_571_200
 STEP = 10

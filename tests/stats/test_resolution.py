@@ -13,9 +13,9 @@ from evaluator.metrics.latency import LatencyMean, LatencyQuantile
 from evaluator.policy import parse_policy
 from evaluator.records import Limit, Margin, MetricStatus, Monitoring, Rule, Rulebook, VerdictWord
 from evaluator.simulate import SCENARIOS, simulate_cells, to_cells
-from evaluator.stats.groups import all_together
-from evaluator.stats.panel import build_panel
-from evaluator.stats.resolution import find_doubt_ms, step_of_arms_ms
+from evaluator.stats.estimators.resolution import find_doubt_ms, step_of_arms_ms
+from evaluator.stats.shaping.groups import all_together
+from evaluator.stats.shaping.panel import build_panel
 
 OPEN, PASS, FAIL = MetricStatus.INCONCLUSIVE, MetricStatus.PASS, MetricStatus.FAIL
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluator.stats.score import difference_interval, difference_z, one_sample_z, ratio_interval, ratio_z
+from evaluator.stats.inference.score import difference_interval, difference_z, one_sample_z, ratio_interval, ratio_z
 
 Z95 = 1.959963984540054
 
@@ -49,7 +49,7 @@ def test_the_interval_holds_the_estimate_and_is_where_the_test_turns(c):
 
 @given(counts)
 def test_the_restricted_estimate_is_where_the_likelihood_is_highest(c):
-    from evaluator.stats.score import _DifferenceTest
+    from evaluator.stats.inference.score import _DifferenceTest
 
     x_c, n_c, x_b, n_b = (np.array([float(v)]) for v in c)
     delta = np.array([0.03])

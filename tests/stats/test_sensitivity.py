@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from evaluator.simulate import Bursts, Design, Wander, simulate_cells
-from evaluator.stats import contrast, failures, means, quantiles, typical
-from evaluator.stats.estimate import Estimate
-from evaluator.stats.groups import all_together
-from evaluator.stats.longrun import TimeVariance
-from evaluator.stats.panel import build_panel
-from evaluator.stats.uncertainty import Uncertainty, choose_design, combine
+from evaluator.stats.estimators import contrast, failures, means, quantiles, typical
+from evaluator.stats.estimators.estimate import Estimate
+from evaluator.stats.shaping.groups import all_together
+from evaluator.stats.shaping.panel import build_panel
+from evaluator.stats.variance.longrun import TimeVariance
+from evaluator.stats.variance.uncertainty import Uncertainty, choose_design, combine
 
 ALPHA = 0.05
 RELEASES = 100

@@ -5,8 +5,8 @@ import pytest
 from scipy.special import ndtri
 
 from evaluator.records import Monitoring
-from evaluator.stats.calendar import plan_looks
-from evaluator.stats.sequential import (
+from evaluator.stats.inference.calendar import plan_looks
+from evaluator.stats.inference.sequential import (
     ALPHAS,
     GRID,
     LASTING,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluator.stats.silence import find_absent, find_silence, measure_clusters
+from evaluator.stats.shaping.silence import find_absent, find_silence, measure_clusters
 
 BUCKETS = 60
 TOO_MUCH = 0.2

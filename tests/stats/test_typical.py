@@ -10,12 +10,12 @@ from judging import SMALL
 
 from evaluator.records import Margin
 from evaluator.simulate import Change, simulate, simulate_cells, to_cells
-from evaluator.stats.bins import bin_limits_ms, mean_logs
-from evaluator.stats.groups import group_by
-from evaluator.stats.means import compare_means
-from evaluator.stats.panel import build_panel
-from evaluator.stats.typical import compare_typical_times
-from evaluator.stats.uncertainty import choose_design
+from evaluator.stats.estimators.means import compare_means
+from evaluator.stats.estimators.typical import compare_typical_times
+from evaluator.stats.shaping.bins import bin_limits_ms, mean_logs
+from evaluator.stats.shaping.groups import group_by
+from evaluator.stats.shaping.panel import build_panel
+from evaluator.stats.variance.uncertainty import choose_design
 
 ONE = replace(SMALL, endpoints=1)
 ASKED = {"alpha": 0.05, "margin": Margin(0.25), "sd_instance": 0.05}

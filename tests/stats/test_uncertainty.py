@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluator.stats.longrun import time_variance
-from evaluator.stats.student import t_quantile
-from evaluator.stats.uncertainty import Uncertainty, replicate_uncertainty, time_only
+from evaluator.stats.inference.student import t_quantile
+from evaluator.stats.variance.longrun import time_variance
+from evaluator.stats.variance.uncertainty import Uncertainty, replicate_uncertainty, time_only
 
 SERIES = 40_000
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from evaluator.errors import InputError, UnknownName
 from evaluator.pipeline.importing import import_outcomes
 from evaluator.records import LeftOut, LeftOutKind, OutcomeOptions, Release
-from evaluator.stats.outcomes import moments_of
+from evaluator.stats.outcomes.levels import moments_of
 from evaluator.store.outcomes import facts_from_json
 
 SMALL = """user_id,variant,ts,converted,revenue,revenue_pre

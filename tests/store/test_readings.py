@@ -10,7 +10,7 @@ import pytest
 
 from evaluator.errors import StoreError
 from evaluator.records import Answer, Query, QueryKind, Release, Run, Series
-from evaluator.stats.readings import sum_up
+from evaluator.stats.shaping.readings import sum_up
 from evaluator.store.readings import read_answers, write_answers
 
 START = datetime(2026, 10, 1, 12, tzinfo=UTC)

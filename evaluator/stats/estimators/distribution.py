@@ -1,0 +1,105 @@
+"""Distribution functions of time to success, read from logarithmic bins.
+
+A failure never succeeds: it counts as infinitely slow, so the function tops out at the success rate. Data recorded on
+a grid (whole milliseconds, say) stands for the interval ±h/2 around each grid point and is spread evenly over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluator.records.arrays import FloatArray, IntArray
+from evaluator.stats.shaping.histogram import SortedBins
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Piecewise linear F over `limits` (ms): `cumulative[k]` is the share of requests done by `limits[k]`.
+
+    `cumulative` may carry leading axes (runs).
+    """
+
+    limits: FloatArray
+    cumulative: FloatArray
+
+    def at(self, time_ms: FloatArray | float) -> FloatArray:
+        """F at these times."""
+        return np.asarray(np.interp(time_ms, self.limits, self.cumulative))
+
+    def quantile(self, probability: float) -> float:
+        """Smallest time by which this share is done; infinite where failures are in the way."""
+        if not self.cumulative[-1] >= probability:
+            return float("inf")
+        k = int(np.searchsorted(self.cumulative, probability, side="left"))
+        if k == 0:
+            return float(self.limits[0])
+        low, high = self.cumulative[k - 1], self.cumulative[k]
+        return float(self.limits[k - 1] + (probability - low) / (high - low) * (self.limits[k] - self.limits[k - 1]))
+
+
+def standardised_distributions(bins: SortedBins, weight: FloatArray, limits: FloatArray) -> FloatArray:
+    """Cumulative share of either arm at each limit (2, limits).
+
+    `weight` (cells,) is what one request of a cell contributes; NaN where the cell is not part of this look.
+    """
+    mass, starts = np.take(weight, bins.cell), bins.starts
+    mass *= bins.n
+    counted = mass >= 0
+    # Rows that came after the look are left out: they would change the order of summation, and so the last bit of sums.
+    if not counted.all():
+        rows = np.flatnonzero(counted)
+        mass, starts = mass[rows], np.searchsorted(rows, starts)
+    used = np.flatnonzero(np.diff(starts))
+    by_bin = np.zeros(2 * (limits.size - 1))
+    by_bin[used] = np.add.reduceat(mass, starts[used])
+    shares = np.zeros((2, limits.size))
+    np.cumsum(by_bin.reshape(-1, 2).T, axis=1, out=shares[:, 1:])
+    return shares
+
+
+def distributions_by_row(
+    bins: SortedBins, weight: FloatArray, limits: FloatArray, row: IntArray, rows: int
+) -> FloatArray:
+    """The same apart for each row (rows, limits), where `row` says which row a cell belongs to."""
+    width = limits.size - 1
+    key = row[bins.cell] * width + np.repeat(np.arange(bins.sizes.size), bins.sizes)
+    mass = np.bincount(key, weights=bins.n * weight[bins.cell], minlength=rows * width).reshape(rows, width)
+    return np.pad(np.cumsum(mass, axis=1), ((0, 0), (1, 0)))
+
+
+def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cells: int) -> FloatArray:
+    """Requests done by each of `times_ms` in every cell: shape (times, cells). Rows are not counted twice."""
+    out = np.empty((times_ms.size, cells))
+    inside = np.searchsorted(limits, times_ms, side="right") - 1
+    last = np.minimum(inside + 1, limits.size - 1)
+    width = limits[last] - limits[inside]
+    share = np.divide(times_ms - limits[inside], width, out=np.zeros(times_ms.size), where=width > 0)
+    starts = bins.starts[::2]
+    begin, end = (np.minimum(k, starts.size - 1) for k in (inside, inside + 1))
+    rows = list(zip(starts[begin].tolist(), starts[end].tolist(), strict=True))
+    for i in np.argsort(times_ms).tolist():  # rising, so that each goes on where the last ended
+        first, behind = rows[i]
+        out[i] = _counts_before(bins, first, cells)
+        np.add.at(out[i], bins.cell[first:behind], bins.n[first:behind] * share[i])
+    return out
+
+
+MOST_KEPT = 8
+
+
+def _counts_before(bins: SortedBins, row: int, cells: int) -> FloatArray:
+    """Requests of every cell in the rows before this one, from the nearest place that was counted up to before."""
+    known = min((0, *bins.passed), key=lambda place: abs(place - row))
+    counts = bins.passed[known] if known else np.zeros(cells)
+    if row == known:
+        return counts
+    between = slice(min(row, known), max(row, known))
+    step = np.bincount(bins.cell[between], weights=bins.n[between], minlength=cells)
+    # Counts are whole numbers: taking rows off gives the same as not having counted them.
+    counts = counts + step if row > known else counts - step
+    while len(bins.passed) >= MOST_KEPT:
+        del bins.passed[next(iter(bins.passed))]
+    bins.passed[row] = counts
+    return counts

@@ -1,0 +1,305 @@
+"""Quantiles of a histogram whose buckets are wide: claims are made at its bounds only (method B.2).
+
+Nothing is known of where in a bucket its observations lie, so no claim rests on an interpolation. Let r be the factor
+by which the candidate is slower, F the share of observations up to a bound.
+
+- worse than δ: u is the first bound at or above the baseline's quantile, e the first bound at or above u(1 + δ). If
+  fewer of the candidate's observations are within e than of the baseline's within u, then r > e/u ≥ 1 + δ.
+- within δ: l is the last bound below the baseline's quantile, e the last bound up to l(1 + δ). If at least as many of
+  the candidate's observations are within e as of the baseline's within l, then r ≤ e/l ≤ 1 + δ.
+
+Both are differences of two shares, paired in time like any other: `compare_failures` with the observations above u (or
+l) as the baseline's failures and those above e as the candidate's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evaluator.records import Limit, Margin
+from evaluator.records.arrays import FloatArray
+from evaluator.stats.estimators.estimate import Asked, Depth, Estimate
+from evaluator.stats.estimators.failures import compare_failures
+from evaluator.stats.estimators.frames import frame_all_requests
+from evaluator.stats.estimators.strata import levels
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.variance.uncertainty import Design
+
+SAME = 1e-9
+"""Bounds that differ by less, relatively, are one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EdgePanel:
+    """A panel of observations, and how many of them lie above each bound."""
+
+    panel: Panel
+    bounds: FloatArray
+    """Finite and rising, in the metric's unit."""
+    above: FloatArray
+    """(bounds, 2, endpoints, slots)"""
+    row_above: FloatArray
+    """(bounds, rows)"""
+
+    @property
+    def bucket_s(self) -> int:
+        """Width of a bucket of time."""
+        return self.panel.bucket_s
+
+    def before(self, bucket: int) -> EdgePanel | None:
+        """As it was before this bucket, at the start of a block."""
+        panel = self.panel.before(bucket)
+        if panel is None:
+            return None
+        known = self.panel.rows.slot < panel.rows.slots
+        above = np.ascontiguousarray(self.above[..., : panel.slots])
+        return EdgePanel(panel, self.bounds, above, self.row_above[:, known])
+
+    def pair(self, baseline: int, candidate: int) -> Panel:
+        """Observations above one bound as the baseline's failures, those above another as the candidate's."""
+        rows = self.panel.rows
+        failures = np.stack([self.above[baseline, 0], self.above[candidate, 1]])
+        row_failures = np.where(rows.arm == 1, self.row_above[candidate], self.row_above[baseline])
+        return replace(self.panel, failures=failures, rows=replace(rows, failures=row_failures))
+
+    def shares(self) -> FloatArray:
+        """Standardised share of observations within each bound, (2, bounds)."""
+        strata, _ = frame_all_requests(self.panel)
+        return np.stack([1 - levels(strata, arm, self.above[:, arm]).level[:, 0] for arm in (0, 1)])
+
+
+def stack_panels(bounds: FloatArray, panels: list[Panel]) -> EdgePanel:
+    """Panels of one layout, whose failures are the observations above each bound."""
+    return EdgePanel(
+        panels[0],
+        bounds,
+        np.stack([panel.failures for panel in panels]),
+        np.stack([panel.rows.failures for panel in panels]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An estimate, or why there is none; and what its buckets cannot show."""
+
+    estimate: Estimate | None
+    problem: str = ""
+    unresolved: str = ""
+    """Why no data could show it to be within the margin."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What all questions of one quantile share."""
+
+    edges: EdgePanel
+    design: Design
+    probability: float
+    margin: Margin | None
+    alpha: float
+    shares: FloatArray
+    quantiles: tuple[float, float]
+    """Interpolated; to show, not to decide."""
+    upper: int
+    """First bound at or above the baseline's quantile."""
+    sd_instance: float
+    depth: Depth
+
+    @property
+    def relative(self) -> bool:
+        """Is the effect a ratio?"""
+        return self.margin is None or self.margin.relative
+
+    def ask(self, baseline: int, candidate: int, limit: Limit | None = None) -> Estimate:
+        """Compare the share above two bounds."""
+        return compare_failures(
+            self.edges.pair(baseline, candidate),
+            self.design,
+            alpha=self.alpha,
+            margin=None,
+            sd_instance=self.sd_instance,
+            sd_share=0.0,
+            limit=limit,
+            depth="answers" if self.depth == "full" else self.depth,
+            shared=frame_all_requests(self.edges.panel),
+        )
+
+    def reach(self, bound: float) -> float:
+        """This bound, as far off as the margin allows."""
+        if self.margin is None:
+            return bound
+        return bound * (1 + self.margin.value) if self.margin.relative else bound + self.margin.value
+
+
+def compare_edges(
+    edges: EdgePanel,
+    design: Design,
+    probability: float,
+    *,
+    alpha: float,
+    margin: Margin | None,
+    sd_instance: float,
+    limit: Limit,
+    depth: Depth,
+) -> Found:
+    """Compare a quantile where lower is better. `sd_instance`: relative spread assumed of a single instance."""
+    shares = edges.shares()
+    reached = np.flatnonzero(shares[0] >= probability)
+    if not reached.size:
+        largest = edges.bounds[-1] if edges.bounds.size else 0.0
+        return Found(None, problem=f"on baseline it lies above the largest bound of the histogram, {largest:g}")
+    upper = int(reached[0])
+    if edges.bounds[upper] <= 0 and (margin is None or margin.relative):
+        return Found(None, problem="on baseline it is 0 or negative, so there is no ratio: give it an absolute margin")
+    quantiles = tuple(_interpolate(edges.bounds, arm, probability) for arm in shares)
+    spread = sd_instance * spread_of_share(edges.bounds, shares[0], upper)
+    bench = _Bench(
+        edges, design, probability, margin, alpha, shares, (quantiles[0], quantiles[1]), upper, spread, depth
+    )
+    return _answer(bench, limit)
+
+
+def spread_of_share(bounds: FloatArray, shares: FloatArray, place: int) -> float:
+    """By how much the share within a bound moves per relative change of scale, from the bucket below it."""
+    if place == 0 or bounds[place - 1] <= 0:
+        return float(shares[place])
+    return float((shares[place] - shares[place - 1]) / np.log(bounds[place] / bounds[place - 1]))
+
+
+def _interpolate(bounds: FloatArray, shares: FloatArray, probability: float) -> float:
+    """As Prometheus interpolates: evenly within the bucket; the largest bound where it lies above that."""
+    place = int(np.searchsorted(shares, probability))
+    if place >= bounds.size:
+        return float(bounds[-1])
+    low, below = (float(bounds[place - 1]), float(shares[place - 1])) if place else (0.0, 0.0)
+    if bounds[place] <= 0 and not place:
+        return float(bounds[place])
+    inside = (probability - below) / max(float(shares[place]) - below, 1e-300)
+    return low + (float(bounds[place]) - low) * min(max(inside, 0.0), 1.0)
+
+
+def _answer(bench: _Bench, limit: Limit) -> Found:
+    bounds, upper = bench.edges.bounds, bench.upper
+    # The first bound that is the margin or more above the bound at the baseline's quantile shows it to be worse; the
+    # last bound that is at most the margin above the one below that quantile shows it to be within.
+    wanted = bench.reach(float(bounds[upper]))
+    far = np.flatnonzero(bounds >= wanted - SAME * abs(wanted))
+    near = upper - 1
+    if upper:
+        allowed = bench.reach(float(bounds[upper - 1]))
+        near = int(np.flatnonzero(bounds <= allowed + SAME * abs(allowed))[-1])
+    resolved = near > upper - 1
+    at_all = bench.ask(upper, upper)
+    worse = None if not far.size else at_all if far[0] == upper else bench.ask(upper, int(far[0]))
+    within = bench.ask(upper - 1, near) if resolved else None
+    shown = within or worse or at_all
+    # Nothing is shown where no bound can show it, or where the candidate's own quantile lies on its other side.
+    p_worse = p_within = np.ones(1)
+    if worse and bench.shares[1][far[0]] < bench.probability:
+        p_worse = worse.against_zero.p_worse
+    if within and bench.shares[1][near] >= bench.probability:
+        p_within = within.against_zero.p_within
+    against = Asked(shown.against_zero.beyond, p_worse, p_within)
+    baseline, candidate = bench.quantiles
+    effect = candidate / baseline - 1 if bench.relative else candidate - baseline
+    lower, upper_end = _interval(bench, effect) if bench.depth == "full" else (np.nan, np.nan)
+    one = np.ones(1)
+    return Found(
+        replace(
+            shown,
+            baseline=baseline * one,
+            candidate=candidate * one,
+            effect=effect * one,
+            lower=lower * one,
+            upper=upper_end * one,
+            against_margin=against if bench.margin else at_all.against_zero,
+            against_zero=at_all.against_zero,
+            detectable=_find_detectable(bench, at_all) * one,
+            se=np.nan * one,
+            against_limit=_limits(bench, limit),
+            loadings=(worse or at_all).loadings,
+        ),
+        unresolved=_explain(bench) if bench.margin and not resolved else "",
+    )
+
+
+def _interval(bench: _Bench, effect: float) -> tuple[float, float]:
+    """All changes that the bounds do not exclude: the ends are ratios (or differences) of bounds."""
+    bounds, upper, alpha = bench.edges.bounds, bench.upper, bench.alpha
+    above = _last(lambda e: float(bench.ask(upper, e).against_zero.p_worse[0]) < alpha, 0, bounds.size - 1)
+    low = -1.0 if bench.relative else -float(bounds[upper])
+    lower = low if above is None else _change(bench, bounds[above], bounds[upper])
+    high = np.inf
+    if upper > 0:
+        under = upper - 1
+        count = bounds.size - 1
+        inside = _last(lambda k: float(bench.ask(under, count - k).against_zero.p_within[0]) < alpha, 0, count)
+        if inside is not None:
+            high = _change(bench, bounds[count - inside], bounds[under])
+    return min(lower, effect), max(high, effect)
+
+
+def _change(bench: _Bench, to: float, since: float) -> float:
+    if not bench.relative:
+        return float(to - since)
+    return float(to / since - 1) if since > 0 else np.inf
+
+
+def _last(holds: Callable[[int], bool], first: int, last: int) -> int | None:
+    """The last place at which something holds that holds up to some place and not after it."""
+    if not holds(first):
+        return None
+    while first < last:
+        middle = (first + last + 1) // 2
+        first, last = (middle, last) if holds(middle) else (first, middle - 1)
+    return first
+
+
+def _find_detectable(bench: _Bench, at_all: Estimate) -> float:
+    """Slowdown that would be found at the bound, by the baseline's own (interpolated) distribution."""
+    found = float(at_all.detectable[0])
+    left = float(bench.shares[0][bench.upper]) - found
+    if not np.isfinite(found) or left <= 0:
+        return np.nan
+    bound = float(bench.edges.bounds[bench.upper])
+    before = _interpolate(bench.edges.bounds, bench.shares[0], left)
+    return _change(bench, bound, before) if before > 0 else np.nan
+
+
+def _limits(bench: _Bench, limit: Limit) -> tuple[Asked, ...]:
+    """Absolute limits at the bounds next to them: "beyond" at the one outside, "within" at the one inside."""
+    bounds, answers = bench.edges.bounds, []
+    share = Limit(max=1 - bench.probability)
+    for sign, bound in limit.bounds:
+        below, above = bounds[bounds <= bound * (1 + SAME)].size - 1, int(np.sum(bounds < bound * (1 - SAME)))
+        inner, outer = (below, above) if sign > 0 else (above, below)
+        p_values = []
+        for at, beyond in ((outer, True), (inner, False)):
+            # p-value of "the candidate's quantile is above this bound", or below it.
+            asked = bench.ask(at, at, share).against_limit[0] if 0 <= at < bounds.size else None
+            above_it = beyond == (sign > 0)
+            p_values.append(np.ones(1) if asked is None else asked.p_worse if above_it else asked.p_within)
+        answers.append(Asked(np.zeros(1), *p_values))
+    return tuple(answers)
+
+
+def _explain(bench: _Bench) -> str:
+    """Which bounds would show it."""
+    bounds, margin = bench.edges.bounds, bench.margin
+    high, quantile = float(bounds[bench.upper]), bench.quantiles[0]
+    low = float(bounds[bench.upper - 1]) if bench.upper else 0.0
+    allowed = margin.value if margin else 0.0
+    if bench.relative:
+        start = max(low, quantile / (1 + allowed))
+        near = start * (1 + allowed)
+    else:
+        start = max(low, quantile - allowed)
+        near = start + allowed
+    wanted = f"{start:.3g} and {near:.3g}" if start > low else f"{near:.3g}"
+    return (
+        f"it lies between the bounds {low:g} and {high:g} of the histogram, further apart than the margin: "
+        f"add bounds such as {wanted}, or ask for the share of observations below {high:g} (histogram_share)"
+    )

@@ -1,0 +1,103 @@
+"""The mean of successes (or any positive rate) compared as a ratio or a difference (method B.2)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from evaluator.records import Direction, Limit, Margin
+from evaluator.records.arrays import FloatArray
+from evaluator.stats.estimators.contrast import (
+    Spread,
+    ask_limits,
+    contrast,
+    log_bound,
+    looks_well,
+    measure_level,
+    vary_by_instance,
+)
+from evaluator.stats.estimators.estimate import Depth, Estimate, Tolerance, not_worse
+from evaluator.stats.estimators.resolution import find_doubt_ms, log_doubt
+from evaluator.stats.estimators.strata import build_strata
+from evaluator.stats.shaping.groups import Groups
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.variance.history import on_scale
+from evaluator.stats.variance.uncertainty import Design
+
+
+def compare_means(
+    panel: Panel,
+    design: Design,
+    *,
+    alpha: float,
+    margin: Margin | None,
+    sd_instance: float,
+    direction: Direction = Direction.LOWER,
+    limit: Limit | None = None,
+    groups: Groups | None = None,
+    depth: Depth = "full",
+    of: Literal["time_ms", "bytes", "value"] = "time_ms",
+    floor: FloatArray | None = None,
+    tolerance: Tolerance | None = None,
+) -> Estimate:
+    """Compare mean response times (ms) or sizes (bytes) of successes, standardised over endpoints and time.
+
+    `of`: which of the panel's totals. `sd_instance`: relative standard deviation assumed for an arm with a single
+    instance. `groups`: subsets of the endpoints, compared in one go. Limits are on the candidate's own mean. `floor`
+    (2, groups): least variance of the logarithm of each arm's mean, where something is known of it. What rounding may
+    hide of times is allowed for in either direction (see `resolution.find_doubt_ms`). `tolerance`: one more bound to
+    ask for, where the margin is relative.
+    """
+    strata = build_strata(panel, panel.ok, groups)
+    baseline, candidate = (measure_level(strata, arm, panel.totals[of], design) for arm in (0, 1))
+    shown = baseline.value, candidate.value
+    sign, limit = (1.0 if direction is Direction.LOWER else -1.0), limit or Limit()
+    if depth == "suspects" and looks_well(*shown, margin, limit, sign):
+        return not_worse(*shown, limit.count)
+    log_ratio = candidate.log() - baseline.log()
+    ratio = np.exp(np.where(np.isfinite(log_ratio.value), log_ratio.value, 0.0))
+    rows = panel.rows
+    spread = Spread(
+        design,
+        vary_by_instance(strata, rows.n - rows.failures, rows.totals[of], ratio, design, relative=True),
+        design.assume_variance(np.full(ratio.size, sd_instance)),
+        on_scale(design.latency, np.ones(ratio.size)) if of != "bytes" else None,
+        floor,
+    )
+    against_limit = ask_limits(candidate.log(), spread, limit, log=True)
+    doubt = find_doubt_ms(panel, strata.groups) if of == "time_ms" else np.zeros(ratio.size)
+    if margin is None or margin.relative:
+        difference, bound, relative = log_ratio, log_bound(margin, sign), True
+        doubt = log_doubt(doubt, baseline.value)
+    else:
+        difference, bound, relative = candidate - baseline, margin.value, False
+        spread = _as_difference(spread, np.stack(shown))
+    return contrast(
+        shown,
+        difference,
+        spread,
+        panel.position,
+        alpha=alpha,
+        bound=bound,
+        sign=sign,
+        relative=relative,
+        doubt=doubt,
+        tolerance=tolerance.as_ratio(baseline.value) if tolerance and relative else None,
+        against_limit=against_limit,
+    )
+
+
+def _as_difference(spread: Spread, level: FloatArray) -> Spread:
+    """The spread of logarithms as that of levels (2, groups)."""
+    square = level**2
+    instances, history = spread.instances, spread.history
+    return replace(
+        spread,
+        instances=instances
+        and replace(instances, variance=instances.variance * square, within=instances.within * square),
+        prior=None if spread.prior is None else spread.prior * square,
+        history=history and history.times(level[0]),
+        floor=None if spread.floor is None else spread.floor * square,
+    )

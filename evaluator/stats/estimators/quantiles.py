@@ -1,0 +1,435 @@
+"""Quantiles of time to success compared without a density (method B.2).
+
+The candidate's quantile is worse than the baseline's by more than δ exactly if fewer than a share p of its requests
+are done by q_b·(1 + δ). So the test is of D(δ) = p - F_c(q_b(1 + δ)), a difference of proportions, and the interval is
+the set of δ that the test does not reject. No density is estimated: that fails on integer milliseconds and on
+distributions with two humps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from evaluator.records import Direction, Limit, Margin
+from evaluator.records.arrays import FloatArray, IntArray
+from evaluator.stats.estimators.contrast import Estimand, Spread, conclude
+from evaluator.stats.estimators.distribution import (
+    Distribution,
+    counts_below,
+    distributions_by_row,
+    standardised_distributions,
+)
+from evaluator.stats.estimators.estimate import Z_OF_POWER, Asked, Depth, Estimate, ask, decide_nothing, load, not_worse
+from evaluator.stats.estimators.frames import frame_all_requests
+from evaluator.stats.estimators.resolution import find_quantile_doubt_ms, step_of_arms_ms
+from evaluator.stats.estimators.strata import Strata, levels
+from evaluator.stats.inference.score import share_variance
+from evaluator.stats.shaping.bins import bin_limits_ms
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.variance.history import on_scale
+from evaluator.stats.variance.uncertainty import Design, Uncertainty
+
+PRIOR_STEP = 0.05
+NEGLIGIBLE = 1e-4
+"""Part of a quantile below which it does not matter what rounding may hide."""
+SLACK = 1e-9
+"""A step that is wider than the margin by less than this, relatively, is as wide."""
+
+MOST_TOGETHER = 8
+"""Quantiles tested in one go, each with two thresholds: their counts take memory, more of them save little time."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantileQuestion:
+    """Which quantile is compared, and with what bounds."""
+
+    probability: float
+    margin: Margin | None = None
+    direction: Direction = Direction.LOWER
+    limit: Limit = field(default_factory=Limit)
+
+    @property
+    def sign(self) -> float:
+        """1 where higher is worse, else -1."""
+        return 1.0 if self.direction is Direction.LOWER else -1.0
+
+    @property
+    def relative(self) -> bool:
+        """Is the effect a ratio?"""
+        return self.margin is None or self.margin.relative
+
+    def edge(self, quantile_ms: float) -> float:
+        """As far from the baseline's quantile as the margin allows."""
+        bound = self.sign * (0.0 if self.margin is None else self.margin.value)
+        return quantile_ms * (1 + bound) if self.relative else quantile_ms + bound
+
+
+@dataclass(frozen=True, slots=True)
+class QuantileEstimate:
+    """The estimate, or why there is none: baseline's own quantile is a failure, or a time of 0."""
+
+    estimate: Estimate | None
+    problem: Literal["failing", "zero"] | None = None
+
+
+def compare_quantiles(
+    panel: Panel,
+    design: Design,
+    questions: Sequence[QuantileQuestion],
+    *,
+    alpha: float,
+    sd_instance: float,
+    depth: Depth = "full",
+) -> tuple[QuantileEstimate, ...]:
+    """Compare quantiles of time to success, standardised over endpoints and time, a few at a time.
+
+    With less than full `depth` there is no interval. Where a step of the recorded times is wider than what the margin
+    allows, the estimate is `coarse`: margin and zero decide nothing, limits do.
+    """
+    work = _Work(panel, design, sd_instance, alpha)
+    asked = [_Quantile(work, question) for question in questions]
+    settled = [one.settle(depth) for one in asked]
+    unsettled = [one for one, known in zip(asked, settled, strict=True) if known is None]
+    parts = (unsettled[first : first + MOST_TOGETHER] for first in range(0, len(unsettled), MOST_TOGETHER))
+    found = (answer for part in parts for answer in _Tests(work, part).estimate(full=depth == "full"))
+    return tuple(known or next(found) for known in settled)
+
+
+class _Work:
+    """Everything that the quantiles of a panel share."""
+
+    def __init__(self, panel: Panel, design: Design, sd_instance: float, alpha: float) -> None:
+        self.panel, self.design = panel, design
+        self.sd_instance, self.alpha = sd_instance, alpha
+        self.strata, self.frame = frame_all_requests(panel)
+        self.limits_ms = find_limits_ms(panel)
+        self.cells = panel.n.shape[1] * panel.stride
+        self.baseline, self.candidate = standardise_both(panel)
+        self.by_run = self._distribute_runs() if design.kind == "replicates" else None
+        self.steps_ms = step_of_arms_ms(panel)
+
+    def _distribute_runs(self) -> tuple[list[Distribution], list[Distribution]]:
+        """Distributions of every run by itself, of baseline and candidate."""
+        run = np.unique(self.panel.run, return_inverse=True)[1]
+        runs = int(run.max()) + 1
+        mass = (self.strata.weight * self.strata.share).sum(axis=0)
+        volume = np.bincount(run, weights=mass, minlength=runs)
+        row = np.tile(np.append(run, np.zeros(self.panel.stride - run.size, run.dtype)), self.panel.n.shape[1])
+        safe = np.where(volume > 0, volume, np.nan)
+        weights = _weights(self.panel, self.strata, 1.0, 0.0)
+        owner = np.concatenate([row, row + runs])
+        curves = distributions_by_row(self.panel.bins, weights, self.limits_ms, owner, 2 * runs)
+        curves /= np.tile(safe, 2)[:, None]
+        found = [Distribution(self.limits_ms, curve) for curve in curves]
+        return found[:runs], found[runs:]
+
+    def below(self, times_ms: FloatArray, arm: int) -> FloatArray:
+        """Requests of one arm done by each threshold: (thresholds, endpoints, slots)."""
+        below = counts_below(self.panel.bins, self.limits_ms, times_ms, 2 * self.cells)
+        return self.panel.by_cell(below)[:, arm]
+
+    def rows_below(self, times_ms: FloatArray) -> FloatArray:
+        """The same in each instance row, of both arms: (thresholds, rows)."""
+        rows = self.panel.rows
+        below = counts_below(self.panel.row_bins, self.limits_ms, times_ms, rows.histogram_rows)
+        return below if rows.n.size == rows.histogram_rows else np.take(below, rows.histogram, axis=1)
+
+    def spread(self, below: FloatArray, difference: FloatArray, slope: FloatArray) -> Spread:
+        """What D varies by between instances at some thresholds, (2, thresholds).
+
+        `below` (thresholds, rows): requests done by each; `difference` (thresholds, 1): what is taken out of it
+        between the arms; `slope` (thresholds,): how D changes with the logarithm of speed.
+        """
+        parts = self.frame.variance(below, difference, relative=False).of_group(0)
+        prior = self.design.assume_variance(self.sd_instance * slope)
+        return Spread(self.design, parts, prior, on_scale(self.design.latency, slope))
+
+
+class _Quantile:
+    """One quantile of both arms, and what can be said of it without a variance."""
+
+    def __init__(self, work: _Work, question: QuantileQuestion) -> None:
+        self.work, self.question, self.p = work, question, question.probability
+        self.q_b = work.baseline.quantile(self.p)
+        self.q_c = work.candidate.quantile(self.p)
+        if work.by_run:
+            self._pool_runs(*work.by_run)
+        self.edge = question.edge(self.q_b)
+        room, step = abs(self.edge - self.q_b), float(work.steps_ms.max())
+        self.coarse = 0 < room * (1 + SLACK) < step
+        self.doubt = step
+        """By how much (ms) what sits on single steps, or in single bins, may have moved the difference."""
+        if not self.coarse:
+            of_baseline, of_candidate = work.steps_ms.tolist()
+            own = find_quantile_doubt_ms(work.baseline, self.q_b, of_baseline)
+            other = find_quantile_doubt_ms(work.candidate, self.q_c, of_candidate)
+            doubt = own + other + (max(of_baseline, of_candidate) / 2 if of_baseline != of_candidate else 0.0)
+            self.doubt = doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
+
+    def _pool_runs(self, baseline: list[Distribution], candidate: list[Distribution]) -> None:
+        """Each run's own baseline quantile; their geometric mean, and the mean ratio over the runs."""
+        self.run_q_b = np.array([curve.quantile(self.p) for curve in baseline])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log([curve.quantile(self.p) for curve in candidate]) - np.log(self.run_q_b)
+        # A replicate in which baseline's own quantile is a failure says nothing of this one.
+        known = np.isfinite(self.run_q_b) & (self.run_q_b > 0)
+        self.q_b = float(np.exp(np.log(self.run_q_b[known]).mean())) if known.any() else float(self.run_q_b.max())
+        self.q_c = self.q_b * float(np.exp(logs[known].mean())) if known.any() else float("nan")
+
+    def settle(self, depth: Depth) -> QuantileEstimate | None:
+        """Why there is no estimate, or that there is nothing to suspect; `None` where it takes a test."""
+        question = self.question
+        if not 0 < self.q_b < np.inf:
+            return QuantileEstimate(None, "failing" if self.q_b > 0 else "zero")
+        harmless = self.coarse or question.sign * float(self.distance(np.array([self.edge]))[0]) <= 0
+        harmless &= all(sign * (self.q_c - bound) <= 0 for sign, bound in question.limit.bounds)
+        if depth == "suspects" and harmless:
+            return QuantileEstimate(not_worse(np.array([self.q_b]), np.array([self.q_c]), question.limit.count))
+        return None
+
+    def distance(self, times_ms: FloatArray) -> FloatArray:
+        """D at thresholds given as times: shape (thresholds,)."""
+        if self.work.by_run:
+            return np.asarray(np.nanmean(self.run_distances(times_ms), axis=0))
+        return np.asarray(self.p - self.work.candidate.at(times_ms))
+
+    def run_distances(self, times_ms: FloatArray) -> FloatArray:
+        """D of each run at thresholds in proportion to its own baseline quantile: (runs, thresholds)."""
+        factor = times_ms / self.q_b
+        curves = self.work.by_run[1] if self.work.by_run else []
+        return np.stack(
+            [
+                self.p - curve.at(q * factor) if np.isfinite(q) else np.full(times_ms.size, np.nan)
+                for curve, q in zip(curves, self.run_q_b, strict=True)
+            ]
+        )
+
+    def solve(self, times_ms: FloatArray, reach: FloatArray) -> tuple[float, float]:
+        """Times (ms) that are not rejected, where `reach` is known at some thresholds and interpolated between them."""
+        order = np.argsort(times_ms, kind="stable")
+        limits = self.work.limits_ms
+        grid = np.sort(np.concatenate([limits[limits > 0], times_ms]))
+        grid = grid[(grid > self.q_b / 100) & (grid < self.q_b * 100)]
+        half = np.interp(np.log(grid), np.log(times_ms[order]), reach[order])
+        distance = self.distance(grid)
+        # The last place where D + half is not yet below 0 is the first one from above.
+        last = _first_below(grid[::-1], -(distance + half)[::-1], float("inf"))
+        return _first_below(grid, distance - half, 0.0), last
+
+    def around(self, time_ms: float) -> tuple[float, float]:
+        """The thresholds at which "worse" and "within" are asked of a bound, for what rounding may hide."""
+        hidden = self.question.sign * self.doubt
+        return max(time_ms + hidden, time_ms / 100), max(time_ms - hidden, time_ms / 100)
+
+    def nodes(self, *, full: bool) -> FloatArray:
+        """Thresholds to test: that of the margin first."""
+        asked = [self.edge] if not self.doubt else [self.edge, *self.around(self.edge), *self.around(self.q_b)]
+        return np.array([*asked, self.q_c] if full and np.isfinite(self.q_c) else asked)
+
+
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """The test at some thresholds: arrays (thresholds,), but for influence (thresholds, slots) and scores."""
+
+    of: IntArray
+    """Which quantile each threshold belongs to; rising."""
+    times_ms: FloatArray
+    uncertainty: Uncertainty
+    influence: FloatArray
+    scores: FloatArray
+    """What instances or replicates add to the error (thresholds, units); none where there is one a side."""
+
+    @property
+    def first(self) -> IntArray:
+        """The first threshold of each quantile."""
+        return np.flatnonzero(np.diff(self.of, prepend=-1))
+
+    def around(self, times_ms: FloatArray) -> Uncertainty:
+        """Uncertainty at one more threshold of each quantile: interpolated, beyond the nodes that of the nearest."""
+        found, logs, at = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
+        rows = np.vstack([found.variance, found.df, found.lasting[None, :]])
+        out = np.empty((rows.shape[0], times_ms.size))
+        for k, here in enumerate(self.of == np.arange(times_ms.size)[:, None]):
+            nodes = np.flatnonzero(here)
+            nodes = nodes[np.argsort(logs[nodes], kind="stable")]
+            out[:, k] = [np.interp(at[k], logs[nodes], row) for row in rows[:, nodes]]
+        bounds = found.variance.shape[0]
+        return Uncertainty(out[:bounds], out[bounds:-1], out[-1])
+
+
+class _Tests:
+    """The test of several quantiles at as many thresholds as it takes, all of them in one go."""
+
+    def __init__(self, work: _Work, asked: Sequence[_Quantile]) -> None:
+        self.work, self.asked = work, asked
+        self.q_b = np.array([one.q_b for one in asked])
+        step = np.exp(PRIOR_STEP)
+        faster, slower = (work.baseline.at(quantile) for quantile in (self.q_b / step, self.q_b * step))
+        self.slope = (slower - faster) / (2 * PRIOR_STEP)
+        """How much D changes with the logarithm of speed."""
+        self.levels = levels(work.strata, 0, work.below(self.q_b, 0))
+        """Share of the baseline's requests that are done by its own quantiles."""
+        self.rows_below = None if work.by_run else work.rows_below(self.q_b)
+
+    def estimate(self, *, full: bool) -> list[QuantileEstimate]:
+        """Estimates of all of them, with intervals if `full`."""
+        nodes = self._test([one.nodes(full=full) for one in self.asked])
+        ends = np.full((2, len(self.asked)), np.nan)
+        if full:
+            # Times (ms) between which each of the candidate's quantiles lies: the thresholds not rejected at ±alpha.
+            ends = self._solve(nodes)
+            found = [pair[np.isfinite(pair) & (pair > 0)] for pair in ends.T]
+            if any(pair.size for pair in found):
+                ends = self._solve(nodes, self._test(found))
+        together = self._put_together(nodes, ends)
+        return [
+            QuantileEstimate(replace(together.of_group(k), against_limit=self._limits(k)))
+            for k in range(len(self.asked))
+        ]
+
+    def _test(self, times: Sequence[FloatArray]) -> _Nodes:
+        """The test at these thresholds of each quantile."""
+        work, strata = self.work, self.work.strata
+        of, at = np.repeat(np.arange(len(times)), [one.size for one in times]), np.concatenate(times)
+        own, other = levels(strata, 1, work.below(at, 1)), self.levels
+        level = other.level[of]
+        missing = Estimand(level[:, 0] - own.level[:, 0], -(own.influence[:, 0] - other.influence[of, 0]))
+        n_b, n_c = strata.effective[:, 0]
+        binomial = share_variance(own.level[:, 0], n_c) + share_variance(level[:, 0], n_b)
+        if self.rows_below is None:
+            by_run = np.concatenate([one.run_distances(t) for one, t in zip(self.asked, times, strict=True)], axis=1).T
+            missing, spread = replace(missing, by_run=by_run), Spread()
+        else:
+            below, of_baseline = work.rows_below(at), int(np.searchsorted(work.panel.rows.arm, 1))
+            below[:, :of_baseline] = self.rows_below[of, :of_baseline]
+            spread = work.spread(below, own.level - level, self.slope[of])
+        _, uncertainty = spread.find_uncertainty(missing)
+        # D falls where an instance is slower, so its sign is that of the influence.
+        scores = spread.find_scores(missing, sign=1.0 if work.by_run else -1.0)
+        kept = np.zeros((at.size, 0)) if scores is None else scores.T
+        return _Nodes(of, at, uncertainty.also(binomial), missing.influence, kept)
+
+    def _put_together(self, nodes: _Nodes, ends: FloatArray) -> Estimate:
+        """Everything on the scale of the effect, one group a quantile; `ends` (2, quantiles) are times."""
+        asked, alpha, q_b = self.asked, self.work.alpha, self.q_b
+        sign = np.array([one.question.sign for one in asked])
+        relative = np.array([one.question.relative for one in asked])
+        q_c = np.array([one.q_c for one in asked])
+        doubt = np.array([one.doubt for one in asked])
+        times = np.stack([np.maximum(ends[0] - doubt, 0.0), q_c, ends[1] + doubt])
+        effect = np.where(relative, times / q_b - 1, times - q_b)
+        found, first = nodes.uncertainty, nodes.first
+        at_margin = Uncertainty(found.variance[:, first], found.df[:, first], found.lasting[first])
+        beyond = self._distances([one.edge for one in asked])
+        coarse = np.array([one.coarse for one in asked])
+        if doubt.any():
+            against_margin, against_zero = (self._ask_around(nodes, at) for at in ([one.edge for one in asked], q_b))
+        else:
+            against_margin, against_zero = ask(beyond, at_margin), ask(self._distances(q_b), nodes.around(q_b))
+        influence = sign[:, None] * nodes.influence[first]
+        scores = sign * nodes.scores[first].T
+        deciding = at_margin.binding(alpha)
+        reach = deciding.critical
+        with np.errstate(divide="ignore", invalid="ignore"):
+            harm = np.where(sign > 0, effect[2] - effect[1], effect[1] - effect[0])
+            seen = harm * (reach + Z_OF_POWER) / reach
+            # The quantile's own scale has no density: its standard error is what the interval shows of it.
+            width = np.where(relative, np.abs(np.log1p(sign * harm / (1 + effect[1]))), harm)
+        estimate = conclude(
+            (q_b, q_c),
+            effect[[1, 0, 2]],
+            decide_nothing(against_margin, coarse),
+            decide_nothing(against_zero, coarse),
+            deciding,
+            harm=influence,
+            position=self.work.panel.position,
+            beyond=beyond,
+            detectable=seen,
+            se=width / reach,
+            coarse=coarse,
+            loadings=load(influence, scores, deciding.variance),
+        )
+        return replace(estimate, needed=np.where(coarse, np.inf, estimate.needed))
+
+    def _distances(self, times_ms: Sequence[float] | FloatArray) -> FloatArray:
+        """Distance beyond one threshold of each quantile; positive is worse."""
+        return np.array(
+            [
+                one.question.sign * float(one.distance(np.array([time]))[0])
+                for one, time in zip(self.asked, times_ms, strict=True)
+            ]
+        )
+
+    def _ask_around(self, nodes: _Nodes, times_ms: Sequence[float] | FloatArray) -> Asked:
+        """Is each quantile beyond its threshold? With allowance for what rounding may hide, in either direction."""
+        shifted = [one.around(float(time)) for one, time in zip(self.asked, times_ms, strict=True)]
+        (worse, within) = (ask(self._distances(at), nodes.around(np.array(at))) for at in zip(*shifted, strict=True))
+        return Asked(self._distances(times_ms), worse.p_worse, within.p_within)
+
+    def _solve(self, *nodes: _Nodes) -> FloatArray:
+        of, times = (np.concatenate([getattr(one, name) for one in nodes]) for name in ("of", "times_ms"))
+        reach = np.concatenate([one.uncertainty.reach(self.work.alpha) for one in nodes])
+        solved = [one.solve(times[of == k], reach[of == k]) for k, one in enumerate(self.asked)]
+        return np.array(solved).T
+
+    def _limits(self, k: int) -> tuple[Asked, ...]:
+        """The candidate's own quantile against `max` and `min` (ms)."""
+        work, p = self.work, self.asked[k].p
+        answers = []
+        for sign, bound in self.asked[k].question.limit.bounds:
+            at = np.array([bound])
+            own = levels(work.strata, 1, work.below(at, 1))
+            missing, spread = Estimand(p - own.level[:, 0], own.influence[:, 0]), Spread()
+            if work.by_run:
+                by_run = np.stack([p - curve.at(at) for curve in work.by_run[1]], axis=-1)
+                missing = replace(missing, by_run=by_run)
+            else:
+                spread = work.spread(work.rows_below(at), np.zeros((1, 1)), self.slope[[k]])
+            distance, uncertainty = spread.find_uncertainty(missing, arms=(1,))
+            floor = share_variance(own.level[:, 0], work.strata.effective[1, 0])
+            answers.append(ask(sign * distance, uncertainty.also(floor)))
+        return tuple(answers)
+
+
+@lru_cache(maxsize=4)
+def find_limits_ms(panel: Panel) -> FloatArray:
+    """Limits of the bins in use."""
+    return bin_limits_ms(panel.bins.last, panel.grid_ms)
+
+
+@lru_cache(maxsize=4)
+def standardise_both(panel: Panel) -> tuple[Distribution, Distribution]:
+    """Standardised distribution of time to success of baseline and candidate, shared by all quantiles."""
+    strata = frame_all_requests(panel)[0]
+    limits = find_limits_ms(panel)
+    curves = standardised_distributions(panel.bins, _weights(panel, strata, strata.volume[0], np.nan), limits)
+    return Distribution(limits, curves[0]), Distribution(limits, curves[1])
+
+
+def _weights(panel: Panel, strata: Strata, volume: FloatArray | float, after: float) -> FloatArray:
+    """What one request of each histogram cell adds to the standardised distribution: v / (V n); `after` the look."""
+    each = np.full((2, len(panel.endpoints), panel.stride), after)
+    each[..., : panel.slots] = strata.each
+    return np.asarray(each.ravel() / volume)
+
+
+def _first_below(grid: FloatArray, values: FloatArray, default: float) -> float:
+    """First place where `values` is no longer above 0, by linear interpolation; `default` where it never was.
+
+    >>> _first_below(np.array([1.0, 2.0, 3.0]), np.array([2.0, 1.0, -1.0]), 0.0)
+    2.5
+    """
+    below = np.flatnonzero(values <= 0)
+    if not below.size:
+        return float(grid[-1])
+    k = int(below[0])
+    if k == 0:
+        return default
+    low, high = values[k - 1], values[k]
+    share = low / (low - high) if low != high else 0.5
+    return float(grid[k - 1] + share * (grid[k] - grid[k - 1]))

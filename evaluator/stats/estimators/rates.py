@@ -1,0 +1,67 @@
+"""Events per second of two arms, compared bucket by bucket as a ratio."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from evaluator.records import Limit, Margin
+from evaluator.records.arrays import BoolArray, FloatArray
+from evaluator.stats.estimators.contrast import Estimand, Spread, ask_limits, contrast, log_bound
+from evaluator.stats.estimators.estimate import Estimate
+from evaluator.stats.shaping.panel import Panel
+
+
+def compare_rates(
+    events: FloatArray,
+    panel: Panel,
+    *,
+    alpha: float,
+    margin: Margin | None,
+    limit: Limit,
+    sign: float,
+    exposure: tuple[float, float] = (1.0, 1.0),
+) -> Estimate:
+    """Compare `events` (2, slots) per second. `sign` is 1 where lower is better, -1 where higher is.
+
+    A rate is a property of the arm, not of its instances: only its variation over time counts. An absolute margin
+    is taken relative to the baseline's rate. `exposure`: what the rates are compared per (users of each arm). Where
+    the arms ran one after the other, each has the time that it ran.
+    """
+    active = active_slots(panel)
+    ran, totals = active.sum(axis=1, keepdims=True), events.sum(axis=1, keepdims=True)
+    rates = totals / (ran * panel.bucket_s)
+    # Influence of each slot on the logarithm of each arm's rate, (2, slots); mean 0.
+    influence = np.where(active, (events / (totals / ran) - 1) * panel.slots / ran, 0.0)
+    own = [Estimand(np.log(rates[arm]), influence[[arm]]) for arm in (0, 1)]
+    shares = [replace(one, value=np.log(rates[arm] / exposure[arm])) for arm, one in enumerate(own)]
+    found = contrast(
+        (rates[0], rates[1]),
+        shares[1] - shares[0],
+        Spread(),
+        panel.position,
+        alpha=alpha,
+        bound=log_bound(margin, sign, float(rates[0, 0])),
+        sign=sign,
+        relative=True,
+        against_limit=ask_limits(own[1], Spread(), limit, log=True),
+        joint=False,
+    )
+    if margin is None or margin.relative:
+        return found
+    in_unit = {name: getattr(found, name) * rates[0] for name in ("effect", "lower", "upper", "se")}
+    return replace(found, **in_unit)
+
+
+def active_slots(panel: Panel) -> BoolArray:
+    """When each arm ran, (2, slots): all the time, or in runs where the arms did not overlap, its own part of it."""
+    active = np.ones((2, panel.slots), dtype=bool)
+    for run in (code for code, paired in panel.paired.items() if not paired):
+        here = np.flatnonzero(panel.run == run)
+        for arm in (0, 1):
+            seen = np.flatnonzero(panel.n[arm][:, here].sum(axis=0))
+            active[arm, here] = False
+            if seen.size:
+                active[arm, here[seen[0] : seen[-1] + 1]] = True
+    return active

@@ -1,0 +1,121 @@
+"""The account of a comparison: how many rows of each arm were read and are judged, and what became of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from evaluator.records import BLOCK_BUCKETS, ArmRows, Cells, LeftOut, LeftOutKind, Run, RunState
+from evaluator.records.arrays import BoolArray
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.shaping.window import WarmUp
+
+NOT_AT_THE_SAME_TIME = "the other arm has no request of the same endpoint at the same time"
+
+
+def account_for_rows(
+    cells: Cells,
+    runs: Sequence[Run],
+    warm_up: WarmUp,
+    panels: Mapping[str, Panel | None],
+    others: Sequence[LeftOut],
+) -> tuple[ArmRows, ...]:
+    """Account for the rows of every arm, in the order of the arms.
+
+    Args:
+        cells: All that has landed of the period that is judged.
+        runs: What their sources left out.
+        warm_up: What is cut from the start of each run.
+        panels: By candidate arm, what is compared; `None` where nothing can be.
+        others: Rows that were left out before the cells were made: outside of the period, cut off at the end.
+
+    The baseline is compared with every candidate; its account is that of the comparison that judges most of it.
+    """
+    elsewhere = [*(part for run in runs for part in run.facts.left_out), *others]
+    accounts: list[ArmRows] = []
+    baselines: list[ArmRows] = []
+    for code, arm in enumerate(cells.arms[1:], start=1):
+        baseline, candidate = _account_for_pair(cells, warm_up, panels.get(arm), code)
+        baselines.append(_with_left_out(baseline, elsewhere))
+        accounts.append(_with_left_out(candidate, elsewhere))
+    return (max(baselines, key=lambda rows: rows.judged), *accounts) if baselines else ()
+
+
+def find_lost_rows(cells: Cells, runs: Sequence[Run]) -> tuple[LeftOut, ...]:
+    """Compare what the sources of ended runs counted with what has landed and what they named, arm by arm."""
+    if any(run.state is RunState.RUNNING or not run.facts.read for run in runs):
+        return ()
+    parts = []
+    for code, arm in enumerate(cells.arms):
+        read = sum(run.facts.read.get(arm, 0) for run in runs)
+        named = sum(part.rows for run in runs for part in run.facts.left_out if part.arm == arm)
+        landed = int(cells.moments.n[cells.moments.arm == code].sum())
+        if read != landed + named:
+            detail = "" if read > landed + named else "more than were read"
+            parts.append(LeftOut(arm, LeftOutKind.LOST, abs(read - landed - named), detail=detail))
+    return tuple(parts)
+
+
+def find_cut_rows(cells: Cells, part: Cells) -> tuple[LeftOut, ...]:
+    """Count the rows of each arm of `cells` that are not in `part` of them."""
+    out = []
+    for code, arm in enumerate(cells.arms):
+        whole, kept = (_count(one, one.moments.arm == code) for one in (cells, part))
+        if whole[0] > kept[0]:
+            out.append(LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, whole[0] - kept[0], whole[1] - kept[1]))
+    return tuple(out)
+
+
+def _with_left_out(rows: ArmRows, elsewhere: Sequence[LeftOut]) -> ArmRows:
+    """Add what was left out before, parts of one kind together; what is of no known arm is each one's."""
+    known = [part for part in elsewhere if part.arm in {rows.arm, ""} and part.rows]
+    sums: dict[tuple[str, LeftOutKind, str], tuple[int, int]] = {}
+    for part in (*rows.left_out, *known):
+        before, failures = sums.get((part.arm, part.kind, part.detail), (0, 0))
+        sums[part.arm, part.kind, part.detail] = before + part.rows, failures + part.failures
+    order = list(LeftOutKind)
+    found = sorted(sums.items(), key=lambda item: (order.index(item[0][1]), item[0]))
+    left_out = tuple(LeftOut(arm, kind, *counts, detail) for (arm, kind, detail), counts in found)
+    return ArmRows(rows.arm, rows.read + sum(part.rows for part in known), rows.judged, left_out)
+
+
+def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, code: int) -> tuple[ArmRows, ArmRows]:
+    """Account for the baseline and one candidate."""
+    moments = cells.moments
+    first = np.array([warm_up.first_bucket.get(run, -(2**62)) for run in range(len(cells.runs))], dtype=np.int64)
+    early = moments.bucket < (first // BLOCK_BUCKETS * BLOCK_BUCKETS)[moments.run]
+    with_arm = [np.bincount(moments.run[~early & (moments.arm == a)], minlength=len(cells.runs)) > 0 for a in (0, code)]
+    alone = ~early & ~(with_arm[0] & with_arm[1])[moments.run]
+    judged, unmatched = np.zeros((2, 2), dtype=int), np.zeros((2, 2), dtype=int)
+    if panel is not None:
+        total = panel.block_sum(panel.n)
+        matched = (total > 0).all(axis=0)
+        for arm in (0, 1):
+            for place, counts in enumerate((panel.n[arm], panel.failures[arm])):
+                judged[arm, place] = counts[matched].sum()
+                unmatched[arm, place] = counts[~matched].sum()
+    out = []
+    for arm, a in enumerate((0, code)):
+        mine = moments.arm == a
+        read, warm, lone = (_count(cells, mine & rows) for rows in (np.ones_like(early), early, alone))
+        unlike = int(unmatched[arm, 0]), int(unmatched[arm, 1])
+        apart = (
+            read[0] - warm[0] - lone[0] - unlike[0] - int(judged[arm, 0]),
+            read[1] - warm[1] - lone[1] - unlike[1] - int(judged[arm, 1]),
+        )
+        name = cells.arms[a]
+        parts = (
+            LeftOut(name, LeftOutKind.WARM_UP, *warm),
+            LeftOut(name, LeftOutKind.LONE_REPLICATE if len(cells.runs) > 1 else LeftOutKind.NO_COUNTERPART, *lone),
+            LeftOut(name, LeftOutKind.NO_COUNTERPART, *apart),
+            LeftOut(name, LeftOutKind.NO_COUNTERPART, *unlike, NOT_AT_THE_SAME_TIME),
+        )
+        kept = tuple(part for part in parts if part.rows)
+        out.append(ArmRows(name, read[0], int(judged[arm, 0]), kept))
+    return out[0], out[1]
+
+
+def _count(cells: Cells, rows: BoolArray) -> tuple[int, int]:
+    """Requests and failures of some rows."""
+    return int(cells.moments.n[rows].sum()), int(cells.moments.failures[rows].sum())

@@ -1,0 +1,422 @@
+"""Baseline and one candidate on a common time axis: the dense arrays that every comparison starts from.
+
+A *slot* is one bucket of one run. Endpoints keep their own time blocks: one bucket, doubled until the smaller arm
+expects five requests in it, at most five minutes (method B.2). Where the arms of a run did not overlap in time the
+block is the whole run, which leaves their time variance unpaired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evaluator.records import BLOCK_BUCKETS, Bins, Cells, InstanceBins, Moments
+from evaluator.records.arrays import FloatArray, IntArray
+from evaluator.stats.shaping.bins import mean_logs
+from evaluator.stats.shaping.cells import take
+from evaluator.stats.shaping.counted import Counted, find_usable
+from evaluator.stats.shaping.histogram import NO_BINS, SortedBins, sort_bins, sum_by_cell
+from evaluator.stats.shaping.index import Index, distinct, rows_of_each
+from evaluator.stats.shaping.steps import find_steps_us
+
+EXPECTED_IN_BLOCK = 5
+MAX_BLOCK_S = 300
+ALIGNED = 256
+"""Each run's buckets are counted from a multiple of this: no block of any width straddles the origin."""
+WHOLE_RUN = 0
+"""Width code of a block that is the whole run."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRows:
+    """One row per instance × block of `BLOCK_BUCKETS` buckets × endpoint that has requests, both arms, in this order.
+
+    `stratum` numbers endpoint × time block; `series` numbers instance × block slot; `slots` block slots in all.
+    """
+
+    arm: IntArray
+    instance: IntArray
+    endpoint: IntArray
+    slot: IntArray
+    stratum: IntArray
+    n: FloatArray
+    failures: FloatArray
+    totals: Mapping[str, FloatArray]
+    """What is summed up over each row, as in `Panel.totals`."""
+    instance_arm: IntArray
+    """Arm (0 baseline, 1 candidate) of each instance, shape (instances,)."""
+    names: tuple[str, ...]
+    """Name of each instance."""
+    histogram: IntArray
+    """Which row of the instance histogram each row is."""
+    histogram_rows: int
+    """Rows of the histogram: more than here at an earlier look."""
+    place: IntArray
+    """Run and block of each block slot as one rising number, shape (slots,)."""
+    blocks: int
+    """Such numbers per run."""
+    slots: int
+    strata: int
+
+    def before(self, block_place: int, widths: IntArray) -> InstanceRows:
+        """The rows as they were before this block of the only run."""
+        slots = int(np.searchsorted(self.place, block_place))
+        known = np.flatnonzero(self.slot < slots)
+        columns = ("arm", "instance", "endpoint", "slot", "n", "failures", "histogram")
+        kept = {name: getattr(self, name)[known] for name in columns}
+        totals = {name: values[known] for name, values in self.totals.items()}
+        stratum = _stratify(widths, kept["endpoint"], kept["slot"], self.place, self.blocks)
+        kept["stratum"] = stratum.find(stratum.given)
+        return replace(self, **kept, totals=totals, slots=slots, strata=stratum.size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Panel:
+    """Dense arrays: axis 0 baseline and candidate, then endpoint, then slot.
+
+    Where no single times were recorded there are no bins, no grid and no steps.
+    """
+
+    endpoints: tuple[str, ...]
+    bucket_s: int
+    run: IntArray
+    """Run of each slot, shape (slots,); slots are in time order and a run's slots adjoin."""
+    place: IntArray
+    """Bucket of each slot within its run, from an origin that all blocks respect."""
+    origin: int
+    """Bucket of that origin, for a panel of one run."""
+    stride: int
+    """Slots that a histogram cell counts for each endpoint: those of the panel, or more at an earlier look."""
+    position: FloatArray
+    """Place of each slot within its run, 0 to 1."""
+    n: FloatArray
+    """Requests, or whatever is counted: observations, samples, seconds of an instance's life."""
+    failures: FloatArray
+    """Those of them that failed, or lie above a bound."""
+    totals: Mapping[str, FloatArray]
+    """What is summed up over successes. Of requests `time_ms`, `log_time_ms` (logarithms of the times in ms, as exact
+    as the bins) and `bytes`; of readings `value`, in the unit of the metric."""
+    widths: IntArray
+    """Block width of each endpoint in buckets; a power of two."""
+    block_starts: dict[int, IntArray]
+    """For each width in use, the first slot of every block."""
+    paired: dict[int, bool]
+    """For each run: did the arms overlap in time?"""
+    rows: InstanceRows
+    grid_ms: float
+    """Step of which all times of the run are multiples."""
+    steps_us: IntArray
+    """Step of the times of each arm and endpoint (µs), (2, endpoints): a multiple of the grid."""
+    constant: tuple[bool, bool]
+    """Per arm: are all times equal?"""
+    bins: SortedBins
+    """Its cells are (2, endpoints, stride)."""
+    row_bins: SortedBins
+    """Its cells are the rows of the instance histogram."""
+
+    @property
+    def slots(self) -> int:
+        """Usable buckets, over all runs."""
+        return int(self.run.size)
+
+    @property
+    def runs(self) -> IntArray:
+        """Codes of the runs present."""
+        return distinct(self.run)
+
+    @property
+    def ok(self) -> FloatArray:
+        """Successes, shape (2, endpoints, slots)."""
+        return self.n - self.failures
+
+    @property
+    def has_fine_blocks(self) -> bool:
+        """Is every slot a block of its own?"""
+        return all(starts.size == self.slots for starts in self.block_starts.values())
+
+    def before(self, bucket: int) -> Panel | None:
+        """The panel of one run as it was before this bucket, at the start of a block; `None` where it was empty."""
+        slots = int(np.searchsorted(self.place, bucket - self.origin))
+        if not slots or not (self.n[:, :, :slots].sum(axis=(1, 2)) > 0).all():
+            return None
+        # Copies, not views: sums over them are then the same to the last bit as when no more data had landed.
+        n, failures = (np.ascontiguousarray(values[:, :, :slots]) for values in (self.n, self.failures))
+        widths = choose_widths(n, self.bucket_s) if all(self.paired.values()) else self.widths
+        run, place = self.run[:slots], self.place[:slots]
+        return replace(
+            self,
+            run=run,
+            place=place,
+            position=(place - place[0] + 0.5) / (place[-1] - place[0] + 1),
+            n=n,
+            failures=failures,
+            totals={name: np.ascontiguousarray(values[:, :, :slots]) for name, values in self.totals.items()},
+            widths=widths,
+            block_starts={int(w): _starts(run, place, int(w)) for w in distinct(widths)},
+            rows=self.rows.before((bucket - self.origin) // BLOCK_BUCKETS, widths),
+        )
+
+    def by_cell(self, counts: FloatArray) -> FloatArray:
+        """Counts per histogram cell (..., 2 · endpoints · stride) in the shape (..., 2, endpoints, slots)."""
+        shape = (*counts.shape[:-1], 2, len(self.endpoints), self.stride)
+        return counts.reshape(shape)[..., : self.slots]
+
+    def block_sum(self, values: FloatArray) -> FloatArray:
+        """Sum `values` (..., endpoints, slots) over each endpoint's blocks, repeated on every slot of the block."""
+        if self.has_fine_blocks:
+            return values
+        out = np.empty_like(values)
+        for width, starts in self.block_starts.items():
+            chosen = self.widths == width
+            if not chosen.any():
+                continue
+            sums = np.add.reduceat(values[..., chosen, :], starts, axis=-1)
+            sizes = np.diff(np.append(starts, self.slots))
+            out[..., chosen, :] = np.repeat(sums, sizes, axis=-1)
+        return out
+
+
+def build_panel(
+    cells: Cells,
+    candidate: str,
+    *,
+    endpoint: str | None = None,
+    first_bucket: dict[int, int] | None = None,
+) -> Panel | None:
+    """Panel of the requests of baseline (`cells.arms[0]`) and `candidate`; `None` where they share no usable bucket.
+
+    `endpoint` restricts to one endpoint; `first_bucket` gives for each run code the first bucket to use (warm-up).
+    """
+    moments = cells.moments
+    counted = Counted(
+        runs=cells.runs,
+        arms=cells.arms,
+        endpoints=cells.endpoints,
+        instances=cells.instances,
+        bucket_s=cells.bucket_s,
+        run=moments.run,
+        arm=moments.arm,
+        endpoint=moments.endpoint,
+        instance=moments.instance,
+        bucket=moments.bucket,
+        n=moments.n,
+        failures=moments.failures,
+        totals={"time_us": moments.sum_us, "bytes": moments.bytes},
+    )
+    usable = find_usable(counted, candidate, endpoint, first_bucket)
+    if usable is None:
+        return None
+    rows, paired = usable
+    grid = _Grid(counted.take(rows), paired)
+    return grid.add_histograms(grid.build(whole_runs=False), cells, candidate, take(moments, rows))
+
+
+def build_counted_panel(
+    counted: Counted, candidate: str, *, endpoint: str | None = None, whole_runs: bool = False
+) -> Panel | None:
+    """The same of anything that was counted by bucket, without histograms.
+
+    `whole_runs`: levels are standardised over runs, not over time within them.
+    """
+    usable = find_usable(counted, candidate, endpoint, None)
+    return None if usable is None else _Grid(counted.take(usable[0]), usable[1]).build(whole_runs=whole_runs)
+
+
+class _Grid:
+    """Numbers slots, endpoints, instances and blocks of what is usable; builds the arrays of a panel."""
+
+    def __init__(self, counted: Counted, paired: dict[int, bool]) -> None:
+        self.counted, self.paired = counted, paired
+        self.base = np.zeros(len(counted.runs), dtype=np.int64)
+        buckets = 0
+        for run, here in rows_of_each(counted.run):
+            bucket = counted.bucket[here]
+            self.base[run] = bucket.min() // ALIGNED * ALIGNED
+            buckets = max(buckets, int(bucket.max() - self.base[run]) + 1)
+        self.span = -(-buckets // ALIGNED) * ALIGNED
+        self.blocks = self.span // BLOCK_BUCKETS
+        runs, block = len(counted.runs), counted.bucket // BLOCK_BUCKETS
+        self.slots = Index(_key(counted.run, counted.bucket, self.base, self.span), runs * (self.span + 2))
+        self.block_slots = Index(self._block_key(counted.run, block), runs * (self.blocks + 2))
+        self.endpoints = Index(counted.endpoint, len(counted.endpoints))
+        self.shape = (2, self.endpoints.size, self.slots.size)
+        arm = self._candidate(counted)
+        self.cell = arm * self.shape[1] + self.endpoints.find(counted.endpoint)
+        self.cell = self.cell * self.shape[2] + self.slots.find(self.slots.given)
+        code = self._row_code(counted, block)
+        self.rows = Index(code, 2 * len(counted.instances) * self.block_slots.possible * len(counted.endpoints))
+
+    def _candidate(self, rows: Counted | Moments | Bins | InstanceBins) -> IntArray:
+        """1 for rows of a candidate, 0 for those of the baseline."""
+        return rows.arm if len(self.counted.arms) == 2 else np.minimum(rows.arm, 1)
+
+    def _block_key(self, run: IntArray, block: IntArray) -> IntArray:
+        return _key(run, block, self.base // BLOCK_BUCKETS, self.blocks)
+
+    def _row_code(self, rows: Counted | InstanceBins, block: IntArray) -> IntArray:
+        """A number for each instance × block × endpoint, in use or not; the baseline's instances come first."""
+        code = self._candidate(rows) * len(self.counted.instances)
+        code += rows.instance
+        code *= self.block_slots.possible
+        code += self._block_key(rows.run, block)
+        code *= len(self.counted.endpoints)
+        code += rows.endpoint
+        return code
+
+    def build(self, *, whole_runs: bool) -> Panel:
+        """The panel of what was counted, without histograms."""
+        counted = self.counted
+
+        def dense(values: FloatArray | IntArray) -> FloatArray:
+            summed = np.bincount(self.cell, weights=values, minlength=int(np.prod(self.shape)))
+            return np.asarray(summed, float).reshape(self.shape)
+
+        run, place = self.slots.keys // (self.span + 2), self.slots.keys % (self.span + 2) - 1
+        position = np.zeros(run.size)
+        for code in distinct(run):
+            here = run == code
+            since = place[here] - place[here].min()
+            position[here] = (since + 0.5) / (since.max() + 1)
+        n = dense(counted.n)
+        together = all(self.paired.values()) and not whole_runs
+        widths = choose_widths(n, counted.bucket_s) if together else np.full(n.shape[1], WHOLE_RUN)
+        return Panel(
+            endpoints=tuple(counted.endpoints[code] for code in self.endpoints.keys),
+            bucket_s=counted.bucket_s,
+            run=run,
+            place=place,
+            origin=int(self.base[run[0]]),
+            stride=self.slots.size,
+            position=position,
+            n=n,
+            failures=dense(counted.failures),
+            totals={name: dense(values) for name, values in counted.totals.items()},
+            widths=widths,
+            block_starts={int(w): _starts(run, place, int(w)) for w in distinct(widths)},
+            paired=self.paired,
+            rows=self._build_rows(widths),
+            grid_ms=0.0,
+            steps_us=np.zeros(self.shape[:2], dtype=np.int64),
+            constant=(False, False),
+            bins=NO_BINS,
+            row_bins=NO_BINS,
+        )
+
+    def _build_rows(self, widths: IntArray) -> InstanceRows:
+        counted, index = self.counted, self.rows
+        row = index.find(index.given)
+
+        def summed(values: FloatArray | IntArray) -> FloatArray:
+            return np.asarray(np.bincount(row, weights=values, minlength=index.size), float)
+
+        when, endpoint = np.divmod(index.keys, len(counted.endpoints))
+        instance, block = np.divmod(when, self.block_slots.possible)
+        instances = Index(instance, 2 * len(counted.instances))
+        instance_arm = instances.keys // len(counted.instances)
+        row_instance, row_slot = instances.find(instance), self.block_slots.find(block)
+        row_endpoint = self.endpoints.find(endpoint)
+        run, place = np.divmod(self.block_slots.keys, self.blocks + 2)
+        run_place = run * self.blocks + place - 1
+        strata = _stratify(widths, row_endpoint, row_slot, run_place, self.blocks)
+        return InstanceRows(
+            arm=instance_arm[row_instance],
+            instance=row_instance,
+            endpoint=row_endpoint,
+            slot=row_slot,
+            stratum=strata.find(strata.given),
+            n=summed(counted.n),
+            failures=summed(counted.failures),
+            totals={name: summed(values) for name, values in counted.totals.items()},
+            instance_arm=instance_arm,
+            names=tuple(counted.instances[code % len(counted.instances)] for code in instances.keys),
+            histogram=np.arange(index.size),
+            histogram_rows=index.size,
+            place=run_place,
+            blocks=self.blocks,
+            slots=self.block_slots.size,
+            strata=strata.size,
+        )
+
+    def add_histograms(self, panel: Panel, cells: Cells, candidate: str, moments: Moments) -> Panel:
+        """The panel of requests with what their histograms say, and in which steps their times (`moments`) are."""
+        rows, spread = cells.bins, cells.instance_bins
+        slot = self.slots.find(np.arange(self.slots.possible))
+        endpoint = self.endpoints.find(np.arange(len(cells.endpoints)))[:, None]
+        # Rows outside the window or of other endpoints have no place among those that were counted.
+        places = np.where((endpoint | slot) >= 0, endpoint * self.shape[2] + slot, -1)
+        of_baseline = self.shape[1] * self.shape[2]
+        table = np.stack([places, np.where(places >= 0, places + of_baseline, -1)])
+        code = self._candidate(rows) * len(cells.endpoints)
+        code += rows.endpoint
+        code *= slot.size
+        code += _key(rows.run, rows.bucket, self.base, self.span)
+        others = len(cells.arms) > 2
+        arms = (0, cells.arms.index(candidate))
+        bins = sort_bins(rows, np.take(table, code), of_baseline, np.isin(rows.arm, arms) if others else None)
+        row_bins = sort_bins(
+            spread,
+            self.rows.find(self._row_code(spread, spread.block)),
+            int(np.searchsorted(panel.rows.arm, 1)),
+            np.isin(spread.arm, arms) if others else None,
+        )
+        grid_ms = cells.grid_us / 1000
+        logs = mean_logs(max(bins.last, row_bins.last), grid_ms)
+
+        def in_units(totals: Mapping[str, FloatArray], log_time_ms: FloatArray) -> dict[str, FloatArray]:
+            return {"time_ms": totals["time_us"] / 1000, "bytes": totals["bytes"], "log_time_ms": log_time_ms}
+
+        row_totals = in_units(panel.rows.totals, sum_by_cell(row_bins, logs, panel.rows.n.size))
+        return replace(
+            panel,
+            totals=in_units(panel.totals, sum_by_cell(bins, logs, panel.n.size).reshape(self.shape)),
+            rows=replace(panel.rows, totals=row_totals),
+            grid_ms=grid_ms,
+            steps_us=find_steps_us(moments, self.cell // self.shape[2], self.shape[:2], cells.grid_us),
+            constant=(self._is_constant(moments, 0), self._is_constant(moments, 1)),
+            bins=bins,
+            row_bins=row_bins,
+        )
+
+    def _is_constant(self, moments: Moments, arm: int) -> bool:
+        mine = np.flatnonzero((self._candidate(moments) == arm) & (moments.n > moments.failures))
+        low, high = moments.min_us, moments.max_us
+        if not mine.size or low[mine[0]] != high[mine[-1]]:
+            return False
+        return bool(low[mine].min() == high[mine].max())
+
+
+def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
+    """Block width of each endpoint: doubled until the smaller arm expects enough requests in a block."""
+    expected = n.sum(axis=2).min(axis=0) / n.shape[2]
+    widest = 1
+    while widest * 2 * bucket_s <= MAX_BLOCK_S and widest < ALIGNED:
+        widest *= 2
+    wanted = EXPECTED_IN_BLOCK / np.maximum(expected, 1e-9)
+    width: IntArray = np.clip(2 ** np.ceil(np.log2(np.maximum(wanted, 1.0))), 1, widest).astype(np.int64)
+    return width
+
+
+def _stratify(widths: IntArray, endpoint: IntArray, slot: IntArray, slot_place: IntArray, blocks: int) -> Index:
+    """Endpoint × time block of each row; blocks here are whole blocks of the instance histogram."""
+    wide = np.where(widths == WHOLE_RUN, blocks, np.maximum(1, widths // BLOCK_BUCKETS))
+    run, place = np.divmod(slot_place, blocks)
+    codes = (run * blocks + place // wide[:, None]) * widths.size + np.arange(widths.size)[:, None]
+    return Index(codes[endpoint, slot], (int(slot_place.max()) + 1) * widths.size)
+
+
+def _starts(run: IntArray, place: IntArray, width: int) -> IntArray:
+    """First slot of every block of this width."""
+    block = np.zeros_like(place) if width == WHOLE_RUN else place // width
+    changed = (np.diff(run, prepend=-1) != 0) | (np.diff(block, prepend=-1) != 0)
+    return np.asarray(np.flatnonzero(changed))
+
+
+def _key(run: IntArray, when: IntArray, base: IntArray, span: int) -> IntArray:
+    """A number for each place of each run, with one before the first and one after the last for all that is outside."""
+    key = when - (base[0] - 1 if base.size == 1 else base[run] - 1)
+    np.clip(key, 0, span + 1, out=key)
+    if base.size > 1:
+        key += run * (span + 2)
+    return key

@@ -1,0 +1,244 @@
+"""Panels of readings, so that the statistics of requests read them (method B.1).
+
+What a request is to a load, an observation is to a histogram, a second of an instance's life to a counter, and a
+sample to a gauge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from evaluator.records import PARTS, Query, ReadingCells
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
+from evaluator.stats.shaping.counted import Counted
+from evaluator.stats.shaping.index import group_rows, number_groups
+from evaluator.stats.shaping.panel import Panel, build_counted_panel
+
+MINUTE_S = 60
+HOUR_S = 3600.0
+VALUE, BUCKET, SUM, COUNT = (PARTS.index(part) for part in ("value", "bucket", "sum", "count"))
+EVERYWHERE = ("",)
+"""The one endpoint of what adds up over endpoints, or belongs to the instance as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A stretch of time in which readings count, as a run of its own."""
+
+    run: str
+    start_s: float
+    """Seconds since the epoch."""
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingView:
+    """The readings that count, and the run of each row."""
+
+    readings: ReadingCells
+    runs: tuple[str, ...]
+    run: IntArray
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First bucket that counts and the bucket after the last; both 0 where there is none."""
+        bucket = self.readings.bucket
+        return (int(bucket.min()), int(bucket.max()) + 1) if bucket.size else (0, 0)
+
+    def find(self, query: Query, part: int, endpoint: str | None = None) -> IntArray:
+        """Rows of one part of a query, and of one endpoint."""
+        readings = self.readings
+        if query not in readings.queries or (endpoint is not None and endpoint not in readings.endpoints):
+            return np.zeros(0, dtype=np.int64)
+        chosen = (readings.query == readings.queries.index(query)) & (readings.part == part)
+        if endpoint is not None:
+            chosen &= readings.endpoint == readings.endpoints.index(endpoint)
+        return np.flatnonzero(chosen)
+
+    def before(self, bucket: int) -> ReadingView:
+        """What there was before this bucket."""
+        keep = self.readings.bucket < bucket
+        return ReadingView(keep_rows(self.readings, keep), self.runs, self.run[keep])
+
+
+def cut(readings: ReadingCells, stretches: Sequence[Stretch] | None) -> ReadingView:
+    """Keep the buckets that lie wholly within one of the stretches; `None`: everything, as one run."""
+    if stretches is None:
+        return ReadingView(readings, ("readings",), np.zeros(readings.bucket.size, dtype=np.int64))
+    run = np.full(readings.bucket.size, -1)
+    start = readings.bucket * readings.bucket_s
+    for code, stretch in enumerate(stretches):
+        inside = (start >= stretch.start_s) & (start + readings.bucket_s <= stretch.end_s) & (run < 0)
+        run[inside] = code
+    keep = run >= 0
+    return ReadingView(keep_rows(readings, keep), tuple(stretch.run for stretch in stretches), run[keep])
+
+
+def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:
+    """The rows that are chosen; names and facts stay."""
+    columns: dict[str, Any] = {
+        field.name: column[keep]
+        for field in fields(readings)
+        if isinstance(column := getattr(readings, field.name), np.ndarray)
+    }
+    return replace(readings, **columns)
+
+
+def name_of(query: Query) -> str:
+    """The name of the series that a query asks for; its whole text where it is no plain selector."""
+    found = re.match(r"\s*([a-zA-Z_:][\w:]*)\s*(\{|\[|$)", query.text)
+    return found.group(1) if found else query.text.strip()
+
+
+def measures_the_same(one: Query, other: Query) -> bool:
+    """Do two queries ask for series of one name? Then those of the one that are not there never happened."""
+    return name_of(one) == name_of(other)
+
+
+# ------------------------------------------------------------------ one panel a metric
+
+
+def build_ratio_panel(
+    view: ReadingView, arm: str, failures: Query, requests: Query, endpoint: str | None
+) -> Panel | None:
+    """Increase of the one counter per increase of the other."""
+    total, below, above = view.readings.total, view.find(requests, VALUE), view.find(failures, VALUE)
+    return _build(view, arm, (below, total[below]), failures=(above, total[above]), endpoint=endpoint)
+
+
+def build_mean_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
+    """Mean of a histogram's observations: their sum per observation."""
+    total, counts, sums = view.readings.total, view.find(query, COUNT), view.find(query, SUM)
+    return _build(view, arm, (counts, total[counts]), values=(sums, total[sums] * scale), endpoint=endpoint)
+
+
+def build_share_panel(view: ReadingView, arm: str, query: Query, le: float, endpoint: str | None) -> Panel | None:
+    """Observations above a bound of the histogram count as failures."""
+    total, counts, buckets = view.readings.total, view.find(query, COUNT), view.find(query, BUCKET)
+    buckets = buckets[view.readings.le[buckets] == le]
+    above = np.append(counts, buckets), np.append(total[counts], -total[buckets])
+    return _build(view, arm, (counts, total[counts]), failures=above, endpoint=endpoint)
+
+
+def find_bounds(view: ReadingView, query: Query, arms: Sequence[int]) -> FloatArray:
+    """Finite upper bounds that every series of the histogram has, on all of these arms, in the unit of the query."""
+    readings = view.readings
+    rows = view.find(query, BUCKET)
+    rows = rows[np.isin(readings.arm[rows], arms) & np.isfinite(readings.le[rows])]
+    if not rows.size:
+        return np.zeros(0)
+    owner = (readings.arm[rows] * len(readings.instances) + readings.instance[rows]) * len(readings.endpoints)
+    owner = owner + readings.endpoint[rows]
+    pairs = np.unique(np.column_stack([readings.le[rows], owner]), axis=0)
+    bounds, owners = np.unique(pairs[:, 0], return_counts=True)
+    return np.asarray(bounds[owners == np.unique(owner).size], float)
+
+
+def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
+    """Increase of a counter per second that an instance was seen for; over endpoints it adds up."""
+    readings, rows = view.readings, view.find(query, VALUE, endpoint)
+    first, place = _group(view, rows)
+    seconds = np.zeros(first.size)
+    np.maximum.at(seconds, place, readings.seconds[rows])
+    grown = rows, readings.total[rows] * scale
+    return _build(view, arm, (first, seconds), values=grown, whole=True)
+
+
+def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
+    """Mean of a gauge's samples."""
+    readings, rows = view.readings, view.find(query, VALUE, endpoint)
+    values = rows, readings.total[rows] * scale
+    return _build(view, arm, (rows, readings.n[rows].astype(float)), values=values, whole=True)
+
+
+def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
+    """The largest sample of each instance in each minute (or bucket, where that is longer)."""
+    rows = view.find(query, VALUE, endpoint)
+    buckets = -(-MINUTE_S // view.readings.bucket_s)
+    first, place = _group(view, rows, buckets)
+    peaks = np.full(first.size, -np.inf)
+    np.maximum.at(peaks, place, view.readings.peak[rows] * scale)
+    return _build(view, arm, (first, np.ones(first.size)), values=(first, peaks), whole=True, buckets=buckets)
+
+
+def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
+    """A gauge's trend per hour as a ratio of sums: Σ(t - t̄)(y - ȳ) per Σ(t - t̄)², each instance around its own mean.
+
+    Then the level of an arm is its least-squares slope, and influences are those of that slope.
+    """
+    readings, rows = view.readings, view.find(query, VALUE, endpoint)
+    if not rows.size:
+        return None
+    first, place = _group(view, rows)
+    samples = np.bincount(place, weights=readings.n[rows], minlength=first.size)
+    total = np.bincount(place, weights=readings.total[rows], minlength=first.size)
+    bucket = readings.bucket[first]
+    hours = (bucket - bucket.min()) * (readings.bucket_s / HOUR_S)
+    owner = (view.run[first] * len(readings.arms) + readings.arm[first]) * len(readings.instances)
+    _, instance = np.unique(owner + readings.instance[first], return_inverse=True)
+    counts = np.maximum(np.bincount(instance), 1)
+    centred, deviation = (
+        column - (np.bincount(instance, weights=column) / counts)[instance]
+        for column in (hours, total * scale / np.maximum(samples, 1))
+    )
+    return _build(view, arm, (first, centred**2), values=(first, centred * deviation), whole=True, whole_runs=True)
+
+
+def _group(view: ReadingView, rows: IntArray, buckets: int = 1) -> tuple[IntArray, IntArray]:
+    """Group rows by run × arm × instance × so many buckets: the first row of each group, and the group of each row."""
+    readings = view.readings
+    keys = (view.run, readings.arm, readings.instance, readings.bucket // buckets)
+    order, starts = group_rows(np.stack([column[rows] for column in keys]))
+    return rows[order[starts]], number_groups(order, starts)
+
+
+Part = tuple[IntArray, FloatArray]
+"""Rows of the readings, and what each of them adds."""
+
+
+def _build(
+    view: ReadingView,
+    arm: str,
+    n: Part,
+    *,
+    failures: Part | None = None,
+    values: Part | None = None,
+    endpoint: str | None = None,
+    whole: bool = False,
+    buckets: int = 1,
+    whole_runs: bool = False,
+) -> Panel | None:
+    """Panel of what is counted, how much of it fails, and what is summed up over it, in the metric's unit.
+
+    `whole`: it belongs to the instance, not to an endpoint. `buckets`: of the readings in one of the panel.
+    `whole_runs`: as in `build_counted_panel`.
+    """
+    readings = view.readings
+    parts = (n, failures, values)
+    rows = np.concatenate([part[0] for part in parts if part])
+    # What each part adds is 0 in the rows of the others.
+    columns = [
+        np.concatenate([part[1] if k == place else np.zeros(part[1].size) for k, part in enumerate(parts) if part])
+        for place in range(len(parts))
+    ]
+    counted = Counted(
+        runs=view.runs,
+        arms=readings.arms,
+        endpoints=EVERYWHERE if whole else readings.endpoints,
+        instances=readings.instances,
+        bucket_s=readings.bucket_s * buckets,
+        run=view.run[rows],
+        arm=readings.arm[rows],
+        endpoint=np.zeros_like(rows) if whole else readings.endpoint[rows],
+        instance=readings.instance[rows],
+        bucket=readings.bucket[rows] // buckets,
+        n=columns[0],
+        failures=columns[1],
+        totals={"value": columns[2]},
+    )
+    return build_counted_panel(counted, arm, endpoint=endpoint, whole_runs=whole_runs)

@@ -1,0 +1,370 @@
+"""Answers of a metrics server summed up into reading cells (method B.1).
+
+What counts of a counter is by how much it grew between two scrapes that were made, never an extrapolation of it:
+
+- A drop is a restart: the counter began again at 0, so its new value is the increase. All counters of one histogram
+  restart together, also those that passed their old value before they were seen again; its sum alone may fall without
+  a restart where observations can be negative.
+- A drop by less than half is none: another server of a pair answered, which had scraped a little earlier, or digits
+  were lost. What it grew by in that step is not known; the step is left out. Of the counters of an instance that drop
+  at the same moment the one that stood highest tells which of both it was: a small one may lose all it had.
+- The increase belongs to the bucket of the later scrape.
+- The first sample of a series says nothing of what came before it. One exception: the instance answered the scrape
+  before and did not have this counter yet (many libraries create `code="500"` at the first failure). Then it started
+  at 0 in between, and its first value is its increase. An instance that was not scraped before may have run for hours.
+- A stretch counts what lies after its start, up to and including its end. So two stretches that share the sample at
+  their border add up to the whole, for gauges as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from evaluator.records import PARTS, Answer, Query, QueryFacts, QueryKind, ReadingCells, choose_bucket_s
+from evaluator.records.arrays import BoolArray, FloatArray, IntArray
+from evaluator.stats.shaping.answered import (
+    LONGEST_STEP,
+    Answered,
+    Drops,
+    count_shared,
+    find_drops,
+    find_scrapes,
+    find_spans,
+    identify_group,
+    stitch,
+)
+
+RESTARTED = 0.5
+"""A counter that drops below this share of what it was has started again."""
+
+CODES = ("query", "arm", "instance", "endpoint", "bucket", "part")
+KEY = (*CODES, "le")
+SUMS = ("n", "seconds", "total")
+Names = Mapping[str, tuple[Any, ...]]
+Table = Mapping[str, Any]
+
+
+def choose_reading_bucket_s(seconds: float | None, step_s: float, run_bucket_s: int | None = None) -> int:
+    """Choose the bucket: as for requests, no finer than the step, and a multiple of the bucket of the load runs.
+
+    Where it can it is a multiple of the step too, so that every bucket holds as many scrapes.
+
+    >>> choose_reading_bucket_s(3600, 1), choose_reading_bucket_s(3600, 10), choose_reading_bucket_s(60, 10, 1)
+    (15, 20, 10)
+    """
+    base = run_bucket_s or choose_bucket_s(seconds)
+    step = max(1, math.ceil(step_s))
+    if run_bucket_s is None:
+        return step * math.ceil(base / step)
+    common = math.lcm(base, step)
+    least = base * math.ceil(step / base)
+    return common if common <= 2 * least else least
+
+
+def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> ReadingCells:
+    """Sum up what a source answered. `arms[0]` is the baseline; answers of one query and arm may be many.
+
+    Answers that adjoin (or overlap) are read as one; across a hole between two of them nothing is counted. Raises
+    ValueError for an answer of an arm that is not among `arms`.
+    """
+    alike: dict[tuple[Query, str], list[Answer]] = {}
+    for answer in answers:
+        alike.setdefault((answer.query, answer.arm), []).append(answer)
+    stretches = [stretch for group in alike.values() for stretch in stitch(group)]
+    scrapes = find_scrapes(stretches)
+    queries = tuple(dict.fromkeys(answer.query for answer in answers))
+    names: Names = {
+        "query": queries,
+        "arm": tuple(arms),
+        "instance": tuple(sorted({track.series.instance for one in stretches for track in one.tracks})),
+        "endpoint": tuple(sorted({track.series.endpoint for one in stretches for track in one.tracks})),
+    }
+    drops = find_drops(stretches)
+    shared = count_shared(stretches, arms[0] if arms else "")
+    parts = [
+        _sum_stretch(replace(one, facts=replace(one.facts, shared=shared[place])), scrapes, drops, names, bucket_s)
+        for place, one in enumerate(stretches)
+    ]
+    facts = _join_facts([part[1] for part in parts])
+    return _assemble(names, bucket_s, [part[0] for part in parts], facts)
+
+
+# ------------------------------------------------------------------ a stretch becomes rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """Samples of all series of a stretch, one series after the other."""
+
+    ts: IntArray
+    values: FloatArray
+    firsts: IntArray
+    """Place of the first sample of each series."""
+    track: IntArray
+    """Series of each sample."""
+
+
+def _sum_stretch(
+    stretch: Answered, scrapes: Mapping[str, Mapping[str, IntArray]], drops: Drops, names: Names, bucket_s: int
+) -> tuple[Table, QueryFacts]:
+    tracks = stretch.tracks
+    if not tracks:
+        return _empty(), stretch.facts
+    sizes = np.array([track.ts_ms.size for track in tracks])
+    samples = _Samples(
+        ts=np.concatenate([track.ts_ms for track in tracks]),
+        values=np.concatenate([track.values for track in tracks]),
+        firsts=np.cumsum(sizes) - sizes,
+        track=np.repeat(np.arange(sizes.size), sizes),
+    )
+    facts = _count(stretch, sizes)
+    if stretch.query.kind is QueryKind.GAUGE:
+        counted = used = samples.ts > stretch.start_ms
+        grown, step_ms = samples.values, np.zeros(samples.ts.size)
+        facts = replace(facts, outside=facts.outside + int((~used).sum()))
+    else:
+        growth = _find_growth(stretch, samples, scrapes.get(stretch.arm, {}), drops)
+        grown, step_ms, counted, used = growth.grown, growth.step_ms, growth.counted, ~growth.left_out
+        facts = replace(facts, resets=growth.resets, falls=int(growth.left_out.sum()))
+    # Key of each series but its bucket; codes index `names`.
+    places = {column: {name: place for place, name in enumerate(names[column])} for column in ("instance", "endpoint")}
+    series = [track.series for track in tracks]
+    codes = {
+        "query": np.full(sizes.size, names["query"].index(stretch.query)),
+        "arm": np.full(sizes.size, names["arm"].index(stretch.arm)),
+        "instance": np.array([places["instance"][one.instance] for one in series]),
+        "endpoint": np.array([places["endpoint"][one.endpoint] for one in series]),
+        "part": np.array([PARTS.index(one.part) for one in series]),
+        "le": np.array([one.le if one.part == "bucket" else np.nan for one in series], float),
+    }
+    table = _by_bucket(samples, codes, grown, step_ms, counted, bucket_s, gauge=stretch.query.kind is QueryKind.GAUGE)
+    buckets, samples_of = np.unique(samples.ts[used] // (bucket_s * 1000), return_counts=True)
+    pairs = zip(buckets.tolist(), samples_of.tolist(), strict=True)
+    return table, replace(facts, used=tuple(pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Growth:
+    """What became of each sample of counters."""
+
+    grown: FloatArray
+    """By how much it is above the one before."""
+    step_ms: FloatArray
+    """How long that took."""
+    counted: BoolArray
+    left_out: BoolArray
+    """It dropped, and not by a restart."""
+    resets: int
+
+
+def _find_growth(stretch: Answered, samples: _Samples, scrapes: Mapping[str, IntArray], drops: Drops) -> _Growth:
+    """Find by how much each sample is above the one before, and whether that counts."""
+    grown = np.diff(samples.values, prepend=0.0)
+    step_ms = np.diff(samples.ts, prepend=0).astype(float)
+    counted = np.ones(samples.ts.size, dtype=bool)
+    counted[samples.firsts] = False
+    instances = [track.series.instance for track in stretch.tracks]
+    restarted, left_out = np.zeros_like(counted), np.zeros_like(counted)
+    for place in np.flatnonzero((grown < 0) & counted).tolist():
+        drop = drops.get((stretch.arm, instances[samples.track[place]], int(samples.ts[place])))
+        if drop is not None:  # the sum of a histogram may fall by itself
+            (restarted if drop[1] < RESTARTED * drop[0] else left_out)[place] = True
+    if restarted.any():
+        restarted = _restart_together(stretch, samples, restarted)
+        grown = np.where(restarted, samples.values, grown)
+    if left_out.any():
+        left_out = _restart_together(stretch, samples, left_out)
+        counted &= ~left_out
+    # Counters that were not there when their instance was scraped before: their first value counts.
+    reach = LONGEST_STEP * stretch.step_ms
+    late = np.flatnonzero(samples.ts[samples.firsts] > stretch.start_ms)
+    for place in late.tolist():
+        at = int(samples.firsts[place])
+        first = int(samples.ts[at])
+        times = scrapes[instances[place]]
+        before = int(np.searchsorted(times, first))
+        latest = int(times[before - 1]) if before else -1
+        if latest >= max(first - reach, stretch.start_ms):
+            grown[at], step_ms[at], counted[at] = samples.values[at], float(first - latest), True
+    again = np.flatnonzero(restarted)
+    events = set(zip((instances[k] for k in samples.track[again]), samples.ts[again].tolist(), strict=True))
+    return _Growth(
+        np.where(counted, grown, 0.0), np.where(counted, step_ms, 0.0), counted, left_out, resets=len(events)
+    )
+
+
+def _restart_together(stretch: Answered, samples: _Samples, restarted: BoolArray) -> BoolArray:
+    """All counters of a histogram restart (or drop) when its number of observations, or one of its buckets, does."""
+    if stretch.query.kind is not QueryKind.HISTOGRAM:
+        return restarted
+    out = restarted.copy()
+    groups: dict[Any, list[int]] = {}
+    for place in {int(track) for track in samples.track[np.flatnonzero(restarted)]}:
+        groups.setdefault(identify_group(stretch.tracks[place].series), [])
+    for place, track in enumerate(stretch.tracks):
+        key = identify_group(track.series)
+        if key in groups:
+            groups[key].append(place)
+    ends = np.append(samples.firsts[1:], samples.ts.size)
+    for members in groups.values():
+        counts = [place for place in members if stretch.tracks[place].series.part != "sum"] or members
+        rows = np.concatenate([np.arange(samples.firsts[place], ends[place]) for place in counts])
+        times = np.unique(samples.ts[rows[restarted[rows]]])
+        for place in members:
+            own = slice(samples.firsts[place] + 1, ends[place])
+            out[own] = np.isin(samples.ts[own], times)
+    return out
+
+
+def _by_bucket(
+    samples: _Samples,
+    codes: Mapping[str, Any],
+    grown: FloatArray,
+    step_ms: FloatArray,
+    counted: BoolArray,
+    bucket_s: int,
+    *,
+    gauge: bool,
+) -> Table:
+    """One row per series and bucket in which something counts."""
+    bucket = samples.ts // (bucket_s * 1000)
+    starts = np.union1d(np.flatnonzero(bucket[1:] != bucket[:-1]) + 1, samples.firsts)
+    covering = counted if gauge else _cover_once(samples, codes, counted)
+    track = samples.track[starts]
+    table = {name: codes[name][track] for name in codes} | {
+        "bucket": bucket[starts],
+        "n": np.add.reduceat(covering, starts, dtype=np.int64),
+        "seconds": np.add.reduceat(np.where(covering, step_ms, 0.0), starts) / 1000,
+        "total": np.add.reduceat(np.where(counted, grown, 0.0), starts),
+        "peak": np.maximum.reduceat(np.where(counted, grown, -np.inf), starts)
+        if gauge
+        else np.full(starts.size, np.nan),
+    }
+    used = np.logical_or.reduceat(counted, starts)
+    return {name: column[used] for name, column in table.items()}
+
+
+def _cover_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolArray) -> BoolArray:
+    """Which samples stand for a step of time: of series that share a key each moment counts once.
+
+    Requests by code are several counters of one instance; it did not run for longer because of that.
+    """
+    columns = (codes["instance"].tolist(), codes["endpoint"].tolist(), codes["part"].tolist(), codes["le"].tolist())
+    key = [(instance, endpoint, part, repr(le)) for instance, endpoint, part, le in zip(*columns, strict=True)]
+    ends = np.append(samples.firsts[1:], samples.ts.size)
+    sizes = ends - samples.firsts
+    covering = counted.copy()
+    for _, group in groupby(sorted(range(len(key)), key=key.__getitem__), key=key.__getitem__):
+        longest, *others = sorted(group, key=lambda place: -sizes[place])
+        seen = _moments(samples, counted, longest, ends)
+        for place in others:
+            own = slice(samples.firsts[place], ends[place])
+            if sizes[place] == seen.size + 1 and np.array_equal(samples.ts[own][1:], seen):
+                covering[own] = False
+                continue
+            again = np.isin(samples.ts[own], seen)
+            covering[own] &= ~again
+            if not again[1:].all():
+                seen = np.union1d(seen, _moments(samples, counted, place, ends))
+    return covering
+
+
+def _moments(samples: _Samples, counted: BoolArray, place: int, ends: IntArray) -> IntArray:
+    own = slice(samples.firsts[place], ends[place])
+    return samples.ts[own][counted[own]]
+
+
+def _count(stretch: Answered, sizes: IntArray) -> QueryFacts:
+    """Samples that should have been there, and when its series and its instances were seen."""
+    spans = np.array([track.ts_ms[-1] - track.ts_ms[0] for track in stretch.tracks])
+    expected = np.maximum(np.rint(spans / stretch.step_ms).astype(np.int64) + 1, sizes)
+    lives: dict[str, tuple[int, int]] = {}
+    for track in stretch.tracks:
+        first, last = lives.get(track.series.instance, (int(track.ts_ms[0]), int(track.ts_ms[-1])))
+        lives[track.series.instance] = min(first, int(track.ts_ms[0])), max(last, int(track.ts_ms[-1]))
+    return replace(
+        stretch.facts,
+        expected=int(expected.sum()),
+        missing=max(int((expected - sizes).sum()) - stretch.facts.nan - stretch.facts.infinite, 0),
+        spans=find_spans(stretch),
+        lives=lives,
+    )
+
+
+# ------------------------------------------------------------------ rows become cells
+
+
+def _empty() -> Table:
+    codes = {name: np.zeros(0, dtype=np.int64) for name in (*CODES, "n")}
+    return codes | {name: np.zeros(0) for name in ("le", "seconds", "total", "peak")}
+
+
+def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
+    """One entry per query and arm; what was counted adds up, series are those of the stretch that had most."""
+    found: dict[tuple[Query, str], QueryFacts] = {}
+    added = ("nan", "duplicates", "resets", "expected", "missing", "read", "infinite", "repeated", "outside", "falls")
+    for fact in facts:
+        known = found.setdefault((fact.query, fact.arm), fact)
+        if known is fact:
+            continue
+        lives = dict(known.lives)
+        for name, (first, last) in fact.lives.items():
+            seen = lives.get(name, (first, last))
+            lives[name] = min(seen[0], first), max(seen[1], last)
+        found[fact.query, fact.arm] = replace(
+            known,
+            sent=tuple(dict.fromkeys((*known.sent, *fact.sent))),
+            warnings=tuple(dict.fromkeys((*known.warnings, *fact.warnings))),
+            notes=tuple(dict.fromkeys((*known.notes, *fact.notes))),
+            impossible=fact.impossible,
+            form=fact.form or known.form,
+            series=max(known.series, fact.series),
+            shared=max(known.shared, fact.shared),
+            used=tuple(sorted((Counter(dict(known.used)) + Counter(dict(fact.used))).items())),
+            start_ms=min(known.start_ms, fact.start_ms),
+            end_ms=max(known.end_ms, fact.end_ms),
+            step_ms=max(known.step_ms, fact.step_ms),
+            spans=tuple(sorted((*known.spans, *fact.spans))),
+            lives=lives,
+            **{name: getattr(known, name) + getattr(fact, name) for name in added},
+        )
+    return tuple(found.values())
+
+
+def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple[QueryFacts, ...]) -> ReadingCells:
+    """Add up rows with the same key, in the order of keys."""
+    tables = tables or [_empty()]
+    columns = {name: np.concatenate([table[name] for table in tables]) for name in (*KEY, *SUMS, "peak")}
+    # Not-a-number is no order; no bucket's bound is minus infinity.
+    le = np.where(np.isnan(columns["le"]), -np.inf, columns["le"])
+    order = np.lexsort(
+        (columns["bucket"], le, *(columns[name] for name in ("part", "endpoint", "instance", "arm", "query")))
+    )
+    columns = {name: column[order] for name, column in columns.items()}
+    le = le[order]
+    new = np.ones(le.size, dtype=bool)
+    new[1:] = np.any([column[1:] != column[:-1] for column in (*(columns[name] for name in CODES), le)], axis=0)
+    starts = np.flatnonzero(new)
+    keys: dict[str, Any] = {name: columns[name][starts] for name in KEY}
+    sums: dict[str, Any] = {
+        name: np.add.reduceat(columns[name], starts) if starts.size else columns[name] for name in SUMS
+    }
+    peak = np.maximum.reduceat(columns["peak"], starts) if starts.size else columns["peak"]
+    return ReadingCells(
+        queries=names["query"],
+        arms=names["arm"],
+        instances=names["instance"],
+        endpoints=names["endpoint"],
+        bucket_s=bucket_s,
+        facts=facts,
+        peak=peak,
+        **keys,
+        **sums,
+    )

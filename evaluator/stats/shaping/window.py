@@ -1,0 +1,71 @@
+"""Which part of each run is judged: from the moment the load is level.
+
+Warm-up is cut where the user count reaches its plateau, rounded up to whole blocks so that instance and time
+variance see the same data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluator.records import BLOCK_BUCKETS, Cells
+from evaluator.stats.shaping.index import rows_of_each
+
+LEVEL_SHARE = 0.95
+LATEST_SHARE = 1 / 3
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """First bucket to use in each run, by run code, and how that came about."""
+
+    first_bucket: dict[int, int]
+    cut_s: dict[int, int]
+    """Seconds cut from the start of each run."""
+    never_level: tuple[int, ...] = ()
+    """Runs whose user count was not level by a third of the run: nothing was cut from them."""
+    unknown: tuple[int, ...] = ()
+    """Runs without recorded user counts: nothing was cut from them."""
+
+
+def find_warm_up(cells: Cells, fixed_s: float | None) -> WarmUp:
+    """Where each run begins to count: after `fixed_s` seconds, or at the plateau of its user count if `None`."""
+    first: dict[int, int] = {}
+    cut: dict[int, int] = {}
+    never, unknown = [], []
+    for run, here in rows_of_each(cells.moments.run):
+        buckets = cells.moments.bucket[here]
+        begin, end = int(buckets.min()), int(buckets.max())
+        if fixed_s is not None:
+            level: int | None = begin + int(np.ceil(fixed_s / cells.bucket_s))
+        else:
+            level = _plateau(cells, run)
+            if level is None:
+                unknown.append(run)
+            elif level - begin > (end - begin + 1) * LATEST_SHARE:
+                never.append(run)
+                level = None
+        if level is None or level <= begin:
+            first[run], cut[run] = begin, 0
+            continue
+        first[run] = -(-level // BLOCK_BUCKETS) * BLOCK_BUCKETS
+        cut[run] = (first[run] - begin) * cells.bucket_s
+    return WarmUp(first, cut, tuple(never), tuple(unknown))
+
+
+def _plateau(cells: Cells, run: int) -> int | None:
+    """First bucket in which all arms together have (nearly) their highest user count; `None` without counts."""
+    here = cells.loads.run == run
+    if not here.any():
+        return None
+    buckets, slot = np.unique(cells.loads.bucket[here], return_inverse=True)
+    # An arm without a request in a bucket keeps the users that it had.
+    arms = np.unique(cells.loads.arm[here])
+    users = np.zeros((arms.size, buckets.size))
+    users[np.searchsorted(arms, cells.loads.arm[here]), slot] = cells.loads.users[here]
+    total = np.maximum.accumulate(users, axis=1).sum(axis=0)
+    level = np.flatnonzero(total >= LEVEL_SHARE * total.max())
+    # The bucket in which the plateau is reached still holds requests from before.
+    return int(buckets[level[0]]) + (1 if level[0] > 0 else 0)

@@ -1,0 +1,42 @@
+"""Arms whose instance names replicate nothing: names of requests, users or connections are taken for one instance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from evaluator.records import Cells
+from evaluator.stats.shaping.cells import add_up
+from evaluator.stats.variance.instances import find_replicating
+
+
+def merge_unreplicated(cells: Cells) -> tuple[Cells, dict[str, int]]:
+    """Take all of an arm as one instance where its names distinguish none: names of requests, users or connections.
+
+    Returns the number of names of each arm for which that was done. An arm with two instances or more that replicate
+    it stays as it is.
+    """
+    moments = cells.moments
+    merged: dict[str, int] = {}
+    instance_of: dict[int, int] = {}
+    names = cells.instances
+    for code, arm in enumerate(cells.arms):
+        mine = moments.arm == code
+        requests = np.bincount(moments.instance[mine], weights=moments.n[mine])
+        used = int(np.count_nonzero(requests))
+        if used > 1 and find_replicating(np.asarray(requests, float)).sum() < 2:
+            names = names if arm in names else (*names, arm)
+            merged[arm], instance_of[code] = used, names.index(arm)
+    if not merged:
+        return cells, merged
+    moments, rows = cells.moments, cells.instance_bins
+    instance, row_instance = moments.instance.copy(), rows.instance.copy()
+    for arm_code, code in instance_of.items():
+        instance[moments.arm == arm_code] = row_instance[rows.arm == arm_code] = code
+    return replace(
+        cells,
+        instances=names,
+        moments=add_up(replace(moments, instance=instance)),
+        instance_bins=add_up(replace(rows, instance=row_instance)),
+    ), merged
