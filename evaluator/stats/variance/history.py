@@ -75,9 +75,9 @@ def pool_instances(variance: FloatArray, within: FloatArray, effective: FloatArr
     """Pool the instances of this run with those of earlier ones: s² = (ν0·s0² + Σ(m_a - 1)·s_a²) / (ν0 + Σ(m_a - 1)).
 
     `variance`, `within`, `effective`: of each arm's level, shapes (arms, groups), as in `InstanceVariance`; NaN
-    variance is an arm with a single instance, to which the others and history lend theirs.
-    s_a² = `variance` · `effective` is what one instance differs by in this run, its wandering over time included. What is on file is free of that (the
-    longer a run, the less it is), so this run's own is added.
+    variance is an arm with a single instance, to which the others and history lend theirs. s_a² = `variance` ·
+    `effective` is what one instance differs by in this run, its wandering over time included. What is on file is free
+    of that (the longer a run, the less it is), so this run's own is added.
 
     >>> import numpy as np
     >>> history = InstanceHistory(np.array([0.01]), count=12)
