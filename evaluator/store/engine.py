@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
-from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from evaluator.errors import EvaluatorError, InputError, StoreBusy, StoreError
 
@@ -71,22 +70,14 @@ def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterato
     options = "" if write else ", READ_ONLY"
     if write and not path.exists():
         options = f", STORAGE_VERSION '{_STORAGE_VERSION}'"
-    retrying = Retrying(
-        retry=retry_if_exception(
-            lambda error: isinstance(error, duckdb.Error) and any(text in str(error) for text in _BUSY)
-        ),
-        stop=stop_after_delay(wait_s),
-        wait=wait_random_exponential(multiplier=0.005, max=0.1),
-    )
+    statement = f"ATTACH {quote(path)} AS store (TYPE duckdb{options})"
     try:
-        retrying(engine.execute, f"ATTACH {quote(path)} AS store (TYPE duckdb{options})")
-    except RetryError as error:
-        holder = _HOLDER.search(str(error.last_attempt.exception()))
-        who = f"process {holder['pid']} ({Path(holder['process']).name})" if holder else "another part of this process"
-        raise StoreBusy(
-            f"the store {path} has been kept open by {who} for more than {wait_s:g} s",
-            hint="close what holds it (a DuckDB shell?) and try again",
-        ) from error
+        try:
+            engine.execute(statement)
+        except duckdb.Error as error:
+            if not _is_busy(error):
+                raise
+            _attach_when_free(engine, statement, path, wait_s)
     except duckdb.Error as error:
         raise _not_attached(path, error, write=write) from error
     try:
@@ -98,6 +89,31 @@ def attach(engine: Engine, path: Path, *, write: bool, wait_s: float) -> Iterato
             # What was committed is safe in its log, and whoever opens the file next folds it in.
             if _DISK_FULL not in str(error):
                 raise
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, duckdb.Error) and any(text in str(error) for text in _BUSY)
+
+
+def _attach_when_free(engine: Engine, statement: str, path: Path, wait_s: float) -> None:
+    """Try again until the other process lets go of the file. Raises StoreBusy."""
+    # Loaded only where somebody has to wait: it is slower to load than a store is to open.
+    from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+    retrying = Retrying(
+        retry=retry_if_exception(_is_busy),
+        stop=stop_after_delay(wait_s),
+        wait=wait_random_exponential(multiplier=0.005, max=0.1),
+    )
+    try:
+        retrying(engine.execute, statement)
+    except RetryError as error:
+        holder = _HOLDER.search(str(error.last_attempt.exception()))
+        who = f"process {holder['pid']} ({Path(holder['process']).name})" if holder else "another part of this process"
+        raise StoreBusy(
+            f"the store {path} has been kept open by {who} for more than {wait_s:g} s",
+            hint="close what holds it (a DuckDB shell?) and try again",
+        ) from error
 
 
 def _not_attached(path: Path, error: duckdb.Error, *, write: bool) -> StoreError:
