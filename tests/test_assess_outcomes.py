@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from judging import assess_outcomes, with_options
+from judging import RULES as LOAD_RULES
+from judging import RUN, SMALL, assess_outcomes, with_options
 from scipy.special import ndtri
 
+from evaluator.assess import assess_release
 from evaluator.assess.outcomes import find_needs
 from evaluator.errors import UnknownName
 from evaluator.judges import judge_evidence
@@ -28,8 +30,10 @@ from evaluator.records import (
     Role,
     Rule,
     Rulebook,
+    RunState,
     VerdictWord,
 )
+from evaluator.simulate import simulate, to_cells
 from evaluator.stats.outcomes.levels import moments_of
 
 NAMES = ("rows", "bought", "bought?", "spent", "before")
@@ -309,3 +313,18 @@ def test_the_remedy_of_a_stray_arm_leaves_it_out():
     # The baseline is no stray arm, and one arm alone is no test.
     assert "--outcomes-query" not in ratio_remedy((2, 900, 900))
     assert "--outcomes-query" not in ratio_remedy((900, 2))
+
+
+@pytest.mark.parametrize(
+    ("state", "final", "incomplete"),
+    [(RunState.COMPLETE, True, False), (RunState.RUNNING, False, False), (RunState.INCOMPLETE, True, True)],
+)
+def test_outcomes_that_are_final_do_not_end_a_load_that_is_not(state, final, incomplete):
+    rulebook = Rulebook((*LOAD_RULES, SHARES))
+    runs = (replace(RUN, source="locust", state=state),)
+    cells = to_cells(simulate(SMALL, 1))
+    both = assess_release(cells, runs, replace(make(), arms=("baseline", "canary")), rulebook).evidence
+    assert (both.final, both.incomplete) == (final, incomplete)
+    assert {"spent", "bought"} & {row.rule.name for row in both.comparisons} == {"bought"}
+    if not final or incomplete:
+        assert judge_evidence(both, rulebook, "cart@2").word is not VerdictWord.GO
