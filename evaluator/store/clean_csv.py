@@ -7,6 +7,7 @@ both ways: texts are put through the SQL of `foreign`, each different one once.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -246,6 +247,7 @@ class _Rows:
         self._constants = {**constants, "worker": GOOD}
         self._columns = {column.target: column for column in file.layout.columns}
         self._latest_us = int(latest.timestamp() * 1e6)
+        self._known: dict[str, dict[tuple[str | None, ...], Any]] = {}
 
     def convert(self, batch: pa.RecordBatch) -> _Piece:
         """Make request rows, without the rows that sum up others. Raises _NotPlain for a row that would be bad."""
@@ -347,25 +349,39 @@ class _Rows:
 
     def _evaluate(self, batch: pa.RecordBatch, sources: Sequence[str], expression: str, kind: pa.DataType) -> pa.Array:
         """Evaluate an expression of text columns, each combination of their values once."""
-        codes = np.zeros(batch.num_rows, np.int64)
-        texts: list[list[str | None]] = []
-        size = 1
-        for name in sources:
-            given = batch[name]
-            texts.append([*given.dictionary.to_pylist(), None])
-            size *= len(texts[-1])
-            _demand(size <= _MOST_PAIRS)
-            indices = given.indices.fill_null(len(given.dictionary)).to_numpy(zero_copy_only=False)
-            codes = codes * len(texts[-1]) + indices
-        met = np.flatnonzero(np.bincount(codes, minlength=size))
-        places = np.unravel_index(met, [len(known) for known in texts])
-        combined = [[known[k] for k in place] for known, place in zip(texts, places, strict=True)]
-        columns = ", ".join(f"unnest(CAST(? AS VARCHAR[])) AS {column_name(self.file, name)}" for name in sources)
+        columns = [batch[name] for name in sources]
+        texts: list[list[str | None]] = [[*column.dictionary.to_pylist(), None] for column in columns]
+        codes = [column.indices.fill_null(len(column.dictionary)) for column in columns]
+        if len(sources) == 1:
+            combined = [(text,) for text in texts[0]]
+            positions = codes[0]
+        else:
+            sizes = [len(known) for known in texts]
+            _demand(math.prod(sizes) <= _MOST_PAIRS)
+            cells = np.ravel_multi_index([each.to_numpy(zero_copy_only=False) for each in codes], sizes)
+            met = np.flatnonzero(np.bincount(cells, minlength=math.prod(sizes)))
+            combined = list(
+                zip(
+                    *(
+                        np.array(known, object)[places]
+                        for known, places in zip(texts, np.unravel_index(met, sizes), strict=True)
+                    ),
+                    strict=True,
+                )
+            )
+            position_of = np.zeros(math.prod(sizes), np.int64)
+            position_of[met] = np.arange(len(met))
+            positions = pa.array(position_of[cells])
         with self._lock:
-            found = self._engine.execute(f"SELECT {expression} FROM (SELECT {columns})", combined).fetchall()
-        positions = np.zeros(size, np.int64)
-        positions[met] = np.arange(len(met))
-        return pa.array([value for (value,) in found], kind).take(pa.array(positions[codes]))
+            values = self._known.setdefault(expression, {})
+            if fresh := [texts for texts in combined if texts not in values]:
+                unnested = ", ".join(
+                    f"unnest(CAST(? AS VARCHAR[])) AS {column_name(self.file, name)}" for name in sources
+                )
+                query = f"SELECT {expression} FROM (SELECT {unnested})"
+                found = self._engine.execute(query, [list(given) for given in zip(*fresh, strict=True)]).fetchall()
+                values.update(zip(fresh, (value for (value,) in found), strict=True))
+        return pa.array([values[texts] for texts in combined], kind).take(positions)
 
     def _leave_summaries_out(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:
         """Leave out rows that sum up others, and count the failures among them."""
