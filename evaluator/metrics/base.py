@@ -22,7 +22,7 @@ from evaluator.records import (
 )
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.differences import compare_differences
-from evaluator.stats.estimators.estimate import Asked, Depth, Estimate, Tolerance
+from evaluator.stats.estimators.estimate import Answers, Depth, Estimate, Tolerance
 from evaluator.stats.estimators.failures import SD_SHARE, compare_failures
 from evaluator.stats.estimators.means import compare_means
 from evaluator.stats.estimators.resolution import steps_of
@@ -253,13 +253,11 @@ def answer(
     # Without a margin shares are compared as a difference, everything else as a ratio.
     relative = unit != "fraction" if rule.margin is None else rule.margin.relative
     candidate = float(estimate.candidate[g])
-    questions = [_question("zero", 0.0, estimate.against_zero, g)]
-    if rule.margin:
-        questions.append(_question("margin", rule.margin.value, estimate.against_margin, g))
-    limits = zip(rule.limit.bounds, estimate.against_limit, strict=True)
-    questions += [_question("limit", bound, asked, g) for (_, bound), asked in limits]
+    limits = [asked.of_group(g) for asked in estimate.against_limit]
+    questions = list_questions(rule, estimate.against_zero.of_group(g), estimate.against_margin.of_group(g), limits)
     if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
-        questions.append(_question("tolerance", float(estimate.tolerance[g]), estimate.against_tolerance, g))
+        bound, tolerated = float(estimate.tolerance[g]), estimate.against_tolerance.of_group(g)
+        questions.append(Question("tolerance", bound, tolerated.p_worse, tolerated.p_within))
     too_coarse = estimate.coarse is not None and bool(estimate.coarse[g])
     return Comparison(
         rule=rule,
@@ -298,10 +296,14 @@ def _explain_step(pair: Pair, rule: Rule, level_ms: float) -> str:
     return explain_coarse(steps, (pair.name(0), pair.name(1)), level_ms, rule.margin) if rule.margin else ""
 
 
-def _question(
-    kind: Literal["margin", "limit", "zero", "tolerance"], bound: float, asked: Asked, group: int
-) -> Question:
-    return Question(kind, bound, float(asked.p_worse[group]), float(asked.p_within[group]))
+def list_questions(rule: Rule, zero: Answers, margin: Answers, limits: Sequence[Answers]) -> list[Question]:
+    """The questions of a rule with their answers; `margin` is not listed where the rule has none."""
+    questions = [Question("zero", 0.0, zero.p_worse, zero.p_within)]
+    if rule.margin:
+        questions.append(Question("margin", rule.margin.value, margin.p_worse, margin.p_within))
+    for (_, bound), answers in zip(rule.limit.bounds, limits, strict=True):
+        questions.append(Question("limit", bound, answers.p_worse, answers.p_within))
+    return questions
 
 
 def _finite(value: float) -> float | None:

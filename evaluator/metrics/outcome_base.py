@@ -10,13 +10,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from evaluator.fields import Name
-from evaluator.metrics.base import no_data
+from evaluator.metrics.base import list_questions, no_data
 from evaluator.metrics.options import Covariates, MetricModel, Winsorise
 from evaluator.records import (
     ArmValue,
@@ -25,7 +25,6 @@ from evaluator.records import (
     Effect,
     EvidenceKind,
     Outcomes,
-    Question,
     Role,
     Rule,
     UnitMoments,
@@ -35,7 +34,6 @@ from evaluator.records.arrays import BoolArray, FloatArray
 from evaluator.stats.outcomes.arms import dunnett_p, find_posterior, probabilities_of_best, share_of_baseline
 from evaluator.stats.outcomes.joint import Errors, from_weights
 from evaluator.stats.outcomes.levels import (
-    Answers,
     ArmLevels,
     OutcomeEstimate,
     adjust_levels,
@@ -286,12 +284,7 @@ def answer_outcome(
     why = _why_nothing(rule, estimate, n)
     if why:
         return Compared(no_data(rule, pair.name, why, n=n))
-    questions = [_question("zero", 0.0, estimate.zero)]
-    if rule.margin and estimate.margin:
-        questions.append(_question("margin", rule.margin.value, estimate.margin))
-    questions += [
-        _question("limit", bound, asked) for (_, bound), asked in zip(rule.limit.bounds, estimate.limits, strict=True)
-    ]
+    questions = list_questions(rule, estimate.against_zero, estimate.against_margin, estimate.against_limit)
     made = Comparison(
         rule=rule,
         arm=pair.name,
@@ -315,14 +308,10 @@ def _why_nothing(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]) -> s
         return "all units have the same value"
     if rule.margin and rule.margin.relative and estimate.baseline <= 0:
         return "baseline is not above 0, so a relative margin says nothing; set an absolute one"
-    asked = [estimate.zero, *([estimate.margin] if estimate.margin else [])]
-    if not all(math.isfinite(answers.p_worse) for answers in asked) or not math.isfinite(estimate.effect):
+    numbers = (estimate.effect, estimate.against_zero.p_worse, estimate.against_margin.p_worse)
+    if not all(math.isfinite(number) for number in numbers):
         return "the data give no finite estimate"
     return ""
-
-
-def _question(kind: Literal["zero", "margin", "limit"], bound: float, answers: Answers) -> Question:
-    return Question(kind, bound, answers.p_worse, answers.p_within)
 
 
 def _look(pair: OutcomePair, rule: Rule, estimate: OutcomeEstimate, levels: ArmLevels | None) -> View:

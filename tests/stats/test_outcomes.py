@@ -64,7 +64,7 @@ def test_welch_from_sums():
     printed = entry["published"]
     assert found.effect == pytest.approx(printed["expected"], abs=5e-6)
     assert [found.lower, found.upper] == pytest.approx(printed["ci"], abs=5e-6)
-    assert (found.se, two_sided(found.zero)) == pytest.approx((printed["se"], printed["p"]), abs=5e-6)
+    assert (found.se, two_sided(found.against_zero)) == pytest.approx((printed["se"], printed["p"]), abs=5e-6)
 
 
 def test_welch_from_values():
@@ -73,7 +73,7 @@ def test_welch_from_values():
     printed = entry["published"]
     assert found.effect / found.se == pytest.approx(printed["t"], abs=5e-5)
     assert found.df == pytest.approx(printed["df"], abs=5e-4)
-    assert two_sided(found.zero) == pytest.approx(printed["p"], abs=5e-9)
+    assert two_sided(found.against_zero) == pytest.approx(printed["p"], abs=5e-9)
     assert [found.lower, found.upper] == pytest.approx(printed["ci"], abs=5e-7)
 
 
@@ -90,7 +90,7 @@ def test_means_and_ratios_of_a_users_guide(metric):
     assert f"{found.baseline:.3g}" == f"{printed['control']:.3g}"
     assert f"{found.candidate:.3g}" == f"{printed['treatment']:.3g}"
     assert f"{found.effect:.2g}" == f"{printed['rel']:.2g}"
-    assert f"{two_sided(found.zero):.3g}" == f"{printed['p']:.3g}"
+    assert f"{two_sided(found.against_zero):.3g}" == f"{printed['p']:.3g}"
     # Their relative interval is that of the logarithm, ours Fieller's.
     assert [found.lower, found.upper] == pytest.approx(printed["ci"], abs=0.0051)
 
@@ -105,7 +105,7 @@ def test_conversion_of_a_course():
     assert found.effect == pytest.approx(printed["diff"], abs=5e-11)
     # The printed z has no factor N / (N - 1).
     total = n_b + n_c
-    z = stats.norm.isf(found.zero.p_worse) * math.sqrt(total / (total - 1))
+    z = stats.norm.isf(found.against_zero.p_worse) * math.sqrt(total / (total - 1))
     assert -z == pytest.approx(printed["z"], abs=5e-9)
     assert stats.norm.sf(z) == pytest.approx(printed["p_one_sided_larger"], abs=5e-10)
 
@@ -247,7 +247,7 @@ def test_units_of_measurement_do_not_matter(seed, scale):
     plain = compare_means(one, other, margin=Margin(0.1))
     scaled = compare_means(one * scale, other * scale, margin=Margin(0.1))
     assert (scaled.effect, scaled.lower, scaled.upper) == pytest.approx((plain.effect, plain.lower, plain.upper))
-    assert scaled.margin.p_worse == pytest.approx(plain.margin.p_worse, abs=1e-9)
+    assert scaled.against_margin.p_worse == pytest.approx(plain.against_margin.p_worse, abs=1e-9)
 
 
 @given(st.integers(0, 10_000))
@@ -255,7 +255,7 @@ def test_swapping_the_arms_flips_the_sign(seed):
     one, other = (arm[:, 0] for arm in make_arms(seed, (40, 50)))
     there, back = compare_means(one, other), compare_means(other, one)
     assert (back.effect, back.lower, back.upper) == pytest.approx((-there.effect, -there.upper, -there.lower))
-    assert back.zero.p_worse == pytest.approx(there.zero.p_within)
+    assert back.against_zero.p_worse == pytest.approx(there.against_zero.p_within)
 
 
 @pytest.mark.parametrize("direction", list(Direction))
@@ -277,10 +277,10 @@ def test_the_interval_is_what_is_not_rejected(kind, relative, direction):
     found = ask(0.0)
     worse, within = (found.lower, found.upper) if sign > 0 else (-found.upper, -found.lower)
     near = 1e-3 if kind == "quantile" else 1e-9
-    assert ask(worse - near).margin.p_worse <= 0.05 + 1e-7
-    assert ask(worse + near).margin.p_worse >= 0.05 - 1e-7
-    assert ask(within + near).margin.p_within <= 0.05 + 1e-7
-    assert ask(within - near).margin.p_within >= 0.05 - 1e-7
+    assert ask(worse - near).against_margin.p_worse <= 0.05 + 1e-7
+    assert ask(worse + near).against_margin.p_worse >= 0.05 - 1e-7
+    assert ask(within + near).against_margin.p_within <= 0.05 + 1e-7
+    assert ask(within - near).against_margin.p_within >= 0.05 - 1e-7
 
 
 def test_limits_ask_of_the_candidate_alone():
@@ -292,13 +292,13 @@ def test_limits_ask_of_the_candidate_alone():
             cluster(one), cluster(other), 0.5, alpha=0.05, margin=NO_MARGIN, direction=Direction.LOWER, limit=limit
         ),
     ):
-        above, below = ask(Limit(min=5, max=8)).limits, ask(Limit(max=12)).limits
+        above, below = ask(Limit(min=5, max=8)).against_limit, ask(Limit(max=12)).against_limit
         assert (above[0].p_worse < 1e-6, above[1].p_within < 1e-6) == (True, True)
         assert below[0].p_within < 1e-6
     shares = compare_proportions(
         (10, 100), (200, 200), alpha=0.05, margin=None, direction=Direction.LOWER, limit=Limit(min=0.4, max=0.3)
     )
-    assert (shares.limits[0].p_worse < 1e-6, shares.limits[1].p_within < 0.01) == (True, True)
+    assert (shares.against_limit[0].p_worse < 1e-6, shares.against_limit[1].p_within < 0.01) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_limits_ask_of_the_candidate_alone():
 def test_odd_data_never_pass_by_accident(baseline, candidate):
     for margin in (Margin(0.1), Margin(0.5, relative=False)):
         found = compare_means(baseline, candidate, margin=margin)
-        assert not (found.margin.p_worse < 0.025 and found.margin.p_within < 0.025)
+        assert not (found.against_margin.p_worse < 0.025 and found.against_margin.p_within < 0.025)
         quantile = compare_quantiles(
             cluster(np.array(baseline)),
             cluster(np.array(candidate)),
@@ -322,20 +322,20 @@ def test_odd_data_never_pass_by_accident(baseline, candidate):
             margin=margin,
             direction=Direction.HIGHER,
         )
-        assert not (quantile.margin.p_worse < 0.05 and quantile.margin.p_within < 0.05)
+        assert not (quantile.against_margin.p_worse < 0.05 and quantile.against_margin.p_within < 0.05)
 
 
 @pytest.mark.parametrize(("x", "n"), [((0, 0), (500, 500)), ((500, 500), (500, 500)), ((0, 5), (10**9, 10**9))])
 def test_rare_and_certain_proportions(x, n):
     found = compare_proportions(x, n, alpha=0.05, margin=Margin(0.01, relative=False), direction=Direction.LOWER)
     assert found.lower <= found.effect <= found.upper
-    assert found.margin.p_within < 0.05
+    assert found.against_margin.p_within < 0.05
 
 
 def test_ratio_without_denominator_is_not_a_number():
     moments = [moments_of(np.zeros((50, 2)))] * 2
     found = compare(moments, [linear_ratio(part, 0, 1) for part in moments])
-    assert math.isnan(found.zero.p_worse)
+    assert math.isnan(found.against_zero.p_worse)
 
 
 def test_covariates_that_say_nothing_new_change_nothing():
@@ -387,8 +387,8 @@ def test_size_and_coverage_at_the_margin(harm):
     trials = [one_trial(rng, harm, (300, 200)) for _ in range(REPLICATES)]
     for k, name in enumerate(["mean", "adjusted mean", "ratio", "adjusted ratio", "quantile"]):
         found = [trial[k] for trial in trials]
-        worse = np.mean([f.margin.p_worse < 0.05 for f in found])
-        within = np.mean([f.margin.p_within < 0.05 for f in found])
+        worse = np.mean([f.against_margin.p_worse < 0.05 for f in found])
+        within = np.mean([f.against_margin.p_within < 0.05 for f in found])
         covered = np.mean([f.lower <= harm <= f.upper for f in found])
         # The mean of skewed values is a little late on one side and early on the other.
         assert worse < 0.05 + MONTE_CARLO + 0.005, name
@@ -407,7 +407,7 @@ def test_size_of_proportions_at_the_margin():
             compare_proportions(x, (2000, 1000), alpha=0.05, margin=margin, direction=Direction.LOWER) for x in draws
         ]
         for side in ("p_worse", "p_within"):
-            assert np.mean([getattr(f.margin, side) < 0.05 for f in found]) < 0.05 + MONTE_CARLO
+            assert np.mean([getattr(f.against_margin, side) < 0.05 for f in found]) < 0.05 + MONTE_CARLO
 
 
 def test_rows_are_not_units():

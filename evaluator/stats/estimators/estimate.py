@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -21,6 +22,19 @@ TREND_BELOW = 30
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """p-values of one question: small `p_worse` shows the candidate beyond the bound, small `p_within` within it."""
+
+    p_worse: float
+    p_within: float
+
+    @classmethod
+    def of(cls, statistic: float, df: float = math.inf) -> Self:
+        """From a t statistic that is positive beyond the bound; NaN gives NaN."""
+        return cls(float(t_below(-statistic, df)), float(t_below(statistic, df)))
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """Answers to "is the candidate beyond the bound?", each of shape (groups,)."""
 
@@ -28,6 +42,10 @@ class Asked:
     """How far beyond the bound the estimate lies, on the scale of the test; negative is within."""
     p_worse: FloatArray
     p_within: FloatArray
+
+    def of_group(self, group: int) -> Answers:
+        """Those of one group."""
+        return Answers(float(self.p_worse[group]), float(self.p_within[group]))
 
 
 @dataclass(frozen=True, slots=True)

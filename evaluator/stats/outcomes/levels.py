@@ -13,13 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
 from evaluator.records import Direction, Limit, Margin, UnitMoments
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.estimators.estimate import Z_OF_POWER
+from evaluator.stats.estimators.estimate import Z_OF_POWER, Answers
 from evaluator.stats.inference.score import (
     difference_interval,
     difference_z,
@@ -28,20 +27,7 @@ from evaluator.stats.inference.score import (
     ratio_z,
     share_variance,
 )
-from evaluator.stats.inference.student import t_below, t_quantile
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """p-values of one question: small `p_worse` shows the candidate beyond the bound, small `p_within` within it."""
-
-    p_worse: float
-    p_within: float
-
-    @classmethod
-    def of(cls, statistic: float, df: float = math.inf) -> Self:
-        """From a t statistic that is positive beyond the bound; NaN gives NaN."""
-        return cls(float(t_below(-statistic, df)), float(t_below(statistic, df)))
+from evaluator.stats.inference.student import t_quantile
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +40,10 @@ class OutcomeEstimate:
     effect: float
     lower: float
     upper: float
-    zero: Answers
-    margin: Answers | None
-    limits: tuple[Answers, ...]
+    against_zero: Answers
+    against_margin: Answers
+    """Against no harm where no margin is set."""
+    against_limit: tuple[Answers, ...]
     se: float
     """Standard error of the difference candidate - baseline, in the outcome's unit."""
     df: float
@@ -242,9 +229,9 @@ def compare_levels(
         effect=effect,
         lower=lower,
         upper=upper,
-        zero=_answer(sign * float(difference @ values), se, df),
-        margin=_answer(math.nan if spoiled else beyond, se_beyond, df) if margin else None,
-        limits=tuple(_answer(way * (value - own), se_own, float(own_df[1])) for way, own in limit.bounds),
+        against_zero=_answer(sign * float(difference @ values), se, df),
+        against_margin=_answer(math.nan if spoiled else beyond, se_beyond, df),
+        against_limit=tuple(_answer(way * (value - own), se_own, float(own_df[1])) for way, own in limit.bounds),
         se=se,
         df=df,
         detectable=(critical + Z_OF_POWER) * se / _scale(base, relative=relative),
@@ -324,9 +311,11 @@ def compare_proportions(
         effect=p_c / _scale(p_b, relative=True) - 1 if relative else p_c - p_b,
         lower=float(low) - (1 if relative else 0),
         upper=float(high) - (1 if relative else 0),
-        zero=Answers.of(sign * float(difference_z(x_c, n_c, x_b, n_b, 0.0))),
-        margin=Answers.of(math.nan if relative and not p_b else at_bound) if margin else None,
-        limits=tuple(Answers.of(way * float(one_sample_z(x_c, n_c, own))) for way, own in (limit or Limit()).bounds),
+        against_zero=Answers.of(sign * float(difference_z(x_c, n_c, x_b, n_b, 0.0))),
+        against_margin=Answers.of(math.nan if relative and not p_b else at_bound),
+        against_limit=tuple(
+            Answers.of(way * float(one_sample_z(x_c, n_c, own))) for way, own in (limit or Limit()).bounds
+        ),
         se=se,
         df=math.inf,
         detectable=(critical + Z_OF_POWER) * se / _scale(p_b, relative=relative),

@@ -15,10 +15,10 @@ import numpy as np
 
 from evaluator.records import Direction, Limit, Margin
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.stats.estimators.estimate import Z_OF_POWER
+from evaluator.stats.estimators.estimate import Z_OF_POWER, Answers
 from evaluator.stats.inference.score import share_variance
 from evaluator.stats.inference.student import t_quantile
-from evaluator.stats.outcomes.levels import Answers, OutcomeEstimate
+from evaluator.stats.outcomes.levels import OutcomeEstimate
 
 STEPS = 60
 WIDEST = 2.0**20
@@ -78,9 +78,9 @@ def compare_quantiles(
         effect=math.nan if spoiled else effect,
         lower=lower,
         upper=upper,
-        zero=Answers.of(sign * test.z(0.0, sign)),
-        margin=None if margin is None else Answers.of(math.nan if spoiled else beyond),
-        limits=tuple(Answers.of(way * test.z_at(bound, 0.0, way)) for way, bound in (limit or Limit()).bounds),
+        against_zero=Answers.of(sign * test.z(0.0, sign)),
+        against_margin=Answers.of(math.nan if spoiled else beyond),
+        against_limit=tuple(Answers.of(way * test.z_at(bound, 0.0, way)) for way, bound in (limit or Limit()).bounds),
         se=se * (q_b if test.relative else 1.0),
         df=math.inf,
         detectable=(critical + Z_OF_POWER) * se,
