@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import altair as alt
 import numpy as np
 import pandas as pd
+import statsmodels.formula.api as smf
 
 import evaluator
 from evaluator.figures import color_arms
@@ -76,6 +77,15 @@ cuped
 
 # %%
 [row.method for row in cuped.comparisons if row.rule.name == "spent"]
+
+# %% [markdown]
+# A regression of your own says the same: one row a user, errors that are robust to unequal variances, and slopes of
+# each arm. `C(variant)[T.C]` is what C adds to the spending of a user, in money.
+
+# %%
+centred = users.assign(before=users["spent_pre"] - users["spent_pre"].mean())
+fit = smf.ols("spent ~ C(variant) * before", centred).fit(cov_type="HC2")
+fit.summary2().tables[1].round(4)
 
 # %% [markdown]
 # ## Everywhere?

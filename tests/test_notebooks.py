@@ -13,7 +13,7 @@ import pytest
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SAID = {
-    "abn_experiment": ("promote C of shop@2-all", "variance −44"),
+    "abn_experiment": ("promote C of shop@2-all", "variance −44", "0.7168"),
     "calibration": ("0 false alarms in 18 pairs", "it takes 73 pairs without any"),
     "deep_dive": (
         "NO-GO ✗  cart@1.5.0 against 1.4.1",
@@ -61,7 +61,7 @@ def test_the_repository_keeps_no_outputs(name):
     _, notebook = pair(name)
     kept = [cell.source for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
     assert kept == [], "clear the outputs before a commit: a reader runs it, and its history stays readable"
-    assert len((NOTEBOOKS / f"{name}.py").read_text().splitlines()) < 120
+    assert len((NOTEBOOKS / f"{name}.py").read_text().splitlines()) < 130
 
 
 @pytest.mark.parametrize("name", SAID)
