@@ -169,12 +169,10 @@ def _within_any(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
     """
     own = [_p_within(c) for c in comparisons]
     candidates = len({c.arm for c in comparisons})
-    if candidates < 2:
-        return own
     worst = _find_worst(comparisons)
     out = []
     for comparison, p in zip(comparisons, own, strict=True):
-        # Never below p and never above Bonferroni's: only between them is there something to compute.
+        # Never below p and never above Bonferroni's (of one candidate: p): only between is there something to compute.
         if comparison.scan or not p < alpha <= p * candidates:
             out.append(max(p, min(1.0, p * candidates)))
             continue

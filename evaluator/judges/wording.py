@@ -330,7 +330,7 @@ def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence:
     waiting = [c for c in judged if (c.rule.name, c.arm) in open_names and not c.scan and c.needed_time is not None]
     if not waiting:
         return _answer_doubt(doubts[0], judged, evidence)
-    longest = max(c.needed_time or 0.0 for c in waiting)
+    longest = max(c.needed_time for c in waiting if c.needed_time is not None)
     if all(c.rule.evidence is EvidenceKind.OUTCOMES for c in waiting):
         units = longest * max(c.baseline.n + c.candidate.n for c in waiting)
         if math.isfinite(units) and 1 < longest <= MOST_TIMES:
