@@ -60,7 +60,7 @@ def _read_entry(raw: Any) -> HookEntry:
         raise PydanticCustomError("hook_options", "options of {kind}", {"kind": kind, "mistakes": mistakes}) from None
     except EvaluatorError as error:
         raise ValueError(error.message) from None
-    return HookEntry(kind, options, required=options.get("required") is True)
+    return HookEntry(kind, options)
 
 
 def _write_entry(entry: HookEntry) -> Any:

@@ -90,7 +90,6 @@ class HookEntry:
 
     kind: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

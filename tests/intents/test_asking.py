@@ -306,3 +306,88 @@ def test_a_verdict_of_the_future_promotes_nothing(store, policy, script):
     unmet = [one.says for one in list_conditions(store, rules, later) if not one.met]
     assert len(unmet) == 1
     assert unmet[0].startswith("it was judged 2 h from now: the clock was set back") or "from now" in unmet[0]
+
+
+# ------------------------------------------------------------------ what is kept of a request
+
+
+def test_a_request_rests_on_the_verdict_its_data_and_the_policy(store, policy, person, wish, script):
+    from evaluator.intents.checking import hash_verdict
+
+    rules = policy(hooks(script, "approvals: {expires: 90m}\n"))
+    before = datetime.now(UTC)
+    intent = ask(store, rules, person("ana", "ana@example.org"), wish(reason="  all\n is\twell "))
+    latest = store.control.verdicts("cart@1.9.0")[-1]
+    assert (intent.id, intent.requester, intent.requester_names) == ("i1", "ana", ("ana", "ana@example.org"))
+    assert (intent.action, intent.release, intent.reason) == (Action.PROMOTE, "cart@1.9.0", "all is well")
+    assert (intent.verdict_hash, intent.data_hash) == (hash_verdict(latest), latest.data_hash)
+    assert (intent.policy_hash, intent.hooks_hash) == (rules.hash, rules.promotion.hash)
+    assert intent.expires_at - intent.requested_at == timedelta(minutes=90)
+    assert timedelta(0) <= intent.requested_at - before < timedelta(seconds=30)
+    assert (intent.undoes, intent.claimed_by) == ((), "")
+
+
+def test_what_was_never_judged_is_not_promoted(store, policy, person, wish, script):
+    from evaluator.records import Release
+
+    run = replace(store.data.runs("cart@1.9.0")[0], id="new-0", release="cart@3", group="new", landed=0)
+    store.data.register_run(Release("cart@3"), run)
+    with pytest.raises(Refused, match="cart@3 was not judged yet") as caught:
+        ask(store, policy(hooks(script)), person("bob"), wish(release="cart@3"))
+    assert caught.value.hint.startswith("judge it: evaluator verdict cart@3")
+    held = ask(store, policy(hooks(script)), person("bob"), wish("hold", "cart@3"))
+    assert (held.verdict_hash, held.data_hash) == ("", "")
+
+
+def test_no_glass_is_broken_without_hooks(store, policy, person, wish):
+    with pytest.raises(Refused, match="the policy names no hooks that promote") as caught:
+        ask(store, policy(ROLES), person("bob"), wish("break_glass", "cart@1.6.0"))
+    assert caught.value.hint
+
+
+def test_refusals_are_in_the_audit_trail_and_unknown_names_are_not(store, policy, person, wish, script):
+    rules = policy(hooks(script))
+    with pytest.raises(Refused):
+        ask(store, rules, person("bob"), wish(release="cart@1.6.0"))
+    row = store.control.audit()[-1]
+    assert (row.actor, row.event, row.release, row.intent) == ("bob", "refused", "cart@1.6.0", "")
+    assert row.text.startswith("promote: cart@1.6.0 is not promoted: the verdict is NO-GO")
+    intent = ask(store, rules, person("ana"), wish())
+    with pytest.raises(Refused):
+        approve(store, rules, person("ana"), intent.id)
+    row = store.control.audit()[-1]
+    assert (row.actor, row.event, row.intent) == ("ana", "refused", intent.id)
+    assert row.text.startswith("approve promote: ana is an analyst")
+    kept = len(store.control.audit())
+    with pytest.raises(UnknownName):
+        ask(store, rules, person("bob"), wish(release="cart@1.9.1"))
+    assert len(store.control.audit()) == kept
+
+
+@pytest.mark.parametrize(("length", "fits"), [(1000, True), (1001, False)])
+def test_a_reason_has_at_most_a_thousand_characters(store, policy, person, wish, script, length, fits):
+    rules = policy(hooks(script))
+    if fits:
+        assert len(ask(store, rules, person("bob"), wish("hold", reason="x" * length)).reason) == length
+        return
+    with pytest.raises(UsageError, match="the reason has more than 1000 characters"):
+        ask(store, rules, person("bob"), wish("hold", reason="x" * length))
+
+
+def test_taking_back_needs_no_reason(store, policy, person, wish, script):
+    rules = policy(hooks(script))
+    intent = ask(store, rules, person("ana"), wish())
+    cancel(store, rules, person("bob"), intent.id, "  ")
+    row = store.control.audit()[-1]
+    assert (row.actor, row.intent, row.text) == ("bob", intent.id, "no reason given")
+
+
+@pytest.mark.parametrize(("length", "fits"), [(2000, True), (2001, False), (0, False)])
+def test_a_note_has_at_most_two_thousand_characters(store, policy, person, script, length, fits):
+    rules = policy(hooks(script))
+    if fits:
+        row = write_note(store, rules, person("ana"), "cart@1.9.0", "x" * length)
+        assert (row.event, row.actor, row.text) == ("note", "ana", "x" * length)
+        return
+    with pytest.raises(UsageError, match="more than 2000 characters" if length else "the note is empty"):
+        write_note(store, rules, person("ana"), "cart@1.9.0", "x" * length)

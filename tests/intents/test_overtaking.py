@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from evaluator.errors import Refused, StoreBusy
+from evaluator.errors import Refused, StoreBusy, UnknownName, UsageError
 from evaluator.intents import approve, ask, cancel, execute, execute_waiting, resolve, retry, run_worker, system_person
 from evaluator.records.intents import Delivery, HookOutcome, IntentState
 
@@ -250,3 +250,121 @@ def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, pol
     assert store.control.intent(second.id).state is IntentState.ACKNOWLEDGED
     assert "i1 (hold cart@1.9.0) could not be executed: it broke with ZeroDivisionError" in said
     assert store.control.intent("i1").state is IntentState.ACKNOWLEDGED
+
+
+# ------------------------------------------------------------------ a person says what a hook did
+
+
+def unknown(store, rules, wish, *states):
+    """A promotion whose last hook nobody knows of."""
+    intent = ask(store, rules, system_person(), wish())
+    begin(store, intent, *states)
+    store.control.settle(intent.id, IntentState.UNKNOWN, "w", "nobody knows")
+    return intent
+
+
+@pytest.mark.parametrize(
+    ("done", "state", "text"),
+    [(True, "acknowledged", "every hook is known now"), (False, "failed", "every hook is known now")],
+)
+def test_the_last_hook_settles_an_intent(store, policy, wish, script, done, state, text):
+    rules = policy(f"hooks: {{promote: [{script('one', undo='back')}, {script('two', undo='back')}]}}\n")
+    intent = unknown(store, rules, wish, "acknowledged", "unknown")
+    settled = resolve(store, rules, system_person(), intent.id, 2, done=done, reason="I looked")
+    assert settled.state == IntentState(state)
+    assert last_said(store, intent) == text
+    outcome = store.control.deliveries(intent.id)[1].outcome
+    assert (outcome.state, outcome.text) == (IntentState(state), f"{system_person().name} says: I looked")
+
+
+def test_as_long_as_one_hook_is_unknown_the_intent_is(store, policy, wish, script):
+    rules = policy(f"hooks: {{promote: [{script('one', undo='back')}, {script('two', undo='back')}]}}\n")
+    intent = unknown(store, rules, wish, "unknown", "unknown")
+    assert resolve(store, rules, system_person(), intent.id, 1, done=True, reason="I looked").state == "unknown"
+    assert resolve(store, rules, system_person(), intent.id, 2, done=True, reason="I looked").state == "acknowledged"
+
+
+def test_hooks_that_were_not_reached_are_named(store, policy, wish, script):
+    rules = policy(f"hooks: {{promote: [{script('one')}, {script('two')}]}}\n")
+    intent = unknown(store, rules, wish, "unknown")
+    assert resolve(store, rules, system_person(), intent.id, 1, done=True, reason="I looked").state == "failed"
+    assert last_said(store, intent) == "hooks after it were not executed: `evaluator hooks retry` does"
+
+
+def test_under_another_policy_it_is_not_known_whether_hooks_are_missing(store, policy, wish, script):
+    intent = unknown(store, policy(f"hooks: {{promote: [{script('one')}]}}\n"), wish, "unknown")
+    changed = policy(f"hooks: {{promote: [{script('one')}, {script('two')}]}}\n")
+    assert resolve(store, changed, system_person(), intent.id, 1, done=True, reason="I looked").state == "failed"
+    assert "whether any came after it is not known" in last_said(store, intent)
+
+
+def test_a_hook_that_is_not_there_or_is_known_is_not_resolved(store, policy, wish, script):
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
+    intent = unknown(store, rules, wish, "acknowledged", "unknown")
+    with pytest.raises(UnknownName, match="'3'"):
+        resolve(store, rules, system_person(), intent.id, 3, done=True, reason="I looked")
+    with pytest.raises(UsageError, match="hook 1 of i1 is acknowledged, so there is nothing to resolve"):
+        resolve(store, rules, system_person(), intent.id, 1, done=True, reason="I looked")
+    with pytest.raises(UsageError, match="the reason is missing"):
+        resolve(store, rules, system_person(), intent.id, 2, done=True, reason=" ")
+
+
+def test_what_still_waits_is_not_resolved(store, policy, wish, script):
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
+    intent = ask(store, rules, system_person(), wish())
+    begin(store, intent, "unknown")
+    assert store.control.intent(intent.id).state is IntentState.SENT
+    with pytest.raises(UsageError, match="there is nothing to resolve"):
+        resolve(store, rules, system_person(), intent.id, 1, done=True, reason="I looked")
+
+
+# ------------------------------------------------------------------ refused while it is executed
+
+
+@pytest.mark.parametrize(
+    ("states", "ends", "hook_says"),
+    [
+        (("acknowledged", "approved"), "failed", "it was not executed again"),
+        (("acknowledged", "requested"), "unknown", "it may have been done"),
+        (("sent",), "unknown", "it may have been done"),
+    ],
+)
+def test_hooks_of_what_must_not_go_on_are_settled(store, policy, wish, script, lines, states, ends, hook_says):
+    intent = ask(store, policy(f"hooks: {{promote: [{script('one')}, {script('two')}]}}\n"), system_person(), wish())
+    begin(store, intent, *states)
+    changed = policy(f"hooks: {{promote: [{script('another')}]}}\n")
+    assert execute(store, lambda _: changed, intent.id, "w").state == ends
+    last = store.control.deliveries(intent.id)[-1]
+    assert hook_says in last.outcome.text
+    assert last.attempts == 1  # it was not tried again
+    counted = "1 hook acknowledged before" in last_said(store, intent)
+    assert counted == (states[0] == "acknowledged")
+    assert lines() == []
+
+
+def test_what_was_approved_too_late_expires(store, policy, wish, script, lines):
+    rules = policy(f"hooks: {{promote: [{script('one')}]}}\n")
+    intent = ask(store, rules, system_person(), wish())
+    with store.file.opened(write=True) as engine:
+        engine.execute("UPDATE store.intents SET expires_at = now()")
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.EXPIRED
+    assert lines() == []
+
+
+def test_without_hooks_a_hold_is_done_by_being_asked_for(store, policy, wish):
+    rules = policy("")
+    held = ask(store, rules, system_person(), wish("hold"))
+    assert execute(store, lambda _: rules, held.id, "w").state is IntentState.ACKNOWLEDGED
+    assert last_said(store, held) == "the policy names no hooks for it"
+
+
+def test_all_that_went_wrong_is_said(store, policy, wish, script, lines):
+    rules = policy(
+        f"hooks: {{promote: [{script('one', code=2)}, {script('two')}, "
+        f"{script('three', code=4, more=', required: true')}, {script('four')}, {script('five')}]}}\n"
+    )
+    intent = ask(store, rules, system_person(), wish())
+    assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
+    assert last_said(store, intent) == "hook 1 (command) failed; hook 3 (command) failed; 2 after it not executed"
+    assert [one.attempts for one in store.control.deliveries(intent.id)] == [1, 1, 1]
+    assert lines() == ["one", "two", "three"]
