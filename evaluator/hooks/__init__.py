@@ -8,7 +8,6 @@ from __future__ import annotations
 from evaluator.hooks.base import (
     HOOKS,
     BaseHook,
-    Delivery,
     Hook,
     HookContext,
     Outcome,
@@ -16,7 +15,7 @@ from evaluator.hooks.base import (
     make_hook,
     make_step,
     peek,
-    run_hooks,
+    run_hook,
     undo_hook,
 )
 from evaluator.hooks.options import HookOptions
@@ -24,7 +23,6 @@ from evaluator.hooks.options import HookOptions
 __all__ = [
     "HOOKS",
     "BaseHook",
-    "Delivery",
     "Hook",
     "HookContext",
     "HookOptions",
@@ -33,6 +31,6 @@ __all__ = [
     "make_hook",
     "make_step",
     "peek",
-    "run_hooks",
+    "run_hook",
     "undo_hook",
 ]

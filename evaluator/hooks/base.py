@@ -17,10 +17,9 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ValidationError
@@ -274,53 +273,27 @@ class Step:
     time_limit_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One hook that was executed, and what came of it."""
-
-    kind: str
-    outcome: Outcome
-    started_at: datetime
-    ended_at: datetime
-
-
-def make_step(kind: str, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Step:
+def make_step(kind: str, options: Mapping[str, Any]) -> Step:
     """A hook in its place, as its options say. Raises as `make_hook`."""
     common = _validate(kind, HookOptions, {k: v for k, v in options.items() if k in HookOptions.model_fields})
-    return Step(make_hook(kind, options, environment), common.required, common.time_limit)
+    return Step(make_hook(kind, options), common.required, common.time_limit)
 
 
-def run_hooks(
-    steps: Sequence[Step],
-    context: HookContext,
-    *,
-    before: Callable[[Step, Json], None] = lambda _step, _earlier: None,
-    after: Callable[[Step, Delivery], None] = lambda _step, _delivery: None,
-) -> list[Delivery]:
-    """Execute hooks in their order; one that fails stops the others only where it is required.
+def run_hook(step: Step, context: HookContext, before: Callable[[Json], None] = lambda _earlier: None) -> Outcome:
+    """Execute a hook within its time limit.
 
-    `before` is told what each hook is about to change, so that it can be kept before it is changed; `after` what came
-    of it, before the next one is executed. What these two raise is raised, and nothing is executed any more.
+    `before` is told what the hook is about to change, so that it can be kept before it is changed. What it raises is
+    raised, and nothing is executed.
     """
-    deliveries: list[Delivery] = []
-    for step in steps:
-        started, bounded, earlier = datetime.now(UTC), _bounded(step, context), None
-        outcome: Outcome | None = None
-        if not context.dry_run:
-            earlier = _within(step, bounded, step.hook.read)
-            if isinstance(earlier, _Lost):
-                outcome = replace(earlier.outcome, state="failed")
-            else:
-                before(step, earlier)
-        if outcome is None:
-            done = _within(step, bounded, partial(step.hook.execute, bounded))
-            outcome = done.outcome if isinstance(done, _Lost) else done
-            outcome = outcome if outcome.earlier is not None else replace(outcome, earlier=earlier)
-        deliveries.append(Delivery(step.hook.kind, outcome, started, datetime.now(UTC)))
-        after(step, deliveries[-1])
-        if step.required and outcome.state != "acknowledged":
-            break
-    return deliveries
+    bounded, earlier = _bounded(step, context), None
+    if not context.dry_run:
+        earlier = _within(step, bounded, step.hook.read)
+        if isinstance(earlier, _Lost):
+            return replace(earlier.outcome, state="failed")
+        before(earlier)
+    done = _within(step, bounded, lambda: step.hook.execute(bounded))
+    outcome = done.outcome if isinstance(done, _Lost) else done
+    return outcome if outcome.earlier is not None else replace(outcome, earlier=earlier)
 
 
 def peek(step: Step, context: HookContext) -> str:
@@ -329,11 +302,11 @@ def peek(step: Step, context: HookContext) -> str:
     return f"cannot be read: {found.outcome.did}" if isinstance(found, _Lost) else step.hook.tell(found)
 
 
-def undo_hook(step: Step, context: HookContext, earlier: Json) -> Delivery:
+def undo_hook(step: Step, context: HookContext, earlier: Json) -> Outcome:
     """Restore what was so before a hook was executed, within the hook's time limit."""
-    started, bounded = datetime.now(UTC), _bounded(step, context)
+    bounded = _bounded(step, context)
     done = _within(step, bounded, lambda: step.hook.undo(bounded, earlier))
-    return Delivery(step.hook.kind, done.outcome if isinstance(done, _Lost) else done, started, datetime.now(UTC))
+    return done.outcome if isinstance(done, _Lost) else done
 
 
 def _bounded(step: Step, context: HookContext) -> HookContext:

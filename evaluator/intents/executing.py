@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.errors import EvaluatorError, StoreBusy
-from evaluator.hooks import run_hooks, undo_hook
+from evaluator.hooks import run_hook, undo_hook
 from evaluator.intents.checking import check_execution
 from evaluator.intents.observing import find_latest, observe, read_undone, services_of
 from evaluator.intents.steps import Planned, make_context, plan_steps
@@ -212,9 +212,9 @@ class _Execution:
 
         if one.event == UNDO:
             before(None)
-            did = undo_hook(one.step, context, one.earlier).outcome
+            did = undo_hook(one.step, context, one.earlier)
         else:
-            did = run_hooks([one.step], context, before=lambda _step, earlier: before(earlier))[0].outcome
+            did = run_hook(one.step, context, before)
         # A hook whose value could not be read was not executed: `before` has not counted it.
         attempts = 0 if one.position in self._known() else 1
         state, text = IntentState(did.state), did.did

@@ -19,7 +19,7 @@ from evaluator.hooks import (
     base,
     make_hook,
     make_step,
-    run_hooks,
+    run_hook,
     undo_hook,
 )
 
@@ -77,57 +77,42 @@ def installed(monkeypatch):
     vars(base.HOOKS).pop("places", None)
 
 
-def test_in_their_order_and_one_failure_does_not_stop_the_others():
-    steps = [Step(Told("a")), Step(Told("b", fail)), Step(Told("c", break_down)), Step(Told("d"))]
-    told = [(d.kind, d.outcome.state) for d in run_hooks(steps, make_context())]
-    assert told == [("a", "acknowledged"), ("b", "failed"), ("c", "unknown"), ("d", "acknowledged")]
-
-
-@pytest.mark.parametrize("does", [fail, break_down, lambda _: time.sleep(3)])
-def test_a_required_one_stops_them(does, monkeypatch):
-    monkeypatch.setattr(base, "GRACE_S", 0.1)
-    last = Told()
-    deliveries = run_hooks([Step(Told(does=does), required=True, time_limit_s=0.2), Step(last)], make_context())
-    assert len(deliveries) == 1
-    assert not last.calls
+@pytest.mark.parametrize(("does", "state"), [(fail, "failed"), (break_down, "unknown")])
+def test_what_a_hook_raises_is_an_outcome(does, state):
+    assert run_hook(Step(Told(does=does)), make_context()).state == state
 
 
 def test_one_that_hangs_is_left_and_nobody_knows(monkeypatch):
     monkeypatch.setattr(base, "GRACE_S", 0.1)
     ever = threading.Event()
     began = time.monotonic()
-    first, second = run_hooks([Step(Told(does=lambda _: ever.wait(5)), time_limit_s=0.2), Step(Told())], make_context())
+    outcome = run_hook(Step(Told(does=lambda _: ever.wait(5)), time_limit_s=0.2), make_context())
     assert time.monotonic() - began < 2
     ever.set()
-    assert first.outcome.state == "unknown"
-    assert second.outcome.state == "acknowledged"
+    assert outcome.state == "unknown"
 
 
 def test_what_another_package_raises_is_not_shown():
-    (delivery,) = run_hooks([Step(Told(does=break_down))], make_context())
-    assert delivery.outcome.did == "told broke with RuntimeError"
+    assert run_hook(Step(Told(does=break_down)), make_context()).did == "told broke with RuntimeError"
 
 
 def test_what_will_be_changed_is_told_before_it_is():
     hook = Told(value={"canary": 10})
     kept = []
-    (delivery,) = run_hooks(
-        [Step(hook)], make_context(), before=lambda _, earlier: kept.append((earlier, len(hook.calls)))
-    )
+    outcome = run_hook(Step(hook), make_context(), lambda earlier: kept.append((earlier, len(hook.calls))))
     assert kept == [({"canary": 10}, 0)]
-    assert delivery.outcome.earlier == {"canary": 10}
+    assert outcome.earlier == {"canary": 10}
 
 
 def test_nothing_is_changed_whose_earlier_value_cannot_be_read():
     hook = Told(value=lambda: fail(None))
-    (delivery,) = run_hooks([Step(hook)], make_context())
-    assert delivery.outcome.state == "failed"
+    assert run_hook(Step(hook), make_context()).state == "failed"
     assert not hook.calls
 
 
 def test_its_limit_is_part_of_what_a_hook_is_told():
     hook = Told()
-    run_hooks([Step(hook, time_limit_s=2)], make_context())
+    run_hook(Step(hook, time_limit_s=2), make_context())
     assert hook.calls[0].left_s() < 2.1
 
 
@@ -194,9 +179,9 @@ def test_a_step_is_what_its_options_say():
 def test_undo_has_the_same_limit(monkeypatch):
     monkeypatch.setattr(base, "GRACE_S", 0.1)
     hook = Told()
-    assert undo_hook(Step(hook), make_context(), 7).outcome.did == "undone to 7"
+    assert undo_hook(Step(hook), make_context(), 7).did == "undone to 7"
     monkeypatch.setattr(hook, "undo", lambda *_: time.sleep(2))
-    assert undo_hook(Step(hook, time_limit_s=0.2), make_context(), 7).outcome.state == "unknown"
+    assert undo_hook(Step(hook, time_limit_s=0.2), make_context(), 7).state == "unknown"
 
 
 def test_what_is_not_installed_is_named(receiver, monkeypatch):
@@ -207,26 +192,11 @@ def test_what_is_not_installed_is_named(receiver, monkeypatch):
     assert "release-evaluator[hooks]" in outcome.did
 
 
-def test_each_outcome_is_told_before_the_next_hook():
-    first, second = Told("a"), Told("b")
-    told = []
-    run_hooks(
-        [Step(first), Step(second)],
-        make_context(),
-        after=lambda step, delivery: told.append((step.hook.kind, delivery.outcome.state, len(second.calls))),
-    )
-    assert told == [("a", "acknowledged", 0), ("b", "acknowledged", 1)]
-
-
 def test_nothing_is_executed_that_cannot_be_kept():
-    def full(*_):
+    def full(_earlier):
         raise OSError("disk full")
 
-    first, second = Told("a"), Told("b")
+    hook = Told()
     with pytest.raises(OSError, match="disk full"):
-        run_hooks([Step(first)], make_context(), before=full)
-    assert not first.calls
-    with pytest.raises(OSError, match="disk full"):
-        run_hooks([Step(first), Step(second)], make_context(), after=full)
-    assert first.calls
-    assert not second.calls
+        run_hook(Step(hook), make_context(), full)
+    assert not hook.calls

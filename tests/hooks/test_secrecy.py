@@ -7,7 +7,7 @@ import pytest
 from hooks_world import make_context, reply
 
 from evaluator.errors import UsageError
-from evaluator.hooks import HOOKS, Step, make_hook, run_hooks, undo_hook
+from evaluator.hooks import HOOKS, Step, make_hook, run_hook, undo_hook
 from evaluator.secrecy import OF_HOOKS, redact
 
 KEY = base64.b64encode(b"k" * 32).decode()
@@ -48,9 +48,9 @@ def test_no_secret_in_anything_that_is_said(kind, status, receiver, caplog):
     context = make_context()
     with caplog.at_level(logging.DEBUG):
         step = Step(hook, time_limit_s=1)
-        deliveries = [*run_hooks([step], context), undo_hook(step, context, None)]
-        outcomes = [hook.test(), hook.execute(make_context(dry_run=True))]
-    said = f"{hook.describe()} {deliveries} {outcomes} {context!r} {caplog.text}"
+        done = [run_hook(step, context), undo_hook(step, context, None)]
+        outcomes = [*done, hook.test(), hook.execute(make_context(dry_run=True))]
+    said = f"{hook.describe()} {outcomes} {context!r} {caplog.text}"
     named = {"webhook": "HOOK_SECRET", "dns": "DNS_KEY"}.get(kind, "TOKEN")
     assert SECRETS[named] not in said
     assert SECRETS[named].removeprefix("whsec_") not in said

@@ -75,6 +75,14 @@ def test_a_hook_that_fails_stops_the_others_where_it_is_required(store, policy, 
     assert ("1 after it not executed" in said) == bool(more)
 
 
+def test_one_of_which_nobody_knows_stops_the_others_where_it_is_required(store, policy, wish, script, lines):
+    hangs = "{command: {run: [sleep, '9'], timeout: 200ms, required: true}}"
+    assert (
+        promoted(store, policy(f"hooks:\n  promote: [{hangs}, {script('two')}]\n"), wish).state is IntentState.UNKNOWN
+    )
+    assert lines() == []
+
+
 def test_an_announcement_that_fails_leaves_the_promotion_done(store, policy, wish, script):
     rules = policy(f"hooks:\n  promote: [{script('one')}]\n  announce: [{script('x', code=1)}]\n")
     assert promoted(store, rules, wish).state is IntentState.ACKNOWLEDGED
