@@ -15,17 +15,7 @@ from evaluator.assess.outcomes import pair_outcomes
 from evaluator.assess.readings import pair_readings
 from evaluator.assess.requests import RequestPairs, pair_requests
 from evaluator.health import CHECKS
-from evaluator.records import (
-    ArmSummary,
-    Cells,
-    Evidence,
-    EvidenceKind,
-    LeftOut,
-    Outcomes,
-    ReadingCells,
-    Rulebook,
-    Run,
-)
+from evaluator.records import ArmSummary, Cells, Evidence, EvidenceKind, LeftOut, Outcomes, ReadingCells, Rulebook, Run
 
 __all__ = ["Assessment", "assess", "assess_pairs", "assess_release"]
 

@@ -7,14 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from evaluator.assess.base import Pairs
-from evaluator.records import (
-    Comparison,
-    Direction,
-    Effect,
-    Look,
-    Monitoring,
-    Rulebook,
-)
+from evaluator.records import Comparison, Direction, Effect, Look, Monitoring, Rulebook
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.inference.calendar import Calendar
 from evaluator.stats.inference.sequential import anytime_p, anytime_z, boundary_z, sequential_p

@@ -18,16 +18,7 @@ from evaluator.cli.terminal import make_page
 from evaluator.errors import UsageError
 from evaluator.extensions import needs
 from evaluator.pipeline.hindsight import find_history
-from evaluator.planning import (
-    Exposure,
-    GatePlan,
-    Goal,
-    Grid,
-    History,
-    compare_strategies,
-    plan_gates,
-    tabulate,
-)
+from evaluator.planning import Exposure, GatePlan, Goal, Grid, History, compare_strategies, plan_gates, tabulate
 from evaluator.records import Margin
 from evaluator.reports import Page
 from evaluator.reports.base import lay_out, write_line

@@ -15,17 +15,7 @@ from evaluator.figure_data import trace_release
 from evaluator.pipeline.assessing import Data, judge_data
 from evaluator.pipeline.runs import choose_runs
 from evaluator.policy import Policy
-from evaluator.records import (
-    BASELINE,
-    CANDIDATE,
-    Cells,
-    Comparison,
-    EvidenceKind,
-    Finding,
-    Monitoring,
-    Run,
-    RunState,
-)
+from evaluator.records import BASELINE, CANDIDATE, Cells, Comparison, EvidenceKind, Finding, Monitoring, Run, RunState
 from evaluator.stats.shaping.cells import recode, where
 from evaluator.store import Store
 

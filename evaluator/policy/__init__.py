@@ -26,14 +26,7 @@ from evaluator.policy.metrics import to_rule
 from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistory, Instances, PolicyFile
 from evaluator.policy.promotion import add_hooks, to_rules
 from evaluator.policy.sources import to_options
-from evaluator.records import (
-    History,
-    InstancePrior,
-    Learnt,
-    Monitoring,
-    Rulebook,
-    Scan,
-)
+from evaluator.records import History, InstancePrior, Learnt, Monitoring, Rulebook, Scan
 from evaluator.records.intents import PromotionRules
 from evaluator.sources.prometheus.options import PrometheusOptions
 from evaluator.stats.variance.history import LEAST_COMPARISONS

@@ -8,17 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluator.records import (
-    WHOLE,
-    Comparison,
-    Evidence,
-    Finding,
-    Level,
-    MetricStatus,
-    Role,
-    Verdict,
-    VerdictWord,
-)
+from evaluator.records import WHOLE, Comparison, Evidence, Finding, Level, MetricStatus, Role, Verdict, VerdictWord
 from evaluator.wording import (
     format_change,
     format_count,

@@ -13,12 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from evaluator.records import (
-    WHOLE,
-    ArmSummary,
-    Comparison,
-    Verdict,
-)
+from evaluator.records import WHOLE, ArmSummary, Comparison, Verdict
 from evaluator.reports.base import Page
 
 SCHEMA_VERSION = 1

@@ -10,15 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from evaluator.records import (
-    BASELINE,
-    Bins,
-    Cells,
-    FailureKinds,
-    InstanceBins,
-    LoadLevels,
-    Moments,
-)
+from evaluator.records import BASELINE, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments
 from evaluator.records.cells import order_by_bin
 from evaluator.store.engine import Engine
 

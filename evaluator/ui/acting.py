@@ -12,15 +12,7 @@ from functools import partial
 import streamlit as st
 
 from evaluator.errors import EvaluatorError, StoreError
-from evaluator.intents import (
-    Condition,
-    Preview,
-    find_latest,
-    list_conditions,
-    plan_action,
-    preview_steps,
-    run_worker,
-)
+from evaluator.intents import Condition, Preview, find_latest, list_conditions, plan_action, preview_steps, run_worker
 from evaluator.policy import Policy
 from evaluator.records import Verdict
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent, Person

@@ -8,14 +8,7 @@ from typing import Any
 import streamlit as st
 from markupsafe import Markup
 
-from evaluator.figures import (
-    draw_distribution,
-    draw_over_time,
-    draw_shift,
-    draw_timeline,
-    draw_units,
-    explain_timeline,
-)
+from evaluator.figures import draw_distribution, draw_over_time, draw_shift, draw_timeline, draw_units, explain_timeline
 from evaluator.records import Comparison, Margin, Verdict
 from evaluator.reports.base import STATUS_MARKS, count_both, format_allowed
 from evaluator.reports.overview import rank_comparisons

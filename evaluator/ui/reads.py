@@ -19,15 +19,7 @@ import streamlit as st
 from evaluator.calibration import CalibrationReport
 from evaluator.errors import UnknownName
 from evaluator.pipeline.assessing import Judged
-from evaluator.pipeline.comparing import (
-    Compared,
-    Difference,
-    Side,
-    compare_sides,
-    differences,
-    find_side,
-    refusals,
-)
+from evaluator.pipeline.comparing import Compared, Difference, Side, compare_sides, differences, find_side, refusals
 from evaluator.pipeline.drawing import trace_figures
 from evaluator.pipeline.hindsight import calibrate_releases, find_history, related_releases
 from evaluator.pipeline.reviewing import judge_again

@@ -22,18 +22,7 @@ from evaluator.ui.details import show_history, show_method, show_queries, show_r
 from evaluator.ui.frame import guarded
 from evaluator.ui.notes import show_notes
 from evaluator.ui.panels import show_metrics
-from evaluator.ui.pieces import (
-    banner,
-    clean,
-    clock,
-    css_color,
-    legend,
-    link,
-    show,
-    show_empty,
-    show_health,
-    since,
-)
+from evaluator.ui.pieces import banner, clean, clock, css_color, legend, link, show, show_empty, show_health, since
 from evaluator.ui.reads import (
     Place,
     ReleaseView,

@@ -12,15 +12,7 @@ import numpy as np
 
 from evaluator.records import Limit, Margin
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.estimators.estimate import (
-    Z_OF_POWER,
-    Asked,
-    Estimate,
-    ask,
-    decide_nothing,
-    load,
-    trend,
-)
+from evaluator.stats.estimators.estimate import Z_OF_POWER, Asked, Estimate, ask, decide_nothing, load, trend
 from evaluator.stats.estimators.strata import Strata, levels, run_levels
 from evaluator.stats.variance.history import InstanceHistory
 from evaluator.stats.variance.instances import InstanceFrame, InstanceVariance

@@ -8,17 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from evaluator.records import (
-    Cells,
-    FailureKinds,
-    InFlight,
-    LeftOut,
-    LeftOutKind,
-    Moments,
-    Period,
-    Run,
-    bin_edges_us,
-)
+from evaluator.records import Cells, FailureKinds, InFlight, LeftOut, LeftOutKind, Moments, Period, Run, bin_edges_us
 from evaluator.stats.shaping.cells import join_rows
 
 LEAST_AGE_S = 10.0
