@@ -117,11 +117,6 @@ def make_table(schema: pa.Schema, columns: Mapping[str, Sequence[Any] | pa.Array
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def request_table(columns: Mapping[str, Sequence[Any] | pa.Array], rows: int) -> pa.Table:
-    """Build a table of requests, as `make_table` does."""
-    return make_table(REQUEST_SCHEMA, columns, rows)
-
-
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a path to write to. What was written appears at `path` once it is whole; where that fails, nothing stays."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from evaluator import segments
 from evaluator.errors import SourceError
 from evaluator.segments import (
     MERGED_FOLDER,
@@ -17,7 +18,6 @@ from evaluator.segments import (
     count_rows,
     data_folder,
     read_segment,
-    request_table,
     run_folder,
     segment_paths,
 )
@@ -27,7 +27,8 @@ START = datetime(2026, 11, 1, tzinfo=UTC)
 
 def make_table(rows: int, first: int = 0) -> pa.Table:
     numbers = range(first, first + rows)
-    return request_table(
+    return segments.make_table(
+        REQUEST_SCHEMA,
         {
             "run": "run-1",
             "arm": "baseline",

@@ -10,7 +10,7 @@ from evaluator.assess.base import Pairs
 from evaluator.records import Comparison, Direction, Effect, Look, Monitoring, Rulebook
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.inference.calendar import Calendar
-from evaluator.stats.inference.sequential import anytime_p, anytime_z, boundary_z, sequential_p
+from evaluator.stats.inference.sequential import TUNE_AT_S, anytime_p, anytime_z, boundary_z, sequential_p
 from evaluator.stats.inference.student import critical_value, t_quantile
 
 Key = tuple[str, str, str | None, bool]
@@ -47,7 +47,7 @@ def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: fl
     p_values = np.array([question.p_worse for question in bounds])
     # What ordinary p-values at this moment are worth, given that there are other looks.
     if calendar.kind == "anytime":
-        worse = anytime_p(p_values, lasting, at_s, monitoring.tune_at_s)
+        worse = anytime_p(p_values, lasting, at_s, TUNE_AT_S)
     else:
         worse = sequential_p(p_values, fraction, lasting)
     early: FloatArray | tuple[()] = ()
@@ -102,7 +102,7 @@ def repeat_interval(comparison: Comparison, calendar: Calendar, covered_s: float
         return comparison
     monitoring, lasting = rulebook.monitoring, comparison.lasting_share
     if calendar.kind == "anytime":
-        z = float(anytime_z(rulebook.alpha, covered_s, monitoring.tune_at_s, lasting))
+        z = float(anytime_z(rulebook.alpha, covered_s, TUNE_AT_S, lasting))
     else:
         fraction = 1.0 if calendar.final else min(covered_s / max(calendar.planned_s, 1.0), 1.0)
         z = boundary_z(rulebook.alpha, fraction, lasting)

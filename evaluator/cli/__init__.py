@@ -82,10 +82,11 @@ class Session:
         def find_services() -> list[str]:
             if service or release is None:
                 return [service or ""]
-            if service is not None and not self._is_stored(release):
-                return []
             from evaluator.pipeline.landing import land_release
+            from evaluator.pipeline.runs import is_stored
 
+            if service is not None and not (self.store_path.exists() and is_stored(self.open_store(), release)):
+                return []
             store = self.open_store()
             land_release(store, release)
             return [one.name for one in store.control.release(release).services]
@@ -97,9 +98,6 @@ class Session:
         from evaluator.policy.selection import find_policy
 
         return self.policy_path or find_policy(Path.cwd())
-
-    def _is_stored(self, release: str) -> bool:
-        return self.store_path.exists() and any(one.release.id == release for one in self.open_store().releases())
 
     def say(self, text: str) -> None:
         """Show progress on stderr, unless `-q` was given."""

@@ -12,11 +12,11 @@ from evaluator.calibration import CalibrationReport, Change, Tally, needed_compa
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page
 from evaluator.pipeline.hindsight import calibrate_releases
-from evaluator.policy import LEAST_COMPARISONS
 from evaluator.policy.selection import policy_of
 from evaluator.records import Learnt
 from evaluator.reports import Page
 from evaluator.reports.base import lay_out, write_line
+from evaluator.stats.variance.history import LEAST_COMPARISONS
 from evaluator.wording import count_of, format_number
 
 HEAD = ("identical halves by", "with", "judged", "NO-GO", "GO", "undecided")

@@ -31,11 +31,10 @@ def rows_option(what: str) -> Callable[[Command], Command]:
     )
 
 
-def make_page(stream: TextIO | None = None) -> Page:
-    """Describe a stream (default: stdout) to a format: its width, whether to colour, whether it takes Unicode."""
-    stream = stream or sys.stdout
+def make_page() -> Page:
+    """Describe stdout to a format: its width, whether to colour, whether it takes Unicode."""
     width = shutil.get_terminal_size((FILE_PAGE.width, 24)).columns
-    return Page(width=width, color=wants_color(stream), unicode=_takes_unicode(stream))
+    return Page(width=width, color=wants_color(sys.stdout), unicode=_takes_unicode(sys.stdout))
 
 
 def write_time(time: datetime) -> str:

@@ -14,6 +14,7 @@ from evaluator.cli import Session
 from evaluator.cli.judging import Asked
 from evaluator.pipeline.base import lower_priority
 from evaluator.pipeline.judging import add_figures, keep_verdict
+from evaluator.pipeline.runs import is_stored
 from evaluator.pipeline.watching import StoredSubject, Watch
 from evaluator.policy import Policy
 from evaluator.records import Verdict
@@ -55,7 +56,7 @@ def await_verdict(session: Session, release: str, policy: Policy, asked: Asked, 
     if verdict is None:  # nobody asked it to stop
         raise KeyboardInterrupt
     store = open_store()
-    if store is not None and subject.is_known(store):
+    if store is not None and is_stored(store, release):
         if asked.draws:
             verdict = add_figures(store, verdict, policy, asked.runs)
         if asked.keep:

@@ -27,9 +27,7 @@ ROOM = 2.5
 """Of the axis, in multiples of what the last interval and the margin need: early intervals may be very wide."""
 
 
-def draw_over_time(
-    row: Comparison, curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT
-) -> Figure:
+def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> Figure:
     """Draw one comparison; `curve` as `evaluator.figure_data` traced it."""
     import altair as alt
 
@@ -61,7 +59,7 @@ def draw_over_time(
         layers += _draw_decision(decided / divisor, points, domain)
     name = name_comparison(row)
     return Figure(
-        finish(alt.layer(*layers), width=width, height=height),
+        finish(alt.layer(*layers), width=width, height=HEIGHT),
         title=_say(row, curve),
         alt=f"Line of the change of {name} on {row.arm} over {format_duration(curve['seconds'][-1])}, with its "
         f"interval and the margin. {_say(row, curve)}.",

@@ -58,7 +58,7 @@ def draw_plan(plans: Sequence[GatePlan], grids: Sequence[Grid], strategies: Sequ
     return chart
 
 
-def draw_precision(plan: GatePlan, grid: Grid, *, width: int = NARROW, height: int = HEIGHT) -> Figure:
+def draw_precision(plan: GatePlan, grid: Grid) -> Figure:
     """What minutes and instances buy for one gate: half of its interval, and the margin."""
     precision = plan.precision
     allowed = format_margin(precision.rule.margin, precision.unit)
@@ -69,7 +69,7 @@ def draw_precision(plan: GatePlan, grid: Grid, *, width: int = NARROW, height: i
         return f"± {format_margin(Margin(width, relative=precision.relative), precision.unit)}" if known else "–"
 
     return Figure(
-        finish(_layer_precision(plan, grid).properties(title=""), width=width, height=height),
+        finish(_layer_precision(plan, grid).properties(title=""), width=NARROW, height=HEIGHT),
         title=title,
         alt=f"Falling lines, one for each number of instances: half of the interval over minutes. {title}.",
         head=("after", *(f"{count} + {count} instances" for count in grid.instances)),
@@ -109,7 +109,7 @@ def _layer_precision(plan: GatePlan, grid: Grid) -> alt.LayerChart | alt.FacetCh
     return alt.layer(lines, rule)
 
 
-def draw_exposure(strategies: Sequence[Exposure], *, width: int = NARROW, height: int = HEIGHT) -> Figure:
+def draw_exposure(strategies: Sequence[Exposure]) -> Figure:
     """Requests that a worse version serves, by the way it is rolled out."""
     import altair as alt
 
@@ -129,7 +129,7 @@ def draw_exposure(strategies: Sequence[Exposure], *, width: int = NARROW, height
     least = min(row.exposed for row in strategies)
     title = f"{_say_least(strategies)}: {format_count(round(least))}"
     return Figure(
-        finish(bars, width=width, height=height),
+        finish(bars, width=NARROW, height=HEIGHT),
         title=title,
         alt=f"A bar for each way to roll out: requests served by the worse version. {title}.",
         head=("rollout", "exposed", "stopped before full", "caught after", "unchanged: gets there", "unchanged: after"),

@@ -12,9 +12,7 @@ from evaluator.wording import format_count, format_value, name_comparison
 HEIGHT = 130
 
 
-def draw_units(
-    row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str, str], width: int = NARROW, height: int = HEIGHT
-) -> Figure:
+def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str, str], width: int = NARROW) -> Figure:
     """Draw one comparison; `curve` as `evaluator.figure_data` traced it. Its own value of each arm is a tick."""
     import altair as alt
 
@@ -45,7 +43,7 @@ def draw_units(
         .encode(x=x, y=y, color=color, shape=shape, description="tip:N")
     )
     return Figure(
-        finish(alt.layer(dots), width=width, height=height),
+        finish(alt.layer(dots), width=width, height=HEIGHT),
         title=title,
         alt=f"A dot for each {curve['of']} of both arms. {title}.",
         head=(curve["of"], "arm", "value", "requests"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -140,9 +140,8 @@ def follow_release(
     start: datetime | None = None,
     seconds: float | None = None,
     say: Say = say_nothing,
-    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Run, int]:
-    """Collect readings as they come for `seconds` (the policy's longest duration), or until `stop` says so.
+    """Collect readings as they come for `seconds` (the policy's longest duration).
 
     Each poll begins where the last one ended, so a server that is away for a while leaves no hole and no double. What
     was collected stays whatever ends it: KeyboardInterrupt, a server that stays away (SourceError), SIGKILL.
@@ -157,7 +156,7 @@ def follow_release(
         follower = _Follower(store, run, source, _queries(policy), say)
         stopped_by = "the collection was interrupted"
         try:
-            stopped_by = follower.follow(stop)
+            stopped_by = follower.follow()
         finally:
             state = RunState.INCOMPLETE if stopped_by else RunState.COMPLETE
             store.data.finish_run(run.id, state=state, ended=follower.until, facts=RunFacts(stopped_by=stopped_by))
@@ -176,10 +175,10 @@ class _Follower:
         self.until = run.started or datetime.now(UTC)
         self.failed_since: float | None = None
 
-    def follow(self, stop: Callable[[], bool]) -> str:
+    def follow(self) -> str:
         """Poll to the end. Returns why it ended early; empty when it did not."""
         end, settle = self.run.planned_end, timedelta(seconds=SETTLE_STEPS * self.step_s)
-        while end and self.until < end and not stop():
+        while end and self.until < end:
             try:
                 # What the server scraped just now may not be seen by queries yet.
                 self._poll(min(end, _floor(self.source.latest() - settle, self.step_s)))

@@ -17,8 +17,8 @@ from evaluator.store import Store
 TIME_OF_ID = 16
 
 
-def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20, land: bool = True) -> tuple[Stored, ...]:
-    """Read the newest run groups of requests of these releases, the oldest first; `land` what waits before."""
+def read_history(store: Store, release_ids: Sequence[str], *, land: bool) -> tuple[Stored, ...]:
+    """Read the 20 newest run groups of requests of these releases, the oldest first; `land` what waits before."""
     groups: dict[str, tuple[str, list[Run]]] = {}
     for release_id in release_ids:
         if land:
@@ -27,7 +27,7 @@ def read_history(store: Store, release_ids: Sequence[str], *, most: int = 20, la
             if run.kind is EvidenceKind.REQUESTS and run.landed:
                 groups.setdefault(run.group, (release_id, []))[1].append(run)
     # Ids of groups begin with the second in which they were made.
-    newest = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-most:]
+    newest = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-20:]
     stored = []
     for name, runs in (groups[group] for group in newest):
         services = store.control.release(name).services

@@ -16,6 +16,11 @@ def service_of(release: Release) -> str:
     return release.services[0].name if len(release.services) == 1 else ""
 
 
+def is_stored(store: Store, release_id: str) -> bool:
+    """Is there such a release?"""
+    return any(summary.release.id == release_id for summary in store.releases())
+
+
 def choose_runs(runs: tuple[Run, ...], wanted: str) -> tuple[Run, ...]:
     """Pick the runs to judge together: the newest group, all of them, or one run or group by its id.
 

@@ -86,10 +86,6 @@ class StoredSubject:
                 raise
             return ()
 
-    def is_known(self, store: Store) -> bool:
-        """Is there such a release, so that a verdict can be kept with it?"""
-        return any(summary.release.id == self.release for summary in store.releases())
-
     def series_open(self, runs: Sequence[Run]) -> bool:
         """Does the process live that started these runs and is to start more?"""
         store = self.open_store()

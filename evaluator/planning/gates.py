@@ -154,15 +154,15 @@ class _Planner:
 
     def found_chance(self, seconds: float, instances: int, shift: float | None = None) -> float:
         """Chance that a regression this far beyond the margin is shown to be so by the last look."""
-        at, monitoring = self._at(seconds, instances), self.rulebook.monitoring
+        at = self._at(seconds, instances)
         if not math.isfinite(at.se):
             return 0.0
         shift = self.shift if shift is None else shift
         se = at.se * self._inflation(shift + self.precision.bound)
         null_se = at.se * self._inflation(self.precision.bound)
-        calendar = plan_calendar(monitoring, seconds)
+        calendar = plan_calendar(self.rulebook.monitoring, seconds)
         end_s, df, lasting = np.array([calendar.planned_s]), np.array([at.df]), np.array([at.lasting])
-        critical = find_criticals(calendar, end_s, self.level, df, lasting, monitoring.tune_at_s)
+        critical = find_criticals(calendar, end_s, self.level, df, lasting)
         return find_power(shift, se, at.df, float(critical[0]), null_se=null_se)
 
     def _inflation(self, shift: float) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from evaluator.extensions import needs
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.inference.calendar import Calendar
-from evaluator.stats.inference.sequential import GRID, LASTING, anytime_z, boundaries, information, spent
+from evaluator.stats.inference.sequential import GRID, LASTING, TUNE_AT_S, anytime_z, boundaries, information, spent
 from evaluator.stats.inference.student import critical_value, t_below, t_quantile
 
 NORMAL_FROM = 1e4
@@ -55,7 +55,7 @@ def worst_z(level: float, lasting: float) -> tuple[float, ...]:
 
 
 def find_criticals(
-    calendar: Calendar, at_s: FloatArray, level: float, df: FloatArray, lasting: FloatArray, tune_at_s: float
+    calendar: Calendar, at_s: FloatArray, level: float, df: FloatArray, lasting: FloatArray
 ) -> FloatArray:
     """Standard errors that each look needs to show a release to be worse at `level`; the last of them is planned.
 
@@ -67,5 +67,5 @@ def find_criticals(
         places = np.clip(np.floor(at_s / at_s[-1] * GRID + 1e-9).astype(int), 1, GRID) - 1
         reach = np.array(worst_z(level, float(lasting[-1])))[places].tolist()
     else:
-        reach = [float(anytime_z(level, s, tune_at_s, k)) for s, k in zip(at_s.tolist(), lasting.tolist(), strict=True)]
+        reach = [float(anytime_z(level, s, TUNE_AT_S, k)) for s, k in zip(at_s.tolist(), lasting.tolist(), strict=True)]
     return np.array([critical_value(z, d) for z, d in zip(reach, df.tolist(), strict=True)])

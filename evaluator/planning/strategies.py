@@ -194,8 +194,7 @@ class _Rollout:
         # Wilson & Hilferty (1931): the cube root of chi-square over its degrees of freedom is all but normal.
         scatter = np.maximum(1 - 2 / (9 * df) + np.sqrt(2 / (9 * df)) * spread[:, None], 0.02) ** 1.5
         statistic = (truth - gate.bound + error) / (se * scatter)
-        tune_at_s = self.rulebook.monitoring.tune_at_s
-        critical = find_criticals(self.calendar, self.looks, self.level, df, share, tune_at_s)
+        critical = find_criticals(self.calendar, self.looks, self.level, df, share)
         within = statistic[:, -1] < -float(t_quantile(1 - self.rulebook.alpha, df[-1]))
         return statistic > critical, within
 

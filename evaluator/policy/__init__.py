@@ -32,7 +32,6 @@ from evaluator.sources.prometheus.options import PrometheusOptions
 from evaluator.stats.variance.history import LEAST_COMPARISONS
 
 __all__ = [
-    "LEAST_COMPARISONS",
     "Policy",
     "load_policy",
     "parse_policy",

@@ -25,11 +25,6 @@ def bin_edges_us(first: int, last: int) -> FloatArray:
     return np.power(10.0, np.arange(first, last + 2) / BINS_PER_DECADE)
 
 
-def order_by_bin(bins: IntArray) -> IntArray:
-    """Order in which rows of a histogram rise by bin; rows of one bin stay as they are. Linear in the rows."""
-    return np.argsort(bins.astype(np.int16), kind="stable")
-
-
 BUCKETS_S = ((120, 1), (600, 5), (6 * 3600, 15))
 LONGEST_BUCKET_S = 60
 UNPLANNED_BUCKET_S = 15

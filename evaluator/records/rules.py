@@ -139,8 +139,6 @@ class Monitoring:
     burn_in_s: float | None = None
     """No look before this; `None`: 10 minutes or 40 buckets, whichever is less."""
     early_go: bool = False
-    tune_at_s: float = 1800.0
-    """Where an anytime interval is tightest."""
     max_units: int | None = None
     """Units of all arms with which a test of outcomes ends; `None`: nobody planned an end."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from evaluator.records.arrays import BoolArray, IntArray
-from evaluator.segments import SegmentWriter, request_table
+from evaluator.segments import REQUEST_SCHEMA, SegmentWriter, make_table
 from evaluator.simulate.requests import Requests
 
 
@@ -46,7 +46,7 @@ def _make_table(requests: Requests, rows: IntArray, service: str) -> pa.Table:
     }
     if requests.users is not None:
         columns["user_count"] = pa.array(requests.users[rows], pa.int32())
-    return request_table(columns, len(rows))
+    return make_table(REQUEST_SCHEMA, columns, len(rows))
 
 
 def _name(names: tuple[str, ...], codes: IntArray, missing: BoolArray | None = None) -> pa.Array:

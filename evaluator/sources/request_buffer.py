@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from evaluator.records import LeftOut, LeftOutKind
-from evaluator.segments import request_table
+from evaluator.segments import REQUEST_SCHEMA, make_table
 
 ARM_KEYS = frozenset({"arm", "instance", "release"})
 """Keys of a request's context that have columns of their own."""
@@ -154,7 +154,8 @@ class RequestBuffer:
         likely = now - times / 1000
         believable = (given > likely - EARLIEST_S) & (given < now + LATEST_S)
         micros: npt.NDArray[np.int64] = np.rint(np.where(believable, given, likely) * 1e6).astype(np.int64)
-        table = request_table(
+        table = make_table(
+            REQUEST_SCHEMA,
             {
                 **constants,
                 "arm": arms,

@@ -136,7 +136,7 @@ class Control:
             _read_release(engine, release_id)
             return _select_verdicts(engine, "WHERE release = ? ORDER BY number", release_id)
 
-    def latest_verdicts(self, *, most: int = 50) -> tuple[StoredVerdict, ...]:
+    def latest_verdicts(self) -> tuple[StoredVerdict, ...]:
         """Read the latest verdict of each release, the newest release first."""
         with self.file.opened() as engine:
             return _select_verdicts(
@@ -144,13 +144,13 @@ class Control:
                 """JOIN store.releases AS r ON r.id = v.release
                 WHERE v.number = (SELECT max(number) FROM store.verdicts AS other WHERE other.release = v.release)
                 ORDER BY r.created_at DESC, r.id LIMIT ?""",
-                most,
+                50,
             )
 
-    def verdict_log(self, *, most: int = 500) -> tuple[StoredVerdict, ...]:
+    def verdict_log(self) -> tuple[StoredVerdict, ...]:
         """Read the newest verdicts of all releases, the newest first."""
         with self.file.opened() as engine:
-            return _select_verdicts(engine, "ORDER BY number DESC LIMIT ?", most)
+            return _select_verdicts(engine, "ORDER BY number DESC LIMIT ?", 500)
 
     def figures(self, release_id: str) -> str | None:
         """Read the numbers (JSON) behind the figures of a release's newest verdict; `None` where nobody asked."""

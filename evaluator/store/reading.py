@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from evaluator.records import BASELINE, Bins, Cells, FailureKinds, InstanceBins, LoadLevels, Moments
-from evaluator.records.cells import order_by_bin
 from evaluator.store.engine import Engine
 
 _Columns = dict[str, npt.NDArray[Any]]
@@ -116,7 +115,8 @@ def _spread(rows: _Columns) -> _Columns:
     if not np.array_equal(start, np.concatenate(([0], ends[:-1]))[: len(start)]):
         at = np.repeat(start - (ends - length), length) + np.arange(ends[-1])
         columns |= {name: columns[name][at] for name in _FLAT}
-    order = order_by_bin(columns["bin"])
+    # By bin, in a time that is linear in the rows; those of one bin stay as they are.
+    order = np.argsort(columns["bin"].astype(np.int16), kind="stable")
     return {name: column[order] for name, column in columns.items()}
 
 

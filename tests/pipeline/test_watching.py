@@ -14,7 +14,7 @@ from evaluator.errors import StoreBusy
 from evaluator.judges.progress import describe_missing
 from evaluator.metrics.latency import LatencyQuantile
 from evaluator.pipeline.landing import land_release, with_present_facts
-from evaluator.pipeline.runs import is_series_open
+from evaluator.pipeline.runs import is_series_open, is_stored
 from evaluator.pipeline.stopping import StopRule
 from evaluator.pipeline.watching import LATEST_S, PULSE_S, SETTLE_S, StoredSubject, Watch
 from evaluator.policy import load_policy
@@ -310,10 +310,10 @@ def test_a_store_that_is_not_there_yet_has_no_runs(tmp_path):
     assert subject.signature() != before
     there = replace(subject, open_store=lambda: store)
     assert there.land() == ()
-    assert not there.is_known(store)
+    assert not is_stored(store, "cart@2")
     register(store)
     assert [run.id for run in there.land()] == ["r1"]
-    assert there.is_known(store)
+    assert is_stored(store, "cart@2")
     assert replace(there, runs="another").land() == ()
 
 

@@ -275,20 +275,18 @@ def test_two_halves_that_share_a_sample_add_up_to_the_whole(a, b, restart, where
 
 
 @pytest.mark.parametrize(
-    ("seconds", "step_s", "run_bucket_s", "bucket_s"),
+    ("seconds", "step_s", "bucket_s"),
     [
-        (60, 1, None, 1),
-        (3600, 1, None, 15),
-        (3600, 15, None, 15),
-        (3600, 30, None, 30),
-        (86400, 15, None, 60),
-        (None, 0.5, None, 15),
-        (60, 15, 1, 15),
-        (600, 2, 5, 10),
-        (300, 1, 5, 5),
-        (3600, 10, 15, 30),
-        (3600, 7, 15, 15),
+        (60, 1, 1),
+        (60, 15, 15),
+        (600, 2, 6),
+        (3600, 1, 15),
+        (3600, 7, 21),
+        (3600, 15, 15),
+        (3600, 30, 30),
+        (86400, 15, 60),
+        (None, 0.5, 15),
     ],
 )
-def test_the_bucket_fits_the_step_and_the_runs(seconds, step_s, run_bucket_s, bucket_s):
-    assert choose_reading_bucket_s(seconds, step_s, run_bucket_s) == bucket_s
+def test_the_bucket_fits_the_step(seconds, step_s, bucket_s):
+    assert choose_reading_bucket_s(seconds, step_s) == bucket_s

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from evaluator.records import Release, Run, Service
-from evaluator.segments import SegmentWriter, request_table
+from evaluator.segments import REQUEST_SCHEMA, SegmentWriter, make_table
 from evaluator.store import Store
 
 START = datetime(2026, 10, 1, 12, tzinfo=UTC)
@@ -60,7 +60,7 @@ def make_rows(count: int, *, seed: int = 0, seconds: float = 60, run: str = "run
         "exception": [f"boom {k % 3}" if bad else None for k, bad in enumerate(failed)],
         "user_count": rng.integers(1, 50, count),
     }
-    return request_table(chosen | columns, count)
+    return make_table(REQUEST_SCHEMA, chosen | columns, count)
 
 
 @pytest.fixture

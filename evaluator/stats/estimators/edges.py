@@ -229,14 +229,14 @@ def _answer(bench: _Bench, limit: Limit) -> Found:
 def _interval(bench: _Bench, effect: float) -> tuple[float, float]:
     """All changes that the bounds do not exclude: the ends are ratios (or differences) of bounds."""
     bounds, upper, alpha = bench.edges.bounds, bench.upper, bench.alpha
-    above = _last(lambda e: float(bench.ask(upper, e).against_zero.p_worse[0]) < alpha, 0, bounds.size - 1)
+    above = _last(lambda e: float(bench.ask(upper, e).against_zero.p_worse[0]) < alpha, bounds.size - 1)
     low = -1.0 if bench.relative else -float(bounds[upper])
     lower = low if above is None else _change(bench, bounds[above], bounds[upper])
     high = np.inf
     if upper > 0:
         under = upper - 1
         count = bounds.size - 1
-        inside = _last(lambda k: float(bench.ask(under, count - k).against_zero.p_within[0]) < alpha, 0, count)
+        inside = _last(lambda k: float(bench.ask(under, count - k).against_zero.p_within[0]) < alpha, count)
         if inside is not None:
             high = _change(bench, bounds[count - inside], bounds[under])
     return min(lower, effect), max(high, effect)
@@ -248,8 +248,9 @@ def _change(bench: _Bench, to: float, since: float) -> float:
     return float(to / since - 1) if since > 0 else np.inf
 
 
-def _last(holds: Callable[[int], bool], first: int, last: int) -> int | None:
+def _last(holds: Callable[[int], bool], last: int) -> int | None:
     """The last place at which something holds that holds up to some place and not after it."""
+    first = 0
     if not holds(first):
         return None
     while first < last:

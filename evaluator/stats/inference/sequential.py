@@ -31,6 +31,8 @@ STEP = 0.01
 LOWEST = -6.0
 HALF = 0.3
 """A confidence sequence is defined for levels below one half, and no use near it."""
+TUNE_AT_S = 1800.0
+"""Seconds of data after which a confidence sequence is tightest."""
 NEVER = 40.0
 """Boundary where nothing may be spent: never crossed, but a number."""
 

@@ -51,21 +51,14 @@ Names = Mapping[str, tuple[Any, ...]]
 Table = Mapping[str, Any]
 
 
-def choose_reading_bucket_s(seconds: float | None, step_s: float, run_bucket_s: int | None = None) -> int:
-    """Choose the bucket: as for requests, no finer than the step, and a multiple of the bucket of the load runs.
+def choose_reading_bucket_s(seconds: float | None, step_s: float) -> int:
+    """Choose the bucket: as for requests, and a multiple of the step, so that every bucket holds as many scrapes.
 
-    Where it can it is a multiple of the step too, so that every bucket holds as many scrapes.
-
-    >>> choose_reading_bucket_s(3600, 1), choose_reading_bucket_s(3600, 10), choose_reading_bucket_s(60, 10, 1)
-    (15, 20, 10)
+    >>> choose_reading_bucket_s(3600, 1), choose_reading_bucket_s(3600, 10)
+    (15, 20)
     """
-    base = run_bucket_s or choose_bucket_s(seconds)
     step = max(1, math.ceil(step_s))
-    if run_bucket_s is None:
-        return step * math.ceil(base / step)
-    common = math.lcm(base, step)
-    least = base * math.ceil(step / base)
-    return common if common <= 2 * least else least
+    return step * math.ceil(choose_bucket_s(seconds) / step)
 
 
 def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> ReadingCells:
