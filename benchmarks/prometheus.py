@@ -29,10 +29,11 @@ OURS = """
 import resource, sys, time
 from datetime import UTC, datetime
 from evaluator.records import Query, QueryKind
-from evaluator.sources.prometheus import PrometheusOptions, connect
+from evaluator.sources.prometheus import PrometheusSource, connect
 start, end = (datetime.fromtimestamp(int(text), UTC) for text in sys.argv[2:4])
 began = time.perf_counter()
-with connect(PrometheusOptions(sys.argv[1], {"canary": 'arm="canary"'}, 1)) as source:
+arms = {"baseline": 'arm="baseline"', "canary": 'arm="canary"'}
+with connect(PrometheusSource(url=sys.argv[1], selectors=arms, step=1)) as source:
     answer = source.fetch(Query("load{$selector}", QueryKind.GAUGE), "canary", start, end)
 samples = sum(series.ts_ms.size for series in answer.series)
 print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, samples)

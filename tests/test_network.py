@@ -13,10 +13,11 @@ from metrics_servers import free_port
 
 from evaluator.hooks.network import TlsOptions, send
 from evaluator.network import Adapter, ExchangeError
-from evaluator.sources.prometheus import PrometheusOptions
+from evaluator.sources.prometheus import PrometheusSource
 from evaluator.sources.prometheus.client import Prometheus
 
 LARGEST = 1000
+ARMS = {"baseline": 'version="1"', "canary": 'version="2"'}
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_nothing_was_sent_where_nobody_listens():
 def test_the_time_holds_through_a_proxy(receiver, monkeypatch):
     """The receiver stands for the proxy: it is sent the whole address."""
     monkeypatch.setenv("HTTP_PROXY", receiver.url)
-    source = Prometheus(PrometheusOptions("http://prometheus.invalid:9090", {}, timeout_s=0.5))
+    source = Prometheus(PrometheusSource(url="http://prometheus.invalid:9090", selectors=ARMS, timeout=0.5))
     receiver.answers = [drip]
     began = time.monotonic()
     with source, pytest.raises(Exception, match=r"did not answer within 0\.5 s"):
@@ -94,6 +95,6 @@ def test_hooks_use_no_proxy_of_the_environment(receiver, monkeypatch):
 
 
 def test_prometheus_connect_cannot_send_without_limits():
-    with Prometheus(PrometheusOptions("http://127.0.0.1:9090/prefix", {})) as source:
+    with Prometheus(PrometheusSource(url="http://127.0.0.1:9090/prefix", selectors=ARMS)) as source:
         assert isinstance(source._session.get_adapter("http://127.0.0.1:9090/prefix/api/v1/query"), Adapter)
         assert isinstance(source._session.get_adapter("https://elsewhere/"), Adapter)

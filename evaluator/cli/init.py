@@ -76,12 +76,12 @@ def _read(name: str) -> str:
 def _of_prometheus(session: Session, url: str) -> str:
     """The built-in policy with what a metrics server has, in place of metrics of requests. Raises SourceError."""
     from evaluator.policy import parse_policy
-    from evaluator.sources.prometheus import PrometheusOptions, connect, look_around
+    from evaluator.sources.prometheus import PrometheusSource, connect, look_around
 
     whatever = {"baseline": 'version="1.4"', "canary": 'version="1.5"'}
     # What could not stand in a policy, such as a password in the address, is not connected to.
     parse_policy({"sources": {"prometheus": {"url": url, "selectors": whatever}}}, origin="--prometheus")
-    with connect(PrometheusOptions(url, whatever)) as server:
+    with connect(PrometheusSource(url=url, selectors=whatever)) as server:
         found = look_around(server)
     if not found.sets:
         raise SourceError(

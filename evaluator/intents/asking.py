@@ -97,7 +97,7 @@ def ask(store: Store, policy: Policy, person: Person, wish: Wish) -> Intent:
         data_hash=hash_data_now(store, wish.release, latest.data_hash) if latest else "",
         policy_hash=hash_policy_now(store, policy, wish.release),
         requested_at=now,
-        expires_at=now + timedelta(seconds=rules.approvals.expires_s),
+        expires_at=now + timedelta(seconds=rules.approvals.expires),
         approvals_needed=rules.needed(action),
         distinct=rules.distinct(action),
         requester_names=person.names,

@@ -46,7 +46,7 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict | None) -> tu
     same, whole = bool(hash_data_now(store, release, verdict.data_hash)), not verdict.evidence.incomplete
     now = datetime.now(UTC)
     age_s = (now - (verdict.judged_at or now)).total_seconds()
-    most_s = policy.promotion.approvals.max_age_s
+    most_s = policy.promotion.approvals.max_age
     within, young = (
         f"it was judged within the last {format_duration(most_s)}",
         -CLOCK.total_seconds() <= age_s <= most_s,

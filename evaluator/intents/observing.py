@@ -44,7 +44,7 @@ def observe(store: Store, policy: Policy, intent: Intent, now: datetime) -> Situ
         approvers=_people(intent, approvals),
         may_request={intent.requester} if may_ask(rules, intent.requester_names, intent.action) else set(),
         may_approve=able | ({intent.requester} if alone else set()),
-        max_age=timedelta(seconds=rules.approvals.max_age_s),
+        max_age=timedelta(seconds=rules.approvals.max_age),
         overtaken_by=_find_overtaking(store, intent),
     )
 

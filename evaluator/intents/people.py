@@ -6,7 +6,8 @@ import os
 import pwd
 from collections.abc import Sequence
 
-from evaluator.records.intents import Action, Person, PersonRole, PromotionRules
+from evaluator.policy.promotion import PromotionRules
+from evaluator.records.intents import Action, Person, PersonRole
 
 SYSTEM = "account:"
 """Before the name of an account of this machine, where it must not be taken for a name that a login tells."""

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from evaluator.hooks import HookContext, Step, make_step, peek
 from evaluator.intents.checking import hash_verdict
+from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Release, StoredVerdict
 from evaluator.records.intents import (
     ANNOUNCE,
@@ -20,7 +21,6 @@ from evaluator.records.intents import (
     Intent,
     IntentState,
     Person,
-    PromotionRules,
 )
 
 _MAYBE_DONE = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)

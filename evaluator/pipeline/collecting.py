@@ -25,7 +25,7 @@ from evaluator.records import (
     check_names,
 )
 from evaluator.sources.prometheus import Prometheus, connect
-from evaluator.sources.prometheus.options import PrometheusOptions
+from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.sources.recording import new_run_id
 from evaluator.stats.shaping.readings import choose_reading_bucket_s
 from evaluator.store import Store
@@ -219,7 +219,7 @@ def _after(answer: Answer, moment: datetime) -> Answer:
     return replace(answer, series=known, repeated=answer.repeated + again)
 
 
-def _server(policy: Policy) -> PrometheusOptions:
+def _server(policy: Policy) -> PrometheusSource:
     """How the policy's metrics server is asked. Raises UsageError where it names none."""
     if policy.prometheus is None:
         raise UsageError(

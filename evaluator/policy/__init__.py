@@ -24,11 +24,9 @@ from evaluator.policy.building import build
 from evaluator.policy.document import Document, Place, read_document
 from evaluator.policy.metrics import to_rule
 from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistory, Instances, PolicyFile
-from evaluator.policy.promotion import add_hooks, to_rules
-from evaluator.policy.sources import to_options
+from evaluator.policy.promotion import PromotionRules, add_hooks, to_rules
 from evaluator.records import History, InstancePrior, Learnt, Monitoring, Rulebook, Scan
-from evaluator.records.intents import PromotionRules
-from evaluator.sources.prometheus.options import PrometheusOptions
+from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.stats.variance.history import LEAST_COMPARISONS
 
 __all__ = [
@@ -72,7 +70,7 @@ class Policy:
     """Path of the file, or `built-in`."""
     instance_header: str
     services: tuple[str, ...] = ()
-    prometheus: PrometheusOptions | None = None
+    prometheus: PrometheusSource | None = None
     """Where metrics of readings are asked."""
     promotion: PromotionRules = field(default_factory=PromotionRules)
     """What happens after a verdict."""
@@ -177,7 +175,7 @@ def _to_policy(file: PolicyFile, origin: str) -> Policy:
         origin=origin,
         instance_header=file.instances.header,
         services=tuple(s.name for s in file.services or ()) or ((file.service,) if file.service else ()),
-        prometheus=to_options(file.sources.prometheus) if file.sources and file.sources.prometheus else None,
+        prometheus=file.sources.prometheus if file.sources else None,
         promotion=to_rules(file.hooks, file.approvals, file.roles, sensitive=file.sensitive),
         afterwards={key: value for key, value in whole.items() if key in OF_PROMOTION},
     )

@@ -28,8 +28,8 @@ from evaluator.fields import (
 from evaluator.policy.built_in import BUILT_IN_METRICS
 from evaluator.policy.metrics import MetricSection
 from evaluator.policy.promotion import ApprovalsSection, HooksSection, RolesSection
-from evaluator.policy.sources import Sources
 from evaluator.records import EvidenceKind
+from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
 LATER = ("rollout", "stages", "strategy")
@@ -62,6 +62,12 @@ class Monitoring(Section):
         None,
         description="Units of all arms with which a test of outcomes ends; looks before it are then group-sequential.",
     )
+
+
+class Sources(Section):
+    """Where metrics of readings are asked."""
+
+    prometheus: PrometheusSource | None = Field(None, description="A server that speaks its HTTP API.")
 
 
 class EndpointScan(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, ValidationError, field_validator
@@ -13,8 +14,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from evaluator.errors import EvaluatorError, UnknownName, UsageError
 from evaluator.fields import PositiveDuration, Section, within
-from evaluator.policy.building import build
-from evaluator.records.intents import ANNOUNCE, UNDO, Action, Approvals, HookEntry, PersonRole, PromotionRules
+from evaluator.records.intents import ANNOUNCE, PROMOTING, UNDO, Action, HookEntry, PersonRole
 
 _EVENTS = (Action.PROMOTE, Action.HOLD, Action.ROLLBACK)
 MOST_APPROVALS = 6
@@ -159,6 +159,29 @@ class RolesSection(Section):
     admin: People = Field(default_factory=list, description="Says how a hook ended that nobody knows of.")
 
 
+@dataclass(frozen=True, slots=True)
+class PromotionRules:
+    """What the policy says of promotion: hooks by event, approvals, roles."""
+
+    hooks: Mapping[str, tuple[HookEntry, ...]] = field(default_factory=dict)
+    approvals: ApprovalsSection = field(default_factory=ApprovalsSection)
+    roles: Mapping[str, tuple[str, ...]] | None = None
+    """Role → names; `None`: the policy says nothing of them."""
+    sensitive: bool = False
+    hash: str = ""
+    """`sha256:…` over hooks, approvals and sensitivity: what was approved is what is executed."""
+
+    def needed(self, action: Action) -> int:
+        """How many approvals an action takes."""
+        stated: int = getattr(self.approvals, action.value)
+        promotes = action in PROMOTING
+        return max(stated, 2) if self.sensitive and promotes else stated
+
+    def distinct(self, action: Action) -> bool:
+        """Whether the requester's own approval does not count."""
+        return self.needed(action) > 1 or not self.approvals.self_approval
+
+
 def to_rules(
     hooks: HooksSection, approvals: ApprovalsSection, roles: RolesSection | None, *, sensitive: bool
 ) -> PromotionRules:
@@ -168,7 +191,7 @@ def to_rules(
     canonical = json.dumps(agreed, sort_keys=True, separators=(",", ":"), default=str)
     return PromotionRules(
         hooks=by_event,
-        approvals=build(Approvals, approvals),
+        approvals=approvals,
         roles=None if roles is None else {role.value: tuple(getattr(roles, role.value)) for role in PersonRole},
         sensitive=sensitive,
         hash="sha256:" + hashlib.sha256(canonical.encode()).hexdigest(),

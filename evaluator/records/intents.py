@@ -93,44 +93,6 @@ class HookEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Approvals:
-    """How many people have to agree, and for how long what they agreed to holds."""
-
-    promote: int = 1
-    hold: int = 0
-    rollback: int = 0
-    break_glass: int = 2
-    self_approval: bool = True
-    """The requester's own approval counts where one is asked for; never where two are."""
-    expires_s: float = 4 * 3600.0
-    max_age_s: float = 8 * 3600.0
-    """Oldest verdict that is acted on."""
-
-
-@dataclass(frozen=True, slots=True)
-class PromotionRules:
-    """What the policy says of promotion: hooks by event, approvals, roles."""
-
-    hooks: Mapping[str, tuple[HookEntry, ...]] = field(default_factory=dict)
-    approvals: Approvals = field(default_factory=Approvals)
-    roles: Mapping[str, tuple[str, ...]] | None = None
-    """Role → names; `None`: the policy says nothing of them."""
-    sensitive: bool = False
-    hash: str = ""
-    """`sha256:…` over hooks, approvals and sensitivity: what was approved is what is executed."""
-
-    def needed(self, action: Action) -> int:
-        """How many approvals an action takes."""
-        stated: int = getattr(self.approvals, action.value)
-        promotes = action in PROMOTING
-        return max(stated, 2) if self.sensitive and promotes else stated
-
-    def distinct(self, action: Action) -> bool:
-        """Whether the requester's own approval does not count."""
-        return self.needed(action) > 1 or not self.approvals.self_approval
-
-
-@dataclass(frozen=True, slots=True)
 class Intent:
     """A requested action and its life. The key is the same for each attempt to execute it."""
 

@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from evaluator.errors import UsageError
 from evaluator.intents import Condition, Wish, ask, may_ask, role_of, why_not
+from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Verdict, VerdictWord
-from evaluator.records.intents import Action, PersonRole, PromotionRules
+from evaluator.records.intents import Action, PersonRole
 from evaluator.ui.acting import Forecast, read_conditions, read_forecast
 from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, demand_fresh, find_reader, is_fresh

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from evaluator.intents.people import SYSTEM, may, may_act_alone, may_ask, role_of, system_person, why_not
-from evaluator.records.intents import Action, Approvals, Person, PersonRole, PromotionRules
+from evaluator.policy.promotion import ApprovalsSection, PromotionRules
+from evaluator.records.intents import Action, Person, PersonRole
 
 ROLES = {"viewer": ("*",), "analyst": ("ana",), "approver": ("app", "group:sre"), "admin": ("root",)}
 RULES = PromotionRules(roles=ROLES)
@@ -44,11 +45,11 @@ def test_without_roles_accounts_of_this_machine_do_everything_and_others_read():
         (Action.ROLLBACK, 1, ["analyst", "approver", "admin"]),
         (Action.HOLD, 0, ["analyst", "approver", "admin"]),
         (Action.HOLD, 2, ["analyst", "approver", "admin"]),
-        (Action.BREAK_GLASS, 0, ["approver", "admin"]),
+        (Action.BREAK_GLASS, 2, ["analyst", "approver", "admin"]),
     ],
 )
 def test_asking_is_doing_where_no_approval_is_asked_for(action, needed, able):
-    rules = PromotionRules(roles=ROLES, approvals=Approvals(**{action.value: needed}))
+    rules = PromotionRules(roles=ROLES, approvals=ApprovalsSection(**{action.value: needed}))
     assert [role.value for role in PersonRole if may_ask(rules, (NAMES[role],), action)] == able
     alone = ["analyst", "approver", "admin"] if action is Action.HOLD else ["approver", "admin"]
     assert [role.value for role in PersonRole if may_act_alone(rules, (NAMES[role],), action)] == alone
@@ -74,7 +75,7 @@ def test_the_account_of_this_process_is_known_by_the_system(monkeypatch):
 def test_approvals_needed_of_a_sensitive_service():
     """At least two for what promotes."""
     found = {
-        action: PromotionRules(sensitive=True, approvals=Approvals(**{action.value: stated})).needed(action)
+        action: PromotionRules(sensitive=True, approvals=ApprovalsSection(**{action.value: stated})).needed(action)
         for action, stated in ((Action.PROMOTE, 1), (Action.BREAK_GLASS, 3), (Action.HOLD, 1), (Action.ROLLBACK, 0))
     }
     assert list(found.values()) == [2, 3, 1, 0]

@@ -7,6 +7,7 @@ import pytest
 
 from evaluator.intents.checking import hash_verdict
 from evaluator.intents.steps import make_context, plan_steps, preview_steps
+from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Release, Service, StoredVerdict
 from evaluator.records.intents import (
     Action,
@@ -16,7 +17,6 @@ from evaluator.records.intents import (
     Intent,
     IntentState,
     Person,
-    PromotionRules,
 )
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

@@ -38,7 +38,7 @@ def test_every_section_means_what_it_says(tmp_path):
     assert [entry.kind for entry in rules.hooks["promote"]] == ["haproxy", "webhook"]
     assert [entry.required for entry in rules.hooks["promote"]] == [True, False]
     assert [entry.kind for entry in rules.hooks["rollback"]] == ["undo", "command"]
-    assert (rules.approvals.expires_s, rules.approvals.max_age_s) == (1800, 7200)
+    assert (rules.approvals.expires, rules.approvals.max_age) == (1800, 7200)
     assert rules.roles["analyst"] == ("*",)
     assert (rules.needed(Action.PROMOTE), rules.needed(Action.HOLD), rules.needed(Action.BREAK_GLASS)) == (2, 1, 2)
     assert rules.distinct(Action.HOLD)

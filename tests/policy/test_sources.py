@@ -13,6 +13,7 @@ from evaluator.errors import PolicyError
 from evaluator.policy import load_policy, parse_policy, policy_schema
 from evaluator.quantities import parse_quantity
 from evaluator.records import Direction, Margin, Query, QueryKind, Role
+from evaluator.sources.prometheus.options import Auth, Basic, Tls
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
 SERVER = """sources:
@@ -51,12 +52,12 @@ metrics:
   - {name: m, type: gauge_mean, query: "memory{$selector}", margin: 5%}
 """
     options = load_policy(write(tmp_path, text)).prometheus
-    assert (options.url, options.step_s, options.timeout_s) == ("https://prometheus.example.org/prod", 60, 10.0)
+    assert (options.url, options.step_s, options.timeout) == ("https://prometheus.example.org/prod", 60, 10.0)
     assert list(options.selectors) == ["baseline", "canary", "b"]
     assert (options.instance_label, options.endpoint_label, options.tenant) == ("pod", "handler", "team-a")
-    assert (options.username, options.password, options.bearer) == ("ann", "${PASSWORD}", None)
-    assert (options.ca, options.cert, options.key, options.verify) == ("ca.pem", "own.pem", "own.key", True)
-    assert (options.max_series, options.replica_labels) == (50, ("ha",))
+    assert options.auth == Auth(basic=Basic(username="ann", password="${PASSWORD}"))
+    assert options.tls == Tls(ca="ca.pem", cert="own.pem", key="own.key", verify=True)
+    assert (options.max_series, options.replica_labels) == (50, ["ha"])
     assert options.headers == {"X-Team": "shop", "X-Api-Key": "${KEY}"}
 
 

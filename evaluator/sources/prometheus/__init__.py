@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from evaluator.sources.prometheus.client import Prometheus, connect
 from evaluator.sources.prometheus.looking import Surroundings, look_around
-from evaluator.sources.prometheus.options import PrometheusOptions
+from evaluator.sources.prometheus.options import PrometheusSource
 
-__all__ = ["Prometheus", "PrometheusOptions", "Surroundings", "connect", "look_around"]
+__all__ = ["Prometheus", "PrometheusSource", "Surroundings", "connect", "look_around"]

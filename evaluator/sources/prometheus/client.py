@@ -30,7 +30,7 @@ from evaluator.records import Answer, Part, Query, QueryKind, metric_name
 from evaluator.secrecy import OF_SOURCES
 from evaluator.sources.prometheus.absence import Labels, explain_labels, find_form, find_impossible
 from evaluator.sources.prometheus.faults import odd_answer
-from evaluator.sources.prometheus.options import PrometheusOptions
+from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.sources.prometheus.queries import fill, matchers_of, parts_of
 from evaluator.sources.prometheus.series import Collected
 
@@ -64,7 +64,7 @@ TENANT_HEADER = "X-Scope-OrgID"
 _PROGRESS_FROM_WINDOWS = 3
 
 
-def connect(options: PrometheusOptions) -> Prometheus:
+def connect(options: PrometheusSource) -> Prometheus:
     """Reach the server and learn its clock. Raises SourceError, or UsageError for a secret that is not set."""
     source = Prometheus(options)
     try:
@@ -94,7 +94,7 @@ class _Window:
 class Prometheus:
     """A metrics server that is asked for readings."""
 
-    def __init__(self, options: PrometheusOptions) -> None:
+    def __init__(self, options: PrometheusSource) -> None:
         self.options = options
         self.clock_offset_s = 0.0
         """How far the server's clock is ahead of ours."""
@@ -111,15 +111,16 @@ class Prometheus:
         headers = {name: reveal(value) for name, value in options.headers.items()}
         if options.tenant:
             headers[TENANT_HEADER] = reveal(options.tenant)
-        if options.bearer:
-            headers["Authorization"] = f"Bearer {reveal(options.bearer)}"
+        if options.auth.bearer:
+            headers["Authorization"] = f"Bearer {reveal(options.auth.bearer)}"
+        basic = options.auth.basic
         self._session = QuerySession(options)
         self._client = PrometheusConnect(
             url=options.url.rstrip("/"),
             headers={"Accept-Encoding": "identity", **headers},
-            auth=(reveal(options.username), reveal(options.password)) if options.username else None,
+            auth=(reveal(basic.username), reveal(basic.password)) if basic else None,
             session=self._session,
-            timeout=options.timeout_s,
+            timeout=options.timeout,
             method="POST",
         )
         self._seen: dict[tuple[str, str], str] = {}

@@ -2,41 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from typing import Annotated
 from urllib.parse import urlsplit, urlunsplit
 
-REPLICA_LABELS = ("replica", "prometheus_replica", "__replica__")
-"""Labels by which the same sample is told twice where servers run in pairs."""
+from pydantic import AfterValidator, Field, field_validator
+
+from evaluator.errors import UnknownName
+from evaluator.fields import Name, PositiveDuration, Section
+from evaluator.secrecy import OF_SOURCES, SECRET_HEADERS
+from evaluator.sources.prometheus.sets import QUERY_SETS
+
+Secret = Annotated[str, AfterValidator(OF_SOURCES.check)]
+LabelName = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 
 
-@dataclass(frozen=True, slots=True)
-class PrometheusOptions:
-    """The policy's `sources: prometheus`."""
+class Basic(Section):
+    """User and password."""
 
-    url: str
-    """Address with the path prefix, if any."""
-    selectors: Mapping[str, str]
-    """Arm → label matchers that stand for `$selector`: `version="1.5"`."""
-    step_s: int = 15
-    """Distance of scrapes, and of the samples of a query that is more than a series' name."""
-    instance_label: str = "instance"
-    endpoint_label: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    tenant: str | None = None
-    """Sent as X-Scope-OrgID (Mimir, Cortex, Thanos)."""
-    bearer: str | None = None
-    username: str | None = None
-    password: str | None = None
-    ca: str | None = None
-    """File of certificates to trust."""
-    cert: str | None = None
-    """File of our own certificate, and of its key below."""
-    key: str | None = None
-    verify: bool = True
-    timeout_s: float = 30.0
-    max_series: int = 10_000
-    replica_labels: tuple[str, ...] = REPLICA_LABELS
+    username: Annotated[str, Field(min_length=1, description="Who asks.")]
+    password: Secret = Field(description="Where the password is: ${VARIABLE}.")
+
+
+class Auth(Section):
+    """How to prove who asks."""
+
+    bearer: Secret | None = Field(None, description="Where the token is: ${VARIABLE}.")
+    basic: Basic | None = Field(None, description="In place of a token.")
+
+
+class Tls(Section):
+    """Certificates."""
+
+    ca: str | None = Field(None, description="File of the certificates to trust.")
+    cert: str | None = Field(None, description="File of our own certificate (mTLS).")
+    key: str | None = Field(None, description="File of its key.")
+    verify: bool = Field(True, description="Off: any certificate is believed.")  # noqa: FBT003
+
+
+class PrometheusSource(Section):
+    """Prometheus, or what speaks its language: VictoriaMetrics, Thanos, Mimir, Cortex."""
+
+    url: str = Field(description="Address, with a path prefix if there is one.")
+    selectors: dict[Name, str] = Field(
+        description="How to tell the arms apart: {baseline: 'version=\"1.4\"', canary: 'version=\"1.5\"'}.",
+        min_length=2,
+    )
+    step: PositiveDuration = Field(15.0, description="Distance of scrapes, in whole seconds.")
+    queries: list[str] = Field(
+        default_factory=list,
+        description="Ready-made metrics to add.",
+        json_schema_extra={"items": {"enum": list(QUERY_SETS)}},
+    )
+    instance_label: LabelName = Field("instance", description="Label that names the instance.")
+    endpoint_label: LabelName | None = Field(None, description="Label that names the endpoint, such as handler.")
+    headers: dict[str, str] = Field(default_factory=dict, description="Sent with each query; secrets as ${VARIABLE}.")
+    tenant: str | None = Field(None, description="Sent as X-Scope-OrgID.")
+    auth: Auth = Field(default_factory=Auth)
+    tls: Tls = Field(default_factory=Tls)
+    timeout: PositiveDuration = Field(30.0, description="Longest wait for one answer.")
+    max_series: Annotated[int, Field(ge=1)] = Field(10_000, description="Most series that one query may have.")
+    replica_labels: list[LabelName] = Field(
+        ["replica", "prometheus_replica", "__replica__"],
+        description="Labels of servers that run in pairs; what differs in them only counts once.",
+    )
+
+    @property
+    def step_s(self) -> int:
+        """Distance of scrapes, and of the samples of a query that is more than a series' name."""
+        return int(self.step)
 
     @property
     def shown_url(self) -> str:
@@ -44,3 +78,55 @@ class PrometheusOptions:
         parts = urlsplit(self.url)
         host = parts.hostname or ""
         return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else host, parts.path, "", ""))
+
+    @field_validator("url")
+    @classmethod
+    def _whole_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"must be an address such as http://prometheus:9090, not '{value}'")
+        if parts.password:
+            raise ValueError("must not hold a password; use auth: {basic: {username: …, password: ${VARIABLE}}}")
+        return value
+
+    @field_validator("selectors")
+    @classmethod
+    def _with_baseline(cls, value: dict[str, str]) -> dict[str, str]:
+        if "baseline" not in value:
+            raise ValueError("must have the arm baseline")
+        for arm, selector in value.items():
+            if not re.search(r"[=!]", selector):
+                raise ValueError(f"of {arm} must be label matchers such as version=\"1.5\", not '{selector}'")
+        if len(set(value.values())) < len(value):
+            raise ValueError("must differ between the arms, or all arms are the same series")
+        return value
+
+    @field_validator("step")
+    @classmethod
+    def _whole_seconds(cls, value: float) -> float:
+        if value != int(value):
+            raise ValueError(f"must be whole seconds, not {value:g}s")
+        return value
+
+    @field_validator("queries")
+    @classmethod
+    def _known_sets(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if name not in QUERY_SETS:
+                raise ValueError(UnknownName("set of queries", name, QUERY_SETS).message)
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _no_secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if SECRET_HEADERS.search(name) and not OF_SOURCES.pattern.search(text):
+                raise ValueError(f"of {name} must name an environment variable, such as ${{TOKEN}}: no secrets here")
+        return value
+
+    @field_validator("auth")
+    @classmethod
+    def _one_way(cls, value: Auth) -> Auth:
+        if value.bearer and value.basic:
+            raise ValueError("takes bearer or basic, not both")
+        return value

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluator.records import Part, Series
-from evaluator.sources.prometheus.options import PrometheusOptions
+from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.sources.prometheus.samples import Lifted
 
 FloatArray = npt.NDArray[np.float64]
@@ -40,7 +40,7 @@ class Collected:
     """Samples of one query of one arm, as they come."""
 
     part: Part
-    options: PrometheusOptions
+    options: PrometheusSource
     samples: dict[tuple[Key, Part, float], list[tuple[IntArray, FloatArray]]] = field(default_factory=dict)
     labels: dict[Key, Mapping[str, str]] = field(default_factory=dict)
     read: int = 0

@@ -22,7 +22,7 @@ from urllib3 import Retry
 from evaluator.errors import SourceError
 from evaluator.network import PACKED, Adapter
 from evaluator.sources.prometheus.faults import check_answer, read_notes, unreachable
-from evaluator.sources.prometheus.options import PrometheusOptions
+from evaluator.sources.prometheus.options import PrometheusSource
 
 LARGEST_ANSWER = 1 << 28
 """Bytes of one answer, unpacked."""
@@ -50,17 +50,18 @@ class Reply:
 class QuerySession(requests.Session):
     """Asks one server: by POST as PrometheusConnect does, by GET once that is all that gets through to it."""
 
-    def __init__(self, options: PrometheusOptions) -> None:
+    def __init__(self, options: PrometheusSource) -> None:
         # A server that is restarting is asked up to three times.
         retry = Retry(total=2, backoff_factor=0.2, allowed_methods=None, status_forcelist=(502, 503, 504), redirect=0)
         self._adapter = Adapter(LARGEST_ANSWER, retry=retry)
         super().__init__()
-        for path in (options.ca, options.cert, options.key):
+        tls = options.tls
+        for path in (tls.ca, tls.cert, tls.key):
             if path and not Path(path).exists():
                 raise SourceError(f"{path} of sources.prometheus.tls is not there", hint="check its path")
-        self.verify = options.ca or options.verify
-        if options.cert:
-            self.cert = (options.cert, options.key) if options.key else options.cert
+        self.verify = tls.ca or tls.verify
+        if tls.cert:
+            self.cert = (tls.cert, tls.key) if tls.key else tls.cert
         self._options = options
         self._gets_only = False
         self._of_thread = threading.local()
@@ -94,7 +95,7 @@ class QuerySession(requests.Session):
             else:
                 response = super().request("GET", url, params=form, **options)
         except requests.RequestException as error:
-            raise unreachable(shown, error, self._options.timeout_s) from None
+            raise unreachable(shown, error, self._options.timeout) from None
         packing = response.headers.get("Content-Encoding", "identity").strip().lower()
         if packing not in {"", "identity", *PACKED}:
             raise SourceError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -10,8 +9,9 @@ import pytest
 
 from evaluator.errors import SourceError, UsageError
 from evaluator.records import Query, QueryKind
-from evaluator.sources.prometheus import PrometheusOptions, connect
+from evaluator.sources.prometheus import PrometheusSource, connect
 from evaluator.sources.prometheus import client as client_module
+from evaluator.sources.prometheus.options import Auth
 
 from .conftest import LONG_S, START, STEP_S, at
 
@@ -25,7 +25,7 @@ ARMS = {"baseline": 'version="baseline"', "canary": '{version="canary"}'}
 
 @pytest.fixture
 def options(url):
-    return PrometheusOptions(url, ARMS, STEP_S, endpoint_label="handler")
+    return PrometheusSource(url=url, selectors=ARMS, step=STEP_S, endpoint_label="handler")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_an_expression_is_evaluated_at_each_step(options):
     """By a range query, whose windows must not be longer than 11,000 points either."""
     query = Query("long_gauge{$selector} * 2", QueryKind.GAUGE)
     said = []
-    with connect(replace(options, step_s=1)) as source:
+    with connect(options.model_copy(update={"step": 1.0})) as source:
         answer = source.fetch(query, "canary", START, START + timedelta(seconds=LONG_S - 1), on_progress=said.append)
     (series,) = answer.series
     np.testing.assert_array_equal(series.ts_ms, [round(at(n, 1) * 1000) for n in range(LONG_S)])
@@ -106,7 +106,7 @@ def test_step_and_window_are_filled_in(source):
 
 
 def test_a_scrape_interval_longer_than_the_step_is_noticed(options):
-    with connect(replace(options, step_s=1)) as source:
+    with connect(options.model_copy(update={"step": 1.0})) as source:
         assert source.fetch(COUNTER, "canary", START, END).step_s == STEP_S
 
 
@@ -177,7 +177,8 @@ def test_malformed_promql_brings_the_servers_own_words(source):
 
 
 def test_too_many_series_are_refused(options):
-    with connect(replace(options, max_series=1)) as source, pytest.raises(SourceError, match="more than the 1 allowed"):
+    few = options.model_copy(update={"max_series": 1})
+    with connect(few) as source, pytest.raises(SourceError, match="more than the 1 allowed"):
         source.fetch(COUNTER, "baseline", START, END)
 
 
@@ -188,7 +189,9 @@ def test_times_without_a_zone_are_refused(source):
 
 def test_what_is_said_of_the_source_holds_no_secret(options, monkeypatch):
     monkeypatch.setenv("PROMETHEUS_TOKEN", "s3cr3t-value")
-    secret = replace(options, bearer="${PROMETHEUS_TOKEN}", headers={"X-Key": "${PROMETHEUS_TOKEN}"})
+    secret = options.model_copy(
+        update={"auth": Auth(bearer="${PROMETHEUS_TOKEN}"), "headers": {"X-Key": "${PROMETHEUS_TOKEN}"}}
+    )
     with connect(secret) as source:
         assert "s3cr3t" not in repr(source.describe())
         assert abs(source.clock_offset_s) < 2

@@ -10,7 +10,6 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,11 +19,13 @@ import pytest
 
 from evaluator.errors import SourceError, UsageError
 from evaluator.records import Query, QueryKind
-from evaluator.sources.prometheus import PrometheusOptions, connect, transport
+from evaluator.sources.prometheus import PrometheusSource, connect, transport
+from evaluator.sources.prometheus.options import Auth, Basic
 
 START = datetime(2026, 10, 1, 12, tzinfo=UTC)
 MEMORY = Query("memory_bytes{$selector}", QueryKind.GAUGE)
 ARMS = {"baseline": 'version="1"', "canary": 'version="2"'}
+TOKEN = Auth(bearer="${TOKEN}")
 
 
 class Faulty(BaseHTTPRequestHandler):
@@ -93,14 +94,14 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 
 @pytest.fixture
-def options(server) -> PrometheusOptions:
+def options(server) -> PrometheusSource:
     Faulty.ahead_s, Faulty.seen = 0.0, []
     Faulty.clock = Faulty.date = Faulty.refused = Faulty.drip = None
     Faulty.refuses_get = False
-    return PrometheusOptions(f"http://127.0.0.1:{server.server_port}", ARMS, 5, timeout_s=2)
+    return PrometheusSource(url=f"http://127.0.0.1:{server.server_port}", selectors=ARMS, step=5, timeout=2)
 
 
-def fetch(options: PrometheusOptions):
+def fetch(options: PrometheusSource):
     with connect(options) as source:
         return source.fetch(MEMORY, "canary", START, START + timedelta(seconds=60))
 
@@ -233,7 +234,7 @@ def test_a_server_that_drips_is_cut_off_in_time(options, drip):
     Faulty.drip = drip
     begun = time.monotonic()
     with pytest.raises(SourceError, match="did not answer within 1 s"):
-        fetch(replace(options, timeout_s=1))
+        fetch(options.model_copy(update={"timeout": 1.0}))
     assert time.monotonic() - begun < 4
 
 
@@ -263,7 +264,7 @@ def test_an_answer_that_is_too_large_is_cut_off(options, monkeypatch, endless):
     Faulty.drip = endless
     tracemalloc.start()
     with pytest.raises(SourceError, match="sent more than 4 MiB in one answer"):
-        fetch(replace(options, timeout_s=20))
+        fetch(options.model_copy(update={"timeout": 20.0}))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 16 << 20
@@ -285,7 +286,7 @@ def test_an_answer_that_was_packed_without_being_asked_for_is_unpacked(options):
 def test_where_a_proxy_refuses_post_the_server_is_asked_by_get(options, status):
     Faulty.refused = (status, "text/html", b"<h1>Method not allowed</h1>")
     Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX), {})
-    answer = fetch(replace(options, tenant="team-a"))
+    answer = fetch(options.model_copy(update={"tenant": "team-a"}))
     assert len(answer.series) == 1
     assert Faulty.seen[-1]["X-Scope-OrgID"] == "team-a"
 
@@ -357,14 +358,14 @@ def test_samples_that_are_infinite_or_of_another_time_are_counted_and_left_out(o
 
 
 def test_a_server_that_is_down():
-    gone = PrometheusOptions(f"http://127.0.0.1:{metrics_servers.free_port()}", ARMS, 5)
+    gone = PrometheusSource(url=f"http://127.0.0.1:{metrics_servers.free_port()}", selectors=ARMS, step=5)
     with pytest.raises(SourceError, match="cannot be reached: the connection was refused"):
         connect(gone)
 
 
 def test_a_name_that_nobody_knows():
     with pytest.raises(SourceError, match="its name is not known"):
-        connect(PrometheusOptions("http://prometheus.invalid:9090", ARMS, 5))
+        connect(PrometheusSource(url="http://prometheus.invalid:9090", selectors=ARMS, step=5))
 
 
 def test_a_partial_answer_keeps_its_warnings(options):
@@ -406,17 +407,17 @@ def test_who_asks_is_told_from_the_environment(options, monkeypatch):
     Faulty.answer = (200, "application/json", as_json(status="success", data=MATRIX), {})
     monkeypatch.setenv("TOKEN", "t0ken")
     monkeypatch.setenv("PASSWORD", "pa55")
-    fetch(replace(options, bearer="${TOKEN}", tenant="team-a", headers={"X-Scope": "of ${TOKEN}"}))
+    fetch(options.model_copy(update={"auth": TOKEN, "tenant": "team-a", "headers": {"X-Scope": "of ${TOKEN}"}}))
     assert Faulty.seen[-1]["Authorization"] == "Bearer t0ken"
     assert Faulty.seen[-1]["X-Scope-OrgID"] == "team-a"
     assert Faulty.seen[-1]["X-Scope"] == "of t0ken"
     assert Faulty.seen[-1]["Accept-Encoding"] == "identity"
-    fetch(replace(options, username="ann", password="${PASSWORD}"))
+    fetch(options.model_copy(update={"auth": Auth(basic=Basic(username="ann", password="${PASSWORD}"))}))
     assert Faulty.seen[-1]["Authorization"].startswith("Basic ")
 
 
 def test_a_secret_that_is_not_set_is_named(options, monkeypatch):
     monkeypatch.delenv("TOKEN", raising=False)
     with pytest.raises(UsageError, match="TOKEN is not set") as raised:
-        connect(replace(options, bearer="${TOKEN}"))
+        connect(options.model_copy(update={"auth": TOKEN}))
     assert "export TOKEN" in raised.value.hint

@@ -23,14 +23,14 @@ import pytest
 from metrics_servers import free_port, program, prometheus, running, wait_for
 
 from evaluator.records import Query, QueryKind
-from evaluator.sources.prometheus import PrometheusOptions, connect
+from evaluator.sources.prometheus import PrometheusSource, connect
 from evaluator.sources.prometheus.sets import QUERY_SETS
 
 SELECTORS = {"baseline": 'version="1"', "canary": 'version="2"'}
 
 
 def options(url, step_s=15):
-    return PrometheusOptions(url, SELECTORS, step_s)
+    return PrometheusSource(url=url, selectors=SELECTORS, step=step_s)
 
 
 REQUESTS = Query("http_requests_total{$selector}", QueryKind.COUNTER)
@@ -296,6 +296,6 @@ def test_every_metric_of_a_ready_made_set_exists(exporters, name, metric):
     kind = QueryKind.GAUGE if metric["type"].startswith("gauge") else QueryKind.COUNTER
     texts = [metric[key] for key in ("query", "failures", "requests") if key in metric]
     selectors = {"baseline": f'version="{name}"', "canary": 'version="none"'}
-    with connect(PrometheusOptions(exporters, selectors, 1)) as source:
+    with connect(PrometheusSource(url=exporters, selectors=selectors, step=1)) as source:
         for text in texts:
             assert source.fetch(Query(text, kind), "baseline", now() - timedelta(seconds=6), now()).series

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import evaluator
-from evaluator.policy.sources import PrometheusSource, Tls
+from evaluator.sources.prometheus.options import PrometheusSource, Tls
 
 NAMED = re.compile(r"sources\.prometheus\.([a-z_]+)(?:\.([a-z_]+))?")
 

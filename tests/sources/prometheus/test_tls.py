@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from evaluator.errors import SourceError
-from evaluator.sources.prometheus import PrometheusOptions, connect
+from evaluator.sources.prometheus import PrometheusSource, connect
+from evaluator.sources.prometheus.options import Tls
 
 ARMS = {"baseline": 'version="1"', "canary": 'version="2"'}
 
@@ -77,9 +78,10 @@ def url(folder) -> Iterator[str]:
     thread.join(5)
 
 
-def options(url: str, folder: Path, *, ca: bool = True, cert: bool = True, **more: object) -> PrometheusOptions:
+def options(url: str, folder: Path, *, ca: bool = True, cert: bool = True, **more: object) -> PrometheusSource:
     own = {"cert": str(folder / "client.pem"), "key": str(folder / "client.key")} if cert else {}
-    return PrometheusOptions(url, ARMS, ca=str(folder / "ca.pem") if ca else None, timeout_s=5, **own, **more)
+    tls = Tls(ca=str(folder / "ca.pem") if ca else None, **own)
+    return PrometheusSource(url=url, selectors=ARMS, tls=tls, timeout=5, **more)
 
 
 def test_both_sides_show_who_they_are(url, folder):
@@ -101,4 +103,4 @@ def test_without_our_own_certificate_we_are_not_let_in(url, folder):
 
 def test_a_file_that_is_not_there_is_named(url, folder):
     with pytest.raises(SourceError, match=r"nowhere\.pem of sources\.prometheus\.tls is not there"):
-        connect(PrometheusOptions(url, ARMS, ca=str(folder / "nowhere.pem")))
+        connect(PrometheusSource(url=url, selectors=ARMS, tls=Tls(ca=str(folder / "nowhere.pem"))))
