@@ -9,7 +9,7 @@ from functools import cache
 
 from judging import RULEBOOK
 
-from evaluator.assess import assess_release
+from evaluator.assess import ReleaseData, assess_release
 from evaluator.figure_data import trace_release
 from evaluator.judges import judge_evidence
 from evaluator.records import (
@@ -56,7 +56,7 @@ def give_verdict(
     """A verdict as the pipeline would give it."""
     cells = edit(simulate_cells(design, seed=1))
     runs = runs_of(cells)
-    assessment = assess_release(cells, runs, None, rulebook)
+    assessment = assess_release(ReleaseData(runs, cells), rulebook)
     evidence = assessment.evidence
     judgement = judge_evidence(evidence, rulebook, release)
     traced = {

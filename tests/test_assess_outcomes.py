@@ -8,7 +8,7 @@ from judging import RULES as LOAD_RULES
 from judging import RUN, SMALL, assess_outcomes, with_options
 from scipy.special import ndtri
 
-from evaluator.assess import assess_release
+from evaluator.assess import ReleaseData, assess_release
 from evaluator.assess.outcomes import find_needs
 from evaluator.errors import UnknownName
 from evaluator.judges import judge_evidence
@@ -323,7 +323,8 @@ def test_outcomes_that_are_final_do_not_end_a_load_that_is_not(state, final, inc
     rulebook = Rulebook((*LOAD_RULES, SHARES))
     runs = (replace(RUN, source="locust", state=state),)
     cells = to_cells(simulate(SMALL, 1))
-    both = assess_release(cells, runs, replace(make(), arms=("baseline", "canary")), rulebook).evidence
+    outcomes = replace(make(), arms=("baseline", "canary"))
+    both = assess_release(ReleaseData(runs, cells, outcomes), rulebook).evidence
     assert (both.final, both.incomplete) == (final, incomplete)
     assert {"spent", "bought"} & {row.rule.name for row in both.comparisons} == {"bought"}
     if not final or incomplete:

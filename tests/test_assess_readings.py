@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from judging import simulate_readings
 
-from evaluator.assess import assess_release
+from evaluator.assess import ReleaseData, assess_release
 from evaluator.assess.readings import count_samples
 from evaluator.judges import judge_evidence
 from evaluator.metrics.failure_rate import FailureRate
@@ -86,6 +86,11 @@ def nothing(same):
     return replace(cells, runs=(), arms=("baseline", "canary"), **tables)
 
 
+def assess_readings(cells, runs, rulebook, readings=None, collected=()):
+    data = ReleaseData(runs, cells, readings=readings, collected=collected)
+    return assess_release(data, rulebook, "cart@2").evidence
+
+
 def judge(evidence, rulebook):
     return judge_evidence(evidence, rulebook, "cart@2")
 
@@ -95,27 +100,27 @@ def statuses(judgement):
 
 
 def test_readings_alone_are_enough_for_a_verdict(nothing, same, slower):
-    evidence = assess_release(nothing, (), None, ALONE, "cart@2", simulate_readings(same), (COLLECTED,)).evidence
+    evidence = assess_readings(nothing, (), ALONE, simulate_readings(same), (COLLECTED,))
     assert judge(evidence, ALONE).word is GO
     assert "of readings" in judge(evidence, ALONE).reasons[0].text
     assert (evidence.collected, evidence.final, evidence.monitoring) == (True, True, "group_sequential")
     assert evidence.window.seconds == 900.0
     arms = [(arm.name, arm.requests, arm.instances, arm.runs) for arm in evidence.arms]
     assert arms == [(name, int((same.arm == code).sum()), 4, 1) for code, name in enumerate(same.arms)]
-    worse = assess_release(nothing, (), None, ALONE, "cart@2", simulate_readings(slower), (COLLECTED,)).evidence
+    worse = assess_readings(nothing, (), ALONE, simulate_readings(slower), (COLLECTED,))
     assert judge(worse, ALONE).word is NO_GO
 
 
 def test_readings_that_go_on_are_looked_at_on_the_way(nothing, same, slower):
     going = replace(COLLECTED, state=RunState.RUNNING)
-    anytime = assess_release(nothing, (), None, ALONE, "cart@2", simulate_readings(slower), (going,)).evidence
+    anytime = assess_readings(nothing, (), ALONE, simulate_readings(slower), (going,))
     assert (anytime.monitoring, anytime.final) == ("anytime", False)
     planned = replace(going, planned_end=START + timedelta(seconds=1800))
-    early = assess_release(nothing, (), None, ALONE, "cart@2", simulate_readings(slower), (planned,)).evidence
+    early = assess_readings(nothing, (), ALONE, simulate_readings(slower), (planned,))
     assert (early.monitoring, early.final) == ("group_sequential", False)
     assert judge(early, ALONE).word is NO_GO
     assert judge(early, ALONE).decided_at_s < 900
-    fine = assess_release(nothing, (), None, ALONE, "cart@2", simulate_readings(same), (planned,)).evidence
+    fine = assess_readings(nothing, (), ALONE, simulate_readings(same), (planned,))
     assert judge(fine, ALONE).word is OPEN
 
 
@@ -129,10 +134,10 @@ def test_a_look_sees_what_there_was_then(nothing, slower):
     planned = replace(COLLECTED, state=RunState.RUNNING, planned_end=START + timedelta(seconds=900))
     readings = simulate_readings(slower)
     ended = replace(planned, state=RunState.COMPLETE)
-    whole = assess_release(nothing, (), None, rulebook, "cart@2", readings, (ended,)).evidence
+    whole = assess_readings(nothing, (), rulebook, readings, (ended,))
     middle = int(readings.bucket.min()) + 660 // readings.bucket_s
     part = cut(readings, None).before(middle).readings
-    early = assess_release(nothing, (), None, rulebook, "cart@2", part, (planned,)).evidence
+    early = assess_readings(nothing, (), rulebook, part, (planned,))
     for one, other in zip(whole.comparisons, early.comparisons, strict=True):
         at = {look.at_s: look.p_worse for look in one.looks}
         assert other.looks
@@ -141,7 +146,7 @@ def test_a_look_sees_what_there_was_then(nothing, slower):
 
 
 def test_a_policy_that_asks_for_readings_that_nobody_collected_is_no_pass(nothing):
-    evidence = assess_release(nothing, (), None, ALONE, "cart@2").evidence
+    evidence = assess_readings(nothing, (), ALONE)
     judgement = judge(evidence, ALONE)
     assert judgement.word is OPEN
     assert set(statuses(judgement).values()) == {MetricStatus.NO_DATA}
@@ -150,18 +155,14 @@ def test_a_policy_that_asks_for_readings_that_nobody_collected_is_no_pass(nothin
 
 def test_readings_without_a_metric_are_named(same):
     rulebook = Rulebook(CLIENT, scan=Scan(enabled=False))
-    evidence = assess_release(
-        to_cells(same), (LOADED,), None, rulebook, "cart@2", simulate_readings(same), (COLLECTED,)
-    ).evidence
+    evidence = assess_readings(to_cells(same), (LOADED,), rulebook, simulate_readings(same), (COLLECTED,))
     assert any(finding.check == "readings" and finding.level is Level.WARN for finding in evidence.findings)
 
 
 def test_load_and_production_are_one_family(same):
     """Gates of both share alpha; what the client and the server say of the same requests is nearly the same number."""
     rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
-    evidence = assess_release(
-        to_cells(same), (LOADED,), None, rulebook, "cart@2", simulate_readings(same), (COLLECTED,)
-    ).evidence
+    evidence = assess_readings(to_cells(same), (LOADED,), rulebook, simulate_readings(same), (COLLECTED,))
     judgement = judge(evidence, rulebook)
     assert judgement.word is not NO_GO
     found = {c.rule.name: c for c in judgement.comparisons}
@@ -179,7 +180,7 @@ def test_the_servers_mean_is_that_of_the_requests():
     requests = simulate(design, 3)
     rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
     cells, readings = to_cells(requests, 15), simulate_readings(requests)
-    evidence = assess_release(cells, (LOADED,), None, rulebook, "cart@2", readings, (COLLECTED,)).evidence
+    evidence = assess_readings(cells, (LOADED,), rulebook, readings, (COLLECTED,))
     found = {c.rule.name: c for c in evidence.comparisons}
     one, other = found["latency_mean"], found["server_mean"]
     assert other.effect.estimate == pytest.approx(one.effect.estimate, abs=2e-4)
@@ -191,7 +192,7 @@ def test_readings_count_in_the_judged_time_of_the_load_only(same):
     """What production did before and after the load is another story: here a server that stood still."""
     rulebook = Rulebook((*CLIENT, *SERVER), warm_up_s=120.0, scan=Scan(enabled=False))
     readings = simulate_readings(same)
-    evidence = assess_release(to_cells(same), (LOADED,), None, rulebook, "cart@2", readings, (COLLECTED,)).evidence
+    evidence = assess_readings(to_cells(same), (LOADED,), rulebook, readings, (COLLECTED,))
     found = {c.rule.name: c for c in evidence.comparisons}
     cut_off = (same.arm == 0) & (same.ts_us >= EPOCH_US + 120e6)
     assert found["server_failures"].baseline.n == pytest.approx(cut_off.sum(), rel=0.001)
@@ -200,7 +201,7 @@ def test_readings_count_in_the_judged_time_of_the_load_only(same):
 def test_readings_of_another_time_say_nothing_of_the_load(same):
     rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
     late = simulate_readings(replace(same, ts_us=same.ts_us + 86_400_000_000))
-    evidence = assess_release(to_cells(same), (LOADED,), None, rulebook, "cart@2", late, (COLLECTED,)).evidence
+    evidence = assess_readings(to_cells(same), (LOADED,), rulebook, late, (COLLECTED,))
     finding = next(f for f in evidence.findings if f.check == "reading_overlap")
     assert finding.level is Level.FAIL
     assert "--collect" in finding.remedy
@@ -215,7 +216,7 @@ def test_runs_of_a_group_are_replicates_for_readings_too():
     runs = tuple(replace(LOADED, id=name, replicate=k) for k, name in enumerate(requests.runs))
     rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
     readings = simulate_readings(requests, Scrapes(step_s=5))
-    evidence = assess_release(to_cells(requests, 5), runs, None, rulebook, "cart@2", readings, (COLLECTED,)).evidence
+    evidence = assess_readings(to_cells(requests, 5), runs, rulebook, readings, (COLLECTED,))
     found = {c.rule.name: c for c in evidence.comparisons}
     assert found["server_mean"].method == "paired mean, replicates"
     assert found["server_mean"].instances == (4, 4)
@@ -223,7 +224,7 @@ def test_runs_of_a_group_are_replicates_for_readings_too():
 
 def test_one_arm_only_is_never_a_pass(nothing, same):
     alone = simulate_readings(same, Scrapes(arms=("baseline",)))
-    evidence = assess_release(nothing, (), None, ALONE, "cart@2", alone, (COLLECTED,)).evidence
+    evidence = assess_readings(nothing, (), ALONE, alone, (COLLECTED,))
     judgement = judge(evidence, ALONE)
     assert judgement.word is OPEN
     assert set(statuses(judgement).values()) == {MetricStatus.NO_DATA}
@@ -232,7 +233,7 @@ def test_one_arm_only_is_never_a_pass(nothing, same):
 def test_coarse_buckets_leave_a_gate_open_and_say_what_would_close_it(nothing, same):
     gate = Rule("p95", HistogramQuantile(quantile=0.95, query=DURATION.text), Role.GATE, Margin(0.1))
     rulebook = Rulebook((gate,))
-    evidence = assess_release(nothing, (), None, rulebook, "cart@2", simulate_readings(same), (COLLECTED,)).evidence
+    evidence = assess_readings(nothing, (), rulebook, simulate_readings(same), (COLLECTED,))
     judgement = judge(evidence, rulebook)
     assert judgement.word is OPEN
     assert "add bounds such as" in judgement.reasons[0].text
@@ -251,7 +252,7 @@ def test_identical_arms_are_rarely_stopped(nothing):
     words = []
     for seed in range(60):
         readings = simulate_readings(simulate(design, seed))
-        evidence = assess_release(nothing, (), None, rulebook, "cart@2", readings, (COLLECTED,)).evidence
+        evidence = assess_readings(nothing, (), rulebook, readings, (COLLECTED,))
         words.append(judge(evidence, rulebook).word)
     assert np.mean([word is NO_GO for word in words]) <= 0.05 + 2 * 0.028
     assert GO not in words
@@ -259,7 +260,7 @@ def test_identical_arms_are_rarely_stopped(nothing):
 
 def test_a_server_that_said_nothing_is_no_pass(nothing):
     readings = sum_up([], ("baseline", "canary"), 15)
-    evidence = assess_release(nothing, (), None, ALONE, "cart@2", readings, (COLLECTED,)).evidence
+    evidence = assess_readings(nothing, (), ALONE, readings, (COLLECTED,))
     judgement = judge(evidence, ALONE)
     assert judgement.word is OPEN
     assert set(statuses(judgement).values()) == {MetricStatus.NO_DATA}
@@ -272,9 +273,7 @@ def test_a_server_that_said_nothing_is_no_pass(nothing):
 def test_readings_before_the_first_request_landed_are_no_pass(nothing, same):
     rulebook = Rulebook((*CLIENT, *SERVER), scan=Scan(enabled=False))
     going = replace(LOADED, state=RunState.RUNNING)
-    evidence = assess_release(
-        nothing, (going,), None, rulebook, "cart@2", simulate_readings(same), (COLLECTED,)
-    ).evidence
+    evidence = assess_readings(nothing, (going,), rulebook, simulate_readings(same), (COLLECTED,))
     judgement = judge(evidence, rulebook)
     assert judgement.word is OPEN
     assert set(statuses(judgement).values()) == {MetricStatus.NO_DATA}
@@ -297,7 +296,7 @@ def behind_proxies(requests):
 
 def test_proxies_before_both_arms_are_no_instances_of_the_service(nothing, same):
     """They do not make the selectors wrong; how many instances stand behind them is for the policy to say."""
-    evidence = assess_release(nothing, (), None, ALONE, "cart@2", behind_proxies(same), (COLLECTED,)).evidence
+    evidence = assess_readings(nothing, (), ALONE, behind_proxies(same), (COLLECTED,))
     found = {finding.check: finding for finding in evidence.findings}
     assert "selectors" not in found
     assert found["shared_instances"].level is Level.WARN
@@ -306,7 +305,7 @@ def test_proxies_before_both_arms_are_no_instances_of_the_service(nothing, same)
     assert not any(finding.void for finding in evidence.findings)
     assert judge(evidence, ALONE).word is OPEN
     told = replace(ALONE, prior=InstancePrior(baseline=4, canary=4))
-    evidence = assess_release(nothing, (), None, told, "cart@2", behind_proxies(same), (COLLECTED,)).evidence
+    evidence = assess_readings(nothing, (), told, behind_proxies(same), (COLLECTED,))
     assert not [finding for finding in evidence.findings if finding.level is Level.FAIL]
     assert judge(evidence, told).word is GO
 
@@ -315,7 +314,7 @@ def test_every_sample_is_judged_or_named(same):
     """Also those of a time that the load was not judged in."""
     rulebook = Rulebook((*CLIENT, *SERVER), warm_up_s=120.0, scan=Scan(enabled=False))
     readings = simulate_readings(same)
-    evidence = assess_release(to_cells(same), (LOADED,), None, rulebook, "cart@2", readings, (COLLECTED,)).evidence
+    evidence = assess_readings(to_cells(same), (LOADED,), rulebook, readings, (COLLECTED,))
     for fact in readings.facts:
         account = dict(count_samples(readings, fact, evidence.window))
         assert account.pop("read") == sum(account.values())
@@ -333,9 +332,9 @@ def test_a_metric_of_the_targets_themselves_is_a_metric(nothing, same):
             answers.append(replace(one, query=UP, series=series))
     readings = sum_up([*scrape(same), *answers], same.arms, 15)
     rulebook = Rulebook((*SERVER, rule))
-    evidence = assess_release(nothing, (), None, rulebook, "cart@2", readings, (COLLECTED,)).evidence
+    evidence = assess_readings(nothing, (), rulebook, readings, (COLLECTED,))
     assert {c.rule.name: c.no_data for c in evidence.comparisons}["up"] is None
-    without = assess_release(nothing, (), None, ALONE, "cart@2", readings, (COLLECTED,)).evidence
+    without = assess_readings(nothing, (), ALONE, readings, (COLLECTED,))
     assert [c.no_data for c in without.comparisons] == [None, None]
     assert [arm.instances for arm in without.arms] == [4, 4]
 
@@ -345,7 +344,7 @@ def test_several_candidates_are_each_compared_with_the_baseline(nothing, slower)
     design = replace(DESIGN, changes=(Change(), Change(latency=0.6)))
     requests = simulate(design, 2)
     readings = simulate_readings(requests)
-    evidence = assess_release(nothing, (), None, ALONE, "cart@2", readings, (COLLECTED,)).evidence
+    evidence = assess_readings(nothing, (), ALONE, readings, (COLLECTED,))
     judgement = judge(evidence, ALONE)
     assert judgement.word is GO
     assert judgement.reasons[0].arm == requests.arms[1]

@@ -17,7 +17,22 @@ from evaluator.assess.requests import RequestPairs, pair_requests
 from evaluator.health import CHECKS
 from evaluator.records import ArmSummary, Cells, Evidence, EvidenceKind, LeftOut, Outcomes, ReadingCells, Rulebook, Run
 
-__all__ = ["Assessment", "assess", "assess_pairs", "assess_release"]
+__all__ = ["Assessment", "ReleaseData", "assess", "assess_pairs", "assess_release"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseData:
+    """What a verdict rests on: runs of requests with their cells, outcomes, and readings with the run they are of."""
+
+    runs: tuple[Run, ...]
+    cells: Cells
+    outcomes: Outcomes | None = None
+    readings: ReadingCells | None = None
+    collected: tuple[Run, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    """Rows that are not in the cells, in addition to those that the runs' own sources name."""
+    as_judged: bool = True
+    """False where what a stored verdict judged is not there as it was: the newest runs stand in for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +44,9 @@ class Assessment:
     """`None` where the release has no requests and the policy has no metric of them."""
 
 
-def assess(
-    cells: Cells,
-    runs: tuple[Run, ...],
-    rulebook: Rulebook,
-    release: str = "release",
-    left_out: tuple[LeftOut, ...] = (),
-) -> Evidence:
-    """Assess the requests of a release by the rules on requests.
-
-    Args:
-        cells: All requests that count.
-        runs: What the load generator knew of them.
-        rulebook: The policy.
-        release: Its name, for remedies.
-        left_out: Rows that are not in the cells, in addition to those that the runs' own sources name.
-    """
-    return assess_pairs(pair_requests(cells, runs, rulebook, release, left_out))
+def assess(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> Evidence:
+    """Assess requests by the rules on requests. `runs`: what the load generator knew of them."""
+    return assess_pairs(pair_requests(cells, runs, rulebook))
 
 
 def assess_pairs(pairs: Pairs | Evidence) -> Evidence:
@@ -58,34 +59,25 @@ def assess_pairs(pairs: Pairs | Evidence) -> Evidence:
     return pairs.summarise(measured, tuple(finding for check in CHECKS[pairs.kind] for finding in check(context)))
 
 
-def assess_release(
-    cells: Cells,
-    runs: tuple[Run, ...],
-    outcomes: Outcomes | None,
-    rulebook: Rulebook,
-    release: str = "release",
-    readings: ReadingCells | None = None,
-    reading_runs: tuple[Run, ...] = (),
-    left_out: tuple[LeftOut, ...] = (),
-) -> Assessment:
+def assess_release(data: ReleaseData, rulebook: Rulebook, release: str = "release") -> Assessment:
     """Assess every kind of evidence that a release has or that the policy asks for, and join them.
 
-    `outcomes` must hold the values that `find_needs` names. A metric whose kind of evidence is missing has no data.
+    Outcomes must hold the values that `find_needs` names. A metric whose kind of evidence is missing has no data.
     Readings of a release with load runs count in the judged time of those runs only; alone they are one run, whose
-    state and end `reading_runs` know.
+    state and end `collected` knows. `release`: its name, for remedies.
     """
     wanted = {kind for kind in EvidenceKind if find_rules(rulebook, kind)}
     parts: list[Evidence] = []
     requests = None
-    if EvidenceKind.REQUESTS in wanted or runs or not wanted or cells.moments.run.size:
-        requests = pair_requests(cells, runs, rulebook, release, left_out)
+    if EvidenceKind.REQUESTS in wanted or data.runs or not wanted or data.cells.moments.run.size:
+        requests = pair_requests(data.cells, data.runs, rulebook, release, data.left_out)
         parts.append(assess_pairs(requests))
-    if EvidenceKind.READINGS in wanted or readings is not None:
-        load = requests if runs else None
+    if EvidenceKind.READINGS in wanted or data.readings is not None:
+        load = requests if data.runs else None
         client = parts[0].comparisons if load else ()
-        parts.append(assess_pairs(pair_readings(readings, reading_runs, rulebook, release, load, client)))
-    if EvidenceKind.OUTCOMES in wanted or outcomes is not None:
-        parts.append(assess_pairs(pair_outcomes(outcomes, rulebook, release)))
+        parts.append(assess_pairs(pair_readings(data.readings, data.collected, rulebook, release, load, client)))
+    if EvidenceKind.OUTCOMES in wanted or data.outcomes is not None:
+        parts.append(assess_pairs(pair_outcomes(data.outcomes, rulebook, release)))
     return Assessment(reduce(_join, parts), requests)
 
 

@@ -4,34 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from evaluator.assess import assess_release
+from evaluator.assess import ReleaseData, assess_release
 from evaluator.assess.outcomes import find_needs
 from evaluator.assess.requests import RequestPairs
 from evaluator.judges import Judgement, judge_evidence
-from evaluator.records import Cells, Evidence, EvidenceKind, Finding, LeftOut, Outcomes, ReadingCells, Rulebook, Run
+from evaluator.records import Evidence, EvidenceKind, Finding, Rulebook, Run
 from evaluator.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """What a verdict rests on: runs of requests with their cells, outcomes, and readings with the run they are of."""
-
-    runs: tuple[Run, ...]
-    cells: Cells
-    outcomes: Outcomes | None = None
-    readings: ReadingCells | None = None
-    collected: tuple[Run, ...] = ()
-    left_out: tuple[LeftOut, ...] = ()
-    """Rows that are not in the cells, in addition to those that the runs' own sources name."""
-    as_judged: bool = True
-    """False where what a stored verdict judged is not there as it was: the newest runs stand in for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
     """Data, the rules they were judged by, their evidence with the status of each metric, and the judge's answer."""
 
-    data: Data
+    data: ReleaseData
     rulebook: Rulebook
     evidence: Evidence
     judgement: Judgement
@@ -39,7 +24,7 @@ class Judged:
     """The requests as they were judged: figures are drawn from them."""
 
 
-def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Data:
+def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> ReleaseData:
     """Read what the metrics of `rulebook` need of `runs`: all their requests, the newest outcomes, the newest readings.
 
     Of outcomes the sums are read first: they tell which values the metrics need.
@@ -52,7 +37,7 @@ def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Data:
         needs = find_needs(outcomes, rulebook)
         if needs.values or needs.row_values:
             outcomes = store.data.read_outcomes(imported, values=needs.values, row_values=needs.row_values)
-    return Data(
+    return ReleaseData(
         runs=loads,
         cells=store.data.read_cells([run.id for run in loads]),
         outcomes=outcomes,
@@ -61,11 +46,9 @@ def read_data(store: Store, runs: tuple[Run, ...], rulebook: Rulebook) -> Data:
     )
 
 
-def judge_data(data: Data, rulebook: Rulebook, release_id: str, findings: tuple[Finding, ...] = ()) -> Judged:
+def judge_data(data: ReleaseData, rulebook: Rulebook, release_id: str, findings: tuple[Finding, ...] = ()) -> Judged:
     """Assess data under `rulebook` and judge them; `findings` are what else is known of their health."""
-    assessment = assess_release(
-        data.cells, data.runs, data.outcomes, rulebook, release_id, data.readings, data.collected, data.left_out
-    )
+    assessment = assess_release(data, rulebook, release_id)
     evidence = replace(assessment.evidence, findings=(*assessment.evidence.findings, *findings))
     judgement = judge_evidence(evidence, rulebook, release_id)
     evidence = replace(evidence, comparisons=judgement.comparisons)

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from evaluator.assess import ReleaseData
 from evaluator.assess.requests import pair_requests
 from evaluator.calibration import pair_runs
 from evaluator.errors import UnknownName, UsageError
 from evaluator.figure_data import trace_release
-from evaluator.pipeline.assessing import Data, judge_data
+from evaluator.pipeline.assessing import judge_data
 from evaluator.pipeline.runs import choose_runs
 from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, Cells, Comparison, EvidenceKind, Finding, Monitoring, Run, RunState
@@ -145,7 +146,7 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
         monitoring=Monitoring(mode="fixed"),
     )
     runs = (Run(cells.runs[0], second.release, "compare", "import", state=RunState.COMPLETE),)
-    judged = judge_data(Data(runs, cells), rulebook, second.release)
+    judged = judge_data(ReleaseData(runs, cells), rulebook, second.release)
     evidence = judged.evidence
     figures = trace_release(judged.requests, rulebook, evidence.comparisons)
     figures["timeline"] = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evaluator.assess import ReleaseData
 from evaluator.assess.requests import RequestPairs
 from evaluator.figure_data import trace_release
-from evaluator.pipeline.assessing import Data
 from evaluator.records import Evidence, Release, Rulebook
 from evaluator.store import Store
 
@@ -16,7 +16,12 @@ MOST_CANDIDATES = 12
 
 
 def trace_figures(
-    store: Store, release: Release, data: Data, requests: RequestPairs | None, rulebook: Rulebook, evidence: Evidence
+    store: Store,
+    release: Release,
+    data: ReleaseData,
+    requests: RequestPairs | None,
+    rulebook: Rulebook,
+    evidence: Evidence,
 ) -> Mapping[str, Any]:
     """Plain JSON behind the figures of a release. `requests` and `evidence`: of these data, as they were judged."""
     services = {service.name for service in release.services}

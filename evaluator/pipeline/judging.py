@@ -8,11 +8,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from evaluator.assess import ReleaseData
 from evaluator.assess.readings import count_samples
 from evaluator.assess.requests import RequestPairs, pair_requests
 from evaluator.health.replication import describe_learnt
 from evaluator.judges import JUDGE, Judgement
-from evaluator.pipeline.assessing import Data, Judged, judge_data, read_data
+from evaluator.pipeline.assessing import Judged, judge_data, read_data
 from evaluator.pipeline.landing import land_release, with_present_facts
 from evaluator.pipeline.runs import choose_runs, service_of
 from evaluator.policy import Policy, with_learnt
@@ -151,7 +152,7 @@ def add_figures(store: Store, verdict: Verdict, policy: Policy, runs: str) -> Ve
 
 
 def _with_figures(
-    store: Store, verdict: Verdict, data: Data, requests: RequestPairs | None, rulebook: Rulebook
+    store: Store, verdict: Verdict, data: ReleaseData, requests: RequestPairs | None, rulebook: Rulebook
 ) -> Verdict:
     from evaluator.pipeline.drawing import trace_figures  # most verdicts are given without
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from evaluator.pipeline.assessing import Data, Judged, judge_data, read_data
+from evaluator.assess import ReleaseData
+from evaluator.pipeline.assessing import Judged, judge_data, read_data
 from evaluator.pipeline.runs import choose_runs, find_judged
 from evaluator.policy import parse_policy
 from evaluator.records import Comparison, EvidenceKind, Margin, RunState, Verdict
@@ -51,4 +52,4 @@ def look_closer(
     monitoring = replace(judged.rulebook.monitoring, mode="fixed")
     rulebook = replace(judged.rulebook, rules=rules, scan=scan, warm_up_s=0.0, monitoring=monitoring)
     runs = tuple(replace(run, state=RunState.COMPLETE) for run in judged.data.runs)
-    return judge_data(Data(runs, cells), rulebook, release_id).evidence.comparisons
+    return judge_data(ReleaseData(runs, cells), rulebook, release_id).evidence.comparisons

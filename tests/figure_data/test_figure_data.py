@@ -10,7 +10,7 @@ import pytest
 from judging import RULEBOOK, simulate_readings
 from reporting import HOUR, SHORT, SLOWER, runs_of, without_requests
 
-from evaluator.assess import assess_release
+from evaluator.assess import ReleaseData, assess_release
 from evaluator.assess import requests as pairing
 from evaluator.figure_data import MOST_POINTS, trace_release
 from evaluator.judges import judge_evidence
@@ -32,7 +32,7 @@ from evaluator.simulate.readings import DURATION
 
 def trace(cells, rulebook=RULEBOOK, readings=None):
     runs = runs_of(cells)
-    assessment = assess_release(cells, runs, None, rulebook)
+    assessment = assess_release(ReleaseData(runs, cells), rulebook)
     comparisons = judge_evidence(assessment.evidence, rulebook, "cart@2").comparisons
     return comparisons, trace_release(assessment.requests, rulebook, comparisons, readings)
 
@@ -253,7 +253,7 @@ def test_data_are_paired_once_for_verdict_readings_and_figures(monkeypatch):
     cells, readings = to_cells(requests), simulate_readings(requests)
     mean = Rule("server_mean", HistogramMean(query=DURATION.text), margin=Margin(0.2))
     rulebook = replace(RULEBOOK, rules=(*RULEBOOK.rules, mean))
-    assessment = assess_release(cells, runs_of(cells), None, rulebook, readings=readings)
+    assessment = assess_release(ReleaseData(runs_of(cells), cells, readings=readings), rulebook)
     traced = trace_release(assessment.requests, rulebook, assessment.evidence.comparisons, readings)
     assert any(comparison.looks for comparison in assessment.evidence.comparisons)
     assert traced["metrics"]
