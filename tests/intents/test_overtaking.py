@@ -8,8 +8,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from evaluator.errors import Refused, StoreBusy, UnknownName, UsageError
-from evaluator.intents import approve, ask, cancel, execute, execute_waiting, resolve, retry, run_worker, system_person
-from evaluator.records.intents import Delivery, HookOutcome, IntentState
+from evaluator.intents import (
+    approve,
+    ask,
+    cancel,
+    execute,
+    execute_waiting,
+    plan_action,
+    resolve,
+    retry,
+    run_worker,
+    system_person,
+)
+from evaluator.records.intents import Action, Delivery, HookOutcome, IntentState
 
 
 def last_said(store, intent):
@@ -368,3 +379,15 @@ def test_all_that_went_wrong_is_said(store, policy, wish, script, lines):
     assert last_said(store, intent) == "hook 1 (command) failed; hook 3 (command) failed; 2 after it not executed"
     assert [one.attempts for one in store.control.deliveries(intent.id)] == [1, 1, 1]
     assert lines() == ["one", "two", "three"]
+
+
+def test_what_is_planned_of_a_rollback_is_what_is_in_effect(store, policy, wish, script):
+    rules = policy(f"hooks: {{promote: [{script('one', undo='back')}]}}\n")
+    assert plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK) == ((), ())
+    intent = ask(store, rules, system_person(), wish())
+    execute(store, lambda _: rules, intent.id, "w")
+    (undo,), left = plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK)
+    assert (undo.event, undo.entry.kind, left) == ("undo", "command", ())
+    assert plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK, []) == ((), ())
+    (promote,), _ = plan_action(store, rules, "cart@1.9.0", Action.PROMOTE)
+    assert promote.event == "promote"

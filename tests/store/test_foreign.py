@@ -449,3 +449,14 @@ def test_a_line_without_end_is_seen_also_where_it_ends(tmp_path):
     [file] = plan_landing({"canary": [str(path)]}).files
     with Inspection([file]) as inspection, pytest.raises(InputError, match="has a line that is longer than 16 MB"):
         inspection.read(file)
+
+
+@pytest.mark.parametrize("name", ["requests.csv", "requests.csv.gz"])
+def test_large_counts_are_kept(store, land, name):
+    """Plain files are read in one pass, compressed ones by SQL: 32,767 and 2,147,483,647 are the limits of types."""
+    header = "timeStamp,elapsed,label,responseCode,responseMessage,threadName,success,bytes,allThreads\n"
+    rows = "".join(f"{T0 + k},40,GET /,200,OK,t 1-{k},true,3000000000,40000\n" for k in range(50))
+    text = (header + rows).encode()
+    land(gzip.compress(text) if name.endswith("gz") else text, name)
+    [row] = store.data.query("SELECT DISTINCT user_count, response_bytes, status_code FROM requests").to_pylist()
+    assert row == {"user_count": 40_000, "response_bytes": 3_000_000_000, "status_code": 200}

@@ -298,3 +298,26 @@ def test_facts_of_an_older_store_are_understood():
     facts = facts_from_json(old)
     assert (facts.rows, facts.skipped_rows, facts.units) == (8, 2, 5)
     assert [(arm.arm, arm.read, arm.judged) for arm in facts.account()] == [("", 10, 8)]
+
+
+def test_looks_before_the_first_at_this_run_come_with_their_sums(store, land):
+    from datetime import UTC, datetime
+
+    def look(run, paid):
+        store.control.save_verdict("r", "{}", datetime(2026, 1, 1, tzinfo=UTC), "go", outcomes=(run, paid))
+
+    text = "user,arm,spent\n" + "".join(f"u{k},{'AB'[k % 2]},{k}\n" for k in range(10))
+    first, _, _ = land(text)
+    more = text + "".join(f"v{k},{'AB'[k % 2]},{k}\n" for k in range(6))
+    second, _, _ = land(more, name="more.csv")
+    assert read(store).looks == ()
+    look(first.runs[0], "auto")
+    look(first.runs[0], "final")
+    (earlier,) = read(store).looks
+    assert (earlier.run, earlier.units, earlier.paid) == (first.runs[0], 10, "auto")
+    # Sizes, means and squared deviations of 0, 2, 4, 6, 8 and of 1, 3, 5, 7, 9.
+    assert {arm: sums["spent"] for arm, sums in earlier.sums.items()} == {
+        "baseline": pytest.approx((5, 4, 40)), "B": pytest.approx((5, 5, 40))
+    }  # fmt: skip
+    look(second.runs[0], "auto")
+    assert read(store).looks == (earlier,)
