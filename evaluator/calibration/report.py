@@ -31,7 +31,6 @@ from evaluator.records import (
     BASELINE,
     CANDIDATE,
     Cells,
-    EvidenceKind,
     Learnt,
     Rulebook,
     Run,
@@ -222,14 +221,8 @@ def _invented(count: int) -> tuple[Run, ...]:
 
 def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWord:
     """The whole policy on one case; rules of outcomes, and of endpoints that were not called, are not asked."""
-    rules = tuple(
-        rule
-        for rule in rulebook.rules
-        if rule.evidence is not EvidenceKind.OUTCOMES
-        and (rule.slice.endpoint is None or rule.slice.endpoint in cells.endpoints)
-    )
     prior = replace(rulebook.prior, baseline=None, canary=None)
-    asked = replace(rulebook, rules=rules, prior=prior, sample_ratio={})
+    asked = replace(rulebook, rules=rulebook.on_traffic(cells.endpoints), prior=prior, sample_ratio={})
     return judge_evidence(assess(cells, runs, asked), asked, "calibration").word
 
 

@@ -12,7 +12,7 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import MOMENT
 from evaluator.cli.gathering import gathered
-from evaluator.cli.outcomes import OUTCOME_OPTIONS, OutcomeFiles, describe_outcomes, tell_looks, tell_metrics
+from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_outcomes, tell_looks, tell_metrics
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions
@@ -49,7 +49,7 @@ from evaluator.wording import count_of, list_left_out
     "--from", "start", type=MOMENT, metavar="T", help="Only requests since then: 2026-11-25T10:00:00Z, or -1h."
 )
 @click.option("--to", "end", type=MOMENT, metavar="T", help="Only requests before then.")
-@gathered("given", OutcomeFiles, *OUTCOME_OPTIONS)
+@gathered("told", OutcomeOptions, *OUTCOME_OPTIONS)
 @click.option("--skip-bad-rows", is_flag=True, help="Count rows that cannot be used instead of refusing the file.")
 @subject_options("Name of the service.")
 @click.pass_obj
@@ -64,7 +64,9 @@ def command(
     files_are: FilesAre | None,
     start: datetime | None,
     end: datetime | None,
-    given: OutcomeFiles,
+    outcomes: tuple[str, ...],
+    outcomes_query: str,
+    told: OutcomeOptions,
     skip_bad_rows: bool,
     subject: Subject,
 ) -> int:
@@ -84,13 +86,13 @@ def command(
     from evaluator.pipeline.importing import find_outcomes, import_outcomes, import_release, suggest_metrics
     from evaluator.sources.files import plan_landing
 
-    if not given.outcomes and (given.outcomes_query or given.columns != OutcomeOptions()):
+    if not outcomes and (outcomes_query or told != OutcomeOptions()):
         raise UsageError("options about outcomes need --outcomes FILE")
     files = _collect_arms(baseline, canary, arms)
     if not files and (files_are or start or end):
         raise UsageError("--files-are, --from and --to need request files: --baseline FILE and --canary FILE")
     policy = session.load_policy(release, service=subject.service)
-    plan = None if given.outcomes and not files else plan_landing(
+    plan = None if outcomes and not files else plan_landing(
         files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=subject.service,
         sensitive=policy.promotion.sensitive, files_are=files_are, start=start, end=end,
     )  # fmt: skip
@@ -101,9 +103,9 @@ def command(
         landed = import_release(store, named, plan)
         _say_doubts(session, landed.doubts)
         emit(describe(release, landed))
-    if given.outcomes:
+    if outcomes:
         landed, facts, read = import_outcomes(
-            store, named, given.outcomes, given.columns, query=given.outcomes_query, skip_bad_rows=skip_bad_rows
+            store, named, outcomes, told, query=outcomes_query, skip_bad_rows=skip_bad_rows
         )
         emit(describe_outcomes(release, landed, facts, read))
         found = find_outcomes(store)

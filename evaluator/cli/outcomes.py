@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from evaluator.records import EvidenceKind, Landed, OutcomeFacts, OutcomeOptions, OutcomePlan
+from evaluator.records import EvidenceKind, Landed, OutcomeFacts, OutcomePlan
 
 if TYPE_CHECKING:
     from evaluator.policy import Policy
@@ -52,24 +51,6 @@ OUTCOME_OPTIONS = (
         help="Known before the test; may be repeated.  [default: columns called pre_…, …_pre, …_covariate]",
     ),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomeFiles:
-    """Files of outcomes, and what was said of their columns."""
-
-    outcomes: tuple[str, ...]
-    outcomes_query: str
-    unit: str
-    arm_column: str
-    baseline_arm: str
-    outcome_names: tuple[str, ...]
-    covariates: tuple[str, ...]
-
-    @property
-    def columns(self) -> OutcomeOptions:
-        """What was said of the columns."""
-        return OutcomeOptions(self.unit, self.arm_column, self.baseline_arm, self.outcome_names, self.covariates)
 
 
 def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: OutcomePlan) -> str:

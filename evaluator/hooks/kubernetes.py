@@ -31,23 +31,23 @@ _HINTS = {
 """Status of an answer → what to do."""
 
 
-class RolloutPatch(BaseModel):
-    """What is done to an Argo Rollout."""
-
+class _Patch(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: K8sName = Field(description="Its name.")
+
+
+class RolloutPatch(_Patch):
+    """What is done to an Argo Rollout."""
+
     do: Literal["promote", "promote_full", "abort", "retry"] = Field(
         description="promote (go on from a pause), promote_full (skip all that is left), abort, retry."
     )
 
 
-class RoutePatch(BaseModel):
+class RoutePatch(_Patch):
     """Weights of an HTTPRoute's services."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    name: K8sName = Field(description="Its name.")
     weights: Annotated[dict[K8sName, Share], AfterValidator(check_some_traffic)] = Field(
         description="Service to weight; set in each rule that has all of these services.", min_length=2
     )

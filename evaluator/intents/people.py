@@ -24,7 +24,7 @@ def system_person() -> Person:
         name = pwd.getpwuid(number).pw_name
     except KeyError:
         name = f"uid-{number}"
-    return Person(name, (name, f"{SYSTEM}{name}"), by_system=True)
+    return Person(name, (name, f"{SYSTEM}{name}"))
 
 
 def role_of(rules: PromotionRules, names: Sequence[str]) -> PersonRole:

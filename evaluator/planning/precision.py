@@ -17,7 +17,6 @@ from evaluator.records import (
     Cells,
     Comparison,
     Direction,
-    EvidenceKind,
     Monitoring,
     Role,
     Rule,
@@ -155,14 +154,8 @@ def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: 
 
 def _ask_of(rulebook: Rulebook, cells: Cells) -> Rulebook:
     """What can be asked of these cells, once and at their end."""
-    rules = tuple(
-        rule
-        for rule in rulebook.rules
-        if rule.evidence is not EvidenceKind.OUTCOMES
-        and (rule.slice.endpoint is None or rule.slice.endpoint in cells.endpoints)
-    )
     scan = replace(rulebook.scan, enabled=False)
-    return replace(rulebook, rules=rules, monitoring=Monitoring(mode="fixed"), scan=scan)
+    return replace(rulebook, rules=rulebook.on_traffic(cells.endpoints), monitoring=Monitoring(mode="fixed"), scan=scan)
 
 
 _Found = tuple[Comparison, float]

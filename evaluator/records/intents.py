@@ -75,8 +75,6 @@ class Person:
 
     name: str
     names: tuple[str, ...]
-    by_system: bool = False
-    """Known by their account on this machine, not by a login."""
 
 
 def are_one(names: Iterable[str], others: Iterable[str]) -> bool:

@@ -38,9 +38,9 @@ class OutcomeOptions:
     """What the user said of the columns; what is empty is told by their names."""
 
     unit: str = ""
-    arm: str = ""
-    baseline: str = ""
-    outcomes: tuple[str, ...] = ()
+    arm_column: str = ""
+    baseline_arm: str = ""
+    outcome_names: tuple[str, ...] = ()
     """`name` or `name:binary`, `name:numeric`."""
     covariates: tuple[str, ...] = ()
 

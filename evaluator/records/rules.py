@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -161,6 +161,11 @@ class Rulebook:
     """Share of users expected on each arm; empty: as the run was configured."""
     monitoring: Monitoring = field(default_factory=Monitoring)
     mode: Literal["block", "shadow"] = "block"
+
+    def on_traffic(self, endpoints: Collection[str]) -> tuple[Rule, ...]:
+        """The rules that traffic to these endpoints can answer: none of outcomes, nor of other endpoints."""
+        asked = (rule for rule in self.rules if rule.slice.endpoint in (None, *endpoints))
+        return tuple(rule for rule in asked if rule.evidence is not EvidenceKind.OUTCOMES)
 
     def on(self, kind: EvidenceKind) -> tuple[Rule, ...]:
         """The rules on one kind of evidence."""

@@ -60,14 +60,14 @@ def plan_outcomes(
         raise InputError("files of outcomes must be all CSV or all Parquet")
     reader: Literal["csv", "parquet"] = "csv" if "csv" in readers else "parquet"
     header, delimiter = _read_header(Path(paths[0])) if reader == "csv" else ((), ",")
-    plan = OutcomePlan(paths, reader, "", "", (), query, options.baseline, skip_bad_rows, header, delimiter)
+    plan = OutcomePlan(paths, reader, "", "", (), query, options.baseline_arm, skip_bad_rows, header, delimiter)
     columns = {column.name: column for column in describe(plan)}
     unit = (
         ROWS
         if options.unit == ROWS
         else _choose(options.unit, _UNITS, columns, "--unit", "the unit (a user, a session)")
     )
-    arm = _choose(options.arm, _ARMS, columns, "--arm-column", "the arm")
+    arm = _choose(options.arm_column, _ARMS, columns, "--arm-column", "the arm")
     if unit == arm:
         raise InputError(f"column '{unit}' cannot be both the unit and the arm")
     return replace(plan, unit=unit, arm=arm, columns=_choose_columns(options, columns, {unit, arm}))
@@ -127,12 +127,12 @@ def _choose_columns(
     if unknown is not None:
         raise UnknownName("column in the file", unknown, columns)
     covariates = list(options.covariates)
-    outcomes = [_parse_outcome(text, columns) for text in options.outcomes]
+    outcomes = [_parse_outcome(text, columns) for text in options.outcome_names]
     free = [column for column in columns.values() if column.name not in taken | set(covariates)]
     numbers = [
         column for column in free if column.kind in ("number", "truth") and not _NO_OUTCOME.fullmatch(column.name)
     ]
-    if not options.outcomes:
+    if not options.outcome_names:
         outcomes = [OutcomeColumn(column.name) for column in numbers if not _looks_before(column.name)]
     if not options.covariates:
         named = {column.name for column in outcomes}

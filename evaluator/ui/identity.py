@@ -22,19 +22,11 @@ CLOCK_S = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
-    """Who is reading, by the names that the policy's `roles` may list."""
+class Reader(Person):
+    """Who is reading, by all names that stand for them: name, address, `group:…`."""
 
-    name: str
-    names: tuple[str, ...]
-    """All that stand for this person: name, address, `group:…`."""
     signed_in_at: float | None = None
     """When the provider saw them (epoch seconds); `None`: the OS user, who has no login here."""
-
-    @property
-    def person(self) -> Person:
-        """Who acts, where they act."""
-        return Person(self.name, self.names, by_system=self.signed_in_at is None)
 
 
 def is_login_configured() -> bool:

@@ -35,5 +35,5 @@ def show_notes(place: Place, release: str) -> None:
     if not able:
         st.caption("Writing notes takes an analyst.")
     if pressed:
-        write_note(open_store(place), policy, reader.person, release, text)
+        write_note(open_store(place), policy, reader, release, text)
         st.rerun()

@@ -120,7 +120,7 @@ def _of_reader(rules: PromotionRules, reader: Reader, action: Action) -> tuple[C
     allowed = Condition(
         f"you may ask for it: {reader.name} is {role_of(rules, reader.names)}",
         met=may_ask(rules, reader.names, action),
-        otherwise=why_not(rules, reader.person, role, f"to {action.said}"),
+        otherwise=why_not(rules, reader, role, f"to {action.said}"),
         remedy="ask somebody who may; `roles` in the policy says who that is",
     )
     if reader.signed_in_at is None:
@@ -178,5 +178,5 @@ def _show_form(place: Place, view: ReleaseView, reader: Reader, action: Action, 
     if typed.strip() != release_id:
         raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {release_id}: nothing was done")
     demand_fresh(reader)
-    ask(open_store(place), read_policy(place, release_id), reader.person, Wish(action, release_id, reason))
+    ask(open_store(place), read_policy(place, release_id), reader, Wish(action, release_id, reason))
     st.rerun()

@@ -131,12 +131,12 @@ def _show_approval(place: Place, act: Act, reader: Reader) -> None:
         if typed.strip() != intent.release:
             raise UsageError(f"{typed.strip() or 'nothing'} was typed, not {intent.release}: nothing was done")
         demand_fresh(reader)
-        approve(store, policy, reader.person, intent.id)
+        approve(store, policy, reader, intent.id)
         st.rerun()
     if refused:
         if not own:
             demand_fresh(reader)
-        cancel(store, policy, reader.person, intent.id, reason)
+        cancel(store, policy, reader, intent.id, reason)
         st.rerun()
 
 
@@ -148,7 +148,7 @@ def _show_retry(place: Place, act: Act, reader: Reader) -> None:
         st.caption("Look first at what its hooks have reached. Those that were acknowledged are not executed again.")
         if st.button("Execute the others again", disabled=not able, key=f"retry-{intent.id}"):
             demand_fresh(reader)
-            retry(open_store(place), read_policy(place, intent.release), reader.person, intent.id)
+            retry(open_store(place), read_policy(place, intent.release), reader, intent.id)
             st.rerun()
         for one in unknown:
             _show_resolution(place, intent, one.position + 1, one.hook, reader)
@@ -166,5 +166,5 @@ def _show_resolution(place: Place, intent: Intent, number: int, hook: str, reade
         undone = right.form_submit_button("It was not done", disabled=not able, key=f"undone-{intent.id}-{number}")
     if done or undone:
         demand_fresh(reader)
-        resolve(open_store(place), policy, reader.person, intent.id, number, done=done, reason=reason)
+        resolve(open_store(place), policy, reader, intent.id, number, done=done, reason=reason)
         st.rerun()

@@ -16,9 +16,7 @@ from evaluator.store import Store
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "evaluator.intents.system_person", lambda: Person("ann", ("ann", "account:ann"), by_system=True)
-    )
+    monkeypatch.setattr("evaluator.intents.system_person", lambda: Person("ann", ("ann", "account:ann")))
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     store.data.register_run(Release("cart@2"), Run("r1", "cart@2", "g1", "import"))
     return store

@@ -67,7 +67,7 @@ def test_why_not_says_what_there_is_and_what_it_takes():
 def test_the_account_of_this_process_is_known_by_the_system(monkeypatch):
     monkeypatch.setattr("evaluator.intents.people.os.getuid", lambda: 0)
     monkeypatch.setenv("USER", "mallory")
-    assert system_person() == Person("root", ("root", f"{SYSTEM}root"), by_system=True)
+    assert system_person() == Person("root", ("root", f"{SYSTEM}root"))
     monkeypatch.setattr("evaluator.intents.people.os.getuid", lambda: 654321)
     assert system_person().name == "uid-654321"
 

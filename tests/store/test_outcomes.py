@@ -126,7 +126,7 @@ def test_the_same_file_again_changes_nothing(store, land):
     landed, facts, _ = land(SMALL)
     assert (landed.already, landed.rows, facts.units) == (1, 0, 5)
     assert len(store.data.runs("r")) == 1
-    assert land(SMALL, outcomes=("converted",))[0].rows == 8
+    assert land(SMALL, outcome_names=("converted",))[0].rows == 8
 
 
 def test_outcomes_are_no_requests(store, land):
@@ -213,21 +213,21 @@ def test_several_files_are_one_table(store, tmp_path):
     assert (facts.rows, facts.units, facts.crossed) == (8, 5, 1)
     (tmp_path / "c.csv").write_text(lines[0] + "\nu9,control,1,0,x,1\n")
     with pytest.raises(InputError, match=r"c\.csv:2: column 'revenue' has the value 'x'"):
-        import_outcomes(store, Release("r"), [str(tmp_path / "*.csv")], OutcomeOptions(outcomes=("revenue",)))
+        import_outcomes(store, Release("r"), [str(tmp_path / "*.csv")], OutcomeOptions(outcome_names=("revenue",)))
 
 
 def test_every_row_may_be_a_unit(store, land):
     text = "Unnamed: 0,test group,converted\n0,ad,1\n1,psa,0\n2,ad,1\n3,psa,0\n"
-    _, facts, plan = land(text, unit="rows", baseline="psa")
+    _, facts, plan = land(text, unit="rows", baseline_arm="psa")
     assert (plan.arm, [column.name for column in plan.columns]) == ("test group", ["converted"])
     assert (facts.units, facts.duplicates, facts.crossed) == (4, 0, 0)
     with pytest.raises(InputError, match=r"o\.csv:3: column 'converted' has the value 'x'"):
-        land("group,converted\nA,1\nB,x\n", unit="rows", outcomes=("converted",))
+        land("group,converted\nA,1\nB,x\n", unit="rows", outcome_names=("converted",))
 
 
 def test_every_row_is_judged_or_named_by_its_arm(store, land):
     odd = "u7,control,8,maybe,1,1\nu8,,9,1,1,1\nu9,treatment,9,1,1,1,1\nu9,other,9,x,1,1\n"
-    _, facts, _ = land(SMALL + odd, skip=True, outcomes=("converted", "revenue"))
+    _, facts, _ = land(SMALL + odd, skip=True, outcome_names=("converted", "revenue"))
     assert facts.read == {"baseline": 4, "treatment": 5, "": 2, "other": 1}
     assert sorted(facts.left_out, key=str) == sorted(
         [
@@ -262,7 +262,7 @@ def test_rows_read_are_rows_judged_and_rows_named(store, tmp_path, rows):
     path = tmp_path / "odd.csv"
     path.write_text("user,arm,x,y\n" + "\n".join(rows) + "\n", encoding="utf-8")
     release = Release(f"r{abs(hash(tuple(rows)))}")
-    options = OutcomeOptions(outcomes=("x", "y"))
+    options = OutcomeOptions(outcome_names=("x", "y"))
     _, facts, _ = import_outcomes(store, release, [str(path)], options, skip_bad_rows=True)
     assert sum(facts.read.values()) == len(rows)
     outcomes = read(store, release.id)
