@@ -27,17 +27,7 @@ from evaluator.calibration.splits import (
     split_time,
 )
 from evaluator.judges import judge_evidence
-from evaluator.records import (
-    BASELINE,
-    CANDIDATE,
-    Cells,
-    Learnt,
-    Rulebook,
-    Run,
-    RunFacts,
-    RunState,
-    VerdictWord,
-)
+from evaluator.records import BASELINE, CANDIDATE, Cells, Learnt, Rulebook, Run, RunFacts, RunState, VerdictWord
 from evaluator.stats.inference.score import wilson_interval
 
 Cases = Iterator[tuple[Cells, tuple[Run, ...]]]

@@ -12,16 +12,7 @@ from evaluator.hooks import HookContext, Step, make_step, peek
 from evaluator.intents.checking import hash_verdict
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Release, StoredVerdict
-from evaluator.records.intents import (
-    ANNOUNCE,
-    UNDO,
-    Action,
-    Delivery,
-    HookEntry,
-    Intent,
-    IntentState,
-    Person,
-)
+from evaluator.records.intents import ANNOUNCE, UNDO, Action, Delivery, HookEntry, Intent, IntentState, Person
 
 _MAYBE_DONE = (IntentState.ACKNOWLEDGED, IntentState.UNKNOWN, IntentState.SENT)
 

@@ -29,13 +29,7 @@ from evaluator.records import History, InstancePrior, Learnt, Monitoring, Rulebo
 from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.stats.variance.history import LEAST_COMPARISONS
 
-__all__ = [
-    "Policy",
-    "load_policy",
-    "parse_policy",
-    "policy_schema",
-    "with_learnt",
-]
+__all__ = ["Policy", "load_policy", "parse_policy", "policy_schema", "with_learnt"]
 
 PRIOR_WEIGHT = 3.0
 """Degrees of freedom that the policy's own assumption about instances counts for beside history (method B.3, B.3a)."""
