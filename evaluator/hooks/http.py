@@ -10,9 +10,10 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
+from evaluator.fields import Section
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import TlsOptions, resolve, send, split
 from evaluator.hooks.options import Text
@@ -34,10 +35,8 @@ def _check_url(text: str) -> str:
     return text
 
 
-class HttpRequest(BaseModel):
+class HttpRequest(Section):
     """One request."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     method: Method = Field("POST", description="GET, POST, PUT, PATCH or DELETE.")
     url: Annotated[Text, AfterValidator(_check_url)] = Field(description="Where to; words are escaped.")

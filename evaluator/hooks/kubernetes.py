@@ -12,9 +12,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from evaluator.errors import HookError
+from evaluator.fields import Section
 from evaluator.hooks.base import BaseHook, HookContext, Outcome
 from evaluator.hooks.network import MaybeSent, TlsOptions, send
 from evaluator.hooks.options import SecretName, Text
@@ -31,23 +32,19 @@ _HINTS = {
 """Status of an answer → what to do."""
 
 
-class _Patch(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    name: K8sName = Field(description="Its name.")
-
-
-class RolloutPatch(_Patch):
+class RolloutPatch(Section):
     """What is done to an Argo Rollout."""
 
+    name: K8sName = Field(description="Its name.")
     do: Literal["promote", "promote_full", "abort", "retry"] = Field(
         description="promote (go on from a pause), promote_full (skip all that is left), abort, retry."
     )
 
 
-class RoutePatch(_Patch):
+class RoutePatch(Section):
     """Weights of an HTTPRoute's services."""
 
+    name: K8sName = Field(description="Its name.")
     weights: Annotated[dict[K8sName, Share], AfterValidator(check_some_traffic)] = Field(
         description="Service to weight; set in each rule that has all of these services.", min_length=2
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
+from evaluator.fields import Section
 from evaluator.quantities import parse_duration_s
 from evaluator.secrecy import OF_HOOKS
 
@@ -29,10 +30,8 @@ SecretName = Annotated[str, AfterValidator(OF_HOOKS.check)]
 Text = Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
-class HookOptions(BaseModel):
+class HookOptions(Section):
     """What every hook takes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     time_limit: Seconds = Field(30.0, description="Longest that the hook may take, with everything.")
     required: bool = Field(False, description="On: when it fails, hooks after it are not executed.")  # noqa: FBT003
