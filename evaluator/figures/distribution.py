@@ -13,7 +13,7 @@ HEIGHT = 210
 TABLE_ROWS = 24
 
 
-def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT) -> Figure:
+def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> Figure:
     """Draw baseline (dashed) and one candidate; `curve` as `evaluator.figure_data` traced it."""
     import altair as alt
 
@@ -44,7 +44,7 @@ def draw_distribution(curve: Mapping[str, Any], *, color: str, width: int = NARR
     ]
     title = f"Half of the requests are done within {medians[0]} on baseline and {medians[1]} on {curve['arm']}"
     return Figure(
-        finish(alt.layer(chart), width=width, height=height),
+        finish(alt.layer(chart), width=width, height=HEIGHT),
         title=title,
         alt=f"Two rising lines: the share of requests done by each response time, of baseline and {curve['arm']}. "
         f"{title}.",

@@ -16,7 +16,7 @@ ALIKE = 0.8
 """The least change is at least this share of the largest, where all quantiles are said to have changed alike."""
 
 
-def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW, height: int = HEIGHT) -> Figure:
+def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> Figure:
     """Draw one candidate; `curve` as `evaluator.figure_data` traced it. Each tenth of the rest has equal room."""
     import altair as alt
 
@@ -42,7 +42,7 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW, hei
         scale=alt.Scale(domain=[0, points[-1]["place"]], nice=False),
     )
     return Figure(
-        finish(alt.layer(*layer_change(points, x, domain, "%", color)), width=width, height=height),
+        finish(alt.layer(*layer_change(points, x, domain, "%", color)), width=width, height=HEIGHT),
         title=_say(curve),
         alt=f"Line of the relative change of response time of {curve['arm']} at each quantile, with its interval. "
         f"{_say(curve)}.",
