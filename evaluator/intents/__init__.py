@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from evaluator.intents.asking import (
-    LONGEST_NOTE,
-    Wish,
-    approve,
-    ask,
-    cancel,
-    find_promoted,
-    plan_action,
-    resolve,
-    retry,
-    write_note,
-)
-from evaluator.intents.checking import Situation, check_execution, hash_verdict
-from evaluator.intents.conditions import Condition, Waiting, find_waiting, list_conditions
+from evaluator.intents.asking import LONGEST_NOTE, Wish, approve, ask, cancel, plan_action, resolve, retry, write_note
+from evaluator.intents.conditions import Condition, find_waiting, list_conditions
 from evaluator.intents.executing import execute, execute_waiting, name_worker, run_worker
 from evaluator.intents.observing import find_latest
 from evaluator.intents.people import SYSTEM, may, may_ask, role_of, system_person, why_not
@@ -26,19 +14,14 @@ __all__ = [
     "SYSTEM",
     "Condition",
     "Preview",
-    "Situation",
-    "Waiting",
     "Wish",
     "approve",
     "ask",
     "cancel",
-    "check_execution",
     "execute",
     "execute_waiting",
     "find_latest",
-    "find_promoted",
     "find_waiting",
-    "hash_verdict",
     "list_conditions",
     "may",
     "may_ask",

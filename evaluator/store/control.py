@@ -359,16 +359,9 @@ class Control:
             ).fetchall()
         return tuple(
             Delivery(
-                row[0],
-                row[1],
-                row[2],
-                row[3],
-                HookOutcome(IntentState(row[4]), row[5], row[6], row[7]),
-                row[8].astimezone(UTC),
-                row[9],
-                row[10],
+                intent, place, hook, tries, HookOutcome(IntentState(state), *said), at.astimezone(UTC), event, options
             )
-            for row in rows
+            for intent, place, hook, tries, state, *said, at, event, options in rows
         )
 
     # -------------------------------------------------------------- audit trail

@@ -12,9 +12,8 @@ from functools import partial
 import streamlit as st
 
 from evaluator.errors import EvaluatorError, StoreError
-from evaluator.intents import Condition, Preview, find_latest, list_conditions, plan_action, preview_steps, run_worker
+from evaluator.intents import Preview, find_latest, plan_action, preview_steps, run_worker
 from evaluator.policy import Policy
-from evaluator.records import Verdict
 from evaluator.records.intents import Action, Approval, AuditRow, Delivery, Intent, Person
 from evaluator.ui.reads import KEYS, Place, find_place, open_store, read_policy
 
@@ -59,11 +58,6 @@ def read_acts(place: Place, release: str | None = None) -> tuple[Act, ...]:
         Act(one, tuple(approvals.get(one.id, ())), tuple(deliveries.get(one.id, ())), said.get(one.id, ""))
         for one in control.intents(release)
     )
-
-
-def read_conditions(place: Place, verdict: Verdict) -> tuple[Condition, ...]:
-    """What has to be so before a release is promoted, and whether it is."""
-    return list_conditions(open_store(place), read_policy(place, verdict.release.id), verdict)
 
 
 @st.cache_data(ttl=PEEK_TTL_S, max_entries=32, show_spinner="asking what is so now …", hash_funcs=KEYS)

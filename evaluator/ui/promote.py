@@ -8,11 +8,11 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.errors import UsageError
-from evaluator.intents import Condition, Wish, ask, may_ask, role_of, why_not
+from evaluator.intents import Condition, Wish, ask, list_conditions, may_ask, role_of, why_not
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Verdict, VerdictWord
 from evaluator.records.intents import Action, PersonRole
-from evaluator.ui.acting import Forecast, read_conditions, read_forecast
+from evaluator.ui.acting import Forecast, read_forecast
 from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, demand_fresh, find_reader, is_fresh
 from evaluator.ui.pieces import (
@@ -79,8 +79,9 @@ def _show_asking(place: Place, view: ReleaseView, verdict: Verdict | None, reade
     """What to do, whether it may be done, what it comes to, and the one button."""
     policy, action = read_policy(place, view.release.id), _choose_action(verdict)
     st.caption(MEANS[action])
-    grounds = read_conditions(place, verdict) if verdict and action is Action.PROMOTE else ()
-    conditions = (*grounds, *_of_reader(policy.promotion, reader, action))
+    conditions = _of_reader(policy.promotion, reader, action)
+    if verdict and action is Action.PROMOTE:
+        conditions = (*list_conditions(open_store(place), policy, verdict), *conditions)
     st.subheader("What has to be so", anchor="conditions")
     show_list(
         Markup('<li><span class="status {}">{}</span> {}{}</li>').format(

@@ -11,12 +11,12 @@ from evaluator.intents import (
     ask,
     cancel,
     execute,
-    find_promoted,
     list_conditions,
     role_of,
     system_person,
     write_note,
 )
+from evaluator.intents.asking import find_promoted
 from evaluator.records import RunState
 from evaluator.records.intents import Action, IntentState, PersonRole
 

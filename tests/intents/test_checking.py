@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from evaluator.errors import Refused
-from evaluator.intents import Situation, check_execution, hash_verdict
+from evaluator.intents.checking import Situation, check_execution, hash_verdict
 from evaluator.records import StoredVerdict
 from evaluator.records.intents import Action, Intent, IntentState
 

@@ -152,11 +152,11 @@ def test_purged_outcomes_keep_their_sums(store, land):
         pytest.param("user,arm,x\na,A,1\n,B,2\n", {}, r"o.csv:3: column 'user' has no value", id="no-unit"),
         pytest.param("user,arm,x\na,A,1\nb,,2\n", {}, r"o.csv:3: column 'arm' has no value", id="no-arm"),
         pytest.param("user,arm,x\na,A,1\nb,B,2,3\n", {}, r"o.csv:3: the row has 4 values, the header 3", id="too-many"),
-        pytest.param("user,arm,x\na,A,1\nb,B,2\n", {"outcomes": ("x:binary",)}, "neither 0 nor 1", id="binary"),
+        pytest.param("user,arm,x\na,A,1\nb,B,2\n", {"outcome_names": ("x:binary",)}, "neither 0 nor 1", id="binary"),
     ],
 )
 def test_bad_rows_are_named_and_skipped_on_demand(store, land, text, options, says):
-    chosen = {"outcomes": ("x",)} | options
+    chosen = {"outcome_names": ("x",)} | options
     with pytest.raises(InputError, match=says):
         land(text, **chosen)
     assert store.releases() == ()
@@ -171,15 +171,15 @@ def test_bad_rows_are_named_and_skipped_on_demand(store, land, text, options, sa
         pytest.param("who,arm,x\na,A,1\n", {}, "no column is clearly the unit", id="no-unit"),
         pytest.param("user,which,x\na,A,1\n", {}, "no column is clearly the arm", id="no-arm"),
         pytest.param("user,arm,x\na,A,1\n", {"unit": "usr"}, "did you mean 'user'", id="misspelt"),
-        pytest.param("user,arm,x\na,A,1\n", {"outcomes": ("y",)}, "no column in the file 'y'", id="no-outcome"),
-        pytest.param("user,arm,x\na,A,1\n", {"outcomes": ("x:bin",)}, "did you mean 'binary'", id="kind"),
+        pytest.param("user,arm,x\na,A,1\n", {"outcome_names": ("y",)}, "no column in the file 'y'", id="no-outcome"),
+        pytest.param("user,arm,x\na,A,1\n", {"outcome_names": ("x:bin",)}, "did you mean 'binary'", id="kind"),
         pytest.param("user,arm,x\na,A,1\n", {"covariates": ("x",)}, "no column holds an outcome", id="nothing-left"),
         pytest.param("user,arm,rows\na,A,1\n", {}, "cannot be called 'rows'", id="reserved"),
         pytest.param("user,arm,x\na,red,1\nb,blue,2\n", {}, "is clearly the baseline", id="no-baseline"),
-        pytest.param("user,arm,x\na,red,1\nb,blue,2\n", {"baseline": "rad"}, "did you mean 'red'", id="baseline"),
-        pytest.param("user,arm,x\na,baseline,1\nb,B,2\n", {"baseline": "B"}, "cannot be the baseline", id="two"),
+        pytest.param("user,arm,x\na,red,1\nb,blue,2\n", {"baseline_arm": "rad"}, "did you mean 'red'", id="baseline"),
+        pytest.param("user,arm,x\na,baseline,1\nb,B,2\n", {"baseline_arm": "B"}, "cannot be the baseline", id="two"),
         pytest.param("", {}, "is empty", id="empty"),
-        pytest.param("user,arm,x\n", {"outcomes": ("x",)}, "has no row that can be used", id="header-only"),
+        pytest.param("user,arm,x\n", {"outcome_names": ("x",)}, "has no row that can be used", id="header-only"),
         pytest.param("user,arm,x,x\na,A,1,2\n", {}, "column 'x' appears twice", id="twice"),
     ],
 )
