@@ -33,6 +33,7 @@ from evaluator.records import (
     Cells,
     EvidenceKind,
     Learnt,
+    Role,
     Rulebook,
     Run,
     RunFacts,
@@ -140,6 +141,11 @@ def calibrate(
             left_out.append(f"{item.name}: no requests of the baseline")
         else:
             used.append(item)
+    left_out += [
+        f"{rule.name}: only metrics of requests are tried on stored runs"
+        for rule in rulebook.rules
+        if rule.evidence is not EvidenceKind.REQUESTS and rule.role is not Role.WATCH
+    ]
     counted: dict[tuple[str, Change], list[Judged]] = {}
     for item in used:
         if step:
@@ -221,11 +227,11 @@ def _invented(count: int) -> tuple[Run, ...]:
 
 
 def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWord:
-    """The whole policy on one case; rules of outcomes, and of endpoints that were not called, are not asked."""
+    """All of the policy on one case but rules of readings, of outcomes and of endpoints that were not called."""
     rules = tuple(
         rule
         for rule in rulebook.rules
-        if rule.evidence is not EvidenceKind.OUTCOMES
+        if rule.evidence is EvidenceKind.REQUESTS
         and (rule.slice.endpoint is None or rule.slice.endpoint in cells.endpoints)
     )
     prior = replace(rulebook.prior, baseline=None, canary=None)
