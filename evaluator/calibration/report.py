@@ -27,7 +27,19 @@ from evaluator.calibration.splits import (
     split_time,
 )
 from evaluator.judges import judge_evidence
-from evaluator.records import BASELINE, CANDIDATE, Cells, Learnt, Rulebook, Run, RunFacts, RunState, VerdictWord
+from evaluator.records import (
+    BASELINE,
+    CANDIDATE,
+    Cells,
+    EvidenceKind,
+    Learnt,
+    Role,
+    Rulebook,
+    Run,
+    RunFacts,
+    RunState,
+    VerdictWord,
+)
 from evaluator.stats.inference.score import wilson_interval
 
 Cases = Iterator[tuple[Cells, tuple[Run, ...]]]
@@ -129,6 +141,11 @@ def calibrate(
             left_out.append(f"{item.name}: no requests of the baseline")
         else:
             used.append(item)
+    left_out += [
+        f"{rule.name}: only metrics of requests are tried on stored runs"
+        for rule in rulebook.rules
+        if rule.evidence is not EvidenceKind.REQUESTS and rule.role is not Role.WATCH
+    ]
     counted: dict[tuple[str, Change], list[Judged]] = {}
     for item in used:
         if step:
@@ -210,9 +227,9 @@ def _invented(count: int) -> tuple[Run, ...]:
 
 
 def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWord:
-    """The whole policy on one case; rules of outcomes, and of endpoints that were not called, are not asked."""
+    """All of the policy on one case but rules of readings, of outcomes and of endpoints that were not called."""
     prior = replace(rulebook.prior, baseline=None, canary=None)
-    asked = replace(rulebook, rules=rulebook.on_traffic(cells.endpoints), prior=prior, sample_ratio={})
+    asked = replace(rulebook, rules=rulebook.on_requests(cells.endpoints), prior=prior, sample_ratio={})
     return judge_evidence(assess(cells, runs, asked), asked, "calibration").word
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,13 +46,15 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict | None) -> tu
     judges = verdict.policy_hash == hash_policy_now(store, policy, release)
     same, whole = bool(hash_data_now(store, release, verdict.data_hash)), not verdict.evidence.incomplete
     now = datetime.now(UTC)
-    age_s = (now - (verdict.judged_at or now)).total_seconds()
+    age_s = (now - verdict.judged_at).total_seconds() if verdict.judged_at else math.inf
     most_s = policy.promotion.approvals.max_age
     within, young = (
         f"it was judged within the last {format_duration(most_s)}",
         -CLOCK.total_seconds() <= age_s <= most_s,
     )
-    age = f"it was judged {format_duration(round(age_s))} ago"
+    age = "it is not known when it was judged"
+    if math.isfinite(age_s):
+        age = f"it was judged {format_duration(round(age_s))} ago"
     if age_s < 0:
         age = f"it was judged {format_duration(round(-age_s))} from now: the clock was set back"
     hooks = bool(policy.promotion.hooks.get(Action.PROMOTE))

@@ -136,15 +136,8 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
     if not called[0] & called[1]:
         raise UsageError("these cannot be compared: they have no endpoint in common", hint="compare runs of one test")
     cells = pair_runs([(sides[0], sides[1])], together=False)
-    rulebook = replace(
-        policy.rulebook,
-        rules=tuple(
-            rule
-            for rule in policy.rulebook.rules
-            if rule.evidence is EvidenceKind.REQUESTS and rule.slice.endpoint in (None, *cells.endpoints)
-        ),
-        monitoring=Monitoring(mode="fixed"),
-    )
+    rules = policy.rulebook.on_requests(cells.endpoints)
+    rulebook = replace(policy.rulebook, rules=rules, monitoring=Monitoring(mode="fixed"))
     runs = (Run(cells.runs[0], second.release, "compare", "import", state=RunState.COMPLETE),)
     judged = judge_data(ReleaseData(runs, cells), rulebook, second.release)
     evidence = judged.evidence

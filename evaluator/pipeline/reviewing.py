@@ -12,7 +12,7 @@ from evaluator.assess import ReleaseData
 from evaluator.pipeline.assessing import Judged, judge_data, read_data
 from evaluator.pipeline.runs import choose_runs, find_judged
 from evaluator.policy import parse_policy
-from evaluator.records import Comparison, EvidenceKind, Margin, RunState, Verdict
+from evaluator.records import Comparison, Margin, RunState, Verdict
 from evaluator.stats.shaping.narrow import cut_each_run, narrow
 from evaluator.store import Store
 
@@ -45,8 +45,7 @@ def look_closer(
     cells = narrow(cells, endpoints=[endpoint] if endpoint in cells.endpoints else None)
     rules = tuple(
         replace(rule, slice=replace(rule.slice, endpoint=None))
-        for rule in judged.rulebook.rules
-        if rule.slice.endpoint in (None, endpoint) and rule.evidence is EvidenceKind.REQUESTS
+        for rule in judged.rulebook.on_requests([endpoint] if endpoint else [])
     )
     scan = replace(judged.rulebook.scan, enabled=False)
     monitoring = replace(judged.rulebook.monitoring, mode="fixed")

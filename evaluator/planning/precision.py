@@ -154,8 +154,8 @@ def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: 
 
 def _ask_of(rulebook: Rulebook, cells: Cells) -> Rulebook:
     """What can be asked of these cells, once and at their end."""
-    scan = replace(rulebook.scan, enabled=False)
-    return replace(rulebook, rules=rulebook.on_traffic(cells.endpoints), monitoring=Monitoring(mode="fixed"), scan=scan)
+    rules, scan = rulebook.on_requests(cells.endpoints), replace(rulebook.scan, enabled=False)
+    return replace(rulebook, rules=rules, monitoring=Monitoring(mode="fixed"), scan=scan)
 
 
 _Found = tuple[Comparison, float]

@@ -162,11 +162,10 @@ class Rulebook:
     monitoring: Monitoring = field(default_factory=Monitoring)
     mode: Literal["block", "shadow"] = "block"
 
-    def on_traffic(self, endpoints: Collection[str]) -> tuple[Rule, ...]:
-        """The rules that traffic to these endpoints can answer: none of outcomes, nor of other endpoints."""
-        asked = (rule for rule in self.rules if rule.slice.endpoint in (None, *endpoints))
-        return tuple(rule for rule in asked if rule.evidence is not EvidenceKind.OUTCOMES)
-
     def on(self, kind: EvidenceKind) -> tuple[Rule, ...]:
         """The rules on one kind of evidence."""
         return tuple(rule for rule in self.rules if rule.evidence is kind)
+
+    def on_requests(self, endpoints: Collection[str]) -> tuple[Rule, ...]:
+        """The rules on requests of all endpoints, or of one of these."""
+        return tuple(rule for rule in self.on(EvidenceKind.REQUESTS) if rule.slice.endpoint in (None, *endpoints))

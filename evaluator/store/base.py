@@ -6,8 +6,9 @@ readings_of and reading_cells. `Store.control` keeps what was decided: releases,
 promotions and the audit trail; tables releases, verdicts, learnt, intents, approvals, deliveries and audit.
 
 Both are in one file for now. No transaction writes to both, and no part reads tables of the other, so that control can
-move to another database: a release is noted before its run lands, and a process that is killed in between leaves a
-release without runs. Queries and exports read a copy of the file, and so both.
+move to another database. A release that is new is noted before its run lands; what a run says of a known one, after it.
+A process that is killed in between leaves a release without runs, or without what its last run said of its services and
+labels. Queries and exports read a copy of the file, and so both.
 """
 
 from __future__ import annotations

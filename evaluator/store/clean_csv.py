@@ -360,14 +360,9 @@ class _Rows:
             _demand(math.prod(sizes) <= _MOST_PAIRS)
             cells = np.ravel_multi_index([each.to_numpy(zero_copy_only=False) for each in codes], sizes)
             met = np.flatnonzero(np.bincount(cells, minlength=math.prod(sizes)))
+            places = np.unravel_index(met, sizes)
             combined = list(
-                zip(
-                    *(
-                        np.array(known, object)[places]
-                        for known, places in zip(texts, np.unravel_index(met, sizes), strict=True)
-                    ),
-                    strict=True,
-                )
+                zip(*(np.array(known, object)[k] for known, k in zip(texts, places, strict=True)), strict=True)
             )
             position_of = np.zeros(math.prod(sizes), np.int64)
             position_of[met] = np.arange(len(met))
@@ -375,12 +370,11 @@ class _Rows:
         with self._lock:
             values = self._known.setdefault(expression, {})
             if fresh := [texts for texts in combined if texts not in values]:
-                unnested = ", ".join(
-                    f"unnest(CAST(? AS VARCHAR[])) AS {column_name(self.file, name)}" for name in sources
-                )
-                query = f"SELECT {expression} FROM (SELECT {unnested})"
+                names = [column_name(self.file, name) for name in sources]
+                unnested = ", ".join(f"unnest(CAST(? AS VARCHAR[])) AS {name}" for name in names)
+                query = f"SELECT {', '.join(names)}, {expression} FROM (SELECT {unnested})"
                 found = self._engine.execute(query, [list(given) for given in zip(*fresh, strict=True)]).fetchall()
-                values.update(zip(fresh, (value for (value,) in found), strict=True))
+                values.update((tuple(texts), value) for *texts, value in found)
         return pa.array([values[texts] for texts in combined], kind).take(positions)
 
     def _leave_summaries_out(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:

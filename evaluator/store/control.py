@@ -55,7 +55,8 @@ class Control:
     def add_release(self, release: Release) -> None:
         """Add a release, or add what is said of its services and labels to what is known."""
         with self.file.opened(write=True) as engine:
-            if (known := _find_release(engine, release.id)) is not None:
+            known = _find_release(engine, release.id)
+            if known is not None:
                 services = {service.name: service for service in known.services}
                 for new in release.services:
                     old = services.get(new.name, new)
@@ -72,6 +73,20 @@ class Control:
                     release.created_at or datetime.now(UTC),
                 ],
             )
+
+    @contextmanager
+    def landing(self, release: Release) -> Iterator[None]:
+        """Add a release that is new before its data land inside, and to one that is known what is said of it after.
+
+        Data that do not land change nothing of a release that has been judged: its services choose its policy.
+        """
+        with self.file.opened() as engine:
+            is_new = _find_release(engine, release.id) is None
+        if is_new:
+            self.add_release(release)
+        yield
+        if not is_new:
+            self.add_release(release)
 
     def release(self, release_id: str) -> Release:
         """Read a release. Raises UnknownName."""

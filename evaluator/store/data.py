@@ -62,8 +62,7 @@ class Data:
         """
         planned_s = (run.planned_end - run.started).total_seconds() if run.planned_end and run.started else None
         prepare_folder(self.file)
-        self.control.add_release(release)
-        with self.file.opened(write=True) as engine:
+        with self.control.landing(release), self.file.opened(write=True) as engine:
             add_run(engine, run, bucket_s or choose_bucket_s(planned_s))
 
     def finish_run(

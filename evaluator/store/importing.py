@@ -332,8 +332,7 @@ def _write(
     for k, run in enumerate(runs):
         roll_up(engine, [part.path for part in of_run[run.id]], bucket_s, f"_{k}")
         grids[run.id] = find_grid_us(engine, f"_{k}")
-    control.add_release(release)
-    with store.attached(engine, write=True):
+    with control.landing(release), store.attached(engine, write=True):
         if landed := match_landed(engine, release.id, hashes):
             return landed
         for k, run in enumerate(runs):

@@ -103,8 +103,7 @@ def import_outcomes(
         facts = _sum_units(engine, columns, facts, arms[0])
         segments = _write_files(engine, folder, columns, arms, sha256)
         moments, skewness = _sum_arms(engine, folder / UNITS_FILE, columns, arms)
-        control.add_release(release)
-        with store.attached(engine, write=True):
+        with control.landing(release), store.attached(engine, write=True):
             add_run(engine, run, 1)
             write_manifest(engine, store, run.id, segments)
             plain = json.dumps([asdict(column) for column in columns])

@@ -10,6 +10,7 @@ from evaluator.records import RunState, Slice
 from evaluator.simulate import SCENARIOS, Change, Design, Wander, simulate_cells
 from evaluator.stats.inference.score import wilson_interval
 
+SERVER = {"url": "http://127.0.0.1:9090", "selectors": {"baseline": 'v="1"', "canary": 'v="2"'}}
 QUARTER = replace(Design(), duration_s=900.0, rate_per_s=40.0)
 
 
@@ -167,3 +168,21 @@ def test_halves_do_not_see_what_whole_arms_do_and_one_version_on_both_does():
 def test_one_run_of_one_instance_teaches_nothing():
     learnt = learn_instances([simulate_cells(SCENARIOS["AA_1+1"], 1)])
     assert (learnt.sd_latency, learnt.sd_failures, learnt.comparisons) == (None, None, 0)
+
+
+def test_gates_that_stored_requests_do_not_answer_are_named():
+    from evaluator.policy import parse_policy
+
+    query = {"type": "gauge_mean", "query": "used{$selector}", "margin": "10%"}
+    metrics = [
+        {"name": "p50", "type": "latency_quantile", "quantile": 0.5, "margin": "10%"},
+        {"name": "cpu", **query},
+        {"name": "memory", **query, "role": "watch"},
+        {"name": "revenue", "type": "outcome_mean", "outcome": "revenue", "margin": "2%"},
+    ]
+    policy = parse_policy({"version": 1, "metrics": metrics, "sources": {"prometheus": SERVER}})
+    found = calibrate(history(SMALL, 1), policy.rulebook, splits=1)
+    assert found.left_out == (
+        "cpu: only metrics of requests are tried on stored runs",
+        "revenue: only metrics of requests are tried on stored runs",
+    )

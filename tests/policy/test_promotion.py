@@ -36,7 +36,7 @@ def write(folder: Path, text: str) -> Path:
 def test_every_section_means_what_it_says(tmp_path):
     rules = load_policy(write(tmp_path, WHOLE)).promotion
     assert [entry.kind for entry in rules.hooks["promote"]] == ["haproxy", "webhook"]
-    assert [entry.required for entry in rules.hooks["promote"]] == [True, False]
+    assert [entry.options.get("required") for entry in rules.hooks["promote"]] == [True, None]
     assert [entry.kind for entry in rules.hooks["rollback"]] == ["undo", "command"]
     assert (rules.approvals.expires, rules.approvals.max_age) == (1800, 7200)
     assert rules.roles["analyst"] == ("*",)

@@ -34,6 +34,21 @@ def test_a_release_gains_services_and_labels_and_keeps_its_beginning(store):
     assert release.created_at == AT
 
 
+def test_data_that_do_not_land_change_nothing_of_a_release_that_is_known(store, new_run, monkeypatch):
+    """Its services choose the policy that judges it."""
+    new_run("run-1", release="cart@2")
+    known = store.control.release("cart@2")
+    said = Release("cart@2", (Service("search", "7", "8"),), {"team": "a"})
+    with pytest.raises(OSError, match="disk"), store.control.landing(said):
+        raise OSError("the disk is full")
+    assert store.control.release("cart@2") == known
+    with store.control.landing(said):
+        assert store.control.release("cart@2") == known
+    assert [one.name for one in store.control.release("cart@2").services] == ["cart", "search"]
+    with store.control.landing(Release("new@1", (Service("cart", "1", "2"),))):
+        assert store.control.release("new@1").services == (Service("cart", "1", "2"),)
+
+
 def test_a_release_without_a_time_begins_now(store):
     before = datetime.now(UTC)
     store.control.add_release(Release("shop@2"))
