@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from prometheus_api_client import MetricRangeDataFrame, MetricSnapshotDataFrame, PrometheusConnect
 
 from evaluator.records import Query, QueryKind
-from evaluator.sources.prometheus import PrometheusOptions, connect
+from evaluator.sources.prometheus import PrometheusSource, connect
 from evaluator.sources.sample import start_arms, start_prometheus
 
 warnings.filterwarnings("ignore", message="The inplace keyword")  # pandas' advice to those who wrote the data frames
@@ -67,7 +67,7 @@ now[["arm", "code", "value"]].sort_values("arm")
 # answer is checked, its size and its time are limited, and what the server warns of is kept with the readings.
 
 # %%
-options = PrometheusOptions(url, {arm.name: f'arm="{arm.name}"' for arm in arms}, step_s=1)
+options = PrometheusSource(url=url, selectors={arm.name: f'arm="{arm.name}"' for arm in arms}, step=1)
 with connect(options) as source:
     query = Query("http_requests_total{$selector}", QueryKind.COUNTER)
     end = source.latest()
