@@ -33,7 +33,7 @@ def listed(monkeypatch):
         rules = SimpleNamespace(
             command=lambda release: f"evaluator verdict {release}",
             promotion=SimpleNamespace(
-                approvals=SimpleNamespace(max_age_s=1800.0),
+                approvals=SimpleNamespace(max_age=1800.0),
                 hooks={Action.PROMOTE: ("hook",)} if hooks else {Action.HOLD: ("hook",)},
             ),
         )
