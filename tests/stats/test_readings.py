@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from answers_of import ARMS, COUNTER, GAUGE, HISTOGRAM, NAN, STEP, T0, answer, series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluator.records import PARTS, Answer, Query, QueryKind, Series
+from evaluator.records import PARTS, Query, QueryKind
 from evaluator.stats.shaping.readings import choose_reading_bucket_s, sum_up
-
-T0 = 1_767_571_200
-STEP = 10
-COUNTER = Query("requests_total{$selector}", QueryKind.COUNTER)
-GAUGE = Query("memory_bytes{$selector}", QueryKind.GAUGE)
-HISTOGRAM = Query("duration_seconds{$selector}", QueryKind.HISTOGRAM)
-ARMS = ("baseline", "canary")
-NAN = float("nan")
-
-
-def at(second):
-    return datetime.fromtimestamp(T0 + second, UTC)
-
-
-def series(values, instance="a", part="value", le=NAN, first=0, **labels):
-    """One value a step; `None` is a missing scrape."""
-    seen = [k for k, value in enumerate(values) if value is not None]
-    ts = np.array([(T0 + first + k * STEP) * 1000 for k in seen], dtype=np.int64)
-    return Series(labels, instance, "", part, le, ts, np.array([values[k] for k in seen], float))
-
-
-def answer(*found, query=COUNTER, start=0, end=None, arm="baseline", **facts):
-    last = max((int(one.ts_ms[-1]) // 1000 - T0 for one in found), default=start)
-    return Answer(query, arm, (query.text,), at(start), at(last if end is None else end), STEP, found, **facts)
 
 
 def totals(cells, part="value"):
@@ -90,6 +66,15 @@ def test_a_counter_that_appears_on_an_instance_already_scraped_began_at_zero():
     both = [answer(series([10, 20, 30, 40])), answer(series([2, 3], first=20), query=failures, start=0)]
     cells = sum_up(both, ARMS, 10)
     assert cells.total[cells.query == cells.queries.index(failures)].tolist() == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(("first", "counts"), [(20, True), (25, True), (26, False), (50, False)])
+def test_a_counter_that_appears_after_scrapes_were_missed_may_be_older(first, counts):
+    """The instance answered 10 s after the start; up to one and a half steps later nobody missed a scrape."""
+    late = series([5, 7], first=first, code="500")
+    cells = sum_up([answer(series([10, 20]), late)], ARMS, 1)
+    expected = {10: 10.0, first: 5.0, first + STEP: 2.0}
+    assert totals(cells) == {second: grown for second, grown in expected.items() if second != first or counts}
 
 
 def test_a_counter_that_was_there_when_the_window_began_counts_from_there():

@@ -104,12 +104,9 @@ class _Test:
     def z_at(self, point: float, variance: float, sign: float) -> float:
         """As `z`, at a fixed point. With harm downwards, values at the point itself are not below it."""
         strict = sign < 0
-        share = _count(self.candidate, point, strict=strict) / max(self.candidate.values.size, 1)
-        se = math.sqrt(_variance(self.candidate, point, strict=strict) + variance)
-        missing = self.probability - share
-        if se > 0:
-            return missing / se
-        return 0.0 if missing == 0 else math.copysign(math.inf, missing)
+        share = _count(self.candidate, point, strict=strict) / self.candidate.values.size
+        # Never 0: no variance of a share is.
+        return (self.probability - share) / math.sqrt(_variance(self.candidate, point, strict=strict) + variance)
 
     def interval(self, effect: float, critical: float) -> tuple[float, float]:
         """All changes that are rejected on neither side."""

@@ -170,8 +170,6 @@ class Panel:
         out = np.empty_like(values)
         for width, starts in self.block_starts.items():
             chosen = self.widths == width
-            if not chosen.any():
-                continue
             sums = np.add.reduceat(values[..., chosen, :], starts, axis=-1)
             sizes = np.diff(np.append(starts, self.slots))
             out[..., chosen, :] = np.repeat(sums, sizes, axis=-1)
