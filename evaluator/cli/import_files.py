@@ -12,7 +12,7 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.amounts import MOMENT
 from evaluator.cli.gathering import gathered
-from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_outcomes, tell_looks, tell_metrics
+from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_outcomes, tell_next
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions
@@ -83,7 +83,7 @@ def command(
     Outcomes are compared by the metrics outcome_proportion, outcome_mean, outcome_ratio and outcome_quantile of the
     policy; the unit (a user, a session) is what is counted, however many rows it has.
     """
-    from evaluator.pipeline.importing import find_outcomes, import_outcomes, import_release, suggest_metrics
+    from evaluator.pipeline.importing import import_outcomes, import_release
     from evaluator.sources.files import plan_landing
 
     if not outcomes and (outcomes_query or told != OutcomeOptions()):
@@ -108,10 +108,7 @@ def command(
             store, named, outcomes, told, query=outcomes_query, skip_bad_rows=skip_bad_rows
         )
         emit(describe_outcomes(release, landed, facts, read))
-        found = find_outcomes(store)
-        hints = [tell_metrics(policy, suggest_metrics(found) if found else ())]
-        hints += [] if landed.already else [tell_looks(policy)]
-        for hint in filter(None, hints):
+        if hint := tell_next(policy, store, landed):
             session.say(hint)
     session.say(f"next: evaluator verdict {release}")
     return 0

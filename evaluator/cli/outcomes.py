@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +10,7 @@ from evaluator.records import EvidenceKind, Landed, OutcomeFacts, OutcomePlan
 
 if TYPE_CHECKING:
     from evaluator.policy import Policy
+    from evaluator.store import Store
 
 
 OUTCOME_OPTIONS = (
@@ -71,18 +71,19 @@ def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: O
     return text
 
 
-def tell_metrics(policy: Policy, suggested: Sequence[str]) -> str:
-    """Say which metrics would judge outcomes, where the policy has none of them; nothing where it has."""
-    if policy.rulebook.on(EvidenceKind.OUTCOMES):
-        return ""
-    lines = "".join(f"\n  - {one}" for one in suggested)
-    return f"the policy has no metric of outcomes; `evaluator init` writes one with these (think about margins):{lines}"
+def tell_next(policy: Policy, store: Store, landed: Landed) -> str:
+    """Say which metrics would judge outcomes, where the policy has none of them.
 
+    Where it has some, say before the first verdict what it costs, unless the policy plans others; else nothing.
+    """
+    if not policy.rulebook.on(EvidenceKind.OUTCOMES):
+        from evaluator.pipeline.importing import find_outcomes, suggest_metrics
 
-def tell_looks(policy: Policy) -> str:
-    """Say before the first verdict what it costs, where the policy plans no others; nothing where it does."""
-    monitoring, judged = policy.rulebook.monitoring, bool(policy.rulebook.on(EvidenceKind.OUTCOMES))
-    if not judged or monitoring.mode != "auto" or monitoring.max_units is not None:
+        found = find_outcomes(store)
+        said = "the policy has no metric of outcomes; `evaluator init` writes one with these (think about margins):"
+        return "\n  - ".join([said, *(suggest_metrics(found) if found else ())])
+    monitoring = policy.rulebook.monitoring
+    if landed.already or monitoring.mode != "auto" or monitoring.max_units is not None:
         return ""
     return (
         "the first verdict on outcomes of a release takes all of alpha, later ones on other data share a tenth; "
