@@ -157,6 +157,8 @@ class BaseHook(Generic[O]):
         """Restore what was so before."""
         if context.dry_run:
             return Outcome("acknowledged", f"dry run, nothing was undone: {self.describe()}")
+        if earlier is None and type(self)._read is not BaseHook._read:  # noqa: SLF001 - its own
+            return Outcome("failed", "nothing was there before, or it was not kept: there is nothing to restore")
         return self._attempt(lambda: self._undo(context, earlier), context)
 
     def read(self) -> Json:

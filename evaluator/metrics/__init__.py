@@ -12,7 +12,7 @@ Each is imported when it is used: a policy must not wait for the statistics of m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from evaluator.errors import UnknownName
@@ -54,10 +54,18 @@ SCAN_METRICS: Mapping[str, type[MetricModel]] = Lazy({"latency_typical": f"{_PAC
 """What the endpoint scan compares in addition; a policy cannot ask for it."""
 
 
-def restore_metric(name: str, stated: Mapping[str, Any]) -> MetricModel:
-    """The metric of a row of a verdict, with the options that a row repeats. Raises UnknownName."""
-    for table in (METRICS, SCAN_METRICS):
-        if name in table:
-            kind = table[name]
-            return kind.model_construct(**{option: stated.get(option) for option in kind.stated})
-    raise UnknownName("metric type", name, METRICS)
+def restore_metric(row: Mapping[str, Any], asked: Iterable[Mapping[str, Any]]) -> MetricModel:
+    """The metric of a row of a verdict, with its options as they were asked for: by the verdict's policy.
+
+    Where that has none of this name, what the metric needs is as the row says, or `None`. Raises UnknownName, and
+    ValidationError for options that the metric does not have.
+    """
+    name = row["type"]
+    table = SCAN_METRICS if name in SCAN_METRICS else METRICS
+    if name not in table:
+        raise UnknownName("metric type", name, METRICS)
+    kind = table[name]
+    options = next((one for one in asked if (one.get("name"), one.get("type")) == (row["name"], name)), None)
+    if options is None:
+        return kind.model_construct(**{k: row.get(k) for k, field in kind.model_fields.items() if field.is_required()})
+    return kind.model_validate({k: options[k] for k in kind.model_fields if k in options})

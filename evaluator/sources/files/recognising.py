@@ -40,10 +40,10 @@ def recognise(path: Path, format: str, wishes: Sequence[ColumnWish]) -> FileLayo
     head = read_head(path)
     if head.written == "csv":
         refuse_aggregates(head)
-    if head.written in ("csv", "json"):
-        refuse_other_tools(head)
     asked = ((name, source) for name, source in SOURCES.items() if head.written in source.written)
     name = next((name for name, source in asked if source.claims(head)), None) if format == "auto" else format
+    if name in (None, head.written) or head.written not in SOURCES[name or ""].written:
+        refuse_other_tools(head)
     if name is None or head.written not in SOURCES[name].written:
         # What no format claims, or what is written otherwise than it was named, is taken for what it is.
         if name == "parquet":
