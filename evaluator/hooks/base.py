@@ -5,7 +5,7 @@ describe()                 what will happen, for whoever confirms it
 test()                     is all there that it needs? changes nothing
 read()                     the value that it will change, as plain JSON; None where there is none to restore
 execute(context)           do it
-undo(context, earlier)     restore what `read` gave
+undo(context, earlier)     restore what `read` gave; a BaseHook that reads is not asked to restore None
 ```
 
 An outcome is `acknowledged` (done, and said so), `failed` (not done) or `unknown` (may or may not be done: a person

@@ -5,7 +5,10 @@ says what must be known of it (`evaluator.records.Metric`). Its base says what i
 
 - `RequestMetric` (`base.py`) the requests of a load: `estimate`, and what stands around it,
 - `OutcomeMetric` (`outcome_base.py`) the outcomes of units: `compare`, and what it needs in addition to their sums,
-- `ReadingMetric` (`reading_base.py`) the samples of a metrics server: `compare`, and the queries that it asks.
+- `ReadingMetric` (`reading_base.py`) the samples of a metrics server: the queries that it asks, the panel that it
+  builds of them (`build`), and `answer`.
+
+An option is kept with the verdict's policy, and there again where a verdict is read back.
 
 Each is imported when it is used: a policy must not wait for the statistics of metrics that it does not have.
 """
