@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ADDITIONS", "Addition", "source"]
+__all__ = ["ACCESS_LOG", "ADDITIONS", "Addition", "source"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Goodput(RequestMetric):
         """`ok/60 s`."""
         return f"ok/{self.seconds} s"
 
+    @property
+    def note(self) -> str:
+        """Over how many seconds."""
+        return f" (over {self.seconds} s)"
+
     def compare(self, pair: Pair, rule: Rule) -> Comparison:
         """Answer its rule."""
         why = check_enough(pair, successes=True)
@@ -85,6 +90,108 @@ class Goodput(RequestMetric):
     {
         '        "throughput": ': '        "goodput": f"{_PACKAGE}.goodput:Goodput",\n        "throughput": ',
     },
+)
+
+SLOW = Addition(
+    "evaluator/metrics/slow.py",
+    '''"""Share of requests that took longer than some time."""
+
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from evaluator.metrics.base import EndpointMetric, Pair, UnitTotals
+from evaluator.records import Rule
+from evaluator.records.arrays import FloatArray
+from evaluator.stats.estimators.distribution import count_done, count_done_by_row
+from evaluator.stats.estimators.estimate import Estimate
+
+
+class Slow(EndpointMetric):
+    """Requests, or successes, beyond a time, compared as failures are."""
+
+    type: ClassVar[str] = "slow"
+    amounts: ClassVar[Literal["share"]] = "share"
+    value_unit: ClassVar[str] = "fraction"
+    method: ClassVar[str] = "score test"
+
+    beyond_ms: float = Field(gt=0, description="The time.", examples=[250])
+    of: Literal["all", "ok"] = Field("all", description="all: a failure is slow. ok: only successes are counted.")
+
+    def name(self, chosen: str) -> str:
+        """`slow`."""
+        return "slow"
+
+    @property
+    def note(self) -> str:
+        """Beyond which time, and of which requests."""
+        return f" (beyond {self.beyond_ms:g} ms, of {self.of})"
+
+    @property
+    def of_successes(self) -> bool:
+        """Does it read successful requests only?"""
+        return self.of == "ok"
+
+    def estimate(self, pair: Pair, rule: Rule) -> Estimate:
+        """Those beyond the time of all."""
+        panel, rows, at = pair.panel, pair.panel.rows, np.array([self.beyond_ms])
+        of_rows = rows.n - rows.failures if self.of_successes else rows.n
+        rows = replace(rows, n=of_rows, failures=of_rows - count_done_by_row(panel, at)[0])
+        of = self.counted(panel)
+        return replace(
+            pair, panel=replace(panel, n=of, failures=of - count_done(panel, at)[0], rows=rows)
+        ).compare_failures(rule)
+
+    def of_units(self, units: UnitTotals) -> FloatArray:
+        """The same of each."""
+        of = units.n - units.failures if self.of_successes else units.n
+        return 1 - units.done(self.beyond_ms) / of
+''',
+    "evaluator/metrics/__init__.py",
+    {'        "outcome_mean": ': '        "slow": f"{_PACKAGE}.slow:Slow",\n        "outcome_mean": '},
+)
+
+READING = Addition(
+    "evaluator/metrics/gauge_above.py",
+    '''"""Share of a gauge's samples above a level."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from evaluator.metrics.base import answer
+from evaluator.metrics.reading_base import QueryMetric, ReadingPair
+from evaluator.records import Comparison, QueryKind, Rule
+from evaluator.stats.shaping.panel import Panel
+from evaluator.stats.shaping.reading_panels import VALUE, ReadingView, build_panel
+
+
+class GaugeAbove(QueryMetric):
+    """Samples above a level count as failures."""
+
+    type: ClassVar[str] = "gauge_above"
+    kind: ClassVar[QueryKind] = QueryKind.GAUGE
+    amounts: ClassVar[Literal["share"]] = "share"
+    value_unit: ClassVar[str] = "fraction"
+
+    above: float = Field(description="The level.", examples=[95])
+
+    def build(self, view: ReadingView, arm: str, endpoint: str | None) -> Panel | None:
+        """Build the panel of samples, of which those above the level fail."""
+        rows = view.find(self.queries[0], VALUE, endpoint)
+        n = view.readings.n[rows].astype(float)
+        above = n * (view.readings.total[rows] > self.above * n)
+        return build_panel(view, arm, (rows, n), failures=(rows, above), whole=True)
+
+    def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
+        """Answer a rule."""
+        both = pair.of(panel)
+        return answer(both, rule, both.compare_failures(rule), method=f"score test, {both.design.kind}")
+''',
+    "evaluator/metrics/__init__.py",
+    {'        "gauge_max": ': '        "gauge_above": f"{_PACKAGE}.gauge_above:GaugeAbove",\n        "gauge_max": '},
 )
 
 METHOD = Addition(
@@ -253,4 +360,54 @@ def source(content: str) -> Addition:
     )
 
 
-ADDITIONS = (METRIC, METHOD, CHECK, REPORT, HOOK, PAGE, COMMAND)
+ADDITIONS = (METRIC, SLOW, READING, METHOD, CHECK, REPORT, HOOK, PAGE, COMMAND)
+
+
+ACCESS_LOG = '''"""Access logs whose lines end with the seconds that a request took: files that ours refuse."""
+
+import re
+from dataclasses import replace
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evaluator.records import ColumnMap
+from evaluator.sources.files import FileFormat, Table, lay_out
+
+LINE = re.compile(
+    r'\\S+ \\S+ \\S+ \\[(?P<ended>[^]]+)\\] '
+    r'"(?P<request>[A-Z]+ \\S+) [^"]*" (?P<status>\\d+) \\d+ (?P<s>[\\d.]+)$'
+)
+COLUMNS = ("line", "ended", "request", "status", "ms")
+
+
+def rewrite(log, parquet):
+    """Write every line as a row; one that is none of a log has nothing else, and so is a bad row."""
+    rows = []
+    with log.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            found = LINE.match(line.rstrip())
+            row = dict.fromkeys(COLUMNS) | {"line": str(number)}
+            if found:
+                ended = datetime.strptime(found["ended"], "%d/%b/%Y:%H:%M:%S %z").timestamp()
+                took_ms = 1000 * float(found["s"])
+                row |= {"ended": str(ended), "request": found["request"], "status": found["status"], "ms": str(took_ms)}
+            rows.append(row)
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in COLUMNS])), parquet)
+
+
+def lay_out_access(head, wishes):
+    columns = (
+        ColumnMap("ts", ("ended",), "instant", "s"),
+        ColumnMap("endpoint", ("request",), "text"),
+        ColumnMap("response_time_ms", ("ms",), "number", "ms"),
+        ColumnMap("failed", ("status",), "status"),
+    )
+    layout = lay_out("access-log", Table(head.path, COLUMNS, {}), columns, wishes)
+    return replace(layout, reader="parquet", rewrite=rewrite, line_column="line")
+
+
+ACCESS = FileFormat(lay_out_access, claims=lambda head: LINE.match(head.top.partition("\\n")[0]) is not None)
+'''
+"""A source of another package: of files that are refused where nobody reads them."""

@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from additions import ADDITIONS, source
+from additions import ACCESS_LOG, ADDITIONS, source
 from request_files import START_S, write_requests
 
 from evaluator.cli import COMMANDS
@@ -35,7 +35,11 @@ POLICY = """
 metrics:
   - {name: latency_mean, type: latency_mean, margin: 10%}
   - {name: goodput, type: goodput, seconds: 60, role: watch}
+  - {name: slow_of_all, type: slow, beyond_ms: 25, role: watch}
+  - {name: slow_of_ok, type: slow, beyond_ms: 25, of: ok, role: watch}
 """
+OF_TREE = re.compile(r".*type: (?:goodput|slow),.*\n")
+"""Lines of the policy with metrics that only the changed project has."""
 HOOK_SAYS = "from evaluator.hooks import make_hook; print(make_hook('bell', {'room': 'room 4'}).describe())"
 
 
@@ -90,10 +94,12 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (package / "__init__.py").touch()
     (package / "bell.py").write_text(BELL)
     (package / "gatling.py").write_text(GATLING)
+    (package / "access.py").write_text(ACCESS_LOG)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: our-evaluator\nVersion: 1.0\n")
     groups = [
         f"[{group}]\n" + "\n".join(f"{k} = {v}" for k, v in points.items()) for group, points in ENTRY_POINTS.items()
     ]
+    groups[-1] += "\naccess-log = our_evaluator.access:ACCESS"
     (info / "entry_points.txt").write_text("\n\n".join(groups) + "\n")
     return Place(tmp_path_factory.mktemp("stranger"), site)
 
@@ -108,6 +114,27 @@ def test_a_source_of_another_package_is_recognised_and_landed(stranger):
     stranger.import_gatling()
     done = stranger.evaluator("import", "shop@3", "--baseline", "old.log", "--canary", "new.log", "--format", "gatling")
     assert "shop@3" in done
+
+
+def test_a_source_may_read_files_that_ours_refuse(stranger):
+    lines = [
+        f'10.0.0.1 - - [28/May/2026:20:{s // 60:02}:{s % 60:02} +0000] "GET /a HTTP/1.1" '
+        f"{200 if s % 50 else 500} 9 0.0{20 + s % 9}\n"
+        for s in range(600)
+    ]
+    for name in ("old.access", "new.access"):
+        (stranger.folder / name).write_text("".join([*lines, "what is no line of a log\n"]))
+    words = ("import", "shop@4", "--baseline", "old.access", "--canary", "new.access", "--store", "access.duckdb")
+    assert "access-log" in stranger.evaluator("import", "--help")
+    assert "old.access:601: column 'ended' has no value" in stranger.evaluator(*words, code=2)
+    done = stranger.evaluator(*words, "--skip-bad-rows")
+    assert "1,200 requests" in done
+    assert "2 bad rows" in done
+    named = stranger.evaluator(*words[:-1], "named.duckdb", "--skip-bad-rows", "--format", "access-log")
+    assert "1,200 requests" in named
+    assert "old.access is an access log, which is not read" in stranger.evaluator(*words, "--format", "csv", code=2)
+    alone = Place(stranger.folder, ROOT)
+    assert "old.access is an access log, which is not read" in alone.evaluator(*words, code=2)
 
 
 # ------------------------------------------------------------------ in the tree: one file, one line
@@ -165,6 +192,63 @@ def test_a_metric_with_an_option(judged, changed):
     assert (own["required"], own["properties"]["seconds"]["type"]) == (["seconds"], "integer")
 
 
+def test_a_verdict_read_back_has_every_metric_with_its_options(judged, changed):
+    formats = changed.python("-c", "from evaluator.reports import FORMATS; print(*FORMATS)").split()
+    for folder in ("direct", "back"):
+        (changed.folder / folder).mkdir()
+    asked = {folder: [f"--format={name}={folder}/{name}" for name in formats] for folder in ("direct", "back")}
+    changed.evaluator("verdict", "shop@1", "--exit-zero", *asked["direct"], "--figures")
+    changed.evaluator("render", "direct/json", *asked["back"])
+    for name in formats:
+        direct, back = ((changed.folder / folder / name).read_text() for folder in ("direct", "back"))
+        # JSON has nine digits of a number, and so the lines of a figure may lie a millionth of a pixel beside.
+        direct, back = (re.sub(r"\d+\.\d{5,}", lambda found: f"{float(found[0]):.4g}", text) for text in (direct, back))
+        assert back == direct, name
+    assert "goodput (over 60 s)" in (changed.folder / "back" / "junit").read_text()
+    rows = re.findall(r"slow \(.*?\)", (changed.folder / "back" / "human").read_text())
+    assert rows == ["slow (beyond 25 ms, of all)", "slow (beyond 25 ms, of ok)"]
+
+
+def test_a_metric_of_requests_beyond_a_time(judged, changed):
+    rows = [find(judged["metrics"], "name", f"slow_of_{of}") for of in ("all", "ok")]
+    assert [row["baseline"]["value"] for row in rows] == pytest.approx([0.242, 0.242], abs=0.005)
+
+
+READINGS = """
+import numpy as np
+from datetime import UTC, datetime, timedelta
+from evaluator.assess.readings import pair_readings
+from evaluator.metrics.gauge_above import GaugeAbove
+from evaluator.records import Answer, Query, QueryKind, Role, Rule, Rulebook, Series
+from evaluator.stats.shaping.readings import sum_up
+
+query, start = Query("load{$selector}", QueryKind.GAUGE), datetime(2026, 1, 5, tzinfo=UTC)
+at_ms, rng = (start.timestamp() + 15 * np.arange(121)) * 1000, np.random.default_rng(1)
+answers = [
+    Answer(query, arm, (query.text,), start, start + timedelta(minutes=30), 15, tuple(
+        Series({}, f"{arm}-{k}", "", "value", float("nan"), at_ms.astype(int), rng.normal(100, 5, 121))
+        for k in range(3)
+    ))
+    for arm in ("baseline", "canary")
+]
+readings = sum_up(answers, ("baseline", "canary"), 15)
+rules = [Rule(f"above {level}", GaugeAbove(query=query.text, above=level), Role.WATCH) for level in (95, 105)]
+
+def ask(*rules):
+    return [(row.baseline.value, row.candidate.value) for row in pair_readings(readings, (), Rulebook(rules), "x@1")
+        .measure().comparisons]
+
+print(*(round(share, 2) for row in ask(*rules) for share in row), ask(*rules) == [*ask(rules[0]), *ask(rules[1])])
+"""
+
+
+def test_a_metric_of_readings_with_a_panel_of_its_own(changed):
+    """Two rules that differ by an option answer together what each answers alone."""
+    *shares, alike = changed.python("-c", READINGS).split()
+    assert [float(share) for share in shares] == pytest.approx([0.84, 0.82, 0.08, 0.16])
+    assert alike == "True"
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -185,7 +269,7 @@ def test_a_method(judged, changed, tmp_path):
     """The verdict of the project as it is, on the same requests, has another mean."""
     as_it_is = Place(changed.folder, ROOT)
     policy = tmp_path / "evaluator.yaml"
-    policy.write_text("".join(line for line in POLICY.splitlines(keepends=True) if "goodput" not in line))
+    policy.write_text(OF_TREE.sub("", POLICY))
     words = ("--policy", str(policy), "verdict", "shop@1", "--dry-run", "--exit-zero", "--format", "json")
     before = find(json.loads(as_it_is.evaluator(*words))["metrics"], "name", "latency_mean")
     after = find(judged["metrics"], "name", "latency_mean")

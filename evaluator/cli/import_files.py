@@ -16,6 +16,7 @@ from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_outcomes, tell_next
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions
+from evaluator.sources.files import SOURCES
 from evaluator.wording import count_of, list_left_out
 
 
@@ -30,8 +31,7 @@ from evaluator.wording import count_of, list_left_out
     default="auto",
     show_default=True,
     metavar="FORMAT",
-    help="auto, locust (CsvRequestLogger), jtl (JMeter, CSV or XML), k6 (--out json or csv), csv, parquet, "
-    "jtl-transactions (JMeter's transactions as requests), or what another package adds.",
+    help=f"auto, {', '.join(SOURCES)}: see docs/formats.md.",
 )
 @click.option(
     "--column",

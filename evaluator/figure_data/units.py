@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,7 @@ from evaluator.figure_data.base import MOST_UNITS, plain
 from evaluator.metrics.base import RequestMetric, UnitTotals
 from evaluator.records import Comparison
 from evaluator.records.arrays import FloatArray, IntArray
-from evaluator.stats.estimators.distribution import Distribution, distributions_by_row
-from evaluator.stats.estimators.quantiles import find_limits_ms
+from evaluator.stats.estimators.distribution import Distribution, counts_below, distributions_by_row, find_limits_ms
 from evaluator.stats.shaping.histogram import SortedBins
 from evaluator.stats.shaping.panel import Panel
 
@@ -52,10 +52,9 @@ def trace_units(requests: RequestPairs, row: Comparison) -> dict[str, Any] | Non
     units = _take_runs(requests, pair.panel) if by_run else _take_instances(pair.panel)
     n = units.total("n")
     failures, time_ms, size = (units.total(name) for name in ("failures", "time_ms", "bytes"))
+    quantiles, done = partial(_find_quantiles, pair.panel, units, n), partial(_count_done, pair.panel, units)
     with np.errstate(divide="ignore", invalid="ignore"):
-        values = metric.of_units(
-            UnitTotals(n, failures, time_ms, size, lambda share: _find_quantiles(pair.panel, units, n, share))
-        )
+        values = metric.of_units(UnitTotals(n, failures, time_ms, size, quantiles, done))
     if values is None:
         return None
     shown: list[int] = []
@@ -111,3 +110,9 @@ def _find_quantiles(panel: Panel, units: _Units, n: FloatArray, probability: flo
     for unit in np.flatnonzero((curves[:, -1] > 0) & (n > 0)):
         out[unit] = Distribution(limits, curves[unit] / n[unit]).quantile(probability)
     return out
+
+
+def _count_done(panel: Panel, units: _Units, limit_ms: float) -> FloatArray:
+    owner = units.histogram_unit
+    below = counts_below(units.bins, find_limits_ms(panel), np.array([limit_ms]), owner.size)[0]
+    return np.asarray(np.bincount(owner, weights=below, minlength=units.arm.size), float)

@@ -5,7 +5,7 @@ describe()                 what will happen, for whoever confirms it
 test()                     is all there that it needs? changes nothing
 read()                     the value that it will change, as plain JSON; None where there is none to restore
 execute(context)           do it
-undo(context, earlier)     restore what `read` gave
+undo(context, earlier)     restore what `read` gave; a BaseHook that reads is not asked to restore None
 ```
 
 An outcome is `acknowledged` (done, and said so), `failed` (not done) or `unknown` (may or may not be done: a person
@@ -156,6 +156,8 @@ class BaseHook(Generic[O]):
         """Restore what was so before."""
         if context.dry_run:
             return Outcome("acknowledged", f"dry run, nothing was undone: {self.describe()}")
+        if earlier is None and type(self)._read is not BaseHook._read:  # noqa: SLF001 - its own
+            return Outcome("failed", "nothing was there before, or it was not kept: there is nothing to restore")
         return self._attempt(lambda: self._undo(context, earlier), context)
 
     def read(self) -> Json:

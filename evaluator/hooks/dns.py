@@ -100,8 +100,6 @@ class Dns(BaseHook[DnsOptions]):
         return self._change(self._read(), self._wanted(), context)
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:
-        if not isinstance(earlier, dict) or "values" not in earlier:
-            raise HookError("there are no earlier records to restore", hint="they are kept when the hook is executed")
         return self._change(self._read(), earlier, context)
 
     def _change(self, earlier: Records, wanted: Records, context: HookContext) -> Outcome:

@@ -81,8 +81,6 @@ class Etcd(BaseHook[EtcdOptions]):
         )
 
     def _undo(self, context: HookContext, earlier: Any) -> Outcome:  # noqa: ARG002 - what was is the same for everybody
-        if not isinstance(earlier, dict) or "value" not in earlier:
-            raise HookError("there is no earlier value to restore", hint="it is kept when the hook is executed")
         now = self._read()
         if now["value"] == earlier["value"]:
             return Outcome("acknowledged", f"{self.options.key} is as it was")

@@ -5,14 +5,17 @@ says what must be known of it (`evaluator.records.Metric`). Its base says what i
 
 - `RequestMetric` (`base.py`) the requests of a load: `estimate`, and what stands around it,
 - `OutcomeMetric` (`outcome_base.py`) the outcomes of units: `compare`, and what it needs in addition to their sums,
-- `ReadingMetric` (`reading_base.py`) the samples of a metrics server: `compare`, and the queries that it asks.
+- `ReadingMetric` (`reading_base.py`) the samples of a metrics server: the queries that it asks, the panel that it
+  builds of them (`build`), and `answer`.
+
+An option is kept with the verdict's policy, and there again where a verdict is read back.
 
 Each is imported when it is used: a policy must not wait for the statistics of metrics that it does not have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from evaluator.errors import UnknownName
@@ -54,10 +57,18 @@ SCAN_METRICS: Mapping[str, type[MetricModel]] = Lazy({"latency_typical": f"{_PAC
 """What the endpoint scan compares in addition; a policy cannot ask for it."""
 
 
-def restore_metric(name: str, stated: Mapping[str, Any]) -> MetricModel:
-    """The metric of a row of a verdict, with the options that a row repeats. Raises UnknownName."""
-    for table in (METRICS, SCAN_METRICS):
-        if name in table:
-            kind = table[name]
-            return kind.model_construct(**{option: stated.get(option) for option in kind.stated})
-    raise UnknownName("metric type", name, METRICS)
+def restore_metric(row: Mapping[str, Any], asked: Iterable[Mapping[str, Any]]) -> MetricModel:
+    """The metric of a row of a verdict, with its options as they were asked for: by the verdict's policy.
+
+    Where that has none of this name, what the metric needs is as the row says, or `None`. Raises UnknownName, and
+    ValidationError for options that the metric does not have.
+    """
+    name = row["type"]
+    table = SCAN_METRICS if name in SCAN_METRICS else METRICS
+    if name not in table:
+        raise UnknownName("metric type", name, METRICS)
+    kind = table[name]
+    options = next((one for one in asked if (one.get("name"), one.get("type")) == (row["name"], name)), None)
+    if options is None:
+        return kind.model_construct(**{k: row.get(k) for k, field in kind.model_fields.items() if field.is_required()})
+    return kind.model_validate({k: options[k] for k in kind.model_fields if k in options})

@@ -139,6 +139,8 @@ class UnitTotals:
     sum_bytes: FloatArray
     quantiles: Callable[[float], FloatArray]
     """A quantile of the time to success (ms) of each."""
+    done: Callable[[float], FloatArray]
+    """How many requests of each succeeded within a time (ms)."""
 
 
 class RequestMetric(MetricModel):
@@ -164,10 +166,13 @@ class RequestMetric(MetricModel):
 class EndpointMetric(RequestMetric):
     """A metric of requests that can be compared endpoint by endpoint as well, as the endpoint scan does."""
 
-    of_successes: ClassVar[bool] = True
-    """Does it read successful requests only?"""
     method: ClassVar[str]
     """How it is compared."""
+
+    @property
+    def of_successes(self) -> bool:
+        """Does it read successful requests only?"""
+        return True
 
     @abstractmethod
     def estimate(self, pair: Pair, rule: Rule) -> Estimate:

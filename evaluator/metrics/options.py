@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
@@ -33,8 +33,6 @@ MIN_BEYOND = 5
 
 class QuantileMetric(MetricModel):
     """A metric that is a quantile."""
-
-    stated: ClassVar[tuple[str, ...]] = ("quantile",)
 
     quantile: float = Field(description="Between 0 and 1, such as 0.95.", examples=[0.95])
 

@@ -35,8 +35,6 @@ MIN_COUNTED = 30
 TIMES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "µs": 0.001}
 """Unit of time → how many ms it is."""
 Laid = TypeVar("Laid", Panel, EdgePanel)
-BuildPanel = Callable[[ReadingView, str, Query, float, str | None], Panel | None]
-"""Builds the panel of an arm and of a query, times a scale, of one endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +135,14 @@ class ReadingMetric(MetricModel):
         """Unit of the numbers of a query after that; empty where nobody said."""
         return ""
 
-    @abstractmethod
+    def build(self, view: ReadingView, arm: str, endpoint: str | None) -> Panel | None:
+        """Build the panel of an arm that is compared; `None` where it shares no time with the baseline."""
+        raise NotImplementedError
+
     def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
-        """Build the panel that is compared; `None` where the arms share no time."""
+        """Lay out the panel that is compared, once for all looks. Options may say what it is built of."""
+        key = (self.type, self.model_dump_json(), endpoint)
+        return pair.lay(key, lambda: self.build(pair.view, pair.arm, endpoint))
 
     @abstractmethod
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
@@ -192,9 +195,6 @@ class QueryMetric(ReadingMetric):
     """What the unit of its values is divided by: `/s`, `/h`."""
     refused: ClassVar[Mapping[str, str]] = dict.fromkeys(("failures", "requests"), "is not taken by {type}; give query")
 
-    build: ClassVar[BuildPanel]
-    """How the panel that is compared is built."""
-
     query: QueryText = Field(description="What Prometheus is asked, with $selector for the arm.")
     unit: Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]{1,20}$")] | None = Field(
         None, description="Unit of the query's numbers: s, ms, us, ratio, bytes or any word. Histograms: s."
@@ -204,14 +204,6 @@ class QueryMetric(ReadingMetric):
     def queries(self) -> tuple[Query, ...]:
         """What it asks."""
         return (Query(self.query, self.kind),)
-
-    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
-        """Build the panel of its query once for all looks; `None` where the arms share no time."""
-        query, build = self.queries[0], type(self).build
-        return pair.lay(
-            (self.type, query, self.scale, endpoint),
-            lambda: build(pair.view, pair.arm, query, self.scale, endpoint),
-        )
 
     @property
     def scale(self) -> float:

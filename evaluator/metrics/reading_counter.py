@@ -10,11 +10,11 @@ from pydantic import Field
 
 from evaluator.fields import QueryText
 from evaluator.metrics.base import answer, no_data
-from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingMetric, ReadingPair
+from evaluator.metrics.reading_base import QueryMetric, ReadingMetric, ReadingPair
 from evaluator.records import Comparison, Query, QueryKind, Rule
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.shaping.reading_panels import build_rate_panel, build_ratio_panel
+from evaluator.stats.shaping.reading_panels import ReadingView, build_rate_panel, build_ratio_panel
 
 WHOLE = 1e-6
 
@@ -40,13 +40,9 @@ class CounterRatio(ReadingMetric):
         """Failures and requests."""
         return Query(self.failures, self.kind), Query(self.requests, self.kind)
 
-    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
+    def build(self, view: ReadingView, arm: str, endpoint: str | None) -> Panel | None:
         """Build the panel of failures and requests."""
-        failures, requests = self.queries
-        return pair.lay(
-            ("ratio", failures, requests, endpoint),
-            lambda: build_ratio_panel(pair.view, pair.arm, failures, requests, endpoint),
-        )
+        return build_ratio_panel(view, arm, *self.queries, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough."""
@@ -64,12 +60,15 @@ class CounterRate(QueryMetric):
     any_direction: ClassVar[bool] = True
     kind: ClassVar[QueryKind] = QueryKind.COUNTER
     per: ClassVar[str] = "/s"
-    build: ClassVar[BuildPanel] = staticmethod(build_rate_panel)
 
     query: QueryText = Field(
         description="The counter that Prometheus is asked for, with $selector for the arm.",
         examples=["process_cpu_seconds_total{$selector}"],
     )
+
+    def build(self, view: ReadingView, arm: str, endpoint: str | None) -> Panel | None:
+        """Build the panel of increases per second of an instance."""
+        return build_rate_panel(view, arm, self.queries[0], self.scale, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough."""

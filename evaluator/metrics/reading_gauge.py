@@ -10,11 +10,16 @@ from pydantic import Field
 
 from evaluator.fields import QueryText
 from evaluator.metrics.base import answer
-from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingPair
+from evaluator.metrics.reading_base import QueryMetric, ReadingPair
 from evaluator.records import Comparison, QueryKind, Rule
 from evaluator.stats.estimators.estimate import Trend
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.shaping.reading_panels import build_gauge_panel, build_peak_panel, build_trend_panel
+from evaluator.stats.shaping.reading_panels import (
+    ReadingView,
+    build_gauge_panel,
+    build_peak_panel,
+    build_trend_panel,
+)
 
 FITTED = 2
 """What a trend takes from its own residuals: a level and a line."""
@@ -36,7 +41,10 @@ class GaugeMean(GaugeMetric):
     """Mean over time and instances: relative, or absolute where a ratio says nothing."""
 
     type: ClassVar[str] = "gauge_mean"
-    build: ClassVar[BuildPanel] = staticmethod(build_gauge_panel)
+
+    def build(self, view: ReadingView, arm: str, endpoint: str | None) -> Panel | None:
+        """Build the panel of samples."""
+        return build_gauge_panel(view, arm, self.queries[0], self.scale, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough."""
@@ -59,7 +67,10 @@ class GaugeMax(GaugeMean):
     """Mean over minutes of each instance's largest sample."""
 
     type: ClassVar[str] = "gauge_max"
-    build: ClassVar[BuildPanel] = staticmethod(build_peak_panel)
+
+    def build(self, view: ReadingView, arm: str, endpoint: str | None) -> Panel | None:
+        """Build the panel of each minute's largest sample."""
+        return build_peak_panel(view, arm, self.queries[0], self.scale, endpoint)
 
 
 class GaugeSlope(GaugeMetric):

@@ -11,13 +11,19 @@ from pydantic import Field, field_validator
 from evaluator.fields import Amount, QueryText
 from evaluator.metrics.base import answer, no_data
 from evaluator.metrics.options import QuantileMetric
-from evaluator.metrics.reading_base import BuildPanel, QueryMetric, ReadingPair
+from evaluator.metrics.reading_base import QueryMetric, ReadingPair
 from evaluator.quantities import Quantity
 from evaluator.records import Comparison, Direction, Limit, Margin, QueryKind, Rule
 from evaluator.stats.estimators.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
 from evaluator.stats.estimators.estimate import Asked, Estimate
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.shaping.reading_panels import build_mean_panel, build_share_panel, find_bounds, name_of
+from evaluator.stats.shaping.reading_panels import (
+    ReadingView,
+    build_mean_panel,
+    build_share_panel,
+    find_bounds,
+    name_of,
+)
 
 SAME = 1e-9
 BUCKETED = {"classic", "native"}
@@ -42,8 +48,11 @@ class HistogramMean(HistogramMetric):
     """Mean of the observations: the increase of their sum per observation."""
 
     type: ClassVar[str] = "histogram_mean"
-    build: ClassVar[BuildPanel] = staticmethod(build_mean_panel)
     is_response_time: ClassVar[bool] = True
+
+    def build(self, view: ReadingView, arm: str, endpoint: str | None) -> Panel | None:
+        """Build the panel of observations."""
+        return build_mean_panel(view, arm, self.queries[0], self.scale, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough."""

@@ -45,6 +45,11 @@ PLAIN_WORDS: Mapping[str, str] = {
     "string_too_short": "have at least one character",
     "string_too_long": "be shorter",
     "string_pattern_mismatch": "have only characters that are allowed and can be seen",
+    "finite_number": "be a finite number",
+    "greater_than": "be more than {gt:g}",
+    "greater_than_equal": "be at least {ge:g}",
+    "less_than": "be less than {lt:g}",
+    "less_than_equal": "be at most {le:g}",
     "model_type": "be a mapping of keys to values",
     "model_attributes_type": "be a mapping of keys to values",
 }
@@ -254,7 +259,7 @@ def _sentence(place: Place, mistake: Mapping[str, Any], context: Mapping[str, An
     if kind in ("literal_error", "enum"):
         return _not_one_of(given, context["expected"])
     if kind in PLAIN_WORDS:
-        return f"must {PLAIN_WORDS[kind]}, not {_kind_of(given)}"
+        return f"must {PLAIN_WORDS[kind].format(**context)}, not {_kind_of(given)}"
     if kind == "missing":
         return "is missing"
     return str(context.get("error", mistake["msg"])).removeprefix("Value error, ")

@@ -105,8 +105,6 @@ class FileLayout:
     """Column with the line that a row stands on, where the file was rewritten."""
     advice: str = ""
     """What to do where no row of the file is a request."""
-    always_parts: bool = False
-    """Several files of it are parts of one run, whatever their times: a service goes on while its log is rotated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ class FileRuns:
     why: str = ""
     """How that was told; empty where no arm has several files."""
     said: FilesAre | None = None
-    """What the user, or the format, says that several files of one arm are."""
+    """What the user says that several files of one arm are."""
     overlapping: bool = False
     """Do files of one arm that were declared to be runs of their own overlap in time, as parts of one run do?"""
     doubts: tuple[str, ...] = ()

@@ -22,8 +22,6 @@ class Metric:
     """What people call it where the policy gives it no name but that of its type."""
     any_direction: ClassVar[bool] = False
     """`direction` is a default that the policy may turn round."""
-    stated: ClassVar[tuple[str, ...]] = ()
-    """Options that are repeated in the verdict's rows."""
     refused: ClassVar[Mapping[str, str]] = {}
     """Options of other types that might be expected here → what is said where one is given."""
     is_failure_rate: ClassVar[bool] = False

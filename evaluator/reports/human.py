@@ -6,6 +6,7 @@ import itertools
 import re
 import textwrap
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -143,7 +144,8 @@ class _Row:
 def _table(arm: str, comparisons: Sequence[Comparison], writer: _Writer) -> list[str]:
     shown, hidden = choose_endpoints([row for row in comparisons if row.scan])
     head = _Row(tuple(writer.text(arm if column == "canary" else column) for column in COLUMNS))
-    rows = [head, *(_row(row, writer) for row in (*(r for r in comparisons if not r.scan), *shown))]
+    alike = Counter(map(label_row, comparisons))
+    rows = [head, *(_row(row, writer, alike) for row in (*(r for r in comparisons if not r.scan), *shown))]
     columns, widths = _fit(rows, writer)
     rows = [
         replace(row, note="") if row.note == later.note else row for row, later in itertools.pairwise([*rows, _Row(())])
@@ -152,13 +154,14 @@ def _table(arm: str, comparisons: Sequence[Comparison], writer: _Writer) -> list
     return lines + [line for text in hidden for line in writer.wrap(text, "    ", "      ")]
 
 
-def _row(row: Comparison, writer: _Writer) -> _Row:
-    change, margin = format_effect(row), format_allowed(row)
+def _row(row: Comparison, writer: _Writer, alike: Mapping[str, int]) -> _Row:
+    label, change, margin = label_row(row), format_effect(row), format_allowed(row)
+    label += row.rule.metric.note if alike[label] > 1 else ""
     status = mark_status(row, "·")
     if writer.width < WIDE:
         change, margin = change.replace(" … ", "…"), margin.split(", ")[0]
         status = status.replace("inconclusive", "unsure")
-    cells = (label_row(row), name_role(row), *format_both(row), change, margin, status, count_both(row))
+    cells = (label, name_role(row), *format_both(row), change, margin, status, count_both(row))
     return _Row(tuple(map(writer.text, cells)), None if is_watched(row) else row.status, row.no_data or "")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from importlib.resources import files
 from typing import Any, NoReturn
+
+from pydantic import ValidationError
 
 from evaluator.errors import InputError
 from evaluator.metrics import restore_metric
@@ -60,6 +62,12 @@ def from_json(text: str, origin: str = "the input") -> Verdict:
     _check_schema(plain, origin)
     try:
         return _to_verdict(plain)
+    except ValidationError as error:
+        option = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InputError(
+            f"{origin} is of another version of {error.title}: what its policy says of '{option}' cannot be read",
+            hint="judge the release again",
+        ) from None
     except (ValueError, OverflowError) as error:
         raise InputError(f"{origin} is not a verdict: {_short(str(error))}", hint=HINT) from None
 
@@ -129,6 +137,7 @@ COPIED = (
 
 def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
     window, period = plain["window"], plain.get("period")
+    asked = plain["policy"].get("metrics", ())
     return Verdict(
         release=Release(plain["release"], tuple(Service(**service) for service in plain["services"])),
         word=VerdictWord(plain["verdict"]),
@@ -137,7 +146,7 @@ def _to_verdict(plain: Mapping[str, Any]) -> Verdict:
             for reason in plain["reasons"]
         ),
         evidence=Evidence(
-            comparisons=tuple(_to_comparison(row) for row in plain["metrics"]),
+            comparisons=tuple(_to_comparison(row, asked) for row in plain["metrics"]),
             findings=tuple(
                 Finding(row["check"], Level(row["status"]), row["text"], row.get("void", False), row.get("remedy", ""))
                 for row in plain["health"]
@@ -164,13 +173,13 @@ def _to_arm(plain: Mapping[str, Any]) -> ArmSummary:
     return ArmSummary(**{**plain, "left_out": parts})
 
 
-def _to_comparison(plain: Mapping[str, Any]) -> Comparison:
+def _to_comparison(plain: Mapping[str, Any], asked: Sequence[Mapping[str, Any]]) -> Comparison:
     status, effect = MetricStatus(plain["status"]), plain["effect"]
     silent = status is MetricStatus.NO_DATA and effect is None
     kind = effect["kind"] if effect else plain.get("margin_kind", "relative")
     rule = Rule(
         plain["name"],
-        restore_metric(plain["type"], plain),
+        restore_metric(plain, asked),
         Role(plain["role"]),
         None if plain["margin"] is None else Margin(plain["margin"], relative=kind == "relative"),
         Direction(plain["direction"]),

@@ -136,8 +136,7 @@ def _metric(row: Comparison) -> dict[str, Any]:
     if rule.margin is not None and row.effect is None:
         kind = "relative" if rule.margin.relative else "absolute"
     view = dataclasses.asdict(row.view) if row.view else None
-    stated = {option: getattr(rule.metric, option) for option in rule.metric.stated}
-    return _known(plain, {**stated, "margin_kind": kind, "view": view})
+    return _known(plain, {"quantile": getattr(rule.metric, "quantile", None), "margin_kind": kind, "view": view})
 
 
 def _canonical(value: Any) -> Any:

@@ -14,6 +14,7 @@ from evaluator.assess import ReleaseData, assess_release
 from evaluator.assess import requests as pairing
 from evaluator.figure_data import MOST_POINTS, trace_release
 from evaluator.judges import judge_evidence
+from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean
 from evaluator.metrics.reading_histogram import HistogramMean
 from evaluator.records import (
@@ -134,6 +135,17 @@ def test_units_are_the_instances_with_their_own_values():
     (curve,) = traced["quantiles"]
     assert min(spread) < curve["baseline_ms"][curve["percent"].index(95)] * 1.05
     assert max(spread) > curve["baseline_ms"][curve["percent"].index(95)] * 0.95
+
+
+@pytest.mark.parametrize("scenario", [SHORT, SCENARIOS["AA_replicates"]])
+def test_units_know_how_many_of_their_requests_are_done_by_a_time(monkeypatch, scenario):
+    """Its quantile is the time by which so many of them are done."""
+    cells = simulate_cells(scenario, seed=5)
+    monkeypatch.setattr(FailureRate, "of_units", lambda _, units: units.done(units.quantiles(0.5)[0]) / units.n)
+    _, traced = trace(cells)
+    units = next(one["units"]["units"] for one in traced["metrics"] if one["name"] == "failure_rate")
+    assert any(unit["value"] == pytest.approx(0.5, rel=1e-6) for unit in units)
+    assert all(0.2 < unit["value"] < 0.8 for unit in units)
 
 
 def test_replicates_are_units_and_stand_one_after_the_other():

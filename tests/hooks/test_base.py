@@ -104,6 +104,23 @@ def test_what_will_be_changed_is_told_before_it_is():
     assert outcome.earlier == {"canary": 10}
 
 
+@pytest.mark.parametrize(("reads", "state"), [(True, "failed"), (False, "acknowledged")])
+def test_where_there_was_nothing_before_a_hook_that_reads_undoes_nothing(reads, state):
+    class Plain(BaseHook[HookOptions]):
+        kind = "plain"
+
+        def _undo(self, context, earlier):
+            return Outcome("acknowledged", f"undone to {earlier}")
+
+    class Reading(Plain):
+        def _read(self):
+            return None
+
+    undone = (Reading if reads else Plain)(HookOptions()).undo(make_context(), None)
+    assert undone.state == state
+    assert ("there is nothing to restore" in undone.did) is reads
+
+
 def test_nothing_is_changed_whose_earlier_value_cannot_be_read():
     hook = Told(value=lambda: fail(None))
     assert run_hook(Step(hook), make_context()).state == "failed"

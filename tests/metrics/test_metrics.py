@@ -55,7 +55,7 @@ def test_no_type_is_named_outside_of_the_metrics():
 
 def test_an_unknown_type_is_an_error():
     with pytest.raises(UnknownName, match="did you mean 'latency_mean'"):
-        restore_metric("latency_meen", {})
+        restore_metric({"name": "slow", "type": "latency_meen"}, ())
 
 
 def test_comparisons_come_in_the_order_of_the_rules():

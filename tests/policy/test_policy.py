@@ -140,6 +140,12 @@ def test_what_the_scan_tolerates(tmp_path, text, tolerance, failure_tolerance):
 
 
 MISTAKES = [
+    (
+        "metrics:\n- {name: a, type: latency_quantile, quantile: .nan, margin: 5%}",
+        2,
+        "must be a finite number, not 'nan'",
+    ),
+    ("hooks: {promote: [{haproxy: {socket: s, backend: b, weights: {a: 257}}}]}", 1, "must be at most 256, not '257'"),
     ("endpoint_scan: {tolerance: 30%}", 1, "must be at most margin (25%), got 30%: beyond margin it is NO-GO"),
     ("endpoint_scan: {margin: 5%, tolerance: 10%}", 1, "must be at most margin (5%)"),
     ("endpoint_scan: {failure_tolerance: 2pp}", 1, "must be at most failure_margin (1pp), got 2pp"),
@@ -199,7 +205,7 @@ MISTAKES = [
     ("warm_up: -3", 1, "from 0s"),
     ("endpoint_scan: {failure_margin: 1%}", 1, "write 1pp"),
     ("endpoint_scan: {enabled: maybe}", 1, "true or false"),
-    ("instances: {baseline: 0}", 1, "greater than or equal to 1"),
+    ("instances: {baseline: 0}", 1, "must be at least 1, not '0'"),
     ("instances: {header: 'a b'}", 1, "only characters that are allowed"),
     ("health: {coverage: 110%}", 1, "from 0 to 1"),
     ("health:\n  sample_ratio: {baseline: 1}", 2, "parts of every arm"),

@@ -40,6 +40,26 @@ def test_numbers_keep_their_units_and_intervals(verdicts, kind, width):
         assert not re.match(r"\s*(%|ms|pp|/s)( |$)", line), line
 
 
+def test_rows_that_would_look_alike_say_what_they_differ_by(verdicts):
+    class Slow(LatencyMean):
+        short = "slow"
+        beyond_ms: float
+
+        @property
+        def note(self):
+            return f" (beyond {self.beyond_ms:g} ms)"
+
+        def name(self, chosen):
+            return "slow"
+
+    row = verdicts["go"].evidence.comparisons[0]
+    rows = tuple(replace(row, rule=Rule(f"slow {ms}", Slow(beyond_ms=ms))) for ms in (150, 300))
+    for shown in (rows, rows[:1]):
+        found = replace(verdicts["go"], evidence=replace(verdicts["go"].evidence, comparisons=shown))
+        lines = [line.split("  ")[1] for line in to_human(found, width=120).splitlines() if line.startswith("  slow")]
+        assert lines == (["slow (beyond 150 ms)", "slow (beyond 300 ms)"] if len(shown) == 2 else ["slow"])
+
+
 def test_the_verdict_the_reason_and_what_next_come_first(verdicts):
     lines = to_human(verdicts["no_go"], width=120).splitlines()
     assert lines[0].startswith("NO-GO ✗  cart@1.5.0 against 1.4.1")

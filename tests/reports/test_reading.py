@@ -1,13 +1,15 @@
 """A verdict read back from its JSON, and everything that is not one."""
 
-import dataclasses
 import json
+from dataclasses import replace
 from importlib.resources import files
 
 import jsonschema
 import pytest
 
 from evaluator.errors import InputError
+from evaluator.metrics import METRICS
+from evaluator.policy import parse_policy
 from evaluator.records import Comparison, Level, Limit, Margin
 from evaluator.reports import FORMATS, Page, from_json, to_json
 from evaluator.reports.verdict_json import SCHEMA_VERSION
@@ -56,7 +58,7 @@ def test_figures_are_kept_where_there_are_some(verdicts):
     plain = to_json(verdicts["go"])
     assert '"figures"' not in plain
     figures = {"version": 1, "timeline": [{"at_s": 1.5, "p95": None}], "ecdf": {}}
-    text = to_json(dataclasses.replace(verdicts["go"], figures=figures))
+    text = to_json(replace(verdicts["go"], figures=figures))
     jsonschema.validate(json.loads(text), SCHEMA)
     assert from_json(text).figures == figures
     assert to_json(from_json(text)) == text
@@ -73,6 +75,59 @@ def test_a_verdict_that_was_stored_before_the_optional_keys_can_be_read(verdicts
     text = json.dumps(plain, indent=2)
     assert to_json(from_json(text)) == text
     assert "judged on 84,112 + 84,590 requests" in FORMATS["human"](from_json(text), Page(120))
+
+
+OPTIONS = {
+    "quantile": 0.9,
+    "outcome": "revenue",
+    "per": "rows",
+    "covariates": ["before", "country"],
+    "winsorise": "99.5%",
+    "query": "http_request_duration_seconds{$selector}",
+    "failures": 'http_requests_total{$selector,code=~"5.."}',
+    "requests": "http_requests_total{$selector}",
+    "unit": "us",
+    "below": "250ms",
+}
+
+SERVER = {"url": "http://prometheus:9090", "selectors": {"baseline": 'version="1"', "canary": 'version="2"'}}
+
+
+@pytest.fixture
+def of_every_type(verdicts):
+    """A verdict with a metric of every type, and every option of it set."""
+    sections = [
+        {"name": f"my {name}", "type": name, "margin": "5%"} | {key: OPTIONS[key] for key in kind.model_fields}
+        for name, kind in METRICS.items()
+    ]
+    policy = parse_policy({"metrics": sections, "sources": {"prometheus": SERVER}})
+    row = next(row for row in verdicts["go"].evidence.comparisons if row.effect.kind == "relative")
+    rows = tuple(replace(row, rule=rule, unit=rule.metric.value_unit) for rule in policy.rulebook.rules)
+    evidence = replace(verdicts["go"].evidence, comparisons=rows)
+    return replace(verdicts["go"], evidence=evidence, policy=policy.effective)
+
+
+def test_every_metric_is_read_back_with_all_its_options(of_every_type):
+    text = to_json(of_every_type)
+    jsonschema.validate(json.loads(text), SCHEMA)
+    metrics, back = ([row.rule.metric for row in v.evidence.comparisons] for v in (of_every_type, from_json(text)))
+    assert back == metrics
+    assert len(back) == len(METRICS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_says_all_options_of_a_metric_that_was_read_back(of_every_type, name):
+    written = FORMATS[name](of_every_type, Page(120))
+    assert FORMATS[name](from_json(to_json(of_every_type)), Page(120)) == written
+    if name == "junit":
+        assert "my outcome_mean (winsorised at 99.5 %)" in written
+
+
+def test_options_that_a_metric_has_no_longer_are_an_error_that_says_what_to_do(of_every_type):
+    plain = json.loads(to_json(of_every_type))
+    asked = next(one for one in plain["policy"]["metrics"] if one["type"] == "histogram_share")
+    del asked["below"]
+    assert "another version of HistogramShare: what its policy says of 'below'" in sentence(json.dumps(plain))
 
 
 def test_a_row_of_the_scan_is_known_by_its_method(verdicts):

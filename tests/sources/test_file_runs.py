@@ -156,14 +156,6 @@ def test_repeated_runs_that_are_declared_parts_are_pointed_out():
     )
 
 
-def test_a_format_may_say_that_its_files_are_parts():
-    log = FileLayout("access", "csv", (), always_parts=True)
-    arranged = arrange(times("canary", *repeat(3), layout=log))
-    assert len(arranged.runs) == 1
-    assert arranged.why == "as files of access always are"
-    assert len(arrange(times("canary", *repeat(3), layout=log), files_are="replicates").runs) == 3
-
-
 def test_runs_are_matched_by_time_in_whatever_order_they_are_given():
     later, earlier = times("baseline", (85, 160), (0, 75)), times("canary", (0, 75), (85, 160))
     assert names(arrange(later, earlier)) == [["baseline1", "canary0"], ["baseline0", "canary1"]]

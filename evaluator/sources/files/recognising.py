@@ -40,11 +40,12 @@ def recognise(path: Path, format: str, wishes: Sequence[ColumnWish]) -> FileLayo
     head = read_head(path)
     if head.written == "csv":
         refuse_aggregates(head)
-    if head.written in ("csv", "json"):
-        refuse_other_tools(head)
     asked = ((name, source) for name, source in SOURCES.items() if head.written in source.written)
-    name = next((name for name, source in asked if source.claims(head)), None) if format == "auto" else format
-    if name is None or head.written not in SOURCES[name].written:
+    name = next((name for name, source in asked if source.claims(head)), "") if format == "auto" else format
+    fits = name != "" and head.written in SOURCES[name].written
+    if not fits or name == head.written:
+        refuse_other_tools(head)
+    if not fits:
         # What no format claims, or what is written otherwise than it was named, is taken for what it is.
         if name == "parquet":
             raise InputError(f"{path} is not a Parquet file", hint="leave --format out to have it recognised")
@@ -52,7 +53,7 @@ def recognise(path: Path, format: str, wishes: Sequence[ColumnWish]) -> FileLayo
             refuse_xml(head)
         if head.written == "json":
             refuse_json(head)
-        if name is not None and head.written == "csv":
+        if name and head.written == "csv":
             raise InputError(f"{path} is not written as {name}", hint="leave --format out to have it recognised")
         name = head.written
     return SOURCES[name].lay_out(head, wishes)

@@ -89,9 +89,7 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
     if not several:
         return FileRuns((tuple(one.file for one in times),), doubts=tuple(_find_shifts(arms)))
     doubt = next((arm.doubt for arm in several if arm.doubt), "") or next(_find_contradictions(arms), "")
-    said, by = plan.files_are, "as --files-are says"
-    if said is None and all(one.file.layout.always_parts for arm in several for one in arm.files):
-        said, by = "parts", f"as files of {several[0].files[0].file.layout.format} always are"
+    said, why = plan.files_are, "as --files-are says" if plan.files_are else _say_why(several)
     if doubt and said is None:
         shown = []
         for arm in several:
@@ -119,7 +117,7 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
         )
     runs, unmatched = _match(arms)
     doubts += [*unmatched, *(text for arm in arms for text in _find_unequal(arm))]
-    return FileRuns(runs, by if said else _say_why(several), said, overlap is not None, tuple(doubts))
+    return FileRuns(runs, why, said, overlap is not None, tuple(doubts))
 
 
 def _demand_one_clock(times: Sequence[FileTimes]) -> None:

@@ -7,11 +7,14 @@ a grid (whole milliseconds, say) stands for the interval ±h/2 around each grid 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from evaluator.records.arrays import FloatArray, IntArray
+from evaluator.stats.shaping.bins import bin_limits_ms
 from evaluator.stats.shaping.histogram import SortedBins
+from evaluator.stats.shaping.panel import Panel
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,25 @@ def distributions_by_row(
     key = row[bins.cell] * width + np.repeat(np.arange(bins.sizes.size), bins.sizes)
     mass = np.bincount(key, weights=bins.n * weight[bins.cell], minlength=rows * width).reshape(rows, width)
     return np.pad(np.cumsum(mass, axis=1), ((0, 0), (1, 0)))
+
+
+@lru_cache(maxsize=4)
+def find_limits_ms(panel: Panel) -> FloatArray:
+    """Limits of the bins in use."""
+    return bin_limits_ms(panel.bins.last, panel.grid_ms)
+
+
+def count_done(panel: Panel, times_ms: FloatArray) -> FloatArray:
+    """Requests done successfully by each of these times: (times, arms, endpoints, slots)."""
+    cells = 2 * len(panel.endpoints) * panel.stride
+    return panel.by_cell(counts_below(panel.bins, find_limits_ms(panel), times_ms, cells))
+
+
+def count_done_by_row(panel: Panel, times_ms: FloatArray) -> FloatArray:
+    """The same in each instance row, of both arms: (times, rows)."""
+    rows = panel.rows
+    below = counts_below(panel.row_bins, find_limits_ms(panel), times_ms, rows.histogram_rows)
+    return below if rows.n.size == rows.histogram_rows else np.take(below, rows.histogram, axis=1)
 
 
 def counts_below(bins: SortedBins, limits: FloatArray, times_ms: FloatArray, cells: int) -> FloatArray:

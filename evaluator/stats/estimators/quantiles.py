@@ -20,8 +20,10 @@ from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.stats.estimators.contrast import Estimand, Spread, conclude
 from evaluator.stats.estimators.distribution import (
     Distribution,
-    counts_below,
+    count_done,
+    count_done_by_row,
     distributions_by_row,
+    find_limits_ms,
     standardised_distributions,
 )
 from evaluator.stats.estimators.estimate import Z_OF_POWER, Asked, Depth, Estimate, ask, decide_nothing, load, not_worse
@@ -29,7 +31,6 @@ from evaluator.stats.estimators.frames import frame_all_requests
 from evaluator.stats.estimators.resolution import find_quantile_doubt_ms, step_of_arms_ms
 from evaluator.stats.estimators.strata import Strata, levels
 from evaluator.stats.inference.score import share_variance
-from evaluator.stats.shaping.bins import bin_limits_ms
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.variance.history import on_scale
 from evaluator.stats.variance.uncertainty import Design, Uncertainty
@@ -108,7 +109,6 @@ class _Work:
         self.sd_instance, self.alpha = sd_instance, alpha
         self.strata, self.frame = frame_all_requests(panel)
         self.limits_ms = find_limits_ms(panel)
-        self.cells = panel.n.shape[1] * panel.stride
         self.baseline, self.candidate = standardise_both(panel)
         self.by_run = self._distribute_runs() if design.kind == "replicates" else None
         self.steps_ms = step_of_arms_ms(panel)
@@ -127,17 +127,6 @@ class _Work:
         curves /= np.tile(safe, 2)[:, None]
         found = [Distribution(self.limits_ms, curve) for curve in curves]
         return found[:runs], found[runs:]
-
-    def below(self, times_ms: FloatArray, arm: int) -> FloatArray:
-        """Requests of one arm done by each threshold: (thresholds, endpoints, slots)."""
-        below = counts_below(self.panel.bins, self.limits_ms, times_ms, 2 * self.cells)
-        return self.panel.by_cell(below)[:, arm]
-
-    def rows_below(self, times_ms: FloatArray) -> FloatArray:
-        """The same in each instance row, of both arms: (thresholds, rows)."""
-        rows = self.panel.rows
-        below = counts_below(self.panel.row_bins, self.limits_ms, times_ms, rows.histogram_rows)
-        return below if rows.n.size == rows.histogram_rows else np.take(below, rows.histogram, axis=1)
 
     def spread(self, below: FloatArray, difference: FloatArray, slope: FloatArray) -> Spread:
         """What D varies by between instances at some thresholds, (2, thresholds).
@@ -272,9 +261,9 @@ class _Tests:
         faster, slower = (work.baseline.at(quantile) for quantile in (self.q_b / step, self.q_b * step))
         self.slope = (slower - faster) / (2 * PRIOR_STEP)
         """How much D changes with the logarithm of speed."""
-        self.levels = levels(work.strata, 0, work.below(self.q_b, 0))
+        self.levels = levels(work.strata, 0, count_done(work.panel, self.q_b)[:, 0])
         """Share of the baseline's requests that are done by its own quantiles."""
-        self.rows_below = None if work.by_run else work.rows_below(self.q_b)
+        self.rows_below = None if work.by_run else count_done_by_row(work.panel, self.q_b)
 
     def estimate(self, *, full: bool) -> list[QuantileEstimate]:
         """Estimates of all of them, with intervals if `full`."""
@@ -296,7 +285,7 @@ class _Tests:
         """The test at these thresholds of each quantile."""
         work, strata = self.work, self.work.strata
         of, at = np.repeat(np.arange(len(times)), [one.size for one in times]), np.concatenate(times)
-        own, other = levels(strata, 1, work.below(at, 1)), self.levels
+        own, other = levels(strata, 1, count_done(work.panel, at)[:, 1]), self.levels
         level = other.level[of]
         missing = Estimand(level[:, 0] - own.level[:, 0], -(own.influence[:, 0] - other.influence[of, 0]))
         n_b, n_c = strata.effective[:, 0]
@@ -305,7 +294,7 @@ class _Tests:
             by_run = np.concatenate([one.run_distances(t) for one, t in zip(self.asked, times, strict=True)], axis=1).T
             missing, spread = replace(missing, by_run=by_run), Spread()
         else:
-            below, of_baseline = work.rows_below(at), int(np.searchsorted(work.panel.rows.arm, 1))
+            below, of_baseline = count_done_by_row(work.panel, at), int(np.searchsorted(work.panel.rows.arm, 1))
             below[:, :of_baseline] = self.rows_below[of, :of_baseline]
             spread = work.spread(below, own.level - level, self.slope[of])
         _, uncertainty = spread.find_uncertainty(missing)
@@ -383,23 +372,17 @@ class _Tests:
         answers = []
         for sign, bound in self.asked[k].question.limit.bounds:
             at = np.array([bound])
-            own = levels(work.strata, 1, work.below(at, 1))
+            own = levels(work.strata, 1, count_done(work.panel, at)[:, 1])
             missing, spread = Estimand(p - own.level[:, 0], own.influence[:, 0]), Spread()
             if work.by_run:
                 by_run = np.stack([p - curve.at(at) for curve in work.by_run[1]], axis=-1)
                 missing = replace(missing, by_run=by_run)
             else:
-                spread = work.spread(work.rows_below(at), np.zeros((1, 1)), self.slope[[k]])
+                spread = work.spread(count_done_by_row(work.panel, at), np.zeros((1, 1)), self.slope[[k]])
             distance, uncertainty = spread.find_uncertainty(missing, arms=(1,))
             floor = share_variance(own.level[:, 0], work.strata.effective[1, 0])
             answers.append(ask(sign * distance, uncertainty.also(floor)))
         return tuple(answers)
-
-
-@lru_cache(maxsize=4)
-def find_limits_ms(panel: Panel) -> FloatArray:
-    """Limits of the bins in use."""
-    return bin_limits_ms(panel.bins.last, panel.grid_ms)
 
 
 @lru_cache(maxsize=4)

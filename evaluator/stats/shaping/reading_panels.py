@@ -108,13 +108,13 @@ def build_ratio_panel(
 ) -> Panel | None:
     """Increase of the one counter per increase of the other."""
     total, below, above = view.readings.total, view.find(requests, VALUE), view.find(failures, VALUE)
-    return _build(view, arm, (below, total[below]), failures=(above, total[above]), endpoint=endpoint)
+    return build_panel(view, arm, (below, total[below]), failures=(above, total[above]), endpoint=endpoint)
 
 
 def build_mean_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Mean of a histogram's observations: their sum per observation."""
     total, counts, sums = view.readings.total, view.find(query, COUNT), view.find(query, SUM)
-    return _build(view, arm, (counts, total[counts]), values=(sums, total[sums] * scale), endpoint=endpoint)
+    return build_panel(view, arm, (counts, total[counts]), values=(sums, total[sums] * scale), endpoint=endpoint)
 
 
 def build_share_panel(view: ReadingView, arm: str, query: Query, le: float, endpoint: str | None) -> Panel | None:
@@ -122,7 +122,7 @@ def build_share_panel(view: ReadingView, arm: str, query: Query, le: float, endp
     total, counts, buckets = view.readings.total, view.find(query, COUNT), view.find(query, BUCKET)
     buckets = buckets[view.readings.le[buckets] == le]
     above = np.append(counts, buckets), np.append(total[counts], -total[buckets])
-    return _build(view, arm, (counts, total[counts]), failures=above, endpoint=endpoint)
+    return build_panel(view, arm, (counts, total[counts]), failures=above, endpoint=endpoint)
 
 
 def find_bounds(view: ReadingView, query: Query, arms: Sequence[int]) -> FloatArray:
@@ -142,28 +142,28 @@ def find_bounds(view: ReadingView, query: Query, arms: Sequence[int]) -> FloatAr
 def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Increase of a counter per second that an instance was seen for; over endpoints it adds up."""
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
-    first, place = _group(view, rows)
+    first, place = group_by_instance(view, rows)
     seconds = np.zeros(first.size)
     np.maximum.at(seconds, place, readings.seconds[rows])
     grown = rows, readings.total[rows] * scale
-    return _build(view, arm, (first, seconds), values=grown, whole=True)
+    return build_panel(view, arm, (first, seconds), values=grown, whole=True)
 
 
 def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Mean of a gauge's samples."""
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     values = rows, readings.total[rows] * scale
-    return _build(view, arm, (rows, readings.n[rows].astype(float)), values=values, whole=True)
+    return build_panel(view, arm, (rows, readings.n[rows].astype(float)), values=values, whole=True)
 
 
 def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """The largest sample of each instance in each minute (or bucket, where that is longer)."""
     rows = view.find(query, VALUE, endpoint)
     buckets = -(-MINUTE_S // view.readings.bucket_s)
-    first, place = _group(view, rows, buckets)
+    first, place = group_by_instance(view, rows, buckets)
     peaks = np.full(first.size, -np.inf)
     np.maximum.at(peaks, place, view.readings.peak[rows] * scale)
-    return _build(view, arm, (first, np.ones(first.size)), values=(first, peaks), whole=True, buckets=buckets)
+    return build_panel(view, arm, (first, np.ones(first.size)), values=(first, peaks), whole=True, buckets=buckets)
 
 
 def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
@@ -174,7 +174,7 @@ def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, e
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     if not rows.size:
         return None
-    first, place = _group(view, rows)
+    first, place = group_by_instance(view, rows)
     samples = np.bincount(place, weights=readings.n[rows], minlength=first.size)
     total = np.bincount(place, weights=readings.total[rows], minlength=first.size)
     bucket = readings.bucket[first]
@@ -186,10 +186,10 @@ def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, e
         column - (np.bincount(instance, weights=column) / counts)[instance]
         for column in (hours, total * scale / np.maximum(samples, 1))
     )
-    return _build(view, arm, (first, centred**2), values=(first, centred * deviation), whole=True, whole_runs=True)
+    return build_panel(view, arm, (first, centred**2), values=(first, centred * deviation), whole=True, whole_runs=True)
 
 
-def _group(view: ReadingView, rows: IntArray, buckets: int = 1) -> tuple[IntArray, IntArray]:
+def group_by_instance(view: ReadingView, rows: IntArray, buckets: int = 1) -> tuple[IntArray, IntArray]:
     """Group rows by run × arm × instance × so many buckets: the first row of each group, and the group of each row."""
     readings = view.readings
     keys = (view.run, readings.arm, readings.instance, readings.bucket // buckets)
@@ -201,7 +201,7 @@ Part = tuple[IntArray, FloatArray]
 """Rows of the readings, and what each of them adds."""
 
 
-def _build(
+def build_panel(
     view: ReadingView,
     arm: str,
     n: Part,
@@ -213,7 +213,7 @@ def _build(
     buckets: int = 1,
     whole_runs: bool = False,
 ) -> Panel | None:
-    """Panel of what is counted, how much of it fails, and what is summed up over it, in the metric's unit.
+    """Build the panel of what is counted, how much of it fails, and what is summed up over it, in the metric's unit.
 
     `whole`: it belongs to the instance, not to an endpoint. `buckets`: of the readings in one of the panel.
     `whole_runs`: as in `build_counted_panel`.
