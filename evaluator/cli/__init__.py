@@ -23,6 +23,7 @@ from evaluator.extensions import load_object
 
 if TYPE_CHECKING:
     from evaluator.policy import Policy
+    from evaluator.records import Release
     from evaluator.store import Store
 
 __all__ = ["COMMANDS", "Session", "emit", "evaluator", "wants_color"]
@@ -80,15 +81,14 @@ class Session:
         from evaluator.policy.selection import choose_policy
 
         def find_services() -> list[str]:
-            if service or release is None:
+            if release is None:
                 return [service or ""]
-            if service is not None and not self._is_stored(release):
-                return []
-            from evaluator.pipeline.landing import land_release
+            if service is None:
+                from evaluator.pipeline.landing import land_release
 
-            store = self.open_store()
-            land_release(store, release)
-            return [one.name for one in store.control.release(release).services]
+                land_release(self.open_store(), release)
+            stored = self.find_release(release)
+            return [service or "", *(one.name for one in stored.services)] if stored else [service or ""]
 
         return choose_policy(self.find_policy(), find_services)
 
@@ -98,8 +98,10 @@ class Session:
 
         return self.policy_path or find_policy(Path.cwd())
 
-    def _is_stored(self, release: str) -> bool:
-        return self.store_path.exists() and any(one.release.id == release for one in self.open_store().releases())
+    def find_release(self, name: str) -> Release | None:
+        """What is stored of a release; `None` where it is not."""
+        stored = self.open_store().releases() if self.store_path.exists() else ()
+        return next((one.release for one in stored if one.release.id == name), None)
 
     def say(self, text: str) -> None:
         """Show progress on stderr, unless `-q` was given."""
