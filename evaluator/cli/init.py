@@ -15,7 +15,8 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.subject import service_option
 from evaluator.errors import InputError, SourceError, UsageError
-from evaluator.policy.selection import FILE_NAME, FOLDER_NAME, file_of
+from evaluator.policy.selection import FILE_NAME, FOLDER_NAME, file_of, path_to_name
+from evaluator.wording import write_command
 
 if TYPE_CHECKING:
     from evaluator.records import Outcomes
@@ -53,7 +54,8 @@ def command(session: Session, folder: Path, url: str, service: str) -> None:
         outcomes = find_outcomes(session.open_store())
     if outcomes is not None:
         _write({policy: _of_outcomes(outcomes)})
-        session.say("next: look at the margins, then evaluator verdict RELEASE")
+        command = write_command("RELEASE", policy=path_to_name(policy))
+        session.say(f"next: look at the margins, then {command}")
         return
     written = {policy: _read(FILE_NAME)}
     if not locustfile.exists():

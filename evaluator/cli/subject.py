@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +40,11 @@ class Subject:
         stored = session.find_release(name)
         known = [one.name for one in stored.services if one.name] if stored else []
         if stored and service and service not in known:
-            more = f", released together; if of one alone: evaluator data service {name} NAME" if known else ""
+            more = (
+                f", released together; if of one alone: evaluator data service {shlex.quote(name)} NAME"
+                if known
+                else ""
+            )
             session.say(f"{name} is of {' and '.join([*known, service])} from now on{more}")
         return Release(name, (Service(*values),) if any(values) else (), parse_labels(self.labels))
 

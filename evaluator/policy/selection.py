@@ -126,7 +126,7 @@ def _find_own(folder: Path, files: Mapping[Services, Path], name: str) -> Path:
             )
     if Services() not in files:
         own = f"{folder}/{file_of(name)}" if file_of(name) else f"a file in {folder} that says `service: {name}`"
-        hint = f"write {own}, or {DEFAULT}.yaml for all others; another name: `evaluator data service RELEASE NAME`"
+        hint = f"write {own}, or {DEFAULT}.yaml for all others; not its name: `evaluator data service RELEASE NAME`"
         raise UnknownName("policy of service", name, known, hint=hint)
     return files[Services()]
 
