@@ -40,12 +40,9 @@ class Subject:
         stored = session.find_release(name)
         known = [one.name for one in stored.services if one.name] if stored else []
         if stored and service and service not in known:
-            more = (
-                f", released together; if of one alone: evaluator data service {shlex.quote(name)} NAME"
-                if known
-                else ""
-            )
-            session.say(f"{name} is of {' and '.join([*known, service])} from now on{more}")
+            said = f"{name} is of {' and '.join([*known, service])} from now on"
+            alone = f"evaluator data service {shlex.quote(name)} NAME"
+            session.say(f"{said}, released together; if of one alone: {alone}" if known else said)
         return Release(name, (Service(*values),) if any(values) else (), parse_labels(self.labels))
 
 
