@@ -6,6 +6,7 @@ One place, so that a reason, a table and a report never print the same number in
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -16,6 +17,15 @@ MINUTES_FROM_S = 100
 HOURS_FROM_S = 2 * 3600
 STORE_STEP_MS = 0.001
 """The store keeps whole microseconds."""
+
+
+def write_command(release: str, *options: str, policy: str = "") -> str:
+    """Write the command that judges a release; `policy`: the file or folder that has to be named for it.
+
+    >>> write_command("cart@1 b", "--dry-run", policy="cart.yaml")
+    "evaluator verdict 'cart@1 b' --dry-run --policy cart.yaml"
+    """
+    return shlex.join(["evaluator", "verdict", release, *options, *(("--policy", policy) if policy else ())])
 
 
 def format_number(value: float, *, sign: bool = False) -> str:

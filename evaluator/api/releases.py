@@ -17,12 +17,12 @@ from evaluator.pipeline.assessing import Judged
 from evaluator.pipeline.judging import judge_runs
 from evaluator.pipeline.runs import choose_runs
 from evaluator.policy import Policy, parse_policy
-from evaluator.policy.selection import find_policy, policy_of
+from evaluator.policy.selection import find_policy, path_to_name, policy_of
 from evaluator.records import Cells, Run, Service, Verdict
 from evaluator.reports import from_json
 from evaluator.stats.shaping.narrow import narrow
 from evaluator.store import Relation, Store
-from evaluator.wording import count_of
+from evaluator.wording import count_of, write_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,9 +121,8 @@ class Release:
         kept = self.store.control.verdicts(self.name)
         if not -len(kept) <= number < len(kept):
             said = f"verdict {number} of {self.name}; {len(kept)} were kept" if kept else f"verdict of {self.name} yet"
-            raise UsageError(
-                f"there is no {said}", hint=f"judge it: evaluator verdict {self.name}, or `compare()` here"
-            )
+            command = write_command(self.name, policy=path_to_name(find_policy(Path.cwd())))
+            raise UsageError(f"there is no {said}", hint=f"judge it: {command}, or `compare()` here")
         drawn = self.store.control.figures(self.name) if number in (-1, len(kept) - 1) else None
         verdict = from_json(kept[number].json, f"the verdict of {self.name}")
         return Judgement(verdict, functools.cache(functools.partial(_trace_again, self.store, verdict, drawn)))

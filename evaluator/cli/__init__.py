@@ -23,6 +23,7 @@ from evaluator.extensions import load_object
 
 if TYPE_CHECKING:
     from evaluator.policy import Policy
+    from evaluator.records import Release
     from evaluator.store import Store
 
 __all__ = ["COMMANDS", "Session", "emit", "evaluator", "wants_color"]
@@ -80,16 +81,14 @@ class Session:
         from evaluator.policy.selection import choose_policy
 
         def find_services() -> list[str]:
-            if service or release is None:
+            if release is None:
                 return [service or ""]
-            from evaluator.pipeline.landing import land_release
-            from evaluator.pipeline.runs import is_stored
+            if service is None:
+                from evaluator.pipeline.landing import land_release
 
-            if service is not None and not (self.store_path.exists() and is_stored(self.open_store(), release)):
-                return []
-            store = self.open_store()
-            land_release(store, release)
-            return [one.name for one in store.control.release(release).services]
+                land_release(self.open_store(), release)
+            stored = self.find_release(release)
+            return [service or "", *(one.name for one in stored.services)] if stored else [service or ""]
 
         return choose_policy(self.find_policy(), find_services)
 
@@ -98,6 +97,11 @@ class Session:
         from evaluator.policy.selection import find_policy
 
         return self.policy_path or find_policy(Path.cwd())
+
+    def find_release(self, name: str) -> Release | None:
+        """What is stored of a release; `None` where it is not."""
+        stored = self.open_store().releases() if self.store_path.exists() else ()
+        return next((one.release for one in stored if one.release.id == name), None)
 
     def say(self, text: str) -> None:
         """Show progress on stderr, unless `-q` was given."""

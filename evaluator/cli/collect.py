@@ -48,7 +48,7 @@ def command(
     if run_time is not None and not follow:
         raise UsageError("--run-time is for --follow", hint="give the window with --from and --to")
     policy = session.load_policy(release, service=subject.service)
-    named = subject.to_release(release, policy.service)
+    named = subject.to_release(session, release, policy.service)
     store = session.open_store(create=True)
     if follow:
         run, rows = follow_release(store, named, policy, start=start, seconds=run_time, say=session.say)
@@ -60,5 +60,5 @@ def command(
             raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
         run, rows = collect_release(store, named, policy, stretch, say=session.say)
     emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
-    session.say(f"next: evaluator verdict {release}")
+    session.say(f"next: {policy.command(release)}")
     return 0

@@ -12,6 +12,7 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import rows_option
 from evaluator.errors import UsageError
+from evaluator.records import Release, Service, check_names
 
 
 @click.group("data")
@@ -62,6 +63,20 @@ def export_release(session: Session, release: str, folder: Path) -> int:
     """Write requests, cells, runs and verdicts of RELEASE as Parquet files."""
     for path in session.open_store().data.export(release, folder):
         emit(str(path))
+    return 0
+
+
+@command.command("service")
+@click.argument("release", metavar="RELEASE")
+@click.argument("names", metavar="SERVICE…", nargs=-1, required=True)
+@click.pass_obj
+def set_service(session: Session, release: str, names: tuple[str, ...]) -> int:
+    """Say of which SERVICE RELEASE is, or of which that are released together, in place of what was said before."""
+    from evaluator.intents import system_person
+
+    check_names(Release(release, tuple(map(Service, names))))
+    session.open_store().control.set_services(release, list(dict.fromkeys(names)), system_person().name)
+    emit(f"{release}: of {' and '.join(names)}")
     return 0
 
 

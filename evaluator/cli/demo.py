@@ -74,7 +74,7 @@ def command(session: Session, regression: str, prometheus: bool, seconds: int) -
     verdict = judge_release(store, release.id, policy, judged_at=datetime.now(UTC), figures=True)
     code = Asked().answer(verdict)
     session.say(_write_report(verdict, path.parent))
-    session.say(f"look closer: evaluator --store {path} verdict {release.id} --format json")
+    session.say(f"look closer: {policy.command(release.id, '--store', str(path), '--format', 'json')}")
     return code
 
 

@@ -32,11 +32,11 @@ def test(session: Session, event: str | None) -> int:
     from evaluator.records.intents import UNDO
 
     found = []
-    for policy in list_policies(session.find_policy()):
+    for service, policy in list_policies(session.find_policy()).items():
         hooks = policy.promotion.hooks
         if event is not None and event not in hooks:
             raise UnknownName("event", event, hooks)
-        whose = f"{policy.origin}: " if policy.of_folder else ""
+        whose = f"{policy.origin}: " if service else ""
         for name in [name for name in hooks if event in (None, name)]:
             found += [(f"{whose}{name}", entry) for entry in hooks[name] if entry.kind != UNDO]
     if not found:

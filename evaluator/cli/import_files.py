@@ -96,7 +96,7 @@ def command(
         files, format=format_name, columns=columns, skip_bad_rows=skip_bad_rows, service=subject.service,
         sensitive=policy.promotion.sensitive, files_are=files_are, start=start, end=end,
     )  # fmt: skip
-    named = subject.to_release(release)
+    named = subject.to_release(session, release)
     store = session.open_store(create=True)
     if plan:
         _say_doubts(session, _find_doubts(plan))
@@ -110,7 +110,7 @@ def command(
         emit(describe_outcomes(release, landed, facts, read))
         if hint := tell_next(policy, store, landed):
             session.say(hint)
-    session.say(f"next: evaluator verdict {release}")
+    session.say(f"next: {policy.command(release)}")
     return 0
 
 
@@ -146,7 +146,7 @@ def describe(release: str, landed: Landed) -> str:
     if not landed.rows:
         files = "this file has" if landed.already == 1 else f"these {landed.already} files have"
         more = f" and {len(landed.runs) - 1} more" if len(landed.runs) > 1 else ""
-        return f"{release}: {files} landed already (run {landed.runs[0]}{more}); nothing changed"
+        return f"{release}: {files} landed already (run {landed.runs[0]}{more}); no row was added"
     text = (
         f"{release}: {count_of(landed.rows, 'request')} from {count_of(landed.segments, 'file')}"
         f" in {count_of(len(landed.runs), 'run')}"

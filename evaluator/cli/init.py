@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 from evaluator.cli import Session, emit
+from evaluator.cli.subject import service_option
 from evaluator.errors import InputError, SourceError, UsageError
-from evaluator.policy.selection import FILE_NAME, FOLDER_NAME
+from evaluator.policy.selection import FILE_NAME, FOLDER_NAME, file_of, path_to_name
+from evaluator.wording import write_command
 
 if TYPE_CHECKING:
     from evaluator.records import Outcomes
@@ -24,7 +27,7 @@ LOCUSTFILE = "locustfile.py"
 @click.command("init")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), default=Path())
 @click.option("--prometheus", "url", metavar="URL", default="", help="Judge by what this server scraped of both.")
-@click.option("--service", default="", help="Write the policy of this service, as one of several in a folder.")
+@service_option("Write the policy of this service, as one of several in a folder.")
 @click.pass_obj
 def command(session: Session, folder: Path, url: str, service: str) -> None:
     """Write a commented evaluator.yaml, and a locustfile where there is none, to DIR (default: here).
@@ -33,11 +36,12 @@ def command(session: Session, folder: Path, url: str, service: str) -> None:
     that the server has, of the two versions that its labels tell apart. With --service it is written to
     evaluator.policies/SERVICE.yaml. Files that exist are never overwritten.
     """
-    if Path(service).name != service:
-        raise UsageError(f"--service {service} is not the name of a file", hint="write the file yourself")
-    policy = folder / FOLDER_NAME / f"{service}.yaml" if service else folder / FILE_NAME
+    if service and not file_of(service):
+        hint = f"write a file in {folder / FOLDER_NAME} that says `service: {service}`"
+        raise UsageError(f"--service {service} is not the name of a file", hint=hint)
+    policy = folder / FOLDER_NAME / file_of(service) if service else folder / FILE_NAME
     locustfile = folder / LOCUSTFILE
-    if policy.exists():
+    if os.path.lexists(policy):
         raise InputError(f"{policy} exists already; nothing was written", hint="choose another folder")
     if url:
         _write({policy: _of_prometheus(session, url)})
@@ -50,7 +54,8 @@ def command(session: Session, folder: Path, url: str, service: str) -> None:
         outcomes = find_outcomes(session.open_store())
     if outcomes is not None:
         _write({policy: _of_outcomes(outcomes)})
-        session.say("next: look at the margins, then evaluator verdict RELEASE")
+        command = write_command("RELEASE", policy=path_to_name(policy))
+        session.say(f"next: look at the margins, then {command}")
         return
     written = {policy: _read(FILE_NAME)}
     if not locustfile.exists():

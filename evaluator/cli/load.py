@@ -89,7 +89,7 @@ def command(
         sensitive=policy.promotion.sensitive,
         arguments=locust_args,
     )
-    named = subject.to_release(release, policy.service)
+    named = subject.to_release(session, release, policy.service)
     store = session.open_store(create=True)
     if options.collect:
         check_source(policy)  # before the load, not after it
@@ -107,7 +107,7 @@ def command(
     if options.collect:
         run, rows = collect_load(store, named, policy, say=session.say)
         emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
-    session.say(f"next: evaluator verdict {release}")
+    session.say(f"next: {policy.command(release)}")
     return 0
 
 

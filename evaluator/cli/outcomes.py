@@ -58,7 +58,7 @@ def describe_outcomes(release: str, landed: Landed, facts: OutcomeFacts, plan: O
     from evaluator.health.outcomes import describe_left_out  # numpy is not needed before something has landed
 
     if landed.already:
-        return f"{release}: these outcomes have landed already (run {', '.join(landed.runs)}); nothing changed"
+        return f"{release}: these outcomes have landed already (run {', '.join(landed.runs)}); no row was added"
     names = ", ".join(column.name for column in plan.columns if column.role == "outcome")
     covariates = ", ".join(column.name for column in plan.columns if column.role == "covariate")
     judged = sum(arm.judged for arm in facts.account())

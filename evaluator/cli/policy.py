@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from evaluator.cli import Session, emit
+from evaluator.cli.subject import service_option
 from evaluator.policy import policy_schema
 from evaluator.policy.selection import choose_policy, list_policies
 
@@ -23,9 +24,9 @@ def command() -> None:
 def check(session: Session, files: tuple[Path, ...]) -> None:
     """Say whether each FILE (default: the policy that applies here) is a policy, or a folder of policies."""
     for file in files or (session.find_policy(),):
-        for policy in list_policies(file):
+        for whose, policy in list_policies(file).items():
             gates = ", ".join(rule.name for rule in policy.rulebook.rules if rule.role == "gate")
-            emit(f"{policy.origin}: ok; gates: {gates}")
+            emit(f"{policy.origin}: ok; {f'of {whose}; ' if whose else ''}gates: {gates}")
 
 
 @command.command("show")
@@ -33,7 +34,7 @@ def check(session: Session, files: tuple[Path, ...]) -> None:
 @click.option(
     "--format", "form", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True, help="How to write it."
 )
-@click.option("--service", default="", help="Whose policy, where each service has its own.")
+@service_option("Whose policy, where each service has its own.")
 @click.pass_obj
 def show(session: Session, file: Path | None, form: str, service: str) -> None:
     """Print what applies, every default included. The output is a policy itself."""

@@ -67,21 +67,31 @@ would be, or name any folder with `--policy` or `EVALUATOR_POLICY`:
 evaluator.policies/
     cart.yaml          releases of the service cart
     search.yaml        releases of the service search
-    storefront.yaml    says  services: [{name: cart}, {name: shop}]  for releases of both together
+    storefront.yaml    says  services: [cart, shop]  for releases of both together, and of shop, which has no other
     default.yaml       releases of any other service; may be missing
 ```
 
-`evaluator init --service cart` writes the first of them. The service is the one that a release was recorded with
-(`--service` of `load`, `import` and `collect`). The services that a file names in `service` or `services` count before
-the file's name. Command line, app, worker and notebook choose alike, and nothing is guessed:
+`evaluator init --service cart` writes the first of them. The services that a file names in `service` or `services`
+count before the file's name; a service whose name is not that of a file (`team/cart`) needs that. Of several files that
+name a service, the one that names it alone is its own, and applies where it is released alone. Command line, app,
+worker and notebook choose alike, and nothing is guessed:
 
 - a service that has no policy is an error where there is no `default.yaml`, and so is a release without a service;
 - services that are released together need one policy that names them all, unless the same policy applies to each;
-- two policies of one service are an error, and a folder that has `evaluator.yaml` beside `evaluator.policies` is too.
+- two policies of one service are an error, and a folder that has `evaluator.yaml` beside `evaluator.policies` is too;
+- a service whose name differs from that of a policy only in case, spaces or Unicode form is never left to the default;
+- what looks like a policy and is not read is an error: `cart.YAML`, `cart.yaml.bak`, `sub/cart.yaml`. Hidden files
+  (`.cart.yaml`) and what editors keep beside a file that they change (`cart.yaml~`, `#cart.yaml#`) are passed over;
+- a file that cannot be read, or does not say rightly whose it is, stops all: it may be the policy of any service.
 
-A verdict names the policy that it was judged by (`policy_path` in its JSON) with the command that judges again by it:
-`evaluator verdict cart@1.5.0 --policy evaluator.policies/cart.yaml`. `evaluator policy check` checks the whole folder,
-and `evaluator policy show --service cart` prints the policy of a service.
+The service is the one that a release was recorded with (`--service` of `load`, `import` and `collect`). A release that
+is recorded with another one as well is of both from then on, which is said. `evaluator data service cart@1.5.0 cart`
+says of which it is instead.
+
+A verdict names the policy that it was judged by (`policy_path` in its JSON), unless that is the `evaluator.yaml` which
+applies where it was judged, and every command that judges again names it, too:
+`evaluator verdict cart@1.5.0 --policy /home/ann/shop/evaluator.policies/cart.yaml`. `evaluator policy check` checks the
+whole folder and says whose each policy is; `evaluator policy show --service cart` prints the policy of a service.
 """
 
 VERDICT_HEAD = """\

@@ -11,10 +11,11 @@ import click
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page
 from evaluator.pipeline.replaying import Replayed, replay_releases
-from evaluator.policy.selection import list_policies
+from evaluator.policy.selection import list_policies, path_to_name
 from evaluator.records import VerdictWord
 from evaluator.reports import VERDICT_WORDS, Page
 from evaluator.reports.base import lay_out, write_line
+from evaluator.wording import write_command
 
 HEAD = ("release", "was", "would be")
 
@@ -40,7 +41,7 @@ def command(session: Session, releases: tuple[str, ...], as_json: bool) -> None:
     elif replayed:
         emit("\n".join(_write(replayed, str(path or "built-in"), make_page())))
     else:
-        session.say("no release was judged yet; `evaluator verdict RELEASE` judges one")
+        session.say(f"no release was judged yet; `{write_command('RELEASE', policy=path_to_name(path))}` judges one")
 
 
 def _write(replayed: Sequence[Replayed], origin: str, page: Page) -> Iterator[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
+from evaluator.cli import Session
 from evaluator.cli.gathering import Command, gathered
 from evaluator.errors import UsageError
 from evaluator.records import Release, Service
@@ -27,15 +30,36 @@ class Subject:
     canary_version: str
     labels: tuple[str, ...]
 
-    def to_release(self, name: str, service: str = "") -> Release:
-        """Make the release; `service` is its service where the options name none. Raises UsageError."""
-        values = (self.service or service, self.baseline_version, self.canary_version)
+    def to_release(self, session: Session, name: str, service: str = "") -> Release:
+        """Make the release, and say where one that is stored gains a service. Raises UsageError.
+
+        `service` is its service where the options name none.
+        """
+        service = self.service or service
+        values = (service, self.baseline_version, self.canary_version)
+        stored = session.find_release(name)
+        known = [one.name for one in stored.services if one.name] if stored else []
+        if stored and service and service not in known:
+            said = f"{name} is of {' and '.join([*known, service])} from now on"
+            alone = f"evaluator data service {shlex.quote(name)} NAME"
+            session.say(f"{said}, released together; if of one alone: {alone}" if known else said)
         return Release(name, (Service(*values),) if any(values) else (), parse_labels(self.labels))
+
+
+def service_option(text: str) -> Callable[[Any], Any]:
+    """Give a command the option for its one service."""
+
+    def only(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> str:
+        if len(names) > 1:
+            raise UsageError("--service is given more than once", hint="what is recorded at once is of one service")
+        return "".join(names)
+
+    return click.option("--service", multiple=True, callback=only, help=text)
 
 
 def subject_options(service_help: str) -> Callable[[Command], Command]:
     """Give a command the options about the release; it is passed them as `subject`."""
-    return gathered("subject", Subject, click.option("--service", default="", help=service_help), *_OPTIONS)
+    return gathered("subject", Subject, service_option(service_help), *_OPTIONS)
 
 
 def parse_labels(labels: tuple[str, ...]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from evaluator.records import BASELINE, BLOCK_BUCKETS, Finding, Run, RunState
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.shaping.index import distinct
 from evaluator.stats.shaping.silence import Gap, Silence, find_silence
-from evaluator.wording import format_count, format_duration, format_number
+from evaluator.wording import format_count, format_duration, format_number, write_command
 
 NAME = "silence"
 TIME = 1e9
@@ -178,7 +178,7 @@ def _judge_arm(context: RequestContext, time: RunTime, silence: Silence) -> Iter
     if time.is_load:
         remedy += f", then load it again: `evaluator load {context.release} …`"
     elif options := period_options(context, time, silence):
-        remedy += f"; if only a part of the time was meant: `evaluator verdict {context.release} {options}`"
+        remedy += f"; if only a part of the time was meant: `{write_command(context.release)} {options}`"
     else:
         remedy += ", then import the requests of a run to the end"
     yield grade(NAME, text, remedy, fails=bool(at_end) or share > context.rulebook.silence)

@@ -16,7 +16,7 @@ def check_warm_up(context: RequestContext) -> Iterable[Finding]:
     warm_up = context.warm_up
     longest = max(warm_up.cut_s.values(), default=0)
     if warm_up.unknown:
-        yield warn(NAME, "nothing cut: the data carry no user counts", "set `warm_up: 30s` in evaluator.yaml to cut it")
+        yield warn(NAME, "nothing cut: the data carry no user counts", "set `warm_up: 30s` in the policy to cut it")
     if warm_up.never_level:
         yield warn(NAME, "nothing cut: the user count is not level before a third of the run")
     if longest:

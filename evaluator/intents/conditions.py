@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,7 +16,7 @@ from evaluator.records.intents import Action, Intent, IntentState
 from evaluator.store import Store
 from evaluator.wording import format_duration
 
-NO_HOOKS = "add hooks to evaluator.yaml, or promote it where it is deployed: docs/promotion.md"
+NO_HOOKS = "add hooks to the policy, or promote it where it is deployed: docs/promotion.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +34,8 @@ class Condition:
         return self.text if self.met else self.otherwise
 
 
-def list_conditions(store: Store, policy: Policy, verdict: Verdict | None) -> tuple[Condition, ...]:
+def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Condition, ...]:
     """Say what speaks for promoting a release now, and what against. `verdict`: its newest; `policy`: applies now."""
-    if verdict is None:
-        missing = "it was not judged yet"
-        return (Condition("it was judged", met=False, otherwise=missing, remedy="`evaluator verdict RELEASE`"),)
     release = verdict.release.id
     runs, again = store.data.runs(release), f"judge it again: `{policy.command(release)}`"
     word, live, stale = verdict.word, is_live(runs), is_stale(runs, verdict.judged_at)
@@ -81,16 +77,21 @@ class Waiting:
     promotable: bool = False
 
 
-_ASKS: Mapping[str | None, tuple[str, str]] = {
-    None: ("has data and was not judged yet", "evaluator verdict {}"),
-    VerdictWord.INCONCLUSIVE: ("is not decided: look at what is missing", "evaluator verdict {}"),
-    VerdictWord.NO_GO: ("must not be promoted: look at what became worse", ""),
-    VerdictWord.GO: ("is safe to promote", ""),
+_ASKS: Mapping[str | None, str] = {
+    None: "has data and was not judged yet",
+    VerdictWord.INCONCLUSIVE: "is not decided: look at what is missing",
+    VerdictWord.NO_GO: "must not be promoted: look at what became worse",
+    VerdictWord.GO: "is safe to promote",
 }
 
 
-def find_waiting(summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]) -> tuple[Waiting, ...]:
-    """Name the newest release of each service that nobody has acted on since its latest verdict."""
+def find_waiting(
+    summaries: Sequence[ReleaseSummary], intents: Sequence[Intent], command: Callable[[str], str]
+) -> tuple[Waiting, ...]:
+    """Name the newest release of each service that nobody has acted on since its latest verdict.
+
+    `command` writes the one that judges a release.
+    """
     judged = {one.release.id: one.judged_at for one in summaries if one.judged_at}
     settled = {
         one.release
@@ -107,8 +108,7 @@ def find_waiting(summaries: Sequence[ReleaseSummary], intents: Sequence[Intent])
             continue
         newer = one.verdict and one.last_run and one.judged_at and one.last_run > one.judged_at
         word = None if newer or not one.verdict else VerdictWord(one.verdict)
-        why, command = _ASKS[word]
-        why = "has newer data than its verdict" if newer else why
-        command = command.format(shlex.quote(one.release.id))
-        waiting.append(Waiting(one.release.id, why, command, promotable=word is VerdictWord.GO))
+        why = "has newer data than its verdict" if newer else _ASKS[word]
+        judge = command(one.release.id) if word in (None, VerdictWord.INCONCLUSIVE) else ""
+        waiting.append(Waiting(one.release.id, why, judge, promotable=word is VerdictWord.GO))
     return tuple(waiting)

@@ -28,6 +28,7 @@ from evaluator.wording import (
     format_number,
     format_value,
     name_comparison,
+    write_command,
 )
 
 MOST_TIMES = 100
@@ -311,7 +312,7 @@ def next_after_inconclusive(
         # What ended before its time explains most other findings.
         return min(failed, key=lambda finding: (finding.check != "complete", not finding.void)).remedy
     if any(doubt.code == "no_data" for doubt in doubts):
-        return f"record what is missing ({doubts[0].text}), then `evaluator verdict {release}`"
+        return f"record what is missing ({doubts[0].text}), then `{write_command(release)}`"
     if any(doubt.code == "hold_breached" for doubt in doubts):
         return "decide whether the held metric's harm is acceptable; it blocks a GO, not the release"
     return _more_data(doubts, judged, evidence)

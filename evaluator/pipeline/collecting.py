@@ -224,7 +224,7 @@ def _server(policy: Policy) -> PrometheusSource:
     if policy.prometheus is None:
         raise UsageError(
             "the policy names no metrics server",
-            hint="add `sources: {prometheus: {url: …, selectors: {baseline: …, canary: …}}}` to evaluator.yaml",
+            hint="add `sources: {prometheus: {url: …, selectors: {baseline: …, canary: …}}}` to the policy",
         )
     return policy.prometheus
 

@@ -30,9 +30,15 @@ from evaluator.store.outcome_files import describe_outcomes
 
 
 def import_release(store: Store, release: Release, plan: LandingPlan) -> Landed:
-    """Land the files of a plan as a run group of their own; the same files again change nothing. Raises InputError."""
+    """Land the files of a plan as a run group of their own; of the same files again only what is said of the release.
+
+    Raises InputError.
+    """
     check_names(release, {file.arm: None for file in plan.files})
-    return store.data.land_files(release, new_run_id(), plan, arrange_files)
+    landed = store.data.land_files(release, new_run_id(), plan, arrange_files)
+    if landed.already:
+        store.control.add_release(release)
+    return landed
 
 
 def import_outcomes(
@@ -44,7 +50,10 @@ def import_outcomes(
     query: str = "",
     skip_bad_rows: bool = False,
 ) -> tuple[Landed, OutcomeFacts, OutcomePlan]:
-    """Land outcomes of units as a run group of their own; the same files again change nothing. Raises InputError."""
+    """Land outcomes of units as a run group of their own; of the same files again only what is said of the release.
+
+    Raises InputError.
+    """
     check_names(release)
     plan = plan_outcomes(files, options, describe_outcomes, query=query, skip_bad_rows=skip_bad_rows)
     group = new_run_id()
@@ -57,6 +66,8 @@ def import_outcomes(
         fingerprint={"files": list(plan.paths)},
     )
     landed, facts = store.data.land_outcomes(release, run, plan)
+    if landed.already:
+        store.control.add_release(release)
     return landed, facts, plan
 
 

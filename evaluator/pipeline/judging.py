@@ -25,6 +25,7 @@ from evaluator.stats.shaping.in_flight import cut_in_flight
 from evaluator.stats.shaping.narrow import cut_readings, narrow
 from evaluator.store import Store
 from evaluator.version import find_version
+from evaluator.wording import write_command
 
 
 def judge_release(
@@ -100,17 +101,19 @@ def to_verdict(
 ) -> Verdict:
     """A judgement with what it rests on: the release, its evidence, the policy, and the hash of the data.
 
-    Where the policy is one of several, the command that judges again names it.
+    The commands in it that judge again do so by this policy.
     """
-    next_action = judgement.next_action
-    if policy.of_folder:
-        next_action = next_action.replace(f"`evaluator verdict {release.id}", f"`{policy.command(release.id)}")
+
+    def by_policy(text: str) -> str:
+        return text.replace(f"`{write_command(release.id)}", f"`{policy.command(release.id)}")
+
+    findings = tuple(replace(finding, remedy=by_policy(finding.remedy)) for finding in evidence.findings)
     return Verdict(
         release=release,
         word=judgement.word,
         reasons=judgement.reasons,
-        next_action=next_action,
-        evidence=evidence,
+        next_action=by_policy(judgement.next_action),
+        evidence=replace(evidence, findings=findings),
         judge=JUDGE,
         monitoring=evidence.monitoring,
         alpha=policy.rulebook.alpha,
@@ -118,7 +121,7 @@ def to_verdict(
         time_to_decision_s=judgement.decided_at_s or None,
         policy=policy.effective,
         policy_hash=policy.hash,
-        policy_path=policy.origin if policy.of_folder else "",
+        policy_path=policy.path,
         data_hash=data_hash,
         evaluator_version=find_version(),
         judged_at=judged_at,

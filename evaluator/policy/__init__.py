@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import json
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from evaluator.policy.promotion import PromotionRules, add_hooks, to_rules
 from evaluator.records import History, InstancePrior, Learnt, Monitoring, Rulebook, Scan
 from evaluator.sources.prometheus.options import PrometheusSource
 from evaluator.stats.variance.history import LEAST_COMPARISONS
+from evaluator.wording import write_command
 
 __all__ = ["Policy", "load_policy", "parse_policy", "policy_schema", "with_learnt"]
 
@@ -75,17 +75,17 @@ class Policy:
     """What happens after a verdict."""
     afterwards: Mapping[str, Any] = field(default_factory=dict)
     """The sections about promotion as plain JSON, every default spelled out."""
-    of_folder: bool = False
-    """Was it chosen by the release's service, among several? Then a verdict names it."""
+    path: str = ""
+    """Where the file is, as verdicts name it; empty where commands find it themselves, or it is the built-in one."""
 
     @property
     def service(self) -> str:
         """The service that the policy is of; empty where it names none, or several."""
         return self.services[0] if len(self.services) == 1 else ""
 
-    def command(self, release: str) -> str:
-        """Write the command that judges a release by this policy; it names the file where there are several."""
-        return shlex.join(["evaluator", "verdict", release, *(("--policy", self.origin) if self.of_folder else ())])
+    def command(self, release: str, *options: str) -> str:
+        """Write the command that judges a release by this policy."""
+        return write_command(release, *options, policy=self.path)
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -96,9 +96,11 @@ def load_policy(path: Path | None = None) -> Policy:
     return _load(Document("built-in", {}, {}) if path is None else read_document(path))
 
 
-def parse_policy(values: Mapping[str, Any], *, origin: str = "policy") -> Policy:
+def parse_policy(
+    values: Mapping[str, Any], *, origin: str = "policy", lines: Mapping[Place, int] | None = None
+) -> Policy:
     """Make a policy of the content of a policy file, such as the effective one of a verdict. Raises PolicyError."""
-    return _load(Document(origin, dict(values), {}))
+    return _load(Document(origin, dict(values), lines or {}))
 
 
 def _load(document: Document) -> Policy:
@@ -131,7 +133,7 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
     update = {"sd_latency": latency, "sd_failures": failures, "history": history}
     instances = file.instances.model_copy(update=update)
     judging = _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
-    kept = {name: getattr(policy, name) for name in ("promotion", "afterwards", "of_folder")}
+    kept = {name: getattr(policy, name) for name in ("promotion", "afterwards", "path")}
     return replace(judging, **kept)
 
 

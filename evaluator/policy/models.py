@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from evaluator.fields import (
@@ -40,9 +40,17 @@ OF_PROMOTION = ("sensitive", "hooks", "approvals", "roles")
 
 
 class ServiceName(Section):
-    """A service that is released."""
+    """A service that is released; its name alone says as much."""
 
     name: Name = Field(description="As in the verdict.")
+
+
+AnyServiceName = Annotated[
+    ServiceName,
+    BeforeValidator(
+        lambda raw: {"name": raw} if isinstance(raw, str) else raw, json_schema_input_type=Name | ServiceName
+    ),
+]
 
 
 class Monitoring(Section):
@@ -147,8 +155,8 @@ class PolicyFile(Section):
 
     version: Literal[1] = Field(1, description="Of this shape of file.")
     service: Name | None = Field(None, description="Name of the service; where the file says none, commands may.")
-    services: list[ServiceName] | None = Field(
-        None, min_length=1, description="In place of service, where several are released together."
+    services: list[AnyServiceName] | None = Field(
+        None, min_length=1, description="In place of service, where several are released together: [cart, shop]."
     )
     mode: Literal["block", "shadow"] = Field(
         "block", description="shadow: store the verdict, exit 0 where it would be 1 or 3."

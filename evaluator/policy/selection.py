@@ -1,22 +1,27 @@
 """Which policy applies to a release: the one file there is, or that of its service among a folder of them.
 
 A folder has a `SERVICE.yaml` for each service, and `default.yaml` for those that have none. The services that a file
-names (`service`, `services`) count; where it names none, its own name does. Whatever leaves a choice is an error: a
-release is never judged by the policy of another service.
+names (`service`, `services`) count; where it names none, its own name does. Whatever leaves a choice is an error, and
+so is a slip that would leave a service to the default: a release is never judged by the policy of another service.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluator.errors import PolicyError, UnknownName
-from evaluator.policy import Policy, load_policy
-from evaluator.policy.document import Document, read_document
+from evaluator.policy import Policy, load_policy, parse_policy
+from evaluator.policy.document import read_document
+from evaluator.policy.models import PolicyFile
 
 if TYPE_CHECKING:
     from evaluator.store import Store
@@ -25,6 +30,12 @@ if TYPE_CHECKING:
 FILE_NAME, FOLDER_NAME = "evaluator.yaml", "evaluator.policies"
 DEFAULT = "default"
 """Name of the file of all services that have none."""
+SUFFIXES = (".yaml", ".yml")
+OF_EDITORS = re.compile(r"\..*|.*~|#.*#")
+"""Names that are no policy's: hidden files, and what editors keep beside a file that they change."""
+LIKE_A_POLICY = re.compile(r"\.ya?ml", re.IGNORECASE)
+WHOSE = ("service", "services")
+"""Keys that say whose policy a file is."""
 
 Services = frozenset[str]
 
@@ -36,17 +47,31 @@ def find_policy(start: Path) -> Path | None:
     """
     if named := os.environ.get("EVALUATOR_POLICY"):
         return Path(named)
+    here = _list_nearest(start)
+    if len(here) > 1:
+        raise PolicyError(
+            f"{here[0].parent}: there are {FILE_NAME} and {FOLDER_NAME}, and only one of them can apply",
+            hint=f"move {FILE_NAME} to {FOLDER_NAME}/{DEFAULT}.yaml, or name one with --policy",
+        )
+    return here[0] if here else None
+
+
+def _list_nearest(start: Path) -> list[Path]:
+    """The policies of the nearest folder that has any; a link to nowhere is one, which cannot be read."""
     folder = start.absolute()
     for parent in (folder, *folder.parents):
-        here = [path for name in (FILE_NAME, FOLDER_NAME) if (path := parent / name).exists()]
-        if len(here) > 1:
-            raise PolicyError(
-                f"{parent}: there are {FILE_NAME} and {FOLDER_NAME}, and only one of them can apply",
-                hint=f"move {FILE_NAME} to {FOLDER_NAME}/{DEFAULT}.yaml, or name one with --policy",
-            )
-        if here:
-            return here[0]
-    return None
+        if here := [path for name in (FILE_NAME, FOLDER_NAME) if os.path.lexists(path := parent / name)]:
+            return here
+    return []
+
+
+def path_to_name(path: Path | None) -> str:
+    """Say where a policy is, as commands have to name it; empty where they find it by themselves, or it is built in."""
+    return "" if path is None or _list_nearest(Path.cwd()) == [path.absolute()] else str(path.absolute())
+
+
+def _load(path: Path | None) -> Policy:
+    return replace(load_policy(path), path=path_to_name(path))
 
 
 def choose_policy(path: Path | None, services: Callable[[], Iterable[str]] = tuple) -> Policy:
@@ -57,24 +82,26 @@ def choose_policy(path: Path | None, services: Callable[[], Iterable[str]] = tup
     UnknownName for a service that has no policy where there is no default.
     """
     if path is None or not path.is_dir():
-        return load_policy(path)
+        return _load(path)
     files = _read_folder(path)
     wanted = Services(filter(None, services()))
     if not wanted and wanted not in files:
         known = ", ".join(sorted({name for names in files for name in names}))
         raise PolicyError(
             f"{path}: there is a policy for each service ({known}), and the service is not known",
-            hint=f"name it with --service where data are recorded, or name its policy: --policy {path}/NAME.yaml",
+            hint=f"name its policy, --policy {path}/NAME.yaml, or say which service it is: --service where data are "
+            "recorded, `evaluator data service RELEASE NAME` for what is stored",
         )
     own = {files[wanted]} if wanted in files else {_find_own(path, files, name) for name in wanted}
     if len(own) > 1:
-        together = ", ".join(f"{{name: {name}}}" for name in sorted(wanted))
+        together = json.dumps(sorted(wanted), ensure_ascii=False)
         raise PolicyError(
             f"{path}: {' and '.join(sorted(wanted))} are released together and have policies of their own: "
             + ", ".join(sorted(file.name for file in own)),
-            hint=f"write one that names them all, services: [{together}], or name the one that judges with --policy",
+            hint=f"write one that names them all, services: {together}, or name the one that judges with --policy; a "
+            "release that is of one alone: `evaluator data service RELEASE NAME`",
         )
-    return replace(load_policy(own.pop()), of_folder=True)
+    return _load(own.pop())
 
 
 def _find_own(folder: Path, files: Mapping[Services, Path], name: str) -> Path:
@@ -87,13 +114,30 @@ def _find_own(folder: Path, files: Mapping[Services, Path], name: str) -> Path:
             f"{folder}: {name} is named by several policies: {', '.join(file.name for file in named)}",
             hint=f"write {name}.yaml for releases of {name} alone",
         )
-    found = named[0] if named else files.get(Services())
-    if found is None:
-        known = {one for names in files for one in names}
-        raise UnknownName(
-            "policy of service", name, known, hint=f"write {folder}/{name}.yaml, or {DEFAULT}.yaml for all others"
-        )
-    return found
+    if named:
+        return named[0]
+    known = {one: file for names, file in files.items() for one in names}
+    for other, file in known.items():
+        if _fold(other) == _fold(name):
+            raise PolicyError(
+                f"{file}: this is the policy of service '{other}', and '{name}' has none: they differ only in case, "
+                "spaces or Unicode form",
+                hint="give both the same name; `evaluator data service RELEASE NAME` does for what is stored",
+            )
+    if Services() not in files:
+        own = f"{folder}/{file_of(name)}" if file_of(name) else f"a file in {folder} that says `service: {name}`"
+        hint = f"write {own}, or {DEFAULT}.yaml for all others; not its name: `evaluator data service RELEASE NAME`"
+        raise UnknownName("policy of service", name, known, hint=hint)
+    return files[Services()]
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def file_of(service: str) -> str:
+    """Name the file of a service's policy; empty where no file has that name."""
+    return "" if Path(service).name != service or OF_EDITORS.fullmatch(service) else f"{service}.yaml"
 
 
 def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Policy:
@@ -102,7 +146,7 @@ def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Polic
     Raises PolicyError where they have several, and as `choose_policy` does.
     """
     if path is None or not path.is_dir():
-        return load_policy(path)
+        return _load(path)
     names = releases or [summary.release.id for summary in store.releases()]
     services = {Services(one.name for one in store.control.release(name).services) for name in names} or {Services()}
     found = {policy.origin: policy for policy in (choose_policy(path, partial(Services, some)) for some in services)}
@@ -114,21 +158,28 @@ def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Polic
     return next(iter(found.values()))
 
 
-def list_policies(path: Path | None) -> tuple[Policy, ...]:
-    """Load every policy of a folder, or the one at `path`. Raises PolicyError."""
+def list_policies(path: Path | None) -> Mapping[str, Policy]:
+    """Load every policy of a folder by whose it is, or the one at `path` by "". Raises PolicyError."""
     if path is None or not path.is_dir():
-        return (load_policy(path),)
-    return tuple(replace(load_policy(file), of_folder=True) for file in _read_folder(path).values())
+        return {"": _load(path)}
+    return {_say_whose(services): _load(file) for services, file in _read_folder(path).items()}
+
+
+def _say_whose(services: Services) -> str:
+    return " and ".join(sorted(services)) or "all other services"
 
 
 def _read_folder(folder: Path) -> Mapping[Services, Path]:
     """Map the services of each policy to its file; no services: the default. Raises PolicyError."""
     files: dict[Services, Path] = {}
-    for path in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))):
-        services = _services_of(path, read_document(path))
+    for path in filter(_is_policy, sorted(folder.iterdir())):
+        try:
+            services = _services_of(path)
+        except PolicyError as error:
+            hint = f"until it is mended nobody knows whose it is, so no policy in {folder} applies"
+            raise PolicyError(error.message, hint=hint) from None
         if services in files:
-            whose = " and ".join(sorted(services)) or "all other services"
-            raise PolicyError(f"{path}:1: the policy of {whose} is {files[services]} already")
+            raise PolicyError(f"{path}:1: the policy of {_say_whose(services)} is {files[services]} already")
         files[services] = path
     if not files:
         raise PolicyError(
@@ -138,15 +189,32 @@ def _read_folder(folder: Path) -> Mapping[Services, Path]:
     return files
 
 
-def _services_of(path: Path, document: Document) -> Services:
-    """Names of the services whose policy a file is; none for the default. Its values were not checked yet."""
-    service, services = document.values.get("service"), document.values.get("services")
-    entries = services if isinstance(services, list) else []
-    named = Services(str(entry["name"]) for entry in entries if isinstance(entry, dict) and "name" in entry)
-    named |= {str(service)} if service else set()
+def _is_policy(path: Path) -> bool:
+    """Tell whether an entry of a folder is a policy of it. Raises PolicyError where it only looks like one."""
+    if OF_EDITORS.fullmatch(path.name):
+        return False
+    if path.suffix in SUFFIXES and not path.is_dir():
+        return True
+    within = (one.name for one in path.rglob("*") if not OF_EDITORS.fullmatch(one.name)) if path.is_dir() else ()
+    if any(map(LIKE_A_POLICY.search, (path.name, *within))):
+        what = "policies in a subfolder are" if path.is_dir() else "it looks like a policy, and a file of this name is"
+        hint = f"policies are {path.parent}/NAME.yaml or NAME.yml: rename it, or move it away"
+        raise PolicyError(f"{path}: {what} not read", hint=hint)
+    return False
+
+
+def _services_of(path: Path) -> Services:
+    """Names of the services whose policy a file is; none for the default. Its other values are not checked."""
+    document = read_document(path)
+    whose = {
+        key: value
+        for key, value in document.values.items()
+        if key in WHOSE or (key not in PolicyFile.model_fields and get_close_matches(key.casefold(), WHOSE))
+    }
+    named = Services(parse_policy(whose, origin=document.name, lines=document.lines).services)
     if path.stem != DEFAULT:
         return named or Services([path.stem])
     if named:
-        line = document.line_of(("service" if service else "services",))
+        line = document.line_of(tuple(whose)[:1])
         raise PolicyError(f"{path}:{line}: {DEFAULT} is for services that have no policy, so it names none")
     return Services()

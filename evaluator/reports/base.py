@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from evaluator.wording import (
     format_value,
     name_left_out,
     name_metric,
+    write_command,
 )
 
 
@@ -280,8 +280,7 @@ def list_notes(verdict: Verdict) -> Iterable[str]:
 
 def command_of(verdict: Verdict, *options: str) -> str:
     """Write the command that judges again by the same policy; policy.yaml stands for one that has no path here."""
-    path = verdict.policy_path or "policy.yaml"
-    return shlex.join(["evaluator", "verdict", verdict.release.id, *options, "--policy", path])
+    return write_command(verdict.release.id, *options, policy=verdict.policy_path or "policy.yaml")
 
 
 # ------------------------------------------------------------------ was it fair

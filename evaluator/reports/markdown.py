@@ -36,6 +36,7 @@ MAX_SENTENCE = 1_000
 MAX_REASONS = 20
 HEAD = ("metric", "role", "baseline", "", "change", "margin", "status", "n")
 _MARKUP = re.compile(r"[\\`*_\[\]#|~$&]")
+_COMMAND, _ESCAPED_COMMAND = re.compile("`(evaluator [^`]+)`"), re.compile(r"\\`evaluator .+?\\`")
 _LEADING = re.compile(r"^(\d{0,9})(?:([-+=])(?=[-+=\s]|$)|([.)])(?=\s|$))")
 _MENTION = re.compile(r"(?<!\w)@")
 _LINK = re.compile(r"(?i)(www)\.|:(?=//)")
@@ -72,6 +73,12 @@ def escape(text: str, most: int = MAX_SENTENCE) -> str:
     return _LEADING.sub(lambda found: f"{found[1]}\\{found[2] or found[3]}", text)
 
 
+def escape_but_commands(text: str) -> str:
+    """Make a sentence stand in Markdown for what it is; its commands are code, to be copied."""
+    commands = iter(_COMMAND.findall(tame(text, MAX_SENTENCE)))
+    return _ESCAPED_COMMAND.sub(lambda _: f"`{next(commands)}`", escape(text))
+
+
 # ------------------------------------------------------------------ sections
 
 
@@ -83,7 +90,7 @@ def _head(verdict: Verdict) -> Iterable[str]:
     yield ""
     for note in (*list_notes(verdict), describe_data(verdict.evidence)):
         if note:
-            yield from (escape(note), "")
+            yield from (escape_but_commands(note), "")
 
 
 def _table(arm: str, rows: Sequence[Comparison]) -> Iterable[str]:
@@ -114,7 +121,7 @@ def _health(findings: Sequence[Finding]) -> Iterable[str]:
     yield from ("### Health", "")
     fine = ", ".join(escape(name_check(finding), MAX_NAME) for finding in findings if finding.level is Level.OK)
     for finding in put_worst_first(f for f in findings if f.level is not Level.OK):
-        texts = [escape(text) for text in (finding.text, finding.remedy) if text]
+        texts = [escape_but_commands(text) for text in (finding.text, finding.remedy) if text]
         yield f"- {HEALTH_MARKS[finding.level]} **{escape(name_check(finding), MAX_NAME)}** {' → '.join(texts)}"
     if fine:
         yield f"- {HEALTH_MARKS[Level.OK]} {fine}"

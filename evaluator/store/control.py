@@ -59,20 +59,23 @@ class Control:
             if known is not None:
                 services = {service.name: service for service in known.services}
                 for new in release.services:
-                    old = services.get(new.name, new)
+                    old = services.get(new.name) or services.pop("", new)  # what had no name so far
                     services[new.name] = Service(new.name, new.baseline or old.baseline, new.canary or old.canary)
                 labels = {**known.labels, **release.labels}
                 created_at = known.created_at or release.created_at
                 release = Release(known.id, tuple(services.values()), labels, created_at)
-            engine.execute(
-                "INSERT OR REPLACE INTO store.releases VALUES (?, ?, ?, ?)",
-                [
-                    release.id,
-                    json.dumps([asdict(service) for service in release.services]),
-                    json.dumps(dict(release.labels), sort_keys=True),
-                    release.created_at or datetime.now(UTC),
-                ],
-            )
+            _put_release(engine, release)
+
+    def set_services(self, release_id: str, names: Sequence[str], actor: str) -> Release:
+        """Say of which services a release is, in place of what was said; their versions stay. Raises UnknownName."""
+        known = self.release(release_id)
+        versions = {one.name: one for one in known.services}
+        only = known.services[0] if len(known.services) == len(names) == 1 else Service("")
+        release = replace(known, services=tuple(versions.get(one, replace(only, name=one)) for one in names))
+        with self.file.opened(write=True) as engine:
+            _put_release(engine, release)
+            audit.add(engine, actor, "service", release_id, "", f"{', '.join(versions) or 'none'} → {', '.join(names)}")
+        return release
 
     @contextmanager
     def landing(self, release: Release) -> Iterator[None]:
@@ -399,6 +402,18 @@ class Control:
     def verify_audit(self) -> str:
         """Check the audit trail and return the hash of its head. Raises StoreError where it was changed."""
         return audit.verify(self.audit())
+
+
+def _put_release(engine: Engine, release: Release) -> None:
+    engine.execute(
+        "INSERT OR REPLACE INTO store.releases VALUES (?, ?, ?, ?)",
+        [
+            release.id,
+            json.dumps([asdict(service) for service in release.services]),
+            json.dumps(dict(release.labels), sort_keys=True),
+            release.created_at or datetime.now(UTC),
+        ],
+    )
 
 
 def _find_release(engine: Engine, release_id: str) -> Release | None:

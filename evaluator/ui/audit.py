@@ -39,7 +39,7 @@ def show_audit() -> None:
     _show_trail(place, wanted)
     st.subheader("Verdicts", anchor="verdicts")
     if not log:
-        show_empty("No verdict was given yet.", "Judge a release:", "evaluator verdict RELEASE")
+        show_empty("No verdict was given yet.", "Judge a release:", place.command("RELEASE"))
         return
     word = right.selectbox("Verdict", list(WORDS), key="word", bind="query-params")
     shown = [one for one in log if wanted.lower() in one.release.lower() and WORDS[word] in (None, one.word)]

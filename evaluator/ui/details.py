@@ -12,6 +12,7 @@ from markupsafe import Markup
 from evaluator.records import ReleaseSummary, Verdict
 from evaluator.ui.pieces import clean, clock, link, show_definitions, show_empty, show_list, show_table, words_of
 from evaluator.ui.reads import Place, ReleaseView
+from evaluator.wording import write_command
 
 
 def show_queries(verdict: Verdict) -> None:
@@ -82,9 +83,10 @@ def show_method(place: Place, view: ReleaseView, verdict: Verdict) -> None:
     """Policy, window, hashes, and the command that gives the same verdict."""
     st.subheader("How it was judged", anchor="method")
     window = verdict.evidence.window
-    path = verdict.policy_path or str(place.policy or "")
-    policy = ["--policy", path] if path else []
-    command = shlex.join(["evaluator", "--store", str(place.store), *policy, "verdict", view.release.id, "--dry-run"])
+    # Of a folder none is named: that it chose for this release may be another one than judged, which stands below.
+    found = "policy.yaml" if place.policy and place.policy.is_dir() else str(place.policy or "")
+    path = verdict.policy_path or found
+    command = write_command(view.release.id, "--store", str(place.store), "--dry-run", policy=path)
     show_definitions(
         [
             ("window", Markup("{} to {}").format(clock(window.start), clock(window.end))),

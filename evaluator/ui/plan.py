@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from typing import Any
 
 import streamlit as st
@@ -172,7 +171,7 @@ def _show_what_if(place: Place, release_id: str) -> None:
     st.subheader("What other margins would have said", anchor="margins")
     verdict = read_past_verdict(read_release(place, release_id), None)
     if verdict is None:
-        show_empty("It was not judged yet.", "Judge it first:", f"evaluator verdict {shlex.quote(release_id)}")
+        show_empty("It was not judged yet.", "Judge it first:", place.command(release_id))
         return
     judged = read_judgement(place, verdict)
     times = st.select_slider("Every margin, times", TIMES, 1.0, key="margins", bind="query-params")

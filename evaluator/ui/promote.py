@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 import streamlit as st
 from markupsafe import Markup
 
@@ -66,8 +64,8 @@ def show_promote() -> None:
     view, reader = read_release(place, release_id), find_reader()
     verdict = read_past_verdict(view, None)
     if verdict is None:
-        judge = f"evaluator verdict {shlex.quote(release_id)}"
-        show_empty(f"{clean(release_id)} was not judged yet, so nothing can be promoted.", "Judge it:", judge)
+        missing = f"{clean(release_id)} was not judged yet, so nothing can be promoted."
+        show_empty(missing, "Judge it:", place.command(release_id))
     else:
         judged = Markup("judged {} ({})").format(since(verdict.judged_at, now()), clock(verdict.judged_at))
         show(banner(verdict, [judged, link("release", "all of the evidence", release=release_id)]))
@@ -149,7 +147,7 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
     elif not forecast.steps:
         show_empty(
             "No hook is executed.",
-            "The policy names none for this: it is only written down. `hooks` in evaluator.yaml changes that.",
+            "The policy names none for this: it is only written down. `hooks` in the policy changes that.",
         )
     items = Markup("").join(
         Markup("<li><strong>{}</strong> {}{}{}</li>").format(

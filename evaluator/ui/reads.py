@@ -25,10 +25,11 @@ from evaluator.pipeline.hindsight import calibrate_releases, find_history, relat
 from evaluator.pipeline.reviewing import judge_again
 from evaluator.planning import History
 from evaluator.policy import Policy
-from evaluator.policy.selection import choose_policy, find_policy, policy_of
+from evaluator.policy.selection import choose_policy, find_policy, path_to_name, policy_of
 from evaluator.records import Release, ReleaseSummary, Run, StoredVerdict, Verdict
 from evaluator.reports import from_json, read_stored
 from evaluator.store import Stamp, Store, stamp_of
+from evaluator.wording import write_command
 
 MOST = 64
 SPLITS = 4
@@ -48,6 +49,10 @@ class Place:
     def stamp(self) -> Stamp:
         """Time and size of the store's files: another stamp means that something was written."""
         return stamp_of(self.store)
+
+    def command(self, release: str) -> str:
+        """Write the command that judges a release by the policy that applies here."""
+        return write_command(release, policy=path_to_name(self.policy))
 
 
 KEYS: dict[str | type, Callable[[Any], object]] = {
@@ -233,7 +238,8 @@ def read_calibration(place: Place, policy: Policy, release_id: str | None) -> Ca
 
     A policy of one service is tried on the releases of that service: those of `release_id`'s.
     """
-    names = related_releases(open_store(place), release_id) if policy.of_folder and release_id else ()
+    of_service = release_id if place.policy and place.policy.is_dir() else None
+    names = related_releases(open_store(place), of_service) if of_service else ()
     return _calibrate(place, policy, names)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -112,9 +111,9 @@ def _draw_answer(place: Place, release_id: str) -> None:
     if verdict is None:
         landed = sum(run.landed for run in view.runs)
         what = f"{clean(release_id)} was not judged yet; {landed:,} requests have landed."
-        show_empty(what, "Judge it:", f"evaluator verdict {shlex.quote(release_id)}")
+        show_empty(what, "Judge it:", place.command(release_id))
         return
-    show(banner(verdict, _notes(view, verdict)))
+    show(banner(verdict, _notes(place, view, verdict)))
     # What is below changes when the reader says so, not under their eyes.
     known = st.session_state.setdefault(f"seen-{release_id}", len(view.verdicts))
     if len(view.verdicts) != known and st.button("A newer verdict is there: show all of it", key="newer"):
@@ -122,7 +121,7 @@ def _draw_answer(place: Place, release_id: str) -> None:
         st.rerun(scope="app")
 
 
-def _notes(view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
+def _notes(place: Place, view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
     moment = now()
     requests = " + ".join(f"{arm.requests:,}" for arm in verdict.evidence.arms if arm.requests)
     notes = [Markup("judged {} ({})").format(since(verdict.judged_at, moment), clock(verdict.judged_at))]
@@ -131,7 +130,7 @@ def _notes(view: ReleaseView, verdict: Verdict) -> Sequence[Markup]:
         landed = sum(run.landed for run in view.runs)
         notes.insert(0, Markup('<span class="ev-badge ok">live</span>{} requests so far').format(f"{landed:,}"))
     if is_stale(view.runs, verdict.judged_at):
-        command = Markup("<code>evaluator verdict {}</code>").format(shlex.quote(view.release.id))
+        command = Markup("<code>{}</code>").format(place.command(view.release.id))
         notes.append(Markup('<span class="ev-badge warn">stale</span>newer data has landed: {}').format(command))
     if verdict.mode == "shadow":
         notes.append(Markup('<span class="ev-badge">shadow mode</span>it blocks nothing'))

@@ -52,14 +52,14 @@ def show_releases() -> None:
             "evaluator load RELEASE --baseline URL --canary URL",
         )
         return
-    _show_waiting(summaries, [one.intent for one in read_acts(place)])
+    _show_waiting(place, summaries, [one.intent for one in read_acts(place)])
     _show_map(place)
     _show_list(summaries)
 
 
-def _show_waiting(summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]) -> None:
+def _show_waiting(place: Place, summaries: Sequence[ReleaseSummary], intents: Sequence[Intent]) -> None:
     st.subheader("What waits for me")
-    waiting = find_waiting(summaries, intents)
+    waiting = find_waiting(summaries, intents, place.command)
     asked = [one for one in intents if one.state in _ASKS]
     if not waiting and not asked:
         show_markup("<p>Nothing: every newest release was acted on.</p>")
@@ -99,7 +99,7 @@ def _show_map(place: Place) -> None:
         show_empty(
             "No judged release has that in its name.",
             "Empty the field to see all, or judge one:",
-            "evaluator verdict RELEASE",
+            place.command("RELEASE"),
         )
         return
     heat = build_heat_map(verdicts)

@@ -70,12 +70,37 @@ def test_a_verdict_names_its_policy_and_the_command_that_judges_again_by_it(call
         again = f"evaluator verdict {service}@1.9.0 --policy {path}"
         for name in ("human", "markdown"):
             _, out, _ = call("verdict", f"{service}@1.9.0", "--format", name)
-            assert again in " ".join(out.replace("\\", "").split())
+            assert f"judge again by it: `{again}`" in " ".join(out.split())
         same = judged(call, f"{service}@1.9.0", "--policy", path)
         assert same["policy_hash"] == verdict["policy_hash"]
-        assert "policy_path" not in same
+        assert same["policy_path"] == path
         text = json.dumps(verdict)
         assert from_json(text).policy_path == path
+
+
+def test_the_path_of_a_policy_is_whole_and_that_of_a_file_is_named_too(call, monkeypatch):
+    loose = Path("loose.yaml")
+    loose.write_text("")
+    assert judged(call, "cart@1.9.0", "--policy", "loose.yaml")["policy_path"] == str(loose.absolute())
+    monkeypatch.setenv("EVALUATOR_POLICY", "loose.yaml")
+    assert judged(call, "cart@1.9.0")["policy_path"] == str(loose.absolute())
+    monkeypatch.delenv("EVALUATOR_POLICY")
+    call.folder.rename("policies")
+    monkeypatch.chdir("policies")
+    here = judged(call, "cart@1.9.0", "--store", "../evaluator.duckdb", "--policy", ".")
+    assert here["policy_path"] == str(Path("cart.yaml").absolute())
+    Path("cart.yaml").rename("../evaluator.yaml")
+    assert "policy_path" not in judged(call, "cart@1.9.0", "--store", "../evaluator.duckdb")
+
+
+def test_following_the_command_that_is_printed_ends_with_a_promotion(call):
+    Path("loose.yaml").write_text("alpha: 0.02\n" + POLICIES["cart"].partition("\n")[2].replace("HERE", "."))
+    call("verdict", "cart@1.9.0")
+    code, _, err = call("promote", "cart@1.9.0", "--policy", "loose.yaml", "--yes")
+    again = f"evaluator verdict cart@1.9.0 --policy {Path('loose.yaml').absolute()}"
+    assert (code, again in " ".join(err.split())) == (3, True)
+    assert call(*again.split()[1:])[0] == 0
+    assert call("promote", "cart@1.9.0", "--policy", "loose.yaml", "--yes")[0] == 0
 
 
 def test_a_report_with_figures_has_the_command(call):
@@ -157,12 +182,54 @@ def test_what_records_needs_to_know_the_service(call):
     files = ("--baseline", "old.parquet", "--canary", "new.parquet")
     code, _, err = call("import", "shop@2", *files)
     assert (code, "the service is not known" in err, "--service" in err) == (2, True, True)
-    assert call("import", "shop@2", *files, "--service", "shop")[0] == 0
+    assert "--policy" in err.partition("--service")[0]
+    code, _, err = call("import", "shop@2", *files, "--service", "shop")
+    assert (code, f"next: evaluator verdict shop@2 --policy {call.folder}/shop.yaml" in err) == (0, True)
     assert call("import", "shop@2", *files)[0] == 0
+    for more in (
+        ["import", "shop@2", *files],
+        ["load", "shop@2", "--baseline", "http://h:1", "--canary", "http://h:2"],
+    ):
+        code, _, err = call(*more, "--service", "cart")
+        assert (code, "cart and shop are released together" in err) == (2, True)
     code, _, err = call("load", "mail@1", "--baseline", "http://h:1", "--canary", "http://h:2", "--service", "mail")
     assert (code, "there is no policy of service 'mail'" in err) == (2, True)
     code, _, err = call("collect", "shop@2")
     assert (code, "the service is not known" in err) == (2, False)
+
+
+def test_a_service_that_was_not_said_or_wrong_can_be_said(call):
+    for name in ("old", "new", "old2", "new2"):
+        write_requests(Path(f"{name}.parquet"), slower=1.0, seed=len(name))
+    first, second = (("--baseline", f"old{n}.parquet", "--canary", f"new{n}.parquet") for n in ("", "2"))
+    loose = ("--policy", str(call.folder / "cart.yaml"))
+    assert call("import", "r@1", *first, "--canary-version", "2", *loose)[0] == 0
+    assert call("verdict", "r@1")[0] == 2
+    code, out, err = call("import", "r@1", *first, "--service", "crat", *loose)
+    assert (code, "no row was added" in out, "r@1 is of crat from now on\n" in err) == (0, True, True)
+    code, _, err = call("import", "r@1", *second, "--service", "cart", *loose)
+    assert (code, "r@1 is of crat and cart from now on" in err) == (0, True)
+    assert "evaluator data service r@1 NAME" in err
+    code, _, err = call("import", "r@1", *second, "--service", "cart", *loose)
+    assert (code, "from now on" in err) == (0, False)
+    code, _, err = call("verdict", "r@1")
+    assert (code, "evaluator data service RELEASE NAME" in err) == (2, True)
+    assert call("data", "service", "r@1", "crat")[0] == 0
+    code, out, _ = call("data", "service", "r@1", "cart")
+    assert (code, out) == (0, "r@1: of cart\n")
+    [plain] = [one for one in json.loads(call("releases", "--json")[1]) if one["release"] == "r@1"]
+    assert plain["services"] == [{"name": "cart", "baseline": "", "canary": "2"}]
+    assert json.loads(call("verdict", "r@1", "--format", "json")[1])["policy_path"] == str(call.folder / "cart.yaml")
+    assert "crat → cart" in call("audit", "show", "r@1")[1]
+    assert call("audit", "verify")[0] == 0
+    assert call("data", "service", "r@2", "cart")[0] == 2
+    assert call("data", "service", "r@1", " cart")[0] == 2
+
+
+def test_a_service_is_named_once(call):
+    for command in (["import", "r@1"], ["policy", "show"], ["init"]):
+        code, _, err = call(*command, "--service", "cart", "--service", "shop")
+        assert (code, "--service is given more than once" in err) == (2, True)
 
 
 def test_policies_are_written_checked_and_shown(call):
@@ -173,10 +240,16 @@ def test_policies_are_written_checked_and_shown(call):
         0,
         [str(call.folder / f"{name}.yaml") for name in ("cart", "mail", "shop")],
     )
+    assert [line.split("; ")[1] for line in out.splitlines()] == ["of cart", "of mail", "of shop"]
     code, out, _ = call("policy", "show", "--service", "shop")
     assert (code, "alpha: 0.03" in out) == (0, True)
     assert call("policy", "show")[0] == 2
-    assert call("init", "--service", "a/b")[0] == 2
+    for name in ("a/b", ".cart"):
+        code, _, err = call("init", "--service", name)
+        assert (code, f"write a file in evaluator.policies that says `service: {name}`" in err) == (2, True)
+    (call.folder / "gone.yaml").symlink_to("nowhere")
+    assert call("init", "--service", "gone")[0] == 2
+    (call.folder / "gone.yaml").unlink()
     (call.folder / "mail.yaml").write_text("service: cart\n")
     code, _, err = call("policy", "check")
     assert (code, "the policy of cart is" in err) == (2, True)

@@ -84,11 +84,6 @@ def test_a_go_of_the_last_half_hour_meets_all(listed, age_s):
     assert listed(age_s) == []
 
 
-def test_what_was_not_judged_is_to_be_judged():
-    (found,) = list_conditions(SimpleNamespace(), SimpleNamespace(), None)
-    assert (found.met, found.says, found.remedy) == (False, "it was not judged yet", "`evaluator verdict RELEASE`")
-
-
 def test_a_condition_says_what_is_so():
     assert Condition("it is", met=True, otherwise="it is not").says == "it is"
     assert Condition("it is", met=False, otherwise="it is not").says == "it is not"

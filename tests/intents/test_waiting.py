@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
-from evaluator.intents.conditions import Waiting, find_waiting
+from evaluator.intents import conditions
+from evaluator.intents.conditions import Waiting
 from evaluator.records import Release, ReleaseSummary, Service
 from evaluator.records.intents import Action, Intent, IntentState
+from evaluator.wording import write_command
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+find_waiting = partial(conditions.find_waiting, command=write_command)
 
 
 def summary(release="cart@2", verdict="go", *, judged=0, last=-10, rows=100, services=("cart",)):

@@ -1,11 +1,14 @@
 """Which policy applies: the file there is, or among a folder of them that of the release's service."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from evaluator.errors import PolicyError, UnknownName
-from evaluator.policy import load_policy
-from evaluator.policy.selection import choose_policy, find_policy, list_policies, policy_of
-from evaluator.records import Release, Run, Service
+from evaluator.policy import load_policy, with_learnt
+from evaluator.policy.selection import choose_policy, file_of, find_policy, list_policies, policy_of
+from evaluator.records import Learnt, Release, Run, Service
 from evaluator.store import Store
 
 
@@ -35,10 +38,27 @@ def test_a_file_applies_whatever_the_service_is(tmp_path):
     path = tmp_path / "evaluator.yaml"
     path.write_text("service: cart\nalpha: 0.1\n")
     policy = choose_policy(path, lambda: pytest.fail("the services are not asked for"))
-    assert (policy.rulebook.alpha, policy.of_folder) == (0.1, False)
-    assert policy == load_policy(path)
-    assert policy.command("shop@1") == "evaluator verdict shop@1"
-    assert choose_policy(None).origin == "built-in"
+    assert policy == replace(load_policy(path), path=str(path))
+    built_in = choose_policy(None)
+    assert (built_in.origin, built_in.command("shop@1")) == ("built-in", "evaluator verdict shop@1")
+
+
+def test_a_command_names_the_policy_unless_it_finds_that_itself(tmp_path, monkeypatch):
+    path, deep = tmp_path / "evaluator.yaml", tmp_path / "a"
+    path.write_text("alpha: 0.1\n")
+    deep.mkdir()
+    monkeypatch.chdir(deep)
+    for named in (path, find_policy(deep)):
+        assert choose_policy(named).command("r@1") == "evaluator verdict r@1"
+    named = f"evaluator verdict r@1 --policy {tmp_path}/"
+    (deep / "loose.yaml").write_text("")
+    assert choose_policy(Path("loose.yaml")).command("r@1") == f"{named}a/loose.yaml"
+    monkeypatch.setenv("EVALUATOR_POLICY", "loose.yaml")
+    assert choose_policy(find_policy(deep)).command("r@1") == f"{named}a/loose.yaml"
+    (deep / "evaluator.yaml").write_text("")
+    assert choose_policy(path).command("r@1", "--dry-run") == f"evaluator verdict r@1 --dry-run --policy {path}"
+    learnt = with_learnt(choose_policy(path), Learnt(0.2, 0.001, 9, 9, df=9.0))
+    assert learnt.path == str(path)
 
 
 def test_each_service_has_its_own_and_the_others_the_default(folder):
@@ -72,7 +92,7 @@ def test_services_that_are_released_together_need_a_policy_that_names_them(folde
     path = folder(a="alpha: 0.1\n", b="alpha: 0.2\n", default="")
     with pytest.raises(PolicyError, match=r"a and b are released together .*: a\.yaml, b\.yaml") as error:
         choose(path, "b", "a")
-    assert "services: [{name: a}, {name: b}]" in error.value.hint
+    assert 'services: ["a", "b"]' in error.value.hint
     with pytest.raises(PolicyError, match=r"a\.yaml, default\.yaml"):
         choose(path, "a", "c")
     folder(both="services: [{name: a}, {name: b}]\nalpha: 0.3\n")
@@ -86,6 +106,9 @@ def test_services_that_are_released_together_need_a_policy_that_names_them(folde
         ({"default": "alpha: 0.1\nservice: cart\n"}, r"default\.yaml:2: default is for services that have no policy"),
         ({"cart": "", "broken": "a: [\n"}, r"broken\.yaml:2: "),
         ({}, "there is no policy in this folder"),
+        ({"default": "", "x1": "services: [a, 5]\n"}, r"x1\.yaml:1: services\[1\]: must be a mapping"),
+        ({"default": "", "x1": "alpha: 0.1\nService: a\n"}, r"x1\.yaml:2: Service: .* did you mean 'service'"),
+        ({"default": "", "x1": "servcie: a\n"}, r"there is no key 'servcie'"),
         (
             {"x": "services: [{name: a}, {name: b}]\n", "y": "services: [{name: a}, {name: c}]\n"},
             r"a is named by several",
@@ -97,9 +120,68 @@ def test_whatever_leaves_a_choice_is_an_error(folder, texts, says):
         choose(folder(**texts), "a" if "x" in texts else "cart")
 
 
+@pytest.mark.parametrize("listed", ["[a, b]", "[{name: a}, {name: b}]", "[a, {name: b}]"])
+def test_services_are_listed_with_or_without_the_word_name(folder, listed):
+    path = folder(default="", both=f"services: {listed}\nalpha: 0.2\n")
+    assert [alpha(path, "a", "b"), alpha(path, "a"), alpha(path, "c")] == [0.2, 0.2, 0.05]
+    assert choose(path, "a").effective["services"] == [{"name": "a"}, {"name": "b"}]
+
+
+@pytest.mark.parametrize(
+    "name", ["cart.YAML", "cart.Yml", "cart.yaml.bak", "cart.yaml.orig", "sub/cart.yaml", "a.yaml/x"]
+)
+def test_what_looks_like_a_policy_is_read_or_an_error(folder, name):
+    path = folder(default="alpha: 0.3\n")
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).write_text("alpha: 0.1\n")
+    with pytest.raises(PolicyError, match="not read") as error:
+        choose(path, "cart")
+    assert str(path / name.split("/")[0]) in error.value.message
+    with pytest.raises(PolicyError, match="not read"):
+        list_policies(path)
+
+
+def test_what_editors_leave_and_other_files_are_passed_over(folder):
+    path = folder(default="alpha: 0.3\n")
+    for name in ("cart.yaml~", "#cart.yaml#", ".cart.yaml", ".cart.yaml.swp", "README.md", ".git/x.yaml", "notes/a.md"):
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_text("alpha: 0.1\n")
+    (path / ".#cart.yaml").symlink_to("ann@host.123")
+    assert alpha(path, "cart") == alpha(path, ".cart") == 0.3
+
+
+@pytest.mark.parametrize(
+    ("known", "service"), [("Cart", "cart"), ("cart ", "cart"), ("cart", "CART"), ("cafe\u0301", "caf\u00e9")]
+)
+def test_a_service_that_is_almost_that_of_a_policy_has_not_the_default(folder, known, service):
+    path = folder(**{known: "alpha: 0.1\n", "default": "alpha: 0.3\n"})
+    with pytest.raises(PolicyError, match="differ only in case, spaces or Unicode form") as error:
+        choose(path, service)
+    assert f"'{known}'" in error.value.message
+    assert f"'{service}'" in error.value.message
+    assert alpha(path, known) == 0.1
+
+
+def test_a_service_that_is_no_name_of_a_file(folder):
+    path = folder(cart="")
+    with pytest.raises(UnknownName) as error:
+        choose(path, "team/mail")
+    assert f"write a file in {path} that says `service: team/mail`" in error.value.hint
+    folder(mail="service: team/mail\nalpha: 0.1\n")
+    assert alpha(path, "team/mail") == 0.1
+    assert [file_of(name) for name in ("cart", "a/b", ".cart", "..")] == ["cart.yaml", "", "", ""]
+
+
+def test_a_file_that_may_be_of_any_service_stops_all_and_says_why(folder):
+    path = folder(cart="", broken="a: [\n")
+    with pytest.raises(PolicyError, match=r"broken\.yaml:2") as error:
+        choose(path, "cart")
+    assert f"nobody knows whose it is, so no policy in {path} applies" in error.value.hint
+
+
 def test_a_mistake_in_the_policy_that_applies_has_its_line(folder):
     path = folder(cart="alpha: 0.1\nalpa: 1\n", shop="")
-    assert choose(path, "shop").of_folder
+    assert choose(path, "shop").path == str(path / "shop.yaml")
     with pytest.raises(PolicyError, match=r"cart\.yaml:2: alpa"):
         choose(path, "cart")
     with pytest.raises(PolicyError, match=r"cart\.yaml:2: alpa"):
@@ -119,6 +201,19 @@ def test_the_nearest_of_file_and_folder_is_found(tmp_path, folder, monkeypatch):
         find_policy(tmp_path)
     monkeypatch.setenv("EVALUATOR_POLICY", "elsewhere")
     assert str(find_policy(tmp_path)) == "elsewhere"
+
+
+@pytest.mark.parametrize("name", ["evaluator.yaml", "evaluator.policies"])
+def test_a_link_to_nowhere_is_a_policy_that_cannot_be_read(tmp_path, name):
+    (tmp_path / name).symlink_to("nowhere")
+    with pytest.raises(PolicyError, match="cannot be read"):
+        choose_policy(find_policy(tmp_path))
+
+
+def test_policies_are_listed_by_whose_they_are(folder, tmp_path):
+    path = folder(cart="", both="services: [a, b]\n", default="")
+    assert list(list_policies(path)) == ["a and b", "cart", "all other services"]
+    assert list(list_policies(path / "cart.yaml")) == [""]
 
 
 def test_of_stored_releases(tmp_path, folder):

@@ -18,7 +18,8 @@ from evaluator.records import Effect, Finding, Level, MetricStatus, Reason, Rele
 from evaluator.reports import BESIDE, FORMATS, Page, from_json, to_json
 from evaluator.reports.base import shorten
 from evaluator.reports.gitlab import write_number
-from evaluator.reports.markdown import MAX_BYTES, escape, to_markdown
+from evaluator.reports.markdown import MAX_BYTES, escape, escape_but_commands, to_markdown
+from evaluator.wording import write_command
 
 HERE = Path(__file__).parent
 GOLDEN = {"markdown": "md", "junit": "xml", "github": "github", "gitlab": "openmetrics", "gitlab-load": "json"}
@@ -235,6 +236,18 @@ def test_junit_says_why_with_numbers(verdicts):
 
 
 # ------------------------------------------------------------------ markdown and github
+
+
+@pytest.mark.parametrize("name", ["a_b", "a*b*c", "<b>", "a`b", "a`evaluator x`b"])
+def test_markdown_has_commands_as_code(name):
+    command = write_command(name, "--dry-run", policy="/a_b/*.yaml")
+    text = escape_but_commands(f"by *{name}*: `{command}`, or not")
+    (inline,) = (token for token in MARKDOWN.parse(text) if token.type == "inline")
+    assert "".join(part.content for part in inline.children).replace("`", "") == (
+        f"by *{name}*: {command}, or not".replace("`", "")
+    )
+    if "`" not in name:
+        assert [part.content for part in inline.children if part.type == "code_inline"] == [command]
 
 
 def crowd(verdict, count):

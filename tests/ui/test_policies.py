@@ -3,6 +3,8 @@
 import shlex
 from html import unescape
 
+from stored import STEADY, land
+
 from evaluator.store import Store
 
 PROMOTING = "hooks: {promote: [{command: {run: [sh, -c, 'echo of cart']}}]}\n"
@@ -44,3 +46,28 @@ def test_the_command_that_judges_again_names_the_policy_that_judged(page, shop, 
     monkeypatch.chdir(path.parent)
     shown = html(page("release", path, release="cart@1.9.0"))
     assert f"--policy {shlex.quote(str(folder / 'cart.yaml'))}" in shown
+
+
+def test_commands_of_the_pages_judge_by_the_policy_that_applies(page, shop, text, monkeypatch):
+    path = shop()
+    land(Store.open(path), "cart@2.0.0", STEADY, seed=9)
+    named = f"--policy {shlex.quote(str(path.parent / 'loose.yaml'))}"
+    (path.parent / "evaluator.yaml").rename(path.parent / "loose.yaml")
+    monkeypatch.setenv("EVALUATOR_POLICY", str(path.parent / "loose.yaml"))
+    for name in ("release", "promote", "plan", "releases"):
+        said = unescape(text(page(name, path, release="cart@2.0.0")))
+        assert f"evaluator verdict cart@2.0.0 {named}" in said, name
+    monkeypatch.delenv("EVALUATOR_POLICY")
+    (path.parent / "loose.yaml").rename(path.parent / "evaluator.yaml")
+    monkeypatch.chdir(path.parent)
+    said = unescape(text(page("releases", path)))
+    assert "evaluator verdict cart@2.0.0<" in said
+
+
+def test_of_a_folder_no_policy_is_named_for_a_verdict_that_names_none(page, shop, html, monkeypatch):
+    path = shop()
+    folder = path.parent / "policies"
+    folder.mkdir()
+    (folder / "cart.yaml").write_text("alpha: 0.04\n")
+    monkeypatch.setenv("EVALUATOR_POLICY", str(folder))
+    assert "--dry-run --policy policy.yaml" in html(page("release", path, release="cart@1.9.0"))

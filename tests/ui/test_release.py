@@ -124,7 +124,7 @@ def test_hostile_names_are_text(page, hostile, html):
     assert not shown.exception
     assert HOSTILE not in said
     assert "&lt;img src=x onerror=alert(1)&gt;GET /endpoint/000" in said
-    assert "<code>evaluator --store" in said
+    assert "<code>evaluator verdict" in said
     assert "verdict &#39;&lt;img src=x" in said
 
 
