@@ -16,7 +16,6 @@ from evaluator.cli.outcomes import OUTCOME_OPTIONS, describe_outcomes, tell_next
 from evaluator.cli.subject import Subject, subject_options
 from evaluator.errors import UsageError
 from evaluator.records import BASELINE, CANDIDATE, FilesAre, Landed, LandingPlan, OutcomeOptions
-from evaluator.sources.files import SOURCES
 from evaluator.wording import count_of, list_left_out
 
 
@@ -31,7 +30,7 @@ from evaluator.wording import count_of, list_left_out
     default="auto",
     show_default=True,
     metavar="FORMAT",
-    help=f"auto, {', '.join(SOURCES)}: see docs/formats.md.",
+    help="auto, or a name in docs/formats.md.",
 )
 @click.option(
     "--column",
