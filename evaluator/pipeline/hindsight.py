@@ -15,19 +15,23 @@ from evaluator.records import EvidenceKind, Run
 from evaluator.store import Store
 
 TIME_OF_ID = 16
+NEWEST_GROUPS = 20
 
 
 def read_history(store: Store, release_ids: Sequence[str], *, land: bool) -> tuple[Stored, ...]:
-    """Read the 20 newest run groups of requests of these releases, the oldest first; `land` what waits before."""
+    """Read the newest run groups of requests of these releases, given newest first; the oldest of them comes first.
+
+    `land` what waits before.
+    """
     groups: dict[str, tuple[str, list[Run]]] = {}
-    for release_id in release_ids:
+    for release_id in reversed(release_ids):
         if land:
             land_release(store, release_id)
         for run in store.data.runs(release_id):
             if run.kind is EvidenceKind.REQUESTS and run.landed:
                 groups.setdefault(run.group, (release_id, []))[1].append(run)
-    # Ids of groups begin with the second in which they were made.
-    newest = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-20:]
+    # Ids of groups begin with the second in which they were made; those of one second stay in the order of releases.
+    newest = sorted(groups, key=lambda group: group[:TIME_OF_ID])[-NEWEST_GROUPS:]
     stored = []
     for name, runs in (groups[group] for group in newest):
         services = store.control.release(name).services

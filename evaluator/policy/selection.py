@@ -12,6 +12,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 FILE_NAME, FOLDER_NAME = "evaluator.yaml", "evaluator.policies"
 DEFAULT = "default"
 """Name of the file of all services that have none."""
+SLIPS = (FILE_NAME, "evaluator.yml", FOLDER_NAME)
+"""Where no policy is found, names that are one of these but for their case are taken for slips."""
 SUFFIXES = (".yaml", ".yml")
 OF_EDITORS = re.compile(r"\..*|.*~|#.*#")
 """Names that are no policy's: hidden files, and what editors keep beside a file that they change."""
@@ -43,11 +46,12 @@ Services = frozenset[str]
 def find_policy(start: Path) -> Path | None:
     """Find what EVALUATOR_POLICY names, else the nearest evaluator.yaml or evaluator.policies in `start` or above it.
 
-    Raises PolicyError where a folder has both.
+    Raises PolicyError where a folder has both, or a policy on the way has a name that is not read.
     """
     if named := os.environ.get("EVALUATOR_POLICY"):
         return Path(named)
     here = _list_nearest(start)
+    _refuse_slips(start.absolute(), here)
     if len(here) > 1:
         raise PolicyError(
             f"{here[0].parent}: there are {FILE_NAME} and {FOLDER_NAME}, and only one of them can apply",
@@ -63,6 +67,20 @@ def _list_nearest(start: Path) -> list[Path]:
         if here := [path for name in (FILE_NAME, FOLDER_NAME) if os.path.lexists(path := parent / name)]:
             return here
     return []
+
+
+def _refuse_slips(start: Path, here: Sequence[Path]) -> None:
+    """Refuse a name such as evaluator.yml next to `start`, or above it and below the policies `here`."""
+    for folder in (start, *start.parents):
+        if here and folder == here[0].parent:
+            return
+        with suppress(OSError):  # a folder above that may not be listed
+            for path in folder.iterdir():
+                if path.name.lower() in SLIPS:
+                    right = FOLDER_NAME if path.name.lower() == FOLDER_NAME else FILE_NAME
+                    raise PolicyError(
+                        f"{path} is not read as a policy", hint=f"call it {right}, or name it with --policy"
+                    )
 
 
 def path_to_name(path: Path | None) -> str:

@@ -232,3 +232,33 @@ def test_of_stored_releases(tmp_path, folder):
     assert policy_of(path / "shop.yaml", store, ["cart@1"]).rulebook.alpha == 0.2
     folder(default="alpha: 0.3\n")
     assert policy_of(path, store, ["loose"]).rulebook.alpha == 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("evaluator.yml", "evaluator.yaml"),
+        ("Evaluator.yaml", "evaluator.yaml"),
+        ("evaluator.Policies", "evaluator.policies"),
+    ],
+)
+def test_a_slip_in_the_name_of_the_only_policy_is_an_error(tmp_path, name, right):
+    deep = tmp_path / "a"
+    deep.mkdir()
+    (tmp_path / name).touch()
+    with pytest.raises(PolicyError, match=f"{name} is not read as a policy") as caught:
+        find_policy(deep)
+    assert caught.value.hint == f"call it {right}, or name it with --policy"
+    (deep / "evaluator.yaml").touch()
+    assert find_policy(deep) == deep / "evaluator.yaml"
+
+
+def test_a_slip_below_a_policy_is_an_error_and_one_beside_it_is_not(tmp_path):
+    deep = tmp_path / "a"
+    deep.mkdir()
+    (tmp_path / "evaluator.yaml").touch()
+    (tmp_path / "evaluator.yml").touch()
+    assert find_policy(deep) == tmp_path / "evaluator.yaml"
+    (deep / "evaluator.yml").touch()
+    with pytest.raises(PolicyError, match="is not read as a policy"):
+        find_policy(deep)
