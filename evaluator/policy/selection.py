@@ -194,7 +194,10 @@ def _read_folder(folder: Path) -> Mapping[Services, Path]:
         try:
             services = _services_of(path)
         except PolicyError as error:
-            hint = f"until it is mended nobody knows whose it is, so no policy in {folder} applies"
+            hint = (
+                f"correct it: until then nobody knows whose it is, and no policy in {folder} applies; or name the one "
+                f"that does: --policy {folder}/NAME.yaml"
+            )
             raise PolicyError(error.message, hint=hint) from None
         if services in files:
             raise PolicyError(f"{path}:1: the policy of {_say_whose(services)} is {files[services]} already")
