@@ -43,19 +43,19 @@ class UsageError(EvaluatorError):
 class UnknownName(UsageError):
     """A name that does not exist, with the nearest names that do."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str | None = None) -> None:
-        self.kind, self.name, self.known = kind, name, sorted(known)
-        super().__init__(f"there is no {kind} '{name}'{_suggestion(name, self.known)}", hint=hint)
+    def __init__(self, kind: str, name: str, names: Iterable[str], *, hint: str | None = None) -> None:
+        self.kind, self.name, self.names = kind, name, sorted(names)
+        super().__init__(f"there is no {kind} '{name}'{_suggestion(name, self.names)}", hint=hint)
 
 
-def _suggestion(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+def _suggestion(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=2, cutoff=0.6)
     if near:
         return "; did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
-    if not known:
+    if not names:
         return "; there are none yet"
-    shown = ", ".join(f"'{n}'" for n in known[:6])
-    return f"; known: {shown}" + (f" and {len(known) - 6} more" if len(known) > 6 else "")
+    shown = ", ".join(f"'{n}'" for n in names[:6])
+    return f"; known: {shown}" + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 class PolicyError(UsageError):

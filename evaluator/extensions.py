@@ -14,9 +14,9 @@ from evaluator.errors import EvaluatorError, UsageError
 T = TypeVar("T")
 
 
-def load_object(place: str) -> Any:
+def load_object(target: str) -> Any:
     """Import what a place names: `module:name`, or `module:name.attribute`."""
-    module, _, name = place.partition(":")
+    module, _, name = target.partition(":")
     return attrgetter(name)(import_module(module))
 
 
@@ -52,10 +52,10 @@ class Lazy(Mapping[str, T], Generic[T]):
         return self.own
 
     def __getitem__(self, name: str) -> T:
-        place = self.places[name]
+        target = self.places[name]
         with needs(f"the {self.noun} {name} needs", self.extra, self.error):
-            found: T = load_object(place)
-        return found
+            loaded: T = load_object(target)
+        return loaded
 
     def __contains__(self, name: object) -> bool:
         return name in self.places
@@ -90,22 +90,22 @@ class Extensions(Lazy[Any]):
         """Name → place; what is installed is looked up once."""
         from importlib.metadata import entry_points
 
-        found = dict(self.own)
+        targets = dict(self.own)
         for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
-            other = found.setdefault(point.name, point.value)
-            if other != point.value:
+            existing = targets.setdefault(point.name, point.value)
+            if existing != point.value:
                 raise self.error(
-                    f"two packages have a {self.noun} {point.name}: {other} and {point.value}",
+                    f"two packages have a {self.noun} {point.name}: {existing} and {point.value}",
                     hint="uninstall one of them: which one is meant cannot be known",
                 )
-        return found
+        return targets
 
     def __getitem__(self, name: str) -> Any:
-        place = self.places[name]
+        target = self.places[name]
         try:
-            return load_object(place)
+            return load_object(target)
         except Exception as error:
             also = f", or what it needs: pip install 'release-evaluator[{self.extra}]'" if self.extra else ""
             raise self.error(
-                f"the {self.noun} {name} ({place}) cannot be loaded: {error}", hint=f"install it again{also}"
+                f"the {self.noun} {name} ({target}) cannot be loaded: {error}", hint=f"install it again{also}"
             ) from error

@@ -216,15 +216,15 @@ class Adapter(HTTPAdapter):
         packed = response.headers.get("Content-Encoding", "").strip().lower() in PACKED
         unpack = zlib.decompressobj(wbits=47) if packed else None
         pieces: list[bytes] = []
-        room = self.largest + 1
+        remaining = self.largest + 1
         with contextlib.closing(response.raw):
             for piece in response.raw.stream(CHUNK_BYTES, decode_content=False):
                 if exchange.left_s <= 0:
                     break
-                plain = unpack.decompress(piece, room) if unpack else piece[:room]
+                plain = unpack.decompress(piece, remaining) if unpack else piece[:remaining]
                 pieces.append(plain)
-                room -= len(plain)
-                if room <= 0:
+                remaining -= len(plain)
+                if remaining <= 0:
                     break
         if exchange.left_s <= 0:  # a body without a length looks whole
             raise _TooLateError

@@ -37,13 +37,13 @@ class SecretNames:
         """Put the values of variables in place of their names. Raises UsageError for one that is not set."""
 
         def value(match: re.Match[str]) -> str:
-            found = environment.get(match[1])
-            if not found:
+            secret = environment.get(match[1])
+            if not secret:
                 raise UsageError(
                     f"the environment variable {match[1]} is not set, and {self.needed_by} needs it",
                     hint=f"export {match[1]}=… {self.export_where}",
                 )
-            return found
+            return secret
 
         return self.pattern.sub(value, text)
 

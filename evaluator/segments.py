@@ -165,12 +165,12 @@ class SegmentWriter:
 
 
 def _next_number(folder: Path, worker: str) -> int:
-    taken = [
+    numbers = [
         int(m["seq"]) for p in segment_paths(folder) if (m := _PATTERN.fullmatch(p.name)) and m["worker"] == worker
     ]
     # Merged segments are gone and their numbers with them; nobody writes more than one a second.
     first = int(time.time()) if (folder / MERGED_FOLDER).exists() else 0
-    return max([*taken, first - 1]) + 1
+    return max([*numbers, first - 1]) + 1
 
 
 def _write(table: pa.Table, sink: Path | pa.NativeFile) -> None:

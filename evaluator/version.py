@@ -41,8 +41,8 @@ def _ask_git(tree: Path) -> str | None:
         count, node = git("rev-list", "--count", "HEAD"), git("rev-parse", "HEAD")
         dirty = "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
         described = f"v{BEFORE_ALL_TAGS}-{count}-g{node}{dirty}"
-    found = _DESCRIBED.fullmatch(described)
-    return _to_version(**found.groupdict()) if found else None
+    match = _DESCRIBED.fullmatch(described)
+    return _to_version(**match.groupdict()) if match else None
 
 
 def _to_version(tag: str, distance: str, node: str, dirty: str | None) -> str:

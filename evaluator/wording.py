@@ -153,12 +153,12 @@ _LEFT_OUT = {
 
 def name_left_out(kind: LeftOutKind, detail: str = "", *, count: int = 2) -> str:
     """What rows that are not judged are: `requests of the warm-up`, `rows of kind grpc_req_duration`."""
-    one, many = _LEFT_OUT[kind]
+    singular, plural = _LEFT_OUT[kind]
     if kind is LeftOutKind.NO_COUNTERPART and detail:
         return f"{'request' if count == 1 else 'requests'} without a partner ({detail})"
     if kind is LeftOutKind.OTHER_KIND and detail:
         return f"of kind {detail}"
-    name = one if count == 1 else many
+    name = singular if count == 1 else plural
     return f"{name} ({detail})" if detail else name
 
 
@@ -188,8 +188,8 @@ def describe_steps(steps_ms: Sequence[float], arms: Sequence[str]) -> str:
     widest = max(steps_ms)
     if widest <= STORE_STEP_MS:
         return f"this store keeps times in steps of {format_number(STORE_STEP_MS)} ms"
-    whose = "" if min(steps_ms) == widest else f"the times of {arms[list(steps_ms).index(widest)]} "
-    return f"the load tool or its file recorded {whose or 'times '}in steps of {format_number(widest)} ms"
+    subject = "" if min(steps_ms) == widest else f"the times of {arms[list(steps_ms).index(widest)]} "
+    return f"the load tool or its file recorded {subject or 'times '}in steps of {format_number(widest)} ms"
 
 
 def explain_coarse(steps_ms: Sequence[float], arms: Sequence[str], level_ms: float, margin: Margin) -> str:

@@ -356,7 +356,7 @@ def source(content: str) -> Addition:
         "evaluator/sources/files/gatling.py",
         content,
         "evaluator/sources/files/recognising.py",
-        {'        "k6": ': '        "gatling": f"{_ROOM}.gatling:GATLING",\n        "k6": '},
+        {'        "k6": ': '        "gatling": f"{_PACKAGE}.gatling:GATLING",\n        "k6": '},
     )
 
 

@@ -25,8 +25,8 @@ def slow_down(cells: Cells, arm: str, change: float) -> Cells:
     """
     code, factor = cells.arms.index(arm), 1.0 + change
     moments = cells.moments
-    mine = moments.arm == code
-    by = np.where(mine, factor, 1.0)
+    own_rows = moments.arm == code
+    by = np.where(own_rows, factor, 1.0)
     slower = replace(
         moments,
         sum_us=moments.sum_us * by,
@@ -60,15 +60,15 @@ class _Shift:
         done[:, -1] = 1.0
         self.done: FloatArray = done
 
-    def apply(self, rows: Table, mine: BoolArray) -> Table:
-        """Move the rows that are `mine`; totals stay exactly what they were."""
-        moved = take(rows, mine)
+    def apply(self, rows: Table, selected: BoolArray) -> Table:
+        """Move the rows that are `selected`; totals stay exactly what they were."""
+        moved = take(rows, selected)
         parts = _divide(moved.n, self.done[moved.bin]).ravel()
         keep = parts > 0
         columns = {name: np.repeat(getattr(moved, name), self.reach)[keep] for name in rows.__dataclass_fields__}
         columns["bin"] = (self.first[moved.bin][:, None] + np.arange(self.reach)).ravel()[keep]
         columns["n"] = parts[keep]
-        return join_rows([take(rows, ~mine), add_up(type(rows)(**columns))])
+        return join_rows([take(rows, ~selected), add_up(type(rows)(**columns))])
 
 
 def _divide(n: IntArray, done: FloatArray) -> IntArray:
@@ -85,14 +85,14 @@ def fail_more(cells: Cells, arm: str, added: float, random: np.random.Generator)
     rows = cells.moments
     passed = rows.n - rows.failures
     lost = np.where(rows.arm == code, random.binomial(passed, added), 0)
-    kept = np.where(passed > 0, 1 - lost / np.maximum(passed, 1), 1.0)
+    kept_share = np.where(passed > 0, 1 - lost / np.maximum(passed, 1), 1.0)
     fewer = replace(
         rows,
         failures=rows.failures + lost,
-        sum_us=rows.sum_us * kept,
-        sum_sq_us=rows.sum_sq_us * kept,
-        bytes=rows.bytes * kept,
-        bytes_sq=rows.bytes_sq * kept,
+        sum_us=rows.sum_us * kept_share,
+        sum_sq_us=rows.sum_sq_us * kept_share,
+        bytes=rows.bytes * kept_share,
+        bytes_sq=rows.bytes_sq * kept_share,
     )
     return replace(
         cells,
@@ -110,13 +110,13 @@ def _thin(rows: Table, moments: Moments, lost: IntArray, keys: tuple[str, ...], 
     of_moments = np.stack([*(getattr(moments, key) for key in keys), time])
     of_rows = np.stack([*(getattr(rows, key) for key in keys), own])
     order, starts = group_rows(np.concatenate([of_moments, of_rows], axis=1))
-    place = number_groups(order, starts)
-    wanted = np.bincount(place[: lost.size], weights=lost, minlength=starts.size).astype(np.int64)
+    group_of = number_groups(order, starts)
+    to_remove = np.bincount(group_of[: lost.size], weights=lost, minlength=starts.size).astype(np.int64)
     n = rows.n.copy()
-    order = np.argsort(place[lost.size :], kind="stable")
-    begins = np.searchsorted(place[lost.size :][order], np.arange(starts.size + 1))
-    for k in np.flatnonzero(wanted):
-        mine = order[begins[k] : begins[k + 1]]
-        if mine.size:
-            n[mine] -= random.multivariate_hypergeometric(n[mine], min(int(wanted[k]), int(n[mine].sum())))
+    order = np.argsort(group_of[lost.size :], kind="stable")
+    begins = np.searchsorted(group_of[lost.size :][order], np.arange(starts.size + 1))
+    for k in np.flatnonzero(to_remove):
+        bins = order[begins[k] : begins[k + 1]]
+        if bins.size:
+            n[bins] -= random.multivariate_hypergeometric(n[bins], min(int(to_remove[k]), int(n[bins].sum())))
     return take(replace(rows, n=n), n > 0)

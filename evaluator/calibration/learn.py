@@ -69,38 +69,38 @@ def learn_instances(stored: Sequence[Cells], same_version: Sequence[bool] = ()) 
     `same_version`: of which groups both arms ran one version; none where it is left out.
     """
     squares: list[_Squares] = []
-    wander: list[_Squares] = []
-    runs = wander_runs = 0
+    drift: list[_Squares] = []
+    runs = drift_runs = 0
     for k, cells in enumerate(stored):
-        seen = [
-            one for one in _read_runs(cells) if math.isfinite(one.latency.value) and math.isfinite(one.failures.value)
+        readable = [
+            run for run in _read_runs(cells) if math.isfinite(run.latency.value) and math.isfinite(run.failures.value)
         ]
-        found = [item for one in seen for item in _from_instances(one)] or list(_from_replicates(seen))
-        squares += found
-        runs += len(seen) if found else 0
-        moved = list(_from_arms(seen, same_version=k < len(same_version) and same_version[k]))
-        wander += moved
-        wander_runs += len(seen) if moved else 0
+        of_instances = [item for run in readable for item in _from_instances(run)] or list(_from_replicates(readable))
+        squares += of_instances
+        runs += len(readable) if of_instances else 0
+        of_arms = list(_from_arms(readable, same_version=k < len(same_version) and same_version[k]))
+        drift += of_arms
+        drift_runs += len(readable) if of_arms else 0
     return Learnt(
         sd_latency=_pool(squares, "latency"),
         sd_failures=_pool(squares, "failures"),
         comparisons=len(squares),
         runs=runs,
         df=sum(item.df for item in squares),
-        wander_latency=_pool(wander, "latency"),
-        wander_failures=_pool(wander, "failures"),
-        wander_comparisons=round(sum(item.df for item in wander)),
-        wander_runs=wander_runs,
+        wander_latency=_pool(drift, "latency"),
+        wander_failures=_pool(drift, "failures"),
+        wander_comparisons=round(sum(item.df for item in drift)),
+        wander_runs=drift_runs,
     )
 
 
 def _pool(squares: Sequence[_Squares], name: str) -> float | None:
-    known = [(getattr(item, name), item.df) for item in squares if math.isfinite(getattr(item, name))]
-    total = sum(df for _, df in known)
+    weighted = [(getattr(item, name), item.df) for item in squares if math.isfinite(getattr(item, name))]
+    total = sum(df for _, df in weighted)
     if not total:
         return None
     # Parts below 0 are what remains after time was taken out; only their sum is cut.
-    return math.sqrt(max(sum(value * df for value, df in known) / total, 0.0))
+    return math.sqrt(max(sum(value * df for value, df in weighted) / total, 0.0))
 
 
 # ------------------------------------------------------------------ runs are read
@@ -124,20 +124,21 @@ def _read_runs(cells: Cells) -> Iterator[_Seen]:
 
 def _compare(strata: Strata, sums: FloatArray, exposure: FloatArray, observed: FloatArray, *, relative: bool) -> _Shift:
     """Mean latency as a log ratio, or failures as a difference of rates."""
-    sides = [Estimand(side.level, side.influence) for side in (levels(strata, arm, sums[arm]) for arm in (0, 1))]
-    baseline, candidate = [side.log() for side in sides] if relative else sides
+    by_arm = [levels(strata, arm, sums[arm]) for arm in (0, 1)]
+    estimands = [Estimand(arm.level, arm.influence) for arm in by_arm]
+    baseline, candidate = [estimand.log() for estimand in estimands] if relative else estimands
     difference = candidate - baseline
-    known = np.where(np.isfinite(difference.value).all(), difference.value, 0.0)
+    shift = np.where(np.isfinite(difference.value).all(), difference.value, 0.0)
     frame = InstanceFrame(strata.panel.rows, exposure, strata.groups)
-    instances = frame.variance(observed, np.exp(known) if relative else known, relative=relative)
+    instances = frame.variance(observed, np.exp(shift) if relative else shift, relative=relative)
     return _Shift(float(difference.value[0]), time_variance(difference.influence), instances)
 
 
 # ------------------------------------------------------------------ what runs teach
 
 
-def _from_instances(seen: _Seen) -> Iterator[_Squares]:
-    slow, fail = seen.latency.instances, seen.failures.instances
+def _from_instances(run: _Seen) -> Iterator[_Squares]:
+    slow, fail = run.latency.instances, run.failures.instances
     for arm in (0, 1):
         effective = float(slow.effective[arm, 0])
         if effective > 1 and np.isfinite(slow.variance[arm, 0]):
@@ -145,29 +146,29 @@ def _from_instances(seen: _Seen) -> Iterator[_Squares]:
             yield _Squares(own[0], own[1], effective - 1)
 
 
-def _from_replicates(seen: Sequence[_Seen]) -> Iterator[_Squares]:
+def _from_replicates(runs: Sequence[_Seen]) -> Iterator[_Squares]:
     """Runs with one instance a side: what their comparisons differ by beyond time; each shift holds two instances."""
-    if len(seen) >= 2:
-        latency, failures = _spread(seen, time_only=True)
-        yield _Squares(latency / 2, failures / 2, float(len(seen) - 1))
+    if len(runs) >= 2:
+        latency, failures = _spread(runs, time_only=True)
+        yield _Squares(latency / 2, failures / 2, float(len(runs) - 1))
 
 
-def _spread(seen: Sequence[_Seen], *, time_only: bool) -> Iterator[float]:
+def _spread(runs: Sequence[_Seen], *, time_only: bool) -> Iterator[float]:
     """Variance between runs of the shifts of latency, then of failures, beyond their own: all of it, or by time."""
-    for shifts in ([one.latency for one in seen], [one.failures for one in seen]):
+    for shifts in ([run.latency for run in runs], [run.failures for run in runs]):
         own = [float(shift.time.variance[0]) if time_only else shift.variance for shift in shifts]
         yield float(np.var([shift.value for shift in shifts], ddof=1) - np.mean(own))
 
 
-def _from_arms(seen: Sequence[_Seen], *, same_version: bool) -> Iterator[_Squares]:
+def _from_arms(runs: Sequence[_Seen], *, same_version: bool) -> Iterator[_Squares]:
     """Runs with several instances a side whose true change is nothing, or the same in all of them."""
-    able = [one for one in seen if math.isfinite(one.latency.variance) and math.isfinite(one.failures.variance)]
+    able = [run for run in runs if math.isfinite(run.latency.variance) and math.isfinite(run.failures.variance)]
     if same_version:
-        for one in able:
-            moved = [part.value**2 - part.variance for part in (one.latency, one.failures)]
+        for run in able:
+            moved = [part.value**2 - part.variance for part in (run.latency, run.failures)]
             yield _Squares(moved[0], moved[1], 1.0)
     elif len(able) >= 2:
         # The same instances in every run are the same luck in every run: only time tells such runs apart.
-        again = bool(frozenset.intersection(*(one.instances for one in able)))
+        again = bool(frozenset.intersection(*(run.instances for run in able)))
         latency, failures = _spread(able, time_only=again)
         yield _Squares(latency, failures, float(len(able) - 1))

@@ -161,7 +161,7 @@ def calibrate(
                     words.append(_judge(changed, runs, rulebook))
                 counted.setdefault((kind, change), []).append((words, worth))
     between = [([_judge(cells, runs, rulebook)], 1.0) for cells, runs in _between(used)]
-    unchanged = [one for (_, change), judged in counted.items() if change == CHANGES[0] for one in judged]
+    unchanged = [case for (_, change), judged in counted.items() if change == CHANGES[0] for case in judged]
     return CalibrationReport(
         alpha=rulebook.alpha,
         tallies=tuple(_tally(kind, change, judged) for (kind, change), judged in counted.items()),
@@ -213,9 +213,9 @@ def _between(used: Sequence[Stored]) -> Cases:
     """Neighbouring groups with equal buckets, first run against first run, in both directions."""
     for first, second in itertools.pairwise(used):
         if first.cells.bucket_s == second.cells.bucket_s:
-            sides = only_runs(first.cells, 0), only_runs(second.cells, 0)
-            if all((side.moments.arm == 0).any() for side in sides):
-                for pair in (sides, sides[::-1]):
+            baselines = only_runs(first.cells, 0), only_runs(second.cells, 0)
+            if all((cells.moments.arm == 0).any() for cells in baselines):
+                for pair in (baselines, baselines[::-1]):
                     yield pair_runs([pair], together=False), _invented(1)
 
 
@@ -229,8 +229,8 @@ def _invented(count: int) -> tuple[Run, ...]:
 def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWord:
     """All of the policy on one case but rules of readings, of outcomes and of endpoints that were not called."""
     prior = replace(rulebook.prior, baseline=None, canary=None)
-    asked = replace(rulebook, rules=rulebook.on_requests(cells.endpoints), prior=prior, sample_ratio={})
-    return judge_evidence(assess(cells, runs, asked), asked, "calibration").word
+    on_requests = replace(rulebook, rules=rulebook.on_requests(cells.endpoints), prior=prior, sample_ratio={})
+    return judge_evidence(assess(cells, runs, on_requests), on_requests, "calibration").word
 
 
 def _tally(kind: str, change: Change, judged: Sequence[Judged]) -> Tally:

@@ -111,10 +111,10 @@ def pair_runs(runs: Sequence[tuple[Cells, Cells]], *, together: bool) -> Cells:
     """
     arms = []
     for run, pair in enumerate(runs):
-        sides = [only_baseline(cells) for cells in pair]
-        length = int(sides[0].moments.bucket.max() - sides[0].moments.bucket.min()) + 1
+        baselines = [only_baseline(cells) for cells in pair]
+        length = int(baselines[0].moments.bucket.max() - baselines[0].moments.bucket.min()) + 1
         offset = 0 if together else -(-length // ALIGNED) * ALIGNED
-        arms += [_move(side, arm, run, offset * arm) for arm, side in enumerate(sides)]
+        arms += [_move(cells, arm, run, offset * arm) for arm, cells in enumerate(baselines)]
     return join(arms)
 
 

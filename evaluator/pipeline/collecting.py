@@ -102,11 +102,11 @@ def _explain_silent_arms(source: Prometheus, answers: Sequence[Answer], stretch:
     """An arm without any series never answered, or its selector is wrong: what the server has instead is kept."""
     out = list(answers)
     for arm in source.options.selectors:
-        mine = [place for place, answer in enumerate(out) if answer.arm == arm and answer.query != UP]
-        if any(out[place].series for place in mine):
+        positions = [position for position, answer in enumerate(out) if answer.arm == arm and answer.query != UP]
+        if any(out[position].series for position in positions):
             continue
         # Of a series' name the server can say which labels there are; of an expression it cannot.
-        telling = min(mine, key=lambda place: out[place].query.kind is QueryKind.GAUGE)
+        telling = min(positions, key=lambda position: out[position].query.kind is QueryKind.GAUGE)
         why = source.explain_nothing(out[telling].query, arm, stretch.start, stretch.end)
         out[telling] = replace(out[telling], impossible=why)
         say(f"{arm} has no readings: {why}")
@@ -210,13 +210,13 @@ class _Follower:
 def _after(answer: Answer, moment: datetime) -> Answer:
     """Leave out what the poll before had already."""
     moment_ms = round(moment.timestamp() * 1000)
-    kept, again = [], 0
+    trimmed, again = [], 0
     for series in answer.series:
-        fresh = series.ts_ms > moment_ms
-        kept.append(replace(series, ts_ms=series.ts_ms[fresh], values=series.values[fresh]))
-        again += int((~fresh).sum())
-    known = tuple(series for series in kept if series.ts_ms.size)
-    return replace(answer, series=known, repeated=answer.repeated + again)
+        is_new = series.ts_ms > moment_ms
+        trimmed.append(replace(series, ts_ms=series.ts_ms[is_new], values=series.values[is_new]))
+        again += int((~is_new).sum())
+    remaining = tuple(series for series in trimmed if series.ts_ms.size)
+    return replace(answer, series=remaining, repeated=answer.repeated + again)
 
 
 def _server(policy: Policy) -> PrometheusSource:
@@ -242,9 +242,9 @@ def _queries(policy: Policy) -> tuple[Query, ...]:
 
 def _fetch(source: Prometheus, queries: Iterable[Query], stretch: Stretch, say: Say) -> list[Answer]:
     out = []
-    asked = [(query, arm) for query in queries for arm in source.options.selectors]
-    for number, (query, arm) in enumerate(asked, start=1):
-        say(f"{number} of {len(asked)}: {arm}: {query.text}")
+    pairs = [(query, arm) for query in queries for arm in source.options.selectors]
+    for number, (query, arm) in enumerate(pairs, start=1):
+        say(f"{number} of {len(pairs)}: {arm}: {query.text}")
         out.append(source.fetch(query, arm, stretch.start, stretch.end, on_progress=say))
     return out
 

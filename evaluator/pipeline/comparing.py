@@ -62,36 +62,37 @@ class Compared:
     figures: Mapping[str, Any]
 
 
-def find_side(store: Store, release_id: str, wanted: str, arm: str) -> Side:
+def find_side(store: Store, release_id: str, selection: str, arm: str) -> Side:
     """Find the runs of one side: `latest`, `all`, or the id of a run or group. Raises UnknownName, UsageError."""
     release = store.control.release(release_id)
-    chosen = choose_runs(store.data.runs(release_id), wanted)
+    chosen = choose_runs(store.data.runs(release_id), selection)
     loads = tuple(run for run in chosen if run.kind is EvidenceKind.REQUESTS and run.landed)
-    label = release_id if wanted == "latest" else f"{release_id}, run {wanted}"
+    label = release_id if selection == "latest" else f"{release_id}, run {selection}"
     if not loads:
         raise UsageError(
             f"no requests have landed of {label}",
             hint=f"`evaluator load {release_id}` or `evaluator import` lands some",
         )
-    return Side(label, release_id, frozenset(one.name for one in release.services), loads, arm)
+    return Side(label, release_id, frozenset(service.name for service in release.services), loads, arm)
 
 
 def differences(first: Side, second: Side) -> tuple[Difference, ...]:
     """Lay the fingerprints of both sides beside each other, what forbids the comparison first."""
-    own, other = (_gather(side.runs) for side in (first, second))
+    first_facts, second_facts = (_gather(side.runs) for side in (first, second))
     rows = [_compare_services(first, second)]
-    for key in dict.fromkeys([*own, *other]):
+    for key in dict.fromkeys([*first_facts, *second_facts]):
         if key in UNSAID:
             continue
         level: Literal["same", "warn", "refuse"] = "warn"
         why = "may move the numbers by itself"
-        if own.get(key) == other.get(key):
+        if first_facts.get(key) == second_facts.get(key):
             level, why = "same", ""
-        elif key not in own or key not in other:
+        elif key not in first_facts or key not in second_facts:
             why = "recorded on one side only"
         elif key in MUST_MATCH:
             level, why = "refuse", "it was another test"
-        rows.append(Difference(key, own.get(key) or "not recorded", other.get(key) or "not recorded", level, why))
+        texts = [facts.get(key) or "not recorded" for facts in (first_facts, second_facts)]
+        rows.append(Difference(key, texts[0], texts[1], level, why))
     order = {"refuse": 0, "warn": 1, "same": 2}
     return tuple(sorted(rows, key=lambda row: order[row.level]))
 
@@ -103,21 +104,21 @@ def refusals(rows: Sequence[Difference]) -> tuple[Difference, ...]:
 
 def _gather(runs: Sequence[Run]) -> dict[str, str]:
     """What all runs of a side say of themselves; several values stand beside each other."""
-    found: dict[str, dict[str, None]] = {}
+    values_of: dict[str, dict[str, None]] = {}
     for run in runs:
         for key, value in run.fingerprint.items():
             text = "–" if value is None else " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            found.setdefault(key, {})[text] = None
-    return {key: " / ".join(values) for key, values in found.items()}
+            values_of.setdefault(key, {})[text] = None
+    return {key: " / ".join(values) for key, values in values_of.items()}
 
 
 def _compare_services(first: Side, second: Side) -> Difference:
-    own, other = (", ".join(sorted(side.services)) or "not said" for side in (first, second))
+    first_names, second_names = (", ".join(sorted(side.services)) or "not said" for side in (first, second))
     if first.services and second.services and not first.services & second.services:
-        return Difference("service", own, other, "refuse", "another service does other work")
-    if own == other:
-        return Difference("service", own, other, "same")
-    return Difference("service", own, other, "warn", "not known to be one service")
+        return Difference("service", first_names, second_names, "refuse", "another service does other work")
+    if first_names == second_names:
+        return Difference("service", first_names, second_names, "same")
+    return Difference("service", first_names, second_names, "warn", "not known to be one service")
 
 
 def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Compared:
@@ -128,8 +129,8 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
     """
     forbidden = refusals(differences(first, second))
     if forbidden:
-        said = "; ".join(f"{row.what}: {row.first} against {row.second}" for row in forbidden)
-        raise UsageError(f"these cannot be compared: {said}", hint="compare runs of one test of one service")
+        differing = "; ".join(f"{row.what}: {row.first} against {row.second}" for row in forbidden)
+        raise UsageError(f"these cannot be compared: {differing}", hint="compare runs of one test of one service")
     both = store.data.read_cells(list(dict.fromkeys([*first.run_ids, *second.run_ids])))
     sides = [_only(both, side) for side in (first, second)]
     called = [{cells.endpoints[code] for code in np.unique(cells.moments.endpoint)} for cells in sides]
@@ -154,10 +155,10 @@ def _only(cells: Cells, side: Side) -> Cells:
     if side.arm not in cells.arms:
         raise UnknownName("arm", side.arm, cells.arms)
     arm = cells.arms.index(side.arm)
-    mine = [code for code, run in enumerate(cells.runs) if run in set(side.run_ids)]
+    runs = [code for code, run in enumerate(cells.runs) if run in set(side.run_ids)]
 
     as_baseline = np.zeros(len(cells.arms), dtype=np.int64)
-    picked = replace(recode(where(cells, run=mine, arm=[arm]), arm=as_baseline), arms=(BASELINE, CANDIDATE))
+    picked = replace(recode(where(cells, run=runs, arm=[arm]), arm=as_baseline), arms=(BASELINE, CANDIDATE))
     if not picked.moments.run.size:
         raise UsageError(f"{side.label} has no requests on {side.arm}", hint="choose another arm")
     return picked

@@ -26,12 +26,12 @@ def trace_figures(
     """Plain JSON behind the figures of a release. `requests` and `evidence`: of these data, as they were judged."""
     services = {service.name for service in release.services}
     earlier = [
-        one
-        for one in store.releases()
-        if one.release.id != release.id
-        and one.verdict
+        summary
+        for summary in store.releases()
+        if summary.release.id != release.id
+        and summary.verdict
         and services
-        and {service.name for service in one.release.services} == services
+        and {service.name for service in summary.release.services} == services
     ]
     return {
         **trace_release(requests, rulebook, evidence.comparisons, data.readings),
@@ -51,10 +51,10 @@ def trace_figures(
         ],
         "candidates": [
             {
-                "release": one.release.id,
-                "verdict": one.verdict,
-                "judged_at": one.judged_at.isoformat() if one.judged_at else None,
+                "release": summary.release.id,
+                "verdict": summary.verdict,
+                "judged_at": summary.judged_at.isoformat() if summary.judged_at else None,
             }
-            for one in earlier[:MOST_CANDIDATES]
+            for summary in earlier[:MOST_CANDIDATES]
         ],
     }

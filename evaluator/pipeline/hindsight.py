@@ -35,7 +35,7 @@ def read_history(store: Store, release_ids: Sequence[str], *, land: bool) -> tup
     stored = []
     for name, runs in (groups[group] for group in newest):
         services = store.control.release(name).services
-        one_version = bool(services) and all(one.baseline and one.baseline == one.canary for one in services)
+        one_version = bool(services) and all(s.baseline and s.baseline == s.canary for s in services)
         stored.append(Stored(name, store.data.read_cells([run.id for run in runs]), tuple(runs), one_version))
     return tuple(stored)
 
@@ -50,7 +50,7 @@ def find_history(
     if store is None or release_id is None:
         return assume_history(policy.rulebook, rate_per_s=rate_per_s, instances=instances)
     stored = [s for s in read_history(store, related_releases(store, release_id), land=land) if len(s.cells.arms) > 1]
-    history = learn_precisions([(one.cells, one.runs) for one in stored], policy.rulebook)
+    history = learn_precisions([(item.cells, item.runs) for item in stored], policy.rulebook)
     if not history.precisions:
         raise UsageError(
             f"nothing stored of '{release_id}' or its service can be compared under this policy",
@@ -62,7 +62,7 @@ def find_history(
 def related_releases(store: Store, release_id: str) -> tuple[str, ...]:
     """This release and all others of its service."""
     service = service_of(store.control.release(release_id))
-    related = [one.release.id for one in store.releases() if service and service_of(one.release) == service]
+    related = [summary.release.id for summary in store.releases() if service and service_of(summary.release) == service]
     return tuple(dict.fromkeys((*related, release_id)))
 
 
@@ -77,15 +77,15 @@ def calibrate_releases(
     say: Say = say_nothing,
 ) -> CalibrationReport:
     """Calibrate `policy` on the baselines of stored releases (no names: all); with `save` keep what was learnt."""
-    wanted = tuple(release_ids) or tuple(summary.release.id for summary in store.releases())
-    services = {service_of(store.control.release(release_id)) for release_id in wanted}
+    releases = tuple(release_ids) or tuple(summary.release.id for summary in store.releases())
+    services = {service_of(store.control.release(release_id)) for release_id in releases}
     if save and len(services) > 1:
         named = ", ".join(sorted(service or "none" for service in services))
         raise UsageError(
             f"--save keeps what one service's instances do, and these releases are of several: {named}",
             hint="name the releases of one service",
         )
-    report = calibrate(read_history(store, wanted, land=land), policy.rulebook, splits=splits, step=say)
+    report = calibrate(read_history(store, releases, land=land), policy.rulebook, splits=splits, step=say)
     if save and services:
         store.control.save_learnt(services.pop(), report.learnt)
     return report

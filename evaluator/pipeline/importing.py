@@ -84,18 +84,18 @@ def suggest_metrics(outcomes: Outcomes) -> tuple[str, ...]:
 
     def to_yaml(name: str) -> str:
         """A name as YAML takes it; quoted where it might be taken for something else."""
-        return name if re.fullmatch("[a-z][a-z0-9_]*", name) and name not in _TAKEN else json.dumps(name)
+        return name if re.fullmatch("[a-z][a-z0-9_]*", name) and name not in _YAML_WORDS else json.dumps(name)
 
     covariates = [column.name for column in outcomes.columns if column.role == "covariate"]
     metrics = []
     for column in outcomes.columns:
         if column.role != "outcome":
             continue
-        name, own = to_yaml(column.name), [to_yaml(one) for one in covariates if column.name in one]
-        more = f", covariates: [{', '.join(own)}]" if own else ""
+        name, own = to_yaml(column.name), [to_yaml(covariate) for covariate in covariates if column.name in covariate]
+        adjustment = f", covariates: [{', '.join(own)}]" if own else ""
         kind, margin = (OutcomeProportion, "1pp") if column.binary else (OutcomeMean, "2%")
-        metrics.append(f"{{name: {name}, type: {kind.type}, outcome: {name}, margin: {margin}{more}}}")
+        metrics.append(f"{{name: {name}, type: {kind.type}, outcome: {name}, margin: {margin}{adjustment}}}")
     return tuple(metrics)
 
 
-_TAKEN = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
+_YAML_WORDS = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")

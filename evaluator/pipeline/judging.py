@@ -48,8 +48,8 @@ def judge_release(
     load_early()
     land_release(store, release_id)
     with store.reading():
-        known, release = store.data.runs(release_id), store.control.release(release_id)
-    chosen = tuple(with_present_facts(store, run) for run in choose_runs(known, runs))
+        stored_runs, release = store.data.runs(release_id), store.control.release(release_id)
+    chosen = tuple(with_present_facts(store, run) for run in choose_runs(stored_runs, runs))
     verdict, judged = judge_runs(store, release, chosen, policy, judged_at=judged_at, period=period)
     if figures:
         verdict = _with_figures(store, verdict, judged.data, judged.requests, judged.rulebook)
@@ -134,15 +134,15 @@ def _list_queries(readings: ReadingCells | None, window: Window) -> tuple[Mappin
         return ()
     return tuple(
         {
-            "query": one.query.text,
-            "arm": one.arm,
-            "sent": list(one.sent),
-            "series": one.series,
-            "warnings": list(one.warnings),
-            "notes": list(one.notes),
-            "samples": count_samples(readings, one, window),
+            "query": facts.query.text,
+            "arm": facts.arm,
+            "sent": list(facts.sent),
+            "series": facts.series,
+            "warnings": list(facts.warnings),
+            "notes": list(facts.notes),
+            "samples": count_samples(readings, facts, window),
         }
-        for one in readings.facts
+        for facts in readings.facts
     )
 
 

@@ -35,24 +35,25 @@ def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
     return tuple(_land_load(store, run) for run in runs if run.source == "locust")
 
 
-def _adopt_recordings(store: Store, release_id: str, known: Collection[str]) -> bool:
+def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]) -> bool:
     """Register the runs of recorders that were started by hand; tells whether there were any."""
     adopted = False
     for path in sorted(store.file.run_folder(release_id, "_").parent.glob(f"*/{SHEET_NAME}")):
-        sheet = RunSheet.read(path)
-        if sheet.release != release_id or sheet.run in known:
+        manifest = RunSheet.read(path)
+        if manifest.release != release_id or manifest.run in registered:
             continue
-        started = utc(sheet.started)
+        started = utc(manifest.started)
         run = Run(
-            id=sheet.run,
-            release=sheet.release,
-            group=sheet.run,
+            id=manifest.run,
+            release=manifest.release,
+            group=manifest.run,
             source="locust",
             started=started,
-            planned_end=started + timedelta(seconds=sheet.run_time_s) if sheet.run_time_s else None,
-            fingerprint=sheet.fingerprint,
+            planned_end=started + timedelta(seconds=manifest.run_time_s) if manifest.run_time_s else None,
+            fingerprint=manifest.fingerprint,
         )
-        store.data.register_run(Release(sheet.release, (Service(sheet.service),) if sheet.service else ()), run)
+        services = (Service(manifest.service),) if manifest.service else ()
+        store.data.register_run(Release(manifest.release, services), run)
         adopted = True
     return adopted
 

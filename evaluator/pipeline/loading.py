@@ -81,7 +81,7 @@ def _load_once(store: Store, run: Run, plan: LoadPlan, rule: StopRule | None, sa
     finish_run(store, run, outcome)
     say(_describe_landing(store.data.land_segments(run.id)))
     # Whoever watched the run has landed some of it.
-    rows = next(one.landed for one in store.data.runs(run.release) if one.id == run.id)
+    rows = next(stored.landed for stored in store.data.runs(run.release) if stored.id == run.id)
     if outcome.interrupted:
         raise KeyboardInterrupt
     if outcome.state is not RunState.COMPLETE:
@@ -172,6 +172,6 @@ def _restart_targets(command: str, plan: LoadPlan) -> None:
     except OSError as error:
         raise LoadError(f"the restart command '{command}' cannot be run: {error.strerror}") from error
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise LoadError(f"the restart command '{command}' ended with {done.returncode}: {(said or ['no output'])[-1]}")
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise LoadError(f"the restart command '{command}' ended with {done.returncode}: {(lines or ['no output'])[-1]}")
     wait_for_targets(plan.targets)

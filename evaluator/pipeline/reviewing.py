@@ -20,10 +20,10 @@ from evaluator.store import Store
 def judge_again(store: Store, verdict: Verdict) -> Judged:
     """Read what a verdict rests on, and judge it again by its own policy. Raises UnknownName for an unknown release."""
     release_id = verdict.release.id
-    wanted = find_judged(store, release_id, verdict.data_hash)
+    selection = find_judged(store, release_id, verdict.data_hash)
     rulebook = parse_policy(verdict.policy, origin="the stored policy").rulebook
-    data = read_data(store, choose_runs(store.data.runs(release_id), wanted or "latest"), rulebook)
-    return judge_data(replace(data, as_judged=wanted is not None), rulebook, release_id)
+    data = read_data(store, choose_runs(store.data.runs(release_id), selection or "latest"), rulebook)
+    return judge_data(replace(data, as_judged=selection is not None), rulebook, release_id)
 
 
 def judge_under_margins(judged: Judged, margins: Mapping[str, float], release_id: str) -> Judged:

@@ -21,20 +21,20 @@ def is_stored(store: Store, release_id: str) -> bool:
     return any(summary.release.id == release_id for summary in store.releases())
 
 
-def choose_runs(runs: tuple[Run, ...], wanted: str) -> tuple[Run, ...]:
+def choose_runs(runs: tuple[Run, ...], selection: str) -> tuple[Run, ...]:
     """Pick the runs to judge together: the newest group, all of them, or one run or group by its id.
 
     The newest groups of outcomes and of readings stand beside the newest of requests: they answer other metrics.
     Raises UnknownName for a run that is not there.
     """
-    if wanted == "all" or not runs:
+    if selection == "all" or not runs:
         return runs
-    if wanted == "latest":
+    if selection == "latest":
         newest = {run.kind: run.group for run in runs}
         return tuple(run for run in runs if run.group in newest.values())
-    chosen = tuple(run for run in runs if wanted in {run.id, run.group})
+    chosen = tuple(run for run in runs if selection in {run.id, run.group})
     if not chosen:
-        raise UnknownName("run", wanted, ["all", "latest", *(run.id for run in runs)])
+        raise UnknownName("run", selection, ["all", "latest", *(run.id for run in runs)])
     return chosen
 
 

@@ -32,18 +32,18 @@ def land_simulated(
     """
     check_names(release, dict.fromkeys(requests.arms[1:]))
     group = new_run_id()
-    ids = [group if place == 0 else f"{group}-{place + 1}" for place in range(len(requests.runs))]
+    ids = [group if number == 0 else f"{group}-{number + 1}" for number in range(len(requests.runs))]
     named = replace(requests, runs=tuple(ids))
     runs = []
-    for place, run_id in enumerate(ids):
-        at_us = requests.ts_us[requests.run == place]
+    for number, run_id in enumerate(ids):
+        at_us = requests.ts_us[requests.run == number]
         started, ended = (datetime.fromtimestamp(int(at) / 1e6, UTC) for at in (at_us.min(), at_us.max()))
         run = Run(
             id=run_id,
             release=release.id,
             group=group,
             source="import",
-            replicate=place,
+            replicate=number,
             started=started,
             planned_end=ended,
             fingerprint={"simulated": True, "replicates": len(ids)},
@@ -51,22 +51,22 @@ def land_simulated(
         store.data.register_run(release, run)
         runs.append(run)
     to_parquet(named, store.data.segment_folder(runs[0]).parent, rows=ROWS)
-    for place, run in enumerate(runs):
+    for number, run in enumerate(runs):
         store.data.land_segments(run.id)
         users: dict[str, int] = {}
         if requests.users is not None:
             for arm, name in enumerate(requests.arms):
-                users[name] = int(requests.users[(requests.run == place) & (requests.arm == arm)].max())
+                users[name] = int(requests.users[(requests.run == number) & (requests.arm == arm)].max())
         store.data.finish_run(run.id, state=RunState.COMPLETE, ended=run.planned_end, facts=RunFacts(users=users))
     landed = {*ids, *([_land_answers(store, release, answers)] if answers else [])}
     return tuple(run for run in store.data.runs(release.id) if run.id in landed)
 
 
 def _land_answers(store: Store, release: Release, answers: Sequence[Answer]) -> str:
-    start, end = min(one.start for one in answers), max(one.end for one in answers)
+    start, end = min(answer.start for answer in answers), max(answer.end for answer in answers)
     run_id = new_run_id()
     run = Run(run_id, release.id, run_id, READING_SOURCE, started=start, planned_end=end)
-    step_s = max(one.step_s for one in answers)
+    step_s = max(answer.step_s for answer in answers)
     store.data.register_run(release, run, bucket_s=choose_reading_bucket_s((end - start).total_seconds(), step_s))
     store.data.keep_answers(run, answers, {"simulated": True})
     store.data.finish_run(run.id, state=RunState.COMPLETE, ended=end, facts=RunFacts())

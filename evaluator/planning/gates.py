@@ -121,7 +121,7 @@ class _Planner:
 
     def plan(self) -> GatePlan:
         goal, p = self.goal, self.precision
-        here = self._at(goal.duration_s, goal.instances)
+        at_goal = self._at(goal.duration_s, goal.instances)
         after = _first_time(lambda s: self.go_chance(s, goal.instances) >= goal.power)
         return GatePlan(
             precision=p,
@@ -129,7 +129,7 @@ class _Planner:
             finds=self._smallest(),
             found_chance=self.found_chance(goal.duration_s, goal.instances),
             go_chance=self.go_chance(goal.duration_s, goal.instances),
-            lasting=here.lasting,
+            lasting=at_goal.lasting,
             go_after_s=after,
             found_after_s=_first_time(lambda s: self.found_chance(s, goal.instances) >= goal.power),
             go_instances=_first_count(lambda m: self.go_chance(goal.duration_s, m) >= goal.power),
@@ -161,8 +161,8 @@ class _Planner:
         se = at.se * self._inflation(shift + self.precision.bound)
         null_se = at.se * self._inflation(self.precision.bound)
         calendar = plan_calendar(self.rulebook.monitoring, seconds)
-        end_s, df, lasting = np.array([calendar.planned_s]), np.array([at.df]), np.array([at.lasting])
-        critical = find_criticals(calendar, end_s, self.level, df, lasting)
+        end_s, df, between_instance = np.array([calendar.planned_s]), np.array([at.df]), np.array([at.lasting])
+        critical = find_criticals(calendar, end_s, self.level, df, between_instance)
         return find_power(shift, se, at.df, float(critical[0]), null_se=null_se)
 
     def _inflation(self, shift: float) -> float:
@@ -179,14 +179,14 @@ class _Planner:
         goal, p = self.goal, self.precision
         low, high = 0.0, 8.0 if p.relative else max(1.0, 8 * p.baseline)
 
-        def found(shift: float) -> bool:
+        def is_found(shift: float) -> bool:
             return self.found_chance(goal.duration_s, goal.instances, shift) >= goal.power
 
-        if not found(high):
+        if not is_found(high):
             return math.inf
         for _ in range(50):
             middle = (low + high) / 2
-            low, high = (low, middle) if found(middle) else (middle, high)
+            low, high = (low, middle) if is_found(middle) else (middle, high)
         return p.from_scale(high + p.bound)
 
 

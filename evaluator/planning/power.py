@@ -44,28 +44,29 @@ def find_power(shift: float, se: float, df: float, critical: float, *, null_se: 
 
 
 @lru_cache(maxsize=512)
-def worst_z(level: float, lasting: float) -> tuple[float, ...]:
+def worst_z(level: float, between_instance: float) -> tuple[float, ...]:
     """Boundaries on Z that show a release to be worse, at each `GRID`th of the duration, for a share of variance.
 
-    `lasting` is the share of the final variance that time does not shrink.
+    `between_instance` is the share of the final variance that time does not shrink.
     """
-    share = float(LASTING[np.argmin(np.abs(LASTING - lasting))])
+    share = float(LASTING[np.argmin(np.abs(LASTING - between_instance))])
     fraction = np.arange(1, GRID + 1) / GRID
     return tuple(boundaries(information(fraction, share), spent("linear", level, fraction)))
 
 
 def find_criticals(
-    calendar: Calendar, at_s: FloatArray, level: float, df: FloatArray, lasting: FloatArray
+    calendar: Calendar, at_s: FloatArray, level: float, df: FloatArray, between_instance: FloatArray
 ) -> FloatArray:
     """Standard errors that each look needs to show a release to be worse at `level`; the last of them is planned.
 
-    Shapes (looks,): `at_s` seconds of data, `df` of the standard error, `lasting` share of its variance.
+    Shapes (looks,): `at_s` seconds of data, `df` of the standard error, `between_instance` share of its variance.
     """
     if calendar.kind == "fixed":
         return np.asarray(t_quantile(1 - level, df))
     if calendar.kind == "group_sequential":
-        places = np.clip(np.floor(at_s / at_s[-1] * GRID + 1e-9).astype(int), 1, GRID) - 1
-        reach = np.array(worst_z(level, float(lasting[-1])))[places].tolist()
+        steps = np.clip(np.floor(at_s / at_s[-1] * GRID + 1e-9).astype(int), 1, GRID) - 1
+        reach = np.array(worst_z(level, float(between_instance[-1])))[steps].tolist()
     else:
-        reach = [float(anytime_z(level, s, TUNE_AT_S, k)) for s, k in zip(at_s.tolist(), lasting.tolist(), strict=True)]
+        looks = zip(at_s.tolist(), between_instance.tolist(), strict=True)
+        reach = [float(anytime_z(level, s, TUNE_AT_S, share)) for s, share in looks]
     return np.array([critical_value(z, d) for z, d in zip(reach, df.tolist(), strict=True)])

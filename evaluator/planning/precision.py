@@ -115,13 +115,13 @@ def forecast(precision: Precision, seconds: float, instances: tuple[int, int], *
     if buckets < MIN_BUCKETS:
         return Forecast(math.inf, 1.0, 0.0)
     moving = precision.moving * precision.reference_s / seconds * noise
-    known = [count >= 2 for count in instances]
+    several = [count >= 2 for count in instances]
     between = sum(
         precision.between / count if enough else max(precision.prior, precision.between)
-        for count, enough in zip(instances, known, strict=True)
+        for count, enough in zip(instances, several, strict=True)
     )
     inst, own = between + precision.within * moving, (1 - precision.within) * moving
-    df_inst = float(sum(instances) - 2) if all(known) else PRIOR_DF
+    df_inst = float(sum(instances) - 2) if all(several) else PRIOR_DF
     variance = between + moving
     spread = inst**2 / df_inst + own**2 / _time_df(buckets)
     df = variance**2 / spread if spread > 0 else _time_df(buckets)
@@ -137,14 +137,16 @@ def learn_precisions(stored: Sequence[tuple[Cells, tuple[Run, ...]]], rulebook: 
 
     Variances are averaged over comparisons after each was brought to one second and one instance.
     """
-    seen = [_Seen.of(assess(cells, runs, _ask_of(rulebook, cells)).comparisons, cells) for cells, runs in stored]
+    groups = [
+        _GroupComparisons.of(assess(cells, runs, _ask_of(rulebook, cells)).comparisons, cells) for cells, runs in stored
+    ]
     gates = [rule for rule in rulebook.rules if rule.role is Role.GATE]
-    found = {rule.name: [c for s in seen for c in s.by_rule.get(rule.name, [])] for rule in gates}
-    precisions = [_pool(rule, found[rule.name], rulebook) for rule in gates if found[rule.name]]
-    used = [s for s in seen if any(rule.name in s.by_rule for rule in gates)]
+    by_gate = {rule.name: [c for s in groups for c in s.by_rule.get(rule.name, [])] for rule in gates}
+    precisions = [_pool(rule, by_gate[rule.name], rulebook) for rule in gates if by_gate[rule.name]]
+    used = [s for s in groups if any(rule.name in s.by_rule for rule in gates)]
     return History(
         precisions=tuple(precisions),
-        missing=tuple(rule.name for rule in gates if not found[rule.name]),
+        missing=tuple(rule.name for rule in gates if not by_gate[rule.name]),
         rate_per_s=float(np.mean([s.rate_per_s for s in used])) if used else 0.0,
         instances=max((s.instances for s in used), default=0),
         comparisons=len(used),
@@ -158,29 +160,29 @@ def _ask_of(rulebook: Rulebook, cells: Cells) -> Rulebook:
     return replace(rulebook, rules=rules, monitoring=Monitoring(mode="fixed"), scan=scan)
 
 
-_Found = tuple[Comparison, float]
+_TimedComparison = tuple[Comparison, float]
 """A comparison and the seconds of its data."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _GroupComparisons:
     """One group's comparisons."""
 
-    by_rule: Mapping[str, list[_Found]]
+    by_rule: Mapping[str, list[_TimedComparison]]
     rate_per_s: float
     instances: int
     unpaired: float
 
     @classmethod
-    def of(cls, comparisons: Sequence[Comparison], cells: Cells) -> _Seen:
+    def of(cls, comparisons: Sequence[Comparison], cells: Cells) -> _GroupComparisons:
         moments = cells.moments
         buckets = np.unique(np.stack([moments.run, moments.bucket]), axis=1).shape[1] if moments.run.size else 0
         seconds = int(buckets) * cells.bucket_s
-        by_rule: dict[str, list[_Found]] = {}
+        by_rule: dict[str, list[_TimedComparison]] = {}
         for c in comparisons:
             if not c.no_data and c.se and c.df and math.isfinite(c.se):
                 by_rule.setdefault(c.rule.name, []).append((c, float(seconds)))
-        fewest = [min(c.instances) for found in by_rule.values() for c, _ in found]
+        fewest = [min(c.instances) for timed in by_rule.values() for c, _ in timed]
         requests = min((int(moments.n[moments.arm == a].sum()) for a in range(len(cells.arms))), default=0)
         return cls(by_rule, requests / max(seconds, 1), max(fewest, default=0), _compare_unpaired(cells))
 
@@ -207,15 +209,15 @@ def _compare_unpaired(cells: Cells) -> float:
     return max(1.0, float(logs.var(axis=1).sum()) / together) if together > 0 else 1.0
 
 
-def _pool(rule: Rule, found: Sequence[_Found], rulebook: Rulebook) -> Precision:
+def _pool(rule: Rule, timed: Sequence[_TimedComparison], rulebook: Rulebook) -> Precision:
     """One precision from all comparisons of a gate."""
-    parts = [_take_apart(*one) for one in found]
-    seconds = float(np.mean([lasted for _, lasted in found]))
-    baseline = float(np.mean([c.baseline.value or 0.0 for c, _ in found]))
-    moving = float(np.mean([part[0] * lasted for part, (_, lasted) in zip(parts, found, strict=True)])) / seconds
+    parts = [_take_apart(c, lasted) for c, lasted in timed]
+    seconds = float(np.mean([lasted for _, lasted in timed]))
+    baseline = float(np.mean([c.baseline.value or 0.0 for c, _ in timed]))
+    moving = float(np.mean([part[0] * lasted for part, (_, lasted) in zip(parts, timed, strict=True)])) / seconds
     return Precision(
         rule=rule,
-        unit=found[-1][0].unit,
+        unit=timed[-1][0].unit,
         baseline=baseline,
         moving=moving,
         reference_s=seconds,
@@ -228,14 +230,14 @@ def _pool(rule: Rule, found: Sequence[_Found], rulebook: Rulebook) -> Precision:
 def _take_apart(c: Comparison, seconds: float) -> tuple[float, float, float]:
     """Moving variance, variance of one instance, and the share of the moving part that lives within instances."""
     variance = (c.se or 0.0) ** 2
-    lasting = min(c.lasting_share, 1.0) * variance
-    moving = variance - lasting
+    between_instance = min(c.lasting_share, 1.0) * variance
+    moving = variance - between_instance
     units = [max(count, 1) for count in c.instances]
-    between = lasting / (1 / units[0] + 1 / units[1])
+    between = between_instance / (1 / units[0] + 1 / units[1])
     df_inst = float(sum(units) - 2) if min(units) >= 2 else PRIOR_DF
     df_time = _time_df(max(int(seconds // choose_bucket_s(seconds)), MIN_BUCKETS))
     shares = np.linspace(0, 1, 101)
-    spread = (lasting + shares * moving) ** 2 / df_inst + ((1 - shares) * moving) ** 2 / df_time
+    spread = (between_instance + shares * moving) ** 2 / df_inst + ((1 - shares) * moving) ** 2 / df_time
     implied = variance**2 / np.maximum(spread, 1e-300)
     within = float(shares[np.argmin(np.abs(implied - min(c.df or df_time, 1e9)))])
     return moving, between, within

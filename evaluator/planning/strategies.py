@@ -114,8 +114,8 @@ class _Rollout:
         self.looks = np.array([*self.calendar.interim, goal.duration_s], dtype=float)
 
     def describe(self, name: str, stages: tuple[Stage, ...], seed: int) -> Exposure:
-        same = self._tell(stages, 0.0, np.random.default_rng([seed, 0]))
-        worse = self._tell(stages, self.goal.regression, np.random.default_rng([seed, 1]))
+        same = self._narrate(stages, 0.0, np.random.default_rng([seed, 0]))
+        worse = self._narrate(stages, self.goal.regression, np.random.default_rng([seed, 1]))
         return Exposure(
             strategy=name,
             full_after_s=same.seconds if same.full.any() else math.nan,
@@ -127,7 +127,7 @@ class _Rollout:
             exposed=float(worse.exposed.mean()),
         )
 
-    def _tell(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Story:
+    def _narrate(self, stages: tuple[Stage, ...], regression: float, random: np.random.Generator) -> _Story:
         none = np.zeros(self.replications, dtype=bool)
         story = _Story(~none, none.copy(), none.copy(), none.copy(), np.zeros(self.replications), 0.0)
         for stage in stages:
@@ -168,8 +168,8 @@ class _Rollout:
         """Standard normal errors: lasting (replications,), moving (replications, looks), of the variance."""
         steps = np.sqrt(np.diff(self.looks, prepend=0.0))
         path = np.cumsum(random.normal(size=(self.replications, self.looks.size)) * steps, axis=1)
-        lasting, spread = random.normal(size=(2, self.replications))
-        return lasting, path / np.sqrt(self.looks), spread
+        between_instance, spread = random.normal(size=(2, self.replications))
+        return between_instance, path / np.sqrt(self.looks), spread
 
     def _cross(
         self,
@@ -186,9 +186,9 @@ class _Rollout:
         if not np.isfinite(se).all():
             nothing = np.zeros((self.replications, self.looks.size), dtype=bool)
             return nothing, nothing[:, 0]
-        lasting, moving, spread = errors
+        between_instance, moving, spread = errors
         share = np.array([a.lasting for a in at])
-        error = np.sqrt(share) * se * lasting[:, None] + np.sqrt(1 - share) * se * moving
+        error = np.sqrt(share) * se * between_instance[:, None] + np.sqrt(1 - share) * se * moving
         harm = 0.0 if _is_failures(gate) else regression
         truth = gate.to_scale(harm if gate.relative else harm * gate.baseline)
         # Wilson & Hilferty (1931): the cube root of chi-square over its degrees of freedom is all but normal.

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from evaluator.errors import PolicyError, UnknownName
 from evaluator.policy.building import build
-from evaluator.policy.document import Document, Place, read_document
+from evaluator.policy.document import Document, KeyPath, read_document
 from evaluator.policy.metrics import to_rule
 from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistory, Instances, PolicyFile
 from evaluator.policy.promotion import PromotionRules, add_hooks, to_rules
@@ -33,6 +33,8 @@ __all__ = ["Policy", "load_policy", "parse_policy", "policy_schema", "with_learn
 
 PRIOR_WEIGHT = 3.0
 """Degrees of freedom that the policy's own assumption about instances counts for beside history (method B.3, B.3a)."""
+_UNION_MEMBERS = ("literal[", "dict[", "function-")
+"""How pydantic names the member of a union that it tried; it is not a key in the file."""
 
 PLAIN_WORDS: Mapping[str, str] = {
     "string_type": "be text (put it in quotes)",
@@ -97,7 +99,7 @@ def load_policy(path: Path | None = None) -> Policy:
 
 
 def parse_policy(
-    values: Mapping[str, Any], *, origin: str = "policy", lines: Mapping[Place, int] | None = None
+    values: Mapping[str, Any], *, origin: str = "policy", lines: Mapping[KeyPath, int] | None = None
 ) -> Policy:
     """Make a policy of the content of a policy file, such as the effective one of a verdict. Raises PolicyError."""
     return _load(Document(origin, dict(values), lines or {}))
@@ -133,8 +135,8 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
     update = {"sd_latency": latency, "sd_failures": failures, "history": history}
     instances = file.instances.model_copy(update=update)
     judging = _to_policy(file.model_copy(update={"instances": instances}), policy.origin)
-    kept = {name: getattr(policy, name) for name in ("promotion", "afterwards", "path")}
-    return replace(judging, **kept)
+    promotion_rules = {name: getattr(policy, name) for name in ("promotion", "afterwards", "path")}
+    return replace(judging, **promotion_rules)
 
 
 def _to_history(learnt: Learnt) -> InstanceHistory | None:
@@ -153,12 +155,12 @@ def _round(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _weigh(said: float, built_in: float, learnt: float | None, df: float) -> float:
+def _weigh(stated: float, built_in: float, learnt: float | None, df: float) -> float:
     if learnt is None:
-        return said
-    if said != built_in:
-        return max(said, learnt)
-    pooled = math.sqrt((PRIOR_WEIGHT * said**2 + df * learnt**2) / (PRIOR_WEIGHT + df))
+        return stated
+    if stated != built_in:
+        return max(stated, learnt)
+    pooled = math.sqrt((PRIOR_WEIGHT * stated**2 + df * learnt**2) / (PRIOR_WEIGHT + df))
     return _round(max(pooled, learnt))
 
 
@@ -166,8 +168,8 @@ def _weigh(said: float, built_in: float, learnt: float | None, df: float) -> flo
 
 
 def _to_policy(file: PolicyFile, origin: str) -> Policy:
-    whole = _without_nulls(file.model_dump(mode="json"))
-    effective = {key: value for key, value in whole.items() if key not in OF_PROMOTION}
+    settings = _without_nulls(file.model_dump(mode="json"))
+    effective = {key: value for key, value in settings.items() if key not in OF_PROMOTION}
     canonical = json.dumps(effective, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return Policy(
         rulebook=_to_rulebook(file),
@@ -178,7 +180,7 @@ def _to_policy(file: PolicyFile, origin: str) -> Policy:
         services=tuple(s.name for s in file.services or ()) or ((file.service,) if file.service else ()),
         prometheus=file.sources.prometheus if file.sources else None,
         promotion=to_rules(file.hooks, file.approvals, file.roles, sensitive=file.sensitive),
-        afterwards={key: value for key, value in whole.items() if key in OF_PROMOTION},
+        afterwards={key: value for key, value in settings.items() if key in OF_PROMOTION},
     )
 
 
@@ -225,14 +227,13 @@ def _to_shares(ratio: str | Mapping[str, float]) -> Mapping[str, float]:
 
 
 def _describe(document: Document, error: ValidationError) -> str:
-    found = []
+    problems = []
     for mistake in _flatten(error.errors(include_url=False)):
         context = mistake.get("ctx", {})
-        place: Place = mistake["loc"] + ((context["index"],) if "index" in context else ())
-        # pydantic adds the member of a union that it tried; it is not a place in the file.
-        place = tuple(p for p in place if not (isinstance(p, str) and p.startswith(("literal[", "dict[", "function-"))))
-        found.append((document.line_of(place), _path(place), _sentence(place, mistake, context)))
-    lines = [f"{document.name}:{line}: {f'{path}: ' if path else ''}{text}" for line, path, text in sorted(set(found))]
+        key_path: KeyPath = mistake["loc"] + ((context["index"],) if "index" in context else ())
+        key_path = tuple(k for k in key_path if not (isinstance(k, str) and k.startswith(_UNION_MEMBERS)))
+        problems.append((document.line_of(key_path), _path(key_path), _sentence(key_path, mistake, context)))
+    lines = [f"{document.name}:{line}: {f'{path}: ' if path else ''}{text}" for line, path, text in sorted({*problems})]
     return "\n".join(lines)
 
 
@@ -240,43 +241,43 @@ def _flatten(mistakes: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     """All mistakes, those in the options of a metric or a hook at their place in the file."""
     for mistake in mistakes:
         if mistake["type"] == "metric_options":
-            place = mistake["loc"][:-1]
-            yield from ({**one, "loc": (*place, *one["loc"])} for one in mistake["ctx"]["mistakes"])
+            key_path = mistake["loc"][:-1]
+            yield from ({**part, "loc": (*key_path, *part["loc"])} for part in mistake["ctx"]["mistakes"])
             continue
         if mistake["type"] != "hook_options":
             yield mistake
             continue
         kind, within = mistake["ctx"]["kind"], mistake["ctx"]["mistakes"]
-        yield from ({**one, "loc": (*mistake["loc"], kind, *one["loc"]), "hook": kind} for one in within)
+        yield from ({**part, "loc": (*mistake["loc"], kind, *part["loc"]), "hook": kind} for part in within)
 
 
-def _path(place: Place) -> str:
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).lstrip(".")
+def _path(key_path: KeyPath) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in key_path).lstrip(".")
 
 
-def _sentence(place: Place, mistake: Mapping[str, Any], context: Mapping[str, Any]) -> str:
-    kind, given = str(mistake["type"]), mistake["input"]
+def _sentence(key_path: KeyPath, mistake: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    kind, value = str(mistake["type"]), mistake["input"]
     if kind == "extra_forbidden":
-        return _unknown_key(place, mistake.get("hook"))
+        return _unknown_key(key_path, mistake.get("hook"))
     if kind in ("literal_error", "enum"):
-        return _not_one_of(given, context["expected"])
+        return _not_one_of(value, context["expected"])
     if kind in PLAIN_WORDS:
-        return f"must {PLAIN_WORDS[kind].format(**context)}, not {_kind_of(given)}"
+        return f"must {PLAIN_WORDS[kind].format(**context)}, not {_kind_of(value)}"
     if kind == "missing":
         return "is missing"
     return str(context.get("error", mistake["msg"])).removeprefix("Value error, ")
 
 
-def _unknown_key(place: Place, hook: str | None = None) -> str:
-    key = str(place[-1])
-    if len(place) == 1 and key in LATER:
+def _unknown_key(key_path: KeyPath, hook: str | None = None) -> str:
+    key = str(key_path[-1])
+    if len(key_path) == 1 and key in LATER:
         return "is not available in this version; remove it"
     model: type[BaseModel] = PolicyFile
-    sections = place[:-1]
+    sections = key_path[:-1]
     if hook is not None:
         from evaluator.hooks import HOOKS  # a policy without hooks must not wait for them
 
-        model, sections = HOOKS[hook].Options, place[place.index(hook) + 1 : -1]
+        model, sections = HOOKS[hook].Options, key_path[key_path.index(hook) + 1 : -1]
     for part in sections:
         if isinstance(part, str):
             model = _models_in(model.model_fields[part].annotation)[0]
@@ -289,17 +290,17 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for inner in get_args(annotation) for model in _models_in(inner)]
 
 
-def _not_one_of(given: Any, expected: str) -> str:
+def _not_one_of(value: Any, expected: str) -> str:
     options = [option.strip("' ") for option in expected.replace(" or ", ", ").split(",")]
-    near = difflib.get_close_matches(str(given), options, n=1)
-    return f"must be {expected}, not {_kind_of(given)}" + (f"; did you mean '{near[0]}'?" if near else "")
+    near = difflib.get_close_matches(str(value), options, n=1)
+    return f"must be {expected}, not {_kind_of(value)}" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
-def _kind_of(given: Any) -> str:
-    if given is None:
+def _kind_of(value: Any) -> str:
+    if value is None:
         return "nothing"
-    if isinstance(given, dict):
+    if isinstance(value, dict):
         return "a mapping"
-    if isinstance(given, list):
-        return "a list" if given else "an empty list"
-    return str(given).lower() if isinstance(given, bool) else f"'{given}'"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return str(value).lower() if isinstance(value, bool) else f"'{value}'"

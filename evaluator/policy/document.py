@@ -11,7 +11,7 @@ import yaml
 
 from evaluator.errors import PolicyError
 
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """The way to a value: keys and positions in lists."""
 
 MAX_BYTES = 1_000_000
@@ -24,13 +24,13 @@ class Document:
 
     name: str
     values: Mapping[str, Any]
-    lines: Mapping[Place, int]
+    lines: Mapping[KeyPath, int]
 
-    def line_of(self, place: Place) -> int:
+    def line_of(self, key_path: KeyPath) -> int:
         """Line of a value, or of the nearest thing around it that is written in the file."""
-        while place and place not in self.lines:
-            place = place[:-1]
-        return self.lines.get(place, 1)
+        while key_path and key_path not in self.lines:
+            key_path = key_path[:-1]
+        return self.lines.get(key_path, 1)
 
 
 def read_document(path: Path) -> Document:
@@ -76,37 +76,37 @@ def _parse(name: str, text: str) -> Document:
         if node is None:
             return Document(name, {}, {})
         if not isinstance(node, yaml.MappingNode):
-            found = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
-            raise PolicyError(f"{name}:{_line(node)}: a policy is a mapping of keys to values, not {found}")
-        lines: dict[Place, int] = {}
+            kind = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+            raise PolicyError(f"{name}:{_line(node)}: a policy is a mapping of keys to values, not {kind}")
+        lines: dict[KeyPath, int] = {}
         _walk(name, node, (), lines)
         return Document(name, loader.construct_document(node), lines)
     finally:
         loader.dispose()
 
 
-def _walk(name: str, node: yaml.Node, place: Place, lines: dict[Place, int]) -> None:
+def _walk(name: str, node: yaml.Node, key_path: KeyPath, lines: dict[KeyPath, int]) -> None:
     """Note the line of everything below `node`. Aliases are walked where they are used, so the count is bounded."""
     if len(lines) > MAX_VALUES:
         raise PolicyError(f"{name}:{_line(node)}: more than {MAX_VALUES:,} values, so not a policy")
     if isinstance(node, yaml.SequenceNode):
         for position, item in enumerate(node.value):
-            lines[*place, position] = _line(item)
-            _walk(name, item, (*place, position), lines)
+            lines[*key_path, position] = _line(item)
+            _walk(name, item, (*key_path, position), lines)
     if not isinstance(node, yaml.MappingNode):
         return
-    seen: dict[str, int] = {}
+    first_lines: dict[str, int] = {}
     for key_node, value_node in node.value:
         line, key = _line(key_node), key_node.value
         if key_node.tag == "tag:yaml.org,2002:merge":
             continue
         if key_node.tag != "tag:yaml.org,2002:str":
             raise PolicyError(f"{name}:{line}: a key must be text, not {key!r}", hint="put it in quotes")
-        if key in seen:
-            raise PolicyError(f"{name}:{line}: the key '{key}' is given twice, first on line {seen[key]}")
-        seen[key] = line
-        lines[*place, key] = line
-        _walk(name, value_node, (*place, key), lines)
+        if key in first_lines:
+            raise PolicyError(f"{name}:{line}: the key '{key}' is given twice, first on line {first_lines[key]}")
+        first_lines[key] = line
+        lines[*key_path, key] = line
+        _walk(name, value_node, (*key_path, key), lines)
 
 
 def _line(node: yaml.Node) -> int:

@@ -74,14 +74,14 @@ class MetricSection(Section):
     @classmethod
     def _read_options(cls, value: Any, info: ValidationInfo) -> Metric:
         kind = METRICS.get(info.data.get("type", ""))
-        known = {key for other in METRICS.values() for key in other.model_fields} if kind is None else set()
+        excused = {key for metric in METRICS.values() for key in metric.model_fields} if kind is None else set()
         mistakes: list[Any] = [{"type": "extra_forbidden", "loc": (key,), "input": value[key]} for key in value]
         if kind is not None:
             try:
-                return kind.model_validate({key: given for key, given in value.items() if given is not None})
+                return kind.model_validate({key: option for key, option in value.items() if option is not None})
             except ValidationError as error:
                 mistakes = [*error.errors(include_url=False)]
-        mistakes = [_explain(mistake, kind) for mistake in mistakes if mistake["loc"][0] not in known]
+        mistakes = [_explain(mistake, kind) for mistake in mistakes if mistake["loc"][0] not in excused]
         if mistakes:
             raise PydanticCustomError("metric_options", "options of a metric", {"mistakes": mistakes})
         return Metric()
@@ -223,9 +223,9 @@ def _explain(mistake: Mapping[str, Any], kind: type[Metric] | None) -> Mapping[s
         examples = METRICS[kind.type].model_fields[key].examples or []
         text = f"is missing: {kind.type} needs one, such as {', or '.join(map(str, examples))}"
     elif mistake["type"] == "extra_forbidden":
-        taken = set() if kind is None else METRICS[kind.type].model_fields.keys()
-        others = {option for other in METRICS.values() for option in other.model_fields}
-        text = UnknownName("key", key, [*_COMMON, *(taken or others)]).message
+        accepted = set() if kind is None else METRICS[kind.type].model_fields.keys()
+        others = {option for metric in METRICS.values() for option in metric.model_fields}
+        text = UnknownName("key", key, [*_COMMON, *(accepted or others)]).message
         if kind is not None and key in others:
             text = kind.refused.get(key, "is not taken by {type}").format(type=kind.type)
     else:

@@ -224,8 +224,8 @@ def _check_distinct(what: Literal["services", "metrics"], names: list[str]) -> N
             )
 
 
-def _ready_made(sources: Sources | None, taken: list[str]) -> list[MetricSection]:
+def _ready_made(sources: Sources | None, own_names: list[str]) -> list[MetricSection]:
     """Metrics of the sets that the policy names, but those whose name it took for its own."""
     named = sources.prometheus.queries if sources and sources.prometheus else []
     metrics = [metric for name in named for metric in QUERY_SETS[name]]
-    return [MetricSection.model_validate(dict(metric)) for metric in metrics if metric["name"] not in taken]
+    return [MetricSection.model_validate(dict(metric)) for metric in metrics if metric["name"] not in own_names]

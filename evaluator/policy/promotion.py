@@ -89,16 +89,16 @@ def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
     return schema
 
 
-def _inline(schema: Any, known: Mapping[str, Any] | None = None) -> Any:
+def _inline(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
     """A schema without references: it stands within another one, whose definitions are others."""
-    known = schema.pop("$defs", {}) if known is None else known
+    definitions = schema.pop("$defs", {}) if definitions is None else definitions
     if isinstance(schema, list):
-        return [_inline(one, known) for one in schema]
+        return [_inline(part, definitions) for part in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
-        return _inline(dict(known[schema["$ref"].rpartition("/")[2]]), known)
-    return {key: _inline(value, known) for key, value in schema.items()}
+        return _inline(dict(definitions[schema["$ref"].rpartition("/")[2]]), definitions)
+    return {key: _inline(value, definitions) for key, value in schema.items()}
 
 
 class HooksSection(Section):

@@ -37,7 +37,7 @@ SUFFIXES = (".yaml", ".yml")
 OF_EDITORS = re.compile(r"\..*|.*~|#.*#")
 """Names that are no policy's: hidden files, and what editors keep beside a file that they change."""
 LIKE_A_POLICY = re.compile(r"\.ya?ml", re.IGNORECASE)
-WHOSE = ("service", "services")
+SERVICE_KEYS = ("service", "services")
 """Keys that say whose policy a file is."""
 
 Services = frozenset[str]
@@ -50,29 +50,29 @@ def find_policy(start: Path) -> Path | None:
     """
     if named := os.environ.get("EVALUATOR_POLICY"):
         return Path(named)
-    here = _list_nearest(start)
-    _refuse_slips(start.absolute(), here)
-    if len(here) > 1:
+    nearest = _list_nearest(start)
+    _refuse_slips(start.absolute(), nearest)
+    if len(nearest) > 1:
         raise PolicyError(
-            f"{here[0].parent}: there are {FILE_NAME} and {FOLDER_NAME}, and only one of them can apply",
+            f"{nearest[0].parent}: there are {FILE_NAME} and {FOLDER_NAME}, and only one of them can apply",
             hint=f"move {FILE_NAME} to {FOLDER_NAME}/{DEFAULT}.yaml, or name one with --policy",
         )
-    return here[0] if here else None
+    return nearest[0] if nearest else None
 
 
 def _list_nearest(start: Path) -> list[Path]:
     """The policies of the nearest folder that has any; a link to nowhere is one, which cannot be read."""
     folder = start.absolute()
     for parent in (folder, *folder.parents):
-        if here := [path for name in (FILE_NAME, FOLDER_NAME) if os.path.lexists(path := parent / name)]:
-            return here
+        if policies := [path for name in (FILE_NAME, FOLDER_NAME) if os.path.lexists(path := parent / name)]:
+            return policies
     return []
 
 
-def _refuse_slips(start: Path, here: Sequence[Path]) -> None:
-    """Refuse a name such as evaluator.yml next to `start`, or above it and below the policies `here`."""
+def _refuse_slips(start: Path, nearest: Sequence[Path]) -> None:
+    """Refuse a name such as evaluator.yml next to `start`, or above it and below the policies `nearest`."""
     for folder in (start, *start.parents):
-        if here and folder == here[0].parent:
+        if nearest and folder == nearest[0].parent:
             return
         with suppress(OSError):  # a folder above that may not be listed
             for path in folder.iterdir():
@@ -102,19 +102,19 @@ def choose_policy(path: Path | None, services: Callable[[], Iterable[str]] = tup
     if path is None or not path.is_dir():
         return _load(path)
     files = _read_folder(path)
-    wanted = Services(filter(None, services()))
-    if not wanted and wanted not in files:
-        known = ", ".join(sorted({name for names in files for name in names}))
+    requested = Services(filter(None, services()))
+    if not requested and requested not in files:
+        with_policy = ", ".join(sorted({name for names in files for name in names}))
         raise PolicyError(
-            f"{path}: there is a policy for each service ({known}), and the service is not known",
+            f"{path}: there is a policy for each service ({with_policy}), and the service is not known",
             hint=f"name its policy, --policy {path}/NAME.yaml, or say which service it is: --service where data are "
             "recorded, `evaluator data service RELEASE NAME` for what is stored",
         )
-    own = {files[wanted]} if wanted in files else {_find_own(path, files, name) for name in wanted}
+    own = {files[requested]} if requested in files else {_find_own(path, files, name) for name in requested}
     if len(own) > 1:
-        together = json.dumps(sorted(wanted), ensure_ascii=False)
+        together = json.dumps(sorted(requested), ensure_ascii=False)
         raise PolicyError(
-            f"{path}: {' and '.join(sorted(wanted))} are released together and have policies of their own: "
+            f"{path}: {' and '.join(sorted(requested))} are released together and have policies of their own: "
             + ", ".join(sorted(file.name for file in own)),
             hint=f"write one that names them all, services: {together}, or name the one that judges with --policy; a "
             "release that is of one alone: `evaluator data service RELEASE NAME`",
@@ -134,18 +134,18 @@ def _find_own(folder: Path, files: Mapping[Services, Path], name: str) -> Path:
         )
     if named:
         return named[0]
-    known = {one: file for names, file in files.items() for one in names}
-    for other, file in known.items():
-        if _fold(other) == _fold(name):
+    by_service = {service: file for names, file in files.items() for service in names}
+    for service, file in by_service.items():
+        if _fold(service) == _fold(name):
             raise PolicyError(
-                f"{file}: this is the policy of service '{other}', and '{name}' has none: they differ only in case, "
+                f"{file}: this is the policy of service '{service}', and '{name}' has none: they differ only in case, "
                 "spaces or Unicode form",
                 hint="give both the same name; `evaluator data service RELEASE NAME` does for what is stored",
             )
     if Services() not in files:
         own = f"{folder}/{file_of(name)}" if file_of(name) else f"a file in {folder} that says `service: {name}`"
         hint = f"write {own}, or {DEFAULT}.yaml for all others; not its name: `evaluator data service RELEASE NAME`"
-        raise UnknownName("policy of service", name, known, hint=hint)
+        raise UnknownName("policy of service", name, by_service, hint=hint)
     return files[Services()]
 
 
@@ -166,14 +166,14 @@ def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Polic
     if path is None or not path.is_dir():
         return _load(path)
     names = releases or [summary.release.id for summary in store.releases()]
-    services = {Services(one.name for one in store.control.release(name).services) for name in names} or {Services()}
-    found = {policy.origin: policy for policy in (choose_policy(path, partial(Services, some)) for some in services)}
-    if len(found) > 1:
+    services = {Services(s.name for s in store.control.release(name).services) for name in names} or {Services()}
+    policies = {policy.origin: policy for policy in (choose_policy(path, partial(Services, some)) for some in services)}
+    if len(policies) > 1:
         raise PolicyError(
-            f"{path}: these releases have policies of their own: {', '.join(sorted(found))}",
+            f"{path}: these releases have policies of their own: {', '.join(sorted(policies))}",
             hint="name the releases of one service, or the policy with --policy",
         )
-    return next(iter(found.values()))
+    return next(iter(policies.values()))
 
 
 def list_policies(path: Path | None) -> Mapping[str, Policy]:
@@ -216,7 +216,7 @@ def _is_policy(path: Path) -> bool:
         return False
     if path.suffix in SUFFIXES and not path.is_dir():
         return True
-    within = (one.name for one in path.rglob("*") if not OF_EDITORS.fullmatch(one.name)) if path.is_dir() else ()
+    within = (entry.name for entry in path.rglob("*") if not OF_EDITORS.fullmatch(entry.name)) if path.is_dir() else ()
     if any(map(LIKE_A_POLICY.search, (path.name, *within))):
         what = "policies in a subfolder are" if path.is_dir() else "it looks like a policy, and a file of this name is"
         hint = f"policies are {path.parent}/NAME.yaml or NAME.yml: rename it, or move it away"
@@ -227,15 +227,16 @@ def _is_policy(path: Path) -> bool:
 def _services_of(path: Path) -> Services:
     """Names of the services whose policy a file is; none for the default. Its other values are not checked."""
     document = read_document(path)
-    whose = {
+    naming = {
         key: value
         for key, value in document.values.items()
-        if key in WHOSE or (key not in PolicyFile.model_fields and get_close_matches(key.casefold(), WHOSE))
+        if key in SERVICE_KEYS
+        or (key not in PolicyFile.model_fields and get_close_matches(key.casefold(), SERVICE_KEYS))
     }
-    named = Services(parse_policy(whose, origin=document.name, lines=document.lines).services)
+    named = Services(parse_policy(naming, origin=document.name, lines=document.lines).services)
     if path.stem != DEFAULT:
         return named or Services([path.stem])
     if named:
-        line = document.line_of(tuple(whose)[:1])
+        line = document.line_of(tuple(naming)[:1])
         raise PolicyError(f"{path}:{line}: {DEFAULT} is for services that have no policy, so it names none")
     return Services()

@@ -56,10 +56,10 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
     run, arm, endpoint, instance, when = (
         column[ok] for column in (requests.run, requests.arm, requests.endpoint, requests.instance, bucket)
     )
-    one = np.ones(passed_us.size, dtype=np.int64)
+    ones = np.ones(passed_us.size, dtype=np.int64)
     bins = np.floor(BINS_PER_DECADE * np.log10(np.maximum(passed_us, 1))).astype(np.int64)
     users: IntArray = np.zeros(0, dtype=np.int64) if requests.users is None else requests.users
-    known = slice(None, users.size)
+    with_users = slice(None, users.size)
     return Cells(
         runs=requests.runs,
         arms=requests.arms,
@@ -68,9 +68,9 @@ def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:
         bucket_s=width,
         grid_us=max(1, int(np.gcd.reduce(passed_us, initial=0))),
         moments=_sum_moments(requests, bucket),
-        bins=add_up(Bins(run, arm, endpoint, when, bins, one)),
-        instance_bins=add_up(InstanceBins(run, arm, endpoint, instance, when // BLOCK_BUCKETS, bins, one)),
-        loads=add_up(LoadLevels(requests.run[known], requests.arm[known], bucket[known], users)),
+        bins=add_up(Bins(run, arm, endpoint, when, bins, ones)),
+        instance_bins=add_up(InstanceBins(run, arm, endpoint, instance, when // BLOCK_BUCKETS, bins, ones)),
+        loads=add_up(LoadLevels(requests.run[with_users], requests.arm[with_users], bucket[with_users], users)),
         failure_kinds=_count_failures(requests),
     )
 
@@ -85,26 +85,26 @@ def _sort_names(requests: Requests) -> Requests:
         order = sorted(used, key=lambda name: (name != BASELINE, name))
         if tuple(order) == names:
             continue
-        places = {name: place for place, name in enumerate(order)}
+        positions = {name: position for position, name in enumerate(order)}
         columns[f"{column}s"] = tuple(order)
-        columns[column] = np.array([places.get(name, -1) for name in names], dtype=np.int64)[codes]
+        columns[column] = np.array([positions.get(name, -1) for name in names], dtype=np.int64)[codes]
     return replace(requests, **columns)
 
 
-def _sum_squares(place: IntArray, values: IntArray, groups: int) -> FloatArray:
+def _sum_squares(group_of: IntArray, values: IntArray, groups: int) -> FloatArray:
     """Σ values² rounded once: the upper and lower halves of the squares are summed apart, each exactly."""
     squares = values.astype(np.uint64) ** 2
-    upper = np.bincount(place, weights=squares >> np.uint64(32), minlength=groups)
-    lower = np.bincount(place, weights=squares & np.uint64(0xFFFFFFFF), minlength=groups)
+    upper = np.bincount(group_of, weights=squares >> np.uint64(32), minlength=groups)
+    lower = np.bincount(group_of, weights=squares & np.uint64(0xFFFFFFFF), minlength=groups)
     return (upper * 2.0**32 + lower).astype(np.float64)
 
 
 def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
     columns = np.stack([requests.run, requests.arm, requests.endpoint, requests.instance, bucket])
     order, starts = group_rows(columns)
-    keys, place = columns[:, order[starts]], number_groups(order, starts)
+    keys, group_of = columns[:, order[starts]], number_groups(order, starts)
     groups, ok = starts.size, ~requests.failed
-    passed, response_us, size = place[ok], requests.response_us[ok], requests.response_bytes[ok]
+    passed, response_us, size = group_of[ok], requests.response_us[ok], requests.response_bytes[ok]
     low, high = np.full(groups, np.inf), np.full(groups, -np.inf)
     np.minimum.at(low, passed, response_us)
     np.maximum.at(high, passed, response_us)
@@ -116,8 +116,8 @@ def _sum_moments(requests: Requests, bucket: IntArray) -> Moments:
         endpoint,
         instance,
         number,
-        n=np.bincount(place, minlength=groups),
-        failures=np.bincount(place[requests.failed], minlength=groups),
+        n=np.bincount(group_of, minlength=groups),
+        failures=np.bincount(group_of[requests.failed], minlength=groups),
         sum_us=np.bincount(passed, weights=response_us, minlength=groups).astype(float),
         sum_sq_us=_sum_squares(passed, response_us, groups),
         min_us=low,

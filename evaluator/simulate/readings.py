@@ -48,34 +48,34 @@ def scrape(requests: Requests, scrapes: Scrapes | None = None, seed: int = 0) ->
     series: dict[tuple[Query, str], list[Series]] = {}
     pods = np.unique(np.column_stack([requests.arm, requests.instance]), axis=0).tolist()
     restarted = set(rng.permutation(len(pods))[: scrapes.restarts].tolist())
-    for number, (arm, place) in enumerate(pods):
+    for number, (arm, instance) in enumerate(pods):
         name = requests.arms[arm]
         if not scrapes.arms or name in scrapes.arms:
             reset = int(rng.integers(at_ms.size // 3, at_ms.size * 2 // 3)) if number in restarted else None
-            seen = rng.random(at_ms.size) >= scrapes.missing
-            seen[[0, -1]] = True
-            for query, one in _scrape_instance(requests, arm, place, scrapes, at_ms, reset, seen):
-                series.setdefault((query, name), []).append(one)
+            scraped = rng.random(at_ms.size) >= scrapes.missing
+            scraped[[0, -1]] = True
+            for query, own in _scrape_instance(requests, arm, instance, scrapes, at_ms, reset, scraped):
+                series.setdefault((query, name), []).append(own)
     start, end = (datetime.fromtimestamp(int(at) / 1000, UTC) for at in (at_ms[0], at_ms[-1]))
     return tuple(
-        Answer(query, name, (query.text,), start, end, float(scrapes.step_s), tuple(found))
-        for (query, name), found in series.items()
+        Answer(query, name, (query.text,), start, end, float(scrapes.step_s), tuple(instance_series))
+        for (query, name), instance_series in series.items()
     )
 
 
 def _scrape_instance(
     requests: Requests,
     arm: int,
-    place: int,
+    instance_code: int,
     scrapes: Scrapes,
     at_ms: IntArray,
     reset: int | None,
-    seen: BoolArray,
+    scraped: BoolArray,
 ) -> Iterator[tuple[Query, Series]]:
-    mine = (requests.arm == arm) & (requests.instance == place)
-    instance = requests.instances[place] or requests.arms[arm]
-    for code in np.unique(requests.endpoint[mine]).tolist():
-        rows = np.flatnonzero(mine & (requests.endpoint == code))
+    of_instance = (requests.arm == arm) & (requests.instance == instance_code)
+    instance = requests.instances[instance_code] or requests.arms[arm]
+    for code in np.unique(requests.endpoint[of_instance]).tolist():
+        rows = np.flatnonzero(of_instance & (requests.endpoint == code))
         rows = rows[np.argsort(requests.ts_us[rows], kind="stable")]
         until = np.searchsorted(requests.ts_us[rows], at_ms * 1000, side="right")
         seconds = requests.response_us[rows] / 1e6
@@ -90,7 +90,7 @@ def _scrape_instance(
         for query, part, le, weights in _parts(requests.failed[rows], seconds, scrapes.bounds_s):
             own = labels | ({"le": f"{le:g}"} if part == "bucket" else {})
             values = count(weights)
-            yield query, Series(own, instance, requests.endpoints[code], part, le, at_ms[seen], values[seen])
+            yield query, Series(own, instance, requests.endpoints[code], part, le, at_ms[scraped], values[scraped])
 
 
 def _parts(

@@ -69,11 +69,11 @@ def merge_requests(parts: list[Requests]) -> Requests:
         return parts[0]
     runs = tuple(dict.fromkeys(name for part in parts for name in part.runs))
     instances = tuple(dict.fromkeys(name for part in parts for name in part.instances))
-    places = {name: place for place, name in enumerate(instances)}
+    positions = {name: position for position, name in enumerate(instances)}
     moved = []
     for part in parts:
         run = np.array([runs.index(name) for name in part.runs], dtype=np.int64)
-        instance = np.array([places[name] for name in part.instances], dtype=np.int64)
+        instance = np.array([positions[name] for name in part.instances], dtype=np.int64)
         moved.append(replace(part, run=run[part.run], instance=instance[part.instance]))
     columns: dict[str, Any] = {
         field.name: np.concatenate([getattr(part, field.name) for part in moved])
@@ -120,12 +120,12 @@ def burst(rng: np.random.Generator, bursts: Bursts, series: int, at_s: FloatArra
     total = np.zeros((series, len(at_s)))
     step_s = 2 * at_s[0]
     edges = np.append(at_s - at_s[0], at_s[-1] + at_s[0])
-    for place in range(series):
+    for row in range(series):
         for _ in range(rng.poisson(bursts.per_hour * edges[-1] / 3600.0)):
             start, length = rng.uniform(0, edges[-1]), rng.exponential(bursts.mean_s)
             height = rng.uniform(bursts.low, bursts.high)
             covered = np.minimum(edges[1:], start + length) - np.maximum(edges[:-1], start)
-            total[place] += height * np.clip(covered, 0.0, step_s) / step_s
+            total[row] += height * np.clip(covered, 0.0, step_s) / step_s
     return total
 
 
@@ -237,7 +237,7 @@ def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Request
     log_us[tail] += math.log(design.tail_factor) + rng.exponential(1 / design.tail_index, size=len(tail))
     if design.cache_hit > 0:
         log_us[rng.random(len(log_us)) < design.cache_hit] += math.log(design.cache_factor)
-    given_up = _stretch_tails(design, arm, log_us)
+    given_up = _slow_tails(design, arm, log_us)
     response_us = np.rint(np.exp(log_us) / design.grid_us).astype(np.int64) * design.grid_us
     steady = np.stack([version.failure for version in versions])[arm, endpoint]
     uniform = rng.random(len(arm))
@@ -265,7 +265,7 @@ def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Request
     )
 
 
-def _stretch_tails(design: Design, arm: IntArray, log_us: FloatArray) -> BoolArray:
+def _slow_tails(design: Design, arm: IntArray, log_us: FloatArray) -> BoolArray:
     """Make the slowest requests of candidates slower, in place; which requests are given up."""
     given_up = np.zeros(len(arm), dtype=np.bool_)
     for number, change in enumerate(design.changes, start=1):

@@ -103,9 +103,9 @@ def check_plan(plan: LoadPlan) -> None:
         raise UsageError(f"processes must be at least 1, not {plan.processes}")
     for url in plan.targets:
         _address(url)
-    taken = [argument for argument in plan.arguments if argument.split("=")[0] in _OURS]
-    if taken:
-        raise UsageError(f"'{taken[0]}' is set by evaluator load itself", hint="use the options of evaluator load")
+    reserved = [argument for argument in plan.arguments if argument.split("=")[0] in _OURS]
+    if reserved:
+        raise UsageError(f"'{reserved[0]}' is set by evaluator load itself", hint="use the options of evaluator load")
     _check_locustfile(plan)
     check_targets(plan.targets)
 
@@ -209,10 +209,10 @@ def run_locust(
     order, and on purpose. Raises LoadError where no process can be started.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sheet = folder / RECORDING_NAME
+    recording_path = folder / RECORDING_NAME
     parent = os.getpid(), platform.node()
-    named = run.id, run.release, folder, plan.service, plan.header, plan.arms
-    Recording(*named, *parent, sensitive=plan.sensitive).write(sheet)
+    identity = run.id, run.release, folder, plan.service, plan.header, plan.arms
+    Recording(*identity, *parent, sensitive=plan.sensitive).write(recording_path)
     began = time.time()
     try:
         process = subprocess.Popen(
@@ -222,7 +222,7 @@ def run_locust(
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env=_environment(sheet),
+            env=_environment(recording_path),
             start_new_session=True,
         )
     except OSError as error:
@@ -234,21 +234,21 @@ def run_locust(
             return
         with process.stderr as log:
             for line in log:
-                said = line.rstrip()
+                text = line.rstrip()
                 if plan.sensitive and not line.startswith(STOP_MARK):
                     # All but the kind of an exception may quote what was sent or answered.
                     kind = _EXCEPTION.match(line)
-                    said = kind[0] if kind else ""
-                if said:
-                    lines.append(said)
-                    on_line(said)
+                    text = kind[0] if kind else ""
+                if text:
+                    lines.append(text)
+                    on_line(text)
 
     reader = threading.Thread(target=read_log, daemon=True)
     reader.start()
     stopped_by, early = _wait(process, folder, began + plan.run_time_s + OVERDUE_S, why_stop)
     reader.join(timeout=STOP_TIMEOUT_S)
     code = process.returncode
-    stopped_by = stopped_by or _find_cause(code, lines, told=bool(early))
+    stopped_by = stopped_by or _find_cause(code, lines, was_told=bool(early))
     outcome = read_outcome(
         folder, run_time_s=plan.run_time_s, workers_expected=plan.processes, stopped_by=stopped_by, ended_early=early
     )
@@ -256,10 +256,10 @@ def run_locust(
     return replace(outcome, exit_code=code, interrupted=stopped_by == _INTERRUPTED, trouble=trouble)
 
 
-def _find_cause(code: int, lines: Sequence[str], *, told: bool) -> str:
+def _find_cause(code: int, lines: Sequence[str], *, was_told: bool) -> str:
     """What ended Locust: the recorder, a signal or an error. How it ends when it was told to says nothing."""
     marked = next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
-    if marked or told or code == 0:
+    if marked or was_told or code == 0:
         return marked
     if code < 0:
         return f"Locust was killed by {signal.Signals(-code).name}"
@@ -285,9 +285,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment(sheet: Path | None) -> dict[str, str]:
+def _environment(recording_path: Path | None) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != RECORDING_VARIABLE}
-    return environment | ({RECORDING_VARIABLE: str(sheet.resolve())} if sheet else {})
+    return environment | ({RECORDING_VARIABLE: str(recording_path.resolve())} if recording_path else {})
 
 
 _INTERRUPTED = "interrupted"
@@ -305,7 +305,7 @@ def _wait(
             if why := why_stop():
                 _end(process)
                 return "", why
-            if time.time() > deadline and not any(one.shaped for one in read_worker_facts(folder)):
+            if time.time() > deadline and not any(facts.shaped for facts in read_worker_facts(folder)):
                 _end(process)
                 return "Locust did not end in time", ""
     except KeyboardInterrupt:
@@ -352,12 +352,13 @@ def read_outcome(
     """Tell from what its processes left how a run went. Raises SourceError where that is damaged."""
     sidecars = read_worker_facts(folder)
     facts = merge_facts(sidecars, workers_expected=workers_expected)
-    leader = next((one for one in sidecars if one.role != "worker"), None)
+    leader = next((process for process in sidecars if process.role != "worker"), None)
     started = utc(leader.started) if leader and leader.started else None
     shaped = leader is not None and leader.shaped
     planned_end = started + timedelta(seconds=run_time_s) if started and run_time_s and not shaped else None
-    ended = max((utc(one.ended) for one in sidecars if one.ended), default=_last_touched(folder))
-    expected, closed = facts.workers_expected or 1, sum(one.closed for one in sidecars if one.role != "master")
+    ended = max((utc(process.ended) for process in sidecars if process.ended), default=_last_touched(folder))
+    expected = facts.workers_expected or 1
+    closed = sum(process.closed for process in sidecars if process.role != "master")
     reason = stopped_by or facts.stopped_by
     if not reason and closed < expected:
         reason = f"{expected - closed} of {expected} load generator processes did not report at the end"
@@ -382,18 +383,18 @@ def is_recording(folder: Path) -> bool:
     if time.time() - _last_touched(folder).timestamp() > QUIET_S:
         return False
     sidecars = read_worker_facts(folder)
-    here = [one.pid for one in sidecars if one.host == platform.node() and not one.closed]
-    elsewhere = any(one.host != platform.node() and not one.closed for one in sidecars)
-    sheet = folder / RECORDING_NAME
-    if sheet.exists() and (parent := Recording.read(sheet).parent_pid):
-        here.append(parent)
-    return elsewhere or any(is_alive(pid) for pid in here)
+    local_pids = [sidecar.pid for sidecar in sidecars if sidecar.host == platform.node() and not sidecar.closed]
+    runs_elsewhere = any(sidecar.host != platform.node() and not sidecar.closed for sidecar in sidecars)
+    recording_path = folder / RECORDING_NAME
+    if recording_path.exists() and (parent := Recording.read(recording_path).parent_pid):
+        local_pids.append(parent)
+    return runs_elsewhere or any(is_alive(pid) for pid in local_pids)
 
 
 def is_parent_alive(folder: Path) -> bool:
     """Tell whether the process that made a run still works; of one on another machine it cannot be seen: it may."""
-    sheet = folder / RECORDING_NAME
-    recording = Recording.read(sheet) if sheet.exists() else None
+    recording_path = folder / RECORDING_NAME
+    recording = Recording.read(recording_path) if recording_path.exists() else None
     if recording is None or recording.parent_pid is None:
         return False
     return recording.parent_host not in {"", platform.node()} or is_alive(recording.parent_pid)

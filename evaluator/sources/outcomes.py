@@ -104,31 +104,31 @@ def _read_header(path: Path) -> tuple[tuple[str, ...], str]:
     return header, delimiter
 
 
-def _choose(said: str, usual: Sequence[str], columns: dict[str, SourceColumn], option: str, what: str) -> str:
+def _choose(option_value: str, usual: Sequence[str], columns: dict[str, SourceColumn], option: str, what: str) -> str:
     """Find one column: what was said, or the first usual name that is there."""
-    if said:
-        if said not in columns:
-            raise UnknownName("column in the file", said, columns)
-        return said
+    if option_value:
+        if option_value not in columns:
+            raise UnknownName("column in the file", option_value, columns)
+        return option_value
     lower = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in columns}
-    found = next((lower[name] for name in usual if name in lower), None)
-    if found is None:
+    usual_column = next((lower[name] for name in usual if name in lower), None)
+    if usual_column is None:
         raise InputError(
             f"no column is clearly {what}; there are {', '.join(columns)[:300]}",
             hint=f"name it with {option}" + (", or --unit rows where every row is one" if option == "--unit" else ""),
         )
-    return found
+    return usual_column
 
 
 def _choose_columns(
-    options: OutcomeOptions, columns: dict[str, SourceColumn], taken: set[str]
+    options: OutcomeOptions, columns: dict[str, SourceColumn], key_columns: set[str]
 ) -> tuple[OutcomeColumn, ...]:
     unknown = next((name for name in options.covariates if name not in columns), None)
     if unknown is not None:
         raise UnknownName("column in the file", unknown, columns)
     covariates = list(options.covariates)
     outcomes = [_parse_outcome(text, columns) for text in options.outcome_names]
-    free = [column for column in columns.values() if column.name not in taken | set(covariates)]
+    free = [column for column in columns.values() if column.name not in key_columns | set(covariates)]
     numbers = [
         column for column in free if column.kind in ("number", "truth") and not _NO_OUTCOME.fullmatch(column.name)
     ]
@@ -140,7 +140,7 @@ def _choose_columns(
     names = [*(column.name for column in outcomes), *covariates]
     if not outcomes:
         raise InputError("no column holds an outcome: there is no other column of numbers", hint="name it: --outcome")
-    twice = next((name for name in names if names.count(name) > 1 or name in taken), None)
+    twice = next((name for name in names if names.count(name) > 1 or name in key_columns), None)
     if twice is not None:
         raise InputError(f"column '{twice}' is asked for in two ways")
     reserved = next((name for name in names if name == ROWS or name.endswith("?")), None)

@@ -154,37 +154,37 @@ def merge_facts(sidecars: Iterable[WorkerFacts], *, workers_expected: int | None
     `read` is told only where every process has ended in order: one that was killed has written requests that it did
     not count any more. The users were told to stop when the last process told them.
     """
-    everyone = tuple(sidecars)
-    recorders = [one for one in everyone if one.role != "master"]
-    leader = next((one for one in everyone if one.role != "worker"), None)
+    workers = tuple(sidecars)
+    recorders = [sidecar for sidecar in workers if sidecar.role != "master"]
+    leader = next((sidecar for sidecar in workers if sidecar.role != "worker"), None)
     plateau = leader.plateau_start if leader else None
     expected = workers_expected or (leader.workers_expected if leader else None)
-    seen = sum(one.closed for one in recorders)
+    closed = sum(sidecar.closed for sidecar in recorders)
     # A master waits half a second for last reports; what its workers counted may be more.
-    counted = [one.counted for one in recorders if one.counted is not None]
+    counted = [sidecar.counted for sidecar in recorders if sidecar.counted is not None]
     counts = [leader.counted if leader else None, sum(counted) if counted else None]
     read: Counter[str] = Counter()
-    for one in recorders:
-        read.update(one.read)
-    left_out = sum_left_out(part for one in recorders for part in one.left_out)
-    stopped = _highest(one.users_stopped for one in recorders) or (leader.users_stopped if leader else None)
+    for sidecar in recorders:
+        read.update(sidecar.read)
+    left_out = sum_left_out(part for sidecar in recorders for part in sidecar.left_out)
+    stopped = _highest(sidecar.users_stopped for sidecar in recorders) or (leader.users_stopped if leader else None)
     return RunFacts(
         workers_expected=expected,
-        workers_seen=seen,
+        workers_seen=closed,
         counted=max((count for count in counts if count is not None), default=None),
         users=leader.users if leader else {},
-        cpu_percent=_highest(one.cpu_percent for one in everyone),
-        loop_lag_ms=_highest(one.loop_lag_ms for one in recorders),
+        cpu_percent=_highest(sidecar.cpu_percent for sidecar in workers),
+        loop_lag_ms=_highest(sidecar.loop_lag_ms for sidecar in recorders),
         clock_offset_s=leader.clock_offset_s if leader else None,
-        pacing=next((one.pacing for one in recorders if one.pacing), None),
+        pacing=next((sidecar.pacing for sidecar in recorders if sidecar.pacing), None),
         target_users=leader.target_users if leader else None,
         plateau_start=None if plateau is None else utc(plateau),
         users_stopped=None if stopped is None else utc(stopped),
-        read=dict(read) if seen == len(recorders) >= (expected or 1) else {},
+        read=dict(read) if closed == len(recorders) >= (expected or 1) else {},
         left_out=tuple(sorted(left_out, key=lambda part: (part.arm, part.kind, part.detail))),
-        in_flight=tuple(request for one in recorders for request in one.in_flight),
-        orphaned=any(one.orphaned for one in everyone),
-        stopped_by=next((one.stopped_by for one in everyone if one.stopped_by), ""),
+        in_flight=tuple(request for sidecar in recorders for request in sidecar.in_flight),
+        orphaned=any(sidecar.orphaned for sidecar in workers),
+        stopped_by=next((sidecar.stopped_by for sidecar in workers if sidecar.stopped_by), ""),
     )
 
 

@@ -70,11 +70,11 @@ class RequestBuffer:
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
         """Requests that are in no table, by arm and kind."""
-        known = self._left_out
+        counts = self._left_out
         return tuple(
-            LeftOut(arm, kind, known[arm, kind, detail, False] + failures, failures, detail)
-            for arm, kind, detail in sorted({key[:3] for key in known})
-            for failures in [known[arm, kind, detail, True]]
+            LeftOut(arm, kind, counts[arm, kind, detail, False] + failures, failures, detail)
+            for arm, kind, detail in sorted({key[:3] for key in counts})
+            for failures in [counts[arm, kind, detail, True]]
         )
 
     def begin(self) -> None:
@@ -138,7 +138,7 @@ class RequestBuffer:
         """
         columns = [self._values[number::_COLUMNS] for number in range(_COLUMNS)]
         self.clear()
-        methods, names, given_times, sizes, starts, statuses, exceptions, contexts, instances = columns
+        methods, names, raw_times, sizes, starts, statuses, exceptions, contexts, instances = columns
         if set(map(type, contexts)) != {dict}:
             contexts = [_mapping(context) for context in contexts]
         arms = self._arms(contexts)
@@ -146,14 +146,14 @@ class RequestBuffer:
             names, contexts = _paths(names), [_NO_CONTEXT] * len(contexts)
         failures = pa.array(exceptions, pa.string())
         failed = failures.is_valid().to_numpy(zero_copy_only=False)
-        times = _numbers(given_times)
+        times = _numbers(raw_times)
         usable = (times >= 0) & (times <= _LONGEST_MS)  # NaN is neither
         times[~usable] = 0.0
         # One whose start cannot be has ended within the last second: its start follows from that.
-        given, now = _numbers(starts), self.clock()
+        claimed, now = _numbers(starts), self.clock()
         likely = now - times / 1000
-        believable = (given > likely - EARLIEST_S) & (given < now + LATEST_S)
-        micros: npt.NDArray[np.int64] = np.rint(np.where(believable, given, likely) * 1e6).astype(np.int64)
+        believable = (claimed > likely - EARLIEST_S) & (claimed < now + LATEST_S)
+        micros: npt.NDArray[np.int64] = np.rint(np.where(believable, claimed, likely) * 1e6).astype(np.int64)
         table = make_table(
             REQUEST_SCHEMA,
             {
@@ -163,8 +163,8 @@ class RequestBuffer:
                 "ts": pa.array(micros).cast(pa.timestamp("us", tz="UTC")),
                 "endpoint": _endpoints(methods, names),
                 "response_time_ms": pa.array(times),
-                "response_bytes": pa.array(_whole(sizes, 0, _HIGHEST_SIZE), pa.int64()),
-                "status_code": pa.array(_whole(statuses, 1, _HIGHEST_STATUS), pa.int16()),
+                "response_bytes": pa.array(_integers(sizes, 0, _HIGHEST_SIZE), pa.int64()),
+                "status_code": pa.array(_integers(statuses, 1, _HIGHEST_STATUS), pa.int16()),
                 "failed": pa.array(failed),
                 "exception": failures.dictionary_encode(),
                 "user_count": pa.array([users.get(arm) for arm in arms.dictionary.to_pylist()], pa.int32()).take(
@@ -174,17 +174,17 @@ class RequestBuffer:
             },
             len(times),
         )
-        kept = usable | failed
-        for arm, rows in _count(arms, ~kept).items():
+        recorded = usable | failed
+        for arm, rows in _count(arms, ~recorded).items():
             self.leave_out(arm, LeftOutKind.BAD_ROW, NO_TIME, failed=False, rows=rows)
-        self.read.update(_count(arms, kept))
-        return table if kept.all() else table.filter(pa.array(kept))
+        self.read.update(_count(arms, recorded))
+        return table if recorded.all() else table.filter(pa.array(recorded))
 
     def place(self, method: Any, name: Any, context: Any) -> tuple[str, str, str]:
         """Arm, instance and endpoint of a request without a response, as its row would have them."""
-        known = _mapping(context)
-        arms = self._arms([known])
-        instances = _texts([known.get("instance")], arms.to_pylist)
+        mapping = _mapping(context)
+        arms = self._arms([mapping])
+        instances = _texts([mapping.get("instance")], arms.to_pylist)
         endpoints = _endpoints([method], _paths([name]) if self.sensitive else [name])
         return arms[0].as_py(), instances[0].as_py(), endpoints[0].as_py()
 
@@ -221,8 +221,8 @@ def _name(exception: Any) -> str:
 
 def _paths(names: list[Any]) -> list[str]:
     texts = [_encodable(name) for name in names]
-    known = {name: re.split("[?#;]", name, maxsplit=1)[0] for name in set(texts)}
-    return [known[name] for name in texts]
+    path_of = {name: re.split("[?#;]", name, maxsplit=1)[0] for name in set(texts)}
+    return [path_of[name] for name in texts]
 
 
 def _extras(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
@@ -236,7 +236,7 @@ def _extras(contexts: list[Mapping[str, Any]]) -> pa.Array | None:
     return pa.array(pairs, pa.map_(pa.string(), pa.string()))
 
 
-def _whole(values: list[Any], low: int, high: int) -> list[int | None]:
+def _integers(values: list[Any], low: int, high: int) -> list[int | None]:
     """Whole numbers from `low` to `high`, None for anything else; each is looked at once, since few differ."""
 
     def clean(value: Any) -> int | None:
@@ -253,10 +253,10 @@ def _whole(values: list[Any], low: int, high: int) -> list[int | None]:
 
 def _endpoints(methods: list[Any], names: list[Any]) -> pa.Array:
     try:
-        codes, known = _enumerate(zip(methods, names, strict=True))
+        codes, pairs = _enumerate(zip(methods, names, strict=True))
     except TypeError:
         return _endpoints([_encodable(method) for method in methods], [_encodable(name) for name in names])
-    texts = [f"{_encodable(method)} {_encodable(name)}" for method, name in known]
+    texts = [f"{_encodable(method)} {_encodable(name)}" for method, name in pairs]
     return pa.DictionaryArray.from_arrays(codes, pa.array(texts, pa.string()))
 
 
@@ -278,14 +278,14 @@ def _encodable(value: Any, otherwise: str | None = None) -> str:
 def _texts(values: list[Any], otherwise: Callable[[], Iterable[str]]) -> pa.Array:
     """Values as texts, with what `otherwise` has in its place for one that is None or empty."""
     try:
-        codes, known = _enumerate(values)
-        if set(map(type, known)) == {str} and all(known):
-            return pa.DictionaryArray.from_arrays(codes, pa.array(known, pa.string()))
+        codes, distinct = _enumerate(values)
+        if set(map(type, distinct)) == {str} and all(distinct):
+            return pa.DictionaryArray.from_arrays(codes, pa.array(distinct, pa.string()))
     except (pa.ArrowException, TypeError, UnicodeError):
         pass  # something odd is among them: looked at one by one
-    given = ["" if one is None else _encodable(one) for one in values]
-    texts = [text or other for text, other in zip(given, otherwise(), strict=False)]
-    return pa.array(texts, pa.string()).dictionary_encode()
+    texts = ["" if value is None else _encodable(value) for value in values]
+    filled = [text or default for text, default in zip(texts, otherwise(), strict=False)]
+    return pa.array(filled, pa.string()).dictionary_encode()
 
 
 def _numbers(values: list[Any]) -> npt.NDArray[np.float64]:

@@ -46,8 +46,8 @@ def verify(rows: tuple[AuditRow, ...]) -> str:
     """Check the whole chain and return the hash of its head. Raises StoreError naming the first row that is wrong."""
     previous = _START
     for position, row in enumerate(rows):
-        said = _hash(previous, position, row.at, row.actor, row.event, row.release, row.intent, row.text)
-        if row.number != position or said != row.hash:
+        expected = _hash(previous, position, row.at, row.actor, row.event, row.release, row.intent, row.text)
+        if row.number != position or expected != row.hash:
             raise StoreError(
                 f"the audit trail was changed: row {position} is not what was written",
                 hint="compare with an export or a backup of the store",

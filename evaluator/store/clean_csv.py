@@ -109,9 +109,9 @@ def _find_kinds(file: FilePlan) -> dict[str, pa.DataType] | None:
     for rows in layout.others:
         if rows.kind is not LeftOutKind.SUMMARY or len(rows.conditions) != 1 or rows.failed or rows.detail_column:
             return None
-    asked = [(condition.column, _TEXT) for rows in layout.others for condition in rows.conditions]
-    asked += [(layout.sub_results.label, _TEXT)] if layout.sub_results else []
-    asked += [(layout.count_column, pa.float64())] if layout.count_column else []
+    sources = [(condition.column, _TEXT) for rows in layout.others for condition in rows.conditions]
+    sources += [(layout.sub_results.label, _TEXT)] if layout.sub_results else []
+    sources += [(layout.count_column, pa.float64())] if layout.count_column else []
     for column in layout.columns:
         if column.kind in _OF_TEXT:
             kind = _TEXT
@@ -123,9 +123,9 @@ def _find_kinds(file: FilePlan) -> dict[str, pa.DataType] | None:
             kind = _TYPES[column.target]
         else:
             return None
-        asked += [(name, kind) for name in column.sources]
-    kinds = dict(asked)
-    return kinds if all(kinds[name] == kind for name, kind in asked) else None
+        sources += [(name, kind) for name in column.sources]
+    kinds = dict(sources)
+    return kinds if all(kinds[name] == kind for name, kind in sources) else None
 
 
 # ------------------------------------------------------------------ pieces of a file, side by side
@@ -171,17 +171,17 @@ def _convert_piece(rows: _Rows, kinds: Mapping[str, pa.DataType], text: memoryvi
 
 def _split(path: Path) -> Iterator[memoryview]:
     """Cut a file after line ends that are outside of quotes. Raises _NotPlain where there is none for long."""
-    rest = b""
+    remainder = b""
     with path.open("rb") as opened:
-        while more := opened.read(_PIECE_BYTES):
-            text = rest + more
+        while piece := opened.read(_PIECE_BYTES):
+            text = remainder + piece
             end = _find_end(text)
             _demand(end > 0 or len(text) < _MOST_PIECES * _PIECE_BYTES)
             if end:
                 yield memoryview(text)[:end]
-            rest = text[end:]
-    if rest:
-        yield memoryview(rest)
+            remainder = text[end:]
+    if remainder:
+        yield memoryview(remainder)
 
 
 def _find_end(text: bytes) -> int:
@@ -251,10 +251,10 @@ class _Rows:
 
     def convert(self, batch: pa.RecordBatch) -> _Piece:
         """Make request rows, without the rows that sum up others. Raises _NotPlain for a row that would be bad."""
-        given, layout = batch.num_rows, self.file.layout
+        rows_read, layout = batch.num_rows, self.file.layout
         labels = frozenset(batch[layout.sub_results.label].dictionary.to_pylist() if layout.sub_results else ())
         batch, failed_summaries = self._leave_summaries_out(batch) if layout.others else (batch, 0)
-        rows, summaries = batch.num_rows, given - batch.num_rows
+        rows, summaries = batch.num_rows, rows_read - batch.num_rows
         failed = self._settle(batch, "failed", pa.bool_())
         _demand(failed is not None and failed.null_count == 0)
         # No row may stand for several requests.
@@ -287,33 +287,33 @@ class _Rows:
             if name in self._columns:
                 columns[name] = batch[self._columns[name].sources[0]]
         filled = [pa.nulls(rows, f.type) if columns.get(f.name) is None else columns[f.name] for f in REQUEST_SCHEMA]
-        whole = pa.RecordBatch.from_arrays(filled, schema=REQUEST_SCHEMA)
+        converted = pa.RecordBatch.from_arrays(filled, schema=REQUEST_SCHEMA)
         limits = (int(micros.min()), int(micros.max())) if rows else ()
-        return _Piece(whole, summaries, failed_summaries, labels, *limits)
+        return _Piece(converted, summaries, failed_summaries, labels, *limits)
 
     # -------------------------------------------------------------- numbers
 
     def _instants(self, batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
         column = self._columns["ts"]
-        given = batch[column.sources[0]]
-        _demand(given.null_count == 0)
+        values = batch[column.sources[0]]
+        _demand(values.null_count == 0)
         if column.unit == "iso":
-            micros = given.cast(pa.int64()).to_numpy()
+            micros = values.cast(pa.int64()).to_numpy()
         else:
             # floor(x + 0.5) is how SQL rounds a positive number; NaN and infinity are out of range.
-            micros = np.floor(given.to_numpy() * MICROS[column.unit] + 0.5)
+            micros = np.floor(values.to_numpy() * MICROS[column.unit] + 0.5)
         _demand(bool(((micros >= 0) & (micros <= self._latest_us)).all()))
-        whole: npt.NDArray[np.int64] = micros.astype(np.int64, copy=False)
-        return whole
+        in_range: npt.NDArray[np.int64] = micros.astype(np.int64, copy=False)
+        return in_range
 
     def _times(self, batch: pa.RecordBatch, failed: pa.Array) -> pa.Array:
         column = self._columns["response_time_ms"]
-        given = batch[column.sources[0]]
-        if given.null_count:
+        values = batch[column.sources[0]]
+        if values.null_count:
             # A failure may have no time, a success may not.
-            _demand(not pc.any(pc.and_not(given.is_null(), failed)).as_py())
-            given = given.fill_null(0.0)
-        times = given.to_numpy()
+            _demand(not pc.any(pc.and_not(values.is_null(), failed)).as_py())
+            values = values.fill_null(0.0)
+        times = values.to_numpy()
         scale = SCALES[column.unit]
         times = times if scale == 1 else times * scale
         _demand(bool(((times >= 0) & (times <= HIGHEST_MS)).all()))
@@ -356,13 +356,13 @@ class _Rows:
             combined = [(text,) for text in texts[0]]
             positions = codes[0]
         else:
-            sizes = [len(known) for known in texts]
+            sizes = [len(words) for words in texts]
             _demand(math.prod(sizes) <= _MOST_PAIRS)
             cells = np.ravel_multi_index([each.to_numpy(zero_copy_only=False) for each in codes], sizes)
             met = np.flatnonzero(np.bincount(cells, minlength=math.prod(sizes)))
-            places = np.unravel_index(met, sizes)
+            indices = np.unravel_index(met, sizes)
             combined = list(
-                zip(*(np.array(known, object)[k] for known, k in zip(texts, places, strict=True)), strict=True)
+                zip(*(np.array(words, object)[k] for words, k in zip(texts, indices, strict=True)), strict=True)
             )
             position_of = np.zeros(math.prod(sizes), np.int64)
             position_of[met] = np.arange(len(met))
@@ -373,8 +373,8 @@ class _Rows:
                 names = [column_name(self.file, name) for name in sources]
                 unnested = ", ".join(f"unnest(CAST(? AS VARCHAR[])) AS {name}" for name in names)
                 query = f"SELECT {', '.join(names)}, {expression} FROM (SELECT {unnested})"
-                found = self._engine.execute(query, [list(given) for given in zip(*fresh, strict=True)]).fetchall()
-                values.update((tuple(texts), value) for *texts, value in found)
+                rows = self._engine.execute(query, [list(words) for words in zip(*fresh, strict=True)]).fetchall()
+                values.update((tuple(texts), value) for *texts, value in rows)
         return pa.array([values[texts] for texts in combined], kind).take(positions)
 
     def _leave_summaries_out(self, batch: pa.RecordBatch) -> tuple[pa.RecordBatch, int]:

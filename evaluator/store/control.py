@@ -55,23 +55,23 @@ class Control:
     def add_release(self, release: Release) -> None:
         """Add a release, or add what is said of its services and labels to what is known."""
         with self.file.opened(write=True) as engine:
-            known = _find_release(engine, release.id)
-            if known is not None:
-                services = {service.name: service for service in known.services}
+            stored = _find_release(engine, release.id)
+            if stored is not None:
+                services = {service.name: service for service in stored.services}
                 for new in release.services:
                     old = services.get(new.name) or services.pop("", new)  # what had no name so far
                     services[new.name] = Service(new.name, new.baseline or old.baseline, new.canary or old.canary)
-                labels = {**known.labels, **release.labels}
-                created_at = known.created_at or release.created_at
-                release = Release(known.id, tuple(services.values()), labels, created_at)
+                labels = {**stored.labels, **release.labels}
+                created_at = stored.created_at or release.created_at
+                release = Release(stored.id, tuple(services.values()), labels, created_at)
             _put_release(engine, release)
 
     def set_services(self, release_id: str, names: Sequence[str], actor: str) -> Release:
         """Say of which services a release is, in place of what was said; their versions stay. Raises UnknownName."""
-        known = self.release(release_id)
-        versions = {one.name: one for one in known.services}
-        only = known.services[0] if len(known.services) == len(names) == 1 else Service("")
-        release = replace(known, services=tuple(versions.get(one, replace(only, name=one)) for one in names))
+        stored = self.release(release_id)
+        versions = {service.name: service for service in stored.services}
+        only = stored.services[0] if len(stored.services) == len(names) == 1 else Service("")
+        release = replace(stored, services=tuple(versions.get(name, replace(only, name=name)) for name in names))
         with self.file.opened(write=True) as engine:
             _put_release(engine, release)
             audit.add(engine, actor, "service", release_id, "", f"{', '.join(versions) or 'none'} → {', '.join(names)}")
@@ -220,20 +220,21 @@ class Control:
         """
         with self.file.opened(write=True) as engine:
             intents.expire(engine, draft.requested_at)
-            known = intents.select(engine, "WHERE release = ?", [draft.release])
-            standing = intents.find_standing(engine, known, draft)
+            of_release = intents.select(engine, "WHERE release = ?", [draft.release])
+            standing = intents.find_standing(engine, of_release, draft)
             if standing is not None:
                 audit.add(engine, draft.requester, "repeated", draft.release, standing.id, draft.action)
                 return standing
             if draft.action in (Action.HOLD, Action.ROLLBACK):
-                for intent in known:
+                for intent in of_release:
                     if intent.state in intents.OPEN and intent.action in PROMOTING:
                         why = f"{draft.action}: {draft.reason}"
                         intents.end(engine, intent, IntentState.CANCELLED, draft.requester, why)
             if draft.action is Action.ROLLBACK:
-                begun = [one.id for one in reversed(known) if one.state is IntentState.SENT and one.action in PROMOTING]
-                draft = replace(draft, undoes=(*(one for one in begun if one not in draft.undoes), *draft.undoes))
-            return intents.add(engine, draft, len(known), consents=consents)
+                sent = [intent for intent in reversed(of_release) if intent.state is IntentState.SENT]
+                begun = [intent.id for intent in sent if intent.action in PROMOTING]
+                draft = replace(draft, undoes=(*(name for name in begun if name not in draft.undoes), *draft.undoes))
+            return intents.add(engine, draft, len(of_release), consents=consents)
 
     def intent(self, intent_id: str) -> Intent:
         """Read an intent. Raises UnknownName."""
@@ -264,7 +265,8 @@ class Control:
                     f"{person.name} asked for {intent.id} and cannot approve it too",
                     hint="another person has to approve it",
                 )
-            if any(are_one(names, (*one.names, one.person)) for one in intents.read_approvals(engine, intent.id)):
+            approvals = intents.read_approvals(engine, intent.id)
+            if any(are_one(names, (*approval.names, approval.person)) for approval in approvals):
                 audit.add(engine, person.name, "repeated", intent.release, intent.id, f"approve {intent.action}")
                 return intent
             intents.consent(engine, intent, person.name, person.names)
@@ -354,14 +356,14 @@ class Control:
         """Keep where one hook of an intent stands; its `attempts` are added to those before."""
         outcome = delivery.outcome
         hook = [delivery.intent, delivery.position, delivery.hook, delivery.attempts]
-        rest = [delivery.at, delivery.event, delivery.options]
+        details = [delivery.at, delivery.event, delivery.options]
         with self.file.opened(write=True) as engine:
             engine.execute(
                 f"""INSERT INTO store.deliveries ({_DELIVERY}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
                 ON CONFLICT (intent, position) DO UPDATE SET attempts = attempts + excluded.attempts,
                     state = excluded.state, text = excluded.text, undo = excluded.undo, response = excluded.response,
                     happened_at = excluded.happened_at""",
-                [*hook, outcome.state, outcome.text, outcome.undo, outcome.response, *rest],
+                [*hook, outcome.state, outcome.text, outcome.undo, outcome.response, *details],
             )
             name = f"{delivery.position + 1}. {delivery.event}: {delivery.hook}"
             text = f"{name}: {outcome.text}" if outcome.text else name
@@ -377,9 +379,16 @@ class Control:
             ).fetchall()
         return tuple(
             Delivery(
-                intent, place, hook, tries, HookOutcome(IntentState(state), *said), at.astimezone(UTC), event, options
+                intent,
+                position,
+                hook,
+                tries,
+                HookOutcome(IntentState(state), *texts),
+                at.astimezone(UTC),
+                event,
+                options,
             )
-            for intent, place, hook, tries, state, *said, at, event, options in rows
+            for intent, position, hook, tries, state, *texts, at, event, options in rows
         )
 
     # -------------------------------------------------------------- audit trail
@@ -429,8 +438,8 @@ def _to_release(row: Sequence[Any]) -> Release:
 def _read_release(engine: Engine, release_id: str) -> Release:
     release = _find_release(engine, release_id)
     if release is None:
-        known = [row[0] for row in engine.execute("SELECT id FROM store.releases").fetchall()]
-        raise UnknownName("release", release_id, known)
+        ids = [row[0] for row in engine.execute("SELECT id FROM store.releases").fetchall()]
+        raise UnknownName("release", release_id, ids)
     return release
 
 

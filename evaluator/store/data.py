@@ -133,11 +133,12 @@ class Data:
         with self.file.opened() as engine:
             run, bucket_s = read_run(engine, run_id), read_bucket_s(engine, run_id)
             rows = engine.execute("SELECT name, file, landed_at FROM store.segments WHERE run = ?", [run_id]).fetchall()
-        known = {name: (file, landed_at.astimezone(UTC)) for name, file, landed_at in rows}
+        stored = {name: (file, landed_at.astimezone(UTC)) for name, file, landed_at in rows}
         with shared(self.file.empty_segment):
-            landed = land(self.file, run, bucket_s, known)
+            landed = land(self.file, run, bucket_s, stored)
         since = datetime.now(UTC) - COMPACT_AFTER if run.state is RunState.RUNNING else None
-        if (landed.segments and since is None) or maintenance.is_compaction_due(self.segment_folder(run), known, since):
+        folder = self.segment_folder(run)
+        if (landed.segments and since is None) or maintenance.is_compaction_due(folder, stored, since):
             self.compact(run_id)
         return landed
 

@@ -41,7 +41,7 @@ def open_engine(*, search: Path | None = None, read: Path | None = None) -> Iter
             raise _translate(error) from error
 
 
-def open_lasting(path: Path, *, search: Path) -> Engine:
+def open_shared(path: Path, *, search: Path) -> Engine:
     """Open an engine on `path`, read-only, that lives as long as anybody refers to it or to its relations."""
     try:
         engine: Engine = duckdb.connect(str(path), read_only=True)

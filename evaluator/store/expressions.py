@@ -121,8 +121,8 @@ def _instant(name: str, unit: str) -> str:
     if unit == "iso":
         return f"TRY_CAST({name} AS TIMESTAMPTZ)"
     micros = f"TRY_CAST({name} AS DOUBLE) * {MICROS[unit]}"
-    whole = f"CASE WHEN abs({micros}) < {_LAST_MICROS} THEN CAST(round({micros}) AS BIGINT) END"
-    return f"make_timestamp({whole}) AT TIME ZONE 'UTC'"
+    bounded = f"CASE WHEN abs({micros}) < {_LAST_MICROS} THEN CAST(round({micros}) AS BIGINT) END"
+    return f"make_timestamp({bounded}) AT TIME ZONE 'UTC'"
 
 
 def is_nothing(name: str) -> str:

@@ -240,12 +240,12 @@ def find_rejected(engine: Engine, file: FilePlan) -> Rejected:
     for line, _, message, kind, text in rows:
         swallows = kind == "UNQUOTED VALUE"
         if swallows and len(text) >= _SHOWN_OF_LINE:
-            place = find_line(Path(file.path), file.layout.delimiter, int(line))
+            line_number = find_line(Path(file.path), file.layout.delimiter, int(line))
             raise InputError(
-                f"{file.path}:{place}: {word_rejection(message)}; nothing tells where its row ends",
+                f"{file.path}:{line_number}: {word_rejection(message)}; nothing tells where its row ends",
                 hint="mend the file: with --skip-bad-rows, too, the rows after it could not be read",
             )
-        counts[line] = sum(1 for one in text.splitlines() if one.strip()) if swallows else 1
+        counts[line] = sum(1 for row in text.splitlines() if row.strip()) if swallows else 1
     line, column, message, _, _ = rows[0]
     return Rejected(sum(counts.values()), int(line), column, word_rejection(message))
 
@@ -258,8 +258,8 @@ def word_rejection(message: str) -> str:
     """Say in our words what DuckDB's CSV reader says of a row that it cannot split."""
     counts = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
     if counts:
-        wanted, found = (int(number) for number in counts.groups())
-        return f"the row has {found} value{'s' if found != 1 else ''}, the header {wanted}"
+        expected, actual = (int(number) for number in counts.groups())
+        return f"the row has {actual} value{'s' if actual != 1 else ''}, the header {expected}"
     if "unterminated quote" in message.lower():
         return "a quote is opened and never closed, here or in a row before"
     first = message.split("Possible fixes", maxsplit=1)[0].split("\n\n", maxsplit=1)[0]
@@ -280,9 +280,9 @@ def find_bad_row(
 
 def refuse_rows(first: str, all_rows: str) -> InputError:
     """Say what is wrong with the first bad row, and how many there are where there are several."""
-    more = f"; {all_rows} cannot be used" if all_rows else ""
+    total_note = f"; {all_rows} cannot be used" if all_rows else ""
     return InputError(
-        f"{first}{more}; nothing was imported", hint="mend the file, or leave such rows out with --skip-bad-rows"
+        f"{first}{total_note}; nothing was imported", hint="mend the file, or leave such rows out with --skip-bad-rows"
     )
 
 
@@ -317,19 +317,19 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
     number, problem, value = rows[0]
     value = value or ""
     if layout.line_column or layout.reader == "k6":
-        place = f"{int(number)}"
+        position = f"{int(number)}"
     elif layout.reader == "parquet":
-        place = f"row {number}"
+        position = f"row {number}"
     else:
-        place = f"{find_line(Path(file.path), layout.delimiter, int(number) + 1)}"
+        position = f"{find_line(Path(file.path), layout.delimiter, int(number) + 1)}"
     if layout.reader == "k6" and not value and problem == "ts":
-        return f"{file.path}:{place}: the line is no point of k6"
+        return f"{file.path}:{position}: the line is no point of k6"
     in_one_line = value.replace("\r", "\\r").replace("\n", "\\n")
-    given = f"the value '{in_one_line[:80]}'" if value.strip() else "no value"
+    shown_value = f"the value '{in_one_line[:80]}'" if value.strip() else "no value"
     reason = _give_reason(problem, value, middle)
     if layout.reader == "k6" and problem == "failed":
         reason += " (k6 writes expected_response and status unless --system-tags leaves them out)"
-    return f"{file.path}:{place}: column '{' + '.join(shown[problem])}' has {given}, {reason}"
+    return f"{file.path}:{position}: column '{' + '.join(shown[problem])}' has {shown_value}, {reason}"
 
 
 def _give_reason(problem: str, value: str, middle: datetime | None) -> str:

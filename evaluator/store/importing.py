@@ -279,9 +279,9 @@ def _count_period(engine: Engine, plan: LandingPlan, parts: Sequence[_Part]) -> 
 def _make_runs(staged: Run, arranged: FileRuns, filled: Collection[FilePlan]) -> dict[FilePlan, Run]:
     """Say of which run each file is. A run without a request in the period is none: its files go to the first run."""
     used = [files for files in arranged.runs if any(file in filled for file in files)]
-    left = [file for files in arranged.runs if files not in used for file in files]
+    unused = [file for files in arranged.runs if files not in used for file in files]
     runs: dict[FilePlan, Run] = {}
-    for k, files in enumerate([(*used[0], *left), *used[1:]]):
+    for k, files in enumerate([(*used[0], *unused), *used[1:]]):
         paths = {arm: [file.path for file in files if file.arm == arm] for arm in dict.fromkeys(f.arm for f in files)}
         fingerprint: dict[str, object] = {"files": paths}
         if arranged.said:

@@ -115,7 +115,7 @@ def are_quotes_plain(text: bytes, delimiter: str, *, opened: bool = False) -> bo
     codes = np.frombuffer(text, np.uint8)
     at = np.flatnonzero(codes[1:-1] == ord('"')) + 1
     edges = np.zeros(256, dtype=bool)
-    edges[[ord(one) for one in (delimiter, "\n", "\r", '"')]] = True
+    edges[[ord(mark) for mark in (delimiter, "\n", "\r", '"')]] = True
     opens = (np.arange(len(at)) + int(opened)) % 2 == 0
     return bool(np.where(opens, edges[codes[at - 1]], edges[codes[at + 1]]).all())
 
@@ -135,19 +135,19 @@ def hash_files(plan: LandingPlan, inspection: Inspection) -> dict[FilePlan, str]
 def find_same(files: Sequence[FilePlan], inspection: Inspection) -> list[str]:
     """Point out files of several arms that say the same. Raises InputError for two such files of one arm."""
     doubts = []
-    known: dict[str, FilePlan] = {}
-    known_of_arm: dict[tuple[str, str], FilePlan] = {}
+    by_content: dict[str, FilePlan] = {}
+    by_arm: dict[tuple[str, str], FilePlan] = {}
     for file in files:
         content = inspection.read(file).content
-        twin = known_of_arm.setdefault((file.arm, content), file)
+        twin = by_arm.setdefault((file.arm, content), file)
         if twin is not file:
             raise InputError(
                 f"{twin.path} and {file.path} have the same content: their requests would count twice",
                 hint="give one of them",
             )
-        other = known.setdefault(content, file)
-        if other.path != file.path:
-            doubts.append(f"{other.path} and {file.path} have the same content, which cannot show a difference")
+        first = by_content.setdefault(content, file)
+        if first.path != file.path:
+            doubts.append(f"{first.path} and {file.path} have the same content, which cannot show a difference")
     return doubts
 
 

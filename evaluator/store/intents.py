@@ -46,8 +46,8 @@ def read(engine: Engine, intent_id: str) -> Intent:
     """Read one intent. Raises UnknownName."""
     intents = select(engine, "WHERE id = ?", [intent_id])
     if not intents:
-        known = [row[0] for row in engine.execute("SELECT id FROM store.intents").fetchall()]
-        raise UnknownName("intent", intent_id, known)
+        ids = [row[0] for row in engine.execute("SELECT id FROM store.intents").fetchall()]
+        raise UnknownName("intent", intent_id, ids)
     return intents[0]
 
 
@@ -112,13 +112,13 @@ def expire(engine: Engine, now: datetime) -> None:
         end(engine, intent, IntentState.EXPIRED, "evaluator", text)
 
 
-def find_standing(engine: Engine, known: Sequence[Intent], draft: Intent) -> Intent | None:
+def find_standing(engine: Engine, of_release: Sequence[Intent], draft: Intent) -> Intent | None:
     """Find the same request among those of a release: under way, failed half-way, or done and nothing done since.
 
     One that failed after it began is tried again instead, while it may be; before that it does not count any more.
     """
     live = []
-    for intent in known:
+    for intent in of_release:
         if intent.state is IntentState.FAILED:
             void = draft.requested_at >= intent.expires_at or intent.hooks_hash != draft.hooks_hash
             begun = "SELECT 1 FROM store.deliveries WHERE intent = ? LIMIT 1"

@@ -45,11 +45,11 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def land(file: StoreFile, run: Run, bucket_s: int, known: Collection[str]) -> Landed:
-    """Land the segments of a run that are not among the `known` names. Twice changes nothing."""
+def land(file: StoreFile, run: Run, bucket_s: int, landed_names: Collection[str]) -> Landed:
+    """Land the segments of a run that are not among `landed_names`. Twice changes nothing."""
     folder = file.run_folder(run.release, run.id)
-    fresh = [path for path in segment_paths(folder) if path.name not in known]
-    landed = Landed(already=len(known), runs=(run.id,))
+    fresh = [path for path in segment_paths(folder) if path.name not in landed_names]
+    landed = Landed(already=len(landed_names), runs=(run.id,))
     for batch in _batches([segment for path in fresh if (segment := _look_at(path)) is not None]):
         segments = _land_batch(file, run, bucket_s, batch)
         good = [segment for segment in segments if not segment.problem]
@@ -100,16 +100,16 @@ def _land_batch(file: StoreFile, run: Run, bucket_s: int, segments: list[Segment
             grid_us = find_grid_us(engine)
             with file.attached(engine, write=True):
                 rows = engine.execute("SELECT name FROM store.segments WHERE run = ?", [run.id]).fetchall()
-                taken = {name for (name,) in rows} & {segment.path.name for segment in segments}
-                if not taken:
+                landed = {name for (name,) in rows} & {segment.path.name for segment in segments}
+                if not landed:
                     write_cells(engine, run.id, grid_us)
                     write_manifest(engine, file, run.id, segments)
-            if not taken:
+            if not landed:
                 for segment in segments:
                     if segment.problem:
                         segment.path.rename(segment.path.with_name(segment.path.name + ".unreadable"))
                 break
-            segments = [segment for segment in segments if segment.path.name not in taken]
+            segments = [segment for segment in segments if segment.path.name not in landed]
     return segments
 
 

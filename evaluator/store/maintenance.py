@@ -15,7 +15,7 @@ import duckdb
 from evaluator.errors import StoreBusy, StoreError, UsageError
 from evaluator.records import Run
 from evaluator.segments import MERGED_BYTES, MERGED_FOLDER, compact, segment_paths
-from evaluator.store.engine import Engine, Relation, open_engine, open_lasting, quote, quote_name
+from evaluator.store.engine import Engine, Relation, open_engine, open_shared, quote, quote_name
 from evaluator.store.file import StoreFile
 from evaluator.store.landing import hash_file
 from evaluator.store.locks import exclusive, shared
@@ -104,10 +104,10 @@ def _remove_replaced(file: StoreFile, run_id: str, folder: Path) -> None:
                 "SELECT name, sha256, file FROM store.segments WHERE run = ? AND state <> 'quarantined'", [run_id]
             ).fetchall()
         hashes = {name: sha256 for name, sha256, _ in rows}
-        kept = {file.folder / name for *_, name in rows if name is not None}
+        current = {file.folder / name for *_, name in rows if name is not None}
         old = [path for path in segment_paths(folder) if hashes.get(path.name) == hash_file(path)]
         old += [*(folder / MERGED_FOLDER).glob("*.parquet"), *(folder / MERGED_FOLDER).glob("*.tmp")]
-        _delete([path for path in old if path not in kept])
+        _delete([path for path in old if path not in current])
 
 
 def _delete(paths: Sequence[Path]) -> None:
@@ -175,9 +175,9 @@ EXPORTED: Mapping[str, str] = {
 def export_release(file: StoreFile, release_id: str, folder: Path) -> tuple[Path, ...]:
     """Write what is stored of a release as Parquet files into `folder`, which must not hold any of them."""
     paths = {name: folder / f"{name}.parquet" for name in EXPORTED}
-    taken = next((path for path in paths.values() if path.exists()), None)
-    if taken is not None:
-        raise UsageError(f"{taken} exists already; nothing was exported", hint="give another folder with --to")
+    existing = next((path for path in paths.values() if path.exists()), None)
+    if existing is not None:
+        raise UsageError(f"{existing} exists already; nothing was exported", hint="give another folder with --to")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -195,8 +195,8 @@ def export_release(file: StoreFile, release_id: str, folder: Path) -> tuple[Path
 @contextmanager
 def _copied(file: StoreFile) -> Iterator[Path]:
     """Copy the store, so that a long query keeps nobody from writing."""
-    with tempfile.TemporaryDirectory(prefix="evaluator-") as place:
-        copy = Path(place) / file.path.name
+    with tempfile.TemporaryDirectory(prefix="evaluator-") as folder:
+        copy = Path(folder) / file.path.name
         log = file.path.with_name(file.path.name + ".wal")
         with file.opened():
             try:
@@ -226,7 +226,7 @@ def relate(file: StoreFile, sql: str, parameters: Sequence[Any], release: str | 
     """
     with _copied(file) as copy:
         # The file goes with its folder, and stays readable for who has it open. Relations keep their connection.
-        engine = open_lasting(copy, search=file.path.parent)
+        engine = open_shared(copy, search=file.path.parent)
     if release is not None:
         [(database,)] = engine.execute("SELECT current_database()").fetchall()
         for view in VIEWS:

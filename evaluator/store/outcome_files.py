@@ -139,28 +139,28 @@ def read_rows(engine: Engine, plan: OutcomePlan) -> Mapping[str, int]:
 def _describe_bad_value(engine: Engine, plan: OutcomePlan, query: str) -> str:
     unit = [plan.unit] if plan.unit != _EACH_ROW else []
     used = dict.fromkeys([*unit, plan.arm, *(column.name for column in plan.columns)])
-    value = " ".join(f"WHEN {quote(name)} THEN CAST({quote_name(name)} AS VARCHAR)" for name in used)
+    cases = " ".join(f"WHEN {quote(name)} THEN CAST({quote_name(name)} AS VARCHAR)" for name in used)
     engine.execute("SET preserve_insertion_order = true")
     for path in plan.paths:
         of_file = query.replace(quote_all(plan.paths), quote_all([path]))
         rows = engine.execute(
-            f"""SELECT number, problem_, CASE problem_ {value} END FROM (
+            f"""SELECT number, problem_, CASE problem_ {cases} END FROM (
                 SELECT *, row_number() OVER () AS number FROM ({of_file}))
             WHERE problem_ IS NOT NULL ORDER BY number LIMIT 1"""
         ).fetchall()
         if not rows:
             continue
-        number, column, given = rows[0]
+        number, column, value = rows[0]
         if plan.query:
-            place = f"row {number} of the query"
+            position = f"row {number} of the query"
         elif plan.reader == "parquet":
-            place = f"row {number}"
+            position = f"row {number}"
         else:
-            place = f"{find_line(Path(path), plan.delimiter, number + 1)}"
-        wanted = "not a name"
+            position = f"{find_line(Path(path), plan.delimiter, number + 1)}"
+        problem = "not a name"
         if column not in (plan.unit, plan.arm):
-            binary = next(known.binary for known in plan.columns if known.name == column)
-            wanted = "neither 0 nor 1" if binary else "not a finite number"
-        shown = f"the value '{str(given)[:80]}'" if given not in (None, "") else "no value"
-        return f"{path}:{place}: column '{column}' has {shown}, {wanted}"
+            binary = next(column_plan.binary for column_plan in plan.columns if column_plan.name == column)
+            problem = "neither 0 nor 1" if binary else "not a finite number"
+        shown = f"the value '{str(value)[:80]}'" if value not in (None, "") else "no value"
+        return f"{path}:{position}: column '{column}' has {shown}, {problem}"
     return f"{plan.paths[0]} has rows that cannot be used"

@@ -96,7 +96,7 @@ def import_outcomes(
     folder = store.run_folder(release.id, run.id)
     with landing_in(store, [folder]), open_engine() as engine:
         bad = read_rows(engine, plan)
-        columns = _tell_binary(engine, plan)
+        columns = _settle_binary(engine, plan)
         arms = _order_arms(engine, plan)
         facts = _count_rows(engine, plan, bad, arms[0])
         facts = _drop_duplicates(engine, facts, arms[0])
@@ -122,7 +122,7 @@ def import_outcomes(
 # ------------------------------------------------------------------ rows become units
 
 
-def _tell_binary(engine: Engine, plan: OutcomePlan) -> tuple[OutcomeColumn, ...]:
+def _settle_binary(engine: Engine, plan: OutcomePlan) -> tuple[OutcomeColumn, ...]:
     """Settle which outcomes are binary: those that were said to be, and those with nothing but 0 and 1."""
     checks = ", ".join(f"coalesce(bool_and(v{k} IN (0, 1)), false)" for k in range(len(plan.columns)))
     only = engine.execute(f"SELECT {checks} FROM outcome_rows").fetchall()[0]
@@ -278,8 +278,8 @@ def _sum_arms(
             values = np.nan_to_num(np.column_stack(columns_of))
             for code in np.unique(codes):
                 moments[code] = merge_moments(moments[code], moments_of(values[codes == code]))
-    asked = ", ".join(f"coalesce(skewness({name}), 0)" for name in names)
-    rows = engine.execute(f"SELECT arm, {asked} FROM outcome_units GROUP BY arm").fetchall()
+    expressions = ", ".join(f"coalesce(skewness({name}), 0)" for name in names)
+    rows = engine.execute(f"SELECT arm, {expressions} FROM outcome_units GROUP BY arm").fetchall()
     skewness = {row[0]: [float(np.nan_to_num(value)) for value in row[1:]] for row in rows}
     return moments, [skewness.get(arm, [0.0] * len(names)) for arm in arms]
 
@@ -312,16 +312,16 @@ def read_outcomes(
     `looks`: the runs whose outcomes were judged, in that order, and how each look was paid for. `values` and
     `row_values` name the variables and outcomes whose values are wanted; what was purged, or is not there, is left out.
     """
-    found = engine.execute("SELECT columns, variables, facts FROM store.outcomes WHERE run = ?", [run]).fetchall()
-    if not found:
+    stored = engine.execute("SELECT columns, variables, facts FROM store.outcomes WHERE run = ?", [run]).fetchall()
+    if not stored:
         return None
     rows = engine.execute(
         "SELECT arm, n, mean, products, skewness FROM store.outcome_moments WHERE run = ? ORDER BY position", [run]
     ).fetchall()
-    variables = tuple(found[0][1])
+    variables = tuple(stored[0][1])
     width = len(variables)
-    columns = tuple(OutcomeColumn(**column) for column in json.loads(found[0][0]))
-    wanted = [name for name in variables if name in values]
+    columns = tuple(OutcomeColumn(**column) for column in json.loads(stored[0][0]))
+    names = [name for name in variables if name in values]
     outcomes = [column.name for column in columns if column.name in row_values and column.role == "outcome"]
     return Outcomes(
         run=run,
@@ -332,8 +332,8 @@ def read_outcomes(
             UnitMoments(int(row[1]), np.array(row[2]), np.array(row[3]).reshape(width, width)) for row in rows
         ),
         skewness=tuple(np.array(row[4]) for row in rows),
-        facts=facts_from_json(found[0][2]),
-        values=_read_units(folder / UNITS_FILE, wanted, len(rows)),
+        facts=facts_from_json(stored[0][2]),
+        values=_read_units(folder / UNITS_FILE, names, len(rows)),
         row_values=_read_rows(engine, folder / ROWS_FILE, outcomes, folder / UNITS_FILE, len(rows)),
         looks=_read_looks(engine, run, looks),
     )
@@ -352,8 +352,8 @@ def _read_looks(engine: Engine, run: str, looks: Mapping[str, str]) -> tuple[Out
     for name, variables, arm, n, mean, products in rows:
         square = np.array(products).reshape(len(variables), len(variables)).diagonal()
         sums = {v: (float(n), float(mean[k]), float(square[k])) for k, v in enumerate(variables)}
-        known = out.get(name, OutcomeLook(name, 0, {}, looks[name]))
-        out[name] = replace(known, units=known.units + int(n), sums={**known.sums, arm: sums})
+        look = out.get(name, OutcomeLook(name, 0, {}, looks[name]))
+        out[name] = replace(look, units=look.units + int(n), sums={**look.sums, arm: sums})
     return tuple(out.values())
 
 
@@ -377,7 +377,7 @@ def _read_rows(
     out = {}
     for name in names:
         column = quote_name(name)
-        found = engine.execute(
+        table = engine.execute(
             f"""SELECT r.arm_, u.place - u.first AS unit, r.{column} AS value
             FROM read_parquet({quote(path)}) AS r
             JOIN (
@@ -386,6 +386,6 @@ def _read_rows(
             WHERE r.{column} IS NOT NULL
             ORDER BY ALL"""
         ).fetchnumpy()
-        mine = [found["arm_"] == arm for arm in range(arms)]
-        out[name] = tuple((found["unit"][rows].astype(np.int64), found["value"][rows].astype(float)) for rows in mine)
+        masks = [table["arm_"] == arm for arm in range(arms)]
+        out[name] = tuple((table["unit"][rows].astype(np.int64), table["value"][rows].astype(float)) for rows in masks)
     return out

@@ -40,7 +40,7 @@ def read_cells(engine: Engine, run_ids: Sequence[str]) -> Cells:
     steps = {row[1]: bucket_s // row[4] for row in rows} if in_parts else None
     tables = {table: _read_table(engine, table, steps, codes) for table in _KEYS}
     names = _read_names(engine, tables)
-    positions = {kind: known[1] for kind, known in names.items()}
+    positions = {kind: named[1] for kind, named in names.items()}
     positions["run"] = np.zeros(max(codes, default=0) + 1, dtype=np.int64)
     positions["run"][codes] = np.arange(len(codes))
     for table, columns in tables.items():
@@ -84,10 +84,10 @@ def _read_table(engine: Engine, table: str, steps: Mapping[int, int] | None, cod
 
 def _read_lists(engine: Engine, query: str) -> _Columns:
     """Read rows of bins and counts: their keys, and of each row where its bins start and how many there are."""
-    whole = engine.sql(query).to_arrow_table().combine_chunks()
-    bins, counts = (_only_chunk(whole[name]) for name in ("bins", "counts"))
-    keys = [name for name in whole.column_names if name not in {"bins", "counts"}]
-    columns: _Columns = {key: _as_numpy(_only_chunk(whole[key])) for key in keys}
+    table = engine.sql(query).to_arrow_table().combine_chunks()
+    bins, counts = (_only_chunk(table[name]) for name in ("bins", "counts"))
+    keys = [name for name in table.column_names if name not in {"bins", "counts"}]
+    columns: _Columns = {key: _as_numpy(_only_chunk(table[key])) for key in keys}
     ends = _as_numpy(bins.offsets)
     flat: _Columns = {"bin": _as_numpy(bins.values), "n": _as_numpy(counts.values)}
     return columns | {"start": ends[:-1], "length": np.diff(ends)} | flat
@@ -145,12 +145,12 @@ def _read_names(engine: Engine, tables: Mapping[str, _Columns]) -> dict[str, tup
     for kind in ("arm", "endpoint", "instance", "exception"):
         column = tables["failure_kinds" if kind == "exception" else "moments"][kind]
         used = {int(code) for code in np.unique(column)}
-        known = {row[0]: row[2] for row in rows if row[1] == kind and row[0] in used}
+        by_id = {row[0]: row[2] for row in rows if row[1] == kind and row[0] in used}
         first = {BASELINE} if kind == "arm" else set()
-        ordered = sorted(first) + sorted(set(known.values()) - first)
+        ordered = sorted(first) + sorted(set(by_id.values()) - first)
         numbers = {name: number for number, name in enumerate(ordered)}
         positions = np.zeros(max((row[0] for row in rows), default=0) + 1, dtype=np.int64)
-        for identity, name in known.items():
+        for identity, name in by_id.items():
             positions[identity] = numbers[name]
         names[kind] = tuple(ordered), positions
     return names

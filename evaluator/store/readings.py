@@ -44,8 +44,8 @@ def write_answers(folder: Path, run: str, answers: Sequence[Answer], sources: Ma
     first_ms = int(min((answer.start.timestamp() for answer in answers), default=0.0) * 1000)
     tables = [_series_table(run, answer, series) for answer in answers for series in answer.series]
     metadata = {_ANSWERS: json.dumps([_to_plain(answer) for answer in answers]), _SOURCES: json.dumps(dict(sources))}
-    whole = pa.concat_tables(tables) if tables else READING_SCHEMA.empty_table()
-    table = whole.unify_dictionaries().cast(READING_SCHEMA).replace_schema_metadata(metadata)
+    joined = pa.concat_tables(tables) if tables else READING_SCHEMA.empty_table()
+    table = joined.unify_dictionaries().cast(READING_SCHEMA).replace_schema_metadata(metadata)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"poll-{first_ms:014d}{READINGS_SUFFIX}"
@@ -118,21 +118,21 @@ def _read(path: Path) -> pa.Table:
         ) from error
 
 
-def _join(one: Answer, other: Answer) -> Answer:
+def _join(first: Answer, second: Answer) -> Answer:
     """Join the answers of two polls, the later second."""
     joined: dict[str, Any] = {}
     for name in ("sent", "warnings", "notes"):
-        joined[name] = tuple(dict.fromkeys((*getattr(one, name), *getattr(other, name))))
+        joined[name] = tuple(dict.fromkeys((*getattr(first, name), *getattr(second, name))))
     for name in ("nan", "infinite", "repeated", "outside"):
-        joined[name] = getattr(one, name) + getattr(other, name)
+        joined[name] = getattr(first, name) + getattr(second, name)
     return replace(
-        one,
-        start=min(one.start, other.start),
-        end=max(one.end, other.end),
-        duplicates=max(one.duplicates, other.duplicates),
-        read=None if one.read is None or other.read is None else one.read + other.read,
-        impossible=other.impossible,
-        form=other.form or one.form,
+        first,
+        start=min(first.start, second.start),
+        end=max(first.end, second.end),
+        duplicates=max(first.duplicates, second.duplicates),
+        read=None if first.read is None or second.read is None else first.read + second.read,
+        impossible=second.impossible,
+        form=second.form or first.form,
         **joined,
     )
 
@@ -162,10 +162,10 @@ def _split(table: pa.Table) -> dict[Key, list[Series]]:
 
 
 def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    whole = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    if not pa.types.is_dictionary(whole.type):
-        whole = pc.dictionary_encode(whole, null_encoding="encode")
-    return np.asarray(whole.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if not pa.types.is_dictionary(array.type):
+        array = pc.dictionary_encode(array, null_encoding="encode")
+    return np.asarray(array.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 # ------------------------------------------------------------------ landing
@@ -180,12 +180,12 @@ def land_readings(file: StoreFile, run: Run) -> Landed:
     with file.opened() as engine:
         rows = engine.execute("SELECT name, state FROM store.segments WHERE run = ?", [run.id]).fetchall()
         bucket_s = read_bucket_s(engine, run.id)
-    known = dict(rows)
-    fresh = [path for path in paths if path.name not in known]
-    landed = Landed(already=len(known), runs=(run.id,))
+    stored = dict(rows)
+    fresh = [path for path in paths if path.name not in stored]
+    landed = Landed(already=len(stored), runs=(run.id,))
     if not fresh:
         return landed
-    if "purged" in known.values():
+    if "purged" in stored.values():
         raise StoreError(
             f"readings of run {run.id} were purged, so that no more can be added to it",
             hint="collect again: that is a run of its own",
@@ -225,14 +225,14 @@ def _write(engine: Engine, run: str, cells: ReadingCells) -> None:
 
 def read_readings(engine: Engine, run: str) -> ReadingCells | None:
     """Read the cells of a run's readings; `None` where it has none."""
-    found = engine.execute(
+    stored = engine.execute(
         """SELECT bucket_s, queries, arms, instances, endpoints, facts, sources FROM store.readings_of
         WHERE run = ?""",
         [run],
     ).fetchall()
-    if not found:
+    if not stored:
         return None
-    bucket_s, queries, arms, instances, endpoints, facts, sources = found[0]
+    bucket_s, queries, arms, instances, endpoints, facts, sources = stored[0]
     rows = engine.execute(
         f"SELECT {', '.join(_COLUMNS)} FROM store.reading_cells WHERE run = ? ORDER BY ALL", [run]
     ).fetchnumpy()
@@ -252,8 +252,8 @@ def read_readings(engine: Engine, run: str) -> ReadingCells | None:
 
 def _facts_from_plain(plain: dict[str, Any]) -> QueryFacts:
     text, kind = plain["query"]
-    known = {field.name for field in fields(QueryFacts)} - {"query"}  # earlier versions kept others
-    plain = {name: value for name, value in plain.items() if name in known}
+    field_names = {field.name for field in fields(QueryFacts)} - {"query"}  # earlier versions kept others
+    plain = {name: value for name, value in plain.items() if name in field_names}
     texts = {name: tuple(plain.get(name, ())) for name in ("sent", "warnings", "notes")}
     used = tuple((bucket, samples) for bucket, samples in plain.get("used", ()))
     spans = tuple((start, end) for start, end in plain.get("spans", ()))
@@ -267,4 +267,4 @@ def covered_until(folder: Path) -> datetime | None:
     if not paths:
         return None
     described = json.loads(pq.read_schema(paths[-1]).metadata[_ANSWERS])
-    return max(datetime.fromisoformat(one["end"]) for one in described).astimezone(UTC)
+    return max(datetime.fromisoformat(answer["end"]) for answer in described).astimezone(UTC)

@@ -160,5 +160,5 @@ def find_grid_us(engine: Engine, part: str = "") -> int:
     bound = math.gcd(*(int(value) for row in rows for value in row))
     if bound <= 1:
         return bound
-    rest = engine.execute(f"SELECT DISTINCT us % {bound} FROM request_rows WHERE NOT failed").fetchall()
-    return math.gcd(bound, *(int(row[0]) for row in rest))
+    remainders = engine.execute(f"SELECT DISTINCT us % {bound} FROM request_rows WHERE NOT failed").fetchall()
+    return math.gcd(bound, *(int(row[0]) for row in remainders))

@@ -51,8 +51,8 @@ def read_runs(engine: Engine, release_id: str) -> tuple[Run, ...]:
         f"{_RUNS} WHERE runs.release = ? ORDER BY groups.number, replicate, runs.code", [release_id]
     ).fetchall()
     if not rows:
-        known = [row[0] for row in engine.execute("SELECT DISTINCT release FROM store.runs").fetchall()]
-        raise UnknownName("release", release_id, known)
+        releases = [row[0] for row in engine.execute("SELECT DISTINCT release FROM store.runs").fetchall()]
+        raise UnknownName("release", release_id, releases)
     return tuple(_to_run(row) for row in rows)
 
 
@@ -60,8 +60,8 @@ def read_run(engine: Engine, run_id: str) -> Run:
     """Read one run. Raises UnknownName."""
     rows = engine.execute(f"{_RUNS} WHERE runs.id = ?", [run_id]).fetchall()
     if not rows:
-        known = [row[0] for row in engine.execute("SELECT id FROM store.runs").fetchall()]
-        raise UnknownName("run", run_id, known)
+        ids = [row[0] for row in engine.execute("SELECT id FROM store.runs").fetchall()]
+        raise UnknownName("run", run_id, ids)
     return _to_run(rows[0])
 
 
@@ -95,8 +95,8 @@ def facts_to_json(facts: RunFacts) -> str:
 
 def _facts_from_json(text: str) -> RunFacts:
     plain: Mapping[str, Any] = json.loads(text)
-    known = {field.name for field in dataclasses.fields(RunFacts)}
-    values = {name: value for name, value in plain.items() if name in known}
+    field_names = {field.name for field in dataclasses.fields(RunFacts)}
+    values = {name: value for name, value in plain.items() if name in field_names}
     for name in _TIMES:
         if values.get(name):
             values[name] = datetime.fromisoformat(values[name])

@@ -29,13 +29,13 @@ def forget_sub_results(engine: Engine, file: FilePlan) -> FilePlan:
     if layout.sub_results is None:
         return file
     label = quote_name(layout.sub_results.label)
-    [(found,)] = engine.execute(
+    [(count,)] = engine.execute(
         f"""WITH labels AS (
             SELECT DISTINCT {label} AS label
             FROM {read_texts([file.path], layout.delimiter, layout.header, "ignore_errors")})
         SELECT count(*) FROM labels WHERE label || {quote(FIRST_PART)} IN (SELECT label FROM labels)"""
     ).fetchall()
-    return file if found else dataclasses.replace(file, layout=dataclasses.replace(layout, sub_results=None))
+    return file if count else dataclasses.replace(file, layout=dataclasses.replace(layout, sub_results=None))
 
 
 def find_sub_results(file: FilePlan, table: str, ts: str, ms: str, is_transaction: str) -> str:

@@ -205,24 +205,24 @@ def lay_out(
     name: str,
     table: Table,
     columns: Sequence[ColumnMap],
-    wishes: Sequence[ColumnWish],
+    column_requests: Sequence[ColumnWish],
     optional: Sequence[ColumnMap] = (),
 ) -> FileLayout:
     """Lay out a table of text by what its format knows of its columns and what was asked for. Raises InputError.
 
     Of `optional` those columns count whose source is there.
     """
-    wished = {wish.target: map_column(wish, table.header, table.typical) for wish in wishes}
-    there = (column for column in optional if column.sources[0] in table.header)
-    known = {column.target: column for column in (*columns, *there)} | wished
-    missing = [target for target in REQUIRED if target not in known]
+    requested = {request.target: map_column(request, table.header, table.typical) for request in column_requests}
+    present = (column for column in optional if column.sources[0] in table.header)
+    by_target = {column.target: column for column in (*columns, *present)} | requested
+    missing = [target for target in REQUIRED if target not in by_target]
     if missing:
         raise InputError(f"{table.path} has no column '{missing[0]}'", hint=_known_columns(table))
-    if known["failed"].kind == "filled" and len(known["failed"].sources) == 1 and "status_code" in known:
+    if by_target["failed"].kind == "filled" and len(by_target["failed"].sources) == 1 and "status_code" in by_target:
         # A request that was answered with an error did not succeed because nobody wrote a word about it.
-        sources = (*known["failed"].sources, *known["status_code"].sources)
-        known["failed"] = replace(known["failed"], sources=sources)
-    ordered = tuple(known[target] for target in TARGETS if target in known)
+        sources = (*by_target["failed"].sources, *by_target["status_code"].sources)
+        by_target["failed"] = replace(by_target["failed"], sources=sources)
+    ordered = tuple(by_target[target] for target in TARGETS if target in by_target)
     return FileLayout(name, "csv", ordered, table.delimiter, table.header)
 
 

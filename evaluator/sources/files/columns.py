@@ -36,47 +36,47 @@ class ColumnWish:
 
 def parse_columns(texts: Sequence[str]) -> tuple[ColumnWish, ...]:
     """Parse the values of `--column`. Raises InputError and UnknownName."""
-    wishes = []
+    column_requests = []
     for text in texts:
-        target, equals, rest = text.partition("=")
-        if not equals or not target or not rest:
+        target, equals, source_text = text.partition("=")
+        if not equals or not target or not source_text:
             raise InputError(
                 f"--column '{text}' is not of the form TARGET=SOURCE[:UNIT]",
                 hint="for example --column response_time_ms=elapsed:s",
             )
         if target not in TARGETS:
             raise UnknownName("column of a request row", target, TARGETS)
-        source, colon, unit = rest.rpartition(":")
+        source, colon, unit = source_text.rpartition(":")
         units = {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
         has_unit = colon and unit in units
-        wishes.append(ColumnWish(target, source, unit) if has_unit else ColumnWish(target, rest))
-    targets = [wish.target for wish in wishes]
+        column_requests.append(ColumnWish(target, source, unit) if has_unit else ColumnWish(target, source_text))
+    targets = [request.target for request in column_requests]
     twice = next((target for target in targets if targets.count(target) > 1), None)
     if twice:
         raise InputError(f"--column names '{twice}' twice")
-    return tuple(wishes)
+    return tuple(column_requests)
 
 
-def map_column(wish: ColumnWish, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
+def map_column(column_request: ColumnWish, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
     """Make the mapping of one column; `typical` is a row of the file, by which the unit of `ts` is told.
 
     Raises UnknownName where the file has no such column.
     """
-    sources = (wish.source,) if wish.source in header else tuple(wish.source.split("+"))
+    sources = (column_request.source,) if column_request.source in header else tuple(column_request.source.split("+"))
     for source in sources:
         if source not in header:
             raise UnknownName(
                 "column in the file", source, header, hint="columns are named with --column TARGET=SOURCE"
             )
-    if wish.target == "ts":
-        return ColumnMap("ts", sources, "instant", wish.unit or tell_instant_unit(typical.get(sources[0])))
-    if wish.target == "response_time_ms":
-        return ColumnMap(wish.target, sources, "number", wish.unit or "ms")
-    if wish.target == "failed":
-        default = "success" if wish.source.lower() in _SUCCESS_NAMES else "failure"
-        return ColumnMap("failed", sources, cast("Kind", FAILED_UNITS[wish.unit or default]))
-    whole = wish.target in {"response_bytes", "status_code", "user_count"}
-    return ColumnMap(wish.target, sources, "integer" if whole else "text")
+    if column_request.target == "ts":
+        return ColumnMap("ts", sources, "instant", column_request.unit or tell_instant_unit(typical.get(sources[0])))
+    if column_request.target == "response_time_ms":
+        return ColumnMap(column_request.target, sources, "number", column_request.unit or "ms")
+    if column_request.target == "failed":
+        default = "success" if column_request.source.lower() in _SUCCESS_NAMES else "failure"
+        return ColumnMap("failed", sources, cast("Kind", FAILED_UNITS[column_request.unit or default]))
+    is_integer = column_request.target in {"response_bytes", "status_code", "user_count"}
+    return ColumnMap(column_request.target, sources, "integer" if is_integer else "text")
 
 
 _SINCE_EPOCH = ((1e11, "s"), (1e14, "ms"), (1e17, "us"))

@@ -28,10 +28,10 @@ def _claims(head: Head) -> bool:
     return is_jtl_xml(head.top) if head.written == "xml" else set(_COLUMNS) <= set(head.columns)
 
 
-def _lay_out(head: Head, wishes: Sequence[ColumnWish], *, transactions: bool) -> FileLayout:
+def _lay_out(head: Head, column_requests: Sequence[ColumnWish], *, transactions: bool) -> FileLayout:
     if head.written == "csv":
         table = read_table(head)
-        layout = _lay_out_table(table, wishes)
+        layout = _lay_out_table(table, column_requests)
         parts = SubResults("label", "threadName" if "threadName" in table.header else "")
         count = "SampleCount" if "SampleCount" in table.header else ""
         layout = replace(layout, count_column=count, sub_results=None if transactions else parts)
@@ -48,7 +48,7 @@ def _lay_out(head: Head, wishes: Sequence[ColumnWish], *, transactions: bool) ->
     else:
         if not _claims(head):
             refuse_xml(head)
-        layout = _lay_out_table(Table(head.path, JTL_XML_HEADER, {"timeStamp": 1e12}), wishes)
+        layout = _lay_out_table(Table(head.path, JTL_XML_HEADER, {"timeStamp": 1e12}), column_requests)
         layout = replace(
             layout, reader="parquet", rewrite=rewrite_jtl_xml, line_column=LINE, count_column="SampleCount"
         )
@@ -61,7 +61,7 @@ def _lay_out(head: Head, wishes: Sequence[ColumnWish], *, transactions: bool) ->
     return replace(layout, others=others, advice="to judge the transactions themselves, say --format jtl-transactions")
 
 
-def _lay_out_table(table: Table, wishes: Sequence[ColumnWish]) -> FileLayout:
+def _lay_out_table(table: Table, column_requests: Sequence[ColumnWish]) -> FileLayout:
     require(table, _COLUMNS, "a JMeter result file")
     columns = (
         ColumnMap("ts", ("timeStamp",), "instant", tell_instant_unit(table.typical.get("timeStamp"))),
@@ -75,7 +75,7 @@ def _lay_out_table(table: Table, wishes: Sequence[ColumnWish]) -> FileLayout:
         ColumnMap("exception", ("failureMessage" if "failureMessage" in table.header else "responseMessage",), "text"),
         ColumnMap("user_count", ("allThreads",), "integer"),
     )
-    return lay_out("jtl", table, columns, wishes, optional)
+    return lay_out("jtl", table, columns, column_requests, optional)
 
 
 JTL = FileFormat(partial(_lay_out, transactions=False), frozenset({"csv", "xml"}), _claims)

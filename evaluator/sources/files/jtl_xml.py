@@ -128,21 +128,21 @@ def _read_characters(path: Path, opened: IO[bytes]) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder(name)(errors="replace")
     except LookupError as error:
         raise InputError(f"{path}:1: there is no encoding '{name}'", hint="JMeter writes UTF-8") from error
-    rest = ""
+    carried = ""
     while chunk:
-        text = rest + decoder.decode(chunk)
+        text = carried + decoder.decode(chunk)
         chunk = opened.read(_CHUNK_BYTES)
         cut = _OPEN_REFERENCE.search(text) if chunk else None
         end = cut.start() if cut else len(text)
         yield _REFERENCE.sub(_check_reference, _ILLEGAL.sub(_REPLACEMENT, text[:end]))
-        rest = text[end:]
+        carried = text[end:]
 
 
-def _check_reference(found: re.Match[str]) -> str:
-    digits = found[1]
+def _check_reference(reference: re.Match[str]) -> str:
+    digits = reference[1]
     code = int(digits[1:], 16) if digits[0] == "x" else int(digits)
     legal = code <= 0x10FFFF and not _ILLEGAL.match(chr(code))
-    return found[0] if legal else _REPLACEMENT
+    return reference[0] if legal else _REPLACEMENT
 
 
 # ------------------------------------------------------------------ elements

@@ -41,7 +41,7 @@ def _claims(head: Head) -> bool:
     return set(_COLUMNS) <= set(head.columns)
 
 
-def _lay_out(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
+def _lay_out(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
     if head.written == "json":
         if not _claims(head):
             refuse_json(head)
@@ -68,7 +68,7 @@ def _lay_out(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
         ColumnMap("failed", judged, "unexpected" if len(judged) > 1 else "status" if "status" in judged else "false"),
     )
     optional = (ColumnMap("status_code", ("status",), "integer"), ColumnMap("exception", ("error",), "text"))
-    layout = lay_out("k6", table, columns, wishes, optional)
+    layout = lay_out("k6", table, columns, column_requests, optional)
 
     def is_one_of(*names: str) -> Condition:
         return Condition(metric, "is", names)

@@ -25,7 +25,7 @@ def refuse_aggregates(head: Head) -> None:
             )
 
 
-def _lay_out(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
+def _lay_out(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
     table = read_table(head)
     require(table, _COLUMNS, "a request log of Locust")
     columns = (
@@ -37,7 +37,7 @@ def _lay_out(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
         ColumnMap("status_code", ("status_code",), "integer"),
         ColumnMap("exception", ("exception",), "text"),
     )
-    return lay_out("locust", table, columns, wishes)
+    return lay_out("locust", table, columns, column_requests)
 
 
 LOCUST = FileFormat(_lay_out, claims=lambda head: set(_COLUMNS) <= set(head.columns))

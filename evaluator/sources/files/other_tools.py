@@ -14,9 +14,9 @@ _GENERAL = "write its requests as CSV with the columns ts, endpoint, response_ti
 
 def refuse_other_tools(head: Head) -> None:
     """Refuse what is known to be of a tool whose files are not read. Raises InputError, which names the tool."""
-    found = next((name for name, is_of in _TOOLS.items() if is_of(head)), None)
-    if found is not None:
-        raise InputError(f"{head.path} is {found}, which is not read", hint=_HINTS.get(found, _GENERAL))
+    tool = next((name for name, is_of in _TOOLS.items() if is_of(head)), None)
+    if tool is not None:
+        raise InputError(f"{head.path} is {tool}, which is not read", hint=_HINTS.get(tool, _GENERAL))
 
 
 def _has(*names: str) -> Callable[[Head], bool]:

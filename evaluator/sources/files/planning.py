@@ -79,7 +79,7 @@ def _expand(value: str) -> list[Path]:
         return [path for part in value.split(",") if part.strip() for path in _expand(part.strip())]
     if not glob.has_magic(value):
         raise InputError(f"there is no file {value}", hint="check the path")
-    found = sorted(Path(name) for name in glob.glob(value, recursive=True))  # noqa: PTH207 - a pattern, not a folder
-    if not found:
+    paths = sorted(Path(name) for name in glob.glob(value, recursive=True))  # noqa: PTH207 - a pattern, not a folder
+    if not paths:
         raise InputError(f"no file matches '{value}'", hint="check the pattern; quote it if the shell expands it")
-    return found
+    return paths

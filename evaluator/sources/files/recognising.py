@@ -15,33 +15,33 @@ from evaluator.sources.files.k6 import refuse_json
 from evaluator.sources.files.locust_log import refuse_aggregates
 from evaluator.sources.files.other_tools import refuse_other_tools
 
-_ROOM = "evaluator.sources.files"
+_PACKAGE = "evaluator.sources.files"
 
 SOURCES: Mapping[str, FileFormat] = Extensions(
     "evaluator.sources",
     "source",
     SourceError,
     own={
-        "locust": f"{_ROOM}.locust_log:LOCUST",
-        "jtl": f"{_ROOM}.jtl:JTL",
-        "jtl-transactions": f"{_ROOM}.jtl:TRANSACTIONS",
-        "k6": f"{_ROOM}.k6:K6",
-        "csv": f"{_ROOM}.tables:CSV",
-        "parquet": f"{_ROOM}.tables:PARQUET",
+        "locust": f"{_PACKAGE}.locust_log:LOCUST",
+        "jtl": f"{_PACKAGE}.jtl:JTL",
+        "jtl-transactions": f"{_PACKAGE}.jtl:TRANSACTIONS",
+        "k6": f"{_PACKAGE}.k6:K6",
+        "csv": f"{_PACKAGE}.tables:CSV",
+        "parquet": f"{_PACKAGE}.tables:PARQUET",
     },
 )
 """Format of request files → how one is recognised and laid out: ours, then those of other packages."""
 
 
-def recognise(path: Path, format: str, wishes: Sequence[ColumnWish]) -> FileLayout:  # noqa: A002
+def recognise(path: Path, format: str, column_requests: Sequence[ColumnWish]) -> FileLayout:  # noqa: A002
     """Find out what a file is and how it is read. Raises InputError, UnknownName and SourceError."""
     if format != "auto" and format not in SOURCES:
         raise UnknownName("format", format, ["auto", *SOURCES])
     head = read_head(path)
     if head.written == "csv":
         refuse_aggregates(head)
-    asked = ((name, source) for name, source in SOURCES.items() if head.written in source.written)
-    name = next((name for name, source in asked if source.claims(head)), "") if format == "auto" else format
+    candidates = ((name, source) for name, source in SOURCES.items() if head.written in source.written)
+    name = next((name for name, source in candidates if source.claims(head)), "") if format == "auto" else format
     fits = name != "" and head.written in SOURCES[name].written
     if not fits or name == head.written:
         refuse_other_tools(head)
@@ -56,4 +56,4 @@ def recognise(path: Path, format: str, wishes: Sequence[ColumnWish]) -> FileLayo
         if name and head.written == "csv":
             raise InputError(f"{path} is not written as {name}", hint="leave --format out to have it recognised")
         name = head.written
-    return SOURCES[name].lay_out(head, wishes)
+    return SOURCES[name].lay_out(head, column_requests)

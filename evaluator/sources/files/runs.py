@@ -44,11 +44,11 @@ class _Group:
 
     @property
     def first(self) -> datetime:
-        return min(one.first for one in self.files)
+        return min(span.first for span in self.files)
 
     @property
     def last(self) -> datetime:
-        return max(one.last for one in self.files)
+        return max(span.last for span in self.files)
 
     @property
     def seconds(self) -> float:
@@ -57,11 +57,11 @@ class _Group:
     @property
     def pause_s(self) -> float:
         """Longest pause of the busiest of the files, which the others can only shorten."""
-        return min(one.pause_s for one in self.files)
+        return min(span.pause_s for span in self.files)
 
 
 @dataclass(frozen=True, slots=True)
-class _Arm:
+class _ArmRuns:
     """The files of one arm as runs."""
 
     name: str
@@ -73,7 +73,7 @@ class _Arm:
 
     @property
     def files(self) -> tuple[FileTimes, ...]:
-        return tuple(one for group in self.groups for one in group.files)
+        return tuple(span for group in self.groups for span in group.files)
 
 
 def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
@@ -83,19 +83,19 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
     do not tell, in the order in which their files were given. Raises InputError where it is not clear and nobody said.
     """
     _demand_one_clock(times)
-    names = dict.fromkeys(one.file.arm for one in times)
-    arms = [_look_at(name, [one for one in times if one.file.arm == name]) for name in names]
+    names = dict.fromkeys(span.file.arm for span in times)
+    arms = [_look_at(name, [span for span in times if span.file.arm == name]) for name in names]
     several = [arm for arm in arms if len(arm.files) > 1]
     if not several:
-        return FileRuns((tuple(one.file for one in times),), doubts=tuple(_find_shifts(arms)))
+        return FileRuns((tuple(span.file for span in times),), doubts=tuple(_find_shifts(arms)))
     doubt = next((arm.doubt for arm in several if arm.doubt), "") or next(_find_contradictions(arms), "")
-    said, why = plan.files_are, "as --files-are says" if plan.files_are else _say_why(several)
-    if doubt and said is None:
+    files_are, why = plan.files_are, "as --files-are says" if plan.files_are else _say_why(several)
+    if doubt and files_are is None:
         shown = []
         for arm in several:
-            texts = [f"{one.file.path} {_show(one.first)} to {_show(one.last)}" for one in arm.files[:MOST_SHOWN]]
-            more = len(arm.files) - MOST_SHOWN
-            shown.append(f"{arm.name} {', '.join(texts)}" + (f" and {more} more" if more > 0 else ""))
+            texts = [f"{span.file.path} {_show(span.first)} to {_show(span.last)}" for span in arm.files[:MOST_SHOWN]]
+            unshown = len(arm.files) - MOST_SHOWN
+            shown.append(f"{arm.name} {', '.join(texts)}" + (f" and {unshown} more" if unshown > 0 else ""))
         raise InputError(
             f"it is not clear whether the files of one arm are parts of one run or a run each: {doubt}. Their times: "
             + "; ".join(shown),
@@ -103,12 +103,12 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
             "replicates (the test was repeated with restarts)",
         )
     doubts = list(_find_shifts(arms))
-    if said is not None:
-        for arm in several if said == "parts" else ():
+    if files_are is not None:
+        for arm in several if files_are == "parts" else ():
             if len(arm.groups) > 1 and not arm.doubt:
                 how = "lie apart in time" if arm.in_time else "each count their times from the start of a test"
                 doubts.append(f"the files of {arm.name} {how}, as repeated runs do, and are taken as parts of one run")
-        arms = [_declare(arm, said) for arm in arms]
+        arms = [_declare(arm, files_are) for arm in arms]
     overlap = next((arm.name for arm in arms if _has_overlap(arm)), None)
     if overlap:
         doubts.append(
@@ -117,19 +117,19 @@ def arrange_files(plan: LandingPlan, times: Sequence[FileTimes]) -> FileRuns:
         )
     runs, unmatched = _match(arms)
     doubts += [*unmatched, *(text for arm in arms for text in _find_unequal(arm))]
-    return FileRuns(runs, why, said, overlap is not None, tuple(doubts))
+    return FileRuns(runs, why, files_are, overlap is not None, tuple(doubts))
 
 
 def _demand_one_clock(times: Sequence[FileTimes]) -> None:
     """Refuse times that cannot be compared: of no two arms would any be of the same time. Raises InputError."""
-    relative = [one for one in times if counts_from_start(one.last)]
+    relative = [span for span in times if counts_from_start(span.last)]
     if relative and len(relative) < len(times):
-        path, other = relative[0].file.path, next(one for one in times if one not in relative).file.path
+        path, absolute = relative[0].file.path, next(span for span in times if span not in relative).file.path
         raise InputError(
-            f"the times of {path} count from the start of a test, those of {other} from 1970",
+            f"the times of {path} count from the start of a test, those of {absolute} from 1970",
             hint="give files whose times are alike, or say what they are with --column ts=COLUMN:UNIT",
         )
-    first, last = min(times, key=lambda one: one.first), max(times, key=lambda one: one.last)
+    first, last = min(times, key=lambda span: span.first), max(times, key=lambda span: span.last)
     if last.last - first.first > LONGEST:
         raise InputError(
             f"the requests of {first.file.path} begin at {_show(first.first)}, those of {last.file.path} end at "
@@ -141,22 +141,22 @@ def _demand_one_clock(times: Sequence[FileTimes]) -> None:
 # ------------------------------------------------------------------ one arm
 
 
-def _look_at(name: str, files: Sequence[FileTimes]) -> _Arm:
+def _look_at(name: str, files: Sequence[FileTimes]) -> _ArmRuns:
     """Group the files of one arm by their times."""
     if counts_from_start(files[0].last):
-        return _Arm(name, tuple(_Group((one,)) for one in files), in_time=False)
-    ordered = sorted(files, key=lambda one: (one.first, one.last))
+        return _ArmRuns(name, tuple(_Group((span,)) for span in files), in_time=False)
+    ordered = sorted(files, key=lambda span: (span.first, span.last))
     groups, touching, doubts = [_Group((ordered[0],))], False, []
-    for one in ordered[1:]:
-        gap_s = (one.first - groups[-1].last).total_seconds()
+    for span in ordered[1:]:
+        gap_s = (span.first - groups[-1].last).total_seconds()
         if gap_s > TOUCH_S:
-            groups.append(_Group((one,)))
+            groups.append(_Group((span,)))
             continue
-        if not _ran_together(groups[-1], one):
+        if not _ran_together(groups[-1], span):
             touching = True
             if gap_s < -TOUCH_S:
-                doubts.append(f"{one.file.path} begins {_say_gap(groups[-1], one)}")
-        groups[-1] = _Group((*groups[-1].files, one))
+                doubts.append(f"{span.file.path} begins {_say_gap(groups[-1], span)}")
+        groups[-1] = _Group((*groups[-1].files, span))
     for group, later in pairwise(groups):
         gap_s, pause_s = (later.first - group.last).total_seconds(), max(group.pause_s, later.pause_s)
         if gap_s < max(RESTART_S, PAUSES * pause_s):
@@ -164,17 +164,17 @@ def _look_at(name: str, files: Sequence[FileTimes]) -> _Arm:
             doubts.append(f"{later.files[0].file.path} begins {_say_gap(group, later.files[0])}{pauses}")
     if touching and len(groups) > 1:
         doubts.append(f"some files of {name} go on where others stop, and some lie apart")
-    return _Arm(name, tuple(groups), in_time=True, doubt=doubts[0] if doubts else "")
+    return _ArmRuns(name, tuple(groups), in_time=True, doubt=doubts[0] if doubts else "")
 
 
-def _ran_together(one: _Group | FileTimes, other: _Group | FileTimes) -> bool:
-    overlap_s = (min(one.last, other.last) - max(one.first, other.first)).total_seconds()
-    return overlap_s >= 0 and overlap_s >= TOGETHER * min(one.seconds, other.seconds)
+def _ran_together(first: _Group | FileTimes, second: _Group | FileTimes) -> bool:
+    overlap_s = (min(first.last, second.last) - max(first.first, second.first)).total_seconds()
+    return overlap_s >= 0 and overlap_s >= TOGETHER * min(first.seconds, second.seconds)
 
 
-def _say_gap(group: _Group, one: FileTimes) -> str:
-    before = max(group.files, key=lambda other: other.last)
-    gap_s = (one.first - before.last).total_seconds()
+def _say_gap(group: _Group, later: FileTimes) -> str:
+    before = max(group.files, key=lambda span: span.last)
+    gap_s = (later.first - before.last).total_seconds()
     return f"{format_duration(abs(gap_s))} {'after' if gap_s > 0 else 'before'} {before.file.path} ends"
 
 
@@ -182,7 +182,7 @@ def _show(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03}Z"
 
 
-def _say_why(several: Sequence[_Arm]) -> str:
+def _say_why(several: Sequence[_ArmRuns]) -> str:
     """Say how it was told what the files are of runs."""
     if all(len(arm.groups) == 1 for arm in several):
         return "their times overlap or touch"
@@ -193,24 +193,24 @@ def _say_why(several: Sequence[_Arm]) -> str:
     return "their times count from the start of a test"
 
 
-def _declare(arm: _Arm, said: FilesAre) -> _Arm:
+def _declare(arm: _ArmRuns, files_are: FilesAre) -> _ArmRuns:
     """Make of the files of an arm what they are said to be."""
-    if said == "parts":
+    if files_are == "parts":
         return replace(arm, groups=(_Group(arm.files),))
-    ordered = sorted(arm.files, key=lambda one: one.first)
-    apart = arm.in_time and all(one.last < other.first for one, other in pairwise(ordered))
-    given = sorted(arm.files, key=lambda one: one.file.number)
-    return _Arm(arm.name, tuple(_Group((one,)) for one in (ordered if apart else given)), in_time=apart)
+    ordered = sorted(arm.files, key=lambda span: span.first)
+    apart = arm.in_time and all(span.last < next_span.first for span, next_span in pairwise(ordered))
+    numbered = sorted(arm.files, key=lambda span: span.file.number)
+    return _ArmRuns(arm.name, tuple(_Group((span,)) for span in (ordered if apart else numbered)), in_time=apart)
 
 
-def _has_overlap(arm: _Arm) -> bool:
+def _has_overlap(arm: _ArmRuns) -> bool:
     """Did runs of one arm run at the same time?"""
-    if any(counts_from_start(one.last) for one in arm.files):
+    if any(counts_from_start(span.last) for span in arm.files):
         return False
-    return any(_ran_together(one, other) for one, other in combinations(arm.groups, 2))
+    return any(_ran_together(run, other_run) for run, other_run in combinations(arm.groups, 2))
 
 
-def _find_unequal(arm: _Arm) -> Iterator[str]:
+def _find_unequal(arm: _ArmRuns) -> Iterator[str]:
     """Say where the runs of an arm are not alike."""
     sizes, lengths = [len(group.files) for group in arm.groups], [group.seconds for group in arm.groups]
     if max(sizes) > min(sizes):
@@ -222,20 +222,20 @@ def _find_unequal(arm: _Arm) -> Iterator[str]:
 # ------------------------------------------------------------------ arms against each other
 
 
-def _find_contradictions(arms: Sequence[_Arm]) -> Iterator[str]:
+def _find_contradictions(arms: Sequence[_ArmRuns]) -> Iterator[str]:
     """Say where the files of one arm tell something else than those of another."""
-    one = next((arm for arm in arms if len(arm.files) > 1 and len(arm.groups) == 1), None)
-    many = next((arm for arm in arms if len(arm.groups) > 1), None)
-    if one and many:
-        yield f"the files of {one.name} overlap or touch, and those of {many.name} do not"
-    for arm, other in ((arm, other) for arm in arms for other in arms if arm is not other):
-        for group in arm.groups if arm.in_time and other.in_time else ():
-            met = [_ran_together(group, theirs) for theirs in other.groups]
+    joined = next((arm for arm in arms if len(arm.files) > 1 and len(arm.groups) == 1), None)
+    separate = next((arm for arm in arms if len(arm.groups) > 1), None)
+    if joined and separate:
+        yield f"the files of {joined.name} overlap or touch, and those of {separate.name} do not"
+    for arm, other_arm in ((arm, other_arm) for arm in arms for other_arm in arms if arm is not other_arm):
+        for group in arm.groups if arm.in_time and other_arm.in_time else ():
+            met = [_ran_together(group, theirs) for theirs in other_arm.groups]
             if sum(met) > 1:
-                yield f"one run of {arm.name} lasts as long as {sum(met)} of {other.name}"
+                yield f"one run of {arm.name} lasts as long as {sum(met)} of {other_arm.name}"
 
 
-def _match(arms: Sequence[_Arm]) -> tuple[tuple[tuple[FilePlan, ...], ...], list[str]]:
+def _match(arms: Sequence[_ArmRuns]) -> tuple[tuple[tuple[FilePlan, ...], ...], list[str]]:
     """Match the runs of the arms: the files of each run, and what is to be said of those without a counterpart."""
     base = _find_base(arms)
     runs = [list(group.files) for group in base.groups]
@@ -261,10 +261,10 @@ def _match(arms: Sequence[_Arm]) -> tuple[tuple[tuple[FilePlan, ...], ...], list
                 f"{base.name}, though the others did, and cannot be compared: is the clock or the time zone of its "
                 "files another?"
             )
-    return tuple(tuple(one.file for one in files) for files in runs), doubts
+    return tuple(tuple(span.file for span in files) for files in runs), doubts
 
 
-def _pair(base: _Arm, arm: _Arm) -> dict[int, int]:
+def _pair(base: _ArmRuns, arm: _ArmRuns) -> dict[int, int]:
     """Number of a run of an arm → number of the run of baseline that it is compared with."""
     by_order = {k: k for k in range(min(len(base.groups), len(arm.groups)))}
     if not (base.in_time and arm.in_time):
@@ -272,8 +272,8 @@ def _pair(base: _Arm, arm: _Arm) -> dict[int, int]:
     together = [
         (k, j)
         for k, group in enumerate(arm.groups)
-        for j, other in enumerate(base.groups)
-        if _ran_together(group, other)
+        for j, base_group in enumerate(base.groups)
+        if _ran_together(group, base_group)
     ]
     if not together or (len(base.groups) == len(arm.groups) and all(k == j for k, j in together)):
         return by_order
@@ -284,21 +284,21 @@ def _pair(base: _Arm, arm: _Arm) -> dict[int, int]:
     return pairs
 
 
-def _find_shifts(arms: Sequence[_Arm]) -> Iterator[str]:
+def _find_shifts(arms: Sequence[_ArmRuns]) -> Iterator[str]:
     """Say where an arm began whole half hours after or before baseline: its times may be of another zone."""
     base = _find_base(arms)
     for arm in arms:
-        at_start_s = (min(one.first for one in arm.files) - min(one.first for one in base.files)).total_seconds()
-        at_end_s = (max(one.last for one in arm.files) - max(one.last for one in base.files)).total_seconds()
+        at_start_s = (min(span.first for span in arm.files) - min(span.first for span in base.files)).total_seconds()
+        at_end_s = (max(span.last for span in arm.files) - max(span.last for span in base.files)).total_seconds()
         halves = round(at_start_s / HALF_HOUR_S)
         far = max(abs(shift_s - halves * HALF_HOUR_S) for shift_s in (at_start_s, at_end_s))
         if 0 < abs(halves) <= FARTHEST_ZONES and far <= SAME_START_S:
-            way = "after" if halves > 0 else "before"
+            direction = "after" if halves > 0 else "before"
             yield (
-                f"{arm.name} began and ended {format_duration(abs(halves) * HALF_HOUR_S)} {way} {base.name}:"
+                f"{arm.name} began and ended {format_duration(abs(halves) * HALF_HOUR_S)} {direction} {base.name}:"
                 " are the times of its files of another time zone?"
             )
 
 
-def _find_base(arms: Sequence[_Arm]) -> _Arm:
+def _find_base(arms: Sequence[_ArmRuns]) -> _ArmRuns:
     return next((arm for arm in arms if arm.name == BASELINE), arms[0])

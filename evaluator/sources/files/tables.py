@@ -14,15 +14,15 @@ from evaluator.sources.files.base import FileFormat, Head, lay_out, read_table
 from evaluator.sources.files.columns import TARGETS, ColumnWish
 
 
-def _lay_out_csv(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
+def _lay_out_csv(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
     table = read_table(head)
-    wished = {wish.target for wish in wishes}
-    own = (ColumnWish(name, name) for name in TARGETS if name in table.header and name not in wished)
-    return lay_out("csv", table, (), (*wishes, *own))
+    requested = {column_request.target for column_request in column_requests}
+    unrequested = (ColumnWish(name, name) for name in TARGETS if name in table.header and name not in requested)
+    return lay_out("csv", table, (), (*column_requests, *unrequested))
 
 
-def _lay_out_parquet(head: Head, wishes: Sequence[ColumnWish]) -> FileLayout:
-    layout = _lay_out_csv(head, wishes)
+def _lay_out_parquet(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
+    layout = _lay_out_csv(head, column_requests)
     schema = pq.read_schema(head.path)
     for source in (source for column in layout.columns for source in column.sources):
         kind = schema.field(source).type

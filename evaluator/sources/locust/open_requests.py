@@ -80,12 +80,12 @@ class OpenRequests:
 
         # This is called for every request: nothing is packed or unpacked that need not be.
         @wraps(original)
-        def request(session: Any, method: Any, url: Any, *more: Any, **options: Any) -> Any:
+        def request(session: Any, method: Any, url: Any, *arguments: Any, **options: Any) -> Any:
             key = id(options)  # a dict that nobody else has, as long as the call lasts
-            calls[key] = now(), session, method, url, more, options
+            calls[key] = now(), session, method, url, arguments, options
             try:
-                if options or more:
-                    response = original(session, method, url, *more, **options)
+                if options or arguments:
+                    response = original(session, method, url, *arguments, **options)
                 else:
                     response = original(session, method, url)
             except BaseException as error:
@@ -144,28 +144,28 @@ class OpenRequests:
 
     def _name(self, call: _Call) -> tuple[str, str, str]:
         """Arm, instance and endpoint, by the rules of Locust's clients."""
-        _, session, method, url, more, options = call
+        _, session, method, url, arguments, options = call
         try:
-            of_class = next(found for cls, found in self._signatures.items() if isinstance(session, cls))
-            given = of_class.bind(session, method, url, *more, **options).arguments
+            of_class = next(signature for cls, signature in self._signatures.items() if isinstance(session, cls))
+            passed = of_class.bind(session, method, url, *arguments, **options).arguments
         except TypeError:
-            given = {"method": method, "url": url, **options}  # a call that the client itself refuses
-        name = given.get("name") or session.request_name or _find_name(session, given)
-        context = given.get("context") or {}
+            passed = {"method": method, "url": url, **options}  # a call that the client itself refuses
+        name = passed.get("name") or session.request_name or _find_name(session, passed)
+        context = passed.get("context") or {}
         with contextlib.suppress(Exception):  # a locustfile's own code; its name is all that is lost
             context = {**session.user.context(), **context} if session.user else context
-        return self._buffer.place(given.get("method"), name, context)
+        return self._buffer.place(passed.get("method"), name, context)
 
 
-def _find_name(session: Any, given: Mapping[str, Any]) -> Any:
-    url: Any = given.get("url")
+def _find_name(session: Any, passed: Mapping[str, Any]) -> Any:
+    url: Any = passed.get("url")
     if not isinstance(session, HttpSession):
         return url
     # It takes the path of what it really sends, its query included.
     prepared = requests.PreparedRequest()
     try:
-        whole = url if absolute_http_url_regexp.match(url) else f"{session.base_url}{url}"
-        prepared.prepare_url(whole, merge_setting(given.get("kwargs", {}).get("params"), session.params))
+        full_url = url if absolute_http_url_regexp.match(url) else f"{session.base_url}{url}"
+        prepared.prepare_url(full_url, merge_setting(passed.get("kwargs", {}).get("params"), session.params))
     except (requests.RequestException, TypeError, ValueError):
         return url
     return prepared.path_url

@@ -253,20 +253,20 @@ class _Process:
 
     def _describe_run(self, recording: Recording) -> None:
         options = _options(self.environment)
-        sheet = RunSheet(
+        manifest = RunSheet(
             run=recording.run,
             release=recording.release,
             service=recording.service,
             started=time.time(),
             run_time_s=float(options.run_time) if options.run_time else None,
             fingerprint={
-                **describe_environment([Path(one) for one in self.environment.parsed_locustfiles or ()]),
+                **describe_environment([Path(path) for path in self.environment.parsed_locustfiles or ()]),
                 "users": options.num_users,
                 "arguments": sys.argv[1:],
                 "locust": locust.__version__,
             },
         )
-        sheet.write(recording.folder)
+        manifest.write(recording.folder)
 
     def _on_plateau(self, user_count: int, **_: Any) -> None:
         if self.role == "worker":
@@ -315,8 +315,8 @@ class _Process:
         where = self.recording.folder if self.recording else "the recording"
         # Arrow puts the system's number into a sentence of its own.
         number = re.search(r"\[errno (\d+)\]", str(error))
-        said = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
-        reason = f"cannot write to {where}: {said}"
+        cause = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
+        reason = f"cannot write to {where}: {cause}"
         self.facts.closed = False
         self.writer = None
         if self.role == "worker":

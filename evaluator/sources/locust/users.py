@@ -63,10 +63,10 @@ def _shape_all_arms(shape: LoadTestShape, lanes: Mapping[str, Any], arms: int) -
     tick: Callable[[], Any] = shape.tick
 
     def tick_all() -> Any:
-        wanted = tick()
-        if wanted is None:
+        target = tick()
+        if target is None:
             return None
-        users, rate, *classes = wanted
+        users, rate, *classes = target
         copies = [copy for cls in (classes or [None])[0] or () for lane in lanes[cls.__name__] for copy in lane]
         return (users * arms, rate * arms, copies) if copies else (users * arms, rate * arms)
 
@@ -93,8 +93,8 @@ class PairedDispatcher(UsersDispatcher):
         return interleave(self._original_gen(), self.lanes, len(self._worker_nodes))
 
     def _original_gen(self) -> Iterator[str | None]:
-        wanted = {cls.__name__ for cls in self._user_classes}
-        classes = [cls for cls in self.originals if wanted & {n for lane in self.lanes[cls.__name__] for n in lane}]
+        requested = {cls.__name__ for cls in self._user_classes}
+        classes = [cls for cls in self.originals if requested & {n for lane in self.lanes[cls.__name__] for n in lane}]
         weighted = _kl_generator((cls.__name__, cls.weight) for cls in classes if not cls.fixed_count)
         while True:
             if self._try_dispatch_fixed:

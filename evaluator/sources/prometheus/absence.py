@@ -50,16 +50,16 @@ def find_impossible(
     for matcher in matchers_of(query):
         label = matcher.label
         values = {labels[label] for labels in own if label in labels}
-        known = [vocabulary for vocabulary in _VOCABULARIES if values and values <= vocabulary]
-        if any(matcher.fits(value) for value in values.union(*known)):
+        vocabularies = [vocabulary for vocabulary in _VOCABULARIES if values and values <= vocabulary]
+        if any(matcher.fits(value) for value in values.union(*vocabularies)):
             continue
-        seen = list_some(sorted(values))
+        shown = list_some(sorted(values))
         if not look_back():
-            return f"no series of {name} ever had {matcher.text}; on {arm} its {label} is {seen}"
+            return f"no series of {name} ever had {matcher.text}; on {arm} its {label} is {shown}"
         strange = values - {labels[label] for labels in of_others() if label in labels}
         if strange:
             return (
-                f"no series of {name} on {arm} has {matcher.text}; its {label} is {seen}, and "
+                f"no series of {name} on {arm} has {matcher.text}; its {label} is {shown}, and "
                 f"{list_some(sorted(strange))} was never seen elsewhere: it may be what {arm} calls {matcher.value}"
             )
     return ""
@@ -69,26 +69,26 @@ def find_form(answer: Answer, labels: Callable[[], Sequence[Labels]]) -> str:
     """Say what form the answer to a histogram's query has; empty where there is nothing. `labels`: of its bare name."""
     if not answer.series:
         return ""
-    if any("vmrange" in one.labels for one in answer.series):
+    if any("vmrange" in series.labels for series in answer.series):
         return "VictoriaMetrics' buckets (vmrange)"
     if len(answer.sent) > len(("bucket", "sum", "count")):
         return "native"
-    if any(one.part == "bucket" for one in answer.series):
+    if any(series.part == "bucket" for series in answer.series):
         return "classic"
-    return "a summary (quantile)" if any("quantile" in one for one in labels()) else "a sum without buckets"
+    return "a summary (quantile)" if any("quantile" in names for names in labels()) else "a sum without buckets"
 
 
 def explain_labels(name: str, asked_for: str, series: Sequence[Labels]) -> str:
     """Say which labels a metric has, those first that were asked for."""
     if not series:
         return f"there is no metric {name} in that window: is it scraped, and does its name end like this?"
-    known: dict[str, set[str]] = {}
-    for one in series:
-        for label, value in one.items():
-            known.setdefault(label, set()).add(value)
-    known.pop("__name__", None)
-    asked = [label for label in sorted(known) if re.search(rf"\b{label}\s*[=!]", asked_for)] or sorted(known)
-    shown = "; ".join(f"{label} is {list_some(sorted(known[label]))}" for label in asked)
+    by_label: dict[str, set[str]] = {}
+    for labels in series:
+        for label, value in labels.items():
+            by_label.setdefault(label, set()).add(value)
+    by_label.pop("__name__", None)
+    requested = [label for label in sorted(by_label) if re.search(rf"\b{label}\s*[=!]", asked_for)] or sorted(by_label)
+    shown = "; ".join(f"{label} is {list_some(sorted(by_label[label]))}" for label in requested)
     return f"{name} is there, but with other labels: {shown}"
 
 

@@ -191,8 +191,8 @@ class Prometheus:
             filled = fill(query.text, selector, step_s=step_s, window_s=seconds)
             answer = self._add(answer, "value", filled, window, on_progress)
         # The distance of samples as it is: that of most, where it is longer than the policy says.
-        seen = [one.ts_ms for one in answer.series if one.ts_ms.size > 2]
-        steps = [float(statistics.median(ts_ms[1:] - ts_ms[:-1])) / 1000 for ts_ms in seen]
+        series_times = [series.ts_ms for series in answer.series if series.ts_ms.size > 2]
+        steps = [float(statistics.median(ts_ms[1:] - ts_ms[:-1])) / 1000 for ts_ms in series_times]
         answer = replace(answer, step_s=max(step_s, round(statistics.median(steps) if steps else step_s)))
         # Of what form a histogram is, and whether a query that found nothing could have found something.
         if query.kind is QueryKind.HISTOGRAM:
@@ -201,7 +201,7 @@ class Prometheus:
         if not metric_name(query.text) or not matchers_of(query.text):
             return answer
         if answer.series:
-            return replace(answer, impossible=find_impossible(query.text, arm, [one.labels for one in answer.series]))
+            return replace(answer, impossible=find_impossible(query.text, arm, [s.labels for s in answer.series]))
         key = (query.text, arm)
         if key not in self._seen:  # once a collection: it looks far back
             self._seen[key] = self._look_back(query, arm, window)
@@ -222,7 +222,7 @@ class Prometheus:
                 arm,
                 self.labels_of(own, window.start, window.end),
                 lambda: self.labels_of(anywhere, longer.start, longer.end),
-                lambda: [labels for other in others for labels in self.labels_of(other, longer.start, longer.end)],
+                lambda: [labels for text in others for labels in self.labels_of(text, longer.start, longer.end)],
             )
         except SourceError as error:
             return f"whether it could find anything on {arm} is not known: {error.message}"
@@ -230,20 +230,20 @@ class Prometheus:
     def _add(self, answer: Answer, part: Part, text: str, window: _Window, on_progress: Progress) -> Answer:
         """Ask one more query of the same answer."""
         collected = Collected(part, self.options)
-        said = list(self._windows(text, window, collected, on_progress))
-        found = collected.series((window.start_ms, window.end_ms))
+        replies = list(self._windows(text, window, collected, on_progress))
+        collected_series = collected.series((window.start_ms, window.end_ms))
         return replace(
             answer,
             sent=(*answer.sent, text),
-            series=(*answer.series, *found.series),
-            warnings=tuple(dict.fromkeys((*answer.warnings, *(text for one in said for text in one.warnings)))),
-            notes=tuple(dict.fromkeys((*answer.notes, *(text for one in said for text in one.notes)))),
+            series=(*answer.series, *collected_series.series),
+            warnings=tuple(dict.fromkeys((*answer.warnings, *(text for reply in replies for text in reply.warnings)))),
+            notes=tuple(dict.fromkeys((*answer.notes, *(text for reply in replies for text in reply.notes)))),
             read=(answer.read or 0) + collected.read,
             nan=answer.nan + collected.nan,
             infinite=answer.infinite + collected.infinite,
-            repeated=answer.repeated + found.repeated,
-            outside=answer.outside + found.outside,
-            duplicates=answer.duplicates + found.duplicates,
+            repeated=answer.repeated + collected_series.repeated,
+            outside=answer.outside + collected_series.outside,
+            duplicates=answer.duplicates + collected_series.duplicates,
         )
 
     def explain_nothing(self, query: Query, arm: str, start: datetime, end: datetime) -> str:
@@ -266,10 +266,10 @@ class Prometheus:
     def labels_of(self, name: str, start: datetime, end: datetime) -> list[Labels]:
         """The labels of each series that a metric had in a window; none where there is no such metric."""
         window = self._window(start, end)
-        found = self._client.get_series(window.start, window.end, {"match[]": name})
-        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        series = self._client.get_series(window.start, window.end, {"match[]": name})
+        if not isinstance(series, list) or not all(isinstance(labels, dict) for labels in series):
             raise odd_answer(self.options.shown_url, name, "it is no list of series")
-        return found
+        return series
 
     # -------------------------------------------------------------- windows
 
@@ -278,12 +278,12 @@ class Prometheus:
             raise UsageError("a time without a zone is not a moment", hint="give times in UTC")
         return _Window(round(start.timestamp()) * 1000, round(end.timestamp()) * 1000)
 
-    def _windows(self, text: str, whole: _Window, collected: Collected, on_progress: Progress) -> Iterator[Reply]:
+    def _windows(self, text: str, full_range: _Window, collected: Collected, on_progress: Progress) -> Iterator[Reply]:
         """Ask window by window; yields what the server says of its answers."""
         raw, step_ms = bool(metric_name(text)), self.options.step_s * 1000
         gap = 1 if raw else step_ms
-        start = whole.start_ms if raw else -(-whole.start_ms // step_ms) * step_ms
-        first = _cut(start, whole.end_ms, FIRST_STEPS * step_ms, step_ms, gap)[:1]
+        start = full_range.start_ms if raw else -(-full_range.start_ms // step_ms) * step_ms
+        first = _cut(start, full_range.end_ms, FIRST_STEPS * step_ms, step_ms, gap)[:1]
         series, size = 1, 1
         for window in first:
             result, reply = self._ask(text, window)
@@ -291,12 +291,12 @@ class Prometheus:
             yield reply
             start = window.end_ms + gap
         points = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // size)
-        rest = _cut(start, whole.end_ms, max(1, points) * step_ms, step_ms, gap)
-        for number, (result, reply) in enumerate(_one_ahead(self._ask, text, rest), start=1):
+        remaining = _cut(start, full_range.end_ms, max(1, points) * step_ms, step_ms, gap)
+        for number, (result, reply) in enumerate(_prefetch(self._ask, text, remaining), start=1):
             self._take(collected, result, text)
             yield reply
-            if len(rest) >= _PROGRESS_FROM_WINDOWS:
-                on_progress(f"{text}: {number} of {len(rest)} windows, {series:,} series")
+            if len(remaining) >= _PROGRESS_FROM_WINDOWS:
+                on_progress(f"{text}: {number} of {len(remaining)} windows, {series:,} series")
 
     def _take(self, collected: Collected, result: list[Any], text: str) -> int:
         """Take over one window's series; returns how many there were."""
@@ -344,13 +344,13 @@ def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) 
     return out
 
 
-def _one_ahead(ask: Callable[[str, _Window], _Answered], text: str, windows: Sequence[_Window]) -> Iterator[_Answered]:
+def _prefetch(ask: Callable[[str, _Window], _Answered], text: str, windows: Sequence[_Window]) -> Iterator[_Answered]:
     """Ask for the next window while the last one is read."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        asked: deque[Future[_Answered]] = deque()
+        pending: deque[Future[_Answered]] = deque()
         for window in windows:
-            asked.append(pool.submit(ask, text, window))
-            if len(asked) > 1:
-                yield asked.popleft().result()
-        while asked:
-            yield asked.popleft().result()
+            pending.append(pool.submit(ask, text, window))
+            if len(pending) > 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

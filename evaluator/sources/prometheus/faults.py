@@ -49,22 +49,22 @@ def unreachable(url: str, error: Exception, timeout_s: float) -> SourceError:
     return SourceError(f"{url} cannot be reached: {cause}", hint="is sources.prometheus.url right, and the server up?")
 
 
-def odd_answer(url: str, asked: str, why: str) -> SourceError:
+def odd_answer(url: str, query: str, why: str) -> SourceError:
     """The error of an answer that is JSON, and not what the API gives."""
     return SourceError(
-        f"{url} gave an answer to {asked[:_LONGEST]} that cannot be read: {why}",
+        f"{url} gave an answer to {query[:_LONGEST]} that cannot be read: {why}",
         hint="does sources.prometheus.url name a server that speaks the query API of Prometheus?",
     )
 
 
 def read_notes(answer: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """What a server says beside its answer: `warnings` are about missing data, `infos` are hints on names."""
-    said = answer.get(key)
-    if isinstance(said, str):
-        return (said,)
-    if isinstance(said, list):
-        return tuple(str(text) for text in said)
-    return (json.dumps(said, ensure_ascii=False)[:_LONGEST],) if said else ()
+    notes = answer.get(key)
+    if isinstance(notes, str):
+        return (notes,)
+    if isinstance(notes, list):
+        return tuple(str(text) for text in notes)
+    return (json.dumps(notes, ensure_ascii=False)[:_LONGEST],) if notes else ()
 
 
 def check_answer(url: str, response: requests.Response, query: str | None) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def check_answer(url: str, response: requests.Response, query: str | None) -> di
         raise SourceError(f"{url} refuses so many requests (429)", hint="collect later, or a shorter time")
     answer = _read_json(url, response.content, status)
     if answer.get("status") != "success" or status != HTTPStatus.OK:
-        said = str(answer.get("error", f"status {status}"))[:_LONGEST]
-        raise SourceError(f"the server refused a query ({status}): {said}", hint=f"the query was: {sent[:_LONGEST]}")
+        message = str(answer.get("error", f"status {status}"))[:_LONGEST]
+        raise SourceError(f"the server refused a query ({status}): {message}", hint=f"the query was: {sent[:_LONGEST]}")
     data = answer.get("data")
     if data is None or (query is not None and not (data and isinstance(data, dict))):
         raise odd_answer(url, sent, "it holds no data")
@@ -100,11 +100,11 @@ def check_answer(url: str, response: requests.Response, query: str | None) -> di
 
 
 def _read_json(url: str, body: bytes, status: int) -> dict[str, Any]:
-    rest, samples = lift_samples(body)
+    skeleton, samples = lift_samples(body)
     was_on = gc.isenabled()
     gc.disable()  # the collector would go through all samples again and again, for most of the time
     try:
-        answer = json.loads(rest)
+        answer = json.loads(skeleton)
         for series in answer["data"]["result"] if samples else ():
             if "values" in series:
                 series["values"] = samples[series["values"]]

@@ -36,30 +36,30 @@ def look_around(server: Prometheus) -> Surroundings:
     # Times are asked for in whole seconds: a series that began in this one counts.
     end = server.latest() + timedelta(seconds=1)
     window = end - WINDOW, end
-    known = server.metric_names(*window)
-    found = {}
+    metric_names = server.metric_names(*window)
+    sets = {}
     for name, metrics in QUERY_SETS.items():
         text = str(metrics[0].get("failures") or metrics[0]["query"])
         metric = metric_name(text.replace("$selector,", "").replace("$selector", ""))
-        asked = re.findall(r"([a-z_]+)\s*[=!]~?", text.partition("{")[2])
-        series = server.labels_of(metric, *window) if metric in known else []
-        if fitting := [one for one in series if all(label in one for label in asked)]:
-            found[name] = fitting
-    label, old, new = next((told for series in found.values() if (told := _tell_apart(series))), ("", "", ""))
+        label_names = re.findall(r"([a-z_]+)\s*[=!]~?", text.partition("{")[2])
+        series = server.labels_of(metric, *window) if metric in metric_names else []
+        if fitting := [labels for labels in series if all(label in labels for label in label_names)]:
+            sets[name] = fitting
+    label, old, new = next((versions for series in sets.values() if (versions := _find_versions(series))), ("", "", ""))
     if not label:
-        return Surroundings(tuple(found), {})
+        return Surroundings(tuple(sets), {})
     both = {old, new}
-    able = [name for name, series in found.items() if both <= {one.get(label, "") for one in series}]
+    able = [name for name, series in sets.items() if both <= {labels.get(label, "") for labels in series}]
     return Surroundings(tuple(able), {"baseline": f'{label}="{old}"', "canary": f'{label}="{new}"'})
 
 
-def _tell_apart(series: Sequence[Mapping[str, str]]) -> tuple[str, str, str] | None:
+def _find_versions(series: Sequence[Mapping[str, str]]) -> tuple[str, str, str] | None:
     """The label by which versions differ, the old value and the new one."""
     for label in LABELS:
-        values = sorted({one[label] for one in series if one.get(label)}, key=_age)
+        values = sorted({labels[label] for labels in series if labels.get(label)}, key=_age)
         if len(values) > 1:
-            old = next((one for one in values if one.lower() in OLD), values[-2])
-            new = next((one for one in reversed(values) if one.lower() in NEW and one != old), values[-1])
+            old = next((value for value in values if value.lower() in OLD), values[-2])
+            new = next((value for value in reversed(values) if value.lower() in NEW and value != old), values[-1])
             if old != new:
                 return label, old, new
     return None

@@ -39,8 +39,8 @@ def matchers_of(text: str) -> tuple[Matcher, ...]:
     >>> matchers_of('x{$selector,code=~"5.."}')
     (Matcher(label='code', how='=~', value='5..'),)
     """
-    found = PLAIN_QUERY.fullmatch(text)
-    labels = (found["labels"] or "") if found else ""
+    match = PLAIN_QUERY.fullmatch(text)
+    labels = (match["labels"] or "") if match else ""
     return tuple(Matcher(label, how, _unquote(quoted)) for label, how, quoted in _MATCHER.findall(labels))
 
 
@@ -50,8 +50,8 @@ def _unquote(quoted: str) -> str:
 
 def fill(text: str, selector: str, *, step_s: float, window_s: float) -> str:
     """Put the arm's selector, the step and the window into a query."""
-    given = selector.strip().strip("{}").strip().strip(",")
-    filled = text.replace("$selector", given)
+    conditions = selector.strip().strip("{}").strip().strip(",")
+    filled = text.replace("$selector", conditions)
     filled = re.sub(r"\{\s*,|,\s*,", lambda match: match[0][0], filled)
     filled = re.sub(r",\s*\}", "}", filled)
     return filled.replace("$step", f"{step_s:g}s").replace("$window", f"{window_s:g}s")
@@ -63,5 +63,5 @@ def parts_of(query: Query) -> tuple[tuple[Part, str], ...]:
         return (("value", query.text),)
     name = metric_name(query.text)
     start = query.text.index(name) + len(name)
-    rest = query.text[start:]
-    return tuple((part, f"{name}_{part}{rest}") for part in ("bucket", "sum", "count"))
+    tail = query.text[start:]
+    return tuple((part, f"{name}_{part}{tail}") for part in ("bucket", "sum", "count"))

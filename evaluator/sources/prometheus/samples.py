@@ -43,5 +43,5 @@ def lift_samples(body: bytes) -> tuple[bytes, list[Lifted]]:
     ts, values = (table[name].to_numpy() for name in _COLUMNS)
     ends = np.cumsum(sizes)
     series = [(ts[end - size : end], values[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
-    left = [b'"values":%d%s' % (number, rest) for number, (_, _, rest) in enumerate(parts)]
-    return b"".join([head, *left]), series
+    skeleton = [b'"values":%d%s' % (number, tail) for number, (_, _, tail) in enumerate(parts)]
+    return b"".join([head, *skeleton]), series

@@ -23,7 +23,7 @@ LATEST_S = 1e11
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CollectedSeries:
     """What there is of a query, and what was left out."""
 
     series: tuple[Series, ...]
@@ -51,19 +51,19 @@ class Collected:
     def add(self, result: Iterable[Mapping[str, Any]]) -> int:
         """Take over one window's result; returns how many series it had."""
         count = 0
-        for one in result:
+        for series in result:
             count += 1
-            labels = one["metric"]
+            labels = series["metric"]
             if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
                 raise TypeError("labels must be texts")
-            if one.get("histograms"):  # count, sum and its own buckets at once
-                for unfolded in unfold_native(list(one["histograms"])):
+            if series.get("histograms"):  # count, sum and its own buckets at once
+                for unfolded in unfold_native(list(series["histograms"])):
                     self._add(labels, *unfolded)
-            if len(one.get("values", ())):
+            if len(series.get("values", ())):
                 is_bucket = self.part == "bucket" and "le" in labels
                 # One NaN for all that have none: it is part of a key.
                 le = float(labels["le"].replace("+Inf", "inf")) if is_bucket else math.nan
-                self._add(labels, self.part, le, *_to_arrays(one["values"]))
+                self._add(labels, self.part, le, *_to_arrays(series["values"]))
         return count
 
     def _add(self, labels: Mapping[str, str], part: Part, le: float, ts_ms: IntArray, values: FloatArray) -> None:
@@ -78,13 +78,13 @@ class Collected:
         self.labels.setdefault(key, labels)
         self.samples.setdefault((key, part, le), []).append((ts_ms, values))
 
-    def series(self, window_ms: tuple[int, int]) -> Found:
+    def series(self, window_ms: tuple[int, int]) -> CollectedSeries:
         """All series, each in the order of time, and how much was left out of them.
 
         That is: series that servers in pairs tell twice, samples for a moment that has one already, and samples of
         another time than was asked for.
         """
-        kept: dict[tuple[Key, Part, float], Series] = {}
+        unique: dict[tuple[Key, Part, float], Series] = {}
         options, duplicates, repeated, outside = self.options, 0, 0, 0
         for (key, part, le), samples in self.samples.items():
             all_ms, all_values = (np.concatenate(column) for column in zip(*samples, strict=True))
@@ -99,14 +99,14 @@ class Collected:
             shown = {name: value for name, value in labels.items() if name not in ("le", "__name__")}
             series = Series(shown, labels.get(options.instance_label, ""), endpoint, part, le, ts_ms, values)
             own = tuple(item for item in key if item[0] not in options.replica_labels)
-            known = kept.get((own, part, le))
-            if known is not None:
+            earlier = unique.get((own, part, le))
+            if earlier is not None:
                 duplicates += 1
                 # Of two that say the same the one that says more stays.
-                fewer, series = sorted((known, series), key=lambda one: one.ts_ms.size)
+                fewer, series = sorted((earlier, series), key=lambda candidate: candidate.ts_ms.size)
                 repeated += fewer.ts_ms.size
-            kept[own, part, le] = series
-        return Found(tuple(kept.values()), duplicates, repeated, outside)
+            unique[own, part, le] = series
+        return CollectedSeries(tuple(unique.values()), duplicates, repeated, outside)
 
 
 def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, FloatArray]]:
@@ -116,26 +116,27 @@ def unfold_native(samples: Sequence[Any]) -> list[tuple[Part, float, IntArray, F
     at no moment a bucket lies across it; what was observed up to it is the sum of the buckets that end there or before.
     """
     ts_ms = np.array([round(float(moment) * 1000) for moment, _ in samples], dtype=np.int64)
-    said = [histogram for _, histogram in samples]
-    count, total = (np.array([float(one[key]) for one in said]) for key in ("count", "sum"))
+    histograms = [histogram for _, histogram in samples]
+    count, total = (np.array([float(histogram[key]) for histogram in histograms]) for key in ("count", "sum"))
     # Lower bound, upper bound and count of each bucket, for each moment.
     buckets = [
-        np.array([bucket[1:4] for bucket in one.get("buckets") or ()], dtype=float).reshape(-1, 3) for one in said
+        np.array([bucket[1:4] for bucket in histogram.get("buckets") or ()], dtype=float).reshape(-1, 3)
+        for histogram in histograms
     ]
     bounds = np.unique(np.concatenate([rows[:, :2].ravel() for rows in buckets]))
     bounds = bounds[np.isfinite(bounds)]
     crossed = np.zeros(bounds.size, dtype=bool)
     for rows in buckets:
         crossed |= ((rows[:, 0][:, None] < bounds) & (bounds < rows[:, 1][:, None])).any(axis=0)
-    found: list[tuple[Part, float, IntArray, FloatArray]] = [
+    unfolded: list[tuple[Part, float, IntArray, FloatArray]] = [
         ("count", math.nan, ts_ms, count),
         ("sum", math.nan, ts_ms, total),
         ("bucket", math.inf, ts_ms, count),
     ]
     for bound in bounds[~crossed].tolist():
         below = np.array([rows[rows[:, 1] <= bound, 2].sum() for rows in buckets])
-        found.append(("bucket", bound, ts_ms, below))
-    return found
+        unfolded.append(("bucket", bound, ts_ms, below))
+    return unfolded
 
 
 def _to_arrays(values: list[Any] | Lifted) -> tuple[IntArray, FloatArray]:

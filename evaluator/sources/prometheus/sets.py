@@ -13,12 +13,12 @@ from typing import Any
 Metrics = tuple[Mapping[str, Any], ...]
 
 
-def _held(name: str, kind: str, query: str, margin: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "type": kind, "query": query, "role": "hold", "margin": margin, **more}
+def _held(name: str, kind: str, query: str, margin: str, **options: Any) -> dict[str, Any]:
+    return {"name": name, "type": kind, "query": query, "role": "hold", "margin": margin, **options}
 
 
-def _shown(name: str, kind: str, query: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "type": kind, "query": query, "role": "watch", **more}
+def _shown(name: str, kind: str, query: str, **options: Any) -> dict[str, Any]:
+    return {"name": name, "type": kind, "query": query, "role": "watch", **options}
 
 
 _SECONDS = "http_request_duration_seconds{$selector}"

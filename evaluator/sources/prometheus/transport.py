@@ -69,8 +69,8 @@ class QuerySession(requests.Session):
     @property
     def reply(self) -> Reply:
         """What was said beside the last result that this thread asked for."""
-        found: Reply = self._of_thread.reply
-        return found
+        reply: Reply = self._of_thread.reply
+        return reply
 
     def mount(self, prefix: str, adapter: Any) -> None:  # noqa: ARG002 - PrometheusConnect brings one without limits
         """Send over connections that can be ended, whatever is to be mounted."""
