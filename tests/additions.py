@@ -373,7 +373,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evaluator.records import ColumnMap
-from evaluator.sources.files import FileFormat, Table, lay_out
+from evaluator.sources.files import FileFormat, Table, build_layout
 
 LINE = re.compile(
     r'\\S+ \\S+ \\S+ \\[(?P<ended>[^]]+)\\] '
@@ -397,17 +397,17 @@ def rewrite(log, parquet):
     pq.write_table(pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in COLUMNS])), parquet)
 
 
-def lay_out_access(head, wishes):
+def build_access_layout(head, column_requests):
     columns = (
         ColumnMap("ts", ("ended",), "instant", "s"),
         ColumnMap("endpoint", ("request",), "text"),
         ColumnMap("response_time_ms", ("ms",), "number", "ms"),
         ColumnMap("failed", ("status",), "status"),
     )
-    layout = lay_out("access-log", Table(head.path, COLUMNS, {}), columns, wishes)
+    layout = build_layout("access-log", Table(head.path, COLUMNS, {}), columns, column_requests)
     return replace(layout, reader="parquet", rewrite=rewrite, line_column="line")
 
 
-ACCESS = FileFormat(lay_out_access, claims=lambda head: LINE.match(head.top.partition("\\n")[0]) is not None)
+ACCESS = FileFormat(build_access_layout, claims=lambda head: LINE.match(head.top.partition("\\n")[0]) is not None)
 '''
 """A source of another package: of files that are refused where nobody reads them."""

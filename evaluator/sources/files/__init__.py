@@ -4,20 +4,20 @@ A format is a module of this room with a `FileFormat`, and its line in `SOURCES`
 entry points `evaluator.sources`. `evaluator import` reads all of them.
 """
 
-from evaluator.sources.files.base import FileFormat, Head, Table, lay_out, read_head, read_table, require
-from evaluator.sources.files.columns import ColumnWish
+from evaluator.sources.files.base import FileFormat, Head, Table, build_layout, read_head, read_table, require
+from evaluator.sources.files.columns import ColumnRequest
 from evaluator.sources.files.planning import plan_landing
 from evaluator.sources.files.recognising import SOURCES
 from evaluator.sources.files.runs import arrange_files
 
 __all__ = [
     "SOURCES",
-    "ColumnWish",
+    "ColumnRequest",
     "FileFormat",
     "Head",
     "Table",
     "arrange_files",
-    "lay_out",
+    "build_layout",
     "plan_landing",
     "read_head",
     "read_table",

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, FileLayout
-from evaluator.sources.files.columns import REQUIRED, TARGETS, ColumnWish, map_column, tell_instant_unit
+from evaluator.sources.files.columns import REQUIRED, TARGETS, ColumnRequest, determine_instant_unit, map_column
 from evaluator.textfiles import open_text
 
 Written = Literal["csv", "json", "parquet", "xml"]
@@ -58,7 +58,7 @@ class Table:
 class FileFormat:
     """One format of request files: how it is recognised, and how its columns become those of a request row."""
 
-    lay_out: Callable[[Head, Sequence[ColumnWish]], FileLayout]
+    build_layout: Callable[[Head, Sequence[ColumnRequest]], FileLayout]
     """Takes the values of `--column` too, which go before what it knows itself. Raises InputError."""
     written: frozenset[Written] = frozenset({"csv"})
     claims: Callable[[Head], bool] = lambda _head: False
@@ -178,7 +178,7 @@ def refuse_twice(path: Path, header: Sequence[str]) -> None:
 
 def _typical(values: Sequence[object]) -> object:
     """The first value written in the unit that most have: one bad row must not spoil the others."""
-    units = [tell_instant_unit(value) for value in values]
+    units = [determine_instant_unit(value) for value in values]
     return values[units.index(Counter(units).most_common(1)[0][0])]
 
 
@@ -201,14 +201,14 @@ def require(table: Table, names: Sequence[str], what: str) -> None:
         raise InputError(f"{table.path} is not {what}: it has no column '{missing[0]}'", hint=_known_columns(table))
 
 
-def lay_out(
+def build_layout(
     name: str,
     table: Table,
     columns: Sequence[ColumnMap],
-    column_requests: Sequence[ColumnWish],
+    column_requests: Sequence[ColumnRequest],
     optional: Sequence[ColumnMap] = (),
 ) -> FileLayout:
-    """Lay out a table of text by what its format knows of its columns and what was asked for. Raises InputError.
+    """Build the layout of a text table from the columns its format knows and those requested. Raises InputError.
 
     Of `optional` those columns count whose source is there.
     """

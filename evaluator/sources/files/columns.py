@@ -26,7 +26,7 @@ Kind = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnWish:
+class ColumnRequest:
     """One `--column`: the source is looked up when the file's header is known."""
 
     target: str
@@ -34,7 +34,7 @@ class ColumnWish:
     unit: str = ""
 
 
-def parse_columns(texts: Sequence[str]) -> tuple[ColumnWish, ...]:
+def parse_columns(texts: Sequence[str]) -> tuple[ColumnRequest, ...]:
     """Parse the values of `--column`. Raises InputError and UnknownName."""
     column_requests = []
     for text in texts:
@@ -49,7 +49,7 @@ def parse_columns(texts: Sequence[str]) -> tuple[ColumnWish, ...]:
         source, colon, unit = source_text.rpartition(":")
         units = {"ts": INSTANT_UNITS, "response_time_ms": TIME_UNITS, "failed": tuple(FAILED_UNITS)}.get(target, ())
         has_unit = colon and unit in units
-        column_requests.append(ColumnWish(target, source, unit) if has_unit else ColumnWish(target, source_text))
+        column_requests.append(ColumnRequest(target, source, unit) if has_unit else ColumnRequest(target, source_text))
     targets = [request.target for request in column_requests]
     twice = next((target for target in targets if targets.count(target) > 1), None)
     if twice:
@@ -57,8 +57,8 @@ def parse_columns(texts: Sequence[str]) -> tuple[ColumnWish, ...]:
     return tuple(column_requests)
 
 
-def map_column(column_request: ColumnWish, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
-    """Make the mapping of one column; `typical` is a row of the file, by which the unit of `ts` is told.
+def map_column(column_request: ColumnRequest, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
+    """Make the mapping of one column; `typical` is a row of the file, by which the unit of `ts` is determined.
 
     Raises UnknownName where the file has no such column.
     """
@@ -69,7 +69,9 @@ def map_column(column_request: ColumnWish, header: Sequence[str], typical: Mappi
                 "column in the file", source, header, hint="columns are named with --column TARGET=SOURCE"
             )
     if column_request.target == "ts":
-        return ColumnMap("ts", sources, "instant", column_request.unit or tell_instant_unit(typical.get(sources[0])))
+        return ColumnMap(
+            "ts", sources, "instant", column_request.unit or determine_instant_unit(typical.get(sources[0]))
+        )
     if column_request.target == "response_time_ms":
         return ColumnMap(column_request.target, sources, "number", column_request.unit or "ms")
     if column_request.target == "failed":
@@ -83,8 +85,8 @@ _SINCE_EPOCH = ((1e11, "s"), (1e14, "ms"), (1e17, "us"))
 """An instant below this number is in this unit: years 1973 to 5138 for seconds, and so on."""
 
 
-def tell_instant_unit(value: object) -> str:
-    """Tell the unit of an instant by its size; anything that is no number is taken for ISO 8601."""
+def determine_instant_unit(value: object) -> str:
+    """Determine the unit of an instant by its size; anything that is no number is taken for ISO 8601."""
     try:
         size = abs(float(str(value)))
     except ValueError:

@@ -9,8 +9,8 @@ from typing import NoReturn
 
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, Condition, FileLayout, LeftOutKind, OtherRows, SubResults
-from evaluator.sources.files.base import FileFormat, Head, Table, lay_out, read_table, require
-from evaluator.sources.files.columns import ColumnWish, tell_instant_unit
+from evaluator.sources.files.base import FileFormat, Head, Table, build_layout, read_table, require
+from evaluator.sources.files.columns import ColumnRequest, determine_instant_unit
 from evaluator.sources.files.jtl_xml import DETAIL, JTL_XML_HEADER, KIND, LINE, TRANSACTION, is_jtl_xml, rewrite_jtl_xml
 
 _COLUMNS = ("timeStamp", "elapsed", "label", "success")
@@ -28,10 +28,10 @@ def _claims(head: Head) -> bool:
     return is_jtl_xml(head.top) if head.written == "xml" else set(_COLUMNS) <= set(head.columns)
 
 
-def _lay_out(head: Head, column_requests: Sequence[ColumnWish], *, transactions: bool) -> FileLayout:
+def _build_layout(head: Head, column_requests: Sequence[ColumnRequest], *, transactions: bool) -> FileLayout:
     if head.written == "csv":
         table = read_table(head)
-        layout = _lay_out_table(table, column_requests)
+        layout = _build_table_layout(table, column_requests)
         parts = SubResults("label", "threadName" if "threadName" in table.header else "")
         count = "SampleCount" if "SampleCount" in table.header else ""
         layout = replace(layout, count_column=count, sub_results=None if transactions else parts)
@@ -48,7 +48,7 @@ def _lay_out(head: Head, column_requests: Sequence[ColumnWish], *, transactions:
     else:
         if not _claims(head):
             refuse_xml(head)
-        layout = _lay_out_table(Table(head.path, JTL_XML_HEADER, {"timeStamp": 1e12}), column_requests)
+        layout = _build_table_layout(Table(head.path, JTL_XML_HEADER, {"timeStamp": 1e12}), column_requests)
         layout = replace(
             layout, reader="parquet", rewrite=rewrite_jtl_xml, line_column=LINE, count_column="SampleCount"
         )
@@ -61,10 +61,10 @@ def _lay_out(head: Head, column_requests: Sequence[ColumnWish], *, transactions:
     return replace(layout, others=others, advice="to judge the transactions themselves, say --format jtl-transactions")
 
 
-def _lay_out_table(table: Table, column_requests: Sequence[ColumnWish]) -> FileLayout:
+def _build_table_layout(table: Table, column_requests: Sequence[ColumnRequest]) -> FileLayout:
     require(table, _COLUMNS, "a JMeter result file")
     columns = (
-        ColumnMap("ts", ("timeStamp",), "instant", tell_instant_unit(table.typical.get("timeStamp"))),
+        ColumnMap("ts", ("timeStamp",), "instant", determine_instant_unit(table.typical.get("timeStamp"))),
         ColumnMap("endpoint", ("label",), "text"),
         ColumnMap("response_time_ms", ("elapsed",), "number", "ms"),
         ColumnMap("failed", ("success",), "false"),
@@ -75,10 +75,10 @@ def _lay_out_table(table: Table, column_requests: Sequence[ColumnWish]) -> FileL
         ColumnMap("exception", ("failureMessage" if "failureMessage" in table.header else "responseMessage",), "text"),
         ColumnMap("user_count", ("allThreads",), "integer"),
     )
-    return lay_out("jtl", table, columns, column_requests, optional)
+    return build_layout("jtl", table, columns, column_requests, optional)
 
 
-JTL = FileFormat(partial(_lay_out, transactions=False), frozenset({"csv", "xml"}), _claims)
+JTL = FileFormat(partial(_build_layout, transactions=False), frozenset({"csv", "xml"}), _claims)
 
-TRANSACTIONS = FileFormat(partial(_lay_out, transactions=True), frozenset({"csv", "xml"}))
+TRANSACTIONS = FileFormat(partial(_build_layout, transactions=True), frozenset({"csv", "xml"}))
 """Transactions as requests, and their samples as parts of them; only where this was asked for."""

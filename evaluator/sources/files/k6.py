@@ -8,8 +8,8 @@ from typing import Literal, NoReturn
 
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, Condition, FileLayout, LeftOutKind, OtherRows
-from evaluator.sources.files.base import FileFormat, Head, Table, lay_out, read_table, require
-from evaluator.sources.files.columns import ColumnWish, tell_instant_unit
+from evaluator.sources.files.base import FileFormat, Head, Table, build_layout, read_table, require
+from evaluator.sources.files.columns import ColumnRequest, determine_instant_unit
 
 _COLUMNS = ("metric_name", "timestamp", "metric_value")
 _TAGS = ("expected_response", "method", "name", "url", "status", "error")
@@ -41,7 +41,7 @@ def _claims(head: Head) -> bool:
     return set(_COLUMNS) <= set(head.columns)
 
 
-def _lay_out(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
+def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
     if head.written == "json":
         if not _claims(head):
             refuse_json(head)
@@ -57,7 +57,7 @@ def _lay_out(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
                 "'expected_response'",
                 hint="let k6 write these tags: --system-tags names them",
             )
-        unit = tell_instant_unit(table.typical.get(time))
+        unit = determine_instant_unit(table.typical.get(time))
     names = tuple(name for name in ("name", "url") if name in table.header)
     judged = tuple(name for name in ("expected_response", "status") if name in table.header)
     # A point of http_req_duration is written when the request has ended.
@@ -68,7 +68,7 @@ def _lay_out(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
         ColumnMap("failed", judged, "unexpected" if len(judged) > 1 else "status" if "status" in judged else "false"),
     )
     optional = (ColumnMap("status_code", ("status",), "integer"), ColumnMap("exception", ("error",), "text"))
-    layout = lay_out("k6", table, columns, column_requests, optional)
+    layout = build_layout("k6", table, columns, column_requests, optional)
 
     def is_one_of(*names: str) -> Condition:
         return Condition(metric, "is", names)
@@ -88,4 +88,4 @@ def _lay_out(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
     return replace(layout, reader=reader, others=others, told_by=metric, advice=advice)
 
 
-K6 = FileFormat(_lay_out, frozenset({"csv", "json"}), _claims)
+K6 = FileFormat(_build_layout, frozenset({"csv", "json"}), _claims)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from evaluator.errors import InputError
 from evaluator.records import ColumnMap, FileLayout
-from evaluator.sources.files.base import FileFormat, Head, lay_out, read_table, require
-from evaluator.sources.files.columns import ColumnWish
+from evaluator.sources.files.base import FileFormat, Head, build_layout, read_table, require
+from evaluator.sources.files.columns import ColumnRequest
 
 _COLUMNS = ("timestamp", "request_type", "name", "response_time_ms", "response_length", "status_code", "exception")
 _STATS = {"Request Count", "Failure Count", "Median Response Time"}
@@ -25,7 +25,7 @@ def refuse_aggregates(head: Head) -> None:
             )
 
 
-def _lay_out(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
+def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
     table = read_table(head)
     require(table, _COLUMNS, "a request log of Locust")
     columns = (
@@ -37,7 +37,7 @@ def _lay_out(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
         ColumnMap("status_code", ("status_code",), "integer"),
         ColumnMap("exception", ("exception",), "text"),
     )
-    return lay_out("locust", table, columns, column_requests)
+    return build_layout("locust", table, columns, column_requests)
 
 
-LOCUST = FileFormat(_lay_out, claims=lambda head: set(_COLUMNS) <= set(head.columns))
+LOCUST = FileFormat(_build_layout, claims=lambda head: set(_COLUMNS) <= set(head.columns))

@@ -9,7 +9,7 @@ from evaluator.errors import InputError, SourceError, UnknownName
 from evaluator.extensions import Extensions
 from evaluator.records import FileLayout
 from evaluator.sources.files.base import FileFormat, read_head
-from evaluator.sources.files.columns import ColumnWish
+from evaluator.sources.files.columns import ColumnRequest
 from evaluator.sources.files.jtl import refuse_xml
 from evaluator.sources.files.k6 import refuse_json
 from evaluator.sources.files.locust_log import refuse_aggregates
@@ -33,7 +33,7 @@ SOURCES: Mapping[str, FileFormat] = Extensions(
 """Format of request files → how one is recognised and laid out: ours, then those of other packages."""
 
 
-def recognise(path: Path, format: str, column_requests: Sequence[ColumnWish]) -> FileLayout:  # noqa: A002
+def recognise(path: Path, format: str, column_requests: Sequence[ColumnRequest]) -> FileLayout:  # noqa: A002
     """Find out what a file is and how it is read. Raises InputError, UnknownName and SourceError."""
     if format != "auto" and format not in SOURCES:
         raise UnknownName("format", format, ["auto", *SOURCES])
@@ -56,4 +56,4 @@ def recognise(path: Path, format: str, column_requests: Sequence[ColumnWish]) ->
         if name and head.written == "csv":
             raise InputError(f"{path} is not written as {name}", hint="leave --format out to have it recognised")
         name = head.written
-    return SOURCES[name].lay_out(head, column_requests)
+    return SOURCES[name].build_layout(head, column_requests)

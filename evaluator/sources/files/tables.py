@@ -10,19 +10,19 @@ import pyarrow.parquet as pq
 
 from evaluator.errors import InputError
 from evaluator.records import FileLayout
-from evaluator.sources.files.base import FileFormat, Head, lay_out, read_table
-from evaluator.sources.files.columns import TARGETS, ColumnWish
+from evaluator.sources.files.base import FileFormat, Head, build_layout, read_table
+from evaluator.sources.files.columns import TARGETS, ColumnRequest
 
 
-def _lay_out_csv(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
+def _build_csv_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
     table = read_table(head)
     requested = {column_request.target for column_request in column_requests}
-    unrequested = (ColumnWish(name, name) for name in TARGETS if name in table.header and name not in requested)
-    return lay_out("csv", table, (), (*column_requests, *unrequested))
+    unrequested = (ColumnRequest(name, name) for name in TARGETS if name in table.header and name not in requested)
+    return build_layout("csv", table, (), (*column_requests, *unrequested))
 
 
-def _lay_out_parquet(head: Head, column_requests: Sequence[ColumnWish]) -> FileLayout:
-    layout = _lay_out_csv(head, column_requests)
+def _build_parquet_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileLayout:
+    layout = _build_csv_layout(head, column_requests)
     schema = pq.read_schema(head.path)
     for source in (source for column in layout.columns for source in column.sources):
         kind = schema.field(source).type
@@ -35,5 +35,5 @@ def _lay_out_parquet(head: Head, column_requests: Sequence[ColumnWish]) -> FileL
     return replace(layout, format="parquet", reader="parquet")
 
 
-CSV = FileFormat(_lay_out_csv)
-PARQUET = FileFormat(_lay_out_parquet, frozenset({"parquet"}))
+CSV = FileFormat(_build_csv_layout)
+PARQUET = FileFormat(_build_parquet_layout, frozenset({"parquet"}))
