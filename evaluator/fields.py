@@ -120,10 +120,10 @@ Ratio = Annotated[
 Amount = Annotated[
     Quantity, BeforeValidator(parse_quantity), PlainSerializer(str), _amount_schema("5%", "0.1pp", "20ms")
 ]
-_SEEN = r"^[^\x00-\x1f\x7f]+$"
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_SEEN)]
-QueryText = Annotated[str, Field(min_length=1, max_length=10_000, pattern=_SEEN)]
-EndpointName = Annotated[str, Field(min_length=1, max_length=10_000, pattern=_SEEN)]
+_PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=_PRINTABLE)]
+QueryText = Annotated[str, Field(min_length=1, max_length=10_000, pattern=_PRINTABLE)]
+EndpointName = Annotated[str, Field(min_length=1, max_length=10_000, pattern=_PRINTABLE)]
 
 
 class Section(BaseModel):

@@ -39,7 +39,7 @@ class _Squares:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shift:
+class _RunShift:
     """Candidate against baseline in one run, and what that run says of its own uncertainty."""
 
     value: float
@@ -55,11 +55,11 @@ class _Shift:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """One run."""
+class _RunComparison:
+    """What one run shows."""
 
-    latency: _Shift
-    failures: _Shift
+    latency: _RunShift
+    failures: _RunShift
     instances: frozenset[int]
 
 
@@ -106,7 +106,7 @@ def _pool(squares: Sequence[_Squares], name: str) -> float | None:
 # ------------------------------------------------------------------ runs are read
 
 
-def _read_runs(cells: Cells) -> Iterator[_Seen]:
+def _read_runs(cells: Cells) -> Iterator[_RunComparison]:
     """Each run that has both arms and enough buckets."""
     for code in np.unique(cells.moments.run):
         alone = only_runs(cells, int(code))
@@ -115,14 +115,16 @@ def _read_runs(cells: Cells) -> Iterator[_Seen]:
             continue
         rows, times_ms = panel.rows, panel.totals["time_ms"]
         ok, everything = build_strata(panel, panel.ok), build_strata(panel, panel.n)
-        yield _Seen(
+        yield _RunComparison(
             latency=_compare(ok, times_ms, rows.n - rows.failures, rows.totals["time_ms"], relative=True),
             failures=_compare(everything, panel.failures, rows.n, rows.failures, relative=False),
             instances=frozenset(np.unique(alone.moments.instance).tolist()),
         )
 
 
-def _compare(strata: Strata, sums: FloatArray, exposure: FloatArray, observed: FloatArray, *, relative: bool) -> _Shift:
+def _compare(
+    strata: Strata, sums: FloatArray, exposure: FloatArray, observed: FloatArray, *, relative: bool
+) -> _RunShift:
     """Mean latency as a log ratio, or failures as a difference of rates."""
     by_arm = [levels(strata, arm, sums[arm]) for arm in (0, 1)]
     estimands = [Estimand(arm.level, arm.influence) for arm in by_arm]
@@ -131,13 +133,13 @@ def _compare(strata: Strata, sums: FloatArray, exposure: FloatArray, observed: F
     shift = np.where(np.isfinite(difference.value).all(), difference.value, 0.0)
     frame = InstanceFrame(strata.panel.rows, exposure, strata.groups)
     instances = frame.variance(observed, np.exp(shift) if relative else shift, relative=relative)
-    return _Shift(float(difference.value[0]), time_variance(difference.influence), instances)
+    return _RunShift(float(difference.value[0]), time_variance(difference.influence), instances)
 
 
 # ------------------------------------------------------------------ what runs teach
 
 
-def _from_instances(run: _Seen) -> Iterator[_Squares]:
+def _from_instances(run: _RunComparison) -> Iterator[_Squares]:
     slow, fail = run.latency.instances, run.failures.instances
     for arm in (0, 1):
         effective = float(slow.effective[arm, 0])
@@ -146,21 +148,21 @@ def _from_instances(run: _Seen) -> Iterator[_Squares]:
             yield _Squares(own[0], own[1], effective - 1)
 
 
-def _from_replicates(runs: Sequence[_Seen]) -> Iterator[_Squares]:
+def _from_replicates(runs: Sequence[_RunComparison]) -> Iterator[_Squares]:
     """Runs with one instance a side: what their comparisons differ by beyond time; each shift holds two instances."""
     if len(runs) >= 2:
         latency, failures = _spread(runs, time_only=True)
         yield _Squares(latency / 2, failures / 2, float(len(runs) - 1))
 
 
-def _spread(runs: Sequence[_Seen], *, time_only: bool) -> Iterator[float]:
+def _spread(runs: Sequence[_RunComparison], *, time_only: bool) -> Iterator[float]:
     """Variance between runs of the shifts of latency, then of failures, beyond their own: all of it, or by time."""
     for shifts in ([run.latency for run in runs], [run.failures for run in runs]):
         own = [float(shift.time.variance[0]) if time_only else shift.variance for shift in shifts]
         yield float(np.var([shift.value for shift in shifts], ddof=1) - np.mean(own))
 
 
-def _from_arms(runs: Sequence[_Seen], *, same_version: bool) -> Iterator[_Squares]:
+def _from_arms(runs: Sequence[_RunComparison], *, same_version: bool) -> Iterator[_Squares]:
     """Runs with several instances a side whose true change is nothing, or the same in all of them."""
     able = [run for run in runs if math.isfinite(run.latency.variance) and math.isfinite(run.failures.variance)]
     if same_version:

@@ -46,7 +46,7 @@ def await_verdict(session: Session, release: str, policy: Policy, asked: Asked, 
             asked.runs,
             judge_with=lambda judge: pool.submit(judge).result(),
         )
-        watch = Watch(subject, policy, time.monotonic, time.sleep, wait_s, tell=line.show)
+        watch = Watch(subject, policy, time.monotonic, time.sleep, wait_s, report=line.show)
         try:
             verdict = watch.run()
         except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from evaluator.errors import UnknownName
 from evaluator.records import EvidenceKind, Landed, Release, Run, RunFacts, RunState, Service
 from evaluator.sources.load import QUIET_S, RunOutcome, is_alive, is_recording, read_outcome
-from evaluator.sources.recording import SHEET_NAME, RunSheet, utc
+from evaluator.sources.recording import MANIFEST_NAME, RunManifest, utc
 from evaluator.store import Store
 
 
@@ -38,8 +38,8 @@ def land_release(store: Store, release_id: str) -> tuple[Landed, ...]:
 def _adopt_recordings(store: Store, release_id: str, registered: Collection[str]) -> bool:
     """Register the runs of recorders that were started by hand; tells whether there were any."""
     adopted = False
-    for path in sorted(store.file.run_folder(release_id, "_").parent.glob(f"*/{SHEET_NAME}")):
-        manifest = RunSheet.read(path)
+    for path in sorted(store.file.run_folder(release_id, "_").parent.glob(f"*/{MANIFEST_NAME}")):
+        manifest = RunManifest.read(path)
         if manifest.release != release_id or manifest.run in registered:
             continue
         started = utc(manifest.started)

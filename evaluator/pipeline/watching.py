@@ -128,8 +128,8 @@ class Watch:
     sleep: Callable[[float], object]
     wait_s: float | None = None
     """`None`: until it is decided."""
-    tell: Say = say_nothing
-    """Is told where things stand, each second."""
+    report: Say = say_nothing
+    """Is called with where things stand, each second."""
     stop: Callable[[], bool] = lambda: False
     """Tells that nobody waits any longer."""
     status: str = "starting"
@@ -159,11 +159,11 @@ class Watch:
                 self.status = f"the store is busy, trying again: {error.message}"
             if verdict is not None:
                 return verdict
-            left = deadline - self.clock()
-            if left <= 0:
+            remaining_s = deadline - self.clock()
+            if remaining_s <= 0:
                 return self._give_up()
-            self._say(left)
-            self.sleep(min(POLL_S, left))
+            self._say(remaining_s)
+            self.sleep(min(POLL_S, remaining_s))
         return None
 
     def _look(self) -> Verdict | None:
@@ -236,7 +236,7 @@ class Watch:
         text = f"the deadline passed after {format_duration(self.wait_s or 0.0)}: {missing}"
         return replace(verdict, reasons=(Reason("deadline", text), *verdict.reasons), time_to_decision_s=None)
 
-    def _say(self, left_s: float) -> None:
+    def _say(self, remaining_s: float) -> None:
         """Say how much of the planned time is judged by now, as long as the run goes on, and what is waited for."""
         judged = ""
         evidence = self._verdict.evidence if self._verdict else None
@@ -244,8 +244,8 @@ class Watch:
             elapsed_s = evidence.progress.covered_s + self.clock() - self._judged_at
             planned = format_duration(round(evidence.progress.planned_s))
             judged = f"{format_duration(round(elapsed_s))} of {planned}: "
-        deadline = f"; deadline in {format_duration(round(left_s))}" if math.isfinite(left_s) else ""
-        self.tell(f"{judged}{self.status}{deadline}")
+        deadline = f"; deadline in {format_duration(round(remaining_s))}" if math.isfinite(remaining_s) else ""
+        self.report(f"{judged}{self.status}{deadline}")
 
 
 def _key(runs: Sequence[Run]) -> tuple[object, ...]:

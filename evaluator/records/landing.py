@@ -93,7 +93,7 @@ class FileLayout:
     """All columns of the file, in its order."""
     others: tuple[OtherRows, ...] = ()
     """Rows that are no requests; the first that matches decides. What matches none of them is a request."""
-    told_by: str = ""
+    kind_column: str = ""
     """Column that tells requests from other rows, and must have a value."""
     sub_results: SubResults | None = None
     """How rows are known that are part of the request before them."""

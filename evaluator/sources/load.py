@@ -248,7 +248,7 @@ def run_locust(
     stopped_by, early = _wait(process, folder, began + plan.run_time_s + OVERDUE_S, why_stop)
     reader.join(timeout=STOP_TIMEOUT_S)
     code = process.returncode
-    stopped_by = stopped_by or _find_cause(code, lines, was_told=bool(early))
+    stopped_by = stopped_by or _find_cause(code, lines, ended_on_purpose=bool(early))
     outcome = read_outcome(
         folder, run_time_s=plan.run_time_s, workers_expected=plan.processes, stopped_by=stopped_by, ended_early=early
     )
@@ -256,10 +256,10 @@ def run_locust(
     return replace(outcome, exit_code=code, interrupted=stopped_by == _INTERRUPTED, trouble=trouble)
 
 
-def _find_cause(code: int, lines: Sequence[str], *, was_told: bool) -> str:
+def _find_cause(code: int, lines: Sequence[str], *, ended_on_purpose: bool) -> str:
     """What ended Locust: the recorder, a signal or an error. How it ends when it was told to says nothing."""
     marked = next((line.removeprefix(STOP_MARK) for line in lines if line.startswith(STOP_MARK)), "")
-    if marked or was_told or code == 0:
+    if marked or ended_on_purpose or code == 0:
         return marked
     if code < 0:
         return f"Locust was killed by {signal.Signals(-code).name}"

@@ -23,7 +23,7 @@ RECORDING_VARIABLE = "EVALUATOR_RECORDING"
 
 DEFAULT_HEADER = "X-Instance"
 
-SHEET_NAME = "run.json"
+MANIFEST_NAME = "run.json"
 """File in the folder of a run that a recorder started by itself."""
 
 STOP_MARK = "evaluator: stopped: "
@@ -61,7 +61,7 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class RunSheet:
+class RunManifest:
     """What a recorder that nobody registered says of its run, so that it can be registered later."""
 
     run: str
@@ -73,7 +73,7 @@ class RunSheet:
 
     def write(self, folder: Path) -> None:
         """Leave it in the run's folder. Raises OSError."""
-        (folder / SHEET_NAME).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        (folder / MANIFEST_NAME).write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -180,7 +180,7 @@ class RequestBuffer:
         self.read.update(_count(arms, recorded))
         return table if recorded.all() else table.filter(pa.array(recorded))
 
-    def place(self, method: Any, name: Any, context: Any) -> tuple[str, str, str]:
+    def identify(self, method: Any, name: Any, context: Any) -> tuple[str, str, str]:
         """Arm, instance and endpoint of a request without a response, as its row would have them."""
         mapping = _mapping(context)
         arms = self._arms([mapping])

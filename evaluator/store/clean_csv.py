@@ -398,15 +398,15 @@ def _repeat(text: str, rows: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), [text])
 
 
-def _join(left: pa.DictionaryArray, right: pa.DictionaryArray) -> pa.DictionaryArray:
+def _join(first: pa.DictionaryArray, second: pa.DictionaryArray) -> pa.DictionaryArray:
     """Join two texts with a space; each combination is written once."""
-    width = len(right.dictionary)
-    _demand(left.null_count == right.null_count == 0 and len(left.dictionary) * width <= _MOST_PAIRS)
+    width = len(second.dictionary)
+    _demand(first.null_count == second.null_count == 0 and len(first.dictionary) * width <= _MOST_PAIRS)
     texts = pc.binary_join_element_wise(
-        left.dictionary.take(pa.array(np.repeat(np.arange(len(left.dictionary)), width))),
-        right.dictionary.take(pa.array(np.tile(np.arange(width), len(left.dictionary)))),
+        first.dictionary.take(pa.array(np.repeat(np.arange(len(first.dictionary)), width))),
+        second.dictionary.take(pa.array(np.tile(np.arange(width), len(first.dictionary)))),
         " ",
     )
     _demand(len(texts.unique()) == len(texts))
-    codes: npt.NDArray[np.int32] = left.indices.to_numpy() * np.int32(width) + right.indices.to_numpy()
+    codes: npt.NDArray[np.int32] = first.indices.to_numpy() * np.int32(width) + second.indices.to_numpy()
     return pa.DictionaryArray.from_arrays(pa.array(codes), texts)

@@ -94,7 +94,8 @@ def _read(file: FilePlan, exprs: Mapping[str, str]) -> str:
     used = {source for column in layout.columns for source in column.sources}
     used |= {condition.column for rows in layout.others for condition in rows.conditions}
     used |= {source for rows in layout.others if rows.failed for source in rows.failed.sources}
-    used |= {rows.detail_column for rows in layout.others} | {layout.line_column, layout.count_column, layout.told_by}
+    used |= {rows.detail_column for rows in layout.others}
+    used |= {layout.line_column, layout.count_column, layout.kind_column}
     if layout.sub_results:
         used |= {layout.sub_results.label, layout.sub_results.thread}
     renamed = ", ".join(f"{quote_name(name)} AS c{k}" for k, name in enumerate(layout.header) if name in used)
@@ -150,11 +151,11 @@ def _problem(file: FilePlan, exprs: Mapping[str, str], latest: datetime, middle:
         f"coalesce(trim(CAST({column_name(file, source)} AS VARCHAR)), '') = ''"
         for source in (names.sources if names.kind == "text" else ())
     )
-    count, told_by = file.layout.count_column, file.layout.told_by
+    count, kind = file.layout.count_column, file.layout.kind_column
     return f"""
         CASE
             {f"WHEN TRY_CAST({column_name(file, count)} AS DOUBLE) > 1 THEN 'count'" if count else ""}
-            {f"WHEN ts IS NOT NULL AND coalesce({column_name(file, told_by)}, '') = '' THEN 'kind'" if told_by else ""}
+            {f"WHEN ts IS NOT NULL AND coalesce({column_name(file, kind)}, '') = '' THEN 'kind'" if kind else ""}
             WHEN ts IS NULL OR ts < {_EARLIEST} THEN 'ts'
             WHEN ts > {_instant(latest)} THEN 'future'
             {f"WHEN {_is_far(middle)} THEN 'stray'" if middle else ""}
@@ -295,7 +296,7 @@ def _describe_bad_value(engine: Engine, file: FilePlan, latest: datetime, middle
         "future": shown["ts"],
         "lines": shown["endpoint"],
         "count": (layout.count_column,),
-        "kind": (layout.told_by,),
+        "kind": (layout.kind_column,),
     }
     values = " ".join(
         f"WHEN '{problem}' THEN concat_ws(' ', {', '.join(column_name(file, source) for source in sources)})"

@@ -159,7 +159,7 @@ def test_a_load_that_ended_without_a_request_is_not_waited_for():
 def test_a_release_that_does_not_exist_yet_is_waited_for():
     story = tell({200: (replace(RUNNING, landed=0),), 210: (RUNNING,), 300: (COMPLETE,)}, words={300: GO})
     said: list[str] = []
-    found, _ = wait(story, tell=said.append)
+    found, _ = wait(story, report=said.append)
     assert found.word is GO
     assert said[0] == "waiting for the release; deadline in 60 min"
     assert any("waiting for the first requests" in line for line in said)
@@ -176,7 +176,7 @@ def test_the_judge_is_asked_when_a_look_is_due_and_not_more_often_than_people_wa
 def test_progress_tells_time_and_the_gate_that_is_open():
     story = tell({0: (RUNNING,)})
     said: list[str] = []
-    wait(story, 65.0, tell=said.append)
+    wait(story, 65.0, report=said.append)
     assert said[-1].startswith("64 s of 10 min: open: latency_p95 (about ")
     assert "more, if the change stays as it is); deadline in 1 s" in said[-1]
 
@@ -219,7 +219,7 @@ def test_a_run_that_begins_while_the_last_is_judged_is_judged_too():
 def test_a_busy_store_is_tried_again_and_an_error_at_the_deadline():
     story = tell({0: (COMPLETE,)}, words={0: GO}, busy=(0, 20))
     said: list[str] = []
-    assert wait(story, tell=said.append)[0].word is GO
+    assert wait(story, report=said.append)[0].word is GO
     assert said[0].startswith("the store is busy, trying again: the store is kept open by process 7")
     with pytest.raises(StoreBusy):
         wait(tell({}, busy=(0, 99)), 10.0)
@@ -284,14 +284,14 @@ def test_a_series_is_open_as_long_as_the_process_lives_that_runs_it(store):
     folder = store.data.segment_folder(run)
     folder.mkdir(parents=True)
     assert not is_series_open(store, [run])
-    sheet = Recording(run.id, run.release, folder, parent_pid=os.getpid(), parent_host=platform.node())
-    sheet.write(folder / "recording.json")
+    recording = Recording(run.id, run.release, folder, parent_pid=os.getpid(), parent_host=platform.node())
+    recording.write(folder / "recording.json")
     assert is_series_open(store, [run])
     assert not is_series_open(store, [run, replace(run, id="r2"), replace(run, id="r3")])
     assert not is_series_open(store, [replace(run, state=RunState.INCOMPLETE)])
-    replace(sheet, parent_pid=2**22 + 1).write(folder / "recording.json")
+    replace(recording, parent_pid=2**22 + 1).write(folder / "recording.json")
     assert not is_series_open(store, [run])
-    replace(sheet, parent_pid=2**22 + 1, parent_host="elsewhere").write(folder / "recording.json")
+    replace(recording, parent_pid=2**22 + 1, parent_host="elsewhere").write(folder / "recording.json")
     assert is_series_open(store, [run])
 
 

@@ -246,9 +246,9 @@ def test_a_sensitive_buffer_takes_names_that_are_no_texts() -> None:
 def test_a_request_without_a_row_is_placed_as_its_row_would_be() -> None:
     context = {"arm": "b", "instance": "i9", "customer": "ann"}
     row = record(make(), response=None, context=context, name="/a?b=1")
-    assert make().place("GET", "/a?b=1", context) == (row["arm"], row["instance"], row["endpoint"])
-    assert make(arm="own").place("GET", "/a?b=1", None) == ("own", "own", "GET /a?b=1")
-    assert make(sensitive=True).place("GET", "/a?b=1", context) == ("b", "i9", "GET /a")
+    assert make().identify("GET", "/a?b=1", context) == (row["arm"], row["instance"], row["endpoint"])
+    assert make(arm="own").identify("GET", "/a?b=1", None) == ("own", "own", "GET /a?b=1")
+    assert make(sensitive=True).identify("GET", "/a?b=1", context) == ("b", "i9", "GET /a")
 
 
 ODD_VALUES = (

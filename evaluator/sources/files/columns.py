@@ -57,28 +57,26 @@ def parse_columns(texts: Sequence[str]) -> tuple[ColumnRequest, ...]:
     return tuple(column_requests)
 
 
-def map_column(column_request: ColumnRequest, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
+def map_column(request: ColumnRequest, header: Sequence[str], typical: Mapping[str, object]) -> ColumnMap:
     """Make the mapping of one column; `typical` is a row of the file, by which the unit of `ts` is determined.
 
     Raises UnknownName where the file has no such column.
     """
-    sources = (column_request.source,) if column_request.source in header else tuple(column_request.source.split("+"))
+    sources = (request.source,) if request.source in header else tuple(request.source.split("+"))
     for source in sources:
         if source not in header:
             raise UnknownName(
                 "column in the file", source, header, hint="columns are named with --column TARGET=SOURCE"
             )
-    if column_request.target == "ts":
-        return ColumnMap(
-            "ts", sources, "instant", column_request.unit or determine_instant_unit(typical.get(sources[0]))
-        )
-    if column_request.target == "response_time_ms":
-        return ColumnMap(column_request.target, sources, "number", column_request.unit or "ms")
-    if column_request.target == "failed":
-        default = "success" if column_request.source.lower() in _SUCCESS_NAMES else "failure"
-        return ColumnMap("failed", sources, cast("Kind", FAILED_UNITS[column_request.unit or default]))
-    is_integer = column_request.target in {"response_bytes", "status_code", "user_count"}
-    return ColumnMap(column_request.target, sources, "integer" if is_integer else "text")
+    if request.target == "ts":
+        return ColumnMap("ts", sources, "instant", request.unit or determine_instant_unit(typical.get(sources[0])))
+    if request.target == "response_time_ms":
+        return ColumnMap(request.target, sources, "number", request.unit or "ms")
+    if request.target == "failed":
+        default = "success" if request.source.lower() in _SUCCESS_NAMES else "failure"
+        return ColumnMap("failed", sources, cast("Kind", FAILED_UNITS[request.unit or default]))
+    is_integer = request.target in {"response_bytes", "status_code", "user_count"}
+    return ColumnMap(request.target, sources, "integer" if is_integer else "text")
 
 
 _SINCE_EPOCH = ((1e11, "s"), (1e14, "ms"), (1e17, "us"))

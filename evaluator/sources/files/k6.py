@@ -85,7 +85,7 @@ def _build_layout(head: Head, column_requests: Sequence[ColumnRequest]) -> FileL
     )
     advice = f"of k6 the points of {_METRIC} are read: requests over HTTP"
     reader: Literal["csv", "k6"] = "k6" if head.written == "json" else "csv"
-    return replace(layout, reader=reader, others=others, told_by=metric, advice=advice)
+    return replace(layout, reader=reader, others=others, kind_column=metric, advice=advice)
 
 
 K6 = FileFormat(_build_layout, frozenset({"csv", "json"}), _claims)

@@ -128,7 +128,7 @@ class OpenRequests:
     def _leave_out(self, response: Any, error: BaseException) -> None:
         """A request that was answered, and whose block was left with an exception: Locust counts it nowhere."""
         meta = response.request_meta
-        arm, _, _ = self._buffer.place(meta.get("request_type"), meta.get("name"), meta.get("context"))
+        arm, _, _ = self._buffer.identify(meta.get("request_type"), meta.get("name"), meta.get("context"))
         failed = True
         if isinstance(error, (*_STOPPED, *_TURNED)):
             with contextlib.suppress(Exception):  # each client and locustfile says with its own that it failed
@@ -154,7 +154,7 @@ class OpenRequests:
         context = passed.get("context") or {}
         with contextlib.suppress(Exception):  # a locustfile's own code; its name is all that is lost
             context = {**session.user.context(), **context} if session.user else context
-        return self._buffer.place(passed.get("method"), name, context)
+        return self._buffer.identify(passed.get("method"), name, context)
 
 
 def _find_name(session: Any, passed: Mapping[str, Any]) -> Any:

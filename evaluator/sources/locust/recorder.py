@@ -34,7 +34,7 @@ from evaluator.sources.recording import (
     RECORDING_VARIABLE,
     STOP_MARK,
     Recording,
-    RunSheet,
+    RunManifest,
     WorkerFacts,
     new_run_id,
 )
@@ -253,7 +253,7 @@ class _Process:
 
     def _describe_run(self, recording: Recording) -> None:
         options = _options(self.environment)
-        manifest = RunSheet(
+        manifest = RunManifest(
             run=recording.run,
             release=recording.release,
             service=recording.service,

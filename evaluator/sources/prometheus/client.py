@@ -76,7 +76,7 @@ def connect(options: PrometheusSource) -> Prometheus:
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
+class _Range:
     """An interval, both ends included, in ms since the epoch."""
 
     start_ms: int
@@ -207,7 +207,7 @@ class Prometheus:
             self._seen[key] = self._look_back(query, arm, window)
         return replace(answer, impossible=self._seen[key])
 
-    def _look_back(self, query: Query, arm: str, window: _Window) -> str:
+    def _look_back(self, query: Query, arm: str, window: _Range) -> str:
         """Why a query could match nothing on an arm; a server that does not tell has not shown that it could."""
         selectors, metric = self.options.selectors, f"{metric_name(query.text)}{{$selector}}"
         own, *others = (
@@ -215,7 +215,7 @@ class Prometheus:
             for name in sorted(selectors, key=lambda name: name != arm)
         )
         anywhere = fill(query.text, "", step_s=0, window_s=0)
-        longer = _Window(window.start_ms - round(LOOK_BACK.total_seconds() * 1000), window.end_ms)
+        longer = _Range(window.start_ms - round(LOOK_BACK.total_seconds() * 1000), window.end_ms)
         try:
             return find_impossible(
                 query.text,
@@ -227,7 +227,7 @@ class Prometheus:
         except SourceError as error:
             return f"whether it could find anything on {arm} is not known: {error.message}"
 
-    def _add(self, answer: Answer, part: Part, text: str, window: _Window, on_progress: Progress) -> Answer:
+    def _add(self, answer: Answer, part: Part, text: str, window: _Range, on_progress: Progress) -> Answer:
         """Ask one more query of the same answer."""
         collected = Collected(part, self.options)
         replies = list(self._windows(text, window, collected, on_progress))
@@ -273,17 +273,17 @@ class Prometheus:
 
     # -------------------------------------------------------------- windows
 
-    def _window(self, start: datetime, end: datetime) -> _Window:
+    def _window(self, start: datetime, end: datetime) -> _Range:
         if start.tzinfo is None or end.tzinfo is None:
             raise UsageError("a time without a zone is not a moment", hint="give times in UTC")
-        return _Window(round(start.timestamp()) * 1000, round(end.timestamp()) * 1000)
+        return _Range(round(start.timestamp()) * 1000, round(end.timestamp()) * 1000)
 
-    def _windows(self, text: str, full_range: _Window, collected: Collected, on_progress: Progress) -> Iterator[Reply]:
+    def _windows(self, text: str, span: _Range, collected: Collected, on_progress: Progress) -> Iterator[Reply]:
         """Ask window by window; yields what the server says of its answers."""
         raw, step_ms = bool(metric_name(text)), self.options.step_s * 1000
         gap = 1 if raw else step_ms
-        start = full_range.start_ms if raw else -(-full_range.start_ms // step_ms) * step_ms
-        first = _cut(start, full_range.end_ms, FIRST_STEPS * step_ms, step_ms, gap)[:1]
+        start = span.start_ms if raw else -(-span.start_ms // step_ms) * step_ms
+        first = _cut(start, span.end_ms, FIRST_STEPS * step_ms, step_ms, gap)[:1]
         series, size = 1, 1
         for window in first:
             result, reply = self._ask(text, window)
@@ -291,7 +291,7 @@ class Prometheus:
             yield reply
             start = window.end_ms + gap
         points = min(POINTS_AT_A_TIME // series, MOST_POINTS, FIRST_STEPS * BYTES_AT_A_TIME // size)
-        remaining = _cut(start, full_range.end_ms, max(1, points) * step_ms, step_ms, gap)
+        remaining = _cut(start, span.end_ms, max(1, points) * step_ms, step_ms, gap)
         for number, (result, reply) in enumerate(_prefetch(self._ask, text, remaining), start=1):
             self._take(collected, result, text)
             yield reply
@@ -312,7 +312,7 @@ class Prometheus:
             )
         return series
 
-    def _ask(self, text: str, window: _Window) -> _Answered:
+    def _ask(self, text: str, window: _Range) -> _Answered:
         """Samples as they were scraped where the query is a series' name, else values at each step.
 
         A sample that lies on the seam comes twice from some servers, and counts once.
@@ -334,17 +334,17 @@ class Prometheus:
         return result, reply
 
 
-def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) -> list[_Window]:
+def _cut(start_ms: int, end_ms: int, length_ms: int, step_ms: int, gap_ms: int) -> list[_Range]:
     """Cut an interval into windows; `gap_ms` lies between the end of one and the start of the next."""
     out = []
     while start_ms <= end_ms:
         end = min(start_ms + length_ms - step_ms, end_ms)
-        out.append(_Window(start_ms, end))
+        out.append(_Range(start_ms, end))
         start_ms = end + gap_ms
     return out
 
 
-def _prefetch(ask: Callable[[str, _Window], _Answered], text: str, windows: Sequence[_Window]) -> Iterator[_Answered]:
+def _prefetch(ask: Callable[[str, _Range], _Answered], text: str, windows: Sequence[_Range]) -> Iterator[_Answered]:
     """Ask for the next window while the last one is read."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         pending: deque[Future[_Answered]] = deque()
