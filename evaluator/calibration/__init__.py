@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evaluator.calibration.report import CalibrationReport, Change, Stored, Tally, calibrate, needed_comparisons
+from evaluator.calibration.report import CalibrationReport, Injection, Stored, Tally, calibrate, needed_comparisons
 from evaluator.calibration.splits import pair_runs
 
-__all__ = ["CalibrationReport", "Change", "Stored", "Tally", "calibrate", "needed_comparisons", "pair_runs"]
+__all__ = ["CalibrationReport", "Injection", "Stored", "Tally", "calibrate", "needed_comparisons", "pair_runs"]

@@ -44,7 +44,7 @@ from evaluator.stats.inference.score import wilson_interval
 
 Cases = Iterator[tuple[Cells, tuple[Run, ...]]]
 Step = Callable[[str], None]
-Judged = tuple[list[VerdictWord], float]
+JudgedCases = tuple[list[VerdictWord], float]
 """Verdicts of some cases, and how many independent comparisons these are worth."""
 
 TIME_SPLITS = 4
@@ -63,14 +63,20 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Injection:
     """A regression put into the candidate: relative latency, and failures added to its rate."""
 
     latency: float = 0.0
     failures: float = 0.0
 
 
-CHANGES = (Change(), Change(latency=0.05), Change(latency=0.10), Change(latency=0.20), Change(failures=0.005))
+CHANGES = (
+    Injection(),
+    Injection(latency=0.05),
+    Injection(latency=0.10),
+    Injection(latency=0.20),
+    Injection(failures=0.005),
+)
 """The first is none at all: A/A."""
 
 
@@ -80,7 +86,7 @@ class Tally:
 
     kind: str
     """versions (one on both arms), instances, replicates, time, or between (past runs)."""
-    change: Change
+    change: Injection
     judged: int
     effective: float
     """Independent comparisons that these are worth."""
@@ -146,7 +152,7 @@ def calibrate(
         for rule in rulebook.rules
         if rule.evidence is not EvidenceKind.REQUESTS and rule.role is not Role.WATCH
     ]
-    counted: dict[tuple[str, Change], list[Judged]] = {}
+    counted: dict[tuple[str, Injection], list[JudgedCases]] = {}
     for item in used:
         if step:
             step(f"{item.name}: {len(item.runs)} run{'s' if len(item.runs) != 1 else ''}")
@@ -233,7 +239,7 @@ def _judge(cells: Cells, runs: tuple[Run, ...], rulebook: Rulebook) -> VerdictWo
     return judge_evidence(assess(cells, runs, on_requests), on_requests, "calibration").word
 
 
-def _tally(kind: str, change: Change, judged: Sequence[Judged]) -> Tally:
+def _tally(kind: str, change: Injection, judged: Sequence[JudgedCases]) -> Tally:
     words = [word for part, _ in judged for word in part]
     worth = float(sum(worth for _, worth in judged))
     return Tally(kind, change, len(words), worth, words.count(VerdictWord.NO_GO), words.count(VerdictWord.GO))

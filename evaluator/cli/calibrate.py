@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import click
 
-from evaluator.calibration import CalibrationReport, Change, Tally, needed_comparisons
+from evaluator.calibration import CalibrationReport, Injection, Tally, needed_comparisons
 from evaluator.cli import Session, emit
 from evaluator.cli.terminal import make_page
 from evaluator.pipeline.hindsight import calibrate_releases
@@ -89,7 +89,7 @@ def _conclude(report: CalibrationReport) -> str:
     )
 
 
-def _name(change: Change) -> str:
+def _name(change: Injection) -> str:
     if change.latency:
         return f"latency +{format_number(100 * change.latency)} %"
     return f"failures +{format_number(100 * change.failures)} pp" if change.failures else "nothing changed"

@@ -39,7 +39,7 @@ def command(
     Exit code 0 wherever the server answered: an arm of which it has nothing is kept as silent, and the verdict is
     INCONCLUSIVE. Exit code 4 where it cannot be reached, or answers with something else; then nothing is kept.
     """
-    from evaluator.pipeline.collecting import Stretch, collect_load, collect_release, follow_release
+    from evaluator.pipeline.collecting import CollectionInterval, collect_load, collect_release, follow_release
 
     if follow and end is not None:
         raise UsageError("--follow has no end but its --run-time", hint="leave out --to")
@@ -55,10 +55,10 @@ def command(
     elif start is None:
         run, rows = collect_load(store, named, policy, say=session.say)
     else:
-        stretch = Stretch(start, end or datetime.now(UTC))
-        if stretch.seconds <= 0:
+        interval = CollectionInterval(start, end or datetime.now(UTC))
+        if interval.seconds <= 0:
             raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
-        run, rows = collect_release(store, named, policy, stretch, say=session.say)
+        run, rows = collect_release(store, named, policy, interval, say=session.say)
     emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
     session.say(f"next: {policy.command(release)}")
     return 0

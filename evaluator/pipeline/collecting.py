@@ -41,7 +41,7 @@ MOST_UNANSWERED_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class CollectionInterval:
     """From when to when readings are collected (UTC)."""
 
     start: datetime
@@ -53,7 +53,7 @@ class Stretch:
         return (self.end - self.start).total_seconds()
 
 
-def find_stretch(store: Store, release_id: str) -> Stretch | None:
+def find_load_interval(store: Store, release_id: str) -> CollectionInterval | None:
     """Tell when the newest load of a release ran; `None` where there is none."""
     try:
         runs = [run for run in store.data.runs(release_id) if run.source == "locust"]
@@ -64,11 +64,11 @@ def find_stretch(store: Store, release_id: str) -> Stretch | None:
     if not starts:
         return None
     ends = [run.ended or datetime.now(UTC) for run in newest]
-    return Stretch(min(starts), max(ends))
+    return CollectionInterval(min(starts), max(ends))
 
 
 def collect_release(
-    store: Store, release: Release, policy: Policy, stretch: Stretch, *, say: Say = say_nothing
+    store: Store, release: Release, policy: Policy, interval: CollectionInterval, *, say: Say = say_nothing
 ) -> tuple[Run, int]:
     """Collect a window of readings as a run of its own; returns the run and how many readings landed.
 
@@ -79,26 +79,28 @@ def collect_release(
     with connect(_server(policy)) as source:
         queries = _queries(policy)
         step_s = source.options.step_s
-        if stretch.seconds < step_s:
+        if interval.seconds < step_s:
             raise UsageError(
-                f"a window of {stretch.seconds:g} s is shorter than the step of {step_s:g} s",
+                f"a window of {interval.seconds:g} s is shorter than the step of {step_s:g} s",
                 hint="give a longer one with --from and --to",
             )
-        wait_s = (stretch.end - source.latest()).total_seconds() + SETTLE_STEPS * step_s
+        wait_s = (interval.end - source.latest()).total_seconds() + SETTLE_STEPS * step_s
         if wait_s > LONGEST_WAIT_S:
             raise UsageError(f"the window ends {wait_s:.0f} s from now", hint="collect it as it comes with --follow")
         if wait_s > 0:
             say(f"waiting {wait_s:.0f} s for the last scrapes")
             time.sleep(wait_s)
-        run = _new_run(release, source, stretch)
-        answers = _explain_silent_arms(source, _fetch(source, queries, stretch, say), stretch, say)
-        store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(stretch.seconds, step_s))
+        run = _new_run(release, source, interval)
+        answers = _explain_silent_arms(source, _fetch(source, queries, interval, say), interval, say)
+        store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(interval.seconds, step_s))
         landed = store.data.keep_answers(run, answers, source.describe())
-    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=stretch.end, facts=RunFacts())
+    store.data.finish_run(run.id, state=RunState.COMPLETE, ended=interval.end, facts=RunFacts())
     return run, landed.rows
 
 
-def _explain_silent_arms(source: Prometheus, answers: Sequence[Answer], stretch: Stretch, say: Say) -> list[Answer]:
+def _explain_silent_arms(
+    source: Prometheus, answers: Sequence[Answer], interval: CollectionInterval, say: Say
+) -> list[Answer]:
     """An arm without any series never answered, or its selector is wrong: what the server has instead is kept."""
     out = list(answers)
     for arm in source.options.selectors:
@@ -107,7 +109,7 @@ def _explain_silent_arms(source: Prometheus, answers: Sequence[Answer], stretch:
             continue
         # Of a series' name the server can say which labels there are; of an expression it cannot.
         telling = min(positions, key=lambda position: out[position].query.kind is QueryKind.GAUGE)
-        why = source.explain_nothing(out[telling].query, arm, stretch.start, stretch.end)
+        why = source.explain_nothing(out[telling].query, arm, interval.start, interval.end)
         out[telling] = replace(out[telling], impossible=why)
         say(f"{arm} has no readings: {why}")
     return out
@@ -122,14 +124,16 @@ def check_source(policy: Policy) -> None:
 def collect_load(store: Store, release: Release, policy: Policy, *, say: Say = say_nothing) -> tuple[Run, int]:
     """Collect the window of the newest load of a release, with a scrape before and after it."""
     check_names(release)
-    stretch = find_stretch(store, release.id)
-    if stretch is None:
+    interval = find_load_interval(store, release.id)
+    if interval is None:
         raise UsageError(
             f"there is no window to collect: {release.id} has no load",
             hint="give --from -1h, or --from and --to; or load it first, and its window is taken",
         )
     step = timedelta(seconds=_server(policy).step_s)
-    return collect_release(store, release, policy, Stretch(stretch.start - step, stretch.end + step), say=say)
+    return collect_release(
+        store, release, policy, CollectionInterval(interval.start - step, interval.end + step), say=say
+    )
 
 
 def follow_release(
@@ -151,7 +155,7 @@ def follow_release(
         step_s = source.options.step_s
         begin = _floor(start or datetime.now(UTC), step_s)
         lasts = seconds if seconds is not None else policy.rulebook.monitoring.max_duration_s
-        run = _new_run(release, source, Stretch(begin, begin + timedelta(seconds=lasts)))
+        run = _new_run(release, source, CollectionInterval(begin, begin + timedelta(seconds=lasts)))
         store.data.register_run(release, run, bucket_s=choose_reading_bucket_s(lasts, step_s))
         follower = _Follower(store, run, source, _queries(policy), say)
         stopped_by = "the collection was interrupted"
@@ -195,7 +199,7 @@ class _Follower:
     def _poll(self, end: datetime) -> None:
         if end <= self.until:
             return
-        answers = _fetch(self.source, self.queries, Stretch(self.until, end), say_nothing)
+        answers = _fetch(self.source, self.queries, CollectionInterval(self.until, end), say_nothing)
         if self.failed_since is not None:
             self.say("the server answers again; going on where the last answer ended")
         self.failed_since = None
@@ -240,24 +244,24 @@ def _queries(policy: Policy) -> tuple[Query, ...]:
     return tuple(dict.fromkeys((*queries, UP)))
 
 
-def _fetch(source: Prometheus, queries: Iterable[Query], stretch: Stretch, say: Say) -> list[Answer]:
+def _fetch(source: Prometheus, queries: Iterable[Query], interval: CollectionInterval, say: Say) -> list[Answer]:
     out = []
     pairs = [(query, arm) for query in queries for arm in source.options.selectors]
     for number, (query, arm) in enumerate(pairs, start=1):
         say(f"{number} of {len(pairs)}: {arm}: {query.text}")
-        out.append(source.fetch(query, arm, stretch.start, stretch.end, on_progress=say))
+        out.append(source.fetch(query, arm, interval.start, interval.end, on_progress=say))
     return out
 
 
-def _new_run(release: Release, source: Prometheus, stretch: Stretch) -> Run:
+def _new_run(release: Release, source: Prometheus, interval: CollectionInterval) -> Run:
     run_id = new_run_id()
     return Run(
         id=run_id,
         release=release.id,
         group=run_id,
         source=READING_SOURCE,
-        started=stretch.start,
-        planned_end=stretch.end,
+        started=interval.start,
+        planned_end=interval.end,
         fingerprint={**source.describe(), "host": platform.node(), "pid": os.getpid()},
     )
 

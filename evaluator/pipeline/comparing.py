@@ -54,7 +54,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class SideComparison:
     """The second side against the first."""
 
     comparisons: tuple[Comparison, ...]
@@ -121,7 +121,7 @@ def _compare_services(first: Side, second: Side) -> Difference:
     return Difference("service", first_names, second_names, "warn", "not known to be one service")
 
 
-def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Compared:
+def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> SideComparison:
     """Compare the second side with the first under a policy. They did not run together: nothing cancels.
 
     Raises UsageError where the fingerprints forbid it, or an arm has no requests; UnknownName for an arm that is not
@@ -147,7 +147,7 @@ def compare_sides(store: Store, first: Side, second: Side, policy: Policy) -> Co
     if all(len(side.runs) == 1 for side in (first, second)):
         together = pair_requests(pair_runs([(sides[0], sides[1])], together=True), runs, rulebook)
         figures["timeline"] = trace_release(together, rulebook, ())["timeline"]
-    return Compared(evidence.comparisons, evidence.findings, figures)
+    return SideComparison(evidence.comparisons, evidence.findings, figures)
 
 
 def _only(cells: Cells, side: Side) -> Cells:

@@ -40,7 +40,7 @@ def judge_under_margins(judged: Judged, margins: Mapping[str, float], release_id
 def look_closer(
     judged: Judged, release_id: str, *, endpoint: str | None, from_s: float, to_s: float
 ) -> tuple[Comparison, ...]:
-    """Compare one endpoint (`None`: all of them) within a stretch of each run. An exploration, never a verdict."""
+    """Compare one endpoint (`None`: all of them) within an interval of each run. An exploration, never a verdict."""
     cells = cut_each_run(judged.data.cells, from_s, to_s)
     cells = narrow(cells, endpoints=[endpoint] if endpoint in cells.endpoints else None)
     rules = tuple(

@@ -84,7 +84,7 @@ def compare_strategies(
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class _StageResult:
     """A stage over all replications."""
 
     stop_s: FloatArray
@@ -144,7 +144,7 @@ class _Rollout:
         story.caught = story.full & np.isfinite(judged.stop_s)
         return story
 
-    def _judge(self, stage: Stage, regression: float, random: np.random.Generator) -> _Judged:
+    def _judge(self, stage: Stage, regression: float, random: np.random.Generator) -> _StageResult:
         """Every look of one stage in every replication."""
         instances = self._instances(stage)
         noise = noise_of_rate(self.history, self.goal) / (4 * stage.compared * (1 - stage.compared))
@@ -156,7 +156,7 @@ class _Rollout:
             crossed, within = self._cross(gate, errors[_is_failures(gate)], instances, noise, regression)
             stop_s = np.minimum(stop_s, np.where(crossed, self.looks, np.inf).min(axis=1))
             go &= within
-        return _Judged(stop_s, go)
+        return _StageResult(stop_s, go)
 
     def _instances(self, stage: Stage) -> tuple[int, int]:
         """Instances of baseline and candidate: a fleet of twice the goal's, split as the traffic is."""

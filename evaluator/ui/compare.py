@@ -8,7 +8,7 @@ import streamlit as st
 from markupsafe import Markup
 
 from evaluator.figures import color_arms, draw_distribution, draw_shift, draw_timeline
-from evaluator.pipeline.comparing import Compared, refusals
+from evaluator.pipeline.comparing import SideComparison, refusals
 from evaluator.policy import Policy
 from evaluator.records import BASELINE, CANDIDATE, ReleaseSummary
 from evaluator.reports.overview import rank_comparisons
@@ -102,7 +102,7 @@ def _show_comparison(
     place: Place,
     policy: Policy,
     found: Confronted,
-    compared: Compared,
+    compared: SideComparison,
     first: tuple[str, str, str],
     second: tuple[str, str, str],
 ) -> None:

@@ -19,7 +19,15 @@ import streamlit as st
 from evaluator.calibration import CalibrationReport
 from evaluator.errors import UnknownName
 from evaluator.pipeline.assessing import Judged
-from evaluator.pipeline.comparing import Compared, Difference, Side, compare_sides, differences, find_side, refusals
+from evaluator.pipeline.comparing import (
+    Difference,
+    Side,
+    SideComparison,
+    compare_sides,
+    differences,
+    find_side,
+    refusals,
+)
 from evaluator.pipeline.drawing import trace_figures
 from evaluator.pipeline.hindsight import calibrate_releases, find_history, related_releases
 from evaluator.pipeline.reviewing import judge_again
@@ -199,7 +207,7 @@ class Confronted:
     first: Side
     second: Side
     differences: tuple[Difference, ...]
-    compared: Compared | None
+    compared: SideComparison | None
 
 
 @st.cache_data(max_entries=8, show_spinner="comparing …", hash_funcs=KEYS)

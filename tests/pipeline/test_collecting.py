@@ -20,7 +20,13 @@ import requests
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from evaluator.errors import SourceError, UsageError
-from evaluator.pipeline.collecting import Stretch, collect_load, collect_release, find_stretch, follow_release
+from evaluator.pipeline.collecting import (
+    CollectionInterval,
+    collect_load,
+    collect_release,
+    find_load_interval,
+    follow_release,
+)
 from evaluator.pipeline.judging import judge_release
 from evaluator.pipeline.landing import land_release
 from evaluator.policy import Policy, load_policy
@@ -119,9 +125,9 @@ def store(tmp_path) -> Store:
     return Store.open(tmp_path / "evaluator.duckdb", create=True)
 
 
-def last(seconds: float) -> Stretch:
+def last(seconds: float) -> CollectionInterval:
     now = datetime.now(UTC)
-    return Stretch(now - timedelta(seconds=seconds), now)
+    return CollectionInterval(now - timedelta(seconds=seconds), now)
 
 
 def samples(store: Store, run: Run, what: str = "memory%") -> list[datetime]:
@@ -189,14 +195,14 @@ def test_a_window_that_is_too_short_or_too_late(store, policy):
         collect_release(store, Release("cart@2"), policy, last(0.5))
     now = datetime.now(UTC)
     with pytest.raises(UsageError, match="from now"):
-        collect_release(store, Release("cart@2"), policy, Stretch(now, now + timedelta(hours=1)))
+        collect_release(store, Release("cart@2"), policy, CollectionInterval(now, now + timedelta(hours=1)))
 
 
 def test_the_window_of_a_load_is_taken_with_a_scrape_around_it(store, policy):
     started = datetime.now(UTC) - timedelta(seconds=4)
     load = Run("l-1", "cart@2", "l-1", "locust", started=started, ended=started + timedelta(seconds=3))
     store.data.register_run(Release("cart@2"), load)
-    assert find_stretch(store, "cart@2") == Stretch(started, started + timedelta(seconds=3))
+    assert find_load_interval(store, "cart@2") == CollectionInterval(started, started + timedelta(seconds=3))
     run, _ = collect_load(store, Release("cart@2"), policy)
     assert run.started <= started
     times = samples(store, run)

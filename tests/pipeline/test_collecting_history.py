@@ -15,7 +15,7 @@ import requests
 from metrics_servers import Line
 
 from evaluator.__main__ import run
-from evaluator.pipeline.collecting import Stretch, collect_release
+from evaluator.pipeline.collecting import CollectionInterval, collect_release
 from evaluator.pipeline.judging import judge_release
 from evaluator.policy import load_policy
 from evaluator.records import Release, Verdict
@@ -92,7 +92,7 @@ def write_policy(folder: Path, url: str, version: str, *, metrics: str = GATES, 
 def judge(folder: Path, url: str, version: str, start: datetime = START, end: datetime = END, **more: str) -> Verdict:
     policy = load_policy(write_policy(folder, url, version, **more))
     store = Store.open(folder / "evaluator.duckdb", create=True)
-    collect_release(store, Release("cart@2"), policy, Stretch(start, end))
+    collect_release(store, Release("cart@2"), policy, CollectionInterval(start, end))
     return judge_release(store, "cart@2", policy, judged_at=datetime.now(UTC))
 
 
