@@ -10,20 +10,20 @@
 from __future__ import annotations
 
 from evaluator.simulate.cells import simulate_cells, to_cells
-from evaluator.simulate.design import Bursts, Change, Design, Wander
+from evaluator.simulate.design import AR1, Bursts, Change, Design
 from evaluator.simulate.export import to_parquet
 from evaluator.simulate.readings import Scrapes, scrape
 from evaluator.simulate.requests import Requests, simulate
 from evaluator.simulate.scenarios import SCENARIOS
 
 __all__ = [
+    "AR1",
     "SCENARIOS",
     "Bursts",
     "Change",
     "Design",
     "Requests",
     "Scrapes",
-    "Wander",
     "scrape",
     "simulate",
     "simulate_cells",

@@ -14,7 +14,7 @@ from evaluator.records import BASELINE
 
 
 @dataclass(frozen=True, slots=True)
-class Wander:
+class AR1:
     """A stationary AR(1) process on the log scale: its standard deviation and its time constant.
 
     Correlation falls to 1/e after `time_constant_s`.
@@ -91,7 +91,7 @@ class Design:
     """Mean requests per second of one arm where traffic is split evenly; all arms together get arms × this."""
     split: tuple[float, ...] = (0.5,)
     """Share of the traffic that each candidate gets against baseline, in phases of equal length: (0.1,) is 1:9."""
-    traffic: Wander = Wander(0.15, 120.0)
+    traffic: AR1 = AR1(0.15, 120.0)
     load_trend: float = 0.0
     """Relative growth of traffic over the run, linear."""
     swing: float = 0.0
@@ -122,17 +122,17 @@ class Design:
     grid_us: int = 1
     """Response times are rounded to multiples of this (1000: integer milliseconds)."""
 
-    common: Wander = Wander(0.12, 330.0)
+    common: AR1 = AR1(0.12, 330.0)
     spikes: Bursts = Bursts(3.0, 30.0, 0.3, 0.9)
     """Shared by all arms; strength on the log scale."""
-    arm_wander: Wander = Wander(0.01, 60.0)
+    arm_drift: AR1 = AR1(0.01, 60.0)
     instances: tuple[int, ...] = (4, 4)
     """Instances of baseline and of each candidate; the last number stands for all further arms."""
     labelled: bool = True
     """Whether requests say which instance answered."""
     instance_sd: float = 0.01
     """Standard deviation of the log level of instances that run the same version."""
-    instance_wander: Wander = Wander(0.05, 100.0)
+    instance_drift: AR1 = AR1(0.05, 100.0)
     lifetime_s: tuple[float, float] | None = None
     """Instances are replaced by new ones (new name, new level) after a time uniform between these."""
     restarts: int = 0

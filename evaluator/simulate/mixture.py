@@ -93,8 +93,8 @@ def _average_in_time(design: Design, steps: FloatArray) -> FloatArray:
 
 def _find_sd(design: Design) -> float:
     """Standard deviation of log times within a part."""
-    wanders = (design.common, design.arm_wander, design.instance_wander)
-    return math.sqrt(design.sigma**2 + design.instance_sd**2 + sum(process.sd**2 for process in wanders))
+    drifts = (design.common, design.arm_drift, design.instance_drift)
+    return math.sqrt(design.sigma**2 + design.instance_sd**2 + sum(process.sd**2 for process in drifts))
 
 
 def _find_share(design: Design, parts: _Parts, log_us: float) -> FloatArray:

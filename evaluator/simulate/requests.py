@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
-from evaluator.simulate.design import Bursts, Design, Wander
+from evaluator.simulate.design import AR1, Bursts, Design
 from evaluator.simulate.layout import Traffic, Version, build_traffic, build_versions
 from evaluator.simulate.mixture import find_threshold
 
@@ -100,7 +100,7 @@ class _Slots:
     """Probability of failure on top of the steady one."""
 
 
-def wander(rng: np.random.Generator, process: Wander, series: int, steps: int, step_s: float) -> FloatArray:
+def draw_ar1(rng: np.random.Generator, process: AR1, series: int, steps: int, step_s: float) -> FloatArray:
     """Independent stationary AR(1) series, shape (series, steps).
 
     The recursion x_t = φ x_{t-1} + e_t is summed by doubling: (1 + φB)(1 + φ²B²)(1 + φ⁴B⁴) … e.
@@ -136,13 +136,13 @@ def _build_slots(design: Design, rng: np.random.Generator, traffic: Traffic, ver
     arm = np.repeat(np.arange(arms), sizes)
     label, names, arm_of_name = _draw_lives(design, rng, arm, traffic.at_s)
     level = rng.standard_normal(len(arm_of_name)) * design.instance_sd
-    shared = wander(rng, design.common, 1, steps, step_s) + burst(rng, design.spikes, 1, traffic.at_s)
+    shared = draw_ar1(rng, design.common, 1, steps, step_s) + burst(rng, design.spikes, 1, traffic.at_s)
     log_us = level[label] + shared + traffic.log_load
-    log_us += wander(rng, design.arm_wander, arms, steps, step_s)[arm]
-    log_us += wander(rng, design.instance_wander, len(arm), steps, step_s)
+    log_us += draw_ar1(rng, design.arm_drift, arms, steps, step_s)[arm]
+    log_us += draw_ar1(rng, design.instance_drift, len(arm), steps, step_s)
     for number, change in enumerate(design.changes, start=1):
         log_us[arm == number] += np.log1p(change.leak * traffic.at_s / design.duration_s)
-    pace = np.exp(wander(rng, design.traffic, 1, steps, step_s) - design.traffic.sd**2 / 2)
+    pace = np.exp(draw_ar1(rng, design.traffic, 1, steps, step_s) - design.traffic.sd**2 / 2)
     rate = traffic.rate[arm] * pace / np.asarray(sizes)[arm, None]
     failing = burst(rng, design.shared_failures, 1, traffic.at_s)
     failing = failing + burst(rng, design.instance_failures, len(arm), traffic.at_s)

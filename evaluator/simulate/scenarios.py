@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from evaluator.simulate.design import Bursts, Change, Design, Wander
+from evaluator.simulate.design import AR1, Bursts, Change, Design
 
 HOUR = Design()
 """Four + four instances of sd 1 %, 30 requests a second an arm, 60 minutes."""
@@ -26,8 +26,8 @@ PRECISE = replace(
     rate_per_s=100.0,
     sigma=0.2,
     instance_sd=0.002,
-    instance_wander=Wander(0.01, 100.0),
-    arm_wander=Wander(0.002, 60.0),
+    instance_drift=AR1(0.01, 100.0),
+    arm_drift=AR1(0.002, 60.0),
 )
 """A service whose change is known to a fraction of a percent."""
 
@@ -48,7 +48,7 @@ SCENARIOS: Mapping[str, Design] = MappingProxyType(
         "AA_2+2": replace(HOUR, instances=(2,)),
         "AA_10+10": replace(HOUR, instances=(10,)),
         "AA_unlabelled": replace(HOUR, labelled=False),
-        "AA_slow_wander": replace(HOUR, arm_wander=Wander(0.015, 480.0)),
+        "AA_slow_wander": replace(HOUR, arm_drift=AR1(0.015, 480.0)),
         "AA_5s": replace(HOUR, bucket_s=5),
         "AA_60s": replace(HOUR, bucket_s=60),
         "AA_offset": replace(HOUR, start_offset_s=300.0),

@@ -7,7 +7,7 @@ from judging import RULEBOOK, RUN, SMALL
 from evaluator.calibration.learn import learn_instances
 from evaluator.calibration.report import CHANGES, Stored, Tally, calibrate, needed_comparisons
 from evaluator.records import RunState, Slice
-from evaluator.simulate import SCENARIOS, Change, Design, Wander, simulate_cells
+from evaluator.simulate import AR1, SCENARIOS, Change, Design, simulate_cells
 from evaluator.stats.inference.score import wilson_interval
 
 SERVER = {"url": "http://127.0.0.1:9090", "selectors": {"baseline": 'v="1"', "canary": 'v="2"'}}
@@ -118,8 +118,8 @@ def test_instances_that_do_not_differ_teach_that():
     assert learnt.sd_latency < 0.01
 
 
-STEADY = replace(SCENARIOS["AA"], duration_s=900.0, instance_sd=0.03, arm_wander=Wander(1e-6, 60.0))
-MOODY = replace(STEADY, arm_wander=Wander(0.04, 7200.0))
+STEADY = replace(SCENARIOS["AA"], duration_s=900.0, instance_sd=0.03, arm_drift=AR1(1e-6, 60.0))
+MOODY = replace(STEADY, arm_drift=AR1(0.04, 7200.0))
 """Arms whose level hardly moves in a quarter of an hour, and is another one each time: √2 · 4 % of a comparison."""
 
 
@@ -157,7 +157,7 @@ def test_one_version_on_both_arms_is_judged_as_it_ran():
 
 def test_halves_do_not_see_what_whole_arms_do_and_one_version_on_both_does():
     """Halves of one arm share its mood; only two arms of one version show that the policy cries wolf."""
-    stored = [replace(item, same_version=True) for item in history(replace(MOODY, arm_wander=Wander(0.1, 7200.0)), 6)]
+    stored = [replace(item, same_version=True) for item in history(replace(MOODY, arm_drift=AR1(0.1, 7200.0)), 6)]
     tallies = {
         tally.kind: tally for tally in calibrate(stored, RULEBOOK, splits=2).tallies if tally.change == CHANGES[0]
     }

@@ -13,10 +13,10 @@ from evaluator.judges.multiplicity import adjust_plausible
 from evaluator.metrics.scan import scan_endpoints
 from evaluator.policy import parse_policy
 from evaluator.records import VerdictWord
-from evaluator.simulate import Change, Wander, simulate, to_cells
+from evaluator.simulate import AR1, Change, simulate, to_cells
 
 TEN = replace(SMALL, endpoints=10, rate_per_s=150.0, zipf=0.5)
-QUIET = replace(TEN, instances=(5,), instance_sd=0.003, instance_wander=Wander(0.005, 100.0))
+QUIET = replace(TEN, instances=(5,), instance_sd=0.003, instance_drift=AR1(0.005, 100.0))
 """Differences of a few percent are sure."""
 QUANTILE = {"name": "p95", "type": "latency_quantile", "quantile": 0.95, "margin": "10%"}
 MEAN = {"name": "mean", "type": "latency_mean", "margin": "20ms"}

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 
 from evaluator.errors import UsageError
-from evaluator.simulate import SCENARIOS, Bursts, Change, Design, Requests, Wander, simulate
-from evaluator.simulate.requests import EPOCH_US, burst, wander
+from evaluator.simulate import AR1, SCENARIOS, Bursts, Change, Design, Requests, simulate
+from evaluator.simulate.requests import EPOCH_US, burst, draw_ar1
 
-NOTHING = Wander(0.0, 60.0)
+NOTHING = AR1(0.0, 60.0)
 NO_BURSTS = Bursts(0.0, 30.0, 0.0, 0.0)
 QUIET = Design(
     traffic=NOTHING,
     common=NOTHING,
     spikes=NO_BURSTS,
-    arm_wander=NOTHING,
-    instance_wander=NOTHING,
+    arm_drift=NOTHING,
+    instance_drift=NOTHING,
     instance_sd=0.0,
     shared_failures=NO_BURSTS,
     instance_failures=NO_BURSTS,
@@ -80,7 +80,7 @@ def test_traffic_is_what_was_asked_for():
 
 
 def test_wander_has_its_sd_and_time_constant():
-    series = wander(np.random.default_rng(1), Wander(0.12, 330.0), 400, 720, 5.0)
+    series = draw_ar1(np.random.default_rng(1), AR1(0.12, 330.0), 400, 720, 5.0)
     assert series.std() == pytest.approx(0.12, rel=0.03)
     for lag_s in (100, 330):
         lag = lag_s // 5
@@ -89,13 +89,13 @@ def test_wander_has_its_sd_and_time_constant():
 
 
 def test_wander_starts_stationary():
-    series = wander(np.random.default_rng(2), Wander(1.0, 100.0), 4000, 4, 5.0)
+    series = draw_ar1(np.random.default_rng(2), AR1(1.0, 100.0), 4000, 4, 5.0)
     assert series.std(axis=0) == pytest.approx(1.0, rel=0.05)
 
 
 def test_wander_is_the_plain_recursion():
     rng, steps = np.random.default_rng(3), 50
-    series = wander(rng, Wander(2.0, 30.0), 1, steps, 5.0)[0]
+    series = draw_ar1(rng, AR1(2.0, 30.0), 1, steps, 5.0)[0]
     shocks = np.random.default_rng(3).standard_normal(steps) * 2.0
     phi = math.exp(-5 / 30)
     expected = [shocks[0]]
@@ -122,7 +122,7 @@ def test_instances_scatter_by_their_sd():
 
 
 def test_common_shocks_hit_both_arms():
-    requests = simulate(replace(QUIET, common=Wander(0.3, 300.0)), 7)
+    requests = simulate(replace(QUIET, common=AR1(0.3, 300.0)), 7)
     minute = (requests.ts_us - EPOCH_US) // 60_000_000
     levels = [[log_level(requests, (minute == m) & (requests.arm == a)) for m in range(60)] for a in (0, 1)]
     assert np.corrcoef(levels)[0, 1] > 0.9

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from truth import derive_truth
 
-from evaluator.simulate import SCENARIOS, Bursts, Change, Design, Wander, simulate
+from evaluator.simulate import AR1, SCENARIOS, Bursts, Change, Design, simulate
 
 # Quick dependence averages out within one long run, so that one draw is a large sample of the marginal distribution.
 QUICK = Design(
     duration_s=900.0,
     rate_per_s=1000.0,
-    common=Wander(0.12, 1.0),
-    arm_wander=Wander(0.01, 1.0),
-    instance_wander=Wander(0.05, 1.0),
-    traffic=Wander(0.05, 1.0),
+    common=AR1(0.12, 1.0),
+    arm_drift=AR1(0.01, 1.0),
+    instance_drift=AR1(0.05, 1.0),
+    traffic=AR1(0.05, 1.0),
     spikes=Bursts(60.0, 2.0, 0.3, 0.9),
     instance_sd=0.0,
     shared_failures=Bursts(60.0, 3.0, 0.01, 0.03),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from judging import SMALL
 
-from evaluator.simulate import Wander, simulate_cells
+from evaluator.simulate import AR1, simulate_cells
 from evaluator.stats.shaping.groups import all_together, group_by
 from evaluator.stats.shaping.panel import build_panel
 from evaluator.stats.variance.instances import InstanceFrame
@@ -57,7 +57,7 @@ def test_the_squares_of_the_scores_are_the_variance(rows):
 def test_a_short_run_of_like_instances_shows_no_lasting_difference():
     """Five blocks are too few for cosines; what varies from block to block is still not what sets instances apart."""
     like = replace(SMALL, duration_s=100.0, bucket_s=5, instances=(4,), instance_sd=0.0)
-    like = replace(like, instance_wander=Wander(0.0, 100.0))
+    like = replace(like, instance_drift=AR1(0.0, 100.0))
     found = []
     for seed in range(60):
         panel = build_panel(simulate_cells(like, seed), "canary")

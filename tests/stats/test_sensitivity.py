@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from evaluator.simulate import Bursts, Design, Wander, simulate_cells
+from evaluator.simulate import AR1, Bursts, Design, simulate_cells
 from evaluator.stats.estimators import contrast, failures, means, quantiles, typical
 from evaluator.stats.estimators.estimate import Estimate
 from evaluator.stats.shaping.groups import all_together
@@ -31,7 +31,7 @@ QUARTER = replace(Design(), duration_s=900.0)
 UNLIKE_INSTANCES = replace(QUARTER, instance_sd=0.03)
 TWO_INSTANCES = replace(UNLIKE_INSTANCES, instances=(2,))
 WANDERING_ARMS = replace(
-    QUARTER, instance_sd=0.0, instances=(4,), instance_wander=Wander(0.0, 100.0), arm_wander=Wander(0.05, 30.0)
+    QUARTER, instance_sd=0.0, instances=(4,), instance_drift=AR1(0.0, 100.0), arm_drift=AR1(0.05, 30.0)
 )
 FAILURES_IN_BURSTS = replace(
     QUARTER, shared_failures=Bursts(6.0, 40.0, 0.01, 0.03), instance_failures=Bursts(4.0, 20.0, 0.1, 0.1)
