@@ -57,7 +57,7 @@ class GatePlan:
     """Chance that the goal's regression is NO-GO."""
     go_chance: float
     """Chance that an unchanged release is shown to be within the margin."""
-    lasting: float
+    between_instance: float
     """Share of the variance that only more instances shrink."""
     go_after_s: float
     """Time after which an unchanged release is shown to be within the margin with the goal's power; infinite: never."""
@@ -129,7 +129,7 @@ class _Planner:
             finds=self._smallest(),
             found_chance=self.found_chance(goal.duration_s, goal.instances),
             go_chance=self.go_chance(goal.duration_s, goal.instances),
-            lasting=at_goal.lasting,
+            between_instance=at_goal.between_instance,
             go_after_s=after,
             found_after_s=_first_time(lambda s: self.found_chance(s, goal.instances) >= goal.power),
             go_instances=_first_count(lambda m: self.go_chance(goal.duration_s, m) >= goal.power),
@@ -161,7 +161,7 @@ class _Planner:
         se = at.se * self._inflation(shift + self.precision.bound)
         null_se = at.se * self._inflation(self.precision.bound)
         calendar = plan_calendar(self.rulebook.monitoring, seconds)
-        end_s, df, between_instance = np.array([calendar.planned_s]), np.array([at.df]), np.array([at.lasting])
+        end_s, df, between_instance = np.array([calendar.planned_s]), np.array([at.df]), np.array([at.between_instance])
         critical = find_criticals(calendar, end_s, self.level, df, between_instance)
         return find_power(shift, se, at.df, float(critical[0]), null_se=null_se)
 

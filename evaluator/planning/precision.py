@@ -83,7 +83,7 @@ class Forecast:
 
     se: float
     df: float
-    lasting: float
+    between_instance: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,14 +230,14 @@ def _pool(rule: Rule, timed: Sequence[_TimedComparison], rulebook: Rulebook) -> 
 def _take_apart(c: Comparison, seconds: float) -> tuple[float, float, float]:
     """Moving variance, variance of one instance, and the share of the moving part that lives within instances."""
     variance = (c.se or 0.0) ** 2
-    between_instance = min(c.lasting_share, 1.0) * variance
-    moving = variance - between_instance
+    from_instances = min(c.lasting_share, 1.0) * variance
+    moving = variance - from_instances
     units = [max(count, 1) for count in c.instances]
-    between = between_instance / (1 / units[0] + 1 / units[1])
+    between = from_instances / (1 / units[0] + 1 / units[1])
     df_inst = float(sum(units) - 2) if min(units) >= 2 else PRIOR_DF
     df_time = _time_df(max(int(seconds // choose_bucket_s(seconds)), MIN_BUCKETS))
     shares = np.linspace(0, 1, 101)
-    spread = (between_instance + shares * moving) ** 2 / df_inst + ((1 - shares) * moving) ** 2 / df_time
+    spread = (from_instances + shares * moving) ** 2 / df_inst + ((1 - shares) * moving) ** 2 / df_time
     implied = variance**2 / np.maximum(spread, 1e-300)
     within = float(shares[np.argmin(np.abs(implied - min(c.df or df_time, 1e9)))])
     return moving, between, within

@@ -165,7 +165,7 @@ class _Rollout:
         return max(1, fleet - candidate), candidate
 
     def _draw(self, random: np.random.Generator) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Standard normal errors: lasting (replications,), moving (replications, looks), of the variance."""
+        """Standard normal errors: between instances (replications,), moving (replications, looks), of the variance."""
         steps = np.sqrt(np.diff(self.looks, prepend=0.0))
         path = np.cumsum(random.normal(size=(self.replications, self.looks.size)) * steps, axis=1)
         between_instance, spread = random.normal(size=(2, self.replications))
@@ -187,7 +187,7 @@ class _Rollout:
             nothing = np.zeros((self.replications, self.looks.size), dtype=bool)
             return nothing, nothing[:, 0]
         between_instance, moving, spread = errors
-        share = np.array([a.lasting for a in at])
+        share = np.array([a.between_instance for a in at])
         error = np.sqrt(share) * se * between_instance[:, None] + np.sqrt(1 - share) * se * moving
         harm = 0.0 if _is_failures(gate) else regression
         truth = gate.to_scale(harm if gate.relative else harm * gate.baseline)

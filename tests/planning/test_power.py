@@ -60,9 +60,9 @@ def test_without_shift_the_power_is_the_level():
 
 
 def test_looking_early_costs_little_at_the_end():
-    end_s, df, lasting = np.array([3600.0]), np.array([8.0]), np.array([0.2])
+    end_s, df, between_instance = np.array([3600.0]), np.array([8.0]), np.array([0.2])
     fixed, looked, anytime = (
-        float(find_criticals(Calendar(kind, (600,), 3600, final=True), end_s, 0.01, df, lasting)[0])
+        float(find_criticals(Calendar(kind, (600,), 3600, final=True), end_s, 0.01, df, between_instance)[0])
         for kind in ("fixed", "group_sequential", "anytime")
     )
     assert fixed < looked < anytime
