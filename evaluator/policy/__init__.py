@@ -22,7 +22,7 @@ from evaluator.errors import PolicyError, UnknownName
 from evaluator.policy.building import build
 from evaluator.policy.document import Document, KeyPath, read_document
 from evaluator.policy.metrics import to_rule
-from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistory, Instances, PolicyFile
+from evaluator.policy.models import LATER, OF_PROMOTION, InstanceHistorySection, Instances, PolicyFile
 from evaluator.policy.promotion import PromotionRules, add_hooks, to_rules
 from evaluator.records import History, InstancePrior, Learnt, Monitoring, Rulebook, Scan
 from evaluator.sources.prometheus.options import PrometheusSource
@@ -139,10 +139,10 @@ def with_learnt(policy: Policy, learnt: Learnt | None) -> Policy:
     return replace(judging, **promotion_rules)
 
 
-def _to_history(learnt: Learnt) -> InstanceHistory | None:
+def _to_history(learnt: Learnt) -> InstanceHistorySection | None:
     if learnt.sd_latency is None or learnt.sd_failures is None:
         return None
-    return InstanceHistory(
+    return InstanceHistorySection(
         comparisons=learnt.comparisons,
         wander_latency=_round(learnt.wander_latency or 0.0),
         wander_failures=_round(learnt.wander_failures or 0.0),

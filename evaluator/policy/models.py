@@ -53,7 +53,7 @@ AnyServiceName = Annotated[
 ]
 
 
-class Monitoring(Section):
+class MonitoringSection(Section):
     """When the verdict is allowed to fall."""
 
     mode: Literal["auto", "fixed", "group_sequential", "anytime"] = Field(
@@ -114,7 +114,7 @@ class EndpointScan(Section):
         return value
 
 
-class InstanceHistory(Section):
+class InstanceHistorySection(Section):
     """What `evaluator calibrate` learnt from earlier runs; filled in from the store where the file says nothing."""
 
     comparisons: Annotated[int, Field(ge=0)] = Field(0, description="Comparisons of instances it rests on.")
@@ -136,7 +136,7 @@ class Instances(Section):
     )
     baseline: Annotated[int, Field(ge=1)] | None = Field(None, description="Instances behind one baseline address.")
     canary: Annotated[int, Field(ge=1)] | None = Field(None, description="Instances behind one canary address.")
-    history: InstanceHistory | None = Field(None, description="What earlier runs say, where there are enough.")
+    history: InstanceHistorySection | None = Field(None, description="What earlier runs say, where there are enough.")
 
 
 class Health(Section):
@@ -164,7 +164,7 @@ class PolicyFile(Section):
     alpha: Annotated[Probability, within(0, 0.5, ends=False)] = Field(
         0.05, description="False-alarm rate over all gates together."
     )
-    monitoring: Monitoring = Field(default_factory=Monitoring)
+    monitoring: MonitoringSection = Field(default_factory=MonitoringSection)
     warm_up: AutoOrDuration = Field(
         None, description="Cut from the start: auto (until the user count is level) or a duration."
     )
