@@ -25,11 +25,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from evaluator.pipeline.judging import judge_release
 from evaluator.policy import load_policy
 from evaluator.records import Release, Run, RunFacts, RunState, Service
-from evaluator.simulate import Design, simulate, to_parquet
+from evaluator.simulate import Scenario, simulate, to_parquet
 from evaluator.simulate.requests import EPOCH_US
 from evaluator.store import Store
 
-LARGE = Design(duration_s=3600.0, endpoints=20, instances=(4,), users=300, rate_per_s=1400.0)
+LARGE = Scenario(duration_s=3600.0, endpoints=20, instances=(4,), users=300, rate_per_s=1400.0)
 SMALL = replace(LARGE, duration_s=300.0, rate_per_s=20.0)
 TIMES_TEN = (
     """UPDATE moments SET n = n * 10, failures = failures * 10, sum_us = sum_us * 10, sum_sq_us = sum_sq_us * 10,
@@ -86,7 +86,7 @@ def make_store(path: Path) -> None:
         judge_release(store, release, load_policy(), judged_at=datetime.now(UTC))
 
 
-def land(store: Store, name: str, design: Design) -> None:
+def land(store: Store, name: str, design: Scenario) -> None:
     """Land a simulated release."""
     requests = replace(simulate(design, seed=1), runs=(f"{name}-run",))
     started = datetime.fromtimestamp(EPOCH_US / 1e6, UTC)

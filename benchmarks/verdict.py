@@ -18,9 +18,9 @@ from evaluator.assess import assess
 from evaluator.judges import judge_evidence
 from evaluator.policy import load_policy
 from evaluator.records import Monitoring, Rulebook, Run, RunState
-from evaluator.simulate import Design, simulate, to_cells, to_parquet
+from evaluator.simulate import Scenario, simulate, to_cells, to_parquet
 
-DESIGN = Design(duration_s=3600.0, endpoints=20, instances=(4, 4), users=30)
+DESIGN = Scenario(duration_s=3600.0, endpoints=20, instances=(4, 4), users=30)
 POLICY = """
 metrics:
   - {name: failure_rate, type: failure_rate, margin: 0.1pp, max: 1%}

@@ -20,7 +20,7 @@ from evaluator.pipeline.hindsight import calibrate_releases
 from evaluator.pipeline.simulating import land_simulated
 from evaluator.policy import parse_policy
 from evaluator.records import Release, Service
-from evaluator.simulate import Bursts, Design, simulate
+from evaluator.simulate import Bursts, Scenario, simulate
 from evaluator.store import Store
 
 alt.renderers.enable("svg")  # drawn here, without network
@@ -29,7 +29,7 @@ folder = TemporaryDirectory()
 store = Store.open(Path(folder.name, "evaluator.duckdb"), create=True)
 calm = Bursts(per_hour=0, mean_s=40, low=0.01, high=0.03)
 traffic = {"duration_s": 300, "rate_per_s": 60, "users": 20, "endpoints": 3, "instances": (8,), "instance_sd": 0.02}
-cart = Design(**traffic, failure_rate=0.0002, shared_failures=calm, instance_failures=calm)
+cart = Scenario(**traffic, failure_rate=0.0002, shared_failures=calm, instance_failures=calm)
 for number in range(1, 4):
     service = Service("cart", baseline=f"1.{number - 1}", canary=f"1.{number}")
     runs = land_simulated(store, Release(f"cart@1.{number}", (service,)), simulate(cart, seed=number))

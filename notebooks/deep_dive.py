@@ -20,13 +20,13 @@ import numpy as np
 import evaluator
 from evaluator.pipeline.simulating import land_simulated
 from evaluator.records import Release, Service
-from evaluator.simulate import Design, simulate
+from evaluator.simulate import Scenario, simulate
 from evaluator.store import Store
 
 alt.renderers.enable("svg")  # drawn here, without network
 
 ENDPOINTS = ("GET /", "GET /products", "GET /cart", "POST /checkout", "GET /orders")
-requests = simulate(Design(duration_s=1200, rate_per_s=60, users=30, instance_sd=0.005), seed=3)
+requests = simulate(Scenario(duration_s=1200, rate_per_s=60, users=30, instance_sd=0.005), seed=3)
 requests = replace(requests, endpoints=ENDPOINTS)
 
 minute = (requests.ts_us - requests.ts_us.min()) / 60e6

@@ -19,14 +19,14 @@ from evaluator.pipeline.simulating import land_simulated
 from evaluator.planning import Goal, compare_strategies, plan_gates, tabulate
 from evaluator.policy import parse_policy
 from evaluator.records import Release, Service
-from evaluator.simulate import Design, simulate
+from evaluator.simulate import Scenario, simulate
 from evaluator.store import Store
 
 alt.renderers.enable("svg")  # drawn here, without network
 
 folder = TemporaryDirectory()
 store = Store.open(Path(folder.name, "evaluator.duckdb"), create=True)
-cart = Design(duration_s=900, rate_per_s=50, users=30, instances=(3,), failure_rate=0.0003)
+cart = Scenario(duration_s=900, rate_per_s=50, users=30, instances=(3,), failure_rate=0.0003)
 for number in (1, 2):
     service = Service("cart", baseline=f"1.{number - 1}", canary=f"1.{number}")
     runs = land_simulated(store, Release(f"cart@1.{number}", (service,)), simulate(cart, seed=number))

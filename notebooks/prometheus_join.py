@@ -18,13 +18,13 @@ import numpy as np
 import evaluator
 from evaluator.pipeline.simulating import land_simulated
 from evaluator.records import Release, Service
-from evaluator.simulate import Design, scrape, simulate
+from evaluator.simulate import Scenario, scrape, simulate
 from evaluator.simulate.readings import DURATION
 from evaluator.store import Store
 
 alt.renderers.enable("svg")  # drawn here, without network
 
-served = simulate(Design(duration_s=900, rate_per_s=60, users=30, instance_sd=0.005, failure_rate=0.0002), seed=8)
+served = simulate(Scenario(duration_s=900, rate_per_s=60, users=30, instance_sd=0.005, failure_rate=0.0002), seed=8)
 minute = (served.ts_us - served.ts_us.min()) / 60e6
 waits = (served.arm == 1) & (minute > 4)
 wait_us = np.where(waits, np.random.default_rng(8).exponential(60_000, len(minute)), 0).astype(np.int64)

@@ -29,7 +29,7 @@ from evaluator.records import (
     RunFacts,
     RunState,
 )
-from evaluator.simulate import Bursts, Design, Requests, Scrapes, scrape, simulate
+from evaluator.simulate import Bursts, Requests, Scenario, Scrapes, scrape, simulate
 from evaluator.stats.shaping.readings import choose_reading_bucket_s, sum_up
 
 RULES = (
@@ -42,7 +42,7 @@ RULES = (
 )
 RULEBOOK = Rulebook(RULES)
 RUN = Run("r1", "cart@2", "g1", "import", state=RunState.COMPLETE, facts=RunFacts(users={"baseline": 10, "canary": 10}))
-SMALL = replace(Design(), duration_s=300.0, rate_per_s=40.0, instances=(3,))
+SMALL = replace(Scenario(), duration_s=300.0, rate_per_s=40.0, instances=(3,))
 """Five minutes, three instances an arm: quick, and enough for everything to be computed."""
 
 

@@ -25,12 +25,12 @@ from evaluator.records import (
     Service,
     Verdict,
 )
-from evaluator.simulate import SCENARIOS, Change, Design, simulate_cells
+from evaluator.simulate import SCENARIOS, Change, Scenario, simulate_cells
 
 JUDGED_AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-SHORT = replace(Design(), duration_s=300.0)
+SHORT = replace(Scenario(), duration_s=300.0)
 SLOWER = replace(SHORT, changes=(Change(latency=0.5),))
-HOUR = Design(
+HOUR = Scenario(
     duration_s=3600.0, endpoints=20, instances=(4, 4), users=30, spawn_s=120.0, changes=(Change(endpoint=0.6),)
 )
 HOSTILE = "GET /<script>alert(1)</script></style>\"'><img src=x onerror=alert(2)>\u202egpj.exe\x1b[31m"
@@ -46,7 +46,7 @@ def runs_of(cells: Cells, **facts: object) -> tuple[Run, ...]:
 
 
 def give_verdict(
-    design: Design,
+    design: Scenario,
     *,
     edit: Callable[[Cells], Cells] = lambda cells: cells,
     rulebook: Rulebook = RULEBOOK,

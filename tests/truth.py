@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from evaluator.simulate import Change, Design
+from evaluator.simulate import Change, Scenario
 from evaluator.simulate.layout import build_versions
 from evaluator.simulate.mixture import (
     _bisect,
@@ -48,7 +48,7 @@ class Truth:
 class _Side:
     """One arm: its mixture, and what its version does to slow requests."""
 
-    design: Design
+    design: Scenario
     parts: _Parts
     tail: float
     tail_from: float
@@ -57,7 +57,7 @@ class _Side:
     """Log µs from which on requests fail."""
 
 
-def derive_truth(design: Design, candidate: int = 0, quantiles: tuple[float, ...] = QUANTILES) -> Truth:
+def derive_truth(design: Scenario, candidate: int = 0, quantiles: tuple[float, ...] = QUANTILES) -> Truth:
     """The true comparison of a candidate arm (0: `canary`) with baseline."""
     baseline, changed = _build_side(design, candidate, 0), _build_side(design, candidate, candidate + 1)
     means, failures = (_find_mean(baseline), _find_mean(changed)), (_find_failures(baseline), _find_failures(changed))
@@ -74,7 +74,7 @@ def derive_truth(design: Design, candidate: int = 0, quantiles: tuple[float, ...
     )
 
 
-def _build_side(design: Design, candidate: int, arm: int) -> _Side:
+def _build_side(design: Scenario, candidate: int, arm: int) -> _Side:
     versions = build_versions(design)
     weight = _weigh_strata(design, versions[0], versions[candidate + 1], candidate)
     change = design.changes[arm - 1] if arm else Change()
@@ -83,7 +83,7 @@ def _build_side(design: Design, candidate: int, arm: int) -> _Side:
     return _Side(design, _mix_parts(design, versions[arm], weight, arm), change.tail, tail_from, give_up)
 
 
-def _find_partial(design: Design, parts: _Parts, above: float) -> FloatArray:
+def _find_partial(design: Scenario, parts: _Parts, above: float) -> FloatArray:
     """E[t; t > exp(above)] of each part, µs."""
     sd, rate = _find_sd(design), design.tail_index
     stretch, mean = rate / (rate - 1), np.exp(parts.log_us + sd * sd / 2)

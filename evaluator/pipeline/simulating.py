@@ -23,10 +23,10 @@ def land_simulated(
 
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from evaluator.simulate import Design, simulate
+    >>> from evaluator.simulate import Scenario, simulate
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     store = Store.open(Path(folder, "evaluator.duckdb"), create=True)
-    ...     runs = land_simulated(store, Release("cart@1.5.0"), simulate(Design(duration_s=60, replicates=2), seed=1))
+    ...     runs = land_simulated(store, Release("cart@1.5.0"), simulate(Scenario(duration_s=60, replicates=2), seed=1))
     ...     store.data.read_cells([run.id for run in runs]).arms
     ('baseline', 'canary')
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluator.planning.power import find_criticals, find_power
-from evaluator.planning.precision import Forecast, History, Precision, forecast
+from evaluator.planning.precision import History, PlannedPrecision, Precision, forecast
 from evaluator.records import Monitoring, Role, Rulebook, choose_bucket_s
 from evaluator.stats.inference.calendar import Calendar, plan_looks
 from evaluator.stats.inference.student import t_quantile
@@ -136,7 +136,7 @@ class _Planner:
             requests=after * self.rate_per_s,
         )
 
-    def _at(self, seconds: float, instances: int) -> Forecast:
+    def _at(self, seconds: float, instances: int) -> PlannedPrecision:
         return forecast(self.precision, seconds, (instances, instances), noise=self.noise)
 
     def half_width(self, seconds: float, instances: int) -> float:

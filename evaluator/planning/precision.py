@@ -25,7 +25,7 @@ from evaluator.records import (
     RunState,
     choose_bucket_s,
 )
-from evaluator.simulate import Design, simulate_cells
+from evaluator.simulate import Scenario, simulate_cells
 from evaluator.stats.variance.longrun import BATCH_BELOW, BATCHES, MIN_BUCKETS, cosine_count
 from evaluator.stats.variance.uncertainty import PRIOR_DF
 
@@ -78,7 +78,7 @@ class Precision:
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class PlannedPrecision:
     """Standard error of a planned comparison, its degrees of freedom, and the share of variance that lasts."""
 
     se: float
@@ -105,7 +105,9 @@ class History:
     """Simulated: nothing of it was measured."""
 
 
-def forecast(precision: Precision, seconds: float, instances: tuple[int, int], *, noise: float = 1.0) -> Forecast:
+def forecast(
+    precision: Precision, seconds: float, instances: tuple[int, int], *, noise: float = 1.0
+) -> PlannedPrecision:
     """Precision after `seconds` with this many instances of baseline and candidate.
 
     `noise` is a factor on the moving part: uneven traffic, or arms that do not run together. Too short a run knows
@@ -113,7 +115,7 @@ def forecast(precision: Precision, seconds: float, instances: tuple[int, int], *
     """
     buckets = int(seconds // choose_bucket_s(seconds))
     if buckets < MIN_BUCKETS:
-        return Forecast(math.inf, 1.0, 0.0)
+        return PlannedPrecision(math.inf, 1.0, 0.0)
     moving = precision.moving * precision.reference_s / seconds * noise
     several = [count >= 2 for count in instances]
     between = sum(
@@ -125,7 +127,7 @@ def forecast(precision: Precision, seconds: float, instances: tuple[int, int], *
     variance = between + moving
     spread = inst**2 / df_inst + own**2 / _time_df(buckets)
     df = variance**2 / spread if spread > 0 else _time_df(buckets)
-    return Forecast(math.sqrt(variance), df, between / variance if variance > 0 else 0.0)
+    return PlannedPrecision(math.sqrt(variance), df, between / variance if variance > 0 else 0.0)
 
 
 def _time_df(buckets: int) -> float:
@@ -253,13 +255,13 @@ def _assume_prior(rule: Rule, baseline: float, rulebook: Rulebook) -> float:
 
 
 def assume_history(rulebook: Rulebook, *, rate_per_s: float, instances: int, seed: int = 1) -> History:
-    """A history of simulated releases, where there is none: `Design`'s service at this rate, instances ±1 %.
+    """A history of simulated releases, where there is none: `Scenario`'s service at this rate, instances ±1 %.
 
     Rules for single endpoints are measured over all of them: an assumed service has other endpoints.
     """
     anywhere = tuple(replace(rule, slice=replace(rule.slice, endpoint=None)) for rule in rulebook.rules)
-    design = Design(duration_s=SIMULATED_S, rate_per_s=rate_per_s, instances=(max(instances, 2),))
+    scenario = Scenario(duration_s=SIMULATED_S, rate_per_s=rate_per_s, instances=(max(instances, 2),))
     run = (Run("assumed", "assumed", "assumed", "import", state=RunState.COMPLETE),)
-    stored = [(simulate_cells(design, seed * 1000 + k), run) for k in range(SIMULATED)]
+    stored = [(simulate_cells(scenario, seed * 1000 + k), run) for k in range(SIMULATED)]
     history = learn_precisions(stored, replace(rulebook, rules=anywhere))
     return replace(history, assumed=True, comparisons=0, rate_per_s=rate_per_s, instances=instances)

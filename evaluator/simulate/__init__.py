@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from evaluator.simulate.cells import simulate_cells, to_cells
-from evaluator.simulate.design import AR1, Bursts, Change, Design
+from evaluator.simulate.design import AR1, Bursts, Change, Scenario
 from evaluator.simulate.export import to_parquet
 from evaluator.simulate.readings import Scrapes, scrape
 from evaluator.simulate.requests import Requests, simulate
@@ -21,8 +21,8 @@ __all__ = [
     "SCENARIOS",
     "Bursts",
     "Change",
-    "Design",
     "Requests",
+    "Scenario",
     "Scrapes",
     "scrape",
     "simulate",

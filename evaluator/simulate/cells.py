@@ -20,20 +20,20 @@ from evaluator.records import (
 )
 from evaluator.records.arrays import FloatArray, IntArray
 from evaluator.records.cells import BINS_PER_DECADE
-from evaluator.simulate.design import Design
+from evaluator.simulate.design import Scenario
 from evaluator.simulate.requests import Requests, simulate
 from evaluator.stats.shaping.cells import add_up
 from evaluator.stats.shaping.index import group_rows, number_groups
 
 
-def simulate_cells(design: Design, seed: int) -> Cells:
-    """Draw one release and roll it up: `to_cells(simulate(design, seed))` with the design's bucket.
+def simulate_cells(scenario: Scenario, seed: int) -> Cells:
+    """Draw one release and roll it up: `to_cells(simulate(scenario, seed))` with the scenario's bucket.
 
-    >>> cells = simulate_cells(Design(duration_s=60), seed=1)
+    >>> cells = simulate_cells(Scenario(duration_s=60), seed=1)
     >>> cells.bucket_s, len(cells.instances)
     (1, 8)
     """
-    return to_cells(simulate(design, seed), design.bucket_s or choose_bucket_s(design.duration_s))
+    return to_cells(simulate(scenario, seed), scenario.bucket_s or choose_bucket_s(scenario.duration_s))
 
 
 def to_cells(requests: Requests, bucket_s: int | None = None) -> Cells:

@@ -72,7 +72,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
+class Scenario:
     """A release to simulate. Immutable; vary it with `dataclasses.replace`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is expected of a design: versions of the service, and traffic over one run."""
+"""What is expected of a scenario: versions of the service, and traffic over one run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluator.records.arrays import FloatArray
-from evaluator.simulate.design import Change, Design
+from evaluator.simulate.design import Change, Scenario
 
 DAY_S = 86_400.0
 
@@ -39,14 +39,16 @@ class Traffic:
     """Users of each arm, shape (arms, steps)."""
 
 
-def build_version(design: Design, change: Change) -> Version:
+def build_version(scenario: Scenario, change: Change) -> Version:
     """One arm's version under `change`."""
-    low, high = design.median_ms
-    medians = np.geomspace(low, high, design.endpoints) if design.endpoints > 1 else np.array([math.sqrt(low * high)])
-    shares = np.arange(1, design.endpoints + 1, dtype=np.float64) ** -design.zipf
+    low, high = scenario.median_ms
+    medians = (
+        np.geomspace(low, high, scenario.endpoints) if scenario.endpoints > 1 else np.array([math.sqrt(low * high)])
+    )
+    shares = np.arange(1, scenario.endpoints + 1, dtype=np.float64) ** -scenario.zipf
     shares /= shares.sum()
     weights = np.sqrt(medians)
-    failure = design.failure_rate * weights / (shares @ weights)
+    failure = scenario.failure_rate * weights / (shares @ weights)
     log_us = np.log(medians * 1000.0) + math.log1p(change.latency)
     log_us[change.endpoint_index] += math.log1p(change.endpoint)
     tilted = shares * (medians / np.exp(np.mean(np.log(medians)))) ** change.mix
@@ -58,27 +60,32 @@ def build_version(design: Design, change: Change) -> Version:
     )
 
 
-def build_versions(design: Design) -> tuple[Version, ...]:
+def build_versions(scenario: Scenario) -> tuple[Version, ...]:
     """The versions of all arms, baseline first."""
-    return tuple(build_version(design, change) for change in (Change(), *design.changes))
+    return tuple(build_version(scenario, change) for change in (Change(), *scenario.changes))
 
 
-def build_traffic(design: Design) -> Traffic:
+def build_traffic(scenario: Scenario) -> Traffic:
     """Expected open-loop traffic of each arm over one run."""
     # The time grid: about 1 s in short runs, 5 s in long ones.
-    steps = max(1, math.ceil(design.duration_s / (1.0 if design.duration_s <= 900 else 5.0)))
-    candidates = len(design.changes)
-    at_s = (np.arange(steps) + 0.5) * design.duration_s / steps
-    load = (1 + design.load_trend * at_s / design.duration_s) * (1 + design.swing * np.sin(2 * np.pi * at_s / DAY_S))
-    phase = np.minimum((at_s / design.duration_s * len(design.split)).astype(np.int64), len(design.split) - 1)
-    share = np.asarray(design.split)[phase]
+    steps = max(1, math.ceil(scenario.duration_s / (1.0 if scenario.duration_s <= 900 else 5.0)))
+    candidates = len(scenario.changes)
+    at_s = (np.arange(steps) + 0.5) * scenario.duration_s / steps
+    load = (1 + scenario.load_trend * at_s / scenario.duration_s) * (
+        1 + scenario.swing * np.sin(2 * np.pi * at_s / DAY_S)
+    )
+    phase = np.minimum((at_s / scenario.duration_s * len(scenario.split)).astype(np.int64), len(scenario.split) - 1)
+    share = np.asarray(scenario.split)[phase]
     weights = np.stack([1 - share] + [share] * candidates)
     weights *= (1 + candidates) / weights.sum(axis=0)
     present = np.ones((1 + candidates, steps))
-    present[1:] = at_s >= design.start_offset_s
-    if design.spawn_s > 0:
-        present *= np.minimum(1.0, at_s / design.spawn_s)
+    present[1:] = at_s >= scenario.start_offset_s
+    if scenario.spawn_s > 0:
+        present *= np.minimum(1.0, at_s / scenario.spawn_s)
     weights *= present
     return Traffic(
-        at_s, design.rate_per_s * load * weights, design.load_latency * np.log(load), (design.users or 0) * weights
+        at_s,
+        scenario.rate_per_s * load * weights,
+        scenario.load_latency * np.log(load),
+        (scenario.users or 0) * weights,
     )

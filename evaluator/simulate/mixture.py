@@ -1,4 +1,4 @@
-"""The distribution of a simulated arm's response times, computed from the design without drawing anything.
+"""The distribution of a simulated arm's response times, computed from the scenario without drawing anything.
 
 An arm's response times are a mixture over endpoints, moments of the run, shared spikes, cache hits and the heavy tail.
 Each part is lognormal, or lognormal times Pareto, whose distribution function is that of a normal plus an exponential
@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from evaluator.records.arrays import FloatArray
-from evaluator.simulate.design import Design
+from evaluator.simulate.design import Scenario
 from evaluator.simulate.layout import Version, build_traffic, build_versions
 
 TIME_PARTS = 48
@@ -43,28 +43,28 @@ class _Parts:
 
 
 @functools.lru_cache(maxsize=256)
-def find_threshold(design: Design, quantile: float) -> float:
+def find_threshold(scenario: Scenario, quantile: float) -> float:
     """Log of the time (µs) within which this share of baseline's requests is answered, failed or not."""
     if quantile >= 1:
         return math.inf
-    baseline = build_versions(design)[0]
-    parts = _mix_parts(design, baseline, _weigh_strata(design, baseline, baseline, 0), 0)
-    return _bisect(lambda log_us: float(parts.weight @ _find_share(design, parts, log_us)), quantile, parts)
+    baseline = build_versions(scenario)[0]
+    parts = _mix_parts(scenario, baseline, _weigh_strata(scenario, baseline, baseline, 0), 0)
+    return _bisect(lambda log_us: float(parts.weight @ _find_share(scenario, parts, log_us)), quantile, parts)
 
 
 # ------------------------------------------------------------------ the mixture
 
 
-def _mix_parts(design: Design, version: Version, weight: FloatArray, arm: int) -> _Parts:
+def _mix_parts(scenario: Scenario, version: Version, weight: FloatArray, arm: int) -> _Parts:
     """Endpoint × moment × spike × cache, flattened; `weight` has shape (endpoints, moments)."""
-    traffic, share = build_traffic(design), 1 - math.exp(-design.spikes.share)
-    leak = design.changes[arm - 1].leak if arm else 0.0
-    moving = _average_in_time(design, traffic.log_load + np.log1p(leak * traffic.at_s / design.duration_s))
-    heights = design.spikes.low + (design.spikes.high - design.spikes.low) * np.array(HEIGHTS)
+    traffic, share = build_traffic(scenario), 1 - math.exp(-scenario.spikes.share)
+    leak = scenario.changes[arm - 1].leak if arm else 0.0
+    moving = _average_in_time(scenario, traffic.log_load + np.log1p(leak * traffic.at_s / scenario.duration_s))
+    heights = scenario.spikes.low + (scenario.spikes.high - scenario.spikes.low) * np.array(HEIGHTS)
     spike, spike_weight = np.append(0.0, heights), np.append(1 - share, share * np.array(HEIGHT_WEIGHTS))
-    cache = np.array([0.0, math.log(design.cache_factor)])
-    cache_weight = np.array([1 - design.cache_hit, design.cache_hit])
-    extra = sum(bursts.share * bursts.mean_height for bursts in (design.shared_failures, design.instance_failures))
+    cache = np.array([0.0, math.log(scenario.cache_factor)])
+    cache_weight = np.array([1 - scenario.cache_hit, scenario.cache_hit])
+    extra = sum(bursts.share * bursts.mean_height for bursts in (scenario.shared_failures, scenario.instance_failures))
     grids = np.broadcast_arrays(
         version.log_us[:, None, None, None] + moving[:, None, None] + spike[:, None] + cache,
         weight[:, :, None, None] * spike_weight[:, None] * cache_weight,
@@ -76,9 +76,9 @@ def _mix_parts(design: Design, version: Version, weight: FloatArray, arm: int) -
     return _Parts(log_us, weights, passing, sizes)
 
 
-def _weigh_strata(design: Design, baseline: Version, candidate: Version, number: int) -> FloatArray:
+def _weigh_strata(scenario: Scenario, baseline: Version, candidate: Version, number: int) -> FloatArray:
     """Mantel–Haenszel weights of endpoint × time, shape (endpoints, moments), Σ = 1."""
-    rate = np.stack([_average_in_time(design, row) for row in build_traffic(design).rate])
+    rate = np.stack([_average_in_time(scenario, row) for row in build_traffic(scenario).rate])
     n_b = np.outer(baseline.shares, rate[0])
     n_c = np.outer(candidate.shares, rate[number + 1])
     total = n_b + n_c
@@ -86,27 +86,27 @@ def _weigh_strata(design: Design, baseline: Version, candidate: Version, number:
     return np.asarray(v / v.sum(), dtype=np.float64)
 
 
-def _average_in_time(design: Design, steps: FloatArray) -> FloatArray:
-    moving = design.load_trend or design.swing or any(change.leak for change in design.changes)
+def _average_in_time(scenario: Scenario, steps: FloatArray) -> FloatArray:
+    moving = scenario.load_trend or scenario.swing or any(change.leak for change in scenario.changes)
     return np.array([part.mean() for part in np.array_split(steps, min(TIME_PARTS, len(steps)) if moving else 1)])
 
 
-def _find_sd(design: Design) -> float:
+def _find_sd(scenario: Scenario) -> float:
     """Standard deviation of log times within a part."""
-    drifts = (design.common, design.arm_drift, design.instance_drift)
-    return math.sqrt(design.sigma**2 + design.instance_sd**2 + sum(process.sd**2 for process in drifts))
+    drifts = (scenario.common, scenario.arm_drift, scenario.instance_drift)
+    return math.sqrt(scenario.sigma**2 + scenario.instance_sd**2 + sum(process.sd**2 for process in drifts))
 
 
-def _find_share(design: Design, parts: _Parts, log_us: float) -> FloatArray:
+def _find_share(scenario: Scenario, parts: _Parts, log_us: float) -> FloatArray:
     """Share of each part's requests that are answered within exp(log_us) µs, by whatever answer."""
     if math.isinf(log_us):
         return np.ones_like(parts.log_us)
-    sd, rate = _find_sd(design), design.tail_index
-    apart = (log_us - parts.log_us - math.log(design.tail_factor)) / sd
+    sd, rate = _find_sd(scenario), scenario.tail_index
+    apart = (log_us - parts.log_us - math.log(scenario.tail_factor)) / sd
     exponent = np.minimum(rate * sd * (rate * sd / 2 - apart), 700.0)
     stretched = ndtr(apart) - np.exp(exponent) * ndtr(apart - rate * sd)
     plain = ndtr((log_us - parts.log_us) / sd)
-    return np.asarray((1 - design.tail_share) * plain + design.tail_share * stretched, dtype=np.float64)
+    return np.asarray((1 - scenario.tail_share) * plain + scenario.tail_share * stretched, dtype=np.float64)
 
 
 def _bisect(share: Callable[[float], float], target: float, parts: _Parts) -> float:

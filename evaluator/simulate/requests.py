@@ -1,4 +1,4 @@
-"""Seeded request rows of a `Design`: the processes behind them on a fine time grid, then one row per request."""
+"""Seeded request rows of a `Scenario`: the processes behind them on a fine time grid, then one row per request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
-from evaluator.simulate.design import AR1, Bursts, Design
+from evaluator.simulate.design import AR1, Bursts, Scenario
 from evaluator.simulate.layout import Traffic, Version, build_traffic, build_versions
 from evaluator.simulate.mixture import find_threshold
 
@@ -52,15 +52,15 @@ class Requests:
         return len(self.ts_us)
 
 
-def simulate(design: Design, seed: int) -> Requests:
-    """Draw one release: the same design and seed give the same requests on every machine.
+def simulate(scenario: Scenario, seed: int) -> Requests:
+    """Draw one release: the same scenario and seed give the same requests on every machine.
 
-    >>> requests = simulate(Design(duration_s=60), seed=1)
+    >>> requests = simulate(Scenario(duration_s=60), seed=1)
     >>> requests.arms
     ('baseline', 'canary')
     """
     rng = np.random.default_rng(seed)
-    return merge_requests([_simulate_run(design, rng, run) for run in range(design.replicates)])
+    return merge_requests([_simulate_run(scenario, rng, run) for run in range(scenario.replicates)])
 
 
 def merge_requests(parts: list[Requests]) -> Requests:
@@ -129,47 +129,51 @@ def burst(rng: np.random.Generator, bursts: Bursts, series: int, at_s: FloatArra
     return total
 
 
-def _build_slots(design: Design, rng: np.random.Generator, traffic: Traffic, versions: tuple[Version, ...]) -> _Slots:
+def _build_slots(
+    scenario: Scenario, rng: np.random.Generator, traffic: Traffic, versions: tuple[Version, ...]
+) -> _Slots:
     arms, steps = len(versions), len(traffic.at_s)
-    step_s = design.duration_s / steps
-    sizes = [design.count_instances(arm) for arm in range(arms)]
+    step_s = scenario.duration_s / steps
+    sizes = [scenario.count_instances(arm) for arm in range(arms)]
     arm = np.repeat(np.arange(arms), sizes)
-    label, names, arm_of_name = _draw_lives(design, rng, arm, traffic.at_s)
-    level = rng.standard_normal(len(arm_of_name)) * design.instance_sd
-    shared = draw_ar1(rng, design.common, 1, steps, step_s) + burst(rng, design.spikes, 1, traffic.at_s)
+    label, names, arm_of_name = _draw_lives(scenario, rng, arm, traffic.at_s)
+    level = rng.standard_normal(len(arm_of_name)) * scenario.instance_sd
+    shared = draw_ar1(rng, scenario.common, 1, steps, step_s) + burst(rng, scenario.spikes, 1, traffic.at_s)
     log_us = level[label] + shared + traffic.log_load
-    log_us += draw_ar1(rng, design.arm_drift, arms, steps, step_s)[arm]
-    log_us += draw_ar1(rng, design.instance_drift, len(arm), steps, step_s)
-    for number, change in enumerate(design.changes, start=1):
-        log_us[arm == number] += np.log1p(change.leak * traffic.at_s / design.duration_s)
-    pace = np.exp(draw_ar1(rng, design.traffic, 1, steps, step_s) - design.traffic.sd**2 / 2)
+    log_us += draw_ar1(rng, scenario.arm_drift, arms, steps, step_s)[arm]
+    log_us += draw_ar1(rng, scenario.instance_drift, len(arm), steps, step_s)
+    for number, change in enumerate(scenario.changes, start=1):
+        log_us[arm == number] += np.log1p(change.leak * traffic.at_s / scenario.duration_s)
+    pace = np.exp(draw_ar1(rng, scenario.traffic, 1, steps, step_s) - scenario.traffic.sd**2 / 2)
     rate = traffic.rate[arm] * pace / np.asarray(sizes)[arm, None]
-    failing = burst(rng, design.shared_failures, 1, traffic.at_s)
-    failing = failing + burst(rng, design.instance_failures, len(arm), traffic.at_s)
-    _restart(design, rng, traffic.at_s, log_us, rate)
-    if design.wait_s is not None:
-        rate = _pace_by_latency(design, traffic, versions, arm=arm, log_us=log_us, sizes=np.asarray(sizes)) * (rate > 0)
-    _lose_minutes(design, rng, traffic.at_s, arm, rate)
+    failing = burst(rng, scenario.shared_failures, 1, traffic.at_s)
+    failing = failing + burst(rng, scenario.instance_failures, len(arm), traffic.at_s)
+    _restart(scenario, rng, traffic.at_s, log_us, rate)
+    if scenario.wait_s is not None:
+        rate = _pace_by_latency(scenario, traffic, versions, arm=arm, log_us=log_us, sizes=np.asarray(sizes)) * (
+            rate > 0
+        )
+    _lose_minutes(scenario, rng, traffic.at_s, arm, rate)
     return _Slots(arm, label, names, log_us, rate, failing)
 
 
 def _draw_lives(
-    design: Design, rng: np.random.Generator, arm: IntArray, at_s: FloatArray
+    scenario: Scenario, rng: np.random.Generator, arm: IntArray, at_s: FloatArray
 ) -> tuple[IntArray, tuple[str, ...], list[int]]:
     """Which instance sits in which slot when: its number per (slot, step), the names, and the arm of each."""
     label = np.zeros((len(arm), len(at_s)), dtype=np.int64)
     owners: list[int] = []
     for slot, owner in enumerate(arm):
         changes = np.zeros(0)
-        if design.lifetime_s is not None:
-            low, high = design.lifetime_s
-            lives = rng.uniform(low, high, size=math.ceil(design.duration_s / low) + 1)
+        if scenario.lifetime_s is not None:
+            low, high = scenario.lifetime_s
+            lives = rng.uniform(low, high, size=math.ceil(scenario.duration_s / low) + 1)
             lives[0] *= rng.uniform()
             changes = np.cumsum(lives)
-            changes = changes[changes < design.duration_s]
+            changes = changes[changes < scenario.duration_s]
         label[slot] = len(owners) + np.searchsorted(changes, at_s, side="right")
         owners += [int(owner)] * (len(changes) + 1)
-    arms, born = design.arms, dict.fromkeys(range(len(design.arms)), 0)
+    arms, born = scenario.arms, dict.fromkeys(range(len(scenario.arms)), 0)
     names: list[str] = []
     for owner in owners:
         born[owner] += 1
@@ -177,17 +181,19 @@ def _draw_lives(
     return label, tuple(names), owners
 
 
-def _restart(design: Design, rng: np.random.Generator, at_s: FloatArray, log_us: FloatArray, rate: FloatArray) -> None:
-    slots = rng.permutation(len(rate))[: design.restarts]
+def _restart(
+    scenario: Scenario, rng: np.random.Generator, at_s: FloatArray, log_us: FloatArray, rate: FloatArray
+) -> None:
+    slots = rng.permutation(len(rate))[: scenario.restarts]
     for slot, share in zip(slots, rng.uniform(0.2, 0.8, size=len(slots)), strict=True):
-        since = at_s - share * design.duration_s
+        since = at_s - share * scenario.duration_s
         rate[slot, (since >= 0) & (since < RESTART_S)] = 0.0
         back = since >= RESTART_S
         log_us[slot, back] += np.log1p(np.exp(-(since[back] - RESTART_S) / 20.0))
 
 
 def _pace_by_latency(
-    design: Design,
+    scenario: Scenario,
     traffic: Traffic,
     versions: tuple[Version, ...],
     *,
@@ -199,60 +205,62 @@ def _pace_by_latency(
 
     What a change does to the tail alone is too little to slow the pace.
     """
-    tail = design.tail_share * design.tail_factor * design.tail_index / (design.tail_index - 1)
-    body, modes = 1 - design.tail_share + tail, 1 - design.cache_hit * (1 - design.cache_factor)
+    tail = scenario.tail_share * scenario.tail_factor * scenario.tail_index / (scenario.tail_index - 1)
+    body, modes = 1 - scenario.tail_share + tail, 1 - scenario.cache_hit * (1 - scenario.cache_factor)
     medians = [float(version.shares @ np.exp(version.log_us)) for version in versions]
-    mean_s = np.array([median * body * modes * math.exp(design.sigma**2 / 2) / 1e6 for median in medians])
-    return traffic.users[arm] / sizes[arm, None] / ((design.wait_s or 0.0) + mean_s[arm, None] * np.exp(log_us))
+    mean_s = np.array([median * body * modes * math.exp(scenario.sigma**2 / 2) / 1e6 for median in medians])
+    return traffic.users[arm] / sizes[arm, None] / ((scenario.wait_s or 0.0) + mean_s[arm, None] * np.exp(log_us))
 
 
-def _lose_minutes(design: Design, rng: np.random.Generator, at_s: FloatArray, arm: IntArray, rate: FloatArray) -> None:
-    minutes = max(1, int(design.duration_s // 60))
-    lost = rng.permutation(minutes)[: design.missing_minutes]
+def _lose_minutes(
+    scenario: Scenario, rng: np.random.Generator, at_s: FloatArray, arm: IntArray, rate: FloatArray
+) -> None:
+    minutes = max(1, int(scenario.duration_s // 60))
+    lost = rng.permutation(minutes)[: scenario.missing_minutes]
     for minute, owner in zip(lost, rng.integers(0, arm.max() + 1, size=len(lost)), strict=True):
         rate[np.ix_(arm == owner, (at_s // 60).astype(np.int64) == minute)] = 0.0
 
 
-def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Requests:
-    versions, traffic = build_versions(design), build_traffic(design)
-    slots = _build_slots(design, rng, traffic, versions)
+def _simulate_run(scenario: Scenario, rng: np.random.Generator, run: int) -> Requests:
+    versions, traffic = build_versions(scenario), build_traffic(scenario)
+    slots = _build_slots(scenario, rng, traffic, versions)
     steps = len(traffic.at_s)
-    counts = rng.poisson(slots.rate * (design.duration_s / steps))
+    counts = rng.poisson(slots.rate * (scenario.duration_s / steps))
     per_slot, flat = counts.sum(axis=1), counts.ravel()
     arm = np.repeat(slots.arm, per_slot)
     base = np.repeat(slots.log_us.ravel(), flat)
     burst_p = np.repeat(slots.burst.ravel(), flat)
     within = rng.random(len(arm))
-    step_us = design.duration_s * 1e6 / steps
+    step_us = scenario.duration_s * 1e6 / steps
     offset_us = (np.repeat(np.tile(np.arange(steps), len(slots.arm)), flat) + within) * step_us
-    start_us = EPOCH_US + run * math.ceil((design.duration_s + PAUSE_S) / PAUSE_S) * PAUSE_S * 1_000_000
-    skew_us = (arm > 0) * round(design.clock_skew_s * 1e6)
+    start_us = EPOCH_US + run * math.ceil((scenario.duration_s + PAUSE_S) / PAUSE_S) * PAUSE_S * 1_000_000
+    skew_us = (arm > 0) * round(scenario.clock_skew_s * 1e6)
     # Requests are in the order of arms, of which each has shares of its own.
     drawn = np.split(rng.random(len(arm)), np.cumsum(np.bincount(arm, minlength=len(versions)))[:-1])
     edges = [np.cumsum(version.shares)[:-1] for version in versions]
     endpoint = np.concatenate([np.searchsorted(edge, u, side="right") for edge, u in zip(edges, drawn, strict=True)])
     log_us = base + np.stack([version.log_us for version in versions])[arm, endpoint]
-    log_us += design.sigma * rng.standard_normal(len(log_us))
-    tail = np.flatnonzero(rng.random(len(log_us)) < design.tail_share)
-    log_us[tail] += math.log(design.tail_factor) + rng.exponential(1 / design.tail_index, size=len(tail))
-    if design.cache_hit > 0:
-        log_us[rng.random(len(log_us)) < design.cache_hit] += math.log(design.cache_factor)
-    given_up = _slow_tails(design, arm, log_us)
-    response_us = np.rint(np.exp(log_us) / design.grid_us).astype(np.int64) * design.grid_us
+    log_us += scenario.sigma * rng.standard_normal(len(log_us))
+    tail = np.flatnonzero(rng.random(len(log_us)) < scenario.tail_share)
+    log_us[tail] += math.log(scenario.tail_factor) + rng.exponential(1 / scenario.tail_index, size=len(tail))
+    if scenario.cache_hit > 0:
+        log_us[rng.random(len(log_us)) < scenario.cache_hit] += math.log(scenario.cache_factor)
+    given_up = _slow_tails(scenario, arm, log_us)
+    response_us = np.rint(np.exp(log_us) / scenario.grid_us).astype(np.int64) * scenario.grid_us
     steady = np.stack([version.failure for version in versions])[arm, endpoint]
     uniform = rng.random(len(arm))
     exception = np.where(uniform < steady, 1, np.where((uniform < steady + burst_p) | given_up, 2, 0))
     sizes = np.stack([version.bytes for version in versions])[arm, endpoint]
     return Requests(
-        runs=tuple(f"run-{number}" for number in range(design.replicates)),
-        arms=design.arms,
-        endpoints=tuple(f"GET /endpoint/{number:03d}" for number in range(design.endpoints)),
-        instances=slots.names if design.labelled else ("",),
+        runs=tuple(f"run-{number}" for number in range(scenario.replicates)),
+        arms=scenario.arms,
+        endpoints=tuple(f"GET /endpoint/{number:03d}" for number in range(scenario.endpoints)),
+        instances=slots.names if scenario.labelled else ("",),
         exceptions=FAILED,
         run=np.full(len(arm), run),
         arm=arm,
         endpoint=endpoint,
-        instance=np.repeat(slots.label.ravel(), flat) if design.labelled else np.zeros(len(arm), dtype=np.int64),
+        instance=np.repeat(slots.label.ravel(), flat) if scenario.labelled else np.zeros(len(arm), dtype=np.int64),
         ts_us=start_us + offset_us.astype(np.int64) + skew_us,
         response_us=response_us,
         failed=exception > 0,
@@ -260,17 +268,17 @@ def _simulate_run(design: Design, rng: np.random.Generator, run: int) -> Request
         status=np.array([200, 500, 503])[exception],
         exception=exception,
         users=None
-        if design.users is None
+        if scenario.users is None
         else np.repeat(np.rint(traffic.users[slots.arm]).astype(np.int64).ravel(), flat),
     )
 
 
-def _slow_tails(design: Design, arm: IntArray, log_us: FloatArray) -> BoolArray:
+def _slow_tails(scenario: Scenario, arm: IntArray, log_us: FloatArray) -> BoolArray:
     """Make the slowest requests of candidates slower, in place; which requests are given up."""
     given_up = np.zeros(len(arm), dtype=np.bool_)
-    for number, change in enumerate(design.changes, start=1):
+    for number, change in enumerate(scenario.changes, start=1):
         rows = np.flatnonzero(arm == number) if change.tail > 1 or change.shed > 0 else np.zeros(0, dtype=np.int64)
-        given_up[rows] = log_us[rows] > find_threshold(design, 1 - change.shed)
-        slow = rows[log_us[rows] > find_threshold(design, change.tail_quantile)] if change.tail > 1 else rows[:0]
+        given_up[rows] = log_us[rows] > find_threshold(scenario, 1 - change.shed)
+        slow = rows[log_us[rows] > find_threshold(scenario, change.tail_quantile)] if change.tail > 1 else rows[:0]
         log_us[slow] += math.log(change.tail)
     return given_up

@@ -7,9 +7,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from evaluator.simulate.design import AR1, Bursts, Change, Design
+from evaluator.simulate.design import AR1, Bursts, Change, Scenario
 
-HOUR = Design()
+HOUR = Scenario()
 """Four + four instances of sd 1 %, 30 requests a second an arm, 60 minutes."""
 
 DAY = replace(HOUR, duration_s=86_400.0, rate_per_s=10.0, swing=0.5)
@@ -31,7 +31,7 @@ PRECISE = replace(
 )
 """A service whose change is known to a fraction of a percent."""
 
-SCENARIOS: Mapping[str, Design] = MappingProxyType(
+SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
     {
         # Nothing changed.
         "AA": HOUR,

@@ -10,7 +10,7 @@ from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean, LatencyQuantile
 from evaluator.policy import load_policy
 from evaluator.records import Margin, Monitoring, Role, Rule, Rulebook, Scan, Slice
-from evaluator.simulate import SCENARIOS, Design
+from evaluator.simulate import SCENARIOS, Scenario
 
 __all__ = [
     "ALL_MODES",
@@ -96,7 +96,7 @@ def is_unchanged(name: str) -> bool:
     return name.startswith("AA") or name == "single_75s"
 
 
-def own_rulebooks(design: Design, mode: Mode) -> dict[str, Rulebook]:
+def own_rulebooks(design: Scenario, mode: Mode) -> dict[str, Rulebook]:
     """What the judge is asked: the built-in policy, and five gates and the scan at margin 0.
 
     Where one endpoint is worse: that endpoint's mean at margin 0 as well.

@@ -16,7 +16,7 @@ from judging import RULEBOOK
 
 from evaluator.assess import assess
 from evaluator.records import Cells, Level, Run, RunFacts, RunState
-from evaluator.simulate import SCENARIOS, Design, simulate, to_cells
+from evaluator.simulate import SCENARIOS, Scenario, simulate, to_cells
 from evaluator.simulate.requests import Requests
 
 CHECKS = ("silence", "turnover", "left_out", "in_flight", "overlap", "comparability")
@@ -24,7 +24,7 @@ RUN = Run(
     "run-0", "cart@2", "g1", "import", state=RunState.COMPLETE, facts=RunFacts(users={"baseline": 60, "canary": 60})
 )
 SHORTER = replace(SCENARIOS["AA"], duration_s=1200.0)
-DESIGNS: Mapping[str, Design] = {
+DESIGNS: Mapping[str, Scenario] = {
     "plain": SHORTER,
     "rare endpoints": replace(SHORTER, endpoints=200, zipf=1.5),
     "sparse": replace(SHORTER, rate_per_s=0.5),
@@ -51,7 +51,7 @@ class Row:
     found: int
 
 
-def trial(design: Design, seed: int, source: str) -> tuple[bool, bool]:
+def trial(design: Scenario, seed: int, source: str) -> tuple[bool, bool]:
     """Is a healthy release refused, and is one found whose candidate is silent for the last quarter?"""
     requests = simulate(design, seed)
     run = replace(RUN, source=source)

@@ -26,7 +26,7 @@ from evaluator.records import (
     VerdictWord,
     choose_bucket_s,
 )
-from evaluator.simulate import SCENARIOS, Design, Requests, simulate, to_cells
+from evaluator.simulate import SCENARIOS, Requests, Scenario, simulate, to_cells
 
 __all__ = ["run_trial"]
 
@@ -58,7 +58,7 @@ def _judge_release(trial: Trial) -> Record:
     return {"peers": peers, "ours": {mode: _ask(design, requests, cells, mode) for mode in trial.modes}}
 
 
-def describe_runs(design: Design, requests: Requests, *, planned: bool) -> tuple[Run, ...]:
+def describe_runs(design: Scenario, requests: Requests, *, planned: bool) -> tuple[Run, ...]:
     """What the load generator would have known: every run complete, and when it was to end."""
     users = dict.fromkeys(design.arms, design.users or 10)
     facts = RunFacts(users=users, pacing="open" if design.wait_s is None else "closed")
@@ -84,7 +84,7 @@ def describe_runs(design: Design, requests: Requests, *, planned: bool) -> tuple
     return tuple(out)
 
 
-def _ask(design: Design, requests: Requests, cells: Cells, mode: Mode) -> Record:
+def _ask(design: Scenario, requests: Requests, cells: Cells, mode: Mode) -> Record:
     runs = describe_runs(design, requests, planned=mode != "anytime")
     books = own_rulebooks(design, mode)
     policy = assess(cells, runs, books["policy"], "arena")

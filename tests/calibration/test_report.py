@@ -7,11 +7,11 @@ from judging import RULEBOOK, RUN, SMALL
 from evaluator.calibration.learn import learn_instances
 from evaluator.calibration.report import CHANGES, Stored, Tally, calibrate, needed_comparisons
 from evaluator.records import RunState, Slice
-from evaluator.simulate import AR1, SCENARIOS, Change, Design, simulate_cells
+from evaluator.simulate import AR1, SCENARIOS, Change, Scenario, simulate_cells
 from evaluator.stats.inference.score import wilson_interval
 
 SERVER = {"url": "http://127.0.0.1:9090", "selectors": {"baseline": 'v="1"', "canary": 'v="2"'}}
-QUARTER = replace(Design(), duration_s=900.0, rate_per_s=40.0)
+QUARTER = replace(Scenario(), duration_s=900.0, rate_per_s=40.0)
 
 
 def history(design, count, seed=0):

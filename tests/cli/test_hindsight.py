@@ -9,10 +9,10 @@ import pytest
 
 from evaluator.__main__ import run
 from evaluator.records import Learnt
-from evaluator.simulate import Change, Design, simulate, to_parquet
+from evaluator.simulate import Change, Scenario, simulate, to_parquet
 from evaluator.store import Store
 
-QUARTER = replace(Design(), duration_s=600.0, rate_per_s=40.0)
+QUARTER = replace(Scenario(), duration_s=600.0, rate_per_s=40.0)
 LOOSE = """
 metrics:
   - {name: failure_rate, type: failure_rate, role: gate, margin: 5pp}

@@ -11,7 +11,7 @@ import numpy as np
 from judging import SMALL, timed_requests
 
 from evaluator.records import Cells
-from evaluator.simulate import Bursts, Change, Design, Requests, simulate, to_cells
+from evaluator.simulate import Bursts, Change, Requests, Scenario, simulate, to_cells
 from evaluator.stats.shaping.panel import Panel, build_panel
 
 BUCKET_S = 5
@@ -33,7 +33,7 @@ def keep(requests: Requests, chosen: np.ndarray) -> Requests:
     return replace(requests, **columns)
 
 
-def _apart(design: Design) -> Requests:
+def _apart(design: Scenario) -> Requests:
     """The candidate of each run starts when its baseline has ended, and has run half as long."""
     found = simulate(design, 5)
     later = np.where(found.arm == 1, int(design.duration_s * 0.75) * 1_000_000, 0)
@@ -42,7 +42,7 @@ def _apart(design: Design) -> Requests:
     return keep(replace(found, ts_us=found.ts_us + later), (found.arm == 0) | late)
 
 
-def _failed(design: Design, arms: tuple[int, ...]) -> Requests:
+def _failed(design: Scenario, arms: tuple[int, ...]) -> Requests:
     found = simulate(design, 5)
     return replace(found, failed=found.failed | np.isin(found.arm, arms))
 

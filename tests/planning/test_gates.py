@@ -9,14 +9,14 @@ from evaluator.metrics.outcome_mean import OutcomeMean
 from evaluator.planning import Goal, assume_history, learn_precisions, plan_gates, tabulate
 from evaluator.planning.precision import forecast
 from evaluator.records import Margin, Monitoring, Rule, Rulebook, Scan, Slice
-from evaluator.simulate import SCENARIOS, Change, Design, simulate_cells
+from evaluator.simulate import SCENARIOS, Change, Scenario, simulate_cells
 
 P50 = Rulebook(
     (Rule("latency_p50", LatencyQuantile(quantile=0.5), margin=Margin(0.05)),),
     scan=Scan(enabled=False),
     monitoring=Monitoring(mode="fixed"),
 )
-HALF_HOUR = replace(Design(), duration_s=1800.0)
+HALF_HOUR = replace(Scenario(), duration_s=1800.0)
 
 
 @pytest.fixture(scope="module")

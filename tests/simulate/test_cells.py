@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluator.records import BLOCK_BUCKETS, Cells, choose_bucket_s
-from evaluator.simulate import SCENARIOS, Design, Requests, simulate, simulate_cells, to_cells
+from evaluator.simulate import SCENARIOS, Requests, Scenario, simulate, simulate_cells, to_cells
 
 
 def build(rows, users=None) -> Requests:
@@ -145,7 +145,7 @@ def test_cells_add_up_to_the_requests(name):
 
 
 def test_cells_do_not_depend_on_the_order_of_rows():
-    requests = simulate(Design(duration_s=120.0), 3)
+    requests = simulate(Scenario(duration_s=120.0), 3)
     order = np.random.default_rng(0).permutation(len(requests))
     names = (
         "run",
@@ -186,5 +186,5 @@ def test_bucket_by_duration(duration_s, bucket_s):
 
 
 def test_bucket_of_the_design_wins():
-    assert simulate_cells(replace(Design(), duration_s=60.0, bucket_s=5), 1).bucket_s == 5
-    assert to_cells(simulate(Design(duration_s=60.0), 1)).bucket_s == 1
+    assert simulate_cells(replace(Scenario(), duration_s=60.0, bucket_s=5), 1).bucket_s == 5
+    assert to_cells(simulate(Scenario(duration_s=60.0), 1)).bucket_s == 1

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from evaluator.segments import REQUEST_SCHEMA, count_rows, read_segment
-from evaluator.simulate import SCENARIOS, Design, simulate, to_parquet
+from evaluator.simulate import SCENARIOS, Scenario, simulate, to_parquet
 
 
 def test_segments_hold_the_requests(tmp_path):
@@ -26,7 +26,7 @@ def test_segments_hold_the_requests(tmp_path):
 
 
 def test_runs_have_folders_and_segments_a_size(tmp_path):
-    requests = simulate(Design(duration_s=30.0, replicates=2), 1)
+    requests = simulate(Scenario(duration_s=30.0, replicates=2), 1)
     paths = to_parquet(requests, tmp_path, rows=500)
     assert {path.parent.name for path in paths} == {"run-0", "run-1"}
     assert sum(count_rows(path) for path in paths) == len(requests)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from evaluator.errors import UsageError
-from evaluator.simulate import AR1, SCENARIOS, Bursts, Change, Design, Requests, simulate
+from evaluator.simulate import AR1, SCENARIOS, Bursts, Change, Requests, Scenario, simulate
 from evaluator.simulate.requests import EPOCH_US, burst, draw_ar1
 
 NOTHING = AR1(0.0, 60.0)
 NO_BURSTS = Bursts(0.0, 30.0, 0.0, 0.0)
-QUIET = Design(
+QUIET = Scenario(
     traffic=NOTHING,
     common=NOTHING,
     spikes=NO_BURSTS,
@@ -41,7 +41,7 @@ def test_same_seed_same_rows():
 
 
 def test_other_seed_other_rows():
-    design = Design(duration_s=60.0)
+    design = Scenario(duration_s=60.0)
     first, second = simulate(design, 1), simulate(design, 2)
     assert len(first) != len(second) or not np.array_equal(first.response_us, second.response_us)
 
@@ -261,4 +261,4 @@ def test_replicates_draw_instances_anew():
 )
 def test_contradictions_are_refused(wrong):
     with pytest.raises(UsageError, match="cannot be simulated"):
-        Design(**wrong)
+        Scenario(**wrong)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from truth import derive_truth
 
-from evaluator.simulate import AR1, SCENARIOS, Bursts, Change, Design, simulate
+from evaluator.simulate import AR1, SCENARIOS, Bursts, Change, Scenario, simulate
 
 # Quick dependence averages out within one long run, so that one draw is a large sample of the marginal distribution.
-QUICK = Design(
+QUICK = Scenario(
     duration_s=900.0,
     rate_per_s=1000.0,
     common=AR1(0.12, 1.0),
@@ -117,16 +117,16 @@ def test_shedding_looks_good_in_the_mean_only():
 
 
 def test_quantile_that_became_a_failure_is_infinite():
-    truth = derive_truth(Design(changes=(Change(failures_added=0.02),)))
+    truth = derive_truth(Scenario(changes=(Change(failures_added=0.02),)))
     assert truth.quantiles[0.99] == math.inf
 
 
 def test_quantile_that_baseline_lacks_is_nan():
-    assert math.isnan(derive_truth(Design(failure_rate=0.05)).quantiles[0.99])
+    assert math.isnan(derive_truth(Scenario(failure_rate=0.05)).quantiles[0.99])
 
 
 def test_each_candidate_has_its_own_truth():
-    design = Design(changes=(Change(), Change(latency=0.2)))
+    design = Scenario(changes=(Change(), Change(latency=0.2)))
     assert derive_truth(design, 0).mean == pytest.approx(0)
     assert derive_truth(design, 1).mean == pytest.approx(0.2)
 
@@ -135,8 +135,8 @@ def test_estimates_scatter_as_much_as_they_should():
     """Relative means of identical arms scatter by instances, their moods and requests: about 1.2 % in an hour."""
     estimates = []
     for seed in range(60):
-        requests = simulate(Design(rate_per_s=15.0), seed)
-        means = standardised(requests, Design(), lambda rows, r=requests: r.response_us[rows].mean())
+        requests = simulate(Scenario(rate_per_s=15.0), seed)
+        means = standardised(requests, Scenario(), lambda rows, r=requests: r.response_us[rows].mean())
         estimates.append(math.log(means[1] / means[0]))
     assert np.std(estimates) == pytest.approx(0.0145, rel=0.35)
     assert abs(np.mean(estimates)) < 4 * np.std(estimates) / math.sqrt(60)

@@ -9,7 +9,7 @@ import pytest
 from judging import SMALL
 
 from evaluator.records import Cells, Limit, Margin
-from evaluator.simulate import Change, Design, simulate, simulate_cells, to_cells
+from evaluator.simulate import Change, Scenario, simulate, simulate_cells, to_cells
 from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.means import compare_means
 from evaluator.stats.estimators.quantiles import MOST_TOGETHER, QuantileQuestion, compare_quantiles
@@ -51,7 +51,7 @@ def _swapped(cells: Cells) -> Cells:
     return replace(cells, **{t: replace(getattr(cells, t), arm=1 - getattr(cells, t).arm) for t in tables})
 
 
-def _scaled(design: Design, seed: int, factor: int) -> Cells:
+def _scaled(design: Scenario, seed: int, factor: int) -> Cells:
     requests = simulate(design, seed)
     return to_cells(replace(requests, response_us=requests.response_us * factor))
 

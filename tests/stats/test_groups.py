@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from evaluator.metrics.base import Pair
 from evaluator.metrics.scan import OTHER, scan_endpoints
 from evaluator.records import InstancePrior, Scan
-from evaluator.simulate import Design, simulate_cells
+from evaluator.simulate import Scenario, simulate_cells
 from evaluator.stats.shaping.groups import all_together, group_by
 from evaluator.stats.shaping.panel import build_panel
 from evaluator.stats.shaping.rare import MOST_APART, pool_rare_endpoints
@@ -42,7 +42,7 @@ def _pair(cells):
 
 
 def test_memory_of_the_scan_grows_with_endpoints_not_with_their_square():
-    cells = simulate_cells(Design(duration_s=60.0, bucket_s=6, rate_per_s=5000.0, endpoints=6000, zipf=0.0), 1)
+    cells = simulate_cells(Scenario(duration_s=60.0, bucket_s=6, rate_per_s=5000.0, endpoints=6000, zipf=0.0), 1)
     pair = _pair(cells)
     tracemalloc.start()
     found = scan_endpoints(pair, Scan())
@@ -54,7 +54,7 @@ def test_memory_of_the_scan_grows_with_endpoints_not_with_their_square():
 
 
 def test_thousands_of_rare_endpoints_are_laid_out_as_one():
-    cells = simulate_cells(Design(duration_s=60.0, rate_per_s=600.0, endpoints=4000, zipf=1.0), 1)
+    cells = simulate_cells(Scenario(duration_s=60.0, rate_per_s=600.0, endpoints=4000, zipf=1.0), 1)
     pooled = pool_rare_endpoints(cells, 60, keep={"GET /endpoint/3999"})
     assert len(cells.endpoints) > MOST_APART > len(pooled.endpoints)
     assert pooled.endpoints[-1] == OTHER
@@ -67,5 +67,5 @@ def test_thousands_of_rare_endpoints_are_laid_out_as_one():
         assert after.n[after.endpoint == kept].sum() == before.n[before.endpoint == first].sum()
     names = {row.rule.slice.endpoint for row in scan_endpoints(_pair(pooled), Scan()).comparisons}
     assert {OTHER, "GET /endpoint/000"} <= names
-    few = simulate_cells(Design(duration_s=60.0, endpoints=5), 1)
+    few = simulate_cells(Scenario(duration_s=60.0, endpoints=5), 1)
     assert pool_rare_endpoints(few, 10**9) is few

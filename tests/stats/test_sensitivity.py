@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from evaluator.simulate import AR1, Bursts, Design, simulate_cells
+from evaluator.simulate import AR1, Bursts, Scenario, simulate_cells
 from evaluator.stats.estimators import contrast, failures, means, quantiles, typical
 from evaluator.stats.estimators.estimate import Estimate
 from evaluator.stats.shaping.groups import all_together
@@ -27,7 +27,7 @@ AS_PROMISED = 0.16
 """Of 100 releases 10 may be called different; more than 16 has a probability of 2 %."""
 FAR_TOO_MANY = 0.20
 
-QUARTER = replace(Design(), duration_s=900.0)
+QUARTER = replace(Scenario(), duration_s=900.0)
 UNLIKE_INSTANCES = replace(QUARTER, instance_sd=0.03)
 TWO_INSTANCES = replace(UNLIKE_INSTANCES, instances=(2,))
 WANDERING_ARMS = replace(
@@ -82,7 +82,7 @@ def as_if_known(time, instance, prior, arms=(0, 1), history=None) -> Uncertainty
 
 @dataclass(frozen=True)
 class Case:
-    design: Design
+    design: Scenario
     compare: Callable[..., Estimate]
     broken: Callable[..., Uncertainty]
 
@@ -98,7 +98,7 @@ CASES = [
 
 
 @cache
-def panels(design: Design):
+def panels(design: Scenario):
     cells = (simulate_cells(design, seed) for seed in range(RELEASES))
     found = [build_panel(one, "canary") for one in cells]
     return [(panel, choose_design(panel)) for panel in found]

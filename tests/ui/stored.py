@@ -10,11 +10,11 @@ from pathlib import Path
 from evaluator.pipeline.judging import judge_release
 from evaluator.policy import Policy, load_policy
 from evaluator.records import Release, Run, RunFacts, RunState, Service
-from evaluator.simulate import Change, Design, simulate, to_parquet
+from evaluator.simulate import Change, Scenario, simulate, to_parquet
 from evaluator.simulate.requests import EPOCH_US
 from evaluator.store import Store
 
-STEADY = Design(duration_s=300.0, rate_per_s=60.0, instances=(3,), users=20, instance_sd=0.005, failure_rate=0.0002)
+STEADY = Scenario(duration_s=300.0, rate_per_s=60.0, instances=(3,), users=20, instance_sd=0.005, failure_rate=0.0002)
 DESIGNS = {
     "cart@1.5.0": STEADY,
     "cart@1.6.0": replace(STEADY, changes=(Change(latency=0.3, endpoint=0.4),)),
@@ -30,7 +30,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 def land(
     store: Store,
     release_id: str,
-    design: Design,
+    design: Scenario,
     *,
     seed: int = 5,
     service: str = "cart",
