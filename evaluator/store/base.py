@@ -21,7 +21,7 @@ from typing import Self
 from evaluator.errors import StoreError
 from evaluator.records import ReleaseSummary
 from evaluator.store.control import Control
-from evaluator.store.data import Data
+from evaluator.store.data import StoredData
 from evaluator.store.file import WAIT_S, StoreFile
 from evaluator.store.migrations import bring_up_to_date
 
@@ -51,7 +51,7 @@ class Store:
 
     file: StoreFile
     control: Control
-    data: Data
+    data: StoredData
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, wait_s: float = WAIT_S) -> Self:
@@ -72,7 +72,7 @@ class Store:
             )
         bring_up_to_date(file)
         control = Control(file)
-        return cls(file, control, Data(file, control))
+        return cls(file, control, StoredData(file, control))
 
     @property
     def path(self) -> Path:

@@ -47,7 +47,7 @@ COMPACT_AFTER = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class StoredData:
     """Runs and what was measured in them. A release is known to `control` before a run of it lands."""
 
     file: StoreFile

@@ -19,7 +19,7 @@ from evaluator.reports import to_json
 from evaluator.segments import SegmentWriter, segment_paths
 from evaluator.sources.load import RunOutcome
 from evaluator.store import Store, data, maintenance
-from evaluator.store.data import Data
+from evaluator.store.data import StoredData
 from evaluator.store.locks import shared
 from evaluator.store.maintenance import open_snapshot
 
@@ -111,7 +111,7 @@ def test_compaction_changes_no_byte_of_the_verdict(store, new_run, rows, write, 
         return to_json(judge_release(store, "cart@2", load_policy(None), judged_at=NOW))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Data, "compact", lambda *_: 0)
+        patch.setattr(StoredData, "compact", lambda *_: 0)
         before, hashed = judge(), store.data.content_hash([run.id])
         assert len(files(store, run)) == 4
     assert judge() == before
@@ -236,7 +236,7 @@ def test_a_store_that_is_busy_does_not_end_the_load(store, new_run, monkeypatch)
 
     said = []
     monkeypatch.setattr(loading, "KEEP_UP_S", 0.01)
-    monkeypatch.setattr(Data, "land_segments", busy)
+    monkeypatch.setattr(StoredData, "land_segments", busy)
     with loading._kept_up(store, new_run(), said.append):
         while len(said) < 2:
             time.sleep(0.01)

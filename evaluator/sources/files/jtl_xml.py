@@ -99,7 +99,7 @@ def rewrite_jtl_xml(source: Path, target: Path) -> None:
     it. What stands where a sample should and is none is a row, too.
     """
     with pq.ParquetWriter(target, _SCHEMA) as writer, open_bytes(source) as opened:
-        reader = _Reader(source)
+        reader = _JtlParser(source)
         for text in _read_characters(source, opened):
             reader.feed(text)
             if len(reader.rows) >= _BATCH_ROWS:
@@ -159,7 +159,7 @@ class _Element:
     """What it says, where that is read; no more than some thousand characters."""
 
 
-class _Reader:
+class _JtlParser:
     """Samples as they end."""
 
     def __init__(self, path: Path) -> None:
