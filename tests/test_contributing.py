@@ -125,7 +125,7 @@ def test_a_source_may_read_files_that_ours_refuse(stranger):
     for name in ("old.access", "new.access"):
         (stranger.folder / name).write_text("".join([*lines, "what is no line of a log\n"]))
     words = ("import", "shop@4", "--baseline", "old.access", "--canary", "new.access", "--store", "access.duckdb")
-    assert "access-log" in stranger.evaluator("import", "--help")
+    assert "access-log" in stranger.evaluator(*words, "--format", "acces-log", code=2)
     assert "old.access:601: column 'ended' has no value" in stranger.evaluator(*words, code=2)
     done = stranger.evaluator(*words, "--skip-bad-rows")
     assert "1,200 requests" in done
@@ -323,11 +323,11 @@ def test_every_place_that_is_named_is_there():
     assert all((METRICS, CHECKS, FORMATS, SOURCES, HOOKS, COMMANDS))
 
 
-def test_every_room_is_named():
+def test_every_package_is_named():
     layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
-    rooms = {room for layer in layers for room in layer.split(" | ")} - {"__main__"}
-    table = TEXT.split("## The house")[1].split("## Add one thing")[0]
-    assert rooms <= set(re.findall(r"`(\w+)`", table))
+    packages = {name for layer in layers for name in layer.split(" | ")} - {"__main__"}
+    table = TEXT.split("## The packages")[1].split("## How data flow")[0]
+    assert packages <= set(re.findall(r"`(\w+)`", table))
 
 
 def test_make_targets_that_are_named_exist():

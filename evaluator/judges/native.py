@@ -165,7 +165,7 @@ def _within_any(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
 
     A candidate is within if its worst metric is (intersection-union: no correction over metrics), and of several
     candidates any may be called so by luck (step-down max-t over candidates). A metric that is not its candidate's
-    worst counts as if it were.
+    worst counts as if it were. What is returned is compared with alpha alone, and may be above 1.
     """
     own = [_p_within(c) for c in comparisons]
     candidates = len({c.arm for c in comparisons})
@@ -174,7 +174,7 @@ def _within_any(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
     for comparison, p in zip(comparisons, own, strict=True):
         # Never below p and never above Bonferroni's (of one candidate: p): only between is there something to compute.
         if comparison.scan or not p < alpha <= p * candidates:
-            out.append(max(p, min(1.0, p * candidates)))
+            out.append(p * candidates)
             continue
         arms = {**worst, comparison.arm: comparison}
         adjusted = adjust([_p_within(c) for c in arms.values()], _side_by_side(list(arms.values())))

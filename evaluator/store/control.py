@@ -83,10 +83,10 @@ class Control:
 
         Data that do not land change nothing of a release that has been judged: its services choose its policy.
         """
-        with self.file.opened() as engine:
+        with self.file.opened(write=True) as engine:
             is_new = _find_release(engine, release.id) is None
-        if is_new:
-            self.add_release(release)
+            if is_new:
+                _put_release(engine, release)
         yield
         if not is_new:
             self.add_release(release)

@@ -344,7 +344,7 @@ def test_times_that_all_count_from_the_start_of_a_test_are_taken(land):
     assert land(TABLE + "0,a,5,false\n86400,a,5,true\n")[0].rows == 2
 
 
-@pytest.mark.parametrize(("hours", "lands"), [(0.5, True), (2, False)])
+@pytest.mark.parametrize(("hours", "lands"), [(0.5, True), (0.9, True), (1.1, False), (2, False)])
 def test_a_clock_may_be_ahead_by_an_hour(land, hours, lands):
     text = TABLE + f"{(datetime.now(UTC) + timedelta(hours=hours)).timestamp()},a,5,false\n"
     if lands:
@@ -354,7 +354,7 @@ def test_a_clock_may_be_ahead_by_an_hour(land, hours, lands):
             land(text)
 
 
-@pytest.mark.parametrize(("hours", "lands"), [(14, True), (16, False)])
+@pytest.mark.parametrize(("hours", "lands"), [(14, True), (14.9, True), (15.1, False), (16, False)])
 def test_a_time_of_day_may_be_that_of_any_country(land, hours, lands):
     text = TABLE + f"{datetime.now(UTC) + timedelta(hours=hours):%Y-%m-%d %H:%M:%S},a,5,false\n"
     if lands:
