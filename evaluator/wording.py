@@ -195,8 +195,8 @@ def describe_steps(steps_ms: Sequence[float], arms: Sequence[str]) -> str:
 def explain_coarse(steps_ms: Sequence[float], arms: Sequence[str], level_ms: float, margin: Margin) -> str:
     """Why nothing is decided against a margin for which the recorded times are too coarse, and what to do."""
     step = max(steps_ms)
-    ours = step <= STORE_STEP_MS
-    cure = "time several calls together, so that one time is longer" if ours else "record times in finer steps"
+    by_store = step <= STORE_STEP_MS
+    cure = "time several calls together, so that one time is longer" if by_store else "record times in finer steps"
     share = format_number(100 * step / level_ms)
     return (
         f"{describe_steps(steps_ms, arms)}, {share} % of the baseline's value: too coarse for a margin of "

@@ -104,9 +104,9 @@ def fail_more(cells: Cells, arm: str, added: float, random: np.random.Generator)
 
 def _thin(rows: Table, moments: Moments, lost: IntArray, keys: tuple[str, ...], random: np.random.Generator) -> Table:
     """Take the lost requests of every histogram out of its bins, by chance."""
-    when = "block" if "block" in rows.__dataclass_fields__ else "bucket"
-    time: IntArray = moments.bucket // BLOCK_BUCKETS if when == "block" else moments.bucket
-    own: IntArray = getattr(rows, when)
+    time_key = "block" if "block" in rows.__dataclass_fields__ else "bucket"
+    time: IntArray = moments.bucket // BLOCK_BUCKETS if time_key == "block" else moments.bucket
+    own: IntArray = getattr(rows, time_key)
     of_moments = np.stack([*(getattr(moments, key) for key in keys), time])
     of_rows = np.stack([*(getattr(rows, key) for key in keys), own])
     order, starts = group_rows(np.concatenate([of_moments, of_rows], axis=1))

@@ -109,16 +109,16 @@ def _pool(squares: Sequence[_Squares], name: str) -> float | None:
 def _read_runs(cells: Cells) -> Iterator[_RunComparison]:
     """Each run that has both arms and enough buckets."""
     for code in np.unique(cells.moments.run):
-        alone = only_runs(cells, int(code))
-        panel = build_panel(alone, cells.arms[1]) if len(cells.arms) > 1 else None
+        own_cells = only_runs(cells, int(code))
+        panel = build_panel(own_cells, cells.arms[1]) if len(cells.arms) > 1 else None
         if panel is None or panel.slots < MIN_BUCKETS:
             continue
         rows, times_ms = panel.rows, panel.totals["time_ms"]
-        ok, everything = build_strata(panel, panel.ok), build_strata(panel, panel.n)
+        successes, all_requests = build_strata(panel, panel.ok), build_strata(panel, panel.n)
         yield _RunComparison(
-            latency=_compare(ok, times_ms, rows.n - rows.failures, rows.totals["time_ms"], relative=True),
-            failures=_compare(everything, panel.failures, rows.n, rows.failures, relative=False),
-            instances=frozenset(np.unique(alone.moments.instance).tolist()),
+            latency=_compare(successes, times_ms, rows.n - rows.failures, rows.totals["time_ms"], relative=True),
+            failures=_compare(all_requests, panel.failures, rows.n, rows.failures, relative=False),
+            instances=frozenset(np.unique(own_cells.moments.instance).tolist()),
         )
 
 
@@ -164,13 +164,13 @@ def _spread(runs: Sequence[_RunComparison], *, time_only: bool) -> Iterator[floa
 
 def _from_arms(runs: Sequence[_RunComparison], *, same_version: bool) -> Iterator[_Squares]:
     """Runs with several instances a side whose true change is nothing, or the same in all of them."""
-    able = [run for run in runs if math.isfinite(run.latency.variance) and math.isfinite(run.failures.variance)]
+    several = [run for run in runs if math.isfinite(run.latency.variance) and math.isfinite(run.failures.variance)]
     if same_version:
-        for run in able:
+        for run in several:
             moved = [part.value**2 - part.variance for part in (run.latency, run.failures)]
             yield _Squares(moved[0], moved[1], 1.0)
-    elif len(able) >= 2:
+    elif len(several) >= 2:
         # The same instances in every run are the same luck in every run: only time tells such runs apart.
-        again = bool(frozenset.intersection(*(run.instances for run in able)))
-        latency, failures = _spread(able, time_only=again)
-        yield _Squares(latency, failures, float(len(able) - 1))
+        same_instances = bool(frozenset.intersection(*(run.instances for run in several)))
+        latency, failures = _spread(several, time_only=same_instances)
+        yield _Squares(latency, failures, float(len(several) - 1))

@@ -56,11 +56,11 @@ def balanced_halves(names: Sequence[str], most: int, random: np.random.Generator
 def split_instances(cells: Cells, candidates: Sequence[str]) -> Cells:
     """Baseline's cells with these of its instances as the candidate, the others as baseline."""
     arm_of: IntArray = np.array([name in candidates for name in cells.instances], dtype=np.int64)
-    alone = only_baseline(cells)
-    bins, loads = alone.instance_bins, alone.loads
+    baseline = only_baseline(cells)
+    bins, loads = baseline.instance_bins, baseline.loads
     arms = np.repeat(np.array([0, 1], dtype=np.int64), loads.run.size)
     halves = replace(
-        alone,
+        baseline,
         arms=ARMS,
         instance_bins=replace(bins, arm=arm_of[bins.instance]),
         loads=LoadLevels(np.tile(loads.run, 2), arms, np.tile(loads.bucket, 2), np.tile(loads.users, 2)),
@@ -80,8 +80,8 @@ def split_time(cells: Cells, random: np.random.Generator) -> Cells:
 
     The arms become one instance each, whatever stood behind them: this shows the false alarms of time alone.
     """
-    alone = only_baseline(cells)
-    rows, bins, loads = alone.moments, alone.bins, alone.loads
+    baseline = only_baseline(cells)
+    rows, bins, loads = baseline.moments, baseline.bins, baseline.loads
     first = int(rows.bucket.min()) // 2 if rows.bucket.size else 0
     last = int(rows.bucket.max()) // 2 if rows.bucket.size else 0
     coin = random.integers(0, 2, last - first + 1)
@@ -91,7 +91,7 @@ def split_time(cells: Cells, random: np.random.Generator) -> Cells:
 
     arm, half = arm_of(bins.bucket), bins.bucket // 2
     dealt = replace(
-        alone,
+        baseline,
         arms=ARMS,
         instances=ARMS,
         bucket_s=2 * cells.bucket_s,

@@ -108,9 +108,9 @@ def _explain_silent_arms(
         if any(out[position].series for position in positions):
             continue
         # Of a series' name the server can say which labels there are; of an expression it cannot.
-        telling = min(positions, key=lambda position: out[position].query.kind is QueryKind.GAUGE)
-        why = source.explain_nothing(out[telling].query, arm, interval.start, interval.end)
-        out[telling] = replace(out[telling], impossible=why)
+        explained = min(positions, key=lambda position: out[position].query.kind is QueryKind.GAUGE)
+        why = source.explain_nothing(out[explained].query, arm, interval.start, interval.end)
+        out[explained] = replace(out[explained], impossible=why)
         say(f"{arm} has no readings: {why}")
     return out
 
@@ -214,13 +214,13 @@ class _Follower:
 def _after(answer: Answer, moment: datetime) -> Answer:
     """Leave out what the poll before had already."""
     moment_ms = round(moment.timestamp() * 1000)
-    trimmed, again = [], 0
+    trimmed, repeated = [], 0
     for series in answer.series:
         is_new = series.ts_ms > moment_ms
         trimmed.append(replace(series, ts_ms=series.ts_ms[is_new], values=series.values[is_new]))
-        again += int((~is_new).sum())
+        repeated += int((~is_new).sum())
     remaining = tuple(series for series in trimmed if series.ts_ms.size)
-    return replace(answer, series=remaining, repeated=answer.repeated + again)
+    return replace(answer, series=remaining, repeated=answer.repeated + repeated)
 
 
 def _server(policy: Policy) -> PrometheusSource:

@@ -71,8 +71,8 @@ def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
     """The policy's schema with what an entry of `hooks` may be: hooks of this package, others may not be installed."""
     from evaluator.hooks import HOOKS
 
-    ours = {kind: hook for kind, hook in HOOKS.items() if hook.__module__.startswith("evaluator.")}
-    if not ours:
+    own_hooks = {kind: hook for kind, hook in HOOKS.items() if hook.__module__.startswith("evaluator.")}
+    if not own_hooks:
         raise UsageError(
             "the schema would have no hooks: the evaluator runs from a tree that is not installed",
             hint="install it first: .ci/install in a checkout, else pip install .",
@@ -81,7 +81,7 @@ def add_hooks(schema: JsonSchemaValue) -> JsonSchemaValue:
         "type": "object",
         "minProperties": 1,
         "maxProperties": 1,
-        "properties": {kind: _inline(hook.Options.model_json_schema()) for kind, hook in ours.items()},
+        "properties": {kind: _inline(hook.Options.model_json_schema()) for kind, hook in own_hooks.items()},
     }
     schema["$defs"]["HookEntry"] = {"anyOf": [{"const": UNDO}, one_hook]}
     for event in schema["$defs"][HooksSection.__name__]["properties"].values():
@@ -138,13 +138,13 @@ class ApprovalsSection(Section):
     max_age: PositiveDuration = Field(8 * 3600.0, description="Oldest verdict that is acted on.")
 
 
-def _one_or_many(raw: Any) -> Any:
+def _to_list(raw: Any) -> Any:
     return [raw] if isinstance(raw, str) else raw
 
 
 People = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]],
-    BeforeValidator(_one_or_many),
+    BeforeValidator(_to_list),
 ]
 
 

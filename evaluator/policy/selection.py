@@ -124,8 +124,8 @@ def choose_policy(path: Path | None, services: Callable[[], Iterable[str]] = tup
 
 def _find_own(folder: Path, files: Mapping[Services, Path], name: str) -> Path:
     """Find the policy of a service: its own, else the one that names it among others, else the default."""
-    if (alone := files.get(Services([name]))) is not None:
-        return alone
+    if (own_file := files.get(Services([name]))) is not None:
+        return own_file
     named = [file for names, file in files.items() if name in names]
     if len(named) > 1:
         raise PolicyError(
@@ -167,7 +167,9 @@ def policy_of(path: Path | None, store: Store, releases: Sequence[str]) -> Polic
         return _load(path)
     names = releases or [summary.release.id for summary in store.releases()]
     services = {Services(s.name for s in store.control.release(name).services) for name in names} or {Services()}
-    policies = {policy.origin: policy for policy in (choose_policy(path, partial(Services, some)) for some in services)}
+    policies = {
+        policy.origin: policy for policy in (choose_policy(path, partial(Services, names)) for names in services)
+    }
     if len(policies) > 1:
         raise PolicyError(
             f"{path}: these releases have policies of their own: {', '.join(sorted(policies))}",
@@ -180,10 +182,10 @@ def list_policies(path: Path | None) -> Mapping[str, Policy]:
     """Load every policy of a folder by whose it is, or the one at `path` by "". Raises PolicyError."""
     if path is None or not path.is_dir():
         return {"": _load(path)}
-    return {_say_whose(services): _load(file) for services, file in _read_folder(path).items()}
+    return {_name_services(services): _load(file) for services, file in _read_folder(path).items()}
 
 
-def _say_whose(services: Services) -> str:
+def _name_services(services: Services) -> str:
     return " and ".join(sorted(services)) or "all other services"
 
 
@@ -200,7 +202,7 @@ def _read_folder(folder: Path) -> Mapping[Services, Path]:
             )
             raise PolicyError(error.message, hint=hint) from None
         if services in files:
-            raise PolicyError(f"{path}:1: the policy of {_say_whose(services)} is {files[services]} already")
+            raise PolicyError(f"{path}:1: the policy of {_name_services(services)} is {files[services]} already")
         files[services] = path
     if not files:
         raise PolicyError(

@@ -49,7 +49,7 @@ OVERDUE_S = 60.0
 EARLY_S = 1.0
 """A run may end this much before its time and still count as complete: its clock starts just before ours."""
 
-_OURS = ("-H", "--host", "-f", "--locustfile", "--master", "--worker", "--processes", "-u", "--users", "-r", "-t")
+_RESERVED = ("-H", "--host", "-f", "--locustfile", "--master", "--worker", "--processes", "-u", "--users", "-r", "-t")
 _IMPORT_TIMEOUT_S = 60.0
 
 
@@ -103,7 +103,7 @@ def check_plan(plan: LoadPlan) -> None:
         raise UsageError(f"processes must be at least 1, not {plan.processes}")
     for url in plan.targets:
         _address(url)
-    reserved = [argument for argument in plan.arguments if argument.split("=")[0] in _OURS]
+    reserved = [argument for argument in plan.arguments if argument.split("=")[0] in _RESERVED]
     if reserved:
         raise UsageError(f"'{reserved[0]}' is set by evaluator load itself", hint="use the options of evaluator load")
     _check_locustfile(plan)

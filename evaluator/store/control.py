@@ -41,7 +41,7 @@ TABLES = ("releases", "verdicts", "learnt", "intents", "approvals", "deliveries"
 
 _LEARNT = tuple(field.name for field in fields(Learnt))
 _DELIVERY = "intent, position, hook, attempts, state, text, undo, response, happened_at, event, options"
-_AGAIN = {IntentState.FAILED: IntentState.APPROVED, IntentState.UNKNOWN: IntentState.REQUESTED}
+_RETRIED_STATES = {IntentState.FAILED: IntentState.APPROVED, IntentState.UNKNOWN: IntentState.REQUESTED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,10 +338,10 @@ class Control:
         """
         with self.file.opened(write=True) as engine:
             intent = intents.read(engine, intent_id)
-            if intent.state not in _AGAIN:
+            if intent.state not in _RETRIED_STATES:
                 raise UsageError(f"{intent.id} is {intent.state}, so there is nothing to try again")
             update = "UPDATE store.deliveries SET state = ? WHERE intent = ?"
-            for before, after in _AGAIN.items():
+            for before, after in _RETRIED_STATES.items():
                 engine.execute(f"{update} AND state = ?", [after, intent.id, before])
             engine.execute(f"{update} AND event = ?", [IntentState.APPROVED, intent.id, ANNOUNCE])
             audit.add(engine, actor, "retried", intent.release, intent.id, text)

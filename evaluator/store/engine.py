@@ -109,9 +109,11 @@ def _attach_when_free(engine: Engine, statement: str, path: Path, wait_s: float)
         retrying(engine.execute, statement)
     except RetryError as error:
         holder = _HOLDER.search(str(error.last_attempt.exception()))
-        who = f"process {holder['pid']} ({Path(holder['process']).name})" if holder else "another part of this process"
+        owner = (
+            f"process {holder['pid']} ({Path(holder['process']).name})" if holder else "another part of this process"
+        )
         raise StoreBusy(
-            f"the store {path} has been kept open by {who} for more than {wait_s:g} s",
+            f"the store {path} has been kept open by {owner} for more than {wait_s:g} s",
             hint="close what holds it (a DuckDB shell?) and try again",
         ) from error
 

@@ -164,8 +164,8 @@ def find_landed(store: StoreFile, release_id: str, plan: LandingPlan, inspection
         landed = match_landed(engine, release_id, hashes)
     if landed is None:
         return None
-    as_said = {"parts": len(landed.runs) == 1, "replicates": landed.parts == (1,)}
-    if plan.files_are is None or as_said[plan.files_are]:
+    as_declared = {"parts": len(landed.runs) == 1, "replicates": landed.parts == (1,)}
+    if plan.files_are is None or as_declared[plan.files_are]:
         return landed
     doubt = (
         f"the files have landed otherwise than as {plan.files_are}; import them under another release id to judge so"

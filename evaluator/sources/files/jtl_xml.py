@@ -59,7 +59,7 @@ _ATTRIBUTES = {
     "na": "allThreads",
     "sc": "SampleCount",
 }
-_TELLING = frozenset({"ts", "t", "lb", "s"})
+_SAMPLE_ATTRIBUTES = frozenset({"ts", "t", "lb", "s"})
 """An element that has two of these attributes is a sample, whatever its name."""
 
 _CHILDREN = {
@@ -201,7 +201,7 @@ class _JtlParser:
         parent = self._open[-1] if self._open else None
         if parent is None:
             self._open.append(_Element("root"))
-        elif name in _SAMPLES or (parent.role != "other" and len(_TELLING & attributes.keys()) > 1):
+        elif name in _SAMPLES or (parent.role != "other" and len(_SAMPLE_ATTRIBUTES & attributes.keys()) > 1):
             message = attributes.get("rm", "")
             is_transaction = message.startswith(TRANSACTION)
             is_part = any(element.role in ("sample", "unknown") for element in self._open)

@@ -230,9 +230,9 @@ def _find_contradictions(arms: Sequence[_ArmRuns]) -> Iterator[str]:
         yield f"the files of {joined.name} overlap or touch, and those of {separate.name} do not"
     for arm, other_arm in ((arm, other_arm) for arm in arms for other_arm in arms if arm is not other_arm):
         for group in arm.groups if arm.in_time and other_arm.in_time else ():
-            met = [_ran_together(group, theirs) for theirs in other_arm.groups]
-            if sum(met) > 1:
-                yield f"one run of {arm.name} lasts as long as {sum(met)} of {other_arm.name}"
+            overlaps = [_ran_together(group, other_group) for other_group in other_arm.groups]
+            if sum(overlaps) > 1:
+                yield f"one run of {arm.name} lasts as long as {sum(overlaps)} of {other_arm.name}"
 
 
 def _match(arms: Sequence[_ArmRuns]) -> tuple[tuple[tuple[FilePlan, ...], ...], list[str]]:

@@ -56,11 +56,11 @@ def find_impossible(
         shown = list_some(sorted(values))
         if not look_back():
             return f"no series of {name} ever had {matcher.text}; on {arm} its {label} is {shown}"
-        strange = values - {labels[label] for labels in of_others() if label in labels}
-        if strange:
+        unseen = values - {labels[label] for labels in of_others() if label in labels}
+        if unseen:
             return (
                 f"no series of {name} on {arm} has {matcher.text}; its {label} is {shown}, and "
-                f"{list_some(sorted(strange))} was never seen elsewhere: it may be what {arm} calls {matcher.value}"
+                f"{list_some(sorted(unseen))} was never seen elsewhere: it may be what {arm} calls {matcher.value}"
             )
     return ""
 

@@ -49,8 +49,8 @@ def look_around(server: Prometheus) -> Surroundings:
     if not label:
         return Surroundings(tuple(sets), {})
     both = {old, new}
-    able = [name for name, series in sets.items() if both <= {labels.get(label, "") for labels in series}]
-    return Surroundings(tuple(able), {"baseline": f'{label}="{old}"', "canary": f'{label}="{new}"'})
+    usable = [name for name, series in sets.items() if both <= {labels.get(label, "") for labels in series}]
+    return Surroundings(tuple(usable), {"baseline": f'{label}="{old}"', "canary": f'{label}="{new}"'})
 
 
 def _find_versions(series: Sequence[Mapping[str, str]]) -> tuple[str, str, str] | None:

@@ -89,9 +89,9 @@ class QuerySession(requests.Session):
                 # As a form: the address, where PrometheusConnect puts them, has no room for long queries.
                 response = super().request("POST", url, data=form, **options)
                 if response.status_code in _POST_REFUSED and not _is_of_the_api(response.content):
-                    again = super().request("GET", url, params=form, **options)
-                    if _is_of_the_api(again.content):
-                        self._gets_only, response = True, again
+                    retried = super().request("GET", url, params=form, **options)
+                    if _is_of_the_api(retried.content):
+                        self._gets_only, response = True, retried
             else:
                 response = super().request("GET", url, params=form, **options)
         except requests.RequestException as error:
