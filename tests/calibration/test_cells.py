@@ -22,8 +22,8 @@ BIN = 10 ** (1 / 115) - 1
 
 
 def histogram(rows, arm=1):
-    mine = rows.arm == arm
-    return np.bincount(rows.bin[mine], weights=rows.n[mine], minlength=1200)
+    of_arm = rows.arm == arm
+    return np.bincount(rows.bin[of_arm], weights=rows.n[of_arm], minlength=1200)
 
 
 def effects(cells):
@@ -43,14 +43,14 @@ def test_slower_cells_are_cells_of_slower_requests(change):
     for name in ("sum_us", "sum_sq_us", "min_us", "max_us"):
         np.testing.assert_allclose(getattr(injected.moments, name), getattr(simulated.moments, name), rtol=3e-4)
     for table in ("bins", "instance_bins"):
-        mine, theirs = (np.cumsum(histogram(getattr(cells, table))) for cells in (injected, simulated))
-        assert mine[-1] == theirs[-1]
+        slowed, drawn = (np.cumsum(histogram(getattr(cells, table))) for cells in (injected, simulated))
+        assert slowed[-1] == drawn[-1]
         # One histogram never lies more than one bin beside the other.
-        assert (mine[:-1] <= theirs[1:]).all()
-        assert (theirs[:-1] <= mine[1:]).all()
-    found, wanted = effects(injected), effects(simulated)
-    for name, value in wanted.items():
-        assert found[name] == pytest.approx(value, abs=1.5 * BIN), name
+        assert (slowed[:-1] <= drawn[1:]).all()
+        assert (drawn[:-1] <= slowed[1:]).all()
+    estimates, expected = effects(injected), effects(simulated)
+    for name, value in expected.items():
+        assert estimates[name] == pytest.approx(value, abs=1.5 * BIN), name
 
 
 def test_slower_cells_leave_the_other_arm_alone():
@@ -95,7 +95,7 @@ def test_a_tenth_slower_is_found_like_the_real_thing():
 def test_halves_are_balanced_and_each_stands_beside_its_mirror():
     halves = balanced_halves(list("abcd"), 100, np.random.default_rng(1))
     assert len(set(halves)) == len(halves) == 6
-    assert all(set(half) ^ set(other) == set("abcd") for half, other in zip(halves[::2], halves[1::2], strict=True))
+    assert all(set(half) ^ set(mirror) == set("abcd") for half, mirror in zip(halves[::2], halves[1::2], strict=True))
     assert len(balanced_halves(list("abcdefgh"), 10, np.random.default_rng(1))) == 10
     assert {len(half) for half in balanced_halves(list("abc"), 10, np.random.default_rng(1))} == {1, 2}
 
@@ -112,8 +112,8 @@ def test_a_split_is_what_the_requests_themselves_would_give(seed):
     split = split_instances(to_cells(requests, 1), ("baseline-1", "baseline-2"))
     assert split.bucket_s == expected.bucket_s == 4
     for table in TABLES:
-        mine, theirs = (_rows(cells, getattr(cells, table)) for cells in (split, expected))
-        assert mine == theirs, table
+        split_rows, expected_rows = (_rows(cells, getattr(cells, table)) for cells in (split, expected))
+        assert split_rows == expected_rows, table
 
 
 def _only(requests, keep):
@@ -139,8 +139,8 @@ def _rows(cells, rows):
 
 def test_no_request_is_lost_in_time():
     split = split_time(CELLS, np.random.default_rng(1))
-    mine = CELLS.moments.arm == 0
-    assert split.moments.n.sum() == CELLS.moments.n[mine].sum()
+    of_baseline = CELLS.moments.arm == 0
+    assert split.moments.n.sum() == CELLS.moments.n[of_baseline].sum()
     assert split.bins.n.sum() == split.instance_bins.n.sum() == CELLS.bins.n[CELLS.bins.arm == 0].sum()
     assert judge(split).word is VerdictWord.INCONCLUSIVE
 
@@ -166,7 +166,7 @@ def test_both_ways_exchange_the_arms_and_nothing_else():
     pair, turned = both_ways(cells)
     assert pair.arms == turned.arms == ("baseline", "canary")
     for arm in (0, 1):
-        own, other = pair.moments, turned.moments
+        own, exchanged = pair.moments, turned.moments
         assert own.n[own.arm == arm].sum() == cells.moments.n[cells.moments.arm == arm].sum()
-        assert (other.sum_us[other.arm == 1 - arm] == own.sum_us[own.arm == arm]).all()
+        assert (exchanged.sum_us[exchanged.arm == 1 - arm] == own.sum_us[own.arm == arm]).all()
     assert pair.bins.n.sum() == turned.bins.n.sum() < cells.bins.n.sum()

@@ -36,8 +36,8 @@ def test_identical_halves_are_rarely_no_go(report):
 
 
 def test_larger_regressions_are_found_more_often(report):
-    found = {tally.change: tally.no_go for tally in report.tallies}
-    latency = [found[change] for change in CHANGES[:4]]
+    no_go = {tally.change: tally.no_go for tally in report.tallies}
+    latency = [no_go[change] for change in CHANGES[:4]]
     assert latency == sorted(latency)
     assert latency[-1] > report.overall.judged / 2
     assert all(tally.go == 0 for tally in report.tallies if tally.change.latency >= 0.1)
@@ -58,12 +58,12 @@ def test_past_runs_are_shown_apart(report):
     ],
 )
 def test_what_is_split_is_what_there_is(design, kind):
-    found = calibrate(history(design, 1), RULEBOOK, splits=2)
-    assert {tally.kind for tally in found.tallies} == {kind}
-    assert found.overall.judged == 2
-    assert found.conclusion == "unknown"
+    report = calibrate(history(design, 1), RULEBOOK, splits=2)
+    assert {tally.kind for tally in report.tallies} == {kind}
+    assert report.overall.judged == 2
+    assert report.conclusion == "unknown"
     if kind == "time":
-        assert found.overall.go == 0
+        assert report.overall.go == 0
 
 
 def test_the_same_history_gives_the_same_report():
@@ -74,9 +74,9 @@ def test_the_same_history_gives_the_same_report():
 def test_what_cannot_be_used_is_named():
     stored = history(SMALL, 2)
     broken = replace(stored[0], runs=tuple(replace(run, state=RunState.INCOMPLETE) for run in stored[0].runs))
-    found = calibrate([broken, stored[1]], RULEBOOK, splits=2)
-    assert found.left_out == ("r0: a run is not complete",)
-    assert found.used == ("r1",)
+    report = calibrate([broken, stored[1]], RULEBOOK, splits=2)
+    assert report.left_out == ("r0: a run is not complete",)
+    assert report.used == ("r1",)
     nothing = calibrate([], RULEBOOK)
     assert (nothing.conclusion, nothing.overall.judged, nothing.between) == ("unknown", 0, None)
 
@@ -87,13 +87,14 @@ def test_an_endpoint_that_history_does_not_have_is_not_asked():
 
 
 def test_intervals_and_conclusions():
-    def told(no_go, effective):
+    def conclude(no_go, effective):
         tally = Tally("all", CHANGES[0], 100, effective, no_go, 0)
         return replace(calibrate([], RULEBOOK), overall=tally).conclusion
 
     assert needed_comparisons(0.05) == 73
     assert wilson_interval(0, 73, 1.959964)[1] <= 0.05 < wilson_interval(0, 72, 1.959964)[1]
-    assert (told(0, 73), told(0, 72), told(30, 100), told(5, 100)) == ("keeps", "unknown", "cries_wolf", "unknown")
+    conclusions = [conclude(0, 73), conclude(0, 72), conclude(30, 100), conclude(5, 100)]
+    assert conclusions == ["keeps", "unknown", "cries_wolf", "unknown"]
 
 
 # ------------------------------------------------------------------ learnt
@@ -147,11 +148,11 @@ def test_runs_whose_change_is_not_known_teach_nothing_of_wander():
 
 def test_one_version_on_both_arms_is_judged_as_it_ran():
     stored = [replace(item, same_version=True) for item in history(SMALL, 2)]
-    found = calibrate(stored, RULEBOOK, splits=2)
-    tallies = {tally.kind: tally for tally in found.tallies if tally.change == CHANGES[0]}
+    report = calibrate(stored, RULEBOOK, splits=2)
+    tallies = {tally.kind: tally for tally in report.tallies if tally.change == CHANGES[0]}
     assert tallies["versions"].judged == tallies["versions"].effective == 4
-    assert found.overall.judged == 8
-    slower = {t.change: t.no_go for t in found.tallies if t.kind == "versions"}
+    assert report.overall.judged == 8
+    slower = {t.change: t.no_go for t in report.tallies if t.kind == "versions"}
     assert slower[CHANGES[3]] >= slower[CHANGES[0]]
 
 
@@ -181,8 +182,8 @@ def test_gates_that_stored_requests_do_not_answer_are_named():
         {"name": "revenue", "type": "outcome_mean", "outcome": "revenue", "margin": "2%"},
     ]
     policy = parse_policy({"version": 1, "metrics": metrics, "sources": {"prometheus": SERVER}})
-    found = calibrate(history(SMALL, 1), policy.rulebook, splits=1)
-    assert found.left_out == (
+    report = calibrate(history(SMALL, 1), policy.rulebook, splits=1)
+    assert report.left_out == (
         "cpu: only metrics of requests are tried on stored runs",
         "revenue: only metrics of requests are tried on stored runs",
     )

@@ -74,10 +74,10 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    found = Service()
-    found.start()
-    yield found
-    found.close()
+    running = Service()
+    running.start()
+    yield running
+    running.close()
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +149,12 @@ def test_a_window_is_collected_and_judged(store, policy):
     time.sleep(6)
     run, rows = collect_release(store, Release("cart@2"), policy, last(12))
     assert rows >= 2 * 2 * 10
-    assert [(one.source, one.state) for one in store.data.runs("cart@2")] == [("prometheus", RunState.COMPLETE)]
+    assert [(run.source, run.state) for run in store.data.runs("cart@2")] == [("prometheus", RunState.COMPLETE)]
     assert_no_hole_no_double(samples(store, run))
     verdict = judge_release(store, "cart@2", policy, judged_at=datetime.now(UTC))
-    found = {one.rule.name: one for one in verdict.evidence.comparisons}
-    assert set(found) == {"failures", "memory", "twice"}
-    assert found["memory"].baseline.value == pytest.approx(1e6)
+    by_rule = {comparison.rule.name: comparison for comparison in verdict.evidence.comparisons}
+    assert set(by_rule) == {"failures", "memory", "twice"}
+    assert by_rule["memory"].baseline.value == pytest.approx(1e6)
     assert verdict.word.value == "inconclusive"  # twelve seconds are not enough
     assert {one["arm"] for one in verdict.queries} == {"baseline", "canary"}
     assert 'http_requests_total{version="canary"}' in [text for one in verdict.queries for text in one["sent"]]
@@ -175,19 +175,19 @@ def test_what_was_queried_is_what_the_server_has(store, policy, server):
 def test_an_arm_that_never_answered_has_a_verdict_that_is_kept(store, server, tmp_path, other):
     """The worst canaries leave no series behind; so does a selector that selects nothing."""
     arms = f"{{baseline: 'version=\"{other}\"', canary: 'version=\"9\"'}}"
-    silent, said = make_policy(tmp_path, server, selectors=arms), []
-    _, rows = collect_release(store, Release("cart@2"), silent, last(5), say=said.append)
+    silent, messages = make_policy(tmp_path, server, selectors=arms), []
+    _, rows = collect_release(store, Release("cart@2"), silent, last(5), say=messages.append)
     assert bool(rows) == (other == "baseline")
-    assert any("canary has no readings: the server has no series for http_requests_total" in line for line in said)
+    assert any("canary has no readings: the server has no series for http_requests_total" in line for line in messages)
     assert store.data.runs("cart@2")[0].state is RunState.COMPLETE
     verdict = judge_release(store, "cart@2", silent, judged_at=datetime.now(UTC))
     assert verdict.word.value == "inconclusive"
-    finding = next(one for one in verdict.evidence.findings if "series of canary" in one.text)
+    finding = next(finding for finding in verdict.evidence.findings if "series of canary" in finding.text)
     assert finding.level.value == "fail"
     assert "version is baseline, canary" in finding.text
     assert "sources.prometheus.selectors" in finding.remedy
     assert len(store.control.verdicts("cart@2")) == 1
-    assert {one["arm"]: one["samples"]["read"] for one in verdict.queries}["canary"] == 0
+    assert {query["arm"]: query["samples"]["read"] for query in verdict.queries}["canary"] == 0
 
 
 def test_a_window_that_is_too_short_or_too_late(store, policy):
@@ -211,10 +211,10 @@ def test_the_window_of_a_load_is_taken_with_a_scrape_around_it(store, policy):
 
 
 def test_readings_are_followed_as_they_come(store, policy):
-    said: list[str] = []
-    run, rows = follow_release(store, Release("cart@2"), policy, seconds=6, say=said.append)
+    messages: list[str] = []
+    run, rows = follow_release(store, Release("cart@2"), policy, seconds=6, say=messages.append)
     assert store.data.runs("cart@2")[0].state is RunState.COMPLETE
-    assert len([line for line in said if "readings until" in line]) >= 3
+    assert len([line for line in messages if "readings until" in line]) >= 3
     assert rows == store.data.query("SELECT count(*) AS n FROM readings").to_pylist()[0]["n"]
     assert_no_hole_no_double(samples(store, run))
     assert len(samples(store, run)) >= 5
@@ -235,14 +235,16 @@ def test_a_server_that_goes_away_leaves_no_hole_and_no_double(store, service, tm
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
-    said: list[str] = []
+    messages: list[str] = []
     policy = make_policy(tmp_path, f"http://127.0.0.1:{port}")
     with contextlib.ExitStack() as stack:
         stack.enter_context(metrics_servers.running(command, port, "/-/ready"))
         wait_for_scrapes(f"http://127.0.0.1:{port}")
         begun = datetime.now(UTC)
         follower = threading.Thread(
-            target=follow_release, args=(store, Release("cart@2"), policy), kwargs={"seconds": 14, "say": said.append}
+            target=follow_release,
+            args=(store, Release("cart@2"), policy),
+            kwargs={"seconds": 14, "say": messages.append},
         )
         follower.start()
         time.sleep(4)
@@ -252,8 +254,8 @@ def test_a_server_that_goes_away_leaves_no_hole_and_no_double(store, service, tm
         with metrics_servers.running(command, port, "/-/ready"):
             follower.join(40)
     assert not follower.is_alive()
-    assert any("trying again" in line for line in said)
-    assert any("answers again" in line for line in said)
+    assert any("trying again" in line for line in messages)
+    assert any("answers again" in line for line in messages)
     (run,) = store.data.runs("cart@2")
     times = samples(store, run)
     steps = np.diff([moment.timestamp() for moment in times])

@@ -65,11 +65,11 @@ def history() -> str:
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("server")
     if request.param == "prometheus":
-        with metrics_servers.prometheus(folder, metrics_servers.backfill(folder, history())) as found:
-            yield found
+        with metrics_servers.prometheus(folder, metrics_servers.backfill(folder, history())) as address:
+            yield address
     else:
-        with metrics_servers.victoria_metrics(folder, history()) as found:
-            yield found
+        with metrics_servers.victoria_metrics(folder, history()) as address:
+            yield address
 
 
 GATES = """
@@ -89,15 +89,17 @@ def write_policy(folder: Path, url: str, version: str, *, metrics: str = GATES, 
     return path
 
 
-def judge(folder: Path, url: str, version: str, start: datetime = START, end: datetime = END, **more: str) -> Verdict:
-    policy = load_policy(write_policy(folder, url, version, **more))
+def judge(
+    folder: Path, url: str, version: str, start: datetime = START, end: datetime = END, **options: str
+) -> Verdict:
+    policy = load_policy(write_policy(folder, url, version, **options))
     store = Store.open(folder / "evaluator.duckdb", create=True)
     collect_release(store, Release("cart@2"), policy, CollectionInterval(start, end))
     return judge_release(store, "cart@2", policy, judged_at=datetime.now(UTC))
 
 
 def finding(verdict: Verdict, check: str):
-    return next(one for one in verdict.evidence.findings if one.check == check)
+    return next(item for item in verdict.evidence.findings if item.check == check)
 
 
 def test_a_release_that_is_alike_may_go_and_every_sample_is_accounted_for(tmp_path, url):
@@ -151,10 +153,10 @@ def test_another_server_of_a_pair_is_no_restart(tmp_path, url):
     verdict = judge(tmp_path, url, "switched")
     assert verdict.word.value == "go"
     assert "dropped by less than half 3 times, which is no restart" in finding(verdict, "counter_drops").text
-    assert not [one for one in verdict.evidence.findings if one.check == "restarts"]
-    rate = next(one for one in verdict.evidence.comparisons if one.rule.name == "rate")
+    assert not [item for item in verdict.evidence.findings if item.check == "restarts"]
+    rate = next(item for item in verdict.evidence.comparisons if item.rule.name == "rate")
     assert abs(rate.effect.estimate) < 0.05
-    assert max(one["samples"]["dropped"] for one in verdict.queries if one["arm"] == "canary") == 3
+    assert max(item["samples"]["dropped"] for item in verdict.queries if item["arm"] == "canary") == 3
 
 
 def test_a_summary_is_named_for_what_it_is(tmp_path, url):
@@ -163,20 +165,20 @@ def test_a_summary_is_named_for_what_it_is(tmp_path, url):
   - {name: mean, type: histogram_mean, query: 'work_seconds{$selector}', margin: 10%}
 """
     verdict = judge(tmp_path, url, "new", metrics=metrics)
-    found = {one.rule.name: one for one in verdict.evidence.comparisons}
-    assert "work_seconds is a summary (quantile) on baseline" in found["p95"].no_data
-    assert "histogram_mean" in found["p95"].no_data
-    assert found["mean"].no_data is None
+    by_rule = {comparison.rule.name: comparison for comparison in verdict.evidence.comparisons}
+    assert "work_seconds is a summary (quantile) on baseline" in by_rule["p95"].no_data
+    assert "histogram_mean" in by_rule["p95"].no_data
+    assert by_rule["mean"].no_data is None
 
 
 @pytest.mark.parametrize("url", ["victoria-metrics"], indirect=True)
 def test_vmrange_buckets_are_named_for_what_they_are(tmp_path, url):
     """Only VictoriaMetrics has such buckets."""
     rows = [
-        f'odd_seconds_{part}{{version="{version}",instance="{version}:1"{more}}} {20 * n} '
+        f'odd_seconds_{part}{{version="{version}",instance="{version}:1"{labels}}} {20 * n} '
         f"{round((START.timestamp() + n * STEP_S) * 1000)}"
         for version in ("old", "new")
-        for part, more in (("bucket", ',vmrange="1.000e-01...1.136e-01"'), ("sum", ""), ("count", ""))
+        for part, labels in (("bucket", ',vmrange="1.000e-01...1.136e-01"'), ("sum", ""), ("count", ""))
         for n in range(SCRAPES + 1)
     ]
     requests.post(f"{url}/api/v1/import/prometheus", data="\n".join(rows), timeout=10).raise_for_status()
@@ -194,9 +196,9 @@ def test_readings_kept_by_an_earlier_version_are_no_pass(tmp_path, url):
     with duckdb.connect(str(tmp_path / "evaluator.duckdb")) as store:
         facts = json.loads(store.execute("SELECT facts FROM readings_of").fetchall()[0][0])
         old = [
-            {key: one[key] for key in ("query", "arm", "sent", "series", "warnings", "nan")}
+            {key: fact[key] for key in ("query", "arm", "sent", "series", "warnings", "nan")}
             | {"started": 0, "ended": 0}
-            for one in facts
+            for fact in facts
         ]
         store.execute("UPDATE readings_of SET facts = ?", [json.dumps(old)])
     policy = load_policy(tmp_path / "evaluator.yaml")
@@ -211,9 +213,9 @@ def test_the_commands_of_a_canary_that_never_answered(tmp_path, url, monkeypatch
     write_policy(tmp_path, url, "never")
     window = ["--from", f"{START:%Y-%m-%dT%H:%M:%SZ}", "--to", f"{END:%Y-%m-%dT%H:%M:%SZ}"]
     assert run(["collect", "cart@2", *window]) == 0
-    said = capsys.readouterr()
-    assert "canary has no readings" in said.err
+    printed = capsys.readouterr()
+    assert "canary has no readings" in printed.err
     assert run(["verdict", "cart@2"]) == 3
-    told = " ".join(capsys.readouterr().out.split())
-    assert "no query has a series of canary" in told
+    verdict_text = " ".join(capsys.readouterr().out.split())
+    assert "no query has a series of canary" in verdict_text
     assert len(Store.open(tmp_path / "evaluator.duckdb").control.verdicts("cart@2")) == 1

@@ -86,12 +86,12 @@ def test_a_candidate_that_never_answered_has_a_verdict(store: Store, plan: LoadP
         (run,) = load_release(store, Release("shop@2"), replace(plan, arms=(old, new)))
     assert (run.state, run.facts.stopped_by) == (RunState.COMPLETE, "")
     assert sum(run.facts.read.values()) == run.landed == run.facts.counted
-    waiting = [one for one in run.facts.in_flight if one.arm == "canary" and one.age_s > 1]
+    waiting = [request for request in run.facts.in_flight if request.arm == "canary" and request.age_s > 1]
     assert len(waiting) == (2 if how == "wait" else 0)
     assert ("canary" in run.facts.read) is (how == "refuse")
     verdict = judge_release(store, "shop@2", load_policy(None), judged_at=datetime.now(UTC))
     assert verdict.word is not VerdictWord.GO
-    assert [one.word for one in store.control.verdicts("shop@2")] == [verdict.word.value]
+    assert [stored.word for stored in store.control.verdicts("shop@2")] == [verdict.word.value]
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_a_candidate_that_never_answered_has_a_verdict(store: Store, plan: LoadP
 def test_a_load_of_which_nothing_landed_says_why_and_is_kept(
     store: Store, plan: LoadPlan, monkeypatch: pytest.MonkeyPatch, facts: dict[str, object], says: str
 ) -> None:
-    known = RunFacts(users_stopped=AT, **facts)  # type: ignore[arg-type]
+    run_facts = RunFacts(users_stopped=AT, **facts)  # type: ignore[arg-type]
     outcome = RunOutcome(
-        RunState.COMPLETE, AT - timedelta(seconds=3), AT, AT, known, exit_code=0, trouble="ValueError: no cart"
+        RunState.COMPLETE, AT - timedelta(seconds=3), AT, AT, run_facts, exit_code=0, trouble="ValueError: no cart"
     )
     monkeypatch.setattr(loading, "run_locust", lambda *_: outcome)
     monkeypatch.setattr(loading, "check_plan", lambda _: None)
@@ -123,6 +123,6 @@ def test_a_load_of_which_nothing_landed_says_why_and_is_kept(
         load_release(store, Release("shop@2"), replace(plan, arms=(Arm("a", ("http://a",)), Arm("b", ("http://b",)))))
     assert caught.value.hint
     (run,) = store.data.runs("shop@2")
-    assert (run.state, run.facts) == (RunState.COMPLETE, known)
+    assert (run.state, run.facts) == (RunState.COMPLETE, run_facts)
     verdict = judge_release(store, "shop@2", load_policy(None), judged_at=AT)
     assert verdict.word is VerdictWord.INCONCLUSIVE

@@ -80,12 +80,12 @@ class Story:
     series: dict[float, bool] = field(default_factory=dict)
     busy: tuple[float, float] = (-1.0, -1.0)
     next_s: float = 60.0
-    asked: list[float] = field(default_factory=list)
+    judged_at: list[float] = field(default_factory=list)
     landings: list[float] = field(default_factory=list)
     begun_s: float = 0.0
 
-    def _now(self, told, default):
-        return next((value for at, value in sorted(told.items(), reverse=True) if at <= self.time.now), default)
+    def _now(self, by_time, default):
+        return next((value for at, value in sorted(by_time.items(), reverse=True) if at <= self.time.now), default)
 
     def signature(self):
         runs = self.peek()
@@ -105,41 +105,41 @@ class Story:
         return self._now(self.series, default=False)
 
     def judge(self):
-        self.asked.append(self.time.now)
+        self.judged_at.append(self.time.now)
         return verdict(self._now(self.words, OPEN), covered=self.time.now - self.begun_s, next_s=self.next_s)
 
     def judge_nothing(self):
         return verdict()
 
 
-def wait(story: Story, wait_s: float | None = 3600.0, **more):
-    watch = Watch(story, POLICY, story.time.clock, story.time.sleep, wait_s, **more)
+def wait(story: Story, wait_s: float | None = 3600.0, **options):
+    watch = Watch(story, POLICY, story.time.clock, story.time.sleep, wait_s, **options)
     return watch.run(), watch
 
 
-def tell(runs, **more) -> Story:
-    return Story(Time(), runs, **more)
+def tell(runs, **options) -> Story:
+    return Story(Time(), runs, **options)
 
 
 def test_no_go_is_said_when_it_is_shown_twice():
     story = tell({0: (RUNNING,)}, words={120: NO_GO})
-    found, _ = wait(story)
-    assert found.word is NO_GO
+    final, _ = wait(story)
+    assert final.word is NO_GO
     assert 120 + SETTLE_S <= story.time.now <= 120 + LATEST_S + SETTLE_S + 2
 
 
 def test_what_was_shown_on_data_that_were_not_all_there_is_not_final():
     story = tell({0: (RUNNING,), 300: (COMPLETE,)}, words={20: NO_GO, 22: OPEN, 300: GO})
-    found, _ = wait(story)
-    assert found.word is GO
+    final, _ = wait(story)
+    assert final.word is GO
     assert story.time.now >= 300
 
 
 def test_a_run_that_ends_is_judged_at_once_whatever_comes_of_it():
     story = tell({0: (RUNNING,), 100: (COMPLETE,)}, next_s=600.0)
-    found, _ = wait(story)
-    assert found.word is OPEN
-    assert found.reasons[0].code == "regression"
+    final, _ = wait(story)
+    assert final.word is OPEN
+    assert final.reasons[0].code == "regression"
     assert story.time.now <= 102
 
 
@@ -158,35 +158,35 @@ def test_a_load_that_ended_without_a_request_is_not_waited_for():
 
 def test_a_release_that_does_not_exist_yet_is_waited_for():
     story = tell({200: (replace(RUNNING, landed=0),), 210: (RUNNING,), 300: (COMPLETE,)}, words={300: GO})
-    said: list[str] = []
-    found, _ = wait(story, report=said.append)
-    assert found.word is GO
-    assert said[0] == "waiting for the release; deadline in 60 min"
-    assert any("waiting for the first requests" in line for line in said)
-    assert story.asked[0] >= 210
+    messages: list[str] = []
+    final, _ = wait(story, report=messages.append)
+    assert final.word is GO
+    assert messages[0] == "waiting for the release; deadline in 60 min"
+    assert any("waiting for the first requests" in line for line in messages)
+    assert story.judged_at[0] >= 210
 
 
 def test_the_judge_is_asked_when_a_look_is_due_and_not_more_often_than_people_want_to_know():
     story = tell({0: (RUNNING,)}, next_s=600.0)
     wait(story, 300.0)
-    assert 300 / LATEST_S <= len(story.asked) <= 300 / LATEST_S + 2
-    assert len(story.landings) <= 300 / PULSE_S + len(story.asked) + 3
+    assert 300 / LATEST_S <= len(story.judged_at) <= 300 / LATEST_S + 2
+    assert len(story.landings) <= 300 / PULSE_S + len(story.judged_at) + 3
 
 
 def test_progress_tells_time_and_the_gate_that_is_open():
     story = tell({0: (RUNNING,)})
-    said: list[str] = []
-    wait(story, 65.0, report=said.append)
-    assert said[-1].startswith("64 s of 10 min: open: latency_p95 (about ")
-    assert "more, if the change stays as it is); deadline in 1 s" in said[-1]
+    messages: list[str] = []
+    wait(story, 65.0, report=messages.append)
+    assert messages[-1].startswith("64 s of 10 min: open: latency_p95 (about ")
+    assert "more, if the change stays as it is); deadline in 1 s" in messages[-1]
 
 
 def test_the_deadline_makes_it_inconclusive_and_says_what_is_missing():
-    found, _ = wait(tell({0: (RUNNING,)}), 90.0)
-    assert found.word is OPEN
-    assert found.reasons[0].code == "deadline"
-    assert found.reasons[0].text.startswith("the deadline passed after 90 s: open: latency_p95")
-    assert found.reasons[1].text == "p95 rose"
+    final, _ = wait(tell({0: (RUNNING,)}), 90.0)
+    assert final.word is OPEN
+    assert final.reasons[0].code == "deadline"
+    assert final.reasons[0].text.startswith("the deadline passed after 90 s: open: latency_p95")
+    assert final.reasons[1].text == "p95 rose"
     assert wait(tell({}), 5.0)[0].reasons[0].text.endswith("there is no such release in the store")
     no_data = tell({0: (replace(RUNNING, landed=0),)})
     assert wait(no_data, 5.0)[0].reasons[0].text.endswith("it has no data yet")
@@ -218,17 +218,17 @@ def test_a_run_that_begins_while_the_last_is_judged_is_judged_too():
 
 def test_a_busy_store_is_tried_again_and_an_error_at_the_deadline():
     story = tell({0: (COMPLETE,)}, words={0: GO}, busy=(0, 20))
-    said: list[str] = []
-    assert wait(story, report=said.append)[0].word is GO
-    assert said[0].startswith("the store is busy, trying again: the store is kept open by process 7")
+    messages: list[str] = []
+    assert wait(story, report=messages.append)[0].word is GO
+    assert messages[0].startswith("the store is busy, trying again: the store is kept open by process 7")
     with pytest.raises(StoreBusy):
         wait(tell({}, busy=(0, 99)), 10.0)
 
 
 def test_whoever_stops_it_gets_no_verdict():
     story = tell({0: (RUNNING,)})
-    found, watch = wait(story, None, stop=lambda: story.time.now > 30)
-    assert found is None
+    final, watch = wait(story, None, stop=lambda: story.time.now > 30)
+    assert final is None
     assert watch.judged >= 1
 
 
@@ -240,17 +240,17 @@ def test_outcomes_that_the_policy_asks_for_are_waited_for(tmp_path):
     imported = replace(COMPLETE, id="o1", group="o1", source="outcomes")
     story = tell({0: (COMPLETE,), 70: (COMPLETE, imported)}, words={70: GO})
     watch = Watch(story, load_policy(path), story.time.clock, story.time.sleep)
-    found = watch.run()
-    assert found is not None
-    assert found.word is GO
+    final = watch.run()
+    assert final is not None
+    assert final.word is GO
 
 
 def test_what_is_missing_names_the_slowest_gate():
-    found = verdict(covered=100.0)
-    assert describe_missing(found) == "open: latency_p95 (about 3.3 min more, if the change stays as it is)"
-    (row,) = found.evidence.comparisons
+    open_verdict = verdict(covered=100.0)
+    assert describe_missing(open_verdict) == "open: latency_p95 (about 3.3 min more, if the change stays as it is)"
+    (row,) = open_verdict.evidence.comparisons
     forever = replace(row, rule=Rule("p99", LatencyQuantile(quantile=0.99)), needed_time=float("inf"))
-    both = replace(found, evidence=replace(found.evidence, comparisons=(row, forever)))
+    both = replace(open_verdict, evidence=replace(open_verdict.evidence, comparisons=(row, forever)))
     assert describe_missing(both).startswith("open: p99 and 1 more (more time alone will not")
 
 
@@ -308,13 +308,13 @@ def test_a_store_that_is_not_there_yet_has_no_runs(tmp_path):
     assert subject.judge().word is OPEN
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     assert subject.signature() != before
-    there = replace(subject, open_store=lambda: store)
-    assert there.land() == ()
+    opened = replace(subject, open_store=lambda: store)
+    assert opened.land() == ()
     assert not is_stored(store, "cart@2")
     register(store)
-    assert [run.id for run in there.land()] == ["r1"]
+    assert [run.id for run in opened.land()] == ["r1"]
     assert is_stored(store, "cart@2")
-    assert replace(there, runs="another").land() == ()
+    assert replace(opened, runs="another").land() == ()
 
 
 def test_what_a_running_load_knows_of_itself_is_judged(store):

@@ -37,10 +37,10 @@ def test_every_gate_is_planned_and_nothing_else(history):
 
 def test_a_forecast_of_what_was_seen_is_what_was_seen():
     cells = simulate_cells(SCENARIOS["AA_inst3"], 3)
-    seen = {c.rule.name: c for c in evidence(cells).comparisons if not c.scan}
+    observed = {c.rule.name: c for c in evidence(cells).comparisons if not c.scan}
     learnt = learn_precisions([(cells, (RUN,))], RULEBOOK)
     for precision in learnt.precisions:
-        again, was = forecast(precision, precision.reference_s, (4, 4)), seen[precision.rule.name]
+        again, was = forecast(precision, precision.reference_s, (4, 4)), observed[precision.rule.name]
         assert again.se == pytest.approx(was.se)
         assert again.between_instance == pytest.approx(was.lasting_share)
         assert again.df == pytest.approx(was.df, rel=0.1)
@@ -62,8 +62,8 @@ def test_when_go_is_said_to_come_it_comes(history):
         then = by_name(plan_gates(history, RULEBOOK, Goal(duration_s=plan.go_after_s)))[plan.precision.rule.name]
         assert 0.8 <= then.go_chance < 0.9
         smallest = Goal(regression=plan.finds, failures=plan.finds)
-        found = by_name(plan_gates(history, RULEBOOK, smallest))[plan.precision.rule.name]
-        assert found.found_chance == pytest.approx(0.8, abs=0.01)
+        planned = by_name(plan_gates(history, RULEBOOK, smallest))[plan.precision.rule.name]
+        assert planned.found_chance == pytest.approx(0.8, abs=0.01)
 
 
 def test_a_regression_of_the_margin_is_never_found(history):

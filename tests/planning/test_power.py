@@ -28,8 +28,8 @@ def test_power_of_t_as_printed():
     entry = PUBLISHED["power.t"]
     n, delta, sd = (entry["inputs"][name] for name in ("n", "delta", "sd"))
     df, alpha = 2 * (n - 1), entry["inputs"].get("alpha", 0.05)
-    found = find_power(delta, sd * math.sqrt(2 / n), df, stats.t.ppf(1 - alpha / 2, df))
-    assert round(found, 7) == entry["published"]["value"]
+    power = find_power(delta, sd * math.sqrt(2 / n), df, stats.t.ppf(1 - alpha / 2, df))
+    assert round(power, 7) == entry["published"]["value"]
 
 
 def test_power_of_proportions_as_printed():
@@ -38,8 +38,8 @@ def test_power_of_proportions_as_printed():
     pooled = (first + second) / 2
     null_se = math.sqrt(2 * pooled * (1 - pooled) / n)
     se = math.sqrt((first * (1 - first) + second * (1 - second)) / n)
-    found = find_power(abs(second - first), se, math.inf, stats.norm.ppf(0.975), null_se=null_se)
-    assert round(found, 2) == entry["published"]["value"]
+    power = find_power(abs(second - first), se, math.inf, stats.norm.ppf(0.975), null_se=null_se)
+    assert round(power, 2) == entry["published"]["value"]
 
 
 @pytest.mark.parametrize("df", [3.0, 7.5, 40.0, 1e3])

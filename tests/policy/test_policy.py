@@ -360,6 +360,6 @@ def test_what_was_learnt_of_instances_and_wander_reaches_the_judge():
 
 
 def test_history_can_be_stated_in_the_file(tmp_path):
-    said = "instances: {sd_latency: 2%, history: {comparisons: 8, wander_latency: 1%, wander_comparisons: 6}}"
-    prior = load_policy(write(tmp_path, said)).rulebook.prior
+    text = "instances: {sd_latency: 2%, history: {comparisons: 8, wander_latency: 1%, wander_comparisons: 6}}"
+    prior = load_policy(write(tmp_path, text)).rulebook.prior
     assert prior.latency == History(0.02, 8, 0.01, 6)

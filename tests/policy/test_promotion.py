@@ -11,7 +11,7 @@ from evaluator.policy import load_policy, parse_policy, policy_schema, with_lear
 from evaluator.records import Learnt
 from evaluator.records.intents import Action
 
-WHOLE = """
+FULL_POLICY = """
 sensitive: true
 hooks:
   promote:
@@ -34,7 +34,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_every_section_means_what_it_says(tmp_path):
-    rules = load_policy(write(tmp_path, WHOLE)).promotion
+    rules = load_policy(write(tmp_path, FULL_POLICY)).promotion
     assert [entry.kind for entry in rules.hooks["promote"]] == ["haproxy", "webhook"]
     assert [entry.options.get("required") for entry in rules.hooks["promote"]] == [True, None]
     assert [entry.kind for entry in rules.hooks["rollback"]] == ["undo", "command"]
@@ -53,21 +53,21 @@ def test_without_them_a_promotion_takes_one_approval_and_a_rollback_undoes(tmp_p
 
 
 def test_what_happens_afterwards_is_no_part_of_what_judged(tmp_path):
-    plain, whole = load_policy(), load_policy(write(tmp_path, WHOLE))
-    assert plain.hash == whole.hash
-    assert plain.promotion.hash != whole.promotion.hash
-    assert "hooks" not in whole.effective
-    assert with_learnt(whole, Learnt(0.01, 0.001, 20, 20, df=20.0)).promotion == whole.promotion
+    plain, full = load_policy(), load_policy(write(tmp_path, FULL_POLICY))
+    assert plain.hash == full.hash
+    assert plain.promotion.hash != full.promotion.hash
+    assert "hooks" not in full.effective
+    assert with_learnt(full, Learnt(0.01, 0.001, 20, 20, df=20.0)).promotion == full.promotion
 
 
 def test_roles_are_looked_up_anew_and_change_no_agreement(tmp_path):
-    one = load_policy(write(tmp_path, WHOLE)).promotion
-    other = load_policy(write(tmp_path, WHOLE.replace("ann@example.org", "bob@example.org"))).promotion
-    assert one.hash == other.hash
+    first = load_policy(write(tmp_path, FULL_POLICY)).promotion
+    second = load_policy(write(tmp_path, FULL_POLICY.replace("ann@example.org", "bob@example.org"))).promotion
+    assert first.hash == second.hash
 
 
 def test_a_policy_that_is_shown_whole_reads_the_same(tmp_path):
-    policy = load_policy(write(tmp_path, WHOLE))
+    policy = load_policy(write(tmp_path, FULL_POLICY))
     again = parse_policy({**policy.effective, **policy.afterwards})
     assert again.promotion == policy.promotion
     jsonschema.validate(json.loads(json.dumps({**policy.effective, **policy.afterwards})), policy_schema())
@@ -106,7 +106,7 @@ def test_mistakes_are_named_with_their_place(tmp_path, text, line, says):
     path = write(tmp_path, text)
     with pytest.raises(PolicyError) as caught:
         load_policy(path)
-    assert any(one.startswith(f"{path}:{line}:") and says in one for one in caught.value.message.splitlines()), (
-        caught.value.message
-    )
+    assert any(
+        message.startswith(f"{path}:{line}:") and says in message for message in caught.value.message.splitlines()
+    ), caught.value.message
     assert "hunter2" not in caught.value.message

@@ -17,11 +17,11 @@ def folder(tmp_path):
     """Write policies into a folder by their names."""
 
     def write(**texts):
-        place = tmp_path / "evaluator.policies"
-        place.mkdir(exist_ok=True)
+        policies = tmp_path / "evaluator.policies"
+        policies.mkdir(exist_ok=True)
         for name, text in texts.items():
-            (place / f"{name}.yaml").write_text(text)
-        return place
+            (policies / f"{name}.yaml").write_text(text)
+        return policies
 
     return write
 

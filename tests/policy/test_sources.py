@@ -218,9 +218,9 @@ SOURCE_ERRORS = [
 @pytest.mark.parametrize(("line", "message"), SOURCE_ERRORS)
 def test_what_is_wrong_with_a_source(tmp_path, line, message):
     key = line.partition(":")[0]
-    kept = "".join(f"{row}\n" for row in SERVER.splitlines() if not row.strip().startswith(f"{key}:"))
+    remaining = "".join(f"{row}\n" for row in SERVER.splitlines() if not row.strip().startswith(f"{key}:"))
     with pytest.raises(PolicyError) as raised:
-        load_policy(write(tmp_path, f"{kept}    {line}\n    instance_label: pod\n"))
+        load_policy(write(tmp_path, f"{remaining}    {line}\n    instance_label: pod\n"))
     assert message in raised.value.message
     assert not {"abc123", "pa55"} & set(raised.value.message.replace("'", " ").split())
 

@@ -12,15 +12,15 @@ from evaluator.simulate.requests import EPOCH_US
 from evaluator.store.base import Store
 
 
-def assert_equal(one, other) -> None:
-    for field in fields(one):
-        mine, theirs = getattr(one, field.name), getattr(other, field.name)
-        if is_dataclass(mine):
-            assert_equal(mine, theirs)
-        elif isinstance(mine, np.ndarray):
-            np.testing.assert_array_equal(mine, theirs, err_msg=field.name)
+def assert_equal(first, second) -> None:
+    for field in fields(first):
+        left_column, right_column = getattr(first, field.name), getattr(second, field.name)
+        if is_dataclass(left_column):
+            assert_equal(left_column, right_column)
+        elif isinstance(left_column, np.ndarray):
+            np.testing.assert_array_equal(left_column, right_column, err_msg=field.name)
         else:
-            assert mine == theirs, field.name
+            assert left_column == right_column, field.name
 
 
 @pytest.mark.parametrize(

@@ -74,13 +74,13 @@ def test_roll_up_is_a_plain_count(rows, bucket_s):
     for run, arm, endpoint, instance, ts, us, failed, size, exception in rows:
         bucket = ts // (bucket_s * 1_000_000)
         key = (requests.runs[run], requests.arms[arm], requests.endpoints[endpoint])
-        place = requests.instances[instance] or requests.arms[arm]
-        groups[*key, place, bucket].append((us, failed, size))
+        instance_name = requests.instances[instance] or requests.arms[arm]
+        groups[*key, instance_name, bucket].append((us, failed, size))
         if failed:
             kinds[*key, 500, requests.exceptions[exception]] += 1
         else:
             bins[*key, bucket, exact_bin(us)] += 1
-            blocks[*key, place, bucket // BLOCK_BUCKETS, exact_bin(us)] += 1
+            blocks[*key, instance_name, bucket // BLOCK_BUCKETS, exact_bin(us)] += 1
     assert dict(zip(named(cells, cells.bins, "bucket", "bin"), cells.bins.n, strict=True)) == bins
     keys = named(cells, cells.instance_bins, "instance", "block", "bin")
     assert dict(zip(keys, cells.instance_bins.n, strict=True)) == blocks
@@ -94,18 +94,18 @@ def assert_moments(cells: Cells, groups) -> None:
     m = cells.moments
     keys = named(cells, m, "instance", "bucket")
     assert len(keys) == len(groups)
-    for place, key in enumerate(keys):
+    for row, key in enumerate(keys):
         passed = [(us, size) for us, failed, size in groups[key] if not failed]
         times = [us for us, _ in passed]
-        assert m.n[place] == len(groups[key])
-        assert m.failures[place] == len(groups[key]) - len(passed)
-        assert m.sum_us[place] == sum(times)
-        assert max(times, default=0) >= 2**32 or m.sum_sq_us[place] == float(sum(us * us for us in times))
-        assert [m.min_us[place], m.max_us[place]] == (
+        assert m.n[row] == len(groups[key])
+        assert m.failures[row] == len(groups[key]) - len(passed)
+        assert m.sum_us[row] == sum(times)
+        assert max(times, default=0) >= 2**32 or m.sum_sq_us[row] == float(sum(us * us for us in times))
+        assert [m.min_us[row], m.max_us[row]] == (
             [min(times), max(times)] if times else [pytest.approx(math.nan, nan_ok=True)] * 2
         )
-        assert m.bytes[place] == sum(size for _, size in passed)
-        assert m.bytes_sq[place] == sum(size * size for _, size in passed)
+        assert m.bytes[row] == sum(size for _, size in passed)
+        assert m.bytes_sq[row] == sum(size * size for _, size in passed)
 
 
 @pytest.mark.parametrize("power", range(13))

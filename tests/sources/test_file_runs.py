@@ -28,8 +28,8 @@ def times(arm, *spans, since=START, pause_s=0.0, layout=LAYOUT):
 
 
 def arrange(*arms, files_are=None):
-    files = [one for arm in arms for one in arm]
-    return arrange_files(LandingPlan(tuple(one.file for one in files), files_are=files_are), files)
+    files = [file for arm in arms for file in arm]
+    return arrange_files(LandingPlan(tuple(file.file for file in files), files_are=files_are), files)
 
 
 def names(arranged):
@@ -129,7 +129,7 @@ def test_what_is_not_clear_is_asked_and_an_answer_is_taken(files, says):
     assert "--files-are parts" in caught.value.hint
     assert "--files-are replicates" in caught.value.hint
     assert len(arrange(files, files_are="parts").runs) == 1
-    most = max(sum(one.file.arm == arm for one in files) for arm in ("baseline", "canary"))
+    most = max(sum(span.file.arm == arm for span in files) for arm in ("baseline", "canary"))
     assert len(arrange(files, files_are="replicates").runs) == most
 
 
@@ -159,8 +159,8 @@ def test_repeated_runs_that_are_declared_parts_are_pointed_out():
 def test_runs_are_matched_by_time_in_whatever_order_they_are_given():
     later, earlier = times("baseline", (85, 160), (0, 75)), times("canary", (0, 75), (85, 160))
     assert names(arrange(later, earlier)) == [["baseline1", "canary0"], ["baseline0", "canary1"]]
-    said = arrange(later, earlier, files_are="replicates")
-    assert names(said) == [["baseline1", "canary0"], ["baseline0", "canary1"]]
+    declared = arrange(later, earlier, files_are="replicates")
+    assert names(declared) == [["baseline1", "canary0"], ["baseline0", "canary1"]]
     in_turn = arrange(times("baseline", (0, 75), (200, 275)), times("canary", (300, 375), (100, 175)))
     assert names(in_turn) == [["baseline0", "canary1"], ["baseline1", "canary0"]]
 
@@ -247,11 +247,11 @@ def test_no_two_files_of_one_time_are_of_two_runs_and_none_is_lost(baseline, can
             arrange(*shuffled)
         return
     run_of = {file: k for k, files in enumerate(arranged.runs) for file in files}
-    files = [one for arm in arms for one in arm]
+    files = [span for arm in arms for span in arm]
     assert sum(map(len, arranged.runs)) == len(files) == len(run_of)
-    for one in files:
-        for other in files:
-            if one.file.arm == other.file.arm and one.first <= other.last and other.first <= one.last:
-                assert run_of[one.file] == run_of[other.file]
+    for span in files:
+        for second in files:
+            if span.file.arm == second.file.arm and span.first <= second.last and second.first <= span.last:
+                assert run_of[span.file] == run_of[second.file]
     again = arrange(*shuffled)
     assert {frozenset(files) for files in again.runs} == {frozenset(files) for files in arranged.runs}

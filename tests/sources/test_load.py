@@ -117,7 +117,7 @@ def test_a_killed_worker_loses_a_second_and_makes_the_run_incomplete(plan: LoadP
 
     def kill_one() -> None:
         wait_until(lambda: len(segment_paths(folder)) >= 4)
-        victim = next(one for one in read_worker_facts(folder) if one.role == "worker")
+        victim = next(facts for facts in read_worker_facts(folder) if facts.role == "worker")
         time.sleep(0.4)
         killed.append((time.time(), victim.pid))
         os.kill(victim.pid, signal.SIGKILL)
@@ -154,7 +154,7 @@ print(json.dumps({"state": outcome.state.value, "stopped_by": outcome.facts.stop
 
 
 def start_alone(plan: LoadPlan, folder: Path, *, file_bytes: int = 0, processes: int = 1) -> subprocess.Popen[str]:
-    given = {
+    environment = {
         "arms": [(arm.name, arm.urls) for arm in plan.arms],
         "locustfile": str(plan.locustfile),
         "seconds": 30,
@@ -162,7 +162,9 @@ def start_alone(plan: LoadPlan, folder: Path, *, file_bytes: int = 0, processes:
         "folder": str(folder),
         "file_bytes": file_bytes,
     }
-    return subprocess.Popen([sys.executable, "-c", RUN_ALONE, json.dumps(given)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN_ALONE, json.dumps(environment)], stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_orphans_stop_by_themselves_and_what_they_recorded_stays(plan: LoadPlan, tmp_path: Path) -> None:
@@ -187,18 +189,18 @@ def test_workers_stop_when_their_master_is_killed(plan: LoadPlan, tmp_path: Path
     folder = tmp_path / "run"
     starter = start_alone(plan, folder, processes=2)
     wait_until(lambda: len(segment_paths(folder)) >= 2)
-    master = next(one for one in read_worker_facts(folder) if one.role == "master")
+    master = next(facts for facts in read_worker_facts(folder) if facts.role == "master")
     os.kill(master.pid, signal.SIGKILL)
-    said, _ = starter.communicate(timeout=20)
-    assert json.loads(said) == {"state": "incomplete", "stopped_by": "Locust was killed by SIGKILL"}
+    output, _ = starter.communicate(timeout=20)
+    assert json.loads(output) == {"state": "incomplete", "stopped_by": "Locust was killed by SIGKILL"}
 
 
 @pytest.mark.parametrize("processes", [pytest.param(1, id="alone"), pytest.param(2, id="workers")])
 def test_a_full_disk_ends_the_run_with_the_reason(plan: LoadPlan, tmp_path: Path, processes: int) -> None:
     folder = tmp_path / "run"
     starter = start_alone(plan, folder, file_bytes=2048, processes=processes)
-    said, _ = starter.communicate(timeout=25)
-    result = json.loads(said)
+    output, _ = starter.communicate(timeout=25)
+    result = json.loads(output)
     assert result["state"] == "incomplete"
     assert result["stopped_by"] == f"cannot write to {folder}: File too large"
 
@@ -237,8 +239,10 @@ def test_a_target_that_dies_is_recorded_as_failures(plan: LoadPlan, run: Run, tm
         killer.join()
     assert outcome.state is RunState.COMPLETE
     rows = read_rows(folder)
-    mine = rows.filter(pc.equal(rows["arm"].cast("string"), "doomed")).to_pylist()
-    assert any("refused" in (row["exception"] or "").lower() for row in mine), {row["exception"] for row in mine}
+    doomed_rows = rows.filter(pc.equal(rows["arm"].cast("string"), "doomed")).to_pylist()
+    assert any("refused" in (row["exception"] or "").lower() for row in doomed_rows), {
+        row["exception"] for row in doomed_rows
+    }
     assert outcome.facts.counted == rows.num_rows
 
 

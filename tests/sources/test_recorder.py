@@ -95,7 +95,7 @@ def test_master_and_workers_started_by_hand_record_one_run(own: Path, tmp_path: 
     assert run.facts.counted == landed.rows == sum(run.facts.read.values()) > 50
     assert set(run.facts.read) == {"baseline", "canary"}
     assert run.facts.users_stopped
-    assert all(one.age_s < 1 for one in run.facts.in_flight)
+    assert all(request.age_s < 1 for request in run.facts.in_flight)
 
 
 def test_what_waits_at_the_end_is_in_the_store_and_a_sensitive_release_tells_its_path(
@@ -114,10 +114,10 @@ def test_what_waits_at_the_end_is_in_the_store_and_a_sensitive_release_tells_its
     assert run.state is RunState.COMPLETE
     assert run.facts.read == {"baseline": landed.rows}
     assert run.facts.users_stopped
-    waiting = [one for one in run.facts.in_flight if one.arm == "7"]
-    assert {(one.instance, one.endpoint) for one in waiting} == {("i1", "GET /products")}
+    waiting = [request for request in run.facts.in_flight if request.arm == "7"]
+    assert {(request.instance, request.endpoint) for request in waiting} == {("i1", "GET /products")}
     assert len(waiting) == 3
-    assert all(1 < one.age_s < 4 for one in waiting)
+    assert all(1 < request.age_s < 4 for request in waiting)
     assert not [path for path in (tmp_path / "evaluator.data").rglob("*.json") if "4111" in path.read_text()]
 
 

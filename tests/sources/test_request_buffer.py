@@ -225,18 +225,18 @@ def test_taking_empties_the_buffer() -> None:
 
 
 def test_a_sensitive_buffer_keeps_the_path_the_arm_and_the_kind_of_an_exception() -> None:
-    kept = record(
+    recorded = record(
         make(sensitive=True),
         name="/login?user=ann&token=t0p;x#there",
         context={"arm": "canary", "customer": "ann"},
         exception=OSError("body was {'password': 'secret'}"),
     )
-    shown = [kept[name] for name in ("endpoint", "arm", "instance", "exception")]
+    shown = [recorded[name] for name in ("endpoint", "arm", "instance", "exception")]
     assert shown == ["GET /login", "canary", "pod-1", "OSError"]
-    assert kept["failed"]
-    assert not kept["context"]
-    told = record(make(header="", sensitive=True), exception="answered 'ann'", context=None)
-    assert (told["exception"], told["arm"]) == ("failure", UNASSIGNED)
+    assert recorded["failed"]
+    assert not recorded["context"]
+    row_of_text = record(make(header="", sensitive=True), exception="answered 'ann'", context=None)
+    assert (row_of_text["exception"], row_of_text["arm"]) == ("failure", UNASSIGNED)
 
 
 def test_a_sensitive_buffer_takes_names_that_are_no_texts() -> None:
@@ -276,6 +276,6 @@ def test_whatever_a_client_sends_is_a_row_or_named(events: list[dict[str, Any]],
     rows = buffer.take(NAMES, {})
     rows.validate(full=True)
     assert rows.num_rows + sum(part.rows for part in buffer.left_out) == buffer.read.total() == len(events)
-    failed = [not any(event.get("exception") is one for one in (None, False)) for event in events]
+    failed = [not any(event.get("exception") is absent for absent in (None, False)) for event in events]
     assert sum(rows["failed"].to_pylist()) == sum(failed)
     assert all(0 <= time_ms <= 1e12 for time_ms in rows["response_time_ms"].to_pylist())

@@ -59,7 +59,7 @@ def check_account(facts: RunFacts, folder: Path) -> Counter[str]:
 
 
 def in_flight_of(outcome: RunOutcome, arm: str) -> list[InFlight]:
-    return [one for one in outcome.facts.in_flight if one.arm == arm]
+    return [request for request in outcome.facts.in_flight if request.arm == arm]
 
 
 @pytest.mark.parametrize(
@@ -90,16 +90,16 @@ def test_what_waits_when_a_load_ends_is_kept_with_its_age(
     waiting = in_flight_of(outcome, "canary")
     # Every user waits for one answer since the target fell silent.
     assert len(waiting) == 6
-    assert {one.instance for one in waiting} == {"canary"}
-    assert {one.endpoint for one in waiting} <= ENDPOINTS
-    assert {one.endpoint for one in waiting} & {"GET /products?q=a+b", "POST /shop"}
-    assert "GET /products?page=1" in {one.endpoint for one in waiting}
-    for one in waiting:
-        assert one.started_s + one.age_s == pytest.approx(stopped_s, abs=0.05)
+    assert {request.instance for request in waiting} == {"canary"}
+    assert {request.endpoint for request in waiting} <= ENDPOINTS
+    assert {request.endpoint for request in waiting} & {"GET /products?q=a+b", "POST /shop"}
+    assert "GET /products?page=1" in {request.endpoint for request in waiting}
+    for request in waiting:
+        assert request.started_s + request.age_s == pytest.approx(stopped_s, abs=0.05)
     last_s = max((row["ts"].timestamp() for row in recorded if row["arm"] == "canary"), default=0.0)
-    assert min(one.started_s for one in waiting) > last_s - 0.5
+    assert min(request.started_s for request in waiting) > last_s - 0.5
     # A healthy arm has only what it was asked just before.
-    assert all(0 < one.age_s < 1 for one in in_flight_of(outcome, "baseline"))
+    assert all(0 < request.age_s < 1 for request in in_flight_of(outcome, "baseline"))
 
 
 def test_several_processes_tell_what_waits_and_leave_in_order(watched: LoadPlan, run: Run, tmp_path: Path) -> None:
@@ -111,10 +111,10 @@ def test_several_processes_tell_what_waits_and_leave_in_order(watched: LoadPlan,
     check_account(outcome.facts, tmp_path / "run")
     assert len(in_flight_of(outcome, "canary")) == 6
     assert outcome.facts.users_stopped
-    for one in in_flight_of(outcome, "canary"):
-        assert one.age_s > 1
-        assert one.started_s + one.age_s < outcome.facts.users_stopped.timestamp() + 0.05
-    assert all(0 < one.age_s < 1 for one in in_flight_of(outcome, "baseline"))
+    for request in in_flight_of(outcome, "canary"):
+        assert request.age_s > 1
+        assert request.started_s + request.age_s < outcome.facts.users_stopped.timestamp() + 0.05
+    assert all(0 < request.age_s < 1 for request in in_flight_of(outcome, "baseline"))
 
 
 LEAVING = """
@@ -252,7 +252,7 @@ def test_requests_that_end_without_an_event_are_named(watched: LoadPlan, run: Ru
         ]
         assert rows[arm] >= 4
         # Of the two users, one was stopped half way, and the other at the end; what one of them has started goes on.
-        waiting = {one.endpoint: one.started_s + one.age_s for one in in_flight_of(outcome, arm)}
+        waiting = {request.endpoint: request.started_s + request.age_s for request in in_flight_of(outcome, arm)}
         assert len(in_flight_of(outcome, arm)) == 3
         assert outcome.facts.users_stopped
         end_s = outcome.facts.users_stopped.timestamp()

@@ -131,8 +131,8 @@ OF_JTL = [
 GOOD_JTL = one("good", (same, "40", "home", "200", "OK", "t 1-1", "true", "1"), LANDS)
 
 
-def sample(ts="{ts}", t=40, s="true", lb="home", name="httpSample", more="", inside=""):
-    return f'<{name} ts="{ts}" t="{t}" s="{s}" lb="{lb}" {more}>{inside}</{name}>'
+def sample(ts="{ts}", t=40, s="true", lb="home", name="httpSample", attributes="", inside=""):
+    return f'<{name} ts="{ts}" t="{t}" s="{s}" lb="{lb}" {attributes}>{inside}</{name}>'
 
 
 def spelt(*, success, label="<label>pay</label>"):
@@ -147,7 +147,7 @@ OF_XML = [
     one("no label", sample(lb="", s="false"), BAD, failed=True),
     one("no time", '<sample ts="{ts}" s="true" lb="home"/>', BAD),
     one("of 1970", sample(ts=0, s="false"), BAD, failed=True),
-    one("statistic", sample(more='sc="5"', s="false"), BAD, failed=True),
+    one("statistic", sample(attributes='sc="5"', s="false"), BAD, failed=True),
     one("no sample", spelt(success="false", label=""), OTHER, failed=True),
     one("something else", "<note><label>x</label></note>", OTHER),
     one(
@@ -163,7 +163,7 @@ OF_XML = [
                 name="sample",
                 lb="buy",
                 s="false",
-                more=f'rm="{MESSAGE}"',
+                attributes=f'rm="{MESSAGE}"',
                 inside=sample(s="false", inside=sample(lb="home-0", s="false"))
                 + spelt(success="true")
                 + sample(lb="home-1"),
@@ -283,17 +283,17 @@ def build(odds, good, folder, name, header, write):
 def check(store, files, expected):
     landed = import_release(store, Release("r"), plan_landing(files, skip_bad_rows=True))
     [run] = store.data.runs("r")
-    found = {arm: Counter() for arm in files}
+    counts = {arm: Counter() for arm in files}
     for arm, failed, count in (
         tuple(row.values())
         for row in store.data.query("SELECT arm, failed, count(*) FROM requests GROUP BY ALL").to_pylist()
     ):
-        found[arm][LANDS, failed] += count
+        counts[arm][LANDS, failed] += count
     for part in landed.left_out:
-        found[part.arm][part.kind, True] += part.failures
-        found[part.arm][part.kind, False] += part.rows - part.failures
+        counts[part.arm][part.kind, True] += part.failures
+        counts[part.arm][part.kind, False] += part.rows - part.failures
     for arm, fates in expected.items():
-        assert +found[arm] == +fates, arm
+        assert +counts[arm] == +fates, arm
         assert run.facts.read[arm] == fates.total(), arm
     assert run.facts.left_out == landed.left_out
 

@@ -206,7 +206,7 @@ def test_unreadable_segments_are_not_taken_for_replaced(store, new_run, rows, wr
 
 
 def test_a_load_lands_and_compacts_while_it_runs(store, new_run, rows, monkeypatch):
-    seen = []
+    observed = []
     run = new_run()
 
     def run_locust(plan, run, folder, on_line, why_stop):
@@ -216,16 +216,16 @@ def test_a_load_lands_and_compacts_while_it_runs(store, new_run, rows, monkeypat
         deadline = time.monotonic() + 60
         while segment_paths(folder) and time.monotonic() < deadline:
             time.sleep(0.05)
-        seen.append((segment_paths(folder), count(store)))
+        observed.append((segment_paths(folder), count(store)))
         writer.write(rows(100, seed=4))
         return RunOutcome(RunState.COMPLETE, run.started, run.planned_end, run.planned_end, RunFacts(), 0)
 
     monkeypatch.setattr(loading, "KEEP_UP_S", 0.3)
     monkeypatch.setattr(loading, "run_locust", run_locust)
-    said = []
-    loading._load_once(store, run, None, None, said.append, None)
-    assert seen == [((), 400)]
-    assert "landed 400 requests in 4 segments" in said
+    messages = []
+    loading._load_once(store, run, None, None, messages.append, None)
+    assert observed == [((), 400)]
+    assert "landed 400 requests in 4 segments" in messages
     assert count(store) == 500
     assert len(files(store, run)) == 1
 
@@ -234,10 +234,10 @@ def test_a_store_that_is_busy_does_not_end_the_load(store, new_run, monkeypatch)
     def busy(*_):
         raise StoreBusy("the store is kept open")
 
-    said = []
+    messages = []
     monkeypatch.setattr(loading, "KEEP_UP_S", 0.01)
     monkeypatch.setattr(StoredData, "land_segments", busy)
-    with loading._kept_up(store, new_run(), said.append):
-        while len(said) < 2:
+    with loading._kept_up(store, new_run(), messages.append):
+        while len(messages) < 2:
             time.sleep(0.01)
-    assert said[0] == "not landed yet: the store is kept open"
+    assert messages[0] == "not landed yet: the store is kept open"

@@ -37,14 +37,14 @@ def test_a_release_gains_services_and_labels_and_keeps_its_beginning(store):
 def test_data_that_do_not_land_change_nothing_of_a_release_that_is_known(store, new_run, monkeypatch):
     """Its services choose the policy that judges it."""
     new_run("run-1", release="cart@2")
-    known = store.control.release("cart@2")
-    said = Release("cart@2", (Service("search", "7", "8"),), {"team": "a"})
-    with pytest.raises(OSError, match="disk"), store.control.landing(said):
+    stored = store.control.release("cart@2")
+    described = Release("cart@2", (Service("search", "7", "8"),), {"team": "a"})
+    with pytest.raises(OSError, match="disk"), store.control.landing(described):
         raise OSError("the disk is full")
-    assert store.control.release("cart@2") == known
-    with store.control.landing(said):
-        assert store.control.release("cart@2") == known
-    assert [one.name for one in store.control.release("cart@2").services] == ["cart", "search"]
+    assert store.control.release("cart@2") == stored
+    with store.control.landing(described):
+        assert store.control.release("cart@2") == stored
+    assert [service.name for service in store.control.release("cart@2").services] == ["cart", "search"]
     with store.control.landing(Release("new@1", (Service("cart", "1", "2"),))):
         assert store.control.release("new@1").services == (Service("cart", "1", "2"),)
 
@@ -81,10 +81,10 @@ def test_verdicts_are_kept_in_the_order_they_were_given_whatever_their_times(sto
     first = save(store, "a@1", "no_go", minutes=5, figures='{"p50": 1}')
     save(store, "b@1", "go", minutes=1)
     last = save(store, "a@1", "go", minutes=2)
-    kept = store.control.verdicts("a@1")
-    assert [(row.release, row.word, row.json) for row in kept] == [("a@1", "no_go", first), ("a@1", "go", last)]
-    assert [row.judged_at for row in kept] == [AT + timedelta(minutes=5), AT + timedelta(minutes=2)]
-    assert kept[0].data_hash == "d"
+    verdicts = store.control.verdicts("a@1")
+    assert [(row.release, row.word, row.json) for row in verdicts] == [("a@1", "no_go", first), ("a@1", "go", last)]
+    assert [row.judged_at for row in verdicts] == [AT + timedelta(minutes=5), AT + timedelta(minutes=2)]
+    assert verdicts[0].data_hash == "d"
     latest = store.control.latest_verdicts()
     assert [(row.release, row.word) for row in latest] == [("b@1", "go"), ("a@1", "go")]
     assert [row.word for row in store.control.verdict_log()] == ["go", "go", "no_go"]
@@ -131,27 +131,27 @@ def test_what_was_learnt_is_replaced_by_what_is_learnt_later(store):
 # ------------------------------------------------------------------ intents
 
 
-def draft(action=Action.PROMOTE, *, release="cart@2", needed=0, distinct=False, verdict="sha256:v", at=None, **more):
+def draft(action=Action.PROMOTE, *, release="cart@2", needed=0, distinct=False, verdict="sha256:v", at=None, **options):
     at = at or datetime.now(UTC)
     return Intent(
         "", "", release, action, "ann", "looks good", verdict, "sha256:d", "sha256:p", at,
-        at + timedelta(hours=4), needed, distinct, **more,
+        at + timedelta(hours=4), needed, distinct, **options,
     )  # fmt: skip
 
 
 def deliver(store, intent, state, *, position=0, event="promote", attempts=1, text="", options="{}"):
-    said = HookOutcome(IntentState(state), text, '{"weight": 3}', "200")
-    one = Delivery(intent.id, position, "webhook", attempts, said, AT + timedelta(position), event, options)
-    store.control.deliver(one, intent.release, "w")
-    return one
+    outcome = HookOutcome(IntentState(state), text, '{"weight": 3}', "200")
+    delivery = Delivery(intent.id, position, "webhook", attempts, outcome, AT + timedelta(position), event, options)
+    store.control.deliver(delivery, intent.release, "w")
+    return delivery
 
 
 def test_an_intent_is_read_as_it_was_kept(store):
-    made = store.control.request(
+    requested = store.control.request(
         draft(needed=2, distinct=True, requester_names=("ann", "group:sre"), hooks_hash="h", undoes=("i9", "i8"))
     )
-    read = store.control.intent(made.id)
-    assert read == made
+    read = store.control.intent(requested.id)
+    assert read == requested
     assert (read.state, read.approvals_needed, read.distinct) == (IntentState.REQUESTED, 2, True)
     assert (read.requester_names, read.undoes, read.hooks_hash) == (("ann", "group:sre"), ("i9", "i8"), "h")
 
@@ -171,15 +171,15 @@ def test_an_intent_is_read_as_it_was_kept(store):
 def test_who_asks_has_agreed_where_that_counts(store, needed, distinct, consents, state, approvals):
     intent = store.control.request(draft(needed=needed, distinct=distinct), consents=consents)
     assert intent.state == state
-    kept = store.control.approvals(intent.id)
-    assert len(kept) == (approvals if needed < 2 else 0)
+    stored = store.control.approvals(intent.id)
+    assert len(stored) == (approvals if needed < 2 else 0)
 
 
 def test_intents_are_counted_and_read_by_release(store):
     names = [store.control.request(draft(release=f"r@{k}")).id for k in range(11)]
     assert names == [f"i{k}" for k in range(1, 12)]
-    assert [one.id for one in store.control.intents()] == names
-    assert [one.id for one in store.control.intents("r@10")] == ["i11"]
+    assert [intent.id for intent in store.control.intents()] == names
+    assert [intent.id for intent in store.control.intents("r@10")] == ["i11"]
 
 
 def test_what_waits_for_a_worker_is_approved_or_begun(store):
@@ -189,7 +189,7 @@ def test_what_waits_for_a_worker_is_approved_or_begun(store):
     over = store.control.request(draft(release="d@1"))
     store.control.settle(over.id, IntentState.ACKNOWLEDGED, "w", "done")
     assert store.control.claim(begun, "w")
-    assert [one.id for one in store.control.waiting()] == [waits.id, begun.id]
+    assert [intent.id for intent in store.control.waiting()] == [waits.id, begun.id]
 
 
 @pytest.mark.parametrize(("action", "cancels"), [(Action.HOLD, True), (Action.ROLLBACK, True), (Action.PROMOTE, False)])
@@ -203,8 +203,8 @@ def test_a_hold_or_a_rollback_cancels_promotions_that_were_not_executed(store, a
     assert store.control.intent(approved.id).state is expected
     assert (store.control.intent(requested.id).state is IntentState.CANCELLED) == cancels
     assert store.control.intent(elsewhere.id).state is IntentState.APPROVED
-    said = [row.text for row in store.control.audit("cart@2") if row.event == "cancelled"]
-    assert said == [f"{action}: looks good"] * (2 if cancels else 0)
+    reasons = [row.text for row in store.control.audit("cart@2") if row.event == "cancelled"]
+    assert reasons == [f"{action}: looks good"] * (2 if cancels else 0)
 
 
 def test_a_hold_is_not_cancelled_by_a_rollback(store):
@@ -271,10 +271,10 @@ def test_an_approval_is_kept_with_all_names_of_the_person_and_repeated_ones_coun
     (approval,) = store.control.approvals(intent.id)
     assert (approval.person, approval.names) == ("bob", ("bob", "bob@example.org"))
     assert [row.event for row in store.control.audit()] == ["requested", "approved", "repeated"]
-    other = store.control.request(draft(release="x@1", needed=1))
-    store.control.approve(other.id, Person("cleo", ("cleo",)))
-    assert [one.person for one in store.control.approvals()] == ["bob", "cleo"]
-    assert [one.person for one in store.control.approvals(other.id)] == ["cleo"]
+    second = store.control.request(draft(release="x@1", needed=1))
+    store.control.approve(second.id, Person("cleo", ("cleo",)))
+    assert [approval.person for approval in store.control.approvals()] == ["bob", "cleo"]
+    assert [approval.person for approval in store.control.approvals(second.id)] == ["cleo"]
 
 
 def test_only_what_was_not_begun_is_taken_back(store):
@@ -295,14 +295,14 @@ def test_what_is_overdue_expires(store):
 
 
 def test_a_claim_is_of_what_was_seen(store):
-    seen = store.control.request(draft())
-    assert store.control.claim(seen, "w1")
-    assert not store.control.claim(seen, "w2")
-    begun = store.control.intent(seen.id)
+    requested = store.control.request(draft())
+    assert store.control.claim(requested, "w1")
+    assert not store.control.claim(requested, "w2")
+    begun = store.control.intent(requested.id)
     assert (begun.state, begun.claimed_by) == (IntentState.SENT, "w1")
     assert store.control.claim(begun, "w3")  # whose worker was killed
-    store.control.settle(seen.id, IntentState.ACKNOWLEDGED, "w3", "")
-    assert not store.control.claim(store.control.intent(seen.id), "w4")
+    store.control.settle(requested.id, IntentState.ACKNOWLEDGED, "w3", "")
+    assert not store.control.claim(store.control.intent(requested.id), "w4")
     assert [row.actor for row in store.control.audit() if row.event == "claimed"] == ["w1", "w3"]
 
 
@@ -316,17 +316,17 @@ def test_trying_again_opens_what_failed_and_asks_for_what_is_unknown(store):
     store.control.settle(intent.id, IntentState.UNKNOWN, "w", "")
     again = store.control.reopen(intent.id, "ann", "again")
     assert (again.state, again.claimed_by) == (IntentState.APPROVED, "")
-    states = [one.outcome.state.value for one in store.control.deliveries(intent.id)]
+    states = [delivery.outcome.state.value for delivery in store.control.deliveries(intent.id)]
     assert states == ["acknowledged", "approved", "requested", "approved"]
     row = store.control.audit()[-1]
     assert (row.actor, row.event, row.intent, row.text) == ("ann", "retried", "i1", "again")
 
 
 def test_deliveries_are_read_as_they_were_kept(store):
-    intent, other = store.control.request(draft()), store.control.request(draft(release="x@1"))
+    intent, second_intent = store.control.request(draft()), store.control.request(draft(release="x@1"))
     first = deliver(store, intent, "sent", options='{"url": "x"}')
     second = deliver(store, intent, "failed", position=1, text="no answer")
-    elsewhere = deliver(store, other, "sent", position=2)
+    elsewhere = deliver(store, second_intent, "sent", position=2)
     assert store.control.deliveries(intent.id) == (first, second)
     assert store.control.deliveries() == (first, second, elsewhere)
     assert [row.text for row in store.control.audit("cart@2")[-2:]] == [
@@ -334,8 +334,8 @@ def test_deliveries_are_read_as_they_were_kept(store):
         "2. promote: webhook: no answer",
     ]
     deliver(store, intent, "acknowledged", text="done", attempts=2)
-    kept = store.control.deliveries(intent.id)[0]
-    assert (kept.attempts, kept.outcome.state, kept.outcome.text) == (3, IntentState.ACKNOWLEDGED, "done")
+    stored = store.control.deliveries(intent.id)[0]
+    assert (stored.attempts, stored.outcome.state, stored.outcome.text) == (3, IntentState.ACKNOWLEDGED, "done")
 
 
 # ------------------------------------------------------------------ promoted against the verdict
@@ -373,10 +373,10 @@ def test_a_promotion_with_the_verdict_is_no_override(store):
 def test_who_executes_a_target_is_alone_with_it(store):
     with store.control.alone(["cart", "search"]) as held:
         assert held
-        with store.control.alone(["pay"]) as other:
-            assert other
-        with store.control.alone(["search"], wait_s=0.05) as other:
-            assert not other
+        with store.control.alone(["pay"]) as second:
+            assert second
+        with store.control.alone(["search"], wait_s=0.05) as second:
+            assert not second
     with store.control.alone(["search"]) as held:
         assert held
 

@@ -49,8 +49,8 @@ def write_jtl():
     """Write samples as JMeter does: each before its parts, and threads as they come."""
     first = f"{T0},40,GET /cart,200,OK,t 1-1,false\n{T0 + 5},30,GET /,200,OK,t 1-2,true\n"
     parts = f"{T0},20,GET /cart-0,302,OK,t 1-1,true\n{T0 + 5},10,GET /-0,302,OK,t 1-2,true\n"
-    rest = f"{T0 + 20},20,GET /cart-1,500,OK,t 1-1,false\n{T0 + 40},10,GET /,200,OK,t 1-1,true\n"
-    return HEADER + first + parts + rest + f"{T0 + 50},9,GET /-0,200,OK,t 1-1,false\n"
+    later_lines = f"{T0 + 20},20,GET /cart-1,500,OK,t 1-1,false\n{T0 + 40},10,GET /,200,OK,t 1-1,true\n"
+    return HEADER + first + parts + later_lines + f"{T0 + 50},9,GET /-0,200,OK,t 1-1,false\n"
 
 
 def write_jtl_xml():

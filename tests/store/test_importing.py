@@ -273,13 +273,13 @@ def test_the_same_files_in_another_order_or_said_otherwise_change_nothing(store,
     turned = {"canary": arms["canary"][::-1], "baseline": arms["baseline"][1:] + arms["baseline"][:1]}
     again = land(store, turned)
     assert (again.rows, again.already, again.runs, again.doubts) == (0, 6, first.runs, ())
-    said = land(store, turned, files_are="replicates")
-    assert (said.rows, said.already, said.runs) == (0, 6, first.runs)
-    assert "import them under another release id" in said.doubts[0]
+    declared = land(store, turned, files_are="replicates")
+    assert (declared.rows, declared.already, declared.runs) == (0, 6, first.runs)
+    assert "import them under another release id" in declared.doubts[0]
     assert land(store, arms, files_are="parts").doubts == ()
     assert len(store.data.runs("cart@2")) == 1
-    other = land(store, turned, release="cart@3", files_are="replicates")
-    assert len(other.runs) == 3
+    second = land(store, turned, release="cart@3", files_are="replicates")
+    assert len(second.runs) == 3
     assert all(run.fingerprint["replicates_overlap"] for run in store.data.runs("cart@3"))
     assert land(store, arms, release="cart@3").already == 6
 
@@ -356,11 +356,11 @@ def test_rows_outside_the_period_are_named_with_their_failures(store, tmp_path, 
 
 def test_another_period_of_the_same_files_is_other_data(store, tmp_path):
     arms = {"baseline": [write_locust(tmp_path / "b.csv")], "canary": [write_locust(tmp_path / "c.csv", seed=1)]}
-    whole, part = land(store, arms), land(store, arms, start=moment(5))
-    assert (whole.rows, part.rows) == (400, 300)
+    all_rows, part = land(store, arms), land(store, arms, start=moment(5))
+    assert (all_rows.rows, part.rows) == (400, 300)
     assert land(store, arms, start=moment(5)).already == 2
     assert len(store.data.runs("cart@2")) == 2
-    assert store.data.content_hash(whole.runs) != store.data.content_hash(part.runs)
+    assert store.data.content_hash(all_rows.runs) != store.data.content_hash(part.runs)
 
 
 def test_files_and_runs_without_a_request_in_the_period(store, tmp_path):

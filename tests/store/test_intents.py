@@ -85,8 +85,8 @@ def test_deliveries_count_attempts_and_keep_what_undoes_them(store):
         (1, HookOutcome(IntentState.SENT, "")),
         (0, HookOutcome(IntentState.ACKNOWLEDGED, "ok", "90", "200")),
     ):
-        one = Delivery(intent.id, 0, "lb", attempts, outcome, datetime.now(UTC), "promote", "{}")
-        store.control.deliver(one, intent.release, "w")
+        fresh = Delivery(intent.id, 0, "lb", attempts, outcome, datetime.now(UTC), "promote", "{}")
+        store.control.deliver(fresh, intent.release, "w")
     (delivery,) = store.control.deliveries(intent.id)
     assert (delivery.attempts, delivery.outcome.undo, delivery.outcome.response) == (1, "90", "200")
 

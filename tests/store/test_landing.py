@@ -77,8 +77,8 @@ def test_twice_changes_nothing(store, new_run, rows, write):
 def test_any_partition_in_any_order_gives_the_same_cells(tmp_path_factory, rows, write, new_run, cuts, order):
     table = rows(400, seed=3)
     reference, parts = (Store.open(tmp_path_factory.mktemp("s") / "e.duckdb", create=True) for _ in range(2))
-    for one in (reference, parts):
-        new_run(into=one)
+    for segments in (reference, parts):
+        new_run(into=segments)
     run = reference.data.runs("cart@2")[0]
     write(reference.data.segment_folder(run), [table])
     reference.data.land_segments(run.id)
@@ -181,8 +181,8 @@ def test_killed_landings_change_nothing(store, new_run, rows, write):
         time.sleep(chance.uniform(0.3, 1.0))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        known = store.data.query("SELECT CAST(sum(rows) AS BIGINT) AS n FROM segments").to_pylist()[0]["n"] or 0
-        assert store.data.read_cells([run.id]).moments.n.sum() == known
+        landed_rows = store.data.query("SELECT CAST(sum(rows) AS BIGINT) AS n FROM segments").to_pylist()[0]["n"] or 0
+        assert store.data.read_cells([run.id]).moments.n.sum() == landed_rows
     store.data.land_segments(run.id)
     assert store.data.read_cells([run.id]).moments.n.sum() == 40_000
 

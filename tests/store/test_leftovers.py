@@ -81,10 +81,10 @@ def folders(store):
 @pytest.mark.parametrize("step", ["write_clean_segment", "_write", "write_manifest"])
 def test_a_killed_import_is_cleaned_up_by_the_next(store, tmp_path, start_import, caplog, step):
     kill(start_import(step))
-    [left] = folders(store)
+    [leftover] = folders(store)
     landed = land(store, write_csv(tmp_path / "a.csv"))
-    assert folders(store) == list(landed.runs) != [left]
-    assert f"r/{left} (" in caplog.text
+    assert folders(store) == list(landed.runs) != [leftover]
+    assert f"r/{leftover} (" in caplog.text
     assert "killed before it landed" in caplog.text
     assert store.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 5}]
     assert list(store.file.folder.rglob(CLAIM)) == []
@@ -112,12 +112,12 @@ def test_an_import_killed_after_it_landed_stays(store, tmp_path, caplog):
 
 def test_nothing_is_removed_while_somebody_reads(store, tmp_path, start_import):
     kill(start_import("_write"))
-    [left] = folders(store)
+    [leftover] = folders(store)
     with shared(store.file.empty_segment):
         land(store, write_csv(tmp_path / "a.csv"))
-        assert left in folders(store)
+        assert leftover in folders(store)
     land(store, write_csv(tmp_path / "b.csv", 1))
-    assert left not in folders(store)
+    assert leftover not in folders(store)
 
 
 def test_an_import_that_fails_leaves_nothing(store, tmp_path, monkeypatch):

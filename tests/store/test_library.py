@@ -24,9 +24,9 @@ else:
 """
 
 
-def execute(tmp_path, *more):
+def execute(tmp_path, *arguments):
     (tmp_path / "tried.py").write_text(CODE)
-    words = [sys.executable, tmp_path / "tried.py", tmp_path, *more]
+    words = [sys.executable, tmp_path / "tried.py", tmp_path, *arguments]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 

@@ -85,8 +85,8 @@ def test_purging_deletes_the_rows_of_one_release_and_says_how_many(filled):
     folder = filled.file.folder
     before = {path for path in folder.rglob("*.parquet") if path != filled.file.empty_segment}
     assert filled.data.purge("a@1") == 40
-    left = {path for path in folder.rglob("*.parquet") if path != filled.file.empty_segment}
-    assert {path.parent.name for path in before - left} == {"run-a"}
-    assert left
+    remaining = {path for path in folder.rglob("*.parquet") if path != filled.file.empty_segment}
+    assert {path.parent.name for path in before - remaining} == {"run-a"}
+    assert remaining
     assert filled.data.query("SELECT count(*) AS n FROM requests").to_pylist() == [{"n": 25}]
     assert filled.data.purge("a@1") == 0

@@ -48,8 +48,8 @@ def test_text_file(tmp_path, create, name):
 
 def test_other_database(tmp_path):
     path = tmp_path / "other.duckdb"
-    with duckdb.connect(path) as other:
-        other.execute("CREATE TABLE mine AS SELECT 1 AS x")
+    with duckdb.connect(path) as database:
+        database.execute("CREATE TABLE mine AS SELECT 1 AS x")
     with pytest.raises(StoreError, match="not a store of the evaluator"):
         Store.open(path, create=True)
 
@@ -207,10 +207,10 @@ def test_a_full_disk_after_the_commit_is_no_failure(store):
         def __init__(self, engine):
             self.engine = engine
 
-        def execute(self, statement, *rest):
+        def execute(self, statement, *arguments):
             if statement == "DETACH store":
                 raise duckdb.IOException("IO Error: Could not write file: No space left on device")
-            return self.engine.execute(statement, *rest)
+            return self.engine.execute(statement, *arguments)
 
     with open_engine() as engine, attach(FullDisk(engine), store.path, write=True, wait_s=1):
         engine.execute("CREATE TABLE store.kept AS SELECT 1 AS x")
@@ -229,7 +229,7 @@ def test_several_reads_share_one_opening_and_nothing_is_written_meanwhile(tmp_pa
     store = Store.open(tmp_path / "evaluator.duckdb", create=True)
     opened = []
     attach = file.attach
-    monkeypatch.setattr(file, "attach", lambda *given, **how: (opened.append(1), attach(*given, **how))[1])
+    monkeypatch.setattr(file, "attach", lambda *arguments, **how: (opened.append(1), attach(*arguments, **how))[1])
     with store.reading(), store.reading():
         assert store.releases() == ()
         assert store.control.intents() == ()

@@ -39,8 +39,8 @@ def land(store, tmp_path):
     return land_text
 
 
-def read(store, release="r", **wanted):
-    return store.data.read_outcomes(store.data.runs(release)[-1], **wanted)
+def read(store, release="r", **options):
+    return store.data.read_outcomes(store.data.runs(release)[-1], **options)
 
 
 def test_one_row_a_unit_with_all_that_was_odd(store, land):
@@ -109,11 +109,11 @@ def test_parquet_and_queries_say_the_same(store, tmp_path):
     import_outcomes(store, Release("plain"), [str(path)], OutcomeOptions())
     query = "SELECT id AS who, arm, ok::int AS ok, n FROM outcomes WHERE n > 0;"
     import_outcomes(store, Release("asked"), [str(path)], OutcomeOptions(unit="who"), query=query)
-    one, other = read(store, "plain"), read(store, "asked")
-    assert one.variables == other.variables == ("rows", "ok", "ok?", "n")
+    plain, queried = read(store, "plain"), read(store, "asked")
+    assert plain.variables == queried.variables == ("rows", "ok", "ok?", "n")
     assert (
-        [m.mean.tolist() for m in one.moments]
-        == [m.mean.tolist() for m in other.moments]
+        [m.mean.tolist() for m in plain.moments]
+        == [m.mean.tolist() for m in queried.moments]
         == [
             [1, 1, 1, 2],
             [1, 0.5, 0.5, 3],
@@ -274,14 +274,16 @@ def test_rows_read_are_rows_judged_and_rows_named(store, tmp_path, rows):
 
 @pytest.mark.parametrize("damage", ["cut", "turned", "checksum"])
 def test_a_damaged_compressed_file_is_named(store, tmp_path, damage):
-    whole = gzip.compress(("user,arm,x\n" + "\n".join(f"u{k},{'AB'[k % 2]},{k % 7}" for k in range(9000))).encode())
-    place = {"cut": len(whole), "turned": len(whole) // 2, "checksum": len(whole) - 6}[damage]
-    spoilt = (
-        whole[: len(whole) // 2]
-        if damage == "cut"
-        else whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :]
+    compressed = gzip.compress(
+        ("user,arm,x\n" + "\n".join(f"u{k},{'AB'[k % 2]},{k % 7}" for k in range(9000))).encode()
     )
-    (tmp_path / "a.csv.gz").write_bytes(whole)
+    position = {"cut": len(compressed), "turned": len(compressed) // 2, "checksum": len(compressed) - 6}[damage]
+    spoilt = (
+        compressed[: len(compressed) // 2]
+        if damage == "cut"
+        else compressed[:position] + bytes([compressed[position] ^ 255]) + compressed[position + 1 :]
+    )
+    (tmp_path / "a.csv.gz").write_bytes(compressed)
     (tmp_path / "b.csv.gz").write_bytes(spoilt)
     with pytest.raises(InputError, match=r"b\.csv\.gz is damaged or no gzip file"):
         import_outcomes(store, Release("r"), [str(tmp_path / "*.csv.gz")], OutcomeOptions())
@@ -308,8 +310,8 @@ def test_looks_before_the_first_at_this_run_come_with_their_sums(store, land):
 
     text = "user,arm,spent\n" + "".join(f"u{k},{'AB'[k % 2]},{k}\n" for k in range(10))
     first, _, _ = land(text)
-    more = text + "".join(f"v{k},{'AB'[k % 2]},{k}\n" for k in range(6))
-    second, _, _ = land(more, name="more.csv")
+    longer = text + "".join(f"v{k},{'AB'[k % 2]},{k}\n" for k in range(6))
+    second, _, _ = land(longer, name="more.csv")
     assert read(store).looks == ()
     look(first.runs[0], "auto")
     look(first.runs[0], "final")

@@ -31,12 +31,12 @@ def series(first: int, last: int, values, *, instance="a:1", part="value", le=fl
     )
 
 
-def answer(query: Query, arm: str, first: int, last: int, found, **more) -> Answer:
+def answer(query: Query, arm: str, first: int, last: int, series_of, **options) -> Answer:
     at = [START + timedelta(seconds=STEP_S * number) for number in (first, last)]
-    return Answer(query, arm, (f"{query.text} of {arm}",), at[0], at[1], float(STEP_S), tuple(found), **more)
+    return Answer(query, arm, (f"{query.text} of {arm}",), at[0], at[1], float(STEP_S), tuple(series_of), **options)
 
 
-def poll(first: int, last: int, **more) -> list[Answer]:
+def poll(first: int, last: int, **options) -> list[Answer]:
     """What a server says of samples `first` to `last`: counters, a histogram and a gauge of two arms."""
     out = []
     for arm, rate in (("baseline", 10), ("canary", 12)):
@@ -52,7 +52,7 @@ def poll(first: int, last: int, **more) -> list[Answer]:
             series(first, last, lambda n, r=rate: r * n, instance=instance, part="count"),
         ]
         gauge = [series(first, last, lambda n: 1e6 + n, instance=instance)]
-        out += [answer(COUNTER, arm, first, last, counters, **more)]
+        out += [answer(COUNTER, arm, first, last, counters, **options)]
         out += [answer(SECONDS, arm, first, last, parts), answer(MEMORY, arm, first, last, gauge)]
     return out
 
@@ -83,30 +83,30 @@ def in_order(cells):
     return {name: getattr(cells, name)[order] for name in COLUMNS}
 
 
-def assert_equal_cells(one, other):
-    for name, column in in_order(one).items():
-        np.testing.assert_array_equal(column, in_order(other)[name], err_msg=name)
-    assert (one.queries, one.arms, one.instances, one.endpoints) == (
-        other.queries,
-        other.arms,
-        other.instances,
-        other.endpoints,
+def assert_equal_cells(first, second):
+    for name, column in in_order(first).items():
+        np.testing.assert_array_equal(column, in_order(second)[name], err_msg=name)
+    assert (first.queries, first.arms, first.instances, first.endpoints) == (
+        second.queries,
+        second.arms,
+        second.instances,
+        second.endpoints,
     )
-    assert one.facts == other.facts
+    assert first.facts == second.facts
 
 
 def test_answers_come_back_from_their_file_as_they_were(tmp_path):
     answers = poll(0, 20, warnings=("partial",), nan=2, duplicates=1)
-    found, sources = read_answers([write_answers(tmp_path, "p-1", answers, SOURCES)])
+    stored, sources = read_answers([write_answers(tmp_path, "p-1", answers, SOURCES)])
     assert sources == SOURCES
-    assert [replace(one, series=()) for one in found] == [replace(one, series=()) for one in answers]
-    for mine, theirs in zip(answers, found, strict=True):
-        key = {(s.instance, s.endpoint, s.part, str(s.le), tuple(sorted(s.labels.items()))): s for s in theirs.series}
-        assert len(key) == len(mine.series)
-        for one in mine.series:
-            same = key[one.instance, one.endpoint, one.part, str(one.le), tuple(sorted(one.labels.items()))]
-            np.testing.assert_array_equal(one.ts_ms, same.ts_ms)
-            np.testing.assert_array_equal(one.values, same.values)
+    assert [replace(item, series=()) for item in stored] == [replace(item, series=()) for item in answers]
+    for written, read in zip(answers, stored, strict=True):
+        key = {(s.instance, s.endpoint, s.part, str(s.le), tuple(sorted(s.labels.items()))): s for s in read.series}
+        assert len(key) == len(written.series)
+        for item in written.series:
+            same = key[item.instance, item.endpoint, item.part, str(item.le), tuple(sorted(item.labels.items()))]
+            np.testing.assert_array_equal(item.ts_ms, same.ts_ms)
+            np.testing.assert_array_equal(item.values, same.values)
 
 
 def test_what_was_kept_is_read_as_cells(store, run):
@@ -116,11 +116,11 @@ def test_what_was_kept_is_read_as_cells(store, run):
     assert cells.sources == SOURCES
     assert cells.arms == ("baseline", "canary")
     assert cells.bucket_s == 15
-    found = totals(cells)
+    sums = totals(cells)
     # 200s grow by 400, 500s by 14 up to the restart, then from 0 to 25.
-    assert found[COUNTER.text, "baseline", 0] == 400 + 14 + 25
-    assert found[SECONDS.text, "canary", 3] == 480
-    assert {one.resets for one in cells.facts if one.query == COUNTER} == {1}
+    assert sums[COUNTER.text, "baseline", 0] == 400 + 14 + 25
+    assert sums[SECONDS.text, "canary", 3] == 480
+    assert {facts.resets for facts in cells.facts if facts.query == COUNTER} == {1}
     assert_equal_cells(cells, replace(sum_up(poll(0, 40), ("baseline", "canary"), 15), sources=SOURCES))
 
 
@@ -128,11 +128,11 @@ def test_two_polls_are_one_stretch(store, run, tmp_path):
     """The restart lies between the polls, and the increase from one poll to the next is counted."""
     store.data.keep_answers(run, poll(0, 14), SOURCES)
     store.data.keep_answers(run, poll(15, 40), SOURCES)
-    whole = replace(sum_up(poll(0, 40), ("baseline", "canary"), 15), sources=SOURCES)
-    found = store.data.read_readings(run)
-    assert totals(found) == pytest.approx(totals(whole))
-    assert [(one.resets, one.missing, one.expected) for one in found.facts] == [
-        (one.resets, one.missing, one.expected) for one in whole.facts
+    joined = replace(sum_up(poll(0, 40), ("baseline", "canary"), 15), sources=SOURCES)
+    stored = store.data.read_readings(run)
+    assert totals(stored) == pytest.approx(totals(joined))
+    assert [(facts.resets, facts.missing, facts.expected) for facts in stored.facts] == [
+        (facts.resets, facts.missing, facts.expected) for facts in joined.facts
     ]
     assert store.data.collected_until(run) == START + timedelta(seconds=40 * STEP_S)
 

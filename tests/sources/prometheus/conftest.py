@@ -74,8 +74,8 @@ def history() -> str:
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("server")
     if request.param == "prometheus":
-        with metrics_servers.prometheus(folder, metrics_servers.backfill(folder, history())) as found:
-            yield found
+        with metrics_servers.prometheus(folder, metrics_servers.backfill(folder, history())) as address:
+            yield address
     else:
-        with metrics_servers.victoria_metrics(folder, history()) as found:
-            yield found
+        with metrics_servers.victoria_metrics(folder, history()) as address:
+            yield address

@@ -30,8 +30,8 @@ def options(url):
 
 @pytest.fixture
 def source(options):
-    with connect(options) as found:
-        yield found
+    with connect(options) as connected:
+        yield connected
 
 
 def test_a_counter_comes_as_it_was_scraped(source):
@@ -47,21 +47,21 @@ def test_a_counter_comes_as_it_was_scraped(source):
 
 def test_a_missed_scrape_is_missing_and_no_value_is_repeated(source):
     answer = source.fetch(COUNTER, "baseline", START, END)
-    found = {one.instance: one for one in answer.series}
-    assert found["a:1"].ts_ms.size == 121
+    by_instance = {series.instance: series for series in answer.series}
+    assert by_instance["a:1"].ts_ms.size == 121
     # Its samples lie 0.4 s after the steps, so the last one lies beyond the end.
     np.testing.assert_array_equal(
-        found["a:2"].ts_ms, [round((at(n) + 0.4) * 1000) for n in range(120) if not 30 <= n < 40]
+        by_instance["a:2"].ts_ms, [round((at(n) + 0.4) * 1000) for n in range(120) if not 30 <= n < 40]
     )
 
 
 def test_a_histogram_is_its_buckets_sum_and_count(source):
     answer = source.fetch(SECONDS, "canary", START, END)
     assert [text.partition("{")[0] for text in answer.sent] == ["seconds_bucket", "seconds_sum", "seconds_count"]
-    bounds = sorted(one.le for one in answer.series if one.part == "bucket")
+    bounds = sorted(series.le for series in answer.series if series.part == "bucket")
     assert bounds == [0.1, 0.25, float("inf")]
-    assert sorted(one.part for one in answer.series) == ["bucket", "bucket", "bucket", "count", "sum"]
-    assert all("le" not in one.labels for one in answer.series)
+    assert sorted(series.part for series in answer.series) == ["bucket", "bucket", "bucket", "count", "sum"]
+    assert all("le" not in series.labels for series in answer.series)
 
 
 def test_what_is_no_number_is_counted_and_left_out(source, url):
@@ -90,9 +90,11 @@ def test_windows_are_stitched_without_hole_or_double(source, monkeypatch):
 def test_an_expression_is_evaluated_at_each_step(options):
     """By a range query, whose windows must not be longer than 11,000 points either."""
     query = Query("long_gauge{$selector} * 2", QueryKind.GAUGE)
-    said = []
+    messages = []
     with connect(options.model_copy(update={"step": 1.0})) as source:
-        answer = source.fetch(query, "canary", START, START + timedelta(seconds=LONG_S - 1), on_progress=said.append)
+        answer = source.fetch(
+            query, "canary", START, START + timedelta(seconds=LONG_S - 1), on_progress=messages.append
+        )
     (series,) = answer.series
     np.testing.assert_array_equal(series.ts_ms, [round(at(n, 1) * 1000) for n in range(LONG_S)])
     np.testing.assert_array_equal(series.values, 2.0 * (np.arange(LONG_S) % 97))
@@ -165,7 +167,7 @@ def test_the_account_of_an_answer_is_complete(source):
     for query in (MEMORY, COUNTER, SECONDS, Query("pairs{$selector}", QueryKind.GAUGE)):
         answer = source.fetch(query, "canary", START, END)
         named = answer.nan + answer.infinite + answer.repeated + answer.outside
-        assert answer.read == sum(one.ts_ms.size for one in answer.series) + named
+        assert answer.read == sum(series.ts_ms.size for series in answer.series) + named
     assert answer.repeated >= 20
 
 

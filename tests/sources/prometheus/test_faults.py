@@ -84,12 +84,12 @@ class Faulty(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ThreadingHTTPServer]:
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
-    thread = threading.Thread(target=found.serve_forever, daemon=True)
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Faulty)
+    thread = threading.Thread(target=listening.serve_forever, daemon=True)
     thread.start()
-    yield found
-    found.shutdown()
-    found.server_close()
+    yield listening
+    listening.shutdown()
+    listening.server_close()
     thread.join(5)
 
 

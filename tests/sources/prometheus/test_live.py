@@ -92,20 +92,20 @@ def test_killed_targets_failed_scrapes_and_restarts(tmp_path):
     with ExitStack() as stack:
         dying = ExitStack()
         dying.enter_context(target(killed))
-        other = stack.enter_context(target(flaky))
+        second_target = stack.enter_context(target(flaky))
         url = stack.enter_context(prometheus(tmp_path, tmp_path / "data", scrape([("1", killed), ("1", flaky)])))
         wait_for_scrapes(url, 2)
         began = now()
         time.sleep(4)
         dying.close()
-        other.broken = True
+        second_target.broken = True
         time.sleep(2.5)
-        other.broken, other.count = False, 0
+        second_target.broken, second_target.count = False, 0
         time.sleep(4)
         with connect(options(url, step_s=1)) as source:
             answer = source.fetch(REQUESTS, "baseline", began, now())
-    found = {one.instance: one for one in answer.series}
-    dead, restarted = found[f"127.0.0.1:{killed}"], found[f"127.0.0.1:{flaky}"]
+    by_instance = {series.instance: series for series in answer.series}
+    dead, restarted = by_instance[f"127.0.0.1:{killed}"], by_instance[f"127.0.0.1:{flaky}"]
     assert 2 <= dead.ts_ms.size <= 6
     assert dead.ts_ms[-1] < restarted.ts_ms[-1] - 3000
     assert np.diff(restarted.ts_ms).max() >= 2000
@@ -179,12 +179,12 @@ def test_native_histograms_become_counters_up_to_their_own_bounds(tmp_path):
     counts = [[1, 2], [2, 4, 1], [5, 6, 3]]
     with prometheus(tmp_path, tmp_path / "data", "global: {}\n", *flags) as url:
         labels = {"__name__": "request_seconds", "instance": "a", "version": "1"}
-        said = [native(t, c, 1.5 * sum(c)) for t, c in zip(moments_ms, counts, strict=True)]
-        write_native(url, labels, said)
+        histograms = [native(t, c, 1.5 * sum(c)) for t, c in zip(moments_ms, counts, strict=True)]
+        write_native(url, labels, histograms)
         with connect(options(url)) as source:
             query = Query("request_seconds{$selector}", QueryKind.HISTOGRAM)
             answer = source.fetch(query, "baseline", moments[0] - timedelta(seconds=15), end)
-    parts = {(one.part, one.le if one.part == "bucket" else None): one for one in answer.series}
+    parts = {(series.part, series.le if series.part == "bucket" else None): series for series in answer.series}
     assert parts["count", None].values.tolist() == [3, 7, 14]
     assert parts["sum", None].values.tolist() == [4.5, 10.5, 21]
     assert parts["bucket", 1.0].values.tolist() == [1, 2, 5]
@@ -192,7 +192,7 @@ def test_native_histograms_become_counters_up_to_their_own_bounds(tmp_path):
     assert parts["bucket", 4.0].values.tolist() == [3, 7, 14]
     assert parts["bucket", math.inf].values.tolist() == [3, 7, 14]
     assert parts["count", None].ts_ms.tolist() == moments_ms
-    assert {one.instance for one in answer.series} == {"a"}
+    assert {series.instance for series in answer.series} == {"a"}
 
 
 # ------------------------------------------------------------------ exporters of the ready-made sets
@@ -256,9 +256,9 @@ def postgres():
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         address = f"postgresql://{own}@127.0.0.1:{port}/postgres?sslmode=disable"
         try:
-            with exporter("prometheus-postgres-exporter", environment={"DATA_SOURCE_NAME": address}) as found:
-                wait_for(lambda: b"pg_up 1" in read(f"http://127.0.0.1:{found}/metrics"), "postgres")
-                yield found
+            with exporter("prometheus-postgres-exporter", environment={"DATA_SOURCE_NAME": address}) as running:
+                wait_for(lambda: b"pg_up 1" in read(f"http://127.0.0.1:{running}/metrics"), "postgres")
+                yield running
         finally:
             server.terminate()
             server.wait(20)

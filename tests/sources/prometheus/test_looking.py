@@ -25,7 +25,7 @@ class Server:
 
 
 def requests(**labels):
-    return [{"code": "200", **dict(zip(labels, one, strict=True))} for one in zip(*labels.values(), strict=True)]
+    return [{"code": "200", **dict(zip(labels, values, strict=True))} for values in zip(*labels.values(), strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -38,19 +38,19 @@ def requests(**labels):
     ],
 )
 def test_versions_are_told_apart_by_the_likeliest_label(labels, old, new):
-    found = look_around(Server(http_requests_total=requests(**labels)))
-    assert found.sets == ("red-http",)
-    assert found.selectors == {"baseline": old, "canary": new}
+    surroundings = look_around(Server(http_requests_total=requests(**labels)))
+    assert surroundings.sets == ("red-http",)
+    assert surroundings.selectors == {"baseline": old, "canary": new}
 
 
 def test_a_set_that_has_only_one_of_them_is_left_out():
     node = [{"mode": "idle", "instance": "a"}]
-    found = look_around(Server(http_requests_total=requests(version=("1", "2")), node_cpu_seconds_total=node))
-    assert found.sets == ("red-http",)
+    surroundings = look_around(Server(http_requests_total=requests(version=("1", "2")), node_cpu_seconds_total=node))
+    assert surroundings.sets == ("red-http",)
 
 
 def test_statuses_are_found_in_the_label_that_has_them():
-    series = [{"status": "500", "version": one} for one in ("1", "2")]
+    series = [{"status": "500", "version": version} for version in ("1", "2")]
     assert look_around(Server(http_requests_total=series)).sets == ("red-http-status",)
 
 

@@ -14,7 +14,7 @@ NAMED = re.compile(r"sources\.prometheus\.([a-z_]+)(?:\.([a-z_]+))?")
 def test_every_key_of_the_metrics_server_that_is_named_exists():
     texts = {path: path.read_text() for path in Path(evaluator.__file__).parent.rglob("*.py")}
     code = re.compile(r"^(from|import) .*$|evaluator\.sources\.prometheus\S*", re.MULTILINE)
-    named = {(path.name, *found) for path, text in texts.items() for found in NAMED.findall(code.sub("", text))}
+    named = {(path.name, *keys) for path, text in texts.items() for keys in NAMED.findall(code.sub("", text))}
     assert len({key for _, key, _ in named}) > 5
     for where, key, below in named:
         assert key in PrometheusSource.model_fields, where

@@ -32,21 +32,21 @@ def to_body(series) -> bytes:
 
 @given(st.lists(st.tuples(LABELS, st.lists(st.tuples(TIMES, NUMBERS), min_size=1, max_size=5)), min_size=1, max_size=4))
 def test_what_is_lifted_is_what_json_says(series):
-    rest, lifted = lift_samples(to_body(series))
-    left = json.loads(rest)["data"]["result"]
-    assert [one["metric"] for one in left] == [labels for labels, _ in series]
-    for one, (_, pairs) in zip(left, series, strict=True):
-        ts, values = lifted[one["values"]]
+    skeleton, lifted = lift_samples(to_body(series))
+    result = json.loads(skeleton)["data"]["result"]
+    assert [row["metric"] for row in result] == [labels for labels, _ in series]
+    for row, (_, pairs) in zip(result, series, strict=True):
+        ts, values = lifted[row["values"]]
         np.testing.assert_array_equal(ts, [pair[0] for pair in pairs])
         np.testing.assert_array_equal(values, [pair[1] for pair in pairs])
 
 
 @pytest.mark.parametrize("trick", ['"values":[[1,"2"]]', "]]", '\\"values":[[', "],[", "\n", '"'])
 def test_labels_that_look_like_samples_are_labels(trick):
-    rest, lifted = lift_samples(to_body([({"handler": trick}, [(1.0, 2.0), (3.0, 4.0)])]))
-    (one,) = json.loads(rest)["data"]["result"]
-    assert one["metric"] == {"handler": trick}
-    assert lifted[one["values"]][1].tolist() == [2.0, 4.0]
+    skeleton, lifted = lift_samples(to_body([({"handler": trick}, [(1.0, 2.0), (3.0, 4.0)])]))
+    (row,) = json.loads(skeleton)["data"]["result"]
+    assert row["metric"] == {"handler": trick}
+    assert lifted[row["values"]][1].tolist() == [2.0, 4.0]
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,12 @@ class Clock(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         now = time.time()
-        told = json.dumps({"status": "success", "data": {"resultType": "scalar", "result": [now, str(now)]}}).encode()
+        body = json.dumps({"status": "success", "data": {"resultType": "scalar", "result": [now, str(now)]}}).encode()
         self.send_response_only(200)
         self.send_header("Date", formatdate(now, usegmt=True))
-        self.send_header("Content-Length", str(len(told)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(told)
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -44,8 +44,8 @@ def openssl(folder: Path, *words: str) -> None:
 
 def sign(folder: Path, name: str, extension: str) -> None:
     """A key and a certificate of the authority in `folder`."""
-    made = ("-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-    openssl(folder, "req", *made, "-subj", "/CN=x")
+    request_options = ("-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+    openssl(folder, "req", *request_options, "-subj", "/CN=x")
     (folder / f"{name}.ext").write_text(extension)
     by = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext")
     openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *by)
@@ -53,12 +53,12 @@ def sign(folder: Path, name: str, extension: str) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("tls")
-    made = ("-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2")
-    openssl(place, "req", *made, "-subj", "/CN=ca")
-    sign(place, "server", "subjectAltName=IP:127.0.0.1")
-    sign(place, "client", "extendedKeyUsage=clientAuth")
-    return place
+    directory = tmp_path_factory.mktemp("tls")
+    ca_options = ("-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2")
+    openssl(directory, "req", *ca_options, "-subj", "/CN=ca")
+    sign(directory, "server", "subjectAltName=IP:127.0.0.1")
+    sign(directory, "client", "extendedKeyUsage=clientAuth")
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,10 @@ def url(folder) -> Iterator[str]:
     thread.join(5)
 
 
-def options(url: str, folder: Path, *, ca: bool = True, cert: bool = True, **more: object) -> PrometheusSource:
+def options(url: str, folder: Path, *, ca: bool = True, cert: bool = True, **keys: object) -> PrometheusSource:
     own = {"cert": str(folder / "client.pem"), "key": str(folder / "client.key")} if cert else {}
     tls = Tls(ca=str(folder / "ca.pem") if ca else None, **own)
-    return PrometheusSource(url=url, selectors=ARMS, tls=tls, timeout=5, **more)
+    return PrometheusSource(url=url, selectors=ARMS, tls=tls, timeout=5, **keys)
 
 
 def test_both_sides_show_who_they_are(url, folder):
