@@ -206,7 +206,7 @@ def _earlier() -> Any:
     out: dict[str, Any] = {}
     for name in ("instances", "rare", "apart", "one a side"):
         whole = panel_of(name)
-        first = int(whole.place[0])
+        first = int(whole.offset[0])
         for buckets in (0, 8, 16, 32):
             panel = whole.before(whole.origin + (first // 4 + buckets // 4) * 4)
             if panel is None:

@@ -73,7 +73,7 @@ def _shape(panel: Panel | None) -> Any:
         "failures": panel.failures,
         "totals": panel.totals,
         "widths": panel.widths,
-        "place": panel.place,
+        "place": panel.offset,
         "run": panel.run,
         "rows": [rows.n, rows.failures, *rows.totals.values(), rows.instance, rows.slot, rows.stratum],
         "names": [len(panel.endpoints), len(rows.names), panel.bucket_s],
@@ -134,7 +134,7 @@ def _odd_bounds() -> Any:
             spread_of_share(part.bounds, np.linspace(0.2, 1, part.bounds.size), place)
             for place in range(part.bounds.size)
         ]
-    start = edges.panel.origin + int(edges.panel.place[0])
+    start = edges.panel.origin + int(edges.panel.offset[0])
     for buckets in (0, 9, 16):
         part = edges.before(start + buckets)
         out[f"earlier {buckets}"] = part and [part.above, part.row_above, part.shares(), part.bucket_s]

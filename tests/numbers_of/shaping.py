@@ -72,7 +72,7 @@ def _parts_of_panels() -> Any:
         "warm-up": _shape(build_panel(cells, "canary", first_bucket={0: first + 9})),
         "all of it warm-up": _shape(build_panel(cells, "canary", first_bucket={0: first + 10_000})),
         "third arm": _shape(build_panel(three, "canary_b", endpoint=three.endpoints[0])),
-        "earlier": _shape(whole.before(whole.origin + int(whole.place[0]) // 4 * 4 + 40)),
+        "earlier": _shape(whole.before(whole.origin + int(whole.offset[0]) // 4 * 4 + 40)),
         "blocks": whole.block_sum(whole.n),
         "blocks of runs": panel_of("replicates apart").block_sum(panel_of("replicates apart").n),
         "declared": choose_design(whole, InstancePrior(baseline=3, canary=7)).behind,

@@ -388,7 +388,7 @@ def test_a_look_of_which_only_the_number_of_rows_is_known_is_another_look():
 
 def test_a_panel_starts_from_no_time_before_its_first_bucket():
     panel = panel_of("instances")
-    first = panel.origin + int(panel.place[0])
+    first = panel.origin + int(panel.offset[0])
     assert panel.before(first) is None
     assert panel.before(first + 4).slots == 4
 

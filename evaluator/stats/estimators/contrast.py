@@ -58,9 +58,9 @@ class Estimand:
 
 def measure_level(strata: Strata, arm: int, numerator: FloatArray, design: Design) -> Estimand:
     """Standardised level of `numerator` (2, endpoints, slots) per request of one arm."""
-    found = levels(strata, arm, numerator[arm])
+    standardised = levels(strata, arm, numerator[arm])
     by_run = run_levels(strata, arm, numerator[arm]) if design.kind == "replicates" else None
-    return Estimand(found.level, found.influence, by_run)
+    return Estimand(standardised.level, standardised.influence, by_run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +82,16 @@ class Spread:
     def find_uncertainty(self, of: Estimand, arms: tuple[int, ...] = (0, 1)) -> tuple[FloatArray, Uncertainty]:
         """The value (groups,), which is a mean over replicates where there are any, and how uncertain it is."""
         time = time_variance(of.influence)
-        left = max(time.df - self.fitted, 1.0)
-        time = replace(time, variance=time.variance * (time.df / left), df=left)
+        df = max(time.df - self.fitted, 1.0)
+        time = replace(time, variance=time.variance * (time.df / df), df=df)
         value = of.value
         if of.by_run is not None:
-            value, found = replicate_uncertainty(of.by_run, time)
+            value, uncertainty = replicate_uncertainty(of.by_run, time)
         elif self.instances is None or self.prior is None:
-            found = time_only(time)
+            uncertainty = time_only(time)
         else:
-            found = combine(time, self.instances, self.prior, arms=arms, history=self.history)
-        return value, found if self.floor is None else found.also(self.floor[list(arms)].sum(axis=0))
+            uncertainty = combine(time, self.instances, self.prior, arms=arms, history=self.history)
+        return value, uncertainty if self.floor is None else uncertainty.also(self.floor[list(arms)].sum(axis=0))
 
     def find_scores(self, of: Estimand, sign: float = 1.0) -> FloatArray | None:
         """What replicates or instances add to the error, (units, groups); nothing known where there is one a side."""
@@ -126,8 +126,8 @@ def looks_well(
     allowed = 0.0 if margin is None else margin.value
     bound = baseline * (1 + sign * allowed) if margin is None or margin.relative else baseline + sign * allowed
     within = sign * (candidate - bound) <= 0
-    for side, own in limit.bounds:
-        within &= side * (candidate - own) <= 0
+    for direction, absolute in limit.bounds:
+        within &= direction * (candidate - absolute) <= 0
     return bool(within.all())
 
 
@@ -175,7 +175,7 @@ def contrast(
     theta, uncertainty = spread.find_uncertainty(difference)
     hidden = np.zeros(theta.size) if doubt is None else doubt
     deciding = uncertainty.binding(alpha)
-    half, found = deciding.reach + hidden, deciding.reach + Z_OF_POWER * deciding.se + hidden
+    half, detectable = deciding.reach + hidden, deciding.reach + Z_OF_POWER * deciding.se + hidden
     coarse = (hidden >= bound) & (hidden > 0) & (bound > 0)
     effect = np.stack([theta, theta - half, theta + half])
     harm = sign * difference.influence
@@ -189,7 +189,7 @@ def contrast(
         position=position,
         doubt=hidden,
         beyond=sign * theta - bound,
-        detectable=np.expm1(found) if relative else found,
+        detectable=np.expm1(detectable) if relative else detectable,
         se=deciding.se,
         against_limit=against_limit,
         against_tolerance=None if tolerance is None else ask(theta - np.log1p(tolerance), uncertainty, hidden),

@@ -54,9 +54,9 @@ class EdgePanel:
         panel = self.panel.before(bucket)
         if panel is None:
             return None
-        known = self.panel.rows.slot < panel.rows.slots
+        earlier_rows = self.panel.rows.slot < panel.rows.slots
         above = np.ascontiguousarray(self.above[..., : panel.slots])
-        return EdgePanel(panel, self.bounds, above, self.row_above[:, known])
+        return EdgePanel(panel, self.bounds, above, self.row_above[:, earlier_rows])
 
     def pair(self, baseline: int, candidate: int) -> Panel:
         """Observations above one bound as the baseline's failures, those above another as the candidate's."""
@@ -162,31 +162,31 @@ def compare_edges(
     return _answer(bench, limit)
 
 
-def spread_of_share(bounds: FloatArray, shares: FloatArray, place: int) -> float:
+def spread_of_share(bounds: FloatArray, shares: FloatArray, index: int) -> float:
     """By how much the share within a bound moves per relative change of scale, from the bucket below it."""
-    if place == 0 or bounds[place - 1] <= 0:
-        return float(shares[place])
-    return float((shares[place] - shares[place - 1]) / np.log(bounds[place] / bounds[place - 1]))
+    if index == 0 or bounds[index - 1] <= 0:
+        return float(shares[index])
+    return float((shares[index] - shares[index - 1]) / np.log(bounds[index] / bounds[index - 1]))
 
 
 def _interpolate(bounds: FloatArray, shares: FloatArray, probability: float) -> float:
     """As Prometheus interpolates: evenly within the bucket; the largest bound where it lies above that."""
-    place = int(np.searchsorted(shares, probability))
-    if place >= bounds.size:
+    index = int(np.searchsorted(shares, probability))
+    if index >= bounds.size:
         return float(bounds[-1])
-    low, below = (float(bounds[place - 1]), float(shares[place - 1])) if place else (0.0, 0.0)
-    if bounds[place] <= 0 and not place:
-        return float(bounds[place])
-    inside = (probability - below) / max(float(shares[place]) - below, 1e-300)
-    return low + (float(bounds[place]) - low) * min(max(inside, 0.0), 1.0)
+    low, below = (float(bounds[index - 1]), float(shares[index - 1])) if index else (0.0, 0.0)
+    if bounds[index] <= 0 and not index:
+        return float(bounds[index])
+    inside = (probability - below) / max(float(shares[index]) - below, 1e-300)
+    return low + (float(bounds[index]) - low) * min(max(inside, 0.0), 1.0)
 
 
 def _answer(bench: _Bench, limit: Limit) -> Found:
     bounds, upper = bench.edges.bounds, bench.upper
     # The first bound that is the margin or more above the bound at the baseline's quantile shows it to be worse; the
     # last bound that is at most the margin above the one below that quantile shows it to be within.
-    wanted = bench.reach(float(bounds[upper]))
-    far = np.flatnonzero(bounds >= wanted - SAME * abs(wanted))
+    least_bound = bench.reach(float(bounds[upper]))
+    far = np.flatnonzero(bounds >= least_bound - SAME * abs(least_bound))
     near = upper - 1
     if upper:
         allowed = bench.reach(float(bounds[upper - 1]))
@@ -206,19 +206,19 @@ def _answer(bench: _Bench, limit: Limit) -> Found:
     baseline, candidate = bench.quantiles
     effect = candidate / baseline - 1 if bench.relative else candidate - baseline
     lower, upper_end = _interval(bench, effect) if bench.depth == "full" else (np.nan, np.nan)
-    one = np.ones(1)
+    ones = np.ones(1)
     return Found(
         replace(
             shown,
-            baseline=baseline * one,
-            candidate=candidate * one,
-            effect=effect * one,
-            lower=lower * one,
-            upper=upper_end * one,
+            baseline=baseline * ones,
+            candidate=candidate * ones,
+            effect=effect * ones,
+            lower=lower * ones,
+            upper=upper_end * ones,
             against_margin=against if bench.margin else at_all.against_zero,
             against_zero=at_all.against_zero,
-            detectable=_find_detectable(bench, at_all) * one,
-            se=np.nan * one,
+            detectable=_find_detectable(bench, at_all) * ones,
+            se=np.nan * ones,
             against_limit=_limits(bench, limit),
             loadings=(worse or at_all).loadings,
         ),
@@ -261,18 +261,18 @@ def _last(holds: Callable[[int], bool], last: int) -> int | None:
 
 def _find_detectable(bench: _Bench, at_all: Estimate) -> float:
     """Slowdown that would be found at the bound, by the baseline's own (interpolated) distribution."""
-    found = float(at_all.detectable[0])
-    left = float(bench.shares[0][bench.upper]) - found
-    if not np.isfinite(found) or left <= 0:
+    detectable_share = float(at_all.detectable[0])
+    share_before = float(bench.shares[0][bench.upper]) - detectable_share
+    if not np.isfinite(detectable_share) or share_before <= 0:
         return np.nan
     bound = float(bench.edges.bounds[bench.upper])
-    before = _interpolate(bench.edges.bounds, bench.shares[0], left)
+    before = _interpolate(bench.edges.bounds, bench.shares[0], share_before)
     return _change(bench, bound, before) if before > 0 else np.nan
 
 
 def _limits(bench: _Bench, limit: Limit) -> tuple[Asked, ...]:
     """Absolute limits at the bounds next to them: "beyond" at the one outside, "within" at the one inside."""
-    bounds, answers = bench.edges.bounds, []
+    bounds, by_limit = bench.edges.bounds, []
     share = Limit(max=1 - bench.probability)
     for sign, bound in limit.bounds:
         below, above = bounds[bounds <= bound * (1 + SAME)].size - 1, int(np.sum(bounds < bound * (1 - SAME)))
@@ -280,11 +280,15 @@ def _limits(bench: _Bench, limit: Limit) -> tuple[Asked, ...]:
         p_values = []
         for at, beyond in ((outer, True), (inner, False)):
             # p-value of "the candidate's quantile is above this bound", or below it.
-            asked = bench.ask(at, at, share).against_limit[0] if 0 <= at < bounds.size else None
+            estimate = bench.ask(at, at, share) if 0 <= at < bounds.size else None
             above_it = beyond == (sign > 0)
-            p_values.append(np.ones(1) if asked is None else asked.p_worse if above_it else asked.p_within)
-        answers.append(Asked(np.zeros(1), *p_values))
-    return tuple(answers)
+            if estimate is None:
+                p_values.append(np.ones(1))
+            else:
+                answers = estimate.against_limit[0]
+                p_values.append(answers.p_worse if above_it else answers.p_within)
+        by_limit.append(Asked(np.zeros(1), *p_values))
+    return tuple(by_limit)
 
 
 def _explain(bench: _Bench) -> str:
@@ -299,8 +303,8 @@ def _explain(bench: _Bench) -> str:
     else:
         start = max(low, quantile - allowed)
         near = start + allowed
-    wanted = f"{start:.3g} and {near:.3g}" if start > low else f"{near:.3g}"
+    suggested_bounds = f"{start:.3g} and {near:.3g}" if start > low else f"{near:.3g}"
     return (
         f"it lies between the bounds {low:g} and {high:g} of the histogram, further apart than the margin: "
-        f"add bounds such as {wanted}, or ask for the share of observations below {high:g} (histogram_share)"
+        f"add bounds such as {suggested_bounds}, or ask for the share of observations below {high:g} (histogram_share)"
     )

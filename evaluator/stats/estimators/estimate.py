@@ -115,7 +115,7 @@ class Estimate:
             if part is None or isinstance(part, np.ndarray):
                 return part if part is None else part[group : group + 1]
             if isinstance(part, tuple):
-                return tuple(pick(one) for one in part)
+                return tuple(pick(element) for element in part)
             return type(part)(*(pick(getattr(part, name)) for name in part.__dataclass_fields__))
 
         return Estimate(*(pick(getattr(self, name)) for name in self.__dataclass_fields__))
@@ -127,23 +127,23 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
     How sure that is was not asked; the p-values are upper bounds.
     """
     nothing = np.full(baseline.shape, np.nan)
-    asked = Asked(nothing, np.ones(baseline.shape), np.ones(baseline.shape))
+    answers = Asked(nothing, np.ones(baseline.shape), np.ones(baseline.shape))
     return Estimate(
         baseline=baseline,
         candidate=candidate,
         effect=nothing,
         lower=nothing,
         upper=nothing,
-        against_margin=asked,
-        against_zero=asked,
+        against_margin=answers,
+        against_zero=answers,
         trend=Trend(nothing, nothing, nothing),
         detectable=nothing,
         needed=nothing,
         lasting=np.zeros(baseline.shape),
         se=nothing,
         df=nothing,
-        against_limit=(asked,) * limits,
-        against_tolerance=asked,
+        against_limit=(answers,) * limits,
+        against_tolerance=answers,
         tolerance=nothing,
     )
 
@@ -155,9 +155,9 @@ def ask(beyond: FloatArray, uncertainty: Uncertainty, doubt: FloatArray | None =
     return Asked(beyond, uncertainty.p_values(beyond - doubt)[0], uncertainty.p_values(beyond + doubt)[1])
 
 
-def decide_nothing(asked: Asked, where: BoolArray) -> Asked:
-    """The same answers, but for the groups `where` nothing is shown."""
-    return Asked(asked.beyond, np.where(where, 1.0, asked.p_worse), np.where(where, 1.0, asked.p_within))
+def decide_nothing(answers: Asked, undecided: BoolArray) -> Asked:
+    """The same answers, but in the groups `undecided` nothing is shown."""
+    return Asked(answers.beyond, np.where(undecided, 1.0, answers.p_worse), np.where(undecided, 1.0, answers.p_within))
 
 
 def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:
@@ -170,9 +170,9 @@ def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray)
     time = time_scores(influence) / np.sqrt(safe)
     if scores is None:
         return time
-    left = np.clip(1 - (time**2).sum(axis=1, keepdims=True), 0.0, 1.0)
+    not_from_time = np.clip(1 - (time**2).sum(axis=1, keepdims=True), 0.0, 1.0)
     unit = scores.T / np.sqrt(np.maximum((scores**2).sum(axis=0), 1e-300))[:, None]
-    return np.concatenate([time, unit * np.sqrt(left)], axis=1)
+    return np.concatenate([time, unit * np.sqrt(not_from_time)], axis=1)
 
 
 def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:

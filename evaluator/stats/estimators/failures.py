@@ -143,10 +143,10 @@ def _ask(counts: _Counts, beyond: FloatArray, bound: FloatArray | float, *, rela
     test, at = (ratio_z, 1 + bound) if relative else (difference_z, bound)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = test(counts.x_c, counts.n_c, counts.x_b, counts.n_b, at)
-    return _asked(beyond, z, counts.df)
+    return _test_all_bounds(beyond, z, counts.df)
 
 
-def _asked(beyond: FloatArray, z: FloatArray, df: FloatArray) -> Asked:
+def _test_all_bounds(beyond: FloatArray, z: FloatArray, df: FloatArray) -> Asked:
     """What a claim is worth that must hold against every bound (first axis)."""
     return Asked(beyond, t_below(-z, df).max(axis=0), t_below(z, df).max(axis=0))
 
@@ -185,6 +185,6 @@ def _limits(
     spread = _find_spread(panel, design, frame, np.zeros(rate.size), rate, assumed)
     deff, df = _design_effect(spread.find_uncertainty(candidate, arms=(1,))[1], share_variance(rate, n))
     return tuple(
-        _asked(sign * (rate - bound), sign * one_sample_z(rate * n / deff, n / deff, bound), df)
+        _test_all_bounds(sign * (rate - bound), sign * one_sample_z(rate * n / deff, n / deff, bound), df)
         for sign, bound in limit.bounds
     )

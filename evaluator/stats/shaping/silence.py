@@ -137,11 +137,13 @@ def _evidence_of_none(inside: FloatArray, own: FloatArray, reference: FloatArray
     Hypergeometric: of own + reference requests, these are inside the gap, and none of them is of the series.
     """
     own, inside, reference = own / clusters, inside / clusters, reference / clusters
-    left = np.maximum(reference - inside, 0.0)
+    outside = np.maximum(reference - inside, 0.0)
     evidence = np.zeros(inside.size)
     for k in np.flatnonzero(inside >= LEAST_INSIDE):
-        n, m, rest = float(reference[k]), float(own[k]), float(left[k])
-        evidence[k] = math.lgamma(n + m + 1) + math.lgamma(rest + 1) - math.lgamma(n + 1) - math.lgamma(m + rest + 1)
+        n, m, others = float(reference[k]), float(own[k]), float(outside[k])
+        evidence[k] = (
+            math.lgamma(n + m + 1) + math.lgamma(others + 1) - math.lgamma(n + 1) - math.lgamma(m + others + 1)
+        )
     return evidence
 
 
@@ -175,9 +177,9 @@ def measure_clusters(counts: FloatArray, *, one_hole: bool = False) -> tuple[Flo
     size = _dispersion(counts, total, 1)
     paced, pace = size, np.zeros(rows, dtype=np.int64)
     for width in range(2, min(buckets // FEWEST_WINDOWS, LONGEST_PACE) + 1):
-        here = _dispersion(counts, total, width)
-        pace = np.where(here < paced, width, pace)
-        paced = np.minimum(paced, here)
+        dispersion = _dispersion(counts, total, width)
+        pace = np.where(dispersion < paced, width, pace)
+        paced = np.minimum(paced, dispersion)
     occupied = counts > 0
     series, start, end = _gaps(occupied)
     inner = (start > 0) & (end < buckets)
@@ -195,10 +197,10 @@ def measure_clusters(counts: FloatArray, *, one_hole: bool = False) -> tuple[Flo
 def _dispersion(counts: FloatArray, total: FloatArray, width: int) -> FloatArray:
     """Variance of the counts in windows of this width, as a multiple of what independent requests would have."""
     rows, buckets = counts.shape
-    whole = buckets // width
-    windows = counts[:, : whole * width].reshape(rows, whole, width).sum(axis=2)
+    full_windows = buckets // width
+    windows = counts[:, : full_windows * width].reshape(rows, full_windows, width).sum(axis=2)
     squares = (np.diff(windows, axis=1) ** 2).sum(axis=1)
-    return np.asarray(squares / (2 * max(whole - 1, 1)) / (total * width / buckets))
+    return np.asarray(squares / (2 * max(full_windows - 1, 1)) / (total * width / buckets))
 
 
 def _usual_gap(occupied: BoolArray) -> FloatArray:
