@@ -33,7 +33,7 @@ from evaluator.records import (
     Window,
 )
 from evaluator.stats.shaping.index import distinct
-from evaluator.stats.shaping.reading_panels import Stretch, cut, keep_rows
+from evaluator.stats.shaping.reading_panels import RunInterval, cut, keep_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class ReadingPairs(ReadingContext):
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
         """The evidence of readings."""
-        view, alone = self.view, not self.stretches
+        view, alone = self.view, not self.intervals
         cells = view.readings
         arms = tuple(
             ArmSummary(
@@ -127,8 +127,8 @@ def pair_readings(
         ignored = warn("readings", "readings were collected, and the policy has no metric of them")
         return Evidence(findings=(ignored,))
     readings, shared = _without_shared_instances(readings)
-    stretches = _find_judged_times(load) if load else ()
-    view = cut(readings, stretches if load else _since_the_candidate(readings))
+    intervals = _find_judged_times(load) if load else ()
+    view = cut(readings, intervals if load else _since_the_candidate(readings))
     if load and not view.run.size:
         why = "no readings lie in the time for which the load is judged"
         command = f"`evaluator collect {release} --from T --to T`, or `evaluator load {release} --collect`"
@@ -146,7 +146,7 @@ def pair_readings(
         calendar=load.calendar if load else own_calendar,
         start_s=float(start * bucket_s),
         covered_s=float((end - start) * bucket_s),
-        stretches=stretches,
+        intervals=intervals,
         client=client,
         targets=targets,
         shared_instances=shared,
@@ -164,23 +164,25 @@ def _share_errors(compared: list[Comparison]) -> tuple[Comparison, ...]:
     return tuple(one if key == most else replace(one, loadings=()) for key, one in zip(keys, compared, strict=True))
 
 
-def _find_judged_times(load: RequestPairs) -> tuple[Stretch, ...]:
+def _find_judged_times(load: RequestPairs) -> tuple[RunInterval, ...]:
     """When each load run was judged: from the end of its warm-up to its last request."""
     moments, bucket_s = load.cells.moments, load.cells.bucket_s
     out = []
     for code in distinct(moments.run).tolist():
         buckets = moments.bucket[moments.run == code]
         start = max(load.warm_up.first_bucket.get(code, 0), int(buckets.min()))
-        out.append(Stretch(load.cells.runs[code], float(start * bucket_s), float((int(buckets.max()) + 1) * bucket_s)))
+        out.append(
+            RunInterval(load.cells.runs[code], float(start * bucket_s), float((int(buckets.max()) + 1) * bucket_s))
+        )
     return tuple(out)
 
 
-def _since_the_candidate(readings: ReadingCells) -> tuple[Stretch, ...] | None:
+def _since_the_candidate(readings: ReadingCells) -> tuple[RunInterval, ...] | None:
     """The time from the first reading of a candidate on: before, there is nothing to compare the baseline with."""
     theirs, own = readings.bucket[readings.arm > 0], readings.bucket[readings.arm == 0]
     if not theirs.size or not own.size or theirs.min() <= own.min():
         return None
-    return (Stretch("readings", float(theirs.min()) * readings.bucket_s, math.inf),)
+    return (RunInterval("readings", float(theirs.min()) * readings.bucket_s, math.inf),)
 
 
 def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[ReadingCells, ReadingCells | None]:

@@ -23,7 +23,7 @@ from evaluator.stats.inference.calendar import Calendar
 from evaluator.stats.outcomes.looks import LookPrice
 from evaluator.stats.shaping.in_flight import Settled
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.shaping.reading_panels import ReadingView, Stretch
+from evaluator.stats.shaping.reading_panels import ReadingView, RunInterval
 from evaluator.stats.shaping.silence import measure_clusters
 from evaluator.stats.shaping.window import WarmUp
 from evaluator.stats.variance.uncertainty import Design
@@ -117,7 +117,7 @@ class ReadingContext(Context):
     """All that was collected."""
     view: ReadingView
     """The part in the time that is judged."""
-    stretches: tuple[Stretch, ...] = ()
+    intervals: tuple[RunInterval, ...] = ()
     """When each run of the load was judged; empty: there was no load."""
     client: tuple[Comparison, ...] = ()
     """What that load saw."""

@@ -41,7 +41,7 @@ def check_silence_of_scrapes(context: ReadingContext) -> Iterable[Finding]:
     for code, arm in enumerate(context.readings.arms):
         facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]
         # Without a load, an arm was to be heard from the first sample of its own (the baseline: of any candidate) on.
-        names = () if context.stretches else (arm,) if code else context.readings.arms[1:]
+        names = () if context.intervals else (arm,) if code else context.readings.arms[1:]
         known = [first for name in names if (first := _first_heard(context, name))]
         start = min((first - step for first, step in known), default=-math.inf)
         expected = [(max(begun, start), end) for begun, end in periods]
@@ -84,7 +84,7 @@ def _describe_silence(context: ReadingContext, arm: str, silence: _Silence, peri
     last = format_duration((silence.until_ms - silence.since_ms) / 1000)
     text = f"{who} falls silent at {since}: no readings in the last {last} of {whole}"
     remedy = "find out why it ended before the load did, then load again"
-    if not context.stretches:
+    if not context.intervals:
         start_ms = max(periods[0][0], silence.first_ms)
         command = f"evaluator collect {context.release} {show_period(start_ms, silence.last_ms)}"
         remedy = f"find out why it ended; only if it was meant to end then, judge the time before: `{command}`"
@@ -93,10 +93,10 @@ def _describe_silence(context: ReadingContext, arm: str, silence: _Silence, peri
 
 def _find_periods(context: ReadingContext) -> Times:
     """Times in which arms were to be heard: those of the load, or all that was collected."""
-    if context.stretches:
+    if context.intervals:
         # A load is known by whole buckets, and began and ended somewhere within the first and the last of them.
         edge = context.readings.bucket_s
-        inner = ((one.start_s + edge, one.end_s - edge) for one in context.stretches)
+        inner = ((interval.start_s + edge, interval.end_s - edge) for interval in context.intervals)
         return tuple((start * 1000, end * 1000) for start, end in inner if start < end)
     facts = [fact for fact in context.readings.facts if fact.end_ms]
     return [(min(fact.start_ms for fact in facts), max(fact.end_ms for fact in facts))] if facts else ()
@@ -169,7 +169,7 @@ def _find_silence(heard: tuple[str, Spans, float], expected: Times) -> _Silence:
 
 def _name_late_starts(context: ReadingContext, periods: Times) -> Iterator[Finding]:
     """Time before a candidate's first sample, which nobody can judge."""
-    if context.stretches or not periods:
+    if context.intervals or not periods:
         return
     start, end = periods[0]
     for arm in context.readings.arms[1:]:

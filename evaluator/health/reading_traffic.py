@@ -93,7 +93,7 @@ def _badness(pause: _Pause) -> tuple[bool, float]:
 
 def _name_pause(context: ReadingContext, check: str, pause: _Pause, one: int, other: int) -> Iterator[Finding]:
     seconds, begun_ms = pause.end_s - pause.start_s, pause.start_s * 1000
-    periods = [stretch.end_s - stretch.start_s for stretch in context.stretches] or [context.covered_s]
+    periods = [interval.end_s - interval.start_s for interval in context.intervals] or [context.covered_s]
     share = seconds / sum(periods) if sum(periods) else 1.0
     if not pause.at_end and share <= TOLERATED:
         return
@@ -106,7 +106,7 @@ def _name_pause(context: ReadingContext, check: str, pause: _Pause, one: int, ot
         f"were to be expected from what {arms[other]} went on counting"
     )
     remedy = "find out why no request reached it, or why it answered none"
-    if pause.at_end and not context.stretches:
+    if pause.at_end and not context.intervals:
         start_ms = context.view.span[0] * context.readings.bucket_s * 1000
         command = f"evaluator collect {context.release} {show_period(start_ms, begun_ms)}"
         remedy = f"find out why; only if its traffic was taken away on purpose, judge the time before: `{command}`"

@@ -15,7 +15,7 @@ from evaluator.metrics.reading_base import QueryMetric, ReadingPair
 from evaluator.quantities import Quantity
 from evaluator.records import Comparison, Direction, Limit, Margin, QueryKind, Rule
 from evaluator.stats.estimators.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
-from evaluator.stats.estimators.estimate import Asked, Estimate
+from evaluator.stats.estimators.estimate import Estimate, GroupAnswers
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.reading_panels import (
     ReadingView,
@@ -163,7 +163,7 @@ class HistogramShare(EdgeMetric):
 def _count_within(estimate: Estimate, rule: Rule, share: float) -> Estimate:
     """The estimate in shares within the bound instead of beyond it: values and effect turn, harm stays harm."""
     unit = share if rule.margin is None or rule.margin.relative else 1.0
-    asked: tuple[Asked, ...] = estimate.against_limit
+    asked: tuple[GroupAnswers, ...] = estimate.against_limit
     return replace(
         estimate,
         baseline=1 - estimate.baseline,

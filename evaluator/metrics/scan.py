@@ -16,7 +16,7 @@ from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean, TypicalTime
 from evaluator.records import Comparison, Margin, Role, Rule, Scan, Slice
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.estimators.estimate import Asked, Estimate, Tolerance
+from evaluator.stats.estimators.estimate import Estimate, GroupAnswers, Tolerance
 from evaluator.stats.shaping.groups import Groups, group_by
 from evaluator.stats.shaping.rare import OTHER
 from evaluator.stats.variance.longrun import MIN_BUCKETS
@@ -165,7 +165,7 @@ def _ask_twice(pair: Pair, asked: _Asked, groups: _Groups, tolerated: Tolerance)
     return [*_rows(pair, asked, groups, doubled)], np.where(known, surely, 1 + PLAUSIBLE)
 
 
-def _double(answers: Asked) -> Asked:
+def _double(answers: GroupAnswers) -> GroupAnswers:
     return replace(answers, p_worse=np.minimum(2 * answers.p_worse, 1.0))
 
 

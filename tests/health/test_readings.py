@@ -14,7 +14,7 @@ from evaluator.metrics.reading_histogram import HistogramMean, HistogramQuantile
 from evaluator.records import EvidenceKind, Level, Margin, Rule, Rulebook
 from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate
 from evaluator.simulate.readings import DURATION, FAILURES
-from evaluator.stats.shaping.reading_panels import Stretch, cut
+from evaluator.stats.shaping.reading_panels import RunInterval, cut
 from evaluator.stats.shaping.readings import sum_up
 
 MEAN = Rule("server_mean", HistogramMean(query=DURATION.text), margin=Margin(0.1))
@@ -113,11 +113,11 @@ def test_missing_scrapes(requests, missing, level):
 def test_readings_of_half_the_time_of_a_load_are_not_all_of_it(readings):
     """Two loads of ten minutes, the second of which nobody collected."""
     start = float(cut(readings, None).span[0] * readings.bucket_s)
-    loads = (Stretch("r1", start, start + 600), Stretch("r2", start + 700, start + 1300))
-    finding = look(readings, stretches=loads)["silence"]
+    loads = (RunInterval("r1", start, start + 600), RunInterval("r2", start + 700, start + 1300))
+    finding = look(readings, intervals=loads)["silence"]
     assert finding.level is Level.FAIL
     assert "falls silent" in finding.text
-    assert look(readings, stretches=loads[:1])["silence"].level is Level.OK
+    assert look(readings, intervals=loads[:1])["silence"].level is Level.OK
 
 
 @pytest.mark.parametrize(

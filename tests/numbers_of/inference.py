@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from evaluator.records import History, Monitoring
-from evaluator.stats.estimators.estimate import Answers, Asked, Tolerance, ask, decide_nothing, load, not_worse, trend
+from evaluator.stats.estimators.estimate import (
+    Answers,
+    GroupAnswers,
+    Tolerance,
+    ask,
+    decide_nothing,
+    load,
+    not_worse,
+    trend,
+)
 from evaluator.stats.inference.assignment import log_wealth_of_excess, log_wealth_of_ratio
 from evaluator.stats.inference.calendar import plan_looks
 from evaluator.stats.inference.score import (
@@ -228,7 +237,7 @@ def _asked() -> Any:
         "doubt": ask(beyond, found, doubt),
         "no doubt": ask(beyond, found, 0 * doubt),
         "nothing": decide_nothing(ask(beyond, found), np.array([True, False])),
-        "of group": Asked(beyond, beyond + 1, beyond + 2).of_group(1),
+        "of group": GroupAnswers(beyond, beyond + 1, beyond + 2).of_group(1),
         "answers": [Answers.of(1.3), Answers.of(-0.4, 3.0), Answers.of(NAN)],
         "ratio": tolerance.as_ratio(level),
         "difference": tolerance.as_difference(level),

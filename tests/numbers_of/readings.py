@@ -25,7 +25,7 @@ from evaluator.stats.shaping.narrow import cut_readings
 from evaluator.stats.shaping.panel import Panel, build_counted_panel
 from evaluator.stats.shaping.reading_panels import (
     ReadingView,
-    Stretch,
+    RunInterval,
     build_gauge_panel,
     build_mean_panel,
     build_peak_panel,
@@ -61,7 +61,7 @@ def _view(name: str, bounds: tuple[float, ...] = FINE) -> ReadingView:
         return cut(readings, None)
     requests = REQUESTS[name]()
     ends = [requests.ts_us[requests.run == run] / 1e6 for run in range(len(requests.runs))]
-    return cut(readings, [Stretch(f"r{k}", float(at.min()), float(at.max()) + STEP) for k, at in enumerate(ends)])
+    return cut(readings, [RunInterval(f"r{k}", float(at.min()), float(at.max()) + STEP) for k, at in enumerate(ends)])
 
 
 def _shape(panel: Panel | None) -> Any:
@@ -73,7 +73,7 @@ def _shape(panel: Panel | None) -> Any:
         "failures": panel.failures,
         "totals": panel.totals,
         "widths": panel.widths,
-        "place": panel.offset,
+        "offset": panel.offset,
         "run": panel.run,
         "rows": [rows.n, rows.failures, *rows.totals.values(), rows.instance, rows.slot, rows.stratum],
         "names": [len(panel.endpoints), len(rows.names), panel.bucket_s],
@@ -211,8 +211,12 @@ def _gauges() -> Any:
 def _views() -> Any:
     readings = _scraped("instances")
     first = int(readings.bucket.min()) * readings.bucket_s
-    stretches = [Stretch("a", first, first + 60.0), Stretch("b", first + 45.0, first + 131.0), Stretch("c", 0.0, 9.0)]
-    view = cut(readings, stretches)
+    intervals = [
+        RunInterval("a", first, first + 60.0),
+        RunInterval("b", first + 45.0, first + 131.0),
+        RunInterval("c", 0.0, 9.0),
+    ]
+    view = cut(readings, intervals)
     start, end = (datetime.fromtimestamp(first + after, UTC) for after in (21, 99))
     found = {
         f"cut {place}": cut_readings(readings, one, other).bucket

@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluator.records import Limit, Margin
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.estimators.estimate import Z_OF_POWER, Asked, Estimate, ask, decide_nothing, load, trend
+from evaluator.stats.estimators.estimate import Z_OF_POWER, Estimate, GroupAnswers, ask, decide_nothing, load, trend
 from evaluator.stats.estimators.strata import Strata, levels, run_levels
 from evaluator.stats.variance.history import InstanceHistory
 from evaluator.stats.variance.instances import InstanceFrame, InstanceVariance
@@ -131,7 +131,7 @@ def looks_well(
     return bool(within.all())
 
 
-def ask_limits(own: Estimand, spread: Spread, limit: Limit, *, log: bool = False) -> tuple[Asked, ...]:
+def ask_limits(own: Estimand, spread: Spread, limit: Limit, *, log: bool = False) -> tuple[GroupAnswers, ...]:
     """The candidate's own level against `max` and `min`; `log`: it is a logarithm."""
     if not limit.count:
         return ()
@@ -152,7 +152,7 @@ def contrast(
     relative: bool,
     doubt: FloatArray | None = None,
     tolerance: FloatArray | None = None,
-    against_limit: tuple[Asked, ...] = (),
+    against_limit: tuple[GroupAnswers, ...] = (),
     joint: bool = True,
 ) -> Estimate:
     """Compare the levels of baseline and candidate (groups,) by t on the scale of `difference`.
@@ -202,8 +202,8 @@ def contrast(
 def conclude(
     levels_of: tuple[FloatArray, FloatArray],
     effect: FloatArray,
-    against_margin: Asked,
-    against_zero: Asked,
+    against_margin: GroupAnswers,
+    against_zero: GroupAnswers,
     deciding: Binding,
     *,
     harm: FloatArray,
@@ -212,8 +212,8 @@ def conclude(
     doubt: FloatArray | float = 0.0,
     detectable: FloatArray,
     se: FloatArray,
-    against_limit: tuple[Asked, ...] = (),
-    against_tolerance: Asked | None = None,
+    against_limit: tuple[GroupAnswers, ...] = (),
+    against_tolerance: GroupAnswers | None = None,
     tolerance: FloatArray | None = None,
     coarse: BoolArray | None = None,
     loadings: FloatArray | None = None,

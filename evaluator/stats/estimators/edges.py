@@ -21,7 +21,7 @@ import numpy as np
 
 from evaluator.records import Limit, Margin
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.estimators.estimate import Asked, Depth, Estimate
+from evaluator.stats.estimators.estimate import Depth, Estimate, GroupAnswers
 from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.frames import frame_all_requests
 from evaluator.stats.estimators.strata import levels
@@ -82,7 +82,7 @@ def stack_panels(bounds: FloatArray, panels: list[Panel]) -> EdgePanel:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class EdgeEstimate:
     """An estimate, or why there is none; and what its buckets cannot show."""
 
     estimate: Estimate | None
@@ -92,7 +92,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
+class _Context:
     """What all questions of one quantile share."""
 
     edges: EdgePanel
@@ -144,22 +144,24 @@ def compare_edges(
     sd_instance: float,
     limit: Limit,
     depth: Depth,
-) -> Found:
+) -> EdgeEstimate:
     """Compare a quantile where lower is better. `sd_instance`: relative spread assumed of a single instance."""
     shares = edges.shares()
     reached = np.flatnonzero(shares[0] >= probability)
     if not reached.size:
         largest = edges.bounds[-1] if edges.bounds.size else 0.0
-        return Found(None, problem=f"on baseline it lies above the largest bound of the histogram, {largest:g}")
+        return EdgeEstimate(None, problem=f"on baseline it lies above the largest bound of the histogram, {largest:g}")
     upper = int(reached[0])
     if edges.bounds[upper] <= 0 and (margin is None or margin.relative):
-        return Found(None, problem="on baseline it is 0 or negative, so there is no ratio: give it an absolute margin")
+        return EdgeEstimate(
+            None, problem="on baseline it is 0 or negative, so there is no ratio: give it an absolute margin"
+        )
     quantiles = tuple(_interpolate(edges.bounds, arm, probability) for arm in shares)
     spread = sd_instance * spread_of_share(edges.bounds, shares[0], upper)
-    bench = _Bench(
+    context = _Context(
         edges, design, probability, margin, alpha, shares, (quantiles[0], quantiles[1]), upper, spread, depth
     )
-    return _answer(bench, limit)
+    return _answer(context, limit)
 
 
 def spread_of_share(bounds: FloatArray, shares: FloatArray, index: int) -> float:
@@ -181,33 +183,33 @@ def _interpolate(bounds: FloatArray, shares: FloatArray, probability: float) -> 
     return low + (float(bounds[index]) - low) * min(max(inside, 0.0), 1.0)
 
 
-def _answer(bench: _Bench, limit: Limit) -> Found:
-    bounds, upper = bench.edges.bounds, bench.upper
+def _answer(context: _Context, limit: Limit) -> EdgeEstimate:
+    bounds, upper = context.edges.bounds, context.upper
     # The first bound that is the margin or more above the bound at the baseline's quantile shows it to be worse; the
     # last bound that is at most the margin above the one below that quantile shows it to be within.
-    least_bound = bench.reach(float(bounds[upper]))
+    least_bound = context.reach(float(bounds[upper]))
     far = np.flatnonzero(bounds >= least_bound - SAME * abs(least_bound))
     near = upper - 1
     if upper:
-        allowed = bench.reach(float(bounds[upper - 1]))
+        allowed = context.reach(float(bounds[upper - 1]))
         near = int(np.flatnonzero(bounds <= allowed + SAME * abs(allowed))[-1])
     resolved = near > upper - 1
-    at_all = bench.ask(upper, upper)
-    worse = None if not far.size else at_all if far[0] == upper else bench.ask(upper, int(far[0]))
-    within = bench.ask(upper - 1, near) if resolved else None
+    at_all = context.ask(upper, upper)
+    worse = None if not far.size else at_all if far[0] == upper else context.ask(upper, int(far[0]))
+    within = context.ask(upper - 1, near) if resolved else None
     shown = within or worse or at_all
     # Nothing is shown where no bound can show it, or where the candidate's own quantile lies on its other side.
     p_worse = p_within = np.ones(1)
-    if worse and bench.shares[1][far[0]] < bench.probability:
+    if worse and context.shares[1][far[0]] < context.probability:
         p_worse = worse.against_zero.p_worse
-    if within and bench.shares[1][near] >= bench.probability:
+    if within and context.shares[1][near] >= context.probability:
         p_within = within.against_zero.p_within
-    against = Asked(shown.against_zero.beyond, p_worse, p_within)
-    baseline, candidate = bench.quantiles
-    effect = candidate / baseline - 1 if bench.relative else candidate - baseline
-    lower, upper_end = _interval(bench, effect) if bench.depth == "full" else (np.nan, np.nan)
+    against = GroupAnswers(shown.against_zero.beyond, p_worse, p_within)
+    baseline, candidate = context.quantiles
+    effect = candidate / baseline - 1 if context.relative else candidate - baseline
+    lower, upper_end = _interval(context, effect) if context.depth == "full" else (np.nan, np.nan)
     ones = np.ones(1)
-    return Found(
+    return EdgeEstimate(
         replace(
             shown,
             baseline=baseline * ones,
@@ -215,35 +217,35 @@ def _answer(bench: _Bench, limit: Limit) -> Found:
             effect=effect * ones,
             lower=lower * ones,
             upper=upper_end * ones,
-            against_margin=against if bench.margin else at_all.against_zero,
+            against_margin=against if context.margin else at_all.against_zero,
             against_zero=at_all.against_zero,
-            detectable=_find_detectable(bench, at_all) * ones,
+            detectable=_find_detectable(context, at_all) * ones,
             se=np.nan * ones,
-            against_limit=_limits(bench, limit),
+            against_limit=_limits(context, limit),
             loadings=(worse or at_all).loadings,
         ),
-        unresolved=_explain(bench) if bench.margin and not resolved else "",
+        unresolved=_explain(context) if context.margin and not resolved else "",
     )
 
 
-def _interval(bench: _Bench, effect: float) -> tuple[float, float]:
+def _interval(context: _Context, effect: float) -> tuple[float, float]:
     """All changes that the bounds do not exclude: the ends are ratios (or differences) of bounds."""
-    bounds, upper, alpha = bench.edges.bounds, bench.upper, bench.alpha
-    above = _last(lambda e: float(bench.ask(upper, e).against_zero.p_worse[0]) < alpha, bounds.size - 1)
-    low = -1.0 if bench.relative else -float(bounds[upper])
-    lower = low if above is None else _change(bench, bounds[above], bounds[upper])
+    bounds, upper, alpha = context.edges.bounds, context.upper, context.alpha
+    above = _last(lambda e: float(context.ask(upper, e).against_zero.p_worse[0]) < alpha, bounds.size - 1)
+    low = -1.0 if context.relative else -float(bounds[upper])
+    lower = low if above is None else _change(context, bounds[above], bounds[upper])
     high = np.inf
     if upper > 0:
         under = upper - 1
         count = bounds.size - 1
-        inside = _last(lambda k: float(bench.ask(under, count - k).against_zero.p_within[0]) < alpha, count)
+        inside = _last(lambda k: float(context.ask(under, count - k).against_zero.p_within[0]) < alpha, count)
         if inside is not None:
-            high = _change(bench, bounds[count - inside], bounds[under])
+            high = _change(context, bounds[count - inside], bounds[under])
     return min(lower, effect), max(high, effect)
 
 
-def _change(bench: _Bench, to: float, since: float) -> float:
-    if not bench.relative:
+def _change(context: _Context, to: float, since: float) -> float:
+    if not context.relative:
         return float(to - since)
     return float(to / since - 1) if since > 0 else np.inf
 
@@ -259,45 +261,45 @@ def _last(holds: Callable[[int], bool], last: int) -> int | None:
     return first
 
 
-def _find_detectable(bench: _Bench, at_all: Estimate) -> float:
+def _find_detectable(context: _Context, at_all: Estimate) -> float:
     """Slowdown that would be found at the bound, by the baseline's own (interpolated) distribution."""
     detectable_share = float(at_all.detectable[0])
-    share_before = float(bench.shares[0][bench.upper]) - detectable_share
+    share_before = float(context.shares[0][context.upper]) - detectable_share
     if not np.isfinite(detectable_share) or share_before <= 0:
         return np.nan
-    bound = float(bench.edges.bounds[bench.upper])
-    before = _interpolate(bench.edges.bounds, bench.shares[0], share_before)
-    return _change(bench, bound, before) if before > 0 else np.nan
+    bound = float(context.edges.bounds[context.upper])
+    before = _interpolate(context.edges.bounds, context.shares[0], share_before)
+    return _change(context, bound, before) if before > 0 else np.nan
 
 
-def _limits(bench: _Bench, limit: Limit) -> tuple[Asked, ...]:
+def _limits(context: _Context, limit: Limit) -> tuple[GroupAnswers, ...]:
     """Absolute limits at the bounds next to them: "beyond" at the one outside, "within" at the one inside."""
-    bounds, by_limit = bench.edges.bounds, []
-    share = Limit(max=1 - bench.probability)
+    bounds, by_limit = context.edges.bounds, []
+    share = Limit(max=1 - context.probability)
     for sign, bound in limit.bounds:
         below, above = bounds[bounds <= bound * (1 + SAME)].size - 1, int(np.sum(bounds < bound * (1 - SAME)))
         inner, outer = (below, above) if sign > 0 else (above, below)
         p_values = []
         for at, beyond in ((outer, True), (inner, False)):
             # p-value of "the candidate's quantile is above this bound", or below it.
-            estimate = bench.ask(at, at, share) if 0 <= at < bounds.size else None
+            estimate = context.ask(at, at, share) if 0 <= at < bounds.size else None
             above_it = beyond == (sign > 0)
             if estimate is None:
                 p_values.append(np.ones(1))
             else:
                 answers = estimate.against_limit[0]
                 p_values.append(answers.p_worse if above_it else answers.p_within)
-        by_limit.append(Asked(np.zeros(1), *p_values))
+        by_limit.append(GroupAnswers(np.zeros(1), *p_values))
     return tuple(by_limit)
 
 
-def _explain(bench: _Bench) -> str:
+def _explain(context: _Context) -> str:
     """Which bounds would show it."""
-    bounds, margin = bench.edges.bounds, bench.margin
-    high, quantile = float(bounds[bench.upper]), bench.quantiles[0]
-    low = float(bounds[bench.upper - 1]) if bench.upper else 0.0
+    bounds, margin = context.edges.bounds, context.margin
+    high, quantile = float(bounds[context.upper]), context.quantiles[0]
+    low = float(bounds[context.upper - 1]) if context.upper else 0.0
     allowed = margin.value if margin else 0.0
-    if bench.relative:
+    if context.relative:
         start = max(low, quantile / (1 + allowed))
         near = start * (1 + allowed)
     else:

@@ -35,7 +35,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class GroupAnswers:
     """Answers to "is the candidate beyond the bound?", each of shape (groups,)."""
 
     beyond: FloatArray
@@ -86,8 +86,8 @@ class Estimate:
     effect: FloatArray
     lower: FloatArray
     upper: FloatArray
-    against_margin: Asked
-    against_zero: Asked
+    against_margin: GroupAnswers
+    against_zero: GroupAnswers
     trend: Trend
     detectable: FloatArray
     """Harm found with 80 % power, on the scale of the effect; NaN where it cannot be said."""
@@ -99,8 +99,8 @@ class Estimate:
     """Standard error: of the log ratio where the effect is relative, else in the unit of the effect."""
     df: FloatArray
     """Its degrees of freedom."""
-    against_limit: tuple[Asked, ...] = ()
-    against_tolerance: Asked | None = None
+    against_limit: tuple[GroupAnswers, ...] = ()
+    against_tolerance: GroupAnswers | None = None
     tolerance: FloatArray | None = None
     """Harm that is tolerated in a GO, on the scale of the effect, where it was asked for (see `Tolerance`)."""
     coarse: BoolArray | None = None
@@ -127,7 +127,7 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
     How sure that is was not asked; the p-values are upper bounds.
     """
     nothing = np.full(baseline.shape, np.nan)
-    answers = Asked(nothing, np.ones(baseline.shape), np.ones(baseline.shape))
+    answers = GroupAnswers(nothing, np.ones(baseline.shape), np.ones(baseline.shape))
     return Estimate(
         baseline=baseline,
         candidate=candidate,
@@ -148,16 +148,18 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
     )
 
 
-def ask(beyond: FloatArray, uncertainty: Uncertainty, doubt: FloatArray | None = None) -> Asked:
+def ask(beyond: FloatArray, uncertainty: Uncertainty, doubt: FloatArray | None = None) -> GroupAnswers:
     """p-values of `beyond` against 0. `doubt` (groups,): it may be wrong by that much in either direction."""
     if doubt is None or not doubt.any():
-        return Asked(beyond, *uncertainty.p_values(beyond))
-    return Asked(beyond, uncertainty.p_values(beyond - doubt)[0], uncertainty.p_values(beyond + doubt)[1])
+        return GroupAnswers(beyond, *uncertainty.p_values(beyond))
+    return GroupAnswers(beyond, uncertainty.p_values(beyond - doubt)[0], uncertainty.p_values(beyond + doubt)[1])
 
 
-def decide_nothing(answers: Asked, undecided: BoolArray) -> Asked:
+def decide_nothing(answers: GroupAnswers, undecided: BoolArray) -> GroupAnswers:
     """The same answers, but in the groups `undecided` nothing is shown."""
-    return Asked(answers.beyond, np.where(undecided, 1.0, answers.p_worse), np.where(undecided, 1.0, answers.p_within))
+    return GroupAnswers(
+        answers.beyond, np.where(undecided, 1.0, answers.p_worse), np.where(undecided, 1.0, answers.p_within)
+    )
 
 
 def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:

@@ -26,7 +26,16 @@ from evaluator.stats.estimators.distribution import (
     find_limits_ms,
     standardised_distributions,
 )
-from evaluator.stats.estimators.estimate import Z_OF_POWER, Asked, Depth, Estimate, ask, decide_nothing, load, not_worse
+from evaluator.stats.estimators.estimate import (
+    Z_OF_POWER,
+    Depth,
+    Estimate,
+    GroupAnswers,
+    ask,
+    decide_nothing,
+    load,
+    not_worse,
+)
 from evaluator.stats.estimators.frames import frame_all_requests
 from evaluator.stats.estimators.resolution import find_quantile_doubt_ms, step_of_arms_ms
 from evaluator.stats.estimators.strata import Strata, levels
@@ -357,11 +366,11 @@ class _Tests:
             ]
         )
 
-    def _ask_around(self, nodes: _Nodes, times_ms: Sequence[float] | FloatArray) -> Asked:
+    def _ask_around(self, nodes: _Nodes, times_ms: Sequence[float] | FloatArray) -> GroupAnswers:
         """Is each quantile beyond its threshold? With allowance for what rounding may hide, in either direction."""
         shifted = [quantile.around(float(time)) for quantile, time in zip(self.quantiles, times_ms, strict=True)]
         (worse, within) = (ask(self._distances(at), nodes.around(np.array(at))) for at in zip(*shifted, strict=True))
-        return Asked(self._distances(times_ms), worse.p_worse, within.p_within)
+        return GroupAnswers(self._distances(times_ms), worse.p_worse, within.p_within)
 
     def _solve(self, *nodes: _Nodes) -> FloatArray:
         of, times = (np.concatenate([getattr(part, name) for part in nodes]) for name in ("of", "times_ms"))
@@ -369,7 +378,7 @@ class _Tests:
         solved = [quantile.solve(times[of == k], reach[of == k]) for k, quantile in enumerate(self.quantiles)]
         return np.array(solved).T
 
-    def _limits(self, k: int) -> tuple[Asked, ...]:
+    def _limits(self, k: int) -> tuple[GroupAnswers, ...]:
         """The candidate's own quantile against `max` and `min` (ms)."""
         work, p = self.work, self.quantiles[k].p
         answers = []

@@ -27,8 +27,8 @@ EVERYWHERE = ("",)
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """A stretch of time in which readings count, as a run of its own."""
+class RunInterval:
+    """An interval in which readings count, as a run of its own."""
 
     run: str
     start_s: float
@@ -66,17 +66,17 @@ class ReadingView:
         return ReadingView(keep_rows(self.readings, keep), self.runs, self.run[keep])
 
 
-def cut(readings: ReadingCells, stretches: Sequence[Stretch] | None) -> ReadingView:
-    """Keep the buckets that lie wholly within one of the stretches; `None`: everything, as one run."""
-    if stretches is None:
+def cut(readings: ReadingCells, intervals: Sequence[RunInterval] | None) -> ReadingView:
+    """Keep the buckets that lie wholly within one of the intervals; `None`: everything, as one run."""
+    if intervals is None:
         return ReadingView(readings, ("readings",), np.zeros(readings.bucket.size, dtype=np.int64))
     run = np.full(readings.bucket.size, -1)
     start = readings.bucket * readings.bucket_s
-    for code, stretch in enumerate(stretches):
-        inside = (start >= stretch.start_s) & (start + readings.bucket_s <= stretch.end_s) & (run < 0)
+    for code, interval in enumerate(intervals):
+        inside = (start >= interval.start_s) & (start + readings.bucket_s <= interval.end_s) & (run < 0)
         run[inside] = code
     keep = run >= 0
-    return ReadingView(keep_rows(readings, keep), tuple(stretch.run for stretch in stretches), run[keep])
+    return ReadingView(keep_rows(readings, keep), tuple(interval.run for interval in intervals), run[keep])
 
 
 def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:

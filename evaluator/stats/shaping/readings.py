@@ -12,7 +12,7 @@ What counts of a counter is by how much it grew between two scrapes that were ma
 - The first sample of a series says nothing of what came before it. One exception: the instance answered the scrape
   before and did not have this counter yet (many libraries create `code="500"` at the first failure). Then it started
   at 0 in between, and its first value is its increase. An instance that was not scraped before may have run for hours.
-- A stretch counts what lies after its start, up to and including its end. So two stretches that share the sample at
+- An interval counts what lies after its start, up to and including its end. So two intervals that share the sample at
   their border add up to the whole, for gauges as well.
 """
 
@@ -89,12 +89,12 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
     return _assemble(names, bucket_s, [part[0] for part in parts], facts)
 
 
-# ------------------------------------------------------------------ a stretch becomes rows
+# ------------------------------------------------------------------ joined answers become rows
 
 
 @dataclass(frozen=True, slots=True)
 class _Samples:
-    """Samples of all series of a stretch, one series after the other."""
+    """Samples of all series of joined answers, one series after the other."""
 
     ts: IntArray
     values: FloatArray
@@ -300,7 +300,7 @@ def _empty() -> Table:
 
 
 def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
-    """One entry per query and arm; what was counted adds up, series are those of the stretch that had most."""
+    """One entry per query and arm; what was counted adds up, series are those of the interval that had most."""
     joined: dict[tuple[Query, str], QueryFacts] = {}
     added = ("nan", "duplicates", "resets", "expected", "missing", "read", "infinite", "repeated", "outside", "falls")
     for fact in facts:

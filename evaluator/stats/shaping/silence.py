@@ -34,7 +34,7 @@ SERIES_AT_A_TIME = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A stretch of empty buckets from `start` to before `end`, counted from the start of the run."""
+    """An interval of empty buckets from `start` to before `end`, counted from the start of the run."""
 
     start: int
     end: int
