@@ -94,7 +94,7 @@ class RequestContext(Context):
         """May a GO be said before the planned end? Its looks pay for it where the policy asks for one."""
         return self.looks_paid and self.rulebook.monitoring.early_go
 
-    def known(self, fact: str) -> list[float]:
+    def list_known(self, fact: str) -> list[float]:
         """The values of one fact in the runs that know it."""
         return [value for run in self.runs if (value := getattr(run.facts, fact)) is not None]
 
@@ -163,8 +163,8 @@ def warn(check: str, text: str, remedy: str = "") -> Finding:
 
 def name_some(names: Sequence[str]) -> str:
     """The first three names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    further = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + further
 
 
 def show_period(start_ms: float, end_ms: float) -> str:
