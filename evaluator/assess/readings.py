@@ -38,12 +38,12 @@ from evaluator.stats.shaping.reading_panels import RunInterval, cut, keep_rows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingPairs(ReadingContext):
-    """Readings of all arms in the time that is judged, and what has been laid out of them so far."""
+    """Readings of all arms in the time that is judged, and the panels built of them so far."""
 
     start_s: float
     """Start of what is judged, seconds since the epoch; looks are counted from it."""
     panels: dict[Any, Any] = field(default_factory=dict)
-    """Panels laid out for one look, kept for the next."""
+    """Panels built for one look, kept for the next."""
 
     def measure(self, at_s: int | None = None) -> Measured:
         """Compare every candidate by every rule. `at_s`: an earlier look."""
@@ -55,8 +55,8 @@ class ReadingPairs(ReadingContext):
             ReadingPair(self.view, arm, book.alpha, book.prior, self.panels, before_s, depth)
             for arm in self.view.readings.arms[1:]
         ]
-        asked = ReadingMetric.among(rules)
-        compared = [metric.compare(pair, rule) for pair in pairs for metric, rule in asked]
+        metrics = ReadingMetric.among(rules)
+        compared = [metric.compare(pair, rule) for pair in pairs for metric, rule in metrics]
         return Measured(_share_errors(compared))
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
@@ -158,10 +158,13 @@ def _share_errors(compared: list[Comparison]) -> tuple[Comparison, ...]:
 
     Candidates of an A/B/n test are taken for independent, which asks more of each than what they share would.
     """
-    keys = [(one.arm, one.instances, len(one.loadings)) for one in compared]
-    alike = Counter(key for key, one in zip(keys, compared, strict=True) if one.loadings)
+    keys = [(comparison.arm, comparison.instances, len(comparison.loadings)) for comparison in compared]
+    alike = Counter(key for key, comparison in zip(keys, compared, strict=True) if comparison.loadings)
     most = max(alike, key=alike.__getitem__, default=None)
-    return tuple(one if key == most else replace(one, loadings=()) for key, one in zip(keys, compared, strict=True))
+    return tuple(
+        comparison if key == most else replace(comparison, loadings=())
+        for key, comparison in zip(keys, compared, strict=True)
+    )
 
 
 def _find_judged_times(load: RequestPairs) -> tuple[RunInterval, ...]:
@@ -197,14 +200,14 @@ def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[Readi
     targets = replace(keep_rows(readings, own), facts=tuple(fact for fact in readings.facts if fact.query == UP))
     if any(UP in rule.metric.queries for rule in rulebook.rules):
         return readings, targets
-    rest = keep_rows(readings, ~own)
-    rest = replace(
-        rest,
+    without_targets = keep_rows(readings, ~own)
+    without_targets = replace(
+        without_targets,
         queries=tuple(query for query in readings.queries if query != UP),
-        query=rest.query - (rest.query > code),
+        query=without_targets.query - (without_targets.query > code),
         facts=tuple(fact for fact in readings.facts if fact.query != UP),
     )
-    return rest, targets
+    return without_targets, targets
 
 
 def _without_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tuple[str, ...]]:

@@ -38,7 +38,7 @@ from evaluator.stats.outcomes.quantiles import compare_quantiles as compare_outc
 from evaluator.stats.shaping.groups import all_together, group_by
 from evaluator.stats.shaping.index import group_rows
 from evaluator.stats.shaping.panel import EXPECTED_IN_BLOCK, MAX_BLOCK_S, Panel, choose_widths
-from evaluator.stats.shaping.rare import MOST_APART, OTHER, pool_rare_endpoints
+from evaluator.stats.shaping.rare import MOST_APART, OTHER_ENDPOINTS, pool_rare_endpoints
 from evaluator.stats.shaping.silence import LEAST_INSIDE, find_silence, measure_clusters
 from evaluator.stats.shaping.steps import FEWEST_OTHERS, find_steps_us
 from evaluator.stats.shaping.window import find_warm_up
@@ -225,7 +225,7 @@ def test_two_thousand_endpoints_have_arrays_of_their_own():
     for more, pooled in ((MOST_APART - 3, False), (MOST_APART - 2, True)):
         many = replace(cells, endpoints=(*cells.endpoints, *(f"GET /{k}" for k in range(more))))
         found = pool_rare_endpoints(many, least)
-        assert (found.endpoints[-1] == OTHER) is pooled
+        assert (found.endpoints[-1] == OTHER_ENDPOINTS) is pooled
 
 
 @pytest.mark.parametrize(("planned", "kind"), [(SHORTEST_S - 1, "fixed"), (SHORTEST_S, "group_sequential")])
