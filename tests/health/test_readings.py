@@ -52,8 +52,8 @@ def with_fact(readings, **values):
 
 
 def test_healthy_readings_are_in_order(readings):
-    found = look(readings)
-    assert {check: finding.level for check, finding in found.items()} == {
+    findings = look(readings)
+    assert {check: finding.level for check, finding in findings.items()} == {
         "series": Level.OK,
         "silence": Level.OK,
         "scrapes": Level.OK,
@@ -98,9 +98,9 @@ def test_a_query_that_only_one_arm_answers_is_named(requests):
 
 
 def test_restarts_are_counted_by_instance(requests):
-    found = look(simulate_readings(requests, Scrapes(restarts=8), seed=3))
-    assert found["restarts"].level is Level.WARN
-    assert "counters of canary started again 4 times" in found["restarts"].text
+    findings = look(simulate_readings(requests, Scrapes(restarts=8), seed=3))
+    assert findings["restarts"].level is Level.WARN
+    assert "counters of canary started again 4 times" in findings["restarts"].text
 
 
 @pytest.mark.parametrize(("missing", "level"), [(0.1, Level.WARN), (0.7, Level.FAIL)])

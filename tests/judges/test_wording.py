@@ -168,8 +168,8 @@ def test_the_offence_to_name(margin, limit, baseline, code):
     asked += [Question("limit", 90.0, limit, 0.9)] if limit is not None else []
     asked += [Question("zero", 0.0, 1e-6, 0.9)]
     rule = replace(P95, limit=Limit(max=90.0))
-    found = row(rule, asked=tuple(asked), baseline=ArmValue(baseline, 1000))
-    assert wording.explain_failure(found, 0.05).code == code
+    comparison = row(rule, asked=tuple(asked), baseline=ArmValue(baseline, 1000))
+    assert wording.explain_failure(comparison, 0.05).code == code
 
 
 def test_a_row_of_the_scan_is_an_endpoint_regression():
@@ -261,9 +261,9 @@ def test_each_status_of_a_metric_says_why(comparison, status, within, text):
 def test_an_endpoint_beyond_what_is_tolerated_says_by_how_much(margin, effect, unit, text):
     rule = Rule("latency_mean", LatencyMean(), margin=margin, slice=Slice("GET /a"))
     asked = (Question("margin", 0.25, 0.5, 0.5), Question("tolerance", 0.15, 0.001, 0.999))
-    found = wording.explain_scan_doubt(row(rule, scan=True, asked=asked, effect=effect, unit=unit))
-    assert found.text == (f"mean of GET /a is worse by {text} of one endpoint; the scan stops a GO, not the release")
-    assert (found.code, found.slice) == ("endpoint_worse", "GET /a")
+    reason = wording.explain_scan_doubt(row(rule, scan=True, asked=asked, effect=effect, unit=unit))
+    assert reason.text == (f"mean of GET /a is worse by {text} of one endpoint; the scan stops a GO, not the release")
+    assert (reason.code, reason.slice) == ("endpoint_worse", "GET /a")
 
 
 @pytest.mark.parametrize(
@@ -271,8 +271,8 @@ def test_an_endpoint_beyond_what_is_tolerated_says_by_how_much(margin, effect, u
     [(1, "/0"), (3, "/0, /1, /2"), (4, "/0, /1, /2 and 1 more"), (9, "/0, /1, /2 and 6 more")],
 )
 def test_endpoints_that_are_not_judged_are_named_up_to_three(count, names):
-    found = evidence(unjudged_share=0.083, unjudged_endpoints=tuple(f"/{i}" for i in range(count)))
-    assert wording.explain_unjudged(found).text == (
+    measured = evidence(unjudged_share=0.083, unjudged_endpoints=tuple(f"/{i}" for i in range(count)))
+    assert wording.explain_unjudged(measured).text == (
         f"8.3 % of the traffic is on endpoints that have too few requests, or none on one arm: {names}"
     )
 
@@ -496,9 +496,9 @@ def test_times_too_coarse_are_recorded_in_finer_steps_and_histograms_get_other_b
     ],
 )
 def test_a_change_as_large_as_its_margin_wants_a_decision_in_both_directions(rule, change, beyond):
-    found = advise(row(rule, change=change, needed_time=math.inf))
-    assert found.startswith("the change is as large as the margin: mend the candidate") is beyond
-    assert found.startswith("more minutes will not decide it") is not beyond
+    advice = advise(row(rule, change=change, needed_time=math.inf))
+    assert advice.startswith("the change is as large as the margin: mend the candidate") is beyond
+    assert advice.startswith("more minutes will not decide it") is not beyond
 
 
 @pytest.mark.parametrize(
@@ -570,6 +570,8 @@ def test_a_release_is_repeated_as_it_was_recorded(changes, verb):
 
 
 def test_a_go_that_comes_too_early_says_when_it_is_given():
-    found = judge(passing(), final=False)
-    assert found.word is VerdictWord.INCONCLUSIVE
-    assert found.reasons[0].text == ("nothing is shown to be worse after 5 min; a GO is given at the planned end only")
+    judgement = judge(passing(), final=False)
+    assert judgement.word is VerdictWord.INCONCLUSIVE
+    assert judgement.reasons[0].text == (
+        "nothing is shown to be worse after 5 min; a GO is given at the planned end only"
+    )

@@ -36,9 +36,9 @@ def _compare_quantile(panel, design, p, margin):
 
 def _quantile(cells: Cells, p: float = 0.95, margin: float = 0.1):
     panel, design = _panel(cells)
-    found = _compare_quantile(panel, design, p, Margin(margin)).estimate
-    assert found is not None
-    return found
+    estimate = _compare_quantile(panel, design, p, Margin(margin)).estimate
+    assert estimate is not None
+    return estimate
 
 
 def _failures(cells: Cells, margin: float = 0.001):
@@ -104,34 +104,34 @@ def test_units_do_not_matter(factor):
 @pytest.mark.parametrize("margin", [0.02, 0.05, 0.15])
 def test_a_quantile_is_within_exactly_if_its_interval_is(p, margin):
     for seed in range(4):
-        found = _quantile(simulate_cells(SMALL, seed), p, margin)
-        assert bool(found.against_margin.p_within[0] < ALPHA) == bool(found.upper[0] < margin)
-        assert bool(found.against_margin.p_worse[0] < ALPHA) == bool(found.lower[0] > margin)
+        estimate = _quantile(simulate_cells(SMALL, seed), p, margin)
+        assert bool(estimate.against_margin.p_within[0] < ALPHA) == bool(estimate.upper[0] < margin)
+        assert bool(estimate.against_margin.p_worse[0] < ALPHA) == bool(estimate.lower[0] > margin)
 
 
 @pytest.mark.parametrize("margin", [0.01, 0.03, 0.1])
 def test_a_mean_is_within_exactly_if_its_interval_is(margin):
     for seed in range(4):
-        found = _mean(simulate_cells(SMALL, seed), margin)
-        assert bool(found.against_margin.p_within[0] < ALPHA) == bool(found.upper[0] < margin)
-        assert bool(found.against_margin.p_worse[0] < ALPHA) == bool(found.lower[0] > margin)
+        estimate = _mean(simulate_cells(SMALL, seed), margin)
+        assert bool(estimate.against_margin.p_within[0] < ALPHA) == bool(estimate.upper[0] < margin)
+        assert bool(estimate.against_margin.p_worse[0] < ALPHA) == bool(estimate.lower[0] > margin)
 
 
 def test_quantiles_are_those_of_the_requests():
     """Within the width of a bin, on arms with equal mixes."""
     requests = simulate(replace(SMALL, endpoints=1, failure_rate=0.0), 8)
-    found = _quantile(to_cells(requests), 0.9)
+    estimate = _quantile(to_cells(requests), 0.9)
     times = np.where(requests.failed, np.inf, requests.response_us / 1000)
     exact = np.quantile(times[requests.arm == 0], 0.9)
-    assert found.baseline[0] == pytest.approx(exact, rel=0.02)
+    assert estimate.baseline[0] == pytest.approx(exact, rel=0.02)
 
 
 def test_a_quantile_that_became_a_failure_is_infinitely_worse():
     cells = simulate_cells(replace(SMALL, changes=(Change(failures_added=0.1),)), 2)
-    found = _quantile(cells, 0.95)
-    assert np.isinf(found.upper[0])
-    assert np.isinf(found.candidate[0])
-    assert found.against_margin.p_worse[0] < 1e-4
+    estimate = _quantile(cells, 0.95)
+    assert np.isinf(estimate.upper[0])
+    assert np.isinf(estimate.candidate[0])
+    assert estimate.against_margin.p_worse[0] < 1e-4
 
 
 def test_another_endpoint_mix_is_no_regression():
@@ -142,8 +142,8 @@ def test_another_endpoint_mix_is_no_regression():
         moments.sum_us[moments.arm == a].sum() / (moments.n - moments.failures)[moments.arm == a].sum() for a in (0, 1)
     ]
     assert plain[1] / plain[0] > 1.08
-    found = _mean(cells)
-    assert found.lower[0] < 0 < found.upper[0]
+    estimate = _mean(cells)
+    assert estimate.lower[0] < 0 < estimate.upper[0]
 
 
 def test_slow_instances_widen_the_interval_of_the_release():
@@ -156,8 +156,8 @@ def test_slow_instances_widen_the_interval_of_the_release():
 def test_one_instance_a_side_is_assumed_to_differ():
     panel, design = _panel(simulate_cells(replace(SMALL, instances=(1,), instance_sd=0.0), 6))
     assert design.kind == "single"
-    found = compare_means(panel, design, alpha=ALPHA, margin=Margin(0.1), sd_instance=0.05)
-    assert found.upper[0] - found.lower[0] > 2 * 1.9 * 0.05 * np.sqrt(2)
+    estimate = compare_means(panel, design, alpha=ALPHA, margin=Margin(0.1), sd_instance=0.05)
+    assert estimate.upper[0] - estimate.lower[0] > 2 * 1.9 * 0.05 * np.sqrt(2)
 
 
 def test_replicates_replace_instances():
@@ -230,9 +230,9 @@ def test_integer_milliseconds_cost_no_bias():
 def test_a_grid_too_coarse_for_the_margin_is_refused():
     cells = simulate_cells(replace(SMALL, median_ms=(2.0, 2.0), sigma=0.1, tail_share=0.0, grid_us=2000), 9)
     panel, design = _panel(cells)
-    found = _compare_quantile(panel, design, 0.5, Margin(0.05))
-    assert found.estimate.coarse.tolist() == [True]
-    assert (found.estimate.against_margin.p_worse, found.estimate.against_margin.p_within) == (1.0, 1.0)
+    estimate = _compare_quantile(panel, design, 0.5, Margin(0.05))
+    assert estimate.estimate.coarse.tolist() == [True]
+    assert (estimate.estimate.against_margin.p_worse, estimate.estimate.against_margin.p_within) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -247,8 +247,8 @@ def test_known_changes_are_covered(change, compare, truth):
     """Nominal 90 %: of 30 releases at least 22 cover (probability below 1 % if coverage is right)."""
     covered = 0
     for seed in range(30):
-        found = compare(simulate_cells(replace(SMALL, changes=(change,)), 100 + seed))
-        covered += bool(found.lower[0] <= truth <= found.upper[0])
+        estimate = compare(simulate_cells(replace(SMALL, changes=(change,)), 100 + seed))
+        covered += bool(estimate.lower[0] <= truth <= estimate.upper[0])
     assert covered >= 22
 
 
@@ -260,9 +260,9 @@ def test_the_order_of_the_rows_does_not_matter():
         rows = getattr(cells, table)
         order = rng.permutation(rows.run.size)
         shuffled[table] = replace(rows, **{f.name: getattr(rows, f.name)[order] for f in fields(rows)})
-    known, found = (_quantile(one) for one in (cells, replace(cells, **shuffled)))
+    in_order, shuffled_rows = (_quantile(one) for one in (cells, replace(cells, **shuffled)))
     for name in ("effect", "lower", "upper", "se"):
-        assert getattr(found, name) == pytest.approx(getattr(known, name), rel=1e-9), name
+        assert getattr(shuffled_rows, name) == pytest.approx(getattr(in_order, name), rel=1e-9), name
 
 
 def test_a_quantile_is_never_surer_than_that_many_independent_requests_would_be():
@@ -285,8 +285,8 @@ def test_a_quantile_is_never_surer_than_that_many_independent_requests_would_be(
     }
     panel, design = _panel(to_cells(replace(requests, **columns), bucket_s=5))
     assert (design.kind, design.instances) == ("instances", (instances, instances))
-    found = _compare_quantile(panel, design, 0.5, None).estimate
+    estimate = _compare_quantile(panel, design, 0.5, None).estimate
     binomial = np.sqrt(2 * 0.25 / bucket.size)
     step = 0.1  # of the share of requests, for a tenth of the time
-    assert 1e-12 < found.against_zero.p_worse[0] < 0.05
-    assert found.upper[0] - found.effect[0] > binomial * step / 2
+    assert 1e-12 < estimate.against_zero.p_worse[0] < 0.05
+    assert estimate.upper[0] - estimate.effect[0] > binomial * step / 2

@@ -45,10 +45,10 @@ def test_memory_of_the_scan_grows_with_endpoints_not_with_their_square():
     cells = simulate_cells(Design(duration_s=60.0, bucket_s=6, rate_per_s=5000.0, endpoints=6000, zipf=0.0), 1)
     pair = _pair(cells)
     tracemalloc.start()
-    found = scan_endpoints(pair, Scan())
+    measured = scan_endpoints(pair, Scan())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert sum(row.rule.type == "failure_rate" for row in found.comparisons) > 5000
+    assert sum(row.rule.type == "failure_rate" for row in measured.comparisons) > 5000
     # A matrix of 6,000 × 6,000 alone takes 288 MB.
     assert peak < 200e6
 

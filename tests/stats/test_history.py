@@ -35,13 +35,13 @@ def arms(values):
 @given(st.tuples(positive, positive), st.tuples(sizes, sizes), positive, st.integers(0, 100))
 def test_the_pooled_spread_lies_between_those_that_are_pooled(variance, effective, instance, count):
     own = [v * m for v, m in zip(variance, effective, strict=True)]
-    found = pool_instances(arms(variance), arms((0, 0)), arms(effective), history(instance, count))
-    each = found.variance[:, 0] * np.array(effective)
+    pooled = pool_instances(arms(variance), arms((0, 0)), arms(effective), history(instance, count))
+    each = pooled.variance[:, 0] * np.array(effective)
     assert each[0] == pytest.approx(each[1])
     low, high = min([*own, instance]), max([*own, instance])
     assert low * (1 - 1e-9) <= each[0] <= high * (1 + 1e-9)
     weight = min(count, MOST_WEIGHT) if count >= LEAST_COMPARISONS else 0
-    assert found.df[0] == pytest.approx(sum(effective) - 2 + weight)
+    assert pooled.df[0] == pytest.approx(sum(effective) - 2 + weight)
 
 
 @given(st.tuples(positive, positive), st.tuples(sizes, sizes), positive, st.floats(1e-3, 1e3))
@@ -56,16 +56,16 @@ def test_units_of_measurement_do_not_matter(variance, effective, instance, scale
 
 def test_too_short_a_history_changes_nothing_for_like_arms():
     variance, effective = arms((0.02, 0.02)), arms((4, 4))
-    found = pool_instances(variance, arms((0, 0)), effective, history(1.0, LEAST_COMPARISONS - 1))
-    assert found.variance == pytest.approx(variance)
-    assert found.df.tolist() == [6]
+    pooled = pool_instances(variance, arms((0, 0)), effective, history(1.0, LEAST_COMPARISONS - 1))
+    assert pooled.variance == pytest.approx(variance)
+    assert pooled.df.tolist() == [6]
 
 
 def test_a_single_instance_borrows_from_the_other_arm_and_from_history():
     lone = arms((np.nan, 0.02)), arms((np.nan, 0.0)), arms((1, 4))
-    found = pool_instances(*lone, history(0.01))
-    assert found.df.tolist() == [13]
-    assert found.variance.ravel().tolist() == pytest.approx(np.array([1, 1 / 4]) * (10 * 0.01 + 3 * 0.08) / 13)
+    pooled = pool_instances(*lone, history(0.01))
+    assert pooled.df.tolist() == [13]
+    assert pooled.variance.ravel().tolist() == pytest.approx(np.array([1, 1 / 4]) * (10 * 0.01 + 3 * 0.08) / 13)
     nothing = pool_instances(arms((np.nan, np.nan)), arms((np.nan, np.nan)), arms((1, 1)), history(0.01, 2))
     assert np.isnan(nothing.variance).all()
     assert nothing.df.tolist() == [0]
@@ -95,8 +95,8 @@ def test_wander_only_widens(variance, df, wander, count):
 def test_wander_that_is_not_known_adds_nothing():
     variance, df = np.array([0.1, 0.0]), np.array([6.0, 6.0])
     for on_file in (history(), history(wander=np.array([1.0]), wander_count=LEAST_COMPARISONS - 1)):
-        found = add_wander(variance, df, on_file)
-        assert [part.tolist() for part in found] == [[0.1, 0.0], [6.0, 6.0], [0.0, 0.0]]
+        widened = add_wander(variance, df, on_file)
+        assert [part.tolist() for part in widened] == [[0.1, 0.0], [6.0, 6.0], [0.0, 0.0]]
     nothing = add_wander(variance, df, history(wander=np.zeros(1), wander_count=9))
     assert nothing[1].tolist() == [6.0, 6.0]
 
@@ -204,10 +204,10 @@ def test_nothing_is_on_file_of_sizes():
 
 
 def test_history_on_another_scale_is_of_squared_units():
-    found = InstanceHistory(np.array([0.5, 2.0]), 7, np.array([3.0, 1.0]), 6).times(np.array([10.0, 3.0]))
-    np.testing.assert_allclose(found.instance, [50.0, 18.0])
-    np.testing.assert_allclose(found.wander, [300.0, 9.0])
-    assert (found.count, found.wander_count) == (7, 6)
+    scaled = InstanceHistory(np.array([0.5, 2.0]), 7, np.array([3.0, 1.0]), 6).times(np.array([10.0, 3.0]))
+    np.testing.assert_allclose(scaled.instance, [50.0, 18.0])
+    np.testing.assert_allclose(scaled.wander, [300.0, 9.0])
+    assert (scaled.count, scaled.wander_count) == (7, 6)
     assert InstanceHistory(np.array([0.5]), 7).times(np.array([2.0])).wander is None
 
 

@@ -56,15 +56,15 @@ def test_some_endpoints():
 
 def test_some_instances_have_blocks_for_buckets():
     names = [name for name in CELLS.instances if not name.endswith("0")]
-    found = narrow(CELLS, instances=names)
+    narrowed = narrow(CELLS, instances=names)
     codes = [CELLS.instances.index(name) for name in names]
     keep = np.isin(CELLS.moments.instance, codes)
-    assert found.bucket_s == BLOCK_BUCKETS * CELLS.bucket_s
-    assert found.moments.n.sum() == CELLS.moments.n[keep].sum()
+    assert narrowed.bucket_s == BLOCK_BUCKETS * CELLS.bucket_s
+    assert narrowed.moments.n.sum() == CELLS.moments.n[keep].sum()
     successes = (CELLS.moments.n - CELLS.moments.failures)[keep].sum()
-    assert found.bins.n.sum() == successes == found.instance_bins.n.sum()
-    panel = build_panel(found, "canary")
-    assert panel.n.sum() <= found.moments.n.sum()
+    assert narrowed.bins.n.sum() == successes == narrowed.instance_bins.n.sum()
+    panel = build_panel(narrowed, "canary")
+    assert panel.n.sum() <= narrowed.moments.n.sum()
     np.testing.assert_allclose(panel.by_cell(np.bincount(panel.bins.cell, panel.bins.n, panel.n.size)), panel.ok)
 
 

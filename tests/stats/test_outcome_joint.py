@@ -46,9 +46,9 @@ def test_without_values_sums_and_units_share_nothing():
     mixed = [Errors(weights[0]), from_weights(weights[1], arms, kept), Errors(weights[2]), None]
     rows = find_loadings(mixed, moments)
     assert rows[3] == ()
-    found = correlations(rows[:3])
-    assert found[0, 1] == found[1, 2] == 0
-    assert found[0, 2] == pytest.approx(correlations(find_loadings([mixed[0], mixed[2]], moments))[0, 1])
+    correlation = correlations(rows[:3])
+    assert correlation[0, 1] == correlation[1, 2] == 0
+    assert correlation[0, 2] == pytest.approx(correlations(find_loadings([mixed[0], mixed[2]], moments))[0, 1])
 
 
 def test_the_same_question_twice_is_one_question():

@@ -90,12 +90,12 @@ def test_time_counts_once_for_all_series_of_an_instance():
 
 def test_all_counters_of_a_histogram_restart_together():
     """A bucket that passed its old value before it was seen again would otherwise lose what came before."""
-    found = [
+    counters = [
         series([100, 110, 30, 31], part="count", le=NAN),
         series([5, 6, 20, 20], part="bucket", le=0.1),
         series([50.0, 55.0, 60.0, 61.0], part="sum"),
     ]
-    cells = sum_up([answer(*found, query=HISTOGRAM)], ARMS, 10)
+    cells = sum_up([answer(*counters, query=HISTOGRAM)], ARMS, 10)
     assert totals(cells, "count") == {10: 10.0, 20: 30.0, 30: 1.0}
     assert totals(cells, "bucket") == {10: 1.0, 20: 20.0, 30: 0.0}
     assert totals(cells, "sum") == {10: 5.0, 20: 60.0, 30: 1.0}
@@ -103,8 +103,8 @@ def test_all_counters_of_a_histogram_restart_together():
 
 
 def test_a_sum_of_negative_observations_falls_without_a_restart():
-    found = [series([1, 2, 3], part="count"), series([4.0, 3.0, 5.0], part="sum")]
-    cells = sum_up([answer(*found, query=HISTOGRAM)], ARMS, 10)
+    counters = [series([1, 2, 3], part="count"), series([4.0, 3.0, 5.0], part="sum")]
+    cells = sum_up([answer(*counters, query=HISTOGRAM)], ARMS, 10)
     assert totals(cells, "sum") == {10: -1.0, 20: 2.0}
 
 
@@ -151,19 +151,19 @@ def test_the_highest_counter_that_drops_tells_a_restart_from_another_server():
         both = [answer(series([before, after])), answer(series([some, fewer]), query=failures)]
         cells = sum_up(both, ARMS, 10)
         rows = cells.query == cells.queries.index(failures)
-        found = dict(zip((cells.bucket[rows] * 10 - T0).tolist(), cells.total[rows].tolist(), strict=True))
-        assert (found or {10: 0.0}) == expected
+        growth = dict(zip((cells.bucket[rows] * 10 - T0).tolist(), cells.total[rows].tolist(), strict=True))
+        assert (growth or {10: 0.0}) == expected
         fact = next(fact for fact in cells.facts if fact.query == failures)
         assert (fact.resets, fact.falls) == (resets, falls)
 
 
 def test_a_histogram_that_drops_a_little_leaves_out_the_step_of_all_its_counters():
-    found = [
+    counters = [
         series([1000, 1010, 1005, 1015], part="count"),
         series([500, 505, 506, 511], part="bucket", le=0.1),
         series([50.0, 51.0, 50.5, 51.5], part="sum"),
     ]
-    cells = sum_up([answer(*found, query=HISTOGRAM)], ARMS, 10)
+    cells = sum_up([answer(*counters, query=HISTOGRAM)], ARMS, 10)
     assert totals(cells, "count") == {10: 10.0, 30: 10.0}
     assert totals(cells, "bucket") == {10: 5.0, 30: 5.0}
     assert totals(cells, "sum") == {10: 1.0, 30: 1.0}

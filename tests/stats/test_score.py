@@ -18,8 +18,8 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("x_c", "n_c", "x_b", "n_b", "low", "high"), PUBLISHED)
 def test_agrees_with_published_limits(x_c, n_c, x_b, n_b, low, high):
-    found = difference_interval(x_c, n_c, x_b, n_b, Z95)
-    assert [round(float(v), 4) for v in found] == [low, high]
+    interval = difference_interval(x_c, n_c, x_b, n_b, Z95)
+    assert [round(float(v), 4) for v in interval] == [low, high]
 
 
 counts = st.tuples(st.integers(0, 300), st.integers(1, 300), st.integers(0, 300), st.integers(1, 300)).map(

@@ -40,9 +40,9 @@ def test_the_ratio_is_that_of_geometric_means():
     requests = simulate(ONE, 3)
     ok = ~requests.failed
     logs = [np.log(requests.response_us[ok & (requests.arm == arm)]).mean() for arm in (0, 1)]
-    found = compare(to_cells(requests))
-    assert found.effect[0] == pytest.approx(np.expm1(logs[1] - logs[0]), abs=0.02)  # weighed by time as well
-    assert found.baseline[0] == pytest.approx(np.exp(logs[0]) / 1000, rel=0.02)
+    estimate = compare(to_cells(requests))
+    assert estimate.effect[0] == pytest.approx(np.expm1(logs[1] - logs[0]), abs=0.02)  # weighed by time as well
+    assert estimate.baseline[0] == pytest.approx(np.exp(logs[0]) / 1000, rel=0.02)
 
 
 def test_a_change_of_every_time_is_found_as_it_is():
@@ -78,9 +78,9 @@ def test_a_few_requests_that_hang_do_not_hide_that_all_became_slower():
 
 def test_an_early_look_at_what_is_not_worse_computes_nothing():
     cells = simulate_cells(ONE, 3)
-    found = compare(cells, depth="suspects")
-    assert found.against_margin.p_worse.tolist() == [1.0]
-    assert np.isnan(found.effect).all()
+    estimate = compare(cells, depth="suspects")
+    assert estimate.against_margin.p_worse.tolist() == [1.0]
+    assert np.isnan(estimate.effect).all()
     worse = simulate_cells(replace(ONE, changes=(Change(latency=0.6),)), 3)
     early, full = (compare(worse, depth=depth).against_margin.p_worse[0] for depth in ("suspects", "full"))
     assert early == full < 0.01
