@@ -222,8 +222,8 @@ def test_it_is_said_whose_step_it_is(grid_us, median_ms, level, says):
 
 def test_the_coarser_of_two_arms_is_named():
     requests = simulate(replace(DESIGN, median_ms=(10.0, 10.0)), 1)
-    whole = np.where(requests.arm == 1, np.rint(requests.response_us / 1000) * 1000, requests.response_us)
-    findings = find("resolution", to_cells(replace(requests, response_us=whole.astype(np.int64))))
+    rounded = np.where(requests.arm == 1, np.rint(requests.response_us / 1000) * 1000, requests.response_us)
+    findings = find("resolution", to_cells(replace(requests, response_us=rounded.astype(np.int64))))
     assert findings.level is Level.WARN
     assert "recorded the times of canary in steps of 1 ms" in findings.text
 
@@ -300,9 +300,11 @@ def test_a_few_failures_on_one_side_are_an_early_warning():
 
 def test_every_failed_check_says_what_to_do_or_what_it_saw():
     broken = replace(facts(cpu_percent=99.0, clock_offset_s=9.0, stopped_by="signal"), state=RunState.INCOMPLETE)
-    for found in evidence(CELLS, runs=(broken,)).findings:
-        assert found.text
-        assert found.level is not Level.FAIL or found.remedy or found.check in {"coverage", "gaps", "comparability"}
+    for finding in evidence(CELLS, runs=(broken,)).findings:
+        assert finding.text
+        assert (
+            finding.level is not Level.FAIL or finding.remedy or finding.check in {"coverage", "gaps", "comparability"}
+        )
 
 
 def test_an_endpoint_that_the_candidate_never_answered_forbids_a_go():

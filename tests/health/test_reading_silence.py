@@ -46,15 +46,17 @@ def scraped(arm, pod, *, alive=(0.0, 1.0), holes=(), rate=(20.0,), endpoint="/a"
     share = at / SCRAPES
     per_s = np.array(rate)[np.minimum((share * len(rate)).astype(int), len(rate) - 1)]
     total = np.cumsum(rng.poisson(per_s * STEP)) + 1000
-    seen = (share >= alive[0]) & (share <= alive[1])
+    alive_then = (share >= alive[0]) & (share <= alive[1])
     for start, end in holes:
-        seen &= (share < start) | (share > end)
-    ts, name = ((T0 + at[seen] * STEP) * 1000).astype(np.int64), f"{arm}-{pod}"
+        alive_then &= (share < start) | (share > end)
+    ts, name = ((T0 + at[alive_then] * STEP) * 1000).astype(np.int64), f"{arm}-{pod}"
     bad = np.cumsum(rng.poisson(per_s * STEP * 0.001)) + 10
     good = Series(
-        {"version": arm, "code": "200"}, name, endpoint, "value", np.nan, ts, (total - bad)[seen].astype(float)
+        {"version": arm, "code": "200"}, name, endpoint, "value", np.nan, ts, (total - bad)[alive_then].astype(float)
     )
-    return good, Series({"version": arm, "code": "500"}, name, endpoint, "value", np.nan, ts, bad[seen].astype(float))
+    return good, Series(
+        {"version": arm, "code": "500"}, name, endpoint, "value", np.nan, ts, bad[alive_then].astype(float)
+    )
 
 
 def readings(*pods, start=0.0, end=1.0, more=()):
@@ -62,9 +64,9 @@ def readings(*pods, start=0.0, end=1.0, more=()):
     start, end = (datetime.fromtimestamp(T0 + share * HOUR, UTC) for share in (start, end))
     answers = []
     for arm in ARMS:
-        mine = [pod for pod in pods if pod[0].labels["version"] == arm]
-        every = tuple(one for pod in mine for one in pod if one.ts_ms.size)
-        bad = tuple(pod[1] for pod in mine if pod[1].ts_ms.size)
+        pods_of_arm = [pod for pod in pods if pod[0].labels["version"] == arm]
+        every = tuple(part for pod in pods_of_arm for part in pod if part.ts_ms.size)
+        bad = tuple(pod[1] for pod in pods_of_arm if pod[1].ts_ms.size)
         answers.append(Answer(REQUESTS, arm, (REQUESTS.text,), start, end, STEP, every))
         answers.append(Answer(FAILURES, arm, (FAILURES.text,), start, end, STEP, bad))
     return sum_up((*answers, *more), ARMS, STEP)
@@ -98,7 +100,7 @@ COLLECTED = Run("c1", "cart@2", "g1", "prometheus", state=RunState.COMPLETE)
 
 def judge(cells, rulebook=RULEBOOK):
     evidence = assess_readings(cells, (COLLECTED,), rulebook)
-    return judge_evidence(evidence, rulebook, "cart@2").word, {one.check: one for one in evidence.findings}
+    return judge_evidence(evidence, rulebook, "cart@2").word, {finding.check: finding for finding in evidence.findings}
 
 
 def test_arms_that_are_heard_all_the_time_may_go():
@@ -110,8 +112,8 @@ def test_arms_that_are_heard_all_the_time_may_go():
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.7, 0.9, 0.97])
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_that_is_gone_before_the_end_is_never_a_pass(arm, share):
-    other = ARMS[1 - ARMS.index(arm)]
-    word, findings = judge(readings(*pods(arm, alive=(0.0, share)), *pods(other)))
+    second = ARMS[1 - ARMS.index(arm)]
+    word, findings = judge(readings(*pods(arm, alive=(0.0, share)), *pods(second)))
     assert word is not VerdictWord.GO
     finding = findings["silence"]
     last = datetime.fromtimestamp(T0 + int(share * SCRAPES) * STEP, UTC)
@@ -143,8 +145,8 @@ def test_a_scrape_that_is_late_or_fails_at_the_end_is_no_silence():
 )
 @pytest.mark.parametrize("arm", ARMS)
 def test_holes_of_an_arm(arm, holes, level):
-    other = ARMS[1 - ARMS.index(arm)]
-    word, findings = judge(readings(*pods(arm, holes=holes), *pods(other)))
+    second = ARMS[1 - ARMS.index(arm)]
+    word, findings = judge(readings(*pods(arm, holes=holes), *pods(second)))
     assert findings["silence"].level is level
     assert (word is VerdictWord.GO) == (level is not Level.FAIL)
 
@@ -212,13 +214,13 @@ def test_targets_that_did_not_answer_were_to_be_heard(baseline, canary, level):
 def test_targets_that_are_down_at_the_end_are_no_pass():
     """A gauge that is an expression may be repeated for minutes after the last scrape; `up` is not."""
     up = answered("canary", 0.0, 0.0, 0.0)
-    dying = tuple(replace(one, values=one.values * (np.arange(SCRAPES + 1) < SCRAPES - 6)) for one in up.series)
-    more = (answered("baseline", 0.0, 0.0, 0.0), replace(up, series=dying))
-    word, findings = judge(readings(*pods("baseline"), *pods("canary"), more=more))
+    dying = tuple(replace(part, values=part.values * (np.arange(SCRAPES + 1) < SCRAPES - 6)) for part in up.series)
+    targets = (answered("baseline", 0.0, 0.0, 0.0), replace(up, series=dying))
+    word, findings = judge(readings(*pods("baseline"), *pods("canary"), more=targets))
     assert word is VerdictWord.INCONCLUSIVE
     assert "at the end none answers" in findings["targets"].text
     one_down = replace(up, series=(*up.series[:2], dying[2]))
-    assert judge(readings(*pods("baseline"), *pods("canary"), more=(more[0], one_down)))[0] is VerdictWord.GO
+    assert judge(readings(*pods("baseline"), *pods("canary"), more=(targets[0], one_down)))[0] is VerdictWord.GO
 
 
 def test_instances_that_come_and_go_in_both_arms_are_named_only():
@@ -243,25 +245,25 @@ def test_instances_that_come_and_go_in_both_arms_are_named_only():
 )
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_that_is_scraped_and_serves_nothing(arm, rate, level):
-    other = ARMS[1 - ARMS.index(arm)]
-    word, findings = judge(readings(*pods(arm, rate=rate), *pods(other)))
+    second = ARMS[1 - ARMS.index(arm)]
+    word, findings = judge(readings(*pods(arm, rate=rate), *pods(second)))
     assert (findings["traffic"].level if "traffic" in findings else None) is level
     if level is Level.FAIL:
         assert word is not VerdictWord.GO
         assert f"{arm} answers scrapes and serves nothing" in findings["traffic"].text
-        assert f"what {other} went on counting" in findings["traffic"].text
+        assert f"what {second} went on counting" in findings["traffic"].text
 
 
 @pytest.mark.parametrize("served", [1, 3, 7], ids=lambda parts: f"of_8_{parts}")
 def test_an_instance_that_is_scraped_and_serves_nothing_any_more_is_turnover(served):
     hung = scraped("canary", 0, rate=(20.0,) * served + (0.0,) * (8 - served))
-    rest = [scraped("canary", pod) for pod in (1, 2)]
-    word, findings = judge(readings(*pods("baseline"), hung, *rest))
+    others = [scraped("canary", pod) for pod in (1, 2)]
+    word, findings = judge(readings(*pods("baseline"), hung, *others))
     assert (findings["turnover"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
     assert f"canary-0 at 2026-01-05 00:{60 * served // 8:02d}:" in findings["turnover"].text
     assert "scraped since and serving nothing" in findings["turnover"].text
     both = [scraped("baseline", 0, rate=(20.0,) * served + (0.0,) * (8 - served)), *pods("baseline")[1:]]
-    assert "turnover" not in judge(readings(*both, hung, *rest))[1]
+    assert "turnover" not in judge(readings(*both, hung, *others))[1]
 
 
 def test_instances_with_pauses_of_their_own_are_not_taken_for_hung():

@@ -36,15 +36,15 @@ def measure(readings, rulebook=RULEBOOK):
     return pair_readings(readings, (), rulebook, "cart@2").measure().comparisons
 
 
-def find(readings, rulebook=RULEBOOK, **other):
+def find(readings, rulebook=RULEBOOK, **options):
     pairs = pair_readings(readings, (), rulebook, "cart@2")
-    context = replace(pairs.with_comparisons(pairs.measure().comparisons), **other)
+    context = replace(pairs.with_comparisons(pairs.measure().comparisons), **options)
     return [finding for check in CHECKS[EvidenceKind.READINGS] for finding in check(context)]
 
 
-def look(readings, rulebook=RULEBOOK, **other):
+def look(readings, rulebook=RULEBOOK, **options):
     """Findings by check; the last of each."""
-    return {finding.check: finding for finding in find(readings, rulebook, **other)}
+    return {finding.check: finding for finding in find(readings, rulebook, **options)}
 
 
 def with_fact(readings, **values):
@@ -139,9 +139,9 @@ def test_what_was_left_out_is_named(readings, fact, check, text):
 @pytest.mark.parametrize("kind", ["nan", "infinite"])
 def test_samples_left_out_of_the_candidate_only_forbid_a_go(readings, kind):
     """What is left out may be what is wrong: a queue per worker is infinite where no worker is left."""
-    place = next(n for n, fact in enumerate(readings.facts) if fact.arm == "canary")
+    index = next(n for n, fact in enumerate(readings.facts) if fact.arm == "canary")
     facts = list(readings.facts)
-    facts[place] = replace(facts[place], **{kind: round(0.05 * facts[place].read)})
+    facts[index] = replace(facts[index], **{kind: round(0.05 * facts[index].read)})
     check = {"nan": "not_a_number", "infinite": "infinite"}[kind]
     assert look(replace(readings, facts=tuple(facts)))[check].level is Level.FAIL
     alike = tuple(replace(fact, **{kind: round(0.05 * fact.read)}) for fact in readings.facts)
@@ -204,7 +204,7 @@ def test_coarse_buckets_are_named(readings):
 
 def test_a_load_that_disagrees_with_the_server_is_named(readings):
     slow = simulate_readings(simulate(replace(DESIGN, changes=SCENARIOS["mean+20%"].changes), 1))
-    worse, fine = (measure(one) for one in (slow, readings))
+    worse, fine = (measure(cells) for cells in (slow, readings))
     client = Rule("latency_mean", LatencyMean(), margin=Margin(0.1))
     outside = look(readings, client=tuple(replace(c, rule=client) for c in worse))["disagreement"]
     assert outside.level is Level.WARN

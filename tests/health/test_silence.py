@@ -25,7 +25,7 @@ from evaluator.simulate import simulate, to_cells
 REQUESTS = simulate(replace(SMALL, duration_s=600.0, rate_per_s=20.0), 3)
 START_US = int(REQUESTS.ts_us.min())
 SPAN_US = int(np.ptp(REQUESTS.ts_us))
-PLACE = (REQUESTS.ts_us - START_US) / SPAN_US
+POSITION = (REQUESTS.ts_us - START_US) / SPAN_US
 """When each request was, from 0 to 1."""
 CANARY = REQUESTS.arm == 1
 RUN = replace(ANY_RUN, id=REQUESTS.runs[0])
@@ -64,7 +64,7 @@ def test_arms_that_are_heard_to_the_end_are_well(run):
 @pytest.mark.parametrize("run", [RUN, LOAD], ids=["import", "load"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.7, 0.75, 0.9, 0.95])
 def test_a_canary_that_dies_is_no_go(share, run):
-    requests = without(share < PLACE)
+    requests = without(share < POSITION)
     findings = find("silence", requests, run=run)
     assert findings.level is Level.FAIL
     minute = re.search(r"canary had no request from minute ([\d.]+)", findings.text)
@@ -76,22 +76,22 @@ def test_a_canary_that_dies_is_no_go(share, run):
 @pytest.mark.parametrize(("hole", "level"), [(0.01, Level.OK), (0.1, Level.WARN), (0.25, Level.FAIL)])
 @pytest.mark.parametrize("run", [RUN, LOAD], ids=["import", "load"])
 def test_a_hole_is_measured_against_the_run(hole, level, run):
-    assert find("silence", without((PLACE > 0.4) & (0.4 + hole > PLACE)), run=run).level is level
+    assert find("silence", without((POSITION > 0.4) & (0.4 + hole > POSITION)), run=run).level is level
 
 
 def test_the_policy_says_how_much_is_too_much():
-    hole = without((PLACE > 0.4) & (PLACE < 0.5))
+    hole = without((POSITION > 0.4) & (POSITION < 0.5))
     assert find("silence", hole, rulebook=replace(RULEBOOK, silence=0.05)).level is Level.FAIL
 
 
 def test_a_baseline_that_ends_first_is_named():
-    ended = keep(CANARY | (PLACE < 0.7))
+    ended = keep(CANARY | (POSITION < 0.7))
     assert find("silence", ended).text.startswith("baseline had no request")
     assert find("silence", ended).level is Level.FAIL
 
 
 def test_time_before_the_canary_is_cut_and_named_unless_its_users_ran():
-    late = without(PLACE < 0.4)
+    late = without(POSITION < 0.4)
     assert find("silence", late).level is Level.OK
     cut = find("overlap", late)
     assert cut.level is Level.WARN
@@ -101,7 +101,7 @@ def test_time_before_the_canary_is_cut_and_named_unless_its_users_ran():
 
 def test_a_canary_of_minutes_beside_a_baseline_of_hours_is_compared_with_its_own_time():
     """Few requests a minute, and an hour of baseline for ten minutes of canary: that is no difference in time."""
-    short = without((PLACE < 0.45) | (PLACE > 0.6))
+    short = without((POSITION < 0.45) | (POSITION > 0.6))
     findings = find("silence", short)
     assert "--from" in findings.remedy
     assert "--to" in findings.remedy
@@ -109,13 +109,13 @@ def test_a_canary_of_minutes_beside_a_baseline_of_hours_is_compared_with_its_own
 
 
 def test_both_arms_silent_at_the_end_of_a_load_are_no_go():
-    assert find("silence", keep(PLACE < 0.7), run=LOAD).level is Level.FAIL
-    assert find("silence", keep(PLACE < 0.7), run=RUN).level is Level.OK  # an import ends with its last request
+    assert find("silence", keep(POSITION < 0.7), run=LOAD).level is Level.FAIL
+    assert find("silence", keep(POSITION < 0.7), run=RUN).level is Level.OK  # an import ends with its last request
 
 
 def test_a_load_that_goes_on_is_not_judged_at_its_end():
     running = replace(LOAD, state=RunState.RUNNING)
-    assert find("silence", without(PLACE > 0.97), run=running).level is not Level.FAIL
+    assert find("silence", without(POSITION > 0.97), run=running).level is not Level.FAIL
 
 
 def test_an_arm_that_never_answered_was_not_heard_to_the_end():
@@ -127,7 +127,7 @@ def test_an_early_go_looks_at_the_end_of_a_load_that_goes_on():
     monitoring = Monitoring("group_sequential", early_go=True)
     rulebook = replace(RULEBOOK, monitoring=monitoring)
     assert find("silence", REQUESTS, run=running, rulebook=rulebook).level is Level.OK
-    assert find("silence", without(PLACE > 0.9), run=running, rulebook=rulebook).level is Level.FAIL
+    assert find("silence", without(POSITION > 0.9), run=running, rulebook=rulebook).level is Level.FAIL
     assert find("turnover", hand_over(REQUESTS, 1, 0.5), run=running, rulebook=rulebook).level is Level.FAIL
 
 
@@ -136,7 +136,7 @@ def test_a_canary_that_answers_nothing_but_health_checks_is_silent():
     names = tuple("GET /healthz" if k == rarest else name for k, name in enumerate(REQUESTS.endpoints))
     healthy = replace(REQUESTS, endpoints=names)
     assert find("silence", healthy).level is Level.OK
-    findings = find("silence", keep(~CANARY | (healthy.endpoint == rarest) | (PLACE < 0.85), healthy))
+    findings = find("silence", keep(~CANARY | (healthy.endpoint == rarest) | (POSITION < 0.85), healthy))
     assert findings.level is Level.FAIL
     assert findings.text.startswith("canary had no request")
     assert "health checks are not counted" in findings.text
@@ -146,7 +146,7 @@ def test_an_endpoint_is_expected_while_the_baseline_is_asked_for_it():
     """What is called at the start of a run only may end sooner on one arm."""
     busiest = int(np.bincount(REQUESTS.endpoint).argmax())
     end = np.where(CANARY, 0.1, 0.2)
-    findings = find("silence", keep((REQUESTS.endpoint != busiest) | (end > PLACE)))
+    findings = find("silence", keep((REQUESTS.endpoint != busiest) | (end > POSITION)))
     assert findings.level is Level.WARN
     assert "10 % of the run" in findings.text
 
@@ -154,7 +154,7 @@ def test_an_endpoint_is_expected_while_the_baseline_is_asked_for_it():
 @pytest.mark.parametrize(("share", "level"), [(0.3, Level.FAIL), (0.7, Level.FAIL), (0.95, Level.WARN)])
 def test_an_endpoint_that_the_canary_no_longer_answers(share, level):
     busiest = int(np.bincount(REQUESTS.endpoint).argmax())
-    findings = find("silence", without((REQUESTS.endpoint == busiest) & (share < PLACE)))
+    findings = find("silence", without((REQUESTS.endpoint == busiest) & (share < POSITION)))
     assert findings.level is level
     assert REQUESTS.endpoints[busiest] in findings.text
     assert "baseline went on answering it" in findings.text
@@ -173,7 +173,7 @@ def test_an_endpoint_that_was_never_answered():
 def hand_over(requests, arm, at, *, kept=True):
     """One instance of an arm ends at a share of the run; the others take its requests, or nobody does."""
     codes = np.unique(requests.instance[requests.arm == arm])
-    ends = (requests.arm == arm) & (requests.instance == codes[0]) & (at < PLACE)
+    ends = (requests.arm == arm) & (requests.instance == codes[0]) & (at < POSITION)
     if not kept:
         return keep(~ends, requests)
     return replace(requests, instance=np.where(ends, codes[1], requests.instance))
@@ -202,7 +202,7 @@ def test_an_instance_whose_requests_nobody_takes_has_died():
 @pytest.mark.parametrize(("end", "level"), [(0.25, Level.WARN), (0.6, Level.FAIL), (0.8, Level.FAIL)])
 def test_an_instance_that_comes_back_was_away_unless_others_took_its_requests(end, level):
     code = np.unique(REQUESTS.instance[CANARY])[0]
-    away = CANARY & (REQUESTS.instance == code) & (PLACE > 0.2) & (end > PLACE)
+    away = CANARY & (REQUESTS.instance == code) & (POSITION > 0.2) & (end > POSITION)
     findings = find("silence", keep(~away))
     assert findings.level is level
     assert "no other instance took over its requests" in findings.text
@@ -213,7 +213,7 @@ def test_an_instance_that_comes_back_was_away_unless_others_took_its_requests(en
 def test_instances_that_end_at_the_start_are_turnover():
     """Their few requests are no replicates, and no reason to overlook that they ended."""
     codes = np.unique(REQUESTS.instance[CANARY])
-    crashed = CANARY & (REQUESTS.instance == codes[0]) & (PLACE > 0.015)
+    crashed = CANARY & (REQUESTS.instance == codes[0]) & (POSITION > 0.015)
     findings = find("turnover", replace(REQUESTS, instance=np.where(crashed, codes[1], REQUESTS.instance)))
     assert findings.level is Level.FAIL
 
@@ -223,9 +223,9 @@ def test_one_of_many_instances_that_ends_is_not_taken_for_dead_by_chance():
     died = 0
     for seed in range(8):
         requests = simulate(replace(SMALL, instances=(40,), duration_s=600.0, rate_per_s=20.0), seed)
-        place = (requests.ts_us - requests.ts_us.min()) / np.ptp(requests.ts_us)
+        position = (requests.ts_us - requests.ts_us.min()) / np.ptp(requests.ts_us)
         codes = np.unique(requests.instance[requests.arm == 1])
-        ends = (requests.instance == codes[0]) & (place > 0.5)
+        ends = (requests.instance == codes[0]) & (position > 0.5)
         instance = np.where(ends, codes[1], requests.instance)
         run = replace(RUN, id=requests.runs[0])
         died += find("silence", replace(requests, instance=instance), run=run).level is not Level.OK
@@ -236,17 +236,17 @@ def test_a_failure_by_chance_does_not_make_an_ordinary_end_a_death():
     ended = hand_over(hand_over(REQUESTS, 1, 0.5), 0, 0.4)
     quiet = replace(ended, failed=np.zeros_like(ended.failed))
     code = np.unique(REQUESTS.instance[CANARY])[0]
-    last = np.flatnonzero(CANARY & (REQUESTS.instance == code) & (PLACE > 0.49) & (PLACE <= 0.5))
-    one = replace(quiet, failed=np.isin(np.arange(len(quiet)), last[-1]))
-    assert find("silence", one).level is Level.OK
-    everybody = replace(quiet, failed=(PLACE > 0.49) & (PLACE <= 0.5) & (np.arange(len(quiet)) % 8 == 0))
+    last = np.flatnonzero(CANARY & (REQUESTS.instance == code) & (POSITION > 0.49) & (POSITION <= 0.5))
+    with_failure = replace(quiet, failed=np.isin(np.arange(len(quiet)), last[-1]))
+    assert find("silence", with_failure).level is Level.OK
+    everybody = replace(quiet, failed=(POSITION > 0.49) & (POSITION <= 0.5) & (np.arange(len(quiet)) % 8 == 0))
     assert find("silence", everybody).level is Level.OK
 
 
 def test_an_instance_whose_last_requests_failed_has_died():
     ended = hand_over(REQUESTS, 1, 0.5)
     code = np.unique(REQUESTS.instance[CANARY])[0]
-    last = CANARY & (REQUESTS.instance == code) & (PLACE > 0.49) & (PLACE <= 0.5)
+    last = CANARY & (REQUESTS.instance == code) & (POSITION > 0.49) & (POSITION <= 0.5)
     failing = replace(ended, failed=ended.failed | last)
     findings = find("silence", failing)
     assert findings.level is Level.FAIL
@@ -264,7 +264,7 @@ def test_a_name_for_each_request_is_no_instance():
 
 def test_young_instances_are_named():
     """The candidate begins late: its instances are young while those of the baseline have been there for long."""
-    findings = find("instance_age", without(PLACE < 0.7))
+    findings = find("instance_age", without(POSITION < 0.7))
     assert findings.level is Level.WARN
     assert findings.text.startswith("instances of canary")
     assert find("instance_age", REQUESTS) is None
@@ -279,7 +279,7 @@ def judged(left_out, *, in_flight=(), source="import"):
 
 
 def test_the_account_adds_up():
-    lone = without(PLACE < 0.2)
+    lone = without(POSITION < 0.2)
     run = judged([LeftOut("canary", LeftOutKind.BAD_ROW, 3), LeftOut("baseline", LeftOutKind.PART, 50)])
     arms = evidence(to_cells(lone, 5), runs=(run,)).arms
     for arm, extra in zip(arms, (50, 3), strict=True):
@@ -373,14 +373,14 @@ def test_a_test_of_so_many_requests_may_end_earlier_on_the_faster_arm():
     """The same number of requests in 90 % of the time is no death; fewer are."""
     early = replace(REQUESTS, ts_us=np.where(CANARY, START_US + (REQUESTS.ts_us - START_US) * 9 // 10, REQUESTS.ts_us))
     assert find("silence", early).level is Level.WARN
-    assert find("silence", keep(~(CANARY & (PLACE > 0.9)))).level is Level.FAIL
+    assert find("silence", keep(~(CANARY & (POSITION > 0.9)))).level is Level.FAIL
 
 
 @pytest.mark.parametrize("run", [RUN, LOAD], ids=["import", "load"])
 def test_an_instance_that_restarts_is_not_dead(run):
     """Away for 20 s of ten minutes; its requests are lost."""
     code = np.unique(REQUESTS.instance[CANARY])[0]
-    away = without((REQUESTS.instance == code) & (PLACE > 0.5) & (PLACE < 0.535))
+    away = without((REQUESTS.instance == code) & (POSITION > 0.5) & (POSITION < 0.535))
     assert find("silence", away, run=run).level is not Level.FAIL
-    gone = without((REQUESTS.instance == code) & (PLACE > 0.5))
+    gone = without((REQUESTS.instance == code) & (POSITION > 0.5))
     assert find("silence", gone, run=run).level is Level.FAIL

@@ -45,7 +45,7 @@ WITHIN, WORSE, UNKNOWN = (0.999, 0.0001), (0.0001, 0.999), (0.5, 0.5)
 def metric(name="latency_p95", answer=WITHIN, role=Role.GATE, **changes):
     rule = Rule(name, changes.pop("type", LatencyQuantile(quantile=0.95)), role, Margin(0.1))
     worse, within = answer
-    made = Comparison(
+    comparison = Comparison(
         rule=rule,
         arm="canary",
         unit="ms",
@@ -58,7 +58,7 @@ def metric(name="latency_p95", answer=WITHIN, role=Role.GATE, **changes):
         drift=Drift(-0.05, 0.5, -0.05),
         needed_time=0.5,
     )
-    return replace(made, **changes)
+    return replace(comparison, **changes)
 
 
 def scanned(endpoint="GET /a", answer=WITHIN, beyond=0.4, zero=0.0001, **changes):
@@ -290,10 +290,10 @@ def test_requests_and_readings_share_no_error(looked):
     looks = (Look(600.0, (0.03,), loadings),) if looked else ()
     answer = (0.5, 0.5) if looked else (0.03, 0.97)
     client, server = (metric(name, answer, loadings=loadings, looks=looks) for name in ("client", "server"))
-    asked = replace(server.rule, metric=HistogramMean(query="x_seconds{$selector}"))
+    histogram_rule = replace(server.rule, metric=HistogramMean(query="x_seconds{$selector}"))
     rulebook = Rulebook((), scan=Scan(enabled=False))
     assert judge(client, server, rulebook=rulebook).word is NO_GO
-    assert judge(client, replace(server, rule=asked), rulebook=rulebook).word is not NO_GO
+    assert judge(client, replace(server, rule=histogram_rule), rulebook=rulebook).word is not NO_GO
 
 
 def test_what_a_look_decided_stays_decided():
@@ -415,11 +415,11 @@ def test_a_go_counts_the_margins_and_limits_that_were_kept(comparisons, says):
 
 
 def test_a_metric_with_a_limit_alone_says_whether_it_is_kept():
-    kept, broken, unsure = (
+    within, broken, unsure = (
         judge(failing(0.004, value, limit=answer, rule=LIMIT_ONLY)).comparisons[0]
         for value, answer in ((0.0042, WITHIN), (0.02, WORSE), (0.011, UNKNOWN))
     )
-    assert "keeps to its limit of at most 1 %" in kept.reason
+    assert "keeps to its limit of at most 1 %" in within.reason
     assert broken.reason == "failures of canary are 2 %, at most 1 % is allowed"
     assert "not shown to keep to its limit of at most 1 %" in unsure.reason
 

@@ -45,7 +45,7 @@ EARLY = replace(NO_SCAN, monitoring=Monitoring(early_go=True))
 
 def row(name="p95", worse=0.9, within=0.001, *, arm="canary", role=Role.GATE, **changes):
     """A metric with its p-values of "worse than" and "within its margin"."""
-    made = Comparison(
+    comparison = Comparison(
         rule=Rule(name, LatencyQuantile(quantile=0.95), role, Margin(0.1)),
         arm=arm,
         unit="ms",
@@ -55,7 +55,7 @@ def row(name="p95", worse=0.9, within=0.001, *, arm="canary", role=Role.GATE, **
         effect=Effect("relative", 0.01, -0.02, 0.04),
         questions=(Question("margin", 0.1, worse, within),),
     )
-    return replace(made, **changes)
+    return replace(comparison, **changes)
 
 
 def endpoint(name, worse=0.9, within=0.001, tolerated=0.9, **changes):
@@ -66,8 +66,8 @@ def endpoint(name, worse=0.9, within=0.001, tolerated=0.9, **changes):
 
 def judge(*comparisons, rulebook=NO_SCAN, **changes):
     arms = (ArmSummary("baseline", "baseline", 1000, 3, 1), ArmSummary("canary", "candidate", 1000, 3, 1))
-    known = replace(Evidence(tuple(comparisons), (), arms, Window(None, None, 300.0)), **changes)
-    return judge_evidence(known, rulebook, "cart@2")
+    evidence = replace(Evidence(tuple(comparisons), (), arms, Window(None, None, 300.0)), **changes)
+    return judge_evidence(evidence, rulebook, "cart@2")
 
 
 def adjusted(*comparisons, rulebook=NO_SCAN):
@@ -130,7 +130,7 @@ def test_each_step_pays_for_the_questions_that_are_left():
     """Step-down: the smallest of four, then of the three left, never less than the one before."""
     p, correlation = [0.03, 0.004, 0.19, 0.012], 0.5 * (1 - CAUTION)
     adjusted = adjust(p, [(np.sqrt(0.5),)] * 4)
-    steps = [smallest(q, alike(left, correlation)) for q, left in ((0.004, 4), (0.012, 3), (0.03, 2))]
+    steps = [smallest(q, alike(remaining, correlation)) for q, remaining in ((0.004, 4), (0.012, 3), (0.03, 2))]
     assert [adjusted[1], adjusted[3], adjusted[0]] == pytest.approx(steps, abs=0.005)
     assert adjusted[2] == pytest.approx(0.19)
 
@@ -163,8 +163,8 @@ def test_holm_agrees_with_statsmodels():
 def test_gates_and_endpoints_pay_by_their_share_of_alpha():
     """0.05: four fifths for the gates, one fifth for the endpoints, whose p-values below one half are doubled."""
     rows = row("a", 0.015), row("b", 0.3), endpoint("/a", 0.004), endpoint("/b", 0.8)
-    found = adjusted(*rows, rulebook=Rulebook(()))
-    assert found == pytest.approx([0.03 / 0.8, 0.3 / 0.8, 0.008 / 0.2, 1.0])
+    p_values = adjusted(*rows, rulebook=Rulebook(()))
+    assert p_values == pytest.approx([0.03 / 0.8, 0.3 / 0.8, 0.008 / 0.2, 1.0])
     assert adjusted(*rows) == [pytest.approx(0.03), pytest.approx(0.3), None, None]
     assert adjusted(row("a", 0.9), row("b", 0.95), rulebook=Rulebook(())) == [1.0, 1.0]
 
@@ -179,9 +179,11 @@ def test_a_metric_of_several_bounds_counts_by_the_one_that_is_surest_broken():
 
 def of_kind(kind, name, p, *loadings):
     """A metric of requests (0), readings (1) or outcomes (2)."""
-    made = row(f"{name}{kind}", p, loadings=loadings)
-    metric = (made.rule.metric, HistogramMean(query="x_seconds{$selector}"), OutcomeProportion(outcome="bought"))[kind]
-    return replace(made, rule=replace(made.rule, metric=metric))
+    comparison = row(f"{name}{kind}", p, loadings=loadings)
+    metric = (comparison.rule.metric, HistogramMean(query="x_seconds{$selector}"), OutcomeProportion(outcome="bought"))[
+        kind
+    ]
+    return replace(comparison, rule=replace(comparison.rule, metric=metric))
 
 
 def test_three_kinds_of_evidence_share_errors_within_each_kind_only():
@@ -255,8 +257,8 @@ def test_worse_is_shown_below_alpha(worse, fails):
 
 def test_what_asks_nothing_has_no_data():
     empty, silent = row("a", questions=()), row("b", no_data="canary has no requests")
-    for found in (judge(empty, silent), judge(row(arm="z"), empty, silent)):
-        statuses = {c.rule.name: (c.status, c.reason) for c in found.comparisons if c.arm == "canary"}
+    for judgement in (judge(empty, silent), judge(row(arm="z"), empty, silent)):
+        statuses = {c.rule.name: (c.status, c.reason) for c in judgement.comparisons if c.arm == "canary"}
         assert statuses["a"] == (NO_DATA, "a: nothing was asked")
         assert statuses["b"] == (NO_DATA, "b: canary has no requests")
 
@@ -266,11 +268,11 @@ def test_what_asks_nothing_has_no_data():
 
 def test_a_candidate_without_data_pays_for_none():
     """p = 0.04 is within for the second of two only if the first is; a gate without data leaves it open."""
-    known, close = row("a", arm="b"), [row("a", within=0.04, arm="c"), row("b", arm="c")]
-    assert ("c", "a") in passed(known, row("b", arm="b"), *close)
-    assert ("c", "a") not in passed(known, row("b", arm="b", questions=(), no_data="no requests"), *close)
-    assert ("c", "a") not in passed(known, row("b", arm="b", no_data="no requests"), *close)
-    assert ("c", "a") in passed(known, row("b", arm="b", no_data="no requests", role=Role.WATCH), *close)
+    answered, close = row("a", arm="b"), [row("a", within=0.04, arm="c"), row("b", arm="c")]
+    assert ("c", "a") in passed(answered, row("b", arm="b"), *close)
+    assert ("c", "a") not in passed(answered, row("b", arm="b", questions=(), no_data="no requests"), *close)
+    assert ("c", "a") not in passed(answered, row("b", arm="b", no_data="no requests"), *close)
+    assert ("c", "a") in passed(answered, row("b", arm="b", no_data="no requests", role=Role.WATCH), *close)
 
 
 def test_an_endpoint_of_several_candidates_pays_for_all():
@@ -360,7 +362,7 @@ def test_a_look_at_an_endpoint_decides_within_the_scans_share():
     ],
 )
 def test_an_early_go_needs_one_look_that_shows_every_gate(looks, word):
-    rows = [row(f"m{i}", looks=seen) for i, seen in enumerate(looks)]
+    rows = [row(f"m{i}", looks=looks_of_gate) for i, looks_of_gate in enumerate(looks)]
     assert judge(*rows, rulebook=EARLY, final=False).word is word
     assert judge(*rows, rulebook=NO_SCAN, final=False).word is OPEN
     assert judge(*rows, rulebook=EARLY).word is GO
@@ -378,9 +380,9 @@ def test_a_candidate_that_nothing_is_asked_of_has_no_early_go():
 
 @pytest.mark.parametrize(("share", "word"), [(0.05, GO), (0.0501, OPEN)])
 def test_a_twentieth_of_the_traffic_may_go_unjudged(share, word):
-    known = {"unjudged_share": share, "unjudged_endpoints": ("/x",)}
-    assert judge(row(), rulebook=Rulebook(()), **known).word is word
-    assert judge(row(), **known).word is GO
+    unjudged = {"unjudged_share": share, "unjudged_endpoints": ("/x",)}
+    assert judge(row(), rulebook=Rulebook(()), **unjudged).word is word
+    assert judge(row(), **unjudged).word is GO
 
 
 @pytest.mark.parametrize(("tolerated", "word"), [(0.0049, OPEN), (0.0051, GO)])

@@ -60,15 +60,15 @@ def test_an_unknown_type_is_an_error():
 
 def test_comparisons_come_in_the_order_of_the_rules():
     cells = simulate_cells(SMALL, 3)
-    asked = (
+    rules = (
         Rule("p99", LatencyQuantile(quantile=0.99)),
         Rule("mean", LatencyMean()),
         Rule("p50 of one", LatencyQuantile(quantile=0.5), slice=Slice(cells.endpoints[1])),
         Rule("p50", LatencyQuantile(quantile=0.5)),
     )
-    comparisons = [c for c in judge(cells, replace(RULEBOOK, rules=asked)).comparisons if not c.scan]
-    assert [c.rule for c in comparisons] == [*asked]
-    alone = [_ask(cells, rule) for rule in asked]
+    comparisons = [c for c in judge(cells, replace(RULEBOOK, rules=rules)).comparisons if not c.scan]
+    assert [c.rule for c in comparisons] == [*rules]
+    alone = [_ask(cells, rule) for rule in rules]
     assert [c.effect.estimate for c in comparisons] == pytest.approx([c.effect.estimate for c in alone])
 
 

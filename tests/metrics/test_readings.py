@@ -105,20 +105,22 @@ def readings(slower):
 @pytest.mark.parametrize("rule", [RATIO, MEAN, SHARE, MEDIAN])
 def test_swapping_the_arms_turns_the_effect(readings, rule):
     turned = replace(readings, arm=1 - readings.arm)
-    one, other = ask(readings, rule), ask(turned, rule)
+    forwards, backwards = ask(readings, rule), ask(turned, rule)
     if rule.margin.relative and rule.type == "histogram_mean":
-        assert np.log1p(one.effect.estimate) == pytest.approx(-np.log1p(other.effect.estimate))
-    assert (one.baseline.value, one.candidate.value) == pytest.approx((other.candidate.value, other.baseline.value))
-    assert np.sign(one.effect.estimate) == -np.sign(other.effect.estimate)
+        assert np.log1p(forwards.effect.estimate) == pytest.approx(-np.log1p(backwards.effect.estimate))
+    assert (forwards.baseline.value, forwards.candidate.value) == pytest.approx(
+        (backwards.candidate.value, backwards.baseline.value)
+    )
+    assert np.sign(forwards.effect.estimate) == -np.sign(backwards.effect.estimate)
 
 
 @pytest.mark.parametrize("rule", [RATIO, MEAN, SHARE, MEDIAN])
 def test_restarts_change_nothing(slower, readings, rule):
     restarted = simulate_readings(slower, Scrapes(restarts=3), seed=2)
     assert sum(fact.resets for fact in restarted.facts) >= 3
-    one, other = ask(readings, rule), ask(restarted, rule)
-    assert other.effect.estimate == pytest.approx(one.effect.estimate, rel=1e-6)
-    assert p(other) == pytest.approx(p(one), abs=1e-6)
+    plain, with_restarts = ask(readings, rule), ask(restarted, rule)
+    assert with_restarts.effect.estimate == pytest.approx(plain.effect.estimate, rel=1e-6)
+    assert p(with_restarts) == pytest.approx(p(plain), abs=1e-6)
 
 
 @pytest.mark.parametrize("rule", [RATIO, MEAN, SHARE])
@@ -136,9 +138,9 @@ def test_the_share_of_failures_may_be_absent_where_the_same_counter_is_there(rea
     never = replace(readings, **columns)
     answer = ask(never, RATIO)
     assert (answer.baseline.value, answer.candidate.value, answer.no_data) == (0.0, 0.0, None)
-    other = Query("http_errors_total{$selector}", QueryKind.COUNTER)
-    renamed = replace(never, queries=tuple(other if q == FAILURES else q for q in never.queries))
-    assert "http_errors_total" in ask(renamed, with_options(RATIO, failures=other.text)).no_data
+    errors = Query("http_errors_total{$selector}", QueryKind.COUNTER)
+    renamed = replace(never, queries=tuple(errors if q == FAILURES else q for q in never.queries))
+    assert "http_errors_total" in ask(renamed, with_options(RATIO, failures=errors.text)).no_data
 
 
 def _columns(cells):
@@ -275,8 +277,8 @@ def test_a_candidate_beyond_the_largest_bound_is_shown_at_it():
 
 def test_bounds_that_one_arm_lacks_are_not_used(readings):
     bucket = 0.075
-    mine = (readings.le == bucket) & (readings.arm == 1)
-    columns = {name: getattr(readings, name)[~mine] for name in _columns(readings)}
+    dropped = (readings.le == bucket) & (readings.arm == 1)
+    columns = {name: getattr(readings, name)[~dropped] for name in _columns(readings)}
     answer = ask(replace(readings, **columns), with_options(SHARE, below=parse_quantity("75ms")))
     assert "no bound of the histogram" in answer.no_data
     assert bucket in BOUNDS_S

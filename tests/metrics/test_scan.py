@@ -46,8 +46,8 @@ def tolerated(rows):
     return out
 
 
-def metrics(*given):
-    return {"metrics": list(given)}
+def metrics(*models):
+    return {"metrics": list(models)}
 
 
 LATENCY_CASES = [

@@ -71,33 +71,33 @@ def _identical(seed: int) -> Cells:
 
 def test_identical_arms_differ_by_nothing():
     cells = _identical(3)
-    for found in (_mean(cells), _quantile(cells), _failures(cells)):
-        assert float(found.effect[0]) == pytest.approx(0.0, abs=1e-9)
-        assert found.lower[0] <= 1e-12
-        assert found.upper[0] >= -1e-12
+    for estimate in (_mean(cells), _quantile(cells), _failures(cells)):
+        assert float(estimate.effect[0]) == pytest.approx(0.0, abs=1e-9)
+        assert estimate.lower[0] <= 1e-12
+        assert estimate.upper[0] >= -1e-12
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_swapping_the_arms_flips_the_sign(seed):
     cells = simulate_cells(replace(SMALL, changes=(Change(latency=0.05),)), seed)
-    there, back = _mean(cells), _mean(_swapped(cells))
-    assert np.log1p(there.effect[0]) == pytest.approx(-np.log1p(back.effect[0]), abs=1e-9)
-    assert np.log1p(there.upper[0]) == pytest.approx(-np.log1p(back.lower[0]), rel=1e-6)
-    there, back = _failures(cells), _failures(_swapped(cells))
-    assert float(there.effect[0]) == pytest.approx(-float(back.effect[0]), abs=1e-12)
-    assert float(there.upper[0]) == pytest.approx(-float(back.lower[0]), abs=1e-7)
-    there, back = _quantile(cells), _quantile(_swapped(cells))
-    assert np.log1p(there.effect[0]) == pytest.approx(-np.log1p(back.effect[0]), abs=1e-9)
+    forwards, backwards = _mean(cells), _mean(_swapped(cells))
+    assert np.log1p(forwards.effect[0]) == pytest.approx(-np.log1p(backwards.effect[0]), abs=1e-9)
+    assert np.log1p(forwards.upper[0]) == pytest.approx(-np.log1p(backwards.lower[0]), rel=1e-6)
+    forwards, backwards = _failures(cells), _failures(_swapped(cells))
+    assert float(forwards.effect[0]) == pytest.approx(-float(backwards.effect[0]), abs=1e-12)
+    assert float(forwards.upper[0]) == pytest.approx(-float(backwards.lower[0]), abs=1e-7)
+    forwards, backwards = _quantile(cells), _quantile(_swapped(cells))
+    assert np.log1p(forwards.effect[0]) == pytest.approx(-np.log1p(backwards.effect[0]), abs=1e-9)
 
 
 @pytest.mark.parametrize("factor", [10, 1000])
 def test_units_do_not_matter(factor):
     """Powers of ten shift bins by whole numbers, so nothing at all may change."""
     for compare in (_mean, _quantile):
-        one, other = compare(_scaled(SMALL, 5, 1)), compare(_scaled(SMALL, 5, factor))
-        assert other.baseline[0] == pytest.approx(one.baseline[0] * factor, rel=1e-4)
+        in_ms, scaled = compare(_scaled(SMALL, 5, 1)), compare(_scaled(SMALL, 5, factor))
+        assert scaled.baseline[0] == pytest.approx(in_ms.baseline[0] * factor, rel=1e-4)
         for name in ("effect", "lower", "upper"):
-            assert getattr(other, name)[0] == pytest.approx(getattr(one, name)[0], abs=2e-4)
+            assert getattr(scaled, name)[0] == pytest.approx(getattr(in_ms, name)[0], abs=2e-4)
 
 
 @pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
@@ -164,9 +164,9 @@ def test_replicates_replace_instances():
     cells = simulate_cells(replace(SMALL, duration_s=60.0, replicates=5, instances=(1,)), 3)
     design = _panel(cells)[1]
     assert (design.kind, design.behind) == ("replicates", (5, 5))
-    for found in (_mean(cells), _quantile(cells), _failures(cells)):
-        assert np.isfinite(found.against_margin.p_worse).all()
-        assert found.lower[0] <= found.effect[0] <= found.upper[0]
+    for estimate in (_mean(cells), _quantile(cells), _failures(cells)):
+        assert np.isfinite(estimate.against_margin.p_worse).all()
+        assert estimate.lower[0] <= estimate.effect[0] <= estimate.upper[0]
 
 
 ONE_A_SIDE = replace(SMALL, instances=(1,))
@@ -191,40 +191,40 @@ def test_quantiles_asked_together_are_answered_as_if_asked_alone(design, depth):
         *(QuantileQuestion(share) for share in np.arange(0.1, 0.9, 0.1)),
     )
     assert len(questions) > MOST_TOGETHER
-    asked = {"alpha": ALPHA, "sd_instance": 0.05, "depth": depth}
-    together = compare_quantiles(*_panel(simulate_cells(slower, 5)), questions, **asked)
+    options = {"alpha": ALPHA, "sd_instance": 0.05, "depth": depth}
+    together = compare_quantiles(*_panel(simulate_cells(slower, 5)), questions, **options)
     panel, design = _panel(simulate_cells(slower, 5))
-    for question, found in zip(questions, together, strict=True):
-        alone = compare_quantiles(panel, design, (question,), **asked)[0]
-        assert found.problem == alone.problem
+    for question, estimate in zip(questions, together, strict=True):
+        alone = compare_quantiles(panel, design, (question,), **options)[0]
+        assert estimate.problem == alone.problem
         if alone.estimate:
-            _assert_same(found.estimate, alone.estimate)
-    assert [found.problem for found in together] == [None, None, None, "failing"] + [None] * 8
+            _assert_same(estimate.estimate, alone.estimate)
+    assert [estimate.problem for estimate in together] == [None, None, None, "failing"] + [None] * 8
 
 
-def _assert_same(found, known) -> None:
+def _assert_same(estimate, known) -> None:
     """Each number but for its last bits, or their root: sums of matrices depend on how many there are."""
     for field in fields(known):
-        one, other = getattr(found, field.name), getattr(known, field.name)
-        if is_dataclass(other):
-            _assert_same(one, other)
-        elif isinstance(other, tuple):
-            assert len(one) == len(other)
-            for answer, expected in zip(one, other, strict=True):
+        value, expected_value = getattr(estimate, field.name), getattr(known, field.name)
+        if is_dataclass(expected_value):
+            _assert_same(value, expected_value)
+        elif isinstance(expected_value, tuple):
+            assert len(value) == len(expected_value)
+            for answer, expected in zip(value, expected_value, strict=True):
                 _assert_same(answer, expected)
-        elif other is None:
-            assert one is None
+        elif expected_value is None:
+            assert value is None
         else:
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-7, err_msg=field.name)
+            np.testing.assert_allclose(value, expected_value, rtol=1e-9, atol=1e-7, err_msg=field.name)
 
 
 def test_integer_milliseconds_cost_no_bias():
     fine = simulate(replace(SMALL, median_ms=(4.0, 25.0)), 9)
     coarse = to_cells(replace(fine, response_us=np.round(fine.response_us / 1000).astype(np.int64) * 1000))
     assert coarse.grid_us == 1000
-    one, other = _quantile(to_cells(fine), 0.5), _quantile(coarse, 0.5)
-    assert other.baseline[0] == pytest.approx(one.baseline[0], rel=0.02)
-    assert other.effect[0] == pytest.approx(one.effect[0], abs=0.015)
+    of_fine, of_coarse = _quantile(to_cells(fine), 0.5), _quantile(coarse, 0.5)
+    assert of_coarse.baseline[0] == pytest.approx(of_fine.baseline[0], rel=0.02)
+    assert of_coarse.effect[0] == pytest.approx(of_fine.effect[0], abs=0.015)
 
 
 def test_a_grid_too_coarse_for_the_margin_is_refused():
@@ -260,7 +260,7 @@ def test_the_order_of_the_rows_does_not_matter():
         rows = getattr(cells, table)
         order = rng.permutation(rows.run.size)
         shuffled[table] = replace(rows, **{f.name: getattr(rows, f.name)[order] for f in fields(rows)})
-    in_order, shuffled_rows = (_quantile(one) for one in (cells, replace(cells, **shuffled)))
+    in_order, shuffled_rows = (_quantile(part) for part in (cells, replace(cells, **shuffled)))
     for name in ("effect", "lower", "upper", "se"):
         assert getattr(shuffled_rows, name) == pytest.approx(getattr(in_order, name), rel=1e-9), name
 

@@ -62,9 +62,9 @@ def test_thousands_of_rare_endpoints_are_laid_out_as_one():
     for table in ("moments", "bins", "instance_bins"):
         before, after = getattr(cells, table), getattr(pooled, table)
         assert after.n.sum() == before.n.sum()
-        kept = pooled.endpoints.index("GET /endpoint/000")
+        index = pooled.endpoints.index("GET /endpoint/000")
         first = cells.endpoints.index("GET /endpoint/000")
-        assert after.n[after.endpoint == kept].sum() == before.n[before.endpoint == first].sum()
+        assert after.n[after.endpoint == index].sum() == before.n[before.endpoint == first].sum()
     names = {row.rule.slice.endpoint for row in scan_endpoints(_pair(pooled), Scan()).comparisons}
     assert {OTHER_ENDPOINTS, "GET /endpoint/000"} <= names
     few = simulate_cells(Design(duration_s=60.0, endpoints=5), 1)

@@ -37,11 +37,11 @@ def _sort(seed: int) -> tuple[SortedBins, Bins, np.ndarray]:
 
 def test_rows_are_in_the_order_of_bins_and_the_baseline_first():
     sorted_bins, rows, cell = _sort(1)
-    for place, (first, behind) in enumerate(zip(sorted_bins.starts[:-1], sorted_bins.starts[1:], strict=True)):
-        bin_, candidate = divmod(place, 2)
-        mine = (rows.bin == bin_) & (cell >= 0) & ((cell >= OF_BASELINE) == candidate)
-        assert sorted_bins.cell[first:behind].tolist() == cell[mine].tolist()
-        assert sorted_bins.n[first:behind].tolist() == rows.n[mine].tolist()
+    for index, (first, behind) in enumerate(zip(sorted_bins.starts[:-1], sorted_bins.starts[1:], strict=True)):
+        bin_, candidate = divmod(index, 2)
+        expected_rows = (rows.bin == bin_) & (cell >= 0) & ((cell >= OF_BASELINE) == candidate)
+        assert sorted_bins.cell[first:behind].tolist() == cell[expected_rows].tolist()
+        assert sorted_bins.n[first:behind].tolist() == rows.n[expected_rows].tolist()
     assert sorted_bins.last == rows.bin[cell >= 0].max()
 
 
@@ -71,6 +71,6 @@ def test_counts_do_not_depend_on_what_was_asked_before(seed):
 def test_sums_are_of_every_request_of_a_cell():
     sorted_bins, rows, cell = _sort(4)
     values = np.arange(10.0) ** 2
-    known = cell >= 0
-    expected = np.bincount(cell[known], weights=rows.n[known] * values[rows.bin[known]], minlength=CELLS)
+    has_cell = cell >= 0
+    expected = np.bincount(cell[has_cell], weights=rows.n[has_cell] * values[rows.bin[has_cell]], minlength=CELLS)
     assert sum_by_cell(sorted_bins, values, CELLS).tolist() == expected.tolist()

@@ -120,8 +120,8 @@ def simulate(rng, *, instances, instance_sd, minutes_sd, wander_sd):
     return effect, time, InstanceVariance(spread, none, none + instances, np.zeros((2 * instances, RUNS)))
 
 
-def with_history(time, seen, on_file):
-    return combine(time, seen, np.full((2, RUNS), 0.05**2), history=on_file)
+def with_history(time, observed, on_file):
+    return combine(time, observed, np.full((2, RUNS), 0.05**2), history=on_file)
 
 
 def coverage(effect, uncertainty):
@@ -140,9 +140,11 @@ def learn(rng, count, *, instance_sd, wander_sd):
 @pytest.mark.parametrize("instances", [2, 4])
 def test_instances_on_file_narrow_the_interval_and_keep_its_coverage(instances):
     rng = np.random.default_rng(1)
-    effect, time, seen = simulate(rng, instances=instances, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.0)
-    alone = coverage(effect, combine(time, seen, np.full((2, RUNS), 0.05**2)))
-    each = [coverage(effect, with_history(time, seen, learn(rng, 12, instance_sd=0.03, wander_sd=0.0))) for _ in "abcd"]
+    effect, time, observed = simulate(rng, instances=instances, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.0)
+    alone = coverage(effect, combine(time, observed, np.full((2, RUNS), 0.05**2)))
+    each = [
+        coverage(effect, with_history(time, observed, learn(rng, 12, instance_sd=0.03, wander_sd=0.0))) for _ in "abcd"
+    ]
     covered, worse, half = np.mean(each, axis=0)
     assert 0.88 <= covered <= 0.92
     assert worse <= 0.06
@@ -151,10 +153,11 @@ def test_instances_on_file_narrow_the_interval_and_keep_its_coverage(instances):
 
 def test_wander_slower_than_the_run_is_covered_with_history_only():
     rng = np.random.default_rng(2)
-    effect, time, seen = simulate(rng, instances=4, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.03)
-    alone = coverage(effect, combine(time, seen, np.full((2, RUNS), 0.05**2)))
+    effect, time, observed = simulate(rng, instances=4, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.03)
+    alone = coverage(effect, combine(time, observed, np.full((2, RUNS), 0.05**2)))
     each = [
-        coverage(effect, with_history(time, seen, learn(rng, 12, instance_sd=0.03, wander_sd=0.03))) for _ in "abcdefgh"
+        coverage(effect, with_history(time, observed, learn(rng, 12, instance_sd=0.03, wander_sd=0.03)))
+        for _ in "abcdefgh"
     ]
     covered, worse, _ = np.mean(each, axis=0)
     assert alone[0] < 0.8
@@ -169,7 +172,7 @@ def test_an_arm_with_one_instance_keeps_the_assumption():
         np.array([[np.nan], [0.01]]), np.zeros((2, 1)), np.array([[1.0], [4.0]]), np.zeros((5, 1))
     )
     prior = np.full((2, 1), 0.05**2)
-    alone, helped = (combine(time, single, prior, history=one) for one in (None, history()))
+    alone, helped = (combine(time, single, prior, history=on_file) for on_file in (None, history()))
     assert helped.variance.tolist() == alone.variance.tolist()
     assert helped.df.tolist() == alone.df.tolist()
 
@@ -178,12 +181,12 @@ def test_an_arm_with_one_instance_keeps_the_assumption():
 def test_history_reaches_every_metric(margin):
     """With history on file of instances that differ more than these, every interval is wider, on any scale."""
     panel = build_panel(simulate_cells(replace(Design(), duration_s=300.0, instances=(2,)), 1), "canary")
-    known = History(0.2, 50, 0.1, 50)
-    plain, informed = (choose_design(panel, InstancePrior(latency=one, failures=one)) for one in (None, known))
+    on_file = History(0.2, 50, 0.1, 50)
+    plain, informed = (choose_design(panel, InstancePrior(latency=one, failures=one)) for one in (None, on_file))
 
     def widths(design):
-        asked = {"alpha": 0.05, "margin": margin, "limit": Limit(max=300.0)}
-        mean = compare_means(panel, design, sd_instance=0.05, **asked)
+        options = {"alpha": 0.05, "margin": margin, "limit": Limit(max=300.0)}
+        mean = compare_means(panel, design, sd_instance=0.05, **options)
         question = QuantileQuestion(0.95, margin, limit=Limit(max=300.0))
         p95 = compare_quantiles(panel, design, [question], alpha=0.05, sd_instance=0.05)[0].estimate
         rate = compare_failures(panel, design, alpha=0.05, margin=None, sd_instance=0.0005, limit=Limit(max=0.5))
@@ -195,10 +198,10 @@ def test_history_reaches_every_metric(margin):
 
 def test_nothing_is_on_file_of_sizes():
     panel = build_panel(simulate_cells(replace(Design(), duration_s=300.0, instances=(2,)), 1), "canary")
-    known = History(0.2, 50, 0.1, 50)
+    on_file = History(0.2, 50, 0.1, 50)
     plain, informed = (
         compare_means(panel, choose_design(panel, prior), alpha=0.05, margin=None, sd_instance=0.05, of="bytes")
-        for prior in (InstancePrior(), InstancePrior(latency=known, failures=known))
+        for prior in (InstancePrior(), InstancePrior(latency=on_file, failures=on_file))
     )
     assert plain.upper == informed.upper
 

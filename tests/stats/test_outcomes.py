@@ -235,27 +235,29 @@ def test_posterior_agrees_with_draws():
 def test_moments_add_up(cut, seed):
     values = np.random.default_rng(seed).normal(1e6, 1, (30, 3))
     merged = merge_moments(moments_of(values[:cut]), moments_of(values[cut:]))
-    whole = moments_of(values)
-    assert merged.n == whole.n
-    assert merged.mean == pytest.approx(whole.mean, rel=1e-12)
-    assert merged.products == pytest.approx(whole.products, abs=1e-6)
+    together = moments_of(values)
+    assert merged.n == together.n
+    assert merged.mean == pytest.approx(together.mean, rel=1e-12)
+    assert merged.products == pytest.approx(together.products, abs=1e-6)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([1e-6, 0.01, 1000.0, 1e9]))
 def test_units_of_measurement_do_not_matter(seed, scale):
-    one, other = (arm[:, 0] for arm in make_arms(seed, (40, 50)))
-    plain = compare_means(one, other, margin=Margin(0.1))
-    scaled = compare_means(one * scale, other * scale, margin=Margin(0.1))
+    baseline, candidate = (arm[:, 0] for arm in make_arms(seed, (40, 50)))
+    plain = compare_means(baseline, candidate, margin=Margin(0.1))
+    scaled = compare_means(baseline * scale, candidate * scale, margin=Margin(0.1))
     assert (scaled.effect, scaled.lower, scaled.upper) == pytest.approx((plain.effect, plain.lower, plain.upper))
     assert scaled.against_margin.p_worse == pytest.approx(plain.against_margin.p_worse, abs=1e-9)
 
 
 @given(st.integers(0, 10_000))
 def test_swapping_the_arms_flips_the_sign(seed):
-    one, other = (arm[:, 0] for arm in make_arms(seed, (40, 50)))
-    there, back = compare_means(one, other), compare_means(other, one)
-    assert (back.effect, back.lower, back.upper) == pytest.approx((-there.effect, -there.upper, -there.lower))
-    assert back.against_zero.p_worse == pytest.approx(there.against_zero.p_within)
+    baseline, candidate = (arm[:, 0] for arm in make_arms(seed, (40, 50)))
+    forwards, backwards = compare_means(baseline, candidate), compare_means(candidate, baseline)
+    assert (backwards.effect, backwards.lower, backwards.upper) == pytest.approx(
+        (-forwards.effect, -forwards.upper, -forwards.lower)
+    )
+    assert backwards.against_zero.p_worse == pytest.approx(forwards.against_zero.p_within)
 
 
 @pytest.mark.parametrize("direction", list(Direction))
@@ -263,16 +265,16 @@ def test_swapping_the_arms_flips_the_sign(seed):
 @pytest.mark.parametrize("kind", ["mean", "proportion", "quantile"])
 def test_the_interval_is_what_is_not_rejected(kind, relative, direction):
     rng = np.random.default_rng(5)
-    one, other = rng.gamma(2, 3, 400), rng.gamma(2, 3.2, 500)
+    baseline, candidate = rng.gamma(2, 3, 400), rng.gamma(2, 3.2, 500)
     sign = 1 if direction is Direction.LOWER else -1
 
     def ask(harm):
         options = {"alpha": 0.05, "margin": Margin(harm, relative=relative), "direction": direction}
         if kind == "mean":
-            return compare_means(one, other, **options)
+            return compare_means(baseline, candidate, **options)
         if kind == "proportion":
             return compare_proportions((120, 160), (400, 410), **options)
-        return compare_quantiles(cluster(one), cluster(other), 0.75, **options)
+        return compare_quantiles(cluster(baseline), cluster(candidate), 0.75, **options)
 
     answer = ask(0.0)
     worse, within = (answer.lower, answer.upper) if sign > 0 else (-answer.upper, -answer.lower)
@@ -285,11 +287,17 @@ def test_the_interval_is_what_is_not_rejected(kind, relative, direction):
 
 def test_limits_ask_of_the_candidate_alone():
     rng = np.random.default_rng(3)
-    one, other = rng.normal(10, 1, 200), rng.normal(10, 1, 200)
+    baseline, candidate = rng.normal(10, 1, 200), rng.normal(10, 1, 200)
     for ask in (
-        lambda limit: compare_means(one, other, limit=limit),
+        lambda limit: compare_means(baseline, candidate, limit=limit),
         lambda limit: compare_quantiles(
-            cluster(one), cluster(other), 0.5, alpha=0.05, margin=NO_MARGIN, direction=Direction.LOWER, limit=limit
+            cluster(baseline),
+            cluster(candidate),
+            0.5,
+            alpha=0.05,
+            margin=NO_MARGIN,
+            direction=Direction.LOWER,
+            limit=limit,
         ),
     ):
         above, below = ask(Limit(min=5, max=8)).against_limit, ask(Limit(max=12)).against_limit
@@ -406,8 +414,8 @@ def test_size_of_proportions_at_the_margin():
         estimates = [
             compare_proportions(x, (2000, 1000), alpha=0.05, margin=margin, direction=Direction.LOWER) for x in draws
         ]
-        for side in ("p_worse", "p_within"):
-            assert np.mean([getattr(f.against_margin, side) < 0.05 for f in estimates]) < 0.05 + MONTE_CARLO
+        for p_value in ("p_worse", "p_within"):
+            assert np.mean([getattr(f.against_margin, p_value) < 0.05 for f in estimates]) < 0.05 + MONTE_CARLO
 
 
 def test_rows_are_not_units():
@@ -415,8 +423,8 @@ def test_rows_are_not_units():
     rng = np.random.default_rng(7)
     false = 0
     for _ in range(300):
-        (unit, one, *_), (_, other, *_) = unit_rows(rng, 200, 1.0), unit_rows(rng, 200, 1.0)
-        false += stats.ttest_ind(other, one, equal_var=False, alternative="greater").pvalue < 0.05
+        (unit, baseline, *_), (_, candidate, *_) = unit_rows(rng, 200, 1.0), unit_rows(rng, 200, 1.0)
+        false += stats.ttest_ind(candidate, baseline, equal_var=False, alternative="greater").pvalue < 0.05
         assert unit.max() == 199
     assert false / 300 > 0.08
 

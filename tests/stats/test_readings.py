@@ -19,11 +19,11 @@ def totals(cells, part="value"):
     return dict(zip((cells.bucket[rows] * cells.bucket_s - T0).tolist(), cells.total[rows].tolist(), strict=True))
 
 
-def assert_same(one, other):
+def assert_same(cells, expected):
     for name in ("query", "arm", "instance", "endpoint", "bucket", "part", "n"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+        np.testing.assert_array_equal(getattr(cells, name), getattr(expected, name), err_msg=name)
     for name in ("le", "seconds", "total", "peak"):
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-12, err_msg=name)
+        np.testing.assert_allclose(getattr(cells, name), getattr(expected, name), rtol=1e-12, err_msg=name)
 
 
 def test_an_increase_belongs_to_the_bucket_in_which_it_was_seen():
@@ -199,10 +199,10 @@ def test_samples_read_are_samples_used_and_samples_named(query, polls, nan, infi
     part = "count" if query is HISTOGRAM else "value"
     answers = []
     for number, (one, other) in enumerate(polls):
-        found = [series(one, "a", part), series(other, "b", part), series(one, "a", part)]
-        kept = [one for one in found if one.ts_ms.size]
+        polled = [series(one, "a", part), series(other, "b", part), series(one, "a", part)]
+        answered = [one for one in polled if one.ts_ms.size]
         start = number * 70  # polls overlap: the same moment is told twice
-        moved = [replace(one, ts_ms=one.ts_ms + start * 1000) for one in kept]
+        moved = [replace(one, ts_ms=one.ts_ms + start * 1000) for one in answered]
         answers.append(answer(*moved, query=query, start=start, end=start + 110, nan=nan, infinite=infinite))
     came = sum(one.ts_ms.size for one in (part for part in answers for part in part.series))
     for fact in sum_up(answers, ARMS, 10).facts:
@@ -251,10 +251,10 @@ def test_two_halves_that_share_a_sample_add_up_to_the_whole(a, b, restart, where
             for arm, own in arms
         ]
 
-    whole = sum_up(part(0, size - 1), ARMS, 20)
+    together = sum_up(part(0, size - 1), ARMS, 20)
     halves = part(0, where), part(where, size - 1)
-    assert_same(whole, sum_up([*halves[0], *halves[1]], ARMS, 20))
-    assert sum(fact.resets for fact in whole.facts) == sum(
+    assert_same(together, sum_up([*halves[0], *halves[1]], ARMS, 20))
+    assert sum(fact.resets for fact in together.facts) == sum(
         fact.resets for half in halves for fact in sum_up(half, ARMS, 20).facts
     )
 

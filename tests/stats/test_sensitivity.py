@@ -100,13 +100,13 @@ CASES = [
 @cache
 def panels(design: Design):
     cells = (simulate_cells(design, seed) for seed in range(RELEASES))
-    built = [build_panel(one, "canary") for one in cells]
+    built = [build_panel(part, "canary") for part in cells]
     return [(panel, choose_design(panel)) for panel in built]
 
 
 def share_called_different(case: Case) -> float:
     answers = [case.compare(*pair).against_zero for pair in panels(case.design)]
-    return float(np.mean([min(one.p_worse[0], one.p_within[0]) < ALPHA for one in answers]))
+    return float(np.mean([min(answer.p_worse[0], answer.p_within[0]) < ALPHA for answer in answers]))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -83,10 +83,10 @@ def test_later_looks_cost_less_and_no_look_costs_nothing():
 
 def test_p_values_of_any_size_stay_between_0_and_1():
     p = np.array([0.0, 1e-300, 1e-9, 0.3, 0.7, 1.0, np.nan])
-    for found in (sequential_p(p, 0.5, np.zeros(7)), anytime_p(p, np.zeros(7), 1800.0, 1800.0)):
-        assert np.isnan(found[-1])
-        assert ((found[:-1] >= 0) & (found[:-1] <= 1)).all()
-        assert (np.diff(found[:-1]) >= -1e-12).all()
+    for adjusted in (sequential_p(p, 0.5, np.zeros(7)), anytime_p(p, np.zeros(7), 1800.0, 1800.0)):
+        assert np.isnan(adjusted[-1])
+        assert ((adjusted[:-1] >= 0) & (adjusted[:-1] <= 1)).all()
+        assert (np.diff(adjusted[:-1]) >= -1e-12).all()
 
 
 def test_the_confidence_sequence_holds_at_every_moment():

@@ -193,8 +193,8 @@ def _with_users(*counts: int) -> Cells:
     """One run of twelve blocks, whose baseline has these users from the start on."""
     cells = cells_of("instances")
     first = int(cells.moments.bucket.min())
-    place = np.arange(len(counts))
-    return replace(cells, loads=LoadLevels(0 * place, 0 * place, first + place, np.array(counts)))
+    bucket = np.arange(len(counts))
+    return replace(cells, loads=LoadLevels(0 * bucket, 0 * bucket, first + bucket, np.array(counts)))
 
 
 @pytest.mark.parametrize(
@@ -222,10 +222,10 @@ def test_warm_up_ends_where_the_users_are_level(users, cut_s):
 def test_two_thousand_endpoints_have_arrays_of_their_own():
     cells = cells_of("rare")
     least = int(cells.moments.n[cells.moments.endpoint == 2].sum())
-    for more, pooled in ((MOST_APART - 3, False), (MOST_APART - 2, True)):
-        many = replace(cells, endpoints=(*cells.endpoints, *(f"GET /{k}" for k in range(more))))
-        found = pool_rare_endpoints(many, least)
-        assert (found.endpoints[-1] == OTHER_ENDPOINTS) is pooled
+    for count, pooled in ((MOST_APART - 3, False), (MOST_APART - 2, True)):
+        many = replace(cells, endpoints=(*cells.endpoints, *(f"GET /{k}" for k in range(count))))
+        cells_pooled = pool_rare_endpoints(many, least)
+        assert (cells_pooled.endpoints[-1] == OTHER_ENDPOINTS) is pooled
 
 
 @pytest.mark.parametrize(("planned", "kind"), [(SHORTEST_S - 1, "fixed"), (SHORTEST_S, "group_sequential")])
@@ -285,11 +285,9 @@ def test_a_step_alone_hides_half_of_itself_if_it_holds_a_quarter(share, doubt_ms
 
 def _rows(low_us: np.ndarray, high_us: np.ndarray) -> Moments:
     """Rows of two requests each."""
-    place, low, high = np.arange(low_us.size), low_us.astype(float), high_us.astype(float)
+    row, low, high = np.arange(low_us.size), low_us.astype(float), high_us.astype(float)
     nothing = 0.0 * low
-    return Moments(
-        *(place for _ in range(5)), 2 + 0 * place, 0 * place, low + high, nothing, low, high, nothing, nothing
-    )
+    return Moments(*(row for _ in range(5)), 2 + 0 * row, 0 * row, low + high, nothing, low, high, nothing, nothing)
 
 
 @pytest.mark.parametrize(("others", "step_us"), [(6, 1), (7, 3000), (8, 3000)])
@@ -353,9 +351,11 @@ def test_a_quantile_between_bounds_is_interpolated_and_its_change_is_a_ratio_or_
 
 @pytest.mark.parametrize(("baseline", "ratio", "difference"), [(10.0, 0.2, 2.0), (2.0, 0.25, 0.4), (0.0, 0.1, 0.25)])
 def test_a_tolerance_is_the_wider_of_two_and_at_most_the_margin(baseline, ratio, difference):
-    one = np.ones(1)
-    assert Tolerance(0.2 * one, 0.5 * one, 0.25).as_ratio(baseline * one) == pytest.approx(ratio if baseline else 0.2)
-    assert Tolerance(0.2 * one, 0.25 * one, 9.0).as_difference(baseline * one) == pytest.approx(difference)
+    ones = np.ones(1)
+    assert Tolerance(0.2 * ones, 0.5 * ones, 0.25).as_ratio(baseline * ones) == pytest.approx(
+        ratio if baseline else 0.2
+    )
+    assert Tolerance(0.2 * ones, 0.25 * ones, 9.0).as_difference(baseline * ones) == pytest.approx(difference)
 
 
 def test_codes_too_large_for_one_number_are_ordered_column_by_column():
@@ -431,20 +431,24 @@ def test_what_all_questions_of_a_panel_share_is_computed_once():
     assert _normal_nodes(8) is _normal_nodes(8)
     assert _planned_edges((0.5, 1.0), "worse") is _planned_edges((0.5, 1.0), "worse")
     # A few panels are kept, so that memory does not grow with their number.
-    assert [kept.cache_info().maxsize for kept in (frame_all_requests, find_limits_ms, standardise_both)] == [4, 4, 4]
-    assert [kept.cache_info().maxsize for kept in (cosines, _planned_edges, _normal_nodes)] == [64, 64, 4]
+    assert [cached.cache_info().maxsize for cached in (frame_all_requests, find_limits_ms, standardise_both)] == [
+        4,
+        4,
+        4,
+    ]
+    assert [cached.cache_info().maxsize for cached in (cosines, _planned_edges, _normal_nodes)] == [64, 64, 4]
     assert sequential._table.cache_info().maxsize == 1
 
 
 def test_what_belongs_together_has_to_be_of_equal_length():
-    one = np.ones(1)
+    ones = np.ones(1)
     moments = [moments_of(np.ones((3, 1)))] * 2
     outcomes = make_outcomes([np.ones((9, 5))] * 2)
     for ask in (
         lambda: log_wealth_of_ratio([5, 5, 5], [1, 1]),
         lambda: boundaries(np.ones(2), np.full(1, 0.05)),
         lambda: adjust_levels([linear_mean(moments[0], 0)], moments, ()),
-        lambda: Uncertainty(one[None], np.ones((2, 1)), one).also(one),
+        lambda: Uncertainty(ones[None], np.ones((2, 1)), ones).also(ones),
         lambda: find_earlier_looks(replace(outcomes, moments=outcomes.moments[:1]), 1),
     ):
         with pytest.raises(ValueError, match=r"zip\(\)"):

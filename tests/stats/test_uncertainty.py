@@ -42,8 +42,10 @@ def test_the_quantile_of_few_cosines_is_not_put_on_what_is_known_well():
         np.maximum(time.variance, time.independent)[None, :], np.full((1, SERIES), time.df), np.zeros(SERIES)
     )
     harm = 4 / np.sqrt(40)
-    seen, before = (_share_called_worse(estimate + harm, one, 0.002) for one in (time_only(time), both))
-    assert seen > before + 0.1
+    with_time_only, before = (
+        _share_called_worse(estimate + harm, uncertainty, 0.002) for uncertainty in (time_only(time), both)
+    )
+    assert with_time_only > before + 0.1
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.3], ids=["alike", "replicates that differ"])
@@ -69,12 +71,12 @@ def test_the_interval_is_the_set_that_is_not_rejected():
 
 def test_one_more_bound_makes_no_claim_easier():
     uncertainty = Uncertainty(np.array([[1.0, 2.0]]), np.array([[5.0, 5.0]]), np.zeros(2))
-    more = uncertainty.also(np.array([9.0, 0.1]))
-    assert (more.reach(0.05) >= uncertainty.reach(0.05)).all()
-    assert more.reach(0.05)[1] == uncertainty.reach(0.05)[1]
+    with_bound = uncertainty.also(np.array([9.0, 0.1]))
+    assert (with_bound.reach(0.05) >= uncertainty.reach(0.05)).all()
+    assert with_bound.reach(0.05)[1] == uncertainty.reach(0.05)[1]
 
 
 def test_without_variance_the_sign_decides_and_an_unknown_one_says_nothing():
-    known = Uncertainty(np.zeros((1, 3)), np.full((1, 3), 4.0), np.zeros(3))
-    assert [p.tolist() for p in known.p_values(np.array([0.1, 0.0, -0.1]))] == [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]]
-    assert np.isnan(known.also(np.array([np.nan] * 3)).p_values(np.array([0.1, 0.0, -0.1]))).all()
+    uncertainty = Uncertainty(np.zeros((1, 3)), np.full((1, 3), 4.0), np.zeros(3))
+    assert [p.tolist() for p in uncertainty.p_values(np.array([0.1, 0.0, -0.1]))] == [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]]
+    assert np.isnan(uncertainty.also(np.array([np.nan] * 3)).p_values(np.array([0.1, 0.0, -0.1]))).all()
