@@ -200,49 +200,51 @@ def _find_pause(context: ReadingContext, query: Query, endpoint: str | None, arm
     grown = _grow_by_bucket(context, query, endpoint, (arm, reference))
     if grown is None:
         return None
-    first, own, theirs = grown
+    first, judged_counts, reference_counts = grown
     bucket_s = context.readings.bucket_s
     shortest_s = _shortest_s(context)
     pauses: list[_Pause] = []
-    growth, run, longest = _Growth(), list[int](), 0
-    for at in range(own.size + 1):
-        if at < own.size and growth.is_still(float(own[at]), float(theirs[at])):
+    growth, run, longest = _GrowthRatio(), list[int](), 0
+    for at in range(judged_counts.size + 1):
+        if at < judged_counts.size and growth.is_still(float(judged_counts[at]), float(reference_counts[at])):
             run.append(at)
             continue
         if run:
-            expected, grew = growth.ratio * float(theirs[run].sum()), float(own[run].sum())
+            expected, grew = growth.ratio * float(reference_counts[run].sum()), float(judged_counts[run].sum())
             enough = len(run) > LONGER_THAN_BEFORE * longest and len(run) * bucket_s > shortest_s
             if enough and expected - grew >= EXPECTED:
-                start, over = float((first + run[0]) * bucket_s), float((first + at) * bucket_s)
-                pauses.append(_Pause(query, endpoint or "", start, over, expected, grew, at_end=at == own.size))
+                start, end = float((first + run[0]) * bucket_s), float((first + at) * bucket_s)
+                pauses.append(
+                    _Pause(query, endpoint or "", start, end, expected, grew, at_end=at == judged_counts.size)
+                )
             else:
                 longest = max(longest, len(run))
-                growth.add(own[run], theirs[run])
+                growth.add(judged_counts[run], reference_counts[run])
             run.clear()
-        if at < own.size:
-            growth.add(own[at : at + 1], theirs[at : at + 1])
+        if at < judged_counts.size:
+            growth.add(judged_counts[at : at + 1], reference_counts[at : at + 1])
     return max(pauses, default=None, key=_badness)
 
 
-class _Growth:
+class _GrowthRatio:
     """By how much an arm grew for each request of the other, before a pause."""
 
     def __init__(self) -> None:
         self.latest: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
-        self.own = self.theirs = 0.0
+        self.judged = self.reference = 0.0
 
-    def add(self, own: FloatArray, theirs: FloatArray) -> None:
+    def add(self, judged: FloatArray, reference: FloatArray) -> None:
         """Remember what both arms grew by in some buckets."""
-        self.latest.extend(zip(own.tolist(), theirs.tolist(), strict=True))
-        self.own += float(own.sum())
-        self.theirs += float(theirs.sum())
+        self.latest.extend(zip(judged.tolist(), reference.tolist(), strict=True))
+        self.judged += float(judged.sum())
+        self.reference += float(reference.sum())
 
-    def is_still(self, own: float, theirs: float) -> bool:
+    def is_still(self, judged: float, reference: float) -> bool:
         """Did the arm nearly stop, beside what it did itself lately and beside what the other arm goes on doing?"""
         if len(self.latest) < KNOWN_BUCKETS:
             return False
         usual = sum(pair[0] for pair in self.latest) / len(self.latest)
-        return own <= FALLEN * usual and own <= STILL * self.ratio * theirs
+        return judged <= FALLEN * usual and judged <= STILL * self.ratio * reference
 
     @property
     def ratio(self) -> float:
@@ -251,8 +253,8 @@ class _Growth:
         The smaller of the latest ratio and that of all time: a pause of the other arm makes one of them large.
         """
         lately = [sum(pair[position] for pair in self.latest) for position in (0, 1)]
-        sums = lately, (self.own, self.theirs)
-        return min(own / theirs if theirs >= EXPECTED else 0.0 for own, theirs in sums)
+        sums = lately, (self.judged, self.reference)
+        return min(judged / reference if reference >= EXPECTED else 0.0 for judged, reference in sums)
 
 
 def _grow_by_bucket(

@@ -128,14 +128,14 @@ def _find_silent_arms(context: RequestContext, time: RunTime) -> tuple[Silence, 
     known to have run; before, a request that was waiting shows it: without one there may have been no users.
     """
     reference = time.counts[::-1]
-    while_other_ran = {silence.series: silence.gaps for silence in find_silence(time.counts, reference)}
+    beside_other_arm = {silence.series: silence.gaps for silence in find_silence(time.counts, reference)}
     alone: dict[int, tuple[Gap, ...]] = {}
     if time.is_load:
         silences = find_silence(time.counts, np.full_like(time.counts, TIME), paced_alike=False)
         alone = {silence.series: silence.gaps for silence in silences}
     out = []
     for arm in (0, 1):
-        gaps = [*while_other_ran.get(arm, ())]
+        gaps = [*beside_other_arm.get(arm, ())]
         bounds = {(gap.start, gap.end) for gap in gaps}
         others = [gap for gap in alone.get(arm, ()) if (gap.start, gap.end) not in bounds]
         gaps += [gap for gap in others if gap.at_end or _is_waited_for(context, time, arm, gap)]

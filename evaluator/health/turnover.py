@@ -146,9 +146,9 @@ def _is_taken_over(time: RunTime, role: int, own: FloatArray, gap: Gap) -> bool:
     are at other moments of the run: traffic moves by itself.
     """
     width = min(gap.start, gap.buckets)
-    ours, theirs = (np.concatenate([[0.0], np.cumsum(time.counts[arm])]) for arm in (role, 1 - role))
+    arm_passed, other_passed = (np.concatenate([[0.0], np.cumsum(time.counts[arm])]) for arm in (role, 1 - role))
     at = np.arange(width, time.buckets - width + 1)
-    sums = [(total[at] - total[at - width], total[at + width] - total[at]) for total in (ours, theirs)]
+    sums = [(total[at] - total[at - width], total[at + width] - total[at]) for total in (arm_passed, other_passed)]
     if not all(part[at == gap.start].all() for part in sums[1]):
         return True  # the other arm is silent as well: nothing tells
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -102,23 +102,23 @@ def _judge_candidate(
     return Judgement(VerdictWord.GO, reasons, f"promote {release}", judged, evidence.window.seconds)
 
 
-def _choose(each: Mapping[str, Judgement], release: str, alpha: float) -> Judgement:
+def _choose(by_arm: Mapping[str, Judgement], release: str, alpha: float) -> Judgement:
     """One judgement of several candidates."""
-    going = [arm for arm, judgement in each.items() if judgement.word is VerdictWord.GO]
-    stopped = [arm for arm, judgement in each.items() if judgement.word is VerdictWord.NO_GO]
-    failures = tuple(wording.name_arm(reason) for arm in stopped for reason in each[arm].reasons)
-    any_judgement = next(iter(each.values()))
-    if len(stopped) == len(each):
-        decided = max(each[arm].decided_at_s or 0.0 for arm in stopped)
+    going = [arm for arm, judgement in by_arm.items() if judgement.word is VerdictWord.GO]
+    stopped = [arm for arm, judgement in by_arm.items() if judgement.word is VerdictWord.NO_GO]
+    failures = tuple(wording.name_arm(reason) for arm in stopped for reason in by_arm[arm].reasons)
+    any_judgement = next(iter(by_arm.values()))
+    if len(stopped) == len(by_arm):
+        decided = max(by_arm[arm].decided_at_s or 0.0 for arm in stopped)
         next_action = wording.next_after_no_go(failures, release, any_judgement.comparisons, alpha)
         return Judgement(VerdictWord.NO_GO, failures, next_action, any_judgement.comparisons, decided)
     if going:
         best = wording.find_best(any_judgement.comparisons, going)
-        waiting = [arm for arm in each if arm not in going and arm not in stopped]
-        reasons = (wording.explain_choice(best, going, waiting, len(each), each[best].reasons[0]), *failures)
+        waiting = [arm for arm in by_arm if arm not in going and arm not in stopped]
+        reasons = (wording.explain_choice(best, going, waiting, len(by_arm), by_arm[best].reasons[0]), *failures)
         next_action = f"promote {best} of {release}"
-        return Judgement(VerdictWord.GO, reasons, next_action, any_judgement.comparisons, each[best].decided_at_s)
-    undecided = [judgement for arm, judgement in each.items() if arm not in stopped]
+        return Judgement(VerdictWord.GO, reasons, next_action, any_judgement.comparisons, by_arm[best].decided_at_s)
+    undecided = [judgement for arm, judgement in by_arm.items() if arm not in stopped]
     doubts = tuple(dict.fromkeys(wording.name_arm(reason) for judgement in undecided for reason in judgement.reasons))
     return Judgement(VerdictWord.INCONCLUSIVE, doubts + failures, undecided[0].next_action, any_judgement.comparisons)
 

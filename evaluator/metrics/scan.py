@@ -134,13 +134,13 @@ def _compare_times(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Compa
         return ()
     times_ms, ok = pair.panel.totals["time_ms"], pair.panel.ok
     sums, counts = (groups.members.sum_totals(part.sum(axis=2)) for part in (times_ms, ok))
-    rose = sums[1] / counts[1] > (1 + scan.margin / 2) * sums[0] / counts[0]
+    mean_rose = sums[1] / counts[1] > (1 + scan.margin / 2) * sums[0] / counts[0]
     tolerated = _find_tolerance(groups.names, scan.tolerance, scan.margin, typical, rules)
-    rows, surely = _ask_twice(pair, typical, groups, tolerated)
-    of_means = Tolerance(tolerated.relative[rose], tolerated.absolute[rose], tolerated.most)
-    means, mean_surely = _ask_twice(pair, mean, groups.pick(rose), of_means)
-    for row, p_mean, index in zip(means, mean_surely, np.flatnonzero(rose), strict=True):
-        if p_mean < surely[index]:
+    rows, typical_rank = _ask_twice(pair, typical, groups, tolerated)
+    tolerated_of_means = Tolerance(tolerated.relative[mean_rose], tolerated.absolute[mean_rose], tolerated.most)
+    means, mean_ranks = _ask_twice(pair, mean, groups.pick(mean_rose), tolerated_of_means)
+    for row, mean_rank, index in zip(means, mean_ranks, np.flatnonzero(mean_rose), strict=True):
+        if mean_rank < typical_rank[index]:
             rows[index] = row
     return tuple(rows)
 
@@ -165,8 +165,8 @@ def _ask_twice(
         against_zero=_double(estimate.against_zero),
         against_tolerance=_double(tolerance),
     )
-    surely = np.where(margin.p_worse < PLAUSIBLE, margin.p_worse, PLAUSIBLE + tolerance.p_worse)
-    return [*_rows(pair, scan_rule, groups, doubled)], np.where(is_finite, surely, 1 + PLAUSIBLE)
+    harm_rank = np.where(margin.p_worse < PLAUSIBLE, margin.p_worse, PLAUSIBLE + tolerance.p_worse)
+    return [*_rows(pair, scan_rule, groups, doubled)], np.where(is_finite, harm_rank, 1 + PLAUSIBLE)
 
 
 def _double(answers: GroupAnswers) -> GroupAnswers:

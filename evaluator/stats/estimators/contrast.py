@@ -131,11 +131,11 @@ def looks_well(
     return bool(within.all())
 
 
-def ask_limits(own: Estimand, spread: Spread, limit: Limit, *, log: bool = False) -> tuple[GroupAnswers, ...]:
+def ask_limits(candidate: Estimand, spread: Spread, limit: Limit, *, log: bool = False) -> tuple[GroupAnswers, ...]:
     """The candidate's own level against `max` and `min`; `log`: it is a logarithm."""
     if not limit.count:
         return ()
-    value, uncertainty = spread.find_uncertainty(own, arms=(1,))
+    value, uncertainty = spread.find_uncertainty(candidate, arms=(1,))
     scaled = [(sign, np.log(max(bound, LEAST_LIMIT)) if log else bound) for sign, bound in limit.bounds]
     return tuple(ask(sign * (value - bound), uncertainty) for sign, bound in scaled)
 

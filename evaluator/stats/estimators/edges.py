@@ -188,21 +188,21 @@ def _answer(context: _Context, limit: Limit) -> EdgeEstimate:
     # The first bound that is the margin or more above the bound at the baseline's quantile shows it to be worse; the
     # last bound that is at most the margin above the one below that quantile shows it to be within.
     least_bound = context.reach(float(bounds[upper]))
-    far = np.flatnonzero(bounds >= least_bound - SAME * abs(least_bound))
-    near = upper - 1
+    worse_at = np.flatnonzero(bounds >= least_bound - SAME * abs(least_bound))
+    within_at = upper - 1
     if upper:
         allowed = context.reach(float(bounds[upper - 1]))
-        near = int(np.flatnonzero(bounds <= allowed + SAME * abs(allowed))[-1])
-    resolved = near > upper - 1
+        within_at = int(np.flatnonzero(bounds <= allowed + SAME * abs(allowed))[-1])
+    resolved = within_at > upper - 1
     at_all = context.ask(upper, upper)
-    worse = None if not far.size else at_all if far[0] == upper else context.ask(upper, int(far[0]))
-    within = context.ask(upper - 1, near) if resolved else None
+    worse = None if not worse_at.size else at_all if worse_at[0] == upper else context.ask(upper, int(worse_at[0]))
+    within = context.ask(upper - 1, within_at) if resolved else None
     shown = within or worse or at_all
     # Nothing is shown where no bound can show it, or where the candidate's own quantile lies on its other side.
     p_worse = p_within = np.ones(1)
-    if worse and context.shares[1][far[0]] < context.probability:
+    if worse and context.shares[1][worse_at[0]] < context.probability:
         p_worse = worse.against_zero.p_worse
-    if within and context.shares[1][near] >= context.probability:
+    if within and context.shares[1][within_at] >= context.probability:
         p_within = within.against_zero.p_within
     against = GroupAnswers(shown.against_zero.beyond, p_worse, p_within)
     baseline, candidate = context.quantiles

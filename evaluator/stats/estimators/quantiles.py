@@ -158,8 +158,8 @@ class _Quantile:
         if work.by_run:
             self._pool_runs(*work.by_run)
         self.edge = question.edge(self.q_b)
-        room, step = abs(self.edge - self.q_b), float(work.steps_ms.max())
-        self.coarse = 0 < room * (1 + SLACK) < step
+        allowance, step = abs(self.edge - self.q_b), float(work.steps_ms.max())
+        self.coarse = 0 < allowance * (1 + SLACK) < step
         self.doubt = step
         """By how much (ms) what sits on single steps, or in single bins, may have moved the difference."""
         if not self.coarse:
@@ -295,11 +295,14 @@ class _Tests:
         """The test at these thresholds of each quantile."""
         work, strata = self.work, self.work.strata
         of, at = np.repeat(np.arange(len(times)), [thresholds.size for thresholds in times]), np.concatenate(times)
-        own, baseline_levels = levels(strata, 1, count_done(work.panel, at)[:, 1]), self.levels
+        candidate_levels, baseline_levels = levels(strata, 1, count_done(work.panel, at)[:, 1]), self.levels
         level = baseline_levels.level[of]
-        missing = Estimand(level[:, 0] - own.level[:, 0], -(own.influence[:, 0] - baseline_levels.influence[of, 0]))
+        missing = Estimand(
+            level[:, 0] - candidate_levels.level[:, 0],
+            -(candidate_levels.influence[:, 0] - baseline_levels.influence[of, 0]),
+        )
         n_b, n_c = strata.effective[:, 0]
-        binomial = share_variance(own.level[:, 0], n_c) + share_variance(level[:, 0], n_b)
+        binomial = share_variance(candidate_levels.level[:, 0], n_c) + share_variance(level[:, 0], n_b)
         if self.rows_below is None:
             distances = [quantile.run_distances(t) for quantile, t in zip(self.quantiles, times, strict=True)]
             by_run = np.concatenate(distances, axis=1).T
@@ -307,7 +310,7 @@ class _Tests:
         else:
             below, of_baseline = count_done_by_row(work.panel, at), int(np.searchsorted(work.panel.rows.arm, 1))
             below[:, :of_baseline] = self.rows_below[of, :of_baseline]
-            spread = work.spread(below, own.level - level, self.slope[of])
+            spread = work.spread(below, candidate_levels.level - level, self.slope[of])
         _, uncertainty = spread.find_uncertainty(missing)
         # D falls where an instance is slower, so its sign is that of the influence.
         scores = spread.find_scores(missing, sign=1.0 if work.by_run else -1.0)

@@ -56,8 +56,8 @@ def trace_share(
     is_value = ~np.isnan(values)
     below = (values < point) if strict else (values <= point)
     count = max(int(is_value.sum()), 1)
-    own = np.where(is_value, below - below[is_value].sum() / count, 0.0) / count
-    return np.asarray(own if unit is None else np.bincount(unit, weights=own, minlength=units), float)
+    influence = np.where(is_value, below - below[is_value].sum() / count, 0.0) / count
+    return np.asarray(influence if unit is None else np.bincount(unit, weights=influence, minlength=units), float)
 
 
 def find_loadings(

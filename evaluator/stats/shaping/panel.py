@@ -207,7 +207,7 @@ def build_panel(
     if usable is None:
         return None
     rows, paired = usable
-    grid = _Grid(counted.take(rows), paired)
+    grid = _PanelGrid(counted.take(rows), paired)
     return grid.add_histograms(grid.build(whole_runs=False), cells, candidate, take(moments, rows))
 
 
@@ -219,10 +219,10 @@ def build_counted_panel(
     `whole_runs`: levels are standardised over runs, not over time within them.
     """
     usable = find_usable(counted, candidate, endpoint, None)
-    return None if usable is None else _Grid(counted.take(usable[0]), usable[1]).build(whole_runs=whole_runs)
+    return None if usable is None else _PanelGrid(counted.take(usable[0]), usable[1]).build(whole_runs=whole_runs)
 
 
-class _Grid:
+class _PanelGrid:
     """Numbers slots, endpoints, instances and blocks of what is usable; builds the arrays of a panel."""
 
     def __init__(self, counted: Counted, paired: dict[int, bool]) -> None:

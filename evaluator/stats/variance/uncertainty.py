@@ -170,19 +170,22 @@ def combine(
     measured = np.isfinite(instance.variance[chosen])
     effective = instance.effective[chosen]
     by_arm = np.where(measured, instance.variance[chosen], prior[chosen])
-    df_inst = _instance_df(by_arm, measured, effective)
+    instance_df = _instance_df(by_arm, measured, effective)
     # An assumption about a single instance is not history: it keeps its few degrees of freedom.
     if history is not None and history.weight:
         pooled = pool_instances(instance.variance[chosen], instance.within[chosen], effective, history)
         all_measured = measured.all(axis=0)
-        by_arm, df_inst = np.where(all_measured, pooled.variance, by_arm), np.where(all_measured, pooled.df, df_inst)
-    inst = by_arm.sum(axis=0)
+        by_arm, instance_df = (
+            np.where(all_measured, pooled.variance, by_arm),
+            np.where(all_measured, pooled.df, instance_df),
+        )
+    instance_part = by_arm.sum(axis=0)
     within = np.where(measured, instance.within[chosen], 0.0).sum(axis=0)
-    own = np.maximum(0.0, np.maximum(time.variance, time.independent) - within)
-    variance = inst + own
-    spread = inst**2 / df_inst + own**2 / time.df
+    time_part = np.maximum(0.0, np.maximum(time.variance, time.independent) - within)
+    variance = instance_part + time_part
+    spread = instance_part**2 / instance_df + time_part**2 / time.df
     df = np.divide(variance**2, spread, out=np.full_like(variance, time.df), where=spread > 0)
-    lasting = np.maximum(0.0, inst - within)
+    lasting = np.maximum(0.0, instance_part - within)
     if history is not None:
         variance, df, slow = add_wander(variance, df, history, arms=len(arms))
         lasting = lasting + slow
@@ -191,14 +194,14 @@ def combine(
 
 def _instance_df(by_arm: FloatArray, measured: BoolArray, effective: FloatArray) -> FloatArray:
     """Pooled over arms of like size; Welch's where they differ more than twofold or one of them is assumed."""
-    own = np.where(measured, np.maximum(effective - 1, 0.05), PRIOR_DF)
+    df_by_arm = np.where(measured, np.maximum(effective - 1, 0.05), PRIOR_DF)
     if by_arm.shape[0] == 1:
-        return np.asarray(own[0])
+        return np.asarray(df_by_arm[0])
     total = by_arm.sum(axis=0)
-    spread = (by_arm**2 / own).sum(axis=0)
-    welch = np.divide(total**2, spread, out=own.min(axis=0), where=spread > 0)
+    spread = (by_arm**2 / df_by_arm).sum(axis=0)
+    welch = np.divide(total**2, spread, out=df_by_arm.min(axis=0), where=spread > 0)
     like = measured.all(axis=0) & (effective.max(axis=0) <= 2 * effective.min(axis=0))
-    pooled = np.where(like, own.sum(axis=0), welch)
+    pooled = np.where(like, df_by_arm.sum(axis=0), welch)
     return np.where(~measured.any(axis=0), PRIOR_DF, pooled)
 
 
