@@ -183,7 +183,7 @@ class GaugeAbove(QueryMetric):
         rows = view.find(self.queries[0], VALUE, endpoint)
         n = view.readings.n[rows].astype(float)
         above = n * (view.readings.total[rows] > self.above * n)
-        return build_panel(view, arm, (rows, n), failures=(rows, above), whole=True)
+        return build_panel(view, arm, (rows, n), failures=(rows, above), of_instance=True)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule."""

@@ -66,48 +66,48 @@ def assess_release(data: ReleaseData, rulebook: Rulebook, release: str = "releas
     Readings of a release with load runs count in the judged time of those runs only; alone they are one run, whose
     state and end `collected` knows. `release`: its name, for remedies.
     """
-    wanted = {kind for kind in EvidenceKind if find_rules(rulebook, kind)}
+    kinds = {kind for kind in EvidenceKind if find_rules(rulebook, kind)}
     parts: list[Evidence] = []
     requests = None
-    if EvidenceKind.REQUESTS in wanted or data.runs or not wanted or data.cells.moments.run.size:
+    if EvidenceKind.REQUESTS in kinds or data.runs or not kinds or data.cells.moments.run.size:
         requests = pair_requests(data.cells, data.runs, rulebook, release, data.left_out)
         parts.append(assess_pairs(requests))
-    if EvidenceKind.READINGS in wanted or data.readings is not None:
+    if EvidenceKind.READINGS in kinds or data.readings is not None:
         load = requests if data.runs else None
         client = parts[0].comparisons if load else ()
         parts.append(assess_pairs(pair_readings(data.readings, data.collected, rulebook, release, load, client)))
-    if EvidenceKind.OUTCOMES in wanted or data.outcomes is not None:
+    if EvidenceKind.OUTCOMES in kinds or data.outcomes is not None:
         parts.append(assess_pairs(pair_outcomes(data.outcomes, rulebook, release)))
     return Assessment(reduce(_join, parts), requests)
 
 
-def _join(one: Evidence, other: Evidence) -> Evidence:
+def _join(first: Evidence, second: Evidence) -> Evidence:
     """Join two kinds of evidence; arms of one name are one arm. The window is that of the first which has one."""
-    timed = one if one.window.seconds or not other.window.seconds else other
+    timed = first if first.window.seconds or not second.window.seconds else second
     return replace(
         timed,
-        comparisons=(*one.comparisons, *other.comparisons),
-        findings=(*one.findings, *other.findings),
-        arms=_join_arms(one.arms, other.arms),
-        incomplete=one.incomplete or other.incomplete,
-        final=one.final and other.final,
-        collected=one.collected or other.collected,
-        outcomes_run=one.outcomes_run or other.outcomes_run,
-        outcomes_paid=one.outcomes_paid or other.outcomes_paid,
+        comparisons=(*first.comparisons, *second.comparisons),
+        findings=(*first.findings, *second.findings),
+        arms=_join_arms(first.arms, second.arms),
+        incomplete=first.incomplete or second.incomplete,
+        final=first.final and second.final,
+        collected=first.collected or second.collected,
+        outcomes_run=first.outcomes_run or second.outcomes_run,
+        outcomes_paid=first.outcomes_paid or second.outcomes_paid,
     )
 
 
 def _join_arms(own: tuple[ArmSummary, ...], others: tuple[ArmSummary, ...]) -> tuple[ArmSummary, ...]:
     """What another kind of evidence knows of an arm fills in what this one does not."""
     arms = {arm.name: arm for arm in own}
-    for other in others:
-        arm = arms.get(other.name, other)
-        arms[other.name] = replace(
+    for summary in others:
+        arm = arms.get(summary.name, summary)
+        arms[summary.name] = replace(
             arm,
-            requests=arm.requests or other.requests,
-            instances=max(arm.instances, other.instances),
-            read=arm.read or other.read,
-            left_out=arm.left_out or other.left_out,
-            units=arm.units or other.units,
+            requests=arm.requests or summary.requests,
+            instances=max(arm.instances, summary.instances),
+            read=arm.read or summary.read,
+            left_out=arm.left_out or summary.left_out,
+            units=arm.units or summary.units,
         )
     return tuple(arms.values())

@@ -32,8 +32,8 @@ def look_back(pairs: Pairs, last: tuple[Comparison, ...]) -> tuple[Comparison, .
 
 def _key(comparison: Comparison) -> Key:
     """Whose looks belong together. The scan may ask for an endpoint's mean at one look, its typical time at another."""
-    asked = comparison.unit if comparison.scan else comparison.rule.name
-    return asked, comparison.arm, comparison.rule.slice.endpoint, comparison.scan
+    subject = comparison.unit if comparison.scan else comparison.rule.name
+    return subject, comparison.arm, comparison.rule.slice.endpoint, comparison.scan
 
 
 def _look(path: list[Look], comparison: Comparison, calendar: Calendar, at_s: float, monitoring: Monitoring) -> Look:

@@ -51,9 +51,9 @@ class OutcomePairs(OutcomeContext):
             pair = OutcomePair(outcomes, arm, self.rulebook.alpha)
             compared += [_compare(pair, metric, rule, price) for metric, rule in OutcomeMetric.among(rules)]
         columns = {outcomes.variables.index(name): arms for name, arms in outcomes.values.items()}
-        loadings = find_loadings([one.errors for one in compared], outcomes.moments, columns)
+        loadings = find_loadings([result.errors for result in compared], outcomes.moments, columns)
         return Measured(
-            tuple(replace(one.comparison, loadings=row) for one, row in zip(compared, loadings, strict=True))
+            tuple(replace(result.comparison, loadings=row) for result, row in zip(compared, loadings, strict=True))
         )
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
@@ -93,23 +93,23 @@ def _compare(pair: OutcomePair, metric: OutcomeMetric, rule: Rule, price: LookPr
         return metric.compare(replace(pair, alpha=level or pair.alpha), rule)
 
     worse, within = price.level(pair.alpha, "worse"), price.level(pair.alpha, "within")
-    found = ask(worse)
-    made = found.comparison
-    if made.effect is None or (price.kind == "fixed" and not price.refused):
-        return found
+    result = ask(worse)
+    comparison = result.comparison
+    if comparison.effect is None or (price.kind == "fixed" and not price.refused):
+        return result
     if price.refused:
-        return Compared(replace(made, no_data=price.refused, questions=(), effect=None, detectable_effect=None))
-    other = found.comparison if within == worse else ask(within).comparison
+        return Compared(replace(comparison, no_data=price.refused, questions=(), effect=None, detectable_effect=None))
+    for_within = result.comparison if within == worse else ask(within).comparison
     paid = replace(
-        made,
+        comparison,
         questions=tuple(
             replace(q, p_worse=price.pay(q.p_worse, "worse"), p_within=price.pay(q.p_within, "within"))
-            for q in made.questions
+            for q in comparison.questions
         ),
-        effect=_join_ends(made.effect, other.effect or made.effect, rule.direction, (worse, within)),
-        needed_time=other.needed_time,
+        effect=_join_ends(comparison.effect, for_within.effect or comparison.effect, rule.direction, (worse, within)),
+        needed_time=for_within.needed_time,
     )
-    return replace(found, comparison=paid)
+    return replace(result, comparison=paid)
 
 
 def _join_ends(worse: Effect, within: Effect, direction: Direction, levels: tuple[float, float]) -> Effect:
@@ -129,18 +129,18 @@ def find_needs(outcomes: Outcomes, rulebook: Rulebook) -> Needs:
     are correlated.
     """
     needs, of_gates = Needs(), Needs()
-    asked = OutcomeMetric.among(rulebook.rules)
+    metrics = OutcomeMetric.among(rulebook.rules)
     covariates = [column.name for column in outcomes.columns]
     imported = [column.name for column in outcomes.columns if column.role == "outcome"]
-    for metric, rule in asked:
+    for metric, rule in metrics:
         named = ("outcome", metric.outcomes, imported), ("covariate", metric.covariate_names, covariates)
-        for noun, name, known in ((noun, name, known) for noun, names, known in named for name in names):
-            if name not in known:
-                raise UnknownName(noun, name, known, hint=f"metric '{rule.name}' of the policy asks for it")
+        for noun, name, columns in ((noun, name, columns) for noun, names, columns in named for name in names):
+            if name not in columns:
+                raise UnknownName(noun, name, columns, hint=f"metric '{rule.name}' of the policy asks for it")
         own = metric.needs(outcomes)
         needs |= own
         of_gates |= own if rule.role is Role.GATE else Needs()
-    gates = [metric for metric, rule in asked if rule.role is Role.GATE]
+    gates = [metric for metric, rule in metrics if rule.role is Role.GATE]
     if of_gates == Needs() or len(gates) < 2:
         return needs
     names = {name for metric in gates for name in (*metric.variables, *metric.covariate_names)}

@@ -33,17 +33,17 @@ from evaluator.records import (
     Window,
 )
 from evaluator.stats.shaping.index import distinct
-from evaluator.stats.shaping.reading_panels import Stretch, cut, keep_rows
+from evaluator.stats.shaping.reading_panels import RunInterval, cut, keep_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadingPairs(ReadingContext):
-    """Readings of all arms in the time that is judged, and what has been laid out of them so far."""
+    """Readings of all arms in the time that is judged, and the panels built of them so far."""
 
     start_s: float
     """Start of what is judged, seconds since the epoch; looks are counted from it."""
     panels: dict[Any, Any] = field(default_factory=dict)
-    """Panels laid out for one look, kept for the next."""
+    """Panels built for one look, kept for the next."""
 
     def measure(self, at_s: int | None = None) -> Measured:
         """Compare every candidate by every rule. `at_s`: an earlier look."""
@@ -55,13 +55,13 @@ class ReadingPairs(ReadingContext):
             ReadingPair(self.view, arm, book.alpha, book.prior, self.panels, before_s, depth)
             for arm in self.view.readings.arms[1:]
         ]
-        asked = ReadingMetric.among(rules)
-        compared = [metric.compare(pair, rule) for pair in pairs for metric, rule in asked]
+        metrics = ReadingMetric.among(rules)
+        compared = [metric.compare(pair, rule) for pair in pairs for metric, rule in metrics]
         return Measured(_share_errors(compared))
 
     def summarise(self, measured: Measured, findings: tuple[Finding, ...]) -> Evidence:
         """The evidence of readings."""
-        view, alone = self.view, not self.stretches
+        view, alone = self.view, not self.intervals
         cells = view.readings
         arms = tuple(
             ArmSummary(
@@ -127,8 +127,8 @@ def pair_readings(
         ignored = warn("readings", "readings were collected, and the policy has no metric of them")
         return Evidence(findings=(ignored,))
     readings, shared = _without_shared_instances(readings)
-    stretches = _find_judged_times(load) if load else ()
-    view = cut(readings, stretches if load else _since_the_candidate(readings))
+    intervals = _find_judged_times(load) if load else ()
+    view = cut(readings, intervals if load else _since_the_candidate(readings))
     if load and not view.run.size:
         why = "no readings lie in the time for which the load is judged"
         command = f"`evaluator collect {release} --from T --to T`, or `evaluator load {release} --collect`"
@@ -146,7 +146,7 @@ def pair_readings(
         calendar=load.calendar if load else own_calendar,
         start_s=float(start * bucket_s),
         covered_s=float((end - start) * bucket_s),
-        stretches=stretches,
+        intervals=intervals,
         client=client,
         targets=targets,
         shared_instances=shared,
@@ -158,29 +158,34 @@ def _share_errors(compared: list[Comparison]) -> tuple[Comparison, ...]:
 
     Candidates of an A/B/n test are taken for independent, which asks more of each than what they share would.
     """
-    keys = [(one.arm, one.instances, len(one.loadings)) for one in compared]
-    alike = Counter(key for key, one in zip(keys, compared, strict=True) if one.loadings)
+    keys = [(comparison.arm, comparison.instances, len(comparison.loadings)) for comparison in compared]
+    alike = Counter(key for key, comparison in zip(keys, compared, strict=True) if comparison.loadings)
     most = max(alike, key=alike.__getitem__, default=None)
-    return tuple(one if key == most else replace(one, loadings=()) for key, one in zip(keys, compared, strict=True))
+    return tuple(
+        comparison if key == most else replace(comparison, loadings=())
+        for key, comparison in zip(keys, compared, strict=True)
+    )
 
 
-def _find_judged_times(load: RequestPairs) -> tuple[Stretch, ...]:
+def _find_judged_times(load: RequestPairs) -> tuple[RunInterval, ...]:
     """When each load run was judged: from the end of its warm-up to its last request."""
     moments, bucket_s = load.cells.moments, load.cells.bucket_s
     out = []
     for code in distinct(moments.run).tolist():
         buckets = moments.bucket[moments.run == code]
         start = max(load.warm_up.first_bucket.get(code, 0), int(buckets.min()))
-        out.append(Stretch(load.cells.runs[code], float(start * bucket_s), float((int(buckets.max()) + 1) * bucket_s)))
+        out.append(
+            RunInterval(load.cells.runs[code], float(start * bucket_s), float((int(buckets.max()) + 1) * bucket_s))
+        )
     return tuple(out)
 
 
-def _since_the_candidate(readings: ReadingCells) -> tuple[Stretch, ...] | None:
+def _since_the_candidate(readings: ReadingCells) -> tuple[RunInterval, ...] | None:
     """The time from the first reading of a candidate on: before, there is nothing to compare the baseline with."""
     theirs, own = readings.bucket[readings.arm > 0], readings.bucket[readings.arm == 0]
     if not theirs.size or not own.size or theirs.min() <= own.min():
         return None
-    return (Stretch("readings", float(theirs.min()) * readings.bucket_s, math.inf),)
+    return (RunInterval("readings", float(theirs.min()) * readings.bucket_s, math.inf),)
 
 
 def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[ReadingCells, ReadingCells | None]:
@@ -195,14 +200,14 @@ def _take_out_targets(readings: ReadingCells, rulebook: Rulebook) -> tuple[Readi
     targets = replace(keep_rows(readings, own), facts=tuple(fact for fact in readings.facts if fact.query == UP))
     if any(UP in rule.metric.queries for rule in rulebook.rules):
         return readings, targets
-    rest = keep_rows(readings, ~own)
-    rest = replace(
-        rest,
+    without_targets = keep_rows(readings, ~own)
+    without_targets = replace(
+        without_targets,
         queries=tuple(query for query in readings.queries if query != UP),
-        query=rest.query - (rest.query > code),
+        query=without_targets.query - (without_targets.query > code),
         facts=tuple(fact for fact in readings.facts if fact.query != UP),
     )
-    return rest, targets
+    return without_targets, targets
 
 
 def _without_shared_instances(readings: ReadingCells) -> tuple[ReadingCells, tuple[str, ...]]:

@@ -70,7 +70,7 @@ class RequestPairs(RequestContext):
         """Compare every candidate by every rule, and by the endpoint scan. `at_s`: an earlier look."""
         rules = find_rules(self.rulebook, self.kind, early=at_s is not None)
         comparisons: list[Comparison] = []
-        whole: list[Pair] = []
+        pairs: list[Pair] = []
         scanned: list[Measured] = []
         for arm in self.cells.arms[1:]:
             pair = self.at(arm, None, at_s)
@@ -78,32 +78,32 @@ class RequestPairs(RequestContext):
                 why = self._explain_missing(arm)
                 comparisons += [no_data(rule, arm, why) for rule in rules]
                 continue
-            whole.append(pair)
+            pairs.append(pair)
             comparisons += self._compare(pair, rules, at_s)
             scanned.append(scan_endpoints(pair, self.rulebook.scan, self.rulebook.rules))
             comparisons += scanned[-1].comparisons
         return Measured(
-            _separate_instances(comparisons, whole),
+            _separate_instances(comparisons, pairs),
             max((scan.unjudged_share for scan in scanned), default=0.0),
             tuple(sorted({name for scan in scanned for name in scan.unjudged})),
         )
 
-    def _compare(self, whole: Pair, rules: Sequence[Rule], at_s: int | None) -> list[Comparison]:
+    def _compare(self, all_traffic: Pair, rules: Sequence[Rule], at_s: int | None) -> list[Comparison]:
         """Answer every rule, in the order of the rules; those of one type and endpoint together if the type can."""
         groups: dict[tuple[str, str | None], list[int]] = {}
         for index, rule in enumerate(rules):
             groups.setdefault((rule.type, rule.slice.endpoint), []).append(index)
-        found: dict[int, Comparison] = {}
+        by_index: dict[int, Comparison] = {}
         for (_, endpoint), indices in groups.items():
-            asked = RequestMetric.among([rules[index] for index in indices])
-            pair = whole if endpoint is None else self.at(whole.arm, endpoint, at_s)
+            metrics = RequestMetric.among([rules[index] for index in indices])
+            pair = all_traffic if endpoint is None else self.at(all_traffic.arm, endpoint, at_s)
             if pair is None:
                 why = f"{endpoint} was not called on both arms"
-                answers = tuple(no_data(rule, whole.arm, why) for _, rule in asked)
+                answers = tuple(no_data(rule, all_traffic.arm, why) for _, rule in metrics)
             else:
-                answers = type(asked[0][0]).compare_all(pair, asked)
-            found |= zip(indices, answers, strict=True)
-        return [found[index] for index in range(len(rules))]
+                answers = type(metrics[0][0]).compare_all(pair, metrics)
+            by_index |= zip(indices, answers, strict=True)
+        return [by_index[index] for index in range(len(rules))]
 
     def _explain_missing(self, arm: str) -> str:
         """Which arm has nothing, or why two arms with data cannot be compared."""
@@ -118,15 +118,15 @@ class RequestPairs(RequestContext):
         calendar, moments = self.calendar, self.cells.moments
         arms = []
         for code, account in enumerate(self.rows):
-            mine = moments.arm == code
-            requests = np.bincount(moments.instance[mine], weights=moments.n[mine])
+            of_arm = moments.arm == code
+            requests = np.bincount(moments.instance[of_arm], weights=moments.n[of_arm])
             arms.append(
                 ArmSummary(
                     name=account.arm,
                     role="candidate" if code else "baseline",
                     requests=account.judged,
                     instances=int(np.count_nonzero(requests)),
-                    runs=int(distinct(moments.run[mine]).size),
+                    runs=int(distinct(moments.run[of_arm]).size),
                     read=account.read,
                     left_out=account.left_out,
                 )
@@ -164,7 +164,7 @@ def pair_requests(
     release: str = "release",
     left_out: tuple[LeftOut, ...] = (),
 ) -> RequestPairs:
-    """Prepare requests as they are judged, and lay out what the rules ask for.
+    """Prepare requests as they are judged, and build the panels that the rules ask for.
 
     Raises UnknownName for an endpoint of a rule that was never called.
     """
@@ -180,8 +180,8 @@ def pair_requests(
             raise UnknownName("endpoint", name, cells.endpoints, hint=hint)
     warm_up = find_warm_up(cells, rulebook.warm_up_s)
     by_endpoint = _pair_endpoints(cells, rulebook, warm_up)
-    whole = {arm: pair for (arm, endpoint), pair in by_endpoint.items() if pair and endpoint is None}
-    panels = {arm: pair.panel for arm, pair in whole.items()}
+    all_traffic = {arm: pair for (arm, endpoint), pair in by_endpoint.items() if pair and endpoint is None}
+    panels = {arm: pair.panel for arm, pair in all_traffic.items()}
     start = end = 0
     if cells.moments.bucket.size:
         start = min(warm_up.first_bucket.values()) // BLOCK_BUCKETS * BLOCK_BUCKETS
@@ -193,7 +193,7 @@ def pair_requests(
         cells=cells,
         warm_up=warm_up,
         panels=panels,
-        designs={arm: pair.design for arm, pair in whole.items()},
+        designs={arm: pair.design for arm, pair in all_traffic.items()},
         calendar=plan_runs(runs, rulebook.monitoring, bucket_s=cells.bucket_s, start=start, end=end),
         rows=account_for_rows(cells, runs, warm_up, panels, (*left_out, *settled.cut_off)),
         settled=settled,
@@ -210,19 +210,19 @@ def _pair_endpoints(cells: Cells, rulebook: Rulebook, warm_up: WarmUp) -> dict[t
     cells = pool_rare_endpoints(cells, MIN_FOR_TIME, keep={name for name in endpoints if name})
     loads = cells.loads
     judged = loads.bucket >= _first_buckets(cells, warm_up)[loads.run]
-    found: dict[tuple[str, str | None], Pair | None] = {}
+    pairs: dict[tuple[str, str | None], Pair | None] = {}
     for code, arm in enumerate(cells.arms[1:], start=1):
         counts = [loads.users[judged & (loads.arm == a)] for a in (0, code)]
-        known = all(users.size and users.any() for users in counts)
-        users = (float(counts[0].mean()), float(counts[1].mean())) if known else None
+        has_users = all(users.size and users.any() for users in counts)
+        users = (float(counts[0].mean()), float(counts[1].mean())) if has_users else None
         for endpoint in endpoints:
             panel = build_panel(cells, arm, endpoint=endpoint, first_bucket=warm_up.first_bucket)
             if panel is None:
-                found[arm, endpoint] = None
+                pairs[arm, endpoint] = None
             else:
                 design = choose_design(panel, rulebook.prior)
-                found[arm, endpoint] = Pair(panel, design, arm, rulebook.alpha, rulebook.prior, users)
-    return found
+                pairs[arm, endpoint] = Pair(panel, design, arm, rulebook.alpha, rulebook.prior, users)
+    return pairs
 
 
 def _first_buckets(cells: Cells, warm_up: WarmUp) -> IntArray:

@@ -23,7 +23,7 @@ from evaluator.stats.inference.calendar import Calendar
 from evaluator.stats.outcomes.looks import LookPrice
 from evaluator.stats.shaping.in_flight import Settled
 from evaluator.stats.shaping.panel import Panel
-from evaluator.stats.shaping.reading_panels import ReadingView, Stretch
+from evaluator.stats.shaping.reading_panels import ReadingView, RunInterval
 from evaluator.stats.shaping.silence import measure_clusters
 from evaluator.stats.shaping.window import WarmUp
 from evaluator.stats.variance.uncertainty import Design
@@ -94,7 +94,7 @@ class RequestContext(Context):
         """May a GO be said before the planned end? Its looks pay for it where the policy asks for one."""
         return self.looks_paid and self.rulebook.monitoring.early_go
 
-    def known(self, fact: str) -> list[float]:
+    def list_known(self, fact: str) -> list[float]:
         """The values of one fact in the runs that know it."""
         return [value for run in self.runs if (value := getattr(run.facts, fact)) is not None]
 
@@ -117,7 +117,7 @@ class ReadingContext(Context):
     """All that was collected."""
     view: ReadingView
     """The part in the time that is judged."""
-    stretches: tuple[Stretch, ...] = ()
+    intervals: tuple[RunInterval, ...] = ()
     """When each run of the load was judged; empty: there was no load."""
     client: tuple[Comparison, ...] = ()
     """What that load saw."""
@@ -163,8 +163,8 @@ def warn(check: str, text: str, remedy: str = "") -> Finding:
 
 def name_some(names: Sequence[str]) -> str:
     """The first three names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+    further = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + further
 
 
 def show_period(start_ms: float, end_ms: float) -> str:

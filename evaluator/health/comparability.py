@@ -22,10 +22,10 @@ SAME_IN_ALL_RUNS = ("locustfile", "users", "spawn_rate", "arguments", "targets",
 
 def check_comparability(context: RequestContext) -> Iterable[Finding]:
     """Users per arm over time, endpoint mix, fingerprints of replicates."""
-    found = [finding for look in _LOOKS for finding in look(context)]
-    if not found and context.panels:
-        found = [ok(NAME, "same load and endpoint mix on every arm")]
-    yield from found
+    findings = [finding for look in _LOOKS for finding in look(context)]
+    if not findings and context.panels:
+        findings = [ok(NAME, "same load and endpoint mix on every arm")]
+    yield from findings
 
 
 def _check_distinct(context: RequestContext) -> Iterable[Finding]:
@@ -77,8 +77,8 @@ def _check_missing(context: RequestContext) -> Iterable[Finding]:
         missing = unasked[find_absent(panel.n[0][unasked], share)]
         if missing.size:
             first = missing[np.argmax(totals[0][missing])]
-            more = f" (and {missing.size - 1} more)" if missing.size > 1 else ""
-            text = f"{panel.endpoints[first]}{more} has {format_count(int(totals[0][first]))} requests on baseline"
+            further = f" (and {missing.size - 1} more)" if missing.size > 1 else ""
+            text = f"{panel.endpoints[first]}{further} has {format_count(int(totals[0][first]))} requests on baseline"
             remedy = "send both arms the same requests; an endpoint that was renamed needs one name on both"
             yield fail(NAME, f"{text} and none on {arm}", remedy)
 
@@ -94,10 +94,10 @@ def _check_mix(context: RequestContext) -> Iterable[Finding]:
         difference[totals[1] == 0] = 0.0  # named by itself
         worst = int(np.argmax(difference - noise))
         if difference[worst] > max(MAX_MIX_DIFFERENCE, noise[worst]):
-            own, other = (f"{share * 100:.1f} %" for share in shares[::-1, worst])
+            arm_share, baseline_share = (f"{share * 100:.1f} %" for share in shares[::-1, worst])
             yield warn(
                 NAME,
-                f"{panel.endpoints[worst]} is {own} of {arm}'s requests and {other} of baseline's; "
+                f"{panel.endpoints[worst]} is {arm_share} of {arm}'s requests and {baseline_share} of baseline's; "
                 "the comparison weighs endpoints alike",
             )
 

@@ -15,7 +15,7 @@ def check_completeness(context: RequestContext) -> Iterable[Finding]:
     """Runs that stopped early, lost workers or were left behind."""
     runs = context.runs
     troubles = [trouble for run in runs for trouble in _troubles(run)]
-    wanted = max((int(run.fingerprint.get("replicates", 1)) for run in runs), default=1)
+    replicates = max((int(run.fingerprint.get("replicates", 1)) for run in runs), default=1)
     again = f"load it again: `evaluator load {context.release} …`"
     if any(run.state is RunState.RUNNING for run in runs):
         text, remedy = "the run has not reached its planned end", "judge again when the run has ended"
@@ -26,8 +26,8 @@ def check_completeness(context: RequestContext) -> Iterable[Finding]:
             yield fail("complete", text, remedy, void=not context.looks_paid)
     elif troubles:
         yield fail("complete", "; ".join(dict.fromkeys(troubles)), again)
-    elif len(runs) < wanted:
-        yield warn("complete", f"{len(runs)} of {wanted} replicates: the others were not run, or not chosen", again)
+    elif len(runs) < replicates:
+        yield warn("complete", f"{len(runs)} of {replicates} replicates: the others were not run, or not chosen", again)
     else:
         workers = [run.facts.workers_expected or 0 for run in runs]
         text = f"all {max(workers)} workers to the end" if any(workers) else "every run is complete"
@@ -54,7 +54,7 @@ def check_coverage(context: RequestContext) -> Iterable[Finding]:
     if lost:
         many = "segments" if len(lost) > 1 else "segment"
         yield fail("coverage", f"{len(lost)} {many} cannot be read: {', '.join(lost[:3])}")
-    counted = int(sum(context.known("counted")))
+    counted = int(sum(context.list_known("counted")))
     if not counted:
         if not lost and not any(part.kind is LeftOutKind.BAD_ROW for rows in context.rows for part in rows.left_out):
             yield ok("coverage", "every row of the files could be read")

@@ -63,5 +63,5 @@ def check_endpoints(context: RequestContext) -> Iterable[Finding]:
 
 
 def _list(names: Sequence[str]) -> str:
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+    remaining = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {remaining:,} more" if remaining > 0 else "")

@@ -19,20 +19,20 @@ MOST_TOGETHER = 20.0
 
 def check_left_out(context: RequestContext) -> Iterable[Finding]:
     """Rows that were read are in the store or named; failures among them are explained by the baseline's rate."""
-    found = []
+    findings = []
     for part in (part for rows in context.rows for part in rows.left_out if part.kind is LeftOutKind.LOST):
         text = f"{part.arm} has {describe_left_out(part)}"
-        found.append(fail(NAME, text, "record or import the release again under another id"))
+        findings.append(fail(NAME, text, "record or import the release again under another id"))
     for rows in context.rows[1:]:
-        found += _judge_failures(context, context.rows[0], rows)
+        findings += _judge_failures(context, context.rows[0], rows)
     for rows in context.rows:
         apart = sum(part.rows for part in rows.left_out if part.kind is LeftOutKind.NO_COUNTERPART)
         if rows.judged and apart > NOTABLE * rows.read:
             share = format_number(apart / rows.read * 100)
             text = f"{share} % of {rows.arm}'s requests are not judged: {list_left_out(rows.left_out)}"
-            found.append(warn(NAME, text))
-    yield from found
-    if not found and context.rows:
+            findings.append(warn(NAME, text))
+    yield from findings
+    if not findings and context.rows:
         judged = " + ".join(format_count(rows.judged) for rows in context.rows)
         read = " + ".join(format_count(rows.read) for rows in context.rows)
         yield ok(NAME, f"{judged} of {read} rows are judged, the others are named")
@@ -44,8 +44,10 @@ def _judge_failures(context: RequestContext, baseline: ArmRows, candidate: ArmRo
         p_explained = _p_more_failures(part.rows, part.failures, judged.requests, judged.failures, judged.together)
         if part.kind not in {LeftOutKind.BAD_ROW, LeftOutKind.LONE_REPLICATE}:
             # What hits both arms in the same cut, such as cold caches in the warm-up, is not the candidate's.
-            alike = [one for one in baseline.left_out if (one.kind, one.detail) == (part.kind, part.detail)]
-            p_explained = max(p_explained, *(_p_worse_than(baseline, one, candidate, part, judged) for one in alike), 0)
+            alike = [same for same in baseline.left_out if (same.kind, same.detail) == (part.kind, part.detail)]
+            p_explained = max(
+                p_explained, *(_p_worse_than(baseline, same, candidate, part, judged) for same in alike), 0
+            )
         if not part.failures or p_explained >= context.rulebook.alpha:
             continue
         why = "baseline has no judged requests that could explain them"
@@ -71,7 +73,7 @@ def _p_worse_than(
     former, and failed checks nothing: those that passed have no row.
     """
     shares = (part.rows, alike.rows), (candidate.read, baseline.read)
-    return min(_p_more_failures(own, part.failures, other, alike.failures, judged.together) for own, other in shares)
+    return min(_p_more_failures(own, part.failures, base, alike.failures, judged.together) for own, base in shares)
 
 
 def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: int, together: float = 1.0) -> float:
@@ -89,7 +91,7 @@ def _p_more_failures(rows: int, failures: int, other_rows: int, other_failures: 
 
 def check_skipped_rows(context: RequestContext) -> Iterable[Finding]:
     """Bad rows that were skipped on demand are few and of all arms alike; so are rows of other kinds."""
-    bad, other = (
+    bad, of_other_kinds = (
         {rows.arm: sum(part.rows for part in rows.left_out if part.kind is kind) for rows in context.rows}
         for kind in (LeftOutKind.BAD_ROW, LeftOutKind.OTHER_KIND)
     )
@@ -107,9 +109,9 @@ def check_skipped_rows(context: RequestContext) -> Iterable[Finding]:
         else:
             yield warn("coverage", text, remedy)
     baseline = next(iter(read), "")
-    for arm in _find_lopsided(other, read):
-        if abs(other[arm] / read[arm] - other[baseline] / read[baseline]) > tolerated:
-            text = f"rows of other kinds than requests are not alike: {_list_shares(other, read)}"
+    for arm in _find_lopsided(of_other_kinds, read):
+        if abs(of_other_kinds[arm] / read[arm] - of_other_kinds[baseline] / read[baseline]) > tolerated:
+            text = f"rows of other kinds than requests are not alike: {_list_shares(of_other_kinds, read)}"
             why = f"find out what these rows of {arm} are (docs/formats.md): requests may be hidden among them"
             yield fail("coverage", text, why)
             break
@@ -135,7 +137,7 @@ def _find_lopsided(rows: Mapping[str, int], read: Mapping[str, int]) -> list[str
 
 def check_cut_off(context: RequestContext) -> Iterable[Finding]:
     """Requests without an answer at the end of a load: the old ones have failed, the young ones should be alike."""
-    failed = {arm: sum(one.arm == arm for one in context.settled.failed) for arm in context.cells.arms}
+    failed = {arm: sum(request.arm == arm for request in context.settled.failed) for arm in context.cells.arms}
     if any(failed.values()):
         each = ", ".join(f"{arm} {format_count(n)}" for arm, n in failed.items())
         patience = format_number(context.settled.patience_s)

@@ -16,7 +16,7 @@ SATURATED_LAG_MS = 100
 
 def check_clock(context: RequestContext) -> Iterable[Finding]:
     """Pairing by time rests on clocks: further apart than the policy allows, they make the comparison void."""
-    offsets = context.known("clock_offset_s")
+    offsets = context.list_known("clock_offset_s")
     if not offsets:
         return
     worst, allowed = max(abs(offset) for offset in offsets), context.rulebook.max_clock_offset_s
@@ -29,7 +29,10 @@ def check_clock(context: RequestContext) -> Iterable[Finding]:
 
 def check_load_generator(context: RequestContext) -> Iterable[Finding]:
     """A saturated generator measures itself: the comparison is void."""
-    cpu, lag = max(context.known("cpu_percent"), default=None), max(context.known("loop_lag_ms"), default=None)
+    cpu, lag = (
+        max(context.list_known("cpu_percent"), default=None),
+        max(context.list_known("loop_lag_ms"), default=None),
+    )
     if cpu is None and lag is None:
         if any(run.source == "locust" for run in context.runs):
             yield warn(NAME, "not checked: no process reported its CPU or event-loop lag")

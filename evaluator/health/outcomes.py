@@ -41,13 +41,13 @@ def check_units_ratio(context: OutcomeContext) -> Iterable[Finding]:
         yield fail("sample_ratio", text, _suggest_ratio(context))
         return
     counts = [part.n for part in context.outcomes.moments]
-    wanted = np.array([shares.get(arm, 1.0) for arm in arms])
-    p_value = compare_assignment(counts, wanted.tolist())
+    weights = np.array([shares.get(arm, 1.0) for arm in arms])
+    p_value = compare_assignment(counts, weights.tolist())
     text = "units: " + ", ".join(f"{arm} {format_count(n)}" for arm, n in zip(arms, counts, strict=True))
     if p_value >= ALPHA:
         yield ok("sample_ratio", text)
         return
-    expected = sum(counts) * wanted / wanted.sum()
+    expected = sum(counts) * weights / weights.sum()
     text += "; expected: " + ", ".join(f"{arm} {n:,.0f}" for arm, n in zip(arms, expected, strict=True))
     yield fail("sample_ratio", f"{text} (p = {p_value:.1g})", _suggest_ratio(context))
 
@@ -56,9 +56,9 @@ def _suggest_ratio(context: OutcomeContext) -> str:
     """What to do about another split: look for lost units, leave stray arms out, or say the shares that were found."""
     arms, sizes = context.outcomes.arms, [part.n for part in context.outcomes.moments]
     shares = context.rulebook.sample_ratio
-    expected = [sum(sizes) * shares.get(arm, 1.0) / sum(shares.get(one, 1.0) for one in arms) for arm in arms]
-    stray = [arm for arm, n, wanted in zip(arms, sizes, expected, strict=True) if n < MOST_STRAY * wanted]
-    found = ", ".join(f"{_quote_yaml(arm)}: {max(n, 1)}" for arm, n in zip(arms, sizes, strict=True))
+    expected = [sum(sizes) * shares.get(arm, 1.0) / sum(shares.get(name, 1.0) for name in arms) for arm in arms]
+    stray = [arm for arm, n, units in zip(arms, sizes, expected, strict=True) if n < MOST_STRAY * units]
+    counts = ", ".join(f"{_quote_yaml(arm)}: {max(n, 1)}" for arm, n in zip(arms, sizes, strict=True))
     remedies = ["look for what loses units of one arm"]
     if stray and arms[0] not in stray and len(arms) - len(stray) > 1:
         query = _leave_out(context.outcomes, stray)
@@ -68,7 +68,7 @@ def _suggest_ratio(context: OutcomeContext) -> str:
         remedies.append(
             f"if {names} should not be there, leave it out: `--outcomes-query {query}` with the same import"
         )
-    remedies.append(f"if units were assigned in these shares on purpose, write health: {{sample_ratio: {{{found}}}}}")
+    remedies.append(f"if units were assigned in these shares on purpose, write health: {{sample_ratio: {{{counts}}}}}")
     return "; ".join(remedies)
 
 
@@ -109,10 +109,10 @@ def check_looks(context: OutcomeContext) -> Iterable[Finding]:
         remedy = f"judge when there are more units; where {MAX_UNITS} is reached, the earlier verdict was the last"
         yield fail("outcome_looks", f"{text}; {price.refused}", remedy)
     elif price.share < 1:
-        left = format_number(context.rulebook.alpha * price.share * 100)
+        share = format_number(context.rulebook.alpha * price.share * 100)
         yield warn(
             "outcome_looks",
-            f"{text}; they took alpha and left {left} % for this look and all later ones, paid by {HOW[price.kind]}",
+            f"{text}; they took alpha and left {share} % for this look and all later ones, paid by {HOW[price.kind]}",
             plan,
         )
     else:

@@ -28,20 +28,20 @@ def check_overlap(context: RequestContext) -> Iterable[Finding]:
             yield fail(NAME, f"{arm} and baseline share no usable data")
             continue
         spans = baseline, _find_spans(context, code)
-        found = [*_find_lone_replicates(context, arm, *spans)]
+        findings = [*_find_lone_replicates(context, arm, *spans)]
         if all(panel.paired.values()):
-            found += [*_find_cut_starts(context, arm, *spans), _judge_unmatched(context, arm, panel)]
+            findings += [*_find_cut_starts(context, arm, *spans), _judge_unmatched(context, arm, panel)]
         else:
-            found.append(_judge_apart(context, arm, *spans))
-        yield from [finding for finding in found if finding.level is not Level.OK] or found
+            findings.append(_judge_apart(context, arm, *spans))
+        yield from [finding for finding in findings if finding.level is not Level.OK] or findings
 
 
 def _find_spans(context: RequestContext, arm: int) -> Spans:
     """First and last bucket of an arm in each run that it is in."""
     moments = context.cells.moments
-    mine = moments.arm == arm
-    runs = distinct(moments.run[mine])
-    buckets = [moments.bucket[mine & (moments.run == run)] for run in runs]
+    rows = moments.arm == arm
+    runs = distinct(moments.run[rows])
+    buckets = [moments.bucket[rows & (moments.run == run)] for run in runs]
     return {int(run): (int(own.min()), int(own.max())) for run, own in zip(runs, buckets, strict=True)}
 
 
@@ -67,8 +67,8 @@ def _judge_apart(context: RequestContext, arm: str, baseline: Spans, candidate: 
     met_another = any(
         first[0] <= second[1] and second[0] <= first[1]
         for run, first in baseline.items()
-        for other, second in candidate.items()
-        if run != other
+        for candidate_run, second in candidate.items()
+        if run != candidate_run
     )
     if replicates >= ENOUGH_REPLICATES:
         return warn(NAME, f"{text}; {replicates} replicates show by how much", OTHER_MATCH if met_another else "")

@@ -37,25 +37,25 @@ Times = Sequence[tuple[float, float]]
 def check_silence_of_scrapes(context: ReadingContext) -> Iterable[Finding]:
     """Arms that end before their time, or are not heard in between, over all of the time that was collected."""
     periods = _find_periods(context)
-    found = [*_name_late_starts(context, periods)]
+    findings = [*_name_late_starts(context, periods)]
     for code, arm in enumerate(context.readings.arms):
         facts = [fact for fact in context.readings.facts if fact.arm == arm and fact.spans]
         # Without a load, an arm was to be heard from the first sample of its own (the baseline: of any candidate) on.
-        names = () if context.stretches else (arm,) if code else context.readings.arms[1:]
-        known = [first for name in names if (first := _first_heard(context, name))]
-        start = min((first - step for first, step in known), default=-math.inf)
+        names = () if context.intervals else (arm,) if code else context.readings.arms[1:]
+        first_heard = [first for name in names if (first := _first_heard(context, name))]
+        start = min((first - step for first, step in first_heard), default=-math.inf)
         expected = [(max(begun, start), end) for begun, end in periods]
-        worst = max((_find_silence(one, expected) for one in _listen(context, facts)), default=None)
+        worst = max((_find_silence(listened, expected) for listened in _listen(context, facts)), default=None)
         if worst is not None and worst.rank:
-            found.append(_describe_silence(context, arm, worst, periods))
+            findings.append(_describe_silence(context, arm, worst, periods))
     heard = {fact.arm for fact in context.readings.facts if fact.spans}
-    if not found and heard >= set(context.readings.arms):
-        found.append(ok("silence", "every arm was heard until the end"))
-    return found
+    if not findings and heard >= set(context.readings.arms):
+        findings.append(ok("silence", "every arm was heard until the end"))
+    return findings
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Silence:
+class _ScrapeSilence:
     """How long something was not heard of the time in which it was to be heard."""
 
     rank: int
@@ -72,19 +72,19 @@ class _Silence:
     last_ms: float
 
 
-def _describe_silence(context: ReadingContext, arm: str, silence: _Silence, periods: Times) -> Finding:
+def _describe_silence(context: ReadingContext, arm: str, silence: _ScrapeSilence, periods: Times) -> Finding:
     who = f"{silence.what} of {arm}" if silence.what else arm
-    whole = format_duration(silence.period_s)
+    period = format_duration(silence.period_s)
     since, until = show_clock(silence.since_ms), show_clock(silence.until_ms)
     if silence.rank == 1:
         share, long = format_number(silence.share * 100), format_duration(silence.seconds)
-        text = f"{who} is silent for {long} of {whole} ({share} %), the longest from {since} to {until}"
+        text = f"{who} is silent for {long} of {period} ({share} %), the longest from {since} to {until}"
         remedy = "find out why it was not scraped; see the target's page at the metrics server"
         return grade("silence", text, remedy, fails=silence.share > context.rulebook.silence)
     last = format_duration((silence.until_ms - silence.since_ms) / 1000)
-    text = f"{who} falls silent at {since}: no readings in the last {last} of {whole}"
+    text = f"{who} falls silent at {since}: no readings in the last {last} of {period}"
     remedy = "find out why it ended before the load did, then load again"
-    if not context.stretches:
+    if not context.intervals:
         start_ms = max(periods[0][0], silence.first_ms)
         command = f"evaluator collect {context.release} {show_period(start_ms, silence.last_ms)}"
         remedy = f"find out why it ended; only if it was meant to end then, judge the time before: `{command}`"
@@ -93,10 +93,10 @@ def _describe_silence(context: ReadingContext, arm: str, silence: _Silence, peri
 
 def _find_periods(context: ReadingContext) -> Times:
     """Times in which arms were to be heard: those of the load, or all that was collected."""
-    if context.stretches:
+    if context.intervals:
         # A load is known by whole buckets, and began and ended somewhere within the first and the last of them.
         edge = context.readings.bucket_s
-        inner = ((one.start_s + edge, one.end_s - edge) for one in context.stretches)
+        inner = ((interval.start_s + edge, interval.end_s - edge) for interval in context.intervals)
         return tuple((start * 1000, end * 1000) for start, end in inner if start < end)
     facts = [fact for fact in context.readings.facts if fact.end_ms]
     return [(min(fact.start_ms for fact in facts), max(fact.end_ms for fact in facts))] if facts else ()
@@ -126,8 +126,8 @@ def _scraped(context: ReadingContext, facts: Sequence[QueryFacts]) -> list[Query
 
 def _failure_queries(context: ReadingContext) -> set[Query]:
     """Failures may happen late, or never."""
-    asked = [rule.metric.queries for rule in context.rulebook.rules if len(rule.metric.queries) > 1]
-    return {queries[0] for queries in asked} - {queries[-1] for queries in asked}
+    by_rule = [rule.metric.queries for rule in context.rulebook.rules if len(rule.metric.queries) > 1]
+    return {queries[0] for queries in by_rule} - {queries[-1] for queries in by_rule}
 
 
 def _first_heard(context: ReadingContext, arm: str) -> tuple[float, float] | None:
@@ -138,21 +138,21 @@ def _first_heard(context: ReadingContext, arm: str) -> tuple[float, float] | Non
     return float(min(fact.spans[0][0] for fact in facts)), max(fact.step_ms for fact in facts)
 
 
-def _find_silence(heard: tuple[str, Spans, float], expected: Times) -> _Silence:
+def _find_silence(heard: tuple[str, Spans, float], expected: Times) -> _ScrapeSilence:
     """How long it was not heard in the times in which it was to be heard."""
     what, spans, step_ms = heard
     holes: list[tuple[float, float]] = []
-    whole, silent, at_end = 0.0, 0.0, False
+    total, silent, at_end = 0.0, 0.0, False
     for start, end in expected:
-        whole += max(end - start, 0.0)
+        total += max(end - start, 0.0)
         edges = [start]
-        for one, other in sorted((max(one, start), min(other, end)) for one, other in spans if one <= end):
-            if other < start:
+        for begin, finish in sorted((max(begin, start), min(finish, end)) for begin, finish in spans if begin <= end):
+            if finish < start:
                 continue
-            if len(edges) > 1 and one <= edges[-1]:  # spans that touch or overlap are one
-                edges[-1] = max(edges[-1], other)
+            if len(edges) > 1 and begin <= edges[-1]:  # spans that touch or overlap are one
+                edges[-1] = max(edges[-1], finish)
             else:
-                edges += [one, other]
+                edges += [begin, finish]
         edges.append(end)
         for before, after in zip(edges[::2], edges[1::2], strict=True):
             steps = END_STEPS if before == start or after == end else HOLE_STEPS
@@ -160,27 +160,27 @@ def _find_silence(heard: tuple[str, Spans, float], expected: Times) -> _Silence:
                 holes.append((before, after))
                 silent += after - before - step_ms  # until the next scrape nothing was to be heard
                 at_end |= after == end
-    share = silent / whole if whole else 0.0
+    share = silent / total if total else 0.0
     since, until = max(holes, key=lambda hole: (hole[1] == expected[-1][1], hole[1] - hole[0]), default=(0.0, 0.0))
     rank = 2 if at_end else int(share > TOLERATED)
     first, last = (float(spans[0][0]), float(spans[-1][1])) if spans else (0.0, 0.0)
-    return _Silence(rank, share, silent / 1000, whole / 1000, what, since, until, first, last)
+    return _ScrapeSilence(rank, share, silent / 1000, total / 1000, what, since, until, first, last)
 
 
 def _name_late_starts(context: ReadingContext, periods: Times) -> Iterator[Finding]:
     """Time before a candidate's first sample, which nobody can judge."""
-    if context.stretches or not periods:
+    if context.intervals or not periods:
         return
     start, end = periods[0]
     for arm in context.readings.arms[1:]:
-        known = _first_heard(context, arm)
-        if known and known[0] - start > max(END_STEPS * known[1], TOLERATED * (end - start)):
-            before, whole = format_duration((known[0] - start) / 1000), format_duration((end - start) / 1000)
+        first_heard = _first_heard(context, arm)
+        if first_heard and first_heard[0] - start > max(END_STEPS * first_heard[1], TOLERATED * (end - start)):
+            before, collected = format_duration((first_heard[0] - start) / 1000), format_duration((end - start) / 1000)
             text = (
-                f"{arm} is first heard at {show_clock(known[0])}: the {before} of {whole} before that are not judged; "
-                "if it was to run by then, it did not answer"
+                f"{arm} is first heard at {show_clock(first_heard[0])}: the {before} of {collected} before that "
+                "are not judged; if it was to run by then, it did not answer"
             )
-            command = f"evaluator collect {context.release} {show_period(known[0], end)}"
+            command = f"evaluator collect {context.release} {show_period(first_heard[0], end)}"
             yield warn("late_start", text, f"to judge its own time only: `{command}`")
 
 
@@ -196,9 +196,9 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
     patience_ms = END_STEPS * max((fact.step_ms for fact in targets.facts), default=0.0)
     shares = []
     for code in range(len(targets.arms)):
-        mine = inside & (targets.arm == code)
-        scrapes = float(targets.n[mine].sum())
-        shares.append(float(down[mine].sum()) / scrapes if scrapes else 0.0)
+        of_arm = inside & (targets.arm == code)
+        scrapes = float(targets.n[of_arm].sum())
+        shares.append(float(down[of_arm].sum()) / scrapes if scrapes else 0.0)
     for code, arm in enumerate(targets.arms):
         others = max(shares[1:], default=0.0) if code == 0 else shares[0]
         scraped = (targets.arm == code) & before_end
@@ -208,7 +208,7 @@ def check_targets(context: ReadingContext) -> Iterable[Finding]:
         if shares[code] <= TOLERATED and not at_end:
             continue
         failing = (targets.arm == code) & (down > 0)
-        names = name_some([targets.instances[one] for one in np.unique(targets.instance[failing]).tolist()])
+        names = name_some([targets.instances[instance] for instance in np.unique(targets.instance[failing]).tolist()])
         first = show_clock(float(targets.bucket[failing].min()) * targets.bucket_s * 1000)
         text = (
             f"targets of {arm} did not answer {format_number(shares[code] * 100)} % of their scrapes "
@@ -249,20 +249,22 @@ def check_instances(context: ReadingContext) -> Iterable[Finding]:
         return
     arms = context.readings.arms
     turned = {arm: _find_turnover(context, arm, periods[0][0], periods[-1][1]) for arm in arms}
-    for arm, one in turned.items():
-        parts = [f"{len(one.came)} came after the start ({name_some(one.came)})"] if one.came else []
-        parts += [f"{len(one.ended)} ended before the others ({name_some(one.ended)})"] if one.ended else []
+    for arm, turnover in turned.items():
+        parts = [f"{len(turnover.came)} came after the start ({name_some(turnover.came)})"] if turnover.came else []
+        parts += (
+            [f"{len(turnover.ended)} ended before the others ({name_some(turnover.ended)})"] if turnover.ended else []
+        )
         if parts:
-            text = f"instances of {arm}, of {one.instances}: {', '.join(parts)}; each counts while it was there"
+            text = f"instances of {arm}, of {turnover.instances}: {', '.join(parts)}; each counts while it was there"
             yield warn("instances", text)
     baseline = turned[arms[0]]
     for arm in arms[1:]:
-        one = turned[arm]
-        lopsided = one.share >= TURNED_OVER and one.share > 2 * baseline.share
+        turnover = turned[arm]
+        lopsided = turnover.share >= TURNED_OVER and turnover.share > 2 * baseline.share
         if lopsided and not context.rulebook.prior.turnover_expected:
             text = (
-                f"{len(one.ended)} of {one.instances} instances of {arm} ended while the others went on "
-                f"({name_some(one.ended)}), and {len(baseline.ended)} of {baseline.instances} of baseline"
+                f"{len(turnover.ended)} of {turnover.instances} instances of {arm} ended while the others went on "
+                f"({name_some(turnover.ended)}), and {len(baseline.ended)} of {baseline.instances} of baseline"
             )
             remedy = (
                 "find out why they ended; where instances come and go by design, set "
@@ -276,17 +278,19 @@ def _find_turnover(context: ReadingContext, arm: str, start: float, end: float) 
     lives: dict[str, tuple[int, int]] = {}
     for fact in facts:
         for name, (first, last) in fact.lives.items():
-            known = lives.get(name, (first, last))
-            lives[name] = min(known[0], first), max(known[1], last)
-    seen = {name: life for name, life in lives.items() if life[0] <= end and life[1] >= start}
-    if not seen:
+            span = lives.get(name, (first, last))
+            lives[name] = min(span[0], first), max(span[1], last)
+    lives_inside = {name: life for name, life in lives.items() if life[0] <= end and life[1] >= start}
+    if not lives_inside:
         return _Turnover()
     reach = END_STEPS * max(fact.step_ms for fact in facts)
-    begun = max(min(first for first, _ in seen.values()), start)
-    over = min(max(last for _, last in seen.values()), end)
-    came = [f"{name} at {show_clock(first)}" for name, (first, _) in sorted(seen.items()) if first > begun + reach]
-    gone = {name: show_clock(last) for name, (_, last) in seen.items() if last < over - reach}
+    begun = max(min(first for first, _ in lives_inside.values()), start)
+    over = min(max(last for _, last in lives_inside.values()), end)
+    came = [
+        f"{name} at {show_clock(first)}" for name, (first, _) in sorted(lives_inside.items()) if first > begun + reach
+    ]
+    gone = {name: show_clock(last) for name, (_, last) in lives_inside.items() if last < over - reach}
     for (code, name), since in find_still_instances(context).items():
         if context.readings.arms[code] == arm:
             gone.setdefault(name, f"{show_clock(since)}, scraped since and serving nothing")
-    return _Turnover(len(seen), tuple(came), tuple(f"{name} at {when}" for name, when in sorted(gone.items())))
+    return _Turnover(len(lives_inside), tuple(came), tuple(f"{name} at {when}" for name, when in sorted(gone.items())))

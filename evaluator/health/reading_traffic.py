@@ -38,12 +38,12 @@ def check_traffic(context: ReadingContext) -> Iterable[Finding]:
     queries, endpoints = _request_counters(context), context.readings.endpoints
     looked_at = {"traffic": (None,), "endpoint_silent": endpoints if len(endpoints) > 1 else ()}
     for arm in range(1, len(context.readings.arms)):
-        for one, other in ((arm, 0), (0, arm)):
+        for judged, reference in ((arm, 0), (0, arm)):
             for check, names in looked_at.items():
-                pauses = [_find_pause(context, query, name, one, other) for query in queries for name in names]
+                pauses = [_find_pause(context, query, name, judged, reference) for query in queries for name in names]
                 worst = max((pause for pause in pauses if pause), default=None, key=_badness)
                 if worst is not None:
-                    yield from _name_pause(context, check, worst, one, other)
+                    yield from _name_pause(context, check, worst, judged, reference)
                     break
         for query in queries[:1]:
             yield from _name_unanswered(context, query, arm)
@@ -54,15 +54,15 @@ def _name_unanswered(context: ReadingContext, query: Query, arm: int) -> Iterato
     readings = context.view.readings
     rows = _find_counts(context, query)
     total = np.zeros((2, len(readings.endpoints)))
-    for side, code in enumerate((0, arm)):
-        mine = rows[readings.arm[rows] == code]
-        np.add.at(total[side], readings.endpoint[mine], readings.total[mine])
+    for row, code in enumerate((0, arm)):
+        rows_of_arm = rows[readings.arm[rows] == code]
+        np.add.at(total[row], readings.endpoint[rows_of_arm], readings.total[rows_of_arm])
     every = total.sum(axis=1)
     if not every.all():
         return
     expected = total[0] * every[1] / every[0]
-    seen = np.isin(np.arange(len(readings.endpoints)), readings.endpoint[rows[readings.arm[rows] == arm]])
-    never = np.flatnonzero(~seen & (expected >= EXPECTED))
+    is_answered = np.isin(np.arange(len(readings.endpoints)), readings.endpoint[rows[readings.arm[rows] == arm]])
+    never = np.flatnonzero(~is_answered & (expected >= EXPECTED))
     if never.size:
         names = name_some([readings.endpoints[code] for code in never.tolist()])
         text = (
@@ -91,22 +91,22 @@ def _badness(pause: _Pause) -> tuple[bool, float]:
     return pause.at_end, pause.end_s - pause.start_s
 
 
-def _name_pause(context: ReadingContext, check: str, pause: _Pause, one: int, other: int) -> Iterator[Finding]:
+def _name_pause(context: ReadingContext, check: str, pause: _Pause, judged: int, reference: int) -> Iterator[Finding]:
     seconds, begun_ms = pause.end_s - pause.start_s, pause.start_s * 1000
-    periods = [stretch.end_s - stretch.start_s for stretch in context.stretches] or [context.covered_s]
+    periods = [interval.end_s - interval.start_s for interval in context.intervals] or [context.covered_s]
     share = seconds / sum(periods) if sum(periods) else 1.0
     if not pause.at_end and share <= TOLERATED:
         return
     since = f"from {show_clock(begun_ms)} on" if pause.at_end else f"at {show_clock(begun_ms)}"
     arms = context.readings.arms
-    what = f"{pause.endpoint} of {arms[one]}" if pause.endpoint else arms[one]
+    what = f"{pause.endpoint} of {arms[judged]}" if pause.endpoint else arms[judged]
     text = (
         f"{what} answers scrapes and serves nothing {since}: {name_of(pause.query)} grew by "
         f"{format_number(pause.grown)} in {format_duration(seconds)}, where {format_number(pause.expected)} "
-        f"were to be expected from what {arms[other]} went on counting"
+        f"were to be expected from what {arms[reference]} went on counting"
     )
     remedy = "find out why no request reached it, or why it answered none"
-    if pause.at_end and not context.stretches:
+    if pause.at_end and not context.intervals:
         start_ms = context.view.span[0] * context.readings.bucket_s * 1000
         command = f"evaluator collect {context.release} {show_period(start_ms, begun_ms)}"
         remedy = f"find out why; only if its traffic was taken away on purpose, judge the time before: `{command}`"
@@ -129,7 +129,7 @@ def find_still_instances(context: ReadingContext) -> Mapping[tuple[int, str], fl
     Gives arm and name → since when (ms). Only those that served before, for which 20 requests or more were to be
     expected since, and whose silence is more than twice as long as any that an instance of either arm came back from.
     """
-    found: dict[tuple[int, str], float] = {}
+    still_since: dict[tuple[int, str], float] = {}
     bucket_s, first = context.readings.bucket_s, context.view.span[0]
     shortest_s = _shortest_s(context)
     for query in _request_counters(context):
@@ -139,8 +139,8 @@ def find_still_instances(context: ReadingContext) -> Mapping[tuple[int, str], fl
         for key, (lasts, _) in stops.items():
             if lasts * bucket_s > shortest_s and lasts > LONGER_THAN_BEFORE * longest:
                 since = float((first + served[key][0].size - lasts) * bucket_s * 1000)
-                found[key] = min(found.get(key, since), since)
-    return found
+                still_since[key] = min(still_since.get(key, since), since)
+    return still_since
 
 
 def _grow_by_instance(context: ReadingContext, query: Query) -> dict[tuple[int, str], tuple[FloatArray, FloatArray]]:
@@ -150,14 +150,14 @@ def _grow_by_instance(context: ReadingContext, query: Query) -> dict[tuple[int, 
     start, end = view.span
     out: dict[tuple[int, str], tuple[FloatArray, FloatArray]] = {}
     for arm in range(len(readings.arms)):
-        mine = rows[readings.arm[rows] == arm]
-        codes, place = np.unique(readings.instance[mine], return_inverse=True)
+        rows_of_arm = rows[readings.arm[rows] == arm]
+        codes, instance = np.unique(readings.instance[rows_of_arm], return_inverse=True)
         grown = np.zeros((codes.size, end - start))
-        np.add.at(grown, (place, readings.bucket[mine] - start), readings.total[mine])
+        np.add.at(grown, (instance, readings.bucket[rows_of_arm] - start), readings.total[rows_of_arm])
         last = np.zeros(codes.size, dtype=np.int64)
-        np.maximum.at(last, place, readings.bucket[mine])
-        for own, code, seen in zip(grown, codes.tolist(), last.tolist(), strict=True):
-            if seen >= last.max() - 1:
+        np.maximum.at(last, instance, readings.bucket[rows_of_arm])
+        for own, code, last_bucket in zip(grown, codes.tolist(), last.tolist(), strict=True):
+            if last_bucket >= last.max() - 1:
                 out[arm, readings.instances[code]] = own, grown.sum(axis=0) - own
     return out
 
@@ -186,63 +186,65 @@ def _find_stop(own: FloatArray, others: FloatArray) -> tuple[int, int]:
 
 def _request_counters(context: ReadingContext) -> list[Query]:
     """Counters that grow with requests: denominators, histograms, and rates of which more is better."""
-    found: dict[Query, None] = {}
+    counters: dict[Query, None] = {}
     for rule in context.rulebook.rules:
         if rule.metric.denominator:
-            found[rule.metric.denominator] = None
+            counters[rule.metric.denominator] = None
         elif rule.direction is Direction.HIGHER:
-            found |= {query: None for query in rule.metric.queries if query.kind is QueryKind.COUNTER}
-    return list(found)
+            counters |= {query: None for query in rule.metric.queries if query.kind is QueryKind.COUNTER}
+    return list(counters)
 
 
-def _find_pause(context: ReadingContext, query: Query, endpoint: str | None, arm: int, other: int) -> _Pause | None:
+def _find_pause(context: ReadingContext, query: Query, endpoint: str | None, arm: int, reference: int) -> _Pause | None:
     """The worst pause of one arm against the other; `endpoint` `None`: over all of them."""
-    grown = _grow_by_bucket(context, query, endpoint, (arm, other))
+    grown = _grow_by_bucket(context, query, endpoint, (arm, reference))
     if grown is None:
         return None
-    first, own, theirs = grown
+    first, judged_counts, reference_counts = grown
     bucket_s = context.readings.bucket_s
     shortest_s = _shortest_s(context)
     pauses: list[_Pause] = []
-    history, run, longest = _History(), list[int](), 0
-    for at in range(own.size + 1):
-        if at < own.size and history.is_still(float(own[at]), float(theirs[at])):
+    growth, run, longest = _GrowthRatio(), list[int](), 0
+    for at in range(judged_counts.size + 1):
+        if at < judged_counts.size and growth.is_still(float(judged_counts[at]), float(reference_counts[at])):
             run.append(at)
             continue
         if run:
-            expected, grew = history.ratio * float(theirs[run].sum()), float(own[run].sum())
+            expected, grew = growth.ratio * float(reference_counts[run].sum()), float(judged_counts[run].sum())
             enough = len(run) > LONGER_THAN_BEFORE * longest and len(run) * bucket_s > shortest_s
             if enough and expected - grew >= EXPECTED:
-                start, over = float((first + run[0]) * bucket_s), float((first + at) * bucket_s)
-                pauses.append(_Pause(query, endpoint or "", start, over, expected, grew, at_end=at == own.size))
+                start, end = float((first + run[0]) * bucket_s), float((first + at) * bucket_s)
+                pauses.append(
+                    _Pause(query, endpoint or "", start, end, expected, grew, at_end=at == judged_counts.size)
+                )
             else:
                 longest = max(longest, len(run))
-                history.add(own[run], theirs[run])
+                growth.add(judged_counts[run], reference_counts[run])
             run.clear()
-        if at < own.size:
-            history.add(own[at : at + 1], theirs[at : at + 1])
+        if at < judged_counts.size:
+            growth.add(judged_counts[at : at + 1], reference_counts[at : at + 1])
     return max(pauses, default=None, key=_badness)
 
 
-class _History:
+class _GrowthRatio:
     """By how much an arm grew for each request of the other, before a pause."""
 
     def __init__(self) -> None:
         self.latest: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
-        self.own = self.theirs = 0.0
+        self.judged = self.reference = 0.0
 
-    def add(self, own: FloatArray, theirs: FloatArray) -> None:
+    def add(self, judged: FloatArray, reference: FloatArray) -> None:
         """Remember what both arms grew by in some buckets."""
-        self.latest.extend(zip(own.tolist(), theirs.tolist(), strict=True))
-        self.own += float(own.sum())
-        self.theirs += float(theirs.sum())
+        self.latest.extend(zip(judged.tolist(), reference.tolist(), strict=True))
+        self.judged += float(judged.sum())
+        self.reference += float(reference.sum())
 
-    def is_still(self, own: float, theirs: float) -> bool:
+    def is_still(self, judged: float, reference: float) -> bool:
         """Did the arm nearly stop, beside what it did itself lately and beside what the other arm goes on doing?"""
         if len(self.latest) < KNOWN_BUCKETS:
             return False
         usual = sum(pair[0] for pair in self.latest) / len(self.latest)
-        return own <= FALLEN * usual and own <= STILL * self.ratio * theirs
+        return judged <= FALLEN * usual and judged <= STILL * self.ratio * reference
 
     @property
     def ratio(self) -> float:
@@ -250,9 +252,9 @@ class _History:
 
         The smaller of the latest ratio and that of all time: a pause of the other arm makes one of them large.
         """
-        lately = [sum(pair[side] for pair in self.latest) for side in (0, 1)]
-        sums = lately, (self.own, self.theirs)
-        return min(own / theirs if theirs >= EXPECTED else 0.0 for own, theirs in sums)
+        lately = [sum(pair[position] for pair in self.latest) for position in (0, 1)]
+        sums = lately, (self.judged, self.reference)
+        return min(judged / reference if reference >= EXPECTED else 0.0 for judged, reference in sums)
 
 
 def _grow_by_bucket(
@@ -260,16 +262,16 @@ def _grow_by_bucket(
 ) -> tuple[int, FloatArray, FloatArray] | None:
     """First bucket, and by how much both arms grew in each from there to the last that both were read in."""
     rows, readings = _find_counts(context, query, endpoint), context.view.readings
-    mine = [rows[readings.arm[rows] == arm] for arm in arms]
-    if not all(one.size for one in mine):
+    rows_by_arm = [rows[readings.arm[rows] == arm] for arm in arms]
+    if not all(rows_of_arm.size for rows_of_arm in rows_by_arm):
         return None
-    first = max(int(readings.bucket[one].min()) for one in mine)
-    last = min(int(readings.bucket[one].max()) for one in mine)
+    first = max(int(readings.bucket[rows_of_arm].min()) for rows_of_arm in rows_by_arm)
+    last = min(int(readings.bucket[rows_of_arm].max()) for rows_of_arm in rows_by_arm)
     if last < first:
         return None
     grown = []
-    for one in mine:
-        inside = one[(readings.bucket[one] >= first) & (readings.bucket[one] <= last)]
+    for rows_of_arm in rows_by_arm:
+        inside = rows_of_arm[(readings.bucket[rows_of_arm] >= first) & (readings.bucket[rows_of_arm] <= last)]
         weights = readings.total[inside]
         grown.append(np.bincount(readings.bucket[inside] - first, weights=weights, minlength=last - first + 1))
     return first, np.asarray(grown[0], float), np.asarray(grown[1], float)

@@ -58,8 +58,8 @@ def check_series(context: ReadingContext) -> Iterable[Finding]:
         yield fail("series", f"no query has a series of {arm}{why}", remedy)
     lacking = 0
     for number, query in enumerate(readings.queries):
-        here = readings.arm[readings.query == number]
-        absent = [arm for code, arm in enumerate(readings.arms) if arm not in silent and code not in here]
+        arms_with_series = readings.arm[readings.query == number]
+        absent = [arm for code, arm in enumerate(readings.arms) if arm not in silent and code not in arms_with_series]
         if not absent:
             continue
         lacking += 1
@@ -68,7 +68,7 @@ def check_series(context: ReadingContext) -> Iterable[Finding]:
         impossible = next((fact.impossible for fact in facts if fact.impossible), "")
         if impossible:
             yield warn("series", f"{name}: {impossible}", "check the query's labels")
-        elif any(measures_the_same(query, other) for other in readings.queries if other != query):
+        elif any(measures_the_same(query, counter) for counter in readings.queries if counter != query):
             # Libraries create such a counter at its first event.
             yield warn("series", f"{name} never happened on {arms}: taken as 0")
         else:
@@ -82,8 +82,8 @@ def check_form(context: ReadingContext) -> Iterable[Finding]:
     for query in context.readings.queries:
         forms = {fact.arm: fact.form for fact in context.readings.facts if fact.query == query and fact.form}
         if len(set(forms.values())) > 1 or set(forms.values()) - {"classic", "native"}:
-            said = ", ".join(f"{form} on {arm}" for arm, form in forms.items())
-            yield warn("histogram_form", f"{name_of(query)} is {said}")
+            listed = ", ".join(f"{form} on {arm}" for arm, form in forms.items())
+            yield warn("histogram_form", f"{name_of(query)} is {listed}")
 
 
 def check_partial(context: ReadingContext) -> Iterable[Finding]:
@@ -91,9 +91,9 @@ def check_partial(context: ReadingContext) -> Iterable[Finding]:
     notes = dict.fromkeys(text for fact in context.readings.facts for text in fact.notes)
     if notes:
         yield ok("server_notes", f"the server notes: {'; '.join(notes)}")
-    said = dict.fromkeys(text for fact in context.readings.facts for text in fact.warnings)
-    if said:
-        text = f"the server warned of its own answers: {'; '.join(said)}"
+    warnings = dict.fromkeys(text for fact in context.readings.facts for text in fact.warnings)
+    if warnings:
+        text = f"the server warned of its own answers: {'; '.join(warnings)}"
         remedy = f"mend the server, then `evaluator collect {context.release}` again"
         yield fail("partial_answer", text, remedy)
 
@@ -145,8 +145,10 @@ def check_samples(context: ReadingContext) -> Iterable[Finding]:
         shares = {arm: _left_out_share(context, arm, kind) for arm in context.readings.arms}
         for arm, (count, share) in shares.items():
             if count:
-                other = shares[context.readings.arms[0]][1]
-                lopsided = arm != context.readings.arms[0] and share > max(1 - context.rulebook.coverage, 2 * other)
+                baseline_share = shares[context.readings.arms[0]][1]
+                lopsided = arm != context.readings.arms[0] and share > max(
+                    1 - context.rulebook.coverage, 2 * baseline_share
+                )
                 text = f"{format_count(count)} samples of {arm} were {noun} ({format_number(share * 100)} %); left out"
                 remedy = "see what the query divides by; what is left out may be what is wrong" if lopsided else ""
                 check = "not_a_number" if kind == "nan" else "infinite"
@@ -216,10 +218,10 @@ def check_bounds(context: ReadingContext) -> Iterable[Finding]:
 def check_agreement(context: ReadingContext) -> Iterable[Finding]:
     """The load's clients and the server itself should tell the same story."""
 
-    def find(rows: Sequence[Comparison], side: Literal["p_worse", "p_within"]) -> Comparison | None:
+    def find(rows: Sequence[Comparison], p_value: Literal["p_worse", "p_within"]) -> Comparison | None:
         """The first of some comparisons that was shown to be beyond, or within, its margin."""
         alpha = context.rulebook.alpha
-        shown = (c for c in rows for q in c.questions if q.kind == "margin" and getattr(q, side) < alpha)
+        shown = (c for c in rows for q in c.questions if q.kind == "margin" and getattr(q, p_value) < alpha)
         return next(shown, None)
 
     for arm in context.readings.arms[1:]:

@@ -57,14 +57,14 @@ def check_replication(context: RequestContext) -> Iterable[Finding]:
 def describe_learnt(learnt: Learnt, rulebook: Rulebook) -> Finding:
     """Say what is assumed of instances that a run cannot tell apart, and how many runs that rests on."""
     latency, failures = (format_number(100 * sd) for sd in (rulebook.prior.sd_latency, rulebook.prior.sd_failures))
-    seen = f"{count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')}"
-    text = f"instances are taken to differ by {latency} % in latency and {failures} pp in failures: learnt from {seen}"
+    basis = f"{count_of(learnt.comparisons, 'comparison')} in {count_of(learnt.runs, 'run')}"
+    text = f"instances are taken to differ by {latency} % in latency and {failures} pp in failures: learnt from {basis}"
     drifts = learnt.wander_latency, learnt.wander_failures
     if None not in drifts and learnt.wander_comparisons >= LEAST_COMPARISONS:
         latency, failures = (format_number(float(f"{100 * sd:.3g}")) for sd in drifts if sd is not None)
-        seen = f"{count_of(learnt.wander_comparisons, 'comparison')} in {count_of(learnt.wander_runs, 'run')}"
+        basis = f"{count_of(learnt.wander_comparisons, 'comparison')} in {count_of(learnt.wander_runs, 'run')}"
         text += (
             f"; whole arms are taken to wander more slowly than a run by {latency} % in latency and {failures} pp in "
         )
-        text += f"failures, from {seen}"
+        text += f"failures, from {basis}"
     return ok("history", text)

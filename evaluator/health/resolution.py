@@ -16,17 +16,17 @@ REMEDY = "no latency margin narrower than a step is decided: record times in fin
 
 def check_resolution(context: RequestContext) -> Iterable[Finding]:
     """Warns where one step of the recorded times of an arm is a notable share of the baseline's mean time."""
-    found: dict[str, Finding] = {}
+    by_text: dict[str, Finding] = {}
     for arm, panel in context.panels.items():
         successes = float(panel.ok[0].sum())
         mean_ms = float(panel.totals["time_ms"][0].sum()) / successes if successes else 0.0
         if mean_ms <= 0:
             continue
         steps = steps_of(panel)
-        said, share = describe_steps(steps, ("baseline", arm)), max(steps) / mean_ms
-        finding = ok(NAME, said)
+        described, share = describe_steps(steps, ("baseline", arm)), max(steps) / mean_ms
+        finding = ok(NAME, described)
         if share > COARSE_SHARE:
-            text = f"{said}, {format_number(100 * share)} % of the baseline's mean time"
+            text = f"{described}, {format_number(100 * share)} % of the baseline's mean time"
             finding = warn(NAME, text, REMEDY)
-        found[finding.text] = finding
-    yield from found.values()
+        by_text[finding.text] = finding
+    yield from by_text.values()

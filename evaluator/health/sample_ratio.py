@@ -33,13 +33,13 @@ def check_sample_ratio(context: RequestContext) -> Iterable[Finding]:
     if missing := [arm for arm in arms if arm not in shares]:
         yield fail(NAME, f"the policy's sample_ratio names no share for {', '.join(missing)}")
         return
-    wanted = [shares[arm] for arm in arms]
+    weights = [shares[arm] for arm in arms]
     phases = [[run.facts.users.get(arm, 0) for arm in arms] for run in context.runs if run.facts.users]
-    wealth = sum(log_wealth_of_ratio(counts, wanted) for counts in phases)
+    wealth = sum(log_wealth_of_ratio(counts, weights) for counts in phases)
     text = ", ".join(f"{arm} {assigned.get(arm, 0)}" for arm in arms)
     if wealth > -math.log(ALPHA):
-        total = sum(assigned.get(arm, 0) for arm in arms) / sum(wanted)
-        expected = ", ".join(f"{arm} {total * share:.0f}" for arm, share in zip(arms, wanted, strict=True))
+        total = sum(assigned.get(arm, 0) for arm in arms) / sum(weights)
+        expected = ", ".join(f"{arm} {total * share:.0f}" for arm, share in zip(arms, weights, strict=True))
         level = f"p < {math.exp(max(-wealth, -700)):.1g}"
         yield fail(NAME, f"users assigned: {text}; expected: {expected} ({level})")
     else:

@@ -77,12 +77,12 @@ def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
     out = []
     for number in distinct(moments.run).tolist():
         run = by_id.get(context.cells.runs[number])
-        here = (moments.run == number) & ((moments.arm == 0) | (moments.arm == code))
-        here &= moments.bucket >= context.warm_up.first_bucket.get(number, 0)
-        used = here & ~probes[moments.endpoint]
-        leaves_out = all((used & (moments.arm == a)).any() for a in (0, code)) and bool((here & ~used).any())
-        here = used if leaves_out else here
-        own = [moments.bucket[here & (moments.arm == a)] for a in (0, code)]
+        rows = (moments.run == number) & ((moments.arm == 0) | (moments.arm == code))
+        rows &= moments.bucket >= context.warm_up.first_bucket.get(number, 0)
+        used = rows & ~probes[moments.endpoint]
+        leaves_out = all((used & (moments.arm == a)).any() for a in (0, code)) and bool((rows & ~used).any())
+        rows = used if leaves_out else rows
+        own = [moments.bucket[rows & (moments.arm == a)] for a in (0, code)]
         if not own[0].size or not own[1].size:
             continue
         is_load = run is not None and run.source == "locust"
@@ -91,9 +91,9 @@ def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
         if run is not None and is_load and run.facts.users_stopped and run.state is not RunState.RUNNING:
             # The bucket in which users were stopped is not whole.
             end = max(int(run.facts.users_stopped.timestamp() // bucket_s), first + 1)
-        inside = here & (moments.bucket >= first) & (moments.bucket < end)
-        place = (moments.arm[inside] != 0) * (end - first) + moments.bucket[inside] - first
-        counts = np.bincount(place, weights=moments.n[inside], minlength=2 * (end - first)).reshape(2, -1)
+        inside = rows & (moments.bucket >= first) & (moments.bucket < end)
+        position = (moments.arm[inside] != 0) * (end - first) + moments.bucket[inside] - first
+        counts = np.bincount(position, weights=moments.n[inside], minlength=2 * (end - first)).reshape(2, -1)
         failures = np.bincount(moments.bucket[inside] - first, weights=moments.failures[inside], minlength=end - first)
         sums = np.asarray(counts, float), np.asarray(failures, float)
         out.append(RunTime(run, number, arm, first, end, *sums, inside, leaves_out))
@@ -102,17 +102,17 @@ def find_run_times(context: RequestContext, arm: str) -> list[RunTime]:
 
 def check_silence(context: RequestContext) -> Iterable[Finding]:
     """Arms against each other and against the time of their users; then the candidates' endpoints."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     looked = False
     for arm in context.cells.arms[1:]:
         for time in find_run_times(context, arm):
             looked = True
             silences = _find_silent_arms(context, time)
-            found += [one for silence in silences for one in _judge_arm(context, time, silence)]
+            findings += [finding for silence in silences for finding in _judge_arm(context, time, silence)]
             if may_be_go(context, time):
-                found += _judge_endpoints(context, time, silences[1])
-    yield from dict.fromkeys(found)
-    if looked and not found:
+                findings += _judge_endpoints(context, time, silences[1])
+    yield from dict.fromkeys(findings)
+    if looked and not findings:
         yield ok(NAME, "every arm and endpoint was heard to the end")
 
 
@@ -128,29 +128,29 @@ def _find_silent_arms(context: RequestContext, time: RunTime) -> tuple[Silence, 
     known to have run; before, a request that was waiting shows it: without one there may have been no users.
     """
     reference = time.counts[::-1]
-    while_other_ran = {one.series: one.gaps for one in find_silence(time.counts, reference)}
+    beside_other_arm = {silence.series: silence.gaps for silence in find_silence(time.counts, reference)}
     alone: dict[int, tuple[Gap, ...]] = {}
     if time.is_load:
         silences = find_silence(time.counts, np.full_like(time.counts, TIME), paced_alike=False)
-        alone = {one.series: one.gaps for one in silences}
+        alone = {silence.series: silence.gaps for silence in silences}
     out = []
     for arm in (0, 1):
-        gaps = [*while_other_ran.get(arm, ())]
-        known = {(gap.start, gap.end) for gap in gaps}
-        others = [gap for gap in alone.get(arm, ()) if (gap.start, gap.end) not in known]
+        gaps = [*beside_other_arm.get(arm, ())]
+        bounds = {(gap.start, gap.end) for gap in gaps}
+        others = [gap for gap in alone.get(arm, ()) if (gap.start, gap.end) not in bounds]
         gaps += [gap for gap in others if gap.at_end or _is_waited_for(context, time, arm, gap)]
         out.append(Silence(arm, tuple(sorted(gaps, key=lambda gap: gap.start))))
     return out[0], out[1]
 
 
-def _is_waited_for(context: RequestContext, time: RunTime, side: int, gap: Gap) -> bool:
+def _is_waited_for(context: RequestContext, time: RunTime, role: int, gap: Gap) -> bool:
     """Did a request that began before the gap fail, or take half of it?"""
     moments, bucket_s = context.cells.moments, context.cells.bucket_s
-    mine = time.rows & (moments.arm == (0 if side == 0 else context.cells.arms.index(time.arm)))
-    place = moments.bucket - time.first
-    before = mine & (place < gap.start)
-    ends = place[before] + 1 + np.nan_to_num(moments.max_us[before]) / 1e6 / bucket_s
-    failed = moments.failures[before & (place == gap.start - 1)].sum()
+    rows = time.rows & (moments.arm == (0 if role == 0 else context.cells.arms.index(time.arm)))
+    offset = moments.bucket - time.first
+    before = rows & (offset < gap.start)
+    ends = offset[before] + 1 + np.nan_to_num(moments.max_us[before]) / 1e6 / bucket_s
+    failed = moments.failures[before & (offset == gap.start - 1)].sum()
     return bool(failed) or bool((ends >= (gap.start + gap.end) / 2).any())
 
 
@@ -224,12 +224,12 @@ def _judge_endpoints(context: RequestContext, time: RunTime, arm: Silence) -> It
     for names, own, reference in _endpoint_counts(context, time):
         for silence in find_silence(own, reference):
             # Of an endpoint that is asked at the start only, the part in which the baseline's own requests lie counts.
-            asked = np.flatnonzero(reference[silence.series])
-            first, last = int(asked[0]), int(asked[-1]) + 1
+            requested = np.flatnonzero(reference[silence.series])
+            first, last = int(requested[0]), int(requested[-1]) + 1
             gaps = []
             for gap in silence.gaps:
                 start, end = max(gap.start, first), min(gap.end, last)
-                if not any(whole.start <= start and end <= whole.end for whole in arm.gaps):
+                if not any(arm_gap.start <= start and end <= arm_gap.end for arm_gap in arm.gaps):
                     gaps.append(replace(gap, start=start, end=end, at_end=end == time.buckets))
             buckets = sum(gap.buckets for gap in gaps)
             if buckets > TOLERATED * time.buckets:
@@ -237,9 +237,9 @@ def _judge_endpoints(context: RequestContext, time: RunTime, arm: Silence) -> It
                 silent.append((buckets / time.buckets, names[silence.series], longest))
     if not silent:
         return
-    share, endpoint, gap = max(silent, key=lambda found: (found[0], found[1]))
-    more = f" (and {len(silent) - 1} more endpoints)" if len(silent) > 1 else ""
-    text = describe_gap(context, time, gap, f"{endpoint}{more} of {time.arm}") + "; baseline went on answering it"
+    share, endpoint, gap = max(silent, key=lambda entry: (entry[0], entry[1]))
+    further = f" (and {len(silent) - 1} more endpoints)" if len(silent) > 1 else ""
+    text = describe_gap(context, time, gap, f"{endpoint}{further} of {time.arm}") + "; baseline went on answering it"
     remedy = f"find out why {time.arm} was not asked for {endpoint}, or did not answer it"
     yield grade(NAME, text, remedy, fails=share > context.rulebook.silence)
 
@@ -253,5 +253,5 @@ def _endpoint_counts(context: RequestContext, time: RunTime) -> Iterable[tuple[l
     chosen = np.flatnonzero(called[0] & called[1])
     for start in range(0, chosen.size, ENDPOINTS_AT_A_TIME):
         part = chosen[start : start + ENDPOINTS_AT_A_TIME]
-        reference, own = (time.count(mine, moments.endpoint, part, moments.bucket, moments.n) for mine in rows)
+        reference, own = (time.count(of_arm, moments.endpoint, part, moments.bucket, moments.n) for of_arm in rows)
         yield [endpoints[code] for code in part], own, reference

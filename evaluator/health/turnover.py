@@ -38,40 +38,40 @@ class _Quiet:
 
 def check_turnover(context: RequestContext) -> Iterable[Finding]:
     """An instance that ends while its arm keeps its rate is turnover; one whose requests nobody takes is silence."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for arm in context.cells.arms[1:]:
         for time in find_run_times(context, arm):
             if not may_be_go(context, time):
                 continue
-            sides = [_find_ended(context, time, side) for side in (0, 1)]
-            for name, (_, ended) in zip((BASELINE, arm), sides, strict=True):
-                found += _judge_dead(context, time, name, [one for one in ended if one.died])
-            found += _judge_turnover(context, arm, sides)
-    yield from dict.fromkeys(found)
-    if not found and any(len(design.instances) for design in context.designs.values()):
+            by_role = [_find_ended(context, time, role) for role in (0, 1)]
+            for name, (_, ended) in zip((BASELINE, arm), by_role, strict=True):
+                findings += _judge_dead(context, time, name, [instance for instance in ended if instance.died])
+            findings += _judge_turnover(context, arm, by_role)
+    yield from dict.fromkeys(findings)
+    if not findings and any(len(design.instances) for design in context.designs.values()):
         yield ok(NAME, "every instance answered to the end of its run")
 
 
 def _judge_dead(context: RequestContext, time: RunTime, name: str, dead: list[_Quiet]) -> Iterable[Finding]:
     if not dead:
         return
-    worst = max(dead, key=lambda one: (time.is_load and one.gap.at_end, one.gap.buckets))
+    worst = max(dead, key=lambda instance: (time.is_load and instance.gap.at_end, instance.gap.buckets))
     share = worst.gap.buckets / time.buckets
     # In a load its users were there to the end; a restart in between is measured like every other hole.
     at_end = time.is_load and worst.gap.at_end
     if share > TOLERATED or at_end:
-        more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
-        text = f"{describe_gap(context, time, worst.gap, f'instance {worst.name}{more} of {name}')}; {worst.died}"
+        further = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
+        text = f"{describe_gap(context, time, worst.gap, f'instance {worst.name}{further} of {name}')}; {worst.died}"
         remedy = f"look at the logs of {worst.name}: it seems to have stopped answering"
         lasting = at_end or share > context.rulebook.silence
         yield grade("silence", text, remedy, fails=name != BASELINE and lasting)
 
 
-def _judge_turnover(context: RequestContext, arm: str, sides: list[tuple[int, list[_Quiet]]]) -> Iterable[Finding]:
+def _judge_turnover(context: RequestContext, arm: str, by_role: list[tuple[int, list[_Quiet]]]) -> Iterable[Finding]:
     """Turnover of both arms is how the platform works; of the candidate only, it may be that it crashes."""
     named: list[str] = []
-    replaced = [sorted(one.name for one in ended if not one.died) for _, ended in sides]
-    for name, names, (instances, _) in zip((BASELINE, arm), replaced, sides, strict=True):
+    replaced = [sorted(instance.name for instance in ended if not instance.died) for _, ended in by_role]
+    for name, names, (instances, _) in zip((BASELINE, arm), replaced, by_role, strict=True):
         if not names:
             continue
         many = f"{len(names)} of {count_of(instances, 'instance')} of {name}"
@@ -89,12 +89,12 @@ def _judge_turnover(context: RequestContext, arm: str, sides: list[tuple[int, li
         yield ok(NAME, "; ".join(named))
 
 
-def _find_ended(context: RequestContext, time: RunTime, side: int) -> tuple[int, list[_Quiet]]:
+def _find_ended(context: RequestContext, time: RunTime, role: int) -> tuple[int, list[_Quiet]]:
     """How many instances one arm has in a run, and which of them ended early or died for a while.
 
     Single instances are the arm itself. One that was away for a while, and whose requests others took, is none.
     """
-    code = 0 if side == 0 else context.cells.arms.index(time.arm)
+    code = 0 if role == 0 else context.cells.arms.index(time.arm)
     moments = context.cells.moments
     rows = np.flatnonzero(time.rows & (moments.arm == code))
     totals = np.asarray(np.bincount(moments.instance[rows], weights=moments.n[rows]), float)
@@ -104,26 +104,26 @@ def _find_ended(context: RequestContext, time: RunTime, side: int) -> tuple[int,
     own, failures = (
         time.count(rows, moments.instance, chosen, moments.bucket, weights) for weights in (moments.n, moments.failures)
     )
-    others = time.counts[side] - own
+    others = time.counts[role] - own
     quiet = []
     for silence in find_silence(own, others, paced_alike=False, one_hole=True):
         name, k = context.cells.instances[chosen[silence.series]], silence.series
         gap = max(silence.gaps, key=lambda gap: (gap.at_end, gap.buckets))
-        why = _why_dead(context, time, side, name, own[k], failures[k], gap)
+        why = _why_dead(context, time, role, name, own[k], failures[k], gap)
         if gap.at_end or why:
             quiet.append(_Quiet(name, gap, why))
     return int(chosen.size), quiet
 
 
 def _why_dead(
-    context: RequestContext, time: RunTime, side: int, name: str, own: FloatArray, failures: FloatArray, gap: Gap
+    context: RequestContext, time: RunTime, role: int, name: str, own: FloatArray, failures: FloatArray, gap: Gap
 ) -> str:
     """Why an instance that ended is not just replaced: its last requests, or the requests that its arm lost with it."""
-    if any(one.instance == name for one in context.settled.failed):
+    if any(request.instance == name for request in context.settled.failed):
         return "its last requests were never answered"
     last = np.flatnonzero(own[: gap.start])[-2:]
-    rest = np.delete(np.arange(gap.start), last)
-    usual = failures[rest].sum() / max(own[rest].sum(), 1.0)
+    earlier = np.delete(np.arange(gap.start), last)
+    usual = failures[earlier].sum() / max(own[earlier].sum(), 1.0)
     # What other instances show at the same time, such as a failing database, is no sign of this one's death.
     elsewhere = time.counts.sum(axis=0)[last].sum() - own[last].sum()
     alike = (time.failures[last].sum() - failures[last].sum()) / max(elsewhere, 1.0)
@@ -136,19 +136,19 @@ def _why_dead(
         rate = min(max(usual, alike, 0.001), 1.0)
         if betainc(failed, max(answered - failed, 0.0) + 1, rate) < BY_CHANCE:
             return "its last requests failed"
-    return "" if _is_taken_over(time, side, own, gap) else "no other instance took over its requests"
+    return "" if _is_taken_over(time, role, own, gap) else "no other instance took over its requests"
 
 
-def _is_taken_over(time: RunTime, side: int, own: FloatArray, gap: Gap) -> bool:
+def _is_taken_over(time: RunTime, role: int, own: FloatArray, gap: Gap) -> bool:
     """Did the arm keep its rate, against the other arm, when the instance ended?
 
     The time just before is compared with as long a time just after. The step has to be larger than twice what steps
     are at other moments of the run: traffic moves by itself.
     """
     width = min(gap.start, gap.buckets)
-    ours, theirs = (np.concatenate([[0.0], np.cumsum(time.counts[arm])]) for arm in (side, 1 - side))
+    arm_passed, other_passed = (np.concatenate([[0.0], np.cumsum(time.counts[arm])]) for arm in (role, 1 - role))
     at = np.arange(width, time.buckets - width + 1)
-    sums = [(total[at] - total[at - width], total[at + width] - total[at]) for total in (ours, theirs)]
+    sums = [(total[at] - total[at - width], total[at + width] - total[at]) for total in (arm_passed, other_passed)]
     if not all(part[at == gap.start].all() for part in sums[1]):
         return True  # the other arm is silent as well: nothing tells
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -159,7 +159,7 @@ def _is_taken_over(time: RunTime, side: int, own: FloatArray, gap: Gap) -> bool:
     noise = np.sqrt(sum(1 / max(part[at == gap.start][0], 1.0) for pair in sums for part in pair))
     spread = max(float(np.sqrt(np.mean(usual**2))) if usual.size >= FEWEST_STEPS else 0.0, float(noise))
     before = slice(gap.start - width, gap.start)
-    share = own[before].sum() / max(time.counts[side][before].sum(), 1.0)
+    share = own[before].sum() / max(time.counts[role][before].sum(), 1.0)
     return bool(step > np.log1p(-share / 2) or step > -2 * spread)
 
 
@@ -175,11 +175,11 @@ def check_instance_age(context: RequestContext) -> Iterable[Finding]:
             baseline, candidate = (_mean_age_s(context, time, code) for code in (0, context.cells.arms.index(arm)))
             young, old = sorted((baseline, candidate))
             if young < MUCH_YOUNGER * old and old - young > LEAST_DIFFERENCE_S and young < GROWN_UP_S:
-                which, other = (arm, BASELINE) if candidate < baseline else (BASELINE, arm)
+                younger, older = (arm, BASELINE) if candidate < baseline else (BASELINE, arm)
                 yield warn(
                     "instance_age",
-                    f"instances of {which} have been answering for {format_duration(young)} on average, those of "
-                    f"{other} for {format_duration(old)}: young ones may be slower, whatever their version",
+                    f"instances of {younger} have been answering for {format_duration(young)} on average, those of "
+                    f"{older} for {format_duration(old)}: young ones may be slower, whatever their version",
                     "let the instances of both arms answer for as long before you compare them",
                 )
                 break
@@ -188,9 +188,9 @@ def check_instance_age(context: RequestContext) -> Iterable[Finding]:
 def _mean_age_s(context: RequestContext, time: RunTime, code: int) -> float:
     """How long ago an instance's first request was, on average over the arm's requests in the time of the run."""
     moments = context.cells.moments
-    mine = (moments.run == time.code) & (moments.arm == code)
+    rows = (moments.run == time.code) & (moments.arm == code)
     first = np.full(len(context.cells.instances), np.iinfo(np.int64).max)
-    np.minimum.at(first, moments.instance[mine], moments.bucket[mine])
-    mine &= (moments.bucket >= time.first) & (moments.bucket < time.end)
-    ages = moments.bucket[mine] - first[moments.instance[mine]]
-    return float(np.average(ages, weights=moments.n[mine])) * context.cells.bucket_s
+    np.minimum.at(first, moments.instance[rows], moments.bucket[rows])
+    rows &= (moments.bucket >= time.first) & (moments.bucket < time.end)
+    ages = moments.bucket[rows] - first[moments.instance[rows]]
+    return float(np.average(ages, weights=moments.n[rows])) * context.cells.bucket_s

@@ -84,8 +84,8 @@ def adjust(p_values: Sequence[float], loadings: Sequence[tuple[float, ...]]) -> 
         if clean[i] > NO_CLAIM:
             break
         # Chance that any of the questions not yet rejected shows as small a p-value when nothing is worse.
-        found = float((worst[order[rank:]].min(axis=0) <= clean[i]).mean())
-        highest = max(highest, found, float(clean[i]))
+        joint_p = float((worst[order[rank:]].min(axis=0) <= clean[i]).mean())
+        highest = max(highest, joint_p, float(clean[i]))
         out[i] = highest
     return [min(joint, plain) for joint, plain in zip(out.tolist(), bound, strict=True)]
 

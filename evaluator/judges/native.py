@@ -102,25 +102,25 @@ def _judge_candidate(
     return Judgement(VerdictWord.GO, reasons, f"promote {release}", judged, evidence.window.seconds)
 
 
-def _choose(each: Mapping[str, Judgement], release: str, alpha: float) -> Judgement:
+def _choose(by_arm: Mapping[str, Judgement], release: str, alpha: float) -> Judgement:
     """One judgement of several candidates."""
-    going = [arm for arm, one in each.items() if one.word is VerdictWord.GO]
-    stopped = [arm for arm, one in each.items() if one.word is VerdictWord.NO_GO]
-    failures = tuple(wording.name_arm(reason) for arm in stopped for reason in each[arm].reasons)
-    any_one = next(iter(each.values()))
-    if len(stopped) == len(each):
-        decided = max(each[arm].decided_at_s or 0.0 for arm in stopped)
-        next_action = wording.next_after_no_go(failures, release, any_one.comparisons, alpha)
-        return Judgement(VerdictWord.NO_GO, failures, next_action, any_one.comparisons, decided)
+    going = [arm for arm, judgement in by_arm.items() if judgement.word is VerdictWord.GO]
+    stopped = [arm for arm, judgement in by_arm.items() if judgement.word is VerdictWord.NO_GO]
+    failures = tuple(wording.name_arm(reason) for arm in stopped for reason in by_arm[arm].reasons)
+    any_judgement = next(iter(by_arm.values()))
+    if len(stopped) == len(by_arm):
+        decided = max(by_arm[arm].decided_at_s or 0.0 for arm in stopped)
+        next_action = wording.next_after_no_go(failures, release, any_judgement.comparisons, alpha)
+        return Judgement(VerdictWord.NO_GO, failures, next_action, any_judgement.comparisons, decided)
     if going:
-        best = wording.find_best(any_one.comparisons, going)
-        waiting = [arm for arm in each if arm not in going and arm not in stopped]
-        reasons = (wording.explain_choice(best, going, waiting, len(each), each[best].reasons[0]), *failures)
+        best = wording.find_best(any_judgement.comparisons, going)
+        waiting = [arm for arm in by_arm if arm not in going and arm not in stopped]
+        reasons = (wording.explain_choice(best, going, waiting, len(by_arm), by_arm[best].reasons[0]), *failures)
         next_action = f"promote {best} of {release}"
-        return Judgement(VerdictWord.GO, reasons, next_action, any_one.comparisons, each[best].decided_at_s)
-    left = [one for arm, one in each.items() if arm not in stopped]
-    doubts = tuple(dict.fromkeys(wording.name_arm(reason) for one in left for reason in one.reasons))
-    return Judgement(VerdictWord.INCONCLUSIVE, doubts + failures, left[0].next_action, any_one.comparisons)
+        return Judgement(VerdictWord.GO, reasons, next_action, any_judgement.comparisons, by_arm[best].decided_at_s)
+    undecided = [judgement for arm, judgement in by_arm.items() if arm not in stopped]
+    doubts = tuple(dict.fromkeys(wording.name_arm(reason) for judgement in undecided for reason in judgement.reasons))
+    return Judgement(VerdictWord.INCONCLUSIVE, doubts + failures, undecided[0].next_action, any_judgement.comparisons)
 
 
 # ------------------------------------------------------------------ status of each metric
@@ -133,8 +133,8 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
     decided = _decision_times(comparisons, gates, scanned, rulebook.alpha, share)
     adjusted = {i: p / (1 - share) for i, p in _adjust_gates(comparisons, gates).items()}
     if share:
-        found = adjust_plausible([_p_worse(comparisons[i], "margin") for i in scanned])
-        adjusted |= {i: p / share for i, p in zip(scanned, found, strict=True)}
+        p_values = adjust_plausible([_p_worse(comparisons[i], "margin") for i in scanned])
+        adjusted |= {i: p / share for i, p in zip(scanned, p_values, strict=True)}
     candidates = max(len({c.arm for c in comparisons}), 1)
     alpha, trend_alpha = rulebook.alpha, rulebook.alpha * candidates / max(len(gates), 1)
     within = _within_any(comparisons, rulebook.alpha)
@@ -150,14 +150,14 @@ def _with_status(comparisons: Sequence[Comparison], rulebook: Rulebook) -> tuple
 
 def _p_within(comparison: Comparison) -> float:
     """p-value against "beyond its margin or a limit"; 1 where nothing is known."""
-    known = not comparison.no_data and comparison.questions
-    return max(q.p_within for q in comparison.deciding) if known else 1.0
+    is_answered = not comparison.no_data and comparison.questions
+    return max(q.p_within for q in comparison.deciding) if is_answered else 1.0
 
 
 def _find_worst(comparisons: Sequence[Comparison]) -> dict[str, Comparison]:
     """The gate or hold of each candidate that is furthest from being shown to be within: it decides for all of them."""
-    asked = [c for c in comparisons if c.must_be_within]
-    return {arm: max(own, key=_p_within) for arm, own in _by_arm(asked).items()}
+    must_be_within = [c for c in comparisons if c.must_be_within]
+    return {arm: max(own, key=_p_within) for arm, own in _by_arm(must_be_within).items()}
 
 
 def _within_any(comparisons: Sequence[Comparison], alpha: float) -> list[float]:
@@ -194,7 +194,7 @@ def _side_by_side(comparisons: Sequence[Comparison], looks: Sequence[Look] | Non
 
     `looks`: one earlier look of each comparison, whose loadings are meant.
     """
-    loadings = [one.loadings for one in looks or comparisons]
+    loadings = [look.loadings for look in looks or comparisons]
     kinds = [list(EvidenceKind).index(c.rule.evidence) for c in comparisons]
     sizes = [0] * len(EvidenceKind)
     for row, kind in zip(loadings, kinds, strict=True):
@@ -225,16 +225,16 @@ def _decision_times(
 
 def _rejected(comparisons: Sequence[Comparison], looks: Mapping[int, Look], level: float, *, scan: bool) -> list[int]:
     """Whose p-values at one look are rejected, family-wise."""
-    asked = [(i, p) for i, look in looks.items() for p in look.p_worse]
-    p_values = [p for _, p in asked]
+    tests = [(i, p) for i, look in looks.items() for p in look.p_worse]
+    p_values = [p for _, p in tests]
     if not any(p < level for p in p_values):
         return []
     if scan:
         adjusted = adjust_plausible(p_values)
     else:
-        loadings = _side_by_side([comparisons[i] for i, _ in asked], [looks[i] for i, _ in asked])
+        loadings = _side_by_side([comparisons[i] for i, _ in tests], [looks[i] for i, _ in tests])
         adjusted = adjust(p_values, loadings)
-    return sorted({i for (i, _), p in zip(asked, adjusted, strict=True) if p < level})
+    return sorted({i for (i, _), p in zip(tests, adjusted, strict=True) if p < level})
 
 
 def _p_worse(row: Comparison, kind: str) -> float:
@@ -245,10 +245,10 @@ def _p_worse(row: Comparison, kind: str) -> float:
 def _adjust_gates(comparisons: Sequence[Comparison], members: list[int]) -> dict[int, float]:
     """Adjusted p-value of each gate; a metric with a margin and limits asks more than one question."""
     loadings = dict(zip(members, _side_by_side([comparisons[i] for i in members]), strict=True))
-    asked = [(i, test.p_worse) for i in members for test in comparisons[i].questions if test.decides]
-    adjusted = adjust([p for _, p in asked], [loadings[i] for i, _ in asked])
+    tests = [(i, test.p_worse) for i in members for test in comparisons[i].questions if test.decides]
+    adjusted = adjust([p for _, p in tests], [loadings[i] for i, _ in tests])
     out: dict[int, float] = {}
-    for (i, _), p in zip(asked, adjusted, strict=True):
+    for (i, _), p in zip(tests, adjusted, strict=True):
         out[i] = min(p, out.get(i, 1.0))
     return out
 
@@ -292,8 +292,8 @@ def _judge_one(
 
 def _tie_mean_to_failures(comparison: Comparison, judged: Sequence[Comparison]) -> Comparison:
     """A mean of successes says nothing good while failures are not excluded: slow requests may be among them."""
-    asked = comparison.rule.metric.needs_failures_within and not comparison.scan
-    if not asked or comparison.status is not MetricStatus.PASS:
+    needs_failures = comparison.rule.metric.needs_failures_within and not comparison.scan
+    if not needs_failures or comparison.status is not MetricStatus.PASS:
         return comparison
     failures = [c for c in judged if c.rule.metric.is_failure_rate and not c.scan and c.arm == comparison.arm]
     if all(c.status is MetricStatus.PASS for c in failures):
@@ -313,14 +313,14 @@ def _doubts(
     holds = [c for c in judged if c.rule.role is Role.HOLD and c.status is MetricStatus.FAIL]
     doubts += [wording.explain_hold(c, rulebook.alpha) for c in holds]
     failed = [f for f in evidence.findings if f.level is Level.FAIL and not f.void]
-    asked = [c for c in judged if c.must_be_within]
-    doubts += wording.explain_missing([c for c in asked if c.status is MetricStatus.NO_DATA])
+    must_be_within = [c for c in judged if c.must_be_within]
+    doubts += wording.explain_missing([c for c in must_be_within if c.status is MetricStatus.NO_DATA])
     doubts += [wording.explain_health(finding) for finding in failed]
     if not (evidence.final or (rulebook.monitoring.early_go and early < rulebook.alpha)):
         doubts.append(wording.explain_not_final(evidence))
     if evidence.incomplete and not any(finding.check == "complete" for finding in failed):
         doubts.append(Reason("incomplete", "the run did not end as planned"))
-    still_open = [c for c in asked if c.status is MetricStatus.INCONCLUSIVE]
+    still_open = [c for c in must_be_within if c.status is MetricStatus.INCONCLUSIVE]
     doubts += [wording.give_reason("not_shown", c.reason, c) for c in still_open]
     if rulebook.scan.enabled:
         rows, level = [c for c in judged if c.scan and c.questions], rulebook.alpha * rulebook.scan.alpha_share
@@ -328,6 +328,6 @@ def _doubts(
         doubts += [wording.explain_scan_doubt(c) for c, p in zip(rows, adjusted, strict=True) if p < level]
         if evidence.unjudged_share > MAX_UNJUDGED:
             doubts.append(wording.explain_unjudged(evidence))
-    if not any(c.rule.role is Role.GATE for c in asked):
+    if not any(c.rule.role is Role.GATE for c in must_be_within):
         doubts.append(Reason("no_gate", "the policy has no gate metric, so nothing was shown to be within a margin"))
     return doubts

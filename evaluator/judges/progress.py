@@ -18,14 +18,14 @@ def describe_missing(verdict: Verdict) -> str:
         others = [text for text in texts if not text.startswith("complete: ")]
         return [*others, *texts, "nothing is shown yet"][0]
     slowest = max(waiting, key=lambda row: row.needed_time or math.inf)
-    multiple, more = slowest.needed_time, ""
+    multiple, remaining = slowest.needed_time, ""
     if slowest.no_data:
-        more = f" ({slowest.no_data})"
+        remaining = f" ({slowest.no_data})"
     elif multiple is not None and slowest.rule.evidence is not EvidenceKind.OUTCOMES:
         # `multiple`: of the present time, after which it would be shown to be within its margin.
         more_s = (multiple - 1) * verdict.evidence.window.seconds
-        more = " (more time alone will not show it to be within its margin)"
+        remaining = " (more time alone will not show it to be within its margin)"
         if math.isfinite(more_s):
-            more = f" (about {format_duration(round(max(more_s, 1.0)))} more, if the change stays as it is)"
+            remaining = f" (about {format_duration(round(max(more_s, 1.0)))} more, if the change stays as it is)"
     name = slowest.rule.name if len(waiting) == 1 else f"{slowest.rule.name} and {len(waiting) - 1} more"
-    return f"open: {name}{more}"
+    return f"open: {name}{remaining}"

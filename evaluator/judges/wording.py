@@ -223,31 +223,31 @@ def explain_not_final(evidence: Evidence) -> Reason:
 def explain_go(judged: Sequence[Comparison], evidence: Evidence) -> Reason:
     """Why everything is well, with the metric that came closest to its margin."""
     passed = [c for c in judged if c.status is MetricStatus.PASS and c.must_be_within]
-    asked, limited = [c for c in passed if c.rule.margin and c.effect], [c for c in passed if c.rule.limit.count]
-    kept = []
-    if len(asked) == 1:
-        kept.append(f"the {asked[0].rule.role.value} is within its margin")
-    elif asked:
-        nouns = "gates and holds" if any(c.rule.role is Role.HOLD for c in asked) else "gates"
-        kept.append(f"all {len(asked)} {nouns} are shown to be within their margins")
+    with_margin, limited = [c for c in passed if c.rule.margin and c.effect], [c for c in passed if c.rule.limit.count]
+    clauses = []
+    if len(with_margin) == 1:
+        clauses.append(f"the {with_margin[0].rule.role.value} is within its margin")
+    elif with_margin:
+        nouns = "gates and holds" if any(c.rule.role is Role.HOLD for c in with_margin) else "gates"
+        clauses.append(f"all {len(with_margin)} {nouns} are shown to be within their margins")
     if limited:
         limits = ", ".join(
             f"{name_comparison(c)} {_limit_text(c)} ({format_value(c.candidate.value, c.unit)})" for c in limited
         )
         verb = "limit is kept" if len(limited) == 1 else "limits are kept"
-        kept.append(f"{len(limited)} {verb}: {limits}")
-    closest = max(asked, key=_closeness, default=None)
+        clauses.append(f"{len(limited)} {verb}: {limits}")
+    closest = max(with_margin, key=_closeness, default=None)
     if closest is not None and closest.effect is not None:
         change = f"{format_change(closest.effect, closest.unit)} ({format_interval(closest.effect, closest.unit)})"
         margin = format_margin(closest.rule.margin, closest.unit)
-        kept.append(f"closest: {name_comparison(closest)} {change} of {margin} allowed")
+        clauses.append(f"closest: {name_comparison(closest)} {change} of {margin} allowed")
     units = sum(arm.units for arm in evidence.arms)
     judged_on = [f"outcomes of {format_count(units)} units"] if units else []
     if evidence.window.seconds or not units:
         what = "readings" if evidence.collected else "load"
         judged_on.insert(0, f"{format_duration(evidence.window.seconds)} of {what}")
-    alone = "" if asked else "; no gate has a margin, so a change from baseline was not asked about"
-    return Reason("within_margins", f"{'; '.join(kept)}, on {' and '.join(judged_on)}{alone}")
+    alone = "" if with_margin else "; no gate has a margin, so a change from baseline was not asked about"
+    return Reason("within_margins", f"{'; '.join(clauses)}, on {' and '.join(judged_on)}{alone}")
 
 
 def find_best(judged: Sequence[Comparison], going: Sequence[str]) -> str:
@@ -343,25 +343,28 @@ def _more_data(doubts: Sequence[Reason], judged: Sequence[Comparison], evidence:
     seconds = max(longest, SHORTEST_REPEAT) * evidence.window.seconds
     duration = f"about {format_duration(seconds)}" if math.isfinite(seconds) else ""
     if evidence.collected:
-        longer, more = f"collect {duration} in all", "run more instances of each arm"
+        longer, besides = f"collect {duration} in all", "run more instances of each arm"
     elif evidence.imported:
-        longer, more = f"import {duration} of load", "import more instances an arm, or more files of repeated runs"
+        longer, besides = (
+            f"import {duration} of load",
+            "import more instances an arm, or more files of repeated runs",
+        )
     else:
         longer = f"load for {duration} in all (--run-time)"
-        more = "load more instances an arm, or more replicates (--replicates 5)"
+        besides = "load more instances an arm, or more replicates (--replicates 5)"
     if math.isfinite(seconds) and 0 < seconds <= LONGEST_WAIT:
         return f"{longer}, if the change stays as it is"
     if any(_is_beyond(c) for c in waiting):
         return "the change is as large as the margin: mend the candidate, or decide whether the margin is right"
-    return f"more minutes will not decide it: {more}"
+    return f"more minutes will not decide it: {besides}"
 
 
 def _answer_doubt(doubt: Reason, judged: Sequence[Comparison], evidence: Evidence) -> str:
     """What to do about something that is no open metric."""
     again = "collect" if evidence.collected else "import" if evidence.imported else "load"
     if doubt.code == "endpoint_worse":
-        asked = next(c.rule.metric for c in judged if c.scan and c.rule.name == doubt.metric)
-        key = "failure_tolerance" if asked.is_failure_rate else "tolerance"
+        metric = next(c.rule.metric for c in judged if c.scan and c.rule.name == doubt.metric)
+        key = "failure_tolerance" if metric.is_failure_rate else "tolerance"
         return (
             f"look at {doubt.slice}; if its harm is acceptable, widen `endpoint_scan: {{{key}: …}}`, or give this "
             "endpoint a gate with a margin of its own"

@@ -57,7 +57,7 @@ SCAN_METRICS: Mapping[str, type[MetricModel]] = Lazy({"latency_typical": f"{_PAC
 """What the endpoint scan compares in addition; a policy cannot ask for it."""
 
 
-def restore_metric(row: Mapping[str, Any], asked: Iterable[Mapping[str, Any]]) -> MetricModel:
+def restore_metric(row: Mapping[str, Any], options_of_policy: Iterable[Mapping[str, Any]]) -> MetricModel:
     """The metric of a row of a verdict, with its options as they were asked for: by the verdict's policy.
 
     Where that has none of this name, what the metric needs is as the row says, or `None`. Raises UnknownName, and
@@ -68,7 +68,10 @@ def restore_metric(row: Mapping[str, Any], asked: Iterable[Mapping[str, Any]]) -
     if name not in table:
         raise UnknownName("metric type", name, METRICS)
     kind = table[name]
-    options = next((one for one in asked if (one.get("name"), one.get("type")) == (row["name"], name)), None)
+    options = next(
+        (listed for listed in options_of_policy if (listed.get("name"), listed.get("type")) == (row["name"], name)),
+        None,
+    )
     if options is None:
         return kind.model_construct(**{k: row.get(k) for k, field in kind.model_fields.items() if field.is_required()})
     return kind.model_validate({k: options[k] for k in kind.model_fields if k in options})

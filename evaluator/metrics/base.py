@@ -153,9 +153,9 @@ class RequestMetric(MetricModel):
         """Answer its rule. Never raises for want of data: see `Pair.no_data`."""
 
     @classmethod
-    def compare_all(cls, pair: Pair, asked: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
+    def compare_all(cls, pair: Pair, rules: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
         """Answer several rules of this type, which may share their work."""
-        return tuple(metric.compare(pair, rule) for metric, rule in asked)
+        return tuple(metric.compare(pair, rule) for metric, rule in rules)
 
     def of_units(self, units: UnitTotals) -> FloatArray | None:
         """Its value of each instance or run; `None` for a metric that these do not have."""
@@ -258,7 +258,7 @@ def answer(
     # Without a margin shares are compared as a difference, everything else as a ratio.
     relative = unit != "fraction" if rule.margin is None else rule.margin.relative
     candidate = float(estimate.candidate[g])
-    limits = [asked.of_group(g) for asked in estimate.against_limit]
+    limits = [answers.of_group(g) for answers in estimate.against_limit]
     questions = list_questions(rule, estimate.against_zero.of_group(g), estimate.against_margin.of_group(g), limits)
     if scan and estimate.against_tolerance is not None and estimate.tolerance is not None:
         bound, tolerated = float(estimate.tolerance[g]), estimate.against_tolerance.of_group(g)

@@ -92,24 +92,24 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
         return self.compare_all(pair, ((self, rule),))[0]
 
     @classmethod
-    def compare_all(cls, pair: Pair, asked: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
+    def compare_all(cls, pair: Pair, rules: Sequence[tuple[Self, Rule]]) -> tuple[Comparison, ...]:
         """Answer several rules in one go."""
-        missing = [metric.check(pair) for metric, _ in asked]
+        missing = [metric.check(pair) for metric, _ in rules]
         questions = [
             QuantileQuestion(metric.quantile, rule.margin, rule.direction, rule.limit)
-            for (metric, rule), why in zip(asked, missing, strict=True)
+            for (metric, rule), why in zip(rules, missing, strict=True)
             if not why
         ]
-        found: tuple[QuantileEstimate, ...] = ()
+        answered: tuple[QuantileEstimate, ...] = ()
         if questions:
             sd_instance, depth = pair.prior.sd_latency, pair.depth
-            found = compare_quantiles(
+            answered = compare_quantiles(
                 pair.panel, pair.design, questions, alpha=pair.alpha, sd_instance=sd_instance, depth=depth
             )
-        estimates = iter(found)
+        estimates = iter(answered)
         return tuple(
             pair.no_data(rule, why) if why else _answer(pair, rule, next(estimates))
-            for (_, rule), why in zip(asked, missing, strict=True)
+            for (_, rule), why in zip(rules, missing, strict=True)
         )
 
     def of_units(self, units: UnitTotals) -> FloatArray:
@@ -117,9 +117,9 @@ class LatencyQuantile(QuantileMetric, LatencyMetric):
         return units.quantiles(self.quantile)
 
 
-def _answer(pair: Pair, rule: Rule, found: QuantileEstimate) -> Comparison:
-    if found.estimate is None:
+def _answer(pair: Pair, rule: Rule, result: QuantileEstimate) -> Comparison:
+    if result.estimate is None:
         zero = "on baseline this quantile is 0 ms, so there is no ratio and no step that would tell it from more"
         failing = "on baseline so many requests fail that this quantile is a failure"
-        return pair.no_data(rule, zero if found.problem == "zero" else failing)
-    return answer(pair, rule, found.estimate, method=f"quantile test, {pair.design.kind}")
+        return pair.no_data(rule, zero if result.problem == "zero" else failing)
+    return answer(pair, rule, result.estimate, method=f"quantile test, {pair.design.kind}")

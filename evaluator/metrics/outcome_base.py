@@ -103,7 +103,7 @@ class Prepared:
     """Places of the chosen variables among all of them."""
     units: tuple[FloatArray, ...] = ()
     """Values of the units that were kept, by arm; empty where sums were enough."""
-    kept: tuple[BoolArray, ...] = ()
+    complete: tuple[BoolArray, ...] = ()
     """Which of all units those are, by arm."""
 
     def find_levels(self) -> ArmLevels:
@@ -133,8 +133,8 @@ class OutcomeMetric(MetricModel):
     def needs(self, outcomes: Outcomes) -> Needs:
         """What it reads in addition to the sums: these are enough unless values are to be cut, or some are missing."""
         missing = any(name.removesuffix("?") in outcomes.facts.missing for name in self.variables)
-        known = set(self.variables) <= set(outcomes.variables)
-        if known and (missing or self.cut_above is not None):
+        imported = set(self.variables) <= set(outcomes.variables)
+        if imported and (missing or self.cut_above is not None):
             return Needs(frozenset([*self.variables, *self.covariate_names]))
         return Needs()
 
@@ -154,8 +154,8 @@ class OutcomeMetric(MetricModel):
         if not needed <= set(outcomes.values):
             return Prepared(problem="it needs the values of single units, and those were purged")
         arms = [np.column_stack([outcomes.values[name][arm] for name in names]) for arm in range(len(outcomes.arms))]
-        kept = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in arms)
-        arms = [values[mine] for values, mine in zip(arms, kept, strict=True)]
+        complete = tuple(np.asarray(~np.isnan(values).any(axis=1)) for values in arms)
+        arms = [values[complete_rows] for values, complete_rows in zip(arms, complete, strict=True)]
         note = ""
         if self.cut_above is not None and any(values.size for values in arms):
             # Values of the outcome, which comes first, are cut at a quantile of the units of all arms together.
@@ -164,7 +164,7 @@ class OutcomeMetric(MetricModel):
                 np.minimum(values[:, 0], cut_at, out=values[:, 0])
             note = f", winsorised at {format_number(self.cut_above * 100)} % (cut to {format_number(cut_at)})"
         moments = tuple(moments_of(values) for values in arms)
-        return Prepared(moments, covariates, note, columns=tuple(rows), units=tuple(arms), kept=kept)
+        return Prepared(moments, covariates, note, columns=tuple(rows), units=tuple(arms), complete=complete)
 
     @property
     def cut_above(self) -> float | None:
@@ -238,7 +238,7 @@ def trace_levels(pair: OutcomePair, rule: Rule, prepared: Prepared, levels: ArmL
     """What the error of a comparison of levels is made of: by sums where sums were enough, else by units."""
     weights = trace_harm(levels, pair.arm, margin=rule.margin, direction=rule.direction)
     if prepared.units:
-        return from_weights(weights, prepared.units, prepared.kept)
+        return from_weights(weights, prepared.units, prepared.complete)
     return Errors(weights @ np.eye(len(pair.outcomes.variables))[list(prepared.columns)])
 
 
@@ -285,7 +285,7 @@ def answer_outcome(
     if why:
         return Compared(no_data(rule, pair.name, why, n=n))
     questions = list_questions(rule, estimate.against_zero, estimate.against_margin, estimate.against_limit)
-    made = Comparison(
+    comparison = Comparison(
         rule=rule,
         arm=pair.name,
         unit=rule.metric.value_unit,
@@ -298,7 +298,7 @@ def answer_outcome(
         needed_time=estimate.needed,
         view=_look(pair, rule, estimate, levels),
     )
-    return Compared(made, trace() if rule.role is Role.GATE else None)
+    return Compared(comparison, trace() if rule.role is Role.GATE else None)
 
 
 def _why_nothing(rule: Rule, estimate: OutcomeEstimate, n: tuple[int, int]) -> str:

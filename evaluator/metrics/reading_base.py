@@ -34,7 +34,7 @@ from evaluator.stats.variance.uncertainty import choose_design
 MIN_COUNTED = 30
 TIMES = {"s": 1000.0, "ms": 1.0, "us": 0.001, "µs": 0.001}
 """Unit of time → how many ms it is."""
-Laid = TypeVar("Laid", Panel, EdgePanel)
+AnyPanel = TypeVar("AnyPanel", Panel, EdgePanel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class ReadingPair:
     arm: str
     alpha: float
     prior: InstancePrior
-    laid: dict[Any, Any]
-    """Panels laid out for one look, kept for the next."""
+    panels: dict[Any, Any]
+    """Panels built for one look, kept for the next."""
     before_s: float | None = None
     """An earlier look: only what lies before this moment, seconds since the epoch."""
     depth: Depth = "full"
@@ -61,23 +61,23 @@ class ReadingPair:
         """Codes of baseline and candidate."""
         return 0, self.readings.arms.index(self.arm)
 
-    def lay(self, key: tuple[Any, ...], make: Callable[[], Laid | None]) -> Laid | None:
+    def find_or_build(self, key: tuple[Any, ...], make: Callable[[], AnyPanel | None]) -> AnyPanel | None:
         """A panel, made once, as it was at this look."""
-        place: tuple[Any, ...] = (self.arm, *key)
-        if place not in self.laid:
-            self.laid[place] = make()
-        whole: Laid | None = self.laid[place]
-        if whole is None or self.before_s is None:
-            return whole
+        panel_key: tuple[Any, ...] = (self.arm, *key)
+        if panel_key not in self.panels:
+            self.panels[panel_key] = make()
+        panel: AnyPanel | None = self.panels[panel_key]
+        if panel is None or self.before_s is None:
+            return panel
         # Instances are known by whole blocks; what the last one has begun counts at the next look.
-        bucket = int(self.before_s // (whole.bucket_s * BLOCK_BUCKETS)) * BLOCK_BUCKETS
-        last = self.laid.get(("last", *place))
+        bucket = int(self.before_s // (panel.bucket_s * BLOCK_BUCKETS)) * BLOCK_BUCKETS
+        last = self.panels.get(("last", *panel_key))
         if last is None or last[0] != bucket:
-            last = self.laid["last", *place] = (bucket, whole.before(bucket))
-        before: Laid | None = last[1]
+            last = self.panels["last", *panel_key] = (bucket, panel.before(bucket))
+        before: AnyPanel | None = last[1]
         return before
 
-    def seen(self) -> ReadingView:
+    def view_at_look(self) -> ReadingView:
         """All readings of this look, for what cannot be cut later."""
         if self.before_s is None:
             return self.view
@@ -139,10 +139,10 @@ class ReadingMetric(MetricModel):
         """Build the panel of an arm that is compared; `None` where it shares no time with the baseline."""
         raise NotImplementedError
 
-    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
+    def find_panel(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
         """Lay out the panel that is compared, once for all looks. Options may say what it is built of."""
         key = (self.type, self.model_dump_json(), endpoint)
-        return pair.lay(key, lambda: self.build(pair.view, pair.arm, endpoint))
+        return pair.find_or_build(key, lambda: self.build(pair.view, pair.arm, endpoint))
 
     @abstractmethod
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
@@ -156,10 +156,10 @@ class ReadingMetric(MetricModel):
             return f"{name_of(missing[0])} was not collected"
         if endpoint is not None and endpoint not in readings.endpoints:
             return f"no series has the endpoint {endpoint}"
-        for place, query in enumerate(self.queries):
+        for index, query in enumerate(self.queries):
             answers = readings.query == readings.queries.index(query)
             absent = [arm for arm in pair.arms if not (answers & (readings.arm == arm)).any()]
-            never = place < self.optional and measures_the_same(query, self.queries[-1])
+            never = index < self.optional and measures_the_same(query, self.queries[-1])
             names = [readings.arms[arm] for arm in (pair.arms if never else absent)]
             for fact in readings.facts:
                 if fact.query == query and fact.arm in names and fact.impossible:
@@ -172,14 +172,14 @@ class ReadingMetric(MetricModel):
         """Answer a rule. Never raises for want of data."""
         if why := self.check(pair, rule):
             return no_data(rule, pair.arm, why)
-        panel = self.lay(pair, rule.slice.endpoint)
+        panel = self.find_panel(pair, rule.slice.endpoint)
         if panel is None:
             return no_data(rule, pair.arm, f"baseline and {pair.arm} share no time in which both were read")
         if panel.slots < MIN_BUCKETS:
             seconds, needed = panel.slots * panel.bucket_s, MIN_BUCKETS * panel.bucket_s
             return no_data(rule, pair.arm, f"only {seconds} s of usable readings, at least {needed} s are needed")
-        for place, arm in enumerate(("baseline", pair.arm)):
-            count = float(panel.n[place].sum())
+        for index, arm in enumerate(("baseline", pair.arm)):
+            count = float(panel.n[index].sum())
             if self.noun and count < MIN_COUNTED:
                 why = f"only {count:.0f} {self.noun} on {arm}, at least {MIN_COUNTED} are needed"
                 return no_data(rule, pair.arm, why)

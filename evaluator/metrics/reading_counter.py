@@ -16,7 +16,7 @@ from evaluator.records.arrays import FloatArray
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.reading_panels import ReadingView, build_rate_panel, build_ratio_panel
 
-WHOLE = 1e-6
+ROUNDING = 1e-6
 
 
 class CounterRatio(ReadingMetric):
@@ -46,7 +46,7 @@ class CounterRatio(ReadingMetric):
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough."""
-        if (panel.failures.sum(axis=(1, 2)) > panel.n.sum(axis=(1, 2)) * (1 + WHOLE)).any():
+        if (panel.failures.sum(axis=(1, 2)) > panel.n.sum(axis=(1, 2)) * (1 + ROUNDING)).any():
             why = "its failures grew by more than its requests, so they are no part of them"
             return no_data(rule, pair.arm, f"{why}: compare each as a counter_rate")
         both = pair.of(panel, history=True)
@@ -94,5 +94,5 @@ class CounterRate(QueryMetric):
         A counter that is not whole counts no events (seconds of CPU); nothing is known of it beforehand.
         """
         grown = panel.totals["value"] / self.scale
-        whole = np.abs(grown - np.rint(grown)).max() < WHOLE
-        return np.asarray(grown.sum(axis=(1, 2)) + 0.5 if whole else np.zeros(2))
+        is_count = np.abs(grown - np.rint(grown)).max() < ROUNDING
+        return np.asarray(grown.sum(axis=(1, 2)) + 0.5 if is_count else np.zeros(2))

@@ -79,9 +79,9 @@ class GaugeSlope(GaugeMetric):
     type: ClassVar[str] = "gauge_slope"
     per: ClassVar[str] = "/h"
 
-    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
+    def find_panel(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
         """Build the panel of trends. Means of instances change with every look, so none is kept of the one before."""
-        return build_trend_panel(pair.seen(), pair.arm, self.queries[0], self.scale, endpoint)
+        return build_trend_panel(pair.view_at_look(), pair.arm, self.queries[0], self.scale, endpoint)
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough. Counts are those of samples."""
@@ -94,7 +94,7 @@ class GaugeSlope(GaugeMetric):
         # A trend of the trend is not asked for.
         beyond = estimate.against_margin.beyond
         estimate = replace(estimate, trend=Trend(beyond, np.full(1, np.nan), beyond))
-        view = pair.seen()
+        view = pair.view_at_look()
         rows = view.find(self.queries[0], 0, rule.slice.endpoint)
         counts, arms = view.readings.n[rows], view.readings.arm[rows]
         baseline, candidate = (int(counts[arms == arm].sum()) for arm in pair.arms)

@@ -15,7 +15,7 @@ from evaluator.metrics.reading_base import QueryMetric, ReadingPair
 from evaluator.quantities import Quantity
 from evaluator.records import Comparison, Direction, Limit, Margin, QueryKind, Rule
 from evaluator.stats.estimators.edges import EdgePanel, compare_edges, spread_of_share, stack_panels
-from evaluator.stats.estimators.estimate import Asked, Estimate
+from evaluator.stats.estimators.estimate import Estimate, GroupAnswers
 from evaluator.stats.shaping.panel import Panel
 from evaluator.stats.shaping.reading_panels import (
     ReadingView,
@@ -74,22 +74,22 @@ class EdgeMetric(HistogramMetric):
         forms = {f.arm: f.form for f in readings.facts if f.query == query and f.arm in arms and f.form}
         odd = {arm: form for arm, form in forms.items() if form not in BUCKETED}
         if odd:
-            said = " and ".join(f"{form} on {arm}" for arm, form in odd.items())
+            listed = " and ".join(f"{form} on {arm}" for arm, form in odd.items())
             return (
-                f"{name} is {said}, which has no buckets with bounds `le`: compare its mean (histogram_mean), or let "
+                f"{name} is {listed}, which has no buckets with bounds `le`: compare its mean (histogram_mean), or let "
                 "the service record a histogram"
             )
         if len(set(forms.values())) > 1 and not find_bounds(pair.view, query, pair.arms).size:
-            said = ", ".join(f"{form} on {arm}" for arm, form in forms.items())
-            return f"{name} is {said}, and these have no bucket bound in common"
+            listed = ", ".join(f"{form} on {arm}" for arm, form in forms.items())
+            return f"{name} is {listed}, and these have no bucket bound in common"
         return None
 
-    def lay(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
+    def find_panel(self, pair: ReadingPair, endpoint: str | None) -> Panel | None:
         """Build the panel of all observations."""
-        edges = self.lay_edges(pair, endpoint)
+        edges = self.find_edges(pair, endpoint)
         return edges.panel if edges else None
 
-    def lay_edges(self, pair: ReadingPair, endpoint: str | None) -> EdgePanel | None:
+    def find_edges(self, pair: ReadingPair, endpoint: str | None) -> EdgePanel | None:
         """Build the panels of all bounds, once for every look, quantile and bound of a histogram."""
         (query,) = self.queries
 
@@ -105,7 +105,7 @@ class EdgeMetric(HistogramMetric):
             usable = [part for part in usable if (part[1].n.shape, part[1].rows.n.size) == shape]
             return stack_panels(np.array([bound for bound, _ in usable]), [panel for _, panel in usable])
 
-        return pair.lay(("edges", query, self.scale, endpoint), make)
+        return pair.find_or_build(("edges", query, self.scale, endpoint), make)
 
 
 # ------------------------------------------------------------------ share within a bound
@@ -131,7 +131,7 @@ class HistogramShare(EdgeMetric):
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough. The bound must be one of the histogram's."""
         del panel
-        edges, below = self.lay_edges(pair, rule.slice.endpoint), float(self.below.value)
+        edges, below = self.find_edges(pair, rule.slice.endpoint), float(self.below.value)
         if edges is None or not edges.bounds.size:
             return no_data(rule, pair.arm, NO_BOUNDS)
         bounds, unit = edges.bounds, self.scaled_unit
@@ -140,30 +140,30 @@ class HistogramShare(EdgeMetric):
             nearest = " and ".join(f"{bound:g} {unit}".strip() for bound in (*lower, *upper))
             why = f"{below:g} {unit} is no bound of the histogram; the nearest are {nearest}"
             return no_data(rule, pair.arm, why)
-        place = int(np.argmin(np.abs(bounds - below)))
-        both = pair.of(edges.pair(place, place))
+        index = int(np.argmin(np.abs(bounds - below)))
+        both = pair.of(edges.pair(index, index))
         baseline = edges.shares()[0]
         # What margin and limit mean for the observations beyond the bound.
         harm = rule.margin.value if rule.margin else 0.0
         if rule.margin and rule.margin.relative:
-            harm *= float(baseline[place])
+            harm *= float(baseline[index])
         limit = rule.limit
         beyond = Limit(
             min=None if limit.max is None else 1 - limit.max, max=None if limit.min is None else 1 - limit.min
         )
         estimate = both.compare_failures(
             replace(rule, margin=Margin(harm, relative=False), limit=beyond),
-            sd_instance=pair.prior.sd_latency * spread_of_share(bounds, baseline, place),
+            sd_instance=pair.prior.sd_latency * spread_of_share(bounds, baseline, index),
             sd_share=0.0,
         )
-        within = _count_within(estimate, rule, baseline[place])
+        within = _count_within(estimate, rule, baseline[index])
         return answer(both, rule, within, method=f"score test, {both.design.kind}")
 
 
 def _count_within(estimate: Estimate, rule: Rule, share: float) -> Estimate:
     """The estimate in shares within the bound instead of beyond it: values and effect turn, harm stays harm."""
     unit = share if rule.margin is None or rule.margin.relative else 1.0
-    asked: tuple[Asked, ...] = estimate.against_limit
+    answers: tuple[GroupAnswers, ...] = estimate.against_limit
     return replace(
         estimate,
         baseline=1 - estimate.baseline,
@@ -173,7 +173,7 @@ def _count_within(estimate: Estimate, rule: Rule, share: float) -> Estimate:
         upper=-estimate.lower / unit,
         detectable=estimate.detectable / unit,
         se=estimate.se / unit,
-        against_limit=asked[::-1],
+        against_limit=answers[::-1],
     )
 
 
@@ -194,14 +194,14 @@ class HistogramQuantile(QuantileMetric, EdgeMetric):
 
     def answer(self, pair: ReadingPair, rule: Rule, panel: Panel) -> Comparison:
         """Answer a rule from a panel that is long enough."""
-        edges, both = self.lay_edges(pair, rule.slice.endpoint), pair.of(panel)
+        edges, both = self.find_edges(pair, rule.slice.endpoint), pair.of(panel)
         smaller = min(both.requests(0), both.requests(1))
         if smaller < self.least:
             why = f"only {smaller} observations in the smaller arm, at least {self.least} are needed for this quantile"
             return both.no_data(rule, why)
         if edges is None or not edges.bounds.size:
             return both.no_data(rule, NO_BOUNDS)
-        found = compare_edges(
+        result = compare_edges(
             edges,
             both.design,
             self.quantile,
@@ -211,7 +211,7 @@ class HistogramQuantile(QuantileMetric, EdgeMetric):
             limit=rule.limit,
             depth=pair.depth,
         )
-        if found.estimate is None:
-            return both.no_data(rule, found.problem)
+        if result.estimate is None:
+            return both.no_data(rule, result.problem)
         method = f"shares at bucket bounds, value interpolated, {both.design.kind}"
-        return replace(answer(both, rule, found.estimate, method=method), unresolved=found.unresolved)
+        return replace(answer(both, rule, result.estimate, method=method), unresolved=result.unresolved)

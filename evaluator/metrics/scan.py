@@ -16,9 +16,9 @@ from evaluator.metrics.failure_rate import FailureRate
 from evaluator.metrics.latency import LatencyMean, TypicalTime
 from evaluator.records import Comparison, Margin, Role, Rule, Scan, Slice
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.estimators.estimate import Asked, Estimate, Tolerance
+from evaluator.stats.estimators.estimate import Estimate, GroupAnswers, Tolerance
 from evaluator.stats.shaping.groups import Groups, group_by
-from evaluator.stats.shaping.rare import OTHER
+from evaluator.stats.shaping.rare import OTHER_ENDPOINTS
 from evaluator.stats.variance.longrun import MIN_BUCKETS
 
 MIN_FOR_TIME = 60
@@ -45,7 +45,7 @@ def scan_endpoints(pair: Pair, scan: Scan, rules: Sequence[Rule] = ()) -> Measur
     """
     if not scan.enabled or pair.panel.slots < MIN_BUCKETS:
         return Measured()
-    failures = _asked(FailureRate(), Margin(scan.failure_margin, relative=False))
+    failures = _build_scan_rule(FailureRate(), Margin(scan.failure_margin, relative=False))
     groups = _group(pair, pair.panel.n, MIN_FOR_FAILURES)
     tolerated = _find_tolerance(groups.names, scan.failure_tolerance, scan.failure_margin, failures, rules)
     rows = _rows(pair, failures, groups, _estimate(pair, failures, groups, tolerated)) if groups.names else ()
@@ -53,60 +53,62 @@ def scan_endpoints(pair: Pair, scan: Scan, rules: Sequence[Rule] = ()) -> Measur
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _ScanRule:
     """What every endpoint is asked: one metric, against the margin of the scan."""
 
     metric: EndpointMetric
     rule: Rule
 
 
-def _asked(metric: EndpointMetric, margin: Margin) -> _Asked:
-    return _Asked(metric, Rule(metric.type, metric, Role.GATE, margin))
+def _build_scan_rule(metric: EndpointMetric, margin: Margin) -> _ScanRule:
+    return _ScanRule(metric, Rule(metric.type, metric, Role.GATE, margin))
 
 
 @dataclass(frozen=True, slots=True)
-class _Groups:
+class _EndpointGroups:
     """Endpoints with enough requests, each by itself, and the rest together if they have enough."""
 
     names: tuple[str, ...]
     members: Groups
 
-    def pick(self, chosen: BoolArray) -> _Groups:
+    def pick(self, chosen: BoolArray) -> _EndpointGroups:
         """Some of them."""
         names = tuple(name for name, yes in zip(self.names, chosen, strict=True) if yes)
-        return _Groups(names, self.members.pick(chosen))
+        return _EndpointGroups(names, self.members.pick(chosen))
 
 
-def _group(pair: Pair, requests: FloatArray, least: int) -> _Groups:
+def _group(pair: Pair, requests: FloatArray, least: int) -> _EndpointGroups:
     count = requests.sum(axis=2).min(axis=0)
     enough = count >= least
     names = [name for name, yes in zip(pair.panel.endpoints, enough, strict=True) if yes]
     of = np.where(enough, np.cumsum(enough) - 1, -1)
     if count[~enough].sum() >= least:
-        if OTHER not in names:
-            names.append(OTHER)
-        of[~enough] = names.index(OTHER)
-    return _Groups(tuple(names), group_by(of))
+        if OTHER_ENDPOINTS not in names:
+            names.append(OTHER_ENDPOINTS)
+        of[~enough] = names.index(OTHER_ENDPOINTS)
+    return _EndpointGroups(tuple(names), group_by(of))
 
 
 def _find_tolerance(
-    names: Sequence[str], said: float | None, most: float, asked: _Asked, rules: Sequence[Rule]
+    names: Sequence[str], share: float | None, most: float, scan_rule: _ScanRule, rules: Sequence[Rule]
 ) -> Tolerance:
     """What is tolerated of each endpoint: what the scan says, else the widest margin of the gates on such metrics.
 
     Gates of an endpoint are for it alone, those of all traffic for the others. Where no gate has a margin holds are
     asked; where none of them has one either nothing narrower than the scan's own margin was ever stated.
     """
-    absolute = asked.metric.is_failure_rate
-    if said is not None:
-        one = np.full(len(names), said)
-        return Tolerance(np.zeros_like(one) if absolute else one, one if absolute else np.zeros_like(one), most)
+    absolute = scan_rule.metric.is_failure_rate
+    if share is not None:
+        shares = np.full(len(names), share)
+        return Tolerance(
+            np.zeros_like(shares) if absolute else shares, shares if absolute else np.zeros_like(shares), most
+        )
     margins: dict[str | None, list[Margin]] = {}
     for role in (Role.GATE, Role.HOLD):
         stated: dict[str | None, list[Margin]] = {}
         for rule in rules:
             alike = rule.metric.is_failure_rate if absolute else rule.metric.is_response_time
-            if rule.role is role and alike and rule.evidence is asked.rule.evidence and rule.margin is not None:
+            if rule.role is role and alike and rule.evidence is scan_rule.rule.evidence and rule.margin is not None:
                 stated.setdefault(rule.slice.endpoint, []).append(rule.margin)
         margins = {**stated, **margins}
     of_all = margins.get(None)
@@ -119,31 +121,33 @@ def _widest(margins: Iterable[Margin] | None, most: float, *, absolute: bool) ->
     """The widest relative and the widest absolute margin; the scan's own where there is none."""
     if margins is None:
         return (0.0, most) if absolute else (most, 0.0)
-    found = [*margins]
-    relative, in_unit = (max((m.value for m in found if m.relative is kind), default=0.0) for kind in (True, False))
+    listed = [*margins]
+    relative, in_unit = (max((m.value for m in listed if m.relative is kind), default=0.0) for kind in (True, False))
     return relative, in_unit
 
 
 def _compare_times(pair: Pair, scan: Scan, rules: Sequence[Rule]) -> tuple[Comparison, ...]:
     """By the typical time, or by the mean where that rose by more than half of the margin and is surer."""
-    typical, mean = (_asked(metric, Margin(scan.margin)) for metric in (TypicalTime(), LatencyMean()))
+    typical, mean = (_build_scan_rule(metric, Margin(scan.margin)) for metric in (TypicalTime(), LatencyMean()))
     groups = _group(pair, pair.panel.ok, MIN_FOR_TIME)
     if not groups.names:
         return ()
     times_ms, ok = pair.panel.totals["time_ms"], pair.panel.ok
     sums, counts = (groups.members.sum_totals(part.sum(axis=2)) for part in (times_ms, ok))
-    rose = sums[1] / counts[1] > (1 + scan.margin / 2) * sums[0] / counts[0]
+    mean_rose = sums[1] / counts[1] > (1 + scan.margin / 2) * sums[0] / counts[0]
     tolerated = _find_tolerance(groups.names, scan.tolerance, scan.margin, typical, rules)
-    rows, surely = _ask_twice(pair, typical, groups, tolerated)
-    of_means = Tolerance(tolerated.relative[rose], tolerated.absolute[rose], tolerated.most)
-    means, mean_surely = _ask_twice(pair, mean, groups.pick(rose), of_means)
-    for row, p_mean, place in zip(means, mean_surely, np.flatnonzero(rose), strict=True):
-        if p_mean < surely[place]:
-            rows[place] = row
+    rows, typical_rank = _ask_twice(pair, typical, groups, tolerated)
+    tolerated_of_means = Tolerance(tolerated.relative[mean_rose], tolerated.absolute[mean_rose], tolerated.most)
+    means, mean_ranks = _ask_twice(pair, mean, groups.pick(mean_rose), tolerated_of_means)
+    for row, mean_rank, index in zip(means, mean_ranks, np.flatnonzero(mean_rose), strict=True):
+        if mean_rank < typical_rank[index]:
+            rows[index] = row
     return tuple(rows)
 
 
-def _ask_twice(pair: Pair, asked: _Asked, groups: _Groups, tolerated: Tolerance) -> tuple[list[Comparison], FloatArray]:
+def _ask_twice(
+    pair: Pair, scan_rule: _ScanRule, groups: _EndpointGroups, tolerated: Tolerance
+) -> tuple[list[Comparison], FloatArray]:
     """One of two answers on each group's response time, and how sure it is of harm: the one with less is to take.
 
     The typical time shows that all requests became slower, the mean that a few of them now hang. Two are asked, so
@@ -152,36 +156,36 @@ def _ask_twice(pair: Pair, asked: _Asked, groups: _Groups, tolerated: Tolerance)
     """
     if not groups.names:
         return [], np.ones(0)
-    estimate = _estimate(pair, asked, groups, tolerated)
+    estimate = _estimate(pair, scan_rule, groups, tolerated)
     margin, tolerance = estimate.against_margin, estimate.against_tolerance or estimate.against_zero
-    known = np.isfinite(estimate.baseline + margin.p_worse + margin.p_within + tolerance.p_worse)
+    is_finite = np.isfinite(estimate.baseline + margin.p_worse + margin.p_within + tolerance.p_worse)
     doubled = replace(
         estimate,
         against_margin=_double(margin),
         against_zero=_double(estimate.against_zero),
         against_tolerance=_double(tolerance),
     )
-    surely = np.where(margin.p_worse < PLAUSIBLE, margin.p_worse, PLAUSIBLE + tolerance.p_worse)
-    return [*_rows(pair, asked, groups, doubled)], np.where(known, surely, 1 + PLAUSIBLE)
+    harm_rank = np.where(margin.p_worse < PLAUSIBLE, margin.p_worse, PLAUSIBLE + tolerance.p_worse)
+    return [*_rows(pair, scan_rule, groups, doubled)], np.where(is_finite, harm_rank, 1 + PLAUSIBLE)
 
 
-def _double(answers: Asked) -> Asked:
+def _double(answers: GroupAnswers) -> GroupAnswers:
     return replace(answers, p_worse=np.minimum(2 * answers.p_worse, 1.0))
 
 
-def _estimate(pair: Pair, asked: _Asked, groups: _Groups, tolerated: Tolerance) -> Estimate:
+def _estimate(pair: Pair, scan_rule: _ScanRule, groups: _EndpointGroups, tolerated: Tolerance) -> Estimate:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return asked.metric.estimate(replace(pair, groups=groups.members, tolerance=tolerated), asked.rule)
+        return scan_rule.metric.estimate(replace(pair, groups=groups.members, tolerance=tolerated), scan_rule.rule)
 
 
-def _rows(pair: Pair, asked: _Asked, groups: _Groups, estimate: Estimate) -> tuple[Comparison, ...]:
+def _rows(pair: Pair, scan_rule: _ScanRule, groups: _EndpointGroups, estimate: Estimate) -> tuple[Comparison, ...]:
     """One comparison for each group."""
-    counted = groups.members.sum_totals(asked.metric.counted(pair.panel).sum(axis=2)).T.astype(int).tolist()
+    counted = groups.members.sum_totals(scan_rule.metric.counted(pair.panel).sum(axis=2)).T.astype(int).tolist()
     method = f"endpoint scan, {pair.design.kind}"
     return tuple(
         answer(
             pair,
-            replace(asked.rule, slice=Slice(name)),
+            replace(scan_rule.rule, slice=Slice(name)),
             estimate,
             method=method,
             n=(counted[group][0], counted[group][1]),
@@ -194,15 +198,15 @@ def _rows(pair: Pair, asked: _Asked, groups: _Groups, estimate: Estimate) -> tup
 
 def _with_unjudged(pair: Pair, rows: tuple[Comparison, ...]) -> Measured:
     """Keep what could be judged; name the endpoints whose response time could not, and their share of traffic."""
-    known = [row.rule for row in rows if not row.no_data]
-    judged = {rule.slice.endpoint for rule in known if rule.metric.is_response_time}
-    failing = {rule.slice.endpoint for rule in known if rule.metric.is_failure_rate}
+    answered = [row.rule for row in rows if not row.no_data]
+    judged = {rule.slice.endpoint for rule in answered if rule.metric.is_response_time}
+    failing = {rule.slice.endpoint for rule in answered if rule.metric.is_failure_rate}
     small = pair.panel.ok.sum(axis=2).min(axis=0) < MIN_FOR_TIME
     totals = pair.panel.n.sum(axis=(0, 2))
     unjudged = [
         (name, total)
         for name, total, pooled in zip(pair.panel.endpoints, totals, small, strict=True)
-        if (OTHER if pooled else name) not in judged and name not in failing
+        if (OTHER_ENDPOINTS if pooled else name) not in judged and name not in failing
     ]
     share = sum(total for _, total in unjudged) / max(totals.sum(), 1)
     return Measured(tuple(row for row in rows if not row.no_data), float(share), tuple(name for name, _ in unjudged))

@@ -42,8 +42,8 @@ CELLS = simulate_cells(DESIGN, 1)
 def find(check, cells=CELLS, run=LOADED, rulebook=RULEBOOK, runs=None):
     """The gravest finding of a check; None where it says nothing."""
     order = [Level.OK, Level.WARN, Level.FAIL]
-    found = [f for f in evidence(cells, rulebook, runs or (run,)).findings if f.check == check]
-    return max(found, key=lambda f: order.index(f.level), default=None)
+    findings = [f for f in evidence(cells, rulebook, runs or (run,)).findings if f.check == check]
+    return max(findings, key=lambda f: order.index(f.level), default=None)
 
 
 def facts(**changes):
@@ -102,9 +102,9 @@ def test_a_healthy_release_has_nothing_but_good_findings():
     ],
 )
 def test_what_the_load_generator_says(check, run, level, void, says):
-    found = find(check, run=run)
-    assert (found.level, found.void) == (level, void)
-    assert says in found.text
+    findings = find(check, run=run)
+    assert (findings.level, findings.void) == (level, void)
+    assert says in findings.text
 
 
 def test_configured_shares_are_what_is_expected():
@@ -139,14 +139,14 @@ def test_a_hole(share, level):
     requests = simulate(DESIGN, 1)
     begin = requests.ts_us.min() + 60_000_000
     lost = (requests.arm == 1) & (requests.ts_us > begin) & (requests.ts_us < begin + share * 300_000_000)
-    found = find("silence", to_cells(select(requests, ~lost), bucket_s=5))
-    assert found.level is level
+    findings = find("silence", to_cells(select(requests, ~lost), bucket_s=5))
+    assert findings.level is level
 
 
 def test_another_mix_is_named_and_forbids_nothing():
-    found = find("comparability", simulate_cells(replace(DESIGN, changes=(Change(mix=0.6),)), 1))
-    assert found.level is Level.WARN
-    assert "GET /endpoint/" in found.text
+    findings = find("comparability", simulate_cells(replace(DESIGN, changes=(Change(mix=0.6),)), 1))
+    assert findings.level is Level.WARN
+    assert "GET /endpoint/" in findings.text
 
 
 def test_the_same_requests_on_both_arms_are_no_comparison():
@@ -158,18 +158,18 @@ def test_the_same_requests_on_both_arms_are_no_comparison():
         if isinstance(getattr(base, f.name), np.ndarray)
     }
     twice["arm"] = np.repeat([0, 1], len(base))
-    found = find("comparability", to_cells(replace(base, **twice), bucket_s=5))
-    assert found.level is Level.FAIL
-    assert "given twice" in found.text
+    findings = find("comparability", to_cells(replace(base, **twice), bucket_s=5))
+    assert findings.level is Level.FAIL
+    assert "given twice" in findings.text
 
 
 @pytest.mark.parametrize(("arms", "level"), [((0, 1), Level.FAIL), ((0,), Level.OK), ((1,), Level.OK)])
 def test_arms_that_both_answer_nothing_are_no_comparison(arms, level):
     requests = simulate(DESIGN, 1)
     failed = np.where(np.isin(requests.arm, arms), np.arange(len(requests)) % 50 > 0, requests.failed)
-    found = find("comparability", to_cells(replace(requests, failed=failed), bucket_s=5))
-    assert found.level is level
-    assert level is Level.OK or "98 % and 98 % of the requests of baseline and canary failed" in found.text
+    findings = find("comparability", to_cells(replace(requests, failed=failed), bucket_s=5))
+    assert findings.level is level
+    assert level is Level.OK or "98 % and 98 % of the requests of baseline and canary failed" in findings.text
 
 
 def test_unequal_load_forbids_a_go():
@@ -214,18 +214,18 @@ def test_coarse_times_are_named():
     ],
 )
 def test_it_is_said_whose_step_it_is(grid_us, median_ms, level, says):
-    found = find("resolution", simulate_cells(replace(DESIGN, median_ms=(median_ms, median_ms), grid_us=grid_us), 1))
-    assert found.level is level
-    assert found.text.startswith(says)
-    assert ("file" in found.text) is (grid_us > 1)
+    findings = find("resolution", simulate_cells(replace(DESIGN, median_ms=(median_ms, median_ms), grid_us=grid_us), 1))
+    assert findings.level is level
+    assert findings.text.startswith(says)
+    assert ("file" in findings.text) is (grid_us > 1)
 
 
 def test_the_coarser_of_two_arms_is_named():
     requests = simulate(replace(DESIGN, median_ms=(10.0, 10.0)), 1)
-    whole = np.where(requests.arm == 1, np.rint(requests.response_us / 1000) * 1000, requests.response_us)
-    found = find("resolution", to_cells(replace(requests, response_us=whole.astype(np.int64))))
-    assert found.level is Level.WARN
-    assert "recorded the times of canary in steps of 1 ms" in found.text
+    rounded = np.where(requests.arm == 1, np.rint(requests.response_us / 1000) * 1000, requests.response_us)
+    findings = find("resolution", to_cells(replace(requests, response_us=rounded.astype(np.int64))))
+    assert findings.level is Level.WARN
+    assert "recorded the times of canary in steps of 1 ms" in findings.text
 
 
 def names_of(cells):
@@ -249,10 +249,10 @@ def rename(cells, *names):
 )
 def test_health_checks_alone_are_named(names):
     cells = rename(simulate_cells(replace(DESIGN, endpoints=2), 1), *names)
-    found = find("endpoints", cells)
-    assert found.level is Level.WARN
-    assert f"only health checks were called on both arms ({names[0]}, {names[1]})" in found.text
-    assert "nothing else of the service was judged" in found.text
+    findings = find("endpoints", cells)
+    assert findings.level is Level.WARN
+    assert f"only health checks were called on both arms ({names[0]}, {names[1]})" in findings.text
+    assert "nothing else of the service was judged" in findings.text
 
 
 @pytest.mark.parametrize(
@@ -268,10 +268,10 @@ def test_ids_in_the_names_of_endpoints_are_named():
     cells = simulate_cells(replace(DESIGN, endpoints=1500, zipf=0.0, rate_per_s=60.0), 1)
     assert len(cells.endpoints) > 1000
     named = replace(cells, endpoints=tuple(f"GET /cart/{1000 + k}/items" for k in range(len(cells.endpoints))))
-    found = find("endpoints", named)
-    assert found.level is Level.WARN
-    assert "ids seem to stand in names; 100 % are GET /cart/{id}/items, such as GET /cart/1000/items" in found.text
-    assert "name='/cart/{id}'" in found.remedy
+    findings = find("endpoints", named)
+    assert findings.level is Level.WARN
+    assert "ids seem to stand in names; 100 % are GET /cart/{id}/items, such as GET /cart/1000/items" in findings.text
+    assert "name='/cart/{id}'" in findings.remedy
     words = tuple("GET /" + "abcdefghij"[k % 10] * (1 + k // 10) for k in range(len(cells.endpoints)))
     assert "more than a service has" in find("endpoints", replace(cells, endpoints=words)).text
     few = simulate_cells(replace(DESIGN, endpoints=5), 1)
@@ -300,18 +300,20 @@ def test_a_few_failures_on_one_side_are_an_early_warning():
 
 def test_every_failed_check_says_what_to_do_or_what_it_saw():
     broken = replace(facts(cpu_percent=99.0, clock_offset_s=9.0, stopped_by="signal"), state=RunState.INCOMPLETE)
-    for found in evidence(CELLS, runs=(broken,)).findings:
-        assert found.text
-        assert found.level is not Level.FAIL or found.remedy or found.check in {"coverage", "gaps", "comparability"}
+    for finding in evidence(CELLS, runs=(broken,)).findings:
+        assert finding.text
+        assert (
+            finding.level is not Level.FAIL or finding.remedy or finding.check in {"coverage", "gaps", "comparability"}
+        )
 
 
 def test_an_endpoint_that_the_candidate_never_answered_forbids_a_go():
     requests = simulate(DESIGN, 1)
     rarest = int(np.bincount(requests.endpoint).argmin())
     cells = to_cells(select(requests, (requests.arm == 0) | (requests.endpoint != rarest)), bucket_s=5)
-    found = find("comparability", cells)
-    assert found.level is Level.FAIL
-    assert "requests on baseline and none on canary" in found.text
+    findings = find("comparability", cells)
+    assert findings.level is Level.FAIL
+    assert "requests on baseline and none on canary" in findings.text
     assert judge(cells, runs=(LOADED,)).word is not VerdictWord.GO
 
 
@@ -336,9 +338,9 @@ REPLICATES = replace(DESIGN, duration_s=60.0, replicates=3)
 
 def test_runs_that_were_matched_otherwise_than_they_ran_are_pointed_out():
     cells = to_cells(shift(simulate(REPLICATES, 1), 1, 0, runs=[2, 1, 0]), bucket_s=5)
-    found = find("overlap", cells, runs=import_runs(cells))
-    assert found.level is Level.WARN
-    assert "import the files again" in found.remedy
+    findings = find("overlap", cells, runs=import_runs(cells))
+    assert findings.level is Level.WARN
+    assert "import the files again" in findings.remedy
 
 
 def test_arms_one_after_the_other_are_told_how_to_be_imported():
@@ -352,9 +354,9 @@ def test_replicates_of_one_arm_only_are_counted():
     requests = simulate(REPLICATES, 1)
     for lacking, level in ((0, Level.WARN), (1, Level.FAIL)):
         cells = to_cells(select(requests, (requests.arm != lacking) | (requests.run != 2)), bucket_s=5)
-        found = find("overlap", cells, runs=import_runs(cells))
-        assert found.level is level
-        assert found.text.startswith("1 of 3 replicates are of one arm only, and not compared")
+        findings = find("overlap", cells, runs=import_runs(cells))
+        assert findings.level is level
+        assert findings.text.startswith("1 of 3 replicates are of one arm only, and not compared")
         assert [f.level for f in evidence(cells, runs=import_runs(cells)).findings if f.check == "overlap"] == [level]
 
 

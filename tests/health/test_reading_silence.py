@@ -46,15 +46,17 @@ def scraped(arm, pod, *, alive=(0.0, 1.0), holes=(), rate=(20.0,), endpoint="/a"
     share = at / SCRAPES
     per_s = np.array(rate)[np.minimum((share * len(rate)).astype(int), len(rate) - 1)]
     total = np.cumsum(rng.poisson(per_s * STEP)) + 1000
-    seen = (share >= alive[0]) & (share <= alive[1])
+    alive_then = (share >= alive[0]) & (share <= alive[1])
     for start, end in holes:
-        seen &= (share < start) | (share > end)
-    ts, name = ((T0 + at[seen] * STEP) * 1000).astype(np.int64), f"{arm}-{pod}"
+        alive_then &= (share < start) | (share > end)
+    ts, name = ((T0 + at[alive_then] * STEP) * 1000).astype(np.int64), f"{arm}-{pod}"
     bad = np.cumsum(rng.poisson(per_s * STEP * 0.001)) + 10
     good = Series(
-        {"version": arm, "code": "200"}, name, endpoint, "value", np.nan, ts, (total - bad)[seen].astype(float)
+        {"version": arm, "code": "200"}, name, endpoint, "value", np.nan, ts, (total - bad)[alive_then].astype(float)
     )
-    return good, Series({"version": arm, "code": "500"}, name, endpoint, "value", np.nan, ts, bad[seen].astype(float))
+    return good, Series(
+        {"version": arm, "code": "500"}, name, endpoint, "value", np.nan, ts, bad[alive_then].astype(float)
+    )
 
 
 def readings(*pods, start=0.0, end=1.0, more=()):
@@ -62,9 +64,9 @@ def readings(*pods, start=0.0, end=1.0, more=()):
     start, end = (datetime.fromtimestamp(T0 + share * HOUR, UTC) for share in (start, end))
     answers = []
     for arm in ARMS:
-        mine = [pod for pod in pods if pod[0].labels["version"] == arm]
-        every = tuple(one for pod in mine for one in pod if one.ts_ms.size)
-        bad = tuple(pod[1] for pod in mine if pod[1].ts_ms.size)
+        pods_of_arm = [pod for pod in pods if pod[0].labels["version"] == arm]
+        every = tuple(part for pod in pods_of_arm for part in pod if part.ts_ms.size)
+        bad = tuple(pod[1] for pod in pods_of_arm if pod[1].ts_ms.size)
         answers.append(Answer(REQUESTS, arm, (REQUESTS.text,), start, end, STEP, every))
         answers.append(Answer(FAILURES, arm, (FAILURES.text,), start, end, STEP, bad))
     return sum_up((*answers, *more), ARMS, STEP)
@@ -98,22 +100,22 @@ COLLECTED = Run("c1", "cart@2", "g1", "prometheus", state=RunState.COMPLETE)
 
 def judge(cells, rulebook=RULEBOOK):
     evidence = assess_readings(cells, (COLLECTED,), rulebook)
-    return judge_evidence(evidence, rulebook, "cart@2").word, {one.check: one for one in evidence.findings}
+    return judge_evidence(evidence, rulebook, "cart@2").word, {finding.check: finding for finding in evidence.findings}
 
 
 def test_arms_that_are_heard_all_the_time_may_go():
-    word, found = judge(readings(*pods("baseline"), *pods("canary")))
+    word, findings = judge(readings(*pods("baseline"), *pods("canary")))
     assert word is VerdictWord.GO
-    assert found["silence"].level is Level.OK
+    assert findings["silence"].level is Level.OK
 
 
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.7, 0.9, 0.97])
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_that_is_gone_before_the_end_is_never_a_pass(arm, share):
-    other = ARMS[1 - ARMS.index(arm)]
-    word, found = judge(readings(*pods(arm, alive=(0.0, share)), *pods(other)))
+    second = ARMS[1 - ARMS.index(arm)]
+    word, findings = judge(readings(*pods(arm, alive=(0.0, share)), *pods(second)))
     assert word is not VerdictWord.GO
-    finding = found["silence"]
+    finding = findings["silence"]
     last = datetime.fromtimestamp(T0 + int(share * SCRAPES) * STEP, UTC)
     assert finding.level is Level.FAIL
     assert f"{arm} falls silent at {last:%Y-%m-%d %H:%M:%S} UTC" in finding.text
@@ -122,15 +124,15 @@ def test_an_arm_that_is_gone_before_the_end_is_never_a_pass(arm, share):
 
 def test_both_arms_gone_before_the_end_are_no_pass_until_the_time_is_named():
     both = [*pods("baseline", alive=(0.0, 0.7)), *pods("canary", alive=(0.0, 0.7))]
-    word, found = judge(readings(*both))
+    word, findings = judge(readings(*both))
     assert word is not VerdictWord.GO
-    assert found["silence"].level is Level.FAIL
+    assert findings["silence"].level is Level.FAIL
     assert judge(readings(*both, end=0.7))[0] is VerdictWord.GO
 
 
 def test_a_scrape_that_is_late_or_fails_at_the_end_is_no_silence():
-    word, found = judge(readings(*pods("baseline"), *pods("canary", alive=(0.0, 1 - 2 / SCRAPES))))
-    assert (word, found["silence"].level) == (VerdictWord.GO, Level.OK)
+    word, findings = judge(readings(*pods("baseline"), *pods("canary", alive=(0.0, 1 - 2 / SCRAPES))))
+    assert (word, findings["silence"].level) == (VerdictWord.GO, Level.OK)
 
 
 @pytest.mark.parametrize(
@@ -143,47 +145,48 @@ def test_a_scrape_that_is_late_or_fails_at_the_end_is_no_silence():
 )
 @pytest.mark.parametrize("arm", ARMS)
 def test_holes_of_an_arm(arm, holes, level):
-    other = ARMS[1 - ARMS.index(arm)]
-    word, found = judge(readings(*pods(arm, holes=holes), *pods(other)))
-    assert found["silence"].level is level
+    second = ARMS[1 - ARMS.index(arm)]
+    word, findings = judge(readings(*pods(arm, holes=holes), *pods(second)))
+    assert findings["silence"].level is level
     assert (word is VerdictWord.GO) == (level is not Level.FAIL)
 
 
 def test_how_much_silence_is_too_much_is_for_the_policy():
     cells = readings(*pods("baseline"), *pods("canary", holes=[(0.5, 0.55)]))
-    word, found = judge(cells, replace(RULEBOOK, silence=0.03))
-    assert (found["silence"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
+    word, findings = judge(cells, replace(RULEBOOK, silence=0.03))
+    assert (findings["silence"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
 
 
 def test_the_canarys_hour_lies_inside_the_baselines_day():
-    word, found = judge(readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))))
+    word, findings = judge(readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))))
     assert word is VerdictWord.GO
     evidence = assess_readings(readings(*pods("baseline"), *pods("canary", alive=(0.5, 1.0))), (COLLECTED,), RULEBOOK)
     assert evidence.window.seconds == HOUR / 2
-    assert found["late_start"].level is Level.WARN
-    assert "canary is first heard at 2026-01-05 00:30:00 UTC" in found["late_start"].text
+    assert findings["late_start"].level is Level.WARN
+    assert "canary is first heard at 2026-01-05 00:30:00 UTC" in findings["late_start"].text
     assert (
-        "evaluator collect cart@2 --from 2026-01-05T00:30:00Z --to 2026-01-05T01:00:00Z" in found["late_start"].remedy
+        "evaluator collect cart@2 --from 2026-01-05T00:30:00Z --to 2026-01-05T01:00:00Z"
+        in findings["late_start"].remedy
     )
 
 
 def test_a_baseline_that_begins_late_was_to_be_heard():
-    word, found = judge(readings(*pods("baseline", alive=(0.5, 1.0)), *pods("canary")))
-    assert (found["silence"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
+    word, findings = judge(readings(*pods("baseline", alive=(0.5, 1.0)), *pods("canary")))
+    assert (findings["silence"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
 
 
 def test_an_instance_that_ends_is_turnover():
     dying = [*pods("canary", 2), scraped("canary", 2, alive=(0.0, 0.55))]
     cells = readings(*pods("baseline"), *dying)
-    word, found = judge(cells)
-    assert (found["turnover"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
-    assert "1 of 3 instances of canary ended" in found["turnover"].text
-    assert "canary-2 at 2026-01-05 00:33:00 UTC" in found["turnover"].text
-    assert "silence" not in found or found["silence"].level is Level.OK
+    word, findings = judge(cells)
+    assert (findings["turnover"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
+    assert "1 of 3 instances of canary ended" in findings["turnover"].text
+    assert "canary-2 at 2026-01-05 00:33:00 UTC" in findings["turnover"].text
+    assert "silence" not in findings or findings["silence"].level is Level.OK
     expected = replace(RULEBOOK, prior=InstancePrior(turnover_expected=True))
-    word, found = judge(cells, expected)
-    assert "turnover" not in found
-    assert "ended before the others" in found["instances"].text
+    word, findings = judge(cells, expected)
+    assert "turnover" not in findings
+    assert "ended before the others" in findings["instances"].text
     assert word is VerdictWord.GO
 
 
@@ -201,31 +204,31 @@ def test_targets_that_did_not_answer_were_to_be_heard(baseline, canary, level):
     """The server says so of each target it knows, also before its first sample: that start is no late one."""
     born = [scraped("canary", pod, alive=(share, 1.0)) for pod, share in enumerate(canary) if share < 1]
     up = (answered("baseline", *baseline), answered("canary", *canary))
-    word, found = judge(readings(*pods("baseline"), *born, more=up))
-    assert (found["targets"].level if "targets" in found else None) is level
+    word, findings = judge(readings(*pods("baseline"), *born, more=up))
+    assert (findings["targets"].level if "targets" in findings else None) is level
     assert word is (VerdictWord.INCONCLUSIVE if level is Level.FAIL else VerdictWord.GO)
     if level is Level.FAIL:
-        assert "targets of canary did not answer" in found["targets"].text
+        assert "targets of canary did not answer" in findings["targets"].text
 
 
 def test_targets_that_are_down_at_the_end_are_no_pass():
     """A gauge that is an expression may be repeated for minutes after the last scrape; `up` is not."""
     up = answered("canary", 0.0, 0.0, 0.0)
-    dying = tuple(replace(one, values=one.values * (np.arange(SCRAPES + 1) < SCRAPES - 6)) for one in up.series)
-    more = (answered("baseline", 0.0, 0.0, 0.0), replace(up, series=dying))
-    word, found = judge(readings(*pods("baseline"), *pods("canary"), more=more))
+    dying = tuple(replace(part, values=part.values * (np.arange(SCRAPES + 1) < SCRAPES - 6)) for part in up.series)
+    targets = (answered("baseline", 0.0, 0.0, 0.0), replace(up, series=dying))
+    word, findings = judge(readings(*pods("baseline"), *pods("canary"), more=targets))
     assert word is VerdictWord.INCONCLUSIVE
-    assert "at the end none answers" in found["targets"].text
+    assert "at the end none answers" in findings["targets"].text
     one_down = replace(up, series=(*up.series[:2], dying[2]))
-    assert judge(readings(*pods("baseline"), *pods("canary"), more=(more[0], one_down)))[0] is VerdictWord.GO
+    assert judge(readings(*pods("baseline"), *pods("canary"), more=(targets[0], one_down)))[0] is VerdictWord.GO
 
 
 def test_instances_that_come_and_go_in_both_arms_are_named_only():
     churn = [(0.0, 1.0), (0.0, 1.0), (0.0, 0.5), (0.5, 1.0)]
     both = [scraped(arm, pod, alive=alive) for arm in ARMS for pod, alive in enumerate(churn)]
-    word, found = judge(readings(*both))
-    assert "turnover" not in found
-    assert found["instances"].level is Level.WARN
+    word, findings = judge(readings(*both))
+    assert "turnover" not in findings
+    assert findings["instances"].level is Level.WARN
     assert word is VerdictWord.GO
 
 
@@ -242,52 +245,52 @@ def test_instances_that_come_and_go_in_both_arms_are_named_only():
 )
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_that_is_scraped_and_serves_nothing(arm, rate, level):
-    other = ARMS[1 - ARMS.index(arm)]
-    word, found = judge(readings(*pods(arm, rate=rate), *pods(other)))
-    assert (found["traffic"].level if "traffic" in found else None) is level
+    second = ARMS[1 - ARMS.index(arm)]
+    word, findings = judge(readings(*pods(arm, rate=rate), *pods(second)))
+    assert (findings["traffic"].level if "traffic" in findings else None) is level
     if level is Level.FAIL:
         assert word is not VerdictWord.GO
-        assert f"{arm} answers scrapes and serves nothing" in found["traffic"].text
-        assert f"what {other} went on counting" in found["traffic"].text
+        assert f"{arm} answers scrapes and serves nothing" in findings["traffic"].text
+        assert f"what {second} went on counting" in findings["traffic"].text
 
 
 @pytest.mark.parametrize("served", [1, 3, 7], ids=lambda parts: f"of_8_{parts}")
 def test_an_instance_that_is_scraped_and_serves_nothing_any_more_is_turnover(served):
     hung = scraped("canary", 0, rate=(20.0,) * served + (0.0,) * (8 - served))
-    rest = [scraped("canary", pod) for pod in (1, 2)]
-    word, found = judge(readings(*pods("baseline"), hung, *rest))
-    assert (found["turnover"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
-    assert f"canary-0 at 2026-01-05 00:{60 * served // 8:02d}:" in found["turnover"].text
-    assert "scraped since and serving nothing" in found["turnover"].text
+    others = [scraped("canary", pod) for pod in (1, 2)]
+    word, findings = judge(readings(*pods("baseline"), hung, *others))
+    assert (findings["turnover"].level, word) == (Level.FAIL, VerdictWord.INCONCLUSIVE)
+    assert f"canary-0 at 2026-01-05 00:{60 * served // 8:02d}:" in findings["turnover"].text
+    assert "scraped since and serving nothing" in findings["turnover"].text
     both = [scraped("baseline", 0, rate=(20.0,) * served + (0.0,) * (8 - served)), *pods("baseline")[1:]]
-    assert "turnover" not in judge(readings(*both, hung, *rest))[1]
+    assert "turnover" not in judge(readings(*both, hung, *others))[1]
 
 
 def test_instances_with_pauses_of_their_own_are_not_taken_for_hung():
     """Few connections that last long sit on one instance, then on another; the last pause is one of many."""
     some = [scraped("canary", pod, rate=tuple(20.0 * (part % 3 == pod) for part in range(17))) for pod in range(3)]
-    _, found = judge(readings(*pods("baseline"), *some))
-    assert "turnover" not in found
+    _, findings = judge(readings(*pods("baseline"), *some))
+    assert "turnover" not in findings
 
 
 def test_a_service_that_nobody_uses_at_night_is_not_silent():
     """Both arms stand still at the same time."""
     night = (20.0,) * 5 + (0.0,) * 5
-    found = judge(readings(*pods("baseline", rate=night), *pods("canary", rate=night)))[1]
-    assert "traffic" not in found
+    findings = judge(readings(*pods("baseline", rate=night), *pods("canary", rate=night)))[1]
+    assert "traffic" not in findings
 
 
 def test_bursts_are_no_silence():
     """Jobs come once in ten minutes, to either arm at moments of their own."""
     first, second = ((0.0,) * 9 + (200.0,)) * 6, ((0.0,) * 4 + (200.0,) + (0.0,) * 5) * 6
-    found = judge(readings(*pods("baseline", rate=first), *pods("canary", rate=second)))[1]
-    assert "traffic" not in found
+    findings = judge(readings(*pods("baseline", rate=first), *pods("canary", rate=second)))[1]
+    assert "traffic" not in findings
 
 
 def test_a_candidate_that_was_only_asked_for_its_health_at_first_does_not_make_the_baseline_silent():
     """Its ten probes a minute say nothing of how many requests were to be expected of the baseline."""
-    found = judge(readings(*pods("baseline"), *pods("canary", rate=(0.05, 20.0, 20.0))))[1]
-    assert "traffic" not in found
+    findings = judge(readings(*pods("baseline"), *pods("canary", rate=(0.05, 20.0, 20.0))))[1]
+    assert "traffic" not in findings
 
 
 def test_a_share_that_grows_is_no_silence():
@@ -298,9 +301,9 @@ def test_a_share_that_grows_is_no_silence():
 def test_an_endpoint_that_only_the_baseline_goes_on_answering():
     stops = (5.0,) * 7 + (0.0,) * 3
     both = [*pods("baseline"), *pods("canary"), *pods("baseline", endpoint="/pay", rate=(5.0,))]
-    word, found = judge(readings(*both, *pods("canary", endpoint="/pay", rate=stops)))
-    assert found["endpoint_silent"].level is Level.FAIL
-    assert "/pay of canary answers scrapes and serves nothing" in found["endpoint_silent"].text
+    word, findings = judge(readings(*both, *pods("canary", endpoint="/pay", rate=stops)))
+    assert findings["endpoint_silent"].level is Level.FAIL
+    assert "/pay of canary answers scrapes and serves nothing" in findings["endpoint_silent"].text
     assert word is not VerdictWord.GO
     assert "endpoint_silent" not in judge(readings(*both, *pods("canary", endpoint="/pay", rate=(5.0,))))[1]
 

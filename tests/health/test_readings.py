@@ -14,7 +14,7 @@ from evaluator.metrics.reading_histogram import HistogramMean, HistogramQuantile
 from evaluator.records import EvidenceKind, Level, Margin, Rule, Rulebook
 from evaluator.simulate import SCENARIOS, Scrapes, scrape, simulate
 from evaluator.simulate.readings import DURATION, FAILURES
-from evaluator.stats.shaping.reading_panels import Stretch, cut
+from evaluator.stats.shaping.reading_panels import RunInterval, cut
 from evaluator.stats.shaping.readings import sum_up
 
 MEAN = Rule("server_mean", HistogramMean(query=DURATION.text), margin=Margin(0.1))
@@ -36,15 +36,15 @@ def measure(readings, rulebook=RULEBOOK):
     return pair_readings(readings, (), rulebook, "cart@2").measure().comparisons
 
 
-def find(readings, rulebook=RULEBOOK, **other):
+def find(readings, rulebook=RULEBOOK, **options):
     pairs = pair_readings(readings, (), rulebook, "cart@2")
-    context = replace(pairs.with_comparisons(pairs.measure().comparisons), **other)
+    context = replace(pairs.with_comparisons(pairs.measure().comparisons), **options)
     return [finding for check in CHECKS[EvidenceKind.READINGS] for finding in check(context)]
 
 
-def look(readings, rulebook=RULEBOOK, **other):
+def look(readings, rulebook=RULEBOOK, **options):
     """Findings by check; the last of each."""
-    return {finding.check: finding for finding in find(readings, rulebook, **other)}
+    return {finding.check: finding for finding in find(readings, rulebook, **options)}
 
 
 def with_fact(readings, **values):
@@ -52,8 +52,8 @@ def with_fact(readings, **values):
 
 
 def test_healthy_readings_are_in_order(readings):
-    found = look(readings)
-    assert {check: finding.level for check, finding in found.items()} == {
+    findings = look(readings)
+    assert {check: finding.level for check, finding in findings.items()} == {
         "series": Level.OK,
         "silence": Level.OK,
         "scrapes": Level.OK,
@@ -98,9 +98,9 @@ def test_a_query_that_only_one_arm_answers_is_named(requests):
 
 
 def test_restarts_are_counted_by_instance(requests):
-    found = look(simulate_readings(requests, Scrapes(restarts=8), seed=3))
-    assert found["restarts"].level is Level.WARN
-    assert "counters of canary started again 4 times" in found["restarts"].text
+    findings = look(simulate_readings(requests, Scrapes(restarts=8), seed=3))
+    assert findings["restarts"].level is Level.WARN
+    assert "counters of canary started again 4 times" in findings["restarts"].text
 
 
 @pytest.mark.parametrize(("missing", "level"), [(0.1, Level.WARN), (0.7, Level.FAIL)])
@@ -113,11 +113,11 @@ def test_missing_scrapes(requests, missing, level):
 def test_readings_of_half_the_time_of_a_load_are_not_all_of_it(readings):
     """Two loads of ten minutes, the second of which nobody collected."""
     start = float(cut(readings, None).span[0] * readings.bucket_s)
-    loads = (Stretch("r1", start, start + 600), Stretch("r2", start + 700, start + 1300))
-    finding = look(readings, stretches=loads)["silence"]
+    loads = (RunInterval("r1", start, start + 600), RunInterval("r2", start + 700, start + 1300))
+    finding = look(readings, intervals=loads)["silence"]
     assert finding.level is Level.FAIL
     assert "falls silent" in finding.text
-    assert look(readings, stretches=loads[:1])["silence"].level is Level.OK
+    assert look(readings, intervals=loads[:1])["silence"].level is Level.OK
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_what_was_left_out_is_named(readings, fact, check, text):
 @pytest.mark.parametrize("kind", ["nan", "infinite"])
 def test_samples_left_out_of_the_candidate_only_forbid_a_go(readings, kind):
     """What is left out may be what is wrong: a queue per worker is infinite where no worker is left."""
-    place = next(n for n, fact in enumerate(readings.facts) if fact.arm == "canary")
+    index = next(n for n, fact in enumerate(readings.facts) if fact.arm == "canary")
     facts = list(readings.facts)
-    facts[place] = replace(facts[place], **{kind: round(0.05 * facts[place].read)})
+    facts[index] = replace(facts[index], **{kind: round(0.05 * facts[index].read)})
     check = {"nan": "not_a_number", "infinite": "infinite"}[kind]
     assert look(replace(readings, facts=tuple(facts)))[check].level is Level.FAIL
     alike = tuple(replace(fact, **{kind: round(0.05 * fact.read)}) for fact in readings.facts)
@@ -204,7 +204,7 @@ def test_coarse_buckets_are_named(readings):
 
 def test_a_load_that_disagrees_with_the_server_is_named(readings):
     slow = simulate_readings(simulate(replace(DESIGN, changes=SCENARIOS["mean+20%"].changes), 1))
-    worse, fine = (measure(one) for one in (slow, readings))
+    worse, fine = (measure(cells) for cells in (slow, readings))
     client = Rule("latency_mean", LatencyMean(), margin=Margin(0.1))
     outside = look(readings, client=tuple(replace(c, rule=client) for c in worse))["disagreement"]
     assert outside.level is Level.WARN

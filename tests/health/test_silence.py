@@ -25,7 +25,7 @@ from evaluator.simulate import simulate, to_cells
 REQUESTS = simulate(replace(SMALL, duration_s=600.0, rate_per_s=20.0), 3)
 START_US = int(REQUESTS.ts_us.min())
 SPAN_US = int(np.ptp(REQUESTS.ts_us))
-PLACE = (REQUESTS.ts_us - START_US) / SPAN_US
+POSITION = (REQUESTS.ts_us - START_US) / SPAN_US
 """When each request was, from 0 to 1."""
 CANARY = REQUESTS.arm == 1
 RUN = replace(ANY_RUN, id=REQUESTS.runs[0])
@@ -47,8 +47,8 @@ def keep(chosen, requests=REQUESTS):
 def find(check, requests, *, run=RUN, rulebook=RULEBOOK):
     """The gravest finding of a check."""
     order = [Level.OK, Level.WARN, Level.FAIL]
-    found = [f for f in evidence(to_cells(requests, 5), rulebook, (run,)).findings if f.check == check]
-    return max(found, key=lambda finding: order.index(finding.level), default=None)
+    findings = [f for f in evidence(to_cells(requests, 5), rulebook, (run,)).findings if f.check == check]
+    return max(findings, key=lambda finding: order.index(finding.level), default=None)
 
 
 def without(chosen):
@@ -64,34 +64,34 @@ def test_arms_that_are_heard_to_the_end_are_well(run):
 @pytest.mark.parametrize("run", [RUN, LOAD], ids=["import", "load"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.7, 0.75, 0.9, 0.95])
 def test_a_canary_that_dies_is_no_go(share, run):
-    requests = without(share < PLACE)
-    found = find("silence", requests, run=run)
-    assert found.level is Level.FAIL
-    minute = re.search(r"canary had no request from minute ([\d.]+)", found.text)
+    requests = without(share < POSITION)
+    findings = find("silence", requests, run=run)
+    assert findings.level is Level.FAIL
+    minute = re.search(r"canary had no request from minute ([\d.]+)", findings.text)
     assert float(minute[1]) == pytest.approx(share * 10, abs=0.2)
-    assert "to the end" in found.text
+    assert "to the end" in findings.text
     assert judge(to_cells(requests, 5), runs=(run,)).word is not VerdictWord.GO
 
 
 @pytest.mark.parametrize(("hole", "level"), [(0.01, Level.OK), (0.1, Level.WARN), (0.25, Level.FAIL)])
 @pytest.mark.parametrize("run", [RUN, LOAD], ids=["import", "load"])
 def test_a_hole_is_measured_against_the_run(hole, level, run):
-    assert find("silence", without((PLACE > 0.4) & (0.4 + hole > PLACE)), run=run).level is level
+    assert find("silence", without((POSITION > 0.4) & (0.4 + hole > POSITION)), run=run).level is level
 
 
 def test_the_policy_says_how_much_is_too_much():
-    hole = without((PLACE > 0.4) & (PLACE < 0.5))
+    hole = without((POSITION > 0.4) & (POSITION < 0.5))
     assert find("silence", hole, rulebook=replace(RULEBOOK, silence=0.05)).level is Level.FAIL
 
 
 def test_a_baseline_that_ends_first_is_named():
-    ended = keep(CANARY | (PLACE < 0.7))
+    ended = keep(CANARY | (POSITION < 0.7))
     assert find("silence", ended).text.startswith("baseline had no request")
     assert find("silence", ended).level is Level.FAIL
 
 
 def test_time_before_the_canary_is_cut_and_named_unless_its_users_ran():
-    late = without(PLACE < 0.4)
+    late = without(POSITION < 0.4)
     assert find("silence", late).level is Level.OK
     cut = find("overlap", late)
     assert cut.level is Level.WARN
@@ -101,21 +101,21 @@ def test_time_before_the_canary_is_cut_and_named_unless_its_users_ran():
 
 def test_a_canary_of_minutes_beside_a_baseline_of_hours_is_compared_with_its_own_time():
     """Few requests a minute, and an hour of baseline for ten minutes of canary: that is no difference in time."""
-    short = without((PLACE < 0.45) | (PLACE > 0.6))
-    found = find("silence", short)
-    assert "--from" in found.remedy
-    assert "--to" in found.remedy
+    short = without((POSITION < 0.45) | (POSITION > 0.6))
+    findings = find("silence", short)
+    assert "--from" in findings.remedy
+    assert "--to" in findings.remedy
     assert "different times" not in find("overlap", short).text
 
 
 def test_both_arms_silent_at_the_end_of_a_load_are_no_go():
-    assert find("silence", keep(PLACE < 0.7), run=LOAD).level is Level.FAIL
-    assert find("silence", keep(PLACE < 0.7), run=RUN).level is Level.OK  # an import ends with its last request
+    assert find("silence", keep(POSITION < 0.7), run=LOAD).level is Level.FAIL
+    assert find("silence", keep(POSITION < 0.7), run=RUN).level is Level.OK  # an import ends with its last request
 
 
 def test_a_load_that_goes_on_is_not_judged_at_its_end():
     running = replace(LOAD, state=RunState.RUNNING)
-    assert find("silence", without(PLACE > 0.97), run=running).level is not Level.FAIL
+    assert find("silence", without(POSITION > 0.97), run=running).level is not Level.FAIL
 
 
 def test_an_arm_that_never_answered_was_not_heard_to_the_end():
@@ -127,7 +127,7 @@ def test_an_early_go_looks_at_the_end_of_a_load_that_goes_on():
     monitoring = Monitoring("group_sequential", early_go=True)
     rulebook = replace(RULEBOOK, monitoring=monitoring)
     assert find("silence", REQUESTS, run=running, rulebook=rulebook).level is Level.OK
-    assert find("silence", without(PLACE > 0.9), run=running, rulebook=rulebook).level is Level.FAIL
+    assert find("silence", without(POSITION > 0.9), run=running, rulebook=rulebook).level is Level.FAIL
     assert find("turnover", hand_over(REQUESTS, 1, 0.5), run=running, rulebook=rulebook).level is Level.FAIL
 
 
@@ -136,35 +136,35 @@ def test_a_canary_that_answers_nothing_but_health_checks_is_silent():
     names = tuple("GET /healthz" if k == rarest else name for k, name in enumerate(REQUESTS.endpoints))
     healthy = replace(REQUESTS, endpoints=names)
     assert find("silence", healthy).level is Level.OK
-    found = find("silence", keep(~CANARY | (healthy.endpoint == rarest) | (PLACE < 0.85), healthy))
-    assert found.level is Level.FAIL
-    assert found.text.startswith("canary had no request")
-    assert "health checks are not counted" in found.text
+    findings = find("silence", keep(~CANARY | (healthy.endpoint == rarest) | (POSITION < 0.85), healthy))
+    assert findings.level is Level.FAIL
+    assert findings.text.startswith("canary had no request")
+    assert "health checks are not counted" in findings.text
 
 
 def test_an_endpoint_is_expected_while_the_baseline_is_asked_for_it():
     """What is called at the start of a run only may end sooner on one arm."""
     busiest = int(np.bincount(REQUESTS.endpoint).argmax())
     end = np.where(CANARY, 0.1, 0.2)
-    found = find("silence", keep((REQUESTS.endpoint != busiest) | (end > PLACE)))
-    assert found.level is Level.WARN
-    assert "10 % of the run" in found.text
+    findings = find("silence", keep((REQUESTS.endpoint != busiest) | (end > POSITION)))
+    assert findings.level is Level.WARN
+    assert "10 % of the run" in findings.text
 
 
 @pytest.mark.parametrize(("share", "level"), [(0.3, Level.FAIL), (0.7, Level.FAIL), (0.95, Level.WARN)])
 def test_an_endpoint_that_the_canary_no_longer_answers(share, level):
     busiest = int(np.bincount(REQUESTS.endpoint).argmax())
-    found = find("silence", without((REQUESTS.endpoint == busiest) & (share < PLACE)))
-    assert found.level is level
-    assert REQUESTS.endpoints[busiest] in found.text
-    assert "baseline went on answering it" in found.text
+    findings = find("silence", without((REQUESTS.endpoint == busiest) & (share < POSITION)))
+    assert findings.level is level
+    assert REQUESTS.endpoints[busiest] in findings.text
+    assert "baseline went on answering it" in findings.text
 
 
 def test_an_endpoint_that_was_never_answered():
     rarest = int(np.bincount(REQUESTS.endpoint).argmin())
-    found = find("comparability", without(REQUESTS.endpoint == rarest))
-    assert found.level is Level.FAIL
-    assert "none on canary" in found.text
+    findings = find("comparability", without(REQUESTS.endpoint == rarest))
+    assert findings.level is Level.FAIL
+    assert "none on canary" in findings.text
 
 
 # ------------------------------------------------------------------ instances
@@ -173,7 +173,7 @@ def test_an_endpoint_that_was_never_answered():
 def hand_over(requests, arm, at, *, kept=True):
     """One instance of an arm ends at a share of the run; the others take its requests, or nobody does."""
     codes = np.unique(requests.instance[requests.arm == arm])
-    ends = (requests.arm == arm) & (requests.instance == codes[0]) & (at < PLACE)
+    ends = (requests.arm == arm) & (requests.instance == codes[0]) & (at < POSITION)
     if not kept:
         return keep(~ends, requests)
     return replace(requests, instance=np.where(ends, codes[1], requests.instance))
@@ -188,24 +188,24 @@ def test_turnover_of_the_canary_only_is_no_go_unless_it_is_expected():
 
 
 def test_turnover_of_both_arms_is_how_the_platform_works():
-    found = find("turnover", hand_over(hand_over(REQUESTS, 1, 0.5), 0, 0.4))
-    assert found.level is Level.OK
-    assert "of baseline" in found.text
+    findings = find("turnover", hand_over(hand_over(REQUESTS, 1, 0.5), 0, 0.4))
+    assert findings.level is Level.OK
+    assert "of baseline" in findings.text
 
 
 def test_an_instance_whose_requests_nobody_takes_has_died():
-    found = find("silence", hand_over(REQUESTS, 1, 0.5, kept=False))
-    assert found.level is Level.FAIL
-    assert "no other instance took over its requests" in found.text
+    findings = find("silence", hand_over(REQUESTS, 1, 0.5, kept=False))
+    assert findings.level is Level.FAIL
+    assert "no other instance took over its requests" in findings.text
 
 
 @pytest.mark.parametrize(("end", "level"), [(0.25, Level.WARN), (0.6, Level.FAIL), (0.8, Level.FAIL)])
 def test_an_instance_that_comes_back_was_away_unless_others_took_its_requests(end, level):
     code = np.unique(REQUESTS.instance[CANARY])[0]
-    away = CANARY & (REQUESTS.instance == code) & (PLACE > 0.2) & (end > PLACE)
-    found = find("silence", keep(~away))
-    assert found.level is level
-    assert "no other instance took over its requests" in found.text
+    away = CANARY & (REQUESTS.instance == code) & (POSITION > 0.2) & (end > POSITION)
+    findings = find("silence", keep(~away))
+    assert findings.level is level
+    assert "no other instance took over its requests" in findings.text
     others = np.unique(REQUESTS.instance[CANARY])[1]
     assert find("silence", replace(REQUESTS, instance=np.where(away, others, REQUESTS.instance))).level is Level.OK
 
@@ -213,9 +213,9 @@ def test_an_instance_that_comes_back_was_away_unless_others_took_its_requests(en
 def test_instances_that_end_at_the_start_are_turnover():
     """Their few requests are no replicates, and no reason to overlook that they ended."""
     codes = np.unique(REQUESTS.instance[CANARY])
-    crashed = CANARY & (REQUESTS.instance == codes[0]) & (PLACE > 0.015)
-    found = find("turnover", replace(REQUESTS, instance=np.where(crashed, codes[1], REQUESTS.instance)))
-    assert found.level is Level.FAIL
+    crashed = CANARY & (REQUESTS.instance == codes[0]) & (POSITION > 0.015)
+    findings = find("turnover", replace(REQUESTS, instance=np.where(crashed, codes[1], REQUESTS.instance)))
+    assert findings.level is Level.FAIL
 
 
 def test_one_of_many_instances_that_ends_is_not_taken_for_dead_by_chance():
@@ -223,9 +223,9 @@ def test_one_of_many_instances_that_ends_is_not_taken_for_dead_by_chance():
     died = 0
     for seed in range(8):
         requests = simulate(replace(SMALL, instances=(40,), duration_s=600.0, rate_per_s=20.0), seed)
-        place = (requests.ts_us - requests.ts_us.min()) / np.ptp(requests.ts_us)
+        position = (requests.ts_us - requests.ts_us.min()) / np.ptp(requests.ts_us)
         codes = np.unique(requests.instance[requests.arm == 1])
-        ends = (requests.instance == codes[0]) & (place > 0.5)
+        ends = (requests.instance == codes[0]) & (position > 0.5)
         instance = np.where(ends, codes[1], requests.instance)
         run = replace(RUN, id=requests.runs[0])
         died += find("silence", replace(requests, instance=instance), run=run).level is not Level.OK
@@ -236,37 +236,37 @@ def test_a_failure_by_chance_does_not_make_an_ordinary_end_a_death():
     ended = hand_over(hand_over(REQUESTS, 1, 0.5), 0, 0.4)
     quiet = replace(ended, failed=np.zeros_like(ended.failed))
     code = np.unique(REQUESTS.instance[CANARY])[0]
-    last = np.flatnonzero(CANARY & (REQUESTS.instance == code) & (PLACE > 0.49) & (PLACE <= 0.5))
-    one = replace(quiet, failed=np.isin(np.arange(len(quiet)), last[-1]))
-    assert find("silence", one).level is Level.OK
-    everybody = replace(quiet, failed=(PLACE > 0.49) & (PLACE <= 0.5) & (np.arange(len(quiet)) % 8 == 0))
+    last = np.flatnonzero(CANARY & (REQUESTS.instance == code) & (POSITION > 0.49) & (POSITION <= 0.5))
+    with_failure = replace(quiet, failed=np.isin(np.arange(len(quiet)), last[-1]))
+    assert find("silence", with_failure).level is Level.OK
+    everybody = replace(quiet, failed=(POSITION > 0.49) & (POSITION <= 0.5) & (np.arange(len(quiet)) % 8 == 0))
     assert find("silence", everybody).level is Level.OK
 
 
 def test_an_instance_whose_last_requests_failed_has_died():
     ended = hand_over(REQUESTS, 1, 0.5)
     code = np.unique(REQUESTS.instance[CANARY])[0]
-    last = CANARY & (REQUESTS.instance == code) & (PLACE > 0.49) & (PLACE <= 0.5)
+    last = CANARY & (REQUESTS.instance == code) & (POSITION > 0.49) & (POSITION <= 0.5)
     failing = replace(ended, failed=ended.failed | last)
-    found = find("silence", failing)
-    assert found.level is Level.FAIL
-    assert "its last requests failed" in found.text
+    findings = find("silence", failing)
+    assert findings.level is Level.FAIL
+    assert "its last requests failed" in findings.text
 
 
 def test_a_name_for_each_request_is_no_instance():
     names = tuple(f"request-{k}" for k in range(len(REQUESTS)))
     requests = replace(REQUESTS, instances=names, instance=np.arange(len(REQUESTS)))
-    found = find("single_instance", requests)
-    assert found.level is Level.FAIL
+    findings = find("single_instance", requests)
+    assert findings.level is Level.FAIL
     assert "taken as one instance" in find("replication", requests).text
     assert judge(to_cells(requests, 5)).word is VerdictWord.INCONCLUSIVE
 
 
 def test_young_instances_are_named():
     """The candidate begins late: its instances are young while those of the baseline have been there for long."""
-    found = find("instance_age", without(PLACE < 0.7))
-    assert found.level is Level.WARN
-    assert found.text.startswith("instances of canary")
+    findings = find("instance_age", without(POSITION < 0.7))
+    assert findings.level is Level.WARN
+    assert findings.text.startswith("instances of canary")
     assert find("instance_age", REQUESTS) is None
 
 
@@ -279,7 +279,7 @@ def judged(left_out, *, in_flight=(), source="import"):
 
 
 def test_the_account_adds_up():
-    lone = without(PLACE < 0.2)
+    lone = without(POSITION < 0.2)
     run = judged([LeftOut("canary", LeftOutKind.BAD_ROW, 3), LeftOut("baseline", LeftOutKind.PART, 50)])
     arms = evidence(to_cells(lone, 5), runs=(run,)).arms
     for arm, extra in zip(arms, (50, 3), strict=True):
@@ -295,9 +295,9 @@ def test_failures_that_are_not_judged_forbid_a_go(kind):
     few = judged([LeftOut("canary", kind, 100, failures=0)])
     many = judged([LeftOut("canary", kind, 100, failures=20)])
     assert find("left_out", REQUESTS, run=few).level is Level.OK
-    found = find("left_out", REQUESTS, run=many)
-    assert found.level is Level.FAIL
-    assert "20 failed" in found.text
+    findings = find("left_out", REQUESTS, run=many)
+    assert findings.level is Level.FAIL
+    assert "20 failed" in findings.text
 
 
 def test_what_the_warm_up_of_both_arms_shows_is_not_the_candidates():
@@ -311,8 +311,8 @@ def test_a_few_rows_of_the_baseline_do_not_excuse_many_of_the_candidate(rows, fa
     # Of checks only those that failed have a row: the share that failed is 100 % in both arms.
     few = LeftOut("baseline", LeftOutKind.OTHER_KIND, rows, failures, "checks")
     for many, level in ((400, Level.FAIL), (failures, Level.OK)):
-        found = judged([few, LeftOut("canary", LeftOutKind.OTHER_KIND, many, many * failures // rows, "checks")])
-        assert find("left_out", REQUESTS, run=found).level is level
+        run = judged([few, LeftOut("canary", LeftOutKind.OTHER_KIND, many, many * failures // rows, "checks")])
+        assert find("left_out", REQUESTS, run=run).level is level
 
 
 def test_bad_rows_beyond_the_coverage_or_of_one_arm_are_no_go():
@@ -328,9 +328,9 @@ def test_bad_rows_beyond_the_coverage_or_of_one_arm_are_no_go():
 
 
 def test_lost_rows_are_no_go():
-    found = find("left_out", REQUESTS, run=judged([LeftOut("canary", LeftOutKind.LOST, 4)]))
-    assert found.level is Level.FAIL
-    assert "4 rows" in found.text
+    findings = find("left_out", REQUESTS, run=judged([LeftOut("canary", LeftOutKind.LOST, 4)]))
+    assert findings.level is Level.FAIL
+    assert "4 rows" in findings.text
 
 
 # ------------------------------------------------------------------ in flight
@@ -362,9 +362,9 @@ def test_old_requests_count_as_failures_of_the_metric():
 def test_rows_of_another_kind_that_only_the_canary_has_may_hide_requests():
     n = int(CANARY.sum())
     hidden = judged([LeftOut("canary", LeftOutKind.OTHER_KIND, n // 10, detail="foo")])
-    found = find("coverage", REQUESTS, run=hidden)
-    assert found.level is Level.FAIL
-    assert "not alike" in found.text
+    findings = find("coverage", REQUESTS, run=hidden)
+    assert findings.level is Level.FAIL
+    assert "not alike" in findings.text
     alike = judged([LeftOut(arm, LeftOutKind.OTHER_KIND, n // 10, detail="foo") for arm in ("baseline", "canary")])
     assert find("coverage", REQUESTS, run=alike).level is Level.OK
 
@@ -373,14 +373,14 @@ def test_a_test_of_so_many_requests_may_end_earlier_on_the_faster_arm():
     """The same number of requests in 90 % of the time is no death; fewer are."""
     early = replace(REQUESTS, ts_us=np.where(CANARY, START_US + (REQUESTS.ts_us - START_US) * 9 // 10, REQUESTS.ts_us))
     assert find("silence", early).level is Level.WARN
-    assert find("silence", keep(~(CANARY & (PLACE > 0.9)))).level is Level.FAIL
+    assert find("silence", keep(~(CANARY & (POSITION > 0.9)))).level is Level.FAIL
 
 
 @pytest.mark.parametrize("run", [RUN, LOAD], ids=["import", "load"])
 def test_an_instance_that_restarts_is_not_dead(run):
     """Away for 20 s of ten minutes; its requests are lost."""
     code = np.unique(REQUESTS.instance[CANARY])[0]
-    away = without((REQUESTS.instance == code) & (PLACE > 0.5) & (PLACE < 0.535))
+    away = without((REQUESTS.instance == code) & (POSITION > 0.5) & (POSITION < 0.535))
     assert find("silence", away, run=run).level is not Level.FAIL
-    gone = without((REQUESTS.instance == code) & (PLACE > 0.5))
+    gone = without((REQUESTS.instance == code) & (POSITION > 0.5))
     assert find("silence", gone, run=run).level is Level.FAIL

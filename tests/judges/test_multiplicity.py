@@ -31,10 +31,10 @@ def test_never_above_holm_and_never_below_the_p_value():
     for _ in range(20):
         p = rng.uniform(size=6).tolist()
         rows = [tuple(row) for row in rng.normal(size=(6, 8)) / 4]
-        found = adjust(p, rows)
-        assert all(a <= b + 1e-12 for a, b in zip(found, holm(p), strict=True))
-        assert all(a >= b for a, b in zip(found, p, strict=True))
-        assert [found[i] for i in np.argsort(p)] == sorted(found)
+        adjusted = adjust(p, rows)
+        assert all(a <= b + 1e-12 for a, b in zip(adjusted, holm(p), strict=True))
+        assert all(a >= b for a, b in zip(adjusted, p, strict=True))
+        assert [adjusted[i] for i in np.argsort(p)] == sorted(adjusted)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])

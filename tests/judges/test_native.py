@@ -45,7 +45,7 @@ WITHIN, WORSE, UNKNOWN = (0.999, 0.0001), (0.0001, 0.999), (0.5, 0.5)
 def metric(name="latency_p95", answer=WITHIN, role=Role.GATE, **changes):
     rule = Rule(name, changes.pop("type", LatencyQuantile(quantile=0.95)), role, Margin(0.1))
     worse, within = answer
-    made = Comparison(
+    comparison = Comparison(
         rule=rule,
         arm="canary",
         unit="ms",
@@ -58,7 +58,7 @@ def metric(name="latency_p95", answer=WITHIN, role=Role.GATE, **changes):
         drift=Drift(-0.05, 0.5, -0.05),
         needed_time=0.5,
     )
-    return replace(made, **changes)
+    return replace(comparison, **changes)
 
 
 def scanned(endpoint="GET /a", answer=WITHIN, beyond=0.4, zero=0.0001, **changes):
@@ -133,19 +133,19 @@ WARNED = Finding("pacing", Level.WARN, "closed loop")
     ],
 )
 def test_verdicts(comparisons, changes, word, code):
-    found = judge(*comparisons, **changes)
-    assert (found.word, found.reasons[0].code) == (word, code)
-    assert found.next_action
-    assert all(c.reason for c in found.comparisons)
+    judgement = judge(*comparisons, **changes)
+    assert (judgement.word, judgement.reasons[0].code) == (word, code)
+    assert judgement.next_action
+    assert all(c.reason for c in judgement.comparisons)
 
 
 def test_several_gates_share_alpha():
     """Five gates at p = 0.015 each: 5 · 0.015 / 0.8 > 0.05, so none is shown to be worse; one at 0.005 is."""
     marginal = [metric(f"m{i}", (0.015, 0.9)) for i in range(5)]
     assert judge(*marginal).word is OPEN
-    found = judge(*marginal[1:], metric("m0", (0.005, 0.9)))
-    assert found.word is NO_GO
-    assert found.reasons[0].metric == "m0"
+    judgement = judge(*marginal[1:], metric("m0", (0.005, 0.9)))
+    assert judgement.word is NO_GO
+    assert judgement.reasons[0].metric == "m0"
 
 
 def test_without_a_scan_gates_have_all_of_alpha():
@@ -171,9 +171,9 @@ def arm(name, answer=WITHIN, **changes):
     ],
 )
 def test_several_candidates(answers, word, says):
-    found = judge(arm("b", answers[0]), arm("c", answers[1]))
-    assert found.word is word
-    assert says in found.next_action
+    judgement = judge(arm("b", answers[0]), arm("c", answers[1]))
+    assert judgement.word is word
+    assert says in judgement.next_action
 
 
 def test_the_best_of_several_candidates_is_furthest_from_its_margin():
@@ -190,11 +190,11 @@ def test_the_best_of_several_must_show_more():
 
 
 def test_who_is_undecided_is_said():
-    found = judge(arm("b"), arm("c", UNKNOWN), arm("d", WORSE))
-    assert found.reasons[0].text.endswith(
+    judgement = judge(arm("b"), arm("c", UNKNOWN), arm("d", WORSE))
+    assert judgement.reasons[0].text.endswith(
         "only this one of 3 candidates is shown to be within its margins; not decided: c"
     )
-    assert found.reasons[1].arm == "d"
+    assert judgement.reasons[1].arm == "d"
 
 
 def test_a_margin_of_nothing_is_kept_best_by_the_surest():
@@ -209,10 +209,10 @@ def test_a_margin_of_nothing_is_kept_best_by_the_surest():
 def test_once_one_candidate_is_shown_the_next_needs_no_more_than_alone():
     """Step-down: p = 0.04 is enough beside a candidate that is shown at any level, and not beside one that is not."""
     enough = (0.96, 0.04)
-    found = judge(arm("b"), arm("c", enough))
-    assert {row.arm for row in found.comparisons if row.status is MetricStatus.PASS} == {"b", "c"}
-    found = judge(arm("b", UNKNOWN), arm("c", enough))
-    assert not [row for row in found.comparisons if row.status is MetricStatus.PASS]
+    judgement = judge(arm("b"), arm("c", enough))
+    assert {row.arm for row in judgement.comparisons if row.status is MetricStatus.PASS} == {"b", "c"}
+    judgement = judge(arm("b", UNKNOWN), arm("c", enough))
+    assert not [row for row in judgement.comparisons if row.status is MetricStatus.PASS]
 
 
 def test_a_candidate_counts_by_its_worst_gate():
@@ -257,8 +257,8 @@ def test_the_chosen_candidate_is_rarely_beyond_its_margin(harm):
     rng = np.random.default_rng(11)
     wrong = 0
     for _ in range(400):
-        found = judge(*draw_candidates(rng, harm), rulebook=rulebook)
-        wrong += found.word is GO and found.reasons[0].arm in bad
+        judgement = judge(*draw_candidates(rng, harm), rulebook=rulebook)
+        wrong += judgement.word is GO and judgement.reasons[0].arm in bad
     assert wrong <= 400 * (0.05 + 2 * np.sqrt(0.05 * 0.95 / 400))
 
 
@@ -290,16 +290,16 @@ def test_requests_and_readings_share_no_error(looked):
     looks = (Look(600.0, (0.03,), loadings),) if looked else ()
     answer = (0.5, 0.5) if looked else (0.03, 0.97)
     client, server = (metric(name, answer, loadings=loadings, looks=looks) for name in ("client", "server"))
-    asked = replace(server.rule, metric=HistogramMean(query="x_seconds{$selector}"))
+    histogram_rule = replace(server.rule, metric=HistogramMean(query="x_seconds{$selector}"))
     rulebook = Rulebook((), scan=Scan(enabled=False))
     assert judge(client, server, rulebook=rulebook).word is NO_GO
-    assert judge(client, replace(server, rule=asked), rulebook=rulebook).word is not NO_GO
+    assert judge(client, replace(server, rule=histogram_rule), rulebook=rulebook).word is not NO_GO
 
 
 def test_what_a_look_decided_stays_decided():
     worse = metric(answer=(0.2, 0.8), looks=(Look(600.0, (0.001,)), Look(660.0, (0.001,))))
-    found = judge(worse)
-    assert (found.word, found.decided_at_s) == (NO_GO, 600.0)
+    judgement = judge(worse)
+    assert (judgement.word, judgement.decided_at_s) == (NO_GO, 600.0)
 
 
 def test_endpoints_that_are_not_worse_take_no_share_of_alpha():
@@ -321,10 +321,10 @@ def test_a_limit_is_a_question_of_its_own():
         Question("limit", 90.0, 0.0001, 0.9),
         Question("zero", 0.0, 0.4, 0.6),
     )
-    found = judge(metric(rule=rule, questions=questions))
-    assert (found.word, found.reasons[0].code) == (NO_GO, "limit")
-    assert "101 ms" in found.reasons[0].text
-    assert "90 ms" in found.reasons[0].text
+    judgement = judge(metric(rule=rule, questions=questions))
+    assert (judgement.word, judgement.reasons[0].code) == (NO_GO, "limit")
+    assert "101 ms" in judgement.reasons[0].text
+    assert "90 ms" in judgement.reasons[0].text
 
 
 LIMIT = Rule("failure_rate", FailureRate(), margin=Margin(0.001, relative=False), limit=Limit(max=0.01))
@@ -349,13 +349,13 @@ def failing(baseline, candidate, *, margin=(0.5, 0.5), limit=(0.0001, 0.9999), r
 
 def test_a_limit_that_the_baseline_breaks_too_is_said_first():
     """It is a stated requirement, and broken: NO-GO. But not because of the release, so going back cures nothing."""
-    found = judge(failing(0.401, 0.398))
+    judgement = judge(failing(0.401, 0.398))
     text = "baseline breaks the limit of at most 1 % too (40.1 %)"
-    assert (found.word, found.reasons[0].code) == (NO_GO, "limit")
-    for sentence in (found.reasons[0].text, found.comparisons[0].reason, found.next_action):
+    assert (judgement.word, judgement.reasons[0].code) == (NO_GO, "limit")
+    for sentence in (judgement.reasons[0].text, judgement.comparisons[0].reason, judgement.next_action):
         assert sentence.startswith(text), sentence
-    assert "the release is not shown to be the cause: failures of canary are 39.8 %" in found.reasons[0].text
-    assert "going back to it cures nothing" in found.next_action
+    assert "the release is not shown to be the cause: failures of canary are 39.8 %" in judgement.reasons[0].text
+    assert "going back to it cures nothing" in judgement.next_action
     alone = judge(failing(0.005, 0.398))
     assert alone.reasons[0].text == "failures of canary are 39.8 %, at most 1 % is allowed"
     assert "baseline" not in alone.next_action
@@ -373,9 +373,9 @@ def test_a_harm_beyond_the_margin_is_named_before_a_limit_that_both_arms_break()
 
 
 def test_a_limit_that_is_open_says_that_the_baseline_breaks_it():
-    found = judge(failing(0.012, 0.0101, margin=WITHIN, limit=(0.3, 0.7)))
-    assert found.word is OPEN
-    assert "baseline itself is beyond the limit of at most 1 % (1.2 %)" in found.reasons[0].text
+    judgement = judge(failing(0.012, 0.0101, margin=WITHIN, limit=(0.3, 0.7)))
+    assert judgement.word is OPEN
+    assert "baseline itself is beyond the limit of at most 1 % (1.2 %)" in judgement.reasons[0].text
 
 
 LIMIT_ONLY = replace(LIMIT, margin=None)
@@ -407,19 +407,19 @@ LIMIT_ONLY = replace(LIMIT, margin=None)
     ],
 )
 def test_a_go_counts_the_margins_and_limits_that_were_kept(comparisons, says):
-    found = judge(*comparisons)
-    assert found.word is GO
-    assert "all 0 gates" not in found.reasons[0].text
+    judgement = judge(*comparisons)
+    assert judgement.word is GO
+    assert "all 0 gates" not in judgement.reasons[0].text
     for part in says:
-        assert part in found.reasons[0].text
+        assert part in judgement.reasons[0].text
 
 
 def test_a_metric_with_a_limit_alone_says_whether_it_is_kept():
-    kept, broken, unsure = (
+    within, broken, unsure = (
         judge(failing(0.004, value, limit=answer, rule=LIMIT_ONLY)).comparisons[0]
         for value, answer in ((0.0042, WITHIN), (0.02, WORSE), (0.011, UNKNOWN))
     )
-    assert "keeps to its limit of at most 1 %" in kept.reason
+    assert "keeps to its limit of at most 1 %" in within.reason
     assert broken.reason == "failures of canary are 2 %, at most 1 % is allowed"
     assert "not shown to keep to its limit of at most 1 %" in unsure.reason
 
@@ -442,8 +442,8 @@ def test_a_mean_passes_only_with_failures():
 
 def test_what_is_missing_for_all_is_said_once():
     gone = [replace(metric(f"m{i}"), questions=(), no_data="canary has no requests") for i in range(4)]
-    found = judge(*gone)
-    assert [r.text for r in found.reasons] == ["canary has no requests: no data for m0, m1, m2, m3"]
+    judgement = judge(*gone)
+    assert [r.text for r in judgement.reasons] == ["canary has no requests: no data for m0, m1, m2, m3"]
 
 
 def test_no_change_is_said_plainly():
@@ -465,8 +465,8 @@ def test_reasons_carry_the_numbers():
     ],
 )
 def test_what_is_missing_is_said(needed, says):
-    found = judge(metric(answer=UNKNOWN, needed_time=needed, drift=None))
-    assert says in found.next_action
+    judgement = judge(metric(answer=UNKNOWN, needed_time=needed, drift=None))
+    assert says in judgement.next_action
 
 
 def test_holm_agrees_with_the_worked_example():

@@ -31,8 +31,8 @@ OPEN, NOTHING = MetricStatus.INCONCLUSIVE, MetricStatus.NO_DATA
 def row(name="p95", needed=2.0, status=OPEN, role=Role.GATE, **changes):
     value = ArmValue(100.0, 1000)
     rule = Rule(name, changes.pop("metric", LatencyQuantile(quantile=0.95)), role, Margin(0.1))
-    made = Comparison(rule, "canary", "ms", value, value, "test", needed_time=needed, status=status)
-    return replace(made, **changes)
+    comparison = Comparison(rule, "canary", "ms", value, value, "test", needed_time=needed, status=status)
+    return replace(comparison, **changes)
 
 
 def missing(*rows, reasons=(), seconds=300.0):

@@ -45,7 +45,7 @@ EARLY = replace(NO_SCAN, monitoring=Monitoring(early_go=True))
 
 def row(name="p95", worse=0.9, within=0.001, *, arm="canary", role=Role.GATE, **changes):
     """A metric with its p-values of "worse than" and "within its margin"."""
-    made = Comparison(
+    comparison = Comparison(
         rule=Rule(name, LatencyQuantile(quantile=0.95), role, Margin(0.1)),
         arm=arm,
         unit="ms",
@@ -55,19 +55,19 @@ def row(name="p95", worse=0.9, within=0.001, *, arm="canary", role=Role.GATE, **
         effect=Effect("relative", 0.01, -0.02, 0.04),
         questions=(Question("margin", 0.1, worse, within),),
     )
-    return replace(made, **changes)
+    return replace(comparison, **changes)
 
 
 def endpoint(name, worse=0.9, within=0.001, tolerated=0.9, **changes):
-    found = row("latency_mean", worse, within, scan=True, **changes)
-    questions = (*found.questions, Question("tolerance", 0.15, tolerated, 1 - tolerated))
-    return replace(found, rule=replace(found.rule, slice=Slice(name)), questions=questions)
+    comparison = row("latency_mean", worse, within, scan=True, **changes)
+    questions = (*comparison.questions, Question("tolerance", 0.15, tolerated, 1 - tolerated))
+    return replace(comparison, rule=replace(comparison.rule, slice=Slice(name)), questions=questions)
 
 
 def judge(*comparisons, rulebook=NO_SCAN, **changes):
     arms = (ArmSummary("baseline", "baseline", 1000, 3, 1), ArmSummary("canary", "candidate", 1000, 3, 1))
-    known = replace(Evidence(tuple(comparisons), (), arms, Window(None, None, 300.0)), **changes)
-    return judge_evidence(known, rulebook, "cart@2")
+    evidence = replace(Evidence(tuple(comparisons), (), arms, Window(None, None, 300.0)), **changes)
+    return judge_evidence(evidence, rulebook, "cart@2")
 
 
 def adjusted(*comparisons, rulebook=NO_SCAN):
@@ -95,8 +95,8 @@ def alike(count, correlation):
 def test_several_against_one_control_is_dunnetts_table(treatments, critical):
     """Dunnett (1955), table 1a, one-sided 5 %, unlimited degrees of freedom: correlation ½ in equal groups."""
     rows = [(np.sqrt(0.5 / (1 - CAUTION)),)] * treatments
-    found = adjust([float(norm.sf(critical))] * treatments, rows)
-    assert found == pytest.approx([0.05] * treatments, abs=0.003)
+    adjusted = adjust([float(norm.sf(critical))] * treatments, rows)
+    assert adjusted == pytest.approx([0.05] * treatments, abs=0.003)
 
 
 @pytest.mark.parametrize("p", [0.002, 0.02, 0.1])
@@ -104,8 +104,8 @@ def test_several_against_one_control_is_dunnetts_table(treatments, critical):
 def test_the_joint_chance_is_that_of_the_normal_integral(shared, p):
     """Five questions: within four Monte Carlo errors of 20,000 draws, and never above Holm's."""
     exact = smallest(p, alike(5, shared * (1 - CAUTION)))
-    found = adjust([p] * 5, [(np.sqrt(shared), 0.0)] * 5)[0]
-    assert found == pytest.approx(min(exact, 5 * p), abs=4 * np.sqrt(exact * (1 - exact) / 20_000))
+    adjusted = adjust([p] * 5, [(np.sqrt(shared), 0.0)] * 5)[0]
+    assert adjusted == pytest.approx(min(exact, 5 * p), abs=4 * np.sqrt(exact * (1 - exact) / 20_000))
 
 
 def test_errors_that_go_against_each_other_are_negatively_correlated():
@@ -129,10 +129,10 @@ def test_loadings_beyond_one_count_as_one():
 def test_each_step_pays_for_the_questions_that_are_left():
     """Step-down: the smallest of four, then of the three left, never less than the one before."""
     p, correlation = [0.03, 0.004, 0.19, 0.012], 0.5 * (1 - CAUTION)
-    found = adjust(p, [(np.sqrt(0.5),)] * 4)
-    steps = [smallest(q, alike(left, correlation)) for q, left in ((0.004, 4), (0.012, 3), (0.03, 2))]
-    assert [found[1], found[3], found[0]] == pytest.approx(steps, abs=0.005)
-    assert found[2] == pytest.approx(0.19)
+    adjusted = adjust(p, [(np.sqrt(0.5),)] * 4)
+    steps = [smallest(q, alike(remaining, correlation)) for q, remaining in ((0.004, 4), (0.012, 3), (0.03, 2))]
+    assert [adjusted[1], adjusted[3], adjusted[0]] == pytest.approx(steps, abs=0.005)
+    assert adjusted[2] == pytest.approx(0.19)
 
 
 def test_the_same_question_draws_the_same_numbers_in_every_process():
@@ -143,9 +143,9 @@ def test_the_same_question_draws_the_same_numbers_in_every_process():
 
 def test_above_a_fifth_holms_own_value_is_given():
     p, rows = [0.01, 0.4, 0.21, 0.2], [(0.9,)] * 4
-    found = adjust(p, rows)
-    assert [found[1], found[2]] == [holm(p)[1], holm(p)[2]]
-    assert found[3] < holm(p)[3]
+    adjusted = adjust(p, rows)
+    assert [adjusted[1], adjusted[2]] == [holm(p)[1], holm(p)[2]]
+    assert adjusted[3] < holm(p)[3]
     assert adjust([0.21, 0.3], [(0.9,)] * 2) == holm([0.21, 0.3])
     assert adjust([0.2, 0.3], [(0.9,)] * 2)[0] < holm([0.2, 0.3])[0]
 
@@ -163,8 +163,8 @@ def test_holm_agrees_with_statsmodels():
 def test_gates_and_endpoints_pay_by_their_share_of_alpha():
     """0.05: four fifths for the gates, one fifth for the endpoints, whose p-values below one half are doubled."""
     rows = row("a", 0.015), row("b", 0.3), endpoint("/a", 0.004), endpoint("/b", 0.8)
-    found = adjusted(*rows, rulebook=Rulebook(()))
-    assert found == pytest.approx([0.03 / 0.8, 0.3 / 0.8, 0.008 / 0.2, 1.0])
+    p_values = adjusted(*rows, rulebook=Rulebook(()))
+    assert p_values == pytest.approx([0.03 / 0.8, 0.3 / 0.8, 0.008 / 0.2, 1.0])
     assert adjusted(*rows) == [pytest.approx(0.03), pytest.approx(0.3), None, None]
     assert adjusted(row("a", 0.9), row("b", 0.95), rulebook=Rulebook(())) == [1.0, 1.0]
 
@@ -179,25 +179,27 @@ def test_a_metric_of_several_bounds_counts_by_the_one_that_is_surest_broken():
 
 def of_kind(kind, name, p, *loadings):
     """A metric of requests (0), readings (1) or outcomes (2)."""
-    made = row(f"{name}{kind}", p, loadings=loadings)
-    metric = (made.rule.metric, HistogramMean(query="x_seconds{$selector}"), OutcomeProportion(outcome="bought"))[kind]
-    return replace(made, rule=replace(made.rule, metric=metric))
+    comparison = row(f"{name}{kind}", p, loadings=loadings)
+    metric = (comparison.rule.metric, HistogramMean(query="x_seconds{$selector}"), OutcomeProportion(outcome="bought"))[
+        kind
+    ]
+    return replace(comparison, rule=replace(comparison.rule, metric=metric))
 
 
 def test_three_kinds_of_evidence_share_errors_within_each_kind_only():
     """Two requests, two readings and two outcomes that measure one thing each: three questions, not six."""
     sizes, pair = (3, 1, 2), alike(2, 1 - CAUTION)
-    found = [of_kind(k, name, 0.15, 1.0, *[0.0] * (size - 1)) for k, size in enumerate(sizes) for name in "ab"]
-    assert adjusted(*found) == pytest.approx([smallest(0.15, np.kron(np.eye(3), pair))] * 6, abs=0.012)
+    members = [of_kind(k, name, 0.15, 1.0, *[0.0] * (size - 1)) for k, size in enumerate(sizes) for name in "ab"]
+    assert adjusted(*members) == pytest.approx([smallest(0.15, np.kron(np.eye(3), pair))] * 6, abs=0.012)
     two = pytest.approx([smallest(0.15, np.kron(np.eye(2), pair))] * 4, abs=0.012)
-    assert [adjusted(*found[:4]), adjusted(*found[2:]), adjusted(*found[:2], *found[4:])] == [two] * 3
+    assert [adjusted(*members[:4]), adjusted(*members[2:]), adjusted(*members[:2], *members[4:])] == [two] * 3
 
 
 def test_what_has_no_loadings_shares_nothing_with_its_own_kind():
     pair = alike(2, 1 - CAUTION)
-    found = [of_kind(0, name, 0.15, 1.0) for name in "ab"] + [of_kind(1, name, 0.15) for name in "ab"]
+    members = [of_kind(0, name, 0.15, 1.0) for name in "ab"] + [of_kind(1, name, 0.15) for name in "ab"]
     exact = smallest(0.15, np.block([[pair, np.zeros((2, 2))], [np.zeros((2, 2)), np.eye(2)]]))
-    assert adjusted(*found) == pytest.approx([exact] * 4, abs=0.012)
+    assert adjusted(*members) == pytest.approx([exact] * 4, abs=0.012)
 
 
 def test_failures_are_not_tied_to_other_failures():
@@ -255,8 +257,8 @@ def test_worse_is_shown_below_alpha(worse, fails):
 
 def test_what_asks_nothing_has_no_data():
     empty, silent = row("a", questions=()), row("b", no_data="canary has no requests")
-    for found in (judge(empty, silent), judge(row(arm="z"), empty, silent)):
-        statuses = {c.rule.name: (c.status, c.reason) for c in found.comparisons if c.arm == "canary"}
+    for judgement in (judge(empty, silent), judge(row(arm="z"), empty, silent)):
+        statuses = {c.rule.name: (c.status, c.reason) for c in judgement.comparisons if c.arm == "canary"}
         assert statuses["a"] == (NO_DATA, "a: nothing was asked")
         assert statuses["b"] == (NO_DATA, "b: canary has no requests")
 
@@ -266,11 +268,11 @@ def test_what_asks_nothing_has_no_data():
 
 def test_a_candidate_without_data_pays_for_none():
     """p = 0.04 is within for the second of two only if the first is; a gate without data leaves it open."""
-    known, close = row("a", arm="b"), [row("a", within=0.04, arm="c"), row("b", arm="c")]
-    assert ("c", "a") in passed(known, row("b", arm="b"), *close)
-    assert ("c", "a") not in passed(known, row("b", arm="b", questions=(), no_data="no requests"), *close)
-    assert ("c", "a") not in passed(known, row("b", arm="b", no_data="no requests"), *close)
-    assert ("c", "a") in passed(known, row("b", arm="b", no_data="no requests", role=Role.WATCH), *close)
+    answered, close = row("a", arm="b"), [row("a", within=0.04, arm="c"), row("b", arm="c")]
+    assert ("c", "a") in passed(answered, row("b", arm="b"), *close)
+    assert ("c", "a") not in passed(answered, row("b", arm="b", questions=(), no_data="no requests"), *close)
+    assert ("c", "a") not in passed(answered, row("b", arm="b", no_data="no requests"), *close)
+    assert ("c", "a") in passed(answered, row("b", arm="b", no_data="no requests", role=Role.WATCH), *close)
 
 
 def test_an_endpoint_of_several_candidates_pays_for_all():
@@ -283,10 +285,10 @@ def test_no_candidate_left_is_decided_with_the_last():
     def worse(arm, at_s):
         return row(worse=0.3, arm=arm, looks=(Look(at_s, (0.0001,)),))
 
-    found = judge(worse("b", 120.0), worse("c", 180.0), worse("d", 60.0))
-    assert (found.word, found.decided_at_s) == (NO_GO, 180.0)
-    assert [reason.text.split(":")[0] for reason in found.reasons] == ["b", "c", "d"]
-    assert found.next_action.startswith("do not promote cart@2; look at b")
+    judgement = judge(worse("b", 120.0), worse("c", 180.0), worse("d", 60.0))
+    assert (judgement.word, judgement.decided_at_s) == (NO_GO, 180.0)
+    assert [reason.text.split(":")[0] for reason in judgement.reasons] == ["b", "c", "d"]
+    assert judgement.next_action.startswith("do not promote cart@2; look at b")
 
 
 def test_the_first_metric_that_is_shown_to_be_worse_decides():
@@ -298,15 +300,15 @@ def test_the_first_metric_that_is_shown_to_be_worse_decides():
 
 
 def test_a_go_of_several_has_the_time_and_the_reason_of_the_best():
-    found = judge(row(arm="b", within=0.5), row(arm="c"), row(arm="d", worse=0.0001))
-    assert (found.word, found.next_action, found.decided_at_s) == (GO, "promote c of cart@2", 300.0)
-    assert [reason.arm for reason in found.reasons] == ["c", "d"]
-    assert found.reasons[0].text.endswith("is shown to be within its margins; not decided: b")
+    judgement = judge(row(arm="b", within=0.5), row(arm="c"), row(arm="d", worse=0.0001))
+    assert (judgement.word, judgement.next_action, judgement.decided_at_s) == (GO, "promote c of cart@2", 300.0)
+    assert [reason.arm for reason in judgement.reasons] == ["c", "d"]
+    assert judgement.reasons[0].text.endswith("is shown to be within its margins; not decided: b")
 
 
 def test_doubts_of_several_candidates_are_said_once_each():
-    found = judge(row(arm="b", within=0.5), row(arm="c", within=0.5), row(arm="d", worse=0.0001), incomplete=True)
-    texts = [reason.text for reason in found.reasons]
+    judgement = judge(row(arm="b", within=0.5), row(arm="c", within=0.5), row(arm="d", worse=0.0001), incomplete=True)
+    texts = [reason.text for reason in judgement.reasons]
     assert texts.count("the run did not end as planned") == 1
     assert [text.split(":")[0] for text in texts if "neither" in text] == ["b", "c"]
     assert texts[-1].startswith("d: p95 rose")
@@ -360,7 +362,7 @@ def test_a_look_at_an_endpoint_decides_within_the_scans_share():
     ],
 )
 def test_an_early_go_needs_one_look_that_shows_every_gate(looks, word):
-    rows = [row(f"m{i}", looks=seen) for i, seen in enumerate(looks)]
+    rows = [row(f"m{i}", looks=looks_of_gate) for i, looks_of_gate in enumerate(looks)]
     assert judge(*rows, rulebook=EARLY, final=False).word is word
     assert judge(*rows, rulebook=NO_SCAN, final=False).word is OPEN
     assert judge(*rows, rulebook=EARLY).word is GO
@@ -368,9 +370,9 @@ def test_an_early_go_needs_one_look_that_shows_every_gate(looks, word):
 
 def test_a_candidate_that_nothing_is_asked_of_has_no_early_go():
     shown = row(arm="b", within=0.5, looks=(at(60.0, within=0.01),))
-    found = judge(shown, row(arm="c", role=Role.WATCH, looks=(at(60.0, within=0.01),)), rulebook=EARLY, final=False)
-    assert found.word is OPEN
-    assert [reason.code for reason in found.reasons] == ["not_shown", "not_final", "no_gate"]
+    judgement = judge(shown, row(arm="c", role=Role.WATCH, looks=(at(60.0, within=0.01),)), rulebook=EARLY, final=False)
+    assert judgement.word is OPEN
+    assert [reason.code for reason in judgement.reasons] == ["not_shown", "not_final", "no_gate"]
 
 
 # ------------------------------------------------------------------ what stands against a GO
@@ -378,9 +380,9 @@ def test_a_candidate_that_nothing_is_asked_of_has_no_early_go():
 
 @pytest.mark.parametrize(("share", "word"), [(0.05, GO), (0.0501, OPEN)])
 def test_a_twentieth_of_the_traffic_may_go_unjudged(share, word):
-    known = {"unjudged_share": share, "unjudged_endpoints": ("/x",)}
-    assert judge(row(), rulebook=Rulebook(()), **known).word is word
-    assert judge(row(), **known).word is GO
+    unjudged = {"unjudged_share": share, "unjudged_endpoints": ("/x",)}
+    assert judge(row(), rulebook=Rulebook(()), **unjudged).word is word
+    assert judge(row(), **unjudged).word is GO
 
 
 @pytest.mark.parametrize(("tolerated", "word"), [(0.0049, OPEN), (0.0051, GO)])

@@ -44,9 +44,9 @@ WITHIN = Question("margin", 0.1, 0.999, 0.001)
 WORSE = Question("margin", 0.1, 0.0001, 0.999)
 
 
-def row(rule=P95, *, change=0.04, reach=0.02, kind="relative", asked=(UNKNOWN,), **changes):
+def row(rule=P95, *, change=0.04, reach=0.02, kind="relative", questions=(UNKNOWN,), **changes):
     """A comparison of canary whose change is `change`, give or take `reach`."""
-    made = Comparison(
+    comparison = Comparison(
         rule=rule,
         arm="canary",
         unit={"throughput": "/s", "failure_rate": "fraction"}.get(rule.type, "ms"),
@@ -54,9 +54,9 @@ def row(rule=P95, *, change=0.04, reach=0.02, kind="relative", asked=(UNKNOWN,),
         candidate=ArmValue(104.0, 1200),
         method="test",
         effect=Effect(kind, change, change - reach, change + reach),
-        questions=asked,
+        questions=questions,
     )
-    return replace(made, **changes)
+    return replace(comparison, **changes)
 
 
 def evidence(*comparisons, seconds=300.0, **changes):
@@ -107,7 +107,7 @@ def test_a_quantile_that_became_a_failure_says_which_share_fails(quantile, share
     gone = row(
         replace(P95, metric=LatencyQuantile(quantile=quantile)),
         effect=Effect("relative", math.inf, 3.0, math.inf),
-        asked=(WORSE,),
+        questions=(WORSE,),
     )
     assert f"became a failure: more than {share} % of the requests of canary fail" in judge(gone).reasons[0].text
     assert "allowed" not in judge(gone).reasons[0].text
@@ -124,10 +124,10 @@ def test_a_quantile_that_became_a_failure_says_which_share_fails(quantile, share
 )
 def test_a_value_is_beyond_a_limit_on_its_harmful_side_alone(limit, beyond, kept):
     """Both arms beyond it: the limit is broken "as the baseline does"."""
-    asked = (Question("limit", 90.0, 0.0001, 0.9),) if limit.count else (WORSE,)
+    questions = (Question("limit", 90.0, 0.0001, 0.9),) if limit.count else (WORSE,)
     for values, expected in ((beyond, True), (kept, False)):
         for value in values:
-            comparison = row(replace(P95, limit=limit), baseline=ArmValue(value, 1000), asked=asked)
+            comparison = row(replace(P95, limit=limit), baseline=ArmValue(value, 1000), questions=questions)
             assert wording.broke_limit_as_baseline(comparison, 0.05) is expected
 
 
@@ -140,9 +140,9 @@ def test_a_value_is_beyond_a_limit_on_its_harmful_side_alone(limit, beyond, kept
     ],
 )
 def test_a_broken_limit_is_said_with_the_candidates_value(limit, text):
-    kept = (limit.max or 120.0) - 5.0
+    within = (limit.max or 120.0) - 5.0
     offender = row(
-        replace(P95, limit=limit), asked=(UNKNOWN, Question("limit", 90.0, 1e-4, 0.9)), baseline=ArmValue(kept, 1)
+        replace(P95, limit=limit), questions=(UNKNOWN, Question("limit", 90.0, 1e-4, 0.9)), baseline=ArmValue(within, 1)
     )
     assert wording.explain_failure(offender, 0.05) == Reason("limit", text, "latency_p95", "canary")
 
@@ -164,17 +164,17 @@ def test_a_broken_limit_is_said_with_the_candidates_value(limit, text):
 )
 def test_the_offence_to_name(margin, limit, baseline, code):
     """The surer one; where the baseline breaks the limit too, the margin if it is broken at all (alpha 5 %)."""
-    asked = [Question("margin", 0.1, margin, 0.9)] if margin is not None else []
-    asked += [Question("limit", 90.0, limit, 0.9)] if limit is not None else []
-    asked += [Question("zero", 0.0, 1e-6, 0.9)]
+    questions = [Question("margin", 0.1, margin, 0.9)] if margin is not None else []
+    questions += [Question("limit", 90.0, limit, 0.9)] if limit is not None else []
+    questions += [Question("zero", 0.0, 1e-6, 0.9)]
     rule = replace(P95, limit=Limit(max=90.0))
-    found = row(rule, asked=tuple(asked), baseline=ArmValue(baseline, 1000))
-    assert wording.explain_failure(found, 0.05).code == code
+    comparison = row(rule, questions=tuple(questions), baseline=ArmValue(baseline, 1000))
+    assert wording.explain_failure(comparison, 0.05).code == code
 
 
 def test_a_row_of_the_scan_is_an_endpoint_regression():
     rule = Rule("latency_mean", LatencyMean(), margin=Margin(0.25), slice=Slice("GET /a"))
-    reason = wording.explain_failure(row(rule, change=0.4, asked=(WORSE,), scan=True), 0.05)
+    reason = wording.explain_failure(row(rule, change=0.4, questions=(WORSE,), scan=True), 0.05)
     text = "mean of GET /a rose 40 % (90 % CI +38 … +42 %), more than the 25 % allowed"
     assert reason == Reason("endpoint_regression", text, "latency_mean", "canary", "GET /a")
 
@@ -182,8 +182,8 @@ def test_a_row_of_the_scan_is_an_endpoint_regression():
 def test_what_is_missing_is_grouped_by_its_cause():
     gone = {"questions": (), "effect": None, "no_data": "canary has no requests", "reason": "p95: nothing"}
     rows = [row(replace(P95, name=name), **gone) for name in ("a", "b")]
-    other = row(replace(P95, name="c"), **(gone | {"no_data": None, "reason": "c: nothing was asked"}))
-    grouped, alone = wording.explain_missing([rows[0], other, rows[1]])
+    unasked = row(replace(P95, name="c"), **(gone | {"no_data": None, "reason": "c: nothing was asked"}))
+    grouped, alone = wording.explain_missing([rows[0], unasked, rows[1]])
     assert grouped == Reason("no_data", "canary has no requests: no data for a, b", arm="canary")
     assert alone == Reason("no_data", "c: nothing was asked", "c", "canary")
     assert wording.explain_missing([]) == []
@@ -209,35 +209,35 @@ PASS, OPEN = MetricStatus.PASS, MetricStatus.INCONCLUSIVE
         (row(replace(P95, margin=None)), OPEN, False, "; no margin is set"),
         (row(replace(LIMITED, margin=None)), PASS, True, "; keeps to its limit of at most 110 ms"),
         (
-            row(replace(LIMITED, margin=None), asked=(LIMIT_OPEN,)),
+            row(replace(LIMITED, margin=None), questions=(LIMIT_OPEN,)),
             OPEN,
             False,
             "; not shown to keep to its limit of at most 110 ms",
         ),
         (
-            row(LIMITED, asked=(WITHIN, LIMIT_OPEN)),
+            row(LIMITED, questions=(WITHIN, LIMIT_OPEN)),
             OPEN,
             False,
             "; not shown to keep to its limit of at most 110 ms",
         ),
         (
-            row(LIMITED, asked=(WITHIN, LIMIT_OPEN), baseline=ArmValue(120.0, 9)),
+            row(LIMITED, questions=(WITHIN, LIMIT_OPEN), baseline=ArmValue(120.0, 9)),
             OPEN,
             False,
             "; baseline itself is beyond the limit of at most 110 ms (120 ms), and canary not shown to keep to it",
         ),
         (
-            row(LIMITED, asked=(WITHIN, replace(LIMIT_OPEN, p_within=0.05))),
+            row(LIMITED, questions=(WITHIN, replace(LIMIT_OPEN, p_within=0.05))),
             OPEN,
             False,
             "; not shown to keep to its limit of at most 110 ms",
         ),
-        (row(LIMITED, asked=(UNKNOWN, LIMIT_KEPT)), OPEN, False, ": neither within nor beyond the 10 % allowed"),
+        (row(LIMITED, questions=(UNKNOWN, LIMIT_KEPT)), OPEN, False, ": neither within nor beyond the 10 % allowed"),
     ],
 )
 def test_each_status_of_a_metric_says_why(comparison, status, within, text):
-    said = wording.explain_status(comparison, status, 0.05, shown_within=within)
-    assert said == f"p95 rose 4 % (90 % CI +2 … +6 %){text}"
+    reason = wording.explain_status(comparison, status, 0.05, shown_within=within)
+    assert reason == f"p95 rose 4 % (90 % CI +2 … +6 %){text}"
 
 
 @pytest.mark.parametrize(
@@ -260,10 +260,10 @@ def test_each_status_of_a_metric_says_why(comparison, status, within, text):
 )
 def test_an_endpoint_beyond_what_is_tolerated_says_by_how_much(margin, effect, unit, text):
     rule = Rule("latency_mean", LatencyMean(), margin=margin, slice=Slice("GET /a"))
-    asked = (Question("margin", 0.25, 0.5, 0.5), Question("tolerance", 0.15, 0.001, 0.999))
-    found = wording.explain_scan_doubt(row(rule, scan=True, asked=asked, effect=effect, unit=unit))
-    assert found.text == (f"mean of GET /a is worse by {text} of one endpoint; the scan stops a GO, not the release")
-    assert (found.code, found.slice) == ("endpoint_worse", "GET /a")
+    questions = (Question("margin", 0.25, 0.5, 0.5), Question("tolerance", 0.15, 0.001, 0.999))
+    reason = wording.explain_scan_doubt(row(rule, scan=True, questions=questions, effect=effect, unit=unit))
+    assert reason.text == (f"mean of GET /a is worse by {text} of one endpoint; the scan stops a GO, not the release")
+    assert (reason.code, reason.slice) == ("endpoint_worse", "GET /a")
 
 
 @pytest.mark.parametrize(
@@ -271,14 +271,14 @@ def test_an_endpoint_beyond_what_is_tolerated_says_by_how_much(margin, effect, u
     [(1, "/0"), (3, "/0, /1, /2"), (4, "/0, /1, /2 and 1 more"), (9, "/0, /1, /2 and 6 more")],
 )
 def test_endpoints_that_are_not_judged_are_named_up_to_three(count, names):
-    found = evidence(unjudged_share=0.083, unjudged_endpoints=tuple(f"/{i}" for i in range(count)))
-    assert wording.explain_unjudged(found).text == (
+    measured = evidence(unjudged_share=0.083, unjudged_endpoints=tuple(f"/{i}" for i in range(count)))
+    assert wording.explain_unjudged(measured).text == (
         f"8.3 % of the traffic is on endpoints that have too few requests, or none on one arm: {names}"
     )
 
 
 def passing(rule=P95, **changes):
-    return row(rule, status=PASS, asked=(WITHIN,), **changes)
+    return row(rule, status=PASS, questions=(WITHIN,), **changes)
 
 
 @pytest.mark.parametrize(
@@ -338,9 +338,9 @@ def test_a_go_names_what_came_closest_to_its_margin(rows, changes, text):
     ],
 )
 def test_a_go_says_on_how_much_it_was_judged(seconds, units, on):
-    known = evidence(seconds=seconds)
-    known = replace(known, arms=tuple(replace(arm, units=units) for arm in known.arms))
-    assert wording.explain_go([passing()], known).text.endswith(on)
+    judged = evidence(seconds=seconds)
+    judged = replace(judged, arms=tuple(replace(arm, units=units) for arm in judged.arms))
+    assert wording.explain_go([passing()], judged).text.endswith(on)
 
 
 def test_the_best_candidate_uses_least_of_its_margins():
@@ -382,15 +382,15 @@ def test_a_reason_is_prefixed_with_its_arm():
 
 def test_after_a_no_go_look_at_the_arm_or_its_endpoint():
     text = "do not promote cart@2; look at {}, then load the mended candidate and judge again"
-    whole, endpoint = Reason("regression", "", "latency_p95", "b"), Reason("regression", "", "m", "b", "GET /a")
-    assert wording.next_after_no_go([whole], "cart@2", [], 0.05) == text.format("b")
-    assert wording.next_after_no_go([endpoint, whole], "cart@2", [], 0.05) == text.format("GET /a on b")
+    all_traffic, endpoint = Reason("regression", "", "latency_p95", "b"), Reason("regression", "", "m", "b", "GET /a")
+    assert wording.next_after_no_go([all_traffic], "cart@2", [], 0.05) == text.format("b")
+    assert wording.next_after_no_go([endpoint, all_traffic], "cart@2", [], 0.05) == text.format("GET /a on b")
 
 
 def test_after_a_limit_that_both_arms_break_going_back_cures_nothing():
     """Only of the arm and endpoint that broke it, and not by a row of the scan of the same name."""
-    asked = (Question("limit", 0.01, 1e-4, 0.9),)
-    both = row(FAILURES, asked=asked, baseline=ArmValue(0.4, 9), candidate=ArmValue(0.5, 9))
+    questions = (Question("limit", 0.01, 1e-4, 0.9),)
+    both = row(FAILURES, questions=questions, baseline=ArmValue(0.4, 9), candidate=ArmValue(0.5, 9))
     alone = replace(both, baseline=ArmValue(0.005, 9))
     reason = wording.explain_failure(both, 0.05)
 
@@ -415,12 +415,12 @@ def test_a_finding_is_cured_first_the_one_that_ended_the_run_before_one_that_voi
     def failed(check, *, void=False, level=Level.FAIL, remedy=None):
         return Finding(check, level, "no", void=void, remedy=check if remedy is None else remedy)
 
-    rest, void, ended = failed("silence"), failed("clock", void=True), failed("complete")
-    assert advise(row(), findings=(rest, void, ended)) == "complete"
-    assert advise(row(), findings=(rest, void)) == "clock"
-    assert advise(row(), findings=(rest, failed("gaps"))) == "silence"
+    silence, void, ended = failed("silence"), failed("clock", void=True), failed("complete")
+    assert advise(row(), findings=(silence, void, ended)) == "complete"
+    assert advise(row(), findings=(silence, void)) == "clock"
+    assert advise(row(), findings=(silence, failed("gaps"))) == "silence"
     mute, warned = failed("clock", void=True, remedy=""), failed("complete", level=Level.WARN)
-    assert advise(row(), findings=(mute, warned, rest)) == "silence"
+    assert advise(row(), findings=(mute, warned, silence)) == "silence"
 
 
 def test_what_is_missing_is_recorded_and_what_is_held_is_decided():
@@ -496,9 +496,9 @@ def test_times_too_coarse_are_recorded_in_finer_steps_and_histograms_get_other_b
     ],
 )
 def test_a_change_as_large_as_its_margin_wants_a_decision_in_both_directions(rule, change, beyond):
-    found = advise(row(rule, change=change, needed_time=math.inf))
-    assert found.startswith("the change is as large as the margin: mend the candidate") is beyond
-    assert found.startswith("more minutes will not decide it") is not beyond
+    advice = advise(row(rule, change=change, needed_time=math.inf))
+    assert advice.startswith("the change is as large as the margin: mend the candidate") is beyond
+    assert advice.startswith("more minutes will not decide it") is not beyond
 
 
 @pytest.mark.parametrize(
@@ -506,8 +506,8 @@ def test_a_change_as_large_as_its_margin_wants_a_decision_in_both_directions(rul
     [(0.01, 0.0, True), (0.01, 0.02, True), (0.01, -0.001, False), (0.05, 0.02, False), (0.2, 0.02, False)],
 )
 def test_a_drift_beyond_the_margin_wants_a_decision(p_within, last_third, beyond):
-    asked = (Question("margin", 0.1, 0.9, p_within), Question("zero", 0.0, 0.4, 0.6))
-    drifting = row(asked=asked, needed_time=math.inf, drift=Drift(last_third, 0.5, last_third))
+    questions = (Question("margin", 0.1, 0.9, p_within), Question("zero", 0.0, 0.4, 0.6))
+    drifting = row(questions=questions, needed_time=math.inf, drift=Drift(last_third, 0.5, last_third))
     assert advise(drifting).startswith("the change is as large as the margin") is beyond
     assert advise(replace(drifting, drift=None)).startswith("more minutes will not decide it")
     assert advise(replace(drifting, effect=None)).startswith("more minutes will not decide it")
@@ -570,6 +570,8 @@ def test_a_release_is_repeated_as_it_was_recorded(changes, verb):
 
 
 def test_a_go_that_comes_too_early_says_when_it_is_given():
-    found = judge(passing(), final=False)
-    assert found.word is VerdictWord.INCONCLUSIVE
-    assert found.reasons[0].text == ("nothing is shown to be worse after 5 min; a GO is given at the planned end only")
+    judgement = judge(passing(), final=False)
+    assert judgement.word is VerdictWord.INCONCLUSIVE
+    assert judgement.reasons[0].text == (
+        "nothing is shown to be worse after 5 min; a GO is given at the planned end only"
+    )

@@ -60,16 +60,16 @@ def test_an_unknown_type_is_an_error():
 
 def test_comparisons_come_in_the_order_of_the_rules():
     cells = simulate_cells(SMALL, 3)
-    asked = (
+    rules = (
         Rule("p99", LatencyQuantile(quantile=0.99)),
         Rule("mean", LatencyMean()),
         Rule("p50 of one", LatencyQuantile(quantile=0.5), slice=Slice(cells.endpoints[1])),
         Rule("p50", LatencyQuantile(quantile=0.5)),
     )
-    found = [c for c in judge(cells, replace(RULEBOOK, rules=asked)).comparisons if not c.scan]
-    assert [c.rule for c in found] == [*asked]
-    alone = [_ask(cells, rule) for rule in asked]
-    assert [c.effect.estimate for c in found] == pytest.approx([c.effect.estimate for c in alone])
+    comparisons = [c for c in judge(cells, replace(RULEBOOK, rules=rules)).comparisons if not c.scan]
+    assert [c.rule for c in comparisons] == [*rules]
+    alone = [_ask(cells, rule) for rule in rules]
+    assert [c.effect.estimate for c in comparisons] == pytest.approx([c.effect.estimate for c in alone])
 
 
 def test_response_size_is_found():
@@ -90,9 +90,9 @@ def test_throughput_is_compared_per_user_where_users_are_known():
     """The canary has a third of the users and a third of the requests: nothing is worse."""
     rule = Rule("throughput", Throughput(), Role.WATCH, Margin(0.05), Direction.HIGHER)
     design = replace(SMALL, users=60, wait_s=2.0, split=(0.25,))
-    found = _ask(simulate_cells(design, 2), rule)
-    assert found.candidate.value < found.baseline.value / 2
-    assert found.effect.estimate == pytest.approx(0.0, abs=0.05)
+    answer = _ask(simulate_cells(design, 2), rule)
+    assert answer.candidate.value < answer.baseline.value / 2
+    assert answer.effect.estimate == pytest.approx(0.0, abs=0.05)
 
 
 def test_users_of_the_warm_up_do_not_count_for_throughput():
@@ -109,11 +109,11 @@ def test_users_of_the_warm_up_do_not_count_for_throughput():
 def test_the_scan_names_what_it_cannot_judge():
     """Two hundred endpoints and few requests: the rest is judged together, and what is too rare is named."""
     cells = simulate_cells(replace(SMALL, endpoints=200, duration_s=120.0, rate_per_s=20.0), 3)
-    found = evidence(cells)
-    names = [c.rule.slice.endpoint for c in found.comparisons if c.scan and c.unit == "ms"]
+    measured = evidence(cells)
+    names = [c.rule.slice.endpoint for c in measured.comparisons if c.scan and c.unit == "ms"]
     assert "other endpoints" in names
     assert 1 < len(names) < 50
-    assert found.unjudged_share < 0.05
+    assert measured.unjudged_share < 0.05
 
 
 @pytest.mark.parametrize(("share", "times", "asked"), [(0.04, 60, "latency_mean"), (1.0, 2, "latency_typical")])
@@ -122,7 +122,7 @@ def test_the_scan_finds_an_endpoint_that_sometimes_hangs_and_one_that_became_slo
     requests = simulate(replace(SMALL, rate_per_s=20.0), 7)
     hit = (requests.arm == 1) & (requests.endpoint == 1) & (np.random.default_rng(1).random(len(requests)) < share)
     slower = replace(requests, response_us=np.where(hit, requests.response_us * times, requests.response_us))
-    found = judge(to_cells(slower), replace(RULEBOOK, rules=RULEBOOK.rules[:1]))
-    rows = {c.rule.slice.endpoint: c for c in found.comparisons if c.scan and c.unit == "ms"}
+    judgement = judge(to_cells(slower), replace(RULEBOOK, rules=RULEBOOK.rules[:1]))
+    rows = {c.rule.slice.endpoint: c for c in judgement.comparisons if c.scan and c.unit == "ms"}
     assert {name for name, row in rows.items() if row.status is MetricStatus.FAIL} == {requests.endpoints[1]}
     assert rows[requests.endpoints[1]].rule.type == asked

@@ -54,11 +54,11 @@ MEDIAN = Rule("p50", HistogramQuantile(quantile=0.5, query=DURATION.text), margi
 
 
 def ask(readings, rule, prior=None):
-    found = (
+    pairs = (
         pair_readings(readings, (), Rulebook((rule,), prior=prior or InstancePrior()), "cart@2").measure().comparisons
     )
-    assert len(found) == len(readings.arms) - 1
-    return found[0]
+    assert len(pairs) == len(readings.arms) - 1
+    return pairs[0]
 
 
 def p(comparison, kind="margin"):
@@ -72,9 +72,9 @@ def gauge(values, query=GAUGE):
     for arm, rows in zip(("baseline", "canary"), values, strict=True):
         own = np.asarray(rows, float)
         ts = (T0 + np.arange(own.shape[1]) * STEP) * 1000
-        found = tuple(Series({}, f"{arm}-{k}", "", "value", NAN, ts, row) for k, row in enumerate(own))
+        series = tuple(Series({}, f"{arm}-{k}", "", "value", NAN, ts, row) for k, row in enumerate(own))
         start, end = (datetime.fromtimestamp(int(t) / 1000, UTC) for t in (ts[0], ts[-1]))
-        answers.append(Answer(query, arm, (query.text,), start, end, STEP, found))
+        answers.append(Answer(query, arm, (query.text,), start, end, STEP, series))
     return sum_up(answers, ("baseline", "canary"), STEP)
 
 
@@ -105,20 +105,22 @@ def readings(slower):
 @pytest.mark.parametrize("rule", [RATIO, MEAN, SHARE, MEDIAN])
 def test_swapping_the_arms_turns_the_effect(readings, rule):
     turned = replace(readings, arm=1 - readings.arm)
-    one, other = ask(readings, rule), ask(turned, rule)
+    forwards, backwards = ask(readings, rule), ask(turned, rule)
     if rule.margin.relative and rule.type == "histogram_mean":
-        assert np.log1p(one.effect.estimate) == pytest.approx(-np.log1p(other.effect.estimate))
-    assert (one.baseline.value, one.candidate.value) == pytest.approx((other.candidate.value, other.baseline.value))
-    assert np.sign(one.effect.estimate) == -np.sign(other.effect.estimate)
+        assert np.log1p(forwards.effect.estimate) == pytest.approx(-np.log1p(backwards.effect.estimate))
+    assert (forwards.baseline.value, forwards.candidate.value) == pytest.approx(
+        (backwards.candidate.value, backwards.baseline.value)
+    )
+    assert np.sign(forwards.effect.estimate) == -np.sign(backwards.effect.estimate)
 
 
 @pytest.mark.parametrize("rule", [RATIO, MEAN, SHARE, MEDIAN])
 def test_restarts_change_nothing(slower, readings, rule):
     restarted = simulate_readings(slower, Scrapes(restarts=3), seed=2)
     assert sum(fact.resets for fact in restarted.facts) >= 3
-    one, other = ask(readings, rule), ask(restarted, rule)
-    assert other.effect.estimate == pytest.approx(one.effect.estimate, rel=1e-6)
-    assert p(other) == pytest.approx(p(one), abs=1e-6)
+    plain, with_restarts = ask(readings, rule), ask(restarted, rule)
+    assert with_restarts.effect.estimate == pytest.approx(plain.effect.estimate, rel=1e-6)
+    assert p(with_restarts) == pytest.approx(p(plain), abs=1e-6)
 
 
 @pytest.mark.parametrize("rule", [RATIO, MEAN, SHARE])
@@ -134,11 +136,11 @@ def test_the_share_of_failures_may_be_absent_where_the_same_counter_is_there(rea
     keep = readings.query != readings.queries.index(FAILURES)
     columns = {name: getattr(silent, name)[keep] for name in _columns(silent)}
     never = replace(readings, **columns)
-    found = ask(never, RATIO)
-    assert (found.baseline.value, found.candidate.value, found.no_data) == (0.0, 0.0, None)
-    other = Query("http_errors_total{$selector}", QueryKind.COUNTER)
-    renamed = replace(never, queries=tuple(other if q == FAILURES else q for q in never.queries))
-    assert "http_errors_total" in ask(renamed, with_options(RATIO, failures=other.text)).no_data
+    answer = ask(never, RATIO)
+    assert (answer.baseline.value, answer.candidate.value, answer.no_data) == (0.0, 0.0, None)
+    errors = Query("http_errors_total{$selector}", QueryKind.COUNTER)
+    renamed = replace(never, queries=tuple(errors if q == FAILURES else q for q in never.queries))
+    assert "http_errors_total" in ask(renamed, with_options(RATIO, failures=errors.text)).no_data
 
 
 def _columns(cells):
@@ -159,28 +161,28 @@ def test_a_query_that_was_not_collected_is_no_data(readings):
 
 def test_one_endpoint_can_be_asked_for(slower, readings):
     name = slower.endpoints[0]
-    found = ask(readings, replace(MEAN, slice=Slice(name)))
+    answer = ask(readings, replace(MEAN, slice=Slice(name)))
     rows = (slower.endpoint == 0) & (slower.arm == 0)
-    assert found.baseline.n == rows.sum()
-    assert found.baseline.value == pytest.approx(slower.response_us[rows].mean() / 1000, rel=0.01)
+    assert answer.baseline.n == rows.sum()
+    assert answer.baseline.value == pytest.approx(slower.response_us[rows].mean() / 1000, rel=0.01)
     assert "no series has the endpoint GET /none" in ask(readings, replace(MEAN, slice=Slice("GET /none"))).no_data
 
 
 def test_a_rate_is_per_second_of_an_instance(slower, readings):
     rule = Rule("rate", CounterRate(query=REQUESTS.text), margin=Margin(0.2))
-    found = ask(readings, rule)
-    assert found.unit == "/s"
-    assert found.baseline.value == pytest.approx((slower.arm == 0).sum() / 900 / 4, rel=0.01)
-    assert p(found)[1] < 0.05
+    answer = ask(readings, rule)
+    assert answer.unit == "/s"
+    assert answer.baseline.value == pytest.approx((slower.arm == 0).sum() / 900 / 4, rel=0.01)
+    assert p(answer)[1] < 0.05
 
 
 def test_no_event_is_no_proof_that_there_will_be_none():
     """Counters that never grew: a difference of one event an hour cannot be excluded by a quarter of an hour."""
     never = gauge([np.zeros((3, 61)), np.zeros((3, 61))], EVENTS)
     rule = Rule("kills", CounterRate(query=EVENTS.text), margin=Margin(1 / 3600, relative=False))
-    found = ask(never, rule)
-    assert (found.candidate.value, found.effect.estimate) == (0.0, 0.0)
-    assert p(found)[1] > 0.05
+    answer = ask(never, rule)
+    assert (answer.candidate.value, answer.effect.estimate) == (0.0, 0.0)
+    assert p(answer)[1] > 0.05
     assert p(ask(never, replace(rule, margin=Margin(0.01, relative=False))))[1] < 0.05
     assert "absolute margin" in ask(never, replace(rule, margin=Margin(0.1))).no_data
 
@@ -189,17 +191,17 @@ def test_no_event_is_no_proof_that_there_will_be_none():
 
 
 def test_a_share_is_of_a_bound_that_exists(slower, readings):
-    found = ask(readings, SHARE)
+    answer = ask(readings, SHARE)
     within = slower.response_us[slower.arm == 0] <= 100_000
-    assert found.baseline.value == pytest.approx(within.mean(), abs=0.002)
-    assert found.effect.lower < found.effect.estimate < found.effect.upper < 0
+    assert answer.baseline.value == pytest.approx(within.mean(), abs=0.002)
+    assert answer.effect.lower < answer.effect.estimate < answer.effect.upper < 0
     why = ask(readings, with_options(SHARE, below=parse_quantity("120ms"))).no_data
     assert why == "120 ms is no bound of the histogram; the nearest are 100 ms and 250 ms"
 
 
 def test_limits_of_a_share_keep_their_sides(readings):
-    found = ask(readings, replace(SHARE, limit=Limit(min=0.2, max=0.99)))
-    (most, least) = [q for q in found.questions if q.kind == "limit"]
+    answer = ask(readings, replace(SHARE, limit=Limit(min=0.2, max=0.99)))
+    (most, least) = [q for q in answer.questions if q.kind == "limit"]
     assert (most.bound, least.bound) == (0.99, 0.2)
     assert max(most.p_within, least.p_within) < 0.01
     assert ask(readings, replace(SHARE, limit=Limit(min=0.99))).questions[-1].p_worse < 0.01
@@ -215,19 +217,19 @@ def test_a_relative_margin_of_a_share_is_one_of_the_baselines_share(readings):
 
 def test_a_margin_below_the_resolution_is_never_within():
     same = simulate_readings(simulate(replace(SCENARIOS["AA"], **SHORT), 2))
-    found = ask(same, replace(MEDIAN, margin=Margin(0.05)))
-    assert p(found)[1] == 1.0
-    assert "add bounds such as" in found.unresolved
-    assert "histogram_share" in found.unresolved
+    answer = ask(same, replace(MEDIAN, margin=Margin(0.05)))
+    assert p(answer)[1] == 1.0
+    assert "add bounds such as" in answer.unresolved
+    assert "histogram_share" in answer.unresolved
 
 
 def test_bounds_around_the_quantile_resolve_the_margin(slower):
     bounds = tuple(np.geomspace(0.02, 2.0, 60).round(5))
     same = simulate_readings(simulate(replace(SCENARIOS["AA"], **SHORT), 2), Scrapes(bounds_s=bounds))
-    found = ask(same, replace(MEDIAN, margin=Margin(0.2)))
-    assert found.unresolved == ""
-    assert p(found)[1] < 0.05
-    assert found.effect.lower < 0 < found.effect.upper < 0.2
+    answer = ask(same, replace(MEDIAN, margin=Margin(0.2)))
+    assert answer.unresolved == ""
+    assert p(answer)[1] < 0.05
+    assert answer.effect.lower < 0 < answer.effect.upper < 0.2
 
 
 def test_exactly_at_the_margin_a_quantile_is_hardly_ever_within():
@@ -245,9 +247,9 @@ def test_exactly_at_the_margin_a_quantile_is_hardly_ever_within():
 def test_a_quantile_worse_by_more_than_its_buckets_is_found():
     doubled = replace(SCENARIOS["AA"], **SHORT, changes=(replace(SCENARIOS["mean+10%"].changes[0], latency=1.5),))
     readings = simulate_readings(simulate(doubled, 3))
-    found = ask(readings, replace(MEDIAN, margin=Margin(0.2)))
-    assert p(found)[0] < 0.01
-    assert found.effect.lower > 0.2
+    answer = ask(readings, replace(MEDIAN, margin=Margin(0.2)))
+    assert p(answer)[0] < 0.01
+    assert answer.effect.lower > 0.2
 
 
 def test_absolute_limits_are_decided_at_the_bounds_beside_them(readings):
@@ -268,17 +270,17 @@ def test_a_quantile_beyond_the_largest_bound_is_no_data(slower):
 def test_a_candidate_beyond_the_largest_bound_is_shown_at_it():
     """As Prometheus does. That it is worse is shown at a bound below."""
     stalled = replace(SCENARIOS["AA"], **SHORT, changes=(replace(SCENARIOS["mean+10%"].changes[0], latency=30.0),))
-    found = ask(simulate_readings(simulate(stalled, 3), Scrapes(bounds_s=(0.05, 0.1, 0.2))), MEDIAN)
-    assert found.candidate.value == 200.0
-    assert p(found)[0] < 0.01
+    answer = ask(simulate_readings(simulate(stalled, 3), Scrapes(bounds_s=(0.05, 0.1, 0.2))), MEDIAN)
+    assert answer.candidate.value == 200.0
+    assert p(answer)[0] < 0.01
 
 
 def test_bounds_that_one_arm_lacks_are_not_used(readings):
     bucket = 0.075
-    mine = (readings.le == bucket) & (readings.arm == 1)
-    columns = {name: getattr(readings, name)[~mine] for name in _columns(readings)}
-    found = ask(replace(readings, **columns), with_options(SHARE, below=parse_quantity("75ms")))
-    assert "no bound of the histogram" in found.no_data
+    dropped = (readings.le == bucket) & (readings.arm == 1)
+    columns = {name: getattr(readings, name)[~dropped] for name in _columns(readings)}
+    answer = ask(replace(readings, **columns), with_options(SHARE, below=parse_quantity("75ms")))
+    assert "no bound of the histogram" in answer.no_data
     assert bucket in BOUNDS_S
 
 
@@ -306,27 +308,27 @@ def test_gauges_at_or_below_zero_need_an_absolute_margin():
     values = rng.standard_normal((2, 4, 121))
     rule = Rule("temperature", GaugeMean(query=GAUGE.text, unit="K"), margin=Margin(0.1))
     assert "absolute margin" in ask(gauge(values), rule).no_data
-    found = ask(gauge(values), replace(rule, margin=Margin(1.0, relative=False)))
-    assert found.effect.kind == "absolute"
-    assert p(found)[1] < 0.05
+    answer = ask(gauge(values), replace(rule, margin=Margin(1.0, relative=False)))
+    assert answer.effect.kind == "absolute"
+    assert p(answer)[1] < 0.05
     assert ask(gauge(values), replace(rule, margin=None)).effect.kind == "absolute"
 
 
 def test_the_largest_sample_of_each_minute_is_compared():
     values = np.full((2, 3, 120), 1.0)
     values[1, :, 1::4] = 9.0  # one sample a minute
-    found = ask(gauge(values), Rule("peak", GaugeMax(query=GAUGE.text), margin=Margin(0.5)))
-    assert (found.baseline.value, found.candidate.value) == (1.0, 9.0)
+    answer = ask(gauge(values), Rule("peak", GaugeMax(query=GAUGE.text), margin=Margin(0.5)))
+    assert (answer.baseline.value, answer.candidate.value) == (1.0, 9.0)
     mean = ask(gauge(values), Rule("mean", GaugeMean(query=GAUGE.text), margin=Margin(0.5)))
     assert mean.candidate.value == pytest.approx((30 * 9 + 89) / 119)
 
 
 def test_a_trend_is_recovered():
     slope = Rule("leak", GaugeSlope(query=GAUGE.text, unit="MiB"), margin=Margin(10.0, relative=False))
-    found = ask(gauge(wander(np.random.default_rng(4), samples=241, slope=40.0)), slope)
-    assert found.unit == "MiB/h"
-    assert found.effect.estimate == pytest.approx(40.0, abs=8)
-    assert p(found)[0] < 0.01
+    answer = ask(gauge(wander(np.random.default_rng(4), samples=241, slope=40.0)), slope)
+    assert answer.unit == "MiB/h"
+    assert answer.effect.estimate == pytest.approx(40.0, abs=8)
+    assert p(answer)[0] < 0.01
     assert (
         "give it a margin in MiB/h"
         in ask(gauge(wander(np.random.default_rng(4))), replace(slope, margin=Margin(0.1))).no_data
@@ -351,8 +353,8 @@ def test_equal_gauges_are_rarely_called_different(kind):
     """240 pairs of arms alike, half an hour each: 5 % are promised on each side (Monte Carlo error of both: 1 %)."""
     rng = np.random.default_rng(7)
     rule = Rule("g", METRICS[kind](query=GAUGE.text), margin=Margin(1.0, relative=False))
-    found = [p(ask(gauge(wander(rng)), rule), "zero") for _ in range(240)]
-    assert (np.array(found) < 0.05).mean() < 0.05 + 2 * 0.01
+    p_values = [p(ask(gauge(wander(rng)), rule), "zero") for _ in range(240)]
+    assert (np.array(p_values) < 0.05).mean() < 0.05 + 2 * 0.01
 
 
 def test_too_few_readings_are_no_data():

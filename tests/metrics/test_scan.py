@@ -46,8 +46,8 @@ def tolerated(rows):
     return out
 
 
-def metrics(*given):
-    return {"metrics": list(given)}
+def metrics(*models):
+    return {"metrics": list(models)}
 
 
 LATENCY_CASES = [
@@ -95,16 +95,16 @@ def requests():
 
 @pytest.mark.parametrize(("policy", "others", "own"), LATENCY_CASES)
 def test_slowness_that_is_tolerated(requests, policy, others, own):
-    found = tolerated(scan(requests, policy))
-    assert found[CHECKOUT]["ms"][0] == pytest.approx(own)
-    assert {round(bounds["ms"][0], 9) for name, bounds in found.items() if name != CHECKOUT} == {others}
+    tolerances = tolerated(scan(requests, policy))
+    assert tolerances[CHECKOUT]["ms"][0] == pytest.approx(own)
+    assert {round(bounds["ms"][0], 9) for name, bounds in tolerances.items() if name != CHECKOUT} == {others}
 
 
 def test_an_absolute_margin_is_as_wide_as_it_is_of_each_endpoint(requests):
     """20 ms are more than 25 % of the fastest endpoint, less than 10 % of the slowest: the wider counts, to 25 %."""
-    found = tolerated(scan(requests, metrics(QUANTILE, MEAN, FAILURES)))
-    expected = {name: min(max(0.10, 20 / bounds["ms"][1]), 0.25) for name, bounds in found.items()}
-    assert {name: bounds["ms"][0] for name, bounds in found.items()} == pytest.approx(expected)
+    tolerances = tolerated(scan(requests, metrics(QUANTILE, MEAN, FAILURES)))
+    expected = {name: min(max(0.10, 20 / bounds["ms"][1]), 0.25) for name, bounds in tolerances.items()}
+    assert {name: bounds["ms"][0] for name, bounds in tolerances.items()} == pytest.approx(expected)
     assert min(expected.values()) == 0.10
     assert max(expected.values()) == 0.25
 
@@ -138,9 +138,9 @@ def test_harm_within_what_is_tolerated_hardly_ever_stops_a_go():
     Of 60 releases with 1 % each more than 3 are stopped in one of 300 such tests. "Worse at all" stops all of them.
     """
     change = Change(latency=0.15, failures_added=0.001)
-    found = [scan(simulate(replace(QUIET, changes=(change,)), seed)) for seed in range(60)]
-    assert sum(stops(rows) for rows in found) <= 3
-    assert np.mean([stops(rows, "zero") for rows in found]) == 1.0
+    scans = [scan(simulate(replace(QUIET, changes=(change,)), seed)) for seed in range(60)]
+    assert sum(stops(rows) for rows in scans) <= 3
+    assert np.mean([stops(rows, "zero") for rows in scans]) == 1.0
 
 
 def test_an_endpoint_that_is_clearly_worse_still_stops_a_go_and_one_beyond_the_margin_the_release():

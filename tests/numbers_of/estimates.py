@@ -36,7 +36,9 @@ SHALLOW = ("instances", "replicates", "faster", "steps of 10 ms", "one a side")
 """Releases of which everything is asked, and less than everything as well."""
 ODD = ("all failed", "candidate failed", "baseline failed")
 EVERY_KIND = ("instances", "rare", "short lives", "two blocks", "replicates", "one against three", "apart")
-KNOWN = InstancePrior(baseline=2, canary=5, latency=History(0.06, 8, 0.02, 6), failures=History(0.004, 12, 0.001, 5))
+WITH_HISTORY = InstancePrior(
+    baseline=2, canary=5, latency=History(0.06, 8, 0.02, 6), failures=History(0.004, 12, 0.001, 5)
+)
 ABSOLUTE, LIMITS = Margin(4.0, relative=False), Limit(min=20.0, max=150.0)
 HIGHER = Direction.HIGHER
 
@@ -45,17 +47,17 @@ def _tolerate(groups: int) -> Tolerance:
     return Tolerance(np.linspace(0.02, 0.3, groups), np.linspace(3.0, 0.0, groups), 0.25)
 
 
-def _leave_out_noise(found: Any) -> Any:
+def _leave_out_noise(result: Any) -> Any:
     """Where all or none failed, influences are rounding: nothing of it is kept that has no unit."""
-    if isinstance(found, QuantileEstimate):
-        return replace(found, estimate=found.estimate and _leave_out_noise(found.estimate))
-    return replace(found, trend=None, loadings=None) if isinstance(found, Estimate) else found
+    if isinstance(result, QuantileEstimate):
+        return replace(result, estimate=result.estimate and _leave_out_noise(result.estimate))
+    return replace(result, trend=None, loadings=None) if isinstance(result, Estimate) else result
 
 
 def _choose(name: str, cases: Mapping[str, Callable[[], Any]], usual: tuple[str, ...]) -> Any:
     """Every case of a few releases, the usual ones of the others: files of numbers grow."""
     chosen = {case: make() for case, make in cases.items() if name in SHALLOW or case in usual}
-    return {case: _leave_out_noise(found) for case, found in chosen.items()} if name in ODD else chosen
+    return {case: _leave_out_noise(result) for case, result in chosen.items()} if name in ODD else chosen
 
 
 def _means(name: str) -> Any:
@@ -136,12 +138,12 @@ def _quantiles(name: str) -> Any:
 def _rates(name: str) -> Any:
     panel = panel_of(name)
     events = panel.n.sum(axis=1)
-    asked: Mapping[str, Any] = {"alpha": ALPHA, "limit": Limit(min=5.0, max=60.0)}
+    options: Mapping[str, Any] = {"alpha": ALPHA, "limit": Limit(min=5.0, max=60.0)}
     return {
         "active": active_slots(panel),
-        "plain": compare_rates(events, panel, margin=None, sign=-1.0, **asked),
-        "relative": compare_rates(events, panel, margin=Margin(0.05), sign=-1.0, exposure=(10.0, 9.0), **asked),
-        "absolute": compare_rates(events, panel, margin=Margin(2.0, relative=False), sign=1.0, **asked),
+        "plain": compare_rates(events, panel, margin=None, sign=-1.0, **options),
+        "relative": compare_rates(events, panel, margin=Margin(0.05), sign=-1.0, exposure=(10.0, 9.0), **options),
+        "absolute": compare_rates(events, panel, margin=Margin(2.0, relative=False), sign=1.0, **options),
     }
 
 
@@ -174,7 +176,7 @@ def _with_history() -> Any:
     out: dict[str, Any] = {}
     for name in ("instances", "one a side", "replicates"):
         panel = panel_of(name)
-        design = choose_design(panel, KNOWN)
+        design = choose_design(panel, WITH_HISTORY)
         out[name] = {
             "hardly known": compare_quantiles(panel, design, [QuantileQuestion(0.5)], alpha=0.001, sd_instance=50.0),
             "design": [design.kind, design.runs, design.instances, design.behind],
@@ -206,7 +208,7 @@ def _earlier() -> Any:
     out: dict[str, Any] = {}
     for name in ("instances", "rare", "apart", "one a side"):
         whole = panel_of(name)
-        first = int(whole.place[0])
+        first = int(whole.offset[0])
         for buckets in (0, 8, 16, 32):
             panel = whole.before(whole.origin + (first // 4 + buckets // 4) * 4)
             if panel is None:

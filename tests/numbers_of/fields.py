@@ -23,7 +23,7 @@ def list_fields(value: Any, name: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
         return _list_parts({str(key): part for key, part in value.items()}, name)
     if isinstance(value, list | tuple) and not all(isinstance(part, bool | int | float | np.generic) for part in value):
-        return _list_parts({str(place): part for place, part in enumerate(value)}, name)
+        return _list_parts({str(index): part for index, part in enumerate(value)}, name)
     if isinstance(value, np.ndarray | list | tuple):
         return {name: _shorten(np.asarray(value))}
     if isinstance(value, bool | np.bool_):
@@ -44,14 +44,14 @@ def _shorten(values: np.ndarray) -> Any:
     """A few numbers as they are; of many the shape, how many are no numbers, Σ|x| and Σ w·x with uneven weights."""
     flat = values.astype(float).ravel()
     if flat.size <= LONGEST:
-        found = [_round(float(one)) for one in flat]
-        return found[0] if len(found) == 1 else found
+        rounded = [_round(float(number)) for number in flat]
+        return rounded[0] if len(rounded) == 1 else rounded
     finite = np.isfinite(flat)
-    known = np.where(finite, flat, 0.0)
+    numbers = np.where(finite, flat, 0.0)
     weights = np.cos(np.arange(flat.size) * math.sqrt(2)) + 0.5 * np.cos(np.arange(flat.size) * math.pi / 7)
     odd = float((np.where(finite, 0.0, np.where(np.isnan(flat), 1.0, np.sign(flat) * 2)) * weights).sum())
-    sums = [float(np.abs(known).sum()), float((known * weights).sum()), *([] if finite.all() else [odd])]
-    return {"×".join(str(size) for size in values.shape): [_round(one) for one in sums]}
+    sums = [float(np.abs(numbers).sum()), float((numbers * weights).sum()), *([] if finite.all() else [odd])]
+    return {"×".join(str(size) for size in values.shape): [_round(number) for number in sums]}
 
 
 def _round(value: float) -> float:
@@ -62,9 +62,9 @@ def pack(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Cases as a file holds them: what a row (the part of a path up to its first slash) has for fields stands once."""
     kinds: dict[tuple[str, ...], int] = {}
     packed: dict[str, dict[str, list[Any]]] = {}
-    for name, found in cases.items():
+    for name, fields_of_case in cases.items():
         rows: dict[str, dict[str, Any]] = {}
-        for path, value in found.items():
+        for path, value in fields_of_case.items():
             row, _, field = path.partition("/")
             rows.setdefault(row, {})[field] = value
         packed[name] = {
@@ -82,23 +82,31 @@ def unpack(file: Mapping[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def list_differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+def list_differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
     """One line for each field that is not as expected: its name, what was expected and what was found."""
-    names = dict.fromkeys((*expected, *found))
+    names = dict.fromkeys((*expected, *actual))
     nothing = "no such field"
-    pairs = {name: (expected.get(name, nothing), found.get(name, nothing)) for name in names}
-    return [f"{name}: expected {one}, found {other}" for name, (one, other) in pairs.items() if not _alike(one, other)]
+    pairs = {name: (expected.get(name, nothing), actual.get(name, nothing)) for name in names}
+    return [
+        f"{name}: expected {number}, found {reached}"
+        for name, (number, reached) in pairs.items()
+        if not _alike(number, reached)
+    ]
 
 
-def _alike(one: Any, other: Any) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        if one.keys() != other.keys():
+def _alike(value: Any, reference: Any) -> bool:
+    if isinstance(value, dict) and isinstance(reference, dict):
+        if value.keys() != reference.keys():
             return False
-        (sums,), (own,) = one.values(), other.values()
+        (sums,), (own,) = value.values(), reference.values()
         reach = max(ABSOLUTE, RELATIVE * sums[0])
         return len(sums) == len(own) and all(math.isclose(a, b, abs_tol=reach) for a, b in zip(sums, own, strict=True))
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(_alike(a, b) for a, b in zip(one, other, strict=True))
-    if isinstance(one, float | int) and type(other) is float and not isinstance(one, bool):  # JSON has 1 for 1.0
-        return (math.isnan(one) and math.isnan(other)) or math.isclose(one, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
-    return type(one) is type(other) and bool(one == other)
+    if isinstance(value, list) and isinstance(reference, list):
+        return len(value) == len(reference) and all(_alike(a, b) for a, b in zip(value, reference, strict=True))
+    if (
+        isinstance(value, float | int) and type(reference) is float and not isinstance(value, bool)
+    ):  # JSON has 1 for 1.0
+        return (math.isnan(value) and math.isnan(reference)) or math.isclose(
+            value, reference, rel_tol=RELATIVE, abs_tol=ABSOLUTE
+        )
+    return type(value) is type(reference) and bool(value == reference)

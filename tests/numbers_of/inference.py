@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from evaluator.records import History, Monitoring
-from evaluator.stats.estimators.estimate import Answers, Asked, Tolerance, ask, decide_nothing, load, not_worse, trend
+from evaluator.stats.estimators.estimate import (
+    Answers,
+    GroupAnswers,
+    Tolerance,
+    ask,
+    decide_nothing,
+    load,
+    not_worse,
+    trend,
+)
 from evaluator.stats.inference.assignment import log_wealth_of_excess, log_wealth_of_ratio
 from evaluator.stats.inference.calendar import plan_looks
 from evaluator.stats.inference.score import (
@@ -164,7 +173,7 @@ def _instance(variance: Any, within: Any, effective: Any, instances: int = 6) ->
 
 def _uncertainty() -> Any:
     time = TimeVariance(np.array([0.01, 0.0, 0.004, 0.02]), 7.0, np.array([0.006, 0.0, 0.009, 0.001]), 30)
-    seen = {
+    observed = {
         "both": _instance(
             [[0.02, 0.0, 0.001, 0.3]] * 2, [[0.004, 0.0, 0.01, 0.1]] * 2, [[3.0, 3, 3, 3], [4, 2, 6.1, 1]]
         ),
@@ -180,16 +189,16 @@ def _uncertainty() -> Any:
     )
     distance = np.array([0.3, 0.0, -0.05, 1e-13])
     out: dict[str, Any] = {}
-    for name, instance in seen.items():
+    for name, instance in observed.items():
         for by, history in (("", None), (" short history", short), (" history", long)):
             for arms in ((0, 1), (1,)):
-                found = combine(time, instance, prior, arms=arms, history=history)
+                combined = combine(time, instance, prior, arms=arms, history=history)
                 out[f"{name}{by} {len(arms)}"] = {
-                    "found": found,
-                    "p": found.p_values(distance),
-                    "reach": found.reach(0.05),
-                    "binding": found.binding(0.05),
-                    "se": found.binding(0.01).se,
+                    "found": combined,
+                    "p": combined.p_values(distance),
+                    "reach": combined.reach(0.05),
+                    "binding": combined.binding(0.05),
+                    "se": combined.binding(0.01).se,
                 }
     out["also"] = time_only(time).also(np.full(4, 0.02), 3.0).also(np.full(4, 0.001))
     values = np.array([[0.1, 0.2, 0.4], [0.1, NAN, 0.3], [NAN, 1.0, NAN], [NAN, NAN, NAN]])
@@ -204,31 +213,31 @@ def _history() -> Any:
     within, effective = variance / 3, np.array([[3.0, 1.0, 0.5], [5.0, 2.5, 1.0]])
     out: dict[str, Any] = {}
     for count in (0, 4, 5, 9, 10, 11):
-        known = InstanceHistory(np.array([0.01, 0.02, 0.03]), count, np.array([0.001, 0.0, 0.04]), count)
-        out[f"pooled {count}"] = pool_instances(variance, within, effective, known)
+        on_file = InstanceHistory(np.array([0.01, 0.02, 0.03]), count, np.array([0.001, 0.0, 0.04]), count)
+        out[f"pooled {count}"] = pool_instances(variance, within, effective, on_file)
         out[f"wander {count}"] = [
-            add_wander(np.array([0.01, 0.0, 0.2]), np.array([3.0, 7.0, 20.0]), known, arms=arms) for arms in (1, 2)
+            add_wander(np.array([0.01, 0.0, 0.2]), np.array([3.0, 7.0, 20.0]), on_file, arms=arms) for arms in (1, 2)
         ]
-        out[f"weight {count}"] = known.weight
-    known = on_scale(History(0.2, 8, 0.1, 6), np.array([1.0, 3.0]))
+        out[f"weight {count}"] = on_file.weight
+    on_file = on_scale(History(0.2, 8, 0.1, 6), np.array([1.0, 3.0]))
     return out | {
-        "scaled": known,
-        "twice": known and known.times(np.array([2.0, 0.5])),
+        "scaled": on_file,
+        "twice": on_file and on_file.times(np.array([2.0, 0.5])),
         "default": add_wander(np.array([0.1]), np.array([5.0]), InstanceHistory(np.ones(1), 9, np.ones(1), 9)),
     }
 
 
-def _asked() -> Any:
-    found = Uncertainty(np.array([[0.01, 0.02], [0.03, 0.001]]), np.array([[4.0, 30.0], [9.0, 1e9]]), np.zeros(2))
+def _answers() -> Any:
+    uncertainty = Uncertainty(np.array([[0.01, 0.02], [0.03, 0.001]]), np.array([[4.0, 30.0], [9.0, 1e9]]), np.zeros(2))
     beyond, doubt = np.array([0.2, -0.1]), np.array([0.05, 0.0])
     tolerance = Tolerance(np.array([0.1, 0.3, 0.0]), np.array([0.02, 0.0, 0.5]), 0.4)
     level = np.array([0.1, 2.0, 0.0])
     return {
-        "plain": ask(beyond, found),
-        "doubt": ask(beyond, found, doubt),
-        "no doubt": ask(beyond, found, 0 * doubt),
-        "nothing": decide_nothing(ask(beyond, found), np.array([True, False])),
-        "of group": Asked(beyond, beyond + 1, beyond + 2).of_group(1),
+        "plain": ask(beyond, uncertainty),
+        "doubt": ask(beyond, uncertainty, doubt),
+        "no doubt": ask(beyond, uncertainty, 0 * doubt),
+        "nothing": decide_nothing(ask(beyond, uncertainty), np.array([True, False])),
+        "of group": GroupAnswers(beyond, beyond + 1, beyond + 2).of_group(1),
         "answers": [Answers.of(1.3), Answers.of(-0.4, 3.0), Answers.of(NAN)],
         "ratio": tolerance.as_ratio(level),
         "difference": tolerance.as_difference(level),
@@ -289,7 +298,7 @@ CASES: Mapping[str, Callable[[], Any]] = {
     "variation over time": _longrun,
     "uncertainty": _uncertainty,
     "history": _history,
-    "answers": _asked,
+    "answers": _answers,
     "trends and loadings": _trends,
     "assignment": _assignment,
     "student": _student,

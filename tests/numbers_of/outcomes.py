@@ -31,7 +31,7 @@ from evaluator.stats.outcomes.quantiles import cluster, compare_quantiles, find_
 
 NAN = float("nan")
 VARIABLES = ("rows", "spent", "before", "twice before", "age")
-ASKED: Mapping[str, Mapping[str, Any]] = {
+QUESTIONS: Mapping[str, Mapping[str, Any]] = {
     "nothing": {"margin": None, "direction": Direction.LOWER},
     "relative": {"margin": Margin(0.1), "direction": Direction.LOWER, "limit": Limit(min=0.1, max=4.0)},
     "absolute": {"margin": Margin(0.2, relative=False), "direction": Direction.LOWER, "limit": Limit(max=0.3)},
@@ -58,10 +58,10 @@ def _levels(covariates: tuple[int, ...], *, ratio: bool = False, values: list[np
     linear = [linear_ratio(part, 1, 0) if ratio else linear_mean(part, 1) for part in moments]
     levels = adjust_levels(linear, moments, covariates)
     out: dict[str, Any] = {"levels": levels}
-    for name, asked in ASKED.items():
+    for name, question in QUESTIONS.items():
         for arm in range(1, len(moments)):
-            out[f"{name} {arm}"] = compare_levels(levels, arm, alpha=0.05, **asked)
-        out[f"{name} harm"] = trace_harm(levels, 1, margin=asked["margin"], direction=asked["direction"])
+            out[f"{name} {arm}"] = compare_levels(levels, arm, alpha=0.05, **question)
+        out[f"{name} harm"] = trace_harm(levels, 1, margin=question["margin"], direction=question["direction"])
     return out
 
 
@@ -77,11 +77,11 @@ def _odd_levels() -> Any:
         "nobody": (np.zeros((0, 1)), still),
     }
     out: dict[str, Any] = {}
-    for name, (one, other) in cases.items():
-        moments = [moments_of(one), moments_of(other)]
+    for name, (baseline, candidate) in cases.items():
+        moments = [moments_of(baseline), moments_of(candidate)]
         levels = adjust_levels([linear_mean(part, 0) for part in moments], moments, ())
-        for by, asked in list(ASKED.items())[:4]:
-            out[f"{name}, {by}"] = compare_levels(levels, 1, alpha=0.05, **asked)
+        for by, question in list(QUESTIONS.items())[:4]:
+            out[f"{name}, {by}"] = compare_levels(levels, 1, alpha=0.05, **question)
         out[f"{name}, levels"] = levels
     moments = [moments_of(np.array([[0.0, 1.0], [0.0, 2.0]]))] * 2
     out["no denominator"] = linear_ratio(moments[0], 1, 0)
@@ -89,19 +89,19 @@ def _odd_levels() -> Any:
 
 
 def _moments() -> Any:
-    one, other = (moments_of(arm) for arm in _draw(2))
+    first, second = (moments_of(arm) for arm in _draw(2))
     empty = moments_of(np.zeros((0, 5)))
     return {
-        "one": one,
-        "together": merge_moments(one, other),
-        "first empty": merge_moments(empty, one).mean,
-        "last empty": merge_moments(one, empty).mean,
-        "ratio": linear_ratio(one, 1, 0),
+        "one": first,
+        "together": merge_moments(first, second),
+        "first empty": merge_moments(empty, first).mean,
+        "last empty": merge_moments(first, empty).mean,
+        "ratio": linear_ratio(first, 1, 0),
     }
 
 
 def _proportions() -> Any:
-    asked = {
+    questions = {
         "nothing": {"margin": None, "direction": Direction.LOWER},
         "relative": {"margin": Margin(0.1), "direction": Direction.LOWER, "limit": Limit(min=0.01, max=0.2)},
         "absolute": {"margin": Margin(0.02, relative=False), "direction": Direction.HIGHER, "limit": Limit(max=0.5)},
@@ -111,7 +111,7 @@ def _proportions() -> Any:
     return {
         f"{successes} of {units}, {name}": compare_proportions(successes, units, alpha=0.05, **by)
         for successes, units in counts
-        for name, by in asked.items()
+        for name, by in questions.items()
     }
 
 
@@ -129,9 +129,9 @@ def _quantiles() -> Any:
     }
     out: dict[str, Any] = {"found": [find_quantile(np.array([1.0, 2, 4, 8]), p) for p in (0.0, 0.3, 0.5, 1.0)]}
     for name, (baseline, candidate) in arms.items():
-        for by, asked in ASKED.items():
+        for by, question in QUESTIONS.items():
             p = 0.5 if by in ("relative", "higher") else 0.9
-            out[f"{name}, {by}, {p}"] = compare_quantiles(baseline, candidate, p, alpha=0.05, **asked)
+            out[f"{name}, {by}, {p}"] = compare_quantiles(baseline, candidate, p, alpha=0.05, **question)
     return out
 
 
@@ -176,21 +176,21 @@ def _joint() -> Any:
     clustered = trace_share(
         np.where(values[0][:, 1] > 3, NAN, values[0][:, 1]), 2.0, strict=False, unit=unit[0], units=25
     )
-    kept = [arm[:, 1] < 4 for arm in values]
-    winsorised = from_weights(weights[0], [arm[few] for arm, few in zip(values, kept, strict=True)], kept)
+    complete = [arm[:, 1] < 4 for arm in values]
+    winsorised = from_weights(weights[0], [arm[few] for arm, few in zip(values, complete, strict=True)], complete)
     quantile = Errors(influence={0: share[0], 1: -share[2]})
-    errors = [*(Errors(one) for one in weights), None, winsorised, quantile, Errors(np.zeros((3, 5)))]
-    known = {k: tuple(arm[:, k] for arm in values) for k in range(len(VARIABLES))}
+    errors = [*(Errors(row) for row in weights), None, winsorised, quantile, Errors(np.zeros((3, 5)))]
+    by_variable = {k: tuple(arm[:, k] for arm in values) for k in range(len(VARIABLES))}
     small = [*moments[:2], moments_of(values[2][:1])]
     return {
-        "influence of two arms": sorted(from_weights(weights[2], values, [few | True for few in kept]).influence),
+        "influence of two arms": sorted(from_weights(weights[2], values, [few | True for few in complete]).influence),
         "influence": [winsorised.influence[arm] for arm in sorted(winsorised.influence)],
         "shares": share,
         "clustered": clustered,
-        "by sums": find_loadings([Errors(one) for one in weights], moments),
-        "by units and sums": find_loadings(errors, moments, known),
+        "by sums": find_loadings([Errors(row) for row in weights], moments),
+        "by units and sums": find_loadings(errors, moments, by_variable),
         "values not read": find_loadings(errors, moments),
-        "an arm of one unit": find_loadings([Errors(one) for one in weights], small),
+        "an arm of one unit": find_loadings([Errors(row) for row in weights], small),
     }
 
 
@@ -230,19 +230,19 @@ def _looks() -> Any:
         looks: list[OutcomeLook] = []
         for units in (30, 60, 60, 107):
             part = [arm[:units] for arm in data]
-            found = make_outcomes(part, tuple(looks), str(units))
-            price = find_price(found, 1, monitoring)
+            outcomes = make_outcomes(part, tuple(looks), str(units))
+            price = find_price(outcomes, 1, monitoring)
             out[f"{name} {len(looks)}"] = {
                 "kind": price.kind,
                 "paid": price.paid,
                 "share": price.share,
                 "refused": price.refused,
-                "earlier": len(find_earlier_looks(found, 2)),
-                "dearest": len(find_dearest(found, monitoring).earlier),
+                "earlier": len(find_earlier_looks(outcomes, 2)),
+                "dearest": len(find_dearest(outcomes, monitoring).earlier),
                 "pay": [
-                    price.pay(p, side) for side in ("worse", "within") for p in (1e-320, 1e-9, 1e-3, 0.02, 0.6, NAN)
+                    price.pay(p, claim) for claim in ("worse", "within") for p in (1e-320, 1e-9, 1e-3, 0.02, 0.6, NAN)
                 ],
-                "level": [price.level(alpha, side) for side in ("worse", "within") for alpha in (0.05, 1e-4, 0.2)],
+                "level": [price.level(alpha, claim) for claim in ("worse", "within") for alpha in (0.05, 1e-4, 0.2)],
             }
             looks.append(look_at(part, price.paid, str(units)))
     out["no candidate"] = find_dearest(make_outcomes(data[:1]), Monitoring()).units

@@ -25,7 +25,7 @@ from evaluator.stats.shaping.narrow import cut_readings
 from evaluator.stats.shaping.panel import Panel, build_counted_panel
 from evaluator.stats.shaping.reading_panels import (
     ReadingView,
-    Stretch,
+    RunInterval,
     build_gauge_panel,
     build_mean_panel,
     build_peak_panel,
@@ -42,7 +42,7 @@ from evaluator.stats.shaping.readings import choose_reading_bucket_s, sum_up
 from evaluator.stats.variance.uncertainty import choose_design
 from numbers_of.releases import REQUESTS
 
-ASKED: Mapping[str, Any] = {"alpha": 0.05, "sd_instance": 0.05}
+OPTIONS: Mapping[str, Any] = {"alpha": 0.05, "sd_instance": 0.05}
 COARSE = (0.025, 0.075, 0.25)
 FINE = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 FAILED = Query('requests_total{$selector,code="500"}', QueryKind.COUNTER)
@@ -61,7 +61,7 @@ def _view(name: str, bounds: tuple[float, ...] = FINE) -> ReadingView:
         return cut(readings, None)
     requests = REQUESTS[name]()
     ends = [requests.ts_us[requests.run == run] / 1e6 for run in range(len(requests.runs))]
-    return cut(readings, [Stretch(f"r{k}", float(at.min()), float(at.max()) + STEP) for k, at in enumerate(ends)])
+    return cut(readings, [RunInterval(f"r{k}", float(at.min()), float(at.max()) + STEP) for k, at in enumerate(ends)])
 
 
 def _shape(panel: Panel | None) -> Any:
@@ -73,7 +73,7 @@ def _shape(panel: Panel | None) -> Any:
         "failures": panel.failures,
         "totals": panel.totals,
         "widths": panel.widths,
-        "place": panel.place,
+        "offset": panel.offset,
         "run": panel.run,
         "rows": [rows.n, rows.failures, *rows.totals.values(), rows.instance, rows.slot, rows.stratum],
         "names": [len(panel.endpoints), len(rows.names), panel.bucket_s],
@@ -101,10 +101,10 @@ def _quantiles(name: str, bounds: tuple[float, ...]) -> Any:
             limit = Limit(min=30.0, max=90.0) if p == 0.5 else Limit(max=5.0) if p == 0.1 else Limit(max=1e6)
             for depth in ("full", "suspects") if by == "relative" else ("full",):
                 out[f"{by} {p} {depth}"] = compare_edges(
-                    edges, design, p, margin=margin, limit=limit, depth=depth, **ASKED
+                    edges, design, p, margin=margin, limit=limit, depth=depth, **OPTIONS
                 )
     return out | {
-        "spread": [spread_of_share(edges.bounds, out["shares"][0], place) for place in range(edges.bounds.size)]
+        "spread": [spread_of_share(edges.bounds, out["shares"][0], index) for index in range(edges.bounds.size)]
     }
 
 
@@ -128,13 +128,13 @@ def _odd_bounds() -> Any:
         for by, margin in (("", None), ("absolute", Margin(30.0, relative=False)), ("relative", Margin(0.5))):
             for p in (0.0001, 0.05, 0.3, 0.9) if part.bounds.size > 2 else _inner(part):
                 out[f"{name} {by} {p:.3g}"] = compare_edges(
-                    part, design, p, margin=margin, limit=Limit(max=0.0), depth="full", **ASKED
+                    part, design, p, margin=margin, limit=Limit(max=0.0), depth="full", **OPTIONS
                 )
         out[f"{name} spread"] = [
-            spread_of_share(part.bounds, np.linspace(0.2, 1, part.bounds.size), place)
-            for place in range(part.bounds.size)
+            spread_of_share(part.bounds, np.linspace(0.2, 1, part.bounds.size), index)
+            for index in range(part.bounds.size)
         ]
-    start = edges.panel.origin + int(edges.panel.place[0])
+    start = edges.panel.origin + int(edges.panel.offset[0])
     for buckets in (0, 9, 16):
         part = edges.before(start + buckets)
         out[f"earlier {buckets}"] = part and [part.above, part.row_above, part.shares(), part.bucket_s]
@@ -163,14 +163,14 @@ def _counters() -> Any:
             assert panel is not None
             design = choose_design(panel)
             out[f"{name}, compare {kind}"] = compare_differences(
-                panel, design, margin=0.2, limit=Limit(max=12.0, min=1.0), floor=(1e-4, 4e-4), **ASKED
+                panel, design, margin=0.2, limit=Limit(max=12.0, min=1.0), floor=(1e-4, 4e-4), **OPTIONS
             )
             out[f"{name}, {kind} as ratio"] = compare_means(
-                panel, design, margin=Margin(0.1), of="value", floor=np.array([[1e-5], [1e-4]]), **ASKED
+                panel, design, margin=Margin(0.1), of="value", floor=np.array([[1e-5], [1e-4]]), **OPTIONS
             )
         share = panels["share"]
         assert share is not None
-        out[f"{name}, compare share"] = compare_failures(share, choose_design(share), margin=None, **ASKED)
+        out[f"{name}, compare share"] = compare_failures(share, choose_design(share), margin=None, **OPTIONS)
     return out
 
 
@@ -180,14 +180,14 @@ def _gauges() -> Any:
     for name, shape in {"few": (1, 12), "usual": (2, 40), "three": (3, 40)}.items():
         answers = []
         for arm, own in enumerate(ARMS):
-            found = []
+            levels = []
             for instance in range(shape[0]):
                 values = (
                     100 + 5 * arm + instance + 0.1 * arm * np.arange(shape[1]) + random.normal(0, 1, shape[1])
                 ).tolist()
                 values[5 + instance] = None
-                found.append(series(values, f"{own}{instance}"))
-            answers.append(answer(*found, query=GAUGE, arm=own, start=-STEP))
+                levels.append(series(values, f"{own}{instance}"))
+            answers.append(answer(*levels, query=GAUGE, arm=own, start=-STEP))
         view = cut(sum_up(answers, ARMS, 20), None)
         panels = {
             "gauge": build_gauge_panel(view, "canary", GAUGE, 2.0, None),
@@ -199,9 +199,9 @@ def _gauges() -> Any:
             design, fitted = choose_design(panel), 2 if kind == "trend" else 0
             out[f"{name} {kind}"] = _shape(panel)
             if panel.slots >= 8:
-                for way in Direction:
-                    out[f"{name} {kind} {way.value}"] = compare_differences(
-                        panel, design, margin=1.0, direction=way, fitted=fitted, limit=Limit(max=300.0), **ASKED
+                for direction in Direction:
+                    out[f"{name} {kind} {direction.value}"] = compare_differences(
+                        panel, design, margin=1.0, direction=direction, fitted=fitted, limit=Limit(max=300.0), **OPTIONS
                     )
         out[f"{name} none"] = build_trend_panel(view, "canary", COUNTER, 1.0, None)
         out[f"{name} before"] = view.before(view.span[0] + 3).span
@@ -211,16 +211,20 @@ def _gauges() -> Any:
 def _views() -> Any:
     readings = _scraped("instances")
     first = int(readings.bucket.min()) * readings.bucket_s
-    stretches = [Stretch("a", first, first + 60.0), Stretch("b", first + 45.0, first + 131.0), Stretch("c", 0.0, 9.0)]
-    view = cut(readings, stretches)
+    intervals = [
+        RunInterval("a", first, first + 60.0),
+        RunInterval("b", first + 45.0, first + 131.0),
+        RunInterval("c", 0.0, 9.0),
+    ]
+    view = cut(readings, intervals)
     start, end = (datetime.fromtimestamp(first + after, UTC) for after in (21, 99))
-    found = {
-        f"cut {place}": cut_readings(readings, one, other).bucket
-        for place, (one, other) in enumerate(((None, None), (start, None), (None, end), (start, end)))
+    cuts = {
+        f"cut {index}": cut_readings(readings, from_time, other).bucket
+        for index, (from_time, other) in enumerate(((None, None), (start, None), (None, end), (start, end)))
     }
     texts = ("a_total{x='1'}", " b:c [5m]", "sum(rate(x[1m]))", "a_total", "9a")
     queries = [Query(text, QueryKind.COUNTER) for text in texts]
-    return found | {
+    return cuts | {
         "runs": [view.run, view.readings.bucket, view.span],
         "bounds": [find_bounds(view, DURATION, arms) for arms in ((0,), (0, 1))],
         "no bounds": find_bounds(view, REQUEST_COUNTER, (0, 1)),
@@ -280,7 +284,7 @@ def _sums(bucket_s: int) -> Any:
     cells = sum_up(_answers(), ARMS, bucket_s)
     columns = ("query", "arm", "instance", "endpoint", "bucket", "part", "le", "n", "seconds", "total", "peak")
     facts = {
-        f"{place}": [
+        f"{index}": [
             [fact.series, fact.nan, fact.duplicates, fact.resets, fact.read, fact.infinite, fact.repeated],
             [
                 fact.outside,
@@ -297,7 +301,7 @@ def _sums(bucket_s: int) -> Any:
             dict(fact.lives),
             [*fact.warnings, *fact.notes, fact.impossible, fact.form, *fact.sent],
         ]
-        for place, fact in enumerate(cells.facts)
+        for index, fact in enumerate(cells.facts)
     }
     return {name: getattr(cells, name) for name in columns} | facts
 
@@ -324,8 +328,8 @@ def _overlaps() -> Any:
         )
         panel = build_counted_panel(counted, "canary")
         out[name] = _shape(panel) | {"paired": panel.paired, "position": panel.position} if panel else "nothing"
-        whole = build_counted_panel(counted, "canary", whole_runs=True)
-        out[f"{name}, whole"] = whole.widths if whole else "nothing"
+        of_whole_runs = build_counted_panel(counted, "canary", whole_runs=True)
+        out[f"{name}, whole"] = of_whole_runs.widths if of_whole_runs else "nothing"
     return out
 
 
@@ -338,7 +342,7 @@ def _still() -> Any:
     panel = build_gauge_panel(cut(sum_up(answers, ARMS, 10), None), "canary", GAUGE, 1.0, None)
     assert panel is not None
     return {
-        str(margin): compare_differences(panel, choose_design(panel), margin=margin, limit=Limit(max=5.5), **ASKED)
+        str(margin): compare_differences(panel, choose_design(panel), margin=margin, limit=Limit(max=5.5), **OPTIONS)
         for margin in (0.0, 1.0, 2.0)
     }
 

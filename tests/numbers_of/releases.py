@@ -20,8 +20,8 @@ WORSE = Change(latency=0.08, failures_added=0.02)
 FAILING = replace(LIGHT, failure_rate=0.02, changes=(WORSE,))
 NEVER = Bursts(0.0, 30.0, 0.0, 0.0)
 FAULTLESS: Mapping[str, Any] = {"failure_rate": 0.0, "shared_failures": NEVER, "instance_failures": NEVER}
-ONE = replace(FAILING, instances=(1,))
-RUNS = replace(ONE, duration_s=60.0, rate_per_s=20.0)
+ONE_INSTANCE = replace(FAILING, instances=(1,))
+RUNS = replace(ONE_INSTANCE, duration_s=60.0, rate_per_s=20.0)
 
 
 def keep(requests: Requests, chosen: np.ndarray) -> Requests:
@@ -35,22 +35,24 @@ def keep(requests: Requests, chosen: np.ndarray) -> Requests:
 
 def _apart(design: Scenario) -> Requests:
     """The candidate of each run starts when its baseline has ended, and has run half as long."""
-    found = simulate(design, 5)
-    later = np.where(found.arm == 1, int(design.duration_s * 0.75) * 1_000_000, 0)
-    first = np.array([found.ts_us[found.run == run].min() for run in range(len(found.runs))])[found.run]
-    late = found.ts_us - first > design.duration_s * 0.5 * 1e6
-    return keep(replace(found, ts_us=found.ts_us + later), (found.arm == 0) | late)
+    requests = simulate(design, 5)
+    later = np.where(requests.arm == 1, int(design.duration_s * 0.75) * 1_000_000, 0)
+    first = np.array([requests.ts_us[requests.run == run].min() for run in range(len(requests.runs))])[requests.run]
+    late = requests.ts_us - first > design.duration_s * 0.5 * 1e6
+    return keep(replace(requests, ts_us=requests.ts_us + later), (requests.arm == 0) | late)
 
 
 def _failed(design: Scenario, arms: tuple[int, ...]) -> Requests:
-    found = simulate(design, 5)
-    return replace(found, failed=found.failed | np.isin(found.arm, arms))
+    requests = simulate(design, 5)
+    return replace(requests, failed=requests.failed | np.isin(requests.arm, arms))
 
 
 def _without_endpoint() -> Requests:
     """The candidate has no request of the last endpoint, the baseline none of the first."""
-    found = simulate(FAILING, 5)
-    return keep(found, ~((found.arm == 1) & (found.endpoint == 2)) & ~((found.arm == 0) & (found.endpoint == 0)))
+    requests = simulate(FAILING, 5)
+    return keep(
+        requests, ~((requests.arm == 1) & (requests.endpoint == 2)) & ~((requests.arm == 0) & (requests.endpoint == 0))
+    )
 
 
 def _in_steps(
@@ -68,13 +70,13 @@ def _in_steps(
 REQUESTS: Mapping[str, Callable[[], Requests]] = {
     "instances": lambda: simulate(FAILING, 5),
     "unlike arms": lambda: simulate(replace(FAILING, instances=(2, 6), split=(0.25,)), 5),
-    "one a side": lambda: simulate(ONE, 5),
-    "one against three": lambda: simulate(replace(ONE, instances=(1, 3)), 5),
+    "one a side": lambda: simulate(ONE_INSTANCE, 5),
+    "one against three": lambda: simulate(replace(ONE_INSTANCE, instances=(1, 3)), 5),
     "short lives": lambda: simulate(replace(FAILING, lifetime_s=(60.0, 100.0)), 5),
     "replicates": lambda: simulate(replace(RUNS, replicates=4), 5),
     "two replicates": lambda: simulate(replace(RUNS, replicates=2), 5),
     "three runs of instances": lambda: simulate(replace(RUNS, replicates=3, instances=(3,)), 5),
-    "apart": lambda: _apart(ONE),
+    "apart": lambda: _apart(ONE_INSTANCE),
     "replicates apart": lambda: _apart(replace(RUNS, replicates=3)),
     "two blocks": lambda: simulate(replace(FAILING, duration_s=38.0, rate_per_s=20.0), 5),
     "three blocks": lambda: simulate(replace(FAILING, duration_s=58.0, rate_per_s=20.0), 5),

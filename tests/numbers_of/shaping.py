@@ -65,17 +65,17 @@ def _columns(cells: Cells) -> Any:
 def _parts_of_panels() -> Any:
     cells = cells_of("unlike arms")
     first = int(cells.moments.bucket.min())
-    whole = panel_of("rare")
+    panel = panel_of("rare")
     three = cells_of("several candidates")
     return {
         "endpoint": _shape(build_panel(cells, "canary", endpoint=cells.endpoints[1])),
         "warm-up": _shape(build_panel(cells, "canary", first_bucket={0: first + 9})),
         "all of it warm-up": _shape(build_panel(cells, "canary", first_bucket={0: first + 10_000})),
         "third arm": _shape(build_panel(three, "canary_b", endpoint=three.endpoints[0])),
-        "earlier": _shape(whole.before(whole.origin + int(whole.place[0]) // 4 * 4 + 40)),
-        "blocks": whole.block_sum(whole.n),
+        "earlier": _shape(panel.before(panel.origin + int(panel.offset[0]) // 4 * 4 + 40)),
+        "blocks": panel.block_sum(panel.n),
         "blocks of runs": panel_of("replicates apart").block_sum(panel_of("replicates apart").n),
-        "declared": choose_design(whole, InstancePrior(baseline=3, canary=7)).behind,
+        "declared": choose_design(panel, InstancePrior(baseline=3, canary=7)).behind,
     }
 
 
@@ -109,11 +109,11 @@ def _warm_up() -> Any:
 
     def loads(users: Mapping[int, tuple[int, ...]], arms: int = 2) -> Cells:
         rows = [
-            (run, arm, first[run] + place, count)
+            (run, arm, first[run] + position, count)
             for run, counts in users.items()
             for arm in range(arms)
-            for place, count in enumerate(counts)
-            if not (arm == 1 and place == 3)
+            for position, count in enumerate(counts)
+            if not (arm == 1 and position == 3)
         ]
         return replace(cells, loads=LoadLevels(*np.array(rows, dtype=np.int64).T))
 
@@ -191,29 +191,35 @@ def _in_flight() -> Any:
         "all": Period(),
     }
     out: dict[str, Any] = {}
-    for name, one in (("usual", cells), ("slow", slow)):
-        found = settle_in_flight(one, [run, replace(run, id="unknown")])
+    for name, cells_of_case in (("usual", cells), ("slow", slow)):
+        settled = settle_in_flight(cells_of_case, [run, replace(run, id="unknown")])
         out[name] = {
-            "patience": found.patience_s,
-            "usual": found.usual_s,
-            "failed": len(found.failed),
-            "cut off": found.cut_off,
-            "late": dict(sorted(found.late.items())),
-            "moments": found.cells.moments,
-            "kinds": found.cells.failure_kinds.n,
-            "status": found.cells.failure_kinds.status,
+            "patience": settled.patience_s,
+            "usual": settled.usual_s,
+            "failed": len(settled.failed),
+            "cut off": settled.cut_off,
+            "late": dict(sorted(settled.late.items())),
+            "moments": settled.cells.moments,
+            "kinds": settled.cells.failure_kinds.n,
+            "status": settled.cells.failure_kinds.status,
         }
         for by, period in periods.items():
-            runs, left = cut_in_flight(one, [run], period)
-            out[f"{name}, {by}"] = [len(runs[0].facts.in_flight), str(runs[0].facts.users_stopped), left]
+            runs, left_out = cut_in_flight(cells_of_case, [run], period)
+            out[f"{name}, {by}"] = [len(runs[0].facts.in_flight), str(runs[0].facts.users_stopped), left_out]
     empty = replace(cells, bins=type(cells.bins)(*(np.zeros(0, dtype=np.int64) for _ in range(6))))
     return out | {"no success": settle_in_flight(empty, [run]).patience_s}
 
 
-def _gaps(found: list[Silence]) -> Any:
+def _gaps(silences: list[Silence]) -> Any:
     return [
-        {"series": one.series, "gaps": one.gaps, "buckets": one.buckets, "end": one.end, "longest": one.longest}
-        for one in found
+        {
+            "series": silence.series,
+            "gaps": silence.gaps,
+            "buckets": silence.buckets,
+            "end": silence.end,
+            "longest": silence.longest,
+        }
+        for silence in silences
     ]
 
 
@@ -236,8 +242,8 @@ def _silence() -> Any:
     out: dict[str, Any] = {"default": _gaps(find_silence(own, reference))}
     for alike in (True, False):
         for hole in (True, False):
-            found = find_silence(own, reference, paced_alike=alike, one_hole=hole)
-            out[f"{alike} {hole}"] = _gaps(found)
+            silences = find_silence(own, reference, paced_alike=alike, one_hole=hole)
+            out[f"{alike} {hole}"] = _gaps(silences)
             out[f"{alike} {hole} turned"] = _gaps(find_silence(reference, own, paced_alike=alike, one_hole=hole))
     for hole in (True, False):
         out[f"clusters {hole}"] = measure_clusters(own, one_hole=hole)
@@ -266,9 +272,9 @@ def _steps() -> Any:
         "unknown": np.full((30, 2), np.nan),
     }.items():
         low, high = times.min(axis=1), times.max(axis=1)
-        ten, one = np.arange(30), np.ones(30, dtype=np.int64)
+        ten, ones = np.arange(30), np.ones(30, dtype=np.int64)
         moments = Moments(
-            *(ten for _ in range(5)), 2 * one, 0 * one, times.sum(axis=1), 0.0 * ten, low, high, 0.0 * ten, 0.0 * ten
+            *(ten for _ in range(5)), 2 * ones, 0 * ones, times.sum(axis=1), 0.0 * ten, low, high, 0.0 * ten, 0.0 * ten
         )
         for size in (30, 21, 8, 7, 0):
             part = Moments(**{field.name: getattr(moments, field.name)[:size] for field in fields(moments)})
@@ -285,7 +291,7 @@ def _small() -> Any:
     groups = group_by(np.array([1, -1, 0, 1, 2]))
     values = np.arange(20.0).reshape(5, 4)
     wide, narrow_index = Index(np.array([7, 3, 7]), 10), Index(np.array([7, 3, 7]), 30_000_000)
-    asked = np.array([3, 4, 7, -1, 9])
+    wanted_keys = np.array([3, 4, 7, -1, 9])
     none = group_by(np.array([-1, -1]))
     return {
         "limits": [bin_limits_ms(last, grid) for last, grid in ((60, 0.001), (500, 0.001), (480, 1.0), (480, 10.0))],
@@ -306,9 +312,9 @@ def _small() -> Any:
         "rows of each": [code for code, _ in rows_of_each(np.array([2, 0, 2]))],
         "index": [
             wide.keys,
-            wide.find(asked),
+            wide.find(wanted_keys),
             narrow_index.keys,
-            narrow_index.find(asked),
+            narrow_index.find(wanted_keys),
             wide.size,
             narrow_index.size,
         ],
@@ -326,8 +332,8 @@ def _rare() -> Any:
     }
     middle = sorted(counts.values())[1]
     out = {
-        str(place): _columns(pool_rare_endpoints(many, least, keep))
-        for place, (least, keep) in enumerate(((middle, ()), (middle + 1, ()), (10**9, cells.endpoints[:1])))
+        str(index): _columns(pool_rare_endpoints(many, least, keep))
+        for index, (least, keep) in enumerate(((middle, ()), (middle + 1, ()), (10**9, cells.endpoints[:1])))
     }
     few = replace(many, endpoints=many.endpoints[:2000])
     return out | {"few": len(pool_rare_endpoints(few, 10**9).endpoints), "counts": list(counts.values())}
@@ -344,11 +350,11 @@ def _unreplicated() -> Any:
             cells.instance_bins, instance=np.where(cells.instance_bins.arm == 1, cells.instance_bins.bin, 0)
         ),
     )
-    found, merged = merge_unreplicated(spread)
+    cells_merged, merged = merge_unreplicated(spread)
     return {
         "merged": merged,
-        "cells": _columns(found),
-        "names": len(found.instances),
+        "cells": _columns(cells_merged),
+        "names": len(cells_merged.instances),
         "not": merge_unreplicated(cells)[1],
     }
 

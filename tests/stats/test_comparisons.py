@@ -36,9 +36,9 @@ def _compare_quantile(panel, design, p, margin):
 
 def _quantile(cells: Cells, p: float = 0.95, margin: float = 0.1):
     panel, design = _panel(cells)
-    found = _compare_quantile(panel, design, p, Margin(margin)).estimate
-    assert found is not None
-    return found
+    estimate = _compare_quantile(panel, design, p, Margin(margin)).estimate
+    assert estimate is not None
+    return estimate
 
 
 def _failures(cells: Cells, margin: float = 0.001):
@@ -71,67 +71,67 @@ def _identical(seed: int) -> Cells:
 
 def test_identical_arms_differ_by_nothing():
     cells = _identical(3)
-    for found in (_mean(cells), _quantile(cells), _failures(cells)):
-        assert float(found.effect[0]) == pytest.approx(0.0, abs=1e-9)
-        assert found.lower[0] <= 1e-12
-        assert found.upper[0] >= -1e-12
+    for estimate in (_mean(cells), _quantile(cells), _failures(cells)):
+        assert float(estimate.effect[0]) == pytest.approx(0.0, abs=1e-9)
+        assert estimate.lower[0] <= 1e-12
+        assert estimate.upper[0] >= -1e-12
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_swapping_the_arms_flips_the_sign(seed):
     cells = simulate_cells(replace(SMALL, changes=(Change(latency=0.05),)), seed)
-    there, back = _mean(cells), _mean(_swapped(cells))
-    assert np.log1p(there.effect[0]) == pytest.approx(-np.log1p(back.effect[0]), abs=1e-9)
-    assert np.log1p(there.upper[0]) == pytest.approx(-np.log1p(back.lower[0]), rel=1e-6)
-    there, back = _failures(cells), _failures(_swapped(cells))
-    assert float(there.effect[0]) == pytest.approx(-float(back.effect[0]), abs=1e-12)
-    assert float(there.upper[0]) == pytest.approx(-float(back.lower[0]), abs=1e-7)
-    there, back = _quantile(cells), _quantile(_swapped(cells))
-    assert np.log1p(there.effect[0]) == pytest.approx(-np.log1p(back.effect[0]), abs=1e-9)
+    forwards, backwards = _mean(cells), _mean(_swapped(cells))
+    assert np.log1p(forwards.effect[0]) == pytest.approx(-np.log1p(backwards.effect[0]), abs=1e-9)
+    assert np.log1p(forwards.upper[0]) == pytest.approx(-np.log1p(backwards.lower[0]), rel=1e-6)
+    forwards, backwards = _failures(cells), _failures(_swapped(cells))
+    assert float(forwards.effect[0]) == pytest.approx(-float(backwards.effect[0]), abs=1e-12)
+    assert float(forwards.upper[0]) == pytest.approx(-float(backwards.lower[0]), abs=1e-7)
+    forwards, backwards = _quantile(cells), _quantile(_swapped(cells))
+    assert np.log1p(forwards.effect[0]) == pytest.approx(-np.log1p(backwards.effect[0]), abs=1e-9)
 
 
 @pytest.mark.parametrize("factor", [10, 1000])
 def test_units_do_not_matter(factor):
     """Powers of ten shift bins by whole numbers, so nothing at all may change."""
     for compare in (_mean, _quantile):
-        one, other = compare(_scaled(SMALL, 5, 1)), compare(_scaled(SMALL, 5, factor))
-        assert other.baseline[0] == pytest.approx(one.baseline[0] * factor, rel=1e-4)
+        in_ms, scaled = compare(_scaled(SMALL, 5, 1)), compare(_scaled(SMALL, 5, factor))
+        assert scaled.baseline[0] == pytest.approx(in_ms.baseline[0] * factor, rel=1e-4)
         for name in ("effect", "lower", "upper"):
-            assert getattr(other, name)[0] == pytest.approx(getattr(one, name)[0], abs=2e-4)
+            assert getattr(scaled, name)[0] == pytest.approx(getattr(in_ms, name)[0], abs=2e-4)
 
 
 @pytest.mark.parametrize("p", [0.5, 0.9, 0.99])
 @pytest.mark.parametrize("margin", [0.02, 0.05, 0.15])
 def test_a_quantile_is_within_exactly_if_its_interval_is(p, margin):
     for seed in range(4):
-        found = _quantile(simulate_cells(SMALL, seed), p, margin)
-        assert bool(found.against_margin.p_within[0] < ALPHA) == bool(found.upper[0] < margin)
-        assert bool(found.against_margin.p_worse[0] < ALPHA) == bool(found.lower[0] > margin)
+        estimate = _quantile(simulate_cells(SMALL, seed), p, margin)
+        assert bool(estimate.against_margin.p_within[0] < ALPHA) == bool(estimate.upper[0] < margin)
+        assert bool(estimate.against_margin.p_worse[0] < ALPHA) == bool(estimate.lower[0] > margin)
 
 
 @pytest.mark.parametrize("margin", [0.01, 0.03, 0.1])
 def test_a_mean_is_within_exactly_if_its_interval_is(margin):
     for seed in range(4):
-        found = _mean(simulate_cells(SMALL, seed), margin)
-        assert bool(found.against_margin.p_within[0] < ALPHA) == bool(found.upper[0] < margin)
-        assert bool(found.against_margin.p_worse[0] < ALPHA) == bool(found.lower[0] > margin)
+        estimate = _mean(simulate_cells(SMALL, seed), margin)
+        assert bool(estimate.against_margin.p_within[0] < ALPHA) == bool(estimate.upper[0] < margin)
+        assert bool(estimate.against_margin.p_worse[0] < ALPHA) == bool(estimate.lower[0] > margin)
 
 
 def test_quantiles_are_those_of_the_requests():
     """Within the width of a bin, on arms with equal mixes."""
     requests = simulate(replace(SMALL, endpoints=1, failure_rate=0.0), 8)
-    found = _quantile(to_cells(requests), 0.9)
+    estimate = _quantile(to_cells(requests), 0.9)
     times = np.where(requests.failed, np.inf, requests.response_us / 1000)
     exact = np.quantile(times[requests.arm == 0], 0.9)
-    assert found.baseline[0] == pytest.approx(exact, rel=0.02)
+    assert estimate.baseline[0] == pytest.approx(exact, rel=0.02)
 
 
 def test_a_quantile_that_became_a_failure_is_infinitely_worse():
     cells = simulate_cells(replace(SMALL, changes=(Change(failures_added=0.1),)), 2)
-    found = _quantile(cells, 0.95)
-    assert np.isinf(found.upper[0])
-    assert np.isinf(found.candidate[0])
-    assert found.against_margin.p_worse[0] < 1e-4
+    estimate = _quantile(cells, 0.95)
+    assert np.isinf(estimate.upper[0])
+    assert np.isinf(estimate.candidate[0])
+    assert estimate.against_margin.p_worse[0] < 1e-4
 
 
 def test_another_endpoint_mix_is_no_regression():
@@ -142,8 +142,8 @@ def test_another_endpoint_mix_is_no_regression():
         moments.sum_us[moments.arm == a].sum() / (moments.n - moments.failures)[moments.arm == a].sum() for a in (0, 1)
     ]
     assert plain[1] / plain[0] > 1.08
-    found = _mean(cells)
-    assert found.lower[0] < 0 < found.upper[0]
+    estimate = _mean(cells)
+    assert estimate.lower[0] < 0 < estimate.upper[0]
 
 
 def test_slow_instances_widen_the_interval_of_the_release():
@@ -156,17 +156,17 @@ def test_slow_instances_widen_the_interval_of_the_release():
 def test_one_instance_a_side_is_assumed_to_differ():
     panel, design = _panel(simulate_cells(replace(SMALL, instances=(1,), instance_sd=0.0), 6))
     assert design.kind == "single"
-    found = compare_means(panel, design, alpha=ALPHA, margin=Margin(0.1), sd_instance=0.05)
-    assert found.upper[0] - found.lower[0] > 2 * 1.9 * 0.05 * np.sqrt(2)
+    estimate = compare_means(panel, design, alpha=ALPHA, margin=Margin(0.1), sd_instance=0.05)
+    assert estimate.upper[0] - estimate.lower[0] > 2 * 1.9 * 0.05 * np.sqrt(2)
 
 
 def test_replicates_replace_instances():
     cells = simulate_cells(replace(SMALL, duration_s=60.0, replicates=5, instances=(1,)), 3)
     design = _panel(cells)[1]
     assert (design.kind, design.behind) == ("replicates", (5, 5))
-    for found in (_mean(cells), _quantile(cells), _failures(cells)):
-        assert np.isfinite(found.against_margin.p_worse).all()
-        assert found.lower[0] <= found.effect[0] <= found.upper[0]
+    for estimate in (_mean(cells), _quantile(cells), _failures(cells)):
+        assert np.isfinite(estimate.against_margin.p_worse).all()
+        assert estimate.lower[0] <= estimate.effect[0] <= estimate.upper[0]
 
 
 ONE_A_SIDE = replace(SMALL, instances=(1,))
@@ -191,48 +191,48 @@ def test_quantiles_asked_together_are_answered_as_if_asked_alone(design, depth):
         *(QuantileQuestion(share) for share in np.arange(0.1, 0.9, 0.1)),
     )
     assert len(questions) > MOST_TOGETHER
-    asked = {"alpha": ALPHA, "sd_instance": 0.05, "depth": depth}
-    together = compare_quantiles(*_panel(simulate_cells(slower, 5)), questions, **asked)
+    options = {"alpha": ALPHA, "sd_instance": 0.05, "depth": depth}
+    together = compare_quantiles(*_panel(simulate_cells(slower, 5)), questions, **options)
     panel, design = _panel(simulate_cells(slower, 5))
-    for question, found in zip(questions, together, strict=True):
-        alone = compare_quantiles(panel, design, (question,), **asked)[0]
-        assert found.problem == alone.problem
+    for question, estimate in zip(questions, together, strict=True):
+        alone = compare_quantiles(panel, design, (question,), **options)[0]
+        assert estimate.problem == alone.problem
         if alone.estimate:
-            _assert_same(found.estimate, alone.estimate)
-    assert [found.problem for found in together] == [None, None, None, "failing"] + [None] * 8
+            _assert_same(estimate.estimate, alone.estimate)
+    assert [estimate.problem for estimate in together] == [None, None, None, "failing"] + [None] * 8
 
 
-def _assert_same(found, known) -> None:
+def _assert_same(estimate, known) -> None:
     """Each number but for its last bits, or their root: sums of matrices depend on how many there are."""
     for field in fields(known):
-        one, other = getattr(found, field.name), getattr(known, field.name)
-        if is_dataclass(other):
-            _assert_same(one, other)
-        elif isinstance(other, tuple):
-            assert len(one) == len(other)
-            for answer, expected in zip(one, other, strict=True):
+        value, expected_value = getattr(estimate, field.name), getattr(known, field.name)
+        if is_dataclass(expected_value):
+            _assert_same(value, expected_value)
+        elif isinstance(expected_value, tuple):
+            assert len(value) == len(expected_value)
+            for answer, expected in zip(value, expected_value, strict=True):
                 _assert_same(answer, expected)
-        elif other is None:
-            assert one is None
+        elif expected_value is None:
+            assert value is None
         else:
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-7, err_msg=field.name)
+            np.testing.assert_allclose(value, expected_value, rtol=1e-9, atol=1e-7, err_msg=field.name)
 
 
 def test_integer_milliseconds_cost_no_bias():
     fine = simulate(replace(SMALL, median_ms=(4.0, 25.0)), 9)
     coarse = to_cells(replace(fine, response_us=np.round(fine.response_us / 1000).astype(np.int64) * 1000))
     assert coarse.grid_us == 1000
-    one, other = _quantile(to_cells(fine), 0.5), _quantile(coarse, 0.5)
-    assert other.baseline[0] == pytest.approx(one.baseline[0], rel=0.02)
-    assert other.effect[0] == pytest.approx(one.effect[0], abs=0.015)
+    of_fine, of_coarse = _quantile(to_cells(fine), 0.5), _quantile(coarse, 0.5)
+    assert of_coarse.baseline[0] == pytest.approx(of_fine.baseline[0], rel=0.02)
+    assert of_coarse.effect[0] == pytest.approx(of_fine.effect[0], abs=0.015)
 
 
 def test_a_grid_too_coarse_for_the_margin_is_refused():
     cells = simulate_cells(replace(SMALL, median_ms=(2.0, 2.0), sigma=0.1, tail_share=0.0, grid_us=2000), 9)
     panel, design = _panel(cells)
-    found = _compare_quantile(panel, design, 0.5, Margin(0.05))
-    assert found.estimate.coarse.tolist() == [True]
-    assert (found.estimate.against_margin.p_worse, found.estimate.against_margin.p_within) == (1.0, 1.0)
+    estimate = _compare_quantile(panel, design, 0.5, Margin(0.05))
+    assert estimate.estimate.coarse.tolist() == [True]
+    assert (estimate.estimate.against_margin.p_worse, estimate.estimate.against_margin.p_within) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -247,8 +247,8 @@ def test_known_changes_are_covered(change, compare, truth):
     """Nominal 90 %: of 30 releases at least 22 cover (probability below 1 % if coverage is right)."""
     covered = 0
     for seed in range(30):
-        found = compare(simulate_cells(replace(SMALL, changes=(change,)), 100 + seed))
-        covered += bool(found.lower[0] <= truth <= found.upper[0])
+        estimate = compare(simulate_cells(replace(SMALL, changes=(change,)), 100 + seed))
+        covered += bool(estimate.lower[0] <= truth <= estimate.upper[0])
     assert covered >= 22
 
 
@@ -260,9 +260,9 @@ def test_the_order_of_the_rows_does_not_matter():
         rows = getattr(cells, table)
         order = rng.permutation(rows.run.size)
         shuffled[table] = replace(rows, **{f.name: getattr(rows, f.name)[order] for f in fields(rows)})
-    known, found = (_quantile(one) for one in (cells, replace(cells, **shuffled)))
+    in_order, shuffled_rows = (_quantile(part) for part in (cells, replace(cells, **shuffled)))
     for name in ("effect", "lower", "upper", "se"):
-        assert getattr(found, name) == pytest.approx(getattr(known, name), rel=1e-9), name
+        assert getattr(shuffled_rows, name) == pytest.approx(getattr(in_order, name), rel=1e-9), name
 
 
 def test_a_quantile_is_never_surer_than_that_many_independent_requests_would_be():
@@ -285,8 +285,8 @@ def test_a_quantile_is_never_surer_than_that_many_independent_requests_would_be(
     }
     panel, design = _panel(to_cells(replace(requests, **columns), bucket_s=5))
     assert (design.kind, design.instances) == ("instances", (instances, instances))
-    found = _compare_quantile(panel, design, 0.5, None).estimate
+    estimate = _compare_quantile(panel, design, 0.5, None).estimate
     binomial = np.sqrt(2 * 0.25 / bucket.size)
     step = 0.1  # of the share of requests, for a tenth of the time
-    assert 1e-12 < found.against_zero.p_worse[0] < 0.05
-    assert found.upper[0] - found.effect[0] > binomial * step / 2
+    assert 1e-12 < estimate.against_zero.p_worse[0] < 0.05
+    assert estimate.upper[0] - estimate.effect[0] > binomial * step / 2

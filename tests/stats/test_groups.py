@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluator.metrics.base import Pair
-from evaluator.metrics.scan import OTHER, scan_endpoints
+from evaluator.metrics.scan import OTHER_ENDPOINTS, scan_endpoints
 from evaluator.records import InstancePrior, Scan
 from evaluator.simulate import Scenario, simulate_cells
 from evaluator.stats.shaping.groups import all_together, group_by
@@ -45,10 +45,10 @@ def test_memory_of_the_scan_grows_with_endpoints_not_with_their_square():
     cells = simulate_cells(Scenario(duration_s=60.0, bucket_s=6, rate_per_s=5000.0, endpoints=6000, zipf=0.0), 1)
     pair = _pair(cells)
     tracemalloc.start()
-    found = scan_endpoints(pair, Scan())
+    measured = scan_endpoints(pair, Scan())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert sum(row.rule.type == "failure_rate" for row in found.comparisons) > 5000
+    assert sum(row.rule.type == "failure_rate" for row in measured.comparisons) > 5000
     # A matrix of 6,000 × 6,000 alone takes 288 MB.
     assert peak < 200e6
 
@@ -57,15 +57,15 @@ def test_thousands_of_rare_endpoints_are_laid_out_as_one():
     cells = simulate_cells(Scenario(duration_s=60.0, rate_per_s=600.0, endpoints=4000, zipf=1.0), 1)
     pooled = pool_rare_endpoints(cells, 60, keep={"GET /endpoint/3999"})
     assert len(cells.endpoints) > MOST_APART > len(pooled.endpoints)
-    assert pooled.endpoints[-1] == OTHER
+    assert pooled.endpoints[-1] == OTHER_ENDPOINTS
     assert "GET /endpoint/000" in pooled.endpoints
     for table in ("moments", "bins", "instance_bins"):
         before, after = getattr(cells, table), getattr(pooled, table)
         assert after.n.sum() == before.n.sum()
-        kept = pooled.endpoints.index("GET /endpoint/000")
+        index = pooled.endpoints.index("GET /endpoint/000")
         first = cells.endpoints.index("GET /endpoint/000")
-        assert after.n[after.endpoint == kept].sum() == before.n[before.endpoint == first].sum()
+        assert after.n[after.endpoint == index].sum() == before.n[before.endpoint == first].sum()
     names = {row.rule.slice.endpoint for row in scan_endpoints(_pair(pooled), Scan()).comparisons}
-    assert {OTHER, "GET /endpoint/000"} <= names
+    assert {OTHER_ENDPOINTS, "GET /endpoint/000"} <= names
     few = simulate_cells(Scenario(duration_s=60.0, endpoints=5), 1)
     assert pool_rare_endpoints(few, 10**9) is few

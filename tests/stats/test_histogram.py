@@ -36,41 +36,41 @@ def _sort(seed: int) -> tuple[SortedBins, Bins, np.ndarray]:
 
 
 def test_rows_are_in_the_order_of_bins_and_the_baseline_first():
-    found, rows, cell = _sort(1)
-    for place, (first, behind) in enumerate(zip(found.starts[:-1], found.starts[1:], strict=True)):
-        bin_, candidate = divmod(place, 2)
-        mine = (rows.bin == bin_) & (cell >= 0) & ((cell >= OF_BASELINE) == candidate)
-        assert found.cell[first:behind].tolist() == cell[mine].tolist()
-        assert found.n[first:behind].tolist() == rows.n[mine].tolist()
-    assert found.last == rows.bin[cell >= 0].max()
+    sorted_bins, rows, cell = _sort(1)
+    for index, (first, behind) in enumerate(zip(sorted_bins.starts[:-1], sorted_bins.starts[1:], strict=True)):
+        bin_, candidate = divmod(index, 2)
+        expected_rows = (rows.bin == bin_) & (cell >= 0) & ((cell >= OF_BASELINE) == candidate)
+        assert sorted_bins.cell[first:behind].tolist() == cell[expected_rows].tolist()
+        assert sorted_bins.n[first:behind].tolist() == rows.n[expected_rows].tolist()
+    assert sorted_bins.last == rows.bin[cell >= 0].max()
 
 
 def test_rows_of_other_arms_are_left_out():
     rows, cell = _draw(2)
     two = np.arange(cell.size) % 3 > 0
-    found = sort_bins(rows, cell, OF_BASELINE, two)
-    assert found.n.sum() == rows.n[two & (cell >= 0)].sum()
+    sorted_bins = sort_bins(rows, cell, OF_BASELINE, two)
+    assert sorted_bins.n.sum() == rows.n[two & (cell >= 0)].sum()
 
 
 def test_without_rows_nothing_is_counted():
     rows, cell = _draw(3, rows=0)
-    found = sort_bins(rows, cell, OF_BASELINE, None)
-    assert (found.last, found.sizes.size) == (0, 0)
-    assert not counts_below(found, LIMITS, np.array([0.5, 3.0]), CELLS).any()
+    sorted_bins = sort_bins(rows, cell, OF_BASELINE, None)
+    assert (sorted_bins.last, sorted_bins.sizes.size) == (0, 0)
+    assert not counts_below(sorted_bins, LIMITS, np.array([0.5, 3.0]), CELLS).any()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_counts_do_not_depend_on_what_was_asked_before(seed):
     """Thresholds up and down, many more than are remembered, some within a bin and some beyond the last."""
-    found, rows, cell = _sort(seed)
+    sorted_bins, rows, cell = _sort(seed)
     for times in np.random.default_rng(seed).uniform(0, 10, (15, 4)):
         expected = [_count(rows, cell, time) for time in times]
-        np.testing.assert_allclose(counts_below(found, LIMITS, times, CELLS), expected, rtol=1e-12)
+        np.testing.assert_allclose(counts_below(sorted_bins, LIMITS, times, CELLS), expected, rtol=1e-12)
 
 
 def test_sums_are_of_every_request_of_a_cell():
-    found, rows, cell = _sort(4)
+    sorted_bins, rows, cell = _sort(4)
     values = np.arange(10.0) ** 2
-    known = cell >= 0
-    expected = np.bincount(cell[known], weights=rows.n[known] * values[rows.bin[known]], minlength=CELLS)
-    assert sum_by_cell(found, values, CELLS).tolist() == expected.tolist()
+    has_cell = cell >= 0
+    expected = np.bincount(cell[has_cell], weights=rows.n[has_cell] * values[rows.bin[has_cell]], minlength=CELLS)
+    assert sum_by_cell(sorted_bins, values, CELLS).tolist() == expected.tolist()

@@ -35,13 +35,13 @@ def arms(values):
 @given(st.tuples(positive, positive), st.tuples(sizes, sizes), positive, st.integers(0, 100))
 def test_the_pooled_spread_lies_between_those_that_are_pooled(variance, effective, instance, count):
     own = [v * m for v, m in zip(variance, effective, strict=True)]
-    found = pool_instances(arms(variance), arms((0, 0)), arms(effective), history(instance, count))
-    each = found.variance[:, 0] * np.array(effective)
+    pooled = pool_instances(arms(variance), arms((0, 0)), arms(effective), history(instance, count))
+    each = pooled.variance[:, 0] * np.array(effective)
     assert each[0] == pytest.approx(each[1])
     low, high = min([*own, instance]), max([*own, instance])
     assert low * (1 - 1e-9) <= each[0] <= high * (1 + 1e-9)
     weight = min(count, MOST_WEIGHT) if count >= LEAST_COMPARISONS else 0
-    assert found.df[0] == pytest.approx(sum(effective) - 2 + weight)
+    assert pooled.df[0] == pytest.approx(sum(effective) - 2 + weight)
 
 
 @given(st.tuples(positive, positive), st.tuples(sizes, sizes), positive, st.floats(1e-3, 1e3))
@@ -56,16 +56,16 @@ def test_units_of_measurement_do_not_matter(variance, effective, instance, scale
 
 def test_too_short_a_history_changes_nothing_for_like_arms():
     variance, effective = arms((0.02, 0.02)), arms((4, 4))
-    found = pool_instances(variance, arms((0, 0)), effective, history(1.0, LEAST_COMPARISONS - 1))
-    assert found.variance == pytest.approx(variance)
-    assert found.df.tolist() == [6]
+    pooled = pool_instances(variance, arms((0, 0)), effective, history(1.0, LEAST_COMPARISONS - 1))
+    assert pooled.variance == pytest.approx(variance)
+    assert pooled.df.tolist() == [6]
 
 
 def test_a_single_instance_borrows_from_the_other_arm_and_from_history():
     lone = arms((np.nan, 0.02)), arms((np.nan, 0.0)), arms((1, 4))
-    found = pool_instances(*lone, history(0.01))
-    assert found.df.tolist() == [13]
-    assert found.variance.ravel().tolist() == pytest.approx(np.array([1, 1 / 4]) * (10 * 0.01 + 3 * 0.08) / 13)
+    pooled = pool_instances(*lone, history(0.01))
+    assert pooled.df.tolist() == [13]
+    assert pooled.variance.ravel().tolist() == pytest.approx(np.array([1, 1 / 4]) * (10 * 0.01 + 3 * 0.08) / 13)
     nothing = pool_instances(arms((np.nan, np.nan)), arms((np.nan, np.nan)), arms((1, 1)), history(0.01, 2))
     assert np.isnan(nothing.variance).all()
     assert nothing.df.tolist() == [0]
@@ -95,8 +95,8 @@ def test_wander_only_widens(variance, df, wander, count):
 def test_wander_that_is_not_known_adds_nothing():
     variance, df = np.array([0.1, 0.0]), np.array([6.0, 6.0])
     for on_file in (history(), history(wander=np.array([1.0]), wander_count=LEAST_COMPARISONS - 1)):
-        found = add_wander(variance, df, on_file)
-        assert [part.tolist() for part in found] == [[0.1, 0.0], [6.0, 6.0], [0.0, 0.0]]
+        widened = add_wander(variance, df, on_file)
+        assert [part.tolist() for part in widened] == [[0.1, 0.0], [6.0, 6.0], [0.0, 0.0]]
     nothing = add_wander(variance, df, history(wander=np.zeros(1), wander_count=9))
     assert nothing[1].tolist() == [6.0, 6.0]
 
@@ -120,8 +120,8 @@ def simulate(rng, *, instances, instance_sd, minutes_sd, wander_sd):
     return effect, time, InstanceVariance(spread, none, none + instances, np.zeros((2 * instances, RUNS)))
 
 
-def with_history(time, seen, on_file):
-    return combine(time, seen, np.full((2, RUNS), 0.05**2), history=on_file)
+def with_history(time, observed, on_file):
+    return combine(time, observed, np.full((2, RUNS), 0.05**2), history=on_file)
 
 
 def coverage(effect, uncertainty):
@@ -140,9 +140,11 @@ def learn(rng, count, *, instance_sd, wander_sd):
 @pytest.mark.parametrize("instances", [2, 4])
 def test_instances_on_file_narrow_the_interval_and_keep_its_coverage(instances):
     rng = np.random.default_rng(1)
-    effect, time, seen = simulate(rng, instances=instances, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.0)
-    alone = coverage(effect, combine(time, seen, np.full((2, RUNS), 0.05**2)))
-    each = [coverage(effect, with_history(time, seen, learn(rng, 12, instance_sd=0.03, wander_sd=0.0))) for _ in "abcd"]
+    effect, time, observed = simulate(rng, instances=instances, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.0)
+    alone = coverage(effect, combine(time, observed, np.full((2, RUNS), 0.05**2)))
+    each = [
+        coverage(effect, with_history(time, observed, learn(rng, 12, instance_sd=0.03, wander_sd=0.0))) for _ in "abcd"
+    ]
     covered, worse, half = np.mean(each, axis=0)
     assert 0.88 <= covered <= 0.92
     assert worse <= 0.06
@@ -151,10 +153,11 @@ def test_instances_on_file_narrow_the_interval_and_keep_its_coverage(instances):
 
 def test_wander_slower_than_the_run_is_covered_with_history_only():
     rng = np.random.default_rng(2)
-    effect, time, seen = simulate(rng, instances=4, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.03)
-    alone = coverage(effect, combine(time, seen, np.full((2, RUNS), 0.05**2)))
+    effect, time, observed = simulate(rng, instances=4, instance_sd=0.03, minutes_sd=0.008, wander_sd=0.03)
+    alone = coverage(effect, combine(time, observed, np.full((2, RUNS), 0.05**2)))
     each = [
-        coverage(effect, with_history(time, seen, learn(rng, 12, instance_sd=0.03, wander_sd=0.03))) for _ in "abcdefgh"
+        coverage(effect, with_history(time, observed, learn(rng, 12, instance_sd=0.03, wander_sd=0.03)))
+        for _ in "abcdefgh"
     ]
     covered, worse, _ = np.mean(each, axis=0)
     assert alone[0] < 0.8
@@ -169,7 +172,7 @@ def test_an_arm_with_one_instance_keeps_the_assumption():
         np.array([[np.nan], [0.01]]), np.zeros((2, 1)), np.array([[1.0], [4.0]]), np.zeros((5, 1))
     )
     prior = np.full((2, 1), 0.05**2)
-    alone, helped = (combine(time, single, prior, history=one) for one in (None, history()))
+    alone, helped = (combine(time, single, prior, history=on_file) for on_file in (None, history()))
     assert helped.variance.tolist() == alone.variance.tolist()
     assert helped.df.tolist() == alone.df.tolist()
 
@@ -178,12 +181,12 @@ def test_an_arm_with_one_instance_keeps_the_assumption():
 def test_history_reaches_every_metric(margin):
     """With history on file of instances that differ more than these, every interval is wider, on any scale."""
     panel = build_panel(simulate_cells(replace(Scenario(), duration_s=300.0, instances=(2,)), 1), "canary")
-    known = History(0.2, 50, 0.1, 50)
-    plain, informed = (choose_design(panel, InstancePrior(latency=one, failures=one)) for one in (None, known))
+    on_file = History(0.2, 50, 0.1, 50)
+    plain, informed = (choose_design(panel, InstancePrior(latency=one, failures=one)) for one in (None, on_file))
 
     def widths(design):
-        asked = {"alpha": 0.05, "margin": margin, "limit": Limit(max=300.0)}
-        mean = compare_means(panel, design, sd_instance=0.05, **asked)
+        options = {"alpha": 0.05, "margin": margin, "limit": Limit(max=300.0)}
+        mean = compare_means(panel, design, sd_instance=0.05, **options)
         question = QuantileQuestion(0.95, margin, limit=Limit(max=300.0))
         p95 = compare_quantiles(panel, design, [question], alpha=0.05, sd_instance=0.05)[0].estimate
         rate = compare_failures(panel, design, alpha=0.05, margin=None, sd_instance=0.0005, limit=Limit(max=0.5))
@@ -195,19 +198,19 @@ def test_history_reaches_every_metric(margin):
 
 def test_nothing_is_on_file_of_sizes():
     panel = build_panel(simulate_cells(replace(Scenario(), duration_s=300.0, instances=(2,)), 1), "canary")
-    known = History(0.2, 50, 0.1, 50)
+    on_file = History(0.2, 50, 0.1, 50)
     plain, informed = (
         compare_means(panel, choose_design(panel, prior), alpha=0.05, margin=None, sd_instance=0.05, of="bytes")
-        for prior in (InstancePrior(), InstancePrior(latency=known, failures=known))
+        for prior in (InstancePrior(), InstancePrior(latency=on_file, failures=on_file))
     )
     assert plain.upper == informed.upper
 
 
 def test_history_on_another_scale_is_of_squared_units():
-    found = InstanceHistory(np.array([0.5, 2.0]), 7, np.array([3.0, 1.0]), 6).times(np.array([10.0, 3.0]))
-    np.testing.assert_allclose(found.instance, [50.0, 18.0])
-    np.testing.assert_allclose(found.wander, [300.0, 9.0])
-    assert (found.count, found.wander_count) == (7, 6)
+    scaled = InstanceHistory(np.array([0.5, 2.0]), 7, np.array([3.0, 1.0]), 6).times(np.array([10.0, 3.0]))
+    np.testing.assert_allclose(scaled.instance, [50.0, 18.0])
+    np.testing.assert_allclose(scaled.wander, [300.0, 9.0])
+    assert (scaled.count, scaled.wander_count) == (7, 6)
     assert InstanceHistory(np.array([0.5]), 7).times(np.array([2.0])).wander is None
 
 

@@ -60,8 +60,8 @@ def test_an_arm_that_never_answered_gets_its_failures(arm):
         name: getattr(CELLS.moments, name)[CELLS.moments.arm == 0] for name in type(CELLS.moments).__dataclass_fields__
     }))  # fmt: skip
     settled = settle(*(waiting(40.0, arm=arm, endpoint="GET /new"),) * 5, cells=nobody)
-    mine = settled.cells.moments.arm == settled.cells.arms.index(arm)
-    assert settled.cells.moments.failures[mine].sum() == 5
+    of_arm = settled.cells.moments.arm == settled.cells.arms.index(arm)
+    assert settled.cells.moments.failures[of_arm].sum() == 5
     assert "GET /new" in settled.cells.endpoints
 
 

@@ -49,22 +49,22 @@ def test_a_group_of_endpoints_is_judged_as_if_there_were_no_others(rows):
 
 def test_the_squares_of_the_scores_are_the_variance(rows):
     frame = InstanceFrame(rows, rows.n, all_together(int(rows.endpoint.max()) + 1))
-    found = frame.variance(rows.failures, np.zeros(1), relative=False).of_group(0)
-    by_arm = [(found.scores[rows.instance_arm == arm] ** 2).sum() for arm in (0, 1)]
-    assert found.variance == pytest.approx(by_arm)
+    variance = frame.variance(rows.failures, np.zeros(1), relative=False).of_group(0)
+    by_arm = [(variance.scores[rows.instance_arm == arm] ** 2).sum() for arm in (0, 1)]
+    assert variance.variance == pytest.approx(by_arm)
 
 
 def test_a_short_run_of_like_instances_shows_no_lasting_difference():
     """Five blocks are too few for cosines; what varies from block to block is still not what sets instances apart."""
     like = replace(SMALL, duration_s=100.0, bucket_s=5, instances=(4,), instance_sd=0.0)
     like = replace(like, instance_drift=AR1(0.0, 100.0))
-    found = []
+    variances = []
     for seed in range(60):
         panel = build_panel(simulate_cells(like, seed), "canary")
         rows = panel.rows
         assert rows.slots == 5
         frame = InstanceFrame(rows, rows.n - rows.failures, all_together(int(rows.endpoint.max()) + 1))
         parts = frame.variance(rows.totals["time_ms"], np.ones(1), relative=True)
-        found.append([parts.variance.sum(), parts.within.sum()])
-    variance, within = np.mean(found, axis=0)
+        variances.append([parts.variance.sum(), parts.within.sum()])
+    variance, within = np.mean(variances, axis=0)
     assert within == pytest.approx(variance, rel=0.25)

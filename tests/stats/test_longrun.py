@@ -33,9 +33,9 @@ def test_cosines_are_orthonormal_and_blind_to_the_mean():
 )
 def test_one_sided_size_is_held_under_dependence(length, phi, most):
     series = _autoregressive(np.random.default_rng(11), 4000, length, phi)
-    found = time_variance(series - series.mean(axis=1, keepdims=True))
-    t = series.mean(axis=1) / np.sqrt(found.variance)
-    assert (t > t_quantile(0.95, found.df)).mean() <= most
+    variance = time_variance(series - series.mean(axis=1, keepdims=True))
+    t = series.mean(axis=1) / np.sqrt(variance.variance)
+    assert (t > t_quantile(0.95, variance.df)).mean() <= most
 
 
 def test_an_iid_test_would_not_hold_it():
@@ -50,10 +50,10 @@ def test_too_few_buckets_say_nothing():
 
 
 def test_the_least_variance_is_that_of_independent_buckets():
-    found = time_variance(np.tile([1.0, -1.0], 120))
-    assert float(found.variance) == pytest.approx(0, abs=1e-4)
-    assert float(found.independent) == pytest.approx(1 / 239)
-    assert found.variance < found.independent
+    variance = time_variance(np.tile([1.0, -1.0], 120))
+    assert float(variance.variance) == pytest.approx(0, abs=1e-4)
+    assert float(variance.independent) == pytest.approx(1 / 239)
+    assert variance.variance < variance.independent
 
 
 def test_more_cosines_with_more_buckets():

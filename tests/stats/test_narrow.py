@@ -30,14 +30,14 @@ def select(keep):
     return to_cells(replace(REQUESTS, **columns), bucket_s=CELLS.bucket_s)
 
 
-def assert_same_panel(one, other):
-    one, other = build_panel(one, "canary"), build_panel(other, "canary")
-    for left, right in ((one, other), (one.rows, other.rows)):
+def assert_same_panel(cells, expected):
+    cells, expected = build_panel(cells, "canary"), build_panel(expected, "canary")
+    for record, expected_record in ((cells, expected), (cells.rows, expected.rows)):
         for name in ("n", "failures"):
-            np.testing.assert_allclose(getattr(left, name), getattr(right, name), rtol=1e-9, err_msg=name)
+            np.testing.assert_allclose(getattr(record, name), getattr(expected_record, name), rtol=1e-9, err_msg=name)
         for name in ("time_ms", "log_time_ms", "bytes"):
-            np.testing.assert_allclose(left.totals[name], right.totals[name], rtol=1e-9, err_msg=name)
-    assert one.endpoints == other.endpoints
+            np.testing.assert_allclose(record.totals[name], expected_record.totals[name], rtol=1e-9, err_msg=name)
+    assert cells.endpoints == expected.endpoints
 
 
 def test_a_stretch_of_time_is_whole_blocks():
@@ -56,15 +56,15 @@ def test_some_endpoints():
 
 def test_some_instances_have_blocks_for_buckets():
     names = [name for name in CELLS.instances if not name.endswith("0")]
-    found = narrow(CELLS, instances=names)
+    narrowed = narrow(CELLS, instances=names)
     codes = [CELLS.instances.index(name) for name in names]
     keep = np.isin(CELLS.moments.instance, codes)
-    assert found.bucket_s == BLOCK_BUCKETS * CELLS.bucket_s
-    assert found.moments.n.sum() == CELLS.moments.n[keep].sum()
+    assert narrowed.bucket_s == BLOCK_BUCKETS * CELLS.bucket_s
+    assert narrowed.moments.n.sum() == CELLS.moments.n[keep].sum()
     successes = (CELLS.moments.n - CELLS.moments.failures)[keep].sum()
-    assert found.bins.n.sum() == successes == found.instance_bins.n.sum()
-    panel = build_panel(found, "canary")
-    assert panel.n.sum() <= found.moments.n.sum()
+    assert narrowed.bins.n.sum() == successes == narrowed.instance_bins.n.sum()
+    panel = build_panel(narrowed, "canary")
+    assert panel.n.sum() <= narrowed.moments.n.sum()
     np.testing.assert_allclose(panel.by_cell(np.bincount(panel.bins.cell, panel.bins.n, panel.n.size)), panel.ok)
 
 
@@ -87,33 +87,33 @@ def test_a_stretch_of_each_run():
     assert_same_panel(cut_each_run(CELLS, block_us / 1e6, 3.5 * block_us / 1e6), select(inside))
 
 
-def keep_instances(whole, scraps):
+def keep_instances(replicating, scraps):
     """Of each arm so many instances as they are, and of so many more one request."""
     keep = np.zeros(len(REQUESTS), dtype=bool)
     for code in range(len(REQUESTS.arms)):
-        mine = REQUESTS.arm == code
-        for place, instance in enumerate(np.unique(REQUESTS.instance[mine])):
-            rows = np.flatnonzero(mine & (REQUESTS.instance == instance))
-            keep[rows if place < whole else rows[:1] if place < whole + scraps else []] = True
+        of_arm = REQUESTS.arm == code
+        for index, instance in enumerate(np.unique(REQUESTS.instance[of_arm])):
+            rows = np.flatnonzero(of_arm & (REQUESTS.instance == instance))
+            keep[rows if index < replicating else rows[:1] if index < replicating + scraps else []] = True
     return select(keep)
 
 
 def test_two_instances_and_a_scrap_are_instances():
     cells = keep_instances(2, 1)
-    found, merged = merge_unreplicated(cells)
+    cells_merged, merged = merge_unreplicated(cells)
     assert merged == {}
-    assert found is cells
+    assert cells_merged is cells
 
 
 def test_one_instance_and_a_scrap_are_one():
     cells = keep_instances(1, 1)
-    found, merged = merge_unreplicated(cells)
+    cells_merged, merged = merge_unreplicated(cells)
     assert merged == dict.fromkeys(cells.arms, 2)
-    assert found.instances == (*cells.instances, *cells.arms)
+    assert cells_merged.instances == (*cells.instances, *cells.arms)
     for code, arm in enumerate(cells.arms):
-        mine = found.moments.arm == code
-        assert set(found.moments.instance[mine]) == {found.instances.index(arm)}
-        assert found.moments.n[mine].sum() == cells.moments.n[cells.moments.arm == code].sum()
+        of_arm = cells_merged.moments.arm == code
+        assert set(cells_merged.moments.instance[of_arm]) == {cells_merged.instances.index(arm)}
+        assert cells_merged.moments.n[of_arm].sum() == cells.moments.n[cells.moments.arm == code].sum()
     assert merge_unreplicated(keep_instances(1, 0))[1] == {}
 
 

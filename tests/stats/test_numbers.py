@@ -20,17 +20,17 @@ import pytest
 from numbers_of import CASES
 from numbers_of.fields import list_differences, list_fields, pack, unpack
 
-KNOWN = json.loads((Path(__file__).parent / "numbers.json").read_text(encoding="utf-8"))
+ON_FILE = json.loads((Path(__file__).parent / "numbers.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_numbers_are_those_on_file(name):
-    differences = list_differences(unpack(KNOWN, name), list_fields(CASES[name]()))
+    differences = list_differences(unpack(ON_FILE, name), list_fields(CASES[name]()))
     assert not differences, "\n".join([f"{name} differs in {len(differences)} fields:", *differences])
 
 
 def test_every_number_on_file_has_its_case():
-    assert list(KNOWN["cases"]) == list(CASES)
+    assert list(ON_FILE["cases"]) == list(CASES)
 
 
 def test_a_file_holds_every_field_of_every_case():
@@ -44,10 +44,10 @@ def test_a_file_holds_every_field_of_every_case():
 
 
 def test_a_difference_is_named_with_both_numbers():
-    known = {"a": 1.0, "b": [1.0, float("nan")], "c": {"9": [9.0, 1.0]}, "d": True}
-    assert list_differences(known, dict(known)) == []
+    expected = {"a": 1.0, "b": [1.0, float("nan")], "c": {"9": [9.0, 1.0]}, "d": True}
+    assert list_differences(expected, dict(expected)) == []
     moved = {"a": 1.0 + 1e-6, "b": [1.0, 2.0], "c": {"9": [9.0, 1.00001]}, "d": 1.0}
-    assert [line.split(":")[0] for line in list_differences(known, moved)] == ["a", "b", "c", "d"]
+    assert [line.split(":")[0] for line in list_differences(expected, moved)] == ["a", "b", "c", "d"]
     assert list_differences({"a": 1.0}, {"b": 2.0}) == [
         "a: expected 1.0, found no such field",
         "b: expected no such field, found 2.0",
@@ -57,6 +57,6 @@ def test_a_difference_is_named_with_both_numbers():
 def test_many_numbers_are_told_apart_from_others_with_the_same_sum():
     values = np.arange(1.0, 31.0)
     turned, unknown = values[::-1].copy(), np.where(values == 7, np.nan, values)
-    known = list_fields({"a": values})
-    for other in (turned, unknown, values.reshape(5, 6), np.where(values == 30, np.inf, values)):
-        assert len(list_differences(known, list_fields({"a": other}))) == 1
+    expected = list_fields({"a": values})
+    for changed in (turned, unknown, values.reshape(5, 6), np.where(values == 30, np.inf, values)):
+        assert len(list_differences(expected, list_fields({"a": changed}))) == 1

@@ -25,30 +25,30 @@ def test_sums_and_units_say_the_same():
     arms = make_units()
     moments = [moments_of(arm) for arm in arms]
     values = {k: tuple(arm[:, k] for arm in arms) for k in range(3)}
-    kept = [np.ones(arm.shape[0], bool) for arm in arms]
+    complete = [np.ones(arm.shape[0], bool) for arm in arms]
     weights = [np.outer([-1.0, 1.0], row) for row in np.eye(3)]
     by_sums = [Errors(row) for row in weights]
-    by_units = [from_weights(row, arms, kept) for row in weights]
-    wanted = correlations(find_loadings(by_sums, moments))
+    by_units = [from_weights(row, arms, complete) for row in weights]
+    expected = correlations(find_loadings(by_sums, moments))
     centred = [arm - arm.mean(axis=0) for arm in arms]
     plain = sum(c.T @ c / c.shape[0] / (c.shape[0] - 1) for c in centred)
-    assert wanted == pytest.approx(plain / np.sqrt(np.outer(np.diag(plain), np.diag(plain))))
-    assert correlations(find_loadings(by_units, moments)) == pytest.approx(wanted)
+    assert expected == pytest.approx(plain / np.sqrt(np.outer(np.diag(plain), np.diag(plain))))
+    assert correlations(find_loadings(by_units, moments)) == pytest.approx(expected)
     mixed = [by_sums[0], by_units[1], by_sums[2]]
-    assert correlations(find_loadings(mixed, moments, values)) == pytest.approx(wanted)
+    assert correlations(find_loadings(mixed, moments, values)) == pytest.approx(expected)
 
 
 def test_without_values_sums_and_units_share_nothing():
     arms = make_units()
     moments = [moments_of(arm) for arm in arms]
-    kept = [np.ones(arm.shape[0], bool) for arm in arms]
+    complete = [np.ones(arm.shape[0], bool) for arm in arms]
     weights = [np.outer([-1.0, 1.0], row) for row in np.eye(3)]
-    mixed = [Errors(weights[0]), from_weights(weights[1], arms, kept), Errors(weights[2]), None]
+    mixed = [Errors(weights[0]), from_weights(weights[1], arms, complete), Errors(weights[2]), None]
     rows = find_loadings(mixed, moments)
     assert rows[3] == ()
-    found = correlations(rows[:3])
-    assert found[0, 1] == found[1, 2] == 0
-    assert found[0, 2] == pytest.approx(correlations(find_loadings([mixed[0], mixed[2]], moments))[0, 1])
+    correlation = correlations(rows[:3])
+    assert correlation[0, 1] == correlation[1, 2] == 0
+    assert correlation[0, 2] == pytest.approx(correlations(find_loadings([mixed[0], mixed[2]], moments))[0, 1])
 
 
 def test_the_same_question_twice_is_one_question():
@@ -60,13 +60,15 @@ def test_the_same_question_twice_is_one_question():
 
 def test_missing_units_are_left_out_of_what_they_have_no_value_of():
     arms = make_units()
-    kept = [np.arange(arm.shape[0]) % 3 > 0 for arm in arms]
-    one = from_weights(np.outer([-1.0, 1.0], [1.0, 0, 0]), [a[k] for a, k in zip(arms, kept, strict=True)], kept)
+    complete = [np.arange(arm.shape[0]) % 3 > 0 for arm in arms]
+    errors = from_weights(
+        np.outer([-1.0, 1.0], [1.0, 0, 0]), [a[k] for a, k in zip(arms, complete, strict=True)], complete
+    )
     for arm in (0, 1):
-        own = one.influence[arm]
-        assert not own[~kept[arm]].any()
+        own = errors.influence[arm]
+        assert not own[~complete[arm]].any()
         assert own.sum() == pytest.approx(0, abs=1e-12)
-        variance = arms[arm][kept[arm], 0].var() / kept[arm].sum()
+        variance = arms[arm][complete[arm], 0].var() / complete[arm].sum()
         assert float(own @ own) == pytest.approx(variance)
 
 

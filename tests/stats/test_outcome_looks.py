@@ -112,8 +112,8 @@ def test_another_plan_after_the_first_look_does_not_give_alpha_back():
     for monitoring in (ANYTIME, Monitoring(max_units=4000)):
         assert price(data, [look_at(cut(data, 200), paid="fixed")], monitoring).share == UNPLANNED_SHARE
     once = price(data, [look_at(cut(data, 200), paid="group_sequential:4000")], Monitoring(max_units=4000))
-    more = price(data, [look_at(cut(data, 200), paid="group_sequential:4000")], Monitoring(max_units=8000))
-    assert (once.share, more.share) == (1.0, UNPLANNED_SHARE)
+    second_plan = price(data, [look_at(cut(data, 200), paid="group_sequential:4000")], Monitoring(max_units=8000))
+    assert (once.share, second_plan.share) == (1.0, UNPLANNED_SHARE)
 
 
 def test_a_promise_of_one_look_is_kept():
@@ -177,16 +177,16 @@ def test_after_the_planned_end_nothing_is_left():
 @pytest.mark.parametrize("rule", RULES, ids=[rule.name for rule in RULES])
 def test_the_interval_is_the_dual_of_the_decision(monitoring, rule):
     """Its end says "worse" or "within" exactly where the p-value over all looks does."""
-    seen = set()
+    decisions = set()
     for harm in (0.6, 0.35, 0.25, 0.17, 0.0, -0.12, -0.2, -0.35, -0.6):
         data = draw(700, harm=harm, seed=3)
         outcomes = make(data, [look_at(cut(data, 300), paid=price(cut(data, 300), (), monitoring).paid)])
         row = assess_outcomes(outcomes, Rulebook((rule,), monitoring=monitoring)).comparisons[0]
         margin = row.questions[1]
-        seen |= {(margin.p_worse < ALPHA, margin.p_within < ALPHA)}
+        decisions |= {(margin.p_worse < ALPHA, margin.p_within < ALPHA)}
         assert (row.effect.upper < 0) == (margin.p_worse < ALPHA)
         assert (row.effect.lower > 0) == (margin.p_within < ALPHA)
-    assert len(seen) == 3
+    assert len(decisions) == 3
 
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule.name for rule in RULES])
@@ -196,8 +196,8 @@ def test_each_end_of_the_interval_has_the_level_of_what_it_decides(rule):
     paid = assess_outcomes(make(data, looks), Rulebook((rule,), monitoring=planned)).comparisons[0].effect
     cost = price(data, looks, planned)
     worse, within = (
-        assess_outcomes(make(data), Rulebook((rule,), alpha=cost.level(ALPHA, side))).comparisons[0].effect
-        for side in ("worse", "within")
+        assess_outcomes(make(data), Rulebook((rule,), alpha=cost.level(ALPHA, claim))).comparisons[0].effect
+        for claim in ("worse", "within")
     )
     assert (paid.lower, paid.upper) == (within.lower, worse.upper)
     assert within.lower < worse.lower

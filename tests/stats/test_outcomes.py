@@ -60,21 +60,21 @@ def test_welch_from_sums():
     for arm in (entry["inputs"]["a"], entry["inputs"]["b"]):
         mean = arm["sum"] / arm["n"]
         moments.append(UnitMoments(arm["n"], np.array([mean]), np.array([[arm["sum_squares"] - arm["n"] * mean**2]])))
-    found = compare(moments, [linear_mean(part, 0) for part in moments])
+    estimate = compare(moments, [linear_mean(part, 0) for part in moments])
     printed = entry["published"]
-    assert found.effect == pytest.approx(printed["expected"], abs=5e-6)
-    assert [found.lower, found.upper] == pytest.approx(printed["ci"], abs=5e-6)
-    assert (found.se, two_sided(found.against_zero)) == pytest.approx((printed["se"], printed["p"]), abs=5e-6)
+    assert estimate.effect == pytest.approx(printed["expected"], abs=5e-6)
+    assert [estimate.lower, estimate.upper] == pytest.approx(printed["ci"], abs=5e-6)
+    assert (estimate.se, two_sided(estimate.against_zero)) == pytest.approx((printed["se"], printed["p"]), abs=5e-6)
 
 
 def test_welch_from_values():
     entry = PUBLISHED["welch.outlier_no"]
-    found = compare_means(entry["inputs"]["y"], entry["inputs"]["x"])
+    estimate = compare_means(entry["inputs"]["y"], entry["inputs"]["x"])
     printed = entry["published"]
-    assert found.effect / found.se == pytest.approx(printed["t"], abs=5e-5)
-    assert found.df == pytest.approx(printed["df"], abs=5e-4)
-    assert two_sided(found.against_zero) == pytest.approx(printed["p"], abs=5e-9)
-    assert [found.lower, found.upper] == pytest.approx(printed["ci"], abs=5e-7)
+    assert estimate.effect / estimate.se == pytest.approx(printed["t"], abs=5e-5)
+    assert estimate.df == pytest.approx(printed["df"], abs=5e-4)
+    assert two_sided(estimate.against_zero) == pytest.approx(printed["p"], abs=5e-9)
+    assert [estimate.lower, estimate.upper] == pytest.approx(printed["ci"], abs=5e-7)
 
 
 @pytest.mark.parametrize("metric", ["sessions_per_user", "orders_per_session", "orders_per_user", "revenue_per_user"])
@@ -85,27 +85,27 @@ def test_means_and_ratios_of_a_users_guide(metric):
     outcome, per = metric.split("_per_")
     k = plain["variables"].index(outcome)
     levels = [linear_mean(m, k) if per == "user" else linear_ratio(m, k, 0) for m in moments]
-    found = compare(moments, levels, margin=Margin(0.0), direction=Direction.HIGHER)
+    estimate = compare(moments, levels, margin=Margin(0.0), direction=Direction.HIGHER)
     printed = PUBLISHED["tea_tasting.readme"]["published"][metric]
-    assert f"{found.baseline:.3g}" == f"{printed['control']:.3g}"
-    assert f"{found.candidate:.3g}" == f"{printed['treatment']:.3g}"
-    assert f"{found.effect:.2g}" == f"{printed['rel']:.2g}"
-    assert f"{two_sided(found.against_zero):.3g}" == f"{printed['p']:.3g}"
+    assert f"{estimate.baseline:.3g}" == f"{printed['control']:.3g}"
+    assert f"{estimate.candidate:.3g}" == f"{printed['treatment']:.3g}"
+    assert f"{estimate.effect:.2g}" == f"{printed['rel']:.2g}"
+    assert f"{two_sided(estimate.against_zero):.3g}" == f"{printed['p']:.3g}"
     # Their relative interval is that of the logarithm, ours Fieller's.
-    assert [found.lower, found.upper] == pytest.approx(printed["ci"], abs=0.0051)
+    assert [estimate.lower, estimate.upper] == pytest.approx(printed["ci"], abs=0.0051)
 
 
 def test_conversion_of_a_course():
     entry = PUBLISHED["ab.udacity"]
     (x_b, n_b), (x_c, n_c) = entry["inputs"]["control"], entry["inputs"]["treatment"]
-    found = compare_proportions((x_b, x_c), (n_b, n_c), alpha=0.025, margin=NO_MARGIN, direction=Direction.LOWER)
+    estimate = compare_proportions((x_b, x_c), (n_b, n_c), alpha=0.025, margin=NO_MARGIN, direction=Direction.LOWER)
     printed = entry["published"]
-    assert found.baseline == pytest.approx(printed["p_control"], abs=5e-11)
-    assert found.candidate == pytest.approx(printed["p_treatment"], abs=5e-11)
-    assert found.effect == pytest.approx(printed["diff"], abs=5e-11)
+    assert estimate.baseline == pytest.approx(printed["p_control"], abs=5e-11)
+    assert estimate.candidate == pytest.approx(printed["p_treatment"], abs=5e-11)
+    assert estimate.effect == pytest.approx(printed["diff"], abs=5e-11)
     # The printed z has no factor N / (N - 1).
     total = n_b + n_c
-    z = stats.norm.isf(found.against_zero.p_worse) * math.sqrt(total / (total - 1))
+    z = stats.norm.isf(estimate.against_zero.p_worse) * math.sqrt(total / (total - 1))
     assert -z == pytest.approx(printed["z"], abs=5e-9)
     assert stats.norm.sf(z) == pytest.approx(printed["p_one_sided_larger"], abs=5e-10)
 
@@ -113,8 +113,8 @@ def test_conversion_of_a_course():
 @pytest.mark.parametrize("name", ["srm.wikipedia", "srm.kohavi1"])
 def test_sample_ratio(name):
     entry = PUBLISHED[name]
-    found = compare_assignment(entry["inputs"]["observed"], entry["inputs"]["ratio"])
-    assert found == pytest.approx(entry["published"]["p"], abs=0.5 * 10 ** -entry["decimals"])
+    estimate = compare_assignment(entry["inputs"]["observed"], entry["inputs"]["ratio"])
+    assert estimate == pytest.approx(entry["published"]["p"], abs=0.5 * 10 ** -entry["decimals"])
 
 
 def many_to_one(groups):
@@ -153,8 +153,8 @@ def test_dunnett_blankets():
 
 def test_quantile():
     entry = PUBLISHED["quantile.nist90"]
-    found = find_quantile(np.sort(entry["inputs"]["data"]), 0.9)
-    assert found == pytest.approx(entry["published"]["type7"], abs=5e-6)
+    quantile = find_quantile(np.sort(entry["inputs"]["data"]), 0.9)
+    assert quantile == pytest.approx(entry["published"]["type7"], abs=5e-6)
 
 
 # ------------------------------------------------------------------ other programs
@@ -220,12 +220,12 @@ def test_best_arm_agrees_with_draws():
 
 
 def test_posterior_agrees_with_draws():
-    found = find_posterior(0.3, 0.2, 0.1, prior_sd=0.4)
+    posterior = find_posterior(0.3, 0.2, 0.1, prior_sd=0.4)
     weight = 0.16 / 0.2
     draws = np.random.default_rng(2).normal(0.3 * weight, 0.2 * math.sqrt(weight), 400_000)
-    assert found.p_beyond == pytest.approx((draws > 0.1).mean(), abs=0.004)
-    assert found.p_better == pytest.approx((draws < 0).mean(), abs=0.004)
-    assert found.expected_loss == pytest.approx(np.maximum(draws, 0).mean(), abs=0.002)
+    assert posterior.p_beyond == pytest.approx((draws > 0.1).mean(), abs=0.004)
+    assert posterior.p_better == pytest.approx((draws < 0).mean(), abs=0.004)
+    assert posterior.expected_loss == pytest.approx(np.maximum(draws, 0).mean(), abs=0.002)
 
 
 # ------------------------------------------------------------------ properties
@@ -235,27 +235,29 @@ def test_posterior_agrees_with_draws():
 def test_moments_add_up(cut, seed):
     values = np.random.default_rng(seed).normal(1e6, 1, (30, 3))
     merged = merge_moments(moments_of(values[:cut]), moments_of(values[cut:]))
-    whole = moments_of(values)
-    assert merged.n == whole.n
-    assert merged.mean == pytest.approx(whole.mean, rel=1e-12)
-    assert merged.products == pytest.approx(whole.products, abs=1e-6)
+    together = moments_of(values)
+    assert merged.n == together.n
+    assert merged.mean == pytest.approx(together.mean, rel=1e-12)
+    assert merged.products == pytest.approx(together.products, abs=1e-6)
 
 
 @given(st.integers(0, 10_000), st.sampled_from([1e-6, 0.01, 1000.0, 1e9]))
 def test_units_of_measurement_do_not_matter(seed, scale):
-    one, other = (arm[:, 0] for arm in make_arms(seed, (40, 50)))
-    plain = compare_means(one, other, margin=Margin(0.1))
-    scaled = compare_means(one * scale, other * scale, margin=Margin(0.1))
+    baseline, candidate = (arm[:, 0] for arm in make_arms(seed, (40, 50)))
+    plain = compare_means(baseline, candidate, margin=Margin(0.1))
+    scaled = compare_means(baseline * scale, candidate * scale, margin=Margin(0.1))
     assert (scaled.effect, scaled.lower, scaled.upper) == pytest.approx((plain.effect, plain.lower, plain.upper))
     assert scaled.against_margin.p_worse == pytest.approx(plain.against_margin.p_worse, abs=1e-9)
 
 
 @given(st.integers(0, 10_000))
 def test_swapping_the_arms_flips_the_sign(seed):
-    one, other = (arm[:, 0] for arm in make_arms(seed, (40, 50)))
-    there, back = compare_means(one, other), compare_means(other, one)
-    assert (back.effect, back.lower, back.upper) == pytest.approx((-there.effect, -there.upper, -there.lower))
-    assert back.against_zero.p_worse == pytest.approx(there.against_zero.p_within)
+    baseline, candidate = (arm[:, 0] for arm in make_arms(seed, (40, 50)))
+    forwards, backwards = compare_means(baseline, candidate), compare_means(candidate, baseline)
+    assert (backwards.effect, backwards.lower, backwards.upper) == pytest.approx(
+        (-forwards.effect, -forwards.upper, -forwards.lower)
+    )
+    assert backwards.against_zero.p_worse == pytest.approx(forwards.against_zero.p_within)
 
 
 @pytest.mark.parametrize("direction", list(Direction))
@@ -263,19 +265,19 @@ def test_swapping_the_arms_flips_the_sign(seed):
 @pytest.mark.parametrize("kind", ["mean", "proportion", "quantile"])
 def test_the_interval_is_what_is_not_rejected(kind, relative, direction):
     rng = np.random.default_rng(5)
-    one, other = rng.gamma(2, 3, 400), rng.gamma(2, 3.2, 500)
+    baseline, candidate = rng.gamma(2, 3, 400), rng.gamma(2, 3.2, 500)
     sign = 1 if direction is Direction.LOWER else -1
 
     def ask(harm):
         options = {"alpha": 0.05, "margin": Margin(harm, relative=relative), "direction": direction}
         if kind == "mean":
-            return compare_means(one, other, **options)
+            return compare_means(baseline, candidate, **options)
         if kind == "proportion":
             return compare_proportions((120, 160), (400, 410), **options)
-        return compare_quantiles(cluster(one), cluster(other), 0.75, **options)
+        return compare_quantiles(cluster(baseline), cluster(candidate), 0.75, **options)
 
-    found = ask(0.0)
-    worse, within = (found.lower, found.upper) if sign > 0 else (-found.upper, -found.lower)
+    answer = ask(0.0)
+    worse, within = (answer.lower, answer.upper) if sign > 0 else (-answer.upper, -answer.lower)
     near = 1e-3 if kind == "quantile" else 1e-9
     assert ask(worse - near).against_margin.p_worse <= 0.05 + 1e-7
     assert ask(worse + near).against_margin.p_worse >= 0.05 - 1e-7
@@ -285,11 +287,17 @@ def test_the_interval_is_what_is_not_rejected(kind, relative, direction):
 
 def test_limits_ask_of_the_candidate_alone():
     rng = np.random.default_rng(3)
-    one, other = rng.normal(10, 1, 200), rng.normal(10, 1, 200)
+    baseline, candidate = rng.normal(10, 1, 200), rng.normal(10, 1, 200)
     for ask in (
-        lambda limit: compare_means(one, other, limit=limit),
+        lambda limit: compare_means(baseline, candidate, limit=limit),
         lambda limit: compare_quantiles(
-            cluster(one), cluster(other), 0.5, alpha=0.05, margin=NO_MARGIN, direction=Direction.LOWER, limit=limit
+            cluster(baseline),
+            cluster(candidate),
+            0.5,
+            alpha=0.05,
+            margin=NO_MARGIN,
+            direction=Direction.LOWER,
+            limit=limit,
         ),
     ):
         above, below = ask(Limit(min=5, max=8)).against_limit, ask(Limit(max=12)).against_limit
@@ -312,8 +320,8 @@ def test_limits_ask_of_the_candidate_alone():
 )
 def test_odd_data_never_pass_by_accident(baseline, candidate):
     for margin in (Margin(0.1), Margin(0.5, relative=False)):
-        found = compare_means(baseline, candidate, margin=margin)
-        assert not (found.against_margin.p_worse < 0.025 and found.against_margin.p_within < 0.025)
+        estimate = compare_means(baseline, candidate, margin=margin)
+        assert not (estimate.against_margin.p_worse < 0.025 and estimate.against_margin.p_within < 0.025)
         quantile = compare_quantiles(
             cluster(np.array(baseline)),
             cluster(np.array(candidate)),
@@ -327,15 +335,15 @@ def test_odd_data_never_pass_by_accident(baseline, candidate):
 
 @pytest.mark.parametrize(("x", "n"), [((0, 0), (500, 500)), ((500, 500), (500, 500)), ((0, 5), (10**9, 10**9))])
 def test_rare_and_certain_proportions(x, n):
-    found = compare_proportions(x, n, alpha=0.05, margin=Margin(0.01, relative=False), direction=Direction.LOWER)
-    assert found.lower <= found.effect <= found.upper
-    assert found.against_margin.p_within < 0.05
+    estimate = compare_proportions(x, n, alpha=0.05, margin=Margin(0.01, relative=False), direction=Direction.LOWER)
+    assert estimate.lower <= estimate.effect <= estimate.upper
+    assert estimate.against_margin.p_within < 0.05
 
 
 def test_ratio_without_denominator_is_not_a_number():
     moments = [moments_of(np.zeros((50, 2)))] * 2
-    found = compare(moments, [linear_ratio(part, 0, 1) for part in moments])
-    assert math.isnan(found.against_zero.p_worse)
+    estimate = compare(moments, [linear_ratio(part, 0, 1) for part in moments])
+    assert math.isnan(estimate.against_zero.p_worse)
 
 
 def test_covariates_that_say_nothing_new_change_nothing():
@@ -386,10 +394,10 @@ def test_size_and_coverage_at_the_margin(harm):
     rng = np.random.default_rng(20 + int(harm * 10))
     trials = [one_trial(rng, harm, (300, 200)) for _ in range(REPLICATES)]
     for k, name in enumerate(["mean", "adjusted mean", "ratio", "adjusted ratio", "quantile"]):
-        found = [trial[k] for trial in trials]
-        worse = np.mean([f.against_margin.p_worse < 0.05 for f in found])
-        within = np.mean([f.against_margin.p_within < 0.05 for f in found])
-        covered = np.mean([f.lower <= harm <= f.upper for f in found])
+        estimates = [trial[k] for trial in trials]
+        worse = np.mean([f.against_margin.p_worse < 0.05 for f in estimates])
+        within = np.mean([f.against_margin.p_within < 0.05 for f in estimates])
+        covered = np.mean([f.lower <= harm <= f.upper for f in estimates])
         # The mean of skewed values is a little late on one side and early on the other.
         assert worse < 0.05 + MONTE_CARLO + 0.005, name
         assert within < 0.05 + MONTE_CARLO + 0.015, name
@@ -403,11 +411,11 @@ def test_size_of_proportions_at_the_margin():
     for p, harm in ((0.3, 0.05), (0.01, 0.005)):
         margin = Margin(harm, relative=False)
         draws = zip(rng.binomial(2000, p, REPLICATES), rng.binomial(1000, p + harm, REPLICATES), strict=True)
-        found = [
+        estimates = [
             compare_proportions(x, (2000, 1000), alpha=0.05, margin=margin, direction=Direction.LOWER) for x in draws
         ]
-        for side in ("p_worse", "p_within"):
-            assert np.mean([getattr(f.against_margin, side) < 0.05 for f in found]) < 0.05 + MONTE_CARLO
+        for p_value in ("p_worse", "p_within"):
+            assert np.mean([getattr(f.against_margin, p_value) < 0.05 for f in estimates]) < 0.05 + MONTE_CARLO
 
 
 def test_rows_are_not_units():
@@ -415,8 +423,8 @@ def test_rows_are_not_units():
     rng = np.random.default_rng(7)
     false = 0
     for _ in range(300):
-        (unit, one, *_), (_, other, *_) = unit_rows(rng, 200, 1.0), unit_rows(rng, 200, 1.0)
-        false += stats.ttest_ind(other, one, equal_var=False, alternative="greater").pvalue < 0.05
+        (unit, baseline, *_), (_, candidate, *_) = unit_rows(rng, 200, 1.0), unit_rows(rng, 200, 1.0)
+        false += stats.ttest_ind(candidate, baseline, equal_var=False, alternative="greater").pvalue < 0.05
         assert unit.max() == 199
     assert false / 300 > 0.08
 

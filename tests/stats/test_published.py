@@ -33,7 +33,7 @@ def printed(entry, value: float):
 
 
 def limits(entry):
-    return [printed(entry, float(entry["published"][side])) for side in ("lower", "upper")]
+    return [printed(entry, float(entry["published"][end])) for end in ("lower", "upper")]
 
 
 def counts(entry) -> tuple[float, ...]:

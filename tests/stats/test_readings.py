@@ -19,11 +19,11 @@ def totals(cells, part="value"):
     return dict(zip((cells.bucket[rows] * cells.bucket_s - T0).tolist(), cells.total[rows].tolist(), strict=True))
 
 
-def assert_same(one, other):
+def assert_same(cells, expected):
     for name in ("query", "arm", "instance", "endpoint", "bucket", "part", "n"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+        np.testing.assert_array_equal(getattr(cells, name), getattr(expected, name), err_msg=name)
     for name in ("le", "seconds", "total", "peak"):
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-12, err_msg=name)
+        np.testing.assert_allclose(getattr(cells, name), getattr(expected, name), rtol=1e-12, err_msg=name)
 
 
 def test_an_increase_belongs_to_the_bucket_in_which_it_was_seen():
@@ -90,12 +90,12 @@ def test_time_counts_once_for_all_series_of_an_instance():
 
 def test_all_counters_of_a_histogram_restart_together():
     """A bucket that passed its old value before it was seen again would otherwise lose what came before."""
-    found = [
+    counters = [
         series([100, 110, 30, 31], part="count", le=NAN),
         series([5, 6, 20, 20], part="bucket", le=0.1),
         series([50.0, 55.0, 60.0, 61.0], part="sum"),
     ]
-    cells = sum_up([answer(*found, query=HISTOGRAM)], ARMS, 10)
+    cells = sum_up([answer(*counters, query=HISTOGRAM)], ARMS, 10)
     assert totals(cells, "count") == {10: 10.0, 20: 30.0, 30: 1.0}
     assert totals(cells, "bucket") == {10: 1.0, 20: 20.0, 30: 0.0}
     assert totals(cells, "sum") == {10: 5.0, 20: 60.0, 30: 1.0}
@@ -103,8 +103,8 @@ def test_all_counters_of_a_histogram_restart_together():
 
 
 def test_a_sum_of_negative_observations_falls_without_a_restart():
-    found = [series([1, 2, 3], part="count"), series([4.0, 3.0, 5.0], part="sum")]
-    cells = sum_up([answer(*found, query=HISTOGRAM)], ARMS, 10)
+    counters = [series([1, 2, 3], part="count"), series([4.0, 3.0, 5.0], part="sum")]
+    cells = sum_up([answer(*counters, query=HISTOGRAM)], ARMS, 10)
     assert totals(cells, "sum") == {10: -1.0, 20: 2.0}
 
 
@@ -151,19 +151,19 @@ def test_the_highest_counter_that_drops_tells_a_restart_from_another_server():
         both = [answer(series([before, after])), answer(series([some, fewer]), query=failures)]
         cells = sum_up(both, ARMS, 10)
         rows = cells.query == cells.queries.index(failures)
-        found = dict(zip((cells.bucket[rows] * 10 - T0).tolist(), cells.total[rows].tolist(), strict=True))
-        assert (found or {10: 0.0}) == expected
+        growth = dict(zip((cells.bucket[rows] * 10 - T0).tolist(), cells.total[rows].tolist(), strict=True))
+        assert (growth or {10: 0.0}) == expected
         fact = next(fact for fact in cells.facts if fact.query == failures)
         assert (fact.resets, fact.falls) == (resets, falls)
 
 
 def test_a_histogram_that_drops_a_little_leaves_out_the_step_of_all_its_counters():
-    found = [
+    counters = [
         series([1000, 1010, 1005, 1015], part="count"),
         series([500, 505, 506, 511], part="bucket", le=0.1),
         series([50.0, 51.0, 50.5, 51.5], part="sum"),
     ]
-    cells = sum_up([answer(*found, query=HISTOGRAM)], ARMS, 10)
+    cells = sum_up([answer(*counters, query=HISTOGRAM)], ARMS, 10)
     assert totals(cells, "count") == {10: 10.0, 30: 10.0}
     assert totals(cells, "bucket") == {10: 5.0, 30: 5.0}
     assert totals(cells, "sum") == {10: 1.0, 30: 1.0}
@@ -199,10 +199,10 @@ def test_samples_read_are_samples_used_and_samples_named(query, polls, nan, infi
     part = "count" if query is HISTOGRAM else "value"
     answers = []
     for number, (one, other) in enumerate(polls):
-        found = [series(one, "a", part), series(other, "b", part), series(one, "a", part)]
-        kept = [one for one in found if one.ts_ms.size]
+        polled = [series(one, "a", part), series(other, "b", part), series(one, "a", part)]
+        answered = [one for one in polled if one.ts_ms.size]
         start = number * 70  # polls overlap: the same moment is told twice
-        moved = [replace(one, ts_ms=one.ts_ms + start * 1000) for one in kept]
+        moved = [replace(one, ts_ms=one.ts_ms + start * 1000) for one in answered]
         answers.append(answer(*moved, query=query, start=start, end=start + 110, nan=nan, infinite=infinite))
     came = sum(one.ts_ms.size for one in (part for part in answers for part in part.series))
     for fact in sum_up(answers, ARMS, 10).facts:
@@ -251,10 +251,10 @@ def test_two_halves_that_share_a_sample_add_up_to_the_whole(a, b, restart, where
             for arm, own in arms
         ]
 
-    whole = sum_up(part(0, size - 1), ARMS, 20)
+    together = sum_up(part(0, size - 1), ARMS, 20)
     halves = part(0, where), part(where, size - 1)
-    assert_same(whole, sum_up([*halves[0], *halves[1]], ARMS, 20))
-    assert sum(fact.resets for fact in whole.facts) == sum(
+    assert_same(together, sum_up([*halves[0], *halves[1]], ARMS, 20))
+    assert sum(fact.resets for fact in together.facts) == sum(
         fact.resets for half in halves for fact in sum_up(half, ARMS, 20).facts
     )
 

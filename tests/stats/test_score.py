@@ -18,8 +18,8 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("x_c", "n_c", "x_b", "n_b", "low", "high"), PUBLISHED)
 def test_agrees_with_published_limits(x_c, n_c, x_b, n_b, low, high):
-    found = difference_interval(x_c, n_c, x_b, n_b, Z95)
-    assert [round(float(v), 4) for v in found] == [low, high]
+    interval = difference_interval(x_c, n_c, x_b, n_b, Z95)
+    assert [round(float(v), 4) for v in interval] == [low, high]
 
 
 counts = st.tuples(st.integers(0, 300), st.integers(1, 300), st.integers(0, 300), st.integers(1, 300)).map(
@@ -124,8 +124,8 @@ def test_limits_found_together_are_those_found_alone(interval, test):
     x_b, n_b = np.array([1.0, 48, 0.7, 9e4]), np.array([3e3, 80, 1e4, 1e9])
     low, high = interval(x_c, n_c, x_b, n_b, 1.645)
     alone = [interval(*counts, 1.645) for counts in zip(x_c, n_c, x_b, n_b, strict=True)]
-    assert low == pytest.approx([float(one) for one, _ in alone], rel=1e-7)
-    assert high == pytest.approx([float(one) for _, one in alone], rel=1e-7)
+    assert low == pytest.approx([float(bound) for bound, _ in alone], rel=1e-7)
+    assert high == pytest.approx([float(bound) for _, bound in alone], rel=1e-7)
     assert test(x_c, n_c, x_b, n_b, low) == pytest.approx(1.645, abs=1e-6)
     assert test(x_c, n_c, x_b, n_b, high) == pytest.approx(-1.645, abs=1e-6)
 

@@ -49,9 +49,9 @@ def typical_time(panel, design) -> Estimate:
 
 def p95(panel, design) -> Estimate:
     question = quantiles.QuantileQuestion(0.95)
-    found = quantiles.compare_quantiles(panel, design, [question], alpha=ALPHA, sd_instance=0.05, depth="answers")[0]
-    assert found.estimate is not None
-    return found.estimate
+    estimate = quantiles.compare_quantiles(panel, design, [question], alpha=ALPHA, sd_instance=0.05, depth="answers")[0]
+    assert estimate.estimate is not None
+    return estimate.estimate
 
 
 def failure_rate(panel, design) -> Estimate:
@@ -76,8 +76,8 @@ def requests_as_units(time, instance, prior, arms=(0, 1), history=None) -> Uncer
 
 def as_if_known(time, instance, prior, arms=(0, 1), history=None) -> Uncertainty:
     """The normal quantile instead of Student's."""
-    found = combine(time, instance, prior, arms, history)
-    return replace(found, df=np.full_like(found.df, np.inf))
+    uncertainty = combine(time, instance, prior, arms, history)
+    return replace(uncertainty, df=np.full_like(uncertainty.df, np.inf))
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ CASES = [
 @cache
 def panels(design: Scenario):
     cells = (simulate_cells(design, seed) for seed in range(RELEASES))
-    found = [build_panel(one, "canary") for one in cells]
-    return [(panel, choose_design(panel)) for panel in found]
+    built = [build_panel(part, "canary") for part in cells]
+    return [(panel, choose_design(panel)) for panel in built]
 
 
 def share_called_different(case: Case) -> float:
-    found = [case.compare(*pair).against_zero for pair in panels(case.design)]
-    return float(np.mean([min(one.p_worse[0], one.p_within[0]) < ALPHA for one in found]))
+    answers = [case.compare(*pair).against_zero for pair in panels(case.design)]
+    return float(np.mean([min(answer.p_worse[0], answer.p_within[0]) < ALPHA for answer in answers]))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -24,8 +24,8 @@ FIVE = np.arange(1, 6) / 5
 
 def test_boundaries_agree_with_published_ones():
     """Lan-DeMets O'Brien-Fleming type, five equal looks, one-sided 2.5 %: Reboussin et al. (2000)."""
-    found = boundaries(FIVE, spent("obrien_fleming", 0.025, FIVE))
-    assert found.round(3).tolist() == [4.877, 3.357, 2.68, 2.29, 2.031]
+    edges = boundaries(FIVE, spent("obrien_fleming", 0.025, FIVE))
+    assert edges.round(3).tolist() == [4.877, 3.357, 2.68, 2.29, 2.031]
 
 
 def test_obrien_fleming_itself_spends_what_it_should():
@@ -71,22 +71,22 @@ def test_the_sequential_p_value_is_the_level_whose_boundary_is_met(fraction, sha
     edge = boundaries(information(times, lasting), spent("linear", 0.02, times))[round(fraction * GRID) - 1]
     from scipy.special import ndtr
 
-    found = sequential_p(np.array([ndtr(-edge)]), fraction, np.array([share]))
-    assert found[0] == pytest.approx(0.02, rel=0.06)
+    p_values = sequential_p(np.array([ndtr(-edge)]), fraction, np.array([share]))
+    assert p_values[0] == pytest.approx(0.02, rel=0.06)
 
 
 def test_later_looks_cost_less_and_no_look_costs_nothing():
     p = np.array([0.01])
-    found = [float(sequential_p(p, f, np.zeros(1))[0]) for f in (10 / 60, 30 / 60, 1.0)]
-    assert found[0] > found[1] > found[2] > 0.01
+    p_values = [float(sequential_p(p, f, np.zeros(1))[0]) for f in (10 / 60, 30 / 60, 1.0)]
+    assert p_values[0] > p_values[1] > p_values[2] > 0.01
 
 
 def test_p_values_of_any_size_stay_between_0_and_1():
     p = np.array([0.0, 1e-300, 1e-9, 0.3, 0.7, 1.0, np.nan])
-    for found in (sequential_p(p, 0.5, np.zeros(7)), anytime_p(p, np.zeros(7), 1800.0, 1800.0)):
-        assert np.isnan(found[-1])
-        assert ((found[:-1] >= 0) & (found[:-1] <= 1)).all()
-        assert (np.diff(found[:-1]) >= -1e-12).all()
+    for adjusted in (sequential_p(p, 0.5, np.zeros(7)), anytime_p(p, np.zeros(7), 1800.0, 1800.0)):
+        assert np.isnan(adjusted[-1])
+        assert ((adjusted[:-1] >= 0) & (adjusted[:-1] <= 1)).all()
+        assert (np.diff(adjusted[:-1]) >= -1e-12).all()
 
 
 def test_the_confidence_sequence_holds_at_every_moment():
@@ -118,10 +118,10 @@ def test_the_table_covers_what_a_policy_can_ask():
     ],
 )
 def test_looks_are_a_function_of_data_time_and_policy(mode, bucket_s, covered, planned, kind, first, count, final):
-    found = plan_looks(Monitoring(mode), bucket_s=bucket_s, covered_s=covered, planned_s=planned)
-    assert (found.kind, len(found.interim), found.final) == (kind, count, final)
-    assert (found.interim[0] if found.interim else None) == first
-    assert all(look % (4 * bucket_s) == 0 for look in found.interim)
+    plan = plan_looks(Monitoring(mode), bucket_s=bucket_s, covered_s=covered, planned_s=planned)
+    assert (plan.kind, len(plan.interim), plan.final) == (kind, count, final)
+    assert (plan.interim[0] if plan.interim else None) == first
+    assert all(look % (4 * bucket_s) == 0 for look in plan.interim)
 
 
 def test_looks_of_less_data_are_the_first_looks_of_more():

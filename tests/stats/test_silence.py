@@ -30,8 +30,8 @@ def paced(random, users, pace):
 
 
 def silent_share(own, reference, **options):
-    found = find_silence(own[None], reference[None], **options)
-    return found[0].buckets / own.size if found else 0.0
+    silences = find_silence(own[None], reference[None], **options)
+    return silences[0].buckets / own.size if silences else 0.0
 
 
 def count_silent(make, *, dies=1.0, releases=150):
@@ -110,15 +110,15 @@ def test_series_are_told_apart():
     own = np.full((3, BUCKETS), 5.0)
     own[1, 30:] = 0
     own[2] = 0
-    found = find_silence(own, np.full((3, BUCKETS), 5.0))
-    assert [silence.series for silence in found] == [1]  # one that never had a request has no silence, it is absent
+    silences = find_silence(own, np.full((3, BUCKETS), 5.0))
+    assert [silence.series for silence in silences] == [1]  # one that never had a request has no silence, it is absent
 
 
 def test_more_series_than_are_taken_at_a_time():
     own = np.full((4_500, 20), 3.0)
     own[[7, 2_001, 4_499], 10:] = 0
-    found = find_silence(own, np.full((4_500, 20), 3.0))
-    assert [silence.series for silence in found] == [7, 2_001, 4_499]
+    silences = find_silence(own, np.full((4_500, 20), 3.0))
+    assert [silence.series for silence in silences] == [7, 2_001, 4_499]
 
 
 def test_absent_series():

@@ -38,7 +38,7 @@ from evaluator.stats.outcomes.quantiles import compare_quantiles as compare_outc
 from evaluator.stats.shaping.groups import all_together, group_by
 from evaluator.stats.shaping.index import group_rows
 from evaluator.stats.shaping.panel import EXPECTED_IN_BLOCK, MAX_BLOCK_S, Panel, choose_widths
-from evaluator.stats.shaping.rare import MOST_APART, OTHER, pool_rare_endpoints
+from evaluator.stats.shaping.rare import MOST_APART, OTHER_ENDPOINTS, pool_rare_endpoints
 from evaluator.stats.shaping.silence import LEAST_INSIDE, find_silence, measure_clusters
 from evaluator.stats.shaping.steps import FEWEST_OTHERS, find_steps_us
 from evaluator.stats.shaping.window import find_warm_up
@@ -60,10 +60,10 @@ def test_three_requests_of_the_reference_in_a_gap_are_evidence(buckets, silent):
     """Half a request in each bucket: 2.5, 3 and 3.5 inside. A thousand of the series in each bucket beside the gap."""
     own = np.full((1, 60), 1000.0)
     own[0, 20 : 20 + buckets] = 0
-    found = find_silence(own, np.full((1, 60), 0.5))
-    assert bool(found) is silent
+    silences = find_silence(own, np.full((1, 60), 0.5))
+    assert bool(silences) is silent
     if silent:
-        (gap,) = found[0].gaps
+        (gap,) = silences[0].gaps
         assert (gap.start, gap.end, gap.at_end) == (20, 20 + buckets, False)
         inside = buckets * 0.5
         assert gap.expected == pytest.approx(inside * own.sum() / (30 - inside), abs=0.005)
@@ -129,17 +129,17 @@ def test_two_blocks_show_no_wandering_within_instances_and_three_do(name, blocks
     assert rows.slots == blocks
     groups = group_by(np.array([0, 1, 1]))
     observed = np.stack([rows.n * 0.5 + rows.failures, rows.failures])
-    found = InstanceFrame(rows, rows.n, groups).variance(observed, np.zeros((2, 2)), relative=False)
-    assert found.variance.shape == found.within.shape == found.effective.shape == (2, 2, 2)
-    assert (found.variance > 0).all()
-    assert (found.within == 0).all() if blocks < FEWEST_BLOCKS else (found.within > 0).all()
+    variance = InstanceFrame(rows, rows.n, groups).variance(observed, np.zeros((2, 2)), relative=False)
+    assert variance.variance.shape == variance.within.shape == variance.effective.shape == (2, 2, 2)
+    assert (variance.variance > 0).all()
+    assert (variance.within == 0).all() if blocks < FEWEST_BLOCKS else (variance.within > 0).all()
 
 
 @pytest.mark.parametrize(("buckets", "df"), [(7, 1), (8, 7), (29, 7), (30, 7), (31, 7), (240, 12)])
 def test_variation_over_time_needs_eight_buckets(buckets, df):
-    found = time_variance(np.random.default_rng(1).normal(size=(3, buckets)))
-    assert np.isnan(found.variance).all() == (buckets < 8)
-    assert (found.df, found.buckets) == (df, buckets)
+    variance = time_variance(np.random.default_rng(1).normal(size=(3, buckets)))
+    assert np.isnan(variance.variance).all() == (buckets < 8)
+    assert (variance.df, variance.buckets) == (df, buckets)
     assert cosine_count(240) == round(0.3 * 240 ** (2 / 3)) == 12
 
 
@@ -161,16 +161,16 @@ def test_the_error_of_a_trend_comes_from_cosines_from_thirty_slots_on(slots, by_
     noise -= noise.mean()
     slope = noise @ centred / (centred @ centred)
     residual = noise - slope * centred
-    found = trend(noise[None], position, np.array([0.5]))
-    assert found.at_end[0] == pytest.approx(0.5 + slope / 2)
-    assert found.last_third[0] == pytest.approx(0.5 + noise[position > 2 / 3].mean())
+    drift = trend(noise[None], position, np.array([0.5]))
+    assert drift.at_end[0] == pytest.approx(0.5 + slope / 2)
+    assert drift.last_third[0] == pytest.approx(0.5 + noise[position > 2 / 3].mean())
     if by_cosines:
         count = cosine_count(slots)
         waves = np.sqrt(2 / slots) * np.cos(np.pi * np.arange(2, count + 1)[:, None] * position)
         density, df = max(((waves @ residual) ** 2).mean(), residual.var()), count - 1
     else:
         density, df = residual @ residual / (slots - 2), 6
-    assert found.p_worsening[0] == pytest.approx(student.sf(slope / np.sqrt(density / (centred @ centred)), df))
+    assert drift.p_worsening[0] == pytest.approx(student.sf(slope / np.sqrt(density / (centred @ centred)), df))
 
 
 # ------------------------------------------------------------------ blocks, warm-up, rare endpoints
@@ -193,8 +193,8 @@ def _with_users(*counts: int) -> Cells:
     """One run of twelve blocks, whose baseline has these users from the start on."""
     cells = cells_of("instances")
     first = int(cells.moments.bucket.min())
-    place = np.arange(len(counts))
-    return replace(cells, loads=LoadLevels(0 * place, 0 * place, first + place, np.array(counts)))
+    bucket = np.arange(len(counts))
+    return replace(cells, loads=LoadLevels(0 * bucket, 0 * bucket, first + bucket, np.array(counts)))
 
 
 @pytest.mark.parametrize(
@@ -213,25 +213,25 @@ def test_warm_up_ends_where_the_users_are_level(users, cut_s):
     cells = _with_users(*users)
     assert np.ptp(cells.moments.bucket) == 47
     assert int(cells.moments.bucket.min()) % 4 == 0
-    found = find_warm_up(cells, None)
-    assert found.cut_s == {0: cut_s}
-    assert found.never_level == ((0,) if len(users) == 18 else ())
-    assert found.unknown == ()
+    warm_up = find_warm_up(cells, None)
+    assert warm_up.cut_s == {0: cut_s}
+    assert warm_up.never_level == ((0,) if len(users) == 18 else ())
+    assert warm_up.unknown == ()
 
 
 def test_two_thousand_endpoints_have_arrays_of_their_own():
     cells = cells_of("rare")
     least = int(cells.moments.n[cells.moments.endpoint == 2].sum())
-    for more, pooled in ((MOST_APART - 3, False), (MOST_APART - 2, True)):
-        many = replace(cells, endpoints=(*cells.endpoints, *(f"GET /{k}" for k in range(more))))
-        found = pool_rare_endpoints(many, least)
-        assert (found.endpoints[-1] == OTHER) is pooled
+    for count, pooled in ((MOST_APART - 3, False), (MOST_APART - 2, True)):
+        many = replace(cells, endpoints=(*cells.endpoints, *(f"GET /{k}" for k in range(count))))
+        cells_pooled = pool_rare_endpoints(many, least)
+        assert (cells_pooled.endpoints[-1] == OTHER_ENDPOINTS) is pooled
 
 
 @pytest.mark.parametrize(("planned", "kind"), [(SHORTEST_S - 1, "fixed"), (SHORTEST_S, "group_sequential")])
 def test_a_run_of_five_minutes_is_looked_at_before_its_end(planned, kind):
-    found = plan_looks(Monitoring(), bucket_s=5, covered_s=250.0, planned_s=planned)
-    assert (found.kind, found.planned_s, found.final) == (kind, planned, False)
+    plan = plan_looks(Monitoring(), bucket_s=5, covered_s=250.0, planned_s=planned)
+    assert (plan.kind, plan.planned_s, plan.final) == (kind, planned, False)
 
 
 # ------------------------------------------------------------------ the step of times
@@ -272,8 +272,8 @@ def test_a_step_of_two_thousandths_of_the_mean_hides_nothing(factor, doubtful):
     mean_ms = 20.0 / FINE_SHARE * factor  # steps of 20 ms
     totals = dict(panel.totals) | {"time_ms": panel.ok * mean_ms}
     assert (panel.steps_us == 20_000).all()
-    found = find_doubt_ms(replace(panel, totals=totals), all_together(2))
-    assert (found[0] > 0) == doubtful
+    doubt_ms = find_doubt_ms(replace(panel, totals=totals), all_together(2))
+    assert (doubt_ms[0] > 0) == doubtful
 
 
 @pytest.mark.parametrize(("share", "doubt_ms"), [(0.24, 0.0), (0.25, 0.5), (0.26, 0.5)])
@@ -285,18 +285,16 @@ def test_a_step_alone_hides_half_of_itself_if_it_holds_a_quarter(share, doubt_ms
 
 def _rows(low_us: np.ndarray, high_us: np.ndarray) -> Moments:
     """Rows of two requests each."""
-    place, low, high = np.arange(low_us.size), low_us.astype(float), high_us.astype(float)
+    row, low, high = np.arange(low_us.size), low_us.astype(float), high_us.astype(float)
     nothing = 0.0 * low
-    return Moments(
-        *(place for _ in range(5)), 2 + 0 * place, 0 * place, low + high, nothing, low, high, nothing, nothing
-    )
+    return Moments(*(row for _ in range(5)), 2 + 0 * row, 0 * row, low + high, nothing, low, high, nothing, nothing)
 
 
 @pytest.mark.parametrize(("others", "step_us"), [(6, 1), (7, 3000), (8, 3000)])
 def test_seven_other_rows_make_a_step(others, step_us):
     times = 3000 * np.array([5, *range(7, 7 + others)])
-    found = find_steps_us(_rows(times, times), np.zeros(times.size, int), (2, 1), grid_us=1)
-    assert found.tolist() == [[step_us], [1]]
+    steps_us = find_steps_us(_rows(times, times), np.zeros(times.size, int), (2, 1), grid_us=1)
+    assert steps_us.tolist() == [[step_us], [1]]
     assert FEWEST_OTHERS == 7
 
 
@@ -305,8 +303,8 @@ def test_half_of_the_rows_on_a_step_make_it_the_step(fine, step_us):
     """Of forty rows; those that lie off it are of times one apart."""
     low = np.concatenate([3000 * (7 + np.arange(40 - fine)), 101 + np.arange(fine)])
     high = low + np.where(np.arange(40) < 40 - fine, 3000, 1)
-    found = find_steps_us(_rows(low, high), np.zeros(40, int), (2, 1), grid_us=1)
-    assert found.tolist() == [[step_us], [1]]
+    steps_us = find_steps_us(_rows(low, high), np.zeros(40, int), (2, 1), grid_us=1)
+    assert steps_us.tolist() == [[step_us], [1]]
 
 
 # ------------------------------------------------------------------ bounds of a histogram
@@ -327,7 +325,7 @@ def _edges(shares: tuple[list[float], list[float]], bounds: list[float]) -> Edge
 def test_a_quantile_between_bounds_is_interpolated_and_its_change_is_a_ratio_or_a_difference(margin):
     """The median of the baseline is half of the way from 10 to 20, the candidate's a quarter of that from 20 to 40."""
     edges = _edges(([0.25, 0.75, 1.0], [0.1, 0.4, 0.8]), [10.0, 20.0, 40.0])
-    found = compare_edges(
+    estimate = compare_edges(
         edges,
         choose_design(edges.panel),
         0.5,
@@ -337,15 +335,15 @@ def test_a_quantile_between_bounds_is_interpolated_and_its_change_is_a_ratio_or_
         limit=replace(QuantileQuestion(0.5).limit, max=30.0),
         depth="full",
     ).estimate
-    assert found is not None
+    assert estimate is not None
     assert edges.shares() == pytest.approx(np.array([[0.25, 0.75, 1.0], [0.1, 0.4, 0.8]]))
-    assert (found.baseline[0], found.candidate[0]) == pytest.approx((15.0, 25.0))
-    assert found.effect[0] == pytest.approx(10.0 if margin and not margin.relative else 25 / 15 - 1)
+    assert (estimate.baseline[0], estimate.candidate[0]) == pytest.approx((15.0, 25.0))
+    assert estimate.effect[0] == pytest.approx(10.0 if margin and not margin.relative else 25 / 15 - 1)
     # More than 60 % of the candidate lies above 20, where the baseline has 25 %: it is slower, at the bound itself.
-    assert found.against_zero.p_worse[0] < 1e-6
+    assert estimate.against_zero.p_worse[0] < 1e-6
     # Nothing shows it to be more than 50 % above 20 but the bound of 40, within which is 80 % of it.
     if margin and margin.relative:
-        assert (found.against_margin.p_worse[0], found.against_margin.p_within[0]) == (1.0, 1.0)
+        assert (estimate.against_margin.p_worse[0], estimate.against_margin.p_within[0]) == (1.0, 1.0)
 
 
 # ------------------------------------------------------------------ tolerance, keys
@@ -353,9 +351,11 @@ def test_a_quantile_between_bounds_is_interpolated_and_its_change_is_a_ratio_or_
 
 @pytest.mark.parametrize(("baseline", "ratio", "difference"), [(10.0, 0.2, 2.0), (2.0, 0.25, 0.4), (0.0, 0.1, 0.25)])
 def test_a_tolerance_is_the_wider_of_two_and_at_most_the_margin(baseline, ratio, difference):
-    one = np.ones(1)
-    assert Tolerance(0.2 * one, 0.5 * one, 0.25).as_ratio(baseline * one) == pytest.approx(ratio if baseline else 0.2)
-    assert Tolerance(0.2 * one, 0.25 * one, 9.0).as_difference(baseline * one) == pytest.approx(difference)
+    ones = np.ones(1)
+    assert Tolerance(0.2 * ones, 0.5 * ones, 0.25).as_ratio(baseline * ones) == pytest.approx(
+        ratio if baseline else 0.2
+    )
+    assert Tolerance(0.2 * ones, 0.25 * ones, 9.0).as_difference(baseline * ones) == pytest.approx(difference)
 
 
 def test_codes_too_large_for_one_number_are_ordered_column_by_column():
@@ -372,10 +372,10 @@ def test_a_margin_that_a_step_covers_decides_nothing():
     panel = panel_of("steps of 10 ms")
     design = choose_design(panel)
     for margin, coarse in ((9.9, True), (10.0, False), (10.1, False)):
-        (found,) = compare_quantiles(
+        (estimate,) = compare_quantiles(
             panel, design, [QuantileQuestion(0.5, Margin(margin, relative=False))], alpha=0.05, sd_instance=0.05
         )
-        assert found.estimate.coarse.tolist() == [coarse]
+        assert estimate.estimate.coarse.tolist() == [coarse]
 
 
 def test_a_look_of_which_only_the_number_of_rows_is_known_is_another_look():
@@ -388,7 +388,7 @@ def test_a_look_of_which_only_the_number_of_rows_is_known_is_another_look():
 
 def test_a_panel_starts_from_no_time_before_its_first_bucket():
     panel = panel_of("instances")
-    first = panel.origin + int(panel.place[0])
+    first = panel.origin + int(panel.offset[0])
     assert panel.before(first) is None
     assert panel.before(first + 4).slots == 4
 
@@ -404,11 +404,11 @@ def test_an_interval_reaches_a_million_times_the_baseline_and_no_further(far, up
     """Half of the candidate's values, less a few, are far off: its median may be there."""
     baseline = cluster(np.linspace(0.99, 1.01, 401))
     candidate = cluster(np.concatenate([np.linspace(0.99, 1.01, 205), np.full(196, far)]))
-    found = compare_outcome_quantiles(
+    estimate = compare_outcome_quantiles(
         baseline, candidate, 0.5, alpha=0.05, margin=Margin(0.1), direction=Direction.LOWER
     )
-    assert found.upper == pytest.approx(upper)
-    assert found.effect < 0.02
+    assert estimate.upper == pytest.approx(upper)
+    assert estimate.effect < 0.02
 
 
 def test_moments_of_nobody_change_nothing():
@@ -431,20 +431,24 @@ def test_what_all_questions_of_a_panel_share_is_computed_once():
     assert _normal_nodes(8) is _normal_nodes(8)
     assert _planned_edges((0.5, 1.0), "worse") is _planned_edges((0.5, 1.0), "worse")
     # A few panels are kept, so that memory does not grow with their number.
-    assert [kept.cache_info().maxsize for kept in (frame_all_requests, find_limits_ms, standardise_both)] == [4, 4, 4]
-    assert [kept.cache_info().maxsize for kept in (cosines, _planned_edges, _normal_nodes)] == [64, 64, 4]
+    assert [cached.cache_info().maxsize for cached in (frame_all_requests, find_limits_ms, standardise_both)] == [
+        4,
+        4,
+        4,
+    ]
+    assert [cached.cache_info().maxsize for cached in (cosines, _planned_edges, _normal_nodes)] == [64, 64, 4]
     assert sequential._table.cache_info().maxsize == 1
 
 
 def test_what_belongs_together_has_to_be_of_equal_length():
-    one = np.ones(1)
+    ones = np.ones(1)
     moments = [moments_of(np.ones((3, 1)))] * 2
     outcomes = make_outcomes([np.ones((9, 5))] * 2)
     for ask in (
         lambda: log_wealth_of_ratio([5, 5, 5], [1, 1]),
         lambda: boundaries(np.ones(2), np.full(1, 0.05)),
         lambda: adjust_levels([linear_mean(moments[0], 0)], moments, ()),
-        lambda: Uncertainty(one[None], np.ones((2, 1)), one).also(one),
+        lambda: Uncertainty(ones[None], np.ones((2, 1)), ones).also(ones),
         lambda: find_earlier_looks(replace(outcomes, moments=outcomes.moments[:1]), 1),
     ):
         with pytest.raises(ValueError, match=r"zip\(\)"):

@@ -17,14 +17,14 @@ from evaluator.stats.shaping.groups import group_by
 from evaluator.stats.shaping.panel import build_panel
 from evaluator.stats.variance.uncertainty import choose_design
 
-ONE = replace(SMALL, endpoints=1)
-ASKED = {"alpha": 0.05, "margin": Margin(0.25), "sd_instance": 0.05}
+ONE_ENDPOINT = replace(SMALL, endpoints=1)
+OPTIONS = {"alpha": 0.05, "margin": Margin(0.25), "sd_instance": 0.05}
 
 
 def compare(cells, **changes):
     panel = build_panel(cells, "canary")
     groups = group_by(np.arange(len(panel.endpoints)))
-    return compare_typical_times(panel, choose_design(panel), **{**ASKED, "groups": groups, **changes})
+    return compare_typical_times(panel, choose_design(panel), **{**OPTIONS, "groups": groups, **changes})
 
 
 @pytest.mark.parametrize("grid_ms", [0.001, 1.0, 5.0])
@@ -37,18 +37,18 @@ def test_the_mean_logarithm_of_a_bin_is_that_of_times_spread_evenly_over_it(grid
 
 
 def test_the_ratio_is_that_of_geometric_means():
-    requests = simulate(ONE, 3)
+    requests = simulate(ONE_ENDPOINT, 3)
     ok = ~requests.failed
     logs = [np.log(requests.response_us[ok & (requests.arm == arm)]).mean() for arm in (0, 1)]
-    found = compare(to_cells(requests))
-    assert found.effect[0] == pytest.approx(np.expm1(logs[1] - logs[0]), abs=0.02)  # weighed by time as well
-    assert found.baseline[0] == pytest.approx(np.exp(logs[0]) / 1000, rel=0.02)
+    estimate = compare(to_cells(requests))
+    assert estimate.effect[0] == pytest.approx(np.expm1(logs[1] - logs[0]), abs=0.02)  # weighed by time as well
+    assert estimate.baseline[0] == pytest.approx(np.exp(logs[0]) / 1000, rel=0.02)
 
 
 def test_a_change_of_every_time_is_found_as_it_is():
-    requests = simulate(ONE, 3)
+    requests = simulate(ONE_ENDPOINT, 3)
     slower = replace(requests, response_us=np.where(requests.arm == 1, requests.response_us * 2, requests.response_us))
-    before, after = (compare(to_cells(one)).effect[0] for one in (requests, slower))
+    before, after = (compare(to_cells(simulated)).effect[0] for simulated in (requests, slower))
     assert (1 + after) / (1 + before) == pytest.approx(2, rel=1e-3)
 
 
@@ -64,24 +64,24 @@ def test_the_unit_of_times_does_not_matter():
 def test_a_few_requests_that_hang_do_not_hide_that_all_became_slower():
     """One of fifty baseline requests takes thirty seconds for reasons of its own; the candidate is twice as slow."""
     requests = simulate(
-        replace(ONE, duration_s=75.0, rate_per_s=3.0, instances=(1,), changes=(Change(latency=1.0),)), 5
+        replace(ONE_ENDPOINT, duration_s=75.0, rate_per_s=3.0, instances=(1,), changes=(Change(latency=1.0),)), 5
     )
     hangs = (requests.arm == 0) & (np.arange(len(requests)) % 100 == 0)
     cells = to_cells(replace(requests, response_us=np.where(hangs, 30_000_000, requests.response_us)))
     panel = build_panel(cells, "canary")
     typical = compare(cells)
-    mean = compare_means(panel, choose_design(panel), **ASKED)
+    mean = compare_means(panel, choose_design(panel), **OPTIONS)
     assert typical.effect[0] > 0.6
     assert typical.against_margin.p_worse[0] < 0.01
     assert mean.against_margin.p_worse[0] > 0.2
 
 
 def test_an_early_look_at_what_is_not_worse_computes_nothing():
-    cells = simulate_cells(ONE, 3)
-    found = compare(cells, depth="suspects")
-    assert found.against_margin.p_worse.tolist() == [1.0]
-    assert np.isnan(found.effect).all()
-    worse = simulate_cells(replace(ONE, changes=(Change(latency=0.6),)), 3)
+    cells = simulate_cells(ONE_ENDPOINT, 3)
+    estimate = compare(cells, depth="suspects")
+    assert estimate.against_margin.p_worse.tolist() == [1.0]
+    assert np.isnan(estimate.effect).all()
+    worse = simulate_cells(replace(ONE_ENDPOINT, changes=(Change(latency=0.6),)), 3)
     early, full = (compare(worse, depth=depth).against_margin.p_worse[0] for depth in ("suspects", "full"))
     assert early == full < 0.01
 
@@ -89,7 +89,7 @@ def test_an_early_look_at_what_is_not_worse_computes_nothing():
 @pytest.mark.parametrize("replicates", [1, 4])
 def test_identical_versions_are_not_called_worse_too_often(replicates):
     """At margin 0 and 5 %: at most 13 of 120 (12 has a probability of 1 %)."""
-    design = replace(ONE, duration_s=120.0, replicates=replicates, instances=(4,) if replicates == 1 else (1,))
+    design = replace(ONE_ENDPOINT, duration_s=120.0, replicates=replicates, instances=(4,) if replicates == 1 else (1,))
     wrong = [
         compare(simulate_cells(design, 900 + seed), margin=None).against_margin.p_worse[0] < 0.05 for seed in range(120)
     ]

@@ -29,8 +29,8 @@ def test_a_claim_that_holds_against_all_bounds_is_not_made_too_often(phi, alpha)
     """40 buckets, as at the first look of an hour; at most alpha, a tenth of it, and three Monte Carlo errors."""
     series = _autoregressive(phi, 40)[:, 0]
     estimate = series.mean(axis=1)
-    found = time_only(time_variance(series - estimate[:, None]))
-    assert _share_called_worse(estimate, found, alpha) <= alpha * 1.1 + 3 * np.sqrt(alpha / SERIES)
+    uncertainty = time_only(time_variance(series - estimate[:, None]))
+    assert _share_called_worse(estimate, uncertainty, alpha) <= alpha * 1.1 + 3 * np.sqrt(alpha / SERIES)
 
 
 def test_the_quantile_of_few_cosines_is_not_put_on_what_is_known_well():
@@ -42,8 +42,10 @@ def test_the_quantile_of_few_cosines_is_not_put_on_what_is_known_well():
         np.maximum(time.variance, time.independent)[None, :], np.full((1, SERIES), time.df), np.zeros(SERIES)
     )
     harm = 4 / np.sqrt(40)
-    seen, before = (_share_called_worse(estimate + harm, one, 0.002) for one in (time_only(time), both))
-    assert seen > before + 0.1
+    with_time_only, before = (
+        _share_called_worse(estimate + harm, uncertainty, 0.002) for uncertainty in (time_only(time), both)
+    )
+    assert with_time_only > before + 0.1
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.3], ids=["alike", "replicates that differ"])
@@ -53,28 +55,28 @@ def test_replicates_are_not_called_worse_too_often(shared):
     series = _autoregressive(0.0, 10, runs=5) + shared * rng.normal(size=(SERIES, 5, 1))
     levels = series.mean(axis=2)
     flat = (series - levels[..., None]).reshape(SERIES, -1)
-    mean, found = replicate_uncertainty(levels, time_variance(flat))
-    assert _share_called_worse(mean, found, 0.01) <= 0.011 + 3 * np.sqrt(0.01 / SERIES)
+    mean, uncertainty = replicate_uncertainty(levels, time_variance(flat))
+    assert _share_called_worse(mean, uncertainty, 0.01) <= 0.011 + 3 * np.sqrt(0.01 / SERIES)
 
 
 def test_the_interval_is_the_set_that_is_not_rejected():
-    found = Uncertainty(np.array([[1.0], [4.0]]), np.array([[4.0], [np.inf]]), np.zeros(1))
-    assert found.reach(0.05)[0] == pytest.approx(max(t_quantile(0.95, 4), 2 * t_quantile(0.95, np.inf)))
-    assert found.p_values(found.reach(0.05))[0][0] == pytest.approx(0.05)
-    wide, narrow = found.binding(0.05), found.binding(0.001)
+    uncertainty = Uncertainty(np.array([[1.0], [4.0]]), np.array([[4.0], [np.inf]]), np.zeros(1))
+    assert uncertainty.reach(0.05)[0] == pytest.approx(max(t_quantile(0.95, 4), 2 * t_quantile(0.95, np.inf)))
+    assert uncertainty.p_values(uncertainty.reach(0.05))[0][0] == pytest.approx(0.05)
+    wide, narrow = uncertainty.binding(0.05), uncertainty.binding(0.001)
     assert (wide.variance[0], wide.df[0]) == (4.0, np.inf)
     assert (narrow.variance[0], narrow.df[0]) == (1.0, 4.0)
-    assert wide.reach == found.reach(0.05)
+    assert wide.reach == uncertainty.reach(0.05)
 
 
 def test_one_more_bound_makes_no_claim_easier():
-    found = Uncertainty(np.array([[1.0, 2.0]]), np.array([[5.0, 5.0]]), np.zeros(2))
-    more = found.also(np.array([9.0, 0.1]))
-    assert (more.reach(0.05) >= found.reach(0.05)).all()
-    assert more.reach(0.05)[1] == found.reach(0.05)[1]
+    uncertainty = Uncertainty(np.array([[1.0, 2.0]]), np.array([[5.0, 5.0]]), np.zeros(2))
+    with_bound = uncertainty.also(np.array([9.0, 0.1]))
+    assert (with_bound.reach(0.05) >= uncertainty.reach(0.05)).all()
+    assert with_bound.reach(0.05)[1] == uncertainty.reach(0.05)[1]
 
 
 def test_without_variance_the_sign_decides_and_an_unknown_one_says_nothing():
-    known = Uncertainty(np.zeros((1, 3)), np.full((1, 3), 4.0), np.zeros(3))
-    assert [p.tolist() for p in known.p_values(np.array([0.1, 0.0, -0.1]))] == [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]]
-    assert np.isnan(known.also(np.array([np.nan] * 3)).p_values(np.array([0.1, 0.0, -0.1]))).all()
+    uncertainty = Uncertainty(np.zeros((1, 3)), np.full((1, 3), 4.0), np.zeros(3))
+    assert [p.tolist() for p in uncertainty.p_values(np.array([0.1, 0.0, -0.1]))] == [[0.0, 0.5, 1.0], [1.0, 0.5, 0.0]]
+    assert np.isnan(uncertainty.also(np.array([np.nan] * 3)).p_values(np.array([0.1, 0.0, -0.1]))).all()

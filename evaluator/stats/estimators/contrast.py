@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluator.records import Limit, Margin
 from evaluator.records.arrays import BoolArray, FloatArray
-from evaluator.stats.estimators.estimate import Z_OF_POWER, Asked, Estimate, ask, decide_nothing, load, trend
+from evaluator.stats.estimators.estimate import Z_OF_POWER, Estimate, GroupAnswers, ask, decide_nothing, load, trend
 from evaluator.stats.estimators.strata import Strata, levels, run_levels
 from evaluator.stats.variance.history import InstanceHistory
 from evaluator.stats.variance.instances import InstanceFrame, InstanceVariance
@@ -58,9 +58,9 @@ class Estimand:
 
 def measure_level(strata: Strata, arm: int, numerator: FloatArray, design: Design) -> Estimand:
     """Standardised level of `numerator` (2, endpoints, slots) per request of one arm."""
-    found = levels(strata, arm, numerator[arm])
+    standardised = levels(strata, arm, numerator[arm])
     by_run = run_levels(strata, arm, numerator[arm]) if design.kind == "replicates" else None
-    return Estimand(found.level, found.influence, by_run)
+    return Estimand(standardised.level, standardised.influence, by_run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +82,16 @@ class Spread:
     def find_uncertainty(self, of: Estimand, arms: tuple[int, ...] = (0, 1)) -> tuple[FloatArray, Uncertainty]:
         """The value (groups,), which is a mean over replicates where there are any, and how uncertain it is."""
         time = time_variance(of.influence)
-        left = max(time.df - self.fitted, 1.0)
-        time = replace(time, variance=time.variance * (time.df / left), df=left)
+        df = max(time.df - self.fitted, 1.0)
+        time = replace(time, variance=time.variance * (time.df / df), df=df)
         value = of.value
         if of.by_run is not None:
-            value, found = replicate_uncertainty(of.by_run, time)
+            value, uncertainty = replicate_uncertainty(of.by_run, time)
         elif self.instances is None or self.prior is None:
-            found = time_only(time)
+            uncertainty = time_only(time)
         else:
-            found = combine(time, self.instances, self.prior, arms=arms, history=self.history)
-        return value, found if self.floor is None else found.also(self.floor[list(arms)].sum(axis=0))
+            uncertainty = combine(time, self.instances, self.prior, arms=arms, history=self.history)
+        return value, uncertainty if self.floor is None else uncertainty.also(self.floor[list(arms)].sum(axis=0))
 
     def find_scores(self, of: Estimand, sign: float = 1.0) -> FloatArray | None:
         """What replicates or instances add to the error, (units, groups); nothing known where there is one a side."""
@@ -126,16 +126,16 @@ def looks_well(
     allowed = 0.0 if margin is None else margin.value
     bound = baseline * (1 + sign * allowed) if margin is None or margin.relative else baseline + sign * allowed
     within = sign * (candidate - bound) <= 0
-    for side, own in limit.bounds:
-        within &= side * (candidate - own) <= 0
+    for direction, absolute in limit.bounds:
+        within &= direction * (candidate - absolute) <= 0
     return bool(within.all())
 
 
-def ask_limits(own: Estimand, spread: Spread, limit: Limit, *, log: bool = False) -> tuple[Asked, ...]:
+def ask_limits(candidate: Estimand, spread: Spread, limit: Limit, *, log: bool = False) -> tuple[GroupAnswers, ...]:
     """The candidate's own level against `max` and `min`; `log`: it is a logarithm."""
     if not limit.count:
         return ()
-    value, uncertainty = spread.find_uncertainty(own, arms=(1,))
+    value, uncertainty = spread.find_uncertainty(candidate, arms=(1,))
     scaled = [(sign, np.log(max(bound, LEAST_LIMIT)) if log else bound) for sign, bound in limit.bounds]
     return tuple(ask(sign * (value - bound), uncertainty) for sign, bound in scaled)
 
@@ -152,7 +152,7 @@ def contrast(
     relative: bool,
     doubt: FloatArray | None = None,
     tolerance: FloatArray | None = None,
-    against_limit: tuple[Asked, ...] = (),
+    against_limit: tuple[GroupAnswers, ...] = (),
     joint: bool = True,
 ) -> Estimate:
     """Compare the levels of baseline and candidate (groups,) by t on the scale of `difference`.
@@ -175,7 +175,7 @@ def contrast(
     theta, uncertainty = spread.find_uncertainty(difference)
     hidden = np.zeros(theta.size) if doubt is None else doubt
     deciding = uncertainty.binding(alpha)
-    half, found = deciding.reach + hidden, deciding.reach + Z_OF_POWER * deciding.se + hidden
+    half, detectable = deciding.reach + hidden, deciding.reach + Z_OF_POWER * deciding.se + hidden
     coarse = (hidden >= bound) & (hidden > 0) & (bound > 0)
     effect = np.stack([theta, theta - half, theta + half])
     harm = sign * difference.influence
@@ -189,7 +189,7 @@ def contrast(
         position=position,
         doubt=hidden,
         beyond=sign * theta - bound,
-        detectable=np.expm1(found) if relative else found,
+        detectable=np.expm1(detectable) if relative else detectable,
         se=deciding.se,
         against_limit=against_limit,
         against_tolerance=None if tolerance is None else ask(theta - np.log1p(tolerance), uncertainty, hidden),
@@ -202,8 +202,8 @@ def contrast(
 def conclude(
     levels_of: tuple[FloatArray, FloatArray],
     effect: FloatArray,
-    against_margin: Asked,
-    against_zero: Asked,
+    against_margin: GroupAnswers,
+    against_zero: GroupAnswers,
     deciding: Binding,
     *,
     harm: FloatArray,
@@ -212,8 +212,8 @@ def conclude(
     doubt: FloatArray | float = 0.0,
     detectable: FloatArray,
     se: FloatArray,
-    against_limit: tuple[Asked, ...] = (),
-    against_tolerance: Asked | None = None,
+    against_limit: tuple[GroupAnswers, ...] = (),
+    against_tolerance: GroupAnswers | None = None,
     tolerance: FloatArray | None = None,
     coarse: BoolArray | None = None,
     loadings: FloatArray | None = None,

@@ -113,14 +113,14 @@ MOST_KEPT = 8
 
 def _counts_before(bins: SortedBins, row: int, cells: int) -> FloatArray:
     """Requests of every cell in the rows before this one, from the nearest place that was counted up to before."""
-    known = min((0, *bins.passed), key=lambda place: abs(place - row))
-    counts = bins.passed[known] if known else np.zeros(cells)
-    if row == known:
+    nearest = min((0, *bins.passed), key=lambda counted_row: abs(counted_row - row))
+    counts = bins.passed[nearest] if nearest else np.zeros(cells)
+    if row == nearest:
         return counts
-    between = slice(min(row, known), max(row, known))
+    between = slice(min(row, nearest), max(row, nearest))
     step = np.bincount(bins.cell[between], weights=bins.n[between], minlength=cells)
     # Counts are whole numbers: taking rows off gives the same as not having counted them.
-    counts = counts + step if row > known else counts - step
+    counts = counts + step if row > nearest else counts - step
     while len(bins.passed) >= MOST_KEPT:
         del bins.passed[next(iter(bins.passed))]
     bins.passed[row] = counts

@@ -21,7 +21,7 @@ import numpy as np
 
 from evaluator.records import Limit, Margin
 from evaluator.records.arrays import FloatArray
-from evaluator.stats.estimators.estimate import Asked, Depth, Estimate
+from evaluator.stats.estimators.estimate import Depth, Estimate, GroupAnswers
 from evaluator.stats.estimators.failures import compare_failures
 from evaluator.stats.estimators.frames import frame_all_requests
 from evaluator.stats.estimators.strata import levels
@@ -54,9 +54,9 @@ class EdgePanel:
         panel = self.panel.before(bucket)
         if panel is None:
             return None
-        known = self.panel.rows.slot < panel.rows.slots
+        earlier_rows = self.panel.rows.slot < panel.rows.slots
         above = np.ascontiguousarray(self.above[..., : panel.slots])
-        return EdgePanel(panel, self.bounds, above, self.row_above[:, known])
+        return EdgePanel(panel, self.bounds, above, self.row_above[:, earlier_rows])
 
     def pair(self, baseline: int, candidate: int) -> Panel:
         """Observations above one bound as the baseline's failures, those above another as the candidate's."""
@@ -82,7 +82,7 @@ def stack_panels(bounds: FloatArray, panels: list[Panel]) -> EdgePanel:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class EdgeEstimate:
     """An estimate, or why there is none; and what its buckets cannot show."""
 
     estimate: Estimate | None
@@ -92,7 +92,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
+class _Context:
     """What all questions of one quantile share."""
 
     edges: EdgePanel
@@ -144,106 +144,108 @@ def compare_edges(
     sd_instance: float,
     limit: Limit,
     depth: Depth,
-) -> Found:
+) -> EdgeEstimate:
     """Compare a quantile where lower is better. `sd_instance`: relative spread assumed of a single instance."""
     shares = edges.shares()
     reached = np.flatnonzero(shares[0] >= probability)
     if not reached.size:
         largest = edges.bounds[-1] if edges.bounds.size else 0.0
-        return Found(None, problem=f"on baseline it lies above the largest bound of the histogram, {largest:g}")
+        return EdgeEstimate(None, problem=f"on baseline it lies above the largest bound of the histogram, {largest:g}")
     upper = int(reached[0])
     if edges.bounds[upper] <= 0 and (margin is None or margin.relative):
-        return Found(None, problem="on baseline it is 0 or negative, so there is no ratio: give it an absolute margin")
+        return EdgeEstimate(
+            None, problem="on baseline it is 0 or negative, so there is no ratio: give it an absolute margin"
+        )
     quantiles = tuple(_interpolate(edges.bounds, arm, probability) for arm in shares)
     spread = sd_instance * spread_of_share(edges.bounds, shares[0], upper)
-    bench = _Bench(
+    context = _Context(
         edges, design, probability, margin, alpha, shares, (quantiles[0], quantiles[1]), upper, spread, depth
     )
-    return _answer(bench, limit)
+    return _answer(context, limit)
 
 
-def spread_of_share(bounds: FloatArray, shares: FloatArray, place: int) -> float:
+def spread_of_share(bounds: FloatArray, shares: FloatArray, index: int) -> float:
     """By how much the share within a bound moves per relative change of scale, from the bucket below it."""
-    if place == 0 or bounds[place - 1] <= 0:
-        return float(shares[place])
-    return float((shares[place] - shares[place - 1]) / np.log(bounds[place] / bounds[place - 1]))
+    if index == 0 or bounds[index - 1] <= 0:
+        return float(shares[index])
+    return float((shares[index] - shares[index - 1]) / np.log(bounds[index] / bounds[index - 1]))
 
 
 def _interpolate(bounds: FloatArray, shares: FloatArray, probability: float) -> float:
     """As Prometheus interpolates: evenly within the bucket; the largest bound where it lies above that."""
-    place = int(np.searchsorted(shares, probability))
-    if place >= bounds.size:
+    index = int(np.searchsorted(shares, probability))
+    if index >= bounds.size:
         return float(bounds[-1])
-    low, below = (float(bounds[place - 1]), float(shares[place - 1])) if place else (0.0, 0.0)
-    if bounds[place] <= 0 and not place:
-        return float(bounds[place])
-    inside = (probability - below) / max(float(shares[place]) - below, 1e-300)
-    return low + (float(bounds[place]) - low) * min(max(inside, 0.0), 1.0)
+    low, below = (float(bounds[index - 1]), float(shares[index - 1])) if index else (0.0, 0.0)
+    if bounds[index] <= 0 and not index:
+        return float(bounds[index])
+    inside = (probability - below) / max(float(shares[index]) - below, 1e-300)
+    return low + (float(bounds[index]) - low) * min(max(inside, 0.0), 1.0)
 
 
-def _answer(bench: _Bench, limit: Limit) -> Found:
-    bounds, upper = bench.edges.bounds, bench.upper
+def _answer(context: _Context, limit: Limit) -> EdgeEstimate:
+    bounds, upper = context.edges.bounds, context.upper
     # The first bound that is the margin or more above the bound at the baseline's quantile shows it to be worse; the
     # last bound that is at most the margin above the one below that quantile shows it to be within.
-    wanted = bench.reach(float(bounds[upper]))
-    far = np.flatnonzero(bounds >= wanted - SAME * abs(wanted))
-    near = upper - 1
+    least_bound = context.reach(float(bounds[upper]))
+    worse_at = np.flatnonzero(bounds >= least_bound - SAME * abs(least_bound))
+    within_at = upper - 1
     if upper:
-        allowed = bench.reach(float(bounds[upper - 1]))
-        near = int(np.flatnonzero(bounds <= allowed + SAME * abs(allowed))[-1])
-    resolved = near > upper - 1
-    at_all = bench.ask(upper, upper)
-    worse = None if not far.size else at_all if far[0] == upper else bench.ask(upper, int(far[0]))
-    within = bench.ask(upper - 1, near) if resolved else None
+        allowed = context.reach(float(bounds[upper - 1]))
+        within_at = int(np.flatnonzero(bounds <= allowed + SAME * abs(allowed))[-1])
+    resolved = within_at > upper - 1
+    at_all = context.ask(upper, upper)
+    worse = None if not worse_at.size else at_all if worse_at[0] == upper else context.ask(upper, int(worse_at[0]))
+    within = context.ask(upper - 1, within_at) if resolved else None
     shown = within or worse or at_all
     # Nothing is shown where no bound can show it, or where the candidate's own quantile lies on its other side.
     p_worse = p_within = np.ones(1)
-    if worse and bench.shares[1][far[0]] < bench.probability:
+    if worse and context.shares[1][worse_at[0]] < context.probability:
         p_worse = worse.against_zero.p_worse
-    if within and bench.shares[1][near] >= bench.probability:
+    if within and context.shares[1][within_at] >= context.probability:
         p_within = within.against_zero.p_within
-    against = Asked(shown.against_zero.beyond, p_worse, p_within)
-    baseline, candidate = bench.quantiles
-    effect = candidate / baseline - 1 if bench.relative else candidate - baseline
-    lower, upper_end = _interval(bench, effect) if bench.depth == "full" else (np.nan, np.nan)
-    one = np.ones(1)
-    return Found(
+    against = GroupAnswers(shown.against_zero.beyond, p_worse, p_within)
+    baseline, candidate = context.quantiles
+    effect = candidate / baseline - 1 if context.relative else candidate - baseline
+    lower, upper_end = _interval(context, effect) if context.depth == "full" else (np.nan, np.nan)
+    ones = np.ones(1)
+    return EdgeEstimate(
         replace(
             shown,
-            baseline=baseline * one,
-            candidate=candidate * one,
-            effect=effect * one,
-            lower=lower * one,
-            upper=upper_end * one,
-            against_margin=against if bench.margin else at_all.against_zero,
+            baseline=baseline * ones,
+            candidate=candidate * ones,
+            effect=effect * ones,
+            lower=lower * ones,
+            upper=upper_end * ones,
+            against_margin=against if context.margin else at_all.against_zero,
             against_zero=at_all.against_zero,
-            detectable=_find_detectable(bench, at_all) * one,
-            se=np.nan * one,
-            against_limit=_limits(bench, limit),
+            detectable=_find_detectable(context, at_all) * ones,
+            se=np.nan * ones,
+            against_limit=_limits(context, limit),
             loadings=(worse or at_all).loadings,
         ),
-        unresolved=_explain(bench) if bench.margin and not resolved else "",
+        unresolved=_explain(context) if context.margin and not resolved else "",
     )
 
 
-def _interval(bench: _Bench, effect: float) -> tuple[float, float]:
+def _interval(context: _Context, effect: float) -> tuple[float, float]:
     """All changes that the bounds do not exclude: the ends are ratios (or differences) of bounds."""
-    bounds, upper, alpha = bench.edges.bounds, bench.upper, bench.alpha
-    above = _last(lambda e: float(bench.ask(upper, e).against_zero.p_worse[0]) < alpha, bounds.size - 1)
-    low = -1.0 if bench.relative else -float(bounds[upper])
-    lower = low if above is None else _change(bench, bounds[above], bounds[upper])
+    bounds, upper, alpha = context.edges.bounds, context.upper, context.alpha
+    above = _last(lambda e: float(context.ask(upper, e).against_zero.p_worse[0]) < alpha, bounds.size - 1)
+    low = -1.0 if context.relative else -float(bounds[upper])
+    lower = low if above is None else _change(context, bounds[above], bounds[upper])
     high = np.inf
     if upper > 0:
         under = upper - 1
         count = bounds.size - 1
-        inside = _last(lambda k: float(bench.ask(under, count - k).against_zero.p_within[0]) < alpha, count)
+        inside = _last(lambda k: float(context.ask(under, count - k).against_zero.p_within[0]) < alpha, count)
         if inside is not None:
-            high = _change(bench, bounds[count - inside], bounds[under])
+            high = _change(context, bounds[count - inside], bounds[under])
     return min(lower, effect), max(high, effect)
 
 
-def _change(bench: _Bench, to: float, since: float) -> float:
-    if not bench.relative:
+def _change(context: _Context, to: float, since: float) -> float:
+    if not context.relative:
         return float(to - since)
     return float(to / since - 1) if since > 0 else np.inf
 
@@ -259,48 +261,52 @@ def _last(holds: Callable[[int], bool], last: int) -> int | None:
     return first
 
 
-def _find_detectable(bench: _Bench, at_all: Estimate) -> float:
+def _find_detectable(context: _Context, at_all: Estimate) -> float:
     """Slowdown that would be found at the bound, by the baseline's own (interpolated) distribution."""
-    found = float(at_all.detectable[0])
-    left = float(bench.shares[0][bench.upper]) - found
-    if not np.isfinite(found) or left <= 0:
+    detectable_share = float(at_all.detectable[0])
+    share_before = float(context.shares[0][context.upper]) - detectable_share
+    if not np.isfinite(detectable_share) or share_before <= 0:
         return np.nan
-    bound = float(bench.edges.bounds[bench.upper])
-    before = _interpolate(bench.edges.bounds, bench.shares[0], left)
-    return _change(bench, bound, before) if before > 0 else np.nan
+    bound = float(context.edges.bounds[context.upper])
+    before = _interpolate(context.edges.bounds, context.shares[0], share_before)
+    return _change(context, bound, before) if before > 0 else np.nan
 
 
-def _limits(bench: _Bench, limit: Limit) -> tuple[Asked, ...]:
+def _limits(context: _Context, limit: Limit) -> tuple[GroupAnswers, ...]:
     """Absolute limits at the bounds next to them: "beyond" at the one outside, "within" at the one inside."""
-    bounds, answers = bench.edges.bounds, []
-    share = Limit(max=1 - bench.probability)
+    bounds, by_limit = context.edges.bounds, []
+    share = Limit(max=1 - context.probability)
     for sign, bound in limit.bounds:
         below, above = bounds[bounds <= bound * (1 + SAME)].size - 1, int(np.sum(bounds < bound * (1 - SAME)))
         inner, outer = (below, above) if sign > 0 else (above, below)
         p_values = []
         for at, beyond in ((outer, True), (inner, False)):
             # p-value of "the candidate's quantile is above this bound", or below it.
-            asked = bench.ask(at, at, share).against_limit[0] if 0 <= at < bounds.size else None
+            estimate = context.ask(at, at, share) if 0 <= at < bounds.size else None
             above_it = beyond == (sign > 0)
-            p_values.append(np.ones(1) if asked is None else asked.p_worse if above_it else asked.p_within)
-        answers.append(Asked(np.zeros(1), *p_values))
-    return tuple(answers)
+            if estimate is None:
+                p_values.append(np.ones(1))
+            else:
+                answers = estimate.against_limit[0]
+                p_values.append(answers.p_worse if above_it else answers.p_within)
+        by_limit.append(GroupAnswers(np.zeros(1), *p_values))
+    return tuple(by_limit)
 
 
-def _explain(bench: _Bench) -> str:
+def _explain(context: _Context) -> str:
     """Which bounds would show it."""
-    bounds, margin = bench.edges.bounds, bench.margin
-    high, quantile = float(bounds[bench.upper]), bench.quantiles[0]
-    low = float(bounds[bench.upper - 1]) if bench.upper else 0.0
+    bounds, margin = context.edges.bounds, context.margin
+    high, quantile = float(bounds[context.upper]), context.quantiles[0]
+    low = float(bounds[context.upper - 1]) if context.upper else 0.0
     allowed = margin.value if margin else 0.0
-    if bench.relative:
+    if context.relative:
         start = max(low, quantile / (1 + allowed))
         near = start * (1 + allowed)
     else:
         start = max(low, quantile - allowed)
         near = start + allowed
-    wanted = f"{start:.3g} and {near:.3g}" if start > low else f"{near:.3g}"
+    suggested_bounds = f"{start:.3g} and {near:.3g}" if start > low else f"{near:.3g}"
     return (
         f"it lies between the bounds {low:g} and {high:g} of the histogram, further apart than the margin: "
-        f"add bounds such as {wanted}, or ask for the share of observations below {high:g} (histogram_share)"
+        f"add bounds such as {suggested_bounds}, or ask for the share of observations below {high:g} (histogram_share)"
     )

@@ -35,7 +35,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class GroupAnswers:
     """Answers to "is the candidate beyond the bound?", each of shape (groups,)."""
 
     beyond: FloatArray
@@ -86,8 +86,8 @@ class Estimate:
     effect: FloatArray
     lower: FloatArray
     upper: FloatArray
-    against_margin: Asked
-    against_zero: Asked
+    against_margin: GroupAnswers
+    against_zero: GroupAnswers
     trend: Trend
     detectable: FloatArray
     """Harm found with 80 % power, on the scale of the effect; NaN where it cannot be said."""
@@ -99,8 +99,8 @@ class Estimate:
     """Standard error: of the log ratio where the effect is relative, else in the unit of the effect."""
     df: FloatArray
     """Its degrees of freedom."""
-    against_limit: tuple[Asked, ...] = ()
-    against_tolerance: Asked | None = None
+    against_limit: tuple[GroupAnswers, ...] = ()
+    against_tolerance: GroupAnswers | None = None
     tolerance: FloatArray | None = None
     """Harm that is tolerated in a GO, on the scale of the effect, where it was asked for (see `Tolerance`)."""
     coarse: BoolArray | None = None
@@ -115,7 +115,7 @@ class Estimate:
             if part is None or isinstance(part, np.ndarray):
                 return part if part is None else part[group : group + 1]
             if isinstance(part, tuple):
-                return tuple(pick(one) for one in part)
+                return tuple(pick(element) for element in part)
             return type(part)(*(pick(getattr(part, name)) for name in part.__dataclass_fields__))
 
         return Estimate(*(pick(getattr(self, name)) for name in self.__dataclass_fields__))
@@ -127,37 +127,39 @@ def not_worse(baseline: FloatArray, candidate: FloatArray, limits: int) -> Estim
     How sure that is was not asked; the p-values are upper bounds.
     """
     nothing = np.full(baseline.shape, np.nan)
-    asked = Asked(nothing, np.ones(baseline.shape), np.ones(baseline.shape))
+    answers = GroupAnswers(nothing, np.ones(baseline.shape), np.ones(baseline.shape))
     return Estimate(
         baseline=baseline,
         candidate=candidate,
         effect=nothing,
         lower=nothing,
         upper=nothing,
-        against_margin=asked,
-        against_zero=asked,
+        against_margin=answers,
+        against_zero=answers,
         trend=Trend(nothing, nothing, nothing),
         detectable=nothing,
         needed=nothing,
         lasting=np.zeros(baseline.shape),
         se=nothing,
         df=nothing,
-        against_limit=(asked,) * limits,
-        against_tolerance=asked,
+        against_limit=(answers,) * limits,
+        against_tolerance=answers,
         tolerance=nothing,
     )
 
 
-def ask(beyond: FloatArray, uncertainty: Uncertainty, doubt: FloatArray | None = None) -> Asked:
+def ask(beyond: FloatArray, uncertainty: Uncertainty, doubt: FloatArray | None = None) -> GroupAnswers:
     """p-values of `beyond` against 0. `doubt` (groups,): it may be wrong by that much in either direction."""
     if doubt is None or not doubt.any():
-        return Asked(beyond, *uncertainty.p_values(beyond))
-    return Asked(beyond, uncertainty.p_values(beyond - doubt)[0], uncertainty.p_values(beyond + doubt)[1])
+        return GroupAnswers(beyond, *uncertainty.p_values(beyond))
+    return GroupAnswers(beyond, uncertainty.p_values(beyond - doubt)[0], uncertainty.p_values(beyond + doubt)[1])
 
 
-def decide_nothing(asked: Asked, where: BoolArray) -> Asked:
-    """The same answers, but for the groups `where` nothing is shown."""
-    return Asked(asked.beyond, np.where(where, 1.0, asked.p_worse), np.where(where, 1.0, asked.p_within))
+def decide_nothing(answers: GroupAnswers, undecided: BoolArray) -> GroupAnswers:
+    """The same answers, but in the groups `undecided` nothing is shown."""
+    return GroupAnswers(
+        answers.beyond, np.where(undecided, 1.0, answers.p_worse), np.where(undecided, 1.0, answers.p_within)
+    )
 
 
 def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray) -> FloatArray:
@@ -170,9 +172,9 @@ def load(influence: FloatArray, scores: FloatArray | None, variance: FloatArray)
     time = time_scores(influence) / np.sqrt(safe)
     if scores is None:
         return time
-    left = np.clip(1 - (time**2).sum(axis=1, keepdims=True), 0.0, 1.0)
+    not_from_time = np.clip(1 - (time**2).sum(axis=1, keepdims=True), 0.0, 1.0)
     unit = scores.T / np.sqrt(np.maximum((scores**2).sum(axis=0), 1e-300))[:, None]
-    return np.concatenate([time, unit * np.sqrt(left)], axis=1)
+    return np.concatenate([time, unit * np.sqrt(not_from_time)], axis=1)
 
 
 def trend(influence: FloatArray, position: FloatArray, beyond: FloatArray) -> Trend:

@@ -9,7 +9,7 @@ import numpy as np
 from evaluator.records import Limit, Margin
 from evaluator.records.arrays import FloatArray
 from evaluator.stats.estimators.contrast import Estimand, Spread, conclude, looks_well, measure_level
-from evaluator.stats.estimators.estimate import Z_OF_POWER, Asked, Depth, Estimate, Tolerance, load, not_worse
+from evaluator.stats.estimators.estimate import Z_OF_POWER, Depth, Estimate, GroupAnswers, Tolerance, load, not_worse
 from evaluator.stats.estimators.frames import frame_all_requests, frame_requests
 from evaluator.stats.estimators.strata import Strata
 from evaluator.stats.inference.score import (
@@ -125,7 +125,7 @@ def _design_effect(uncertainty: Uncertainty, binomial: FloatArray) -> tuple[Floa
     return deff, np.where(deff > 1, uncertainty.df, np.inf)
 
 
-def _ask_tolerance(counts: _Counts, difference: FloatArray, tolerance: Tolerance) -> Asked:
+def _ask_tolerance(counts: _Counts, difference: FloatArray, tolerance: Tolerance) -> GroupAnswers:
     """Worse than the wider of two bounds is worse than both: the less sure of two answers.
 
     A ratio is asked as one: its bound as a difference would be as unsure as the baseline's rate.
@@ -136,19 +136,19 @@ def _ask_tolerance(counts: _Counts, difference: FloatArray, tolerance: Tolerance
         return answers
     as_ratio = _ask(counts, difference, tolerance.relative, relative=True)
     worse = np.maximum(answers.p_worse, as_ratio.p_worse)
-    return Asked(answers.beyond, worse, np.minimum(answers.p_within, as_ratio.p_within))
+    return GroupAnswers(answers.beyond, worse, np.minimum(answers.p_within, as_ratio.p_within))
 
 
-def _ask(counts: _Counts, beyond: FloatArray, bound: FloatArray | float, *, relative: bool) -> Asked:
+def _ask(counts: _Counts, beyond: FloatArray, bound: FloatArray | float, *, relative: bool) -> GroupAnswers:
     test, at = (ratio_z, 1 + bound) if relative else (difference_z, bound)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = test(counts.x_c, counts.n_c, counts.x_b, counts.n_b, at)
-    return _asked(beyond, z, counts.df)
+    return _test_all_bounds(beyond, z, counts.df)
 
 
-def _asked(beyond: FloatArray, z: FloatArray, df: FloatArray) -> Asked:
+def _test_all_bounds(beyond: FloatArray, z: FloatArray, df: FloatArray) -> GroupAnswers:
     """What a claim is worth that must hold against every bound (first axis)."""
-    return Asked(beyond, t_below(-z, df).max(axis=0), t_below(z, df).max(axis=0))
+    return GroupAnswers(beyond, t_below(-z, df).max(axis=0), t_below(z, df).max(axis=0))
 
 
 def _interval(
@@ -177,7 +177,7 @@ def _limits(
     candidate: Estimand,
     assumed: tuple[float, float],
     limit: Limit,
-) -> tuple[Asked, ...]:
+) -> tuple[GroupAnswers, ...]:
     """The candidate's own rate against `max` and `min`."""
     if not limit.count:
         return ()
@@ -185,6 +185,6 @@ def _limits(
     spread = _find_spread(panel, design, frame, np.zeros(rate.size), rate, assumed)
     deff, df = _design_effect(spread.find_uncertainty(candidate, arms=(1,))[1], share_variance(rate, n))
     return tuple(
-        _asked(sign * (rate - bound), sign * one_sample_z(rate * n / deff, n / deff, bound), df)
+        _test_all_bounds(sign * (rate - bound), sign * one_sample_z(rate * n / deff, n / deff, bound), df)
         for sign, bound in limit.bounds
     )

@@ -26,7 +26,16 @@ from evaluator.stats.estimators.distribution import (
     find_limits_ms,
     standardised_distributions,
 )
-from evaluator.stats.estimators.estimate import Z_OF_POWER, Asked, Depth, Estimate, ask, decide_nothing, load, not_worse
+from evaluator.stats.estimators.estimate import (
+    Z_OF_POWER,
+    Depth,
+    Estimate,
+    GroupAnswers,
+    ask,
+    decide_nothing,
+    load,
+    not_worse,
+)
 from evaluator.stats.estimators.frames import frame_all_requests
 from evaluator.stats.estimators.resolution import find_quantile_doubt_ms, step_of_arms_ms
 from evaluator.stats.estimators.strata import Strata, levels
@@ -93,12 +102,12 @@ def compare_quantiles(
     allows, the estimate is `coarse`: margin and zero decide nothing, limits do.
     """
     work = _Work(panel, design, sd_instance, alpha)
-    asked = [_Quantile(work, question) for question in questions]
-    settled = [one.settle(depth) for one in asked]
-    unsettled = [one for one, known in zip(asked, settled, strict=True) if known is None]
+    quantiles = [_Quantile(work, question) for question in questions]
+    settled = [quantile.settle(depth) for quantile in quantiles]
+    unsettled = [quantile for quantile, without_test in zip(quantiles, settled, strict=True) if without_test is None]
     parts = (unsettled[first : first + MOST_TOGETHER] for first in range(0, len(unsettled), MOST_TOGETHER))
-    found = (answer for part in parts for answer in _Tests(work, part).estimate(full=depth == "full"))
-    return tuple(known or next(found) for known in settled)
+    tested = (answer for part in parts for answer in _Tests(work, part).estimate(full=depth == "full"))
+    return tuple(without_test or next(tested) for without_test in settled)
 
 
 class _Work:
@@ -125,8 +134,8 @@ class _Work:
         owner = np.concatenate([row, row + runs])
         curves = distributions_by_row(self.panel.bins, weights, self.limits_ms, owner, 2 * runs)
         curves /= np.tile(safe, 2)[:, None]
-        found = [Distribution(self.limits_ms, curve) for curve in curves]
-        return found[:runs], found[runs:]
+        by_run = [Distribution(self.limits_ms, curve) for curve in curves]
+        return by_run[:runs], by_run[runs:]
 
     def spread(self, below: FloatArray, difference: FloatArray, slope: FloatArray) -> Spread:
         """What D varies by between instances at some thresholds, (2, thresholds).
@@ -149,15 +158,16 @@ class _Quantile:
         if work.by_run:
             self._pool_runs(*work.by_run)
         self.edge = question.edge(self.q_b)
-        room, step = abs(self.edge - self.q_b), float(work.steps_ms.max())
-        self.coarse = 0 < room * (1 + SLACK) < step
+        allowance, step = abs(self.edge - self.q_b), float(work.steps_ms.max())
+        self.coarse = 0 < allowance * (1 + SLACK) < step
         self.doubt = step
         """By how much (ms) what sits on single steps, or in single bins, may have moved the difference."""
         if not self.coarse:
             of_baseline, of_candidate = work.steps_ms.tolist()
-            own = find_quantile_doubt_ms(work.baseline, self.q_b, of_baseline)
-            other = find_quantile_doubt_ms(work.candidate, self.q_c, of_candidate)
-            doubt = own + other + (max(of_baseline, of_candidate) / 2 if of_baseline != of_candidate else 0.0)
+            baseline_doubt = find_quantile_doubt_ms(work.baseline, self.q_b, of_baseline)
+            candidate_doubt = find_quantile_doubt_ms(work.candidate, self.q_c, of_candidate)
+            unequal_steps = max(of_baseline, of_candidate) / 2 if of_baseline != of_candidate else 0.0
+            doubt = baseline_doubt + candidate_doubt + unequal_steps
             self.doubt = doubt if doubt > NEGLIGIBLE * self.q_b else 0.0
 
     def _pool_runs(self, baseline: list[Distribution], candidate: list[Distribution]) -> None:
@@ -166,9 +176,9 @@ class _Quantile:
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log([curve.quantile(self.p) for curve in candidate]) - np.log(self.run_q_b)
         # A replicate in which baseline's own quantile is a failure says nothing of this one.
-        known = np.isfinite(self.run_q_b) & (self.run_q_b > 0)
-        self.q_b = float(np.exp(np.log(self.run_q_b[known]).mean())) if known.any() else float(self.run_q_b.max())
-        self.q_c = self.q_b * float(np.exp(logs[known].mean())) if known.any() else float("nan")
+        usable = np.isfinite(self.run_q_b) & (self.run_q_b > 0)
+        self.q_b = float(np.exp(np.log(self.run_q_b[usable]).mean())) if usable.any() else float(self.run_q_b.max())
+        self.q_c = self.q_b * float(np.exp(logs[usable].mean())) if usable.any() else float("nan")
 
     def settle(self, depth: Depth) -> QuantileEstimate | None:
         """Why there is no estimate, or that there is nothing to suspect; `None` where it takes a test."""
@@ -217,8 +227,8 @@ class _Quantile:
 
     def nodes(self, *, full: bool) -> FloatArray:
         """Thresholds to test: that of the margin first."""
-        asked = [self.edge] if not self.doubt else [self.edge, *self.around(self.edge), *self.around(self.q_b)]
-        return np.array([*asked, self.q_c] if full and np.isfinite(self.q_c) else asked)
+        thresholds = [self.edge] if not self.doubt else [self.edge, *self.around(self.edge), *self.around(self.q_b)]
+        return np.array([*thresholds, self.q_c] if full and np.isfinite(self.q_c) else thresholds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,23 +250,23 @@ class _Nodes:
 
     def around(self, times_ms: FloatArray) -> Uncertainty:
         """Uncertainty at one more threshold of each quantile: interpolated, beyond the nodes that of the nearest."""
-        found, logs, at = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
-        rows = np.vstack([found.variance, found.df, found.lasting[None, :]])
+        at_nodes, logs, at = self.uncertainty, np.log(self.times_ms), np.log(times_ms)
+        rows = np.vstack([at_nodes.variance, at_nodes.df, at_nodes.lasting[None, :]])
         out = np.empty((rows.shape[0], times_ms.size))
-        for k, here in enumerate(self.of == np.arange(times_ms.size)[:, None]):
-            nodes = np.flatnonzero(here)
+        for k, of_quantile in enumerate(self.of == np.arange(times_ms.size)[:, None]):
+            nodes = np.flatnonzero(of_quantile)
             nodes = nodes[np.argsort(logs[nodes], kind="stable")]
             out[:, k] = [np.interp(at[k], logs[nodes], row) for row in rows[:, nodes]]
-        bounds = found.variance.shape[0]
+        bounds = at_nodes.variance.shape[0]
         return Uncertainty(out[:bounds], out[bounds:-1], out[-1])
 
 
 class _Tests:
     """The test of several quantiles at as many thresholds as it takes, all of them in one go."""
 
-    def __init__(self, work: _Work, asked: Sequence[_Quantile]) -> None:
-        self.work, self.asked = work, asked
-        self.q_b = np.array([one.q_b for one in asked])
+    def __init__(self, work: _Work, quantiles: Sequence[_Quantile]) -> None:
+        self.work, self.quantiles = work, quantiles
+        self.q_b = np.array([quantile.q_b for quantile in quantiles])
         step = np.exp(PRIOR_STEP)
         faster, slower = (work.baseline.at(quantile) for quantile in (self.q_b / step, self.q_b * step))
         self.slope = (slower - faster) / (2 * PRIOR_STEP)
@@ -267,57 +277,62 @@ class _Tests:
 
     def estimate(self, *, full: bool) -> list[QuantileEstimate]:
         """Estimates of all of them, with intervals if `full`."""
-        nodes = self._test([one.nodes(full=full) for one in self.asked])
-        ends = np.full((2, len(self.asked)), np.nan)
+        nodes = self._test([quantile.nodes(full=full) for quantile in self.quantiles])
+        ends = np.full((2, len(self.quantiles)), np.nan)
         if full:
             # Times (ms) between which each of the candidate's quantiles lies: the thresholds not rejected at ±alpha.
             ends = self._solve(nodes)
-            found = [pair[np.isfinite(pair) & (pair > 0)] for pair in ends.T]
-            if any(pair.size for pair in found):
-                ends = self._solve(nodes, self._test(found))
+            time_pairs = [pair[np.isfinite(pair) & (pair > 0)] for pair in ends.T]
+            if any(pair.size for pair in time_pairs):
+                ends = self._solve(nodes, self._test(time_pairs))
         together = self._put_together(nodes, ends)
         return [
             QuantileEstimate(replace(together.of_group(k), against_limit=self._limits(k)))
-            for k in range(len(self.asked))
+            for k in range(len(self.quantiles))
         ]
 
     def _test(self, times: Sequence[FloatArray]) -> _Nodes:
         """The test at these thresholds of each quantile."""
         work, strata = self.work, self.work.strata
-        of, at = np.repeat(np.arange(len(times)), [one.size for one in times]), np.concatenate(times)
-        own, other = levels(strata, 1, count_done(work.panel, at)[:, 1]), self.levels
-        level = other.level[of]
-        missing = Estimand(level[:, 0] - own.level[:, 0], -(own.influence[:, 0] - other.influence[of, 0]))
+        of, at = np.repeat(np.arange(len(times)), [thresholds.size for thresholds in times]), np.concatenate(times)
+        candidate_levels, baseline_levels = levels(strata, 1, count_done(work.panel, at)[:, 1]), self.levels
+        level = baseline_levels.level[of]
+        missing = Estimand(
+            level[:, 0] - candidate_levels.level[:, 0],
+            -(candidate_levels.influence[:, 0] - baseline_levels.influence[of, 0]),
+        )
         n_b, n_c = strata.effective[:, 0]
-        binomial = share_variance(own.level[:, 0], n_c) + share_variance(level[:, 0], n_b)
+        binomial = share_variance(candidate_levels.level[:, 0], n_c) + share_variance(level[:, 0], n_b)
         if self.rows_below is None:
-            by_run = np.concatenate([one.run_distances(t) for one, t in zip(self.asked, times, strict=True)], axis=1).T
+            distances = [quantile.run_distances(t) for quantile, t in zip(self.quantiles, times, strict=True)]
+            by_run = np.concatenate(distances, axis=1).T
             missing, spread = replace(missing, by_run=by_run), Spread()
         else:
             below, of_baseline = count_done_by_row(work.panel, at), int(np.searchsorted(work.panel.rows.arm, 1))
             below[:, :of_baseline] = self.rows_below[of, :of_baseline]
-            spread = work.spread(below, own.level - level, self.slope[of])
+            spread = work.spread(below, candidate_levels.level - level, self.slope[of])
         _, uncertainty = spread.find_uncertainty(missing)
         # D falls where an instance is slower, so its sign is that of the influence.
         scores = spread.find_scores(missing, sign=1.0 if work.by_run else -1.0)
-        kept = np.zeros((at.size, 0)) if scores is None else scores.T
-        return _Nodes(of, at, uncertainty.also(binomial), missing.influence, kept)
+        node_scores = np.zeros((at.size, 0)) if scores is None else scores.T
+        return _Nodes(of, at, uncertainty.also(binomial), missing.influence, node_scores)
 
     def _put_together(self, nodes: _Nodes, ends: FloatArray) -> Estimate:
         """Everything on the scale of the effect, one group a quantile; `ends` (2, quantiles) are times."""
-        asked, alpha, q_b = self.asked, self.work.alpha, self.q_b
-        sign = np.array([one.question.sign for one in asked])
-        relative = np.array([one.question.relative for one in asked])
-        q_c = np.array([one.q_c for one in asked])
-        doubt = np.array([one.doubt for one in asked])
+        quantiles, alpha, q_b = self.quantiles, self.work.alpha, self.q_b
+        sign = np.array([quantile.question.sign for quantile in quantiles])
+        relative = np.array([quantile.question.relative for quantile in quantiles])
+        q_c = np.array([quantile.q_c for quantile in quantiles])
+        doubt = np.array([quantile.doubt for quantile in quantiles])
         times = np.stack([np.maximum(ends[0] - doubt, 0.0), q_c, ends[1] + doubt])
         effect = np.where(relative, times / q_b - 1, times - q_b)
-        found, first = nodes.uncertainty, nodes.first
-        at_margin = Uncertainty(found.variance[:, first], found.df[:, first], found.lasting[first])
-        beyond = self._distances([one.edge for one in asked])
-        coarse = np.array([one.coarse for one in asked])
+        at_nodes, first = nodes.uncertainty, nodes.first
+        at_margin = Uncertainty(at_nodes.variance[:, first], at_nodes.df[:, first], at_nodes.lasting[first])
+        edges = [quantile.edge for quantile in quantiles]
+        beyond = self._distances(edges)
+        coarse = np.array([quantile.coarse for quantile in quantiles])
         if doubt.any():
-            against_margin, against_zero = (self._ask_around(nodes, at) for at in ([one.edge for one in asked], q_b))
+            against_margin, against_zero = (self._ask_around(nodes, at) for at in (edges, q_b))
         else:
             against_margin, against_zero = ask(beyond, at_margin), ask(self._distances(q_b), nodes.around(q_b))
         influence = sign[:, None] * nodes.influence[first]
@@ -326,7 +341,7 @@ class _Tests:
         reach = deciding.critical
         with np.errstate(divide="ignore", invalid="ignore"):
             harm = np.where(sign > 0, effect[2] - effect[1], effect[1] - effect[0])
-            seen = harm * (reach + Z_OF_POWER) / reach
+            detectable = harm * (reach + Z_OF_POWER) / reach
             # The quantile's own scale has no density: its standard error is what the interval shows of it.
             width = np.where(relative, np.abs(np.log1p(sign * harm / (1 + effect[1]))), harm)
         estimate = conclude(
@@ -338,7 +353,7 @@ class _Tests:
             harm=influence,
             position=self.work.panel.position,
             beyond=beyond,
-            detectable=seen,
+            detectable=detectable,
             se=width / reach,
             coarse=coarse,
             loadings=load(influence, scores, deciding.variance),
@@ -349,28 +364,28 @@ class _Tests:
         """Distance beyond one threshold of each quantile; positive is worse."""
         return np.array(
             [
-                one.question.sign * float(one.distance(np.array([time]))[0])
-                for one, time in zip(self.asked, times_ms, strict=True)
+                quantile.question.sign * float(quantile.distance(np.array([time]))[0])
+                for quantile, time in zip(self.quantiles, times_ms, strict=True)
             ]
         )
 
-    def _ask_around(self, nodes: _Nodes, times_ms: Sequence[float] | FloatArray) -> Asked:
+    def _ask_around(self, nodes: _Nodes, times_ms: Sequence[float] | FloatArray) -> GroupAnswers:
         """Is each quantile beyond its threshold? With allowance for what rounding may hide, in either direction."""
-        shifted = [one.around(float(time)) for one, time in zip(self.asked, times_ms, strict=True)]
+        shifted = [quantile.around(float(time)) for quantile, time in zip(self.quantiles, times_ms, strict=True)]
         (worse, within) = (ask(self._distances(at), nodes.around(np.array(at))) for at in zip(*shifted, strict=True))
-        return Asked(self._distances(times_ms), worse.p_worse, within.p_within)
+        return GroupAnswers(self._distances(times_ms), worse.p_worse, within.p_within)
 
     def _solve(self, *nodes: _Nodes) -> FloatArray:
-        of, times = (np.concatenate([getattr(one, name) for one in nodes]) for name in ("of", "times_ms"))
-        reach = np.concatenate([one.uncertainty.reach(self.work.alpha) for one in nodes])
-        solved = [one.solve(times[of == k], reach[of == k]) for k, one in enumerate(self.asked)]
+        of, times = (np.concatenate([getattr(part, name) for part in nodes]) for name in ("of", "times_ms"))
+        reach = np.concatenate([part.uncertainty.reach(self.work.alpha) for part in nodes])
+        solved = [quantile.solve(times[of == k], reach[of == k]) for k, quantile in enumerate(self.quantiles)]
         return np.array(solved).T
 
-    def _limits(self, k: int) -> tuple[Asked, ...]:
+    def _limits(self, k: int) -> tuple[GroupAnswers, ...]:
         """The candidate's own quantile against `max` and `min` (ms)."""
-        work, p = self.work, self.asked[k].p
+        work, p = self.work, self.quantiles[k].p
         answers = []
-        for sign, bound in self.asked[k].question.limit.bounds:
+        for sign, bound in self.quantiles[k].question.limit.bounds:
             at = np.array([bound])
             own = levels(work.strata, 1, count_done(work.panel, at)[:, 1])
             missing, spread = Estimand(p - own.level[:, 0], own.influence[:, 0]), Spread()

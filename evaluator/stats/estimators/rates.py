@@ -35,8 +35,8 @@ def compare_rates(
     # Influence of each slot on the logarithm of each arm's rate, (2, slots); mean 0.
     influence = np.where(active, (events / (totals / ran) - 1) * panel.slots / ran, 0.0)
     own = [Estimand(np.log(rates[arm]), influence[[arm]]) for arm in (0, 1)]
-    shares = [replace(one, value=np.log(rates[arm] / exposure[arm])) for arm, one in enumerate(own)]
-    found = contrast(
+    shares = [replace(estimand, value=np.log(rates[arm] / exposure[arm])) for arm, estimand in enumerate(own)]
+    estimate = contrast(
         (rates[0], rates[1]),
         shares[1] - shares[0],
         Spread(),
@@ -49,19 +49,19 @@ def compare_rates(
         joint=False,
     )
     if margin is None or margin.relative:
-        return found
-    in_unit = {name: getattr(found, name) * rates[0] for name in ("effect", "lower", "upper", "se")}
-    return replace(found, **in_unit)
+        return estimate
+    in_unit = {name: getattr(estimate, name) * rates[0] for name in ("effect", "lower", "upper", "se")}
+    return replace(estimate, **in_unit)
 
 
 def active_slots(panel: Panel) -> BoolArray:
     """When each arm ran, (2, slots): all the time, or in runs where the arms did not overlap, its own part of it."""
     active = np.ones((2, panel.slots), dtype=bool)
     for run in (code for code, paired in panel.paired.items() if not paired):
-        here = np.flatnonzero(panel.run == run)
+        slots_of_run = np.flatnonzero(panel.run == run)
         for arm in (0, 1):
-            seen = np.flatnonzero(panel.n[arm][:, here].sum(axis=0))
-            active[arm, here] = False
-            if seen.size:
-                active[arm, here[seen[0] : seen[-1] + 1]] = True
+            busy = np.flatnonzero(panel.n[arm][:, slots_of_run].sum(axis=0))
+            active[arm, slots_of_run] = False
+            if busy.size:
+                active[arm, slots_of_run[busy[0] : busy[-1] + 1]] = True
     return active

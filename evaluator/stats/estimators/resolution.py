@@ -73,22 +73,22 @@ def _lone_ms(panel: Panel, coarse: BoolArray) -> FloatArray:
     bin_of = np.repeat(np.arange(bins.sizes.size), bins.sizes)
     out = np.zeros(panel.steps_us.size)
     for step_us in np.unique(panel.steps_us[:, coarse]):
-        mine = ((panel.steps_us == step_us) & coarse).ravel()
-        rows = np.flatnonzero(mine[owner] & (slot < panel.slots))
+        of_step = ((panel.steps_us == step_us) & coarse).ravel()
+        rows = np.flatnonzero(of_step[owner] & (slot < panel.slots))
         # Bins without a multiple of the step have no width; the others are neighbours of each other.
         rank = np.cumsum(np.diff(bin_limits_ms(bins.last, step_us / 1000)) > 0)
         ranks = int(rank[-1]) + 2
-        key, place = np.unique(owner[rows] * ranks + rank[bin_of[rows]], return_inverse=True)
-        count: FloatArray = np.bincount(place, weights=bins.n[rows], minlength=key.size).astype(float)
-        whose = key // ranks
-        share = count / np.maximum(np.bincount(whose, weights=count, minlength=out.size), 1)[whose]
+        key, group = np.unique(owner[rows] * ranks + rank[bin_of[rows]], return_inverse=True)
+        count: FloatArray = np.bincount(group, weights=bins.n[rows], minlength=key.size).astype(float)
+        cell = key // ranks
+        share = count / np.maximum(np.bincount(cell, weights=count, minlength=out.size), 1)[cell]
         adjoining = count.copy()
         follows = np.flatnonzero(np.diff(key) == 1)
         adjoining[follows] += count[follows + 1]
         adjoining[follows + 1] += count[follows]
         among = count / np.maximum(adjoining, 1)
         hidden = np.where(share >= LONE_SHARE, share * _hidden(among), 0.0)
-        out += np.bincount(whose, weights=hidden, minlength=out.size) * step_us / 1000
+        out += np.bincount(cell, weights=hidden, minlength=out.size) * step_us / 1000
     return out.reshape(shape)
 
 
@@ -109,7 +109,7 @@ def find_quantile_doubt_ms(curve: Distribution, quantile_ms: float, step_ms: flo
     low, width = float(limits[behind - 1]), float(limits[behind] - limits[behind - 1])
     if step_ms > width:
         low, width = float((np.floor(quantile_ms / step_ms + 0.5) - 0.5) * step_ms), step_ms
-    before, here, after = np.diff(curve.at(low + width * np.arange(-1.0, 3.0))).tolist()
-    if here < LONE_SHARE * float(curve.cumulative[-1]):
+    before, within, after = np.diff(curve.at(low + width * np.arange(-1.0, 3.0))).tolist()
+    if within < LONE_SHARE * float(curve.cumulative[-1]):
         return 0.0
-    return width * float(_hidden(np.array(here / (before + here + after))))
+    return width * float(_hidden(np.array(within / (before + within + after))))

@@ -119,23 +119,23 @@ def difference_interval(
     >>> round(float(low), 4), round(float(high), 4)  # Miettinen-Nurminen, as published
     (0.0528, 0.3382)
     """
-    side = _both_ends(x_c, n_c, x_b, n_b, critical)
-    target = side * critical
+    end_sign = _both_ends(x_c, n_c, x_b, n_b, critical)
+    target = end_sign * critical
     test = _DifferenceTest(x_c, n_c, x_b, n_b)
-    estimate = test.estimate + np.zeros(side.shape)
+    estimate = test.estimate + np.zeros(end_sign.shape)
     # Begin near the answer where that brackets it, at the end of the range where it does not.
     parts = [(np.asarray(x, float) + 1) / (np.asarray(n, float) + 2) for x, n in ((x_c, n_c), (x_b, n_b))]
     variance = parts[0] * (1 - parts[0]) / n_c + parts[1] * (1 - parts[1]) / n_b
     wide = np.asarray(critical, float)
     reach = 1.5 * wide * np.sqrt(variance) + wide**2 * (1 / np.asarray(n_c) + 1 / np.asarray(n_b))
-    outer = np.clip(estimate - side * reach, -1.0, 1.0)
+    outer = np.clip(estimate - end_sign * reach, -1.0, 1.0)
     at_outer = test.z(outer) - target
-    if not (side * at_outer > 0).all():
-        outer = np.where(side * at_outer > 0, outer, -side)
+    if not (end_sign * at_outer > 0).all():
+        outer = np.where(end_sign * at_outer > 0, outer, -end_sign)
         at_outer = test.z(outer) - target
     # At the estimate the statistic is 0. It is the upper end of what is searched for the lower limit, and vice versa.
     ends, at_ends = (outer, estimate), (at_outer, -target)
-    (low, high), (at_low, at_high) = (np.where(side > 0, pair, pair[::-1]) for pair in (ends, at_ends))
+    (low, high), (at_low, at_high) = (np.where(end_sign > 0, pair, pair[::-1]) for pair in (ends, at_ends))
     lower, upper = _invert(test.z, low, at_low, high, at_high, target)
     return lower, upper
 
@@ -180,18 +180,18 @@ def _invert(
     above = at_high > 0
     end, at_end = np.where(above, high, low), np.where(above, at_high, at_low)
     last, at_last = np.where(above, low, high), np.where(above, at_low, at_high)
-    wanted = np.ones(last.shape, dtype=bool)
+    searching = np.ones(last.shape, dtype=bool)
     with np.errstate(divide="ignore", invalid="ignore"):
         for _ in range(STEPS):
             cut = (end * at_last - last * at_end) / (at_last - at_end)
             inside = (cut - end) * (cut - last) < 0
-            new = np.where(wanted, np.where(inside, cut, (end + last) / 2), last)
+            new = np.where(searching, np.where(inside, cut, (end + last) / 2), last)
             value = z(new) - target
             lowered = np.where(inside, at_end * (at_last / (at_last + value)), at_end)
             crossed = (value > 0) != (at_last > 0)
             end, at_end = np.where(crossed, last, end), np.where(crossed, at_last, lowered)
             last, at_last = new, value
-            wanted = ~((np.abs(end - last) < PRECISION) | (np.abs(value) < PRECISION))
-            if not wanted.any():
+            searching = ~((np.abs(end - last) < PRECISION) | (np.abs(value) < PRECISION))
+            if not searching.any():
                 break
     return last

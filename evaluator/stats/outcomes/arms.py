@@ -32,10 +32,10 @@ def compare_assignment(counts: Sequence[int], shares: Sequence[float]) -> float:
     """
     from scipy.special import chdtrc
 
-    observed, wanted = np.asarray(counts, float), np.asarray(shares, float)
+    observed, weights = np.asarray(counts, float), np.asarray(shares, float)
     if observed.sum() <= 0:
         return 0.0
-    expected = observed.sum() * wanted / wanted.sum()
+    expected = observed.sum() * weights / weights.sum()
     return float(chdtrc(observed.size - 1, ((observed - expected) ** 2 / expected).sum()))
 
 

@@ -32,16 +32,16 @@ class Errors:
     """Arm → what each of its units adds to the error; an arm that is not named adds nothing."""
 
 
-def from_weights(weights: FloatArray, values: Sequence[FloatArray], kept: Sequence[BoolArray]) -> Errors:
+def from_weights(weights: FloatArray, values: Sequence[FloatArray], complete: Sequence[BoolArray]) -> Errors:
     """Errors by units, from weights (arms, variables) on the means of the units that were kept.
 
-    `values`: those units' variables, (units kept, variables) an arm; `kept`: which of all units they are.
+    `values`: those units' variables, (units kept, variables) an arm; `complete`: which of all units they are.
     """
     influence = {}
     for arm, row in enumerate(weights):
         if row.any() and values[arm].shape[0]:
-            own = np.zeros(kept[arm].size)
-            own[kept[arm]] = (values[arm] - values[arm].mean(axis=0)) @ row / values[arm].shape[0]
+            own = np.zeros(complete[arm].size)
+            own[complete[arm]] = (values[arm] - values[arm].mean(axis=0)) @ row / values[arm].shape[0]
             influence[arm] = own
     return Errors(influence=influence)
 
@@ -53,11 +53,11 @@ def trace_share(
 
     `unit`: the unit of each value, a place in 0…`units` - 1; `None`: one value a unit.
     """
-    known = ~np.isnan(values)
+    is_value = ~np.isnan(values)
     below = (values < point) if strict else (values <= point)
-    count = max(int(known.sum()), 1)
-    own = np.where(known, below - below[known].sum() / count, 0.0) / count
-    return np.asarray(own if unit is None else np.bincount(unit, weights=own, minlength=units), float)
+    count = max(int(is_value.sum()), 1)
+    influence = np.where(is_value, below - below[is_value].sum() / count, 0.0) / count
+    return np.asarray(influence if unit is None else np.bincount(unit, weights=influence, minlength=units), float)
 
 
 def find_loadings(
@@ -70,10 +70,10 @@ def find_loadings(
     `moments`: all variables of each arm. `values`: variable → its value of every unit, by arm, where they were read:
     they tie errors that are known by sums to errors that are known by units. Nothing for a comparison without errors.
     """
-    known = [i for i, one in enumerate(errors) if one is not None]
+    positions = [i for i, error in enumerate(errors) if error is not None]
     out: list[tuple[float, ...]] = [() for _ in errors]
-    covariance = _covariance([one for one in errors if one is not None], moments, values or {})
-    for i, row in zip(known, _factor(covariance), strict=True):
+    covariance = _covariance([error for error in errors if error is not None], moments, values or {})
+    for i, row in zip(positions, _factor(covariance), strict=True):
         out[i] = tuple(row.tolist())
     return out
 
@@ -83,27 +83,27 @@ def _covariance(
 ) -> FloatArray:
     """Covariance of all errors. Between one known by sums and one known by units: 0 unless its values were read."""
     total = np.zeros((len(errors), len(errors)))
-    by_sums = [i for i, one in enumerate(errors) if one.weights is not None]
-    by_units = [i for i, one in enumerate(errors) if one.weights is None]
+    by_sums = [i for i, error in enumerate(errors) if error.weights is not None]
+    by_units = [i for i, error in enumerate(errors) if error.weights is None]
     for arm, part in enumerate(moments):
         if part.n < 2:
             continue
-        weights = [one.weights[arm] for one in errors if one.weights is not None]
+        weights = [error.weights[arm] for error in errors if error.weights is not None]
         if weights:
             rows = np.stack(weights)
             total[np.ix_(by_sums, by_sums)] += rows @ part.products @ rows.T / (part.n * (part.n - 1))
         traced = {i: errors[i].influence[arm] for i in by_units if arm in errors[i].influence}
         scale = part.n / (part.n - 1)
-        for i, own in traced.items():
-            for j, other in traced.items():
-                total[i, j] += scale * float(own @ other)
+        for i, influence in traced.items():
+            for j, second in traced.items():
+                total[i, j] += scale * float(influence @ second)
             for j, row in zip(by_sums, weights, strict=True):
                 # Σ over units of influence × what the unit adds to Σ weights · mean. Influences sum up to 0, so means
                 # drop out.
                 used = np.flatnonzero(row).tolist()
                 if not all(k in values for k in used):
                     continue
-                shared = scale * float(sum(row[k] * float(own @ values[k][arm]) for k in used)) / part.n
+                shared = scale * float(sum(row[k] * float(influence @ values[k][arm]) for k in used)) / part.n
                 total[i, j] += shared
                 total[j, i] += shared
     return total
@@ -119,8 +119,8 @@ def _factor(covariance: FloatArray) -> FloatArray:
     correlation = covariance * np.outer(unit, unit)
     rows: FloatArray = np.zeros((sd.size, sd.size))
     for j in range(sd.size):
-        left = correlation[j, j] - float(rows[j, :j] @ rows[j, :j])
-        if left > NOTHING_LEFT:
-            rows[j, j] = np.sqrt(left)
+        residual = correlation[j, j] - float(rows[j, :j] @ rows[j, :j])
+        if residual > NOTHING_LEFT:
+            rows[j, j] = np.sqrt(residual)
             rows[j + 1 :, j] = (correlation[j + 1 :, j] - rows[j + 1 :, :j] @ rows[j, :j]) / rows[j, j]
     return rows

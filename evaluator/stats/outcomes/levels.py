@@ -67,14 +67,14 @@ def moments_of(values: FloatArray) -> UnitMoments:
     return UnitMoments(values.shape[0], mean, centred.T @ centred)
 
 
-def merge_moments(one: UnitMoments, other: UnitMoments) -> UnitMoments:
+def merge_moments(first: UnitMoments, second: UnitMoments) -> UnitMoments:
     """Moments of two disjoint sets of units together (Chan, Golub & LeVeque 1983)."""
-    n = one.n + other.n
-    if not one.n or not other.n:
-        return one if one.n else other
-    shift = other.mean - one.mean
-    products = one.products + other.products + np.outer(shift, shift) * (one.n * other.n / n)
-    return UnitMoments(n, one.mean + shift * (other.n / n), products)
+    n = first.n + second.n
+    if not first.n or not second.n:
+        return first if first.n else second
+    shift = second.mean - first.mean
+    products = first.products + second.products + np.outer(shift, shift) * (first.n * second.n / n)
+    return UnitMoments(n, first.mean + shift * (second.n / n), products)
 
 
 # ------------------------------------------------------------------ levels
@@ -178,9 +178,9 @@ def _fit(level: Linear, moments: UnitMoments, columns: list[int], centre: FloatA
     solved, _, rank, _ = np.linalg.lstsq(within / np.outer(scale, scale), across / scale, rcond=1e-10)
     slopes = solved / scale
     df = n - 1 - int(rank)
-    left = max(squares - float(slopes @ across), 0.0)
+    residual_squares = max(squares - float(slopes @ across), 0.0)
     value = level.value - float(slopes @ (moments.mean[columns] - centre))
-    return _Fit(value, left / max(df, 1) / max(n, 1), unadjusted, float(df), slopes)
+    return _Fit(value, residual_squares / max(df, 1) / max(n, 1), unadjusted, float(df), slopes)
 
 
 # ------------------------------------------------------------------ comparison by t
@@ -231,7 +231,7 @@ def compare_levels(
         upper=upper,
         against_zero=_answer(sign * float(difference @ values), se, df),
         against_margin=_answer(math.nan if spoiled else beyond, se_beyond, df),
-        against_limit=tuple(_answer(way * (value - own), se_own, float(own_df[1])) for way, own in limit.bounds),
+        against_limit=tuple(_answer(harm * (value - at), se_own, float(own_df[1])) for harm, at in limit.bounds),
         se=se,
         df=df,
         detectable=(critical + Z_OF_POWER) * se / _scale(base, relative=relative),
@@ -314,7 +314,7 @@ def compare_proportions(
         against_zero=Answers.of(sign * float(difference_z(x_c, n_c, x_b, n_b, 0.0))),
         against_margin=Answers.of(math.nan if relative and not p_b else at_bound),
         against_limit=tuple(
-            Answers.of(way * float(one_sample_z(x_c, n_c, own))) for way, own in (limit or Limit()).bounds
+            Answers.of(harm * float(one_sample_z(x_c, n_c, at))) for harm, at in (limit or Limit()).bounds
         ),
         se=se,
         df=math.inf,

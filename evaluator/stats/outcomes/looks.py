@@ -22,7 +22,7 @@ from evaluator.records.arrays import FloatArray
 from evaluator.stats.inference.sequential import ALPHAS, HALF, NEVER, anytime_z, boundaries, spent
 
 Kind = Literal["fixed", "anytime", "group_sequential"]
-Side = Literal["worse", "within"]
+Claim = Literal["worse", "within"]
 
 UNPLANNED_SHARE = 0.1
 """Part of alpha for all looks after one that had taken all of it: what nobody planned adds at most a tenth."""
@@ -52,19 +52,19 @@ class LookPrice:
         """How it is paid for, as the store keeps it: another plan is another price."""
         return f"{self.kind}:{self.max_units}" if self.kind == "group_sequential" else self.kind
 
-    def pay(self, p_value: float, side: Side) -> float:
+    def pay(self, p_value: float, claim: Claim) -> float:
         """Sequential p-value: the level over all looks at which this one would have crossed. NaN stays NaN."""
         from scipy.special import ndtri
 
         if self.kind == "fixed" or math.isnan(p_value):
             return p_value
-        levels, edges = self._edges(side)
+        levels, edges = self._edges(claim)
         z = min(float(-ndtri(min(max(p_value, 1e-300), 1.0))), NEVER - 1)
         if z <= edges[-1]:
             return 1.0
         return min(1.0, float(np.exp(np.interp(-z, -edges, np.log(levels)))) / self.share)
 
-    def level(self, alpha: float, side: Side) -> float:
+    def level(self, alpha: float, claim: Claim) -> float:
         """The ordinary level at which this look decides: the interval of this level is the dual of the decision.
 
         0 where it may not decide at all.
@@ -73,11 +73,11 @@ class LookPrice:
 
         if self.kind == "fixed":
             return alpha
-        levels, edges = self._edges(side)
+        levels, edges = self._edges(claim)
         z = float(np.interp(np.log(alpha * self.share), np.log(levels), edges))
         return float(ndtr(-z)) if z < FURTHEST else 0.0
 
-    def _edges(self, side: Side) -> tuple[FloatArray, FloatArray]:
+    def _edges(self, claim: Claim) -> tuple[FloatArray, FloatArray]:
         """Levels over all looks, rising, and the boundary on Z of this look at each."""
         if self.kind == "anytime":
             levels = ALPHAS[ALPHAS < HALF]
@@ -89,14 +89,14 @@ class LookPrice:
             part = min(units / (self.max_units or 1), 1.0)
             if not rising or part > rising[-1]:
                 rising.append(part)
-        return ALPHAS, np.array(_planned_edges(tuple(rising), side))
+        return ALPHAS, np.array(_planned_edges(tuple(rising), claim))
 
 
 @lru_cache(maxsize=64)
-def _planned_edges(fractions: tuple[float, ...], side: Side) -> tuple[float, ...]:
+def _planned_edges(fractions: tuple[float, ...], claim: Claim) -> tuple[float, ...]:
     """Boundary of the last of these looks at each of `ALPHAS`; "worse" spends α·t, "within" keeps nearly all."""
     parts = np.array(fractions)
-    kind: Literal["linear", "obrien_fleming"] = "linear" if side == "worse" else "obrien_fleming"
+    kind: Literal["linear", "obrien_fleming"] = "linear" if claim == "worse" else "obrien_fleming"
     edges = [float(boundaries(parts / parts[-1], spent(kind, float(alpha), parts))[-1]) for alpha in ALPHAS]
     return tuple(np.minimum.accumulate(edges).tolist())
 
@@ -144,18 +144,20 @@ def find_earlier_looks(outcomes: Outcomes, arm: int) -> tuple[OutcomeLook, ...]:
     own = OutcomeLook(outcomes.run, sum(part.n for part in outcomes.moments), sums)
     out: list[OutcomeLook] = []
     for look in outcomes.looks:
-        if all(name in look.sums for name in names) and not any(_is_same(look, other, names) for other in (own, *out)):
+        if all(name in look.sums for name in names) and not any(
+            _is_same(look, judged, names) for judged in (own, *out)
+        ):
             out.append(look)
     return tuple(out)
 
 
-def _is_same(one: OutcomeLook, other: OutcomeLook, arms: Sequence[str]) -> bool:
+def _is_same(look: OutcomeLook, earlier: OutcomeLook, arms: Sequence[str]) -> bool:
     """Have these arms the same units with the same values in both, in every variable that both know?"""
     for arm in arms:
-        left, right = one.sums[arm], other.sums.get(arm, {})
-        shared = left.keys() & right.keys()
+        sums, earlier_sums = look.sums[arm], earlier.sums.get(arm, {})
+        shared = sums.keys() & earlier_sums.keys()
         if len(shared) < 2:  # `rows` alone says nothing of values
             return False
-        if not all(np.allclose(left[name], right[name], rtol=SAME, atol=0.0) for name in shared):
+        if not all(np.allclose(sums[name], earlier_sums[name], rtol=SAME, atol=0.0) for name in shared):
             return False
     return True

@@ -44,10 +44,10 @@ def cluster(values: FloatArray, unit: IntArray | None = None) -> Clustered:
 
 def find_quantile(values: FloatArray, probability: float) -> float:
     """Quantile of ascending values by linear interpolation (type 7 of Hyndman & Fan 1996)."""
-    place = (values.size - 1) * probability
-    low = math.floor(place)
+    rank = (values.size - 1) * probability
+    low = math.floor(rank)
     high = min(low + 1, values.size - 1)
-    return float(values[low] + (place - low) * (values[high] - values[low]))
+    return float(values[low] + (rank - low) * (values[high] - values[low]))
 
 
 def compare_quantiles(
@@ -80,7 +80,9 @@ def compare_quantiles(
         upper=upper,
         against_zero=Answers.of(sign * test.z(0.0, sign)),
         against_margin=Answers.of(math.nan if spoiled else beyond),
-        against_limit=tuple(Answers.of(way * test.z_at(bound, 0.0, way)) for way, bound in (limit or Limit()).bounds),
+        against_limit=tuple(
+            Answers.of(harm * test.z_at(bound, 0.0, harm)) for harm, bound in (limit or Limit()).bounds
+        ),
         se=se * (q_b if test.relative else 1.0),
         df=math.inf,
         detectable=(critical + Z_OF_POWER) * se,

@@ -61,23 +61,23 @@ def find_cut_rows(cells: Cells, part: Cells) -> tuple[LeftOut, ...]:
     """Count the rows of each arm of `cells` that are not in `part` of them."""
     out = []
     for code, arm in enumerate(cells.arms):
-        whole, kept = (_count(one, one.moments.arm == code) for one in (cells, part))
-        if whole[0] > kept[0]:
-            out.append(LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, whole[0] - kept[0], whole[1] - kept[1]))
+        before, after = (_count(table, table.moments.arm == code) for table in (cells, part))
+        if before[0] > after[0]:
+            out.append(LeftOut(arm, LeftOutKind.OUTSIDE_PERIOD, before[0] - after[0], before[1] - after[1]))
     return tuple(out)
 
 
 def _with_left_out(rows: ArmRows, elsewhere: Sequence[LeftOut]) -> ArmRows:
     """Add what was left out before, parts of one kind together; what is of no known arm is each one's."""
-    known = [part for part in elsewhere if part.arm in {rows.arm, ""} and part.rows]
+    added = [part for part in elsewhere if part.arm in {rows.arm, ""} and part.rows]
     sums: dict[tuple[str, LeftOutKind, str], tuple[int, int]] = {}
-    for part in (*rows.left_out, *known):
+    for part in (*rows.left_out, *added):
         before, failures = sums.get((part.arm, part.kind, part.detail), (0, 0))
         sums[part.arm, part.kind, part.detail] = before + part.rows, failures + part.failures
     order = list(LeftOutKind)
-    found = sorted(sums.items(), key=lambda item: (order.index(item[0][1]), item[0]))
-    left_out = tuple(LeftOut(arm, kind, *counts, detail) for (arm, kind, detail), counts in found)
-    return ArmRows(rows.arm, rows.read + sum(part.rows for part in known), rows.judged, left_out)
+    ordered = sorted(sums.items(), key=lambda item: (order.index(item[0][1]), item[0]))
+    left_out = tuple(LeftOut(arm, kind, *counts, detail) for (arm, kind, detail), counts in ordered)
+    return ArmRows(rows.arm, rows.read + sum(part.rows for part in added), rows.judged, left_out)
 
 
 def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, code: int) -> tuple[ArmRows, ArmRows]:
@@ -92,13 +92,13 @@ def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, code: 
         total = panel.block_sum(panel.n)
         matched = (total > 0).all(axis=0)
         for arm in (0, 1):
-            for place, counts in enumerate((panel.n[arm], panel.failures[arm])):
-                judged[arm, place] = counts[matched].sum()
-                unmatched[arm, place] = counts[~matched].sum()
+            for column, counts in enumerate((panel.n[arm], panel.failures[arm])):
+                judged[arm, column] = counts[matched].sum()
+                unmatched[arm, column] = counts[~matched].sum()
     out = []
     for arm, a in enumerate((0, code)):
-        mine = moments.arm == a
-        read, warm, lone = (_count(cells, mine & rows) for rows in (np.ones_like(early), early, alone))
+        of_arm = moments.arm == a
+        read, warm, lone = (_count(cells, of_arm & rows) for rows in (np.ones_like(early), early, alone))
         unlike = int(unmatched[arm, 0]), int(unmatched[arm, 1])
         apart = (
             read[0] - warm[0] - lone[0] - unlike[0] - int(judged[arm, 0]),
@@ -111,8 +111,8 @@ def _account_for_pair(cells: Cells, warm_up: WarmUp, panel: Panel | None, code: 
             LeftOut(name, LeftOutKind.NO_COUNTERPART, *apart),
             LeftOut(name, LeftOutKind.NO_COUNTERPART, *unlike, NOT_AT_THE_SAME_TIME),
         )
-        kept = tuple(part for part in parts if part.rows)
-        out.append(ArmRows(name, read[0], int(judged[arm, 0]), kept))
+        left_out = tuple(part for part in parts if part.rows)
+        out.append(ArmRows(name, read[0], int(judged[arm, 0]), left_out))
     return out[0], out[1]
 
 

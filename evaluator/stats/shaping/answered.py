@@ -17,7 +17,7 @@ LONGEST_STEP = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """All samples of one series over a stretch."""
+    """All samples of one series over a joined."""
 
     series: Series
     ts_ms: IntArray
@@ -25,7 +25,7 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class JoinedAnswers:
     """Adjoining answers of one query and arm."""
 
     query: Query
@@ -40,29 +40,29 @@ class Answered:
 Identity = tuple[frozenset[tuple[str, str]], str, str, str, str]
 
 
-def stitch(alike: Sequence[Answer]) -> list[Answered]:
+def stitch(alike: Sequence[Answer]) -> list[JoinedAnswers]:
     """Answers of one query and arm, those that adjoin together."""
     chains: list[list[Answer]] = []
-    for answer in sorted(alike, key=lambda one: (one.start, one.end)):
+    for answer in sorted(alike, key=lambda answer: (answer.start, answer.end)):
         reach = LONGEST_STEP * answer.step_s
-        if chains and (answer.start - max(one.end for one in chains[-1])).total_seconds() <= reach:
+        if chains and (answer.start - max(part.end for part in chains[-1])).total_seconds() <= reach:
             chains[-1].append(answer)
         else:
             chains.append([answer])
     return [_join_answers(chain) for chain in chains]
 
 
-def _join_answers(chain: Sequence[Answer]) -> Answered:
+def _join_answers(chain: Sequence[Answer]) -> JoinedAnswers:
     series: dict[Identity, list[Series]] = {}
     repeated = 0
     for answer in chain:
-        seen: set[Identity] = set()
-        for one in answer.series:
-            key = _identify(one)
-            repeated += key in seen
-            seen.add(key)
-            if one.ts_ms.size:
-                series.setdefault(key, []).append(one)
+        identities: set[Identity] = set()
+        for part in answer.series:
+            key = _identify(part)
+            repeated += key in identities
+            identities.add(key)
+            if part.ts_ms.size:
+                series.setdefault(key, []).append(part)
     tracks = tuple(_join_series(parts) for parts in series.values())
     met = sum(part.ts_ms.size for parts in series.values() for part in parts)
     lost = met - sum(track.ts_ms.size for track in tracks)
@@ -81,7 +81,7 @@ def _join_answers(chain: Sequence[Answer]) -> Answered:
         impossible=chain[-1].impossible,
         form=next((answer.form for answer in reversed(chain) if answer.form), ""),
         read=sum(
-            sum(int(one.ts_ms.size) for one in answer.series)
+            sum(int(part.ts_ms.size) for part in answer.series)
             + (answer.nan + answer.infinite + answer.repeated + answer.outside)
             if answer.read is None
             else answer.read
@@ -94,7 +94,7 @@ def _join_answers(chain: Sequence[Answer]) -> Answered:
         end_ms=end_ms,
         step_ms=step_ms,
     )
-    return Answered(chain[0].query, chain[0].arm, start_ms, end_ms, step_ms, tracks, facts)
+    return JoinedAnswers(chain[0].query, chain[0].arm, start_ms, end_ms, step_ms, tracks, facts)
 
 
 def _identify(series: Series) -> Identity:
@@ -119,47 +119,50 @@ def _join_series(parts: Sequence[Series]) -> Track:
     return Track(parts[0], ts[last], np.asarray(values[last], float))
 
 
-def find_scrapes(stretches: Sequence[Answered]) -> dict[str, dict[str, IntArray]]:
+def find_scrapes(all_joined: Sequence[JoinedAnswers]) -> dict[str, dict[str, IntArray]]:
     """When each instance of each arm answered a scrape, by whatever counter.
 
     Gauges may be values at the steps of a query, at moments when nobody was scraped.
     """
-    found: dict[str, dict[str, IntArray]] = {}
-    for stretch in (one for one in stretches if one.query.kind is not QueryKind.GAUGE):
-        mine = found.setdefault(stretch.arm, {})
-        for track in stretch.tracks:
-            known = mine.get(track.series.instance)
-            if known is None:
-                mine[track.series.instance] = track.ts_ms
-            elif not np.array_equal(known, track.ts_ms):
-                mine[track.series.instance] = np.union1d(known, track.ts_ms)
-    return found
+    scrapes: dict[str, dict[str, IntArray]] = {}
+    for joined in all_joined:
+        if joined.query.kind is QueryKind.GAUGE:
+            continue
+        times_by_instance = scrapes.setdefault(joined.arm, {})
+        for track in joined.tracks:
+            times = times_by_instance.get(track.series.instance)
+            if times is None:
+                times_by_instance[track.series.instance] = track.ts_ms
+            elif not np.array_equal(times, track.ts_ms):
+                times_by_instance[track.series.instance] = np.union1d(times, track.ts_ms)
+    return scrapes
 
 
 _PLAIN = re.compile(r"\s*[a-zA-Z_:][\w:]*\s*(\{[^{}]*\})?\s*")
 
 
-def count_shared(stretches: Sequence[Answered], baseline: str) -> list[int]:
-    """How many series of each stretch the baseline has too: with all their labels, so that they are the same series.
+def count_shared(all_joined: Sequence[JoinedAnswers], baseline: str) -> list[int]:
+    """How many series of each of them the baseline has too: with all their labels, so that they are the same series.
 
     Expressions drop labels. Of these two are the same that say the same at all times, and not one number only.
     """
-    own: dict[Query, dict[Identity, list[Track]]] = {}
-    for one in stretches:
-        if one.arm == baseline:
-            for track in one.tracks:
-                own.setdefault(one.query, {}).setdefault(_identify(track.series), []).append(track)
+    of_baseline: dict[Query, dict[Identity, list[Track]]] = {}
+    for joined in all_joined:
+        if joined.arm == baseline:
+            for track in joined.tracks:
+                of_baseline.setdefault(joined.query, {}).setdefault(_identify(track.series), []).append(track)
     counts = []
-    for one in stretches:
-        others = own.get(one.query, {}) if one.arm != baseline else {}
-        plain = _PLAIN.fullmatch(one.query.text) is not None
+    for joined in all_joined:
+        references = of_baseline.get(joined.query, {}) if joined.arm != baseline else {}
+        plain = _PLAIN.fullmatch(joined.query.text) is not None
         shared = 0
-        for track in one.tracks:
-            alike = others.get(_identify(track.series), ())
+        for track in joined.tracks:
+            alike = references.get(_identify(track.series), ())
             named = bool(track.series.instance) and bool(np.ptp(track.values))
             shared += any(
-                plain or (named and np.array_equal(track.ts_ms, own.ts_ms) and np.array_equal(track.values, own.values))
-                for own in alike
+                plain
+                or (named and np.array_equal(track.ts_ms, same.ts_ms) and np.array_equal(track.values, same.values))
+                for same in alike
             )
         counts.append(shared)
     return counts
@@ -169,24 +172,26 @@ Drops = Mapping[tuple[str, str, int], tuple[float, float]]
 """Arm, instance and time (ms) → what the highest of its counters that dropped then was before, and after."""
 
 
-def find_drops(stretches: Sequence[Answered]) -> Drops:
+def find_drops(all_joined: Sequence[JoinedAnswers]) -> Drops:
     """Find when counters dropped; of a histogram, whose sum may drop by itself, its counts only."""
-    found: dict[tuple[str, str, int], tuple[float, float]] = {}
-    for stretch in (one for one in stretches if one.query.kind is not QueryKind.GAUGE):
-        for track in stretch.tracks:
-            if stretch.query.kind is QueryKind.HISTOGRAM and track.series.part == "sum":
+    drops: dict[tuple[str, str, int], tuple[float, float]] = {}
+    for joined in all_joined:
+        if joined.query.kind is QueryKind.GAUGE:
+            continue
+        for track in joined.tracks:
+            if joined.query.kind is QueryKind.HISTOGRAM and track.series.part == "sum":
                 continue
             for at in np.flatnonzero(np.diff(track.values) < 0).tolist():
-                key = stretch.arm, track.series.instance, int(track.ts_ms[at + 1])
+                key = joined.arm, track.series.instance, int(track.ts_ms[at + 1])
                 before, after = float(track.values[at]), float(track.values[at + 1])
-                if key not in found or before > found[key][0]:
-                    found[key] = before, after
-    return found
+                if key not in drops or before > drops[key][0]:
+                    drops[key] = before, after
+    return drops
 
 
-def find_spans(stretch: Answered) -> Spans:
-    """Stretches of time in which some series had a sample at each step."""
-    seen = np.unique(np.concatenate([track.ts_ms for track in stretch.tracks]))
-    breaks = np.flatnonzero(np.diff(seen) > LONGEST_STEP * stretch.step_ms)
-    starts, ends = np.append(0, breaks + 1), np.append(breaks, seen.size - 1)
-    return tuple(zip(seen[starts].tolist(), seen[ends].tolist(), strict=True))
+def find_spans(joined: JoinedAnswers) -> Spans:
+    """Intervals in which some series had a sample at each step."""
+    times = np.unique(np.concatenate([track.ts_ms for track in joined.tracks]))
+    breaks = np.flatnonzero(np.diff(times) > LONGEST_STEP * joined.step_ms)
+    starts, ends = np.append(0, breaks + 1), np.append(breaks, times.size - 1)
+    return tuple(zip(times[starts].tolist(), times[ends].tolist(), strict=True))

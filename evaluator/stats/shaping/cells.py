@@ -48,9 +48,9 @@ def where(cells: Cells, **codes: Sequence[int]) -> Cells:
     chosen: dict[str, Any] = {}
     for table in TABLES:
         rows = getattr(cells, table)
-        known = [np.isin(getattr(rows, column), wanted) for column, wanted in codes.items() if hasattr(rows, column)]
-        if known:
-            chosen[table] = take(rows, np.logical_and.reduce(known))
+        matches = [np.isin(getattr(rows, column), listed) for column, listed in codes.items() if hasattr(rows, column)]
+        if matches:
+            chosen[table] = take(rows, np.logical_and.reduce(matches))
     return replace(cells, **chosen)
 
 

@@ -42,8 +42,8 @@ class Counted:
             return self
         rows = np.flatnonzero(keep)
         columns = ("run", "arm", "endpoint", "instance", "bucket", "n", "failures")
-        kept = {name: getattr(self, name)[rows] for name in columns}
-        return replace(self, **kept, totals={name: values[rows] for name, values in self.totals.items()})
+        columns_taken = {name: getattr(self, name)[rows] for name in columns}
+        return replace(self, **columns_taken, totals={name: values[rows] for name, values in self.totals.items()})
 
 
 def find_usable(
@@ -64,10 +64,10 @@ def find_usable(
     shared = _find_shared(chosen)
     usable = np.zeros(chosen.run.size, dtype=bool)
     for run, ends in shared.items():
-        here = chosen.run == run
+        usable_of_run = chosen.run == run
         if ends is not None:
-            here &= (chosen.bucket >= ends[0]) & (chosen.bucket <= ends[1])
-        usable |= here
+            usable_of_run &= (chosen.bucket >= ends[0]) & (chosen.bucket <= ends[1])
+        usable |= usable_of_run
     if not usable.any():
         return None
     keep[keep] = usable
@@ -81,12 +81,12 @@ def _find_shared(counted: Counted) -> dict[int, tuple[int, int] | None]:
     a baseline of a day. What an arm covers follows from its own rate (`_cover`).
     """
     out: dict[int, tuple[int, int] | None] = {}
-    for run, here in rows_of_each(counted.run):
-        bucket, candidate, n = counted.bucket[here], counted.arm[here] != 0, counted.n[here]
+    for run, rows in rows_of_each(counted.run):
+        bucket, candidate, n = counted.bucket[rows], counted.arm[rows] != 0, counted.n[rows]
         first, last = int(bucket.min()), int(bucket.max())
-        place = 2 * (bucket - first)
-        place += candidate
-        counts = np.bincount(place, weights=n, minlength=2 * (last - first + 1)).reshape(-1, 2)
+        position = 2 * (bucket - first)
+        position += candidate
+        counts = np.bincount(position, weights=n, minlength=2 * (last - first + 1)).reshape(-1, 2)
         if not counts.sum(axis=0).all():
             continue
         covered = np.stack([_cover(np.asarray(count, float)) for count in counts.T])

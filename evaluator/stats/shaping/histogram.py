@@ -45,14 +45,14 @@ def sort_bins(rows: Bins | InstanceBins, cell: IntArray, of_baseline: int, arms:
     keep = cell >= 0 if arms is None else (cell >= 0) & arms
     if not keep.all():
         bins, n, cell = bins[keep], n[keep], cell[keep]
-    place = bins.astype(np.int16)
-    place *= 2
-    place += cell >= of_baseline
-    if (place[1:] < place[:-1]).any():
-        order = np.argsort(place, kind="stable")
-        place, n, cell = place[order], n[order], cell[order]
-    ends = np.arange(place[-1] // 2 * 2 + 3 if place.size else 1, dtype=np.int16)
-    return SortedBins(cell, n.astype(float), np.searchsorted(place, ends))
+    key = bins.astype(np.int16)
+    key *= 2
+    key += cell >= of_baseline
+    if (key[1:] < key[:-1]).any():
+        order = np.argsort(key, kind="stable")
+        key, n, cell = key[order], n[order], cell[order]
+    ends = np.arange(key[-1] // 2 * 2 + 3 if key.size else 1, dtype=np.int16)
+    return SortedBins(cell, n.astype(float), np.searchsorted(key, ends))
 
 
 def sum_by_cell(bins: SortedBins, values: FloatArray, cells: int) -> FloatArray:

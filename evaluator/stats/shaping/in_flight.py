@@ -67,12 +67,12 @@ def cut_in_flight(cells: Cells, runs: Sequence[Run], period: Period) -> tuple[tu
     for run in runs:
         stopped = run.facts.users_stopped
         early = period.end is not None and stopped is not None and stopped > period.end
-        kept = tuple(one for one in run.facts.in_flight if not early and one.started_s >= start_s)
-        for one in run.facts.in_flight:
-            if one not in kept:
-                rows[one.arm] += 1
-                failures[one.arm] += one.age_s > patience_s
-        facts = replace(run.facts, in_flight=kept, users_stopped=period.end if early else stopped)
+        in_flight = tuple(request for request in run.facts.in_flight if not early and request.started_s >= start_s)
+        for request in run.facts.in_flight:
+            if request not in in_flight:
+                rows[request.arm] += 1
+                failures[request.arm] += request.age_s > patience_s
+        facts = replace(run.facts, in_flight=in_flight, users_stopped=period.end if early else stopped)
         cut.append(replace(run, facts=facts))
     kind = LeftOutKind.OUTSIDE_PERIOD
     return tuple(cut), tuple(LeftOut(arm, kind, n, failures[arm]) for arm, n in sorted(rows.items()))
@@ -80,23 +80,23 @@ def cut_in_flight(cells: Cells, runs: Sequence[Run], period: Period) -> tuple[tu
 
 def _baseline_quantile_s(cells: Cells, share: float) -> float:
     """A quantile of the baseline's successes in seconds: the upper edge of its bin; 0 without any."""
-    mine = cells.bins.arm == 0
-    bins, counts = cells.bins.bin[mine], cells.bins.n[mine]
+    of_baseline = cells.bins.arm == 0
+    bins, counts = cells.bins.bin[of_baseline], cells.bins.n[of_baseline]
     if not bins.size:
         return 0.0
     order = np.argsort(bins, kind="stable")
     reached = np.cumsum(counts[order])
-    found = int(bins[order][np.searchsorted(reached, share * reached[-1])])
-    return float(bin_edges_us(found, found)[1]) / 1e6
+    quantile_bin = int(bins[order][np.searchsorted(reached, share * reached[-1])])
+    return float(bin_edges_us(quantile_bin, quantile_bin)[1]) / 1e6
 
 
 def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
     """Add a failed request for each; names that no other request has come after the known ones."""
-    known = [(run, request) for run, request in old if run in cells.runs]
-    if not known:
+    requests = [(run, request) for run, request in old if run in cells.runs]
+    if not requests:
         return cells
     arms, endpoints, instances = (
-        tuple(dict.fromkeys((*names, *(getattr(request, kind) for _, request in known))))
+        tuple(dict.fromkeys((*names, *(getattr(request, kind) for _, request in requests))))
         for names, kind in ((cells.arms, "arm"), (cells.endpoints, "endpoint"), (cells.instances, "instance"))
     )
     keys = Counter(
@@ -107,7 +107,7 @@ def _add_failures(cells: Cells, old: Sequence[tuple[str, InFlight]]) -> Cells:
             instances.index(request.instance),
             int(request.started_s // cells.bucket_s),
         )
-        for run, request in known
+        for run, request in requests
     )
     run_code, arm, endpoint, instance, bucket = np.array(list(keys), dtype=np.int64).T
     n = np.array(list(keys.values()), dtype=np.int64)

@@ -27,8 +27,10 @@ def rows_of_each(codes: IntArray) -> list[tuple[int, BoolArray | slice]]:
     >>> rows_of_each(np.array([2, 2]))
     [(2, slice(None, None, None))]
     """
-    found = distinct(codes).tolist()
-    return [(found[0], slice(None))] if len(found) == 1 else [(code, codes == code) for code in found]
+    distinct_codes = distinct(codes).tolist()
+    if len(distinct_codes) == 1:
+        return [(distinct_codes[0], slice(None))]
+    return [(code, codes == code) for code in distinct_codes]
 
 
 def group_rows(columns: IntArray) -> tuple[IntArray, IntArray]:
@@ -58,13 +60,13 @@ def group_rows(columns: IntArray) -> tuple[IntArray, IntArray]:
 
 def number_groups(order: IntArray, starts: IntArray) -> IntArray:
     """Which group each row is of, where `group_rows` gives this order and these starts."""
-    place = np.empty_like(order)
-    place[order] = np.repeat(np.arange(starts.size), np.diff(np.append(starts, order.size)))
-    return place
+    group = np.empty_like(order)
+    group[order] = np.repeat(np.arange(starts.size), np.diff(np.append(starts, order.size)))
+    return group
 
 
 class Index:
-    """The distinct keys among `given` (all in 0 … possible - 1), in order, and the place of each.
+    """The distinct keys among `codes` (all in 0 … possible - 1), in order, and the place of each.
 
     >>> import numpy as np
     >>> index = Index(np.array([7, 3, 7]), 10)
@@ -72,27 +74,27 @@ class Index:
     ([3, 7], [0, -1, 1, -1])
     """
 
-    def __init__(self, given: IntArray, possible: int) -> None:
-        self.given, self.possible = given, possible
+    def __init__(self, codes: IntArray, possible: int) -> None:
+        self.codes, self.possible = codes, possible
         self._table: IntArray | None = None
         if possible <= LARGEST_TABLE:
             used = np.zeros(possible, dtype=bool)
-            used[given] = True
+            used[codes] = True
             self.keys: IntArray = np.flatnonzero(used)
             # One place more, so that -1 (nowhere) finds nothing.
             self._table = np.full(possible + 1, -1)
             self._table[self.keys] = np.arange(self.keys.size)
         else:
-            self.keys = np.unique(given)
+            self.keys = np.unique(codes)
 
     @property
     def size(self) -> int:
         """How many distinct keys there are."""
         return int(self.keys.size)
 
-    def find(self, wanted: IntArray) -> IntArray:
+    def find(self, keys: IntArray) -> IntArray:
         """Place of each wanted key, -1 where it is not in use or is itself -1."""
         if self._table is not None:
-            return np.take(self._table, wanted)
-        at = np.minimum(np.searchsorted(self.keys, wanted), self.keys.size - 1)
-        return np.where(self.keys[at] == wanted, at, -1)
+            return np.take(self._table, keys)
+        at = np.minimum(np.searchsorted(self.keys, keys), self.keys.size - 1)
+        return np.where(self.keys[at] == keys, at, -1)

@@ -44,11 +44,11 @@ def narrow(
     return cells
 
 
-def _find_codes(kind: str, known: tuple[str, ...], wanted: Collection[str]) -> list[int]:
-    for name in wanted:
-        if name not in known:
-            raise UnknownName(kind, name, known)
-    return [known.index(name) for name in wanted]
+def _find_codes(kind: str, all_names: tuple[str, ...], names: Collection[str]) -> list[int]:
+    for name in names:
+        if name not in all_names:
+            raise UnknownName(kind, name, all_names)
+    return [all_names.index(name) for name in names]
 
 
 def cut_readings(readings: ReadingCells, start: datetime | None, end: datetime | None) -> ReadingCells:
@@ -73,9 +73,9 @@ def cut_each_run(cells: Cells, from_s: float, to_s: float) -> Cells:
 
 def _keep_blocks(cells: Cells, keep: Callable[[IntArray, IntArray], BoolArray]) -> Cells:
     """Keep the blocks that `keep` says. What failed how is known of whole runs only: it is left out."""
-    kept: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
     for table in COUNTS:
         rows = getattr(cells, table)
         block = rows.block if table == "instance_bins" else rows.bucket // BLOCK_BUCKETS
-        kept[table] = take(rows, keep(rows.run, block))
-    return replace(cells, failure_kinds=NO_FAILURES, **kept)
+        tables[table] = take(rows, keep(rows.run, block))
+    return replace(cells, failure_kinds=NO_FAILURES, **tables)

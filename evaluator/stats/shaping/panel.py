@@ -53,23 +53,23 @@ class InstanceRows:
     """Which row of the instance histogram each row is."""
     histogram_rows: int
     """Rows of the histogram: more than here at an earlier look."""
-    place: IntArray
+    slot_block: IntArray
     """Run and block of each block slot as one rising number, shape (slots,)."""
     blocks: int
     """Such numbers per run."""
     slots: int
     strata: int
 
-    def before(self, block_place: int, widths: IntArray) -> InstanceRows:
+    def before(self, block: int, widths: IntArray) -> InstanceRows:
         """The rows as they were before this block of the only run."""
-        slots = int(np.searchsorted(self.place, block_place))
-        known = np.flatnonzero(self.slot < slots)
+        slots = int(np.searchsorted(self.slot_block, block))
+        earlier = np.flatnonzero(self.slot < slots)
         columns = ("arm", "instance", "endpoint", "slot", "n", "failures", "histogram")
-        kept = {name: getattr(self, name)[known] for name in columns}
-        totals = {name: values[known] for name, values in self.totals.items()}
-        stratum = _stratify(widths, kept["endpoint"], kept["slot"], self.place, self.blocks)
-        kept["stratum"] = stratum.find(stratum.given)
-        return replace(self, **kept, totals=totals, slots=slots, strata=stratum.size)
+        columns_before = {name: getattr(self, name)[earlier] for name in columns}
+        totals = {name: values[earlier] for name, values in self.totals.items()}
+        stratum = _stratify(widths, columns_before["endpoint"], columns_before["slot"], self.slot_block, self.blocks)
+        columns_before["stratum"] = stratum.find(stratum.codes)
+        return replace(self, **columns_before, totals=totals, slots=slots, strata=stratum.size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +83,7 @@ class Panel:
     bucket_s: int
     run: IntArray
     """Run of each slot, shape (slots,); slots are in time order and a run's slots adjoin."""
-    place: IntArray
+    offset: IntArray
     """Bucket of each slot within its run, from an origin that all blocks respect."""
     origin: int
     """Bucket of that origin, for a panel of one run."""
@@ -138,23 +138,23 @@ class Panel:
 
     def before(self, bucket: int) -> Panel | None:
         """The panel of one run as it was before this bucket, at the start of a block; `None` where it was empty."""
-        slots = int(np.searchsorted(self.place, bucket - self.origin))
+        slots = int(np.searchsorted(self.offset, bucket - self.origin))
         if not slots or not (self.n[:, :, :slots].sum(axis=(1, 2)) > 0).all():
             return None
         # Copies, not views: sums over them are then the same to the last bit as when no more data had landed.
         n, failures = (np.ascontiguousarray(values[:, :, :slots]) for values in (self.n, self.failures))
         widths = choose_widths(n, self.bucket_s) if all(self.paired.values()) else self.widths
-        run, place = self.run[:slots], self.place[:slots]
+        run, offset = self.run[:slots], self.offset[:slots]
         return replace(
             self,
             run=run,
-            place=place,
-            position=(place - place[0] + 0.5) / (place[-1] - place[0] + 1),
+            offset=offset,
+            position=(offset - offset[0] + 0.5) / (offset[-1] - offset[0] + 1),
             n=n,
             failures=failures,
             totals={name: np.ascontiguousarray(values[:, :, :slots]) for name, values in self.totals.items()},
             widths=widths,
-            block_starts={int(w): _starts(run, place, int(w)) for w in distinct(widths)},
+            block_starts={int(w): _starts(run, offset, int(w)) for w in distinct(widths)},
             rows=self.rows.before((bucket - self.origin) // BLOCK_BUCKETS, widths),
         )
 
@@ -229,8 +229,8 @@ class _PanelBuilder:
         self.counted, self.paired = counted, paired
         self.base = np.zeros(len(counted.runs), dtype=np.int64)
         buckets = 0
-        for run, here in rows_of_each(counted.run):
-            bucket = counted.bucket[here]
+        for run, rows in rows_of_each(counted.run):
+            bucket = counted.bucket[rows]
             self.base[run] = bucket.min() // ALIGNED * ALIGNED
             buckets = max(buckets, int(bucket.max() - self.base[run]) + 1)
         self.span = -(-buckets // ALIGNED) * ALIGNED
@@ -242,7 +242,7 @@ class _PanelBuilder:
         self.shape = (2, self.endpoints.size, self.slots.size)
         arm = self._candidate(counted)
         self.cell = arm * self.shape[1] + self.endpoints.find(counted.endpoint)
-        self.cell = self.cell * self.shape[2] + self.slots.find(self.slots.given)
+        self.cell = self.cell * self.shape[2] + self.slots.find(self.slots.codes)
         code = self._row_code(counted, block)
         self.rows = Index(code, 2 * len(counted.instances) * self.block_slots.possible * len(counted.endpoints))
 
@@ -271,12 +271,12 @@ class _PanelBuilder:
             summed = np.bincount(self.cell, weights=values, minlength=int(np.prod(self.shape)))
             return np.asarray(summed, float).reshape(self.shape)
 
-        run, place = self.slots.keys // (self.span + 2), self.slots.keys % (self.span + 2) - 1
+        run, offset = self.slots.keys // (self.span + 2), self.slots.keys % (self.span + 2) - 1
         position = np.zeros(run.size)
         for code in distinct(run):
-            here = run == code
-            since = place[here] - place[here].min()
-            position[here] = (since + 0.5) / (since.max() + 1)
+            of_run = run == code
+            since = offset[of_run] - offset[of_run].min()
+            position[of_run] = (since + 0.5) / (since.max() + 1)
         n = dense(counted.n)
         together = all(self.paired.values()) and not whole_runs
         widths = choose_widths(n, counted.bucket_s) if together else np.full(n.shape[1], WHOLE_RUN)
@@ -284,7 +284,7 @@ class _PanelBuilder:
             endpoints=tuple(counted.endpoints[code] for code in self.endpoints.keys),
             bucket_s=counted.bucket_s,
             run=run,
-            place=place,
+            offset=offset,
             origin=int(self.base[run[0]]),
             stride=self.slots.size,
             position=position,
@@ -292,7 +292,7 @@ class _PanelBuilder:
             failures=dense(counted.failures),
             totals={name: dense(values) for name, values in counted.totals.items()},
             widths=widths,
-            block_starts={int(w): _starts(run, place, int(w)) for w in distinct(widths)},
+            block_starts={int(w): _starts(run, offset, int(w)) for w in distinct(widths)},
             paired=self.paired,
             rows=self._build_rows(widths),
             grid_ms=0.0,
@@ -304,7 +304,7 @@ class _PanelBuilder:
 
     def _build_rows(self, widths: IntArray) -> InstanceRows:
         counted, index = self.counted, self.rows
-        row = index.find(index.given)
+        row = index.find(index.codes)
 
         def summed(values: FloatArray | IntArray) -> FloatArray:
             return np.asarray(np.bincount(row, weights=values, minlength=index.size), float)
@@ -315,15 +315,15 @@ class _PanelBuilder:
         instance_arm = instances.keys // len(counted.instances)
         row_instance, row_slot = instances.find(instance), self.block_slots.find(block)
         row_endpoint = self.endpoints.find(endpoint)
-        run, place = np.divmod(self.block_slots.keys, self.blocks + 2)
-        run_place = run * self.blocks + place - 1
-        strata = _stratify(widths, row_endpoint, row_slot, run_place, self.blocks)
+        run, block_of_run = np.divmod(self.block_slots.keys, self.blocks + 2)
+        slot_block = run * self.blocks + block_of_run - 1
+        strata = _stratify(widths, row_endpoint, row_slot, slot_block, self.blocks)
         return InstanceRows(
             arm=instance_arm[row_instance],
             instance=row_instance,
             endpoint=row_endpoint,
             slot=row_slot,
-            stratum=strata.find(strata.given),
+            stratum=strata.find(strata.codes),
             n=summed(counted.n),
             failures=summed(counted.failures),
             totals={name: summed(values) for name, values in counted.totals.items()},
@@ -331,7 +331,7 @@ class _PanelBuilder:
             names=tuple(counted.instances[code % len(counted.instances)] for code in instances.keys),
             histogram=np.arange(index.size),
             histogram_rows=index.size,
-            place=run_place,
+            slot_block=slot_block,
             blocks=self.blocks,
             slots=self.block_slots.size,
             strata=strata.size,
@@ -378,11 +378,11 @@ class _PanelBuilder:
         )
 
     def _is_constant(self, moments: Moments, arm: int) -> bool:
-        mine = np.flatnonzero((self._candidate(moments) == arm) & (moments.n > moments.failures))
+        rows = np.flatnonzero((self._candidate(moments) == arm) & (moments.n > moments.failures))
         low, high = moments.min_us, moments.max_us
-        if not mine.size or low[mine[0]] != high[mine[-1]]:
+        if not rows.size or low[rows[0]] != high[rows[-1]]:
             return False
-        return bool(low[mine].min() == high[mine].max())
+        return bool(low[rows].min() == high[rows].max())
 
 
 def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
@@ -391,22 +391,22 @@ def choose_widths(n: FloatArray, bucket_s: int) -> IntArray:
     widest = 1
     while widest * 2 * bucket_s <= MAX_BLOCK_S and widest < ALIGNED:
         widest *= 2
-    wanted = EXPECTED_IN_BLOCK / np.maximum(expected, 1e-9)
-    width: IntArray = np.clip(2 ** np.ceil(np.log2(np.maximum(wanted, 1.0))), 1, widest).astype(np.int64)
+    buckets = EXPECTED_IN_BLOCK / np.maximum(expected, 1e-9)
+    width: IntArray = np.clip(2 ** np.ceil(np.log2(np.maximum(buckets, 1.0))), 1, widest).astype(np.int64)
     return width
 
 
-def _stratify(widths: IntArray, endpoint: IntArray, slot: IntArray, slot_place: IntArray, blocks: int) -> Index:
+def _stratify(widths: IntArray, endpoint: IntArray, slot: IntArray, slot_block: IntArray, blocks: int) -> Index:
     """Endpoint × time block of each row; blocks here are whole blocks of the instance histogram."""
     wide = np.where(widths == WHOLE_RUN, blocks, np.maximum(1, widths // BLOCK_BUCKETS))
-    run, place = np.divmod(slot_place, blocks)
-    codes = (run * blocks + place // wide[:, None]) * widths.size + np.arange(widths.size)[:, None]
-    return Index(codes[endpoint, slot], (int(slot_place.max()) + 1) * widths.size)
+    run, block = np.divmod(slot_block, blocks)
+    codes = (run * blocks + block // wide[:, None]) * widths.size + np.arange(widths.size)[:, None]
+    return Index(codes[endpoint, slot], (int(slot_block.max()) + 1) * widths.size)
 
 
-def _starts(run: IntArray, place: IntArray, width: int) -> IntArray:
+def _starts(run: IntArray, offset: IntArray, width: int) -> IntArray:
     """First slot of every block of this width."""
-    block = np.zeros_like(place) if width == WHOLE_RUN else place // width
+    block = np.zeros_like(offset) if width == WHOLE_RUN else offset // width
     changed = (np.diff(run, prepend=-1) != 0) | (np.diff(block, prepend=-1) != 0)
     return np.asarray(np.flatnonzero(changed))
 

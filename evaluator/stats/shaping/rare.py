@@ -11,7 +11,7 @@ from evaluator.records import Cells
 from evaluator.records.arrays import IntArray
 from evaluator.stats.shaping.cells import recode
 
-OTHER = "other endpoints"
+OTHER_ENDPOINTS = "other endpoints"
 """What endpoints with too few requests are called together."""
 MOST_APART = 2000
 """Endpoints up to which each has arrays of its own, however rare: arrays are endpoints × buckets."""
@@ -30,4 +30,4 @@ def pool_rare_endpoints(cells: Cells, least: int, keep: Collection[str] = ()) ->
     rare &= np.array([name not in keep for name in cells.endpoints])
     apart = [name for name, pooled in zip(cells.endpoints, rare, strict=True) if not pooled]
     code: IntArray = np.where(rare, len(apart), np.cumsum(~rare) - 1)
-    return replace(recode(cells, endpoint=code), endpoints=(*apart, OTHER))
+    return replace(recode(cells, endpoint=code), endpoints=(*apart, OTHER_ENDPOINTS))

@@ -27,8 +27,8 @@ EVERYWHERE = ("",)
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """A stretch of time in which readings count, as a run of its own."""
+class RunInterval:
+    """An interval in which readings count, as a run of its own."""
 
     run: str
     start_s: float
@@ -66,17 +66,17 @@ class ReadingView:
         return ReadingView(keep_rows(self.readings, keep), self.runs, self.run[keep])
 
 
-def cut(readings: ReadingCells, stretches: Sequence[Stretch] | None) -> ReadingView:
-    """Keep the buckets that lie wholly within one of the stretches; `None`: everything, as one run."""
-    if stretches is None:
+def cut(readings: ReadingCells, intervals: Sequence[RunInterval] | None) -> ReadingView:
+    """Keep the buckets that lie wholly within one of the intervals; `None`: everything, as one run."""
+    if intervals is None:
         return ReadingView(readings, ("readings",), np.zeros(readings.bucket.size, dtype=np.int64))
     run = np.full(readings.bucket.size, -1)
     start = readings.bucket * readings.bucket_s
-    for code, stretch in enumerate(stretches):
-        inside = (start >= stretch.start_s) & (start + readings.bucket_s <= stretch.end_s) & (run < 0)
+    for code, interval in enumerate(intervals):
+        inside = (start >= interval.start_s) & (start + readings.bucket_s <= interval.end_s) & (run < 0)
         run[inside] = code
     keep = run >= 0
-    return ReadingView(keep_rows(readings, keep), tuple(stretch.run for stretch in stretches), run[keep])
+    return ReadingView(keep_rows(readings, keep), tuple(interval.run for interval in intervals), run[keep])
 
 
 def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:
@@ -91,13 +91,13 @@ def keep_rows(readings: ReadingCells, keep: BoolArray) -> ReadingCells:
 
 def name_of(query: Query) -> str:
     """The name of the series that a query asks for; its whole text where it is no plain selector."""
-    found = re.match(r"\s*([a-zA-Z_:][\w:]*)\s*(\{|\[|$)", query.text)
-    return found.group(1) if found else query.text.strip()
+    match = re.match(r"\s*([a-zA-Z_:][\w:]*)\s*(\{|\[|$)", query.text)
+    return match.group(1) if match else query.text.strip()
 
 
-def measures_the_same(one: Query, other: Query) -> bool:
+def measures_the_same(query: Query, reference: Query) -> bool:
     """Do two queries ask for series of one name? Then those of the one that are not there never happened."""
-    return name_of(one) == name_of(other)
+    return name_of(query) == name_of(reference)
 
 
 # ------------------------------------------------------------------ one panel a metric
@@ -142,28 +142,30 @@ def find_bounds(view: ReadingView, query: Query, arms: Sequence[int]) -> FloatAr
 def build_rate_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Increase of a counter per second that an instance was seen for; over endpoints it adds up."""
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
-    first, place = group_by_instance(view, rows)
+    first, cell = group_by_instance(view, rows)
     seconds = np.zeros(first.size)
-    np.maximum.at(seconds, place, readings.seconds[rows])
+    np.maximum.at(seconds, cell, readings.seconds[rows])
     grown = rows, readings.total[rows] * scale
-    return build_panel(view, arm, (first, seconds), values=grown, whole=True)
+    return build_panel(view, arm, (first, seconds), values=grown, of_instance=True)
 
 
 def build_gauge_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """Mean of a gauge's samples."""
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     values = rows, readings.total[rows] * scale
-    return build_panel(view, arm, (rows, readings.n[rows].astype(float)), values=values, whole=True)
+    return build_panel(view, arm, (rows, readings.n[rows].astype(float)), values=values, of_instance=True)
 
 
 def build_peak_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
     """The largest sample of each instance in each minute (or bucket, where that is longer)."""
     rows = view.find(query, VALUE, endpoint)
     buckets = -(-MINUTE_S // view.readings.bucket_s)
-    first, place = group_by_instance(view, rows, buckets)
+    first, cell = group_by_instance(view, rows, buckets)
     peaks = np.full(first.size, -np.inf)
-    np.maximum.at(peaks, place, view.readings.peak[rows] * scale)
-    return build_panel(view, arm, (first, np.ones(first.size)), values=(first, peaks), whole=True, buckets=buckets)
+    np.maximum.at(peaks, cell, view.readings.peak[rows] * scale)
+    return build_panel(
+        view, arm, (first, np.ones(first.size)), values=(first, peaks), of_instance=True, buckets=buckets
+    )
 
 
 def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, endpoint: str | None) -> Panel | None:
@@ -174,9 +176,9 @@ def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, e
     readings, rows = view.readings, view.find(query, VALUE, endpoint)
     if not rows.size:
         return None
-    first, place = group_by_instance(view, rows)
-    samples = np.bincount(place, weights=readings.n[rows], minlength=first.size)
-    total = np.bincount(place, weights=readings.total[rows], minlength=first.size)
+    first, cell = group_by_instance(view, rows)
+    samples = np.bincount(cell, weights=readings.n[rows], minlength=first.size)
+    total = np.bincount(cell, weights=readings.total[rows], minlength=first.size)
     bucket = readings.bucket[first]
     hours = (bucket - bucket.min()) * (readings.bucket_s / HOUR_S)
     owner = (view.run[first] * len(readings.arms) + readings.arm[first]) * len(readings.instances)
@@ -186,7 +188,9 @@ def build_trend_panel(view: ReadingView, arm: str, query: Query, scale: float, e
         column - (np.bincount(instance, weights=column) / counts)[instance]
         for column in (hours, total * scale / np.maximum(samples, 1))
     )
-    return build_panel(view, arm, (first, centred**2), values=(first, centred * deviation), whole=True, whole_runs=True)
+    return build_panel(
+        view, arm, (first, centred**2), values=(first, centred * deviation), of_instance=True, whole_runs=True
+    )
 
 
 def group_by_instance(view: ReadingView, rows: IntArray, buckets: int = 1) -> tuple[IntArray, IntArray]:
@@ -209,13 +213,13 @@ def build_panel(
     failures: Part | None = None,
     values: Part | None = None,
     endpoint: str | None = None,
-    whole: bool = False,
+    of_instance: bool = False,
     buckets: int = 1,
     whole_runs: bool = False,
 ) -> Panel | None:
     """Build the panel of what is counted, how much of it fails, and what is summed up over it, in the metric's unit.
 
-    `whole`: it belongs to the instance, not to an endpoint. `buckets`: of the readings in one of the panel.
+    `of_instance`: it belongs to the instance, not to an endpoint. `buckets`: of the readings in one of the panel.
     `whole_runs`: as in `build_counted_panel`.
     """
     readings = view.readings
@@ -223,18 +227,18 @@ def build_panel(
     rows = np.concatenate([part[0] for part in parts if part])
     # What each part adds is 0 in the rows of the others.
     columns = [
-        np.concatenate([part[1] if k == place else np.zeros(part[1].size) for k, part in enumerate(parts) if part])
-        for place in range(len(parts))
+        np.concatenate([part[1] if k == column else np.zeros(part[1].size) for k, part in enumerate(parts) if part])
+        for column in range(len(parts))
     ]
     counted = Counted(
         runs=view.runs,
         arms=readings.arms,
-        endpoints=EVERYWHERE if whole else readings.endpoints,
+        endpoints=EVERYWHERE if of_instance else readings.endpoints,
         instances=readings.instances,
         bucket_s=readings.bucket_s * buckets,
         run=view.run[rows],
         arm=readings.arm[rows],
-        endpoint=np.zeros_like(rows) if whole else readings.endpoint[rows],
+        endpoint=np.zeros_like(rows) if of_instance else readings.endpoint[rows],
         instance=readings.instance[rows],
         bucket=readings.bucket[rows] // buckets,
         n=columns[0],

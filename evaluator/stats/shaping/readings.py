@@ -12,7 +12,7 @@ What counts of a counter is by how much it grew between two scrapes that were ma
 - The first sample of a series says nothing of what came before it. One exception: the instance answered the scrape
   before and did not have this counter yet (many libraries create `code="500"` at the first failure). Then it started
   at 0 in between, and its first value is its increase. An instance that was not scraped before may have run for hours.
-- A stretch counts what lies after its start, up to and including its end. So two stretches that share the sample at
+- An interval counts what lies after its start, up to and including its end. So two intervals that share the sample at
   their border add up to the whole, for gauges as well.
 """
 
@@ -31,8 +31,8 @@ from evaluator.records import PARTS, Answer, Query, QueryFacts, QueryKind, Readi
 from evaluator.records.arrays import BoolArray, FloatArray, IntArray
 from evaluator.stats.shaping.answered import (
     LONGEST_STEP,
-    Answered,
     Drops,
+    JoinedAnswers,
     count_shared,
     find_drops,
     find_scrapes,
@@ -70,31 +70,31 @@ def sum_up(answers: Sequence[Answer], arms: Sequence[str], bucket_s: int) -> Rea
     alike: dict[tuple[Query, str], list[Answer]] = {}
     for answer in answers:
         alike.setdefault((answer.query, answer.arm), []).append(answer)
-    stretches = [stretch for group in alike.values() for stretch in stitch(group)]
-    scrapes = find_scrapes(stretches)
+    all_joined = [joined for group in alike.values() for joined in stitch(group)]
+    scrapes = find_scrapes(all_joined)
     queries = tuple(dict.fromkeys(answer.query for answer in answers))
     names: Names = {
         "query": queries,
         "arm": tuple(arms),
-        "instance": tuple(sorted({track.series.instance for one in stretches for track in one.tracks})),
-        "endpoint": tuple(sorted({track.series.endpoint for one in stretches for track in one.tracks})),
+        "instance": tuple(sorted({track.series.instance for joined in all_joined for track in joined.tracks})),
+        "endpoint": tuple(sorted({track.series.endpoint for joined in all_joined for track in joined.tracks})),
     }
-    drops = find_drops(stretches)
-    shared = count_shared(stretches, arms[0] if arms else "")
+    drops = find_drops(all_joined)
+    shared = count_shared(all_joined, arms[0] if arms else "")
     parts = [
-        _sum_stretch(replace(one, facts=replace(one.facts, shared=shared[place])), scrapes, drops, names, bucket_s)
-        for place, one in enumerate(stretches)
+        _sum_joined(replace(joined, facts=replace(joined.facts, shared=count)), scrapes, drops, names, bucket_s)
+        for joined, count in zip(all_joined, shared, strict=True)
     ]
     facts = _join_facts([part[1] for part in parts])
     return _assemble(names, bucket_s, [part[0] for part in parts], facts)
 
 
-# ------------------------------------------------------------------ a stretch becomes rows
+# ------------------------------------------------------------------ joined answers become rows
 
 
 @dataclass(frozen=True, slots=True)
 class _Samples:
-    """Samples of all series of a stretch, one series after the other."""
+    """Samples of all series of joined answers, one series after the other."""
 
     ts: IntArray
     values: FloatArray
@@ -104,12 +104,12 @@ class _Samples:
     """Series of each sample."""
 
 
-def _sum_stretch(
-    stretch: Answered, scrapes: Mapping[str, Mapping[str, IntArray]], drops: Drops, names: Names, bucket_s: int
+def _sum_joined(
+    joined: JoinedAnswers, scrapes: Mapping[str, Mapping[str, IntArray]], drops: Drops, names: Names, bucket_s: int
 ) -> tuple[Table, QueryFacts]:
-    tracks = stretch.tracks
+    tracks = joined.tracks
     if not tracks:
-        return _empty(), stretch.facts
+        return _empty(), joined.facts
     sizes = np.array([track.ts_ms.size for track in tracks])
     samples = _Samples(
         ts=np.concatenate([track.ts_ms for track in tracks]),
@@ -117,27 +117,27 @@ def _sum_stretch(
         firsts=np.cumsum(sizes) - sizes,
         track=np.repeat(np.arange(sizes.size), sizes),
     )
-    facts = _count(stretch, sizes)
-    if stretch.query.kind is QueryKind.GAUGE:
-        counted = used = samples.ts > stretch.start_ms
+    facts = _count(joined, sizes)
+    if joined.query.kind is QueryKind.GAUGE:
+        counted = used = samples.ts > joined.start_ms
         grown, step_ms = samples.values, np.zeros(samples.ts.size)
         facts = replace(facts, outside=facts.outside + int((~used).sum()))
     else:
-        growth = _find_growth(stretch, samples, scrapes.get(stretch.arm, {}), drops)
+        growth = _find_growth(joined, samples, scrapes.get(joined.arm, {}), drops)
         grown, step_ms, counted, used = growth.grown, growth.step_ms, growth.counted, ~growth.left_out
         facts = replace(facts, resets=growth.resets, falls=int(growth.left_out.sum()))
     # Key of each series but its bucket; codes index `names`.
-    places = {column: {name: place for place, name in enumerate(names[column])} for column in ("instance", "endpoint")}
+    codes_of = {column: {name: code for code, name in enumerate(names[column])} for column in ("instance", "endpoint")}
     series = [track.series for track in tracks]
     codes = {
-        "query": np.full(sizes.size, names["query"].index(stretch.query)),
-        "arm": np.full(sizes.size, names["arm"].index(stretch.arm)),
-        "instance": np.array([places["instance"][one.instance] for one in series]),
-        "endpoint": np.array([places["endpoint"][one.endpoint] for one in series]),
-        "part": np.array([PARTS.index(one.part) for one in series]),
-        "le": np.array([one.le if one.part == "bucket" else np.nan for one in series], float),
+        "query": np.full(sizes.size, names["query"].index(joined.query)),
+        "arm": np.full(sizes.size, names["arm"].index(joined.arm)),
+        "instance": np.array([codes_of["instance"][part.instance] for part in series]),
+        "endpoint": np.array([codes_of["endpoint"][part.endpoint] for part in series]),
+        "part": np.array([PARTS.index(part.part) for part in series]),
+        "le": np.array([part.le if part.part == "bucket" else np.nan for part in series], float),
     }
-    table = _by_bucket(samples, codes, grown, step_ms, counted, bucket_s, gauge=stretch.query.kind is QueryKind.GAUGE)
+    table = _by_bucket(samples, codes, grown, step_ms, counted, bucket_s, gauge=joined.query.kind is QueryKind.GAUGE)
     buckets, samples_of = np.unique(samples.ts[used] // (bucket_s * 1000), return_counts=True)
     pairs = zip(buckets.tolist(), samples_of.tolist(), strict=True)
     return table, replace(facts, used=tuple(pairs))
@@ -157,34 +157,34 @@ class _Growth:
     resets: int
 
 
-def _find_growth(stretch: Answered, samples: _Samples, scrapes: Mapping[str, IntArray], drops: Drops) -> _Growth:
+def _find_growth(joined: JoinedAnswers, samples: _Samples, scrapes: Mapping[str, IntArray], drops: Drops) -> _Growth:
     """Find by how much each sample is above the one before, and whether that counts."""
     grown = np.diff(samples.values, prepend=0.0)
     step_ms = np.diff(samples.ts, prepend=0).astype(float)
     counted = np.ones(samples.ts.size, dtype=bool)
     counted[samples.firsts] = False
-    instances = [track.series.instance for track in stretch.tracks]
+    instances = [part.series.instance for part in joined.tracks]
     restarted, left_out = np.zeros_like(counted), np.zeros_like(counted)
-    for place in np.flatnonzero((grown < 0) & counted).tolist():
-        drop = drops.get((stretch.arm, instances[samples.track[place]], int(samples.ts[place])))
+    for row in np.flatnonzero((grown < 0) & counted).tolist():
+        drop = drops.get((joined.arm, instances[samples.track[row]], int(samples.ts[row])))
         if drop is not None:  # the sum of a histogram may fall by itself
-            (restarted if drop[1] < RESTARTED * drop[0] else left_out)[place] = True
+            (restarted if drop[1] < RESTARTED * drop[0] else left_out)[row] = True
     if restarted.any():
-        restarted = _restart_together(stretch, samples, restarted)
+        restarted = _restart_together(joined, samples, restarted)
         grown = np.where(restarted, samples.values, grown)
     if left_out.any():
-        left_out = _restart_together(stretch, samples, left_out)
+        left_out = _restart_together(joined, samples, left_out)
         counted &= ~left_out
     # Counters that were not there when their instance was scraped before: their first value counts.
-    reach = LONGEST_STEP * stretch.step_ms
-    late = np.flatnonzero(samples.ts[samples.firsts] > stretch.start_ms)
-    for place in late.tolist():
-        at = int(samples.firsts[place])
+    reach = LONGEST_STEP * joined.step_ms
+    late = np.flatnonzero(samples.ts[samples.firsts] > joined.start_ms)
+    for track in late.tolist():
+        at = int(samples.firsts[track])
         first = int(samples.ts[at])
-        times = scrapes[instances[place]]
+        times = scrapes[instances[track]]
         before = int(np.searchsorted(times, first))
         latest = int(times[before - 1]) if before else -1
-        if latest >= max(first - reach, stretch.start_ms):
+        if latest >= max(first - reach, joined.start_ms):
             grown[at], step_ms[at], counted[at] = samples.values[at], float(first - latest), True
     again = np.flatnonzero(restarted)
     events = set(zip((instances[k] for k in samples.track[again]), samples.ts[again].tolist(), strict=True))
@@ -193,25 +193,25 @@ def _find_growth(stretch: Answered, samples: _Samples, scrapes: Mapping[str, Int
     )
 
 
-def _restart_together(stretch: Answered, samples: _Samples, restarted: BoolArray) -> BoolArray:
+def _restart_together(joined: JoinedAnswers, samples: _Samples, restarted: BoolArray) -> BoolArray:
     """All counters of a histogram restart (or drop) when its number of observations, or one of its buckets, does."""
-    if stretch.query.kind is not QueryKind.HISTOGRAM:
+    if joined.query.kind is not QueryKind.HISTOGRAM:
         return restarted
     out = restarted.copy()
     groups: dict[Any, list[int]] = {}
-    for place in {int(track) for track in samples.track[np.flatnonzero(restarted)]}:
-        groups.setdefault(identify_group(stretch.tracks[place].series), [])
-    for place, track in enumerate(stretch.tracks):
+    for series in {int(track) for track in samples.track[np.flatnonzero(restarted)]}:
+        groups.setdefault(identify_group(joined.tracks[series].series), [])
+    for series, track in enumerate(joined.tracks):
         key = identify_group(track.series)
         if key in groups:
-            groups[key].append(place)
+            groups[key].append(series)
     ends = np.append(samples.firsts[1:], samples.ts.size)
     for members in groups.values():
-        counts = [place for place in members if stretch.tracks[place].series.part != "sum"] or members
-        rows = np.concatenate([np.arange(samples.firsts[place], ends[place]) for place in counts])
+        counts = [series for series in members if joined.tracks[series].series.part != "sum"] or members
+        rows = np.concatenate([np.arange(samples.firsts[series], ends[series]) for series in counts])
         times = np.unique(samples.ts[rows[restarted[rows]]])
-        for place in members:
-            own = slice(samples.firsts[place] + 1, ends[place])
+        for series in members:
+            own = slice(samples.firsts[series] + 1, ends[series])
             out[own] = np.isin(samples.ts[own], times)
     return out
 
@@ -255,38 +255,38 @@ def _cover_once(samples: _Samples, codes: Mapping[str, Any], counted: BoolArray)
     sizes = ends - samples.firsts
     covering = counted.copy()
     for _, group in groupby(sorted(range(len(key)), key=key.__getitem__), key=key.__getitem__):
-        longest, *others = sorted(group, key=lambda place: -sizes[place])
-        seen = _moments(samples, counted, longest, ends)
-        for place in others:
-            own = slice(samples.firsts[place], ends[place])
-            if sizes[place] == seen.size + 1 and np.array_equal(samples.ts[own][1:], seen):
+        longest, *others = sorted(group, key=lambda series: -sizes[series])
+        times = _moments(samples, counted, longest, ends)
+        for series in others:
+            own = slice(samples.firsts[series], ends[series])
+            if sizes[series] == times.size + 1 and np.array_equal(samples.ts[own][1:], times):
                 covering[own] = False
                 continue
-            again = np.isin(samples.ts[own], seen)
+            again = np.isin(samples.ts[own], times)
             covering[own] &= ~again
             if not again[1:].all():
-                seen = np.union1d(seen, _moments(samples, counted, place, ends))
+                times = np.union1d(times, _moments(samples, counted, series, ends))
     return covering
 
 
-def _moments(samples: _Samples, counted: BoolArray, place: int, ends: IntArray) -> IntArray:
-    own = slice(samples.firsts[place], ends[place])
+def _moments(samples: _Samples, counted: BoolArray, series: int, ends: IntArray) -> IntArray:
+    own = slice(samples.firsts[series], ends[series])
     return samples.ts[own][counted[own]]
 
 
-def _count(stretch: Answered, sizes: IntArray) -> QueryFacts:
+def _count(joined: JoinedAnswers, sizes: IntArray) -> QueryFacts:
     """Samples that should have been there, and when its series and its instances were seen."""
-    spans = np.array([track.ts_ms[-1] - track.ts_ms[0] for track in stretch.tracks])
-    expected = np.maximum(np.rint(spans / stretch.step_ms).astype(np.int64) + 1, sizes)
+    spans = np.array([track.ts_ms[-1] - track.ts_ms[0] for track in joined.tracks])
+    expected = np.maximum(np.rint(spans / joined.step_ms).astype(np.int64) + 1, sizes)
     lives: dict[str, tuple[int, int]] = {}
-    for track in stretch.tracks:
+    for track in joined.tracks:
         first, last = lives.get(track.series.instance, (int(track.ts_ms[0]), int(track.ts_ms[-1])))
         lives[track.series.instance] = min(first, int(track.ts_ms[0])), max(last, int(track.ts_ms[-1]))
     return replace(
-        stretch.facts,
+        joined.facts,
         expected=int(expected.sum()),
-        missing=max(int((expected - sizes).sum()) - stretch.facts.nan - stretch.facts.infinite, 0),
-        spans=find_spans(stretch),
+        missing=max(int((expected - sizes).sum()) - joined.facts.nan - joined.facts.infinite, 0),
+        spans=find_spans(joined),
         lives=lives,
     )
 
@@ -300,35 +300,35 @@ def _empty() -> Table:
 
 
 def _join_facts(facts: Iterable[QueryFacts]) -> tuple[QueryFacts, ...]:
-    """One entry per query and arm; what was counted adds up, series are those of the stretch that had most."""
-    found: dict[tuple[Query, str], QueryFacts] = {}
+    """One entry per query and arm; what was counted adds up, series are those of the interval that had most."""
+    joined: dict[tuple[Query, str], QueryFacts] = {}
     added = ("nan", "duplicates", "resets", "expected", "missing", "read", "infinite", "repeated", "outside", "falls")
     for fact in facts:
-        known = found.setdefault((fact.query, fact.arm), fact)
-        if known is fact:
+        facts_so_far = joined.setdefault((fact.query, fact.arm), fact)
+        if facts_so_far is fact:
             continue
-        lives = dict(known.lives)
+        lives = dict(facts_so_far.lives)
         for name, (first, last) in fact.lives.items():
-            seen = lives.get(name, (first, last))
-            lives[name] = min(seen[0], first), max(seen[1], last)
-        found[fact.query, fact.arm] = replace(
-            known,
-            sent=tuple(dict.fromkeys((*known.sent, *fact.sent))),
-            warnings=tuple(dict.fromkeys((*known.warnings, *fact.warnings))),
-            notes=tuple(dict.fromkeys((*known.notes, *fact.notes))),
+            life = lives.get(name, (first, last))
+            lives[name] = min(life[0], first), max(life[1], last)
+        joined[fact.query, fact.arm] = replace(
+            facts_so_far,
+            sent=tuple(dict.fromkeys((*facts_so_far.sent, *fact.sent))),
+            warnings=tuple(dict.fromkeys((*facts_so_far.warnings, *fact.warnings))),
+            notes=tuple(dict.fromkeys((*facts_so_far.notes, *fact.notes))),
             impossible=fact.impossible,
-            form=fact.form or known.form,
-            series=max(known.series, fact.series),
-            shared=max(known.shared, fact.shared),
-            used=tuple(sorted((Counter(dict(known.used)) + Counter(dict(fact.used))).items())),
-            start_ms=min(known.start_ms, fact.start_ms),
-            end_ms=max(known.end_ms, fact.end_ms),
-            step_ms=max(known.step_ms, fact.step_ms),
-            spans=tuple(sorted((*known.spans, *fact.spans))),
+            form=fact.form or facts_so_far.form,
+            series=max(facts_so_far.series, fact.series),
+            shared=max(facts_so_far.shared, fact.shared),
+            used=tuple(sorted((Counter(dict(facts_so_far.used)) + Counter(dict(fact.used))).items())),
+            start_ms=min(facts_so_far.start_ms, fact.start_ms),
+            end_ms=max(facts_so_far.end_ms, fact.end_ms),
+            step_ms=max(facts_so_far.step_ms, fact.step_ms),
+            spans=tuple(sorted((*facts_so_far.spans, *fact.spans))),
             lives=lives,
-            **{name: getattr(known, name) + getattr(fact, name) for name in added},
+            **{name: getattr(facts_so_far, name) + getattr(fact, name) for name in added},
         )
-    return tuple(found.values())
+    return tuple(joined.values())
 
 
 def _assemble(names: Names, bucket_s: int, tables: Sequence[Table], facts: tuple[QueryFacts, ...]) -> ReadingCells:

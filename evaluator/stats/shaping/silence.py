@@ -34,7 +34,7 @@ SERIES_AT_A_TIME = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A stretch of empty buckets from `start` to before `end`, counted from the start of the run."""
+    """An interval of empty buckets from `start` to before `end`, counted from the start of the run."""
 
     start: int
     end: int
@@ -72,12 +72,12 @@ class Silence:
 
 
 def find_silence(
-    own: FloatArray, reference: FloatArray, *, paced_alike: bool = True, one_hole: bool = False
+    counts: FloatArray, reference: FloatArray, *, paced_alike: bool = True, one_hole: bool = False
 ) -> list[Silence]:
     """Find the silences of each series, in the order of the series; those without any are left out.
 
     Args:
-        own: Requests of each series in each bucket of the run, shape (series, buckets).
+        counts: Requests of each series in each bucket of the run, shape (series, buckets).
         reference: Requests of what each series is compared with, same shape; constants stand for time.
         paced_alike: Whether the reference is paced as the series is, so that only gaps that both have are pacing;
             otherwise the series' own usual gap is taken.
@@ -87,30 +87,30 @@ def find_silence(
     >>> find_silence(dead, np.full((1, 10), 9.0))[0].gaps
     (Gap(start=6, end=10, expected=37.33, at_end=True),)
     """
-    if len(own) > SERIES_AT_A_TIME:
-        parts = (slice(first, first + SERIES_AT_A_TIME) for first in range(0, len(own), SERIES_AT_A_TIME))
+    if len(counts) > SERIES_AT_A_TIME:
+        parts = (slice(first, first + SERIES_AT_A_TIME) for first in range(0, len(counts), SERIES_AT_A_TIME))
         return [
             replace(silence, series=part.start + silence.series)
             for part in parts
-            for silence in find_silence(own[part], reference[part], paced_alike=paced_alike, one_hole=one_hole)
+            for silence in find_silence(counts[part], reference[part], paced_alike=paced_alike, one_hole=one_hole)
         ]
-    buckets = own.shape[1]
-    series, start, end = _gaps(own > 0)
+    buckets = counts.shape[1]
+    series, start, end = _gaps(counts > 0)
     if not series.size:
         return []
-    passed = np.concatenate([np.zeros((len(own), 1)), np.cumsum(reference, axis=1)], axis=1)
+    passed = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(reference, axis=1)], axis=1)
     inside = passed[series, end] - passed[series, start]
-    everything = passed[:, -1]
-    total = own.sum(axis=1)
-    clusters, pace = measure_clusters(reference if paced_alike else own, one_hole=one_hole)
-    evidence = _evidence_of_none(inside, total[series], everything[series], clusters[series])
-    usual = _usual_gap(own > 0)
+    reference_total = passed[:, -1]
+    total = counts.sum(axis=1)
+    clusters, pace = measure_clusters(reference if paced_alike else counts, one_hole=one_hole)
+    evidence = _evidence_of_none(inside, total[series], reference_total[series], clusters[series])
+    usual = _usual_gap(counts > 0)
     if paced_alike:
         usual = np.minimum(usual, _usual_gap(reference > 0))
     silent = (evidence >= SURE) & (end - start > np.maximum(2 * usual, pace)[series])
     out: dict[int, list[Gap]] = {}
     for k in np.flatnonzero(silent):
-        outside = max(everything[series[k]] - inside[k], 1.0)
+        outside = max(reference_total[series[k]] - inside[k], 1.0)
         expected = float(round(inside[k] * total[series[k]] / outside, 2))
         gap = Gap(int(start[k]), int(end[k]), expected, bool(end[k] == buckets))
         out.setdefault(int(series[k]), []).append(gap)
@@ -131,17 +131,21 @@ def find_absent(reference: FloatArray, share: float) -> BoolArray:
     return np.asarray(reference.sum(axis=1) * np.log1p(share) / clusters >= SURE)
 
 
-def _evidence_of_none(inside: FloatArray, own: FloatArray, reference: FloatArray, clusters: FloatArray) -> FloatArray:
+def _evidence_of_none(
+    inside: FloatArray, series_total: FloatArray, reference: FloatArray, clusters: FloatArray
+) -> FloatArray:
     """Minus the logarithm of the chance that none of the series' requests fell where `inside` of the reference's did.
 
     Hypergeometric: of own + reference requests, these are inside the gap, and none of them is of the series.
     """
-    own, inside, reference = own / clusters, inside / clusters, reference / clusters
-    left = np.maximum(reference - inside, 0.0)
+    series_total, inside, reference = series_total / clusters, inside / clusters, reference / clusters
+    outside = np.maximum(reference - inside, 0.0)
     evidence = np.zeros(inside.size)
     for k in np.flatnonzero(inside >= LEAST_INSIDE):
-        n, m, rest = float(reference[k]), float(own[k]), float(left[k])
-        evidence[k] = math.lgamma(n + m + 1) + math.lgamma(rest + 1) - math.lgamma(n + 1) - math.lgamma(m + rest + 1)
+        n, m, others = float(reference[k]), float(series_total[k]), float(outside[k])
+        evidence[k] = (
+            math.lgamma(n + m + 1) + math.lgamma(others + 1) - math.lgamma(n + 1) - math.lgamma(m + others + 1)
+        )
     return evidence
 
 
@@ -175,9 +179,9 @@ def measure_clusters(counts: FloatArray, *, one_hole: bool = False) -> tuple[Flo
     size = _dispersion(counts, total, 1)
     paced, pace = size, np.zeros(rows, dtype=np.int64)
     for width in range(2, min(buckets // FEWEST_WINDOWS, LONGEST_PACE) + 1):
-        here = _dispersion(counts, total, width)
-        pace = np.where(here < paced, width, pace)
-        paced = np.minimum(paced, here)
+        dispersion = _dispersion(counts, total, width)
+        pace = np.where(dispersion < paced, width, pace)
+        paced = np.minimum(paced, dispersion)
     occupied = counts > 0
     series, start, end = _gaps(occupied)
     inner = (start > 0) & (end < buckets)
@@ -195,10 +199,10 @@ def measure_clusters(counts: FloatArray, *, one_hole: bool = False) -> tuple[Flo
 def _dispersion(counts: FloatArray, total: FloatArray, width: int) -> FloatArray:
     """Variance of the counts in windows of this width, as a multiple of what independent requests would have."""
     rows, buckets = counts.shape
-    whole = buckets // width
-    windows = counts[:, : whole * width].reshape(rows, whole, width).sum(axis=2)
+    full_windows = buckets // width
+    windows = counts[:, : full_windows * width].reshape(rows, full_windows, width).sum(axis=2)
     squares = (np.diff(windows, axis=1) ** 2).sum(axis=1)
-    return np.asarray(squares / (2 * max(whole - 1, 1)) / (total * width / buckets))
+    return np.asarray(squares / (2 * max(full_windows - 1, 1)) / (total * width / buckets))
 
 
 def _usual_gap(occupied: BoolArray) -> FloatArray:

@@ -38,12 +38,12 @@ def find_steps_us(moments: Moments, cell: IntArray, shape: tuple[int, int], grid
            [1000, 1000]])
     """
     numbers = np.stack([moments.min_us, moments.max_us, moments.sum_us])
-    known = np.flatnonzero((moments.n > moments.failures) & np.isfinite(numbers).all(axis=0))
-    numbers, cell = numbers[:, known], cell[known]
+    recorded = np.flatnonzero((moments.n > moments.failures) & np.isfinite(numbers).all(axis=0))
+    numbers, cell = numbers[:, recorded], cell[recorded]
     order = np.argsort(cell, kind="stable")
     numbers, cell = numbers[:, order], cell[order]
-    whole = (numbers == np.rint(numbers)).all(axis=0) & (np.abs(numbers).max(axis=0, initial=0) < 2**53)
-    divisor = np.gcd.reduce(np.where(whole, numbers, grid_us).astype(np.int64), axis=0)
+    integral = (numbers == np.rint(numbers)).all(axis=0) & (np.abs(numbers).max(axis=0, initial=0) < 2**53)
+    divisor = np.gcd.reduce(np.where(integral, numbers, grid_us).astype(np.int64), axis=0)
     arm = cell // shape[1]
     of_arms = _divide(divisor, numbers, arm, np.full(2, grid_us), grid_us)
     steps = _divide(divisor, numbers, cell, np.repeat(of_arms, shape[1]), grid_us).reshape(shape)
@@ -75,14 +75,14 @@ def _divide(divisor: IntArray, numbers: FloatArray, owner: IntArray, otherwise: 
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     first = np.repeat(starts, np.diff(np.append(starts, owner.size)))
     others = np.add.reduceat((numbers[:2] != numbers[:2, first]).any(axis=0).astype(np.int64), starts)
-    found = np.gcd.reduceat(divisor, starts)
-    sure = (others >= FEWEST_OTHERS) & (found > 0) & (found % grid_us == 0)
-    out[owner[starts[sure]]] = found[sure]
+    common = np.gcd.reduceat(divisor, starts)
+    sure = (others >= FEWEST_OTHERS) & (common > 0) & (common % grid_us == 0)
+    out[owner[starts[sure]]] = common[sure]
     usual = _most_frequent(divisor, owner)
     alike = divisor % usual[np.searchsorted(starts, first)] == 0
     shares = np.add.reduceat(alike.astype(float), starts) / np.diff(np.append(starts, owner.size))
-    one = np.maximum.reduceat(np.where(alike, np.arange(owner.size), -1), starts)[np.searchsorted(starts, first)]
-    differs = alike & (numbers[:2] != numbers[:2, one]).any(axis=0)
+    last_alike = np.maximum.reduceat(np.where(alike, np.arange(owner.size), -1), starts)[np.searchsorted(starts, first)]
+    differs = alike & (numbers[:2] != numbers[:2, last_alike]).any(axis=0)
     others = np.add.reduceat(differs.astype(np.int64), starts)
     most = (shares >= MOST) & (others >= FEWEST_OTHERS) & (usual % grid_us == 0)
     out[owner[starts[most]]] = np.maximum(out[owner[starts[most]]], usual[most])
@@ -92,10 +92,10 @@ def _divide(divisor: IntArray, numbers: FloatArray, owner: IntArray, otherwise: 
 def _most_frequent(divisor: IntArray, owner: IntArray) -> IntArray:
     """The divisor that most rows of each owner (rising) have, (owners,); 1 where that is 0."""
     order = np.lexsort((divisor, owner))
-    ordered, whose = divisor[order], owner[order]
-    begins = np.flatnonzero((np.diff(ordered, prepend=-1) != 0) | (np.diff(whose, prepend=-1) != 0))
-    counts, whose = np.diff(np.append(begins, ordered.size)), whose[begins]
-    rising = np.lexsort((counts, whose))
-    last = rising[np.flatnonzero(np.diff(whose[rising], append=-1))]
-    found: IntArray = np.maximum(ordered[begins][last], 1)
-    return found
+    ordered, row_owner = divisor[order], owner[order]
+    begins = np.flatnonzero((np.diff(ordered, prepend=-1) != 0) | (np.diff(row_owner, prepend=-1) != 0))
+    counts, row_owner = np.diff(np.append(begins, ordered.size)), row_owner[begins]
+    rising = np.lexsort((counts, row_owner))
+    last = rising[np.flatnonzero(np.diff(row_owner[rising], append=-1))]
+    frequent: IntArray = np.maximum(ordered[begins][last], 1)
+    return frequent

@@ -35,8 +35,8 @@ def find_warm_up(cells: Cells, fixed_s: float | None) -> WarmUp:
     first: dict[int, int] = {}
     cut: dict[int, int] = {}
     never, unknown = [], []
-    for run, here in rows_of_each(cells.moments.run):
-        buckets = cells.moments.bucket[here]
+    for run, rows in rows_of_each(cells.moments.run):
+        buckets = cells.moments.bucket[rows]
         begin, end = int(buckets.min()), int(buckets.max())
         if fixed_s is not None:
             level: int | None = begin + int(np.ceil(fixed_s / cells.bucket_s))
@@ -57,14 +57,14 @@ def find_warm_up(cells: Cells, fixed_s: float | None) -> WarmUp:
 
 def _plateau(cells: Cells, run: int) -> int | None:
     """First bucket in which all arms together have (nearly) their highest user count; `None` without counts."""
-    here = cells.loads.run == run
-    if not here.any():
+    of_run = cells.loads.run == run
+    if not of_run.any():
         return None
-    buckets, slot = np.unique(cells.loads.bucket[here], return_inverse=True)
+    buckets, slot = np.unique(cells.loads.bucket[of_run], return_inverse=True)
     # An arm without a request in a bucket keeps the users that it had.
-    arms = np.unique(cells.loads.arm[here])
+    arms = np.unique(cells.loads.arm[of_run])
     users = np.zeros((arms.size, buckets.size))
-    users[np.searchsorted(arms, cells.loads.arm[here]), slot] = cells.loads.users[here]
+    users[np.searchsorted(arms, cells.loads.arm[of_run]), slot] = cells.loads.users[of_run]
     total = np.maximum.accumulate(users, axis=1).sum(axis=0)
     level = np.flatnonzero(total >= LEVEL_SHARE * total.max())
     # The bucket in which the plateau is reached still holds requests from before.

@@ -86,16 +86,18 @@ def pool_instances(variance: FloatArray, within: FloatArray, effective: FloatArr
     >>> found.variance.ravel().round(4).tolist(), found.df.tolist()  # (10 · 0.01 + 2 · 0.04) / 12 / 2
     ([0.0075, 0.0075], [12.0])
     """
-    known = np.isfinite(variance)
-    weight = np.where(known, np.maximum(effective - 1, 0.0), 0.0)
-    own = weight.sum(axis=0)
-    seen = (weight * np.where(known, variance * effective, 0.0)).sum(axis=0)
-    wandering = (weight * np.where(known, within * effective, 0.0)).sum(axis=0)
-    wandering = np.divide(wandering, own, out=np.zeros_like(own), where=own > 0)
-    df = own + history.weight
-    total = history.weight * (history.instance + wandering) + seen
-    one = np.divide(total, df, out=np.full_like(df, np.nan), where=df > 0)
-    return Pooled(one / np.maximum(effective, 1.0), df)
+    measured = np.isfinite(variance)
+    weight = np.where(measured, np.maximum(effective - 1, 0.0), 0.0)
+    weight_of_run = weight.sum(axis=0)
+    measured_squares = (weight * np.where(measured, variance * effective, 0.0)).sum(axis=0)
+    within_instance = (weight * np.where(measured, within * effective, 0.0)).sum(axis=0)
+    within_instance = np.divide(
+        within_instance, weight_of_run, out=np.zeros_like(weight_of_run), where=weight_of_run > 0
+    )
+    df = weight_of_run + history.weight
+    total = history.weight * (history.instance + within_instance) + measured_squares
+    instance_variance = np.divide(total, df, out=np.full_like(df, np.nan), where=df > 0)
+    return Pooled(instance_variance / np.maximum(effective, 1.0), df)
 
 
 def add_wander(

@@ -112,11 +112,11 @@ class InstanceFrame:
     def _find_leverage(self) -> FloatArray:
         """1/(1-h) where an instance was its arm's only one in a stratum: it pulled the level towards itself."""
         rows = self.rows
-        place = rows.stratum * 2 + rows.arm
-        present = np.bincount(place, weights=self.exposure > 0, minlength=rows.strata * 2)
+        cell = rows.stratum * 2 + rows.arm
+        present = np.bincount(cell, weights=self.exposure > 0, minlength=rows.strata * 2)
         if not (present == 1).any():
             return np.ones(self.shape)
-        alone = present[place] == 1
+        alone = present[cell] == 1
         share = self.exposure / np.maximum(self.stratum_n[rows.stratum], 1e-300)
         factor = np.where(alone, 1 / np.maximum(1 - share, 0.05), 1.0)
         summed = self._by_instance(self.exposure * factor)

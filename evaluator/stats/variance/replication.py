@@ -22,8 +22,8 @@ def merge_unreplicated(cells: Cells) -> tuple[Cells, dict[str, int]]:
     instance_of: dict[int, int] = {}
     names = cells.instances
     for code, arm in enumerate(cells.arms):
-        mine = moments.arm == code
-        requests = np.bincount(moments.instance[mine], weights=moments.n[mine])
+        of_arm = moments.arm == code
+        requests = np.bincount(moments.instance[of_arm], weights=moments.n[of_arm])
         used = int(np.count_nonzero(requests))
         if used > 1 and find_replicating(np.asarray(requests, float)).sum() < 2:
             names = names if arm in names else (*names, arm)

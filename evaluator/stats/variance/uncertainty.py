@@ -116,8 +116,8 @@ class Design:
         """Units of replication to show with a metric: replicates, or instances."""
         if self.kind == "replicates":
             return self.runs, self.runs
-        (baseline, candidate), (said, also_said) = self.instances, self.declared
-        return max(baseline, said or 0), max(candidate, also_said or 0)
+        (baseline, candidate), (of_baseline, of_candidate) = self.instances, self.declared
+        return max(baseline, of_baseline or 0), max(candidate, of_candidate or 0)
 
 
 def choose_design(panel: Panel, prior: InstancePrior | None = None) -> Design:
@@ -167,47 +167,50 @@ def combine(
     allowed for.
     """
     chosen = slice(arms[0], arms[-1] + 1)
-    known = np.isfinite(instance.variance[chosen])
+    measured = np.isfinite(instance.variance[chosen])
     effective = instance.effective[chosen]
-    by_arm = np.where(known, instance.variance[chosen], prior[chosen])
-    df_inst = _instance_df(by_arm, known, effective)
+    by_arm = np.where(measured, instance.variance[chosen], prior[chosen])
+    instance_df = _instance_df(by_arm, measured, effective)
     # An assumption about a single instance is not history: it keeps its few degrees of freedom.
     if history is not None and history.weight:
         pooled = pool_instances(instance.variance[chosen], instance.within[chosen], effective, history)
-        all_known = known.all(axis=0)
-        by_arm, df_inst = np.where(all_known, pooled.variance, by_arm), np.where(all_known, pooled.df, df_inst)
-    inst = by_arm.sum(axis=0)
-    within = np.where(known, instance.within[chosen], 0.0).sum(axis=0)
-    own = np.maximum(0.0, np.maximum(time.variance, time.independent) - within)
-    variance = inst + own
-    spread = inst**2 / df_inst + own**2 / time.df
+        all_measured = measured.all(axis=0)
+        by_arm, instance_df = (
+            np.where(all_measured, pooled.variance, by_arm),
+            np.where(all_measured, pooled.df, instance_df),
+        )
+    instance_part = by_arm.sum(axis=0)
+    within = np.where(measured, instance.within[chosen], 0.0).sum(axis=0)
+    time_part = np.maximum(0.0, np.maximum(time.variance, time.independent) - within)
+    variance = instance_part + time_part
+    spread = instance_part**2 / instance_df + time_part**2 / time.df
     df = np.divide(variance**2, spread, out=np.full_like(variance, time.df), where=spread > 0)
-    lasting = np.maximum(0.0, inst - within)
+    lasting = np.maximum(0.0, instance_part - within)
     if history is not None:
         variance, df, slow = add_wander(variance, df, history, arms=len(arms))
         lasting = lasting + slow
     return _stack_bounds([(variance, df), *_of_time(time)], lasting)
 
 
-def _instance_df(by_arm: FloatArray, known: BoolArray, effective: FloatArray) -> FloatArray:
+def _instance_df(by_arm: FloatArray, measured: BoolArray, effective: FloatArray) -> FloatArray:
     """Pooled over arms of like size; Welch's where they differ more than twofold or one of them is assumed."""
-    own = np.where(known, np.maximum(effective - 1, 0.05), PRIOR_DF)
+    df_by_arm = np.where(measured, np.maximum(effective - 1, 0.05), PRIOR_DF)
     if by_arm.shape[0] == 1:
-        return np.asarray(own[0])
+        return np.asarray(df_by_arm[0])
     total = by_arm.sum(axis=0)
-    spread = (by_arm**2 / own).sum(axis=0)
-    welch = np.divide(total**2, spread, out=own.min(axis=0), where=spread > 0)
-    like = known.all(axis=0) & (effective.max(axis=0) <= 2 * effective.min(axis=0))
-    pooled = np.where(like, own.sum(axis=0), welch)
-    return np.where(~known.any(axis=0), PRIOR_DF, pooled)
+    spread = (by_arm**2 / df_by_arm).sum(axis=0)
+    welch = np.divide(total**2, spread, out=df_by_arm.min(axis=0), where=spread > 0)
+    like = measured.all(axis=0) & (effective.max(axis=0) <= 2 * effective.min(axis=0))
+    pooled = np.where(like, df_by_arm.sum(axis=0), welch)
+    return np.where(~measured.any(axis=0), PRIOR_DF, pooled)
 
 
 def centre(values: FloatArray) -> FloatArray:
     """Values less their mean over the last axis; 0 where there is none."""
-    known = np.isfinite(values)
-    clean = np.where(known, values, 0.0)
-    mean = clean.sum(axis=-1, keepdims=True) / np.maximum(known.sum(axis=-1, keepdims=True), 1)
-    return np.where(known, clean - mean, 0.0)
+    finite = np.isfinite(values)
+    clean = np.where(finite, values, 0.0)
+    mean = clean.sum(axis=-1, keepdims=True) / np.maximum(finite.sum(axis=-1, keepdims=True), 1)
+    return np.where(finite, clean - mean, 0.0)
 
 
 def replicate_uncertainty(values: FloatArray, time: TimeVariance) -> tuple[FloatArray, Uncertainty]:
@@ -215,9 +218,9 @@ def replicate_uncertainty(values: FloatArray, time: TimeVariance) -> tuple[Float
 
     And never less than what variation over `time` within the replicates says. Those without a value are left out.
     """
-    known = np.isfinite(values)
-    count = known.sum(axis=-1)
-    mean = np.where(count > 0, np.where(known, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+    finite = np.isfinite(values)
+    count = finite.sum(axis=-1)
+    mean = np.where(count > 0, np.where(finite, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
     squares = (centre(values) ** 2).sum(axis=-1)
     variance = np.where(count >= 2, squares / np.maximum(count - 1, 1) / np.maximum(count, 1), np.nan)
     df = np.maximum(count - 1, 1).astype(float)
