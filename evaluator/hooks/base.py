@@ -247,10 +247,12 @@ def make_hook(kind: str, options: Mapping[str, Any], environment: Mapping[str, s
     """A hook of a kind with its options as the policy has them. Raises UnknownName, PolicyError or HookError."""
     if kind not in HOOKS:
         raise UnknownName("hook", kind, HOOKS)
-    made = HOOKS[kind]
-    hook = made(_validate(kind, made.Options, options), environment)
+    hook_class = HOOKS[kind]
+    hook = hook_class(_validate(kind, hook_class.Options, options), environment)
     if not isinstance(hook, Hook):
-        raise HookError(f"{made.__module__}.{made.__name__} is not a hook", hint="see docs/hooks.md for what one has")
+        raise HookError(
+            f"{hook_class.__module__}.{hook_class.__name__} is not a hook", hint="see docs/hooks.md for what one has"
+        )
     return hook
 
 
@@ -300,8 +302,8 @@ def run_hook(step: Step, context: HookContext, before: Callable[[Json], None] = 
 
 def peek(step: Step, context: HookContext) -> str:
     """What a hook would change, as it is now, for people; or why that cannot be read. Changes nothing."""
-    found = _within(step, _bounded(step, context), step.hook.read)
-    return f"cannot be read: {found.outcome.did}" if isinstance(found, _Lost) else step.hook.tell(found)
+    state = _within(step, _bounded(step, context), step.hook.read)
+    return f"cannot be read: {state.outcome.did}" if isinstance(state, _Lost) else step.hook.tell(state)
 
 
 def undo_hook(step: Step, context: HookContext, earlier: Json) -> Outcome:

@@ -184,9 +184,9 @@ def choose_endpoints(rows: list[Comparison]) -> tuple[list[Comparison], list[str
     quiet = [row for row in rows if row.rule.slice.endpoint in names]
     if not names:
         return loud, []
-    more = f"{'+' if loud else ''}{len(names)} {'more ' if loud else ''}endpoint{'s' if len(names) > 1 else ''}"
+    unlisted = f"{'+' if loud else ''}{len(names)} {'more ' if loud else ''}endpoint{'s' if len(names) > 1 else ''}"
     within = all(row.status is MetricStatus.PASS for row in quiet)
-    return loud, [f"{more} {'within margin' if within else 'not shown to be worse'}"]
+    return loud, [f"{unlisted} {'within margin' if within else 'not shown to be worse'}"]
 
 
 # ------------------------------------------------------------------ the head of a report

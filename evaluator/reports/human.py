@@ -74,10 +74,10 @@ def to_human(verdict: Verdict, *, width: int = 80, color: bool = False, unicode:
     return "\n".join(_COMMAND.sub(_disarm, line.rstrip()) for line in lines).rstrip()
 
 
-def _disarm(found: re.Match[str]) -> str:
+def _disarm(match: re.Match[str]) -> str:
     """Show the sign that makes a line of a CI log a command, instead of giving the command."""
-    sign = found[2] or found[4]
-    return f"{found[1] or found[3] or ''}\\x{ord(sign):02x}"
+    sign = match[2] or match[4]
+    return f"{match[1] or match[3] or ''}\\x{ord(sign):02x}"
 
 
 class _Writer(Page):
@@ -94,13 +94,13 @@ class _Writer(Page):
         """Colour what has a mark or a word already: colour alone says nothing."""
         return click.style(text, fg=COLORS.get(kind), bold=bold or None) if self.color else text
 
-    def wrap(self, text: str, first: str = "  ", rest: str = "    ") -> list[str]:
+    def wrap(self, text: str, first: str = "  ", following: str = "    ") -> list[str]:
         """Break a sentence between words, never within a number and its unit."""
         broken = textwrap.wrap(
             _TIED.sub(NBSP, _LONG_WORD.sub(rf"\1{self.text('…')}", self.text(text))),
             max(self.width, 40),
             initial_indent=first,
-            subsequent_indent=rest,
+            subsequent_indent=following,
             break_long_words=False,
             break_on_hyphens=False,
         )
@@ -120,8 +120,8 @@ def _head(verdict: Verdict, writer: _Writer) -> list[str]:
     for reason in verdict.reasons[:MAX_REASONS]:
         lines += writer.wrap(reason.text)
     if len(verdict.reasons) > MAX_REASONS:
-        more = len(verdict.reasons) - MAX_REASONS
-        lines += writer.wrap(f"+{more} more reason{'s' if more > 1 else ''}: --format json names them")
+        unlisted = len(verdict.reasons) - MAX_REASONS
+        lines += writer.wrap(f"+{unlisted} more reason{'s' if unlisted > 1 else ''}: --format json names them")
     return lines + [line for note in list_notes(verdict) for line in writer.wrap(note)]
 
 

@@ -50,7 +50,7 @@ def render(verdict: Verdict, page: Page) -> str:
 
 
 def _clean(text: str, most: int = MAX_SENTENCE) -> str:
-    return _NOT_XML.sub(lambda found: f"\\u{ord(found[0]):x}", tame(text, most))
+    return _NOT_XML.sub(lambda match: f"\\u{ord(match[0]):x}", tame(text, most))
 
 
 # ------------------------------------------------------------------ suites

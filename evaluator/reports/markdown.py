@@ -69,8 +69,8 @@ def escape(text: str, most: int = MAX_SENTENCE) -> str:
     text = _MARKUP.sub(r"\\\g<0>", tame(text, most).strip() or "–")
     text = text.replace("<", "&lt;").replace(">", "&gt;")
     text = _MENTION.sub("@&#8203;", text)
-    text = _LINK.sub(lambda found: f"{found[1]}\\." if found[1] else "\\:", text)
-    return _LEADING.sub(lambda found: f"{found[1]}\\{found[2] or found[3]}", text)
+    text = _LINK.sub(lambda match: f"{match[1]}\\." if match[1] else "\\:", text)
+    return _LEADING.sub(lambda match: f"{match[1]}\\{match[2] or match[3]}", text)
 
 
 def escape_but_commands(text: str) -> str:
