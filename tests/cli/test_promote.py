@@ -150,12 +150,12 @@ def test_what_takes_others_waits_for_them(run):
 
 
 def test_an_approver_executes_what_an_analyst_asked_for(run):
-    from evaluator.intents import Wish, ask
+    from evaluator.intents import ActionRequest, ask
     from evaluator.records.intents import Action, Person
 
     run("policy", "check", policy=f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
     store, policy = Store.open(run.folder / "evaluator.duckdb"), load_policy(run.folder / "evaluator.yaml")
-    ask(store, policy, Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, policy, Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     code, out, _ = run("approve", "i1")
     assert (code, "acknowledged" in out) == (0, True)
     assert lines(run) == ["promoted-1.9.0"]

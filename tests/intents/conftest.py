@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.intents import Wish
+from evaluator.intents import ActionRequest
 from evaluator.policy import load_policy
 from evaluator.records.intents import Action, Person
 from evaluator.store import Store
@@ -75,8 +75,10 @@ def person():
 
 
 @pytest.fixture
-def wish():
-    return lambda action="promote", release="cart@1.9.0", reason="all is well": Wish(Action(action), release, reason)
+def action_request():
+    return lambda action="promote", release="cart@1.9.0", reason="all is well": ActionRequest(
+        Action(action), release, reason
+    )
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from evaluator.intents import Wish, approve, ask, cancel, execute_waiting
+from evaluator.intents import ActionRequest, approve, ask, cancel, execute_waiting
 from evaluator.policy import load_policy
 from evaluator.records import RunState
 from evaluator.records.intents import Action, IntentState, Person
@@ -151,7 +151,7 @@ def test_who_may_not_is_told_so_and_the_button_does_not_work(page, shop, text):
         Store.open(path),
         load(path)(),
         Person("somebody-else", ("somebody-else",)),
-        Wish(Action.HOLD, "cart@1.9.0", "x"),
+        ActionRequest(Action.HOLD, "cart@1.9.0", "x"),
     )
     assert intent.state is IntentState.APPROVED
 
@@ -174,7 +174,9 @@ def test_who_asked_cannot_agree_where_two_others_have_to(page, shop, text):
 def test_another_agrees_by_typing_the_name(page, shop, text, html):
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
     store = Store.open(path)
-    ask(store, load(path)(), Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "<b>fine</b> ![x](y)"))
+    ask(
+        store, load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "<b>fine</b> ![x](y)")
+    )
     shown = page("promote", path, release="cart@1.9.0")
     assert "waits for 1 of 1 approvals" in text(shown)
     assert "<b>fine</b>" not in html(shown)
@@ -189,8 +191,8 @@ def test_another_agrees_by_typing_the_name(page, shop, text, html):
 def test_what_waits_can_be_agreed_to_whatever_was_asked_for_since(page, shop, text):
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\napprovals: {{hold: 1}}\n")
     store, policy, ana = Store.open(path), load(path)(), Person("ana", ("ana",))
-    ask(store, policy, ana, Wish(Action.HOLD, "cart@1.9.0", "odd carts"))
-    ask(store, policy, ana, Wish(Action.PROMOTE, "cart@1.9.0", "fine after all"))
+    ask(store, policy, ana, ActionRequest(Action.HOLD, "cart@1.9.0", "odd carts"))
+    ask(store, policy, ana, ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine after all"))
     cancel(store, policy, ana, "i2", "not fine")
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "typed-i1", "cart@1.9.0")
@@ -201,7 +203,7 @@ def test_what_waits_can_be_agreed_to_whatever_was_asked_for_since(page, shop, te
 def test_a_request_is_turned_down_with_its_reason(page, shop, text):
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: ['{ME}']}}\n")
     store = Store.open(path)
-    ask(store, load(path)(), Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     shown = page("promote", path, release="cart@1.9.0")
     fill(shown, "why-i1", "not on a Friday")
     shown = press(shown, "Turn down")
@@ -222,7 +224,7 @@ def test_what_was_promoted_against_its_verdict_says_so_in_red(page, shop, html):
     path = shop(f"{HOOKS}roles: {{approver: [ann, bob, cleo]}}\n")
     store, rules = Store.open(path), load(path)()
     people = [Person(name, (name,)) for name in ("ann", "bob", "cleo")]
-    intent = ask(store, rules, people[0], Wish(Action.BREAK_GLASS, "cart@1.6.0", "the old one is on fire"))
+    intent = ask(store, rules, people[0], ActionRequest(Action.BREAK_GLASS, "cart@1.6.0", "the old one is on fire"))
     for one in people[1:]:
         approve(store, rules, one, intent.id)
     execute_waiting(store, load(path), "w")
@@ -235,7 +237,7 @@ def test_what_was_promoted_against_its_verdict_says_so_in_red(page, shop, html):
 def test_failed_and_unknown_hooks_are_tried_again_or_settled(page, shop, text):
     path = shop('hooks: {promote: [{command: {run: [sh, -c, "test -e HERE/ready"]}}]}\n')
     store = Store.open(path)
-    ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     execute_waiting(store, load(path), "w")
     shown = page("promote", path, release="cart@1.9.0")
     assert "✗ failed" in text(shown)
@@ -248,7 +250,7 @@ def test_failed_and_unknown_hooks_are_tried_again_or_settled(page, shop, text):
 def test_what_nobody_knows_is_settled_by_an_admin_who_says_how(page, shop, text, html):
     path = shop('hooks: {promote: [{command: {run: [sh, -c, "sleep 9"], timeout: 200ms}}]}\n')
     store = Store.open(path)
-    ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, load(path)(), Person(ME, (ME, f"account:{ME}")), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     execute_waiting(store, load(path), "w")
     assert "nobody knows whether it was done" in text(page("releases", path))
     shown = page("promote", path, release="cart@1.9.0")
@@ -277,7 +279,7 @@ def test_a_button_that_is_shown_as_disabled_does_nothing_when_a_program_presses_
 
     path = shop(f"{HOOKS}roles: {{analyst: [ana], admin: ['ann@example.org']}}\n")
     store = Store.open(path)
-    ask(store, load(path)(), Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, load(path)(), Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     old = identity.Reader("ann@example.org", ("ann@example.org",), signed_in_at=0.0)
     monkeypatch.setattr("evaluator.ui.promote.find_reader", lambda: old)
     shown = page("promote", path, release="cart@1.9.0")
@@ -321,7 +323,7 @@ def test_a_viewer_writes_no_notes(page, shop):
 def test_what_waits_for_approval_is_on_the_first_page_and_what_was_acted_on_is_not(page, shop, text):
     path = shop(f"{HOOKS}roles: {{analyst: [ana], approver: [bob]}}\n")
     store, rules = Store.open(path), load(path)()
-    ask(store, rules, Person("ana", ("ana",)), Wish(Action.PROMOTE, "cart@1.9.0", "fine"))
+    ask(store, rules, Person("ana", ("ana",)), ActionRequest(Action.PROMOTE, "cart@1.9.0", "fine"))
     assert "promote by ana: waits for approval" in text(page("releases", path))
     approve(store, rules, Person("bob", ("bob",)), "i1")
     execute_waiting(store, load(path), "w")
