@@ -27,7 +27,7 @@ WIDTH = 110
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class ReleaseJudgement:
     """A verdict with its comparisons. It prints itself, here and in a notebook."""
 
     verdict: Verdict = field(repr=False)

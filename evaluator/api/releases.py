@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluator.api.judgements import Judgement
+from evaluator.api.judgements import ReleaseJudgement
 from evaluator.api.rows import flatten, to_frame
 from evaluator.errors import UsageError
 from evaluator.pipeline.assessing import Judged
@@ -39,9 +39,9 @@ class Snapshot:
         """Names of the releases, the newest first."""
         return tuple(summary.release.id for summary in self.store.releases())
 
-    def release(self, name: str) -> Release:
+    def release(self, name: str) -> StoredRelease:
         """Look at one release. Raises UnknownName."""
-        return Release(self.store, self.store.control.release(name).id)
+        return StoredRelease(self.store, self.store.control.release(name).id)
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
         """Query a copy of the store as a DuckDB relation: its tables, the views `requests` and `readings`.
@@ -68,7 +68,7 @@ class Snapshot:
         ]
         return to_frame(rows)
 
-    def __iter__(self) -> Iterator[Release]:
+    def __iter__(self) -> Iterator[StoredRelease]:
         return (self.release(name) for name in self.releases)
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class StoredRelease:
     """One release: its runs, its verdicts, and whatever else is asked of it."""
 
     store: Store = field(repr=False)
@@ -110,7 +110,7 @@ class Release:
         stored = self.store.control.verdicts(self.name)
         return to_frame([{"judged_at": row.judged_at, "verdict": row.word, "json": row.json} for row in stored])
 
-    def judgement(self, number: int = -1) -> Judgement:
+    def judgement(self, number: int = -1) -> ReleaseJudgement:
         """Look at a verdict that was kept, as it was given: by its place in `verdicts`, the newest by default.
 
         Raises UsageError where there is none.
@@ -127,7 +127,7 @@ class Release:
             raise UsageError(f"there is no {description}", hint=f"judge it: {command}, or `compare()` here")
         drawn = self.store.control.figures(self.name) if number in (-1, len(stored) - 1) else None
         verdict = from_json(stored[number].json, f"the verdict of {self.name}")
-        return Judgement(verdict, functools.cache(functools.partial(_trace_again, self.store, verdict, drawn)))
+        return ReleaseJudgement(verdict, functools.cache(functools.partial(_trace_again, self.store, verdict, drawn)))
 
     def compare(
         self,
@@ -140,7 +140,7 @@ class Release:
         endpoints: Collection[str] | None = None,
         instances: Collection[str] | None = None,
         **settings: Any,
-    ) -> Judgement:
+    ) -> ReleaseJudgement:
         """Judge the release under a policy, or its requests in part; nothing is kept.
 
         `policy`: a path, or its content; by default the nearest evaluator.yaml, else the built-in one. Of a folder of
@@ -168,7 +168,7 @@ class Release:
             judged_at=datetime.now(UTC),
             cut=cut,
         )
-        return Judgement(verdict, functools.cache(functools.partial(_trace, self.store, verdict, judged)))
+        return ReleaseJudgement(verdict, functools.cache(functools.partial(_trace, self.store, verdict, judged)))
 
     def sql(self, query: str, parameters: Sequence[object] = ()) -> Relation:
         """Query a copy of the store in which `requests` and `readings` are those of this release. Raises UsageError.
