@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluator.records import History, Monitoring
+from evaluator.records import InstanceSpread, Monitoring
 from evaluator.stats.estimators.estimate import Answers, Asked, Tolerance, ask, decide_nothing, load, not_worse, trend
 from evaluator.stats.inference.assignment import log_wealth_of_excess, log_wealth_of_ratio
 from evaluator.stats.inference.calendar import plan_looks
@@ -210,7 +210,7 @@ def _history() -> Any:
             add_wander(np.array([0.01, 0.0, 0.2]), np.array([3.0, 7.0, 20.0]), known, arms=arms) for arms in (1, 2)
         ]
         out[f"weight {count}"] = known.weight
-    known = on_scale(History(0.2, 8, 0.1, 6), np.array([1.0, 3.0]))
+    known = on_scale(InstanceSpread(0.2, 8, 0.1, 6), np.array([1.0, 3.0]))
     return out | {
         "scaled": known,
         "twice": known and known.times(np.array([2.0, 0.5])),
