@@ -37,7 +37,7 @@ GROUP = "evaluator.hooks"
 LONGEST_RESPONSE = 2000
 """Characters of an answer that are kept."""
 
-LONGEST_TOLD = 200
+LONGEST_VALUE = 200
 """Characters of a value that people are shown."""
 
 GRACE_S = 1.0
@@ -120,7 +120,7 @@ class Hook(Protocol):
     def can_undo(self) -> bool:
         """Whether `undo` takes back what it did."""
 
-    def tell(self, value: Json) -> str:
+    def describe_value(self, value: Json) -> str:
         """What `read` gave, for people."""
 
 
@@ -173,11 +173,11 @@ class BaseHook(Generic[O]):
         """Whether `undo` takes back what it did."""
         return type(self)._undo is not BaseHook._undo  # noqa: SLF001 - its own
 
-    def tell(self, value: Json) -> str:
+    def describe_value(self, value: Json) -> str:
         """What `read` gave, for people; nothing where there is none."""
-        return "" if value is None else _shorten(self._clean(self._tell(value)), LONGEST_TOLD)
+        return "" if value is None else _shorten(self._clean(self._describe_value(value)), LONGEST_VALUE)
 
-    def _tell(self, value: Json) -> str:
+    def _describe_value(self, value: Json) -> str:
         return json.dumps(value, ensure_ascii=False)
 
     def test(self) -> Outcome:
@@ -202,18 +202,18 @@ class BaseHook(Generic[O]):
     def _secret(self, text: str) -> str:
         return OF_HOOKS.reveal(text, self.environment)
 
-    def _call(self, act: Callable[[], T]) -> T:
+    def _call(self, operation: Callable[[], T]) -> T:
         with needs(f"the hook {self.kind} needs", "hooks", HookError):
-            return act()
+            return operation()
 
-    def _attempt(self, act: Callable[[], Outcome], context: HookContext | None = None) -> Outcome:
+    def _attempt(self, operation: Callable[[], Outcome], context: HookContext | None = None) -> Outcome:
         """What comes of an act within its context's time, without secrets; one without a context changes nothing."""
         if context and context.left_s() <= 0:
             return Outcome(
                 "failed", f"{self.kind} was not executed: the intent expired at {context.expires_at:%H:%M:%S}"
             )
         try:
-            outcome = self._call(act)
+            outcome = self._call(operation)
         except EvaluatorError as error:
             outcome = _failed(error)
         except MaybeSent as error:
@@ -303,7 +303,7 @@ def run_hook(step: Step, context: HookContext, before: Callable[[Json], None] = 
 def peek(step: Step, context: HookContext) -> str:
     """What a hook would change, as it is now, for people; or why that cannot be read. Changes nothing."""
     state = _within(step, _bounded(step, context), step.hook.read)
-    return f"cannot be read: {state.outcome.did}" if isinstance(state, _Lost) else step.hook.tell(state)
+    return f"cannot be read: {state.outcome.did}" if isinstance(state, _Lost) else step.hook.describe_value(state)
 
 
 def undo_hook(step: Step, context: HookContext, earlier: Json) -> Outcome:

@@ -93,7 +93,7 @@ class Dns(BaseHook[DnsOptions]):
         rrset = answer.get_rrset(answer.answer, name, dns.rdataclass.IN, kind)
         return {"values": sorted(r.to_text() for r in rrset), "ttl": rrset.ttl} if rrset else {"values": [], "ttl": 0}
 
-    def _tell(self, value: Any) -> str:
+    def _describe_value(self, value: Any) -> str:
         return f"there {_show(value)}"
 
     def _execute(self, context: HookContext) -> Outcome:

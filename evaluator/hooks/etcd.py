@@ -65,7 +65,7 @@ class Etcd(BaseHook[EtcdOptions]):
             raise HookError("the key's value is no text, and could not be restored") from None
         return {"value": value, "revision": int(entries[0]["mod_revision"])}
 
-    def _tell(self, value: Any) -> str:
+    def _describe_value(self, value: Any) -> str:
         return "no such key" if value["value"] is None else str(value["value"])
 
     def _execute(self, context: HookContext) -> Outcome:

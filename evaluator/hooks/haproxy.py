@@ -60,7 +60,7 @@ class HaProxy(BaseHook[HaProxyOptions]):
     def _read(self) -> dict[str, int]:
         return {server: self._weight(server) for server in self.options.weights}
 
-    def _tell(self, value: Any) -> str:
+    def _describe_value(self, value: Any) -> str:
         return show_weights(value)
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody

@@ -225,9 +225,9 @@ def _rules_with(resource: Json, services: Mapping[str, int]) -> dict[str, list[J
     rules: dict[str, list[Json]] = {}
     for index, rule in enumerate((resource.get("spec") or {}).get("rules") or []):
         refs = [ref for ref in rule.get("backendRefs") or [] if ref.get("kind", "Service") == "Service"]
-        meant = [ref for ref in refs if ref.get("name") in services and not ref.get("group")]
-        if {ref["name"] for ref in meant} == set(services):
-            rules[str(index)] = meant
+        matching = [ref for ref in refs if ref.get("name") in services and not ref.get("group")]
+        if {ref["name"] for ref in matching} == set(services):
+            rules[str(index)] = matching
     if not rules:
         raise HookError(f"no rule of the HTTPRoute has all of {', '.join(services)}", hint="are they named like this?")
     return rules

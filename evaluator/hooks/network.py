@@ -107,18 +107,18 @@ def resolve(host: str, port: int, allow: Sequence[str]) -> list[str]:
         ) from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in address_infos))
     for address in addresses:
-        meant = _embedded(ipaddress.ip_address(address))
-        is_public = meant.is_global and not meant.is_multicast and not meant.is_reserved
-        listed = [network for network in networks if meant in network]
-        if meant in _METADATA:
+        resolved = _embedded(ipaddress.ip_address(address))
+        is_public = resolved.is_global and not resolved.is_multicast and not resolved.is_reserved
+        listed = [network for network in networks if resolved in network]
+        if resolved in _METADATA:
             refused = not any(network.num_addresses == 1 for network in listed)
         else:
             refused = not listed and (is_literal or not is_public)
         if refused:
-            what = "a metadata service" if meant in _METADATA else "that address" if is_public else "not public"
+            what = "a metadata service" if resolved in _METADATA else "that address" if is_public else "not public"
             raise HookError(
-                f"{host} is {meant}, which is {what} and not among allow_hosts",
-                hint=f"list the address itself if hooks may reach it: [{meant}]",
+                f"{host} is {resolved}, which is {what} and not among allow_hosts",
+                hint=f"list the address itself if hooks may reach it: [{resolved}]",
             )
     return addresses
 

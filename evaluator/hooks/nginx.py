@@ -82,7 +82,7 @@ class Nginx(BaseHook[NginxOptions]):
             raise HookError(f"{path} was not written by the evaluator", hint="name a file of its own, and include it")
         return text
 
-    def _tell(self, value: Any) -> str:
+    def _describe_value(self, value: Any) -> str:
         return show_weights({name: 0 if down else int(weight) for weight, down, name in _WRITTEN.findall(str(value))})
 
     def _execute(self, context: HookContext) -> Outcome:  # noqa: ARG002 - the weights are the same for everybody

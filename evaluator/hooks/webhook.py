@@ -28,7 +28,7 @@ from evaluator.hooks.options import SecretName, Text
 GONE = 410
 """The receiver wants no more of it."""
 SHORTEST_WAIT_S = 0.2
-_AGAIN = {408, 409, 425, 429}
+_RETRYABLE = {408, 409, 425, 429}
 _backoff = wait_exponential(multiplier=0.5, max=60.0) + wait_random(0.0, 0.5)
 
 
@@ -124,7 +124,7 @@ class Webhook(BaseHook[WebhookOptions]):
         answered = f"answered {answer.status}"
         if answer.ok:
             return Outcome("acknowledged", f"the receiver {answered}", response=answer.text)
-        if answer.status in _AGAIN or answer.status >= 500:
+        if answer.status in _RETRYABLE or answer.status >= 500:
             raise _RetryableFailure(
                 f"the receiver {answered}", wait_s=_retry_after_s(answer), answer=answer.text, sent=answer.may_be_done
             )

@@ -53,7 +53,7 @@ class Told:
     def can_undo(self):
         return True
 
-    def tell(self, value):
+    def describe_value(self, value):
         return str(value)
 
 
