@@ -15,7 +15,7 @@ from evaluator.pipeline.hindsight import calibrate_releases
 from evaluator.policy.selection import policy_of
 from evaluator.records import Learnt
 from evaluator.reports import Page
-from evaluator.reports.base import lay_out, write_line
+from evaluator.reports.base import align_columns, write_line
 from evaluator.stats.variance.history import LEAST_COMPARISONS
 from evaluator.wording import count_of, format_number
 
@@ -66,7 +66,7 @@ def _write(report: CalibrationReport, page: Page, *, saved: bool) -> Iterator[st
             undecided = f"{format_number(100 * undecided_count / tally.judged)} %" if tally.judged else "–"
             shares = _share(tally, tally.no_go), _share(tally, tally.go)
             rows.append((KINDS[tally.kind], _name(tally.change), str(tally.judged), *shares, undecided))
-        yield from lay_out([HEAD, *rows], page)
+        yield from align_columns([HEAD, *rows], page)
         yield ""
     for note in (*_notes(report, saved=saved), *(f"left out: {text}" for text in report.left_out)):
         yield write_line(f"  {note}", page)

@@ -55,10 +55,10 @@ def command(
     elif start is None:
         run, rows = collect_load(store, named, policy, say=session.say)
     else:
-        stretch = Stretch(start, end or datetime.now(UTC))
-        if stretch.seconds <= 0:
+        interval = Stretch(start, end or datetime.now(UTC))
+        if interval.seconds <= 0:
             raise UsageError(f"--from {start:%Y-%m-%dT%H:%M:%SZ} is not before --to", hint="swap them")
-        run, rows = collect_release(store, named, policy, stretch, say=session.say)
+        run, rows = collect_release(store, named, policy, interval, say=session.say)
     emit(f"{release}: {count_of(rows, 'reading')} in run {run.id}")
     session.say(f"next: {policy.command(release)}")
     return 0

@@ -92,7 +92,7 @@ def _act(
     if not yes and request.reason:
         if not sys.stdin.isatty():
             raise UsageError(f"nobody is there to confirm that {release} is meant", hint="--yes confirms it beforehand")
-        typed = click.prompt(f"Type {release} to {action.said} it", default="", show_default=False, err=True).strip()
+        typed = click.prompt(f"Type {release} to {action.label} it", default="", show_default=False, err=True).strip()
         if typed != release:
             raise UsageError(f"{typed or 'nothing'} was typed, not {release}: nothing was done")
     intent = ask(store, policy, person, request)
@@ -117,7 +117,7 @@ def _describe(session: Session, store: Store, action: Action, release: str) -> s
     until = datetime.now(UTC) + timedelta(minutes=1)
     shown = preview_steps(planned, store.control.release(release), verdict, system_person(), until)
     word = verdict.word.replace("_", "-").upper() if verdict else "not judged"
-    lines = [f"{action.said} {plain_text(release)} (verdict: {word})"]
+    lines = [f"{action.label} {plain_text(release)} (verdict: {word})"]
     for number, step in enumerate(shown, 1):
         now = f" (now: {plain_text(step.now)})" if step.now else ""
         lines.append(f"  {number}. {step.event}: {plain_text(step.says)}{now}{', required' if step.required else ''}")
@@ -166,7 +166,7 @@ def describe_intents(store: Store, intents: Sequence[Intent]) -> list[str]:
             deliveries[delivery.intent].append(delivery)
     texts = []
     for intent in intents:
-        head = f"{intent.id} {intent.action.said} {plain_text(intent.release)}: {intent.state}"
+        head = f"{intent.id} {intent.action.label} {plain_text(intent.release)}: {intent.state}"
         reason = why.get(intent.id, "")
         lines = [f"{head}: {plain_text(reason)}" if intent.state in FINAL_STATES and reason else head]
         for delivery in sorted(deliveries[intent.id], key=lambda delivery: delivery.position):

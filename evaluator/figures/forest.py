@@ -88,8 +88,8 @@ def rank_by_margin(rows: Sequence[Comparison]) -> list[Comparison]:
 def pick_decisive(rows: Sequence[Comparison]) -> list[Comparison]:
     """What a verdict is made of: gates and holds, and the endpoints that are shown to be worse, the worst of them."""
     required = [row for row in rows if row.must_be_within]
-    loud = [row for row in rank_by_margin([row for row in rows if row.scan]) if row.status is MetricStatus.FAIL]
-    return [*required, *loud[:MOST_DECIDING]]
+    failing = [row for row in rank_by_margin([row for row in rows if row.scan]) if row.status is MetricStatus.FAIL]
+    return [*required, *failing[:MOST_DECIDING]]
 
 
 def _use(row: Comparison) -> _Used | None:
@@ -114,8 +114,8 @@ def draw_forest(
     used = [share for row in ranked if (share := _use(row)) is not None]
     ends = [min(max(end, -FARTHEST), FARTHEST) for share in used for end in (share.estimate, share.least, share.most)]
     low, high = min([*ends, -1.3]), max([*ends, 1.3])
-    room = (high - low) * 0.03
-    domain = low - room, high + room
+    padding = (high - low) * 0.03
+    domain = low - padding, high + padding
     layout = _arrange(width)
     points = [
         _point(index, row, share, domain, colors, layout, several=several)
@@ -182,10 +182,10 @@ def _say(ranked: Sequence[Comparison]) -> str:
         (MetricStatus.FAIL, "shown to be worse than allowed"),
         (MetricStatus.INCONCLUSIVE, "not known yet"),
     ):
-        alike = [row for row in gates if row.status is status]
-        if alike:
-            names = join_words(list(dict.fromkeys(name_comparison(row) for row in alike)))
-            parts.append(f"{len(alike)} of {len(gates)} {phrase}: {names}")
+        of_status = [row for row in gates if row.status is status]
+        if of_status:
+            names = join_words(list(dict.fromkeys(name_comparison(row) for row in of_status)))
+            parts.append(f"{len(of_status)} of {len(gates)} {phrase}: {names}")
     return "; ".join(parts) or f"All {len(gates)} are within what is allowed"
 
 

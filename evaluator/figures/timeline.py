@@ -189,10 +189,10 @@ def _mark_events(timeline: Mapping[str, Any], divisor: float, end: float, *, nam
     if events:
         layers = [alt.Chart(inline(marks[: len(events)])).mark_rule(color=MUTED, strokeWidth=1).encode(x="at:Q")]
     for late in (False, True):
-        alike = [mark for mark in marks if mark["late"] is late]
-        if named and alike:
+        same_half = [mark for mark in marks if mark["late"] is late]
+        if named and same_half:
             layers.append(
-                alt.Chart(inline(alike))
+                alt.Chart(inline(same_half))
                 .mark_text(
                     align="right" if late else "left", baseline="top", dx=-3 if late else 3, color=INK, fontSize=10
                 )

@@ -40,7 +40,7 @@ from evaluator.records.intents import (
     IntentState,
     Person,
     PersonRole,
-    are_one,
+    are_same_person,
 )
 from evaluator.reports import read_stored
 from evaluator.store import Store
@@ -221,7 +221,7 @@ def cancel(store: Store, policy: Policy, person: Person, intent_id: str, reason:
     """Take back, or turn down, an intent that was not executed yet. Raises Refused, UsageError."""
     intent, stated_reason = store.control.intent(intent_id), _read_reason(reason, needed=False)
     with _refusals(store, person, intent.release, f"cancel {intent.action}", intent.id):
-        if not are_one((*person.names, person.name), (*intent.requester_names, intent.requester)):
+        if not are_same_person((*person.names, person.name), (*intent.requester_names, intent.requester)):
             _demand(policy, person, PersonRole.APPROVER, "turning down what others asked for")
         return store.control.cancel(intent.id, person.name, stated_reason or "no reason given")
 
@@ -237,7 +237,7 @@ def retry(store: Store, policy: Policy, person: Person, intent_id: str) -> Inten
         if datetime.now(UTC) >= intent.expires_at:
             raise Refused(f"{intent.id} has expired", hint=instead)
         if later := _list_later(store, intent):
-            raise Refused(f"{later[-1].id} ({later[-1].action.said}) came after {intent.id}", hint=instead)
+            raise Refused(f"{later[-1].id} ({later[-1].action.label}) came after {intent.id}", hint=instead)
         return store.control.reopen(intent.id, person.name, "hooks that were not acknowledged are executed again")
 
 
@@ -256,11 +256,11 @@ def resolve(
     with _refusals(store, person, intent.release, f"resolve {intent.action}", intent.id):
         _demand(policy, person, PersonRole.ADMIN, "saying what a hook did")
         unresolved = _find_unknown(store, intent, number)
-    before = [delivery for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE]
+    attempted = [delivery for delivery in store.control.deliveries(intent.id) if delivery.event != ANNOUNCE]
     missing = None  # hooks that were not reached; of another policy than that of the request they are not known
     if intent.hooks_hash == policy.promotion.hash:
         planned, _irreversible = plan_action(store, policy, intent.release, intent.action, intent.undoes)
-        missing = sum(hook.event != ANNOUNCE for hook in planned) - len(before)
+        missing = sum(hook.event != ANNOUNCE for hook in planned) - len(attempted)
     state = IntentState.ACKNOWLEDGED if done else IntentState.FAILED
     outcome = HookOutcome(
         state, f"{person.name} says: {reason}", unresolved.outcome.undo if done else "", unresolved.outcome.response

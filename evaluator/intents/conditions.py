@@ -37,16 +37,16 @@ class PromotionCondition:
 def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[PromotionCondition, ...]:
     """Say what speaks for promoting a release now, and what against. `verdict`: its newest; `policy`: applies now."""
     release = verdict.release.id
-    runs, again = store.data.runs(release), f"judge it again: `{policy.command(release)}`"
+    runs, rejudge = store.data.runs(release), f"judge it again: `{policy.command(release)}`"
     word, live, stale = verdict.word, is_live(runs), is_stale(runs, verdict.judged_at)
     judges = verdict.policy_hash == hash_policy_now(store, policy, release)
     same, complete = bool(hash_data_now(store, release, verdict.data_hash)), not verdict.evidence.incomplete
     now = datetime.now(UTC)
     age_s = (now - verdict.judged_at).total_seconds() if verdict.judged_at else math.inf
-    most_s = policy.promotion.approvals.max_age
+    max_age_s = policy.promotion.approvals.max_age
     within, young = (
-        f"it was judged within the last {format_duration(most_s)}",
-        -CLOCK.total_seconds() <= age_s <= most_s,
+        f"it was judged within the last {format_duration(max_age_s)}",
+        -CLOCK.total_seconds() <= age_s <= max_age_s,
     )
     age = "it is not known when it was judged"
     if math.isfinite(age_s):
@@ -57,14 +57,16 @@ def list_conditions(store: Store, policy: Policy, verdict: Verdict) -> tuple[Pro
     verdict_text = f"the verdict is {word.value.replace('_', '-').upper()}"
     return (
         PromotionCondition("the verdict is GO", word is VerdictWord.GO, verdict_text, verdict.next_action),
-        PromotionCondition("nothing landed after the verdict", not stale, "data landed after the verdict", again),
+        PromotionCondition("nothing landed after the verdict", not stale, "data landed after the verdict", rejudge),
         PromotionCondition(
             "no run is recorded any more", not live, "a run is still recorded", "wait, then judge again"
         ),
-        PromotionCondition("the policy is the one that judged", judges, "the policy is not the one that judged", again),
+        PromotionCondition(
+            "the policy is the one that judged", judges, "the policy is not the one that judged", rejudge
+        ),
         PromotionCondition("every run was complete", complete, "a run ended before its time", "load it again"),
-        PromotionCondition("its data are as they were judged", same, "its data changed, or there are newer", again),
-        PromotionCondition(within, young, age, again),
+        PromotionCondition("its data are as they were judged", same, "its data changed, or there are newer", rejudge),
+        PromotionCondition(within, young, age, rejudge),
         PromotionCondition(
             "the policy names hooks that promote", hooks, "the policy names no hooks that promote", NO_HOOKS
         ),

@@ -99,7 +99,7 @@ def run_worker(
     poll_s: float = POLL_S,
 ) -> None:
     """Execute what is approved until `stop`. What goes wrong is said, and tried again: a worker does not end by it."""
-    worker, last_stamp, looked = name_worker(), None, 0.0
+    worker, last_stamp, idle_s = name_worker(), None, 0.0
     failures: list[str] = []
 
     def describe(error: Exception) -> str:
@@ -113,8 +113,8 @@ def run_worker(
 
     while not stop.is_set():
         stamp = stamp_of(store.path)
-        if stamp != last_stamp or looked >= SLOWEST_POLL_S:
-            last_stamp, looked = stamp, 0.0
+        if stamp != last_stamp or idle_s >= SLOWEST_POLL_S:
+            last_stamp, idle_s = stamp, 0.0
             try:
                 for intent in execute_waiting(store, load, worker, failed=keep):
                     say(f"{intent.id} ({intent.action} {intent.release}) is {intent.state}")
@@ -124,7 +124,7 @@ def run_worker(
                 say(failure)
             last_stamp = None if failures else last_stamp
             failures.clear()
-        looked += poll_s
+        idle_s += poll_s
         stop.wait(poll_s)
 
 
@@ -173,20 +173,20 @@ class _Execution:
     def _run_all(self, planned: Sequence[PlannedHook], irreversible: Sequence[str]) -> None:
         """Execute the hooks up to the first that is required and not acknowledged, and announce what came of them."""
         hooks = [hook for hook in planned if hook.event != ANNOUNCE]
-        wrong: list[str] = []
+        failed_hooks: list[str] = []
         states: list[IntentState] = []
         for hook in hooks:
             states.append(self._run_hook(hook))
             if states[-1] is not IntentState.ACKNOWLEDGED:
-                wrong.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
+                failed_hooks.append(f"hook {hook.position + 1} ({hook.entry.kind}) {states[-1]}")
                 if hook.step.required:
                     break
         state = IntentState.ACKNOWLEDGED
         summary = [f"{count_of(len(states), 'hook')} acknowledged" if states else "the policy names no hooks for it"]
-        if wrong:
+        if failed_hooks:
             state = IntentState.UNKNOWN if IntentState.UNKNOWN in states else IntentState.FAILED
             not_executed = len(hooks) - len(states)
-            summary = [*wrong, f"{not_executed} after it not executed"] if not_executed else wrong
+            summary = [*failed_hooks, f"{not_executed} after it not executed"] if not_executed else failed_hooks
         for hook in planned:
             if hook.event == ANNOUNCE:
                 self._run_hook(hook, outcome=state)

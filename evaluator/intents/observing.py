@@ -20,7 +20,7 @@ from evaluator.records.intents import (
     Intent,
     IntentState,
     PersonRole,
-    are_one,
+    are_same_person,
 )
 from evaluator.store import Store
 
@@ -53,7 +53,7 @@ def _people(intent: Intent, approvals: Sequence[Approval]) -> frozenset[str]:
     """Who approved; the requester by the name that they asked under, whatever they approved as."""
     requester_names = (*intent.requester_names, intent.requester)
     return frozenset(
-        intent.requester if are_one((*approval.names, approval.person), requester_names) else approval.person
+        intent.requester if are_same_person((*approval.names, approval.person), requester_names) else approval.person
         for approval in approvals
     )
 
@@ -91,7 +91,7 @@ def _find_overtaking(store: Store, intent: Intent) -> str:
     if intent.action in PROMOTING:
         for newer in later:
             if newer.release == intent.release and newer.stops:
-                return f"{newer.id} ({newer.action.said}) was asked for after it"
+                return f"{newer.id} ({newer.action.label}) was asked for after it"
     if intent.action is Action.HOLD:
         return ""
     services = set(services_of(store, intent.release))

@@ -144,19 +144,19 @@ class _Row:
 def _table(arm: str, comparisons: Sequence[Comparison], writer: _Writer) -> list[str]:
     shown, hidden = choose_endpoints([row for row in comparisons if row.scan])
     head = _Row(tuple(writer.text(arm if column == "canary" else column) for column in COLUMNS))
-    alike = Counter(map(label_row, comparisons))
-    rows = [head, *(_row(row, writer, alike) for row in (*(r for r in comparisons if not r.scan), *shown))]
+    label_counts = Counter(map(label_row, comparisons))
+    rows = [head, *(_row(row, writer, label_counts) for row in (*(r for r in comparisons if not r.scan), *shown))]
     columns, widths = _fit(rows, writer)
     rows = [
         replace(row, note="") if row.note == later.note else row for row, later in itertools.pairwise([*rows, _Row(())])
     ]
-    lines = [line for row in rows for line in _lay_out(row, columns, widths, writer)]
+    lines = [line for row in rows for line in _arrange(row, columns, widths, writer)]
     return lines + [line for text in hidden for line in writer.wrap(text, "    ", "      ")]
 
 
-def _row(row: Comparison, writer: _Writer, alike: Mapping[str, int]) -> _Row:
+def _row(row: Comparison, writer: _Writer, label_counts: Mapping[str, int]) -> _Row:
     label, change, margin = label_row(row), format_effect(row), format_allowed(row)
-    label += row.rule.metric.note if alike[label] > 1 else ""
+    label += row.rule.metric.note if label_counts[label] > 1 else ""
     status = mark_status(row, "·")
     if writer.width < WIDE:
         change, margin = change.replace(" … ", "…"), margin.split(", ")[0]
@@ -175,14 +175,16 @@ def _fit(rows: Sequence[_Row], writer: _Writer) -> tuple[tuple[int, ...], list[i
     return columns, [min(max(spare, LEAST_NAME), MOST_NAME), *(full[i] for i in columns[1:])]
 
 
-def _lay_out(row: _Row, columns: Sequence[int], widths: Sequence[int], writer: _Writer) -> list[str]:
+def _arrange(row: _Row, columns: Sequence[int], widths: Sequence[int], writer: _Writer) -> list[str]:
     """Lay out one row; a name that is too long gets a line of its own."""
     name, lines = row.cells[0], []
     if _columns(name) > widths[0]:
-        room, dots = max(writer.width - 2, LEAST_NAME), writer.text("…")
-        if _columns(name) > room:
+        available, dots = max(writer.width - 2, LEAST_NAME), writer.text("…")
+        if _columns(name) > available:
             ends = itertools.accumulate(map(_columns, name))
-            name = name[: sum(1 for _ in itertools.takewhile(lambda end: end <= room - _columns(dots), ends))] + dots
+            name = (
+                name[: sum(1 for _ in itertools.takewhile(lambda end: end <= available - _columns(dots), ends))] + dots
+            )
         lines, name = [f"  {name}"], ""
     cells = [_pad(name, widths[0])]
     for column, width in zip(columns[1:], widths[1:], strict=True):
@@ -192,8 +194,8 @@ def _lay_out(row: _Row, columns: Sequence[int], widths: Sequence[int], writer: _
     return lines + writer.wrap(row.note, "      ", "      ")
 
 
-def _pad(text: str, room: int) -> str:
-    return text + " " * (room - _columns(text))
+def _pad(text: str, width: int) -> str:
+    return text + " " * (width - _columns(text))
 
 
 def _columns(text: str) -> int:

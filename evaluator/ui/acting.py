@@ -19,7 +19,7 @@ from evaluator.ui.reads import KEYS, Workspace, find_workspace, open_store, read
 
 NO_WORKER = "EVALUATOR_APP_WORKER"
 """`off` in the environment: the app records intents, and another process executes them."""
-PEEK_TTL_S = 5.0
+PREVIEW_TTL_S = 5.0
 _log = logging.getLogger("evaluator")
 
 
@@ -62,11 +62,11 @@ def read_intents(workspace: Workspace, release: str | None = None) -> tuple[Inte
     )
 
 
-@st.cache_data(ttl=PEEK_TTL_S, max_entries=32, show_spinner="asking what is so now …", hash_funcs=KEYS)
+@st.cache_data(ttl=PREVIEW_TTL_S, max_entries=32, show_spinner="asking what is so now …", hash_funcs=KEYS)
 def read_forecast(workspace: Workspace, policy: Policy, release: str, action: Action) -> Forecast:
     """What an action would do, with what is so now; asked again every few seconds at most."""
     store = open_store(workspace)
-    until = datetime.now(UTC) + timedelta(seconds=PEEK_TTL_S)
+    until = datetime.now(UTC) + timedelta(seconds=PREVIEW_TTL_S)
     try:
         planned, irreversible = plan_action(store, policy, release, action)
         unnamed = Person("", ())

@@ -55,17 +55,17 @@ def show_runs(view: ReleaseView) -> None:
 def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None:
     """Earlier verdicts of this release, and the other candidates of its service."""
     st.subheader("History", anchor="history")
-    past = list(enumerate(view.verdicts))[-20:]
+    numbered = list(enumerate(view.verdicts))[-20:]
     show_list(
         Markup("<li>{} {} {}</li>").format(
             words_of(verdict.word),
             clock(verdict.judged_at),
             link("release", f"verdict {number + 1}", release=view.release.id, verdict=number),
         )
-        for number, verdict in reversed(past)
+        for number, verdict in reversed(numbered)
     )
     services = {service.name for service in view.release.services}
-    others = [
+    candidates = [
         (
             link("release", summary.release.id, release=summary.release.id),
             words_of(summary.verdict),
@@ -75,8 +75,8 @@ def show_history(view: ReleaseView, summaries: Sequence[ReleaseSummary]) -> None
         for summary in summaries[:50]
         if summary.release.id != view.release.id and services & {service.name for service in summary.release.services}
     ]
-    if others:
-        show_table(("candidate", "verdict", "judged", "compare"), others, caption="candidates of this service")
+    if candidates:
+        show_table(("candidate", "verdict", "judged", "compare"), candidates, caption="candidates of this service")
 
 
 def show_method(workspace: Workspace, view: ReleaseView, verdict: Verdict) -> None:

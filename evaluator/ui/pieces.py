@@ -212,7 +212,7 @@ def metrics_table(
     """Metrics in the given order: both values, the change with its interval drawn against the margin, the status."""
     head = ("metric", "status", "role", "baseline", "candidate", "change", "against the margin", "allowed")
     colors = color_arms([row.arm for row in rows])
-    laid = []
+    table_rows = []
     for row in rows:
         chosen: dict[str, object] = {"metric": row.rule.name, "arm": row.arm}
         if row.scan:
@@ -223,8 +223,8 @@ def metrics_table(
         )
         drawn = draw_interval(row, css_color(colors[row.arm]))
         numbers = (*format_both(row), format_effect(row), drawn, format_allowed(row))
-        laid.append((title, name_status(row), name_role(row), *numbers))
-    return table(head, laid, caption=caption)
+        table_rows.append((title, name_status(row), name_role(row), *numbers))
+    return table(head, table_rows, caption=caption)
 
 
 def name_status(row: Comparison) -> Markup:

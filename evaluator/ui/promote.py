@@ -121,7 +121,7 @@ def _of_reader(rules: PromotionRules, reader: Reader, action: Action) -> tuple[P
     allowed = PromotionCondition(
         f"you may ask for it: {reader.name} is {role_of(rules, reader.names)}",
         met=may_ask(rules, reader.names, action),
-        otherwise=why_not(rules, reader, role, f"to {action.said}"),
+        otherwise=why_not(rules, reader, role, f"to {action.label}"),
         remedy="ask somebody who may; `roles` in the policy says who that is",
     )
     if reader.signed_in_at is None:
@@ -172,7 +172,7 @@ def _show_form(workspace: Workspace, view: ReleaseView, reader: Reader, action: 
     with st.form("ask", border=True):
         reason = st.text_input("Why, in a sentence", key="reason", max_chars=1000)
         typed = st.text_input("Type the release's name to confirm", key="typed", max_chars=300)
-        button = action.said.capitalize()
+        button = action.label.capitalize()
         pressed = st.form_submit_button(button, type="primary", disabled=not ready, key="ask-button")
     if not ready:
         st.caption("The button works once everything above is so.")

@@ -67,7 +67,7 @@ def _show_waiting(workspace: Workspace, summaries: Sequence[ReleaseSummary], int
     items = [
         Markup("<li><strong>{}</strong> {} by {}: {} {}</li>").format(
             link("release", intent.release, release=intent.release),
-            intent.action.said,
+            intent.action.label,
             clean(intent.requester),
             _ASKS[intent.state],
             link("promote", "look at it", at=intent.id, release=intent.release),

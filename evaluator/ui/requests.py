@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from evaluator.errors import UsageError
 from evaluator.intents import approve, cancel, may, resolve, retry
-from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentState, PersonRole, are_one
+from evaluator.records.intents import FINAL_STATES, Delivery, Intent, IntentState, PersonRole, are_same_person
 from evaluator.ui.acting import IntentRecord, read_intents
 from evaluator.ui.frame import guarded
 from evaluator.ui.identity import Reader, demand_fresh, is_fresh
@@ -76,7 +76,7 @@ def _describe(record: IntentRecord) -> Markup:
         '<span class="reason">{} by {} {}: {}</span><span class="reason">{}</span>{}</li>'
     ).format(
         intent.id,
-        clean(intent.action.said),
+        clean(intent.action.label),
         style,
         mark,
         intent.id,
@@ -114,10 +114,10 @@ def _hook(delivery: Delivery) -> Markup:
 def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -> None:
     intent, rules = record.intent, read_policy(workspace, record.intent.release).promotion
     may_approve = may(rules, reader.names, PersonRole.APPROVER) and is_fresh(reader)
-    own = are_one(reader.names, (*intent.requester_names, intent.requester))
+    is_requester = are_same_person(reader.names, (*intent.requester_names, intent.requester))
     with st.form(f"agree-{intent.id}", border=True):
-        st.markdown(f"**{intent.id}**: do you agree to {intent.action.said}?")
-        if own and intent.distinct:
+        st.markdown(f"**{intent.id}**: do you agree to {intent.action.label}?")
+        if is_requester and intent.distinct:
             st.caption("You asked for it: others have to agree.")
         elif not may_approve:
             st.caption("Agreeing takes an approver who signed in within the last 15 minutes.")
@@ -125,10 +125,15 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
         reason = st.text_input("Or why not", key=f"why-{intent.id}", max_chars=300)
         left, right = st.columns(2)
         agreed = left.form_submit_button(
-            "Agree", type="primary", disabled=not may_approve or (own and intent.distinct), key=f"yes-{intent.id}"
+            "Agree",
+            type="primary",
+            disabled=not may_approve or (is_requester and intent.distinct),
+            key=f"yes-{intent.id}",
         )
         refused = right.form_submit_button(
-            "Take back" if own else "Turn down", disabled=not (own or may_approve), key=f"no-{intent.id}"
+            "Take back" if is_requester else "Turn down",
+            disabled=not (is_requester or may_approve),
+            key=f"no-{intent.id}",
         )
     store, policy = open_store(workspace), read_policy(workspace, intent.release)
     if agreed:
@@ -138,7 +143,7 @@ def _show_approval(workspace: Workspace, record: IntentRecord, reader: Reader) -
         approve(store, policy, reader, intent.id)
         st.rerun()
     if refused:
-        if not own:
+        if not is_requester:
             demand_fresh(reader)
         cancel(store, policy, reader, intent.id, reason)
         st.rerun()
