@@ -120,7 +120,9 @@ def _describe(session: Session, store: Store, action: Action, release: str) -> s
     lines = [f"{action.label} {plain_text(release)} (verdict: {word})"]
     for number, step in enumerate(shown, 1):
         now = f" (now: {plain_text(step.now)})" if step.now else ""
-        lines.append(f"  {number}. {step.event}: {plain_text(step.says)}{now}{', required' if step.required else ''}")
+        lines.append(
+            f"  {number}. {step.event}: {plain_text(step.description)}{now}{', required' if step.required else ''}"
+        )
     lines += [f"  not taken back: {plain_text(text)}" for text in irreversible]
     needed = policy.promotion.needed(action)
     if not shown:

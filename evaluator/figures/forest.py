@@ -124,9 +124,9 @@ def draw_forest(
     height = layout.row * len(ranked) + AXIS
     return Figure(
         finish(_layer(points, domain, layout), width=width, height=height),
-        title=_say(ranked),
+        title=_write_title(ranked),
         alt=f"One row a metric, furthest beyond its margin first: its change with interval, as a share of the harm "
-        f"that is allowed. {_say(ranked)}.",
+        f"that is allowed. {_write_title(ranked)}.",
         head=("status", "metric", "change", "interval", "allowed"),
         rows=tuple(
             (
@@ -174,7 +174,7 @@ def _point(
     }
 
 
-def _say(ranked: Sequence[Comparison]) -> str:
+def _write_title(ranked: Sequence[Comparison]) -> str:
     """How many are beyond their margin, and which."""
     gates = [row for row in ranked if row.rule.role is not Role.WATCH]
     parts = []

@@ -60,9 +60,9 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
     name = name_comparison(row)
     return Figure(
         finish(alt.layer(*layers), width=width, height=HEIGHT),
-        title=_say(row, curve),
+        title=_write_title(row, curve),
         alt=f"Line of the change of {name} on {row.arm} over {format_duration(curve['seconds'][-1])}, with its "
-        f"interval and the margin. {_say(row, curve)}.",
+        f"interval and the margin. {_write_title(row, curve)}.",
         head=("after", "change", "from", "to"),
         rows=tuple(
             (format_duration(seconds), scaled.text(estimate), scaled.text(lower), scaled.text(upper))
@@ -71,7 +71,7 @@ def draw_over_time(row: Comparison, curve: Mapping[str, Any], *, color: str, wid
     )
 
 
-def _say(row: Comparison, curve: Mapping[str, Any]) -> str:
+def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
     """The finding as a sentence, in the judge's own words where there are any."""
     finding = row.reason or f"{name_comparison(row)} {format_change(row.effect, row.unit) if row.effect else ''}"
     decided = curve.get("decided_at_s")

@@ -43,9 +43,9 @@ def draw_shift(curve: Mapping[str, Any], *, color: str, width: int = NARROW) -> 
     )
     return Figure(
         finish(alt.layer(*layer_change(points, x, domain, "%", color)), width=width, height=HEIGHT),
-        title=_say(curve),
+        title=_write_title(curve),
         alt=f"Line of the relative change of response time of {curve['arm']} at each quantile, with its interval. "
-        f"{_say(curve)}.",
+        f"{_write_title(curve)}.",
         head=("quantile", "baseline", curve["arm"], "change", "from", "to"),
         rows=tuple(
             (
@@ -66,7 +66,7 @@ def _percent(value: float | None) -> str:
     return "∞" if value is None else f"{format_number(100 * value, sign=True)} %"
 
 
-def _say(curve: Mapping[str, Any]) -> str:
+def _write_title(curve: Mapping[str, Any]) -> str:
     """Where it moved most among what is known, and the middle."""
     points = list(zip(curve["percent"], curve["estimate"], curve["lower"], curve["upper"], strict=True))
     moved = [(p, e) for p, e, lower, upper in points if (lower or 0) > 0 or (upper is not None and upper < 0)]

@@ -37,7 +37,7 @@ def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str
         for unit_row, (name, arm, value, n) in zip(curve["units"], rows, strict=True)
         if unit_row["value"] is not None
     ]
-    title = _say(row, curve)
+    title = _write_title(row, curve)
     y = alt.Y("arm:N", title=None, sort=arms, axis=alt.Axis(labelLimit=80, ticks=False, domain=False))
     x = alt.X(
         "value:Q",
@@ -61,7 +61,7 @@ def draw_units(row: Comparison, curve: Mapping[str, Any], *, colors: Mapping[str
     )
 
 
-def _say(row: Comparison, curve: Mapping[str, Any]) -> str:
+def _write_title(row: Comparison, curve: Mapping[str, Any]) -> str:
     """Do the two arms' units overlap?"""
     baseline, candidate = (
         [unit_row["value"] for unit_row in curve["units"] if unit_row["arm"] == arm and unit_row["value"] is not None]

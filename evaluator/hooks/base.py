@@ -300,7 +300,7 @@ def run_hook(step: Step, context: HookContext, before: Callable[[Json], None] = 
     return outcome if outcome.earlier is not None else replace(outcome, earlier=earlier)
 
 
-def peek(step: Step, context: HookContext) -> str:
+def describe_current(step: Step, context: HookContext) -> str:
     """What a hook would change, as it is now, for people; or why that cannot be read. Changes nothing."""
     state = _within(step, _bounded(step, context), step.hook.read)
     return f"cannot be read: {state.outcome.did}" if isinstance(state, _Lost) else step.hook.describe_value(state)

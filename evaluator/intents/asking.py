@@ -143,7 +143,7 @@ def _refuse_on_grounds(store: Store, policy: Policy, request: ActionRequest, lat
     unmet = [condition for condition in list_conditions(store, policy, verdict) if not condition.met]
     if unmet:
         raise Refused(
-            f"{request.release} is not promoted: " + "; ".join(condition.says for condition in unmet),
+            f"{request.release} is not promoted: " + "; ".join(condition.description for condition in unmet),
             hint=unmet[0].remedy.replace("`", "") or None,
             no_go=verdict.word is VerdictWord.NO_GO,
         )

@@ -29,7 +29,7 @@ class PromotionCondition:
     remedy: str = ""
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         """What is so."""
         return self.text if self.met else self.otherwise
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from evaluator.hooks import HookContext, Step, make_step, peek
+from evaluator.hooks import HookContext, Step, describe_current, make_step
 from evaluator.intents.checking import hash_verdict
 from evaluator.policy.promotion import PromotionRules
 from evaluator.records import Release, StoredVerdict
@@ -28,7 +28,7 @@ class PlannedHook:
     earlier: Any = None
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         """What it will do, for whoever confirms it."""
         description = self.step.hook.describe()
         return f"takes back: {description}" if self.event == UNDO else description
@@ -40,7 +40,7 @@ class Preview:
 
     event: str
     kind: str
-    says: str
+    description: str
     now: str
     """What it would change, as it is now; empty where there is nothing to read."""
     required: bool
@@ -114,8 +114,8 @@ def preview_steps(
         Preview(
             hook.event,
             hook.entry.kind,
-            hook.says,
-            peek(hook.step, make_context(draft, release, verdict, hook)),
+            hook.description,
+            describe_current(hook.step, make_context(draft, release, verdict, hook)),
             hook.step.required,
         )
         for hook in planned

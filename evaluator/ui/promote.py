@@ -85,7 +85,7 @@ def _show_asking(workspace: Workspace, view: ReleaseView, verdict: Verdict | Non
         Markup('<li><span class="status {}">{}</span> {}{}</li>').format(
             "ok" if condition.met else "fail",
             "✓ yes" if condition.met else "✗ no",
-            clean(condition.says),
+            clean(condition.description),
             Markup('<span class="reason">{}</span>').format(with_code(condition.remedy)) if not condition.met else "",
         )
         for condition in conditions
@@ -156,7 +156,7 @@ def _show_what_happens(view: ReleaseView, rules: PromotionRules, action: Action,
     items = Markup("").join(
         Markup("<li><strong>{}</strong> {}{}{}</li>").format(
             clean(step.event),
-            clean(step.says),
+            clean(step.description),
             Markup(' <span class="ev-badge">required</span>') if step.required else "",
             Markup('<span class="reason">now: {}</span>').format(clean(step.now)) if step.now else "",
         )

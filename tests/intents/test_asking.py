@@ -23,8 +23,8 @@ from evaluator.records.intents import Action, IntentState, PersonRole
 ROLES = "roles: {analyst: [ana], approver: [bob, cleo, 'group:sre'], admin: ada}\n"
 
 
-def hooks(script, more=""):
-    return f"{ROLES}hooks:\n  promote:\n    - {script('promoted')}\n{more}"
+def hooks(script, extra=""):
+    return f"{ROLES}hooks:\n  promote:\n    - {script('promoted')}\n{extra}"
 
 
 def test_without_roles_accounts_of_the_machine_may_do_everything_and_a_login_reads(policy, person):
@@ -152,16 +152,16 @@ def test_a_reason_is_asked_for(store, policy, person, action_request, script, re
 def test_a_double_click_and_two_analysts_make_one_intent(store, policy, person, action_request, script):
     import threading
 
-    rules, made = policy(hooks(script)), []
+    rules, intents = policy(hooks(script)), []
     threads = [
-        threading.Thread(target=lambda who=who: made.append(ask(store, rules, person(who), action_request())))
+        threading.Thread(target=lambda who=who: intents.append(ask(store, rules, person(who), action_request())))
         for who in ("ana", "bob", "cleo", "ana")
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len({one.id for one in made}) == 1
+    assert len({intent.id for intent in intents}) == 1
     assert len(store.control.intents()) == 1
 
 
@@ -247,7 +247,7 @@ def test_one_person_under_two_names_is_one_person(store, policy, person, action_
         approve(store, rules, person("u-7"), intent.id)
     assert approve(store, rules, person("cleo", "u-8"), intent.id).state is IntentState.REQUESTED
     assert approve(store, rules, person("u-8", "group:sre"), intent.id).state is IntentState.REQUESTED
-    assert [one.person for one in store.control.approvals(intent.id)] == ["cleo"]
+    assert [approval.person for approval in store.control.approvals(intent.id)] == ["cleo"]
     assert store.control.audit()[-1].event == "repeated"
     # Members of one group are not one person.
     assert approve(store, rules, person("u-9", "group:sre"), intent.id).state is IntentState.APPROVED
@@ -309,7 +309,7 @@ def test_a_verdict_of_the_future_promotes_nothing(store, policy, script):
 
     rules, latest = policy(hooks(script)), read_stored(find_latest(store, "cart@1.9.0"))
     later = replace(latest, judged_at=datetime.now(UTC) + timedelta(hours=2))
-    unmet = [one.says for one in list_conditions(store, rules, later) if not one.met]
+    unmet = [condition.description for condition in list_conditions(store, rules, later) if not condition.met]
     assert len(unmet) == 1
     assert unmet[0].startswith("it was judged 2 h from now: the clock was set back") or "from now" in unmet[0]
 
@@ -364,10 +364,10 @@ def test_refusals_are_in_the_audit_trail_and_unknown_names_are_not(store, policy
     row = store.control.audit()[-1]
     assert (row.actor, row.event, row.intent) == ("ana", "refused", intent.id)
     assert row.text.startswith("approve promote: ana is an analyst")
-    kept = len(store.control.audit())
+    row_count = len(store.control.audit())
     with pytest.raises(UnknownName):
         ask(store, rules, person("bob"), action_request(release="cart@1.9.1"))
-    assert len(store.control.audit()) == kept
+    assert len(store.control.audit()) == row_count
 
 
 @pytest.mark.parametrize(("length", "fits"), [(1000, True), (1001, False)])

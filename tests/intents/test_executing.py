@@ -31,12 +31,12 @@ def secret(monkeypatch):
 
 @pytest.fixture
 def receiver():
-    with receiving() as found:
-        yield found
+    with receiving() as http_receiver:
+        yield http_receiver
 
 
-def webhook(receiver, more=""):
-    return f"{{webhook: {{url: '{receiver.url}/hook', secret: '${{HOOK_SECRET}}', allow_hosts: [127.0.0.1]{more}}}}}"
+def webhook(receiver, extra=""):
+    return f"{{webhook: {{url: '{receiver.url}/hook', secret: '${{HOOK_SECRET}}', allow_hosts: [127.0.0.1]{extra}}}}}"
 
 
 def promoted(store, rules, action_request, person=None):
@@ -46,7 +46,7 @@ def promoted(store, rules, action_request, person=None):
 
 
 def outcome(store, intent, number=1):
-    return {one.position + 1: one for one in store.control.deliveries(intent.id)}[number].outcome
+    return {delivery.position + 1: delivery for delivery in store.control.deliveries(intent.id)}[number].outcome
 
 
 # ------------------------------------------------------------------ in order
@@ -60,21 +60,21 @@ def test_hooks_run_in_order_and_announcements_tell_what_came_of_it(store, policy
     intent = promoted(store, rules, action_request)
     assert intent.state is IntentState.ACKNOWLEDGED
     assert lines() == ["one-1.9.0", "two", "promote-acknowledged"]
-    assert [one.event for one in store.control.deliveries(intent.id)] == ["promote", "promote", "announce"]
+    assert [delivery.event for delivery in store.control.deliveries(intent.id)] == ["promote", "promote", "announce"]
     assert store.control.verify_audit()
 
 
-@pytest.mark.parametrize(("more", "then"), [("", ["one", "two"]), (", required: true", ["one"])])
+@pytest.mark.parametrize(("extra", "then"), [("", ["one", "two"]), (", required: true", ["one"])])
 def test_a_hook_that_fails_stops_the_others_where_it_is_required(
-    store, policy, action_request, script, lines, more, then
+    store, policy, action_request, script, lines, extra, then
 ):
-    rules = policy(f"hooks:\n  promote: [{script('one', code=3, more=more)}, {script('two')}]\n")
+    rules = policy(f"hooks:\n  promote: [{script('one', code=3, extra=extra)}, {script('two')}]\n")
     intent = promoted(store, rules, action_request)
     assert intent.state is IntentState.FAILED
     assert lines() == then
-    said = store.control.audit()[-1].text
-    assert said.startswith("hook 1 (command) failed")
-    assert ("1 after it not executed" in said) == bool(more)
+    last_text = store.control.audit()[-1].text
+    assert last_text.startswith("hook 1 (command) failed")
+    assert ("1 after it not executed" in last_text) == bool(extra)
 
 
 def test_one_of_which_nobody_knows_stops_the_others_where_it_is_required(store, policy, action_request, script, lines):
@@ -209,9 +209,9 @@ def test_who_comes_while_another_executes_is_told(store, policy, action_request,
 
 
 def test_a_worker_executes_what_is_approved_as_it_comes(store, policy, action_request, script, lines):
-    rules, stop, said = policy(f"hooks: {{promote: [{script('one')}]}}\n"), threading.Event(), []
+    rules, stop, messages = policy(f"hooks: {{promote: [{script('one')}]}}\n"), threading.Event(), []
     worker = threading.Thread(
-        target=run_worker, args=(store, lambda _: rules, stop), kwargs={"say": said.append, "poll_s": 0.05}
+        target=run_worker, args=(store, lambda _: rules, stop), kwargs={"say": messages.append, "poll_s": 0.05}
     )
     worker.start()
     try:
@@ -224,7 +224,7 @@ def test_a_worker_executes_what_is_approved_as_it_comes(store, policy, action_re
         stop.set()
         worker.join(10)
     assert lines() == ["one"]
-    assert said == ["i1 (promote cart@1.9.0) is acknowledged"]
+    assert messages == ["i1 (promote cart@1.9.0) is acknowledged"]
 
 
 def test_a_worker_outlives_a_broken_policy(store, policy, action_request, script, lines):
@@ -247,9 +247,9 @@ def test_a_worker_outlives_a_broken_policy(store, policy, action_request, script
 PROMOTE = [sys.executable, "-m", "evaluator", "promote", "cart@1.9.0", "--yes", "-q"]
 
 
-def kill_while_sending(place, began):
+def kill_while_sending(folder, began):
     """Promote in a process of its own, and kill it between send and acknowledgement."""
-    process = subprocess.Popen(PROMOTE, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(PROMOTE, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
     while not began():
         assert process.poll() is None, process.stderr.read()
@@ -261,33 +261,33 @@ def kill_while_sending(place, began):
 
 
 def test_killed_between_send_and_acknowledgement_a_webhook_is_sent_again_with_the_same_key(
-    store, place, policy, secret, receiver
+    store, folder, policy, secret, receiver
 ):
     released = threading.Event()
-    receiver.answers = [lambda handler, seen: released.wait(30), reply()]
+    receiver.answers = [lambda handler, received: released.wait(30), reply()]
     rules = policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
-    kill_while_sending(place, lambda: receiver.seen)
+    kill_while_sending(folder, lambda: receiver.requests)
     released.set()
     (intent,) = store.control.intents()
     assert intent.state is IntentState.SENT
     assert execute_waiting(store, lambda _: rules, "another")[0].state is IntentState.ACKNOWLEDGED
-    first, second = receiver.seen
+    first, second = receiver.requests
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     (delivery,) = store.control.deliveries(intent.id)
     assert delivery.attempts == 2
     assert execute_waiting(store, lambda _: rules, "another") == ()
 
 
-def test_killed_while_a_program_ran_a_person_decides(store, place, policy, action_request):
+def test_killed_while_a_program_ran_a_person_decides(store, folder, policy, action_request):
     rules = policy(
         'hooks: {promote: [{command: {run: [sh, -c, "echo began >> HERE/out.txt; sleep 30"], required: true}},'
         ' {command: {run: [sh, -c, "echo second >> HERE/out.txt"]}}]}\n'
     )
-    kill_while_sending(place, (place / "out.txt").exists)
+    kill_while_sending(folder, (folder / "out.txt").exists)
     (intent,) = execute_waiting(store, lambda _: rules, "another")
     assert intent.state is IntentState.UNKNOWN
     assert "it may have been done" in outcome(store, intent).text
-    assert (place / "out.txt").read_text().split() == ["began"]
+    assert (folder / "out.txt").read_text().split() == ["began"]
     assert ask(store, rules, system_person(), action_request()).id == intent.id
     settled = resolve(store, rules, system_person(), intent.id, 1, done=True, reason="it shows in production")
     assert settled.state is IntentState.FAILED  # the second hook was not executed yet
@@ -295,12 +295,12 @@ def test_killed_while_a_program_ran_a_person_decides(store, place, policy, actio
         resolve(store, rules, system_person(), intent.id, 1, done=True, reason="again")
     retry(store, rules, system_person(), intent.id)
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
-    assert (place / "out.txt").read_text().split() == ["began", "second"]
+    assert (folder / "out.txt").read_text().split() == ["began", "second"]
 
 
 def test_the_first_earlier_value_survives_a_kill(store, policy, action_request, script, monkeypatch):
     """A hook that is executed once more may read what it changed itself."""
-    rules = policy(f"hooks: {{promote: [{script('one', undo='back', more=', idempotent: true')}]}}\n")
+    rules = policy(f"hooks: {{promote: [{script('one', undo='back', extra=', idempotent: true')}]}}\n")
     values = iter([{"weight": 90}, {"weight": 0}])
     monkeypatch.setattr("evaluator.hooks.command.Command._read", lambda _self: next(values))
     intent = ask(store, rules, system_person(), action_request())
@@ -324,21 +324,21 @@ def test_the_first_earlier_value_survives_a_kill(store, policy, action_request, 
     assert outcome(store, intent).undo == '{"weight": 90}'
 
 
-def test_what_was_begun_and_must_not_go_on_is_unknown(store, place, policy, action_request, secret, receiver, script):
+def test_what_was_begun_and_must_not_go_on_is_unknown(store, folder, policy, action_request, secret, receiver, script):
     released = threading.Event()
-    receiver.answers = [lambda handler, seen: released.wait(30), reply()]
+    receiver.answers = [lambda handler, received: released.wait(30), reply()]
     policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
-    kill_while_sending(place, lambda: receiver.seen)
+    kill_while_sending(folder, lambda: receiver.requests)
     released.set()
     changed = policy(f"hooks: {{promote: [{script('another')}]}}\n")
     assert execute_waiting(store, lambda _: changed, "another")[0].state is IntentState.UNKNOWN
-    assert len(receiver.seen) == 1
+    assert len(receiver.requests) == 1
 
 
 # ------------------------------------------------------------------ again
 
 
-def test_a_retry_executes_what_failed_and_what_was_not_reached(store, place, policy, action_request, lines):
+def test_a_retry_executes_what_failed_and_what_was_not_reached(store, folder, policy, action_request, lines):
     rules = policy(
         'hooks: {promote: [{command: {run: [sh, -c, "echo one >> HERE/out.txt"]}},'
         ' {command: {run: [sh, -c, "test -e HERE/ready"], required: true}},'
@@ -348,7 +348,7 @@ def test_a_retry_executes_what_failed_and_what_was_not_reached(store, place, pol
     intent = promoted(store, rules, action_request)
     assert intent.state is IntentState.FAILED
     assert ask(store, rules, system_person(), action_request()).id == intent.id
-    (place / "ready").touch()
+    (folder / "ready").touch()
     assert retry(store, rules, system_person(), intent.id).state is IntentState.APPROVED
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["one", "failed", "three", "acknowledged"]
@@ -358,7 +358,7 @@ def test_a_retry_executes_what_failed_and_what_was_not_reached(store, place, pol
 
 def test_a_receiver_that_hangs_and_then_refuses_stays_unknown(store, policy, action_request, secret, receiver):
     stop = threading.Event()
-    receiver.answers = [lambda handler, seen: stop.wait(5), reply(410)]
+    receiver.answers = [lambda handler, received: stop.wait(5), reply(410)]
     rules = policy(f"hooks: {{promote: [{webhook(receiver, ', timeout: 500ms, time_limit: 600ms')}]}}\n")
     intent = promoted(store, rules, action_request)
     assert intent.state is IntentState.UNKNOWN
@@ -371,19 +371,19 @@ def test_a_receiver_that_hangs_and_then_refuses_stays_unknown(store, policy, act
 def test_a_receiver_that_answers_twice_is_told_the_same_thing_once(store, policy, action_request, secret, receiver):
     rules = policy(f"hooks: {{promote: [{webhook(receiver)}, {webhook(receiver)}]}}\n")
     intent = promoted(store, rules, action_request)
-    ids = [seen.headers["webhook-id"] for seen in receiver.seen]
+    ids = [request.headers["webhook-id"] for request in receiver.requests]
     assert len(set(ids)) == 2
-    assert all(one.startswith(intent.key) for one in ids)
+    assert all(message_id.startswith(intent.key) for message_id in ids)
 
 
 def test_a_receiver_that_lies_with_a_redirect_is_not_followed(store, policy, action_request, secret, receiver):
     receiver.answers = [reply(302, b"", Location="http://169.254.169.254/")]
     rules = policy(f"hooks: {{promote: [{webhook(receiver)}]}}\n")
     assert promoted(store, rules, action_request).state is IntentState.FAILED
-    assert len(receiver.seen) == 1
+    assert len(receiver.requests) == 1
 
 
-def test_secrets_are_nowhere(store, place, policy, action_request, secret, receiver):
+def test_secrets_are_nowhere(store, folder, policy, action_request, secret, receiver):
     import json
 
     bare = secret.removeprefix("whsec_")
@@ -392,8 +392,8 @@ def test_secrets_are_nowhere(store, place, policy, action_request, secret, recei
     intent = promoted(store, rules, action_request)
     assert intent.state is IntentState.ACKNOWLEDGED
     assert "[secret]" in outcome(store, intent).response
-    shown = json.dumps([str(one) for one in (*store.control.audit(), *store.control.deliveries())])
-    for path in place.rglob("*"):
+    shown = json.dumps([str(row) for row in (*store.control.audit(), *store.control.deliveries())])
+    for path in folder.rglob("*"):
         raw = path.read_bytes() if path.is_file() else b""
         assert bare.encode() not in raw, path
     assert bare not in shown

@@ -32,9 +32,9 @@ def begin(store, intent, *states):
     store.control.claim(intent, "killed")
     for position, state in enumerate(states):
         options = '{"run": ["true"], "undo": ["true"]}'
-        said = HookOutcome(IntentState(state), "")
-        one = Delivery(intent.id, position, "command", 1, said, datetime.now(UTC), "promote", options)
-        store.control.deliver(one, intent.release, "killed")
+        outcome = HookOutcome(IntentState(state), "")
+        delivery = Delivery(intent.id, position, "command", 1, outcome, datetime.now(UTC), "promote", options)
+        store.control.deliver(delivery, intent.release, "killed")
 
 
 def break_glass(store, rules, action_request, person):
@@ -119,7 +119,7 @@ def test_a_clock_that_was_set_back_does_not_change_what_came_first(store, policy
     with store.file.opened(write=True) as engine:
         engine.execute("UPDATE store.intents SET requested_at = ?", [datetime.now(UTC) + timedelta(hours=1)])
     held = ask(store, rules, system_person(), action_request("hold"))
-    assert [one.id for one in store.control.intents()] == [first.id, held.id]
+    assert [intent.id for intent in store.control.intents()] == [first.id, held.id]
 
 
 # ------------------------------------------------------------------ no way out
@@ -175,7 +175,7 @@ def test_what_a_rollback_takes_back_is_not_resolved_under_it(store, policy, acti
         resolve(store, rules, system_person(), intent.id, 2, done=False, reason="nothing is there")
 
 
-def test_a_rollback_that_failed_half_way_is_tried_again_where_it_failed(store, place, policy, action_request, lines):
+def test_a_rollback_that_failed_half_way_is_tried_again_where_it_failed(store, folder, policy, action_request, lines):
     undo = "test -e HERE/ready && echo back-one >> HERE/out.txt"
     rules = policy(
         f'hooks: {{promote: [{{command: {{run: [sh, -c, "true"], undo: [sh, -c, "{undo}"]}}}},'
@@ -186,7 +186,7 @@ def test_a_rollback_that_failed_half_way_is_tried_again_where_it_failed(store, p
     back = ask(store, rules, system_person(), action_request("rollback"))
     assert execute(store, lambda _: rules, back.id, "w").state is IntentState.FAILED
     assert ask(store, rules, system_person(), action_request("rollback")).id == back.id
-    (place / "ready").touch()
+    (folder / "ready").touch()
     retry(store, rules, system_person(), back.id)
     assert execute(store, lambda _: rules, back.id, "w").state is IntentState.ACKNOWLEDGED
     assert lines() == ["back-two", "back-one"]
@@ -208,11 +208,11 @@ def test_an_outcome_is_kept_however_long_the_store_is_busy(store, policy, action
     rules, deliver, busy = policy(f"hooks: {{promote: [{script('one')}]}}\n"), Control.deliver, [1, 2]
     intent = ask(store, rules, system_person(), action_request())
 
-    def deliver_later(self, delivery, *more):
+    def deliver_later(self, delivery, *extra):
         if delivery.outcome.state is IntentState.ACKNOWLEDGED and busy:
             busy.pop()
             raise StoreBusy("held by a notebook")
-        deliver(self, delivery, *more)
+        deliver(self, delivery, *extra)
 
     monkeypatch.setattr(Control, "deliver", deliver_later)
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.ACKNOWLEDGED
@@ -240,7 +240,7 @@ def test_a_hook_that_cannot_be_noted_is_not_executed_and_the_next_worker_begins(
 
 
 def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, policy, action_request, script, person):
-    rules, said, stop = policy(f"{ALL}hooks: {{hold: [{script('one')}]}}\n"), [], threading.Event()
+    rules, messages, stop = policy(f"{ALL}hooks: {{hold: [{script('one')}]}}\n"), [], threading.Event()
     ask(store, rules, person("bob"), action_request("hold"))
     second = ask(store, rules, person("bob"), action_request("hold", "cart@1.6.0"))
     answers = iter([ZeroDivisionError("secret"), None])
@@ -251,15 +251,17 @@ def test_one_that_cannot_be_executed_does_not_keep_the_others_waiting(store, pol
             raise broken
         return rules
 
-    worker = threading.Thread(target=run_worker, args=(store, load, stop), kwargs={"say": said.append, "poll_s": 0.05})
+    worker = threading.Thread(
+        target=run_worker, args=(store, load, stop), kwargs={"say": messages.append, "poll_s": 0.05}
+    )
     worker.start()
     deadline = time.monotonic() + 20
-    while len(said) < 3 and time.monotonic() < deadline:
+    while len(messages) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     stop.set()
     worker.join(10)
     assert store.control.intent(second.id).state is IntentState.ACKNOWLEDGED
-    assert "i1 (hold cart@1.9.0) could not be executed: it broke with ZeroDivisionError" in said
+    assert "i1 (hold cart@1.9.0) could not be executed: it broke with ZeroDivisionError" in messages
     assert store.control.intent("i1").state is IntentState.ACKNOWLEDGED
 
 
@@ -376,12 +378,12 @@ def test_without_hooks_a_hold_is_done_by_being_asked_for(store, policy, action_r
 def test_all_that_went_wrong_is_said(store, policy, action_request, script, lines):
     rules = policy(
         f"hooks: {{promote: [{script('one', code=2)}, {script('two')}, "
-        f"{script('three', code=4, more=', required: true')}, {script('four')}, {script('five')}]}}\n"
+        f"{script('three', code=4, extra=', required: true')}, {script('four')}, {script('five')}]}}\n"
     )
     intent = ask(store, rules, system_person(), action_request())
     assert execute(store, lambda _: rules, intent.id, "w").state is IntentState.FAILED
     assert last_said(store, intent) == "hook 1 (command) failed; hook 3 (command) failed; 2 after it not executed"
-    assert [one.attempts for one in store.control.deliveries(intent.id)] == [1, 1, 1]
+    assert [delivery.attempts for delivery in store.control.deliveries(intent.id)] == [1, 1, 1]
     assert lines() == ["one", "two", "three"]
 
 
@@ -390,8 +392,8 @@ def test_what_is_planned_of_a_rollback_is_what_is_in_effect(store, policy, actio
     assert plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK) == ((), ())
     intent = ask(store, rules, system_person(), action_request())
     execute(store, lambda _: rules, intent.id, "w")
-    (undo,), left = plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK)
-    assert (undo.event, undo.entry.kind, left) == ("undo", "command", ())
+    (undo,), irreversible = plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK)
+    assert (undo.event, undo.entry.kind, irreversible) == ("undo", "command", ())
     assert plan_action(store, rules, "cart@1.9.0", Action.ROLLBACK, []) == ((), ())
     (promote,), _ = plan_action(store, rules, "cart@1.9.0", Action.PROMOTE)
     assert promote.event == "promote"
